@@ -192,7 +192,7 @@ def _tell(app: App, found: Answer, *more: str, wish: Wish | None = None) -> int:
     """A use that is blocked ends with 1, as anything that a rule refuses."""
     said = f"{found.decision}: {found.metric} {found.quantity:,} by {found.rule} ({found.reason})"
     if found.state in ("settled", "released") and found.decision != "block":
-        was = "; it was so before" if found.repeated else ""
+        was = "; unchanged" if found.repeated else ""
         said = f"{found.state}: {found.metric} {found.quantity:,}, let through by {found.rule}{was}"
     if found.would != found.decision:
         said += f"; it would be: {found.would}"

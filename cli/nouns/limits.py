@@ -64,5 +64,5 @@ def units_of(text: str) -> int | None:
     if text == "none":
         return None
     if not is_quantity(text):
-        raise UsageError("an amount is a whole number of base units, or none: without an end")
+        raise UsageError("invalid amount: expected a whole number of base units, or none for unlimited")
     return int(text)

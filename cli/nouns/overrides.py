@@ -102,10 +102,10 @@ def _add(
         end = "--permanent" if terms.ends_ms is None else f"--expires {show_time(terms.ends_ms)}"
         raise AnswerLost(error.why, f"give it again with {end}, and it is one override") from error
     said = f"override {made.number}: {shown(terms.amount)} of {terms.metric} per {terms.period} for {terms.target}, "
-    said += f"until {_until(made)}; "
+    said += f"{_until(made)}; "
     waits = made.state == "asked"
     said += f"`drawdown override approve {made.number}` lets it count" if waits else "in force"
-    lines = [f"{said}{'' if changed else '; it was so before'}", *beside]
+    lines = [f"{said}{'' if changed else '; unchanged'}", *beside]
     show_change(app, {**vars(made), "changed": changed}, lines, dry_run=dry_run)
 
 
@@ -125,4 +125,4 @@ def _beside(connection: sa.Connection, terms: Terms, now_ms: int) -> list[str]:
 
 
 def _until(one: OverrideRow) -> str:
-    return "for good" if one.ends_ms is None else show_time(one.ends_ms)
+    return "for good" if one.ends_ms is None else f"until {show_time(one.ends_ms)}"

@@ -76,7 +76,7 @@ def test_the_same_folder_under_the_same_name_is_added_once(fleet: Fleet, tmp_pat
 
 def test_a_source_has_one_query(fleet: Fleet) -> None:
     _, said = beside(fleet.engine, asks("one", ONE), asks("two", OTHER))
-    assert isinstance(said, Refused) and "a source of its own" in str(said), said
+    assert isinstance(said, Refused) and "Use another source name" in str(said), said
     assert on_record(fleet, "source_add") == [("one", "bi")]
 
 
@@ -93,7 +93,7 @@ def test_no_more_sources_are_added_at_once_than_there_may_be(
 ) -> None:
     monkeypatch.setattr("drawdown.worker.batches.sources.MAX_SOURCES", 1)
     _, said = beside(fleet.engine, watches(tmp_path, "a", "x", ONE), watches(tmp_path, "b", "y", OTHER))
-    assert isinstance(said, Refused) and "there are 1 sources already" in str(said), said
+    assert isinstance(said, Refused) and "the limit of 1 is reached" in str(said), said
 
 
 def test_a_wallets_first_terms_are_those_of_one(fleet: Fleet) -> None:

@@ -40,12 +40,12 @@ CORRECT: Final = "o correct it, run `drawdown ledger grant`"
 BAD: Final[dict[str, tuple[int, str, str]]] = {
     "ledger grant acme 5 --plan smal": (2, "unknown_plan", "did you mean small? `drawdown plan list`"),
     "execution accept new --org acme --use render=5": (
-        2, "unknown_feature", "`drawdown feature list` lists all; a price makes a new one: `drawdown "
+        2, "unknown_feature", "`drawdown feature list` lists all; to create it, run `drawdown "
         "ledger rate render --micro-credits 2 --new`"),
     "execution accept new --org acme --use compute_1gb=5 --supplier pixle --estimate 1": (
-        2, "bad_value", "in credits or in quantities of features, not in both"),
+        2, "bad_value", "in credits or in quantities of features, not both"),
     "execution accept new --org acme --estimate 1 --supplier pixle": (2, "unknown_supplier", "did you mean pixel?"),
-    "execution accept new --org acme --estimate 1 --project shut": (1, "blocked", "--undo` lets it run"),
+    "execution accept new --org acme --estimate 1 --project shut": (1, "blocked", "To unblock it, run `drawdown"),
     "execution list --project sitee": (2, "unknown_project", "did you mean site? `drawdown execution list`"),
     "execution accept new --org acmee --estimate 1": (2, "unknown_org", "did you mean acme? `drawdown org list`"),
     "execution settle goin --actual 1": (2, "unknown_run", "did you mean going? `drawdown execution list`"),
@@ -57,10 +57,10 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "ledger grant rich 31 --key term": (1, "refused", "30 credits to rich (purchased, priority 50"),
     "pool make cours": (2, "unknown_pool", "did you mean course?"),
     "pool make riche": (2, "unknown_pool", "did you mean rich?"),
-    "execution settle settled": (2, "bad_value", "settled is settled already: the same again has its cost, 4 credits"),
+    "execution settle settled": (2, "bad_value", "settled is already settled. To repeat the call, pass its cost of 4"),
     "ledger grant acme \u0661\u0662": (2, "bad_value", "expected credits such as 12 or 12.50"),
     "execution draw going 1 --credits 2": (1, "other_content", "Use another number"),
-    "execution accept new --org acme": (1, "no_estimate", "give credits, or quantities of features"),
+    "execution accept new --org acme": (1, "no_estimate", "Pass credits, or quantities of features"),
     "execution accept new --org acme --estimate 0": (2, "bad_estimate", "invalid estimate: expected more than 0"),
     "execution accept new --org acme --estimate -3": (2, "bad_estimate", "invalid estimate: expected more than 0"),
     "execution accept new --org acme --use compute_1gb=0": (2, "bad_estimate", "invalid estimate: expected"),
@@ -68,12 +68,12 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution accept new --org acme --estimate 1e400": (2, "bad_estimate", "expected credits such as 12 or 12.50"),
     "execution accept new --org acme --estimate six": (2, "bad_estimate", "expected credits such as 12 or 12.50"),
     "execution accept new --org acme --estimate nan": (2, "bad_estimate", "expected credits such as 12 or 12.50"),
-    "execution accept new --org acme --estimate 11": (1, "above_cap", "ask for less, or change the plan"),
-    "execution extend going --to 11": (1, "above_cap", "ask for less, or change the plan"),
+    "execution accept new --org acme --estimate 11": (1, "above_cap", "Request less, or change the plan"),
+    "execution extend going --to 11": (1, "above_cap", "Request less, or change the plan"),
     "execution settle released --actual 1": (1, "ended", CORRECT),
     "execution release settled": (1, "ended", CORRECT),
     "execution draw settled 1 --credits 1": (1, "ended", CORRECT),
-    "execution extend settled": (1, "ended", "accept another run"),
+    "execution extend settled": (1, "ended", "Accept another execution"),
     "execution settle settled --actual 5": (1, "other_content", CORRECT),
     "execution settle going --actual 0.50": (1, "below_drawn", "To return credit, run `drawdown ledger grant`"),
     "execution settle going --use compute_1gb=1": (1, "other_unit", "Send its cost in credits"),
@@ -202,7 +202,7 @@ def test_a_run_that_expired_is_drawn_on_no_more_and_may_be_settled(
         status, told = typed(capsys, f"execution {act} {later}")
         assert (status, told["code"]) == (1, "ended") and "settle it with its cost" in told["error"]
     status, told = typed(capsys, f"execution extend over {later}")
-    assert (status, told["code"]) == (1, "ended") and "accept another run" in told["error"]
+    assert (status, told["code"]) == (1, "ended") and "Accept another execution" in told["error"]
     assert typed(capsys, f"execution settle over --actual 0.50 {later}")[1]["charged"] == 0.5
 
 

@@ -94,11 +94,11 @@ def test_a_label_in_another_column_tells_rows_apart(fleet: Fleet, tmp_path: Path
 
 def test_a_map_that_fits_no_file_is_refused(fleet: Fleet, tmp_path: Path) -> None:
     path = written(tmp_path / "u.csv", tenants())
-    with pytest.raises(Refused, match=r"has no column org_id, ts, memory_mb.*--map FIELD=COLUMN"):
+    with pytest.raises(Refused, match=r"missing columns org_id, ts, memory_mb.*--map FIELD=COLUMN"):
         taken(fleet, path, FieldMap())
-    with pytest.raises(Refused, match="has no column owner"):
+    with pytest.raises(Refused, match="missing column owner"):
         taken(fleet, path, FieldMap({**TENANTS.columns, "org_id": "owner"}, TENANTS.constants))
-    with pytest.raises(Refused, match="has no column box"):
+    with pytest.raises(Refused, match="missing column box"):
         taken(fleet, path, FieldMap({**TENANTS.columns, "sandbox_id": "box"}, TENANTS.constants))
     with pytest.raises(UsageError, match="no field 'org'"):
         taken(fleet, path, FieldMap({"org": "tenant"}))

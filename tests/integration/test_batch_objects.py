@@ -188,7 +188,7 @@ def test_a_store_that_answers_short_says_more_or_is_away_costs_nothing(
     monkeypatch.undo()
     for wrong in (ObjectStore("k", "s", endpoint="http://127.0.0.1:9"), ObjectStore()):
         report = ticked(fleet, wrong)
-        assert report.exit_status == 75 and "the folder of exports cannot be read" in report.failures[0]
+        assert report.exit_status == 75 and "cannot read the folder of exports" in report.failures[0]
     assert not list(tmp_path.glob("drawdown-batch-*"))
 
 
@@ -227,12 +227,12 @@ def test_recent_object_is_left_alone_and_excess_objects_are_reported(
     assert ticked(fleet, store).batches_taken == 2
     monkeypatch.setattr(objects, "OBJECTS_A_PAGE", 1)
     monkeypatch.setattr("drawdown.worker.batches.folders.MAX_PAGES", 1)
-    assert "move away what was taken" in ticked(fleet, store).failures[0]
+    assert "Move away those that were taken" in ticked(fleet, store).failures[0]
 
 
 @pytest.mark.parametrize("place", ["s3://", "s3://U", "s3://a/b\nc", "s3://usage/" + "x" * 501])
 def test_what_is_no_prefix_is_refused(place: str) -> None:
-    with pytest.raises(DrawdownError, match="is no prefix"):
+    with pytest.raises(DrawdownError, match="invalid prefix"):
         objects.prefix_of(place)
 
 
@@ -257,7 +257,7 @@ def test_a_store_that_drips_is_left_when_the_time_is_up(tmp_path: Path) -> None:
         file = FoundFile(Path("a.csv"), "a.csv", "csv", None, 1_000, 0, at="s3://bucket/a.csv")
         dripping = Thread(target=drip, daemon=True)
         dripping.start()
-        with pytest.raises(NotNow, match="time was up"):
+        with pytest.raises(NotNow, match="the time limit ended"):
             objects._bring(store, file, "bucket", "a.csv", '"x"', tmp_path, over)
         dripping.join(15)
     assert sent < 1_000

@@ -82,7 +82,7 @@ def test_a_file_that_shares_rows_waits_until_it_is_accepted(fleet: Fleet, tmp_pa
     with pytest.raises(UnknownId, match="drawdown batch list"):
         write(fleet.engine, lambda c: accept(c, "0" * 32, fleet.by))
     assert write(fleet.engine, lambda c: accept(c, done.batch, fleet.by)) == 1
-    with pytest.raises(Refused, match="waits to be accepted"):
+    with pytest.raises(Refused, match="needs to be accepted"):
         write(fleet.engine, lambda c: accept(c, done.batch, fleet.by))
     assert taken(fleet, longer).outcome == "taken"
     fleet.tick_windows(1)
@@ -101,7 +101,7 @@ def test_a_tick_takes_a_file_that_shares_rows_once_it_is_accepted(
     for name, rows in (("a.csv", ROWS), ("b.csv", ROWS[:1])):
         os.utime(written(folder / name, rows), old)
         problems = fleet.tick().problems
-    assert any("1 of its 1 rows were taken before, in a.csv" in problem for problem in problems)
+    assert any("1 of its 1 rows was taken before, in a.csv" in problem for problem in problems)
     assert fleet.tick().problems == []
     batch = str(fleet.one("SELECT batch FROM batch_files WHERE outcome = 'conflict'"))
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", fleet.engine.url.render_as_string(hide_password=False))
@@ -128,7 +128,7 @@ def test_rows_of_a_withdrawn_batch_wait_unless_some_changed(fleet: Fleet, tmp_pa
     packed = _packed(tmp_path / "u2")
     done = taken(fleet, packed)
     assert (done.outcome, done.shared_rows) == ("conflict", 5)
-    assert "it has the rows of u.csv, which was withdrawn" in done.said
+    assert "it has the same rows as u.csv, which was withdrawn" in done.said
     write(fleet.engine, lambda c: accept(c, done.batch, fleet.by))
     assert taken(fleet, packed).outcome == "taken"
     withdrawn(fleet, done.batch)
@@ -139,7 +139,7 @@ def test_a_batch_without_hashes_is_known_by_its_sums(fleet: Fleet, tmp_path: Pat
     first = taken(fleet, written(tmp_path / "u.csv", ROWS))
     unguarded(fleet, "batches_rows_frozen", "batches", "UPDATE batches SET rows_hash = NULL, rows_kept = NULL")
     done = taken(fleet, _packed(tmp_path / "u2"))
-    assert done.outcome == "conflict" and "no record of the rows of" in done.said
+    assert done.outcome == "conflict" and "are not on record" in done.said
     assert first.batch != done.batch
 
 

@@ -179,7 +179,7 @@ def test_other_content_under_a_name_conflicts_until_first_is_withdrawn(fleet: Fl
     fleet.tick_windows(1)
     assert sealed(fleet) == {**dict.fromkeys(SEALED, 0), ("acme", 0): 50}
     again = taken(fleet, written(tmp_path / "w.csv", ROWS))
-    assert again.withdrawn and "is never taken again: to bill its rows after all, give them" in again.said
+    assert again.withdrawn and "is never taken again. To bill its rows anyway, take them" in again.said
     clean(fleet, 1)
 
 
@@ -345,7 +345,7 @@ def test_no_event_type_waits_for_a_batch_of_a_new_one(postgres: sa.Engine, tmp_p
 
 
 BROKEN = {
-    "a column is missing": ("u.csv", b"org_id,ts,memory_mb\nacme,1,2\n", "has no column interval_s"),
+    "a column is missing": ("u.csv", b"org_id,ts,memory_mb\nacme,1,2\n", "missing column interval_s"),
     "a column stands twice": ("u.csv", b"org_id,ts,ts\n", "names a column twice"),
     "an open quote": (
         "u.csv",
@@ -356,7 +356,7 @@ BROKEN = {
     "no UTF-8": ("u.csv", b"org_id,ts,memory_mb,interval_s\nac\xffme,1,2,3\n", "cannot be read"),
     "a line that is no JSON": ("u.jsonl", b'{"org_id":"acme"}\n{"org_id', "cannot be read"),
     "a list": ("u.jsonl", b'{"org_id":"acme"}\n[1]\n', "cannot be read"),
-    "an empty line": ("u.jsonl", b"\n", "no JSON"),
+    "an empty line": ("u.jsonl", b"\n", "not JSON"),
     "no row of it fits": ("u.csv", b"org_id,ts,memory_mb,interval_s\nacme,1,2,3\n", "no row can be billed"),
     "no Parquet": ("u.parquet", b"PAR1 and nothing else", "cannot be read"),
     "half a zip": ("u.csv.gz", gzip.compress(b"org_id,ts\n" * 9_999)[:50], "cannot be read"),
@@ -385,7 +385,7 @@ def test_a_line_with_an_id_has_its_file_refused_wherever_it_stands(fleet: Fleet,
     with path.open("a") as more:
         more.write(f'{{"org_id": "acme", "ts": {T0}, "memory_mb": 1024, "interval_s": 1, {line}}}\n' * 2)
     column = "event_id" if "event_id" in line else "id"
-    with pytest.raises(Refused, match=rf"its row 3,001 has an id \({column}\), by which `drawdown import`"):
+    with pytest.raises(Refused, match=rf"its row 3,001 has an id \({column}\)\. Use `drawdown import`"):
         taken(fleet, path)
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
 
@@ -444,7 +444,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         monkeypatch.setattr(file_sums._Reading, "whole", change)
         with pytest.raises(files.NotNow, match="nothing was taken" if change is not piped else "cannot be read"):
             taken(fleet, path)
-    with pytest.raises(files.FileChanged, match="is not a regular file any more"):
+    with pytest.raises(files.FileChanged, match="not a regular file any more"):
         file_sums.add_up(found, fleet.clock.at_ms)
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
 
@@ -474,12 +474,12 @@ def test_what_is_no_file_of_usage_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.csv")
     outside = written(tmp_path / "u.csv", ROWS)
     (tmp_path / "d.csv" / "link.csv").symlink_to(outside)
-    for path, why in (("d.csv", "no plain file"), ("p.csv", "no plain file"), ("none.csv", "No such file")):
+    for path, why in (("d.csv", "not a regular file"), ("p.csv", "not a regular file"), ("none.csv", "No such file")):
         with pytest.raises(UsageError, match=why):
             found_file(tmp_path / path)
-    with pytest.raises(UsageError, match="out of its folder"):
+    with pytest.raises(UsageError, match="outside its folder"):
         found_file(tmp_path / "d.csv" / "link.csv", within=tmp_path / "d.csv")
-    with pytest.raises(UsageError, match="Its name ends with none"):
+    with pytest.raises(UsageError, match="unknown format"):
         found_file(written(tmp_path / "u.txt", ROWS))
 
 
@@ -516,7 +516,7 @@ def test_a_stream_of_zstd_is_read_to_its_end_or_refused(
     whole = b"".join(frames)
     for left_out in (*CUTS, len(frames[1]) + 1):
         path.write_bytes(whole[:-left_out])
-        with pytest.raises(Refused, match="is cut off"):
+        with pytest.raises(Refused, match="the file is truncated"):
             taken(fleet, path)
     far = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 28})
     for wrong in (whole + b"and more", plain, far.compress(plain) + far.flush()):
@@ -524,7 +524,7 @@ def test_a_stream_of_zstd_is_read_to_its_end_or_refused(
         with pytest.raises(Refused, match="cannot be unpacked"):
             taken(fleet, path)
     path.write_bytes(whole)
-    with monkeypatch.context() as patch, pytest.raises(Refused, match="unpacked, it has more than"):
+    with monkeypatch.context() as patch, pytest.raises(Refused, match="the unpacked file has more than"):
         patch.setattr(file_sums, "MAX_UNPACKED_BYTES", len(plain) - 1)
         taken(fleet, path)
     assert taken(fleet, path).rows == 9
@@ -558,7 +558,7 @@ def test_gzip_that_unpacks_to_too_much_is_refused_once(
         patch.setattr(file_sums, "MAX_UNPACKED_BYTES", len(text) - 1)
         patch.setattr(file_sums, "_CHUNK_BYTES", 1_000)
         (said,) = fleet.tick_windows(1).problems
-        assert "unpacked, it has more than" in said and outcomes(fleet) == {"u.csv.gz": "refused"}
+        assert "the unpacked file has more than" in said and outcomes(fleet) == {"u.csv.gz": "refused"}
         assert fleet.tick_windows(1).problems == [] and read_ == [], "DuckDB never unpacked it"
         patch.setattr(file_sums, "MAX_UNPACKED_BYTES", len(text))
         assert taken(fleet, path).rows == 20_000
@@ -572,7 +572,7 @@ def test_file_whose_time_is_up_is_left_to_a_person(
     laid(watched / "a.csv", ROWS)
 
     def slow(file: files.FoundFile, *_given: Any) -> file_sums.Sums:
-        raise files.TimeUp(f"{file.name}: its time was up before it was read: split it")
+        raise files.TimeUp(f"{file.name}: the time limit ended before the file was read. Split the file")
 
     monkeypatch.setattr(folders, "add_up", slow)
     short = fleet.clock.at_ms + WINDOW_MS + 30_000
@@ -583,14 +583,14 @@ def test_file_whose_time_is_up_is_left_to_a_person(
         assert fleet.tick_windows(1).failures
     assert outcomes(fleet) == {"a.csv": "failed"}
     (said,) = fleet.tick_windows(1).problems
-    assert "gave it up" in said and outcomes(fleet) == {"a.csv": "refused"}
+    assert "gave up" in said and outcomes(fleet) == {"a.csv": "refused"}
     assert fleet.tick_windows(1).failures == []
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "u.csv", ROWS)
     monkeypatch.setattr(files, "MAX_BATCH_BYTES", path.stat().st_size - 1)
-    with pytest.raises(UsageError, match="split it"):
+    with pytest.raises(UsageError, match="Split it"):
         found_file(path)
 
 
@@ -631,13 +631,13 @@ def test_what_no_organisation_or_type_may_be_is_bounded(
 ) -> None:
     monkeypatch.setattr(file_sums, "MAX_UNCLEAN", 2)
     strange = [row(org=f"a\x00{number}") for number in range(3)]
-    with pytest.raises(Refused, match="names over 2 organisations by what no id may be"):
+    with pytest.raises(Refused, match="over 2 names of organisations are invalid ids"):
         taken(fleet, written(tmp_path / "a.jsonl", strange))
     event = {"org_id": "acme", "ts": T0, "event_type": "a\x00b", "quantity": 1}
-    with pytest.raises(Refused, match="no event type may be"):
+    with pytest.raises(Refused, match="invalid event type"):
         taken(fleet, written(tmp_path / "b.jsonl", [event]))
     (tmp_path / "c.csv").write_text("x" * 200_000 + ",ts\n1,2\n")
-    with pytest.raises(Refused, match=r"its header cannot be read|has no column"):
+    with pytest.raises(Refused, match=r"its header cannot be read|missing column"):
         taken(fleet, tmp_path / "c.csv")
 
 
@@ -648,7 +648,7 @@ def test_a_file_that_takes_too_long_is_let_go(fleet: Fleet, tmp_path: Path, monk
     same = "'acme' AS org_id, 1767225600000 AS ts, 1024 AS memory_mb, 60 AS interval_s"
     duckdb.execute(f"COPY (SELECT {same} FROM range(5000000)) TO '{path}'")
     monkeypatch.setattr(file_sums, "READING_TIME_S", 0.001)
-    with pytest.raises(Refused, match="its time was up"):
+    with pytest.raises(Refused, match="the time limit ended"):
         taken(fleet, path)
 
 
@@ -713,7 +713,7 @@ def test_a_floor_that_is_raised_during_a_take_has_it_taken_again(
         prune(3)
 
     for planted in (put_in, puts_in):
-        with monkeypatch.context() as patch, pytest.raises(files.NotNow, match="closed some of its time"):
+        with monkeypatch.context() as patch, pytest.raises(files.NotNow, match="closed some of its windows"):
             patch.setattr(taking, "_put_in", planted)
             taken(fleet, path)
     assert fleet.one("SELECT COUNT(*) FROM usage_samples") == 0
@@ -768,7 +768,7 @@ def test_a_sample_that_forged_an_id_of_the_batch_keeps_it_out(fleet: Fleet, tmp_
     path = written(tmp_path / "u.csv", ROWS)
     batch = files.hash_of(found_file(path))
     fleet.sample("acme", T0, sample_id=f"batch:{batch}:2", cell="runs")
-    with pytest.raises(Refused, match="are there already"):
+    with pytest.raises(Refused, match="samples with its ids already exist"):
         taken(fleet, path)
     fleet.tick_windows(1)
     assert [breach.text for breach in proven(fleet).breaches] == [f"batch:{batch}:2 is of a batch that nobody took"]
@@ -906,7 +906,7 @@ def test_a_file_that_ends_its_ticks_is_left_to_a_person_after_the_third(
         fleet.tick(fleet.clock.at_ms + MINUTE_MS)
         assert outcomes(fleet) == {"a.csv": "reading", "b.csv": "taken"}
     reports = [fleet.tick_windows(1) for _ in range(2)]
-    assert [["3 ticks ended, or gave it up" in one for one in report.problems] for report in reports] == [[True], []]
+    assert [["3 ticks ended or gave up" in one for one in report.problems] for report in reports] == [[True], []]
     assert outcomes(fleet)["a.csv"] == "refused"
     assert taken(fleet, path).outcome == "taken"
 
@@ -1003,7 +1003,7 @@ def test_a_folder_that_is_gone_stops_nothing(fleet: Fleet, watched: Path) -> Non
     laid(watched / "a.csv", ROWS)
     hidden = watched.rename(watched.parent / "away")
     report = fleet.tick_windows(1)
-    assert report.exit_status == 75 and "the folder of exports cannot be read" in report.failures[0]
+    assert report.exit_status == 75 and "cannot read the folder of exports" in report.failures[0]
     hidden.rename(watched)
     write(fleet.engine, lambda c: sources.pause_source(c, "exports", fleet.by))
     assert fleet.tick_windows(1).batches_taken == 0
@@ -1046,15 +1046,15 @@ def test_what_the_last_tick_could_not_do_is_no_settled_headline(fleet: Fleet, wa
         found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms)).headline
         return f"{found.verdict}: {found.reason}"
 
-    assert "behind: the last tick left work undone: exports: 1 file has a name that is none" in reason()
+    assert "behind: the last tick left work undone: exports: 1 file has an invalid name" in reason()
     assert [one.name for one in read(fleet.engine, sources.list_batches)] == ["june.csv"]
     shutil.rmtree(watched)
-    assert "behind: the last tick left work undone: the folder of exports cannot be read" in reason()
+    assert "behind: the last tick left work undone: cannot read the folder of exports" in reason()
     columns = "worker, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status, clock_trusted, report"
     other = f"INSERT INTO ticks ({columns}) SELECT worker, 128, 255, started_ms, finished_ms, 0, clock_trusted, '{{}}'"
     fleet.write(f"{other} FROM ticks ORDER BY tick_id DESC LIMIT 1")
     found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms)).headline
-    assert "cannot be read" in found.reason, "whichever shard's tick ended last"
+    assert "cannot read the folder" in found.reason, "whichever shard's tick ended last"
 
 
 def test_a_command_that_reads_files_ends_in_silence(tmp_path: Path) -> None:
@@ -1089,7 +1089,7 @@ def test_a_source_keeps_its_folder(fleet: Fleet, watched: Path, tmp_path: Path) 
         return write(fleet.engine, lambda c: sources.add_source(c, name, folder, fleet.by))
 
     add("exports", watched)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Refused, match="there are 1 sources already"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Refused, match="the limit of 1 is reached"):
         patch.setattr(sources, "MAX_SOURCES", 1)
         add("new", tmp_path)
     for name, folder in (("exports", tmp_path), ("other", watched), ("a\nb", tmp_path), ("new", tmp_path / "none")):

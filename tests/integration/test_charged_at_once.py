@@ -211,7 +211,7 @@ def test_a_file_of_it_is_refused_whole(guarded: Guarded, tmp_path: Path) -> None
         return written(tmp_path / name, rows)
 
     text = refused(lambda: taken(guarded.fleet, file("u.jsonl", "page.view", RENDER)))
-    assert f"{RENDER} is charged at once" in text and "by the guard as page.render" in text and "u.jsonl" in text
+    assert f"the guard charges {RENDER} at once, as page.render" in text and "u.jsonl" in text
     assert guarded.fleet.one("SELECT COUNT(*) FROM usage_samples") == 0
     found: TakenFile = taken(guarded.fleet, file("v.jsonl", "page.view"))
     assert found.outcome == "taken"

@@ -200,7 +200,7 @@ def test_the_schema_is_made_once_and_one_that_is_newer_is_left_alone(clustered: 
         install.require_installed(clustered)
     change(clustered, "INSERT INTO drawdown_cluster.migrations VALUES ('99.01.00_01_later')")
     for asked in (install.require_installed, install.install):
-        with pytest.raises(DatabaseNotReady, match=r"99\.01.*upgrade Drawdown"):
+        with pytest.raises(DatabaseNotReady, match=r"99\.01.*Upgrade Drawdown"):
             asked(clustered)
 
 
@@ -211,7 +211,7 @@ def test_a_newer_engine_brings_its_own_steps(
     step = "CREATE FUNCTION procrastinate_next() RETURNS int LANGUAGE sql AS 'SELECT 7'; CREATE TABLE other (a int);"
     (tmp_path / "sql/migrations/99.00.00_01_pre_next.sql").write_text(step)
     monkeypatch.setattr(install, "files", lambda _name: tmp_path)
-    with pytest.raises(DatabaseNotReady, match=r"lacks 99\.00\.00_01_pre_next: run"):
+    with pytest.raises(DatabaseNotReady, match=r"lacks 99\.00\.00_01_pre_next. Run"):
         install.require_installed(clustered)
     assert [install.install(clustered), install.install(clustered)] == [True, False]
     assert (
@@ -238,7 +238,7 @@ def test_a_worker_may_what_it_needs_and_a_reader_looks(clustered: sa.Engine, tmp
     with pytest.raises(DatabaseNotReady, match="refuses this user"):
         change(worker, "DROP TABLE drawdown_cluster.workers")
     change(clustered, "DROP SCHEMA drawdown_cluster CASCADE")
-    with pytest.raises(DatabaseNotReady, match="no schema for workers: run `drawdown init --cluster`"):
+    with pytest.raises(DatabaseNotReady, match=r"lacks the schema for workers. Run `drawdown init --cluster`"):
         commands._prepare(jobs_of(worker, tmp_path).app)
     for one in (worker, reader):
         one.dispose()
@@ -454,7 +454,7 @@ def test_what_fails_is_told_and_the_next_job_goes_on(
     assert found is not None
     said = dict(worker_lines(found))
     assert "ZeroDivisionError" in said["failed"] and "tick 1/2" in said["failed"]
-    assert "1 live (a); 2 shards" in said["workers"] and "1 tick waits, the oldest since" in said["jobs"]
+    assert "1 live (a); 2 shards" in said["workers"] and "1 tick waits, the oldest for" in said["jobs"]
     page = read(clustered, lambda c: overview.read(c, Ask(Person("ann", "viewer", None), T0)))
     assert dict(cast(list[tuple[str, str]], page["workers"])).keys() == said.keys(), "the console says the same"
     told = render(clustered, 0).decode()
@@ -475,7 +475,7 @@ def test_a_tick_that_runs_on_when_the_next_is_due_is_told_of(clustered: sa.Engin
         change(clustered, f"UPDATE drawdown_cluster.procrastinate_events SET at = now() - interval '{age}'")
         found = read(clustered, read_cluster)
         assert found is not None
-        assert (dict(worker_lines(found)).get("jobs") == "1 tick runs, the oldest since 6 min") is told
+        assert (dict(worker_lines(found)).get("jobs") == "1 tick runs, the oldest for 6 min") is told
 
 
 def test_a_tick_that_hangs_ends_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -586,11 +586,11 @@ def test_each_takes_its_share_of_what_a_provider_allows(clustered: sa.Engine, tm
 @pytest.mark.parametrize(
     ("given", "says", "status"),
     [
-        (["worker"], "SQLite is a file of one machine", Exit.USAGE),
+        (["worker"], "needs PostgreSQL, which machines can share", Exit.USAGE),
         (["--at", "2024-01-01", "worker"], "--at stands still", Exit.USAGE),
         (["worker", "--shards", "0"], "--shards", Exit.USAGE),
         (["worker", "--shards", "257"], "--shards", Exit.USAGE),
-        (["init", "--cluster"], "SQLite is a file of one machine", Exit.USAGE),
+        (["init", "--cluster"], "needs PostgreSQL, which machines can share", Exit.USAGE),
     ],
 )
 def test_what_makes_no_sense_is_refused(

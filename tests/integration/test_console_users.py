@@ -181,7 +181,7 @@ def test_whoever_is_ended_or_reset_is_out_at_once(door: Door) -> None:
     assert read(door.engine, lambda c: console_sessions.person_named(c, "ann")) is None
     with pytest.raises(Refused, match="was ended"):
         door.do(lambda c: console_users.reset(c, "ann", secret(3), by))
-    with pytest.raises(Refused, match="or there was"):
+    with pytest.raises(Refused, match="belongs to an active or ended person"):
         door.do(lambda c: console_users.add(c, "ann", "viewer", secret(3), by))
     for change in ("ended_ms = NULL", "password = 'x'", "role = 'admin'"):
         with pytest.raises(DBAPIError, match="ended once"):

@@ -299,10 +299,10 @@ def test_a_feature_that_is_ended_again_ended_so_before(fleet: Fleet) -> None:
     assert ended() == ended(at_ms) == [(at_ms, True)], "perhaps for an answer that was lost"
     fleet.clock.at_ms += WINDOW_MS
     assert ended() == [(at_ms, True)]
-    with pytest.raises(Refused, match="nothing makes the feature compute_1gb"):
+    with pytest.raises(Refused, match="no size or event type makes the feature compute_1gb"):
         ended(at_ms + WINDOW_MS)
     write(fleet.engine, lambda c: map_size(c, "other", fleet.by, kind="exact", memory_mb=1024, unit="s", new=True))
-    with pytest.raises(Refused, match="nothing makes the feature compute_1gb"):
+    with pytest.raises(Refused, match="no size or event type makes the feature compute_1gb"):
         ended()
 
 
@@ -506,10 +506,10 @@ def test_a_feature_has_one_unit_for_good(fleet: Fleet) -> None:
     add(100, "mb_s", later)
     add(100, "s", later)  # it had not begun, and is replaced
     for size, kind, start in ((101, "exact", later), (None, "up_to", later), (100, "exact", later + DAY_MS)):
-        with pytest.raises(Refused, match=rf"half is counted in s \(exact 100 MB, in windows from {utc(later)} on\)"):
+        with pytest.raises(Refused, match=rf"the unit of half is s \(exact 100 MB, in windows from {utc(later)}\)"):
             add(size, "mb_s", start, kind)
     write(fleet.engine, lambda c: end_feature(c, "half", fleet.by, from_ms=later + DAY_MS))
-    with pytest.raises(Refused, match="give --unit s, or these sizes a feature of another name"):
+    with pytest.raises(Refused, match="Pass --unit s, or use another feature"):
         add(100, "mb_s", later + 2 * DAY_MS)
     add(101, "s", later)
     add(102, "mb_s", later, feature="other")

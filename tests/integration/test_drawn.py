@@ -185,7 +185,7 @@ def test_what_was_never_sent_did_not_draw_on_the_balance(engine: sa.Engine) -> N
         effect = slow.send(write(engine, effect.work) if isinstance(effect, Transaction) else None)
     fleet.tick(fleet.clock.at_ms + LEASE_MS)
     fleet.clock.at_ms += DAY_MS
-    settling = slow.send({0: RetryAt(0, "not sent: time was up before")})
+    settling = slow.send({0: RetryAt(0, "not sent: no time was left")})
     assert isinstance(settling, Transaction)
     write(engine, settling.work)
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}

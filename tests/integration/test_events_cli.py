@@ -59,14 +59,14 @@ def test_an_event_type_is_mapped_before_its_first_event(shell: Shell) -> None:
     shell.fleet.clock.at_ms = T0 + 2 * WINDOW_MS
     shell.fleet.tick(T0 + 2 * WINDOW_MS)
     said = shell("feature map-event page.render render")
-    assert "mapped page.render to render whenever it is used; before: nothing" in said
-    assert "what was used before" not in said
+    assert "mapped page.render to render for all its usage; before: no feature" in said
+    assert "earlier usage stays" not in said
     actions = shell.fleet.one("SELECT COUNT(*) FROM operator_actions")
     for more in ("", " --unit units", " --yes", " --from 1970-01-01"):
         again = shell(f"feature map-event page.render render{more}")
-        assert again == "page.render is mapped to render already, whenever it is used; nothing was changed\n"
+        assert again == "page.render is already mapped to render, for all its usage; nothing was changed\n"
     assert shell.json("feature map-event page.render render")["mapped"]["again"] is True
-    assert "1,024 MB: compute_1gb already, whenever it is used; nothing was changed" in shell(
+    assert "1,024 MB: already mapped to compute_1gb, for all its usage; nothing was changed" in shell(
         "feature map compute_1gb --memory-mb 1024"
     )
     assert shell.fleet.one("SELECT COUNT(*) FROM operator_actions") == actions
@@ -88,15 +88,15 @@ def test_a_type_that_was_lost_with_history_is_mapped_from_the_next_window(shell:
         "INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, reason) "
         f"VALUES (1, 0, {T0}, {T0}, 0, 'x', 'test', 'a test')"
     )
-    assert "mapped page.render to render from 2026-01-01T00:05:00Z on" in shell("feature map-event page.render render")
+    assert "mapped page.render to render from 2026-01-01T00:05:00Z;" in shell("feature map-event page.render render")
 
 
 def test_an_event_type_that_was_used_is_mapped_from_the_next_window(shell: Shell) -> None:
     answer = told(shell.fleet, event("a", 3), event("b", 4, occurred_ms=T0 + 11))[0]
     assert "`drawdown feature map-event page.render FEATURE --from 2026-01-01T00:00:00Z`" in str(answer.message)
     said = shell("feature map-event page.render render --unit units")
-    assert "mapped page.render to render from 2026-01-01T00:05:00Z on; before: nothing" in said
-    assert "what was used before that has no feature by it: give --from" in said
+    assert "mapped page.render to render from 2026-01-01T00:05:00Z; before: no feature" in said
+    assert "earlier usage stays without a feature. To bill it, too, pass an earlier window" in said
     shell.fleet.clock.at_ms = T0 + WINDOW_MS
     told(shell.fleet, event("c", 5, occurred_ms=T0 + WINDOW_MS))
     shell.fleet.rate("render", 2)
@@ -120,12 +120,12 @@ def test_an_event_type_that_was_used_is_mapped_from_the_next_window(shell: Shell
     assert "units of events pending (no_mapping)" in shell("tick", 0)
     said = shell(f"feature map-event page.render render --from {T0} --dry-run")
     assert "mapped page.render" in said
-    assert "7 units in 1 places" in said
+    assert "7 units in 1 window without a feature" in said
     shell(f"feature map-event page.render render --from {T0} --yes --reason late")
     shell.fleet.tick_windows(1)
     assert [row[4] for row in shell.fleet.pushes()] == [7, 5]
     said = shell("feature end render")
-    assert "for 1 sizes or event types" in said
+    assert "for 1 size or event type" in said
     clean(shell.fleet)
 
 
@@ -238,13 +238,15 @@ def test_a_feature_that_begins_later_ends_alone_and_can_be_ended(shell: Shell) -
     shell(f"feature map compute_big --memory-mb 1024 {later} --new")
     for name in ("mail_b", "compute_big"):
         said = shell(f"feature end {name}")
-        assert f"{name} ends at 2026-01-01T00:50:00Z, for 1 sizes" in said and "map it again" in said, said
+        assert f"{name} ends at 2026-01-01T00:50:00Z, for 1 size or event type" in said and "Map the sizes" in said, (
+            said
+        )
     found = shell.json("feature list")
     kept = [(one["feature"], one["start_ms"], one["end_ms"]) for one in found["event_types"]]
     assert kept == [("mail_a", 0, T0 + 10 * WINDOW_MS)]
     assert "compute_big" not in {one["feature"] for one in found["mapping"]}
-    assert "it was so before" in shell("feature end mail_b")
-    assert "nothing makes the feature mail_b from " in shell("feature end mail_b --from 2026-02-01", 1)
+    assert "; unchanged" in shell("feature end mail_b")
+    assert "no size or event type makes the feature mail_b from " in shell("feature end mail_b --from 2026-02-01", 1)
     shell(f"feature map-event mail.sent mail_a {later}")
     assert [one["end_ms"] for one in shell.json("feature list")["event_types"]] == [None]
 
@@ -255,7 +257,7 @@ def test_a_feature_ends_now_and_where_it_is_to_begin_again(shell: Shell) -> None
     said = shell(f"feature end render --from {T0 + 2 * WINDOW_MS}")
     assert "ends at 2026-01-01T00:10:00Z, for 1" in said and "ends at 2026-01-01T00:50:00Z, for 1" in said, said
     assert [one["end_ms"] for one in shell.json("feature list")["event_types"]] == [T0 + 2 * WINDOW_MS]
-    assert "from 2026-01-01T00:05:00Z on; nothing was changed" not in shell("feature map-event page.render render")
+    assert "from 2026-01-01T00:05:00Z; nothing was changed" not in shell("feature map-event page.render render")
 
 
 def _brought(fleet: Fleet, whose: str, above: int, count: int) -> None:

@@ -494,7 +494,7 @@ def test_a_run_of_a_use_is_ended_by_the_guard_alone(guarded: Guarded) -> None:
     ]
     for act in acts:
         assert refused(lambda act=act: guarded.write(act)) == "of_a_use"  # type: ignore[misc]
-    with pytest.raises(UsageError, match="that of a use"):
+    with pytest.raises(UsageError, match="reserved for uses of the guard"):
         guarded.write(lambda c: executions.accept(c, "guard:other", Request("acme", 1), by))
     assert (guarded.used("idea"), guarded.wallet()) == (5, (100 * MICRO, 5 * MICRO))
     assert guarded.settle("its", 4).charged_micro == 4 * MICRO

@@ -70,9 +70,9 @@ def test_an_override_that_is_asked_for_counts_once_it_is_approved(guarded: Guard
     assert guarded.check("look").limit == 5
     assert guarded.decide(two.number, "refuse")[0].state == "refused"
     for number, word, next_ in (
-        (one.number, "refuse", f"is in force: `drawdown override end {one.number}`"),
-        (two.number, "approve", "is refused: make another one"),
-        (two.number, "end", "is refused: make another one"),
+        (one.number, "refuse", f"is in force. Run `drawdown override end {one.number}`"),
+        (two.number, "approve", "is refused. To make another one"),
+        (two.number, "end", "is refused. To make another one"),
     ):
         with pytest.raises(Denied, match=next_) as found:
             guarded.decide(number, word)  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ def test_what_is_asked_for_again_is_the_first_one_also_once_it_is_approved(guard
 def test_one_whose_end_has_come_is_approved_no_more(guarded: Guarded) -> None:
     made = guarded.override("look", 5, asked=True, ends_ms=T0 + MINUTE_MS)
     guarded.later(MINUTE_MS)
-    with pytest.raises(Denied, match="the end of the override 1 has come"):
+    with pytest.raises(Denied, match="limit override 1 has reached its end"):
         guarded.decide(made.number, "approve")
 
 
@@ -280,7 +280,7 @@ def test_a_counter_without_uses_is_unknown_and_not_nothing(guarded: Guarded) -> 
 
 def test_a_bounded_number_of_counters_is_corrected_at_once(guarded: Guarded) -> None:
     many = [Counter("acme", "look", "hour", T0)] * (guard_reconcile.CORRECTED_AT_ONCE + 1)
-    with pytest.raises(UsageError, match="1,000 counters at most"):
+    with pytest.raises(UsageError, match="at most 1,000 counters"):
         guarded.write(lambda c: guard_reconcile.correct(c, many, guarded.fleet.by))
     assert guarded.fleet.one("SELECT COUNT(*) FROM guard_counters") == 0
 
@@ -302,9 +302,9 @@ def test_blocked_command_line_use_lists_each_way_out(guarded: Guarded, capfd: py
             "top up: open: credit for the wallet of acme; 900 credits are missing: drawdown ledger grant acme CREDITS"
             in lines
         )
-        assert "sponsor: no_sponsor: nobody else pays for acme: drawdown payer allow PAYER acme" in lines
-        assert "request override: not_limit: it is the credit that is short, and no limit" in lines
+        assert "sponsor: no_sponsor: acme has no other payer: drawdown payer allow PAYER acme" in lines
+        assert "request override: not_limit: credit is missing; no limit blocks the use" in lines
     lines = asked("check", "idea", "3", "--org", "acme")
     ask = "drawdown override ask idea 3 --per month --org acme --expires 2026-02-01T00:00:00Z"
     assert f"request override: open: a person decides: {ask}" in lines
-    assert "top up: not_credit: a limit blocks it, which no credit lifts" in lines
+    assert "top up: not_credit: a limit blocks the use, and credit does not raise a limit" in lines

@@ -131,7 +131,7 @@ def test_an_object_is_taken_by_hand_and_read_for_the_proof(bucket: Any, shell: S
     taken = shell.json("batch", "take", f"{PLACE}/a.csv.gz")["files"][0]
     assert (taken["outcome"], taken["rows"]) == ("taken", 1)
     assert shell.json("batch", "take", f"{PLACE}/a.csv.gz")["files"][0]["outcome"] == "repeated"
-    assert "there is no such object" in shell.run("batch", "take", f"{PLACE}/a.csv", status=Exit.USAGE)
+    assert "the object does not exist" in shell.run("batch", "take", f"{PLACE}/a.csv", status=Exit.USAGE)
     found = shell.json("verify", "--deep")
     assert found["checked"]["files of batches"] == 1 and not any(
         count for what, count in found["open"].items() if what.startswith("batches")

@@ -128,7 +128,7 @@ def test_nobody_spends_a_wallet_by_its_name(fleet: Fleet, org: str) -> None:
         fleet.tick(fleet.clock.at_ms + windows * WINDOW_MS, new_orgs=NewOrgs("embedded", T0))
     assert fleet.rows("SELECT org_id FROM assignments") == [("xorg",)]
     assert fleet.rows("SELECT org_id FROM pending_usage") == [(org,)], "its usage waits"
-    with pytest.raises(Denied, match="does not pay for runs of") as denied:
+    with pytest.raises(Denied, match="does not pay for executions of") as denied:
         write(fleet.engine, lambda c: executions.accept(c, "r", Request(org, 5), fleet.by))
     assert denied.value.code == "payer_not_allowed"
     assert not read(fleet.engine, lambda c: executions.preview(c, Request(org, 5), fleet.clock.at_ms)).allowed

@@ -34,7 +34,7 @@ def test_an_override_says_which_limits_count_on_beside_it(shell: Shell) -> None:
     said = shell("override make draw 500 --org nobody-* --permanent")
     assert "\nlimits per day stay in force\nno organisation matches nobody-* yet\n" in said, said
     shell("limit end draw")
-    assert "there is no such limit, and one per day that counts on" in shell("limit end draw")
+    assert "this limit does not exist; the limits per day remain" in shell("limit end draw")
 
 
 def test_what_is_yet_to_come_is_not_looked_at(shell: Shell) -> None:
@@ -57,7 +57,7 @@ def test_what_became_of_a_hold_and_until_when_it_stands(shell: Shell) -> None:
     for less in ("--to 1", "--for 1m"):
         assert "never shrinks or ends sooner" in shell(f"guard extend r1 {less}")
     assert shell("guard settle r1 7").startswith("settled: bw 7, let through by unlimited\n")
-    assert "; it was so before" in shell("guard settle r1 7")
+    assert "; unchanged" in shell("guard settle r1 7")
     shell("guard reserve r2 bw 10 --org acme")
     assert shell("guard release r2").startswith("released: bw 0")
 

@@ -266,7 +266,7 @@ class Hand:
 
     def _charge(self, request: Any, over: Callable[[], bool]) -> ChargeResult:
         if over():
-            return NotSent("not sent: time was up before", self.purses.clock.at_ms)
+            return NotSent("not sent: no time was left", self.purses.clock.at_ms)
         try:
             return self.purses.pay.charged(request)
         except OSError as error:

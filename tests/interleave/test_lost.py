@@ -84,7 +84,7 @@ def test_an_override_says_by_which_end_it_is_one(
     lost.hand.engine.dispose()
     assert run([*line, *found[1].split()]) == 0
     said = capsys.readouterr().out
-    assert said.endswith("; it was so before\n") == (where == "after"), said
+    assert said.endswith("; unchanged\n") == (where == "after"), said
     assert stage.rows("SELECT COUNT(*) FROM guard_overrides WHERE target = 'free' AND amount = 7") == [(1,)]
 
 

@@ -501,7 +501,7 @@ NONSENSE: Final = [
     ("/console/push?key=" + "x" * 1001, 400, "key: this is no key"),
     ("/console/pending?reason=x", 400, "reason: there is unknown_org"),
     ("/console/runs?state=held&phase=x", 400, "phase: there is"),
-    ("/console/runs?state=settled&phase=over", 400, "of runs that are held alone"),
+    ("/console/runs?state=settled&phase=over", 400, "applies to held executions alone"),
     ("/console/runs?after=x", 400, "Start at the first page"),
     ("/console/runs?payer=acmee", 400, "did you mean acme?"),
     ("/console/run?key=run-2", 404, "did you mean run-1?"),

@@ -94,14 +94,17 @@ HEADER: Final = "org_id,ts,memory_mb,interval_s\nacme,1767268800000,1024,60\n"
 @cases(
     ("name", "content", "said"),
     [
-        ("a.csv", HEADER.replace(",", ";").encode(), "a.csv: its columns are separated by semicolons: separate them by "
+        ("a.csv", HEADER.replace(",", ";").encode(), "a.csv: its columns are separated by semicolons. Separate them by "
          "commas"),
-        ("a.csv", HEADER.replace(",", "\t").encode(), "a.csv: its columns are separated by tabs: separate them by "
+        ("a.csv", HEADER.replace(",", "\t").encode(), "a.csv: its columns are separated by tabs. Separate them by "
          "commas"),
-        ("a.csv", HEADER.encode("utf-16"), "a.csv: it is UTF-16: save it as UTF-8"),
-        ("a.csv", HEADER.encode("utf-16-le"), "a.csv: it is UTF-16: save it as UTF-8"),
-        ("a.csv.gz", gzip.compress(HEADER.encode("utf-16-be"), mtime=0), "a.csv.gz: it is UTF-16: save it as UTF-8"),
-        ("a.jsonl", '{"org_id": "acme"}\n'.encode("utf-16"), "a.jsonl: it is UTF-16: save it as UTF-8"),
+        ("a.csv", HEADER.encode("utf-16"), "a.csv: the file is UTF-16. Save it as UTF-8"),
+        ("a.csv", HEADER.encode("utf-16-le"), "a.csv: the file is UTF-16. Save it as UTF-8"),
+        (
+            "a.csv.gz", gzip.compress(HEADER.encode("utf-16-be"), mtime=0),
+            "a.csv.gz: the file is UTF-16. Save it as UTF-8",
+        ),
+        ("a.jsonl", '{"org_id": "acme"}\n'.encode("utf-16"), "a.jsonl: the file is UTF-16. Save it as UTF-8"),
     ],
 )  # fmt: skip
 def test_file_of_another_form_is_refused_with_what_to_change(

@@ -141,9 +141,9 @@ def _list(
     to_ms: Annotated[int | None, TIME, "End of the range"] = None,
 ) -> Page[AuditEntry]:
     if look.after and not (look.after.isascii() and look.after.isdigit() and len(look.after) <= 18):
-        raise UsageError("after: the number of an action, as `next` of a page has it", at="after")
+        raise UsageError("invalid after: expected the `next` of a page. Start at the first page", at="after")
     if from_ms is not None and from_ms > look.now_ms:
-        raise UsageError("--from lies in the future: two days ago is 2d", at="from_ms")
+        raise UsageError("--from is in the future. For two days ago, pass 2d", at="from_ms")
     require_range(from_ms, to_ms)
     chosen = AuditFilter(actor, action, target, via, from_ms or 0, 2**53 if to_ms is None else to_ms)
     page = list_audit(connection, chosen, before=int(look.after or 0), most=look.most)
@@ -157,8 +157,8 @@ LISTS: Final = (
         "List changes by people and programs, the newest first. Each change shows time, actor, action, reason and "
         "channel.",
         _list,
-        (Column("action_id", "#"), Column("at_ms", "at"), Column("actor", "who"), Column("via", "through"),
-         Column("action", "what"), Column("target", "to"), Column("reason", "why"),
+        (Column("action_id", "#"), Column("at_ms", "at"), "actor", Column("via", "channel"),
+         "action", "target", "reason",
          Column("details", of_row=_short)),
         holds="actions",
         path="/v1/audit",

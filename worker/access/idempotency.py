@@ -29,7 +29,7 @@ KEY: Final = re.compile(r"([0-9]{13})-[A-Za-z0-9_-]{43}")
 """When the form was made, and 256 random bits."""
 SKEW_MS: Final = MINUTE_MS
 """The most that the clock of another server, which made the form, may be ahead."""
-OLD: Final = "this form is too old, or was not made here: open it again"
+OLD: Final = "this form has expired, or was not created here. Open the form again"
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,7 @@ def claim_call(connection: sa.Connection, call: Call, now_ms: int) -> str | None
     row = SQL.run(connection, "read", {"key": call.key}).one()
     if row.action != call.action or row.place != _sha256(call.content):
         name = call.idempotency_key
-        raise OtherContent(
-            f"another call was sent with the Idempotency-Key {name}: send this one with a key of its own"
-        )
+        raise OtherContent(f"the Idempotency-Key {name} was used for another call. Send this call with a new key")
     return str(row.answer)
 
 

@@ -186,7 +186,7 @@ def create(
     if not is_clean_id(name):
         raise UsageError("invalid key name: expected 1 to 200 characters without control characters")
     if not scopes:
-        raise UsageError(f"give a scope at least: {', '.join(SCOPES)}")
+        raise UsageError(f"invalid scopes: expected at least one of {', '.join(SCOPES)}")
     for scope in scopes:
         ids.require_among(ids.SCOPE, scope, SCOPES)
     if org_id is not None:
@@ -199,16 +199,19 @@ def create(
     if org_id is not None and source is None and sends and not any_source:
         what = {EVENTS: "events", SAMPLES: "samples"}[sends[0]]
         raise UsageError(
-            f"a key of one organisation with the scope {sends[0]} needs --source: without it, it can use the ids of "
-            f"your own {what}, which are not billed then. Name its source, or pass --any-source if you trust its holder"
+            f"a key of one organisation with the scope {sends[0]} needs --source. Without it, the key can use the ids "
+            f"of your own {what}, which are then not billed. If you trust the holder of the key, pass --any-source"
         )
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
-        raise UsageError("a key lives for a minute at least, and for 3,650 days at most")
+        raise UsageError("invalid lifetime of a key: expected 1 minute to 3,650 days")
     if not 0 <= gives_micro <= MAX_AMOUNT_MICRO:
         raise UsageError("invalid grant limit of a key: expected 0 to 1,000,000,000 credits")
     made = ApiKey(name, tuple(sorted(set(scopes))), org_id, cell_id=cell_id, source=source, gives_micro=gives_micro)
     expires_ms = None if for_ms is None else by.now_ms + for_ms
-    taken = Refused(f"there is a key {name}, or there was: `drawdown key rotate {typed(name)}`, or give another name")
+    taken = Refused(
+        f"the name {name} belongs to an active or ended key. Run `drawdown key rotate {typed(name)}`, "
+        "or use another name"
+    )
     if ids.is_known(connection, ids.API_KEY, name) or not _insert(connection, made, key, expires_ms, by):
         raise taken
     bound = {"org_id": org_id, "cell_id": cell_id, "source": source, "gives_micro": gives_micro}
@@ -220,15 +223,15 @@ def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms
     """Let a program in by `key`, too, and by its old one for `overlap_ms` more. The new one lives as long as the
     old one was to live. Errors: UsageError; UnknownId; Refused for a key that was ended, or for MOST_OF_A_NAME."""
     if not 0 <= overlap_ms <= MOST_OVERLAP_MS:
-        raise UsageError("the old key is taken for 30 more days at most")
+        raise UsageError("invalid overlap: expected 0 to 30 days")
     if _hold(connection, name) >= MOST_OF_A_NAME:
         raise Refused(
-            f"{name} was rotated {MOST_OF_A_NAME - 1:,} times, and no more: make a key of another name with "
-            "`drawdown key create`"
+            f"key {name} was rotated {MOST_OF_A_NAME - 1:,} times, which is the limit. Run `drawdown key create` with "
+            "another name"
         )
     row = SQL.run(connection, "going", {"name": name}).one()
     if row.ended_ms is not None:
-        raise Refused(f"{name} was ended: make another key with `drawdown key create`")
+        raise Refused(f"key {name} was ended. Run `drawdown key create` with another name")
     old_until = by.now_ms + overlap_ms
     old_until = old_until if row.expires_ms is None else min(old_until, row.expires_ms)
     expires = None if row.expires_ms is None else by.now_ms + row.expires_ms - row.created_ms
@@ -239,7 +242,7 @@ def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms
     values = {"key_sha256": row.key_sha256, "now_ms": by.now_ms, "expires_ms": old_until}
     SQL.run(connection, "supersede", values)
     if not _insert(connection, made, key, expires, by):
-        raise Refused("this key was made before: a new one is random")
+        raise Refused("this key exists already. Create a new random key")
     record(connection, "key_rotate", name, {"expires_ms": expires, "old_until_ms": old_until}, by)
     return Rotated(made, expires, old_until)
 
@@ -265,7 +268,7 @@ def _hold(connection: sa.Connection, name: str) -> int:
 
 def _insert(connection: sa.Connection, made: ApiKey, key: str, expires_ms: int | None, by: By) -> bool:
     if not KEY.fullmatch(key):
-        raise UsageError("this is no key: it begins with ddk_ and has 256 random bits")
+        raise UsageError("invalid key: expected ddk_ and 256 random bits")
     values = {
         "key_sha256": hash_of(key),
         "name": made.name,
@@ -444,35 +447,37 @@ def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) ->
     beyond = sorted(set(key.scopes) - reach.scopes)
     if beyond:
         raise Refused(
-            f"your key does not have the scope {beyond[0]}, so it may not make, rotate or end a key that has it"
+            f"your key does not have the scope {beyond[0]}, so it cannot create, rotate or end a key that has it"
         )
     for name in ("org_id", "cell_id", "source"):
         own = getattr(reach, name)
         if own is not None and getattr(key, name) != own:
-            raise Refused(f"your key is bound to {own}, and the other one is not: use a key that may")
+            raise Refused(f"your key is bound to {own}, and the other key is not. Use a key without that binding")
     if key.gives_micro > reach.gives_micro:
-        raise Refused(f"your key may give {show_credits(reach.gives_micro)} credits at once, and the other one more")
+        raise Refused(f"your key can grant {show_credits(reach.gives_micro)} credits at once, and the other key more")
     if reach.expires_ms is not None and (expires_ms is None or expires_ms > reach.expires_ms):
-        raise Refused(f"your key counts until {show_time(reach.expires_ms)}, and the other one would count for longer")
+        raise Refused(f"your key expires at {show_time(reach.expires_ms)}, and the other key would be valid for longer")
 
 
 def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     """Each of the name, by when it was made."""
     found = keys_named(connection, values["name"], asked.by.now_ms)
-    facts = [Fact(f"Made {show_time(one.created_ms)}, number {at}", one.state) for at, one in enumerate(found, 1)]
+    facts = [Fact(f"Created {show_time(one.created_ms)}, number {at}", one.state) for at, one in enumerate(found, 1)]
     used = max((one.used_ms for one in found if one.used_ms is not None), default=None)
-    return [Fact("Keys of this name", str(len(found))), *facts, Fact("Last used", show_time(used), fixed=False)]
+    return [Fact("Keys with this name", str(len(found))), *facts, Fact("Last used", show_time(used), fixed=False)]
 
 
 def _recovery_hint(values: Values) -> str:
     """A key that was made, maybe, and that nobody saw."""
     word = typed(values["name"])
-    told = f"where `drawdown key list` has a new key of {values['name']}, nobody has it"
-    return f"{told}: `drawdown key rotate {word}` shows another, `drawdown key end {word}` ends all of them"
+    told = f"if `drawdown key list` shows a new key of {values['name']}, that key is lost"
+    return f"{told}. `drawdown key rotate {word}` shows another key; `drawdown key end {word}` ends all of them"
 
 
 def _until(done: KeyMade) -> str:
-    return f"{done.name}: " + ("without an end" if done.expires_ms is None else f"until {show_time(done.expires_ms)}")
+    return f"{done.name}: " + (
+        "never expires" if done.expires_ms is None else f"valid until {show_time(done.expires_ms)}"
+    )
 
 
 def _list(connection: sa.Connection, look: Look) -> Page[KeyRow]:
@@ -504,7 +509,7 @@ ACTIONS: Final = (
         "Rotate a key",
         "Rotate a key. The new key is shown once. The old key works until the overlap ends.",
         _rotate,
-        lambda done: f"{done.name}: the old key is taken until {show_time(done.old_until_ms)}",
+        lambda done: f"{done.name}: the old key works until {show_time(done.old_until_ms)}",
         path="/v1/keys/{name}/rotate",
         scope="keys:write",
         role="admin",
@@ -518,7 +523,7 @@ ACTIONS: Final = (
         "End a key",
         "Revoke all keys of a name.",
         _end,
-        lambda done: f"{done.name}: {'ended' if done.changed else 'was ended before'}",
+        lambda done: f"{done.name}: {'ended' if done.changed else 'already ended'}",
         path="/v1/keys/{name}/end",
         scope="keys:write",
         facts=_facts,
@@ -532,8 +537,8 @@ LISTS: Final = (
         "List keys by name: scopes, expiry and last use. The list never shows a key itself.",
         _list,
         (Column("name", "key"), Column("scopes", show=" ".join), Column("org_id", "org", _any),
-         Column("cell_id", "cell", _any), Column("source", show=_any), Column("gives_micro", "#gives"), "state",
-         Column("created_ms", "made"), Column("expires_ms", "until"), Column("ended_ms", "ended"),
+         Column("cell_id", "cell", _any), Column("source", show=_any), Column("gives_micro", "#grant limit"), "state",
+         Column("created_ms", "created"), Column("expires_ms", "expires"), Column("ended_ms", "ended"),
          Column("used_ms", "last used"), Column("actor", "by")),
         holds="keys",
         path="/v1/keys",

@@ -79,9 +79,9 @@ def enter(connection: sa.Connection, link_id: str, who: Visitor, session: str, a
     if SQL.run(connection, "insert", values).first() is None:
         if SQL.run(connection, "same", values).first() is not None:  # the answer of its commit was lost
             return
-        raise UsedLink("this link was used: each opens the page once")
+        raise UsedLink("this link was used before. Each link opens the page once")
     SQL.run(connection, "make_room", {"org_id": who.org_id, "most": MOST_SESSIONS, "now_ms": now_ms})
-    by = By(now_ms, who.actor, "looked in from the console" if who.is_staff else "came in by a link", VIA)
+    by = By(now_ms, who.actor, "opened from the console" if who.is_staff else "opened with a link", VIA)
     record(connection, "my_enter", who.org_id, {"address": clean(address, MAX_ID_CHARS)}, by)
 
 

@@ -96,7 +96,7 @@ def hash_password(password: str) -> str:
     Errors: UsageError if it is too short or too long.
     """
     if not LEAST_PASSWORD_CHARS <= len(password) <= MAX_PASSWORD_CHARS:
-        raise UsageError(f"a password has {LEAST_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS} characters")
+        raise UsageError(f"invalid password: expected {LEAST_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS} characters")
     return _hasher().hash(_bytes(password))
 
 
@@ -137,7 +137,7 @@ def add(
     Errors: UsageError; UnknownId for a role there is not; Refused for a name that is taken.
     """
     if not NAME.fullmatch(name):
-        raise UsageError("a name has 1 to 64 of a-z, 0-9 and . _ @ + -, and begins with a letter or a digit")
+        raise UsageError("invalid name: expected 1 to 64 of a-z, 0-9 and . _ @ + -, with a letter or digit first")
     _require_role(role, grant_limit_micro)
     values = {
         "name": name,
@@ -150,7 +150,8 @@ def add(
     }
     if SQL.run(connection, "insert", values).first() is None:
         raise Refused(
-            f"there is a person {name}, or there was: `drawdown console user reset {typed(name)}`, or another name"
+            f"the name {name} belongs to an active or ended person. Run `drawdown console user reset {typed(name)}`, "
+            "or use another name"
         )
     record(connection, "console_user_add", name, {"role": role, "grant_limit_micro": grant_limit_micro}, by)
     return by.now_ms + LINK_MS
@@ -206,7 +207,7 @@ def set_password(connection: sa.Connection, link: str, password: str, now_ms: in
         return None
     SQL.run(connection, "sign_out", {"name": row.name})
     person = Person(row.name, row.role, row.grant_limit_micro)
-    by = By(now_ms, person.actor, "set a password by the link", "console")
+    by = By(now_ms, person.actor, "set a password with the link", "console")
     record(connection, "console_password", row.name, {}, by)
     return person
 
@@ -229,14 +230,14 @@ def mark_demo(connection: sa.Connection, now_ms: int) -> None:
 def _require_role(role: str, grant_limit_micro: int | None) -> None:
     ids.require_among(ids.ROLE, role, ROLES)
     if grant_limit_micro is not None and grant_limit_micro < 0:
-        raise UsageError("a limit of what is granted is 0 or more")
+        raise UsageError("invalid grant limit: expected 0 or more credits")
     if grant_limit_micro is not None and role == "viewer":
-        raise UsageError("a viewer grants nothing: leave out the limit, or choose another role")
+        raise UsageError("a viewer cannot grant credit. Omit the limit, or choose another role")
 
 
 def _link(link: str, now_ms: int) -> dict[str, object]:
     if not LINK.fullmatch(link):
-        raise UsageError("a link has 256 random bits")
+        raise UsageError("invalid link: expected 256 random bits")
     return {"link_sha256": hash_of(link), "link_expires_ms": now_ms + LINK_MS}
 
 
@@ -252,7 +253,7 @@ def _row(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
 def _hold(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
     row = _row(connection, name)
     if row.ended_ms is not None:
-        raise Refused(f"{name} was ended: add a person of another name")
+        raise Refused(f"{name} was ended. Add a person with another name")
     return row
 
 

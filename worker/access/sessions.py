@@ -60,7 +60,7 @@ def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -
     for whose, most in (*of_address, (given["name"], MOST_FAILURES)):
         values = {**given, "name": whose, "now_ms": now_ms}
         if int(SQL.run(connection, "count_failure", values).scalar_one()) > most:
-            raise TooManyFailures("too many sign-ins failed: try again in 15 minutes")
+            raise TooManyFailures("too many failed sign-ins. Try again in 15 minutes")
     return None if found is None else str(found)
 
 

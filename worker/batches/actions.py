@@ -64,8 +64,8 @@ def _shared(connection: sa.Connection, _asked: Invocation, values: Values) -> Se
     accepted = is_accepted(connection, values["batch"])
     return [
         Fact("State", "accepted: the next tick takes it" if accepted else found[0].outcome if found else "unknown"),
-        Fact("Files", ", ".join(sorted({one.name for one in waits})) or "none waits"),
-        Fact("Billed again", waits[0].said.partition(". Bill all of it")[0] if waits else "nothing"),
+        Fact("Files", ", ".join(sorted({one.name for one in waits})) or "none"),
+        Fact("Billed again", waits[0].said.partition(". To bill all of it")[0] if waits else "none"),
     ]
 
 
@@ -85,10 +85,11 @@ def _withdraw(connection: sa.Connection, asked: Invocation, batch: Batch) -> Wit
 
 def _withdrawn(done: WithdrawnBatch) -> str:
     if done.already:
-        return f"{done.batch}: was withdrawn before"
-    said = f"{done.batch}: {done.samples:,} samples withdrawn"
+        return f"{done.batch}: already withdrawn"
+    said = f"{done.batch}: {done.samples:,} {'sample' if done.samples == 1 else 'samples'} withdrawn"
     if done.closed:
-        said += f"; {done.closed:,} lie below a floor and are closed for good: what was billed of them stays billed"
+        more = "sample is" if done.closed == 1 else "samples are"
+        said += f"; {done.closed:,} {more} below a floor, in windows closed for good: their charges stay"
     return said
 
 
@@ -250,7 +251,7 @@ LISTS: Final = (
         parts={
             "files": ("Files", FILES),
             "refused_rows": (
-                "Refused rows", (Column("number", "#row"), Column("wrong_column", "column"), Column("said", "says")),
+                "Refused rows", (Column("number", "#row"), Column("wrong_column", "column"), Column("said", "value")),
             ),
         },
         most=0,
@@ -260,8 +261,8 @@ LISTS: Final = (
         "Watched folders and queries",
         "List watched folders and queries.",
         _sources,
-        ("source", "folder", Column("asked_of", "asks"), Column("batches", "#batches"), Column("at_ms", "since"),
-         Column("next_ms", "asks from"), Column("paused_ms", "paused"), Column("actor", "by"),
+        ("source", "folder", Column("asked_of", "database"), Column("batches", "#batches"), Column("at_ms", "since"),
+         Column("next_ms", "next period"), Column("paused_ms", "paused"), Column("actor", "by"),
          Column("field_map", "columns", of_row=_fields)),
         holds="sources",
         path="/v1/sources",

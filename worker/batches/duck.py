@@ -41,7 +41,7 @@ def shut_in(file: FoundFile, spill: str, *, in_order: bool) -> duckdb.DuckDBPyCo
     try:
         import duckdb
     except ImportError as error:
-        raise Unreadable("batches are read by DuckDB: install drawdown[columnar]") from error
+        raise Unreadable("reading a batch needs DuckDB. Install drawdown[columnar]") from error
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
@@ -90,7 +90,7 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up
     try:
         yield
     except duckdb.InterruptException as error:
-        raise TimeUp(f"{file.name}: its time was up before it was read: split it") from error
+        raise TimeUp(f"{file.name}: the time limit ended before the file was read. Split the file") from error
     except duckdb.Error as error:
         said = clean(_about_the_file(error).replace(file.opened, file.name).replace(str(file.path), file.name))
         kind = Refused if _of_content(error) else NotNow
@@ -107,7 +107,7 @@ def _about_the_file(error: duckdb.Error) -> str:
     """
     at = _NO_TEXT.search(str(error))
     if at is not None:
-        return f"line {at[1]} is no UTF-8 text"
+        return f"line {at[1]} is not UTF-8 text"
     about = takewhile(lambda line: not line.startswith("LINE "), str(error).splitlines()[:3])
     return " ".join(line.strip() for line in about if line.strip())
 

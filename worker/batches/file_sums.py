@@ -162,7 +162,10 @@ def add_up(
         with explained(file, connection, over):
             kinds = [row[0] for row in connection.execute(SQL.text("part_kinds", "duckdb")).fetchall()]
         if strange := [kind for kind in kinds if isinstance(kind, str) and not is_clean_id(kind)]:
-            raise Refused(f"{file.name}: no event type may be {clean(strange[0])[:MAX_SAID_CHARS]!r}")
+            raise Refused(
+                f"{file.name}: invalid event type {clean(strange[0])[:MAX_SAID_CHARS]!r}: "
+                "expected 1 to 200 characters without control characters"
+            )
         to_ms = None if last is None else int(last) + WINDOW_MS
         counts = (int(rows), int(bad), int(samples), int(total))
         labels = ",".join(reading.columns.labels)
@@ -200,7 +203,7 @@ class _Reading:
                 refused = self._refused(unclean) if facts[1] else ()
             if refused and not facts[0]:
                 first = refused[0]
-                raise Refused(f"{self.file.name}: no row can be billed; the first says {first.column} {first.said!r}")
+                raise Refused(f"{self.file.name}: no row can be billed: the first has {first.column} {first.said!r}")
         except BaseException:
             connection.close()
             raise
@@ -221,7 +224,7 @@ class _Reading:
         while found := names.fetchmany(AT_ONCE):
             unclean += [name for (name,) in found if not is_clean_id(name)]
             if len(unclean) > MAX_UNCLEAN:
-                raise Refused(f"{self.file.name}: names over {MAX_UNCLEAN:,} organisations by what no id may be")
+                raise Refused(f"{self.file.name}: over {MAX_UNCLEAN:,} names of organisations are invalid ids")
         if unclean:
             connection.executemany(SQL.text("unclean", "duckdb"), [{"name": name} for name in unclean])
             connection.execute(SQL.text("set_unclean_aside", "duckdb"))
@@ -291,8 +294,10 @@ class Columns:
         wanted = _EVENTS if self.of_events else _SIZES
         asked = dict.fromkeys((*wanted, *(name for name in _LABELS if name in self.fields.columns)))
         if missing := [self.fields.column_of(name) for name in asked if name not in types]:
-            other = "" if self.fields.columns else ". If it has another name, pass `--map FIELD=COLUMN`"
-            raise Refused(f"{self.file.name}: has no column {', '.join(missing)}{other}")
+            other = "" if self.fields.columns else ". If a column has another name, pass `--map FIELD=COLUMN`"
+            raise Refused(
+                f"{self.file.name}: missing {'column' if len(missing) == 1 else 'columns'} {', '.join(missing)}{other}"
+            )
         of_lines = self.file.format == "jsonl"
         for piece in ("readers", "by_value" if of_lines else "by_column"):
             connection.execute(SQL.text(piece, "duckdb"))
@@ -338,8 +343,8 @@ class Columns:
 
     def with_ids(self, what: str, name: str) -> Refused:
         """Why a file is refused in which `what` has a column of ids."""
-        why = "by which `drawdown import` bills each once: import it, or leave that column out"
-        return Refused(f"{self.file.name}: {what} ({name}), {why}")
+        why = "Use `drawdown import`, which bills each id once, or omit that column"
+        return Refused(f"{self.file.name}: {what} ({name}). {why}")
 
     def _constants(self, quantity: str) -> dict[str, object]:
         return {
@@ -392,7 +397,7 @@ class Columns:
             with opened(self.file.opened, "rb") as content:
                 start = content.read(4)
             if start.startswith((b"\xff\xfe", b"\xfe\xff")) or start[:1] == b"\0" or start[1:2] == b"\0":
-                raise Refused(f"{self.file.name}: it is UTF-16: save it as UTF-8")
+                raise Refused(f"{self.file.name}: the file is UTF-16. Save it as UTF-8")
 
     def _nothing(self) -> tuple[str, dict[str, str]]:
         """Return the source of a file without a line: the export of a time without use."""
@@ -413,14 +418,14 @@ class Columns:
                 wanted = [self.fields.column_of(name) for name in (_EVENTS if of_events else _SIZES)]
                 labels = [name for name in _LABELS if name in self.fields.columns or name in self.keys]
                 return list(dict.fromkeys([*wanted, *(self.fields.column_of(name) for name in labels)]))
-            raise Refused(f"{self.file.name}: its first line is no JSON")
+            raise Refused(f"{self.file.name}: its first line is not JSON")
         try:
             names = next(csv.reader([line]), [])
         except csv.Error as error:  # a field beyond all measure
             raise Refused(f"{self.file.name}: its header cannot be read: {error}") from error
         if len(names) == 1 and (found := [one for one in _SEPARATORS if one in names[0]]):
             said = _SEPARATORS[found[0]]
-            raise Refused(f"{self.file.name}: its columns are separated by {said}: separate them by commas")
+            raise Refused(f"{self.file.name}: its columns are separated by {said}. Separate them by commas")
         if len(set(names)) < len(names):
             raise Refused(f"{self.file.name}: its header names a column twice")
         return names
@@ -428,7 +433,7 @@ class Columns:
     def _requiretext(self, types: dict[str, str], *names: str) -> None:
         for name in names:
             if types[name] != "VARCHAR":
-                raise Refused(f"{self.file.name}: {name} has the type {types[name]}, and has to be text")
+                raise Refused(f"{self.file.name}: {name} has the type {types[name]}, not text")
 
     def _kind(self, types: dict[str, str], name: str) -> str:
         type_ = types[name]
@@ -440,7 +445,7 @@ class Columns:
             return "number"
         if type_ == "VARCHAR":
             return "text"
-        raise Refused(f"{self.file.name}: {name} has the type {type_}, and has to be a whole number")
+        raise Refused(f"{self.file.name}: {name} has the type {type_}, not a whole number")
 
     def _moment(self, types: dict[str, str]) -> str:
         type_ = types["ts"]
@@ -509,7 +514,7 @@ def _unpacked_zstd(file: FoundFile, folder: Path, over: Event) -> FoundFile:
         else:
             from backports import zstd
     except ImportError as error:
-        raise Unreadable("a .zst is unpacked by backports.zstd: install drawdown[columnar]") from error
+        raise Unreadable("reading a .zst file needs backports.zstd. Install drawdown[columnar]") from error
     path = folder / f"unpacked.{file.format}"
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG}
     left = MAX_UNPACKED_BYTES
@@ -527,7 +532,7 @@ def _unpacked_zstd(file: FoundFile, folder: Path, over: Event) -> FoundFile:
                     raise _too_late(file)
                 written.write(chunk)
     except EOFError as error:
-        raise Refused(f"{file.name}: is cut off: its last frame of zstd has no end") from error
+        raise Refused(f"{file.name}: the file is truncated: its last zstd frame has no end") from error
     except zstd.ZstdError as error:
         raise Refused(f"{file.name}: cannot be unpacked: {error}") from error
     except OSError as error:
@@ -536,11 +541,11 @@ def _unpacked_zstd(file: FoundFile, folder: Path, over: Event) -> FoundFile:
 
 
 def _too_large(file: FoundFile) -> Refused:
-    return Refused(f"{file.name}: unpacked, it has more than {MAX_UNPACKED_BYTES:,} bytes: split it")
+    return Refused(f"{file.name}: the unpacked file has more than {MAX_UNPACKED_BYTES:,} bytes. Split the file")
 
 
 def _too_late(file: FoundFile) -> TimeUp:
-    return TimeUp(f"{file.name}: its time was up before it was unpacked: split it")
+    return TimeUp(f"{file.name}: the time limit ended before the file was unpacked. Split the file")
 
 
 PREFIX: Final = "drawdown-batch-"

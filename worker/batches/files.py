@@ -98,14 +98,14 @@ def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
         status = whole.stat()
     except (OSError, RuntimeError) as error:
         raise Unreadable(
-            f"{path}: {getattr(error, 'strerror', None) or error}; name a file that can be read"
+            f"{path}: {getattr(error, 'strerror', None) or error}. Name a file that Drawdown can read"
         ) from error
     if within is not None and not whole.is_relative_to(within.resolve()):
-        raise UsageError(f"{path}: leads out of its folder")
+        raise UsageError(f"{path}: the file is outside its folder")
     if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{path}: is no plain file")
+        raise UsageError(f"{path}: not a regular file")
     if status.st_size > MAX_BATCH_BYTES:
-        raise UsageError(f"{path}: has more than {MAX_BATCH_BYTES:,} bytes; split it")
+        raise UsageError(f"{path}: the file has more than {MAX_BATCH_BYTES:,} bytes. Split it")
     format_, packed = format_by_name(path.name, str(path))
     return FoundFile(whole, path.name, format_, packed, status.st_size, status.st_mtime_ns)
 
@@ -113,10 +113,12 @@ def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
 def format_by_name(name: str, place: str) -> tuple[str, str | None]:
     """As `format_of`. Errors: UsageError for a name that no batch may have."""
     if not is_clean_id(name):
-        raise UsageError(f"{name!r}: a batch's name has 1 to 200 characters, none of them control characters")
+        raise UsageError(f"invalid batch name {name!r}: expected 1 to 200 characters without control characters")
     format_, packed = format_of(name)
     if format_ is None:
-        raise UsageError(f"{place}: is it Parquet, CSV or JSON lines? Its name ends with none of {', '.join(FORMATS)}")
+        raise UsageError(
+            f"{place}: unknown format. Expected Parquet, CSV or JSON lines, with the ending {', '.join(FORMATS)}"
+        )
     return format_, packed
 
 
@@ -146,8 +148,8 @@ def unchanged(file: FoundFile, over: Event | None = None) -> Iterator[tuple[str,
         _require_same(file, number, before, over)
 
 
-def changed(file: FoundFile, why: str = "was written while it was read") -> FileChanged:
-    return FileChanged(f"{file.name}: {why}; nothing was taken: take it again")
+def changed(file: FoundFile, why: str = "the file changed while it was read") -> FileChanged:
+    return FileChanged(f"{file.name}: {why}; nothing was taken. Take the file again")
 
 
 def _require_same(file: FoundFile, number: int, before: str, over: Event | None) -> None:
@@ -182,7 +184,7 @@ def _hash(file: FoundFile, number: int, over: Event | None) -> str:
     digest = hashlib.sha256()
     status = os.fstat(number)
     if not stat.S_ISREG(status.st_mode):
-        raise changed(file, "is not a regular file any more")
+        raise changed(file, "not a regular file any more")
     if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.modified_ns):
         raise changed(file)
     at = 0
@@ -191,7 +193,7 @@ def _hash(file: FoundFile, number: int, over: Event | None) -> str:
             digest.update(chunk)
             at += len(chunk)
             if over is not None and over.is_set():
-                raise TimeUp(f"{file.name}: its time was up before it was read: split it")
+                raise TimeUp(f"{file.name}: the time limit ended before the file was read. Split the file")
     except OSError as error:
         raise changed(file, str(error.strerror)) from error
     return digest.hexdigest()[:HASH_CHARS]

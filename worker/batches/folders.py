@@ -72,7 +72,7 @@ def take_watched(context: Context) -> Steps[BatchesDone]:
             new = yield from _looks_into(source)(context, source, quiet_ms, done)
         except (NotNow, Unreadable, OSError) as error:
             said = getattr(error, "strerror", None) or error
-            cannot = f"the folder of {source.source} cannot be read" if source.query is None else source.source
+            cannot = f"cannot read the folder of {source.source}" if source.query is None else source.source
             done.failures.append(f"{cannot}: {said}")
             continue
         for file in new:
@@ -102,10 +102,10 @@ def _begin(context: Context, its: BatchSource, file: FoundFile, most: int, done:
     if readings is None:
         done.wait = True
     elif readings > MAX_READINGS:
-        fix = "`drawdown batch take` it by hand, or move it away"
+        fix = "Run `drawdown batch take`, or move the file away"
         if is_asked(file.place):
-            fix = "have `drawdown source add --from` ask for it again, or pass over it"
-        said = f"{MAX_READINGS} ticks ended, or gave it up, while they read it: {fix}"
+            fix = "Use `drawdown source add --from` to request the period again, or to skip it"
+        said = f"{MAX_READINGS} ticks ended or gave up while they read the file. {fix}"
         yield from _became(context, source, file, TakenFile(source, file.name, UNREAD, "refused", said=said), done)
     else:
         yield from _take(context, its, file, most, done)
@@ -113,7 +113,7 @@ def _begin(context: Context, its: BatchSource, file: FoundFile, most: int, done:
 
 def _take(context: Context, its: BatchSource, file: FoundFile, most: int, done: BatchesDone) -> Steps[None]:
     source = its.source
-    how = "was said by the query" if is_asked(file.place) else "lay in the folder"
+    how = "answer to the query" if is_asked(file.place) else "in the folder"
     by = By(context.clock.now_ms(), "drawdown", f"{how} of {source}")
     time_s = READING_TIME_S if context.deadline_ms is None else (context.deadline_ms - by.now_ms) / SECOND_MS
     try:
@@ -147,7 +147,8 @@ def _became(context: Context, source: str, file: FoundFile, taken: TakenFile, do
 def _count(source: str, taken: TakenFile, done: BatchesDone) -> None:
     done.taken += taken.outcome == "taken"
     if taken.outcome in ("conflict", "refused") or (taken.outcome == "taken" and taken.refused):
-        aside = f"{taken.refused:,} rows were refused: `{typed('drawdown', 'batch', 'show', taken.batch)}`"
+        rows = "row was" if taken.refused == 1 else "rows were"
+        aside = f"{taken.refused:,} {rows} refused. Run `{typed('drawdown', 'batch', 'show', taken.batch)}`"
         done.problems.append(f"{source}: " + (f"{taken.name}: {aside}" if taken.refused else str(taken)))
     counts = {"rows": taken.rows, "refused": taken.refused}
     log.info("batch", source=source, name=taken.name, outcome=taken.outcome, said=taken.said, **counts)
@@ -177,8 +178,8 @@ def _new(_context: Context, source: BatchSource, quiet_ms: int, done: BatchesDon
 def _set_aside(source: BatchSource, strange: Collection[str], done: BatchesDone) -> None:
     """A name that no table can hold stops no other file, and is not passed over in silence."""
     if strange:
-        some = "1 file has a name that is" if len(strange) == 1 else f"{len(strange):,} files have names that are"
-        done.failures.append(f"{source.source}: {some} none: rename {min(strange)!a}")
+        some = "1 file has an invalid name" if len(strange) == 1 else f"{len(strange):,} files have invalid names"
+        done.failures.append(f"{source.source}: {some}. Rename {min(strange)!a}")
 
 
 def _new_objects(context: Context, source: BatchSource, quiet_ms: int, done: BatchesDone) -> Steps[list[FoundFile]]:
@@ -203,7 +204,7 @@ def _new_objects(context: Context, source: BatchSource, quiet_ms: int, done: Bat
     else:
         if not new:
             raise NotNow(
-                f"{source.folder}: has more than {MAX_PAGES * OBJECTS_A_PAGE:,} objects: move away what was taken"
+                f"{source.folder}: more than {MAX_PAGES * OBJECTS_A_PAGE:,} objects. Move away those that were taken"
             )
     _set_aside(source, strange, done)
     return _in_order(new)

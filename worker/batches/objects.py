@@ -77,7 +77,7 @@ def prefix_of(place: str) -> str:
     bucket, _, prefix = place.removeprefix(SCHEME).partition("/")
     prefix = prefix.strip("/")
     if not _BUCKET.fullmatch(bucket) or not prefix.isprintable() or len(prefix) > 500:
-        raise UsageError(f"{place}: is no prefix of objects: s3://BUCKET/PREFIX, a bucket of 3 to 63 characters")
+        raise UsageError(f"invalid prefix {place}: expected s3://BUCKET/PREFIX, with a bucket of 3 to 63 characters")
     return f"{SCHEME}{bucket}/{prefix}".rstrip("/")
 
 
@@ -123,7 +123,7 @@ def object_at(store: ObjectStore, place: str) -> FoundFile:
         for one in _listing(store, place, key, 1).get("Contents", ())[:1]:
             if str(one["Key"]) == key:
                 return _read_listed(store, place, one)
-    raise NoSuchObject(f"{place}: there is no such object")
+    raise NoSuchObject(f"{place}: the object does not exist")
 
 
 def brought(store: ObjectStore, place: str, folder: Path, over: Event) -> Path | None:
@@ -167,9 +167,9 @@ def _bring(
     Errors: UsageError for one that is too large, or named as no batch is; FileChanged, NotNow, Unreadable; OSError."""
     format_by_name(file.name, file.place)
     if file.size_bytes > MAX_OBJECT_BYTES:
-        raise UsageError(f"{file.place}: has more than {MAX_OBJECT_BYTES:,} bytes; split it")
+        raise UsageError(f"{file.place}: the object has more than {MAX_OBJECT_BYTES:,} bytes. Split it")
     path = folder / f"object{''.join(Path(file.name).suffixes[-2:])}"
-    with _explained(file.name, partial(changed, file, "is gone")), path.open("wb") as written:
+    with _explained(file.name, partial(changed, file, "the object is gone")), path.open("wb") as written:
         answer = _client(store).get_object(Bucket=bucket, Key=key)
         if int(answer["ContentLength"]) != file.size_bytes or answer["ETag"] != etag:
             raise changed(file)
@@ -181,9 +181,9 @@ def _bring(
                 written.write(chunk)
                 left -= len(chunk)
                 if over.is_set():
-                    raise NotNow(f"{file.name}: its time was up before it was brought here: split it")
+                    raise NotNow(f"{file.name}: the time limit ended before the object was downloaded. Split it")
         if left:
-            raise changed(file, "ended before its end")
+            raise changed(file, "the download ended too early")
     whole = found_file(path)
     return FoundFile(whole.path, file.name, file.format, file.packed, whole.size_bytes, whole.modified_ns, at=file.at)
 
@@ -200,9 +200,9 @@ def _client(store: ObjectStore) -> Any:
         from botocore.session import Session
         from botocore.utils import get_environ_proxies
     except ImportError as error:
-        raise Unreadable("object stores are read by botocore: install drawdown[s3]") from error
+        raise Unreadable("reading an object store needs botocore. Install drawdown[s3]") from error
     if not store.key_id or not store.secret:
-        raise Unreadable("object stores need AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        raise Unreadable("object stores need AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Set both")
     config = Config(
         connect_timeout=STORE_CONNECT_S,
         read_timeout=STORE_READ_S,
@@ -267,7 +267,7 @@ def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Ite
         if as_changed is not None and code in _GONE:
             raise as_changed() from error
         if isinstance(error, KeyError | ValueError | TypeError | AttributeError):
-            raise NotNow(f"{name}: the object store answers what none does: {error!r}"[:300]) from error
+            raise NotNow(f"{name}: the object store: unexpected answer: {error!r}"[:300]) from error
         if type(error).__module__.partition(".")[0] in ("botocore", "urllib3"):
             raise NotNow(f"{name}: the object store: {' '.join(str(error).split())[:300]}") from error
         raise

@@ -80,14 +80,14 @@ def is_asked(place: str) -> bool:
 def require_question(question: Question) -> None:
     """Errors: UsageError for a query that names anything but the two ends of a period, or a wait beyond all measure."""
     if len(question.query) > MAX_QUERY_CHARS:
-        raise UsageError(f"a query has {MAX_QUERY_CHARS:,} characters at most")
+        raise UsageError(f"invalid query: expected at most {MAX_QUERY_CHARS:,} characters")
     if question.closes_after_ms > MAX_CLOSES_AFTER_MS:
-        raise UsageError(f"a period is closed {MAX_CLOSES_AFTER_MS // DAY_MS} days after its end at the latest")
+        raise UsageError(f"invalid --closed-after: expected at most {MAX_CLOSES_AFTER_MS // DAY_MS} days")
     names = sorted(sa.text(question.query).compile().params)
     if names != sorted(_BOUND):
         raise UsageError(
-            f"a query names :from_ms and :until_ms, and nothing else by a colon; this one names {names or 'none'} "
-            "(another colon is written \\:)"
+            f"invalid query: expected the parameters :from_ms and :until_ms, found {names or 'none'}. "
+            "Write any other colon as \\:"
         )
 
 
@@ -151,7 +151,7 @@ def _said_of(connection: sa.Connection, query: str, bounds: dict[str, int]) -> s
 def _select_columns(result: sa.CursorResult[Any]) -> tuple[Sequence[str], Iterator[Sequence[Any]]]:
     """The columns that are read, and the rows of these alone."""
     if not result.returns_rows:
-        raise Refused("a query says rows: this one says none")
+        raise Refused("the query cannot return rows. Use SELECT")
     wanted = [number for number, name in enumerate(result.keys()) if name in _READ]
     names = [list(result.keys())[number] for number in wanted]
     return names, ([row[number] for number in wanted] for some in result.partitions(ROWS_AT_ONCE) for row in some)
@@ -179,7 +179,7 @@ def _text_of(name: str, value: object) -> str:
     if isinstance(value, date) and name == "ts":  # a datetime is one; without a zone it is of UTC
         return value.isoformat()
     wanted = "text" if name in _TEXTS else "a number"
-    raise Refused(f"{name} has the type {type(value).__name__}, and has to be {wanted}")
+    raise Refused(f"{name} has the type {type(value).__name__}, not {wanted}")
 
 
 def _write(path: Path, said: str, names: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
@@ -193,11 +193,11 @@ def _write(path: Path, said: str, names: Sequence[str], rows: Iterable[Sequence[
             writer.writerow(row)
             count += 1
             if count > MAX_RESULT_ROWS:
-                raise Refused(f"{said}: has more than {MAX_RESULT_ROWS:,} rows: ask for shorter periods")
+                raise Refused(f"{said}: more than {MAX_RESULT_ROWS:,} rows. Use shorter periods")
             if line.tell() >= 65_536:
                 left -= file.write(_drain(line))
             if left < 0:
-                raise Refused(f"{said}: has more than {MAX_RESULT_BYTES:,} bytes: ask for shorter periods")
+                raise Refused(f"{said}: more than {MAX_RESULT_BYTES:,} bytes. Use shorter periods")
         file.write(_drain(line))
 
 
@@ -216,7 +216,9 @@ def _put_in_order(raw: Path, path: Path, names: Sequence[str], folder: Path, ove
     connection = shut_in(whole, str(folder), in_order=False)
     with connection, explained(whole, connection, over):
         if len(set(names)) < len(names) or not names:
-            raise Refused(f"{said}: the query says a column twice, or none that is read: {', '.join(names)}")
+            raise Refused(
+                f"{said}: the query returns a column twice, or no column that Drawdown reads: {', '.join(names)}"
+            )
         rows = connection.execute(
             f"FROM read_csv({text(str(raw))}, hive_partitioning = false, header = true, auto_detect = false, "
             f"delim = ',', quote = '\"', escape = '\"', strict_mode = true, columns = {columns}) ORDER BY ALL"
@@ -229,7 +231,7 @@ def _connected(databases: Databases, name: str, over: Event) -> Iterator[sa.Conn
     """A transaction that reads alone, and is ended once time is up. Errors: Unreadable; the database's own."""
     url = databases.urls.get(name.lower())
     if not url:
-        raise Unreadable(f"set {databases.setting(name)}: it names the database that is asked")
+        raise Unreadable(f"set {databases.setting(name)} to the URL of the database")
     engine = _engine(url, name, databases)
     with ExitStack() as opened:
         opened.callback(engine.dispose)
@@ -249,9 +251,13 @@ def _engine(url: str, name: str, databases: Databases) -> sa.Engine:
         parsed = sa.make_url(url)
         kind = parsed.get_backend_name()
     except (sa.exc.ArgumentError, ValueError):
-        raise Unreadable(f"{databases.setting(name)} is no URL such as postgresql://USER:PASSWORD@HOST/NAME") from None
+        raise Unreadable(
+            f"invalid {databases.setting(name)}: expected a URL such as postgresql://USER:PASSWORD@HOST/NAME"
+        ) from None
     if kind not in _KINDS:
-        raise Unreadable(f"{databases.setting(name)}: no support for {kind} databases; postgresql or sqlite")
+        raise Unreadable(
+            f"invalid {databases.setting(name)}: {kind} databases are not supported. Use postgresql or sqlite"
+        )
     common: dict[str, Any] = {"poolclass": sa.NullPool, "hide_parameters": True}
     if kind == "sqlite":
         at = f"file:{quote(str(parsed.database))}?mode=ro"
@@ -307,7 +313,7 @@ def _explained(name: str, over: Event) -> Iterator[None]:
     except (sa.exc.SQLAlchemyError, sqlite3.Error, ValueError, OverflowError) as error:
         if over.is_set():
             raise NotNow(
-                f"the database {name}: its time was up before it had said all: ask for shorter periods"
+                f"the database {name}: the time limit ended before the query did. Use shorter periods"
             ) from error
         said = clean(str(getattr(error, "orig", None) or error).strip().partition("\n")[0])[:MAX_SAID_CHARS]
         raise NotNow(f"the database {name}: {said}") from error

@@ -122,12 +122,12 @@ def add_source(
     sources = _there(connection, source)
     there = {name: row.folder for name, row in sources.items()}
     if there.get(source, whole) != whole:
-        raise Refused(f"{source} watches {there[source]}: give this folder a source of its own")
+        raise Refused(f"source {source} already watches {there[source]}. Use another source name for this folder")
     if source in there and sources[source].field_map != fields.text:
         has = str(sources[source].fields) or "no --map or --set"
-        raise Refused(f"{source} was added with {has}, which it keeps: pause it, and give other files another folder")
+        raise Refused(f"source {source} was added with {has}, which cannot change. Pause it, and use another folder")
     if other := next((name for name, its in there.items() if its == whole and name != source), None):
-        raise Refused(f"{whole} is watched already, as {other}")
+        raise Refused(f"source {other} already watches {whole}")
     if source not in there:
         _add(connection, source, {"folder": whole, "field_map": fields.text}, by)
     return _source(connection, source)
@@ -149,14 +149,17 @@ def add_query(
     length, from_now_ms = question.period_ms, by.now_ms if from_ms is None else from_ms
     first_ms = -(-from_now_ms // length) * length
     if not by.now_ms - MAX_PERIODS_BACK * length <= first_ms <= by.now_ms + length:
-        raise Refused(f"a query is asked from now on, or from {MAX_PERIODS_BACK:,} periods back at most")
+        raise Refused(f"invalid --from: expected now, or at most {MAX_PERIODS_BACK:,} periods ago")
     there = _there(connection, source)
     if source not in there:
         its = {"query": question.query, "asked_of": question.database, "period_ms": length}
         more = {"closes_after_ms": question.closes_after_ms, "next_ms": first_ms}
         _add(connection, source, {"folder": f"{SCHEME}{source}", **its, **more}, by)
     elif there[source].question != question:
-        raise Refused(f"{source} watches {there[source].folder} otherwise: give this query a source of its own")
+        raise Refused(
+            f"source {source} already watches {there[source].folder} with other terms. "
+            "Use another source name for this query"
+        )
     elif from_ms is not None:
         SQL.run(connection, "ask_from", {"source": source, "next_ms": first_ms})
         named = {"source": source, "first": period_name(first_ms, length)}
@@ -204,7 +207,7 @@ def _there(connection: sa.Connection, source: str) -> dict[str, BatchSource]:
 
 def _add(connection: sa.Connection, source: str, its: dict[str, object], by: By) -> None:
     if len(list_sources(connection)) >= MAX_SOURCES:
-        raise Refused(f"there are {MAX_SOURCES} sources already")
+        raise Refused(f"cannot add a source: the limit of {MAX_SOURCES} is reached")
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     none = dict.fromkeys(("query", "asked_of", "period_ms", "closes_after_ms", "next_ms", "field_map"))
     SQL.run(connection, "add", {"source": source, **none, **its, **person})
@@ -215,13 +218,13 @@ def _source(connection: sa.Connection, source: str) -> BatchSource:
     """Return a source. Errors: Refused if another person removed it."""
     found = next((one for one in list_sources(connection) if one.source == source), None)
     if found is None:
-        raise Refused(f"the source {source} was removed this moment: try again")
+        raise Refused(f"another call just removed the source {source}. Try again")
     return found
 
 
 def _folder(folder: Path) -> str:
     if not folder.is_dir():
-        raise UsageError(f"{folder}: is no folder that can be read from here")
+        raise UsageError(f"{folder}: not a folder that this machine can read")
     return str(folder.resolve())
 
 
@@ -246,7 +249,8 @@ def remove_source(connection: sa.Connection, source: str, by: By) -> None:
         raise Refused(f"another call just created the source {source}. Try again")
     if batch := SQL.run(connection, "its_batch", {"source": source}).scalar():
         raise Refused(
-            f"{source} took the batch {batch}, which names it for good: `drawdown source pause {typed(source)}`"
+            f"source {source} took the batch {batch}, so it cannot be removed. "
+            f"Run `drawdown source pause {typed(source)}`"
         )
     SQL.run(connection, "forget_files", {"source": source})
     SQL.run(connection, "remove", {"source": source})

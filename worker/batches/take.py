@@ -54,10 +54,10 @@ SQL = queries(__file__)
 Outcome = Literal["taken", "repeated", "conflict", "refused"]
 BY_HAND: Final = ""
 """The source of a file that a person names."""
-AFTER_ALL: Final = "to bill its rows after all, give them as another file (a CSV packed by gzip) and accept that one"
+AFTER_ALL: Final = "To bill its rows anyway, take them as another file (a CSV packed by gzip) and accept that file"
 """The step of a person for a batch that was withdrawn by mistake."""
 OTHER_COLUMNS: Final = (
-    "If that was wrong, withdraw that batch, and give the rows as another file (a CSV packed by gzip)"
+    "If that was wrong, withdraw that batch, and take the rows as another file (a CSV packed by gzip)"
 )
 """Advice, if the same file was taken with other columns."""
 UNREAD: Final = ""
@@ -168,7 +168,9 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
     other = SQL.run(connection, "other_of_name", values).one_or_none()
     if other is None and batch == sums.batch:
         if (found := _overlap(connection, sums, seen)) is not None:
-            said = f"{found.detail}. Bill all of it: `drawdown batch accept {batch}`; or move it away"
+            said = (
+                f"{found.detail}. To bill all of it, run `drawdown batch accept {batch}`. Otherwise move the file away"
+            )
             return TakenFile(source, name, batch, "conflict", said=said, shared_rows=found.rows)
         counts = {"row_count": sums.rows, "refused": sums.refused, "samples": sums.samples, "total": sums.total}
         span = {"from_ms": sums.from_ms, "to_ms": sums.to_ms, "taken_ms": by.now_ms}
@@ -181,19 +183,19 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
     if there is None:
         other = other or SQL.run(connection, "other_of_name", values).one_or_none()
         if other is None:
-            raise NotNow(f"{name}: a batch of its name was taken and withdrawn this moment: try again")
+            raise NotNow(f"{name}: another process just took and withdrew a batch with this name. Try again")
         if other.is_newer:  # else a person would be told to withdraw what is right
             raise NotNow(f"{name}: another process took its content meanwhile. Try again")
-        said = f"its name stands for the batch {other.batch}, with other content: withdraw that one"
-        after = ", and a tick takes what is said by then" if is_asked(file.place) else " first, or give it another name"
+        said = f"the batch {other.batch} has this name and other content. Withdraw that batch"
+        after = ", and a tick takes the new answer" if is_asked(file.place) else " first, or rename the file"
         return TakenFile(source, name, batch, "conflict", said=said + after)
     if there.batch == sums.batch and there.field_map != sums.fields.text:
-        before = str(from_text(there.field_map)) or "columns of the fields' own names"
+        before = str(from_text(there.field_map)) or "the default columns"
         said = f"taken before, as {there.name}, with {before}. {OTHER_COLUMNS}"
         return TakenFile(source, name, batch, "conflict", said=said)
     said, withdrawn = f"taken before, as {there.name}", there.withdrawn_ms is not None
     if withdrawn:
-        said += f"; it was withdrawn, and is never taken again: {AFTER_ALL}"
+        said += f". It was withdrawn, and is never taken again. {AFTER_ALL}"
     return TakenFile(source, name, batch, "repeated", int(there.row_count), int(there.refused), said, withdrawn)
 
 
@@ -214,14 +216,14 @@ def _overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap |
         return None
     same = same_rows(connection, sums)
     if same is not None and same.is_withdrawn:
-        return Overlap(sums.rows, f"it has the rows of {same.name}, which was withdrawn")
+        return Overlap(sums.rows, f"it has the same rows as {same.name}, which was withdrawn")
     return found
 
 
 def _require_no_other(connection: sa.Connection, sums: Sums, seen: set[str]) -> None:
     """Check that no other process took its rows meanwhile: their records are written in turn. Errors: NotNow."""
     if not is_accepted(connection, sums.batch) and overlap(connection, sums, seen) is not None:
-        raise NotNow(f"{sums.file.name}: some of its rows were taken this moment, in another file: try again")
+        raise NotNow(f"{sums.file.name}: another process just took some of its rows, in another file. Try again")
 
 
 @contextmanager
@@ -247,7 +249,7 @@ def _floors_stand(connection: sa.Connection, sums: Sums, now_ms: int) -> Iterato
     ]
     if rose and SQL.run(connection, "closed_meanwhile", {**ids_of(sums.batch), "rose": rose}).first():
         raise NotNow(
-            f"{sums.file.name}: `sample prune` closed some of its time meanwhile; nothing was taken: try again"
+            f"{sums.file.name}: `sample prune` closed some of its windows meanwhile; nothing was taken. Try again"
         )
 
 
@@ -266,8 +268,8 @@ def _require_uncharged(connection: sa.Connection, sums: Sums) -> None:
     spots = {(str(kind), int(window)) for parts in sums.parts() for _, _, window, kind, _ in parts if kind in ever}
     for (event_type, window_ms), metric in sorted(charged.charged(connection, spots).items()):
         raise Refused(
-            f"{sums.file.name}: {event_type} is charged at once in the window of {utc(window_ms)}, by the guard as "
-            f"{metric}: take its rows out, and send their use to POST /v1/guard/consume"
+            f"{sums.file.name}: the guard charges {event_type} at once, as {metric}, in the window of "
+            f"{utc(window_ms)}. Remove its rows, and send their use to POST /v1/guard/consume"
         )
 
 
@@ -277,9 +279,7 @@ def _put_in(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
         samples = [_sample(sums.batch, part, sizes, now_ms) for part in parts]
         inserted, _ = store(connection, samples, [sums.batch] * len(samples))
         if inserted < len(samples):
-            raise Refused(
-                f"{sums.file.name}: samples with ids of its own are there already: {samples[0][0]} and others"
-            )
+            raise Refused(f"{sums.file.name}: samples with its ids already exist: {samples[0][0]} and others")
 
 
 def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
@@ -289,7 +289,7 @@ def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
     types = [str(kind) for kind in sums.kinds]
     found: dict[int | str, int] = dict(find_meters(connection, types).items())
     if missing := sorted(set(types) - {str(kind) for kind in found}):
-        raise NotNow(f"{sums.file.name}: there is no room for its event type {missing[0]}")
+        raise NotNow(f"{sums.file.name}: its event type {missing[0]} exceeds the limit of event types")
     return found
 
 
@@ -350,7 +350,7 @@ def overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | 
     names = {str(row.batch): str(row.name) for row in near}
     for row in near:
         if row.is_unknown:
-            said = f"it has the total of {row.name}, and no record of the rows of {row.name} was kept"
+            said = f"it has the same total as {row.name}, and the rows of {row.name} are not on record"
             return Overlap(sums.rows, said)
     found = sums.shared([(str(row.batch), str(row.row_labels), str(row.rows_kept)) for row in near])
     is_exact = sums.is_whole and all(row.row_count <= MAX_ROWS_KEPT for row in near)
@@ -372,8 +372,10 @@ def _find_overlap(sums: Sums, found: Collection[Shared], names: dict[str, str], 
         shown.append(f"and {len(uses) - _SHOWN:,} more")
     rows = sum(by_batch.values())
     about = "" if is_exact else "at least "
-    where = names[first] + (f" and {len(others):,} more batches" if others else "")
-    return Overlap(rows, f"{about}{rows:,} of its {sums.rows:,} rows were taken before, in {where}: {', '.join(shown)}")
+    where = names[first] + (f" and {len(others):,} more {'batch' if len(others) == 1 else 'batches'}" if others else "")
+    taken = "was" if rows == 1 else "were"
+    said = f"{about}{rows:,} of its {sums.rows:,} rows {taken} taken before, in {where}: {', '.join(shown)}"
+    return Overlap(rows, said)
 
 
 def _amount(sums: Sums, org_id: str, kind: str, quantity: int) -> str:
@@ -389,7 +391,7 @@ def accept(connection: sa.Connection, batch: str, by: By) -> int:
     ids.require(connection, ids.SHARING_BATCH, batch)
     files = SQL.run(connection, "accept", {"batch": batch, "now_ms": by.now_ms}).rowcount
     if not files:
-        raise Refused(f"no file of the content {batch!r} waits to be accepted. List what waits: `drawdown batch list`")
+        raise Refused(f"no file with the content {batch!r} needs to be accepted. Run `drawdown batch list`")
     record(connection, "batch_accept", batch, {"files": files}, by)
     return files
 
@@ -469,8 +471,8 @@ def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, st
         # Without a push of ours its provider would never be asked, and may have billed it (R1).
         went = int(SQL.run(connection, "count_withdrawn", ids_of(batch)).scalar_one())
         raise Refused(
-            f"{batch} has usage from the lost history that is not sealed since: {went:,} samples are "
-            "withdrawn. Repeat the command after the next tick, or when the open pushes of its "
+            f"{batch} has usage from the lost history that is not sealed again. {went:,} samples are withdrawn "
+            "so far. Repeat the command after the next tick, or when the open pushes of its "
             "organisations are settled"
         )
 

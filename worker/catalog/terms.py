@@ -81,7 +81,7 @@ def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> 
             then, now = json.loads(stored.terms), _terms(declared[name])
             parts = [f"{part} was {was}, is {new}" for part, (was, new) in differing(then, now).items()]
             found[name] = (
-                f"its settings changed on this machine ({'; '.join(parts)}): put them back, or "
+                f"its settings changed on this machine ({'; '.join(parts)}). Restore them, or run "
                 f"`drawdown provider accept {name}`"
             )
     return found

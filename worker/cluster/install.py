@@ -27,7 +27,7 @@ SQL = queries(__file__)
 def require_engine() -> None:
     """Errors: UsageError where the extra is not installed."""
     if find_spec(ENGINE) is None:
-        raise UsageError("this needs the extra `cluster`: pip install 'drawdown[cluster]'")
+        raise UsageError("the extra `cluster` is not installed. Run pip install 'drawdown[cluster]'")
 
 
 def is_there(connection: sa.Connection) -> bool:
@@ -64,7 +64,7 @@ def require_postgresql(engine: sa.Engine) -> None:
     """Errors: UsageError on SQLite."""
     if engine.dialect.name != "postgresql":
         raise UsageError(
-            "SQLite is a file of one machine: use `drawdown run` there; `drawdown worker` shares a PostgreSQL database"
+            "`drawdown worker` needs PostgreSQL, which machines can share. With SQLite, run `drawdown run`"
         )
 
 
@@ -86,10 +86,10 @@ def require_installed(engine: sa.Engine) -> None:
     """Errors: DatabaseNotReady unless the schema is exactly this program's."""
     done = read(engine, lambda connection: _find_applied(connection) if is_there(connection) else None)
     if done is None:
-        raise DatabaseNotReady("the database has no schema for workers: run `drawdown init --cluster`")
+        raise DatabaseNotReady("the database lacks the schema for workers. Run `drawdown init --cluster`")
     _refuse_newer(done)
     if missing := [name for name in list_migrations() if name not in done]:
-        raise DatabaseNotReady(f"the schema for workers lacks {missing[0]}: run `drawdown init --cluster`")
+        raise DatabaseNotReady(f"the schema for workers lacks {missing[0]}. Run `drawdown init --cluster`")
 
 
 def list_migrations() -> list[str]:
@@ -105,7 +105,7 @@ def _find_applied(connection: sa.Connection) -> set[str]:
 def _refuse_newer(done: set[str]) -> None:
     if newer := sorted(done - set(list_migrations())):
         raise DatabaseNotReady(
-            f"the schema for workers has {newer[-1]}, which this program does not know: upgrade Drawdown"
+            f"the schema for workers has {newer[-1]}, which this program does not know. Upgrade Drawdown"
         )
 
 

@@ -98,7 +98,7 @@ def worker_lines(found: Cluster) -> list[tuple[str, str]]:
         )
     told = [one for one in found.jobs if one.state != "runs" or found.is_late(one)]
     if told:
-        each = (f"{one.jobs:,} {one.kind} {one.state}, the oldest since {lasting(one.oldest_ms)}" for one in told)
+        each = (f"{one.jobs:,} {one.kind} {one.state}, the oldest for {lasting(one.oldest_ms)}" for one in told)
         lines.append(("jobs", "; ".join(each)))
     failed = [(one.failed_ms, one) for one in found.workers if one.failed_ms is not None]
     if failed:

@@ -109,8 +109,8 @@ def decide(wanted: RequestedTerms, agreed: Terms | None, others: Sequence[str]) 
                        for name in theirs if theirs[name] != ours[name])  # fmt: skip
     more = "" if len(others) <= MOST_NAMED else f" and {len(others) - MOST_NAMED:,} more"
     raise Refused(
-        f"workers of this database go by other terms ({differ}): {', '.join(others[:MOST_NAMED])}{more}. Give the same "
-        f"to join them, or end them first; one that was killed is forgotten after {LIVES_S} s"
+        f"workers of this database have other terms ({differ}): {', '.join(others[:MOST_NAMED])}{more}. Use the same "
+        f"terms to join them, or end them first. A killed worker is forgotten after {LIVES_S} s"
     )
 
 
@@ -134,7 +134,7 @@ def _terms(text: str | None, others: Sequence[str]) -> Terms | None:
         if not others:
             return None
         raise Refused(
-            f"workers of this database go by terms of another version of Drawdown: {', '.join(others[:MOST_NAMED])}. "
+            f"workers of this database have terms of another version of Drawdown: {', '.join(others[:MOST_NAMED])}. "
             "Install their version here, or end them first"
         )
     return Terms(**{**found, "providers": tuple(found["providers"])})

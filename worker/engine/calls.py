@@ -154,7 +154,7 @@ class Calls:
 
     def _unanswered(self, push: PushRequest, *, begun: bool) -> Outcome:
         if begun:
-            return Unknown("no answer before time was up")
+            return Unknown("no answer in time")
         line, now = self._lines.of(push), self._clock.now_ms()
         return line.left_over() if line.wait_until_ms > now else NotBegun(now, NOT_SENT)
 
@@ -198,7 +198,7 @@ class Calls:
     def _not_sent(self, line: CustomerLine, failed: InARow, count: int, now: int) -> Sequence[Outcome] | None:
         """Return the outcomes of a call that must not be made; None if it may be made."""
         if failed.count >= GIVE_UP_AFTER:
-            return [NotBegun(now + OPEN_FOR_MS, f"not sent: {GIVE_UP_AFTER} calls in a row had failed")] * count
+            return [NotBegun(now + OPEN_FOR_MS, f"not sent: {GIVE_UP_AFTER} calls in a row failed")] * count
         if line.is_closed(now):
             return [line.left_over()] * count
         return None
@@ -318,7 +318,7 @@ class Calls:
 
 
 def _unread(_place: int, begun: bool) -> ReadFailed:
-    return ReadFailed("no answer before time was up" if begun else "not asked: time was up before")
+    return ReadFailed("no answer in time" if begun else "not read: no time was left")
 
 
 PORTION: Final = 128
@@ -469,7 +469,7 @@ async def answers(service: PaymentService, effect: ChargeMoney | LookUpMoney, cl
     def instead(_place: int, begun: bool) -> ChargeResult:
         if charges and not begun:
             return NotSent(NOT_SENT, clock.now_ms())
-        return InDoubt("no answer before time was up")
+        return InDoubt("no answer in time")
 
     flight = Flight[ChargeResult](len(effect.charges), effect.over, instead, grace_s=LAST_CHARGES_S if charges else 0.0)
     places = iter(range(len(effect.charges)))
@@ -494,7 +494,7 @@ async def answers(service: PaymentService, effect: ChargeMoney | LookUpMoney, cl
 async def _answer(service: PaymentService, request: Charge, *, charges: bool) -> ChargeResult:
     try:
         answer = await (service.charge(request) if charges else service.look_up(request))
-        assert isinstance(answer, ChargeResult), f"{type(answer).__name__} is no answer"
+        assert isinstance(answer, ChargeResult), f"{type(answer).__name__} is not an answer"
     except Exception as error:  # it has told us nothing about what was taken
         log.exception("payment_service_failed", service=service.name, charge=request.charge_id)
         return InDoubt(in_short(error))
@@ -510,7 +510,7 @@ async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | I
         while not task.done():
             await asyncio.wait({task}, timeout=POLL_S)
             if not task.done() and effect.over():
-                return InDoubt("no answer before time was up")
+                return InDoubt("no answer in time")
     finally:
         task.cancel()
     try:

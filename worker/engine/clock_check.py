@@ -29,12 +29,12 @@ def require_clock(connection: sa.Connection, now: int) -> None:
     or is behind the last tick: what was done would be dated before what it changes."""
     server_now = database_now(connection, now)
     if abs(now - server_now) > MAX_SKEW_MS:
-        raise ClockDoubted(f"{_apart(now, server_now)}: set them right (NTP); nothing was changed")
+        raise ClockDoubted(f"{_apart(now, server_now)}. Synchronise both with NTP; nothing was changed")
     previous = last_doubted_clock(connection)
     if previous is not None and now < previous - MAX_SKEW_MS:
         raise ClockDoubted(
-            f"this machine's clock is {(previous - now) / SECOND_MS:,.0f} s behind the last tick: set it right (NTP), "
-            "or give --at with the time it is; nothing was changed"
+            f"this machine's clock is {(previous - now) / SECOND_MS:,.0f} s behind the last tick. Correct it with NTP, "
+            "or pass --at with the correct time; nothing was changed"
         )
 
 
@@ -45,18 +45,18 @@ def last_doubted_clock(connection: sa.Connection) -> int | None:
 
 
 def _apart(now: int, server_now: int) -> str:
-    return f"this machine's clock and the database's differ by {abs(now - server_now) / SECOND_MS:.0f} s"
+    return f"this machine's clock and the database's clock differ by {abs(now - server_now) / SECOND_MS:.0f} s"
 
 
 def doubt_the_clock(now: int, server_now: int, previous: int | None) -> None:
     """Errors: ClockDoubted, for a person to tell which clock is right."""
     if abs(now - server_now) > MAX_SKEW_MS:
         raise ClockDoubted(
-            f"{_apart(now, server_now)}: set them right (NTP), or run `drawdown tick --accept-clock` once"
+            f"{_apart(now, server_now)}. Synchronise both with NTP, or run `drawdown tick --accept-clock` once"
         )
     if previous is not None and abs(now - previous) > MAX_JUMP_MS:
         side = "ago" if now > previous else "in the future"
         raise ClockDoubted(
-            f"the last tick was {abs(now - previous) / DAY_MS:.1f} days {side}: "
-            "if the clock is right, run `drawdown tick --accept-clock` once"
+            f"the last tick was {abs(now - previous) / DAY_MS:.1f} days {side}. "
+            "If the clock is correct, run `drawdown tick --accept-clock` once"
         )

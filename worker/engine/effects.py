@@ -24,7 +24,7 @@ log = structlog.get_logger()
 R = TypeVar("R")
 Over: TypeAlias = Callable[[], bool]  # whether nothing more is to be begun: time is up, or the process is to end
 Cut: TypeAlias = Callable[[int], None]  # told how few calls at once were allowed, where fewer than otherwise
-NOT_SENT: Final = "not sent: time was up before"
+NOT_SENT: Final = "not sent: no time was left"
 """The answer to a request that was `over` before it was begun."""
 LANES: Final = 2
 """Batches of pushes to one provider under way together: the answers of one are written down while the other is sent."""

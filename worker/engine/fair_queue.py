@@ -74,7 +74,7 @@ class CustomerLine:
 
     def left_over(self) -> NotBegun:
         """Return the outcome of a push that is left to a later tick."""
-        return NotBegun(self.wait_until_ms, "not sent: there were too many calls for this customer", too_many=True)
+        return NotBegun(self.wait_until_ms, "not sent: too many calls for this customer", too_many=True)
 
 
 class CustomerLines:

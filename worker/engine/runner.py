@@ -59,14 +59,14 @@ class NoHooks:
     """Where nobody listens."""
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        return [HookAnswer(error="nobody tells the operator's product here", is_sent=False) for _ in messages]
+        return [HookAnswer(error="this process sends no webhooks", is_sent=False) for _ in messages]
 
 
 class NoCells:
     """Where no cell can be asked."""
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
-        return [UsageAnswer(error="nobody asks cells here") for _ in requests]
+        return [UsageAnswer(error="this process does not ask cells") for _ in requests]
 
 
 class NoWitness:
@@ -165,7 +165,7 @@ async def _await_cells(
         while not task.done():
             await asyncio.wait({task}, timeout=POLL_S)
             if not task.done() and over():
-                return ["no answer before time was up"] * count
+                return ["no answer in time"] * count
     finally:
         task.cancel()
     return task.result()

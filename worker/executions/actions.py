@@ -143,7 +143,7 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
 
 def _require_no_use(key: str) -> None:
     if key.startswith(USE):
-        raise UsageError(f"a key that begins with {USE} is that of a use: choose another one")
+        raise UsageError(f"invalid key: the prefix {USE} is reserved for uses of the guard. Choose another key")
 
 
 def accept_asked(connection: sa.Connection, asked: RequestedExecution, now_ms: int) -> Accepted:
@@ -173,11 +173,11 @@ def accept_together(connection: sa.Connection, asked: Sequence[RequestedExecutio
         run_request.require_key(one.key)
         require_sane(one.request)
         if one.key.startswith(USE):
-            raise NotTogether(f"{one.key} is refused alone")
+            raise NotTogether(f"{one.key} must be decided alone")
         if one.request.sandboxes:
-            raise NotTogether(f"{one.key} names sandboxes: it is asked for alone")
+            raise NotTogether(f"{one.key} names sandboxes, so it must be decided alone")
         if one.request.payer is not None:
-            raise NotTogether("a payer's limit is asked for by each run alone")
+            raise NotTogether("an execution with a payer must be decided alone")
         if not one.own:
             own_keys.require_open(one.key)
     if grouped.SQL.run(connection, "among", {"names": [one.names[1] for one in asked]}).first() is not None:
@@ -244,7 +244,7 @@ def extend(
         unbilled = make_room(connection, before.customer_id, to_micro, most, by.now_ms, before)
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     if found.state != "held":
-        raise Denied("ended", f"{key} is {found.state}: it cannot be extended; accept another run")
+        raise Denied("ended", f"{key} is {found.state}, so it cannot be extended. Accept another execution")
     until_ms, to_micro = by.now_ms + (for_ms or LIFE_MS), to_micro or found.amount_micro
     if found.hold != "wallet":
         grown = remote_runs.grow(connection, found, to_micro, until_ms, by.now_ms)
@@ -265,7 +265,7 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     if cost is None and (found.state, found.settled_by) == ("settled", "receipt"):
         raise UsageError(
-            f"{key} is settled already: the same again has its cost, {in_credits(found.drawn_micro)} credits"
+            f"{key} is already settled. To repeat the call, pass its cost of {in_credits(found.drawn_micro)} credits"
         )
     said = None if cost is None and found.settled_by == "metering" else run_request.sane_cost(cost or Cost())
     return _finish(connection, found, "settled", said, by)
@@ -291,7 +291,8 @@ def _hold_execution(connection: sa.Connection, key: str, now_ms: int, *, of_use:
     which would count on what is over."""
     run_request.require_key(key)
     if key.startswith(USE) and not of_use and SQL.run(connection, "use_of", {"key": key}).first() is not None:
-        text = f"{key} is the run of a use: `drawdown guard settle` or `release` of {key.removeprefix(USE)} ends it"
+        text = f"{key} belongs to a use of the guard. End {key.removeprefix(USE)} with `drawdown guard settle`"
+        text += " or `drawdown guard release`"
         raise Denied("of_a_use", text)
     found = grouped.hold(connection, key)
     if found is None:

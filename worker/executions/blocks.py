@@ -33,7 +33,7 @@ def _kind(values: Values) -> tuple[Kind, str]:
     """Errors: UsageError for none, or for both."""
     project, action = values["project"], values["action"]
     if (project is None) == (action is None):
-        raise UsageError("give --project or --action", at="project")
+        raise UsageError("specify either --project or --action, not both", at="project")
     return ("action", action) if project is None else ("project", project)
 
 
@@ -53,7 +53,7 @@ def _block(
 
 
 def _sentence(done: Blocked) -> str:
-    said = {(True, True): "is blocked", (False, True): "was blocked before", (True, False): "runs again"}
+    said = {(True, True): "is blocked", (False, True): "was already blocked", (True, False): "is unblocked"}
     kind, name = ("action", done.action) if done.project is None else ("project", done.project)
     return f"{done.org_id}: the {kind} {name} {said.get((done.changed, done.blocked), 'was not blocked')}"
 
@@ -61,7 +61,7 @@ def _sentence(done: Blocked) -> str:
 def _standing(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     kind, name = _kind(values)
     found = SQL.run(connection, "blocked", {"org_id": values["org_id"], "kind": kind, "name": name}).first()
-    return [Fact(f"The {kind} {name}", "runs" if found is None else "blocked")]
+    return [Fact(f"The {kind} {name}", "not blocked" if found is None else "blocked")]
 
 
 ACTIONS: Final = (

@@ -80,7 +80,7 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
     asker = read_asker(connection, org_id, now_ms)
     paying = own_wallet(connection, asker, now_ms)
     if paying.hold != "wallet":
-        raise NotTogether("each is decided by the balance that a provider keeps")
+        raise NotTogether("the balance at a provider decides each alone")
     asker.require_running()
     card = read_rate_card(connection, now_ms) if any(request.quantities for request in requests) else None
     amounts = [to_hold(connection, request, paying, now_ms, card) for request in requests]
@@ -154,8 +154,8 @@ def make_room(
 
 def above_cap(wanted_micro: int, most_micro: int) -> Denied:
     """More than one run may hold by the plan."""
-    text = f"{as_credits(wanted_micro)} credits are more than one run may hold by the plan: {as_credits(most_micro)}"
-    return Denied("above_cap", f"{text}; ask for less, or change the plan", "plan")
+    text = f"{as_credits(wanted_micro)} credits exceed the plan's limit for one execution, {as_credits(most_micro)}"
+    return Denied("above_cap", f"{text}. Request less, or change the plan", "plan")
 
 
 def _require_unblocked(connection: sa.Connection, request: Request) -> None:
@@ -163,7 +163,9 @@ def _require_unblocked(connection: sa.Connection, request: Request) -> None:
     row = SQL.run(connection, "blocks", values).first()
     if row is not None:
         undo = f"`drawdown execution block --org {quote(request.org_id)} --{row.kind} {quote(row.name)} --undo`"
-        raise Denied("blocked", f"the {row.kind} {row.name} is blocked ({row.reason}); {undo} lets it run", row.kind)
+        raise Denied(
+            "blocked", f"the {row.kind} {row.name} is blocked ({row.reason}). To unblock it, run {undo}", row.kind
+        )
 
 
 def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: int) -> None:
@@ -175,7 +177,7 @@ def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: 
     values = {"org_id": request.org_id, "names": request.named}
     other = SQL.run(connection, "of_others", values).scalar() if ids.tells_names(connection) else None
     if other is not None:
-        raise Denied("other_org", f"{other} is no sandbox of {request.org_id}: name its own ones")
+        raise Denied("other_org", f"sandbox {other} does not belong to {request.org_id}. Name its own sandboxes")
     reservations.require_free(connection, request.org_id, request.named, now_ms)
 
 
@@ -186,7 +188,9 @@ def to_hold(
     terms = paying.terms
     if request.quantities is None and request.amount_micro is None:
         if terms.unknown_hold_micro is None:
-            raise Denied("no_estimate", "a run needs an estimate: give credits, or quantities of features", "plan")
+            raise Denied(
+                "no_estimate", "an execution needs an estimate. Pass credits, or quantities of features", "plan"
+            )
         return terms.unknown_hold_micro
     estimate = _priced(connection, request, now_ms, card)
     if terms.most_hold_micro is not None and estimate > terms.most_hold_micro:
@@ -198,14 +202,14 @@ def _require_elsewhere(request: Request, provider: str) -> None:
     """Refuse a request that a provider's billing cannot fulfil. Errors: Denied `needs_quantities`, `needs_wallet`."""
     said = f"{request.org_id} is billed by features at {provider}"
     if request.quantities is None:
-        raise Denied("needs_quantities", f"{said}: estimate in quantities, --use FEATURE=N", "account")
+        raise Denied("needs_quantities", f"{said}. Estimate in quantities, with --use FEATURE=N", "account")
     for asked, what in (
-        (request.supplier is not None, "a supplier is owed a share of"),
-        (request.overage == "cap", "a cost is written off of"),
-        (bool(request.sandboxes), "a run names the sandboxes that it pays for with"),
+        (request.supplier is not None, "A share for a supplier"),
+        (request.overage == "cap", "The overage `cap`"),
+        (bool(request.sandboxes), "A list of sandboxes"),
     ):
         if asked:
-            text = f"{said}: {what} credit in a wallet here alone; leave it out, or name a payer who has one"
+            text = f"{said}. {what} needs a wallet here. Omit it, or name a payer with a wallet"
             raise Denied("needs_wallet", text, "account")
 
 
@@ -230,7 +234,9 @@ def _priced(connection: sa.Connection, request: Request, now_ms: int, card: Rate
         price = card.price(feature, now_ms, quantity)
         if price is None:
             _require_feature(connection, feature)
-            raise Denied("no_rate", f"{feature} has no rate: `drawdown ledger rate {feature} --micro-credits N`")
+            raise Denied(
+                "no_rate", f"feature {feature} has no rate. Run `drawdown ledger rate {feature} --micro-credits N`"
+            )
         amount += price
     return _sane_amount(amount)
 
@@ -246,7 +252,7 @@ def _require_feature(connection: sa.Connection, feature: str) -> None:
     try:
         ids.require(connection, ids.FEATURE, feature)
     except UnknownId as error:
-        text = f"{error}; a price makes a new one: `drawdown ledger rate {feature} --micro-credits 2 --new`"
+        text = f"{error}; to create it, run `drawdown ledger rate {feature} --micro-credits 2 --new`"
         raise UnknownId(text, error.noun, error.near) from error
 
 
@@ -265,11 +271,11 @@ class Asker:
         """Errors: Denied `halted`, `stopped`."""
         if self.is_halted:
             why = self.halt_reason or "the reason is not on record"
-            said = f"{self.org_id} is halted ({why}): see `drawdown org show {typed(self.org_id)}`"
+            said = f"{self.org_id} is halted ({why}). Run `drawdown org show {typed(self.org_id)}`"
             raise Denied("halted", said, "account_state")
         if self.stopped_at_ms is not None:
             raise Denied(
-                "stopped", f"{self.org_id} is stopped: see `drawdown org show {typed(self.org_id)}`", "account_state"
+                "stopped", f"{self.org_id} is stopped. Run `drawdown org show {typed(self.org_id)}`", "account_state"
             )
 
 
@@ -344,18 +350,18 @@ def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
 
 def _other_wallet(connection: sa.Connection, org_id: str, customer_id: str, other: Owner) -> Denied:
     """Return the refusal. If the caller may not learn names, it does not name the wallet's owner."""
-    whose = "a pool's" if other.org_id is None else f"that of {other.org_id}"
-    whose = whose if ids.tells_names(connection) else "somebody else's"
+    whose = "a pool" if other.org_id is None else other.org_id
+    whose = whose if ids.tells_names(connection) else "another owner"
     return Denied(
         "payer_not_allowed",
-        f"the wallet {customer_id} is {whose}, and does not pay for runs of {org_id}: give it a customer of its own "
-        f"with `drawdown org assign {typed(org_id, '--customer', 'CUSTOMER')}`",
+        f"the wallet {customer_id} belongs to {whose}, and does not pay for executions of {org_id}. Assign a customer "
+        f"of its own with `drawdown org assign {typed(org_id, '--customer', 'CUSTOMER')}`",
         "account",
     )
 
 
 def _no_wallet(customer_id: str) -> Denied:
-    text = f"{customer_id} has no credit yet: `drawdown ledger grant {typed(customer_id, 'CREDITS')}`"
+    text = f"customer {customer_id} has no credit yet. Run `drawdown ledger grant {typed(customer_id, 'CREDITS')}`"
     return Denied("no_wallet", text, "account")
 
 

@@ -100,7 +100,7 @@ def hold_at(connection: sa.Connection, org_id: str, now_ms: int, *, in_ledger: b
 def _hold_by(found: Standing, org_id: str) -> Hold:
     """Errors: Denied `balance_unknown`."""
     if found.read_ms is None:
-        said = f"the balance of {org_id} was not read yet: `drawdown watch`, or the next tick, reads it"
+        said = f"the balance of {org_id} was not read yet. Run `drawdown watch`, or wait for the next tick"
         raise Denied("balance_unknown", said, "account")
     return "declared" if found.balance_micro is None else "local"
 
@@ -113,10 +113,11 @@ def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
     """Errors: Denied `no_credit`."""
     if found.balance_micro is not None and wanted_micro > found.balance_micro - found.held_micro:
         left = as_credits(found.balance_micro - found.held_micro)
-        read = "" if found.read_ms is None else f" by the read of {utc(found.read_ms)}"
+        read = "" if found.read_ms is None else f" (read at {utc(found.read_ms)})"
         raise Denied(
             "no_credit",
-            f"{org_id} has {left} available at {found.provider}{read}, and the run asks for {as_credits(wanted_micro)}",
+            f"{org_id} has {left} available at {found.provider}{read}, and the execution needs "
+            f"{as_credits(wanted_micro)}",
             "credits",
         )
 
@@ -130,7 +131,7 @@ def reserve(connection: sa.Connection, ask: Ask, provider: str, by: By) -> tuple
     found = standing(connection, ask.org_id, by.now_ms, held=True)  # its own hold is among those that it counts
     is_kept = _keeps_balance(connection, found.provider)
     if found.provider != provider or (is_kept and _hold_by(found, ask.org_id) != ask.hold):
-        raise DatabaseBusy(f"who bills {ask.org_id}, or its balance, changed this moment; try again")
+        raise DatabaseBusy(f"the provider or balance of {ask.org_id} just changed. Try again")
     if ask.hold == "local":
         require_room(replace(found, held_micro=found.held_micro - ask.amount_micro), ask.org_id, ask.amount_micro)
     return made, False
@@ -157,10 +158,12 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
     before = _used(connection, found, f"d{number}")
     if before:
         if before != quantities:
-            raise Denied("other_content", f"draw {number} of {found.reservation} was made before, of something else")
+            raise Denied(
+                "other_content", f"draw {number} of {found.reservation} exists with other content. Use another number"
+            )
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held":
-        raise Denied("ended", f"{found.reservation} is {found.state}: nothing more is drawn; {draws.instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}, so it cannot be drawn on; {draws.instead(found)}")
     charged = _bill(connection, found, f"d{number}", _priced(connection, found, quantities), by)
     after = replace(found, drawn_micro=found.drawn_micro + charged)
     draws.SQL.run(connection, "draw", vars(after))
@@ -174,7 +177,7 @@ def finish(connection: sa.Connection, found: Reservation, state: State, cost: Co
     if found.state == state:
         last = _used(connection, found, FINAL)
         if (cost is not None or last) and rest != last:
-            raise Denied("other_content", f"{found.reservation} is {found.state} already, with another use")
+            raise Denied("other_content", f"{found.reservation} is already {found.state}, with another use")
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held" and (found.state, state) != ("expired", "settled"):
         raise Denied("ended", f"{found.reservation} is {found.state}; {draws.instead(found)}")
@@ -200,7 +203,10 @@ def moved(connection: sa.Connection, org_id: str, now_ms: int, freed_micro: int)
 
 def _quantities(found: Reservation, cost: Cost) -> dict[str, int]:
     if cost.quantities is None:
-        raise Denied("needs_quantities", f"{found.org_id} is billed by features: say what {found.reservation} used")
+        raise Denied(
+            "needs_quantities",
+            f"{found.org_id} is billed by features. Send the quantities that {found.reservation} used",
+        )
     return dict(cost.quantities)
 
 
@@ -210,7 +216,8 @@ def _rest(connection: sa.Connection, found: Reservation, quantities: dict[str, i
     drawn = {row.feature: int(row.quantity) for row in rows}
     rest = {feature: quantities.get(feature, 0) - drawn.get(feature, 0) for feature in {*quantities, *drawn}}
     if any(quantity < 0 for quantity in rest.values()):
-        said = f"{found.reservation} has drawn more than that: it costs no less; `drawdown sample withdraw` gives back"
+        said = f"{found.reservation} has drawn more, so its use cannot be lower. "
+        said += "To return usage, run `drawdown sample withdraw`"
         raise Denied("below_drawn", said)
     return rest
 
@@ -227,7 +234,7 @@ def price_of(connection: sa.Connection, card: RateCard, provider: str, line: tup
     if amount is None:
         ids.require(connection, ids.FEATURE, feature)
         of = "ledger rate" if uses_ledger(connection, provider) else f"provider rate {provider}"
-        raise Denied("no_rate", f"{feature} has no rate at {provider}: `drawdown {of} {feature}`")
+        raise Denied("no_rate", f"feature {feature} has no rate at {provider}. Run `drawdown {of} {feature}`")
     return amount
 
 
@@ -260,7 +267,7 @@ def _bill(connection: sa.Connection, found: Reservation, number: str, lines: Seq
         rows = [sample for sample, _ in made]
         inserted, _ = store(connection, rows, [f"run:{found.reservation}"] * len(rows))
         if inserted < len(rows):
-            raise Denied("other_content", f"a sample of {found.reservation} is there already, of something else")
+            raise Denied("other_content", f"a sample of {found.reservation} exists already, with other content")
         SQL.run(connection, "note_samples", {"samples": [{**run, **noted} for _, noted in made]})
     return total
 
@@ -275,9 +282,7 @@ def _samples(
     window = window_of(now_ms)
     makes = [one for one in mapped if one.feature == line.feature and one.start_ms <= window < one.end_ms]
     if not makes:
-        said = (
-            f"no memory size or event type makes {line.feature}, so that nothing could bill it: `drawdown feature map`"
-        )
+        said = f"no memory size or event type makes {line.feature}, so it cannot be billed. Run `drawdown feature map`"
         raise Denied("not_metered", said)
     made: list[tuple[Sample, dict[str, object]]] = []
     try:

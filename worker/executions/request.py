@@ -66,7 +66,7 @@ class Request:
 def require_key(key: str) -> None:
     """Errors: UsageError."""
     if not is_clean_id(key):
-        raise UsageError("invalid run key: expected 1 to 200 characters without control characters")
+        raise UsageError("invalid key of an execution: expected 1 to 200 characters without control characters")
 
 
 def fingerprint(request: Request) -> str:
@@ -100,13 +100,13 @@ def differing(before: Reservation, request: Request) -> list[str]:
         "sandboxes": (before.named, request.named),
         "settled_by": (before.settled_by, request.settled_by or "receipt"),
     }
-    return [name for name, (was, now) in pairs.items() if was != now] or ["estimate, or the time that it holds for"]
+    return [name for name, (was, now) in pairs.items() if was != now] or ["estimate or duration"]
 
 
 def require_life(for_ms: int | None) -> None:
     """Errors: UsageError."""
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
-        raise UsageError("a hold stands for a minute at least, and for 30 days at most")
+        raise UsageError("invalid duration of a reservation: expected 1 minute to 30 days")
 
 
 def require_sane(request: Request) -> None:
@@ -119,7 +119,7 @@ def require_sane(request: Request) -> None:
             )
     require_life(request.for_ms)
     if request.amount_micro is not None and request.quantities is not None:
-        raise UsageError("an estimate is in credits or in quantities of features, not in both")
+        raise UsageError("specify the estimate either in credits or in quantities of features, not both")
     if request.amount_micro is not None and not 0 < request.amount_micro <= MAX_ENTRY_MICRO:
         raise bad_estimate()
     require_quantities(request.quantities)
@@ -135,28 +135,30 @@ def _require_said(request: Request) -> None:
     if any(not is_clean_id(name) for name in request.sandboxes):
         raise UsageError("invalid id of a sandbox: expected 1 to 200 characters without control characters")
     if len(request.named) > MOST_SANDBOXES:
-        raise Denied("too_many_sandboxes", f"a run names {MOST_SANDBOXES} sandboxes at most: accept several runs")
+        raise Denied(
+            "too_many_sandboxes", f"an execution can name at most {MOST_SANDBOXES} sandboxes. Accept several executions"
+        )
     if request.sandboxes and request.settled_by is None:
         raise Denied(
             "settled_by_missing",
-            "say who charges for the sandboxes: metering, by samples; or the receipt, and then nobody meters them",
+            "specify what charges for the sandboxes: metering (their samples) or receipt (the cost; do not meter them)",
         )
     if request.settled_by != "metering":
         return
     if not request.sandboxes:
-        raise Denied("no_sandbox", "a run that metering settles names its sandboxes: give one at least")
+        raise Denied("no_sandbox", "an execution that metering settles must name at least one sandbox")
     if request.supplier is not None or request.payer is not None or request.overage != "charge":
         raise Denied(
             "metering_alone",
-            "samples charge the organisation's own wallet for a run that metering settles: it has no supplier, no "
-            "payer, and no overage but charge",
+            "if metering settles an execution, samples charge the organisation's own wallet. Omit the supplier and "
+            "the payer, and use the overage `charge`",
         )
 
 
 def require_number(number: int) -> None:
     """Insist on a number that a draw can have. Errors: UsageError."""
     if not 0 <= number < 2**31:
-        raise UsageError("the number of a draw lies between 0 and 2,147,483,647")
+        raise UsageError("invalid number of a draw: expected 0 to 2,147,483,647")
 
 
 def require_quantities(quantities: Mapping[str, int] | None) -> None:
@@ -164,15 +166,15 @@ def require_quantities(quantities: Mapping[str, int] | None) -> None:
     if quantities is None:
         return
     if not 0 < len(quantities) <= MOST_FEATURES:
-        raise UsageError(f"give one feature at least, and {MOST_FEATURES} at most")
+        raise UsageError(f"invalid quantities: expected 1 to {MOST_FEATURES} features")
     if any(not 0 <= quantity < 2**53 for quantity in quantities.values()):
-        raise UsageError("a quantity is a whole number from 0 to 2^53")
+        raise UsageError("invalid quantity: expected a whole number from 0 to 2^53 - 1")
 
 
 def sane_cost(cost: Cost) -> Cost:
     """Errors: UsageError."""
     if (cost.amount_micro is None) == (cost.quantities is None):
-        raise UsageError("a cost is in credits, or in quantities of features: give one of them")
+        raise UsageError("specify the cost either in credits or in quantities of features")
     require_quantities(cost.quantities)
     return cost
 

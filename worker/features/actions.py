@@ -119,7 +119,7 @@ def map_event(
     if not ids.is_clean_id(event_type):
         raise UsageError("invalid event type: expected 1 to 200 characters without control characters")
     if unit != UNITS:
-        raise UsageError(f"--unit is {UNITS}: a unit is one of what the event type counts")
+        raise UsageError(f"invalid --unit: expected {UNITS}, the base unit of every event type")
     ids.require_unlike(connection, ids.FEATURE, feature, new=new)
     ids.require_unlike(connection, ids.EVENT_TYPE, event_type, new=new)
     is_new = from_ms is None and not is_known(connection, event_type) and not read_losses(connection)
@@ -129,7 +129,9 @@ def map_event(
         record(connection, "event_value", event_type, asdict(value), by)
     meter = meters(connection, [event_type], by.now_ms).get(event_type)
     if meter is None:
-        raise Refused(f"there are {MAX_EVENT_TYPES:,} event types already: `drawdown feature list` shows them")
+        raise Refused(
+            f"cannot add an event type: the limit of {MAX_EVENT_TYPES:,} is reached. Run `drawdown feature list`"
+        )
     return _add(connection, MappingRow("exact", meter, feature, unit, 0), by, from_ms, confirmed=confirmed)
 
 
@@ -159,7 +161,7 @@ def end_feature(
         if before and from_ms in (None, before[0].start_ms):
             return [Mapped(row.start_ms, 0, 0, 0, feature, again=True) for row in before]
         raise Refused(
-            f"nothing makes the feature {feature} from {utc(start)} on; `drawdown feature list` shows what there is"
+            f"no size or event type makes the feature {feature} from {utc(start)}. Run `drawdown feature list`"
         )
     ended: list[Mapped] = []
     for row in mine:
@@ -183,7 +185,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     start = next_window(by.now_ms) if from_ms is None else from_ms
     row = MappingRow(wanted.kind, wanted.memory_mb, wanted.feature, wanted.unit, start)
     if row.start_ms % WINDOW_MS:
-        raise UsageError("--from must lie on a window boundary (a multiple of five minutes)")
+        raise UsageError("--from must be a window boundary (a multiple of five minutes)")
     lock_buckets(connection)
     mapping = mapping_rows(connection)
     sealed_to = int(SQL.run(connection, "sealed_to").scalar_one())
@@ -198,16 +200,15 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
         size, window, meant = changed
         what = f"the event type {_type_of(connection, size)}" if row.is_of_events else f"{size} MB"
         raise Refused(
-            f"{what} is {meant} in windows from {utc(window)} on, which are sealed; a mapping may only be changed from "
-            f"{utc(sealed_to)} on"
+            f"{what} is {meant} in sealed windows from {utc(window)}. A mapping can change from {utc(sealed_to)}"
         )
     if row.feature and start < sealed_to and not confirmed:
-        raise Refused("this reaches back into sealed windows to fill a hole: see it with --dry-run, then add --yes")
+        raise Refused("this mapping gives sealed windows a feature. Check it with --dry-run, then pass --yes")
     lost_to = max((loss.until_ms for loss in read_losses(connection)), default=0)
     if start < min(lost_to, by.now_ms) and not confirmed:
         raise Refused(
-            f"history up to {utc(lost_to)} was lost, and windows before that may have been billed by a mapping that "
-            "was lost with it: give again what was in force then, with --yes; begin anything else later"
+            f"history up to {utc(lost_to)} was lost, with mappings that may have billed earlier windows. To repeat a "
+            "mapping that was in force then, pass --yes. Start any other mapping later"
         )
     event_type = _type_of(connection, row.memory_mb) if row.is_of_events else None
     double_billing.require_uncharged(connection, mapping, row, event_type)
@@ -240,28 +241,30 @@ def _describe_selector(connection: sa.Connection, kind: str, memory_mb: int | No
     """Return a selector in words."""
     if is_meter(memory_mb):
         return f"the event type {_type_of(connection, memory_mb)}"
-    return "the open top" if memory_mb is None else f"{kind.replace('_', ' ')} {memory_mb} MB"
+    return "all larger sizes" if memory_mb is None else f"{kind.replace('_', ' ')} {memory_mb} MB"
 
 
 def _require_one_unit(connection: sa.Connection, mapping: list[MappingRow], row: MappingRow) -> None:
     """A feature has one rate and one carry, so seconds and MB-seconds of it would be added up."""
     other = other_unit(mapping, row)
     if other is not None:
-        instead = "these" if UNITS in (other.unit, row.unit) else f"--unit {other.unit}, or these sizes"
+        instead = "Use" if UNITS in (other.unit, row.unit) else f"Pass --unit {other.unit}, or use"
         raise Refused(
-            f"{row.feature} is counted in {other.unit} "
+            f"the unit of {row.feature} is {other.unit} "
             f"({_describe_selector(connection, other.kind, other.memory_mb)}, in windows from "
-            f"{utc(other.start_ms)} on), and a feature has one unit for good: give {instead} a feature of another name"
+            f"{utc(other.start_ms)}). A feature's unit never changes. {instead} another feature"
         )
 
 
 def _check_size(row: MappingRow) -> None:
     if row.memory_mb is not None and not 0 <= row.memory_mb <= MAX_MEMORY_MB:
-        raise UsageError(f"a memory size lies between 0 and {MAX_MEMORY_MB} MB")
+        raise UsageError(f"invalid memory size: expected 0 to {MAX_MEMORY_MB} MB")
     if row.unit not in (SECONDS, MB_SECONDS):
-        raise UsageError("--unit is s (seconds) or mb_s (MB-seconds); event types count units (`feature map-event`)")
+        raise UsageError(
+            "invalid --unit: expected s (seconds) or mb_s (MB-seconds). To map an event type, use `feature map-event`"
+        )
     if row.kind not in ("exact", "up_to") or (row.kind == "exact" and row.memory_mb is None):
-        raise UsageError("give --memory-mb N, --up-to N or --rest")
+        raise UsageError("specify --memory-mb N, --up-to N or --rest")
 
 
 def _fix(connection: sa.Connection, start: int, mapping: list[MappingRow], row: MappingRow) -> Mapped:
@@ -310,9 +313,10 @@ def install_defaults(connection: sa.Connection, by: By) -> None:
 
 # As people and programs do it.
 
-EARLIER: Final = "what was used before that has no feature by it: give --from, an earlier window, to bill that, too"
+EARLIER: Final = "earlier usage stays without a feature. To bill it, too, pass an earlier window with --from"
 BEFORE: Final = (
-    "what was to begin makes nothing now, and what was made until then does not go on past there: map it again"
+    "a mapping that had not started will not start, and the mapping before it still ends then. Map the sizes or event "
+    "types again"
 )
 MOST_FACTS: Final = 20
 """Sizes, and event types, without a feature that a dry run names."""
@@ -348,7 +352,7 @@ def _map(
     new: New = False,
 ) -> FeatureMapped:
     if [memory_mb is not None, up_to is not None, rest].count(True) != 1:
-        raise UsageError("give one of --memory-mb N, --up-to N, --rest")
+        raise UsageError("specify exactly one of --memory-mb N, --up-to N and --rest")
     kind, size = ("exact", memory_mb) if memory_mb is not None else ("up_to", up_to)
     made = map_size(
         connection, feature, asked.by, kind=kind, memory_mb=size, unit=unit, from_ms=from_ms,
@@ -361,11 +365,11 @@ def _sizes(done: FeatureMapped) -> list[str]:
     made, what = done.mapped, "all larger sizes" if done.up_to is None else f"sizes up to {done.up_to:,} MB"
     what = what if done.memory_mb is None else f"{done.memory_mb:,} MB"
     if made.again:
-        return [f"{what}: {done.feature} already, {_since(made)}; nothing was changed"]
-    much = f"{made.resolved_s:,} s of {made.resolved_sizes:,} sizes in {made.resolved_windows:,} places that waited"
+        return [f"{what}: already mapped to {done.feature}, {_since(made)}; nothing was changed"]
+    sizes, windows = _counted(made.resolved_sizes, "size"), _counted(made.resolved_windows, "window")
     return [
-        f"mapped {done.feature} {_since(made)}: {what}; before: {made.was or 'nothing of their own'}",
-        f"{much} for a feature will be sealed by the next tick",
+        f"mapped {what} to {done.feature} {_since(made)}; before: {made.was or 'no mapping of their own'}",
+        f"{made.resolved_s:,} s of {sizes} in {windows} without a feature will be sealed by the next tick",
     ]
 
 
@@ -406,7 +410,7 @@ def _map_event(
 def _value(path: str | None, scale: int, *, count: bool) -> EventValue | None:
     """Errors: UsageError."""
     if path is None and not count and scale != 1:
-        raise UsageError("--scale would change nothing without --sum: pass --sum PATH, too")
+        raise UsageError("--scale needs --sum. Pass --sum PATH, too")
     if path is None and not count:
         return None
     if path is not None and count:
@@ -415,21 +419,29 @@ def _value(path: str | None, scale: int, *, count: bool) -> EventValue | None:
 
 
 def _types(done: EventMapped) -> list[str]:
-    made, counted = done.mapped, [f"is billed of each event: {done.value.share}"] if done.value else []
+    made, counted = done.mapped, [f"quantity of each event: {done.value.share}"] if done.value else []
     if made.again:
         unchanged = "" if counted else "; nothing was changed"
-        return [f"{done.event_type} is mapped to {done.feature} already, {_since(made)}{unchanged}", *counted]
-    much = f"{made.resolved_s:,} units in {made.resolved_windows:,} places that waited"
+        return [f"{done.event_type} is already mapped to {done.feature}, {_since(made)}{unchanged}", *counted]
+    units, windows = _counted(made.resolved_s, "unit"), _counted(made.resolved_windows, "window")
     return [
-        f"mapped {done.event_type} to {done.feature} {_since(made)}; before: {made.was or 'nothing'}",
+        f"mapped {done.event_type} to {done.feature} {_since(made)}; before: {made.was or 'no feature'}",
         *counted,
-        f"{much} for a feature will be sealed by the next tick",
+        f"{units} in {windows} without a feature will be sealed by the next tick",
         *([EARLIER] if done.earlier_waits else []),
     ]
 
 
 def _since(made: Mapped) -> str:
-    return f"from {show_time(made.start_ms)} on" if made.start_ms else "whenever it is used"
+    return f"from {show_time(made.start_ms)}" if made.start_ms else "for all its usage"
+
+
+def _selectors(number: int) -> str:
+    return "1 size or event type" if number == 1 else f"{number:,} sizes or event types"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -452,8 +464,8 @@ def _end(
 
 
 def _ends(done: FeatureEnded) -> list[str]:
-    begins, was = Counter(one.start_ms for one in done.ended), "; it was so before" if done.ended[0].again else ""
-    lines = [f"{done.feature} ends at {show_time(at)}, for {n:,} sizes or event types" for at, n in begins.items()]
+    begins, was = Counter(one.start_ms for one in done.ended), "; unchanged" if done.ended[0].again else ""
+    lines = [f"{done.feature} ends at {show_time(at)}, for {_selectors(n)}" for at, n in begins.items()]
     lines[-1] += was
     return [*lines, *([BEFORE] if any(one.unbegun for one in done.ended) else [])]
 
@@ -463,10 +475,10 @@ def _mapping(connection: sa.Connection, _asked: Invocation, _values: Values) -> 
     sizes = ", ".join(f"{one.memory_mb} MB" for one in found.without_feature[:MOST_FACTS])
     types = ", ".join(one.event_type for one in found.events_without_feature[:MOST_FACTS])
     return [
-        Fact("Sizes that make a feature", f"{sum(one.end_ms == FOREVER_MS for one in found.mapping):,}"),
-        Fact("Event types that make one", f"{sum(one.end_ms is None for one in found.event_types):,}"),
-        Fact("Sizes without one", sizes or "none", fixed=False),
-        Fact("Event types without one", types or "none", fixed=False),
+        Fact("Sizes with a feature", f"{sum(one.end_ms == FOREVER_MS for one in found.mapping):,}"),
+        Fact("Event types with a feature", f"{sum(one.end_ms is None for one in found.event_types):,}"),
+        Fact("Sizes without a feature", sizes or "none", fixed=False),
+        Fact("Event types without a feature", types or "none", fixed=False),
     ]
 
 

@@ -192,7 +192,7 @@ def write(
     ends = {name: NO_END if limit is None else limit for name, limit in most.items()}
     moved = SQL.run(connection, "move", {**values, **ends, **warned, **_starts(found.at_ms)}).rowcount
     if moved != len(PERIODS):
-        raise LimitReached(f"a limit of {found.metric} was reached this moment; try again")
+        raise LimitReached(f"another use just reached a limit of {found.metric}. Try again")
 
 
 def read_use(connection: sa.Connection, name: str) -> Use | None:
@@ -321,7 +321,7 @@ class Correction:
 def correct(connection: sa.Connection, counters: list[Counter], by: By) -> list[Correction]:
     """Make counters the sums of their uses; those that were none, in their order of locks. Errors: UsageError."""
     if len(counters) > CORRECTED_AT_ONCE:
-        raise UsageError(f"{CORRECTED_AT_ONCE:,} counters at most are corrected at once")
+        raise UsageError(f"at most {CORRECTED_AT_ONCE:,} counters can be corrected at once")
     longer_first: dict[Period, int] = {"month": 0, "day": 1, "hour": 2}
     found = []
     for one in sorted(counters, key=lambda c: (c.org_id, c.metric, c.start_ms, longer_first[c.period])):

@@ -124,7 +124,7 @@ class _Work:
             self._moves, self._books, self._changed = Moves(now_ms), {}, []
             self._decide(ends, moments)
             if self._emit():
-                raise NotTogether("an event was refused this moment")
+                raise NotTogether("an event was just refused")
 
     def finish(self) -> list[Any]:
         """Write what was decided; the answers."""
@@ -435,12 +435,12 @@ class _Work:
         books = [self._books[group] for group in sorted(self._books)]
         moves = [row for book in books for row in _moves_of(book)]
         if moves and SQL.run(self._connection, "move", {"moves": moves}).rowcount < len(moves):
-            raise NotTogether("a limit was reached this moment")
+            raise NotTogether("another use just reached a limit")
         for book in books:
             guard_counts.deny(self._connection, book.locked, book.denials, self._now_ms, pays=book.terms.pays)
         made = sorted(chain.from_iterable(book.new_uses for book in books), key=lambda use: use.use_key)
         if made and guard_counts.add_uses(self._connection, made) < len(made):
-            raise NotTogether("a key was used this moment")
+            raise NotTogether("a concurrent request used one of the keys")
         if self._changed:
             guard_counts.change_uses(self._connection, self._changed)
 

@@ -22,7 +22,7 @@ MOST_LIMITS: Final = 1_000
 
 
 def amount_in_words(amount: int | None) -> str:
-    return "without an end" if amount is None else f"{amount:,}"
+    return "unlimited" if amount is None else f"{amount:,}"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def _set(
 
 def _sentence(done: LimitSet) -> str:
     said = f"{done.metric} of {done.plan}, per {done.period}: {amount_in_words(done.amount)}"
-    return said if done.changed else f"{said}; it was so before"
+    return said if done.changed else f"{said}; unchanged"
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ def _end(
 
 
 def _ended(done: LimitEnded) -> str:
-    none = f"where {done.plan} has no other limit of {done.metric}, it allows none of it now"
-    but = f", and one per {' and per '.join(done.periods)} that counts on" if done.periods else ""
-    said = f"ended; {none}" if done.changed else f"there is no such limit{but}"
+    none = f"if {done.plan} has no other limit of {done.metric}, it now allows no use of it"
+    but = f"; the limits per {' and per '.join(done.periods)} remain" if done.periods else ""
+    said = f"ended; {none}" if done.changed else f"this limit does not exist{but}"
     return f"{done.metric} of {done.plan}, per {done.period}: {said}"
 
 
@@ -80,7 +80,7 @@ def _facts(connection: sa.Connection, _asked: Invocation, values: Values) -> Seq
     metric, plan, per = values["metric"], values["plan"], values["per"]
     found = [one for one in list_limits(connection, metric, MOST_LIMITS) if (one.plan, one.period) == (plan, per)]
     phase = "of the metric" if not found or found[0].phase is None else str(found[0].phase)
-    said = "nothing is said" if not found else f"{amount_in_words(found[0].amount)}, phase {phase}"
+    said = "not set" if not found else f"{amount_in_words(found[0].amount)}, phase {phase}"
     return [Fact(f"{metric} of {plan}, per {per}", said)]
 
 
@@ -93,7 +93,7 @@ def _metrics(connection: sa.Connection, look: Look) -> Page[MetricRow]:
 
 
 def _blocked(rate: SpanRate) -> str:
-    return f"{rate.blocked:,} of {rate.asked:,}, would be {rate.would:,}"
+    return f"{rate.blocked:,} of {rate.asked:,}, {rate.would:,} in phase 3"
 
 
 def _size(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:

@@ -175,18 +175,18 @@ def ways_out(connection: sa.Connection, wish: Wish, now_ms: int, most_sponsors: 
     if "request_override" in found.options:
         ways["request_override"] = _request(connection, wish, found, now_ms)
     if "run_locally" in found.options:
-        ways["run_locally"] = Way("run_locally", None, "what runs on one's own machine is not metered here")
+        ways["run_locally"] = Way("run_locally", None, "work on your own machine is not metered here")
     return Ways(found, tuple(ways[option] for option in OPTIONS))
 
 
 def _closed(option: Option, found: Answer) -> Way:
     if found.would != "block":
-        return Way(option, "not_blocked", "nothing is blocked")
+        return Way(option, "not_blocked", "the use is not blocked")
     if found.rule == "operator":
-        return Way(option, "operator", "a person halted it, and a person lifts that")
+        return Way(option, "operator", "a person halted the organisation, and must resume it")
     if option in ("top_up", "sponsor"):
-        return Way(option, "not_credit", "a limit blocks it, which no credit lifts")
-    return Way(option, "not_limit", "it is the credit that is short, and no limit")
+        return Way(option, "not_credit", "a limit blocks the use, and credit does not raise a limit")
+    return Way(option, "not_limit", "credit is missing; no limit blocks the use")
 
 
 def _top_up(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, *, asks_keeper: bool) -> Way:
@@ -194,7 +194,7 @@ def _top_up(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, *
     missing = None if found.balance_micro is None else max(found.price_micro - found.balance_micro, 0)
     keeper = keeper_of(connection, payer, now_ms) if asks_keeper else None
     if keeper is not None:
-        return Way("top_up", None, f"{keeper} keeps the balance: credit is bought there", at=keeper)
+        return Way("top_up", None, f"{keeper} keeps the balance. Buy credit there", at=keeper)
     short = "" if not missing else f"; {as_credits(missing)} credits are missing"
     return Way("top_up", None, f"credit for the wallet of {payer}{short}", missing_micro=missing)
 
@@ -203,14 +203,16 @@ def _sponsor(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, 
     values = {"org_id": wish.org_id, "now_ms": now_ms, "at_most": most + 1}
     names = [name for name in SQL.run(connection, "sponsors", values).scalars() if name != found.payer]
     if not names:
-        return Way("sponsor", "no_sponsor", f"nobody else pays for {wish.org_id}")
+        return Way("sponsor", "no_sponsor", f"{wish.org_id} has no other payer")
     if not most:
-        return Way("sponsor", None, "somebody else pays for it, and may have enough left")
+        return Way("sponsor", None, "another payer may have enough credit left")
     able = tuple(
         name for name in names[:most] if guard.check(connection, replace(wish, payer=name), now_ms).would != "block"
     )
     if not able:
-        return Way("sponsor", "sponsor_short", f"{', '.join(names[:most])}: too little is left of what they pay")
+        return Way(
+            "sponsor", "sponsor_short", f"{', '.join(names[:most])}: not enough is left of the credit or the limit"
+        )
     return Way("sponsor", None, f"{', '.join(able)} can pay for it", payers=able)
 
 
@@ -221,6 +223,6 @@ def _request(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int) 
     values = {"org_id": wish.org_id, "metric": wish.metric}
     asked = int(SQL.run(connection, "asked", values).scalar_one())
     if asked >= MOST_ASKED:
-        return Way("request_override", "too_many_asked", f"{asked} requests wait for a word already", asked=asked)
-    waits = f"; {asked} {'requests wait' if asked > 1 else 'request waits'} for a word" if asked else ""
+        return Way("request_override", "too_many_asked", f"{asked} requests already wait for a decision", asked=asked)
+    waits = f"; {asked} {'requests wait' if asked > 1 else 'request waits'} for a decision" if asked else ""
     return Way("request_override", None, f"a person decides{waits}", override=wanted, asked=asked)

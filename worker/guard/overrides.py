@@ -125,7 +125,7 @@ def add(
     _require_target(connection, terms)
     if terms.amount is not None and not 0 <= terms.amount <= MAX_UNITS:
         raise UsageError(
-            f"an override allows a whole number from 0 to {MAX_UNITS:,}, or none: without an end", at="amount"
+            f"invalid amount: expected a whole number from 0 to {MAX_UNITS:,}, or none for unlimited", at="amount"
         )
     _require_end(terms, by.now_ms, permanent)
     before = _before(connection, terms, by, asked)
@@ -152,11 +152,14 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
     if found.state == state:
         return found, False
     if found.state != _MAY_FOLLOW[word]:
-        instead = {"asked": f"`drawdown override refuse {number}`", "in_force": f"`drawdown override end {number}`"}
-        next_ = instead.get(found.state, "make another one, `drawdown override make`")
-        raise Denied("ended", f"the override {number} is {found.state.replace('_', ' ')}: {next_}")
+        instead = {
+            "asked": f"Run `drawdown override refuse {number}`",
+            "in_force": f"Run `drawdown override end {number}`",
+        }
+        next_ = instead.get(found.state, "To make another one, run `drawdown override make`")
+        raise Denied("ended", f"limit override {number} is {found.state.replace('_', ' ')}. {next_}")
     if word == "approve" and found.ends_ms is not None and found.ends_ms <= by.now_ms:
-        raise Denied("ended", f"the end of the override {number} has come: make one that ends later")
+        raise Denied("ended", f"limit override {number} has reached its end. Make one that ends later")
     after = replace(found, state=state, decided_ms=by.now_ms, decided_by=by.actor, decided_reason=by.reason)
     SQL.run(connection, "decide", vars(after))
     record(connection, f"override_{word}", str(number), {"was": found.state}, by)
@@ -181,8 +184,8 @@ def _before(connection: sa.Connection, terms: Terms, by: By, asked: bool) -> Ove
     if row is not None:
         return OverrideRow(**row)
     if asked and SQL.run(connection, "asked_for", vars(terms)).scalar_one() >= MOST_ASKED:
-        text = f"{MOST_ASKED} overrides of {terms.metric} wait for a word about {terms.target} already"
-        raise Denied("too_many_asked", f"{text}: `drawdown override list` shows them")
+        text = f"{MOST_ASKED} limit overrides of {terms.metric} for {terms.target} already wait for a decision"
+        raise Denied("too_many_asked", f"{text}. Run `drawdown override list`")
     return None
 
 
@@ -209,7 +212,7 @@ def list_overrides(
     if org_id:
         ids.require(connection, ids.CUSTOMER, org_id)
     if after and SQL.run(connection, "is_there", {"number": after}).first() is None:
-        raise UnknownId(f"there is no override {after} to go on behind: begin at the first page", "override")
+        raise UnknownId(f"unknown override {after}. Start at the first page", "override")
     values = {"metric": metric, "org_id": org_id, "now_ms": now_ms, "at_most": most, "everything": int(everything)}
     before_ms = now_ms + SOON_MS if soon else None
     more = {"before_ms": before_ms, "state": state, "after": after}
@@ -230,9 +233,11 @@ def _require_target(connection: sa.Connection, terms: Terms) -> None:
 
 def _require_end(terms: Terms, now_ms: int, permanent: bool) -> None:
     if permanent != (terms.ends_ms is None):
-        raise UsageError("an override ends 90 days from now at the latest (--expires), or is for good (--permanent)")
+        raise UsageError("specify either --expires, at most 90 days from now, or --permanent")
     if terms.ends_ms is not None and not now_ms < terms.ends_ms <= now_ms + MOST_LIFE_MS:
-        raise UsageError("an override ends later than now, and 90 days from now at the latest", at="ends_ms")
+        raise UsageError(
+            "invalid end of a limit override: expected a time from now, at most 90 days ahead", at="ends_ms"
+        )
 
 
 # As people and programs decide and see them.
@@ -258,7 +263,7 @@ def _deciding(word: Word) -> Callable[[sa.Connection, Invocation, int], Override
 
 
 def _sentence(done: OverrideDecided) -> str:
-    return f"override {done.number}: {done.state.replace('_', ' ')}{'' if done.changed else '; it was so before'}"
+    return f"override {done.number}: {done.state.replace('_', ' ')}{'' if done.changed else '; unchanged'}"
 
 
 def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
@@ -268,12 +273,12 @@ def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequ
     numbers = [f"{one.number} ({amount_in_words(one.amount)})" for one in same if one.target == found.target]
     plans = [one for one in list_limits(connection, metric, MOST_LIMITS) if one.period == found.period]
     allowed = ", ".join(f"{one.plan}: {amount_in_words(one.amount)}" for one in plans)
-    terms = f"{amount_in_words(found.amount)} of {metric} per {found.period} for {found.target}, until {_until(found)}"
+    terms = f"{amount_in_words(found.amount)} of {metric} per {found.period} for {found.target}; end: {_until(found)}"
     return [
         Fact("Override", terms),
         Fact("State", found.state.replace("_", " ")),
-        Fact("In force for the same", ", ".join(numbers) or "none"),
-        Fact(f"Plans allow a {found.period}", allowed or "nothing is said: none"),
+        Fact("In force for this target", ", ".join(numbers) or "none"),
+        Fact(f"Limits of plans, per {found.period}", allowed or "none set, so none is allowed"),
     ]
 
 
@@ -315,7 +320,7 @@ def _until(one: OverrideRow) -> str:
 
 
 def _end_in_words(ends_ms: int | None) -> str:
-    return "for good" if ends_ms is None else f"{show_time(ends_ms)}"
+    return "never" if ends_ms is None else f"{show_time(ends_ms)}"
 
 
 def _decision(word: Word, title: str, said: str) -> Action[OverrideDecided]:
@@ -347,7 +352,7 @@ LISTS: Final = (
         (
             Column("number", "#number"), Column("standing", "state"), "metric", Column("target", "for"),
             Column("period", "a"), Column("amount", "#amount", amount_in_words),
-            Column("ends_ms", "until", _end_in_words), Column("actor", "by"), "reason",
+            Column("ends_ms", "ends", _end_in_words), Column("actor", "by"), "reason",
             Column("decided_by", "decided by"),
         ),
         "overrides",

@@ -164,7 +164,7 @@ def set_limit(connection: sa.Connection, limit: PlanLimit, by: By, *, ended: boo
     if limit.plan != ANY_PLAN:
         ids.require(connection, ids.ANY_PLAN, limit.plan)
     if limit.amount is not None and not 0 <= limit.amount <= MAX_UNITS:
-        raise UsageError(f"a limit is a whole number from 0 to {MAX_UNITS:,}, or none: without an end")
+        raise UsageError(f"invalid limit: expected a whole number from 0 to {MAX_UNITS:,}, or none for unlimited")
     _require_phase(limit.phase)
     hold(connection, limit.metric)
     key = {"metric": limit.metric, "plan": limit.plan, "period": limit.period}
@@ -201,17 +201,20 @@ def _charges_for(was: Metric | None, now: Metric) -> str | None:
 
 def _require_sane(metric: Metric) -> None:
     if not 0 <= metric.price_micro <= MAX_ENTRY_MICRO or not 0 < metric.per_units <= MAX_UNITS:
-        raise UsageError(f"a price is nothing or more credits, for 1 to {MAX_UNITS:,} units")
+        raise UsageError(f"invalid price: expected 0 or more credits, for 1 to {MAX_UNITS:,} units")
     if not 0 <= metric.warn_ppm <= ONE_PPM:
-        raise UsageError("it is warned at a part of the limit: from 0 to 1")
+        raise UsageError("invalid part of a limit to warn at: expected 0 to 1")
     if metric.counts is not None and not is_clean_id(metric.counts):
-        raise UsageError("what a metric counts has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid counts: expected 1 to 200 characters without control characters")
     _require_phase(metric.phase)
 
 
 def _require_phase(phase: int | None) -> None:
     if phase is not None and not SILENT <= phase <= BLOCK_ALL:
-        raise UsageError("a phase is 0 (silent), 1 (warn), 2 (block who never bought credit) or 3 (block all)")
+        raise UsageError(
+            "invalid phase: expected 0 (silent), 1 (warn), 2 (block organisations that never bought credit) or "
+            "3 (block all)"
+        )
 
 
 @dataclass(frozen=True)
@@ -261,7 +264,7 @@ class AskerTerms:
 def require_sane(wish: Wish) -> None:
     """Errors: UsageError."""
     if not 0 < wish.quantity <= MAX_UNITS:
-        raise UsageError(f"a quantity is a whole number from 1 to {MAX_UNITS:,} base units of the metric")
+        raise UsageError(f"invalid quantity: expected a whole number from 1 to {MAX_UNITS:,} base units of the metric")
     for label in (wish.project, wish.subject):
         if label is not None and not is_clean_id(label):
             raise UsageError("invalid project or subject: expected 1 to 200 characters without control characters")
@@ -371,19 +374,19 @@ def _set(
 def _terms(done: MetricSet) -> str:
     cost = "nothing" if not done.price_micro else f"{show_credits(done.price_micro)} for {done.per_units:,}"
     said = f"{done.metric}: costs {cost}, paid by {done.payer or 'the organisation'}; phase {done.phase}; "
-    said += f"{'allowed' if done.fails_open else 'blocked'} where credit cannot be known"
-    return said if done.changed else f"{said}; it was so before"
+    said += f"{'allowed' if done.fails_open else 'blocked'} if credit is unknown"
+    return said if done.changed else f"{said}; unchanged"
 
 
 def _facts_of_metric(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     found = _latest(connection, values["metric"])
     if found is None:
-        return [Fact("Metric", "none yet")]
+        return [Fact("Metric", "does not exist yet")]
     return [
         Fact("Costs", f"{show_credits(found.price_micro)} for {found.per_units:,}"),
         Fact("Paid by", found.payer or "the organisation"),
         Fact("Phase", str(found.phase)),
-        Fact("Where credit cannot be known", "allowed" if found.fails_open else "blocked"),
+        Fact("If credit is unknown", "allowed" if found.fails_open else "blocked"),
         Fact("Counts", found.counts or found.metric),
     ]
 

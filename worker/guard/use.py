@@ -226,7 +226,8 @@ def decide_use(book: Book, ask: Ask) -> Answer:
         require_open(ask.key)
     wish, known, before = ask.wish, book.terms, book.counters
     if ask.failed_open and not known.metric.fails_open:
-        text = f"{wish.metric} is not let through while nobody can be asked (`guard set {wish.metric} --fail open`)"
+        text = f"{wish.metric} fails closed, so no client may let a use through. "
+        text += f"To change that: `guard set {wish.metric} --fail open`"
         raise Denied("fails_closed", text)
     verdict = _decide_use(known, before, ask)
     done, event = Charged(Costs()), None
@@ -271,7 +272,7 @@ def _write(connection: sa.Connection, book: Book, asked: int) -> None:
         raise (
             other_content(strip_own_prefix(book.new_uses[0].use_key))
             if asked == 1
-            else NotTogether("a key was used this moment")
+            else NotTogether("a concurrent request used one of the keys")
         )
 
 
@@ -363,7 +364,7 @@ def _use(ask: Ask, counters: Counters, known: AskerTerms, verdict: Verdict, done
 
 
 def other_content(key: str) -> Denied:
-    text = f"the key {key} was used before, for something else: nothing was used; give a new key for another use"
+    text = f"key {key} was used for another use. This use was not counted. Use a new key"
     return Denied("other_content", text)
 
 
@@ -445,7 +446,7 @@ def check_by_keys(
 def known_with(wish: Wish, seen: AskerRows) -> AskerTerms:
     """The same, or it is to be asked for alone. Errors: NotTogether."""
     if not seen.is_known:
-        raise NotTogether(f"{wish.metric} or {wish.org_id} is not known")
+        raise NotTogether(f"unknown metric {wish.metric}, or unknown organisation {wish.org_id}")
     return known_of(wish, seen)
 
 
@@ -575,7 +576,9 @@ def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | No
     """
     require_life(for_ms)
     if to is not None and not 0 < to <= MAX_UNITS:
-        raise UsageError(f"what is held is a whole number from 1 to {MAX_UNITS:,} base units of the metric")
+        raise UsageError(
+            f"invalid quantity to hold: expected a whole number from 1 to {MAX_UNITS:,} base units of the metric"
+        )
     counters, use = _locked(connection, key, by.now_ms)
     if use.state != "held":
         raise _ended(use)
@@ -622,18 +625,20 @@ def _grown(
 
 def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By) -> Answer:
     if not 0 <= amount <= MAX_UNITS:
-        raise UsageError(f"what was used is a whole number from 0 to {MAX_UNITS:,} base units of the metric")
+        raise UsageError(
+            f"invalid used quantity: expected a whole number from 0 to {MAX_UNITS:,} base units of the metric"
+        )
     counters, use = _locked(connection, key, by.now_ms)
     if use.state == state:
         if use.amount != amount:
-            text = f"{strip_own_prefix(key)} is {state} already, with {use.amount:,}: what was used is said once"
+            text = f"{strip_own_prefix(key)} is already {state}, with {use.amount:,}. The used quantity cannot change"
             raise Denied("other_content", text)
         return of_use(use, 0, by.now_ms, repeated=True)
     if use.state != "held" and (use.state, state) != ("expired", "settled"):
         raise _ended(use)
     price = use.price.of(amount)
     if price > MAX_ENTRY_MICRO:  # where no run says so
-        raise UsageError("the cost of a use is too large: at most 1,000,000,000 credits")
+        raise UsageError("the cost of a use is too large: expected at most 1,000,000,000 credits")
     known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
     is_beyond = beyond(known.facts(counters), amount - use.amount)
     charged = 0 if use.reservation is None else _charged(connection, use, state, price, by, is_beyond=is_beyond)
@@ -671,7 +676,7 @@ def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: 
                 end = executions.settle if state == "settled" else executions.release
                 done = end(connection, use.reservation, said, by, of_use=True)
                 if by_metric and cost > kept and done.wallet is not None and done.wallet.available_micro < 0:
-                    raise Denied("payer_limit", f"{held.customer_id} has no credit for so much more")
+                    raise Denied("payer_limit", f"{held.customer_id} lacks credit for the excess")
                 return done.drawn.charged_micro
         except Denied as error:
             if error.code != "payer_limit" or not cost:
@@ -691,7 +696,9 @@ def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters,
     found = guard_counts.hold_use(connection, key)
     assert found is not None
     if found.state == "used":
-        raise Denied("ended", f"{strip_own_prefix(key)} was used at once: it cannot be settled, released or extended")
+        raise Denied(
+            "ended", f"{strip_own_prefix(key)} was used at once, so it cannot be settled, released or extended"
+        )
     return counters, found
 
 
@@ -703,7 +710,7 @@ def _moved(connection: sa.Connection, counters: Counters, amount: int, known: As
 
 
 def _ended(use: Use) -> Denied:
-    late = "settle it with what was used, which it may be late" if use.state == "expired" else "reserve another one"
+    late = "settle it with the used quantity, even if it is late" if use.state == "expired" else "reserve another use"
     return Denied("ended", f"{strip_own_prefix(use.use_key)} is {use.state}; {late}")
 
 

@@ -38,7 +38,7 @@ def test_who_looks_in_is_on_record_by_their_own_name_and_finds_back(home: Home) 
     seen = home.ask(work)
     assert "<bdi>console:vic</bdi>" in seen and 'href="/console/org?id=acme">Back to the console' in seen
     told = home.fleet.rows("SELECT actor, target, via, reason FROM operator_actions WHERE action = 'my_enter'")
-    assert told == [("console:vic", "acme", "my", "looked in from the console")]
+    assert told == [("console:vic", "acme", "my", "opened from the console")]
 
 
 def test_nobody_else_does(home: Home) -> None:

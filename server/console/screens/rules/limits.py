@@ -276,12 +276,12 @@ PHASE_CHOICES: Final = [
 
 
 def _units(doing: Doing) -> int | None:
-    """None: without an end."""
+    """None: unlimited."""
     return None if doing.values["amount"].strip() == "none" else doing.number("amount")
 
 
 def _format_amount(amount: int | None) -> str:
-    return "without an end" if amount is None else f"{amount:,}"
+    return "unlimited" if amount is None else f"{amount:,}"
 
 
 def _until(ends_ms: int | None) -> str:
@@ -303,7 +303,7 @@ def _plans(connection: sa.Connection, metric: str, period: str) -> list[Fact]:
     """Return the plans' limits of a metric."""
     found = [one for one in list_limits(connection, metric, MOST_LIMITS) if one.period == period]
     said = ", ".join(f"{one.plan}: {_format_amount(one.amount)}" for one in found)
-    return [Fact(f"Plans allow a {period}", said or "nothing is said: none")]
+    return [Fact(f"Limits of plans, per {period}", said or "none set, so none is allowed")]
 
 
 def _to_limits(doing: Doing) -> str:
@@ -333,15 +333,13 @@ def _terms(doing: Doing) -> Terms:
 def _make(connection: sa.Connection, doing: Doing) -> ActionResult:
     terms = _terms(doing)
     made, changed = guard_overrides.add(connection, terms, doing.by, asked=False, permanent=terms.ends_ms is None)
-    return ActionResult(
-        f"override {made.number}: {_terms_said(made)}; in force{'' if changed else '; it was so before'}"
-    )
+    return ActionResult(f"override {made.number}: {_terms_said(made)}; in force{'' if changed else '; unchanged'}")
 
 
 def _making(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     terms = _terms(doing)
     return [
-        Fact("In force for the same", _numbers_in_force(connection, terms.metric, terms.target, doing.by.now_ms)),
+        Fact("In force for this target", _numbers_in_force(connection, terms.metric, terms.target, doing.by.now_ms)),
         *_plans(connection, terms.metric, terms.period),
     ]
 
@@ -383,7 +381,7 @@ MAKE: Final = Action(
 def _do_set_phase(connection: sa.Connection, doing: Doing) -> ActionResult:
     metric, phase = doing.text("metric"), doing.number("phase")
     now, was = guard_terms.set_metric(connection, metric, Change(phase=phase), doing.by, new=False)
-    return ActionResult(f"{metric}: phase {now.phase}" + ("; it was so before" if now == was else ""))
+    return ActionResult(f"{metric}: phase {now.phase}" + ("; unchanged" if now == was else ""))
 
 
 def _phase_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
