@@ -100,7 +100,7 @@ GUARDS: Final = (
     Guard(
         "attempts_frozen", "attempts", "UPDATE",
         "NEW.started_ms <>? OLD.started_ms OR NEW.sent_qty <>? OLD.sent_qty OR NEW.owner <>? OLD.owner",
-        "P1: what was attempted never changes",
+        "P1: an attempt never changes",
     ),
     Guard(
         "buckets_forward", "buckets", "UPDATE",
@@ -247,7 +247,7 @@ GUARDS: Final = (
         "OLD.action OR NEW.estimate <>? OLD.estimate OR NEW.overage <>? OLD.overage OR NEW.accepted_ms "
         "<>? OLD.accepted_ms OR NEW.fingerprint <>? OLD.fingerprint OR NEW.actor <>? OLD.actor OR "
         "NEW.reason <>? OLD.reason",
-        "What was accepted never changes",
+        "The accepted terms of an execution never change",
     ),
     Guard(
         "reservations_forward", "reservations", "UPDATE",
@@ -258,27 +258,27 @@ GUARDS: Final = (
     Guard(
         "reservations_supplier_frozen", "reservations", "UPDATE",
         "NEW.supplier <>? OLD.supplier",
-        "What was accepted never changes: a run keeps its supplier",
+        "An accepted execution keeps its supplier",
     ),
     Guard(
         "reservations_settled_by_frozen", "reservations", "UPDATE",
         "NEW.settled_by <>? OLD.settled_by",
-        "What was accepted never changes: a run keeps who charges for it",
+        "An accepted execution keeps its way of settling",
     ),
     Guard(
         "reservations_metered_forward", "reservations", "UPDATE",
         "NEW.settled_by = 'metering' AND NEW.drawn_micro < OLD.drawn_micro",
-        "What metering has drawn of a hold is never less",
+        "The credits that metering drew from a reservation never decrease",
     ),
     Guard(
         "reservations_payer_frozen", "reservations", "UPDATE",
         "NEW.payer_number <>? OLD.payer_number",
-        "What was accepted never changes: a run keeps its payer",
+        "An accepted execution keeps its payer",
     ),
     Guard(
         "reservations_hold_frozen", "reservations", "UPDATE",
         "NEW.hold <>? OLD.hold",
-        "What was accepted never changes: a hold stays where it lies",
+        "An accepted reservation keeps its place",
     ),
     Guard(
         "supplier_terms_no_update", "supplier_terms", "UPDATE",
@@ -293,12 +293,12 @@ GUARDS: Final = (
     Guard(
         "settlements_no_update", "settlements", "UPDATE",
         "1 = 1",
-        "Settlements are append-only: what changed since is a reversal",
+        "Settlements are append-only: a reversal records a change",
     ),
     Guard(
         "settlements_no_delete", "settlements", "DELETE",
         "1 = 1",
-        "Settlements are append-only: what changed since is a reversal",
+        "Settlements are append-only: a reversal records a change",
     ),
     Guard(
         "settlement_reversals_no_update", "settlement_reversals", "UPDATE",
@@ -359,7 +359,7 @@ GUARDS: Final = (
         "NEW.price_minor <>? OLD.price_minor OR NEW.currency <>? OLD.currency OR NEW.service <>? "
         "OLD.service OR NEW.service_customer <>? OLD.service_customer OR NEW.max_day <>? OLD.max_day OR "
         "NEW.max_month <>? OLD.max_month OR NEW.at_ms <>? OLD.at_ms OR NEW.begun_ms <>? OLD.begun_ms",
-        "What a top-up charges never changes",
+        "The charge of a top-up never changes",
     ),
     Guard(
         "topups_forward", "topups", "UPDATE",
@@ -390,7 +390,7 @@ GUARDS: Final = (
         "(OLD.rotated_ms IS NOT NULL AND NEW.rotated_ms <>? OLD.rotated_ms) OR (OLD.ended_ms IS NOT NULL "
         "AND NEW.ended_ms <>? OLD.ended_ms) OR (OLD.expires_ms IS NOT NULL AND (NEW.expires_ms IS NULL OR"
         " NEW.expires_ms > OLD.expires_ms))",
-        "An API key is rotated once, ends once, and never lives longer than was said",
+        "An API key is rotated once, ends once, and never outlives its expiry",
     ),
     Guard(
         "api_keys_frozen", "api_keys", "UPDATE",
@@ -398,7 +398,7 @@ GUARDS: Final = (
         "NEW.org_id <>? OLD.org_id OR NEW.created_ms <>? OLD.created_ms OR NEW.actor <>? OLD.actor OR "
         "NEW.reason <>? OLD.reason OR NEW.cell_id <>? OLD.cell_id OR NEW.source <>? OLD.source OR "
         "NEW.gives_micro <>? OLD.gives_micro",
-        "What an API key may never changes: make another one",
+        "The scopes of an API key never change: create another key",
     ),
     Guard(
         "hook_endpoints_kept", "hook_endpoints", "DELETE",
@@ -430,7 +430,7 @@ GUARDS: Final = (
         "hook_deliveries_forward", "hook_deliveries", "UPDATE",
         "NEW.message_id <>? OLD.message_id OR NEW.endpoint <>? OLD.endpoint OR NEW.attempts < "
         "OLD.attempts OR NEW.replays < OLD.replays OR (OLD.state <> 'due' AND NEW.replays = OLD.replays)",
-        "A delivery that ended is due again by a replay alone",
+        "Only a replay makes an ended delivery due again",
     ),
     Guard(
         "balance_levels_kept", "balance_levels", "DELETE",
@@ -451,22 +451,22 @@ GUARDS: Final = (
     Guard(
         "plan_terms_no_update", "plan_terms", "UPDATE",
         "1 = 1",
-        "What plans give is append-only: what begins later goes by new terms",
+        "The grants of plans are append-only: later ones have new terms",
     ),
     Guard(
         "plan_terms_no_delete", "plan_terms", "DELETE",
         "1 = 1",
-        "What plans give is append-only: what begins later goes by new terms",
+        "The grants of plans are append-only: later ones have new terms",
     ),
     Guard(
         "plan_stays_no_update", "plan_stays", "UPDATE",
         "1 = 1",
-        "Who is on which plan is append-only: the next one ends it",
+        "The plan of a customer is append-only: the next one ends it",
     ),
     Guard(
         "plan_stays_no_delete", "plan_stays", "DELETE",
         "1 = 1",
-        "Who is on which plan is append-only: the next one ends it",
+        "The plan of a customer is append-only: the next one ends it",
     ),
     Guard(
         "tiers_kept", "tiers", "DELETE",
@@ -476,23 +476,23 @@ GUARDS: Final = (
     Guard(
         "tier_holders_kept", "tier_holders", "DELETE",
         "1 = 1",
-        "Who bought a tier is never forgotten",
+        "The purchase of a tier is never deleted",
     ),
     Guard(
         "tier_holders_forward", "tier_holders", "UPDATE",
         "NEW.customer_id <>? OLD.customer_id OR NEW.tier <>? OLD.tier OR NEW.paid_to_ms < OLD.paid_to_ms",
-        "What is paid for of a tier is never less",
+        "The paid time of a tier never decreases",
     ),
     Guard(
         "reservation_sandboxes_kept", "reservation_sandboxes", "DELETE",
         "1 = 1",
-        "A run keeps its sandboxes",
+        "An execution keeps its sandboxes",
     ),
     Guard(
         "reservation_sandboxes_frozen", "reservation_sandboxes", "UPDATE",
         "NEW.reservation <>? OLD.reservation OR NEW.sandbox_id <>? OLD.sandbox_id OR NEW.org_id <>? "
         "OLD.org_id OR (NEW.is_open AND NOT OLD.is_open)",
-        "A run keeps its sandboxes: they are free again once, as it ends",
+        "An execution keeps its sandboxes until it ends",
     ),
     Guard(
         "pools_no_update", "pools", "UPDATE",
@@ -507,32 +507,32 @@ GUARDS: Final = (
     Guard(
         "payers_no_update", "payers", "UPDATE",
         "1 = 1",
-        "Who may charge whom is append-only: the next row ends it",
+        "The right to charge is append-only: the next row ends it",
     ),
     Guard(
         "payers_no_delete", "payers", "DELETE",
         "1 = 1",
-        "Who may charge whom is append-only: the next row ends it",
+        "The right to charge is append-only: the next row ends it",
     ),
     Guard(
         "run_usage_no_update", "run_usage", "UPDATE",
         "1 = 1",
-        "What a run used is append-only",
+        "The usage of an execution is append-only",
     ),
     Guard(
         "run_usage_no_delete", "run_usage", "DELETE",
         "1 = 1",
-        "What a run used is append-only",
+        "The usage of an execution is append-only",
     ),
     Guard(
         "run_samples_no_update", "run_samples", "UPDATE",
         "1 = 1",
-        "What a run used is append-only",
+        "The usage of an execution is append-only",
     ),
     Guard(
         "run_samples_no_delete", "run_samples", "DELETE",
         "1 = 1",
-        "What a run used is append-only",
+        "The usage of an execution is append-only",
     ),
     Guard(
         "events_immutable", "usage_events", "UPDATE",
@@ -542,7 +542,7 @@ GUARDS: Final = (
     Guard(
         "events_with_samples", "usage_events", "DELETE",
         "EXISTS (SELECT 1 FROM usage_samples s WHERE s.id = OLD.sample_id)",
-        "S4: an event is deleted with its sample alone",
+        "S4: an event is deleted only with its sample",
     ),
     Guard(
         "guard_metrics_no_update", "guard_metrics", "UPDATE",
@@ -577,7 +577,7 @@ GUARDS: Final = (
     Guard(
         "guard_uses_kept", "guard_uses", "DELETE",
         "1 = 1",
-        "What was used is never deleted",
+        "A use is never deleted",
     ),
     Guard(
         "guard_uses_frozen", "guard_uses", "UPDATE",
@@ -587,7 +587,7 @@ GUARDS: Final = (
         "OLD.would OR NEW.rule <>? OLD.rule OR NEW.enforced <>? OLD.enforced OR NEW.limit_period <>? "
         "OLD.limit_period OR NEW.limit_amount <>? OLD.limit_amount OR NEW.fingerprint <>? OLD.fingerprint"
         " OR NEW.at_ms <>? OLD.at_ms OR NEW.actor <>? OLD.actor OR NEW.reason <>? OLD.reason",
-        "What was used never changes but by its end",
+        "A use changes only when it ends",
     ),
     Guard(
         "guard_uses_end_once", "guard_uses", "UPDATE",
@@ -604,7 +604,7 @@ GUARDS: Final = (
         "NEW.number <>? OLD.number OR NEW.metric <>? OLD.metric OR NEW.reach <>? OLD.reach OR NEW.target "
         "<>? OLD.target OR NEW.period <>? OLD.period OR NEW.amount <>? OLD.amount OR NEW.ends_ms <>? "
         "OLD.ends_ms OR NEW.at_ms <>? OLD.at_ms OR NEW.actor <>? OLD.actor OR NEW.reason <>? OLD.reason",
-        "What an override allows never changes: make another one",
+        "The allowance of an override never changes: create another override",
     ),
     Guard(
         "guard_overrides_forward", "guard_overrides", "UPDATE",
@@ -619,37 +619,37 @@ GUARDS: Final = (
     Guard(
         "guard_denials_kept", "guard_denials", "DELETE",
         "1 = 1",
-        "What was refused is never deleted, but added up",
+        "Refusals are never deleted, but added up",
     ),
     Guard(
         "vendor_units_no_update", "vendor_units", "UPDATE",
         "1 = 1",
-        "What vendors cost and billed is append-only",
+        "Vendors' costs and bills are append-only",
     ),
     Guard(
         "vendor_units_no_delete", "vendor_units", "DELETE",
         "1 = 1",
-        "What vendors cost and billed is append-only",
+        "Vendors' costs and bills are append-only",
     ),
     Guard(
         "vendor_imports_no_update", "vendor_imports", "UPDATE",
         "1 = 1",
-        "What vendors cost and billed is append-only",
+        "Vendors' costs and bills are append-only",
     ),
     Guard(
         "vendor_imports_no_delete", "vendor_imports", "DELETE",
         "1 = 1",
-        "What vendors cost and billed is append-only",
+        "Vendors' costs and bills are append-only",
     ),
     Guard(
         "vendor_bills_no_update", "vendor_bills", "UPDATE",
         "1 = 1",
-        "What vendors cost and billed is append-only",
+        "Vendors' costs and bills are append-only",
     ),
     Guard(
         "vendor_bills_no_delete", "vendor_bills", "DELETE",
         "1 = 1",
-        "What vendors cost and billed is append-only",
+        "Vendors' costs and bills are append-only",
     ),
     Guard(
         "backfills_no_delete", "backfills", "DELETE",
@@ -661,7 +661,7 @@ GUARDS: Final = (
         "NEW.backfill <> OLD.backfill OR NEW.org_id <> OLD.org_id OR NEW.from_ms <> OLD.from_ms OR "
         "NEW.to_ms <> OLD.to_ms OR OLD.state = 'reverted' OR NEW.state = 'open' OR (OLD.state = 'closed' "
         "AND NEW.diff_hash <>? OLD.diff_hash)",
-        "A backfill is closed or reverted once, as what it is",
+        "A backfill is closed or reverted once, and otherwise never changes",
     ),
     Guard(
         "backfill_events_staged", "backfill_events", "INSERT",
@@ -671,7 +671,7 @@ GUARDS: Final = (
     Guard(
         "backfill_events_kept", "backfill_events", "DELETE",
         "NOT EXISTS (SELECT 1 FROM backfills b WHERE b.backfill = OLD.backfill AND b.state = 'open')",
-        "What went in by a backfill stays on record",
+        "The events of a backfill stay on record",
     ),
     Guard(
         "backfill_events_frozen", "backfill_events", "UPDATE",
@@ -681,25 +681,25 @@ GUARDS: Final = (
     Guard(
         "console_users_no_delete", "console_users", "DELETE",
         "1 = 1",
-        "A person of the console stays on record",
+        "A user of the console stays on record",
     ),
     Guard(
         "console_users_forward", "console_users", "UPDATE",
         "NEW.name <> OLD.name OR NEW.created_ms <> OLD.created_ms OR OLD.ended_ms IS NOT NULL",
-        "A person of the console is ended once, and a name stays one person's",
+        "A user of the console is ended once, and no other user gets the name",
     ),
     Guard(
         "console_sessions_frozen", "console_sessions", "UPDATE",
         "NEW.session_sha256 <> OLD.session_sha256 OR NEW.name <> OLD.name OR NEW.began_ms <> OLD.began_ms"
         " OR NEW.seen_ms < OLD.seen_ms",
-        "A session stays one person's, and never begins anew",
+        "A session belongs to one user, and never begins again",
     ),
     Guard(
         "my_sessions_frozen", "my_sessions", "UPDATE",
         "NEW.session_sha256 <> OLD.session_sha256 OR NEW.link_sha256 <> OLD.link_sha256 OR NEW.org_id <> "
         "OLD.org_id OR NEW.person <>? OLD.person OR NEW.began_ms <> OLD.began_ms OR OLD.ended_ms IS NOT "
         "NULL",
-        "A session stays one organisation's, and ends once",
+        "A session belongs to one organisation, and ends once",
     ),
     Guard(
         "proofs_no_update", "proofs", "UPDATE",
@@ -722,7 +722,7 @@ GUARDS: Final = (
         "OLD.at_ms OR NEW.via <> OLD.via OR NEW.actor <> OLD.actor OR NEW.reason <> OLD.reason OR "
         "OLD.state IN ('done', 'failed', 'cancelled') OR (OLD.state = 'under_way' AND NEW.state = "
         "'cancelled')",
-        "A job ends once, as what it is, and is cancelled only while it waits",
+        "A job ends once, never changes, and is cancelled only while it waits",
     ),
     Guard(
         "batches_no_delete", "batches", "DELETE",
@@ -746,23 +746,23 @@ GUARDS: Final = (
     Guard(
         "batch_refused_rows_frozen", "batch_refused_rows", "UPDATE",
         "1 = 1",
-        "What a file said never changes",
+        "The content of a file never changes",
     ),
     Guard(
         "batch_refused_rows_no_delete", "batch_refused_rows", "DELETE",
         "1 = 1",
-        "What was refused stays on record",
+        "A refused row stays on record",
     ),
     Guard(
         "folded_pushes_kept", "folded_pushes", "DELETE",
         "1 = 1",
-        "S3: what was folded stays on record",
+        "S3: folded pushes stay on record",
     ),
     Guard(
         "folded_pushes_forward", "folded_pushes", "UPDATE",
         "NEW.day_ms <> OLD.day_ms OR NEW.org_id <> OLD.org_id OR NEW.provider <> OLD.provider OR "
         "NEW.customer_id <> OLD.customer_id OR NEW.feature <> OLD.feature OR NEW.state <> OLD.state OR "
         "NEW.pushes <= OLD.pushes OR NEW.attempts < OLD.attempts",
-        "S3: what was folded is added to, and never changed",
+        "S3: sums of folded pushes only grow",
     ),
 )  # fmt: skip

@@ -550,7 +550,7 @@ def test_what_was_told_and_is_not_sealed_lowers_the_estimate_of_a_balance(engine
     ("statement", "rule"),
     [
         ("UPDATE usage_events SET quantity = 1", "S7: events never change"),
-        ("DELETE FROM usage_events", "S4: an event is deleted with its sample alone"),
+        ("DELETE FROM usage_events", "S4: an event is deleted only with its sample"),
         ("DELETE FROM usage_samples", "S4"),
         ("UPDATE event_types SET meter = 16777300", "S5: an event type keeps its meter"),
         ("DELETE FROM event_types", "append-only"),

@@ -46,7 +46,7 @@ def fleet(engine: sa.Engine) -> Fleet:
 
 SAMPLE = "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at"
 REFUSED = {
-    "a use is deleted": ("DELETE FROM guard_uses", "What was used is never deleted"),
+    "a use is deleted": ("DELETE FROM guard_uses", "A use is never deleted"),
     "a use is moved to another metric": ("UPDATE guard_uses SET metric = 'x'", "(but by its end|ends once)"),
     "a use ends twice": ("UPDATE guard_uses SET amount = 5", "A use ends once"),
     "a counter is deleted": ("DELETE FROM guard_counters", "A counter is never deleted"),
@@ -55,7 +55,7 @@ REFUSED = {
     "a metric's price is rewritten": ("UPDATE guard_metrics SET price_micro = 9", "terms are append-only"),
     "an override allows more": (
         "UPDATE guard_overrides SET amount = 50, state = 'ended'",
-        "What an override allows never changes",
+        "The allowance of an override never changes",
     ),
     "an override is asked for again": (
         "UPDATE guard_overrides SET state = 'asked', decided_ms = NULL",
