@@ -84,8 +84,8 @@ export class Events {
 }
 export class Guard {
   check(wish: Wish): Promise<Decision>;
-  consume(key: string, wish: Wish & { event?: string | UsageEvent }): Promise<Decision>;
-  reserve(key: string, wish: Wish & { for_ms?: number }): Promise<Decision>;
+  consume(key: string, wish: Wish & { event?: string | UsageEvent; let_through?: boolean }): Promise<Decision>;
+  reserve(key: string, wish: Wish & { for_ms?: number; let_through?: boolean }): Promise<Decision>;
   settle(key: string, actual: number, reason?: string): Promise<Decision>;
   release(key: string, incurred?: number, reason?: string): Promise<Decision>;
   extend(key: string, more?: { to?: number; for_ms?: number; reason?: string }): Promise<Decision>;

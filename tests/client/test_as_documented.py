@@ -51,7 +51,8 @@ PROGRAMS: Final = [
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[tuple[str, str]]:
-    scopes, words = ((*SCOPES, "guard"), (*RENDERS, *GUARDED)) if HAS_GUARD else (SCOPES, RENDERS)
+    shown = (*SCOPES, "executions:write")
+    scopes, words = ((*shown, "guard"), (*RENDERS, *GUARDED)) if HAS_GUARD else (shown, RENDERS)
     with open_shop(f"sqlite:///{tmp_path}/drawdown.db", tmp_path, scopes, words) as made:
         yield made
 
@@ -68,7 +69,7 @@ def test_python(shop: tuple[str, str], tmp_path: Path, monkeypatch: pytest.Monke
         pytest.skip("this server has no guard")
     with Client(url, key) as client:
         exec(guard, {"client": client, "copy": lambda: 25_000_000})
-        assert client.balance("acme")["available"] == 98
+        assert client.balance("acme")["available"] == 94
     assert "request_override open {'method': 'POST'" in capsys.readouterr().out
 
     async def copy() -> int:
@@ -77,7 +78,7 @@ def test_python(shop: tuple[str, str], tmp_path: Path, monkeypatch: pytest.Monke
     code = compile(loops, "client.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     asyncio.run(eval(code, {"url": url, "key": key, "copy": copy}))
     with Client(url, key) as client:
-        assert client.balance("acme")["available"] == pytest.approx(97.96)
+        assert client.balance("acme")["available"] == pytest.approx(93.96)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
