@@ -69,12 +69,18 @@ ACME = bucket_of("acme")
 
 BROKEN = {
     "a late sample nobody looked at": Broken(
-        1, (sample("acme", NEXT + 9, 20, 1024),), "samples in force 120, sealed 100", NEXT, ONE
+        1, (sample("acme", NEXT + 9, 20, 1024),), "samples in force sum to 120, but pushes sealed 100", NEXT, ONE
     ),
     "a sample that went away": Broken(
-        1, (f"DELETE FROM usage_samples WHERE org_id = 'acme' AND ts = {NEXT + 1}",), "0, sealed 100", NEXT, ONE
+        1,
+        (f"DELETE FROM usage_samples WHERE org_id = 'acme' AND ts = {NEXT + 1}",),
+        "to 0, but pushes sealed 100",
+        NEXT,
+        ONE,
     ),
-    "a push sealed twice": Broken(1, (more_push("acme", 100, 1),), "samples in force 100, sealed 200", NEXT, ONE),
+    "a push sealed twice": Broken(
+        1, (more_push("acme", 100, 1),), "samples in force sum to 100, but pushes sealed 200", NEXT, ONE
+    ),
     "a changed quantity, with a carry to hide it": Broken(
         1,
         (
@@ -82,12 +88,16 @@ BROKEN = {
             f"INSERT INTO carries (org_id, provider, customer_id, feature, carry_qty) "
             f"VALUES ('acme', 'embedded', 'acme', '{ONE}', 5)",
         ),
-        "samples in force 100, sealed 105",
+        "samples in force sum to 100, but pushes sealed 105",
         NEXT,
         ONE,
     ),
     "a mapping rewritten": Broken(
-        1, ("UPDATE mappings SET unit = 'mb_s' WHERE feature = 'compute_2gb'",), "22528, sealed 11", T0, "compute_2gb"
+        1,
+        ("UPDATE mappings SET unit = 'mb_s' WHERE feature = 'compute_2gb'",),
+        "22528, but pushes sealed 11",
+        T0,
+        "compute_2gb",
     ),
     "a carry that is off by one": Broken(
         2, ("UPDATE carries SET carry_qty = carry_qty + 1 WHERE org_id = 'rest'",), "carried", None, ONE, "rest"
@@ -98,22 +108,24 @@ BROKEN = {
     "another key": Broken(
         2,
         (f"UPDATE pushes SET key = key || 'x' WHERE {push('rest', NEXT)}",),
-        "is not the one of its",
+        "does not match its push",
         NEXT,
         ONE,
         "rest",
     ),
-    "a revision left out": Broken(2, (more_push("acme", 0, 2, "carried"),), "2 revisions up to number 2", NEXT, ONE),
+    "a revision left out": Broken(
+        2, (more_push("acme", 0, 2, "carried"),), "found 2, numbered from 0 up to 2", NEXT, ONE
+    ),
     "a balance off by one": Broken(
         2,
         ("UPDATE ledger_accounts SET balance_micro = balance_micro + 1 WHERE account_id = 'wallet:acme'",),
-        "the account wallet:acme keeps",
+        "the balance of wallet:acme is",
         also=(10,),
     ),
     "a charge of another quantity": Broken(
         2,
         (f"UPDATE ledger_entries SET quantity = 101 WHERE key = 'usage:acme:{NEXT}:{ONE}'",),
-        "says 100 of acme; the ledger charged 101 to wallet:acme",
+        "bills 100 to acme, but the ledger charged 101 to wallet:acme",
         NEXT,
         ONE,
     ),
@@ -123,7 +135,7 @@ BROKEN = {
             f"INSERT INTO dirty_windows (org_id, window_ms) VALUES ('stuck', {NEXT})",
             f"DELETE FROM usage_samples WHERE org_id = 'stuck' AND ts = {NEXT + 1}",
         ),
-        "sealed 100, and all samples there ever were come to 0",
+        "sealed 100, but all samples ever received sum to 0",
         NEXT,
         ONE,
         "stuck",
@@ -131,7 +143,7 @@ BROKEN = {
     "a charge that went away": Broken(
         2,
         (f"DELETE FROM ledger_entries WHERE key = 'usage:acme:{NEXT}:{ONE}'",),
-        "has no entry of it",
+        "has no entry for it",
         NEXT,
         ONE,
         also=(10,),
@@ -139,7 +151,7 @@ BROKEN = {
     "another customer": Broken(
         3,
         ("UPDATE assignments SET customer_id = 'zoe' WHERE org_id = 'acme'",),
-        "is billed by embedded as acme; assigned: embedded as zoe",
+        "is billed by embedded as acme, but the assignment of its window is embedded as zoe",
         NEXT,
         ONE,
     ),
@@ -149,19 +161,19 @@ BROKEN = {
             "INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason) "
             f"VALUES ('acme', {LATER}, 'minutes', 'acme', 0, 't', 't')",
         ),
-        "ends at nothing, the next one starts at",
+        "ends at none, but the next one starts at",
     ),
     "a watermark moved back": Broken(
         4,
         (f"UPDATE buckets SET watermark_ms = {NEXT} WHERE id = {ACME}",),
-        "is sealed, and the watermark is",
+        "is not below the watermark",
         NEXT,
         ONE,
     ),
     "a watermark moved ahead without a seal": Broken(
         4,
         (f"UPDATE buckets SET watermark_ms = watermark_ms + {WINDOW_MS} WHERE id = {ACME}",),
-        "and no seal ever came further than",
+        "but its furthest seal reached",
     ),
     "a watermark moved ahead, and the seal is of other buckets": Broken(
         4,
@@ -170,13 +182,13 @@ BROKEN = {
             f"SELECT at_ms, {ACME + 1}, {ACME + 1}, {LATER}, cursor, epoch + 1 FROM seals WHERE seal_id = 1",
             f"UPDATE buckets SET watermark_ms = {LATER} WHERE id = {ACME}",
         ),
-        f"is {LATER}, and no seal ever came further than",
+        f"is {LATER}, but its furthest seal reached",
     ),
     "a cursor moved back": Broken(
-        4, (f"UPDATE buckets SET cursor = 0 WHERE id = {ACME}",), f"the cursor of bucket {ACME} had come to"
+        4, (f"UPDATE buckets SET cursor = 0 WHERE id = {ACME}",), f"the cursor of bucket {ACME} had reached"
     ),
     "a cursor beyond the counter": Broken(
-        4, (f"UPDATE buckets SET cursor = 1000000000 WHERE id = {ACME}",), "has counted up to"
+        4, (f"UPDATE buckets SET cursor = 1000000000 WHERE id = {ACME}",), "has counted only up to"
     ),
     "a floor above the watermark": Broken(
         4, (f"UPDATE orgs SET floor_ms = {LATER} WHERE org_id = 'other'",), "the floor", org="other"
@@ -187,19 +199,23 @@ BROKEN = {
             f"UPDATE orgs SET floor_ms = {NEXT} WHERE org_id = 'other'",
             f"DELETE FROM usage_samples WHERE org_id = 'other' AND ts < {NEXT}",
         ),
-        f"the floor is {NEXT}, and nothing was ever pruned above {T0}",
+        f"the floor is {NEXT}, but the highest prune in the audit log is {T0}",
         org="other",
     ),
     "an attempt off the record": Broken(
-        5, (f"DELETE FROM attempts WHERE {push('acme', NEXT)}",), "counts 1 attempts; on record are 0", NEXT, ONE
+        5, (f"DELETE FROM attempts WHERE {push('acme', NEXT)}",), "counted 1, on record 0", NEXT, ONE
     ),
     "other bytes sent": Broken(
-        5, (f"UPDATE attempts SET sent_qty = 99 WHERE {push('acme', NEXT)}",), "sent 99, the push says 100", NEXT, ONE
+        5,
+        (f"UPDATE attempts SET sent_qty = 99 WHERE {push('acme', NEXT)}",),
+        "sent 99, but the quantity of its push is 100",
+        NEXT,
+        ONE,
     ),
     "an attempt at nothing": Broken(
         5,
         (f"UPDATE attempts SET feature = 'none' WHERE {push('rest', NEXT)}",),
-        "of a push that is not there",
+        "belongs to a push that does not exist",
         NEXT,
         "none",
         "rest",
@@ -210,7 +226,7 @@ BROKEN = {
             f"DELETE FROM attempts WHERE {push('rest', NEXT)}",
             f"UPDATE pushes SET attempts = 0 WHERE {push('rest', NEXT)}",
         ),
-        "no attempt or person settled it",
+        "neither an attempt nor a person settled it",
         NEXT,
         ONE,
         "rest",
@@ -218,22 +234,26 @@ BROKEN = {
     "accepted though no answer said so": Broken(
         5,
         (f"UPDATE attempts SET outcome = 'unknown' WHERE {push('acme', NEXT)}",),
-        "no attempt or person settled it",
+        "neither an attempt nor a person settled it",
         NEXT,
         ONE,
     ),
     "accepted though it was only queued": Broken(
         5,
         (f"UPDATE attempts SET outcome = 'queued' WHERE {push('rest', NEXT)}",),
-        "no attempt or person settled it",
+        "neither an attempt nor a person settled it",
         NEXT,
         ONE,
         "rest",
     ),
     "sent before it was sealed": Broken(
-        5, (f"UPDATE attempts SET started_ms = 5 WHERE {push('acme', NEXT)}",), "and sent before, at 5", NEXT, ONE
+        5,
+        (f"UPDATE attempts SET started_ms = 5 WHERE {push('acme', NEXT)}",),
+        "but was first sent before that, at 5",
+        NEXT,
+        ONE,
     ),
-    "a charge of no push": Broken(5, (entry("usage:acme:1:x"),), "no such push was committed", NEXT, ONE),
+    "a charge of no push": Broken(5, (entry("usage:acme:1:x"),), "but that push does not exist", NEXT, ONE),
     "a void without evidence": Broken(6, ("UPDATE voids SET evidence = ' '",), "without evidence", T0, "compute_2gb"),
     "sent after it was voided": Broken(
         6,
@@ -273,16 +293,18 @@ BROKEN = {
             f"UPDATE projections SET read_ms = {T0} WHERE projection_id = (SELECT MAX(projection_id) FROM "
             "projections WHERE org_id = 'acme')",
         ),
-        f"was read at {T0}, the one before it at",
+        f"was read at {T0}, but the previous one at",
     ),
     "a newer projection overwritten": Broken(
-        8, ("UPDATE orgs SET projection_read_ms = 1 WHERE org_id = 'acme'",), "projection is of 1, its newest"
+        8, ("UPDATE orgs SET projection_read_ms = 1 WHERE org_id = 'acme'",), "projection was read at 1, but its newest"
     ),
     "a halt lifted by nobody": Broken(
-        8, ("UPDATE orgs SET is_halted = false, halted_at = NULL WHERE org_id = 'acme'",), "its newest projection says"
+        8,
+        ("UPDATE orgs SET is_halted = false, halted_at = NULL WHERE org_id = 'acme'",),
+        "but the newest projection has",
     ),
     "a limit that no projection says": Broken(
-        8, ("UPDATE orgs SET max_concurrent_sandboxes = 77 WHERE org_id = 'acme'",), "the limit 77; its newest"
+        8, ("UPDATE orgs SET max_concurrent_sandboxes = 77 WHERE org_id = 'acme'",), "the limit 77, but the newest"
     ),
     "a verdict noted twice": Broken(
         8,
@@ -291,26 +313,33 @@ BROKEN = {
             "org_id, read_ms, at_ms, is_halted, max_concurrent_sandboxes, reason FROM projections WHERE projection_id "
             "= (SELECT MAX(projection_id) FROM projections WHERE org_id = 'acme')",
         ),
-        "says the same as the one before it",
+        "repeats the previous one",
     ),
     "a halt without any history": Broken(
         8,
         ("DELETE FROM projections WHERE org_id = 'acme'",),
-        "and it has no projection",
+        "but the organisation has no projection",
     ),
     "a pending row that went away": Broken(
-        9, ("DELETE FROM pending_usage WHERE org_id = 'acme'",), "3000 MB: used and not sealable 20 s in 1 samples", T0
+        9,
+        ("DELETE FROM pending_usage WHERE org_id = 'acme'",),
+        "3000 MB: usage that cannot be sealed is 20 s (samples: 1",
+        T0,
     ),
     "a pending row of other seconds": Broken(
-        9, ("UPDATE pending_usage SET seconds = 21 WHERE org_id = 'acme'",), "pending 21 s in 1", T0
+        9, ("UPDATE pending_usage SET seconds = 21 WHERE org_id = 'acme'",), "pending is 21 s (samples: 1", T0
     ),
     "a pending row of other reason": Broken(
-        9, ("UPDATE pending_usage SET reason = 'unknown_org' WHERE org_id = 'acme'",), "(unknown_org)", T0
+        9, ("UPDATE pending_usage SET reason = 'unknown_org' WHERE org_id = 'acme'",), "reason: unknown_org)", T0
     ),
     "pending usage of nothing": Broken(
-        9, (f"UPDATE pending_usage SET window_ms = {NEXT} WHERE org_id = 'acme'",), "0 s in 0 samples", NEXT
+        9, (f"UPDATE pending_usage SET window_ms = {NEXT} WHERE org_id = 'acme'",), "is 0 s (samples: 0", NEXT
     ),
     "a lost sample of a stranger": Broken(
-        9, (sample("stranger", T0 + 1, 10, 1024),), "1 samples of an organisation", T0, org="stranger"
+        9,
+        (sample("stranger", T0 + 1, 10, 1024),),
+        "an organisation without a row and a bucket has samples: 1",
+        T0,
+        org="stranger",
     ),
 }

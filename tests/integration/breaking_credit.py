@@ -22,25 +22,25 @@ CREDIT = {
             "accepted_ms, 't', 't', 'metered' FROM reservations WHERE reservation = 'metered'",
             "UPDATE ledger_accounts SET balance_micro = balance_micro - 5 WHERE account_id = 'wallet:boxed'",
         ),
-        "run:metered:final:* charges 5 for metered, which metering charges for",
+        "run:metered:final:* charges 5 for metered, but metering charges for it, too",
         org="boxed",
     ),
     "a run that meters no sandbox": Broken(
         10,
         ("DELETE FROM reservation_sandboxes WHERE reservation = 'metered'",),
-        "metering charges for metered, which names no sandbox",
+        "metering charges for metered, but the execution names no sandbox",
         org="boxed",
     ),
     "a sandbox that is free though its run goes on": Broken(
         10,
         ("UPDATE reservation_sandboxes SET is_open = FALSE WHERE reservation = 'metered'",),
-        "box-metering is free, and metered, which names it, is held",
+        "box-metering is free, but metered, which names it, is held",
         org="boxed",
     ),
     "a sandbox that is named as another organisation's": Broken(
         10,
         ("UPDATE reservation_sandboxes SET org_id = 'acme' WHERE reservation = 'metered'",),
-        "box-metering is named by metered as a sandbox of acme",
+        "metered names box-metering as a sandbox of another organisation, acme",
         org="boxed",
     ),
     "a hold that shrank by more than its sandboxes used": Broken(
@@ -49,7 +49,7 @@ CREDIT = {
             "UPDATE reservations SET drawn_micro = drawn_micro + 1 WHERE reservation = 'metered'",
             "UPDATE ledger_accounts SET held_micro = held_micro - 1 WHERE account_id = 'wallet:boxed'",
         ),
-        "the hold of metered shrank by 6001; the samples of its sandboxes come to 6000",
+        "the hold of metered shrank by 6001, but the samples of its sandboxes cost at most 6000",
         org="boxed",
     ),
     "a hold that shrank by more than was charged": Broken(
@@ -59,14 +59,14 @@ CREDIT = {
             "(SELECT accepted_ms - accepted_ms % 300000 FROM reservations WHERE reservation = 'metered')",
             "UPDATE ledger_accounts SET balance_micro = balance_micro + 1 WHERE account_id = 'wallet:boxed'",
         ),
-        "the hold of metered shrank by 6000; metering charged its wallet 5999",
+        "the hold of metered shrank by 6000, but metering charged its wallet 5999",
         org="boxed",
         also=(2,),
     ),
     "a hold off by one": Broken(
         10,
         ("UPDATE ledger_accounts SET held_micro = held_micro + 1 WHERE account_id = 'wallet:acme'",),
-        "wallet:acme keeps 41 held; its reservations have 40 left",
+        "wallet:acme has 41 reserved, but its reservations have 40 left",
     ),
     "a hold that was forgotten as its run ended": Broken(
         10,
@@ -74,7 +74,7 @@ CREDIT = {
             "UPDATE reservations SET state = 'released', ended_ms = accepted_ms WHERE reservation = 'going'",
             "UPDATE ledger_accounts SET next_due_ms = NULL WHERE account_id = 'wallet:acme'",
         ),
-        "keeps 40 held; its reservations have 0 left",
+        "has 40 reserved, but its reservations have 0 left",
     ),
     "a hold that nobody would end": Broken(
         10,
@@ -87,12 +87,12 @@ CREDIT = {
             "UPDATE reservations SET drawn_micro = drawn_micro + 1 WHERE reservation = 'going'",
             "UPDATE ledger_accounts SET held_micro = held_micro - 1 WHERE account_id = 'wallet:acme'",
         ),
-        "going has drawn 21, its entries sum to 20",
+        "going has drawn 21, but its entries sum to 20",
     ),
     "a draw under another run's name": Broken(
         10,
         ("UPDATE ledger_entries SET key = 'run:gone:d1:*' WHERE key = 'run:going:d1:*'",),
-        "run:gone:d1:* is drawn from wallet:acme for going",
+        "run:gone:d1:*, from wallet:acme, does not match its execution going",
     ),
     "a receipt that is gone": Broken(
         10,
@@ -101,7 +101,7 @@ CREDIT = {
             "UPDATE reservations SET drawn_micro = 0 WHERE reservation = 'done'",
             "UPDATE ledger_accounts SET balance_micro = balance_micro + 70 WHERE account_id = 'wallet:acme'",
         ),
-        "done is settled, and no entry says with what",
+        "done is settled, but has no receipt",
     ),
     "a run at a rate that was set after its acceptance": Broken(
         2,
@@ -111,14 +111,14 @@ CREDIT = {
             "UPDATE ledger_entries SET feature = 'tokens', quantity = 10, to_account = 'revenue:tokens' "
             "WHERE key = 'run:done:final:*'",
         ),
-        "the ledger charged 70 for 10 under run:done:final:*: no rate of the feature makes that",
+        "the ledger charged 70 for 10 as run:done:final:*, which does not match a rate",
         T0 + 3 * WINDOW_MS,
         "tokens",
     ),
     "a run that was settled and goes on": Broken(
         10,
         ("UPDATE reservations SET state = 'expired' WHERE reservation = 'done'",),
-        "done is expired, and an entry says that it ended",
+        "done is expired, but has a receipt",
     ),
     "a lot that is in no balance": Broken(
         10,
@@ -127,13 +127,13 @@ CREDIT = {
             "INSERT INTO ledger_lots (lot, customer_id, kind, amount_micro, begins_ms, at_ms, actor, reason) "
             "VALUES ('grant:later', 'other', 'included', 30, 1, 1, 't', 't')",
         ),
-        "grant:later has no entry, and begins at 1;",
+        "grant:later begins at 1 and has no entry,",
         org="other",
     ),
     "a lot that nobody would begin": Broken(
         10,
         ("UPDATE ledger_accounts SET next_due_ms = NULL WHERE account_id = 'wallet:other'",),
-        "grant:later has no entry, and begins at",
+        "grant:later begins at",
         org="other",
     ),
     "a lot that nobody would end": Broken(
@@ -148,19 +148,19 @@ CREDIT = {
             "UPDATE ledger_accounts SET lots_over_ms = (SELECT expires_ms FROM ledger_lots WHERE lot = 'grant:ends') "
             "WHERE account_id = 'wallet:other'",
         ),
-        "wallet:other has 0 left of lots that are over; it can be 30 to 30",
+        "wallet:other has 0 left of ended lots: expected 30 to 30",
         org="other",
     ),
     "more that is over than lots have left": Broken(
         10,
         ("UPDATE ledger_accounts SET over_micro = over_micro + 1 WHERE account_id = 'wallet:other'",),
-        "wallet:other has 1 left of lots that are over; it can be 0 to 0",
+        "wallet:other has 1 left of ended lots: expected 0 to 0",
         org="other",
     ),
     "what is over of a wallet that falls due no more": Broken(
         10,
         ("UPDATE ledger_accounts SET over_micro = 1, next_due_ms = NULL WHERE account_id = 'wallet:acme'",),
-        "wallet:acme has 1 left of lots that are over; it can be 0 to 0",
+        "wallet:acme has 1 left of ended lots: expected 0 to 0",
         org="acme",
     ),
     "what is left of a lot that is over, and will never expire": Broken(
@@ -169,31 +169,31 @@ CREDIT = {
             "DELETE FROM ledger_entries WHERE key = 'expiry:grant:over:r0'",
             "UPDATE ledger_accounts SET balance_micro = balance_micro + 30 WHERE account_id = 'wallet:other'",
         ),
-        "grant:over is over and booked, and 30 of it stay in wallet:other: 0 can have been used",
+        "grant:over ended and is booked, but 30 of it did not expire from wallet:other: at most 0 was used",
         org="other",
     ),
     "more that waits to expire than runs hold": Broken(
         10,
         ("UPDATE ledger_accounts SET deferred_micro = 7 WHERE account_id = 'wallet:other'",),
-        "7 wait to expire in wallet:other; 0 are left of lots that are over, and",
+        "7 waits to expire in wallet:other, but ended lots have 0 left, and",
         org="other",
     ),
     "a lot that was in the balance before it began": Broken(
         10,
         ("UPDATE ledger_lots SET begins_ms = at_ms + 1 WHERE lot = 'grant:ends'",),
-        "was put into wallet:other at",
+        "was added to wallet:other at",
         org="other",
     ),
     "a lot of another amount than its grant": Broken(
         10,
         ("UPDATE ledger_lots SET amount_micro = 31 WHERE lot = 'grant:over'",),
-        "grant:over is 31 of other; its entry is 30 to wallet:other",
+        "grant:over is 31 for other, but its entry is 30 to wallet:other",
         org="other",
     ),
     "a grant without a lot": Broken(
         10,
         ("DELETE FROM ledger_lots WHERE lot = 'grant:ends'",),
-        "30 were given to wallet:other as grant:ends, and there is no such lot",
+        "30 was granted to wallet:other as grant:ends, but that lot does not exist",
         org="other",
     ),
     "a lot that expired too early": Broken(
@@ -205,7 +205,7 @@ CREDIT = {
     "what expired of no lot": Broken(
         10,
         ("UPDATE ledger_entries SET lot = 'gone' WHERE key = 'expiry:grant:over:r0'",),
-        "expiry:grant:over:r0 moves wallet:other to breakage for gone, which is of nothing",
+        "expiry:grant:over:r0 moves credit of gone from wallet:other to breakage, but the lot belongs to none",
         org="other",
     ),
     "more that expired than there was": Broken(
@@ -214,7 +214,7 @@ CREDIT = {
             "UPDATE ledger_entries SET amount_micro = 31 WHERE key = 'expiry:grant:over:r0'",
             "UPDATE ledger_accounts SET balance_micro = balance_micro - 1 WHERE account_id = 'wallet:other'",
         ),
-        "grant:over is 30; of it 31 expired and 0 were taken back",
+        "grant:over is 30, but 31 of it expired and 0 was taken back",
         org="other",
     ),
     "a wallet with another sum than its lots": Broken(
@@ -226,18 +226,18 @@ CREDIT = {
     "a capped run that drew more": Broken(
         10,
         ("UPDATE reservations SET overage = 'cap' WHERE reservation = 'done'",),
-        "done drew 70 of 60, and was to cap what is above",
+        "done drew 70 of 60, which its overage cap does not allow",
     ),
     "a run that is paid in both ways": Broken(
         10,
         ("UPDATE reservations SET hold = 'wallet' WHERE reservation = 'far-going'",),
-        "far-going is held as wallet, and was billed in both ways, or in the other one",
+        "far-going is held as wallet, but was billed in the other way, or in both",
         org="far",
     ),
     "a run that is billed for less than it used": Broken(
         10,
         ("DELETE FROM run_samples WHERE reservation = 'far-done' AND number = 'final'",),
-        "final of far-done used 70; its samples come to 0",
+        "final of far-done used 70, but its samples sum to 0",
         feature=ONE,
         org="far",
     ),
@@ -247,21 +247,21 @@ CREDIT = {
             "INSERT INTO run_samples SELECT 'again', reservation, number, feature, org_id, memory_mb, interval_s, "
             "base_units, -1 FROM run_samples WHERE reservation = 'far-done' AND number = 'final'",
         ),
-        "final of far-done used 70; its samples come to 140",
+        "final of far-done used 70, but its samples sum to 140",
         feature=ONE,
         org="far",
     ),
     "a run's sample that says something else": Broken(
         10,
         ("UPDATE run_samples SET ts = ts + 1 WHERE reservation = 'far-done' AND number = 'final'",),
-        "run:far-done:final:compute_1gb:0 bills a part of far-done, and is not there as it was noted",
+        "run:far-done:final:compute_1gb:0 bills a part of far-done, but the sample is missing or differs",
         feature=ONE,
         org="far",
     ),
     "a run's use that it did not draw": Broken(
         10,
         ("UPDATE reservations SET drawn_micro = drawn_micro + 1 WHERE reservation = 'far-going'",),
-        "far-going has drawn 41, its entries sum to 40",
+        "far-going has drawn 41, but its entries sum to 40",
         org="far",
     ),
     "a run at a provider without a receipt": Broken(
@@ -270,7 +270,7 @@ CREDIT = {
             "UPDATE run_usage SET number = 'd2' WHERE reservation = 'far-done' AND number = 'final'",
             "UPDATE run_samples SET number = 'd2' WHERE reservation = 'far-done' AND number = 'final'",
         ),
-        "far-done is settled, and no entry says with what",
+        "far-done is settled, but has no receipt",
         org="far",
     ),
     "a wallet that may be overdrawn": Broken(
@@ -281,7 +281,7 @@ CREDIT = {
     "a wallet that takes all its lots to be over": Broken(
         10,
         ("UPDATE ledger_accounts SET lots_ended_ms = 9999999999999 WHERE account_id = 'wallet:other'",),
-        "the lots of wallet:other were looked at as of 9999999999999",
+        "wallet:other has booked lots that ended at 9999999999999",
         org="other",
     ),
     "a wallet that takes a lot to be over that goes on": Broken(
@@ -290,24 +290,24 @@ CREDIT = {
             "UPDATE ledger_accounts SET lots_ended_ms = (SELECT expires_ms FROM ledger_lots WHERE lot = 'grant:ends') "
             "WHERE account_id = 'wallet:other'",
         ),
-        "the lots of wallet:other were looked at as of",
+        "wallet:other has booked lots that ended at",
         org="other",
     ),
     "a wallet that forgot which lots are over, so that late use gives nothing back": Broken(
         10,
         ("UPDATE ledger_accounts SET lots_over_ms = NULL WHERE account_id = 'wallet:other'",),
-        "lots of wallet:other were booked up to",
+        "wallet:other has booked lots up to",
         org="other",
     ),
     "a wallet that takes lots to be over up to no end of any": Broken(
         10,
         ("UPDATE ledger_accounts SET lots_over_ms = lots_over_ms + 1 WHERE account_id = 'wallet:other'",),
-        "the lots of wallet:other were looked at as of",
+        "wallet:other has booked lots that ended at",
         org="other",
     ),
     "a run that was charged for before it was accepted": Broken(
         10,
         ("UPDATE ledger_entries SET at_ms = 1 WHERE key = 'run:done:final:*'",),
-        "run:done:final:* was written at 1, and done was accepted at",
+        "run:done:final:* was written at 1, but done was accepted at",
     ),
 }

@@ -19,21 +19,21 @@ EVENTS = {
         "the event e-1 of app has no sample", f"DELETE FROM usage_samples WHERE id = '{_ID}'", also=(1,)
     ),
     "an event of another quantity": _of(
-        "e-1 of app says 8 of page.render; its sample says 7",
+        "e-1 of app has 8 of page.render, but its sample has 7",
         f"UPDATE usage_events SET quantity = 8 WHERE {_EVENT}",
     ),
     "an event of another organisation": Broken(
-        9, (f"UPDATE usage_events SET org_id = 'acme' WHERE {_EVENT}",), "for told, or another moment", T0, org="acme"
+        9, (f"UPDATE usage_events SET org_id = 'acme' WHERE {_EVENT}",), "for told, or another time", T0, org="acme"
     ),
-    "an event of another moment": _of("or another moment", f"UPDATE usage_events SET ts = ts + 1 WHERE {_EVENT}"),
+    "an event of another moment": _of("or another time", f"UPDATE usage_events SET ts = ts + 1 WHERE {_EVENT}"),
     "an event of another type": _of(
-        "e-1 of app says 7 of page.view", f"UPDATE usage_events SET event_type = 'page.view' WHERE {_EVENT}"
+        "e-1 of app has 7 of page.view", f"UPDATE usage_events SET event_type = 'page.view' WHERE {_EVENT}"
     ),
     "an event type that was forgotten": _of(
-        "its sample says 5 of the meter", "DELETE FROM event_types WHERE event_type = 'page.view'"
+        "its sample has 5 of the meter", "DELETE FROM event_types WHERE event_type = 'page.view'"
     ),
     "a meter that moved": _of(
-        "its sample says 7 of the meter",
+        "its sample has 7 of the meter",
         "UPDATE event_types SET meter = 17777216 WHERE event_type = 'page.render'",
         beside="keen",
         also=(1,),

@@ -24,35 +24,35 @@ def _twice(text: str, counts: str) -> Broken:
 SPARK = "org_id = 'keen' AND metric = 'spark'"
 GUARD = {
     "a counter that says more than was used": _of(
-        "says 14 in 5 uses; they come to 13 in 5",
+        "has 14 (uses: 5), but its uses sum to 13 (uses: 5",
         f"UPDATE guard_counters SET used = used + 1 WHERE {SPARK} AND period = 'day' AND uses = 5",
     ),
     "a counter that says less than was used": _of(
-        "says 12 in 5 uses; they come to 13 in 5",
+        "has 12 (uses: 5), but its uses sum to 13 (uses: 5",
         f"UPDATE guard_counters SET used = used - 1 WHERE {SPARK} AND period = 'hour' AND uses = 5",
     ),
     "a counter that is gone": _of(
-        "says 0 in 0 uses; they come to 25 in 1",
+        "has 0 (uses: 0), but its uses sum to 25 (uses: 1",
         "DELETE FROM guard_counters WHERE metric = 'peek' AND period = 'hour' AND used = 25",
     ),
     "a use that is gone": _of(
-        "in 5 uses; they come to",
+        "(uses: 5), but its uses sum to",
         "DELETE FROM guard_uses WHERE use_key = 'keen-2'",
     ),
     "two uses with one number": _of(
-        "5 uses of spark in the month from",
+        "the uses of spark in the month from",
         "UPDATE guard_uses SET number = 1 WHERE use_key = 'keen-2'",
     ),
     "a use beyond its limit": _of(
-        "keen-2 was within 6 of spark a day, and it came to 7",
+        "keen-2 was allowed within 6 of spark a day, but the total was 7",
         "UPDATE guard_uses SET limit_amount = 6 WHERE use_key = 'keen-2'",
     ),
     "a use that was charged otherwise than its run": _of(
-        "keen-1 is used and was charged 14; its run is settled and has drawn 15",
+        "keen-1 is used and was charged 14, but its execution is settled and has drawn 15",
         "UPDATE guard_uses SET charged_micro = 14, forgone_micro = 1 WHERE use_key = 'keen-1'",
     ),
     "a use whose run goes on": _of(
-        "keen-off is released and was charged 5; its run is settled and has drawn 5",
+        "keen-off is released and was charged 5, but its execution is settled and has drawn 5",
         "UPDATE reservations SET state = 'settled' WHERE reservation = 'guard:keen-off'",
     ),
     "a use that was charged by another one's run": _of(
@@ -60,7 +60,7 @@ GUARD = {
         "UPDATE guard_uses SET reservation = 'guard:keen-done' WHERE use_key = 'keen-1'",
     ),
     "a use at another moment of its hour": _of(
-        "keen-1 is used and was charged 15; its run is settled and has drawn 15 (used at",
+        "keen-1 is used and was charged 15, but its execution is settled and has drawn 15 (used at",
         "UPDATE guard_uses SET at_ms = at_ms - 1 WHERE use_key = 'keen-1'",
     ),
     "a hold at a later moment of its hour": _of(
@@ -68,26 +68,26 @@ GUARD = {
         "UPDATE guard_uses SET at_ms = at_ms + 1 WHERE use_key = 'keen-done'",
     ),
     "a use that has no run and says that it was charged": _of(
-        "keen-peek is used and was charged 2; its run is nothing and has drawn nothing",
+        "keen-peek is used and was charged 2, but its execution is none and has drawn none",
         "UPDATE guard_uses SET charged_micro = 2 WHERE use_key = 'keen-peek'",
     ),
     "a use that says it was let go, and was paid for": _of(
-        "keen-1 is used and was charged 0; its run is settled and has drawn 15",
+        "keen-1 is used and was charged 0, but its execution is settled and has drawn 15",
         "UPDATE guard_uses SET forgone_micro = 15, charged_micro = 0, reservation = NULL WHERE use_key = 'keen-1'",
     ),
     "a run of a use that is gone": _of(
-        "nothing of guard:keen-off is nothing and was charged nothing; its run is released and has drawn 5",
+        "the missing use of guard:keen-off is none and was charged none, but its execution is released and has drawn 5",
         "UPDATE guard_uses SET use_key = 'keen-of' WHERE use_key = 'keen-off'",
     ),
     "a use at another price": _of(
-        "keen-1 used 3 at 5 for 2; 15 were charged, 0 let go",
+        "keen-1 used 3 at 5 for 2, but 15 was charged and 0 was forgone",
         "UPDATE guard_metrics SET per_units = 2 WHERE metric = 'spark'",
     ),
     "a use of what the seal billed by its feature": _twice(
-        "keen-1 was charged 15 for render as spark, and 2 were sealed as render", "render"
+        "keen-1 was charged 15 for render as spark, but 2 was sealed as render, too", "render"
     ),
     "a use of what the seal billed by its event type": _twice(
-        "keen-off was charged 5 for page.render as spark, and 2 were sealed as render", "page.render"
+        "keen-off was charged 5 for page.render as spark, but 2 was sealed as render, too", "page.render"
     ),
     "a metric that counts what nobody said": _of(
         "metric peek, number 1 is 0 for 1 by itself, phase 1, of look, warned at",
@@ -100,12 +100,12 @@ GUARD = {
         org=None,
     ),
     "a limit that is gone": _of(
-        "limit peek of * a day, number 1 is nothing; on record is 20, phase as its metric",
+        "limit peek of * a day, number 1 is none, but the audit log has 20, phase as its metric",
         "DELETE FROM guard_limits WHERE metric = 'peek'",
         org=None,
     ),
     "an override that nobody made": _of(
-        "override 4 is spark a day of the org keen: no end until no end at 0 by t: t; on record is nothing",
+        "override 4 is spark a day of the org keen: no end until no end at 0 by t: t, but the audit log has none",
         "INSERT INTO guard_overrides (number, metric, reach, target, period, state, at_ms, actor, reason, decided_ms) "
         "VALUES (4, 'spark', 'org', 'keen', 'day', 'in_force', 0, 't', 't', 0)",
         org=None,
@@ -121,7 +121,7 @@ GUARD = {
         org=None,
     ),
     "an override that was ended, and waits for a word again": _of(
-        "word on override 3 is nothing; on record is ended at",
+        "word on override 3 is none, but the audit log has ended at",
         "UPDATE guard_overrides SET state = 'asked', decided_ms = NULL WHERE number = 3",
         org=None,
     ),

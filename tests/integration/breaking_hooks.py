@@ -13,24 +13,25 @@ def _of(text: str, *statements: str) -> Broken:
 
 HOOKS = {
     "a message of a halt that never was": _of(
-        "tells of organisation.halted:hooked:",
+        "reports organisation.halted:hooked:",
         "UPDATE hook_messages SET at_ms = at_ms + 1 WHERE event = 'organisation.halted'",
     ),
     "a message of a top-up that never was": _of(
-        "tells of topup.credited:topup:hooked:1, which is on no record",
+        "reports topup.credited:topup:hooked:1, which is not on record",
         "INSERT INTO hook_messages (message_id, event, fact, org_id, at_ms, body) "
         "VALUES ('msg_1', 'topup.credited', 'topup.credited:topup:hooked:1', 'hooked', 0, '{}')",
     ),
     "a message of an approval that was a refusal": _of(
-        "tells of override.approved:2, which is on no record",
+        "reports override.approved:2, which is not on record",
         "INSERT INTO hook_messages (message_id, event, fact, org_id, at_ms, body) "
         "VALUES ('msg_2', 'override.approved', 'override.approved:2', 'hooked', 0, '{}')",
     ),
     "a delivery that was never sent": _of(
-        "is delivered at app after 0 calls", f"UPDATE hook_deliveries SET attempts = 0 WHERE {_HALT}"
+        "is delivered at app, which its history does not allow (calls: 0",
+        f"UPDATE hook_deliveries SET attempts = 0 WHERE {_HALT}",
     ),
     "a delivery that was given up at once": _of(
-        "is failed at app after 1 calls and 1 failures",
+        "is failed at app, which its history does not allow (calls: 1, failures: 1",
         f"UPDATE hook_deliveries SET state = 'failed', failures = 1 WHERE {_HALT}",
     ),
 }

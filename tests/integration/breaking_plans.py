@@ -19,56 +19,54 @@ def _lets(micro: int) -> tuple[str, str]:
 
 PLANS = {
     "a month that was not given": _of(
-        "club included credit for 2026-01, and planned, who was on it, was given none",
+        "club included credit for 2026-01, but planned, who was on it, got none",
         f"DELETE FROM plan_lots WHERE {JANUARY}",
         also=(2,),
     ),
     "a month that was given twice": _of(
-        "planned was given 2 lots for 2026-01 on club",
+        "planned got 2 lots for 2026-01 on club",
         "INSERT INTO plan_lots (lot, customer_id, part, plan, period, rollover_min_micro, rollover_max_micro) "
         f"SELECT 'grant:planned', customer_id, part, plan, period, 0, 30 FROM plan_lots WHERE {JANUARY}",
     ),
     "a month of another amount than the plan includes": _of(
-        "included:planned:club:2026-01 is 50 of planned from 1767225600000 to 1769904000000; the plan club gave no",
+        "included:planned:club:2026-01 gives 50 to planned from 1767225600000 to 1769904000000, but the plan club did",
         "UPDATE plan_terms SET included_micro = 51",
     ),
     "a month that ends later": _of(
-        "included:planned:club:2026-01 is 50 of planned",
+        "included:planned:club:2026-01 gives 50 to planned",
         f"UPDATE ledger_lots SET expires_ms = expires_ms + 1 WHERE {JANUARY}",
     ),
     "a first credit that was not given": _of(
-        "club gave new customers credit, and planned, on it from",
+        "club gave credit to new customers, but planned, on it since",
         "DELETE FROM plan_lots WHERE lot = 'first:planned'",
         also=(2,),
     ),
     "less that rolled over than expired": _of(
-        "of 2025-12 50 expired for planned, and 30 rolled over: 40 should have", *_lets(40)
+        "for 2025-12, 50 expired and 30 rolled over, but 40 must roll over", *_lets(40)
     ),
-    "more that rolled over than the plan lets": _of(
-        "of 2025-12 30 rolled over for planned; the plan lets 20", *_lets(20)
-    ),
+    "more that rolled over than the plan lets": _of("for 2025-12, 30 rolled over, but the plan allows 20", *_lets(20)),
     "late use that took from what did not roll over": _of(
-        "takes -6 of grant:planned, which did not roll over",
+        "takes -6 from grant:planned, but that lot did not roll over",
         "UPDATE ledger_entries SET lot = 'grant:planned' WHERE key LIKE 'reduced:%'",
     ),
     "a plan that nobody put it on": _of(
-        "the wallet of planned is on the plan club; on record is free",
+        "the wallet of planned is on the plan club, but the last plan on record is free",
         "UPDATE plan_stays SET plan = 'free' WHERE customer_id = 'planned'",
     ),
     "a wallet that does not know of the next month": _of(
-        "the wallet of planned is on the plan club, and falls due at nothing",
+        "the wallet of planned is on the plan club, but misses its next month: it is next due at none",
         "UPDATE ledger_accounts SET next_due_ms = NULL WHERE account_id = 'wallet:planned'",
     ),
     "a charge of a tier that nobody bought": _of(
-        "6 were charged to wallet:planned as tier:planned:base:2026-01, and it has no such tier",
+        "wallet:planned was charged 6 as tier:planned:base:2026-01, but does not have that tier",
         "UPDATE ledger_entries SET key = 'tier:planned:base:2026-01' WHERE key = 'tier:planned:pro:2026-01'",
     ),
     "a tier that nobody paid for": _of(
-        "planned has the tier pro until 1772323200000, and nothing was charged for it",
+        "planned has the tier pro until 1772323200000, but was not charged for it",
         "UPDATE tier_holders SET paid_to_ms = 1772323200000",
     ),
     "a tier that would never end": _of(
-        "planned has paid pro until 1769904000000; its wallet falls due at",
+        "planned has paid for pro until 1769904000000, but its wallet is next due at",
         "UPDATE ledger_accounts SET next_due_ms = next_due_ms + 86400000 WHERE account_id = 'wallet:planned'",
     ),
 }

@@ -40,11 +40,11 @@ SAID = {
         "UPDATE ledger_rates SET per_quantity = 9 WHERE feature = 'compute_32gb'",
     ),
     "a rate that is gone before its first use": _price(
-        "rate compute_64gb from 0 is nothing; on record is 6400 for 1 at",
+        "rate compute_64gb from 0 is none, but the audit log has 6400 for 1 at",
         "DELETE FROM ledger_rates WHERE feature = 'compute_64gb'",
     ),
     "a rate that nobody set": _price(
-        "rate compute_64gb from 9000000000000 is 1 for 1 at 5 by t: t; on record is nothing",
+        "rate compute_64gb from 9000000000000 is 1 for 1 at 5 by t: t, but the audit log has none",
         "INSERT INTO ledger_rates VALUES ('compute_64gb', 9000000000000, 1, 1, 5, 't', 't')",
     ),
     "a rate that counts from later": _price(
@@ -59,12 +59,12 @@ SAID = {
         "UPDATE mappings SET feature = 'compute_1gb' WHERE feature = 'compute_64gb'",
     ),
     "a mapping that nobody made": _mapped(
-        "mapping up to any size from 9000000000000, number 1 is tiny in mb_s at 5 by t: t; on record is nothing",
+        "mapping up to any size from 9000000000000, number 1 is tiny in mb_s at 5 by t: t, but the audit log has none",
         "INSERT INTO mappings (kind, feature, unit, start_ms, at_ms, actor, reason) "
         "VALUES ('up_to', 'tiny', 'mb_s', 9000000000000, 5, 't', 't')",
     ),
     "a price of credit that nobody set": _topped(
-        "top-ups of filled is 5 and 20 at 1 usd, at most 1000000000, 3 a day and 20 in 30, of cus_1 at fake; on record",
+        "top-ups of filled is 5 and 20 at 1 usd, at most 1000000000, 3 a day and 20 in 30, of cus_1 at fake, but the",
         "UPDATE topup_terms SET price_minor = 1 WHERE customer_id = 'filled'",
     ),
     "top-ups that stopped by themselves": _topped(
@@ -127,7 +127,7 @@ SAID = {
         "UPDATE pools SET actor = 'ghost'",
     ),
     "a pool that nobody made": _credit(
-        "pool curse is there at 5 by t: t; on record is nothing",
+        "pool curse is there at 5 by t: t, but the audit log has none",
         "INSERT INTO pools (pool, at_ms, actor, reason) VALUES ('curse', 5, 't', 't')",
     ),
     "a payer's limit that was raised": _credit(
@@ -146,34 +146,34 @@ SAID = {
         org="pupil",
     ),
     "a payer that nobody allowed": _credit(
-        "payer acme of pupil, number 1 is up to no limit at 1 by t: t, from 1 on; on record is nothing",
+        "payer acme of pupil, number 1 is up to no limit at 1 by t: t, from 1 on, but the audit log has none",
         "INSERT INTO payers (payer, org_id, number, allowed, since_ms, at_ms, actor, reason) "
         "VALUES ('acme', 'pupil', 1, TRUE, 1, 1, 't', 't')",
         org="pupil",
     ),
     "a payer's end that was forgotten": _credit(
-        "payer course of pupil, number 2 is nothing; on record is ended at",
+        "payer course of pupil, number 2 is none, but the audit log has ended at",
         "DELETE FROM payers WHERE number = 2",
         org="pupil",
     ),
     "a tier at another price": _credit(
-        "tier pro is 9 at once for 5; on record is 9 at once for 6",
+        "tier pro is 9 at once for 5, but the audit log has 9 at once for 6",
         "UPDATE tiers SET price_micro = 5",
     ),
     "a tier that nobody made": _credit(
-        "tier top is 99 at once for 0; on record is nothing",
+        "tier top is 99 at once for 0, but the audit log has none",
         "INSERT INTO tiers (tier, at_once, price_micro) VALUES ('top', 99, 0)",
     ),
     "a plan that allows more": _credit(
-        "plan club is 6 at once; on record is 5 at once",
+        "plan club is 6 at once, but the audit log has 5 at once",
         "UPDATE ledger_plans SET max_concurrent_sandboxes = 6 WHERE plan = 'club'",
     ),
     "a plan that holds less": _credit(
-        "holds on club is 1 ppm, nothing without an estimate, at most all of all, halting; on record is 1000000 ppm",
+        "holds on club is 1 ppm, nothing without an estimate, at most all of all, halting, but the",
         "UPDATE ledger_plans SET hold_factor_ppm = 1 WHERE plan = 'club'",
     ),
     "a plan whose holds halt nobody": _credit(
-        "at most all of all; on record is",
+        "at most all of all, but the audit log has",
         "UPDATE ledger_plans SET holds_halt = FALSE WHERE plan = 'club'",
     ),
     "terms of a plan that nobody set": _credit(
@@ -196,7 +196,7 @@ SAID = {
         "UPDATE settlements SET share_ppm = 900000, net_micro = 45 WHERE supplier = 'stone'",
     ),
     "a payout that is forgotten, so that it is paid again": _owed(
-        f"payout {BATCH} is nothing; on record is 60 released, 0 taken off, in 1 lines at",
+        f"payout {BATCH} is none, but the audit log has 60 released, 0 taken off, in 1 lines at",
         "DELETE FROM settlement_reversals WHERE reversal = 'r-2'",
         "DELETE FROM payout_lines",
         "DELETE FROM payouts",
@@ -211,20 +211,20 @@ SAID = {
         f"UPDATE payouts SET at_ms = at_ms + {DAY_MS}",
     ),
     "a reversal that nobody made": _owed(
-        "reversal r-9 of sent is 1 taken off at 5 by t: t; on record is nothing",
+        "reversal r-9 of sent is 1 taken off at 5 by t: t, but the audit log has none",
         "INSERT INTO settlement_reversals (reversal, reservation, amount_micro, is_clawback, at_ms, actor, reason) "
         "VALUES ('r-9', 'sent', 1, FALSE, 5, 't', 't')",
     ),
     "a claw-back that is forgotten": _owed(
-        "reversal r-2 of sold is nothing; on record is 5 taken back at",
+        "reversal r-2 of sold is none, but the audit log has 5 taken back at",
         "DELETE FROM settlement_reversals WHERE reversal = 'r-2'",
     ),
     "a freeze that nobody made": _owed(
-        "freeze stone, number 1 is made at 5 by t: t; on record is nothing",
+        "freeze stone, number 1 is made at 5 by t: t, but the audit log has none",
         "INSERT INTO settlement_freezes (supplier, from_ms, actor, reason) VALUES ('stone', 5, 't', 't')",
     ),
     "a freeze that is forgotten": _owed(
-        "freeze pixel of sold, number 1 is nothing; on record is made at",
+        "freeze pixel of sold, number 1 is none, but the audit log has made at",
         "DELETE FROM settlement_freezes",
     ),
     "a freeze that ended sooner": _owed(

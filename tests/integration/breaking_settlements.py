@@ -10,12 +10,12 @@ SETTLEMENTS = {
     "a run whose supplier was forgotten": Broken(
         11,
         ("DELETE FROM settlements WHERE reservation = 'sent'",),
-        "sent is settled, and nothing says what stone is owed",
+        "sent is settled, but has no settlement for stone",
     ),
     "a run that names another supplier": Broken(
         11,
         ("UPDATE reservations SET supplier = 'pixel' WHERE reservation = 'sent'",),
-        "sent is settled with stone at",
+        "sent has a settlement for stone at",
     ),
     "a settlement of another moment": Broken(
         11,
@@ -23,17 +23,17 @@ SETTLEMENTS = {
             "UPDATE settlements SET settled_ms = settled_ms + 1, hold_until_ms = hold_until_ms + 1 "
             "WHERE reservation = 'sent'",
         ),
-        "sent is settled with stone at",
+        "sent has a settlement for stone at",
     ),
     "a settlement of more than was charged": Broken(
         11,
         ("UPDATE settlements SET gross_micro = 51 WHERE reservation = 'sent'",),
-        "sent is settled for 51, its entries sum to 50",
+        "the settlement of sent is for 51, but its entries sum to 50",
     ),
     "a share rounded up": Broken(
         11,
         ("UPDATE settlements SET net_micro = 36 WHERE reservation = 'sent'",),
-        "sent owes 36 of 50 at 700000 ppm; its terms make that 35",
+        "sent owes 36 of 50 at 700000 ppm, but its terms give 35",
     ),
     "terms rewritten": Broken(
         11,
@@ -48,7 +48,7 @@ SETTLEMENTS = {
     "more taken back than was owed": Broken(
         11,
         ("UPDATE settlement_reversals SET amount_micro = 66 WHERE reversal = 'r-2'",),
-        "76 were taken back of sold, which owed 70",
+        "76 was reversed for sold, but it owed 70",
     ),
     "a claw-back that was not agreed on": Broken(
         11,
@@ -69,7 +69,7 @@ SETTLEMENTS = {
     "a payout before its time": Broken(
         11,
         (f"UPDATE payouts SET at_ms = at_ms - {6 * DAY_MS}",),
-        f"and {BATCH} released it at",
+        f"but {BATCH} released it at",
     ),
     "a payout while it was frozen": Broken(
         11,
@@ -90,7 +90,7 @@ SETTLEMENTS = {
             "UPDATE payout_lines SET amount_micro = 70",
             "UPDATE payouts SET released_micro = 70, total_micro = 70",
         ),
-        f"settlement:sold of {BATCH} is 70, and 60 were left",
+        f"settlement:sold of {BATCH} is 70: expected 60",
     ),
     "a claw-back taken off otherwise": Broken(
         11,
@@ -99,17 +99,17 @@ SETTLEMENTS = {
             f"VALUES ('reversal:r-2', '{BATCH}', 'sold', 'r-2', -4)",
             "UPDATE payouts SET carried_micro = -4, total_micro = 56",
         ),
-        f"reversal:r-2 of {BATCH} is -4, and -5 were left",
+        f"reversal:r-2 of {BATCH} is -4: expected -5",
     ),
     "a line of no payout": Broken(
         11,
         ("UPDATE payout_lines SET payout = 'payout:gone'",),
-        "settlement:sold is of payout:gone, which is not a payout of pixel",
+        "settlement:sold belongs to payout:gone, which is not a payout of pixel",
     ),
     "a payout that is not its lines": Broken(
         11,
         ("UPDATE payouts SET released_micro = 61, total_micro = 61",),
-        f"{BATCH} comes to 61, 61 released and 0 taken off; its lines come to 60 and 0",
+        f"{BATCH} has a total of 61, with 61 released and 0 taken off, but its lines sum to 60 and 0",
     ),
     "a payout below its threshold": Broken(
         11,
@@ -117,11 +117,11 @@ SETTLEMENTS = {
             "UPDATE settlements SET threshold_micro = 60 WHERE reservation = 'sold'",
             "UPDATE supplier_terms SET threshold_micro = 60 WHERE supplier = 'pixel'",
         ),
-        "and were to be more than 60",
+        "must exceed 60",
     ),
     "a payout under another month's name": Broken(
         11,
         ("UPDATE payouts SET period = '2025-12'",),
-        f"{BATCH} comes to 60",
+        f"{BATCH} has a total of 60",
     ),
 }

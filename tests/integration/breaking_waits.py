@@ -14,7 +14,7 @@ WAITS = {
     "an accepted push that is due again": Broken(
         5,
         (f"UPDATE pushes SET state = 'due', settled_ms = NULL WHERE {push('rest', NEXT)}",),
-        f"usage:rest:{NEXT}:{ONE} is due, and attempt 1 of it was accepted at",
+        f"usage:rest:{NEXT}:{ONE} is due, but its attempt 1 was accepted at",
         window_ms=NEXT,
         feature=ONE,
         org="rest",
@@ -26,7 +26,7 @@ WAITS = {
             f"due_at_ms = due_at_ms + {FAR} WHERE {push('rest', NEXT)}",
             f"DELETE FROM attempts WHERE {push('rest', NEXT)}",
         ),
-        f"usage:rest:{NEXT}:{ONE} is due and waits until",
+        f"usage:rest:{NEXT}:{ONE} is due and waits too long: until",
         window_ms=NEXT,
         feature=ONE,
         org="rest",
@@ -34,12 +34,12 @@ WAITS = {
     "a halt that waits for a year": Broken(
         7,
         (f"UPDATE halts SET due_at_ms = halted_at + {FAR}, acked_at_ms = NULL WHERE org_id = 'acme'",),
-        "the halt at cell-1 waits until",
+        "the halt at cell cell-1 waits too long: until",
     ),
     "a customer that is read in a year": Broken(
         8,
         (f"UPDATE orgs SET projection_due_ms = halted_at + {FAR} WHERE org_id = 'acme'",),
-        "its customer is read again at",
+        "the next read of the customer waits too long: until",
     ),
     "a message that is sent in a year": Broken(
         13,
@@ -48,7 +48,7 @@ WAITS = {
             f"(SELECT m.at_ms + {FAR} FROM hook_messages m WHERE m.message_id = hook_deliveries.message_id) "
             "WHERE message_id = (SELECT MIN(message_id) FROM hook_messages WHERE org_id = 'hooked')",
         ),
-        "is sent to app at",
+        "to app waits too long: until",
         org="hooked",
     ),
     "a top-up that waits for a year": Broken(
@@ -57,18 +57,18 @@ WAITS = {
             "UPDATE topups SET state = 'in_doubt', ended_ms = NULL, answer = 'in_doubt', "
             f"due_at_ms = at_ms + {FAR} WHERE topup = 'topup:filled:1'",
         ),
-        "topup:filled:1 is in_doubt and waits until",
+        "topup:filled:1 is in_doubt and waits too long: until",
         org="filled",
     ),
     "an organisation stopped by no action": Broken(
         4,
         ("UPDATE orgs SET stopped_at_ms = 1, stopped_reason = 'x' WHERE org_id = 'acme'",),
-        "it is stopped since 1, and no action says so",
+        "has been stopped since 1, but the audit log does not say so",
     ),
     "an organisation released by no action": Broken(
         4,
         ("UPDATE orgs SET stopped_at_ms = NULL, stopped_reason = NULL WHERE org_id = 'stuck'",),
-        "is the last action about its stop, and it is not stopped",
+        "the organisation is not stopped, but its last stop or release in the audit log is",
         org="stuck",
     ),
     "a sweep that is ahead": Broken(
@@ -77,7 +77,7 @@ WAITS = {
             "UPDATE buckets SET sweep_next_ms = watermark_ms + 300000 "
             "WHERE id = (SELECT bucket FROM orgs WHERE org_id = 'acme')",
         ),
-        "came to",
+        "reached",
     ),
     "a sweep that began in a year": Broken(
         4,
@@ -90,7 +90,7 @@ WAITS = {
     "a hold for a year": Broken(
         10,
         (f"UPDATE reservations SET expires_ms = expires_ms + {FAR} WHERE reservation = 'far-going'",),
-        "far-going holds credit until",
+        "far-going holds credit for too long: until",
         org="far",
     ),
     "a run that somebody unknown released": Broken(
@@ -106,7 +106,7 @@ WAITS = {
             f"UPDATE settlements SET settled_ms = settled_ms - {30 * DAY_MS}, "
             f"hold_until_ms = hold_until_ms - {30 * DAY_MS} WHERE reservation = 'sent'",
         ),
-        "sent is settled at",
+        "sent was settled at",
     ),
     "a top-up that was doubled everywhere": Broken(
         12,
@@ -117,7 +117,7 @@ WAITS = {
             "UPDATE ledger_entries SET amount_micro = 2 * amount_micro WHERE key = 'topup:filled:2'",
             "UPDATE ledger_accounts SET balance_micro = balance_micro + 20 WHERE account_id = 'wallet:filled'",
         ),
-        "topup:filled:2 asked for 4000 usd; its payment pay_1 is booked as: paid as pay_1: 2000 usd (minor units)",
+        "topup:filled:2 requested 4000 usd, but its payment pay_1 is booked as: paid as pay_1: 2000 usd (minor units)",
         org="filled",
     ),
 }

@@ -304,23 +304,23 @@ def test_a_backfill_has_a_bound(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -
 BROKEN = {
     "an event that never went in": (
         "DELETE FROM usage_events WHERE event_id = 'a'",
-        "the event a of app went in by june, and is not there as it was staged",
+        "the event a of app was added by june, but is missing or differs from the staged event",
     ),
     "an event of another project": (
         "UPDATE usage_events SET project = 'p9' WHERE event_id = 'a'",
-        "the event a of app went in by june, and is not there as it was staged",
+        "the event a of app was added by june, but is missing or differs from the staged event",
     ),
     "an event of another subject": (
         "UPDATE usage_events SET subject = 's9' WHERE event_id = 'a'",
-        "the event a of app went in by june, and is not there as it was staged",
+        "the event a of app was added by june, but is missing or differs from the staged event",
     ),
     "an event under another plan": (
         "UPDATE usage_events SET plan_key = 'k9' WHERE event_id = 'a'",
-        "the event a of app went in by june, and is not there as it was staged",
+        "the event a of app was added by june, but is missing or differs from the staged event",
     ),
     "an event with other properties": (
         """UPDATE usage_events SET properties = '{"a": 9}' WHERE event_id = 'a'""",
-        "the event a of app went in by june, and is not there as it was staged",
+        "the event a of app was added by june, but is missing or differs from the staged event",
     ),
     "one that nobody reverted": (
         "UPDATE backfills SET state = 'reverted', reverted_ms = closed_ms",
@@ -328,9 +328,9 @@ BROKEN = {
     ),
     "one that was reverted and is closed again": (
         "UPDATE backfills SET state = 'closed', reverted_ms = NULL",
-        "what was reverted of june is nothing; on record is all at",
+        "what was reverted of june is none, but the audit log has all at",
     ),
-    "one that is gone": ("DELETE FROM backfills", "backfill june is nothing; on record is to"),
+    "one that is gone": ("DELETE FROM backfills", "backfill june is none, but the audit log has to"),
     "a staged event that is gone": (
         "DELETE FROM backfill_events",
         "what went in by june is 0 events at",
@@ -341,7 +341,7 @@ BROKEN = {
     ),
     "an event that counts though it was reverted": (
         "DELETE FROM withdrawals",
-        "june was reverted, and the event a of app still counts",
+        "june was reverted, but the event a of app still counts",
     ),
 }
 

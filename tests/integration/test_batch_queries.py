@@ -110,8 +110,8 @@ def test_closed_period_is_one_batch_queried_twice_and_accepted_once(fleet: Asked
     assert fleet.next_at() == 2
     assert fleet.billed() == 147
     found = fleet.proven()
-    assert found.breaches == [] and found.open["batches of queries, which ticks ask a second time"] == 4
-    assert found.open["batches whose file is gone or another"] == 0
+    assert found.breaches == [] and found.open["batches of queries, which ticks query again"] == 4
+    assert found.open["batches with a missing or changed file"] == 0
 
 
 def test_late_rows_conflict_once_and_withdrawal_resolves_the_conflict(fleet: Asked) -> None:

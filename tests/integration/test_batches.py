@@ -771,7 +771,9 @@ def test_a_sample_that_forged_an_id_of_the_batch_keeps_it_out(fleet: Fleet, tmp_
     with pytest.raises(Refused, match="samples with its ids already exist"):
         taken(fleet, path)
     fleet.tick_windows(1)
-    assert [breach.text for breach in proven(fleet).breaches] == [f"batch:{batch}:2 is of a batch that nobody took"]
+    assert [breach.text for breach in proven(fleet).breaches] == [
+        f"batch:{batch}:2 belongs to a batch that does not exist"
+    ]
 
 
 @pytest.fixture
@@ -1152,20 +1154,20 @@ def test_a_batch_that_is_not_there_as_it_was_taken_is_found(fleet: Fleet, tmp_pa
     fleet.tick_windows(1)
     assert proven(fleet).clean
     one = f"batch:{batch}:1"
-    put_in = f"u.csv ({batch}) put in 3 samples that come to 427; there are"
+    put_in = f"the samples of u.csv ({batch}) do not match: added 3 with the sum 427, found"
     if name == "gone":
         unguarded(fleet, "samples_floor_first", "usage_samples", f"DELETE FROM usage_samples WHERE id = '{one}'")
-        expected = f"{put_in} 2, of 307"
+        expected = f"{put_in} 2 with the sum 307"
     elif name == "more":
         fleet.sample("acme", T0, 3, sample_id=f"batch:{batch}:9", cell="runs")
         fleet.tick_windows(1)
-        expected = f"{put_in} 4, of 430"
+        expected = f"{put_in} 4 with the sum 430"
     elif name == "withdrawn":
         fleet.write(f"UPDATE batches SET withdrawn_ms = 1 WHERE batch = '{batch}'")
-        expected = f"u.csv was withdrawn, and {one} still counts"
+        expected = f"u.csv was withdrawn, but {one} still counts"
     elif name == "unsaid":
         fleet.write("DELETE FROM batch_files")
-        expected = f"u.csv ({batch}) is not both a batch and a file that was taken"
+        expected = f"u.csv ({batch}) must be both a batch and an accepted file, but one of them is missing"
     else:
         fleet.tick(T0 + 40 * DAY_MS)
         write(fleet.engine, lambda c: raise_floors(c, before=T0 + WINDOW_MS, by=fleet.by))
@@ -1181,11 +1183,11 @@ def test_what_a_file_says_otherwise_by_now_is_found(fleet: Fleet, tmp_path: Path
     text = f"UPDATE usage_samples SET interval_s = 121 WHERE id = 'batch:{batch}:1'"
     unguarded(fleet, "samples_immutable", "usage_samples", text)
     fleet.tick_windows(1)
-    expected = f"u.csv ({batch}) says 120 of 1024, and its samples 121"
+    expected = f"u.csv ({batch}) has 120 of 1024, but its samples have 121"
     for orgs, seen in ((None, True), (["acme"], True), (["globex"], False)):
         assert (expected in [breach.text for breach in proven(fleet, orgs=orgs).breaches]) == seen
     path.write_text("another")
-    assert proven(fleet).open["batches whose file is gone or another"] == 1
+    assert proven(fleet).open["batches with a missing or changed file"] == 1
 
 
 def _sql(name: str, old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:

@@ -73,7 +73,7 @@ def test_a_wallet_is_drawn_on_once_however_a_push_is_accepted(engine: sa.Engine)
     )
     found = read(engine, verify)
     assert set(found.by_invariant) == {2, 5}, "one unit for nothing, which is no rate; and of no push"
-    assert {one.invariant for one in found.breaches if "there is no such push" in one.text} == {5}
+    assert {one.invariant for one in found.breaches if "that push does not exist" in one.text} == {5}
 
 
 def test_without_a_wallet_nothing_is_drawn(engine: sa.Engine) -> None:
@@ -100,8 +100,8 @@ def test_a_wallet_that_can_owe_no_more_keeps_nobody_else_waiting(
     ]
     clean(fleet)
     fleet.write("UPDATE pushes SET settled_ms = settled_ms + :later", {"later": 2 * DAY_MS})
-    assert [(one.org_id, one.text.partition(", and ")[2]) for one in read(engine, verify).breaches] == [
-        ("acme", "the wallet of acme was not drawn on for it")
+    assert [(one.org_id, one.text.partition(", but ")[2]) for one in read(engine, verify).breaches] == [
+        ("acme", "the wallet of acme was not charged for it")
     ], "it is found, once clocks are no reason"
 
 

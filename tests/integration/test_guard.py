@@ -81,7 +81,7 @@ def test_a_key_that_a_run_has_is_refused_and_nothing_is_used(engine: sa.Engine) 
     assert refused(lambda: guarded.consume("idea", key="taken")) == "other_content"
     assert guarded.used("idea") == 0
     (breach,) = verified(guarded.fleet).breaches
-    assert breach.text.startswith("nothing of guard:taken is nothing")
+    assert breach.text.startswith("the missing use of guard:taken is none")
 
 
 def test_use_beyond_limit_changes_only_the_count_of_refusals(guarded: Guarded) -> None:

@@ -371,7 +371,7 @@ def test_what_a_receipt_charges_for_is_not_metered_as_well(lab: Lab) -> None:
     lab.settle("r", Cost(5))
     lab.use()  # after its end
     assert [one.text for one in read(lab.fleet.engine, verify).breaches] == [
-        f"sb-1 was metered for 60 s from {T0} on, while r, whose receipt charges for it, went on"
+        f"sb-1 was metered for 60 s from {T0} on, but the receipt of r charges for it, too"
     ]
     lab.write(lambda c: withdraw(c, [wrong], lab.fleet.by))
     lab.proven()

@@ -137,6 +137,6 @@ def test_an_object_is_taken_by_hand_and_read_for_the_proof(bucket: Any, shell: S
         count for what, count in found["open"].items() if what.startswith("batches")
     )
     bucket.delete_object(Bucket="usage", Key="exports/a.csv.gz")
-    assert shell.json("verify", "--deep")["open"]["batches whose file is gone or another"] == 1
+    assert shell.json("verify", "--deep")["open"]["batches with a missing or changed file"] == 1
     with_key(shell, "http://127.0.0.1:9")
-    assert shell.json("verify", "--deep")["open"]["batches whose object cannot be read now"] == 1
+    assert shell.json("verify", "--deep")["open"]["batches with an unreadable object"] == 1

@@ -95,8 +95,8 @@ def test_verify_names_both_where_it_is_so_already(fleet: Fleet) -> None:
     tamper(fleet, "UPDATE assignments SET customer_id = 'bob' WHERE org_id = 'yorg'")
     found = [(one.org_id, one.text) for one in read(fleet.engine, verify).breaches if "wallet" in one.text]
     assert sorted(found) == [
-        ("xorg", "it draws on the wallet of bob at embedded, as yorg does at fake in the same windows"),
-        ("yorg", "it draws on the wallet of bob at fake, as xorg does at embedded in the same windows"),
+        ("xorg", "the organisation uses the wallet of bob at embedded, and yorg uses it at fake in the same windows"),
+        ("yorg", "the organisation uses the wallet of bob at fake, and xorg uses it at embedded in the same windows"),
     ]
 
 
@@ -165,7 +165,7 @@ def test_wallet_spent_by_its_name_is_found(fleet: Fleet) -> None:
     moved = "UPDATE ledger_accounts SET held_micro = {} WHERE account_id = 'wallet:{}'"
     renamed = "UPDATE reservations SET org_id = '{0}', customer_id = '{0}'"
     tamper(fleet, moved.format(0, "bob"), moved.format(5, "course"), renamed.format("course"))
-    assert any("who did not pay for course" in one for one in breaches_of(fleet))
+    assert any("could not pay for course" in one for one in breaches_of(fleet))
     tamper(fleet, "UPDATE assignments SET customer_id = 'course'")
     assert any("as course, which is a pool" in one for one in breaches_of(fleet))
 

@@ -666,7 +666,7 @@ def test_a_settlement_released_twice_in_a_broken_database_is_found(shop: Shop) -
 
     shop.write(work)
     texts = [one.text for one in read(shop.fleet.engine, verify).breaches]
-    assert "2 lines of payouts are of the same part of e-1" in texts
+    assert "2 payout lines are for the same part of e-1" in texts
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

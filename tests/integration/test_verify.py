@@ -121,7 +121,9 @@ def test_what_was_looked_up_may_be_in_doubt_without_an_attempt(fleet: Fleet, loo
         f"UPDATE pushes SET state = 'in_doubt', attempts = 0, lookups = {lookups}, last_error = 'no such meter' "
         f"WHERE key = '{key}'",
     )
-    found = [one for one in verified(fleet).breaches if one.invariant == 5 and "no attempt or person" in one.text]
+    found = [
+        one for one in verified(fleet).breaches if one.invariant == 5 and "neither an attempt nor a person" in one.text
+    ]
     assert len(found) == before + breaches
 
 
@@ -261,7 +263,7 @@ def test_a_breach_stops_its_org_and_no_other(fleet: Fleet) -> None:
     assert fleet.rows("SELECT org_id FROM orgs WHERE stopped_at_ms IS NOT NULL ORDER BY 1") == [("acme",), ("stuck",)]
     reason = str(fleet.one("SELECT stopped_reason FROM orgs WHERE org_id = 'acme'"))
     assert "invariant 1" in reason
-    assert "samples in force 120, sealed 100" in reason
+    assert "samples in force sum to 120, but pushes sealed 100" in reason
     assert write(fleet.engine, lambda c: stop_breached(c, found, now, "test")) == []
 
 

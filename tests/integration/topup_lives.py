@@ -77,7 +77,9 @@ def lived(
             hand.step()
         purses.fill(2 * DAY_MS)
     found = read(purses.engine, verify).breaches
-    return Life(purses, hand, judged(purses) + [str(one) for one in found if "no such push" not in one.text])
+    return Life(
+        purses, hand, judged(purses) + [str(one) for one in found if "that push does not exist" not in one.text]
+    )
 
 
 def _mode(purses: Purses, name: str, mode: Mode) -> None:

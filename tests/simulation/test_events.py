@@ -79,7 +79,7 @@ PLANTED = {
     "was taken twice": _keys_are_new_each_time,
     "rest": _an_open_top_takes_meters,
     "page_": _types_share_a_meter,
-    "its sample says": _the_last_of_a_key_counts,
+    "but its sample has": _the_last_of_a_key_counts,
 }
 
 

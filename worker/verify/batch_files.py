@@ -78,17 +78,17 @@ def verify_files(
                 if orgs is None or (line[0] or line[1] or _END)[0] in orgs:
                     _judge(connection, found, f"{batch.name} ({batch.batch})", *line)
     found.checked["files of batches"] = read
-    found.open["batches whose file is gone or another"] = gone
-    found.open["batches whose object cannot be read now"] = away
+    found.open["batches with a missing or changed file"] = gone
+    found.open["batches with an unreadable object"] = away
     if asked:
-        found.open["batches of queries, which ticks ask a second time"] = asked
+        found.open["batches of queries, which ticks query again"] = asked
 
 
 def _here(place: str, folder: str, bring: Bring | None) -> Path | None:
     if not place.startswith("s3://"):
         return Path(place)
     if bring is None:
-        raise UsageError("nobody brings objects")
+        raise UsageError("cannot read the objects of batches: no object store is connected")
     return bring(place, Path(folder))
 
 
@@ -98,7 +98,7 @@ def _judge(connection: sa.Connection, found: Verification, name: str, said: Line
     if window_ms < floor or not is_clean_id(org_id):  # pruned, or refused as it was taken
         return
     theirs, ours = (0 if line is None else line[3] for line in (said, kept))
-    text = f"{name} says {theirs} of {kind}, and its samples {ours}"
+    text = f"{name} has {theirs} of {kind}, but its samples have {ours}"
     found.add(Breach(9, org_id, window_ms, None, text))
 
 
@@ -148,7 +148,7 @@ def _duckdb(path: Path, spill: str) -> duckdb.DuckDBPyConnection:
     try:
         import duckdb  # only a verification of files needs it
     except ImportError as error:
-        raise UsageError("files are read by DuckDB: install drawdown[columnar]") from error
+        raise UsageError("cannot read the files of batches: DuckDB is missing. Install drawdown[columnar]") from error
     config: dict[str, Any] = {
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
@@ -172,7 +172,7 @@ def _unpacked(path: Path, spill: str) -> Path:
         else:
             from backports import zstd
     except ImportError as error:
-        raise UsageError("a .zst is unpacked by backports.zstd: install drawdown[columnar]") from error
+        raise UsageError("cannot unpack a .zst file: backports.zstd is missing. Install drawdown[columnar]") from error
     whole = Path(spill) / path.with_suffix("").name
     with zstd.open(path) as frames, whole.open("wb") as written:
         shutil.copyfileobj(frames, written)

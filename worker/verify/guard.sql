@@ -53,7 +53,7 @@ WHERE q.came_to > q.limit_amount
 -- accepted before its use, and that of what was used at once in the same moment. A use that has a run names it, and the
 -- guard's runs are those of uses.
 SELECT 'guard_charged' AS what, COALESCE(u.org_id, r.org_id) AS org_id, {no_window},
-    COALESCE(u.use_key, 'nothing of ' || r.reservation) AS use_key, u.charged_micro, u.state, r.state AS run_state,
+    COALESCE(u.use_key, 'the missing use of ' || r.reservation) AS use_key, u.charged_micro, u.state, r.state AS run_state,
     r.drawn_micro, u.at_ms, r.accepted_ms
 FROM guard_uses u FULL JOIN (SELECT * FROM reservations WHERE reservation >= 'guard:' AND reservation < 'guard;') r
     ON r.reservation = 'guard:' || u.use_key

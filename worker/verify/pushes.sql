@@ -109,7 +109,7 @@ WHERE (p.org_id IS NULL AND a.window_ms >= COALESCE(o.floor_ms, 0))
 -- Invariant 3. A push's biller is the one assigned to its window, whatever the outcome of the push.
 SELECT 'biller' AS what, {push}, p.provider, p.customer_id, COALESCE((
     SELECT MAX(a.provider || ' as ' || a.customer_id) FROM assignments a WHERE a.org_id = p.org_id
-        AND {assigned}), 'nobody') AS assigned
+        AND {assigned}), 'none') AS assigned
 FROM {proven_pushes} p WHERE NOT EXISTS (
     SELECT 1 FROM assignments a WHERE a.org_id = p.org_id AND a.provider = p.provider
         AND a.customer_id = p.customer_id AND a.provider NOT IN {unbilled} AND {assigned})

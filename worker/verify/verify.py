@@ -201,4 +201,4 @@ def _plain(value: object) -> object:
     """PostgreSQL's sums are decimals; all of ours are whole."""
     if isinstance(value, Decimal | float):
         return int(value)
-    return "nothing" if value in (None, "") else value
+    return "none" if value in (None, "") else value
