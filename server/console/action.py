@@ -123,7 +123,7 @@ def evidence_of(doing: Doing) -> str:
     """Return the evidence from a form with a field of that name. Errors: WrongField."""
     text = doing.values.get("evidence", "").strip()
     if not text or len(text) > MAX_EVIDENCE_CHARS or clean(text) != text:
-        said = f"what shows it: 1 to {MAX_EVIDENCE_CHARS} characters, none of them control characters"
+        said = f"expected 1 to {MAX_EVIDENCE_CHARS} characters, none of them control characters"
         raise WrongField("evidence", said)
     return text
 

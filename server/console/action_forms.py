@@ -55,7 +55,7 @@ MOST_KEPT: Final = 4_000
 """Characters of a form that is kept in an address while a person signs in again."""
 
 
-ONCE: Final = "go back and send the form again: it is done once"
+ONCE: Final = "go back and send the form again: Drawdown does it once"
 
 IMPOSSIBLE: Final = (UsageError, UnknownId, Refused, HistoryDoubted, ClockDoubted)
 """Errors after which the form stays as it was filled in."""
@@ -130,7 +130,7 @@ class Acting:
     async def _take_step(self, action: Action, request: Request, form: Mapping[str, str]) -> Response:
         step = form.get("step")
         if step not in ("look", "do"):
-            raise ApiError(400, "bad_form", "the form does not say whether to look or to do: open it again")
+            raise ApiError(400, "bad_form", "the form has no valid step: open it again")
         try:
             if step == "look":
                 return await self._looked(action, request, form)
@@ -234,7 +234,7 @@ class Acting:
             person, found, demo = await self._threads.read(work)
             action = next((one for one in self._actions if found and one.name == found.action), None)
             if found is None or action is None or not found.place:
-                return self._console.failed(404, "no form of yours has this key; what people did is in the audit")
+                return self._console.failed(404, "you sent no form with this key: see the audit")
             shown = {"done": found, "secret": "", "action": action, "person": person, "demo": demo}
             return self._console.render("act_done.html", shown)
 
@@ -252,10 +252,10 @@ class Acting:
                 kept = {name: value for name, value in _values(action, form).items() if value}
                 query = urlencode(kept or said_by(request))
                 shown = {"next": f"{request.url.path}?{query}" if query else request.url.path, "name": ""}
-                why = "You were signed out: sign in, and the form is as you left it." if form else ""
+                why = "Your session ended. Sign in: the form keeps your text." if form else ""
                 if len(query) > MOST_KEPT:
                     shown["next"] = request.url.path
-                    why = "You were signed out. The form was too long to be kept: go back, and copy it first."
+                    why = "Your session ended, and the form is too long to keep. Go back, and copy your text first."
                 return self._console.render("sign_in.html", {**shown, "why": why}, 401)
 
         return await self._console.answered(request, inside)
@@ -266,7 +266,7 @@ class Acting:
         if known is None:
             raise SignedOutInside
         if not known.person.may(action.role):
-            why = f"{action.title} is for the role {action.role}, and {known.person.name} is {known.person.role}"
+            why = f"{action.title} needs the role {action.role}, and {known.person.name} is {known.person.role}"
             raise ApiError(403, "no_role", why)
         return known.person
 
@@ -276,10 +276,10 @@ class Acting:
         values = _values(action, form)
         for field in action.fields:
             if not field.optional and not values.get(field.name, "").strip():
-                raise WrongField(field.name, f"{field.label}: this is needed")
+                raise WrongField(field.name, f"{field.label}: a value is required")
             given, choices = values.get(field.name, ""), {value for value, _ in field.choices}
             if choices and given not in choices and not (field.optional and not given):
-                raise WrongField(field.name, f"{field.label}: choose one of them")
+                raise WrongField(field.name, f"{field.label}: choose one of the options")
         key = form.get("key", "")
         if not console_acts.KEY.fullmatch(key):  # a deed by such a one is refused: see `claim`
             key = console_acts.new_key(by.now_ms, secrets.token_urlsafe(32))
@@ -299,7 +299,7 @@ def _values(action: Action | None, form: Mapping[str, str]) -> dict[str, str]:
 def _reason(form: Mapping[str, str]) -> str:
     reason = form.get("reason", "").strip()
     if not reason:
-        raise WrongField("reason", "say why: it stands in the audit")
+        raise WrongField("reason", "a reason is required")
     if len(reason) > declared.MAX_REASON_CHARS or clean(reason) != reason:
         raise WrongField("reason", f"{declared.MAX_REASON_CHARS} characters at most, none of them control characters")
     return reason
@@ -312,7 +312,7 @@ TYPED_MICRO: Final = 1_000 * MICRO
 """Above so many rows, or so much credit, their number is typed before it is done."""
 SEEN: Final = re.compile(r"[0-9a-f]{64}")
 """The hash of a dry run's result, as its form carries it."""
-CHANGED: Final = "this changed since you looked: see how it stands now, and decide again"
+CHANGED: Final = "the state changed since the dry run: check the new dry run, and decide again"
 
 
 class LookAgain(Refused):
@@ -381,7 +381,7 @@ def perform(connection: sa.Connection, action: Action, doing: Doing, form: Mappi
     size = _look_again(connection, action, doing, seen)
     wanted = to_type(size)
     if wanted is not None and not _is_number(form.get("typed", ""), wanted):
-        raise LookAgain(400, f"to do it, type the number {as_plain(wanted)}")
+        raise LookAgain(400, f"to confirm, type the number {as_plain(wanted)}")
     return action.do(connection, doing)
 
 
@@ -399,11 +399,11 @@ def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
     person = doing.person
     most = None if person.role == "admin" else person.grant_limit_micro or 0
     if most is not None and size.unbounded:
-        why = f"{action.title}: nothing bounds the credits that this gives"
-        raise ApiError(403, "grant_limit", f"{why}, so that {person.name} may not do it: an admin may")
+        why = f"{action.title}: no amount bounds the credits that this gives"
+        raise ApiError(403, "grant_limit", f"{why}. {person.name} may not do it, but an admin may")
     if most is not None and size.micro > most:
-        why = f"{person.name} may give {as_credits(most)} credits at once, and this is {as_credits(size.micro)}"
-        raise ApiError(403, "grant_limit", f"{why}: an admin may do it, or raise the limit")
+        why = f"{person.name} may give at most {as_credits(most)} credits at once, and this is {as_credits(size.micro)}"
+        raise ApiError(403, "grant_limit", f"{why}: ask an admin to do it, or to raise the limit")
     return size
 
 

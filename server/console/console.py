@@ -154,7 +154,7 @@ class Console:
             return await do()
         except SignedOut:
             if "hx-request" in request.headers:  # a part of an open page: its figures stay
-                return failed(401, "nobody is signed in any more: load the page again")
+                return failed(401, "your session ended: load the page again")
             return RedirectResponse(f"/console/sign-in?{urlencode({'next': _place(request)})}", 303)
         except ApiError as error:
             return failed(error.status, error.message)
@@ -170,7 +170,7 @@ class Console:
             return failed(500, str(error))
         except Exception as error:
             log.error("console_failed", path=request.url.path, **describe_error(error))
-            return failed(500, "something failed here; it was written down")
+            return failed(500, "an internal error occurred: see the server's log")
 
     def failed(
         self,
@@ -212,13 +212,13 @@ class Console:
 
         async def do() -> Response:
             known = await self.look(lambda c: session_auth.who(c, self.services.settings, request, self.now_ms()))
-            return self.failed(404, "this address leads nowhere", person=None if known is None else known.person)
+            return self.failed(404, "this page does not exist", person=None if known is None else known.person)
 
         return await self.answered(request, do)
 
     async def _not_theirs(self, _request: Request) -> Response:
         """The same below the address of an organisation's own people."""
-        return self._my._failed(404, "this address leads nowhere")
+        return self._my._failed(404, "this page does not exist")
 
     async def _render_page(self, page: Page, request: Request, seen: list[Person]) -> Response:
         now_ms, query = self.now_ms(), said_by(request)
@@ -243,7 +243,7 @@ class Console:
             raise SignedOut
         if not known.person.may(page.role):
             has, name = known.person.role, known.person.name
-            raise ApiError(403, "no_role", f"{page.title} is for the role {page.role}, and {name} is {has}")
+            raise ApiError(403, "no_role", f"{page.title} needs the role {page.role}, and {name} is {has}")
         return known
 
     async def _file(self, page: Page, form: Form, request: Request) -> Response:
@@ -284,9 +284,11 @@ class Console:
             def work(connection: sa.Connection) -> Ask:
                 known = session_auth.who(connection, self.services.settings, request, now_ms)
                 if known is None:
-                    raise ApiError(401, "signed_out", "nobody is signed in any more: sign in, and come again")
+                    raise ApiError(401, "signed_out", "your session ended: sign in again")
                 if not known.person.in_demo:
-                    raise ApiError(404, "not_found", "in real life an organisation's own people alone see their page")
+                    raise ApiError(
+                        404, "not_found", "outside a demo, an organisation's own people alone see their page"
+                    )
                 ask = Ask(known.person, now_ms, form)
                 require_org(connection, ask.required("org"))
                 return ask

@@ -73,7 +73,7 @@ class DocumentCache:
     async def ask(self, call: Call, what: str) -> tuple[int, Mapping[str, Any]]:
         """Status and object. Errors: Trouble."""
         if not is_safe(call.url):
-            raise Trouble(f"{what} is not asked: its address is neither https:// nor on this machine")
+            raise Trouble(f"{what} cannot be asked: its address is neither https:// nor on this machine")
         if self._under_way >= MOST_AT_ONCE:
             raise Trouble(TOO_MANY)
         self._under_way += 1
@@ -85,13 +85,13 @@ class DocumentCache:
             how = "cannot be reached" if isinstance(found, NotSent) else "does not answer"
             raise Trouble(f"{what} {how}: {found.reason}")
         if 300 <= found.status < 400:
-            raise Trouble(f"{what} sends elsewhere, which is not followed")
+            raise Trouble(f"{what} redirects, and Drawdown does not follow redirects")
         try:
             said = json.loads(found.body)
         except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict):
-            raise Trouble(f"{what} answers {found.status}, with no JSON object")
+            raise Trouble(f"{what} answers {found.status} without a JSON object")
         return found.status, said
 
     async def get_cached(self, url: str, what: str, *, at_most_ms: int = KEPT_MS) -> Mapping[str, Any]:
@@ -137,4 +137,4 @@ class DocumentCache:
             fitting = [key for key in found if kid is None or key.kid == kid]
             if fitting:
                 return fitting
-        raise Trouble(f"{what} has no key that this was signed with")
+        raise Trouble(f"{what} has no key of this signature")

@@ -71,8 +71,8 @@ Act = Callable[[Request, Mapping[str, str]], Awaitable[Response]]
 
 COOKIE: Final = "__Host-drawdown-my"
 HOME: Final = "/my/usage"
-OVER: Final = "nobody is in here, or not any more: open this page from your product again"
-ANOTHER: Final = "this browser is in for {} by now, and the page was another organisation's: open that one anew"
+OVER: Final = "you are not signed in, or your session ended: open this page from your product again"
+ANOTHER: Final = "this browser is now signed in for {}, and the page was another organisation's: open that page again"
 AT_ONCE: Final = 4
 """Reads and writes at once for these people, in threads of their own: they never delay the console, nor it them.
 Their files are half of them at most, as at the console.
@@ -160,7 +160,7 @@ class My:
     ) -> Response:
         async def respond() -> Response:
             if not self._services.settings.my.is_set:
-                return self._failed(404, "there is nothing here")
+                return self._failed(404, "this page does not exist")
             try:
                 return await do()
             except Nobody:
@@ -179,14 +179,14 @@ class My:
     async def _enter(self, request: Request) -> Response:
         async def entered() -> Response:
             if request.method != "GET":  # whatever looks where a link leads does not use it up
-                raise ApiError(405, "method", "a link is opened")
+                raise ApiError(405, "method", "invalid method: open the link with GET")
             try:
                 link = await self._links.read(said_by(request).get("token", ""), self.url, self._console.now_ms())
                 return await self._begin(request, link)
             except (Unproven, UsedLink) as error:
-                return self._failed(403, f"this link opens nothing: {error}")
+                return self._failed(403, f"the link was refused: {error}")
             except Trouble as error:
-                return self._failed(502, f"this link cannot be looked at: {error}")
+                return self._failed(502, f"the link cannot be checked: {error}")
 
         return await self._answered(request, entered)
 
@@ -296,19 +296,19 @@ class My:
         visitor, card = await self._look(work)
         service = None if card is None else self._services.payments(card.service)
         if card is None or service is None:
-            return self._failed(404, "no card is charged for this credit")
+            return self._failed(404, "no automatic top-up charges a card for this credit")
         if self._card_pages >= MOST_CARD_PAGES:
-            raise ApiError(503, "busy", "too many people ask for this page: try again in a moment", headers=SOON)
+            raise ApiError(503, "busy", "too many people open this page: try again in a moment", headers=SOON)
         self._card_pages += 1
         try:
             ask = service.portal_link if form.get("what") == "portal" else service.card_link
             found = await asyncio.wait_for(ask(card.service_customer, f"{self.url}{HOME}"), CARD_WITHIN_S)
         except TimeoutError:
-            found = NoLink("it does not answer")
+            found = NoLink("no answer")
         finally:
             self._card_pages -= 1
         if isinstance(found, NoLink) or not is_safe(found.url):
-            return self._failed(502, f"{card.service} gives no page for a card now: try again later")
+            return self._failed(502, f"{card.service} returned no page for a card: try again later")
         return self._render("my_card.html", {"visitor": visitor, "service": card.service, "url_there": found.url})
 
     async def _leave(self, request: Request, _form: Mapping[str, str]) -> Response:
@@ -339,10 +339,10 @@ class Links:
         claims = await self._claims_of(token)
         jwts.require(claims, now_ms, aud=audience)
         if claims["exp"] * 1000 > now_ms + LINK_MS + jwts.SLACK_S * 1000:
-            raise Unproven("it lasts longer than a quarter of an hour")
+            raise Unproven("its exp is more than a quarter of an hour ahead")
         org_id, person = _id(claims, "org"), _id(claims, "sub") if "sub" in claims else None
         if person is not None and person.startswith(STAFF):
-            raise Unproven(f"sub begins with {STAFF}, as the names of the console's own people do")
+            raise Unproven(f"its sub begins with {STAFF}, which is reserved for people of the console")
         return Link(_id(claims, "jti"), visitor(org_id, person))
 
     async def _claims_of(self, token: str) -> Mapping[str, Any]:
@@ -354,7 +354,7 @@ class Links:
         if algorithm in jwts.BY_KEYS and own.jwks_url:
             keys = await self._elsewhere.keys(own.jwks_url, kid, "the product")
             return jwts.claims_of(token, keys, jwts.BY_KEYS)
-        raise Unproven(f"it is signed by {algorithm}, which is not set up here")
+        raise Unproven(f"this server is not set up for its algorithm {algorithm}")
 
 
 def _id(claims: Mapping[str, Any], name: str) -> str:
@@ -421,13 +421,13 @@ def _tiles(account: own_wallet.Standing, forecast: str) -> list[Tile]:
     tone = "bad" if account.available_micro < 0 else ""
     return [
         Tile("Available", figures.credits(account.available_micro), forecast, tone),
-        Tile("Reserved", figures.credits(account.reserved_micro), "for what is running"),
+        Tile("Reserved", figures.credits(account.reserved_micro), "for open executions"),
     ]
 
 
 def _balance(account: own_wallet.Standing) -> Tile:
     owes = account.balance_micro < 0
-    said = "used, and not paid for" if owes else "available and reserved"
+    said = "used but not paid" if owes else "available and reserved"
     return Tile("Balance", figures.credits(account.balance_micro), said, "bad" if owes else "")
 
 
@@ -482,7 +482,7 @@ def terms_of(form: Mapping[str, str], org_id: str, now_ms: int) -> Terms:
     """Return the terms for this organisation, whichever the form names. Errors: UsageError."""
     metric = form.get("metric", "")
     if not is_clean_id(metric):
-        raise UsageError("metric: this is no id: 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid metric: expected 1 to 200 characters, none of them control characters")
     return Terms(metric, "org", org_id, _period(form), _amount(form), _ends_ms(form, now_ms))
 
 
@@ -490,7 +490,7 @@ def reason_of(form: Mapping[str, str]) -> str:
     """Errors: UsageError."""
     reason = form.get("reason", "").strip()
     if not (0 < len(reason) <= MAX_REASON_CHARS and reason.isprintable()):
-        raise UsageError(f"reason: say what it is for, in {MAX_REASON_CHARS} characters and one line")
+        raise UsageError(f"invalid reason: expected 1 to {MAX_REASON_CHARS} characters on one line")
     return reason
 
 
@@ -504,14 +504,14 @@ def _period(form: Mapping[str, str]) -> Period:
 def _amount(form: Mapping[str, str]) -> int:
     found = form.get("amount", "").strip()
     if not (found.isascii() and found.isdecimal() and len(found) <= _DIGITS):
-        raise UsageError("amount: a whole number, such as 50")
+        raise UsageError("invalid amount: expected a whole number such as 50")
     return int(found)
 
 
 def _ends_ms(form: Mapping[str, str], now_ms: int) -> int:
     choices = {str(days): days for days in DAY_CHOICES}
     if form.get("days", "") not in choices:
-        raise UsageError(f"days: there is {', '.join(choices)}")
+        raise UsageError(f"invalid days: expected {', '.join(choices)}")
     return until(now_ms, choices[form["days"]])
 
 
@@ -520,5 +520,5 @@ assert max(DAY_CHOICES) * DAY_MS < guard_overrides.MOST_LIFE_MS
 
 PAGES: Final = (
     Page("/my/usage", "Usage", "my_usage.html", usage, lines=csv_lines),
-    Page("/my/blocked", "What is blocked", "my_blocked.html", blocked, example="?metric=idea.create"),
+    Page("/my/blocked", "Blocked metric", "my_blocked.html", blocked, example="?metric=idea.create"),
 )

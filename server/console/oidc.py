@@ -129,7 +129,7 @@ class Oidc:
     async def _begin(self, request: Request) -> Response:
         async def to_issuer() -> Response:
             if not self._settings.issuer:
-                return self._desk.failed(404, "nobody signs in through another service here")
+                return self._desk.failed(404, "sign-in through another service is not set up here")
             place = inside(said_by(request).get("next"))
             try:
                 found = await self._provider()
@@ -163,10 +163,10 @@ class Oidc:
         issuer = self._settings.issuer
         said = await self._elsewhere.get_cached(f"{issuer.rstrip('/')}/.well-known/openid-configuration", issuer)
         if said.get("issuer") != issuer:
-            raise Trouble(f"{issuer} calls itself by another name: see DRAWDOWN_CONSOLE_OIDC_ISSUER")
+            raise Trouble(f"{issuer} states another issuer: check DRAWDOWN_CONSOLE_OIDC_ISSUER")
         for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
             if not isinstance(said.get(name), str) or not is_safe(said[name]):
-                raise Trouble(f"{issuer} names no {name} that is https://")
+                raise Trouble(f"{issuer} states no {name} with https://")
         return said
 
     async def _back(self, request: Request) -> Response:
@@ -177,12 +177,10 @@ class Oidc:
         query = said_by(request)
         trip = trip_of(secret, query.get("state", ""))
         if not secret or not self._settings.issuer:
-            why = "this sign-in was not begun in this browser, is over ten minutes old, or was used: begin again"
+            why = "this sign-in began in another browser, is over ten minutes old, or was used: begin again"
             return self._show_form(why, 400)
         if trip is None:  # the other one's cookie stays
-            return self._show_form(
-                "another sign-in was begun in this browser since: finish that one, or begin again", 400
-            )
+            return self._show_form("another sign-in has begun in this browser since: finish it, or begin again", 400)
         try:
             if not 0 <= self._services.clock.now_ms() - trip.began_ms <= WITHIN_MS:
                 raise Unproven("this sign-in took longer than ten minutes: begin again")
@@ -199,10 +197,10 @@ class Oidc:
         """Return the issuer's statement about the person who came back. Errors: Unproven, Trouble."""
         issuer = self._settings.issuer
         if query.get("iss", issuer) != issuer:  # RFC 9207
-            raise Unproven("this answer is another issuer's: begin again")
+            raise Unproven("the answer is from another issuer: begin again")
         if "error" in query:
-            why = query["error"] if _CODE.fullmatch(query["error"]) else "that it does not work"
-            raise Unproven(f"{issuer} says: {why}")
+            why = query["error"] if _CODE.fullmatch(query["error"]) else "an unknown error"
+            raise Unproven(f"{issuer} returned an error: {why}")
         if not 0 < len(query.get("code", "")) <= MAX_CODE_CHARS:
             raise Unproven(f"{issuer} sent no code: begin again")
         provider = await self._provider()
@@ -211,7 +209,7 @@ class Oidc:
         if status != 200 or not isinstance(token, str):
             code = said.get("error")
             why = code if isinstance(code, str) and _CODE.fullmatch(code) else f"it answers {status}"
-            raise Trouble(f"{issuer} gives no token: {why}")
+            raise Trouble(f"{issuer} returned no token: {why}")
         claims = await self._claims_of(token, provider, trip)
         if self._settings.claim in claims or not isinstance(provider.get("userinfo_endpoint"), str):
             return claims
@@ -248,7 +246,7 @@ class Oidc:
             if not isinstance(claims.get("sub"), str):
                 raise Unproven("the token has no claim sub")
         except Unproven as error:
-            raise Unproven(f"the token of {own.issuer} is not believed: {error}") from None
+            raise Unproven(f"the token of {own.issuer} is invalid: {error}") from None
         return claims
 
     async def _more(self, claims: Mapping[str, Any], url: str, access: object) -> Mapping[str, Any]:
@@ -268,17 +266,17 @@ class Oidc:
         claim, issuer = self._settings.claim, self._settings.issuer
         name = claims.get(claim)
         if not isinstance(name, str) or not (name.isascii() and NAME.fullmatch(name.lower())):
-            raise Unproven(f"{issuer} says no {claim} that is a name here: a to z, 0-9 and . _ @ + -")
+            raise Unproven(f"{issuer} returned no valid {claim}: expected a name of a to z, 0-9 and . _ @ + -")
         verified = claims.get("email_verified", self._settings.unverified_email)
         if claim == "email" and verified is not True:
-            raise Unproven(f"{issuer} has not proven that {name} is theirs who signed in")
+            raise Unproven(f"{issuer} has not verified the email {name}")
         return name.lower()  # of ASCII alone: elsewhere two letters may become one
 
     async def _entered(self, request: Request, name: str, place: str) -> Response:
         session = secrets.token_urlsafe(32)
         address = caller_of(request.client and request.client.host)
         if await self._let_in(name, session, address) is None:
-            why = f"{name} signed in at {self._settings.issuer}, and is nobody here: an admin adds them with "
+            why = f"{name} signed in at {self._settings.issuer}, but has no access here: an admin must run "
             return self._show_form(f"{why}`drawdown console user add {typed(name, '--role', 'viewer')}`", 403)
         answer = RedirectResponse(place, 303)
         session_auth.give(answer, session)

@@ -19,7 +19,7 @@ from drawdown.schema.errors import DatabaseBusy, DrawdownError
 
 T = TypeVar("T")
 
-_TOO_SLOW: Final = "this takes longer than {:g} s: choose less, or try again"
+_TOO_SLOW: Final = "the query takes longer than {:g} s: narrow the filter, or try again"
 _ENDED: Final = ("57014", "25P02")
 """PostgreSQL's for a statement that took too long, and for what follows it."""
 

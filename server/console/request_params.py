@@ -36,11 +36,11 @@ def said_by(request: Request) -> dict[str, str]:
     pairs = request.query_params.multi_items()
     found = dict(pairs)
     if len(pairs) > MOST_PARAMETERS or len(found) != len(pairs):
-        raise UsageError("the address says one thing twice, or too much: begin at the overview")
+        raise UsageError("the address has a parameter twice, or too many: begin at the overview")
     for name, text in pairs:
         if len(text) > MAX_TEXT_CHARS or "\0" in text:
-            what = f"up to {MAX_TEXT_CHARS:,} characters, none of them NUL"
-            raise UsageError(f"{clean(name, MAX_NAME_CHARS)}: this is no text of {what}: begin at the overview")
+            what = f"expected up to {MAX_TEXT_CHARS:,} characters, none of them NUL"
+            raise UsageError(f"invalid {clean(name, MAX_NAME_CHARS)}: {what}. Begin at the overview")
     return found
 
 
@@ -65,7 +65,7 @@ class Ask:
         """Return an id or a part of one; '' if none is given. Errors: UsageError if no id can have this text."""
         found = self.query.get(name, "")
         if found and not is_clean_id(found):
-            raise UsageError(f"{name}: this is no id: 1 to 200 characters, none of them control characters")
+            raise UsageError(f"invalid {name}: expected an id of 1 to 200 characters, none of them control characters")
         return found
 
     def key(self, name: str) -> str:
@@ -76,7 +76,7 @@ class Ask:
         found = self.query.get(name, "")
         if found and not (is_clean(found) and len(found) <= MAX_KEY_CHARS):
             raise UsageError(
-                f"{name}: this is no key: 1 to {MAX_KEY_CHARS} characters, none of them control characters"
+                f"invalid {name}: expected a key of 1 to {MAX_KEY_CHARS} characters, none of them control characters"
             )
         return found
 
@@ -87,20 +87,20 @@ class Ask:
         """
         found = self.query.get(name, "")
         if len(found) > MAX_KEY_CHARS:
-            raise UsageError(f"{name}: this is longer than {MAX_KEY_CHARS} characters: begin at the first page")
+            raise UsageError(f"invalid {name}: longer than {MAX_KEY_CHARS} characters. Begin at the first page")
         return found
 
     def required(self, name: str) -> str:
         """Return a text. Errors: UsageError if none is given."""
         if not self.query.get(name):
-            raise UsageError(f"the address names no {name}: it ends with ?{name}=…")
+            raise UsageError(f"the address has no {name}: add ?{name}=…")
         return self.text(name)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
         """Return one of several choices; the first if none is given. Errors: UsageError for any other."""
         found = self.query.get(name, "") or choices[0]
         if found not in choices:
-            raise UsageError(f"{name}: there is {', '.join(filter(None, choices))}")
+            raise UsageError(f"invalid {name}: expected {', '.join(filter(None, choices))}")
         return found
 
     def whole(self, name: str) -> int | None:
@@ -110,14 +110,14 @@ class Ask:
         """
         found = self.query.get(name, "")
         if found and not (re.fullmatch(r"-?[0-9]{1,18}", found) and found.isascii()):
-            raise UsageError(f"{name}: this is no whole number: begin at the first page")
+            raise UsageError(f"invalid {name}: expected a whole number. Begin at the first page")
         return int(found) if found else None
 
     def place(self, name: str) -> int:
         """The number of a row behind which a page continues; 0: it begins. Errors: UsageError for what none can be."""
         found = self.whole(name) or 0
         if found < 0:
-            raise UsageError(f"{name}: no row has a number below 1: begin at the first page")
+            raise UsageError(f"invalid {name}: expected a number of 1 or more. Begin at the first page")
         return found
 
     def instant(self, name: str) -> int | None:
@@ -127,7 +127,7 @@ class Ask:
         """
         found = self.whole(name)
         if found is not None and not 0 <= found <= LATEST_MS:
-            raise UsageError(f"{name}: this is no moment: begin at the first page")
+            raise UsageError(f"invalid {name}: expected a time in milliseconds. Begin at the first page")
         return found
 
     def moment(self, name: str) -> int | None:

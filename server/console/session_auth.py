@@ -124,5 +124,5 @@ async def form_of(request: Request, url: str, budget: Budget, home: str = "/cons
             raise ApiError(400, "bad_form", "the form cannot be read") from None
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ApiError(400, "bad_form", "the form says one thing twice")
+        raise ApiError(400, "bad_form", "the form has a field twice")
     return found

@@ -148,10 +148,10 @@ def test_an_organisations_own_people_come_by_a_link_and_ask_for_more(live: Site,
     page.locator("#ledger tbody a").first.click()
     assert page.locator("tr.inner tbody tr").count() > 1
     page.get_by_role("link", name="idea.create").click()
-    page.get_by_label("How many in all").fill("7" if script else "8")
-    page.get_by_label("What for").fill(HOSTILE)
-    page.get_by_role("button", name="Ask").click()
-    assert page.locator("#asked tbody tr").filter(has_text="waits for a word").count() >= 1
+    page.get_by_label("Total amount").fill("7" if script else "8")
+    page.get_by_label("Reason").fill(HOSTILE)
+    page.get_by_role("button", name="Send request").click()
+    assert page.locator("#asked tbody tr").filter(has_text="requested").count() >= 1
     page.get_by_role("button", name="Leave").click()
     assert page.inner_text("h1") == "You have left"
 
@@ -168,4 +168,4 @@ def test_the_small_face_works_by_keyboard_alone(live: Site, look: Visit) -> None
             break
     page.keyboard.press("Enter")
     page.wait_for_url("**/my/blocked?metric=idea.create&of=acme")
-    assert "The limit is reached" in page.inner_text("main")
+    assert "You reached the limit" in page.inner_text("main")

@@ -49,7 +49,7 @@ def test_figures_that_come_anew_move_nothing_and_say_where_they_cannot(live: Sit
         page.clock.run_for(10_500)
         page.locator(".stale .stale-word").wait_for()
     assert page.locator(".tile .figure").all_inner_texts() == before
-    assert "Live" not in page.inner_text("main") and "last figures that could be read" in page.inner_text(".asof")
+    assert "Live" not in page.inner_text("main") and "last figures that it read" in page.inner_text(".asof")
     page.clock.run_for(10_500)
     page.locator("#live:not(.stale)").wait_for()
     assert "Live" in page.inner_text(".asof")
@@ -68,7 +68,7 @@ def test_whoever_stands_on_a_link_stays_there_and_the_figures_go_on(live: Site, 
     page, asked = visitor.page, list[str]()
     page.clock.install()
     visitor.go("/console/")
-    halted = page.locator(".tile", has_text="organisations that may start nothing").locator(".figure")
+    halted = page.locator(".tile", has_text="organisations that may run no sandbox").locator(".figure")
     before = int(halted.inner_text())
     page.get_by_role("link", name="In doubt", exact=True).focus()
     live.fleet.write("UPDATE orgs SET is_halted = TRUE, halted_at = 1, halt_reason = 'spent' WHERE org_id = 'acme'")

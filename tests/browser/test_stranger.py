@@ -36,7 +36,7 @@ class Walk:
 
 def who_runs_out_today(walk: Walk) -> None:
     walk.click("Run out within 24 h")
-    walk.reads("The first to run out first")
+    walk.reads("The first to run out comes first")
     assert walk.page.locator("tbody td:first-child").all_inner_texts() == ["acme"]
 
 
@@ -47,7 +47,7 @@ def why_acme_was_charged(walk: Walk) -> None:
     walk.click("2026-01-08", within="#ledger")
     walk.page.locator("tr.inner tr", has_text="2026-01-08 01:00").filter(has_text="0.72").get_by_role("link").click()
     walk.clicks += 1
-    walk.reads("0.72", "Samples of 2026-01-08 01:00 that make compute_4gb", "box", "1,800", "accepted")
+    walk.reads("0.72", "Samples of compute_4gb, window 2026-01-08 01:00", "box", "1,800", "accepted")
 
 
 def give_initech_credit(walk: Walk) -> None:
@@ -59,7 +59,7 @@ def give_initech_credit(walk: Walk) -> None:
     walk.clicks += 1
     walk.page.get_by_label("Reason").fill("they asked")
     assert "(optional)" in walk.page.get_by_text("Expires").inner_text()
-    walk.click("See what it would do", "button")
+    walk.click("Dry run", "button")
     walk.reads("Dry run: Give credit (initech)", "Halts whom it pays for")
     walk.click("Give credit", "button")
     walk.reads("initech: 25.00 credits given")

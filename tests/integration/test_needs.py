@@ -140,7 +140,7 @@ def test_a_list_of_many_ends_and_says_so(fleet: Fleet) -> None:
     many = [StoppedOrg(f"org-{number}", 1, "broken") for number in range(MOST_CALLS + 5)]
     standing = replace(found.standing, stopped=many)
     listed = needs(Status(standing, judge(standing)))
-    assert (len(listed), listed[-1].what) == (MOST_CALLS + 1, "and 5 more like these")
+    assert (len(listed), listed[-1].what) == (MOST_CALLS + 1, "5 more need a person")
 
 
 @pytest.mark.both_databases
@@ -158,12 +158,10 @@ def test_what_comes_within_a_day_and_what_is_asked_for_stands_behind_it(fleet: F
     found, around = read(fleet.engine, lambda c: (status(c, now), read_around(c, now)))
     listed = needs(found, replace(around, asked=2, asked_since_ms=now - MINUTE_MS))[-7:]
     assert [(one.word, one.org) for one in listed] == [
-        ("asked for", ""), *(("runs out", f"org-{number}") for number in (6, 5, 4, 3, 2)), ("runs out", ""),
+        ("requested", ""), *(("runs out", f"org-{number}") for number in (6, 5, 4, 3, 2)), ("runs out", ""),
     ]  # fmt: skip
-    assert (
-        listed[0].what.startswith("2 overrides are asked for, the first since 2026-") and "1 min ago" in listed[0].what
-    )
-    assert "in 1 min" in listed[1].what and listed[-1].what == "and 2 more run out within 24 h"
+    assert listed[0].what.startswith("2 overrides requested, the first at 2026-") and "1 min ago" in listed[0].what
+    assert "in 1 min" in listed[1].what and listed[-1].what == "2 more run out within 24 h"
     assert {one.tone for one in listed} == {"warn"} and listed[-1].place == "/console/orgs?within=24h"
 
 

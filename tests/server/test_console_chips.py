@@ -18,7 +18,7 @@ from tests.server.filled import Filled
 
 pytestmark = pytest.mark.xdist_group("filled")
 CHIP: Final = re.compile(
-    r'(?:<p class="muted more">|<div class="empty">\n.*\n<p>|data-head="Mended by">)<code>(.*?)</code>'
+    r'(?:<p class="muted more">|<div class="empty">\n.*\n<p>|data-head="Next step">)<code>(.*?)</code>'
 )
 ODD: Final = (
     "/console/pushes?from=2026-01-05 13:10&to=2026-01-05 14:15&state=any",

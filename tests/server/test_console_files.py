@@ -161,7 +161,7 @@ def test_orgs_running_out_within_a_time_are_listed_by_page_first_first(home: Hom
     path, seen, pages = "/console/orgs?within=1h", [], 0
     while path:
         (answer,) = home.get(path)
-        assert answer.status_code == 200 and "no watch goes round" not in answer.text
+        assert answer.status_code == 200 and "no watch runs" not in answer.text
         seen += re.findall(r"\"Organisation\"><a href=\"/console/org\?id=([^\"]+)\"", answer.text)
         following = re.search(r'rel="next" href="([^"]+)"', answer.text)
         path, pages = (following[1].replace("&amp;", "&") if following else ""), pages + 1
@@ -184,13 +184,13 @@ def test_list_reports_missing_watch_and_invalid_filter_is_refused(home: Home) ->
     assert re.findall(counted, overview.text) == ["0"]
     home.fleet.write("UPDATE watch_state SET round_ms = round_ms - 600000")
     (answer,) = home.get("/console/orgs?within=1h")
-    assert answer.status_code == 200 and "no watch goes round" in answer.text
+    assert answer.status_code == 200 and "no watch runs" in answer.text
     (overview,) = home.get("/console/")
     assert re.findall(counted, overview.text) == [figures.UNKNOWN], "nobody knows: that is no zero"
     for path, why in (
-        ("?within=2h", "there is 1h"),
-        ("?within=1h&ends=soon", "no whole number"),
-        ("?ends=²", "no whole number"),
+        ("?within=2h", "expected 1h"),
+        ("?within=1h&ends=soon", "expected a whole number"),
+        ("?ends=²", "expected a whole number"),
     ):
         (refused,) = home.get(f"/console/orgs{path}")
         assert refused.status_code == 400 and why in refused.text, path

@@ -119,7 +119,7 @@ def _require_it_stays(title: str, name: str, said: str) -> None:
     assert f'id="wrong-{name}"' in said and f'aria-describedby="wrong-{name}"' in said, (title, name)
     typed = re.search(rf'<input id="{name}"[^>]*', said)
     assert typed is None or 'value="nope"' in typed[0], (title, name)
-    assert "Nothing is shown until the filter makes sense." in said and ">Clear<" in said
+    assert "The page shows no rows until you correct the filter." in said and ">Clear<" in said
     assert not re.search(r'<tbody>|class="figure"|href="/console/act/|>CSV<', said.partition("<main")[2]), (title, name)
 
 
@@ -132,13 +132,19 @@ def test_a_wrong_date_of_an_organisations_ledger_keeps_its_page(home: Home) -> N
 def test_what_leads_nowhere_is_a_page_and_what_is_not_there_leads_back(home: Home) -> None:
     for path in ("/console/nowhere", "/console/act/nowhere", "/console/org/x?id=acme"):
         said = text_of(home, path, 404)
-        assert "This address leads nowhere." in said and 'aria-label="Pages"' in said, path
+        assert "This page does not exist." in said and 'aria-label="Pages"' in said, path
         (outside,) = home.get(path, session=None)
-        assert outside.status_code == 404 and "leads nowhere" in outside.text and "<nav" not in outside.text
-    assert re.search(r"overrides? (is|are) asked for, the first since", text_of(home, "/console/"))
+        assert (
+            outside.status_code == 404
+            and "this page does not exist" in outside.text.lower()
+            and "<nav" not in outside.text
+        )
+    assert re.search(r"overrides? requested, the first at", text_of(home, "/console/"))
     (mine,) = home.get("/my/nowhere", session=None)
     assert (
-        mine.status_code == 404 and "leads nowhere" in mine.text and "/console/" not in mine.text.partition("<main")[2]
+        mine.status_code == 404
+        and "this page does not exist" in mine.text.lower()
+        and "/console/" not in mine.text.partition("<main")[2]
     )
     said = text_of(home, "/console/push?key=nope", 404)
     assert '<a href="/console/pushes">Back to Pushes</a>' in said and 'aria-label="Pages"' in said
@@ -157,7 +163,7 @@ def test_an_empty_late_page_is_no_empty_list(home: Home) -> None:
             where = NAMED.sub(lambda one: named[one[0]], place)
             late = f"{path}{'&' if '?' in path else '?'}{where}"
             page = text_of(home, late)
-            assert "Nothing stands behind this place: the list ends before it." in page, late
+            assert "The list ends before this place." in page, late
             back = re.search(r'href="([^"]+)">First page<', page)
             assert back is not None, late
             assert "Nothing stands behind" not in text_of(home, back[1]), "and there the list begins"
@@ -173,17 +179,17 @@ ROWS: Final[dict[str, tuple[str, str, dict[str, list[str]]]]] = {
     "/console/ledger": ("Customer", "customer_id", {"search": ["ac"]}),
     "/console/wallet": ("Used, UTC", "used_at", {"from": ["2026-01-05"], "to": ["2026-01-05", "2026-01-08 13:10"],
                         "amount": ["0.05", "1", "12.5"]}),
-    "/console/settlements": ("Run", "run", {"supplier": ["pixel"], "org": ["acme", "initech"]}),
+    "/console/settlements": ("Execution", "run", {"supplier": ["pixel"], "org": ["acme", "initech"]}),
     "/console/reconcile": ("Organisation", "org_id", {"provider": ["embedded"], "org": ["acme", HOSTILE]}),
     "/console/drift": ("Vendor", "vendor", {}),
     "/console/pushes": ("Organisation", "org_id", {
         "provider": ["embedded"], "org": ["acme", HOSTILE], "feature": ["compute_1gb", "compute_4gb"],
         "from": ["2026-01-05"], "to": ["2026-01-05"],
     }),
-    "/console/runs": ("Run", "run", {"org": ["acme"], "payer": ["acme"], "project": ["site"]}),
+    "/console/runs": ("Execution", "run", {"org": ["acme"], "payer": ["acme"], "project": ["site"]}),
     "/console/halts": ("Organisation", "org_id", {"org": ["acme", HOSTILE], "cell": ["cell-1"]}),
     "/console/events": ("Event", "event", {"source": ["shop"], "type": ["order"], "org": ["acme"]}),
-    "/console/audit": ("What", "action", {
+    "/console/audit": ("Action", "action", {
         "actor": [f"@{TURNED}"], "action": ["org_halt"], "target": ["acme"],
         "from": ["2026-01-05"], "to": ["2026-01-05"],
     }),

@@ -151,7 +151,7 @@ def test_billing_of_all_shows_who_needs_somebody(home: Home) -> None:
     assert "Top-ups in doubt 1 " in said and "pool 8.00 1.00" in said
     assert "/console/act/topup-stop-all" not in hrefs(home, "/console/billing"), "an admin alone"
     later(home, 3 * DAY_MS)
-    assert "that is long ago" in text_of(home, "/console/billing", AGAIN)
+    assert "out of date" in text_of(home, "/console/billing", AGAIN)
 
 
 def test_an_opened_day_says_what_was_left_and_leads_to_its_runs(home: Home) -> None:
@@ -189,7 +189,7 @@ def test_settlements_are_told_by_supplier_by_state_and_one_by_one(home: Home) ->
     said = text_of(home, "/console/settlements")
     assert "Eligible 2.00" in said and "render-1 pixel eligible 2.00 1.00" in said
     assert "/console/act/settlement-payout?supplier=pixel&expect=2.000000" in hrefs(home, "/console/settlements")
-    assert "None is like that" in text_of(home, "/console/settlements?state=frozen")
+    assert "No settlement matches the filter" in text_of(home, "/console/settlements?state=frozen")
     assert len(rows_of(home, "/console/settlements.csv?state=eligible")) == 2
     assert rows_of(home, "/console/settlements.csv?state=hold") == []
     one = text_of(home, "/console/settlement?key=render-1")
@@ -207,7 +207,7 @@ def test_the_sums_of_settlements_are_of_those_that_are_chosen(home: Home, chosen
     sums = {state: sum(float(line[10]) for line in lines if line[4] == state) for state in ("hold", "eligible")}
     assert bool(lines) == (chosen in ("state=eligible", "org=acme", "org=acme&state=eligible"))
     assert f"Eligible {sums['eligible']:.2f} in the next payout" in said or chosen == "state=hold"
-    assert (f"On hold {sums['hold']:.2f} waits" in said) == ("state=eligible" not in chosen)
+    assert (f"On hold {sums['hold']:.2f} until its time ends" in said) == ("state=eligible" not in chosen)
     assert "Clawbacks due" not in said, "it is a supplier's"
 
 
@@ -220,19 +220,19 @@ def test_what_differs_stands_first(home: Home) -> None:
     assert "amounts in credits" in text_of(home, "/console/settlements")
     equal = text_of(home, "/console/reconcile?verdict=equal")
     assert "f1" not in equal and "Differences" not in equal, "it is not what is asked for"
-    assert "Nothing like that differs." in text_of(home, "/console/reconcile?verdict=over")
+    assert "No difference matches the filter." in text_of(home, "/console/reconcile?verdict=over")
     for number in range(reconciliations.MOST_DIFFERING):  # later ones, more than are shown
         values = {"feature": f"g{number}", "theirs": 9, "verdict": "over", "day": T0, "at": home.now}
         home.fleet.write(COMPARED, values)
     short = text_of(home, "/console/reconcile?verdict=short").partition("Last comparisons")[0]
-    assert f"f1 5 3 {figures.MINUS}2 short" in short and "Nothing" not in short and "g1" not in short
+    assert f"f1 5 3 {figures.MINUS}2 short" in short and "found no difference" not in short and "g1" not in short
     assert len(rows_of(home, "/console/reconcile.csv?verdict=short")) == 1
 
 
 def test_where_nothing_was_compared_it_is_said_once(home: Home) -> None:
     write(home.engine, lambda c: c.exec_driver_sql("DELETE FROM reconciliations"))
     said = text_of(home, "/console/reconcile?verdict=short")
-    assert said.count("nothing was compared yet") == 1 and "drawdown reconcile" in said
+    assert said.count("No comparison exists yet") == 1 and "drawdown reconcile" in said
     assert "Last comparisons" not in said and "Compared days" not in said
     assert "autumn compute_1gb +5" in said, "what is still to be acknowledged"
 
@@ -267,7 +267,7 @@ def test_drift_beyond_the_tolerance_is_red_and_unknown_is_no_zero(home: Home) ->
     said = text_of(home, "/console/drift", AGAIN)
     assert "aws vm 1.00 2.00 USD +100.0 off provisional" in said
     assert f"aws mail {figures.UNKNOWN} 1.00 USD {figures.UNKNOWN} unknown" in said
-    assert "Off 1 " in said and "Alert 0 " in said and "never, so that nobody is alerted" in said
+    assert "Off 1 " in said and "Alert 0 " in said and "never, so no alert can fire" in said
     mail, vm = rows_of(home, "/console/drift.csv", AGAIN)
     assert ",unmapped,unknown," in mail.replace('"', "") and ",provisional,off," in vm.replace('"', "")
     assert "by more than 15 %, and by 1.00 or more" in said, "neither alone is off"
@@ -305,26 +305,26 @@ def test_the_command_for_drift_that_is_shown_has_the_lines_of_the_page(
 
 NONSENSE: Final = [
     ("/console/billing?id=acmee", 404, "did you mean acme?"),
-    ("/console/wallet", 400, "names no id"),
+    ("/console/wallet", 400, "has no id"),
     ("/console/wallet?id=acmee", 404, "did you mean acme?"),
     ("/console/wallet?id=acme&after=no", 400, "no such entry of this wallet"),
-    ("/console/ledger?which=rich", 400, "which: there is owed, low"),
-    ("/console/ledger?after=acme&at=1e9", 400, "at: this is no whole number"),
-    ("/console/ledger?search=%00", 400, "search: this is no text"),
-    ("/console/settlements?state=lost", 400, "state: there is hold"),
+    ("/console/ledger?which=rich", 400, "invalid which: expected owed, low"),
+    ("/console/ledger?after=acme&at=1e9", 400, "invalid at: expected a whole number"),
+    ("/console/ledger?search=%00", 400, "invalid search: expected up to"),
+    ("/console/settlements?state=lost", 400, "invalid state: expected hold"),
     ("/console/settlements?supplier=pixle", 400, "did you mean pixel?"),
     ("/console/settlements?after=render-9", 400, "did you mean render-"),
     ("/console/settlement?key=render-11", 404, "did you mean render-1"),
-    ("/console/reconcile?verdict=even", 400, "verdict: there is short"),
+    ("/console/reconcile?verdict=even", 400, "invalid verdict: expected short"),
     ("/console/reconcile?org=acmee", 400, "did you mean acme?"),
-    ("/console/reconcile?after_day_ms=x", 400, "after_day_ms: this is no whole number"),
-    ("/console/drift?days=8", 400, "days: there is 7"),
+    ("/console/reconcile?after_day_ms=x", 400, "invalid after_day_ms: expected a whole number"),
+    ("/console/drift?days=8", 400, "invalid days: expected 7"),
     ("/console/topup?id=topup:acme:2", 404, "did you mean topup:acme:1?"),
     ("/console/org?id=acme&tab=ledger&after=x", 400, "no such entry"),
     (f"/console/wallet?id=acme&after={'x' * MAX_KEY_CHARS}", 400, "no such entry"),
-    (f"/console/wallet?id=acme&after={'x' * (MAX_KEY_CHARS + 1)}", 400, "after: this is no key"),
+    (f"/console/wallet?id=acme&after={'x' * (MAX_KEY_CHARS + 1)}", 400, "invalid after: expected a key"),
     (f"/console/topup?id=topup:{'y' * 200}:1", 404, "unknown top-up"),
-    ("/console/topup?id=%00", 400, "id: this is no text"),
+    ("/console/topup?id=%00", 400, "invalid id: expected up to"),
 ]
 
 

@@ -240,7 +240,7 @@ def test_a_push_leads_from_its_samples_to_the_cells_that_were_told(night: Night)
     assert samples[0][1:5] == ["box", "1,024", "60", "cell-1"]
     assert attempts[0][3] == "accepted" and entries[0][2:4] == ["wallet:acme", "revenue:compute_1gb"]
     assert verdicts[-1][1:3] == ["halted", "operator"]
-    assert "The verdict when it was settled, and those that came next" in page, "it may be of long before"
+    assert "Verdicts at settlement and after" in page, "it may be of long before"
     assert [row[1:3] for row in told] == [["cell-1", "due"]]
     (paid,) = night.fleet.rows("SELECT amount_micro FROM ledger_entries WHERE key = :key", key=key)
     assert tiles(page)["Price"] == figures.credits(int(str(paid[0]))) != figures.UNKNOWN
@@ -296,7 +296,7 @@ def test_runs_say_who_holds_how_much_until_when(night: Night) -> None:
     assert runs_[0][1:8] == ["run-1", "acme", "acme", "waiting", "2.00", "0.00", "2.00"]
     assert holders[0][:3] == ["acme", "1", "2.00"] and tiles(listed.text)["Held"] == "2.00"
     assert tables(drawing.text) == [holders], "it drew nothing yet"
-    assert tiles(one.text)["State"] == "held" and "site" in one.text and "It drew nothing yet." in one.text
+    assert tiles(one.text)["State"] == "held" and "site" in one.text and "No draw exists yet." in one.text
     night.fleet.clock.at_ms += DAY_MS // 12
     over, *others = night.get(*(f"/console/runs{query}" for query in ("", *OVER)))
     assert tiles(over.text)["Expired, not released"] == "1"
@@ -364,12 +364,12 @@ def test_providers_and_ticks_say_how_they_stand(night: Night) -> None:
     assert circuits[0][:3] == ["embedded", "answers", "0"] and circuits[0][3:5] == [figures.UNKNOWN] * 2
     assert calls[0][1:3] == ["1", "0"] and terms[0][0] == "embedded"
     (hour,) = night.rows("/console/ticks")
-    assert hour[1:3] == ["2", "left something1 of them"], "the worst end, and how many others there were"
+    assert hour[1:3] == ["2", "left work1 of them"], "the worst end, and how many others there were"
     one_by_one = night.page("/console/ticks", hour=night.now - night.now % HOUR_MS)
-    assert [row[1] for row in tables(one_by_one)[0]] == ["left something", "all settled"]
+    assert [row[1] for row in tables(one_by_one)[0]] == ["left work", "all settled"]
     number = night.fleet.one("SELECT MAX(tick_id) FROM ticks")
     one = night.page("/console/tick", id=number)
-    assert ["2", "due"] in tables(one)[-1] and ["sealed", "2", "pushes made of windows that closed"] in tables(one)[0]
+    assert ["2", "due"] in tables(one)[-1] and ["sealed", "2", "pushes made from closed windows"] in tables(one)[0]
     assert night.page("/console/ticks", before=number).count("<tr>") == 2
 
 
@@ -484,33 +484,33 @@ def test_runs_and_halts_go_on_behind_their_last_row(night: Night) -> None:
 
 
 NONSENSE: Final = [
-    ("/console/pushes?state=nonsense", 400, "state: expected open, due"),
+    ("/console/pushes?state=nonsense", 400, "invalid state: expected open, due"),
     ("/console/pushes?from=someday", 400, "from: invalid time 'someday'"),
     ("/console/pushes?from=2026-01-02&to=2026-01-01", 400, "invalid range"),
     ("/console/pushes?org=acmee", 400, "did you mean acme?"),
     ("/console/pushes?after=1", 400, "Start at the first page"),
     ("/console/pushes?after=1:usage:acme:1:x", 400, "push"),
-    ("/console/pushes?state=any&after=%00", 400, "after: this is no text"),
-    ("/console/pushes.csv?state=nonsense", 400, "state: expected open"),
+    ("/console/pushes?state=any&after=%00", 400, "invalid after: expected up to"),
+    ("/console/pushes.csv?state=nonsense", 400, "invalid state: expected open"),
     ("/console/pushes.csv?org=acmee", 400, "did you mean acme?"),
     ("/console/pushes.csv?why=nonsense", 400, "no open push waits for this reason"),
     ("/console/pushes?why=nonsense", 400, "no open push waits for this reason"),
     ("/console/pushes?provider=embeddedd", 400, "did you mean embedded?"),
-    ("/console/push", 400, "names no key"),
+    ("/console/push", 400, "has no key"),
     ("/console/push?key=nonsense", 404, "unknown push"),
-    ("/console/push?key=" + "x" * 1001, 400, "key: this is no key"),
-    ("/console/pending?reason=x", 400, "reason: there is unknown_org"),
-    ("/console/runs?state=held&phase=x", 400, "phase: there is"),
-    ("/console/runs?state=settled&phase=over", 400, "applies to held executions alone"),
+    ("/console/push?key=" + "x" * 1001, 400, "invalid key: expected a key"),
+    ("/console/pending?reason=x", 400, "invalid reason: expected unknown_org"),
+    ("/console/runs?state=held&phase=x", 400, "invalid phase: expected"),
+    ("/console/runs?state=settled&phase=over", 400, "of runs that are held alone"),
     ("/console/runs?after=x", 400, "Start at the first page"),
     ("/console/runs?payer=acmee", 400, "did you mean acme?"),
     ("/console/run?key=run-2", 404, "did you mean run-1?"),
-    ("/console/halts?state=x", 400, "state: there is any"),
+    ("/console/halts?state=x", 400, "invalid state: expected any"),
     ("/console/halts?after=1:2", 400, "Start at the first page"),
     ("/console/halts?cell=cell-4", 400, "unknown cell"),
-    ("/console/tick?id=x", 400, "no whole number"),
+    ("/console/tick?id=x", 400, "expected a whole number"),
     ("/console/tick?id=999", 404, "unknown tick 999"),
-    ("/console/ticks?before=x", 400, "no whole number"),
+    ("/console/ticks?before=x", 400, "expected a whole number"),
     ("/console/backfill?key=june", 404, "unknown backfill"),
     ("/console/backfills?org=acmee", 400, "did you mean acme?"),
 ]

@@ -80,7 +80,7 @@ def test_from_the_dry_run_to_the_result(home: Lost) -> None:
     page = home.look()
     assert page.status_code == 200 and dump(home.engine) == before
     text = unescape(re.sub(r"<[^>]+>", " ", page.text))
-    assert "In all 6 pushes" in text and "drawdown replay --all" in text and "--queue" in text
+    assert "In total 6 pushes" in text and "drawdown replay --all" in text and "--queue" in text
     assert home.send(PATH, hidden(page)).status_code == 303
     assert home.send(PATH, hidden(page)).status_code == 303, "sent twice, it is one order"
     assert home.fleet.rows("SELECT state, actor, via FROM jobs") == [("waiting", "console:ann", "console")]
@@ -121,7 +121,7 @@ def test_a_viewer_sees_the_orders_and_places_none(home: Lost) -> None:
 def test_what_is_too_much_to_try_says_so_and_may_be_ordered(home: Lost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doing, "TRIED_MS", 0)
     page = home.look()
-    assert "It is too much to try while a page waits" in page.text and "--dry-run" in page.text
+    assert "The replay is too large for a page" in page.text and "--dry-run" in page.text
     assert home.send(PATH, hidden(page)).status_code == 303
 
     def slow(*_: object) -> None:
@@ -129,7 +129,7 @@ def test_what_is_too_much_to_try_says_so_and_may_be_ordered(home: Lost, monkeypa
 
     monkeypatch.setattr(doing, "rehearse", slow)
     page = home.look(to="2026-01-01T05:00")
-    assert "It could not be tried while a page waits" in page.text and "--dry-run" in page.text
+    assert "The dry run could not end in time" in page.text and "--dry-run" in page.text
     assert home.send(PATH, hidden(page)).status_code == 303
 
 
@@ -153,4 +153,4 @@ def test_hostile_texts_stand_as_text(home: Lost) -> None:
 def test_what_is_sealed_and_not_settled_is_not_called_settled() -> None:
     found = Replayed(T0, END, dry_run=True, open_pushes=2, open_quantity=1_200)
     shown = doing._pushes_table(found, "").none
-    assert shown == "Nothing more to seal. Sealed before, 2 pushes (1,200 units) are still to be settled."
+    assert shown == "No more usage to seal. Of earlier seals, 2 pushes (1,200 units) are still to be settled."

@@ -206,7 +206,7 @@ def test_a_real_server_refuses_a_wrong_secret_and_that_is_said(tmp_path: Path, r
         return await client.get(agreed(there.headers["location"], "ann@example.com"))
 
     answer = home.ask(work)
-    assert answer.status_code == 502 and "gives no token: invalid_client" in answer.text
+    assert answer.status_code == 502 and "returned no token: invalid_client" in answer.text
     engine.dispose()
 
 
@@ -285,11 +285,11 @@ LIES: Final[list[tuple[dict[str, Any], str]]] = [
     ({"nbf": 2**40}, "not valid yet"),
     ({"sub": None}, "has no claim sub"),
     ({"sub": 5}, "a claim of the token is invalid"),
-    ({"email_verified": None}, "has not proven that ann@example.com is theirs"),
-    ({"email_verified": "true"}, "has not proven that ann@example.com is theirs"),
-    ({"email_verified": False}, "has not proven that ann@example.com is theirs"),
-    ({"email": "no name here"}, "says no email that is a name here"),
-    ({"email": ["ann@example.com"]}, "says no email that is a name here"),
+    ({"email_verified": None}, "has not verified the email ann@example.com"),
+    ({"email_verified": "true"}, "has not verified the email ann@example.com"),
+    ({"email_verified": False}, "has not verified the email ann@example.com"),
+    ({"email": "no name here"}, "returned no valid email"),
+    ({"email": ["ann@example.com"]}, "returned no valid email"),
 ]
 
 
@@ -319,27 +319,27 @@ def test_each_signature_that_lies_is_found_out(home: Home) -> None:
 REDIRECT: Final = said(302, {}, location="https://evil.example/")
 LATE: Final = NoAnswer("no whole answer within 5 s")
 ANSWERS: Final[list[tuple[str, HttpResult, str]]] = [
-    ("openid-configuration", REDIRECT, "sends elsewhere, which is not followed"),
-    ("openid-configuration", said(200, b"<html>"), "no JSON object"),
-    ("openid-configuration", said(200, b"[" * 50_000), "no JSON object"),
-    ("openid-configuration", said(200, []), "no JSON object"),
+    ("openid-configuration", REDIRECT, "Drawdown does not follow redirects"),
+    ("openid-configuration", said(200, b"<html>"), "without a JSON object"),
+    ("openid-configuration", said(200, b"[" * 50_000), "without a JSON object"),
+    ("openid-configuration", said(200, []), "without a JSON object"),
     ("openid-configuration", said(500, {}), "answers 500"),
     ("openid-configuration", LATE, "does not answer: no whole answer within 5 s"),
     ("openid-configuration", NotSent("the host has no address"), "cannot be reached"),
-    ("/jwks", REDIRECT, "sends elsewhere"),
+    ("/jwks", REDIRECT, "redirects"),
     ("/jwks", LATE, "does not answer"),
     ("/jwks", said(200, {"keys": 5}), "has no key"),
     ("/jwks", said(200, {"keys": [{"kty": "oct", "k": "eHh4", "kid": "one"}, 7, {}]}), "has no key"),
-    ("/token", REDIRECT, "sends elsewhere"),
-    ("/token", said(400, {"error": "invalid_grant"}), "gives no token: invalid_grant"),
-    ("/token", said(400, {"error": f"you sent {SECRET}"}), "gives no token: it answers 400"),
-    ("/token", said(200, {"access_token": "x"}), "gives no token"),
-    ("/token", said(200, {"id_token": 5}), "gives no token"),
+    ("/token", REDIRECT, "redirects"),
+    ("/token", said(400, {"error": "invalid_grant"}), "returned no token: invalid_grant"),
+    ("/token", said(400, {"error": f"you sent {SECRET}"}), "returned no token: it answers 400"),
+    ("/token", said(200, {"access_token": "x"}), "returned no token"),
+    ("/token", said(200, {"id_token": 5}), "returned no token"),
     ("/token", LATE, "does not answer"),
 ]
 METADATA: Final[list[tuple[dict[str, Any], str]]] = [
-    ({"issuer": ISSUER + "/"}, "calls itself by another name"),
-    ({"token_endpoint": "http://login.example.com/token"}, "no token_endpoint that is https://"),
+    ({"issuer": ISSUER + "/"}, "states another issuer"),
+    ({"token_endpoint": "http://login.example.com/token"}, "no token_endpoint with https://"),
     ({"authorization_endpoint": "javascript:alert(1)"}, "no authorization_endpoint"),
     ({"jwks_uri": None}, "no jwks_uri"),
     ({"jwks_uri": "https://u:p@login.example.com/jwks"}, "no jwks_uri"),
@@ -358,13 +358,13 @@ def test_what_a_token_does_not_say_is_asked_for_of_the_same_one(home: Home) -> N
     home.issuer.more = {"email": "ann@example.com", "sub": "s-2"}
     home.refused("returned no details of the person", 502)
     home.issuer.more = {}
-    home.refused("says no email that is a name here")
+    home.refused("returned no valid email")
     home.issuer.more = {"email": " ann@example.com "}
-    home.refused("says no email that is a name here")
+    home.refused("returned no valid email")
     home.issuer.more = {"email": "Ann@Example.com"}
-    home.refused("has not proven that Ann@Example.com is theirs")
+    home.refused("has not verified the email Ann@Example.com")
     home.issuer.claims = {"email": None, "email_verified": True}
-    home.refused("has not proven that Ann@Example.com is theirs")  # the token verified no email that it names
+    home.refused("has not verified the email Ann@Example.com")  # the token verified no email that it names
     home.issuer.more = {"email": "Ann@Example.com", "email_verified": True}
     assert home.come_back().status_code == 303
 
@@ -372,29 +372,29 @@ def test_what_a_token_does_not_say_is_asked_for_of_the_same_one(home: Home) -> N
 def test_a_setting_takes_emails_of_an_issuer_that_says_nothing_of_them(engine: sa.Engine) -> None:
     home = Home(engine, replace(OWN, unverified_email=True))
     home.issuer.claims = {"email_verified": False}
-    home.refused("has not proven that ann@example.com is theirs")
+    home.refused("has not verified the email ann@example.com")
     home.issuer.claims = {"email_verified": None}
     assert home.come_back().status_code == 303
 
 
 def test_whoever_was_ended_is_nobody(home: Home) -> None:
     write(home.engine, lambda c: console_users.end(c, "ann@example.com", home.fleet.by))
-    home.refused("ann@example.com signed in at https://login.example.com, and is nobody here", 403)
+    home.refused("ann@example.com signed in at https://login.example.com, but has no access here", 403)
 
 
 def test_whoever_comes_back_is_who_went(home: Home) -> None:
     cases: list[tuple[str, dict[str, str | None]]] = [
-        ("another sign-in was begun in this browser since", {"state": "1.forged"}),
-        ("another sign-in was begun in this browser since", {"state": None}),
-        ("another issuer's", {"iss": "https://evil.example"}),
-        ("login.example.com says: access_denied", {"error": "access_denied"}),
-        ("login.example.com says: that it does not work", {"error": "<b>call 0900 666</b>"}),
+        ("another sign-in has begun in this browser since", {"state": "1.forged"}),
+        ("another sign-in has begun in this browser since", {"state": None}),
+        ("from another issuer", {"iss": "https://evil.example"}),
+        ("login.example.com returned an error: access_denied", {"error": "access_denied"}),
+        ("login.example.com returned an error: an unknown error", {"error": "<b>call 0900 666</b>"}),
         ("sent no code", {"code": None}),
         ("sent no code", {"code": "x" * (oidc.MAX_CODE_CHARS + 1)}),
     ]
     home.all_refused([(lambda: None, words, 400, spoilt) for words, spoilt in cases])
     assert home.issuer.asked("/token") == 0, "none of them was worth a call"
-    home.refused("gives no token: invalid_grant", 502, code="another's")
+    home.refused("returned no token: invalid_grant", 502, code="another's")
 
 
 def test_the_way_back_is_used_once_within_ten_minutes_and_by_the_last_tab(home: Home) -> None:
@@ -416,9 +416,9 @@ def test_the_way_back_is_used_once_within_ten_minutes_and_by_the_last_tab(home: 
         return [*found, await back(late)]
 
     one, two, replay, late, fresh_one, elsewhere_ = home.ask(work)
-    assert "another sign-in was begun" in one and two == fresh_one == "/console/"
-    assert "was not begun in this browser" in replay and "longer than ten minutes" in late
-    assert "was not begun in this browser" in elsewhere_
+    assert "another sign-in has begun" in one and two == fresh_one == "/console/"
+    assert "began in another browser" in replay and "longer than ten minutes" in late
+    assert "began in another browser" in elsewhere_
 
 
 def test_what_leaves_is_a_hash_of_what_stays(home: Home) -> None:

@@ -27,9 +27,9 @@ WORDS: Final[Mapping[str, str]] = {
 }  # fmt: skip
 """The words for states with another name in the database."""
 HALTED_FOR: Final[Mapping[str, str]] = {
-    "credits_exhausted": "no credit is left", "reserved": "what runs has reserved all that is left",
-    "estimate": "no credit is left, as it is estimated", "unreadable": "the balance cannot be read",
-    "usage_limit": "a usage limit is reached", "operator": "a person has stopped it",
+    "credits_exhausted": "no credit is left", "reserved": "open executions have reserved all credit that is left",
+    "estimate": "no credit is left, by an estimate", "unreadable": "the balance cannot be read",
+    "usage_limit": "a usage limit is reached", "operator": "an operator halted the organisation",
 }  # fmt: skip
 """The reasons of a halt, in words for the organisation's people; other reasons are shown only to operators."""
 

@@ -14,10 +14,10 @@ const stale = (why) => {
   part.classList.add("stale");
   const word = part.querySelector(".live-word"), said = part.querySelector(".stale-word");
   if (word) word.textContent = "Stale";
-  if (said) said.textContent = " · " + why + "; these are the last figures that could be read";
+  if (said) said.textContent = " · " + why + "; the page shows the last figures that it read";
 };
-const UNREAD = "it cannot be read now: load the page again";
-const ANOTHER = "this browser is in for another organisation by now: open this page anew where you came from";
+const UNREAD = "the page cannot be read now: load it again";
+const ANOTHER = "this browser is now signed in for another organisation: open this page again from your product";
 const isAnother = (event) => location.pathname.startsWith("/my/") && event.detail?.ctx?.response?.status === 409;
 const why = (event) => (isAnother(event) ? ANOTHER : UNREAD);
 document.addEventListener("htmx:response:error", (event) => stale(why(event)));

@@ -61,18 +61,18 @@ def look(home: Home, customer: str) -> tuple[int, str]:
 @pytest.mark.parametrize("path", PAGES)
 def test_a_balance_that_is_not_here_is_no_zero_and_no_credit_is_offered(home: Home, path: str) -> None:
     page = shown(home, path).partition("Plans")[0]
-    assert "illed at stripe: no balance is kept here" in page
-    for wrong in ("0.00", "nothing is left", "/act/grant", "ledger grant"):
+    assert "illed at stripe, which keeps the balance" in page
+    for wrong in ("0.00", "no credit is left", "/act/grant", "ledger grant"):
         assert wrong not in page, wrong
 
 
 def test_credit_goes_to_the_wallet_that_pays(home: Home) -> None:
     for page in ("/console/org?id=stark", "/console/org?id=tyrell"):
-        assert "No balance is kept here: credit is given there" in shown(home, page)
+        assert "The provider keeps the balance: give credit there" in shown(home, page)
     write(home.engine, lambda c: credit.grant(c, CUSTOMER, 5 * MICRO, home.fleet.by, key="first", plan=None))
     page = shown(home, "/console/org?id=stark")
     assert f'href="/console/act/grant?id={CUSTOMER}"' in page and "Available 5.00" in page
-    assert f"Paid from the wallet of {CUSTOMER}, so that there is no entry" in shown(home, "/console/wallet?id=stark")
+    assert f"Paid from the wallet of {CUSTOMER}: no entry exists here" in shown(home, "/console/wallet?id=stark")
     assert 'href="/console/act/grant?id=acme"' in shown(home, "/console/org?id=acme")
 
 
@@ -81,8 +81,8 @@ def test_a_filter_denies_no_entry_of_a_wallet_that_has_no_lot(home: Home) -> Non
     write(home.engine, lambda c: credit.grant(c, "tyrell", -5 * MICRO, home.fleet.by, key="down", plan=None))
     for asked, there in (("", True), ("&amount=5", True), ("&amount=9.99", False)):
         page = shown(home, f"/console/wallet?id=tyrell{asked}")
-        assert ("grant:down" in page, "no balance is kept here" in page) == (there, False), asked
-    assert "Nothing like it was booked" in page and "Clear" in page
+        assert ("grant:down" in page, "which keeps the balance" in page) == (there, False), asked
+    assert "No entry matches the filter" in page and "Clear" in page
 
 
 def test_credit_for_org_paid_elsewhere_is_refused_and_dry_run_names_wallet(home: Home) -> None:
@@ -102,7 +102,7 @@ def test_credit_for_org_paid_elsewhere_is_refused_and_dry_run_names_wallet(home:
 def test_who_is_billed_by_nobody_has_no_zero_either(home: Home) -> None:
     home.register(["soylent"])
     page = shown(home, "/console/org?id=soylent")
-    assert f"Available {figures.UNKNOWN} billed by nobody yet" in page and "0.00" not in page
+    assert f"Available {figures.UNKNOWN} no provider bills it yet" in page and "0.00" not in page
     assert "/console/act/grant?id=soylent" in page
 
 
@@ -114,11 +114,11 @@ def test_what_its_biller_said_is_told_with_when_it_ends(home: Home) -> None:
     assert "Runs out" not in shown(home, "/console/org?id=tyrell"), "nobody watches"
     write(home.engine, lambda c: note_round(c, home.now))
     page = shown(home, "/console/org?id=tyrell")
-    assert "Left at autumn 13.86 read 1 min ago Runs out 2026-01-03 00:15 in 2 d, as the watch estimates" in page
+    assert "Left at autumn 13.86 read 1 min ago Runs out 2026-01-03 00:15 in 2 d, by the watch's estimate" in page
     assert "Used in 30 days" not in page and "0.00" not in page
     write(home.engine, lambda c: credit.grant(c, "tyrell", 3 * MICRO, home.fleet.by, key="before", plan=None))
     page = shown(home, "/console/org?id=tyrell")
-    assert "Left at autumn 13.86" in page and "In a wallet here 3.00 from before: it pays for nothing now" in page
+    assert "Left at autumn 13.86" in page and "In a wallet here 3.00 from an earlier assignment, not used now" in page
 
 
 def test_a_chart_has_no_day_that_was_not_read() -> None:

@@ -15,7 +15,7 @@ from drawdown.worker.access import people as console_users
 from tests.server.console_home import OURS, VIC, Home, secret
 
 OWN: Final = "/console/own"
-BUTTON: Final = "What its own people see"
+BUTTON: Final = "Show the customer's page"
 
 
 @pytest.fixture

@@ -70,11 +70,11 @@ def test_each_page_says_what_the_command_line_says(home: Home) -> None:
     )
     assert "|look|blocks all|60.0 % of 5|60.0 % of 5|60.0 % of 5|" in limits
     assert "|peek|warns|0.0 % of 5|" in limits and "|peek|Set|1 warns|0|3|1|1|" in limits
-    assert "|acme|look|3|3|" in limits and "|look|every other plan, and none|day|5|" in limits
-    assert "|Requested limit overrides|0|nobody waits|" in page(home, "/console/limits?metric=peek", KIM)
+    assert "|acme|look|3|3|" in limits and "|look|every other plan, and no plan|day|5|" in limits
+    assert "|Requested limit overrides|0|none open|" in page(home, "/console/limits?metric=peek", KIM)
     assert "|Requested limit overrides|1|" in page(home, "/console/limits?metric=look", KIM)
     mine = page(home, "/console/org?id=acme&tab=limits")
-    assert "|look|day|5|4|1, little|" in mine and "|peek|day|5|13|none left|" in mine
+    assert "|look|day|5|4|1, low|" in mine and "|peek|day|5|13|used up|" in mine
     assert "|look|limit|3|9|blocked|" in mine and "|peek|limit|3|9|would be in phase 3|" in mine
     events = page(home, "/console/events")
     assert "|shop|order|3|3|1|" in events and "|Quarantined|2|" in events and "|id conflict|1|" in events
@@ -107,10 +107,10 @@ def test_from_an_event_to_its_push_and_its_entry(home: Home) -> None:
 
 def test_a_chain_that_was_tampered_with_shows_on_the_very_page(home: Home) -> None:
     whole = page(home, "/console/audit")
-    assert "|Of these|whole|" in whole and "not what was recorded" not in whole
+    assert "|Of these|whole|" in whole and "differs from the record" not in whole
     tamper(home.fleet, "UPDATE operator_actions SET actor = 'Bob' WHERE action = 'key_end'")
     broken = page(home, "/console/audit?action=key_end")
-    assert "|Of these|broken|" in broken and "|key end: not what was recorded|" in broken
+    assert "|Of these|broken|" in broken and "|key end: differs from the record|" in broken
     newest = "(SELECT MAX(action_id) FROM operator_actions)"
     tamper(home.fleet, f"DELETE FROM operator_actions WHERE action_id = {newest}")
     assert "|Of these|broken|" in page(home, "/console/audit"), "the last one was taken out"
@@ -145,26 +145,26 @@ def test_lists_of_overrides_go_on_where_they_ended(home: Home, monkeypatch: pyte
 
 NONSENSE: Final = [
     ("/console/limits?metric=lok", 400, "did you mean look?"),
-    ("/console/limits?span=1y", 400, "span: there is 7d, 24h, 30d"),
-    ("/console/limits?asked=-1", 400, "asked: no row has a number below 1"),
+    ("/console/limits?span=1y", 400, "invalid span: expected 7d, 24h, 30d"),
+    ("/console/limits?asked=-1", 400, "invalid asked: expected a number of 1 or more"),
     ("/console/limits?behind=77", 400, "unknown override 77"),
-    ("/console/limits?behind=" + "9" * 19, 400, "behind: this is no whole number"),
+    ("/console/limits?behind=" + "9" * 19, 400, "invalid behind: expected a whole number"),
     ("/console/events?source=shopp", 400, "did you mean shop?"),
     ("/console/events?type=ordr", 400, "did you mean order?"),
     ("/console/events?org=acmee", 400, "did you mean acme?"),
     ("/console/events?why=nothing", 400, "unknown reason nothing"),
-    ("/console/events?before=x", 400, "before: this is no whole number"),
-    ("/console/event?source=shop", 400, "names no id"),
+    ("/console/events?before=x", 400, "invalid before: expected a whole number"),
+    ("/console/event?source=shop", 400, "has no id"),
     ("/console/event?source=shop&id=order-9", 404, "unknown event"),
     ("/console/event?source=shop&id=order-1&org=nobody", 404, "there is no"),
-    ("/console/keys?after=%00", 400, "after: this is no text"),
-    ("/console/proof?before=1e3", 400, "before: this is no whole number"),
+    ("/console/keys?after=%00", 400, "invalid after: expected up to"),
+    ("/console/proof?before=1e3", 400, "invalid before: expected a whole number"),
     ("/console/audit?actor=tset", 400, "did you mean test?"),
     ("/console/audit?action=key_mend", 400, "did you mean key_end?"),
-    ("/console/audit?via=post", 400, "via: there is cli"),
+    ("/console/audit?via=post", 400, "invalid via: expected cli"),
     ("/console/audit?from=someday", 400, "from"),
-    ("/console/org?id=acme&tab=raw&table=console_users", 400, "table: there is"),
-    ("/console/org?id=acme&tab=raw&table=orgs%3B--", 400, "table: there is"),
+    ("/console/org?id=acme&tab=raw&table=console_users", 400, "invalid table: expected"),
+    ("/console/org?id=acme&tab=raw&table=orgs%3B--", 400, "invalid table: expected"),
     ("/console/audit.csv?actor=tset", 400, "did you mean test?"),
 ]
 
@@ -178,7 +178,7 @@ def test_people_are_for_admins_and_hostile_texts_are_texts(home: Home) -> None:
     assert [one.status_code for one in home.get("/console/people", session=ANN)] == [403]
     people = page(home, "/console/people", KIM)
     assert (
-        "|ann|Role|Reset|End|operator|may come in|" in people
+        "|ann|Role|Reset|End|operator|active|" in people
         and "|vic|Role|Reset|End|viewer|" in people
         and "token" not in people
     )

@@ -52,7 +52,7 @@ class Owing(Home):
 
     def step(self, org: str = "kid") -> str:
         page = shown(self, f"/console/org?id={org}&tab=usage")
-        return page.partition("metering too Settlement ")[2].partition(" What each")[0]
+        return page.partition("metering included Settlement ")[2].partition(" Effect of each")[0]
 
 
 @pytest.fixture
@@ -66,16 +66,16 @@ def test_settlement_step_shows_own_runs_and_amount_still_due(home: Owing) -> Non
     home.ran("a", "held", 4)
     home.ran("b", "loose", 6)
     home.ran("other", "held", 2, org="acme")  # of the same pool: it is none of kid's
-    assert home.step() == "2 5.00 to suppliers; they wait for 5.00"
+    assert home.step() == "2 5.00 owed to suppliers; 5.00 not released yet"
     home.reverse("a", MICRO)
-    assert home.step() == "2 4.00 to suppliers; they wait for 4.00"
+    assert home.step() == "2 4.00 owed to suppliers; 4.00 not released yet"
     home.batch("loose")
-    assert home.step() == "2 4.00 to suppliers; they wait for 1.00"
+    assert home.step() == "2 4.00 owed to suppliers; 1.00 not released yet"
     home.reverse("b", MICRO)  # a claw-back: it was released
-    assert home.step() == "2 3.00 to suppliers; they wait for 1.00"
+    assert home.step() == "2 3.00 owed to suppliers; 1.00 not released yet"
     home.reverse("a")
     home.reverse("b")
-    assert home.step() == "2 0.00 to suppliers; they wait for 0.00"
+    assert home.step() == "2 0.00 owed to suppliers; 0.00 not released yet"
 
 
 def test_both_figures_of_the_step_are_of_the_days_that_are_shown(home: Owing) -> None:
@@ -84,7 +84,7 @@ def test_both_figures_of_the_step_are_of_the_days_that_are_shown(home: Owing) ->
     home.ran("old", "held", 4, org="acme", payer=None)
     home.fleet.clock.at_ms += 31 * DAY_MS
     home.ran("new", "held", 2, org="acme", payer=None)
-    assert home.step("acme") == "1 1.00 to suppliers; they wait for 1.00"
+    assert home.step("acme") == "1 1.00 owed to suppliers; 1.00 not released yet"
 
 
 def test_a_batch_is_offered_where_its_command_makes_one(home: Owing) -> None:
@@ -130,6 +130,6 @@ def test_what_is_given_back_by_nobody_is_not_offered_to_be_taken_back(home: Owin
 def test_sums_by_supplier_say_that_they_are_of_everybody(home: Owing) -> None:
     home.set("held", share_ppm=500_000)
     home.ran("a", "held", 4)
-    said = "Of all organisations and states, whatever is chosen: a payout is of all that a supplier is owed."
+    said = "The filter does not narrow this table: a payout covers all that a supplier is owed."
     for chosen, is_said in (("", False), ("?supplier=held", False), ("?org=acme", True), ("?state=hold", True)):
         assert (shown(home, f"/console/settlements{chosen}").count(said) == 1) == is_said, chosen

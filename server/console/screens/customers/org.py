@@ -52,8 +52,8 @@ def pushes(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         )
         for one in found
     ]
-    heads = ("Window, UTC", "Feature", "#Sealed", "#Sent", "Provider", "State", "#Tries", "Error, or key")
-    none = "No push is of a window of the last 24 hours."
+    heads = ("Window, UTC", "Feature", "#Sealed", "#Sent", "Provider", "State", "#Attempts", "Error or key")
+    none = "No push exists for a window of the last 24 hours."
     table = Table("Pushes of the last 24 hours", heads, rows, none, f"drawdown push list --org {quote(org_id)}")
     return {"part": "org_tables.html", "tables": [table]}
 
@@ -80,10 +80,10 @@ def halts(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     ]
     show = f"drawdown org show {typed(org_id)}"
     tables = [
-        Table("Cells that were notified", ("Halted, UTC", "Cell", "Answer", "#Tries", "Error"), told,
-              "No cell received a halt for it.", show),
-        Table("Last ten verdicts", ("At, UTC", "Verdict", "Reason", "#Balance", "#Sandboxes at once"), said,
-              "No verdict was written yet: the first read at its provider writes one.", show),
+        Table("Notified cells", ("Halted, UTC", "Cell", "Answer", "#Attempts", "Error"), told,
+              "No cell received a halt for this organisation.", show),
+        Table("Last ten verdicts", ("Time, UTC", "Verdict", "Reason", "#Balance", "#Sandboxes at once"), said,
+              "No verdict exists yet. The first read at its provider writes one.", show),
     ]  # fmt: skip
     return {"part": "org_tables.html", "tables": tables}
 
@@ -96,12 +96,12 @@ def assignment(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
          Cell(one.reason, "id", narrow=False))
         for one in org_history.assignments_of(connection, org_id)
     ]  # fmt: skip
-    heads = ("From, UTC", "To", "Provider", "Customer", "By", "Reason")
+    heads = ("From, UTC", "To, UTC", "Provider", "Customer", "Actor", "Reason")
     table = Table(
         "Assignments",
         heads,
         rows,
-        "No provider bills it.",
+        "No provider bills this organisation yet.",
         f"drawdown org assign {typed(org_id, '--provider', 'embedded')}",
     )
     ways = [
@@ -118,8 +118,8 @@ def audit(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
          Cell(one.via, narrow=False), Cell(one.reason, "id"))
         for one in list_audit(connection, AuditFilter(target=org_id), most=MOST_AUDITED).actions
     ]  # fmt: skip
-    heads = ("At, UTC", "What", "Who", "Through", "Why")
-    none = "Nobody changed anything of it."
+    heads = ("Time, UTC", "Action", "Actor", "Channel", "Reason")
+    none = "No change of this organisation exists yet."
     table = Table("Changes by people", heads, rows, none, f"drawdown audit list --target {quote(org_id)}")
     return {"part": "org_tables.html", "tables": [table]}
 
@@ -148,7 +148,7 @@ def _file(customer: str, filters: tuple[Filter, ...]) -> str:
     return url(f"{wallets.WALLET_PATH}.csv", id=customer, **{one.name: one.value for one in filters})
 
 
-RULES: Final = {"operator": "an operator's word", "no_entitlement": "its plan says nothing of it: none"}
+RULES: Final = {"operator": "operator's halt", "no_entitlement": "not in its plan"}
 
 
 def limits(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -165,34 +165,36 @@ def _limits(found: Standing, after: str) -> Table:
          time(one.until_ms, wide=True))
         for one in found.rows
     ]  # fmt: skip
-    heads = ("Metric", "Per", "#Limit", "#Used", "#Left", "Begins anew, UTC", "By", "Override until, UTC")
+    heads = ("Metric", "Period", "#Limit", "#Used", "#Left", "Resets, UTC", "Source", "Override ends, UTC")
     next_ = url("/console/org", id=found.org_id, tab="limits", after=found.next_after) if found.next_after else ""
-    none = "Nothing is counted yet: the first metric is made by `drawdown guard set`."
+    none = "No metric exists yet. Create the first one with `drawdown guard set`."
     first = url("/console/org", id=found.org_id, tab="limits") if after else ""
     command = f"drawdown limit show {typed(found.org_id)}"
     return Table("Limits", heads, rows, none, command, next_, _note(found), first=first)
 
 
 def _note(found: Standing) -> str:
-    plan = f"By the plan {found.plan}" if found.plan else "By what is said of every other plan, as it is on none"
-    pays = "credit was bought" if found.pays else "no credit was ever bought"
+    plan = (
+        f"Limits of the plan {found.plan}" if found.plan else "It has no plan, so the limits of every other plan count"
+    )
+    pays = "it bought credit" if found.pays else "it never bought credit"
     if found.halted:
-        return f"It is {found.halted}: nothing may be used, whatever is left. {plan}; {pays}."
+        return f"It is {found.halted}: it can use no metric, whatever its limits allow. {plan}; {pays}."
     return f"{plan}; {pays}."
 
 
 def _amount(one: StandingRow) -> Cell:
     if one.period is not None and one.amount is None:
-        return Cell("without an end", "number")
+        return Cell("unlimited", "number")
     return number(one.amount)
 
 
 def _remaining_cell(one: StandingRow) -> Cell:
     if one.remaining is None:
-        return Cell("without an end", "number")
+        return Cell("unlimited", "number")
     if one.remaining == 0:
-        return Cell("none left", "state", "warn")
-    return Cell(f"{figures.count(one.remaining)}, little", "state", "warn") if one.low else number(one.remaining)
+        return Cell("used up", "state", "warn")
+    return Cell(f"{figures.count(one.remaining)}, low", "state", "warn") if one.low else number(one.remaining)
 
 
 def _rule(one: StandingRow) -> tuple[str, str]:
@@ -211,8 +213,8 @@ def _refusals(found: Standing) -> Table:
          time(one.last_ms, wide=True))
         for one in found.refusals
     ]  # fmt: skip
-    heads = ("Metric", "Why", "#Times", "#Quantity", "What came of it", "Last, UTC")
-    none = "Nothing was blocked in 24 hours, and nothing would have been."
+    heads = ("Metric", "Reason", "#Times", "#Quantity", "Outcome", "Last, UTC")
+    none = "Drawdown blocked no use in 24 hours, and phase 3 would have blocked none."
     return Table("Blocked in 24 hours", heads, rows, none, f"drawdown guard check METRIC --org {quote(found.org_id)}")
 
 
@@ -229,11 +231,11 @@ def raw_rows(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def _raw_there(org_id: str, chosen: str) -> Table:
     rows = [
         (Cell(name, href="" if name == chosen else url("/console/org", id=org_id, tab="raw", table=name)),
-         Cell("above" if name == chosen else tables.COMMENTS[name], narrow=False))
+         Cell("shown above" if name == chosen else tables.COMMENTS[name], narrow=False))
         for name in tables.TABLES
     ]  # fmt: skip
     return Table(
-        "Tables about it", ("Table", "What it holds"), rows, "There is none.", f"drawdown org show {typed(org_id)}"
+        "Tables with its rows", ("Table", "Content"), rows, "No table exists.", f"drawdown org show {typed(org_id)}"
     )
 
 
@@ -242,15 +244,13 @@ def _raw_rows(org_id: str, table: str, found: tables.RawRows) -> Table:
         tuple(text_cell("NULL" if cell is None else cell, wide=at > 2) for at, cell in enumerate(row))
         for row in found.rows
     ]
-    note = (
-        "As they are stored: times in milliseconds, amounts in millionths of a credit. Texts are cut, secrets left out"
-    )
-    note += "." if found.whole else f". The last {tables.MOST_ROWS} by the order of its index; there are more."
+    note = "Rows as stored: times in milliseconds, amounts in micro-credits. Long texts are cut, and secrets left out"
+    note += "." if found.whole else f". The last {tables.MOST_ROWS} by its index; more rows exist."
     return Table(
         table,
         found.columns,
         rows,
-        "It has no row about this organisation.",
+        "This table has no row about this organisation.",
         f"drawdown org show {typed(org_id)}",
         note=note,
     )
@@ -284,7 +284,7 @@ def acts(org: sa.Row[Any], paid: PaidFrom) -> list[Link]:
         else act("Halt by hand" if org.is_halted else "Halt", "halt", id=org.org_id)
     )
     billing = Link("Billing", url("/console/billing", id=org.org_id))
-    runs = Link("Runs", url("/console/runs", org=org.org_id, state="any"))
+    runs = Link("Executions", url("/console/runs", org=org.org_id, state="any"))
     override = [act("Override limits", "org-override", org=org.org_id)]
     if org.override_halted is not None or org.override_max_concurrent is not None:
         override.append(act("End the override", "org-override", org=org.org_id, undo="yes"))

@@ -73,9 +73,9 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
         _count("Pushes due or queued", waiting, "on their way to a provider", "warn", PUSHES),
         _count("In doubt", in_doubt, "sent, outcome unknown", "bad", f"{PUSHES}?state=in_doubt"),
         _count("Rejected", rejected, "proven not charged", "bad", f"{PUSHES}?state=rejected"),
-        _count("Stopped", stopped, "organisations that are sealed no more", "bad", "/console/orgs?state=stopped"),
+        _count("Stopped", stopped, "organisations, not billed until released", "bad", "/console/orgs?state=stopped"),
         _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts?state=due"),
-        _count("Halted", standing.halted, "organisations that may start nothing", "bad", "/console/orgs?state=halted"),
+        _count("Halted", standing.halted, "organisations that may run no sandbox", "bad", "/console/orgs?state=halted"),
         _runs_out(running_out, standing.watch_ms, at_ms),
         _count("Jobs open", jobs.open, _waits_since(jobs, at_ms), "warn", JOBS),
         _count("Jobs failed", jobs.failed, "in the last 24 hours", "warn", JOBS),
@@ -93,7 +93,7 @@ def _pending(standing: Standing) -> Tile:
     seconds, units = (sum(getattr(one, name) for one in standing.pending) for name in ("seconds", "units"))
     amounts = sorted(((seconds, "s"), (units, "units")), key=lambda one: -one[0])
     (most, unit), (less, other) = amounts
-    said = f"and {less:,} {other}, billed to nobody yet" if less else "billed to nobody yet"
+    said = f"and {less:,} {other}, not billed yet" if less else "not billed yet"
     return Tile("Pending usage", f"{most:,} {unit}" if most else "0", said, "warn" if most else "", "/console/pending")
 
 
@@ -101,12 +101,12 @@ def _runs_out(orgs: int, watch_ms: int | None, at_ms: int) -> Tile:
     """Return the tile of credit that ends; without a watch, the number is unknown, not zero."""
     name, href = "Run out within 24 h", ENDING
     if not orgs and (watch_ms is None or abs(at_ms - watch_ms) >= WATCHED_FOR_MS):
-        return Tile(name, figures.UNKNOWN, "no watch goes round", "", href)
-    return _count(name, orgs, "as the watch estimates", "warn", href)
+        return Tile(name, figures.UNKNOWN, "no watch runs", "", href)
+    return _count(name, orgs, "by the watch's estimate", "warn", href)
 
 
 def _waits_since(jobs: JobsLeft, at_ms: int) -> str:
-    return "to be done by ticks" if jobs.since_ms is None else f"the oldest {figures.ago(jobs.since_ms, at_ms)}"
+    return "for the next ticks" if jobs.since_ms is None else f"the oldest {figures.ago(jobs.since_ms, at_ms)}"
 
 
 def _moment(name: str, ms: int | None, at_ms: int, href: str = "") -> Tile:
@@ -129,11 +129,11 @@ def _worst(ticks: list[TickRow]) -> tuple[str, str]:
     if not ticks:
         return "none", "no tick"
     if any(tick.exit_status == 1 for tick in ticks):
-        return "bad", f"{_many(ticks)}, one at least needs a person"
+        return "bad", f"{_many(ticks)}, at least one needs a person"
     if any(tick.exit_status is None for tick in ticks):
         return "warn", f"{_many(ticks)}, one has not ended"
     if any(tick.exit_status for tick in ticks):
-        return "warn", f"{_many(ticks)}, one at least left something"
+        return "warn", f"{_many(ticks)}, at least one left work"
     return "ok", f"{_many(ticks)}, all settled"
 
 
@@ -221,7 +221,7 @@ def needs(found: Status, around: Around = NOTHING) -> list[Need]:
         for call in calls[:MOST_CALLS]
     ]
     if more := len(calls) - len(called):
-        called.append(Need("bad", "more", f"and {more:,} more like these", "drawdown status"))
+        called.append(Need("bad", "more", f"{more:,} more need a person", "drawdown status"))
     headline = found.headline
     if headline.verdict == "behind" and not waits and not headline.next.startswith("nothing"):
         waits = [Need("warn", "behind", headline.reason, headline.next)]
@@ -240,16 +240,16 @@ def _soon(around: Around, at_ms: int) -> list[Need]:
     """Return what needs a decision, and credit that ends, within a day."""
     found = []
     if around.asked:
-        words = "1 override is" if around.asked == 1 else f"{around.asked:,} overrides are"
+        words = "1 override" if around.asked == 1 else f"{around.asked:,} overrides"
         since = figures.time(around.asked_since_ms)
-        what = f"{words} asked for, the first since {since} ({figures.ago(around.asked_since_ms, at_ms)})"
-        found.append(Need("warn", "asked for", what, "drawdown override list", href="/console/limits"))
+        what = f"{words} requested, the first at {since} ({figures.ago(around.asked_since_ms, at_ms)})"
+        found.append(Need("warn", "requested", what, "drawdown override list", href="/console/limits"))
     for org, ms in around.ending.first:
         when = "now" if ms <= at_ms else f"{figures.time(ms)} ({figures.ago(ms, at_ms)})"
-        what = f"its credit ends {when}, as the watch estimates"
+        what = f"the watch estimates that its credit ends {when}"
         found.append(Need("warn", "runs out", what, f"drawdown org show {typed(org)}", org))
     if more := around.ending.orgs - len(around.ending.first):
-        what = f"and {more:,} more run out within 24 h"
+        what = f"{more:,} more run out within 24 h"
         found.append(Need("warn", "runs out", what, "drawdown org list --runs-out-within 24h", href=ENDING))
     return found
 

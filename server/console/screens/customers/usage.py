@@ -28,7 +28,7 @@ from drawdown.worker.wallets.entries import Chosen, Forecast, LedgerDay, RunStep
 
 DAYS: Final = (30, 7, 90)
 TILE_DAYS: Final = 30
-OTHER: Final = "runs by amount"
+OTHER: Final = "executions by amount"
 """The name of charges without a feature: runs that were settled by an amount.
 
 No feature has this name: it has no spaces.
@@ -43,15 +43,15 @@ SPLIT_DAYS: Final = 7
 MOST_SHARES: Final = 8
 """Sandboxes, or projects, of an organisation that its page names."""
 EFFECTS: Final = {
-    "preview": "A preview says what a run would reserve. It changes nothing and leaves no row.",
-    "accept": "Accepting reserves the estimate at once: available falls by it, the balance does not.",
-    "queued": "What goes on keeps its hold until it ends or expires. What it draws leaves the balance and the hold.",
-    "complete": "Settling charges what it came to and frees the rest. Releasing, or expiring, frees all that is left.",
-    "settlement": "A supplier's share waits out its hold, then is released. The customer is charged nothing more.",
+    "preview": "A preview calculates the credit that an execution would reserve. It changes nothing.",
+    "accept": "Acceptance reserves the estimate. Available credit falls, and the balance stays.",
+    "queued": "It keeps its reservation until it ends or expires. A draw reduces the balance and the reservation.",
+    "complete": "Settlement charges the cost and frees the rest. Release and expiry free the credit that is left.",
+    "settlement": "A supplier's share is on hold, then Drawdown releases it. The customer pays nothing more.",
 }
 OUTLOOKS: Final = {
-    "spent": "nothing is left",
-    "lasts": "nothing was used lately",
+    "spent": "no credit is left",
+    "lasts": "no recent use",
     "unknown": "no forecast before 3 full days of use",
 }
 
@@ -138,7 +138,7 @@ def provider_balance_tiles(connection: sa.Connection, org: Any, paid: PaidFrom, 
     found = [Tile(f"Left at {org.billing_provider}", figures.credits(left), said, tone)]
     ends = None if org.is_halted else org.runs_out_ms
     if ends is not None and ends > now_ms and is_watched(connection, now_ms):
-        found.append(Tile("Runs out", figures.time(ends), f"{figures.ago(ends, now_ms)}, as the watch estimates"))
+        found.append(Tile("Runs out", figures.time(ends), f"{figures.ago(ends, now_ms)}, by the watch's estimate"))
     return found
 
 
@@ -146,13 +146,15 @@ def _over_from_before(account: Account) -> list[Tile]:
     """Return the tile of a wallet here that pays for nothing any more."""
     if not account.balance_micro:
         return []
-    return [Tile("In a wallet here", figures.credits(account.balance_micro), "from before: it pays for nothing now")]
+    return [
+        Tile("In a wallet here", figures.credits(account.balance_micro), "from an earlier assignment, not used now")
+    ]
 
 
 def available(account: Account, said: str) -> Tile:
     """Return the tile of available credit. Owed credit has a text and a colour before any forecast."""
     if account.owed_micro > 0:
-        said = f"{figures.credits(account.owed_micro)} owed: used, and not paid for"
+        said = f"{figures.credits(account.owed_micro)} owed: used but not paid"
     tone = "bad" if account.available_micro < 0 or account.owed_micro > 0 else ""
     return Tile("Available", figures.credits(account.available_micro), said, tone)
 
@@ -167,7 +169,7 @@ def outlook(found: Forecast, now_ms: int) -> str:
     """The forecast in words."""
     if found.state == "ends" and found.ends_ms is not None:
         ends = found.ends_ms
-        return f"runs out {figures.time(ends)}, {figures.ago(ends, now_ms)}, by {found.days} days of use"
+        return f"runs out {figures.time(ends)}, {figures.ago(ends, now_ms)}, at the pace of {found.days} days"
     return OUTLOOKS.get(found.state, "")
 
 
@@ -180,7 +182,7 @@ def chart(use: list[Use], now_ms: int, from_ms: int, step_ms: int = DAY_MS) -> c
         parts.setdefault(one.at_ms, {})[one.feature or OTHER] = one.micro
     by_hour, total = step_ms < DAY_MS, figures.credits(sum(one.micro for one in use))
     show = figures.time if by_hour else figures.day
-    said = f"Credits {'an hour' if by_hour else 'a day'} by feature, {show(first)} to {show(now_ms)}: {total} in all"
+    said = f"Credits per {'hour' if by_hour else 'day'} by feature, {show(first)} to {show(now_ms)}: {total} in total"
     return charts.stacked([(show(at), named) for at, named in sorted(parts.items())], said, MICRO)
 
 
@@ -198,11 +200,13 @@ def steps(found: RunSteps) -> list[Step]:
     drawn, left = figures.credits(found.drawn_micro), figures.credits(found.left_micro)
     waits = figures.credits(found.unreleased_micro)
     return [
-        Step("Preview", None, "asked, and not kept", EFFECTS["preview"]),
-        Step("Accept", found.accepted, f"{reserved} reserved in all", EFFECTS["accept"]),
-        Step("Queued", found.going, f"{found.waiting:,} drew nothing yet; {held} still held", EFFECTS["queued"]),
-        Step("Complete", found.complete, f"{drawn} charged, by metering too", EFFECTS["complete"]),
-        Step("Settlement", found.settling, f"{left} to suppliers; they wait for {waits}", EFFECTS["settlement"]),
+        Step("Preview", None, "not recorded", EFFECTS["preview"]),
+        Step("Accept", found.accepted, f"{reserved} reserved in total", EFFECTS["accept"]),
+        Step("Queued", found.going, f"{found.waiting:,} without a draw; {held} reserved", EFFECTS["queued"]),
+        Step("Complete", found.complete, f"{drawn} charged, metering included", EFFECTS["complete"]),
+        Step(
+            "Settlement", found.settling, f"{left} owed to suppliers; {waits} not released yet", EFFECTS["settlement"]
+        ),
     ]
 
 
@@ -234,7 +238,7 @@ def opened_day(ask: Ask) -> int | None:
     try:
         found = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
-        raise UsageError("day: write it as 2026-01-31") from None
+        raise UsageError("invalid day: expected a date such as 2026-01-31") from None
     return int(found.timestamp()) * 1000
 
 

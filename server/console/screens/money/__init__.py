@@ -29,10 +29,10 @@ PAGES: Final[tuple[Page, ...]] = (
         lines=wallets.lines_of_one,
         example="?id=acme",
     ),
-    Page(settlements.PATH, "Settlement", "list.html", settlements.read, lines=settlements.csv_lines),
+    Page(settlements.PATH, "Settlements", "list.html", settlements.read, lines=settlements.csv_lines),
     Page(
         settlements.SETTLEMENT_PATH,
-        "One settlement",
+        "Settlement",
         "list.html",
         settlements.read_one,
         menu=False,

@@ -32,9 +32,9 @@ PATH: Final = "/console/billing"
 OPEN: Final = ("due", "sending", "in_doubt")
 """States of a top-up that may yet be credited."""
 RELATIONS: Final[Mapping[str, str]] = {
-    "biller": "billed at", "shares": "shares the wallet", "pays_for_it": "pays for its runs",
-    "it_pays_for": "its runs are paid for", "pool": "pool that allots it credit", "sponsor": "sponsored it",
-    "member": "member of the pool", "supplier": "supplier, owed a share of its runs",
+    "biller": "billed at", "shares": "shares the wallet", "pays_for_it": "pays for its executions",
+    "it_pays_for": "its executions are paid for", "pool": "pool that allots it credit", "sponsor": "sponsored it",
+    "member": "member of the pool", "supplier": "supplier, owed a share",
 }  # fmt: skip
 
 
@@ -79,8 +79,8 @@ def _shared_wallet_note(given: str, customer: str) -> str:
 
 
 def _related(found: list[Relation], given: str) -> Table:
-    heads = ("Credit flows", "Who", "How", "#Up to", "#Spent", "Since, UTC", "Why")
-    none = "Nobody bills it, pays for it, or is paid for by it yet."
+    heads = ("Direction", "Party", "Relation", "#Limit", "#Spent", "Since, UTC", "Reason")
+    none = "No provider, payer or supplier of this customer exists yet."
     command = cells.command("ledger", "billing", given)
     rows = [_relation(one) for one in found]
     return Table("Payers", heads, rows, none, command if rows else f"drawdown org assign {typed(given)}")
@@ -109,14 +109,14 @@ def _who(one: Relation) -> Cell:
 
 
 def _happened(found: list[Happened], customer: str, paid: PaidFrom) -> Table:
-    heads = ("At, UTC", "What", "#Amount", "State", "Who", "Why, or key")
-    none = f"Nothing was given or charged in the last {lists.HAPPENED_DAYS} days."
+    heads = ("Time, UTC", "Event", "#Amount", "State", "Actor", "Reason or key")
+    none = f"No credit was given or charged in the last {lists.HAPPENED_DAYS} days."
     rows = [_event(one, customer) for one in found]
     command: tuple[str, ...] = ("ledger", "billing", customer)
     if not rows and paid.takes_credit:
         command = ("ledger", "grant", customer, "10")
     title = f"Billing events of the last {lists.HAPPENED_DAYS} days"
-    note = f"What was charged is told by days, for the last {lists.CHARGED_DAYS}; the wallet has each entry."
+    note = f"Charges are summed by day, for the last {lists.CHARGED_DAYS} days. The wallet has each entry."
     return Table(title, heads, rows, none, cells.command(*command), note=note if rows else "")
 
 
@@ -127,7 +127,7 @@ def _event(one: Happened, customer: str) -> tuple[Cell, ...]:
     elif one.part == "topup":
         state = Cell(one.state, "state", cells.TOPUP_TONES.get(one.state, ""))
     elif one.part == "plan":
-        what = f"onto the plan {one.key}"
+        what = f"changed to plan {one.key}"
     elif one.part == "tier":
         what = f"tier {one.key} ended"
     return (
@@ -174,8 +174,8 @@ def _topups(found: list[Happened], customer: str) -> Table:
         )
         for one in found
     ]
-    heads = ("Begun, UTC", "State", "#Credits", "#Money", "#Calls", "Said last", "Top-up")
-    none = "It was never topped up by itself."
+    heads = ("Started, UTC", "State", "#Credits", "#Money", "#Calls", "Last message", "Top-up")
+    none = "No automatic top-up of this wallet exists yet."
     return Table("Latest charges", heads, rows, none, cells.command("topup", "list", "--customer", customer))
 
 
@@ -185,8 +185,8 @@ def _tiers(found: list[Offer], customer: str) -> Table:
          Cell(figures.time(one.paid_to_ms), "time", narrow=False))
         for one in found
     ]  # fmt: skip
-    heads = ("Tier", "#Sandboxes at once", "#A month", "This customer", "Paid until, UTC")
-    none = "There is no tier to buy. A tier allows more sandboxes at once, for a price a month."
+    heads = ("Tier", "#Sandboxes at once", "#Monthly price", "This customer", "Paid until, UTC")
+    none = "No tier exists yet. A tier allows more sandboxes at once for a monthly price."
     command = (
         cells.command("tier", "buy", customer, "TIER") if rows else "drawdown tier set pro --at-once 100 --price 40"
     )
@@ -260,16 +260,16 @@ def _spenders(found: list[Spender], now_ms: int) -> Table:
          cells.balance(one.balance_micro), Cell(one.plan or figures.UNKNOWN, "id", narrow=False))
         for one in found
     ]  # fmt: skip
-    heads = ("#Place", "Customer", "#Used", "#Balance now", "Plan")
+    heads = ("#Rank", "Customer", "#Used", "#Balance now", "Plan")
     note = ""
     if found:
         at = found[0].at_ms
-        old = "; that is long ago" if now_ms - at > STALE_MS else ""
+        old = "; out of date" if now_ms - at > STALE_MS else ""
         note = (
-            f"As of {figures.time(at)} UTC, {figures.ago(at, now_ms)}{old}: what usage and runs were charged since "
-            f"{figures.time(found[0].from_ms)}, less what was given back. What tiers cost is not in it."
+            f"As of {figures.time(at)} UTC, {figures.ago(at, now_ms)}{old}. Charges for usage and executions since "
+            f"{figures.time(found[0].from_ms)} UTC, less credit given back. Prices of tiers are not included."
         )
-    none = "Nobody has looked at who spent most yet. It reads all that was charged, so it is looked at nightly."
+    none = "No list of high spenders exists yet. `drawdown nightly` makes one from all charges."
     return Table(f"High spenders, {wallet_lists.SPENT_DAYS} days", heads, rows, none, "drawdown ledger spenders --keep",
                  note=note)  # fmt: skip
 
@@ -280,8 +280,12 @@ def _wallets(which: str, found: WalletLines) -> Table:
          Cell(one.plan or figures.UNKNOWN, "id", narrow=False), topped_up(one))
         for one in found.lines
     ]  # fmt: skip
-    title = "Wallets that owe, the deepest first" if which == "owed" else "Wallets that are low, the lowest first"
-    none = "No wallet owes anything." if which == "owed" else "No wallet is at its threshold or below."
+    title = (
+        "Wallets with a negative balance, the lowest first"
+        if which == "owed"
+        else "Wallets with a low balance, the lowest first"
+    )
+    none = "No wallet has a negative balance." if which == "owed" else "No wallet is at its threshold or below."
     command = cells.command("ledger", "wallets", "--which", which)
     following = url("/console/ledger", which=which) if found.after is not None else ""
     heads = ("Customer", "#Balance", "#Available", "Plan", "Top-up")
@@ -294,8 +298,8 @@ def _pools(found: list[PoolRow]) -> Table:
          cells.credits(one.returned_micro, narrow=False), cells.count(one.members))
         for one in found
     ]  # fmt: skip
-    heads = ("Pool", "#Available", "#Allotted", "#Came back", "#Members")
-    none = "There is no pool. A pool is credit that is allotted to several customers."
+    heads = ("Pool", "#Available", "#Allotted", "#Returned", "#Members")
+    none = "No pool exists yet. A pool allots credit to several customers."
     command = "drawdown pool list" if rows else "drawdown pool make team-budget"
     return Table("Pools", heads, rows, none, command)
 
@@ -311,31 +315,31 @@ def thresholds(terms: BillingTerms, account: Account, customer: str, *, is_here:
          Cell(_halt_said(terms), "id", narrow=False)),
         (Cell("Low credit"), cells.credits(low), cells.credits(None if low is None else balance, narrow=False),
          _reached(low, balance),
-         Cell("a message is sent, once an episode" if low is not None else "nobody is told: no level is set",
+         Cell("Drawdown sends one message per episode" if low is not None else "no message: no level is set",
               narrow=False)),
         (Cell("Automatic top-up"), cells.credits(terms.threshold_micro),
          cells.credits(None if terms.mode is None else available, narrow=False), state_of(terms),
          Cell(_fill_said(terms), narrow=False)),
     ]  # fmt: skip
-    heads = ("Threshold", "#At or below", "#Now", "State", "What happens")
+    heads = ("Threshold", "#At or below", "#Now", "State", "Effect")
     return Table("Thresholds", heads, rows, "", cells.command("ledger", "billing", customer))
 
 
 def _halt_said(terms: BillingTerms) -> str:
     if terms.is_halted:
-        above = f"; it goes on above {figures.credits(terms.resume_above_micro)}" if terms.resume_above_micro else ""
+        above = f"; it resumes above {figures.credits(terms.resume_above_micro)}" if terms.resume_above_micro else ""
         return f"{terms.halt_reason or 'its sandboxes are stopped'}{above}"
-    return "its sandboxes are stopped, by what is left once its use and its holds are taken off"
+    return "hosts stop its sandboxes, by its effective balance"
 
 
 def _fill_said(terms: BillingTerms) -> str:
     if terms.mode is None:
-        return "it is not filled by itself"
+        return "no automatic top-up"
     if terms.stopped_ms is not None or terms.mode == "stopped":
-        return "nothing, until a person starts it"
+        return "none, until a person starts it"
     if terms.blocked_ms is not None:
-        return "nothing, until there is another card, or a paid invoice"
-    return "the wallet is filled" if terms.mode == "live" else "what would be charged is written down"
+        return "none, until the customer adds another card or pays an invoice"
+    return "Drawdown fills the wallet" if terms.mode == "live" else "Drawdown records the charge that it would make"
 
 
 def _reached(level: int | None, balance: int | None) -> Cell:
@@ -349,12 +353,12 @@ def state_of(terms: BillingTerms) -> Cell:
     if terms.mode is None:
         return Cell("none")
     if terms.stopped_ms is not None:
-        return Cell("all are stopped", "state", "bad")
+        return Cell("all stopped", "state", "bad")
     if terms.blocked_ms is not None:
         return Cell("stopped itself", "state", "bad")
     if terms.mode == "stopped":
         return Cell("paused", "state", "warn")
-    return Cell("armed" if terms.mode == "live" else "shadow: nobody is charged", "state")
+    return Cell("armed" if terms.mode == "live" else "shadow: no charges", "state")
 
 
 def pause(terms: BillingTerms, customer: str) -> list[Link]:
@@ -371,32 +375,41 @@ def pause(terms: BillingTerms, customer: str) -> list[Link]:
 
 def top_up(terms: BillingTerms, customer: str, now_ms: int) -> Table:
     """Return the table of a wallet's automatic top-up."""
-    title, heads = "Automatic top-up", ("Term", "As it is")
+    title, heads = "Automatic top-up", ("Term", "Value")
     if terms.mode is None:
         fill = "--below 5 --amount 20 --price 100 --currency usd --customer CUSTOMER_THERE --most 10000"
-        return Table(title, heads, [], "It has none.", f"{cells.command('topup', 'set', customer)} {fill}")
-    by = f"by {figures.exact(terms.amount_micro)}, as often as it takes"
+        return Table(
+            title,
+            heads,
+            [],
+            "This wallet has no automatic top-up.",
+            f"{cells.command('topup', 'set', customer)} {fill}",
+        )
+    by = f"by {figures.exact(terms.amount_micro)}, as many times as needed"
     if terms.fill_to_micro is not None:
         by = f"up to {figures.exact(terms.fill_to_micro)}"
     facts = [
         (Cell("State"), state_of(terms)),
-        (Cell("At or below, credits"), Cell(figures.exact(terms.threshold_micro))),
-        (Cell("It is filled, credits"), Cell(by)),
-        (Cell("A credit costs"), Cell(cells.format_money(terms.price_minor, terms.currency))),
-        (Cell("One charge is at most"), Cell(cells.format_money(terms.most_minor, terms.currency))),
-        (Cell("At most"), Cell(f"{figures.count(terms.max_day)} a day, {figures.count(terms.max_month)} in 30 days")),
+        (Cell("Threshold, credits"), Cell(figures.exact(terms.threshold_micro))),
+        (Cell("Fill, credits"), Cell(by)),
+        (Cell("Price of a credit"), Cell(cells.format_money(terms.price_minor, terms.currency))),
+        (Cell("Maximum per charge"), Cell(cells.format_money(terms.most_minor, terms.currency))),
+        (
+            Cell("Maximum charges"),
+            Cell(f"{figures.count(terms.max_day)} a day, {figures.count(terms.max_month)} in 30 days"),
+        ),
         (Cell("Charged at"), Cell(f"{terms.service} as {terms.service_customer}", "id")),
-        (Cell("Declines, one after another"), Cell(figures.count(terms.declines))),
+        (Cell("Successive declines"), Cell(figures.count(terms.declines))),
     ]
     if terms.wait_until_ms is not None and terms.wait_until_ms > now_ms:
-        facts.append((Cell("A decline is waited out until, UTC"), cells.time(terms.wait_until_ms)))
+        facts.append((Cell("Waits after a decline until, UTC"), cells.time(terms.wait_until_ms)))
     if terms.blocked_ms is not None:
         why = f"{figures.time(terms.blocked_ms)}: {terms.blocked_reason}"
         facts.append((Cell("Stopped itself, UTC"), Cell(why, "id")))
     if terms.stopped_ms is not None:
         why = f"{figures.time(terms.stopped_ms)} by {terms.stopped_by}: {terms.stopped_reason}"
-        facts.append((Cell("All were stopped, UTC"), Cell(why, "id")))
+        facts.append((Cell("All top-ups stopped, UTC"), Cell(why, "id")))
     start = terms.mode == "stopped" or terms.blocked_ms is not None
     verb = "resume" if terms.blocked_ms is not None else "start"
-    note = "Another card, or a start, asks the payment service first: a tick does it." if start else ""
+    note = "A tick asks the payment service before it resumes or starts the top-up." if start else ""
     return Table(title, heads, facts, "", cells.command("topup", verb if start else "show", customer), note=note)

@@ -29,7 +29,7 @@ MOST_DRIFT: Final = 200
 """Lines of bills that a page shows."""
 BOUNDS: Final = f"by more than {show_percent(TOLERANCE_PPM)}, and by {figures.credits(LEAST_MICRO)} or more"
 COLUMNS: Final = ("day", "vendor", "service", "currency", "state", "verdict", "estimated", "billed")
-WORDS: Final = {"unbilled": "no bill yet", "unmapped": "nothing here is mapped to it"}
+WORDS: Final = {"unbilled": "no bill yet", "unmapped": "no feature is mapped to it"}
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -40,7 +40,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     since = _span(ask)[0]
     whole, differing = parity.parity_found(connection, since)
     kept = last_checks(connection).get("vendors")
-    looked = "never, so that nobody is alerted" if kept is None else f"{figures.time(kept.at_ms)} UTC"
+    looked = "never, so no alert can fire" if kept is None else f"{figures.time(kept.at_ms)} UTC"
     off, alerts = sum(one.is_off for one in lines_of), sum(one.alerts for one in lines_of)
     alerting = sum(one.verdict in ALERTING for one in differing)
     tiles = [
@@ -91,11 +91,11 @@ def _bills(found: Sequence[DriftLine], from_ms: int, looked: str) -> Table:
         )
         for one in found[:MOST_DRIFT]
     ]
-    heads = ("Day, UTC", "Vendor", "Service", "#Estimated", "#Billed", "Currency", "#Apart, %", "Drift", "Bill")
-    note = f"Money of the vendor's currency. Last kept for metrics and the alert: {looked}."
+    heads = ("Day, UTC", "Vendor", "Service", "#Estimated", "#Billed", "Currency", "#Difference, %", "Drift", "Bill")
+    note = f"Amounts are in the vendor's currency. Last recorded for metrics and the alert: {looked}."
     if len(found) > MOST_DRIFT:
-        note += f" The latest {MOST_DRIFT} of {len(found):,}; the CSV has them all."
-    none = "No bill is known, and nothing is mapped to a vendor's service, in these days."
+        note += f" This page shows the latest {MOST_DRIFT} of {len(found):,}. The CSV has all of them."
+    none = "No bill and no mapping to a vendor's service exists for these days."
     command = f"drawdown vendor drift --from {figures.day(from_ms)}" if rows else "drawdown vendor import bills.csv"
     return Table("Estimates and bills", heads, rows, none, command, note=note)
 
@@ -128,11 +128,11 @@ def _differing(found: Sequence[ParityLine]) -> Table:
              Cell(one.verdict, "state", "bad" if one.verdict in ALERTING else "warn"))
             for one in found]  # fmt: skip
     heads = (*PARITY_HEADS, "Organisation", "Verdict")
-    none = "Nothing differs between cells and what came in from them, by what was compared last."
+    none = "The last comparison found no difference between the cells' counts and Drawdown's."
     return Table("Parity: differences and unknown counts", heads, rows, none, "drawdown parity check --cells")
 
 
-PARITY_HEADS: Final = ("Day, UTC", "Cell", "#Ours, s", "#Theirs, s", "#Apart, s", "#Apart, ppm")
+PARITY_HEADS: Final = ("Day, UTC", "Cell", "#Ours, s", "#Theirs, s", "#Difference, s", "#Difference, ppm")
 
 
 def _parity(one: ParityLine) -> tuple[Cell, ...]:
@@ -153,5 +153,5 @@ def _cells(found: Sequence[ParityLine]) -> Table:
         for one in found
     ]  # fmt: skip
     heads = (*PARITY_HEADS, "Read", "Compared, UTC")
-    none = "No cell's own count was compared in these days."
+    none = "No comparison with a cell's own count exists for these days."
     return Table("Parity: cells' days", heads, rows, none, "drawdown parity check --cells")

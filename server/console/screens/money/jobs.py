@@ -29,11 +29,11 @@ from drawdown.worker.reconcile.lists import Compared, ComparedFilter
 from drawdown.worker.topup.lists import show_wallet, switched
 
 PLACE: Final = "/console/jobs"
-QUEUED: Final = "queued: the next tick does it"
+QUEUED: Final = "queued; the next tick does the job"
 
 
 def _queued(connection: sa.Connection, asked: Asked) -> Fact:
-    return Fact("Queued already", "no" if queue.same_as(connection, asked) is None else "yes")
+    return Fact("Already queued", "no" if queue.same_as(connection, asked) is None else "yes")
 
 
 def _topup(name: str, title: str, said: str, what: Literal["resume", "start"]) -> Action:
@@ -52,10 +52,10 @@ def _topup(name: str, title: str, said: str, what: Literal["resume", "start"]) -
         return [
             Fact("Mode", terms.mode),
             Fact("Stopped itself", terms.blocked_reason or "no"),
-            Fact("Declines, one after another", figures.count(terms.declines)),
-            Fact("At or below", figures.exact(terms.threshold_micro)),
+            Fact("Successive declines", figures.count(terms.declines)),
+            Fact("Threshold, credits", figures.exact(terms.threshold_micro)),
             Fact("Available now", figures.exact(terms.available_micro), fixed=False),
-            Fact("Asked, and charged, at", f"{terms.service} as {terms.service_customer}"),
+            Fact("Payment service", f"{terms.service} as {terms.service_customer}"),
             Fact("All top-ups", "on" if all_ is None else f"stopped by {all_.actor}: {all_.reason}"),
             _queued(connection, make_job(doing)),
         ]
@@ -75,15 +75,15 @@ def _topup(name: str, title: str, said: str, what: Literal["resume", "start"]) -
 RESUME: Final = _topup(
     "topup-resume",
     "Resume with another card",
-    "A tick asks the payment service whether it fills the wallet itself. Where it does not, declines so far are "
-    "forgotten, and a wallet that is low is charged, once.",
+    "A tick asks the payment service whether it fills the wallet itself. If it does not, Drawdown clears the "
+    "declines, and charges a low wallet once.",
     "resume",
 )
 START: Final = _topup(
     "topup-start",
-    "Start its top-up",
-    "A tick asks the payment service whether it fills the wallet itself. Where it does not, the wallet is charged from "
-    "then on whenever it is low.",
+    "Start top-up",
+    "A tick asks the payment service whether it fills the wallet itself. If it does not, Drawdown charges the wallet "
+    "from then on whenever it is low.",
     "start",
 )
 
@@ -92,7 +92,7 @@ def _correction(doing: Doing) -> CorrectJob:
     """Return the range to correct. Errors: WrongField if it is no range of days that have begun."""
     start, end = doing.time("from"), doing.time("to")
     if start is not None and start > doing.by.now_ms:
-        raise WrongField("from", "this day has not begun yet")
+        raise WrongField("from", "the day has not begun yet")
     try:
         return CorrectJob(doing.text("org"), doing.text("provider"), start, end)
     except UsageError as error:
@@ -126,9 +126,9 @@ def _apart(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     short = sum(one.ours_qty - one.theirs_qty for one in apart if one.verdict == "short")
     over = sum(one.theirs_qty - one.ours_qty for one in apart if one.verdict == "over")
     return [
-        Fact("Lines that differ, as last compared", f"{len(apart):,}{more}"),
-        Fact("They have less by, in base units", f"{short:,}{more}"),
-        Fact("They have more by, in base units", f"{over:,}{more}"),
+        Fact("Different lines, last comparison", f"{len(apart):,}{more}"),
+        Fact("Missing at providers, base units", f"{short:,}{more}"),
+        Fact("Excess at providers, base units", f"{over:,}{more}"),
         _queued(connection, asked),
     ]
 
@@ -136,15 +136,15 @@ def _apart(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
     """The lines that were kept of it; the tick compares again."""
     found = transact(lambda c: _compared_days(c, _there(c, doing)), rollback=True)
-    note = "The tick compares anew, and asks the provider for each push of what differs then."
-    first = f" The first {len(found)}." if len(found) >= reconciliations.MOST_DIFFERING else ""
+    note = "The tick compares again, and looks up each push that differs then at its provider."
+    first = f" This table shows the first {len(found)} lines." if len(found) >= reconciliations.MOST_DIFFERING else ""
     command = cells.command(*_correction(doing).command())
     return [
         Table(
             "Last comparison",
             HEADS,
             [row(one) for one in found],
-            f"Nothing of it was compared yet. {note}",
+            f"No comparison of it exists yet. {note}",
             command,
             note=note + first,
         )

@@ -27,10 +27,10 @@ from drawdown.worker.reconcile.lists import (
 
 PATH: Final = "/console/reconcile"
 TONES: Final = {"short": "bad", "over": "bad"}
-WORDS: Final = {"short": "short: they have less", "over": "over: they have more", "equal": "equal",
+WORDS: Final = {"short": "short: the provider has less", "over": "over: the provider has more", "equal": "equal",
                 "shadow": "shadow: another system bills"}  # fmt: skip
 COLUMNS: Final = ("day", "org_id", "provider", "customer_id", "feature", "verdict", "compared_at", "ours", "theirs")
-HEADS: Final = ("Day, UTC", "Organisation", "Provider", "Feature", "#Ours", "#Theirs", "#Apart", "Verdict",
+HEADS: Final = ("Day, UTC", "Organisation", "Provider", "Feature", "#Ours", "#Theirs", "#Difference", "Verdict",
                 "Compared, UTC")  # fmt: skip
 
 
@@ -59,10 +59,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         _runs(compared),
         told,
         Table("Compared days, the latest first", HEADS, [row(one) for one in found.lines],
-              "None is like that.", kept, following, first="" if after is None else url(PATH, **query)),
+              "No day matches the filter.", kept, following, first="" if after is None else url(PATH, **query)),
     ]  # fmt: skip
     if not compared:  # four empty tables would say so four times
-        none = "Not known: nothing was compared yet. A comparison asks the providers."
+        none = "No comparison exists yet. A comparison asks the providers."
         tables = [Table("Differences", HEADS, [], none, "drawdown reconcile"), *([told] if told.rows else [])]
     return to_context(PageContent(PATH, tables, filters=filters, query=query, file=url(f"{PATH}.csv", **query)))
 
@@ -70,8 +70,14 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def _differing(connection: sa.Connection, chosen: ComparedFilter, kept: str) -> Table:
     """Return the differences; a filter for all shows also that there are none."""
     found = reconciliations.differing(connection, chosen)
-    none = "Nothing differs, by what was compared last." if chosen == ComparedFilter() else "Nothing like that differs."
-    note = f"The first {len(found)}." if len(found) >= reconciliations.MOST_DIFFERING else ""
+    none = (
+        "The last comparison found no difference."
+        if chosen == ComparedFilter()
+        else "No difference matches the filter."
+    )
+    note = (
+        f"This table shows the first {len(found)} differences." if len(found) >= reconciliations.MOST_DIFFERING else ""
+    )
     return Table("Differences", HEADS, [row(one, correct=True) for one in found], none, kept, note=note)
 
 
@@ -121,8 +127,8 @@ def row(one: Compared, *, correct: bool = False) -> tuple[Cell, ...]:
 
 def _runs(found: list[ComparedAt]) -> Table:
     rows = [(cells.time(one.at_ms), _counted(one.lines), _counted(one.differing)) for one in found]
-    heads = ("At, UTC", "#Lines last compared then", "#Of these differ")
-    note = "A line counts for the last comparison of it alone."
+    heads = ("Time, UTC", "#Lines", "#Different lines")
+    note = "Each line counts once, in its last comparison."
     return Table("Last comparisons", heads, rows, "", "drawdown reconcile", note=note)
 
 
@@ -137,8 +143,8 @@ def _differences_table(found: list[UnacknowledgedDifference]) -> Table:
          Cell(show_difference(one.told_qty, one.unsure_qty, one.scale), "number"))
         for one in found
     ]  # fmt: skip
-    heads = ("Told, UTC", "Organisation", "Provider", "Feature", "#Drawn beside ours")
-    none = "No balance was drawn on beside what was pushed."
+    heads = ("Reported, UTC", "Organisation", "Provider", "Feature", "#Unexplained use")
+    none = "No balance difference waits for acknowledgement."
     return Table("Balance differences to acknowledge", heads, rows, none, "drawdown reconcile --acknowledge")
 
 

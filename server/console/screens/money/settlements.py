@@ -37,14 +37,14 @@ from drawdown.worker.settlements.lists import (
 PATH: Final = "/console/settlements"
 STATES: Final[tuple[str, ...]] = get_args(Standing)
 SAID: Final = {
-    "hold": "waits out its time", "eligible": "in the next payout", "frozen": "a person holds it back",
-    "released": "handed over to be paid", "reversed": "not owed after all",
+    "hold": "until its time ends", "eligible": "in the next payout", "frozen": "held back by a person",
+    "released": "released for payment", "reversed": "no longer owed",
 }  # fmt: skip
 COLUMNS: Final = (
     "run", "org_id", "project", "supplier", "state", "payout", "settled_at", "held_until", "charged", "share_ppm",
     "owed", "clawed_back",
 )  # fmt: skip
-OF_ALL: Final = "Of all organisations and states, whatever is chosen: a payout is of all that a supplier is owed."
+OF_ALL: Final = "The filter does not narrow this table: a payout covers all that a supplier is owed."
 MOST_SUPPLIERS: Final = 25
 """Suppliers that a page shows."""
 MOST_PAYOUTS: Final = 20
@@ -136,10 +136,10 @@ def _suppliers(found: Sequence[Account], payouts: Mapping[str, NextPayout], besi
         for one in found
     ]
     heads = ("Supplier", "State", "#Share", "#On hold", "#Eligible", "#Frozen", "#Released", "#In payouts",
-             "#A payout is above")  # fmt: skip
-    notes = [f"The first {MOST_SUPPLIERS} by name."] if len(found) == MOST_SUPPLIERS else []
+             "#Payout minimum")  # fmt: skip
+    notes = [f"This table shows the first {MOST_SUPPLIERS} suppliers by name."] if len(found) == MOST_SUPPLIERS else []
     notes += [OF_ALL] if beside else []
-    none = "There is no supplier. A run that names one owes it a share."
+    none = "No supplier exists yet. An execution that names one owes it a share."
     command = "drawdown supplier list" if rows else "drawdown supplier set render-farm --share 70 --new"
     return Table("By supplier", heads, rows, none, command, note=" ".join(notes))
 
@@ -181,10 +181,12 @@ def settlements_table(found: Sequence[Settlement], command: str, following: str,
         )
         for one in found
     ]
-    heads = ("Run", "Supplier", "State", "#Charged", "#Owed", "#Clawed back", "Settled, UTC", "Held until, UTC",
+    heads = ("Execution", "Supplier", "State", "#Charged", "#Owed", "#Clawed back", "Settled, UTC", "Held until, UTC",
              "Organisation")  # fmt: skip
     none = (
-        "None is like that." if narrowed else "Nothing is owed yet. A run that names a supplier owes as it is settled."
+        "No settlement matches the filter."
+        if narrowed
+        else "No settlement exists yet. A settled execution that names a supplier makes one."
     )
     return Table("Settlements, the newest first", heads, rows, none, command, following, first=first)
 
@@ -203,8 +205,8 @@ def _payouts(found: Sequence[Payout], supplier: str) -> Table:
         )
         for one in found
     ]
-    heads = ("Supplier", "Month", "#Released", "#Clawed back", "#To be paid", "#Lines", "Made, UTC", "By")
-    none = "No payout was made yet."
+    heads = ("Supplier", "Month", "#Released", "#Clawed back", "#To pay", "#Lines", "Made, UTC", "Actor")
+    none = "No payout exists yet."
     options = ("--supplier", supplier) if supplier else ()
     command = cells.command("settlement", "payouts", *options)
     fill = cells.command("settlement", "payout", supplier or "SUPPLIER", "--dry-run")
@@ -220,9 +222,9 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     key = ask.required("key")
     found, reversals, freezes = show_settlement(connection, key, ask.now_ms, MOST_ACTS)
     command = cells.command("settlement", "show", key)
-    facts = Table("Settlement", ("What", "As it is"), _facts(found), "", command)
+    facts = Table("Settlement", ("Field", "Value"), _facts(found), "", command)
     tables = [facts, _reversals(reversals, command), _freezes(freezes, command)]
-    above = Link("Settlement", "/console/settlements")
+    above = Link("Settlements", "/console/settlements")
     acts = _acts(found, freezes)
     return to_context(PageContent(SETTLEMENT_PATH, tables, query={"key": key}, acts=acts, above=above, heading=key))
 
@@ -240,15 +242,15 @@ def _acts(found: Settlement, freezes: list[Freeze]) -> list[Link]:
 def _facts(one: Settlement) -> list[tuple[Cell, Cell]]:
     return [
         (Cell("State"), Cell(one.state, "state", cells.SETTLEMENT_TONES.get(one.state, ""))),
-        (Cell("Run"), cells.run(one.reservation)),
+        (Cell("Execution"), cells.run(one.reservation)),
         (Cell("Supplier"), cells.supplier(one.supplier)),
         (Cell("Organisation"), cells.org(one.org_id)),
         (Cell("Project"), Cell(one.project or figures.UNKNOWN, "id")),
-        (Cell("Charged for the run"), Cell(figures.exact(one.gross_micro))),
+        (Cell("Charged"), Cell(figures.exact(one.gross_micro))),
         (Cell("Share"), Cell(show_percent(one.share_ppm))),
         (Cell("Owed"), Cell(figures.exact(one.owed_micro))),
-        (Cell("Taken back before its release"), Cell(figures.exact(one.reversed_micro))),
-        (Cell("Clawed back after it"), Cell(figures.exact(one.clawed_back_micro))),
+        (Cell("Taken back before release"), Cell(figures.exact(one.reversed_micro))),
+        (Cell("Clawed back after release"), Cell(figures.exact(one.clawed_back_micro))),
         (Cell("Settled, UTC"), cells.time(one.settled_ms)),
         (Cell("Held until, UTC"), cells.time(one.hold_until_ms)),
         (Cell("Payout"), Cell(one.payout or figures.UNKNOWN, "id")),
@@ -258,22 +260,22 @@ def _facts(one: Settlement) -> list[tuple[Cell, Cell]]:
 def _reversals(found: list[Reversal], command: str) -> Table:
     rows = [
         (cells.time(one.at_ms), Cell(figures.exact(one.amount_micro), "number"),
-         Cell("claw-back" if one.is_clawback else "before its release"), Cell(one.actor, "id"),
+         Cell("claw-back" if one.is_clawback else "before release"), Cell(one.actor, "id"),
          Cell(one.reason, "id", narrow=False), Cell(one.reversal, "id", narrow=False))
         for one in found
     ]  # fmt: skip
-    heads = ("At, UTC", "#Amount", "How", "By", "Why", "Key")
+    heads = ("Time, UTC", "#Amount", "Kind", "Actor", "Reason", "Key")
     return Table("Reversals", heads, rows, "The settlement has no reversals.", command)
 
 
 def _freezes(found: list[Freeze], command: str) -> Table:
     rows = [
-        (Cell("this one" if one.reservation else "its supplier"), cells.time(one.from_ms),
+        (Cell("this settlement" if one.reservation else "the supplier"), cells.time(one.from_ms),
          Cell(figures.time(one.ended_ms), "time") if one.ended_ms is not None else Cell("frozen", "state", "warn"),
          Cell(one.actor, "id"), Cell(one.reason, "id", narrow=False))
         for one in found
     ]  # fmt: skip
-    heads = ("What", "From, UTC", "Until, UTC", "By", "Why")
+    heads = ("Scope", "From, UTC", "Until, UTC", "Actor", "Reason")
     return Table("Freezes", heads, rows, "The settlement has no freezes.", command)
 
 
@@ -281,7 +283,7 @@ def _acknowledge(connection: sa.Connection, doing: Doing) -> ActionResult:
     org = doing.text("org")
     require_org(connection, org)
     seen = balances.acknowledge(connection, org, doing.by)
-    return ActionResult(f"{org}: {len(seen):,} differences that were told are acknowledged")
+    return ActionResult(f"{org}: {len(seen):,} reported difference{'' if len(seen) == 1 else 's'} acknowledged")
 
 
 def _difference_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:

@@ -37,7 +37,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     return to_context(
         PageContent(
             PATH,
-            [Table("Top-up", ("What", "As it is"), _facts(found), "", command), _calls(calls, command)],
+            [Table("Top-up", ("Field", "Value"), _facts(found), "", command), _calls(calls, command)],
             acts=pause(terms_of(connection, found.customer_id, found.customer_id), found.customer_id),
             query={"id": topup},
             above=Link(f"Billing of {found.customer_id}", url("/console/billing", id=found.customer_id)),
@@ -56,10 +56,10 @@ def _facts(one: TopupRow) -> list[tuple[Cell, Cell]]:
         (Cell("Money"), Cell(cells.format_money(one.money_minor, one.currency))),
         (Cell("Payment service"), Cell(one.service, "id")),
         (Cell("Payment"), Cell(one.payment_id or figures.UNKNOWN, "id")),
-        (Cell("Begun, UTC"), cells.time(one.at_ms)),
+        (Cell("Started, UTC"), cells.time(one.at_ms)),
         (Cell("Ended, UTC"), cells.time(one.ended_ms)),
-        (Cell("Calls, and lookups"), Cell(f"{one.attempts:,}, and {one.lookups:,}")),
-        (Cell("Said last"), Cell(one.evidence or one.answer or figures.UNKNOWN, "id")),
+        (Cell("Calls and lookups"), Cell(f"{one.attempts:,} and {one.lookups:,}")),
+        (Cell("Last message"), Cell(one.evidence or one.answer or figures.UNKNOWN, "id")),
     ]
 
 
@@ -74,16 +74,22 @@ def _calls(calls: list[Call], command: str) -> Table:
         )
         for one in calls
     ]
-    heads = ("#Call", "Begun, UTC", "Ended, UTC", "Answer", "Detail")
-    return Table("Calls that may have taken money", heads, rows, "The next tick makes the first call.", command)
+    heads = ("#Call", "Started, UTC", "Ended, UTC", "Answer", "Detail")
+    return Table(
+        "Calls that may have taken money",
+        heads,
+        rows,
+        "No call exists yet. The next tick makes the first one.",
+        command,
+    )
 
 
-BECAME: Final = (("", "choose one"), ("paid", "paid"), ("absent", "not charged, and will not be"))
+BECAME: Final = (("", "choose one"), ("paid", "paid"), ("absent", "not charged and never will be"))
 WALLET: Final = Field("id", "Wallet", hint="Customer who owns the wallet.")
 
 
 STOP: Final = next(one for one in topups.ACTIONS if one.name == "topup stop")
-PAUSE: Final = form_of(STOP, title="Stop its top-up", fixed={"all_": False, "undo": False})
+PAUSE: Final = form_of(STOP, title="Stop top-up", fixed={"all_": False, "undo": False})
 
 
 def _switch(name: str, title: str, *, undo: bool) -> Action:
@@ -98,7 +104,7 @@ def _mode(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 def _shadow(connection: sa.Connection, doing: Doing) -> ActionResult:
     said = topups.set_mode(connection, doing.text("id"), "shadow", doing.by)
     assert said.was is not None
-    return ActionResult(f"{doing.text('id')}: what would be charged is written down; before: {said.was.mode}")
+    return ActionResult(f"{doing.text('id')}: the top-up is in shadow mode; before: {said.was.mode}")
 
 
 SHADOW: Final = Action(
@@ -124,7 +130,7 @@ def _payment(doing: Doing) -> str | None:
     """Return the named payment. Errors: WrongField if it was not made, or if one was made and none is named."""
     payment = doing.maybe("payment")
     if (doing.values["became"] == "paid") != (payment is not None):
-        raise WrongField("payment", "name the payment where it was paid, and none where it was not")
+        raise WrongField("payment", "if the top-up was paid, name the payment; if not, leave this empty")
     return payment
 
 

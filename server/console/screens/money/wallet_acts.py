@@ -18,10 +18,10 @@ from drawdown.server.console.request_params import MAX_KEY_CHARS
 from drawdown.worker.wallets import actions as credit
 
 MEANING: Final[Mapping[str, str]] = {
-    "purchased": "purchased: somebody paid for it",
+    "purchased": "purchased: paid for",
     "bonus": "bonus: a gift",
-    "refund": "refund: given back for what went wrong",
-    "sponsor": "sponsor: somebody else gives it",
+    "refund": "refund: compensation for a fault",
+    "sponsor": "sponsor: given by another party",
     "included": "included: part of a plan",
 }
 """The meaning of each kind of lot, as the form shows it.
@@ -52,7 +52,7 @@ def _customer(connection: sa.Connection, doing: Doing) -> str:
 def _amount(doing: Doing) -> int:
     micro = doing.credits("amount")
     if micro is None or micro <= 0:
-        raise WrongField("amount", "an amount above 0; what was given is taken back by its lot")
+        raise WrongField("amount", "expected an amount above 0; to take credit back, use its lot")
     return micro
 
 

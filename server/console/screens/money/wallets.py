@@ -38,7 +38,7 @@ from drawdown.worker.wallets.lists import After, Chosen, WalletLine
 
 PATH: Final = "/console/ledger"
 COLUMNS: Final = ("customer_id", "plan", "top_up", "top_up_stopped", "balance", "reserved", "available", "top_up_below")
-WORDS: Final = {"": "any", "owed": "owed: below nothing", "low": "low: at its threshold or below"}
+WORDS: Final = {"": "any", "owed": "owed: below 0", "low": "low: at its threshold or below"}
 MOST_RATES: Final = 100
 """Rates that a page shows."""
 
@@ -61,7 +61,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     if found.after is not None:
         following = url(PATH, **query, after=found.after.customer_id, at=found.after.balance_micro)
     options = [word for name, value in query.items() for word in (f"--{name}", value)]
-    none = "No wallet is like that." if query else "There is no wallet yet. The first grant makes one."
+    none = "No wallet matches the filter." if query else "No wallet exists yet. The first grant makes one."
     heads = ("Customer", "#Balance", "#Reserved", "#Available", "Plan", "Top-up")
     listed = cells.command("ledger", "wallets", *options)
     of_wallets = Table(
@@ -125,20 +125,20 @@ def _rates(rates: list[Rate], now_ms: int) -> Table:
         is_now = one.start_ms <= now_ms and one.feature not in seen
         if is_now:
             seen.add(one.feature)
-        state = ("now", "state", "") if is_now else ("to come", "", "") if one.start_ms > now_ms else ("was", "", "")
+        state = ("in use", "state", "") if is_now else ("future", "", "") if one.start_ms > now_ms else ("past", "", "")
         rows.append(
             (
                 Cell(one.feature, "id"),
                 Cell(figures.exact(one.price(figures.PRICED)), "number"),
                 cells.count(one.micro_credits, narrow=False),
                 cells.count(one.per_quantity, narrow=False),
-                Cell("ever" if not one.start_ms else figures.time(one.start_ms), "time"),
+                Cell("always" if not one.start_ms else figures.time(one.start_ms), "time"),
                 Cell(*state),
             )
         )
-    heads = ("Feature", f"#Credits for {figures.PRICED:,}", "#Micro-credits", "#For base units", "From, UTC", "Counts")
+    heads = ("Feature", f"#Credits for {figures.PRICED:,}", "#Micro-credits", "#Per base units", "From, UTC", "State")
     none = "No feature has a rate: usage of the embedded ledger costs nothing."
-    note = f"The first {MOST_RATES} of {len(rows):,}." if len(rows) > MOST_RATES else ""
+    note = f"This table shows the first {MOST_RATES} of {len(rows):,} rates." if len(rows) > MOST_RATES else ""
     command = "drawdown ledger show" if rows else "drawdown ledger rate compute_1gb --micro-credits 100"
     return Table("Rate card", heads, rows[:MOST_RATES], none, command, note=note)
 
@@ -151,15 +151,15 @@ def _plans(plans: list[wallets.Offer]) -> Table:
 
 
 PLAN_HEADS: Final = (
-    "Plan", "#Sandboxes at once", "#Included a month", "#Rolls over, at most", "#New customers get",
-    "#Run holds, times", "#One run holds, at most",
+    "Plan", "#Sandboxes at once", "#Included per month", "#Maximum rollover", "#First credit",
+    "#Reservation factor", "#Maximum reservation",
 )  # fmt: skip
 
 
 def plan_cells(one: wallets.Offer, is_own: bool) -> tuple[Cell, ...]:
     """Return the cells of a plan in a comparison; the customer's own plan is marked."""
     factor = figures.UNKNOWN if one.hold_factor_ppm is None else f"{Decimal(one.hold_factor_ppm) / ONE_PPM:f}"
-    name = Cell(f"{one.name}, its own" if is_own else one.name, "id")
+    name = Cell(f"{one.name}, current" if is_own else one.name, "id")
     return (
         name,
         cells.count(one.at_once),
@@ -167,7 +167,9 @@ def plan_cells(one: wallets.Offer, is_own: bool) -> tuple[Cell, ...]:
         cells.credits(one.rollover_max_micro, narrow=False),
         cells.credits(one.first_micro, narrow=False),
         Cell(factor, "number", narrow=False),
-        Cell("no end" if one.most_hold_micro is None else figures.credits(one.most_hold_micro), "number", narrow=False),
+        Cell(
+            "no limit" if one.most_hold_micro is None else figures.credits(one.most_hold_micro), "number", narrow=False
+        ),
     )
 
 
@@ -204,7 +206,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             file=url(f"{WALLET_PATH}.csv", **query),
             above=Link("Ledger", "/console/ledger"),
             heading=customer,
-            said=f"Plan {account.plan}" if account.plan else "On no plan",
+            said=f"Plan {account.plan}" if account.plan else "No plan",
         )
     )
 
@@ -221,8 +223,8 @@ def whose(paid: PaidFrom) -> str:
     if paid.is_here:
         return ""
     if paid.provider is None:
-        return "billed by nobody yet"
-    return f"billed at {paid.provider}: no balance is kept here"
+        return "no provider bills it yet"
+    return f"billed at {paid.provider}, which keeps the balance"
 
 
 def nothing_here(paid: PaidFrom) -> Tile:
@@ -236,7 +238,7 @@ def no_wallet(customer_id: str, paid: PaidFrom) -> Table:
     if paid.takes_credit:
         command = ("ledger", "grant", paid.customer_id, "10")
     said = whose(paid) if paid.customer_id == customer_id else f"paid from the wallet of {paid.customer_id}"
-    none = f"{said[:1].upper()}{said[1:]}, so that there is no entry."
+    none = f"{said[:1].upper()}{said[1:]}: no entry exists here."
     return Table("Ledger", ("Entries",), [], none, cells.command(*command))
 
 
@@ -283,9 +285,9 @@ def tiles(account: Account) -> list[Tile]:
     """A wallet's buckets."""
     given = account.bonus_micro + account.sponsor_micro + account.refund_micro
     owed = f"{figures.credits(account.owed_micro)} owed" if account.owed_micro > 0 else "available and reserved"
-    over = f"{figures.credits(account.over_micro)} of it is over" if account.over_micro else "by runs that go on"
+    over = f"{figures.credits(account.over_micro)} of it expired" if account.over_micro else "by open executions"
     tone = "bad" if account.available_micro < 0 or account.owed_micro > 0 else ""
-    can = "overdrawn" if account.available_micro < 0 else "to be used now"
+    can = "overdrawn" if account.available_micro < 0 else "ready to use"
     if account.unbilled_micro:
         can = f"{figures.credits(account.unbilled_micro)} used, not charged yet"
     return [
@@ -306,20 +308,20 @@ def entries_table(
 
     `path` and `query`: the address of their first page, `after`: the entry before this page.
     """
-    heads: tuple[str, ...] = ("Used, UTC", "Booked, UTC", "Event", "Kind", "#Quantity", "#Amount", "#Balance", "By")
-    none = "The ledger has no entry of this wallet. A grant, or the first charge, makes one."
+    heads: tuple[str, ...] = ("Used, UTC", "Booked, UTC", "Event", "Kind", "#Quantity", "#Amount", "#Balance", "Actor")
+    none = "No entry of this wallet exists yet. A grant or the first charge makes one."
     if found.booked_micro is None:  # which was left behind entries of other pages
         heads = tuple(head for head in heads if head != "#Balance")
         rows = [_entry(one, customer_id) for one in found.entries]
     else:
         rows = [_entry(one, customer_id, left) for one, left in running(found.entries, found.booked_micro)]
     if chosen.narrows:
-        none = "Nothing like it was booked."
-    notes = ["By the time of use; what came in late was booked later."] if rows else []
+        none = "No entry matches the filter."
+    notes = ["Ordered by time of use. Late usage was booked later."] if rows else []
     if rows and "#Balance" not in heads:
-        notes.append("What was left behind each is in the file of all entries.")
+        notes.append("The file of all entries has the balance after each one.")
     if found.is_cut:
-        notes.append(f"Of {MOST_LOOKED_AT:,} that were looked through; the next page goes on.")
+        notes.append(f"This page searched {MOST_LOOKED_AT:,} entries. The next page continues.")
     is_empty = not rows and not chosen.narrows
     command = cells.command("ledger", "grant", customer_id, "10") if is_empty else _command(customer_id, chosen)
     return Table(
@@ -343,7 +345,7 @@ def _entry(one: EntryLine, customer_id: str, left_micro: int | None = None) -> t
     return (
         cells.time(one.ts),
         cells.time(one.at_ms),
-        Cell(one.feature or (f"run {one.reservation}" if one.reservation else one.reason), "id", href=place),
+        Cell(one.feature or (f"execution {one.reservation}" if one.reservation else one.reason), "id", href=place),
         Cell(one.kind, narrow=False),
         cells.count(one.quantity, narrow=False),
         Cell(figures.signed(one.moved_micro), "number"),
@@ -354,16 +356,16 @@ def _entry(one: EntryLine, customer_id: str, left_micro: int | None = None) -> t
 
 def lots_table(view: LotsView, customer_id: str) -> Table:
     """The lots in their order of use, then those to come, then those that are over."""
-    heads = ("Use", "Lot", "#Given", "#Left", "#Used", "#Over or back", "Until, UTC", "For")
+    heads = ("Order", "Lot", "#Given", "#Left", "#Used", "#Expired or taken", "Expires, UTC", "Features")
     note = f"Order of use: {view.order}."
     if view.owed_micro:
-        note += f" {figures.credits(view.owed_micro)} were used that no lot paid for: the next one does."
+        note += f" No lot paid for {figures.credits(view.owed_micro)} of the used credits: the next one does."
     if view.back_micro:
-        note += f" {figures.credits(view.back_micro)} were given back, and pay for later use first."
+        note += f" Later use draws first on {figures.credits(view.back_micro)} credits that were given back."
     if len(view.lots) > MOST_LOTS:
-        note += f" The first {MOST_LOTS} of {len(view.lots):,}."
+        note += f" This table shows the first {MOST_LOTS} of {len(view.lots):,} lots."
     rows = [_lot(one) for one in view.lots[:MOST_LOTS]]
-    none = "No credit was ever given to this wallet."
+    none = "No lot exists yet: nobody gave this wallet credit."
     command = ("ledger", "lots", customer_id) if rows else ("ledger", "grant", customer_id, "10")
     return Table("Lots", heads, rows, none, cells.command(*command), note=note if rows else "")
 

@@ -21,7 +21,7 @@ from drawdown.worker.usage.backfills import BackfillRow, Diff, diff, list_backfi
 
 PATH: Final = "/console/backfills"
 TOO_MANY: Final = (
-    "It holds too much to compare while a page waits: drawdown backfill show says what closing would bill."
+    "The backfill is too large to compare on this page: `drawdown backfill show` shows what closing would bill."
 )
 MOST_LISTED: Final = 100
 """The latest; older ones by their organisation."""
@@ -45,18 +45,18 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         for one in found
     ]
     since = (
-        "none waits"
+        "none open"
         if going.since_ms is None
         else f"the oldest {figures.time(going.since_ms)}, {figures.ago(going.since_ms, ask.now_ms)}"
     )
-    heads = ("Backfill", "Organisation", "State", "From, UTC", "To, UTC", "#Events", "#Withdrawn", "By")
-    none = "No event of the past was ever staged." if not org else "It has none."
+    heads = ("Backfill", "Organisation", "State", "From, UTC", "To, UTC", "#Events", "#Withdrawn", "Actor")
+    none = "No backfill exists yet." if not org else "This organisation has no backfill."
     command = (
         f"drawdown backfill list{f' --org {quote(org)}' if org else ''}"
         if rows or org
         else "drawdown backfill open june --org acme --from 2026-06-01 --to 2026-07-01"
     )
-    note = f"The latest {MOST_LISTED:,}." if len(rows) == MOST_LISTED else ""
+    note = f"This table shows the latest {MOST_LISTED:,} backfills." if len(rows) == MOST_LISTED else ""
     tiles = [Tile("Open", figures.count(going.count), since, "warn" if going.count else "")]
     filters = (Filter("org", "Organisation", org),)
     table = Table("Backfills, the latest first", heads, rows, none, command, note=note)
@@ -112,15 +112,15 @@ def _usage_table(would: Diff) -> Table:
         )
         for one in would.lines
     ]
-    heads = ("Feature, or event type", "Provider", "#Events", "#Quantity", "#Windows", "#Credits", "What becomes of it")
-    none = "Nothing of it would be used anew."
+    heads = ("Feature or type", "Provider", "#Events", "#Quantity", "#Windows", "#Credits", "Outcome")
+    none = "Closing it would bill no new usage."
     command = f"drawdown backfill close {typed(would.backfill.backfill, '--hash', would.hash)}"
     return Table("Charges on close", heads, rows, none, command)
 
 
 def _counts(would: Diff) -> Table:
     rows = [(Cell(name.replace("_", " ")), cells_of.number(count)) for name, count in sorted(would.counts.items())]
-    heads, none = ("Events that are", "#Events"), "Nothing is staged yet."
+    heads, none = ("State", "#Events"), "No event is staged yet."
     return Table(
         "Staged events", heads, rows, none, f"drawdown backfill stage {typed(would.backfill.backfill, 'events.jsonl')}"
     )
@@ -129,13 +129,13 @@ def _counts(would: Diff) -> Table:
 def _facts(found: BackfillRow, would: Diff | None) -> Table:
     facts = [
         ("Organisation", cells_of.org(found.org_id)),
-        ("Of events used from, UTC", cells_of.time(found.from_ms)),
-        ("Until, UTC", cells_of.time(found.to_ms)),
+        ("Events from, UTC", cells_of.time(found.from_ms)),
+        ("Events until, UTC", cells_of.time(found.to_ms)),
         ("Opened, UTC", cells_of.time(found.at_ms)),
         ("Closed, UTC", cells_of.time(found.closed_ms)),
         ("Reverted, UTC", cells_of.time(found.reverted_ms)),
-        ("Hash of what is shown", Cell(found.diff_hash or (would.hash if would else figures.UNKNOWN), "id")),
-        ("By", Cell(f"{found.actor}: {found.reason}", "id")),
+        ("Hash of the comparison", Cell(found.diff_hash or (would.hash if would else figures.UNKNOWN), "id")),
+        ("Opened by", Cell(f"{found.actor}: {found.reason}", "id")),
     ]
     rows = [(Cell(name), value) for name, value in facts]
-    return Table("Details", ("What", "Is"), rows, "", f"drawdown backfill show {typed(found.backfill)}")
+    return Table("Details", ("Field", "Value"), rows, "", f"drawdown backfill show {typed(found.backfill)}")

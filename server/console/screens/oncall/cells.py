@@ -30,9 +30,9 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Tile("Without a URL", figures.count(len(unknown)), "no halt can be sent", "warn" if unknown else ""),
         Tile("Unacknowledged halts", figures.count(len(owing)), "cells with a due halt", "warn" if owing else ""),
     ]
-    heads = ("Cell", "Listens at", "#Running", "#Halts due", "Oldest, UTC", "#Tries", "Error")
-    none = "No cell is known: hosts tell of theirs with their sandboxes, and a person says where each listens."
-    note = "Whether a machine may call a URL is that machine's setting: `drawdown cell list` says so there."
+    heads = ("Cell", "URL", "#Running", "#Halts due", "Oldest due, UTC", "#Attempts", "Error")
+    none = "No cell exists yet. Hosts report theirs with their sandboxes, and you set the URL of each."
+    note = "Each machine has a setting for the URLs that it may call: run `drawdown cell list` there."
     command = "drawdown cell list" if found else "drawdown cell set cell-1 https://cell-1.internal:8443"
     table = Table("Cells", heads, [_row(one) for one in found], none, command, note=note)
     return to_context(PageContent(PATH, [table], tiles=tiles, acts=[SET]))

@@ -57,7 +57,7 @@ def answer_cell(halted_ms: int, acked_ms: int | None) -> Cell:
     """What a cell answered to a halt, and how long after it was due."""
     if acked_ms is None:
         return Cell("due", "state", TONES["due"])
-    return Cell(f"acknowledged {figures.time(acked_ms)}", under=f"{figures.lasting(acked_ms - halted_ms)} after")
+    return Cell(f"acknowledged {figures.time(acked_ms)}", under=f"after {figures.lasting(acked_ms - halted_ms)}")
 
 
 def text_cell(text: str | None, *, narrow: bool = False) -> Cell:

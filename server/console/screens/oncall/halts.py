@@ -41,22 +41,22 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     due, ignored = halt_list.halt_figures(connection), ignored_halts(connection, Shard())
     query = {name: ask.query[name] for name in ("state", "org", "cell") if ask.query.get(name)}
     listed = Table(
-        "Due: no cell acknowledged them" if chosen.state == "due" else "What cells were told, the newest first",
-        ("Halted, UTC", "Organisation", "Cell", "Answer", "#Tries", "Error"),
+        "Due halts, not acknowledged yet" if chosen.state == "due" else "Halts sent to cells, the newest first",
+        ("Halted, UTC", "Organisation", "Cell", "Answer", "#Attempts", "Error"),
         [_row(one) for one in found.lines],
-        "No halt is like that." if query else "No cell was ever told to halt an organisation.",
+        "No halt matches the filter." if query else "No cell received a halt yet.",
         "drawdown org list --state halted",
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
         first=url(PATH, **query) if ask.key("after") else "",
     )
     tables = [_ignored(ignored), listed] if ignored and not ask.query.get("after") else [listed]
-    since = "none waits" if due.since_ms is None else f"since {figures.time(due.since_ms)}"
+    since = "none due" if due.since_ms is None else f"since {figures.time(due.since_ms)}"
     tiles = [
         Tile("Due", figures.count(due.due), since, "warn" if due.due else "", url(PATH, state="due")),
         Tile(
             "Cells without acknowledgement",
             figures.count(due.cells),
-            f"tried {due.most_tries or 0:,} times at most",
+            f"at most {due.most_tries or 0:,} attempts",
             "warn" if due.cells else "",
         ),
         Tile(
@@ -66,9 +66,9 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     filters = (
         Filter(
             "state",
-            "Which",
+            "State",
             "" if chosen.state == "any" else chosen.state,
-            [("", "all that were told"), ("due", "due")],
+            [("", "all"), ("due", "due")],
         ),
         Filter("org", "Organisation", chosen.org),
         Filter("cell", "Cell", chosen.cell),
@@ -123,7 +123,7 @@ ORGS: Final = Field("id", "Organisations", hint="One on each line.", many=True)
 def _orgs(doing: Doing) -> list[str]:
     found = doing.texts("id")
     if not found:
-        raise WrongField("id", "name one organisation at least")
+        raise WrongField("id", "specify at least one organisation")
     return found
 
 
@@ -131,16 +131,16 @@ def _halt(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = orgs.halt(connection, _orgs(doing), doing.by)
     new = sum(not one.before for one in done)
     if not new:
-        return ActionResult("nothing changes: an operator's halt holds each of them already")
-    return ActionResult(f"{new:,} halted; their cells are told by the next round of the watch, or tick")
+        return ActionResult("no change: each of them already has an operator's halt")
+    return ActionResult(f"{new:,} halted; the next watch round or tick notifies their cells")
 
 
 def _lift(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = orgs.halt(connection, _orgs(doing), doing.by, undo=True)
     lifted = sum(one.before for one in done)
     if not lifted:
-        return ActionResult("nothing changes: no operator's halt holds any of them")
-    return ActionResult(f"{lifted:,} halted by an operator no longer; the next tick asks their providers again")
+        return ActionResult("no change: none of them has an operator's halt")
+    return ActionResult(f"{lifted:,} no longer halted by an operator; the next tick asks their providers again")
 
 
 def _standing(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
@@ -155,7 +155,7 @@ def _stopped(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     """Their states, and how many sandboxes run of those that are not halted: a halt stops each of these."""
     rows = {org: require_org(connection, org) for org in sorted(_orgs(doing))}
     running = sum(cells.running_of(connection, [org for org, row in rows.items() if not row.is_halted]).values())
-    return [*_states(rows), Fact("Sandboxes that run on", figures.count(running), fixed=False)]
+    return [*_states(rows), Fact("Running sandboxes", figures.count(running), fixed=False)]
 
 
 def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
@@ -164,15 +164,15 @@ def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Ta
     most = sorted(running.items(), key=lambda one: (-one[1], one[0]))
     rows = [(cells_of.cell(cell), cells_of.number(count)) for cell, count in most[: cells.MOST_NAMED]]
     note = f"and {len(most) - len(rows):,} more cells" if len(most) > len(rows) else ""
-    none = "No cell is told: nothing of theirs runs."
+    none = "Drawdown notifies no cell: none of their sandboxes runs."
     return [Table("Notified cells", ("Cell", "#Sandboxes"), rows, none, "drawdown cell list", note=note)]
 
 
 def _state(row: sa.Row[Any]) -> str:
     if not row.is_halted:
-        return "running, held by an operator" if row.operator_halt else "running"
+        return "running, halted by an operator" if row.operator_halt else "running"
     if row.halt_reason == "operator":
-        return "halted by an operator" if row.operator_halt else "halted until its provider is asked"
+        return "halted by an operator" if row.operator_halt else "halted until the next read at its provider"
     return f"halted: {row.halt_reason}" + (", and by an operator" if row.operator_halt else "")
 
 

@@ -38,7 +38,7 @@ from drawdown.worker.replay.replay import Replayed, rehearse
 PATH: Final = "/console/jobs"
 PAGE_ROWS: Final = 50
 TONES: Final = {"waiting": "warn", "under way": "warn", "failed": "bad"}
-SAID: Final = "Ticks do what is queued, one after the other, the oldest first. What is done twice bills nothing twice."
+SAID: Final = "Ticks do queued jobs one after the other, the oldest first. A repeated job bills no usage twice."
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -47,8 +47,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     rows = [_row(one, ask.now_ms) for one in found[:PAGE_ROWS]]
     following = url(PATH, before=found[PAGE_ROWS - 1].job_id) if len(found) > PAGE_ROWS else ""
     waiting = count_open(connection)
-    heads = ("#Job", "Kind", "State", "What", "By", "Why", "Since, UTC", "Progress", "What became of it", "By hand")
-    none, command = "Nothing was queued yet.", "drawdown job list"
+    heads = ("#Job", "Kind", "State", "Task", "Actor", "Reason", "Since, UTC", "Progress", "Outcome", "Command")
+    none, command = "No job exists yet.", "drawdown job list"
     if not rows:
         command = "drawdown replay --all --from 2026-06-01 --to 2026-06-02 --queue --reason 'late samples'"
     first = "" if before is None else PATH
@@ -94,7 +94,7 @@ def _replay_job(doing: Doing) -> ReplayJob:
     """Return the job of a form. Errors: WrongField unless the form chooses its windows in exactly one way."""
     names, provider, all_ = doing.texts("id"), doing.text("provider"), doing.values["all"] == "yes"
     if bool(names) + bool(provider) + all_ != 1:
-        raise WrongField("id", "name organisations, or a provider, or choose all: one of the three")
+        raise WrongField("id", "specify organisations, a provider or all: exactly one of the three")
     start, end = doing.time("from"), doing.time("to")
     assert start is not None and end is not None  # the form insists on both
     return ReplayJob(ReplayScope(tuple(names), provider or None), start, end)
@@ -102,15 +102,15 @@ def _replay_job(doing: Doing) -> ReplayJob:
 
 def _job(connection: sa.Connection, doing: Doing) -> ActionResult:
     queue.place(connection, _replay_job(doing), doing.by)  # its number is another one each time it is tried
-    return ActionResult("queued: the next tick does it, or begins to")
+    return ActionResult("queued; the next tick does or begins the job")
 
 
 def _standing(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     same = queue.same_as(connection, _replay_job(doing))
     waiting = lists.count_open(connection)
     return [
-        Fact("Queued already", "no" if same is None else "yes"),
-        Fact("Jobs that wait, or are under way", figures.count(waiting), fixed=False),
+        Fact("Already queued", "no" if same is None else "yes"),
+        Fact("Open jobs", figures.count(waiting), fixed=False),
     ]
 
 
@@ -127,14 +127,13 @@ def _preview(transact: Transact, context: Context, doing: Doing) -> Sequence[Tab
         found = rehearse(transact, context.within(TRIED_MS), made, doing.by)
     except DatabaseBusy as error:
         none = (
-            f"It could not be tried while a page waits ({error}). It may be queued all the same; the command shows it."
+            f"The dry run could not end in time ({error}). You can still queue the replay, and the command shows its "
+            "effect."
         )
-        return [_range(made, command, ""), Table("Windows to seal", ("What",), [], none, command)]
+        return [_range(made, command, ""), Table("Windows to seal", ("Window",), [], none, command)]
     short = ""
     if found.unfinished:
-        short = (
-            "It is too much to try while a page waits: this is what its first part would seal. The command shows all."
-        )
+        short = "The replay is too large for a page, so the table shows its first part. The command shows all of it."
     return [
         _range(made, command, short),
         _pushes_table(found, command),
@@ -144,12 +143,12 @@ def _preview(transact: Transact, context: Context, doing: Doing) -> Sequence[Tab
 
 def _range(made: ReplayPlan, command: str, note: str) -> Table:
     rows = [
-        (Cell("from, UTC"), Cell(figures.time(made.from_ms), "time")),
-        (Cell("to, UTC"), Cell(figures.time(made.to_ms), "time")),
-        (Cell("of"), Cell(str(made.scope), "id")),
-        *((Cell(what or "note"), Cell(text, "id")) for what, text in notes(made)),
+        (Cell("From, UTC"), Cell(figures.time(made.from_ms), "time")),
+        (Cell("To, UTC"), Cell(figures.time(made.to_ms), "time")),
+        (Cell("Scope"), Cell(str(made.scope), "id")),
+        *((Cell(what.capitalize() or "Note"), Cell(text, "id")) for what, text in notes(made)),
     ]
-    return Table("Replay", ("What", "Is"), rows, "", command, note=note)
+    return Table("Replay", ("Field", "Value"), rows, "", command, note=note)
 
 
 def _pushes_table(found: Replayed, command: str) -> Table:
@@ -164,12 +163,13 @@ def _pushes_table(found: Replayed, command: str) -> Table:
         )
         for one in found.totals[:MOST_LISTED]
     ]
-    heads = ("Organisation", "Provider", "Feature", "#Pushes", "#Quantity", "#Credits, by our rate card")
-    all_ = f"In all {found.pushes:,} pushes, {found.quantity:,} units" if found.pushes else ""
-    more = f", of {len(found.totals):,} sums the first {MOST_LISTED}" if len(found.totals) > MOST_LISTED else ""
-    stopped = "".join(f" {bad.org_id} is left out: {bad.reason}." for bad in found.stopped[:MOST_LISTED])
-    still = f" Sealed before, {found.to_settle}." if found.to_settle else ""
-    none = f"{'Nothing more to seal' if still else 'Nothing more is owed there'}.{still}{stopped}"
+    heads = ("Organisation", "Provider", "Feature", "#Pushes", "#Quantity", "#Estimated credits")
+    pushes = "1 push" if found.pushes == 1 else f"{found.pushes:,} pushes"
+    all_ = f"In total {pushes}, {found.quantity:,} units" if found.pushes else ""
+    more = f". The first {MOST_LISTED} of {len(found.totals):,} sums" if len(found.totals) > MOST_LISTED else ""
+    stopped = "".join(f" Drawdown left out {bad.org_id}: {bad.reason}." for bad in found.stopped[:MOST_LISTED])
+    still = f" Of earlier seals, {found.to_settle}." if found.to_settle else ""
+    none = f"{'No more usage to seal' if still else 'No more usage is owed there'}.{still}{stopped}"
     return Table("Windows to seal", heads, rows, none, command, note=f"{all_}{more}.{still}{stopped}" if all_ else "")
 
 
@@ -178,7 +178,7 @@ def _left_out_table(found: Replayed, command: str) -> Table:
         (Cell(one.why), cells_of.number(one.quantity), Cell(one.unit), cells_of.number(one.windows, narrow=False))
         for one in found.left_out
     ]
-    return Table("Excluded usage", ("Why", "#Quantity", "Of", "#Windows"), rows, "", command)
+    return Table("Excluded usage", ("Reason", "#Quantity", "Unit", "#Windows"), rows, "", command)
 
 
 def _number(doing: Doing) -> int:
@@ -207,8 +207,8 @@ ORDER: Final = Action(
 ACTIONS: Final = (ORDER,)
 
 
-AT_ONCE: Final = "the tab Assignment of the organisation leads to the form that does it at once"
-QUEUED: Final = "queued: the next tick does it, or begins to"
+AT_ONCE: Final = "use the form of the organisation's tab Assignment, which works at once"
+QUEUED: Final = "queued; the next tick does or begins the job"
 
 
 def _declared(connection: sa.Connection, doing: Doing) -> Capabilities:
@@ -216,7 +216,9 @@ def _declared(connection: sa.Connection, doing: Doing) -> Capabilities:
     name = doing.text("provider")
     ids.require(connection, ids.PROVIDER, name, new=True if name in doing.declared else None)
     if name not in doing.declared or name in EXEMPT_PROVIDERS:
-        raise Refused(f"this server has no settings of {name}: `drawdown provider accept {name}` where it has")
+        raise Refused(
+            f"this server has no settings of {name}: run `drawdown provider accept {name}` on a server that has them"
+        )
     return doing.declared[name]
 
 
@@ -229,15 +231,15 @@ def _changes(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     moved = providers.changes(connection, asked.provider, declared)
     unsent, sent = providers.open_at(connection, asked.provider)
     return [
-        *(Fact(part, f"{was}; by this server's settings {now}") for part, (was, now) in moved.items()),
-        Fact("Unsent pushes, sealed anew", figures.count(unsent), fixed=False),
-        Fact("Sent and not settled: these have to be none", figures.count(sent), fixed=False),
+        *(Fact(part, f"{was}; in this server's settings {now}") for part, (was, now) in moved.items()),
+        Fact("Unsent pushes, to seal again", figures.count(unsent), fixed=False),
+        Fact("Sent but not settled, must be 0", figures.count(sent), fixed=False),
         _queued(connection, asked),
     ]
 
 
 def _queued(connection: sa.Connection, asked: Asked) -> Fact:
-    return Fact("Queued already", "no" if queue.same_as(connection, asked) is None else "yes")
+    return Fact("Already queued", "no" if queue.same_as(connection, asked) is None else "yes")
 
 
 def _accept(connection: sa.Connection, doing: Doing) -> ActionResult:
@@ -250,7 +252,7 @@ def _assignment(connection: sa.Connection, doing: Doing) -> AssignJob:
     org, provider = doing.text("id"), doing.text("provider")
     ids.require_sampled_org(connection, org, new=False)
     if provider == EMBEDDED or provider in EXEMPT_PROVIDERS:
-        raise WrongField("provider", f"{provider} is asked nothing: {AT_ONCE}")
+        raise WrongField("provider", f"{provider} needs no lookup: {AT_ONCE}")
     ids.require(connection, ids.PROVIDER, provider, new=True if provider in doing.declared else None)
     return AssignJob(
         org, provider, doing.maybe("customer"), start_of_window(doing), allow_halt=doing.values["halts"] == "yes"
@@ -268,7 +270,7 @@ def _billed(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     latest = "none" if was is None else f"{was.provider} as {was.customer_id}, from {figures.time(was.start_ms)} on"
     return [
         Fact("Latest assignment", latest),
-        Fact("Begins, UTC, or later", figures.time(assignments.start_of(asked.from_ms, doing.by)), fixed=False),
+        Fact("Earliest start, UTC", figures.time(assignments.start_of(asked.from_ms, doing.by)), fixed=False),
         _queued(connection, asked),
     ]
 
@@ -295,10 +297,10 @@ def _told_of_assignment(transact: Transact, context: Context, doing: Doing) -> S
 
     found = transact(assign, rollback=True).waited
     rows = [
-        (Cell("that waited, billed there"), *_amounts(found.resolved_s, found.resolved_units)),
-        (Cell("from before its start, billed by nobody"), *_amounts(found.before_start_s, found.before_start_units)),
+        (Cell("Pending, billed there"), *_amounts(found.resolved_s, found.resolved_units)),
+        (Cell("Before the start, not billed"), *_amounts(found.before_start_s, found.before_start_units)),
     ]
-    note = "Whether the customer is there is asked by the tick; without it the job fails, and nothing changes."
+    note = "The tick looks up the customer. If the customer does not exist, the job fails and changes nothing."
     return [Table("Usage", ("Usage", "#Seconds", "#Units"), rows, "", "drawdown job list", note=note)]
 
 

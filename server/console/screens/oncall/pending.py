@@ -62,10 +62,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         unmapped = _unmapped(unmapped_sizes(connection), unmapped_events(connection))
         tables = [_reasons(reasons, held, beside), tables[0], unmapped, tables[1]]
     filters = (
-        Filter("reason", "Waits for", reason, [("", "any reason"), *((name, what) for name, what in WHAT.items())]),
+        Filter("reason", "Reason", reason, [("", "any reason"), *((name, what) for name, what in WHAT.items())]),
         Filter(
             "why",
-            "Quarantined for",
+            "Quarantine reason",
             why,
             [("", "any reason"), *((name, _words(name)) for name in sorted({*held, *([why] if why else [])}))],
         ),
@@ -85,11 +85,11 @@ def _tiles(reasons: list[PendingUsage], held: Mapping[str, int], beside: Beside)
         return Tile(name, figures.count(count), said, "warn" if count else "")
 
     return [
-        tile("Seconds pending", seconds, "of sandboxes, billed to nobody yet"),
-        tile("Units pending", units, "that event types count"),
+        tile("Seconds pending", seconds, "of sandboxes, not billed yet"),
+        tile("Units pending", units, "of event types, not billed yet"),
         tile("Quarantined", samples, f"samples that cannot be billed; {beside.late:,} too late, below a floor"),
         tile("To be sealed again", beside.dirty_windows, "windows, by the next tick"),
-        tile("Dated ahead", beside.dated_ahead, "samples, billed when their time has come"),
+        tile("Dated ahead", beside.dated_ahead, "samples, billed when their time comes"),
     ]
 
 
@@ -111,8 +111,8 @@ def _reasons(reasons: list[PendingUsage], held: Mapping[str, int], beside: Besid
             (Cell(f"quarantined: {_words(name)}", href=url(PATH, why=name)), Cell(much, "number"),
              Cell(figures.UNKNOWN, "number"), Cell(figures.UNKNOWN, narrow=False), Cell(fix, "step"))
         )  # fmt: skip
-    heads = ("Why it waits", "#How much", "#Organisations", "Oldest window, UTC", "What fixes it")
-    return Table("By reason", heads, rows, "Nothing waits: all that was used is sealed.", "drawdown status")
+    heads = ("Reason", "#Quantity", "#Organisations", "Oldest window, UTC", "Fix")
+    return Table("By reason", heads, rows, "No usage is pending: all usage is sealed.", "drawdown status")
 
 
 def _orgs(found: PendingPage, reason: str, query: Mapping[str, str], after: str) -> Table:
@@ -127,9 +127,12 @@ def _orgs(found: PendingPage, reason: str, query: Mapping[str, str], after: str)
         )
         for one in found.orgs
     ]
-    heads = ("Organisation", "Why it waits", "#Seconds", "#Units", "#Samples", "Oldest window, UTC")
+    heads = ("Organisation", "Reason", "#Seconds", "#Units", "#Samples", "Oldest window, UTC")
+    none = "No organisation has pending usage."
+    if reason:
+        none = "No organisation has pending usage for this reason."
     return Table(
-        "By organisation", heads, rows, "No organisation has pending usage." if not reason else "None waits for that.",
+        "By organisation", heads, rows, none,
         "drawdown org list --state unassigned",
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
         first=url(PATH, **query) if after else "",
@@ -166,8 +169,8 @@ def _unmapped(sizes: list[UnmappedSize], events: list[UnmappedEvent]) -> Table:
          cells_of.number(one.events, narrow=False), cells_of.number(one.orgs), Cell(_fixes_event(one), "step"))
         for one in events
     ]  # fmt: skip
-    heads = ("Size, or event type", "#Seconds, or units", "#Samples", "#Organisations", "What fixes it")
-    none = "Each size and each event type that is used makes a feature."
+    heads = ("Size or type", "#Seconds or units", "#Samples", "#Organisations", "Fix")
+    none = "No usage lacks a feature: each size and event type in use has one."
     return Table("Usage without a feature", heads, rows, none, "drawdown feature list")
 
 
@@ -183,7 +186,7 @@ def _quarantine(samples: list[SampleRow], next_after: str | None, query: Mapping
         )
         for one in samples
     ]
-    heads = ("Sample", "Organisation", "Quarantined for", "Its time, as written", "Taken to mean, UTC", "Came, UTC")
+    heads = ("Sample", "Organisation", "Reason", "Original time", "Likely time, UTC", "Received, UTC")
     return Table(
         "Quarantined samples", heads, rows, "No sample is in quarantine.", "drawdown sample quarantined",
         next="" if next_after is None else url(PATH, **query, after_sample=next_after),
@@ -192,7 +195,7 @@ def _quarantine(samples: list[SampleRow], next_after: str | None, query: Mapping
 
 
 def _sample_acts(one: SampleRow) -> tuple[Link, ...]:
-    aside = act("Set aside", "sample-dismiss", "admin", id=one.sample_id)
+    aside = act("Dismiss", "sample-dismiss", "admin", id=one.sample_id)
     return (aside,) if one.meant_ms is None else (act("Fix", "sample-repair", id=one.sample_id), aside)
 
 
@@ -201,7 +204,7 @@ def _meant(one: SampleRow) -> str:
 
 
 EMBEDDED: Final = "embedded"
-BILLERS: Final = ((EMBEDDED, "the ledger here"), ("none", "nobody"), ("legacy", "another system"))
+BILLERS: Final = ((EMBEDDED, "the embedded ledger"), ("none", "no provider"), ("legacy", "another system"))
 """Billers that need no request first about the customer: for others, a tick makes it (`jobs`)."""
 YES: Final = (("no", "no"), ("yes", "yes"))
 FROM: Final = Field("from", "From", "time", "Window boundary; the next if left empty.", optional=True)
@@ -213,7 +216,7 @@ def start_of_window(doing: Doing) -> int | None:
     """Return the start of a window. Errors: WrongField if it is no window's boundary."""
     found = doing.time("from")
     if found is not None and found % WINDOW_MS:
-        raise WrongField("from", "a window's boundary: a multiple of five minutes")
+        raise WrongField("from", "expected a window boundary: a multiple of five minutes")
     return found
 
 
@@ -225,7 +228,7 @@ def _from_option(doing: Doing) -> list[str]:
 def _named_orgs(doing: Doing) -> list[str]:
     found = doing.texts("id")
     if not found:
-        raise WrongField("id", "name one organisation at least")
+        raise WrongField("id", "specify at least one organisation")
     return found
 
 
@@ -238,10 +241,10 @@ def _biller(connection: sa.Connection, org: str) -> str | None:
 
 
 def _billed(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    found = [Fact(org, _biller(connection, org) or "nobody") for org in sorted(_named_orgs(doing))]
+    found = [Fact(org, _biller(connection, org) or "no provider") for org in sorted(_named_orgs(doing))]
     return [
         *found,
-        Fact("Begins, UTC", figures.time(assignments.start_of(start_of_window(doing), doing.by)), fixed=False),
+        Fact("Start, UTC", figures.time(assignments.start_of(start_of_window(doing), doing.by)), fixed=False),
     ]
 
 
@@ -252,10 +255,10 @@ def _assign(connection: sa.Connection, doing: Doing) -> ActionResult:
         biller = _biller(connection, org)
         moves = biller not in (None, provider, *EXEMPT_PROVIDERS)
         if moves and provider == EMBEDDED and doing.values["halts"] != "yes":
-            raise WrongField("halts", f"{org} is billed by {biller}: without credit here it is halted")
+            raise WrongField("halts", f"{biller} bills {org}: without credit here, Drawdown halts it")
     done = assignments.assign(connection, names, provider, doing.by, customer_id=doing.maybe("customer"), from_ms=start)
     fixed = sum(one.waited.resolved_s for one in done)
-    return ActionResult(f"{len(done):,} assigned to {provider}; {fixed:,} s that waited are sealed by the next tick")
+    return ActionResult(f"{len(done):,} assigned to {provider}; the next tick seals {fixed:,} s of pending usage")
 
 
 def _assign_size(_connection: sa.Connection, doing: Doing) -> Size:
@@ -275,7 +278,7 @@ def _chosen(doing: Doing) -> QuarantineFilter:
     """Errors: WrongField for neither ids nor a filter."""
     names, org, why = doing.texts("id"), doing.text("org"), doing.text("why")
     if bool(names) == bool(org or why):
-        raise WrongField("id", "name samples by their ids, or choose them by their organisation or reason below")
+        raise WrongField("id", "specify either sample ids, or an organisation or a reason below")
     return QuarantineFilter(tuple(names), org, why)
 
 
@@ -301,14 +304,14 @@ def _fix(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = fixing.fix(connection, _chosen(doing), doing.by, unit=doing.values["as"])
     good = [one for one in done if one.new_id is not None]
     if not good:
-        raise Refused(f"none of them can be fixed: {done[0].why_not if done else 'there is none'}")
+        raise Refused(f"no sample can be fixed: {done[0].why_not if done else 'none matches'}")
     seconds = sum(one.interval_s for one in good)
     return ActionResult(f"{len(good):,} of {len(done):,} entered again, {seconds:,} s; the next tick seals them")
 
 
 def _dismiss(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = fixing.dismiss(connection, _chosen(doing), doing.by)
-    return ActionResult(f"{len(done):,} set aside, and never billed")
+    return ActionResult(f"{len(done):,} dismissed; Drawdown never bills them")
 
 
 def _sample_options(doing: Doing) -> list[str]:

@@ -60,11 +60,11 @@ def _states(found: list[ProviderLine], waits: WaitSums, now_ms: int) -> Table:
         for one in found
     ]
     heads = (
-        "Provider", "State", "#Organisations", "#Due", "#Queued", "#In doubt", "#Rejected", "Oldest, UTC",
-        "Why it waits",
+        "Provider", "State", "#Organisations", "#Due", "#Queued", "#In doubt", "#Rejected", "Oldest push, UTC",
+        "Reason",
     )  # fmt: skip
-    none = "No provider bills anybody yet: an assignment brings the first one."
-    note = "Settings that are broken or dormant show on the machine that has them: `drawdown provider list`."
+    none = "No provider exists yet. An assignment adds the first one."
+    note = "To see broken or dormant settings, run `drawdown provider list` on the machine that has them."
     return Table("State of providers", heads, rows, none, "drawdown provider list", note=note)
 
 
@@ -116,9 +116,9 @@ def _sends(found: list[ProviderLine]) -> Table:
         for one in found
         if one.calls is not None or one.reads is not None
     ]
-    heads = ("Provider", "#Sends", "#Not accepted", "#95 % within, ms", "#Reads of customers", "#Reads that failed")
-    none = "Nothing was sent in the last 24 hours, and no customer was read."
-    note = f"Of the latest {MOST_SENDS:,} sends within 24 hours; reads since they are counted."
+    heads = ("Provider", "#Sends", "#Not accepted", "#95 % within, ms", "#Customer reads", "#Failed reads")
+    none = "No push was sent in the last 24 hours, and no customer was read."
+    note = f"Sends: the latest {MOST_SENDS:,} within 24 hours. Reads: all that Drawdown counted."
     return Table("Calls", heads, rows, none, "drawdown status", note=note)
 
 
@@ -135,13 +135,13 @@ def _circuits(found: list[ProviderLine], now_ms: int) -> Table:
         for one in found
         if one.unanswered is not None
     ]
-    heads = ("Provider", "Circuit", "#No answer, in a row", "The first, UTC", "The last, UTC", "Last answer, UTC")
+    heads = ("Provider", "Circuit", "#Successive failures", "First, UTC", "Last, UTC", "Last answer, UTC")
     note = (
-        f"After {OPEN_AFTER} batches in a row without an answer a process sends nothing for "
-        f"{OPEN_FOR_MS // SECOND_MS} s, then tries once. Each process has a circuit of its own in its memory, and none "
-        "is kept: this is what the same sends say. Of circuits of reads nothing is on record."
+        f"After {OPEN_AFTER} successive batches without an answer, a process sends nothing for "
+        f"{OPEN_FOR_MS // SECOND_MS} s, then tries once. Each process has its own circuit in memory. This table "
+        "derives the circuits from recorded sends. It has no circuits of reads."
     )
-    return Table("Circuits", heads, rows, "Nothing was sent in the last 24 hours.", "drawdown status", note=note)
+    return Table("Circuits", heads, rows, "No push was sent in the last 24 hours.", "drawdown status", note=note)
 
 
 def _circuit(of: Unanswered, now_ms: int) -> Cell:
@@ -157,7 +157,7 @@ def _terms(found: list[ProviderLine]) -> Table:
             Cell(str(one.terms.get("unit") or figures.UNKNOWN), "id"),
             Cell(_pairs(one.terms.get("units")), "id", narrow=False),
             Cell(_pairs(one.terms.get("names")), "id", narrow=False),
-            Cell("taken" if one.terms.get("negatives") else "carried over"),
+            Cell("sent" if one.terms.get("negatives") else "carried over"),
             Cell(str(one.terms.get("way") or figures.UNKNOWN), "id", narrow=False),
             cells_of.time(one.live_from_ms),
         )
@@ -168,13 +168,13 @@ def _terms(found: list[ProviderLine]) -> Table:
         "Provider",
         "Unit",
         "Units of features",
-        "Names over there",
+        "Names at provider",
         "Negative quantities",
-        "Way",
+        "Method",
         "Live from, UTC",
     )
-    none = "No tick met a provider yet."
-    return Table("Terms that were accepted", heads, rows, none, "drawdown provider list")
+    none = "No tick has used a provider yet."
+    return Table("Accepted terms", heads, rows, none, "drawdown provider list")
 
 
 def _pairs(found: object) -> str:

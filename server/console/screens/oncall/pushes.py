@@ -56,12 +56,12 @@ from drawdown.worker.verdict.rates import size_of
 
 PATH: Final = "/console/pushes"
 HEADS: Final = (
-    "Window, UTC", "Organisation", "Feature", "#Sealed", "#Sent", "Provider", "State", "Next try, UTC", "#Tries",
+    "Window, UTC", "Organisation", "Feature", "#Sealed", "#Sent", "Provider", "State", "Next attempt, UTC", "#Attempts",
     "Error",
 )  # fmt: skip
 FILTERS: Final = ("state", "provider", "org", "feature", "from", "to", "why")
 TRIED: Final = ("due", "queued")
-CUT: Final = f"Of {MOST_LOOKED_AT:,} that were looked through; the next page goes on."
+CUT: Final = f"This page searched {MOST_LOOKED_AT:,} pushes. The next page continues."
 MOST_CHOICE: Final = 60
 """Characters of a reason in the filter."""
 COLUMNS: Final = (
@@ -69,11 +69,11 @@ COLUMNS: Final = (
     "sent", "attempts",
 )  # fmt: skip
 TILES: Final = (
-    ("due", "Due", "to be sent or tried again", "warn"),
-    ("queued", "Queued", "taken by a provider, not charged yet", "warn"),
+    ("due", "Due", "to send or retry", "warn"),
+    ("queued", "Queued", "at a provider, not charged yet", "warn"),
     ("in_doubt", "In doubt", "sent, outcome unknown", "bad"),
     ("rejected", "Rejected", "proven not charged", "bad"),
-    ("awaiting_credit", "Awaiting credit", "billed once there is credit", "warn"),
+    ("awaiting_credit", "Awaiting credit", "billed when credit arrives", "warn"),
 )
 
 
@@ -87,9 +87,9 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         f"Pushes: {STATE_WORDS[chosen.state]}",
         HEADS,
         [_row(one) for one in found.lines],
-        "None is like that."
+        "No push matches the filter."
         if query
-        else "Nothing is open: every push is settled. Usage that is sealed makes new ones.",
+        else "No push is open: every push is settled. Sealed usage makes new ones.",
         _command(query),
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
         note=" ".join(filter(None, (_order(chosen), CUT if found.is_cut else ""))),
@@ -133,9 +133,9 @@ def _order(chosen: PushFilter) -> str:
         return "The latest window first."
     if chosen.state in FOR_PEOPLE:
         return "The oldest window first."
-    tried = "by provider, the next to be tried first"
+    tried = "by provider, the next attempt first"
     if chosen.state == "open":
-        return f"In doubt first, then rejected, of both the oldest window first; then due and queued, {tried}."
+        return f"In doubt first, then rejected, both with the oldest window first. Then due and queued, {tried}."
     return f"Ordered {tried}."
 
 
@@ -153,7 +153,7 @@ def _acts(chosen: PushFilter, sums: list[OpenSum]) -> list[Link]:
 
     found = [all_of("Send all again", "push-retry")] if chosen.state in RETRIED else []
     if chosen.state in PROVEN:
-        found += [all_of("Say what became of all", "push-resolve"), all_of("Void all", "push-void")]
+        found += [all_of("Record outcome of all", "push-resolve"), all_of("Void all", "push-void")]
     return found
 
 
@@ -195,7 +195,7 @@ def _filters(ask: Ask, chosen: PushFilter, reasons: WaitSums) -> tuple[Filter, .
         Filter("feature", "Feature", chosen.feature),
         Filter("from", "Windows from, UTC", ask.query.get("from", "")),
         Filter("to", "Windows to, UTC", ask.query.get("to", "")),
-        Filter("why", "Why it waits", chosen.why, [("", "any"), *((one, one[:MOST_CHOICE]) for one in why)]),
+        Filter("why", "Reason", chosen.why, [("", "any"), *((one, one[:MOST_CHOICE]) for one in why)]),
     )  # fmt: skip
 
 
@@ -224,9 +224,9 @@ def _why(reasons: WaitSums, now_ms: int) -> Table:
         )
         for one in reasons.sums
     ]
-    heads = ("State", "Reason", "Provider", "#Pushes", "Oldest window, UTC", "Next try, UTC")
-    note = f"These {len(rows)} reasons are not all: more than so many are not told apart here." if reasons.more else ""
-    return Table("Causes", heads, rows, "Nothing is open.", "drawdown push list", note=note)
+    heads = ("State", "Reason", "Provider", "#Pushes", "Oldest window, UTC", "Next attempt, UTC")
+    note = f"This table shows {len(rows)} reasons, and more exist." if reasons.more else ""
+    return Table("Causes", heads, rows, "No push is open.", "drawdown push list", note=note)
 
 
 def _sums(sums: list[OpenSum]) -> Table:
@@ -247,7 +247,7 @@ def _sums(sums: list[OpenSum]) -> Table:
     ]
     heads = ("Provider", "State", "Feature", "#Pushes", "#Quantity", "Oldest sealed, UTC")
     folded = "By provider, state and feature" if rows else ""
-    return Table("Open pushes", heads, rows, "Nothing is open.", "drawdown push list", folded=folded)
+    return Table("Open pushes", heads, rows, "No push is open.", "drawdown push list", folded=folded)
 
 
 def _command(query: Mapping[str, str]) -> str:
@@ -293,7 +293,7 @@ def _acts_of_one(found: ExplainedPush) -> list[Link]:
     if state in PROVEN:
         links.append(act("Record outcome", "push-resolve", keys=key))
     if state in (*PROVEN, "accepted"):
-        word = "Void: lost over there" if state == "accepted" else "Void"
+        word = "Void: lost at provider" if state == "accepted" else "Void"
         links.append(act(word, "push-void", keys=key, although="no"))
     return links
 
@@ -305,9 +305,9 @@ def _sentence(found: ExplainedPush) -> str:
     if sent.key != push.key:
         text = f"Push {push.key}. {text}"
     if push.by_hand:
-        text += " A person billed it there by hand."
+        text += " A person billed it at the provider by hand."
     if push.last_error:
-        text += f" Its last error: {push.last_error}"
+        text += f" Last error: {push.last_error}"
     return text
 
 
@@ -319,7 +319,7 @@ def _tiles_of_one(found: ExplainedPush, chain: PushChain) -> list[Tile]:
         _price(found, chain),
         Tile("Sealed", figures.count(push.sealed_qty), in_all, _if_apart(found)),
         Tile("Sent", figures.count(push.sent_qty), f"of {push.feature}, in its provider's unit"),
-        Tile("Tries", figures.count(push.attempts), f"looked up {_times(push.lookups)}"),
+        Tile("Attempts", figures.count(push.attempts), f"looked up {_times(push.lookups)}"),
     ]
 
 
@@ -331,7 +331,7 @@ def _price(found: ExplainedPush, chain: PushChain) -> Tile:
     """Return the tile of its charge in the ledger here; a dash if it is unknown here."""
     if not chain.entries:
         accepted = found.push.state == "accepted"
-        return Tile("Price", figures.UNKNOWN, f"{found.push.provider} keeps it" if accepted else "not charged yet")
+        return Tile("Price", figures.UNKNOWN, f"known at {found.push.provider}" if accepted else "not charged yet")
     price = sum(one.amount_micro for one in chain.entries)
     quantity = found.push.sent_qty
     note = f"credits, for {figures.count(quantity)}"
@@ -346,7 +346,7 @@ def _since(found: ExplainedPush) -> str:
     if push.settled_ms is not None and push.state not in ("due", "queued"):
         word = "since" if push.state in ("in_doubt", "rejected") else "settled"
         return f"{word} {figures.time(push.settled_ms)}"
-    return f"sealed {figures.time(push.sealed_at_ms)}; next at {figures.time(push.due_at_ms)}"
+    return f"sealed {figures.time(push.sealed_at_ms)}; next attempt {figures.time(push.due_at_ms)}"
 
 
 def _if_apart(found: ExplainedPush) -> str:
@@ -368,10 +368,14 @@ def _samples(found: ExplainedPush) -> Table:
         )
         for one in found.samples
     ]
-    heads = ("At, UTC", "Sandbox", "#MB, or event", "#Seconds, or units", "Cell", "Standing", "Sample")
-    none = "No sample is left of this window: they were pruned, or all that it is for came otherwise."
-    note = f"The first {SAMPLES_SHOWN:,}; the figures above are of all." if len(rows) == SAMPLES_SHOWN else ""
-    title = f"Samples of {figures.time(push.window_ms)} that make {push.feature}"
+    heads = ("Time, UTC", "Sandbox", "#MB or event", "#Seconds or units", "Cell", "State", "Sample")
+    none = "No sample of this window exists: Drawdown pruned them, or its usage has another source."
+    note = (
+        f"This table shows the first {SAMPLES_SHOWN:,} samples. The figures above count all."
+        if len(rows) == SAMPLES_SHOWN
+        else ""
+    )
+    title = f"Samples of {push.feature}, window {figures.time(push.window_ms)}"
     folded = f"{len(rows):,} samples" if len(rows) > SAMPLES_OPEN else ""
     return Table(title, heads, rows, none, f"drawdown push show {typed(push.key)}", note=note, folded=folded)
 
@@ -403,11 +407,9 @@ def _attempts(found: ExplainedPush) -> Table:
         answer = "no answer yet" if push.lookup_answer is None else push.lookup_answer.replace("_", " ")
         at = figures.time(push.looked_up_ms)
         note = f"Looked up at {push.provider} {_times(push.lookups)}; the last answer, {at}: {answer}."
-    heads = ("No.", "Began, UTC", "#Took at most, ms", "Answer", "What was said")
-    none = "It was never sent: the next tick sends what is due."
-    return Table(
-        "Sends, and the provider's answer", heads, rows, none, f"drawdown push show {typed(push.key)}", note=note
-    )
+    heads = ("Number", "Started, UTC", "#Longest, ms", "Answer", "Message")
+    none = "No attempt exists yet. The next tick sends due pushes."
+    return Table("Attempts and answers", heads, rows, none, f"drawdown push show {typed(push.key)}", note=note)
 
 
 def _sends(alike: list[ShownAttempt]) -> tuple[Cell, ...]:
@@ -415,7 +417,7 @@ def _sends(alike: list[ShownAttempt]) -> tuple[Cell, ...]:
     first, last = alike[0], alike[-1]
     took = [one.finished_ms - one.started_ms for one in alike if one.finished_ms is not None]
     number = str(first.attempt) if first is last else f"{first.attempt} to {last.attempt}"
-    outcome = first.outcome or "no answer was seen"
+    outcome = first.outcome or "no answer seen"
     return (
         Cell(number),
         replace(
@@ -443,7 +445,7 @@ def _void_tables(found: ExplainedPush) -> list[Table]:
              cells_of.text_cell(other.evidence, narrow=True), Cell(other.actor, "id", narrow=False),
              cells_of.text_cell(other.reason))
         )  # fmt: skip
-    heads = ("At, UTC", "What", "Kind", "Evidence", "Who", "Why")
+    heads = ("Time, UTC", "Outcome", "Kind", "Evidence", "Actor", "Reason")
     table = Table("Provider's answers", heads, rows, "", f"drawdown push show {typed(found.push.key)}")
     return [table] if rows else []
 
@@ -469,10 +471,10 @@ def _entries(found: ExplainedPush, chain: PushChain) -> Table:
     ]
     heads = ("Booked, UTC", "Kind", "From", "To", "#Credits", "Entry")
     none = (
-        "It is not accepted yet." if found.push.state != "accepted"
-        else f"The ledger here has none: {found.push.provider} keeps this customer's balance."
+        "No entry exists: the provider has not accepted the push." if found.push.state != "accepted"
+        else f"No entry exists here: {found.push.provider} keeps this customer's balance."
     )  # fmt: skip
-    return Table("Entry in the ledger", heads, rows, none, f"drawdown ledger show {typed(customer)}")
+    return Table("Ledger entries", heads, rows, none, f"drawdown ledger show {typed(customer)}")
 
 
 def _verdicts(found: ExplainedPush, chain: PushChain) -> Table:
@@ -485,9 +487,9 @@ def _verdicts(found: ExplainedPush, chain: PushChain) -> Table:
         )
         for one in chain.verdicts
     ]
-    none = "No verdict was written yet: the first read at its provider writes one."
-    heads = ("At, UTC", "Verdict", "Reason", "#Balance")
-    title = "The verdict when it was settled, and those that came next"
+    none = "No verdict exists yet. The first read at its provider writes one."
+    heads = ("Time, UTC", "Verdict", "Reason", "#Balance")
+    title = "Verdicts at settlement and after"
     return Table(title, heads, rows, none, f"drawdown org show {typed(found.push.org_id)}")
 
 
@@ -503,15 +505,15 @@ def _halt_tables(found: ExplainedPush, chain: PushChain) -> list[Table]:
         )
         for one in chain.told
     ]
-    heads = ("Halted, UTC", "Cell", "Answer", "#Tries", "Error")
-    none = "No cell was told: none ran sandboxes of it."
+    heads = ("Halted, UTC", "Cell", "Answer", "#Attempts", "Error")
+    none = "No cell received a halt: none ran its sandboxes."
     table = Table("Notified cells", heads, rows, none, f"drawdown org show {typed(found.push.org_id)}")
     return [table] if any(one.is_halted for one in chain.verdicts) else []
 
 
 def _choosing(states: Sequence[str]) -> tuple[Field, ...]:
     """By which pushes are chosen."""
-    words = [("", "by their keys alone"), *((one, f"all that are {one.replace('_', ' ')}") for one in states)]
+    words = [("", "by key"), *((one, f"all {one.replace('_', ' ')}") for one in states)]
     seen = "The action fails if the count differs."
     return (
         Field("keys", "Pushes", hint="Keys, one on each line; or use the filters below.", optional=True, many=True),
@@ -534,7 +536,7 @@ def _chosen_by_form(doing: Doing, expect: int | None = None) -> Chosen:
 def _find(connection: sa.Connection, doing: Doing, states: Sequence[str]) -> list[str]:
     found = _chosen_by_form(doing, doing.number("expect")).find(connection, states)
     if not found:
-        raise Refused("no push is like that")
+        raise Refused("no push matches")
     return found
 
 
@@ -578,20 +580,20 @@ def _place(doing: Doing) -> str:
 
 def _retry(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = pushes.retry(connection, _find(connection, doing, RETRIED), doing.by)
-    return ActionResult(f"{len(done):,} will be sent again by the next tick; what was rejected under its next revision")
+    return ActionResult(f"the next tick sends {len(done):,} again, and rejected usage under its next revision")
 
 
 def _resolve(connection: sa.Connection, doing: Doing) -> ActionResult:
     accepted, evidence = doing.values["outcome"] == "accepted", evidence_of(doing)
     work = pushes.resolve_accepted if accepted else pushes.void
     done = work(connection, _find(connection, doing, PROVEN), doing.by, evidence)
-    return ActionResult(f"{len(done):,} {'accepted' if accepted else 'voided; what they held is owed again'}")
+    return ActionResult(f"{len(done):,} {'accepted' if accepted else 'voided; their usage is owed again'}")
 
 
 def _void(connection: sa.Connection, doing: Doing) -> ActionResult:
     also = doing.values["although"] == "yes"
     if also and not doing.texts("keys"):
-        raise WrongField("although", "name each push that was accepted: no filter finds those")
+        raise WrongField("although", "specify each accepted push by its key: no filter finds accepted pushes")
     keys = _find(connection, doing, PROVEN)
     done = pushes.void(connection, keys, doing.by, evidence_of(doing), although_accepted=also)
     return ActionResult(f"{len(done):,} voided; {SEALED_AGAIN}")

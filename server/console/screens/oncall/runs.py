@@ -29,7 +29,7 @@ from drawdown.worker.executions.lists import EVER, MOST_LOOKED_AT, HeldFigures, 
 
 PATH: Final = "/console/runs"
 HEADS: Final = (
-    "Accepted, UTC", "Run", "Organisation", "Payer", "State", "#Reserved", "#Drawn", "#Held", "Ends, UTC",
+    "Accepted, UTC", "Execution", "Organisation", "Payer", "State", "#Reserved", "#Drawn", "#Held", "Ends, UTC",
     "Charged by",
 )  # fmt: skip
 COLUMNS: Final = (
@@ -44,7 +44,7 @@ add up either, `settled_by` is needed.
 STATES: Final = (*runs.STATES, "any")
 OLDER: Final[Mapping[str, int]] = {"": 0, "1h": HOUR_MS, "6h": 6 * HOUR_MS, "24h": DAY_MS, "7d": 7 * DAY_MS}
 """The least age of their acceptance; '': any."""
-PHASE_WORDS: Final = {"": "any", "waiting": "nothing drawn yet", "drawing": "drawing", "over": "over, not freed yet"}
+PHASE_WORDS: Final = {"": "any", "waiting": "no draw yet", "drawing": "drawing", "over": "expired, not released"}
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -71,13 +71,13 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         for one in found.runs
     ]
     listed = Table(
-        "Runs, what ends first on top" if chosen.ends_first else "Runs, the newest first",
+        "Executions, the first to end first" if chosen.ends_first else "Executions, the newest first",
         HEADS,
         rows,
-        "No execution matches the filter." if query else "No run holds anything.",
+        "No execution matches the filter." if query else "No execution has reserved credit yet.",
         command("execution", "list", *(word for name, value in _options(ask) for word in (f"--{name}", value))),
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
-        note=f"Of {MOST_LOOKED_AT:,} that were looked through; the next page goes on." if found.is_cut else "",
+        note=f"This page searched {MOST_LOOKED_AT:,} executions. The next page continues." if found.is_cut else "",
         first=url(PATH, **query) if ask.key("after") else "",
     )
     tables = [listed] if ask.query.get("after") else [listed, _holders(runs.holders(connection, ask.now_ms))]
@@ -151,7 +151,7 @@ def _filters(ask: Ask) -> tuple[Filter, ...]:
     return (
         Filter("state", "State", "" if state == "held" else state,
                [("" if one == "held" else one, one) for one in STATES]),
-        Filter("phase", "Of those held", ask.choice("phase", tuple(PHASE_WORDS)), list(PHASE_WORDS.items())),
+        Filter("phase", "Phase", ask.choice("phase", tuple(PHASE_WORDS)), list(PHASE_WORDS.items())),
         Filter("older", "Older than", ask.choice("older", tuple(OLDER)), [(one, one or "any age") for one in OLDER]),
         Filter("org", "Organisation", ask.text("org")),
         Filter("payer", "Payer", ask.text("payer")),
@@ -160,10 +160,10 @@ def _filters(ask: Ask) -> tuple[Filter, ...]:
 
 
 def _tiles(found: HeldFigures, now_ms: int, over: str) -> list[Tile]:
-    most = f"of the {MOST_LOOKED_AT:,} that end first" if found.is_cut else "by runs that go on"
+    most = f"of the {MOST_LOOKED_AT:,} that end first" if found.is_cut else "by open executions"
     return [
         Tile("Held", figures.credits(found.held_micro), most),
-        Tile("Executions with reserved credit", figures.count(found.runs), f"{found.waiting:,} drew nothing yet"),
+        Tile("Executions with reserved credit", figures.count(found.runs), f"{found.waiting:,} without a draw"),
         Tile(
             "Expired, not released",
             figures.count(found.over),
@@ -189,7 +189,7 @@ def _holders(found: list[Holder]) -> Table:
         )
         for one in found
     ]
-    heads = ("Payer", "#Runs", "#Held", "Until, UTC")
+    heads = ("Payer", "#Executions", "#Held", "Until, UTC")
     return Table(
         "Executions with the most reserved credit",
         heads,
@@ -212,7 +212,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         [_drawn(key, entries, run.drawn_micro, metered=run.settled_by == "metering"), _facts_table(run)],
         tiles=[
             Tile("State", run.state, "", "warn" if run.state == "expired" else ""),
-            Tile("Reserved", figures.credits(run.amount_micro), "when it was accepted, or since"),
+            Tile("Reserved", figures.credits(run.amount_micro), "at acceptance or later"),
             Tile("Drawn", figures.credits(run.drawn_micro), "charged so far"),
             Tile("Held", figures.credits(run.left_micro), f"until {figures.time(run.expires_ms)}"),
         ],
@@ -236,13 +236,13 @@ def _drawn(key: str, entries: list[RunEntry], drawn_micro: int, *, metered: bool
         )
         for one in entries
     ]
-    heads = ("Booked, UTC", "#Credits", "Feature", "#Quantity", "By", "Entry")
-    note = f"The first {MOST_ENTRIES:,}." if len(rows) == MOST_ENTRIES else ""
+    heads = ("Booked, UTC", "#Credits", "Feature", "#Quantity", "Actor", "Entry")
+    note = f"This table shows the first {MOST_ENTRIES:,} draws." if len(rows) == MOST_ENTRIES else ""
     if rows and not metered:
-        note = f"By its receipt: no samples and no push stand behind them. {note}".rstrip()
-    none = "It drew nothing yet."
+        note = f"Charged by its receipt, without samples or pushes. {note}".rstrip()
+    none = "No draw exists yet."
     if drawn_micro:
-        none = f"{figures.credits(drawn_micro)} drawn by usage, not booked as entries of this run."
+        none = f"{figures.credits(drawn_micro)} drawn by usage, not booked as entries of this execution."
     return Table("Drawn", heads, rows, none, f"drawdown execution show {typed(key)}", note=note)
 
 
@@ -256,18 +256,18 @@ def _facts_table(run: Reservation) -> Table:
         ("Sandboxes", _named(", ".join(run.named))),
         ("Supplier", _named(run.supplier)),
         ("Estimate", _named(run.estimate)),
-        ("Where it is held", Cell(run.hold)),
+        ("Reserved at", Cell(run.hold)),
         ("Charged by", Cell(run.settled_by)),
-        ("If it costs more", Cell(run.overage)),
+        ("Overage", Cell(run.overage)),
         ("Accepted, UTC", cells_of.time(run.accepted_ms)),
         ("Held until, UTC", cells_of.time(run.expires_ms)),
         ("Ended, UTC", cells_of.time(run.ended_ms)),
         ("Ended by", _named(run.ended_by)),
-        ("Why it ended", _named(run.ended_reason)),
+        ("End reason", _named(run.ended_reason)),
         ("Accepted by", Cell(f"{run.actor}: {run.reason}", "id")),
     ]
     rows = [(Cell(name), value) for name, value in facts]
-    return Table("Details", ("What", "Is"), rows, "", f"drawdown execution show {typed(run.reservation)}")
+    return Table("Details", ("Field", "Value"), rows, "", f"drawdown execution show {typed(run.reservation)}")
 
 
 def _named(text: str | None) -> Cell:
@@ -294,7 +294,7 @@ def _do_release(connection: sa.Connection, doing: Doing) -> ActionResult:
     key, micro = doing.text("run"), doing.credits("incurred")
     done = executions.release(connection, key, None if micro is None else Cost(micro), doing.by)
     run = done.drawn.reservation
-    return ActionResult(f"{key}: {run.state}; it cost {show_credits(run.drawn_micro)} credits in all")
+    return ActionResult(f"{key}: {run.state}; it cost {show_credits(run.drawn_micro)} credits in total")
 
 
 def _release_command(doing: Doing) -> list[str]:
@@ -306,7 +306,7 @@ RELEASE: Final = Action(
     "run-release",
     "Release execution",
     (
-        Field("run", "Run"),
+        Field("run", "Execution"),
         Field(
             "incurred",
             "Cost despite the release, in credits",

@@ -18,36 +18,36 @@ from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.status.ticks import LAST_TICK, PAGE_ROWS, TickDone, latest_ticks, one_tick
 
 PATH: Final = "/console/ticks"
-ENDS: Final = {0: ("all settled", ""), 75: ("left something", "warn"), 1: ("needs a person", "bad")}
+ENDS: Final = {0: ("all settled", ""), 75: ("left work", "warn"), 1: ("needs a person", "bad")}
 TONES: Final = ("bad", "warn", "")
 COUNTED: Final = {
     "sealed": "Sealed", "accepted": "Accepted", "projected": "Read", "halted": "Halted",
-    "halts_acknowledged": "Cells told",
+    "halts_acknowledged": "Acknowledged",
 }  # fmt: skip
 """The figures of a tick's report that lists show, with their heads."""
 PARTS: Final = {
-    "sealed": "pushes made of windows that closed",
-    "swept": "windows found that came late",
-    "looked_up": "pushes in doubt, or queued, that a provider was asked about",
-    "adopted": "found there at another quantity",
-    "voided": "found not to be there, and owed again",
+    "sealed": "pushes made from closed windows",
+    "swept": "windows with late samples",
+    "looked_up": "pushes in doubt or queued, looked up at a provider",
+    "adopted": "pushes found at a provider with another quantity",
+    "voided": "pushes not found at a provider, owed again",
     "accepted": "pushes that providers charged",
-    "not_accepted": "pushes that they did not",
+    "not_accepted": "pushes that providers did not charge",
     "projected": "organisations whose balance was read",
-    "halted": "by what was read",
-    "resumed": "by what was read",
-    "halts_acknowledged": "by cells",
-    "halts_failed": "not taken by their cell; tried again",
-    "topped_up": "wallets that were charged for",
-    "charges_declined": "automatic top-ups that were not paid",
-    "messages_delivered": "to your endpoints",
-    "messages_failed": "not taken; tried again",
-    "jobs_ended": "of people, such as replays",
+    "halted": "organisations, by the read balance",
+    "resumed": "organisations, by the read balance",
+    "halts_acknowledged": "halts, by cells",
+    "halts_failed": "halts that a cell did not take; retried",
+    "topped_up": "wallets filled by a charge",
+    "charges_declined": "automatic top-ups not paid",
+    "messages_delivered": "messages to your endpoints",
+    "messages_failed": "messages not taken; retried",
+    "jobs_ended": "queued jobs, such as replays",
 }
 """The figures of a tick's report, in the order of its work."""
 WRONG: Final = (("problems", "problem", "bad"), ("stopped_orgs", "stopped", "bad"), ("failures", "failure", "warn"))
 LEFT: Final = {"pending_s": "seconds pending", "pending_units": "units pending", "quarantined": "samples quarantined"}
-NO_REPORT: Final = "It has no report yet."
+NO_REPORT: Final = "The tick has no report yet."
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -65,8 +65,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     if opened is not None:
         return to_context(_of_hour(opened, hours.get(opened, []), before))
     rows = [_hour(at_ms, ticks) for at_ms, ticks in hours.items()]
-    heads = ("Hour, UTC", "#Ticks", "Ended with", "#Took at most, s", *(f"#{words}" for words in COUNTED.values()))
-    none = "There was no tick yet."
+    heads = ("Hour, UTC", "#Ticks", "Result", "#Longest, s", *(f"#{words}" for words in COUNTED.values()))
+    none = "No tick exists yet."
     first = "" if before is None else PATH
     table = Table("Ticks by the hour, the newest first", heads, rows, none, "drawdown tick", following, first=first)
     return to_context(PageContent(PATH, [table], tiles=tiles))
@@ -88,7 +88,14 @@ def _hour(at_ms: int, ticks: list[TickDone]) -> tuple[Cell, ...]:
 
 
 def _of_hour(at_ms: int, ticks: list[TickDone], before: int | None) -> PageContent:
-    heads = ("Began, UTC", "Ended with", "#Took, s", *(f"#{words}" for words in COUNTED.values()), "Worker", "Buckets")
+    heads = (
+        "Started, UTC",
+        "Result",
+        "#Duration, s",
+        *(f"#{words}" for words in COUNTED.values()),
+        "Worker",
+        "Buckets",
+    )
     rows = [_row(one) for one in ticks]
     table = Table("Ticks, the newest first", heads, rows, "No tick began in this hour.", "drawdown tick")
     query = {"before": before, "hour": at_ms}
@@ -106,7 +113,7 @@ def _tiles(found: list[TickDone], now_ms: int) -> list[Tile]:
     return [
         Tile("Last tick", figures.ago(began, now_ms), figures.time(began)),
         Tile("95 % within, ms", slow, of),
-        Tile("Left something", figures.count(left), of, "warn" if left else ""),
+        Tile("Left work", figures.count(left), of, "warn" if left else ""),
         Tile("Needed a person", figures.count(needy), of, "bad" if needy else ""),
     ]
 
@@ -114,7 +121,7 @@ def _tiles(found: list[TickDone], now_ms: int) -> list[Tile]:
 def _ended(one: TickDone) -> Cell:
     if one.exit_status is None:
         return Cell("not ended", "state", "warn")
-    word, tone = ENDS.get(one.exit_status, (f"ended with {one.exit_status}", "warn"))
+    word, tone = ENDS.get(one.exit_status, (f"exit status {one.exit_status}", "warn"))
     return Cell(word, "state", tone)
 
 
@@ -142,12 +149,10 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         "/console/tick",
         [_wrong(one), _did(one), _accepted(one), _left_table(one)],
         tiles=[
-            Tile("Ended with", _ended(one).text, "", _ended(one).tone),
-            Tile("Took, s", _took(one), f"began {figures.time(one.started_ms)}"),
-            Tile("Buckets", f"{one.bucket_lo} to {one.bucket_hi}", "of 256 that organisations lie in"),
-            Tile(
-                "Clock", trusted, "beside the database's, and those of providers", "" if one.clock_trusted else "warn"
-            ),
+            Tile("Result", _ended(one).text, "", _ended(one).tone),
+            Tile("Duration, s", _took(one), f"started {figures.time(one.started_ms)}"),
+            Tile("Buckets", f"{one.bucket_lo} to {one.bucket_hi}", "of 256 groups of organisations"),
+            Tile("Clock", trusted, "compared with the database and providers", "" if one.clock_trusted else "warn"),
         ],
         query={"id": one.tick_id},
         said=f"By {one.worker}.",
@@ -161,10 +166,10 @@ def _wrong(one: TickDone) -> Table:
     rows = [
         (Cell(kind, "state", tone), Cell(line, "id")) for name, kind, tone in WRONG for line in one.report_lines(name)
     ]
-    none = "Nothing did." if one.report else NO_REPORT
+    none = "The tick had no errors." if one.report else NO_REPORT
     if one.report and (one.exit_status == 1 or one.count("not_accepted")):
-        none = "No part of it broke. What providers did not accept, and what was left, stands below."
-    return Table("Errors", ("Kind", "What"), rows, none, "drawdown status")
+        none = "The tick had no errors. The tables below show pushes that were not accepted, and work left."
+    return Table("Errors", ("Kind", "Message"), rows, none, "drawdown status")
 
 
 def _did(one: TickDone) -> Table:
@@ -173,9 +178,9 @@ def _did(one: TickDone) -> Table:
         for name, what in PARTS.items()
         if one.count(name)
     ]
-    note = "All its other figures are zero." if rows else ""
-    none = "There was nothing to do." if one.report else NO_REPORT
-    return Table("Work done", ("Part", "#Done", "Of what"), rows, none, "drawdown tick", note=note)
+    note = "All other figures of the tick are zero." if rows else ""
+    none = "The tick had no work." if one.report else NO_REPORT
+    return Table("Work done", ("Step", "#Count", "Meaning"), rows, none, "drawdown tick", note=note)
 
 
 def _accepted(one: TickDone) -> Table:
@@ -197,5 +202,5 @@ def _left_table(one: TickDone) -> Table:
         parts = left.get(name) if isinstance(left, Mapping) else None
         some = sorted(parts.items()) if isinstance(parts, Mapping) else []
         rows += [(cells_of.number(int(count)), Cell(f"{LEFT[name]}: {why.replace('_', ' ')}")) for why, count in some]
-    none = "Nothing." if one.report else NO_REPORT
-    return Table("Work left", ("#How many", "What"), rows, none, "drawdown status")
+    none = "The tick left no work." if one.report else NO_REPORT
+    return Table("Work left", ("#Count", "Kind"), rows, none, "drawdown status")

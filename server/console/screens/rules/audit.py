@@ -46,10 +46,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     wrong = set(views.unchained(connection, page.actions))
     given = {name: ask.query.get(name) for name in ("actor", "action", "target", "via", "from", "to")}
     filters = (
-        Filter("actor", "Who", chosen.actor),
-        Filter("action", "What", chosen.action),
-        Filter("target", "To what", chosen.target),
-        Filter("via", "Through", chosen.via, [("", "any"), *((one, one) for one in VIAS)]),
+        Filter("actor", "Actor", chosen.actor),
+        Filter("action", "Action", chosen.action),
+        Filter("target", "Target", chosen.target),
+        Filter("via", "Channel", chosen.via, [("", "any"), *((one, one) for one in VIAS)]),
         Filter("from", "From, UTC", ask.query.get("from", "")),
         Filter("to", "To, UTC", ask.query.get("to", "")),
     )
@@ -97,7 +97,7 @@ def _tiles(
             f"{day}, {figures.ago(proven, now_ms)}" if proven else "drawdown verify",
             "" if proven else "warn",
         ),
-        Tile("Newest hash", short(chain.hash), "kept elsewhere, it shows a record made anew"),
+        Tile("Newest hash", short(chain.hash), "a copy elsewhere reveals a replaced record"),
     ]
 
 
@@ -108,15 +108,15 @@ def _table(actions: Sequence[AuditEntry], wrong: set[int], next_: str, command: 
          Cell(str(one.action_id), "number", narrow=False))
         for one in actions
     ]  # fmt: skip
-    heads = ("At, UTC", "Who", "What", "To what", "Why, and details", "#No.")
-    none = "None of those that were looked through." if next_ else "Nobody did anything like that."
+    heads = ("Time, UTC", "Actor", "Action", "Target", "Reason and details", "#Number")
+    none = "No searched action matches the filter." if next_ else "No such action exists."
     note = "The next page looks further back." if next_ and not rows else ""
     return Table("Changes, the newest first", heads, rows, none, command, next_, note, first=first)
 
 
 def _what(one: AuditEntry, wrong: set[int]) -> Cell:
     words = one.action.replace("_", " ")
-    return Cell(f"{words}: not what was recorded", "state", "bad") if one.action_id in wrong else Cell(words)
+    return Cell(f"{words}: differs from the record", "state", "bad") if one.action_id in wrong else Cell(words)
 
 
 def _target(one: AuditEntry) -> Cell:

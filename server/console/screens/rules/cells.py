@@ -24,7 +24,7 @@ def number(count: int | None, *, wide: bool = False) -> Cell:
 
 def amount(units: int | None) -> Cell:
     """Base units of a limit."""
-    return Cell("without an end" if units is None else figures.count(units), "number")
+    return Cell("unlimited" if units is None else figures.count(units), "number")
 
 
 def org(org_id: str, *, tab: str = "", wide: bool = False) -> Cell:

@@ -70,7 +70,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     )
 
 
-SAID: Final = "What is invalid is answered to whoever sends it, item by item. It is not kept, but counted here."
+SAID: Final = "Drawdown returns each invalid item to its sender. It counts invalid items here, and does not keep them."
 
 
 def _chosen(ask: Ask) -> EventFilter:
@@ -97,11 +97,9 @@ def _tiles(found: Sources, quarantined: Mapping[str, int]) -> list[Tile]:
     held = sum(quarantined.values())
     full = any(count >= MOST_SEEN for count in quarantined.values())
     return [
-        Tile("Events in 24 hours", figures.count(of_day), more or "by when they came in"),
+        Tile("Events in 24 hours", figures.count(of_day), more or "by time of receipt"),
         Tile("Sources and types", figures.count(len(found.rows)), "of these"),
-        Tile(
-            "Quarantined", figures.count(held), f"{'or more, ' if full else ''}billed to nobody", "warn" if held else ""
-        ),
+        Tile("Quarantined", figures.count(held), f"{'or more, ' if full else ''}not billed", "warn" if held else ""),
         Tile(
             "In conflict",
             figures.count(quarantined.get("id_conflict", 0)),
@@ -118,13 +116,13 @@ def _sources(found: Sources, chosen: EventFilter) -> Table:
          number(one.of_day), number(one.events, wide=True), number(one.orgs, wide=True), time(one.last_ms))
         for one in found.rows
     ]  # fmt: skip
-    heads = ("Source", "Type", "#In 24 hours", "#In all of these", "#Organisations", "Last came in, UTC")
+    heads = ("Source", "Type", "#In 24 hours", "#Events", "#Organisations", "Last received, UTC")
     since = (
         ""
         if found.whole
-        else f"Of the newest {found.seen:,} events, which came in since {figures.time(found.since_ms)}."
+        else f"Counts the newest {found.seen:,} events, received since {figures.time(found.since_ms)}."
     )
-    none = "No event came in." if chosen == EventFilter() else "No event is like that."
+    none = "No event exists yet." if chosen == EventFilter() else "No event matches the filter."
     command = "drawdown event sources" if rows else "curl -H 'Authorization: Bearer ddk_…' $URL/v1/events"
     return Table("Events by source and type", heads, rows, none, command, note=since)
 
@@ -137,11 +135,11 @@ def _arrivals(connection: sa.Connection, ask: Ask, chosen: EventFilter, query: M
          text_cell(one.source, wide=True))
         for one in found.events
     ]  # fmt: skip
-    heads = ("Event", "State", "Type", "Organisation", "#Quantity", "Came in, UTC", "Used, UTC", "Source")
+    heads = ("Event", "State", "Type", "Organisation", "#Quantity", "Received, UTC", "Used, UTC", "Source")
     next_ = ""
     if found.next is not None:
         next_ = url(PATH, **{**query, "before": found.next.ingested_ms, "behind": found.next.sample_id})
-    none = "None of those that were looked through." if next_ else "None."
+    none = "No searched event matches the filter." if next_ else "No such event exists."
     command = (
         f"drawdown event list --org {quote(chosen.org_id)} --from 1d" if chosen.org_id else "drawdown event sources"
     )
@@ -166,8 +164,8 @@ def _invalid(connection: sa.Connection, ask: Ask) -> Table:
          text_cell(one.source, wide=True))
         for one in invalid_items(connection, since, PAGE_INVALID)
     ]  # fmt: skip
-    heads = ("Key", "Why", "Of", "#Items", "First, UTC", "Last, UTC", "One of them", "Its source, or cell")
-    none = "Nothing that programs sent in 24 hours was invalid."
+    heads = ("Key", "Reason", "Kind", "#Items", "First, UTC", "Last, UTC", "Example", "Source or cell")
+    none = "Programs sent no invalid item in 24 hours."
     return Table("Invalid in 24 hours, by key and reason", heads, rows, none, "drawdown event invalid")
 
 
@@ -182,13 +180,13 @@ def _conflicts(connection: sa.Connection, ask: Ask, query: Mapping[str, object])
                 "id",
                 href=url("/console/event", source=one.event_source, id=one.event_id, org=one.org_id),
             )
-        state = Cell("dealt with", "state") if one.closed else Cell("open", "state", "warn")
+        state = Cell("closed", "state") if one.closed else Cell("open", "state", "warn")
         rows.append(
             (time(one.seen_ms), event, text_cell(one.source, wide=True), text_cell(one.content, wide=True), state)
         )
-    heads = ("Seen, UTC", "Event, or sample, that stays", "Sent by", "What it said instead", "State")
+    heads = ("Seen, UTC", "Kept event", "Sender", "Other content", "State")
     next_ = url(PATH, **{**query, "conflict": found.next_before}) if found.next_before else ""
-    none = "Nothing came in under an id that was taken with other content."
+    none = "No conflict exists: no event came again under its id with other content."
     first = url(PATH, **query) if ask.place("conflict") else ""
     command = "drawdown sample quarantined --why id_conflict"
     return Table("Conflicts", heads, rows, none, command, next_, first=first)
@@ -200,8 +198,8 @@ def _reasons(found: Mapping[str, int], query: Mapping[str, object]) -> Table:
          number(count) if count < MOST_SEEN else Cell(f"{count:,} or more", "number"))
         for reason, count in found.items()
     ]  # fmt: skip
-    none = "Nothing is quarantined: all that came in can be billed."
-    return Table("Quarantined, by reason", ("Why", "#Samples"), rows, none, "drawdown sample quarantined")
+    none = "No sample is quarantined: Drawdown can bill all of them."
+    return Table("Quarantined, by reason", ("Reason", "#Samples"), rows, none, "drawdown sample quarantined")
 
 
 def _quarantined(connection: sa.Connection, ask: Ask, reasons: Mapping[str, int], query: Mapping[str, object]) -> Table:
@@ -216,14 +214,14 @@ def _quarantined(connection: sa.Connection, ask: Ask, reasons: Mapping[str, int]
          time(one.meant_ms, wide=True), text_cell(one.interval_s, wide=True))
         for one in found.samples
     ]  # fmt: skip
-    heads = ("Sample", "Organisation", "Came in, UTC", "Its time", "Meant, perhaps, UTC", "Seconds or units")
+    heads = ("Sample", "Organisation", "Received, UTC", "Original time", "Likely time, UTC", "Seconds or units")
     next_ = url(PATH, **{**query, "sample": found.next_after}) if found.next_after else ""
     title = f"Quarantined: {why.replace('_', ' ')}"
     return Table(
         title,
         heads,
         rows,
-        "There is none.",
+        "No sample is quarantined for this reason.",
         f"drawdown sample quarantined --why {quote(why)}",
         next_,
         first=url(PATH, **query) if ask.text("sample") else "",
@@ -284,11 +282,11 @@ def _acts(event: EventRow) -> tuple[Link, ...]:
 
 def _explain_state(event: EventRow) -> str:
     if event.withdrawn is not None:
-        return f"Withdrawn: {event.withdrawn}. The next tick gives back what was billed."
+        return f"Withdrawn: {event.withdrawn}. The next tick gives back its charge."
     return (
         ""
         if event.feature
-        else "Nothing makes a feature of its type: it is billed once `drawdown feature map-event` says as what."
+        else "No feature is mapped to its type. To bill it, map the type with `drawdown feature map-event`."
     )
 
 
@@ -299,7 +297,7 @@ def _facts(event: EventRow, command: str) -> Table:
         ("Type", text_cell(event.event_type)),
         ("Quantity", Cell(figures.count(event.quantity))),
         ("Used, UTC", time(event.ts)),
-        ("Came in, UTC", time(event.ingested_ms)),
+        ("Received, UTC", time(event.ingested_ms)),
         ("Feature", text_cell(event.feature)),
         ("Project", text_cell(event.project)),
         ("Subject", text_cell(event.subject)),
@@ -307,7 +305,7 @@ def _facts(event: EventRow, command: str) -> Table:
         ("Properties", text_cell(event.properties)),
         ("Sample that bills it", text_cell(event.sample_id)),
     )
-    return Table("Event data", ("What", "Said"), [(Cell(name), cell) for name, cell in pairs], "", command)
+    return Table("Event data", ("Field", "Value"), [(Cell(name), cell) for name, cell in pairs], "", command)
 
 
 def _pushes(event: EventRow, found: Became) -> Table:
@@ -318,8 +316,8 @@ def _pushes(event: EventRow, found: Became) -> Table:
         for one in found.pushes
     ]  # fmt: skip
     heads = ("Push", "#Revision", "Provider", "#Sealed", "State")
-    note = f"Of its whole window, {figures.time(found.window_ms)} UTC on: of all that was used of its feature then."
-    none = "Its window was not sealed yet, or nobody bills it: the next tick seals it."
+    note = f"Each push covers all use of the feature in the window of {figures.time(found.window_ms)} UTC."
+    none = "No push exists yet: its window is not sealed, or no provider bills it."
     return Table(
         "Pushes",
         heads,
@@ -336,8 +334,8 @@ def _entries(found: Became) -> Table:
          text_cell(one.customer_id, wide=True), Cell(figures.moved(one.moved_micro), "number"))
         for one in found.entries
     ]  # fmt: skip
-    heads = ("Of, UTC", "Entry", "Wallet", "#Moved")
-    none = "No wallet here was charged for it: it waits for its push, or is billed elsewhere."
+    heads = ("Used, UTC", "Entry", "Wallet", "#Amount")
+    none = "No entry exists: the event waits for its push, or is billed elsewhere."
     customer = found.entries[0].customer_id if found.entries else "CUSTOMER"
     return Table("Ledger entries", heads, rows, none, f"drawdown ledger show {typed(customer)}")
 

@@ -28,16 +28,14 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     after = ask.text("after")
     found = page_of_keys(connection, ask.now_ms, after=after, most=PAGE_KEYS)
     rows = [_row(one, ask.now_ms) for one in found.keys]
-    heads = ("Key", "To do", "Scopes", "Bound to", "State", "Last used, UTC", "Until, UTC", "Made by", "Why")
-    none = "No program has a key. One is made, and shown once, by the command, or by the button above."
+    heads = ("Key", "Actions", "Scopes", "Bound to", "State", "Last used, UTC", "Until, UTC", "Made by", "Reason")
+    none = "No key exists yet. The command, or the button above, creates one and shows it once."
     command = (
         "drawdown key list" if rows else "drawdown key create shop --scope events:write --reason 'the shop sends usage'"
     )
     next_ = url(PATH, after=found.next_after) if found.next_after else ""
     note = (
-        "Of each the one that goes on, and those that are taken beside it still. Of a key its hash alone is kept."
-        if rows
-        else ""
+        "Rotated keys stay in the table while Drawdown accepts them. Drawdown keeps a key's hash alone." if rows else ""
     )
     first = PATH if after else ""
     table = Table("Keys of programs", heads, rows, none, command, next_, note, first=first)
@@ -55,7 +53,7 @@ def _row(one: KeyRow, now_ms: int) -> tuple[Cell, ...]:
         _bound(one),
         Cell(*_state(one, now_ms)),
         time(one.used_ms, "never"),
-        time(until, "without an end"),
+        time(until, "no expiry"),
         text_cell(f"{one.actor}, ended" if one.maker_ended else one.actor, wide=True),
         text_cell(one.reason, wide=True),
     )
@@ -81,5 +79,5 @@ def _state(one: KeyRow, now_ms: int) -> tuple[str, str, str]:
     if one.state == "good" and ends is not None and ends <= now_ms + SOON_MS:
         return f"ends {figures.ago(ends, now_ms)}", "state", "warn"
     if one.state == "rotated":
-        return "taken still", "state", ""
+        return "still accepted", "state", ""
     return one.state, "state", "warn" if one.state == "expired" else ""

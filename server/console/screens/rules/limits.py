@@ -37,7 +37,7 @@ PAGE_OVERRIDES: Final = 50
 MOST_LIMITS: Final = 200
 """Limits of plans on a page, and that a dry run looks at."""
 WORDS: Final = {"24h": "24 hours", "7d": "7 days", "30d": "30 days"}
-PHASES: Final = ("silent", "warns", "blocks who never bought credit", "blocks all")
+PHASES: Final = ("silent", "warns", "blocks those who never bought credit", "blocks all")
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -86,11 +86,11 @@ def _tiles(waiting: int, since_ms: int | None, ending: int, blocks: BlocksPage, 
         Tile(
             "Requested limit overrides",
             figures.count(waiting),
-            f"the first {figures.ago(since_ms, now_ms)}" if waiting else "nobody waits",
+            f"the first {figures.ago(since_ms, now_ms)}" if waiting else "none open",
             "warn" if waiting else "",
         ),
         Tile("Limit overrides that end soon", figures.count(ending), "within 7 days", "warn" if ending else ""),
-        Tile("Blocked in 24 hours", figures.count(blocked), f"of {asked:,} that were asked{more}"),
+        Tile("Blocked in 24 hours", figures.count(blocked), f"of {asked:,} checks{more}"),
         Tile("Metrics", figures.count(len(blocks.metrics)), "on this page"),
     ]
 
@@ -100,8 +100,19 @@ def _requests_table(connection: sa.Connection, ask: Ask, metric: str, query: Map
         connection, metric, ask.now_ms, PAGE_OVERRIDES + 1, state="asked", after=ask.place("asked"), known=True
     )
     rows = [(*_override(one, ask.now_ms), time(one.at_ms)) for one in found[:PAGE_OVERRIDES]]
-    heads = ("#Override", "To do", "Metric", "For", "Per", "#Amount", "Until, UTC", "By", "Why", "Asked, UTC")
-    none = "Nobody waits for a word. Programs and people ask for more than their plan allows."
+    heads = (
+        "#Override",
+        "Actions",
+        "Metric",
+        "Target",
+        "Period",
+        "#Amount",
+        "Until, UTC",
+        "Actor",
+        "Reason",
+        "Requested, UTC",
+    )
+    none = "No request is open. Programs and people can request more than their plan allows."
     return Table(
         "Requests to approve",
         heads,
@@ -121,10 +132,21 @@ def _in_force(connection: sa.Connection, ask: Ask, metric: str, query: Mapping[s
         (*_override(one, ask.now_ms), text_cell(one.decided_by or figures.UNKNOWN, wide=True))
         for one in found[:PAGE_OVERRIDES]
     ]
-    heads = ("#Override", "To do", "Metric", "For", "Per", "#Amount", "Until, UTC", "By", "Why", "Approved by")
-    none = "No override stands in place of a plan's limit."
+    heads = (
+        "#Override",
+        "Actions",
+        "Metric",
+        "Target",
+        "Period",
+        "#Amount",
+        "Until, UTC",
+        "Actor",
+        "Reason",
+        "Approved by",
+    )
+    none = "No override is in force."
     return Table(
-        "Overrides in force, by their ends",
+        "Overrides in force, by end",
         heads,
         rows,
         none,
@@ -143,7 +165,7 @@ def _override(one: OverrideRow, now_ms: int) -> tuple[Cell, ...]:
     until = (
         Cell(f"{figures.time(one.ends_ms)}, soon", "state", "warn")
         if one.ends_soon(now_ms)
-        else time(one.ends_ms, "for good")
+        else time(one.ends_ms, "permanent")
     )
     return (
         Cell(str(one.number), "number", narrow=False),
@@ -179,11 +201,9 @@ def _rates(blocks: BlocksPage, query: Mapping[str, object], first: str) -> Table
         for one in blocks.metrics
     ]
     heads = ("Metric", "Phase", *(f"#Blocked in {WORDS[span]}" for span in SPANS))
-    none = (
-        "Nothing is counted yet: a metric with a price, or none, is made by the first command; a limit by `limit set`."
-    )
+    none = "No metric exists yet. The command creates one, and `drawdown limit set` sets a limit."
     cut = [rate for one in blocks.metrics for rate in one.rates if not rate.whole]
-    note = f"Of a metric that was asked for more often, the newest {guard_blocks.MOST_COUNTED:,} count." if cut else ""
+    note = f"Of a metric with more checks, the newest {guard_blocks.MOST_COUNTED:,} count." if cut else ""
     next_ = url(PATH, **{**query, "after": blocks.next_after}) if blocks.next_after else ""
     command = "drawdown guard list" if rows else "drawdown guard set idea.create --phase 1 --new"
     return Table("Block rates", heads, rows, none, command, next_, note, first=first)
@@ -204,9 +224,11 @@ def _phases(blocks: BlocksPage) -> Table:
         (text_cell(one.metric), _set_phase(one), Cell(f"{one.phase} {PHASES[one.phase]}"), *_would(one))
         for one in blocks.metrics
     ]
-    heads = ("Metric", "To do", "Phase now", "#In phase 2", "#In phase 3", "#Organisations", "#That bought credit")
-    none = "A phase says what comes of a limit that is reached: silence, a warning, or a block."
-    note = "What would have been blocked in 7 days: in phase 2 of who never bought credit, in phase 3 of all."
+    heads = ("Metric", "Actions", "Phase now", "#In phase 2", "#In phase 3", "#Organisations", "#Bought credit")
+    none = "No metric exists yet. Its phase sets the effect of a reached limit: silence, a warning or a block."
+    note = (
+        "Blocks that each phase would have caused in 7 days. Phase 2 blocks those who never bought credit, phase 3 all."
+    )
     return Table(
         "Phases and their block rates",
         heads,
@@ -233,23 +255,27 @@ def _most(blocks: BlocksPage, span: str) -> Table:
          Cell("yes" if one.pays else "no", narrow=False))
         for one in blocks.most_blocked
     ]  # fmt: skip
-    heads = ("Organisation", "Metric", "#Blocked", "#Would be in phase 3", "Last, UTC", "Bought credit")
-    none = "Nobody was blocked, or would be, in this time."
+    heads = ("Organisation", "Metric", "#Blocked", "#In phase 3", "Last, UTC", "Bought credit")
+    none = "No organisation was blocked in this time, and phase 3 would have blocked none."
     return Table(f"Blocked most in {WORDS[span]}", heads, rows, none, "drawdown guard report METRIC")
 
 
 def _limits(connection: sa.Connection, metric: str) -> Table:
     found = list_limits(connection, metric, MOST_LIMITS, known=True)
     rows = [
-        (text_cell(one.metric), text_cell("every other plan, and none" if one.plan == "*" else one.plan),
+        (text_cell(one.metric), text_cell("every other plan, and no plan" if one.plan == "*" else one.plan),
          Cell(one.period), amount(one.amount),
          Cell(figures.UNKNOWN if one.phase is None else PHASES[one.phase], narrow=False),
          time(one.at_ms, wide=True), text_cell(one.actor, wide=True), text_cell(one.reason, wide=True))
         for one in found
     ]  # fmt: skip
-    heads = ("Metric", "Plan", "Per", "#Amount", "Phase of its own", "Since, UTC", "By", "Why")
-    none = "Plans say nothing yet, so they allow nothing of any metric."
-    note = f"The first {MOST_LIMITS}: choose a metric." if len(found) == MOST_LIMITS else ""
+    heads = ("Metric", "Plan", "Period", "#Amount", "Own phase", "Since, UTC", "Actor", "Reason")
+    none = "No plan has a limit yet, so no plan allows any use of a metric."
+    note = (
+        f"This table shows the first {MOST_LIMITS} limits. To see others, choose a metric."
+        if len(found) == MOST_LIMITS
+        else ""
+    )
     command = (
         _listed("drawdown limit list", metric)
         if rows
@@ -270,7 +296,7 @@ PER: Final = Field("per", "Per", "choice", choices=[(one, one) for one in revers
 PHASE_CHOICES: Final = [
     ("0", "0: silent"),
     ("1", "1: warn"),
-    ("2", "2: block who never bought credit"),
+    ("2", "2: block those who never bought credit"),
     ("3", "3: block all"),
 ]
 
@@ -285,7 +311,7 @@ def _format_amount(amount: int | None) -> str:
 
 
 def _until(ends_ms: int | None) -> str:
-    return "for good" if ends_ms is None else f"until {figures.time(ends_ms)} UTC"
+    return "permanently" if ends_ms is None else f"until {figures.time(ends_ms)} UTC"
 
 
 def _terms_said(one: OverrideRow | Terms) -> str:
@@ -325,7 +351,7 @@ def _terms(doing: Doing) -> Terms:
     """Errors: WrongField for an end that is missing, or one too many."""
     ends, good = doing.time("expires"), doing.values["lasts"] == "for-good"
     if good == (ends is not None):
-        raise WrongField("expires", "give an end, or choose for good: one of them")
+        raise WrongField("expires", "specify either an end or permanent, not both")
     reach, period = cast(Reach, doing.values["reach"]), cast(Period, doing.values["per"])
     return Terms(doing.text("metric"), reach, doing.text("id"), period, _units(doing), ends)
 
@@ -366,7 +392,7 @@ MAKE: Final = Action(
         ),
         Field("id", "Which"),
         PER,
-        Field("lasts", "Lasts", "choice", choices=[("until", "until the time below"), ("for-good", "for good")]),
+        Field("lasts", "Lasts", "choice", choices=[("until", "until the time below"), ("for-good", "permanently")]),
         Field("expires", "Until", "time", "Date such as 2026-12-31, or +7d; at most 90 days ahead.", optional=True),
     ),
     _make,
@@ -389,8 +415,8 @@ def _phase_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     metric, phase = doing.text("metric"), doing.number("phase") or 0
     found = guard_terms.find(connection, metric)
     (blocks,) = guard_blocks.block_rates(connection, doing.by.now_ms, metric=metric).metrics
-    would = f"{blocks.would_in(phase):,} times, of {blocks.orgs:,} organisations, {blocks.paying:,} bought credit"
-    return [Fact("Phase", str(found.phase)), Fact("In 7 days it would have blocked", would, fixed=False)]
+    would = f"{blocks.would_in(phase):,} times; {blocks.paying:,} of {blocks.orgs:,} organisations bought credit"
+    return [Fact("Phase", str(found.phase)), Fact("Blocks that it would have caused in 7 days", would, fixed=False)]
 
 
 PHASE: Final = Action(

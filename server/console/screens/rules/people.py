@@ -25,9 +25,9 @@ from drawdown.worker.access.people import UserRow, list_users, user_named
 PATH: Final = "/console/people"
 PAGE_PEOPLE: Final = 100
 STATES: Final = {
-    "good": ("may come in", ""),
+    "good": ("active", ""),
     "invited": ("link open", "warn"),
-    "locked": ("link ran out", "warn"),
+    "locked": ("link expired", "warn"),
     "ended": ("ended", ""),
 }
 
@@ -41,16 +41,16 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         next_ = url(PATH, after=page[-1].name, ended="yes" if page[-1].state == "ended" else "no")
     heads = (
         "Name",
-        "To do",
+        "Actions",
         "Role",
         "State",
-        "Last in, UTC",
-        "#Signed in on",
-        "#Grants at once",
+        "Last sign-in, UTC",
+        "#Sessions",
+        "#Grant limit",
         "Link until, UTC",
-        "By",
+        "Actor",
     )
-    none = "Nobody is here, or no more."
+    none = "No person has access."
     first, command = PATH if after else "", "drawdown console user list"
     table = Table("People with access", heads, [_row(one) for one in page], none, command, next_, first=first)
     return to_context(
@@ -68,7 +68,7 @@ def _tiles(page: list[UserRow]) -> list[Tile]:
     counted = {state: sum(one.state == state for one in page) for state in STATES}
     return [
         Tile("People with access", figures.count(counted["good"]), "have a password"),
-        Tile("Links open", figures.count(counted["invited"]), "for a day from when each was made"),
+        Tile("Links open", figures.count(counted["invited"]), "each valid for one day"),
         Tile("Expired links", figures.count(counted["locked"]), "reset to create a new link"),
         Tile("Signed in", figures.count(sum(one.sessions for one in page)), "browsers"),
     ]
@@ -114,21 +114,21 @@ def _add(connection: sa.Connection, doing: Doing) -> ActionResult:
     name, role = doing.text("name"), doing.values["role"]
     until = console_users.add(connection, name, role, doing.secret, doing.by, grant_limit_micro=doing.credits("limit"))
     return ActionResult(
-        f"{name} is {role}, and sets a password by the link until {figures.time(until)} UTC", _link(doing)
+        f"{name} is {role}, and must set a password with the link by {figures.time(until)} UTC", _link(doing)
     )
 
 
 def _role(connection: sa.Connection, doing: Doing) -> ActionResult:
     name, role = doing.text("name"), doing.values["role"]
     changed = console_users.set_role(connection, name, role, doing.by, grant_limit_micro=doing.credits("limit"))
-    return ActionResult(f"{name}: {'now' if changed else 'was already'} {role}, from the next click on")
+    return ActionResult(f"{name}: {'now' if changed else 'already'} {role}, from the next request on")
 
 
 def _reset(connection: sa.Connection, doing: Doing) -> ActionResult:
     name = doing.text("name")
     until = console_users.reset(connection, name, doing.secret, doing.by)
     return ActionResult(
-        f"{name} is signed out, and sets a password by the link until {figures.time(until)} UTC", _link(doing)
+        f"{name} is signed out, and must set a password with the link by {figures.time(until)} UTC", _link(doing)
     )
 
 
@@ -147,15 +147,15 @@ def _person(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     return [
         Fact("Person", found.name),
         Fact("Role", found.role),
-        Fact("Grants at once", limit),
+        Fact("Grant limit", limit),
         Fact("State", found.state),
-        Fact("Signed in on", f"{found.sessions:,} browsers", fixed=False),
+        Fact("Sessions", f"{found.sessions:,}", fixed=False),
     ]
 
 
 def _recovery_hint(doing: Doing) -> str:
     name = doing.text("name")
-    return f"where People has {name}, `drawdown console user reset {typed(name)}` shows a link that opens"
+    return f"if People lists {name}, `drawdown console user reset {typed(name)}` shows a new link"
 
 
 def _limited(doing: Doing) -> list[str]:

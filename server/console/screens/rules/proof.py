@@ -53,13 +53,13 @@ def _tiles(held: Sequence[Invariant], runs: Last, now_ms: int) -> list[Tile]:
         Tile(
             "Last full proof",
             hour or day,
-            f"{day}, {_looked(last, runs, now_ms)}" if last else "not by any run on record",
+            f"{day}, {_looked(last, runs, now_ms)}" if last else "no run on record",
             "warn" if is_late else "",
         ),
         Tile(
             "Invariants that hold",
             f"{sum(one.holds is True for one in held)} of {len(held)}" if proven or broken else figures.UNKNOWN,
-            "by the newest run of each" if proven or broken else "never looked at: run `drawdown verify`",
+            "by the newest run of each" if proven or broken else "never checked: run `drawdown verify`",
             "bad" if broken else "",
         ),
         Tile("Broken", figures.count(broken), "their organisations are stopped", "bad" if broken else ""),
@@ -71,7 +71,7 @@ def _looked(last_ms: int, runs: Last, now_ms: int) -> str:
     """When all of it was looked at, and what was touched since."""
     if runs.continued_ms is None or runs.continued_ms <= last_ms:
         return figures.ago(last_ms, now_ms)
-    return f"{figures.ago(last_ms, now_ms)}; what was touched since, {figures.ago(runs.continued_ms, now_ms)}"
+    return f"{figures.ago(last_ms, now_ms)}; changes since, {figures.ago(runs.continued_ms, now_ms)}"
 
 
 def _invariants(held: Sequence[Invariant]) -> Table:
@@ -85,11 +85,11 @@ def _invariants(held: Sequence[Invariant]) -> Table:
     heads = (
         "#No.",
         "Invariant",
-        "What it says",
+        "Statement",
         "State",
         "Last held, UTC",
-        "#By run",
-        "#Ways to break it",
+        "#Run",
+        "#Findings",
         "Last broken, UTC",
     )
     return Table("Invariants", heads, rows, "", "drawdown proof")
@@ -98,7 +98,11 @@ def _invariants(held: Sequence[Invariant]) -> Table:
 def _state(one: Invariant) -> tuple[str, str, str]:
     if one.holds is None:
         return "not proven", "state", "warn"
-    return ("holds", "state", "") if one.holds else (f"broken, {one.breaches:,} times", "state", "bad")
+    return (
+        ("holds", "state", "")
+        if one.holds
+        else (f"broken, {one.breaches:,} time{'' if one.breaches == 1 else 's'}", "state", "bad")
+    )
 
 
 def _runs(runs: Sequence[Run], next_: str, first: str) -> Table:
@@ -112,17 +116,17 @@ def _runs(runs: Sequence[Run], next_: str, first: str) -> Table:
     ]  # fmt: skip
     heads = (
         "#Run",
-        "At, UTC",
+        "Time, UTC",
         "Organisations",
-        "Found",
-        "Looked at",
-        "Left open, and no breach",
-        "Took",
+        "Result",
+        "Rows read",
+        "Open items",
+        "Duration",
         "Newest action",
-        "By",
+        "Actor",
     )
-    none = "No run of verify is on record. Have one made each night."
-    note = "What is left open is known and not settled yet." if rows else ""
+    none = "No run of `drawdown verify` exists yet. Run it each night."
+    note = "Open items are known and not settled yet." if rows else ""
     command = "drawdown proof" if rows else "drawdown verify"
     return Table("Runs of verify", heads, rows, none, command, next_, note, first=first)
 
@@ -136,5 +140,5 @@ def _of(one: Run) -> str:
 def _result_cell(one: Run) -> tuple[str, str, str]:
     if one.breaches:
         which = ", ".join(f"{invariant}" for invariant in one.by_invariant)
-        return f"{one.breaches:,} breaches, of {which}", "state", "bad"
+        return f"{one.breaches:,} breach{'' if one.breaches == 1 else 'es'} of {which}", "state", "bad"
     return ("history was lost", "state", "warn") if one.doubted is not None else ("all hold", "state", "")
