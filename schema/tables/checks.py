@@ -14,8 +14,8 @@ checks = sa.Table(
     sa.Column("off", Big, nullable=False),
     sa.Column("alerts", Big, nullable=False),
     sa.CheckConstraint("check_name IN ('guard', 'vendors') AND 0 <= alerts AND alerts <= off", name="checks_sane"),
-    comment="The last check of each kind: when, how many lines were off, and how many of them somebody has to look at. "
-    "Nothing is decided by it: metrics are of it.",
+    comment="The last check of each kind. `at_ms`: its time. `off`: lines that differed. `alerts`: those of them that "
+    "a person must look at. Metrics show these numbers. No decision depends on them.",
 )
 
 
@@ -38,10 +38,12 @@ proofs = sa.Table(
     ms_column("proven_to_ms", null=True),
     sa.Column("arrival", Big, nullable=True),
     sa.CheckConstraint("breaches >= 0 AND took_ms >= 0 AND orgs > 0", name="proofs_sane"),
-    comment="Each run of verify: how many organisations were asked about (NULL: all), what it found by invariant, "
-    "looked at, and left open (JSON); the newest action's hash. doubted: history was lost, so that nothing is proven "
-    "of what was forgotten. follows: the run that this one continued, from the window from_ms on (NULL: it looked at "
-    "all of it); proven_to_ms, arrival: windows and arrivals before them were sealed and counted. Append-only.",
+    comment="One row per run of `verify`, append-only. `orgs`: organisations that it examined (NULL: all). "
+    "`by_invariant`: its findings by invariant, as JSON. `checked`: the counts of rows that it examined, as JSON. "
+    "`open`: the work that it left open, as JSON. `newest_action`: hash of the newest operator action. `doubted`: why "
+    "history may be lost (NULL: no doubt); such a run does not prove anything about lost rows. `follows`: the run "
+    "that this run continued, from window `from_ms` on (NULL: it examined everything). `proven_to_ms`, `arrival`: all "
+    "earlier windows and arrivals were sealed and counted.",
 )
 
 invariants = sa.Table(
@@ -50,8 +52,9 @@ invariants = sa.Table(
     sa.Column("invariant", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("held_by", Big, nullable=True),
     sa.Column("broken_by", Big, nullable=True),
-    comment="The newest run of verify by which each invariant held, of all organisations and windows, in a database "
-    "that nobody doubts; and the newest by which it was broken, of any.",
+    comment="The newest runs of `verify` that held and broke each invariant. `held_by`: the newest run that examined "
+    "all organisations and windows, in a database not in doubt, and found no breach. `broken_by`: the newest run that "
+    "found a breach, whatever it examined.",
 )
 
 
@@ -68,8 +71,9 @@ parity_checks = sa.Table(
     sa.Column("ppm", Big, nullable=True),
     sa.Column("verdict", sa.Text, nullable=False),
     ms_column("at_ms"),
-    comment="Seconds by samples beside seconds by the cell, an organisation and day. cell_id empty: all cells. org_id "
-    "empty: the whole cell; lines of another at_ms than its are of an earlier check. NULL is unknown, never zero.",
+    comment="Seconds that samples show beside seconds that the cell reports, by day, cell and organisation. `cell_id` "
+    "'': all cells. `org_id` '': the whole cell. If `at_ms` differs from the whole cell's, the row is of an earlier "
+    "check. NULL means unknown, never zero.",
 )
 _FOUND = sa.text("verdict IN ('compared', 'differs', 'only_here', 'only_there', 'unread', 'pruned')")
 sa.Index(
@@ -98,8 +102,9 @@ vendor_units = sa.Table(
     sa.CheckConstraint(
         "units >= 0 AND money_micro >= 0 AND per_quantity > 0 AND start_ms % 86400000 = 0", name="vendor_units_sane"
     ),
-    comment="What per_quantity base units of a feature take of a vendor's service, in its units, and cost there, in "
-    "millionths of the currency; from a day on. Append-only.",
+    comment="Units and cost of a vendor's service for a feature, from a day on. `units`, `money_micro`: use of the "
+    "service, and its cost in millionths of `currency`, for `per_quantity` base units of the feature. `start_ms`: "
+    "first day (UTC). Append-only.",
 )
 
 vendor_imports = sa.Table(
@@ -110,7 +115,7 @@ vendor_imports = sa.Table(
     ms_column("at_ms"),
     *said_columns(),
     sa.UniqueConstraint("number", name="vendor_imports_in_order"),
-    comment="Files of vendors' bills that were imported, by the hash of their bytes, in order. Append-only.",
+    comment="Imported files of vendors' bills, in order. `import_id`: hash of the file's bytes. Append-only.",
 )
 
 vendor_bills = sa.Table(
@@ -124,6 +129,6 @@ vendor_bills = sa.Table(
     sa.Column("billed_micro", Big, nullable=False),
     sa.Column("is_final", sa.Boolean, nullable=False),
     sa.CheckConstraint("day_ms % 86400000 = 0", name="vendor_bills_on_a_day"),
-    comment="What a vendor billed for a day, in millionths of the currency. Of one vendor's day the latest "
-    "import holds, whole. Append-only.",
+    comment="A vendor's bill for one day, service and currency. `billed_micro`: millionths of `currency`. The latest "
+    "import of a vendor's day replaces the whole day. Append-only.",
 )

@@ -28,8 +28,8 @@ sandboxes = sa.Table(
     sa.Index("sandboxes_by_org", "org_id", "cell_id"),
     sa.Index("sandboxes_running", "cell_id", sqlite_where=_RUNNING, postgresql_where=_RUNNING),
     sa.Index("sandboxes_since", "since_ms", sqlite_where=_RUNNING, postgresql_where=_RUNNING),
-    comment="Where an organisation's sandboxes are. The hosts' own program keeps it. memory_mb and since_ms, when it "
-    "began to run, let the first estimate begin before the first sample.",
+    comment="Sandboxes of organisations, by cell. The hosts' own program writes this table. `since_ms`: when the "
+    "sandbox began to run. `memory_mb` and `since_ms` let the first estimate begin before the first sample.",
 )
 
 halts = sa.Table(
@@ -46,8 +46,8 @@ halts = sa.Table(
     sa.Column("ignored", sa.Integer, nullable=False, server_default=sa.text("0")),
     ms_column("ignored_since_ms", null=True),
     sa.CheckConstraint("due_at_ms IS NOT NULL OR acked_at_ms IS NOT NULL", name="halts_due_or_acked"),
-    comment="A halt owed to a cell, until the cell acknowledged it. due_at_ms NULL: acknowledged. ignored: how often "
-    "sandboxes ran on all the same.",
+    comment="A halt to send to a cell, until the cell acknowledges it. `due_at_ms`: when it is sent next (NULL: "
+    "acknowledged). `ignored`: how often sandboxes still ran after the cell acknowledged it.",
 )
 sa.Index(
     "halts_due_by_cell",
@@ -85,7 +85,8 @@ projections = sa.Table(
     sa.Column("unsealed_micro", Big, nullable=True),
     sa.Column("held_micro", Big, nullable=True),
     sa.Index("projections_by_org", "org_id", "projection_id"),
-    comment="Each change of the verdict, its reason and figures, and the moment its read began (invariant 8).",
+    comment="Each change of an organisation's verdict, with its reason and figures (invariant 8). `read_ms`: when the "
+    "provider's read began.",
 )
 sa.Index(
     "projections_wrong",
@@ -104,7 +105,9 @@ provider_states = sa.Table(
     ms_column("paused_ms", null=True),
     sa.Column("paused_reason", sa.Text, nullable=True),
     ms_column("costs_read_ms", null=True),  # when it was last asked what units cost in credits
-    comment="The terms a provider is used on (JSON; seals rest on them), since when, and whether a person paused it.",
+    comment="One row per provider: its terms and its state. `terms`: JSON; seals depend on them. `live_from_ms`: "
+    "windows before it are in shadow. `wire_since_ms`: since when its names and units hold. `paused_ms`, "
+    "`paused_reason`: when and why a person paused it (NULL: not paused).",
 )
 
 reconciliations = sa.Table(
@@ -121,7 +124,7 @@ reconciliations = sa.Table(
     ms_column("at_ms"),
     sa.CheckConstraint("verdict IN ('equal', 'short', 'over', 'shadow')", name="reconciliations_verdict"),
     sa.Index("reconciliations_by_run", "at_ms", "verdict"),
-    comment="What we call accepted beside the provider's own total, by day (UTC): the last comparison of each (R2).",
+    comment="The last comparison of our accepted usage with the provider's total, by UTC day (R2).",
 )
 sa.Index(
     "reconciliations_differing",
@@ -142,8 +145,10 @@ compared_marks = sa.Table(
     ms_column("open_since_ms", null=True),
     sa.Column("said", sa.Text, nullable=False),
     ms_column("at_ms"),
-    comment="Up to when what was settled has been compared with a provider, by customer and (without one) as a whole; "
-    "how many days are open, and why. Without an open day, since when a balance was not compared, and why.",
+    comment="How far settled pushes have been compared with a provider, by customer. `customer_id` '': the provider "
+    "as a whole. `compared_ms`: compared up to this time. `open_days`, `open_since_ms`, `said`: days still open, "
+    "since when, and why. If no day is open, `open_since_ms` and `said` show since when, and why, a balance was not "
+    "compared.",
 )
 
 balance_marks = sa.Table(
@@ -167,8 +172,9 @@ balance_marks = sa.Table(
     sa.Column("own_units", sa.Text, nullable=True),  # JSON, by feature: units drawn, and what each was taken for
     # How much more that may be: the amounts of some charges are not known.
     sa.Column("unsure_qty", Big, nullable=False, server_default=sa.text("0")),
-    comment="By how much a balance was drawn on in its present cycle beyond what was pushed, when last compared; and "
-    "what of it a person was told and has not acknowledged (P5, R2). scale: quantities in one unit of the balance.",
+    comment="Use of a balance in its present cycle beyond our pushes, at the last comparison (P5, R2). `apart_qty`: "
+    "that excess. `told_qty`, `told_ms`: the part that Drawdown reported and a person has not acknowledged. "
+    "`unsure_qty`: how much more it may be. `scale`: quantities in one unit of the balance.",
 )
 
 balance_parts = sa.Table(
@@ -184,8 +190,8 @@ balance_parts = sa.Table(
     id_column("plan", null=True),
     sa.Column("used", sa.Text, nullable=True),
     comment="Parts of customers' balances, granted once or by a plan, in units of the balance. A provider no longer "
-    "shows a part that is used up exactly, expired, or whose plan ended. used: what was drawn from one that can end. "
-    "seen_ms: when a read or an answer last showed it, to a minute.",
+    "shows a part that is used up exactly, that expired, or whose plan ended. `used`: the use of a part that can end. "
+    "`seen_ms`: when a read or an answer last showed the part, to a minute.",
 )
 
 ticks = sa.Table(
@@ -200,7 +206,7 @@ ticks = sa.Table(
     sa.Column("exit_status", sa.Integer, nullable=True),
     sa.Column("clock_trusted", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("report", sa.Text, nullable=True),
-    comment="One row a tick: what it did and what it left (JSON).",
+    comment="One row per tick, with its results and the work left, as JSON.",
 )
 
 operator_actions = sa.Table(
@@ -215,7 +221,8 @@ operator_actions = sa.Table(
     sa.Column("via", sa.Text, nullable=False, server_default="unknown"),  # cli, http, webhook, program
     sa.Index("operator_actions_by_target", "target", "action_id"),
     sa.Column("hash", sa.Text, nullable=True),  # over this row and the hash before it; none: it is not ours
-    comment="Everything a person changed. Append-only, and chained by hash.",
+    comment="One row per change by a person, append-only and chained by hash. `hash`: over this row and the previous "
+    "hash (NULL: Drawdown did not write the row).",
 )
 
 action_chain = sa.Table(
@@ -225,7 +232,7 @@ action_chain = sa.Table(
     sa.Column("actions", Big, nullable=False),
     sa.Column("hash", sa.Text, nullable=False),
     sa.CheckConstraint("id = 1", name="action_chain_one_row"),
-    comment="One row: how many actions are chained, and the newest hash. Its lock puts them in one order.",
+    comment="A single row with the number of chained actions and the newest hash. Its lock puts actions in one order.",
 )
 
 incarnation = sa.Table(
@@ -241,7 +248,9 @@ incarnation = sa.Table(
     sa.Column("doubted_reason", sa.Text, nullable=True),
     sa.Column("doubted_after_tick", Big, nullable=True),  # the last one on record then
     sa.CheckConstraint("id = 1", name="incarnation_one_row"),
-    comment="One row: which database this is, and how many sends it ever claimed (R1). Doubted: it stands still.",
+    comment="A single row that identifies this database (R1). `sends`: how many sends it ever claimed. `doubted_ms`, "
+    "`doubted_reason`: since when, and why, it is in doubt (NULL: it is not); while it is in doubt, ticks neither "
+    "seal nor send.",
 )
 
 losses = sa.Table(
@@ -255,7 +264,8 @@ losses = sa.Table(
     sa.Column("found", sa.Text, nullable=False),
     *said_columns(),
     sa.CheckConstraint("from_ms <= until_ms", name="losses_in_order"),
-    comment="Spans of time whose history was lost by a restore (R1): their windows are looked up before a first send.",
+    comment="Spans of time that lost their history in a restore (R1). Drawdown looks up their windows at the provider "
+    "before a first send. `seal_id`: the last seal before the loss.",
 )
 
 replays = sa.Table(
@@ -274,7 +284,8 @@ replays = sa.Table(
     *said_columns(),
     sa.Column("job_id", Big, nullable=True),
     sqlite_autoincrement=True,
-    comment="Replays: how far each has come, and until when its process may be taken to be at work.",
+    comment="One row per replay, with its progress. `next_ms`: where it continues. `lease_ms`: until when its process "
+    "counts as running.",
 )
 sa.Index(
     "replays_by_job",
@@ -303,8 +314,8 @@ jobs = sa.Table(
     sa.CheckConstraint("kind IN ('replay', 'accept', 'assign', 'topup', 'correct')", name="jobs_kind"),
     sa.CheckConstraint("state IN ('waiting', 'under_way', 'done', 'failed', 'cancelled')", name="jobs_state"),
     sa.CheckConstraint("(state = 'under_way') = (lease_ms IS NOT NULL)", name="jobs_leased"),
-    comment="Jobs: work that a person queued and a tick does. payload: the work, as JSON; "
-    "tries: how often a tick took it up and came to no end of its turn.",
+    comment="Work that a person queued and a tick does. `payload`: the work, as JSON. `tries`: how often a tick took "
+    "the job and did not finish its turn.",
 )
 sa.Index(
     "jobs_open",

@@ -29,9 +29,10 @@ guard_metrics = sa.Table(
     sa.CheckConstraint(
         f"{_PHASE} AND price_micro >= 0 AND per_units > 0 AND warn_ppm BETWEEN 0 AND 1000000", name="guard_metrics_sane"
     ),
-    comment="What the guard counts. The last number counts. price_micro for per_units; payer: who pays in place of the "
-    "organisation. fails_open: allowed where the credit of whoever pays cannot be known. counts: the event type or "
-    "feature of the mapping that it counts (NULL: what has its name).",
+    comment="Metrics that the guard counts. The row with the last `number` is in force. `price_micro`: price of "
+    "`per_units`. `payer`: the customer who pays in place of the organisation. `fails_open`: allow use if the payer's "
+    "credit is unknown. `counts`: the event type or feature that the metric counts (NULL: the one with the metric's "
+    "name).",
 )
 
 guard_limits = sa.Table(
@@ -47,8 +48,8 @@ guard_limits = sa.Table(
     ms_column("at_ms"),
     *said_columns(),
     sa.CheckConstraint(f"{_PERIODS} AND (phase IS NULL OR {_PHASE}) AND amount >= 0", name="guard_limits_sane"),
-    comment="How much of a metric a plan allows in a period (NULL: without an end). The last number counts. The plan * "
-    "is every other one, and none.",
+    comment="A plan's limit of a metric in a period. `amount` NULL: no limit. The row with the last `number` is in "
+    "force. `plan` '*': all other plans, and organisations without a plan.",
 )
 
 _IN_FORCE = sa.text("state = 'in_force'")
@@ -77,8 +78,8 @@ guard_overrides = sa.Table(
     sa.Index(
         "guard_overrides_in_force", "metric", "reach", "target", sqlite_where=_IN_FORCE, postgresql_where=_IN_FORCE
     ),
-    comment="What stands in place of a plan's limit, for an organisation, for those whose ids begin alike, or for a "
-    "plan, until ends_ms (NULL: for good). Whether it is over is asked as it is read.",
+    comment="Amounts that replace a plan's limit. `reach`: an organisation, organisations whose ids begin alike, or a "
+    "plan. `ends_ms`: the end (NULL: permanent), which each read compares with its own time.",
 )
 
 _HELD = sa.text("state = 'held'")
@@ -123,8 +124,9 @@ guard_uses = sa.Table(
     sa.Index("guard_uses_by_time", "metric", "at_ms"),
     sa.Index("guard_uses_held", "org_id", "metric", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
     sa.Index("guard_uses_dark", "metric", "at_ms", sqlite_where=_DARK, postgresql_where=_DARK),
-    comment="What was used: the rows that counters are sums of. amount counts now; asked is what was decided. number: "
-    "its place among its metric's of the organisation in that month. forgone_micro: let through without credit.",
+    comment="One row per use that the guard allowed; counters are sums of these rows. `asked`: the amount decided. "
+    "`amount`: the amount that counts now. `number`: position among the organisation's uses of the metric in the "
+    "month. `forgone_micro`: price of use allowed without credit.",
 )
 
 guard_counters = sa.Table(
@@ -138,7 +140,8 @@ guard_counters = sa.Table(
     sa.Column("uses", Big, nullable=False),
     sa.Column("warned", sa.Boolean, nullable=False),
     sa.CheckConstraint(f"{_PERIODS} AND used >= 0 AND uses >= 0", name="guard_counters_sane"),
-    comment="How much was used of a metric in a period, by how many uses. The period is in the key: nothing resets.",
+    comment="Total use of a metric in a period, and the number of its uses. The period is in the key, so no counter "
+    "is reset.",
 )
 
 guard_denials = sa.Table(
@@ -157,8 +160,9 @@ guard_denials = sa.Table(
     id_column("sample"),
     sa.CheckConstraint("count > 0 AND amount > 0 AND last_ms >= first_ms", name="guard_denials_sane"),
     sa.Index("guard_denials_by_time", "metric", "minute_ms"),
-    comment="What was blocked, or would be in phase 3 (not enforced), by minute: who asks in a loop fills no disk. "
-    "sample: the key of the first.",
+    comment="Uses that the guard blocked, or would have blocked, by minute. `enforced`: false in phase 3, when it did "
+    "not block. `sample`: key of the first use. One row per minute keeps a program that retries in a loop from "
+    "filling the disk.",
 )
 
 guard_corrections = sa.Table(
@@ -174,5 +178,5 @@ guard_corrections = sa.Table(
     ms_column("at_ms"),
     *said_columns(),
     sa.CheckConstraint(f"{_PERIODS} AND before >= 0 AND after >= 0", name="guard_corrections_sane"),
-    comment="A counter that was not the sum of its uses, and was made so.",
+    comment="A counter that differed from the sum of its uses, and its correction.",
 )

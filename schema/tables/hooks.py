@@ -16,8 +16,9 @@ hook_endpoints = sa.Table(
     ms_column("ended_ms", null=True),
     *said_columns(),
     sa.CheckConstraint("generation > 0", name="hook_endpoints_generation"),
-    comment="Where the operator's product listens. events: separated by blanks. generation: of its secret, made from "
-    "DRAWDOWN_HOOK_SECRET and kept nowhere; until old_until_ms the one before signs, too.",
+    comment="URLs of the operator's product that receive webhooks. `events`: separated by blanks. `generation`: of "
+    "its secret, which Drawdown makes from DRAWDOWN_HOOK_SECRET and does not store. `old_until_ms`: until then the "
+    "previous secret signs too.",
 )
 
 hook_messages = sa.Table(
@@ -33,7 +34,7 @@ hook_messages = sa.Table(
     sa.UniqueConstraint("fact", name="hook_messages_fact"),
     sa.Index("hook_messages_by_time", "at_ms"),
     sa.Index("hook_messages_by_org", "org_id", "at_ms"),
-    comment="What happened, once for each fact, in the very bytes that are sent. Written in the fact's transaction.",
+    comment="One webhook message per fact, written in the fact's transaction. `body`: exactly the bytes to send.",
 )
 
 _DUE = sa.text("state = 'due'")
@@ -57,8 +58,8 @@ hook_deliveries = sa.Table(
     sa.CheckConstraint("attempts >= 0 AND failures >= 0 AND replays >= 0", name="hook_deliveries_sane"),
     sa.Index("hook_deliveries_due", "endpoint", "due_at_ms", sqlite_where=_DUE, postgresql_where=_DUE),
     sa.Index("hook_deliveries_failed", "endpoint", "ended_ms", sqlite_where=_FAILED, postgresql_where=_FAILED),
-    comment="One message for one endpoint. due_at_ms: when it is sent next, or until when a claim holds it. failures: "
-    "in a row, by which the next wait goes.",
+    comment="One message for one endpoint. `due_at_ms`: when it is sent next, or until when a claim holds it. "
+    "`failures`: failed attempts in a row, which set the next wait.",
 )
 
 balance_levels = sa.Table(
@@ -68,8 +69,8 @@ balance_levels = sa.Table(
     sa.Column("low_micro", Big, nullable=True),
     ms_column("at_ms"),
     *said_columns(),
-    comment="At or below which a balance is low; the row without an organisation is for all that have none of their "
-    "own. NULL: never.",
+    comment="The balance at or below which an organisation's balance is low. `org_id` '': organisations without a "
+    "row. `low_micro` NULL: never low.",
 )
 
 _OPEN = sa.text("ended_ms IS NULL")
@@ -84,6 +85,6 @@ balance_episodes = sa.Table(
     sa.CheckConstraint("level IN ('low', 'exhausted')", name="balance_episodes_level"),
     sa.CheckConstraint("episode > 0", name="balance_episodes_number"),
     sa.Index("balance_episodes_open", "org_id", "level", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
-    comment="From the read at which a balance was at its level or below, to the one at which it was above again: told "
-    "once.",
+    comment="A period in which a balance is at or below a level, reported once. `begun_ms`: the read that showed it "
+    "first. `ended_ms`: the read that showed the balance above the level again (NULL: still open).",
 )

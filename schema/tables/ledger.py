@@ -25,11 +25,11 @@ ledger_accounts = sa.Table(
     sa.CheckConstraint("over_micro >= 0", name="ledger_accounts_over"),
     sa.Index("ledger_accounts_due", "next_due_ms", sqlite_where=_DUE, postgresql_where=_DUE),
     sa.Index("ledger_accounts_by_balance", "balance_micro", "account_id"),
-    comment="Wallets. The balance is the sum of its lines, kept; held: what runs that go on have reserved of it; "
-    "next_due_ms: when the first of them expires, or a lot begins, ends or expires (0: at once); over_micro: what is "
-    "left of lots that are over, and not booked yet; lots_over_ms: use dated before it may change that, or what they "
-    "expired with; lots_ended_ms: the last end that was booked; deferred_micro: what waits to expire until a run ends; "
-    "given_to_ms: the month up to which all is given that plans give.",
+    comment="Wallets. `balance_micro`: stored sum of the wallet's entries. `held_micro`: credit that open executions "
+    "reserve. `next_due_ms`: when the first reservation expires, or a lot begins, ends or expires (0: at once). "
+    "`over_micro`: credit left of lots that are over and not booked yet. `lots_over_ms`: use dated earlier may change "
+    "that credit, or the amount that expired. `lots_ended_ms`: last end of a lot that is booked. `deferred_micro`: "
+    "credit that expires when an execution ends. `given_to_ms`: month up to which all credit of plans is granted.",
 )
 
 ledger_entries = sa.Table(
@@ -77,9 +77,9 @@ ledger_entries = sa.Table(
         sqlite_where=sa.text("kind = 'expiry' AND to_account <> 'breakage'"),
         postgresql_where=sa.text("kind = 'expiry' AND to_account <> 'breakage'"),
     ),
-    comment="Each entry moves an amount from one account to another: two lines that sum to zero by construction. lot: "
-    "which lot it expires or takes back. ts: usage counts at the start of its window. rate_ms: from when on the rate "
-    "holds that usage was charged by (NULL: an older version charged it, and no row says).",
+    comment="A move of an amount from one account to another. Its two lines sum to zero by construction. `lot`: the "
+    "lot that the entry expires or takes back. `ts`: usage counts at the start of its window. `rate_ms`: from when "
+    "the rate holds that the usage was charged at (NULL: an older version charged it and did not record the rate).",
 )
 
 sa.Index(
@@ -105,8 +105,8 @@ high_spenders = sa.Table(
     ms_column("from_ms"),
     ms_column("at_ms"),
     sa.CheckConstraint("place > 0 AND used_micro > 0 AND from_ms < at_ms", name="high_spenders_sane"),
-    comment="Whose wallets were used most in the time before the last look (at_ms). Rows of another at_ms than the "
-    "first one's are of an earlier look. Nothing is decided by it.",
+    comment="The most used wallets before the last check. `from_ms`, `at_ms`: the time that it measured. If `at_ms` "
+    "differs from the first row's, the row is of an earlier check. No decision depends on this table.",
 )
 
 ledger_rates = sa.Table(
@@ -119,7 +119,7 @@ ledger_rates = sa.Table(
     ms_column("at_ms"),
     *said_columns(),
     sa.CheckConstraint("micro_credits >= 0 AND per_quantity > 0", name="ledger_rates_sane"),
-    comment="The rate card: micro-credits for each per_quantity base units, from a moment on.",
+    comment="The rate card: micro-credits for each `per_quantity` base units, from `start_ms` on.",
 )
 
 ledger_plans = sa.Table(
@@ -136,7 +136,7 @@ ledger_plans = sa.Table(
         sa.CheckConstraint(f"{column} > 0", name=f"ledger_plans_{column}_check")
         for column in ("hold_factor_ppm", "unknown_hold_micro", "most_hold_micro", "most_held_micro")
     ),
-    comment="How many sandboxes at once a plan allows, and what its runs hold.",
+    comment="Plans, with the number of sandboxes at once and the amounts that executions reserve.",
 )
 
 run_blocks = sa.Table(
@@ -148,7 +148,7 @@ run_blocks = sa.Table(
     ms_column("at_ms"),
     *said_columns(),
     sa.CheckConstraint("kind IN ('project', 'action')", name="run_blocks_kind"),
-    comment="Projects and actions that a person lets no run be accepted for.",
+    comment="Projects and actions for which a person blocks new executions.",
 )
 
 _HELD = sa.text("state = 'held'")
@@ -210,11 +210,11 @@ reservations = sa.Table(
     sa.Index("reservations_expired", "ended_ms", sqlite_where=_EXPIRED, postgresql_where=_EXPIRED),
     sa.Index("reservations_owed_by_wallet", "customer_id", sqlite_where=_OF_SUPPLIER, postgresql_where=_OF_SUPPLIER),
     sa.Index("reservations_metering", "customer_id", "reservation", sqlite_where=_METERING, postgresql_where=_METERING),
-    comment="What a run was allowed to cost before it started. customer_id: whose wallet pays, for good; payer_number: "
-    "where that is not the organisation's own, by which row of `payers`. hold: of a wallet here, of a provider's "
-    "balance that was last read (local), or of none that there is (declared). drawn_micro of a run that metering "
-    "settles: what metering charged for its sandboxes, of which metered_before_micro in windows before metered_to_ms, "
-    "which are not looked at again.",
+    comment="The credit that an execution may use, reserved before it starts. `customer_id`: the customer whose "
+    "wallet pays; it never changes. `payer_number`: if another customer pays, the row of `payers` that permits it. "
+    "`hold`: reserved in a wallet here (`wallet`), of the last balance read from a provider (`local`), or of no "
+    "balance (`declared`). `drawn_micro`: if metering settles the execution, the charge of metering for its "
+    "sandboxes. `metered_before_micro`: its part in windows before `metered_to_ms`, which are not read again.",
 )
 
 _OPEN = sa.text("is_open")
@@ -233,7 +233,8 @@ reservation_sandboxes = sa.Table(
         sqlite_where=_OPEN,
         postgresql_where=_OPEN,
     ),
-    comment="The sandboxes that a run names, for good. is_open: it goes on, and no other run may name them.",
+    comment="The sandboxes that an execution names; they never change. `is_open`: the execution is open, and no other "
+    "execution may name the sandbox.",
 )
 
 run_usage = sa.Table(
@@ -247,7 +248,8 @@ run_usage = sa.Table(
     ms_column("at_ms"),
     *said_columns(),
     sa.CheckConstraint("quantity >= 0 AND amount_micro >= 0", name="run_usage_sane"),
-    comment="What a run without a wallet used, under each number of it: what an entry is to a run with one.",
+    comment="Usage of an execution without a wallet, under each of its numbers. An execution with a wallet has "
+    "entries instead.",
 )
 
 run_samples = sa.Table(
@@ -266,7 +268,7 @@ run_samples = sa.Table(
         "base_units > 0 AND base_units IN (interval_s, interval_s * memory_mb)", name="run_samples_sane"
     ),
     sa.Index("run_samples_by_run", "reservation", "number", "feature"),
-    comment="The samples that bill what a run used, and what they say.",
+    comment="The samples that bill the usage of an execution, and their contents.",
 )
 
 _TO_COME = sa.text("begins_ms > at_ms")
@@ -290,8 +292,8 @@ ledger_lots = sa.Table(
     sa.Index("ledger_lots_by_end", "customer_id", "expires_ms"),
     sa.Index("ledger_lots_to_come", "customer_id", "begins_ms", sqlite_where=_TO_COME, postgresql_where=_TO_COME),
     sa.Index("ledger_lots_of_pool", "pool", "expires_ms", sqlite_where=_OF_POOL, postgresql_where=_OF_POOL),
-    comment="Credit as it was given: a grant's key, and the terms of its use. What is left of each is computed. pool: "
-    "whose credit it is, and comes back to.",
+    comment="One row per grant of credit, with the terms of its use. `lot`: the grant's key. Drawdown computes the "
+    "rest of each lot. `pool`: the pool that owns the credit, and gets the rest back.",
 )
 
 
@@ -311,7 +313,8 @@ plan_terms = sa.Table(
         "included_micro >= 0 AND rollover_min_micro >= 0 AND rollover_max_micro >= 0 AND first_micro >= 0",
         name="plan_terms_sane",
     ),
-    comment="What a plan gives from a moment on: each month, what of that rolls over, and to a new customer.",
+    comment="Credit that a plan gives, from `from_ms` on. `included_micro`: each month. `rollover_min_micro`, "
+    "`rollover_max_micro`: bounds of the part that rolls over. `first_micro`: to a new customer.",
 )
 
 plan_stays = sa.Table(
@@ -323,7 +326,7 @@ plan_stays = sa.Table(
     ms_column("since_ms"),
     ms_column("at_ms"),
     *said_columns(),
-    comment="Since when a customer is on which plan; until the next one.",
+    comment="A customer's plan, from `since_ms` until the customer's next row.",
 )
 
 plan_lots = sa.Table(
@@ -339,7 +342,8 @@ plan_lots = sa.Table(
     sa.CheckConstraint("part IN ('included', 'rollover', 'first')", name="plan_lots_part"),
     sa.CheckConstraint("(part = 'first') = (period IS NULL)", name="plan_lots_period"),
     sa.Index("plan_lots_by_customer", "customer_id", "period"),
-    comment="Lots that plans gave: of which plan, and for which month; the terms of rolling over that they copied.",
+    comment="Lots that plans gave. `plan`, `period`: the plan, and the month. `rollover_min_micro`, "
+    "`rollover_max_micro`: terms of rolling over, copied from the plan.",
 )
 
 tiers = sa.Table(
@@ -349,7 +353,7 @@ tiers = sa.Table(
     sa.Column("at_once", sa.Integer, nullable=False),
     sa.Column("price_micro", Big, nullable=False),
     sa.CheckConstraint("at_once >= 0 AND price_micro >= 0", name="tiers_sane"),
-    comment="How many sandboxes at once a tier allows, and what a month of it costs.",
+    comment="Tiers, with the number of sandboxes at once and the price of a month.",
 )
 
 tier_holders = sa.Table(
@@ -364,7 +368,8 @@ tier_holders = sa.Table(
     sa.Column("ended_reason", sa.Text, nullable=True),
     *said_columns(),
     sa.Index("tier_holders_by_tier", "tier"),
-    comment="Who bought a tier, until when it is paid for, and whether it goes on then.",
+    comment="Customers who bought a tier. `paid_to_ms`: until when it is paid for. `renews`: whether it continues "
+    "then.",
 )
 
 
@@ -374,7 +379,7 @@ pools = sa.Table(
     id_column("pool", key=True),
     ms_column("at_ms"),
     *said_columns(),
-    comment="Wallets that allot credit to others: each has a wallet of its own name.",
+    comment="Wallets that allot credit to others. Each pool has a wallet with its own name.",
 )
 
 payers = sa.Table(
@@ -390,6 +395,7 @@ payers = sa.Table(
     *said_columns(),
     sa.CheckConstraint("limit_micro IS NULL OR (allowed AND limit_micro > 0)", name="payers_sane"),
     sa.Index("payers_by_org", "org_id"),
-    comment="Whose wallet runs of an organisation may be paid from, beside its own. The last number counts, from its "
-    "since_ms on; limit_micro: what runs that are accepted under it may hold and cost (NULL: no limit).",
+    comment="Customers whose wallet may pay for an organisation's executions, beside its own. The row with the last "
+    "`number` is in force, from its `since_ms` on. `limit_micro`: the most that executions accepted under the row may "
+    "hold and cost (NULL: no limit).",
 )

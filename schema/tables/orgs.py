@@ -19,7 +19,8 @@ buckets = sa.Table(
     sa.Column("in_flight", sa.ARRAY(Big).with_variant(sa.Text(), "sqlite"), nullable=False),
     ms_column("sweep_began_ms"),
     ms_column("sweep_next_ms"),
-    comment="256 fixed hash buckets of organisations. The row is the seal's lock (S1), with the arrival cursor (S2).",
+    comment="256 fixed hash buckets of organisations. The row is the seal's lock (S1). `cursor`: the arrival cursor "
+    "(S2).",
 )
 
 orgs = sa.Table(
@@ -58,7 +59,7 @@ orgs = sa.Table(
     sa.CheckConstraint("is_halted = (halted_at IS NOT NULL)", name="orgs_halted_at_with_is_halted"),
     sa.CheckConstraint("floor_ms % 300000 = 0", name="orgs_floor_on_window"),
     sa.CheckConstraint("held_watermark_ms % 300000 = 0", name="orgs_watermark_on_window"),
-    comment="One row an organisation: who bills it now, and the provider's verdict (the projection).",
+    comment="One row per organisation, with its present provider and that provider's verdict (the projection).",
 )
 sa.Index(
     "orgs_exceptional",
@@ -142,8 +143,8 @@ mappings = sa.Table(
     sa.CheckConstraint("kind = 'up_to' OR memory_mb IS NOT NULL", name="mappings_exact_has_size"),
     sa.CheckConstraint("start_ms % 300000 = 0", name="mappings_on_window"),
     sa.Index("mappings_by_size", "memory_mb", "start_ms"),
-    comment="Which memory sizes, and which event types by their meters, make which feature, from which window on (S5). "
-    "Append-only; NULL ends a selector.",
+    comment="Rules from memory sizes and event types to features, each from a window on (S5). `memory_mb`: the memory "
+    "size, or the meter of an event type. `feature` NULL: ends the rule. Append-only.",
 )
 
 assignments = sa.Table(
@@ -159,7 +160,7 @@ assignments = sa.Table(
     sa.CheckConstraint("start_ms % 300000 = 0 AND end_ms % 300000 = 0", name="assignments_on_window"),
     sa.CheckConstraint("end_ms IS NULL OR end_ms > start_ms", name="assignments_not_empty"),
     sa.Index("assignments_by_start", "start_ms"),
-    comment="Which provider bills an organisation, as which customer ('': not known yet), from which window on (P4).",
+    comment="The provider and customer of an organisation, from a window on (P4). `customer_id` '': not known yet.",
 )
 sa.Index("assignments_by_customer", assignments.c.provider, assignments.c.customer_id)
 sa.Index(
@@ -185,8 +186,8 @@ provider_rates = sa.Table(
     id_column("balance", null=True),  # the credit system that it draws on, as the provider tells; NULL: an operator's
     ms_column("confirmed_ms", null=True),  # when the cost before it was last confirmed; NULL: it is the first one told
     sa.CheckConstraint("micro >= 0 AND per_quantity > 0", name="provider_rates_sane"),
-    comment="What usage costs at a provider, in millionths of its balance's unit: for estimates, and "
-    "in credits as evidence. Append-only.",
+    comment="The cost of usage at a provider, in millionths of its balance's unit. Estimates use it; a cost in "
+    "credits is also evidence. Append-only.",
 )
 
 provider_when_down = sa.Table(
@@ -196,7 +197,7 @@ provider_when_down = sa.Table(
     sa.Column("plan", sa.Text, primary_key=True),
     sa.Column("policy", sa.Text, nullable=False),
     sa.CheckConstraint("policy IN ('go_on', 'estimate', 'stop')", name="provider_when_down_policy"),
-    comment="What holds for a plan ('': every other) while its provider cannot be read.",
+    comment="The policy for a plan while its provider cannot be read. `plan` '': every other plan.",
 )
 
 watch_state = sa.Table(
@@ -206,7 +207,8 @@ watch_state = sa.Table(
     ms_column("round_ms", null=True),
     sa.Column("rounds", Big, nullable=False, server_default=sa.text("0")),
     sa.CheckConstraint("id = 1", name="watch_state_one_row"),
-    comment="One row: when a watch last went round, and how often. While one does, ticks keep its figures too.",
+    comment="A single row with the last round of a watch (`round_ms`) and the number of rounds. While a watch runs, "
+    "ticks keep its figures too.",
 )
 
 provider_reads = sa.Table(
@@ -216,5 +218,5 @@ provider_reads = sa.Table(
     sa.Column("outcome", sa.Text, primary_key=True),
     sa.Column("reads", Big, nullable=False),
     sa.CheckConstraint("outcome IN ('read', 'no_customer', 'failed')", name="provider_reads_outcome"),
-    comment="How many customers a provider was asked about since ever, by what it said. For metrics alone.",
+    comment="Number of customer reads at a provider since the beginning, by outcome. Metrics alone use it.",
 )

@@ -19,7 +19,8 @@ dirty_windows = sa.Table(
     id_column("org_id", key=True),
     ms_column("window_ms", key=True),
     sqlite_with_rowid=False,
-    comment="Windows below the watermark whose difference must be computed again: late, fixed, voided, withdrawn.",
+    comment="Windows below the watermark whose difference must be computed again. Causes are late samples, fixes, "
+    "voids and withdrawals.",
 )
 
 pending_usage = sa.Table(
@@ -37,7 +38,7 @@ pending_usage = sa.Table(
     ),
     sa.Index("pending_usage_by_org", "org_id", "window_ms"),
     sqlite_with_rowid=False,
-    comment="Used but not sealable yet, with the reason (S6). What fixes it makes the window dirty.",
+    comment="Usage that cannot be sealed yet, with the reason (S6). The fix of the reason makes the window dirty.",
 )
 
 pushes = sa.Table(
@@ -78,7 +79,7 @@ pushes = sa.Table(
     sa.CheckConstraint("sealed_qty BETWEEN -9000000000000000000 AND 9000000000000000000", name="pushes_quantity_bound"),
     sqlite_with_rowid=False,
     **OFTEN_VACUUMED,
-    comment="The outbox: one immutable quantity a row (S3). Only its delivery state changes.",
+    comment="The outbox, one immutable quantity per row (S3). The delivery state alone changes.",
 )
 _OPEN = sa.text("state IN ('due', 'queued', 'in_doubt', 'rejected')")
 sa.Index(
@@ -128,7 +129,7 @@ attempts = sa.Table(
     sa.Column("attempts_then", sa.Integer, nullable=True),  # how many there were when the answer was written
     sa.Index("attempts_by_start", "started_ms"),
     sqlite_with_rowid=False,
-    comment="Each send, committed before a byte leaves (P1). No outcome means: the answer was never seen.",
+    comment="One row per send, committed before a byte leaves (P1). `outcome` NULL: Drawdown did not see an answer.",
 )
 
 voids = sa.Table(
@@ -156,7 +157,8 @@ adoptions = sa.Table(
     *said_columns(),
     sa.CheckConstraint("kind IN ('other', 'excess', 'drawn')", name="adoptions_kind"),
     sa.CheckConstraint("length(evidence) > 0", name="adoptions_evidence_given"),
-    comment="Pushes that the provider was found to have, at its quantity; the difference makes the rest (R1, R2).",
+    comment="Pushes that the provider turned out to have, at its quantity (R1, R2). The difference from our quantity "
+    "is the rest.",
 )
 
 carries = sa.Table(
@@ -167,7 +169,7 @@ carries = sa.Table(
     id_column("customer_id", key=True),
     id_column("feature", key=True),
     sa.Column("carry_qty", Big, nullable=False),
-    comment="Sealed but not sent: what a whole unit or a refused negative left over (S10).",
+    comment="Quantities sealed but not sent (S10). They are parts of a unit, or refused negative quantities.",
 )
 
 folded_pushes = sa.Table(
@@ -183,7 +185,7 @@ folded_pushes = sa.Table(
     ms_column("folded_ms"),
     sa.CheckConstraint("state IN ('accepted', 'voided', 'carried', 'shadow')", name="folded_pushes_state"),
     sa.Index("folded_pushes_by_org", "org_id", "day_ms"),
-    comment="Settled pushes below the floor that are gone: their sums by UTC day. Their voids and adoptions stay.",
+    comment="Sums by UTC day of settled pushes below the floor that were deleted. Their voids and adoptions stay.",
 )
 
 seals = sa.Table(
@@ -196,5 +198,5 @@ seals = sa.Table(
     ms_column("horizon_ms"),
     sa.Column("cursor", Big, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
-    comment="One row a committed seal: how far watermark and cursor had come (invariant 4).",
+    comment="One row per committed seal, with its watermark and cursor (invariant 4).",
 )

@@ -21,7 +21,8 @@ webhooks = sa.Table(
     sa.Column("error", sa.Text, nullable=True),
     sa.CheckConstraint("state IN ('done', 'ignored', 'failed')", name="webhooks_state"),
     sa.Index("webhooks_by_time", "received_ms"),
-    comment="Webhooks proven genuine, by their provider's event id, so that a repeat is known. failed: comes again.",
+    comment="Webhooks proven genuine, by the provider's event id, so that a repeat is recognised. `state` 'failed': "
+    "the provider sends it again.",
 )
 
 gate_asks = sa.Table(
@@ -30,7 +31,8 @@ gate_asks = sa.Table(
     id_column("org_id", key=True),
     ms_column("asked_ms"),
     ms_column("busy_until_ms", null=True),
-    comment="When the gate last had a provider asked about an organisation, and until when that call may be under way.",
+    comment="The gate's last request to a provider about each organisation. `busy_until_ms`: until when that request "
+    "may be under way (NULL: it ended).",
 )
 
 used_signatures = sa.Table(
@@ -39,7 +41,7 @@ used_signatures = sa.Table(
     sa.Column("signature_sha256", sa.Text, primary_key=True),
     ms_column("expires_ms"),
     sa.Index("used_signatures_by_time", "expires_ms"),
-    comment="Signatures of admin requests that were taken: each counts once, for as long as it is fresh.",
+    comment="Accepted signatures of admin requests. Each counts once, until `expires_ms`.",
 )
 
 _GOING = sa.text("rotated_ms IS NULL")
@@ -61,10 +63,10 @@ api_keys = sa.Table(
     sa.Column("gives_micro", Big, nullable=False, server_default="0"),
     sa.CheckConstraint("length(key_sha256) = 64", name="api_keys_hash"),
     sa.Index("api_keys_going", "name", unique=True, sqlite_where=_GOING, postgresql_where=_GOING),
-    comment="Keys of programs, by their hash: the key itself is nowhere. Scopes are separated by blanks; org_id: the "
-    "one organisation it may name; cell_id: the one cell whose samples it may send; source: the one source of its "
-    "events; gives_micro: how much credit it may give at once. rotated_ms: when another took its place; expires_ms: "
-    "until when it is taken; used_ms: when it was last used, to a minute.",
+    comment="Keys of programs, by hash. The key itself is not stored. `scopes`: separated by blanks. `org_id`: the "
+    "one organisation that the key may name. `cell_id`: the one cell whose samples it may send. `source`: the one "
+    "source of its events. `gives_micro`: the most credit that it may give at once. `rotated_ms`: when another key "
+    "replaced it. `expires_ms`: until when it is accepted. `used_ms`: its last use, to a minute.",
 )
 
 invalid_items = sa.Table(
@@ -81,8 +83,9 @@ invalid_items = sa.Table(
     id_column("item_id", null=True),
     sa.CheckConstraint("kind IN ('events', 'samples')", name="invalid_items_kind"),
     sa.CheckConstraint("items > 0 AND last_ms >= first_ms", name="invalid_items_sane"),
-    comment="What programs sent and was answered invalid, by hour: whoever sends in a loop fills no disk. source, "
-    "item_id: what one of them calls itself, cut short; nothing else of an item is kept.",
+    comment="Counts of items that programs sent and Drawdown rejected as invalid, by hour. Hourly counts keep a "
+    "program that sends in a loop from filling the disk. `source`, `item_id`: the source and id of one such item, cut "
+    "short. No other part of an item is stored.",
 )
 
 
@@ -107,9 +110,9 @@ console_users = sa.Table(
         "ended_ms IS NULL OR (password IS NULL AND link_sha256 IS NULL)", name="console_users_ended_have_no_way_in"
     ),
     sa.Index("console_users_by_link", "link_sha256", unique=True, sqlite_where=_LINKED, postgresql_where=_LINKED),
-    comment="People of the console. password: its hash, by Argon2id (older ones by scrypt); link: the hash of the "
-    "one-time link by which a password is set. grant_limit_micro: what a person may grant at once. A name is one "
-    "person's for good.",
+    comment="People of the console. A name belongs to one person permanently. `password`: its Argon2id hash (older "
+    "ones: scrypt). `link_sha256`: hash of the one-time link that sets a password. `grant_limit_micro`: the most "
+    "credit that the person may grant at once.",
 )
 
 console_sessions = sa.Table(
@@ -123,8 +126,8 @@ console_sessions = sa.Table(
     sa.CheckConstraint("seen_ms >= began_ms", name="console_sessions_seen"),
     sa.Index("console_sessions_by_name", "name"),
     sa.Index("console_sessions_by_time", "began_ms"),
-    comment="Who is signed in, by the hash of what their browser holds; a session that is over is deleted. seen_ms: "
-    "its last use, to a minute.",
+    comment="Signed-in people, by the hash of the token in their browser. Drawdown deletes a session that is over. "
+    "`seen_ms`: its last use, to a minute.",
 )
 
 console_failures = sa.Table(
@@ -136,8 +139,7 @@ console_failures = sa.Table(
     sa.Column("failures", sa.Integer, nullable=False),
     sa.CheckConstraint("failures > 0", name="console_failures_some"),
     sa.Index("console_failures_by_time", "since_ms"),
-    comment="Sign-ins that failed since a moment, by the name that was typed and the address it came from; the name '' "
-    "counts all of an address.",
+    comment="Failed sign-ins since a moment, by typed name and address. `name` '': all failures of the address.",
 )
 
 console_marks = sa.Table(
@@ -146,7 +148,7 @@ console_marks = sa.Table(
     sa.Column("mark", sa.Text, primary_key=True),
     ms_column("at_ms"),
     sa.CheckConstraint("mark IN ('demo')", name="console_marks_known"),
-    comment="What the console says of the database itself. demo: all in it was made up.",
+    comment="Facts that the console shows about the database itself. `mark` 'demo': all its data is made up.",
 )
 
 console_acts = sa.Table(
@@ -159,8 +161,9 @@ console_acts = sa.Table(
     sa.Column("answer", sa.Text, nullable=False),
     sa.Column("place", sa.Text, nullable=False),
     sa.Index("console_acts_by_time", "at_ms"),
-    comment="Forms of the console that were carried out, by the key that each was given: sent twice, it is done once. "
-    "answer: what was said of it; place: where its person goes on. Kept as long as a form's key counts.",
+    comment="Forms of the console that were carried out, by the key in each form. A form that is sent twice is "
+    "carried out once. `answer`: the answer to it. `place`: the page where the person continues. Rows are deleted "
+    "when the form's key no longer counts.",
 )
 
 my_sessions = sa.Table(
@@ -177,6 +180,6 @@ my_sessions = sa.Table(
     sa.Index("my_sessions_by_link", "link_sha256", unique=True),
     sa.Index("my_sessions_by_org", "org_id", "began_ms"),
     sa.Index("my_sessions_by_time", "began_ms"),
-    comment="Who of an organisation's own people is in, by the hash of what their browser holds, and by which link "
-    "(the hash of its id): each lets in once. Rows are deleted once neither can count any more.",
+    comment="Sessions of an organisation's own people, by the hash of the token in their browser. `link_sha256`: hash "
+    "of the id of the link, which signs in once. Rows are deleted when neither the session nor the link can count.",
 )

@@ -22,7 +22,8 @@ supplier_terms = sa.Table(
         "share_ppm BETWEEN 0 AND 1000000 AND threshold_micro >= 0 AND hold_ms >= 0", name="supplier_terms_sane"
     ),
     sa.CheckConstraint(f"takes_clawbacks OR hold_ms >= {_HORIZON}", name="supplier_terms_hold"),
-    comment="What a supplier gets of each run, and when; the highest revision counts for runs that end from now on.",
+    comment="A supplier's share of each execution, and when it is paid. The highest `revision` applies to executions "
+    "that end from now on.",
 )
 
 settlements = sa.Table(
@@ -45,8 +46,9 @@ settlements = sa.Table(
     ),
     sa.Index("settlements_by_supplier", "supplier", "settled_ms"),
     sa.Index("settlements_by_time", "settled_ms", "reservation"),
-    comment="What a supplier is owed for one run, whose receipt it is of; the terms of then are copied, for good. "
-    "Whether it is held, eligible, frozen, released or reversed follows from time and rows.",
+    comment="The amount that a supplier is owed for one execution. `reservation`: the execution. The terms of the "
+    "time are copied and never change. Time and other rows decide whether it is held, eligible, frozen, released or "
+    "reversed.",
 )
 
 _ENDLESS = sa.text("ended_ms IS NULL")
@@ -72,7 +74,8 @@ settlement_freezes = sa.Table(
         postgresql_where=_ENDLESS_WHOLE,
     ),
     sa.Index("settlement_freezes_by_supplier", "supplier", "from_ms"),
-    comment="While one has no end, nothing of the settlement is released; of the whole supplier without a reservation.",
+    comment="A freeze of a settlement, or of a whole supplier (`reservation` NULL). While `ended_ms` is NULL, its "
+    "settlements are not released.",
 )
 
 settlement_reversals = sa.Table(
@@ -86,8 +89,8 @@ settlement_reversals = sa.Table(
     *said_columns(),
     sa.CheckConstraint("amount_micro > 0", name="settlement_reversals_sane"),
     sa.Index("settlement_reversals_by_run", "reservation"),
-    comment="What of a settlement is not owed after all. A claw-back: it was released before, and the next payout is "
-    "less by it.",
+    comment="The part of a settlement that is not owed after all. `is_clawback`: it was released before, so the next "
+    "payout is reduced by it.",
 )
 
 payouts = sa.Table(
@@ -105,7 +108,8 @@ payouts = sa.Table(
         "carried_micro <= 0 AND total_micro = released_micro + carried_micro AND total_micro > 0", name="payouts_sane"
     ),
     sa.UniqueConstraint("supplier", "period", name="payouts_one_a_period"),
-    comment="A payout: what a supplier is to be paid for a month, elsewhere. Released, less claw-backs (carried).",
+    comment="The amount to pay a supplier for a month, outside Drawdown. `released_micro`: released settlements. "
+    "`carried_micro`: claw-backs (zero or negative).",
 )
 
 payout_lines = sa.Table(
@@ -122,5 +126,5 @@ payout_lines = sa.Table(
         name="payout_lines_sane",
     ),
     sa.Index("payout_lines_by_payout", "payout", "line"),
-    comment="What a payout is made of: settlements that it releases, and claw-backs. The key keeps each to one payout.",
+    comment="The settlements that a payout releases, and its claw-backs. The key keeps each in one payout.",
 )

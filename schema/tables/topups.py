@@ -36,7 +36,8 @@ topup_terms = sa.Table(
         name="topup_terms_sane",
     ),
     sa.CheckConstraint("(blocked_ms IS NULL) = (blocked_reason IS NULL)", name="topup_terms_blocked_says_why"),
-    comment="How a wallet is topped up. One row a wallet: only one party may do it. price_minor: minor units a credit.",
+    comment="The terms of a wallet's top-ups. A wallet has one row, because only one party may top it up. "
+    "`price_minor`: minor units of the currency for one credit.",
 )
 
 topups = sa.Table(
@@ -79,8 +80,8 @@ topups = sa.Table(
     sa.Index("topups_by_due", "service", "due_at_ms", sqlite_where=_OPEN, postgresql_where=_OPEN),
     sa.Index("topups_by_wallet", "customer_id", "at_ms"),
     sa.Index("topups_by_end", "ended_ms"),
-    comment="One charge each, the same at every call. begun_ms: since when it may have been called. answer, evidence: "
-    "what was said of it last.",
+    comment="One charge per row, the same at every call. `begun_ms`: since when a call may have been made. `answer`, "
+    "`evidence`: the last answer and evidence about it.",
 )
 
 topup_attempts = sa.Table(
@@ -93,7 +94,7 @@ topup_attempts = sa.Table(
     ms_column("finished_ms", null=True),
     sa.Column("outcome", sa.Text, nullable=True),
     sa.Column("detail", sa.Text, nullable=True),
-    comment="Each call that may have taken money, on record before it is made. Without an outcome: nobody knows.",
+    comment="Each call that may have taken money, recorded before it is made. `outcome` NULL: unknown.",
 )
 
 topup_switch = sa.Table(
@@ -103,5 +104,6 @@ topup_switch = sa.Table(
     ms_column("stopped_ms", null=True),
     *said_columns(),
     sa.CheckConstraint("one = 1", name="topup_switch_one"),
-    comment="The kill switch: while stopped_ms is there, nobody is charged. No row: it was never used.",
+    comment="The kill switch of top-ups. While `stopped_ms` is set, no customer is charged. No row: the switch was "
+    "never used.",
 )

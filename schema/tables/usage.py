@@ -24,7 +24,8 @@ usage_samples = sa.Table(
     sa.Column("ts", Big, nullable=True),
     sa.Column("ingested_at", Big, nullable=True),
     sa.Column("problem", sa.Text, nullable=True),
-    comment="Usage as observed. Any program may insert; rows never change (S7). `problem` is the quarantine's reason.",
+    comment="Usage as observed. Any program may insert; rows never change (S7). `problem`: why the sample is in "
+    "quarantine.",
 )
 
 withdrawals = sa.Table(
@@ -39,7 +40,7 @@ withdrawals = sa.Table(
     *said_columns(),
     sa.Index("withdrawals_by_org_ts", "org_id", "ts"),
     sa.Index("withdrawals_by_ts", "ts"),
-    comment="Samples declared wrong; each takes its whole sample out of what is owed.",
+    comment="Samples declared wrong. Each row subtracts its whole sample from the owed usage.",
 )
 
 sample_conflicts = sa.Table(
@@ -51,7 +52,7 @@ sample_conflicts = sa.Table(
     sa.Column("content", sa.Text, nullable=False),
     ms_column("seen_ms"),
     sa.UniqueConstraint("sample_id", "content", name="sample_conflicts_once"),
-    comment="The same sample id seen again with other content (S7): kept here, billed never.",
+    comment="A sample id that came again with other content (S7). The content is stored here and never billed.",
 )
 
 quarantine_closed = sa.Table(
@@ -61,8 +62,7 @@ quarantine_closed = sa.Table(
     id_column("new_id", null=True),
     ms_column("at_ms"),
     *said_columns(),
-    comment="Quarantined samples that a person dealt with: entered again, rightly, as `new_id`; or NULL: never to be "
-    "billed.",
+    comment="Quarantined samples that a person closed. `new_id`: the corrected sample (NULL: it is never billed).",
 )
 
 late_quarantine = sa.Table(
@@ -71,7 +71,7 @@ late_quarantine = sa.Table(
     id_column("sample_id", key=True),
     id_column("org_id"),
     ms_column("found_ms"),
-    comment="Samples that arrived below their organisation's floor (S4): too late for good.",
+    comment="Samples that arrived too late to be billed, below their organisation's floor (S4).",
 )
 
 event_types = sa.Table(
@@ -86,9 +86,10 @@ event_types = sa.Table(
     ms_column("freed_ms", null=True),
     sa.UniqueConstraint("meter", name="event_types_meter"),
     sa.CheckConstraint("meter BETWEEN 16777217 AND 17777216", name="event_types_meters"),
-    comment="Kinds of usage events; the meter stands where a sample of a sandbox has its memory size. org_id: "
-    "whose own key brought it; key_name: the key of no organisation that did; source: the one of "
-    "this key. freed_ms: since when nothing uses it, so that it counts to no bound. Nothing else changes.",
+    comment="Types of usage events. `meter`: number in the place of a sandbox sample's memory size. `org_id`: the "
+    "organisation whose own key brought the type. `key_name`: the key, if it belongs to no organisation. `source`: "
+    "the source of that key. `freed_ms`: since when the type is unused and counts to no bound (NULL: in use). No "
+    "other column changes.",
 )
 sa.Index(
     "event_types_in_use",
@@ -111,8 +112,8 @@ event_values = sa.Table(
         "AND scale BETWEEN 1 AND 1000000000)",
         name="event_values_rule",
     ),
-    comment="How much an event of a type counts that states no quantity: one, or the value at a path in its data, "
-    "times the scale. Declared before the type's first event, for good. Append-only.",
+    comment="The quantity of an event that states none, by event type. It is one, or the value at `path` in the "
+    "event's data times `scale`. Declared permanently before the type's first event. Append-only.",
 )
 
 usage_events = sa.Table(
@@ -133,7 +134,7 @@ usage_events = sa.Table(
     sa.CheckConstraint("quantity BETWEEN 0 AND 1000000000000", name="usage_events_quantity"),
     sa.Index("usage_events_key", "source", "event_id", "org_id", unique=True),
     sa.Index("usage_events_by_ingested", "ingested_ms", "sample_id"),
-    comment="What usage events said; each is billed by its sample, and goes with it. Rows never change (S7).",
+    comment="The contents of usage events. Each is billed by its sample, and deleted with it. Rows never change (S7).",
 )
 
 
@@ -162,9 +163,9 @@ batches = sa.Table(
     sa.Index("batches_by_name", "source", "name", unique=True, sqlite_where=_STANDS, postgresql_where=_STANDS),
     sa.Index("batches_by_taken", "taken_ms", "batch"),
     sa.Index("batches_by_time", "to_ms", sqlite_where=_STANDS, postgresql_where=_STANDS),
-    comment="Files of usage, each taken once, known by the hash of its content. Its sums are samples, whose ids "
-    "begin with it; `total`: their seconds or units. `rows_hash`: of its rows in whatever "
-    "file; `rows_kept`: hashes of them; `field_map`: which columns its fields had, if others than their own names.",
+    comment="Files of usage, each accepted once. `batch`: hash of the content. Its sums are samples, whose ids begin "
+    "with it. `total`: their seconds or units. `rows_hash`: hash of its rows, in any file format. `rows_kept`: hashes "
+    "of the rows. `field_map`: columns of its fields, if they differ from the fields' names.",
 )
 
 batch_refused_rows = sa.Table(
@@ -174,7 +175,7 @@ batch_refused_rows = sa.Table(
     sa.Column("number", Big, primary_key=True, autoincrement=False),
     sa.Column("wrong_column", sa.Text, nullable=False),
     sa.Column("said", sa.Text, nullable=False),
-    comment="Rows of a batch that are in no sum: the first of them, by their numbers in the file.",
+    comment="The first rows of a batch that are in no sum. `number`: the row's number in the file.",
 )
 
 batch_files = sa.Table(
@@ -197,9 +198,10 @@ batch_files = sa.Table(
         name="batch_files_outcome",
     ),
     sa.Index("batch_files_by_seen", "seen_ms"),
-    comment="Files as they came: one whose content was taken before, or that has another file's name, is said here. "
-    "One of a watched folder that is being read, failed or was refused has no batch; `readings` began and did not end. "
-    "One in conflict because `shared_rows` of its rows are in other batches is taken once a person accepted it.",
+    comment="Files as they came. `outcome`: shows a repeated content or another file's name too. A watched folder's "
+    "file that is being read, failed or was refused has no batch. `readings`: readings that began and did not end. "
+    "`shared_rows`: rows that are also in other batches, for a file in conflict. A person must accept such a file "
+    "before it is taken.",
 )
 
 batch_sources = sa.Table(
@@ -216,8 +218,8 @@ batch_sources = sa.Table(
     sa.Column("closes_after_ms", Big),
     ms_column("next_ms", null=True),
     sa.Column("field_map", sa.Text),
-    comment="Folders whose files a tick takes; and queries, which a tick asks of another database for each period that "
-    "is closed, from `next_ms` on. `field_map`: which columns of the files its fields have.",
+    comment="Folders whose files a tick takes, and queries. A tick runs a query at another database for each closed "
+    "period, from `next_ms` on. `field_map`: columns of the files for its fields.",
 )
 
 
@@ -243,8 +245,8 @@ backfills = sa.Table(
         name="backfills_moments",
     ),
     sa.Index("backfills_one_open", "org_id", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
-    comment="Events of the past, of one organisation: staged while open, usage once closed, withdrawn once reverted. "
-    "diff_hash: of what was shown before it was closed.",
+    comment="Past events of one organisation. They are staged while open, usage once closed, and withdrawn once "
+    "reverted. `diff_hash`: hash of the difference shown before it was closed.",
 )
 
 backfill_events = sa.Table(
@@ -261,5 +263,5 @@ backfill_events = sa.Table(
     id_column("project", null=True),
     id_column("plan_key", null=True),
     sa.Column("properties", sa.Text, nullable=False),
-    comment="What a backfill holds: what was staged; once it is closed, what went in by it.",
+    comment="The staged events of a backfill. Once it is closed, the events that became usage.",
 )
