@@ -66,7 +66,7 @@ class FakeProduct:
             case "unreached" | "answer_lost":
                 return HookAnswer(error="no connection")
             case "broken" | "rude":
-                return HookAnswer(500, "it answered 500")
+                return HookAnswer(500, "the endpoint answered 500")
         return HookAnswer(204)
 
     def _fault(self, endpoint: str) -> str | None:

@@ -55,24 +55,24 @@ def test_of_a_price_and_a_mapping_the_second_is_refused(guarded: Guarded, metric
     said: dict[str, Any] = {} if counts is None else {"counts": counts}
     price(guarded, metric, **said)
     text = refused(lambda: meter(guarded, "page.render", "render"))
-    assert f"{counts or metric} is charged by the guard, as {metric}" in text
+    assert f"the guard charges {counts or metric} as {metric}" in text
     assert f"drawdown guard set {metric} --credits 0" in text
     price(guarded, metric, 0)
     guarded.later(1)
     meter(guarded, "page.render", "render")
     text = refused(lambda: price(guarded, metric, 2 * MICRO))
-    assert f"{counts or metric} is billed by the seal, as render" in text
+    assert f"the seal bills {counts or metric} as render" in text
     assert "drawdown feature end render" in text
 
 
 def test_sizes_and_tiers_are_held_to_it_as_event_types_are(guarded: Guarded) -> None:
     price(guarded, "compute_big")
     for kind in ("exact", "up_to"):
-        assert "charged by the guard" in refused(lambda kind=kind: size(guarded, "compute_big", 99_000, kind))  # type: ignore[misc]
-    assert "compute_1gb is billed by the seal" in refused(lambda: price(guarded, "compute_1gb"))
-    assert "compute_1gb is billed by the seal" in refused(lambda: price(guarded, "second", counts="compute_1gb"))
+        assert "the guard charges compute_big" in refused(lambda kind=kind: size(guarded, "compute_big", 99_000, kind))  # type: ignore[misc]
+    assert "the seal bills compute_1gb" in refused(lambda: price(guarded, "compute_1gb"))
+    assert "the seal bills compute_1gb" in refused(lambda: price(guarded, "second", counts="compute_1gb"))
     size(guarded, "compute_tier", 99_000, "up_to")
-    assert "compute_tier is billed" in refused(lambda: price(guarded, "compute_tier"))
+    assert "the seal bills compute_tier" in refused(lambda: price(guarded, "compute_tier"))
 
 
 def test_what_costs_nothing_may_count_what_the_seal_bills(guarded: Guarded) -> None:
@@ -86,9 +86,9 @@ def test_what_costs_nothing_may_count_what_the_seal_bills(guarded: Guarded) -> N
 def test_the_word_is_changed_under_a_price_only_to_what_nobody_bills(guarded: Guarded) -> None:
     meter(guarded, "page.render", "render")
     price(guarded, "draw", counts="sketch")
-    assert "billed by the seal" in refused(lambda: price(guarded, "draw", counts="page.render"))
+    assert "the seal bills page.render" in refused(lambda: price(guarded, "draw", counts="page.render"))
     price(guarded, "page.render", counts="sketch")
-    assert "billed by the seal" in refused(lambda: price(guarded, "page.render", counts=""))
+    assert "the seal bills page.render" in refused(lambda: price(guarded, "page.render", counts=""))
 
 
 def test_it_passes_from_one_to_the_other_at_a_window(guarded: Guarded) -> None:
@@ -99,7 +99,7 @@ def test_it_passes_from_one_to_the_other_at_a_window(guarded: Guarded) -> None:
     by = guarded.fleet.by
     guarded.write(lambda c: end_feature(c, "render", by))
     text = refused(lambda: price(guarded, "page.render"))
-    assert "in windows until 2026-01-01T01:05:00Z" in text and "try again then" in text, text
+    assert "in windows until 2026-01-01T01:05:00Z" in text and "Try again then" in text, text
     guarded.later(WINDOW_MS)
     price(guarded, "page.render")
     guarded.limit("page.render", None)
@@ -108,7 +108,7 @@ def test_it_passes_from_one_to_the_other_at_a_window(guarded: Guarded) -> None:
     price(guarded, "page.render", 0)
     now = guarded.now - guarded.now % WINDOW_MS
     for window in (now, now - WINDOW_MS):
-        assert "charged by the guard" in refused(lambda window=window: meter(guarded, "page.render", "render", window))  # type: ignore[misc]
+        assert "the guard charges" in refused(lambda window=window: meter(guarded, "page.render", "render", window))  # type: ignore[misc]
     meter(guarded, "page.render", "render")
 
 

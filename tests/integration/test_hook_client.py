@@ -113,8 +113,11 @@ HUGE = b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000
     ("manner", "answer"),
     [
         (sockets.polite, HookAnswer(200)),
-        (sockets.answering(REDIRECT), HookAnswer(302, "it answered 302")),
-        (sockets.answering(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n"), HookAnswer(410, "it answered 410")),
+        (sockets.answering(REDIRECT), HookAnswer(302, "the endpoint answered 302")),
+        (
+            sockets.answering(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n"),
+            HookAnswer(410, "the endpoint answered 410"),
+        ),
         (sockets.answering(HUGE), HookAnswer(error="the answer is too long")),
         (sockets.endless, HookAnswer(error="the answer is too long")),
         (sockets.answering(b"\x00\x01 not HTTP\r\n\r\n"), None),

@@ -71,7 +71,7 @@ def test_an_endpoint_from_its_making_to_its_end(fleet: Fleet, product: tuple[Pro
     assert told("end", "app") == {"name": "app", "changed": True, "untold": 0}
     assert told("end", "app")["changed"] is False
     assert "was ended" in told("secret", "app", status=1)["error"]
-    assert "was ended" in told("set", "app", url, "--new", status=1)["error"]
+    assert "has ended" in told("set", "app", url, "--new", status=1)["error"]
 
 
 def test_lost_rotation_answer_shows_how_to_check_for_a_new_secret(
@@ -117,7 +117,11 @@ def test_what_failed_is_listed_shown_and_replayed(
         fleet.clock.at_ms += wait_ms
         assert run(["--at", str(fleet.clock.at_ms), "tick", "--quiet"]) == 0
     (row,) = told("messages", "--state", "failed", "--endpoint", "app")["messages"]
-    assert (row["message_id"], row["attempts"], row["last_error"]) == (message["message_id"], 8, "it answered 500")
+    assert (row["message_id"], row["attempts"], row["last_error"]) == (
+        message["message_id"],
+        8,
+        "the endpoint answered 500",
+    )
     assert told("messages", "--org", "acme")["messages"] == []
     shown = told("show", row["message_id"])
     assert json.loads(shown["body"])["type"] == "endpoint.test" and shown["deliveries"] == [row]
@@ -131,7 +135,7 @@ def test_what_failed_is_listed_shown_and_replayed(
     assert told("messages", "--state", "due")["messages"][0]["replays"] == 2
     for words in ((), ("msg_x", "--failed"), ("--failed",)):
         assert run(["hook", "replay", *words]) == 2
-    assert "one of them" in capsys.readouterr().err
+    assert "specify either a message" in capsys.readouterr().err
 
 
 def test_levels_are_set_shown_and_taken_back(fleet: Fleet, told: Told) -> None:

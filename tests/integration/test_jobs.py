@@ -196,7 +196,7 @@ def test_a_job_that_kills_its_ticks_fails_after_some(fleet: Fleet) -> None:
         up_to(fleet, do_jobs(fleet.context("dead")), lambda effect: effect.name == "begin_replay")
         fleet.clock.at_ms += queue.JOB_LEASE_MS
     done = turn(fleet)
-    assert done.ended == 1 and "came to no end with it" in done.failures[0]
+    assert done.ended == 1 and "could not finish it" in done.failures[0]
     assert listed(fleet)[0].state == "failed"
 
 
@@ -214,13 +214,13 @@ def test_what_waits_is_cancelled_and_nothing_else(fleet: Fleet) -> None:
     number = job(fleet)
     write(fleet.engine, lambda c: queue.cancel(c, number, fleet.by))
     assert later(fleet).ended == 0 and listed(fleet)[0].state == "cancelled"
-    with pytest.raises(Refused, match="is cancelled: only what waits"):
+    with pytest.raises(Refused, match="is cancelled: you can cancel a job only while it waits"):
         write(fleet.engine, lambda c: queue.cancel(c, number, fleet.by))
     with pytest.raises(UnknownId, match="unknown job 99"):
         write(fleet.engine, lambda c: queue.cancel(c, 99, fleet.by))
     taken = job(fleet)
     write(fleet.engine, lambda c: queue.take(c, "w1", fleet.clock.now_ms()))
-    with pytest.raises(Refused, match="is under way: only what waits"):
+    with pytest.raises(Refused, match="is under way: you can cancel"):
         write(fleet.engine, lambda c: queue.cancel(c, taken, fleet.by))
 
 
@@ -230,7 +230,7 @@ def test_the_same_is_ordered_once_and_many_wait_for_none(fleet: Fleet, monkeypat
     with pytest.raises(Refused, match="job 1, by ann, is waiting"):
         job(fleet)
     monkeypatch.setattr(queue, "MAX_OPEN_JOBS", 1)
-    with pytest.raises(Refused, match="1 jobs wait already"):
+    with pytest.raises(Refused, match="maximum of 1 queued jobs"):
         job(fleet, ReplayJob(ReplayScope(("acme",)), T0, END))
     assert later(fleet).ended == 1
     assert job(fleet) == 2

@@ -94,7 +94,7 @@ def test_each_is_ordered_on_the_command_line(
         assert json.loads(capsys.readouterr().out)["job"] == number + 1
         assert (run(later), run([*later, "--dry-run"])) == (1, 2)
         said = capsys.readouterr().err
-        assert "the same is queued already" in said and "specify either" in said
+        assert "the same job is already queued" in said and "specify either" in said
     assert run([*line, "org", "assign", "acme", "globex", "--provider", "stripe", "--queue"]) == 2
     assert [(one.kind, one.state, one.actor, one.reason) for one in listed(home.fleet)] == [
         (kind, "waiting", "ann", "they asked") for kind in ("assign", "accept", "replay")

@@ -105,7 +105,7 @@ def test_a_provider_that_ticks_do_not_have_is_waited_for(engine: sa.Engine) -> N
     fleet, _ = short(engine)
     job(fleet, DAY)
     assert turn(fleet, capabilities={}).ended == 0
-    assert "fake cannot be used by the tick" in listed(fleet)[0].said
+    assert "the tick cannot use fake" in listed(fleet)[0].said
     assert turn(fleet) == JobsDone(1, [])
 
 
@@ -150,12 +150,15 @@ def test_job_out_of_time_continues_and_fails_with_reason_after_some_ticks(
     job(fleet, replace(DAY, org_id=""))
     assert turn(fleet).ended == 0
     assert len(late.asked) == 1, "no more is asked once time is up"
-    assert (listed(fleet)[0].state, "time was up before all was compared" in listed(fleet)[0].said) == ("waiting", True)
+    assert (listed(fleet)[0].state, "time ran out before the comparison was complete" in listed(fleet)[0].said) == (
+        "waiting",
+        True,
+    )
     assert "could not be read" not in listed(fleet)[0].said, "what was not asked for is not said to be unreadable"
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0, "nor was there time to look a push up"
     for _ in range(queue.MAX_TRIES):
         last = turn(fleet)
-    assert "queue less at once" in last.failures[0] and listed(fleet)[0].state == "failed"
+    assert "queue a smaller range" in last.failures[0] and listed(fleet)[0].state == "failed"
 
 
 def test_a_comparison_without_time_compares_nothing_and_says_so(engine: sa.Engine) -> None:
@@ -174,7 +177,7 @@ def test_what_is_ordered_is_whole_days_and_once(engine: sa.Engine) -> None:
     with pytest.raises(UsageError, match="ends before it starts"):
         replace(DAY, to_ms=T0)
     job(fleet, DAY)
-    with pytest.raises(Refused, match="the same is queued already"):
+    with pytest.raises(Refused, match="the same job is already queued"):
         job(fleet, DAY)
     assert listed(fleet)[0].what == "correction of acme at fake, from 2026-01-01, up to 2026-01-02"
     command = "reconcile acme --provider fake --from 2026-01-01 --to 2026-01-02 --correct"
@@ -199,4 +202,4 @@ def test_where_history_was_lost_nothing_is_ordered_and_nothing_corrected(engine:
 def test_more_that_is_left_is_counted(engine: sa.Engine) -> None:
     line = reconciling.Line(T0, "acme", "fake", "acme", "f", 9, 2, "short")
     found = Reconciled(compared=5, differing=[line] * (run_jobs.LINES_SAID + 2))
-    assert run_jobs.corrections_in_words(found).endswith("what is apart was not proven; and 2 more")
+    assert run_jobs.corrections_in_words(found).endswith("the difference was not proven; and 2 more")

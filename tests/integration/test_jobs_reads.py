@@ -96,7 +96,7 @@ def test_an_organisation_is_assigned_once_its_customer_is_there(fleet: Fleet) ->
     up_to(fleet, do_jobs(fleet.context("dead")), lambda effect: effect.name == "end_job")
     assert billers(fleet) == [("embedded", "acme"), ("fake", "cus_1")]
     assert later(fleet).ended == 1
-    assert listed(fleet)[0].said == "acme is assigned to fake as cus_1 already"
+    assert listed(fleet)[0].said == "acme is already assigned to fake as cus_1"
     assert len(billers(fleet)) == 2
 
 
@@ -120,5 +120,5 @@ def test_it_waits_for_a_provider_that_is_away_and_not_for_ever(fleet: Fleet, fak
 def test_what_was_assigned_by_hand_meanwhile_stays_so(fleet: Fleet) -> None:
     job(fleet, TO_FAKE)
     fleet.assign("acme", provider="none")
-    assert "assigned otherwise since" in later(fleet).failures[0]
+    assert "another assignment since" in later(fleet).failures[0]
     assert billers(fleet)[-1] == ("none", "acme")

@@ -88,9 +88,7 @@ def test_new_card_resumes_top_ups_and_low_wallet_is_filled_in_same_tick(stopped:
     found = listed(stopped)
     assert (found.job_id, found.kind, found.state) == (number, "topup", "done")
     stopped_by = "stolen_card: the card was declined"
-    assert found.said == (
-        f"top-ups of acme are resumed; they had stopped themselves: {stopped_by}; 1 begun; 1 credited"
-    )
+    assert found.said == (f"top-ups of acme are resumed; they had stopped: {stopped_by}; 1 begun; 1 credited")
     assert found.command == ["topup", "resume", "acme"]
     assert (stopped.credits(), terms(stopped)["blocked_ms"], judged(stopped)) == (20, None, [])
     assert deeds(stopped, "topup_resume") == [("ann", "they called", "console")]
@@ -173,7 +171,7 @@ def test_a_service_that_ticks_do_not_have_is_waited_for(stopped: Purses) -> None
     context = stopped.context()
     context.payments = {}
     assert runner.run(do_jobs(context), stopped.world()).ended == 0
-    assert "fake cannot be used by the tick" in listed(stopped).said
+    assert "the tick cannot use fake" in listed(stopped).said
     assert turn(stopped).ended == 1
 
 
@@ -205,7 +203,7 @@ def test_what_a_person_said_since_it_was_ordered_stands(
         change(stopped)
     else:
         stopped.pay.meanwhile = lambda: change(stopped)
-    assert "terms of acme were changed since it was queued" in turn(stopped).failures[0]
+    assert "terms of acme have changed since it was queued" in turn(stopped).failures[0]
     assert terms(stopped)["mode"] == "stopped" and not deeds(stopped, "topup_resume")
     assert bool(stopped.pay.asked_of) == (when == "meanwhile"), "nobody is asked in vain"
 
@@ -215,7 +213,7 @@ def test_what_a_person_did_by_hand_meanwhile_is_done(stopped: Purses) -> None:
     job(stopped, RESUME)
     stopped.resume()
     assert turn(stopped) == JobsDone(1, [])
-    assert listed(stopped).said == "top-ups of acme are resumed already; 1 begun; 1 credited"
+    assert listed(stopped).said == "top-ups of acme are already resumed; 1 begun; 1 credited"
     assert len(deeds(stopped, "topup_resume")) == 1
 
 
@@ -227,14 +225,14 @@ def test_what_is_only_tried_out_is_armed_without_a_question(stopped: Purses) -> 
 
 
 def test_what_would_change_nothing_is_not_ordered(purses: Purses) -> None:
-    for asked, why in ((RESUME, "nothing has stopped"), (START, "are live already")):
+    for asked, why in ((RESUME, "have not stopped"), (START, "are already live")):
         with pytest.raises(Refused, match=why):
             job(purses, asked)
     mode(purses, "stopped")
     with pytest.raises(Refused, match="top-ups of acme are stopped: `drawdown topup start acme`"):
         job(purses, RESUME)
     job(purses, START)
-    with pytest.raises(Refused, match="the same is queued already"):
+    with pytest.raises(Refused, match="the same job is already queued"):
         job(purses, START)
     with pytest.raises(UnknownId):
         job(purses, TopupJob("acmee", "start"))

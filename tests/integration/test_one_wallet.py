@@ -27,7 +27,7 @@ from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.verifying import tamper
 from tests.world import T0, Fleet
 
-SAYS = "{one} at {there} and {other} at {here} would draw on one wallet, that of the customer bob: give {one} another"
+SAYS = "{one} at {there} and {other} at {here} would both draw on the wallet of the customer bob. Give {one} another"
 
 
 @pytest.fixture
@@ -72,10 +72,10 @@ def test_a_wallet_changes_hands_in_time(fleet: Fleet) -> None:
     fleet.tick(T0)
     flipped(fleet, "xorg", "embedded", from_ms=T0)
     flipped(fleet, "xorg", "apart", from_ms=T0 + WINDOW_MS)
-    with pytest.raises(Refused, match="would draw on one wallet"):
+    with pytest.raises(Refused, match="would both draw on the wallet"):
         flipped(fleet, "yorg", "fake", from_ms=T0)
     assert flipped(fleet, "yorg", "fake", from_ms=T0 + WINDOW_MS).problem is None
-    with pytest.raises(Refused, match="xorg at embedded and yorg at fake would draw on one wallet"):
+    with pytest.raises(Refused, match="xorg at embedded and yorg at fake would both draw on the wallet"):
         write(fleet.engine, lambda c: assignments.cancel(c, "xorg", fleet.by))
     assert read(fleet.engine, verify).breaches == []
 

@@ -199,7 +199,7 @@ def test_quarantined_is_not_ours_and_is_told_as_a_difference(busy: Fleet) -> Non
     busy.sample("globex", T0 + 8, -5)
     found = asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_060)]})
     assert told(found) == [("cell-1", "globex", 10_000, 10_060, 5_965, "differs")]
-    assert "1 quarantined" in (found.lines[0].note or "")
+    assert "1 sample of that day quarantined" in (found.lines[0].note or "")
 
 
 def test_what_was_withdrawn_explains_a_difference_and_hides_no_other(busy: Fleet) -> None:
@@ -358,7 +358,7 @@ def test_the_command_compares_a_file(database_url: str, tmp_path: Path, capfd: p
     for bad in (["--cells", "x.csv"], [], ["--cells", "--from", "2026-01-01T00:05"]):
         assert drawdown([*line, *bad]) == 2
     assert drawdown([*line, str(totals_file(tmp_path, f"day,org_id,seconds\n{DAY},acme,x\n"))]) == 2
-    assert "line 2: seconds is no whole number" in capfd.readouterr().err
+    assert "line 2: invalid seconds: expected a whole number" in capfd.readouterr().err
 
 
 class TestRealDay:

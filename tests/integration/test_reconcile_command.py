@@ -125,6 +125,6 @@ def test_a_correction_is_ordered(tmp_path: Path) -> None:
 
     ordered = run("acme", *day, "--correct")
     assert (ordered.status, ordered.json["job"]) == (0, 1)
-    assert run("acme", *day, "--correct").status == 1, "the same is queued already"
+    assert run("acme", *day, "--correct").status == 1, "the same job is already queued"
     for nonsense in ((*day,), ("acmee", "--correct"), ("--correct", "--threshold", "1"), ("--kept",)):
         assert run(*nonsense).status == 2, nonsense

@@ -154,14 +154,14 @@ def test_a_start_is_ordered_where_it_may_be(
     services = PaymentServices({"autumn": account.service})
     monkeypatch.setattr(App, "payments", property(lambda _: services))
     for words, status, told in (
-        ("resume acme --queue", 1, "nothing has stopped the top-ups of acme"),
-        ("start acme --queue", 1, "top-ups of acme are live already"),
+        ("resume acme --queue", 1, "the top-ups of acme have not stopped"),
+        ("start acme --queue", 1, "top-ups of acme are already live"),
         ("stop acme --undo", 2, "--undo goes with --all"),
         ("start acme --shadow --queue", 2, "either --shadow or --queue"),
         ("stop acme", 0, "acme: stopped"),
         ("resume acme --queue", 1, "top-ups of acme are stopped"),
         ("start acme --queue", 0, "job 1: the next tick does it"),
-        ("start acme --queue", 1, "the same is queued already: job 1"),
+        ("start acme --queue", 1, "the same job is already queued: job 1"),
     ):
         ended = run(["--database-url", url, "--at", "2026-01-01T00:00:00Z", "topup", *words.split()])
         done = capsys.readouterr()

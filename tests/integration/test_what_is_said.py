@@ -75,13 +75,13 @@ def test_a_withdrawn_event_says_so_first(shell: Shell) -> None:
 
 
 def test_the_end_of_an_operators_halt_says_the_same_when_it_is_given_again(shell: Shell) -> None:
-    assert "`drawdown org halt acme --undo` lifts it" in shell("org halt acme")
+    assert "`drawdown org halt acme --undo` ends the halt" in shell("org halt acme")
     assert "halted by an operator. Run `drawdown org halt acme --undo` to resume it" in shell("org release acme", 1)
     first = shell("org halt acme --undo").splitlines()[0]
-    assert first == "acme: halted no longer by an operator, and until its provider is asked; before: halted"
-    assert shell("org halt acme --undo").splitlines()[0] == f"{first}; it was so before"
+    assert first == "acme: no longer halted by an operator, but halted until its provider is asked; before: halted"
+    assert shell("org halt acme --undo").splitlines()[0] == f"{first}; nothing changes"
     shell("tick")  # which halts it for its empty wallet
-    assert "(credits_exhausted); before: halted; no operator's halt held it" in shell("org halt acme --undo")
+    assert "(credits_exhausted); before: halted; it had no operator's halt" in shell("org halt acme --undo")
 
 
 def test_action_with_given_time_differs_from_action_of_that_time(

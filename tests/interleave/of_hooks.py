@@ -82,7 +82,7 @@ def _told(stage: Stage) -> Iterator[str]:
             yield f"{name} is delivered, and was not taken"
     ((going,),) = stage.rows("SELECT COUNT(*) FROM hook_endpoints WHERE ended_ms IS NULL")
     if going > hooks.MAX_ENDPOINTS:
-        yield f"{going} endpoints go on"
+        yield f"{going} endpoints are active"
     made = [
         target
         for target, details in stage.rows("SELECT target, details FROM operator_actions WHERE action = 'hook_set'")

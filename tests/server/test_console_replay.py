@@ -108,7 +108,7 @@ def test_what_is_taken_up_meanwhile_is_not_cancelled(home: Lost) -> None:
     sent = hidden(home.send("/console/act/job-cancel", order))
     write(home.engine, lambda c: queue.take(c, "w1", home.now))
     refused = home.send("/console/act/job-cancel", sent)
-    assert refused.status_code == 409 and "only what waits can be cancelled" in unescape(refused.text)
+    assert refused.status_code == 409 and "you can cancel a job only while it waits" in unescape(refused.text)
     assert "under way" in home.page()
 
 

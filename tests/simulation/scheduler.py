@@ -56,7 +56,7 @@ FINE = (
     "DatabaseBusy",
     "went away",
     "HistoryDoubted",
-    "ticks came to no end with it",
+    "ticks could not finish it",
     "left to a person",
     "since it was queued",
 )

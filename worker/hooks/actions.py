@@ -93,7 +93,7 @@ def set_endpoint(
     if not is_clean_id(name):
         raise UsageError("invalid endpoint name: expected 1 to 200 characters without control characters")
     if origin(url) is None:
-        raise UsageError("that is no http(s) URL of the plain form, such as https://app.example/webhooks/drawdown")
+        raise UsageError("invalid url: expected a plain http(s) URL such as https://app.example/webhooks/drawdown")
     for event in events:
         ids.require_among(ids.EVENT, event, EVENTS)
     ids.require(connection, ids.ENDPOINT, name, new=new)
@@ -103,7 +103,7 @@ def set_endpoint(
         before = _endpoint(_hold(connection, name))
     told = find_wanted_events(connection)
     if before is None and SQL.run(connection, "going").scalar_one() >= MAX_ENDPOINTS:
-        raise Refused(f"{MAX_ENDPOINTS} endpoints go on: end one first (`drawdown hook end`)")
+        raise Refused(f"the maximum number of active endpoints is {MAX_ENDPOINTS}: end one first (`drawdown hook end`)")
     kept = before.events if before is not None else EVENTS
     made = Endpoint(name, url, tuple(sorted(set(events))) or kept, 1 if before is None else before.generation)
     values = {"name": name, "url": url, "events": " ".join(made.events), "now_ms": by.now_ms}
@@ -122,7 +122,7 @@ def rotate(connection: sa.Connection, name: str, by: By, *, overlap_ms: int = OV
     Errors: UsageError; UnknownId; Refused for an endpoint that was ended.
     """
     if not 0 <= overlap_ms <= MOST_OVERLAP_MS:
-        raise UsageError("the old secret signs for 30 more days at most")
+        raise UsageError("invalid overlap: expected 0 to 30 days")
     before = _require_endpoint(connection, name)
     done = Rotated(before.generation + 1, by.now_ms + overlap_ms)
     SQL.run(connection, "rotate", {"name": name, **vars(done)})
@@ -214,7 +214,7 @@ def _endpoint(row: Any) -> Endpoint | None:
     if row is None:
         return None
     if row["ended_ms"] is not None:
-        raise Refused(f"{row['name']} was ended: make another endpoint, with another name")
+        raise Refused(f"{row['name']} has ended: create an endpoint with another name")
     return Endpoint(row["name"], row["url"], tuple(row["events"].split()), row["generation"])
 
 
@@ -257,7 +257,7 @@ def _set(
     name: EndpointName,
     url: Annotated[str, TEXT, "URL of your product's receiver", Label("URL")],
     *,
-    events: Annotated[list[str] | None, ID, f"For this: {', '.join(EVENTS)}"] = None,
+    events: Annotated[list[str] | None, ID, f"Event to send: {', '.join(EVENTS)}"] = None,
     new: New = False,
 ) -> EndpointSet:
     made, before = set_endpoint(connection, name, url, events or (), asked.by, new=new)
@@ -271,9 +271,9 @@ def _listens(done: EndpointSet) -> list[str]:
     before = f"; before: {done.was_url}" if done.was_url is not None else ""
     lines = [f"{done.name}: {done.url}; {', '.join(done.events)}{before}"]
     if done.was_url is None and done.secret is None:
-        lines.append("it has no secret yet: set DRAWDOWN_HOOK_SECRET")
+        lines.append("the endpoint has no secret yet: set DRAWDOWN_HOOK_SECRET")
     if not done.allowed:
-        lines.append("it is not called yet: add its origin to DRAWDOWN_HOOK_ORIGINS")
+        lines.append("Drawdown does not call the endpoint yet: add its origin to DRAWDOWN_HOOK_ORIGINS")
     return lines
 
 
@@ -304,8 +304,8 @@ def _rotate(
 def _lost_rotation(values: Values) -> str:
     name = values["name"]
     return (
-        f"`drawdown --json hook list` tells the generation of the secret of {name}: if it has risen, "
-        f"`drawdown hook secret {typed(name)}` prints the new one, and one more rotation would end the old one"
+        f"`drawdown --json hook list` shows the generation of the secret of {name}. If it has risen, run "
+        f"`drawdown hook secret {typed(name)}` to print the new secret. Another rotation would end the old one"
     )
 
 
@@ -326,7 +326,7 @@ def _end(connection: sa.Connection, asked: Invocation, name: EndpointName) -> En
 def _ended(done: EndpointEnded) -> str:
     if not done.changed:
         return f"{done.name}: was ended before"
-    return f"{done.name}: ended; {done.untold:,} messages were still due there"
+    return f"{done.name}: ended with {done.untold:,} message{'' if done.untold == 1 else 's'} still due"
 
 
 @dataclass(frozen=True)
@@ -350,14 +350,14 @@ def _low(
     new: New = False,
 ) -> LowSet:
     if (low_micro is None) != never:
-        raise UsageError("give a number of credits, or --never: one of them", at="low")
+        raise UsageError("specify either a number of credits or --never", at="low")
     there, was = set_low(connection, org_id or EVERYBODY, low_micro, asked.by, new=new)
     return LowSet(org_id, low_micro, was, there)
 
 
 def _is_low(done: LowSet) -> str:
     now, was = (("never" if micro is None else show_credits(micro)) for micro in (done.low_micro, done.was_micro))
-    return f"{done.org_id or 'all others'}: {now}; before: {was if done.was_set else 'nothing was said'}"
+    return f"{done.org_id or 'all other organisations'}: {now}; before: {was if done.was_set else 'not set'}"
 
 
 @dataclass(frozen=True)
@@ -380,7 +380,7 @@ def _replay(
     endpoint: AtEndpoint = "",
 ) -> SentAgain:
     if (message is None) != failed or (failed and not endpoint):
-        raise UsageError("name a message, or give --failed --endpoint NAME: one of them", at="message")
+        raise UsageError("specify either a message or --failed --endpoint NAME", at="message")
     if message is not None:
         sent_to = replay(connection, message, asked.by, endpoint=endpoint)
         return SentAgain(message, sent_to, len(sent_to), 0)
@@ -390,20 +390,20 @@ def _replay(
 
 def _sentence(done: SentAgain) -> str:
     if done.message_id is not None:
-        return f"{done.message_id}: is sent again to {', '.join(done.endpoints)}"
-    more = f"; {done.left:,} more have failed: the same command again takes them" if done.left else ""
-    return f"{done.endpoints[0]}: {done.replayed:,} are sent again{more}"
+        return f"{done.message_id}: queued again for {', '.join(done.endpoints)}"
+    more = f"; {done.left:,} more failed: repeat the command to queue them" if done.left else ""
+    return f"{done.endpoints[0]}: {done.replayed:,} message{'' if done.replayed == 1 else 's'} queued again{more}"
 
 
 def _facts(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     found = next((one for one in list_endpoints(connection) if one.name == values["name"]), None)
     if found is None:
-        return [Fact("Endpoint", "there is none yet")]
+        return [Fact("Endpoint", "does not exist yet")]
     return [
         Fact("URL", found.url),
         Fact("Events", ", ".join(found.events)),
         Fact("Secret's generation", str(found.generation)),
-        Fact("State", "listens" if found.ended_ms is None else "ended"),
+        Fact("State", "active" if found.ended_ms is None else "ended"),
         Fact("Due", f"{found.due:,}", fixed=False),
     ]
 
@@ -418,7 +418,7 @@ def _facts_of_replay(connection: sa.Connection, _asked: Invocation, values: Valu
 def _facts_of_level(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     row = SQL.run(connection, "level", {"org_id": values["org_id"] or EVERYBODY}).one_or_none()
     if row is None:
-        return [Fact("Low", "nothing is set")]
+        return [Fact("Low", "not set")]
     return [Fact("Low", "never" if row.low_micro is None else show_credits(row.low_micro))]
 
 
@@ -443,7 +443,7 @@ ACTIONS: Final = (
         "Rotate an endpoint's secret",
         "Rotate an endpoint's secret and show the new secret. The old secret also signs until the overlap ends.",
         _rotate,
-        lambda done: f"{done.name}: the old secret signs, too, until {show_time(done.old_until_ms)}",
+        lambda done: f"{done.name}: the old secret also signs until {show_time(done.old_until_ms)}",
         path="/v1/hooks/{name}/rotate",
         scope=SCOPE,
         role="admin",

@@ -52,7 +52,7 @@ class HookClient:
 
     async def _one(self, line: tuple[Target, HttpClient] | None, message: HookRequest) -> HookAnswer:
         if line is None:
-            return HookAnswer(error="its URL is not on the allow-list (DRAWDOWN_HOOK_ORIGINS)")
+            return HookAnswer(error="the URL is not on the allow-list (DRAWDOWN_HOOK_ORIGINS)")
         secrets = self._settings.secrets_of(message.endpoint, message.generations)
         if not secrets:
             return HookAnswer(error="no secret to sign with: set DRAWDOWN_HOOK_SECRET")
@@ -68,4 +68,4 @@ class HookClient:
         if not isinstance(result, Answer):
             return HookAnswer(error=target.failure(result, "DRAWDOWN_HOOK_NETWORKS"))
         taken = 200 <= result.status < 300
-        return HookAnswer(result.status, None if taken else f"it answered {result.status}")
+        return HookAnswer(result.status, None if taken else f"the endpoint answered {result.status}")

@@ -163,7 +163,7 @@ SCOPE: Final = "hooks:read"
 OF_MESSAGES: Final = (
     Column("message_id", "message"), "event", Column("org_id", "organisation"), "endpoint", "state",
     Column("attempts", "#calls"), Column("at_ms", "happened"), Column("due_at_ms", "next"),
-    Column("last_error", "said last"),
+    Column("last_error", "last error"),
 )  # fmt: skip
 LISTS: Final = (
     Listing(

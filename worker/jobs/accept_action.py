@@ -31,7 +31,7 @@ def _accept_job(connection: sa.Connection, asked: Invocation, provider: str) -> 
     require_biller(connection, known, provider, "it has no settings")
     if known is None or provider not in known.capabilities:
         command = typed("drawdown", "provider", "accept", provider)
-        raise Refused(f"this server has no settings of {provider}: `{command}` where it has")
+        raise Refused(f"this server has no settings of {provider}: run `{command}` on a server that has them")
     return AcceptJob(provider, providers.terms_of(known.capabilities[provider]))
 
 
@@ -48,10 +48,10 @@ def _changes(connection: sa.Connection, asked: Invocation, values: Values) -> Se
     moved = providers.changes(connection, job.provider, known.capabilities[job.provider])
     unsent, sent = providers.open_at(connection, job.provider)
     return [
-        *(Fact(part, f"{was}; by this server's settings {now}") for part, (was, now) in moved.items()),
-        Fact("Unsent pushes, sealed again", f"{unsent:,}", fixed=False),
-        Fact("Sent and not settled: these have to be none", f"{sent:,}", fixed=False),
-        Fact("Queued already", "no" if same_as(connection, job) is None else "yes"),
+        *(Fact(part, f"{was}; with this server's settings: {now}") for part, (was, now) in moved.items()),
+        Fact("Unsent pushes to seal again", f"{unsent:,}", fixed=False),
+        Fact("Sent pushes that are not settled (must be 0)", f"{sent:,}", fixed=False),
+        Fact("Already queued", "no" if same_as(connection, job) is None else "yes"),
     ]
 
 
@@ -61,7 +61,7 @@ ACTIONS: Final = (
         "Accept changed settings",
         "Queue a job that accepts a provider's changed settings. The settings are those of this server.",
         _accept,
-        lambda done: f"{done.provider}: queued; the next tick does it, or begins to",
+        lambda done: f"{done.provider}: queued; the next tick starts the job",
         path="/v1/providers/{provider}/accept",
         scope="jobs:write",
         facts=_changes,

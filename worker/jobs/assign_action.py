@@ -92,8 +92,8 @@ def _here(connection: sa.Connection, wish: Wish, options: FlipOptions, by: By) -
         return OrgAssigned(org, provider, latest.customer_id, latest.start_ms, Waited(), already=True)
     if provider == EMBEDDED and would_newly_halt(candidate, options) and not options.allow_halt:
         raise Refused(
-            f"{org} is billed by {candidate.provider}: without credit here it is halted at once. Give credit first "
-            f"(`drawdown ledger grant {typed(candidate.customer_id)}`), and allow the halt"
+            f"{candidate.provider} bills {org} now. Without credit here, the new assignment halts it at once. Grant "
+            f"credit first (`drawdown ledger grant {typed(candidate.customer_id)}`), and allow the halt"
         )
     (made,) = assignments.assign(
         connection, [org], provider, by, customer_id=candidate.customer_id, from_ms=options.from_ms
@@ -103,11 +103,11 @@ def _here(connection: sa.Connection, wish: Wish, options: FlipOptions, by: By) -
 
 def _sentence(done: OrgAssigned) -> str:
     if done.undone:
-        return f"{done.org_id}: not moved to {done.provider} at {show_time(done.start_ms)}"
+        return f"{done.org_id}: cancelled its assignment to {done.provider} at {show_time(done.start_ms)}"
     if done.job_id is not None:
-        return f"job {done.job_id}: a tick asks {done.provider}, and assigns {done.org_id} then"
+        return f"job {done.job_id}: a tick asks {done.provider} and then assigns {done.org_id}"
     whose = f"{done.org_id}: billed by {done.provider} as {done.customer_id} from {show_time(done.start_ms)} on"
-    return f"{whose}; it was so before" if done.already else whose
+    return f"{whose}; nothing changes" if done.already else whose
 
 
 def _billed(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
@@ -130,8 +130,8 @@ ACTIONS: Final = (
     Action(
         "org assign",
         "Assign an organisation",
-        "Have an organisation billed by a provider, or with new make one. A provider elsewhere is asked by the next "
-        "tick: the answer has the job's number.",
+        "Assign an organisation to a provider. To create the organisation, pass new. If the provider is remote, the "
+        "next tick asks it: the answer has the job's number.",
         _assign,
         _sentence,
         path="/v1/orgs/{org_id}/assign",

@@ -32,8 +32,8 @@ class ReplayJob:
     def __post_init__(self) -> None:
         if len(self.scope.orgs) > MAX_JOB_ORGS:
             raise UsageError(
-                f"a job names {MAX_JOB_ORGS:,} organisations at most, and these are {len(self.scope.orgs):,}: "
-                "queue it by provider, or for all of them"
+                f"too many organisations for a job: {len(self.scope.orgs):,}. A job names at most {MAX_JOB_ORGS:,}: "
+                "queue it by provider, or for all organisations"
             )
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ class AcceptJob:
     terms: str
 
     def __str__(self) -> str:
-        return f"use of {self.provider} on its changed settings"
+        return f"changed settings of {self.provider}"
 
     def text(self) -> str:
         return json.dumps({"provider": self.provider, "terms": self.terms}, sort_keys=True)
@@ -161,7 +161,7 @@ class TopupJob:
     was: Stood | None = None
 
     def __str__(self) -> str:
-        return f"top-ups of {self.wallet}: {'another card' if self.what == 'resume' else 'a start'}"
+        return f"top-ups of {self.wallet}: {'resume with another card' if self.what == 'resume' else 'start'}"
 
     def text(self) -> str:
         return json.dumps({**vars(self), "was": None if self.was is None else vars(self.was)}, sort_keys=True)
@@ -192,14 +192,14 @@ class CorrectJob:
 
     def __post_init__(self) -> None:
         if any(day is not None and day % DAY_MS for day in (self.from_ms, self.to_ms)):
-            raise UsageError("a correction is of whole days, UTC: 2026-01-31")
+            raise UsageError("a correction is for whole days in UTC, such as 2026-01-31")
         if self.from_ms is not None and self.to_ms is not None and self.to_ms <= self.from_ms:
-            raise UsageError("the range ends before it starts: its end is the day after the last one")
+            raise UsageError("the range ends before it starts: the end is the day after the last day")
 
     def __str__(self) -> str:
         since = "" if self.from_ms is None else f", from {_day(self.from_ms)}"
         until = "" if self.to_ms is None else f", up to {_day(self.to_ms)}"
-        days = f"{since}{until}" or ", what was settled lately"
+        days = f"{since}{until}" or ", recently settled pushes"
         return f"correction of {self.org_id or 'all organisations'} at {self.provider or 'all providers'}{days}"
 
     def text(self) -> str:

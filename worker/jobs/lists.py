@@ -119,7 +119,7 @@ LISTS: Final = (
         _jobs,
         (Column("job_id", "#job"), "kind", Column("state", show=_words), "what", Column("actor", "by"), "reason",
          Column("at_ms", "since"), Column("windows_done", "#done"), Column("windows", "#windows"),
-         Column("said", "what became of it")),
+         Column("said", "result")),
         holds="jobs",
         path="/v1/jobs",
         scope="jobs:read",

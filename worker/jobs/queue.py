@@ -73,13 +73,13 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
     """Job something; returns the job's number.
 
     Errors: those of `plan`; HistoryDoubted of a correction where history was lost; Refused where nothing would
-    change, where the same is queued already, or too many wait.
+    change, where the same job is already queued, or too many wait.
     (Of two that are placed at the very same moment both may stand: the second one finds nothing to do.)
     """
     _plan(connection, asked, by.now_ms)
     asked = understood(connection, asked)
     if isinstance(asked, AssignJob) and asked.is_so(asked.was) and asked.from_ms is None:
-        raise Refused(f"{asked.org_id} is assigned so already: `drawdown org show {typed(asked.org_id)}`")
+        raise Refused(f"{asked.org_id} already has this assignment: see `drawdown org show {typed(asked.org_id)}`")
     if isinstance(asked, AcceptJob) and asked.terms == terms_in_force(connection, asked.provider):
         raise Refused(UNCHANGED.format(asked.provider))
     if isinstance(asked, TopupJob):
@@ -88,9 +88,9 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
         require_whole(connection)
     same = same_as(connection, asked)
     if same is not None:
-        raise Refused(f"the same is queued already: {same} (`drawdown job list`)")
+        raise Refused(f"the same job is already queued: {same}. See `drawdown job list`")
     if SQL.run(connection, "count_open").scalar_one() >= MAX_OPEN_JOBS:
-        raise Refused(f"{MAX_OPEN_JOBS:,} jobs wait already: let ticks do them, or cancel some")
+        raise Refused(f"the maximum of {MAX_OPEN_JOBS:,} queued jobs is reached: let ticks do them, or cancel some")
     values = {
         "kind": asked.kind,
         "payload": asked.text(),
@@ -137,7 +137,9 @@ def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
     if isinstance(asked, AssignJob):
         latest = latest_biller(connection, asked.org_id)
         if latest != asked.was and not asked.is_so(latest):
-            raise Refused(f"{asked.org_id} was assigned otherwise since it was queued: look, and queue it again")
+            raise Refused(
+                f"{asked.org_id} got another assignment since it was queued: check it, and queue the job again"
+            )
 
 
 def same_as(connection: sa.Connection, asked: Asked) -> str | None:
@@ -155,7 +157,7 @@ def cancel(connection: sa.Connection, job_id: int, by: By) -> None:
     values = {"job_id": job_id, "now_ms": by.now_ms}
     if SQL.run(connection, "cancel", values).rowcount != 1:
         state = state_of(connection, job_id)
-        raise Refused(f"job {job_id} is {state.replace('_', ' ')}: only what waits can be cancelled")
+        raise Refused(f"job {job_id} is {state.replace('_', ' ')}: you can cancel a job only while it waits")
     record(connection, "job_cancel", str(job_id), {}, by)
 
 
@@ -176,7 +178,7 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
     asked, by = read_job(row.kind, row.payload), By(now_ms, row.actor, row.reason, row.via)
     try:
         if row.tries > MAX_TRIES:
-            raise Refused(f"{MAX_TRIES} ticks came to no end with it: {row.said or 'see what they say of themselves'}")
+            raise Refused(f"{MAX_TRIES} ticks could not finish it: {row.said or 'read the log of the ticks'}")
         _require_as_it_stood(connection, asked)
         planned = _plan(connection, asked, now_ms)
     except (Refused, UsageError) as error:
@@ -208,7 +210,7 @@ def stands(connection: sa.Connection, wallet: str) -> Stood:
     row = SQL.run(connection, "topup_terms", {"wallet": wallet}).mappings().one_or_none()
     if row is None:
         ids.require(connection, ids.TOPPED_UP, wallet)
-        raise Refused(f"{wallet} got terms this moment: try again")
+        raise Refused(f"another call just set the terms of {wallet}. Try again")
     terms = asdict(terms_of(row))
     mode = terms.pop("mode")
     return Stood(
@@ -220,11 +222,11 @@ def require_use(asked: TopupJob) -> None:
     """Errors: Refused where it would change nothing, or could not be done."""
     assert asked.was is not None
     if asked.what == "start" and asked.was.mode == "live":
-        raise Refused(f"top-ups of {asked.wallet} are live already: `drawdown topup show {typed(asked.wallet)}`")
+        raise Refused(f"top-ups of {asked.wallet} are already live: see `drawdown topup show {typed(asked.wallet)}`")
     if asked.what == "resume" and asked.was.mode == "stopped":
         raise Refused(STOPPED.format(asked.wallet, typed(asked.wallet)))
     if asked.what == "resume" and asked.was.stops == (0, None, None):
-        raise Refused(f"nothing has stopped the top-ups of {asked.wallet}: no card of it was declined")
+        raise Refused(f"the top-ups of {asked.wallet} have not stopped: none of its cards was declined")
 
 
 def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:
@@ -237,12 +239,14 @@ def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:
     if asked.what == "start" and (now.terms, now.mode) == (was.terms, "live"):
         return False
     if (now.terms, now.mode, now.said_ms) != (was.terms, was.mode, was.said_ms):
-        raise Refused(f"the terms of {asked.wallet} were changed since it was queued: look, and queue it again")
+        raise Refused(
+            f"the terms of {asked.wallet} have changed since it was queued: check them, and queue the job again"
+        )
     if asked.what == "start" or now.stops == was.stops:
         return True
     if now.stops == (0, None, None):
         return False
-    raise Refused(f"a charge of {asked.wallet} was declined since it was queued: look, and queue it again")
+    raise Refused(f"a charge of {asked.wallet} was declined since it was queued: check it, and queue the job again")
 
 
 @dataclass(frozen=True)

@@ -140,11 +140,11 @@ def _end(connection: sa.Connection, *, turn: Context, taken: ClaimedJob, came: T
 
 def in_words(pushes: int, found: Replayed) -> str:
     """Return the result of a replay in words: `pushes` of all its turns, and the rest that is left for others."""
-    none = "nothing more to seal" if found.to_settle else "nothing more was owed there"
+    none = "no more usage to seal" if found.to_settle else "no further push was needed"
     said = [f"sealed {pushes:,} push{'' if pushes == 1 else 'es'}" if pushes else none]
     said += [found.to_settle] if found.to_settle else []
     said += [f"left out {bad.org_id}: {bad.reason}" for bad in found.stopped[:SAID]]
-    said += _some([f"{name} cannot be sent to now" for name in found.not_ready])
+    said += _some([f"Drawdown cannot send to {name} now" for name in found.not_ready])
     said += _some([f"{one.why}: {one.quantity:,} {one.unit}" for one in found.left_out])
     return "; ".join(said)
 
@@ -173,7 +173,7 @@ def accept(context: Context, asked: AcceptJob, by: By) -> Steps[Turn]:
     if declared is None:
         return cannot_be_used(asked.provider)
     if providers.terms_of(declared) != asked.terms:
-        return Turn("failed", f"ticks have other settings of {asked.provider} than those that were looked at")
+        return Turn("failed", f"the tick has other settings of {asked.provider} than those that were accepted")
     voided = 0
     while not context.out_of_time():
         work = partial(_portion, asked=asked, declared=declared, by=by, before=voided)
@@ -183,8 +183,8 @@ def accept(context: Context, asked: AcceptJob, by: By) -> Steps[Turn]:
             rest = f"; {providers.half_way(asked.provider, voided)}" if voided else ""
             return Turn("failed", f"{error}{rest}")
         if some is None or not some.pushes_left:
-            done = "what was sealed on its old ones and never sent is sealed anew"
-            return Turn("done", f"{asked.provider} is used on these settings; {done}")
+            done = "pushes that were sealed on the old ones and never sent are sealed again"
+            return Turn("done", f"the new settings of {asked.provider} are in force; {done}")
         voided += some.voided
     return Turn(None)
 
@@ -210,7 +210,7 @@ def assign(context: Context, asked: AssignJob, by: By) -> Steps[Turn]:
 
 def cannot_be_used(provider: str) -> Turn:
     """A turn in vain: a person may give the tick its key, or accept its settings."""
-    return Turn(None, f"{provider} cannot be used by the tick: `drawdown provider list` there", in_vain=True)
+    return Turn(None, f"the tick cannot use {provider}: run `drawdown provider list` on its machine", in_vain=True)
 
 
 def _flip_in_words(flip: Flip, provider: str) -> Turn:
@@ -218,10 +218,10 @@ def _flip_in_words(flip: Flip, provider: str) -> Turn:
         return Turn(None if flip.away else "failed", flip.problem, in_vain=flip.away)
     customer = f" as {flip.customer_id}" if flip.customer_id else ""
     if flip.already or flip.start_ms is None:
-        return Turn("done", f"{flip.org_id} is assigned to {provider}{customer} already")
+        return Turn("done", f"{flip.org_id} is already assigned to {provider}{customer}")
     said = [f"{flip.org_id} is billed by {provider}{customer} from {show_time(flip.start_ms)} on"]
-    said += [f"{flip.resolved_s:,} s that waited are sealed by the next tick"] if flip.resolved_s else []
-    said += [f"{flip.resolved_units:,} units that waited are sealed by the next tick"] if flip.resolved_units else []
+    said += [f"the next tick seals {flip.resolved_s:,} s that waited"] if flip.resolved_s else []
+    said += [f"the next tick seals usage that waited ({flip.resolved_units:,} units)"] if flip.resolved_units else []
     return Turn("done", "; ".join([*said, *([flip.note] if flip.note else [])]))
 
 
@@ -264,8 +264,9 @@ def corrections_in_words(found: Reconciled) -> str:
     said += [f"and {len(rest) - LINES_SAID:,} more"] if len(rest) > LINES_SAID else []
     said += [f"{found.waiting:,} wait: unsettled, or fresher than the provider's lag"] if found.waiting else []
     said += [f"{found.unread:,} could not be read: {'; '.join(found.reasons)}"] if found.unread else []
-    said += [f"{len(found.left_out):,} balances were not compared"] if found.left_out else []
-    said += ["time was up before all was compared: queue less at once"] if found.unfinished else []
+    if found.left_out:
+        said += [f"{len(found.left_out):,} balance{' was' if len(found.left_out) == 1 else 's were'} not compared"]
+    said += ["time ran out before the comparison was complete: queue a smaller range"] if found.unfinished else []
     return "; ".join([*said, *(f"{name}: not compared: {why}" for name, why in sorted(found.skipped.items()))])
 
 
@@ -279,7 +280,7 @@ def _by(corrected: Sequence[Line]) -> str:
 
 
 def _describe_line(line: Line) -> str:
-    note = line.note or "what is apart was not proven"
+    note = line.note or "the difference was not proven"
     return (
         f"{line.org_id}, {line.feature}: ours {show_quantity(line.ours, line.scale)}, "
         f"theirs {show_quantity(line.theirs, line.scale)}: {note}"
@@ -292,12 +293,12 @@ def top_up(context: Context, asked: TopupJob, by: By) -> Steps[Turn]:
         "topup_asked", partial(topups.require_terms, customer_id=asked.wallet), rollback=True
     )
     if terms.service not in context.payments:
-        return Turn(None, f"{terms.service} cannot be used by the tick: see its `payments` there", in_vain=True)
+        return Turn(None, f"the tick cannot use {terms.service}: run `drawdown doctor` on its machine", in_vain=True)
     try:
         if asked.what == "start" or terms.mode != "shadow":
             silent = yield from require_only_one(context, terms.service, terms.service_customer)
             if silent is not None:
-                why = f"whether {terms.service} fills {terms.service_customer} itself is not told: {silent.reason}"
+                why = f"could not find out if {terms.service} itself fills {terms.service_customer}: {silent.reason}"
                 return Turn(None, why, in_vain=True)
         said: TermsChange | None = yield Transaction("topup_queued", partial(_say, asked=asked, by=by))
     except Refused as error:
@@ -318,9 +319,9 @@ def _say(connection: sa.Connection, *, asked: TopupJob, by: By) -> TermsChange |
 
 def _topup_in_words(asked: TopupJob, said: TermsChange | None, filled: Filled) -> str:
     did = "resumed" if asked.what == "resume" else "live"
-    words = [f"top-ups of {asked.wallet} are {did}{' already' if said is None else ''}"]
+    words = [f"top-ups of {asked.wallet} are {'already ' if said is None else ''}{did}"]
     if said is not None and said.blocked_reason:
-        words += [f"they {'had' if asked.what == 'resume' else 'have'} stopped themselves: {said.blocked_reason}"]
+        words += [f"they {'had' if asked.what == 'resume' else 'have'} stopped: {said.blocked_reason}"]
     some = (("begun", filled.begun), ("credited", filled.credited), ("declined", filled.declined))
     words += [f"{count:,} {what}" for what, count in some if count]
     return "; ".join(words)

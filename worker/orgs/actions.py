@@ -79,7 +79,7 @@ def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: boo
     Errors: UnknownId, for all of them, where one is; UsageError for more than MAX_HALTED.
     """
     if len(org_ids) > MAX_HALTED:
-        raise UsageError(f"these are {len(org_ids):,} organisations: at most {MAX_HALTED:,} are halted at once")
+        raise UsageError(f"too many organisations: {len(org_ids):,}. You can halt at most {MAX_HALTED:,} at once")
     action = "org_halt_lift" if undo else "org_halt"
     before = {org: require_org(connection, org) for org in sorted(set(org_ids))}
     done = [(org, {"was_halted": bool(row.is_halted)}) for org, row in before.items()]
@@ -135,9 +135,9 @@ def override(
     Errors: UnknownId; UsageError for no value at all, a limit below zero or an end in the past.
     """
     if max_concurrent is not None and max_concurrent < 0:
-        raise UsageError("--max-concurrent is zero or more")
+        raise UsageError("invalid --max-concurrent: expected 0 or more")
     if until_ms is not None and until_ms <= by.now_ms:
-        raise UsageError("--until lies in the past")
+        raise UsageError("--until is in the past: give a later time")
     was = _override_of(connection, org_id, by.now_ms)
     now = Override(
         was.max_concurrent if max_concurrent is None else max_concurrent,
@@ -212,7 +212,7 @@ def _override(
 ) -> OrgOverridden:
     says = max_concurrent is not None or never_halt or until_ms is not None
     if undo == says:
-        raise UsageError("give --max-concurrent, --never-halt, --until, or --undo alone")
+        raise UsageError("specify --max-concurrent, --never-halt or --until, or --undo alone")
     if undo:
         done = end_override(connection, org_id, asked.by)
     else:
@@ -227,7 +227,8 @@ def _word(said: Override) -> str:
 
 def _overridden(done: OrgOverridden) -> list[str]:
     most = done.max_concurrent_sandboxes
-    stands = f"{'halted' if done.is_halted else 'runs'}, {'no limit' if most is None else f'{most:,}'} at once"
+    limit = "no limit" if most is None else f"{most:,}"
+    stands = f"{'halted' if done.is_halted else 'running'}; sandboxes at once: {limit}"
     return [
         f"{done.org_id}: {_word(done.now)}; before: {_word(done.was)}",
         f"{done.org_id}: {stands}{'; the next tick asks the provider again' if done.cleared else ''}",
@@ -238,14 +239,14 @@ def _limits(connection: sa.Connection, _asked: Invocation, values: Values) -> Se
     row = require_org(connection, values["org_id"])
     most, halted = row.override_max_concurrent, row.override_halted
     says = halted is not None or most is not None
-    until = "until it is undone" if row.override_until_ms is None else f"{show_time(row.override_until_ms)}"
+    until = "when it is undone" if row.override_until_ms is None else f"{show_time(row.override_until_ms)}"
     at_once = row.max_concurrent_sandboxes
     return [
         Fact("Halted", f"yes: {row.halt_reason}" if row.is_halted else "no"),
         Fact("Sandboxes at once", "no limit" if at_once is None else f"{at_once:,}"),
-        Fact("An operator says", "-" if halted is None else "not halted, whatever the balance"),
-        Fact("An operator's number", "-" if most is None else f"{most:,}"),
-        Fact("Until", until if says else "-"),
+        Fact("Override of halts", "-" if halted is None else "not halted, whatever the balance"),
+        Fact("Override of the limit", "-" if most is None else f"{most:,}"),
+        Fact("Override ends", until if says else "-"),
     ]
 
 
@@ -281,7 +282,9 @@ def _halt(
 ) -> HaltsMade:
     found = _chosen(connection, asked, org_id, OrgFilter(provider, plan, search))
     if expect not in (None, len(found)):
-        raise Refused(f"there are {len(found):,}, and not {expect:,}: look again with --dry-run")
+        raise Refused(
+            f"expected {expect:,} organisation{'' if expect == 1 else 's'}, found {len(found):,}: repeat --dry-run"
+        )
     told = {} if undo else running_of(connection, found)
     return HaltsMade(undo, halt(connection, found, asked.by, undo=undo), told)
 
@@ -291,7 +294,7 @@ def _chosen(
 ) -> list[str]:
     """Errors: UsageError for none, and for both ways to choose; UnknownId."""
     if bool(org_ids) == (chosen != OrgFilter()):
-        raise UsageError("name organisations, or give --file, or choose them by --provider, --plan, --search")
+        raise UsageError("specify either organisations (or --file), or a filter by --provider, --plan, --search")
     if org_ids:
         return list(dict.fromkeys(org_ids))
     require_provider(connection, chosen.provider)
@@ -309,13 +312,13 @@ def _halts(done: HaltsMade) -> list[str]:
     lines = [_sentence(one, done.undo) for one in done.halts[:MOST_SAID]]
     if len(done.halts) > MOST_SAID:
         lines.append(f"… and {len(done.halts) - MOST_SAID:,} more")
-    count = f"{len(done.halts):,} organisations"
+    count = f"{len(done.halts):,} organisation{'' if len(done.halts) == 1 else 's'}"
     if done.undo:
         return [*lines, f"{count}; the next tick asks the provider again"]
     one = len(done.halts) == 1
-    lift = f"`drawdown org halt {typed(done.halts[0].org_id, '--undo')}`" if one else "--undo in the same command"
-    told = f"cells to be told: {told_in_words(done.cells)}"
-    return [*lines, f"{count}; run `drawdown tick` to tell the cells now; {lift} lifts it", told]
+    lift = f"`drawdown org halt {typed(done.halts[0].org_id, '--undo')}`" if one else "the same command with --undo"
+    told = f"cells to notify: {told_in_words(done.cells)}"
+    return [*lines, f"{count}; run `drawdown tick` to notify the cells now; {lift} ends the halt", told]
 
 
 def _sentence(one: Halted, undo: bool) -> str:
@@ -324,10 +327,10 @@ def _sentence(one: Halted, undo: bool) -> str:
     # the reason outlives the halt
     lifted = undo and one.is_halted and (one.before or one.halt_reason == "operator")
     if lifted:
-        now = "halted no longer by an operator, and until its provider is asked"
-    note = "; it was so before" if lifted else "; no operator's halt held it"
+        now = "no longer halted by an operator, but halted until its provider is asked"
+    note = "; nothing changes" if lifted else "; it had no operator's halt"
     note = note if undo and not one.before else ""
-    note = "; an operator's halt held it already" if one.before and not undo else note
+    note = "; an operator had already halted it" if one.before and not undo else note
     return f"{one.org_id}: {now}; before: {before}{note}"
 
 
@@ -339,7 +342,7 @@ def _standing(connection: sa.Connection, asked: Invocation, values: Values) -> S
 
 def _state(row: sa.Row[tuple[object, ...]]) -> str:
     if not row.is_halted:
-        return "running, held by an operator" if row.operator_halt else "running"
+        return "running, under an operator's halt" if row.operator_halt else "running"
     if row.halt_reason == "operator":
         return "halted by an operator" if row.operator_halt else "halted until its provider is asked"
     return f"halted: {row.halt_reason}" + (", and by an operator" if row.operator_halt else "")

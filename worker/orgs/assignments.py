@@ -78,7 +78,7 @@ def assign(
     Errors: Refused where that would rewrite sealed windows, or take another organisation's customer or wallet.
     """
     if customer_id is not None and len(org_ids) != 1:
-        raise UsageError("--customer names one customer, so give exactly one organisation")
+        raise UsageError("--customer is for a single organisation: name exactly one")
     start = start_of(from_ms, by)
     lock_buckets(connection)
     customers = [(org, org if customer_id is None else customer_id) for org in org_ids]
@@ -111,7 +111,7 @@ def start_of(from_ms: int | None, by: By) -> int:
     """
     start = next_window(by.now_ms) if from_ms is None else from_ms
     if start % WINDOW_MS:
-        raise UsageError("--from must lie on a window boundary (a multiple of five minutes)")
+        raise UsageError("--from must be a window boundary (a multiple of five minutes)")
     return start
 
 
@@ -147,17 +147,17 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     """When the only assignment there is begins, where it begins later. Errors: Refused where one may not begin then."""
     floor = require_org(connection, org_id).floor_ms
     if start < floor:
-        raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {utc(floor)}")
+        raise Refused(f"{org_id}: windows before its floor are closed permanently; start at or after {utc(floor)}")
     there = SQL.run(connection, "first_and_later", {"org_id": org_id, "start_ms": start}).one()
     first, later = there.first_start_ms, there.later_start_ms
     if later == start:
         raise Refused(
-            f"{org_id} has an assignment that starts then already: `drawdown org show {typed(org_id)}`, and "
-            f"`drawdown org assign {typed(org_id, '--undo')}` before it begins"
+            f"{org_id} already has an assignment that starts then: see `drawdown org show {typed(org_id)}`. Until it "
+            f"begins, `drawdown org assign {typed(org_id, '--undo')}` cancels it"
         )
     if later is not None and first != later:
         raise Refused(
-            f"{org_id} has a later assignment already, from {utc(later)} on; `drawdown org show {typed(org_id)}`"
+            f"{org_id} already has a later assignment, from {utc(later)} on: see `drawdown org show {typed(org_id)}`"
         )
     if first is not None and first < start:
         _require_unsealed(connection, org_id, start)
@@ -206,12 +206,12 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
     require_org(connection, org_id)
     found = SQL.run(connection, "latest_two", {"org_id": org_id}).all()
     if not found or found[0].start_ms <= by.now_ms:
-        raise Refused(f"{org_id} has no assignment that begins later; `drawdown org scheduled` shows such")
+        raise Refused(f"{org_id} has no assignment that begins later: see `drawdown org scheduled`")
     latest = found[0]
     if start_ms not in (None, latest.start_ms):
         raise Refused(
-            f"{org_id}: its latest assignment begins at {utc(latest.start_ms)}, and none that is after all others at "
-            f"{utc(start_ms)}; `drawdown org scheduled` shows them"
+            f"{org_id}: its latest assignment begins at {utc(latest.start_ms)}, not at {utc(start_ms)}: see "
+            "`drawdown org scheduled`"
         )
     _require_unsealed(connection, org_id, latest.start_ms)  # by a machine with a clock ahead of this one's
     SQL.run(connection, "delete_assignment", {"org_id": org_id, "start_ms": latest.start_ms})
@@ -236,16 +236,16 @@ def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, sta
         return
     if other.org_id is None:
         raise Refused(
-            f"{customer_id} is a pool, and no organisation is billed as a pool: give {org_id} another customer "
-            f"(--customer), and allot to it with `drawdown pool allot {typed(customer_id)}`"
+            f"{customer_id} is a pool, and an organisation cannot be billed as a pool. Give {org_id} another customer "
+            f"(--customer), and allot credits to it with `drawdown pool allot {typed(customer_id)}`"
         )
     if other.provider == provider:
         raise Refused(
             f"the customer {customer_id} at {provider} belongs to the organisation {other.org_id} in that time"
         )
     raise Refused(
-        f"{org_id} at {provider} and {other.org_id} at {other.provider} would draw on one wallet, that of the customer "
-        f"{customer_id}: give {org_id} another customer (--customer), or assign {other.org_id} elsewhere before"
+        f"{org_id} at {provider} and {other.org_id} at {other.provider} would both draw on the wallet of the customer "
+        f"{customer_id}. Give {org_id} another customer (--customer), or first assign {other.org_id} elsewhere"
     )
 
 

@@ -47,13 +47,13 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
     for _, segment in _met([mine], segments(mapping_rows(connection)), _types(connection, [counts])):
         if segment.end_ms != FOREVER_MS:
             raise Refused(
-                f"{counts} is billed by the seal, as {segment.feature}, in windows until {utc(segment.end_ms)}, and "
-                f"usage is billed once: try again then, or give {metric} no price (--credits 0)"
+                f"the seal bills {counts} as {segment.feature} in windows until {utc(segment.end_ms)}, and usage must "
+                f"be billed only once. Try again then, or give {metric} no price (--credits 0)"
             )
         raise Refused(
-            f"{counts} is billed by the seal, as {segment.feature}, in windows from {utc(segment.start_ms)} on, and "
-            f"usage is billed once: give {metric} no price (--credits 0), end the feature (`drawdown feature end "
-            f"{segment.feature}`) and try again once that window has come, or say what else it counts (--counts NAME)"
+            f"the seal bills {counts} as {segment.feature} in windows from {utc(segment.start_ms)} on, and usage must "
+            f"be billed only once. Give {metric} no price (--credits 0), or let it count another name (--counts NAME), "
+            f"or end the feature (`drawdown feature end {segment.feature}`) and try again when its last window is over"
         )
 
 
@@ -64,10 +64,10 @@ def require_nothing_waits(connection: sa.Connection, metric: str, event_type: st
     if found.orgs:
         who, since = f"{found.orgs:,} organisation{'s' if found.orgs > 1 else ''}", utc(found.since_ms)
         raise Refused(
-            f"usage of {event_type} by {who} waits for a feature, in windows from {since} on, and once {metric} has a "
-            f"price nothing bills it: have the seal bill it first (`drawdown feature map-event {typed(event_type)} "
-            f"FEATURE --from {since}`, then `drawdown feature end FEATURE`, and the price once that window has come), "
-            "or take it back (`drawdown event withdraw`)"
+            f"usage of {event_type} by {who} waits for a feature, in windows from {since} on. If {metric} has a price, "
+            f"that usage is never billed. Map it first (`drawdown feature map-event {typed(event_type)} FEATURE "
+            f"--from {since}`), end the feature (`drawdown feature end FEATURE`), and set the price when its last "
+            "window is over. Or withdraw the usage (`drawdown event withdraw`)"
         )
 
 
@@ -84,9 +84,9 @@ def require_uncharged(
     for one, segment in _met(charging, segments([*before, row]), types):
         if (one.metric, segment.feature) not in known:
             raise Refused(
-                f"{one.counts} is charged by the guard, as {one.metric}, and usage is billed once: give the metric no "
-                f"price (`drawdown guard set {typed(one.metric)} --credits 0`) and map it from the next window on, or "
-                f"say what else the metric counts (--counts NAME)"
+                f"the guard charges {one.counts} as {one.metric}, and usage must be billed only once. Give the metric "
+                f"no price (`drawdown guard set {typed(one.metric)} --credits 0`) and map it from the next window on, "
+                f"or let the metric count another name (--counts NAME)"
             )
 
 

@@ -53,9 +53,7 @@ def flip(
     done: list[Flip] = []
     ids.require_among(ids.PROVIDER, options.provider, {*context.capabilities, *EXEMPT_PROVIDERS})
     if len(wishes) > CHUNK and not options.each_alone:
-        raise UsageError(
-            f"at most {CHUNK} organisations can be named at once, all or none of them: give a --file of them"
-        )
+        raise UsageError(f"you can name at most {CHUNK} organisations at once. For more, give a --file")
     for at in range(0, len(wishes), CHUNK):
         done += yield from _chunk(context, wishes[at : at + CHUNK], options, by, first)
     return done
@@ -113,7 +111,7 @@ def _checked(context: Context, provider: str, planned: Sequence[Flip]) -> Steps[
 
 def _with_problem(flip: Flip, wrong: Sequence[str] | ReadFailed) -> Flip:
     if isinstance(wrong, ReadFailed):
-        return replace(flip, problem=f"could not be checked: {wrong.reason}: try again, or --unchecked", away=True)
+        return replace(flip, problem=f"could not be checked: {wrong.reason}: try again, or pass --unchecked", away=True)
     return replace(flip, problem=f"{'; '.join(wrong)}; --unchecked assigns it without this check", away=False)
 
 
@@ -174,8 +172,8 @@ def kept_provider(connection: sa.Connection, org_ids: Sequence[str], *, new: boo
         latest = SQL.run(connection, "latest_provider", {"org_id": org_id}).scalar()
         found.setdefault(latest, org_id)
     if len(found) > 1:
-        who = " and ".join(f"{org} by {name or 'nobody yet'}" for name, org in list(found.items())[:2])
-        raise UsageError(f"--provider: give it, since these are not billed alike: {who}")
+        who = " and ".join(f"{org} by {name or 'no provider yet'}" for name, org in list(found.items())[:2])
+        raise UsageError(f"pass --provider, because the organisations have different billers: {who}")
     return next(iter(found), None)
 
 
@@ -362,22 +360,24 @@ def problem_of(
     """Return the problem that prevents the flip, and a note."""
     customer = candidate.customer_id
     if options.provider in EXEMPT_PROVIDERS:
-        return None, "its usage is billed by nobody here from then on"
+        return None, "Drawdown does not bill its usage from then on"
     if customer == "":
-        return None, f"it has no customer at {options.provider} yet: its usage waits until one is given"
+        return None, f"it has no customer at {options.provider} yet: its usage waits until you give one"
     match state:
         case None:
-            return None, f"{options.provider} was not asked: it cannot be called yet"
+            return None, f"Drawdown did not ask {options.provider}: it cannot call this provider yet"
         case NoCustomer() if not options.unchecked:
-            text = f"{options.provider} has no customer {customer}: make it there first, or give --customer"
-            return f"{text}; --unchecked assigns it before it is there", None
+            text = f"{options.provider} has no customer {customer}: create it there first, or give --customer"
+            return f"{text}; --unchecked assigns it before it exists", None
         case ReadFailed(reason) if not options.unchecked:
-            return f"{options.provider} did not say how {customer} stands ({reason}): try again, or --unchecked", None
+            return f"could not read {customer} at {options.provider} ({reason}): try again, or pass --unchecked", None
         case CustomerState(balance) if balance is not None and balance <= 0 and would_newly_halt(candidate, options):
             if not options.allow_halt:
-                text = f"the customer {customer} has no credit at {options.provider}: the flip would halt it at once"
-                return f"{text}; give credit there first, or --allow-halt", None
-            return None, "it is halted once the flip is in force: no credit there"
+                text = (
+                    f"the customer {customer} has no credit at {options.provider}: the assignment would halt it at once"
+                )
+                return f"{text}; grant credit there first, or pass --allow-halt", None
+            return None, "it has no credit there: the assignment halts it when it takes effect"
     return None, None
 
 

@@ -159,7 +159,7 @@ def list_orgs(
     """One page, behind `after`. Errors: UsageError for a state or an order there is not, or more rows than MAX_ROWS;
     UnknownId for a plan. A provider that bills nobody is no error: it may be known to the machine alone."""
     if sort not in SORTS:
-        raise UsageError(f"--sort {sort!r}: there is {', '.join(SORTS)}")
+        raise UsageError(f"invalid sort {sort!r}: expected {', '.join(SORTS)}")
     if not 0 < most <= MAX_ROWS:
         raise UsageError(f"invalid page size: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--after`")
     _require(connection, chosen)
@@ -184,7 +184,7 @@ def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int, now_ms:
     found = SQL.run(connection, "ids", {**_values(chosen, now_ms), "at_most": most + 1}, **_slots(chosen)).scalars()
     names = [str(org) for org in found]
     if len(names) > most:
-        raise UsageError(f"these are more than {most:,} organisations: choose fewer")
+        raise UsageError(f"more than {most:,} organisations match: use a narrower filter")
     return names
 
 
@@ -449,7 +449,7 @@ def _list(
     return Page(found.orgs, following, notes)
 
 
-UNWATCHED: Final = "no watch goes round, so nobody estimates: start drawdown watch, run or worker"
+UNWATCHED: Final = "no watch is running, so this list has no current estimates: start drawdown watch, run or worker"
 
 
 def _behind(after: str, sort: str) -> Place:

@@ -96,7 +96,7 @@ def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Ove
                     yield from _note([unread(day, request.cell_id, theirs)], clock.now_ms(), done)
                 else:
                     yield from _compare(day, request.cell_id, theirs, tolerance_ppm, clock.now_ms(), done)
-        why = "samples name it, and nobody registered it: drawdown cell set"
+        why = "samples name this cell, but it is not registered: drawdown cell set"
         for cell in strangers:
             yield from _note([unread(day, cell, why)], clock.now_ms(), done)
     return _ended(done)
@@ -113,7 +113,7 @@ def _read(answer: UsageAnswer, cell_id: str, day_ms: int) -> dict[str, BySize] |
     try:
         return of_answer(answer.body, cell_id, day_ms)
     except BadTotal as bad:
-        return f"its answer is refused: {bad}"
+        return f"invalid answer: {bad}"
 
 
 def _compare(
@@ -127,7 +127,9 @@ def _compare(
 def _explained(line: Line, quarantined: int) -> Line:
     if not quarantined or line.verdict not in ALERTING:
         return line
-    note = f"{quarantined:,} quarantined of that day: drawdown sample quarantined"
+    note = (
+        f"{quarantined:,} sample{'' if quarantined == 1 else 's'} of that day quarantined: drawdown sample quarantined"
+    )
     return replace(line, note=f"{line.note}; {note}" if line.note else note)
 
 
@@ -307,9 +309,9 @@ def _line(
         return line("pruned", None, None, "samples of that day are pruned here")
     if theirs is None and ours is not None and (here or withdrawn):
         # All of it withdrawn, and nothing counted there: both say that there was no use.
-        return line("only_here" if here else "withdrawn", None, None, "the cell does not name it")
+        return line("only_here" if here else "withdrawn", None, None, "the cell does not report this organisation")
     if ours is None and there:
-        return line("only_there", None, None, "no sample of that day names it")
+        return line("only_there", None, None, "no sample of that day names this organisation")
     mine = ours if ours is not None else Ours({}, {})
     off, larger = apart(theirs or {}, mine.used)
     ppm = _ppm(off, larger)
@@ -317,7 +319,7 @@ def _line(
         return line("within" if off else "equal", off, ppm)
     with_those, its_larger = apart(theirs or {}, _added(mine.used, mine.withdrawn))
     if withdrawn and _ppm(with_those, its_larger) <= tolerance_ppm:
-        return line("withdrawn", off, ppm, "it is what was withdrawn here")
+        return line("withdrawn", off, ppm, "the difference is usage that was withdrawn here")
     return line("differs", off, ppm, _by_size(theirs or {}, mine.used))
 
 
@@ -340,7 +342,7 @@ def _by_size(theirs: BySize, ours: BySize) -> str | None:
     if None in theirs or not off:
         return None
     said = [f"{size:,} MB: {pairs[size][0]:,} here, {pairs[size][1]:,} there" for _, size in off[:SIZES_SAID]]
-    return "; ".join([*said, *([f"{len(off) - SIZES_SAID:,} more sizes"] if len(off) > SIZES_SAID else [])])
+    return "; ".join([*said, *([f"sizes not shown: {len(off) - SIZES_SAID:,}"] if len(off) > SIZES_SAID else [])])
 
 
 def _added(used: BySize, withdrawn: BySize) -> BySize:

@@ -81,7 +81,7 @@ def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
             line = number
             found.append(total_of(_object_of_line(row) if isinstance(row, str) else row))
             if len(found) > MAX_TOTALS:
-                raise BadTotal(f"these are more than {MAX_TOTALS:,} totals: give fewer days at once")
+                raise BadTotal(f"more than {MAX_TOTALS:,} totals: give fewer days at once")
         if not found:
             raise BadTotal("no totals were found")
         return by_day(found)
@@ -99,17 +99,17 @@ def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
         raise _too_many()
     answer = _object(body.decode("utf-8", "replace"))
     if answer.get("cell_id") != cell_id or answer.get("day") != day_text(day_ms):
-        raise BadTotal(f"it is not the answer of {cell_id} for {day_text(day_ms)}")
+        raise BadTotal(f"expected the answer of {cell_id} for {day_text(day_ms)}")
     usage = answer.get("usage")
     if not isinstance(usage, list):
-        raise BadTotal("`usage` is no list")
+        raise BadTotal("`usage` is not a list")
     if len(usage) > MAX_ANSWER_TOTALS:
         raise _too_many()
     same = {"day": day_text(day_ms), "cell_id": cell_id}
     found: list[Total] = []
     for number, row in enumerate(usage):
         if not isinstance(row, dict) or set(row) - {"org_id", "memory_mb", "seconds"}:
-            raise BadTotal(f"usage[{number}] is no total")
+            raise BadTotal(f"usage[{number}]: expected an object of org_id, memory_mb and seconds")
         try:
             found.append(total_of({**row, **same}))
         except BadTotal as bad:
@@ -137,9 +137,9 @@ def total_of(row: Mapping[str, object]) -> Total:
     """One total, of texts (CSV) or of JSON's values. Errors: BadTotal."""
     org, cell = row.get("org_id"), row.get("cell_id")
     if not isinstance(org, str) or not is_clean_id(org):
-        raise BadTotal("org_id is no id")
+        raise BadTotal(f"invalid org_id: expected 1 to {MAX_ID_CHARS} characters without control characters")
     if cell not in (None, "") and not (isinstance(cell, str) and is_clean_id(cell)):
-        raise BadTotal("cell_id is no id")
+        raise BadTotal(f"invalid cell_id: expected 1 to {MAX_ID_CHARS} characters without control characters")
     size = row.get("memory_mb")
     memory_mb = None if size in (None, "") else _whole("memory_mb", size, MAX_MEMORY_MB)
     seconds = _whole("seconds", row.get("seconds"), MAX_SECONDS)
@@ -159,7 +159,7 @@ def by_day(totals: Iterable[Total]) -> Days:
             raise BadTotal(f"{one.org_id}{size} appears twice for {day_text(one.day_ms)}")
         of_org[one.memory_mb] = one.seconds
     if len({day for day, _ in found}) > MAX_DAYS:
-        raise BadTotal(f"these are more than {MAX_DAYS} days")
+        raise BadTotal(f"more than {MAX_DAYS} days: give fewer days at once")
     both = {day for day, cell in found if cell == ALL_CELLS} & {day for day, cell in found if cell != ALL_CELLS}
     if both:
         raise BadTotal(f"{day_text(min(both))} has totals with a cell_id and totals without one")
@@ -196,11 +196,15 @@ def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
     unknown = [name for name in names if name not in FIELDS]
     if unknown or len(set(names)) != len(names) or not set(_NEEDED) <= set(names):
         said = f", not {unknown[0][:MAX_ID_CHARS]!r}" if unknown else ""
-        raise BadTotal(f"the columns are day, org_id, seconds and, where you have them, memory_mb, cell_id{said}")
+        raise BadTotal(
+            f"invalid columns: expected day, org_id, seconds and, if you have them, memory_mb, cell_id{said}"
+        )
     for fields in table:
         if fields and len(fields) != len(names):
             cut = "; was the line cut?" if len(fields) < len(names) else ""
-            raise Unfit(table.line, f"it has {len(fields):,} columns, and the first line names {len(names)}{cut}")
+            raise Unfit(
+                table.line, f"expected {len(names)} columns, as in the first line, and found {len(fields):,}{cut}"
+            )
         if fields:
             yield table.line, dict(zip(names, fields, strict=True))
 
@@ -211,17 +215,17 @@ def _json_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _object_of_line(line: str) -> Mapping[str, object]:
     if line.lstrip().startswith("{") and not line.rstrip().endswith("}"):
-        raise BadTotal("it is no JSON: was the line cut?")
+        raise BadTotal("not a JSON object: was the line cut?")
     row = _object(line)
     if unknown := set(row) - set(FIELDS):
-        raise BadTotal(f"unknown field {sorted(unknown)[0]!r}: it has {', '.join(FIELDS)}")
+        raise BadTotal(f"unknown field {sorted(unknown)[0]!r}: expected {', '.join(FIELDS)}")
     return row
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise BadTotal("a name stands twice in one object")
+        raise BadTotal("an object has the same name twice")
     return found
 
 
@@ -231,9 +235,9 @@ def _object(text: str) -> dict[str, Any]:
     except BadTotal:
         raise
     except (ValueError, RecursionError) as error:
-        raise BadTotal("it is no JSON") from error
+        raise BadTotal("not JSON") from error
     if not isinstance(found, dict):
-        raise BadTotal("it is no object")
+        raise BadTotal("not a JSON object")
     return found
 
 
@@ -241,7 +245,7 @@ def _whole(name: str, value: object, most: int) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(most)):
         value = int(value)
     if type(value) is not int or not 0 <= value <= most:
-        raise BadTotal(f"{name} is no whole number from 0 to {most:,}")
+        raise BadTotal(f"invalid {name}: expected a whole number from 0 to {most:,}")
     return value
 
 
@@ -251,4 +255,4 @@ def _day(value: object) -> int:
             raise ValueError
         return (date.fromisoformat(value) - date(1970, 1, 1)).days * DAY_MS
     except ValueError as error:
-        raise BadTotal("day is no day such as 2026-01-31") from error
+        raise BadTotal("invalid day: expected a date such as 2026-01-31") from error

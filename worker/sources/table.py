@@ -47,9 +47,9 @@ class Table:
         try:
             row = next(self._reader)
         except csv.Error as error:
-            raise Unfit(self.line, f"it is no CSV: {error}") from error
+            raise Unfit(self.line, f"not valid CSV: {error}") from error
         if len(row) > MOST_COLUMNS:
-            raise Unfit(self.line, f"it has {len(row):,} columns, and {MOST_COLUMNS:,} are the most")
+            raise Unfit(self.line, f"too many columns: {len(row):,}, and at most {MOST_COLUMNS:,} are allowed")
         return row
 
     def _read_lines(self) -> Iterator[str]:
