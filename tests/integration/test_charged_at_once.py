@@ -72,7 +72,9 @@ def test_event_of_type_charged_at_once_is_refused_with_hint_to_guard(guarded: Gu
     )  # fmt: skip
     assert statuses(answers) == [AT_ONCE, AT_ONCE, ("pending", "unmapped"), AT_ONCE, AT_ONCE]
     assert answer == again == elsewhere
-    assert f"{RENDER} is charged at once" in str(answer.message) and "by the guard as draw" in str(answer.message)
+    assert f"events of {RENDER} are not billed or kept" in str(answer.message) and "at once as draw" in str(
+        answer.message
+    )
     assert "POST /v1/guard/consume" in str(answer.message) and "map-event" not in str(answer.message)
     assert "map-event page.view" in str(other.message)
     assert fleet.rows("SELECT event_id FROM usage_events") == [("c",)]

@@ -75,13 +75,13 @@ def test_shadow_is_shown_with_its_times(engine: sa.Engine) -> None:
 
 def test_only_what_is_in_shadow_of_a_live_provider_is_billed(engine: sa.Engine) -> None:
     fleet, provider = in_shadow(engine)
-    with pytest.raises(Refused, match="nothing in shadow can be billed at fake: it is not live yet"):
+    with pytest.raises(Refused, match="cannot bill shadow usage at fake: it is not live yet"):
         write(engine, lambda c: bill_shadow(c, "fake", T0, fleet.by))
     accept(lambda work, **_: write(engine, work), "fake", provider.capabilities, fleet.by)
     fleet.clock.at_ms += WINDOW_MS
-    with pytest.raises(UsageError, match="a window of five minutes"):
+    with pytest.raises(UsageError, match="a five-minute window"):
         write(engine, lambda c: bill_shadow(c, "fake", T0 + 1, fleet.by))
-    with pytest.raises(Refused, match="has nothing in shadow since"):
+    with pytest.raises(Refused, match="has no shadow usage since"):
         write(engine, lambda c: bill_shadow(c, "fake", T0 + 99 * WINDOW_MS, fleet.by))
 
 

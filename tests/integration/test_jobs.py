@@ -185,7 +185,7 @@ def test_an_order_waits_for_a_replay_by_hand_of_the_same_windows(fleet: Fleet) -
     die_after(fleet, planned(fleet), 2)
     assert turn(fleet).ended == 0
     (found,) = listed(fleet)
-    assert found.state == "waiting" and "another replay of some of these windows is at work" in found.said
+    assert found.state == "waiting" and "another replay of some of these windows is running" in found.said
     assert later(fleet).ended == 1
     assert sealed(fleet) == BILLED
 
@@ -241,7 +241,7 @@ def test_what_could_not_be_replayed_is_not_ordered(fleet: Fleet) -> None:
     for scope, begins, ends, error, why in (
         (ReplayScope(("acmee",)), T0, END, UnknownId, "did you mean acme"),
         (ReplayScope(), END, T0, UsageError, "ends before it begins"),
-        (ReplayScope(provider="autumn"), T0, END, Refused, "never billed anybody"),
+        (ReplayScope(provider="autumn"), T0, END, Refused, "never billed an organisation"),
         (ReplayScope(many), T0, END, UsageError, "at most"),
     ):
         with pytest.raises(error, match=why):

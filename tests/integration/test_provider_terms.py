@@ -83,7 +83,7 @@ def test_terms_do_not_change_under_what_was_sent_and_is_not_settled(engine: sa.E
     provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)
     can = capabilities(**{**ASKED, "unit": 60})
-    with pytest.raises(Refused, match="1 pushes were sent to fake on its old terms"):
+    with pytest.raises(Refused, match="sent to fake on its old terms are not settled: 1"):
         providers.accept(partial(write, fleet.engine), "fake", can, fleet.by)
 
 
@@ -141,7 +141,7 @@ def test_many_are_voided_in_portions_and_what_ends_half_way_says_so(
         providers.accept(breaks, "fake", can, fleet.by)
     work, kept = [], 2
     with pytest.raises(
-        DatabaseBusy, match=r"locked; 4 unsent pushes were voided before that, .* on its old terms still"
+        DatabaseBusy, match=r"locked; 4 unsent pushes were voided before that, .* still has its old terms"
     ):
         providers.accept(breaks, "fake", can, fleet.by)
     assert fleet.one("SELECT COUNT(*) FROM pushes WHERE state = 'voided'") == 4

@@ -138,7 +138,7 @@ def test_one_that_died_more_than_a_day_ago_begins_anew(fleet: Fleet) -> None:
 )
 def test_a_second_replay_of_the_same_windows_is_told_of_the_first(fleet: Fleet, second: ReplayScope) -> None:
     die_after(fleet, planned(fleet, ReplayScope(("acme",))), 1, worker="the-first")
-    with pytest.raises(Refused, match=r"test \(the-first\) began it at .*, of acme, .*has come to"):
+    with pytest.raises(Refused, match=r"test \(the-first\) started it at .* for acme, .*has reached"):
         run(fleet, planned(fleet, second, T0 + DAY_MS, END), worker="w2")
     fleet.clock.at_ms += 3 * MINUTE_MS
     run(fleet, planned(fleet, second, T0, END), worker="w2")
@@ -275,9 +275,9 @@ def test_what_cannot_be_meant_is_refused(fleet: Fleet) -> None:
         (ReplayScope(), (T0 - DAY_MS, T0), UsageError, r"before the first sample of all organisations \(2026-01-01"),
         (ReplayScope(("globex",)), (T0 - DAY_MS, T0), UsageError, "before the first sample of globex"),
         (ReplayScope(("nobody",)), (T0, END), UnknownId, "unknown organisation nobody"),
-        (ReplayScope(provider="stripe"), (T0, END), Refused, "never billed anybody"),
+        (ReplayScope(provider="stripe"), (T0, END), Refused, "never billed an organisation"),
         (ReplayScope(provider="none"), (T0, END), Refused, "bills nothing here"),
-        (ReplayScope(provider="fake"), (T0 - DAY_MS, T0), Refused, "bills nobody in that range; its first"),
+        (ReplayScope(provider="fake"), (T0 - DAY_MS, T0), Refused, "bills no organisation in that range; its first"),
     ):
         with pytest.raises(error, match=text):
             planned(fleet, scope, *span)

@@ -273,7 +273,7 @@ def test_a_batch_says_what_of_it_nobody_has_paid_for(shop: Shop, capsys: pytest.
     assert "owe" not in dry_run()
     shop.ran("beyond", credits=9_900)
     shop.later(HOLD_MS)
-    assert "7,070.00 credits of it are for runs of wallets that owe now" in " ".join(dry_run().split())
+    assert "7,070.00 credits of it are for executions of wallets that owe now" in " ".join(dry_run().split())
 
 
 def test_nobody_waits_for_a_threshold_that_was_raised_later(shop: Shop) -> None:
@@ -470,15 +470,15 @@ def test_nothing_but_claw_backs_is_no_batch(shop: Shop) -> None:
 
 WRONG_TERMS = {
     "a name with a line break": ("a\nb", Change(1), True, "characters"),
-    "no share": ("new", Change(), True, "say which share"),
+    "no share": ("new", Change(), True, "pass its share"),
     "more than all": ("pixel", Change(1_000_001), False, "1,000,000 parts"),
     "less than nothing": ("pixel", Change(-1), False, "1,000,000 parts"),
     "a negative threshold": ("pixel", Change(threshold_micro=-1), False, "threshold"),
     "a threshold beyond all": ("pixel", Change(threshold_micro=10**15 + 1), False, "threshold"),
-    "a hold under 35 days": ("pixel", Change(hold_ms=HOLD_MS - 1), False, "35 days at least"),
-    "a negative hold": ("loop", Change(hold_ms=-1), False, "ten years at most"),
-    "a hold beyond ten years": ("pixel", Change(hold_ms=MAX_HOLD_MS + 1), False, "ten years at most"),
-    "claw-backs given up, with a short hold": ("loop", Change(takes_clawbacks=False), False, "35 days at least"),
+    "a hold under 35 days": ("pixel", Change(hold_ms=HOLD_MS - 1), False, "at least 35 days"),
+    "a negative hold": ("loop", Change(hold_ms=-1), False, "at most ten years"),
+    "a hold beyond ten years": ("pixel", Change(hold_ms=MAX_HOLD_MS + 1), False, "at most ten years"),
+    "claw-backs given up, with a short hold": ("loop", Change(takes_clawbacks=False), False, "at least 35 days"),
 }
 
 
@@ -685,14 +685,14 @@ def test_the_commands_say_what_to_do(
 
     assert "claw-backs: no" in asked("supplier set stone --share 12.5 --hold 40d --threshold 5 --no-clawbacks --new")
     assert "nothing changes" in asked("supplier set stone --share 12.5%")
-    assert "35 days at least" in asked("supplier set stone --hold 34d", 2)
+    assert "at least 35 days" in asked("supplier set stone --hold 34d", 2)
     assert "between 0 and 100" in asked("supplier set stone --share 101", 2)
     assert "invalid percentage" in asked("supplier set stone --share half", 2)
     assert "invalid length of time" in asked("supplier set stone --hold soon", 2)
-    assert "say which share" in asked("supplier set sand --new", 2)
+    assert "pass its share" in asked("supplier set sand --new", 2)
     assert "pixel" in asked("supplier list") and "eligible" in asked("settlement list")
     assert json.loads(asked("--json settlement list --state hold"))["settlements"] == []
-    assert "--expect 140 makes it" in asked("settlement payout pixel --dry-run")
+    assert "--expect 140 releases it" in asked("settlement payout pixel --dry-run")
     assert "give --expect CREDITS" in asked("settlement payout pixel", 2)
     assert "not 139" in asked("settlement payout pixel --expect 139", 1)
     assert "frozen; its state is frozen" in asked("settlement freeze e-1 --reason dispute")

@@ -301,7 +301,7 @@ def test_a_dry_run_shows_what_would_be_and_changes_nothing(shop: House) -> None:
         path = "/v1/suppliers/pixel/freeze"
         said = (await send(program, path, {"dry_run": True}, **{"idempotency-key": "one"})).json()
         assert said["dry_run"] is True and said["changed"] is True
-        assert {"name": "Released to it", "before": "open", "after": "frozen"} in said["facts"]
+        assert {"name": "Releases", "before": "open", "after": "frozen"} in said["facts"]
         assert shop.fleet.rows("SELECT COUNT(*) FROM operator_actions") == before
         done = (await send(program, path, {}, **{"idempotency-key": "one"})).json()
         assert done["changed"] is True, "a dry run uses no Idempotency-Key up"

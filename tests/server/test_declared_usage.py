@@ -141,7 +141,7 @@ def test_a_provider_is_paused_over_http_and_what_waits_is_shown_first(office: Ho
     async def work(caller: Caller) -> None:
         app, path = Program(caller, key_of("app")), "/v1/providers/embedded/pause"
         tried = facts_of(await send(app, path, {"dry_run": True, "reason": "their incident"}))
-        assert tried["Sent to"][0] == "yes" and tried["Sent to"][1].startswith("no: paused since")
+        assert tried["Receives usage"][0] == "yes" and tried["Receives usage"][1].startswith("no: paused since")
         assert tried["Organisations"] == ("2: acme, globex", "2: acme, globex")
         assert (await send(app, path, {"reason": "their incident"})).json()["paused"] is True
         row = (await app.get("/providers/embedded")).json()

@@ -449,11 +449,11 @@ def test_a_value_is_declared_before_the_first_event_and_once(shop: House) -> Non
     def declare(event_type: str, value: EventValue) -> None:
         write(shop.fleet.engine, lambda c: map_event(c, event_type, "xs", shop.fleet.by, value=value))
 
-    with pytest.raises(Refused, match="x has events already"):
+    with pytest.raises(Refused, match="x already has events"):
         declare("x", EventValue(COUNT))
     declare("y", EventValue(COUNT))
     declare("y", EventValue(COUNT))
-    with pytest.raises(Refused, match="y has a value already, the count of events"):
+    with pytest.raises(Refused, match="y already has a value, the count of events"):
         declare("y", EventValue(SUM, "$.a"))
     assert shop.fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'event_value'") == 1
     clean(shop)

@@ -141,8 +141,8 @@ def test_a_damaged_gzip_is_an_error_that_says_where(tmp_path: Path, damage: obje
         ("\n\r\n", "only blank lines"),
         ("id,org_id\n", "no column 'sandbox_id'"),
         ("id,org_id,id\n", "the header names 'id' twice"),
-        ('id,"org_id\n', "line 1 is no CSV header"),
-        (HEADER.encode("utf-16"), "line 1 is no CSV header (the row is not UTF-8)"),
+        ('id,"org_id\n', "line 1 is not a CSV header"),
+        (HEADER.encode("utf-16"), "line 1 is not a CSV header (the row is not UTF-8)"),
         (b"\x1f\x8b" + b"\0" * 30, "cannot be read"),
     ],
 )

@@ -140,7 +140,7 @@ def _end(connection: sa.Connection, *, turn: Context, taken: ClaimedJob, came: T
 
 def in_words(pushes: int, found: Replayed) -> str:
     """Return the result of a replay in words: `pushes` of all its turns, and the rest that is left for others."""
-    none = "no more usage to seal" if found.to_settle else "no further push was needed"
+    none = "nothing more to seal" if found.to_settle else "no further push was needed"
     said = [f"sealed {pushes:,} push{'' if pushes == 1 else 'es'}" if pushes else none]
     said += [found.to_settle] if found.to_settle else []
     said += [f"left out {bad.org_id}: {bad.reason}" for bad in found.stopped[:SAID]]

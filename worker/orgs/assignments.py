@@ -147,7 +147,7 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     """When the only assignment there is begins, where it begins later. Errors: Refused where one may not begin then."""
     floor = require_org(connection, org_id).floor_ms
     if start < floor:
-        raise Refused(f"{org_id}: windows before its floor are closed permanently; start at or after {utc(floor)}")
+        raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {utc(floor)}")
     there = SQL.run(connection, "first_and_later", {"org_id": org_id, "start_ms": start}).one()
     first, later = there.first_start_ms, there.later_start_ms
     if later == start:

@@ -38,8 +38,8 @@ SQL = queries(__file__)
 CHUNK: Final = 200
 """Pushes a transaction: a seal waits for it meanwhile."""
 UNCHANGED: Final = (
-    "the terms of {} have not changed: the settings here are those in force. Where ticks say that theirs changed, one "
-    "of theirs is not set here"
+    "the terms of {} have not changed: this machine has the settings that are in force. If ticks report a change, "
+    "this machine lacks one of their settings"
 )
 MAX_SHADOW_BILLED: Final = 20_000
 """Pushes that one `bill_shadow` seals again."""
@@ -85,8 +85,8 @@ def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By
 def half_way(provider: str, voided: int) -> str:
     """Return the state if it ended in between."""
     return (
-        f"{voided:,} unsent pushes were voided before that, and the next tick seals them anew; {provider} is on its "
-        "old terms still: give the same command again"
+        f"{voided:,} unsent push{' was' if voided == 1 else 'es were'} voided before that, and the next tick seals the "
+        f"usage again; {provider} still has its old terms: repeat the command"
     )
 
 
@@ -107,8 +107,8 @@ def accept_some(
     counts = SQL.run(connection, "count_open", {"provider": provider}).one()
     if counts.sent:
         raise Refused(
-            f"{counts.sent:,} pushes were sent to {provider} on its old terms and are not settled: put the settings "
-            "back until ticks have settled them; what is in doubt or rejected is for `drawdown push resolve`"
+            f"pushes that were sent to {provider} on its old terms are not settled: {counts.sent:,}. Restore the "
+            "settings until ticks have settled them. Resolve pushes in doubt or rejected with `drawdown push resolve`"
         )
     why = f"never sent: the terms of {provider} changed before"
     void_many(connection, unsent, by, [why] * len(unsent), "operator")
@@ -216,18 +216,18 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
     for a moment that begins no window.
     """
     if from_ms % WINDOW_MS:
-        raise UsageError(f"--from is the beginning of a window of five minutes, such as {utc(window_of(from_ms))}")
+        raise UsageError(f"--from must be the start of a five-minute window, such as {utc(window_of(from_ms))}")
     lock_buckets(connection)
     require_whole(connection)
     stored = _stored(connection).get(provider)
     live = None if stored is None else stored.live_from_ms
     if live is None or live > by.now_ms + WINDOW_MS:
         when = "it was never in shadow" if live is None else "it is not live yet"
-        raise Refused(f"nothing in shadow can be billed at {provider}: {when}. See `drawdown provider list`")
+        raise Refused(f"cannot bill shadow usage at {provider}: {when}. See `drawdown provider list`")
     values = {"provider": provider, "from_ms": from_ms, "at_most": MAX_SHADOW_BILLED + 1}
     found = SQL.run(connection, "shadow_pushes", values).all()
     if from_ms >= live or not found:
-        raise Refused(f"{provider} has nothing in shadow since {utc(from_ms)}: it is live from {utc(live)}")
+        raise Refused(f"{provider} has no shadow usage since {utc(from_ms)}: it is live from {utc(live)}")
     if len(found) > MAX_SHADOW_BILLED:
         raise Refused(
             f"{provider} has over {MAX_SHADOW_BILLED:,} pushes in shadow since {utc(from_ms)}: name a later --from"
@@ -266,7 +266,7 @@ def resume(connection: sa.Connection, provider: str, by: By) -> int:
     """
     since = paused(connection).get(provider)
     if since is None:
-        raise Refused(f"{provider} is not paused; `drawdown provider list` shows how each stands")
+        raise Refused(f"{provider} is not paused: see `drawdown provider list`")
     SQL.run(connection, "resume", {"provider": provider})
     details = {"paused_ms": since[0]}
     record(connection, "provider_resume", provider, details, by)
@@ -297,7 +297,9 @@ def set_rate(
             "invalid feature name: expected 1 to 64 of a-z, 0-9 and _, and neither a number nor r and a number"
         )
     if uses_ledger(connection, provider):
-        raise Refused(f"{provider} goes by the ledger's rate card: `drawdown ledger rate {feature} --micro-credits N`")
+        raise Refused(
+            f"{provider} uses the ledger's rate card: set it with `drawdown ledger rate {feature} --micro-credits N`"
+        )
     if tells and tells_costs(connection, provider):
         raise Refused(
             f"the rate of {feature} is not set: {provider} reports its own costs, and estimates use these. "
@@ -330,7 +332,7 @@ def set_when_down(
     Errors: UsageError; UnknownId, unless `new`, for a plan that no provider reported.
     """
     if policy not in POLICIES:
-        raise UsageError(f"the policy {policy!r} is none of {', '.join(POLICIES)}")
+        raise UsageError(f"invalid policy {policy!r}: expected {', '.join(POLICIES)}")
     if plan:
         ids.require(connection, ids.ANY_PLAN, plan, new=new)
     was = policies_of(connection, provider).get(plan)
@@ -344,7 +346,7 @@ def end_when_down(connection: sa.Connection, provider: str, plan: str, by: By) -
     """Undo what was said of a plan (or '': of every other one); returns it. Errors: Refused where nothing was."""
     was = policies_of(connection, provider).get(plan)
     if was is None:
-        raise Refused(f"nothing was said of {f'the plan {plan}' if plan else 'every other plan'} at {provider}")
+        raise Refused(f"{provider} has no policy for {f'the plan {plan}' if plan else 'every other plan'}")
     SQL.run(connection, "delete_when_down", {"provider": provider, "plan": plan})
     details = {"plan": plan, "was": was}
     action = "provider_when_down_undo"

@@ -77,7 +77,7 @@ class ProviderPaused:
 
 
 def _pause(connection: sa.Connection, asked: Invocation, provider: Name, *, undo: Undo = False) -> ProviderPaused:
-    require_biller(connection, asked.providers, provider, "there is nothing to pause")
+    require_biller(connection, asked.providers, provider, "it has nothing to pause")
     if undo:
         return ProviderPaused(
             provider, paused=False, since_ms=providers.resume(connection, provider, asked.by), was_reason=None
@@ -92,7 +92,7 @@ def _paused(done: ProviderPaused) -> str:
         return f"{done.provider}: resumed; it had been paused since {show_time(done.since_ms)}"
     undo = typed("drawdown", "provider", "pause", done.provider, "--undo")
     was = "not paused" if done.since_ms is None else f"paused since {show_time(done.since_ms)}: {done.was_reason}"
-    return f"{done.provider}: paused; before: {was}; `{undo}` ends it"
+    return f"{done.provider}: paused; before: {was}; `{undo}` ends the pause"
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ def _when_down(
     undo: Undo = False,
     new: New = False,
 ) -> PolicySet:
-    require_biller(connection, asked.providers, provider, "nothing reads it")
+    require_biller(connection, asked.providers, provider, "it is never read")
     if undo == bool(policy):
-        raise UsageError(f"give --policy ({', '.join(rates.POLICIES)}), or --undo", at="policy")
+        raise UsageError(f"specify either --policy ({', '.join(rates.POLICIES)}) or --undo", at="policy")
     if undo and new:
         raise UsageError("--new would change nothing beside --undo", at="new")
     if policy is None:
@@ -137,9 +137,9 @@ def _sentence(done: PolicySet) -> str:
     if done.policy is None:
         now = "as for every other plan" if done.plan else rates.DEFAULT_POLICY
     else:
-        stops = f" once it was unreadable for {UNREAD_STOP_MS // MINUTE_MS} min" if done.policy == "stop" else ""
+        stops = f" after it is unreadable for {UNREAD_STOP_MS // MINUTE_MS} min" if done.policy == "stop" else ""
         now = done.policy + stops
-    return f"{done.provider}, {of}: {now}; before: {done.was or 'nothing was set'}"
+    return f"{done.provider}, {of}: {now}; before: {done.was or 'not set'}"
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _rate(
     from_ms: Annotated[int | None, WINDOW, "First window at the rate"] = None,
     new: New = False,
 ) -> ProviderRateSet:
-    require_biller(connection, asked.providers, provider, "there is nothing to estimate")
+    require_biller(connection, asked.providers, provider, "it has nothing to estimate")
     told = _capabilities(asked.providers).get(provider)
     tells = told is None or told.costs
     start = providers.set_rate(
@@ -197,15 +197,15 @@ def _billed(connection: sa.Connection, provider: str, now_ms: int) -> Fact:
 
 def _facts_of_pause(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     name = values["provider"]
-    require_biller(connection, asked.providers, name, "there is nothing to pause")
+    require_biller(connection, asked.providers, name, "it has nothing to pause")
     found = terms.paused(connection).get(name)
     rows = SQL.run(connection, "waiting", {"provider": name}).all()
     worth = Prices(connection).worth(Quantity(name, row.feature, int(row.window_ms), int(row.quantity)) for row in rows)
     since = min((int(row.window_ms) for row in rows), default=None)
     return [
-        Fact("Sent to", "yes" if found is None else f"no: paused since {show_time(found[0])}: {found[1]}"),
+        Fact("Receives usage", "yes" if found is None else f"no: paused since {show_time(found[0])}: {found[1]}"),
         _billed(connection, name, asked.by.now_ms),
-        Fact("Waits to be sent", str(worth), fixed=False),
+        Fact("Waiting to be sent", str(worth), fixed=False),
         Fact("Used from", show_time(since) or "-", fixed=False),
     ]
 
@@ -314,7 +314,7 @@ def _state(
         return "changed", changed[name]
     live = provider.capabilities.live_from_ms
     if live is not None and live > now_ms:
-        return "shadow", shadows.get(name, "usage is sealed and compared, and nothing is sent")
+        return "shadow", shadows.get(name, "usage is sealed and compared, but not sent")
     return "ready", None
 
 
@@ -323,7 +323,7 @@ def _list(connection: sa.Connection, look: Look) -> Page[ProviderRow]:
 
 
 def _show(connection: sa.Connection, look: Look, provider: Name) -> ShownProvider:
-    require_biller(connection, look.providers, provider, "there is nothing to show")
+    require_biller(connection, look.providers, provider, "it has nothing to show")
     row = next((one for one in rows_of(connection, look.providers, look.now_ms) if one.provider == provider), None)
     if row is None:
         raise Refused(f"another call just created {provider}. Try again")
@@ -337,12 +337,12 @@ def _show(connection: sa.Connection, look: Look, provider: Name) -> ShownProvide
 
 
 def _rates(connection: sa.Connection, look: Look, provider: Name) -> Page[RateRow]:
-    require_biller(connection, look.providers, provider, "there is nothing to estimate")
+    require_biller(connection, look.providers, provider, "it has nothing to estimate")
     return Page(rates.rate_rows(connection, provider))
 
 
 def _set_by(row: RateRow) -> str:
-    return row.actor if row.balance is None else f"{row.balance}, as the provider tells"
+    return row.actor if row.balance is None else f"{row.balance}, from the provider"
 
 
 RATES: Final = (
@@ -408,7 +408,7 @@ LISTS: Final = (
         _show,
         path="/v1/providers/{provider}",
         scope=READ,
-        parts={"policies": ("When it cannot be read", ("plan", "policy")), "rates": ("Rates", RATES)},
+        parts={"policies": ("Policies for outages", ("plan", "policy")), "rates": ("Rates", RATES)},
         most=0,
     ),
     Listing(

@@ -61,11 +61,11 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
     something makes nor a metric of the guard; Refused where something else holds from then."""
     ids.require(connection, ids.COSTING, feature, new=new)
     if not all(map(is_clean_id, (units.vendor, units.service, units.unit))):
-        raise UsageError("a vendor, a service and a unit have 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid vendor, service or unit: expected 1 to 200 characters without control characters")
     if from_ms % DAY_MS:
-        raise UsageError("what a vendor costs begins with a day: 2026-01-31")
+        raise UsageError("the cost at a vendor must begin with a day, such as 2026-01-31")
     if not (0 < units.per_quantity <= MAX_UNITS and max(units.units, units.money_micro) <= MAX_UNITS):
-        raise UsageError(f"units, money and quantity are whole numbers up to {MAX_UNITS:,}")
+        raise UsageError(f"invalid units, money or quantity: expected whole numbers up to {MAX_UNITS:,}")
     values = {**vars(units), "feature": feature, "start_ms": from_ms}
     said = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     if SQL.run(connection, "insert_units", {**values, **said}).first() is None:
@@ -74,9 +74,9 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
             begun = set(SQL.run(connection, "days_of_units", values).scalars())
             free = next(day for day in count(from_ms + DAY_MS, DAY_MS) if day not in begun)
             raise Refused(
-                f"{feature} costs something else at {units.vendor} from {utc(from_ms)[:10]} on already; that is "
-                f"append-only: the earliest day for another is --from {utc(free)[:10]}, and days between are estimated "
-                "by what there is"
+                f"{feature} already has another cost at {units.vendor} from {utc(from_ms)[:10]} on, and costs are "
+                f"append-only. The earliest day for a new cost is --from {utc(free)[:10]}. Estimates of earlier days "
+                "use the existing cost"
             )
         return
     record(connection, "vendor_set", feature, values, by)
@@ -91,13 +91,13 @@ def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
     number = SQL.run(connection, "insert_import", values).scalar()
     if number is None:
         if SQL.run(connection, "imported", values).first() is None:
-            raise DatabaseBusy("another file of bills is imported this moment: try again")
+            raise DatabaseBusy("another file of bills is being imported. Try again")
         return False
     days = {(line.vendor, line.day_ms) for line in file.lines if not line.is_final}
     rows = [{"vendor": vendor, "day_ms": day} for vendor, day in sorted(days)]
     final = SQL.run(connection, "final_days", {"days": rows}).first() if rows else None
     if final is not None:
-        raise Refused(f"{final.vendor}: a day of this file is final already: import its invoice with --final")
+        raise Refused(f"{final.vendor}: a day of this file is already final: import its invoice with --final")
     SQL.run(connection, "insert_bills", [{**vars(line), "number": number} for line in file.lines])
     record(connection, "vendor_import", file.import_id, {"lines": len(file.lines), "billed_micro": _sums(file)}, by)
     return True
@@ -128,9 +128,9 @@ FOCUS: Final = {
 INVOICE: Final = "InvoiceId"
 CLASS: Final = "ChargeClass"
 CORRECTION: Final = (
-    f"{CLASS} is Correction: it says by how much an earlier bill was wrong, and of a vendor's day the latest file "
-    "holds, whole; nothing of this file was taken: give a file of that day as it stands now, whole, with what was "
-    f"corrected in its amounts (its columns may be {', '.join(SMALL.values())}, final)"
+    f"{CLASS} is Correction: the line corrects an earlier bill, but each file replaces the whole day of a vendor. "
+    "Drawdown imported no line of this file. Give a file of the whole day with the corrected amounts (its columns may "
+    f"be {', '.join(SMALL.values())}, final)"
 )
 _EXACT: Final = Context(prec=80)
 _DAY: Final = re.compile(
@@ -175,9 +175,7 @@ def read_bills(name: str, *, is_final: bool) -> BillFile:
             key, amount, final = _line(row)
             sums[key] = _EXACT.add(sums.get(key, Decimal(0)), amount)
             if len(sums) > MAX_LINES:
-                raise ValueError(
-                    f"these are more than {MAX_LINES:,} vendors' services and days: give fewer days at once"
-                )
+                raise ValueError(f"more than {MAX_LINES:,} vendors' services and days: give fewer days at once")
             if not (is_final or final):
                 open_days.add((key[0], key[2]))
     except UnicodeDecodeError as error:
@@ -187,7 +185,7 @@ def read_bills(name: str, *, is_final: bool) -> BillFile:
         at = error.line if isinstance(error, Unfit) else number
         raise UsageError(f"{name}, line {at}: {error}") from error
     if not sums:
-        raise UsageError(f"{name}: it has no lines")
+        raise UsageError(f"{name}: the file has no lines")
     lines = [BillLine(*key, _micro(total), (key[0], key[2]) not in open_days) for key, total in sorted(sums.items())]
     return BillFile(hashlib.sha256(b"final\n" * is_final + raw).hexdigest(), lines)
 
@@ -211,17 +209,17 @@ def _read_rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
     heads = [head.strip() for head in next(table, [])]
     names: Mapping[str, str] = FOCUS if FOCUS["amount"] in heads else SMALL
     if lacking := [head for head in names.values() if heads.count(head) != 1]:
-        raise ValueError(f"the column {lacking[0]} has to be there once: {', '.join(names.values())}")
+        raise ValueError(f"the column {lacking[0]} must appear exactly once: expected {', '.join(names.values())}")
     final = INVOICE if names is FOCUS else "final"
     for fields in table:
         if fields:
             if len(fields) != len(heads):
-                raise Unfit(table.line, f"{len(fields)} fields, and the head has {len(heads)}")
+                raise Unfit(table.line, f"expected {len(heads)} fields, as in the header, and found {len(fields)}")
             row = dict(zip(heads, fields, strict=True))
             said = row.get(final, "").strip()
             is_final = bool(said) if names is FOCUS else said == "true"
             if names is SMALL and said not in ("", "true", "false"):
-                raise Unfit(table.line, "final is neither true nor false")
+                raise Unfit(table.line, "invalid final: expected true or false")
             if names is FOCUS and row.get(CLASS, "").strip().casefold() == "correction":
                 raise Unfit(table.line, CORRECTION)
             yield table.line, {**{ours: row[theirs] for ours, theirs in names.items()}, "final": "1" * is_final}
@@ -230,15 +228,15 @@ def _read_rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
 def _line(row: Mapping[str, str]) -> tuple[tuple[str, str, int, str], Decimal, bool]:
     for name in ("vendor", "service"):
         if not is_clean_id(row[name]):
-            raise ValueError(f"{name} has 1 to 200 characters, none of them control characters")
+            raise ValueError(f"invalid {name}: expected 1 to 200 characters without control characters")
     found = _DAY.fullmatch(row["day"])
     if found is None:
-        raise ValueError("the day is none such as 2026-01-31, in UTC")
+        raise ValueError("invalid day: expected a day or a time in UTC, such as 2026-01-31")
     day_ms = (date.fromisoformat(found[1]) - date(1970, 1, 1)).days * DAY_MS
     if day_ms < 0:
-        raise ValueError("the day lies before 1970")
+        raise ValueError("invalid day: expected 1970-01-01 or later")
     if not _CURRENCY.fullmatch(row["currency"]):
-        raise ValueError("the currency is none such as USD")
+        raise ValueError("invalid currency: expected three capitals, such as USD")
     return (row["vendor"], row["service"], day_ms, row["currency"]), _amount(row["amount"]), bool(row["final"])
 
 
@@ -248,9 +246,9 @@ def _amount(text: str) -> Decimal:
             raise InvalidOperation
         amount = Decimal(text)
     except InvalidOperation as error:
-        raise ValueError("the amount is no decimal number") from error
+        raise ValueError("invalid amount: expected a decimal number") from error
     if amount.copy_abs() > MAX_AMOUNT or (amount and amount.adjusted() < -MAX_AMOUNT_CHARS):
-        raise ValueError(f"the amount is no number of the currency up to {MAX_AMOUNT:,}")
+        raise ValueError(f"invalid amount: expected a number of the currency up to {MAX_AMOUNT:,}")
     return amount
 
 
@@ -334,7 +332,7 @@ def drift(
 ) -> list[DriftLine]:
     """Days in [from_ms, to_ms), by vendor, service, currency and day. Errors: UsageError for a range that is none."""
     if from_ms % DAY_MS or to_ms % DAY_MS or not 0 < to_ms - from_ms <= MAX_DAYS * DAY_MS:
-        raise UsageError(f"a range is of whole days, {MAX_DAYS} at most: 2026-01-01 to 2026-02-01")
+        raise UsageError(f"invalid range: expected whole days, at most {MAX_DAYS}, such as 2026-01-01 to 2026-02-01")
     values = {"from_ms": from_ms - DAY_MS, "to_ms": to_ms, "at_most": MAX_ROWS + 1}
     estimated, mapped = _estimated(connection, values)
     bills = _rows(connection, "bills", values)
@@ -390,5 +388,5 @@ def _estimated(
 def _rows(connection: sa.Connection, name: str, values: Mapping[str, object]) -> list[Any]:
     found = list(SQL.run(connection, name, values))
     if len(found) > MAX_ROWS:
-        raise UsageError(f"these are more than {MAX_ROWS:,} rows: choose a shorter range")
+        raise UsageError(f"more than {MAX_ROWS:,} rows: choose a shorter range")
     return found

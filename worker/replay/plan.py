@@ -38,7 +38,7 @@ class ReplayScope:
 
     def __str__(self) -> str:
         if self.provider is not None:
-            return f"what {self.provider} bills"
+            return f"the usage that {self.provider} bills"
         if not self.orgs:
             return "all organisations"
         more = f" and {len(self.orgs) - 3:,} more" if len(self.orgs) > 3 else ""
@@ -99,7 +99,7 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
     if start >= last:
         raise UsageError(
             f"the range begins at {utc(start)}, in windows that are not closed yet; the next tick will seal them. "
-            f"What can be replayed ends at {utc(last)}"
+            f"You can replay windows up to {utc(last)}"
         )
     orgs = _orgs_of(connection, scope, start, end)
     _above_floor(connection, scope, start)
@@ -108,7 +108,7 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
     if begin >= last:
         raise UsageError(
             f"the first sample of {scope} ({utc(first)}) is in a window that is not closed yet; the next tick will "
-            f"seal it. What can be replayed ends at {utc(last)}"
+            f"seal it. You can replay windows up to {utc(last)}"
         )
     values = {"start_ms": begin, "end_ms": end}
     flips = [PlannedFlip(row.org_id, row.at_ms, row.was, row.becomes) for row in _of(connection, "flips", orgs, values)]
@@ -143,25 +143,25 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
     if scope.provider is None:
         return tuple(sorted(set(scope.orgs))) or None
     if scope.provider in EXEMPT_PROVIDERS:
-        raise Refused(f"{scope.provider} bills nothing here: there is nothing to replay")
+        raise Refused(f"{scope.provider} bills nothing here: it has nothing to replay")
     values = {"provider": scope.provider, "start_ms": start, "end_ms": end}
     found = tuple(str(org_id) for org_id in SQL.run(connection, "billed_by", values).scalars())
     if not found:
         ever = SQL.run(connection, "billed_from", {"provider": scope.provider}).scalar_one()
         if ever is None:
-            raise Refused(f"{scope.provider!r} never billed anybody here; `drawdown provider list` shows who does")
-        raise Refused(f"{scope.provider} bills nobody in that range; its first organisation begins at {utc(ever)}")
+            raise Refused(f"{scope.provider!r} never billed an organisation here: see `drawdown provider list`")
+        raise Refused(f"{scope.provider} bills no organisation in that range; its first one begins at {utc(ever)}")
     return found
 
 
 def _first_use(connection: sa.Connection, scope: ReplayScope, orgs: tuple[str, ...] | None, end: int) -> int:
     first = _of(connection, "first_sample", orgs, NOTHING)[0].first_sample_ms
     if first is None:
-        raise UsageError(f"there is no sample of {scope} at all: nothing was used, so nothing can be replayed")
+        raise UsageError(f"no sample of {scope} exists, so you cannot replay any usage")
     if end <= window_of(first):
         raise UsageError(
-            f"the range ends at {utc(end)}, before the first sample of {scope} ({utc(first)}): nothing was used "
-            "then; give a range that ends later"
+            f"the range ends at {utc(end)}, before the first sample of {scope} ({utc(first)}). Give a range "
+            "that ends later"
         )
     return int(first)
 
@@ -206,13 +206,15 @@ def notes(made: ReplayPlan) -> list[tuple[str, str]]:
     """Return the notes on a plan for the person who made it: each a kind, or '', and a line."""
     lines = []
     if made.cut_at_first_use:
-        lines.append(("", "nothing was used before: it begins with the first sample"))
+        lines.append(("", "the replay begins with the first sample"))
     if made.cut_at_horizon:
         lines.append(("", f"cut at {show_time(made.to_ms)}: later windows are not closed yet"))
     if made.open_from_ms is not None:
-        lines.append(("", f"windows from {show_time(made.open_from_ms)} on are not sealed yet: the next tick's"))
+        lines.append(
+            ("", f"windows from {show_time(made.open_from_ms)} on are not sealed yet: the next tick seals them")
+        )
     if made.floored:
-        lines.append(("floor", f"{_orgs(made.floored)} cut at the floor; before it all is closed for good"))
+        lines.append(("floor", f"{_orgs(made.floored)} cut at the floor; earlier windows are closed for good"))
     if made.stopped:
         names = ", ".join(made.stopped[:3]) + (" …" if len(made.stopped) > 3 else "")
         lines.append(("stopped", f"{_orgs(len(made.stopped))} left out ({names}): `drawdown org release`"))
@@ -221,7 +223,7 @@ def notes(made: ReplayPlan) -> list[tuple[str, str]]:
         for flip in made.flips[:5]
     ]
     if made.flip_count > 5:
-        lines.append(("flip", f"… {made.flip_count - 5:,} more; each window goes to the one who bills it"))
+        lines.append(("flip", f"… {made.flip_count - 5:,} more; each window goes to the provider that bills it"))
     return lines
 
 
@@ -232,8 +234,8 @@ def _orgs(count: int) -> str:
 def in_the_way(row: Row) -> str:
     """Return the refusal of a second replay of the same windows."""
     return (
-        f"another replay of some of these windows is at work: {row.actor} ({row.worker}) began it at "
-        f"{utc(row.started_ms)}, of {ReplayScope.of(row.scope)}, {utc(row.from_ms)} to {utc(row.to_ms)}, "
-        f"and it has come to {utc(row.next_ms)}. Wait for it; if it died, its hold ends at {utc(row.lease_ms)}, "
-        "and the same command then goes on where it was"
+        f"another replay of some of these windows is running: {row.actor} ({row.worker}) started it at "
+        f"{utc(row.started_ms)} for {ReplayScope.of(row.scope)}, {utc(row.from_ms)} to {utc(row.to_ms)}, "
+        f"and it has reached {utc(row.next_ms)}. Wait for it. If it died, its lease ends at {utc(row.lease_ms)}, "
+        "and then the same command continues from there"
     )

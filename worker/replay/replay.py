@@ -239,7 +239,7 @@ def _advance(
     if SQL.run(connection, "advance", {**which, **moved}).rowcount != 1:
         raise ReplayAtWork(
             "this replay stopped for so long that another process took it over. It continues there, and "
-            "nothing is lost or doubled"
+            "no usage is lost or billed twice"
         )
 
 
@@ -248,7 +248,7 @@ def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by:
     now = context.clock.now_ms()
     doubted = recognise(connection, context.witness, now).doubted
     if doubted is not None:
-        raise HistoryDoubted(f"nothing is replayed before `drawdown recover`: {doubted}")
+        raise HistoryDoubted(f"run `drawdown recover` before a replay: {doubted}")
     rows = SQL.run(connection, "unfinished", {"since_ms": now - RESUME_MS}).all()
     for row in rows:
         at_work = row.lease_ms > now and row.from_ms < plan.asked_to_ms and plan.asked_from_ms < row.to_ms

@@ -88,7 +88,7 @@ def set_supplier(
 
     def changed(was: Supplier | None) -> Terms:
         if was is None and change.share_ppm is None:
-            raise UsageError(f"{supplier} is new: say which share it gets with --share")
+            raise UsageError(f"{supplier} is new: pass its share with --share")
         terms = Terms(0) if was is None else was.terms
         terms = replace(terms, **{name: value for name, value in vars(change).items() if value is not None})
         _require_sane(terms)
@@ -193,15 +193,15 @@ def _read(connection: sa.Connection, reservation: str, now_ms: int) -> Settlemen
 
 def _require_sane(terms: Terms) -> None:
     if not 0 <= terms.share_ppm <= PPM:
-        raise UsageError("a share lies between nothing and all of it (1,000,000 parts per million)")
+        raise UsageError("invalid share: expected 0 to 100 per cent (1,000,000 parts per million)")
     if not 0 <= terms.threshold_micro <= MAX_ENTRY_MICRO:
         raise UsageError("invalid threshold: expected 0 to 1,000,000,000 credits")
     if not 0 <= terms.hold_ms <= MAX_HOLD_MS:
-        raise UsageError("a settlement is held for ten years at most")
+        raise UsageError("invalid hold: expected at most ten years")
     if terms.hold_ms < LATE_HORIZON_MS and not terms.takes_clawbacks:
         raise UsageError(
-            f"without claw-backs a settlement is held for {LATE_HORIZON_MS // DAY_MS} days at least, in which a run "
-            "may still be corrected: give a longer --hold, or --clawbacks"
+            f"without claw-backs, the hold must be at least {LATE_HORIZON_MS // DAY_MS} days, because an execution may "
+            "be corrected until then. Pass a longer --hold, or --clawbacks"
         )
 
 
@@ -313,7 +313,7 @@ def _reverse(
 
 def _taken_back(done: SettlementReversed) -> str:
     how = "to be taken off the next payout" if done.is_clawback else "no longer owed"
-    left = "it was done before: nothing was added" if done.repeated else f"{show_credits(done.left_micro)} are left"
+    left = "it was done before: nothing changes" if done.repeated else f"{show_credits(done.left_micro)} are left"
     return f"{done.run}: {show_credits(done.amount_micro)} credits are {how}; {left}"
 
 
@@ -341,7 +341,7 @@ def _payout(
     ] = None,
 ) -> PayoutMade:
     if expect_micro is None and not asked.dry_run:
-        raise UsageError("give --expect CREDITS, the amount that the dry run came to", at="expect")
+        raise UsageError("give --expect CREDITS, the amount that the dry run showed", at="expect")
     made, repeated = make_payout(
         connection, supplier, period or payouts.period_of(asked.by.now_ms), asked.by, expect_micro
     )
@@ -356,24 +356,22 @@ def _payout(
 def _payout_sentences(done: PayoutMade) -> list[str]:
     line = f"{done.payout}: {show_credits(done.total_micro)} credits, {show_credits(done.released_micro)} released"
     line += f" and {show_credits(-done.carried_micro)} clawed back" if done.carried_micro else ""
-    line += f", {done.lines:,} lines"
+    line += f", {done.lines:,} line{'' if done.lines == 1 else 's'}"
     if done.repeated:
         line += "; it was made before: nothing changes"
-    file = f"`drawdown settlement export {typed(done.payout)}` is its file"
+    file = f"`drawdown settlement export {typed(done.payout)}` exports its file"
     if not done.made:
-        file = f"--expect {in_credits(done.total_micro)} makes it"
+        file = f"--expect {in_credits(done.total_micro)} releases it"
     if not done.unpaid_micro:
         return [line, file]
-    owed = (
-        f"{show_credits(done.unpaid_micro)} credits of it are for runs of wallets that owe now: they are not paid yet"
-    )
-    return [line, file, f"{owed}. `drawdown settlement freeze` holds one back"]
+    owed = f"{show_credits(done.unpaid_micro)} credits of it are for executions of wallets that owe now"
+    return [line, file, f"{owed}: they are not paid yet. `drawdown settlement freeze` excludes a settlement"]
 
 
 def _facts_of_supplier(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     found = account_of_supplier(connection, values["supplier"], asked.by.now_ms)
     return [
-        Fact("Released to it", "frozen" if found.is_frozen else "open"),
+        Fact("Releases", "frozen" if found.is_frozen else "open"),
         Fact("Eligible", show_credits(found.sums.eligible_micro)),
         Fact("Frozen", show_credits(found.sums.frozen_micro)),
         Fact("On hold", show_credits(found.sums.hold_micro), fixed=False),
@@ -390,7 +388,7 @@ def _facts_of_terms(connection: sa.Connection, _asked: Invocation, values: Value
     return [
         Fact("Share", show_percent(terms.share_ppm)),
         Fact("Held for", lasting(terms.hold_ms)),
-        Fact("A payout is above", show_credits(terms.threshold_micro)),
+        Fact("Payout threshold", show_credits(terms.threshold_micro)),
         Fact("Claw-backs", "yes" if terms.takes_clawbacks else "no"),
     ]
 

@@ -414,7 +414,9 @@ def _settlements(
 ) -> Page[SettlementRow]:
     if look.only is not None and (supplier or project):
         # Whether there is such a supplier, or another's project, is not for this key to know.
-        said = f"suppliers and projects are of all organisations, and this key is bound to {look.only}: use another key"
+        said = (
+            f"suppliers and projects belong to all organisations, but this key is bound to {look.only}: use another key"
+        )
         raise Denied("foreign_org", said)
     chosen = SettlementFilter(tuple(state or get_args(Standing)), supplier, org_id or "", project)
     found, following = page(connection, chosen, look.now_ms, look.after, look.most)
@@ -425,7 +427,7 @@ def _settlement(connection: sa.Connection, look: Look, run: Run) -> ShownSettlem
     if look.only is not None:  # a key that is bound learns nothing of others' runs, nor whether there are any
         there = settlements.read(connection, run, look.now_ms)
         if there is None or there.org_id != look.only:
-            raise UnknownId(f"{look.only} has no settlement of this run", ids.SETTLEMENT.noun)
+            raise UnknownId(f"{look.only} has no settlement of this execution", ids.SETTLEMENT.noun)
     found, reversals, freezes = show_settlement(connection, run, look.now_ms, look.most)
     taken = [ReversalRow(one.reversal, one.amount_micro, one.is_clawback, one.at_ms, one.actor, one.reason)
              for one in reversals]  # fmt: skip

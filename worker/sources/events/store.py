@@ -68,34 +68,38 @@ class EventResult:
 
 _ACCEPTED: Final = EventResult("accepted")
 _DUPLICATE: Final = EventResult("duplicate")
-_WITHDRAWN: Final = "it was taken before and withdrawn since, for good: what is right is a new event with its own id"
+_WITHDRAWN: Final = (
+    "it was accepted before and withdrawn since, for good: send the correct usage as a new event with its own id"
+)
 WITHDRAWN: Final = EventResult("invalid", "withdrawn", _WITHDRAWN)
 TOO_LATE: Final = EventResult(
-    "invalid", "too_late", "it lies below the floor of its organisation: its window is closed for good"
+    "invalid", "too_late", "it is below the floor of its organisation: its window is closed for good"
 )
 _TOO_MANY: Final = EventResult(
-    "invalid", "too_many_types", f"there are {MAX_EVENT_TYPES:,} event types already: send one of those"
+    "invalid", "too_many_types", f"the maximum of {MAX_EVENT_TYPES:,} event types is reached: send a known type"
 )
 _TOO_MANY_OWN: Final = EventResult(
-    "invalid", "too_many_org_types", f"keys of its organisation brought {MAX_ORG_TYPES} event types: send one of those"
+    "invalid", "too_many_org_types", f"keys of its organisation may add {MAX_ORG_TYPES} event types: send a known type"
 )
 _TOO_MANY_KEY: Final = EventResult(
     "invalid",
     "too_many_key_types",
-    f"a key may bring {MAX_KEY_TYPES:,} event types, and keys of one source {MAX_SOURCE_TYPES:,}: send one that is "
-    "known, or name this one by `drawdown feature map-event`",
+    f"a key may add {MAX_KEY_TYPES:,} event types, and keys of one source {MAX_SOURCE_TYPES:,}: send a known type, "
+    "or add this one with `drawdown feature map-event`",
 )
 _OTHER: Final = EventResult(
-    "conflict", "other_content", "its source and id were taken before, with other content: that stays, and this one is "
-    "kept aside; withdraw that one, and send this one with an id of its own",
+    "conflict", "other_content", "an event with its source and id, but other content, was accepted before. That event "
+    "stays, and this one is quarantined: withdraw that event, and send this one with its own id",
 )  # fmt: skip
 UNKNOWN_TYPE: Final = "unknown_type"
 REPEATED: Final = "key_repeated"
 _REPEATED: Final = EventResult(
-    "invalid", REPEATED, "another item of this batch has its source and id, and was refused: send this one alone"
+    "invalid", REPEATED, "another item of this batch has the same source and id, and was refused: send this one alone"
 )
-_FOREIGN: Final = EventResult("conflict", "other_content", "a sample that is no event's has its id")
-UNASSIGNED: Final = EventResult("pending", "unassigned", "nobody bills its organisation then: `drawdown org assign`")
+_FOREIGN: Final = EventResult("conflict", "other_content", "a sample that does not belong to an event has its id")
+UNASSIGNED: Final = EventResult(
+    "pending", "unassigned", "no provider bills its organisation then: `drawdown org assign`"
+)
 
 
 def sandbox_of(event_type: str) -> str:
@@ -168,7 +172,7 @@ def keep_above_floor(connection: sa.Connection, org_id: str, events: Sequence[Us
     lock_org(connection, org_id)
     floor = max((int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": [org_id]})), default=0)
     if any(event.occurred_ms < floor for event in events):
-        raise Refused(f"windows of {org_id} before {utc(floor)} were closed for good meanwhile: look at it again")
+        raise Refused(f"windows of {org_id} before {utc(floor)} were closed for good meanwhile: check the usage again")
 
 
 def _is_told(key: dict[str, str], found: dict[str, EventResult], before: dict[tuple[str, str], Stored]) -> bool:
@@ -280,7 +284,7 @@ def _insert(connection: sa.Connection, batch: list[Event], known: dict[str, int]
         }
         out = SQL.run(connection, "insert", {**arrays, "cell_id": CELL, "now_ms": now_ms}).all()
         if any(row.noted is not None for row in out):
-            raise DatabaseBusy("a sample took the id of an event this moment; try again")
+            raise DatabaseBusy("another call just stored a sample with the id of an event. Try again")
         return {key["sample_id"] for key, _ in batch} - {str(row.sample_id) for row in out}
     there = set(SQL.run(connection, "not_new", {"keys": [key for key, _ in batch]}).scalars())
     new = [(key["sample_id"], event) for key, event in batch if key["sample_id"] not in there]

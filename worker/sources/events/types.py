@@ -155,14 +155,16 @@ def declare_value(connection: sa.Connection, event_type: str, value: EventValue,
     Errors: Refused if the type has another value, has no room, or has events already, which state their own quantities.
     """
     if hold(connection, event_type, by.now_ms) is None:
-        raise Refused(f"there are {MAX_EVENT_TYPES:,} event types already: `drawdown feature list` shows them")
+        raise Refused(f"the maximum of {MAX_EVENT_TYPES:,} event types is reached: see `drawdown feature list`")
     before = values(connection, [event_type]).get(event_type)
     if before is not None and before != value:
-        raise Refused(f"{event_type} has a value already, the {before}. Send other events by another type")
+        raise Refused(f"{event_type} already has a value, the {before}. Send other events with another type")
     if before is not None:
         return False
     if SQL.run(connection, "has_events", {"event_type": event_type}).first() is not None:
-        raise Refused(f"{event_type} has events already, which state their quantity. Send other events by another type")
+        raise Refused(
+            f"{event_type} already has events, which state their quantity. Send other events with another type"
+        )
     rule = {"aggregation": value.aggregation, "path": value.path, "scale": value.scale}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "declare_value", {"event_type": event_type, **rule, **person})
@@ -172,13 +174,13 @@ def declare_value(connection: sa.Connection, event_type: str, value: EventValue,
 def require_values(connection: sa.Connection, event_types: Collection[str], read: Mapping[str, EventValue]) -> None:
     """Insist that no value was declared since it was read, for types that are shared. Errors: DatabaseBusy."""
     if connection.dialect.name == "postgresql" and values(connection, event_types) != read:
-        raise DatabaseBusy("a value was declared for an event type this moment; try again")
+        raise DatabaseBusy("another call just declared a value for an event type. Try again")
 
 
 CODE: Final = "charged_at_once"
 WHY: Final = (
-    "{} is charged at once in its window, by the guard as {}, and no event of it is billed: it is not kept; send its "
-    "use to POST /v1/guard/consume"
+    "events of {} are not billed or kept in this window, because the guard charges it at once as {}: send its use to "
+    "POST /v1/guard/consume"
 )
 Spot: TypeAlias = tuple[str, int]
 """An event type, and the start of a window."""
@@ -214,7 +216,7 @@ def require_uncharged(connection: sa.Connection, spots: Collection[Spot]) -> Non
     Errors: DatabaseBusy.
     """
     if spots and connection.dialect.name == "postgresql" and charged(connection, spots):
-        raise DatabaseBusy("a price was set for an event type this moment; try again")
+        raise DatabaseBusy("another call just set a price for an event type. Try again")
 
 
 def hold(connection: sa.Connection, event_type: str, now_ms: int) -> int | None:

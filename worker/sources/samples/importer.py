@@ -268,7 +268,7 @@ def format_of(name: str, options: ImportOptions) -> str:
     """`csv` or `jsonl`. Errors: UsageError where neither the option nor the suffix says."""
     found = options.format or _SUFFIXES.get(unzipped(name).suffix.lower())
     if found is None:
-        raise UsageError(f"{name}: is it CSV or JSON lines? Give --format csv or --format jsonl")
+        raise UsageError(f"{name}: unknown format. Give --format csv or --format jsonl")
     return found
 
 
@@ -309,7 +309,7 @@ def _header(lines: NumberedLines) -> list[str]:
         header = _quoted(lines, number, raw)[1]
         if isinstance(header, BadRow):
             why = REASONS[header.reason] + (f": {header.text}" if header.text else "")
-            raise UsageError(f"{lines.name}: line {number} is no CSV header ({why})")
+            raise UsageError(f"{lines.name}: line {number} is not a CSV header ({why})")
         twice = sorted(column for column, times in Counter(header).items() if times > 1)
         if twice:
             raise UsageError(f"{lines.name}: the header names {', '.join(map(repr, twice))} twice; rename one of them")
@@ -379,7 +379,7 @@ def _quoted(
     if not clean:
         return whole, BadRow("", "not_utf8")
     if len(taken) > 1 and read is not None and (len(fields) != read.width or read.has_line_break(fields)):
-        return whole, BadRow("", "csv_syntax", "it spans lines and is no row")
+        return whole, BadRow("", "csv_syntax", "it spans lines and is not a row")
     return whole, fields
 
 
@@ -464,7 +464,7 @@ Record = tuple[int, bytes, Sample | BadRow]
 
 
 _BOM: Final = b"\xef\xbb\xbf"
-_AGAIN: Final = "fix the file and give all of it again, nothing is counted twice"
+_AGAIN: Final = "fix the file and give all of it again: no row counts twice"
 
 
 def unzipped(name: str) -> Path:
@@ -525,7 +525,7 @@ class NumberedLines:
         if self._blank_bytes > MAX_BLANK_BYTES:
             raise DrawdownError(
                 f"{self.name}: more than {MAX_BLANK_BYTES >> 20} MiB of blank lines up to line {self._number}: it is "
-                f"no file of samples or events; {_AGAIN}"
+                f"not a file of samples or events; {_AGAIN}"
             )
         if self._number == 1 and raw.startswith(_BOM):
             raw = raw[len(_BOM) :]
@@ -546,7 +546,7 @@ class NumberedLines:
                 if passed > MAX_PASSED_OVER_BYTES:
                     raise DrawdownError(
                         f"{self.name}: line {self._number + 1} does not end within {MAX_PASSED_OVER_BYTES >> 20} MiB: "
-                        f"it is no file of samples or events; {_AGAIN}"
+                        f"it is not a file of samples or events; {_AGAIN}"
                     )
             return raw
         except (OSError, EOFError, zlib.error) as error:

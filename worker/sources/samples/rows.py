@@ -235,7 +235,7 @@ RESERVED_IDS: Final = (OF_EVENTS, OF_RUNS, OF_BATCHES)
 refuses it."""
 REASONS: Final = {
     "bad_id": "must have 1 to 200 characters and no control characters",
-    "reserved_id": f"begins with {', '.join(RESERVED_IDS[:-1])} or {RESERVED_IDS[-1]}, as ids of samples made here do: "
+    "reserved_id": f"begins with {', '.join(RESERVED_IDS[:-1])} or {RESERVED_IDS[-1]}, which Drawdown reserves: "
     "choose another",
     "memory_missing": "is missing",
     "memory_not_a_number": "is not a number",
@@ -261,7 +261,7 @@ REASONS: Final = {
     "duplicate_keys": "the row names a key twice",
     "not_utf8": "the row is not UTF-8",
     "line_too_long": "the line is longer than 1 MiB",
-    "conflict": "the same id is there with other content; this row was quarantined",
+    "conflict": "the same id exists with other content; this row was quarantined",
 }
 """Each reason, as a machine says it and as a person reads it after the column's name."""
 
@@ -443,7 +443,7 @@ def sample_of(item: Item, org_id: str | None, cell_id: str | None, now_ms: int) 
     `REASONS`."""
     for name in item:
         if name not in FIELDS:
-            raise Unfit("unknown_field", f"a sample has no {name}: its names are {', '.join(FIELDS)}", name)
+            raise Unfit("unknown_field", f"a sample has no field {name}: expected {', '.join(FIELDS)}", name)
     given = {
         **_bound("org_id", org_id),
         **_bound("cell_id", cell_id),
@@ -474,14 +474,14 @@ def _id(item: Item, name: str) -> str:
         raise Unfit(f"{name}_missing", f"{name} is missing", name)
     found = item[name]
     if not isinstance(found, str):
-        raise Unfit(f"bad_{name}", f"{name} is a text", name)
+        raise Unfit(f"bad_{name}", f"{name} must be a text", name)
     return _READ_GIVEN[name](found)
 
 
 def _own(item: Item, name: str, bound: str | None, code: str) -> str:
     found = _id(item, name)
     if bound is not None and found != bound:
-        raise Unfit(code, f"this key is bound to {bound}: name that, or use another key", name)
+        raise Unfit(code, f"this key is bound to {bound}: send {bound}, or use another key", name)
     return found
 
 
@@ -539,7 +539,7 @@ def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, 
             seconds, rest = divmod(quantity, least)
             parts = [(least, seconds)]
             if rest:
-                raise NotMade(f"no sizes from {least} to {most} MB come to {quantity:,} MB-seconds")
+                raise NotMade(f"no sizes from {least} to {most} MB add up to {quantity:,} MB-seconds")
     if sum(-(-seconds // MAX_INTERVAL_S) for _, seconds in parts) > MOST_SAMPLES:
         raise NotMade(f"{quantity:,} take more than {MOST_SAMPLES:,} samples: draw the run in parts")
     for size, seconds in parts:
