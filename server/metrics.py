@@ -44,6 +44,7 @@ from drawdown.worker.status.metrics import (
     halted_orgs,
     provider_reads,
 )
+from drawdown.worker.status.system_state import PENDING
 from drawdown.worker.topup.lists import figures as topup_figures
 from drawdown.worker.usage.backfills import open_backfills
 from drawdown.worker.verdict.rules import CREDIT_REASONS
@@ -51,7 +52,6 @@ from drawdown.worker.verdict.watch_state import rounds_of, unread_orgs, wrong_es
 from drawdown.worker.wallets.lists import owed_figures, run_figures
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-PENDING_REASONS: Final = ("unknown_org", "no_assignment", "no_customer", "no_provider", "no_mapping")
 
 PROBLEMS: Final = (
     "bad_id", "bad_org_id", "bad_sandbox_id", "bad_cell_id", "memory_missing", "memory_out_of_bounds",
@@ -134,7 +134,7 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         "pending_units": "Units of event usage that cannot be sealed yet, by reason.",
     }
     for (name, says), found in zip(helps.items(), figures.pending(connection), strict=True):
-        pending = dict.fromkeys(PENDING_REASONS, 0) | found
+        pending = dict.fromkeys(PENDING, 0) | found
         yield gauge(name, says, [((why,), used) for why, used in sorted(pending.items())], ("reason",))
     waiting = sorted(_unmapped(connection).items())
     yield gauge(

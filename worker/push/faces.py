@@ -34,7 +34,16 @@ from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.actions import Chosen, PushEffect, effect_of
 from drawdown.worker.push.explanation import ExplainedPush, explain_push
-from drawdown.worker.push.lists import NO_ERROR, PushFilter, PushLine, PushSum, list_pushes, sum_pushes
+from drawdown.worker.push.lists import (
+    NO_ERROR,
+    AnyState,
+    OpenState,
+    PushFilter,
+    PushLine,
+    PushSum,
+    list_pushes,
+    sum_pushes,
+)
 from drawdown.worker.push.rows import PUSH, find_pushes
 from drawdown.worker.verdict.rates import size_of
 
@@ -212,8 +221,6 @@ def _worth(connection: sa.Connection, _asked: Invocation, values: Values) -> Siz
     return size_of(effect_of(connection, keys).worth, len(keys))
 
 
-OpenState = Literal["open", "due", "queued", "in_doubt", "rejected", "awaiting_credit"]
-AnyState = Literal[OpenState, "accepted", "voided", "carried", "shadow", "any"]
 OnlyOrg = Annotated[str | None, ORG, "Organisation of the pushes"]
 OnlyProvider = Annotated[str, ID, "Provider of the pushes"]
 OnlyFeature = Annotated[str, ID, "Feature of the pushes"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import sqlalchemy as sa
 
@@ -34,12 +34,15 @@ MOST_LOOKED_AT: Final = 5_000
 """Pushes that one page reads."""
 MOST_ORG_MS: Final = 31 * DAY_MS
 """The longest time of one organisation that is searched, with a look for each window."""
-OPEN: Final = ("due", "queued", "in_doubt", "rejected", AWAITING_CREDIT)
+Open: TypeAlias = Literal["due", "queued", "in_doubt", "rejected", "awaiting_credit"]
+OPEN: Final[tuple[Open, ...]] = get_args(Open)
+OpenState: TypeAlias = Literal["open", Open]
+AnyState: TypeAlias = Literal[OpenState, "accepted", "voided", "carried", "shadow", "any"]
 FOR_PEOPLE: Final = ("in_doubt", "rejected")
 UNSENT: Final = (*FOR_PEOPLE, AWAITING_CREDIT)
 """States that no tick sends: by the index on what a person is needed for."""
 NO_ERROR: Final = "no error on record"
-STATES: Final = ("open", *OPEN, "accepted", "voided", "carried", "shadow", "any")
+STATES: Final[tuple[AnyState, ...]] = get_args(AnyState)
 """By what a list may be narrowed: `open` is what is not decided."""
 FIRST: Final = -1
 LAST: Final = 2**62

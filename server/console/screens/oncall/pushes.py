@@ -109,7 +109,11 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     )
 
 
-STATE_WORDS: Final = {"open": "open", "any": "all", **{name: name.replace("_", " ") for name in STATES[1:-1]}}
+STATE_WORDS: Final[dict[str, str]] = {
+    "open": "open",
+    "any": "all",
+    **{name: name.replace("_", " ") for name in STATES[1:-1]},
+}
 
 
 def _row(one: PushLine) -> tuple[Cell, ...]:
