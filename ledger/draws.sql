@@ -1,4 +1,4 @@
--- What a run drew, and its end.
+-- Draws of an execution, and its end.
 
 -- name: draw
 UPDATE reservations SET drawn_micro = :drawn_micro WHERE reservation = :reservation
@@ -12,7 +12,7 @@ WHERE reservation = :reservation
 UPDATE reservation_sandboxes SET is_open = FALSE WHERE reservation = :reservation
 
 -- name: entries_of
--- What was posted under one number of a run.
+-- The entries under one number of an execution.
 SELECT key, feature, quantity, amount_micro FROM ledger_entries
 WHERE reservation = :reservation AND key >= :first AND key < :beyond
 
@@ -20,7 +20,7 @@ WHERE reservation = :reservation AND key >= :first AND key < :beyond
 SELECT key, -amount_micro AS off_micro FROM ledger_entries WHERE reservation = :reservation AND key LIKE '%:-'
 
 -- name: drawn_by_feature
--- What was written off as it was drawn is left out.
+-- The amount written off with a draw is left out.
 SELECT feature, CAST(COALESCE(SUM(quantity), 0) AS BIGINT) AS quantity,
     CAST(SUM(amount_micro) AS BIGINT) AS amount_micro
 FROM ledger_entries WHERE reservation = :reservation AND key NOT LIKE '%:-' GROUP BY feature

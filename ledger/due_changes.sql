@@ -1,4 +1,4 @@
--- What is due in wallets by time.
+-- Changes of wallets that fall due by time.
 
 -- name: for_update [postgresql]
 FOR UPDATE
@@ -6,7 +6,7 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: left
--- Of what was reserved, what was not drawn.
+-- The reserved amount that was not drawn.
 CASE WHEN drawn_micro < amount_micro THEN amount_micro - drawn_micro ELSE 0 END
 
 -- name: look

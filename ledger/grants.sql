@@ -1,4 +1,4 @@
--- What plans give: who is on which plan since when, and what was given.
+-- Grants of plans: the plan of each customer and since when, and the credit given.
 
 -- name: behind
 -- Wallets on a plan that were not looked at since this month began, or since their plan changed.
@@ -34,7 +34,7 @@ WHERE 1 = 1 ORDER BY lot ON CONFLICT (lot) DO NOTHING
 -- name: caught_up
 UPDATE ledger_accounts SET given_to_ms = :month_ms WHERE account_id IN :accounts
 
--- What plans give, from when on.
+-- The credit that plans give, and from when.
 
 -- name: gives
 t.included_micro, t.rollover_min_micro, t.rollover_max_micro, t.first_micro
@@ -46,8 +46,8 @@ SELECT {gives} FROM plan_terms t WHERE t.plan = :plan ORDER BY t.number DESC LIM
 SELECT t.plan, t.from_ms, {gives} FROM plan_terms t WHERE t.plan IN :plans ORDER BY t.plan, t.number
 
 -- name: add
--- From now on; never for what began before: a month that wallets on the plan were looked at for, a stay on it, whatever
--- the clock of this machine says.
+-- From now on; never for a time that began before: a month for which wallets on the plan were examined, or a stay on
+-- it. This machine's clock does not change that.
 INSERT INTO plan_terms (plan, number, from_ms, included_micro, rollover_min_micro, rollover_max_micro, first_micro,
     at_ms, actor, reason)
 SELECT CAST(:plan AS TEXT), q.number, CASE WHEN q.least_ms > :at_ms THEN q.least_ms ELSE :at_ms END, :included_micro,

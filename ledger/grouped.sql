@@ -1,4 +1,4 @@
--- What several calls move in wallets, written at once.
+-- Moves of several calls in wallets, written at once.
 
 -- name: for_update_of_wallets [postgresql]
 ORDER BY w.account_id FOR UPDATE OF w
@@ -25,7 +25,7 @@ ORDER BY v.reservation {for_update_of_runs}
 SELECT reservation FROM reservations WHERE reservation IN :names
 
 -- name: entries_of
--- What was posted under these numbers of runs.
+-- The entries under these numbers of executions.
 SELECT e.reservation, e.key, e.feature, e.quantity, e.amount_micro
 FROM {rows :spans (reservation text, first text, beyond text)} r JOIN ledger_entries e
     ON e.reservation = r.reservation AND e.key >= r.first AND e.key < r.beyond

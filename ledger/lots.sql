@@ -1,4 +1,4 @@
--- Lots: what they are, what was booked of them, what was used in each part of time.
+-- Lots: their terms, the amounts booked of them, and the use in each part of time.
 
 -- name: insert
 INSERT INTO ledger_lots (lot, customer_id, kind, amount_micro, priority, begins_ms, expires_ms, features, at_ms, actor,
@@ -15,7 +15,7 @@ l.lot, l.customer_id, l.kind, l.amount_micro, l.priority, l.begins_ms, l.expires
 SELECT {columns} FROM ledger_lots l WHERE l.lot = :lot
 
 -- name: of_wallets
--- With what was booked of each, and which part of a plan it is.
+-- With the amounts booked of each lot, and its part of a plan.
 SELECT {columns},
     CAST(COALESCE(SUM(CASE WHEN e.kind = 'expiry' THEN e.amount_micro END), 0) AS BIGINT) AS expired_micro,
     CAST(COALESCE(-SUM(CASE WHEN e.kind = 'grant' THEN e.amount_micro END), 0) AS BIGINT) AS taken_micro,
@@ -43,9 +43,9 @@ WHERE a.account_id IN :accounts AND (a.next_due_ms = 0 OR a.deferred_micro > 0 O
 ORDER BY a.account_id
 
 -- name: used
--- What was used in each part of time, by feature: usage by its window, runs by their acceptance, tiers by their month,
--- and what was taken back without a lot ('', `TAKEN`) by its moment. A pool uses what it allots as it does so; what comes back was
--- never used.
+-- The use in each part of time, by feature: usage by its window, executions by their acceptance, tiers by their month,
+-- and credit taken back without a lot ('', `TAKEN`) by its moment. A pool uses credit when it allots it. Credit that
+-- comes back was never used.
 WITH parts AS MATERIALIZED (SELECT * FROM {rows :parts (account_id text, part bigint, from_ms bigint, to_ms bigint)} r)
 SELECT p.account_id, p.part, e.feature, CAST(SUM(e.amount_micro) AS BIGINT) AS amount_micro
 FROM parts p JOIN ledger_entries e ON e.from_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms

@@ -1,4 +1,4 @@
--- Payouts: what is eligible at one moment, less what was clawed back, released once.
+-- Payouts: the eligible settlements at one moment, less the claw-backs, released once.
 
 -- name: read
 SELECT p.payout, p.supplier, p.period, p.released_micro, p.carried_micro, p.total_micro,
@@ -26,7 +26,7 @@ WHERE s.supplier = :supplier AND v.is_clawback
     AND NOT EXISTS (SELECT 1 FROM payout_lines l WHERE l.line = 'reversal:' || v.reversal)
 
 -- name: sums
--- What the lines come to, and the lowest threshold that was agreed on for one of them.
+-- The sums of the lines, and the lowest threshold that was agreed on for one of them.
 SELECT COUNT(*) AS lines,
     CAST(COALESCE(SUM(CASE WHEN l.reversal IS NULL THEN l.amount_micro END), 0) AS BIGINT) AS released_micro,
     CAST(COALESCE(SUM(CASE WHEN l.reversal IS NOT NULL THEN l.amount_micro END), 0) AS BIGINT) AS carried_micro,

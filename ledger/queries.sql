@@ -29,7 +29,7 @@ FOR SHARE
 SELECT plan FROM ledger_plans WHERE plan IN :plans ORDER BY plan {for_share}
 
 -- name: set_plan
--- It falls due at once, so that what the plan gives is looked for.
+-- It falls due at once, so that the plan's credit is given.
 UPDATE ledger_accounts SET plan = :plan, given_to_ms = NULL, next_due_ms = 0
 WHERE account_id = :account_id AND (plan IS NULL OR plan <> :plan) RETURNING account_id
 
@@ -56,8 +56,8 @@ FROM {rows :entries (key text, kind text, from_account text, to_account text, am
 WHERE 1 = 1 ON CONFLICT (key) DO NOTHING RETURNING key
 
 -- name: move
--- What is dated before the end of lots that are over may change what is left of them, or what they expired with; what
--- comes in, what waits to. Either makes the wallet due at once (0).
+-- Use dated before the end of lots that are over may change their rest, or the amount that they expired with. Incoming
+-- credit may change the amount that waits to expire. Either makes the wallet due at once (0).
 UPDATE ledger_accounts SET balance_micro = balance_micro + r.amount,
     next_due_ms = CASE WHEN r.first_ms < lots_over_ms OR (deferred_micro > 0 AND r.amount > 0) THEN 0
         ELSE next_due_ms END
@@ -83,8 +83,8 @@ SELECT feature, CAST(SUM(quantity) AS BIGINT) AS quantity FROM ledger_entries WH
     AND from_account = :from_account AND ts >= :from_ms AND ts < :to_ms GROUP BY feature
 
 -- name: first_rates
--- By which rate of a feature a wallet was charged first in each of these windows; no row, or none that says: NULL. What
--- an older version charged goes by the rates that were known as it did.
+-- The rate of a feature by which a wallet was charged first in each of these windows. NULL: no row exists, or none has
+-- the rate. A charge of an older version goes by the rates that were known when it was made.
 SELECT w.account_id, w.feature, w.window_ms, (
     SELECT COALESCE(e.rate_ms, (SELECT MAX(r.start_ms) FROM ledger_rates r
         WHERE r.feature = e.feature AND r.start_ms <= e.ts AND r.at_ms <= e.at_ms))
@@ -96,7 +96,7 @@ FROM {rows :windows (account_id text, feature text, window_ms bigint)} w
 -- name: rates
 SELECT feature, start_ms, micro_credits, per_quantity FROM ledger_rates WHERE at_ms <= :known_ms
 
--- What a plan's runs hold.
+-- The amounts that a plan's executions hold.
 
 -- name: terms
 p.hold_factor_ppm, p.unknown_hold_micro, p.most_hold_micro, p.most_held_micro, p.holds_halt

@@ -25,7 +25,7 @@ SELECT 1 FROM reservations WHERE reservation IN :names LIMIT 1
 SELECT {columns} FROM reservations WHERE reservation = :reservation {held}
 
 -- name: hold
--- Only where there is room, and nothing that is due by time would change what room there is.
+-- If enough credit is available, and no change that is due by time would alter it.
 UPDATE ledger_accounts SET held_micro = held_micro + :amount_micro,
     next_due_ms = CASE WHEN next_due_ms < :expires_ms THEN next_due_ms ELSE :expires_ms END
 WHERE account_id = :account_id AND {available_micro} - :unbilled_micro >= :amount_micro
@@ -33,7 +33,7 @@ WHERE account_id = :account_id AND {available_micro} - :unbilled_micro >= :amoun
 RETURNING balance_micro
 
 -- name: free
--- What waited to expire until a run ends is looked at before the balance is believed again.
+-- Credit that waits to expire until an execution ends is examined before the balance is used again.
 UPDATE ledger_accounts SET held_micro = held_micro - :freed_micro,
     next_due_ms = CASE WHEN deferred_micro > 0 THEN 0 ELSE next_due_ms END
 WHERE account_id = :account_id
@@ -42,7 +42,7 @@ WHERE account_id = :account_id
 UPDATE reservations SET amount_micro = :amount_micro, expires_ms = :expires_ms WHERE reservation = :reservation
 
 -- name: left
--- Of what was reserved, what was not drawn.
+-- The reserved amount that was not drawn.
 CASE WHEN drawn_micro < amount_micro THEN amount_micro - drawn_micro ELSE 0 END
 
 -- name: holders
@@ -89,12 +89,12 @@ SELECT DISTINCT r.customer_id FROM reservation_sandboxes n JOIN reservations r O
 WHERE n.org_id = :org_id AND n.sandbox_id IN :names AND n.is_open AND r.expires_ms <= :now_ms ORDER BY 1
 
 -- name: metered
--- Word for word the condition of the index. What is over counts nowhere.
+-- Word for word the condition of the index. A reservation that is over counts nowhere.
 SELECT COUNT(*) FROM (SELECT 1 FROM reservations WHERE state = 'held' AND settled_by = 'metering'
     AND customer_id = :customer_id AND expires_ms > :now_ms LIMIT :at_most) q
 
 -- name: hold_runs
--- What is due, and what metering may draw on next, in one order.
+-- The reservations that are due, and those that metering may draw on next, in one order.
 SELECT reservation FROM reservations WHERE state = 'held' AND (
         (customer_id IN :due_of AND hold = 'wallet' AND expires_ms <= :now_ms) OR (customer_id IN :customers AND settled_by = 'metering'))
 ORDER BY reservation LIMIT :at_most {for_update}

@@ -38,7 +38,7 @@ UPDATE settlement_freezes SET ended_ms = :ended_ms, ended_by = :ended_by, ended_
 WHERE freeze_id = :freeze_id
 
 -- name: last_act
--- What tells before from after: batches, freezes and their ends.
+-- The acts that divide before from after: payouts, freezes and their ends.
 SELECT MAX(at_ms) FROM (SELECT at_ms FROM payouts WHERE supplier = :supplier
     UNION ALL SELECT from_ms FROM settlement_freezes WHERE supplier = :supplier
     UNION ALL SELECT ended_ms FROM settlement_freezes WHERE supplier = :supplier) acts
@@ -52,7 +52,7 @@ INSERT INTO settlement_reversals (reversal, reservation, amount_micro, is_clawba
 VALUES (:reversal, :reservation, :amount_micro, :is_clawback, :at_ms, :actor, :reason)
 ON CONFLICT (reversal) DO NOTHING RETURNING reversal
 
--- Suppliers: the terms of each, and the lock under which what it is owed changes.
+-- Suppliers: the terms of each, and the lock for changes of the amount owed to it.
 
 -- name: for_update [postgresql]
 FOR UPDATE

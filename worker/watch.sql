@@ -48,7 +48,7 @@ FOR UPDATE OF o SKIP LOCKED
 UPDATE orgs SET watch_due_ms = :watch_due_ms, runs_out_ms = :runs_out_ms WHERE org_id = :org_id AND NOT is_halted
 
 -- name: halted
--- A person's halt and override are no matter of credit: there is nothing to ask.
+-- A person's halt and override do not depend on credit: the provider is not asked.
 SELECT o.org_id {billed} WHERE o.is_halted AND NOT o.operator_halt AND o.override_halted IS NULL
     AND o.projection_due_ms IS NULL AND o.bucket BETWEEN :lo AND :hi
 ORDER BY COALESCE(o.balance_read_ms, 0) LIMIT :at_most

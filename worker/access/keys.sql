@@ -17,8 +17,8 @@ VALUES (:key_sha256, :name, :scopes, :org_id, :cell_id, :source, :gives_micro, :
 ON CONFLICT DO NOTHING RETURNING name
 
 -- name: hold_name
--- A key stays in its table for good, so all who change keys of one name meet at the first. What one of them adds is not
--- seen by a statement that waited for it: the next one sees it.
+-- A key stays in its table for good, so all who change keys of one name meet at the first. A statement that waited does
+-- not see a key that another one added: the next statement sees it.
 SELECT key_sha256 FROM api_keys WHERE name = :name ORDER BY key_sha256 {for_update}
 
 -- name: going

@@ -1,8 +1,8 @@
 -- The queries that DuckDB runs on one file, `file_rows`. None of them reaches the product's own database.
 
 -- name: readers
--- A value by the type it has in the file. What is no whole number of 64 bits is NULL, and so is a time that is none. Of
--- text, a fraction of zeros is whole; no exponent is read. A time is what `events.fields` takes for one.
+-- A value by the type it has in the file. A value that is not a whole number of 64 bits is NULL, and so is an invalid
+-- time. In text, a fraction of zeros is whole; an exponent is not read. `events.fields` decides which values are times.
 CREATE MACRO whole_of_integer(x) AS TRY_CAST(x AS BIGINT);
 CREATE MACRO whole_of_number(x) AS
     CASE WHEN isfinite(CAST(x AS DOUBLE)) AND x = floor(x) THEN TRY_CAST(x AS BIGINT) END;
@@ -23,8 +23,8 @@ CREATE MACRO text_of(x) AS x;
 CREATE MACRO said_of(x) AS CAST(x AS VARCHAR)
 
 -- name: by_value
--- Of JSON: each value has a type of its own. A number with a point or an exponent stands here as DOUBLE, rounded as it
--- is: where that is whole, it is what other programs read there.
+-- From JSON: each value has a type of its own. A number with a point or an exponent is a DOUBLE here, rounded: if that
+-- is whole, other programs read the same number.
 CREATE MACRO said_of(x) AS json_extract_string(x, '$');
 CREATE MACRO text_of(x) AS CASE WHEN json_type(x) = 'VARCHAR' THEN said_of(x) END;
 CREATE MACRO whole_of_json(x) AS CASE json_type(x) WHEN 'UBIGINT' THEN TRY_CAST(said_of(x) AS BIGINT)
@@ -73,7 +73,7 @@ FROM (SELECT *, CASE WHEN fits THEN {row_hash} END AS row_hash
 GROUP BY ALL
 
 -- name: plain_hash
--- Of what is billed of a row, however its file is written. MD5: the same in each version of DuckDB.
+-- Of the billed fields of a row, however its file is written. MD5: the same in each version of DuckDB.
 md5_number_lower(concat_ws(chr(31), org_id, kind, quantity, ts))
 
 -- name: row_hash
@@ -146,7 +146,7 @@ DROP TABLE groups
 SELECT number, org_id, window_ms, kind, quantity FROM parts ORDER BY number
 
 -- name: refused
--- The first rows that do not fit, in the order of the file: which column is wrong, and what it says.
+-- The first rows that do not fit, in the order of the file: the wrong column, and its value.
 SELECT number, CASE WHEN NOT org_fits THEN 'org_id' WHEN NOT COALESCE(kind_fits(kind), false) THEN kind_column()
         WHEN NOT COALESCE(quantity BETWEEN 0 AND most_quantity(), false) THEN quantity_column() ELSE 'ts' END AS wrong,
     CASE wrong WHEN 'org_id' THEN said_org WHEN 'ts' THEN said_ts WHEN kind_column() THEN said_kind

@@ -1,7 +1,7 @@
--- What is left to people of files in watched folders.
+-- Files in watched folders that wait for a person.
 
 -- name: files_left
--- What a person named by hand was said to that person.
+-- If a person named a file by hand, that person saw its result.
 SELECT COALESCE(SUM(CASE WHEN outcome = 'refused' THEN 1 ELSE 0 END), 0) AS refused,
     COALESCE(SUM(CASE WHEN outcome = 'conflict' THEN 1 ELSE 0 END), 0) AS conflicts,
     COALESCE(SUM(CASE WHEN outcome = 'failed' THEN 1 ELSE 0 END), 0) AS failing, MIN(seen_ms) AS since_ms

@@ -1,4 +1,4 @@
--- Watched folders, and what came of files.
+-- Watched folders, and the outcomes of files.
 
 -- name: add
 INSERT INTO batch_sources (source, folder, at_ms, actor, reason, query, asked_of, period_ms, closes_after_ms, next_ms,

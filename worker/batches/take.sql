@@ -1,4 +1,4 @@
--- Batches: what was taken, what came of each file.
+-- Batches: the accepted content, and the outcome of each file.
 
 -- name: hold_folder [postgresql]
 -- Two that accept files of one folder wait for each other here: a tick, and a person who names the file.
@@ -55,7 +55,7 @@ ON CONFLICT (source, name, batch, path) DO UPDATE SET size_bytes = excluded.size
     seen_ms = excluded.seen_ms, readings = 0, shared_rows = excluded.shared_rows
 
 -- name: forget_readings
--- Something became of the file: what its readings were before is past.
+-- The file has an outcome: its earlier readings no longer count.
 DELETE FROM batch_files WHERE source = :source AND name = :name AND batch = '' AND path = :path
 
 -- name: settle_elsewhere
@@ -66,11 +66,11 @@ WHERE name = :name AND batch = '' AND path = :path AND source <> :source AND NOT
     WHERE o.source = batch_files.source AND o.name = :name AND o.batch = :batch AND o.path = :path)
 
 -- name: end_conflicts
--- The file has the content again that its name stands for: what else it had is gone.
+-- The file has the content again that its name stands for: its other contents are gone.
 UPDATE batch_files SET outcome = 'gone' WHERE source = :source AND name = :name AND path = :path AND batch <> :batch
     AND outcome = 'conflict'
 
--- What a file has in common with batches that were taken before.
+-- Rows that a file shares with batches that were taken before.
 
 -- name: same_rows
 -- The batch that has the same rows, whatever its file is like: one that stands, else one that was withdrawn.

@@ -1,4 +1,4 @@
--- What the last check of each kind found.
+-- Results of the last check of each kind.
 
 -- name: keep
 -- Of two at once the later one counts.
@@ -16,7 +16,7 @@ ON CONFLICT (place) DO UPDATE SET customer_id = excluded.customer_id, used_micro
     from_ms = excluded.from_ms, at_ms = excluded.at_ms
 WHERE excluded.at_ms >= high_spenders.at_ms
 
--- What the last check of each kind found.
+-- Results of the last check of each kind.
 
 -- name: last
 SELECT check_name, at_ms, off, alerts FROM checks

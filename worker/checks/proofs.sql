@@ -1,4 +1,4 @@
--- What verify found is kept.
+-- Results of `verify`, as they are kept.
 
 -- name: in_turn
 -- Two runs are stored one after the other, so that their numbers are in the order of storing.
@@ -13,7 +13,8 @@ VALUES (:at_ms, :took_ms, :orgs, :breaches, :by_invariant, :checked, :open, :new
 RETURNING number
 
 -- name: stand
--- What a run says nothing of stays. One that did not see the breach which another one found holds nothing against it.
+-- An invariant stays as it is if a run did not examine it. A run that did not see another run's breach cannot show that
+-- the invariant holds.
 INSERT INTO invariants (invariant, held_by, broken_by)
 SELECT x.invariant, x.held_by, x.broken_by FROM
     {rows :found (invariant integer, held_by bigint, broken_by bigint)} x WHERE 1 = 1 ORDER BY x.invariant
@@ -41,7 +42,7 @@ COALESCE((SELECT MAX(b.number) FROM proofs b WHERE b.breaches > 0), 0)
 -- name: held
 p.orgs IS NULL AND p.doubted IS NULL AND p.breaches = 0 AND p.proven_to_ms IS NOT NULL
 
--- What runs of verify found.
+-- Results of runs of `verify`.
 
 -- name: standing
 -- The runs by which each invariant last held, and was last broken.

@@ -1,4 +1,4 @@
--- Workers of `drawdown worker` and what waits for them. PostgreSQL alone.
+-- Workers of `drawdown worker`, and the jobs that wait for them. PostgreSQL alone.
 
 -- name: terms
 SELECT CAST(terms->>'shards' AS integer) AS shards, CAST(terms->>'every_s' AS integer) AS every_s

@@ -32,8 +32,8 @@ SELECT name FROM drawdown_cluster.migrations
 INSERT INTO drawdown_cluster.migrations (name) SELECT name FROM {rows :names (name text)} AS given
 
 -- name: own_1
--- `agreed` has one row: what all workers go by, null until the first came. `workers` has a row for each that takes part. Times are
--- the database's: workers' machines need no common clock to see who lives.
+-- `agreed` has one row: the terms that all workers follow, null until the first came. `workers` has a row for each that
+-- takes part. Times are the database's: workers' machines need no common clock to see who lives.
 CREATE TABLE drawdown_cluster.agreed (id integer PRIMARY KEY CHECK (id = 1), terms jsonb);
 INSERT INTO drawdown_cluster.agreed (id) VALUES (1);
 CREATE TABLE drawdown_cluster.workers (
@@ -65,7 +65,7 @@ INSERT INTO drawdown_cluster.workers (name, version) VALUES (:name, :version)
 ON CONFLICT (name) DO UPDATE SET seen = clock_timestamp(), ended = NULL
 
 -- name: forget_gone
--- What a worker that died left, a day later.
+-- Rows that a dead worker left, a day later.
 DELETE FROM drawdown_cluster.workers WHERE seen < clock_timestamp() - make_interval(secs => :kept_s)
 
 -- name: note_done
@@ -78,6 +78,6 @@ UPDATE drawdown_cluster.workers SET failed_at = clock_timestamp(), failure = :fa
 UPDATE drawdown_cluster.workers SET seen = clock_timestamp(), ended = clock_timestamp() WHERE name = :name
 
 -- name: forget_schedules
--- What was scheduled for shards that there are no more.
+-- Schedules of shards that no longer exist.
 DELETE FROM drawdown_cluster.procrastinate_periodic_defers
 WHERE job_id IS NULL AND defer_timestamp < extract(epoch FROM clock_timestamp()) - :kept_s

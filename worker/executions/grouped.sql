@@ -1,4 +1,4 @@
--- What acts on runs go by that are decided together.
+-- The facts for acts on executions that are decided together.
 
 -- name: wallets
 -- The wallets of these customers, and whether there may be usage that they are still to be charged for.

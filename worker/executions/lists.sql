@@ -1,4 +1,4 @@
--- Runs: lists, one with what it drew, and what is held.
+-- Executions: lists, one with its draws, and the held credit.
 
 -- name: seen
 -- A run that is over is expired, whether anything has looked at it since or not.
@@ -29,11 +29,11 @@ SELECT {time} AS at_ms, reservation FROM reservations WHERE {among} AND {behind}
 org_id = :org
 
 -- name: going_on
--- By the index on what is held, as `over`.
+-- By the index on held reservations, as `over`.
 state = 'held' AND expires_ms > :now_ms
 
 -- name: over
--- Expired, and nothing has looked at it since: the next look at its wallet frees what it held.
+-- Expired, and not examined since: the next look at its wallet frees the credit that it held.
 state = 'held' AND expires_ms <= :now_ms
 
 -- name: waiting
@@ -77,7 +77,7 @@ SELECT org_id FROM reservations WHERE reservation = :reservation
 SELECT {columns} FROM reservations WHERE reservation = :reservation
 
 -- name: entries
--- Of a run without a wallet: what it used, which samples bill.
+-- For an execution without a wallet: its usage, which samples bill.
 SELECT key, at_ms, amount_micro, feature, quantity, actor, reason FROM ledger_entries
 WHERE reservation = :reservation
 UNION ALL SELECT 'run:' || reservation || ':' || number || ':' || feature, at_ms, amount_micro, feature, quantity,
@@ -86,8 +86,8 @@ FROM run_usage WHERE reservation = :reservation
 ORDER BY at_ms, key LIMIT :at_most
 
 -- name: figures
--- Of what is held, by its index alone: how many were looked through; and of those that are chosen. What is over holds
--- nothing, and is counted by itself.
+-- Held reservations, by their index alone: how many were examined; and figures of the chosen ones. A reservation that
+-- is over holds nothing, and is counted by itself.
 SELECT COUNT(*) AS looked, SUM(CASE WHEN expires_ms > :now_ms THEN is_chosen ELSE 0 END) AS runs,
     SUM(CASE WHEN expires_ms <= :now_ms THEN is_chosen ELSE 0 END) AS over,
     SUM(CASE WHEN expires_ms > :now_ms AND drawn_micro = 0 THEN is_chosen ELSE 0 END) AS waiting,
@@ -99,7 +99,7 @@ FROM (SELECT expires_ms, drawn_micro, amount_micro, accepted_ms,
     FROM reservations WHERE state = 'held' ORDER BY expires_ms LIMIT :at_most) held
 
 -- name: holders
--- Who holds most of what ends last.
+-- The customers who hold most of the reservations that end last.
 SELECT customer_id, COUNT(*) AS runs, CAST(SUM(amount_micro - drawn_micro) AS BIGINT) AS held_micro,
     MAX(expires_ms) AS until_ms
 FROM (SELECT customer_id, amount_micro, drawn_micro, expires_ms FROM reservations WHERE state = 'held'

@@ -1,4 +1,4 @@
--- What refuses a run.
+-- Reasons to refuse an execution.
 
 -- name: blocks
 -- The project before the action.
@@ -18,7 +18,7 @@ FROM (SELECT 1 AS one) q LEFT JOIN orgs o ON o.org_id = :org_id
     LEFT JOIN assignments a ON a.org_id = :org_id AND a.start_ms <= :now_ms
         AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 
--- What a person blocks.
+-- Blocks that a person sets.
 
 -- name: block
 INSERT INTO run_blocks (org_id, kind, name, at_ms, actor, reason)

@@ -1,8 +1,8 @@
 -- Runs of organisations with a balance at a provider.
 
 -- name: hold [postgresql]
--- Its row is what one after the other decides by. What is decided by is read by a statement of its own: this one may have
--- waited, and its snapshot is as old as its beginning.
+-- Its row puts decisions in one order. A separate statement reads the facts for a decision: this one may have waited,
+-- and its snapshot is as old as its beginning.
 SELECT 1 FROM orgs WHERE org_id = :org_id FOR NO KEY UPDATE
 
 -- name: hold [sqlite]
@@ -16,11 +16,11 @@ SELECT o.org_id, o.balance_micro, o.balance_read_ms, o.unconfirmed_micro, o.is_h
 FROM orgs o WHERE o.org_id = :org_id
 
 -- name: used
--- What a run used under one number.
+-- The usage of an execution under one number.
 SELECT feature, quantity FROM run_usage WHERE reservation = :reservation AND number = :number
 
 -- name: used_before
--- By feature, but for what it ended with.
+-- By feature, without the usage that it ended with.
 SELECT feature, CAST(SUM(quantity) AS BIGINT) AS quantity FROM run_usage
 WHERE reservation = :reservation AND number <> 'final' GROUP BY feature
 

@@ -1,4 +1,4 @@
--- What an organisation may use, and has used, of each metric.
+-- The amount of each metric that an organisation may use, and has used.
 
 -- name: asker
 -- The present payer, its plan, whether it ever bought credit, and why it runs nothing: always one row.
@@ -37,7 +37,7 @@ SELECT metric, period, used, warned FROM guard_counters WHERE org_id = :org_id A
         OR (period = 'month' AND start_ms = :month_ms))
 
 -- name: overs
--- What holds that are over still count for: the next use gives it back.
+-- The amount that holds which are over still count for: the next use gives it back.
 SELECT metric, COALESCE(SUM(CASE WHEN at_ms >= :hour_ms THEN amount END), 0) AS "hour",
     COALESCE(SUM(CASE WHEN at_ms >= :day_ms THEN amount END), 0) AS "day",
     COALESCE(SUM(CASE WHEN at_ms >= :month_ms THEN amount END), 0) AS "month"

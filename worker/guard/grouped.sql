@@ -1,4 +1,4 @@
--- What calls go by that are decided together: uses, the ends of uses, and acts on runs.
+-- The facts for calls that are decided together: uses, the ends of uses, and acts on executions.
 
 -- name: impatient [postgresql]
 -- A shared transaction does not wait long for a lock: a call that needs one is then decided alone.

@@ -1,4 +1,4 @@
--- What the guard counts, allowed and refused.
+-- Metrics that the guard counts, and uses that it allowed or refused.
 
 -- name: metrics
 -- The newest terms of each metric.
@@ -14,7 +14,7 @@ WHERE (:metric = '' OR l.metric = :metric) AND NOT l.ended AND l.number = (SELEC
 ORDER BY l.metric, l."plan", CASE l.period WHEN 'hour' THEN 0 WHEN 'day' THEN 1 ELSE 2 END LIMIT :at_most
 
 -- name: is_over
--- What is held and over counts nowhere, whether anything has looked at it since or not.
+-- A hold that is over counts nowhere, even if it was not examined since.
 state = 'held' AND expires_ms <= :now_ms
 
 -- name: limit_periods
@@ -34,7 +34,7 @@ WHERE (:metric = '' OR metric = :metric) AND (:org_id = '' OR org_id = :org_id) 
 ORDER BY at_ms DESC, use_key LIMIT :at_most
 
 -- name: allowed_since
--- `passes`: those that phase 3 lets through, too; the others are among what it would block.
+-- `passes`: the uses that phase 3 lets through, too; it would block the others.
 SELECT COUNT(CASE WHEN would <> 'block' THEN 1 END) AS passes,
     COALESCE(SUM(CASE WHEN degraded THEN amount ELSE 0 END), 0) AS dark, COALESCE(SUM(forgone_micro), 0) AS forgone_micro
 FROM guard_uses WHERE metric = :metric AND at_ms >= :since_ms
@@ -51,7 +51,7 @@ SELECT COALESCE(SUM(count), 0) AS times, COALESCE(SUM(amount), 0) AS quantity, C
 FROM guard_denials WHERE metric = :metric AND minute_ms > :since_ms - 60000 AND (:phase = 3 OR NOT pays) AND :phase >= 2
 
 -- name: lines
--- What uses come to, by period: those that begin at :since_ms or later.
+-- The sums of uses, by period: those that begin at :since_ms or later.
 SELECT u.org_id, u.metric, p.period, CASE p.period WHEN 'hour' THEN u.at_ms - u.at_ms % 3600000
     WHEN 'day' THEN u.at_ms - u.at_ms % 86400000 ELSE u.month_ms END AS start_ms, SUM(u.amount) AS quantity,
     COUNT(*) AS uses
@@ -95,7 +95,7 @@ SELECT t.metric,
 FROM these t
 
 -- name: newest_uses
--- Those that phase 3 lets through, too; the others are among what it would block.
+-- The uses that phase 3 lets through, too; it would block the others.
 WITH these AS MATERIALIZED (SELECT metric, since_ms FROM {rows :floors (metric text, since_ms bigint)} x)
 SELECT t.metric, COUNT(CASE WHEN u.at_ms >= :day_ms AND u.would <> 'block' THEN 1 END) AS day,
     COUNT(CASE WHEN u.at_ms >= :week_ms AND u.would <> 'block' THEN 1 END) AS week,
@@ -103,7 +103,7 @@ SELECT t.metric, COUNT(CASE WHEN u.at_ms >= :day_ms AND u.would <> 'block' THEN 
 FROM these t {then} guard_uses u ON u.metric = t.metric AND u.at_ms >= t.since_ms GROUP BY t.metric
 
 -- name: newest_denials
--- A minute counts as a whole. What phase 3 would block is all of it; phase 2 asks who ever bought credit.
+-- A minute counts as a whole. Phase 3 would block all of these; phase 2 asks whether the customer ever bought credit.
 WITH these AS MATERIALIZED (SELECT metric, since_ms FROM {rows :floors (metric text, since_ms bigint)} x)
 SELECT t.metric, COALESCE(SUM(CASE WHEN d.enforced AND d.minute_ms > :day_ms - 60000 THEN d.count END), 0) AS day,
     COALESCE(SUM(CASE WHEN d.minute_ms > :day_ms - 60000 THEN d.count END), 0) AS day_would,

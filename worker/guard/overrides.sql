@@ -1,4 +1,4 @@
--- What stands in place of a plan's limit.
+-- Amounts that replace a plan's limit.
 
 -- name: add
 INSERT INTO guard_overrides (metric, reach, target, period, amount, ends_ms, state, at_ms, actor, reason, decided_ms,
@@ -17,8 +17,8 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: same
--- What was made, or asked for, in the same words by the same: where it counts, for nothing newer stands in its place; where
--- it is asked for, also what waits.
+-- An override that the same person made, or asked for, in the same words: where it counts, if no newer one replaces it;
+-- where it is asked for, also one that waits.
 SELECT {columns} FROM guard_overrides o WHERE metric = :metric AND reach = :reach AND target = :target
     AND period = :period AND COALESCE(amount, -1) = COALESCE(CAST(:amount AS BIGINT), -1)
     AND COALESCE(ends_ms, -1) = COALESCE(CAST(:ends_ms AS BIGINT), -1) AND actor = :actor

@@ -1,4 +1,4 @@
--- What the guard counts, and what plans allow of it.
+-- Metrics that the guard counts, and the amounts that plans allow.
 
 -- name: for_update [postgresql]
 FOR UPDATE
@@ -28,10 +28,10 @@ WHERE metric = :metric AND "plan" = :plan AND period = :period ORDER BY number D
 INSERT INTO guard_limits (metric, "plan", period, number, ended, amount, phase, at_ms, actor, reason)
 VALUES (:metric, :plan, :period, :number, :ended, :amount, :phase, :at_ms, :actor, :reason)
 
--- What a decision of the guard goes by, beside counters.
+-- The facts for a decision of the guard, beside counters.
 
 -- name: customer
--- A customer's plan, by its wallet or by what its provider said, and whether it ever bought credit: one row, always.
+-- A customer's plan, by its wallet or by the provider's answer, and whether it ever bought credit: one row, always.
 SELECT COALESCE(w."plan", o."plan") AS "plan", w.account_id IS NOT NULL AS has_wallet,
     EXISTS (SELECT 1 FROM ledger_lots l WHERE l.customer_id = :customer_id AND l.kind = 'purchased') AS pays
 FROM (SELECT 1 AS one) q LEFT JOIN ledger_accounts w ON w.account_id = :account_id
@@ -88,8 +88,9 @@ to_json
 json
 
 -- name: seen
--- All of that for many who ask at once, with their counters and wallets: of each one text, the fields of `Seen`, by `n`.
--- Many columns would cost more than what is in them. For SQLite, what is put to '' is text, and JSON no more. The LIMIT, which cuts nothing off, tells PostgreSQL how few ask.
+-- All of that for many who ask at once, with their counters and wallets: of each one text, the fields of `Seen`, by
+-- `n`. Many columns would cost more than their contents. For SQLite, a value that is appended to '' is text, and JSON
+-- no more. The LIMIT, which cuts nothing off, tells PostgreSQL how few ask.
 WITH asked AS MATERIALIZED (
     SELECT r.* FROM {rows :asked (n integer, org_id text, metric text, project text)} r LIMIT :asking
 ),

@@ -6,7 +6,7 @@ h.org_id, h.cell_id, h.halted_at, h.due_at_ms, h.acked_at_ms, h.attempts, h.igno
     AS by_operator
 
 -- name: due
--- By the index on what is due, what was tried longest ago first.
+-- By the index on due halts, the one that was tried longest ago first.
 SELECT {columns} FROM halts h WHERE h.due_at_ms IS NOT NULL AND (:org_id = '' OR h.org_id = :org_id)
     AND (:cell_id = '' OR h.cell_id = :cell_id)
     AND (h.due_at_ms, h.org_id, h.cell_id, h.halted_at) > (:at_ms, :after_org_id, :after_cell_id, :after_halted_at)

@@ -20,9 +20,9 @@ DELETE FROM halts WHERE due_at_ms IS NOT NULL AND (NOT EXISTS (
 
 -- name: missed
 -- Two transactions may not see each other: one that halts an organisation and one that starts a sandbox of it, or one
--- that starts a sandbox and one that finds its halt obsolete. No trigger tells of what neither saw, so each dispatch
--- looks at what there is. A lock instead would let a host's open transaction hold up a halt, and a halt the host.
--- OFFSET keeps PostgreSQL from joining with all halts there ever were: each is looked up by its key.
+-- that starts a sandbox and one that finds its halt obsolete. No trigger reports a row that neither saw, so each
+-- dispatch looks at the present rows. A lock instead would let a host's open transaction hold up a halt, and a halt the
+-- host. OFFSET keeps PostgreSQL from joining with all halts there ever were: each is looked up by its key.
 FROM orgs o JOIN sandboxes s ON s.org_id = o.org_id AND s.state <> 'stopped'
 WHERE o.is_halted AND o.bucket BETWEEN :lo AND :hi AND (:provider = '' OR o.billing_provider = :provider)
     AND NOT EXISTS (SELECT 1 FROM halts h
@@ -81,7 +81,7 @@ WHERE ignored > 0 AND ignored >= :escalate_after AND {runs_on}
 ORDER BY ignored_since_ms, cell_id, org_id
 
 -- name: undelivered
--- Halts in force that cells with a URL have not taken, by cell and by what went wrong.
+-- Halts in force that cells with a URL have not taken, by cell and error.
 SELECT h.cell_id, h.last_error AS error, COUNT(*) AS halts, MIN(h.halted_at) AS since_ms, MIN(h.org_id) AS org_id
 FROM halts h WHERE h.due_at_ms IS NOT NULL
     AND EXISTS (SELECT 1 FROM cells c WHERE c.cell_id = h.cell_id)

@@ -30,7 +30,7 @@ SELECT state FROM jobs WHERE job_id = :job_id
 (state = 'waiting' OR (state = 'under_way' AND lease_ms <= :now_ms))
 
 -- name: take
--- One at a time, the oldest first. What is free is asked for again of the row itself: of two ticks at once the second
+-- One at a time, the oldest first. The row itself is asked again whether it is free: of two ticks at once the second
 -- waits for the first one's commit, and then finds it taken.
 UPDATE jobs SET state = 'under_way', worker = :worker, lease_ms = :lease_ms, tries = tries + 1,
     began_ms = COALESCE(began_ms, :now_ms)
@@ -53,7 +53,7 @@ SELECT COALESCE(SUM(pushes), 0) FROM replays WHERE job_id = :job_id
 o.job_id, o.kind, o.payload, o.state, o.at_ms, o.began_ms, o.ended_ms, o.actor, o.reason, o.said, o.via
 
 -- name: list
--- Each with how far its latest replay has come, and what all of its replays sealed.
+-- Each with how far its latest replay has come, and the pushes that all of its replays sealed.
 SELECT {columns}, r.from_ms, r.to_ms, r.next_ms,
     (SELECT COALESCE(SUM(p.pushes), 0) FROM replays p WHERE p.job_id = o.job_id) AS pushes
 FROM jobs o LEFT JOIN replays r

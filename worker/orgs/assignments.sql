@@ -53,7 +53,7 @@ WHERE org_id = :org_id
 pending_usage WHERE org_id = :org_id AND window_ms >= :start_ms
 
 -- name: unseen
--- What came in late and no seal has looked at is in no window that is marked: it is found by its arrival (S2).
+-- A late sample that no seal has seen is in no marked window: its arrival finds it (S2).
 SELECT DISTINCT s.org_id, {window} AS window_ms FROM usage_samples s WHERE {later} AND s.problem IS NULL
     AND s.ts < (SELECT MAX(watermark_ms) FROM buckets) AND s.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} g)
 
@@ -96,7 +96,7 @@ SELECT COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND {sized} THEN seconds EN
     COALESCE(SUM(CASE WHEN window_ms < :start_ms AND NOT {sized} THEN seconds END), 0) AS before_start_units FROM waiting
 
 -- name: sized
--- What sandboxes used, in seconds; all else is units of event types, and never added to those.
+-- The use of sandboxes, in seconds; all else is units of event types, and never added to those.
 memory_mb <= {most_memory_mb}
 
 -- name: window

@@ -1,4 +1,4 @@
--- What the guard charges for, beside what the mapping makes the seal bill.
+-- Usage that the guard charges for, beside usage that the mapping makes the seal bill.
 
 -- name: charging_for
 -- When metrics that count one of these names cost something.

@@ -1,8 +1,8 @@
 -- Lists of organisations.
 
 -- name: list
--- One page. `value`: by what; `order`: which way, names behind it; `later`: what comes after a page in that order. The
--- columns are those of `Found`.
+-- One page. `value`: the column to sort by; `order`: its direction, with names behind it; `later`: the rows after a
+-- page in that order. The columns are those of `Found`.
 SELECT o.org_id, o.billing_provider, o."plan", o.is_halted, o.halted_at, o.halt_reason, o.max_concurrent_sandboxes,
     o.balance_micro, o.balance_read_ms, o.unconfirmed_micro, o.stopped_at_ms, o.stopped_reason, o.runs_out_ms,
     o.override_halted, o.override_max_concurrent, o.override_until_ms,
@@ -127,7 +127,7 @@ FROM assignments a JOIN orgs o ON o.org_id = a.org_id
 WHERE a.start_ms > :now_ms AND (:provider = '' OR a.provider = :provider)
 ORDER BY a.start_ms, a.org_id LIMIT :at_most
 
--- What hangs on one organisation.
+-- Rows that refer to one organisation.
 
 -- name: pushes
 -- A push lies at its window and organisation: one look for each window, however many organisations there are.

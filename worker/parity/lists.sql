@@ -1,4 +1,4 @@
--- What the last checks of parity found.
+-- Results of the last checks of parity.
 
 -- name: figures
 -- A line is of its day's last check where it was written with the whole cell's.
@@ -15,7 +15,7 @@ FROM parity_checks p WHERE p.day_ms >= :since_ms AND {is_told} AND p.org_id = ''
 ORDER BY p.day_ms DESC, p.cell_id LIMIT :at_most
 
 -- name: found
--- What differs, or is unknown, of the last check of its cell's day.
+-- The lines that differ, or are unknown, in the last check of their cell's day.
 SELECT p.day_ms, p.cell_id, p.org_id, p.ours_s, p.theirs_s, p.withdrawn_s, p.off_s, p.ppm, p.verdict, p.at_ms
 FROM parity_checks p JOIN parity_checks w ON w.day_ms = p.day_ms AND w.cell_id = p.cell_id AND w.org_id = ''
     AND w.at_ms = p.at_ms
@@ -23,5 +23,5 @@ WHERE p.day_ms >= :since_ms AND {is_told} AND p.verdict <> 'compared'
 ORDER BY p.day_ms DESC, p.cell_id, p.org_id LIMIT :at_most
 
 -- name: is_told
--- As it stands in the index, which SQLite knows by nothing else: all but what is equal.
+-- As the index has it, because SQLite does not recognise it otherwise: all verdicts but equal.
 p.verdict IN ('compared', 'differs', 'only_here', 'only_there', 'unread', 'pruned')

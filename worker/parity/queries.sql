@@ -1,8 +1,8 @@
--- Our side of parity: what samples say was used, by day, cell and organisation; and what was compared.
+-- Our side of parity: the use that samples show, by day, cell and organisation; and the compared lines.
 
 -- name: ours
--- Seconds of the samples of one day by organisation and size, in force and withdrawn. What no sandbox used (runs at a
--- provider, events) comes from no cell. `of_cell`: one cell's, or all of them.
+-- Seconds of the samples of one day by organisation and size, in force and withdrawn. Usage without a sandbox
+-- (executions at a provider, events) comes from no cell. `of_cell`: one cell's, or all of them.
 SELECT s.org_id, s.memory_mb,
     CAST(SUM(CASE WHEN w.sample_id IS NULL THEN s.interval_s ELSE 0 END) AS BIGINT) AS used,
     CAST(SUM(CASE WHEN w.sample_id IS NULL THEN 0 ELSE s.interval_s END) AS BIGINT) AS withdrawn
@@ -37,8 +37,8 @@ WHERE s.problem IS NOT NULL AND s.ts >= :from_ms AND s.ts < :to_ms AND s.org_id 
 GROUP BY s.org_id
 
 -- name: keep
--- A line counts while it was written with its cell's own, which has no organisation: what neither side names any more
--- stays behind, and is of an earlier check.
+-- A line counts while it was written with its cell's own, which has no organisation. A line that neither side names any
+-- more stays behind, and is of an earlier check.
 INSERT INTO parity_checks (day_ms, cell_id, org_id, ours_s, theirs_s, withdrawn_s, off_s, ppm, verdict, at_ms)
 VALUES (:day_ms, :cell_id, :org_id, :ours_s, :theirs_s, :withdrawn_s, :off_s, :ppm, :verdict, :at_ms)
 ON CONFLICT (day_ms, cell_id, org_id) DO UPDATE SET ours_s = excluded.ours_s, theirs_s = excluded.theirs_s,

@@ -1,4 +1,4 @@
--- What a person is shown before a provider is changed.
+-- The facts that a person sees before a provider is changed.
 
 -- name: billed_here
 assignments WHERE provider = :provider AND start_ms <= :now_ms AND (end_ms IS NULL OR :now_ms < end_ms)

@@ -9,7 +9,7 @@ FROM assignments WHERE start_ms <= :now_ms AND (end_ms IS NULL OR :now_ms < end_
 
 -- name: attempts
 -- Of the latest sends: how many, how many of them failed, and the time that 95 in 100 stayed within; and how many had
--- no answer since the last one that had: what opens a circuit.
+-- no answer since the last one that had. That count opens a circuit.
 WITH recent AS MATERIALIZED (SELECT a.window_ms, a.org_id, a.feature, a.revision, a.outcome,
         a.finished_ms - a.started_ms AS took_ms, a.finished_ms
     FROM attempts a WHERE a.started_ms >= :since_ms ORDER BY a.started_ms DESC LIMIT :at_most),
@@ -54,4 +54,4 @@ SELECT DISTINCT customer_id, feature FROM pushes WHERE window_ms >= :since_ms AN
 -- name: in_use
 SELECT DISTINCT provider FROM assignments WHERE end_ms IS NULL AND provider NOT IN {unbilled} ORDER BY 1
 
--- Providers in shadow: what they are to bill is sealed and compared, and not sent.
+-- Providers in shadow: the usage that they are to bill is sealed and compared, and not sent.

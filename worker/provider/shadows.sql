@@ -1,4 +1,4 @@
--- Providers in shadow: what they are to bill is sealed and compared, and not sent.
+-- Providers in shadow: the usage that they are to bill is sealed and compared, and not sent.
 
 -- name: in_shadow
 -- Those that bill somebody, from the first window that was sealed in shadow until they are live. Windows before their

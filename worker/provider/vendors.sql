@@ -1,4 +1,4 @@
--- What features cost at vendors, and what those billed.
+-- The cost of features at vendors, and the vendors' bills.
 
 -- name: insert_units
 INSERT INTO vendor_units (feature, vendor, service, start_ms, unit, units, money_micro, per_quantity, currency, at_ms,
@@ -67,7 +67,7 @@ WHERE u.sealed_as IS NULL OR NOT EXISTS (SELECT 1 FROM vendor_units w WHERE w.fe
 LIMIT :at_most
 
 -- name: metered
--- What was used of metrics by windows, with the event type or feature that each counts, and the meter of such a type.
+-- The use of metrics by windows, with the event type or feature that each counts, and the meter of such a type.
 SELECT u.metric, u.at_ms - u.at_ms % {window_length_ms} AS window_ms, g.price_micro,
     COALESCE(g.counts, g.metric) AS counts, t.meter, SUM(u.amount) AS amount
 FROM guard_uses u JOIN guard_metrics g ON g.metric = u.metric AND g.number = u.metric_number
@@ -89,8 +89,8 @@ FROM vendor_bills b WHERE b.day_ms >= :from_ms AND b.day_ms < :to_ms
 LIMIT :at_most
 
 -- name: costs
--- What the guard charges for has the price of its metric, and what is billed a rate: that of what was billed until the
--- guard charged for it has no end.
+-- A feature that the guard charges for has the price of its metric, and a billed feature has a rate. The rate of a
+-- feature that was billed until the guard charged for it has no end.
 SELECT v.feature, v.vendor, v.service, v.unit, v.units, v.money_micro, v.currency, v.per_quantity,
     COALESCE(CASE WHEN m.price_micro > 0 THEN m.price_micro END, r.micro_credits, m.price_micro) AS micro_credits,
     COALESCE(CASE WHEN m.price_micro > 0 THEN m.per_units END, r.per_quantity, m.per_units) AS rate_per

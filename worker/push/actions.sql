@@ -25,10 +25,10 @@ ORDER BY window_ms, org_id, feature, revision
 SELECT DISTINCT a.target FROM {rows :keys (key text)} x
     JOIN operator_actions a ON a.target = x.key AND a.action = 'push_cancel'
 
--- Pushes in doubt, chosen by what they have in common.
+-- Pushes in doubt, chosen by a common property.
 
 -- name: chosen
--- By the index on what a person is needed for.
+-- By the index on pushes that need a person.
 p.state IN ('in_doubt', 'rejected') AND p.state = 'in_doubt'
     AND (:provider = '' OR p.provider = :provider) AND (:org_id = '' OR p.org_id = :org_id)
     AND (:customer_id = '' OR p.customer_id = :customer_id) AND (:feature = '' OR p.feature = :feature)

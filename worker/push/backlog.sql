@@ -1,7 +1,7 @@
 -- The waiting pushes of each provider.
 
 -- name: open
--- By the index on what is open. Of a feature's rates, the one in force at the window counts: the ledger's, and the
+-- By the index on open pushes. Of a feature's rates, the one in force at the window counts: the ledger's, and the
 -- provider's own.
 SELECT p.provider, {open_state} AS state, p.feature, COALESCE((SELECT MAX(r.start_ms) FROM ledger_rates r
         WHERE r.feature = p.feature AND r.start_ms <= p.window_ms), -1) AS rated_ms,
@@ -13,12 +13,12 @@ SELECT p.provider, {open_state} AS state, p.feature, COALESCE((SELECT MAX(r.star
 FROM pushes p WHERE p.state IN {open_states} GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
 
 -- name: last_sent
--- When a queued push was last sent, of the latest: what may still be applied counts from there.
+-- When the latest queued push was last sent: a send that may still be applied counts from there.
 MAX(CASE WHEN p.state = 'queued' THEN COALESCE((SELECT MAX(x.started_ms) FROM attempts x WHERE {is_of_push}
     AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued', 'accepted'))), p.first_attempt_ms, p.sealed_at_ms) END)
 
 -- name: errors
--- What a person is needed for comes first.
+-- Pushes that need a person come first.
 SELECT p.provider, CASE p.state WHEN 'in_doubt' THEN 1 WHEN 'rejected' THEN 2 ELSE 3 END AS rank,
     SUBSTR(p.last_error, 1, 160) AS error, COUNT(*) AS pushes FROM pushes p
 WHERE p.state IN {open_states} AND NOT {awaits_credit} AND p.last_error IS NOT NULL

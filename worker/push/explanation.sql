@@ -29,7 +29,7 @@ WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature ORDER B
 SELECT 'void' AS what, at_ms, evidence_kind AS kind, evidence, actor, reason FROM voids WHERE {of_push}
 UNION ALL SELECT 'adoption', at_ms, kind, evidence, actor, reason FROM adoptions WHERE {of_push}
 
--- What stands behind one push.
+-- The rows behind one push.
 
 -- name: entries
 SELECT key, kind, from_account, to_account, amount_micro, at_ms FROM ledger_entries WHERE key IN :names ORDER BY key

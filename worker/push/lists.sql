@@ -15,7 +15,7 @@ key, window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, se
 SUBSTR(COALESCE(last_error, :no_error), 1, 160)
 
 -- name: needing_person
--- By the index on what needs a person: in doubt, then rejected, the oldest window first.
+-- By the index on pushes that need a person: in doubt, then rejected, the oldest window first.
 SELECT {columns} FROM pushes WHERE state IN ('in_doubt', 'rejected') AND state <= :last_state AND {narrowed}
     AND (state, window_ms, org_id, feature, revision) > (:state_after, :window_ms, :org_id, :feature_after, :revision)
 ORDER BY state, window_ms, org_id, feature, revision LIMIT :at_most
@@ -24,7 +24,7 @@ ORDER BY state, window_ms, org_id, feature, revision LIMIT :at_most
 provider, due_at_ms, window_ms, org_id, feature, revision
 
 -- name: open
--- By the index on what is open, those that ticks try: by provider, what is due first.
+-- By the index on open pushes, those that ticks try: by provider, the one that is due first comes first.
 SELECT {columns} FROM pushes WHERE state IN {open_states} AND state NOT IN ('in_doubt', 'rejected') AND {narrowed}
     AND ({due_place}) > (:provider_after, :due_at_ms, :window_ms, :org_id, :feature_after, :revision) {due_to}
 ORDER BY {due_place} LIMIT :at_most
@@ -95,7 +95,7 @@ WHERE state IN {open_states} AND (:org = '' OR org_id = :org) AND {narrowed} GRO
 SELECT 1 FROM pushes WHERE state IN {open_states} AND {waits_for} LIMIT 1
 
 -- name: wait_sums
--- Why all that is open waits: what a person is needed for comes first.
+-- Why all open pushes wait: those that need a person come first.
 SELECT * FROM (SELECT provider, {open_state} AS state, {reason} AS error, COUNT(*) AS pushes,
         MIN(window_ms) AS oldest_ms, MIN(CASE WHEN state IN ('due', 'queued') THEN due_at_ms END) AS next_ms
     FROM pushes WHERE state IN {open_states} GROUP BY 1, 2, 3) sums

@@ -48,8 +48,9 @@ RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision, push
 AND p.due_at_ms <= :now_ms ORDER BY p.due_at_ms
 
 -- name: newest_unsent
--- Organisations take turns by it: in a window each has a push a feature. Word for word the condition of its index; and
--- what is due is asked for in a way that the index on it does not serve. What was proven unsent counts as never sent.
+-- Organisations take turns by it: in a window each has a push a feature. Word for word the condition of its index. The
+-- due time is asked for in a way that the index on it does not serve. A push that was proven unsent counts as never
+-- sent.
 AND p.first_attempt_ms IS NULL AND p.provider <> 'embedded' AND +p.due_at_ms <= :now_ms ORDER BY p.window_ms DESC
 
 -- name: reads_before
@@ -70,7 +71,8 @@ WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_
     AND first_attempt_ms IS NOT NULL AND (first_attempt_ms <= :oldest_attempt_ms OR window_ms < :oldest_window_ms)
 
 -- name: reject_unsendable
--- What the provider declares it will not take is not offered to it. Nothing of it was sent, so a person can decide.
+-- A push that the provider declares it will not take is not offered to it. No part of it was sent, so a person can
+-- decide.
 UPDATE pushes SET state = 'rejected', settled_ms = :now_ms, last_error = CASE WHEN window_ms < :oldest_window_ms
     THEN 'not sent: the provider takes nothing dated more than ' || :days || ' days back'
     ELSE 'not sent: the provider takes no quantity above ' || :largest_qty END
@@ -97,9 +99,9 @@ WHERE {is_of_updated_push} AND pushes.wire_key IS NULL
 
 -- name: settle
 -- An answer that proves acceptance is written even where the claim has passed on; any other only by its claimer. None
--- is written over a later refusal, if its attempt had begun by then, however late it comes: it says what held before.
--- The state is asked for in a way the index on what is open does not serve: statistics of an hour when nothing was open
--- would have each batch read a whole backlog by it, and not its own rows by their key.
+-- is written over a later refusal, if its attempt had begun by then, however late it comes: it shows the state before.
+-- The state is asked for in a way that the index on open pushes does not serve: statistics of an hour when no push was
+-- open would have each batch read a whole backlog by it, and not its own rows by their key.
 UPDATE pushes SET state = x.state, due_at_ms = x.due_at_ms, settled_ms = :now_ms, last_error = x.error,
     first_attempt_ms = CASE WHEN x.unsent = 1 THEN NULL ELSE pushes.first_attempt_ms END, credit_cost = x.credit_cost
 FROM {settlements} x
@@ -110,7 +112,7 @@ WHERE {is_of_updated_push}
 {changed}
 
 -- name: to_draw
--- What a wallet here mirrors of a push; nobody asks for it of another provider's.
+-- The columns of a push that a wallet here mirrors. For another provider's push they are not read.
 RETURNING pushes.window_ms, pushes.key, pushes.customer_id, pushes.feature, pushes.sent_qty, pushes.state
 
 -- name: finish_attempts
@@ -134,8 +136,8 @@ FROM x WHERE {is_of_updated_push}
 RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision
 
 -- name: claim_with_them
--- One balance tells of all that a customer is charged: what is due of those that were claimed is looked up with them,
--- and what another organisation, of another shard, was billed as the same customer, too.
+-- One balance shows all charges of a customer, so the due pushes of the claimed customers are looked up with them. So
+-- are the charges of another organisation, of another shard, that is billed as the same customer.
 WITH x AS MATERIALIZED (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
     WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queued', 'in_doubt')
@@ -167,8 +169,8 @@ WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queue
 UPDATE pushes SET wire_key = :wire_key WHERE {this_push}
 
 -- name: settle_lookup
--- What was found is written even where the claim has passed on; but, of what was refused later, only by its claimer: a
--- look-up that began before says what held then.
+-- An answer is written even where the claim has passed on. If the push was refused later, its claimer alone writes the
+-- answer: a look-up that began before shows the state before.
 UPDATE pushes SET state = :state, due_at_ms = :due_at_ms, settled_ms = :now_ms, last_error = :last_error,
     looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer, credit_cost = CAST(:credit_cost AS TEXT),
     first_attempt_ms = CASE WHEN :never_sent = 1 THEN NULL
@@ -197,8 +199,8 @@ WHERE x.org_id = :org_id AND x.feature = :feature AND p.provider = :provider AND
     AND x.at_ms >= :sealed_at_ms LIMIT 1
 
 -- name: known_by_events
--- What a customer was charged by events dated in a span, as far as it is on record here. What people charged by hand, and
--- what a balance alone says was drawn, has none.
+-- The charges of a customer by events dated in a span, as far as they are on record here. A charge that a person made
+-- by hand, or that a balance alone shows, has no event.
 SELECT CAST(COALESCE(SUM(p.sent_qty), 0) AS BIGINT) FROM pushes p
 WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature = :feature AND p.state = 'accepted'
     AND p.window_ms >= :from_ms AND p.window_ms < :until_ms AND NOT p.by_hand AND COALESCE(p.lookup_answer, '') <> 'drawn'
@@ -299,7 +301,7 @@ DELETE FROM charges_work
 (ABS(p.sent_qty) * r.micro_credits * 2 + r.per_quantity) / (2 * r.per_quantity)
 
 -- name: first_rate
--- `wallet.charge` (S11): a revision costs what the first charge of its window did, whatever was set since.
+-- `wallet.charge` (S11): a revision costs as much as the first charge of its window, whatever was set since.
 CASE WHEN p.revision > 0 THEN (SELECT COALESCE(e.rate_ms, (SELECT MAX(q.start_ms) FROM ledger_rates q
         WHERE q.feature = e.feature AND q.start_ms <= e.ts AND q.at_ms <= e.at_ms))
     FROM ledger_entries e WHERE e.from_account = 'wallet:' || p.customer_id AND e.ts >= p.window_ms
@@ -307,8 +309,8 @@ CASE WHEN p.revision > 0 THEN (SELECT COALESCE(e.rate_ms, (SELECT MAX(q.start_ms
     ORDER BY e.at_ms, e.key LIMIT 1) END
 
 -- name: pick_charges
--- Those that were never sent, at the rate of their window. What is worked out stays within 64 bits, and within what one
--- entry may come to: CASE keeps the one from being asked before the other.
+-- Those that were never sent, at the rate of their window. Results stay within 64 bits, and within the most that one
+-- entry may hold: CASE keeps the one from being asked before the other.
 INSERT INTO charges_work (window_ms, org_id, feature, revision, key, account_id, quantity, rate_ms, amount_micro)
 SELECT p.window_ms, p.org_id, p.feature, p.revision, p.key, 'wallet:' || p.customer_id, p.sent_qty, r.start_ms,
     CASE WHEN p.sent_qty < 0 THEN -1 ELSE 1 END * ({price})
@@ -327,7 +329,7 @@ ORDER BY p.due_at_ms LIMIT :at_most {skip_locked}
 SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin', 'off', TRUE)
 
 -- name: by_turn [postgresql]
--- What is due is read in the order of its index, and no further than one portion: sorted, where there seemed to be few,
+-- Due pushes are read in the order of its index, and no further than one portion: sorted, where there seemed to be few,
 -- each portion would read all of a backlog. Nor are all organisations read for each push, where they are few.
 SELECT set_config('enable_sort', 'off', TRUE), set_config('enable_seqscan', 'off', TRUE)
 
@@ -381,12 +383,12 @@ SELECT DISTINCT org_id FROM charges_work ORDER BY org_id
 -- The figures that a customer's balance is compared with, and the differences that were told.
 
 -- name: accounted
--- A push is of the balance's present cycle if it was settled in it. What was sent just before the cycle began, or was
--- billed by hand, may be drawn from it or not. `from_ms`: when the cycle began at the earliest. What may have arrived is
--- open until it is settled. Of what was to be given back, was sent, and voided by a person, a part may have been: Autumn
--- gives back no more than was drawn, and not each time with an event. A charge saw one of the costs from `first` to
--- `last`: it was made between two moments, and so was each change of a cost. `fresh` is what counts in the cycle since
--- the last comparison.
+-- A push is of the balance's present cycle if it was settled in it. A push that was sent just before the cycle began,
+-- or was billed by hand, may be drawn from it or not. `from_ms`: when the cycle began at the earliest. A push that may
+-- have arrived is open until it is settled. If a negative push was sent and a person voided it, a part of it may have
+-- been given back: Autumn gives back no more than was drawn, and not each time with an event. A charge saw one of the
+-- costs from `first` to `last`: it was made between two moments, and so was each change of a cost. `fresh` is the
+-- amount that counts in the cycle since the last comparison.
 {with_changes}
 SELECT p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last, p.credit_cost, SUM(p.attempts) AS attempts,
     SUM(CASE WHEN p.open = 1 THEN 1 ELSE 0 END) AS open,
@@ -443,8 +445,8 @@ COALESCE(p.first_attempt_ms, (SELECT MIN(s.first_attempt_ms) FROM pushes s WHERE
     AND COALESCE(s.wire_key, s.key) = p.wire_key))
 
 -- name: unsure
--- What is in a balance or beside it, push by push: as `accounted` has it in sums, from a mark on, or (0) from none; and
--- what was charged while its cost changed. Those that a person decided come last of what is uncertain.
+-- Pushes in a balance or beside it, one by one: as `accounted` has them in sums, from a mark on, or (0) from none; and
+-- pushes that were charged while their cost changed. Those that a person decided come last of the uncertain ones.
 {with_changes}
 SELECT p.feature, p.sent_qty, p.first, p.last, p.credit_cost, p.is_unsure, p.is_unsure * p.decided AS decided FROM (
     SELECT p.feature, p.sent_qty, p.credit_cost, {costs_seen}, CASE WHEN {is_unsure} THEN 1 ELSE 0 END AS is_unsure,
@@ -472,8 +474,8 @@ FROM {rows :pairs (customer_id text, feature text, since_ms bigint)} w
 JOIN balance_marks m ON m.provider = :provider AND m.customer_id = w.customer_id AND m.feature = w.feature
 
 -- name: between
--- What was charged between a comparison and the start of the next cycle: `sure` was, and `above` may have been. `below` may
--- have been given back, or was voided. `disturbs`: something else than a plain charge came to count or ceased to.
+-- Charges between a comparison and the start of the next cycle: `sure` was charged, and `above` may have been. `below`
+-- may have been given back, or was voided. `disturbs`: something else than a plain charge came to count or ceased to.
 {with_changes}
 SELECT p.customer_id, p.pool, p.feature, p.first, p.last, p.credit_cost,
     CAST(SUM(CASE WHEN p.is_sure = 1 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS sure,
@@ -499,8 +501,8 @@ FROM (
 (p.state = 'accepted' AND NOT p.by_hand AND p.sent_qty > 0 AND p.first_attempt_ms IS NOT NULL)
 
 -- name: unseen
--- What may have been drawn from parts of a balance that ended otherwise than they were last shown: by charges without an
--- answer of the provider, by the last ones before that, and by those that gave back.
+-- Charges that may have been drawn from parts of a balance that ended otherwise than they were last shown: charges
+-- without an answer of the provider, the last ones before that, and those that gave back.
 SELECT w.customer_id, w.pool, p.feature,
     CAST(SUM(CASE WHEN p.sent_qty > 0 AND EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push}
         AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued'))) THEN p.sent_qty ELSE 0 END) AS BIGINT) AS unanswered,

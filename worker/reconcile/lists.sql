@@ -1,10 +1,10 @@
--- What the last comparisons with providers found.
+-- Results of the last comparisons with providers.
 
 -- name: columns
 k.day_ms, k.org_id, k.provider, k.customer_id, k.feature, k.ours_qty, k.theirs_qty, k.verdict, k.at_ms
 
 -- name: differing
--- By the index of what differs: the condition on the verdict stands as it stands there.
+-- By the index of differing lines: the condition on the verdict is the same as there.
 SELECT {columns} FROM reconciliations k
 WHERE k.verdict IN ('short', 'over') AND (:verdict = '' OR k.verdict = :verdict)
     AND (:provider = '' OR k.provider = :provider) AND (:org_id = '' OR k.org_id = :org_id)
@@ -51,7 +51,7 @@ SELECT b.provider, b.customer_id, b.feature, b.org_id, b.told_qty, b.told_ms, b.
 FROM balance_marks b
 WHERE (b.told_qty <> 0 OR b.unsure_qty <> 0) ORDER BY b.told_ms DESC, b.customer_id, b.feature LIMIT :at_most
 
--- What was settled at providers, and nobody has compared with them. One row for each provider.
+-- Settled pushes at providers that were not compared with them. One row for each provider.
 
 -- name: needs_person
 m.open_days > 0 AND m.said LIKE :needs_you

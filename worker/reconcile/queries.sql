@@ -65,7 +65,7 @@ WHERE {is_of_line} AND p.state = 'accepted' AND NOT {is_drawn}
     AND (p.attempts > 0 OR p.wire_key IS NOT NULL) AND NOT p.by_hand ORDER BY p.window_ms, p.revision
 
 -- name: sent_again
--- What may have been drawn without an event of its own: pushes that may have arrived more than once, or that may have
+-- Pushes that may have been drawn without an event of their own: they may have arrived more than once, or they may have
 -- arrived, and were voided because no event was found. Below the floor nothing could be given back.
 SELECT s.*, CASE WHEN s.state = 'accepted' THEN s.arrived - 1 ELSE s.arrived END * s.sent_qty AS may_be
 FROM (SELECT p.*, (SELECT COUNT(*) FROM attempts x WHERE {is_of_push}
@@ -81,7 +81,7 @@ WHERE s.arrived > CASE WHEN s.state = 'accepted' THEN 1 ELSE 0 END
 ORDER BY s.window_ms, s.revision
 
 -- name: newest_charges
--- What was charged of late by calls of our own, the newest first, above the floor. What was taken back since because a
+-- Recent charges by calls of our own, the newest first, above the floor. A charge that was taken back since because a
 -- balance did not show it is not asked for again.
 SELECT p.* FROM pushes p
 WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.state = 'accepted'
@@ -94,7 +94,7 @@ WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :
 ORDER BY p.settled_ms DESC, p.window_ms DESC, p.feature, p.revision DESC LIMIT :at_most
 
 -- name: charges_since
--- What was charged since a moment, and whether an answer of the provider proved it.
+-- The charges since a moment, and whether an answer of the provider proved each.
 SELECT p.feature, p.sent_qty, p.first_attempt_ms, p.settled_ms, p.sealed_at_ms, p.credit_cost,
     EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push} AND x.outcome = 'accepted') AS answered
 FROM pushes p
@@ -103,7 +103,8 @@ WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :
 LIMIT :at_most
 
 -- name: unanswered_since
--- What may have been charged since a moment without an answer: parts of balances may be used up by it, and never shown.
+-- Charges that may have been made since a moment without an answer: they may use up parts of balances that are never
+-- shown.
 SELECT p.feature, p.sent_qty, p.first_attempt_ms, p.settled_ms, p.sealed_at_ms, p.credit_cost FROM pushes p
 WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.sent_qty > 0
     AND p.first_attempt_ms IS NOT NULL AND p.settled_ms >= :since_ms
@@ -147,7 +148,7 @@ VALUES (:day_ms, :org_id, :provider, :customer_id, :feature, :ours_qty, :theirs_
 ON CONFLICT (day_ms, org_id, provider, customer_id, feature) DO UPDATE SET ours_qty = excluded.ours_qty,
     theirs_qty = excluded.theirs_qty, verdict = excluded.verdict, at_ms = excluded.at_ms
 
--- How far what was accepted has been compared, by provider and customer; the provider itself has no customer.
+-- How far accepted pushes have been compared, by provider and customer; the provider itself has no customer.
 
 -- name: provider_mark
 SELECT compared_ms FROM compared_marks WHERE provider = :provider AND customer_id = ''
@@ -160,7 +161,7 @@ SELECT compared_ms FROM compared_marks WHERE provider = :provider AND customer_i
 SELECT customer_id, said FROM compared_marks WHERE provider = :provider AND {is_left_out}
 
 -- name: keep_mark
--- A mark never moves back: what lies below it was compared once. A balance is left out since the first run that did so.
+-- A mark never moves back: all below it was compared once. A balance is left out since the first run that did so.
 INSERT INTO compared_marks (provider, customer_id, compared_ms, open_days, open_since_ms, said, at_ms)
 SELECT :provider, m.customer_id, m.compared_ms, m.open_days, m.open_since_ms, m.said, :now_ms
 FROM {rows :marks (customer_id text, compared_ms bigint, open_days bigint, open_since_ms bigint, said text)} m WHERE 1 = 1

@@ -81,7 +81,7 @@ SELECT 'pending: ' || q.reason AS reason, {unit_of_size} AS unit, COUNT(*) AS wi
 FROM pending_usage q WHERE {in_range} {only} GROUP BY q.reason, {unit_of_size}
 
 -- name: unit_of_size
--- What an event type counts is no seconds.
+-- An event type does not count seconds.
 CASE WHEN q.memory_mb > {most_memory_mb} THEN 'units' ELSE 's' END
 
 -- name: left_exempt

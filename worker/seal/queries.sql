@@ -109,9 +109,9 @@ s.arrival >= :cursor AND +s.ts < :watermark_ms
 SELECT cursor, in_flight FROM buckets
 
 -- name: seen_now [postgresql]
--- What was not visible when this was read has a number in the list, or one at or above the cursor. The cursor is never
--- above the reader's own number: a server that dies forgets the numbers of those that wrote nothing, and gives those
--- above the newest commit again.
+-- A transaction that was not visible when this was read has a number in the list, or one at or above the cursor. The
+-- cursor is never above the reader's own number: a server that dies forgets the numbers of those that wrote nothing,
+-- and gives those above the newest commit again.
 SELECT least(pg_snapshot_xmax(s.now)::text::bigint, pg_current_xact_id()::text::bigint) AS cursor,
     ARRAY(SELECT one::text::bigint FROM pg_snapshot_xip(s.now) one) AS in_flight
 FROM (SELECT pg_current_snapshot() AS now) s
@@ -120,7 +120,7 @@ FROM (SELECT pg_current_snapshot() AS now) s
 SELECT COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0) AS cursor, NULL AS in_flight
 
 -- name: any_below_floor
--- Rule S4: what arrived below the floor is too late for good, and stays countable.
+-- Rule S4: a sample that arrived below the floor is too late for good, and stays countable.
 SELECT 1 FROM seal_work w JOIN orgs o ON o.org_id = w.org_id
 WHERE w.window_ms < :watermark_ms AND w.window_ms < o.floor_ms LIMIT 1
 
@@ -141,7 +141,7 @@ WHERE w.window_ms < :watermark_ms AND w.window_ms >= o.floor_ms AND o.bucket BET
 ON CONFLICT DO NOTHING
 
 -- name: stopped_is_dirty
--- A stopped organisation's samples are left out of the scan that adds up, but not out of what has arrived.
+-- A stopped organisation's samples are left out of the scan that adds up, but they count as arrived.
 INSERT INTO dirty_windows (org_id, window_ms)
 SELECT DISTINCT s.org_id, {window}
 FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
@@ -198,7 +198,7 @@ SELECT DISTINCT w.org_id FROM seal_work w LEFT JOIN orgs o ON o.org_id = w.org_i
 
 -- name: strangers_behind
 -- A bucket behind the watermark: its cursor may have passed a stranger's sample while the sample's window was still
--- open, and an organisation without a row is no laggard that could be found below.
+-- open. An organisation without a row cannot be found below as a laggard.
 SELECT DISTINCT s.org_id FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
 WHERE s.ts >= (SELECT MIN(watermark_ms) FROM buckets WHERE id BETWEEN :lo AND :hi) AND s.ts < :scan_end_ms
     AND s.problem IS NULL AND o.bucket IS NULL {scope}
@@ -304,7 +304,7 @@ a.org_id = w.org_id AND a.start_ms <= w.window_ms AND (a.end_ms IS NULL OR w.win
 :providers
 
 -- name: below_watermark
--- A replay leaves alone what the next tick will seal as fresh.
+-- A replay leaves alone the windows that the next tick will seal as fresh.
 AND w.window_ms < COALESCE(o.held_watermark_ms, (SELECT b.watermark_ms FROM buckets b WHERE b.id = o.bucket))
 
 -- name: below_watermark_of_biller
@@ -361,7 +361,7 @@ billed AS (
 )
 
 -- name: is_shadow
--- What is billed so is sealed and never sent. Few windows are before any provider's cut-over.
+-- Usage billed in shadow is sealed and never sent. Few windows are before any provider's cut-over.
 w.window_ms < :shadow_until_ms AND w.window_ms < {live_from}
 
 -- name: live_from [sqlite]
@@ -384,8 +384,8 @@ SELECT window_ms, org_id, feature, revision, provider, customer_id, quantity, se
 FROM ({sent}) sized WHERE quantity <> 0 OR sent_qty <> 0
 
 -- name: gives_back
--- Usage that may never be charged is not given back. It waits until all else of the window is settled, and is no push
--- until then, so that nothing sends, looks up or reconciles it.
+-- Usage that may never be charged is not given back. It waits until all else of the window is settled. It becomes a
+-- push only then, so that nothing sends, looks up or reconciles it.
 SUM(quantity) < 0 AND MAX(is_open) = 0
 
 -- name: gives_back_units
@@ -432,7 +432,7 @@ SELECT billed.*, quantity AS sent_qty FROM billed
 
 -- name: sent_carried
 -- Rule S10. Running totals of (carry + sealed), cut to whole units; where negatives are not taken, never falling.
--- What is sealed in shadow is never sent, so it leaves nothing over for what is.
+-- Quantities sealed in shadow are never sent, so they leave nothing over for those that are.
 SELECT r.*, CASE WHEN r.unit IS NULL THEN r.quantity ELSE r.unit * (r.units
     - COALESCE(LAG(r.units) OVER (PARTITION BY r.org_id, r.provider, r.customer_id, r.feature, r.shadow
         ORDER BY r.window_ms), 0)) END AS sent_qty
@@ -521,7 +521,7 @@ AND p.window_ms = l.window_ms
 -- name: open_of_the_org
 
 -- name: of_the_window_is_open
--- What was sealed before, and is not settled: what gives back waits for it, and its window stays dirty.
+-- An earlier push that is not settled: a push that gives back waits for it, and its window stays dirty.
 (SELECT COUNT(*) FROM pushes p WHERE p.window_ms = dirty_windows.window_ms AND p.org_id = dirty_windows.org_id
     AND p.sent_qty > 0 AND p.state IN {open_states} AND p.seal_id < :seal_id) > 0
 

@@ -59,7 +59,7 @@ SELECT supplier, CAST(SUM(total_micro) AS BIGINT) AS paid_micro, CAST(SUM(carrie
 FROM payouts WHERE supplier IN :suppliers GROUP BY supplier
 
 -- name: agreed
--- The lowest threshold that was agreed on for what the next payout would release.
+-- The lowest threshold that was agreed on for the settlements that the next payout would release.
 SELECT x.supplier, MIN(x.threshold_micro) AS threshold_micro FROM {settlements_now} x WHERE x.state = 'eligible'
 GROUP BY x.supplier
 

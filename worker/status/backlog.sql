@@ -18,7 +18,7 @@ GROUP BY 1
 SELECT COUNT(*) AS left_over FROM pushes left_over WHERE state IN {open_states} AND last_error LIKE :needs_you AND {in_shard}
 
 -- name: pending_seconds
--- Of 0 s there is nothing to wait for.
+-- Usage of 0 s does not wait.
 SELECT reason, {seconds_and_units} FROM pending_usage left_over WHERE seconds <> 0 AND {in_shard} GROUP BY reason
 
 -- name: dirty_windows

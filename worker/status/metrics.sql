@@ -65,7 +65,7 @@ FROM recent GROUP BY 1, 2, 3
 SELECT provider, outcome, reads FROM provider_reads ORDER BY provider, outcome
 
 -- name: ended_ticks
--- There is no index on time: so many of the newest are a day of fourteen shards, or the last sixteen ticks of 256.
+-- No index on time exists: so many of the newest are a day of fourteen shards, or the last sixteen ticks of 256.
 SELECT bucket_lo, bucket_hi, started_ms, finished_ms, exit_status FROM (
     SELECT tick_id, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status FROM ticks
     ORDER BY tick_id DESC LIMIT 4096) t

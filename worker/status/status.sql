@@ -89,7 +89,7 @@ WHERE o.org_id = :org_id
 -- name: balances
 {told_balances} ORDER BY told_ms, provider, customer_id, feature
 
--- What waits, and is billed by nobody yet.
+-- Usage that waits and is not billed yet.
 
 -- name: reasons
 SELECT reason, {seconds_and_units}, COUNT(DISTINCT org_id) AS orgs, MIN(window_ms) AS since_ms FROM pending_usage

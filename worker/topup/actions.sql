@@ -1,4 +1,4 @@
--- What people say of automatic top-ups.
+-- Settings of automatic top-ups that people change.
 
 -- name: for_update [postgresql]
 FOR UPDATE

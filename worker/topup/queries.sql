@@ -1,6 +1,6 @@
 -- Automatic top-ups: begun, claimed, called, settled, looked up.
 --
--- Guarantee: each statement names its rows by their key or by an index on what is open. `t` is a wallet's terms, `p` a
+-- Guarantee: each statement names its rows by their key or by an index on open rows. `t` is a wallet's terms, `p` a
 -- top-up. Locks are taken in one order: terms, top-ups, reservations, wallets.
 
 -- name: for_update [postgresql]
@@ -26,7 +26,7 @@ COALESCE((SELECT {available_micro} FROM ledger_accounts a
     WHERE a.account_id = 'wallet:' || t.customer_id), 0)
 
 -- name: shadowed
--- What would have been bought counts as bought, or a shadow would buy the same gap again at each look.
+-- Credit that would have been bought counts as bought, or a shadow would buy the same gap again at each look.
 COALESCE((SELECT CAST(SUM(p.credits_micro) AS BIGINT) FROM topups p WHERE p.customer_id = t.customer_id
     AND p.state = 'shadow' AND p.ended_ms IS NULL AND t.mode = 'shadow'), 0)
 
@@ -79,12 +79,12 @@ FROM {rows :begun (topup text, customer_id text, episode integer, credits_micro 
 WHERE 1 = 1 ON CONFLICT DO NOTHING RETURNING topup
 
 -- name: end_shadows
--- Real credit came, or the shadow was switched off: what would have been bought counts no longer.
+-- Real credit came, or the shadow was switched off: credit that would have been bought counts no longer.
 UPDATE topups SET ended_ms = :now_ms WHERE state = 'shadow' AND ended_ms IS NULL AND customer_id IN (
     SELECT t.customer_id FROM topup_terms t WHERE t.mode <> 'shadow' OR {available} > t.threshold_micro)
 
 -- name: loss
--- What may have been called in a history that was lost, and until when.
+-- The span of lost history in which a call may have been made.
 SELECT MIN(from_ms) AS from_ms, MAX(at_ms) AS at_ms FROM losses
 
 -- name: any_due
@@ -114,7 +114,7 @@ WHERE topup = :topup AND state = 'due'
 UPDATE topups SET state = 'in_doubt', due_at_ms = :due_at_ms, claim_owner = NULL WHERE topup = :topup AND state = 'due'
 
 -- name: is_proven
--- Never called, by all that is known; or a look-up has just said that there is no such charge.
+-- Never called, by all records; or a look-up has just shown that no such charge exists.
 ((:lost = 0 AND NOT {arrived}) OR COALESCE(p.asked_ms, 0) >= :proven_ms)
 
 -- name: claim
@@ -166,7 +166,7 @@ UPDATE topups SET state = :state, due_at_ms = :due_at_ms, answer = :answer, evid
 WHERE topup = :topup AND {where} RETURNING topup
 
 -- name: if_not_credited
--- What was paid is credited, whatever was thought of it before.
+-- A paid top-up is credited, whatever its state was before.
 state NOT IN ('credited', 'shadow')
 
 -- name: if_open

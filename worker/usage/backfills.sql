@@ -39,7 +39,7 @@ e.org_id = :org_id AND e.event_type = b.event_type AND e.quantity = b.quantity A
     AND COALESCE(e.plan_key, '') = COALESCE(b.plan_key, '') AND e.properties = b.properties
 
 -- name: standing
--- What closing would make of each event: an id that was taken, or withdrawn, is never taken again.
+-- The outcome of each event if the backfill is closed: an id that was taken, or withdrawn, is never taken again.
 (SELECT b.sample_id, b.source, b.event_id, b.event_type, b.quantity, b.ts, b.subject, b.project, b.plan_key, b.properties,
         CASE WHEN w.sample_id IS NOT NULL THEN 'withdrawn' WHEN b.ts < COALESCE(o.floor_ms, 0) THEN 'too_late'
             WHEN s.id IS NULL AND c.metric IS NOT NULL THEN 'charged_at_once' WHEN s.id IS NULL THEN 'new' WHEN {same} THEN 'duplicate' ELSE 'conflict' END AS standing
@@ -65,7 +65,7 @@ SELECT standing, COUNT(*) AS events FROM {standing} b GROUP BY standing
 SELECT {columns} FROM {standing} b WHERE standing = 'new' ORDER BY sample_id
 
 -- name: windows
--- What would be used, by window and type, and what is made of it then: as the seal reads it (S5, P4).
+-- The usage that would result, by window and type, with its provider and feature then: as the seal reads it (S5, P4).
 SELECT k.window_ms, k.event_type, k.events, k.quantity, a.provider, {feature_of_meter} AS feature
 FROM (SELECT g.*, t.meter FROM (SELECT ts - ts % {window_length_ms} AS window_ms, event_type, COUNT(*) AS events,
             CAST(SUM(quantity) AS BIGINT) AS quantity
@@ -76,7 +76,7 @@ LEFT JOIN assignments a ON a.org_id = :org_id AND a.start_ms <= k.window_ms
 ORDER BY k.window_ms, k.event_type
 
 -- name: drop_others
--- Once it is closed, a backfill holds what went in by it.
+-- Once it is closed, a backfill holds the events that became usage.
 DELETE FROM backfill_events WHERE backfill = :backfill
     AND sample_id IN (SELECT sample_id FROM {standing} b WHERE standing <> 'new')
 
@@ -116,8 +116,8 @@ ORDER BY b.at_ms, b.backfill LIMIT :at_most
 SELECT COUNT(*) AS backfills, MIN(at_ms) AS since_ms FROM backfills WHERE state = 'open'
 
 -- name: wallets
--- The wallets here that pay for an organisation's usage of a range, whether they do now, and what else decides whether
--- the organisation is halted.
+-- The wallets here that pay for an organisation's usage of a range, whether they do now, and the other facts that
+-- decide whether the organisation is halted.
 SELECT DISTINCT a.customer_id, o.is_halted, o.operator_halt, o.override_halted, o.override_until_ms,
     CASE WHEN n.org_id IS NULL THEN 0 ELSE 1 END AS bills_now
 FROM assignments a JOIN orgs o ON o.org_id = a.org_id

@@ -1,7 +1,7 @@
 -- Samples that hosts send.
 
 -- name: standing
--- Who bills an organisation in a window, and below what its windows are closed for good.
+-- The provider of an organisation in a window, and the floor below which its windows are closed for good.
 SELECT k.org_id, k.window_ms, a.provider, COALESCE(o.floor_ms, 0) AS floor_ms
 FROM {rows :spots (org_id text, window_ms bigint)} k
 LEFT JOIN orgs o ON o.org_id = k.org_id

@@ -1,4 +1,4 @@
--- What came in: usage events by source and type, conflicts, and what is quarantined. By indexes, and so many rows.
+-- Incoming data: usage events by source and type, conflicts, and quarantined samples. By indexes, and so many rows.
 
 -- name: seen
 -- The newest so many before a place in the order in which they came in.
@@ -50,7 +50,7 @@ SELECT key, window_ms, feature, revision, provider, sealed_qty, state FROM pushe
 WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature ORDER BY revision LIMIT :at_most
 
 -- name: entries
--- What the ledger has of those pushes: an entry has its push's key.
+-- The ledger's entries of those pushes: an entry has its push's key.
 SELECT key, kind, from_account, to_account, amount_micro, ts, at_ms FROM ledger_entries
 WHERE key IN :keys ORDER BY key LIMIT :at_most
 

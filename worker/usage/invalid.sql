@@ -1,4 +1,4 @@
--- What was answered `invalid`, counted by key, code and hour.
+-- Items that were answered `invalid`, counted by key, code and hour.
 
 -- name: of_hour
 SELECT key_name, kind, code FROM invalid_items WHERE hour_ms = :hour_ms
@@ -21,7 +21,7 @@ ON CONFLICT (hour_ms, key_name, kind, code) DO UPDATE SET items = invalid_items.
 -- name: forget
 DELETE FROM invalid_items WHERE hour_ms < :before_ms
 
--- What was answered `invalid`.
+-- Items that were answered `invalid`.
 
 -- name: invalid
 -- The example is the latest hour's that has one.

@@ -1,9 +1,9 @@
 -- One organisation's usage, and its sealed part.
 
 -- name: usage
--- `grouping`: by what; `label`: what of a sample that is, `of_event` where only its event says it; `shown`: which lines
--- besides those with usage; `of_page`: which of them a page shows. A push lies at its window and organisation: one look for each window, however many
--- organisations there are.
+-- `grouping`: the group; `label`: its value in a sample, `of_event` where only its event has it; `shown`: the lines
+-- besides those with usage; `of_page`: which of them a page shows. A push lies at its window and organisation: one look
+-- for each window, however many organisations there are.
 WITH RECURSIVE windows (window_ms) AS (
     SELECT CAST(:from_ms AS BIGINT)
     UNION ALL SELECT window_ms + {window_length_ms} FROM windows WHERE window_ms + {window_length_ms} < :to_ms
@@ -65,8 +65,8 @@ FROM taken u LEFT JOIN segments g ON {in_segment} AND u.window_ms >= g.start_ms 
 GROUP BY 1, 2, 3, 4 LIMIT :at_most
 
 -- name: then [postgresql]
--- From the windows to what lies in them. Of a cross join SQLite keeps the order; else it might begin with all pushes
--- there ever were.
+-- From the windows to their rows. Of a cross join SQLite keeps the order; else it might begin with all pushes there
+-- ever were.
 JOIN
 
 -- name: then [sqlite]

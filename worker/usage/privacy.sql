@@ -1,8 +1,8 @@
 -- Ids of this database among the words of a report.
 
 -- name: known
--- No index serves most of these: a scan reads such a table once, whole. A person waits for that; what comes in does not.
--- An id that is the name of a feature, a type of events or a tier as well is a public word.
+-- No index serves most of these: a scan reads such a table once, whole. A person waits for that; incoming data does
+-- not. An id that is the name of a feature, a type of events or a tier as well is a public word.
 WITH asked AS MATERIALIZED (SELECT word FROM {rows :words (word text)} r)
 SELECT word FROM (
     SELECT a.word FROM asked a JOIN orgs o ON o.org_id = a.word
@@ -40,7 +40,7 @@ EXCEPT SELECT feature FROM mappings
 EXCEPT SELECT event_type FROM event_types
 EXCEPT SELECT tier FROM tiers
 
--- What organisations used, for the public summary.
+-- The usage of organisations, for the public summary.
 
 -- name: uses
 -- Withdrawn events and those that cannot be billed do not count.

@@ -55,7 +55,8 @@ WITH f AS MATERIALIZED (SELECT org_id, floor_ms FROM {floors})
 UPDATE orgs SET floor_ms = f.floor_ms FROM f WHERE orgs.org_id = f.org_id AND orgs.floor_ms < f.floor_ms
 
 -- name: first_sample
--- What was never sealed under any floor goes with the first window. What is quarantined begins no walk: it may stay.
+-- A sample that was never sealed under any floor goes with the first window. A quarantined one begins no walk: it may
+-- stay.
 SELECT MIN(ts) FROM usage_samples WHERE ts >= :least_ts_ms AND ts < :before_ms AND problem IS NULL
 
 -- name: dealt_with
@@ -68,7 +69,7 @@ EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = s.id)
 s.problem IS NOT NULL AND NOT {dealt_with}
 
 -- name: delete_between
--- What arrived since no seal has looked at: the next one quarantines and counts it, and then it goes.
+-- No seal has seen a sample that arrived since: the next one quarantines and counts it, and then it goes.
 DELETE FROM usage_samples AS s WHERE
 s.ts >= :from_ms AND s.ts < :to_ms AND EXISTS (SELECT 1 FROM orgs o JOIN buckets b ON b.id = o.bucket
     WHERE o.org_id = s.org_id AND s.ts < o.floor_ms AND NOT {unseen})

@@ -1,4 +1,4 @@
--- What answers to pushes say of their organisations.
+-- Facts about organisations in the answers to pushes.
 
 -- name: answered
 -- It locks in the order of their ids, because two of these would otherwise wait for each other. It also locks those
@@ -23,7 +23,7 @@ FOR NO KEY UPDATE OF o
 -- name: hold_orgs [sqlite]
 
 -- name: note_answers
--- They are held. An earlier turn stays. What is not told is left as it is.
+-- They are held. An earlier turn stays. A fact that is not reported is left as it is.
 UPDATE orgs SET refresh_requests = orgs.refresh_requests + 1, refresh_deadline_ms = CASE
         WHEN x.refresh_deadline_ms < orgs.refresh_deadline_ms OR orgs.refresh_deadline_ms IS NULL
         THEN x.refresh_deadline_ms ELSE orgs.refresh_deadline_ms END,

@@ -28,12 +28,12 @@ billed AS MATERIALIZED (
 )
 
 -- name: unsealed
--- What is owed and not sealed: whole windows at or above the watermark, the difference in dirty ones below it. Beside
--- it, what was used of late, sealed or not: at what rate credit is burnt; and what sandboxes that run will have used
--- since they last told, where they tell every minute or oftener: for at most two intervals (a sample may be late), and
--- from when a sample came in, wherever in its interval it is dated. Who is silent for longer uses nothing,
--- nor does what ran before a halt. A sandbox that began of late, and has sent no sample since, is taken to use its size
--- since then. `a_minute` is the use of a minute of all that run, where hosts keep their size.
+-- Usage that is owed and not sealed: whole windows at or above the watermark, the difference in dirty ones below it.
+-- Beside it, the recent use, sealed or not, for the rate at which credit is burnt. And the use of running sandboxes
+-- since they last reported, where they report every minute or oftener: for at most two intervals (a sample may be
+-- late), and from when a sample came in, wherever in its interval it is dated. A sandbox that is silent for longer uses
+-- nothing, nor does one that ran before a halt. A sandbox that began of late, and has sent no sample since, is taken to
+-- use its size since then. `a_minute` is the use of a minute of all that run, where hosts keep their size.
 WITH {picked},
 segments (lo, hi, start_ms, end_ms, feature, unit) AS (SELECT lo, hi, start_ms, end_ms, feature, unit
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} r),
@@ -64,8 +64,8 @@ busy AS MATERIALIZED (
         ORDER BY j.projection_id DESC LIMIT 1), 0) AS changed_ms
     FROM (SELECT DISTINCT org_id FROM used WHERE lately > 0) u
 ),
--- Of these organisations, or by the index of all that began within minutes: PostgreSQL takes what is less, SQLite the
--- first. A greater size would be a meter.
+-- Of these organisations, or by the index of all that began within minutes: PostgreSQL takes the smaller set, SQLite
+-- the first. A greater size would be a meter.
 begun AS MATERIALIZED (
     SELECT b.org_id, b.sandbox_id, b.memory_mb, b.since_ms FROM sandboxes b
     WHERE b.state = 'running' AND b.since_ms > :begun_ms AND b.since_ms <= :ahead_ms
@@ -132,9 +132,9 @@ FROM both_sides q {each_then} picked p ON p.org_id = q.org_id
 GROUP BY 1, 2, 3
 
 -- name: unseen_pushes
--- Word for word the condition of the index on what is open, or SQLite reads all pushes there ever were; and what was
--- sent of late materialized, or it reads all attempts there ever were, in the order in which they are told apart; and
--- of these organisations alone, or the push of everybody's is looked up.
+-- Word for word the condition of the index on open pushes, or SQLite reads all pushes there ever were. Recent sends are
+-- materialized, or it reads all attempts there ever were, in the order in which they are told apart. And of these
+-- organisations alone, or the push of everybody's is looked up.
 WITH {billed},
 sent AS MATERIALIZED (
     SELECT t.window_ms, t.org_id, t.feature, t.revision FROM attempts t WHERE t.started_ms >= :since_ms

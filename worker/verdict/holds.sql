@@ -1,4 +1,4 @@
--- What is held of wallets, without holds that are over and were not expired yet; what is left of lots that are over.
+-- Credit held of wallets, without holds that are over and were not expired yet; and the rest of lots that are over.
 
 -- name: held
 SELECT a.org_id, a.customer_id, EXISTS (SELECT 1 FROM reservations m
@@ -18,7 +18,7 @@ WHERE h.org_id IN :org_ids AND h.state = 'held' AND h.hold <> 'wallet' AND h.hol
 GROUP BY h.org_id
 
 -- name: in_wallets
--- What there is for new use and for runs that go on (`Wallet.payable_micro`).
+-- The credit for new use and for open executions (`Wallet.payable_micro`).
 SELECT a.org_id, {available_micro} + w.held_micro - w.overdraft_micro AS payable_micro
 FROM {billed_now} a {look_up} ledger_accounts w {looked_up_by} w.account_id = 'wallet:' || a.customer_id {end_look_w}
 
@@ -33,13 +33,13 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: lapsed
--- What lots that are over no longer pay for what is new with (`Wallet.lapsed_micro`), and up to when what was used is
--- theirs.
+-- The credit of lots that are over, which no longer pays for new use (`Wallet.lapsed_micro`), and the time up to which
+-- use is theirs.
 SELECT a.org_id, w.balance_micro - w.held_micro + w.overdraft_micro - {available_micro} AS lapsed_micro, w.lots_over_ms
 FROM {billed_now} a {look_up} ledger_accounts w {looked_up_by} w.account_id = 'wallet:' || a.customer_id {end_look_w}
 WHERE w.over_micro > 0
 
--- Runs that metering settles: what their sandboxes used, and what was charged.
+-- Executions that metering settles: the use of their sandboxes, and their charges.
 
 -- name: run
 -- `from_ms`: the first window that is not counted for good.
@@ -56,7 +56,8 @@ SELECT {run} FROM reservations WHERE {metering} AND reservation > :after
 ORDER BY reservation LIMIT :at_most {for_update}
 
 -- name: hold_all
--- In one statement, so that the order is one: what metering draws on, what is due, and the caller's own.
+-- In one statement, so that the order is one: the reservations that metering draws on, the due ones, and the caller's
+-- own.
 SELECT {run} FROM reservations WHERE state = 'held' AND reservation IN (
     SELECT reservation FROM reservations WHERE {metering} AND customer_id IN :customers
     UNION SELECT reservation FROM reservations WHERE customer_id IN :due_of AND state = 'held'
@@ -93,7 +94,7 @@ GROUP BY 1, 2, 3
 
 -- name: behind
 -- Up to where an organisation's windows are sealed, charged and not to be sealed again. Word for word the condition of
--- the index on what is open.
+-- the index on open pushes.
 SELECT r.org_id, (SELECT MIN(m.end_ms) FROM (
     SELECT COALESCE(o.held_watermark_ms, b.watermark_ms, 0) AS end_ms
     UNION ALL SELECT MIN(q.window_ms) FROM pushes q

@@ -63,7 +63,7 @@ ORDER BY COALESCE(o.projection_read_ms, 0) LIMIT :at_most
 UPDATE orgs SET projection_due_ms = :projection_due_ms WHERE org_id = :org_id AND refresh_requests = :refresh_requests
 
 -- name: with_rejected
--- By the index on what needs a person: its condition is here word for word.
+-- By the index on pushes that need a person: its condition is here word for word.
 SELECT DISTINCT org_id FROM pushes WHERE state IN ('in_doubt', 'rejected') AND state = 'rejected'
     AND provider = :provider AND org_id IN :org_ids
 
@@ -153,8 +153,8 @@ UPDATE watch_state SET rounds = rounds
 UPDATE watch_state SET round_ms = :now_ms, rounds = rounds + 1
 
 -- name: explained
--- A row where credit that is there after all proves no estimate wrong: a person took usage back since the halt, or it
--- rested on what runs held, too.
+-- A row if credit that exists after all does not prove an estimate wrong: a person took usage back since the halt, or
+-- the estimate rested on credit that executions held, too.
 SELECT 1 AS one WHERE EXISTS (SELECT 1 FROM withdrawals w WHERE w.org_id = :org_id AND w.at_ms >= :halted_at)
     OR EXISTS (SELECT 1 FROM (SELECT * FROM projections WHERE org_id = :org_id ORDER BY projection_id DESC LIMIT 1) j
         WHERE j.held_micro > 0 AND j.balance_micro > j.unaccepted_micro + j.unsealed_micro)

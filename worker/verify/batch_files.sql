@@ -53,8 +53,8 @@ CREATE VIEW as_text AS SELECT org_id, CAST(event_type AS VARCHAR) AS said_kind,
     said(quantity) AS said_quantity, said_time(ts) AS said_ts FROM file_rows
 
 -- name: lines
--- Each value of JSON lines by its letters, as JSON writes them: quotes make a text, digits alone a number; of what is no
--- time, a fraction of zeros is none.
+-- Each value of JSON lines by its letters, as JSON writes them: quotes make a text, digits alone a number. In a value
+-- that is not a time, a fraction of zeros is ignored.
 CREATE MACRO quoted(x) AS CASE WHEN starts_with(CAST(x AS VARCHAR), '"') THEN x ->> '$' END;
 CREATE MACRO digits(x) AS CASE WHEN CAST(x AS VARCHAR) SIMILAR TO '[0-9]+' THEN CAST(x AS VARCHAR) ELSE quoted(x) END;
 CREATE MACRO plain(x) AS digits(CASE WHEN CAST(x AS VARCHAR) SIMILAR TO '[0-9]+[.]0+'

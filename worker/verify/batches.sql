@@ -49,7 +49,7 @@ WHERE {of_a_batch} AND s.problem IS NULL AND b.withdrawn_ms IS NOT NULL AND s.ts
 SELECT batch, name, path, taken_ms, field_map FROM batches WHERE withdrawn_ms IS NULL ORDER BY taken_ms, batch
 
 -- name: sums
--- As its samples say it, in the order of bytes. What is below a floor may be gone.
+-- As its samples show it, in the order of bytes. A sample below a floor may be gone.
 SELECT s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, s.memory_mb, SUM(s.interval_s) AS quantity
 FROM usage_samples s WHERE s.id >= :first_id AND s.id < :beyond_id GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 

@@ -9,7 +9,7 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM 
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: held
--- A wallet keeps what its reservations have left, to the micro-credit.
+-- A wallet keeps the rest of its reservations, to the micro-credit.
 SELECT 'held' AS what, COALESCE(MAX(org_id),
     (SELECT MAX(a.org_id) FROM assignments a WHERE 'wallet:' || a.customer_id = account_id)) AS org_id, {no_window}, account_id, SUM(kept) AS kept, SUM(part) AS parts
 FROM (
@@ -68,14 +68,14 @@ EXISTS (SELECT 1 FROM ledger_entries e WHERE e.reservation = r.reservation
     OR EXISTS (SELECT 1 FROM run_usage u WHERE u.reservation = r.reservation AND u.number = 'final')
 
 -- name: run_twice
--- A run is paid once: by entries of a wallet, or by what it used at a provider.
+-- An execution is paid once: by entries of a wallet, or by its usage at a provider.
 SELECT 'run_twice' AS what, r.org_id, {no_window}, r.reservation, r.hold
 FROM reservations r WHERE CASE WHEN r.hold = 'wallet'
     THEN EXISTS (SELECT 1 FROM run_usage u WHERE u.reservation = r.reservation)
     ELSE EXISTS (SELECT 1 FROM ledger_entries e WHERE e.reservation = r.reservation) END
 
 -- name: run_unbilled
--- What a run used is what its samples come to, and each of those is of such a line.
+-- The usage of an execution is the sum of its samples, and each of those is of such a line.
 SELECT 'run_unbilled' AS what, (SELECT r.org_id FROM reservations r WHERE r.reservation = q.reservation) AS org_id,
     CAST(NULL AS BIGINT) AS window_ms, q.feature, q.reservation, q.number, q.said, q.billed
 FROM (SELECT reservation, number, feature, SUM(said) AS said, SUM(billed) AS billed, SUM(lines) AS lines FROM (
@@ -125,7 +125,8 @@ FROM (SELECT e.key, e.amount_micro, e.to_account, SUBSTR(e.to_account, 8) AS cus
     WHERE e.kind = 'grant' AND e.amount_micro > 0 AND NOT EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = e.key)) q
 
 -- name: lot_moved
--- What expires or is taken back of a lot leaves its own wallet; what expires does so after its end.
+-- Credit of a lot that expires or is taken back leaves the lot's own wallet; credit that expires does so after the
+-- lot's end.
 SELECT CASE WHEN q.kind = 'expiry' AND q.at_ms < q.expires_ms THEN 'expired_early' ELSE 'lot_elsewhere' END AS what,
     {owner}, q.*
 FROM (SELECT e.key, e.kind, e.lot, e.from_account, e.to_account, e.at_ms, l.expires_ms, l.customer_id AS known,
@@ -145,7 +146,7 @@ FROM (SELECT l.lot, l.customer_id, l.amount_micro AS said,
 WHERE q.expired < 0 OR q.taken < 0 OR q.expired + q.taken > q.said
 
 -- name: lots_sum
--- All lots that have begun are the balance, what was consumed, what expired and what was taken back.
+-- All lots that have begun add up to the balance and the consumed, expired and taken-back credit.
 SELECT 'lots_sum' AS what, {owner}, q.*
 FROM (SELECT account_id, SUBSTR(account_id, 8) AS customer_id, SUM(given) AS given, SUM(kept) AS kept,
         SUM(consumed) AS consumed, SUM(expired) AS expired, SUM(taken) AS taken
@@ -175,7 +176,7 @@ FROM (SELECT l.lot, l.customer_id, l.expires_ms, w.next_due_ms FROM ledger_lots 
 -- name: lots_ended
 -- If a wallet knew a later end than any that is over, its lots would never end. The end up to which its lots were
 -- looked at is the end of one of them. It is booked only if it is over by :now_ms, where that is recorded. The last
--- known end tells the wallet of late use: it is no sooner than the booked end.
+-- known end tells the wallet of late use: it is never sooner than the booked end.
 SELECT CASE WHEN q.moment_ms IS NULL THEN 'lots_over' ELSE 'lots_ended' END AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.lots_ended_ms, w.lots_over_ms,
         CASE WHEN w.lots_ended_ms > CAST(:now_ms AS BIGINT) OR NOT EXISTS (SELECT 1 FROM ledger_lots l
@@ -193,8 +194,8 @@ FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.overdraft_m
     WHERE w.overdraft_micro <> 0) q
 
 -- name: over_wrong
--- What is over is no more than what lots that are over, and not booked yet, were; and no less than what of each of them
--- nothing can have used that it pays for, nor is to roll over; once nothing waits in the wallet.
+-- The credit that is over is at most the credit of lots that are over and not booked yet. It is at least the part of
+-- each of them that no use can have consumed and that is not to roll over; once nothing waits in the wallet.
 SELECT 'over_wrong' AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.over_micro,
         COALESCE((SELECT SUM(r.rest) FROM {ended_lots} r WHERE r.account_id = w.account_id), 0) AS most,
@@ -206,7 +207,7 @@ FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.over_micro,
 WHERE q.over_micro > q.most OR q.over_micro < q.least
 
 -- name: lot_left
--- Of a lot that is over and booked nothing is left but what was used; once nothing waits in the wallet.
+-- A lot that is over and booked has at most its use left; once nothing waits in the wallet.
 SELECT 'lot_left' AS what, {owner}, q.*
 FROM (SELECT r.lot, SUBSTR(r.account_id, 8) AS customer_id, r.account_id, r.rest, r.used FROM {booked_lots} r
     JOIN ledger_accounts w ON w.account_id = r.account_id
@@ -214,7 +215,8 @@ FROM (SELECT r.lot, SUBSTR(r.account_id, 8) AS customer_id, r.account_id, r.rest
 WHERE q.rest > q.used
 
 -- name: deferred_wrong
--- What waits to expire is held by runs, and is left of lots that are over; or is to be taken of what rolled over.
+-- Executions hold the credit that waits to expire, and it is left of lots that are over; or it is to be taken of credit
+-- that rolled over.
 SELECT 'deferred_wrong' AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.deferred_micro, w.held_micro,
         COALESCE((SELECT SUM(r.rest) FROM {booked_lots} r WHERE r.account_id = w.account_id), 0) AS rest,
@@ -225,8 +227,8 @@ WHERE q.deferred_micro < 0
     OR q.deferred_micro > q.rolled + CASE WHEN q.rest < q.held_micro THEN q.rest ELSE q.held_micro END
 
 -- name: ended_lots
--- Of lots that are over and not booked yet, what of each was not taken back, what of that may roll over, and what can
--- have been paid by it.
+-- For lots that are over and not booked yet: the part of each that was not taken back, the part of that which may roll
+-- over, and the use that it can have paid.
 ({of_lots} l.expires_ms <= a.lots_over_ms AND (a.lots_ended_ms IS NULL OR l.expires_ms > a.lots_ended_ms))
 
 -- name: booked_lots

@@ -1,7 +1,7 @@
--- What cells and vendors count of the same usage (invariant 15): the record of it is whole.
+-- Counts of cells and vendors for the same usage (invariant 15): the record of it is whole.
 --
--- Guarantee: as in `ledger.sql`. No organisation is stopped by any of it: nothing is billed by what others count. What
--- is left of a day of an earlier check is not claimed to be whole.
+-- Guarantee: as in `ledger.sql`. No organisation is stopped by any of it: nothing is billed by the counts of others.
+-- The lines left of a day of an earlier check are not claimed to be whole.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -33,8 +33,8 @@ WHERE COALESCE(q.ours_s, -1) <> q.ours OR COALESCE(q.theirs_s, -1) <> q.theirs O
         WHEN q.off > 4000000000000 OR q.most = 0 THEN q.ppm ELSE (q.off * 1000000 + q.most - 1) / q.most END
 
 -- name: parity_line
--- What a line says follows from its two sides: all that both count is the larger sides, added up by size, and what they
--- are apart. NULL is unknown.
+-- A line's verdict follows from its two sides: the usage that both count is the larger sides, added up by size, and
+-- their difference. NULL is unknown.
 SELECT 'parity_line' AS what, {nowhere}, p.cell_id, p.day_ms, p.org_id AS its_org, p.ours_s, p.theirs_s, p.off_s, p.ppm,
     p.verdict
 FROM (SELECT x.*, COALESCE(x.ours_s, 0) AS here, COALESCE(x.theirs_s, 0) AS there,
@@ -111,7 +111,7 @@ UNION ALL SELECT 'money of ' || x.target || ' in ' || e.key, CAST(e.value AS TEX
 FROM {actions} {said_sums} WHERE x.action = 'vendor_import'
 
 -- name: units_unrecorded
--- What usage costs at a vendor is what a person said.
+-- The cost of usage at a vendor is the cost that a person stated.
 SELECT 'units_unrecorded' AS what, {nowhere}, q.thing, q.kept, q.said
 FROM (SELECT COALESCE(k.thing, s.thing) AS thing, k.kept, s.said FROM ({units}) k FULL JOIN ({said_units}) s
     ON s.thing = k.thing) q

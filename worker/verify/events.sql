@@ -17,7 +17,7 @@ usage_samples
 usage_events
 
 -- name: events_since
--- What came in before the point was proven, however it is dated: none of it changes (S7).
+-- Events that came in before the point were proven, however they are dated: none of them changes (S7).
 (SELECT * FROM usage_events WHERE ingested_ms >= :since_ms)
 
 -- name: sampleless
@@ -37,8 +37,8 @@ WHERE s.org_id <> e.org_id OR s.interval_s <> e.quantity OR s.ts <> e.ts OR s.me
         AND NOT (s.problem IN ('bad_org_id', 'bad_sandbox_id') AND s.org_id || s.sandbox_id LIKE '%�%'))
 
 -- name: eventless
--- Of what a run used at another provider, a sample may count units too, and that run's row says so. Those of batches
--- are proven by `batchless`.
+-- A sample may also count units of an execution's usage at another provider; that execution's row shows it. Samples of
+-- batches are proven by `batchless`.
 SELECT 'eventless' AS what, s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
     s.id AS sample_id, s.memory_mb AS meter
 FROM {proven_samples} s WHERE s.memory_mb > {most_memory_mb} AND s.problem IS NULL
@@ -47,7 +47,7 @@ FROM {proven_samples} s WHERE s.memory_mb > {most_memory_mb} AND s.problem IS NU
     AND NOT (s.id >= 'batch:' AND s.id < 'batch;')
 
 -- name: backfilled_otherwise
--- What went in by a backfill is usage as it was staged, above the floor.
+-- Events that a backfill made usage are as they were staged, above the floor.
 SELECT 'backfilled_otherwise' AS what, b.org_id, f.ts - f.ts % {window_length_ms} AS window_ms,
     CAST(NULL AS TEXT) AS feature, f.source, f.event_id, b.backfill
 FROM backfills b JOIN backfill_events f ON f.backfill = b.backfill LEFT JOIN usage_events e ON e.sample_id = f.sample_id

@@ -1,7 +1,7 @@
--- The guard (invariant 14): what was used, what counters say of it, and what was charged for it.
+-- The guard (invariant 14): its uses, their counters, and their charges.
 --
--- Guarantee: as in `ledger.sql`. What holds counted for before they were settled is not on record: limits are claimed of
--- what was used at once. A price is claimed where 64 bits hold it.
+-- Guarantee: as in `ledger.sql`. The amounts that holds counted for before they were settled are not on record: limits
+-- are claimed of uses at once. A price is claimed where 64 bits hold it.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -34,7 +34,7 @@ FROM (SELECT org_id, metric, month_ms, COUNT(*) AS uses, COUNT(DISTINCT number) 
 WHERE q.uses <> q.highest OR q.numbers <> q.highest
 
 -- name: guard_beyond
--- What was decided to be within a limit was: with all that was used at once before it in the same period.
+-- A use decided to be within a limit was within it: with all other uses at once before it in the same period.
 SELECT 'guard_beyond' AS what, q.org_id, {no_window}, q.use_key, q.metric, q.limit_period, q.limit_amount,
     q.came_to
 FROM (SELECT u.org_id, u.use_key, u.metric, u.limit_period, u.limit_amount, u.state, u.would,
@@ -49,9 +49,9 @@ FROM (SELECT u.org_id, u.use_key, u.metric, u.limit_period, u.limit_amount, u.st
 WHERE q.came_to > q.limit_amount
 
 -- name: guard_charged
--- A use was charged what its own run has drawn, once it ended; nothing where it has none, and nothing before. No run is
--- accepted before its use, and that of what was used at once in the same moment. A use that has a run names it, and the
--- guard's runs are those of uses.
+-- A use was charged the amount that its own execution has drawn, once it ended; zero where it has none, and zero
+-- before. No execution is accepted before its use. The execution of a use at once is accepted in the same moment. A use
+-- that has an execution names it, and the guard's executions are those of uses.
 SELECT 'guard_charged' AS what, COALESCE(u.org_id, r.org_id) AS org_id, {no_window},
     COALESCE(u.use_key, 'the missing use of ' || r.reservation) AS use_key, u.charged_micro, u.state, r.state AS run_state,
     r.drawn_micro, u.at_ms, r.accepted_ms
@@ -65,7 +65,7 @@ WHERE u.use_key IS NULL OR (u.reservation IS NULL AND r.reservation IS NOT NULL)
     OR r.accepted_ms < u.at_ms OR (u.state = 'used' AND r.accepted_ms <> u.at_ms)
 
 -- name: guard_price
--- What was charged, and what was let through without it, is the price of what was used, by the terms of then.
+-- The charge, and the amount let through without one, is the price of the use, by the terms of then.
 SELECT 'guard_price' AS what, u.org_id, {no_window}, u.use_key, u.amount, u.charged_micro, u.forgone_micro, m.price_micro,
     m.per_units
 FROM guard_uses u LEFT JOIN guard_metrics m ON m.metric = u.metric AND m.number = u.metric_number
@@ -74,9 +74,9 @@ WHERE m.metric IS NULL OR (u.state IN ('used', 'settled', 'released')
     AND u.charged_micro + u.forgone_micro <> (2 * u.amount * m.price_micro + m.per_units) / (2 * m.per_units))
 
 -- name: billed_twice
--- What the guard charged for, the seal did not bill: of the feature, or of the event type, that the metric counts, in
--- the window of the use. A push that was voided, or never counted, bills nothing; nor does an event that was withdrawn,
--- or one of a type that made nothing then.
+-- The seal did not bill usage that the guard charged for: of the feature, or of the event type, that the metric counts,
+-- in the window of the use. A push that was voided, or never counted, bills nothing; nor does an event that was
+-- withdrawn, or one of a type that made nothing then.
 SELECT 'billed_twice' AS what, u.org_id, p.window_ms, p.feature, u.use_key, u.charged_micro, u.metric,
     COALESCE(m.counts, m.metric) AS counts, SUM(p.sealed_qty) AS sealed
 FROM guard_uses u JOIN guard_metrics m ON m.metric = u.metric AND m.number = u.metric_number
@@ -110,8 +110,8 @@ CAST(x.said ->> 'number' AS INTEGER)
 (x.said ->> 'fails_open') || '' IN ('true', '1')
 
 -- name: guard_unrecorded
--- What people allow, and what metrics cost, is what they said. An override is in force, refused or ended by the last word
--- on it.
+-- The amounts that people allow, and the prices of metrics, are those on record. An override is in force, refused or
+-- ended by the last action on it.
 SELECT 'guard_unrecorded' AS what, CAST(NULL AS TEXT) AS org_id, {no_window}, q.thing, q.kept, q.said
 FROM (SELECT COALESCE(k.thing, s.thing) AS thing, k.kept, s.said FROM ({kept}) k FULL JOIN ({said}) s
     ON s.thing = k.thing) q

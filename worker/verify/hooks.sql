@@ -1,6 +1,6 @@
--- What the operator's product was told (invariant 13) against the facts.
+-- Messages to the operator's product (invariant 13) against the facts.
 --
--- Guarantee: as in `ledger.sql`. A fact's name is the event's, and what it is of.
+-- Guarantee: as in `ledger.sql`. A fact's name is the event's, and its subject.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -9,7 +9,7 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM 
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: message_without_fact
--- Nothing is told that is on no record. What a person tries an endpoint with is of nothing.
+-- Each message has a fact on record. A test message to an endpoint has no fact.
 SELECT 'message_without_fact' AS what, m.org_id, {no_window}, m.message_id, m.fact FROM hook_messages m
 WHERE m.event <> 'endpoint.test' AND NOT EXISTS (
     SELECT 1 FROM projections p WHERE p.org_id = m.org_id AND p.at_ms = m.at_ms

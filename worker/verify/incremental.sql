@@ -1,8 +1,9 @@
 -- From where on a run of `verify` looks that continues from another one.
 
 -- name: mark
--- What a run leaves to the next: before this window all was sealed and clean, nothing waited for a customer or provider, and every arrival below was counted.
--- Before a first seal that is nothing. Transactions that a seal could not see (PostgreSQL) have arrivals below its cursor, too.
+-- The mark that a run leaves to the next: before this window all was sealed and clean, no usage waited for a customer
+-- or provider, and every arrival below was counted. Before a first seal the mark is 0. Transactions that a seal could
+-- not see (PostgreSQL) have arrivals below its cursor, too.
 SELECT COALESCE(MIN(window_ms), 0) AS window_ms, COALESCE({arrival}, 0) AS arrival FROM (
     SELECT MIN({reached}) AS window_ms FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id
     UNION ALL SELECT MIN(window_ms) FROM dirty_windows
@@ -23,9 +24,9 @@ LEAST((SELECT MIN(cursor) FROM buckets), (SELECT MIN(x) FROM buckets b CROSS JOI
 (SELECT MIN(cursor) FROM buckets)
 
 -- name: point
--- The earliest window that anything on record touched since, and by what. Rows without a moment are found by what is
--- left of them: an open push may be settled at any time, and usage that waits for a customer or a provider may be fixed
--- while its row stays the same. A day more is taken, for clocks that differ and transactions that were open.
+-- The earliest window that anything on record touched since, and its cause. Rows without a moment are found by their
+-- traces: an open push may be settled at any time, and usage that waits for a customer or a provider may be fixed while
+-- its row stays the same. A day more is taken, for clocks that differ and transactions that were open.
 SELECT window_ms - window_ms % {window_length_ms} AS window_ms, why FROM (
     SELECT CASE WHEN :window_ms < :told_ms THEN :window_ms ELSE :told_ms END AS window_ms, '' AS why
     UNION ALL SELECT MIN({reached}), 'an organisation that is behind' FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id

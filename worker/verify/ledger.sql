@@ -5,7 +5,7 @@
 -- numbers to name.
 
 -- name: of_chosen
--- What a statement finds of the organisations that are asked about.
+-- The findings of a statement for the chosen organisations.
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
 
 -- name: no_window
@@ -26,7 +26,7 @@ ledger_entries
 (SELECT * FROM ledger_entries WHERE ts >= :since_ms)
 
 -- name: push
--- What a breach says of a push `p`.
+-- The columns of a push `p` that a breach names.
 p.org_id, p.window_ms, p.feature, p.key, p.state, p.sent_qty
 
 -- name: entry_window
@@ -34,8 +34,8 @@ p.org_id, p.window_ms, p.feature, p.key, p.state, p.sent_qty
 e.ts - e.ts % {window_length_ms}
 
 -- name: charged
--- The ledger is ours, so what it charged and what we call accepted are compared both ways (2), and nothing may be
--- charged that was not sent (5).
+-- The ledger is ours, so its charges and the accepted pushes are compared both ways (2), and no push may be charged
+-- that was not sent (5).
 SELECT CASE WHEN e.key IS NULL THEN 'not_charged' WHEN p.attempts = 0 THEN 'charged_unsent'
         WHEN {charged_otherwise} THEN 'charged_otherwise' WHEN {booked_otherwise} THEN 'booked_otherwise'
         ELSE 'charged_in_vain' END AS what,
@@ -70,9 +70,9 @@ CASE WHEN p.state = 'accepted' AND p.settled_ms < p.sealed_at_ms THEN p.settled_
 CASE WHEN p.settled_ms < p.sealed_at_ms THEN p.sealed_at_ms ELSE p.settled_ms END
 
 -- name: uncommitted
--- What was charged for no push was charged for those of its day that were folded: as many, and as much. Beside no sum,
--- and not below the floor, it was never committed. Pushes have no index by key, and sums none by wallet: both sides are
--- grouped and not joined, for nothing tells PostgreSQL how many there are.
+-- Charges without a push are charges of folded pushes of their day: as many, and as much. If no sum is beside them, and
+-- they are not below the floor, they were never committed. Pushes have no index by key, and sums none by wallet: both
+-- sides are grouped and not joined, because PostgreSQL cannot know how many there are.
 WITH beside AS MATERIALIZED (
     SELECT e.key, e.from_account AS wallet, e.feature, e.ts, e.quantity, e.ts - e.ts % 86400000 AS day_ms
     FROM (
@@ -110,7 +110,7 @@ HAVING SUM(entries) <> SUM(pushes) OR SUM(quantity) <> SUM(sent)
 folded_pushes
 
 -- name: folded_of_days
--- Sums are of whole days: what is compared with them begins with the day of the point.
+-- Sums are of whole days: the rows compared with them begin with the day of the point.
 (SELECT * FROM folded_pushes WHERE day_ms >= :since_ms - :since_ms % 86400000)
 
 -- name: pushes_of_days
@@ -120,8 +120,8 @@ folded_pushes
 (SELECT * FROM ledger_entries WHERE ts >= :since_ms - :since_ms % 86400000)
 
 -- name: mirrored
--- What is billed where there is no hard stop is drawn from a wallet too: once while it is accepted, else not at all;
--- each time of the push's own customer, feature, quantity and window; first as it was settled, a day up or down.
+-- Usage that is billed without a hard stop is drawn from a wallet too: once while it is accepted, else not at all; each
+-- time of the push's own customer, feature, quantity and window; first as it was settled, a day up or down.
 SELECT CASE WHEN p.org_id IS NULL THEN 'mirrored_nothing' WHEN i.provider IS NULL THEN 'mirrored_elsewhere'
         WHEN {drawn_otherwise} THEN 'mirrored' ELSE 'mirrored_otherwise' END AS what,
     p.org_id, p.window_ms, p.feature, q.mirrored AS key, p.state, p.sent_qty, p.provider, p.customer_id,
@@ -176,7 +176,7 @@ WHERE p.state = 'accepted' AND p.sent_qty <> 0 AND e.key IS NULL AND g.at_ms < p
         AND (CAST(ABS(p.sent_qty) / r.per_quantity AS NUMERIC) + 1) * r.micro_credits > 1000000000000000)
 
 -- name: given_back
--- What is given back is what was drawn, whatever the rate card says by then.
+-- The amount given back is the amount drawn, whatever rate the rate card has by then.
 SELECT 'given_back' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.amount_micro,
     d.amount_micro AS drawn
 FROM {proven_entries} e LEFT JOIN ledger_entries d ON d.key = SUBSTR(e.key, 1, LENGTH(e.key) - 5)
@@ -252,9 +252,10 @@ WHERE {booked_early} OR NOT CASE WHEN e.kind = 'expiry'
 EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.pool IS NOT NULL)
 
 -- name: priced
--- Every charge again: the amount is what the quantity costs, half a micro-credit up or down, by a rate of the feature
--- that had begun by then: the one that the entry says, where it says one. A rate may be set for a time that is over, so
--- that which of them was known is not claimed; but of runs, which go by what was known as they were accepted.
+-- Every charge again: the amount is the cost of the quantity, half a micro-credit up or down, by a rate of the feature
+-- that had begun by then: the one that the entry names, where it names one. A rate may be set for a time that is over,
+-- so which of them was known is not claimed. Executions are an exception: they go by the rates that were known as they
+-- were accepted.
 SELECT 'priced' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, e.amount_micro
 FROM {proven_entries} e LEFT JOIN {owners} w ON w.account_id = e.from_account
 WHERE e.feature IS NOT NULL AND NOT EXISTS (
@@ -265,8 +266,8 @@ WHERE e.feature IS NOT NULL AND NOT EXISTS (
         AND {price_of_rest} < 2 * r.per_quantity * ({beyond_whole} + 1))
 
 -- name: repriced
--- A window has one rate: what came late, or was given back, cost what the first charge of its wallet, feature and window
--- did.
+-- A window has one rate: usage that came late, or was given back, cost as much as the first charge of its wallet,
+-- feature and window.
 SELECT 'repriced' AS what, w.org_id, q.window_ms, q.feature, q.from_account, q.first_ms, q.other_ms
 FROM (SELECT e.from_account, e.feature, e.ts AS window_ms, MIN(e.rate_ms) AS first_ms, MAX(e.rate_ms) AS other_ms
     FROM {proven_entries} e WHERE e.kind = 'usage' AND e.rate_ms IS NOT NULL
@@ -274,15 +275,15 @@ FROM (SELECT e.from_account, e.feature, e.ts AS window_ms, MIN(e.rate_ms) AS fir
 LEFT JOIN {owners} w ON w.account_id = q.from_account
 
 -- name: beyond_whole
--- What the amount is beyond the price of the whole quantities. ABS(q) = n * per + rest: products stay small.
+-- The part of the amount beyond the price of the whole quantities. ABS(q) = n * per + rest: products stay small.
 (ABS(e.amount_micro) - CAST(ABS(e.quantity) / r.per_quantity AS NUMERIC) * r.micro_credits)
 
 -- name: price_of_rest
--- Twice the price of what is left, and a half more, in parts of `per_quantity`.
+-- Twice the price of the rest, and a half more, in parts of `per_quantity`.
 (2 * CAST(ABS(e.quantity) % r.per_quantity AS NUMERIC) * r.micro_credits + r.per_quantity)
 
 -- name: granted
--- Each grant agrees with the record of actions in amount and customer, and there is no other grant. A lot that begins
+-- Each grant agrees with the record of actions in amount and customer, and no other grant exists. A lot that begins
 -- later has no entry yet.
 SELECT 'granted' AS what, w.org_id, {no_window}, q.key, q.said, q.account AS said_account, e.amount_micro, e.to_account,
     e.from_account
@@ -295,8 +296,8 @@ WHERE e.amount_micro <> q.said OR e.to_account <> q.account OR e.from_account <>
         AND 'wallet:' || l.customer_id = q.account))
 
 -- name: ungranted
--- Lots that are to come are there without an entry. What plans give, what late use takes of what rolled over (plans.sql), and what pools allot (pools.sql) is claimed
--- beside.
+-- Lots that are to come are there without an entry. The credit that plans give, late use of credit that rolled over
+-- (plans.sql), and allotments of pools (pools.sql) are claimed beside.
 SELECT 'ungranted' AS what, w.org_id, {no_window}, e.key, e.amount_micro, e.to_account
 FROM (SELECT key, amount_micro, to_account FROM ledger_entries WHERE kind = 'grant'
     UNION ALL SELECT l.lot, l.amount_micro, 'wallet:' || l.customer_id FROM ledger_lots l WHERE l.begins_ms > l.at_ms
@@ -308,7 +309,7 @@ WHERE e.key NOT LIKE 'topup:%' AND e.key NOT LIKE 'reduced:%'
     SELECT {said_key} FROM operator_actions x WHERE x.action = 'ledger_grant' AND {said_key} IS NOT NULL)
 
 -- name: said_key [postgresql]
--- What a person's action `x` says.
+-- The values in a person's action `x`.
 (CAST(x.details AS json) ->> 'key')
 
 -- name: said_key [sqlite]

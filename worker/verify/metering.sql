@@ -1,7 +1,7 @@
--- Runs that metering settles (invariant 10), and sandboxes that are paid for once.
+-- Executions that metering settles (invariant 10), and sandboxes that are paid for once.
 --
--- Guarantee: as in `ledger.sql`. What a hold shrank by is compared with all samples there ever were of its sandboxes, at
--- the dearest rate that any meaning of their size ever had: late and withdrawn ones change nothing about that.
+-- Guarantee: as in `ledger.sql`. The amount that a hold shrank by is compared with all samples there ever were of its
+-- sandboxes, at the dearest rate that any meaning of their size ever had: late and withdrawn ones do not change that.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -16,7 +16,7 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 FROM reservation_sandboxes n JOIN reservations r ON r.reservation = n.reservation)
 
 -- name: paid_twice
--- What a receipt charges for is not metered as well.
+-- Usage that a receipt charges for is not metered as well.
 SELECT 'paid_twice' AS what, v.org_id, {no_window}, v.reservation, v.sandbox_id, COUNT(*) AS samples,
     SUM(s.interval_s) AS seconds, MIN(s.ts) AS first_ms
 FROM {lives} v JOIN usage_samples s ON s.org_id = v.org_id AND s.ts >= v.accepted_ms AND s.ts < v.over_ms
@@ -26,7 +26,7 @@ WHERE v.settled_by = 'receipt' AND s.problem IS NULL
 GROUP BY v.org_id, v.reservation, v.sandbox_id
 
 -- name: metered_entry
--- What metering charges no receipt charges as well.
+-- A receipt does not charge for usage that metering charges for.
 SELECT 'metered_entry' AS what, r.org_id, {no_window}, e.key, e.amount_micro, r.reservation
 FROM reservations r JOIN ledger_entries e ON e.reservation = r.reservation WHERE r.settled_by = 'metering'
 
@@ -81,7 +81,7 @@ CEIL(CAST(u.seconds AS NUMERIC) * CASE WHEN m.unit = 'mb_s' THEN u.memory_mb ELS
     / l.per_quantity)
 
 -- name: metered_uncharged
--- A hold shrinks by what was charged to its wallet in its own windows.
+-- A hold shrinks by the charges to its wallet in its own windows.
 SELECT 'metered_uncharged' AS what, q.org_id, {no_window}, q.reservation, q.drawn_micro, q.charged
 FROM (SELECT r.org_id, r.reservation, r.drawn_micro, (SELECT COALESCE(SUM(e.amount_micro), 0) FROM ledger_entries e
         WHERE e.from_account = 'wallet:' || r.customer_id AND e.kind = 'usage' AND e.amount_micro > 0

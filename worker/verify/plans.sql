@@ -1,4 +1,4 @@
--- What plans give, what rolls over, and tiers (invariant 10).
+-- Credit that plans give, credit that rolls over, and tiers (invariant 10).
 --
 -- Guarantee: as in `ledger.sql`. An organisation is that of the customer. Months are counted by the database itself.
 
@@ -38,7 +38,7 @@ months (name, start_ms, end_ms) AS (
 LEFT JOIN plan_stays n ON n.customer_id = s.customer_id AND n.number = s.number + 1
 
 -- name: begins_ms
--- When what a plan gives in the month `m` begins for who stays on it for `s`.
+-- When a plan's credit for the month `m` begins for a customer who stays on it for `s`.
 CASE WHEN s.since_ms > m.start_ms THEN s.since_ms ELSE m.start_ms END
 
 -- name: period_missing
@@ -74,7 +74,7 @@ FROM (SELECT customer_id, part, MAX(plan) AS plan, period, COUNT(*) AS lots FROM
     GROUP BY customer_id, part, CASE WHEN part = 'first' THEN '' ELSE plan END, period HAVING COUNT(*) > 1) q
 
 -- name: period_otherwise
--- Each lot of a plan is what the plan gave by then, to who was on it, under its own key.
+-- Each lot of a plan has the amount that the plan gave by then, to a customer who was on it, under its own key.
 WITH RECURSIVE {months}
 SELECT 'period_otherwise' AS what, {owner}, q.*
 FROM (SELECT p.lot, p.customer_id, p.plan, l.amount_micro, l.begins_ms, l.expires_ms
@@ -101,7 +101,7 @@ p.lot = 'first:' || p.customer_id AND l.kind = 'bonus' AND l.expires_ms IS NULL
         AND t.first_micro = l.amount_micro)
 
 -- name: is_rolled
--- Never more than ever expired of what was included in the month before, nor than its plan let roll over.
+-- Never more than the expired part of the credit included in the month before, nor than its plan let roll over.
 l.kind = 'included' AND l.begins_ms = m.start_ms AND l.expires_ms = m.end_ms
     AND (p.lot = {rolled_key} OR SUBSTR(p.lot, 1, LENGTH({rolled_key}) + 2) = {rolled_key} || ':r')
     AND l.amount_micro <= p.rollover_max_micro
@@ -119,8 +119,8 @@ l.kind = 'included' AND l.begins_ms = m.start_ms AND l.expires_ms = m.end_ms
 FROM plan_lots o JOIN ledger_lots b ON b.lot = o.lot AND b.expires_ms = l.begins_ms
 
 -- name: rolled
--- As much rolled over as expired of what a month included, within what the last plan of the month lets; once nothing
--- waits in the wallet. Where it was used before late use showed, more did: never more than the plan lets.
+-- As much rolled over as expired of a month's included credit, within the limit of the last plan of the month; once
+-- nothing waits in the wallet. Where it was used before late use showed, more did: never more than the plan lets.
 SELECT CASE WHEN q.wanted > q.rolled THEN 'rolled_short' ELSE 'rolled_beyond' END AS what, {owner}, q.*
 FROM (SELECT y.*, CASE WHEN y.expired > 0 AND y.expired >= y.from_micro
             THEN CASE WHEN y.expired < y.upto_micro THEN y.expired ELSE y.upto_micro END ELSE 0 END AS wanted
@@ -135,7 +135,7 @@ JOIN ledger_accounts w ON w.account_id = 'wallet:' || q.customer_id
 WHERE q.rolled > q.allowed OR (q.wanted > q.rolled AND w.next_due_ms > 0 AND w.deferred_micro = 0)
 
 -- name: rolled_lots
--- What rolled over into each month, less what late use took of it.
+-- The credit that rolled over into each month, less the part that late use took of it.
 (SELECT z.customer_id, z.begins_ms, SUM(z.amount_micro) AS rolled, MAX(z.allowed) AS allowed
     FROM (SELECT p.customer_id, l.begins_ms, l.amount_micro, p.rollover_max_micro AS allowed
         FROM plan_lots p JOIN ledger_lots l ON l.lot = p.lot WHERE p.part = 'rollover'
@@ -170,7 +170,7 @@ FROM (SELECT SUBSTR(w.account_id, 8) AS customer_id, w.plan, s.plan AS said FROM
     WHERE COALESCE(w.plan, '') <> COALESCE(s.plan, '')) q
 
 -- name: plan_never_due
--- A wallet on a plan that does not know of the next month would never be given what the plan includes then.
+-- A wallet on a plan that does not know of the next month would never be given the credit that the plan includes then.
 SELECT 'plan_never_due' AS what, {owner}, q.*
 FROM (SELECT SUBSTR(w.account_id, 8) AS customer_id, w.plan, w.next_due_ms, w.given_to_ms FROM ledger_accounts w
     WHERE w.plan IS NOT NULL AND (w.next_due_ms IS NULL OR w.next_due_ms > {month_after_given})) q
@@ -182,7 +182,7 @@ CAST(EXTRACT(EPOCH FROM (TO_TIMESTAMP(w.given_to_ms / 1000) AT TIME ZONE 'UTC') 
 CAST(STRFTIME('%s', w.given_to_ms / 1000, 'unixepoch', '+1 month') AS INTEGER) * 1000
 
 -- name: tier_entry
--- What is charged for a tier is charged to who bought it, for the month it is dated in.
+-- The charge for a tier is to the customer who bought it, for the month it is dated in.
 SELECT 'tier_entry' AS what, {owner}, q.*
 FROM (SELECT e.key, e.from_account, e.amount_micro, SUBSTR(e.from_account, 8) AS customer_id FROM ledger_entries e
     WHERE e.kind = 'tier' AND (e.amount_micro < 0 OR NOT EXISTS (SELECT 1 FROM tier_holders h

@@ -13,7 +13,7 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id, {no_window}
 
 -- name: allotted_otherwise
--- What comes into a wallet, or leaves it, for a lot of a pool moves between the two, dated as it was allotted.
+-- Credit that comes into a wallet, or leaves it, for a lot of a pool moves between the two, dated as it was allotted.
 SELECT 'allotted_otherwise' AS what, {owner}, q.*
 FROM (SELECT e.key, e.amount_micro, e.from_account, e.to_account, e.kind, e.ts, l.begins_ms, l.pool, l.customer_id
     FROM ledger_lots l JOIN ledger_entries e ON e.lot = l.lot OR e.key = l.lot WHERE l.pool IS NOT NULL) q
@@ -21,7 +21,7 @@ WHERE q.ts <> q.begins_ms
     OR CASE WHEN q.kind = 'grant' THEN q.from_account ELSE q.to_account END <> 'wallet:' || q.pool
 
 -- name: allotted_unrecorded
--- Each allotment is one that a person made, of a pool that there is; and what a person made is there.
+-- A person made each allotment, of an existing pool; and each allotment that a person made is there.
 SELECT 'allotted_unrecorded' AS what, {owner}, q.*
 FROM (SELECT COALESCE(l.lot, x.lot) AS lot, l.pool, l.amount_micro, x.target AS said_pool, x.said,
         COALESCE(l.customer_id, x.customer_id) AS customer_id, x.customer_id AS said_customer
@@ -50,9 +50,9 @@ json_extract(o.details, '$.amount_micro')
 json_extract(o.details, '$.customer_id')
 
 -- name: returned_otherwise
--- The part of an ended allotment that did not come back was used. It is no more than the whole use before its end, and
--- no less than the use in its life that no other lot can have paid. It claims nothing that late use, or a run that is
--- not over, still changes.
+-- The part of an ended allotment that did not come back was used. It is at most the whole use before its end, and at
+-- least the use in its life that no other lot can have paid. A part that late use, or an open execution, still changes
+-- is not claimed.
 SELECT 'returned_otherwise' AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.pool, l.amount_micro AS said, b.returned, b.taken,
         l.amount_micro - b.returned - b.taken AS gone,
@@ -118,7 +118,7 @@ WHERE a.provider = 'embedded' OR a.provider IN (SELECT s.provider FROM provider_
     WHERE s.terms LIKE '%balance_in_ledger__ true%')
 
 -- name: payer_limit
--- What runs hold and have cost under a limit is within it.
+-- The amounts that executions hold and have cost under a limit are within it.
 SELECT 'payer_limit' AS what, p.org_id, {no_window}, p.payer, p.number, p.limit_micro, q.accepted
 FROM payers p JOIN (SELECT customer_id, org_id, payer_number,
         SUM(CASE WHEN state = 'held' AND amount_micro > drawn_micro THEN amount_micro ELSE drawn_micro END) AS accepted

@@ -5,7 +5,7 @@
 -- numbers to name.
 
 -- name: of_chosen
--- What a statement finds of the organisations that are asked about.
+-- The findings of a statement for the chosen organisations.
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
 
 -- name: no_window
@@ -26,7 +26,7 @@ attempts
 (SELECT * FROM attempts WHERE window_ms >= :since_ms)
 
 -- name: push
--- What a breach says of a push `p`.
+-- The columns of a push `p` that a breach names.
 p.org_id, p.window_ms, p.feature, p.key, p.state, p.sent_qty
 
 -- name: void
@@ -47,7 +47,7 @@ a.window_ms = p.window_ms AND a.org_id = p.org_id AND a.feature = p.feature AND 
 a.start_ms <= p.window_ms AND (a.end_ms IS NULL OR p.window_ms < a.end_ms)
 
 -- name: by_person
--- What a person settled is on record under the push's key.
+-- If a person settled a push, the action is on record under the push's key.
 EXISTS (SELECT 1 FROM operator_actions x WHERE x.target = p.key AND x.action IN ('push_resolve', 'push_retry'))
 
 -- name: carry
@@ -78,7 +78,7 @@ SELECT 'state' AS what, {push} FROM {proven_pushes} p WHERE (p.state <> 'voided'
     OR (p.state = 'shadow' AND p.attempts > 0)
 
 -- name: shadow
--- Only what lies before a provider went live is sealed and never sent.
+-- A push that is sealed and never sent lies before its provider went live.
 SELECT 'shadow' AS what, {push}, s.live_from_ms
 FROM pushes p LEFT JOIN provider_states s ON s.provider = p.provider
 WHERE p.state = 'shadow' AND (s.live_from_ms IS NULL OR p.window_ms >= s.live_from_ms)
@@ -128,8 +128,8 @@ SELECT CASE WHEN q.end_ms < q.next_ms THEN 'assigned_never' ELSE 'assigned_twice
 ) q WHERE q.next_ms IS NOT NULL AND (q.end_ms IS NULL OR q.end_ms <> q.next_ms)
 
 -- name: assignment_unrecorded
--- Who bills is what the record of actions said last. A tick assigns newcomers by itself (`--new-org-provider`), under
--- their own id, or without one.
+-- The provider is the one that the last recorded action set. A tick assigns newcomers by itself (`--new-org-provider`),
+-- under their own id, or without one.
 SELECT 'assignment_unrecorded' AS what, a.org_id, {no_window}, a.start_ms, a.provider, a.customer_id, q.provider AS said, q.customer
 FROM assignments a LEFT JOIN (
     SELECT x.action, x.target, CAST({said_start} AS BIGINT) AS start_ms, {said_provider} AS provider,
@@ -141,7 +141,7 @@ WHERE (q.target IS NULL AND NOT (a.actor = 'drawdown' AND a.customer_id IN ('', 
     OR a.provider <> q.provider OR a.customer_id <> q.customer
 
 -- name: said_start [postgresql]
--- What a person's action `x` says.
+-- The values in a person's action `x`.
 (CAST(x.details AS json) ->> 'start_ms')
 
 -- name: said_start [sqlite]
@@ -200,14 +200,14 @@ JOIN pushes p ON {attempt_of_push}
 WHERE t.attempt = 1 AND t.outcome = 'duplicate' AND t.attempts_then = 1 AND p.lookups = 0 AND NOT {by_person}
 
 -- name: unaccepted
--- An answer that proves acceptance makes its push accepted in the same transaction. Only what a person took back since,
--- or what was voided, is not.
+-- An answer that proves acceptance makes its push accepted in the same transaction. The exceptions are pushes that a
+-- person took back since, and voided ones.
 SELECT 'unaccepted' AS what, {push}, t.attempt, t.finished_ms
 FROM {proven_attempts} t JOIN pushes p ON {attempt_of_push}
 WHERE t.outcome = 'accepted' AND p.state NOT IN ('accepted', 'voided') AND t.attempt > COALESCE(p.refused_attempts, 0)
 
 -- name: push_waits
--- No wait is longer than two days while a push is due, nor than 40 while its outcome is open (36, and what is left for
+-- A wait lasts at most two days while a push is due, and at most 40 while its outcome is open (36, and the rest for
 -- look-ups).
 SELECT 'push_waits' AS what, {push}, p.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM {proven_pushes} p WHERE p.state IN ('due', 'queued', 'in_doubt') AND p.due_at_ms > CAST(:now_ms AS BIGINT)

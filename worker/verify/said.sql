@@ -1,7 +1,7 @@
--- What people did about credit, prices, the mapping, suppliers and top-ups, against the record of their actions.
+-- Acts of people on credit, prices, the mapping, suppliers and top-ups, against the record of their actions.
 --
--- Guarantee: as in `ledger.sql`. Each act that left a row left an action, and each action a row that says the same. What
--- an action of an earlier version did not say is not claimed.
+-- Guarantee: as in `ledger.sql`. Each act that left a row left an action, and each action a row that says the same. A
+-- value that an action of an earlier version did not record is not claimed.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -10,14 +10,14 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM 
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: actions [postgresql]
--- Actions `x`, with what they say.
+-- Actions `x`, with their values.
 (SELECT action_id, action, target, at_ms, actor, reason, CAST(details AS json) AS said FROM operator_actions) x
 
 -- name: actions [sqlite]
 (SELECT action_id, action, target, at_ms, actor, reason, details AS said FROM operator_actions) x
 
 -- name: lot_unrecorded
--- A lot's terms are those of its grant, or of an allotment. What is not said of a grant is as it is by default.
+-- A lot's terms are those of its grant, or of an allotment. A term that a grant does not state has its default.
 SELECT 'credit_unrecorded' AS what, (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id,
     {no_window}, q.lot AS thing, q.kept, q.said
 FROM (SELECT k.lot, k.customer_id, k.kind || ', priority ' || k.priority || ', ' || k.begins_ms || ' to '
@@ -128,7 +128,7 @@ FROM (SELECT supplier, reservation, ended_ms AS at_ms, ended_by AS actor, ended_
     {freeze_number} AS number FROM settlement_freezes WHERE ended_ms IS NOT NULL) k
 
 -- name: nobody
--- What is no single organisation's, and counts at once.
+-- An action that belongs to no single organisation, and counts at once.
 CAST(NULL AS TEXT) AS org_id, CAST(NULL AS BIGINT) AS from_ms
 
 -- name: rates
@@ -227,7 +227,8 @@ UNION ALL SELECT 'settlement_unrecorded', CASE WHEN x.action = 'settlement_freez
 FROM did x WHERE x.action IN ('settlement_freeze', 'settlement_unfreeze')
 
 -- name: newest
--- The newest first, of each action and target (back); and of those the newest that says what a plan's runs hold.
+-- The newest first, of each action and target (back); and of those the newest that states the amounts that a plan's
+-- executions hold.
 (SELECT o.*, ROW_NUMBER() OVER (PARTITION BY o.action, o.target ORDER BY o.action_id DESC) AS back,
     ROW_NUMBER() OVER (PARTITION BY o.action, o.target
         ORDER BY CASE WHEN o.said ->> 'holds' IS NULL THEN 1 ELSE 0 END, o.action_id DESC) AS back_of_holds

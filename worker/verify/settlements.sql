@@ -1,6 +1,6 @@
--- Settlement (invariant 11): what suppliers are owed against runs, entries, terms, freezes and payouts.
+-- Settlement (invariant 11): the amounts owed to suppliers against executions, entries, terms, freezes and payouts.
 --
--- Guarantee: as in `ledger.sql`. What is about a settlement is its run's organisation's.
+-- Guarantee: as in `ledger.sql`. A breach about a settlement belongs to its execution's organisation.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -25,7 +25,7 @@ WHERE r.reservation IS NULL OR r.supplier IS NULL OR r.supplier <> s.supplier OR
     OR r.ended_ms <> s.settled_ms
 
 -- name: gross
--- Gross is what the entries of the run come to, all of them together.
+-- Gross is the sum of the entries of the execution, all of them together.
 SELECT 'gross' AS what, r.org_id, {no_window}, s.reservation, s.gross_micro, COALESCE(q.charged, 0) AS charged
 FROM settlements s JOIN reservations r ON r.reservation = s.reservation
 LEFT JOIN (SELECT reservation, SUM(amount_micro) AS charged FROM ledger_entries WHERE reservation IS NOT NULL
@@ -47,7 +47,7 @@ WHERE q.wanted IS NULL OR q.net_micro <> q.wanted OR q.share_ppm <> q.agreed_ppm
     OR q.takes_clawbacks <> q.agreed_clawbacks OR q.hold_until_ms <> q.settled_ms + q.hold_ms
 
 -- name: settled_otherwise
--- The entry of what a run came to in the end was written as it was settled.
+-- The final entry of an execution was written as it was settled.
 SELECT 'settled_otherwise' AS what, r.org_id, {no_window}, s.reservation, s.settled_ms, e.at_ms
 FROM settlements s JOIN reservations r ON r.reservation = s.reservation JOIN ledger_entries e
     ON e.reservation = s.reservation AND SUBSTR(e.key, 1, LENGTH(s.reservation) + 11) = 'run:' || s.reservation || ':final:'
@@ -73,7 +73,7 @@ SELECT 'released_early' AS what, r.org_id, {no_window}, l.reservation, l.payout,
 FROM {released} WHERE p.at_ms < s.hold_until_ms OR (NOT s.takes_clawbacks AND p.at_ms < s.settled_ms + 3024000000)
 
 -- name: released
--- What payouts released, line by line.
+-- The settlements that payouts released, line by line.
 payout_lines l JOIN payouts p ON p.payout = l.payout AND l.reversal IS NULL
 JOIN settlements s ON s.reservation = l.reservation JOIN reservations r ON r.reservation = l.reservation
 
@@ -85,7 +85,7 @@ FROM {released} JOIN settlement_freezes f ON f.supplier = s.supplier
 WHERE f.from_ms < p.at_ms AND (f.ended_ms IS NULL OR p.at_ms < f.ended_ms)
 
 -- name: released_amount
--- A settlement is released for what is left of it; a claw-back takes off what was taken back.
+-- A settlement is released for its rest; a claw-back takes off the amount that was taken back.
 SELECT 'released_amount' AS what, r.org_id, {no_window}, l.line, l.payout, l.amount_micro,
     CASE WHEN l.reversal IS NULL THEN s.net_micro - COALESCE(q.taken, 0) ELSE -v.amount_micro END AS wanted
 FROM payout_lines l JOIN settlements s ON s.reservation = l.reservation
@@ -110,8 +110,8 @@ LEFT JOIN reservations r ON r.reservation = l.reservation
 WHERE p.payout IS NULL OR s.reservation IS NULL OR p.supplier <> s.supplier
 
 -- name: payout_total
--- A payout is the sum of its releases and deductions, and more than the lowest threshold of what it releases. Its name
--- has the supplier and the month, so that there is one.
+-- A payout is the sum of its releases and deductions, and more than the lowest threshold of the settlements that it
+-- releases. Its name has the supplier and the month, so that there is one.
 SELECT 'payout_total' AS what, q.org_id, {no_window}, p.payout, p.total_micro, p.released_micro, p.carried_micro,
     COALESCE(q.released, 0) AS released, COALESCE(q.carried, 0) AS carried, COALESCE(q.threshold, 0) AS threshold
 FROM payouts p LEFT JOIN (

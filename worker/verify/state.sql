@@ -5,7 +5,7 @@
 -- numbers to name.
 
 -- name: of_chosen
--- What a statement finds of the organisations that are asked about.
+-- The findings of a statement for the chosen organisations.
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN {chosen}
 
 -- name: chosen
@@ -63,7 +63,7 @@ SELECT 'floored' AS what, p.org_id, {no_window}, p.floor_ms, q.pruned_ms FROM or
 ) q WHERE p.floor_ms > COALESCE(q.pruned_ms, 0)
 
 -- name: said_before [postgresql]
--- What a person's action `a` says.
+-- The values in a person's action `a`.
 (CAST(a.details AS json) ->> 'before_ms')
 
 -- name: said_before [sqlite]
@@ -163,7 +163,7 @@ SELECT 'half_halted' AS what, o.org_id, {no_window}, o.is_halted, o.halted_at FR
 WHERE o.is_halted <> (o.halted_at IS NOT NULL)
 
 -- name: halted_never
--- Provable where projections tell what the organisation was before that moment, and none made it halted then.
+-- Provable where projections show the organisation's state before that moment, and none made it halted then.
 SELECT 'halted_never' AS what, h.org_id, {no_window}, h.cell_id, h.halted_at
 FROM halts h JOIN (
     SELECT x.org_id, x.cell_id, x.halted_at, MAX(j.projection_id) AS projection_id

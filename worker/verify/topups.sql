@@ -13,7 +13,7 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = p.customer_id) AS org_id
 
 -- name: uncredited
--- What was paid for is in the wallet, once: the entry's key is the top-up's id.
+-- Credit that was paid for is in the wallet, once: the entry's key is the top-up's id.
 SELECT 'uncredited' AS what, {owner}, {no_window}, p.topup, p.credits_micro, p.customer_id, e.amount_micro, e.to_account
 FROM topups p LEFT JOIN ledger_entries e ON e.key = p.topup AND e.kind = 'grant'
 WHERE p.state = 'credited' AND (e.key IS NULL OR e.amount_micro <> p.credits_micro
@@ -58,7 +58,8 @@ WHERE p.day > p.max_day OR p.month > p.max_month
     AND (o.state = 'shadow') = (q.state = 'shadow')
 
 -- name: paid_otherwise
--- What the payment service was paid, in the words of its answer, is what was asked for. The entry has the same words.
+-- The amount paid to the payment service, in the words of its answer, is the amount that was asked for. The entry has
+-- the same words.
 SELECT 'topup_paid' AS what, {owner}, {no_window}, p.topup, p.money_minor, p.currency, p.payment_id, e.reason AS booked
 FROM topups p LEFT JOIN ledger_entries e ON e.key = p.topup AND e.kind = 'grant'
 CROSS JOIN (SELECT 'paid as %: % (minor units)' AS says) w
@@ -83,7 +84,7 @@ FROM topups p WHERE p.state IN ('due', 'sending', 'in_doubt')
     AND p.due_at_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
 
 -- name: uncalled
--- Nobody pays for what was never called, unless a person says so.
+-- A charge that was never called is not paid, unless a person states it.
 SELECT 'topup_uncalled' AS what, {owner}, {no_window}, p.topup, p.state FROM topups p
 WHERE p.attempts = 0 AND p.state IN ('credited', 'declined', 'needs_customer', 'sending')
     AND NOT EXISTS (SELECT 1 FROM losses)

@@ -10,8 +10,8 @@
 -- than all samples come to, those withdrawn since included, but for adopted pushes.
 
 -- name: usage
--- Each row says `what` is wrong (findings.py), with numbers n1 to n5 and texts t1 and t2; one row counts what was
--- looked at.
+-- Each row names the fault in `what` (findings.py), with numbers n1 to n5 and texts t1 and t2; one row counts the
+-- examined rows.
 WITH {placed},
 {used},
 {meaning},
@@ -46,7 +46,7 @@ WHERE o.org_id IS NULL AND u.window_ms < (SELECT watermark_ms FROM earliest)
 GROUP BY u.org_id HAVING SUM(u.samples - u.new_samples) > 0
 
 -- name: of_chosen
--- What the statement answers of the organisations that are asked about.
+-- The rows of the statement for the chosen organisations.
 SELECT found.* FROM ({finding}) found WHERE found.what = 'counted' OR found.org_id IN {chosen}
 
 -- name: chosen
@@ -141,9 +141,9 @@ s.arrival = ANY (COALESCE(o.in_flight, (SELECT in_flight FROM earliest)))
 1 = 0
 
 -- name: meaning
--- What each size means between one change of the mapping and the next (rule S5): of each selector the row started last
--- is in force, and it ends the selector where it has no feature; exact beats "up to", the smallest tier that holds the
--- size beats larger ones and the open top. A meter has rows of its own alone: each lasts until the next.
+-- The feature of each size between one change of the mapping and the next (rule S5): of each selector the row started
+-- last is in force, and it ends the selector where it has no feature; exact beats "up to", the smallest tier that holds
+-- the size beats larger ones and the open top. A meter has rows of its own alone: each lasts until the next.
 of_sizes AS MATERIALIZED (SELECT * FROM mappings WHERE memory_mb IS NULL OR memory_mb <= {most_memory_mb}),
 spans AS (
     SELECT start_ms, LEAD(start_ms) OVER (ORDER BY start_ms) AS end_ms FROM (SELECT DISTINCT start_ms FROM of_sizes) t
@@ -180,7 +180,7 @@ meaning AS MATERIALIZED (
 )
 
 -- name: meant
--- What the size of usage `u` means in its window.
+-- The feature of the size of usage `u` in its window.
 m.memory_mb = u.memory_mb AND u.window_ms >= m.start_ms AND u.window_ms < m.end_ms
 
 -- name: owed

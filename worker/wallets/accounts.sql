@@ -9,7 +9,7 @@ FROM (SELECT 1 AS one) q LEFT JOIN assignments a ON a.org_id = :org_id AND a.sta
     AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 
 -- name: hold
--- What of the cost of a wallet's runs suppliers wait for: whatever of it is owed and no batch has released.
+-- The part of the cost of a wallet's executions that suppliers wait for: the amount owed that no payout has released.
 SELECT COALESCE(CAST(SUM(x.owed_micro) AS BIGINT), 0) AS hold_micro FROM {settlements_now} x WHERE x.state <> 'released'
 
 -- name: of_customer
@@ -34,11 +34,11 @@ FROM ledger_entries WHERE {of_wallet}
     AND (:after = '' OR (at_ms, key) < (SELECT e.at_ms, e.key FROM ledger_entries e WHERE e.key = :after))
 ORDER BY at_ms DESC, key DESC LIMIT :at_most
 
--- What an organisation's own people may see.
+-- The rows that an organisation's own people may see.
 
 -- name: told
--- Whether another organisation draws on a wallet, or did: what is past is in the ledger, too. A customer that is an
--- organisation itself draws on its own wallet. And how it is topped up, where it is.
+-- Whether another organisation draws on a wallet, or did: past draws are in the ledger, too. A customer that is an
+-- organisation itself draws on its own wallet. And its top-up terms, if it has any.
 SELECT EXISTS (
         SELECT 1 FROM assignments a WHERE a.customer_id = :customer_id AND a.org_id <> :org_id AND a.provider IN (
             SELECT p.provider FROM provider_states p WHERE p.terms IS NOT NULL UNION ALL SELECT 'embedded')
@@ -57,7 +57,7 @@ FROM guard_denials WHERE org_id = :org_id AND minute_ms >= :since_ms AND enforce
 GROUP BY metric ORDER BY MAX(last_ms) DESC, metric LIMIT :at_most
 
 -- name: overrides
--- What was asked for or made for an organisation itself, and is not over: what waits first.
+-- Overrides that were asked for or made for an organisation itself, and are not over: waiting ones first.
 SELECT number, period, amount, ends_ms, state, at_ms FROM guard_overrides
 WHERE metric = :metric AND reach = 'org' AND target = :org_id
     AND (state = 'asked' OR (state = 'in_force' AND (ends_ms IS NULL OR ends_ms > :now_ms)))

@@ -19,7 +19,7 @@ INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES (:plan, :max_co
 ON CONFLICT (plan) DO NOTHING RETURNING plan
 
 -- name: hold_plan
--- Nobody else changes it, nor gives anybody what it gives, until this transaction is over.
+-- No other transaction changes it, nor gives its credit to a customer, until this transaction is over.
 SELECT max_concurrent_sandboxes FROM ledger_plans WHERE plan = :plan {to_change}
 
 -- name: set_plan_limit

@@ -26,9 +26,9 @@ ORDER BY w.balance_micro, w.account_id LIMIT :at_most
 w.balance_micro < 0
 
 -- name: is_low
--- At or below what it is topped up from, or the level at which balances are low: its own, or everybody's. What is owed
--- is more than low, and is told by itself. None is low that has more than the highest of these levels, all of it
--- available: nearly all are passed over by that, and need not have their level looked up.
+-- At or below the level that it is topped up from, or the level at which balances are low: its own, or everybody's. A
+-- debt is more than low, and is shown by itself. A wallet that has more than the highest of these levels, all of it
+-- available, is not low: nearly all are passed over by that, and need not have their level looked up.
 w.balance_micro >= 0 AND (w.balance_micro <= {highest_level} OR w.available_micro < w.balance_micro) AND w.available_micro <= CASE WHEN w.threshold_micro IS NULL THEN {level} WHEN {level} > w.threshold_micro THEN {level}
     ELSE w.threshold_micro END
 
@@ -41,7 +41,7 @@ COALESCE((SELECT l.low_micro FROM balance_levels l WHERE l.org_id IN (w.customer
     ORDER BY l.org_id DESC LIMIT 1), 0)
 
 -- name: spenders_now
--- What was used of each wallet in a time, less what was given back: all entries of it are read; and what is left of it.
+-- The use of each wallet in a time, less the amounts given back: all entries of it are read; and its balance.
 SELECT s.customer_id, s.used_micro, a.balance_micro, a."plan"
 FROM (
     SELECT e.from_account, SUBSTR(e.from_account, 8) AS customer_id, CAST(SUM(e.amount_micro) AS BIGINT) AS used_micro
@@ -51,7 +51,7 @@ FROM (
 ) s LEFT JOIN ledger_accounts a ON a.account_id = s.from_account ORDER BY s.used_micro DESC, s.customer_id
 
 -- name: spenders_kept
--- Of the last look alone: what it did not find any more stays behind it.
+-- Of the last look alone: wallets that it did not find any more stay behind it.
 SELECT k.place, k.customer_id, k.used_micro, k.from_ms, k.at_ms, a.balance_micro, a."plan"
 FROM high_spenders k LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || k.customer_id
 WHERE k.at_ms = (SELECT f.at_ms FROM high_spenders f WHERE f.place = 1) ORDER BY k.place LIMIT :at_most
@@ -107,7 +107,7 @@ SELECT * FROM (SELECT DISTINCT 'supplier', r.supplier, '', CAST(NULL AS BIGINT),
         AND q.supplier IS NOT NULL LIMIT :looked_at) r) supplier
 
 -- name: counts
--- What was said last of a payer and an organisation.
+-- The last row about a payer and an organisation.
 p.number = (SELECT MAX(q.number) FROM payers q WHERE q.payer = p.payer AND q.org_id = p.org_id)
 
 -- name: spent_micro
@@ -133,8 +133,8 @@ SELECT * FROM (SELECT 'tier', t.tier, t.at_once, t.price_micro, CAST(NULL AS BIG
     ORDER BY t.at_once, t.tier LIMIT :at_most) sold
 
 -- name: happened
--- Charges are one row a day, and so is what was given back: a wallet is charged every few minutes. A top-up that was
--- paid is told by itself, and not once more by its grant.
+-- Charges are one row a day, and so are amounts given back: a wallet is charged every few minutes. A top-up that was
+-- paid is shown by itself, and not once more by its grant.
 SELECT * FROM (SELECT CASE WHEN e.amount_micro < 0 THEN 'given back' ELSE 'charge' END AS part, MAX(e.ts) AS at_ms,
         '' AS kind, '' AS key, CAST(-SUM(e.amount_micro) AS BIGINT) AS micro, COUNT(*) AS entries,
         CAST(NULL AS BIGINT) AS minor, '' AS currency, '' AS state, '' AS said, '' AS actor
@@ -181,7 +181,7 @@ SELECT COUNT(*) AS runs, MIN(expires_ms) AS since_ms FROM reservations WHERE sta
 SELECT COUNT(*) FROM reservations WHERE state = 'expired' AND ended_ms > :since_ms
 
 -- name: waiting
--- Net is what is waiting, was reversed before its release, or was released.
+-- Net is the amount that is waiting, was reversed before its release, or was released.
 SELECT CAST(COALESCE((SELECT SUM(net_micro) FROM settlements), 0)
     - COALESCE((SELECT SUM(amount_micro) FROM settlement_reversals WHERE NOT is_clawback), 0)
     - COALESCE((SELECT SUM(released_micro) FROM payouts), 0) AS BIGINT)

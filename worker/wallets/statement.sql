@@ -1,14 +1,14 @@
--- An account's statement. Entries are summed up here: what is answered has a bounded number of lines.
+-- An account's statement. Entries are summed up here: the answer has a bounded number of lines.
 
 -- name: entries
--- A wallet's entries, and by how much each moved it. Only grants come in, and what comes back to a pool.
+-- A wallet's entries, and by how much each moved it. Only grants come in, and credit that comes back to a pool.
 (SELECT key, kind, feature, quantity, amount_micro, ts, at_ms, reservation, lot, -amount_micro AS moved_micro, 1 AS pays
     FROM ledger_entries WHERE from_account = :account_id
 UNION ALL SELECT key, kind, feature, quantity, amount_micro, ts, at_ms, reservation, lot, amount_micro, 0
     FROM ledger_entries WHERE to_account = :account_id AND kind IN ('grant', 'expiry')) e
 
 -- name: booked
--- By the time of booking: what comes later is in a later statement, whenever it was used.
+-- By the time of booking: a later entry is in a later statement, whenever it was used.
 e.at_ms >= :from_ms AND e.at_ms < :to_ms
 
 -- name: sums
@@ -20,8 +20,8 @@ SELECT COALESCE(SUM(CASE WHEN e.at_ms < :from_ms THEN e.moved_micro END), 0) AS 
 FROM {entries}
 
 -- name: credits
--- All that is no usage and no run. A grant's key is its lot, or its top-up; what was taken back, or expired, names its
--- lot.
+-- All entries but usage and executions. A grant's key is its lot, or its top-up; an entry that took back, or expired,
+-- names its lot.
 SELECT q.section, q.what, q.currency, COUNT(*) AS entries, SUM(q.money_minor) AS money_minor,
     SUM(q.moved_micro) AS moved_micro
 FROM (
@@ -70,18 +70,18 @@ ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.rate_ms
     AND {is_priced}
 
 -- name: is_priced
--- Whether the entry's amount is what its quantity costs at the rate `r`, rounded to the nearest micro-credit, a half
+-- Whether the entry's amount is the cost of its quantity at the rate `r`, rounded to the nearest micro-credit, a half
 -- away from zero. ABS(q) = n * per + rest: products stay small.
 (e.amount_micro = 0 OR (e.amount_micro < 0) = (e.quantity < 0))
     AND 2 * r.per_quantity * {beyond_whole} <= {price_of_rest}
     AND {price_of_rest} < 2 * r.per_quantity * ({beyond_whole} + 1)
 
 -- name: beyond_whole
--- What the amount is beyond the price of the whole quantities.
+-- The part of the amount beyond the price of the whole quantities.
 (ABS(e.amount_micro) - CAST(ABS(e.quantity) / r.per_quantity AS NUMERIC) * r.micro_credits)
 
 -- name: price_of_rest
--- Twice the price of what is left, and a half more, in parts of `per_quantity`.
+-- Twice the price of the rest, and a half more, in parts of `per_quantity`.
 (2 * CAST(ABS(e.quantity) % r.per_quantity AS NUMERIC) * r.micro_credits + r.per_quantity)
 
 -- name: month [postgresql]

@@ -1,4 +1,4 @@
--- Tiers: who holds them, and what is paid.
+-- Tiers: their holders, and their payments.
 
 -- name: customers_with
 SELECT customer_id FROM tier_holders WHERE tier = :tier AND ended_ms IS NULL

@@ -49,13 +49,13 @@ INSERT INTO usage_samples ({sample_columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 INSERT INTO usage_events ({event_columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: billed
--- Who bills an organisation in a window, and what a meter makes there (S5): NULL where nobody, or nothing.
+-- The provider of an organisation in a window, and the feature of a meter there (S5). NULL: no provider, or no feature.
 SELECT k.org_id, k.window_ms, k.meter, a.provider, {feature_of_meter} AS feature
 FROM {rows :spots (org_id text, window_ms bigint, meter bigint)} k
 LEFT JOIN assignments a ON a.org_id = k.org_id AND a.start_ms <= k.window_ms
     AND (a.end_ms IS NULL OR k.window_ms < a.end_ms)
 
--- What was taken under the keys of events.
+-- The content that was taken under the keys of events.
 
 -- name: keys
 {rows :keys (sample_id text, other_id text, source text, event_id text, org_id text)}

@@ -4,7 +4,7 @@
 SELECT event_type, meter FROM event_types WHERE event_type IN :event_types
 
 -- name: is_full
--- There is no room for one type more.
+-- One type more does not fit.
 SELECT 1 WHERE (SELECT COUNT(*) FROM event_types WHERE freed_ms IS NULL) >= :most_types
     OR (SELECT MAX(meter) FROM event_types) >= :most
 

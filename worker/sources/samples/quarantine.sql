@@ -1,8 +1,8 @@
 -- Quarantined samples, and the reasons.
 
 -- name: quarantined
--- What still counts as quarantined, no text longer than a sound one. A host may write ids of megabytes: the database cuts
--- them, before it sorts or sends any.
+-- Samples that still count as quarantined, no text longer than a sound one. A host may write ids of megabytes: the
+-- database cuts them, before it sorts or sends any.
 SELECT {cut_sample_id} AS sample_id, {cut_sample_org_id} AS org_id, {cut_sample_sandbox_id} AS sandbox_id,
     s.problem AS reason, {cut_sample_ts} AS ts, {cut_sample_memory_mb} AS memory_mb,
     {cut_sample_interval_s} AS interval_s, {sample_came_ms} AS came_ms, {bytes_of_sample_id} AS id_bytes
