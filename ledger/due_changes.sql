@@ -66,7 +66,7 @@ FROM {rows :wallets (account_id text, customer_id text, due_ms bigint)} r
 WHERE ledger_accounts.account_id = r.account_id RETURNING ledger_accounts.account_id, ledger_accounts.next_due_ms
 
 -- name: due_left
--- By customer; who has nothing of the kind has no row.
+-- By customer; a customer without a due reservation has no row.
 SELECT customer_id, CAST(SUM({left}) AS BIGINT) AS left_micro FROM reservations
 WHERE customer_id IN :customers AND state = 'held' AND hold = 'wallet' AND expires_ms <= :now_ms
 GROUP BY customer_id

@@ -11,7 +11,7 @@ FOR UPDATE OF v
 -- name: for_update_of_runs [sqlite]
 
 -- name: hold_runs
--- In the order of their keys, as everybody locks them. `org_id`: of that organisation alone; '' of any.
+-- In the order of their keys, as all transactions lock them. `org_id`: of that organisation alone; '' of any.
 SELECT v.reservation, v.org_id, v.customer_id, v.project, v.subject, v.action, v.estimate, v.amount_micro, v.drawn_micro,
     v.state, v.overage, v.accepted_ms, v.expires_ms, v.ended_ms, v.ended_by, v.ended_reason, v.fingerprint, v.actor,
     v.reason, v.supplier, v.settled_by, v.payer_number, v.hold, CASE WHEN EXISTS (SELECT 1 FROM reservation_sandboxes n
@@ -42,8 +42,8 @@ FROM {rows :runs (reservation text, org_id text, customer_id text, project text,
 WHERE 1 = 1 ORDER BY reservation ON CONFLICT (reservation) DO NOTHING
 
 -- name: move
--- Those alone that still have room for all of it, and in which nothing waits: of a wallet in which something is due, or
--- of which lots are over, each call is decided alone. In the order of their ids, as everybody locks them.
+-- The wallets that still have room for all of it, and in which no change waits. If a change is due in a wallet, or some
+-- of its lots are over, each call is decided alone. In the order of their ids, as all transactions lock them.
 UPDATE ledger_accounts SET balance_micro = balance_micro + r.moved, held_micro = held_micro + r.more_held,
     next_due_ms = CASE WHEN r.ends_ms IS NULL OR next_due_ms < r.ends_ms THEN next_due_ms ELSE r.ends_ms END
 FROM (SELECT r.name, r.moved, r.more_held, r.needed, r.peak, r.most_held, r.ends_ms, r.first_ms

@@ -1,4 +1,4 @@
--- Tiers, and who holds them.
+-- Tiers, and their holders.
 
 -- name: tier
 SELECT tier, at_once, price_micro FROM tiers WHERE tier = :tier

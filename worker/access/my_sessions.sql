@@ -10,7 +10,7 @@ WHERE org_id = :org_id AND ended_ms IS NULL AND session_sha256 NOT IN (
     ORDER BY s.began_ms DESC, s.session_sha256 LIMIT :most)
 
 -- name: insert
--- Of those who come by the same link at once, one waits for the other here.
+-- If two people come by the same link at once, one waits for the other here.
 INSERT INTO my_sessions (session_sha256, link_sha256, org_id, person, began_ms)
 VALUES (:session_sha256, :link_sha256, :org_id, :person, :now_ms) ON CONFLICT DO NOTHING RETURNING org_id
 

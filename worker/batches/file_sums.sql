@@ -18,7 +18,7 @@ CREATE MACRO moment_of_zoned(x) AS epoch_ms(x);
 CREATE TABLE unclean (org_id VARCHAR)
 
 -- name: by_column
--- Of text, and of columns that have a type.
+-- For text, and for columns that have a type.
 CREATE MACRO text_of(x) AS x;
 CREATE MACRO said_of(x) AS CAST(x AS VARCHAR)
 
@@ -63,7 +63,7 @@ length(org_id) BETWEEN 1 AND longest_id() AND kind_fits(kind) AND quantity BETWE
     AND ts BETWEEN earliest_ms() AND latest_ms()
 
 -- name: add_up
--- One pass. Rows that do not fit are one group, without an organisation. Of 64-bit integers DuckDB's SUM has 128 bits.
+-- One pass. Rows that do not fit are one group, without an organisation. DuckDB's SUM of 64-bit integers has 128 bits.
 CREATE TABLE groups AS
 SELECT CASE WHEN fits THEN org_id END AS org_id, CASE WHEN fits THEN ts - ts % window_ms() END AS window_ms,
     CASE WHEN fits THEN kind END AS kind, SUM(CASE WHEN fits THEN quantity END) AS quantity, COUNT(*) AS samples,
@@ -73,7 +73,7 @@ FROM (SELECT *, CASE WHEN fits THEN {row_hash} END AS row_hash
 GROUP BY ALL
 
 -- name: plain_hash
--- Of the billed fields of a row, however its file is written. MD5: the same in each version of DuckDB.
+-- A hash of the billed fields of a row, however its file is written. MD5: the same in each version of DuckDB.
 md5_number_lower(concat_ws(chr(31), org_id, kind, quantity, ts))
 
 -- name: row_hash

@@ -1,4 +1,4 @@
--- Costs in credits, as a provider told them.
+-- Costs in credits, as a provider reported them.
 
 -- name: told_costs
 SELECT feature, balance, micro, per_quantity, confirmed_ms, at_ms FROM provider_rates

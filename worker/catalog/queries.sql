@@ -30,7 +30,7 @@ SELECT DISTINCT a.org_id, a.provider FROM {rows :customers (id text)} w JOIN ass
 SELECT account_id FROM ledger_accounts WHERE plan = :plan
 
 -- name: billers
--- Who bills organisations as this customer, now.
+-- The providers that bill organisations as this customer, now.
 SELECT provider, org_id FROM assignments WHERE customer_id = :customer_id AND start_ms <= :at_ms
     AND (end_ms IS NULL OR :at_ms < end_ms)
 
@@ -54,8 +54,8 @@ SELECT DISTINCT u.org_id, g.feature FROM used u JOIN segments g ON {in_segment} 
 -- The owner of a wallet.
 
 -- name: other_owners
--- Of claims to a customer's credit: the pool of that name, as far as the credit lies in the ledger, and other organisations
--- that are billed as this customer in that time.
+-- For claims to a customer's credit: the pool of that name, as far as the credit lies in the ledger, and other
+-- organisations that are billed as this customer in that time.
 SELECT c.n, p.pool, a.org_id, a.provider
 FROM {rows :claims (n bigint, org_id text, customer_id text, start_ms bigint, end_ms bigint)} c
 LEFT JOIN pools p ON p.pool = c.customer_id AND :in_ledger = 1

@@ -24,9 +24,9 @@ ON CONFLICT (invariant) DO UPDATE SET
     broken_by = COALESCE(excluded.broken_by, invariants.broken_by)
 
 -- name: to_continue
--- The newest run that held, whole or continued, while a whole one is young enough. After a breach, or a loss of history,
--- a whole one is to come first, which saw the breach: also where a run that had begun before is kept after it. One that a
--- clock of the future dated tells of nothing since.
+-- The newest run that held, whole or continued, while a whole one is young enough. After a breach, or a loss of
+-- history, a whole one is to come first, which saw the breach: also where a run that had begun before is kept after it.
+-- A run dated by a clock in the future shows nothing since.
 SELECT p.number, p.at_ms, p.proven_to_ms, p.arrival FROM proofs p
 WHERE {held} AND p.at_ms <= :now_ms AND p.number > {broken_last}
     AND NOT EXISTS (SELECT 1 FROM invariants i WHERE i.broken_by > COALESCE(i.held_by, 0))

@@ -1,4 +1,4 @@
--- The schema of `drawdown worker`, on PostgreSQL alone: the engine's own tables, and who takes part.
+-- The schema of `drawdown worker`, on PostgreSQL alone: the engine's own tables, and the workers that take part.
 
 -- name: make_schema
 -- The engine's tables lie apart from Drawdown's: no statement of ours meets one of theirs by its name.
@@ -52,7 +52,7 @@ CREATE TABLE drawdown_cluster.workers (
 SELECT CAST(terms AS text) FROM drawdown_cluster.agreed WHERE id = 1 FOR UPDATE
 
 -- name: others
--- Who else was seen lately.
+-- The other workers seen lately.
 SELECT name FROM drawdown_cluster.workers
 WHERE name <> :name AND ended IS NULL AND seen > clock_timestamp() - make_interval(secs => :lives_s) ORDER BY began, name
 

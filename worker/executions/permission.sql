@@ -9,10 +9,10 @@ ORDER BY kind DESC LIMIT 1
 -- name: of_others
 SELECT sandbox_id FROM sandboxes WHERE sandbox_id IN :names AND org_id <> :org_id ORDER BY 1 LIMIT 1
 
--- Who asks for a run.
+-- The organisation that asks for an execution.
 
 -- name: asker
--- Who bills an organisation now, and whether it may run: one row, also where nobody knows it.
+-- The provider that bills an organisation now, and whether it may run: one row, even if the organisation is unknown.
 SELECT a.provider, a.customer_id, o.is_halted, o.halt_reason, o.stopped_at_ms
 FROM (SELECT 1 AS one) q LEFT JOIN orgs o ON o.org_id = :org_id
     LEFT JOIN assignments a ON a.org_id = :org_id AND a.start_ms <= :now_ms

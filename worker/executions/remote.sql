@@ -9,7 +9,7 @@ SELECT 1 FROM orgs WHERE org_id = :org_id FOR NO KEY UPDATE
 SELECT 1 FROM orgs WHERE org_id = :org_id
 
 -- name: org
--- The balance that was last read, and who bills the organisation now.
+-- The balance that was last read, and the provider that bills the organisation now.
 SELECT o.org_id, o.balance_micro, o.balance_read_ms, o.unconfirmed_micro, o.is_halted, (
     SELECT a.provider FROM assignments a WHERE a.org_id = o.org_id AND a.start_ms <= :now_ms
         AND (a.end_ms IS NULL OR :now_ms < a.end_ms)) AS provider

@@ -20,7 +20,7 @@ WHERE l.metric IN :metrics AND l."plan" IN :plans AND NOT l.ended AND l.number =
 ORDER BY CASE WHEN l."plan" = '*' THEN 1 ELSE 0 END
 
 -- name: overrides
--- Of those in force now, the newest of each kind and period.
+-- The newest override in force of each kind and period.
 SELECT q.metric, q.number, q.reach, q.period, q.amount, q.target, q.ends_ms FROM (
     SELECT o.metric, o.number, o.reach, o.period, o.amount, o.target, o.ends_ms,
         ROW_NUMBER() OVER (PARTITION BY o.metric, o.reach, o.period ORDER BY o.number DESC) AS place
@@ -45,7 +45,7 @@ FROM guard_uses WHERE org_id = :org_id AND metric IN :metrics AND state = 'held'
 GROUP BY metric
 
 -- name: denials
--- Of a day, by reason: at most a row a minute, metric, reason and phase.
+-- Refusals of a day, by reason: at most a row a minute, metric, reason and phase.
 SELECT metric, reason_code, enforced, SUM(count) AS times, SUM(amount) AS quantity, MAX(last_ms) AS last_ms
 FROM guard_denials WHERE org_id = :org_id AND metric IN :metrics AND minute_ms > :since_ms - 60000
 GROUP BY metric, reason_code, enforced ORDER BY times DESC, metric, reason_code, enforced LIMIT :at_most

@@ -126,7 +126,7 @@ GROUP BY d.org_id, d.metric ORDER BY blocked DESC, would DESC, d.org_id, d.metri
 JOIN
 
 -- name: then [sqlite]
--- Of a cross join SQLite keeps the order; else it might begin with all uses there ever were.
+-- SQLite keeps the order of a cross join; else it might begin with all uses there ever were.
 CROSS JOIN
 
 -- The figures of the guard behind the metrics, by indexes.

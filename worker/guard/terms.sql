@@ -6,7 +6,7 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: hold
--- Nobody else sets the metric, or a limit of it, until this transaction is over: its first row stands for all.
+-- No other transaction sets the metric, or a limit of it, until this one is over: its first row stands for all.
 SELECT 1 FROM guard_metrics WHERE metric = :metric AND number = 1 {for_update}
 
 -- name: metric

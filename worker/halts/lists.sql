@@ -1,4 +1,4 @@
--- Halts that cells were told.
+-- Halts that were sent to cells.
 
 -- name: columns
 h.org_id, h.cell_id, h.halted_at, h.due_at_ms, h.acked_at_ms, h.attempts, h.ignored, h.ignored_since_ms, h.last_error,

@@ -1,4 +1,4 @@
--- Halts: those due, the cells that are told, the answers.
+-- Halts: the due ones, the cells to notify, the answers.
 
 -- name: in_force
 -- A halt of an organisation of the shard that is halted by it now (of one provider, where one is named).

@@ -16,7 +16,8 @@ FOR KEY SHARE
 -- name: going_on [sqlite]
 
 -- name: hold
--- Who changes an endpoint waits for nobody who writes messages for it (`schema/messages.sql`); who ends it does.
+-- A transaction that changes an endpoint does not wait for transactions that write messages for it
+-- (`schema/messages.sql`). A transaction that ends it does.
 SELECT name, url, events, generation, ended_ms FROM hook_endpoints WHERE name = :name {lock}
 
 -- name: going
@@ -48,7 +49,7 @@ UPDATE hook_deliveries SET state = 'due', due_at_ms = :now_ms, failures = 0, rep
     claim_owner = NULL
 
 -- name: going_on_of
--- The endpoints of a message that go on; nobody ends them until this transaction is over.
+-- The open endpoints of a message; no transaction ends them until this one is over.
 SELECT name FROM hook_endpoints WHERE ended_ms IS NULL AND (:endpoint = '' OR name = :endpoint)
     AND name IN (SELECT d.endpoint FROM hook_deliveries d WHERE d.message_id = :message_id)
 ORDER BY name {going_on}

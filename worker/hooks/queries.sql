@@ -1,4 +1,4 @@
--- Messages that are due, the endpoints that are told, the answers.
+-- Messages that are due, the endpoints to notify, the answers.
 
 -- name: due_endpoints
 -- One look into the index for each endpoint in use, of which there are few.

@@ -47,7 +47,7 @@ EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)
 (o.override_until_ms IS NULL OR o.override_until_ms > :now_ms)
 
 -- name: ends_by
--- Of the index, then of those that are still looked at.
+-- By the index, then those that are still looked at.
 o.runs_out_ms IS NOT NULL AND o.runs_out_ms <= :runs_out_by_ms AND {watched}
 
 -- name: ends
@@ -143,7 +143,7 @@ ORDER BY q.window_ms DESC, q.feature, q.revision DESC LIMIT :at_most
 JOIN
 
 -- name: then [sqlite]
--- Of a cross join SQLite keeps the order; else it might begin with all pushes there ever were.
+-- SQLite keeps the order of a cross join; else it might begin with all pushes there ever were.
 CROSS JOIN
 
 -- name: halts

@@ -24,7 +24,7 @@ SELECT org_id FROM orgs WHERE floor_ms > :from_ms
 SELECT cell_id, url FROM cells ORDER BY cell_id
 
 -- name: strangers
--- Cells that samples of those days name, and that nobody registered.
+-- Cells that samples of those days name, and that are not registered.
 SELECT DISTINCT s.cell_id FROM usage_samples s
 WHERE s.ts >= :from_ms AND s.ts < :to_ms AND s.problem IS NULL AND s.memory_mb <= :largest_mb
     AND s.cell_id <> :made_cell AND s.cell_id NOT IN (SELECT c.cell_id FROM cells c)

@@ -8,8 +8,8 @@ SELECT provider, COUNT(*) AS orgs, SUM(CASE WHEN customer_id = '' THEN 1 ELSE 0 
 FROM assignments WHERE start_ms <= :now_ms AND (end_ms IS NULL OR :now_ms < end_ms) GROUP BY provider
 
 -- name: attempts
--- Of the latest sends: how many, how many of them failed, and the time that 95 in 100 stayed within; and how many had
--- no answer since the last one that had. That count opens a circuit.
+-- Figures of the latest sends: how many, how many of them failed, and the time that 95 in 100 stayed within; and how
+-- many had no answer since the last one that had. That count opens a circuit.
 WITH recent AS MATERIALIZED (SELECT a.window_ms, a.org_id, a.feature, a.revision, a.outcome,
         a.finished_ms - a.started_ms AS took_ms, a.finished_ms
     FROM attempts a WHERE a.started_ms >= :since_ms ORDER BY a.started_ms DESC LIMIT :at_most),
@@ -47,7 +47,7 @@ SELECT customer_id FROM assignments WHERE provider = :provider AND customer_id <
     AND (end_ms IS NULL OR :now_ms < end_ms) ORDER BY 1 LIMIT :at_most
 
 -- name: features_used
--- Of these customers, of late.
+-- For these customers, of late.
 SELECT DISTINCT customer_id, feature FROM pushes WHERE window_ms >= :since_ms AND provider = :provider
     AND customer_id IN :customers ORDER BY 1, 2
 

@@ -16,7 +16,7 @@ SELECT start_ms FROM vendor_units
 WHERE feature = :feature AND vendor = :vendor AND service = :service AND start_ms > :start_ms
 
 -- name: insert_import
--- Of two files at once one has the number; the other one waits for it and adds nothing.
+-- If two files come at once, one has the number; the other one waits for it and adds no row.
 INSERT INTO vendor_imports (import_id, number, at_ms, actor, reason)
 SELECT :import_id, COALESCE(MAX(i.number), 0) + 1, CAST(:at_ms AS BIGINT), :actor, :reason FROM vendor_imports i
 WHERE 1 = 1
@@ -82,7 +82,7 @@ SELECT v.vendor, v.service, v.currency, v.start_ms, COALESCE(LEAD(v.start_ms) OV
 FROM vendor_units v
 
 -- name: bills
--- Of a vendor's day the latest file holds, whole.
+-- The latest file of a vendor's day replaces the whole day.
 SELECT b.vendor, b.service, b.currency, b.day_ms, b.billed_micro, b.is_final
 FROM vendor_bills b WHERE b.day_ms >= :from_ms AND b.day_ms < :to_ms
     AND b.number = (SELECT MAX(x.number) FROM vendor_bills x WHERE x.vendor = b.vendor AND x.day_ms = b.day_ms)

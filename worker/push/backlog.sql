@@ -1,8 +1,7 @@
 -- The waiting pushes of each provider.
 
 -- name: open
--- By the index on open pushes. Of a feature's rates, the one in force at the window counts: the ledger's, and the
--- provider's own.
+-- By the index on open pushes. The feature's rate in force at the window counts: the ledger's, and the provider's own.
 SELECT p.provider, {open_state} AS state, p.feature, COALESCE((SELECT MAX(r.start_ms) FROM ledger_rates r
         WHERE r.feature = p.feature AND r.start_ms <= p.window_ms), -1) AS rated_ms,
     COALESCE((SELECT MAX(r.start_ms) FROM provider_rates r WHERE r.provider = p.provider

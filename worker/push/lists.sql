@@ -75,7 +75,7 @@ ORDER BY {downwards} LIMIT :at_most
 JOIN
 
 -- name: then [sqlite]
--- Of a cross join SQLite keeps the order; else it might begin with all pushes there ever were.
+-- SQLite keeps the order of a cross join; else it might begin with all pushes there ever were.
 CROSS JOIN
 
 -- name: first_window

@@ -275,7 +275,7 @@ ON CONFLICT (org_id, provider, customer_id, feature) DO UPDATE SET carry_qty = c
 SELECT o.org_id, o.floor_ms FROM {rows :orgs (org_id text)} w JOIN orgs o ON o.org_id = w.org_id
 
 -- name: billed_as
--- Who is billed as this customer now.
+-- The organisations that are billed as this customer now.
 SELECT org_id FROM assignments WHERE provider = :provider AND customer_id = :customer_id AND start_ms <= :now_ms
     AND (end_ms IS NULL OR :now_ms < end_ms)
 
@@ -324,7 +324,7 @@ WHERE {may_be_sent} AND p.due_at_ms <= :now_ms AND p.attempts = 0 AND p.wire_key
 ORDER BY p.due_at_ms LIMIT :at_most {skip_locked}
 
 -- name: by_key [postgresql]
--- Nobody knows how many rows the work table has; pushes and wallets are looked up by their keys all the same, however
+-- The number of rows in the work table is unknown; pushes and wallets are looked up by their keys all the same, however
 -- few there seemed to be when statistics were made.
 SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin', 'off', TRUE)
 
@@ -338,7 +338,7 @@ SET LOCAL enable_sort TO DEFAULT;
 SET LOCAL enable_seqscan TO DEFAULT
 
 -- name: post_charges
--- In the order of their keys, and the wallets in theirs: as everybody does it.
+-- In the order of their keys, and the wallets in theirs: as all transactions do it.
 INSERT INTO ledger_accounts (account_id) SELECT DISTINCT account_id FROM charges_work WHERE 1 = 1
 ORDER BY account_id ON CONFLICT (account_id) DO NOTHING;
 INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor,
@@ -380,7 +380,7 @@ FROM charges_work x WHERE {is_of_updated_push}
 -- name: charged_orgs
 SELECT DISTINCT org_id FROM charges_work ORDER BY org_id
 
--- The figures that a customer's balance is compared with, and the differences that were told.
+-- The figures that a customer's balance is compared with, and the differences that were reported.
 
 -- name: accounted
 -- A push is of the balance's present cycle if it was settled in it. A push that was sent just before the cycle began,

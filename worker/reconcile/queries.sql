@@ -173,7 +173,7 @@ ON CONFLICT (provider, customer_id) DO UPDATE SET open_days = excluded.open_days
         ELSE compared_marks.compared_ms END
 
 -- name: close_others
--- Of the other customers nothing is left to be compared.
+-- The other customers have no day left to compare.
 UPDATE compared_marks SET open_days = 0, open_since_ms = NULL, said = ''
 WHERE provider = :provider AND customer_id <> '' AND open_since_ms IS NOT NULL AND at_ms < :now_ms
     AND customer_id NOT IN (SELECT customer_id FROM {rows :marks (customer_id text)} m)

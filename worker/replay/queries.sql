@@ -1,7 +1,7 @@
 -- Replay: its request, its progress, its findings and omissions.
 
 -- name: only_these
--- Of many organisations, or of everybody where this slot is empty. `o` and `q` have an organisation each.
+-- For many organisations, or for all where this slot is empty. `o` and `q` have an organisation each.
 AND o.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 
 -- name: only_of_these

@@ -3,7 +3,7 @@
 -- Guarantee: samples are aggregated first and joined after. Every join that could drop usage is an outer one (S6).
 
 -- name: lock_shard
--- Rule S1: this is the seal's first statement; whatever is read about these buckets is read later.
+-- Rule S1: this is the seal's first statement; all else about these buckets is read later.
 SELECT id, watermark_ms, cursor, in_flight, epoch, sweep_began_ms, sweep_next_ms FROM buckets
 WHERE id BETWEEN :lo AND :hi ORDER BY id {for_update}
 
@@ -82,7 +82,7 @@ OFFSET 0
 -- name: apart [sqlite]
 
 -- name: scan [postgresql]
--- Rule S2: the scan of arrivals and the next cursor are one statement, so they share one snapshot. Whatever that
+-- Rule S2: the scan of arrivals and the next cursor are one statement, so they share one snapshot. A sample that the
 -- snapshot cannot see yet is in flight, or at or above the cursor, and is scanned next time; `{later}` is that.
 WITH moved AS (
     UPDATE buckets SET cursor = greatest(buckets.cursor, seen.cursor), in_flight = seen.in_flight FROM ({seen_now}) seen
@@ -193,7 +193,7 @@ GROUP BY 1, 2, 3
 s.org_id = d.org_id AND s.ts >= d.window_ms AND s.ts < d.window_ms + {window_length_ms}
 
 -- name: strangers
--- A sample of an organisation nobody has named yet, or that another program inserted without a bucket.
+-- A sample of an organisation that was not named yet, or that another program inserted without a bucket.
 SELECT DISTINCT w.org_id FROM seal_work w LEFT JOIN orgs o ON o.org_id = w.org_id WHERE o.bucket IS NULL
 
 -- name: strangers_behind
@@ -209,8 +209,8 @@ WHERE {later} AND s.problem IS NULL AND o.bucket IS NULL
 
 -- name: unknown_tables [postgresql]
 -- A table that was filled and never analysed: the planner takes `bucket BETWEEN 0 AND 255` for one row, and compares
--- every group with every organisation (5 s for 20,000 of each, where it takes a tenth of one); of samples and pushes it
--- reads all there ever were. So it is, too, where they were last looked at while they were empty.
+-- every group with every organisation (5 s for 20,000 of each, where it takes a tenth of one). It reads all samples and
+-- pushes there ever were. So it is, too, where they were last looked at while they were empty.
 SELECT t.name FROM (VALUES ('orgs', 'bucket'), ('assignments', 'start_ms'), ('usage_samples', 'ts'),
     ('pushes', 'window_ms')) t(name, attribute)
 WHERE pg_relation_size(t.name::regclass) > 0 AND NOT EXISTS (SELECT 1 FROM pg_stats s
@@ -272,7 +272,7 @@ UPDATE orgs SET stopped_at_ms = NULL, stopped_reason = NULL WHERE org_id = :org_
 -- The owed quantities, and their consequences: pushes, carries, pending usage, watermarks.
 
 -- name: segments
--- The mapping in one value. A list of VALUES would say how many there are; of a function PostgreSQL expects 100.
+-- The mapping in one value. A list of VALUES would say how many there are; from a function PostgreSQL expects 100.
 (SELECT lo, hi, start_ms, end_ms, feature, unit
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} g
     LIMIT :number_of_segments)
@@ -287,7 +287,8 @@ FROM (SELECT DISTINCT memory_mb FROM seal_work) u JOIN {segments} g ON {in_segme
 
 -- name: above_floor
 -- PostgreSQL takes two of three rows to fail a comparison of columns, and after three of them it expects hundreds of
--- rows where there are 40,000, and looks each up by index. Of an expression unlike a constant it expects nothing.
+-- rows where there are 40,000, and looks each up by index. It expects no such thing of an
+-- expression unlike a constant.
 CASE WHEN w.window_ms < o.floor_ms THEN 1 ELSE 0 END <> 1
 
 -- name: of_the_window
@@ -365,8 +366,8 @@ billed AS (
 w.window_ms < :shadow_until_ms AND w.window_ms < {live_from}
 
 -- name: live_from [sqlite]
--- Of an object, by provider: rows of them, looked up for each that is billed, would be taken apart each time (a twelfth
--- of a seal that is all in shadow, measured). Names of providers are made of a-z, 0-9 and _.
+-- From an object, by provider: rows of them, looked up for each that is billed, would be taken apart each time (a
+-- twelfth of a seal that is all in shadow, measured). Names of providers are made of a-z, 0-9 and _.
 json_extract(:live_from, '$.' || a.provider)
 
 -- name: live_from [postgresql]

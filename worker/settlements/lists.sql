@@ -67,7 +67,7 @@ GROUP BY x.supplier
 SELECT supplier, MAX(period) AS period FROM payouts WHERE supplier IN :suppliers GROUP BY supplier
 
 -- name: unsettled
--- Drawn by runs that expired and that nobody settled: no supplier is owed a share of them yet.
+-- Drawn by executions that expired and were not settled: no supplier is owed a share of them yet.
 SELECT supplier, CAST(SUM(drawn_micro) AS BIGINT) AS drawn_micro FROM reservations
 WHERE supplier IN :suppliers AND state = 'expired' GROUP BY supplier
 

@@ -5,7 +5,7 @@
 EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = left_over.org_id AND o.bucket BETWEEN :lo AND :hi {by_its_key})
 
 -- name: askable
--- Whether there is a provider to ask about organisation `o`: of others, an ask that is due is never answered.
+-- Whether a provider can be asked about organisation `o`: a due ask about another is never answered.
 EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL AND a.start_ms <= :now_ms
     AND a.provider NOT IN {unbilled} AND a.customer_id <> '')
 
@@ -31,7 +31,7 @@ SELECT COUNT(*) AS left_over FROM halts left_over WHERE due_at_ms IS NOT NULL AN
 SELECT COUNT(*) AS left_over FROM orgs o WHERE projection_due_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi AND {askable}
 
 -- name: projections_overdue
--- Of all shards, with the moment since when.
+-- For all shards, with the moment since when.
 SELECT COUNT(*) AS due, MIN(projection_due_ms) AS since_ms FROM orgs o
 WHERE projection_due_ms <= :now_ms AND {askable}
 

@@ -99,7 +99,7 @@ EXISTS (SELECT 1 FROM topup_attempts x WHERE x.topup = p.topup AND {may_have_arr
 (x.outcome IS NULL OR x.outcome <> 'not_sent')
 
 -- name: unwanted
--- Begun, and not wanted any more: of those that were called, or may have been, it is known later.
+-- Begun, and not wanted any more: if it was called, or may have been, its outcome is known later.
 SELECT p.topup, {arrived} AS arrived, COALESCE(p.asked_ms, 0) AS asked_ms,
     (SELECT MAX(x.started_ms) FROM topup_attempts x WHERE x.topup = p.topup AND {may_have_arrived}) AS last_ms
 FROM topups p JOIN topup_terms t ON t.customer_id = p.customer_id

@@ -10,7 +10,7 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: open
--- Nothing is returned where the name is taken, or the organisation has another one open.
+-- No row is returned if the name is taken, or the organisation has another one open.
 INSERT INTO backfills (backfill, org_id, from_ms, to_ms, state, at_ms, actor, reason)
 VALUES (:backfill, :org_id, :from_ms, :to_ms, 'open', :at_ms, :actor, :reason) ON CONFLICT DO NOTHING RETURNING backfill
 
@@ -52,7 +52,7 @@ e.org_id = :org_id AND e.event_type = b.event_type AND e.quantity = b.quantity A
     WHERE b.backfill = :backfill)
 
 -- name: charged
--- Of its types and windows, those that are charged at once.
+-- Its types and windows that are charged at once.
 SELECT k.event_type, k.window_ms, {charged_by} AS metric
 FROM (SELECT DISTINCT g.event_type, g.ts - g.ts % {window_length_ms} AS window_ms, t.meter FROM backfill_events g
     LEFT JOIN event_types t ON t.event_type = g.event_type WHERE g.backfill = :backfill) k

@@ -35,7 +35,7 @@ FROM sample_conflicts c LEFT JOIN usage_events e ON e.sample_id = c.sample_id
 WHERE :before = 0 OR c.conflict_id < :before ORDER BY c.conflict_id DESC LIMIT :at_most
 
 -- name: quarantined
--- Of each way into quarantine, so many are counted.
+-- A bounded number of samples is counted for each way into quarantine.
 SELECT q.reason, COUNT(*) AS samples FROM (
     SELECT * FROM (SELECT s.problem AS reason FROM usage_samples s WHERE s.problem IS NOT NULL
         AND NOT EXISTS (SELECT 1 FROM quarantine_closed x WHERE x.sample_id = s.id) LIMIT :counted) a

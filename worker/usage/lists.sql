@@ -65,7 +65,7 @@ FROM taken u LEFT JOIN segments g ON {in_segment} AND u.window_ms >= g.start_ms 
 GROUP BY 1, 2, 3, 4 LIMIT :at_most
 
 -- name: then [postgresql]
--- From the windows to their rows. Of a cross join SQLite keeps the order; else it might begin with all pushes there
+-- From the windows to their rows. SQLite keeps the order of a cross join; else it might begin with all pushes there
 -- ever were.
 JOIN
 

@@ -4,7 +4,7 @@
 s.ts - s.ts % {window_length_ms}
 
 -- name: unseen [postgresql]
--- Of a sample of an organisation in the bucket `b`: no seal has looked at it (S2).
+-- True of a sample of an organisation in the bucket `b` if no seal has looked at it (S2).
 (s.arrival >= b.cursor OR s.arrival = ANY (b.in_flight))
 
 -- name: unseen [sqlite]
@@ -37,7 +37,7 @@ WHERE {unseen_by_some} AND {unseen} AND s.problem IS NULL
 {rows :floors (org_id text, floor_ms bigint)} f
 
 -- name: forget_nothing
--- Nothing to bill is nothing to wait for; a guard lets no floor pass whatever is pending.
+-- A row without seconds does not wait for billing; a guard lets no floor pass any row that is pending.
 DELETE FROM pending_usage WHERE seconds = 0 AND EXISTS (SELECT 1 FROM {floors}
     WHERE f.org_id = pending_usage.org_id AND pending_usage.window_ms < f.floor_ms)
 

@@ -58,7 +58,7 @@ used AS (
     {from_dirty} {look_up} withdrawals w {looked_up_by} w.org_id = d.org_id AND w.ts >= d.window_ms
         AND w.ts < d.window_ms + {window_length_ms} {end_look_w} GROUP BY 1, 2, 3
 ),
--- Most used nothing of late: their sandboxes are not looked up.
+-- Most had no recent use: their sandboxes are not looked up.
 busy AS MATERIALIZED (
     SELECT u.org_id, COALESCE((SELECT j.at_ms FROM projections j WHERE j.org_id = u.org_id
         ORDER BY j.projection_id DESC LIMIT 1), 0) AS changed_ms
@@ -189,8 +189,8 @@ SELECT at_ms, read_ms, is_halted, reason, max_concurrent_sandboxes, balance_micr
 FROM projections WHERE org_id = :org_id ORDER BY projection_id DESC LIMIT 10
 
 -- name: holders
--- Of the wallet that pays for it now: another organisation's run may hold it, too. If the provider keeps the balance
--- (`elsewhere`), the organisation's own runs hold.
+-- By the wallet that pays for it now: another organisation's execution may hold it, too. If the provider keeps the
+-- balance (`elsewhere`), the organisation's own executions hold.
 SELECT r.reservation, r.amount_micro - r.drawn_micro AS left_micro, r.expires_ms
 FROM reservations r JOIN assignments a ON a.customer_id = r.customer_id
 WHERE a.org_id = :org_id AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)

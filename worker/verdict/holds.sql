@@ -10,7 +10,7 @@ FROM {billed_now} a {look_up} ledger_accounts w {looked_up_by} w.account_id = 'w
 WHERE w.held_micro > 0 AND NOT EXISTS (SELECT 1 FROM ledger_plans p WHERE p.plan = w.plan AND NOT p.holds_halt)
 
 -- name: held_elsewhere
--- Of balances that providers keep: held here, and not over.
+-- Holds on balances that providers keep: held here, and not over.
 SELECT h.org_id, SUM(h.amount_micro - h.drawn_micro) AS held_micro, h.org_id AS customer_id, FALSE AS has_metering
 FROM reservations h
 WHERE h.org_id IN :org_ids AND h.state = 'held' AND h.hold <> 'wallet' AND h.hold = 'local' AND h.expires_ms > :now_ms

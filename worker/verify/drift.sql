@@ -16,8 +16,8 @@ GREATEST
 MAX
 
 -- name: parity_sum
--- A cell's own line is the sum of its organisations' of the same check; who is known to one side alone is a part of that
--- side. Claimed where 64 bits hold the parts per million.
+-- A cell's own line is the sum of its organisations' of the same check; an organisation known to one side alone is a
+-- part of that side. Claimed where 64 bits hold the parts per million.
 SELECT 'parity_sum' AS what, {nowhere}, q.*
 FROM (SELECT w.cell_id, w.day_ms, w.ours_s, w.theirs_s, w.withdrawn_s, w.off_s, w.ppm,
         COALESCE(CAST(SUM(p.ours_s) AS BIGINT), 0) AS ours, COALESCE(CAST(SUM(p.theirs_s) AS BIGINT), 0) AS theirs,

@@ -162,8 +162,9 @@ CHR(31)
 CHAR(31)
 
 -- name: undrawn
--- Who had a wallet a day before a push was accepted, and its feature a rate, was drawn on for it: two machines' clocks do
--- not differ by that. Before its feature had a rate, and for more than an entry may hold, nothing is drawn.
+-- If a customer had a wallet a day before a push was accepted, and its feature a rate, the wallet was drawn on for it:
+-- two machines' clocks do not differ by that. Before its feature had a rate, and for more than an entry may hold, no
+-- credit is drawn.
 SELECT 'undrawn' AS what, {push}, p.customer_id
 FROM {proven_pushes} p JOIN {in_ledger_ever} i ON i.provider = p.provider
 JOIN (SELECT to_account, MIN(at_ms) AS at_ms FROM ledger_entries WHERE kind = 'grant' GROUP BY to_account) g

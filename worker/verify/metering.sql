@@ -47,7 +47,7 @@ SELECT 'sandbox_elsewhere' AS what, v.org_id, {no_window}, v.reservation, v.sand
 FROM {lives} v WHERE v.named_org_id <> v.org_id
 
 -- name: metered_beyond
--- Of a run that began below the floor, of which samples may have been deleted, nothing is claimed.
+-- A hold of an execution that began below the floor is not claimed: its samples may have been deleted.
 SELECT 'metered_beyond' AS what, q.org_id, {no_window}, q.reservation, q.drawn_micro, q.most
 FROM (SELECT r.org_id, r.reservation, r.drawn_micro, r.accepted_ms, COALESCE(o.floor_ms, 0) AS floor_ms,
         COALESCE(SUM(p.most), 0) AS most

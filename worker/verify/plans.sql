@@ -42,8 +42,8 @@ LEFT JOIN plan_stays n ON n.customer_id = s.customer_id AND n.number = s.number 
 CASE WHEN s.since_ms > m.start_ms THEN s.since_ms ELSE m.start_ms END
 
 -- name: period_missing
--- Who was on a plan that included credit as a month began, or came onto it during the month, was given it, once the
--- wallet was looked at for that month.
+-- A customer who was on a plan that included credit as a month began, or came onto it during the month, was given it,
+-- once the wallet was looked at for that month.
 WITH RECURSIVE {months}
 SELECT 'period_missing' AS what, {owner}, q.*
 FROM (SELECT s.customer_id, s.plan, m.name AS period
@@ -58,7 +58,7 @@ FROM (SELECT s.customer_id, s.plan, m.name AS period
             AND p.period = m.name AND p.part = 'included')) q
 
 -- name: first_missing
--- Who came onto a first plan that gave new customers something was given it.
+-- A customer who came onto a first plan that gave credit to new customers was given it.
 SELECT 'first_missing' AS what, {owner}, q.*
 FROM (SELECT s.customer_id, s.plan, s.since_ms FROM plan_stays s {next_stay}
     JOIN ledger_accounts w ON w.account_id = 'wallet:' || s.customer_id AND w.given_to_ms IS NOT NULL

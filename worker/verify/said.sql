@@ -151,7 +151,7 @@ COALESCE('the event type ' || (x.said ->> 'event_type'), REPLACE(x.said ->> 'kin
 ledger_plans k WHERE EXISTS (SELECT 1 FROM operator_actions o WHERE o.target = k.plan AND o.action = 'ledger_plan')
 
 -- name: freeze_number
--- Of one settlement, or of a supplier, one begins after the other has ended.
+-- For one settlement, or for a supplier, one begins after the other has ended.
 ROW_NUMBER() OVER (PARTITION BY supplier, reservation ORDER BY freeze_id)
 
 -- name: said

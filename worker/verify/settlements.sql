@@ -78,7 +78,7 @@ payout_lines l JOIN payouts p ON p.payout = l.payout AND l.reversal IS NULL
 JOIN settlements s ON s.reservation = l.reservation JOIN reservations r ON r.reservation = l.reservation
 
 -- name: released_frozen
--- Of one moment, the payout may have come first.
+-- At the same moment, the payout may have come first.
 SELECT 'released_frozen' AS what, r.org_id, {no_window}, l.reservation, l.payout, p.at_ms, f.from_ms
 FROM {released} JOIN settlement_freezes f ON f.supplier = s.supplier
     AND (f.reservation IS NULL OR f.reservation = s.reservation)

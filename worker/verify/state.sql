@@ -42,7 +42,7 @@ JOIN orgs o ON o.org_id = p.org_id JOIN buckets b ON b.id = o.bucket
 COALESCE(o.held_watermark_ms, b.watermark_ms)
 
 -- name: above
--- Invariant 4. Whatever was sealed or found pending lies below the watermark, which only grows.
+-- Invariant 4. All that was sealed or found pending lies below the watermark, which only grows.
 SELECT 'above' AS what, p.org_id, p.window_ms, p.feature, p.key, {reached} AS watermark_ms
 FROM {proven_pushes} p {placed} WHERE p.window_ms >= {reached}
 
@@ -98,7 +98,7 @@ SELECT 'watermark' AS what, o.org_id, {no_window}, m.id AS bucket, m.horizon_ms 
 {marks} WHERE m.horizon_ms > m.watermark_ms
 
 -- name: ahead
--- Nothing but a seal moves a watermark: replays and sweeps write theirs with horizon 0, and a `recover` keeps it.
+-- A seal alone moves a watermark: replays and sweeps write theirs with horizon 0, and a `recover` keeps it.
 SELECT 'ahead' AS what, o.org_id, {no_window}, m.id AS bucket, m.reached AS had, m.watermark_ms AS has
 FROM (
     SELECT b.id, b.watermark_ms, MAX(s.horizon_ms) AS reached FROM buckets b LEFT JOIN (
@@ -147,7 +147,7 @@ FROM orgs o LEFT JOIN (
 WHERE (o.stopped_at_ms IS NOT NULL) <> (COALESCE(q.action, '') = 'org_stop')
 
 -- name: no_halt
--- Invariant 7. Wherever a halted organisation has sandboxes, its cell was told or is to be told.
+-- Invariant 7. Wherever a halted organisation has sandboxes, its cell was notified or is to be notified.
 SELECT DISTINCT 'no_halt' AS what, o.org_id, {no_window}, s.cell_id, o.halted_at
 FROM orgs o JOIN sandboxes s ON s.org_id = o.org_id AND s.state <> 'stopped'
 LEFT JOIN halts h ON h.org_id = s.org_id AND h.cell_id = s.cell_id AND h.halted_at = o.halted_at
@@ -193,7 +193,7 @@ FROM (
 ) q WHERE q.read_ms < q.before_ms OR q.repeats
 
 -- name: verdict
--- Only its history records why an organisation was resumed, if an estimate was wrong or nobody bills it any more.
+-- Only its history records why an organisation was resumed, if an estimate was wrong or no provider bills it any more.
 SELECT CASE WHEN j.is_halted <> o.is_halted THEN 'verdict'
         WHEN o.projection_read_ms IS NULL OR o.projection_read_ms < j.read_ms THEN 'older'
         ELSE 'verdict_otherwise' END AS what, o.org_id, {no_window}, o.is_halted, j.is_halted AS said,
@@ -235,7 +235,7 @@ SELECT COUNT(*) FROM dirty_windows WHERE {which}
 SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL AND {which}
 
 -- name: which
--- Of those that are asked about.
+-- The chosen organisations.
 org_id IN {chosen}
 
 -- name: every_org

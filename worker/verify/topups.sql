@@ -20,7 +20,7 @@ WHERE p.state = 'credited' AND (e.key IS NULL OR e.amount_micro <> p.credits_mic
     OR e.to_account <> 'wallet:' || p.customer_id)
 
 -- name: unpaid
--- Nothing is credited as paid for that was not.
+-- No credit is booked as paid for that was not paid for.
 SELECT 'unpaid' AS what, (SELECT MAX(a.org_id) FROM assignments a WHERE 'wallet:' || a.customer_id = e.to_account)
     AS org_id, {no_window}, e.key, e.amount_micro, e.to_account, COALESCE(p.state, '') AS state
 FROM ledger_entries e LEFT JOIN topups p ON p.topup = e.key

@@ -1,7 +1,7 @@
 -- The owner of an organisation's wallet, and the amount of it that suppliers wait for.
 
 -- name: biller
--- One row, also where nobody bills it; and whether its own wallet, or its customer's, was ever used.
+-- One row, even if no provider bills it; and whether its own wallet, or its customer's, was ever used.
 SELECT a.provider, a.customer_id, (SELECT MIN(f.start_ms) FROM assignments f WHERE f.org_id = :org_id) AS begins_ms,
     EXISTS (SELECT 1 FROM ledger_accounts l WHERE l.account_id = :own) AS has_own,
     EXISTS (SELECT 1 FROM ledger_accounts l WHERE l.account_id = 'wallet:' || a.customer_id) AS has_theirs

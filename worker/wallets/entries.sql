@@ -92,7 +92,8 @@ FROM reservations r WHERE {of_org}
 r.org_id = :org_id AND r.accepted_ms >= :from_ms
 
 -- name: run_settlements
--- Of those runs, with any payer: the share that suppliers have or will have, and the part of it that is not released.
+-- For those executions, with any payer: the share that suppliers have or will have, and the part of it that is not
+-- released.
 SELECT COUNT(*) AS settling, SUM(x.owed_micro - x.clawed_back_micro) AS left_micro,
     SUM(CASE WHEN x.state = 'released' THEN 0 ELSE x.owed_micro END) AS unreleased_micro
 FROM {settlements_now} x

@@ -51,7 +51,7 @@ FROM (
 ) s LEFT JOIN ledger_accounts a ON a.account_id = s.from_account ORDER BY s.used_micro DESC, s.customer_id
 
 -- name: spenders_kept
--- Of the last look alone: wallets that it did not find any more stay behind it.
+-- From the last look alone: wallets that it did not find any more stay behind it.
 SELECT k.place, k.customer_id, k.used_micro, k.from_ms, k.at_ms, a.balance_micro, a."plan"
 FROM high_spenders k LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || k.customer_id
 WHERE k.at_ms = (SELECT f.at_ms FROM high_spenders f WHERE f.place = 1) ORDER BY k.place LIMIT :at_most
@@ -59,7 +59,7 @@ WHERE k.at_ms = (SELECT f.at_ms FROM high_spenders f WHERE f.place = 1) ORDER BY
 -- The relations of one wallet: its terms, payers and payees, plans and tiers beside its own, its latest events.
 
 -- name: terms
--- One row, whatever is there of it.
+-- Always one row.
 SELECT t.mode, t.threshold_micro, t.amount_micro, t.fill_to_micro, t.price_minor, t.currency, t.service,
     t.service_customer, t.most_minor, t.max_day, t.max_month, t.declines, t.wait_until_ms, t.blocked_ms,
     t.blocked_reason, s.stopped_ms, s.actor AS stopped_by, s.reason AS stopped_reason,
@@ -174,7 +174,7 @@ SELECT * FROM (SELECT 'tier', h.ended_ms, 'tier', h.tier, CAST(NULL AS BIGINT), 
 SELECT COUNT(*) FROM reservations WHERE state = 'held'
 
 -- name: overdue
--- A decision by the balance of a wallet removes these first: nothing has met them yet, not even the sweep.
+-- A decision by the balance of a wallet removes these first: not even the sweep has met them yet.
 SELECT COUNT(*) AS runs, MIN(expires_ms) AS since_ms FROM reservations WHERE state = 'held' AND expires_ms <= :now_ms
 
 -- name: expired

@@ -65,7 +65,7 @@ FROM (SELECT SUM(charges) AS charges, SUM(charged_micro) AS charged_micro, COUNT
 ORDER BY more, feature, month, micro_credits, per_quantity
 
 -- name: fitting
--- Of rates that come to an entry's amount, those on record when it was booked are asked first.
+-- If several rates give an entry's amount, those on record when it was booked are asked first.
 ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.rate_ms IS NULL OR r.start_ms = e.rate_ms)
     AND {is_priced}
 
@@ -85,7 +85,7 @@ ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.rate_ms
 (2 * CAST(ABS(e.quantity) % r.per_quantity AS NUMERIC) * r.micro_credits + r.per_quantity)
 
 -- name: month [postgresql]
--- Of use, in UTC; of a moment that no calendar has, nothing.
+-- The month of use, in UTC; empty for a moment that no calendar has.
 CASE WHEN e.ts BETWEEN 0 AND 253402300799999
     THEN TO_CHAR(TO_TIMESTAMP(e.ts / 1000) AT TIME ZONE 'UTC', 'YYYY-MM') ELSE '' END
 

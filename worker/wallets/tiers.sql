@@ -6,7 +6,7 @@ SELECT customer_id FROM tier_holders WHERE tier = :tier AND ended_ms IS NULL
 -- name: is_paid
 SELECT 1 FROM ledger_entries WHERE key = :key
 
--- Tiers, and who holds them.
+-- Tiers, and their holders.
 
 -- name: tiers
 SELECT t.tier, t.at_once, t.price_micro, COUNT(h.customer_id) AS customers

@@ -76,7 +76,7 @@ WITH asked AS MATERIALIZED (SELECT * FROM {keys} k)
 SELECT i.sample_id FROM asked i WHERE EXISTS ({was_withdrawn})
 
 -- name: not_new
--- Looked up before, as nobody else writes meanwhile.
+-- Looked up before, because no other transaction writes meanwhile.
 WITH asked AS MATERIALIZED (SELECT * FROM {keys} k)
 SELECT i.sample_id FROM asked i WHERE EXISTS ({was_withdrawn})
     OR EXISTS (SELECT 1 FROM usage_samples s WHERE s.id = i.sample_id)

@@ -9,7 +9,7 @@ SELECT 1 WHERE (SELECT COUNT(*) FROM event_types WHERE freed_ms IS NULL) >= :mos
     OR (SELECT MAX(meter) FROM event_types) >= :most
 
 -- name: room
--- Of a key that brings types: a key of an organisation, or a key of none and the source that it is bound to.
+-- The bounds of a key that brings types: a key of an organisation, or a key of none and the source that it is bound to.
 (CAST(:org_id AS TEXT) IS NULL
         OR (SELECT COUNT(*) FROM event_types WHERE org_id = :org_id AND freed_ms IS NULL) < :most_org)
     AND (CAST(:key_name AS TEXT) IS NULL
@@ -63,7 +63,7 @@ SELECT event_type, aggregation, path, scale FROM event_values WHERE event_type I
 SELECT event_type, aggregation, path, scale FROM event_values
 
 -- name: has_events
--- None of them came before its type was met. Of a backfill they have their quantities, too.
+-- None of them came before its type was met. Events of a backfill have their quantities, too.
 SELECT 1 WHERE EXISTS (SELECT 1 FROM usage_events e WHERE e.event_type = :event_type
         AND e.ingested_ms >= (SELECT first_seen_ms FROM event_types WHERE event_type = :event_type))
     OR EXISTS (SELECT 1 FROM backfill_events b WHERE b.event_type = :event_type)

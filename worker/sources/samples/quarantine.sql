@@ -90,7 +90,7 @@ CASE WHEN TYPEOF(s.ingested_at) = 'integer' THEN s.ingested_at END
 s.ingested_at
 
 -- name: octets [sqlite]
--- How many bytes a text has: of its bytes SQLite counts each, of a text characters up to the first NUL.
+-- The number of bytes of a text: SQLite counts each of its bytes, but characters of a text up to the first NUL.
 LENGTH
 
 -- name: octets [postgresql]
