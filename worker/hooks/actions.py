@@ -232,9 +232,9 @@ def _require_endpoint(connection: sa.Connection, name: str) -> Endpoint:
 
 @dataclass(frozen=True)
 class EndpointSet:
-    """Where a product listens, and for which events. `secret`: of a new endpoint; it signs its messages. Null: it is
-    no new one, or there is no DRAWDOWN_HOOK_SECRET to make it from. `was_url`: before; null of a new one. `allowed`:
-    DRAWDOWN_HOOK_ORIGINS has its origin, so that it is called."""
+    """An endpoint of a product, and its events. `secret`: the secret of a new endpoint, which signs its messages; null
+    if the endpoint existed before, or if DRAWDOWN_HOOK_SECRET is not set. `was_url`: the URL before; null for a new
+    endpoint. `allowed`: DRAWDOWN_HOOK_ORIGINS allows its origin, so Drawdown calls it."""
 
     name: str
     url: str
@@ -279,7 +279,7 @@ def _listens(done: EndpointSet) -> list[str]:
 
 @dataclass(frozen=True)
 class SecretRotated:
-    """The new secret, and until when the one before signs, too."""
+    """The new secret, and the time until which the old secret also signs."""
 
     name: str
     generation: int
@@ -331,8 +331,8 @@ def _ended(done: EndpointEnded) -> str:
 
 @dataclass(frozen=True)
 class LowSet:
-    """At or below which balance `balance.low` is told (null: never), of an organisation or of all others; what it was,
-    if anything was set."""
+    """The balance at or below which Drawdown sends `balance.low` (null: never), for an organisation or for all others;
+    and the level before, if one was set."""
 
     org_id: str | None
     low_micro: int | None
@@ -362,8 +362,8 @@ def _is_low(done: LowSet) -> str:
 
 @dataclass(frozen=True)
 class SentAgain:
-    """Messages that are sent again: one, to these endpoints; or all that an endpoint failed to take. `left`: that many
-    more than one call takes."""
+    """Messages that are queued again: one message for these endpoints, or all messages that an endpoint failed to
+    accept. `left`: failed messages beyond the limit of one call."""
 
     message_id: str | None
     endpoints: list[str]

@@ -56,8 +56,8 @@ class DeliveryRow:
 
 @dataclass(frozen=True)
 class LevelRow:
-    """At or below which balance an organisation's is low; None: never. The one without an organisation is for all that
-    have none of their own."""
+    """The balance at or below which an organisation's balance is low; None: never. The row without an organisation is
+    for all organisations without their own level."""
 
     org_id: str
     low_micro: int | None
@@ -114,7 +114,7 @@ State = Literal["due", "delivered", "failed"]
 
 @dataclass(frozen=True)
 class ShownMessage:
-    """A message as it is sent, and what became of it at each endpoint."""
+    """A message as it is sent, and its delivery to each endpoint."""
 
     message_id: str
     body: str
@@ -123,7 +123,7 @@ class ShownMessage:
 
 @dataclass(frozen=True)
 class ListedEndpoint(EndpointRow):
-    """An endpoint. `allowed`: DRAWDOWN_HOOK_ORIGINS has its origin, so that it is called."""
+    """An endpoint. `allowed`: DRAWDOWN_HOOK_ORIGINS allows its origin, so Drawdown calls it."""
 
     allowed: bool
 

@@ -19,7 +19,7 @@ from drawdown.worker.provider.faces import require_biller
 
 @dataclass(frozen=True)
 class ProviderAccepted:
-    """The job by which a provider is used on its present settings."""
+    """The job that accepts a provider's changed settings."""
 
     provider: str
     job_id: int

@@ -35,9 +35,9 @@ from drawdown.worker.provider.actions import terms_in_force
 class OrgAssigned:
     """The biller of an organisation from `start_ms` on, and its customer there.
 
-    `waited`: usage that had been pending. `already`: it was assigned so before. `undone`: that assignment was taken
-    back, and the biller before continues. `job_id`: a tick reads the provider, and does it then; until then nothing
-    changes.
+    `waited`: usage that had been pending. `already`: the assignment existed before. `undone`: the assignment was
+    cancelled, and the biller before continues. `job_id`: the job in which a tick reads the provider and then assigns;
+    until then, nothing changes.
     """
 
     org_id: str

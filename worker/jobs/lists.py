@@ -74,8 +74,8 @@ def _row(row: sa.Row[tuple[object, ...]]) -> JobRow:
 
 @dataclass(frozen=True)
 class ListedJob:
-    """A job. `windows_done` of `windows`: how far a replay has come; `pushes`: sealed by it so far; `said`: what
-    became of it, or why it waits on; `command`: what does the same by hand."""
+    """A job. `windows_done` of `windows`: the progress of a replay. `pushes`: pushes that it sealed so far. `said`: its
+    result, or why it waits. `command`: the command that does the same by hand."""
 
     job_id: int
     kind: str

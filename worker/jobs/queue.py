@@ -251,7 +251,7 @@ def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:
 
 @dataclass(frozen=True)
 class JobCancelled:
-    """A job that was taken back."""
+    """A job that was cancelled."""
 
     job_id: int
     state: Literal["cancelled"] = "cancelled"

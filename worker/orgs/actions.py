@@ -62,7 +62,7 @@ def register(connection: sa.Connection, org_id: str) -> None:
 class Halted:
     """The effect of an operator's halt, or of its end, on an organisation.
 
-    `before`: an operator's halt held it already. `halt_reason`: the reason if it is halted now.
+    `before`: an operator had already halted it. `halt_reason`: the reason if it is halted now.
     """
 
     org_id: str
@@ -96,8 +96,8 @@ def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: boo
 
 @dataclass(frozen=True)
 class Override:
-    """The operator's word against the provider's: how many sandboxes at once, halted or not, until when. None: the
-    provider's word counts; for the time, until it is undone."""
+    """An org override: the limit of sandboxes at once, whether the organisation is halted, and the end. None: the
+    provider's verdict counts; for the end, until it is undone."""
 
     max_concurrent: int | None = None
     halted: bool | None = None

@@ -68,7 +68,8 @@ def require_biller(connection: sa.Connection, known: Providers | None, name: str
 
 @dataclass(frozen=True)
 class ProviderPaused:
-    """A provider's pause: is nothing sent now; since when it was paused before, and why (null: it was not)."""
+    """A provider's pause. `paused`: Drawdown sends nothing to it now. `since_ms` and `was_reason`: of the pause before;
+    null if it was not paused."""
 
     provider: str
     paused: bool
@@ -144,7 +145,7 @@ def _sentence(done: PolicySet) -> str:
 
 @dataclass(frozen=True)
 class ProviderRateSet:
-    """The rate of a feature at a provider, which estimates go by: `micro` millionths of the balance's unit for each
+    """The rate of a feature at a provider, which estimates use: `micro` millionths of the balance's unit for each
     `per_quantity` base units, for usage of windows from `start_ms` on."""
 
     provider: str
@@ -248,7 +249,7 @@ def _facts_of_rate(connection: sa.Connection, asked: Invocation, values: Values)
 class ProviderRow:
     """A provider. `state`: ready, shadow, paused, changed (its settings differ from the terms in force), dormant (it
     has no key here), broken (its settings are wrong here) or missing (it is not installed here); `why` says more.
-    `orgs`: are billed there now; `oldest_ms`: since when the oldest push waits."""
+    `orgs`: organisations that it bills now; `oldest_ms`: the time since which the oldest push waits."""
 
     provider: str
     state: str
@@ -269,7 +270,7 @@ class PolicyRow:
 
 @dataclass(frozen=True)
 class ShownProvider(ProviderRow):
-    """A provider, the terms in force, its policies, and the rates that estimates go by."""
+    """A provider, the terms in force, its policies, and the rates that estimates use."""
 
     live_from_ms: int | None
     terms: dict[str, object]

@@ -274,8 +274,8 @@ Key = tuple[str, str, str, int]
 @dataclass(frozen=True)
 class DriftLine:
     """A vendor's service on one day, in millionths of the currency. `state`: `final` or `provisional` (the bill),
-    `unbilled` (none is known), `unmapped` (nothing here is given to cost anything there by then). `is_off`: above the
-    bounds. `alerts`: so was the day before, and neither is one of the last two."""
+    `unbilled` (no bill is known), `unmapped` (no cost is set here for it on that day). `is_off`: above the bounds.
+    `alerts`: the day before was also above the bounds, and neither day is one of the last two."""
 
     day_ms: int
     vendor: str

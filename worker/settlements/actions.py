@@ -253,7 +253,7 @@ def _terms(done: SupplierSet) -> str:
 
 @dataclass(frozen=True)
 class SupplierFrozen:
-    """A supplier's freeze: is nothing released now, and was that changed."""
+    """A supplier's freeze. `is_frozen`: nothing is released to it now. `changed`: the call began or ended this."""
 
     supplier: str
     is_frozen: bool
@@ -285,7 +285,7 @@ def _frozen(what: str, is_frozen: bool, changed: bool) -> str:
 
 @dataclass(frozen=True)
 class SettlementReversed(SettlementRow):
-    """A settlement after a part of it was taken back under a key. `left`: what of it is not taken back."""
+    """A settlement after a part of it was reversed under a key. `left`: the part that is not reversed."""
 
     reversal: str
     amount_micro: int
@@ -319,7 +319,7 @@ def _taken_back(done: SettlementReversed) -> str:
 
 @dataclass(frozen=True)
 class PayoutMade(Payout):
-    """A payout. `made`: there is one now; `repeated`: it was made before; `unpaid`: what of it is for runs of wallets
+    """A payout. `made`: it exists now. `repeated`: it was made before. `unpaid`: the part for executions of wallets
     that owe now."""
 
     made: bool

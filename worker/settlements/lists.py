@@ -347,7 +347,7 @@ class SettlementRow:
 
 @dataclass(frozen=True)
 class ReversalRow:
-    """A part that is not owed after all. `is_clawback`: it had been released before."""
+    """A reversed part of a settlement. `is_clawback`: it had been released before."""
 
     reversal: str
     amount_micro: int
@@ -359,7 +359,7 @@ class ReversalRow:
 
 @dataclass(frozen=True)
 class FreezeRow:
-    """Since when nothing is released, of this settlement or (`whole`) of its supplier."""
+    """A freeze of this settlement, or (`whole`) of its supplier."""
 
     whole: bool
     from_ms: int
@@ -381,8 +381,8 @@ class ShownSettlement(SettlementRow):
 @dataclass
 class SupplierRow(Sums):
     """A supplier at its newest terms, and what it is owed. `net` is hold, eligible, frozen, released and reversed
-    together; `carried`: what of claw-backs no payout has taken off yet; `unsettled`: drawn by its runs that expired and
-    that nobody settled."""
+    together; `carried`: claw-backs that no payout has deducted yet; `unsettled`: drawn by its executions that expired
+    and were not settled."""
 
     supplier: str = ""
     share_ppm: int = 0
