@@ -171,7 +171,7 @@ def _sends_again(engine: sa.Engine) -> None:
     try:
         write(engine, lambda c: take(c, [GLOW], NOW))
     except DatabaseBusy as error:
-        if "a price was set" not in str(error):
+        if "just set a price" not in str(error):
             raise
         write(engine, lambda c: take(c, [GLOW], NOW))
 
@@ -207,7 +207,7 @@ def _emits_again(stage: Stage) -> Act:
         try:
             write(engine, lambda c: use(stage, c))
         except DatabaseBusy as error:
-            if "a price was set" not in str(error):
+            if "just set a price" not in str(error):
                 raise
             write(engine, lambda c: use(stage, c))
 

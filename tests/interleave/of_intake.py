@@ -87,7 +87,7 @@ def _sent_again(engine: sa.Engine) -> None:
     try:
         write(engine, _stated)
     except DatabaseBusy as error:
-        if "a value was declared" not in str(error):
+        if "just declared a value" not in str(error):
             raise
         write(engine, _stated)
 
