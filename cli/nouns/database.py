@@ -56,7 +56,7 @@ def proof(
         for run in page.runs
     ]  # fmt: skip
     columns = ("#", "invariant", "", "last held", "#by run", "last broken")
-    heads = ("#run", "at", "organisations", "windows", "#breaches", "doubted", "looked at", "took", "by")
+    heads = ("#run", "at", "organisations", "windows", "#breaches", "doubted", "rows read", "duration", "actor")
     more = [f"there are older ones: --before {page.next_before}"] if page.next_before is not None else []
     last = app.read(lambda c: proof_lists.last_held(c, app.clock.now_ms()))
     held_last = [
@@ -145,7 +145,7 @@ def doctor_(context: typer.Context) -> None:
     app: App = context.obj
     findings = doctor.examine(app)
     rows = [(f.mark, f.what, "" if f.ok else f.fix) for f in findings]
-    show(app, {"findings": findings}, [table("Set-up", ("", "what", "what to do"), rows)])
+    show(app, {"findings": findings}, [table("Set-up", ("", "problem", "next step"), rows)])
     if not all(finding.ok for finding in findings):
         raise typer.Exit(Exit.PERSON)
 

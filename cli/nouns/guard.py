@@ -78,7 +78,7 @@ def options(
         for way in found.options
     ]
     title = f"{found.decision}: {found.metric} {found.quantity:,} by {found.rule} ({found.reason}); ways out"
-    show(app, vars(found), [table(title, ("way", "state", "why", "taken by"), rows)])
+    show(app, vars(found), [table(title, ("way", "state", "reason", "next step"), rows)])
 
 
 def consume(

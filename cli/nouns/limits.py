@@ -42,7 +42,7 @@ def show_(
         (one.metric, one.reason, one.times, one.quantity, one.enforced, show_time(one.last_ms))
         for one in found.refusals
     ]
-    heads = ("metric", "why", "#times", "#quantity", "blocked", "last")
+    heads = ("metric", "reason", "#times", "#quantity", "blocked", "last")
     more = [f"there are more: --after {found.next_after}"] if found.next_after is not None else []
     halted = [f"{org} is {found.halted}: nothing may be used"] if found.halted else []
     plan = f"Limits of {org}, {f'plan {found.plan}' if found.plan else 'on no plan'}"

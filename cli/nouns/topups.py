@@ -107,7 +107,7 @@ def show_(
         return
     one, calls = app.read(lambda c: show_topup(c, what, most))
     rows = [(call.attempt, show_time(call.started_ms), call.outcome or "unknown", call.detail) for call in calls]
-    tables = [table(what, ("", ""), facts(vars(one))), table("Calls", ("#", "at", "outcome", "said"), rows)]
+    tables = [table(what, ("", ""), facts(vars(one))), table("Calls", ("#", "at", "outcome", "message"), rows)]
     show(app, {"topup": one, "calls": calls}, tables)
 
 
@@ -221,7 +221,7 @@ def _table(title: str, found: list[TopupRow]) -> Table:
          show_time(one.at_ms), one.evidence)
         for one in found
     ]  # fmt: skip
-    return table(title, ("top-up", "state", "#credits", "#money", "#calls", "begun", "said last"), rows)
+    return table(title, ("top-up", "state", "#credits", "#money", "#calls", "started", "last message"), rows)
 
 
 def _to_json(terms: WalletTerms) -> dict[str, object]:

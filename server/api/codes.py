@@ -252,7 +252,7 @@ ITEMS: Final = (
         "samples",
         "Its id begins with `event:`, `run:` or `batch:`, which Drawdown reserves. Choose another",
     ),
-    ItemCode("invalid", "too_many_types", "events", "There are already 10,000 event types in use, and its type is new"),
+    ItemCode("invalid", "too_many_types", "events", "10,000 event types are in use already, and its type is new"),
     ItemCode(
         "invalid",
         "too_many_org_types",

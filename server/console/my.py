@@ -91,9 +91,11 @@ def require_sane(settings: MySettings) -> None:
         try:
             session_auth.require_url(settings.url)
         except UsageError:
-            raise UsageError("DRAWDOWN_MY_URL is no origin such as https://usage.example.com") from None
+            raise UsageError("invalid DRAWDOWN_MY_URL: expected an origin such as https://usage.example.com") from None
     if settings.jwks_url and not is_safe(settings.jwks_url):
-        raise UsageError("DRAWDOWN_MY_JWKS_URL is no address such as https://app.example.com/.well-known/jwks.json")
+        raise UsageError(
+            "invalid DRAWDOWN_MY_JWKS_URL: expected a URL such as https://app.example.com/.well-known/jwks.json"
+        )
     if settings.is_set:
         jwts.require_library()
 

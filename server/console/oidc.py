@@ -62,7 +62,7 @@ def require_sane(settings: OidcSettings) -> None:
     if not settings.issuer:
         return
     if not is_safe(settings.issuer) or urlsplit(settings.issuer).query:
-        raise UsageError("DRAWDOWN_CONSOLE_OIDC_ISSUER is no issuer such as https://login.example.com")
+        raise UsageError("invalid DRAWDOWN_CONSOLE_OIDC_ISSUER: expected an issuer such as https://login.example.com")
     if not settings.client_id or not settings.claim:
         raise UsageError("DRAWDOWN_CONSOLE_OIDC_ISSUER needs DRAWDOWN_CONSOLE_OIDC_CLIENT_ID, and a claim")
     jwts.require_library()

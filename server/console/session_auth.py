@@ -43,9 +43,9 @@ def require_url(text: str) -> str:
     except ValueError:
         port = -1
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or port == -1:
-        raise UsageError("DRAWDOWN_CONSOLE_URL is no origin such as https://drawdown.internal")
+        raise UsageError("invalid DRAWDOWN_CONSOLE_URL: expected an origin such as https://drawdown.internal")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        raise UsageError("DRAWDOWN_CONSOLE_URL: passwords go over https:// alone, but to this machine itself")
+        raise UsageError("invalid DRAWDOWN_CONSOLE_URL: expected https://, or http:// with an address of this machine")
     return text
 
 

@@ -225,10 +225,10 @@ def test_without_it_there_is_no_button_and_no_way(tmp_path: Path) -> None:
 @cases(
     ("own", "words"),
     [
-        (OidcSettings("http://login.example.com", CLIENT), "no issuer such as"),
-        (OidcSettings("https://u:p@login.example.com", CLIENT), "no issuer such as"),
-        (OidcSettings("https://login.example.com/?x=1", CLIENT), "no issuer such as"),
-        (OidcSettings("login", CLIENT), "no issuer such as"),
+        (OidcSettings("http://login.example.com", CLIENT), "expected an issuer"),
+        (OidcSettings("https://u:p@login.example.com", CLIENT), "expected an issuer"),
+        (OidcSettings("https://login.example.com/?x=1", CLIENT), "expected an issuer"),
+        (OidcSettings("login", CLIENT), "expected an issuer"),
         (OidcSettings(ISSUER, ""), "CLIENT_ID"),
     ],
 )

@@ -137,7 +137,7 @@ LISTS: Final = (
         "List the limits of plans.",
         _list,
         (
-            "metric", "plan", Column("period", "a"), Column("amount", "#amount", amount_in_words),
+            "metric", "plan", "period", Column("amount", "#amount", amount_in_words),
             Column("phase", "#phase"), Column("at_ms", "since"), Column("actor", "by"), "reason",
         ),
         "limits",
@@ -151,7 +151,7 @@ LISTS: Final = (
         "24 hours, 7 and 30 days, and that phase 3 would block.",
         _metrics,
         (
-            "metric", Column("price_micro", "#credits"), Column("per_units", "#for"), Column("payer", "paid by"),
+            "metric", Column("price_micro", "#credits"), Column("per_units", "#per units"), Column("payer", "paid by"),
             Column("phase", "#phase"), Column("fails_open", "fails", lambda fails: "open" if fails else "closed"),
             Column("rates", "blocked in 24h", lambda rates: _blocked(rates[0])),
             Column("rates", "blocked in 7d", lambda rates: _blocked(rates[1])),

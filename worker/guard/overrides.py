@@ -350,8 +350,8 @@ LISTS: Final = (
         "List limit overrides. Requested limit overrides come first, then those in force, by their ends.",
         _list,
         (
-            Column("number", "#number"), Column("standing", "state"), "metric", Column("target", "for"),
-            Column("period", "a"), Column("amount", "#amount", amount_in_words),
+            Column("number", "#number"), Column("standing", "state"), "metric", "target",
+            "period", Column("amount", "#amount", amount_in_words),
             Column("ends_ms", "ends", _end_in_words), Column("actor", "by"), "reason",
             Column("decided_by", "decided by"),
         ),

@@ -162,7 +162,7 @@ def _all(org: str) -> str:
 SCOPE: Final = "hooks:read"
 OF_MESSAGES: Final = (
     Column("message_id", "message"), "event", Column("org_id", "organisation"), "endpoint", "state",
-    Column("attempts", "#calls"), Column("at_ms", "happened"), Column("due_at_ms", "next"),
+    Column("attempts", "#calls"), Column("at_ms", "happened"), Column("due_at_ms", "next call"),
     Column("last_error", "last error"),
 )  # fmt: skip
 LISTS: Final = (

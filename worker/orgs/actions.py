@@ -344,7 +344,7 @@ def _state(row: sa.Row[tuple[object, ...]]) -> str:
     if not row.is_halted:
         return "running, under an operator's halt" if row.operator_halt else "running"
     if row.halt_reason == "operator":
-        return "halted by an operator" if row.operator_halt else "halted until its provider is asked"
+        return "halted by an operator" if row.operator_halt else "halted until the next read at its provider"
     return f"halted: {row.halt_reason}" + (", and by an operator" if row.operator_halt else "")
 
 

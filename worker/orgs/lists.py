@@ -487,8 +487,8 @@ LISTS: Final = (
         "List assignments that begin later, the next first.",
         _scheduled,
         (
-            Column("org_id", "org"), Column("billing_provider", "billed by"), Column("provider", "then by"),
-            Column("customer_id", "as"), Column("start_ms", "from"), Column("actor", "who"), Column("reason", "why"),
+            Column("org_id", "org"), Column("billing_provider", "billed by"), Column("provider", "next provider"),
+            Column("customer_id", "customer"), Column("start_ms", "from"), "actor", "reason",
         ),
         "scheduled",
         path="/v1/assignments",

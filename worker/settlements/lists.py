@@ -488,7 +488,7 @@ LISTS: Final = (
             "freezes": (
                 "Frozen",
                 (Column("whole", "all of its supplier"), Column("from_ms", "from"), "actor", "reason",
-                 Column("ended_ms", "until"), "ended_by", Column("ended_reason", "why")),
+                 Column("ended_ms", "until"), "ended_by", Column("ended_reason", "end reason")),
             ),
         },
     ),

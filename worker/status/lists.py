@@ -40,15 +40,15 @@ LISTS: Final = (
             "verdicts": (
                 "Verdicts, newest first",
                 (
-                    "at_ms", Column("is_halted", " ", _verdict), Column("reason", "why"),
+                    "at_ms", Column("is_halted", "verdict", _verdict), "reason",
                     Column("max_concurrent_sandboxes", "#at once"), "balance_micro", "unaccepted_micro",
                     "unsealed_micro", "held_micro",
                 ),
             ),
             "pending": (
-                "Waits, billed by nobody yet",
+                "Pending usage",
                 ("reason", Column("memory_mb", "#MB"), Column("event_type", "event type", rare=True),
-                 Column("seconds", "#seconds, or units"), Column("samples", "#samples"), "since_ms"),
+                 Column("seconds", "#seconds or units"), Column("samples", "#samples"), "since_ms"),
             ),
             "pushes": (
                 "Pushes", ("state", "provider", "feature", Column("pushes", "#pushes"), Column("quantity", "#quantity"))
@@ -56,7 +56,7 @@ LISTS: Final = (
             "halts": (
                 "Halts",
                 (Column("cell_id", "cell"), Column("halted_at", "halted"), "due_at_ms", "acked_at_ms",
-                 Column("attempts", "#tries"), "last_error"),
+                 "attempts", "last_error"),
             ),
         },
     ),

@@ -332,7 +332,7 @@ def facts_of_mode(connection: sa.Connection, customer_id: str) -> Sequence[Fact]
     terms = require_terms(connection, customer_id)
     return [
         Fact("Mode", terms.mode),
-        Fact("At or below", show_credits(terms.threshold_micro)),
+        Fact("Threshold, credits", show_credits(terms.threshold_micro)),
         Fact("Charged at", f"{terms.service} as {terms.service_customer}"),
     ]
 

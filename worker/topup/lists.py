@@ -190,13 +190,13 @@ LISTS: Final = (
         parts={
             "wallets": (
                 "Wallets",
-                (Column("customer_id", "wallet"), "mode", "available_micro", Column("threshold_micro", "#below"),
-                 "service", Column("blocked_reason", "stopped because")),
+                (Column("customer_id", "wallet"), "mode", "available_micro", Column("threshold_micro", "#threshold"),
+                 "service", Column("blocked_reason", "stop reason")),
             ),
             "topups": (
                 "Top-ups",
                 (Column("topup", "top-up"), "state", "credits_micro", Column("money_minor", "#minor units"), "currency",
-                 Column("attempts", "#calls"), Column("at_ms", "begun"), Column("evidence", "said last")),
+                 Column("attempts", "#calls"), Column("at_ms", "started"), Column("evidence", "last message")),
             ),
         },
     ),

@@ -266,11 +266,11 @@ ACTIONS: Final = (
                 (
                     Column("sample_id", "sample"),
                     Column("org_id", "org"),
-                    Column("ts", "its time"),
-                    Column("ts_ms", "meant"),
-                    Column("unit", "in"),
+                    Column("ts", "original time"),
+                    Column("ts_ms", "likely time"),
+                    "unit",
                     Column("interval_s", "#seconds"),
-                    Column("new_id", "entered as, or why not", of_row=lambda row: row.new_id or row.why_not),
+                    Column("new_id", "new id or problem", of_row=lambda row: row.new_id or row.why_not),
                 ),
             )
         },
@@ -332,8 +332,8 @@ LISTS: Final = (
         "List samples that cannot be billed, with the reason. If a sample's time may have a wrong unit, the list "
         "shows the probable time.",
         _quarantined,
-        (Column("sample_id", "sample", of_row=_id), Column("org_id", "org"), Column("reason", "why"),
-         Column("ts", "its time"), Column("meant_ms", "meant, perhaps", of_row=_meant)),
+        (Column("sample_id", "sample", of_row=_id), Column("org_id", "org"), "reason",
+         Column("ts", "original time"), Column("meant_ms", "likely time", of_row=_meant)),
         holds="samples",
         path="/v1/samples/quarantined",
         scope=READ,

@@ -464,7 +464,7 @@ LISTS: Final = (
         " or at or below its organisation's low balance. If it has neither, it is low at 0.",
         _wallets,
         (Column("customer_id", "customer"), "balance_micro", Column("held_micro", "#reserved"), "available_micro",
-         "plan", Column("mode", "top-up"), Column("threshold_micro", "#at"),
+         "plan", Column("mode", "top-up"), Column("threshold_micro", "#threshold"),
          Column("blocked_reason", "stopped itself")),
         holds="wallets",
         path="/v1/accounts",
@@ -478,7 +478,7 @@ LISTS: Final = (
         "List a wallet's entries, the latest first. The order is by time of use. Each entry has its execution or "
         "its lot, and its time of booking.",
         _entries,
-        (Column("ts_ms", "of"), Column("at_ms", "booked"), "kind", Column("moved_micro", "#credits"), "feature",
+        (Column("ts_ms", "used"), Column("at_ms", "booked"), "kind", Column("moved_micro", "#credits"), "feature",
          Column("quantity", "#quantity"), "run", "lot", "key"),
         holds="entries",
         path="/v1/accounts/{customer_id}/entries",
@@ -497,7 +497,7 @@ LISTS: Final = (
         parts={
             "lots": (
                 "Lots",
-                (Column("place", "#use"), "state", "kind", "amount_micro", "left_micro", "waits_micro", "used_micro",
+                (Column("place", "#order"), "state", "kind", "amount_micro", "left_micro", "waits_micro", "used_micro",
                  "expired_micro", Column("taken_micro", "#taken back"), Column("priority", "#priority"),
                  Column("begins_ms", "begins"), Column("expires_ms", "ends"), Column("features", "features", _all),
                  "lot"),

@@ -339,7 +339,12 @@ LISTS: Final = (
         "Tiers",
         "List tiers: sandboxes, monthly price and holders.",
         _tiers,
-        ("tier", Column("at_once", "#at once"), Column("price_micro", "#a month"), Column("customers", "#customers")),
+        (
+            "tier",
+            Column("at_once", "#at once"),
+            Column("price_micro", "#monthly price"),
+            Column("customers", "#customers"),
+        ),
         holds="tiers",
         path="/v1/tiers",
         scope="catalog:read",

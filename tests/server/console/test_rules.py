@@ -107,13 +107,13 @@ def test_from_an_event_to_its_push_and_its_entry(home: Home) -> None:
 
 def test_a_chain_that_was_tampered_with_shows_on_the_very_page(home: Home) -> None:
     whole = page(home, "/console/audit")
-    assert "|Of these|whole|" in whole and "differs from the record" not in whole
+    assert "|Actions shown|whole|" in whole and "differs from the record" not in whole
     tamper(home.fleet, "UPDATE operator_actions SET actor = 'Bob' WHERE action = 'key_end'")
     broken = page(home, "/console/audit?action=key_end")
-    assert "|Of these|broken|" in broken and "|key end: differs from the record|" in broken
+    assert "|Actions shown|broken|" in broken and "|key end: differs from the record|" in broken
     newest = "(SELECT MAX(action_id) FROM operator_actions)"
     tamper(home.fleet, f"DELETE FROM operator_actions WHERE action_id = {newest}")
-    assert "|Of these|broken|" in page(home, "/console/audit"), "the last one was taken out"
+    assert "|Actions shown|broken|" in page(home, "/console/audit"), "the last one was taken out"
 
 
 def test_files_are_exactly_the_filter(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

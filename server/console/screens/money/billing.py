@@ -329,7 +329,7 @@ def _halt_said(terms: BillingTerms) -> str:
     if terms.is_halted:
         above = f"; it resumes above {figures.credits(terms.resume_above_micro)}" if terms.resume_above_micro else ""
         return f"{terms.halt_reason or 'its sandboxes are stopped'}{above}"
-    return "hosts stop its sandboxes, by its effective balance"
+    return "hosts stop its sandboxes at this effective balance"
 
 
 def _fill_said(terms: BillingTerms) -> str:

@@ -170,7 +170,7 @@ def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Ta
 
 def _state(row: sa.Row[Any]) -> str:
     if not row.is_halted:
-        return "running, halted by an operator" if row.operator_halt else "running"
+        return "running, under an operator's halt" if row.operator_halt else "running"
     if row.halt_reason == "operator":
         return "halted by an operator" if row.operator_halt else "halted until the next read at its provider"
     return f"halted: {row.halt_reason}" + (", and by an operator" if row.operator_halt else "")

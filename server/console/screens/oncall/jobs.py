@@ -47,7 +47,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     rows = [_row(one, ask.now_ms) for one in found[:PAGE_ROWS]]
     following = url(PATH, before=found[PAGE_ROWS - 1].job_id) if len(found) > PAGE_ROWS else ""
     waiting = count_open(connection)
-    heads = ("#Job", "Kind", "State", "Task", "Actor", "Reason", "Since, UTC", "Progress", "Outcome", "Command")
+    heads = ("#Job", "Kind", "State", "Task", "Actor", "Reason", "Since, UTC", "Progress", "Result", "Command")
     none, command = "No job exists yet.", "drawdown job list"
     if not rows:
         command = "drawdown replay --all --from 2026-06-01 --to 2026-06-02 --queue --reason 'late samples'"
@@ -231,9 +231,9 @@ def _changes(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     moved = providers.changes(connection, asked.provider, declared)
     unsent, sent = providers.open_at(connection, asked.provider)
     return [
-        *(Fact(part, f"{was}; in this server's settings {now}") for part, (was, now) in moved.items()),
-        Fact("Unsent pushes, to seal again", figures.count(unsent), fixed=False),
-        Fact("Sent but not settled, must be 0", figures.count(sent), fixed=False),
+        *(Fact(part, f"{was}; with this server's settings: {now}") for part, (was, now) in moved.items()),
+        Fact("Unsent pushes to seal again", figures.count(unsent), fixed=False),
+        Fact("Sent pushes that are not settled (must be 0)", figures.count(sent), fixed=False),
         _queued(connection, asked),
     ]
 

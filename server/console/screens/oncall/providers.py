@@ -116,7 +116,7 @@ def _sends(found: list[ProviderLine]) -> Table:
         for one in found
         if one.calls is not None or one.reads is not None
     ]
-    heads = ("Provider", "#Sends", "#Not accepted", "#95 % within, ms", "#Customer reads", "#Failed reads")
+    heads = ("Provider", "#Sends", "#Not accepted", "#95th percentile, ms", "#Customer reads", "#Failed reads")
     none = "No push was sent in the last 24 hours, and no customer was read."
     note = f"Sends: the latest {MOST_SENDS:,} within 24 hours. Reads: all that Drawdown counted."
     return Table("Calls", heads, rows, none, "drawdown status", note=note)

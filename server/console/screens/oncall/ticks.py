@@ -112,7 +112,7 @@ def _tiles(found: list[TickDone], now_ms: int) -> list[Tile]:
     of = f"of these {len(found):,}"
     return [
         Tile("Last tick", figures.ago(began, now_ms), figures.time(began)),
-        Tile("95 % within, ms", slow, of),
+        Tile("95th percentile, ms", slow, of),
         Tile("Left work", figures.count(left), of, "warn" if left else ""),
         Tile("Needed a person", figures.count(needy), of, "bad" if needy else ""),
     ]

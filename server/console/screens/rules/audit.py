@@ -84,9 +84,9 @@ def _tiles(
     day, _, hour = figures.time(proven).partition(" ")
     broken = bool(wrong) or (newest and views.is_cut(connection, chain))
     return [
-        Tile("On record", figures.count(chain.actions), "actions, each chained to the previous action"),
+        Tile("Recorded actions", figures.count(chain.actions), "each chained to the previous action"),
         Tile(
-            "Of these",
+            "Actions shown",
             "broken" if broken else "whole" if actions else figures.UNKNOWN,
             f"{len(actions):,} rows against the chain, now",
             "bad" if broken else "",
