@@ -12,7 +12,6 @@ from drawdown.cli.options import Actor, Reason
 from drawdown.cli.rendering import show
 from drawdown.schema.errors import Exit, Refused, UsageError
 from drawdown.worker.engine import runner
-from drawdown.worker.halts.addresses import origin
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.hooks.lists import (
@@ -50,9 +49,7 @@ def test_(context: typer.Context, name: Name, actor: Actor = None, reason: Reaso
     """
     app: App = context.obj
     found = app.read(lambda c: find_endpoint(c, name))
-    if origin(found.url) not in app.settings.hooks().origins:
-        needs = "DRAWDOWN_HOOK_ORIGINS has to allow its origin, and DRAWDOWN_HOOK_SECRET to be set"
-        raise UsageError(f"this machine sends {name} nothing: {needs}")
+    hooks.require_called(name, found.url, app.settings.hooks())
     by = app.by(actor, reason)
     message_id = app.write(lambda c: hooks.try_endpoint(c, name, by))
     runner.run(deliver(app.context(), name), app.world())

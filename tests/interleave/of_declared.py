@@ -26,6 +26,7 @@ from tests.interleave.stage import NOW, Stage, key
 BY_HAND: Final[Mapping[str, str]] = {
     "org assign": "assign",
     "cell set": "cli.nouns.cells:set_",
+    "hook test": "cli.nouns.hooks:test_",
     "provider accept": "cli.nouns.providers:accept",
     "override end": "cli.declared:run override refuse",
 }

@@ -465,7 +465,7 @@ def test_message_of_a_refused_call_names_the_fault(shop: House) -> None:
             "invalid body: from_ms: must be a multiple of 300000, the start of a window",
         ),
         (
-            "/v1/hooks/app/test", {"url": "https://a.example/", "new": True}, 404,
+            "/v1/hooks/app/try", {"url": "https://a.example/", "new": True}, 404,
             "unknown path: `/openapi.json` lists all. Percent-encode ids in a path",
         ),
         ("/v1/hooks", {}, 405, "method not allowed: `/openapi.json` lists the methods of this path"),

@@ -299,9 +299,9 @@ def test_no_text_of_the_description_is_taken_for_a_tag() -> None:
 
 
 UNSHOWN: Final = {
-    "org_release", "override_end", "cell_remove", "hook_rotate", "hook_show", "job_cancel", "settlement_payout",
-    "topup_resolve", "provider_accept", "backfill_close", "batch_accept", "batch_withdraw", "batch_show", "push_retry",
-    "push_resolve", "push_void", "sample_withdraw",
+    "org_release", "override_end", "cell_remove", "hook_rotate", "hook_show", "hook_test", "job_cancel",
+    "settlement_payout", "topup_resolve", "provider_accept", "backfill_close", "batch_accept", "batch_withdraw",
+    "batch_show", "push_retry", "push_resolve", "push_void", "sample_withdraw",
 }  # fmt: skip
 """Operations of which no answer is shown: the house of the examples refuses them (`test_examples.RULED`)."""
 

@@ -25,6 +25,7 @@ from drawdown.schema.declare import (
     TEXT,
     Action,
     Fact,
+    Hooks,
     Invocation,
     Label,
     New,
@@ -185,6 +186,13 @@ def try_endpoint(connection: sa.Connection, name: str, by: By) -> str:
     return message.message_id
 
 
+def require_called(name: str, url: str, hooks: Hooks | None) -> None:
+    """Check that this process may call an endpoint. Errors: UsageError."""
+    if hooks is None or origin(url) not in hooks.origins:
+        needs = "DRAWDOWN_HOOK_ORIGINS must allow its origin, and DRAWDOWN_HOOK_SECRET must be set"
+        raise UsageError(f"cannot send {name} a message: {needs}")
+
+
 def set_low(
     connection: sa.Connection, org_id: str, low_micro: int | None, by: By, *, new: bool = False
 ) -> tuple[bool, int | None]:
@@ -330,6 +338,21 @@ def _ended(done: EndpointEnded) -> str:
 
 
 @dataclass(frozen=True)
+class QueuedTest:
+    """A test message that is due at an endpoint. `GET /v1/messages/{message}` shows its outcome."""
+
+    name: str
+    url: str
+    message_id: str
+
+
+def _test(connection: sa.Connection, asked: Invocation, name: EndpointName) -> QueuedTest:
+    url = _require_endpoint(connection, name).url
+    require_called(name, url, asked.hooks)
+    return QueuedTest(name, url, try_endpoint(connection, name, asked.by))
+
+
+@dataclass(frozen=True)
 class LowSet:
     """The balance at or below which Drawdown sends `balance.low` (null: never), for an organisation or for all others;
     and the level before, if one was set."""
@@ -461,6 +484,19 @@ ACTIONS: Final = (
         scope=SCOPE,
         role="admin",
         facts=_facts,
+    ),
+    Action(
+        "hook test",
+        "Test an endpoint",
+        "Send a test message to an endpoint. The event is `endpoint.test`. The watch sends it within "
+        "seconds, otherwise the next tick.",
+        _test,
+        lambda done: f"{done.message_id} is due at {done.name}",
+        path="/v1/hooks/{name}/test",
+        scope=SCOPE,
+        role="admin",
+        facts=_facts,
+        by_hand=True,
     ),
     Action(
         "hook low",
