@@ -33,6 +33,11 @@ def strip_own_prefix(name: str) -> str:
     return _OWN.sub("", name, count=1)
 
 
+def strip_own_prefixes(text: str, org_id: str) -> str:
+    """Return a text in which each key of this organisation is as its user gave it."""
+    return text.replace(own_name(org_id, ""), "")
+
+
 def require_open(key: str) -> None:
     """Refuse a key that looks like an organisation's own, for a caller bound to none. Errors: UsageError."""
     if key.startswith(OWN):

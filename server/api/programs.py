@@ -27,6 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
+from drawdown.ledger.own_keys import strip_own_prefixes
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.clock import Clock
@@ -213,13 +214,17 @@ class Programs:
         return await self._answered(answer())
 
     async def _paced(self, key: ApiKey, work: Awaitable[T]) -> T:
-        """The work's answer. One that found nothing waits, beyond so many of one key."""
+        """The work's answer. One that found nothing waits, beyond so many of one key.
+
+        Errors: ApiError, with the keys of a bound key's organisation as it sent them.
+        """
         try:
             return await work
-        except (ApiError, UnknownId) as error:
-            if isinstance(error, UnknownId) or error.status == HTTPStatus.NOT_FOUND:
+        except (ApiError, DrawdownError) as error:
+            told = error if isinstance(error, ApiError) else of_program(error, key.org_id)
+            if isinstance(error, UnknownId) or told.status == HTTPStatus.NOT_FOUND:
                 await self._misses.wait(key.name, self._services.clock.now_ms())
-            raise
+            raise told from None
 
     def identify(self, key: ApiKey, connection: sa.Connection) -> Caller:
         """The time is taken in the transaction: one that waited for its thread is late. A key that was recalled is
@@ -322,8 +327,29 @@ class Programs:
         raise error from None
 
 
-COMMAND: Final = re.compile(r"`drawdown ([^`]+)`")
-_BY_HAND: Final = {"ledger show": "GET /v1/accounts", "execution list": "GET /v1/executions"}
+COMMAND: Final = re.compile(r"([Rr]un )?`drawdown ([^`]+)`")
+_BY_HAND: Final = {
+    "execution accept": "POST /v1/executions",
+    "execution preview": "POST /v1/executions/preview",
+    "execution draw": "POST /v1/executions/{key}/draws",
+    "execution extend": "POST /v1/executions/{key}/extend",
+    "execution settle": "POST /v1/executions/{key}/settle",
+    "execution release": "POST /v1/executions/{key}/release",
+    "execution list": "GET /v1/executions",
+    "execution show": "GET /v1/executions/{key}",
+    "guard check": "POST /v1/guard/check",
+    "guard consume": "POST /v1/guard/consume",
+    "guard reserve": "POST /v1/guard/reserve",
+    "guard settle": "POST /v1/guard/settle",
+    "guard release": "POST /v1/guard/release",
+    "guard extend": "POST /v1/guard/extend",
+    "guard options": "GET /v1/guard/{org_id}/options",
+    "ledger show": "GET /v1/accounts/{org_id}",
+    "ledger statement": "GET /v1/accounts/{org_id}/statement",
+    "override ask": "POST /v1/guard/overrides",
+    "override make": "POST /v1/guard/overrides",
+    "usage": "GET /v1/usage/{org_id}",
+}
 """The operations of commands that are not declared."""
 OPTION: Final = re.compile(r"(?<![\w-])--([a-z][a-z-]*)( [A-Z]+)?")
 
@@ -339,34 +365,49 @@ def _fields() -> Mapping[str, str]:
     return found
 
 
+_CALL: Final = {"Run ": "Call ", "run ": "call "}
+
+
 def for_programs(text: str) -> str:
     """Return an error's text for a program: it names the operation of a command, and the field of an option.
 
-    Any other command is for a person who operates the server.
+    Any other command is for the operator of the server.
     """
-
-    def operation_of(found: re.Match[str]) -> str:
-        words = found[1].split()
-        for count in range(len(words), 1, -1):
-            one = BY_NAME.get(" ".join(words[:count]))
-            if one is not None:
-                return f"`{'POST' if isinstance(one, Action) else 'GET'} {one.path}`"
-        by_hand = _BY_HAND.get(found[1])
-        return found[0] if by_hand is None else f"`{by_hand}`"
 
     def field_of(found: re.Match[str]) -> str:
         return f"`{_fields().get(found[1], found[1].replace('-', '_'))}`"
 
     told, at = [], 0
     for found in COMMAND.finditer(text):
-        told += [OPTION.sub(field_of, text[at : found.start()]), operation_of(found)]
+        told += [OPTION.sub(field_of, text[at : found.start()]), _for_program(found)]
         at = found.end()
     return "".join([*told, OPTION.sub(field_of, text[at:])])
 
 
-def of_program(error: DrawdownError) -> ApiError:
-    """Return an error of ours as an answer to a program."""
+def _for_program(found: re.Match[str]) -> str:
+    """Return the operation of a command, with the fields of its options. An operator runs a command without one."""
+    run, words = found[1] or "", found[2].split()
+    for count in range(len(words), 0, -1):
+        name = " ".join(words[:count])
+        one = BY_NAME.get(name)
+        if one is None and name not in _BY_HAND:
+            continue
+        operation = _BY_HAND[name] if one is None else f"{'POST' if isinstance(one, Action) else 'GET'} {one.path}"
+        own = {} if one is None else {param.option: param.field for param in one.params if not param.is_argument}
+        named = dict.fromkeys(own[word] for word in words[count:] if word in own)
+        fields = [field for field in named if f"{{{field}}}" not in operation]
+        given = f" with {', '.join(f'`{field}`' for field in fields)}" if fields else ""
+        return f"{_CALL.get(run, '')}`{operation}`{given}"
+    if not run:
+        return f"{found[0]} on the server"
+    return f"{'Ask' if run[0] == 'R' else 'ask'} the operator to run `drawdown {found[2]}`"
+
+
+def of_program(error: DrawdownError, org_id: str | None = None) -> ApiError:
+    """Return an error of ours as an answer to a program. `org_id`: the organisation that its key is bound to."""
     text = for_programs(str(error))
+    if org_id is not None:
+        text = strip_own_prefixes(text, org_id)
     match error:
         case Denied():
             details = None if error.step is None else {"step": error.step}

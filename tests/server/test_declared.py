@@ -438,7 +438,10 @@ def test_an_error_tells_a_program_what_a_program_can_do(shop: House) -> None:
         "there is none; `GET /v1/suppliers` shows those; `new` takes it"
     )
     assert for_programs("give --expect CREDITS: `drawdown key rotate app`, or `drawdown tick`") == (
-        "give `expect`: `POST /v1/keys/{name}/rotate`, or `drawdown tick`"
+        "give `expect`: `POST /v1/keys/{name}/rotate`, or `drawdown tick` on the server"
+    )
+    assert for_programs("Run `drawdown execution block --org acme --undo`, or run `drawdown recover --restored`") == (
+        "Call `POST /v1/orgs/{org_id}/block` with `undo`, or ask the operator to run `drawdown recover --restored`"
     )
     assert for_programs("a longer --hold, or --clawbacks") == "a longer `hold_ms`, or `clawbacks`"
     names = [name for name in BY_NAME if not EXAMPLES.get(name)]
