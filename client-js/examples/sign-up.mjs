@@ -23,7 +23,7 @@ await client.post(
   once(`${org}-1`),
 );
 const trial = { amount: 10, kind: "bonus", expires_ms: ends, reason: "trial", new: true };
-const granted = await client.post(`/v1/accounts/${org}/grants`, trial, once(`${org}-2`));
+const granted = await client.post(`/v1/wallets/${org}/grants`, trial, once(`${org}-2`));
 const scopes = ["events:write", "guard", "usage:read"];
 const made = await client.post(
   "/v1/keys",

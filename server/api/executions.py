@@ -98,9 +98,14 @@ class Executions:
             ("settle", self.settle, models.ChargedAnswer, models.SettleRequest),
             ("release", self.release, models.ChargedAnswer, models.ReleaseRequest),
         ):
-            add(f"{ROOT}/{{key:id}}/{name}", work, methods=["POST"], **write(answer, 402, 404, 409, *sent, body=body))
+            add(
+                f"{ROOT}/{{execution:id}}/{name}",
+                work,
+                methods=["POST"],
+                **write(answer, 402, 404, 409, *sent, body=body),
+            )
         add(
-            f"{ROOT}/{{key:id}}",
+            f"{ROOT}/{{execution:id}}",
             self.show,
             methods=["GET"],
             **operation(models.ShownRunAnswer, 404, *known, query=models.MostQuery, scope="executions:read"),
@@ -173,41 +178,41 @@ class Executions:
 
         return await self._recalled(request, model, do)
 
-    async def draw(self, key: str, request: Request) -> JSONResponse:
+    async def draw(self, execution: str, request: Request) -> JSONResponse:
         """Charge a part of a run that continues."""
 
         def change(order: models.DrawRequest) -> tuple[Literal["draw"], Cost, int]:
             return "draw", Cost(order.credits, order.use), order.number
 
-        return await self._change(request, key, models.DrawRequest, change, _draw)
+        return await self._change(request, execution, models.DrawRequest, change, _draw)
 
-    async def extend(self, key: str, request: Request) -> JSONResponse:
+    async def extend(self, execution: str, request: Request) -> JSONResponse:
         """Extend an execution: keep its credit reserved for another hour, or for `for_ms`. It may grow."""
-        return await self._programs.act(request, SCOPE, models.ExtendRequest, partial(_extend, key=key))
+        return await self._programs.act(request, SCOPE, models.ExtendRequest, partial(_extend, key=execution))
 
-    async def settle(self, key: str, request: Request) -> JSONResponse:
+    async def settle(self, execution: str, request: Request) -> JSONResponse:
         """End a run: charge what it cost in all, once, and free the rest of its hold."""
 
         def change(order: models.SettleRequest) -> tuple[Literal["settled"], Cost | None, int]:
             return "settled", _cost(order.actual, order.use), 0
 
-        return await self._change(request, key, models.SettleRequest, change, _settle)
+        return await self._change(request, execution, models.SettleRequest, change, _settle)
 
-    async def release(self, key: str, request: Request) -> JSONResponse:
+    async def release(self, execution: str, request: Request) -> JSONResponse:
         """Release the reserved credit of an execution, and charge its drawn parts or its incurred cost."""
 
         def change(order: models.ReleaseRequest) -> tuple[Literal["released"], Cost | None, int]:
             return "released", _cost(order.incurred, order.use), 0
 
-        return await self._change(request, key, models.ReleaseRequest, change, _release)
+        return await self._change(request, execution, models.ReleaseRequest, change, _release)
 
     async def list_(self, request: Request) -> JSONResponse:
         """List executions: with reserved credit, by its end; else the newest first."""
         return await self._programs.ask(request, "executions:read", models.RunsQuery, _list)
 
-    async def show(self, key: str, request: Request) -> JSONResponse:
+    async def show(self, execution: str, request: Request) -> JSONResponse:
         """Show an execution: reservation, charges and outcome."""
-        return await self._programs.ask(request, "executions:read", models.MostQuery, partial(_show, key=key))
+        return await self._programs.ask(request, "executions:read", models.MostQuery, partial(_show, key=execution))
 
 
 def _request(order: models.PreviewRequest, said: Caller) -> run_request.Request:

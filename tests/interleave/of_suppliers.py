@@ -59,7 +59,9 @@ def _called(stage: Stage, connection: sa.Connection) -> object:
     said = Caller(ApiKey("finance", (SCOPE,), None), NOW)
     order = SimpleNamespace(reason="explored", dry_run=False)
     call = Call(said.key.actor, "t-3", "settlement reverse", "made-1")
-    return carry_out(connection, ACTIONS["settlement reverse"], said, {"run": "made-1", "amount_micro": 1}, order, call)
+    return carry_out(
+        connection, ACTIONS["settlement reverse"], said, {"execution": "made-1", "amount_micro": 1}, order, call
+    )
 
 
 def _called_once(stage: Stage) -> Iterator[str]:

@@ -254,7 +254,7 @@ def grant_of(home: Home, amount: str, session: int = ANN, **more: str) -> httpx.
     [
         ("grant", {"id": "acme", "amount": "2500.5", "kind": "purchased"}),
         ("run-release", {"run": "r-1", "incurred": "2500.5"}),
-        ("settlement-reverse", {"run": "r-1", "amount": "2500.5"}),
+        ("settlement-reverse", {"execution": "r-1", "amount": "2500.5"}),
         ("person-role", {"name": "bob", "role": "operator", "limit": "2500.5"}),
     ],
 )
@@ -271,7 +271,7 @@ def test_what_leaves_or_enters_by_a_persons_word_is_typed_where_it_is_much(home:
 
     money.owes(home)
     left = home.fleet.one("SELECT net_micro FROM settlements WHERE reservation = 'render-1'")
-    assert sized("settlement-reverse", run="render-1", amount="").taken_micro == left
+    assert sized("settlement-reverse", execution="render-1", amount="").taken_micro == left
     money.in_doubt(home)
     topup = {"topup": "topup:acme:1", "became": "absent"}
     assert sized("topup-resolve", **topup, payment="").micro == 0

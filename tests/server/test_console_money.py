@@ -194,7 +194,7 @@ def test_settlements_are_told_by_supplier_by_state_and_one_by_one(home: Home) ->
     assert rows_of(home, "/console/settlements.csv?state=hold") == []
     one = text_of(home, "/console/settlement?key=render-1")
     assert "Share 50 %" in one and "Owed 1.00" in one
-    assert "/console/act/settlement-reverse?run=render-1" in hrefs(home, "/console/settlement?key=render-1")
+    assert "/console/act/settlement-reverse?execution=render-1" in hrefs(home, "/console/settlement?key=render-1")
 
 
 @pytest.mark.parametrize(

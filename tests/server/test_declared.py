@@ -537,7 +537,7 @@ def test_two_programs_with_one_idempotency_key_do_two_deeds(shop: House) -> None
         for name in ("one", "two"):
             program, order = Program(caller, key_of(name)), {"amount": 5, "kind": "bonus"}
             for again in (False, True):
-                done = await send(program, "/v1/accounts/acme/grants", order, **{"idempotency-key": "1"})
+                done = await send(program, "/v1/wallets/acme/grants", order, **{"idempotency-key": "1"})
                 assert done.json()["repeated"] is False, (name, again, done.text)
         assert (await Program(caller, key_of("app")).get("/balance/acme")).json()["balance_micro"] == 110 * MICRO
 

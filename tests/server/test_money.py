@@ -65,21 +65,21 @@ def test_a_customer_is_taken_on_over_http_alone(shop: House) -> None:
         assert (await done(app, "/plans/team", {"most_hold": 0}))["most_hold"] is None, "0 is no end"
         await done(app, "/tiers/pro", {"at_once": 100, "price": 4, "new": True})
         trial, key = {"amount": 10, "kind": "bonus", "new": True}, {"idempotency-key": "signup-1"}
-        first = await done(app, "/accounts/studio/grants", trial, **key)
+        first = await done(app, "/wallets/studio/grants", trial, **key)
         assert (first["lot"], first["is_new"], first["balance"]) == ("grant:key:app:signup-1", True, 10)
-        assert await done(app, "/accounts/studio/grants", trial, **key) == first
-        put = await done(app, "/accounts/studio/plan", {"plan": "team"})
+        assert await done(app, "/wallets/studio/grants", trial, **key) == first
+        put = await done(app, "/wallets/studio/plan", {"plan": "team"})
         assert (put["was"], put["max_concurrent"], put["balance_micro"]) == (None, 5, 30 * MICRO)
-        bought = await done(app, "/accounts/studio/tiers/pro", {})
+        bought = await done(app, "/wallets/studio/tiers/pro", {})
         assert (bought["charged_micro"], bought["max_concurrent"], bought["renews"]) == (4 * MICRO, 100, True)
-        assert (await done(app, "/accounts/studio/tiers/pro", {"undo": True}))["renews"] is False
+        assert (await done(app, "/wallets/studio/tiers/pro", {"undo": True}))["renews"] is False
         lots = await seen(app, "/lots?customer_id=studio")
         assert sum(lot["left_micro"] for lot in lots["lots"]) == 26 * MICRO and len(lots["lots"]) == 2
         taken = await done(app, "/lots/grant%3Akey%3Aapp%3Asignup-1/take-back", {})
         assert taken["taken_micro"] + taken["balance_micro"] == 26 * MICRO
-        moved = (await seen(app, "/accounts/studio/entries"))["entries"]
+        moved = (await seen(app, "/wallets/studio/entries"))["entries"]
         assert sum(one["moved_micro"] for one in moved) == taken["balance_micro"] and "run" in moved[0]
-        wallets = {one["customer_id"]: one for one in (await seen(app, "/accounts"))["wallets"]}
+        wallets = {one["customer_id"]: one for one in (await seen(app, "/wallets"))["wallets"]}
         assert (wallets["studio"]["plan"], wallets["studio"]["balance_micro"]) == ("team", taken["balance_micro"])
         assert [one["customers"] for one in (await seen(app, "/plans"))["plans"] if one["plan"] == "team"] == [1]
         assert [one["tier"] for one in (await seen(app, "/tiers"))["tiers"]] == ["pro"]
@@ -94,9 +94,9 @@ def test_pages_of_entries_and_wallets_go_on_where_one_ended(shop: House) -> None
     async def work(caller: Caller) -> None:
         app = Program(caller, key_of("app"))
         for number in range(3):
-            await done(app, f"/accounts/c-{number}/grants", {"amount": number + 1, "new": True})
-        await done(app, "/accounts/acme/grants", {"amount": 1})
-        lists = (("/accounts", "wallets", "customer_id"), ("/accounts/acme/entries", "entries", "key"))
+            await done(app, f"/wallets/c-{number}/grants", {"amount": number + 1, "new": True})
+        await done(app, "/wallets/acme/grants", {"amount": 1})
+        lists = (("/wallets", "wallets", "customer_id"), ("/wallets/acme/entries", "entries", "key"))
         for path, holds, name in lists:
             found: list[str] = []
             page = await seen(app, f"{path}?most=1")
@@ -114,15 +114,15 @@ def test_whatever_gives_credit_is_bounded_by_the_key(shop: House) -> None:
     async def work(caller: Caller) -> None:
         app = Program(caller, key_of("app"))
         await done(app, "/pools/course", {})
-        await done(app, "/accounts/course/grants", {"amount": 50})
+        await done(app, "/wallets/course/grants", {"amount": 50})
         await done(app, "/plans/rich", {"max_concurrent": 1, "included": 30, "new": True})
         await done(app, "/plans/rich", {"first": 30})
         ends = T0 + 30 * DAY_MS
         for path, body in (
-            ("/accounts/acme/grants", {"amount": 50.000001}),
-            ("/accounts/acme/grants", {"amount": 1, "plan": "rich"}),
-            ("/accounts/acme/plan", {"plan": "rich"}),
-            ("/accounts/acme/grants", {"amount": 0, "plan": "rich"}),
+            ("/wallets/acme/grants", {"amount": 50.000001}),
+            ("/wallets/acme/grants", {"amount": 1, "plan": "rich"}),
+            ("/wallets/acme/plan", {"plan": "rich"}),
+            ("/wallets/acme/grants", {"amount": 0, "plan": "rich"}),
             ("/plans/rich", {"included": 51}),
             ("/pools/course/allotments", {"customer_id": "acme", "amount": 51, "expires_ms": ends}),
             ("/payers/course/orgs/acme/allow", {}),
@@ -148,19 +148,19 @@ def test_a_bound_key_fills_its_own_wallet_and_takes_from_no_other(shop: House) -
     async def work(caller: Caller) -> None:
         app, bound = Program(caller, key_of("app")), Program(caller, key_of("bound"))
         await done(app, "/pools/course", {})
-        assert (await done(bound, "/accounts/acme/grants", {"amount": 1}))["balance"] == 101
+        assert (await done(bound, "/wallets/acme/grants", {"amount": 1}))["balance"] == 101
         assert len((await seen(bound, "/lots"))["lots"]) == 2, "its own needs no name"
         ends = T0 + 30 * DAY_MS
         for path, body in (
-            ("/accounts/wayne/grants", {"amount": 1}),
+            ("/wallets/wayne/grants", {"amount": 1}),
             ("/lots/grant%3Afirst%20of%20acme/take-back", {}),
-            ("/accounts/acme/plan", {"plan": "rich"}),
+            ("/wallets/acme/plan", {"plan": "rich"}),
             ("/pools/course/allotments", {"customer_id": "acme", "amount": 1, "expires_ms": ends}),
             ("/payers/wayne/orgs/acme/allow", {"limit": 1}),
             ("/topups/stop", {"customer_id": "wayne"}),
         ):
             assert refused(await send(bound, path, body)) == (403, "foreign_org"), path
-        for path in ("/accounts", "/accounts/wayne/entries", "/lots?customer_id=wayne", "/pools", "/pools/course"):
+        for path in ("/wallets", "/wallets/wayne/entries", "/lots?customer_id=wayne", "/pools", "/pools/course"):
             assert refused(await bound.get(path)) == (403, "foreign_org"), path
         assert refused(await bound.get("/payers?payer=wayne"))[1] == "foreign_org"
         assert wrong_at(await send(bound, "/topups/stop", {"all": True})) == "customer_id"
@@ -173,7 +173,7 @@ def test_credit_goes_to_a_wallet_that_is_drawn_on(shop: House) -> None:
     shop.fleet.assign("tyrell", provider="autumn")
 
     async def work(caller: Caller) -> None:
-        answer = await send(Program(caller, key_of("app")), "/accounts/tyrell/grants", {"amount": 1})
+        answer = await send(Program(caller, key_of("app")), "/wallets/tyrell/grants", {"amount": 1})
         assert wrong_at(answer) == "customer_id" and "keeps its balance" in answer.text
 
     served(shop, work)

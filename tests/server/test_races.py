@@ -63,7 +63,7 @@ def test_grant_counts_once_for_each_idempotency_key(house: House) -> None:
         requests: Requests = [
             ({"amount": 1.5, "kind": "bonus"}, {"idempotency-key": f"{number}:{key}"}) for key in KEYS
         ]
-        answers = at_once(house, "/v1/accounts/acme/grants", requests)
+        answers = at_once(house, "/v1/wallets/acme/grants", requests)
         assert {one.status_code for one in answers} == {200}, [one.text for one in answers]
         assert len({one.text for one, key in zip(answers, KEYS, strict=True) if key == "same"}) == 1
         assert len({one.json()["key"] for one in answers}) == DIFFERENT

@@ -262,17 +262,17 @@ def _secret_of(asked: Invocation, name: str, generation: int) -> str | None:
 def _set(
     connection: sa.Connection,
     asked: Invocation,
-    name: EndpointName,
+    endpoint: EndpointName,
     url: Annotated[str, TEXT, "URL of your product's receiver", Label("URL")],
     *,
     events: Annotated[list[str] | None, ID, f"Event to send: {', '.join(EVENTS)}"] = None,
     new: New = False,
 ) -> EndpointSet:
-    made, before = set_endpoint(connection, name, url, events or (), asked.by, new=new)
-    secret = _secret_of(asked, name, made.generation) if before is None else None
+    made, before = set_endpoint(connection, endpoint, url, events or (), asked.by, new=new)
+    secret = _secret_of(asked, endpoint, made.generation) if before is None else None
     was = None if before is None else before.url
     allowed = asked.hooks is not None and origin(url) in asked.hooks.origins
-    return EndpointSet(name, url, list(made.events), made.generation, was, allowed, secret)
+    return EndpointSet(endpoint, url, list(made.events), made.generation, was, allowed, secret)
 
 
 def _listens(done: EndpointSet) -> list[str]:
@@ -298,19 +298,19 @@ class SecretRotated:
 def _rotate(
     connection: sa.Connection,
     asked: Invocation,
-    name: EndpointName,
+    endpoint: EndpointName,
     *,
     overlap_ms: Annotated[int, LENGTH, "Time for which the old secret also signs: 0s, 2h, 7d"] = OVERLAP_MS,
 ) -> SecretRotated:
-    done = rotate(connection, name, asked.by, overlap_ms=overlap_ms)
-    secret = _secret_of(asked, name, done.generation)
+    done = rotate(connection, endpoint, asked.by, overlap_ms=overlap_ms)
+    secret = _secret_of(asked, endpoint, done.generation)
     if secret is None:  # one that cannot be shown is not made
         raise UsageError("set DRAWDOWN_HOOK_SECRET: each endpoint's own secret is made from it")
-    return SecretRotated(name, done.generation, done.old_until_ms, secret)
+    return SecretRotated(endpoint, done.generation, done.old_until_ms, secret)
 
 
 def _lost_rotation(values: Values) -> str:
-    name = values["name"]
+    name = values["endpoint"]
     return (
         f"`drawdown --json hook list` shows the generation of the secret of {name}. If it has risen, run "
         f"`drawdown hook secret {typed(name)}` to print the new secret. Another rotation would end the old one"
@@ -326,9 +326,9 @@ class EndpointEnded:
     untold: int | None
 
 
-def _end(connection: sa.Connection, asked: Invocation, name: EndpointName) -> EndpointEnded:
-    left = end(connection, name, asked.by)
-    return EndpointEnded(name, left is not None, left)
+def _end(connection: sa.Connection, asked: Invocation, endpoint: EndpointName) -> EndpointEnded:
+    left = end(connection, endpoint, asked.by)
+    return EndpointEnded(endpoint, left is not None, left)
 
 
 def _ended(done: EndpointEnded) -> str:
@@ -346,10 +346,10 @@ class QueuedTest:
     message_id: str
 
 
-def _test(connection: sa.Connection, asked: Invocation, name: EndpointName) -> QueuedTest:
-    url = _require_endpoint(connection, name).url
-    require_called(name, url, asked.hooks)
-    return QueuedTest(name, url, try_endpoint(connection, name, asked.by))
+def _test(connection: sa.Connection, asked: Invocation, endpoint: EndpointName) -> QueuedTest:
+    url = _require_endpoint(connection, endpoint).url
+    require_called(endpoint, url, asked.hooks)
+    return QueuedTest(endpoint, url, try_endpoint(connection, endpoint, asked.by))
 
 
 @dataclass(frozen=True)
@@ -419,7 +419,7 @@ def _sentence(done: SentAgain) -> str:
 
 
 def _facts(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
-    found = next((one for one in list_endpoints(connection) if one.name == values["name"]), None)
+    found = next((one for one in list_endpoints(connection) if one.name == values["endpoint"]), None)
     if found is None:
         return [Fact("Endpoint", "does not exist yet")]
     return [
@@ -455,7 +455,7 @@ ACTIONS: Final = (
         "DRAWDOWN_HOOK_ORIGINS allows its origin.",
         _set,
         _listens,
-        path="/v1/hooks/{name}",
+        path="/v1/hooks/{endpoint}",
         scope=SCOPE,
         role="admin",
         facts=_facts,
@@ -467,7 +467,7 @@ ACTIONS: Final = (
         "Rotate an endpoint's secret and show the new secret. The old secret also signs until the overlap ends.",
         _rotate,
         lambda done: f"{done.name}: the old secret also signs until {show_time(done.old_until_ms)}",
-        path="/v1/hooks/{name}/rotate",
+        path="/v1/hooks/{endpoint}/rotate",
         scope=SCOPE,
         role="admin",
         facts=_facts,
@@ -480,7 +480,7 @@ ACTIONS: Final = (
         "End an endpoint. You cannot use its name again.",
         _end,
         _ended,
-        path="/v1/hooks/{name}/end",
+        path="/v1/hooks/{endpoint}/end",
         scope=SCOPE,
         role="admin",
         facts=_facts,
@@ -492,7 +492,7 @@ ACTIONS: Final = (
         "seconds, otherwise the next tick.",
         _test,
         lambda done: f"{done.message_id} is due at {done.name}",
-        path="/v1/hooks/{name}/test",
+        path="/v1/hooks/{endpoint}/test",
         scope=SCOPE,
         role="admin",
         facts=_facts,

@@ -282,10 +282,10 @@ def _sum(
     return Page(sums, notes=[f"{sum(one.pushes for one in sums):,} pushes in all"])
 
 
-def _show(connection: sa.Connection, look: Look, key: Annotated[str, KEY, "Key of the push"]) -> ExplainedPush:
-    if look.only is not None and not key.startswith(f"usage:{look.only}:"):
+def _show(connection: sa.Connection, look: Look, push: Annotated[str, KEY, "Key of the push"]) -> ExplainedPush:
+    if look.only is not None and not push.startswith(f"usage:{look.only}:"):
         raise UnknownId(f"unknown push: {look.only} has no push with this key", PUSH.noun)
-    found = explain_push(connection, key)
+    found = explain_push(connection, push)
     if look.only is not None and found.push.org_id != look.only:
         raise UnknownId(f"unknown push: {look.only} has no push with this key", PUSH.noun)
     return found
@@ -376,7 +376,7 @@ LISTS: Final = (
         "Push",
         "Explain a push: samples, mapping, quantity, attempts.",
         _show,
-        path="/v1/pushes/{key}",
+        path="/v1/pushes/{push}",
         scope=READ,
         most=0,
         open=True,

@@ -274,8 +274,10 @@ class SettlementFrozen(SettlementRow):
     changed: bool
 
 
-def _freeze_one(connection: sa.Connection, asked: Invocation, run: Run, *, undo: Undo = False) -> SettlementFrozen:
-    found, changed = freeze(connection, run, asked.by, undo=undo)
+def _freeze_one(
+    connection: sa.Connection, asked: Invocation, execution: Run, *, undo: Undo = False
+) -> SettlementFrozen:
+    found, changed = freeze(connection, execution, asked.by, undo=undo)
     return SettlementFrozen(**vars(row_of(found)), is_frozen=not undo, changed=changed)
 
 
@@ -297,13 +299,13 @@ class SettlementReversed(SettlementRow):
 def _reverse(
     connection: sa.Connection,
     asked: Invocation,
-    run: Run,
+    execution: Run,
     *,
     amount_micro: Annotated[
         int | None, CREDITS, "Amount in credits; the whole settlement if omitted", Label("Credits")
     ] = None,
 ) -> SettlementReversed:
-    done = reverse(connection, run, asked.key, amount_micro, asked.by)
+    done = reverse(connection, execution, asked.key, amount_micro, asked.by)
     made, found = done.reversal, done.settlement
     return SettlementReversed(
         **vars(row_of(found)), reversal=made.reversal, amount_micro=made.amount_micro, is_clawback=made.is_clawback,
@@ -394,7 +396,7 @@ def _facts_of_terms(connection: sa.Connection, _asked: Invocation, values: Value
 
 
 def _facts_of_settlement(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    found, _, freezes = show_settlement(connection, values["run"], asked.by.now_ms, 100)
+    found, _, freezes = show_settlement(connection, values["execution"], asked.by.now_ms, 100)
     frozen = any(one.ended_ms is None for one in freezes)
     return [
         Fact("State", found.state),
@@ -408,7 +410,7 @@ def _size_of_reversal(connection: sa.Connection, asked: Invocation, values: Valu
     """As much is taken from a supplier as is given, or as is left."""
     amount: int | None = values["amount_micro"]
     if amount is None:
-        amount = show_settlement(connection, values["run"], asked.by.now_ms, 1)[0].left_micro
+        amount = show_settlement(connection, values["execution"], asked.by.now_ms, 1)[0].left_micro
     return Size(taken_micro=amount)
 
 
@@ -451,10 +453,10 @@ ACTIONS: Final = (
         "Freeze a settlement: it is not released. --undo ends the freeze.",
         _freeze_one,
         lambda done: f"{_frozen(done.run, done.is_frozen, done.changed)}; its state is {done.state}",
-        path="/v1/settlements/{run}/freeze",
+        path="/v1/settlements/{execution}/freeze",
         scope=SCOPE,
         facts=_facts_of_settlement,
-        place="/console/settlement?key={run}",
+        place="/console/settlement?key={execution}",
     ),
     Action(
         "settlement reverse",
@@ -463,11 +465,11 @@ ACTIONS: Final = (
         "amount. Drawdown does not refund the customer: use `drawdown ledger grant`.",
         _reverse,
         _taken_back,
-        path="/v1/settlements/{run}/reverse",
+        path="/v1/settlements/{execution}/reverse",
         scope=SCOPE,
         facts=_facts_of_settlement,
         size=_size_of_reversal,
-        place="/console/settlement?key={run}",
+        place="/console/settlement?key={execution}",
         keyed=True,
     ),
     Action(

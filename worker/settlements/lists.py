@@ -423,12 +423,12 @@ def _settlements(
     return Page([row_of(one) for one in found], following)
 
 
-def _settlement(connection: sa.Connection, look: Look, run: Run) -> ShownSettlement:
+def _settlement(connection: sa.Connection, look: Look, execution: Run) -> ShownSettlement:
     if look.only is not None:  # a key that is bound learns nothing of others' runs, nor whether there are any
-        there = settlements.read(connection, run, look.now_ms)
+        there = settlements.read(connection, execution, look.now_ms)
         if there is None or there.org_id != look.only:
             raise UnknownId(f"{look.only} has no settlement of this execution", ids.SETTLEMENT.noun)
-    found, reversals, freezes = show_settlement(connection, run, look.now_ms, look.most)
+    found, reversals, freezes = show_settlement(connection, execution, look.now_ms, look.most)
     taken = [ReversalRow(one.reversal, one.amount_micro, one.is_clawback, one.at_ms, one.actor, one.reason)
              for one in reversals]  # fmt: skip
     frozen = [FreezeRow(one.reservation is None, one.from_ms, one.actor, one.reason, one.ended_ms, one.ended_by,
@@ -476,7 +476,7 @@ LISTS: Final = (
         "Settlement",
         "Show a settlement: amounts, reversals and freezes.",
         _settlement,
-        path="/v1/settlements/{run}",
+        path="/v1/settlements/{execution}",
         scope=SCOPE,
         open=True,
         parts={

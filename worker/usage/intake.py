@@ -402,14 +402,14 @@ def _events(
 def _event(
     connection: sa.Connection,
     _look: Look,
-    source: EventSource,
+    event_source: EventSource,
     event: Annotated[str, ID, "Event's id"],
     *,
     org_id: Annotated[str | None, ORG, "Organisation of the event, if several organisations used the id"] = None,
 ) -> ListedEvent:
     if org_id is not None:
         require_org(connection, org_id)
-    return _listed_event(show_event(connection, source, event, org_id))
+    return _listed_event(show_event(connection, event_source, event, org_id))
 
 
 @dataclass(frozen=True)
@@ -465,7 +465,7 @@ LISTS: Final = (
         "Event",
         "Show an event: its fields and its billing state.",
         _event,
-        path="/v1/events/{source}/{event}",
+        path="/v1/events/{event_source}/{event}",
         scope="events:read",
     ),
     Listing(

@@ -326,7 +326,7 @@ ACTIONS: Final = (
         "month, the tier ends, too.",
         _buy,
         _bought,
-        path="/v1/accounts/{customer_id}/tiers/{tier}",
+        path="/v1/wallets/{customer_id}/tiers/{tier}",
         scope="ledger:write",
         facts=_facts_of_holder,
         size=_size_of_tier,

@@ -176,13 +176,18 @@ EXAMPLES: Final = {
         None,
         prepare=in_doubt,
     ),
-    "settlement-freeze": Example({"run": "render-1"}, {"run": "render-11"}, _somebody_reverses, prepare=owes),
+    "settlement-freeze": Example(
+        {"execution": "render-1"}, {"execution": "render-11"}, _somebody_reverses, prepare=owes
+    ),
     "supplier-freeze": Example({"supplier": "pixel"}, {"supplier": "pixle"}, _somebody_reverses, prepare=owes),
     "supplier-set": Example(
         {"supplier": "pixel", "share": "40"}, {"supplier": "pixle", "share": "101"}, _somebody_sets, prepare=owes
     ),
     "settlement-reverse": Example(
-        {"run": "render-1", "amount": "0.5"}, {"run": "render-11", "amount": "9"}, _somebody_reverses, prepare=owes
+        {"execution": "render-1", "amount": "0.5"},
+        {"execution": "render-11", "amount": "9"},
+        _somebody_reverses,
+        prepare=owes,
     ),
     "settlement-payout": Example(
         {"supplier": "pixel", "expect": "2"},

@@ -115,7 +115,7 @@ def test_what_is_given_back_by_nobody_is_not_offered_to_be_taken_back(home: Owin
     home.set("loose", share_ppm=500_000, threshold_micro=0, hold_ms=0, takes_clawbacks=True)
     home.ran("a", "strict", 4)
     home.ran("b", "loose", 4)
-    link = "/console/act/settlement-reverse?run="
+    link = "/console/act/settlement-reverse?execution="
     assert link in shown(home, "/console/settlement?key=a") and link in shown(home, "/console/settlement?key=b")
     home.fleet.write("INSERT INTO payouts VALUES ('p', 'strict', '2026-01', 2000000, 0, 2000000, 1, 'a', 'b')")
     home.fleet.write("INSERT INTO payout_lines (line, payout, reservation, amount_micro) "

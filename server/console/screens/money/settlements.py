@@ -232,11 +232,11 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def _acts(found: Settlement, freezes: list[Freeze]) -> list[Link]:
     key = found.reservation
     if any(one.reservation and one.ended_ms is None for one in freezes):
-        freeze = [act("Unfreeze", "settlement-freeze", run=key, undo=YES)]
+        freeze = [act("Unfreeze", "settlement-freeze", execution=key, undo=YES)]
     else:
-        freeze = [act("Freeze", "settlement-freeze", run=key)] if found.payout is None else []
+        freeze = [act("Freeze", "settlement-freeze", execution=key)] if found.payout is None else []
     may_take = found.left_micro > 0 and not found.is_final
-    return [*freeze, *([act("Take back", "settlement-reverse", run=key)] if may_take else [])]
+    return [*freeze, *([act("Take back", "settlement-reverse", execution=key)] if may_take else [])]
 
 
 def _facts(one: Settlement) -> list[tuple[Cell, Cell]]:
