@@ -112,11 +112,13 @@ class AsyncClient:
                 raise
             log.error("%s", unsent)  # what the block raised is told
 
-    async def usage(self, org_id: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Usage:
+    async def usage(
+        self, org_id: str, from_: Moment | None = None, to: Moment | None = None, *, by: By = "feature"
+    ) -> Usage:
         """As `Client.usage`."""
         pages = reads.Pages()
         while pages.whole is None:
-            pages.add(await self._line.ask(reads.usage(org_id, from_, to, by, pages.after)))
+            pages.add(await self._line.ask(reads.usage(org_id, from_, to, by, pages)))
         return pages.whole
 
     async def balance(self, org_id: str) -> Balance:

@@ -110,14 +110,14 @@ class Client:
                 raise
             log.error("%s", unsent)  # what the block raised is told
 
-    def usage(self, org_id: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Usage:
+    def usage(self, org_id: str, from_: Moment | None = None, to: Moment | None = None, *, by: By = "feature") -> Usage:
         """Return an organisation's usage from `from_` on and before `to`, as GET /v1/usage does, with all pages.
 
-        `to` None: up to the end of the present five minutes.
+        `from_` None: from the first of this month in UTC. `to` None: up to the end of the present five minutes.
         """
         pages = reads.Pages()
         while pages.whole is None:
-            pages.add(self._line.ask(reads.usage(org_id, from_, to, by, pages.after)))
+            pages.add(self._line.ask(reads.usage(org_id, from_, to, by, pages)))
         return pages.whole
 
     def balance(self, org_id: str) -> Balance:

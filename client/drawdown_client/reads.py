@@ -71,8 +71,10 @@ class Balance(TypedDict):
     balance_micro: int
 
 
-def usage(org_id: str, from_: Moment, to: Moment | None, by: By, after: str | None) -> Call:
-    query = {"from_ms": _ms(from_), "to_ms": None if to is None else _ms(to), "by": by, "after": after}
+def usage(org_id: str, from_: Moment | None, to: Moment | None, by: By, pages: Pages) -> Call:
+    """Return the call of the next page. All pages have the begin of the first."""
+    begin = pages.from_ms if from_ is None else _ms(from_)
+    query = {"from_ms": begin, "to_ms": None if to is None else _ms(to), "by": by, "after": pages.after}
     return get("v1", "usage", org_id, query=query)
 
 
@@ -92,6 +94,12 @@ class Pages:
         self._first: Answer | None = None
         self._rows: list[Answer] = []
         self._pages = self._chars = 0
+
+    @property
+    def from_ms(self) -> str | None:
+        """The begin that the server chose for the first page."""
+        found = None if self._first is None else self._first.get("from_ms")
+        return str(found) if isinstance(found, int) else None
 
     def add(self, page: Answer) -> None:
         """Add a page. Errors: Unreachable if it is no page, the same page again, or too much."""

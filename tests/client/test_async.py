@@ -82,17 +82,20 @@ def test_a_full_queue_does_not_hold_up_the_loop(router: respx.MockRouter) -> Non
 
 def test_reads(router: respx.MockRouter) -> None:
     router.get("/v1/balance/acme").side_effect = [httpx.Response(503), httpx.Response(200, json={"available": 1.5})]
-    page = {"org_id": "acme", "rows": [{"used": 1}], "next": "f:1"}
-    router.get("/v1/usage/acme").side_effect = [
+    page = {"org_id": "acme", "from_ms": 300_000, "rows": [{"used": 1}], "next": "f:1"}
+    route = router.get("/v1/usage/acme")
+    route.side_effect = [
         httpx.Response(200, json=page),
         httpx.Response(200, json={**page, "next": None}),
     ]
 
     async def work(client: AsyncClient) -> None:
         assert dict(await client.balance("acme")) == {"available": 1.5}
-        assert [dict(row) for row in (await client.usage("acme", 0))["rows"]] == [{"used": 1}, {"used": 1}]
+        assert [dict(row) for row in (await client.usage("acme"))["rows"]] == [{"used": 1}, {"used": 1}]
 
     run(work)
+    queries = [dict(call.request.url.params) for call in route.calls]
+    assert queries == [{"by": "feature"}, {"by": "feature", "from_ms": "300000", "after": "f:1"}]
 
 
 def test_a_budget_is_settled_or_given_up(router: respx.MockRouter) -> None:

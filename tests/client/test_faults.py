@@ -272,6 +272,17 @@ def test_reads_put_pages_together_and_encode_ids(router: respx.MockRouter) -> No
     assert queries[1]["after"] == "f:1"
 
 
+def test_usage_without_begin_has_the_begin_of_the_server_on_each_page(router: respx.MockRouter) -> None:
+    """The month may change between two pages."""
+    page = {"org_id": "acme", "by": "feature", "from_ms": 300_000, "rows": [], "carried": [], "next": "f:1"}
+    route = router.get("/v1/usage/acme")
+    route.side_effect = [httpx.Response(200, json=page), httpx.Response(200, json={**page, "next": None})]
+    with client() as made:
+        assert made.usage("acme")["from_ms"] == 300_000
+    queries = [dict(call.request.url.params) for call in route.calls]
+    assert queries == [{"by": "feature"}, {"by": "feature", "from_ms": "300000", "after": "f:1"}]
+
+
 @pytest.mark.parametrize(("bound", "most"), [("MOST_PAGES", 3), ("MAX_CHARS", 400)])
 def test_the_pages_of_an_answer_have_a_bound(
     router: respx.MockRouter, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
