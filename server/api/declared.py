@@ -233,8 +233,7 @@ class Operations:
 
                 def work(connection: sa.Connection) -> Answer:
                     now = self._programs.identify(said.key, connection)
-                    content = json.dumps([values, order.reason], sort_keys=True, default=str)
-                    call = None if given is None else idempotency.Call(now.key.actor, given, one.name, content)
+                    call = None if given is None else call_of(one, now.key.actor, given, values, order.reason)
                     return carry_out(connection, one, now, values, order, call, self._services.hooks, self._registry)
 
                 return self._programs.threads.write(work, rollback=order.dry_run, always=True)
@@ -242,6 +241,16 @@ class Operations:
             return await self._programs.act_by(request, one.scope, request_model(one, tuple(rest)), do)
 
         return answer
+
+
+def call_of(action: Action[Any], actor: str, key: str, values: Values, reason: str) -> idempotency.Call:
+    """Return a call by its Idempotency-Key. A value that equals its default is no part of the content.
+
+    So a version that adds a parameter with a default takes the same call as a repetition.
+    """
+    given = {one.name: values[one.name] for one in action.params if values[one.name] != one.default}
+    content, whole = (json.dumps([each, reason], sort_keys=True, default=str) for each in (given, values))
+    return idempotency.Call(actor, key, action.name, content, whole)
 
 
 def carry_out(

@@ -40,12 +40,12 @@ from drawdown.schema.declare import (
 )
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO, MICRO, MINUTE_MS
-from drawdown.server.api.declared import answer_model
+from drawdown.server.api.declared import answer_model, call_of
 from drawdown.server.api.programs import for_programs
 from drawdown.server.console.action import Doing
 from drawdown.server.console.declared import form_of
 from drawdown.server.declarations import ACTIONS, BY_NAME, DECLARED
-from drawdown.worker.access.idempotency import Call, claim_call, keep_call
+from drawdown.worker.access.idempotency import Call, OtherContent, claim_call, keep_call
 from drawdown.worker.access.keys import SCOPES
 from drawdown.worker.access.people import Person
 from drawdown.worker.guard import terms as guard_terms
@@ -354,6 +354,47 @@ def test_repeated_key_with_other_content_is_a_conflict_for_every_action(lone: Ho
             assert refused(answer) == (409, "other_content"), (one.name, body, answer.text)
 
     served(lone, work)
+
+
+@dataclass(frozen=True)
+class Painted:
+    colour: str
+
+
+def _paint(_connection: sa.Connection, _asked: Invocation, wall: Annotated[str, TEXT, "Wall"]) -> Painted:
+    return Painted(wall)
+
+
+def _paint_later(
+    _connection: sa.Connection,
+    _asked: Invocation,
+    wall: Annotated[str, TEXT, "Wall"],
+    *,
+    colour: Annotated[str, TEXT, "Colour"] = "white",
+) -> Painted:
+    return Painted(wall + colour)
+
+
+def test_call_repeated_after_a_parameter_was_added_is_a_repetition(shop: House) -> None:
+    """Also one that was kept with the values of its defaults."""
+    before, after = (
+        Action("wall paint", "Paint", "Paint.", do, str, path="/v1/walls/{wall}", scope="hooks:write")
+        for do in (_paint, _paint_later)
+    )
+    first = call_of(before, "key:app", "k-1", {"wall": "north"}, "ticket")
+    kept_before = Call("key:app", "k-2", "wall paint", '[{"colour": "white", "wall": "north"}, "ticket"]')
+
+    def work(connection: sa.Connection) -> None:
+        for call in (first, kept_before):
+            assert claim_call(connection, call, T0) is None
+            keep_call(connection, call, call.idempotency_key)
+        for key in ("k-1", "k-2"):
+            values = {"wall": "north", "colour": "white"}
+            assert claim_call(connection, call_of(after, "key:app", key, values, "ticket"), T0) == key
+            with pytest.raises(OtherContent):
+                claim_call(connection, call_of(after, "key:app", key, {**values, "colour": "red"}, "ticket"), T0)
+
+    write(shop.fleet.engine, work)
 
 
 def test_form_and_call_at_once_pay_a_supplier_once(shop: House) -> None:

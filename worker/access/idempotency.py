@@ -95,13 +95,15 @@ class OtherContent(Refused):
 class Call:
     """A program's call that counts once.
 
-    `actor`: the owner of the key it came by. `idempotency_key`: its Idempotency-Key. `content`: its request, in full.
+    `actor`: the owner of the key it came by. `idempotency_key`: its Idempotency-Key. `content`: its request, without
+    values that equal their defaults. `whole`: with them, as calls were kept before.
     """
 
     actor: str
     idempotency_key: str
     action: str
     content: str
+    whole: str = ""
 
     @property
     def own(self) -> str:
@@ -130,7 +132,7 @@ def claim_call(connection: sa.Connection, call: Call, now_ms: int) -> str | None
     if SQL.run(connection, "claim", values).first() is not None:
         return None
     row = SQL.run(connection, "read", {"key": call.key}).one()
-    if row.action != call.action or row.place != _sha256(call.content):
+    if row.action != call.action or row.place not in (_sha256(call.content), _sha256(call.whole)):
         name = call.idempotency_key
         raise OtherContent(f"the Idempotency-Key {name} was used for another call. Send this call with a new key")
     return str(row.answer)
