@@ -55,7 +55,7 @@ class Signed(Generic[M]):
 async def order_of(services: Services, budget: bodies.Budget, request: Request, model: type[M]) -> Signed[M]:
     """The order of a signed request. Errors: ApiError."""
     if not services.settings.admin_secrets:
-        raise ApiError(503, "not_configured", "no admin secret is set. Set DRAWDOWN_ADMIN_SECRET")
+        raise ApiError(503, "not_configured", "no admin secret is set. Ask the operator to set DRAWDOWN_ADMIN_SECRET")
     async with bodies.body_of(request, MAX_BYTES, budget) as body:
         return _order_in(services, request, body, model)
 

@@ -41,13 +41,14 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "payer_limit": CallCode(
         (402,),
-        "The request exceeds the payer's limit. Request less, or raise the limit with `drawdown payer allow`",
+        "The request exceeds the payer's limit. Request less, or raise the limit with `POST "
+        "/v1/payers/{payer}/orgs/{org_id}/allow`",
     ),
     "no_scope": CallCode((403,), "The key does not have the scope of this route. Use a key that has it"),
     "foreign_org": CallCode((403,), "The key is bound to another organisation. Use a key that may name this one"),
     "grant_limit": CallCode(
         (403,),
-        "The key may not give so much credit at once. Use a key that was created with a higher `--gives`",
+        "The key may not give so much credit at once. Use a key that was created with a higher `gives`",
     ),
     "foreign_key": CallCode(
         (403, 409),
@@ -64,7 +65,9 @@ CALLS: Final[Mapping[str, CallCode]] = {
         "seconds later",
     ),
     "unknown_settlement": CallCode((404,), "No settlement has this name"),
-    "unknown_metric": CallCode((404,), "The guard has no metric of this name. Add one with `drawdown guard set`"),
+    "unknown_metric": CallCode(
+        (404,), "The guard has no metric of this name. Add one with `POST /v1/metrics/{metric}`"
+    ),
     "unknown_use": CallCode((404,), "The guard has no use of this key. A blocked use keeps no key"),
     "too_slow": CallCode((408,), "The body arrived too slowly. Send it without pauses"),
     "above_cap": CallCode((409,), "The execution would hold more than the plan allows for one execution. Request less"),
@@ -74,8 +77,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "below_drawn": CallCode(
         (409,),
-        "The execution has drawn more than this cost. Return credit with a grant or, at a provider, with `drawdown "
-        "sample withdraw`",
+        "The execution has drawn more than this cost. Return credit with a grant or, at a provider, with `POST "
+        "/v1/samples/withdraw`",
     ),
     "beyond_balance": CallCode((409,), "The wallet would exceed the largest balance, or the largest debt, of a wallet"),
     "beyond_hold": CallCode(
@@ -89,14 +92,15 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "blocked": CallCode(
         (409,),
-        "A person blocked the project or action. To unblock it, run `drawdown execution block --undo`",
+        "A person blocked the project or action. To unblock it, call `POST /v1/orgs/{org_id}/block` with `undo`",
     ),
     "ended": CallCode((409,), "The execution or use has ended, or was used at once. It cannot change"),
     "fails_closed": CallCode(
         (409,),
-        "The call passes `let_through`, and the metric does not fail open. Run `drawdown guard set --fail open`",
+        "The call passes `let_through`, and the metric does not fail open. Call `POST /v1/metrics/{metric}` with "
+        "`fail` `open`",
     ),
-    "halted": CallCode((409,), "The organisation is halted. `drawdown org show` prints the reason"),
+    "halted": CallCode((409,), "The organisation is halted. `GET /v1/orgs/{org_id}` has the reason"),
     "metered": CallCode(
         (409,),
         "The samples of its sandboxes charge for the execution. Do not draw on it, and end it without a cost",
@@ -112,14 +116,14 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "no_rate": CallCode(
         (409,),
-        "The feature has no price, or had none when the execution was accepted. Set one with `drawdown ledger rate`"
-        " or `drawdown provider rate`, or send credits",
+        "The feature has no price, or had none when the execution was accepted. Set one with `POST "
+        "/v1/rates/{feature}` or `POST /v1/providers/{provider}/rates/{feature}`, or send credits",
     ),
-    "no_wallet": CallCode((409,), "The paying customer never had credit. Run `drawdown ledger grant`"),
+    "no_wallet": CallCode((409,), "The paying customer never had credit. Call `POST /v1/wallets/{customer_id}/grants`"),
     "not_metered": CallCode(
         (409,),
-        "No memory size or event type maps to the feature, or no samples add up to the quantity. Run `drawdown "
-        "feature map`",
+        "No memory size or event type maps to the feature, or no samples add up to the quantity. Call `POST "
+        "/v1/features/{feature}/map`",
     ),
     "of_a_use": CallCode((409,), "The execution belongs to a use of the guard. Settle or release the use"),
     "other_content": CallCode((409,), "The key or number was used with other content. Use a new one"),
@@ -127,12 +131,13 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "other_unit": CallCode((409,), "The execution was drawn on in credits. Send its cost in credits"),
     "payer_not_allowed": CallCode(
         (409,),
-        "The payer does not pay for this organisation, or not yet: run `drawdown payer allow`, or omit it. Or the "
-        "wallet belongs to a pool or to another organisation: run `drawdown org assign ORG --customer CUSTOMER`",
+        "The payer does not pay for this organisation, or not yet: call `POST "
+        "/v1/payers/{payer}/orgs/{org_id}/allow`, or omit it. Or the wallet belongs to a pool or to another "
+        "organisation: call `POST /v1/orgs/{org_id}/assign` with `customer_id`",
     ),
     "refused": CallCode((409,), "A rule forbids it as things stand. The message says which, and what to do"),
     "sandbox_taken": CallCode((409,), "An open execution names the sandbox. End that execution first"),
-    "stopped": CallCode((409,), "The organisation is stopped. `drawdown org show` prints the reason"),
+    "stopped": CallCode((409,), "The organisation is stopped. `GET /v1/orgs/{org_id}` has the reason"),
     "too_many_asked": CallCode((409,), "20 limit overrides wait for approval. Ask a person to decide one"),
     "too_many_runs": CallCode((409,), "Metering settles the maximum number of executions of this wallet. Settle some"),
     "bad_event": CallCode(
@@ -170,7 +175,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "unknown_feature": CallCode((422,), "No feature has this name"),
     "unknown_project": CallCode((422,), "No execution has this project"),
     "unknown_subject": CallCode((422,), "No execution has this subject"),
-    "unknown_supplier": CallCode((422,), "No supplier has this name. Run `drawdown supplier set`"),
+    "unknown_supplier": CallCode((422,), "No supplier has this name. Call `POST /v1/suppliers/{supplier}`"),
     "unknown_action": CallCode((422,), "No execution has this action"),
     "unknown_payer": CallCode((422,), "No payer has this name"),
     "too_many_requests": CallCode(
@@ -185,7 +190,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "clock_doubted": CallCode(
         (503,),
-        "The server's clock is wrong, so it dates nothing. Set it right, and send the call again",
+        "The server's clock is wrong, so it dates nothing. Wait until its operator has set it, then send the "
+        "call again",
     ),
     "database": CallCode((503,), "The database is not available. Wait for `Retry-After`"),
     "answer_lost": CallCode((503,), "The call may have succeeded. Send the same call again: this is safe"),
@@ -263,8 +269,8 @@ ITEMS: Final = (
         "invalid",
         "too_many_key_types",
         "events",
-        "Its key, or the keys of its source, already added 1,000 event types. Add the type with `drawdown feature "
-        "map-event`",
+        "Its key, or the keys of its source, already added 1,000 event types. Add the type with `POST "
+        "/v1/event-types/{event_type}/map`",
     ),
     ItemCode("invalid", "key_repeated", "events", "Another item of the body has its source and id, and was refused"),
     ItemCode(

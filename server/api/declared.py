@@ -301,7 +301,7 @@ def _require_size(
     """Errors: ApiError 403 for more credit than this key may give at once."""
     size = action.size(connection, asked, values)
     if size.unbounded and key.gives_micro < MAX_AMOUNT_MICRO:
-        said = f"{action.title}: this action gives unlimited credit. Use a key made with `--gives 1000000000`"
+        said = f"{action.title}: this action gives unlimited credit. Use a key whose `gives` is 1000000000"
         raise ApiError(403, "grant_limit", said)
     if size.micro > key.gives_micro:
         most, this = as_credits(key.gives_micro), as_credits(size.micro)

@@ -47,7 +47,9 @@ class Readiness:
         except Exception:
             raise ApiError(503, "database", "the database does not answer") from None
         if doubted is not None:
-            raise ApiError(503, "history_doubted", "the database history may be lost. Run `drawdown recover`")
+            raise ApiError(
+                503, "history_doubted", "the database history may be lost. Ask the operator to run `drawdown recover`"
+            )
 
     def _doubt(self, engine: sa.Engine) -> str | None:
         read(engine, require_ready)

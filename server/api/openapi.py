@@ -42,7 +42,10 @@ MEANINGS: Final = {
 }
 SCHEMES: Final = {
     "bearer": {"type": "http", "scheme": "bearer"},
-    "key": {"type": "http", "scheme": "bearer", "description": "An API key, made by `drawdown key create`."},
+    "key": {
+        "type": "http", "scheme": "bearer",
+        "description": "An API key, made by `POST /v1/keys` or `drawdown key create`.",
+    },
     "timestamp": {
         "type": "apiKey", "in": "header", "name": "X-Timestamp", "description": "Seconds; at most 300 s from now."
     },

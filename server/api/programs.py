@@ -366,6 +366,7 @@ def _fields() -> Mapping[str, str]:
 
 
 _CALL: Final = {"Run ": "Call ", "run ": "call "}
+_SETTING: Final = re.compile(r"\b([Ss]et)(?= DRAWDOWN_)")
 
 
 def for_programs(text: str) -> str:
@@ -381,12 +382,17 @@ def for_programs(text: str) -> str:
     for found in COMMAND.finditer(text):
         told += [OPTION.sub(field_of, text[at : found.start()]), _for_program(found)]
         at = found.end()
-    return "".join([*told, OPTION.sub(field_of, text[at:])])
+    whole = "".join([*told, OPTION.sub(field_of, text[at:])])
+    return _SETTING.sub(lambda found: f"{'Ask' if found[1] == 'Set' else 'ask'} the operator to set", whole)
 
 
 def _for_program(found: re.Match[str]) -> str:
     """Return the operation of a command, with the fields of its options. An operator runs a command without one."""
     run, words = found[1] or "", found[2].split()
+    if words[-1] == "--help":
+        return "`/openapi.json`"
+    if words == ["ledger", "show"]:
+        return f"{_CALL.get(run, '')}`GET /v1/wallets`"
     for count in range(len(words), 0, -1):
         name = " ".join(words[:count])
         one = BY_NAME.get(name)
@@ -420,7 +426,8 @@ def of_program(error: DrawdownError, org_id: str | None = None) -> ApiError:
             return ApiError(409, error.code, text)
         case ClockDoubted():
             return ApiError(503, "clock_doubted", text, headers=SOON)
-    return of_drawdown(error)
+    found = of_drawdown(error)
+    return ApiError(found.status, found.code, for_programs(found.message), details=found.details, headers=found.headers)
 
 
 def clean_id(text: str, what: str) -> str:

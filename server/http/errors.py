@@ -82,7 +82,10 @@ def of_drawdown(error: DrawdownError) -> ApiError:
 
 def unauthorized() -> ApiError:
     """There is no such API key, or it is over."""
-    message = "send `Authorization: Bearer KEY` with a valid API key. To make a key, run `drawdown key create`"
+    message = (
+        "send `Authorization: Bearer KEY` with a valid API key. To get a key, call `POST /v1/keys` with another key, "
+        "or ask the operator of the server"
+    )
     return ApiError(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
 
 

@@ -55,7 +55,7 @@ def verify(
     Errors: ApiError 503 where no secret is set, else 401.
     """
     if not secrets:
-        raise ApiError(503, "not_configured", "no admin secret is set. Set DRAWDOWN_ADMIN_SECRET")
+        raise ApiError(503, "not_configured", "no admin secret is set. Ask the operator to set DRAWDOWN_ADMIN_SECRET")
     timestamp, offered = headers.get("x-timestamp", ""), headers.get("x-signature", "")
     if _VERSION_1.fullmatch(offered):
         raise _refused("signature version 1 is not supported. Sign the method and the host too, as v2=")
@@ -84,7 +84,7 @@ def require_fresh(headers: Mapping[str, str], now_ms: int) -> None:
 def check_bearer(secret: str, authorization: str) -> None:
     """Errors: ApiError 503 where no secret is set, else 401."""
     if not secret:
-        raise ApiError(503, "not_configured", "no cron secret is set. Set DRAWDOWN_CRON_SECRET")
+        raise ApiError(503, "not_configured", "no cron secret is set. Ask the operator to set DRAWDOWN_CRON_SECRET")
     scheme, _, token = authorization.partition(" ")
     # Hashes of equal length are compared: how long the secret is shows nowhere either.
     wanted, offered = (

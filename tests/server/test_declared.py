@@ -484,6 +484,9 @@ def test_an_error_tells_a_program_what_a_program_can_do(shop: House) -> None:
     assert for_programs("Run `drawdown execution block --org acme --undo`, or run `drawdown recover --restored`") == (
         "Call `POST /v1/orgs/{org_id}/block` with `undo`, or ask the operator to run `drawdown recover --restored`"
     )
+    assert for_programs(
+        "`drawdown key create --help` lists them; set DRAWDOWN_HOOK_SECRET; `drawdown ledger show`"
+    ) == ("`/openapi.json` lists them; ask the operator to set DRAWDOWN_HOOK_SECRET; `GET /v1/wallets`")
     assert for_programs("a longer --hold, or --clawbacks") == "a longer `hold_ms`, or `clawbacks`"
     names = [name for name in BY_NAME if not EXAMPLES.get(name)]
     assert names == [], "each has an example at the command line"

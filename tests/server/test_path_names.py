@@ -1,10 +1,16 @@
-"""The parameters of paths: one name for a thing, and one thing for a name."""
+"""The parameters of paths, one name for a thing and one thing for a name; and the operations that errors name."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
+from typer.main import get_command
+
+from drawdown.cli.main import app
+from drawdown.cli.tree import walk
+from drawdown.server.api.codes import CALLS, ITEMS
+from drawdown.server.api.programs import for_programs
 from tests.server.house import House, described
 
 IN: Final = {
@@ -52,3 +58,16 @@ def test_parameter_of_a_path_names_one_kind_of_thing(lone: House) -> None:
                 names_at.setdefault(re.sub(r"{\w+}", "{}", "/".join(parts[:at])), set()).add(part)
     assert found == IN
     assert {place: names for place, names in names_at.items() if len(names) > 1} == {}
+
+
+def test_meaning_of_each_code_names_operations_and_no_command(lone: House) -> None:
+    """An HTTP caller has no shell. The same holds for operations that errors name in place of commands."""
+    meanings = {code: one.meaning for code, one in CALLS.items()} | {one.code: one.meaning for one in ITEMS}
+    assert [code for code, meaning in meanings.items() if "drawdown " in meaning or "--" in meaning] == []
+    paths = described(lone.server)["paths"]
+    there = {f"{way.upper()} {path}" for path, ways in paths.items() for way in ways}
+    named = re.findall(r"(?:GET|POST) /[^ `]*", " ".join(meanings.values()))
+    commands = (" ".join(path) for path, _ in walk(get_command(app)) if path)
+    told = " ".join(for_programs(f"`drawdown {command}`") for command in commands)
+    named += re.findall(r"(?:GET|POST) /[^ `]*", told)
+    assert len(named) > 100 and set(named) - there == set()
