@@ -151,7 +151,7 @@ def test_a_void_needs_evidence_and_a_push_that_is_proven(fleet: Fleet, provider:
         write(fleet.engine, lambda c: pushes.void(c, [KEY], fleet.by, "  "))
     with pytest.raises(Refused, match="is due"):
         write(fleet.engine, lambda c: pushes.void(c, [KEY], fleet.by, "I think so"))
-    with pytest.raises(UnknownId, match="no push"):
+    with pytest.raises(UnknownId, match="unknown push"):
         write(fleet.engine, lambda c: pushes.void(c, [KEY + ":r7"], fleet.by, "seen"))
 
 

@@ -277,7 +277,7 @@ def test_a_feature_ends_and_another_takes_its_place(fleet: Fleet) -> None:
     fleet.tick_windows(1)
     assert sum(int(str(row[3])) for row in sealed(fleet) if row[1] == "render") == 12
     assert [row[3] for row in sealed(fleet) if row[1] == "drawing"] == [6]
-    with pytest.raises(Refused, match=r"event type page\.render is render in windows"):
+    with pytest.raises(Refused, match=r"event type page\.render is render in sealed windows"):
         mapped(fleet, feature="drawing", from_ms=T0)
     clean(fleet)
 
@@ -302,7 +302,7 @@ def test_a_mapping_that_cannot_be_is_refused(
 
 def test_sizes_have_no_feature_that_counts_units(fleet: Fleet) -> None:
     mapped(fleet)
-    with pytest.raises(Refused, match=r"counted in units \(the event type page\.render"):
+    with pytest.raises(Refused, match=r"the unit of render is units \(the event type page\.render"):
         write(fleet.engine, lambda c: map_size(c, "render", fleet.by, kind="exact", memory_mb=77, unit="s"))
     for size, unit in ((MAX_MEMORY_MB + 1, "units"), (77, "units"), (MAX_METER, "s")):
         with pytest.raises(UsageError):

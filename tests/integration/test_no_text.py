@@ -24,8 +24,8 @@ def test_a_file_that_is_no_text_is_said_to_be_none(
     capsys.readouterr()
     for words, said in (
         (("import", "raw.csv"), "line 1 is not a CSV header (the row is not UTF-8)"),
-        (("batch", "take", "raw.csv"), "raw.csv: cannot be read: line 1 is no UTF-8 text"),
-        (("batch", "take", "raw.jsonl"), "raw.jsonl: cannot be read: line 1 is no UTF-8 text"),
+        (("batch", "take", "raw.csv"), "raw.csv: cannot be read: line 1 is not UTF-8 text"),
+        (("batch", "take", "raw.jsonl"), "raw.jsonl: cannot be read: line 1 is not UTF-8 text"),
         (
             ("org", "assign", "--file", "raw.csv", "--provider", "embedded"),
             "raw.csv cannot be read: it is not UTF-8 text",

@@ -34,7 +34,7 @@ def test_an_override_says_which_limits_count_on_beside_it(shell: Shell) -> None:
     said = shell("override make draw 500 --org nobody-* --permanent")
     assert "\nlimits per day stay in force\nno organisation matches nobody-* yet\n" in said, said
     shell("limit end draw")
-    assert "this limit does not exist; the limits per day remain" in shell("limit end draw")
+    assert "this limit does not exist; its limit per day remains" in shell("limit end draw")
 
 
 def test_what_is_yet_to_come_is_not_looked_at(shell: Shell) -> None:

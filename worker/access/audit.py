@@ -21,7 +21,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.typed.parsing import require_range
 
 MAX_ROWS: Final = 10_000
-"""Lines of the audit at once."""
+"""Rows of one page of the audit."""
 VIAS: Final = ("cli", "cli --at", "console", "my", "http", "webhook", "program", "unknown")
 """`program`: one that calls the functions itself; `unknown`: done before it was kept."""
 SQL = queries(__file__)

@@ -28,7 +28,7 @@ SQL = queries(__file__)
 KEY: Final = re.compile(r"([0-9]{13})-[A-Za-z0-9_-]{43}")
 """When the form was made, and 256 random bits."""
 SKEW_MS: Final = MINUTE_MS
-"""The most that the clock of another server, which made the form, may be ahead."""
+"""Largest lead of the clock of another server, which made the form."""
 OLD: Final = "this form has expired, or was not created here. Open the form again"
 
 

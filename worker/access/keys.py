@@ -63,17 +63,17 @@ ACTOR: Final = "key"
 KEY: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 """The form of a key: any other text is no key, and costs no read."""
 OVERLAP_MS: Final = DAY_MS
-"""The time for which an old API key is accepted, by default."""
+"""Default time for which an old API key works beside the new one."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
-"""The longest time for which an old API key is accepted beside the new one."""
+"""Longest time for which an old API key works beside the new one."""
 MOST_OF_A_NAME: Final = 1_000
-"""Keys of one name, over all rotations: each stays in its table for good, so that none is taken again."""
+"""Keys of one name, over all rotations. Each stays in its table for good, so that no key is used again."""
 MOST_LIFE_MS: Final = 3_650 * DAY_MS
-"""The life of an API key."""
+"""Longest life of an API key."""
 LEAST_LIFE_MS: Final = 60_000
-"""The least life of an API key."""
+"""Shortest life of an API key."""
 USED_EVERY_MS: Final = 60_000
-"""Precision of a key's last use: it is not written more often."""
+"""Interval between two writes of a key's last use."""
 
 
 @dataclass(frozen=True)

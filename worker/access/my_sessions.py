@@ -23,11 +23,11 @@ from drawdown.worker.access.people import LINK, Person, hash_of
 SQL = queries(__file__)
 
 LIFE_MS: Final = 60 * MINUTE_MS
-"""A session at `/my`."""
+"""Life of a session at `/my`."""
 LINK_MS: Final = 15 * MINUTE_MS
-"""The longest time before the end of a link."""
+"""Longest life of a link."""
 MOST_SESSIONS: Final = 200
-"""Sessions of one organisation at `/my`; the oldest ends where there is one more."""
+"""Sessions of one organisation at `/my`. A further one ends the oldest."""
 VIA: Final = "my"
 STAFF: Final = "console:"
 """Prefix of the names of the console's own people, who look in; no link has such a name."""

@@ -36,11 +36,11 @@ NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
 LINK: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 """The form of the secret of a link or a session: any other text is neither, and costs no read."""
 LINK_MS: Final = DAY_MS
-"""The time in which a link lets its person set a password."""
+"""Life of a link with which a person sets a password."""
 LEAST_PASSWORD_CHARS: Final = 12
-"""The least of a password."""
+"""Shortest password."""
 MAX_PASSWORD_CHARS: Final = 200
-"""A password."""
+"""Longest password."""
 _NOBODY: Final = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$gL0iVLWaBgvLNRmgzOJfMXwh02Ty6GjPvPhiy6MhjM8"
 """The hash that is checked if no password is stored, so that it takes as long."""
 _SCRYPT: Final = {"n": 2**15, "r": 8, "p": 3}

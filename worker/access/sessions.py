@@ -24,20 +24,20 @@ from drawdown.worker.access.people import LINK, Person, hash_of
 SQL = queries(__file__)
 
 IDLE_MS: Final = 480 * MINUTE_MS
-"""An unused session of the console."""
+"""Time without use after which a session of the console ends."""
 LIFE_MS: Final = DAY_MS
-"""A session of the console."""
+"""Life of a session of the console."""
 SEEN_EVERY_MS: Final = MINUTE_MS
-"""Precision of a session's last use: it is not written more often."""
+"""Interval between two writes of a session's last use."""
 WITHIN_MS: Final = 15 * MINUTE_MS
-"""The time for which failures are counted."""
+"""Time for which failed sign-ins count."""
 MOST_FAILURES: Final = 5
-"""Sign-ins that fail, of one name from one address."""
+"""Failed sign-ins with one name from one address."""
 MOST_ADDRESS_FAILURES: Final = 50
-"""Failed sign-ins of one address, by names that do not exist, so their stored rows are bounded. Made-up names lock out
-no person of the same address: a person's own tries are bounded by MOST_FAILURES."""
+"""Failed sign-ins from one address with names that do not exist. This bounds their stored rows. Made-up names do not
+lock out a person at the same address: MOST_FAILURES bounds a person's own tries."""
 MOST_SESSIONS: Final = 20
-"""Sessions of one person; the oldest ends where there is one more."""
+"""Sessions of one person. A further one ends the oldest."""
 NOTHING: Final[Mapping[str, str]] = {}
 
 

@@ -39,7 +39,7 @@ SQL = queries(__file__)
 Batch = Annotated[str, ID, "Batch's id, as `batch list` shows it"]
 Source = Annotated[str, ID, "Name of the source"]
 MOST_WITHDRAWN: Final = 20_000
-"""Samples that a form, a call or a dry run withdraws in one transaction, which seals wait for."""
+"""Samples that a form, a call or a dry run withdraws in one transaction. Seals wait for it."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _fields(one: BatchSource) -> str:
 FILES: Final = (
     "batch", "source", Column("name", "file"), Column("outcome", "state", of_row=_state), Column("seen_ms", "seen"),
     Column("rows", "#rows"), Column("refused", "#refused"), Column("from_ms", "from"), Column("to_ms", "to"),
-    Column("said", " "),
+    Column("said", "note"),
 )  # fmt: skip
 READ: Final = "usage:read"
 WRITE: Final = "usage:write"

@@ -29,9 +29,9 @@ READING_SPILL_MB: Final = 8_192
 READING_THREADS: Final = 2
 """Threads that read one file."""
 READING_TIME_S: Final = 120
-"""Reading one file; a tick that has less left gives it less."""
+"""Longest read of one file. A tick with less time left gives it less."""
 INTERRUPT_EVERY_S: Final = 0.01
-"""The interval in which a reading that is out of time is interrupted."""
+"""Interval between two interrupts of a read that is out of time."""
 _SAID_OF_ERROR: Final = 300
 _NO_TEXT: Final = re.compile(r"Error on Line: ([0-9]+)\b.*\bis not utf-8", re.DOTALL)
 

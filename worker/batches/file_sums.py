@@ -46,17 +46,17 @@ if TYPE_CHECKING:
 SQL = queries(__file__)
 
 MAX_UNCLEAN: Final = 1_000
-"""Names that no id may be, of one file: its rows are refused by each of them."""
+"""Organisation names of one file that are not valid ids. The rows of each are refused."""
 MAX_BATCH_SAMPLES: Final = 5_000_000
-"""Samples of one file: its sums go in by one transaction."""
+"""Samples of one file. One transaction stores all of its sums."""
 MAX_BATCH_SAMPLES_SQLITE: Final = 500_000
-"""Samples of a batch in SQLite, where no other process writes meanwhile."""
+"""Samples of one file in SQLite, where no other process can write meanwhile."""
 MAX_SAID_CHARS: Final = 120
 """Stored part of one refused value."""
 MAX_ROWS_COMPARED: Final = 200_000
-"""Rows of one file that are compared with earlier ones: of a larger file, about so many."""
+"""Rows of one file that are compared with earlier rows. Of a larger file, about so many are."""
 MAX_ROWS_KEPT: Final = 4_096
-"""Rows of one batch to keep the hashes of, so that later files can be compared."""
+"""Rows of one batch to keep the hashes of, to compare later files with."""
 _HASHES: Final = 1 << 64
 AT_ONCE: Final = 5_000
 """Rows of a file's sums that are fetched and stored by one statement."""
@@ -253,11 +253,11 @@ class _Reading:
 SQL = queries(__file__)
 
 MAX_ROW_BYTES: Final = 1_048_576
-"""One row of a file of CSV or JSON lines."""
+"""Size of one row of CSV or JSON lines."""
 NAMES_SAY_NOTHING: Final = "hive_partitioning = false"
 """Without this, a folder called `org_id=globex` would override the organisation in the file's rows."""
 MAX_REFUSED_KEPT: Final = 100
-"""Rows of one file that are kept with what was wrong; all are counted."""
+"""Refused rows of one file that are kept with the reason. All are counted."""
 _SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
 _EVENTS: Final = ("org_id", "ts", "event_type", "quantity")
 _IDS: Final = ("id", "event_id")

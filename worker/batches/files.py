@@ -21,7 +21,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 
 MAX_BATCH_BYTES: Final = 16 * 1024**3
-"""One file of usage."""
+"""Size of one file of usage."""
 HASH_CHARS: Final = 32
 """Part of a file's SHA-256 in hexadecimal by which a batch is known: 128 bits."""
 _CHUNK_BYTES: Final = 1 << 20

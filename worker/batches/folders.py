@@ -51,13 +51,13 @@ MAX_FILES_A_TICK: Final = 100
 MAX_BYTES_A_TICK: Final = 4 * 1024**3
 """Bytes of the files that one tick takes; one file alone may have more."""
 MAX_LISTED_FILES: Final = 10_000
-"""Looked at together, by name. A tick that found as many new ones in a folder looks no further: it takes fewer."""
+"""Files of a folder that are looked up together, by name. A tick with so many new files looks no further."""
 QUIET_MS: Final = MINUTE_MS
-"""The time that a file in a watched folder must be unchanged before a tick takes it."""
+"""Time without a change before a tick takes a file of a watched folder."""
 LEAST_READING_MS: Final = 10 * SECOND_MS
-"""A tick with less time left begins no file."""
+"""Least time left in a tick to begin a file."""
 FULL_READING_S: Final = 60
-"""If a file is not read in so much time, the reading counts (`MAX_READINGS`): the next tick has no more for it."""
+"""If a file is not read in this time, the read counts (`MAX_READINGS`): the next tick has no more time for it."""
 
 
 def take_watched(context: Context) -> Steps[BatchesDone]:

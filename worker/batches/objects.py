@@ -33,20 +33,20 @@ from drawdown.worker.engine.stores import ObjectStore
 
 SCHEME: Final = "s3://"
 MAX_OBJECT_BYTES: Final = 4 * 1024**3
-"""One object of usage. It is in the spill folder while it is read."""
+"""Size of one object of usage. It is in the spill folder while it is read."""
 OBJECTS_A_PAGE: Final = 1_000
 MAX_PAGES: Final = 100
 """Pages of a listing of objects, in one tick."""
 STORE_CONNECT_S: Final = 5
-"""A connection to an object store."""
+"""Longest wait for a connection to an object store."""
 STORE_READ_S: Final = 30
-"""Wait for each answer of an object store."""
+"""Longest wait for each answer of an object store."""
 STORE_TRIES: Final = 3
 """Tries of one call to an object store."""
 MAX_ANSWER_BYTES: Final = 8 * 1024**2
-"""The body of a listing of objects, or of a store's error: a thousand of the longest names have less."""
+"""Size of a listing of objects, or of a store's error. A thousand of the longest names have less."""
 STORE_ANSWER_S: Final = 10
-"""Within which the body of such an answer has come, however it drips."""
+"""Longest time for a listing or an error of an object store to arrive, however slowly it comes."""
 _CHUNK_BYTES: Final = 1 << 20
 """Bytes of an object that are written at once."""
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")

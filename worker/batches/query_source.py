@@ -40,7 +40,7 @@ PERIODS_MS: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
 ASKED_AGAIN_MS: Final = DAY_MS
 """Time from the first read of a period to the second, which finds rows that came late."""
 MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
-"""The longest time after its end at which a period is closed."""
+"""Longest delay after the end of a period before it is queried."""
 MAX_QUERY_CHARS: Final = 20_000
 """Characters of a query."""
 MAX_RESULT_ROWS: Final = 5_000_000
@@ -50,11 +50,11 @@ MAX_RESULT_BYTES: Final = 2 * 1024**3
 ROWS_AT_ONCE: Final = 1_000
 """Rows of a query's result that are held at once."""
 DATABASE_CONNECT_S: Final = 5
-"""Connecting to a database for a query."""
+"""Longest wait for a connection to a queried database."""
 DATABASE_SILENT_S: Final = 30
-"""A line on which nothing is acknowledged for so long is given up."""
+"""Longest time without an acknowledgement before a connection is given up."""
 END_EVERY_S: Final = 0.1
-"""The interval in which a statement that is out of time is ended."""
+"""Interval between two tries to end a statement that is out of time."""
 MAX_SAID_CHARS: Final = 300
 """Stored part of the error message of a database that is queried."""
 _READ: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity", "id", "event_id")

@@ -32,13 +32,13 @@ from drawdown.worker.sources.field_map import OWN_NAMES, FieldMap, from_text
 SQL = queries(__file__)
 
 MAX_SOURCES: Final = 100
-"""Watched folders."""
+"""Watched folders and queries."""
 MAX_LISTED_PERIODS: Final = 1_000
-"""Looked at together."""
+"""Periods of a query that are looked up together."""
 MAX_DUE: Final = 24
-"""A tick that found so many looks no further."""
+"""Due periods that a tick looks for."""
 MAX_PERIODS_BACK: Final = 10_000
-"""Periods before now that a query may start at."""
+"""Periods before now from which a query can start."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def list_batches(connection: sa.Connection, *, source: str | None = None, most: 
 
 
 MOST_FILES: Final = 100
-"""Files of one batch that are shown: the latest."""
+"""Latest files of one batch that are shown."""
 
 
 def files_of(connection: sa.Connection, batch: str) -> list[BatchRow]:
@@ -288,11 +288,11 @@ def refused_rows(connection: sa.Connection, batch: str) -> list[RefusedRowOf]:
 
 
 MAX_READINGS: Final = 3
-"""Readings of one file that no tick saw end."""
+"""Reads of one file that no tick completed."""
 READING_LEASE_MS: Final = 4 * MINUTE_MS
-"""The time that a file is left to the tick that began to read it; the next tick comes after it."""
+"""Lease of the tick that reads a file. It ends before the next tick."""
 MAX_OPEN_LOOKED_AT: Final = 10_000
-"""Files left to people that a tick looks for in a folder."""
+"""Files of a folder that wait for a person, and that a tick looks up."""
 
 
 def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_ms: int) -> int | None:

@@ -305,7 +305,7 @@ def ids_of(batch: str) -> dict[str, str]:
 
 
 MAX_BATCHES_COMPARED: Final = 500
-"""Batches that one file is compared with: the newest of its time."""
+"""Newest batches of its time that one file is compared with."""
 _SHOWN: Final = 3
 
 

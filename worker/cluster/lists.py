@@ -16,7 +16,7 @@ from drawdown.worker.cluster.membership import LIVES_S
 
 SQL = queries(__file__)
 MOST_WORKERS: Final = 100
-"""Workers that are notified of, the newest first."""
+"""Workers that are listed, the newest first."""
 MOST_TOLD: Final = 3
 """Workers that a line names."""
 

@@ -19,15 +19,15 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import BUCKETS, DAY_MS, SECOND_MS
 
 MAX_SHARDS: Final = BUCKETS
-"""Shards of one tick. So many jobs of each kind wait at most, and as many run."""
+"""Shards of one tick. At most so many jobs of each kind wait, and as many run."""
 LIVES_S: Final = 30
-"""A worker that was not seen for so long is dead: its jobs are taken over, and nobody asks it."""
+"""Time after which an unseen worker counts as dead. Other workers take over its jobs."""
 KEPT_S: Final = DAY_MS // SECOND_MS
-"""Seconds that a worker that is gone stays in the list."""
+"""Seconds for which a dead worker stays in the list."""
 SHARDS: Final = 4
-"""Where the first worker names no other number."""
+"""Shards, unless the first worker sets another number."""
 EVERY_S: Final = 300
-"""Likewise."""
+"""Seconds between ticks, unless the first worker sets another number."""
 MOST_NAMED: Final = 3
 """Workers that a refusal names."""
 SQL = queries(__file__)

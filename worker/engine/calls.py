@@ -72,14 +72,14 @@ log = structlog.get_logger()
 A = TypeVar("A")
 B = TypeVar("B")
 GIVE_UP_AFTER: Final = 20
-"""Calls of one batch that fail in a row: what is left of it is not sent, or an outage would cost a timeout each."""
+"""Calls of one batch that fail in a row. The rest is not sent: in an outage, each would cost a timeout."""
 MOST_UNSETTLED: Final = 512
 """Calls with pushes to one provider, of all lanes, that have no recorded answer yet.
 
 If a process dies, these have to be looked up or sent again.
 """
 LAST_ANSWERS_S: Final = 10.0
-"""Once time is up, pushes under way are waited for so long: each that is given up has to be looked up."""
+"""Wait for pushes under way once time is up. Drawdown must look up each one that it gives up."""
 
 
 class Calls:
@@ -324,9 +324,9 @@ def _unread(_place: int, begun: bool) -> ReadFailed:
 PORTION: Final = 128
 """Answers fetched at once, unless one call has more: few enough to lose, enough that commits cost little."""
 PORTION_S: Final = 1.0
-"""The time that answers wait to be written together."""
+"""Longest wait of an answer to be written together with others."""
 POLL_S: Final = 0.1
-"""Seconds between two checks of `over` while nothing comes."""
+"""Seconds between two checks of `over` while no answer comes."""
 
 
 class Flight(Generic[A]):
@@ -459,7 +459,7 @@ class Flight(Generic[A]):
 PAYMENTS_AT_ONCE: Final = 8
 """Calls to one payment service under way together."""
 LAST_CHARGES_S: Final = 5.0
-"""Once time is up, charges under way are waited for so long: each that is given up has to be looked up."""
+"""Wait for charges under way once time is up. Drawdown must look up each one that it gives up."""
 
 
 async def answers(service: PaymentService, effect: ChargeMoney | LookUpMoney, clock: Clock) -> list[ChargeResult]:

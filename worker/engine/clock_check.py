@@ -12,9 +12,9 @@ from drawdown.schema.units import DAY_MS, SECOND_MS
 SQL = queries(__file__)
 
 MAX_SKEW_MS = 30 * SECOND_MS
-"""Difference between the machine's clock and the database's."""
+"""Largest accepted difference between the machine's clock and the database's clock."""
 MAX_JUMP_MS = DAY_MS
-"""A jump of the clock that needs no person."""
+"""Largest jump of the clock without `--accept-clock`."""
 
 
 def database_now(connection: sa.Connection, now: int) -> int:

@@ -24,7 +24,7 @@ AT_ONCE: Final = 4
 """Pushes of one customer on their way: where a provider dies, each key that it had claimed may stay in doubt for a day;
 and one that limits customers refuses a burst."""
 PACED_MS: Final = 30 * SECOND_MS
-"""The time that a customer's pushes wait after its first "too many calls"; the rest are left to a later tick."""
+"""Longest wait of a customer's pushes after its first "too many calls". The rest is left to a later tick."""
 
 TURNED_AWAY: Final = 10
 """Customers that are turned away in one round, or an eighth of those that are asked for, if that is fewer: half as many

@@ -57,9 +57,9 @@ SQL = queries(__file__)
 __all__ = ["Accepted", "Preview", "RequestedExecution", "Settled"]
 
 LIFE_MS: Final = 60 * MINUTE_MS
-"""The time that an execution holds its credit by default, if it does not wait in a queue."""
+"""Default duration of a reservation, if the execution does not wait in a queue."""
 QUEUED_LIFE_MS: Final = DAY_MS
-"""The time that an execution in a queue holds its credit by default."""
+"""Default duration of a reservation of a queued execution."""
 
 
 def preview(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Preview:

@@ -211,7 +211,7 @@ def end_of_use(
     """End the run of a use, of which nothing was drawn yet; what was charged. Errors: Alone."""
     require_plain(found, by.now_ms)
     if found.drawn_micro or found.overage != "charge":
-        raise Alone("it is no use's run")
+        raise Alone("it does not belong to a use")
     lines = [Line(None, None, price)] if price or state == "settled" else []
     entries, charged, _ = draws.entries_for(found, FINAL, lines, by)
     apply(standing, found, _ended(found, state, charged, by), entries, moves)
@@ -252,7 +252,7 @@ def _last(asked: Change, found: Reservation) -> list[Line]:
         return []
     cost = run_request.sane_cost(asked.cost or Cost())
     if cost.amount_micro is None or found.overage == "cap":
-        raise Alone("it goes by what was drawn of each feature, or was written off")
+        raise Alone("its cost depends on its draws, or was written off")
     if not found.drawn_micro <= cost.amount_micro <= MAX_ENTRY_MICRO:
         raise Alone("it costs less than was drawn, or more than any")
     return [Line(None, None, cost.amount_micro - found.drawn_micro)]

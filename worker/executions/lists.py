@@ -23,11 +23,11 @@ SQL = queries(__file__)
 EVER: Final = 2**62
 PAGE_ROWS: Final = 50
 MOST_AT_ONCE: Final = 1_000
-"""Rows of a file that are read, and held, together."""
+"""Rows of a file that are read, and kept in memory, together."""
 MOST_LOOKED_AT: Final = 10_000
-"""Runs that one page goes through, and of what is held those that its sums are of."""
+"""Executions that one page reads, and held executions that its sums include."""
 MOST_HOLDERS: Final = 10
-"""Wallets of which most is held, on a page."""
+"""Wallets with the most reserved credit, on a page."""
 STATES: Final[tuple[State, ...]] = get_args(State)
 
 

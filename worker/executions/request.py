@@ -22,13 +22,13 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 
 LEAST_LIFE_MS: Final = MINUTE_MS
-"""Shortest life of a hold."""
+"""Shortest duration of a reservation."""
 MOST_LIFE_MS: Final = 30 * DAY_MS
-"""Longest life of a hold."""
+"""Longest duration of a reservation."""
 MOST_FEATURES: Final = 100
 """Features of one estimate or cost."""
 MOST_SANDBOXES: Final = 100
-"""Sandboxes that one run names."""
+"""Sandboxes that one execution can name."""
 USE: Final = "guard:"
 """Stands before a use's name in the key of its run."""
 

@@ -47,7 +47,7 @@ from drawdown.worker.wallets import actions as credit
 
 DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
 DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 100
-"""Price of a new database: a GB for a second."""
+"""Default price of a GB for a second, in a new database."""
 SQL = queries(__file__)
 
 
@@ -129,9 +129,7 @@ def map_event(
         record(connection, "event_value", event_type, asdict(value), by)
     meter = meters(connection, [event_type], by.now_ms).get(event_type)
     if meter is None:
-        raise Refused(
-            f"cannot add an event type: the limit of {MAX_EVENT_TYPES:,} is reached. Run `drawdown feature list`"
-        )
+        raise Refused(f"the limit of {MAX_EVENT_TYPES:,} event types is reached. Run `drawdown feature list`")
     return _add(connection, MappingRow("exact", meter, feature, unit, 0), by, from_ms, confirmed=confirmed)
 
 
@@ -200,7 +198,8 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
         size, window, meant = changed
         what = f"the event type {_type_of(connection, size)}" if row.is_of_events else f"{size} MB"
         raise Refused(
-            f"{what} is {meant} in sealed windows from {utc(window)}. A mapping can change from {utc(sealed_to)}"
+            f"{what} is {meant} in sealed windows from {utc(window)}. "
+            f"A mapping can only change from {utc(sealed_to)} on"
         )
     if row.feature and start < sealed_to and not confirmed:
         raise Refused("this mapping gives sealed windows a feature. Check it with --dry-run, then pass --yes")
@@ -319,7 +318,7 @@ BEFORE: Final = (
     "types again"
 )
 MOST_FACTS: Final = 20
-"""Sizes, and event types, without a feature that a dry run names."""
+"""Sizes without a feature, and as many event types, that a dry run names."""
 Feature = Annotated[str, ID, "Feature: a-z, 0-9 and _"]
 From = Annotated[int | None, WINDOW, "Window boundary at which the mapping starts; the next if omitted"]
 Yes = Annotated[bool, FLAG, "Confirmation of a change to sealed or lost windows"]

@@ -23,7 +23,7 @@ SQL = queries(__file__)
 
 PAGE_METRICS: Final = 50
 MOST_REASONS: Final = 50
-"""Metrics, by the reasons why they were blocked, that are notified of."""
+"""Pairs of a blocked metric and its reason that are shown."""
 ANY_PLAN: Final = "*"
 
 

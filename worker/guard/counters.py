@@ -29,9 +29,9 @@ SQL = queries(__file__)
 
 State: TypeAlias = Literal["used", "held", "settled", "released", "expired"]
 OVER_AT_ONCE: Final = 1_000
-"""Holds of one metric that are over, and that a statement gives back."""
+"""Expired holds of one metric that one statement returns."""
 MOST_OVER_PARTS: Final = 100
-"""Statements of OVER_AT_ONCE holds in one transaction. The rest counts until the next one."""
+"""Statements of OVER_AT_ONCE holds in one transaction. Other expired holds count until the next one."""
 TURN_MS: Final = 5 * MINUTE_MS
 """The time around the turn of a month in which uses of the old and the new month may run at once.
 

@@ -46,7 +46,7 @@ from drawdown.worker.guard.use import Answer, Ask, AskerRows, Book, Charged, Cos
 SQL = queries(__file__)
 
 MOST_WAIT_MS: Final = 100
-"""The time that a shared transaction waits for a lock."""
+"""Longest wait of a shared transaction for a lock."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class _Work:
                 continue
             use = _its_use(uses, call)
             if use is None or use.use_key in taken:
-                self._found[at] = Alone("there is no such use, or another call ends it")
+                self._found[at] = Alone("the use is unknown, or another call ends it")
                 continue
             taken.add(use.use_key)
             found[at] = use
@@ -324,7 +324,7 @@ class _Work:
         facts = _facts(self._connection, known.asker, seen, self._now_ms)
         standing = facts.payer(self._connection)
         if facts.terms.most_hold_micro is not None and price > facts.terms.most_hold_micro:
-            raise Alone("more than one run may hold")
+            raise Alone("more than the plan's limit for one execution")
         wallet = runs.consume(standing, run, name, price, self._moves, facts.terms, ask.by, ends=ask.state == "used")
         if wallet is not None:
             charged = price if ask.state == "used" else 0
@@ -399,7 +399,7 @@ class _Work:
     ) -> runs.Finish:
         run = self._run_of(call)
         if run is None or run.reservation in changed or run.reservation.startswith(USE):
-            raise Alone("there is no such run, or another call changes it")
+            raise Alone("the execution is unknown, or another call changes it")
         standing = standings.get(run.customer_id)
         if standing is None:
             raise Alone("no wallet here pays")
@@ -419,7 +419,7 @@ class _Work:
     def _book(self, group: _Group, known: AskerTerms, seen: AskerRows, at_ms: int) -> Book:
         """The counters of a group. Errors: Alone where a hold of it is over, which is to be given back first."""
         if seen.has_overs:
-            raise Alone("what is over is given back first")
+            raise Alone("expired holds must be returned first")
         if group not in self._books:
             counters = self._counters_of(group, at_ms)
             self._books[group] = Book(lambda *_: Charged(Costs()), known, counters, counters, {})

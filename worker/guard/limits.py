@@ -18,7 +18,7 @@ Per = Annotated[Period, "Period, in UTC"]
 OfPlan = Annotated[str, ID, "Plan; * for all other plans, and for organisations without a plan"]
 OfMetric = Annotated[str, ID, "Metric to list"]
 MOST_LIMITS: Final = 1_000
-"""Limits of a metric among which a dry run looks for the one that it changes."""
+"""Limits of a metric in which a dry run looks for the one that it changes."""
 
 
 def amount_in_words(amount: int | None) -> str:
@@ -71,7 +71,7 @@ def _end(
 
 def _ended(done: LimitEnded) -> str:
     none = f"if {done.plan} has no other limit of {done.metric}, it now allows no use of it"
-    but = f"; the limits per {' and per '.join(done.periods)} remain" if done.periods else ""
+    but = f"; its limit per {' and per '.join(done.periods)} remains" if done.periods else ""
     said = f"ended; {none}" if done.changed else f"this limit does not exist{but}"
     return f"{done.metric} of {done.plan}, per {done.period}: {said}"
 

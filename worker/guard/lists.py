@@ -232,10 +232,10 @@ def _require(connection: sa.Connection, metric: str, org_id: str) -> None:
 
 
 MOST_COUNTED: Final = 5_000
-"""Uses, and as many refusals, of one metric that are counted: the newest."""
+"""Newest uses of one metric that are counted, and as many refusals."""
 PAGE_METRICS: Final = 20
 MOST_BLOCKED: Final = 20
-"""Organisations that were blocked most, by metric."""
+"""Organisations with the most blocked requests, by metric."""
 _NAMES: Final = dict(zip(SPANS, ("day", "week", "month"), strict=True))
 
 
@@ -369,7 +369,7 @@ def _most_blocked(connection: sa.Connection, floors: dict[str, int]) -> list[Blo
 
 
 MOST_NAMES: Final = 50
-"""Metrics of the guard that have figures of their own."""
+"""Metrics of the guard with their own figures."""
 OTHER: Final = "other"
 
 

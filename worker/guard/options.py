@@ -117,7 +117,7 @@ def _command(way: Way, wish: Wish, payer: str) -> str | None:
 
 OPTIONS: Final[tuple[Option, ...]] = get_args(Option)
 MOST_SPONSORS: Final = 5
-"""Payers of an organisation to check for credit: each check is a question to the guard."""
+"""Payers of an organisation that are checked for credit. Each is a request to the guard."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _closed(option: Option, found: Answer) -> Way:
     if found.would != "block":
         return Way(option, "not_blocked", "the use is not blocked")
     if found.rule == "operator":
-        return Way(option, "operator", "a person halted the organisation, and must resume it")
+        return Way(option, "operator", "a person halted the organisation, and a person must resume it")
     if option in ("top_up", "sponsor"):
         return Way(option, "not_credit", "a limit blocks the use, and credit does not raise a limit")
     return Way(option, "not_limit", "credit is missing; no limit blocks the use")

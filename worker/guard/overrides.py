@@ -57,13 +57,13 @@ OverrideState: TypeAlias = Literal["asked", "in_force", "refused", "ended"]
 Word: TypeAlias = Literal["approve", "refuse", "end"]
 
 MOST_LIFE_MS: Final = 90 * DAY_MS
-"""Life of an override that is not for good."""
+"""Longest life of a limit override that is not permanent."""
 MOST_ASKED: Final = 20
-"""Overrides of a metric that wait for a decision about one organisation, pattern or plan. A program that sends requests
-in a loop fills no disk.
+"""Limit overrides of a metric that wait for a decision about one organisation, pattern or plan. So a program that sends
+requests in a loop cannot fill the disk.
 """
 SOON_MS: Final = 7 * DAY_MS
-"""Time before its end in which an override is listed as one that ends soon."""
+"""Time before its end in which a limit override counts as ending soon."""
 _AFTER: Final[dict[Word, OverrideState]] = {"approve": "in_force", "refuse": "refused", "end": "ended"}
 _TOLD: Final[dict[Word, str]] = {"approve": OVERRIDE_APPROVED, "refuse": OVERRIDE_REFUSED, "end": OVERRIDE_ENDED}
 _MAY_FOLLOW: Final[dict[Word, OverrideState]] = {"approve": "asked", "refuse": "asked", "end": "in_force"}
@@ -244,7 +244,7 @@ def _require_end(terms: Terms, now_ms: int, permanent: bool) -> None:
 
 Number = Annotated[int, whole(1, MAX_NUMBER, 1), "Number of the limit override"]
 MOST_LIMITS: Final = 1_000
-"""Limits of a metric that a dry run's facts are looked for among."""
+"""Limits of a metric in which a dry run looks for its facts."""
 
 
 @dataclass(frozen=True)

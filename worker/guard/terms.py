@@ -36,7 +36,7 @@ SQL = queries(__file__)
 ANY_PLAN: Final = "*"
 """The plan name for every plan that has no limit of its own, and for organisations without a plan."""
 MAX_UNITS: Final = 10**12
-"""Base units of one use, of a limit, and of a price: nine million such uses still fit in 64 bits."""
+"""Base units of one use, of a limit, and of a price. Nine million such uses still fit in 64 bits."""
 LITTLE_PPM: Final = 200_000
 """At or below which part of a limit it is warned, unless it is given."""
 
@@ -137,7 +137,7 @@ def set_metric(
     was = _latest(connection, metric) if hold(connection, metric) else None
     now = _changed(metric, was, change)
     if _charges_for(was, now) not in (None, counts):
-        raise DatabaseBusy(f"{metric} was changed this moment; try again")
+        raise DatabaseBusy(f"another call just changed {metric}. Try again")
     if counts is not None:
         double_billing.require_unmetered(connection, metric, counts, by.now_ms)
         is_new = was is None or not was.price_micro or was.counts != now.counts

@@ -364,7 +364,7 @@ def _use(ask: Ask, counters: Counters, known: AskerTerms, verdict: Verdict, done
 
 
 def other_content(key: str) -> Denied:
-    text = f"key {key} was used for another use. This use was not counted. Use a new key"
+    text = f"key {key} belongs to another use. This use was not counted. Send it with a new key"
     return Denied("other_content", text)
 
 
