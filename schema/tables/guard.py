@@ -160,9 +160,9 @@ guard_denials = sa.Table(
     id_column("sample"),
     sa.CheckConstraint("count > 0 AND amount > 0 AND last_ms >= first_ms", name="guard_denials_sane"),
     sa.Index("guard_denials_by_time", "metric", "minute_ms"),
-    comment="Uses that the guard blocked, or would have blocked, by minute. `enforced`: false in phase 3, when it did "
-    "not block. `sample`: key of the first use. One row per minute keeps a program that retries in a loop from "
-    "filling the disk.",
+    comment="Uses that the guard blocked, or would have blocked, by minute. `enforced`: false if only phase 3 would "
+    "have blocked the use. `sample`: key of the first use. One row per minute keeps a program that retries in a loop "
+    "from filling the disk.",
 )
 
 guard_corrections = sa.Table(
