@@ -212,7 +212,7 @@ def reserve(
     for a new run, and returns the use that the wallet pays for first.
 
     Errors: Denied `other_content` for a key that was used for something else, `too_much_held`, `no_credit` without
-    room, `too_many_runs` if there are too many to look at.
+    room, `too_many_executions` if there are too many to look at.
     """
     found, is_new = note(connection, ask, by)
     if not is_new:
@@ -395,13 +395,13 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
     `with_new`: the run is written, and this transaction holds the wallet, so it sees the runs of all transactions
     before it.
 
-    Errors: Denied `too_many_runs`, of the step `account`.
+    Errors: Denied `too_many_executions`, of the step `account`.
     """
     most = MOST_METERED if with_new else MOST_METERED - 1
     values = {"customer_id": customer_id, "now_ms": now_ms, "at_most": most + 1}
     if int(SQL.run(connection, "metered", values).scalar_one()) > most:
         text = f"metering settles at most {MOST_METERED:,} open executions of {customer_id}"
-        raise Denied("too_many_runs", f"{text}. Settle some, or name more sandboxes in one execution", "account")
+        raise Denied("too_many_executions", f"{text}. Settle some, or name more sandboxes in one execution", "account")
 
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:

@@ -342,7 +342,8 @@ def list_(
     columns = ("run", "org", "payer", "project", "state", "settled by", "#reserved", "#drawn", "#held", "expires")
     why = f"{MOST_LOOKED_AT:,} runs were looked through" if found.is_cut else "there are more"
     more = [] if found.next_after is None else [f"{why}: --after {typed(found.next_after)}"]
-    show(app, {**vars(found), "runs": list(map(said_of, found.runs))}, [table("Runs", columns, rows), *more])
+    result = {"executions": list(map(said_of, found.runs)), "next_after": found.next_after, "is_cut": found.is_cut}
+    show(app, result, [table("Executions", columns, rows), *more])
 
 
 @commands.command("show")
@@ -356,7 +357,7 @@ def show_(context: typer.Context, key: Made, most: Most = 100) -> None:
     ]
     columns = ("at", "#credits", "feature", "#quantity", "key")
     tables = [table(key, ("", ""), facts(told_of(run))), table("Drawn", columns, rows)]
-    show(app, {"run": said_of(run), "entries": entries}, tables)
+    show(app, {"execution": said_of(run), "entries": entries}, tables)
 
 
 def _request(org: str, estimate: str | None, use: list[str] | None, **more: object) -> Request:

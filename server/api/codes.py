@@ -55,7 +55,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
         "Another key began this execution or use. Use that key, or one that is not bound. With 409, the execution's"
         " key is taken: choose another",
     ),
-    "unknown_run": CallCode(
+    "unknown_execution": CallCode(
         (404,),
         "No execution has this key. Unless the API key is bound, the message names the nearest",
     ),
@@ -139,7 +139,9 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "sandbox_taken": CallCode((409,), "An open execution names the sandbox. End that execution first"),
     "stopped": CallCode((409,), "The organisation is stopped. `GET /v1/orgs/{org_id}` has the reason"),
     "too_many_asked": CallCode((409,), "20 limit overrides wait for approval. Ask a person to decide one"),
-    "too_many_runs": CallCode((409,), "Metering settles the maximum number of executions of this wallet. Settle some"),
+    "too_many_executions": CallCode(
+        (409,), "Metering settles the maximum number of executions of this wallet. Settle some"
+    ),
     "bad_event": CallCode(
         (409,),
         "The event that a use emits was refused, and nothing was used. The message has the code of the event, and "

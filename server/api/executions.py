@@ -293,7 +293,7 @@ def _list(connection: sa.Connection, query: models.RunsQuery, said: Caller) -> M
         action=query.action or "",
     )
     found = list_runs(connection, chosen, said.now_ms, query.after, query.most)
-    return {"runs": [_run(one, said) for one in found.runs], "next": found.next_after, "is_cut": found.is_cut}
+    return {"executions": [_run(one, said) for one in found.runs], "next": found.next_after, "is_cut": found.is_cut}
 
 
 def _show(connection: sa.Connection, query: models.MostQuery, said: Caller, *, key: str) -> Mapping[str, object]:
@@ -312,7 +312,7 @@ def _own(connection: sa.Connection, key: str, said: Caller) -> str:
     for name in (own_name(org, key), key):
         if org_of_run(connection, name) == org:
             return name
-    raise ApiError(404, "unknown_run", f"{org} has no execution with this key")
+    raise ApiError(404, "unknown_execution", f"{org} has no execution with this key")
 
 
 def _begun(connection: sa.Connection, key: str, said: Caller) -> str:

@@ -262,7 +262,7 @@ class RunsAnswer(BaseModel):
     `is_cut`: many runs were read, and fewer than requested, or none, matched; the next page continues after them.
     """
 
-    runs: list[Run]
+    executions: list[Run]
     next: str | None
     is_cut: bool
 

@@ -69,7 +69,7 @@ STATUSES: Final[Mapping[str, int]] = {
 """The HTTP statuses of refusals by a rule; all others are 409."""
 CODES: Final = tuple(CALLS)
 """Those that are counted by their names; any other is `other`."""
-NOT_FOUND: Final = ("unknown_metric", "unknown_org", "unknown_run", "unknown_settlement", "unknown_use")
+NOT_FOUND: Final = ("unknown_metric", "unknown_org", "unknown_execution", "unknown_settlement", "unknown_use")
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

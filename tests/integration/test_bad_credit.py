@@ -48,7 +48,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution accept new --org acme --estimate 1 --project shut": (1, "blocked", "To unblock it, run `drawdown"),
     "execution list --project sitee": (2, "unknown_project", "did you mean site? `drawdown execution list`"),
     "execution accept new --org acmee --estimate 1": (2, "unknown_org", "did you mean acme? `drawdown org list`"),
-    "execution settle goin --actual 1": (2, "unknown_run", "did you mean going? `drawdown execution list`"),
+    "execution settle goin --actual 1": (2, "unknown_execution", "did you mean going? `drawdown execution list`"),
     "settlement freeze setled": (2, "unknown_settlement", "did you mean settled? `drawdown settlement list`"),
     "execution accept going --org acme --estimate 7": (1, "other_content", "use a new key"),
     "execution accept going --org acme --estimate 6 --project site --overage cap --subject bob": (

@@ -432,7 +432,7 @@ def test_of_runs_accepted_at_once_none_is_above_the_bound(lab: Lab, monkeypatch:
     with monkeypatch.context() as patched:
         patched.setattr(executions, "permit", _permit_unlooked)
         lab.accept("two", 10, sandboxes=("b",))
-        assert code_of(lambda: lab.accept("three", 10, sandboxes=("c",))) == "too_many_runs"
+        assert code_of(lambda: lab.accept("three", 10, sandboxes=("c",))) == "too_many_executions"
     assert lab.purse == (100_000, 20)
     assert lab.fleet.one("SELECT COUNT(*) FROM reservations") == 2
     assert lab.accept("two", 10, sandboxes=("b",)).repeated, "the first answer, however many there are"

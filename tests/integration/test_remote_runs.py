@@ -398,7 +398,7 @@ def test_the_command_line_says_what_it_rests_on(far: Far, capsys: pytest.Capture
     assert (preview["hold"], preview["available"], preview["balance_read_ms"]) == ("local", 100, T0 + WINDOW_MS)
     assert (accepted["hold"], accepted["available"], accepted["balance_read_ms"]) == ("local", 40, T0 + WINDOW_MS)
     assert (settled["charged"], settled["available"]) == (45, 55)
-    assert (shown["run"]["hold"], shown["entries"][0]["key"]) == ("local", "run:e-1:final:compute_4gb")
+    assert (shown["execution"]["hold"], shown["entries"][0]["key"]) == ("local", "run:e-1:final:compute_4gb")
     assert run([*at[:-1], "execution", "show", "e-1"]) == 0
     assert run([*at[:-1], "execution", "preview", "--org", "acme", "--use", "compute_4gb=1"]) == 0
     assert "by the balance that was read" in capsys.readouterr().out

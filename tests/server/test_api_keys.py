@@ -144,11 +144,11 @@ def test_a_key_of_one_organisation_names_no_other_and_learns_nothing_of_it(house
                            ("release", {})):  # fmt: skip
             for key in ("theirs", "their"):
                 answer = await bound.post(f"/{key}/{act}", order)
-                assert refused(answer) == (404, "unknown_run") and "theirs" not in answer.text, answer.text
-        assert refused(await bound.get("/executions/theirs")) == (404, "unknown_run")
-        assert [run["key"] for run in (await bound.get("/executions")).json()["runs"]] == ["ours"]
+                assert refused(answer) == (404, "unknown_execution") and "theirs" not in answer.text, answer.text
+        assert refused(await bound.get("/executions/theirs")) == (404, "unknown_execution")
+        assert [run["key"] for run in (await bound.get("/executions")).json()["executions"]] == ["ours"]
         for label in ("theirs-project", "their-project", "nobodys"):
-            assert (await bound.get(f"/executions?project={label}")).json()["runs"] == [], "no label is guessed"
+            assert (await bound.get(f"/executions?project={label}")).json()["executions"] == [], "no label is guessed"
         assert refused(await bound.post("/ours/settle", {"actual": 1})) == (403, "foreign_key"), "another key began it"
         assert (await anybody.post("/ours/settle", {"actual": 1})).json()["drawn"] == 1
         assert (await bound.get("/accounts/acme")).json()["balance"] == 99

@@ -170,7 +170,7 @@ def test_lists_are_narrowed_by_labels_and_states(lone: House) -> None:
         async def keys(query: str) -> list[str]:
             found = await program.get(f"/executions{query}")
             assert found.status_code == 200, found.text
-            return [run["key"] for run in found.json()["runs"]]
+            return [run["key"] for run in found.json()["executions"]]
 
         assert await keys("") == ["e-2", "e-1", "e-0"]
         assert await keys("?project=site") == ["e-1", "e-0"]
@@ -243,7 +243,7 @@ REFUSED: Final[list[Case]] = [
     ("two estimates", "", {"key": "n", "org_id": "acme", "estimate": 1, "use": {"tokens": 1}}, 422, "bad_value", None),
     ("nothing estimated", "", {"key": "n", "org_id": "acme", "estimate": 0}, 422, "bad_estimate", None),
     ("a negative estimate", "", {"key": "n", "org_id": "acme", "estimate": -1}, 422, "bad_estimate", None),
-    ("an unknown run", "/goin/settle", {"actual": 1}, 404, "unknown_run", None),
+    ("an unknown run", "/goin/settle", {"actual": 1}, 404, "unknown_execution", None),
     ("a draw of another", "/going/draws", {"number": 1, "credits": 2}, 409, "other_content", None),
     ("a draw beyond the hold", "/tight/draws", {"number": 1, "credits": 2}, 409, "beyond_hold", None),
     ("less than was drawn", "/going/settle", {"actual": 0.5}, 409, "below_drawn", None),
@@ -512,10 +512,12 @@ def test_the_examples_of_the_description_do_what_they_say(lone: House) -> None:
         assert (await program.post("/preview", example(f"{root}/preview"))).json()["allowed"] is True
         assert (await program.post("", example(root))).status_code == 200
         for act in ("draws", "extend", "settle"):
-            answer = await program.post(f"/e-1/{act}", example(f"{root}/{{key}}/{act}"))
+            answer = await program.post(f"/e-1/{act}", example(f"{root}/{{execution}}/{act}"))
             assert answer.status_code == 200, answer.text
         await program.accept("e-2")
-        assert (await program.post("/e-2/release", example(f"{root}/{{key}}/release"))).json()["state"] == "released"
+        assert (await program.post("/e-2/release", example(f"{root}/{{execution}}/release"))).json()[
+            "state"
+        ] == "released"
 
     with_program(lone, work)
 
@@ -535,5 +537,5 @@ def test_each_route_says_which_scope_it_takes(lone: House) -> None:
         if wanted[path, method][0].endswith((":write", "guard")) or path.endswith("preview")
     }
     assert {route.path for route in Executions(lone.server._programs, lone.server._money).routes().routes} <= {  # type: ignore[attr-defined]
-        path.replace("{key}", "{key:id}") for path in paths
+        path.replace("{execution}", "{execution:id}") for path in paths
     }

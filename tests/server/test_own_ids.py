@@ -246,11 +246,11 @@ def test_runs_of_two_organisations_have_one_key_and_none_meets_the_others(street
         assert ended.status_code == 200, ended.text
         assert ended.json()["state"] == "settled"
         assert (await acme.get("/executions/1")).json()["state"] == "held"
-        assert [run["key"] for run in (await acme.get("/executions")).json()["runs"]] == ["1"]
+        assert [run["key"] for run in (await acme.get("/executions")).json()["executions"]] == ["1"]
         # Who is bound to none takes no run of a bound key for its own, and names it by all of its name.
-        assert refused(await operator.get("/executions/1")) == (404, "unknown_run")
+        assert refused(await operator.get("/executions/1")) == (404, "unknown_execution")
         assert (await operator.post("", mine)).json()["repeated"] is False
-        names = [run["key"] for run in (await operator.get("/executions")).json()["runs"]]
+        names = [run["key"] for run in (await operator.get("/executions")).json()["executions"]]
         name = own_keys.own_name("acme", "1")
         assert set(names) == {"1", name, own_keys.own_name("globex", "1")}
         assert (await operator.post(f"/{name}/release", {})).json()["state"] == "released"

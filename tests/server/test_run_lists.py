@@ -90,7 +90,7 @@ def by_command(street: Street, query: Query, most: int, capfd: pytest.CaptureFix
         line = ["execution", "list", *words, "--most", str(most), *(("--after", after) if after else ())]
         assert drawdown(["--database-url", url, "--at", str(street.now), "--json", *line]) == 0
         found = json.loads(capfd.readouterr().out)
-        yield [one["reservation"] for one in found["runs"]]
+        yield [one["reservation"] for one in found["executions"]]
         after = found["next_after"]
         assert after is not None or not found["is_cut"]
 
@@ -104,7 +104,7 @@ def by_program(street: Street, query: Query, most: int) -> list[list[str]]:
             asked = urlencode({**given, "most": most, "after": after})
             answer = await client.get(f"/v1/executions?{asked}", headers={"authorization": f"Bearer {key_of('app')}"})
             assert answer.status_code == 200, answer.text
-            pages.append([one["key"] for one in answer.json()["runs"]])
+            pages.append([one["key"] for one in answer.json()["executions"]])
             after = answer.json()["next"]
         return pages
 

@@ -61,7 +61,7 @@ def test_who_may_see_one_organisation_is_told_no_name_and_costs_no_search(
             assert refused(answer) == (422, "unknown_supplier") and said in answer.text, answer.text
         assert looked == ["pixel-work"] * 2, "for who may see all"
         for label in ("project=golt", "subject=golt", "action=golt", "project=gold"):
-            assert (await acme.get(f"/executions?{label}")).json()["runs"] == []
+            assert (await acme.get(f"/executions?{label}")).json()["executions"] == []
         assert refused(await acme.accept("y", use={"compute_1g": 1}, estimate=None))[0] in (409, 422)
         assert len(looked) == 2
 
@@ -133,16 +133,16 @@ def test_a_wallet_has_a_bounded_number_of_runs_that_metering_settles(
             order = metered(f"m{number}", "acme", f"box-{number}", for_ms=(number + 1) * MINUTE_MS)
             assert (await acme.post("", order)).status_code == 200
         more = await acme.post("", metered("m3", "acme", "box-3"))
-        assert refused(more) == (409, "too_many_runs") and "metering settles at most 3 open" in more.text
+        assert refused(more) == (409, "too_many_executions") and "metering settles at most 3 open" in more.text
         asked = (
             await acme.post("/preview", {k: v for k, v in metered("", "acme", "box-3").items() if k != "key"})
         ).json()
-        assert (asked["allowed"], asked["code"], asked["step"]) == (False, "too_many_runs", "account")
+        assert (asked["allowed"], asked["code"], asked["step"]) == (False, "too_many_executions", "account")
         assert (await acme.accept("receipt", 1)).status_code == 200, "receipts are looked at by nobody"
         assert (await globex.post("", metered("theirs", "globex", "box-3"))).status_code == 200
         assert (await acme.post("/m1/settle")).status_code == 200
         assert (await acme.post("", metered("m3", "acme", "box-3"))).status_code == 200
-        assert refused(await acme.post("", metered("m4", "acme", "box-4"))) == (409, "too_many_runs")
+        assert refused(await acme.post("", metered("m4", "acme", "box-4"))) == (409, "too_many_executions")
         shared.clock.at_ms += 2 * MINUTE_MS  # the first is over
         assert (await acme.post("", metered("m4", "acme", "box-4"))).status_code == 200
 
