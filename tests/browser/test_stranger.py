@@ -60,7 +60,7 @@ def give_initech_credit(walk: Walk) -> None:
     walk.page.get_by_label("Reason").fill("they asked")
     assert "(optional)" in walk.page.get_by_text("Expires").inner_text()
     walk.click("Dry run", "button")
-    walk.reads("Dry run: Give credit (initech)", "Halts whom it pays for")
+    walk.reads("Dry run: Give credit (initech)", "Halts its organisations")
     walk.click("Give credit", "button")
     walk.reads("initech: 25.00 credits given")
 

@@ -102,7 +102,7 @@ def test_reverting_gives_the_money_back_and_its_ids_are_never_taken_again(
     fleet.tick(T0 + DAY_MS + 2 * WINDOW_MS)
     assert billed(fleet) == 5 * PRICE
     assert statuses(told(fleet, event("e-1", 1))) == [("duplicate", "withdrawn")]
-    with pytest.raises(Refused, match="june is reverted: open another, with a name of its own"):
+    with pytest.raises(Refused, match="june is reverted"):
         opened(fleet)
     opened(fleet, "again")
     staged(fleet, event("e-2", 2), name="again")
@@ -199,13 +199,13 @@ def test_where_an_answer_is_lost_the_same_again_counts_what_went_before(
     staged(fleet, *(event(name, 1) for name in "abc"))
     hash_ = shown(fleet).hash
     assert asked("close", "june", "--hash", hash_, lose=True)[0] == 75
-    assert asked("close", "june", "--hash", hash_) == (0, "june: closed; 3 events went in by it\n")
+    assert asked("close", "june", "--hash", hash_) == (0, "june: closed, added events: 3\n")
     assert asked("revert", "june", lose=True)[0] == 75
-    half = "june: closed; 3 events went in by it, 2 of which are withdrawn\n"
+    half = "june: closed, added events: 3 (withdrawn since: 2)\n"
     assert asked("close", "june", "--hash", hash_) == (0, half)
-    whole = "3 of its events are withdrawn now, and the next tick gives back what is still billed"
-    assert asked("revert", "june") == (0, f"june: reverted; {whole}\n")
-    assert asked("revert", "june") == (0, "june: was reverted before; 3 events are withdrawn\n")
+    whole = "(withdrawn events: 3). The next tick refunds the charges that are left"
+    assert asked("revert", "june") == (0, f"june: reverted {whole}\n")
+    assert asked("revert", "june") == (0, "june: was reverted before (withdrawn events: 3)\n")
     clean(fleet)
 
 
@@ -248,9 +248,9 @@ def test_what_nobody_bills_or_nothing_maps_is_shown_as_what_waits(fleet: Fleet) 
 WRONG: Sequence[tuple[dict[str, Any], type[Exception], str]] = (
     ({"name": ""}, UsageError, "invalid backfill name: expected 1 to 200 characters"),
     ({"from_ms": T0 + 1}, UsageError, "must lie on a window boundary"),
-    ({"to_ms": T0}, UsageError, "31 days at most, and --to lies after --from"),
-    ({"from_ms": T0 - 32 * DAY_MS}, UsageError, "31 days at most"),
-    ({"to_ms": T0 + 2 * DAY_MS}, UsageError, "lies ahead: a backfill is of the past"),
+    ({"to_ms": T0}, UsageError, "--to must be later than --from, by at most 31 days"),
+    ({"from_ms": T0 - 32 * DAY_MS}, UsageError, "at most 31 days"),
+    ({"to_ms": T0 + 2 * DAY_MS}, UsageError, "is in the future: a backfill is for past events"),
     ({"org_id": "acmee"}, UnknownId, "acme"),
 )
 
@@ -270,9 +270,9 @@ def _open(connection: sa.Connection, *, by: Any, given: dict[str, Any]) -> None:
 
 def test_one_is_open_at_a_time_and_opened_again_it_is_the_same(fleet: Fleet) -> None:
     assert opened(fleet) == opened(fleet)
-    with pytest.raises(Refused, match="acme has a backfill open: close or revert june first"):
+    with pytest.raises(Refused, match="acme has an open backfill: close or revert june first"):
         opened(fleet, "july")
-    with pytest.raises(Refused, match="there is a backfill june of acme, of another range"):
+    with pytest.raises(Refused, match="a backfill june of acme exists"):
         opened(fleet, to_ms=T0 + WINDOW_MS)
     reverted(fleet)
     opened(fleet, "july")
@@ -296,7 +296,7 @@ def test_nothing_goes_in_below_the_floor(fleet: Fleet) -> None:
 def test_a_backfill_has_a_bound(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backfills, "MOST_STAGED", 2)
     opened(fleet)
-    with pytest.raises(Refused, match="a backfill holds 2 events at most"):
+    with pytest.raises(Refused, match="a backfill holds at most 2 events"):
         staged(fleet, event("a"), event("b"), event("c"))
     assert fleet.rows("SELECT * FROM backfill_events") == []
 
@@ -388,7 +388,7 @@ def test_a_file_is_staged_line_by_line(fleet: Fleet, tmp_path: Path) -> None:
     kinds = [one.event_id if isinstance(one, UsageEvent) else one.code for _, one in found]
     assert kinds == ["a", "c", "not_whole", "foreign_org", "no_time", "not_json", "not_an_object"]
     assert [number for number, _ in found] == [1, 3, 4, 5, 6, 7, 8]
-    assert "these are events of acme" in [str(one) for _, one in found if not isinstance(one, UsageEvent)]
+    assert "this file is for events of acme" in [str(one) for _, one in found if not isinstance(one, UsageEvent)]
 
 
 def test_one_that_nobody_closes_is_told(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +416,7 @@ def test_what_waits_has_no_price(engine: sa.Engine, fleet: Fleet, capfd: pytest.
     url = engine.url.render_as_string(hide_password=False)
     assert drawdown(["--database-url", url, "--at", str(fleet.clock.at_ms), "backfill", "show", "june"]) == 0
     (line,) = [line for line in capfd.readouterr().out.splitlines() if line.split()[:1] == ["strange"]]
-    assert "waits: unmapped" in line and "0.00" not in line
+    assert "pending: unmapped" in line and "0.00" not in line
 
 
 def command(fleet: Fleet, capfd: pytest.CaptureFixture[str], *words: str) -> str:
@@ -430,8 +430,8 @@ def command(fleet: Fleet, capfd: pytest.CaptureFixture[str], *words: str) -> str
     ("units", "said"),
     [
         (100_000, "acme has 0.50 credits: {} leaves 0.30"),
-        (250_000, "acme has 0.50 credits: {} leaves 0.00, which halts acme"),
-        (400_000, "acme has 0.50 credits: {} leaves -0.30, which halts acme"),
+        (250_000, "acme has 0.50 credits: {} leaves 0.00. This halts acme"),
+        (400_000, "acme has 0.50 credits: {} leaves -0.30. This halts acme"),
     ],
 )
 def test_what_closing_leaves_and_whether_that_halts_is_said_before(
@@ -442,7 +442,7 @@ def test_what_closing_leaves_and_whether_that_halts_is_said_before(
     opened(fleet)
     staged(fleet, event("a", units))
     shown_ = command(fleet, capfd, "backfill", "show", "june")
-    assert f"{said.format('closing')}" in shown_ and ("which halts" in shown_) == ("which halts" in said)
+    assert f"{said.format('closing')}" in shown_ and ("This halts" in shown_) == ("This halts" in said)
     assert ("drawdown ledger grant acme CREDITS" in shown_) == ("halts" in said)
     told_ = command(fleet, capfd, "backfill", "close", "june", "--hash", shown(fleet).hash)
     assert said.format("the next tick") in told_

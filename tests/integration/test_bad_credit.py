@@ -83,9 +83,9 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "settlement reverse settled --amount 3": (1, "above_left", "credits are left"),
     "key rotate ap": (2, "unknown_key", "did you mean app? `drawdown key list`"),
     "topup set acme --below 5 --amount 20 --price 100 --currency gold --customer c --most 10": (
-        2, "bad_value", "a currency"),
+        2, "bad_value", "invalid currency"),
     "topup set acme --below 5 --amount 20 --price 100 --currency xxx --customer c --most 9000": (
-        2, "bad_value", "is not known to take xxx"),
+        2, "bad_value", "may not take xxx"),
     "topup set rich --below 5 --amount 20 --price 100 --currency eur --customer c --most 9000": (
         2, "bad_value", "charges were in usd so far"),
     "topup set rich --below -5 --amount 20 --price 100 --currency usd --customer c --most 9000": (
@@ -176,7 +176,7 @@ def test_credit_granted_without_key_is_found_and_allotment_is_returned(
     key = said.strip().rpartition("; granted 50.00 as ")[2]
     assert key.startswith("grant:")
     told(capsys, "pool allot course rich 20 --expires +30d --key spring")
-    assert "took back 20.00 credits of allot:course:spring, which went back to the pool course" in told(
+    assert "took back 20.00 credits of allot:course:spring, which returned to the pool course" in told(
         capsys, "ledger take-back allot:course:spring"
     )
     shown = json.loads(told(capsys, "pool show course --json"))

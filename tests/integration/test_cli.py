@@ -311,7 +311,7 @@ def test_init_repeats_nothing_of_the_urls_query(shell: Shell) -> None:
 def test_a_grants_key_that_is_empty_or_has_blanks_at_its_ends_is_refused(shell: Shell, key: str) -> None:
     """An empty variable of a script would grant again each time."""
     shell.begin()
-    assert "what makes this grant unlike others" in shell.run(
+    assert "a key that only this grant has" in shell.run(
         "ledger", "grant", "acme", "1", "--new", "--key", key, status=2
     )
     assert "acme" not in shell.run("audit", "list")
@@ -321,7 +321,7 @@ def test_a_rate_of_the_past_says_what_it_does(shell: Shell) -> None:
     shell.begin()
     rate = ("ledger", "rate", "compute_1gb", "--at", "2026-01-01T02:01:00Z", "--micro-credits")
     past = ("--from", "2026-01-01T00:00:00Z")
-    says = "charged already keeps its price"
+    says = "already charged keeps its price"
     assert says not in shell.run(*rate, "5")
     assert says not in shell.run(*rate, "6", "--from", "2026-01-01T02:10:00Z")
     assert says in shell.run(*rate, "7", *past)
@@ -348,4 +348,4 @@ def test_a_rate_that_has_not_begun_is_put_right_as_the_refusal_says(shell: Shell
 
 def test_what_was_set_aside_by_a_filter_is_taken_back_by_id(shell: Shell) -> None:
     shell.begin()
-    assert "name the samples" in shell.run("sample", "dismiss", "--why", "bad_id", "--undo", status=2)
+    assert "needs the ids of samples" in shell.run("sample", "dismiss", "--why", "bad_id", "--undo", status=2)

@@ -65,10 +65,10 @@ def test_pushes_are_shown_with_their_credits_organisations_and_begin(shell: Shel
 def test_a_price_is_shown_by_the_last_day(shell: Shell) -> None:
     said, _ = dry(shell, "ledger rate compute_2gb --micro-credits 1000")
     assert "compute_2gb: 1,000 micro-credits per 1 from 1970-01-01T00:00:00Z on; before: no rate" in said
-    assert "120 base units of 2 organisations, costs 0.12 credits by it, and 0.00 before" in said
+    assert "120 base units of 2 organisations, costs 0.12 credits at this rate, and 0.00 before" in said
     shell("ledger rate compute_2gb --micro-credits 1000")
     said, result = dry(shell, "ledger rate compute_2gb --micro-credits 3000")
-    assert "costs 0.36 credits by it, and 0.12 before" in said
+    assert "costs 0.36 credits at this rate, and 0.12 before" in said
     effect = result["effect"]
     assert (effect["quantity"], effect["orgs"], effect["was_micro"], effect["now_micro"]) == (120, 2, 120_000, 360_000)
 
@@ -86,7 +86,7 @@ def test_a_lot_that_would_be_taken_back_names_whom_it_halts(shell: Shell) -> Non
     [
         ("org override acme --never-halt", "acme:"),
         ("tier set fast --at-once 5 --price 3 --new", "tier fast: 5 at once for 3.00 credits a month"),
-        ("plan set pro --max-concurrent 7 --new", "plan pro: 7 at once; before: no such plan"),
+        ("plan set pro --max-concurrent 7 --new", "plan pro: 7 at once; before: none"),
     ],
 )
 def test_overrides_tiers_and_plans_have_a_dry_run(shell: Shell, words: str, said: str) -> None:

@@ -220,7 +220,7 @@ def test_an_event_is_withdrawn_by_its_key_or_by_its_sample(shell: Shell) -> None
     told(shell.fleet, event("a", 3), event("b", 4), event("c", 5))
     assert "nothing was changed" in shell("event withdraw app a --dry-run")
     said = shell("event withdraw app a a --reason twice")
-    assert "1 withdrawn; the next tick gives back" in said
+    assert "1 withdrawn. The next tick refunds" in said
     shell(f"sample withdraw {sample_id_of('app', 'b')} --reason twice")
     listed = {
         row["event_id"]: row["withdrawn_reason"] for row in shell.json(f"event list --org acme --from {T0}")["events"]
@@ -278,12 +278,12 @@ def test_bringer_of_too_many_types_is_named_by_status_and_doctor(shell: Shell, w
     shell.fleet.tick(T0 + 2 * WINDOW_MS)
     _brought(shell.fleet, whose, 0, most - 1)
     assert _status(shell.fleet).standing.short_of_types == []
-    assert "brought" not in shell("doctor", status=1)
+    assert "event types: Drawdown refuses" not in shell("doctor", status=1)
     _brought(shell.fleet, whose, most - 1, 1)
     kind = {"key_name": "key", "source": "source", "org_id": "organisation"}[whose]
     found = _status(shell.fleet)
     assert found.standing.short_of_types == [ShortOfTypes(kind, "site", most)]
-    said = f"the {kind} site brought {most:,} event types"
+    said = f"the {kind} site added {most:,} event types"
     assert (found.headline.verdict, said in found.headline.reason) == ("behind", True)
     assert said in " ".join(shell("status", status=75).split())
     assert said in " ".join(shell("doctor", status=1).split())

@@ -128,7 +128,7 @@ def test_a_range_that_cuts_a_folded_day_is_refused_and_so_is_a_folded_push(fleet
     folded(fleet)
     with pytest.raises(UsageError, match="whole days"):
         read(fleet.engine, lambda c: read_usage(c, "acme", T0 + WINDOW_MS, T0 + DAY_MS, "feature"))
-    with pytest.raises(UsageError, match="export usage from then on"):
+    with pytest.raises(UsageError, match="Export usage from then on"):
         read(fleet.engine, lambda c: list(export.export_lines(c, "usage", export.Span("", T0, LATER), "csv", LATER)))
     key = f"usage:acme:{T0}:compute_1gb"
     with pytest.raises(Refused, match="folded"):
@@ -241,7 +241,7 @@ def test_the_command_says_what_goes_and_what_stays(fleet: Fleet, capsys: pytest.
     for before, says in (
         ("2024", "expected YYYY-MM, such as 2025-01"),
         ("2024-13", "invalid month"),
-        ("2030-01", "at most --before 20"),
+        ("2030-01", "Pass --before 20"),
     ):
         assert drawdown([*at, "push", "fold", "--before", before]) == 2
         assert says in capsys.readouterr().err

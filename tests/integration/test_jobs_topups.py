@@ -141,7 +141,7 @@ def test_a_wallet_that_the_service_fills_itself_is_refused(stopped: Purses, aske
     before = terms(stopped)
     stopped.pay.fills["cus_acme"] = NotSent("auto top-ups are on", None)
     job(stopped, asked)
-    assert "fake charges cus_acme for nobody here: auto top-ups are on" in turn(stopped).failures[0]
+    assert "cannot charge cus_acme at fake: auto top-ups are on" in turn(stopped).failures[0]
     assert (listed(stopped).state, terms(stopped)) == ("failed", before)
 
 

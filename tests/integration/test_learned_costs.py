@@ -61,7 +61,7 @@ def test_costs_are_learned_once(fleet: Fleet) -> None:
         fleet.tick(FIRST + number * MINUTE_MS)
     assert learned(fleet) == [(100, 0, None, FIRST)] and learned(fleet, "compute_4gb") == [(400, 0, None, FIRST)]
     assert fleet.rows("SELECT DISTINCT balance, per_quantity, actor, reason FROM provider_rates") == [
-        ("credits", 1, "drawdown", "fake tells it")
+        ("credits", 1, "drawdown", "reported by fake")
     ]
     assert records(fleet) == 2 and asked_ms(fleet) == FIRST + 3 * MINUTE_MS
     clean(fleet)

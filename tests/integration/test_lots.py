@@ -152,16 +152,16 @@ def test_a_key_with_other_content_is_refused(purse: Purse, other: dict[str, obje
 
 
 WRONG = {
-    "already over": ({"expires_ms": T0}, "over already"),
-    "over before it begins": ({"begins_ms": T0 + DAY_MS, "expires_ms": T0 + HOUR_MS}, "after it began"),
-    "below the first priority": ({"priority": -1}, "between 0"),
-    "beyond the last priority": ({"priority": 1001}, "between 0"),
+    "already over": ({"expires_ms": T0}, "must expire in the future"),
+    "over before it begins": ({"begins_ms": T0 + DAY_MS, "expires_ms": T0 + HOUR_MS}, "after it begins"),
+    "below the first priority": ({"priority": -1}, "invalid priority"),
+    "beyond the last priority": ({"priority": 1001}, "invalid priority"),
     "of no kind": ({"kind": "free"}, "included, bonus, purchased, sponsor, refund"),
     "before the year 2000": ({"begins_ms": 0}, "year 2000"),
-    "for no feature": ({"features": ()}, "one feature at least"),
-    "for too many features": ({"features": tuple(f"f{number:03}" for number in range(101))}, "100 at most"),
-    "for a feature twice": ({"features": ("x", "x")}, "each named once"),
-    "of what is taken": ({"amount": -5}, "none is given"),
+    "for no feature": ({"features": ()}, "expected 1 to 100"),
+    "for too many features": ({"features": tuple(f"f{number:03}" for number in range(101))}, "expected 1 to 100"),
+    "for a feature twice": ({"features": ("x", "x")}, "each once"),
+    "of what is taken": ({"amount": -5}, "need a positive amount"),
 }
 
 
@@ -507,7 +507,7 @@ def test_commands_on_lots(tmp_path: Path) -> None:
     assert "was used for" in run(url, *given[:-1], "2026-03-01", status=1)
     assert "invalid time" in run(url, *given[:-1], "whenever", status=2)
     assert "over already, 1d ago: in 1d is +1d" in run(url, "ledger", "grant", "acme", "1", "--expires", "1d", status=2)
-    assert "over already" in run(url, "ledger", "grant", "acme", "1", "--expires", "yesterday", status=2)
+    assert "must expire in the future" in run(url, "ledger", "grant", "acme", "1", "--expires", "yesterday", status=2)
     assert "included, bonus, purchased" in run(url, "ledger", "grant", "acme", "1", "--kind", "gift", status=2)
     assert "did you mean grant:k" in run(url, "ledger", "take-back", "grant:kk", status=2)
     assert "took back 12.50 credits of grant:k; 0.00 credits now" in run(url, "ledger", "take-back", "k")
@@ -523,7 +523,7 @@ def test_times_that_are_counted_from_now_may_be_repeated(tmp_path: Path, times: 
     run(url, *given)
     for at in ("2026-01-01T00:00:00.001", "2026-01-01T00:07", "2026-01-03T00:00"):
         told = drawdown(url, *given, at=at)
-        assert told.status == 0 and "was made before: nothing was added" in told.out, told
+        assert told.status == 0 and "was made before, so nothing was added" in told.out, told
     other = drawdown(url, *given[:-1], "+31d", at="2026-01-01T00:07")
     assert other.status == 1
     for words in ("20 credits to acme", "No credit was moved", "`drawdown ledger lots acme`"):
@@ -555,7 +555,7 @@ def test_the_example_of_an_allotment_may_be_repeated(tmp_path: Path) -> None:
     assert "until 2026-01-31T00:00:00Z: allotted; course has 30.00" in run(url, *allot)
     told = drawdown(url, *allot, at="2026-01-02T12:00")
     assert told.status == 0
-    assert "until 2026-01-31T00:00:00Z: was allotted before: nothing was moved; course has 30.00" in told.out
+    assert "until 2026-01-31T00:00:00Z: was allotted before, so nothing was moved; course has 30.00" in told.out
     other = drawdown(
         url,
         *[*allot[:4], "21", *allot[5:]],

@@ -69,7 +69,7 @@ def test_wallets_are_listed_the_lowest_first_page_by_page(fleet: Fleet) -> None:
     assert paged(fleet, Chosen("owed")) == ["f"] and paged(fleet, Chosen("low")) == ["e"]
     assert paged(fleet, Chosen(plan="free")) == ["d", "b", "c%_", "acme"]
     assert paged(fleet, Chosen(search="%_")) == ["c%_"] and paged(fleet, Chosen(search="wallet")) == []
-    with pytest.raises(UsageError, match="there is owed, low"):
+    with pytest.raises(UsageError, match="expected one of owed, low"):
         paged(fleet, Chosen("rich"))
 
 
@@ -119,7 +119,7 @@ def test_the_entries_of_all_pages_are_the_balance(fleet: Fleet) -> None:
     assert [(one.ts, one.key) for one in found] == sorted(((one.ts, one.key) for one in found), reverse=True)
     assert {one.kind for one in found} == {"usage", "grant", "expiry"}
     assert [one.lot for one in found if one.kind == "expiry"] == ["grant:ends"]
-    with pytest.raises(UsageError, match="no such entry of this wallet"):
+    with pytest.raises(UsageError, match="this wallet has no such entry"):
         look(fleet, lambda c: wallet_entries.page(c, "b", found[0].key))
 
 

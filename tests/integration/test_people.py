@@ -350,7 +350,7 @@ def test_quarantined_samples_are_listed_mended_and_billed_once(fleet: Fleet) -> 
     assert read(fleet.engine, quarantined) == {}
     do(fleet, lambda c: samples.undo_dismiss(c, ["negative"], fleet.by))
     assert read(fleet.engine, quarantined) == {"interval_negative": 1}
-    with pytest.raises(Refused, match="was not dismissed"):
+    with pytest.raises(Refused, match="is not dismissed"):
         do(fleet, lambda c: samples.undo_dismiss(c, ["in-s"], fleet.by))
     assert read(fleet.engine, verify).breaches == []
 
@@ -359,7 +359,7 @@ def test_what_somebody_entered_rightly_is_not_mended_again(fleet: Fleet) -> None
     broken(fleet)
     fleet.sample("acme", T0, 60, sample_id="entered-by-hand")
     done = {one.sample_id: one for one in do(fleet, lambda c: samples.fix(c, QuarantineFilter(org="acme"), fleet.by))}
-    assert done["in-s"].why_not == "its sandbox has a sample of that moment already: entered-by-hand"
+    assert done["in-s"].why_not == "its sandbox already has a sample of that time: entered-by-hand"
     assert done["in-us"].new_id is not None
     assert "interval_negative" in (done["negative"].why_not or "")
     wrong = do(fleet, lambda c: samples.fix(c, QuarantineFilter(ids=("in-s",)), fleet.by, unit="ns"))

@@ -122,7 +122,7 @@ def test_a_report_is_held_to_the_shape_it_is_to_be_published_in(alone: None, cap
     assert scanned(name) == 0 and scanned(name, "--shape", "usage-summary") == 1
     assert "$.<key 2>: unknown_field" in capsys.readouterr().out
     assert scanned(name, "--shape", "other") == 2
-    assert "there is usage-summary" in capsys.readouterr().err
+    assert "expected one of usage-summary" in capsys.readouterr().err
 
 
 @pytest.mark.both_databases
@@ -258,7 +258,7 @@ def test_what_the_summary_is_of_has_bounds(fleet: Fleet, monkeypatch: pytest.Mon
         assert says in said and ("empty" in said) == ("empty" in says)
     monkeypatch.setattr(views, "MAX_USES", 5)
     assert summary() == 2
-    assert "choose a shorter range" in capsys.readouterr().err
+    assert "Choose a shorter range" in capsys.readouterr().err
 
 
 def test_rules_of_others_are_looked_by_too(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:

@@ -108,6 +108,6 @@ def test_one_command_mends_as_one_for_each_sample_does(fleet: Fleet, at_once: bo
     for each in chosen:
         done += write(fleet.engine, partial(samples.fix, chosen=each, by=fleet.by))
     assert [one.new_id for one in done] == ["m1:fixed", None, None, "m4:fixed"]
-    assert done[2].why_not == "its sandbox has a sample of that moment already: m1:fixed"
+    assert done[2].why_not == "its sandbox already has a sample of that time: m1:fixed"
     fleet.tick(accept_clock=True)
     assert fleet.one("SELECT SUM(sealed_qty) FROM pushes") == 120

@@ -68,7 +68,7 @@ def test_a_tier_ends_where_there_is_no_credit_for_another_month(account: Account
     (held,) = read(fleet.engine, lambda c: tiers_of(c, "acme"))
     assert (held.ended_ms, held.ended_reason, account.balance) == (month(2) + EXPIRY_WAIT_MS, "no_credit", 15)
     assert fleet.one("SELECT max_concurrent_sandboxes FROM orgs WHERE org_id = 'acme'") == 5
-    with pytest.raises(Denied, match=r"has 0.000015 credits to pay with, and a month of pro costs 0.00003"):
+    with pytest.raises(Denied, match=r"has 0.000015 credits to pay with, but a month of pro costs 0.00003"):
         account.buy()
     account.give("more", 25, "purchased")
     assert account.buy().charged_micro == 30
@@ -147,7 +147,7 @@ def test_a_tier_does_not_use_what_is_over(account: Account) -> None:
 
 @pytest.mark.parametrize("name", ["", "a:b", "A", "x" * 65])
 def test_a_tiers_name_reads_like_no_other(account: Account, name: str) -> None:
-    with pytest.raises(UsageError, match="64 of them"):
+    with pytest.raises(UsageError, match="invalid tier name"):
         account.tier(name)
     with pytest.raises(UsageError, match="--at-once and --price"):
         account.write(lambda c: tiers.set_tier(c, "new", tiers.Change(price_micro=1), account.fleet.by))
@@ -160,7 +160,7 @@ def test_commands_on_plans_and_tiers(tmp_path: Path) -> None:
     made = run(url, "plan", "set", "team", "--max-concurrent", "5", "--included", "20", "--rollover-max", "10",
                "--first", "2.50", "--new")  # fmt: skip
     assert "included: 20.00" in made and "first: 2.50" in made
-    assert "give a --rollover-max" in run(url, "plan", "set", "team", "--rollover-min", "11", status=2)
+    assert "Pass --rollover-max" in run(url, "plan", "set", "team", "--rollover-min", "11", status=2)
     changed = json.loads(run(url, "plan", "set", "team", "--rollover-min", "1", "--json"))
     assert (changed["max_concurrent"], changed["was"], changed["rollover_min_micro"]) == (5, 5, 1_000_000)
     (plan,) = json.loads(run(url, "plan", "list", "--json"))["plans"]
@@ -168,9 +168,9 @@ def test_commands_on_plans_and_tiers(tmp_path: Path) -> None:
     assert gives == [20_000_000, 1_000_000, 10_000_000, 2_500_000]
     given = run(url, "ledger", "grant", "acme", "7.50", "--plan", "team", "--new")
     assert "acme: 30.00 credits, plan team; a new customer" in given
-    assert "no such tier" in run(url, "tier", "set", "pro", "--at-once", "100", "--price", "25", "--new")
+    assert "before: none" in run(url, "tier", "set", "pro", "--at-once", "100", "--price", "25", "--new")
     bought = run(url, "tier", "buy", "acme", "pro")
-    assert "pro, paid for until 2026-02-01T00:00:00Z, and goes on then; 25.00 credits charged, 100 sandboxes" in bought
+    assert "pro, paid for until 2026-02-01T00:00:00Z, and renews then; 25.00 credits charged, 100 sandboxes" in bought
     shown = run(url, "ledger", "show", "acme")
     assert "plan team, tier pro (100 at once, goes on at 2026-02-01T00:00:00Z)" in shown
     assert "ends at 2026" not in shown

@@ -156,7 +156,7 @@ def test_a_start_is_ordered_where_it_may_be(
     for words, status, told in (
         ("resume acme --queue", 1, "the top-ups of acme have not stopped"),
         ("start acme --queue", 1, "top-ups of acme are already live"),
-        ("stop acme --undo", 2, "--undo goes with --all"),
+        ("stop acme --undo", 2, "--undo needs --all"),
         ("start acme --shadow --queue", 2, "either --shadow or --queue"),
         ("stop acme", 0, "acme: stopped"),
         ("resume acme --queue", 1, "top-ups of acme are stopped"),

@@ -307,7 +307,7 @@ NONSENSE: Final = [
     ("/console/billing?id=acmee", 404, "did you mean acme?"),
     ("/console/wallet", 400, "has no id"),
     ("/console/wallet?id=acmee", 404, "did you mean acme?"),
-    ("/console/wallet?id=acme&after=no", 400, "no such entry of this wallet"),
+    ("/console/wallet?id=acme&after=no", 400, "this wallet has no such entry"),
     ("/console/ledger?which=rich", 400, "invalid which: expected owed, low"),
     ("/console/ledger?after=acme&at=1e9", 400, "invalid at: expected a whole number"),
     ("/console/ledger?search=%00", 400, "invalid search: expected up to"),

@@ -154,7 +154,7 @@ def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evide
     Errors: UsageError without evidence; UnknownId; Refused for one that is not in doubt.
     """
     if not 0 < len(evidence.strip()) <= MAX_EVIDENCE_CHARS:
-        raise UsageError(f"say what shows it, in at most {MAX_EVIDENCE_CHARS:,} characters: --evidence")
+        raise UsageError(f"invalid --evidence: expected 1 to {MAX_EVIDENCE_CHARS:,} characters that show the outcome")
     if payment_id is not None and not is_clean_id(payment_id):
         raise UsageError("invalid payment id: expected 1 to 200 characters without control characters")
     ids.require(connection, ids.TOPUP, topup)
@@ -162,7 +162,7 @@ def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evide
     _require_terms(connection, customer_id)  # terms are locked before top-ups
     found = SQL.run(connection, "topup", {"topup": topup}).one()
     if found.state != "in_doubt" and not (found.state == "given_up" and payment_id is not None):
-        raise Refused(f"{topup} is {found.state}: only one in doubt is for a person to decide")
+        raise Refused(f"cannot resolve {topup}: it is {found.state}, and not in doubt")
     state = "given_up" if payment_id is None else "credited"
     answer = f"a person: {'absent' if payment_id is None else 'paid'}"
     values = {"topup": topup, "state": state, "payment_id": payment_id, "answer": answer, "evidence": evidence}
@@ -202,7 +202,7 @@ def _require_terms(connection: sa.Connection, customer_id: str) -> sa.RowMapping
     row = _row(connection, customer_id)
     if row is None:
         ids.require(connection, ids.TOPPED_UP, customer_id)
-        raise Refused(f"{customer_id} got terms this moment: try again")
+        raise Refused(f"another call just set the terms of {customer_id}. Try again")
     return row
 
 
@@ -216,20 +216,22 @@ def _require_own(connection: sa.Connection, customer_id: str, now_ms: int) -> No
     """Only one may fill a wallet. A provider that keeps its balances itself draws on none here."""
     keeper = keeper_of(connection, customer_id, now_ms)
     if keeper is not None:
-        raise Refused(f"{customer_id} is billed by {keeper}, which keeps its balances, and fills them, itself")
+        raise Refused(f"cannot top up {customer_id}: {keeper} bills it, and keeps and fills its balances itself")
 
 
 def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:
     if (terms.amount_micro is None) == (terms.fill_to_micro is None):
-        raise UsageError("give an amount, or a level to fill up to: one of them")
+        raise UsageError("specify either an amount or a level to fill up to")
     if not CURRENCY.fullmatch(terms.currency):
-        raise UsageError("a currency is its ISO 4217 code in lower case: usd, eur")
+        raise UsageError("invalid currency: expected an ISO 4217 code in lower case, such as usd or eur")
     if not is_clean_id(terms.service_customer):
-        raise UsageError("the customer's id at the payment service has 1 to 200 characters that print")
+        raise UsageError("invalid id at the payment service: expected 1 to 200 characters without control characters")
     if not 0 < terms.price_minor <= MAX_MINOR or not 0 < terms.most_minor <= MAX_MINOR:
-        raise UsageError(f"a price and the largest charge lie between 1 and {MAX_MINOR:,} minor units")
+        raise UsageError(f"invalid price or largest charge: expected 1 to {MAX_MINOR:,} minor units")
     if not (0 < terms.max_day <= MOST_A_DAY and 0 < terms.max_month <= MOST_A_MONTH):
-        raise UsageError(f"a wallet is topped up 1 to {MOST_A_DAY} times a day, 1 to {MOST_A_MONTH:,} times in 30 days")
+        raise UsageError(
+            f"invalid number of top-ups: expected 1 to {MOST_A_DAY} a day, and 1 to {MOST_A_MONTH:,} in 30 days"
+        )
     if not 0 <= terms.threshold_micro <= MAX_ENTRY_MICRO:
         raise UsageError("invalid threshold: expected 0 to 1,000,000,000 credits")
     micro = terms.amount_micro
@@ -243,10 +245,12 @@ def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:
 def _require_known_currency(terms: Terms, can: PaymentCapabilities, before: str | None) -> None:
     """Errors: UsageError for a currency that is probably a slip."""
     if before is not None and terms.currency != before:
-        raise UsageError(f"charges were in {before} so far, and a price is not converted: --new has {terms.currency}")
+        raise UsageError(
+            f"charges were in {before} so far, and prices are not converted. To use {terms.currency}, pass --new"
+        )
     if can.least and terms.currency not in can.least:
         there = ", ".join(sorted(can.least))
-        text = f"{terms.service} is not known to take {terms.currency}, but {there}: --new takes it all the same"
+        text = f"{terms.service} may not take {terms.currency}. It takes {there}. To try it anyway, pass --new"
         raise UsageError(text)
 
 
@@ -255,14 +259,14 @@ def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities
     money, least = money_of(least_micro, terms.price_minor), can.least.get(terms.currency, 1)
     if money < least:
         raise UsageError(
-            f"{as_credits(least_micro)} credits cost {money} minor units; {terms.service} takes {least} at least"
+            f"{as_credits(least_micro)} credits cost {money} minor units, but {terms.service} takes at least {least}"
         )
     if money > terms.most_minor:
         raise UsageError(
-            f"{as_credits(least_micro)} credits cost {money} minor units, and --most is {terms.most_minor}"
+            f"{as_credits(least_micro)} credits cost {money} minor units, but --most is {terms.most_minor}"
         )
     if can.most is not None and terms.most_minor > can.most:
-        raise UsageError(f"{terms.service} takes {can.most} minor units at most in one charge: --most")
+        raise UsageError(f"invalid --most: {terms.service} takes at most {can.most} minor units in one charge")
 
 
 def require_only_one(context: Context, service: str, service_customer: str) -> Steps[InDoubt | None]:
@@ -274,7 +278,7 @@ def require_only_one(context: Context, service: str, service_customer: str) -> S
         return None
     found: NotSent | InDoubt | None = yield AskWhoFills(service, service_customer, context.out_of_time)
     if isinstance(found, NotSent):
-        raise Refused(f"{service} charges {service_customer} for nobody here: {found.reason}")
+        raise Refused(f"cannot charge {service_customer} at {service}: {found.reason}")
     return found
 
 
@@ -305,7 +309,9 @@ def _stop(
     if customer_id is None:
         return TopupStopped(None, not undo, switch(connection, asked.by, stopped=not undo), None)
     if undo:
-        raise UsageError(f"--undo goes with --all. Use `drawdown topup start {typed(customer_id)}`", at="undo")
+        raise UsageError(
+            f"--undo needs --all. To resume one wallet, run `drawdown topup start {typed(customer_id)}`", at="undo"
+        )
     said = set_mode(connection, customer_id, "stopped", asked.by)
     assert said.was is not None
     return TopupStopped(customer_id, True, said.was.mode, said.blocked_reason)
@@ -360,7 +366,7 @@ def _resolve(
     absent: Annotated[bool, FLAG, "Confirmation that nothing was charged, and that nothing will be"] = False,
 ) -> TopupResolved:
     if (paid is None) != absent:
-        raise UsageError("say --paid PAYMENT or --absent: one of them", at="paid")
+        raise UsageError("specify either --paid PAYMENT or --absent", at="paid")
     return TopupResolved(topup, resolve(connection, topup, paid, evidence, asked.by))
 
 

@@ -306,7 +306,7 @@ def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
     if isinstance(result, NotSent):
         return of_not_sent(result, found.lookups, now_ms, arrived=found.arrived_before)
     if isinstance(result, NotFound):
-        result = InDoubt("the service looked up what it was to charge")  # against its contract
+        result = InDoubt("the service answered a charge as if it were a look-up")  # against its contract
     end = of_answer(result, found.charge.amount, found.charge.currency, found.lookups, now_ms)
     assert end is not None
     return end

@@ -88,7 +88,7 @@ def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: in
                 "credited", "paid", f"paid as {payment_id}: {amount} {in_currency} (minor units)", now_ms, payment_id
             )
         case Payment(payment_id, amount, in_currency):
-            said = f"{payment_id} paid {amount} {in_currency}, and {money_minor} {currency} were asked for"
+            said = f"{payment_id} paid {amount} {in_currency}, but Drawdown requested {money_minor} {currency}"
             return End("in_doubt", "other_content", said, now_ms + PERSON_WAIT_MS)
         case Declined(code, reason, retry):
             said = f"{code}: {reason}"
@@ -119,18 +119,18 @@ def of_not_found(
     last call was, as other content: it would be again."""
     known = calls.with_lost(loss)
     if known.first_ms is None or known.last_ms is None:
-        return End("due", "not_found", "there is no such charge", now_ms)
+        return End("due", "not_found", "the service has no such charge", now_ms)
     last_ms = known.last_ms + LEASE_MS
     if asked_ms < last_ms + can.lookup_lag_ms:
-        said = "there is no such charge yet; a call of before may not show"
+        said = "the service has no such charge yet, but an earlier call may not show"
         return End("in_doubt", "not_found", said, last_ms + can.lookup_lag_ms)
     if asked_ms >= last_ms + can.applied_within_ms:
-        said = "there is no such charge, and no call can be applied any more"
+        said = "the service has no such charge, and can no longer apply an earlier call"
         return End("due" if calls.last_ms is None else "given_up", "not_found", said, now_ms)
     knows = can.key_retention_ms is None or now_ms < known.first_ms + safe_retention_ms(can.key_retention_ms)
     if knows and not refused:
-        return End("due", "not_found", "there is no such charge: it is made again under its id", now_ms)
-    said = "there is no such charge; its id may be forgotten, or taken: it is not made again"
+        return End("due", "not_found", "the service has no such charge: Drawdown charges again under its id", now_ms)
+    said = "the service has no such charge, but its id may be forgotten or taken: Drawdown does not charge again"
     return End("in_doubt", "not_found", said, last_ms + can.applied_within_ms)
 
 

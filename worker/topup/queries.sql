@@ -107,7 +107,7 @@ WHERE p.service = :service AND p.state IN {open} AND p.state = 'due' AND {of_tho
 ORDER BY p.topup LIMIT :at_most {skip_topups}
 
 -- name: give_up
-UPDATE topups SET state = 'given_up', ended_ms = :now_ms, evidence = 'it was not wanted any more', claim_owner = NULL
+UPDATE topups SET state = 'given_up', ended_ms = :now_ms, evidence = 'the top-up was no longer needed', claim_owner = NULL
 WHERE topup = :topup AND state = 'due'
 
 -- name: doubt

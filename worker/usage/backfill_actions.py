@@ -166,17 +166,16 @@ def _opened(done: Backfill) -> str:
 
 
 def _closed(done: BackfillClosed) -> list[str]:
-    return [f"{done.backfill}: closed; {done.went_in}", *_left_lines(done.left, "the next tick")]
+    return [f"{done.backfill}: closed, {done.went_in}", *_left_lines(done.left, "the next tick")]
 
 
 def _reverted(done: BackfillReverted) -> str:
     said = {
-        "reverted": f"was reverted before; {done.withdrawn:,} events are withdrawn",
-        "open": "reverted; it was open, and nothing of it was usage",
+        "reverted": f"was reverted before (withdrawn events: {done.withdrawn:,})",
+        "open": "reverted; it was open, so its events were not usage",
     }.get(
         done.was,
-        f"reverted; {done.withdrawn:,} of its events are withdrawn now, and the next tick gives back what is still "
-        "billed",
+        f"reverted (withdrawn events: {done.withdrawn:,}). The next tick refunds the charges that are left",
     )
     return f"{done.backfill}: {said}"
 
@@ -185,13 +184,13 @@ def _would(found: ShownBackfill) -> list[str]:
     """Return the effect of closing it, for the text below its table."""
     if found.hash is None:
         return []
-    counts = ", ".join(f"{times:,} {what}" for what, times in sorted(found.counts.items())) or "no event"
-    total = "not known: a feature has no price"
+    counts = ", ".join(f"{times:,} {what}" for what, times in sorted(found.counts.items())) or "no events"
+    total = "unknown: a feature has no price"
     if found.price_micro is not None:
         total = f"{show_credits(found.price_micro)} credits"
     close_it = f"drawdown backfill close {typed(found.backfill, '--hash', found.hash)}"
     waits = _waits_lines(found)
-    return [counts, f"in all: {total}", *waits, *_left_lines(found.left, "closing"), f"to close it: {close_it}"]
+    return [counts, f"total: {total}", *waits, *_left_lines(found.left, "closing"), f"to close it: {close_it}"]
 
 
 def _waits_lines(found: ShownBackfill) -> list[str]:
@@ -203,7 +202,7 @@ def _waits_lines(found: ShownBackfill) -> list[str]:
             commands[one.code] = ("drawdown", "org", "assign", found.org_id, "--from", since)
         elif one.code == "unmapped":
             commands[one.what] = ("drawdown", "feature", "map-event", one.what, "FEATURE", "--from", since)
-    return [f"{clean(what)}: waits, and costs nothing before `{typed(*words)}`" for what, words in commands.items()]
+    return [f"{clean(what)}: pending. To bill it, run `{typed(*words)}`" for what, words in commands.items()]
 
 
 def _left_lines(left: WalletForecast | None, what: str) -> list[str]:
@@ -211,7 +210,7 @@ def _left_lines(left: WalletForecast | None, what: str) -> list[str]:
     if left is None:
         return []
     command = typed("drawdown", "ledger", "grant", left.customer_id, "CREDITS")
-    then = f", which halts {left.org_id}, unless `{command}` comes first" if left.halts else ""
+    then = f". This halts {left.org_id}. To prevent it, run `{command}` first" if left.halts else ""
     has, rest = show_credits(left.has_micro), show_credits(left.left_micro)
     return [f"{left.customer_id} has {has} credits: {what} leaves {rest}{then}"]
 
@@ -221,7 +220,7 @@ def _price(line: DiffLine) -> str:
 
 
 def _waits(line: DiffLine) -> str:
-    return f"waits: {line.code}" if line.code else ""
+    return f"pending: {line.code}" if line.code else ""
 
 
 # How it stands.
@@ -232,13 +231,13 @@ def _standing(connection: sa.Connection, _asked: Invocation, values: Values) -> 
     return [
         Fact("State", found.state),
         Fact("Events", f"{found.events:,}"),
-        Fact("Of them withdrawn", f"{found.withdrawn:,}"),
+        Fact("Withdrawn", f"{found.withdrawn:,}"),
     ]
 
 
 def _open_of(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     found = [one.backfill for one in list_backfills(connection, org_id=values["org_id"]) if one.state == "open"]
-    return [Fact("Open of the organisation", ", ".join(found) or "none")]
+    return [Fact("Open backfills", ", ".join(found) or "none")]
 
 
 def _given_back(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
@@ -256,7 +255,7 @@ PLACE: Final = "/console/backfill?key={backfill}"
 OPEN: Final = Action(
     "backfill open",
     "Open a backfill",
-    "Open a backfill for events of the past. The events are no usage until you close the backfill. An organisation "
+    "Open a backfill for events of the past. The events are not usage until you close the backfill. An organisation "
     "has one open backfill at a time.",
     _open,
     _opened,

@@ -59,7 +59,9 @@ TAKEN_AT_ONCE: Final = 1_000
 REVERTED_AT_ONCE: Final = 500
 """Events that one transaction withdraws."""
 _REPEATED: Final = EventResult("duplicate")
-_OTHER: Final = EventResult("conflict", "other_content", "its source and id stand in this backfill, with other content")
+_OTHER: Final = EventResult(
+    "conflict", "other_content", "this backfill has an event with its source and id, but other content"
+)
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,11 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
         raise UsageError("--from and --to must lie on a window boundary (a multiple of five minutes)")
     if not 0 < to_ms - from_ms <= MAX_RANGE_MS:
-        raise UsageError(f"a backfill is of {MAX_RANGE_MS // DAY_MS} days at most, and --to lies after --from")
+        raise UsageError(f"invalid range: --to must be later than --from, by at most {MAX_RANGE_MS // DAY_MS} days")
     if to_ms > by.now_ms:
-        raise UsageError("--to lies ahead: a backfill is of the past")
+        raise UsageError("--to is in the future: a backfill is for past events")
     if from_ms < floor:
-        raise Refused(f"{org_id}: windows before {utc(floor)} are closed for good; give --from {utc(floor)}")
+        raise Refused(f"windows of {org_id} before {utc(floor)} are closed for good. Pass --from {utc(floor)}")
     values = {"backfill": name, "org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "at_ms": by.now_ms}
     new = SQL.run(connection, "open", {**values, "actor": by.actor, "reason": by.reason}).first()
     found = _read(connection, name)
@@ -136,10 +138,12 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
         return found
     if found is None:
         other = SQL.run(connection, "open_of", {"org_id": org_id}).scalar()
-        first = "it was ended this moment: try again" if other is None else f"close or revert {other} first"
-        raise Refused(f"{org_id} has a backfill open: {first}")
+        first = "it just ended. Try again" if other is None else f"close or revert {other} first"
+        raise Refused(f"{org_id} has an open backfill: {first}")
     if (found.org_id, found.from_ms, found.to_ms) != (org_id, from_ms, to_ms):
-        raise Refused(f"there is a backfill {name} of {found.org_id}, of another range: give this one another name")
+        raise Refused(
+            f"a backfill {name} of {found.org_id} exists with another organisation or range. Choose another name"
+        )
     _require_open(found)
     return found
 
@@ -163,7 +167,7 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
         rows.setdefault(row["sample_id"], row)
     new = set(SQL.run(connection, "stage", {"backfill": name, "events": list(rows.values())}).scalars())
     if int(SQL.run(connection, "staged", {"backfill": name}).scalar_one()) > MOST_STAGED:
-        raise Refused(f"a backfill holds {MOST_STAGED:,} events at most: close this one, and open another for the rest")
+        raise Refused(f"a backfill holds at most {MOST_STAGED:,} events. Close this one, and open another for the rest")
     values = {"backfill": name, "sample_ids": list(rows)}
     stored = {row["sample_id"]: dict(row) for row in SQL.run(connection, "staged_before", values).mappings()}
     return [no or _staged(row, stored[row["sample_id"]], new) for row, no in zip(asked, wrong, strict=True)]
@@ -188,9 +192,9 @@ def _find_pruned(connection: sa.Connection, names: Sequence[str], events: Sequen
 
 def _outside(found: Backfill, event: UsageEvent) -> EventResult | None:
     if event.org_id != found.org_id:
-        return EventResult("invalid", "foreign_org", f"this backfill is of {found.org_id}")
+        return EventResult("invalid", "foreign_org", f"this backfill is for {found.org_id}")
     if not found.from_ms <= event.occurred_ms < found.to_ms:
-        return EventResult("invalid", "outside", f"this backfill is of {utc(found.from_ms)} to {utc(found.to_ms)}")
+        return EventResult("invalid", "outside", f"this backfill is for {utc(found.from_ms)} to {utc(found.to_ms)}")
     return None
 
 
@@ -214,11 +218,14 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
     SQL.run(connection, "drop_others", _of(found))
     events = [_event(found.org_id, row) for row in SQL.run(connection, "held", {"backfill": name}).mappings()]
     if len(events) != now.counts.get("new", 0):
-        raise Refused(f"events of {name} came in otherwise meanwhile: look at it again")
+        raise Refused(f"other calls sent events of {name} in the meantime. Run `drawdown backfill show {name}`")
     for start in range(0, len(events), TAKEN_AT_ONCE):
         for answer in take(connection, events[start : start + TAKEN_AT_ONCE], by.now_ms, own=True):
             if answer.status not in ("accepted", "pending"):
-                raise Refused(f"an event of {name} came in otherwise meanwhile ({answer.code}): look at it again")
+                raise Refused(
+                    f"another call sent an event of {name} in the meantime ({answer.code}). "
+                    f"Run `drawdown backfill show {name}`"
+                )
     keep_above_floor(connection, found.org_id, events)
     SQL.run(connection, "close", {"backfill": name, "now_ms": by.now_ms, "diff_hash": shown})
     details = {"org_id": found.org_id, "hash": shown, "events": len(events), "price_micro": now.price_micro}
@@ -321,7 +328,7 @@ def _hold(connection: sa.Connection, name: str) -> Backfill:
 
 def _require_open(found: Backfill) -> Backfill:
     if found.state != "open":
-        raise Refused(f"the backfill {found.backfill} is {found.state}: open another, with a name of its own")
+        raise Refused(f"the backfill {found.backfill} is {found.state}. Open another one with a new name")
     return found
 
 
@@ -353,8 +360,8 @@ class BackfillRow:
     @property
     def went_in(self) -> str:
         """The result of a closed backfill, in words."""
-        back = f", {self.withdrawn:,} of which are withdrawn" if self.withdrawn else ""
-        return f"{self.events:,} events went in by it{back}"
+        back = f" (withdrawn since: {self.withdrawn:,})" if self.withdrawn else ""
+        return f"added events: {self.events:,}{back}"
 
 
 @dataclass(frozen=True)
@@ -465,11 +472,11 @@ def _of_line(raw: bytes, org_id: str, now_ms: int, values: Mapping[str, EventVal
         for found in cloudevents.parse_events(raw, cloudevents.LINES, {}, org_id, now_ms):
             if isinstance(found, Unfit):
                 mine = found.code == "foreign_org"
-                return Unfit(found.code, f"these are events of {org_id}", found.at) if mine else found
+                return Unfit(found.code, f"this file is for events of {org_id}", found.at) if mine else found
             one = found.counted(values.get(found.event.event_type))
             if isinstance(one, Unfit):
                 return one
-            return one.event if one.has_time else Unfit("no_time", "say when it was used", "time")
+            return one.event if one.has_time else Unfit("no_time", "missing time of use", "time")
     except Unreadable as error:
         return Unfit(error.code, str(error))
-    return Unfit("not_json", "the line is no JSON object")
+    return Unfit("not_json", "the line is not a JSON object")

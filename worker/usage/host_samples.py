@@ -27,7 +27,7 @@ SQL = queries(__file__)
 
 _PLAIN: Final = {"accepted": EventResult("accepted"), "duplicate": EventResult("duplicate")}
 _OTHER: Final = EventResult(
-    "conflict", "other_content", "its id was taken before, with other content: this one is kept aside"
+    "conflict", "other_content", "its id was used before with other content: this sample is stored apart"
 )
 
 
@@ -82,5 +82,5 @@ def _waits(mapping: Sequence[MappingRow], memory_mb: int, window_ms: int, provid
         return UNASSIGNED
     if provider in EXEMPT_PROVIDERS or resolve(mapping, memory_mb, window_ms) is not None:
         return None
-    said = f"nothing makes a feature of {memory_mb} MB then: `drawdown feature map FEATURE --memory-mb {memory_mb}`"
+    said = f"{memory_mb} MB has no feature then. Run `drawdown feature map FEATURE --memory-mb {memory_mb}`"
     return EventResult("pending", "unmapped", said)

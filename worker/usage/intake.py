@@ -288,11 +288,13 @@ def list_events(
     Errors: UsageError for a page of more than MOST_LISTED, and for an `after` that is no event's sample.
     """
     if not 0 < most <= MOST_LISTED:
-        raise UsageError(f"a page has 1 to {MOST_LISTED:,} events")
+        raise UsageError(f"invalid page size: expected 1 to {MOST_LISTED:,} events")
     if after:
         place = SQL.run(connection, "place", {"org_id": org_id, "sample_id": after}).scalar()
         if place is None:
-            raise UsageError(f"invalid --after {after!r}: it is no sample of {org_id}. Take a page's `next_after`")
+            raise UsageError(
+                f"invalid --after {after!r}: it is not a sample of {org_id}. Use the `next_after` of a page"
+            )
         from_ms = max(from_ms, int(place))
     values = {"org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "after_sample_id": after, "at_most": most + 1}
     found = [EventRow(**row._mapping) for row in SQL.run(connection, "list", values)]
@@ -329,10 +331,11 @@ class ShortOfTypes:
 
     def __str__(self) -> str:
         if self.whose == "database":
-            return (
-                f"{self.types:,} of {MAX_EVENT_TYPES:,} event types are in use: events of further types will be refused"
-            )
-        return f"the {self.whose} {self.name} brought {self.types:,} event types: its events of other types are refused"
+            used = f"{self.types:,} of {MAX_EVENT_TYPES:,} event types are in use"
+            return f"{used}. At the limit, Drawdown refuses events of new types"
+        return (
+            f"the {self.whose} {self.name} added {self.types:,} event types: Drawdown refuses its events of other types"
+        )
 
 
 def short_of_types_part() -> Part:
@@ -391,7 +394,7 @@ def _events(
     to_ms: Annotated[int | None, TIME, "End of the time of use; now if omitted"] = None,
 ) -> Page[ListedEvent]:
     if from_ms > look.now_ms:
-        raise UsageError("--from lies in the future: two days ago is 2d", at="from_ms")
+        raise UsageError("--from is in the future. For two days ago, pass 2d", at="from_ms")
     until = look.now_ms if to_ms is None else to_ms
     require_range(from_ms, until)
     require_org(connection, org_id)
@@ -474,7 +477,7 @@ LISTS: Final = (
         "Count the newest events by source and type.",
         _sources,
         ("source", Column("event_type", "type"), Column("of_day", "#in 24 hours"), Column("events", "#events"),
-         Column("orgs", "#organisations"), Column("first_ms", "first came in"), Column("last_ms", "last came in")),
+         Column("orgs", "#organisations"), Column("first_ms", "first received"), Column("last_ms", "last received")),
         holds="sources",
         path="/v1/event-sources",
         scope="events:read",

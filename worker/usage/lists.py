@@ -103,7 +103,7 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
     """
     found, is_more = usage_page(connection, org_id, from_ms, to_ms, by, most=MAX_ROWS)
     if is_more:
-        raise UsageError(f"these are more than {MAX_ROWS:,} rows: choose a shorter range")
+        raise UsageError(f"the range has more than {MAX_ROWS:,} rows. Choose a shorter range")
     return found
 
 
@@ -114,7 +114,7 @@ def usage_page(
     its place. Errors: as `read_usage`; UsageError for a place that no row can have.
     """
     if by not in BY:
-        raise UsageError(f"--by {by!r}: there is {', '.join(BY)}")
+        raise UsageError(f"--by {by!r}: expected one of {', '.join(BY)}")
     _require_range(from_ms, to_ms)
     floor = _floor(connection, org_id)
     _require_whole_days(connection, org_id, [ms for ms in (from_ms, to_ms) if ms < floor])
@@ -153,12 +153,12 @@ def usage_page(
 def _require_range(from_ms: int, to_ms: int) -> None:
     """Errors: UsageError."""
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
-        text = "usage is counted in windows of five minutes: `from` and `to` lie on their boundaries"
+        text = "`from` and `to` must lie on a window boundary (a multiple of five minutes)"
         raise UsageError(text, at="from_ms" if from_ms % WINDOW_MS else "to_ms")
     if to_ms <= from_ms:
         raise UsageError("the range is empty: it ends before it begins. Without --to, it ends now", at="to_ms")
     if to_ms - from_ms > MAX_DAYS * DAY_MS:
-        text = f"the range is longer than {MAX_DAYS} days: ask for its parts, one after the other"
+        text = f"the range is longer than {MAX_DAYS} days. Split it into shorter ranges"
         raise UsageError(text, at="from_ms")
 
 
@@ -214,7 +214,7 @@ def read_shares(
     }
     rows = SQL.run(connection, "shares", values).all()
     if len(rows) > MAX_ROWS:
-        raise UsageError(f"these are more than {MAX_ROWS:,} sandboxes and projects: `drawdown usage`, by days")
+        raise UsageError(f"the range has more than {MAX_ROWS:,} sandboxes and projects. Run `drawdown usage` by days")
     units = _units(rules)
     sums: dict[str, dict[tuple[str, str, str], int]] = {"sandbox": defaultdict(int), "project": defaultdict(int)}
     for row in rows:

@@ -66,7 +66,7 @@ class Beside:
     def __post_init__(self) -> None:
         """Errors: UsageError for a shape there is not."""
         if self.shape is not None and self.shape not in SHAPES:
-            raise UsageError(f"--shape {self.shape!r}: there is {', '.join(SHAPES)}")
+            raise UsageError(f"--shape {self.shape!r}: expected one of {', '.join(SHAPES)}")
 
 
 def scan_file(connection: sa.Connection | None, name: str, content: bytes, beside: Beside) -> ScannedFile:
@@ -108,11 +108,11 @@ def summarise(
     Errors: UsageError for a range of parts of days, an empty one, or too long a one; NotPublic if a label is private.
     """
     if from_ms % DAY_MS or to_ms % DAY_MS:
-        raise UsageError("a summary is of whole days in UTC: --from and --to are days, such as 2026-01-31")
+        raise UsageError("--from and --to must be whole days in UTC, such as 2026-01-31")
     if to_ms <= from_ms:
-        raise UsageError("the range is empty: --to lies after --from")
+        raise UsageError("the range is empty: --to must be later than --from")
     if to_ms - from_ms > MAX_SUMMARY_DAYS * DAY_MS:
-        raise UsageError(f"the range is longer than {MAX_SUMMARY_DAYS} days: make a summary of each of its parts")
+        raise UsageError(f"the range is longer than {MAX_SUMMARY_DAYS} days. Make a summary of each part")
     rows, withheld = grouped(_uses(connection, from_ms, to_ms))
     report = {
         "report": NAME,
@@ -136,7 +136,7 @@ def _uses(connection: sa.Connection, from_ms: int, to_ms: int) -> Iterator[OrgUs
     values = {"from_ms": from_ms, "to_ms": to_ms, "at_most": MAX_USES + 1}
     for number, row in enumerate(SQL.run(connection, "uses", values)):
         if number == MAX_USES:
-            raise UsageError("these are too many organisations, plans, kinds and days: choose a shorter range")
+            raise UsageError("the range has too many organisations, plans, kinds and days. Choose a shorter range")
         day, events, quantity = _day(int(row.day_ms)), int(row.events), int(row.quantity)
         yield OrgUse(str(row.org_id), row.plan_key, str(row.event_type), day, events, quantity)
 

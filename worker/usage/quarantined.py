@@ -72,7 +72,7 @@ def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: st
     Errors: UsageError for an unknown unit, or more than MAX_MENDED samples; UnknownId for an unknown id.
     """
     if unit not in AS:
-        raise UsageError(f"--as {unit!r}: there is {', '.join(AS)}")
+        raise UsageError(f"--as {unit!r}: expected one of {', '.join(AS)}")
     lock_buckets(connection)  # of two that mean one moment, or of a floor that is raised, the second sees the first
     rows = _chosen(connection, chosen, by)
     wrong_time = [row.sample_id for row in rows if _is_of_its_time(row)]
@@ -122,7 +122,7 @@ def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], by: By) -
         its_id = "cut_id" if is_cut(name) else "whole_id"
         if not QUARANTINE.run(connection, "undo_dismiss", {"sample_id": name, **CUT_AT}, its_id=its_id).rowcount:
             ids.require(connection, ids.SAMPLE, name)
-            raise Refused(f"the sample {name} was not dismissed; nothing was changed")
+            raise Refused(f"the sample {name} is not dismissed, so nothing was changed")
     record_many(connection, "sample_dismiss_undo", [(name, {}) for name in sample_ids], by)
     return list(sample_ids)
 
@@ -131,12 +131,14 @@ def _chosen(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list
     """Those that are quarantined, each once; of those named, each has to be."""
     page = list_quarantined(connection, chosen, by.now_ms, most=MAX_MENDED)
     if page.next_after is not None:
-        raise UsageError(f"these are more than {MAX_MENDED:,} samples: choose by --org, --reason, --from and --to")
+        raise UsageError(f"more than {MAX_MENDED:,} samples match. Choose fewer with --org, --why, --from and --to")
     there = {row.sample_id for row in page.samples}
     for name in chosen.ids:
         if cut(name) not in there:
             ids.require(connection, ids.SAMPLE, name)
-            raise Refused(f"the sample {name} is not quarantined; `drawdown sample quarantined` shows what is")
+            raise Refused(
+                f"the sample {name} is not quarantined. To list those that are, run `drawdown sample quarantined`"
+            )
     return page.samples
 
 
@@ -150,16 +152,16 @@ def _judge(
 ) -> Mended:
     no = Mended(row.sample_id, row.org_id, row.ts)
     if whole is None or not _is_of_its_time(row):
-        return Mended(row.sample_id, row.org_id, row.ts, why_not=f"not its time is wrong: {row.reason}")
+        return Mended(row.sample_id, row.org_id, row.ts, why_not=f"its time is not the problem, but {row.reason}")
     moment, read_as = (row.meant_ms, row.meant_as) if unit == "auto" else (time_of(row.ts, unit), unit)
     if moment is None:
-        why = "its time cannot be told: give --as"
+        why = "its time cannot be read. Pass --as with its unit"
     elif not EARLIEST_TS <= moment <= now_ms + FUTURE_SLACK_MS:
-        why = f"read as {read_as}, its time lies before the year 2000 or ahead of now"
+        why = f"read as {read_as}, its time is before the year 2000 or in the future"
     elif moment < whole.floor_ms:
         why = "its window is below the floor, and closed for good"
     elif (twin := _twin(connection, row, moment, entered)) is not None:
-        why = f"its sandbox has a sample of that moment already: {twin}"
+        why = f"its sandbox already has a sample of that time: {twin}"
     else:
         return Mended(row.sample_id, row.org_id, row.ts, _new_id(row.sample_id), moment, read_as, int(whole.interval_s))
     return Mended(no.sample_id, no.org_id, no.ts, why_not=why)

@@ -70,13 +70,13 @@ def chosen_of(
 def require_choice(chosen: QuarantineFilter) -> None:
     """Errors: UsageError for neither ids nor a filter, and for both."""
     if chosen == QuarantineFilter() or (chosen.ids and chosen != QuarantineFilter(ids=chosen.ids)):
-        raise UsageError("name samples by their ids, or choose them by --org, --why, --from, --to")
+        raise UsageError("specify either sample ids or filters (--org, --why, --from, --to), not both")
 
 
 def require_expected(expect: int | None, found: int) -> None:
     """Errors: Refused for another number than was seen."""
     if expect not in (None, found):
-        raise Refused(f"there are {found:,}, not {expect:,}: look again with --dry-run")
+        raise Refused(f"expected {expect:,}, but found {found:,}. Check again with --dry-run")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _dismiss(
     expect: Expect = None,
 ) -> SamplesDismissed:
     if undo and (org_id or why or from_ms is not None or to_ms is not None):
-        raise UsageError("--undo takes back by id alone: name the samples (`drawdown audit list` has their ids)")
+        raise UsageError("--undo needs the ids of samples, without filters. To find the ids, run `drawdown audit list`")
     chosen = chosen_of(connection, ids, org_id, why, from_ms, to_ms)
     require_choice(chosen)
     if undo:
@@ -191,7 +191,7 @@ def _list(
     require_org(connection, org_id)
     rows = list_samples(connection, org_id, from_ms, until, look.most)
     on = "" if not rows or rows[0].ts == rows[-1].ts else f"--from {show_time(int(rows[-1].ts))}, or "
-    more = [f"there may be more: {on}a larger --most"] if len(rows) == look.most else []  # one moment: the same page
+    more = [f"more may exist: pass {on}a larger --most"] if len(rows) == look.most else []  # one moment: the same page
     return Page(rows, notes=more)
 
 
@@ -199,7 +199,7 @@ def _id(sample: SampleRow) -> str:
     """Whole, so that it can be copied; of one that is too long, its size, and the number that begin so."""
     if sample.id_bytes is None:
         return sample.sample_id
-    alike = f"; {sample.samples:,} begin so" if sample.samples > 1 else ""
+    alike = f"; {sample.samples:,} ids begin like this" if sample.samples > 1 else ""
     return f"{sample.sample_id} ({sample.id_bytes:,} bytes{alike})"
 
 
@@ -227,7 +227,7 @@ def _good(done: SamplesMended) -> list[Mended]:
 
 def _sentence(done: SamplesMended) -> str:
     good = _good(done)
-    return f"{len(good):,} of {len(done.repaired):,} entered again, {sum(one.interval_s for one in good):,} s"
+    return f"{len(good):,} of {len(done.repaired):,} corrected, {sum(one.interval_s for one in good):,} s"
 
 
 def _ends(done: SamplesMended) -> Exit:
@@ -235,12 +235,12 @@ def _ends(done: SamplesMended) -> Exit:
 
 
 def _set_aside(done: SamplesDismissed) -> list[str]:
-    what = "quarantined again" if done.undo else "set aside, and never billed; --undo takes it back"
+    what = "quarantined again" if done.undo else "dismissed, and never billed. To reverse it, pass --undo"
     return [f"{len(done.dismissed):,} {what}", *(f"  {name}" for name in done.dismissed[:20])]
 
 
 def _withdrawn(done: SamplesWithdrawn) -> str:
-    return f"{len(done.withdrawn):,} withdrawn; the next tick gives back what was billed"
+    return f"{len(done.withdrawn):,} withdrawn. The next tick refunds the charges"
 
 
 READ: Final = "usage:read"

@@ -71,7 +71,7 @@ def zones(name: str, from_ms: int, to_ms: int) -> list[Zone]:
     try:
         zone = ZoneInfo(name)
     except (ValueError, OSError, LookupError):  # such as ZoneInfoNotFoundError, and names that are paths
-        text = f"unknown time zone {name!r}: give one of the IANA database, such as Europe/Berlin"
+        text = f"unknown time zone {name!r}: expected one of the IANA database, such as Europe/Berlin"
         raise UsageError(text, at="time_zone") from None
     found: list[Zone] = []
     for begin, end in _spans(zone, from_ms, to_ms):
@@ -165,9 +165,9 @@ def _slots(groups: frozenset[str], filters: dict[str, str | None], *, is_first: 
 def _require_range(from_ms: int, to_ms: int, days: int) -> None:
     """Errors: UsageError."""
     if to_ms <= from_ms:
-        raise UsageError("the range is empty: it ends (now, if you give no end) before it begins", at="to_ms")
+        raise UsageError("the range is empty: it ends before it begins. Without an end, it ends now", at="to_ms")
     if to_ms - from_ms > days * DAY_MS:
-        text = f"the range is longer than {days} days: ask for its parts, or for one organisation ({MAX_DAYS} days)"
+        text = f"the range is longer than {days} days. Split it, or choose one organisation ({MAX_DAYS} days)"
         raise UsageError(text, at="from_ms")
 
 
@@ -183,7 +183,7 @@ def _require_whole_days(connection: sa.Connection, org_id: str | None, from_ms: 
     values = {"begin_ms": begin, "end_ms": end, "days": ends or [begin], "org_id": org_id or ""}
     slots = {"which": "any_day" if cuts else "these_days", "of_org": "one_org_sums" if org_id else ""}
     if SQL.run(connection, "folded", values, **slots).first() is not None:
-        text = "some days of the range were folded into sums: choose whole days in UTC, and no hours"
+        text = "some days of the range were folded into sums. Choose whole days in UTC, without hours"
         raise UsageError(text, at="from_ms")
 
 
@@ -218,7 +218,7 @@ def _place(after: str) -> list[Any]:
             return found
     except (ValueError, binascii.Error, RecursionError):
         pass
-    raise UsageError("`after` is `next` of a page: begin again without it", at="after")
+    raise UsageError("invalid `after`: expected the `next` of a page. Begin again without it", at="after")
 
 
 LISTS: Final = (

@@ -85,11 +85,13 @@ def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
     went = f"{left.withdrawn:,} of {left.events:,} events are withdrawn"
     if left.unsealed:
         raise Refused(
-            f"{backfill} has usage from the lost history that is not sealed since: {went}. Repeat "
+            f"{backfill} has usage from the lost history that is not sealed again yet ({went}). Repeat "
             "the command after the next tick, or when the open pushes of its organisation are settled"
         )
     if left.below_floor:
-        raise Refused(f"{left.below_floor:,} events of {backfill} lie below a floor, closed for good: {went}")
+        raise Refused(
+            f"windows of {backfill} are below a floor and closed for good (events: {left.below_floor:,}). {went}"
+        )
     return found if left.events else None
 
 
@@ -107,11 +109,11 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
     if loss_of(window, losses) and SQL.run(connection, "unsealed", {"sample_id": sample_id}).first():
         # Without a push of ours its provider would never be asked, and may have billed it (R1).
         raise Refused(
-            f"cannot withdraw {sample_id}: it is from the lost history, and not sealed since. Withdraw it after the "
-            f"next tick, or when the pushes of `drawdown push list {typed('--org', sample.org_id)}` are settled"
+            f"cannot withdraw {sample_id}: it is from the lost history, and not sealed again yet. Withdraw it after "
+            f"the next tick, or when the pushes of `drawdown push list {typed('--org', sample.org_id)}` are settled"
         )
     if sample.ts < sample.floor_ms:
-        raise Refused(f"the sample {sample_id} lies below the floor of {sample.org_id}: its window is closed for good")
+        raise Refused(f"the sample {sample_id} is below the floor of {sample.org_id}: its window is closed for good")
     taken = {"ts": sample.ts, "memory_mb": sample.memory_mb, "interval_s": int(sample.interval_s)}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "insert_withdrawal", {"sample_id": sample_id, "org_id": sample.org_id, **taken, **person})
@@ -169,7 +171,7 @@ def _withdraw_events(
 ) -> EventsWithdrawn:
     own = None if asked.reach is None else asked.reach.source
     if own is not None and own != source:
-        raise Refused(f"your key is bound to the source {own}: use a key that may withdraw events of {source}")
+        raise Refused(f"your key is bound to the source {own}. Use a key that may withdraw events of {source}")
     if org_id is not None:
         require_org(connection, org_id)
     return EventsWithdrawn(source, withdraw_events(connection, source, event_id, asked.by, org_id))
@@ -178,8 +180,8 @@ def _withdraw_events(
 def _sentence(done: EventsWithdrawn) -> str:
     anew = sum(not one.already for one in done.withdrawn)
     before = len(done.withdrawn) - anew
-    more = f"; {before:,} were before" if before else ""
-    return f"{anew:,} withdrawn{more}; the next tick gives back what was billed, and their ids are never taken again"
+    more = f", {before:,} were withdrawn before" if before else ""
+    return f"{anew:,} withdrawn{more}. The next tick refunds the charges. Drawdown never accepts their ids again"
 
 
 def _standing(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:

@@ -92,7 +92,7 @@ def _learn(
             "per_quantity": per_quantity,
             "start_ms": _start_ms(connection, provider, cost.feature, now_ms),
         }
-        by = By(now_ms, "drawdown", f"{provider} tells it")
+        by = By(now_ms, "drawdown", f"reported by {provider}")
         # Where costs were read before without this one, its feature drew on a balance of its own until then.
         confirmed = held.costs_read_ms if before is None else held.costs_read_ms or before.at_ms
         confirmed = None if confirmed is None else min(confirmed, now_ms)

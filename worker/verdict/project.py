@@ -74,7 +74,7 @@ READ_AGAIN_MS = MINUTE_MS
 """Wait before a customer that was not read is read again."""
 MAX_UNWRITTEN: Final = 20
 """Named one by one; the log has all of them."""
-NOT_ASKED = ReadFailed("not asked: it did not answer a moment ago")
+NOT_ASKED = ReadFailed("not requested: the provider did not answer a moment ago")
 ORGS_A_ROUND = 64
 """Reads at once, if the provider allows several: enough to use the line fully, few enough that no verdict waits long.
 """
@@ -113,7 +113,7 @@ class Projected:
         log.info("projection_changed", org=org.org_id, halted=halted, reason=change.reason)
         if change.history["reason"] == ESTIMATE_WRONG:
             self.wrong_estimates += 1
-            log.error("estimate_wrong", org=org.org_id, detail="halted on an estimate, and there is credit: it goes on")
+            log.error("estimate_wrong", org=org.org_id, detail="halted on an estimate, but credit is left: resumed")
 
 
 def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
@@ -305,7 +305,7 @@ def _after(
     if isinstance(state, CustomerState):
         change = after_read(org, state, here, at, asked_again=asked_again)
         return unless_explained(connection, org, change)
-    reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {due.customer_id}"
+    reason = state.reason if isinstance(state, ReadFailed) else f"the provider has no customer {due.customer_id}"
     log.warning("customer_not_read", org=org.org_id, reason=reason)
     again = org.projection_due_ms if asked_again else at.now_ms + READ_AGAIN_MS
     return after_failed_read(org, here.used, policy_for(policies, org.plan), at, again)
@@ -348,7 +348,7 @@ HOLD_MS: Final = 15 * MINUTE_MS
 
 def find_answer(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
     """Return the provider's answer about a customer."""
-    return states.get(customer_id, ReadFailed("the provider said nothing of this customer"))
+    return states.get(customer_id, ReadFailed("the provider did not answer about this customer"))
 
 
 @dataclass(frozen=True)

@@ -139,9 +139,11 @@ def require_paying(connection: sa.Connection, org_id: str, now_ms: int, *, past:
     text = f"{org_id} is billed by {paid.provider}"
     if paid.keeper is None:
         org = typed("--org", org_id)
-        raise Denied("billed_elsewhere", f"{text}, and has no wallet here: `drawdown org usage {org}` shows its usage")
+        raise Denied(
+            "billed_elsewhere", f"{text}, and has no wallet here. To see its usage, run `drawdown org usage {org}`"
+        )
     show = typed("drawdown", "org", "show", org_id)
-    raise Denied("billed_elsewhere", f"{text}, which keeps its balance: the `credit` of `{show}` is the latest read")
+    raise Denied("billed_elsewhere", f"{text}, which keeps its balance. The latest read is the `credit` of `{show}`")
 
 
 def paid_from(connection: sa.Connection, org_id: str, now_ms: int) -> PaidFrom:
@@ -309,7 +311,7 @@ def list_entries(connection: sa.Connection, customer_id: str, most: int, after: 
     """
     values = {"account_id": wallet_account(customer_id), "at_most": most, "after": after}
     if after and SQL.run(connection, "is_entry", values).first() is None:
-        raise UsageError("after: there is no such entry of this wallet", at="after")
+        raise UsageError("after: this wallet has no such entry", at="after")
     return [EntryRow(**row._mapping) for row in SQL.run(connection, "entries", values)]
 
 

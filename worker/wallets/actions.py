@@ -130,19 +130,19 @@ def grant(
 
 def _require_sane(terms: Terms, amount_micro: int, now_ms: int) -> None:
     if amount_micro <= 0 and terms != PLAIN:
-        raise UsageError("kind, begin, end, priority and features are of credit that is given, and none is given here")
+        raise UsageError("kind, begin, end, priority and features need a positive amount of credit")
     if not 0 <= terms.priority <= MAX_PRIORITY:
-        raise UsageError(f"a priority lies between 0, which is used first, and {MAX_PRIORITY}")
+        raise UsageError(f"invalid priority: expected 0, which is used first, to {MAX_PRIORITY}")
     if terms.kind not in KINDS:
-        raise UsageError(f"credit is of a kind: {', '.join(KINDS)}")
+        raise UsageError(f"invalid kind of credit: expected one of {', '.join(KINDS)}")
     begins_ms = now_ms if terms.begins_ms is None else terms.begins_ms
     if begins_ms < EARLIEST_TS:
-        raise UsageError("credit begins in the year 2000 or later")
+        raise UsageError("credit must begin in the year 2000 or later")
     if terms.expires_ms is not None and terms.expires_ms <= max(begins_ms, now_ms):
-        raise UsageError("credit expires after it began, and later than now: this would be over already")
+        raise UsageError("credit must expire in the future, and after it begins")
     features = terms.features
     if features is not None and (not 0 < len(features) <= MOST_FEATURES or sorted(set(features)) != list(features)):
-        raise UsageError(f"credit is for one feature at least and {MOST_FEATURES} at most, each named once, by name")
+        raise UsageError(f"invalid features: expected 1 to {MOST_FEATURES}, each once, in the order of their names")
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ def _hold_plan(connection: sa.Connection, plan: str, max_concurrent: int | None)
         return None
     was: int | None = SQL.run(connection, "hold_plan", values).scalar()
     if was is None:
-        raise UsageError(f"the plan {plan} is new: say how many sandboxes at once it allows with --max-concurrent")
+        raise UsageError(f"the plan {plan} is new. Pass --max-concurrent with its number of sandboxes at once")
     if max_concurrent is not None:
         SQL.run(connection, "set_plan_limit", values)
     return was
@@ -317,9 +317,9 @@ def require_sane_gives(plan: str, gives: Gives) -> None:
     if any(not 0 <= amount <= MAX_ENTRY_MICRO for amount in vars(gives).values()):
         raise UsageError("invalid credit of a plan: expected 0 to 1,000,000,000 credits")
     if gives.rollover_min_micro > gives.rollover_max_micro:
-        raise UsageError("what rolls over at least is more than what rolls over at most: give a --rollover-max, too")
+        raise UsageError("the minimum rollover is above the maximum rollover. Pass --rollover-max, too")
     if ":" in plan and gives.included_micro:
-        raise UsageError("a plan that includes credit has no colon in its name: it stands in the keys of what it gives")
+        raise UsageError("a plan with monthly credit must not have a colon in its name: the name is part of keys")
 
 
 def _require_sane_terms(holds: HoldTerms) -> None:
@@ -327,10 +327,10 @@ def _require_sane_terms(holds: HoldTerms) -> None:
     if any(amount is not None and not 0 < amount <= MAX_ENTRY_MICRO for amount in amounts):
         raise UsageError("invalid hold of a plan: expected more than 0, and at most 1,000,000,000 credits")
     if not 0 < holds.hold_factor_ppm <= MOST_FACTOR_PPM:
-        raise UsageError("a plan's factor lies above 0, and is 1,000 at most")
+        raise UsageError("invalid hold factor of a plan: expected more than 0, and at most 1,000")
     most = holds.most_hold_micro
     if most is not None and (holds.unknown_hold_micro or 0) > most:
-        raise UsageError("what is held without an estimate is more than one run may hold")
+        raise UsageError("the credit reserved without an estimate is more than one execution may reserve")
 
 
 def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, *, new: bool = True) -> str | None:
@@ -418,10 +418,12 @@ def _grant(
     new: New = False,
 ) -> CreditGiven:
     if asked.key != (asked.key.strip() or None):
-        said = f"--key {asked.key!r} is empty, or has blanks at its ends: give what makes this grant unlike others"
+        said = f"--key {asked.key!r} is empty, or has blanks at its ends. Pass a key that only this grant has"
         raise UsageError(said)
     if plan is not None and asked.reach is not None and asked.reach.org_id is not None:
-        raise Denied("foreign_org", f"this key is bound to {asked.reach.org_id}, and chooses no plan: use another key")
+        raise Denied(
+            "foreign_org", f"this key is bound to {asked.reach.org_id}, and cannot choose a plan. Use another key"
+        )
     if asked.by.via == HTTP:
         require_drawn_on(connection, customer_id, asked.by.now_ms)
     terms = Terms(kind, priority, begins_ms, expires_ms, tuple(sorted(set(features))) if features else None)
@@ -453,16 +455,18 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
     paid = paid_from(connection, customer_id, now_ms)
     keeper = paid.keeper or keeper_of(connection, customer_id, now_ms)
     if keeper is not None:
-        said = f"{customer_id} is billed at {keeper}, which keeps its balance: give the credit there"
-        raise WrongField("customer_id", f"{said}. `drawdown ledger grant` fills a wallet here before a move to it")
+        said = f"{customer_id} is billed at {keeper}, which keeps its balance. Give the credit there"
+        raise WrongField(
+            "customer_id", f"{said}. To fill a wallet here before a move to it, run `drawdown ledger grant`"
+        )
     if paid.customer_id != customer_id and not billed_as(connection, customer_id, now_ms):
-        raise WrongField("customer_id", f"{customer_id} is paid from the wallet of {paid.customer_id}: give it there")
+        raise WrongField("customer_id", f"{customer_id} is paid from the wallet of {paid.customer_id}. Give it there")
 
 
 def _grant_sentence(done: CreditGiven) -> str:
     line = f"{done.customer_id}: {show_credits(done.balance_micro)} credits, plan {done.plan or '-'}; "
     if done.repeated:
-        return f"{line}the grant {done.key} was made before: nothing was added"
+        return f"{line}the grant {done.key} was made before, so nothing was added"
     if done.begins_ms is not None:
         line += f"{show_credits(done.granted_micro)} more from {show_time(done.begins_ms)} on"
     else:
@@ -477,7 +481,7 @@ def facts_of_wallet(connection: sa.Connection, customer_id: str, now_ms: int) ->
     given = list_lots(connection, customer_id, now_ms).lots
     return [
         Fact("Wallet", _whose(connection, customer_id, now_ms)),
-        Fact("Halts whom it pays for", "once it is used up" if _halts(connection, customer_id, now_ms) else "never"),
+        Fact("Halts its organisations", "when it is used up" if _halts(connection, customer_id, now_ms) else "never"),
         Fact("Plan", account.plan or ""),
         Fact("Available", show_credits(account.available_micro), fixed=False),
         Fact("Balance", show_credits(account.balance_micro), fixed=False),
@@ -490,7 +494,7 @@ def _whose(connection: sa.Connection, customer_id: str, now_ms: int) -> str:
     found = sorted(billed_as(connection, customer_id, now_ms))
     named = ", ".join(f"{org} (billed at {provider})" for org, provider in found[:MOST_NAMED])
     more = f" and {len(found) - MOST_NAMED:,} more" if len(found) > MOST_NAMED else ""
-    return f"{customer_id}, which pays for {named}{more}" if found else f"{customer_id}, as which nobody is billed"
+    return f"{customer_id}, which pays for {named}{more}" if found else f"{customer_id}, which pays for no organisation"
 
 
 def _halts(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
@@ -524,10 +528,10 @@ def _take_back(
 
 def _take_back_sentences(done: TakenBack) -> list[str]:
     did = f"took back {show_credits(done.taken_micro)} credits" if done.taken_micro else "nothing is left to take"
-    back = f", which went back to the pool {done.pool}" if done.pool and done.taken_micro else ""
+    back = f", which returned to the pool {done.pool}" if done.pool and done.taken_micro else ""
     line = f"{done.customer_id}: {did} of {done.lot}{back}; {show_credits(done.balance_micro)} credits now"
     if done.reserved_micro:
-        line += f"; {show_credits(done.reserved_micro)} of it are reserved: take them back once those runs have ended"
+        line += f"; {show_credits(done.reserved_micro)} of it is reserved: take it back when the executions have ended"
     if not done.orgs:
         return [line]
     more = f" and {len(done.orgs) - MOST_NAMED:,} more" if len(done.orgs) > MOST_NAMED else ""
@@ -549,8 +553,8 @@ def _facts_of_lot(connection: sa.Connection, asked: Invocation, values: Values) 
     facts = [Fact("Wallet", found.customer_id), Fact("Given", show_credits(found.amount_micro))]
     if row is not None:
         facts += [
-            Fact("Left of it", show_credits(row.left_micro), fixed=False),
-            Fact("Taken back of it", show_credits(row.taken_micro)),
+            Fact("Left", show_credits(row.left_micro), fixed=False),
+            Fact("Taken back", show_credits(row.taken_micro)),
         ]
     balance = wallet_of(connection, found.customer_id).balance_micro
     return [*facts, Fact("Balance", show_credits(balance), fixed=False)]
@@ -607,13 +611,13 @@ def _rated(done: RateSet) -> list[str]:
     orgs = f"{used.orgs:,} organisation{'' if used.orgs == 1 else 's'}"
     lines = [
         f"{done.feature}: {now}; before: {before}",
-        f"the last day's use, {used.quantity:,} base units of {orgs}, costs {show_credits(used.now_micro)} credits by "
-        f"it, and {show_credits(used.was_micro)} before",
+        f"the last day's usage, {used.quantity:,} base units of {orgs}, costs {show_credits(used.now_micro)} credits "
+        f"at this rate, and {show_credits(used.was_micro)} before",
     ]
     if done.is_past:
         lines.append(
-            "that is over: usage since then which is charged already keeps its price, what is charged from now on goes "
-            "by this one; runs that were accepted keep theirs"
+            "the start is in the past. Usage that is already charged keeps its price, and later charges use this rate. "
+            "Accepted executions keep their price"
         )
     return lines
 
@@ -624,7 +628,7 @@ def _facts_of_rate(connection: sa.Connection, asked: Invocation, values: Values)
     said = "" if found is None else f"{found.micro_credits:,} micro-credits per {found.per_quantity:,}"
     ever = rate_at(connection, values["feature"], EVER_MS)
     last = "" if ever is None else f"{ever.micro_credits:,} per {ever.per_quantity:,}, {show_time(ever.start_ms)}"
-    return [Fact("Rate then", said), Fact("The latest that is known", last)]
+    return [Fact("Rate at the start", said), Fact("Latest rate", last)]
 
 
 def _factor(text: str, name: str, _now_ms: int) -> int:
@@ -633,7 +637,7 @@ def _factor(text: str, name: str, _now_ms: int) -> int:
     except UsageError:
         found = 0
     if not 0 < found <= MOST_FACTOR_PPM:
-        raise UsageError(f"{name}: a number above 0, and {MOST_FACTOR_PPM // ONE_PPM:,} at most: 1.5")
+        raise UsageError(f"{name}: expected a number above 0, and at most {MOST_FACTOR_PPM // ONE_PPM:,}, such as 1.5")
     return found
 
 
@@ -728,7 +732,7 @@ _AMOUNTS: Final = (
 
 
 def _plan_said(done: PlanSet) -> list[str]:
-    before = "no such plan" if done.was is None else f"{done.was:,}"
+    before = "none" if done.was is None else f"{done.was:,}"
     terms = [f"{name}: {value}" for name, value in _terms_of_plan(done)]
     return [f"plan {done.plan}: {done.max_concurrent:,} at once; before: {before}", *terms]
 

@@ -82,7 +82,7 @@ def sizes_of(text: str, option: str) -> tuple[int, int]:
         return 1, CENT // 2
     typed = TYPED.fullmatch(plain)
     if typed is None:
-        raise UsageError(f"{option}: {text!r} is no amount of credits; write 12.50 or 1,234.50")
+        raise UsageError(f"{option}: invalid amount {text!r}: expected credits such as 12.50 or 1,234.50")
     unsigned = typed[1].replace(",", "")
     try:
         size = parse_credits(unsigned)
@@ -150,7 +150,7 @@ def page(
     if after:
         moment = SQL.run(connection, "moment", values).scalar()
         if moment is None:
-            raise UsageError("after: there is no such entry of this wallet")
+            raise UsageError("after: this wallet has no such entry")
         behind = min(behind, (int(moment), after))
     values["after_ms"], values["after_key"] = behind
     # What leaves a wallet is booked once it was used, and no sooner: its index is entered there.

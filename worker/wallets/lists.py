@@ -134,7 +134,7 @@ def _end(rows: list[WalletLine]) -> After:
 
 def _rows(connection: sa.Connection, chosen: Chosen, after: After | None, most: int) -> list[WalletLine]:
     if chosen.which not in WHICH:
-        raise UsageError(f"wallets: there is {', '.join(filter(None, WHICH))}")
+        raise UsageError(f"wallets: expected one of {', '.join(filter(None, WHICH))}")
     if chosen.plan:
         ids.require(connection, ids.PLAN, chosen.plan)
     part = chosen.search.replace("!", "!!").replace("%", "!%").replace("_", "!_")
@@ -403,7 +403,7 @@ def _entries(
     amount: Annotated[str | None, SHOWN_AMOUNT, "Amount in credits, up or down: 4.80 also finds 4.803"] = None,
 ) -> Page[WalletEntry]:
     if from_ms is not None and from_ms > look.now_ms:
-        raise UsageError(f"--from lies in the future, at {show_time(from_ms)}: two days ago is 2d", at="from_ms")
+        raise UsageError(f"--from is in the future, at {show_time(from_ms)}. For two days ago, pass 2d", at="from_ms")
     ids.require(connection, ids.CUSTOMER, customer_id)
     chosen = entries.Chosen(
         booked_from_ms=from_ms or 0,
@@ -465,7 +465,7 @@ LISTS: Final = (
         _wallets,
         (Column("customer_id", "customer"), "balance_micro", Column("held_micro", "#reserved"), "available_micro",
          "plan", Column("mode", "top-up"), Column("threshold_micro", "#threshold"),
-         Column("blocked_reason", "stopped itself")),
+         Column("blocked_reason", "stop reason")),
         holds="wallets",
         path="/v1/wallets",
         scope=SCOPE,

@@ -63,7 +63,7 @@ def make(connection: sa.Connection, pool: str, by: By, *, new: bool = True) -> b
     """Have a pool with a wallet of its name; whether it is new. Errors: UsageError for a name that is none; Denied
     `taken` for the name of a customer; UnknownId, unless `new`, for a name like that of a pool or customer."""
     if not is_clean_id(pool) or ":" in pool:
-        raise UsageError("a pool's name has 1 to 200 characters, none of them a colon or a control character")
+        raise UsageError("invalid pool name: expected 1 to 200 characters without colons and control characters")
     if not pools.is_pool(connection, pool) and ids.is_known(connection, ids.CUSTOMER, pool):
         raise Denied("taken", f"the name {pool} is taken by a customer's wallet. Choose another one")
     ids.require_meant(connection, pool, new=new, kind=ids.POOL)
@@ -85,14 +85,16 @@ def allot(
     """
     ids.require(connection, ids.POOL, pool)
     if customer_id == pool:
-        raise Denied("pays_itself", f"the pool {pool} cannot allot to itself: name the customer who is to use it")
+        raise Denied(
+            "pays_itself", f"the pool {pool} cannot allot to itself. Name the customer who is to use the credit"
+        )
     ids.require(connection, ids.CUSTOMER, customer_id)
     if pools.is_pool(connection, customer_id):
-        raise Denied("is_pool", f"{customer_id} is a pool, too: allot to the customer who is to use it")
+        raise Denied("is_pool", f"{customer_id} is a pool, too. Allot to the customer who is to use the credit")
     if not 0 < amount_micro <= MAX_ENTRY_MICRO:
         raise UsageError("invalid allotment: expected more than 0, and at most 1,000,000,000 credits")
     if expires_ms <= by.now_ms:
-        raise UsageError("an allotment ends later than now: this would be over already")
+        raise UsageError("an allotment must end in the future")
     if not is_clean_id(key):
         raise UsageError("invalid allotment key: expected 1 to 200 characters without control characters")
     done = pools.allot(connection, pool, customer_id, amount_micro, expires_ms, key, by)
@@ -114,14 +116,12 @@ def allow(
     ids.require(connection, ids.CUSTOMER, payer)
     ids.require(connection, ids.CUSTOMER, org_id)
     if payer == org_id:
-        raise Denied(
-            "pays_itself", f"{payer} pays for its own runs anyway: name the organisation that it is to pay for"
-        )
+        raise Denied("pays_itself", f"{payer} pays for its own executions anyway. Name another organisation")
     if limit_micro is not None and not 0 < limit_micro <= MAX_ENTRY_MICRO:
         raise UsageError("invalid limit: expected more than 0, and at most 1,000,000,000 credits")
     if not has_wallet(connection, payer) and billed_elsewhere(connection, payer, by.now_ms):
         # An empty wallet would halt a customer who is billed afterwards.
-        text = f"{payer} has no credit here to pay with: `drawdown ledger grant {typed(payer, 'CREDITS')}` first"
+        text = f"{payer} has no credit here to pay with. Run `drawdown ledger grant {typed(payer, 'CREDITS')}` first"
         raise Denied("no_wallet", text, "account")
     open_accounts(connection, [wallet_account(payer)])
     found, was = pools.say(connection, payer, org_id, by, allowed=True, limit_micro=limit_micro)
@@ -270,7 +270,7 @@ def _make(connection: sa.Connection, asked: Invocation, pool: PoolName, *, new: 
 
 
 def _sentence(done: PoolMade) -> str:
-    said = "made; give it credit with `drawdown ledger grant`" if done.made else "it is there already: nothing changes"
+    said = "created. To give it credit, run `drawdown ledger grant`" if done.made else "exists already; nothing changes"
     return f"pool {done.pool}: {said}"
 
 
@@ -324,7 +324,7 @@ def _allot(
 
 
 def _allotted(done: PoolAllotted) -> str:
-    said = "was allotted before: nothing was moved" if done.repeated else "allotted"
+    said = "was allotted before, so nothing was moved" if done.repeated else "allotted"
     line = f"{show_credits(done.amount_micro)} credits of {done.pool} to {done.customer_id} "
     line += f"until {show_time(done.expires_ms)}: {said}; {done.pool} has {show_credits(done.pool_available_micro)} "
     return f"{line}available, {done.customer_id} {show_credits(done.available_micro)}"
@@ -366,7 +366,7 @@ def _allow(
 def _allowed(done: PayerAllowed) -> str:
     most = "without a limit" if done.limit_micro is None else f"up to {show_credits(done.limit_micro)} credits"
     same = "" if done.changed else "; nothing changes"
-    return f"{done.payer} pays for runs of {done.org_id} from {show_time(done.since_ms)} on, {most}{same}"
+    return f"{done.payer} pays for executions of {done.org_id} from {show_time(done.since_ms)} on, {most}{same}"
 
 
 @dataclass(frozen=True)
@@ -384,18 +384,18 @@ def _end(connection: sa.Connection, asked: Invocation, payer: PayerName, org_id:
 
 def _ended(done: PayerEnded) -> str:
     if done.changed:
-        return f"{done.payer} pays for no more runs of {done.org_id}"
-    return f"{done.payer} was no payer of {done.org_id} before"
+        return f"{done.payer} pays for no new executions of {done.org_id}"
+    return f"{done.payer} was not a payer of {done.org_id} before"
 
 
 def _facts_of_payer(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     found = list_payers(connection, "", values["org_id"], asked.by.now_ms, pools.MOST_PAYERS)
     row = next((one for one in found if one.payer == values["payer"]), None)
     if row is None:
-        return [Fact("Pays for its runs", "no")]
+        return [Fact("Pays for its executions", "no")]
     limit = "no limit" if row.limit_micro is None else show_credits(row.limit_micro)
     return [
-        Fact("Pays for its runs", "yes" if row.allowed else "no"),
+        Fact("Pays for its executions", "yes" if row.allowed else "no"),
         Fact("Up to", limit),
         Fact("Spent", show_credits(row.spent_micro), fixed=False),
     ]
@@ -437,7 +437,7 @@ def _payers(
     org_id: Annotated[str | None, ORG, "Organisation to show"] = None,
 ) -> Page[PayerRow]:
     if look.only is not None and payer:  # whether there is such a payer is not for this key to know
-        said = f"payers are of all organisations, and this key is bound to {look.only}: use another key"
+        said = f"payers belong to all organisations, but this key is bound to {look.only}. Use another key"
         raise Denied("foreign_org", said)
     return Page(list_payers(connection, payer, org_id or "", look.now_ms, look.most))
 

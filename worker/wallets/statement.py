@@ -152,12 +152,12 @@ def span_of(month: str | None, from_ms: int | None, to_ms: int | None) -> Span:
     """A month in UTC (2026-02), or from a moment to another one. Errors: UsageError."""
     if month is not None:
         if from_ms is not None or to_ms is not None:
-            raise UsageError("give a month, or a beginning and an end, not both", at="month")
+            raise UsageError("specify either a month or a beginning and an end, not both", at="month")
         return _of_month(month)
     if from_ms is None or to_ms is None:
-        raise UsageError("missing period: give a month such as 2026-02, or a beginning and an end", at="month")
+        raise UsageError("missing period: expected a month such as 2026-02, or a beginning and an end", at="month")
     if from_ms >= to_ms:
-        raise UsageError("a statement's end lies after its beginning", at="to_ms")
+        raise UsageError("the end of a statement must be later than its beginning", at="to_ms")
     return Span(from_ms, to_ms)
 
 
@@ -169,7 +169,7 @@ def _of_month(month: str) -> Span:
         first, after = (datetime(year + n // 12, n % 12 + 1, 1, tzinfo=UTC) for n in (number - 1, number))
         return Span(int(first.timestamp()) * 1000, int(after.timestamp()) * 1000)
     except ValueError as error:
-        raise UsageError(f"{month!r} is no month: write 2026-02", at="month") from error
+        raise UsageError(f"invalid month {month!r}: expected one such as 2026-02", at="month") from error
 
 
 def of_customer(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int = LINES) -> Statement:
@@ -274,16 +274,17 @@ def _problems(found: Statement, ever_micro: int, kept_micro: int) -> list[str]:
     moved = sum(change.moved_micro for change in found.changes)
     if found.opening_micro + moved != found.closing_micro:
         problems.append(
-            f"opening {found.opening_micro} and all changes {moved} are not closing {found.closing_micro} micro-credits"
+            f"opening {found.opening_micro} and all changes {moved} do not add up to closing {found.closing_micro} "
+            "micro-credits"
         )
     if ever_micro != kept_micro:
         problems.append(
-            f"the wallet keeps a balance of {kept_micro} micro-credits, its entries come to {ever_micro}: "
-            "`drawdown verify` says since when"
+            f"the wallet has a balance of {kept_micro} micro-credits, but its entries sum to {ever_micro}. "
+            "Run `drawdown verify`"
         )
     problems += [
-        f"{line.charges} charges of {line.feature}, {line.charged_micro} micro-credits, are at no rate of it: "
-        "`drawdown verify` names them"
+        f"charges of {line.feature} ({line.charges}, {line.charged_micro} micro-credits) do not match a rate of it. "
+        "To list them, run `drawdown verify`"
         for line in found.usage
         if line.micro_credits is None and not line.more
     ]

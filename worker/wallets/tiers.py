@@ -81,13 +81,13 @@ def set_tier(
     Errors: UsageError for impossible values, or values that a new tier lacks; UnknownId, unless `new`.
     """
     if NAME.fullmatch(tier) is None:
-        raise UsageError("a tier's name is made of a-z, 0-9 and any of _+.-, at most 64 of them")
+        raise UsageError("invalid tier name: expected 1 to 64 of a-z, 0-9 and _+.-")
     ids.require(connection, ids.TIER, tier, new=new)
     was = tiers.hold(connection, tier)
     at_once = change.at_once if change.at_once is not None or was is None else was.at_once
     price = change.price_micro if change.price_micro is not None or was is None else was.price_micro
     if at_once is None or price is None:
-        raise UsageError(f"the tier {tier} is new: say what it is with --at-once and --price")
+        raise UsageError(f"the tier {tier} is new. Pass --at-once and --price")
     if not 0 <= price <= MAX_ENTRY_MICRO:
         raise UsageError("invalid price of a tier: expected 0 to 1,000,000,000 credits a month")
     found = Tier(tier, at_once, price)
@@ -107,21 +107,21 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
     found = _require_tier(connection, customer_id, tier)
     keeper = keeper_of(connection, customer_id, by.now_ms)
     if keeper is not None:
-        text = (
-            f"{customer_id} is on a plan of {keeper}'s, which says how many sandboxes it may have: no tier counts there"
-        )
+        text = f"{customer_id} is on a plan of {keeper}, which limits its sandboxes. A tier has no effect there"
         raise Denied("no_plan", text)
     wallet.make_true(connection, [customer_id], by.now_ms)
     now = read_wallets(connection, [customer_id])[customer_id]
     if now.plan is None:
-        raise Denied("no_plan", f"{customer_id} is on no plan, and may have any number of sandboxes: it needs no tier")
+        raise Denied(
+            "no_plan", f"{customer_id} is not on a plan, and may have any number of sandboxes. It does not need a tier"
+        )
     before = tiers.holder(connection, customer_id, tier)
     if before is not None and before.ended_ms is None and before.renews and before.paid_to_ms > by.now_ms:
         return Bought(before, now, 0, changed=False)
     has = now.available_micro
     if not _is_paid(connection, customer_id, tier, by.now_ms) and found.price_micro > max(has, 0):
         asks = f"a month of {tier} costs {as_credits(found.price_micro)}"
-        raise Denied("no_credit", f"{customer_id} has {as_credits(has)} credits to pay with, and {asks}", "credits")
+        raise Denied("no_credit", f"{customer_id} has {as_credits(has)} credits to pay with, but {asks}", "credits")
     charged = tiers.buy(connection, customer_id, found, by)
     record(connection, "ledger_tier_buy", customer_id, {"tier": tier, "charged_micro": charged}, by)
     return _changed(connection, customer_id, tier, charged, by)
@@ -134,7 +134,10 @@ def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> B
     wallet.make_true(connection, [customer_id], by.now_ms)
     before = tiers.holder(connection, customer_id, tier)
     if before is None:
-        raise UsageError(f"{customer_id} never bought the tier {tier}: `drawdown ledger show {typed(customer_id)}`")
+        raise UsageError(
+            f"{customer_id} never bought the tier {tier}. "
+            f"To see its tiers, run `drawdown ledger show {typed(customer_id)}`"
+        )
     if not tiers.let_end(connection, customer_id, tier, by):
         return Bought(before, read_wallets(connection, [customer_id])[customer_id], 0, changed=False)
     record(connection, "ledger_tier_end", customer_id, {"tier": tier, "paid_to_ms": before.paid_to_ms}, by)
@@ -227,9 +230,7 @@ def _set(
 
 def _set_said(done: TierSet) -> str:
     line = f"tier {done.tier}: {done.at_once:,} at once for {show_credits(done.price_micro)} credits a month; before: "
-    return line + (
-        "no such tier" if done.was is None else f"{done.was.at_once:,} for {show_credits(done.was.price_micro)}"
-    )
+    return line + ("none" if done.was is None else f"{done.was.at_once:,} for {show_credits(done.was.price_micro)}")
 
 
 def _facts_of_tier(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
@@ -277,7 +278,7 @@ def _bought(done: TierBought) -> str:
     if done.ended_ms is not None:
         how = f"it ended at {show_time(done.ended_ms)}"
     else:
-        how += ", and goes on then" if done.renews else ", and ends then"
+        how += ", and renews then" if done.renews else ", and ends then"
     most = "any number of" if done.max_concurrent is None else f"{done.max_concurrent:,}"
     line = f"{done.customer_id}: {done.tier}, {how}; {show_credits(done.charged_micro)} credits charged, "
     return f"{line}{most} sandboxes at once{'' if done.changed else '; nothing changes'}"
@@ -290,7 +291,7 @@ def _facts_of_holder(connection: sa.Connection, _asked: Invocation, values: Valu
     held = [one for one in tiers_of(connection, customer) if one.ended_ms is None]
     at_once = "any number" if wallet_now.max_concurrent is None else f"{wallet_now.max_concurrent:,}"
     return [
-        Fact("Tiers", ", ".join(f"{one.tier}, {'goes on' if one.renews else 'ends'}" for one in held)),
+        Fact("Tiers", ", ".join(f"{one.tier}, {'renews' if one.renews else 'ends'}" for one in held)),
         Fact("Sandboxes at once", at_once),
         Fact("Balance", show_credits(wallet_now.balance_micro), fixed=False),
     ]

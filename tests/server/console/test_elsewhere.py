@@ -87,12 +87,12 @@ def test_a_filter_denies_no_entry_of_a_wallet_that_has_no_lot(home: Home) -> Non
 
 def test_credit_for_org_paid_elsewhere_is_refused_and_dry_run_names_wallet(home: Home) -> None:
     assert look(home, "stark")[0] == 400
-    assert f"stark is paid from the wallet of {CUSTOMER}: give it there" in look(home, "stark")[1]
+    assert f"stark is paid from the wallet of {CUSTOMER}. Give it there" in look(home, "stark")[1]
     assert look(home, "tyrell")[0] == 400
     assert "tyrell is billed at autumn, which keeps its balance" in look(home, "tyrell")[1]
     status, page = look(home, CUSTOMER)
     assert status == 200 and f"{CUSTOMER}, which pays for stark (billed at stripe)" in page
-    assert '"Now">never</td>' in page and "once it is used up</strong>" in page, "a first wallet is one that halts"
+    assert '"Now">never</td>' in page and "when it is used up</strong>" in page, "a first wallet is one that halts"
     assert "acme, which pays for acme (billed at embedded)" in look(home, "acme")[1]
     home.register(["soylent"])
     assert look(home, "soylent")[0] == 200, "nobody bills it yet: its runs are paid from its own wallet"
