@@ -254,7 +254,7 @@ class App:
         nothing can be, finding nothing would prove nothing."""
         moment = self.moment(text, option)
         if moment > self.clock.now_ms():
-            raise UsageError(f"{option} {text} lies in the future, at {show_time(moment)}: two days ago is 2d")
+            raise UsageError(f"{option} {text} is in the future, at {show_time(moment)}. For two days ago, pass 2d")
         return moment
 
     def window(self, text: str | None, option: str) -> int | None:

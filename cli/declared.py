@@ -262,7 +262,7 @@ def list_(app: App, listing: Listing[Any], given: Mapping[str, Any]) -> None:
         now, given.get("after", ""), given["most"], hooks=app.settings.hooks(), read_providers=lambda: app.registry
     )
     page = app.read(lambda connection: listing.read(connection, look, **values))
-    more = [] if page.next is None else [f"there are more: --after {quote(page.next)}"]
+    more = [] if page.next is None else [f"more rows exist: --after {quote(page.next)}"]
     result = {listing.holds: [answer_of(row) for row in page.rows], "next": page.next}
     show(app, result, [_table(listing.title, listing.heads, page.rows), *more, *page.notes])
 

@@ -32,7 +32,7 @@ def open_state(database_url: str | None, at: str | None, *, as_json: bool) -> Ap
     if at is not None:
         moment = parse_time(at, "--at", clock.now_ms())
         if moment > clock.now_ms() + FUTURE_SLACK_MS:  # windows sealed ahead of time could never be taken back
-            raise UsageError(f"--at {at} lies in the future; it is for historical data")
+            raise UsageError(f"--at {at} is in the future: expected a time in the past")
         clock = FixedClock(moment)
     set_up_logs(found.log_level)
     return App(found, clock, as_json)

@@ -37,6 +37,8 @@ AVOIDED: Final = (
     "told of", "asked of", "is said", "by now", "over there", "goes on", "anew", "without a word", "whatever became of",
     "comes to", "whoever", "whom", "whose", "mend", "mended", "mends", "thousand million",
 )  # fmt: skip
+NEGATED: Final = re.compile(r"(?<!there )\b(?:is|are|was|were) (?:no(?! longer)|none|nothing|nobody)\b")
+"""A noun that is negated, where the verb should be: "x is no y" for "x is not a y"."""
 NO_NAMES: Final = re.compile(
     "again|asked|careful|dark|done|elsewhere|found|given|gone|held|judged|kept|known|later|left|lines|lost|made|money|"
     "owed|paid|recall|remember|said|seen|seldom|sent|shown|straight|taken|together|told|turns|wanted"
@@ -209,6 +211,15 @@ def avoided(texts: Iterator[tuple[str, str]]) -> dict[str, int]:
     whole = "\n".join(text for _, text in texts)
     counts = {word: found(whole, re.escape(word)) for word in AVOIDED}
     return {word: count for word, count in counts.items() if count}
+
+
+def negated(texts: Iterator[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The places where NEGATED is found, with the words around it."""
+    return [
+        (place, text[max(0, match.start() - 40) : match.end() + 40])
+        for place, text in texts
+        for match in NEGATED.finditer(text)
+    ]
 
 
 def faults(message: str) -> list[str]:

@@ -57,7 +57,7 @@ def proof(
     ]  # fmt: skip
     columns = ("#", "invariant", "", "last held", "#by run", "last broken")
     heads = ("#run", "at", "organisations", "windows", "#breaches", "doubted", "rows read", "duration", "actor")
-    more = [f"there are older ones: --before {page.next_before}"] if page.next_before is not None else []
+    more = [f"older runs exist: --before {page.next_before}"] if page.next_before is not None else []
     last = app.read(lambda c: proof_lists.last_held(c, app.clock.now_ms()))
     held_last = [
         f"all held last: looking at all of it {show_time(last.whole_ms) or 'never on record'}, "

@@ -340,7 +340,7 @@ def list_(
         for run in found.runs
     ]  # fmt: skip
     columns = ("run", "org", "payer", "project", "state", "settled by", "#reserved", "#drawn", "#held", "expires")
-    why = f"{MOST_LOOKED_AT:,} runs were looked through" if found.is_cut else "there are more"
+    why = f"{MOST_LOOKED_AT:,} runs were looked through" if found.is_cut else "more executions exist"
     more = [] if found.next_after is None else [f"{why}: --after {typed(found.next_after)}"]
     result = {"executions": list(map(said_of, found.runs)), "next_after": found.next_after, "is_cut": found.is_cut}
     show(app, result, [table("Executions", columns, rows), *more])

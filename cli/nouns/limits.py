@@ -37,13 +37,13 @@ def show_(
          show_time(one.until_ms))
         for one in found.rows
     ]  # fmt: skip
-    columns = ("metric", "a", "#limit", "#used", "#left", "by", "begins anew", "override until")
+    columns = ("metric", "period", "#limit", "#used", "#left", "source", "resets", "override ends")
     refused = [
         (one.metric, one.reason, one.times, one.quantity, one.enforced, show_time(one.last_ms))
         for one in found.refusals
     ]
     heads = ("metric", "reason", "#times", "#quantity", "blocked", "last")
-    more = [f"there are more: --after {found.next_after}"] if found.next_after is not None else []
+    more = [f"more refusals exist: --after {found.next_after}"] if found.next_after is not None else []
     halted = [f"{org} is {found.halted}: nothing may be used"] if found.halted else []
     plan = f"Limits of {org}, {f'plan {found.plan}' if found.plan else 'on no plan'}"
     refusals = table("Blocked in 24 hours, or would be in phase 3", heads, refused)

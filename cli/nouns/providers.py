@@ -136,9 +136,8 @@ def accept(
     voided = providers.accept(app.write, name, provider.capabilities, by, dry_run=dry_run)
     if not dry_run:
         effect = app.read(lambda c: providers.cut_over(c, name, provider.capabilities, by.now_ms))
-    text = (
-        f"{name}: {'would be' if dry_run else 'is'} used on its present settings; {voided:,} unsent pushes sealed anew"
-    )
+    held = "would be" if dry_run else "are"
+    text = f"{name}: its present settings {held} in force; unsent pushes to seal again: {voided:,}"
     done = {"provider": name, "voided": voided, "dry_run": dry_run, "cut_over": effect}
     return show(app, done, [text, *_effect(name, effect)])
 

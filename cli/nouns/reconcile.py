@@ -166,7 +166,7 @@ def _report(found: Reconciled, threshold: float, shadow_threshold: float) -> lis
     if found.left_out:
         text += f"; {len(found.left_out):,} balances were not compared"
     if found.unfinished:
-        text += "; time was up before all was compared"
+        text += "; time ran out before the comparison was complete"
     if found.unread:
         text += f"; {found.unread:,} could not be read"
     if found.open_days:

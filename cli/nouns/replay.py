@@ -228,7 +228,7 @@ def _sealed(found: Replayed) -> str:
     verb, still = "would seal" if found.dry_run else "sealed", found.to_settle
     said = f"{verb} {_count(found.pushes, 'push', 'pushes')}, {_count(found.quantity, 'unit', 'units')}"
     if not found.pushes and not found.stopped:
-        said += ": nothing more to seal" if still else ": nothing more is owed there"
+        said += ": nothing more to seal" if still else ": no more usage is owed there"
     return f"{said}; {still}" if still else said
 
 

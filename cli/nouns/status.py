@@ -72,7 +72,7 @@ def provider_lines(provider: Waiting, now: int) -> list[str]:
         "queued": provider.queued,
         "in doubt": provider.in_doubt,
         "rejected": provider.rejected,
-        "until there is credit": provider.awaiting_credit,
+        "waiting for credit": provider.awaiting_credit,
     }
     counts = ", ".join(f"{count:,} {state}" for state, count in states.items() if count)
     name = provider.provider

@@ -236,7 +236,7 @@ def report_lines(report: Report) -> list[str]:
         "queued": left.queued,
         "in doubt": left.in_doubt,
         "rejected": left.rejected,
-        "rejected until there is credit": left.awaiting_credit,
+        "waiting for credit": left.awaiting_credit,
         "windows to seal again": left.dirty_windows,
         "halts due": left.halts_due,
         "halts acknowledged without effect": left.halts_ignored,

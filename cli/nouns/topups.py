@@ -200,7 +200,7 @@ def _set_mode(app: App, wallet: str, mode: Mode, actor: str | None, reason: str)
     assert said.was is not None
     lines = [f"{wallet}: {mode}; before: {said.was.mode}"]
     if said.blocked_reason and mode == "live":
-        lines.append(f"they have stopped themselves: {said.blocked_reason}; `drawdown topup resume {typed(wallet)}`")
+        lines.append(f"they have stopped: {said.blocked_reason}; `drawdown topup resume {typed(wallet)}`")
     show(app, {"customer_id": wallet, "mode": mode, "was": said.was.mode, "blocked": said.blocked_reason}, lines)
 
 

@@ -664,7 +664,7 @@ def _spend_limits(found: Mapping[str, object]) -> Iterator[tuple[str, Decimal]]:
             continue  # it limits nothing
         feature, limit = _feature(one, "spend_limits"), number(one["overage_limit"])
         if limit is None or one.get("limit_type") not in ABSOLUTE:
-            raise Unreadable(f"Autumn's spend limit of {feature} is no amount")
+            raise Unreadable(f"Autumn's spend limit of {feature} is not an amount")
         least[feature] = min(limit, least.get(feature, limit))
     yield from least.items()
 

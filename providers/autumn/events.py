@@ -108,7 +108,7 @@ def read_page(body: Mapping[str, object], seen: int) -> EventPage:
         return EventPage(items, {"start_cursor": cursor})
     if body.get("has_more") is True:
         if not items:
-            raise Unreadable("Autumn says there are more events and lists none")
+            raise Unreadable("Autumn reports more events, but lists none")
         return EventPage(items, {"offset": seen + len(items)})
     if "next_cursor" not in body and "has_more" not in body:
         raise Unreadable("Autumn's list of events does not say whether it is complete")
@@ -150,7 +150,7 @@ def find(request: PushRequest, events: Mapping[str | None, Sequence[Event]], cos
         told.add(found.cost)
     quantity = whole(total)
     if quantity is None:
-        return CannotTell(f"Autumn deducted {total} for this push, which is no whole number")
+        return CannotTell(f"Autumn deducted {total} for this push, which is not a whole number")
     return FoundPush(quantity, told.pop() if len(told) == 1 else None)
 
 

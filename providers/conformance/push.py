@@ -215,7 +215,7 @@ class CreditTests(Tools):
         of = {cost.feature: (cost.balance, cost.credits) for cost in told}
         assert of.get(self.bench.feature) == self.bench.cost(self.bench.feature), told
         older = [replace(cost, credits=cost.credits * 2) for cost in told]
-        assert self.told_costs([*older, *told]) == told, "what was known before changes nothing of what holds now"
+        assert self.told_costs([*older, *told]) == told, "costs that were known before do not change the current ones"
 
     def test_what_is_not_given_back_is_not_accepted(self) -> None:
         """Without a balance it is rejected, or waits for one: `push` finds an outcome that says more than happened."""
@@ -277,7 +277,7 @@ class CancelTests(Tools):
     def _two(self) -> tuple[PushRequest, PushRequest]:
         """One to keep, and a wrong one."""
         if self.bench.provider.capabilities.cancel_within_ms is None:
-            raise Unsupported("it cannot cancel what it charged")
+            raise Unsupported("it cannot cancel a charge")
         kept, wrong = self.request(), self.request()
         assert self.charge(kept) and self.charge(wrong)
         return kept, wrong

@@ -392,7 +392,7 @@ def test_a_feature_of_two_credit_systems_or_held_as_seats_is_named() -> None:
             "a usage limit of a with a filter that is not of properties",
         ),
         ({"usage_limits": [{"feature_id": "a", "limit": "1", "usage": 0, "interval": "day"}]}, "usage limit of a has"),
-        ({"spend_limits": [{"feature_id": "a", "enabled": True, "overage_limit": "x"}]}, "limit of a is no amount"),
+        ({"spend_limits": [{"feature_id": "a", "enabled": True, "overage_limit": "x"}]}, "limit of a is not an amount"),
         ({"overage_allowed": 7}, "overage_allowed that cannot be read"),
     ],
 )  # fmt: skip

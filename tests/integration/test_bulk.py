@@ -184,7 +184,7 @@ def test_a_list_continues_and_its_sums_are_of_all_pages(fleet: Fleet, capsys: py
     assert run([*url, "--json", *given]) == 0
     found = json.loads(capsys.readouterr().out)
     assert run([*url, *given]) == 0
-    assert f"there are more: --after {found['next']}" in capsys.readouterr().out
+    assert f"more rows exist: --after {found['next']}" in capsys.readouterr().out
     assert run([*url, "--json", *given, "--after", found["next"]]) == 0
     second = json.loads(capsys.readouterr().out)
     assert len(found["pushes"]) == 5 and not [one for one in second["pushes"] if one in found["pushes"]]
@@ -206,7 +206,7 @@ def test_a_page_that_looked_at_as_much_as_it_may_says_where_it_goes_on(
     found = json.loads(capsys.readouterr().out)
     assert run([*url, *given]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert f"there are more: --after {found['next']}" in said and found["pushes"]
+    assert f"more rows exist: --after {found['next']}" in said and found["pushes"]
     assert "the page reached its limit, and the next one continues" in said
 
 

@@ -202,7 +202,7 @@ def test_events_are_listed_by_pages_and_shown_whole(shell: Shell) -> None:
         words = f"--from {T0} --after {page['next']}"
     assert sorted(seen) == sorted({*(f"e-{number}" for number in range(7)), "whole"})
     plain = shell(f"event list --org acme --from {T0} --most 2")
-    assert "there are more: --after event:" in plain
+    assert "more rows exist: --after event:" in plain
     shown = shell.json("event show app whole")
     assert shown == {
         "source": "app", "event_id": "whole", "event_type": RENDER, "org_id": "acme", "quantity": 9, "at_ms": T0 + 9,

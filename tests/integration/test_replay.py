@@ -320,7 +320,7 @@ def test_what_is_sealed_and_not_settled_is_told_apart_from_what_is_owed(fleet: F
     provider.answers.clear()
     fleet.tick_windows(1)
     again = run(fleet, planned(fleet), dry_run=True)
-    assert lines_of(again)[0] == "would seal 0 pushes, 0 units: nothing more is owed there"
+    assert lines_of(again)[0] == "would seal 0 pushes, 0 units: no more usage is owed there"
 
 
 @pytest.mark.parametrize(

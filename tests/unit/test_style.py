@@ -14,6 +14,8 @@ from tests import style
 from tests.cases import cases
 
 MOST_AVOIDED = dict.fromkeys(style.SURFACES, 0)
+INTERNAL = {"docstrings", "statements"}
+"""Surfaces that only contributors read."""
 MOST_WORDS = 31_700
 """Of the pages that are written by hand."""
 MOST_LONG_SENTENCES = 0
@@ -26,6 +28,16 @@ MOST_FIELDS = 69
 def test_avoided_words_do_not_become_more(surface: str) -> None:
     counts = style.avoided(style.SURFACES[surface]())
     assert sum(counts.values()) <= MOST_AVOIDED[surface], counts
+
+
+@pytest.mark.parametrize("surface", sorted(set(style.SURFACES) - INTERNAL))
+def test_no_text_for_users_negates_a_noun(surface: str) -> None:
+    assert style.negated(style.SURFACES[surface]()) == []
+
+
+def test_negated_noun_is_found_and_negated_verb_is_not() -> None:
+    texts = ["x is no y", "all were none", "x is not a y", "x is no longer y", "if there is no y", "x is None"]
+    assert [text for text in texts if style.negated(iter([("a", text)]))] == texts[:2]
 
 
 def test_words_of_pages_by_hand_do_not_become_more() -> None:

@@ -232,7 +232,7 @@ OnlyError = Annotated[str, TEXT, f"Last error of the pushes, as listed, or '{NO_
 def _require_filter(connection: sa.Connection, look: Look, provider: str, from_ms: int | None) -> None:
     """Errors: UsageError for a begin in the future; UnknownId for a provider that nothing knows, with the nearest."""
     if from_ms is not None and from_ms > look.now_ms:
-        raise UsageError("--from lies in the future: two days ago is 2d", at="from_ms")
+        raise UsageError("--from is in the future. For two days ago, pass 2d", at="from_ms")
     known = look.providers
     names = set() if known is None else {*known.providers, *known.broken, *EXEMPT_PROVIDERS}
     if provider and provider not in names and not ids.is_known(connection, ids.PROVIDER, provider):

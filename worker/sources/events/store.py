@@ -480,7 +480,7 @@ def no_event(connection: sa.Connection, source: str, event_id: str) -> UnknownId
     However many events there are, a bounded number is compared (`ids.SCANNED`).
     """
     if not ids.tells_names(connection):
-        return UnknownId("there is no such event that you may see", ids.USAGE_EVENT.noun)
+        return UnknownId("unknown event among those that you may see", ids.USAGE_EVENT.noun)
     values = {"source": source, "scanned": ids.SCANNED, "at_most": ids.NEIGHBOURS, **ids.halves("", event_id)}
     sources = [str(name) for name in SQL.run(connection, "sources", values).scalars()]
     if source not in sources:

@@ -365,7 +365,7 @@ def lots_table(view: LotsView, customer_id: str) -> Table:
     if len(view.lots) > MOST_LOTS:
         note += f" This table shows the first {MOST_LOTS} of {len(view.lots):,} lots."
     rows = [_lot(one) for one in view.lots[:MOST_LOTS]]
-    none = "No lot exists yet: nobody gave this wallet credit."
+    none = "No lot exists yet, because this wallet never got credit."
     command = ("ledger", "lots", customer_id) if rows else ("ledger", "grant", customer_id, "10")
     return Table("Lots", heads, rows, none, cells.command(*command), note=note if rows else "")
 
