@@ -249,8 +249,7 @@ def call_of(action: Action[Any], actor: str, key: str, values: Values, reason: s
     So a version that adds a parameter with a default takes the same call as a repetition.
     """
     given = {one.name: values[one.name] for one in action.params if values[one.name] != one.default}
-    content, whole = (json.dumps([each, reason], sort_keys=True, default=str) for each in (given, values))
-    return idempotency.Call(actor, key, action.name, content, whole)
+    return idempotency.Call(actor, key, action.name, json.dumps([given, reason], sort_keys=True, default=str))
 
 
 def carry_out(

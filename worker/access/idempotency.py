@@ -96,14 +96,13 @@ class Call:
     """A program's call that counts once.
 
     `actor`: the owner of the key it came by. `idempotency_key`: its Idempotency-Key. `content`: its request, without
-    values that equal their defaults. `whole`: with them, as calls were kept before.
+    values that equal their defaults.
     """
 
     actor: str
     idempotency_key: str
     action: str
     content: str
-    whole: str = ""
 
     @property
     def own(self) -> str:
@@ -132,7 +131,7 @@ def claim_call(connection: sa.Connection, call: Call, now_ms: int) -> str | None
     if SQL.run(connection, "claim", values).first() is not None:
         return None
     row = SQL.run(connection, "read", {"key": call.key}).one()
-    if row.action != call.action or row.place not in (_sha256(call.content), _sha256(call.whole)):
+    if row.action != call.action or row.place != _sha256(call.content):
         name = call.idempotency_key
         raise OtherContent(f"the Idempotency-Key {name} was used for another call. Send this call with a new key")
     return str(row.answer)
