@@ -24,35 +24,35 @@ from drawdown.worker.hooks.lists import (
 commands = of_noun("hook", *hooks.ACTIONS, *LISTS)
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the endpoint, which you choose")]
+Endpoint = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Name of the endpoint, which you choose")]
 
 
 @commands.command()
-def secret(context: typer.Context, name: Name) -> None:
+def secret(context: typer.Context, endpoint: Endpoint) -> None:
     """Print an endpoint's secret.
 
     Give it to the person who sets up your product. Drawdown signs messages to the endpoint with this secret only.
     """
     app: App = context.obj
-    found = app.read(lambda c: find_endpoint(c, name))
+    found = app.read(lambda c: find_endpoint(c, endpoint))
     if found.ended_ms is not None:
-        raise Refused(f"{name} was ended: nothing signs for it")
-    shown = _secret(app, name, found.generation)
-    show(app, {"name": name, "secret": shown}, [shown])
+        raise Refused(f"{endpoint} was ended: nothing signs for it")
+    shown = _secret(app, endpoint, found.generation)
+    show(app, {"name": endpoint, "secret": shown}, [shown])
 
 
 @commands.command("test")
-def test_(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
+def test_(context: typer.Context, endpoint: Endpoint, actor: Actor = None, reason: Reason = "not given") -> None:
     """Send a test message to an endpoint now.
 
     The event is endpoint.test. The exit status is 75 if the endpoint did not accept it.
     """
     app: App = context.obj
-    found = app.read(lambda c: find_endpoint(c, name))
-    hooks.require_called(name, found.url, app.settings.hooks())
+    found = app.read(lambda c: find_endpoint(c, endpoint))
+    hooks.require_called(endpoint, found.url, app.settings.hooks())
     by = app.by(actor, reason)
-    message_id = app.write(lambda c: hooks.try_endpoint(c, name, by))
-    runner.run(deliver(app.context(), name), app.world())
+    message_id = app.write(lambda c: hooks.try_endpoint(c, endpoint, by))
+    runner.run(deliver(app.context(), endpoint), app.world())
     _, (row,) = app.read(lambda c: show_message(c, message_id))
     show(app, {"message": row}, [f"{message_id}: {_came_to(row)}"])
     raise typer.Exit(Exit.SETTLED if row.state == "delivered" else Exit.LEFT)

@@ -283,7 +283,7 @@ IDS: dict[tuple[str, str], Typed] = {
         if (verb, name) != ("block", "subject")
     },
     **{
-        (f"hook {verb}", "name"): t(f"appp {more}", "app")
+        (f"hook {verb}", "endpoint"): t(f"appp {more}", "app")
         for verb, more in (("set", "https://app.example/in"), ("secret", ""), ("rotate", ""), ("end", ""), ("test", ""))
     },
     ("hook set", "events"): t("app https://app.example/in --event balance.lwo", "balance.low"),
