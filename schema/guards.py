@@ -278,7 +278,7 @@ GUARDS: Final = (
     Guard(
         "reservations_hold_frozen", "reservations", "UPDATE",
         "NEW.hold <>? OLD.hold",
-        "An accepted reservation keeps its place",
+        "The source of a reservation's credit never changes",
     ),
     Guard(
         "supplier_terms_no_update", "supplier_terms", "UPDATE",
