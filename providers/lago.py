@@ -130,7 +130,7 @@ class Lago:
             if isinstance(details, Mapping) and details.get("transaction_id") == ["value_already_exist"]:
                 return Duplicate()
             return Rejected(f"Lago refused the event: {said}")
-        return Unknown(said or f"HTTP {answer.status}, and nothing proven")
+        return Unknown(said or f"HTTP {answer.status}: the outcome is unknown")
 
     async def _unbilled(self, push: PushRequest) -> Outcome | None:
         """Why Lago would store the event and never bill it; None: the subscription is there and active."""
@@ -258,7 +258,9 @@ class Lago:
         return {}
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
-        raise WebhookRefused("Lago's signature has no time, so a copy would be taken: no webhook of Lago is taken")
+        raise WebhookRefused(
+            "Drawdown does not accept webhooks of Lago: their signature has no time, so a copy would be valid"
+        )
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         if self.dormant:

@@ -79,7 +79,7 @@ class OpenMeter:
         settings = read_settings(setup, NAMES)
         key, hours = settings.key("api_key"), whole(settings.text("dedupe_h"))
         if settings.text("dedupe_h") and (hours is None or not 1 <= hours <= MAX_DEDUPE_H):
-            raise settings.wrong("dedupe_h", f"must be hours from 1 to {MAX_DEDUPE_H:,}")
+            raise settings.wrong("dedupe_h", f"must be 1 to {MAX_DEDUPE_H:,} hours")
         unset = [name for name, value in (("api_key", key), ("dedupe_h", hours)) if value is None]
         self.name, self._clock = setup.name, setup.clock
         self.dormant = f"{settings.variable(unset[0])} is not set" if unset else None
@@ -98,7 +98,7 @@ class OpenMeter:
         self._balance = settings.text("balance_feature") or None
         self._secrets = settings.list("webhook_secrets")
         if not all(webhooks.is_secret(secret) for secret in self._secrets):
-            raise settings.wrong("webhook_secrets", "must be signing secrets (whsec_…) with commas between them")
+            raise settings.wrong("webhook_secrets", "must be signing secrets (whsec_…), separated by commas")
         self._api = Rest(setup.http, setup.clock, settings.origin(URL), key, error_of)
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
@@ -135,7 +135,7 @@ class OpenMeter:
         said = self._api.read_error(answer)
         if answer.status == 400 and said is not None:
             return Rejected(f"OpenMeter refused the event: {said}")
-        return Unknown(said or f"HTTP {answer.status}, and nothing proven")
+        return Unknown(said or f"HTTP {answer.status}: the outcome is unknown")
 
     async def _meter(self, feature: str) -> tuple[str, str] | ReadFailed | CannotTell:
         """Event type and property of a meter. CannotTell: why it must not be used."""

@@ -135,7 +135,7 @@ class Polar:
         said = self._api.read_error(answer)
         if answer.status == 422 and said is not None:
             return Rejected(f"Polar refused the event: {said}")
-        return Unknown(said or f"HTTP {answer.status}, and nothing proven")
+        return Unknown(said or f"HTTP {answer.status}: the outcome is unknown")
 
     async def _property(self, feature: str) -> str | ReadFailed | CannotTell:
         """The property of metadata that a feature's meter sums. CannotTell: why it must not be used."""

@@ -98,11 +98,11 @@ def _checked(name: str, built: object) -> Provider:
         raise ValueError(f"it calls itself {built.name!r}")
     counts = (capabilities.batch_size, capabilities.in_flight, capabilities.reads_a_call)
     if min(*counts, capabilities.unit, *capabilities.units.values()) < 1:
-        raise ValueError("batch_size, in_flight, reads_a_call and units are 1 or more")
+        raise ValueError("batch_size, in_flight, reads_a_call and units must be 1 or more")
     if not capabilities.duplicate_proves_delivery and not capabilities.lookup:
-        raise ValueError("a duplicate that proves nothing has to be looked up: declare lookup_lag_ms")
+        raise ValueError("a duplicate that proves no delivery must be looked up: declare lookup_lag_ms")
     if not capabilities.success_proves_charge and not capabilities.lookup:
-        raise ValueError("a success that proves no charge has to be looked up: declare lookup_lag_ms")
+        raise ValueError("a success that proves no charge must be looked up: declare lookup_lag_ms")
     if capabilities.locks:
         raise ValueError("a provider's own locks are not supported: Drawdown keeps the reservations of its customers")
     for client in clients_of(built):

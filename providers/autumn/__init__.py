@@ -169,7 +169,7 @@ class AutumnProvider:
 
     async def _customer(self, customer_id: str) -> AutumnCustomer:
         if not autumn_settings.ID.fullmatch(customer_id):
-            raise Unreadable(f"Autumn takes no customer id like {customer_id!r}", "customer_not_found")
+            raise Unreadable(f"invalid customer id {customer_id!r}: Autumn does not accept it", "customer_not_found")
         told = await self._ask("customers.get", {"customer_id": customer_id})
         if told.get("id", customer_id) != customer_id:
             raise Unreadable("Autumn's answer is about another customer")
@@ -272,7 +272,7 @@ def _customer_of(told: Mapping[str, object]) -> str:
         for found in (data.get("customer_id"), customer.get("id") if isinstance(customer, dict) else None):
             if isinstance(found, str) and found:
                 return found
-    raise WebhookRefused(f"the webhook {told['type']} names no customer")
+    raise WebhookRefused(f"the webhook {told['type']} does not name a customer")
 
 
 def build(setup: Setup) -> AutumnProvider:

@@ -132,7 +132,7 @@ def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] =
 def _read_flag(found: Mapping[str, object], feature: str, name: str) -> bool:
     value = found.get(name, False)
     if not isinstance(value, bool | None):
-        raise Unreadable(f"Autumn's balance of {feature} says neither yes nor no under {name}")
+        raise Unreadable(f"Autumn's balance of {feature} is neither true nor false under {name}")
     return value is True
 
 

@@ -111,7 +111,7 @@ def read_page(body: Mapping[str, object], seen: int) -> EventPage:
             raise Unreadable("Autumn reports more events, but lists none")
         return EventPage(items, {"offset": seen + len(items)})
     if "next_cursor" not in body and "has_more" not in body:
-        raise Unreadable("Autumn's list of events does not say whether it is complete")
+        raise Unreadable("Autumn's list of events does not show whether it is complete")
     return EventPage(items, None)
 
 
@@ -288,8 +288,8 @@ class EventReader:
             if rest is None:
                 return items
             if rest == before:
-                raise Unreadable("Autumn's list of events does not move on")
-        raise TooMany(f"more than {MAX_PAGES * PAGE} events: ask for a shorter range")
+                raise Unreadable("Autumn's list of events repeats a page")
+        raise TooMany(f"more than {MAX_PAGES * PAGE} events. Choose a shorter range")
 
 
 def _is_refused(trouble: Unreadable) -> bool:

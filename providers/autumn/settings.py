@@ -114,7 +114,7 @@ class _SettingTexts:
     def secret_key(self) -> str | None:
         text = self.text("secret_key")
         if text.startswith("am_pk_"):
-            raise self.wrong("secret_key", "holds a publishable key (am_pk_…), which cannot bill: set a secret one")
+            raise self.wrong("secret_key", "is a publishable key (am_pk_…), which cannot bill. Set a secret key")
         if text and not _SECRET_KEY.fullmatch(text):
             raise self.wrong(
                 "secret_key", "is not a secret key of Autumn: these begin with am_sk_ and contain no spaces"
@@ -139,15 +139,13 @@ class _SettingTexts:
     def webhook_secrets(self) -> tuple[str, ...]:
         found = tuple(secret.strip() for secret in self.text("webhook_secrets").split(",") if secret.strip())
         if not all(webhooks.is_secret(secret) for secret in found):
-            raise self.wrong(
-                "webhook_secrets", "has to be a list of signing secrets (whsec_…) with commas between them"
-            )
+            raise self.wrong("webhook_secrets", "must be a list of signing secrets (whsec_…), separated by commas")
         return found
 
     def feature(self, setting: str) -> str:
         text = self.text(setting)
         if text and not ID.fullmatch(text):
-            raise self.wrong(setting, "has to be an id at Autumn: letters, digits, _ - and :")
+            raise self.wrong(setting, "must be an id at Autumn: letters, digits, _ - and :")
         return text
 
     def plans(self) -> dict[str, int]:
@@ -155,19 +153,19 @@ class _SettingTexts:
         for entry in filter(None, (entry.strip() for entry in self.text("plans").split(","))):
             match = _PLAN.fullmatch(entry)
             if match is None or match[1] in found:
-                raise self.wrong("plans", 'has to name each plan once with its concurrency, such as "free=2,pro=20"')
+                raise self.wrong("plans", 'must name each plan once with its concurrency, such as "free=2,pro=20"')
             found[match[1]] = int(match[2])
         return found
 
     def number(self, setting: str) -> Decimal | None:
         text = self.text(setting)
         if text and (not _NUMBER.fullmatch(text) or Decimal(text) == 0):
-            raise self.wrong(setting, "has to be a number above zero")
+            raise self.wrong(setting, "must be a number above zero")
         return Decimal(text) if text else None
 
     def key_retention_ms(self) -> int:
         least, default, most = KEY_RETENTION_H
         hours = self.number("key_retention_h") or Decimal(default)
         if not least <= hours <= most:
-            raise self.wrong("key_retention_h", f"has to be between {least} and {most} hours, as the account has it")
+            raise self.wrong("key_retention_h", f"must be {least} to {most} hours, as in the account")
         return int(hours * HOUR_MS)

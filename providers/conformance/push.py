@@ -120,7 +120,7 @@ class ChargeTests(Tools):
 
     def test_a_negative_quantity_gives_back(self) -> None:
         if not self.bench.provider.capabilities.negatives:
-            raise Unsupported("it takes no negative quantities: they are carried")
+            raise Unsupported("it does not accept negative quantities: Drawdown carries them")
         first, back = self.request(), self.request()
         back = replace(back, quantity=-back.quantity)
         assert self.charge(first) and self.charge(back)
@@ -220,7 +220,7 @@ class CreditTests(Tools):
     def test_what_is_not_given_back_is_not_accepted(self) -> None:
         """Without a balance it is rejected, or waits for one: `push` finds an outcome that says more than happened."""
         if not self.bench.provider.capabilities.negatives:
-            raise Unsupported("it takes no negative quantities: they are carried")
+            raise Unsupported("it does not accept negative quantities: Drawdown carries them")
         request = self.request(customer=self.bench.charging_nothing())
         self.push(replace(request, quantity=-request.quantity))
 
@@ -228,12 +228,12 @@ class CreditTests(Tools):
         request = self.request(customer=self.bench.charging_nothing())
         outcome = self.push(request)
         if not (isinstance(outcome, Rejected) and outcome.until_credit):
-            raise Unsupported("it does not tell that credit is missing")
+            raise Unsupported("it does not report missing credit")
         assert not self.bench.charged(request)
 
     def told_costs(self, known: Sequence[Cost] = ()) -> list[Cost]:
         if not self.bench.provider.capabilities.costs:
-            raise Unsupported("it tells no costs in credits")
+            raise Unsupported("it does not report costs in credits")
         told = self.costs(known)
         assert not isinstance(told, ReadFailed), told
         return list(told)

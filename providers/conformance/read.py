@@ -193,7 +193,7 @@ class CheckTests(Tools):
 
     def test_check_names_an_unknown_customer(self) -> None:
         if isinstance(self.read(self.bench.unknown_customer), CustomerState):
-            raise Unsupported("any customer may be charged, so none is unknown")
+            raise Unsupported("it accepts charges for any customer, so it cannot report an unknown customer")
         lines = self.check([], [self.bench.customer, self.bench.unknown_customer])
         assert any(self.bench.unknown_customer in line for line in lines), lines
 

@@ -87,7 +87,7 @@ class Tools:
     @property
     def wire(self) -> Wire:
         if self.bench.wire is None:
-            raise Unsupported("it does not speak over HTTP")
+            raise Unsupported("it does not use HTTP")
         return self.bench.wire
 
     def request(self, quantity: int | None = None, *, customer: str = "", feature: str = "") -> PushRequest:

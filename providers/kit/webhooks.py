@@ -58,7 +58,7 @@ def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_
     # Every secret and every signature is compared, whatever the first ones said.
     genuine = [hmac.compare_digest(expected, given) for expected in wanted for given in offered]
     if not any(genuine):
-        raise WebhookRefused("the webhook's signature is of none of the secrets that are set")
+        raise WebhookRefused("the webhook's signature does not match a configured secret")
     return text
 
 
@@ -66,7 +66,7 @@ def _header(headers: Mapping[str, str], part: str) -> str:
     """Svix's own name of a header, or the unbranded one that its self-hosted servers may be told to send."""
     found = headers.get(f"svix-{part}") or headers.get(f"webhook-{part}")
     if not found or not found.isascii():
-        raise WebhookRefused(f"the webhook has no header svix-{part} that can be read")
+        raise WebhookRefused(f"the webhook has no valid header svix-{part}")
     return found
 
 
@@ -75,7 +75,9 @@ def _fresh(sent: str, now_ms: int) -> datetime:
         raise WebhookRefused("the webhook's svix-timestamp is not a time in seconds")
     if abs(now_ms - int(sent) * 1000) > TOLERANCE_MS:
         # An older one could be a replay by anyone who saw it; a newer one could be kept for a replay.
-        raise WebhookRefused("the webhook was signed more than 300 s from now: a replay, or a clock that is wrong")
+        raise WebhookRefused(
+            "the webhook's timestamp differs by more than 300 s from now: it is a replay, or a clock is wrong"
+        )
     return datetime.fromtimestamp(int(sent), UTC)
 
 

@@ -66,5 +66,5 @@ def _checked(name: str, built: object) -> PaymentService:
     if built.name != name:
         raise ValueError(f"it calls itself {built.name!r}")
     if not 0 <= can.lookup_lag_ms <= can.applied_within_ms:
-        raise ValueError("lookup_lag_ms lies between nothing and applied_within_ms")
+        raise ValueError("lookup_lag_ms must be from 0 to applied_within_ms")
     return built

@@ -167,9 +167,9 @@ def _matching(pattern: re.Pattern[str], text: str, name: str, like: str) -> str:
 
 def _secret_key(text: str, name: str = "secret_key") -> str:
     if text.startswith("pk_"):
-        raise _refused(name, "a secret key but a publishable one: take the one that begins with sk_ or rk_")
+        raise _refused(name, "a secret key, but a publishable one. Set one that begins with sk_ or rk_")
     if text and not _KEY.fullmatch(text):
-        raise _refused(name, "a key as Stripe makes them: sk_… or rk_…, without blanks or line ends")
+        raise _refused(name, "a key of Stripe: expected sk_… or rk_…, without spaces and line ends")
     return text
 
 
@@ -189,7 +189,7 @@ def _url(text: str, name: str = "url", like: str = DEFAULT_URL) -> str:
 def _webhook_secrets(text: str) -> tuple[str, ...]:
     secrets = tuple(part.strip() for part in text.split(",") if part.strip())
     if not all(_WEBHOOK_SECRET.fullmatch(secret) for secret in secrets):
-        raise _refused("webhook_secrets", "a list of whsec_…, separated by commas")
+        raise _refused("webhook_secrets", "a list of signing secrets (whsec_…), separated by commas")
     return secrets
 
 
@@ -203,11 +203,11 @@ def _meters(text: str) -> dict[str, MeterName]:
         if found is None or unit < 1:
             raise _refused("meters", "a list such as compute_4gb=vm_seconds_4gb, compute=gb_seconds/1024")
         if found.group(1) in meters:
-            raise _refused("meters", f"clear: {found.group(1)} stands in it twice")
+            raise _refused("meters", f"valid: {found.group(1)} occurs twice")
         meters[found.group(1)] = MeterName(found.group(2), unit)
     if len({meter.event_name for meter in meters.values()}) < len(meters):
         # Two features in one meter could not be told apart any more: no lookup, no totals.
-        raise _refused("meters", "clear: two features go to one event name")
+        raise _refused("meters", "valid: two features have the same event name")
     return meters
 
 

@@ -221,5 +221,5 @@ def _judge_answer(answer: Answer) -> Outcome:
     """
     body = json_object(answer.body)
     if body is None or "error" in body or "object" in body or not request_id(answer):
-        return Unknown("HTTP 200, but not of the stream")
+        return Unknown("HTTP 200, but not an answer of Stripe's stream")
     return Accepted()

@@ -62,7 +62,7 @@ def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> Non
     if not sum([hmac.compare_digest(expected, offered) for expected in wanted for offered in given]):
         raise WebhookRefused("it is not signed with any of DRAWDOWN_STRIPE_WEBHOOK_SECRETS")
     if abs(now_ms - int(stamps[0]) * 1000) > TOLERANCE_MS:
-        raise WebhookRefused("it was signed more than five minutes ago, or by another clock")
+        raise WebhookRefused("its timestamp differs by more than 300 s from the clock of this host")
 
 
 def _check_account(account: str | None, event: Mapping[str, object]) -> None:
@@ -70,7 +70,7 @@ def _check_account(account: str | None, event: Mapping[str, object]) -> None:
     for name in ("account", "context"):
         said = event.get(name)
         if account is not None and isinstance(said, str) and said and account not in said.split("/"):
-            raise WebhookRefused(f"it is of another account than {account}, which DRAWDOWN_STRIPE_ACCOUNT names")
+            raise WebhookRefused(f"it belongs to another account than {account}, the value of DRAWDOWN_STRIPE_ACCOUNT")
 
 
 def _customer(event: Mapping[str, object]) -> str | None:

@@ -142,9 +142,9 @@ def test_a_webhook_is_fresh_for_300_s_of_the_moment_that_is_given() -> None:
         (b'{"data": {}}', "type"),
         (b'{"type": 5}', "type"),
         (b"", "JSON"),
-        (b'{"type": "billing.updated"}', "names no customer"),
-        (b'{"type": "billing.updated", "data": {"customer_id": null}}', "names no customer"),
-        (b'{"type": "billing.updated", "data": {"customer": "cus_1"}}', "names no customer"),
+        (b'{"type": "billing.updated"}', "does not name a customer"),
+        (b'{"type": "billing.updated", "data": {"customer_id": null}}', "does not name a customer"),
+        (b'{"type": "billing.updated", "data": {"customer": "cus_1"}}', "does not name a customer"),
     ],
 )
 def test_a_genuine_webhook_that_says_nothing_is_refused_and_says_why(body: bytes, word: str) -> None:

@@ -122,7 +122,7 @@ BROKEN: Mapping[str, tuple[str | None, str]] = {
     "contradicts_itself": (
         PROVIDER + "\ndef build(setup):\n    one = Tally(setup)\n    one.capabilities = p.Capabilities(None, False)\n"
         "    return one",
-        "ValueError: a duplicate that proves nothing has to be looked up",
+        "ValueError: a duplicate that proves no delivery must be looked up",
     ),
     "holds_credit_itself": (
         PROVIDER + "\ndef build(setup):\n    one = Tally(setup)\n"

@@ -38,7 +38,7 @@ class Tally:
             return p.Queued(self._clock.now_ms())
         if (result.status in (400, 404) or told.get("charged") == 0) and isinstance(told.get("error"), str):
             return p.Rejected(f"Tally says {told['error']}"[:200])
-        return p.Unknown(f"HTTP {result.status}, and nothing proven")
+        return p.Unknown(f"HTTP {result.status}: the outcome is unknown")
 
     def _later(self, when: str, reason: str) -> p.RetryAt:
         now_ms = self._clock.now_ms()
