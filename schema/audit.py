@@ -78,7 +78,7 @@ def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
         if ids.has_samples(connection, org_id):
             raise Refused(f"{org_id} has usage that no tick has seen yet: run `drawdown tick`, then try again")
         ids.require(connection, ids.ORG, org_id)
-        raise Refused(f"{org_id} appeared this moment: try again")
+        raise Refused(f"{org_id} was just created. Try again")
     return row
 
 

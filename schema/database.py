@@ -79,7 +79,7 @@ def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
             sa.event.listen(engine, "do_connect", lambda *given: given[-1].update(_login(latest())))
         return engine
     except (sa.exc.ArgumentError, ValueError) as error:
-        raise UsageError(f"{NAMED_BY} is not a URL; use {FORMS}") from error
+        raise UsageError(f"{NAMED_BY} is not a URL: expected {FORMS}") from error
 
 
 def url_of(text: str) -> sa.URL:
@@ -108,7 +108,7 @@ def _engine(parsed: sa.URL) -> sa.Engine:
         sa.event.listen(engine, "connect", _never_prepare_temp_names)
         sa.event.listen(engine, "handle_error", _say_no_values)
         return engine
-    raise UsageError(f"{NAMED_BY} is of a {backend} database; use {FORMS}")
+    raise UsageError(f"{NAMED_BY} names a {backend} database: expected {FORMS}")
 
 
 def _login(url: str) -> dict[str, str]:
@@ -133,7 +133,9 @@ def _begin_with(connection: sa.Connection, settings: str) -> None:
     driver.autocommit = True
     connection.exec_driver_sql(f"BEGIN ISOLATION LEVEL {level}; {settings}")
     if driver.info.transaction_status.name != "INTRANS":
-        raise DatabaseNotReady("the database began no transaction: a pooler in front of it has to pool transactions")
+        raise DatabaseNotReady(
+            "the database did not begin a transaction: a pooler in front of it must pool transactions"
+        )
 
 
 def _never_prepare_temp_names(connection: Any, _record: object) -> None:
@@ -355,7 +357,7 @@ DISK_FULL: Final = "53100"
 FULL: Final = "the database's disk is full: free some space, then try again; nothing uncommitted was kept"
 
 
-ANOTHER: Final = "if another one is meant, set DRAWDOWN_DATABASE_URL"
+ANOTHER: Final = "if you mean another one, set DRAWDOWN_DATABASE_URL"
 
 
 NOT_READY: Final = {

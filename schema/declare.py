@@ -231,13 +231,13 @@ class Kind:
 
 def _id(text: str, name: str, _now_ms: int) -> str:
     if not is_clean_id(text):
-        raise UsageError(f"{name}: 1 to 200 characters, none of them control characters")
+        raise UsageError(f"{name}: expected 1 to 200 characters without control characters")
     return text
 
 
 def _key(text: str, name: str, _now_ms: int) -> str:
     if not (text and is_clean(text) and len(text) <= MAX_KEY_CHARS):
-        raise UsageError(f"{name}: 1 to {MAX_KEY_CHARS} characters, none of them control characters")
+        raise UsageError(f"{name}: expected 1 to {MAX_KEY_CHARS} characters without control characters")
     return text
 
 
@@ -257,7 +257,7 @@ def is_storable(text: str) -> bool:
 
 def _text(text: str, name: str, _now_ms: int) -> str:
     if not is_clean(text) or len(text) > MAX_TEXT_CHARS:
-        raise UsageError(f"{name}: at most {MAX_TEXT_CHARS:,} characters, none of them control characters")
+        raise UsageError(f"{name}: expected at most {MAX_TEXT_CHARS:,} characters without control characters")
     return text
 
 
@@ -286,7 +286,7 @@ def whole(least: int = 0, most: int = MAX_NUMBER, example: int = 10) -> Kind:
     def read(text: str, name: str, _now_ms: int) -> int:
         found = int(text) if re.fullmatch(r"[+-]?[0-9]{1,19}", text) and text.isascii() else None
         if found is None or not least <= found <= most:
-            raise UsageError(f"{name}: a whole number from {least:,} to {most:,}, in digits alone")
+            raise UsageError(f"{name}: expected a whole number from {least:,} to {most:,}, in digits")
         return found
 
     return Kind("number", "NUMBER", read, str, least=least, most=most, example=example)
@@ -296,7 +296,9 @@ def _units(text: str, name: str, _now_ms: int) -> int | None:
     if text == NONE:
         return None
     if not is_quantity(text) or int(text) > MAX_AMOUNT:
-        raise UsageError(f"{name}: a whole number of base units, from 0 to {MAX_AMOUNT:,}, or none: without an end")
+        raise UsageError(
+            f"{name}: expected a whole number of base units from 0 to {MAX_AMOUNT:,}, or none for unlimited"
+        )
     return int(text)
 
 
@@ -307,7 +309,7 @@ def _length(ms: int) -> str:
 def _lasting(text: str, name: str, _now_ms: int) -> int:
     found = parse_length(text, name)
     if found > MAX_LENGTH_MS:
-        raise UsageError(f"{name}: at most {MAX_LENGTH_MS // DAY_MS:,} days")
+        raise UsageError(f"{name}: expected at most {MAX_LENGTH_MS // DAY_MS:,} days")
     return found
 
 
@@ -478,12 +480,12 @@ def of_texts(
             found[param.name] = text
         elif text is None or not text.strip():
             if param.required:
-                raise WrongField(param.field, f"{named(param)}: this is needed")
+                raise WrongField(param.field, f"{named(param)}: a value is required")
             found[param.name] = param.default
         else:
             found[param.name] = param.of_text(text.strip(), now_ms, named(param))
         if param.required and param.many and not found[param.name]:
-            raise WrongField(param.field, f"{named(param)}: this is needed")
+            raise WrongField(param.field, f"{named(param)}: a value is required")
     return found
 
 

@@ -41,16 +41,16 @@ def parse_time(text: str, option: str, now_ms: int, zone: str = "UTC") -> int:
             raise ValueError("no calendar here knows it")
         return moment
     except ZoneInfoNotFoundError as error:
-        raise UsageError(f"unknown time zone {zone!r}; use a name such as Europe/Berlin") from error
+        raise UsageError(f"unknown time zone {zone!r}: expected a name such as Europe/Berlin") from error
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"{option}: invalid time {text!r}; write {FORMS}") from error
+        raise UsageError(f"{option}: invalid time {text!r}: expected {FORMS}") from error
 
 
 def parse_ahead(text: str, option: str, now_ms: int) -> int:
     """The same, for the time until when something holds. Errors: UsageError, also for `7d`, which is seven days ago."""
     moment = parse_time(text, option, now_ms)
     if RELATIVE.fullmatch(text) and not text.startswith("+"):
-        raise UsageError(f"{option} {text} is over already, {text} ago: in {text} is +{text}")
+        raise UsageError(f"{option} {text} is in the past. For {text} from now, pass +{text}")
     return moment
 
 
@@ -82,7 +82,7 @@ def parse_zone(zone: str) -> ZoneInfo:
     try:
         return ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise UsageError(f"--zone: unknown time zone {zone!r}; use a name such as Europe/Berlin") from error
+        raise UsageError(f"--zone: unknown time zone {zone!r}: expected a name such as Europe/Berlin") from error
 
 
 def in_zone(ms: int, zone: ZoneInfo) -> datetime:
@@ -114,21 +114,25 @@ def parse_window(text: str, option: str, now_ms: int) -> int:
     near = moment - moment % WINDOW_MS
     if near == moment or text == "now" or RELATIVE.fullmatch(text):
         return near
-    raise UsageError(f"{option}: {show_time(moment)} is not a window boundary; the nearest before is {show_time(near)}")
+    raise UsageError(
+        f"{option}: {show_time(moment)} is not a window boundary. The last one before it is {show_time(near)}"
+    )
 
 
 def require_range(from_ms: int | None, to_ms: int | None) -> None:
     """Errors: UsageError for a range that can hold nothing: nothing found there would pass for nothing there is."""
     if from_ms is not None and to_ms is not None and to_ms <= from_ms:
         what = "ends before it begins" if to_ms < from_ms else "is empty"
-        raise UsageError(f"the range {what} ({show_time(from_ms)} to {show_time(to_ms)}): --to must lie after --from")
+        raise UsageError(
+            f"the range {what} ({show_time(from_ms)} to {show_time(to_ms)}): --to must be later than --from"
+        )
 
 
 def parse_length(text: str, option: str) -> int:
     """A length of time in milliseconds: `45m`, `6h`, `35d`. Errors: UsageError naming the option."""
     found = RELATIVE.fullmatch(text)
     if found is None or found[1] or not text.isascii():
-        raise UsageError(f"{option}: invalid length of time {text!r}: write 45m, 6h or 2d")
+        raise UsageError(f"{option}: invalid length of time {text!r}: expected one such as 45m, 6h or 2d")
     return int(found[2]) * UNITS_MS[found[3]]
 
 
@@ -190,9 +194,9 @@ def parse_percent(text: str) -> int:
     try:
         ppm = plain_decimal(text.removesuffix("%")) * 10_000
     except ArithmeticError as error:
-        raise UsageError(f"invalid percentage {text!r}: write 70 or 12.5") from error
+        raise UsageError(f"invalid percentage {text!r}: expected a number such as 70 or 12.5") from error
     if not ppm.is_finite() or ppm != ppm.to_integral_value() or not 0 <= ppm <= 1_000_000:
-        raise UsageError(f"{text!r}: a share lies between 0 and 100 percent, and has at most four decimals")
+        raise UsageError(f"invalid percentage {text!r}: expected 0 to 100, with at most four decimals")
     return int(ppm)
 
 
@@ -212,6 +216,8 @@ def parse_quantities(use: list[str] | None) -> dict[str, int] | None:
     for text in use or []:
         feature, _, quantity = text.partition("=")
         if not feature or not is_quantity(quantity) or feature in found:
-            raise UsageError(f"--use {text!r}: write FEATURE=N, each feature once, N a whole number of base units")
+            raise UsageError(
+                f"invalid --use {text!r}: expected FEATURE=N, each feature once, N a whole number of base units"
+            )
         found[feature] = int(quantity)
     return found or None

@@ -107,7 +107,7 @@ def test_a_time_that_is_none(capfd: pytest.CaptureFixture[str]) -> None:
     times = [line for line in untimely() if line not in months]
     assert len(months) >= 1 and len(times) > 50
     assert wrong(months, capfd, Exit.USAGE, "invalid month 'soon': expected YYYY-MM") == []
-    assert wrong(times, capfd, Exit.USAGE, "invalid time 'soon'; write 2026-01-31") == []
+    assert wrong(times, capfd, Exit.USAGE, "invalid time 'soon': expected 2026-01-31") == []
 
 
 def test_no_number_but_those_that_are_explained_is_written_in_a_command() -> None:

@@ -24,8 +24,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "said"),
     [
-        ("DATABASE_URL", "x", "DRAWDOWN_DATABASE_URL, or --database-url, is not a URL; use sqlite:///FILE"),
-        ("DATABASE_URL", "mysql://x/y", "DRAWDOWN_DATABASE_URL, or --database-url, is of a mysql database; use"),
+        ("DATABASE_URL", "x", "DRAWDOWN_DATABASE_URL, or --database-url, is not a URL: expected sqlite:///FILE"),
+        ("DATABASE_URL", "mysql://x/y", "DRAWDOWN_DATABASE_URL, or --database-url, names a mysql database: expected"),
         ("GATE_UNKNOWN_ORG", "x", "DRAWDOWN_GATE_UNKNOWN_ORG: Input should be 'not_found', 'deny' or 'allow'"),
         ("GATE_OPEN_WHEN_IN_DOUBT", "x", "DRAWDOWN_GATE_OPEN_WHEN_IN_DOUBT: Input should be a valid boolean"),
         ("REQUESTS_PER_S", "0", "DRAWDOWN_REQUESTS_PER_S: Input should be greater than or equal to 1"),

@@ -390,7 +390,7 @@ def test_a_bill_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("text", ["1e999999", "1e-999999", "9" * 5_000, "NaN", "-1", "\u0661", "101", "0.00001"])
 def test_a_tolerance_is_a_share(text: str) -> None:
-    with pytest.raises(UsageError, match=r"invalid percentage|a share lies between"):
+    with pytest.raises(UsageError, match="invalid percentage"):
         parse_percent(text)
 
 
