@@ -127,7 +127,7 @@ def test_the_second_to_say_where_a_new_endpoint_listens_hears_of_the_first(fleet
 def test_no_more_endpoints_come_at_once_than_there_may_be(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drawdown.worker.hooks.actions.MAX_ENDPOINTS", 1)
     _, said = beside(fleet.engine, listens("app", ONE), listens("other", OTHER))
-    assert isinstance(said, Refused) and "active endpoints is 1" in str(said), said
+    assert isinstance(said, Refused) and "limit of 1 active endpoints is reached" in str(said), said
     assert fleet.rows("SELECT name FROM hook_endpoints") == [("app",)]
 
 

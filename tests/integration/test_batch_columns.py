@@ -100,7 +100,7 @@ def test_a_map_that_fits_no_file_is_refused(fleet: Fleet, tmp_path: Path) -> Non
         taken(fleet, path, FieldMap({**TENANTS.columns, "org_id": "owner"}, TENANTS.constants))
     with pytest.raises(Refused, match="missing column box"):
         taken(fleet, path, FieldMap({**TENANTS.columns, "sandbox_id": "box"}, TENANTS.constants))
-    with pytest.raises(UsageError, match="no field 'org'"):
+    with pytest.raises(UsageError, match="unknown field 'org'"):
         taken(fleet, path, FieldMap({"org": "tenant"}))
     with pytest.raises(UsageError, match="given twice"):
         taken(fleet, path, FieldMap({"ts": "used at"}, {"ts": "1"}))

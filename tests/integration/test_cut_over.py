@@ -89,7 +89,7 @@ def test_more_than_one_command_may_bill_is_refused(engine: sa.Engine, monkeypatc
     fleet, provider = in_shadow(engine)
     accept(lambda work, **_: write(engine, work), "fake", provider.capabilities, fleet.by)
     monkeypatch.setattr(providers, "MAX_SHADOW_BILLED", 1)
-    with pytest.raises(Refused, match="name a later --from"):
+    with pytest.raises(Refused, match="Pass a later --from"):
         write(engine, lambda c: bill_shadow(c, "fake", T0, fleet.by))
 
 

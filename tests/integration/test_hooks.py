@@ -507,7 +507,7 @@ def test_so_many_endpoints_go_on(shop: Shop, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(hooks, "MAX_ENDPOINTS", 2)
     shop.endpoint("one")
     shop.endpoint("two")
-    with pytest.raises(Refused, match="active endpoints is 2"):
+    with pytest.raises(Refused, match="limit of 2 active endpoints is reached"):
         shop.endpoint("three")
     shop.write(lambda c: hooks.end(c, "one", shop.fleet.by))
     shop.endpoint("three")

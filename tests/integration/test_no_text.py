@@ -35,7 +35,7 @@ def test_a_file_that_is_no_text_is_said_to_be_none(
             ("source", "add", "q", "--query", "raw.csv", "--database", "x"),
             "raw.csv cannot be read: it is not UTF-8 text",
         ),
-        (("parity", "check", "raw.csv"), "raw.csv: is not UTF-8 at byte 0"),
+        (("parity", "check", "raw.csv"), "raw.csv: the file is not UTF-8 at byte 0"),
         (("vendor", "import", "raw.csv"), "raw.csv, line 1: it is not UTF-8 text"),
     ):
         assert run(["--database-url", url, *words]) in (1, 2)

@@ -80,7 +80,7 @@ def test_csv_and_json_lines_say_the_same() -> None:
         ('{"day": "2026-01-01", "org_id": "acme", "seconds": 1}\n[]', "line 2: not a JSON object"),
         ('{"day": ' + "[" * 100_000, "line 1: not a JSON object"),
         (f"day,org_id,seconds\n{DAY},acme,1\n{DAY}", "line 3: expected 3 columns, as in the first"),
-        ('{"day": "2026-01-01", "org_id": "ac', "line 1: not a JSON object: was the line cut?"),
+        ('{"day": "2026-01-01", "org_id": "ac', "line 1: not a JSON object: the line may be cut off"),
         ('{"day": ' + "9" * 10_000 + "}", "line 1: not JSON"),
         (b"day,org_id,seconds\n\xff", "is not UTF-8 at byte 19"),
     ],

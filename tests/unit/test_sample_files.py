@@ -155,7 +155,7 @@ def test_a_file_that_cannot_be_understood_is_a_usage_error(data: bytes | str, sa
 
 @cases("name", ["nothing.csv", ".", "a\0b.csv"])
 def test_a_file_that_cannot_be_opened_is_a_usage_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="give a file that can be read"), open_lines(f"{tmp_path}/{name}"):
+    with pytest.raises(UsageError, match="Name a file that Drawdown can read"), open_lines(f"{tmp_path}/{name}"):
         pass
 
 
@@ -188,7 +188,7 @@ def test_what_a_name_does_not_say_must_be_given() -> None:
 
 @cases("name", ["event.csv", "run.csv.gz", "batch.jsonl"])
 def test_prefix_of_reserved_ids_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="choose another"):
+    with pytest.raises(UsageError, match="Choose another"):
         prefix_of(name, ImportOptions(id_from_line=True))
     assert prefix_of(name, ImportOptions(id_from_line=True, id_prefix="events")) == "events"
 

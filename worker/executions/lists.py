@@ -117,7 +117,7 @@ def list_runs(
     names, the page is just empty: it must not learn if another organisation has that label.
     """
     if chosen.phase and not chosen.is_of_held:
-        raise UsageError("phase: applies to held executions alone")
+        raise UsageError("phase: applies only to held executions")
     _require(connection, chosen)
     values = {**_values(chosen, now_ms), **_place(chosen, after)}
     slots, is_narrowed = _slots(chosen)

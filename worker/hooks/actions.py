@@ -104,7 +104,7 @@ def set_endpoint(
         before = _endpoint(_hold(connection, name))
     told = find_wanted_events(connection)
     if before is None and SQL.run(connection, "going").scalar_one() >= MAX_ENDPOINTS:
-        raise Refused(f"the maximum number of active endpoints is {MAX_ENDPOINTS}: end one first (`drawdown hook end`)")
+        raise Refused(f"the limit of {MAX_ENDPOINTS} active endpoints is reached. Run `drawdown hook end`")
     kept = before.events if before is not None else EVENTS
     made = Endpoint(name, url, tuple(sorted(set(events))) or kept, 1 if before is None else before.generation)
     values = {"name": name, "url": url, "events": " ".join(made.events), "now_ms": by.now_ms}
@@ -305,7 +305,7 @@ def _rotate(
     done = rotate(connection, endpoint, asked.by, overlap_ms=overlap_ms)
     secret = _secret_of(asked, endpoint, done.generation)
     if secret is None:  # one that cannot be shown is not made
-        raise UsageError("set DRAWDOWN_HOOK_SECRET: each endpoint's own secret is made from it")
+        raise UsageError("set DRAWDOWN_HOOK_SECRET: Drawdown derives each endpoint's own secret from it")
     return SecretRotated(endpoint, done.generation, done.old_until_ms, secret)
 
 

@@ -226,7 +226,7 @@ def require_use(asked: TopupJob) -> None:
     if asked.what == "resume" and asked.was.mode == "stopped":
         raise Refused(STOPPED.format(asked.wallet, typed(asked.wallet)))
     if asked.what == "resume" and asked.was.stops == (0, None, None):
-        raise Refused(f"the top-ups of {asked.wallet} have not stopped: none of its cards was declined")
+        raise Refused(f"the top-ups of {asked.wallet} have not stopped: its cards were not declined")
 
 
 def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:

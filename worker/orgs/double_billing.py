@@ -48,12 +48,13 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
         if segment.end_ms != FOREVER_MS:
             raise Refused(
                 f"the seal bills {counts} as {segment.feature} in windows until {utc(segment.end_ms)}, and usage must "
-                f"be billed only once. Try again then, or give {metric} no price (--credits 0)"
+                f"be billed only once. Try again then, or set the price of {metric} to 0 (--credits 0)"
             )
         raise Refused(
             f"the seal bills {counts} as {segment.feature} in windows from {utc(segment.start_ms)} on, and usage must "
-            f"be billed only once. Give {metric} no price (--credits 0), or let it count another name (--counts NAME), "
-            f"or end the feature (`drawdown feature end {segment.feature}`) and try again when its last window is over"
+            f"be billed only once. Set the price of {metric} to 0 (--credits 0), or let it count another name "
+            f"(--counts NAME), or end the feature (`drawdown feature end {segment.feature}`) and try again when its "
+            "last window is over"
         )
 
 

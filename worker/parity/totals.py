@@ -81,7 +81,7 @@ def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
             line = number
             found.append(total_of(_object_of_line(row) if isinstance(row, str) else row))
             if len(found) > MAX_TOTALS:
-                raise BadTotal(f"more than {MAX_TOTALS:,} totals: give fewer days at once")
+                raise BadTotal(f"more than {MAX_TOTALS:,} totals. Pass fewer days at once")
         if not found:
             raise BadTotal("no totals were found")
         return by_day(found)
@@ -159,7 +159,7 @@ def by_day(totals: Iterable[Total]) -> Days:
             raise BadTotal(f"{one.org_id}{size} appears twice for {day_text(one.day_ms)}")
         of_org[one.memory_mb] = one.seconds
     if len({day for day, _ in found}) > MAX_DAYS:
-        raise BadTotal(f"more than {MAX_DAYS} days: give fewer days at once")
+        raise BadTotal(f"more than {MAX_DAYS} days. Pass fewer days at once")
     both = {day for day, cell in found if cell == ALL_CELLS} & {day for day, cell in found if cell != ALL_CELLS}
     if both:
         raise BadTotal(f"{day_text(min(both))} has totals with a cell_id and totals without one")
@@ -180,14 +180,14 @@ def _text_of(name: str, stdin: BinaryIO | None) -> str:
                 raw = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{name}: {getattr(error, 'strerror', None) or error}; give a file that can be read"
+            f"{name}: {getattr(error, 'strerror', None) or error}. Name a file that Drawdown can read"
         ) from error
     if len(raw) > MAX_FILE_BYTES:
-        raise UsageError(f"{name}: is larger than {MAX_FILE_BYTES >> 20} MiB: give fewer days at once")
+        raise UsageError(f"{name}: the file is larger than {MAX_FILE_BYTES >> 20} MiB. Pass fewer days at once")
     try:
         return raw.decode().removeprefix(_BOM)
     except UnicodeDecodeError as error:
-        raise UsageError(f"{name}: is not UTF-8 at byte {error.start:,}") from error
+        raise UsageError(f"{name}: the file is not UTF-8 at byte {error.start:,}") from error
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
@@ -215,7 +215,7 @@ def _json_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _object_of_line(line: str) -> Mapping[str, object]:
     if line.lstrip().startswith("{") and not line.rstrip().endswith("}"):
-        raise BadTotal("not a JSON object: was the line cut?")
+        raise BadTotal("not a JSON object: the line may be cut off")
     row = _object(line)
     if unknown := set(row) - set(FIELDS):
         raise BadTotal(f"unknown field {sorted(unknown)[0]!r}: expected {', '.join(FIELDS)}")

@@ -230,7 +230,7 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
         raise Refused(f"{provider} has no shadow usage since {utc(from_ms)}: it is live from {utc(live)}")
     if len(found) > MAX_SHADOW_BILLED:
         raise Refused(
-            f"{provider} has over {MAX_SHADOW_BILLED:,} pushes in shadow since {utc(from_ms)}: name a later --from"
+            f"{provider} has over {MAX_SHADOW_BILLED:,} pushes in shadow since {utc(from_ms)}. Pass a later --from"
         )
     SQL.run(connection, "go_live_from", values)
     void_many(

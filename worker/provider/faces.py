@@ -59,7 +59,7 @@ def require_biller(connection: sa.Connection, known: Providers | None, name: str
     Errors: Refused for one that bills nothing here; UnknownId for any other, with the nearest.
     """
     if name in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} bills nothing here: {what}")
+        raise Refused(f"{name} bills no usage here, so {what}")
     here = set() if known is None else {*known.capabilities, *known.broken}
     if name not in here and not ids.is_known(connection, ids.PROVIDER, name):
         there = [line.provider for line in provider_lines(connection, 0)]
@@ -78,7 +78,7 @@ class ProviderPaused:
 
 
 def _pause(connection: sa.Connection, asked: Invocation, provider: Name, *, undo: Undo = False) -> ProviderPaused:
-    require_biller(connection, asked.providers, provider, "it has nothing to pause")
+    require_biller(connection, asked.providers, provider, "you cannot pause it")
     if undo:
         return ProviderPaused(
             provider, paused=False, since_ms=providers.resume(connection, provider, asked.by), was_reason=None
@@ -121,11 +121,11 @@ def _when_down(
     undo: Undo = False,
     new: New = False,
 ) -> PolicySet:
-    require_biller(connection, asked.providers, provider, "it is never read")
+    require_biller(connection, asked.providers, provider, "Drawdown never reads it")
     if undo == bool(policy):
         raise UsageError(f"specify either --policy ({', '.join(rates.POLICIES)}) or --undo", at="policy")
     if undo and new:
-        raise UsageError("--new would change nothing beside --undo", at="new")
+        raise UsageError("--new cannot be combined with --undo", at="new")
     if policy is None:
         was: str | None = providers.end_when_down(connection, provider, plan, asked.by)
     else:
@@ -166,7 +166,7 @@ def _rate(
     from_ms: Annotated[int | None, WINDOW, "First window at the rate"] = None,
     new: New = False,
 ) -> ProviderRateSet:
-    require_biller(connection, asked.providers, provider, "it has nothing to estimate")
+    require_biller(connection, asked.providers, provider, "it has no rates for estimates")
     told = _capabilities(asked.providers).get(provider)
     tells = told is None or told.costs
     start = providers.set_rate(
@@ -198,7 +198,7 @@ def _billed(connection: sa.Connection, provider: str, now_ms: int) -> Fact:
 
 def _facts_of_pause(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     name = values["provider"]
-    require_biller(connection, asked.providers, name, "it has nothing to pause")
+    require_biller(connection, asked.providers, name, "you cannot pause it")
     found = terms.paused(connection).get(name)
     rows = SQL.run(connection, "waiting", {"provider": name}).all()
     worth = Prices(connection).worth(Quantity(name, row.feature, int(row.window_ms), int(row.quantity)) for row in rows)
@@ -324,7 +324,7 @@ def _list(connection: sa.Connection, look: Look) -> Page[ProviderRow]:
 
 
 def _show(connection: sa.Connection, look: Look, provider: Name) -> ShownProvider:
-    require_biller(connection, look.providers, provider, "it has nothing to show")
+    require_biller(connection, look.providers, provider, "it has no state to show")
     row = next((one for one in rows_of(connection, look.providers, look.now_ms) if one.provider == provider), None)
     if row is None:
         raise Refused(f"another call just created {provider}. Try again")
@@ -338,7 +338,7 @@ def _show(connection: sa.Connection, look: Look, provider: Name) -> ShownProvide
 
 
 def _rates(connection: sa.Connection, look: Look, provider: Name) -> Page[RateRow]:
-    require_biller(connection, look.providers, provider, "it has nothing to estimate")
+    require_biller(connection, look.providers, provider, "it has no rates for estimates")
     return Page(rates.rate_rows(connection, provider))
 
 

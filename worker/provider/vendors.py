@@ -175,7 +175,7 @@ def read_bills(name: str, *, is_final: bool) -> BillFile:
             key, amount, final = _line(row)
             sums[key] = _EXACT.add(sums.get(key, Decimal(0)), amount)
             if len(sums) > MAX_LINES:
-                raise ValueError(f"more than {MAX_LINES:,} vendors' services and days: give fewer days at once")
+                raise ValueError(f"more than {MAX_LINES:,} vendors' services and days. Pass fewer days at once")
             if not (is_final or final):
                 open_days.add((key[0], key[2]))
     except UnicodeDecodeError as error:
@@ -196,10 +196,10 @@ def _raw(name: str) -> bytes:
             raw = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{name}: {getattr(error, 'strerror', None) or error}; give a file that can be read"
+            f"{name}: {getattr(error, 'strerror', None) or error}. Name a file that Drawdown can read"
         ) from error
     if len(raw) > MAX_FILE_BYTES:
-        raise UsageError(f"{name}: is larger than {MAX_FILE_BYTES >> 20} MiB: give fewer days at once")
+        raise UsageError(f"{name}: the file is larger than {MAX_FILE_BYTES >> 20} MiB. Pass fewer days at once")
     return raw
 
 

@@ -143,14 +143,16 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
     if scope.provider is None:
         return tuple(sorted(set(scope.orgs))) or None
     if scope.provider in EXEMPT_PROVIDERS:
-        raise Refused(f"{scope.provider} bills nothing here: it has nothing to replay")
+        raise Refused(f"{scope.provider} bills no usage here, so you cannot replay it")
     values = {"provider": scope.provider, "start_ms": start, "end_ms": end}
     found = tuple(str(org_id) for org_id in SQL.run(connection, "billed_by", values).scalars())
     if not found:
         ever = SQL.run(connection, "billed_from", {"provider": scope.provider}).scalar_one()
         if ever is None:
             raise Refused(f"{scope.provider!r} never billed an organisation here: see `drawdown provider list`")
-        raise Refused(f"{scope.provider} bills no organisation in that range; its first one begins at {utc(ever)}")
+        raise Refused(
+            f"{scope.provider} bills no organisation in that range. Its first assignment begins at {utc(ever)}"
+        )
     return found
 
 

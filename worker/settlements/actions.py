@@ -343,7 +343,7 @@ def _payout(
     ] = None,
 ) -> PayoutMade:
     if expect_micro is None and not asked.dry_run:
-        raise UsageError("give --expect CREDITS, the amount that the dry run showed", at="expect")
+        raise UsageError("pass --expect CREDITS, the amount that the dry run showed", at="expect")
     made, repeated = make_payout(
         connection, supplier, period or payouts.period_of(asked.by.now_ms), asked.by, expect_micro
     )

@@ -26,9 +26,9 @@ class FieldMap:
         """Errors: UsageError for a field that there is not, or that has two sources."""
         for name in (*self.columns, *self.constants):
             if name not in fields:
-                raise UsageError(f"no field {name!r} to fill with --map or --set; the fields are {', '.join(fields)}")
+                raise UsageError(f"unknown field {name!r} in --map or --set: expected {', '.join(fields)}")
         if twice := sorted(self.columns.keys() & self.constants.keys()):
-            raise UsageError(f"{twice[0]} is given twice; use --map or --set for it")
+            raise UsageError(f"{twice[0]} is given twice. Use either --map or --set for it")
 
     def column_of(self, name: str) -> str:
         """Return the file's name of this field, if no constant replaces it."""
@@ -67,6 +67,6 @@ def _pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
     for text in given or ():
         name, equals, value = text.partition("=")
         if not equals or not name or name in pairs:
-            raise UsageError(f"{option} {text!r}: write FIELD=…, each field once")
+            raise UsageError(f"invalid {option} {text!r}: expected FIELD=…, each field once")
         pairs[name] = value
     return pairs

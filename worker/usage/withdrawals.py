@@ -110,7 +110,8 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
         # Without a push of ours its provider would never be asked, and may have billed it (R1).
         raise Refused(
             f"cannot withdraw {sample_id}: it is from the lost history, and not sealed again yet. Withdraw it after "
-            f"the next tick, or when the pushes of `drawdown push list {typed('--org', sample.org_id)}` are settled"
+            "the next tick, or when the open pushes of its organisation are settled. "
+            f"Run `drawdown push list {typed('--org', sample.org_id)}`"
         )
     if sample.ts < sample.floor_ms:
         raise Refused(f"the sample {sample_id} is below the floor of {sample.org_id}: its window is closed for good")

@@ -311,7 +311,7 @@ def list_entries(connection: sa.Connection, customer_id: str, most: int, after: 
     """
     values = {"account_id": wallet_account(customer_id), "at_most": most, "after": after}
     if after and SQL.run(connection, "is_entry", values).first() is None:
-        raise UsageError("after: this wallet has no such entry", at="after")
+        raise UsageError("invalid after: this wallet has no such entry. Start at the first page", at="after")
     return [EntryRow(**row._mapping) for row in SQL.run(connection, "entries", values)]
 
 

@@ -150,7 +150,7 @@ def page(
     if after:
         moment = SQL.run(connection, "moment", values).scalar()
         if moment is None:
-            raise UsageError("after: this wallet has no such entry")
+            raise UsageError("invalid after: this wallet has no such entry. Start at the first page")
         behind = min(behind, (int(moment), after))
     values["after_ms"], values["after_key"] = behind
     # What leaves a wallet is booked once it was used, and no sooner: its index is entered there.

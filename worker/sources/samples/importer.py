@@ -127,15 +127,15 @@ class _Undone(Exception):
 def _check(sources: Sequence[str], options: ImportOptions, now_ms: int) -> None:
     """Find what is wrong with any file before a row of the first goes in."""
     if not sources:
-        raise UsageError("no file to import; name files, or - for standard input")
+        raise UsageError("missing file: name the files to import, or - for standard input")
     prefixes = [prefix_of(name, options) for name in sources]
     if options.id_from_line and len(set(prefixes)) < len(prefixes):
-        raise UsageError("two files would give the same ids; import them one by one, each with its own --id-prefix")
+        raise UsageError("two files would give the same ids. Import them one by one, each with its own --id-prefix")
     for name in sources:
         format_of(name, options)
         path = Path(name)
         if options.rejects is not None and options.rejects.resolve() == path.resolve():
-            raise UsageError(f"--rejects {options.rejects} would overwrite a file to import; name another")
+            raise UsageError(f"--rejects {options.rejects} would overwrite a file to import. Name another")
         if _is_repeatable(name) or (name != STDIN and not path.exists()):
             with open_lines(name) as lines:
                 read_records(lines, options, now_ms)
@@ -157,7 +157,7 @@ def _rejects_file(path: Path | None) -> Iterator[_Reject]:
     try:
         file = path.open("w", encoding="utf-8", newline="", errors="backslashreplace")
     except OSError as error:
-        raise UsageError(f"--rejects {path}: {error.strerror}; name a file that can be written") from error
+        raise UsageError(f"--rejects {path}: {error.strerror}. Name a file that Drawdown can write") from error
     with file:
         out = csv.writer(file)
         out.writerow(("file", "line", "column", "reason", "text"))
@@ -205,7 +205,7 @@ class _ImportRun:
     def all_or_nothing(self, connection: sa.Connection) -> ImportReport:
         """Every file within one transaction, which may be run again. Raises _Undone to have it rolled back."""
         if self._begun and not all(map(_is_repeatable, self._sources)):
-            raise DatabaseBusy("another program holds the same samples; nothing was imported, try again")
+            raise DatabaseBusy("another program holds the same samples, and nothing was imported. Try again")
         report = self.load_all(lambda chunk: chunk(connection))
         if report.rejected or report.conflicts:
             report.committed = False
@@ -268,7 +268,7 @@ def format_of(name: str, options: ImportOptions) -> str:
     """`csv` or `jsonl`. Errors: UsageError where neither the option nor the suffix says."""
     found = options.format or _SUFFIXES.get(unzipped(name).suffix.lower())
     if found is None:
-        raise UsageError(f"{name}: unknown format. Give --format csv or --format jsonl")
+        raise UsageError(f"{name}: unknown format. Pass --format csv or --format jsonl")
     return found
 
 
@@ -279,13 +279,15 @@ def prefix_of(name: str, options: ImportOptions) -> str | None:
     prefix = options.id_prefix
     if prefix is None:
         if name == STDIN:
-            raise UsageError("standard input has no name to make ids from: give --id-prefix")
+            raise UsageError("cannot make ids: standard input has no name. Pass --id-prefix")
         path = unzipped(name)
         prefix = path.stem if path.suffix.lower() in _SUFFIXES else path.name
     if len(prefix) > MAX_PREFIX_CHARS or not is_clean_id(prefix):
-        raise UsageError(f"--id-prefix {prefix!r}: use 1 to {MAX_PREFIX_CHARS} characters without control characters")
+        raise UsageError(
+            f"invalid --id-prefix {prefix!r}: expected 1 to {MAX_PREFIX_CHARS} characters without control characters"
+        )
     if f"{prefix}:" in RESERVED_IDS:
-        raise UsageError(f"--id-prefix {prefix}: ids of samples made here begin with it; choose another")
+        raise UsageError(f"invalid --id-prefix {prefix}: Drawdown reserves ids that begin with it. Choose another")
     return prefix
 
 
@@ -312,9 +314,9 @@ def _header(lines: NumberedLines) -> list[str]:
             raise UsageError(f"{lines.name}: line {number} is not a CSV header ({why})")
         twice = sorted(column for column, times in Counter(header).items() if times > 1)
         if twice:
-            raise UsageError(f"{lines.name}: the header names {', '.join(map(repr, twice))} twice; rename one of them")
+            raise UsageError(f"{lines.name}: the header names {', '.join(map(repr, twice))} twice. Rename one of them")
         return header
-    raise UsageError(f"{lines.name}: has only blank lines; give a file with a header")
+    raise UsageError(f"{lines.name}: the file has only blank lines. Name a file with a header")
 
 
 def _csv_records(lines: NumberedLines, read: RowReader) -> Iterator[Record]:
@@ -464,7 +466,7 @@ Record = tuple[int, bytes, Sample | BadRow]
 
 
 _BOM: Final = b"\xef\xbb\xbf"
-_AGAIN: Final = "fix the file and give all of it again: no row counts twice"
+_AGAIN: Final = "Fix the file, and import all of it again: each row counts once"
 
 
 def unzipped(name: str) -> Path:
@@ -520,12 +522,12 @@ class NumberedLines:
             raise StopIteration
         self._number += 1
         if self._number > MAX_FILE_LINES:
-            raise DrawdownError(f"{self.name}: more than {MAX_FILE_LINES:,} lines; give the rest as a file of its own")
+            raise DrawdownError(f"{self.name}: more than {MAX_FILE_LINES:,} lines. Import the rest as another file")
         self._blank_bytes = self._blank_bytes + len(raw) if is_blank(raw) else 0
         if self._blank_bytes > MAX_BLANK_BYTES:
             raise DrawdownError(
                 f"{self.name}: more than {MAX_BLANK_BYTES >> 20} MiB of blank lines up to line {self._number}: it is "
-                f"not a file of samples or events; {_AGAIN}"
+                f"not a file of samples or events. {_AGAIN}"
             )
         if self._number == 1 and raw.startswith(_BOM):
             raw = raw[len(_BOM) :]
@@ -546,12 +548,12 @@ class NumberedLines:
                 if passed > MAX_PASSED_OVER_BYTES:
                     raise DrawdownError(
                         f"{self.name}: line {self._number + 1} does not end within {MAX_PASSED_OVER_BYTES >> 20} MiB: "
-                        f"it is not a file of samples or events; {_AGAIN}"
+                        f"it is not a file of samples or events. {_AGAIN}"
                     )
             return raw
         except (OSError, EOFError, zlib.error) as error:
             raise DrawdownError(
-                f"{self.name}: cannot be read beyond line {self._number} ({error}); {_AGAIN}"
+                f"{self.name}: cannot be read beyond line {self._number} ({error}). {_AGAIN}"
             ) from error
 
 
@@ -568,7 +570,7 @@ def open_lines(name: str, stdin: BinaryIO | None = None) -> Iterator[NumberedLin
         raw = Path(name).open("rb")  # noqa: SIM115 -- closed below
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{name}: {getattr(error, 'strerror', None) or error}; give a file that can be read"
+            f"{name}: {getattr(error, 'strerror', None) or error}. Name a file that Drawdown can read"
         ) from error
     with raw:
         yield _begun(NumberedLines(name, raw))
@@ -577,7 +579,7 @@ def open_lines(name: str, stdin: BinaryIO | None = None) -> Iterator[NumberedLin
 def _begun(lines: NumberedLines) -> NumberedLines:
     first = next(lines, None)
     if first is None or (first[1] == b""):
-        raise UsageError(f"{lines.name}: is empty; give a file with samples, or events")
+        raise UsageError(f"{lines.name}: the file is empty. Name a file with samples or events")
     lines.put_back([first])
     return lines
 

@@ -88,7 +88,7 @@ def require_reason(connection: sa.Connection, given: str) -> None:
     """Errors: UnknownId for a reason that nothing is quarantined for."""
     there = [str(reason) for reason in SQL.run(connection, "reasons").scalars()]
     if given not in there:
-        raise ids.unknown(REASON, given, there, listed=", ".join(there) or "none, as nothing is quarantined")
+        raise ids.unknown(REASON, given, there, listed=", ".join(there) or "none, because no sample is quarantined")
 
 
 def list_quarantined(

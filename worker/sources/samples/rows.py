@@ -75,13 +75,13 @@ class ImportOptions:
     def __post_init__(self) -> None:
         FieldMap(self.columns, self.constants).require(FIELDS)
         if self.id_from_line and ("id" in self.columns or "id" in self.constants):
-            raise UsageError("id is given twice; use one of --map, --set and --id-from-line for it")
+            raise UsageError("id is given twice. Use one of --map, --set and --id-from-line for it")
         if "id" in self.constants:
-            raise UsageError("--set id=… would give every row the same id; use --id-from-line")
+            raise UsageError("--set id=… would give every row the same id. Use --id-from-line")
         if self.format not in (None, *FORMATS):
-            raise UsageError(f"--format {self.format}: use {' or '.join(FORMATS)}")
+            raise UsageError(f"invalid --format {self.format}: expected {' or '.join(FORMATS)}")
         if self.id_prefix is not None and not self.id_from_line:
-            raise UsageError("--id-prefix goes with --id-from-line: without it, each row has an id of its own")
+            raise UsageError("--id-prefix needs --id-from-line: without it, each row has its own id")
         if self.chunk_rows < 1:
             raise UsageError("a chunk has at least one row")
         time_reader(self.time_format, self.zone)
@@ -187,8 +187,8 @@ def _position(name: str, field: str, header: Sequence[str], options: ImportOptio
         return len(header) + len(options.constants)
     if source not in header:
         raise UsageError(
-            f"{name}: no column {source!r} for {field}; the file has {', '.join(header)}. Name its column with "
-            f"--map {field}=COLUMN, or {'use --id-from-line' if field == 'id' else f'give --set {field}=VALUE'}"
+            f"{name}: no column {source!r} for {field}: the file has {', '.join(header)}. Name its column with "
+            f"--map {field}=COLUMN, or {'use --id-from-line' if field == 'id' else f'pass --set {field}=VALUE'}"
         )
     return list(header).index(source)
 
@@ -373,11 +373,13 @@ def time_reader(style: str, zone: str) -> Callable[[str], int]:
     if style == "iso":
         return _dated(from_iso, place)
     if "%" not in style:
-        raise UsageError(f"--time-format {style}: use iso, s, ms, or a pattern such as '%d.%m.%Y %H:%M:%S'")
+        raise UsageError(
+            f"invalid --time-format {style}: expected iso, s, ms, or a pattern such as '%d.%m.%Y %H:%M:%S'"
+        )
     try:
         datetime.strptime(_PROBE.strftime(style), style).astimezone(UTC)
     except (ValueError, re.error) as error:
-        raise UsageError(f"--time-format {style}: not a pattern that times can be read with ({error})") from error
+        raise UsageError(f"invalid --time-format {style}: the pattern cannot read times ({error})") from error
     return _dated(lambda text: datetime.strptime(text, style), place)  # noqa: DTZ007 -- _dated gives it its zone
 
 
@@ -387,7 +389,7 @@ def _zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError) as error:
-        raise UsageError(f"--zone {name}: no such zone; use a name such as UTC or Europe/Berlin") from error
+        raise UsageError(f"unknown --zone {name}: expected a name such as UTC or Europe/Berlin") from error
 
 
 def _counted(factor: int) -> Callable[[str], int]:
@@ -541,7 +543,7 @@ def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, 
             if rest:
                 raise NotMade(f"no sizes from {least} to {most} MB add up to {quantity:,} MB-seconds")
     if sum(-(-seconds // MAX_INTERVAL_S) for _, seconds in parts) > MOST_SAMPLES:
-        raise NotMade(f"{quantity:,} take more than {MOST_SAMPLES:,} samples: draw the run in parts")
+        raise NotMade(f"{quantity:,} take more than {MOST_SAMPLES:,} samples: draw the quantity in parts")
     for size, seconds in parts:
         yield from _in_parts(size, seconds, MAX_INTERVAL_S)
 
@@ -549,7 +551,7 @@ def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, 
 def _in_parts(size: int, quantity: int, most: int) -> Iterator[tuple[int, int]]:
     whole, rest = divmod(quantity, most)
     if whole + (rest > 0) > MOST_SAMPLES:
-        raise NotMade(f"{quantity:,} take more than {MOST_SAMPLES:,} samples: draw the run in parts")
+        raise NotMade(f"{quantity:,} take more than {MOST_SAMPLES:,} samples: draw the quantity in parts")
     yield from [(size, most)] * whole
     yield from [(size, rest)] if rest else []
 
