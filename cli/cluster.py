@@ -265,7 +265,9 @@ def cron(every_s: int) -> str:
         return "0 * * * *"
     if rest == 0 and 0 < every_s < _HOUR and _HOUR % every_s == 0:
         return f"*/{minutes} * * * *"
-    raise UsageError(f"--every {every_s}: workers tick by the clock, so it divides a minute or an hour: 300, 60, 30")
+    raise UsageError(
+        f"invalid --every {every_s}: expected seconds that divide a minute or an hour, such as 300, 60 or 30"
+    )
 
 
 def ticking(work: Jobs, made: Connector) -> Engine:

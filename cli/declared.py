@@ -171,7 +171,7 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
             raise AnswerLost(error.why, action.lost_hint(values)) from error
         if action.keyed:
             again = " ".join(["--key", quote(asked.key), *_moments(action, values)])
-            raise AnswerLost(error.why, f"give it again with {again}, and it counts once") from error
+            raise AnswerLost(error.why, f"repeat it with {again}, and it counts once") from error
         raise
     if isinstance(done, More):
         said = f"it concerns more than {action.at_once:,} rows, so they are not tried: this is the present state"
@@ -230,7 +230,7 @@ def _of_file(action: Action[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     param = _listed(action)
     assert param is not None
     if given[_name(param)]:
-        raise UsageError(f"{param.metavar} or --file: give one of them", at="file")
+        raise UsageError(f"specify either {param.metavar} or --file, not both", at="file")
     return {_name(param): read_orgs(given["file"])}
 
 
@@ -240,12 +240,12 @@ def read_orgs(file: Path) -> list[str]:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             rows = csv.DictReader(lines, strict=True)
             if "org_id" not in (rows.fieldnames or ()):
-                raise UsageError(f"{file}: the first line names the column: org_id")
+                raise UsageError(f"{file}: missing column org_id in the first line")
             found = [(row.get("org_id") or "").strip() for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file} cannot be read: {why_unread(error)}") from error
     if not found or not all(found):
-        raise UsageError(f"{file}: {'a line has no org_id' if found else 'it names no organisation'}")
+        raise UsageError(f"{file}: {'a line has no org_id' if found else 'the file has no organisations'}")
     return list(dict.fromkeys(found))
 
 

@@ -47,7 +47,7 @@ def only_with(context: typer.Context, option: str, *others: str) -> None:
         if option not in param.opts and param.name not in others and _is_typed(context, param.name)
     ]
     if typed:
-        raise UsageError(f"{' and '.join(typed)} would change nothing beside {option}: leave out one or the other")
+        raise UsageError(f"{' and '.join(typed)} cannot be combined with {option}: omit one of them")
 
 
 def _is_typed(context: typer.Context, name: str | None) -> bool:
@@ -72,7 +72,7 @@ def plain_numbers(command: TyperCommand | TyperGroup) -> None:
 
 
 def _reader(kind: type[Number], least: Number | None, most: Number | None) -> Callable[[str | Number], Number]:
-    form, words = (_WHOLE, "whole number: write digits alone") if kind is int else (_PARTED, "number: write 5 or 0.5")
+    form, words = (_WHOLE, "whole number in digits") if kind is int else (_PARTED, "number such as 5 or 0.5")
     low, high = -MOST_TYPED if least is None else least, MOST_TYPED if most is None else most
 
     def read(given: str | Number) -> Number:

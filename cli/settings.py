@@ -65,7 +65,7 @@ def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
     """`new,old`, or one: what each cell's own secret is made from; none where the text is empty."""
     given = tuple(secret.strip() for secret in text.split(",")) if text.strip() else ()
     if not all(given) or len(given) > MAX_SECRETS:
-        raise UsageError(f"{setting}: that is neither SECRET nor NEW,OLD")
+        raise UsageError(f"{setting}: expected SECRET or NEW,OLD")
     return given
 
 
@@ -78,7 +78,7 @@ def secrets(text: str) -> Mapping[str, tuple[str, ...]]:
         given = tuple(secret.strip() for secret in listed.split(","))
         if not cell.strip() or not all(given) or len(given) > MAX_SECRETS or cell.strip() in found:
             raise UsageError(
-                f"DRAWDOWN_CELL_SECRETS: entry {number} is not CELL=SECRET or CELL=NEW,OLD; each cell comes once"
+                f"DRAWDOWN_CELL_SECRETS: invalid entry {number}: expected CELL=SECRET or CELL=NEW,OLD, each cell once"
             )
         found[cell.strip()] = given
     return found
@@ -479,7 +479,7 @@ def _paths(given: Mapping[str, str]) -> Mapping[str, str]:
             continue
         shown = f"{PREFIX}{name.upper()}"
         if name in given:
-            raise UsageError(f"{shown} and {shown}{SUFFIX} are both set: one has to go")
+            raise UsageError(f"{shown} and {shown}{SUFFIX} are both set. Unset one of them")
         if name in Settings.model_fields and name != "database_url" and not _is_secret(name):
             raise UsageError(f"{shown}{SUFFIX}: only secrets may come from a file: set {shown}")
         found[name] = path
@@ -501,14 +501,16 @@ def _one_database(text: str, was: str | None) -> None:
     except (sa.exc.ArgumentError, ValueError):
         raise UsageError("it does not contain a URL such as postgresql://USER:PASSWORD@HOST/NAME") from None
     if was is not None and url != url_of(was).set(username="", password=""):
-        raise UsageError("it names another database, which is used from the next start on")
+        raise UsageError("it names another database. Restart the process to use it")
 
 
 def _my_secrets(text: str) -> tuple[str, ...]:
     """Errors: UsageError for a secret that can be guessed."""
     found = roots(text, "DRAWDOWN_MY_SECRET")
     if any(len(one.encode()) < LEAST_SECRET_BYTES for one in found):
-        raise UsageError(f"DRAWDOWN_MY_SECRET: a secret has {LEAST_SECRET_BYTES} bytes at least: openssl rand -hex 32")
+        raise UsageError(
+            f"DRAWDOWN_MY_SECRET: expected at least {LEAST_SECRET_BYTES} bytes. Run `openssl rand -hex 32`"
+        )
     return found
 
 

@@ -116,7 +116,7 @@ def _making(file: Path | None) -> Iterator[None]:
         for suffix in ("", "-wal", "-shm") if file is not None else ():
             Path(f"{file}{suffix}").unlink(missing_ok=True)
         if isinstance(error, KeyboardInterrupt):
-            raise Ended("stopped while the month was made; nothing of it is left") from None
+            raise Ended("stopped: the demo deleted its incomplete month") from None
         raise
 
 

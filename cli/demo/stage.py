@@ -174,7 +174,7 @@ class DemoBilling:
         return {}
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice] | ReadFailed:
-        raise WebhookRefused("the demo's services send no webhooks")
+        raise WebhookRefused("the demo's services do not send webhooks")
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         bad = [name for name in customer_ids if (one := self._outage(name)) and one.kind == "unknown_customer"]

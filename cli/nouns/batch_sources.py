@@ -61,7 +61,7 @@ def add(
     app: App = context.obj
     by = app.by(actor, reason)
     if (folder is None) == (query is None):
-        raise UsageError("name a folder, or a query: one of them")
+        raise UsageError("specify either a folder or --query, not both")
     fields = field_map(map_, set_)
     if query is None:
         only_with(context, "FOLDER", "source", "folder", "force", "map_", "set_", "actor", "reason")
@@ -70,7 +70,7 @@ def add(
         found = app.write(lambda c: sources.add_source(c, source, str(folder), by, fields))
     else:
         if fields != OWN_NAMES:
-            raise UsageError("--map and --set are for files: name the columns in the query, by AS")
+            raise UsageError("--map and --set apply only to files. In a query, name the columns with AS")
         question = _question(app, query, database, every, closed_after)
         from_ms = None if from_ is None else app.moment(from_, "--from")
         found = app.write(lambda c: sources.add_query(c, source, question, by, from_ms))
@@ -88,13 +88,13 @@ def _listed(app: App, prefix: str) -> None:
     try:
         require_listed(app.settings.objects(), prefix)
     except NotNow as error:
-        raise Refused(f"{error}; nothing was added: fix it, or --force") from error
+        raise Refused(f"{error}; the source was not added. Fix it, or pass --force") from error
 
 
 def _question(app: App, query: Path, database: str, every: Every, closed_after: str) -> Question:
     """Return the question of a query. Errors: UsageError, also if this machine has no such database."""
     if not database:
-        raise UsageError("--query: name the database that is asked, too: --database NAME, of DRAWDOWN_QUERY_NAME_URL")
+        raise UsageError("--query needs --database NAME, with the NAME of DRAWDOWN_QUERY_NAME_URL")
     if database.lower() not in (known := app.settings.databases().urls):
         named = f"this machine has {', '.join(sorted(known))}" if known else "this machine has none"
         raise UsageError(f"--database: set {Databases.setting(database)}; {named}")

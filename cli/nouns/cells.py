@@ -67,9 +67,9 @@ def secret(context: typer.Context, cell: CellArgument, new: New = False) -> None
     """
     app: App = context.obj
     if not is_clean_id(cell):
-        raise UsageError("a cell's id has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid cell id: expected 1 to 200 characters without control characters")
     app.read(lambda c: ids.require(c, ids.CELL, cell, new=new))
     found = app.settings.cells().secrets_of(cell)
     if not found:
-        raise UsageError("set DRAWDOWN_CELL_SECRET: each cell's own secret is made from it")
+        raise UsageError("set DRAWDOWN_CELL_SECRET: Drawdown derives each cell's own secret from it")
     show(app, {"cell_id": cell, "secret": found[0]}, [found[0]])

@@ -101,7 +101,7 @@ def init(
     """
     app: App = context.obj
     if apply and not roles:
-        raise UsageError("--apply makes the roles: use it with --roles")
+        raise UsageError("--apply applies only to roles. Pass --roles, too")
     if roles:
         only_with(context, "--roles", "apply")
         _roles(app, apply)
@@ -168,7 +168,7 @@ def verify_(
     """
     app: App = context.obj
     if since_last and (deep or org):
-        raise UsageError("--since-last looks at all organisations, and at no files: leave out --org and --deep")
+        raise UsageError("--since-last covers all organisations, and does not read files. Omit --org and --deep")
     if since_last:
         only_with(context, "--since-last", "stop", "actor")
     for name in org or ():

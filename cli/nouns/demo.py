@@ -115,9 +115,9 @@ def demo(
     """
     given: App = context.obj
     if context.find_root().params.get("database_url") is not None:
-        raise UsageError("--database-url would change nothing: the demo makes a file of its own, by --file")
+        raise UsageError("--database-url does not apply: the demo creates its own file. Use --file")
     if port is not None and not serve:
-        raise UsageError("--port is for --serve")
+        raise UsageError("--port applies only to --serve. Pass --serve, too")
     if serve:
         _serve(given, file, port or 0, browser=browser)
     else:
@@ -127,7 +127,7 @@ def demo(
 def _clear(file: Path) -> None:
     """Errors: UsageError for a file that is not surely a demo's."""
     if file.exists() and not file.name.startswith("drawdown-demo"):
-        raise UsageError(f"{file} exists; the demo overwrites only files named drawdown-demo…")
+        raise UsageError(f"{file} exists, and the demo overwrites only files named drawdown-demo…. Name another file")
     for suffix in ("", "-wal", "-shm"):
         Path(f"{file}{suffix}").unlink(missing_ok=True)
     shutil.rmtree(f"{file}-state", ignore_errors=True)

@@ -31,7 +31,7 @@ def ledger(
     If you pass --org, the command prints the entries of this organisation's wallet, and how each changed its balance.
     """
     if by not in ("booked", "used"):
-        raise UsageError(f"--by {by!r}: write booked or used")
+        raise UsageError(f"invalid --by {by!r}: expected booked or used")
     _print(context.obj, "ledger", org, from_, to, format_, cast(ByTime, by))
 
 
@@ -46,9 +46,9 @@ def usage(context: typer.Context, from_: From, org: Org = "", to: To = "now", fo
 
 def _print(app: App, kind: Kind, org: str, from_: str, to: str, form: str, by: ByTime = "booked") -> None:
     if form not in ("csv", "jsonl"):
-        raise UsageError(f"--format {form!r}: write csv or jsonl")
+        raise UsageError(f"invalid --format {form!r}: expected csv or jsonl")
     if app.json:
-        raise UsageError("--json is one object: give --format jsonl")
+        raise UsageError("--json does not apply to an export. Pass --format jsonl")
     span = Span(org, app.past(from_, "--from"), app.moment(to, "--to"), by)
     require_range(span.from_ms, span.to_ms)
     now_ms = app.clock.now_ms()

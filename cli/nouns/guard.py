@@ -43,7 +43,7 @@ HoldFor = Annotated[
 def is_open(text: str) -> bool:
     """Errors: UsageError."""
     if text not in ("open", "closed"):
-        raise UsageError("--fail is open or closed")
+        raise UsageError(f"invalid --fail {text!r}: expected open or closed")
     return text == "open"
 
 
@@ -216,7 +216,7 @@ def _tell(app: App, found: Answer, *more: str, wish: Wish | None = None) -> int:
 
 
 commands = of_noun("guard", *guard_terms.ACTIONS, *limits.LISTS)
-PUT_RIGHT = "give it again, and `drawdown audit list --action guard_correct` shows each that was put right"
+PUT_RIGHT = "repeat it. `drawdown audit list --action guard_correct` shows each corrected counter"
 _register(commands)
 
 

@@ -60,7 +60,7 @@ def statement(
     """
     app: App = context.obj
     if as_csv and app.json:
-        raise UsageError("give --csv or --json, not both")
+        raise UsageError("specify either --csv or --json, not both")
     first = None if from_ is None else app.past(from_, "--from")
     end = None if to is None else app.moment(to, "--to")
     span = span_of(month, first, end)

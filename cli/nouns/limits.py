@@ -56,7 +56,7 @@ def period_of(text: str) -> Period:
     for period in PERIODS:
         if text == period:
             return period
-    raise UsageError(f"--per is {', '.join(PERIODS)}")
+    raise UsageError(f"invalid --per {text!r}: expected {', '.join(PERIODS)}")
 
 
 def units_of(text: str) -> int | None:

@@ -130,7 +130,7 @@ def _queue(app: App, wishes: list[flips.Wish], asked: AssignJob, by: By, *, dry_
     if dry_run:
         raise UsageError("specify either --dry-run or --queue, not both")
     if len(wishes) != 1 or asked.provider in ("", EMBEDDED, *EXEMPT_PROVIDERS):
-        raise UsageError("--queue: name one organisation, and with --provider one that has to be asked")
+        raise UsageError("--queue needs exactly one organisation, and a --provider that Drawdown looks up first")
     org = wishes[0].org_id
 
     def work(connection: sa.Connection) -> int:
@@ -144,11 +144,11 @@ def _queue(app: App, wishes: list[flips.Wish], asked: AssignJob, by: By, *, dry_
 def _require_choice(names: list[str] | None, unassigned: bool, file: Path | None, customer: str | None) -> None:
     """Errors: UsageError for organisations that are chosen in no way, or in two, and for a customer that is none."""
     if [bool(names), unassigned, file is not None].count(True) != 1:
-        raise UsageError("name the organisations, or give --unassigned, or --file")
+        raise UsageError("specify exactly one of organisations, --unassigned and --file")
     if customer is not None and (not names or len(names) != 1):
-        raise UsageError("--customer names one customer, so give exactly one organisation")
+        raise UsageError("--customer applies to one organisation. Name exactly one")
     if customer is not None and not is_clean_id(customer):
-        raise UsageError("--customer: a customer's id has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid --customer: expected 1 to 200 characters without control characters")
 
 
 def _wishes(app: App, names: list[str] | None, customer: str | None, file: Path | None) -> list[flips.Wish]:
@@ -177,7 +177,7 @@ def read_flips(file: Path) -> list[flips.Wish]:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             rows = csv.DictReader(lines, strict=True)
             if not rows.fieldnames or "org_id" not in rows.fieldnames:
-                raise UsageError(f"{file}: the first line names the columns: org_id, customer_id")
+                raise UsageError(f"{file}: missing column org_id in the first line. Expected org_id, customer_id")
             found = [_wish(file, rows.line_num, row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file} cannot be read: {why_unread(error)}") from error
@@ -185,7 +185,7 @@ def read_flips(file: Path) -> list[flips.Wish]:
     for wish in found:
         assert wish.line is not None
         if wish.org_id in seen:
-            raise UsageError(f"{file}, line {wish.line}: {wish.org_id} stands in line {seen[wish.org_id]} already")
+            raise UsageError(f"{file}, line {wish.line}: {wish.org_id} is already in line {seen[wish.org_id]}")
         seen[wish.org_id] = wish.line
     return found
 
@@ -251,7 +251,7 @@ def _undo(app: App, names: list[str], start_ms: int | None, by: By, *, dry_run: 
     If two people undo at once, both name the same assignment, so the second is refused.
     """
     if not names:
-        raise UsageError("--undo: name the organisations, or give --file")
+        raise UsageError("--undo needs organisations. Name them, or pass --file")
 
     def look(connection: sa.Connection) -> list[tuple[str, int | None]]:
         return [(org, start_ms or assignments.to_come_ms(connection, org, by.now_ms)) for org in names]
@@ -274,5 +274,5 @@ def _repeat_hint(meant: Sequence[tuple[str, int | None]]) -> str:
     """What is safe to give again: without a time, it would take back the assignment before the one that was meant."""
     starts = sorted({start for _, start in meant if start is not None})
     if len(starts) == 1:
-        return f"give it again with --from {show_time(starts[0])}, which takes back that one alone"
+        return f"repeat it with --from {show_time(starts[0])}, which removes only that assignment"
     return "run `drawdown org scheduled` for the rest, and repeat the command for those"

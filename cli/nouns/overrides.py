@@ -79,7 +79,7 @@ def _terms(
     app: App, metric: str, amount: str, org: str | None, plan: str | None, per: str, expires: str | None
 ) -> Terms:
     if (org is None) == (plan is None):
-        raise UsageError("an override is for an organisation (--org) or for a plan (--plan): give one of them")
+        raise UsageError("specify either --org or --plan, not both")
     target = org or plan or ""
     reach: Reach = "plan" if org is None else "pattern" if target.endswith("*") else "org"
     ends = None if expires is None else parse_ahead(expires, "--expires", app.clock.now_ms())
@@ -100,7 +100,7 @@ def _add(
         )
     except AnswerLost as error:
         end = "--permanent" if terms.ends_ms is None else f"--expires {show_time(terms.ends_ms)}"
-        raise AnswerLost(error.why, f"give it again with {end}, and it is one override") from error
+        raise AnswerLost(error.why, f"repeat it with {end}, and it counts once") from error
     said = f"override {made.number}: {shown(terms.amount)} of {terms.metric} per {terms.period} for {terms.target}, "
     said += f"{_until(made)}; "
     waits = made.state == "asked"

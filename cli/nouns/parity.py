@@ -45,7 +45,7 @@ def check(
     app: App = context.obj
     tolerance_ppm = parse_percent(tolerance)
     if cells == bool(file):
-        raise UsageError("give a FILE of totals, or --cells to ask the cells")
+        raise UsageError("specify either a FILE of totals or --cells, not both")
     if file:
         only_with(context, "FILE", "file", "tolerance")
         steps = check_totals(read_file(file), tolerance_ppm, app.clock)
@@ -85,7 +85,7 @@ def _days(app: App, from_: str, to: str) -> list[int]:
     start, end = app.past(from_, "--from"), app.moment(to, "--to")
     if start % DAY_MS or end % DAY_MS or not 0 < end - start <= MAX_DAYS * DAY_MS:
         raise UsageError(
-            f"--from and --to are days such as 2026-01-31, --to the day after the last; {MAX_DAYS} at most"
+            f"invalid range: expected at most {MAX_DAYS} whole days such as 2026-01-31, --to after the last"
         )
     return list(range(start, end, DAY_MS))
 

@@ -87,7 +87,9 @@ def rules_(context: typer.Context) -> None:
 def _others(name: str) -> tuple[ForeignRule, ...]:
     content = _content(name, MAX_RULES_FILE_BYTES)
     if len(content) > MAX_RULES_FILE_BYTES:
-        raise UsageError(f"{name}: a file of rules has {MAX_RULES_FILE_BYTES:,} bytes at most", code="bad_rules")
+        raise UsageError(
+            f"{name}: the file is too large: expected at most {MAX_RULES_FILE_BYTES:,} bytes", code="bad_rules"
+        )
     try:
         return rules_of(content)
     except UsageError as error:

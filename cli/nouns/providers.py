@@ -122,7 +122,7 @@ def accept(
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} bills nothing here: it has no settings")
+        raise Refused(f"{name} bills no usage here, so it has no settings")
     provider, by = app.registry.providers[name], app.by(actor, reason)
     if provider.dormant is not None:
         raise Refused(provider.dormant)
@@ -180,7 +180,7 @@ def bill_shadow(
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} bills nothing here: it has no shadow")
+        raise Refused(f"{name} bills no usage here, so it has no shadow usage")
     by, start = app.by(actor, reason), app.past(from_, "--from")
 
     def work(connection: sa.Connection) -> tuple[int, tuple[list[providers.Shadow], Worth]]:
@@ -214,12 +214,12 @@ def webhook(
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} bills nothing here: it sends no webhooks")
+        raise Refused(f"{name} bills no usage here, so it does not send webhooks")
     headers = {}
     for line in header:
         key, colon, value = line.partition(":")
         if not colon:
-            raise UsageError(f"--header {line.split(' ')[0]!r}: write 'Name: value'")
+            raise UsageError(f"invalid --header {line.split(' ')[0]!r}: expected 'Name: value'")
         headers[key.strip().lower()] = value.strip()
     provider, now = app.registry.providers[name], app.clock.now_ms()
     content = body.read(MAX_WEBHOOK_BYTES + 1)

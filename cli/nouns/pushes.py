@@ -58,7 +58,7 @@ def resolve_doubted(
     Errors: UsageError without an outcome or evidence, unless it is a dry run; Refused as the rules have it.
     """
     if outcome is None and not dry_run:
-        raise UsageError("no outcome is given: pass --outcome accepted or absent, or --dry-run to see both")
+        raise UsageError("missing outcome: pass --outcome accepted or absent, or --dry-run to see both")
     by = app.by(actor, reason)
     done = [
         resolve_all(app.write, chosen, one, by, evidence, dry_run=dry_run)

@@ -149,7 +149,7 @@ def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int 
     start = None if from_ is None else app.past(from_, "--from")
     end = None if to is None else app.moment(to, "--to")
     if any(day is not None and day % DAY_MS for day in (start, end)):
-        raise UsageError("--from and --to are days: 2026-01-31")
+        raise UsageError("--from and --to must be days, such as 2026-01-31")
     require_range(start, end)  # --to is the day after the last one
     return start, end
 

@@ -60,9 +60,9 @@ def replay_(
     """
     app: App = context.obj
     if bool(orgs) + (provider is not None) + all_ != 1:
-        raise UsageError("name one organisation or several, or give --provider NAME, or --all")
+        raise UsageError("specify exactly one of organisations, --provider NAME and --all")
     if not from_ or not to:
-        raise UsageError("give the range: --from and --to")
+        raise UsageError("missing range: pass --from and --to")
     if queue and dry_run:
         raise UsageError("specify either --dry-run or --queue, not both")
     parse_zone(zone)

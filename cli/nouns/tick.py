@@ -66,7 +66,9 @@ def parse_shard(text: str | None) -> Shard:
     found = re.fullmatch(r"([0-9]{1,3})/([0-9]{1,3})", text)
     index, of = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 0 <= index < of <= BUCKETS:
-        raise UsageError(f"--shard {text!r}: write i/n with i from 0 to n-1, and n at most {BUCKETS}, such as 0/4")
+        raise UsageError(
+            f"invalid --shard {text!r}: expected I/N with I from 0 to N-1, and N at most {BUCKETS}, such as 0/4"
+        )
     return shards(of)[index]
 
 
@@ -75,11 +77,9 @@ def parse_parts(app: App, shard: str | None, processes: int) -> list[Shard]:
     if processes == 1:
         return [parse_shard(shard)]
     if shard is not None:
-        raise UsageError(
-            "--shard and --processes: give one of them; a command takes one shard, or shares all of them out"
-        )
+        raise UsageError("specify either --shard or --processes, not both")
     if app.ready().dialect.name == "sqlite":
-        raise UsageError("--processes: SQLite has one writer at a time, two are slower at the ledger: use PostgreSQL")
+        raise UsageError("--processes needs PostgreSQL: SQLite has one writer at a time, so two processes are slower")
     return shards(processes)
 
 
@@ -95,7 +95,7 @@ def new_orgs(app: App, provider: str | None, start: str | None) -> NewOrgs | Non
     """Return the choice of `--new-org-provider` and `--new-org-from`."""
     if provider is None:
         if start is not None:
-            raise UsageError("--new-org-from goes with --new-org-provider")
+            raise UsageError("--new-org-from needs --new-org-provider. Pass both")
         return None
     from_ms = app.window(start, "--new-org-from")
     return NewOrgs(app.require_provider(provider), from_ms)
@@ -289,7 +289,9 @@ def run_(
 
     app: App = context.obj
     if deadline is not None and deadline > every:
-        raise UsageError(f"--deadline {deadline:g}: a tick would hold up the next one, {every:,} s later (--every)")
+        raise UsageError(
+            f"invalid --deadline {deadline:g}: a tick would delay the next one, {every:,} s later (--every)"
+        )
     parts, appearing = parse_parts(app, shard, processes), new_orgs(app, new_org_provider, new_org_from)
     rounds_s = ROUND_MS // SECOND_MS if watch else None
     night = None if nightly_at is None else parse_nightly(nightly_at)

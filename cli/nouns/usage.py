@@ -45,7 +45,7 @@ def usage(
     """
     app: App = context.obj
     if as_csv and app.json:
-        raise UsageError("give --csv or --json, not both")
+        raise UsageError("specify either --csv or --json, not both")
     start, end = app.window(from_, "--from"), app.window(to, "--to")
     start = start_of(app.clock.now_ms()) if start is None else start
     end = until_now(app.clock.now_ms()) if end is None else end

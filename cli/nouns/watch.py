@@ -44,7 +44,7 @@ def watch_(
         only_with(context, "--once", "shard")
     app.ready()
     if isinstance(app.clock, FixedClock) and not once:
-        raise UsageError("--at stands still: give --once with it")
+        raise UsageError("--at applies only to a single round. Pass --once, too")
     stopping = Stopping()
     watch_loop = WatchLoop(app, parse_shard(shard), stopping, Watcher(once=once))
     if once:

@@ -44,7 +44,7 @@ def worker_(
     if new_org_provider is not None and new_org_provider != NOBODY:
         app.require_provider(new_org_provider)
     if isinstance(app.clock, FixedClock):
-        raise UsageError("--at stands still: a worker goes by the clock")
+        raise UsageError("--at does not apply: a worker uses the current time")
     install.require_postgresql(app.engine)
     install.require_engine()
     from drawdown.cli import cluster  # here: the engine is there with the extra alone

@@ -317,12 +317,12 @@ def test_the_commands_tell_of_queries(
         found = capsys.readouterr()
         return status, found.out + found.err
 
-    assert "name the database" in said(*add[:-2])[1]
+    assert "needs --database NAME" in said(*add[:-2])[1]
     assert said(*add) == (2, said(*add)[1]) and "set DRAWDOWN_QUERY_WAREHOUSE_URL" in said(*add)[1]
     monkeypatch.setenv("DRAWDOWN_QUERY_WAREHOUSE_URL", "sqlite:////nowhere/hunter2.db")
     status, text = said(*add, "--every", "day", "--closed-after", "3h", "--from", "2d")
     assert status == 0 and "watches query:usage of warehouse, each day from " in text
-    assert said(*add[:3])[0] == said(*add, str(tmp_path))[0] == 2, "a folder, or a query"
+    assert said(*add[:3])[0] == said(*add, str(tmp_path))[0] == 2, "either a folder or --query"
     assert said("source", "add", "f", str(tmp_path), "--from", "2d")[0] == 2
     listed = said("--json", "source", "list")[1]
     assert '"asked_of": "warehouse"' in listed and "hunter2" not in listed

@@ -98,7 +98,7 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> str:
     [
         (["org", "show", "nobody"], 2, "unknown organisation nobody"),
         (["org", "assign", "acme", "--provider", "acme-pay"], 2, "embedded, lago, legacy, none"),
-        (["org", "assign"], 2, "name the organisations"),
+        (["org", "assign"], 2, "exactly one of organisations"),
         (["org", "assign", "acme", "--from", "2026-01-01T00:07"], 2, "not a window boundary"),
         (["org", "override", "acme"], 2, "--max-concurrent"),
         (["push", "show", "usage:x"], 2, "unknown push usage:x"),
@@ -119,7 +119,7 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["ledger", "grant", "a\x01", "5"], 2, "control characters"),
         (["verify", "--org", "nobody"], 2, "unknown organisation nobody"),
         (["replay", "--all", "--from", "2026-01-02", "--to", "2026-01-01"], 2, "ends before"),
-        (["replay", "acme", "--all", "--from", "2026-01-01", "--to", "2026-01-02"], 2, "one organisation"),
+        (["replay", "acme", "--all", "--from", "2026-01-01", "--to", "2026-01-02"], 2, "exactly one of organisations"),
         (["tick", "--shard", "2/2"], 2, "--shard"),
         (["tick", "--new-org-from", "2026-01-01"], 2, "--new-org-provider"),
         (["cell", "set", "c", "ftp://x"], 2, "http(s)"),

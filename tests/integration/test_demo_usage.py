@@ -22,7 +22,7 @@ def test_a_database_that_is_typed_is_not_passed_over_in_silence(
     monkeypatch.setattr("drawdown.cli.demo.serve.serve", lambda *_words, **_more: pytest.fail("it was begun"))
     assert run(global_options_first(words.format(where).split())) == Exit.USAGE
     assert capfd.readouterr().err == (
-        "drawdown: --database-url would change nothing: the demo makes a file of its own, by --file\n"
+        "drawdown: --database-url does not apply: the demo creates its own file. Use --file\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -104,7 +104,7 @@ def test_a_listing_without_end_and_one_that_drips_are_given_up(what: str, monkey
 
 def test_a_prefix_is_listed_before_it_is_watched(bucket: Any, shell: Shell) -> None:
     said = shell.run("source", "add", "wrong", "s3://usagge/exports", status=Exit.PERSON)
-    assert "NoSuchBucket" in said and "nothing was added" in said and "--force" in said
+    assert "NoSuchBucket" in said and "the source was not added" in said and "--force" in said
     assert shell.json("source", "add", "exports", f"{PLACE}/")["source"]["folder"] == PLACE
     assert shell.json("source", "add", "wrong", "s3://usagge/exports", "--force")["source"]["source"] == "wrong"
     found = {one["what"]: one for one in shell.json("doctor", status=1)["findings"]}

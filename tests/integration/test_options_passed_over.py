@@ -14,19 +14,19 @@ from tests.world import T0, Fleet
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 PASSED_OVER = {
-    "reconcile --acknowledge --provider embedded": "--provider would change nothing beside --acknowledge",
-    "reconcile --acknowledge --from 2026-01-01 --to 2026-01-02": "--from and --to would change nothing",
-    "reconcile acme --acknowledge --correct": "--correct would change nothing beside --acknowledge",
-    "reconcile --acknowledge --threshold 1 --shadow-threshold 1": "--threshold and --shadow-threshold would",
-    "org assign acme --undo --provider none": "--provider would change nothing beside --undo",
-    "org assign acme --undo --from 2026-01-02 --customer c": "--customer would change nothing beside --undo",
-    "org assign acme --undo --allow-halt --unchecked --new": "--allow-halt and --unchecked and --new would",
-    "watch --once --every 3": "--every would change nothing beside --once",
-    "run --every 60 --deadline 61": "a tick would hold up the next one, 60 s later",
-    "provider check embedded --customer acme --most 3": "--most would change nothing beside --customer",
-    "provider when-down embedded --undo --new": "--new would change nothing beside --undo",
-    "init --roles --actor alice": "--actor would change nothing beside --roles",
-    "import samples.csv --id-prefix a": "--id-prefix goes with --id-from-line",
+    "reconcile --acknowledge --provider embedded": "--provider cannot be combined with --acknowledge",
+    "reconcile --acknowledge --from 2026-01-01 --to 2026-01-02": "--from and --to cannot be combined with",
+    "reconcile acme --acknowledge --correct": "--correct cannot be combined with --acknowledge",
+    "reconcile --acknowledge --threshold 1 --shadow-threshold 1": "--threshold and --shadow-threshold cannot be",
+    "org assign acme --undo --provider none": "--provider cannot be combined with --undo",
+    "org assign acme --undo --from 2026-01-02 --customer c": "--customer cannot be combined with --undo",
+    "org assign acme --undo --allow-halt --unchecked --new": "--allow-halt and --unchecked and --new cannot be",
+    "watch --once --every 3": "--every cannot be combined with --once",
+    "run --every 60 --deadline 61": "a tick would delay the next one, 60 s later",
+    "provider check embedded --customer acme --most 3": "--most cannot be combined with --customer",
+    "provider when-down embedded --undo --new": "--new cannot be combined with --undo",
+    "init --roles --actor alice": "--actor cannot be combined with --roles",
+    "import samples.csv --id-prefix a": "--id-prefix needs --id-from-line",
 }
 
 

@@ -270,4 +270,4 @@ def test_rules_of_others_are_looked_by_too(alone: None, monkeypatch: pytest.Monk
     assert "a.json: invalid rules: expected TOML" in capsys.readouterr().err
     monkeypatch.setattr("drawdown.cli.nouns.privacy.MAX_RULES_FILE_BYTES", 10)
     assert scanned(report, "--rules", rules) == 2
-    assert "10 bytes at most" in capsys.readouterr().err
+    assert "expected at most 10 bytes" in capsys.readouterr().err

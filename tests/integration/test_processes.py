@@ -115,7 +115,7 @@ def test_a_part_that_fails_needs_whom_it_would_need_alone(
     [
         (["--processes", "0"], "--processes"),
         (["--processes", str(MAX_PROCESSES + 1)], "--processes"),
-        (["--processes", "2", "--shard", "0/2"], "--shard and --processes"),
+        (["--processes", "2", "--shard", "0/2"], "either --shard or --processes"),
         (["--processes", "2"], "SQLite has one writer"),
     ],
 )

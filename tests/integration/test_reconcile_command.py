@@ -94,7 +94,7 @@ def test_a_tick_that_looks_up_goes_on_to_push_and_project(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (["--from", "2025-12-31T01:00:00Z"], 2, "are days"),
+        (["--from", "2025-12-31T01:00:00Z"], 2, "must be days"),
         (["--from", "2025-12-30", "--to", "2025-12-30"], 2, "the range is empty"),
         (["--from", "2025-12-31", "--to", "2025-12-30"], 2, "ends before it begins"),
         (["--to", "soon"], 2, "--to"),

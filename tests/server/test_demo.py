@@ -224,7 +224,7 @@ def test_of_any_moment_the_ticks_and_acts_of_a_month_are_bounded(tmp_path: Path)
 @cases(
     ("options", "said"),
     [
-        (["--port", "8080"], "--port is for --serve"),
+        (["--port", "8080"], "--port applies only to --serve"),
         (["--serve", "--no-open", "--file", "mine.db"], "mine.db exists"),
         (["--serve", "--no-open", "--port", "TAKEN"], "cannot listen"),
         (["--serve", "--no-open", "--port", "70000"], "65535"),

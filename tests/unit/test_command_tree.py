@@ -168,7 +168,7 @@ def test_a_number_is_typed_in_plain_digits() -> None:
 
 def test_a_number_that_is_refused_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["org", "list", "--most", "1_0"]) == 2
-    said = "Invalid value for '--most': '1_0' is not a whole number: write digits alone (`--help` shows how)"
+    said = "Invalid value for '--most': '1_0' is not a whole number in digits (`--help` shows how)"
     assert capsys.readouterr().err == f"drawdown: {said}\n"
 
 
