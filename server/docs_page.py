@@ -88,7 +88,7 @@ def _route(path: str, method: str, one: Json) -> Iterator[str]:
     for kind, body in one.get("requestBody", {}).get("content", {}).items():
         yield f"<h3>Body: <code>{escape(kind)}</code></h3>"
         yield from (_pre(example) for example in _examples(body))
-        yield f"<details><summary>its shape</summary>{_pre(body['schema'])}</details>"
+        yield f"<details><summary>Schema</summary>{_pre(body['schema'])}</details>"
     yield "<h3>Answers</h3><table>"
     for status, answer in one["responses"].items():
         yield f"<tr><td><code>{escape(str(status))}</code></td><td>{escape(answer['description'])}</td>"
@@ -97,7 +97,7 @@ def _route(path: str, method: str, one: Json) -> Iterator[str]:
     for answer in one["responses"].values():
         for content in answer.get("content", {}).values():
             if "example" in content:
-                yield f"<details><summary>an answer</summary>{_pre(content['example'])}</details>"
+                yield f"<details><summary>Example answer</summary>{_pre(content['example'])}</details>"
 
 
 def _proof(security: Sequence[Json]) -> Iterator[str]:

@@ -384,7 +384,10 @@ def _of_kind(kind: Kind) -> Any:
     return Annotated[int, Field(ge=kind.least, le=kind.most)] if kind.name == "number" else TYPES[kind.name]
 
 
-_IDEMPOTENCY: Final = {**IDEMPOTENCY_KEY, "description": "The same key again is answered as it was the first time."}
+_IDEMPOTENCY: Final = {
+    **IDEMPOTENCY_KEY,
+    "description": "If you repeat a key, the answer is the same as the first one.",
+}
 
 
 def _in_path(param: Param) -> dict[str, object]:

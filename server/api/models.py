@@ -31,7 +31,7 @@ def _micro(value: object) -> int:
 
 def _clean(text: str) -> str:
     if not is_clean_id(text):
-        raise ValueError("1 to 200 characters, none of them control characters")
+        raise ValueError("must have 1 to 200 characters without control characters")
     return text
 
 

@@ -31,14 +31,14 @@ MEANINGS: Final = {
     402: "Not enough credit",
     403: "The key lacks the scope, or may not act for this organisation",
     404: "Unknown",
-    408: "The body did not come in time",
-    409: "Conflict: a rule forbids it, or it is under way or done already",
+    408: "The body did not arrive in time",
+    409: "Conflict: a rule forbids it, or it is in progress or already done",
     413: "Too large",
     415: "Unsupported content type or encoding",
     422: "Invalid content: a field is missing, unknown or wrong",
     429: "Too many requests from this address, or with this key",
-    500: "Something failed here",
-    503: "Not at this moment, or not configured; send it again",
+    500: "Internal error",
+    503: "Temporarily unavailable, or not configured: send it again",
 }
 SCHEMES: Final = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -58,7 +58,7 @@ SCHEMES: Final = {
 _NEEDS: Final[dict[str, object]] = {"signed": [{"timestamp": [], "signature": []}], "bearer": [{"bearer": []}]}
 IDEMPOTENCY_KEY: Final[Mapping[str, object]] = {
     "name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 200},
-    "description": "The run's key, where the body has none.",
+    "description": "Key of the execution, if the body has none.",
 }  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def operation(
         }
     for status, model in also.items():
         responses[status] = {"model": model, "description": MEANINGS[status]}
-    responses["default"] = {"description": "Whatever else fails", "content": _ERROR}
+    responses["default"] = {"description": "Any other error", "content": _ERROR}
     said: _Operation = {"responses": responses, "openapi_extra": extra, "response_model": None}
     return {**said, "status_code": 204} if empty else said
 

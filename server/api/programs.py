@@ -545,5 +545,5 @@ FOREIGN_KEY: Final = "foreign_key"
 def require_maker(key: ApiKey, maker: str, what: str) -> None:
     """Check that a bound key began this. `maker`: the actor who did. Errors: ApiError 403."""
     if key.org_id is not None and key.actor != maker:
-        why = f"another key began {what}. Use that key, or one that is bound to no organisation"
+        why = f"another key began {what}. Use that key, or one that is not bound to an organisation"
         raise ApiError(403, FOREIGN_KEY, f"{key.name} cannot change it: {why}")

@@ -79,7 +79,7 @@ class Doing:
         """Return an id; '' if none is given. Errors: WrongField if no id can have this text."""
         found = self.values.get(name, "").strip()
         if found and not is_clean_id(found):
-            raise WrongField(name, "1 to 200 characters, none of them control characters")
+            raise WrongField(name, "1 to 200 characters without control characters")
         return found
 
     def maybe(self, name: str) -> str | None:
@@ -90,7 +90,7 @@ class Doing:
         """Ids, one a line, each once. Errors: WrongField."""
         found = [line.strip() for line in self.values.get(name, "").splitlines() if line.strip()]
         if not all(is_clean_id(one) for one in found):
-            raise WrongField(name, "one a line, each of 1 to 200 characters, none of them control characters")
+            raise WrongField(name, "one a line, each of 1 to 200 characters without control characters")
         return list(dict.fromkeys(found))
 
     def credits(self, name: str) -> int | None:
@@ -123,7 +123,7 @@ def evidence_of(doing: Doing) -> str:
     """Return the evidence from a form with a field of that name. Errors: WrongField."""
     text = doing.values.get("evidence", "").strip()
     if not text or len(text) > MAX_EVIDENCE_CHARS or clean(text) != text:
-        said = f"expected 1 to {MAX_EVIDENCE_CHARS} characters, none of them control characters"
+        said = f"expected 1 to {MAX_EVIDENCE_CHARS} characters without control characters"
         raise WrongField("evidence", said)
     return text
 

@@ -301,7 +301,7 @@ def _reason(form: Mapping[str, str]) -> str:
     if not reason:
         raise WrongField("reason", "a reason is required")
     if len(reason) > declared.MAX_REASON_CHARS or clean(reason) != reason:
-        raise WrongField("reason", f"{declared.MAX_REASON_CHARS} characters at most, none of them control characters")
+        raise WrongField("reason", f"at most {declared.MAX_REASON_CHARS} characters without control characters")
     return reason
 
 

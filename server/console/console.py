@@ -286,9 +286,7 @@ class Console:
                 if known is None:
                     raise ApiError(401, "signed_out", "your session ended: sign in again")
                 if not known.person.in_demo:
-                    raise ApiError(
-                        404, "not_found", "outside a demo, an organisation's own people alone see their page"
-                    )
+                    raise ApiError(404, "not_found", "outside a demo, only people of the organisation see this page")
                 ask = Ask(known.person, now_ms, form)
                 require_org(connection, ask.required("org"))
                 return ask

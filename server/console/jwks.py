@@ -73,7 +73,7 @@ class DocumentCache:
     async def ask(self, call: Call, what: str) -> tuple[int, Mapping[str, Any]]:
         """Status and object. Errors: Trouble."""
         if not is_safe(call.url):
-            raise Trouble(f"{what} cannot be asked: its address is neither https:// nor on this machine")
+            raise Trouble(f"{what} cannot be called: its address is neither https:// nor on this machine")
         if self._under_way >= MOST_AT_ONCE:
             raise Trouble(TOO_MANY)
         self._under_way += 1

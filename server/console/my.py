@@ -484,7 +484,7 @@ def terms_of(form: Mapping[str, str], org_id: str, now_ms: int) -> Terms:
     """Return the terms for this organisation, whichever the form names. Errors: UsageError."""
     metric = form.get("metric", "")
     if not is_clean_id(metric):
-        raise UsageError("invalid metric: expected 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid metric: expected 1 to 200 characters without control characters")
     return Terms(metric, "org", org_id, _period(form), _amount(form), _ends_ms(form, now_ms))
 
 

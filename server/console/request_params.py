@@ -65,7 +65,7 @@ class Ask:
         """Return an id or a part of one; '' if none is given. Errors: UsageError if no id can have this text."""
         found = self.query.get(name, "")
         if found and not is_clean_id(found):
-            raise UsageError(f"invalid {name}: expected an id of 1 to 200 characters, none of them control characters")
+            raise UsageError(f"invalid {name}: expected an id of 1 to 200 characters without control characters")
         return found
 
     def key(self, name: str) -> str:
@@ -76,7 +76,7 @@ class Ask:
         found = self.query.get(name, "")
         if found and not (is_clean(found) and len(found) <= MAX_KEY_CHARS):
             raise UsageError(
-                f"invalid {name}: expected a key of 1 to {MAX_KEY_CHARS} characters, none of them control characters"
+                f"invalid {name}: expected a key of 1 to {MAX_KEY_CHARS} characters without control characters"
             )
         return found
 

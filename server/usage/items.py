@@ -293,7 +293,7 @@ _MOMENT: Final[JsonDict] = {
     "oneOf": [{"type": "string", "format": "date-time"}, {"type": "integer", "description": "Milliseconds since 1970"}]
 }
 _QUANTITY: Final[JsonDict] = {
-    "description": "A whole number of base units; also as the text of one",
+    "description": "A whole number of base units, as a number or as text",
     "oneOf": [{"type": "integer", "minimum": 0, "maximum": MAX_QUANTITY}, {"type": "string", "pattern": "^[0-9]+$"}],
 }
 EXAMPLE: Final[Schema] = {

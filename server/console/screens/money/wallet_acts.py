@@ -95,5 +95,5 @@ def key_of(doing: Doing, name: str) -> str:
     """A key that is made of several ids. Errors: WrongField for what no key can be."""
     found = doing.values.get(name, "").strip()
     if not (is_clean(found) and len(found) <= MAX_KEY_CHARS):
-        raise WrongField(name, f"1 to {MAX_KEY_CHARS} characters, none of them control characters")
+        raise WrongField(name, f"1 to {MAX_KEY_CHARS} characters without control characters")
     return found
