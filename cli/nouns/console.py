@@ -116,4 +116,4 @@ def _tell(app: App, name: str, link: str, until_ms: int) -> None:
     if not root:
         lines.append("DRAWDOWN_CONSOLE_URL is not set: set it to the server's address, and put that before this path")
     show(app, {"name": name, "url": url, "until_ms": until_ms}, lines)
-    require_shown(f"the link could not be printed. Run `drawdown console user reset {typed(name)}` for another")
+    require_shown(f"the link could not be printed: `drawdown console user reset {typed(name)}` shows another")

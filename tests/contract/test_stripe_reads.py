@@ -281,7 +281,7 @@ def test_what_is_wrong_with_meters_and_customers_is_named() -> None:
         ("gb_seconds:", "DRAWDOWN_STRIPE_METERS"),
         ("keys:", "stripe_customer_id"),
         ("keys:", "under amount; it has to be value"),
-        ("missing:", "create it"),
+        ("missing:", "Create it"),
         ("cus_2:", "deleted"),
         ("cus_3:", "no such customer"),
     ):

@@ -80,7 +80,7 @@ def test_listing_holds_none_of_them(engine: sa.Engine) -> None:
         if how:
             assert [one["samples"] for one in json.loads(done.stdout)["samples"]] == [1, SAMPLES]
         else:
-            assert "00,003 bytes; 30 begin so)" in done.stdout
+            assert "00,003 bytes; 30 ids begin like this)" in done.stdout
 
 
 @pytest.mark.both_databases

@@ -427,7 +427,7 @@ def test_rates_and_policies_are_checked_and_recorded(fleet: Fleet) -> None:
         write(fleet.engine, lambda c: set_rate(c, "embedded", "compute_1gb", (1, 1), by, from_ms=None))
     with pytest.raises(UsageError):
         write(fleet.engine, lambda c: set_rate(c, "fake", "No", (1, 1), by, from_ms=None))
-    with pytest.raises(UsageError, match="none of"):
+    with pytest.raises(UsageError, match="invalid policy"):
         write(fleet.engine, lambda c: set_when_down(c, "fake", "", "panic", by))
     with pytest.raises(sa.exc.DBAPIError, match="append-only"):
         fleet.write("UPDATE provider_rates SET micro = 1")
