@@ -142,7 +142,7 @@ NUMBERS: dict[str, tuple[Any, Any]] = {
     for param in list[Any](one.params)
     if param.type_descriptor.annotation in (int, float)
 }
-REFUSED = r"is not a (whole )?number: write|is more than"
+REFUSED = r"is not a (whole )?number (in|such)|is more than"
 NO_NUMBERS = ("1.00", "1_0", "2.0", " 3", "3 ", "1e2", "\u0663", "", "+", "nan", "inf", "9" * 20, "9" * 5_000)
 
 
