@@ -132,7 +132,7 @@ def test_nothing_is_imported_where_any_file_cannot_be(engine: sa.Engine, tmp_pat
             import_samples(engine, [good], options(**how), NOW)
     with pytest.raises(UsageError, match="same ids"):
         import_samples(engine, [good, good], options(id_from_line=True), NOW)
-    with pytest.raises(UsageError, match="no file"):
+    with pytest.raises(UsageError, match="missing file"):
         import_samples(engine, [], options(), NOW)
     assert samples(engine) == []
     assert Path(good).read_text().startswith(HEADER)
