@@ -203,7 +203,10 @@ WRONG = {
     "no nonsense is expected": ("(ValueError, RecursionError)", "RecursionError"),
     "no depth is expected": ("(ValueError, RecursionError)", "ValueError"),
     "no list is expected": ("told if isinstance(told, dict) else {}", "told"),
-    "the key is in a reason": ('f"HTTP {result.status}, and nothing', 'f"{self._headers} {result.status}, and nothing'),
+    "the key is in a reason": (
+        'f"HTTP {result.status}: the outcome',
+        'f"{self._headers} {result.status}: the outcome',
+    ),
     "the answer is in a reason": ("HTTP {result.status}, and not what", "HTTP {result.body.decode()}, and not what"),
     "quantities are floating": ('"amount": push.quantity', '"amount": int(float(push.quantity))'),
     "what cannot be read is an empty wallet": (
