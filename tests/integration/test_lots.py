@@ -506,7 +506,7 @@ def test_commands_on_lots(tmp_path: Path) -> None:
     assert "was made before" in run(url, *given)
     assert "was used for" in run(url, *given[:-1], "2026-03-01", status=1)
     assert "invalid time" in run(url, *given[:-1], "whenever", status=2)
-    assert "--expires 1d is in the past. For 1d from now, pass +1d" in run(url, "ledger", "grant", "acme", "1", "--expires", "1d", status=2)
+    assert "For 1d from now, pass +1d" in run(url, "ledger", "grant", "acme", "1", "--expires", "1d", status=2)
     assert "must expire in the future" in run(url, "ledger", "grant", "acme", "1", "--expires", "yesterday", status=2)
     assert "included, bonus, purchased" in run(url, "ledger", "grant", "acme", "1", "--kind", "gift", status=2)
     assert "did you mean grant:k" in run(url, "ledger", "take-back", "grant:kk", status=2)

@@ -126,7 +126,7 @@ def _require_it_stays(title: str, name: str, said: str) -> None:
 def test_a_wrong_date_of_an_organisations_ledger_keeps_its_page(home: Home) -> None:
     said = text_of(home, "/console/org?id=acme&tab=ledger&from=24.11.2026&to=2026-12-01", 400)
     assert "<bdi>acme</bdi></h1>" in said and 'value="24.11.2026"' in said and 'value="2026-12-01"' in said
-    assert "Invalid time '24.11.2026'; write" in said and 'id="wrong-from"' in said and 'id="wrong-to"' not in said
+    assert "Invalid time '24.11.2026': expected" in said and 'id="wrong-from"' in said and 'id="wrong-to"' not in said
 
 
 def test_what_leads_nowhere_is_a_page_and_what_is_not_there_leads_back(home: Home) -> None:
