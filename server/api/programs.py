@@ -327,7 +327,7 @@ class Programs:
         raise error from None
 
 
-COMMAND: Final = re.compile(r"([Rr]un )?`drawdown ([^`]+)`")
+COMMAND: Final = re.compile(r"([Rr]un )?`drawdown ([^`\s][^`]*)`")
 _BY_HAND: Final = {
     "execution accept": "POST /v1/executions",
     "execution preview": "POST /v1/executions/preview",

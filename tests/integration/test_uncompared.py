@@ -6,17 +6,19 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.http import Call, HttpResult
-from drawdown.providers.protocol import ReadFailed, Totals
+from drawdown.providers.protocol import ReadFailed, Rejected, Totals
 from drawdown.schema.clock import utc
 from drawdown.schema.database import read, write
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.metrics import uncompared as measured
 from drawdown.worker.provider.actions import set_rate
+from drawdown.worker.push import actions as pushes
 from drawdown.worker.reconcile.balances import OUT_OF_TIME, UNTOLD
 from drawdown.worker.reconcile.reconcile import FIRST_LOOK_MS
 from drawdown.worker.status.status import status
 from drawdown.worker.status.system_state import uncompared
+from drawdown.worker.usage import withdrawals
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import KEY, TOTALS, billed, charged, compare, settle, told
 from tests.integration.test_autumn_credits import HOUR_MS, House
@@ -77,6 +79,42 @@ def test_totals_that_cannot_be_read_stay_open_until_they_are_compared(engine: sa
     assert charged(provider) == 60
     compare(fleet, recent=True)
     assert headline(fleet)[0] == "settled"
+
+
+def test_day_of_which_the_provider_refused_each_push_is_never_open(engine: sa.Engine) -> None:
+    """Its totals cannot be read, as of a customer that does not exist there: nothing of it can have been charged."""
+    provider = FakeProvider(capabilities(**TOTALS))
+    provider.answers[KEY] = Rejected("no such customer")
+    fleet, _ = billed(engine, provider=provider)
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
+    settle(fleet)
+    assert fleet.rows("SELECT state, attempts FROM pushes") == [("voided", 1)]
+    provider.totals_fail = True
+    for _ in range(2):
+        fleet.clock.at_ms += DAY_MS
+        found = compare(fleet, recent=True, correct=True)
+        assert (found.unread, found.open_days, found.exit_status) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("answer", [Rejected("no such meter"), None])
+def test_terms_of_a_voided_push_leave_its_day_compared(engine: sa.Engine, answer: Rejected | None) -> None:
+    """Its usage was sent again under the terms in force: a loss of that is found."""
+    provider = FakeProvider(capabilities(**TOTALS))
+    if answer is not None:
+        provider.answers[KEY] = answer
+    fleet, _ = billed(engine, provider=provider)
+    if answer is None:
+        provider.charged.clear()
+        assert told(compare(fleet, correct=True)) == [("short", 60, 0, 60)]
+    else:
+        write(engine, lambda c: pushes.void(c, [KEY], fleet.by, "the meter had another name"))
+    with engine.begin() as connection:
+        terms = "UPDATE provider_states SET wire_since_ms = :at_ms WHERE provider = 'fake'"
+        connection.execute(sa.text(terms), {"at_ms": fleet.clock.at_ms})
+    settle(fleet)
+    provider.charged.clear()
+    found = compare(fleet, recent=True, correct=True)
+    assert (found.other_terms, told(found)) == (0, [("short", 60, 0, 60)])
 
 
 def test_a_provider_that_no_run_compares_is_late(engine: sa.Engine) -> None:

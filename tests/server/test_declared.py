@@ -484,6 +484,8 @@ def test_an_error_tells_a_program_what_a_program_can_do(shop: House) -> None:
         "`drawdown key create --help` lists them; set DRAWDOWN_HOOK_SECRET; `drawdown ledger show`"
     ) == ("`/openapi.json` lists them; ask the operator to set DRAWDOWN_HOOK_SECRET; `GET /v1/wallets`")
     assert for_programs("a longer --hold, or --clawbacks") == "a longer `hold_ms`, or `clawbacks`"
+    odd = "unknown organisation `drawdown  `"
+    assert for_programs(odd) == odd, "an id of blanks after the name is not a command"
     names = [name for name in BY_NAME if not EXAMPLES.get(name)]
     assert names == [], "each has an example at the command line"
 

@@ -18,17 +18,22 @@ CAST(SUM(CASE WHEN p.state = 'accepted' AND NOT {is_drawn} AND NOT (p.by_hand AN
 
 -- name: ours
 -- From the customer's mark on, or from :since_ms where that is earlier; from :first_ms where it has none.
--- A voided push that was sent may have been charged after all. If its day has no other push, the day is compared too.
+-- A voided push may have been charged after all, unless the provider refused each attempt. If its day has no other push,
+-- the day is compared too. Terms under which only voided pushes were sent leave the other pushes of a day comparable.
 SELECT p.window_ms - p.window_ms % 86400000 AS day_ms, p.org_id, p.customer_id, p.feature,
     CASE WHEN p.window_ms >= :live_from_ms THEN 1 ELSE 0 END AS live,
     MAX(COALESCE(p.settled_ms, p.sealed_at_ms)) AS touched_ms, MIN(a.start_ms) AS begins_ms,
-    MAX(COALESCE(a.end_ms, 9000000000000000)) AS ends_ms, MIN(COALESCE(p.first_attempt_ms, p.sealed_at_ms)) AS sent_ms,
+    MAX(COALESCE(a.end_ms, 9000000000000000)) AS ends_ms, COALESCE(
+        MIN(CASE WHEN p.state <> 'voided' THEN COALESCE(p.first_attempt_ms, p.sealed_at_ms) END),
+        MIN(COALESCE(p.first_attempt_ms, p.sealed_at_ms))) AS sent_ms,
     {sums}
 FROM pushes p JOIN assignments a ON a.org_id = p.org_id AND a.start_ms <= p.window_ms
     AND (a.end_ms IS NULL OR p.window_ms < a.end_ms)
 LEFT JOIN compared_marks m ON m.provider = :provider AND m.customer_id = p.customer_id
 WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms
-    AND (:org_id = '' OR p.org_id = :org_id) AND p.state <> 'carried' AND (p.state <> 'voided' OR p.attempts > 0)
+    AND (:org_id = '' OR p.org_id = :org_id) AND p.state <> 'carried'
+    AND (p.state <> 'voided' OR EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push}
+        AND (x.outcome IS NULL OR x.outcome NOT IN ('retry', 'rejected'))))
     AND NOT EXISTS (SELECT 1 FROM folded_pushes f WHERE f.day_ms = p.window_ms - p.window_ms % 86400000
         AND f.org_id = p.org_id AND f.provider = p.provider AND f.customer_id = p.customer_id AND f.feature = p.feature)
 GROUP BY 1, 2, 3, 4, 5
