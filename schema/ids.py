@@ -236,7 +236,7 @@ def unknown(
     kind: Kind, given: str, candidates: Iterable[str], *, may_be_new: bool = False, listed: str = ""
 ) -> UnknownId:
     """The error for an id that names nothing: the nearest of the candidates, and what shows them all."""
-    near = nearest(given, candidates)
+    near = nearest(given, (one for one in candidates if one != given))  # one of another organisation may be `given`
     parts = [f"unknown {kind.noun} {_shorten(given)}"]
     if near is not None:
         parts.append(f"did you mean {near}?")

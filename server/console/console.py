@@ -343,7 +343,10 @@ def _asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageEr
     whose = {name: value for name, value in ask.query.items() if name in WHOSE}
     if (isinstance(error, UnknownId) and ask.names_one) or whose == ask.query:
         raise error
-    found = page.read(connection, replace(ask, query=whose))
+    try:
+        found = page.read(connection, replace(ask, query=whose))
+    except UsageError:  # of what is missing without the filter
+        raise error from None
     whole = found.get("shown")
     if isinstance(whole, PageContent) and whole.filters:
         filters, above = _place_error(whole.filters, ask, str(error))

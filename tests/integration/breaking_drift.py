@@ -14,7 +14,7 @@ def _of(text: str, *statements: str) -> Broken:
 _ACME = "cell_id = 'cell-1' AND org_id = 'acme'"
 _WHOLE = "cell_id = 'cell-1' AND org_id = ''"
 DRIFT = {
-    "a cell's day does not match the verdict the sum of its organisations'": _of(
+    "a cell's day that is not the sum of its organisations'": _of(
         "its organisations sum to", f"UPDATE parity_checks SET theirs_s = theirs_s + 1 WHERE {_WHOLE}"
     ),
     "a cell's day that hides how far it is apart": _of(

@@ -57,7 +57,8 @@ def as_read(page: str) -> str:
 def says(page: str, words: str) -> bool:
     """Whether a page tells what is wrong: at its field, a sentence does not name the field again."""
     text = as_read(page).lower()
-    return words.lower() in text or words.lower().partition(": ")[2] in text.partition('class="wrong"')[2]
+    _, colon, sentence = words.lower().partition(": ")
+    return words.lower() in text or (bool(colon) and sentence in text.partition('class="wrong"')[2])
 
 
 class Home:

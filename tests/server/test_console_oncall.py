@@ -501,7 +501,7 @@ NONSENSE: Final = [
     ("/console/push?key=" + "x" * 1001, 400, "invalid key: expected a key"),
     ("/console/pending?reason=x", 400, "invalid reason: expected unknown_org"),
     ("/console/runs?state=held&phase=x", 400, "invalid phase: expected"),
-    ("/console/runs?state=settled&phase=over", 400, "of runs that are held alone"),
+    ("/console/runs?state=settled&phase=over", 400, "phase: applies only to held executions"),
     ("/console/runs?after=x", 400, "Start at the first page"),
     ("/console/runs?payer=acmee", 400, "did you mean acme?"),
     ("/console/run?key=run-2", 404, "did you mean run-1?"),

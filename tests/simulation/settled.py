@@ -107,6 +107,6 @@ def _verified(world: World) -> list[str]:
     told = [f"verify: {breach}" for breach in world.read(verify).breaches]
     if any(world.faults.counts[kind] for kind in ("clock_skew", "clock_hour", "clock_days")):
         # It compares moments that different clocks wrote; where clocks were wrong, order cannot be read from them.
-        order = ("after it was voided", "after it went in doubt", "and sent before")
+        order = ("after it was voided", "after it went in doubt", "but was first sent before that")
         told = [line for line in told if not any(one in line for one in order)]
     return told

@@ -156,7 +156,11 @@ NONSENSE: Final = [
     ("/console/events?before=x", 400, "invalid before: expected a whole number"),
     ("/console/event?source=shop", 400, "has no id"),
     ("/console/event?source=shop&id=order-9", 404, "unknown event"),
-    ("/console/event?source=shop&id=order-1&org=nobody", 404, "there is no"),
+    (
+        "/console/event?source=shop&id=order-1&org=nobody",
+        404,
+        "unknown event of this source order-1; did you mean order-3?",
+    ),
     ("/console/keys?after=%00", 400, "invalid after: expected up to"),
     ("/console/proof?before=1e3", 400, "invalid before: expected a whole number"),
     ("/console/audit?actor=tset", 400, "did you mean test?"),
