@@ -244,9 +244,10 @@ class Operations:
 
 
 def call_of(action: Action[Any], actor: str, key: str, values: Values, reason: str) -> idempotency.Call:
-    """Return a call by its Idempotency-Key. A value that equals its default is no part of the content.
+    """Return a call by its Idempotency-Key. A value that equals its default is not part of the content.
 
-    So a version that adds a parameter with a default takes the same call as a repetition.
+    So a version that adds a parameter with a default takes the same call as a repetition. A default must never change:
+    the old value and the new one would compare equal. Rename the parameter instead.
     """
     given = {one.name: values[one.name] for one in action.params if values[one.name] != one.default}
     return idempotency.Call(actor, key, action.name, json.dumps([given, reason], sort_keys=True, default=str))

@@ -85,7 +85,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "topup set acme --below 5 --amount 20 --price 100 --currency gold --customer c --most 10": (
         2, "bad_value", "invalid currency"),
     "topup set acme --below 5 --amount 20 --price 100 --currency xxx --customer c --most 9000": (
-        2, "bad_value", "may not take xxx"),
+        2, "bad_value", "is not known to take xxx"),
     "topup set rich --below 5 --amount 20 --price 100 --currency eur --customer c --most 9000": (
         2, "bad_value", "charges were in usd so far"),
     "topup set rich --below -5 --amount 20 --price 100 --currency usd --customer c --most 9000": (

@@ -66,6 +66,7 @@ class Sender:
 
 def said(answer: httpx.Response) -> list[tuple[str, ...]]:
     """Each item's status, and code where it has one. The answer's own status says whether all of them are kept."""
+    assert "results" in answer.json(), answer.text
     results = answer.json()["results"]
     kept = [one["status"] in ("accepted", "duplicate", "pending") for one in results]
     assert answer.status_code == (200 if all(kept) else 207 if any(kept) else 422), answer.text

@@ -250,7 +250,7 @@ def _require_known_currency(terms: Terms, can: PaymentCapabilities, before: str 
         )
     if can.least and terms.currency not in can.least:
         there = ", ".join(sorted(can.least))
-        text = f"{terms.service} may not take {terms.currency}. It takes {there}. To try it anyway, pass --new"
+        text = f"{terms.service} is not known to take {terms.currency}. It takes {there}. To try it anyway, pass --new"
         raise UsageError(text)
 
 

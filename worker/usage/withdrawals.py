@@ -179,10 +179,10 @@ def _withdraw_events(
 
 
 def _sentence(done: EventsWithdrawn) -> str:
-    anew = sum(not one.already for one in done.withdrawn)
-    before = len(done.withdrawn) - anew
+    new = sum(not one.already for one in done.withdrawn)
+    before = len(done.withdrawn) - new
     more = f", {before:,} were withdrawn before" if before else ""
-    return f"{anew:,} withdrawn{more}. The next tick refunds the charges. Drawdown never accepts their ids again"
+    return f"{new:,} withdrawn{more}. The next tick refunds the charges. Drawdown never accepts their ids again"
 
 
 def _standing(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
