@@ -176,8 +176,8 @@ MOST_WAYS: Final = 1_000
 """Costs of several credit systems that one charge is tried at together."""
 _HALF_UNIT: Final = Decimal("0.000001")
 """Sums of binary fractions may miss a whole number by less than this."""
-_PRINTED: Final = Decimal("1e-14")
-"""Autumn sums in binary floating point: 14 printed digits are right."""
+_PRINTED: Final = Decimal("5e-14")
+"""Autumn sums in binary floating point: 14 printed digits are right, so a sum may miss half of the last one."""
 
 Costs: TypeAlias = Mapping[str, Sequence[Decimal]]
 """Every known cost of one feature, by credit system."""

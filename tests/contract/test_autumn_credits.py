@@ -287,6 +287,17 @@ def test_a_unit_that_was_taken_in_part_is_not_taken_again() -> None:
     assert own == Units(Decimal(4), exact=False, cost=Fraction(224, 40_000)), "own units count at their cost"
 
 
+@cases("digits", [14, 15, 17])
+def test_own_part_of_a_charge_counts_by_its_printed_digits(digits: int) -> None:
+    """Credits paid for a part of a unit, so the own units need not be a decimal (life 600238)."""
+    own = Decimal(f"{143_613_866 + 2 / 3:.{digits}g}")
+    costs = {"credits": (cost := Decimal("0.0000015"),)}
+    found = charged(Deduction(own, {"credits": Decimal(50)}), Decimal(176_947_200), costs)
+    assert found == Units(Decimal(176_947_200), exact=True, cost=cost)
+    one_less = charged(Deduction(own - 1, {"credits": Decimal(50)}), Decimal(176_947_200), costs)
+    assert isinstance(one_less, Units) and not one_less.exact
+
+
 def test_own_units_and_two_credit_systems_add_up() -> None:
     costs = {"credits": (Decimal("0.5"), Decimal("0.25")), "gold": (Decimal(2),)}
     taken = Deduction(Decimal(100), {"credits": Decimal(5), "gold": Decimal(4)})

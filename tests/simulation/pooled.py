@@ -23,6 +23,8 @@ from tests.simulation.faults import EMULATED, MOST, TROUBLES, Faults
 CREDITS: Final = "credits"
 GRAINS: Final = 10**10
 """To a credit: no cost has more decimals."""
+DIVIDED: Final = Fraction(1, 10**9)
+"""Of a grain: more than a division leaves over, and far less than a unit costs."""
 COSTS: Final = {
     "compute": Decimal("0.0000015"),
     "compute_1gb": Decimal("0.0001"),
@@ -188,7 +190,7 @@ class Pooled:
 
 
 def grains(amount: Number) -> int:
-    """Of an amount in credits."""
+    """Of an amount in credits. The emulator divides credits by the cost of a unit, to 28 digits as Decimal does."""
     found = Fraction(amount) * GRAINS
-    assert found.denominator == 1, f"{amount} is finer than a grain"
-    return int(found)
+    assert abs(found - round(found)) <= DIVIDED, f"{amount} is finer than a grain"
+    return round(found)

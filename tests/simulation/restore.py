@@ -28,6 +28,7 @@ from drawdown.worker.history.recover import Recovered, recover
 from tests.emulators.autumn import LOSS_FAULTS
 from tests.simulation.actions import insert_again
 from tests.simulation.invariants import is_closed
+from tests.simulation.operators import add_rates, void_rejected
 from tests.simulation.oracle import Oracle
 from tests.simulation.people import decide
 from tests.simulation.providers import AUTUMN, WHOLE
@@ -251,7 +252,8 @@ class Restores:
             if not self.withdrawals:
                 break
             if number > PERSON_AFTER:
-                decide(world)  # what a provider takes no more holds up the windows that give back
+                for act in (add_rates, void_rejected, decide):  # what is rejected holds up the windows that give back
+                    act(world)
             world.time.advance(WINDOW_MS)  # a window that is open is sealed only once it has passed
             self._tick_all(run)
             self._withdraw_again(looked_at=True)

@@ -120,6 +120,18 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
     (500240, 200, None, "the judge took a queued charge for drawn twice: its cost had changed meanwhile"),
     (500166, 200, None, "no person decided a push that was too old, while a withdrawal waited for it (the judge)"),
     (500335, 200, None, "after a restore, a second settlement at the first one's cost is a repetition (the judge)"),
+    (
+        600206,
+        200,
+        None,
+        "people never gave a rate or voided what was rejected, while a restored withdrawal waited for it",
+    ),
+    (
+        600238,
+        200,
+        None,
+        "a charge of own units and credits was taken for more than was asked, by its last printed digit",
+    ),
 )
 """Seeds that once failed: (seed, ticks, restores, what it was). `restores` is what it failed with: None, as the seed
 says, or False, before there were any."""
