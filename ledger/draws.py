@@ -280,7 +280,7 @@ def beyond_hold(found: Reservation, above_micro: int) -> Denied:
 def _entry(found: Reservation, name: str, line: Line, by: By) -> dict[str, object]:
     return {
         "key": f"run:{found.reservation}:{name}",
-        "kind": "run",
+        "kind": "execution",
         "from_account": wallet_account(found.customer_id),
         "to_account": OTHER_SIDE if line.feature is None else f"{OTHER_SIDE}:{line.feature}",
         "amount_micro": line.amount_micro,

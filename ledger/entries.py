@@ -27,7 +27,7 @@ MAX_ENTRY_MICRO = 10**15
 MOST_BALANCE_MICRO: Final = 10**18
 """Balance or debt of a wallet: a thousand of the largest entries. It can always be read, summed up and moved once
 more."""
-BOUNDED: Final = frozenset({"usage", "run"})
+BOUNDED: Final = frozenset({"usage", "execution"})
 """The kinds of entries that come from outside, in any number."""
 
 

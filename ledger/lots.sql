@@ -49,7 +49,7 @@ ORDER BY a.account_id
 WITH parts AS MATERIALIZED (SELECT * FROM {rows :parts (account_id text, part bigint, from_ms bigint, to_ms bigint)} r)
 SELECT p.account_id, p.part, e.feature, CAST(SUM(e.amount_micro) AS BIGINT) AS amount_micro
 FROM parts p JOIN ledger_entries e ON e.from_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms
-WHERE e.kind IN ('usage', 'run', 'tier') GROUP BY p.account_id, p.part, e.feature
+WHERE e.kind IN ('usage', 'execution', 'tier') GROUP BY p.account_id, p.part, e.feature
 UNION ALL
 SELECT p.account_id, p.part, '', CAST(-SUM(e.amount_micro) AS BIGINT)
 FROM parts p JOIN ledger_entries e ON e.to_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms

@@ -339,7 +339,7 @@ def list_(
          *map(show_credits, (run.amount_micro, run.drawn_micro, run.left_micro)), show_time(run.expires_ms))
         for run in found.runs
     ]  # fmt: skip
-    columns = ("run", "org", "payer", "project", "state", "settled by", "#reserved", "#drawn", "#held", "expires")
+    columns = ("execution", "org", "payer", "project", "state", "settled by", "#reserved", "#drawn", "#held", "expires")
     why = f"{MOST_LOOKED_AT:,} runs were looked through" if found.is_cut else "more executions exist"
     more = [] if found.next_after is None else [f"{why}: --after {typed(found.next_after)}"]
     result = {"executions": list(map(said_of, found.runs)), "next_after": found.next_after, "is_cut": found.is_cut}

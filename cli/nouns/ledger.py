@@ -78,7 +78,7 @@ def _report(found: Statement) -> Iterator[str | Table]:
     yield _addition(found)
     if found.usage:
         yield _usage(found)
-    if found.runs:
+    if found.executions:
         yield _runs(found)
     if found.held:
         yield _held_table(found)
@@ -93,8 +93,8 @@ def _addition(found: Statement) -> Table:
     rows += [(WORDS[line.section], _what(line), line.entries, show_credits(line.moved_micro)) for line in found.credits]
     if found.usage:
         rows.append(("usage", "below", sum(line.charges for line in found.usage), moved["usage"]))
-    if found.runs:
-        rows.append(("runs", "below", sum(line.runs for line in found.runs), moved["runs"]))
+    if found.executions:
+        rows.append(("executions", "below", sum(line.executions for line in found.executions), moved["executions"]))
     rows.append(("closing balance", "", None, show_credits(found.closing_micro)))
     when = "" if found.is_final else "; it may still change"
     title = f"{found.customer_id}, booked from {show_time(found.from_ms)} to {show_time(found.to_ms)}{when}"
@@ -122,23 +122,23 @@ def _usage(found: Statement) -> Table:
 
 def _runs(found: Statement) -> Table:
     rows: list[tuple[object, ...]] = []
-    for line in found.runs:
+    for line in found.executions:
         amounts = (line.drawn_micro, line.settled_micro, line.late_micro, -line.written_off_micro, line.charged_micro)
-        rows.append((_more(line.more) or line.project, line.runs, *map(show_credits, amounts)))
-    charged = show_credits(sum(line.charged_micro for line in found.runs))
-    rows.append(("all", sum(line.runs for line in found.runs), None, None, None, None, charged))
-    columns = ("project", "#runs", "#drawn", "#settled", "#late", "#written off", "#credits")
+        rows.append((_more(line.more) or line.project, line.executions, *map(show_credits, amounts)))
+    charged = show_credits(sum(line.charged_micro for line in found.executions))
+    rows.append(("all", sum(line.executions for line in found.executions), None, None, None, None, charged))
+    columns = ("project", "#executions", "#drawn", "#settled", "#late", "#written off", "#credits")
     return table("Executions: drawn, settled and settled late, minus the credits written off", columns, rows)
 
 
 def _held_table(found: Statement) -> Table:
     rows: list[tuple[object, ...]] = [
-        (_more(line.more) or line.run, line.org_id, line.project, show_time(line.expires_ms),
+        (_more(line.more) or line.execution, line.org_id, line.project, show_time(line.expires_ms),
          show_credits(line.held_micro))
         for line in found.held
     ]  # fmt: skip
     rows.append(("all", None, None, None, show_credits(found.reserved_micro)))
-    columns = ("run", "organisation", "project", "until", "#credits")
+    columns = ("execution", "organisation", "project", "until", "#credits")
     return table("Reserved at the end: of the closing balance, and not spent", columns, rows)
 
 

@@ -48,11 +48,11 @@ ledger_entries = sa.Table(
     id_column("reservation", null=True),
     id_column("lot", null=True),
     ms_column("rate_ms", null=True),
-    sa.CheckConstraint("kind IN ('usage', 'grant', 'run', 'expiry', 'tier')", name="ledger_entries_kind"),
+    sa.CheckConstraint("kind IN ('usage', 'grant', 'execution', 'expiry', 'tier')", name="ledger_entries_kind"),
     sa.CheckConstraint(
         "CASE WHEN lot IS NULL THEN kind <> 'expiry' ELSE kind IN ('grant', 'expiry') END", name="ledger_entries_lot"
     ),
-    sa.CheckConstraint("kind <> 'run' OR reservation IS NOT NULL", name="ledger_entries_run_says_which"),
+    sa.CheckConstraint("kind <> 'execution' OR reservation IS NOT NULL", name="ledger_entries_execution_says_which"),
     sa.CheckConstraint("from_account <> to_account", name="ledger_entries_two_sides"),
     sa.CheckConstraint(
         "kind <> 'usage' OR (feature IS NOT NULL AND quantity IS NOT NULL)", name="ledger_entries_usage_says_what"
@@ -90,10 +90,10 @@ sa.Index(
 )
 
 sa.Index(
-    "ledger_entries_of_runs",
+    "ledger_entries_of_executions",
     ledger_entries.c.ts,
-    sqlite_where=sa.text("kind = 'run'"),
-    postgresql_where=sa.text("kind = 'run'"),
+    sqlite_where=sa.text("kind = 'execution'"),
+    postgresql_where=sa.text("kind = 'execution'"),
 )
 
 high_spenders = sa.Table(

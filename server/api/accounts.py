@@ -115,9 +115,9 @@ def _entry(row: EntryRow) -> dict[str, object]:
 
 
 class PayerAnswer(BaseModel):
-    """A payer of runs of an organisation that name it.
+    """A payer of executions of an organisation that name it.
 
-    `limit`: null: no limit. `spent`: the credit that these runs hold and have cost.
+    `limit`: null: no limit. `spent`: the credit that these executions hold and have cost.
     """
 
     payer: str
@@ -140,13 +140,13 @@ class ForecastAnswer(BaseModel):
 
 
 class AccountAnswer(BaseModel):
-    """The credit of an organisation's wallet, and the payers of its runs.
+    """The credit of an organisation's wallet, and the payers of its executions.
 
     `available`: may still be reserved. `unbilled`: used, and charged by the next ticks. `over`: the rest of ended lots,
     on its way out of the balance. The balance is available, reserved, unbilled and over.
 
     `included` to `refund`: the rest of lots of each kind. `owed`: used, and paid for by no lot. `hold`: the part of its
-    runs' cost that suppliers wait for; it was charged, and is in no other figure here.
+    executions' cost that suppliers wait for; it was charged, and is in no other figure here.
     """
 
     org_id: str
@@ -268,14 +268,14 @@ class UsageLineAnswer(BaseModel):
     more: int
 
 
-class RunLineAnswer(BaseModel):
-    """The charges of runs of a project: drawn, settled and late, less the amounts written off.
+class ExecutionsLineAnswer(BaseModel):
+    """The charges of executions of a project: drawn, settled and late, less the amounts written off.
 
     `more`: the number of lines that are added up in this line.
     """
 
     project: str | None
-    runs: int
+    executions: int
     drawn: float
     drawn_micro: int
     settled: float
@@ -290,9 +290,9 @@ class RunLineAnswer(BaseModel):
 
 
 class HeldLineAnswer(BaseModel):
-    """A run that had credit reserved at the end. `more`: so many lines in one."""
+    """An execution that had credit reserved at the end. `more`: so many lines in one."""
 
-    run: str | None
+    execution: str | None
     org_id: str | None
     project: str | None
     expires_ms: int | None
@@ -302,8 +302,8 @@ class HeldLineAnswer(BaseModel):
 
 
 class StatementAnswer(BaseModel):
-    """Opening and all changes are closing. `reserved`: of the closing balance, what runs hold. `problems`: what does
-    not add up."""
+    """Opening and all changes are closing. `reserved`: of the closing balance, what executions hold. `problems`: what
+    does not add up."""
 
     customer_id: str
     from_ms: int
@@ -316,7 +316,7 @@ class StatementAnswer(BaseModel):
     closing_micro: int
     credits: list[CreditLineAnswer]
     usage: list[UsageLineAnswer]
-    runs: list[RunLineAnswer]
+    executions: list[ExecutionsLineAnswer]
     reserved: float
     reserved_micro: int
     held: list[HeldLineAnswer]

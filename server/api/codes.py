@@ -167,7 +167,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "no_estimate": CallCode((422,), "The execution needs an estimate: credits, or quantities of features"),
     "settled_by_missing": CallCode(
         (422,),
-        "The execution names sandboxes, but not [who charges](credits.md#runs-in-sandboxes). Send `settled_by`",
+        "The execution names sandboxes, but not [who charges](credits.md#executions-in-sandboxes). Send `settled_by`",
     ),
     "no_sandbox": CallCode((422,), "Metering must charge, and no sandbox is named"),
     "metering_alone": CallCode(

@@ -32,7 +32,7 @@ UNDER: Final[Mapping[str, str]] = {
     for at, page in enumerate(pages)
 }
 """Each page's place in the menu: its own, or that of the list before it in its area, which leads to it."""
-IN_CREDITS: Final = {*(page.path for page in money.PAGES), "/console/runs", "/console/run"} - {
+IN_CREDITS: Final = {*(page.path for page in money.PAGES), "/console/executions", "/console/execution"} - {
     "/console/drift",
     "/console/reconcile",
 }

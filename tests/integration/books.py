@@ -200,9 +200,9 @@ def shown(found: Statement) -> Sums:
         },
         {
             one.project or "": (
-                one.runs, one.drawn_micro, one.settled_micro, one.late_micro, one.written_off_micro
+                one.executions, one.drawn_micro, one.settled_micro, one.late_micro, one.written_off_micro
             )
-            for one in found.runs
+            for one in found.executions
         },
     )  # fmt: skip
 
@@ -233,7 +233,7 @@ def by_hand(books: Books, span: Span) -> Sums:
             month = datetime.fromtimestamp(ts / 1000, UTC).strftime("%Y-%m")
             _, micro, per = max(one for one in RATES[feature] if one[0] <= ts)
             _add(usage[feature, month, micro, per], 1, quantity, amount)
-        elif kind == "run":
+        elif kind == "execution":
             project = projects[run] or ""
             of_project[project].add(run)
             number = key.split(":")[2]

@@ -18,7 +18,7 @@ CREDIT = {
         10,
         (
             "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, ts, at_ms, actor, reason, "
-            "reservation) SELECT 'run:metered:final:*', 'run', 'wallet:boxed', 'revenue', 5, accepted_ms, "
+            "reservation) SELECT 'run:metered:final:*', 'execution', 'wallet:boxed', 'revenue', 5, accepted_ms, "
             "accepted_ms, 't', 't', 'metered' FROM reservations WHERE reservation = 'metered'",
             "UPDATE ledger_accounts SET balance_micro = balance_micro - 5 WHERE account_id = 'wallet:boxed'",
         ),

@@ -97,9 +97,9 @@ def test_a_run_is_held_settled_and_the_rest_is_free(bank: Bank) -> None:
     assert (accepted.repeated, available(accepted), bank.purse) == (False, 94 * MICRO, (100, 6))
     settled = bank.settle("e-1", 4)
     assert (settled.drawn.charged_micro, available(settled), bank.purse) == (4 * MICRO, 96 * MICRO, (96, 0))
-    assert bank.fleet.rows("SELECT key, kind, amount_micro, reservation FROM ledger_entries WHERE kind = 'run'") == [
-        ("run:e-1:final:*", "run", 4 * MICRO, "e-1")
-    ]
+    assert bank.fleet.rows(
+        "SELECT key, kind, amount_micro, reservation FROM ledger_entries WHERE kind = 'execution'"
+    ) == [("run:e-1:final:*", "execution", 4 * MICRO, "e-1")]
 
 
 def test_the_same_again_gets_the_first_answer(bank: Bank) -> None:
@@ -242,7 +242,9 @@ def test_a_run_is_priced_by_the_card_of_its_acceptance(bank: Bank) -> None:
     for repeated in (False, True):
         settled = bank.write(lambda c: executions.settle(c, "e-1", whole, bank.fleet.by))
         assert settled.drawn.repeated is repeated
-    rows = bank.fleet.rows("SELECT feature, quantity, amount_micro FROM ledger_entries WHERE kind = 'run' ORDER BY key")
+    rows = bank.fleet.rows(
+        "SELECT feature, quantity, amount_micro FROM ledger_entries WHERE kind = 'execution' ORDER BY key"
+    )
     assert rows == [
         ("tokens_in", 500_000, 1_500_000),
         ("tokens_in", 100_000, 300_000),

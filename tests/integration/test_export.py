@@ -69,8 +69,13 @@ def test_the_ledger_is_told_whole_and_exactly_in_both_forms(billed: Fleet) -> No
     assert [int(row["amount_micro"]) for row in rows] == [one[1] for one in kept]
     assert all(Decimal(row["amount"]) * MICRO == int(row["amount_micro"]) for row in rows)
     assert len(rows) == 2 + 4 + 1 + 1
-    (run,) = (one for one in objects if one["kind"] == "run")
-    assert (run["run"], run["amount_micro"], run["amount"], run["ts_ms"]) == ("e-1", 1, "0.000001", T0 + 5 * WINDOW_MS)
+    (run,) = (one for one in objects if one["kind"] == "execution")
+    assert (run["execution"], run["amount_micro"], run["amount"], run["ts_ms"]) == (
+        "e-1",
+        1,
+        "0.000001",
+        T0 + 5 * WINDOW_MS,
+    )
 
 
 def test_of_one_organisation_what_moved_adds_up_to_its_balance(billed: Fleet) -> None:

@@ -158,7 +158,7 @@ def test_a_statement_says_what_a_hold_has_come_down_to(lab: Lab) -> None:
     lab.fleet.tick_windows(3)
     now = lab.fleet.clock.at_ms
     found = lab.read(lambda c: of_customer(c, "acme", Span(T0, now), now))
-    assert [(one.run, one.held_micro) for one in found.held] == [("m", 44_000)]
+    assert [(one.execution, one.held_micro) for one in found.held] == [("m", 44_000)]
     assert found.reserved_micro == lab.purse[1] == 44_000
 
 

@@ -561,7 +561,7 @@ def test_a_batch_has_a_file_that_adds_up_and_no_spreadsheet_obeys(shop: Shop, mo
     assert first == shop.file("payout:=cmd:2026-01"), "the same bytes each time"
     rows = list(csv.DictReader(io.StringIO(first[0])))
     assert [row["line"] for row in rows] == sorted(f"settlement:{key}" for key in ("=1+1", "+2", "-3", "@4", "'5"))
-    assert {row["run"] for row in rows} == {"'=1+1", "'+2", "'-3", "'@4", "''5"}
+    assert {row["execution"] for row in rows} == {"'=1+1", "'+2", "'-3", "'@4", "''5"}
     assert {row["supplier"] for row in rows} == {"'=cmd"}
     assert sum(int(row["amount_micro"]) for row in rows) == 25 * MICRO
     taken = next(csv.DictReader(io.StringIO(second[0])))
@@ -570,7 +570,7 @@ def test_a_batch_has_a_file_that_adds_up_and_no_spreadsheet_obeys(shop: Shop, mo
     whole = json.loads(second[1])
     assert whole["total_micro"] == sum(row["amount_micro"] for row in whole["rows"]) == 4 * MICRO
     assert whole["lines"] == len(whole["rows"]) == 2
-    assert [row["run"] for row in whole["rows"]] == ["+2", "next"], "JSON has texts as they are"
+    assert [row["execution"] for row in whole["rows"]] == ["+2", "next"], "JSON has texts as they are"
 
 
 @pytest.mark.both_databases
@@ -702,7 +702,7 @@ def test_the_commands_say_what_to_do(
     assert "it was done before" in asked("settlement reverse e-1 --amount 30 --key t-7")
     assert "settlement export payout:pixel:2026-02" in asked("settlement payout pixel --expect 110")
     assert "it was made before" in asked("settlement payout pixel --expect 110")
-    assert json.loads(asked("--json settlement export payout:pixel:2026-02"))["rows"][0]["run"] == "e-1"
+    assert json.loads(asked("--json settlement export payout:pixel:2026-02"))["rows"][0]["execution"] == "e-1"
     assert asked("settlement export payout:pixel:2026-02").count("\n") == 2
     assert "110.00" in asked("settlement payouts --supplier pixel")
     shown = asked("settlement show e-1")

@@ -52,7 +52,7 @@ def adds_up(found: Statement) -> None:
     assert found.opening_micro + sum(moved(found).values()) == found.closing_micro
     sections = moved(found)
     assert sections.pop("usage", 0) == -sum(line.charged_micro for line in found.usage)
-    assert sections.pop("runs", 0) == -sum(line.charged_micro for line in found.runs)
+    assert sections.pop("executions", 0) == -sum(line.charged_micro for line in found.executions)
     for section, micro in sections.items():
         assert micro == sum(line.moved_micro for line in found.credits if line.section == section)
     for usage in found.usage:
@@ -61,7 +61,7 @@ def adds_up(found: Statement) -> None:
             price = priced(usage.quantity or 0, usage.micro_credits or 0, usage.per_quantity or 1)
             assert usage.charged_micro == price + (usage.rounding_micro or 0)
             assert 2 * abs(usage.rounding_micro or 0) <= usage.charges + 1
-    for runs in found.runs:
+    for runs in found.executions:
         parts = runs.drawn_micro + runs.settled_micro + runs.late_micro - runs.written_off_micro
         assert runs.charged_micro == parts
     assert found.reserved_micro == sum(line.held_micro for line in found.held)
@@ -80,12 +80,12 @@ def test_any_month_is_what_its_raw_entries_come_to(engine: sa.Engine, seed: int)
         short = books.statement(span, 1)
         adds_up(short)
         assert moved(short) == moved(found), "what is left out is summed up"
-        assert max(len(short.usage), len(short.runs), len(short.held)) <= 2
+        assert max(len(short.usage), len(short.executions), len(short.held)) <= 2
         assert [line.more for line in short.usage] == [0, len(found.usage) - 1][: len(found.usage)]
     assert books.statement(JAN).closing_micro == books.statement(FEB).opening_micro
     for span in (JAN, FEB):
         assert books.statement(span).reserved_micro == books.held[span.to_ms]
-    assert {"usage", "runs", "given", "expired", "taken_back"} <= moved(books.statement(Span(0, MARCH))).keys()
+    assert {"usage", "executions", "given", "expired", "taken_back"} <= moved(books.statement(Span(0, MARCH))).keys()
     assert [one.text for one in verified(books.fleet).breaches if one.invariant == 10] == []
 
 
@@ -196,10 +196,10 @@ def test_runs_are_summed_up_by_project_drawn_settled_late_and_written_off(books:
     books.settle(slow, 90)
     found = books.statement(JAN)
     assert [
-        (one.project, one.runs, one.drawn_micro, one.settled_micro, one.late_micro, one.written_off_micro)
-        for one in found.runs
+        (one.project, one.executions, one.drawn_micro, one.settled_micro, one.late_micro, one.written_off_micro)
+        for one in found.executions
     ] == [(None, 1, 0, 50, 0, 0), ("site", 2, 60, 70, 90, 30)]
-    assert [one.charged_micro for one in found.runs] == [50, 190]
+    assert [one.charged_micro for one in found.executions] == [50, 190]
     adds_up(found)
 
 
@@ -216,7 +216,7 @@ def test_what_is_reserved_at_the_end_is_said_with_who_holds_it_until_when(books:
     books.settle(key, 10)
     found = books.statement(JAN)
     assert found.held == going_on.held
-    assert [(one.run, one.project, one.expires_ms, one.held_micro) for one in found.held] == [
+    assert [(one.execution, one.project, one.expires_ms, one.held_micro) for one in found.held] == [
         (key, "site", FEBRUARY + 2 * HOUR_MS, 400),
         ("r-3", None, FEBRUARY, 40),
     ]
@@ -285,7 +285,7 @@ def test_the_file_adds_up_in_a_spreadsheet_which_obeys_nothing_in_it(books: Book
     assert [row["project"] for row in rows if row["project"]] == [
         "'=1+1", "'@shop", "\\u202egpj.exe",
     ]  # fmt: skip
-    assert [row["section"] for row in rows] == ["opening", "given", "usage", "runs", "closing", "held", "held"]
+    assert [row["section"] for row in rows] == ["opening", "given", "usage", "executions", "closing", "held", "held"]
     made: Any = as_object(found)
     assert (made["closing"], made["closing_micro"], made["reserved"]) == (9.74993, 9_749_930, 0.001)
     assert made["usage"][0]["charged"] == 0.25 and made["usage"][0]["rounding_micro"] == 0

@@ -107,7 +107,7 @@ def _adds_up(stage: Stage) -> Iterator[str]:
         "(SELECT COALESCE(SUM(CASE WHEN amount_micro > drawn_micro THEN amount_micro - drawn_micro ELSE 0 END), 0) "
         "FROM reservations WHERE customer_id = 'acme' AND state = 'held' AND hold = 'wallet'), "
         "(SELECT COALESCE(SUM(amount_micro), 0) FROM ledger_entries "
-        "WHERE kind = 'run' AND from_account = 'wallet:acme'), "
+        "WHERE kind = 'execution' AND from_account = 'wallet:acme'), "
         "(SELECT COALESCE(SUM(drawn_micro), 0) FROM reservations "
         "WHERE customer_id = 'acme' AND settled_by = 'receipt'), "
         "(SELECT COALESCE(SUM(charged_micro), 0) FROM guard_uses WHERE org_id = 'acme') - (SELECT "

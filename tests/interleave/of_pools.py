@@ -50,7 +50,7 @@ def _none_is_made_or_lost(stage: Stage) -> Iterator[str]:
     sums = {
         "given": "SELECT SUM(amount_micro) FROM ledger_entries WHERE from_account = 'source:grants' AND {to}",
         "has": "SELECT SUM(balance_micro) FROM ledger_accounts WHERE account_id IN ('wallet:kitty', 'wallet:cub')",
-        "used": "SELECT SUM(amount_micro) FROM ledger_entries WHERE kind = 'run' AND reservation LIKE 'cub-%'",
+        "used": "SELECT SUM(amount_micro) FROM ledger_entries WHERE kind = 'execution' AND reservation LIKE 'cub-%'",
     }
     to = "to_account IN ('wallet:kitty', 'wallet:cub')"
     given, has, used = (int(str(stage.rows(text.format(to=to))[0][0] or 0)) for text in sums.values())

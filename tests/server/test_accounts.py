@@ -138,12 +138,12 @@ def test_what_suppliers_are_owed_reads_as_the_commands_say(shop: House, capsys: 
         write(engine, lambda c: settlements.reverse(c, "e-1", "ticket", 200_000, by))
         listed = (await program.get("/settlements")).json()["settlements"]
         said = command(shop, "settlement list", capsys)["settlements"]
-        assert [one["run"] for one in listed] == [one["run"] for one in said]
-        assert {one["run"]: (one["state"], one["owed"]) for one in listed} == {
+        assert [one["execution"] for one in listed] == [one["execution"] for one in said]
+        assert {one["execution"]: (one["state"], one["owed"]) for one in listed} == {
             "e-1": ("hold", 4), "e-2": ("frozen", 4.2), "g/1": ("hold", 4.2),
         }  # fmt: skip
         assert [
-            one["run"] for one in (await program.get("/settlements?state=frozen&most=1")).json()["settlements"]
+            one["execution"] for one in (await program.get("/settlements?state=frozen&most=1")).json()["settlements"]
         ] == ["e-2"]
         shown = (await program.get("/settlements/e-2")).json()
         assert shown["freezes"][0]["whole"] is False and shown["reversals"] == []
@@ -171,7 +171,7 @@ def test_a_bound_key_sees_the_settlements_of_its_organisation_alone(shop: House)
         program, bound = Program(caller, key_of("app")), Program(caller, key_of("bound"))
         for key, org in (("ours", "acme"), ("theirs", "globex")):
             await render(program, key, org)
-        assert [one["run"] for one in (await bound.get("/settlements")).json()["settlements"]] == ["ours"]
+        assert [one["execution"] for one in (await bound.get("/settlements")).json()["settlements"]] == ["ours"]
         assert (await bound.get("/settlements/ours")).status_code == 200
         for key in ("theirs", "their"):
             answer = await bound.get(f"/settlements/{key}")

@@ -26,7 +26,7 @@ ODD: Final = (
     "/console/audit?from=2026-01-05 13:10&to=2026-01-09 13:10",
     "/console/audit?to=2026-01-01",
     "/console/limits?metric=builds",
-    "/console/runs?state=expired&older=1h",
+    "/console/executions?state=expired&older=1h",
     "/console/events?org=acme&source=shop",
     "/console/halts?state=due",
     f"/console/pushes?org={HOSTILE}",

@@ -45,7 +45,7 @@ PLACES: Final = {
     ],
     "/console/pushes": ["after=9999999999999999:usage:zz:1767225600000:x&state=any", "state=in_doubt&after=LAST"],
     "/console/pending": ["after=PAST", "after_sample=PAST"],
-    "/console/runs": ["after=9999999999999:zz", "state=any&after=1:a"],
+    "/console/executions": ["after=9999999999999:zz", "state=any&after=1:a"],
     "/console/halts": ["after=0:0:1:aa"],
     "/console/ticks": ["before=1"],
     "/console/jobs": ["before=1"],
@@ -179,14 +179,14 @@ ROWS: Final[dict[str, tuple[str, str, dict[str, list[str]]]]] = {
     "/console/ledger": ("Customer", "customer_id", {"search": ["ac"]}),
     "/console/wallet": ("Used, UTC", "used_at", {"from": ["2026-01-05"], "to": ["2026-01-05", "2026-01-08 13:10"],
                         "amount": ["0.05", "1", "12.5"]}),
-    "/console/settlements": ("Execution", "run", {"supplier": ["pixel"], "org": ["acme", "initech"]}),
+    "/console/settlements": ("Execution", "execution", {"supplier": ["pixel"], "org": ["acme", "initech"]}),
     "/console/reconcile": ("Organisation", "org_id", {"provider": ["embedded"], "org": ["acme", HOSTILE]}),
     "/console/drift": ("Vendor", "vendor", {}),
     "/console/pushes": ("Organisation", "org_id", {
         "provider": ["embedded"], "org": ["acme", HOSTILE], "feature": ["compute_1gb", "compute_4gb"],
         "from": ["2026-01-05"], "to": ["2026-01-05"],
     }),
-    "/console/runs": ("Execution", "run", {"org": ["acme"], "payer": ["acme"], "project": ["site"]}),
+    "/console/executions": ("Execution", "execution", {"org": ["acme"], "payer": ["acme"], "project": ["site"]}),
     "/console/halts": ("Organisation", "org_id", {"org": ["acme", HOSTILE], "cell": ["cell-1"]}),
     "/console/events": ("Event", "event", {"source": ["shop"], "type": ["order"], "org": ["acme"]}),
     "/console/audit": ("Action", "action", {
@@ -196,7 +196,7 @@ ROWS: Final[dict[str, tuple[str, str, dict[str, list[str]]]]] = {
 }  # fmt: skip
 """Of each page with a file: the head of a cell that each row has, the file's column beside it, and what is typed into
 its filters. What may be chosen stands in the page."""
-ALSO: Final = {"/console/pushes": {"state": "any"}, "/console/runs": {"state": "any"},
+ALSO: Final = {"/console/pushes": {"state": "any"}, "/console/executions": {"state": "any"},
                "/console/audit": {"to": figures.iso(NOW)}}  # fmt: skip
 """So that there is something to narrow, and that each file that is taken here is not in the next one."""
 STAMP: Final = re.compile(r"[12]\d{12}")

@@ -120,7 +120,7 @@ def test_tiles_command_line_and_files_are_the_same_sums_by_the_time_of_use(
         assert moved == micro([one["amount"] for one in objects]) == sum(one["moved_micro"] for one in told)
         days_shown = re.findall(r'data-head="Moved" class="number">([^<]+)<', page)
         assert figures.signed(moved) == figures.signed(sum(map(from_page, days_shown)))
-        used = -micro([row["amount"] for row in file if row["kind"] in ("usage", "run")])
+        used = -micro([row["amount"] for row in file if row["kind"] in ("usage", "execution")])
         assert f"{figures.credits(used)} in total" in page, "the chart"
         balance = tile(page, "Balance")
         assert balance == figures.credits(micro([file[0]["balance"]])), "behind the latest"

@@ -156,9 +156,9 @@ def test_billing_of_all_shows_who_needs_somebody(home: Home) -> None:
 
 def test_an_opened_day_says_what_was_left_and_leads_to_its_runs(home: Home) -> None:
     entries = read(home.engine, lambda c: wallet_entries.page(c, "acme")).entries
-    run = next(one for one in entries if one.kind == "run")
+    run = next(one for one in entries if one.kind == "execution")
     path = f"/console/org?id=acme&tab=usage&day={figures.day(run.ts)}"
-    assert f"/console/run?key={run.reservation}" in hrefs(home, path)
+    assert f"/console/execution?key={run.reservation}" in hrefs(home, path)
     said, balance = text_of(home, path), sum(one.moved_micro for one in entries)
     for one in entries:
         if figures.day(one.ts) == figures.day(run.ts):
@@ -169,10 +169,10 @@ def test_an_opened_day_says_what_was_left_and_leads_to_its_runs(home: Home) -> N
 def test_each_entry_leads_to_what_it_is_of(home: Home) -> None:
     entries = read(home.engine, lambda c: wallet_entries.page(c, "acme")).entries
     usage = next(one.key for one in entries if one.kind == "usage")
-    run = next(one.reservation for one in entries if one.kind == "run")
+    run = next(one.reservation for one in entries if one.kind == "execution")
     for path in ("/console/wallet?id=acme", "/console/org?id=acme&tab=ledger"):
         links = hrefs(home, path)
-        assert f"/console/push?key={usage.replace(':', '%3A')}" in links and f"/console/run?key={run}" in links
+        assert f"/console/push?key={usage.replace(':', '%3A')}" in links and f"/console/execution?key={run}" in links
         said = text_of(home, path)
         balance = sum(one.moved_micro for one in entries)
         for one in entries:

@@ -291,17 +291,19 @@ def test_what_waits_says_why_and_what_mends_it(night: Night) -> None:
 
 
 def test_runs_say_who_holds_how_much_until_when(night: Night) -> None:
-    listed, drawing, one = night.get("/console/runs", "/console/runs?phase=drawing", "/console/run?key=run-1")
+    listed, drawing, one = night.get(
+        "/console/executions", "/console/executions?phase=drawing", "/console/execution?key=run-1"
+    )
     runs_, holders = tables(listed.text)
     assert runs_[0][1:8] == ["run-1", "acme", "acme", "waiting", "2.00", "0.00", "2.00"]
     assert holders[0][:3] == ["acme", "1", "2.00"] and tiles(listed.text)["Held"] == "2.00"
     assert tables(drawing.text) == [holders], "it drew nothing yet"
     assert tiles(one.text)["State"] == "held" and "site" in one.text and "No draw exists yet." in one.text
     night.fleet.clock.at_ms += DAY_MS // 12
-    over, *others = night.get(*(f"/console/runs{query}" for query in ("", *OVER)))
+    over, *others = night.get(*(f"/console/executions{query}" for query in ("", *OVER)))
     assert tiles(over.text)["Expired, not released"] == "1"
     assert [[row[1] for row in tables(answer.text)[0]] for answer in others] == [["run-1"]] * len(OVER)
-    head, line, *_ = night.lines("/console/runs", state="any")
+    head, line, *_ = night.lines("/console/executions", state="any")
     assert line.startswith('"run-1","acme","acme","site"') and runs_[0][9] == "receipt"
     named = dict(zip(head.replace('"', "").split(","), line.replace('"', "").split(","), strict=True))
     assert named["settled_by"] == "receipt", "what metering draws is no entry of the run"
@@ -316,16 +318,16 @@ def test_what_is_held_is_told_of_the_runs_that_are_chosen(night: Night) -> None:
         ({}, 5, 2), ({"org": "acme"}, 5, 2), ({"project": "shop"}, 3, 1), ({"phase": "drawing"}, 0, 0),
         ({"state": "settled"}, 0, 0), ({"state": "any", "payer": "acme"}, 5, 2), ({"older": "24h"}, 0, 0),
     ):  # fmt: skip
-        said = tiles(night.page("/console/runs", **query))
-        rows = [line.split(",") for line in night.lines("/console/runs", **query)[1:]]
+        said = tiles(night.page("/console/executions", **query))
+        rows = [line.split(",") for line in night.lines("/console/executions", **query)[1:]]
         assert sum(float(row[-1].strip('"')) for row in rows) == held, query
         assert (said["Held"], said["Executions with reserved credit"]) == (f"{held}.00", str(number)), query
     night.fleet.clock.at_ms += DAY_MS // 12
     for query, over in (({}, "1"), ({"state": "expired"}, "1"), ({"project": "shop"}, "0")):
-        assert tiles(night.page("/console/runs", **query))["Expired, not released"] == over, query
-    page = night.page("/console/runs")
-    assert tiles(page)["Executions with reserved credit"] == str(len(night.lines("/console/runs")) - 1) == "1"
-    assert "drawdown execution list --state expired" in night.page("/console/runs", phase="over")
+        assert tiles(night.page("/console/executions", **query))["Expired, not released"] == over, query
+    page = night.page("/console/executions")
+    assert tiles(page)["Executions with reserved credit"] == str(len(night.lines("/console/executions")) - 1) == "1"
+    assert "drawdown execution list --state expired" in night.page("/console/executions", phase="over")
 
 
 OVER: Final = (
@@ -500,11 +502,11 @@ NONSENSE: Final = [
     ("/console/push?key=nonsense", 404, "unknown push"),
     ("/console/push?key=" + "x" * 1001, 400, "invalid key: expected a key"),
     ("/console/pending?reason=x", 400, "invalid reason: expected unknown_org"),
-    ("/console/runs?state=held&phase=x", 400, "invalid phase: expected"),
-    ("/console/runs?state=settled&phase=over", 400, "phase: applies only to held executions"),
-    ("/console/runs?after=x", 400, "Start at the first page"),
-    ("/console/runs?payer=acmee", 400, "did you mean acme?"),
-    ("/console/run?key=run-2", 404, "did you mean run-1?"),
+    ("/console/executions?state=held&phase=x", 400, "invalid phase: expected"),
+    ("/console/executions?state=settled&phase=over", 400, "phase: applies only to held executions"),
+    ("/console/executions?after=x", 400, "Start at the first page"),
+    ("/console/executions?payer=acmee", 400, "did you mean acme?"),
+    ("/console/execution?key=run-2", 404, "did you mean run-1?"),
     ("/console/halts?state=x", 400, "invalid state: expected any"),
     ("/console/halts?after=1:2", 400, "Start at the first page"),
     ("/console/halts?cell=cell-4", 400, "unknown cell"),
@@ -524,7 +526,8 @@ def test_nonsense_is_refused_in_words(night: Night) -> None:
 
 FILTERED: Final = (
     "/console/pushes?state=accepted", "/console/pushes?state=rejected", "/console/pushes?org=acme", "/console/pushes",
-    "/console/runs?state=any&payer=acme", "/console/halts?state=any&org=acme", "/console/pending?reason=unknown_org",
+    "/console/executions?state=any&payer=acme", "/console/halts?state=any&org=acme",
+    "/console/pending?reason=unknown_org",
     f"/console/push?key=usage:acme:{T0}:compute_1gb",
 )  # fmt: skip
 

@@ -78,7 +78,7 @@ def test_a_customer_is_taken_on_over_http_alone(shop: House) -> None:
         taken = await done(app, "/lots/grant%3Akey%3Aapp%3Asignup-1/take-back", {})
         assert taken["taken_micro"] + taken["balance_micro"] == 26 * MICRO
         moved = (await seen(app, "/wallets/studio/entries"))["entries"]
-        assert sum(one["moved_micro"] for one in moved) == taken["balance_micro"] and "run" in moved[0]
+        assert sum(one["moved_micro"] for one in moved) == taken["balance_micro"] and "execution" in moved[0]
         wallets = {one["customer_id"]: one for one in (await seen(app, "/wallets"))["wallets"]}
         assert (wallets["studio"]["plan"], wallets["studio"]["balance_micro"]) == ("team", taken["balance_micro"])
         assert [one["customers"] for one in (await seen(app, "/plans"))["plans"] if one["plan"] == "team"] == [1]

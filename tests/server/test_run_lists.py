@@ -31,7 +31,7 @@ from tests.server.program import key_of
 
 Query = dict[str, str]
 LINK: Final = re.compile(r'rel="next" href="([^"]+)"')
-ROW: Final = re.compile(r'href="/console/run\?key=([^"&]+)"')
+ROW: Final = re.compile(r'href="/console/execution\?key=([^"&]+)"')
 WANTED: Final[list[tuple[Query, list[str]]]] = [
     ({"state": "held"}, ["drawing", "idle", "soon", "late"]),
     ({"state": "any"}, ["gone", "late", "soon", "idle", "done", "drawing", "brief", "over"]),
@@ -112,7 +112,7 @@ def by_program(street: Street, query: Query, most: int) -> list[list[str]]:
 
 
 def by_console(street: Street, query: Query) -> list[list[str]]:
-    pages, path = [], f"/console/runs?{urlencode(query)}"
+    pages, path = [], f"/console/executions?{urlencode(query)}"
     while path:
         (answer,) = street.get(path)
         assert answer.status_code == 200, answer.text[-500:]
@@ -125,8 +125,8 @@ def by_console(street: Street, query: Query) -> list[list[str]]:
 def by_file(street: Street, query: Query) -> list[str]:
     async def work(client: httpx.AsyncClient, _: Any) -> list[str]:
         cookie = {"cookie": f"{COOKIE}={secret(ANN)}"}
-        answer = await client.get(f"/console/runs.csv?{urlencode(query)}", headers=cookie)
-        return [row["run"] for row in csv.DictReader(io.StringIO(answer.text))]
+        answer = await client.get(f"/console/executions.csv?{urlencode(query)}", headers=cookie)
+        return [row["execution"] for row in csv.DictReader(io.StringIO(answer.text))]
 
     return street.ask(work)
 

@@ -31,8 +31,8 @@ def test_a_program_is_told_what_a_month_comes_to(house: House) -> None:
         StatementAnswer.model_validate(found)
         assert set(found) == set(StatementAnswer.model_fields)
         assert (found["opening"], found["closing_micro"], found["is_final"]) == (0, 95_500_000, False)
-        assert [(one["section"], one["moved"]) for one in found["changes"]] == [("given", 100), ("runs", -4.5)]
-        assert [(one["run"], one["held"]) for one in found["held"]] == [("e-2", 2)]
+        assert [(one["section"], one["moved"]) for one in found["changes"]] == [("given", 100), ("executions", -4.5)]
+        assert [(one["execution"], one["held"]) for one in found["held"]] == [("e-2", 2)]
         assert (found["org_id"], found["customer_id"], found["reserved"]) == ("acme", "acme", 2)
         house.clock.at_ms = T0 + 40 * DAY_MS
         assert (await program.get(MONTH)).json()["is_final"]

@@ -78,7 +78,7 @@ BY_HAND: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             "halt",
             "lift",
             "assign",
-            "run-release",
+            "execution-release",
             "override-make",
             "guard-phase",
             "reconcile-acknowledge",

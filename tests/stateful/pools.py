@@ -233,7 +233,7 @@ class Pools(RuleBasedStateMachine):
             for name, text in {
                 "given": "amount_micro), 0) FROM ledger_entries WHERE from_account = 'source:grants'",
                 "has": "balance_micro), 0) FROM ledger_accounts",
-                "used": "amount_micro), 0) FROM ledger_entries WHERE kind IN ('usage', 'run')",
+                "used": "amount_micro), 0) FROM ledger_entries WHERE kind IN ('usage', 'execution')",
                 "expired": "amount_micro), 0) FROM ledger_entries WHERE to_account = 'breakage'",
             }.items()
         }

@@ -52,7 +52,7 @@ WITH made AS (
     UNION ALL SELECT f.feature, f.day_ms, CAST(SUM(f.sealed_qty) AS BIGINT), NULL FROM folded_pushes f
     WHERE f.day_ms >= :from_ms AND f.day_ms < :to_ms AND f.state <> 'voided' GROUP BY 1, 2
     UNION ALL SELECT e.feature, e.ts - e.ts % 86400000, CAST(SUM(e.quantity) AS BIGINT), NULL FROM ledger_entries e
-    WHERE e.kind = 'run' AND e.quantity IS NOT NULL AND e.ts >= :from_ms AND e.ts < :to_ms AND e.key NOT LIKE '%:-'
+    WHERE e.kind = 'execution' AND e.quantity IS NOT NULL AND e.ts >= :from_ms AND e.ts < :to_ms AND e.key NOT LIKE '%:-'
     GROUP BY 1, 2
     UNION ALL SELECT k.metric, k.window_ms - k.window_ms % 86400000, CAST(SUM(k.amount) AS BIGINT),
         CASE WHEN k.price_micro = 0 THEN COALESCE({feature_of_meter}, (SELECT MIN(m.feature) FROM made m

@@ -78,7 +78,7 @@ class Reversed:
 def set_supplier(
     connection: sa.Connection, supplier: str, change: Change, by: By, *, new: bool = False
 ) -> tuple[Supplier, Supplier | None]:
-    """Set the terms of a supplier, for runs that end from now on; its terms now and before.
+    """Set the terms of a supplier, for executions that end from now on; its terms now and before.
 
     Errors: UsageError for terms that make no sense; UnknownId, unless `new`.
     """
@@ -316,7 +316,7 @@ def _reverse(
 def _taken_back(done: SettlementReversed) -> str:
     how = "to be taken off the next payout" if done.is_clawback else "no longer owed"
     left = "it was done before: nothing changes" if done.repeated else f"{show_credits(done.left_micro)} are left"
-    return f"{done.run}: {show_credits(done.amount_micro)} credits are {how}; {left}"
+    return f"{done.execution}: {show_credits(done.amount_micro)} credits are {how}; {left}"
 
 
 @dataclass(frozen=True)
@@ -452,7 +452,7 @@ ACTIONS: Final = (
         "Freeze a settlement",
         "Freeze a settlement: it is not released. --undo ends the freeze.",
         _freeze_one,
-        lambda done: f"{_frozen(done.run, done.is_frozen, done.changed)}; its state is {done.state}",
+        lambda done: f"{_frozen(done.execution, done.is_frozen, done.changed)}; its state is {done.state}",
         path="/v1/settlements/{execution}/freeze",
         scope=SCOPE,
         facts=_facts_of_settlement,

@@ -54,7 +54,7 @@ class Sums:
     """The sums of a supplier's settlements, in micro-credits.
 
     `clawed_back`: taken back after the release. `carried`: the part of it that no payout has deducted yet. `unsettled`:
-    drawn by its runs that expired and were not settled.
+    drawn by its executions that expired and were not settled.
     """
 
     net_micro: int = 0
@@ -101,8 +101,8 @@ class NextPayout:
 def page(
     connection: sa.Connection, chosen: SettlementFilter, now_ms: int, after: str = "", most: int = MOST_ON_PAGE
 ) -> tuple[list[Settlement], str | None]:
-    """Those behind the settlement of a run, the newest first; behind which the next page begins (None: there is no
-    more). Errors: UnknownId."""
+    """Those behind the settlement of an execution, the newest first; behind which the next page begins (None: that was
+    the last). Errors: UnknownId."""
     found = _page(connection, chosen, now_ms, after, most + 1)
     return found[:most], found[most - 1].reservation if len(found) > most else None
 
@@ -188,7 +188,7 @@ def list_payouts(connection: sa.Connection, supplier: str, most: int) -> list[Pa
 
 
 def unpaid(connection: sa.Connection, payout: str) -> int:
-    """Return the part of a payout, in micro-credits, for runs of wallets that owe now: it is not paid for yet."""
+    """Return the part of a payout, in micro-credits, for executions of wallets that owe now: it is not paid for yet."""
     return int(SQL.run(connection, "unpaid", {"payout": payout}).scalar_one())
 
 
@@ -238,10 +238,10 @@ def _account(row: sa.RowMapping, sums: Sums) -> Account:
 LINES_AT_ONCE: Final = 1_000
 """Lines that are read, and held, together."""
 COLUMNS: Final = (
-    "payout", "supplier", "period", "line", "kind", "run", "settled_at", "gross_micro", "share_ppm", "net_micro",
+    "payout", "supplier", "period", "line", "kind", "execution", "settled_at", "gross_micro", "share_ppm", "net_micro",
     "amount_micro", "amount", "reason",
 )  # fmt: skip
-TEXTS: Final = ("payout", "supplier", "line", "run", "reason")
+TEXTS: Final = ("payout", "supplier", "line", "execution", "reason")
 """Columns of texts that others wrote."""
 
 
@@ -304,7 +304,7 @@ def _fields(found: Payout, line: Line) -> dict[str, object]:
         "period": found.period,
         "line": line.line,
         "kind": "settlement" if line.reversal is None else "clawback",
-        "run": line.reservation,
+        "execution": line.reservation,
         "settled_at": datetime.fromtimestamp(line.settled_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "gross_micro": line.gross_micro,
         "share_ppm": line.share_ppm,
@@ -323,13 +323,13 @@ def _csv_line(texts: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class SettlementRow:
-    """A supplier's settlement of one run.
+    """A supplier's settlement of one execution.
 
-    `gross`: the charge of the run. `net`: the supplier's share of it. `owed`: the share less what was `reversed` before
-    its release.
+    `gross`: the charge of the execution. `net`: the supplier's share of it. `owed`: the share less what was `reversed`
+    before its release.
     """
 
-    run: str
+    execution: str
     org_id: str
     project: str | None
     supplier: str
@@ -399,8 +399,8 @@ OfSupplier = Annotated[str, ID, "Supplier to list"]
 
 def row_of(found: Settlement) -> SettlementRow:
     """A settlement as people and programs see it."""
-    kept = {one.name: getattr(found, one.name) for one in fields(SettlementRow) if one.name != "run"}
-    return SettlementRow(run=found.reservation, **kept)
+    kept = {one.name: getattr(found, one.name) for one in fields(SettlementRow) if one.name != "execution"}
+    return SettlementRow(execution=found.reservation, **kept)
 
 
 def _settlements(
@@ -424,7 +424,7 @@ def _settlements(
 
 
 def _settlement(connection: sa.Connection, look: Look, execution: Run) -> ShownSettlement:
-    if look.only is not None:  # a key that is bound learns nothing of others' runs, nor whether there are any
+    if look.only is not None:  # a key that is bound learns nothing of others' executions, nor whether there are any
         there = settlements.read(connection, execution, look.now_ms)
         if there is None or there.org_id != look.only:
             raise UnknownId(f"{look.only} has no settlement of this execution", ids.SETTLEMENT.noun)
@@ -463,7 +463,8 @@ LISTS: Final = (
         "Settlements",
         "List settlements, the newest first.",
         _settlements,
-        ("run", "supplier", "state", Column("gross_micro", "#charged"), Column("share_ppm", "#share", show_percent),
+        ("execution", "supplier", "state", Column("gross_micro", "#charged"),
+         Column("share_ppm", "#share", show_percent),
          "owed_micro", "clawed_back_micro", Column("hold_until_ms", "held until")),
         holds="settlements",
         path="/v1/settlements",

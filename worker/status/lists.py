@@ -35,7 +35,7 @@ LISTS: Final = (
             ),
             "credit.holders": (
                 "Reserved, the most first",
-                (Column("reservation", "run"), Column("left_micro", "#credits"), Column("expires_ms", "until")),
+                (Column("reservation", "execution"), Column("left_micro", "#credits"), Column("expires_ms", "until")),
             ),
             "verdicts": (
                 "Verdicts, newest first",

@@ -49,7 +49,7 @@ WHERE r.settled_by = 'receipt' AND r.drawn_micro <> COALESCE(q.lines, 0)
 SELECT CASE WHEN e.at_ms < r.accepted_ms - 86400000 THEN 'run_entry_early' ELSE 'run_entry' END AS what, r.org_id,
     {no_window}, e.key, e.from_account, e.reservation, r.customer_id, e.at_ms, r.accepted_ms
 FROM ledger_entries e LEFT JOIN reservations r ON r.reservation = e.reservation
-WHERE (e.kind = 'run' OR e.reservation IS NOT NULL) AND (r.reservation IS NULL OR e.kind <> 'run'
+WHERE (e.kind = 'execution' OR e.reservation IS NOT NULL) AND (r.reservation IS NULL OR e.kind <> 'execution'
     OR e.from_account <> 'wallet:' || r.customer_id OR e.ts <> r.accepted_ms
     OR e.at_ms < r.accepted_ms - 86400000
     OR SUBSTR(e.key, 1, LENGTH(r.reservation) + 5) <> 'run:' || r.reservation || ':')

@@ -240,7 +240,7 @@ WHERE {booked_early} OR NOT CASE WHEN e.kind = 'expiry'
     WHEN e.kind = 'grant'
         THEN (e.from_account = 'source:grants' OR {is_of_pool}) AND e.to_account LIKE 'wallet:%'
     WHEN e.kind = 'tier' THEN e.from_account LIKE 'wallet:%' AND e.to_account = 'tiers'
-    WHEN e.kind = 'run' THEN e.from_account LIKE 'wallet:%' AND e.to_account = COALESCE('revenue:' || e.feature, 'revenue')
+    WHEN e.kind = 'execution' THEN e.from_account LIKE 'wallet:%' AND e.to_account = COALESCE('revenue:' || e.feature, 'revenue')
     ELSE e.from_account LIKE 'wallet:%' AND e.to_account LIKE 'revenue:%' END
 
 -- name: booked_early
@@ -260,7 +260,7 @@ EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.p
 SELECT 'priced' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, e.amount_micro
 FROM {proven_entries} e LEFT JOIN {owners} w ON w.account_id = e.from_account
 WHERE e.feature IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.kind <> 'run' OR r.at_ms <= e.ts)
+    SELECT 1 FROM ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.kind <> 'execution' OR r.at_ms <= e.ts)
         AND (e.rate_ms IS NULL OR r.start_ms = e.rate_ms)
         AND (e.amount_micro = 0 OR (e.amount_micro < 0) = (e.quantity < 0))
         AND 2 * r.per_quantity * {beyond_whole} <= {price_of_rest}

@@ -74,7 +74,7 @@ FROM (SELECT l.lot, l.customer_id, l.pool, l.amount_micro AS said, b.returned, b
 WHERE q.gone > q.most OR q.gone < CASE WHEN q.least < q.said - q.taken THEN q.least ELSE q.said - q.taken END
 
 -- name: uses
-(SELECT from_account AS account_id, ts, amount_micro AS used FROM ledger_entries WHERE kind IN ('usage', 'run', 'tier')
+(SELECT from_account AS account_id, ts, amount_micro AS used FROM ledger_entries WHERE kind IN ('usage', 'execution', 'tier')
     UNION ALL SELECT to_account, ts, -amount_micro FROM ledger_entries
     WHERE kind = 'grant' AND amount_micro < 0 AND lot IS NULL)
 

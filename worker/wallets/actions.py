@@ -890,7 +890,7 @@ LISTS: Final = (
         _plans,
         ("plan", Column("max_concurrent", "#at once"), Column("customers", "#customers"),
          Column("hold_factor_ppm", "#factor", show_factor), Column("unknown_hold_micro", "#without estimate"),
-         Column("most_hold_micro", "#one run"), Column("most_held_micro", "#all runs"),
+         Column("most_hold_micro", "#one execution"), Column("most_held_micro", "#all executions"),
          Column("holds_halt", "holds halt"), Column("included_micro", "#included"),
          Column("rollover_min_micro", "#rolls over from"), Column("rollover_max_micro", "#up to"),
          Column("first_micro", "#first")),

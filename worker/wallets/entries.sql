@@ -59,7 +59,7 @@ WHERE to_account = :account_id AND kind = 'expiry' AND to_account <> 'breakage' 
 
 -- name: use_by
 SELECT ts - ts % :step_ms AS at_ms, COALESCE(feature, '') AS feature, CAST(SUM(amount_micro) AS BIGINT) AS micro
-FROM ledger_entries WHERE from_account = :account_id AND kind IN ('usage', 'run') AND ts >= :from_ms AND ts < :to_ms
+FROM ledger_entries WHERE from_account = :account_id AND kind IN ('usage', 'execution') AND ts >= :from_ms AND ts < :to_ms
 GROUP BY 1, 2 ORDER BY 1, 2 LIMIT :at_most
 
 -- name: ledger_by_day
@@ -105,7 +105,7 @@ FROM {settlements_now} x
 -- use.
 
 -- name: is_use
-from_account = :account_id AND kind IN ('usage', 'run')
+from_account = :account_id AND kind IN ('usage', 'execution')
 
 -- name: used
 -- `days`: the full ones since the first use, :most_days at most; that day itself is full only if it began with the use.

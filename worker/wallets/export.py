@@ -37,7 +37,7 @@ ByTime = Literal["booked", "used"]
 COLUMNS: Final[Mapping[Kind, tuple[str, ...]]] = {
     "ledger": (
         "key", "at_ms", "ts_ms", "kind", "from_account", "to_account", "amount_micro", "amount", "moved_micro", "moved",
-        "feature", "quantity", "run", "lot", "actor", "reason",
+        "feature", "quantity", "execution", "lot", "actor", "reason",
     ),
     "usage": (
         "key", "window_ms", "org_id", "feature", "revision", "quantity", "provider", "customer_id", "sent_quantity",
@@ -45,7 +45,7 @@ COLUMNS: Final[Mapping[Kind, tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 TEXTS: Final = frozenset((
-    "key", "kind", "from_account", "to_account", "feature", "run", "lot", "actor", "reason", "org_id", "provider",
+    "key", "kind", "from_account", "to_account", "feature", "execution", "lot", "actor", "reason", "org_id", "provider",
     "customer_id", "state",
 ))  # fmt: skip
 """Columns of texts, some of which others wrote."""
@@ -82,7 +82,8 @@ def _ledger(connection: sa.Connection, span: Span, now_ms: int) -> Iterator[dict
     for row in _streamed(connection, "entries", values, of_whom=of_whom, time=span.by):
         moved = row.amount_micro if row.to_account == account else -row.amount_micro
         made: dict[str, object] = {**row._mapping, "amount": _credits(row.amount_micro)}
-        yield {**made, "moved_micro": moved, "moved": _credits(moved)} if account else made
+        told = {"moved_micro": moved, "moved": _credits(moved)} if account else {"moved_micro": None, "moved": None}
+        yield {**made, **told}
 
 
 def _usage(connection: sa.Connection, span: Span, now_ms: int) -> Iterator[dict[str, object]]:
@@ -112,11 +113,11 @@ def _credits(micro: int) -> str:
 
 
 def _csv_line(row: Mapping[str, object], columns: tuple[str, ...]) -> str:
-    texts = [(name, "" if row.get(name) is None else str(row[name])) for name in columns]
+    texts = [(name, "" if row[name] is None else str(row[name])) for name in columns]
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerow([no_formula(text) if name in TEXTS else text for name, text in texts])
     return out.getvalue()
 
 
 def _json_line(row: Mapping[str, object], columns: tuple[str, ...]) -> str:
-    return json.dumps({name: row.get(name) for name in columns}) + "\n"
+    return json.dumps({name: row[name] for name in columns}) + "\n"

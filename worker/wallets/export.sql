@@ -1,8 +1,8 @@
 -- Everything of a time, in an order that does not change.
 
 -- name: entries
-SELECT key, at_ms, ts AS ts_ms, kind, from_account, to_account, amount_micro, feature, quantity, reservation AS run, lot,
-    actor, reason
+SELECT key, at_ms, ts AS ts_ms, kind, from_account, to_account, amount_micro, feature, quantity, reservation AS execution,
+    lot, actor, reason
 FROM ledger_entries WHERE {time} >= :from_ms AND {time} < :to_ms AND {of_whom} ORDER BY {time}, key
 
 -- name: booked

@@ -376,7 +376,7 @@ class WalletEntry:
     moved_micro: int
     feature: str | None
     quantity: int | None
-    run: str | None
+    execution: str | None
     lot: str | None
     ts_ms: int
     at_ms: int
@@ -415,7 +415,8 @@ def _entries(
         [
             WalletEntry(
                 key=one.key, kind=one.kind, moved_micro=one.moved_micro, feature=one.feature, quantity=one.quantity,
-                run=one.reservation, lot=one.lot, ts_ms=one.ts, at_ms=one.at_ms, actor=one.actor, reason=one.reason,
+                execution=one.reservation, lot=one.lot, ts_ms=one.ts, at_ms=one.at_ms, actor=one.actor,
+                reason=one.reason,
             )
             for one in found.entries
         ],
@@ -479,7 +480,7 @@ LISTS: Final = (
         "its lot, and its time of booking.",
         _entries,
         (Column("ts_ms", "used"), Column("at_ms", "booked"), "kind", Column("moved_micro", "#credits"), "feature",
-         Column("quantity", "#quantity"), "run", "lot", "key"),
+         Column("quantity", "#quantity"), "execution", "lot", "key"),
         holds="entries",
         path="/v1/wallets/{customer_id}/entries",
         scope=SCOPE,

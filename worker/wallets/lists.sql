@@ -46,7 +46,7 @@ SELECT s.customer_id, s.used_micro, a.balance_micro, a."plan"
 FROM (
     SELECT e.from_account, SUBSTR(e.from_account, 8) AS customer_id, CAST(SUM(e.amount_micro) AS BIGINT) AS used_micro
     FROM ledger_entries e
-    WHERE e.kind IN ('usage', 'run') AND e.ts >= :from_ms AND e.ts < :to_ms
+    WHERE e.kind IN ('usage', 'execution') AND e.ts >= :from_ms AND e.ts < :to_ms
     GROUP BY e.from_account HAVING SUM(e.amount_micro) > 0 ORDER BY 3 DESC, 2 LIMIT :at_most
 ) s LEFT JOIN ledger_accounts a ON a.account_id = s.from_account ORDER BY s.used_micro DESC, s.customer_id
 
@@ -138,11 +138,11 @@ SELECT * FROM (SELECT 'tier', t.tier, t.at_once, t.price_micro, CAST(NULL AS BIG
 SELECT * FROM (SELECT CASE WHEN e.amount_micro < 0 THEN 'given back' ELSE 'charge' END AS part, MAX(e.ts) AS at_ms,
         '' AS kind, '' AS key, CAST(-SUM(e.amount_micro) AS BIGINT) AS micro, COUNT(*) AS entries,
         CAST(NULL AS BIGINT) AS minor, '' AS currency, '' AS state, '' AS said, '' AS actor
-    FROM ledger_entries e WHERE e.from_account = :account_id AND e.kind IN ('usage', 'run')
+    FROM ledger_entries e WHERE e.from_account = :account_id AND e.kind IN ('usage', 'execution')
         AND e.ts >= :charged_from_ms GROUP BY e.ts - e.ts % 86400000, 1 ORDER BY 2 DESC LIMIT :at_most) charged
 UNION ALL
 SELECT * FROM (SELECT 'entry', e.ts, e.kind, e.key, -e.amount_micro, 1, CAST(NULL AS BIGINT), '', '', e.reason, e.actor
-    FROM ledger_entries e WHERE e.from_account = :account_id AND e.kind NOT IN ('usage', 'run') AND e.ts >= :from_ms
+    FROM ledger_entries e WHERE e.from_account = :account_id AND e.kind NOT IN ('usage', 'execution') AND e.ts >= :from_ms
     ORDER BY e.ts DESC, e.key LIMIT :at_most) taken
 UNION ALL
 SELECT * FROM (SELECT 'entry', e.ts, e.kind, e.key, e.amount_micro, 1, CAST(NULL AS BIGINT), '', '', e.reason, e.actor

@@ -40,7 +40,7 @@ FINAL_AFTER_MS: Final = 60 * MINUTE_MS
 LINES: Final = 100
 """Lines of one section, unless another number is given."""
 
-Section: TypeAlias = Literal["given", "began", "topped_up", "expired", "taken_back", "usage", "runs", "other"]
+Section: TypeAlias = Literal["given", "began", "topped_up", "expired", "taken_back", "usage", "executions", "other"]
 SECTIONS: Final[tuple[Section, ...]] = get_args(Section)
 """In the order of the statement."""
 
@@ -89,15 +89,15 @@ class UsageLine:
 
 
 @dataclass(frozen=True)
-class RunLine:
-    """The charges of runs of one project (None: of none), less the amounts written off.
+class ExecutionsLine:
+    """The charges of executions of one project (None: of none), less the amounts written off.
 
     `drawn`: while they continued. `settled`: as they ended. `late`: after their hold was over. `more`: the number of
     lines that are added up in this line.
     """
 
     project: str | None
-    runs: int
+    executions: int
     drawn_micro: int
     settled_micro: int
     late_micro: int
@@ -108,9 +108,9 @@ class RunLine:
 
 @dataclass(frozen=True)
 class HeldLine:
-    """A run that had credit reserved at the end, and until when. `more`: so many lines in one."""
+    """An execution that had credit reserved at the end, and until when. `more`: so many lines in one."""
 
-    run: str | None
+    execution: str | None
     org_id: str | None
     project: str | None
     expires_ms: int | None
@@ -142,7 +142,7 @@ class Statement:
     closing_micro: int
     credits: list[CreditLine]
     usage: list[UsageLine]
-    runs: list[RunLine]
+    executions: list[ExecutionsLine]
     reserved_micro: int
     held: list[HeldLine]
     problems: list[str]
@@ -184,8 +184,8 @@ def _read(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, 
     credits = [_credit_line(row) for row in SQL.run(connection, "credits", values).mappings()]
     credits.sort(key=lambda line: (SECTIONS.index(line.section), line.what, line.currency or ""))
     usage = [_usage_line(row) for row in SQL.run(connection, "usage", values).mappings()]
-    runs = [_run_line(row) for row in SQL.run(connection, "runs", values).mappings()]
-    changes = _changes(credits, usage, runs)
+    executions = [_executions_line(row) for row in SQL.run(connection, "executions", values).mappings()]
+    changes = _changes(credits, usage, executions)
     held = _list_held(connection, customer_id, span, now_ms, most)
     found = Statement(
         customer_id=customer_id,
@@ -197,7 +197,7 @@ def _read(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, 
         closing_micro=int(sums.closing_micro),
         credits=credits,
         usage=usage,
-        runs=runs,
+        executions=executions,
         reserved_micro=sum(line.held_micro for line in held),
         held=held,
         problems=[],
@@ -245,10 +245,10 @@ def _usage_line(row: sa.RowMapping) -> UsageLine:
     )
 
 
-def _run_line(row: sa.RowMapping) -> RunLine:
-    names = ("runs", "drawn_micro", "settled_micro", "late_micro", "written_off_micro", "charged_micro", "more")
+def _executions_line(row: sa.RowMapping) -> ExecutionsLine:
+    names = ("executions", "drawn_micro", "settled_micro", "late_micro", "written_off_micro", "charged_micro", "more")
     figures: dict[str, Any] = {name: int(row[name]) for name in names}
-    return RunLine(project=row["project"] or None, **figures)
+    return ExecutionsLine(project=row["project"] or None, **figures)
 
 
 def _whole(value: Any) -> int | None:
@@ -256,15 +256,17 @@ def _whole(value: Any) -> int | None:
     return None if value is None else int(value)
 
 
-def _changes(credits: Sequence[CreditLine], usage: Sequence[UsageLine], runs: Sequence[RunLine]) -> list[Change]:
+def _changes(
+    credits: Sequence[CreditLine], usage: Sequence[UsageLine], executions: Sequence[ExecutionsLine]
+) -> list[Change]:
     """Those that there are, in their order."""
     moved: dict[Section, int] = {}
     for line in credits:
         moved[line.section] = moved.get(line.section, 0) + line.moved_micro
     if usage:
         moved["usage"] = -sum(line.charged_micro for line in usage)
-    if runs:
-        moved["runs"] = -sum(line.charged_micro for line in runs)
+    if executions:
+        moved["executions"] = -sum(line.charged_micro for line in executions)
     return [Change(section, moved[section]) for section in SECTIONS if section in moved]
 
 
@@ -340,7 +342,7 @@ def _rows(found: Statement) -> Iterator[dict[str, object]]:
     yield {"section": "opening", "balance_micro": found.opening_micro}
     yield from map(_of_credit, found.credits)
     yield from map(_of_usage, found.usage)
-    yield from map(_of_run, found.runs)
+    yield from map(_of_executions, found.executions)
     yield {"section": "closing", "balance_micro": found.closing_micro}
     yield from map(_of_held, found.held)
     for problem in found.problems:
@@ -372,12 +374,12 @@ def _of_usage(line: UsageLine) -> dict[str, object]:
     }
 
 
-def _of_run(line: RunLine) -> dict[str, object]:
+def _of_executions(line: ExecutionsLine) -> dict[str, object]:
     return {
-        "section": "runs",
+        "section": "executions",
         "item": _more(line.more),
         "project": line.project,
-        "count": line.runs,
+        "count": line.executions,
         "drawn_micro": line.drawn_micro,
         "settled_micro": line.settled_micro,
         "late_micro": line.late_micro,
@@ -389,7 +391,7 @@ def _of_run(line: RunLine) -> dict[str, object]:
 def _of_held(line: HeldLine) -> dict[str, object]:
     return {
         "section": "held",
-        "item": _more(line.more) or line.run,
+        "item": _more(line.more) or line.execution,
         "organisation": line.org_id,
         "project": line.project,
         "until": None if line.expires_ms is None else _time(line.expires_ms),

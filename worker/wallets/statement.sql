@@ -33,7 +33,7 @@ FROM (
         t.currency, t.money_minor, e.moved_micro
     FROM {entries} LEFT JOIN ledger_lots l ON l.lot = COALESCE(e.lot, e.key)
     LEFT JOIN topups t ON t.topup = e.key AND e.pays = 0 AND e.amount_micro > 0
-    WHERE {booked} AND (e.pays = 0 OR e.kind NOT IN ('usage', 'run'))
+    WHERE {booked} AND (e.pays = 0 OR e.kind NOT IN ('usage', 'execution'))
 ) q GROUP BY q.section, q.what, q.currency ORDER BY q.section, q.what, q.currency
 
 -- name: usage
@@ -92,7 +92,7 @@ CASE WHEN e.ts BETWEEN 0 AND 253402300799999
 -- name: month [sqlite]
 CASE WHEN e.ts BETWEEN 0 AND 253402300799999 THEN STRFTIME('%Y-%m', e.ts / 1000, 'unixepoch') ELSE '' END
 
--- name: runs
+-- name: executions
 -- By project: drawn while they went on, as they ended, and after their hold was over.
 WITH drawn AS (
     SELECT COALESCE(r.project, '') AS project, e.reservation, e.amount_micro,
@@ -100,10 +100,10 @@ WITH drawn AS (
             WHEN SUBSTR(e.key, LENGTH(e.reservation) + 6, 6) <> 'final:' THEN 'drawn'
             WHEN e.at_ms >= r.expires_ms THEN 'late' ELSE 'settled' END AS part
     FROM {entries} LEFT JOIN reservations r ON r.reservation = e.reservation
-    WHERE {booked} AND e.pays = 1 AND e.kind = 'run'
+    WHERE {booked} AND e.pays = 1 AND e.kind = 'execution'
 ),
 lines AS (
-    SELECT d.project, COUNT(DISTINCT d.reservation) AS runs,
+    SELECT d.project, COUNT(DISTINCT d.reservation) AS executions,
         SUM(CASE WHEN d.part = 'drawn' THEN d.amount_micro ELSE 0 END) AS drawn_micro,
         SUM(CASE WHEN d.part = 'settled' THEN d.amount_micro ELSE 0 END) AS settled_micro,
         SUM(CASE WHEN d.part = 'late' THEN d.amount_micro ELSE 0 END) AS late_micro,
@@ -114,17 +114,17 @@ lines AS (
 placed AS (
     SELECT n.*, ROW_NUMBER() OVER (ORDER BY n.charged_micro DESC, n.project) AS place FROM lines n
 )
-SELECT project, runs, drawn_micro, settled_micro, late_micro, written_off_micro, charged_micro, 0 AS more
+SELECT project, executions, drawn_micro, settled_micro, late_micro, written_off_micro, charged_micro, 0 AS more
 FROM placed WHERE place <= :at_most
-UNION ALL SELECT '', rest.runs, rest.drawn_micro, rest.settled_micro, rest.late_micro, rest.written_off_micro,
+UNION ALL SELECT '', rest.executions, rest.drawn_micro, rest.settled_micro, rest.late_micro, rest.written_off_micro,
     rest.charged_micro, rest.more
-FROM (SELECT SUM(runs) AS runs, SUM(drawn_micro) AS drawn_micro, SUM(settled_micro) AS settled_micro,
+FROM (SELECT SUM(executions) AS executions, SUM(drawn_micro) AS drawn_micro, SUM(settled_micro) AS settled_micro,
     SUM(late_micro) AS late_micro, SUM(written_off_micro) AS written_off_micro, SUM(charged_micro) AS charged_micro,
     COUNT(*) AS more FROM placed WHERE place > :at_most) rest WHERE rest.more > 0
 ORDER BY more, project
 
 -- name: held
--- Runs that had credit reserved just before :until_ms, `standing` then. The amount of a run before its extension is not
+-- Executions that had credit reserved just before :until_ms, `standing` then. The amount of an execution before its extension is not
 -- on record: the present one counts. Nor is the time when metering drew on a hold: all that it has drawn counts.
 WITH holding AS (
     SELECT r.reservation, r.org_id, COALESCE(r.project, '') AS project, r.expires_ms, r.amount_micro

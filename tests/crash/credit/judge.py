@@ -19,11 +19,12 @@ from tests.crash.credit.requests import SHARE_PPM, SUPPLIER, Planned
 STATES = {"settled": "settled", "given up": "released", "given up at a cost": "released", "left": "expired"}
 RUNS = "SELECT reservation, state, amount_micro, drawn_micro FROM reservations"
 ENTRIES = """
-SELECT reservation, SUM(amount_micro), COUNT(DISTINCT key), COUNT(*) FROM ledger_entries WHERE kind = 'run' GROUP BY 1
+SELECT reservation, SUM(amount_micro), COUNT(DISTINCT key), COUNT(*) FROM ledger_entries
+WHERE kind = 'execution' GROUP BY 1
 """
 RECEIPTS = r"""
 SELECT reservation, COUNT(*) FROM ledger_entries
-WHERE kind = 'run' AND key LIKE 'run\:%\:final\:%' AND amount_micro >= 0 AND key NOT LIKE '%\:-' GROUP BY 1
+WHERE kind = 'execution' AND key LIKE 'run\:%\:final\:%' AND amount_micro >= 0 AND key NOT LIKE '%\:-' GROUP BY 1
 """
 DRAWS = (
     r"SELECT reservation, COUNT(*) FROM ledger_entries WHERE key LIKE 'run\:%\:d%' AND key NOT LIKE '%\:-' GROUP BY 1"

@@ -185,7 +185,9 @@ EXAMPLES: Final = {
         {"org": "acmee", "never_halt": "x", "max_concurrent": "99999999999", "until": "2020-01-01", "undo": "x"},
         _somebody_overrides,
     ),
-    "run-release": Example({"run": "run-1", "incurred": "0.5"}, {"run": "run-2", "incurred": "-1"}, _released, _run),
+    "execution-release": Example(
+        {"execution": "run-1", "incurred": "0.5"}, {"execution": "run-2", "incurred": "-1"}, _released, _run
+    ),
     "cell-set": Example(
         {"cell": "cell-1", "url": "http://cell-1:81", "new": "no"},
         {"cell": "cell-7", "url": "ftp://cell", "new": "x"},

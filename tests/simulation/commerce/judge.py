@@ -34,7 +34,7 @@ def _runs(shop: Shop) -> Iterator[str]:
     """Each was charged what it cost, by one receipt at most; one that metering or a provider settles by none."""
     text = (
         "SELECT reservation, SUM(amount_micro), COUNT(DISTINCT CASE WHEN key LIKE '%:final:%' AND key NOT LIKE '%:-' "
-        "THEN key END), COUNT(DISTINCT from_account), MAX(from_account) FROM ledger_entries WHERE kind = 'run' "
+        "THEN key END), COUNT(DISTINCT from_account), MAX(from_account) FROM ledger_entries WHERE kind = 'execution' "
         "GROUP BY reservation"
     )
     charged = {key: more for key, *more in shop.world.rows(text)}

@@ -284,7 +284,7 @@ def acts(org: sa.Row[Any], paid: PaidFrom) -> list[Link]:
         else act("Halt by hand" if org.is_halted else "Halt", "halt", id=org.org_id)
     )
     billing = Link("Billing", url("/console/billing", id=org.org_id))
-    runs = Link("Executions", url("/console/runs", org=org.org_id, state="any"))
+    runs = Link("Executions", url("/console/executions", org=org.org_id, state="any"))
     override = [act("Override limits", "org-override", org=org.org_id)]
     if org.override_halted is not None or org.override_max_concurrent is not None:
         override.append(act("End the override", "org-override", org=org.org_id, undo="yes"))

@@ -32,7 +32,7 @@ def org(org_id: str, *, narrow: bool = True) -> Cell:
 
 
 def run(reservation: str, *, narrow: bool = True) -> Cell:
-    return Cell(reservation, "id", href=url("/console/run", key=reservation), narrow=narrow)
+    return Cell(reservation, "id", href=url("/console/execution", key=reservation), narrow=narrow)
 
 
 def supplier(name: str, *, narrow: bool = True) -> Cell:
@@ -84,7 +84,7 @@ def of_entry(key: str, reservation: str | None = None, lot: str | None = None, c
     if parse_push_key(key) is not None:
         return url("/console/push", key=key)
     if reservation:
-        return url("/console/run", key=reservation)
+        return url("/console/execution", key=reservation)
     if key.startswith("topup:"):
         return url("/console/topup", id=key)
     return url("/console/wallet", id=customer_id) if lot and customer_id else ""

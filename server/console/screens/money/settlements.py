@@ -41,7 +41,7 @@ SAID: Final = {
     "released": "released for payment", "reversed": "no longer owed",
 }  # fmt: skip
 COLUMNS: Final = (
-    "run", "org_id", "project", "supplier", "state", "payout", "settled_at", "held_until", "charged", "share_ppm",
+    "execution", "org_id", "project", "supplier", "state", "payout", "settled_at", "held_until", "charged", "share_ppm",
     "owed", "clawed_back",
 )  # fmt: skip
 OF_ALL: Final = "The filter does not narrow this table: a payout covers all that a supplier is owed."

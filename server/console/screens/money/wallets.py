@@ -177,7 +177,8 @@ WALLET_PATH: Final = "/console/wallet"
 MOST_LOTS: Final = 100
 """Lots that a page shows."""
 ENTRY_COLUMNS: Final = (
-    "used_at", "booked_at", "kind", "feature", "run", "lot", "key", "actor", "reason", "quantity", "amount", "balance",
+    "used_at", "booked_at", "kind", "feature", "execution", "lot", "key", "actor", "reason", "quantity", "amount",
+    "balance",
 )  # fmt: skip
 """The columns of a file of entries."""
 

@@ -27,13 +27,13 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions import lists as runs
 from drawdown.worker.executions.lists import EVER, MOST_LOOKED_AT, HeldFigures, Holder, RunEntry, RunFilter, show_run
 
-PATH: Final = "/console/runs"
+PATH: Final = "/console/executions"
 HEADS: Final = (
     "Accepted, UTC", "Execution", "Organisation", "Payer", "State", "#Reserved", "#Drawn", "#Held", "Ends, UTC",
     "Charged by",
 )  # fmt: skip
 COLUMNS: Final = (
-    "run", "org_id", "payer", "project", "subject", "action", "state", "phase", "accepted", "expires", "ended",
+    "execution", "org_id", "payer", "project", "subject", "action", "state", "phase", "accepted", "expires", "ended",
     "ended_by", "settled_by", "reserved", "drawn", "held",
 )  # fmt: skip
 """The columns of a file of runs.
@@ -56,7 +56,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     rows = [
         (
             cells_of.time(one.accepted_ms, narrow=False),
-            Cell(one.reservation, "id", href=url("/console/run", key=one.reservation), links=_release(one)),
+            Cell(one.reservation, "id", href=url("/console/execution", key=one.reservation), links=_release(one)),
             cells_of.org(one.org_id),
             cells_of.org(one.customer_id, narrow=False)
             if one.customer_id == one.org_id
@@ -100,7 +100,7 @@ def _phase(one: Reservation) -> str:
 
 
 def _release(one: Reservation) -> tuple[Link, ...]:
-    return (act("Release", "run-release", run=one.reservation),) if one.state == "held" else ()
+    return (act("Release", "execution-release", execution=one.reservation),) if one.state == "held" else ()
 
 
 def _options(ask: Ask) -> list[tuple[str, str]]:
@@ -199,7 +199,7 @@ def _holders(found: list[Holder]) -> Table:
     )
 
 
-RUN_PATH: Final = "/console/run"
+RUN_PATH: Final = "/console/execution"
 MOST_ENTRIES: Final = 200
 """Draws of one run that are shown."""
 
@@ -216,7 +216,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             Tile("Drawn", figures.credits(run.drawn_micro), "charged so far"),
             Tile("Held", figures.credits(run.left_micro), f"until {figures.time(run.expires_ms)}"),
         ],
-        acts=[act("Release execution", "run-release", run=key)] if run.state == "held" else [],
+        acts=[act("Release execution", "execution-release", execution=key)] if run.state == "held" else [],
         query={"key": key},
         above=Link(run.org_id, url("/console/org", id=run.org_id)),
         heading=key,
@@ -276,13 +276,13 @@ def _named(text: str | None) -> Cell:
 
 def _release_size(connection: sa.Connection, doing: Doing) -> Size:
     """Return the possible cost of the run beyond its charges."""
-    run, _ = show_run(connection, doing.text("run"), doing.by.now_ms, 1)
+    run, _ = show_run(connection, doing.text("execution"), doing.by.now_ms, 1)
     more = (doing.credits("incurred") or run.drawn_micro) - run.drawn_micro
     return Size(micro=max(run.left_micro - max(more, 0), 0))
 
 
 def _run(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    run, _ = show_run(connection, doing.text("run"), doing.by.now_ms, 1)
+    run, _ = show_run(connection, doing.text("execution"), doing.by.now_ms, 1)
     return [
         Fact("State", run.state),
         Fact("Drawn", figures.exact(run.drawn_micro)),
@@ -291,7 +291,7 @@ def _run(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 
 
 def _do_release(connection: sa.Connection, doing: Doing) -> ActionResult:
-    key, micro = doing.text("run"), doing.credits("incurred")
+    key, micro = doing.text("execution"), doing.credits("incurred")
     done = executions.release(connection, key, None if micro is None else Cost(micro), doing.by)
     run = done.drawn.reservation
     return ActionResult(f"{key}: {run.state}; it cost {show_credits(run.drawn_micro)} credits in total")
@@ -299,14 +299,19 @@ def _do_release(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 def _release_command(doing: Doing) -> list[str]:
     micro = doing.credits("incurred")
-    return ["execution", "release", doing.text("run"), *([] if micro is None else ["--incurred", type_credits(micro)])]
+    return [
+        "execution",
+        "release",
+        doing.text("execution"),
+        *([] if micro is None else ["--incurred", type_credits(micro)]),
+    ]
 
 
 RELEASE: Final = Action(
-    "run-release",
+    "execution-release",
     "Release execution",
     (
-        Field("run", "Execution"),
+        Field("execution", "Execution"),
         Field(
             "incurred",
             "Cost despite the release, in credits",
@@ -318,7 +323,7 @@ RELEASE: Final = Action(
     _do_release,
     _run,
     _release_command,
-    lambda doing: url("/console/run", key=doing.text("run")),
+    lambda doing: url("/console/execution", key=doing.text("execution")),
     "Drawdown releases the reserved credit, and charges the drawn or incurred cost.",
     size=_release_size,
 )
