@@ -45,7 +45,7 @@ def origins(text: str, setting: str = "DRAWDOWN_CELL_ORIGINS") -> frozenset[str]
         if url is None:
             raise UsageError(f"{setting}: {shown} is not an http(s) origin such as https://cell-1:8443")
         if url.path:  # cut silently, it would allow more than was written
-            raise UsageError(f"{setting}: {shown} has a path: write {url.origin}, which allows all of it")
+            raise UsageError(f"{setting}: {shown} has a path. Write {url.origin}, which allows all of it")
         found.add(url.origin)
     return frozenset(found)
 
@@ -481,7 +481,7 @@ def _paths(given: Mapping[str, str]) -> Mapping[str, str]:
         if name in given:
             raise UsageError(f"{shown} and {shown}{SUFFIX} are both set. Unset one of them")
         if name in Settings.model_fields and name != "database_url" and not _is_secret(name):
-            raise UsageError(f"{shown}{SUFFIX}: only secrets may come from a file: set {shown}")
+            raise UsageError(f"{shown}{SUFFIX}: only secrets may come from a file. Set {shown}")
         found[name] = path
     return found
 

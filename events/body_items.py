@@ -117,7 +117,7 @@ def read_lines(body: bytes) -> Iterator[Item | Unfit]:
             raise _too_many()
         try:
             if not found[0].strip():
-                raise Unfit("empty_line", "the line is empty: send one item on each line")
+                raise Unfit("empty_line", "the line is empty. Send one item on each line")
             yield _whole(found[0].removesuffix(b"\n"))
         except Unfit as error:
             yield drop_traceback(error)
@@ -168,7 +168,7 @@ def _end(body: bytes, at: int, left: int) -> tuple[int, int, int]:
     depth = deepest = 0
     for found in _TOKENS.finditer(body, at):
         if not left:
-            raise Unreadable("too many items that cannot be parsed: send fewer of them", code="too_large")
+            raise Unreadable("too many items that cannot be parsed. Send fewer of them", code="too_large")
         left -= 1
         start, end = found.span()
         first = body[start]

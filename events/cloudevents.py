@@ -100,7 +100,7 @@ def parse_events(
 
 
 def _foreign(one: ReceivedEvent, source: str) -> Unfit:
-    text = f"this key is bound to the source {source}: use that source, or another key"
+    text = f"this key is bound to the source {source}. Use that source, or another key"
     error = Unfit("foreign_source", text, "source")
     error.named = one.event.source, one.event.event_id
     return body_items.drop_traceback(error)
@@ -260,7 +260,7 @@ def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue 
         raise Unfit("unknown_field", f"unknown field {name}{cloud}. Use one of: {', '.join(sorted(OWN))}", name)
     named = optional_text(item, "org_id", "org_id")
     if org_id is not None and named not in (None, org_id):
-        raise Unfit("foreign_org", f"this key is bound to {org_id}: use that organisation, or another key", "org_id")
+        raise Unfit("foreign_org", f"this key is bound to {org_id}. Use that organisation, or another key", "org_id")
     found = item.get("properties")
     if found is not None and not isinstance(found, dict):
         raise Unfit("wrong_type", "invalid properties: expected an object", "properties")

@@ -137,7 +137,7 @@ def _outcome(charge: wallet.Charge, push: PushRequest) -> Outcome:
             "then `drawdown push retry`"
         )
     if charge is wallet.Charge.TOO_LARGE:
-        return Rejected(f"more than 1,000,000,000 credits: check the rate of {push.feature}")
+        return Rejected(f"more than 1,000,000,000 credits. Check the rate of {push.feature}")
     return Rejected(f"the key {push.key} was charged before with another customer, feature or quantity")
 
 

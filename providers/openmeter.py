@@ -237,7 +237,7 @@ class OpenMeter:
         if self.dormant:
             return [f"{self.dormant}: nothing is sent to OpenMeter"]
         if isinstance(probe := await self._state(PROBE), ReadFailed):
-            return [f"{probe.reason}: check the key and the address"]
+            return [f"{probe.reason}. Check the key and the address"]
         meters = {feature: await self._meter(feature) for feature in features}
         lines = [f"{feature}: {meter.reason}" for feature, meter in meters.items() if not isinstance(meter, tuple)]
         for customer_id in customer_ids:
@@ -270,7 +270,7 @@ def _judge_event(item: object, request: PushRequest, kind: str, field: str) -> L
     if (event.get("type"), event.get("subject")) != (kind, request.customer_id):
         return CannotTell("OpenMeter has an event of this id for another meter or customer")
     if item.get("validationError") or item.get("validationErrors"):
-        return CannotTell("OpenMeter stored the event and cannot count it: see its validation errors")
+        return CannotTell("OpenMeter stored the event and cannot count it. See its validation errors")
     data = event.get("data")
     quantity = whole(data.get(field)) if isinstance(data, Mapping) else None
     return ReadFailed("the event has no whole quantity") if quantity is None else FoundPush(quantity)

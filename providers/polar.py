@@ -255,7 +255,7 @@ class Polar:
         if self.dormant:
             return [f"{self.dormant}: nothing is sent to Polar"]
         if isinstance(probe := await self._customer(PROBE), ReadFailed):
-            return [f"{probe.reason}: check the key and the address"]
+            return [f"{probe.reason}. Check the key and the address"]
         fields = {feature: await self._property(feature) for feature in features}
         lines = [f"{feature}: {field.reason}" for feature, field in fields.items() if not isinstance(field, str)]
         for customer_id in customer_ids:

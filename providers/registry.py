@@ -81,7 +81,7 @@ def without_secrets(text: str, settings: Mapping[str, str]) -> str:
 
 def _checked_name(name: str, taken: Mapping[str, Provider]) -> str:
     if not NAME.fullmatch(name) or name in EXEMPT_PROVIDERS:
-        raise ValueError(f"{name!r} is not a valid name for a provider: use a-z, 0-9 and _, and no reserved word")
+        raise ValueError(f"{name!r} is not a valid name for a provider. Use a-z, 0-9 and _, and no reserved word")
     if name in taken:
         raise ValueError(f"two installed packages offer a provider named {name}")
     return name

@@ -363,7 +363,7 @@ ANOTHER: Final = "if you mean another one, set DRAWDOWN_DATABASE_URL"
 NOT_READY: Final = {
     "3D000": f"the database does not exist: {ANOTHER}, else create it, then run `drawdown init`",
     "42P01": f"the database has no Drawdown tables: {ANOTHER}, else run `drawdown init`",
-    "42703": "the database is of another version: run `drawdown init` to upgrade it",
+    "42703": "the database is of another version. Run `drawdown init` to upgrade it",
     "25006": "the database is read-only: connect to the primary, or grant write access",
     "42501": "the database refuses this user: grant it the tables",
     "28P01": "the database refuses the password",
@@ -410,13 +410,13 @@ def _explain_sqlite(text: str) -> DrawdownError | None:
     if "locked" in text or "busy" in text:
         return DatabaseBusy("the database is locked by another program; nothing was done, try again")
     if "readonly" in text:
-        return DatabaseNotReady("the database is read-only: make the file and its folder writable")
+        return DatabaseNotReady("the database is read-only. Make the file and its folder writable")
     if "no such table" in text or "no such column" in text:
         return DatabaseNotReady(
             f"the database has no Drawdown tables of this version: {ANOTHER}, else run `drawdown init`"
         )
     if "unable to open" in text:
-        return DatabaseNotReady("the database file cannot be opened: check the path and its permissions")
+        return DatabaseNotReady("the database file cannot be opened. Check the path and its permissions")
     if "not a database" in text or "malformed" in text:
         return DatabaseNotReady(f"the file is not a valid SQLite database: {ANOTHER}, else restore it from a backup")
     if "is full" in text:

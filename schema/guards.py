@@ -398,7 +398,7 @@ GUARDS: Final = (
         "NEW.org_id <>? OLD.org_id OR NEW.created_ms <>? OLD.created_ms OR NEW.actor <>? OLD.actor OR "
         "NEW.reason <>? OLD.reason OR NEW.cell_id <>? OLD.cell_id OR NEW.source <>? OLD.source OR "
         "NEW.gives_micro <>? OLD.gives_micro",
-        "The scopes of an API key never change: create another key",
+        "The scopes of an API key never change. Create another key",
     ),
     Guard(
         "hook_endpoints_kept", "hook_endpoints", "DELETE",
@@ -604,7 +604,7 @@ GUARDS: Final = (
         "NEW.number <>? OLD.number OR NEW.metric <>? OLD.metric OR NEW.reach <>? OLD.reach OR NEW.target "
         "<>? OLD.target OR NEW.period <>? OLD.period OR NEW.amount <>? OLD.amount OR NEW.ends_ms <>? "
         "OLD.ends_ms OR NEW.at_ms <>? OLD.at_ms OR NEW.actor <>? OLD.actor OR NEW.reason <>? OLD.reason",
-        "The allowance of an override never changes: create another override",
+        "The allowance of an override never changes. Create another override",
     ),
     Guard(
         "guard_overrides_forward", "guard_overrides", "UPDATE",

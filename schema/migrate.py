@@ -87,7 +87,7 @@ def require_ready(connection: sa.Connection) -> None:
             f"the database has schema {found.current}, newer than this program's {found.head}: upgrade Drawdown"
         )
     raise DatabaseNotReady(
-        f"the database has schema {found.current}: run `drawdown init` to upgrade it to {found.head}"
+        f"the database has schema {found.current}. Run `drawdown init` to upgrade it to {found.head}"
     )
 
 

@@ -76,7 +76,7 @@ def require_roles(engine: sa.Engine) -> None:
     """Errors: UsageError on SQLite."""
     if engine.dialect.name != "postgresql":
         raise UsageError(
-            "SQLite has no roles: write access to its file allows everything. Keep the file to one user (mode 0600), "
+            "SQLite has no roles. Write access to its file allows everything. Keep the file to one user (mode 0600), "
             "or use PostgreSQL"
         )
 

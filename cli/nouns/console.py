@@ -114,6 +114,6 @@ def _tell(app: App, name: str, link: str, until_ms: int) -> None:
     url = f"{root}/console/link?token={link}"
     lines = [f"{name} sets a password by this link, shown this once, until {show_time(until_ms)}:", url]
     if not root:
-        lines.append("DRAWDOWN_CONSOLE_URL is not set: set it to the server's address, and put that before this path")
+        lines.append("DRAWDOWN_CONSOLE_URL is not set. Set it to the server's address, and put that before this path")
     show(app, {"name": name, "url": url, "until_ms": until_ms}, lines)
     require_shown(f"the link could not be printed: `drawdown console user reset {typed(name)}` shows another")

@@ -58,7 +58,7 @@ def resolve_doubted(
     Errors: UsageError without an outcome or evidence, unless it is a dry run; Refused as the rules have it.
     """
     if outcome is None and not dry_run:
-        raise UsageError("missing outcome: pass --outcome accepted or absent, or --dry-run to see both")
+        raise UsageError("missing outcome. Pass --outcome accepted or absent, or --dry-run to see both")
     by = app.by(actor, reason)
     done = [
         resolve_all(app.write, chosen, one, by, evidence, dry_run=dry_run)
@@ -165,7 +165,7 @@ def _cancel_lines(done: CancelReport) -> list[str]:
         lines += [f"  {key}" for key in done.voided]
     lines += [f"{key}: cancelled; it was voided meanwhile" for key in done.before]
     lines += [
-        f"{key}: the provider did not confirm it: {why}. The push is in doubt: run this again, or let a tick look it "
+        f"{key}: the provider did not confirm it: {why}. The push is in doubt. Run this again, or let a tick look it "
         "up an hour from now"
         for key, why in done.unconfirmed.items()
     ]

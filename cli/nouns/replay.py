@@ -62,7 +62,7 @@ def replay_(
     if bool(orgs) + (provider is not None) + all_ != 1:
         raise UsageError("specify exactly one of organisations, --provider NAME and --all")
     if not from_ or not to:
-        raise UsageError("missing range: pass --from and --to")
+        raise UsageError("missing range. Pass --from and --to")
     if queue and dry_run:
         raise UsageError("specify either --dry-run or --queue, not both")
     parse_zone(zone)

@@ -36,7 +36,7 @@ def prune_(
     text = f"{'would delete' if dry_run else 'deleted'} {done.samples:,} samples before {show_time(done.before_ms)}"
     held = f"; {done.held_back:,} organisations have something open before that" if done.held_back else ""
     kept = [
-        f"{done.quarantined:,} quarantined samples {'would be' if dry_run else 'were'} kept: see `drawdown sample "
+        f"{done.quarantined:,} quarantined samples {'would be' if dry_run else 'were'} kept. See `drawdown sample "
         "quarantined`; `drawdown sample repair` bills those with a readable time, and a prune deletes those that "
         "`drawdown sample dismiss` set aside"
     ]

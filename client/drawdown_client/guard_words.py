@@ -111,7 +111,7 @@ def check(wish: Wish) -> Call:
 def options(wish: Wish) -> Call:
     """Return the call for the ways out. Errors: ValueError if no organisation is given."""
     if wish.org_id is None:
-        raise ValueError("missing organisation: pass the organisation of the options")
+        raise ValueError("missing organisation. Pass the organisation of the options")
     query = {"metric": wish.metric, "quantity": str(wish.quantity), "payer": wish.payer}
     return get("v1", "guard", wish.org_id, "options", query=query)
 
@@ -209,7 +209,7 @@ def require_held(key: str, answer: Decision) -> None:
         raise Blocked(answer)
     state = answer.said.get("state", HELD)
     if state != HELD:
-        raise Refused(409, ENDED, f"key {key} is already {escape(state)}: use a new key for another use")
+        raise Refused(409, ENDED, f"key {key} is already {escape(state)}. Use a new key for another use")
 
 
 def _ms(seconds: float | None) -> int | None:

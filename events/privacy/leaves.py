@@ -320,10 +320,10 @@ def parse(text: str, where: str = "it") -> object:
     try:
         return _DECODER.decode(text)
     except RecursionError:
-        raise UsageError(f"{where} is nested too deeply: use fewer levels", code="report_too_deep") from None
+        raise UsageError(f"{where} is nested too deeply. Use fewer levels", code="report_too_deep") from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno:,}, column {error.colno:,}" if where == "it" else f"column {error.colno:,}"
-        raise UsageError(f"{where} is not valid JSON: see {place}", code="bad_json") from None
+        raise UsageError(f"{where} is not valid JSON. See {place}", code="bad_json") from None
     except ValueError:
         raise UsageError(f"{where} has a number that JSON does not allow", code="bad_json") from None
 

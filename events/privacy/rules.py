@@ -593,7 +593,7 @@ def _rule(number: int, given: Mapping[str, Any]) -> ForeignRule:
         raise UsageError("custom rules need RE2. Run: pip install 'drawdown[privacy]'", code="no_re2") from None
     options = re2.Options()
     options.log_errors, options.max_mem = False, RE2_MEMORY_BYTES
-    bad = UsageError(f"invalid rule {number}: check its id, regex, keywords, secretGroup and entropy", code="bad_rules")
+    bad = UsageError(f"invalid rule {number}. Check its id, regex, keywords, secretGroup and entropy", code="bad_rules")
     name, regex, words = given.get("id"), given["regex"], given.get("keywords", [])
     group, entropy = given.get("secretGroup", 0), given.get("entropy", 0)
     if not isinstance(words, list) or not all(isinstance(text, str) for text in (name, regex, *words)):

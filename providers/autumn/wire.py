@@ -228,9 +228,9 @@ def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
     if said.status == 400 and "in the future" in said.message:
         return RetryAt(now_ms + MINUTE_MS, f"Autumn's clock is behind ours: {said}")
     if said.code == "customer_not_found":
-        return Rejected(f"{said}: create the customer over there, or assign the organisation to the right one")
+        return Rejected(f"{said}. Create the customer over there, or assign the organisation to the right one")
     if said.code == "feature_not_found":
-        return Rejected(f"{said}: create {request.feature} over there (is the key of the right environment?)")
+        return Rejected(f"{said}. Create {request.feature} over there (is the key of the right environment?)")
     return Rejected(str(said))
 
 
@@ -246,7 +246,7 @@ def access_trouble(said: WireAnswer) -> str | None:
     if said.code == "no_auth_header":
         return f"HTTP 401 no_auth_header: no such route over there; the address or API version {VERSION} is wrong"
     if said.status in (401, 403):
-        return f"the key is refused (HTTP {said.status} {said.code}): set a secret key that may bill"
+        return f"the key is refused (HTTP {said.status} {said.code}). Set a secret key that may bill"
     return None
 
 

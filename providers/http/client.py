@@ -479,7 +479,7 @@ NEXT_ADDRESS_S: Final = 0.25
 MAX_PROXY_HEAD_BYTES: Final = 16 * 1024
 """A proxy's answer to CONNECT."""
 NOT_TRUSTED: Final = f"the certificate is not trusted (name its authority in {CA_FILE})"
-NO_ADDRESS: Final = f"the host has no address: set {PROXY} if only a proxy reaches it"
+NO_ADDRESS: Final = f"the host has no address. Set {PROXY} if only a proxy reaches it"
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 
 

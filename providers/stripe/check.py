@@ -75,7 +75,7 @@ async def _account(settings: StripeSettings, http: Http) -> list[str]:
     found = clean(str((json_object(answer.body) or {}).get("id")), 60)
     if found == settings.account:
         return []
-    return [f"DRAWDOWN_STRIPE_ACCOUNT is {settings.account}, but the key is of {found}: set the key of that account"]
+    return [f"DRAWDOWN_STRIPE_ACCOUNT is {settings.account}, but the key is of {found}. Set the key of that account"]
 
 
 def _feature(settings: StripeSettings, feature: str, found: Sequence[Meter]) -> list[str]:
@@ -104,7 +104,7 @@ def _shape(meter: Meter) -> list[str]:
             "(event_time_window); pushes to it are rejected: archive it and create one without a window"
         )
     if meter.formula != "sum":
-        lines.append(f"aggregates by {meter.formula or 'nothing'}; usage has to be summed: create one with formula sum")
+        lines.append(f"aggregates by {meter.formula or 'nothing'}; usage has to be summed. Create one with formula sum")
     if meter.customer_key != CUSTOMER_KEY:
         lines.append(f"finds the customer under {meter.customer_key or 'nothing'}; it has to be {CUSTOMER_KEY}")
     if meter.value_key != VALUE_KEY:

@@ -115,7 +115,7 @@ def never_sent(settings: StripeSettings, push: PushRequest) -> Rejected | None:
     meter = settings.meter_of(push.feature)
     other = settings.conflicting_feature(push.feature)
     if other is not None:
-        return Rejected(f"{push.feature} is the meter of {other}: give it one of its own in DRAWDOWN_STRIPE_METERS")
+        return Rejected(f"{push.feature} is the meter of {other}. Give it one of its own in DRAWDOWN_STRIPE_METERS")
     if push.quantity % meter.unit:
         return Rejected(f"{push.quantity} is not a whole number of units of {meter.unit} at meter {meter.event_name}")
     if abs(push.quantity // meter.unit) >= 10**MAX_DIGITS:

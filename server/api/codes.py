@@ -26,7 +26,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "bad_request": CallCode((400,), "The request cannot be parsed. Fix it"),
     "not_json": CallCode(
         (400, 415),
-        "The body is not JSON. With 415, its `Content-Type` is not JSON: send `application/json`",
+        "The body is not JSON. With 415, its `Content-Type` is not JSON. Send `application/json`",
     ),
     "bad_encoding": CallCode(
         (400, 415),
@@ -53,7 +53,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "foreign_key": CallCode(
         (403, 409),
         "Another key began this execution or use. Use that key, or one that is not bound. With 409, the execution's"
-        " key is taken: choose another",
+        " key is taken. Choose another",
     ),
     "unknown_execution": CallCode(
         (404,),

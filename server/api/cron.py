@@ -106,11 +106,11 @@ class Cron:
         same, 409 while one runs; DrawdownError."""
         signing.check_bearer(self._services.settings.cron_secret, request.headers.get("authorization", ""))
         if request.query_params:
-            raise ApiError(400, "bad_request", "this path takes no parameters: remove them")
+            raise ApiError(400, "bad_request", "this path takes no parameters. Remove them")
         if what in self._running and not self._running[what][1].done():
             details = {"running_since_ms": self._running[what][0]}
             raise ApiError(
-                409, f"{what}_running", f"another {what} runs in this process: wait for its end", details=details
+                409, f"{what}_running", f"another {what} runs in this process. Wait for its end", details=details
             )
         begun = begin(work)
         self._running[what] = self._services.clock.now_ms(), cast("Future[object]", begun)

@@ -318,7 +318,7 @@ def idempotency_key(request: Request) -> str | None:
         return None
     if len(given) > 1 or not 1 <= len(given[0]) <= 200 or not (given[0].isascii() and given[0].isprintable()):
         raise ApiError(
-            400, "bad_request", "invalid Idempotency-Key: send one of 1 to 200 printable ASCII characters, or omit it"
+            400, "bad_request", "invalid Idempotency-Key. Send one of 1 to 200 printable ASCII characters, or omit it"
         )
     return given[0]
 
@@ -360,7 +360,7 @@ def _values(said: Caller, params: Sequence[Param], given: Values, *, open_: bool
             values[param.name] = said.require_org(values[param.name])
         elif param.required:
             raise bad_value(
-                param.field, f"missing {param.field}: send the organisation, because this key is not bound to one"
+                param.field, f"missing {param.field}. Send the organisation, because this key is not bound to one"
             )
     return values
 

@@ -242,13 +242,13 @@ def _key_of(key: str | None, given: list[str]) -> str:
     """The run's key: of the body, or of the header. Errors: ApiError 400."""
     if len(given) > 1 or any(not _HEADER.fullmatch(one) for one in given):
         raise ApiError(
-            400, "bad_request", "invalid Idempotency-Key: send one of 1 to 200 printable ASCII characters, or omit it"
+            400, "bad_request", "invalid Idempotency-Key. Send one of 1 to 200 printable ASCII characters, or omit it"
         )
     if given and key not in (None, given[0]):
-        raise ApiError(400, "other_key", "the key of the body and Idempotency-Key differ: send one of them")
+        raise ApiError(400, "other_key", "the key of the body and Idempotency-Key differ. Send one of them")
     found = given[0] if given else key
     if found is None:
-        raise ApiError(400, "bad_request", "missing key: send `key`, or the header Idempotency-Key")
+        raise ApiError(400, "bad_request", "missing key. Send `key`, or the header Idempotency-Key")
     return found
 
 

@@ -93,7 +93,7 @@ class Gate:
     def _unknown(self, org_id: str) -> dict[str, object]:
         wanted = self._services.settings.gate_unknown_org
         if wanted == "not_found":
-            raise ApiError(404, "unknown_org", "unknown organisation: check the id")
+            raise ApiError(404, "unknown_org", "unknown organisation. Check the id")
         return decided(org_id, in_doubt("unknown_org", allowed=wanted == "allow"), None, None)
 
     async def _asked_again(self, org_id: str, found: Gated) -> bool:

@@ -38,7 +38,7 @@ MEANINGS: Final = {
     422: "Invalid content: a field is missing, unknown or wrong",
     429: "Too many requests from this address, or with this key",
     500: "Internal error",
-    503: "Temporarily unavailable, or not configured: send it again",
+    503: "Temporarily unavailable, or not configured. Send it again",
 }
 SCHEMES: Final = {
     "bearer": {"type": "http", "scheme": "bearer"},

@@ -96,10 +96,10 @@ class Caller:
         """A bound key need not name its own. Errors: ApiError 403 for one that it may not name, 422 for none."""
         own = self.key.org_id
         if (named := org_id or own) is None:
-            raise bad_value("org_id", "missing org_id: send it, because this key is not bound to an organisation")
+            raise bad_value("org_id", "missing org_id. Send it, because this key is not bound to an organisation")
         if own not in (None, clean_id(named, "an organisation's id")):
             raise ApiError(
-                403, "foreign_org", f"this key is bound to {own}: send that organisation, or use another key"
+                403, "foreign_org", f"this key is bound to {own}. Send that organisation, or use another key"
             )
         return named
 

@@ -44,7 +44,7 @@ def require_worth_reading(services: Services, name: str, headers: Mapping[str, s
         if name in services.broken:
             message = f"provider {name} is unavailable. Send the webhook again"
             raise ApiError(503, "provider_broken", message, headers=END)
-        raise ApiError(404, "not_found", "unknown provider: check the path of the webhook", headers=END)
+        raise ApiError(404, "not_found", "unknown provider. Check the path of the webhook", headers=END)
     wanted = provider.capabilities.webhook_headers
     if wanted and not any(headers.get(header) for header in wanted):
         raise ApiError(400, "webhook_refused", f"missing header {' or '.join(wanted)}", headers=END)

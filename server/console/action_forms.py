@@ -130,7 +130,7 @@ class Acting:
     async def _take_step(self, action: Action, request: Request, form: Mapping[str, str]) -> Response:
         step = form.get("step")
         if step not in ("look", "do"):
-            raise ApiError(400, "bad_form", "the form has no valid step: open it again")
+            raise ApiError(400, "bad_form", "the form has no valid step. Open it again")
         try:
             if step == "look":
                 return await self._looked(action, request, form)
@@ -234,7 +234,7 @@ class Acting:
             person, found, demo = await self._threads.read(work)
             action = next((one for one in self._actions if found and one.name == found.action), None)
             if found is None or action is None or not found.place:
-                return self._console.failed(404, "you sent no form with this key: see the audit")
+                return self._console.failed(404, "you sent no form with this key. See the audit")
             shown = {"done": found, "secret": "", "action": action, "person": person, "demo": demo}
             return self._console.render("act_done.html", shown)
 
@@ -312,7 +312,7 @@ TYPED_MICRO: Final = 1_000 * MICRO
 """Above so many rows, or so much credit, their number is typed before it is done."""
 SEEN: Final = re.compile(r"[0-9a-f]{64}")
 """The hash of a dry run's result, as its form carries it."""
-CHANGED: Final = "the state changed since the dry run: check the new dry run, and decide again"
+CHANGED: Final = "the state changed since the dry run. Check the new dry run, and decide again"
 
 
 class LookAgain(Refused):
@@ -403,7 +403,7 @@ def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
         raise ApiError(403, "grant_limit", f"{why}. {person.name} may not do it, but an admin may")
     if most is not None and size.micro > most:
         why = f"{person.name} may give at most {as_credits(most)} credits at once, and this is {as_credits(size.micro)}"
-        raise ApiError(403, "grant_limit", f"{why}: ask an admin to do it, or to raise the limit")
+        raise ApiError(403, "grant_limit", f"{why}. Ask an admin to do it, or to raise the limit")
     return size
 
 

@@ -170,7 +170,7 @@ class Console:
             return failed(500, str(error))
         except Exception as error:
             log.error("console_failed", path=request.url.path, **describe_error(error))
-            return failed(500, "an internal error occurred: see the server's log")
+            return failed(500, "an internal error occurred. See the server's log")
 
     def failed(
         self,

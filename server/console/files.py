@@ -162,9 +162,9 @@ class Files:
         Errors: ApiError 503 if enough are under way; those of the first rows.
         """
         if of in self._of:
-            raise ApiError(503, "busy", "your last file is not complete yet: try again in a moment", headers=SOON)
+            raise ApiError(503, "busy", "your last file is not complete yet. Try again in a moment", headers=SOON)
         if self._under_way >= MOST_FILES:
-            raise ApiError(503, "busy", "too many files are in progress: try again in a moment", headers=SOON)
+            raise ApiError(503, "busy", "too many files are in progress. Try again in a moment", headers=SOON)
         self._under_way += 1
         if of is not None:
             self._of.add(of)

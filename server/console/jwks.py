@@ -26,7 +26,7 @@ MOST_BYTES: Final = 64 * 1024
 """An answer of a sign-in service."""
 MOST_AT_ONCE: Final = 8
 """Calls, and callers that wait for a key set that is being read."""
-TOO_MANY: Final = "too many people sign in at this moment: try again"
+TOO_MANY: Final = "too many people sign in at this moment. Try again"
 MOST_KEYS: Final = 50
 """Public keys of one address: the others are ignored."""
 KEPT_MS: Final = 10 * MINUTE_MS

@@ -71,8 +71,8 @@ Act = Callable[[Request, Mapping[str, str]], Awaitable[Response]]
 
 COOKIE: Final = "__Host-drawdown-my"
 HOME: Final = "/my/usage"
-OVER: Final = "you are not signed in, or your session ended: open this page from your product again"
-ANOTHER: Final = "this browser is now signed in for {}, and the page was another organisation's: open that page again"
+OVER: Final = "you are not signed in, or your session ended. Open this page from your product again"
+ANOTHER: Final = "this browser is now signed in for {}, and the page was another organisation's. Open that page again"
 AT_ONCE: Final = 4
 """Reads and writes at once for these people, in threads of their own: they never delay the console, nor it them.
 Their files are half of them at most, as at the console.
@@ -181,7 +181,7 @@ class My:
     async def _enter(self, request: Request) -> Response:
         async def entered() -> Response:
             if request.method != "GET":  # whatever looks where a link leads does not use it up
-                raise ApiError(405, "method", "invalid method: open the link with GET")
+                raise ApiError(405, "method", "invalid method. Open the link with GET")
             try:
                 link = await self._links.read(said_by(request).get("token", ""), self.url, self._console.now_ms())
                 return await self._begin(request, link)
@@ -300,7 +300,7 @@ class My:
         if card is None or service is None:
             return self._failed(404, "no automatic top-up charges a card for this credit")
         if self._card_pages >= MOST_CARD_PAGES:
-            raise ApiError(503, "busy", "too many people open this page: try again in a moment", headers=SOON)
+            raise ApiError(503, "busy", "too many people open this page. Try again in a moment", headers=SOON)
         self._card_pages += 1
         try:
             ask = service.portal_link if form.get("what") == "portal" else service.card_link
@@ -310,7 +310,7 @@ class My:
         finally:
             self._card_pages -= 1
         if isinstance(found, NoLink) or not is_safe(found.url):
-            return self._failed(502, f"{card.service} returned no page for a card: try again later")
+            return self._failed(502, f"{card.service} returned no page for a card. Try again later")
         return self._render("my_card.html", {"visitor": visitor, "service": card.service, "url_there": found.url})
 
     async def _leave(self, request: Request, _form: Mapping[str, str]) -> Response:

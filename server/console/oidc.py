@@ -163,7 +163,7 @@ class Oidc:
         issuer = self._settings.issuer
         said = await self._elsewhere.get_cached(f"{issuer.rstrip('/')}/.well-known/openid-configuration", issuer)
         if said.get("issuer") != issuer:
-            raise Trouble(f"{issuer} states another issuer: check DRAWDOWN_CONSOLE_OIDC_ISSUER")
+            raise Trouble(f"{issuer} states another issuer. Check DRAWDOWN_CONSOLE_OIDC_ISSUER")
         for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
             if not isinstance(said.get(name), str) or not is_safe(said[name]):
                 raise Trouble(f"{issuer} states no {name} with https://")

@@ -93,7 +93,7 @@ class Ask:
     def required(self, name: str) -> str:
         """Return a text. Errors: UsageError if none is given."""
         if not self.query.get(name):
-            raise UsageError(f"the address has no {name}: add ?{name}=…")
+            raise UsageError(f"the address has no {name}. Add ?{name}=…")
         return self.text(name)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:

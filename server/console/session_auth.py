@@ -115,7 +115,7 @@ async def form_of(request: Request, url: str, budget: Budget, home: str = "/cons
     Errors: ApiError 403 for a form of another site, 400 for nonsense, and those of `bodies`.
     """
     if not is_ours(request, url):
-        why = f"this form was not sent from the console: open it at {url}{home}"
+        why = f"this form was not sent from the console. Open it at {url}{home}"
         raise ApiError(403, "foreign_form", why)
     async with body_of(request, MAX_FORM_BYTES, budget) as body:
         try:

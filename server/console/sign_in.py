@@ -39,7 +39,7 @@ HASHES_AT_ONCE: Final = 2
 MOST_HASHES: Final = 20
 """Password checks under way or waiting. Later ones are asked to try again."""
 WRONG: Final = "wrong name or password"
-NO_LINK: Final = "the link was used, or expired: ask an admin for another one (`drawdown console user reset`)"
+NO_LINK: Final = "the link was used, or expired. Ask an admin for another one (`drawdown console user reset`)"
 
 T = TypeVar("T")
 
@@ -182,7 +182,7 @@ class SignIn:
     async def _hash(self, work: Callable[[], T]) -> T:
         """Errors: ApiError 503 where too many wait."""
         if self._hashes >= MOST_HASHES:
-            raise ApiError(503, "busy", "too many people sign in now: try again", headers=SOON)
+            raise ApiError(503, "busy", "too many people sign in now. Try again", headers=SOON)
         self._hashes += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._hashing, work)

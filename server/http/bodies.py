@@ -207,7 +207,7 @@ def is_packed(content_encoding: str) -> bool:
         return False
     if found in ("gzip", "x-gzip"):
         return True
-    raise ApiError(415, "bad_encoding", "invalid Content-Encoding: send gzip, or omit it")
+    raise ApiError(415, "bad_encoding", "invalid Content-Encoding. Send gzip, or omit it")
 
 
 def unpack(body: bytes, most_bytes: int) -> bytes:

@@ -44,7 +44,7 @@ PIECE_BYTES: Final = 4 * 1024
 """A head is measured after each: one that has so much more is taken by no chance."""
 
 FULL: Final = ApiError(
-    503, "too_many_connections", "too many connections: try again later", headers={"Retry-After": "1"}
+    503, "too_many_connections", "too many connections. Try again later", headers={"Retry-After": "1"}
 )
 
 

@@ -160,7 +160,7 @@ def _has_own_limits(path: str) -> bool:
 
 
 _FULL: Final = error_answer(
-    ApiError(503, "too_many_connections", "too many connections: try again later", headers={"Retry-After": "1"})
+    ApiError(503, "too_many_connections", "too many connections. Try again later", headers={"Retry-After": "1"})
 )
 
 
@@ -175,7 +175,7 @@ _TOO_MANY: Final = error_answer(
     ApiError(
         429,
         "too_many_requests",
-        "too many requests from this address: wait for Retry-After",
+        "too many requests from this address. Wait for Retry-After",
         headers={"Retry-After": "1"},
     )
 )
@@ -183,7 +183,7 @@ _TOO_MANY: Final = error_answer(
 
 _AMBIGUOUS: Final = error_answer(
     ApiError(
-        400, "bad_request", "missing length: send Content-Length or Transfer-Encoding", headers={"Connection": "close"}
+        400, "bad_request", "missing length. Send Content-Length or Transfer-Encoding", headers={"Connection": "close"}
     )
 )
 

@@ -60,7 +60,7 @@ def verify(
     if _VERSION_1.fullmatch(offered):
         raise _refused("signature version 1 is not supported. Sign the method and the host too, as v2=")
     if not _SECONDS.fullmatch(timestamp) or not _VERSION_2.fullmatch(offered):
-        raise _refused("missing signature: send X-Timestamp in seconds, and X-Signature as v2= and lower-case hex")
+        raise _refused("missing signature. Send X-Timestamp in seconds, and X-Signature as v2= and lower-case hex")
     wanted = [signature(secret, timestamp, of) for secret in secrets]
     genuine = sum([hmac.compare_digest(expected, offered) for expected in wanted])
     if not genuine:

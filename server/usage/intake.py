@@ -285,7 +285,7 @@ def _kind_of(request: Request, taker: Taker[Any]) -> tuple[str, bool]:
         raise ApiError(400, "bad_request", f"send {double} once")
     kind = headers.get("content-type", JSON if is_binary(headers) else "")
     if type_of(kind) not in taker.types:
-        raise ApiError(415, "not_json", f"invalid Content-Type: send one of {', '.join(taker.types)}")
+        raise ApiError(415, "not_json", f"invalid Content-Type. Send one of {', '.join(taker.types)}")
     return kind, is_packed(headers.get("content-encoding", ""))
 
 

@@ -257,7 +257,7 @@ def test_doctor_and_cell_set_say_what_would_be_refused(site: Site) -> None:
     assert open_.why_not(url, site.lookup) is None
     assert open_.why_not("http://cell.example:82", site.lookup) == "add its origin to DRAWDOWN_CELL_ORIGINS"
     said = CellSettings(frozenset({url}), (SECRET,)).why_not(url, site.lookup)
-    assert said == "127.0.0.1 is a loopback address: add it to DRAWDOWN_CELL_NETWORKS"
+    assert said == "127.0.0.1 is a loopback address. Add it to DRAWDOWN_CELL_NETWORKS"
 
 
 @pytest.mark.parametrize("entry", ["https://cell-1:8443/fleet", "http://10.0.0.7/a/b/"])

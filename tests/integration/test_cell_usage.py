@@ -148,7 +148,7 @@ def test_an_answer_has_so_many_bytes_at_most(odd: str, monkeypatch: pytest.Monke
 
 def test_what_is_not_allowed_is_not_called(odd: str) -> None:
     assert "DRAWDOWN_CELL_ORIGINS" in (asked(f"{odd}/200", allowed="https://cell-1:8443").error or "")
-    assert asked(f"{odd}/200", secrets=()).error == "missing signing secret: set DRAWDOWN_CELL_SECRET"
+    assert asked(f"{odd}/200", secrets=()).error == "missing signing secret. Set DRAWDOWN_CELL_SECRET"
     url = f"http://localhost:{urlsplit(odd).port}"
     client = CellUsageClient(CellSettings(frozenset({origin(url) or ""}), (ROOT,)), FixedClock(T0))
     (answer,) = asyncio.run(client.read([UsageRequest("cell-1", url, DAY)]))

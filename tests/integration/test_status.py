@@ -260,7 +260,7 @@ def test_what_differs_is_compared_again_from_its_own_day(fleet: Fleet) -> None:
 def test_a_cron_that_stands_still_is_noticed(fleet: Fleet) -> None:
     fleet.tick_windows(2)
     fleet.clock.at_ms += 23 * MINUTE_MS
-    assert look(fleet)["reason"] == "no tick for 23 min: check that cron runs"
+    assert look(fleet)["reason"] == "no tick for 23 min. Check that cron runs"
     fleet.tick()
     assert look(fleet)["verdict"] == "settled"
 

@@ -235,11 +235,11 @@ def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None
     refused = [judge.address_refused(found, host) for host in hosts]
     if None in refused:
         return None
-    return f"{refused[0] or 'it has no address'}: add it to {settings}_NETWORKS"
+    return f"{refused[0] or 'it has no address'}. Add it to {settings}_NETWORKS"
 
 
 NOT_ALLOWED: Final = "is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"
-UNSIGNED: Final = "missing signing secret: set DRAWDOWN_CELL_SECRET"
+UNSIGNED: Final = "missing signing secret. Set DRAWDOWN_CELL_SECRET"
 NOT_CALLED: Final = "not called unless"
 """Part of an error about an address that no network allows."""
 ANSWERED: Final = "the cell answered"

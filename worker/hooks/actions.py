@@ -222,7 +222,7 @@ def _endpoint(row: Any) -> Endpoint | None:
     if row is None:
         return None
     if row["ended_ms"] is not None:
-        raise Refused(f"{row['name']} has ended: create an endpoint with another name")
+        raise Refused(f"{row['name']} has ended. Create an endpoint with another name")
     return Endpoint(row["name"], row["url"], tuple(row["events"].split()), row["generation"])
 
 
@@ -279,9 +279,9 @@ def _listens(done: EndpointSet) -> list[str]:
     before = f"; before: {done.was_url}" if done.was_url is not None else ""
     lines = [f"{done.name}: {done.url}; {', '.join(done.events)}{before}"]
     if done.was_url is None and done.secret is None:
-        lines.append("the endpoint has no secret yet: set DRAWDOWN_HOOK_SECRET")
+        lines.append("the endpoint has no secret yet. Set DRAWDOWN_HOOK_SECRET")
     if not done.allowed:
-        lines.append("Drawdown does not call the endpoint yet: add its origin to DRAWDOWN_HOOK_ORIGINS")
+        lines.append("Drawdown does not call the endpoint yet. Add its origin to DRAWDOWN_HOOK_ORIGINS")
     return lines
 
 
@@ -414,7 +414,7 @@ def _replay(
 def _sentence(done: SentAgain) -> str:
     if done.message_id is not None:
         return f"{done.message_id}: queued again for {', '.join(done.endpoints)}"
-    more = f"; {done.left:,} more failed: repeat the command to queue them" if done.left else ""
+    more = f"; {done.left:,} more failed. Repeat the command to queue them" if done.left else ""
     return f"{done.endpoints[0]}: {done.replayed:,} message{'' if done.replayed == 1 else 's'} queued again{more}"
 
 

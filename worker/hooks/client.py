@@ -55,7 +55,7 @@ class HookClient:
             return HookAnswer(error="the URL is not on the allow-list (DRAWDOWN_HOOK_ORIGINS)")
         secrets = self._settings.secrets_of(message.endpoint, message.generations)
         if not secrets:
-            return HookAnswer(error="no secret to sign with: set DRAWDOWN_HOOK_SECRET")
+            return HookAnswer(error="no secret to sign with. Set DRAWDOWN_HOOK_SECRET")
         target, http = line
         body, within_s = message.body.encode(), CALL_MS / SECOND_MS
         signed = headers_of(secrets, message.message_id, self._clock.now_ms() // SECOND_MS, body)

@@ -31,7 +31,7 @@ def _accept_job(connection: sa.Connection, asked: Invocation, provider: str) -> 
     require_biller(connection, known, provider, "it has no settings")
     if known is None or provider not in known.capabilities:
         command = typed("drawdown", "provider", "accept", provider)
-        raise Refused(f"this server has no settings of {provider}: run `{command}` on a server that has them")
+        raise Refused(f"this server has no settings of {provider}. Run `{command}` on a server that has them")
     return AcceptJob(provider, providers.terms_of(known.capabilities[provider]))
 
 

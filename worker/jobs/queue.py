@@ -79,7 +79,7 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
     _plan(connection, asked, by.now_ms)
     asked = understood(connection, asked)
     if isinstance(asked, AssignJob) and asked.is_so(asked.was) and asked.from_ms is None:
-        raise Refused(f"{asked.org_id} already has this assignment: see `drawdown org show {typed(asked.org_id)}`")
+        raise Refused(f"{asked.org_id} already has this assignment. See `drawdown org show {typed(asked.org_id)}`")
     if isinstance(asked, AcceptJob) and asked.terms == terms_in_force(connection, asked.provider):
         raise Refused(UNCHANGED.format(asked.provider))
     if isinstance(asked, TopupJob):
@@ -138,7 +138,7 @@ def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
         latest = latest_biller(connection, asked.org_id)
         if latest != asked.was and not asked.is_so(latest):
             raise Refused(
-                f"{asked.org_id} got another assignment since it was queued: check it, and queue the job again"
+                f"{asked.org_id} got another assignment since it was queued. Check it, and queue the job again"
             )
 
 
@@ -222,7 +222,7 @@ def require_use(asked: TopupJob) -> None:
     """Errors: Refused where it would change nothing, or could not be done."""
     assert asked.was is not None
     if asked.what == "start" and asked.was.mode == "live":
-        raise Refused(f"top-ups of {asked.wallet} are already live: see `drawdown topup show {typed(asked.wallet)}`")
+        raise Refused(f"top-ups of {asked.wallet} are already live. See `drawdown topup show {typed(asked.wallet)}`")
     if asked.what == "resume" and asked.was.mode == "stopped":
         raise Refused(STOPPED.format(asked.wallet, typed(asked.wallet)))
     if asked.what == "resume" and asked.was.stops == (0, None, None):
@@ -240,13 +240,13 @@ def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:
         return False
     if (now.terms, now.mode, now.said_ms) != (was.terms, was.mode, was.said_ms):
         raise Refused(
-            f"the terms of {asked.wallet} have changed since it was queued: check them, and queue the job again"
+            f"the terms of {asked.wallet} have changed since it was queued. Check them, and queue the job again"
         )
     if asked.what == "start" or now.stops == was.stops:
         return True
     if now.stops == (0, None, None):
         return False
-    raise Refused(f"a charge of {asked.wallet} was declined since it was queued: check it, and queue the job again")
+    raise Refused(f"a charge of {asked.wallet} was declined since it was queued. Check it, and queue the job again")
 
 
 @dataclass(frozen=True)

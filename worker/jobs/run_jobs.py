@@ -210,7 +210,7 @@ def assign(context: Context, asked: AssignJob, by: By) -> Steps[Turn]:
 
 def cannot_be_used(provider: str) -> Turn:
     """A turn in vain: a person may give the tick its key, or accept its settings."""
-    return Turn(None, f"the tick cannot use {provider}: run `drawdown provider list` on its machine", in_vain=True)
+    return Turn(None, f"the tick cannot use {provider}. Run `drawdown provider list` on its machine", in_vain=True)
 
 
 def _flip_in_words(flip: Flip, provider: str) -> Turn:
@@ -293,7 +293,7 @@ def top_up(context: Context, asked: TopupJob, by: By) -> Steps[Turn]:
         "topup_asked", partial(topups.require_terms, customer_id=asked.wallet), rollback=True
     )
     if terms.service not in context.payments:
-        return Turn(None, f"the tick cannot use {terms.service}: run `drawdown doctor` on its machine", in_vain=True)
+        return Turn(None, f"the tick cannot use {terms.service}. Run `drawdown doctor` on its machine", in_vain=True)
     try:
         if asked.what == "start" or terms.mode != "shadow":
             silent = yield from require_only_one(context, terms.service, terms.service_customer)

@@ -283,7 +283,7 @@ def _halt(
     found = _chosen(connection, asked, org_id, OrgFilter(provider, plan, search))
     if expect not in (None, len(found)):
         raise Refused(
-            f"expected {expect:,} organisation{'' if expect == 1 else 's'}, found {len(found):,}: repeat --dry-run"
+            f"expected {expect:,} organisation{'' if expect == 1 else 's'}, found {len(found):,}. Repeat --dry-run"
         )
     told = {} if undo else running_of(connection, found)
     return HaltsMade(undo, halt(connection, found, asked.by, undo=undo), told)

@@ -78,7 +78,7 @@ def assign(
     Errors: Refused where that would rewrite sealed windows, or take another organisation's customer or wallet.
     """
     if customer_id is not None and len(org_ids) != 1:
-        raise UsageError("--customer is for a single organisation: name exactly one")
+        raise UsageError("--customer is for a single organisation. Name exactly one")
     start = start_of(from_ms, by)
     lock_buckets(connection)
     customers = [(org, org if customer_id is None else customer_id) for org in org_ids]
@@ -152,12 +152,12 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     first, later = there.first_start_ms, there.later_start_ms
     if later == start:
         raise Refused(
-            f"{org_id} already has an assignment that starts then: see `drawdown org show {typed(org_id)}`. Until it "
+            f"{org_id} already has an assignment that starts then. See `drawdown org show {typed(org_id)}`. Until it "
             f"begins, `drawdown org assign {typed(org_id, '--undo')}` cancels it"
         )
     if later is not None and first != later:
         raise Refused(
-            f"{org_id} already has a later assignment, from {utc(later)} on: see `drawdown org show {typed(org_id)}`"
+            f"{org_id} already has a later assignment, from {utc(later)} on. See `drawdown org show {typed(org_id)}`"
         )
     if first is not None and first < start:
         _require_unsealed(connection, org_id, start)
@@ -206,11 +206,11 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
     require_org(connection, org_id)
     found = SQL.run(connection, "latest_two", {"org_id": org_id}).all()
     if not found or found[0].start_ms <= by.now_ms:
-        raise Refused(f"{org_id} has no assignment that begins later: see `drawdown org scheduled`")
+        raise Refused(f"{org_id} has no assignment that begins later. See `drawdown org scheduled`")
     latest = found[0]
     if start_ms not in (None, latest.start_ms):
         raise Refused(
-            f"{org_id}: its latest assignment begins at {utc(latest.start_ms)}, not at {utc(start_ms)}: see "
+            f"{org_id}: its latest assignment begins at {utc(latest.start_ms)}, not at {utc(start_ms)}. See "
             "`drawdown org scheduled`"
         )
     _require_unsealed(connection, org_id, latest.start_ms)  # by a machine with a clock ahead of this one's

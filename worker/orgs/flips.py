@@ -111,7 +111,7 @@ def _checked(context: Context, provider: str, planned: Sequence[Flip]) -> Steps[
 
 def _with_problem(flip: Flip, wrong: Sequence[str] | ReadFailed) -> Flip:
     if isinstance(wrong, ReadFailed):
-        return replace(flip, problem=f"could not be checked: {wrong.reason}: try again, or pass --unchecked", away=True)
+        return replace(flip, problem=f"could not be checked: {wrong.reason}. Try again, or pass --unchecked", away=True)
     return replace(flip, problem=f"{'; '.join(wrong)}; --unchecked assigns it without this check", away=False)
 
 
@@ -367,10 +367,10 @@ def problem_of(
         case None:
             return None, f"Drawdown did not ask {options.provider}: it cannot call this provider yet"
         case NoCustomer() if not options.unchecked:
-            text = f"{options.provider} has no customer {customer}: create it there first, or give --customer"
+            text = f"{options.provider} has no customer {customer}. Create it there first, or give --customer"
             return f"{text}; --unchecked assigns it before it exists", None
         case ReadFailed(reason) if not options.unchecked:
-            return f"could not read {customer} at {options.provider} ({reason}): try again, or pass --unchecked", None
+            return f"could not read {customer} at {options.provider} ({reason}). Try again, or pass --unchecked", None
         case CustomerState(balance) if balance is not None and balance <= 0 and would_newly_halt(candidate, options):
             if not options.allow_halt:
                 text = (

@@ -184,7 +184,7 @@ def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int, now_ms:
     found = SQL.run(connection, "ids", {**_values(chosen, now_ms), "at_most": most + 1}, **_slots(chosen)).scalars()
     names = [str(org) for org in found]
     if len(names) > most:
-        raise UsageError(f"more than {most:,} organisations match: use a narrower filter")
+        raise UsageError(f"more than {most:,} organisations match. Use a narrower filter")
     return names
 
 
@@ -449,7 +449,7 @@ def _list(
     return Page(found.orgs, following, notes)
 
 
-UNWATCHED: Final = "no watch is running, so this list has no current estimates: start drawdown watch, run or worker"
+UNWATCHED: Final = "no watch is running, so this list has no current estimates. Start drawdown watch, run or worker"
 
 
 def _behind(after: str, sort: str) -> Place:

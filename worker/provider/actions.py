@@ -86,7 +86,7 @@ def half_way(provider: str, voided: int) -> str:
     """Return the state if it ended in between."""
     return (
         f"{voided:,} unsent push{' was' if voided == 1 else 'es were'} voided before that, and the next tick seals the "
-        f"usage again; {provider} still has its old terms: repeat the command"
+        f"usage again; {provider} still has its old terms. Repeat the command"
     )
 
 
@@ -266,7 +266,7 @@ def resume(connection: sa.Connection, provider: str, by: By) -> int:
     """
     since = paused(connection).get(provider)
     if since is None:
-        raise Refused(f"{provider} is not paused: see `drawdown provider list`")
+        raise Refused(f"{provider} is not paused. See `drawdown provider list`")
     SQL.run(connection, "resume", {"provider": provider})
     details = {"paused_ms": since[0]}
     record(connection, "provider_resume", provider, details, by)
@@ -298,7 +298,7 @@ def set_rate(
         )
     if uses_ledger(connection, provider):
         raise Refused(
-            f"{provider} uses the ledger's rate card: set it with `drawdown ledger rate {feature} --micro-credits N`"
+            f"{provider} uses the ledger's rate card. Set it with `drawdown ledger rate {feature} --micro-credits N`"
         )
     if tells and tells_costs(connection, provider):
         raise Refused(

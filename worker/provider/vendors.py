@@ -388,5 +388,5 @@ def _estimated(
 def _rows(connection: sa.Connection, name: str, values: Mapping[str, object]) -> list[Any]:
     found = list(SQL.run(connection, name, values))
     if len(found) > MAX_ROWS:
-        raise UsageError(f"more than {MAX_ROWS:,} rows: choose a shorter range")
+        raise UsageError(f"more than {MAX_ROWS:,} rows. Choose a shorter range")
     return found

@@ -308,7 +308,7 @@ def intend(
     HistoryDoubted while a recovery is needed.
     """
     if not by.reason.strip() or by.reason == "not given":
-        raise UsageError("missing reason: pass --reason 'why these pushes are wrong' to push cancel")
+        raise UsageError("missing reason. Pass --reason 'why these pushes are wrong' to push cancel")
     chosen = list(dict.fromkeys(keys))
     if len(chosen) > MAX_KEYS:
         raise UsageError(
@@ -571,7 +571,7 @@ def resolve_all(
     HistoryDoubted while a recovery is needed.
     """
     if not (dry_run or evidence.strip()):
-        raise UsageError("missing evidence: pass --evidence")
+        raise UsageError("missing evidence. Pass --evidence")
     evidence = evidence.strip() or "dry run"
     left = found = transact(chosen.require, rollback=True)
     sums, after = _Sums(), (FIRST_MS, "", "", -1)

@@ -149,7 +149,7 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
     if not found:
         ever = SQL.run(connection, "billed_from", {"provider": scope.provider}).scalar_one()
         if ever is None:
-            raise Refused(f"{scope.provider!r} never billed an organisation here: see `drawdown provider list`")
+            raise Refused(f"{scope.provider!r} never billed an organisation here. See `drawdown provider list`")
         raise Refused(
             f"{scope.provider} bills no organisation in that range. Its first assignment begins at {utc(ever)}"
         )

@@ -88,7 +88,7 @@ def set_supplier(
 
     def changed(was: Supplier | None) -> Terms:
         if was is None and change.share_ppm is None:
-            raise UsageError(f"{supplier} is new: pass its share with --share")
+            raise UsageError(f"{supplier} is new. Pass its share with --share")
         terms = Terms(0) if was is None else was.terms
         terms = replace(terms, **{name: value for name, value in vars(change).items() if value is not None})
         _require_sane(terms)
@@ -462,7 +462,7 @@ ACTIONS: Final = (
         "settlement reverse",
         "Reverse a settlement",
         "Reverse a settlement, whole or in part. If the settlement was released, the next payout is lower by the "
-        "amount. Drawdown does not refund the customer: use `drawdown ledger grant`.",
+        "amount. Drawdown does not refund the customer. Use `drawdown ledger grant`.",
         _reverse,
         _taken_back,
         path="/v1/settlements/{execution}/reverse",

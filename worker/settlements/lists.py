@@ -415,7 +415,7 @@ def _settlements(
     if look.only is not None and (supplier or project):
         # Whether there is such a supplier, or another's project, is not for this key to know.
         said = (
-            f"suppliers and projects belong to all organisations, but this key is bound to {look.only}: use another key"
+            f"suppliers and projects belong to all organisations, but this key is bound to {look.only}. Use another key"
         )
         raise Denied("foreign_org", said)
     chosen = SettlementFilter(tuple(state or get_args(Standing)), supplier, org_id or "", project)

@@ -296,7 +296,7 @@ def calls(found: Standing) -> Iterator[Call]:
         then = f"stop them on the hosts of {halt.cell_id}: ops/runbooks/cell-gone.md"
         yield Call("ignored", halt.said, then, command="ops/runbooks/cell-gone.md", about=halt.org_id)
     if minutes := missed_minutes(found):
-        reason = f"no tick for {minutes:,} min: check that cron runs"
+        reason = f"no tick for {minutes:,} min. Check that cron runs"
         yield Call("missed", reason, "drawdown tick, then fix what calls it", command="drawdown tick")
     count = found.left.stopped_orgs
     for org in found.stopped:

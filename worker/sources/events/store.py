@@ -69,22 +69,22 @@ class EventResult:
 _ACCEPTED: Final = EventResult("accepted")
 _DUPLICATE: Final = EventResult("duplicate")
 _WITHDRAWN: Final = (
-    "it was accepted before and withdrawn since, for good: send the correct usage as a new event with its own id"
+    "it was accepted before and withdrawn since, for good. Send the correct usage as a new event with its own id"
 )
 WITHDRAWN: Final = EventResult("invalid", "withdrawn", _WITHDRAWN)
 TOO_LATE: Final = EventResult(
     "invalid", "too_late", "it is below the floor of its organisation: its window is closed for good"
 )
 _TOO_MANY: Final = EventResult(
-    "invalid", "too_many_types", f"the maximum of {MAX_EVENT_TYPES:,} event types is reached: send a known type"
+    "invalid", "too_many_types", f"the maximum of {MAX_EVENT_TYPES:,} event types is reached. Send a known type"
 )
 _TOO_MANY_OWN: Final = EventResult(
-    "invalid", "too_many_org_types", f"keys of its organisation may add {MAX_ORG_TYPES} event types: send a known type"
+    "invalid", "too_many_org_types", f"keys of its organisation may add {MAX_ORG_TYPES} event types. Send a known type"
 )
 _TOO_MANY_KEY: Final = EventResult(
     "invalid",
     "too_many_key_types",
-    f"a key may add {MAX_KEY_TYPES:,} event types, and keys of one source {MAX_SOURCE_TYPES:,}: send a known type, "
+    f"a key may add {MAX_KEY_TYPES:,} event types, and keys of one source {MAX_SOURCE_TYPES:,}. Send a known type, "
     "or add this one with `drawdown feature map-event`",
 )
 _OTHER: Final = EventResult(
@@ -94,7 +94,7 @@ _OTHER: Final = EventResult(
 UNKNOWN_TYPE: Final = "unknown_type"
 REPEATED: Final = "key_repeated"
 _REPEATED: Final = EventResult(
-    "invalid", REPEATED, "another item of this batch has the same source and id, and was refused: send this one alone"
+    "invalid", REPEATED, "another item of this batch has the same source and id, and was refused. Send this one alone"
 )
 _FOREIGN: Final = EventResult("conflict", "other_content", "a sample that does not belong to an event has its id")
 UNASSIGNED: Final = EventResult(
@@ -172,7 +172,7 @@ def keep_above_floor(connection: sa.Connection, org_id: str, events: Sequence[Us
     lock_org(connection, org_id)
     floor = max((int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": [org_id]})), default=0)
     if any(event.occurred_ms < floor for event in events):
-        raise Refused(f"windows of {org_id} before {utc(floor)} were closed for good meanwhile: check the usage again")
+        raise Refused(f"windows of {org_id} before {utc(floor)} were closed for good meanwhile. Check the usage again")
 
 
 def _is_told(key: dict[str, str], found: dict[str, EventResult], before: dict[tuple[str, str], Stored]) -> bool:

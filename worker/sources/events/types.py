@@ -155,7 +155,7 @@ def declare_value(connection: sa.Connection, event_type: str, value: EventValue,
     Errors: Refused if the type has another value, has no room, or has events already, which state their own quantities.
     """
     if hold(connection, event_type, by.now_ms) is None:
-        raise Refused(f"the maximum of {MAX_EVENT_TYPES:,} event types is reached: see `drawdown feature list`")
+        raise Refused(f"the maximum of {MAX_EVENT_TYPES:,} event types is reached. See `drawdown feature list`")
     before = values(connection, [event_type]).get(event_type)
     if before is not None and before != value:
         raise Refused(f"{event_type} already has a value, the {before}. Send other events with another type")
@@ -179,7 +179,7 @@ def require_values(connection: sa.Connection, event_types: Collection[str], read
 
 CODE: Final = "charged_at_once"
 WHY: Final = (
-    "events of {} are not billed or kept in this window, because the guard charges it at once as {}: send its use to "
+    "events of {} are not billed or kept in this window, because the guard charges it at once as {}. Send its use to "
     "POST /v1/guard/consume"
 )
 Spot: TypeAlias = tuple[str, int]

@@ -127,7 +127,7 @@ class _Undone(Exception):
 def _check(sources: Sequence[str], options: ImportOptions, now_ms: int) -> None:
     """Find what is wrong with any file before a row of the first goes in."""
     if not sources:
-        raise UsageError("missing file: name the files to import, or - for standard input")
+        raise UsageError("missing file. Name the files to import, or - for standard input")
     prefixes = [prefix_of(name, options) for name in sources]
     if options.id_from_line and len(set(prefixes)) < len(prefixes):
         raise UsageError("two files would give the same ids. Import them one by one, each with its own --id-prefix")

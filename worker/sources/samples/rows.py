@@ -483,7 +483,7 @@ def _id(item: Item, name: str) -> str:
 def _own(item: Item, name: str, bound: str | None, code: str) -> str:
     found = _id(item, name)
     if bound is not None and found != bound:
-        raise Unfit(code, f"this key is bound to {bound}: send {bound}, or use another key", name)
+        raise Unfit(code, f"this key is bound to {bound}. Send {bound}, or use another key", name)
     return found
 
 

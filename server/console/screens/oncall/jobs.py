@@ -217,7 +217,7 @@ def _declared(connection: sa.Connection, doing: Doing) -> Capabilities:
     ids.require(connection, ids.PROVIDER, name, new=True if name in doing.declared else None)
     if name not in doing.declared or name in EXEMPT_PROVIDERS:
         raise Refused(
-            f"this server has no settings of {name}: run `drawdown provider accept {name}` on a server that has them"
+            f"this server has no settings of {name}. Run `drawdown provider accept {name}` on a server that has them"
         )
     return doing.declared[name]
 

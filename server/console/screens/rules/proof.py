@@ -59,7 +59,7 @@ def _tiles(held: Sequence[Invariant], runs: Last, now_ms: int) -> list[Tile]:
         Tile(
             "Invariants that hold",
             f"{sum(one.holds is True for one in held)} of {len(held)}" if proven or broken else figures.UNKNOWN,
-            "by the newest run of each" if proven or broken else "never checked: run `drawdown verify`",
+            "by the newest run of each" if proven or broken else "never checked. Run `drawdown verify`",
             "bad" if broken else "",
         ),
         Tile("Broken", figures.count(broken), "their organisations are stopped", "bad" if broken else ""),
