@@ -162,7 +162,7 @@ def _binary(body: bytes, headers: Mapping[str, str]) -> Item | Unfit:
     pairs = [(name.removeprefix(_HEADER), _header(text)) for name, text in headers.items() if name.startswith(_HEADER)]
     given = dict(pairs)
     if len(given) != len(pairs):
-        return Unfit("duplicate_keys", "an attribute occurs in two headers: keep one of them")
+        return Unfit("duplicate_keys", "an attribute occurs in two headers. Keep one of them")
     return {**given, "data": data}
 
 

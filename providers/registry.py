@@ -100,9 +100,9 @@ def _checked(name: str, built: object) -> Provider:
     if min(*counts, capabilities.unit, *capabilities.units.values()) < 1:
         raise ValueError("batch_size, in_flight, reads_a_call and units must be 1 or more")
     if not capabilities.duplicate_proves_delivery and not capabilities.lookup:
-        raise ValueError("a duplicate that proves no delivery must be looked up: declare lookup_lag_ms")
+        raise ValueError("a duplicate that proves no delivery must be looked up. Declare lookup_lag_ms")
     if not capabilities.success_proves_charge and not capabilities.lookup:
-        raise ValueError("a success that proves no charge must be looked up: declare lookup_lag_ms")
+        raise ValueError("a success that proves no charge must be looked up. Declare lookup_lag_ms")
     if capabilities.locks:
         raise ValueError("a provider's own locks are not supported: Drawdown keeps the reservations of its customers")
     for client in clients_of(built):

@@ -365,7 +365,7 @@ NOT_READY: Final = {
     "42P01": f"the database has no Drawdown tables: {ANOTHER}, else run `drawdown init`",
     "42703": "the database is of another version. Run `drawdown init` to upgrade it",
     "25006": "the database is read-only: connect to the primary, or grant write access",
-    "42501": "the database refuses this user: grant it the tables",
+    "42501": "the database refuses this user. Grant it the tables",
     "28P01": "the database refuses the password",
     "28000": "the database refuses this user",
 }

@@ -84,7 +84,7 @@ def require_ready(connection: sa.Connection) -> None:
         )
     if not found.supported:
         raise DatabaseNotReady(
-            f"the database has schema {found.current}, newer than this program's {found.head}: upgrade Drawdown"
+            f"the database has schema {found.current}, newer than this program's {found.head}. Upgrade Drawdown"
         )
     raise DatabaseNotReady(
         f"the database has schema {found.current}. Run `drawdown init` to upgrade it to {found.head}"

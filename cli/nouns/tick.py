@@ -223,7 +223,7 @@ def report_lines(report: Report) -> list[str]:
     ]
     if report.swept:
         lines.append(
-            f"the nightly sweep found {report.swept:,} that the arrival cursor had missed: tell the developers"
+            f"the nightly sweep found {report.swept:,} that the arrival cursor had missed. Tell the developers"
         )
     if report.batches_taken:
         lines.append(f"files of watched folders taken: {report.batches_taken:,}; the next tick bills them")

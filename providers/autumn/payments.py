@@ -240,7 +240,7 @@ def _judge_invoice(found: Mapping[str, object], charge: Charge) -> ChargeResult:
         if status != "void":
             # Stripe may try an open invoice again, and the customer may pay it: nobody knows yet.
             return InDoubt(
-                clean(f"the invoice {name} is {status}: void it at Stripe, then say so. {reason}", MAX_CHARS)
+                clean(f"the invoice {name} is {status}. Void it at Stripe, then say so. {reason}", MAX_CHARS)
             )
     if found.get("payment_url"):
         return InDoubt("Autumn opened a page where the customer may pay, though none was asked for")

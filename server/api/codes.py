@@ -131,9 +131,9 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "other_unit": CallCode((409,), "The execution was drawn on in credits. Send its cost in credits"),
     "payer_not_allowed": CallCode(
         (409,),
-        "The payer does not pay for this organisation, or not yet: call `POST "
+        "The payer does not pay for this organisation, or not yet. Call `POST "
         "/v1/payers/{payer}/orgs/{org_id}/allow`, or omit it. Or the wallet belongs to a pool or to another "
-        "organisation: call `POST /v1/orgs/{org_id}/assign` with `customer_id`",
+        "organisation. Call `POST /v1/orgs/{org_id}/assign` with `customer_id`",
     ),
     "refused": CallCode((409,), "A rule forbids it as things stand. The message says which, and what to do"),
     "sandbox_taken": CallCode((409,), "An open execution names the sandbox. End that execution first"),

@@ -284,7 +284,7 @@ class Console:
             def work(connection: sa.Connection) -> Ask:
                 known = session_auth.who(connection, self.services.settings, request, now_ms)
                 if known is None:
-                    raise ApiError(401, "signed_out", "your session ended: sign in again")
+                    raise ApiError(401, "signed_out", "your session ended. Sign in again")
                 if not known.person.in_demo:
                     raise ApiError(404, "not_found", "outside a demo, only people of the organisation see this page")
                 ask = Ask(known.person, now_ms, form)

@@ -177,13 +177,13 @@ class Oidc:
         query = said_by(request)
         trip = trip_of(secret, query.get("state", ""))
         if not secret or not self._settings.issuer:
-            why = "this sign-in began in another browser, is over ten minutes old, or was used: begin again"
+            why = "this sign-in began in another browser, is over ten minutes old, or was used. Begin again"
             return self._show_form(why, 400)
         if trip is None:  # the other one's cookie stays
             return self._show_form("another sign-in has begun in this browser since: finish it, or begin again", 400)
         try:
             if not 0 <= self._services.clock.now_ms() - trip.began_ms <= WITHIN_MS:
-                raise Unproven("this sign-in took longer than ten minutes: begin again")
+                raise Unproven("this sign-in took longer than ten minutes. Begin again")
             claims = await self._proven(query, trip)
             answer = await self._entered(request, self._name_of(claims), inside(unquote(place)))
         except Unproven as error:
@@ -197,12 +197,12 @@ class Oidc:
         """Return the issuer's statement about the person who came back. Errors: Unproven, Trouble."""
         issuer = self._settings.issuer
         if query.get("iss", issuer) != issuer:  # RFC 9207
-            raise Unproven("the answer is from another issuer: begin again")
+            raise Unproven("the answer is from another issuer. Begin again")
         if "error" in query:
             why = query["error"] if _CODE.fullmatch(query["error"]) else "an unknown error"
             raise Unproven(f"{issuer} returned an error: {why}")
         if not 0 < len(query.get("code", "")) <= MAX_CODE_CHARS:
-            raise Unproven(f"{issuer} sent no code: begin again")
+            raise Unproven(f"{issuer} sent no code. Begin again")
         provider = await self._provider()
         status, said = await self._elsewhere.ask(self._exchange(provider, query["code"], trip), issuer)
         token = said.get("id_token")

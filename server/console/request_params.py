@@ -36,7 +36,7 @@ def said_by(request: Request) -> dict[str, str]:
     pairs = request.query_params.multi_items()
     found = dict(pairs)
     if len(pairs) > MOST_PARAMETERS or len(found) != len(pairs):
-        raise UsageError("the address has a parameter twice, or too many: begin at the overview")
+        raise UsageError("the address has a parameter twice, or too many. Begin at the overview")
     for name, text in pairs:
         if len(text) > MAX_TEXT_CHARS or "\0" in text:
             what = f"expected up to {MAX_TEXT_CHARS:,} characters, none of them NUL"

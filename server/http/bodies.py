@@ -185,7 +185,7 @@ def _message(wrong: ErrorDetails, names: Sequence[str]) -> str:
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name occurs twice: keep one of them")
+        raise ValueError("a name occurs twice. Keep one of them")
     return found
 
 

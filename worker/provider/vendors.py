@@ -97,7 +97,7 @@ def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
     rows = [{"vendor": vendor, "day_ms": day} for vendor, day in sorted(days)]
     final = SQL.run(connection, "final_days", {"days": rows}).first() if rows else None
     if final is not None:
-        raise Refused(f"{final.vendor}: a day of this file is already final: import its invoice with --final")
+        raise Refused(f"{final.vendor}: a day of this file is already final. Import its invoice with --final")
     SQL.run(connection, "insert_bills", [{**vars(line), "number": number} for line in file.lines])
     record(connection, "vendor_import", file.import_id, {"lines": len(file.lines), "billed_micro": _sums(file)}, by)
     return True

@@ -262,7 +262,7 @@ class Chosen:
         """
         filtered = bool(self.states or self.org or self.provider or self.error)
         if bool(self.keys) == filtered:
-            raise UsageError("missing selection: specify keys, or --state, --org, --provider or --error")
+            raise UsageError("missing selection. Specify keys, or --state, --org, --provider or --error")
         if self.keys:
             self._require_expected(len(self.keys))
             return list(self.keys)
