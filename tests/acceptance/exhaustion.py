@@ -221,7 +221,7 @@ class Exhaustion:
 
     def _stop(self, org: Org, halt: HaltRequest, now: int) -> None:
         cell = halt.cell_id
-        if org.halted_at is None:
+        if org.halted_at is None or org.halted_at < halt.halted_at:  # or one that was lifted before each cell had it
             org.halted_at, org.burn = halt.halted_at, org.burns()
             self.result.halts += 1
         stopped = [box for box in org.boxes if box.cell == cell and box.since_ms is not None]
