@@ -231,7 +231,7 @@ def test_filter_chooses_by_customer_feature_window_and_error(lab: Lab) -> None:
             "must be later than",
         ),
         (("--outcome", "lost", *SHOWN), 2, "expected accepted or absent"),
-        (SHOWN, 2, "pass --outcome accepted or absent"),
+        (SHOWN, 2, "Pass --outcome accepted or absent"),
         (
             (
                 "--outcome",

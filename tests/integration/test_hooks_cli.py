@@ -156,7 +156,7 @@ def test_what_keeps_an_endpoint_from_being_called_is_said(
     url = f"http://127.0.0.1:{free_port()}/in"
     assert told("set", "app", url, "--new")["allowed"] is False
     assert run(["hook", "set", "app", url]) == 0
-    assert "add its origin to DRAWDOWN_HOOK_ORIGINS" in capsys.readouterr().out
+    assert "Add its origin to DRAWDOWN_HOOK_ORIGINS" in capsys.readouterr().out
     assert "cannot send app a message: DRAWDOWN_HOOK_ORIGINS must allow" in told("test", "app", status=2)["error"]
     run(["doctor"])
     assert f"endpoint app at {url}" in capsys.readouterr().out

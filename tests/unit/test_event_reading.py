@@ -170,7 +170,7 @@ def test_what_is_passed_over_of_one_body_has_a_bound(monkeypatch: pytest.MonkeyP
     assert codes(array(b"[%s, %s, %s]" % (wrong, fit, wrong))) == ["too_large", {"n": 1}, "too_large"]
     monkeypatch.setattr(body_items, "MOST_PASSED_OVER", 2 * tokens)
     assert codes(array(b"[%s, %s, %s]" % (wrong, fit, wrong))) == ["too_large", {"n": 1}, "too_large"]
-    with pytest.raises(Unreadable, match="send fewer") as found:
+    with pytest.raises(Unreadable, match="Send fewer") as found:
         list(array(b"[%s, %s, %s, {]" % (wrong, fit, wrong)))
     assert found.value.code == "too_large"
 
