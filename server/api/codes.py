@@ -126,7 +126,11 @@ CALLS: Final[Mapping[str, CallCode]] = {
         "/v1/features/{feature}/map`",
     ),
     "of_a_use": CallCode((409,), "The execution belongs to a use of the guard. Settle or release the use"),
-    "other_content": CallCode((409,), "The key or number was used with other content. Use a new one"),
+    "other_content": CallCode(
+        (409,),
+        "The key or number was used with other content. To repeat that call, send its first body. If it is another "
+        "call, use a new one",
+    ),
     "other_org": CallCode((409,), "The sandbox belongs to another organisation. Name your own"),
     "other_unit": CallCode((409,), "The execution was drawn on in credits. Send its cost in credits"),
     "payer_not_allowed": CallCode(

@@ -133,7 +133,10 @@ def claim_call(connection: sa.Connection, call: Call, now_ms: int) -> str | None
     row = SQL.run(connection, "read", {"key": call.key}).one()
     if row.action != call.action or row.place != _sha256(call.content):
         name = call.idempotency_key
-        raise OtherContent(f"the Idempotency-Key {name} was used for another call. Send this call with a new key")
+        raise OtherContent(
+            f"the Idempotency-Key {name} was used for another call. To repeat that call, send its "
+            "first body. If this is another call, use a new key"
+        )
     return str(row.answer)
 
 
