@@ -32,7 +32,7 @@ CALL_WITHIN_S: Final = 15.0
 CONNECT_S: Final = 5.0
 """Seconds to connect."""
 ANSWER_S: Final = 30.0
-"""Seconds between two bytes of an answer; without an event loop, whole ones."""
+"""Seconds between two bytes of an answer. `Client` rounds them up to whole seconds."""
 WHOLE_ANSWER_S: Final = 60.0
 """Seconds of a whole try, from the connection to the end of the answer."""
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
