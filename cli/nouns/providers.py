@@ -18,6 +18,7 @@ from drawdown.providers.protocol import Provider, ReadFailed
 from drawdown.schema.errors import Exit, Refused, UsageError
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker.catalog.terms import describe
 from drawdown.worker.engine.runner import ask
 from drawdown.worker.features.lists import mapped_features
 from drawdown.worker.jobs.job_payloads import AcceptJob
@@ -133,13 +134,14 @@ def accept(
         job_id = app.write(lambda c: place(c, asked, by))
         return show(app, {"provider": name, "job": job_id}, [QUEUED.format(job_id)])
     effect = app.read(lambda c: providers.cut_over(c, name, provider.capabilities, by.now_ms))
+    moved = app.read(lambda c: providers.changes(c, name, provider.capabilities))
     voided = providers.accept(app.write, name, provider.capabilities, by, dry_run=dry_run)
     if not dry_run:
         effect = app.read(lambda c: providers.cut_over(c, name, provider.capabilities, by.now_ms))
     held = "would be" if dry_run else "are"
     text = f"{name}: its present settings {held} in force; unsent pushes to seal again: {voided:,}"
     done = {"provider": name, "voided": voided, "dry_run": dry_run, "cut_over": effect}
-    return show(app, done, [text, *_effect(name, effect)])
+    return show(app, done, [text, f"changed settings: {describe(moved)}", *_effect(name, effect)])
 
 
 def _effect(name: str, effect: CutOver) -> list[str]:

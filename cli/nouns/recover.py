@@ -45,9 +45,9 @@ AFTER: Final = (
 )  # fmt: skip
 """...and after it: what these are about is known again once ticks have settled."""
 OF_THE_LEDGER: Final = (
-    "The ledger forgot as much: runs that were accepted or settled since, reversals, batches that were handed over. "
-    "Before the next batch, do them again, as `ops/runbooks/database-restored.md` says: else a supplier is paid twice. "
-    "Credit for a top-up that took money is given by itself, and never by hand."
+    "The ledger also lost executions that were accepted or settled since, reversals and payouts. Before the next "
+    "payout, repeat them in the order of `ops/runbooks/database-restored.md`. Otherwise a supplier is paid twice. "
+    "Drawdown credits each paid top-up. Do not grant it by hand."
 )
 
 

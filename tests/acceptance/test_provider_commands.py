@@ -146,7 +146,9 @@ def test_settings_that_change_wait_for_a_person(home: Home) -> None:
     said = home.run("tick", "--json", status=1, env=renamed).json["tick"]
     assert "names was {}" in said["problems"][0] and "drawdown provider accept stripe" in said["problems"][0]
     assert home.run("reconcile", "--json", status=1, env=renamed).json["reconcile"]["unusable"] == ["stripe"]
-    home.run("provider", "accept", "stripe", "--reason", "renamed over there", env=renamed)
+    for more in (["--dry-run"], ["--reason", "renamed over there"]):
+        shown = home.run("provider", "accept", "stripe", *more, env=renamed).out
+        assert "changed settings: " in shown and "names was {}, is {'compute_4gb': 'compute_8gb'}" in shown
     home.run("tick", env=renamed)
     later = home.run("reconcile", "--correct", "--json", env=renamed).json["reconcile"]
     assert (later["other_terms"], later["differing"]) == (1, [])

@@ -13,7 +13,7 @@ from drawdown.providers.protocol import Duplicate, Rejected, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId
 from drawdown.schema.locks import lock_buckets
-from drawdown.schema.units import WINDOW_MS
+from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push import lists as views
 from drawdown.worker.push import void
@@ -177,6 +177,20 @@ def test_one_attempt_that_was_never_answered_holds_them_all(engine: sa.Engine) -
     assert write(engine, lambda c: pushes.void(c, chosen * 2, fleet.by, "not there")) == chosen
 
 
+@pytest.mark.parametrize("how", ["void", "retry"])
+def test_queued_push_waits_for_its_lookup(engine: sa.Engine, how: str) -> None:
+    can_look_up = capabilities(duplicate_proves_delivery=False, lookup_lag_ms=DAY_MS)
+    fleet = Fleet(engine, extra={"fake": (provider := FakeProvider(can_look_up))})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0)
+    key = f"usage:acme:{T0}:compute_1gb"
+    provider.answers[key] = Unknown("cut")
+    fleet.tick_windows(2)
+    assert fleet.one("SELECT state FROM pushes") == "queued"
+    with pytest.raises(Refused, match=rf"{key} is queued: .* wait until ticks have looked it up. See `drawdown push"):
+        write(engine, lambda c: SETTLED[how](c, [key], fleet))
+
+
 def test_a_list_continues_and_its_sums_are_of_all_pages(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     url = ["--database-url", fleet.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
     rejected = ["--provider", "fake", "--state", "rejected"]
@@ -238,11 +252,12 @@ def test_the_command_says_that_it_is_all_of_them_or_none(fleet: Fleet, capsys: p
     given = ["push", "retry", "--provider", "fake", "--error", "no such meter"]
     assert run([*url, *given, "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "80 the next tick sends it again, all in one transaction" in told and "--expect 80" in told
+    assert "80 pushes: the next tick sends them again, all in one transaction" in told and "--expect 80" in told
     assert told.startswith("dry run: nothing was changed")
+    assert "no push matches" not in told and told.split("Pushes that match")[1].split()[:2] == ["80", "0"]
     assert run([*url, *given, "--expect", "79"]) == 1
     assert "expected 79, found 80" in capsys.readouterr().err
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
     assert run([*url, *given]) == 0
-    assert "80 the next tick sends it again, all in one transaction" in capsys.readouterr().out
+    assert "80 pushes: the next tick sends them again, all in one transaction" in capsys.readouterr().out
     assert fleet.one("SELECT COUNT(*) FROM voids") == 80

@@ -168,6 +168,7 @@ def test_a_recovery_that_is_given_again_tells_again_what_is_to_be_done(shell: Sh
     kept = [line for line in first if line.startswith(("incarnation", "When ", "A key ", "The ledger"))]
     assert len(kept) == 5 and [line for line in again if line in kept] == kept
     assert "(incarnation 2)" in shell("recover --dry-run") and "nothing was lost: " in never
+    assert "Before the next payout, repeat them" in first[-1] and "batch" not in first[-1], "a batch is a file of usage"
 
 
 def test_what_a_use_was_charged_is_said_again_when_it_is_given_again(shell: Shell) -> None:

@@ -78,13 +78,17 @@ def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> 
     found = {}
     for name, stored in _stored(connection).items():
         if name in declared and not is_same(stored.terms, declared[name]):
-            then, now = json.loads(stored.terms), _terms(declared[name])
-            parts = [f"{part} was {was}, is {new}" for part, (was, new) in differing(then, now).items()]
+            parts = describe(differing(json.loads(stored.terms), _terms(declared[name])))
             found[name] = (
-                f"its settings changed on this machine ({'; '.join(parts)}). Restore them, or run "
+                f"its settings changed on this machine ({parts}). Restore them, or run "
                 f"`drawdown provider accept {name}`"
             )
     return found
+
+
+def describe(moved: Mapping[str, tuple[object, object]]) -> str:
+    """Return the terms that differ as one text for people."""
+    return "; ".join(f"{part} was {was}, is {now}" for part, (was, now) in moved.items())
 
 
 def differing(then: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:

@@ -120,6 +120,8 @@ def _chosen(
         push = require_push(connection, found, key)
         if push.state not in states:
             more = f"; {if_accepted}" if if_accepted and push.state == "accepted" and push.provider != EMBEDDED else ""
+            if push.state == "queued":
+                more = f". It may have arrived, so wait until ticks have looked it up. See `drawdown push show {key}`"
             raise Refused(f"{key} is {push.state}: {rule}{more}")
         chosen[push.key] = push
     return list(chosen.values())

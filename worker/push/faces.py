@@ -156,14 +156,18 @@ def _void(
     return PushesChanged(pushes.void(connection, found, asked.by, evidence), effect)
 
 
-def _says(what: str) -> Callable[[PushesChanged], list[str]]:
-    """Return a function for the sentences about changed pushes: their number and worth, and the first keys."""
+def _says(what: str, of_one: str = "") -> Callable[[PushesChanged], list[str]]:
+    """Return a function for the sentences about changed pushes: their number and worth, and the first keys.
+
+    `of_one`: the text if a single push changed.
+    """
 
     def says(done: PushesChanged) -> list[str]:
-        together = ", all in one transaction" if len(done.pushes) > 1 else ""
         keys = [f"  {key}" for key in done.pushes[:MOST_FACTS]]
         more = ["  …"] if len(done.pushes) > MOST_FACTS else []
-        return [f"{len(done.pushes):,} {what}{together}", f"  {done.effect}", *keys, *more]
+        many = f"{len(done.pushes):,} pushes: {what}, all in one transaction"
+        first = f"1 push: {of_one or what}" if len(done.pushes) == 1 else many
+        return [first, f"  {done.effect}", *keys, *more]
 
     return says
 
@@ -183,19 +187,24 @@ def _choose(connection: sa.Connection, possible: Sequence[str], values: Values) 
 
 
 def _standing(possible: Sequence[str], connection: sa.Connection, values: Values) -> Sequence[Fact]:
-    """Return the worth of the pushes, their organisations, their first window, and the state of the first ones."""
-    states = (*possible, "voided", "accepted")  # the dry run looks again when they are changed
-    keys = list(values.get("keys") or ())
+    """Return the worth of the pushes, their organisations, their first window, and the state of the first ones.
+
+    With a filter, also how many match: a dry run looks again when they are changed, and then none does.
+    """
+    states = (*possible, "voided", "accepted")
+    keys, matches = list(values.get("keys") or ()), list[Fact]()
     if not keys:
         try:
             keys = _choose(connection, possible, values)
         except Refused:
-            return [Fact("Pushes", "no push matches")]
+            return [Fact("Pushes that match", "0")]
+        matches = [Fact("Pushes that match", f"{len(keys):,}")]
     effect = effect_of(connection, keys)
     there = find_pushes(connection, keys[:MOST_FACTS])
     named = [Fact(key, there[key].state.replace("_", " ")) for key in sorted(there) if there[key].state in states]
     orgs = sorted({str(row.org_id) for row in there.values()})
     return [
+        *matches,
         Fact("Worth", str(effect.worth)),
         Fact("Organisations", f"{effect.orgs:,}: {', '.join(orgs[:5])}"),
         Fact("Used from", "-" if effect.from_ms is None else show_time(effect.from_ms)),
@@ -310,7 +319,7 @@ ACTIONS: Final = (
         "Send pushes again with the next tick. Drawdown voids a rejected push, and seals its usage under the next "
         "revision.",
         _retry,
-        _says("the next tick sends it again"),
+        _says("the next tick sends them again", "the next tick sends it again"),
         path="/v1/pushes/retry",
         scope=WRITE,
         facts=_facts_of_retry,
