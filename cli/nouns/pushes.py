@@ -238,7 +238,7 @@ def void_lost(
     run(require_lost(rows, known, by.now_ms), app.world())
 
     def work(connection: sa.Connection) -> tuple[list[str], PushEffect]:
-        done = pushes.void(connection, keys, by, evidence, although_accepted=True)
+        done = pushes.void(connection, keys, by, evidence, lost=rows)
         return done, effect_of(connection, done)
 
     done, effect = app.write(work, rollback=dry_run)

@@ -12,6 +12,7 @@ from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import CLOCKS_APART_MS
 from drawdown.worker.push import actions as pushes
+from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.usage import withdrawals
 from drawdown.worker.verify.verify import verify
@@ -73,6 +74,16 @@ def settle(fleet: Fleet) -> None:
     """A tick, and the provider's lag goes by."""
     fleet.tick_windows(1)
     fleet.clock.at_ms += SHOWN
+
+
+def void_lost(fleet: Fleet, evidence: str, key: str = KEY) -> None:
+    """As the command does of a push that its provider cannot look up."""
+
+    def work(connection: sa.Connection) -> list[str]:
+        lost = list(find_pushes(connection, [key]).values())
+        return pushes.void(connection, [key], fleet.by, evidence, lost=lost)
+
+    write(fleet.engine, work)
 
 
 def credit_by_hand(fleet: Fleet, provider: FakeProvider, why: str) -> None:

@@ -30,7 +30,6 @@ from drawdown.worker.catalog.balance_parts import known_parts, note_shown_parts
 from drawdown.worker.engine import runner
 from drawdown.worker.orgs.flips import FlipOptions, Wish, flip
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push.actions import void
 from drawdown.worker.push.backlog import read_providers
 from drawdown.worker.reconcile import balances
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
@@ -38,6 +37,7 @@ from drawdown.worker.usage import withdrawals
 from drawdown.worker.verify.verify import verify
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.autumn_numbers import ONE_OFF
+from tests.integration.reconciling import void_lost
 from tests.world import T0, Fleet
 
 COSTS = {f"compute_{size}gb": Decimal(size) / 10_000 for size in (1, 2, 4, 8, 16, 32, 64)}
@@ -885,7 +885,7 @@ def test_loss_that_was_healed_is_voided_by_nobody(engine: sa.Engine) -> None:
     key = str(house.fleet.one("SELECT key FROM pushes WHERE feature = 'compute_4gb'"))
     assert told(house.compare(correct=True))[0][4] == 40_000
     with pytest.raises(Refused, match=f"cannot void {key}: .* since {key}:r1. drawdown push show {key}"):
-        write(engine, lambda c: void(c, [key], house.fleet.by, "their support", although_accepted=True))
+        void_lost(house.fleet, "their support", key)
     house.bill()
     house.is_exact()
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Absent, FoundPush, ReadFailed
+from drawdown.cli.app import App
+from drawdown.cli.nouns import pushes as commands
+from drawdown.cli.settings import Settings
+from drawdown.providers.protocol import Absent, CannotTell, FoundPush, ReadFailed, RetryAt, Unknown
+from drawdown.providers.registry import Registry
 from drawdown.schema.clock import utc
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.units import WINDOW_MS
+from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import Steps
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.provider.actions import Shadow, accept, bill_shadow, cut_over, set_rate
 from drawdown.worker.push.actions import require_lost
@@ -112,6 +118,43 @@ def test_a_push_that_its_provider_has_is_not_voided(engine: sa.Engine) -> None:
                 ask(fleet, provider)
         else:
             ask(fleet, provider)
+
+
+@pytest.mark.parametrize(("before", "later_ms"), [("due", 2 * WINDOW_MS), ("in_doubt", DAY_MS)])
+def test_push_accepted_after_void_lost_read_it_is_not_voided(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, before: str, later_ms: int
+) -> None:
+    """A tick accepts it between the command's read and its write: the command did not look it up (P5)."""
+    provider = FakeProvider(capabilities(lookup_lag_ms=0, key_retention_ms=DAY_MS, duplicate_proves_delivery=False))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1)
+    provider.answers[KEY] = RetryAt(T0, "busy") if before == "due" else Unknown("cut")
+    provider.lookups[KEY] = CannotTell("not shown yet")
+    fleet.tick_windows(2)
+    for _ in range(40):
+        if fleet.one("SELECT state FROM pushes") != before:
+            fleet.tick(fleet.clock.at_ms + 24 * WINDOW_MS)
+    assert fleet.one("SELECT state FROM pushes") == before
+    app = App(Settings(), fleet.clock)
+    app._engine, app._registry = engine, Registry(fleet.providers)
+
+    def after_a_tick(steps: Steps[None], world: runner.World) -> None:
+        if before == "in_doubt":
+            provider.charged[KEY] = provider.seen[0]
+        provider.answers.clear()
+        provider.lookups.clear()
+        fleet.tick(fleet.clock.at_ms + later_ms)
+        assert fleet.one("SELECT state FROM pushes") == "accepted"
+        runner.run(steps, world)
+
+    monkeypatch.setattr(commands, "run", after_a_tick)
+    said = SimpleNamespace(obj=app)
+    with pytest.raises(Refused, match=f"cannot void {KEY}: it was accepted after the command read it. Run"):
+        commands.void_lost(said, [KEY], evidence="their console", dry_run=False, actor="ann", reason="lost")  # type: ignore[arg-type]
+    fleet.tick_windows(2)
+    assert charged(provider) == 60
+    clean(fleet)
 
 
 def test_a_key_of_another_mode_waits_for_a_person(engine: sa.Engine) -> None:

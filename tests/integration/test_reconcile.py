@@ -49,6 +49,7 @@ from tests.integration.reconciling import (
     settle,
     states,
     told,
+    void_lost,
 )
 from tests.integration.test_interleavings import wait_until_blocked
 from tests.interleave.walk import Walk
@@ -491,7 +492,7 @@ def test_below_the_floor_nothing_is_voided_or_adopted(engine: sa.Engine, wrong: 
     assert "below the floor" in str(found.differing[0].note)
     assert everything(fleet) == before
     with pytest.raises(Refused, match="below the floor"):
-        write(engine, lambda c: pushes.void(c, [KEY], fleet.by, "seen", although_accepted=True))
+        void_lost(fleet, "seen")
 
 
 def test_what_was_accepted_and_lost_a_person_may_void(engine: sa.Engine) -> None:
@@ -499,7 +500,7 @@ def test_what_was_accepted_and_lost_a_person_may_void(engine: sa.Engine) -> None
     provider.charged.clear()
     with pytest.raises(Refused, match="is accepted"):
         write(engine, lambda c: pushes.void(c, [KEY], fleet.by, "their console"))
-    write(engine, lambda c: pushes.void(c, [KEY], fleet.by, "their console", although_accepted=True))
+    void_lost(fleet, "their console")
     settle(fleet)
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
     clean(fleet)

@@ -33,6 +33,7 @@ from tests.integration.reconciling import (
     settle,
     states,
     told,
+    void_lost,
 )
 from tests.integration.test_reconcile import DrawnFails
 from tests.prepaid import tell_cost
@@ -246,7 +247,7 @@ def test_what_a_person_says_was_lost_and_is_drawn_anew_is_not_given_back(engine:
     assert told(compare(fleet, correct=True)) == [("short", 90, 30 - 500, 0)]
     del provider.charged[KEY], provider.over["acme", FEATURE, T0]
     fleet.clock.at_ms += DAY_MS
-    write(engine, lambda c: pushes.void(c, [KEY], fleet.by, evidence="their console", although_accepted=True))
+    void_lost(fleet, "their console")
     settle(fleet)
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
     drawn(provider, 90 - 500)
@@ -263,7 +264,7 @@ def test_push_declared_lost_that_balance_does_not_lack_is_refunded(engine: sa.En
     assert told(compare(fleet, correct=True)) == [("short", 60, 1, 0)]
     del provider.charged[KEY]
     fleet.clock.at_ms += DAY_MS
-    write(engine, lambda c: pushes.void(c, [KEY], fleet.by, evidence="a guess", although_accepted=True))
+    void_lost(fleet, "a guess")
     settle(fleet)
     drawn(provider, 120 - 59)
     assert told(compare(fleet, correct=True)) == [("over", 60, 120, 60)]

@@ -13,7 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import CustomerChanged
-from drawdown.schema.database import write
+from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.checks import checks, proofs
@@ -27,6 +27,7 @@ from drawdown.worker.provider import vendors
 from drawdown.worker.provider.vendors import BillFile, BillLine
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push import evidence
+from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.seal import stops
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter
@@ -109,6 +110,12 @@ def _resolved(stage: Stage) -> Act:
     """Its console shows that it was charged."""
     stage.charge(2)
     return Act(lambda engine: write(engine, lambda c: pushes.resolve_accepted(c, [SEEN], stage.by, "their console")))
+
+
+def _lost(stage: Stage) -> Act:
+    """It was read in doubt: whoever accepts it meanwhile has not looked it up for the command."""
+    lost = list(read(stage.engine, lambda c: find_pushes(c, [key(7)])).values())
+    return Act(lambda engine: write(engine, lambda c: pushes.void(c, [key(7)], stage.by, "their console", lost=lost)))
 
 
 CANCELLED: Final = key(8)
@@ -310,10 +317,7 @@ PEOPLE: Final = (
     Party("worker.push.actions:resolve_all", _resolved_all),
     Party("worker.push.actions:resolve_all absent", _none_arrived),
     plain("cli.declared:run push void", lambda s, c: pushes.void(c, [key(7)], s.by, "their console")),
-    plain(
-        "cli.nouns.pushes:void_lost",
-        lambda s, c: pushes.void(c, [key(7)], s.by, "their console", although_accepted=True),
-    ),
+    Party("cli.nouns.pushes:void_lost", _lost),
     plain("cli.declared:run org override", _overridden),
     plain(
         "cli.declared:run org override ending",

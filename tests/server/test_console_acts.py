@@ -27,7 +27,7 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.declare import MAX_NUMBER, Size, WrongField
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.tables.whole import metadata
-from drawdown.schema.units import DAY_MS, MICRO
+from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.server.console import action_forms
 from drawdown.server.console.action import MAX_REASON_CHARS, Action, Doing
 from drawdown.server.console.pages import ACTIONS
@@ -43,6 +43,7 @@ from drawdown.worker.guard.overrides import Terms
 from drawdown.worker.usage import backfills
 from drawdown.worker.wallets import actions as credit
 from tests.acceptance.commands import drawdown
+from tests.fake_provider import FakeProvider, capabilities
 from tests.server.acts import EXAMPLES, money, oncall
 from tests.server.acts.example import Example
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, as_read, secret
@@ -297,6 +298,23 @@ def _events_at_five(home: Home) -> None:
 
 def _rejected_push(home: Home) -> None:
     EXAMPLES["push-void"].prepare(home)
+
+
+@pytest.mark.parametrize("lookup", [True, False])
+def test_accepted_push_that_can_be_looked_up_is_not_voided_by_form(home: Home, lookup: bool) -> None:
+    """The console asks no provider, so the command does it: it looks the push up first (P5)."""
+    home.fleet.extra = {"fake": FakeProvider(capabilities(lookup_lag_ms=0 if lookup else None))}
+    home.fleet.assign("initech", provider="fake")
+    home.fleet.sample("initech", home.now + 3 * WINDOW_MS + 1)
+    home.fleet.tick_windows(6)
+    home.now = home.fleet.clock.at_ms
+    key, state = home.fleet.rows("SELECT key, state FROM pushes WHERE provider = 'fake'")[0]
+    assert state == "accepted"
+    form = {"keys": str(key), "evidence": "a ticket", "although": "yes", "reason": REASON, "step": "look"}
+    answer = home.send("/console/act/push-void", form, KIM)
+    assert answer.status_code == (409 if lookup else 200), answer.text
+    command = f"drawdown push void-lost {key} --evidence 'a ticket'"
+    assert (f"the console does not look it up at fake. {command}" in as_read(answer.text)) == lookup
 
 
 def _priced_metric(home: Home) -> None:

@@ -61,15 +61,16 @@ def void(
     evidence: str,
     *,
     kind: str = "operator",
-    although_accepted: bool = False,
+    lost: Sequence[PushRow] | None = None,
 ) -> list[str]:
     """Declare that pushes never reached their provider; their usage is owed again under the next revision.
 
-    `although_accepted`: a push that its provider had accepted, and has lost since, may be among them.
+    `lost`: the pushes as they were read before their provider was asked. Those of them that were accepted then, and
+    have not changed since, may be among these.
 
     Errors: UsageError without evidence; Refused, for all of them, if one is neither rejected nor in doubt, is below the
-    floor, or was taken back as lost already; HistoryDoubted while a recovery is needed: a push that the database calls
-    unsent may have been sent since (R1).
+    floor, was accepted since `lost` was read, or was taken back as lost already; HistoryDoubted while a recovery is
+    needed: a push that the database calls unsent may have been sent since (R1).
     """
     if not evidence.strip():
         raise UsageError(
@@ -78,9 +79,10 @@ def void(
     lock_buckets(connection)
     require_whole(connection)
     with _all_or_none(keys):
-        states = (*_PROVEN, "accepted") if although_accepted else _PROVEN
+        states = _PROVEN if lost is None else (*_PROVEN, "accepted")
         chosen = _chosen(connection, keys, states, "you can void a push only if it is rejected or in doubt", _IF_LOST)
         accepted = [push for push in chosen if push.state == "accepted"]
+        _require_unchanged(accepted, lost or ())
         for key, adopted in sorted(taken_back(connection, accepted).items()):
             raise Refused(
                 f"cannot void {key}: reconcile found its loss, and has billed its usage again "
@@ -89,6 +91,14 @@ def void(
         void_many(connection, chosen, by, [evidence.strip()] * len(chosen), kind)
         own_up_to_lost(connection, accepted)
     return [push.key for push in chosen]
+
+
+def _require_unchanged(accepted: Sequence[PushRow], lost: Sequence[PushRow]) -> None:
+    """Errors: Refused for a push that was accepted after it was looked up: it may be at its provider (P5)."""
+    seen = {(push.key, push.attempts, push.settled_ms) for push in lost if push.state == "accepted"}
+    for push in accepted:
+        if (push.key, push.attempts, push.settled_ms) not in seen:
+            raise Refused(f"cannot void {push.key}: it was accepted after the command read it. Run the command again")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.errors import Refused
@@ -50,7 +51,7 @@ from drawdown.worker.push.lists import (
     open_sums,
     wait_sums,
 )
-from drawdown.worker.push.rows import find_pushes
+from drawdown.worker.push.rows import PushRow, find_pushes
 from drawdown.worker.usage.withdrawals import worth_of_pushes
 from drawdown.worker.verdict.rates import size_of
 
@@ -599,8 +600,22 @@ def _void(connection: sa.Connection, doing: Doing) -> ActionResult:
     if also and not doing.texts("keys"):
         raise WrongField("although", "specify each accepted push by its key: no filter finds accepted pushes")
     keys = _find(connection, doing, PROVEN)
-    done = pushes.void(connection, keys, doing.by, evidence_of(doing), although_accepted=also)
+    lost = _require_no_lookup(connection, doing, keys) if also else None
+    done = pushes.void(connection, keys, doing.by, evidence_of(doing), lost=lost)
     return ActionResult(f"{len(done):,} voided; {SEALED_AGAIN}")
+
+
+def _require_no_lookup(connection: sa.Connection, doing: Doing, keys: Sequence[str]) -> list[PushRow]:
+    """Return the pushes. Errors: Refused for an accepted push that its provider may be able to look up first."""
+    found = list(find_pushes(connection, keys).values())
+    for push in found:
+        can = doing.declared.get(str(push.provider))
+        if push.state == "accepted" and push.provider != EMBEDDED and (can is None or can.lookup):
+            raise Refused(
+                f"cannot void {push.key}: it is accepted, and the console does not look it up at {push.provider}. "
+                f"{typed('drawdown', 'push', 'void-lost', str(push.key), '--evidence', evidence_of(doing))}"
+            )
+    return found
 
 
 EVIDENCE: Final = Field(
@@ -652,7 +667,7 @@ VOID: Final = Action(
             "although",
             "Accepted push",
             "choice",
-            "For a push that the provider lost or refunded.",
+            "For a push that the provider lost or refunded. If the provider supports lookups, use the command.",
             choices=[("no", "not among them"), ("yes", "may be among them")],
         ),
     ),
