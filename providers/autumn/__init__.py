@@ -14,7 +14,7 @@ from typing import Final
 
 from drawdown.providers.autumn import customers, wire
 from drawdown.providers.autumn import settings as autumn_settings
-from drawdown.providers.autumn.check import CheckReport, feature_lines
+from drawdown.providers.autumn.check import CheckReport, balance_feature_fault, feature_lines
 from drawdown.providers.autumn.credits import AutumnAccount, Unreadable
 from drawdown.providers.autumn.customers import AutumnCustomer, candidates, drawn, read_customer
 from drawdown.providers.autumn.events import EventReader, failed
@@ -42,6 +42,7 @@ from drawdown.providers.protocol import (
     WebhookRefused,
 )
 from drawdown.schema.clock import Clock
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
@@ -158,10 +159,22 @@ class AutumnProvider:
     async def _state(self, customer_id: str) -> CustomerRead:
         try:
             customer = await self._customer(customer_id)
-            schema = await self._account.read_if_needed(self._named(customer))
+            await self._account.read_if_needed(self._named(customer))
         except Unreadable as trouble:
             return NoCustomer() if trouble.their_code == "customer_not_found" else failed(trouble)
-        return customers.state(customer, self._settings, schema)
+        if (fault := await self._setting_fault(customer)) is not None:
+            return ReadFailed(f"{NEEDS_YOU}{fault}")
+        return customers.state(customer, self._settings, self._account.schema)
+
+    async def _setting_fault(self, customer: AutumnCustomer) -> str | None:
+        """Without this, a wrong name would be a balance of zero. A balance that is shown has a right name."""
+        schema = self._account.schema
+        if self._settings.balance_feature in customer.balances.keys() - schema.features.keys():
+            return None
+        fault = balance_feature_fault(self._settings, schema)
+        if fault is not None and await self._account.read_again():
+            fault = balance_feature_fault(self._settings, self._account.schema)
+        return fault
 
     def _named(self, customer: AutumnCustomer) -> set[str]:
         """A balance does not say whether it is used up or only held (seats), nor what it pays for."""

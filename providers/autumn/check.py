@@ -21,11 +21,8 @@ def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[s
     lines = [line for name in billed if (line := _billed(name, schema.features.get(name))) is not None]
     for name in billed:
         lines += _costs(name, schema)
-    name = settings.balance_feature or ""
-    if name and (name not in schema.features or not schema.features[name].consumable):
-        lines.append(
-            f"{settings.variable('balance_feature')} names {name}, which is not a consumable feature at Autumn"
-        )
+    if (fault := balance_feature_fault(settings, schema)) is not None:
+        lines.append(fault)
     held = schema.features.get(settings.concurrency_feature)
     if held is not None and held.consumable:
         lines.append(
@@ -33,6 +30,17 @@ def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[s
             "concurrency is held, not used up"
         )
     return lines
+
+
+def balance_feature_fault(settings: AutumnSettings, schema: Schema) -> str | None:
+    """The fault of a setting by which each customer would have a balance of zero."""
+    name = settings.balance_feature
+    if name is None or (name in schema.features and schema.features[name].consumable):
+        return None
+    return (
+        f"{settings.variable('balance_feature')} names {name}, which is not a consumable feature at Autumn. "
+        "Set it to a feature or a credit system of this account"
+    )
 
 
 def _billed(name: str, found: AutumnFeature | None) -> str | None:

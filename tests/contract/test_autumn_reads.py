@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from drawdown.providers.autumn.credits import LIST_AGAIN_MS
 from drawdown.providers.autumn.customers import MAX_MICRO, cycle_starts_ms
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import CustomerState, Drawn, Lasting, NoCustomer, ReadFailed
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS
 from tests.cases import cases
 from tests.contract.autumn_setup import NOW_MS, PLAN_PARTS, WINDOW, Stub, World, done, made, no, push, said, stubbed
@@ -97,9 +99,27 @@ def test_the_balance_is_what_remains_of_everything_that_is_used_up(balances: Bod
 
 def test_a_feature_that_decides_decides_alone() -> None:
     balances = {"compute": balance(9), "tokens": balance(0)}
-    for feature, micro in (("compute", 9_000_000), ("tokens", 0), ("missing", 0)):
+    for feature, micro in (("compute", 9_000_000), ("tokens", 0)):
         found = state(customer(balances), balance_feature=feature)
         assert isinstance(found, CustomerState) and found.balance_micro == micro
+
+
+@cases("feature", ["missing", "seats"])
+def test_balance_feature_that_cannot_decide_is_no_balance_of_zero(feature: str) -> None:
+    balances = {"compute": balance(9), "seats": balance(0)}
+    assert state(customer(balances), balance_feature=feature) == ReadFailed(
+        f"{NEEDS_YOU}DRAWDOWN_AUTUMN_BALANCE_FEATURE names {feature}, which is not a consumable feature at Autumn. "
+        "Set it to a feature or a credit system of this account"
+    )
+
+
+def test_balance_feature_that_is_created_late_decides_at_once() -> None:
+    world = World(settings={"balance_feature": "gold"})
+    assert isinstance(done(world.provider.customers(["cus_1"]))["cus_1"], ReadFailed)
+    world.emulator.account.add_feature("gold")
+    world.clock.at_ms += LIST_AGAIN_MS
+    found = done(world.provider.customers(["cus_1"]))["cus_1"]
+    assert isinstance(found, CustomerState) and found.balance_micro == 0
 
 
 def test_features_are_asked_for_once() -> None:

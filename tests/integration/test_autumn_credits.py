@@ -33,6 +33,7 @@ from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.backlog import read_providers
 from drawdown.worker.reconcile import balances
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
+from drawdown.worker.status.status import status
 from drawdown.worker.usage import withdrawals
 from drawdown.worker.verify.verify import verify
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
@@ -48,7 +49,7 @@ HOUR_MS = 60 * MINUTE_MS
 class House:
     """A fleet billed at an emulated Autumn, whose `credits` pay for all sizes."""
 
-    def __init__(self, engine: sa.Engine, credits: Mapping[str, float]) -> None:
+    def __init__(self, engine: sa.Engine, credits: Mapping[str, float], **settings: str) -> None:
         clock = FixedClock(T0)
         self.autumn = AutumnEmulator()
         account = self.autumn.account
@@ -59,7 +60,7 @@ class House:
             account.add_customer(customer, T0)
             if amount:
                 account.grant(customer, "credits", amount, T0, interval=ONE_OFF)
-        setup = Setup("autumn", {"secret_key": SECRET_KEY}, clock, Direct(self.autumn, clock), engine)
+        setup = Setup("autumn", {"secret_key": SECRET_KEY, **settings}, clock, Direct(self.autumn, clock), engine)
         self.fleet = Fleet(engine, clock=clock, extra={"autumn": build(setup)})
         self.fleet.assign(*credits, provider="autumn")
         self.used: dict[str, Decimal] = dict.fromkeys(credits, Decimal(0))
@@ -134,6 +135,21 @@ def test_charges_are_exact_in_credits_and_costs_are_learned(engine: sa.Engine) -
     assert house.fleet.one("SELECT balance_micro FROM orgs WHERE org_id = 'acme'") == 8_960_000
     assert house.compare(correct=True).exit_status == 0
     house.is_exact()
+
+
+def test_mistyped_balance_feature_halts_nobody_and_needs_a_person(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 10}, balance_feature="creditz")
+    house.use("acme", 60)
+    house.bill()
+    assert house.fleet.rows("SELECT is_halted, halt_reason FROM orgs") == [(False, None)]
+    found = read(engine, lambda connection: status(connection, house.fleet.clock.at_ms))
+    assert found.headline.verdict == "person_needed" and found.standing.last_tick is not None
+    assert found.headline.reason.startswith("autumn: DRAWDOWN_AUTUMN_BALANCE_FEATURE names creditz, which is not")
+    assert found.headline.next.startswith("drawdown provider check autumn")
+    assert found.standing.last_tick.exit_status == 1
+    house.autumn.account.add_feature("creditz")
+    house.wait(HOUR_MS)
+    assert house.fleet.rows("SELECT is_halted FROM orgs") == [(True,)], "it is a feature: without a balance of it"
 
 
 def test_lost_balance_is_told_exactly_and_sent_again(engine: sa.Engine) -> None:

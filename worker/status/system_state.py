@@ -330,7 +330,7 @@ def _seen_by_tick(found: Standing) -> Iterator[Call]:
     if last is None:
         return
     known = {halt.said for halt in found.ignored} | {halt.said for halt in found.undelivered}
-    names = {one.provider for one in found.providers}
+    names = {one.provider for one in found.providers} | {one.provider for one in found.unread}
     for problem in last.problems:
         if problem not in known:
             seen = f"{problem} (seen by the tick of {utc(last.started_ms)})"
@@ -494,7 +494,8 @@ def _unread(unread: UnreadOrgs) -> Headline:
 MENDED: Final = ("send them", "look up what may have arrived, and send the rest,")
 """The next steps of ticks for waiting pushes: if none may have arrived, and if some may."""
 UNREAD: Final = (
-    "it is down, or does not know the customer. The organisations run until the last balance read is used up"
+    "it is down, a setting is wrong, or it does not know the customer. "
+    "The organisations run until the last balance read is used up"
 )
 
 

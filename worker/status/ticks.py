@@ -207,6 +207,7 @@ def collect(report: Report, results: Sequence[object]) -> None:
                 report.halted += result.halted
                 report.resumed += result.resumed
                 report.failures += result.unwritten
+                report.problems += [why for why in result.problems if why not in report.problems]
                 report.calls_cut = least_of([report.calls_cut, result.calls_cut])
             case Filled():
                 report.topped_up += result.credited

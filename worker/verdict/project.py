@@ -21,7 +21,7 @@ import structlog
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
 from drawdown.schema.database import UNSTORABLE
 from drawdown.schema.sql import queries
-from drawdown.schema.text import in_short
+from drawdown.schema.text import NEEDS_YOU, in_short
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.catalog.balance_parts import last_look_ms, note_parts
 from drawdown.worker.catalog.mapping import read_in_use
@@ -93,6 +93,8 @@ class Projected:
     """The fewest reads at once, by provider, if the provider turned reads away."""
     unwritten: list[str] = field(default_factory=list)
     """Organisations with a verdict that the database refused, and why."""
+    problems: list[str] = field(default_factory=list)
+    """Why a provider's customers are not read until a person fixes it."""
 
     def add(self, other: Projected) -> None:
         """Take what another part came to."""
@@ -102,6 +104,7 @@ class Projected:
         self.resumed += other.resumed
         self.wrong_estimates += other.wrong_estimates
         self.unwritten += other.unwritten[: max(MAX_UNWRITTEN - len(self.unwritten), 0)]
+        self.problems += other.problems
 
     def note(self, org: Row, change: Change) -> None:
         """Count and report a transition."""
@@ -192,6 +195,9 @@ def _read(
         log.exception("provider_failed", provider=provider, first_org=due[0].org_id)
         states = {customer_id: ReadFailed(in_short(error)) for customer_id in wanted}
         about = ()
+    reasons = {state.reason: None for state in states.values() if isinstance(state, ReadFailed)}
+    said = [f"{provider}: {why.removeprefix(NEEDS_YOU)}" for why in reasons if why.startswith(NEEDS_YOU)]
+    done.problems += [why for why in said if why not in done.problems]
     failed = all(isinstance(state, ReadFailed) for state in states.values())
     context.reading(provider).note(failed=failed, now_ms=context.clock.now_ms(), about=about)
     return states
