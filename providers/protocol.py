@@ -318,11 +318,15 @@ Totals: TypeAlias = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Cost:
-    """The credits that one base unit of a feature draws from a balance. `balance` names the credit system."""
+    """The credits that one base unit of a feature draws from a balance. `balance` names the credit system.
+
+    `unread`: the present cost cannot be read, and this one was the last known: it changes nothing.
+    """
 
     feature: str
     balance: str
     credits: Decimal
+    unread: bool = False
 
 
 @dataclass(frozen=True)
@@ -454,6 +458,8 @@ class TellsCosts(Protocol):
 
     async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
         """Return the present costs of units, at most one a feature; empty if the account has no credit system.
+
+        A known feature without a cost draws on a balance of its own from now on, unless its cost is `unread`.
 
         `known`: every cost that was learned before, so that a charge made at an older cost is read at that cost.
         """

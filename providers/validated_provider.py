@@ -267,7 +267,7 @@ def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
     if len(found) > MAX_FEATURES:
         return ReadFailed(f"costs of {len(found)} features")
     told = [
-        Cost(clean(one.feature, MAX_NAME_CHARS), clean(one.balance, MAX_NAME_CHARS), one.credits)
+        Cost(clean(one.feature, MAX_NAME_CHARS), clean(one.balance, MAX_NAME_CHARS), one.credits, one.unread is True)
         for one in found
         if _is_cost(one.credits)
     ]

@@ -190,7 +190,7 @@ class AutumnProvider:
 
     async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
         try:
-            return (await self._account.read_with_history(known)).costs()
+            return (await self._account.read_with_history(known)).costs(known)
         except Unreadable as trouble:
             return failed(trouble)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_UP, Decimal
 from fractions import Fraction
 from functools import cached_property
@@ -37,13 +37,17 @@ MOST_NAMES: Final = 2 * MAX_FEATURES
 
 @dataclass(frozen=True)
 class AutumnFeature:
-    """`costs`: of a credit system, the cost of one unit of each feature it pays for; None: unreadable."""
+    """`costs`: of a credit system, the cost of one unit of each feature it pays for; None: unreadable.
+
+    `names_all` False: its schema may name features that cannot be read.
+    """
 
     name: str
     kind: str
     consumable: bool
     archived: bool
     costs: Mapping[str, Decimal | None] = field(default_factory=dict)
+    names_all: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,20 +94,37 @@ class Schema:
         payers = self.payers(feature)
         return payers[0] if payers and all(self.cost(feature, system) == 0 for system in payers) else None
 
+    def is_without(self, system: str, feature: str) -> bool:
+        """Return True if a listed credit system does not pay for a feature; False if that cannot be read."""
+        found = self.features.get(system)
+        if found is None or found.kind != SYSTEM:
+            return False
+        return found.archived or (found.names_all and feature not in found.costs)
+
+    def is_in_none(self, feature: str) -> bool:
+        """Return True if the account has credit systems, and none of them pays for a feature."""
+        if not self.systems or feature in self.systems:
+            return False
+        return all(self.is_without(system, feature) for system in self.systems)
+
     def is_consumable(self, feature: str) -> bool:
         """Return True if a feature is used up, not held as seats are. An unlisted feature counts as used up."""
         found = self.features.get(feature)
         return found is None or found.consumable
 
-    def costs(self) -> list[Cost]:
-        """The costs that can be told: at most one a feature."""
-        return [
+    def costs(self, known: Sequence[Cost] = ()) -> list[Cost]:
+        """The costs that can be told: at most one a feature. Of a known one that cannot be read, the last known."""
+        told = [
             Cost(feature, system.name, cost)
             for system in self.systems.values()
             for feature, cost in system.costs.items()
             if cost is not None and 0 < cost <= MAX_COST and decimals(cost) <= MAX_DECIMALS
             if len(self.payers(feature)) == 1
         ]
+        last = {cost.feature: cost for cost in known}
+        kept = (last[name] for name in last.keys() - {cost.feature for cost in told})
+        unread = [replace(cost, unread=True) for cost in kept if not self.is_without(cost.balance, cost.feature)]
+        return told + sorted(unread, key=lambda cost: cost.feature)
 
 
 def decimals(value: Decimal) -> int:
@@ -122,21 +143,26 @@ def read_features(body: Mapping[str, object]) -> Schema:
 
 
 def _feature(item: Mapping[str, object]) -> AutumnFeature:
-    kind = str(item.get("type"))
+    kind, schema = str(item.get("type")), item.get("credit_schema")
     return AutumnFeature(
         name=str(item["id"]),
         kind=kind,
         consumable=kind == SYSTEM or (kind == "metered" and item.get("consumable") is not False),
         archived=item.get("archived") is True,
-        costs=_costs(item.get("credit_schema")),
+        costs=_costs(schema),
+        names_all=isinstance(schema, list) and all(_named(part) is not None for part in schema),
     )
+
+
+def _named(part: object) -> str | None:
+    name = part.get("metered_feature_id") if isinstance(part, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _costs(found: object) -> dict[str, Decimal | None]:
     costs: dict[str, Decimal | None] = {}
     for part in found if isinstance(found, list) else []:
-        name = part.get("metered_feature_id") if isinstance(part, dict) else None
-        if isinstance(name, str):
+        if (name := _named(part)) is not None:
             cost = number(part.get("credit_cost"))
             costs[name] = cost if costs.get(name, cost) == cost else None
     return costs

@@ -140,6 +140,18 @@ def test_a_cost_that_is_told_no_more_is_a_change_to_a_balance_of_its_own(fleet: 
     clean(fleet)
 
 
+def test_cost_that_cannot_be_read_changes_nothing(fleet: Fleet) -> None:
+    fleet.tick(FIRST)
+    fake(fleet).costs_say = (replace(DEARER, unread=True), LARGE)
+    fleet.tick(FIRST + MINUTE_MS)
+    fake(fleet).costs_say = (LARGE,)
+    fleet.tick(FIRST + 2 * MINUTE_MS)
+    fake(fleet).costs_say = (replace(SMALL, unread=True), LARGE)
+    fleet.tick(FIRST + 3 * MINUTE_MS)
+    assert [row[0] for row in learned(fleet)] == [100, 0], "nor does one that ended begin again"
+    clean(fleet)
+
+
 def test_a_cost_is_kept_exactly(fleet: Fleet) -> None:
     fake(fleet).costs_say = (replace(SMALL, credits=Decimal("0.0000001234")),)
     fleet.tick(FIRST)

@@ -55,7 +55,7 @@ def _learn_costs(context: Context, provider: str) -> Steps[None]:
         return
     # A feature that no credit system pays for any more draws on a balance of its own: that is a change, too.
     ended = sorted(pools.newest().keys() - {cost.feature for cost in told})
-    told = [*told, *(Cost(feature, feature, Decimal(0)) for feature in ended)]
+    told = [*(cost for cost in told if not cost.unread), *(Cost(feature, feature, Decimal(0)) for feature in ended)]
     for at in range(0, len(told) or 1, AT_ONCE):
         some = told[at : at + AT_ONCE]
         # The answer holds from when it was asked for: a change after that is a change to come. It holds once all of it
