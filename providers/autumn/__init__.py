@@ -127,7 +127,10 @@ class AutumnProvider:
             self._body_key = False
             return RetryAt(self._clock.now_ms(), "Autumn refuses idempotency_key in the body: sent by the header alone")
         outcome = self._judge(request, result)
-        if wire.is_unmatched(request, result, outcome) and await self._account.read_again():
+        if (
+            wire.is_unmatched(request, result, outcome)
+            or (wire.has_no_balance(request, result, outcome) and not self._account.schema.payers(request.feature))
+        ) and await self._account.read_again():
             outcome = self._judge(request, result)
         if isinstance(outcome, Accepted) and isinstance(result, Answer):
             told = wire.parse(result.body) or {}
@@ -140,9 +143,12 @@ class AutumnProvider:
 
     def _judge(self, request: PushRequest, result: HttpResult) -> Outcome:
         found = wire.outcome(request, result, self._clock.now_ms(), self._account.costs.of(request.feature))
-        system = self._account.schema.free_in(request.feature)
+        schema = self._account.schema
+        system = schema.free_in(request.feature)
         if isinstance(found, Rejected) and found.until_credit and system is not None:
             return wire.costs_nothing(request, system)
+        if wire.has_no_balance(request, result, found) and schema.is_in_none(request.feature):
+            return wire.in_no_system(request)
         return found
 
     async def _read_shown_credit(self, body: Mapping[str, object]) -> ShownCredit | None:

@@ -205,6 +205,23 @@ def costs_nothing(request: PushRequest, system: str) -> Rejected:
     )
 
 
+def in_no_system(request: PushRequest) -> Rejected:
+    """A charge that took nothing because nothing pays for its feature: credits of the customer change nothing."""
+    return Rejected(
+        f"Autumn charged nothing: feature {request.feature} is in no credit system, and customer "
+        f"{request.customer_id} has no balance of it. Add it to the credit system at Autumn, then "
+        "`drawdown push retry --state rejected --error 'in no credit system'`"
+    )
+
+
+def has_no_balance(request: PushRequest, result: HttpResult, found: Outcome) -> bool:
+    """Return True if a charge took nothing, and the answer shows no balance that it could be drawn from."""
+    if not isinstance(found, Rejected) or not isinstance(result, Answer) or result.status != 200:
+        return False
+    body = parse(result.body)
+    return request.quantity > 0 and body is not None and body.get("balance") is None
+
+
 def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
     said = read_said(answer)
     match answer.status:

@@ -100,6 +100,28 @@ def test_account_without_credit_system_has_no_costs_and_failure_is_shown() -> No
     assert isinstance(done(made(Stub(no(503, "service_unavailable"))).costs(())), ReadFailed)
 
 
+@cases(
+    ("listed", "is_unread"),
+    [
+        (schema(**{FEATURE: "0.5"}), True),
+        (schema(**{FEATURE: 0}), True),
+        ({"list": []}, True),
+        ({"list": [{"id": "credits", "type": "credit_system"}]}, True),
+        ({"list": [{"id": "gold", "type": "credit_system", "credit_schema": []}]}, True),
+        ({"list": [{"id": "credits", "type": "credit_system", "credit_schema": [{"credit_cost": 1}]}]}, True),
+        ({"list": [{"id": "credits", "type": "credit_system", "credit_schema": []}]}, False),
+        ({"list": [{"id": "credits", "type": "credit_system", "archived": True}]}, False),
+        (schema(other=0.5), False),
+    ],
+)
+def test_known_cost_that_cannot_be_read_is_told_as_unread(listed: object, is_unread: bool) -> None:
+    known = [Cost(FEATURE, "credits", Decimal("0.2")), Cost(FEATURE, "credits", Decimal("0.4"))]
+    found = done(made(Stub(account(said(500, ""), listed))).costs(known))
+    assert not isinstance(found, ReadFailed)
+    unread = [Cost(FEATURE, "credits", Decimal("0.4"), unread=True)]
+    assert [cost for cost in found if cost.feature == FEATURE] == (unread if is_unread else [])
+
+
 # Costs that change, and costs that are not known
 
 
@@ -322,6 +344,38 @@ def test_charge_of_feature_without_cost_needs_a_person_not_credit(cost: float, w
     found = one(autumn, charge())
     assert isinstance(found, Rejected) and found.until_credit is waits
     assert ("costs 0 in credit system credits" in found.reason) is not waits
+
+
+BALANCE_OF_ITS_OWN = {"feature_id": FEATURE, "granted": 100, "remaining": 0, "usage": 100}
+UNREADABLE = {"list": [{"id": "credits", "type": "credit_system"}]}
+UNNAMED = {"list": [{"id": "credits", "type": "credit_system", "credit_schema": [{"credit_cost": 1}]}]}
+
+
+@cases(
+    ("listed", "balance", "waits"),
+    [
+        (schema(other=0.5), None, False),
+        (schema(**{FEATURE: 0.5}), None, True),  # a grant that is used up exactly is gone
+        (schema(other=0.5), BALANCE_OF_ITS_OWN, True),
+        ({"list": schema(other=0.5)["list"][:1]}, None, True),  # type: ignore[index]  # no credit system at all
+        (UNREADABLE, None, True),
+        (UNNAMED, None, True),
+    ],
+)
+def test_charge_of_feature_in_no_credit_system_needs_a_person(listed: object, balance: object, waits: bool) -> None:
+    found = one(made(Stub(account(took(balance=balance), listed))), charge())
+    assert isinstance(found, Rejected) and found.until_credit is waits
+    assert (f"{FEATURE} is in no credit system, and customer cus_1 has no balance of it" in found.reason) is not waits
+    assert ("`drawdown push retry --state rejected --error 'in no credit system'`" in found.reason) is not waits
+
+
+def test_list_is_read_again_before_a_feature_counts_as_in_no_credit_system() -> None:
+    listed = schema(other=0.5)
+    autumn = made(Stub(account(took(balance=None), listed)))
+    done(autumn.costs([]))
+    listed.update(schema(**{FEATURE: 0.5}))
+    found = one(autumn, charge())
+    assert isinstance(found, Rejected) and found.until_credit
 
 
 # The idempotency key

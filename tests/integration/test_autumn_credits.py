@@ -152,6 +152,24 @@ def test_mistyped_balance_feature_halts_nobody_and_needs_a_person(engine: sa.Eng
     assert house.fleet.rows("SELECT is_halted FROM orgs") == [(True,)], "it is a feature: without a balance of it"
 
 
+def test_feature_in_no_credit_system_needs_a_person_and_is_billed_later(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 10})
+    system = house.autumn.account.features["credits"].credit_schema
+    cost = system.pop("compute_8gb")
+    house.use("acme", 60, size=8)
+    house.bill()
+    house.wait(DAY_MS)
+    assert house.states("acme") == [("compute_8gb", 0, 60, "rejected")]
+    found = read(engine, lambda connection: status(connection, house.fleet.clock.at_ms)).headline
+    assert found.verdict == "person_needed" and "compute_8gb is in no credit system" in found.reason
+    system["compute_8gb"] = cost
+    rejected = [str(key) for (key,) in house.fleet.rows("SELECT key FROM pushes WHERE state = 'rejected'")]
+    write(engine, lambda connection: pushes.retry(connection, rejected, house.fleet.by))
+    house.wait(HOUR_MS)
+    assert house.states("acme")[-1] == ("compute_8gb", 1, 60, "accepted")
+    house.is_exact()
+
+
 def test_lost_balance_is_told_exactly_and_sent_again(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100, "globex": 100})
     for org in ("acme", "globex"):
