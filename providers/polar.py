@@ -44,6 +44,7 @@ from drawdown.providers.protocol import (
     Totals,
     Unknown,
 )
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import MICRO, MINUTE_MS
 
 URL: Final = "https://api.polar.sh"
@@ -89,7 +90,7 @@ class Polar:
             balance_lag_ms=BALANCE_LAG_MS,
             webhook_headers=webhooks.SIGNATURE_HEADERS,
         )
-        self._meter = settings.text("balance_meter") or None
+        self._meter, self._variable = settings.text("balance_meter") or None, settings.variable("balance_meter")
         # Polar signs with its secret as it is, and the scheme's keys are Base64.
         self._secrets = [base64.b64encode(one.encode()).decode() for one in settings.list("webhook_secrets")]
         self._api = rest.Rest(setup.http, setup.clock, settings.origin(URL), token, error_of)
@@ -171,14 +172,10 @@ class Polar:
         found = await self._api.get("v1", "customers", "external", customer_id, "state")
         if not isinstance(found, Mapping):
             return NoCustomer() if isinstance(found, Absent) else found
-        subscriptions, meters = found.get("active_subscriptions"), found.get("active_meters")
-        if (
-            found.get("external_id") != customer_id
-            or not isinstance(subscriptions, list)
-            or not isinstance(meters, list)
-        ):
+        bought, meters = found.get("active_subscriptions"), found.get("active_meters")
+        if found.get("external_id") != customer_id or not isinstance(bought, list) or not isinstance(meters, list):
             return ReadFailed("HTTP 200, but not the customer's state")
-        plans = [one.get("product_id") if isinstance(one, Mapping) else None for one in subscriptions]
+        plans = [one.get("product_id") if isinstance(one, Mapping) else None for one in bought]
         named = frozenset(plan for plan in plans if isinstance(plan, str))
         if len(named) != len(set(map(str, plans))):
             return ReadFailed("a subscription without a product")
@@ -189,6 +186,9 @@ class Polar:
         balances = [number(one.get("balance")) for one in mine]
         if len(mine) > 1 or None in balances or any(not isinstance(one, Mapping) for one in meters):
             return ReadFailed("the balance meter has no balance")
+        if not mine and not isinstance(meter := await self._api.get_cached("v1", "meters", self._meter), Mapping):
+            why = f"{self._variable} names {self._meter}, and Polar has no meter of that id. Set it to a meter's id"
+            return ReadFailed(f"{NEEDS_YOU}{why}") if isinstance(meter, Absent) else meter
         balance = balances[0] if balances else number(0)
         assert balance is not None
         return CustomerState(int(balance * MICRO), plan, None, plans=named)
@@ -262,7 +262,7 @@ class Polar:
             if isinstance(found := await self._customer(customer_id), NoCustomer):
                 lines.append(f"{customer_id}: Polar has no customer with this external id")
             elif isinstance(found, ReadFailed):
-                lines.append(f"{customer_id}: {found.reason}")
+                lines.append(f"{customer_id}: {found.reason.removeprefix(NEEDS_YOU)}")
         return lines
 
 

@@ -26,6 +26,7 @@ from drawdown.providers.protocol import (
     RetryAt,
 )
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS
 from tests.cases import cases
 from tests.contract.test_conformance_kit import KitBench, LagoBench, OpenMeterBench, PolarBench
@@ -152,6 +153,17 @@ def test_polar_balance_is_the_meters_and_nothing_without_it() -> None:
     bench.meter = ""
     bench.provider = bench._with_key("kit_key_canary_0123456789")
     assert state(bench) == CustomerState(None, "prod_1", None, plans=frozenset({"prod_1"}))
+
+
+def test_polar_balance_meter_that_does_not_exist_is_no_balance_of_zero() -> None:
+    bench = PolarBench()
+    bench.service.customers["c-1"] = {"credits": {}}
+    bench.meter = "meter-computer"
+    bench.provider = bench._with_key("kit_key_canary_0123456789")
+    said = "DRAWDOWN_POLAR_BALANCE_METER names meter-computer, and Polar has no meter of that id"
+    assert state(bench) == ReadFailed(f"{NEEDS_YOU}{said}. Set it to a meter's id")
+    lines = asyncio.run(bench.provider.check(["compute"], ["c-1"]))
+    assert lines == [f"c-1: {said}. Set it to a meter's id"]
 
 
 def test_polar_totals_go_through_all_pages_and_leave_out_the_end() -> None:

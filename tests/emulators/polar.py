@@ -59,6 +59,8 @@ class PolarEmulator:
                 return paged(self._listed(query), query)
             case ["v1", "meters"]:
                 return paged([meter for meter in self.meters if meter["archived_at"] is None], query)
+            case ["v1", "meters", meter_id] if known := [one for one in self.meters if one["id"] == meter_id]:
+                return reply(known[0])
             case ["v1", "customers", "external", external_id, *rest] if external_id in self.customers:
                 return reply(self.state(external_id) if rest == ["state"] else {"external_id": external_id})
         return reply({"error": "ResourceNotFound", "detail": "Not found"}, 404)
