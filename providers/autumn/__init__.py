@@ -232,7 +232,9 @@ class AutumnProvider:
         try:
             listed = await self._account.read()
         except Unreadable as trouble:
-            return [f"{trouble} ({self._settings.variable('secret_key')}, {self._settings.variable('url')})"]
+            key, address = (self._settings.variable(setting) for setting in ("secret_key", "url"))
+            again = f"then run `drawdown provider check {self.name}` again"
+            return [f"{trouble}. Check {key} and the address in {address}, {again}"]
         report = CheckReport(self._settings, listed)
         if wire.refuses_body_key(await self._send("track", wire.CHECK_OF_KEY, wire.header_key("drawdown-check"))):
             report.lines.append(

@@ -259,7 +259,7 @@ def access_trouble(said: WireAnswer) -> str | None:
     if said.code is None:
         return None
     if said.code == "invalid_api_version":
-        return f"Autumn does not know API version {VERSION}: is this server older than August 2026?"
+        return f"Autumn does not know API version {VERSION}: this server may be older than August 2026"
     if said.code == "no_auth_header":
         return f"HTTP 401 no_auth_header: no such route over there; the address or API version {VERSION} is wrong"
     if said.status in (401, 403):
@@ -273,7 +273,8 @@ def read_said(answer: Answer) -> WireAnswer:
     code = body.get("code") if body is not None else None
     message = body.get("message") if body is not None else None
     if not isinstance(message, str) or not isinstance(code, str) or not _CODE.fullmatch(code):
-        return WireAnswer(answer.status, None, "" if body is not None else "not Autumn's JSON")
+        unread = "too many calls" if answer.status == 429 else "not Autumn's JSON"
+        return WireAnswer(answer.status, None, "" if body is not None else unread)
     return WireAnswer(answer.status, code, _quoted(message))
 
 

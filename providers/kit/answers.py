@@ -123,7 +123,8 @@ def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
     if not isinstance(result, Answer):
         return ReadFailed(result.reason)
     if result.status != 200:
-        return ReadFailed(f"HTTP {result.status}", too_many=result.status == 429)
+        too_many = result.status == 429
+        return ReadFailed(f"HTTP {result.status}{': too many calls' if too_many else ''}", too_many=too_many)
     found = json_object(result.body)
     return ReadFailed("HTTP 200, but no JSON object") if found is None else found
 

@@ -414,6 +414,14 @@ def test_a_second_flip_has_to_wait_for_the_first_or_take_it_back(billers: Biller
     assert billers.flip([Wish("acme", "cus_acme")], "stripe")[0].start_ms is not None
 
 
+def test_flip_to_the_same_biller_from_a_later_time_adds_nothing(billers: Billers) -> None:
+    before = unchanged(billers)
+    for windows in (2, 4):
+        (told,) = billers.flip([Wish("acme")], "embedded", from_ms=billers.fleet.clock.at_ms + windows * WINDOW_MS)
+        assert told.already and told.start_ms is None
+    assert unchanged(billers) == before
+
+
 def test_an_unknown_provider_is_named_with_those_there_are(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/drawdown.db"
     made = connect(url)

@@ -143,6 +143,7 @@ def test_a_filter_that_fails_is_asked_again_later() -> None:
     http = Stub(said(429, "Too many"))
     found = done(made(http).lookup(push()))
     assert isinstance(found, ReadFailed) and found.too_many and len(http.sent) == 1
+    assert found.reason == "events.list: HTTP 429: too many calls"
 
 
 @cases(

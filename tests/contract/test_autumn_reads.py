@@ -453,3 +453,4 @@ def test_a_check_asks_for_each_customer_once_and_charges_nothing() -> None:
 def test_a_key_address_or_version_that_is_wrong_is_named(answer: HttpResult, word: str) -> None:
     (line,) = done(stubbed(answer).check(["compute"], []))
     assert word in line
+    assert ". Check DRAWDOWN_AUTUMN_SECRET_KEY and the address in DRAWDOWN_AUTUMN_URL, then run `drawdown" in line

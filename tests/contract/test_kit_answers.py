@@ -61,7 +61,7 @@ def test_numbers_stay_exact_and_nonsense_is_none() -> None:
 
 def test_a_read_is_an_object_or_failed() -> None:
     assert read_object(Answer(200, {}, b'{"a": 1}')) == {"a": 1}
-    assert read_object(Answer(429, {}, b"")) == ReadFailed("HTTP 429", too_many=True)
+    assert read_object(Answer(429, {}, b"")) == ReadFailed("HTTP 429: too many calls", too_many=True)
     for result in (NotSent("refused"), NoAnswer("cut"), Answer(200, {}, b"<html>"), Answer(500, {}, b"{}")):
         assert isinstance(read_object(result), ReadFailed)
 

@@ -129,7 +129,7 @@ def candidates_of(
             customer = latest.customer_id  # a customer that is not named stays the same
         same = latest is not None and (latest.provider, latest.customer_id) == (options.provider, customer)
         if same and options.from_ms is not None:
-            same = latest is not None and latest.start_ms == options.from_ms
+            same = latest is not None and latest.start_ms <= options.from_ms
         found.append(
             FlipCandidate(
                 wish,
