@@ -53,7 +53,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "replay": (
         "replay acme --from 2d --to 1d --dry-run",
         "replay --all --from 2026-01-01 --to 2026-01-02 --zone Europe/Berlin --dry-run",
-        "replay --provider stripe --from 2026-01-01 --to 2026-01-02 --queue --reason 'late samples'",
+        "replay --provider stripe --from 2026-01-01 --to 2026-01-02 --queue --reason 'provider outage'",
     ),
     "job list": ("job list", "job list --json"),
     "job cancel": ("job cancel 3 --reason 'not needed'",),

@@ -50,7 +50,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     heads = ("#Job", "Kind", "State", "Task", "Actor", "Reason", "Since, UTC", "Progress", "Result", "Command")
     none, command = "No job exists yet.", "drawdown job list"
     if not rows:
-        command = "drawdown replay --all --from 2026-06-01 --to 2026-06-02 --queue --reason 'late samples'"
+        command = "drawdown replay --all --from 2026-06-01 --to 2026-06-02 --queue --reason 'provider outage'"
     first = "" if before is None else PATH
     page = PageContent(
         PATH,
