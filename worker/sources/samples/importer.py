@@ -17,16 +17,17 @@ import sys
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
 
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
-from drawdown.schema.errors import DatabaseBusy, DrawdownError, UsageError
+from drawdown.schema.errors import DrawdownError, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.worker.sources.samples.rows import (
     ID_FIELDS,
@@ -97,7 +98,7 @@ def import_samples(
 ) -> ImportReport:
     """Import files (`-`: standard input) in this order, in transactions of `options.chunk_rows` rows.
 
-    With `options.strict` all of them go in within one transaction, or nothing does.
+    With `options.strict` all of them go in within one transaction, or nothing does. It begins once pipes are read.
     Errors: UsageError (files and options; nothing was changed), DatabaseBusy, DatabaseNotReady, and DrawdownError
     where a file breaks off; what was committed before it stays, and importing again completes it.
     """
@@ -105,10 +106,11 @@ def import_samples(
     run = _ImportRun(sources, options, now_ms, on_progress, stdin)
     if not options.strict:
         return run.load_all(lambda chunk: write(engine, chunk))
-    try:
-        return write(engine, run.all_or_nothing)
-    except _Undone as undone:
-        return undone.report
+    with run.pipes_kept():
+        try:
+            return write(engine, run.all_or_nothing)
+        except _Undone as undone:
+            return undone.report
 
 
 def _store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> _Stored:
@@ -144,6 +146,25 @@ def _check(sources: Sequence[str], options: ImportOptions, now_ms: int) -> None:
 def _is_repeatable(name: str) -> bool:
     """Standard input and other pipes can be read only once; a second reading would look like an empty file."""
     return name != STDIN and Path(name).is_file()
+
+
+@contextmanager
+def _keep(lines: NumberedLines) -> Iterator[BinaryIO]:
+    """Copy lines into a temporary file, unpacked and within the bounds of a file; each ends, as only the last may not.
+
+    Errors: DrawdownError.
+    """
+    with TemporaryFile() as file:
+        try:
+            for _, raw in lines:
+                file.write(raw if raw.endswith(b"\n") else raw + b"\n")
+            file.flush()
+        except OSError as error:
+            raise DrawdownError(
+                f"{lines.name}: cannot be kept in a temporary file ({error.strerror}). Set TMPDIR to a folder with "
+                "enough space, and import it again"
+            ) from error
+        yield cast(BinaryIO, file)
 
 
 _Reject = Callable[[RefusedRow, bytes], None]
@@ -191,21 +212,42 @@ class _ImportRun:
         self._now_ms = now_ms
         self._on_progress = on_progress
         self._stdin = stdin
-        self._begun = False
+        self._kept: dict[int, BinaryIO] = {}
+        """By their places: sources that can be read only once, as they were read."""
+
+    @contextmanager
+    def pipes_kept(self) -> Iterator[None]:
+        """Read pipes into temporary files: a transaction would hold its locks while their programs pause.
+
+        Errors: UsageError for a pipe that is empty; DrawdownError where it breaks off or cannot be kept.
+        """
+        with ExitStack() as opened:
+            for place, name in enumerate(self._sources):
+                if not _is_repeatable(name):
+                    with open_lines(name, self._stdin) as lines:
+                        self._kept[place] = opened.enter_context(_keep(lines))
+            yield
+
+    @contextmanager
+    def _open(self, place: int, name: str) -> Iterator[NumberedLines]:
+        if place not in self._kept:
+            with open_lines(name, self._stdin) as lines:
+                yield lines
+            return
+        self._kept[place].seek(0)
+        yield NumberedLines(name, self._kept[place])
 
     def load_all(self, load: _Load) -> ImportReport:
         """Every file, from the first."""
-        self._begun, self._load, self._report = True, load, ImportReport()
+        self._load, self._report = load, ImportReport()
         with _rejects_file(self._options.rejects) as self._reject:
-            for name in self._sources:
-                with open_lines(name, self._stdin) as lines:
+            for place, name in enumerate(self._sources):
+                with self._open(place, name) as lines:
                     self._load_file(lines)
         return self._report
 
     def all_or_nothing(self, connection: sa.Connection) -> ImportReport:
         """Every file within one transaction, which may be run again. Raises _Undone to have it rolled back."""
-        if self._begun and not all(map(_is_repeatable, self._sources)):
-            raise DatabaseBusy("another program holds the same samples, and nothing was imported. Try again")
         report = self.load_all(lambda chunk: chunk(connection))
         if report.rejected or report.conflicts:
             report.committed = False
