@@ -35,6 +35,7 @@ from drawdown.cli.nouns.tick import new_orgs, parse_shard
 from drawdown.cli.processes import LOOK_S, Stopping
 from drawdown.cli.scheduler import WatchLoop
 from drawdown.schema.audit import By
+from drawdown.schema.database import PG_WAITS
 from drawdown.schema.errors import DatabaseNotReady, DrawdownError, Exit, Refused, UsageError
 from drawdown.schema.text import in_short
 from drawdown.schema.units import SECOND_MS
@@ -246,7 +247,7 @@ def connector(latest_url: Callable[[], str]) -> Connector:
         min_size=1,
         max_size=MAX_CONNECTIONS,
         timeout=10.0,
-        kwargs={"connect_timeout": 10},
+        kwargs=dict(PG_WAITS),
     )
 
 

@@ -43,6 +43,24 @@ SQLITE_BUSY_S: Final = 60
 """Wait for a lock of SQLite."""
 LOCK_TIMEOUT_S: Final = 60
 """Wait for a lock of PostgreSQL."""
+CONNECT_S: Final = 10
+"""Longest wait for a connection to PostgreSQL."""
+SILENT_S: Final = 30
+"""Longest time without an acknowledgement of data sent to PostgreSQL before a connection is given up."""
+IDLE_BEFORE_PROBE_S: Final = 30
+"""Time without data from PostgreSQL before its host is probed: a network can forget a connection and not report it."""
+PROBE_INTERVAL_S: Final = 10
+"""Time between two probes of the host of PostgreSQL."""
+MAX_PROBES: Final = 3
+"""Probes without an answer before a connection to PostgreSQL is given up."""
+PG_WAITS: Final = {
+    "connect_timeout": CONNECT_S,
+    "tcp_user_timeout": SILENT_S * 1_000,
+    "keepalives_idle": IDLE_BEFORE_PROBE_S,
+    "keepalives_interval": PROBE_INTERVAL_S,
+    "keepalives_count": MAX_PROBES,
+}
+"""What a connection to PostgreSQL is made with: by default, a wait for a host that is gone lasts two hours."""
 SQLITE_PREPARED: Final = 1_000
 """Statements that a connection keeps prepared: more than there are in a tick and a verify, which follow each other."""
 SQLITE_CACHE_KIB: Final = 32 * 1024
@@ -100,7 +118,7 @@ def _engine(parsed: sa.URL) -> sa.Engine:
             pool_pre_ping=True,
             max_overflow=MAX_OVERFLOW,
             hide_parameters=True,
-            connect_args={"connect_timeout": 10},
+            connect_args=dict(PG_WAITS),
         )
         settings = [setting.partition("=") for setting in PG_SETTINGS]
         text = "; ".join(f"SET LOCAL {name} = '{value}'" for name, _, value in settings)

@@ -179,6 +179,22 @@ def test_no_database_at_all(fleet: Fleet, database_url: str) -> None:
         _refused(f"sqlite:///{name}", (*WRITING, *READING), 1, "not a valid SQLite database")
 
 
+def test_host_of_postgresql_that_goes_silent_is_given_up() -> None:
+    """A NAT or a pooler forgets a connection without a word; by default, a program waits for it for two hours."""
+    engine, found = connect("postgresql://u@127.0.0.1:1/d"), dict[str, Any]()
+
+    def note(_dialect: object, _record: object, _words: object, given: dict[str, Any]) -> None:
+        found.update(given)
+        raise ConnectionError
+
+    sa.event.listen(engine, "do_connect", note)
+    with pytest.raises(ConnectionError):
+        engine.connect()
+    waits = ("connect_timeout", "tcp_user_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count")
+    assert [found.get(name) for name in waits] == [10, 30_000, 30, 10, 3]
+    psycopg.conninfo.make_conninfo(**{name: found[name] for name in waits})  # libpq knows each of them
+
+
 def test_an_init_that_was_killed_before_its_last_step_is_made_good(engine: sa.Engine, database_url: str) -> None:
     engine.dispose()  # the tables are there, the default mapping and rates are not
     for command in (("feature", "list"), ("tick",), ("verify",)):
