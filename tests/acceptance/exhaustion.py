@@ -25,6 +25,7 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.halts.cell_client import body_of, signature
+from drawdown.worker.verdict.project import HOLD_MS
 from drawdown.worker.watch import ROUND_MS, Watcher, watch
 from tests.acceptance.exhaustion_autumn import Account
 from tests.acceptance.exhaustion_fleet import CLOCKS_OFF_S, Box, Lagging, Org, Plan, Result, planned, settle
@@ -35,6 +36,8 @@ from tests.world import T0, Fleet
 INTERVAL_MS = MINUTE_MS
 STALE_SHARE = 0.5
 """Of the reads of a stale Autumn."""
+TAIL_MS = HOLD_MS + 2 * MINUTE_MS
+"""What is settled is judged so long after everybody went home: until then a small credit may resume nobody."""
 LATE_SHARE = 0.005
 """Of the samples; they come half a minute to seven minutes after their time, all others within two seconds."""
 
@@ -94,7 +97,7 @@ class Exhaustion:
     def run(self) -> Result:
         """From the first second to the last, five at a time; minute by minute once everybody went home."""
         end = T0 + self.plan.minutes * MINUTE_MS
-        for now in chain(range(T0 + ROUND_MS, end, ROUND_MS), range(end, end + 14 * MINUTE_MS, MINUTE_MS)):
+        for now in chain(range(T0 + ROUND_MS, end, ROUND_MS), range(end, end + TAIL_MS, MINUTE_MS)):
             self.clock.at_ms = now
             self._begin(now)
             self._tell(now)
