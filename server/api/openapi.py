@@ -60,6 +60,13 @@ IDEMPOTENCY_KEY: Final[Mapping[str, object]] = {
     "name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 200},
     "description": "Key of the execution, if the body has none.",
 }  # fmt: skip
+CONTENT_ENCODING: Final[Mapping[str, object]] = {
+    "name": "Content-Encoding", "in": "header",
+    "schema": {"type": "string", "enum": ["identity", "gzip"], "default": "identity"},
+    "description": "Encoding of the body.",
+}  # fmt: skip
+"""Of each operation with several types of body: without an optional parameter, openapi-python-client 0.27 to 0.29 makes
+a module of it that cannot be imported."""
 
 
 EXAMPLES: Final = Path(__file__).with_name("examples.json")
@@ -107,7 +114,7 @@ def operation(
         extra["security"] = _NEEDS[security]
     if scope is not None:
         extra["security"] = [{"key": [scope]}]
-    parameters = [*headers, *(() if query is None else _parameters(query))]
+    parameters = [*headers, *((CONTENT_ENCODING,) if bodies else ()), *(() if query is None else _parameters(query))]
     if parameters:
         extra["parameters"] = parameters
     responses: dict[int | str, dict[str, object]] = {
