@@ -69,6 +69,8 @@ class Exhaustion:
         self.coming: list[tuple[int, int, dict[str, object]]] = []
         self.result = Result()
         self.watcher = Watcher()
+        self.ends_ms = T0 + plan.minutes * MINUTE_MS
+        """When everybody goes home."""
         self._samples = 0
         self._stopped: list[str] = []
         self._began_ms = T0
@@ -96,7 +98,7 @@ class Exhaustion:
 
     def run(self) -> Result:
         """From the first second to the last, five at a time; minute by minute once everybody went home."""
-        end = T0 + self.plan.minutes * MINUTE_MS
+        end = self.ends_ms
         for now in chain(range(T0 + ROUND_MS, end, ROUND_MS), range(end, end + TAIL_MS, MINUTE_MS)):
             self.clock.at_ms = now
             self._begin(now)
@@ -142,7 +144,7 @@ class Exhaustion:
         self._give(org, amount, f"paid {org.paid}")
 
     def _start(self, org: Org, now: int) -> None:
-        if org.halted_at is not None:
+        if org.halted_at is not None or now >= self.ends_ms:
             return
         fresh = [box for box in org.boxes[: org.running] if box.since_ms is None]
         for box in fresh:
