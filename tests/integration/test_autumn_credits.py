@@ -260,6 +260,32 @@ def test_charge_without_event_is_decided_by_the_balance(engine: sa.Engine) -> No
     house.is_exact()
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+@pytest.mark.parametrize("shown", [None, 1.6])
+def test_event_that_shows_less_than_its_answer_is_decided_by_the_balance(
+    engine: sa.Engine, shown: float | None, is_lost: bool
+) -> None:
+    """The answer proved 1.92 credits. If the balance fell by them, the event is wrong: nothing is billed again."""
+    house = House(engine, {"acme": 100})
+    house.use("acme", 500, size=64)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.sync()
+    house.use("acme", 300, size=64)
+    house.bill()
+    event = max(house.autumn.account.events)
+    event.deductions[:] = [] if shown is None else [{**event.deductions[0], "value": shown}]
+    if is_lost:
+        house.autumn.account.add_to_balance("acme", "credits", 1.92 - (shown or 0))
+        house.autumn.account.drawn[("acme", "credits")] -= Decimal("1.92") - Decimal(str(shown or 0))
+    found = house.compare(correct=True)
+    house.bill()
+    assert [line[4] for line in told(found)] == ([300 - int((shown or 0) / 0.0064)] if is_lost else [])
+    house.is_exact()
+    assert house.compare(correct=True).exit_status == 0
+    house.is_exact()
+
+
 def test_claim_without_charge_is_voided_and_billed(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100})
     house.autumn.faults.rates = {"claimed_not_applied": 1.0}

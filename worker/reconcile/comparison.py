@@ -81,6 +81,17 @@ def is_unclear(row: PushRow, found: LookupResult) -> bool:
     return found == FoundPush(0) and int(row.arrivals) > 1
 
 
+def is_contradicted(row: PushRow, found: LookupResult) -> bool:
+    """Return True if the answer to a push proved its charge, and its event shows less of it or nothing.
+
+    One of the two is wrong. If the customer's balance can tell, it decides, as for a push without an event.
+    """
+    if not isinstance(found, FoundPush) or not row.answered:
+        return False
+    sent, shown = int(row.sent_qty), found.quantity
+    return shown * sent >= 0 and abs(shown) < abs(sent)
+
+
 def windows_of(connection: sa.Connection, *, line: Line) -> list[Row]:
     """Return the accepted pushes of each window of a line."""
     return list(SQL.run(connection, "by_window", of_line(line)))
@@ -256,15 +267,15 @@ def weighed(
     pools: Pools,
     before: Accounted | None,
     balances: Balances,
-    absent: Sequence[PushRow],
+    absent: Sequence[tuple[PushRow, int]],
     told: Sequence[bool],
     taken_over: int,
 ) -> frozenset[int] | None:
     """Which of the absent pushes (their places) the customer's balance was drawn on by, of those that it could have
-    `told` of; None: it does not tell."""
+    `told` of; None: it does not tell. `absent`: each with the base units of it that no event shows."""
     drawn = drawn_of(balances, pair)
-    costs = [drew(pools, row) for row in absent]
-    amounts = [round(int(row.sent_qty) * most) for row, (_, most) in zip(absent, costs, strict=True)]
+    costs = [drew(pools, row) for row, _ in absent]
+    amounts = [round(quantity * most) for (_, quantity), (_, most) in zip(absent, costs, strict=True)]
     extra = 0 if before is None else _extra(some, pools, drawn, sum(amounts))
     if before is None or not (absent or extra):
         return frozenset()
@@ -375,15 +386,22 @@ def _void_absent(
     require_same(connection, witness)
     for short in some:
         short.begin()
-    absent = [(short, row) for short in some for row, found in short.still(connection) if isinstance(found, Absent)]
     # What they have more of is taken over by window (`compare_over`).
-    taken_over = sum(_take_over(connection, short, pools, by) for short in some if short.line.verdict == "short")
+    shorts = [short for short in some if short.line.verdict == "short"]
+    taken_over = sum(_take_over(connection, short, pools, by, weighs=before is not None) for short in shorts)
+    missing = [
+        (short, row, found.quantity if isinstance(found, FoundPush) else 0)
+        for short in some
+        for row, found in short.still(connection)
+        if isinstance(found, Absent) or (before is not None and short in shorts and is_contradicted(row, found))
+    ]
     drawn = drawn_of(balances, pair)
-    first_sent = [int(row.first_attempt_ms or row.window_ms) for _, row in absent]
+    first_sent = [int(row.first_attempt_ms or row.window_ms) for _, row, _ in missing]
     told = [drawn is None or is_of_cycle(sent_ms, drawn) for sent_ms in first_sent]
-    charged = weighed(connection, some, pair, pools, before, balances, [row for _, row in absent], told, taken_over)
-    for number, (short, row) in enumerate(absent):
-        window, quantity = int(row.window_ms), int(row.sent_qty)
+    unshown = [(row, int(row.sent_qty) - shown) for _, row, shown in missing]
+    charged = weighed(connection, some, pair, pools, before, balances, unshown, told, taken_over)
+    for number, (short, row, shown) in enumerate(missing):
+        window, quantity = int(row.window_ms), unshown[number][1]
         if charged is not None and number in charged:
             short.covered += quantity
             short.unseen[window] = short.unseen.get(window, 0) + quantity
@@ -392,6 +410,9 @@ def _void_absent(
         elif charged is None or not told[number]:
             short.untold += quantity
             short.doubted.add(window)
+        elif shown:
+            adopt_other(connection, row, shown, by)
+            short.corrected += quantity
         else:
             evidence = f"accepted, but absent in the lookup of {utc(by.now_ms)} under {row.wire_key or row.key}"
             evidence += ". The customer's balance agrees" if before is not None else ""
@@ -399,14 +420,16 @@ def _void_absent(
             short.corrected += quantity
 
 
-def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By) -> int:
-    """Take over the quantities that events show, also zero.
+def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By, *, weighs: bool) -> int:
+    """Take over the quantities that events show, also zero, but those that a balance decides (`weighs`).
 
     Return the decrease of what we call accepted, in quantities of the balance.
     """
     fell = 0
     for row, found in short.still(connection):
         if not isinstance(found, FoundPush) or found.quantity == row.sent_qty or is_unclear(row, found):
+            continue
+        if weighs and is_contradicted(row, found):
             continue
         less = int(row.sent_qty) - found.quantity
         if row.window_ms < row.floor_ms:
