@@ -103,10 +103,12 @@ def read_page(body: Mapping[str, object], seen: int) -> EventPage:
     items = body.get("list")
     if not isinstance(items, list):
         raise Unreadable("Autumn's answer has no list of events")
-    cursor = body.get("next_cursor")
-    if isinstance(cursor, str) and cursor:
+    cursor, has_more = body.get("next_cursor"), body.get("has_more")
+    if not (cursor is None or isinstance(cursor, str)) or not (has_more is None or isinstance(has_more, bool)):
+        raise Unreadable("Autumn's list of events has a next_cursor or has_more that cannot be read")
+    if cursor:
         return EventPage(items, {"start_cursor": cursor})
-    if body.get("has_more") is True:
+    if has_more:
         if not items:
             raise Unreadable("Autumn reports more events, but lists none")
         return EventPage(items, {"offset": seen + len(items)})

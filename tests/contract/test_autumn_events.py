@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Final
 
 import pytest
 
@@ -90,7 +91,13 @@ def test_a_list_that_autumn_will_never_give_is_told_a_person(answer: Answer) -> 
     assert isinstance(done(stubbed(answer).lookup(push())), CannotTell)
 
 
-@cases("body", [{}, {"list": None}, {"list": []}, {"list": [], "has_more": True}, [], "x"])
+UNTOLD_ENDS: Final = [
+    {"list": [], "next_cursor": 17}, {"list": [], "next_cursor": {"after": "x"}}, {"list": [], "has_more": "true"},
+    {"list": [], "has_more": 1},
+]  # fmt: skip
+
+
+@cases("body", [{}, {"list": None}, {"list": []}, {"list": [], "has_more": True}, [], "x", *UNTOLD_ENDS])
 def test_a_list_that_is_none_is_not_read_as_empty(body: object) -> None:
     assert isinstance(done(stubbed(said(200, body)).lookup(push())), ReadFailed)
 
