@@ -193,7 +193,7 @@ ANSWERS: dict[str, tuple[HttpResult, type, str]] = {
     "paid": (answer_of(), Payment, ""),
     "another amount": (answer_of(invoice=invoice(total=2001)), OtherContent, "2001"),
     "another currency": (answer_of(invoice=invoice(currency="eur")), OtherContent, "eur"),
-    "an invoice that is open": (answer_of(invoice=invoice(status="open")), InDoubt, "void it at Stripe"),
+    "an invoice that is open": (answer_of(invoice=invoice(status="open")), InDoubt, "Void it at Stripe"),
     "a draft": (answer_of(invoice=invoice(status="draft")), InDoubt, "draft"),
     "an invoice without a name": (answer_of(invoice=invoice(stripe_id=None)), InDoubt, "paid"),
     "declined, and void": (

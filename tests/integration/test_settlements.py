@@ -470,7 +470,7 @@ def test_nothing_but_claw_backs_is_no_batch(shop: Shop) -> None:
 
 WRONG_TERMS = {
     "a name with a line break": ("a\nb", Change(1), True, "characters"),
-    "no share": ("new", Change(), True, "pass its share"),
+    "no share": ("new", Change(), True, "Pass its share"),
     "more than all": ("pixel", Change(1_000_001), False, "1,000,000 parts"),
     "less than nothing": ("pixel", Change(-1), False, "1,000,000 parts"),
     "a negative threshold": ("pixel", Change(threshold_micro=-1), False, "threshold"),
@@ -689,7 +689,7 @@ def test_the_commands_say_what_to_do(
     assert "expected 0 to 100" in asked("supplier set stone --share 101", 2)
     assert "invalid percentage" in asked("supplier set stone --share half", 2)
     assert "invalid length of time" in asked("supplier set stone --hold soon", 2)
-    assert "pass its share" in asked("supplier set sand --new", 2)
+    assert "Pass its share" in asked("supplier set sand --new", 2)
     assert "pixel" in asked("supplier list") and "eligible" in asked("settlement list")
     assert json.loads(asked("--json settlement list --state hold"))["settlements"] == []
     assert "--expect 140 releases it" in asked("settlement payout pixel --dry-run")
