@@ -10,7 +10,7 @@ up. A lot that has not begun pays nothing yet.
 from __future__ import annotations
 
 from bisect import insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -153,28 +153,42 @@ def allocate(lots: Sequence[Lot], uses: Uses, now_ms: int) -> Allocation:
     A lot does not pay with credit that was taken back, nor before it has begun.
     """
     begins: dict[int, list[Lot]] = defaultdict(list)
+    ends: dict[int, list[Lot]] = defaultdict(list)
     for lot in lots:
         if lot.begins_ms <= now_ms:
             begins[lot.begins_ms].append(lot)
+        if lot.begins_ms <= now_ms and lot.expires_ms is not None and lot.begins_ms < lot.expires_ms:
+            ends[lot.expires_ms].append(lot)
     found = Allocation(dict.fromkeys((lot.lot for lot in lots), 0))
     left = {lot.lot: lot.amount_micro - lot.taken_micro for lot in lots}
     open_lots: list[Lot] = []
+    payers: Counter[str] = Counter()
     for number, (start_ms, _) in enumerate(parts(lots)):
-        for lot in begins.get(start_ms, ()) if start_ms is not None else ():
-            insort(open_lots, lot, key=lambda one: one.turn)
+        if start_ms is not None:
+            for lot in ends.get(start_ms, ()):
+                payers.subtract(lot.features or () if left[lot.lot] else ())
+            for lot in begins.get(start_ms, ()):
+                insort(open_lots, lot, key=lambda one: one.turn)
+                payers.update(lot.features or () if left[lot.lot] and not lot.is_over(start_ms) else ())
         for feature, amount in uses.get(number, {}).items():
             if amount < 0:
                 found.back -= amount
             elif amount:
                 found.unpaid[feature] = found.unpaid.get(feature, 0) + amount
-        found.back -= _pay(found.unpaid, found.back, found.unpaid)
+        if found.back:
+            later = {name for name in found.unpaid if name and payers[name] > 0}
+            found.back -= _pay(found.unpaid, found.back, found.unpaid, later)
         if start_ms is not None and found.unpaid:
-            _draw(open_lots, left, found, start_ms)
+            _draw(open_lots, left, found, payers, start_ms)
     return found
 
 
-def _draw(open_lots: list[Lot], left: dict[str, int], found: Allocation, moment_ms: int) -> None:
-    """Have lots pay what is owed, in their order; those that are over or empty are met no more."""
+def _draw(open_lots: list[Lot], left: dict[str, int], found: Allocation, payers: Counter[str], moment_ms: int) -> None:
+    """Have lots pay what is owed, in their order; those that are over or empty are met no more.
+
+    `payers`: how many lots for some features have credit, by feature. One that was met and has some left has paid all
+    of its features: so for those that are owed, the others are behind.
+    """
     kept, met = [], 0
     for lot in open_lots:
         if not found.unpaid:
@@ -182,25 +196,31 @@ def _draw(open_lots: list[Lot], left: dict[str, int], found: Allocation, moment_
         met += 1
         if lot.is_over(moment_ms):
             continue
+        had = left[lot.lot]
         payable: Collection[str | None] = found.unpaid if lot.features is None else lot.features
+        itself = 0 if lot.features is None or not had else 1
         before = found.unpaid.get(TAKEN, 0)
-        paid = _pay(found.unpaid, left[lot.lot], payable)
+        paid = _pay(found.unpaid, had, payable, {name for name in payable if name and payers[name] > itself})
         found.taken_back[lot.lot] += before - found.unpaid.get(TAKEN, 0)
         left[lot.lot] -= paid
         found.used[lot.lot] += paid
         if left[lot.lot]:
             kept.append(lot)
+        elif had:
+            payers.subtract(lot.features or ())
     open_lots[:met] = kept
 
 
-def _pay(owed: dict[str | None, int], room: int, payable: Collection[str | None]) -> int:
+def _pay(owed: dict[str | None, int], room: int, payable: Collection[str | None], later: Collection[str] = ()) -> int:
     """Pay owed use up to `room`, and return the payment.
 
-    Use without a feature comes first, as restricted lots cannot pay it, then amounts that were taken back, then
-    features by name.
+    Use comes first that no restricted lot behind can pay: without a feature, then amounts that were taken back, then
+    features by name. Features that one can pay (`later`) come last. So the names of features do not decide what a
+    customer owes.
     """
     before = room
-    for feature in sorted(set(payable) & owed.keys(), key=lambda name: (name is not None, name or "")):
+    order = {name: (name in later, name is not None, name or "") for name in set(payable) & owed.keys()}
+    for feature in sorted(order, key=lambda name: order[name]):
         paid = min(room, owed[feature])
         room -= paid
         owed[feature] -= paid

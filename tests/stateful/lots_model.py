@@ -145,12 +145,13 @@ class Model:
                         total += amount
                 waiting += [feature] * total
                 self.back -= min(total, 0)
-            waiting.sort(key=lambda feature: (feature is not None, feature or ""))
+            self._sort(waiting, start)
             while self.back and waiting:
                 waiting.pop(0)
                 self.back -= 1
             for lot in sorted(self.lots.values(), key=lambda one: one.before):
                 if lot.begins <= start < lot.ends:
+                    self._sort(waiting, start, lot)
                     for feature in list(waiting):
                         fits = lot.features is None or feature in lot.features
                         if fits and lot.paid < lot.amount - lot.taken:
@@ -158,6 +159,16 @@ class Model:
                             lot.drained += feature == TAKEN
                             waiting.remove(feature)
         self.owed = len(waiting)
+
+    def _sort(self, waiting: list[str | None], start: int, paying: Given | None = None) -> None:
+        """Put last what another lot, for some features, can pay."""
+        others = [
+            lot.features
+            for lot in self.lots.values()
+            if lot is not paying and lot.begins <= start < lot.ends and lot.paid < lot.amount - lot.taken
+        ]
+        can = {feature for features in others for feature in features or ()}
+        waiting.sort(key=lambda feature: (feature in can, feature is not None, feature or ""))
 
     def fall_due(self, now: int) -> int:
         """Runs that are over, what plans give, lots that are over, the tier; what waits to expire, or to be taken."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,8 +35,10 @@ def _without_what_was_given_back(those: Sequence[Lot], uses: Uses, now_ms: int) 
     return allocate(those, {part: {f: max(n, 0) for f, n in used.items()} for part, used in uses.items()}, now_ms)
 
 
-def _never_owing(open_lots: list[Lot], left: dict[str, int], found: Allocation, moment_ms: int) -> None:
-    right(open_lots, left, found, moment_ms)
+def _never_owing(
+    open_lots: list[Lot], left: dict[str, int], found: Allocation, payers: Counter[str], moment_ms: int
+) -> None:
+    right(open_lots, left, found, payers, moment_ms)
     found.unpaid.clear()
 
 

@@ -57,6 +57,16 @@ CASES: dict[str, tuple[list[Lot], Uses, dict[str, int], dict[str | None, int], i
     "a restricted one alone": ([lot("r", 10, features=("x",))], {1: {None: 1, "y": 2}}, {"r": 0}, {None: 1, "y": 2}, 0),
     "what has no feature comes first": (
         [lot("f", 4, priority=1), lot("r", 10, features=("x",))], {1: {None: 4, "x": 4}}, {"f": 4, "r": 4}, {}, 0),
+    "what no restricted lot behind pays comes first": (
+        [lot("f", 4, priority=1), lot("r", 10, features=("x",))], {1: {"x": 4, "y": 4}}, {"f": 4, "r": 4}, {}, 0),
+    "whatever its name": (
+        [lot("f", 4, priority=1), lot("r", 10, features=("y",))], {1: {"x": 4, "y": 4}}, {"f": 4, "r": 4}, {}, 0),
+    "a restricted one before another": (
+        [lot("q", 4, priority=1, features=("x", "y")), lot("r", 10, features=("x",))], {1: {"x": 4, "y": 4}},
+        {"q": 4, "r": 4}, {}, 0),
+    "a restricted one that is used up waits for nobody": (
+        [lot("f", 4, priority=2), lot("r", 3, priority=1, features=("x",))], {1: {"x": 4, "y": 4}},
+        {"f": 4, "r": 3}, {"y": 1}, 0),
     "what was taken back pays nothing": ([lot("a", 10, taken_micro=7)], {1: {None: 5}}, {"a": 3}, {None: 2}, 0),
 }  # fmt: skip
 
