@@ -518,7 +518,7 @@ class Action(Generic[R]):
     the console needs. `facts`: how things stand that it changes. `size`: how much it does. `place`: the page where the
     form leads to, with parameters in braces; empty: no page links to a form of it. `keyed`: whether
     `asked.key` makes a repetition harmless, so that people may choose it. `shown_once`: the field of the result that is
-    a secret, and is kept nowhere; `lost_hint`: what to do if the answer with it is lost. `by_hand`: the command
+    a secret, and is kept nowhere; `lost_hint`: what to do if the answer is lost. `by_hand`: the command
     of this name does more, and is written by hand in the noun's module. `at_once`: of a deed in portions, how many rows
     are done in one transaction by a form, a call or a dry run; the command does any number, a portion in each.
     `parts`: tables of the command, as of a showing. `count`: the number that the parameter `expect` names. `ends`: the

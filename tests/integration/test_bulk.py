@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.app import App
 from drawdown.cli.main import run
 from drawdown.providers.protocol import Duplicate, Rejected, Unknown
 from drawdown.schema.database import read, write
-from drawdown.schema.errors import DrawdownError, Refused, UnknownId
+from drawdown.schema.errors import AnswerLost, DrawdownError, Refused, UnknownId
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.push import actions as pushes
@@ -148,7 +149,7 @@ def test_where_one_does_not_fit_none_is_changed(fleet: Fleet, how: str, part: in
     ]
     for odd, error, said in odds:
         chosen = [*keys("acme", part=part), odd, *keys("globex", part=part)]
-        with pytest.raises(error, match=rf"{odd}.*\. None of the 81 pushes changed") as refused:
+        with pytest.raises(error, match=rf"{odd}.*\. This changed none of the 81 pushes") as refused:
             write(fleet.engine, lambda c, chosen=chosen: SETTLED[how](c, chosen, fleet))  # type: ignore[misc]
         assert said in str(refused.value)
         assert read(fleet.engine, tables) == before
@@ -169,7 +170,8 @@ def test_one_attempt_that_was_never_answered_holds_them_all(engine: sa.Engine) -
     before = read(engine, tables)
     for how in ("void", "retry"):
         with pytest.raises(
-            Refused, match=rf"^cannot void {chosen[1]}: an unanswered attempt .* Void it in 55 minutes. None of the 3"
+            Refused,
+            match=rf"^cannot void {chosen[1]}: an unanswered attempt .* Void it in 55 minutes. This changed",
         ):
             write(engine, lambda c, how=how: SETTLED[how](c, chosen, fleet))  # type: ignore[misc]
     assert read(engine, tables) == before
@@ -241,13 +243,33 @@ def test_a_list_of_pushes_that_there_is_not_is_refused(
     assert said in capsys.readouterr().err
 
 
+def test_lost_answer_says_what_a_refused_repetition_means(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--database-url", fleet.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
+    words += ["--at", str(fleet.clock.at_ms), "push", "retry", *keys("acme", part=1)]
+    kept = App.write
+
+    def cut(app: App, work: Callable[[sa.Connection], object], **given: bool) -> object:
+        kept(app, work, **given)
+        raise AnswerLost("cut")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(App, "write", cut)
+        assert run(words) == 75
+    assert "If it is refused because a push is voided or accepted, that push needs no more" in capsys.readouterr().err
+    assert run(words) == 1
+    said = capsys.readouterr().err
+    assert "is voided: " in said and "This changed none of the 40 pushes" in said
+
+
 def test_the_command_says_that_it_is_all_of_them_or_none(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     url = ["--database-url", fleet.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
     url += ["--at", str(fleet.clock.at_ms)]
     odd = keys("acme", part=0)[0]
     assert run([*url, "push", "void", *keys("acme", part=1), odd, "--evidence", "seen"]) == 1
     assert f"{odd} is accepted" in (said := capsys.readouterr().err)
-    assert "None of the 41 pushes changed" in said
+    assert "This changed none of the 41 pushes" in said
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
     given = ["push", "retry", "--provider", "fake", "--error", "no such meter"]
     assert run([*url, *given, "--dry-run"]) == 0

@@ -108,7 +108,7 @@ def _all_or_none(keys: Sequence[str]) -> Iterator[None]:
         yield
     except (Refused, UnknownId) as error:
         if len(keys) > 1:
-            error.args = (f"{error}. None of the {len(keys):,} pushes changed",)
+            error.args = (f"{error}. This changed none of the {len(keys):,} pushes",)
         raise
 
 

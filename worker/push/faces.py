@@ -310,6 +310,10 @@ def _lookups(found: ExplainedPush) -> list[str]:
     return [f"looked up {push.lookups:,} times, last answer: {answer.replace('_', ' ')}{again}"]
 
 
+def _lost_hint(_values: Values) -> str:
+    return "repeat it. If it is refused because a push is voided or accepted, that push needs no more"
+
+
 READ: Final = "usage:read"
 WRITE: Final = "usage:write"
 ACTIONS: Final = (
@@ -326,6 +330,7 @@ ACTIONS: Final = (
         size=_rows,
         at_once=MOST_CHOSEN,
         count=_count,
+        lost_hint=_lost_hint,
     ),
     Action(
         "push resolve",
@@ -339,6 +344,7 @@ ACTIONS: Final = (
         size=_worth,
         at_once=MOST_CHOSEN,
         count=_count,
+        lost_hint=_lost_hint,
     ),
     Action(
         "push void",
@@ -353,6 +359,7 @@ ACTIONS: Final = (
         size=_worth,
         at_once=MOST_CHOSEN,
         count=_count,
+        lost_hint=_lost_hint,
     ),
 )
 LISTS: Final = (
