@@ -17,6 +17,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Scope
 
 from drawdown.server import metrics, process_metrics
 from drawdown.server.api import admin, gate, health, models, webhooks
@@ -34,7 +35,7 @@ from drawdown.server.console.console import Console
 from drawdown.server.declarations import DECLARED
 from drawdown.server.docs_page import serve_docs
 from drawdown.server.http import bodies, errors
-from drawdown.server.http.limits import Limits, describe_error
+from drawdown.server.http.limits import PAGES, Limits, describe_error
 from drawdown.server.http.paths import PathsAsSent, RouteTable
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
@@ -81,8 +82,8 @@ class Server:
         self._of_programs: list[BaseRoute] = []
         self.routes = self._app()
         straight = RouteTable(self.routes, self._of_programs, errors.HANDLERS)
-        per_s, is_known = services.settings.requests_per_s, self._programs.is_known
-        self.app = Limits(PathsAsSent(straight), services.clock, per_s, self.refused, is_known)
+        per_s = services.settings.requests_per_s
+        self.app = Limits(PathsAsSent(straight), services.clock, per_s, self.refused, self._is_known)
 
     def close(self) -> None:
         """End what is under way at its next effect. Whatever was promised is in the database."""
@@ -95,6 +96,12 @@ class Server:
         self.threads.close()
         if self._console is not None:
             self._console.close()
+
+    def _is_known(self, scope: Scope) -> bool:
+        """Return True if a request has a key or a session that was found a short while ago."""
+        if scope["path"].startswith(PAGES):
+            return self._console is not None and self._console.is_known(scope)
+        return self._programs.is_known(scope)
 
     def _app(self) -> FastAPI:
         made = FastAPI(

@@ -24,6 +24,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Scope
 
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, Refused, UnknownId, UsageError
@@ -98,6 +99,7 @@ class Console:
         elsewhere = DocumentCache(services)
         self._oidc = oidc.Oidc(self, self._threads, services, elsewhere)
         self._my = my.My(self, engine, services, elsewhere, budget)
+        self._known = session_auth.KnownSessions()
         self._unread_ms: dict[str, int] = {}  # by path, since when a page that could be read before cannot
         self._templates.globals["own_pages"] = services.settings.my.is_set
         self._budget = budget
@@ -151,7 +153,7 @@ class Console:
         """Return the answer; if the work fails, the error page."""
         failed = failed or self.failed
         try:
-            return await do()
+            return await self._noted(request, do)
         except SignedOut:
             if "hx-request" in request.headers:  # a part of an open page: its figures stay
                 return failed(401, "your session ended: load the page again")
@@ -171,6 +173,19 @@ class Console:
         except Exception as error:
             log.error("console_failed", path=request.url.path, **describe_error(error))
             return failed(500, "an internal error occurred. See the server's log")
+
+    async def _noted(self, request: Request, do: Callable[[], Awaitable[Response]]) -> Response:
+        try:
+            return await do()
+        finally:
+            self._known.note(request, self.now_ms())
+
+    def is_known(self, scope: Scope) -> bool:
+        """Return True if a request has a session that was found a short while ago, or comes from a proven proxy."""
+        request, now_ms = Request(scope), self.now_ms()
+        if session_auth.proxied(self.services.settings, request) is not None:
+            return True
+        return any(self._known.has(request.cookies.get(one, ""), now_ms) for one in (session_auth.COOKIE, my.COOKIE))
 
     def failed(
         self,

@@ -219,7 +219,9 @@ class My:
         `of`: the organisation of the page, if it states one. Errors: Nobody; Another.
         """
         tell_no_names(connection)
-        found = my_sessions.find(connection, request.cookies.get(COOKIE, ""), now_ms)
+        session = request.cookies.get(COOKIE, "")
+        found = my_sessions.find(connection, session, now_ms)
+        request.scope[session_auth.FOUND] = session, found is not None
         if found is None:
             raise Nobody
         if said.get("of") not in (None, found.org_id):

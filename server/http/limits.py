@@ -141,7 +141,8 @@ class Limits:
         """Return True if it comes from a caller that proved nothing, and asked for a lot."""
         path = scope["path"]
         if is_open(path):
-            return not self._strangers.may_ask(caller, now_ms)
+            is_signed_in = path.startswith(PAGES) and self._is_known(scope)
+            return not (is_signed_in or self._strangers.may_ask(caller, now_ms))
         if _has_own_limits(path) or not self._strangers.is_suspect(caller, now_ms):
             return False
         return not self._is_known(scope)
@@ -154,9 +155,9 @@ class Limits:
 
 
 def _has_own_limits(path: str) -> bool:
-    """The gate has threads of its own and asks for no proof; webhooks are proven without the database; people sign in
-    within limits of their own."""
-    return path.startswith(("/v1/gate/", "/webhooks/", "/console", "/my"))
+    """The gate has threads of its own and asks for no proof; webhooks are proven without the database; failed sign-ins
+    are counted by name and address."""
+    return path.startswith(("/v1/gate/", "/webhooks/", *PAGES))
 
 
 _FULL: Final = error_answer(
@@ -202,10 +203,12 @@ def describe_error(error: BaseException) -> dict[str, str]:
 
 
 HEALTH_PATHS: Final = frozenset({"/healthz", "/readyz"})
-_PROVEN: Final = ("/v1/", "/api/v1/", "/admin/", "/cron/", "/webhooks/", "/console", "/my")
+PAGES: Final = ("/console", "/my")
+"""Prefixes of the pages for people, who may be signed in."""
+_PROVEN: Final = ("/v1/", "/api/v1/", "/admin/", "/cron/", "/webhooks/")
 """Prefixes of paths that need a proof, or have limits of their own."""
 OPEN_PER_S: Final = 20
-"""Requests of one caller for health, metrics and descriptions."""
+"""Requests of one caller for health, metrics, descriptions, and pages without a known session."""
 FAILED_PER_S: Final = 10
 """Proofs of one caller that are none, after which it has to wait."""
 ALL_FAILED_PER_S: Final = 50
@@ -218,7 +221,7 @@ _ALL: Final = ""
 
 
 def is_open(path: str) -> bool:
-    """Return True if anyone may read it."""
+    """Return True if anyone may request it."""
     return not path.startswith(_PROVEN)
 
 
@@ -232,7 +235,7 @@ class Strangers:
         self._next_s = 0.0
 
     def may_ask(self, caller: str, now_ms: int) -> bool:
-        """Return True if it may read an open path at once."""
+        """Return True if it may request an open path at once."""
         return self._open.take(caller, now_ms)
 
     def failed(self, caller: str, now_ms: int) -> None:

@@ -31,7 +31,7 @@ from drawdown.server.settings import ServerSettings
 from drawdown.worker.access import people as console_users
 from drawdown.worker.access import sessions as console_sessions
 from tests.cases import cases
-from tests.server.console_home import OURS, PASSWORD, URL, Home, says, secret
+from tests.server.console_home import ANN, OURS, PASSWORD, URL, VIC, Home, says, secret
 from tests.world import T0, Fleet
 
 
@@ -410,3 +410,26 @@ def test_command_shown_for_copying_quotes_hostile_id_as_one_word(home: Home) -> 
                 shown += 1
                 assert hostile in shlex.split(command), command
     assert shown > len(paths) / 2
+
+
+def test_session_is_known_once_found_and_until_it_ends(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests with a known session wait for no flood of unauthenticated ones."""
+    monkeypatch.setattr(session_auth, "MOST_KNOWN", 1)
+
+    async def work(client: httpx.AsyncClient, console: Any) -> None:
+        async def known(number: int, path: str = "") -> bool:
+            cookie = f"{COOKIE}={secret(number)}"
+            if path:
+                await client.get(path, headers={"cookie": cookie})
+            scope = {"type": "http", "path": "/console/", "headers": [(b"cookie", cookie.encode())]}
+            return bool(console.is_known(scope))
+
+        assert [await known(ANN), await known(ANN, "/console/"), await known(99, "/console/")] == [False, True, False]
+        assert await known(VIC, "/console/") and not await known(ANN), "a bounded number is remembered"
+        home.fleet.clock.at_ms += session_auth.KNOWN_MS + 1
+        assert not await known(VIC)
+        assert await known(VIC, "/console/")
+        write(home.engine, lambda c: console_sessions.end(c, secret(VIC), home.now))
+        assert not await known(VIC, "/console/")
+
+    home.ask(work)

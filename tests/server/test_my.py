@@ -416,13 +416,18 @@ def test_whose_balance_is_kept_elsewhere_is_told_no_zero(home: Home) -> None:
 
 
 def test_it_ends_after_an_hour(home: Home) -> None:
-    async def work(client: httpx.AsyncClient, _: Server) -> list[int]:
-        home.fleet.clock.at_ms += my_sessions.LIFE_MS - 1
-        found = [(await client.get("/my/usage")).status_code]
-        home.fleet.clock.at_ms += 1
-        return [*found, (await client.get("/my/usage")).status_code]
+    async def work(client: httpx.AsyncClient, server: Server) -> list[tuple[int, bool]]:
+        async def ask() -> tuple[int, bool]:
+            answer = await client.get("/my/usage")
+            headers = [(b"cookie", answer.request.headers["cookie"].encode())]
+            return answer.status_code, server._is_known({"type": "http", "path": "/my/usage", "headers": headers})
 
-    assert home.inside(work) == [200, 401]
+        home.fleet.clock.at_ms += my_sessions.LIFE_MS - 1
+        found = [await ask()]
+        home.fleet.clock.at_ms += 1
+        return [*found, await ask()]
+
+    assert home.inside(work) == [(200, True), (401, False)], "and a known one waits for no flood"
 
 
 def test_one_organisation_has_so_many_sessions_and_the_oldest_ends(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,10 @@ class Gates:
         return tasks
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json", "/nothing"])
+OPEN = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/nothing", "/console/sign-in", "/my/usage"]
+
+
+@pytest.mark.parametrize("path", OPEN)
 def test_flood_of_open_paths_delays_nobody_else(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """500 connections of health had the gate answer after 11.9 s."""
     monkeypatch.setattr(limits, "LONGEST_TURN_S", 0.2)
@@ -96,6 +99,23 @@ def test_flood_of_open_paths_delays_nobody_else(path: str, monkeypatch: pytest.M
         else:
             assert done == said[200] <= FULL + 3 * 0.2 * TURNS_PER_S and said[429] == 500 - done
             assert gates.refused["strangers"] == said[429]
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("path", ["/console/sign-in", "/my/usage"])
+def test_flood_of_pages_delays_no_quiet_or_known_person(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LONGEST_TURN_S", 0.2)
+
+    async def work() -> None:
+        gates = Gates(known=["session"])
+        tasks = await gates.flood(500, path)
+        before = gates.app.calls[path, "192.0.2.1"]
+        assert await gates.ask(path, "192.0.2.2") == 200, "a quiet address"
+        assert await gates.ask(path, key="session") == 200, "a known person at the address of the flood"
+        assert gates.app.calls[path, "192.0.2.1"] <= before + 2, "neither waited for the flood"
+        assert await gates.ask("/nothing", key="session") == 429, "a session is a proof for pages alone"
+        await asyncio.gather(*tasks)
 
     asyncio.run(work())
 
