@@ -2,7 +2,7 @@
 
 Guarantee: no body in memory exceeds its route's limit. All large bodies in memory share a budget, of which no address
 and no key has more than a share. A small body needs no room in it, so that large bodies keep no small one out. A body
-is never unpacked beyond its limit. No caller is waited for without end.
+is never unpacked beyond its limit. No caller is waited for without end, nor keeps its slot from others meanwhile.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from drawdown.schema.text import clean, nearest
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import ApiError
+from drawdown.server.http.limits import connection_of, resting
 
 BODY_TIMEOUT_S: Final = 10.0
 """Wait for a body."""
@@ -107,13 +108,15 @@ def _counted(size: int) -> int:
 
 
 async def _read(request: Request, most_bytes: int, take: Callable[[int], None], body: bytearray) -> None:
+    """Read a body. Meanwhile the connection's slot counts as idle: slow bodies keep no gate and no guard out."""
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                if len(body) + len(chunk) > most_bytes:
-                    raise _too_large(most_bytes)
-                take(len(chunk))
-                body += chunk
+        with resting(connection_of(request.scope)):
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                async for chunk in request.stream():
+                    if len(body) + len(chunk) > most_bytes:
+                        raise _too_large(most_bytes)
+                    take(len(chunk))
+                    body += chunk
     except TimeoutError:
         raise ApiError(
             408,

@@ -1,10 +1,11 @@
 """Connections: how many there may be, and for how long each may keep its slot without using it.
 
-Guarantee: no address holds more than its share of the slots. A connection that waits for a head keeps no other out: if
-all slots are taken, one of the caller with the most such connections is closed for the newcomer. If all of them have a
-request under way, some more are kept for health alone. A connection ends if the head of a request, the rest of a
-request that is answered, or a reader of the answer does not come in time. uvicorn's protocol is met only by asyncio's
-interfaces: it is fed in pieces, writes to a transport of ours, and its requests carry their connection in ASGI's state.
+Guarantee: no address holds more than its share of the slots. A connection that waits for a head, a body or its turn
+keeps no other out: if all slots are taken, one of the caller with the most such connections is closed for the newcomer.
+If all of them have a request under way, some more are kept for health alone. A connection ends if the head of a
+request, the rest of a request that is answered, or a reader of the answer does not come in time. uvicorn's protocol is
+met only by asyncio's interfaces: it is fed in pieces, writes to a transport of ours, and its requests carry their
+connection in ASGI's state.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class ConnectionSlots:
         self._all: dict[ConnectionSlot, None] = {}
         self._for_health: dict[ConnectionSlot, None] = {}
         self._idle: dict[str, OrderedDict[ConnectionSlot, None]] = {}
-        """Connections that wait for a head, by caller: first the one that waits longest."""
+        """Connections that wait for a head, a body or their turn, by caller: first the one that waits longest."""
         self._sweeping: asyncio.TimerHandle | None = None
 
     @property
@@ -110,7 +111,7 @@ class ConnectionSlots:
         return made
 
     def wait(self, slot: ConnectionSlot) -> None:
-        """It has no request under way, or one that waits for nothing but its turn."""
+        """It has no request under way, or one that waits for its body or its turn."""
         if slot.is_held and not slot.of_proxy and not slot.for_health:
             self._idle.setdefault(slot.caller, OrderedDict())[slot] = None
 
@@ -231,9 +232,14 @@ class Connection(asyncio.Protocol):
             self.slots.work(self._slot)
 
     def rest(self) -> None:
-        """Wait for a turn: meanwhile the connection may be closed for a newcomer."""
+        """Wait for a body or a turn: meanwhile the connection may be closed for a newcomer."""
         if self._slot is not None:
             self.slots.wait(self._slot)
+
+    def resume(self) -> None:
+        """The wait is over: from here on the request is worked on."""
+        if self._slot is not None:
+            self.slots.work(self._slot)
 
     def end(self) -> None:
         """It was answered, or given up."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from traceback import extract_tb
@@ -49,7 +50,27 @@ class Connected(Protocol):
     def for_health(self) -> bool: ...
     def enter(self) -> None: ...
     def rest(self) -> None: ...
+    def resume(self) -> None: ...
     def end(self) -> None: ...
+
+
+def connection_of(scope: Scope) -> Connected | None:
+    """Return the connection of a request; None if it has none, as in a test without a socket."""
+    found: Connected | None = scope.get("state", {}).get(CONNECTION)
+    return found
+
+
+@contextmanager
+def resting(connection: Connected | None) -> Iterator[None]:
+    """Have the connection's slot count as idle: while its request waits, the slot may be taken for a newcomer."""
+    if connection is None:
+        yield
+        return
+    connection.rest()
+    try:
+        yield
+    finally:
+        connection.resume()
 
 
 class Limits:
@@ -74,7 +95,7 @@ class Limits:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            connection: Connected | None = scope.get("state", {}).get(CONNECTION)
+            connection = connection_of(scope)
             if connection is None:
                 await self._http(scope, receive, send, None)
                 return
@@ -148,10 +169,9 @@ class Limits:
         return not self._is_known(scope)
 
     async def _pause(self, connection: Connected | None, wait_s: float) -> None:
-        """Wait. Meanwhile the connection's slot is the first to be taken for a newcomer."""
-        if connection is not None:
-            connection.rest()
-        await asyncio.sleep(wait_s)
+        """Wait. Meanwhile the connection's slot may be taken for a newcomer."""
+        with resting(connection):
+            await asyncio.sleep(wait_s)
 
 
 def _has_own_limits(path: str) -> bool:

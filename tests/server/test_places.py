@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.requests import Request
 from uvicorn.server import ServerState
 
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
 from drawdown.server.http import connection, listen
+from drawdown.server.http.bodies import Budget, body_of
 from drawdown.server.http.callers import caller_of, proxies
 from drawdown.server.http.connection import ConnectionSlots, protocol
-from drawdown.server.http.limits import Limits
+from drawdown.server.http.limits import Limits, Strangers
 from tests.world import T0
 
 GATE = b"GET /gate HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -32,6 +34,9 @@ async def routes(scope: Any, receive: Callable[..., Any], send: Callable[..., An
     """Answers each path with itself, and one of them with much; one is never answered."""
     if scope["path"] == "/never":
         await asyncio.sleep(3_600)
+    if scope["method"] == "POST":
+        async with body_of(Request(scope, receive), 900, Budget(Counter())):
+            await asyncio.sleep(3_600 if scope["path"] == "/work" else 0)
     body = LARGE if scope["path"] == "/large" else scope["path"].encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -68,6 +73,10 @@ class Listening:
             return status_and_body(await asyncio.wait_for(reader.read(), 30))
         finally:
             writer.transport.abort()
+
+
+def is_closed(opened: Opened) -> bool:
+    return opened[0].at_eof() or opened[0].exception() is not None
 
 
 async def one_answer(reader: asyncio.StreamReader) -> int:
@@ -170,6 +179,42 @@ def test_connections_that_ask_nothing_keep_nobody_out() -> None:
         quiet[1].write(GATE)
         assert await one_answer(quiet[0]) == 200, "who holds few is not closed for them"
         assert here.refused["connections"] >= 20
+
+    run(work)
+
+
+@pytest.mark.usefixtures("few")
+def test_slow_bodies_keep_nobody_out_and_read_ones_keep_their_slot() -> None:
+    """512 bodies of four addresses, of which a few bytes came, had a quarter of the gate's calls answered by 503."""
+
+    async def work(here: Listening) -> None:
+        post = b"POST /%s HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\n"
+        worked_on = await here.hold(2, post % b"work" + b"x" * 900, "127.0.0.2")
+        await asyncio.sleep(0.05)
+        slow = await here.hold(3, post % b"gate" + b"xx", "127.0.0.2")
+        slow += await here.hold(3, post % b"gate" + b"xx", "127.0.0.3")
+        await asyncio.sleep(0.05)
+        assert here.slots.count == 8, "all are taken"
+        assert [await here.get("/gate", "127.0.0.6") for _ in range(5)] == [(200, b"/gate")] * 5
+        assert here.refused["connections"] >= 1, "a slow one went for it"
+        assert not any(is_closed(one) for one in worked_on), "who sent its whole body is not closed"
+        assert sum(is_closed(one) for one in slow) >= 1
+        kept = next(one for one in slow if not is_closed(one))
+        kept[1].write(b"x" * 898)
+        assert await one_answer(kept[0]) == 200, "a slow body may still end"
+
+    run(work)
+
+
+@pytest.mark.usefixtures("few")
+def test_connection_that_had_its_turn_is_not_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Strangers, "may_ask", lambda *_: False)
+    monkeypatch.setattr(Strangers, "turn", lambda *_: 0.0)
+
+    async def work(here: Listening) -> None:
+        held = await here.hold(4, NEVER) + await here.hold(4, NEVER, "127.0.0.2")
+        await asyncio.sleep(0.1)
+        assert (await here.get("/a"))[0] == 503 and not any(is_closed(one) for one in held)
 
     run(work)
 
