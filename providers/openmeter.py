@@ -47,6 +47,7 @@ from drawdown.providers.protocol import (
     Totals,
     Unknown,
 )
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import MICRO, MINUTE_MS
 
 URL: Final = "https://openmeter.cloud"
@@ -95,7 +96,7 @@ class OpenMeter:
             balance_lag_ms=CONFIRM_MS,
             webhook_headers=webhooks.SIGNATURE_HEADERS,
         )
-        self._balance = settings.text("balance_feature") or None
+        self._balance, self._variable = settings.text("balance_feature") or None, settings.variable("balance_feature")
         self._secrets = settings.list("webhook_secrets")
         if not all(webhooks.is_secret(secret) for secret in self._secrets):
             raise settings.wrong("webhook_secrets", "must be signing secrets (whsec_…), separated by commas")
@@ -163,7 +164,13 @@ class OpenMeter:
         path = ("api", "v1", "customers", customer_id, "entitlements", self._balance, "value")
         value = await self._api.get(*path)
         if isinstance(value, Absent):
-            return CustomerState(0, None, None)  # without the entitlement there is nothing to spend
+            feature = await self._api.get_cached("api", "v1", "features", self._balance)
+            if isinstance(feature, Mapping):
+                return CustomerState(0, None, None)  # without the entitlement there is nothing to spend
+            why = f"{self._variable} names {self._balance}, and OpenMeter has no feature of that key"
+            return (
+                ReadFailed(f"{NEEDS_YOU}{why}. Set it to a feature's key") if isinstance(feature, Absent) else feature
+            )
         if isinstance(value, ReadFailed):
             return value
         access, balance, overage = value.get("hasAccess"), number(value.get("balance")), number(value.get("overage", 0))
@@ -244,7 +251,7 @@ class OpenMeter:
             if isinstance(found := await self._state(customer_id), NoCustomer):
                 lines.append(f"{customer_id}: OpenMeter has no customer with this subject key")
             elif isinstance(found, ReadFailed):
-                lines.append(f"{customer_id}: {found.reason}")
+                lines.append(f"{customer_id}: {found.reason.removeprefix(NEEDS_YOU)}")
         return lines
 
 

@@ -29,7 +29,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS
 from tests.cases import cases
-from tests.contract.test_conformance_kit import KitBench, LagoBench, OpenMeterBench, PolarBench
+from tests.contract.test_conformance_kit import KEY, KitBench, LagoBench, OpenMeterBench, PolarBench
 from tests.world import T0
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -211,6 +211,14 @@ def test_openmeter_balance_counts_overage_and_access() -> None:
     bench.service.grants.clear()
     assert state(bench) == CustomerState(0, None, None), "without the entitlement there is nothing to spend"
     assert state(bench, "c-other") == NoCustomer(), "usage of this subject is not the customer's"
+
+
+def test_openmeter_balance_feature_that_does_not_exist_is_not_zero() -> None:
+    bench = OpenMeterBench()
+    settings = {"api_key": KEY, "dedupe_h": "24", "balance_feature": "computer"}
+    bench.provider = openmeter.build(bench._setup("openmeter", settings))
+    said = "DRAWDOWN_OPENMETER_BALANCE_FEATURE names computer, and OpenMeter has no feature of that key"
+    assert state(bench) == ReadFailed(f"{NEEDS_YOU}{said}. Set it to a feature's key")
 
 
 @cases("meter", [{"aggregation": "MAX"}, {"valueProperty": None}, {"valueProperty": "$.a[0].b"}])

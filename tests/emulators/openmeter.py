@@ -62,6 +62,8 @@ class OpenMeterEmulator:
                 return reply(self.meters[slug])
             case ["api", "v1", "meters", slug, "query"] if slug in self.meters:
                 return self._query(slug, query)
+            case ["api", "v1", "features", key] if key in self.meters:  # each meter has a feature of its name
+                return reply({"id": f"01{key}", "key": key})
             case ["api", "v1", "customers", key] if key in self.customers:
                 return reply(self.customers[key])
             case ["api", "v1", "customers", key, "entitlements", feature, "value"] if (key, feature) in self.grants:
