@@ -166,6 +166,11 @@ class Invocation:
     def providers(self) -> Providers | None:
         return None if self.read_providers is None else self.read_providers()
 
+    @property
+    def only(self) -> str | None:
+        """Return the one organisation that a bound key may change."""
+        return None if self.reach is None else self.reach.org_id
+
 
 @dataclass(frozen=True)
 class More:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import sqlalchemy as sa
@@ -105,7 +105,12 @@ def test_all_portions_of_a_deed_are_one_transaction_for_a_call() -> None:
 @pytest.fixture
 def rejected(office: House) -> House:
     """A push of acme's hour that its provider refused."""
-    office.fleet.sample("acme", T0 + 1, interval_s=60)
+    return with_rejected(office, "acme")
+
+
+def with_rejected(office: House, *orgs: str) -> House:
+    for org in orgs:
+        office.fleet.sample(org, T0 + 1, interval_s=60)
     write(office.fleet.engine, lambda c: providers.pause(c, "embedded", office.fleet.by))
     office.fleet.tick(T0 + 2 * DAY_MS)
     office.clock.at_ms = office.fleet.clock.at_ms
@@ -113,14 +118,15 @@ def rejected(office: House) -> House:
     return office
 
 
+NAMED: Final = "SELECT 'usage:' || org_id || ':' || window_ms || ':' || feature FROM pushes"
+
+
 def test_pushes_are_voided_over_http_after_a_look(rejected: House) -> None:
-    named = "SELECT 'usage:' || org_id || ':' || window_ms || ':' || feature FROM pushes"
-    keys = [str(row[0]) for row in rejected.fleet.rows(named)]
+    keys = [str(row[0]) for row in rejected.fleet.rows(NAMED)]
 
     async def work(caller: Caller) -> None:
         app, bound = Program(caller, key_of("app")), Program(caller, key_of("bound"))
         path, order = "/v1/pushes/void", {"keys": keys, "evidence": "their dashboard"}
-        assert refused(await send(bound, path, order)) == (422, "bad_value"), "its own, by a filter alone"
         tried = facts_of(await send(app, path, {**order, "dry_run": True}))
         assert tried["Organisations"][0] == "1: acme" and tried["Used from"][0] == "2026-01-01T00:00:00Z"
         assert "credits" in tried["Worth"][0] and tried[keys[0]] == ("rejected", "voided")
@@ -135,6 +141,74 @@ def test_pushes_are_voided_over_http_after_a_look(rejected: House) -> None:
         assert (await bound.get(f"/pushes/{keys[0]}")).json()["void"]["evidence"] == "their dashboard"
 
     served(rejected, work)
+
+
+PUSH_ACTS: Final[dict[str, dict[str, str]]] = {
+    "retry": {},
+    "void": {"evidence": "their dashboard"},
+    "resolve": {"evidence": "their dashboard", "outcome": "absent"},
+}
+
+
+@pytest.mark.parametrize("act", PUSH_ACTS)
+def test_bound_key_names_its_own_pushes_and_no_others(office: House, act: str) -> None:
+    rejected = with_rejected(office, "acme", "globex")
+    make_key(office, "mine", *WRITERS, org="acme", gives_micro=MAX_AMOUNT_MICRO)
+    own = str(rejected.fleet.one(f"{NAMED} WHERE org_id = 'acme'"))
+    foreign, nowhere = own.replace("acme", "globex"), own.replace("acme", "wayne")
+
+    async def work(caller: Caller) -> None:
+        bound, path, more = Program(caller, key_of("mine")), f"/v1/pushes/{act}", PUSH_ACTS[act]
+        said = []
+        for key in (foreign, nowhere):
+            for dry_run in (False, True):
+                answer = await send(bound, path, {"keys": [own, key], "dry_run": dry_run, **more})
+                assert refused(answer) == (422, "unknown_push"), answer.text
+                said.append(answer.text.replace(key, "KEY"))
+        assert len(set(said)) == 1 and "acme has no push" in said[0], said
+        assert refused(await send(bound, path, {"keys": [own], "provider": "embedded", **more})) == (422, "bad_value")
+        tried = facts_of(await send(bound, path, {"keys": [own], "dry_run": True, **more}))
+        assert tried["Organisations"][0] == "1: acme"
+        done = await send(bound, path, {"keys": [own], **more})
+        assert done.status_code == 200 and done.json()["pushes"] == [own], done.text
+
+    served(rejected, work)
+    assert rejected.fleet.one("SELECT state FROM pushes WHERE org_id = 'globex'") == "rejected"
+
+
+@pytest.mark.both_databases
+def test_bound_key_names_its_own_samples_and_no_others(office: House) -> None:
+    for org in ("acme", "globex"):
+        office.fleet.sample(org, T0 // 1000, interval_s=60, sample_id=f"{org}-1")
+        office.fleet.sample(org, T0 // 1000 + 60, interval_s=60, sample_id=f"{org}-2")
+    office.fleet.tick(T0 + 2 * DAY_MS)
+    office.clock.at_ms = office.fleet.clock.at_ms
+
+    async def work(caller: Caller) -> None:
+        app, bound = Program(caller, key_of("app")), Program(caller, key_of("bound"))
+        dismiss, repair = "/v1/samples/dismiss", "/v1/samples/repair"
+        assert (await send(app, dismiss, {"ids": ["globex-2"]})).status_code == 200
+        undone: dict[str, object] = {"undo": True}
+        for path, name, more in ((dismiss, "globex-1", {}), (repair, "globex-1", {}), (dismiss, "globex-2", undone)):
+            said = []
+            for one in (name, "nowhere"):
+                for dry_run in (False, True):
+                    answer = await send(bound, path, {"ids": [one], "dry_run": dry_run, **more})
+                    assert refused(answer) == (422, "unknown_sample"), answer.text
+                    said.append(answer.text.replace(one, "ID"))
+            assert len(set(said)) == 1, said
+        assert refused(await send(bound, dismiss, {"ids": ["acme-1"], "from_ms": 0})) == (422, "bad_value")
+        tried = facts_of(await send(bound, dismiss, {"ids": ["acme-1"], "dry_run": True}))
+        assert tried["Quarantined"] == ("1", "0")
+        for undo in (False, True):
+            done = await send(bound, dismiss, {"ids": ["acme-1"], "undo": undo})
+            assert done.status_code == 200 and done.json()["dismissed"] == ["acme-1"], done.text
+        fixed = await send(bound, repair, {"ids": ["acme-1"]})
+        assert [one["new_id"] for one in fixed.json()["repaired"]] == ["acme-1:fixed"], fixed.text
+
+    served(office, work)
+    rows = office.fleet.rows("SELECT sample_id FROM quarantine_closed ORDER BY sample_id")
+    assert [str(row[0]) for row in rows] == ["acme-1", "globex-2"]
 
 
 def test_a_provider_is_paused_over_http_and_what_waits_is_shown_first(office: House) -> None:

@@ -86,6 +86,7 @@ class PushesResolved:
 
 def _find_pushes(
     connection: sa.Connection,
+    asked: Invocation,
     possible: Sequence[str],
     keys: Sequence[str] | None,
     state: Sequence[str] | None,
@@ -94,12 +95,28 @@ def _find_pushes(
     error: str,
     expect: int | None = None,
 ) -> list[str]:
-    """Errors: as `Chosen.find`; Refused for none."""
+    """A bound key's organisation restricts the keys, and is no filter beside them.
+
+    Errors: as `Chosen.find`; UnknownId for a push of another organisation than a bound key's; Refused for none.
+    """
+    if keys and asked.only is not None:
+        _require_own(connection, keys, asked.only)
+        org_id = None
     chosen = Chosen(list(keys or ()) or None, list(state or ()) or None, org_id or "", provider, error, expect)
     found = chosen.find(connection, possible)
     if not found:
         raise Refused("no push matches")
     return found
+
+
+def _require_own(connection: sa.Connection, keys: Sequence[str], only: str) -> None:
+    """Errors: UnknownId, the same for a push of another organisation as for none."""
+    own = {key for key, row in find_pushes(connection, keys).items() if row.org_id == only}
+    for key in keys:
+        if key not in own:
+            raise UnknownId(
+                f"unknown push {key}: {only} has no push with this key. Run `drawdown push list`", PUSH.noun
+            )
 
 
 def _retry(
@@ -113,7 +130,7 @@ def _retry(
     error: OfError = "",
     expect: Expect = None,
 ) -> PushesChanged:
-    found = _find_pushes(connection, RETRIED, keys, state, org_id, provider, error, expect)
+    found = _find_pushes(connection, asked, RETRIED, keys, state, org_id, provider, error, expect)
     effect = effect_of(connection, found)
     return PushesChanged(pushes.retry(connection, found, asked.by), effect)
 
@@ -133,7 +150,7 @@ def _resolve(
     error: OfError = "",
     expect: Expect = None,
 ) -> PushesResolved:
-    found = _find_pushes(connection, PROVEN, keys, state, org_id, provider, error, expect)
+    found = _find_pushes(connection, asked, PROVEN, keys, state, org_id, provider, error, expect)
     effect = effect_of(connection, found)
     work = pushes.resolve_accepted if outcome == "accepted" else pushes.void
     return PushesResolved(work(connection, found, asked.by, evidence), outcome, effect)
@@ -151,7 +168,7 @@ def _void(
     error: OfError = "",
     expect: Expect = None,
 ) -> PushesChanged:
-    found = _find_pushes(connection, PROVEN, keys, state, org_id, provider, error, expect)
+    found = _find_pushes(connection, asked, PROVEN, keys, state, org_id, provider, error, expect)
     effect = effect_of(connection, found)
     return PushesChanged(pushes.void(connection, found, asked.by, evidence), effect)
 
@@ -181,12 +198,12 @@ def _count(done: PushesChanged | PushesResolved) -> int:
     return len(done.pushes)
 
 
-def _choose(connection: sa.Connection, possible: Sequence[str], values: Values) -> list[str]:
+def _choose(connection: sa.Connection, asked: Invocation, possible: Sequence[str], values: Values) -> list[str]:
     names = ("keys", "state", "org_id", "provider", "error", "expect")
-    return _find_pushes(connection, possible, *(values.get(name) for name in names))  # type: ignore[arg-type]
+    return _find_pushes(connection, asked, possible, *(values.get(name) for name in names))  # type: ignore[arg-type]
 
 
-def _standing(possible: Sequence[str], connection: sa.Connection, values: Values) -> Sequence[Fact]:
+def _standing(possible: Sequence[str], connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     """Return the worth of the pushes, their organisations, their first window, and the state of the first ones.
 
     With a filter, also how many match: a dry run looks again when they are changed, and then none does.
@@ -195,7 +212,7 @@ def _standing(possible: Sequence[str], connection: sa.Connection, values: Values
     keys, matches = list(values.get("keys") or ()), list[Fact]()
     if not keys:
         try:
-            keys = _choose(connection, possible, values)
+            keys = _choose(connection, asked, possible, values)
         except Refused:
             return [Fact("Pushes that match", "0")]
         matches = [Fact("Pushes that match", f"{len(keys):,}")]
@@ -212,21 +229,21 @@ def _standing(possible: Sequence[str], connection: sa.Connection, values: Values
     ]
 
 
-def _facts_of_retry(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
-    return _standing(RETRIED, connection, values)
+def _facts_of_retry(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
+    return _standing(RETRIED, connection, asked, values)
 
 
-def _facts_of_proven(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
-    return _standing(PROVEN, connection, values)
+def _facts_of_proven(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
+    return _standing(PROVEN, connection, asked, values)
 
 
-def _rows(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
-    return Size(rows=len(_choose(connection, RETRIED, values)))
+def _rows(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
+    return Size(rows=len(_choose(connection, asked, RETRIED, values)))
 
 
-def _worth(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
+def _worth(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
     """Return the size of a decision that charges pushes again, or lets them go."""
-    keys = _choose(connection, PROVEN, values)
+    keys = _choose(connection, asked, PROVEN, values)
     return size_of(effect_of(connection, keys).worth, len(keys))
 
 

@@ -67,9 +67,13 @@ def chosen_of(
     return QuarantineFilter(tuple(ids or ()), org_id or "", why, from_ms, to_ms)
 
 
-def require_choice(chosen: QuarantineFilter) -> None:
-    """Errors: UsageError for neither ids nor a filter, and for both."""
-    if chosen == QuarantineFilter() or (chosen.ids and chosen != QuarantineFilter(ids=chosen.ids)):
+def require_choice(chosen: QuarantineFilter, only: str | None) -> None:
+    """`only`: a bound key's organisation: it restricts the ids, and is no filter beside them.
+
+    Errors: UsageError for neither ids nor a filter, and for both.
+    """
+    named = QuarantineFilter(chosen.ids, chosen.org if chosen.org == only else "")
+    if chosen == QuarantineFilter() or (chosen.ids and chosen != named):
         raise UsageError("specify either sample ids or filters (--org, --why, --from, --to), not both")
 
 
@@ -99,7 +103,7 @@ def _mend(
     expect: Expect = None,
 ) -> SamplesMended:
     chosen = chosen_of(connection, ids, org_id, why, from_ms, to_ms)
-    require_choice(chosen)
+    require_choice(chosen, asked.only)
     done = quarantined.fix(connection, chosen, asked.by, unit=as_)
     require_expected(expect, sum(sample.new_id is not None for sample in done))
     return SamplesMended(done)
@@ -125,12 +129,12 @@ def _dismiss(
     undo: Undo = False,
     expect: Expect = None,
 ) -> SamplesDismissed:
-    if undo and (org_id or why or from_ms is not None or to_ms is not None):
+    if undo and ((org_id and not asked.only) or why or from_ms is not None or to_ms is not None):
         raise UsageError("--undo needs the ids of samples, without filters. To find the ids, run `drawdown audit list`")
     chosen = chosen_of(connection, ids, org_id, why, from_ms, to_ms)
-    require_choice(chosen)
+    require_choice(chosen, asked.only)
     if undo:
-        done = quarantined.undo_dismiss(connection, chosen.ids, asked.by)
+        done = quarantined.undo_dismiss(connection, chosen.ids, asked.by, asked.only)
     else:
         done = quarantined.dismiss(connection, chosen, asked.by)
     require_expected(expect, len(done))
