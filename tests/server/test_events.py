@@ -479,6 +479,16 @@ def test_openmeters_way_answers_with_nothing_or_with_one_error(shop: House) -> N
     assert ids == ["e1", "e2", "e3", "e4"], "what was right of a refused batch is in"
 
 
+@pytest.mark.parametrize("path", [EVENTS, "/v1/samples"])
+def test_body_with_a_query_is_refused(shop: House, path: str) -> None:
+    async def work(caller: Caller) -> None:
+        answer = await Sender(caller).send(f"{path}?backfill=june", event(), EVENT)
+        assert refused(answer) == (400, "bad_request") and "unknown parameter backfill" in answer.text
+
+    served(shop, work)
+    assert shop.fleet.rows("SELECT id FROM usage_samples") == []
+
+
 def test_a_key_needs_the_scope(lone: House) -> None:
     make_key(lone, "reader", "usage:read", "executions:write")
 
