@@ -72,8 +72,13 @@ def test_a_backfill_is_opened_closed_and_reverted_over_http(office: House) -> No
         assert refused(await send(Program(caller, key_of("small")), f"{path}/revert", {})) == (403, "grant_limit")
         assert (await send(app, f"{path}/revert", {})).json() == {"backfill": "june", "was": "closed", "withdrawn": 1}
         make_key(office, "other", *WRITERS, org="globex")
-        hidden = await Program(caller, key_of("other")).get("/backfills/june")
+        other = Program(caller, key_of("other"))
+        hidden, nowhere = [await other.get(f"/backfills/{name}") for name in ("june", "july")]
         assert refused(hidden) == (422, "unknown_backfill")
+        assert hidden.text.replace("june", "july") == nowhere.text and "acme" not in hidden.text
+        taken = await send(other, path, order | {"org_id": "globex"})
+        assert refused(taken) == (409, "refused") and "Choose another name" in taken.text
+        assert "acme" not in taken.text
 
     served(office, work)
 
@@ -166,6 +171,8 @@ def test_bound_key_names_its_own_pushes_and_no_others(office: House, act: str) -
                 assert refused(answer) == (422, "unknown_push"), answer.text
                 said.append(answer.text.replace(key, "KEY"))
         assert len(set(said)) == 1 and "acme has no push" in said[0], said
+        near = [(await bound.get(f"/pushes/{key}")).text.replace(key, "KEY") for key in (foreign, nowhere, f"{own}:r9")]
+        assert near == [said[0]] * 3, near
         assert refused(await send(bound, path, {"keys": [own], "provider": "embedded", **more})) == (422, "bad_value")
         tried = facts_of(await send(bound, path, {"keys": [own], "dry_run": True, **more}))
         assert tried["Organisations"][0] == "1: acme"

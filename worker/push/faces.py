@@ -110,13 +110,16 @@ def _find_pushes(
 
 
 def _require_own(connection: sa.Connection, keys: Sequence[str], only: str) -> None:
-    """Errors: UnknownId, the same for a push of another organisation as for none."""
+    """Errors: UnknownId."""
     own = {key for key, row in find_pushes(connection, keys).items() if row.org_id == only}
     for key in keys:
         if key not in own:
-            raise UnknownId(
-                f"unknown push {key}: {only} has no push with this key. Run `drawdown push list`", PUSH.noun
-            )
+            raise _not_of(only, key)
+
+
+def _not_of(org_id: str, key: str) -> UnknownId:
+    """Return the error of a bound key: the same for a push of another organisation as for none."""
+    return UnknownId(f"unknown push {key}: {org_id} has no push with this key. Run `drawdown push list`", PUSH.noun)
 
 
 def _retry(
@@ -310,10 +313,15 @@ def _sum(
 
 def _show(connection: sa.Connection, look: Look, push: Annotated[str, KEY, "Key of the push"]) -> ExplainedPush:
     if look.only is not None and not push.startswith(f"usage:{look.only}:"):
-        raise UnknownId(f"unknown push: {look.only} has no push with this key", PUSH.noun)
-    found = explain_push(connection, push)
+        raise _not_of(look.only, push)
+    try:
+        found = explain_push(connection, push)
+    except UnknownId:
+        if look.only is None:
+            raise
+        raise _not_of(look.only, push) from None  # the nearest key may be another organisation's
     if look.only is not None and found.push.org_id != look.only:
-        raise UnknownId(f"unknown push: {look.only} has no push with this key", PUSH.noun)
+        raise _not_of(look.only, push)
     return found
 
 

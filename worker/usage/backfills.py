@@ -142,7 +142,7 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
         raise Refused(f"{org_id} has an open backfill: {first}")
     if (found.org_id, found.from_ms, found.to_ms) != (org_id, from_ms, to_ms):
         raise Refused(
-            f"a backfill {name} of {found.org_id} exists with another organisation or range. Choose another name"
+            f"cannot open backfill {name}: the name is used for another organisation or range. Choose another name"
         )
     _require_open(found)
     return found
