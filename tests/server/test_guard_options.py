@@ -97,6 +97,15 @@ def test_where_credit_is_short_a_sponsor_pays_by_the_call_that_is_said(house: Ho
     with_options(house, work)
 
 
+def test_top_up_is_closed_for_a_payer_that_does_not_pay(house: House) -> None:
+    async def work(options: Options, _: Program) -> None:
+        found = await options("metric=idea&payer=wayne")
+        assert (found["decision"], found["rule"], found["reason"]) == ("block", "credits", "payer_not_allowed")
+        assert closed(found)["top_up"] == "not_credit" and found["top_up"]["command"] is None, found["top_up"]
+
+    with_options(house, work)
+
+
 def test_after_what_is_said_to_be_missing_is_given_it_is_allowed(house: House) -> None:
     async def work(options: Options, _: Program) -> None:
         found = await options("metric=idea&quantity=2")

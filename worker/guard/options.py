@@ -190,6 +190,9 @@ def _closed(option: Option, found: Answer) -> Way:
 
 
 def _top_up(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, *, asks_keeper: bool) -> Way:
+    if found.reason == "payer_not_allowed":
+        said = f"{found.payer or wish.payer} does not pay for {wish.org_id}, and credit does not change that"
+        return Way("top_up", "not_credit", said)
     payer = found.payer or wish.org_id
     missing = None if found.balance_micro is None else max(found.price_micro - found.balance_micro, 0)
     keeper = keeper_of(connection, payer, now_ms) if asks_keeper else None
