@@ -22,14 +22,14 @@ from starlette.responses import JSONResponse
 
 from drawdown.ledger import reservations
 from drawdown.ledger.draws import Cost
-from drawdown.ledger.own_keys import own_name, strip_own_prefix
+from drawdown.ledger.own_keys import own_name, strip_own_prefix, strip_own_prefixes
 from drawdown.ledger.reservations import NotTogether, Reservation
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import in_credits
 from drawdown.server.api import models
 from drawdown.server.api.openapi import IDEMPOTENCY_KEY, operation
 from drawdown.server.api.payment_calls import PaymentCalls
-from drawdown.server.api.programs import Caller, Programs, clean_id, require_maker
+from drawdown.server.api.programs import Caller, Programs, clean_id, for_programs, require_maker
 from drawdown.server.api.request_batching import Way
 from drawdown.server.http.errors import ApiError
 from drawdown.worker.access.keys import ApiKey
@@ -235,7 +235,10 @@ def _request(order: models.PreviewRequest, said: Caller) -> run_request.Request:
 
 def _preview(connection: sa.Connection, order: models.PreviewRequest, said: Caller) -> Mapping[str, object]:
     found = executions.preview(connection, _request(order, said), said.now_ms)
-    return {**vars(found), **_credits(amount=found.amount_micro, available=found.available_micro)}
+    reason = None if found.reason is None else for_programs(found.reason)
+    if reason is not None and said.key.org_id is not None:
+        reason = strip_own_prefixes(reason, said.key.org_id)
+    return {**vars(found), "reason": reason, **_credits(amount=found.amount_micro, available=found.available_micro)}
 
 
 def _key_of(key: str | None, given: list[str]) -> str:

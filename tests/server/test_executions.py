@@ -86,10 +86,14 @@ def test_whose_a_run_is_need_not_be_said_by_a_key_that_is_bound(house: House) ->
 def test_a_run_that_another_one_pays_for(house: House) -> None:
     async def work(program: Program) -> None:
         give(house, "wayne")
+        give(house, "globex")
         fleet = house.fleet
         answer = await program.accept("e-1", 6, payer="wayne")
         assert refused(answer) == (409, "payer_not_allowed")
         write(fleet.engine, lambda c: pools.allow(c, "wayne", "acme", fleet.by, limit_micro=10 * MICRO))
+        asked = {"org_id": "acme", "estimate": 6, "payer": "globex"}
+        reason = (await program.post("/preview", asked)).json()["reason"]
+        assert "`POST /v1/payers/{payer}/orgs/{org_id}/allow`" in reason and "drawdown " not in reason, reason
         found = (await program.post("/preview", {"org_id": "acme", "estimate": 6, "payer": "wayne"})).json()
         assert (found["allowed"], found["customer_id"], found["available"]) == (True, "wayne", None)
         found = (await program.accept("e-1", 6, payer="wayne")).json()

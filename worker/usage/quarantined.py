@@ -171,7 +171,7 @@ def _judge(
         return Mended(row.sample_id, row.org_id, row.ts, why_not=f"its time is not the problem, but {row.reason}")
     moment, read_as = (row.meant_ms, row.meant_as) if unit == "auto" else (time_of(row.ts, unit), unit)
     if moment is None:
-        why = "its time cannot be read. Pass --as with its unit"
+        why = "its time cannot be read. Specify its unit"
     elif not EARLIEST_TS <= moment <= now_ms + FUTURE_SLACK_MS:
         why = f"read as {read_as}, its time is before the year 2000 or in the future"
     elif moment < whole.floor_ms:
