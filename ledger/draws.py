@@ -67,6 +67,16 @@ class Drawn:
     repeated: bool
 
 
+def other_draw(found: Reservation, number: int) -> Denied:
+    """Return the refusal of a number that comes again with other content. Under another number, it would be charged
+    twice."""
+    return Denied(
+        "other_content",
+        f"draw {number} of {found.reservation} exists with other content. To repeat it, send its first content. "
+        "If this is another draw, use another number",
+    )
+
+
 def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, card: RateCard, by: By) -> Drawn:
     """Charge a part of a run that continues, under a number of the caller's. `found` is held by this transaction.
 
@@ -78,8 +88,7 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
     before = _lines_of(connection, found, f"d{number}")
     if before:
         if [line.content for line in before] != [line.content for line in lines]:
-            text = f"draw {number} of {found.reservation} exists with other content. Use another number"
-            raise Denied("other_content", text)
+            raise other_draw(found, number)
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held":
         raise Denied("ended", f"{found.reservation} is {found.state}, so it cannot be drawn on; {instead(found)}")

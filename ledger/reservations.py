@@ -141,7 +141,7 @@ def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> De
         "other_content",
         f"key {strip_own_prefix(reservation)} was used for an execution with another "
         f"{', another '.join(differs)}. No credit was reserved. Run `drawdown execution "
-        f"show {typed(reservation)}`, or use a new key",
+        f"show {typed(reservation)}`. If this is another execution, use a new key",
     )
 
 

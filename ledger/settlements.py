@@ -233,7 +233,11 @@ def reverse(
 
 
 def _other_content(key: str) -> Denied:
-    return Denied("other_content", f"key {key} was used for another reversal. Use a new key")
+    text = (
+        f"key {key} was used for another reversal. To repeat that one, send its first execution and amount. "
+        "If this is another reversal, use a new key"
+    )
+    return Denied("other_content", text)
 
 
 PPM: Final = 1_000_000

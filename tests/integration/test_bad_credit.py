@@ -59,7 +59,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "pool make riche": (2, "unknown_pool", "did you mean rich?"),
     "execution settle settled": (2, "bad_value", "settled is already settled. To repeat the call, pass its cost of 4"),
     "ledger grant acme \u0661\u0662": (2, "bad_value", "expected credits such as 12 or 12.50"),
-    "execution draw going 1 --credits 2": (1, "other_content", "Use another number"),
+    "execution draw going 1 --credits 2": (1, "other_content", "send its first content. If this is another draw, use"),
     "execution accept new --org acme": (1, "no_estimate", "Pass credits, or quantities of features"),
     "execution accept new --org acme --estimate 0": (2, "bad_estimate", "invalid estimate: expected more than 0"),
     "execution accept new --org acme --estimate -3": (2, "bad_estimate", "invalid estimate: expected more than 0"),

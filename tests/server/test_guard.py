@@ -60,7 +60,8 @@ def test_a_use_from_its_check_to_its_limit(house: House) -> None:
         assert (found["state"], found["repeated"], found["payer"]) == ("used", False, "acme")
         again = (await send("consume", **order)).json()
         assert (again["repeated"], again["charged"], again["price"]) == (True, 0, 2)
-        assert refused(await send("consume", **{**order, "quantity": 3})) == (409, "other_content")
+        other = await send("consume", **{**order, "quantity": 3})
+        assert refused(other) == (409, "other_content") and "To repeat that call, send its first body" in other.text
         found = (await send("reserve", key="r-1", org_id="acme", metric="idea", quantity=3, for_ms=60_000)).json()
         assert (found["decision"], found["state"]) == ("warn", "held")
         blocked = await send("consume", key="i-2", org_id="acme", metric="idea")

@@ -236,7 +236,9 @@ def test_runs_of_two_organisations_have_one_key_and_none_meets_the_others(street
         assert (await acme.post("", mine)).json()["repeated"] is True
         changed = await acme.post("", {**mine, "estimate": 5})
         assert refused(changed) == (409, "other_content") and "key 1 was used for an execution" in changed.text
-        assert "Call `GET /v1/executions/{execution}`, or use a new key" in changed.text, changed.text
+        assert "Call `GET /v1/executions/{execution}`. If this is another execution, use a new key" in changed.text, (
+            changed.text
+        )
         assert (await acme.post("/1/draws", {"number": 1, "credits": 1})).status_code == 200
         drawn = await acme.post("/1/draws", {"number": 1, "credits": 2})
         assert refused(drawn) == (409, "other_content") and "draw 1 of 1 exists" in drawn.text, drawn.text

@@ -158,9 +158,7 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
     before = _used(connection, found, f"d{number}")
     if before:
         if before != quantities:
-            raise Denied(
-                "other_content", f"draw {number} of {found.reservation} exists with other content. Use another number"
-            )
+            raise draws.other_draw(found, number)
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held":
         raise Denied("ended", f"{found.reservation} is {found.state}, so it cannot be drawn on; {draws.instead(found)}")

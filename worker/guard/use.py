@@ -364,7 +364,10 @@ def _use(ask: Ask, counters: Counters, known: AskerTerms, verdict: Verdict, done
 
 
 def other_content(key: str) -> Denied:
-    text = f"key {key} belongs to another use. This use was not counted. Send it with a new key"
+    text = (
+        f"key {key} belongs to another use. This use was not counted. To repeat that call, send its first body. "
+        "If this is another use, use a new key"
+    )
     return Denied("other_content", text)
 
 
