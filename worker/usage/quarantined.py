@@ -117,7 +117,7 @@ def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list
 
 
 def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], by: By, only: str | None = None) -> list[str]:
-    """Quarantine dismissed samples again. `only`: the organisation whose samples they must be.
+    """Quarantine dismissed samples again. `only`: the organisation that the samples must belong to.
 
     Errors: Refused, for all, if one was not dismissed; UnknownId if `only` has no such sample.
     """

@@ -73,7 +73,7 @@ FROM ({quarantined_whole}) x WHERE {chosen} AND {cut_id} = :sample_id
 ON CONFLICT (sample_id) DO UPDATE SET at_ms = excluded.at_ms
 
 -- name: undo_dismiss
--- org_id: whose sample it has to be; '' for any.
+-- org_id: the sample's organisation; '' for any.
 DELETE FROM quarantine_closed AS x WHERE {its_id} = :sample_id AND new_id IS NULL AND (:org_id = ''
     OR EXISTS (SELECT 1 FROM usage_samples s WHERE s.id = x.sample_id AND s.org_id = :org_id)
     OR EXISTS (SELECT 1 FROM late_quarantine l WHERE l.sample_id = x.sample_id AND l.org_id = :org_id))
