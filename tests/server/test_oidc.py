@@ -173,7 +173,7 @@ def test_somebody_signs_in_at_a_real_server(engine: sa.Engine, real: str) -> Non
         shown = await client.get("/console/orgs")
         assert shown.status_code == 200 and "ann@example.com" in shown.text and "operator" in shown.text
         again = await client.get(back)
-        assert again.status_code == 400 and "begin again" in again.text, "what was used is used"
+        assert again.status_code == 400 and "Begin again" in again.text, "what was used is used"
         there = await client.get("/console/oidc")
         stranger = await client.get(agreed(there.headers["location"], "eve@example.com"))
         assert stranger.status_code == 403
