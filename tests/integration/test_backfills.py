@@ -272,7 +272,7 @@ def test_one_is_open_at_a_time_and_opened_again_it_is_the_same(fleet: Fleet) -> 
     assert opened(fleet) == opened(fleet)
     with pytest.raises(Refused, match="acme has an open backfill: close or revert june first"):
         opened(fleet, "july")
-    with pytest.raises(Refused, match="a backfill june of acme exists"):
+    with pytest.raises(Refused, match="cannot open backfill june: the name is used"):
         opened(fleet, to_ms=T0 + WINDOW_MS)
     reverted(fleet)
     opened(fleet, "july")

@@ -21,7 +21,7 @@ from drawdown.worker.history.incarnation import HistoryDoubted
 from drawdown.worker.tick import tick
 from drawdown.worker.topup import actions as said
 from drawdown.worker.topup.fill import CHARGES_AT_ONCE, fill
-from drawdown.worker.wallets.actions import grant, set_rate
+from drawdown.worker.wallets.actions import grant, set_rate, take_back
 from drawdown.worker.watch import Watcher, watch
 from tests.fake_payments import CAN, FakePayments
 from tests.integration.topping import HOUR_MS, TERMS, Purses, flat, judged
@@ -48,6 +48,16 @@ def test_a_wallet_that_runs_low_is_filled_once(purses: Purses) -> None:
     entries = "SELECT kind, from_account, to_account, amount_micro FROM ledger_entries WHERE key = 'topup:acme:1'"
     assert purses.rows(entries) == [("grant", "source:grants", "wallet:acme", 20 * MICRO)]
     assert judged(purses) == []
+
+
+@pytest.mark.parametrize(("left", "is_refilled"), [(6, False), (5, True)])
+def test_take_back_says_whether_the_next_top_up_charges_again(purses: Purses, left: int, is_refilled: bool) -> None:
+    """A payment that is taken back because its card was stolen: the next fill would charge the same card."""
+    purses.grant(left)
+    purses.grant(20, key="paid")
+    done = purses.write(lambda c: take_back(c, "grant:paid", purses.by, whole=True))
+    assert (done.is_refilled, done.balance_micro) == (is_refilled, left * MICRO)
+    assert purses.fill().begun == is_refilled
 
 
 def test_one_charge_is_for_the_whole_gap(purses: Purses) -> None:

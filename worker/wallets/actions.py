@@ -52,6 +52,7 @@ from drawdown.schema.declare import Kind as ValueKind
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME, is_clean_id
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
 from drawdown.schema.units import DAY_MS, EARLIEST_TS, EVER_MS, next_window
 from drawdown.worker.catalog.wallets import (
@@ -147,8 +148,9 @@ def _require_sane(terms: Terms, amount_micro: int, now_ms: int) -> None:
 
 @dataclass(frozen=True)
 class TakenBack:
-    """The lot, what was taken back of it now, what of it runs have reserved, the balance after it, and the pool (None:
-    none) that has it again. `orgs`: those that the wallet pays for; once it is empty, the next tick halts them."""
+    """The lot, what was taken back of it now, what of it executions have reserved, the balance after it, and the pool
+    (null: none) that has it again. `orgs`: those that the wallet pays for; once it is empty, the next tick halts them.
+    `is_refilled`: automatic top-ups fill the wallet again."""
 
     lot: str
     customer_id: str
@@ -157,6 +159,7 @@ class TakenBack:
     balance_micro: int
     pool: str | None
     orgs: list[str]
+    is_refilled: bool
 
 
 def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> TakenBack:
@@ -176,7 +179,11 @@ def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> Ta
     orgs = orgs_of(connection, [found.customer_id])
     mark_for_projection(connection, orgs, by.now_ms)
     reserved, balance = taken.promised_micro, taken.balance_micro
-    return TakenBack(found.lot, found.customer_id, taken.amount_micro, reserved, balance, found.pool, orgs)
+    refills = SQL.run(connection, "refills", {"customer_id": found.customer_id, "balance_micro": balance - reserved})
+    return TakenBack(
+        found.lot, found.customer_id, taken.amount_micro, reserved, balance, found.pool, orgs,
+        is_refilled=refills.first() is not None,
+    )  # fmt: skip
 
 
 def wallet_of(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
@@ -532,11 +539,15 @@ def _take_back_sentences(done: TakenBack) -> list[str]:
     line = f"{done.customer_id}: {did} of {done.lot}{back}; {show_credits(done.balance_micro)} credits now"
     if done.reserved_micro:
         line += f"; {show_credits(done.reserved_micro)} of it is reserved: take it back when the executions have ended"
+    lines = [line]
+    if done.is_refilled:
+        stop = f"drawdown topup stop {typed(done.customer_id)}"
+        lines.append(f"{done.customer_id}: the next top-up charges its card again. To prevent that, run `{stop}`")
     if not done.orgs:
-        return [line]
+        return lines
     more = f" and {len(done.orgs) - MOST_NAMED:,} more" if len(done.orgs) > MOST_NAMED else ""
     halts = ", which the next tick halts" if done.taken_micro and done.balance_micro <= 0 else ""
-    return [line, f"{done.customer_id}: it pays for {', '.join(done.orgs[:MOST_NAMED])}{more}{halts}"]
+    return [*lines, f"{done.customer_id}: it pays for {', '.join(done.orgs[:MOST_NAMED])}{more}{halts}"]
 
 
 def _lot_named(connection: sa.Connection, lot: str) -> Lot | None:
