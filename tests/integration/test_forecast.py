@@ -53,7 +53,7 @@ def test_seven_days_of_use_tell_the_moment(fleet: Fleet) -> None:
 
 def test_runs_count_and_what_was_given_back_is_taken_off(fleet: Fleet) -> None:
     used(fleet, TODAY - 3 * DAY_MS, 9 * MICRO)
-    used(fleet, TODAY - DAY_MS, 4 * MICRO, "run")
+    used(fleet, TODAY - DAY_MS, 4 * MICRO, "execution")
     used(fleet, TODAY - 1, -MICRO)
     assert told(fleet, 8 * MICRO) == Forecast("ends", NOW + 2 * DAY_MS, 3, TODAY - 3 * DAY_MS, 12 * MICRO)
 
