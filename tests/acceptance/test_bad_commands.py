@@ -66,7 +66,8 @@ WRONG: dict[int, list[Sequence[str]]] = {
     ],
     1: [
         ("org", "release", "acme"),
-        ("org", "assign", "acme", "--from", "2024-01-02"), ("org", "assign", "bolt", "--customer", "acme"),
+        ("org", "assign", "acme", "--customer", "wayne", "--new", "--from", "2024-01-02"),
+        ("org", "assign", "bolt", "--customer", "acme"),
         ("feature", "map", "other", "--memory-mb", "1024", "--from", "2024-01-01", "--yes", "--new"),
         ("feature", "map", "other", "--memory-mb", "5", "--from", "2024-01-01", "--new"),
         ("--database-url", "sqlite:////nonexistent/x.db", "tick"), ("--database-url", "sqlite:////etc", "tick"),
