@@ -246,6 +246,12 @@ def unknown(
     return UnknownId("; ".join(parts).replace("?;", "?"), kind.noun, near)
 
 
+def not_of(kind: Kind, given: str, org_id: str) -> UnknownId:
+    """Return the error for a key that is bound to an organisation: the same for another one's id as for none."""
+    said = f"unknown {kind.noun} {_shorten(given)}. To list those of {org_id}, run `{kind.shown_by}`"
+    return UnknownId(said, kind.noun)
+
+
 def _shorten(given: str) -> str:
     return given[:MAX_SAID_CHARS] or repr(given)
 

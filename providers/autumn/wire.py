@@ -122,7 +122,7 @@ def unsendable(request: PushRequest) -> Rejected | None:
     if not ID.fullmatch(request.customer_id):
         return Rejected(
             f"unsent: Autumn takes no customer id like {request.customer_id!r}, only letters, digits, _ - and :; "
-            "assign the organisation to the customer's id over there"
+            "assign the organisation to the customer's id at Autumn"
         )
     if not ID.fullmatch(request.feature):
         return Rejected(f"unsent: Autumn takes no feature id like {request.feature!r}")
@@ -245,9 +245,9 @@ def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
     if said.status == 400 and "in the future" in said.message:
         return RetryAt(now_ms + MINUTE_MS, f"Autumn's clock is behind ours: {said}")
     if said.code == "customer_not_found":
-        return Rejected(f"{said}. Create the customer over there, or assign the organisation to the right one")
+        return Rejected(f"{said}. Create the customer at Autumn, or assign the organisation to the right one")
     if said.code == "feature_not_found":
-        return Rejected(f"{said}. Create {request.feature} over there (is the key of the right environment?)")
+        return Rejected(f"{said}. Create {request.feature} at Autumn, or set a key of its environment")
     return Rejected(str(said))
 
 

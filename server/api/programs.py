@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -41,7 +41,7 @@ from drawdown.server.declarations import BY_NAME, DECLARED
 from drawdown.server.http import bodies
 from drawdown.server.http.callers import TokenBuckets
 from drawdown.server.http.errors import SOON, ApiError, bad_value, of_drawdown, unauthorized
-from drawdown.server.http.limits import describe_error
+from drawdown.server.http.limits import KnownProofs, describe_error
 from drawdown.server.http.misses import Misses
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
@@ -474,10 +474,6 @@ def require_scope(key: ApiKey, scope: str) -> None:
 
 STRANGERS_AT_ONCE: Final = 1
 """Readings of keys that were never found here."""
-MOST_KNOWN: Final = 10_000
-"""Keys that are known to have been found."""
-KNOWN_MS: Final = 60 * MINUTE_MS
-"""The time for which a key is known to have been found."""
 RECALLED_MS: Final = MINUTE_MS
 """The time for which a key is not looked up before a call that finds it again in its own transaction."""
 NAMES_PER_S: Final = 5
@@ -485,32 +481,15 @@ NAMES_PER_S: Final = 5
 _ALL: Final = ""
 
 
-class KnownKeys:
-    """Keys that were found lately, by their hashes. For one event loop."""
-
-    def __init__(self) -> None:
-        self._found: OrderedDict[str, tuple[int, ApiKey]] = OrderedDict()
-
-    def has(self, proof: str, now_ms: int) -> bool:
-        found = self._found.get(proof)
-        return found is not None and 0 <= now_ms - found[0] <= KNOWN_MS
+class KnownKeys(KnownProofs[ApiKey]):
+    """Keys that were found lately."""
 
     def get(self, proof: str, now_ms: int) -> ApiKey | None:
         """A key that was found a short while ago, unless its time is over."""
-        at_ms, key = self._found.get(proof, (0, None))
+        at_ms, key = self.found.get(proof, (0, None))
         if key is None or not 0 <= now_ms - at_ms <= RECALLED_MS:
             return None
         return None if key.expires_ms is not None and now_ms >= key.expires_ms else key
-
-    def note(self, proof: str, now_ms: int, found: ApiKey | None) -> None:
-        """Remember a key; None: it is no key, or has ended."""
-        if found is None:
-            self._found.pop(proof, None)
-            return
-        self._found[proof] = now_ms, found
-        self._found.move_to_end(proof)
-        if len(self._found) > MOST_KNOWN:
-            self._found.popitem(last=False)
 
 
 class NamesBudget:

@@ -42,11 +42,11 @@ from drawdown.server.console.session_auth import SignedIn, form_of
 from drawdown.server.console.sign_in import SignIn
 from drawdown.server.http import bodies
 from drawdown.server.http.errors import ApiError
-from drawdown.server.http.limits import describe_error
+from drawdown.server.http.limits import KnownProofs, describe_error
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.worker.access import sessions as console_sessions
-from drawdown.worker.access.people import Person
+from drawdown.worker.access.people import Person, hash_of
 from drawdown.worker.engine.context import Context
 
 log = structlog.get_logger()
@@ -99,7 +99,7 @@ class Console:
         elsewhere = DocumentCache(services)
         self._oidc = oidc.Oidc(self, self._threads, services, elsewhere)
         self._my = my.My(self, engine, services, elsewhere, budget)
-        self._known = session_auth.KnownSessions()
+        self._known = KnownProofs[bool]()
         self._unread_ms: dict[str, int] = {}  # by path, since when a page that could be read before cannot
         self._templates.globals["own_pages"] = services.settings.my.is_set
         self._budget = budget
@@ -178,14 +178,16 @@ class Console:
         try:
             return await do()
         finally:
-            self._known.note(request, self.now_ms())
+            session, is_found = request.scope.get(session_auth.FOUND, ("", False))
+            self._known.note(hash_of(session), self.now_ms(), is_found or None)
 
     def is_known(self, scope: Scope) -> bool:
         """Return True if a request has a session that was found a short while ago, or comes from a proven proxy."""
         request, now_ms = Request(scope), self.now_ms()
         if session_auth.proxied(self.services.settings, request) is not None:
             return True
-        return any(self._known.has(request.cookies.get(one, ""), now_ms) for one in (session_auth.COOKIE, my.COOKIE))
+        given = (request.cookies.get(one, "") for one in (session_auth.COOKIE, my.COOKIE))
+        return any(self._known.has(hash_of(session), now_ms) for session in given)
 
     def failed(
         self,

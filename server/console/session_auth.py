@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -21,12 +20,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from drawdown.schema.errors import UsageError
-from drawdown.schema.units import MINUTE_MS
 from drawdown.server.http.bodies import Budget, body_of
 from drawdown.server.http.errors import ApiError
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.access import sessions as console_sessions
-from drawdown.worker.access.people import NAME, Person, hash_of
+from drawdown.worker.access.people import NAME, Person
 from drawdown.worker.access.sessions import LIFE_MS
 
 COOKIE: Final = "__Host-drawdown-console"
@@ -62,31 +60,6 @@ class SignedIn:
 
 FOUND: Final = "drawdown.session"
 """Key in a request's scope of the session that was looked up, and whether it was found."""
-MOST_KNOWN: Final = 10_000
-"""Sessions that are known to have been found."""
-KNOWN_MS: Final = 60 * MINUTE_MS
-"""Time for which a session is known to have been found."""
-
-
-class KnownSessions:
-    """Sessions that were found lately, by their hashes. For one event loop."""
-
-    def __init__(self) -> None:
-        self._found: OrderedDict[str, int] = OrderedDict()
-
-    def has(self, session: str, now_ms: int) -> bool:
-        found_ms = self._found.get(hash_of(session))
-        return found_ms is not None and 0 <= now_ms - found_ms <= KNOWN_MS
-
-    def note(self, request: Request, now_ms: int) -> None:
-        """Remember the session that a request was answered for, or forget it if it has ended."""
-        session, is_found = request.scope.get(FOUND, ("", False))
-        proof = hash_of(session)
-        self._found.pop(proof, None)
-        if is_found:
-            self._found[proof] = now_ms
-            if len(self._found) > MOST_KNOWN:
-                self._found.popitem(last=False)
 
 
 def who(connection: sa.Connection, settings: ServerSettings, request: Request, now_ms: int) -> SignedIn | None:

@@ -10,18 +10,19 @@ than LONGEST_TURN_S, a request is refused after that time.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from traceback import extract_tb
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from drawdown.schema.clock import Clock
+from drawdown.schema.units import MINUTE_MS
 from drawdown.server.http.callers import TokenBuckets, caller_of
 from drawdown.server.http.errors import ApiError, error_answer
 
@@ -71,6 +72,33 @@ def resting(connection: Connected | None) -> Iterator[None]:
         yield
     finally:
         connection.resume()
+
+
+T = TypeVar("T")
+MOST_KNOWN: Final = 10_000
+"""Keys, and sessions, that are known to have been found."""
+KNOWN_MS: Final = 60 * MINUTE_MS
+"""Time for which a key or a session is known to have been found."""
+
+
+class KnownProofs(Generic[T]):
+    """Proofs that were found lately, by their hashes, each with what it proves. For one event loop."""
+
+    def __init__(self) -> None:
+        self.found: OrderedDict[str, tuple[int, T]] = OrderedDict()
+
+    def has(self, proof: str, now_ms: int) -> bool:
+        found = self.found.get(proof)
+        return found is not None and 0 <= now_ms - found[0] <= KNOWN_MS
+
+    def note(self, proof: str, now_ms: int, found: T | None) -> None:
+        """Remember a proof; None: it proves nothing, or has ended."""
+        self.found.pop(proof, None)
+        if found is None:
+            return
+        self.found[proof] = now_ms, found
+        if len(self.found) > MOST_KNOWN:
+            self.found.popitem(last=False)
 
 
 class Limits:

@@ -281,6 +281,8 @@ def test_event_that_shows_less_than_its_answer_is_decided_by_the_balance(
     found = house.compare(correct=True)
     house.bill()
     assert [line[4] for line in told(found)] == ([300 - int((shown or 0) / 0.0064)] if is_lost else [])
+    uncosted = "SELECT COUNT(*) FROM pushes WHERE state = 'accepted' AND credit_cost IS NULL"
+    assert house.fleet.one(uncosted) == 0, "what an event shows of a charge keeps its cost"
     house.is_exact()
     assert house.compare(correct=True).exit_status == 0
     house.is_exact()

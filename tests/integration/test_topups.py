@@ -50,10 +50,14 @@ def test_a_wallet_that_runs_low_is_filled_once(purses: Purses) -> None:
     assert judged(purses) == []
 
 
-@pytest.mark.parametrize(("left", "is_refilled"), [(6, False), (5, True)])
-def test_take_back_says_whether_the_next_top_up_charges_again(purses: Purses, left: int, is_refilled: bool) -> None:
+@pytest.mark.parametrize(("left", "reserved", "is_refilled"), [(6, 0, False), (5, 0, True), (7, 3, True)])
+def test_take_back_says_whether_the_next_top_up_charges_again(
+    purses: Purses, left: int, reserved: int, is_refilled: bool
+) -> None:
     """A payment that is taken back because its card was stolen: the next fill would charge the same card."""
     purses.grant(left)
+    if reserved:
+        purses.write(lambda c: executions.accept(c, "e-1", Request("acme", reserved * MICRO), purses.by))
     purses.grant(20, key="paid")
     done = purses.write(lambda c: take_back(c, "grant:paid", purses.by, whole=True))
     assert (done.is_refilled, done.balance_micro) == (is_refilled, left * MICRO)

@@ -26,7 +26,7 @@ from drawdown.server.console.pages import PAGES
 from drawdown.server.console.read_connection import TooSlow, look
 from drawdown.server.console.screens.customers import orgs
 from drawdown.server.console.session_auth import COOKIE
-from drawdown.server.http import threads
+from drawdown.server.http import limits, threads
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.access import people as console_users
 from drawdown.worker.access import sessions as console_sessions
@@ -414,7 +414,7 @@ def test_command_shown_for_copying_quotes_hostile_id_as_one_word(home: Home) -> 
 
 def test_session_is_known_once_found_and_until_it_ends(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests with a known session wait for no flood of unauthenticated ones."""
-    monkeypatch.setattr(session_auth, "MOST_KNOWN", 1)
+    monkeypatch.setattr(limits, "MOST_KNOWN", 1)
 
     async def work(client: httpx.AsyncClient, console: Any) -> None:
         async def known(number: int, path: str = "") -> bool:
@@ -426,7 +426,7 @@ def test_session_is_known_once_found_and_until_it_ends(home: Home, monkeypatch: 
 
         assert [await known(ANN), await known(ANN, "/console/"), await known(99, "/console/")] == [False, True, False]
         assert await known(VIC, "/console/") and not await known(ANN), "a bounded number is remembered"
-        home.fleet.clock.at_ms += session_auth.KNOWN_MS + 1
+        home.fleet.clock.at_ms += limits.KNOWN_MS + 1
         assert not await known(VIC)
         assert await known(VIC, "/console/")
         write(home.engine, lambda c: console_sessions.end(c, secret(VIC), home.now))

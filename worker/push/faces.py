@@ -95,7 +95,7 @@ def _find_pushes(
     error: str,
     expect: int | None = None,
 ) -> list[str]:
-    """A bound key's organisation restricts the keys, and is no filter beside them.
+    """A bound key's organisation restricts the keys, and is not a filter beside them.
 
     Errors: as `Chosen.find`; UnknownId for a push of another organisation than a bound key's; Refused for none.
     """
@@ -114,12 +114,7 @@ def _require_own(connection: sa.Connection, keys: Sequence[str], only: str) -> N
     own = {key for key, row in find_pushes(connection, keys).items() if row.org_id == only}
     for key in keys:
         if key not in own:
-            raise _not_of(only, key)
-
-
-def _not_of(org_id: str, key: str) -> UnknownId:
-    """Return the error of a bound key: the same for a push of another organisation as for none."""
-    return UnknownId(f"unknown push {key}: {org_id} has no push with this key. Run `drawdown push list`", PUSH.noun)
+            raise ids.not_of(PUSH, key, only)
 
 
 def _retry(
@@ -313,15 +308,15 @@ def _sum(
 
 def _show(connection: sa.Connection, look: Look, push: Annotated[str, KEY, "Key of the push"]) -> ExplainedPush:
     if look.only is not None and not push.startswith(f"usage:{look.only}:"):
-        raise _not_of(look.only, push)
+        raise ids.not_of(PUSH, push, look.only)
     try:
         found = explain_push(connection, push)
     except UnknownId:
         if look.only is None:
             raise
-        raise _not_of(look.only, push) from None  # the nearest key may be another organisation's
+        raise ids.not_of(PUSH, push, look.only) from None  # the nearest key may be another organisation's
     if look.only is not None and found.push.org_id != look.only:
-        raise _not_of(look.only, push)
+        raise ids.not_of(PUSH, push, look.only)
     return found
 
 

@@ -390,7 +390,7 @@ def _void_absent(
     shorts = [short for short in some if short.line.verdict == "short"]
     taken_over = sum(_take_over(connection, short, pools, by, weighs=before is not None) for short in shorts)
     missing = [
-        (short, row, found.quantity if isinstance(found, FoundPush) else 0)
+        (short, row, found if isinstance(found, FoundPush) else FoundPush(0))
         for short in some
         for row, found in short.still(connection)
         if isinstance(found, Absent) or (before is not None and short in shorts and is_contradicted(row, found))
@@ -398,7 +398,7 @@ def _void_absent(
     drawn = drawn_of(balances, pair)
     first_sent = [int(row.first_attempt_ms or row.window_ms) for _, row, _ in missing]
     told = [drawn is None or is_of_cycle(sent_ms, drawn) for sent_ms in first_sent]
-    unshown = [(row, int(row.sent_qty) - shown) for _, row, shown in missing]
+    unshown = [(row, int(row.sent_qty) - shown.quantity) for _, row, shown in missing]
     charged = weighed(connection, some, pair, pools, before, balances, unshown, told, taken_over)
     for number, (short, row, shown) in enumerate(missing):
         window, quantity = int(row.window_ms), unshown[number][1]
@@ -410,8 +410,8 @@ def _void_absent(
         elif charged is None or not told[number]:
             short.untold += quantity
             short.doubted.add(window)
-        elif shown:
-            adopt_other(connection, row, shown, by)
+        elif shown.quantity:
+            adopt_other(connection, row, shown.quantity, by, shown.cost)
             short.corrected += quantity
         else:
             evidence = f"accepted, but absent in the lookup of {utc(by.now_ms)} under {row.wire_key or row.key}"

@@ -458,6 +458,11 @@ def money_of(credits_micro: int, price_minor: int) -> int:
     return -(-credits_micro * price_minor // MICRO)
 
 
+def is_wanted(connection: sa.Connection, customer_id: str) -> bool:
+    """Return True if live terms charge for a wallet as soon as no cap and no wait keeps them from it."""
+    return SQL.run(connection, "wants", {"customer_id": customer_id}).first() is not None
+
+
 def gap(terms: Mapping[str, Any], available_micro: int) -> Buy:
     """One charge for the whole gap: up to a level, or as many times an amount as it takes to be above the threshold;
     no more than the largest charge that the terms allow."""

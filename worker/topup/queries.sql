@@ -40,6 +40,9 @@ COALESCE((SELECT CAST(SUM(p.credits_micro) AS BIGINT) FROM topups p WHERE p.cust
 -- name: is_wanted
 t.mode = 'live' AND t.blocked_ms IS NULL AND {available} <= t.threshold_micro AND {is_on}
 
+-- name: wants
+SELECT 1 FROM topup_terms t WHERE t.customer_id = :customer_id AND {is_wanted}
+
 -- name: may_begin
 -- It checks the level each time, so that nothing depends on having seen it fall. Each top-up that was begun counts
 -- towards the caps, whatever its outcome.

@@ -91,22 +91,15 @@ def _list(
     return Page(list_backfills(connection, org_id=org_id or "", most=look.most))
 
 
-def _not_of(org_id: str, backfill: str) -> UnknownId:
-    """Return the error of a bound key: the same for a backfill of another organisation as for none."""
-    return UnknownId(
-        f"unknown backfill {backfill}: {org_id} has none of this name. Run `drawdown backfill list`", ids.BACKFILL.noun
-    )
-
-
 def _show(connection: sa.Connection, look: Look, backfill: Name) -> ShownBackfill:
     try:
         found = show_backfill(connection, backfill)
     except UnknownId:
         if look.only is None:
             raise
-        raise _not_of(look.only, backfill) from None
+        raise ids.not_of(ids.BACKFILL, backfill, look.only) from None
     if look.only is not None and found.org_id != look.only:
-        raise _not_of(look.only, backfill)
+        raise ids.not_of(ids.BACKFILL, backfill, look.only)
     compared = found.state == "open" and (look.patient or found.events <= MOST_COMPARED)
     if not compared:
         return ShownBackfill(**vars(found), counts={}, lines=[], price_micro=None, left=None, hash=None)

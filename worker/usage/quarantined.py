@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record_many
-from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
@@ -126,19 +126,11 @@ def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], by: By, o
         values = {"sample_id": name, "org_id": only or "", **CUT_AT}
         if not QUARANTINE.run(connection, "undo_dismiss", values, its_id=its_id).rowcount:
             if only is not None:
-                raise _not_of(only, name, "dismissed")
+                raise ids.not_of(ids.SAMPLE, name, only)
             ids.require(connection, ids.SAMPLE, name)
             raise Refused(f"the sample {name} is not dismissed, so nothing was changed")
     record_many(connection, "sample_dismiss_undo", [(name, {}) for name in sample_ids], by)
     return list(sample_ids)
-
-
-def _not_of(org_id: str, sample_id: str, state: str) -> UnknownId:
-    """Return the error of a bound key: the same for a sample of another organisation as for none."""
-    return UnknownId(
-        f"unknown sample {sample_id}: {org_id} has no {state} sample with this id. Run `drawdown sample quarantined`",
-        ids.SAMPLE.noun,
-    )
 
 
 def _chosen(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list[SampleRow]:
@@ -150,7 +142,7 @@ def _chosen(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list
     for name in chosen.ids:
         if cut(name) not in there:
             if chosen.org:
-                raise _not_of(chosen.org, name, "quarantined")
+                raise ids.not_of(ids.SAMPLE, name, chosen.org)
             ids.require(connection, ids.SAMPLE, name)
             raise Refused(
                 f"the sample {name} is not quarantined. To list those that are, run `drawdown sample quarantined`"

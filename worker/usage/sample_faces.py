@@ -68,7 +68,7 @@ def chosen_of(
 
 
 def require_choice(chosen: QuarantineFilter, only: str | None) -> None:
-    """`only`: a bound key's organisation: it restricts the ids, and is no filter beside them.
+    """`only`: a bound key's organisation: it restricts the ids, and is not a filter beside them.
 
     Errors: UsageError for neither ids nor a filter, and for both.
     """

@@ -64,6 +64,7 @@ from drawdown.worker.catalog.wallets import (
     wallets_at,
 )
 from drawdown.worker.topup.actions import rearm_paid
+from drawdown.worker.topup.fill import is_wanted
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.wallets.accounts import account_of, list_lots, paid_from
 
@@ -179,10 +180,9 @@ def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> Ta
     orgs = orgs_of(connection, [found.customer_id])
     mark_for_projection(connection, orgs, by.now_ms)
     reserved, balance = taken.promised_micro, taken.balance_micro
-    refills = SQL.run(connection, "refills", {"customer_id": found.customer_id, "balance_micro": balance - reserved})
     return TakenBack(
         found.lot, found.customer_id, taken.amount_micro, reserved, balance, found.pool, orgs,
-        is_refilled=refills.first() is not None,
+        is_refilled=is_wanted(connection, found.customer_id),
     )  # fmt: skip
 
 

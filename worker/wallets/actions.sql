@@ -5,11 +5,6 @@ INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms,
 VALUES (:feature, :start_ms, :micro_credits, :per_quantity, :at_ms, :actor, :reason)
 ON CONFLICT DO NOTHING RETURNING feature
 
--- name: refills
--- Whether automatic top-ups fill a wallet with this balance again.
-SELECT 1 FROM topup_terms WHERE customer_id = :customer_id AND mode = 'live' AND threshold_micro >= :balance_micro
-    AND blocked_ms IS NULL
-
 -- name: used_since
 SELECT CAST(COALESCE(SUM(sealed_qty), 0) AS BIGINT) AS quantity, COUNT(DISTINCT org_id) AS orgs FROM pushes
 WHERE window_ms >= :from_ms AND feature = :feature AND provider IN :providers AND state <> 'voided'
