@@ -127,6 +127,39 @@ def test_what_was_drawn_without_an_event_is_accepted_and_not_charged_again(engin
     clean(fleet)
 
 
+@pytest.mark.parametrize(("drawn", "state"), [(60, "accepted"), (0, "rejected")])
+def test_balance_decides_if_the_event_of_a_lost_answer_shows_no_charge(
+    engine: sa.Engine, drawn: int, state: str
+) -> None:
+    fleet, provider = fleet_of(engine, **DRAWN)
+    provider.answers[KEY] = Unknown("cut")
+    provider.lookups[KEY] = FoundPush(0)
+    fleet.tick_windows(2)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(drawn, None)}}
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, state)]
+    clean(fleet)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "whole", "state"),
+    [(60, True, "accepted"), (0, True, "rejected"), (30, True, "in_doubt"), (60, False, "in_doubt")],
+)
+def test_balance_decides_a_second_send_whose_event_shows_no_charge(
+    engine: sa.Engine, drawn: int, whole: bool, state: str
+) -> None:
+    """A second send, while the store of keys fails open, can charge and leave no trace but the balance."""
+    fleet, provider = fleet_of(engine, **DRAWN)
+    provider.answers[KEY] = Unknown("cut")
+    fleet.tick_windows(2)
+    settle(fleet)
+    assert len(provider.seen) > 1, "absent at first, so it is sent again"
+    provider.lookups[KEY] = FoundPush(0)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(drawn, None, whole)}}
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, state)]
+
+
 def test_push_without_event_or_draw_is_voided_once_it_cannot_arrive(engine: sa.Engine) -> None:
     fleet, provider = claimed_and_unanswered(engine, 0)
     assert states(fleet) == [(0, 60, 60, "queued")]

@@ -50,7 +50,16 @@ from drawdown.worker.push.evidence import (
     read_shown,
     unknown_of,
 )
-from drawdown.worker.push.outcome import OTHERS, Adopt, LookedUpPush, Settlement, Void, after_lookup
+from drawdown.worker.push.outcome import (
+    OTHERS,
+    Adopt,
+    LookedUpPush,
+    Settlement,
+    Void,
+    after_lookup,
+    shows_no_charge,
+    took_nothing,
+)
 from drawdown.worker.push.rows import PushRow, find_push, push_id_of, request_of, wire_key
 from drawdown.worker.push.void import void_one
 from drawdown.worker.push.wallet_mirror import draw, usage_of
@@ -155,11 +164,15 @@ def _ready(
 ) -> list[int]:
     """Return the places of the answers that can be judged.
 
-    One balance covers all absent pushes, and they are weighed together: while one of them has no answer, none is
-    judged.
+    One balance covers all pushes without a shown charge, and they are weighed together: while one of them has no
+    answer, none is judged.
     """
     unasked = {asked[place].row.customer_id for place in left} if capabilities.drawn else set()
-    return [place for place in sorted(told) if told[place] != Absent() or asked[place].row.customer_id not in unasked]
+    return [
+        place
+        for place in sorted(told)
+        if not (shows_no_charge(told[place]) and asked[place].row.customer_id in unasked)
+    ]
 
 
 def _keep_wire_key(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> PushRow:
@@ -328,15 +341,18 @@ def weigh(
     capabilities: Capabilities,
     over: Over,
 ) -> Steps[Weighed]:
-    """Read the balances of customers with an absent push that may have been charged without an event.
+    """Read the balances of customers with a push that may have been charged although no event shows it.
 
-    Such a push is claimed at the provider, or could not be applied any more. A push that was never sent is left out.
+    Such a push is on record without deductions, or absent and either claimed or too old to be applied. A push that was
+    never sent is left out.
     """
     untold = [
         sought
         for sought, result in zip(asked, found, strict=True)
-        if capabilities.drawn and isinstance(result, Absent) and sought.row.sent_qty and not sought.is_unsent
-        if sought.row.claimed or asked_ms - sought.last_sent_ms >= capabilities.applied_within_ms
+        if capabilities.drawn and shows_no_charge(result) and sought.row.sent_qty and not sought.is_unsent
+        if isinstance(result, FoundPush)
+        or sought.row.claimed
+        or asked_ms - sought.last_sent_ms >= capabilities.applied_within_ms
     ]
     if not untold:
         return Weighed()
@@ -373,7 +389,10 @@ def ends_by_balance(
     asked_ms: int,
     is_mine: Callable[[PushRow], bool],
 ) -> list[End]:
-    """Return the ends of a batch, by what the balances show of the absent pushes. Other ends stay as they were.
+    """Return the ends of a batch, by what the balances show of pushes without a shown charge.
+
+    Other ends stay as they were, and so does the end of a push on record without deductions if the balance is not
+    conclusive.
 
     `is_mine`: True if a push is still claimed for this look-up; it is then held from there on.
 
@@ -385,9 +404,9 @@ def ends_by_balance(
     decided, groups = _grouped(asked, found, ends, weighed)
     pools = weighed.pools
     now = read_accounted(connection, provider=provider, pairs=list(groups), balances=weighed.balances)
-    for pair, absent in groups.items():
+    for pair, unshown in groups.items():
         drawn = drawn_of(weighed.balances, pair)
-        numbers = [number for number in absent if drawn is None or _tells_of(asked[number], drawn, now[pair])]
+        numbers = [number for number in unshown if drawn is None or _tells_of(asked[number], drawn, now[pair])]
         drew = [_drew(asked[number], pools, asked_ms) for number in numbers]
         some = [quantity for quantity in drew if quantity is not None]
         # What is charged in its window under revisions of a lost history is drawn, though not called accepted yet (R1).
@@ -401,15 +420,15 @@ def ends_by_balance(
         charged = None
         if some and len(some) == len(drew):
             charged = _charged(some, now[pair], weighed.before[pair], drawn, lost, unknown)
-        together = all(_is_last_word(decided[number]) and is_mine(asked[number].row) for number in absent)
+        together = all(_is_last_word(decided[number]) and is_mine(asked[number].row) for number in unshown)
         if charged is not None and not together and not is_only_choice(some, charged):
             charged = None  # one alone may be charged after this
         unread = unknown is None or isinstance(weighed.balances.get(pair[0]), ReadFailed)
-        whole = now[pair].open == len(absent) or len(absent) >= MOST_TOGETHER
+        whole = now[pair].open == len(unshown) or len(unshown) >= MOST_TOGETHER
         alone = whole and not unread and together
         drawn_on = set() if charged is None else {numbers[at] for at in charged}
-        beyond_it = set(absent) - set(numbers)
-        for number in absent:
+        beyond_it = set(unshown) - set(numbers)
+        for number in unshown:
             if number in drawn_on:
                 decided[number] = Settlement("accepted", asked_ms, "drawn", DRAWN)
             elif _is_last_word(end := decided[number]):
@@ -417,6 +436,8 @@ def ends_by_balance(
                     decided[number] = _wait_longer(asked[number].row, asked_ms, alone=alone or number in beyond_it)
                 elif isinstance(end, Void):
                     decided[number] = replace(end, evidence=f"{end.evidence}. The customer's balance agrees")
+            elif isinstance(found[number], FoundPush) and charged is not None and number not in beyond_it:
+                decided[number] = took_nothing(asked_ms)
     return _above_floor([sought.row for sought in asked], decided, asked_ms)
 
 
@@ -442,7 +463,7 @@ def _grouped(
     decided = list(ends)
     groups: dict[CustomerPool, list[int]] = defaultdict(list)
     for number, (sought, result) in enumerate(zip(asked, found, strict=True)):
-        if not isinstance(result, Absent) or not sought.row.sent_qty:
+        if not shows_no_charge(result) or not sought.row.sent_qty:
             continue
         if sought.is_unsent:
             if isinstance(end := decided[number], Void):
