@@ -314,6 +314,8 @@ def test_what_a_run_costs_above_its_hold_is_within_the_limit_too(course: Course)
     assert refused(lambda: course.settle("one", 11)) == "payer_limit", "whatever was said since"
     course.settle("one", 10)
     assert course.balance("wayne") == 40
+    rows = read(course.fleet.engine, lambda c: list_payers(c, "wayne", "", course.fleet.clock.at_ms, 9))
+    assert [(row.allowed, row.spent_micro) for row in rows] == [(False, 10)], "the end does not hide the cost"
     course.prove()
 
 

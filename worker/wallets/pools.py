@@ -190,7 +190,7 @@ class PoolView:
 class PayerRow:
     """A payer of an organisation's runs, its limit, and since when (milliseconds).
 
-    `spent_micro`: the credit held and charged by runs that were accepted since.
+    `spent_micro`: the credit held and charged by executions that were accepted under its last permission, ended or not.
     """
 
     payer: str

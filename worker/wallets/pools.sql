@@ -17,7 +17,11 @@ SELECT lot, customer_id FROM ledger_lots WHERE pool = :pool ORDER BY expires_ms 
 SELECT p.payer, p.org_id, p.allowed, p.limit_micro, p.since_ms, p.actor, p.reason,
     CAST(COALESCE((SELECT SUM(CASE WHEN r.state = 'held' AND r.expires_ms > :now_ms AND r.amount_micro > r.drawn_micro
         THEN r.amount_micro ELSE r.drawn_micro END) FROM reservations r
-        WHERE r.customer_id = p.payer AND r.org_id = p.org_id AND r.payer_number = p.number), 0) AS BIGINT) AS spent_micro
+        WHERE r.customer_id = p.payer AND r.org_id = p.org_id AND r.payer_number = {allowed_last}), 0) AS BIGINT) AS spent_micro
 FROM payers p WHERE (:payer = '' OR p.payer = :payer) AND (:org_id = '' OR p.org_id = :org_id)
     AND p.number = (SELECT MAX(q.number) FROM payers q WHERE q.payer = p.payer AND q.org_id = p.org_id)
 ORDER BY p.payer, p.org_id LIMIT :at_most
+
+-- name: allowed_last
+-- The last permission of a payer: an end has a number of its own, under which nothing was accepted.
+(SELECT MAX(l.number) FROM payers l WHERE l.payer = p.payer AND l.org_id = p.org_id AND l.allowed)
