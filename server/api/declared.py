@@ -378,7 +378,9 @@ def _type(param: Param, *, in_query: bool) -> Any:
         kind = Annotated[kind, BeforeValidator(_digits)]
     if not param.many:
         return kind
-    return Annotated[list[kind], Field(min_length=1 if param.required else 0, max_length=MOST_VALUES)]
+    # An action that names its objects by an empty list must not act on all that a bound key may change.
+    least = 1 if param.required or param.is_argument else 0
+    return Annotated[list[kind], Field(min_length=least, max_length=MOST_VALUES)]
 
 
 def _of_kind(kind: Kind) -> Any:

@@ -171,6 +171,7 @@ def test_bound_key_names_its_own_pushes_and_no_others(office: House, act: str) -
                 assert refused(answer) == (422, "unknown_push"), answer.text
                 said.append(answer.text.replace(key, "KEY"))
         assert len(set(said)) == 1 and "To list those of acme" in said[0], said
+        assert refused(await send(bound, path, {"keys": [], **more})) == (422, "bad_value"), "not all of acme's"
         near = [(await bound.get(f"/pushes/{key}")).text.replace(key, "KEY") for key in (foreign, nowhere, f"{own}:r9")]
         assert near == [said[0]] * 3, near
         assert refused(await send(bound, path, {"keys": [own], "provider": "embedded", **more})) == (422, "bad_value")
@@ -198,6 +199,7 @@ def test_bound_key_names_its_own_samples_and_no_others(office: House) -> None:
         undone: dict[str, object] = {"undo": True}
         for path, name, more in ((dismiss, "globex-1", {}), (repair, "globex-1", {}), (dismiss, "globex-2", undone)):
             said = []
+            assert refused(await send(bound, path, {"ids": [], **more})) == (422, "bad_value"), "not all of acme's"
             for one in (name, "nowhere"):
                 for dry_run in (False, True):
                     answer = await send(bound, path, {"ids": [one], "dry_run": dry_run, **more})
