@@ -219,7 +219,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "hook messages": ("hook messages", "hook messages --state failed --endpoint app", "hook messages --org acme"),
     "hook show": ("hook show msg_6a0f0c6d3c0f5ce1b2f3a49d0b8e7c11",),
     "hook replay": (
-        "hook replay msg_6a0f0c6d3c0f5ce1b2f3a49d0b8e7c11 --reason 'it was lost over there'",
+        "hook replay msg_6a0f0c6d3c0f5ce1b2f3a49d0b8e7c11 --reason 'the receiver lost it'",
         "hook replay --failed --endpoint app --reason 'it was down'",
     ),
     "cell list": ("cell list",),

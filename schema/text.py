@@ -45,6 +45,11 @@ def clean(text: str, most_chars: int | None = None) -> str:
     return shown if most_chars is None else shown[:most_chars]
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """Return a number and its noun."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def no_formula(text: str) -> str:
     """Return a clean text for a cell of a spreadsheet that no spreadsheet takes for a formula.
 

@@ -12,6 +12,7 @@ from drawdown.cli.nouns.limits import Metric
 from drawdown.cli.options import Actor, DryRun, Most, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import AnswerLost, Exit, UsageError
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import (
     parse_length,
     parse_percent,
@@ -257,7 +258,7 @@ def report(
     found = app.read(lambda c: views.report(c, metric, phase, since_ms))
     part = show_percent(0 if not found.asked else found.blocked * 1_000_000 // found.asked)
     said = f"{metric} in phase {phase} since {show_time(since_ms)}: {found.blocked:,} of {found.asked:,} blocked "
-    said += f"({part}), {found.quantity:,} units of {found.orgs:,} organisations, "
+    said += f"({part}), {found.quantity:,} units of {counted(found.orgs, 'organisation', 'organisations')}, "
     said += f"{found.paying:,} of which bought credit"
     show(app, vars(found), [said])
 

@@ -112,6 +112,8 @@ def _report(report: ImportReport, rejects: Path | None) -> list[str]:
         lines[0] += "; nothing was imported (--strict)"
     for title, rows in (("refused", report.first_rejects), ("other content", report.first_conflicts)):
         lines += [f"  {title}: {row}" for row in rows]
+    if report.conflicts and report.committed:
+        lines.append("  quarantined: rows with other content. To list them, run `drawdown sample quarantined`")
     if report.withdrawn:
         lines.append("  withdrawn: an id is never billed again; rows that are to be need other ids")
     shown = len(report.first_rejects)

@@ -16,7 +16,7 @@ from drawdown.cli.options import Actor, DryRun, Reason
 from drawdown.cli.rendering import show, show_change
 from drawdown.providers.protocol import Cancelled, Cancels, Capabilities, ReadFailed
 from drawdown.schema.errors import Exit, UsageError, worst
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.engine.runner import ask, run
 from drawdown.worker.history.incarnation import require_whole
@@ -86,7 +86,8 @@ def _doubted_lines(done: list[ResolvedAll], chosen: DoubtFilter, evidence: str) 
 def _of_outcome(one: ResolvedAll) -> Iterator[str]:
     """Totals of one outcome, then what stays, by reason."""
     would = "would be " if one.dry_run else ""
-    yield f"{one.pushes:,} of {one.found:,} pushes in doubt, of {one.orgs:,} organisations: {would}{DONE[one.outcome]}"
+    orgs = counted(one.orgs, "organisation", "organisations")
+    yield f"{one.pushes:,} of {one.found:,} pushes in doubt, of {orgs}: {would}{DONE[one.outcome]}"
     if one.pushes:
         yield f"  worth {one.worth}"
         yield f"  quantities: {named_quantities(one.worth.quantities, most=len(one.worth.quantities))}"

@@ -10,6 +10,7 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, Reason
 from drawdown.cli.rendering import show
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.recover import Recovered, recover
@@ -28,11 +29,11 @@ BEFORE: Final = {
         "pool allot", "payer allow", "payer end", "supplier set", "supplier freeze", "topup set", "topup resume",
         "topup stop", "topup start",
     ),
-    "what may be used": (
+    "limits and guards": (
         "guard set", "limit set", "limit end", "override make", "override ask", "override approve", "override refuse",
         "override end",
     ),
-    "what comes in, and who is told": (
+    "inputs and receivers": (
         "backfill open", "backfill stage", "backfill close", "source add", "source pause", "source remove",
         "batch take", "batch accept", "cell set", "cell remove", "hook set", "hook rotate", "hook low", "hook end",
     ),
@@ -102,20 +103,20 @@ def _report(found: Recovered, *, dry_run: bool) -> list[str]:
         ]
     since, sample = show_time(found.from_ms), show_time(found.last_sample_ms)
     lines = [
-        f"what shows it: {found.found}",
-        f"on record up to {since}; what happened after that is forgotten here, and may be known at the providers",
-        f"{found.to_look_up:,} open pushes are looked up before anything is sent; so is whatever is sealed of earlier "
-        "windows from now on",
+        f"the evidence: {found.found}",
+        f"on record up to {since}. This database lost all later changes; the providers can have them",
+        f"Drawdown looks up {counted(found.to_look_up, 'open push', 'open pushes')} before it sends anything. It also "
+        "looks up each push that it seals from now on for an earlier window",
     ]
     if found.to_decide:
         lines.append(
-            f"{found.to_decide:,} open pushes are for a person, unless a machine that has their provider can ask it: "
-            "`drawdown push list --state in_doubt`"
+            f"a person must decide {counted(found.to_decide, 'open push', 'open pushes')}, unless a machine with that "
+            "provider's key can ask it. To list them, run `drawdown push list --state in_doubt`"
         )
     if dry_run:
         lines += [
             f"Before: import again the samples written since {since} (the newest here is of {sample}), and do again "
-            "what people changed since (`ops/runbooks/database-restored.md` says how):",
+            "the changes that people made since. `ops/runbooks/database-restored.md` has the steps:",
             *(f"- {what}: {_words(commands)}" for what, commands in BEFORE.items()),
             "Then the same without --dry-run. Nothing was changed.",
         ]

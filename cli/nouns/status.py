@@ -19,7 +19,7 @@ from drawdown.cli.app import App
 from drawdown.cli.nouns.sealing import sealed_to, sealing
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.typed.parsing import lasting, show_credits, show_time
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.batches.lists import FilesLeft
@@ -213,7 +213,7 @@ def status_lines(found: Status) -> list[str]:
     lines += [
         wrapped(
             "pending" if not number else "",
-            f"{usage.reason}: {how_much(usage)} of {usage.orgs:,} organisations, {since(usage.since_ms, now)}",
+            f"{usage.reason}: {how_much(usage)} of {_orgs(usage.orgs)}, {since(usage.since_ms, now)}",
         )
         for number, usage in enumerate(standing.pending)
     ]
@@ -231,8 +231,11 @@ def _halted(found: Standing, now: int) -> str:
         f"{org.org_id} ({org.halt_reason or 'no reason'}, {lasting(now - org.halted_at)})" for org in found.halted_orgs
     ]
     more = ", …; `drawdown org list --state halted`" if found.halted > len(named) else ""
-    many = "organisations" if found.halted > 1 else "organisation"
-    return f"{found.halted:,} {many}: {', '.join(named)}{more}"
+    return f"{_orgs(found.halted)}: {', '.join(named)}{more}"
+
+
+def _orgs(count: int) -> str:
+    return counted(count, "organisation", "organisations")
 
 
 def _split(lines: Iterable[str | Table]) -> Iterator[str | Table]:
@@ -244,20 +247,25 @@ def _split(lines: Iterable[str | Table]) -> Iterator[str | Table]:
 def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
     """Return the other faults: labels and texts."""
     left = found.left
-    lines = [("bad", f"{count:,} samples quarantined: {reason}") for reason, count in left.quarantined.items()]
+    lines = [
+        ("bad", f"{counted(count, 'sample', 'samples')} quarantined: {reason}")
+        for reason, count in left.quarantined.items()
+    ]
     if left.dated_ahead:
-        ahead = f"{left.dated_ahead:,} samples dated later than now: billed only when their time comes"
+        ahead = (
+            f"{counted(left.dated_ahead, 'sample', 'samples')} dated later than now: billed only when their time comes"
+        )
         lines.append(("ahead", ahead))
     if found.stopped:
         oldest = min(org.stopped_at_ms for org in found.stopped)
         names = ", ".join(org.org_id for org in found.stopped[:3])
-        lines.append(("stopped", f"{left.stopped_orgs:,} organisations ({names}), {since(oldest, now)}"))
+        lines.append(("stopped", f"{_orgs(left.stopped_orgs)} ({names}), {since(oldest, now)}"))
     lines += [("halts" if not number else "", one.said) for number, one in enumerate(found.undelivered[:MOST_CELLS])]
     lines += [("ignored" if not number else "", halt.said) for number, halt in enumerate(found.ignored[:3])]
     if left.projections_due:
-        lines.append(("reading", f"{left.projections_due:,} organisations to ask their providers about"))
+        lines.append(("reading", f"{_orgs(left.projections_due)} to ask the provider about"))
     lines += [
-        ("unread", f"{unread.orgs:,} organisations of {unread.provider or 'nobody'}, {since(unread.since_ms, now)}")
+        ("unread", f"{_orgs(unread.orgs)} of {unread.provider or 'nobody'}, {since(unread.since_ms, now)}")
         for unread in found.unread
     ]
     if (minutes := unwatched_minutes(found)) and found.watch_ms is not None:

@@ -247,7 +247,9 @@ def report_lines(report: Report) -> list[str]:
         **{f"samples quarantined ({reason})": number for reason, number in left.quarantined.items()},
         "samples dated later than now": left.dated_ahead,
     }
-    lines += [f"  left: {number:,} {what}" for what, number in facts.items() if number]
+    lines += [
+        f"  left: {number:,} {what if number > 1 else _singular(what)}" for what, number in facts.items() if number
+    ]
     if report.jobs_wait:
         lines.append("  left: jobs that wait for the next tick; `drawdown job list`")
     if report.batches_wait:
@@ -255,6 +257,16 @@ def report_lines(report: Report) -> list[str]:
     lines += [f"  {problem}" for problem in report.problems]
     lines += [f"  stopped: {org}; `drawdown org show {typed(org)}` says why" for org in report.stopped_orgs]
     return lines + [f"  failed: {failure}" for failure in report.failures]
+
+
+def _singular(what: str) -> str:
+    return " ".join(COUNTED.get(word, word) for word in what.split(" "))
+
+
+COUNTED: Final = {
+    "windows": "window", "halts": "halt", "organisations": "organisation", "seconds": "second", "units": "unit",
+    "samples": "sample",
+}  # fmt: skip
 
 
 def run_(

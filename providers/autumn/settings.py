@@ -117,7 +117,7 @@ class _SettingTexts:
             raise self.wrong("secret_key", "is a publishable key (am_pk_…), which cannot bill. Set a secret key")
         if text and not _SECRET_KEY.fullmatch(text):
             raise self.wrong(
-                "secret_key", "is not a secret key of Autumn: these begin with am_sk_ and contain no spaces"
+                "secret_key", "is not a secret key of Autumn, which is am_sk_ and 8 to 200 letters, digits, _ or -"
             )
         return text or None
 

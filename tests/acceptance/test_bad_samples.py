@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
+from drawdown.schema.text import counted
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_INTERVAL_S, MAX_MEMORY_MB, WINDOW_MS
 from drawdown.worker.push.explanation import explain_push
 from tests.acceptance.commands import drawdown, must
@@ -108,7 +109,9 @@ def test_every_bad_kind_is_quarantined_with_its_reason_and_stops_nobody(fleet: F
     assert row["left"]["quarantined"] == expected
     must(database_url, "verify", at=str(NOW))
     said = drawdown(database_url, "status", at=str(NOW)).out
-    assert all(f"{count:,} samples quarantined: {reason}" in said for reason, count in expected.items())
+    assert all(
+        f"{counted(count, 'sample', 'samples')} quarantined: {reason}" in said for reason, count in expected.items()
+    )
 
 
 def test_unsealable_sample_waits_with_reason_and_is_billed_once_repaired(fleet: Fleet, database_url: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema.sql import Part, queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.worker.verdict.rates import Prices, Quantity, Worth
 
 SQL = queries(__file__)
@@ -57,11 +57,6 @@ class Unresolved:
         if self.state == "in_doubt":
             return resolve_all(self.provider)
         return typed("drawdown", "push", "list", "--state", self.state, "--provider", self.provider)
-
-
-def counted(count: int, one: str, many: str) -> str:
-    """A number and its noun."""
-    return f"{count:,} {one if count == 1 else many}"
 
 
 def resolve_all(provider: str) -> str:

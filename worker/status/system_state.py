@@ -13,13 +13,13 @@ from shlex import quote
 from typing import Final, Literal
 
 from drawdown.schema.clock import utc
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.units import MINUTE_MS, show_difference
 from drawdown.worker.batches.lists import FilesLeft
 from drawdown.worker.cluster.lists import Cluster
 from drawdown.worker.provider.shadows import InShadow
 from drawdown.worker.push.backlog import Waiting
-from drawdown.worker.push.unresolved import AWAITING_CREDIT, Unresolved, counted
+from drawdown.worker.push.unresolved import AWAITING_CREDIT, Unresolved
 from drawdown.worker.reconcile.lists import Uncompared
 from drawdown.worker.status.backlog import Backlog, JobsLeft, LongOpen
 from drawdown.worker.usage.intake import NAME_ONE, ShortOfTypes
@@ -413,11 +413,15 @@ def _waits_at_provider(found: Standing) -> Headline | None:
 
 def _waits_for_tick(found: Standing) -> Headline | None:
     if count := found.left.dirty_windows:
-        return Headline("behind", f"{count:,} windows wait to be sealed again", NEXT_TICK)
+        return Headline("behind", f"{counted(count, 'window waits', 'windows wait')} to be sealed again", NEXT_TICK)
     if found.unread:
         return _unread(found.unread[0])
     if count := found.left.projections_due:
-        return Headline("behind", f"the balances of {count:,} organisations wait to be read again", NEXT_TICK)
+        return Headline(
+            "behind",
+            f"{counted(count, 'organisation waits', 'organisations wait')} for a new reading of the balance",
+            NEXT_TICK,
+        )
     if count := found.jobs.open:
         reason = f"{count:,} job{' waits' if count == 1 else 's wait'} for a tick"
         return Headline("behind", reason, "wait for the ticks that do them; drawdown job list shows the progress")
@@ -487,7 +491,8 @@ def uncompared(one: Uncompared) -> list[str]:
 
 
 def _unread(unread: UnreadOrgs) -> Headline:
-    reason = f"Drawdown cannot read {unread.orgs:,} organisations at {unread.provider or 'their provider'}: {UNREAD}"
+    orgs = counted(unread.orgs, "organisation", "organisations")
+    reason = f"Drawdown cannot read {orgs} at {unread.provider or 'their provider'}: {UNREAD}"
     return Headline("behind", reason, f"drawdown provider check {unread.provider}, and org show {unread.first_org}")
 
 

@@ -827,7 +827,8 @@ ACTIONS: Final = (
         "ledger grant",
         "Give credit",
         "Grant credit to a customer as a lot. The next tick checks the halts of the organisations that the customer"
-        " pays for. Without --kind, the credit counts as purchased. If the customer is unknown, Drawdown creates a "
+        " pays for. Without --kind, the credit counts as purchased. A negative amount takes from the lots in the order"
+        " of use; to undo one grant, run `drawdown ledger take-back`. If the customer is unknown, Drawdown creates a "
         "wallet. If the id resembles an existing one, you must pass --new.",
         _grant,
         _grant_sentence,

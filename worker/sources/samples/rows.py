@@ -261,7 +261,7 @@ REASONS: Final = {
     "duplicate_keys": "the row names a key twice",
     "not_utf8": "the row is not UTF-8",
     "line_too_long": "the line is longer than 1 MiB",
-    "conflict": "the same id exists with other content; this row was quarantined",
+    "conflict": "the same id exists with other content",
 }
 """Each reason, as a machine says it and as a person reads it after the column's name."""
 
