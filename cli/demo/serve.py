@@ -65,7 +65,7 @@ def serve(app: App, file: Path | None, port: int, *, browser: bool) -> None:
         root = f"http://{HOST}:{listening.getsockname()[1]}"
         where = file or folder / "demo.db"
         if sys.stderr.isatty():
-            app.err.print(f"making a month of life in {where}: half a minute, on a busy machine more", highlight=False)
+            app.err.print(f"writing a month of sample data to {where}. This takes about half a minute", highlight=False)
         with _making(file), _show_progress(app) as told:
             stage = live(folder, where, app.clock, app.out, app.err, told=told)
         with suppress(KeyboardInterrupt), closing(stage), _going_on(stage):
@@ -74,8 +74,8 @@ def serve(app: App, file: Path | None, port: int, *, browser: bool) -> None:
             show(app, {"url": url, "database": str(where)}, [url])
             sys.stdout.flush()
             if sys.stderr.isatty():
-                kept = "stays" if file is not None else "is gone then; --file keeps one"
-                app.err.print(f"Ctrl-C ends it; the database {where} {kept}", highlight=False)
+                kept = "is kept" if file is not None else "is then deleted. To keep it, pass --file"
+                app.err.print(f"Press Ctrl-C to stop. The database {where} {kept}", highlight=False)
             if browser:
                 _open(url)
             listen.serve(server, listening, "")

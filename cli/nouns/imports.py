@@ -15,7 +15,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import FileMap, FileSet
 from drawdown.cli.rendering import show
 from drawdown.schema.errors import Exit
-from drawdown.schema.text import clean
+from drawdown.schema.text import clean, counted
 from drawdown.worker.sources.field_map import field_map
 from drawdown.worker.sources.samples.importer import ImportReport, import_samples
 from drawdown.worker.sources.samples.rows import ImportOptions
@@ -104,9 +104,9 @@ def _plain(report: ImportReport) -> dict[str, object]:
 
 def _report(report: ImportReport, rejects: Path | None) -> list[str]:
     lines = [
-        f"{report.read:,} rows read: {report.inserted:,} new, {report.already_there:,} there already"
+        f"{counted(report.read, 'row', 'rows')} read: {report.inserted:,} new, {report.already_there:,} already stored"
         f"{f' ({report.withdrawn:,} of them withdrawn)' if report.withdrawn else ''}, "
-        f"{report.rejected:,} refused, {report.conflicts:,} with an id that has other content"
+        f"{report.rejected:,} refused, {report.conflicts:,} with a stored id but other content"
     ]
     if not report.committed:
         lines[0] += "; nothing was imported (--strict)"
@@ -115,7 +115,7 @@ def _report(report: ImportReport, rejects: Path | None) -> list[str]:
     if report.conflicts and report.committed:
         lines.append("  quarantined: rows with other content. To list them, run `drawdown sample quarantined`")
     if report.withdrawn:
-        lines.append("  withdrawn: an id is never billed again; rows that are to be need other ids")
+        lines.append("  withdrawn: Drawdown never bills a withdrawn id again. To bill such a row, give it a new id")
     shown = len(report.first_rejects)
     if report.rejected > shown:
         where = f"all are in {rejects}" if rejects else "see all with --rejects FILE"

@@ -116,7 +116,7 @@ def _usage(found: Statement) -> Table:
     charged = show_credits(sum(line.charged_micro for line in found.usage))
     rows.append(("all", None, sum(line.charges for line in found.usage), None, None, None, None, charged))
     columns = ("feature", "used in", "#charges", "#quantity", "#micro-credits", "#per", "#rounding", "#credits")
-    title = "Usage: quantity times micro-credits, per so many, plus what rounding made of the charges"
+    title = "Usage: quantity times micro-credits, divided by per, plus rounding"
     return table(title, columns, rows)
 
 

@@ -76,7 +76,7 @@ def show_(
             (day_text(one.day_ms), one.cell_id or "all", one.org_id or "all", one.ours_s, one.theirs_s, one.withdrawn_s,
              one.off_s, one.ppm, one.verdict) for one in lines
         ])
-        for title, lines in (("Cells' days, in seconds", cells), ("What differs, or is unknown", found))
+        for title, lines in (("Cells' days, in seconds", cells), ("Differing and unknown days, in seconds", found))
     ]  # fmt: skip
     show(app, {"cells": cells, "found": found}, tables)
 
@@ -85,24 +85,24 @@ def _days(app: App, from_: str, to: str) -> list[int]:
     start, end = app.past(from_, "--from"), app.moment(to, "--to")
     if start % DAY_MS or end % DAY_MS or not 0 < end - start <= MAX_DAYS * DAY_MS:
         raise UsageError(
-            f"invalid range: expected at most {MAX_DAYS} whole days such as 2026-01-31, --to after the last"
+            f"invalid range: expected 1 to {MAX_DAYS} whole days, such as --from 2026-01-30 --to 2026-01-31 for one day"
         )
     return list(range(start, end, DAY_MS))
 
 
 def _report(found: Checked, tolerance_ppm: int) -> list[str | Table]:
-    text = f"{found.compared:,} compared (organisation, day), {found.differing:,} differ by more than "
-    lines: list[str | Table] = [text + f"{show_percent(tolerance_ppm)}; {found.unknown:,} unknown"]
+    text = f"days of organisations: {found.compared:,} compared, {found.differing:,} differ by more than "
+    lines: list[str | Table] = [text + f"{show_percent(tolerance_ppm)}, {found.unknown:,} unknown"]
     lines += [f"{day}: not compared, because the day has not ended" for day in found.waiting]
     read = [line for line in found.cells if line.verdict != "unread"][:SHOWN]
     if read:
         lines.append(table("Whole days, in seconds", _columns("cell"), [_row(line, line.cell_id) for line in read]))
     if found.lines:
         rows = [(*_row(line, line.cell_id, line.org_id), line.verdict) for line in found.lines[:SHOWN]]
-        lines.append(table("What differs, or is unknown, in seconds", (*_columns("cell", "org"), ""), rows))
+        lines.append(table("Differing and unknown days, in seconds", (*_columns("cell", "org"), ""), rows))
         lines += [f"{_whose(line)}: {line.note}" for line in found.lines[:SHOWN] if line.note]
     left = found.more + len(found.lines[SHOWN:])
-    return [*lines, f"{left:,} more: --json shows those it holds, the table parity_checks all"] if left else lines
+    return [*lines, f"{left:,} more. To see more, pass --json. The table parity_checks has all"] if left else lines
 
 
 def _columns(*names: str) -> tuple[str, ...]:

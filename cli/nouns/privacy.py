@@ -13,6 +13,7 @@ from drawdown.cli.rendering import show, table
 from drawdown.events.privacy.leaves import MAX_REPORT_BYTES
 from drawdown.events.privacy.rules import MAX_RULES_FILE_BYTES, ForeignRule, meanings, rules_of
 from drawdown.schema.errors import DatabaseNotReady, Exit, UsageError
+from drawdown.schema.text import counted
 from drawdown.worker.usage.privacy import Beside, ScannedFile, scan_file
 
 commands = typer.Typer()
@@ -113,10 +114,10 @@ def _report(found: list[ScannedFile], alone: str) -> list[str]:
     if count > told:
         lines.append(f"and {count - told:,} more")
     reports = sum(one.reports for one in found)
-    compared = f"; compared with no database's ids: {alone}" if alone else ""
+    compared = f". Not compared with the ids of a database: {alone}" if alone else ""
     what = (
-        "; `drawdown privacy rules` says what each is: take the value out, or put a reference in its place"
+        ". Remove each value, or replace it with a reference. To see the rules, run `drawdown privacy rules`"
         if count
         else ""
     )
-    return [*lines, f"{reports:,} reports: {count:,} findings{what}{compared}"]
+    return [*lines, f"{counted(reports, 'report', 'reports')}: {counted(count, 'finding', 'findings')}{what}{compared}"]

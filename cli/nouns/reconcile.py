@@ -125,7 +125,7 @@ def _show_kept(app: App, chosen: ComparedFilter) -> None:
             (show_time(one.day_ms)[:10], one.org_id, one.provider, one.feature, one.ours_qty, one.theirs_qty,
              one.verdict, show_time(one.at_ms)) for one in lines
         ])
-        for title, lines in (("What differs, in base units", differing), ("The latest days", found.lines))
+        for title, lines in (("Differences, in base units", differing), ("The latest days", found.lines))
     ]  # fmt: skip
     last = "never" if not runs else show_time(runs[0].at_ms)
     result = {"differing": differing, "lines": found.lines, "runs": runs}

@@ -16,7 +16,7 @@ from drawdown.worker.engine.runner import run
 from drawdown.worker.history.recover import Recovered, recover
 
 BEFORE: Final = {
-    "who may come in (a key or a person that was ended since may come in again)": (
+    "access (a key or login that was ended since works again)": (
         "key create", "key rotate", "key end", "console user add", "console user role", "console user reset",
         "console user end",
     ),
@@ -93,13 +93,14 @@ def _report(found: Recovered, *, dry_run: bool) -> list[str]:
             "since. Nothing was changed.",
             f"on record up to {show_time(found.from_ms)}, from before that.",
             *_after(found),
-            "If it was restored once more, and no machine that ticked on it is left to tell: `--restored`.",
+            "If it was restored again, and no machine that ticked on it is left, pass `--restored`.",
             OF_THE_LEDGER,
         ]
     if found.found is None:
         return [
-            f"nothing was lost: this is the database that was left (incarnation {found.number}). Nothing was changed.",
-            "If it was restored all the same, and no machine that ticked on it is left to tell: `--restored`.",
+            f"nothing was lost: this is the database of the last tick (incarnation {found.number}). Nothing was "
+            "changed.",
+            "If it was restored all the same, and no machine that ticked on it is left, pass `--restored`.",
         ]
     since, sample = show_time(found.from_ms), show_time(found.last_sample_ms)
     lines = [
@@ -118,7 +119,7 @@ def _report(found: Recovered, *, dry_run: bool) -> list[str]:
             f"Before: import again the samples written since {since} (the newest here is of {sample}), and do again "
             "the changes that people made since. `ops/runbooks/database-restored.md` has the steps:",
             *(f"- {what}: {_words(commands)}" for what, commands in BEFORE.items()),
-            "Then the same without --dry-run. Nothing was changed.",
+            "Then repeat this command without --dry-run. Nothing was changed.",
         ]
     else:
         lines += _after(found)
@@ -128,11 +129,11 @@ def _report(found: Recovered, *, dry_run: bool) -> list[str]:
 def _after(found: Recovered) -> list[str]:
     """Return the next steps after a recovery; a repeated call returns them again."""
     return [
-        f"incarnation {found.number}: ticks go on. Samples, events and uses of the guard that are sent again "
+        f"incarnation {found.number}: ticks continue. Samples, events and uses of the guard that are sent again "
         "later are billed once, too.",
         f"When `drawdown tick` ends with 0, repeat these actions that people took since: {_words(AFTER)}.",
         "A key or login that was ended since works again until you end it again: `key list`, `console user list`.",
-        "When `drawdown status` says that all is settled: "
+        "When `drawdown status` reports that all is settled, run "
         f"`drawdown reconcile --from {show_time(found.from_ms)[:10]}`, then `drawdown verify`.",
     ]
 

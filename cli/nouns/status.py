@@ -121,8 +121,8 @@ def _looked_up(provider: Waiting, now: int) -> str:
     """Until when the provider may still apply queued pushes; after that, what happens next."""
     until = "" if provider.looked_up_by_ms is None else _by(provider.looked_up_by_ms, now)
     if until:
-        return f"{provider.queued:,} queued: looked up {until} at the latest; what stays unproven is then left to you"
-    return f"{provider.queued:,} queued: looked up again by ticks; what stays unproven is left to you"
+        return f"{provider.queued:,} queued: looked up {until} at the latest. You must resolve those in doubt then"
+    return f"{provider.queued:,} queued: ticks look them up again. You must resolve those still in doubt"
 
 
 def _worth(provider: Waiting) -> str:

@@ -139,7 +139,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
         "/v1/payers/{payer}/orgs/{org_id}/allow`, or omit it. Or the wallet belongs to a pool or to another "
         "organisation. Call `POST /v1/orgs/{org_id}/assign` with `customer_id`",
     ),
-    "refused": CallCode((409,), "A rule forbids it as things stand. The message says which, and what to do"),
+    "refused": CallCode((409,), "A rule forbids the request. The message explains why and names the next step"),
     "sandbox_taken": CallCode((409,), "An open execution names the sandbox. End that execution first"),
     "stopped": CallCode((409,), "The organisation is stopped. `GET /v1/orgs/{org_id}` has the reason"),
     "too_many_asked": CallCode((409,), "20 limit overrides wait for approval. Ask a person to decide one"),

@@ -229,7 +229,7 @@ def test_bad_rows_of_a_file_are_refused_with_line_and_reason(fleet: Fleet, datab
     at = "2026-01-01T00:20:00Z"
     said = drawdown(database_url, "import", str(file), "--rejects", str(rejects), at=at)
     assert said.status == 1 and "Traceback" not in said.err
-    assert "2 new, 0 there already, 14 refused" in said.out
+    assert "2 new, 0 already stored, 14 refused" in said.out
     for number, (_, reason) in LINES.items():
         line = next(one for one in said.out.splitlines() if f"usage.csv:{number}:" in one)
         assert reason in line, line

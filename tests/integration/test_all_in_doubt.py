@@ -355,14 +355,14 @@ def test_queued_push_is_not_said_to_drain_by_itself(engine: sa.Engine) -> None:
     said = " ".join(text(fleet).split())
     assert "the queue drains" not in said and "drained at" not in said
     assert "next: wait until 2026-01-01T01:10:00Z while ticks look up pushes that may have arrived" in said
-    assert "1 queued: looked up by 01:10 UTC at the latest; what stays unproven is then left to you" in said
+    assert "1 queued: looked up by 01:10 UTC at the latest. You must resolve those in doubt then" in said
     fleet.write("UPDATE ticks SET report = :report", {"report": json.dumps({"applied_within_ms": {"fake": DAY_MS}})})
     said = " ".join(text(fleet).split())
     assert "1 queued: looked up by 2026-01-02 00:10 UTC at the latest" in said, "and not at 00:10 of today"
     fleet.clock.at_ms = sent + DAY_MS
     said = " ".join(text(fleet).split())
     assert "at the latest" not in said and "until 2026" not in said
-    assert "1 queued: looked up again by ticks; what stays unproven is left to you" in said
+    assert "1 queued: ticks look them up again. You must resolve those still in doubt" in said
 
 
 def test_time_that_passed_within_the_minute_is_not_shown(lab: Lab) -> None:

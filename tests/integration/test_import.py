@@ -71,7 +71,7 @@ def test_of_those_that_are_there_already_the_withdrawn_ones_are_counted(engine: 
         report = import_samples(engine, [usage(tmp_path, *rows)], options(strict=strict), NOW)
         assert (report.already_there, report.withdrawn, report.conflicts) == (4, 3, 1)
     told = "\n".join(_report(report, None))
-    assert "4 there already (3 of them withdrawn), 0 refused" in told and "an id is never billed again" in told
+    assert "4 already stored (3 of them withdrawn), 0 refused" in told and "never bills a withdrawn id again" in told
     assert "withdrawn" not in "\n".join(
         _report(import_samples(engine, [usage(tmp_path, line(3))], options(), NOW), None)
     )

@@ -72,8 +72,8 @@ def test_a_finding_is_a_place_and_a_rule_and_the_status_is_1(alone: None, capsys
     assert scanned(written("a.json", {"rows": [{"note": "alice@example.com"}], "bob@example.com": 1})) == 1
     out = capsys.readouterr().out
     assert "a.json: $.rows[0].note: email\n" in out and "a.json: $.<key 2>: email\n" in out
-    assert "alice" not in out and "bob" not in out and "1 reports: 2 findings" in out
-    assert "`drawdown privacy rules` says what each is" in out
+    assert "alice" not in out and "bob" not in out and "1 report: 2 findings" in out
+    assert "run `drawdown privacy rules`" in out
     assert run(["privacy", "rules"]) == 0
     assert "email an address of mail" in " ".join(capsys.readouterr().out.split())
     assert scanned(written("b.json", {"rows": []})) == 0 and "privacy rules" not in capsys.readouterr().out

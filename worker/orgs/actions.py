@@ -316,9 +316,9 @@ def _halts(done: HaltsMade) -> list[str]:
     if done.undo:
         return [*lines, f"{count}; the next tick asks the provider again"]
     one = len(done.halts) == 1
-    lift = f"`drawdown org halt {typed(done.halts[0].org_id, '--undo')}`" if one else "the same command with --undo"
+    lift = f"`drawdown org halt {typed(done.halts[0].org_id, '--undo')}`" if one else "The same command with --undo"
     told = f"cells to notify: {told_in_words(done.cells)}"
-    return [*lines, f"{count}; run `drawdown tick` to notify the cells now; {lift} ends the halt", told]
+    return [*lines, f"{count}. To notify the cells now, run `drawdown tick`. {lift} ends the halt", told]
 
 
 def _sentence(one: Halted, undo: bool) -> str:

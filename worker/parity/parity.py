@@ -96,7 +96,7 @@ def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Ove
                     yield from _note([unread(day, request.cell_id, theirs)], clock.now_ms(), done)
                 else:
                     yield from _compare(day, request.cell_id, theirs, tolerance_ppm, clock.now_ms(), done)
-        why = "samples name this cell, but it is not registered: drawdown cell set"
+        why = "samples name this cell, but it is not registered. Register it with `drawdown cell set`"
         for cell in strangers:
             yield from _note([unread(day, cell, why)], clock.now_ms(), done)
     return _ended(done)
