@@ -53,7 +53,7 @@ After = Annotated[str, typer.Option(help="Cursor of the next page: `next` of the
 OfFile = Annotated[Path | None, typer.Option(help="CSV file with the organisations in a column org_id")]
 _NOT: Final = f"{'-' * 2}no-"  # in two parts: it is no option by itself
 MOST_ROWS: Final = 50
-"""Rows of a table that shows what an action did."""
+"""Rows of a table that shows the effect of an action."""
 CONTEXT: Final = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
 
 

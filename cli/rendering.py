@@ -53,7 +53,7 @@ def show_change(app: App, result: Mapping[str, object], lines: Iterable[str | Ta
 BLANKS: Final = re.compile("^ +| +$|(?<= ) +")
 """Those that a table would swallow: at a text's ends, and all but the first of several."""
 MAX_WIDTH: Final = 10_000
-"""Wider than any row: what a table is measured with."""
+"""Width at which a table is measured, in characters. It is wider than any row."""
 
 
 class Rows(Table):

@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 WITHIN: Final = 0.8
-"""Share of the time between two ticks that one may take by default, so a tick that hangs ends."""
+"""Default time limit of a tick, as a share of the interval between ticks: a tick that hangs ends."""
 
 
 @dataclass

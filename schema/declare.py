@@ -58,9 +58,9 @@ from drawdown.schema.units import DAY_MS, SECOND_MS, in_credits
 R = TypeVar("R")
 
 MAX_KEY_CHARS: Final = 700
-"""A key of three ids of any length, and of what is between them."""
+"""Characters of a key that joins three ids with separators."""
 MAX_AT_ONCE: Final = 2**31 - 1
-"""Sandboxes at once, of a plan, a tier or an override: what a column holds."""
+"""Concurrent sandboxes of a plan, a tier or an override: the largest value of the column."""
 MAX_TEXT_CHARS: Final = 1_000
 """Words for people, and an address, as a value."""
 MAX_AMOUNT: Final = 10**12

@@ -22,7 +22,7 @@ else:
     Key: TypeAlias = Any
 
 SLACK_S: Final = 60
-"""By how much clocks may differ."""
+"""Largest difference between two clocks."""
 MAX_TOKEN_BYTES: Final = 12 * 1024
 """One signed token: more does not fit into a request's head, either."""
 LEAST_SECRET_BYTES: Final = 32

@@ -567,7 +567,7 @@ def _word(enforced: bool) -> str:
 
 
 PARITY_RECENT_MS: Final = 8 * DAY_MS
-"""Days that began in the last week: what is older is no news."""
+"""Age of the oldest day that counts: days that began in the last week."""
 
 
 def comparing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:

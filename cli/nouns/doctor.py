@@ -54,7 +54,7 @@ MIN_SECRET_CHARS: Final = 16
 MOST_CUSTOMERS: Final = 20
 """Customers of a provider that are looked at, a call each."""
 PROXY_WITHIN_S: Final = 5.0
-"""How long a proxy is waited for."""
+"""Wait for the answer of a proxy."""
 NO_HOST: Final = "drawdown.invalid:443"
 
 

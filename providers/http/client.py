@@ -39,7 +39,8 @@ from drawdown.schema.errors import UsageError
 MAX_CONNECTIONS: Final = 512
 """Connections to providers."""
 KEEP_ALIVE_S: Final = 4.0
-"""Less than the five seconds after which common servers close: what is sent into a closing connection is unknown."""
+"""Age of an idle connection that is used again. Common servers close it after five seconds, and a request on a closing
+connection has an unknown outcome."""
 UNPROVEN: Final = " (if it asks for a client certificate: DRAWDOWN_CELL_CERT_FILE or DRAWDOWN_PROVIDER_CERT_FILE)"
 URLS_KEPT: Final = 256
 """Number of URLs to keep parsed."""

@@ -306,7 +306,7 @@ def _reason(form: Mapping[str, str]) -> str:
 
 
 MOST_FACTS: Final = 40
-"""Facts that a dry run shows, what changes first. All of them show whether the action is still the same."""
+"""Facts that a dry run shows, changes first. All facts count in the check that the action is still the same."""
 TYPED_ROWS: Final = 100
 TYPED_MICRO: Final = 1_000 * MICRO
 """Above so many rows, or so much credit, their number is typed before it is done."""

@@ -25,14 +25,14 @@ from drawdown.server.http.threads import Threads
 PIECE_BYTES: Final = 64 * 1024
 """One piece of a file of the console."""
 MOST_FILES: Final = 2
-"""Under way in one process; half of what the console reads with, so that pages go on."""
+"""Files that one process sends at once: half of the console's connections, so that pages still load."""
 MOST_PIECES: Final = 4
-"""Read, and not yet sent."""
+"""Pieces of a file that are read but not sent yet."""
 
 GONE_EVERY_S: Final = 1.0
 """Seconds after which a thread notices that its file is no longer wanted."""
 TAKEN_WITHIN_S: Final = 30.0
-"""Seconds in which a file's reader may take no piece: then the file is given up, and its place is free."""
+"""Seconds that a client may take to read one piece. After them, the server ends the file and frees its place."""
 
 WHOLE_WITHIN_S: Final = 300.0
 """A whole file, however slowly it is read: two slow readers would keep all others from theirs. A fast reader takes

@@ -25,7 +25,7 @@ from drawdown.server.http.connection import MAX_HEAD_BYTES, ConnectionSlots, pro
 log = structlog.get_logger()
 
 KEEP_ALIVE_S: Final = 30
-"""Life of a connection between two requests."""
+"""Time that an idle connection stays open between two requests."""
 SHUTDOWN_S: Final = 25
 """Time for requests under way when a server ends."""
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)

@@ -33,7 +33,7 @@ from drawdown.worker.engine.stores import ObjectStore
 
 SCHEME: Final = "s3://"
 MAX_OBJECT_BYTES: Final = 4 * 1024**3
-"""Size of one object of usage. It is in the spill folder while it is read."""
+"""Size of one object of usage. Drawdown keeps it in the spill folder while it reads it."""
 OBJECTS_A_PAGE: Final = 1_000
 MAX_PAGES: Final = 100
 """Pages of a listing of objects, in one tick."""

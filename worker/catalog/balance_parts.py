@@ -26,7 +26,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 MOST_KEPT: Final = 10_000
-"""Parts of one customer: with so many no new one is kept, and a person is told what their balance lacks."""
+"""Parts of one customer. Beyond it, Drawdown stores no new part and reports the missing balance to a person."""
 STALE_MS: Final = MINUTE_MS
 """Age of a noted use of an ending part, below which an answer may be older than the note.
 

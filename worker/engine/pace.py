@@ -11,7 +11,7 @@ from collections import deque
 from typing import Final
 
 SLICE_S: Final = 0.02
-"""A slice of a second: what is allowed of it is let through at once."""
+"""Length of a slice of a second. The calls that the rate allows in a slice begin together."""
 USED_SHARE: Final = 0.94
 """The used share of the allowed rate.
 

@@ -37,9 +37,9 @@ SQL = queries(__file__)
 STILL_RUNNING_MS = MINUTE_MS
 """The time after its acknowledgement in which a cell may stop its sandboxes before it is notified again."""
 MOST_BACKOFF_MS: Final = MINUTE_MS
-"""A cell that is back is told within a minute; while it is gone, its circuit spares it the rest."""
+"""Longest wait before a halt is sent to its cell again. While the cell is down, its circuit holds back all others."""
 BATCH: Final = 50
-"""Claimed at once for one cell that answers; even if each takes the whole of its time-out, the lease lasts longer."""
+"""Halts claimed at once for a cell that answers. The lease lasts longer than their time-outs together."""
 EMPTY_FOR_MS: Final = 10 * MINUTE_MS
 """After a halt: if hosts report no sandbox of the organisation at the cell for so long, there is nothing to stop."""
 CELL_BUDGET_MS: Final = 30 * SECOND_MS

@@ -46,7 +46,7 @@ SQL = queries(__file__)
 TURN_MS: Final = 2 * MINUTE_MS
 """The longest work of one tick on jobs. The rest continues with the next tick."""
 JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
-"""Less than the time between two ticks: what a dead one had is the next one's."""
+"""Lease of a job. It is shorter than the time between two ticks, so the next tick takes over from a tick that died."""
 MAX_TRIES: Final = 5
 """Turns in a row without an end, after which a job is given up.
 

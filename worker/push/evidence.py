@@ -167,7 +167,7 @@ MOST_SUMS: Final = 2_000
 """Different sums of some pushes. With more of them, no choice is computed of those that a balance was drawn on by."""
 
 MOST_UNSURE: Final = 12
-"""Pushes that are each in a balance or beside it; of more only the bounds are compared."""
+"""Pushes that a balance may or may not include. Beyond it, only the bounds are compared."""
 
 
 @dataclass(frozen=True)

@@ -293,7 +293,7 @@ AT_ONCE: Final = 4_096
 MOST_RATE: Final = 10**12
 """Amount and units of a rate that is charged in place: as `ledger rate` takes it."""
 MOST_PRODUCT: Final = 2**62
-"""Twice a quantity times its rate, at most: what SQL works out stays within 64 bits."""
+"""Twice the product of a quantity and its rate: the result of SQL stays within 64 bits."""
 
 
 class NotPlain(Refused):

@@ -84,12 +84,12 @@ BESIDE: Final = (
     "event. Charge or refund it in the provider's console"
 )
 MOST_LOST: Final = 500
-"""Newest pushes of a customer that are looked at for what a balance lacks."""
+"""Newest pushes of a customer that are compared with the missing part of a balance."""
 LOST_SPAN_MS: Final = 15 * MINUTE_MS
 """Milliseconds within which lost pushes were settled.
 
-A store loses what came after its last write, and writes every few seconds. If a person's top-up equals the sum of
-pushes of so short a time, it is taken for such a loss.
+A store writes every few seconds, and a crash loses the changes since its last write. If a person's top-up equals the
+sum of pushes of so short a time, it is taken for such a loss.
 """
 MOST_BESIDE: Final = 12
 """Pushes under way together as the last write was made, of which each may be in it or not."""
@@ -98,7 +98,7 @@ MOST_SUMS: Final = 10_000
 MOST_LOST_SUMS: Final = 50_000
 """Sums of pushes that are compared with the missing part of a balance: seals wait meanwhile."""
 MOST_CHARGES: Final = 5_000
-"""Pushes since the last comparison of which a part granted once may have been used up; of more a person is asked."""
+"""Pushes since the last comparison that may have used up a part that was granted once. Beyond it, a person decides."""
 CHANCE: Final = 20
 """One in so many top-ups may be taken for a loss: where pushes come to more sums, a person is told."""
 AGREES: Final = (

@@ -29,7 +29,7 @@ MOST_DIFFERING: Final = 100
 MOST_RUNS: Final = 10
 """Latest comparisons that are shown."""
 MOST_COUNTED: Final = 1_000
-"""Lines of one comparison that are counted; of more it is given that there are more."""
+"""Lines of one comparison that are counted. Beyond it, the page shows the number as "or more"."""
 MOST_TOLD: Final = 50
 """Reported balances that are shown."""
 MOST_LINES_AT_ONCE: Final = 1_000
@@ -175,7 +175,7 @@ def _end(line: Compared) -> After:
 
 
 LATE_AFTER_MS: Final = 2 * DAY_MS
-"""After how long a provider that bills should have been compared again."""
+"""Age of the last comparison with a billing provider from which it is late."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ __all__ = ["Line", "ReconcileScope", "Reconciled", "reconcile"]
 CHUNK: Final = 200
 """Comparisons a transaction, also after a loss."""
 SETTLING_MS: Final = 15 * MINUTE_MS
-"""A window and the grace after it, and what a tick takes: what is older has been settled as a rule."""
+"""Time for a window, its grace and a tick. Older usage is normally settled."""
 RECENT_MS: Final = 2 * DAY_MS
 """Without a range, those days are compared of which something was settled so recently, and all since the customer's
 mark (`keep_marks`)."""

@@ -14,7 +14,7 @@ from typing import Final
 MAX_ROW_CHARS: Final = 1_048_576
 """One row of a CSV of bills or totals."""
 MOST_COLUMNS: Final = 1_000
-"""Several times what the widest export of bills has."""
+"""Columns of a CSV of bills or totals: several times as many as the widest known export has."""
 _LINE: Final = re.compile(r"[^\r\n]*+(?:\r\n?|\n)?")
 
 

@@ -181,7 +181,7 @@ def _answers(context: Context, asking: ChargeMoney | LookUpMoney) -> Steps[Seque
 
 
 CHARGES_AT_ONCE: Final = 16
-"""Claimed and called together: what a process that dies leaves to be looked up."""
+"""Charges that are claimed and sent together. If the process dies, each of them must be looked up."""
 LOOKUPS_AT_ONCE: Final = 16
 """Look-ups of charges that one claim takes."""
 PROVEN_MS: Final = 10 * MINUTE_MS

@@ -30,7 +30,7 @@ LEAST_WAIT_MS: Final = 1_000
 MOST_WAIT_MS: Final = 24 * HOUR_MS
 """Longest wait before a charge that was not sent is tried again, whatever its service asks for."""
 PERSON_WAIT_MS: Final = HOUR_MS
-"""Between look-ups of what a person has to decide: the service may show it otherwise by then."""
+"""Interval between two look-ups of a charge that a person must decide: the service may show the outcome later."""
 
 
 @dataclass(frozen=True)

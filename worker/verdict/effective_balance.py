@@ -352,7 +352,7 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Balance
 
 
 MOST_SAMPLES: Final = 1_000
-"""Samples of a customer from which on what they came to is kept a while."""
+"""Samples of a customer from which on their sum is cached."""
 KEPT_MS: Final = 5 * SECOND_MS
 """The time for which the sum of a customer's unsealed samples is kept."""
 MOST_KEPT: Final = 10_000

@@ -42,7 +42,7 @@ SQL = queries(__file__)
 READ_TRIES: Final = 3
 """Reads of held credit while holds of runs that metering settles change meanwhile."""
 MOST_SWEEPS: Final = 10
-"""Transactions of one tick that make true what is due in wallets; what is left, the next one does."""
+"""Transactions of one tick that apply due changes to wallets. The next tick applies the rest."""
 MOST_OVER_AT_ONCE: Final = 1_000
 """Holds in no wallet that one transaction ends."""
 

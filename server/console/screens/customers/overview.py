@@ -157,7 +157,7 @@ MOST_ENDING: Final = 5
 MOST_REASONS: Final = 3
 """Why pushes wait, of those that one row names."""
 MOST_CALLS: Final = 50
-"""Rows of what a person is needed for; the command has them all."""
+"""Rows of tasks for a person. `drawdown status` lists all of them."""
 
 
 @dataclass(frozen=True)
