@@ -91,7 +91,7 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
             raise other_draw(found, number)
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held":
-        raise Denied("ended", f"{found.reservation} is {found.state}, so it cannot be drawn on; {instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}, so you cannot charge it. {instead(found)}")
     charged, off = _charge(connection, found, f"d{number}", lines, by)
     after = replace(found, drawn_micro=found.drawn_micro + charged)
     SQL.run(connection, "draw", vars(after))
@@ -114,7 +114,7 @@ def finish(
     if found.state == state:
         return _repeat_end(connection, found, cost, card)
     if found.state != "held" and (found.state, state) != ("expired", "settled"):
-        raise Denied("ended", f"{found.reservation} is {found.state}; {instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}. {instead(found)}")
     lines = [] if cost is None else _rest(connection, found, cost, card)
     if lines is None:
         raise Denied(
@@ -163,8 +163,8 @@ def _repeat_end(connection: sa.Connection, found: Reservation, cost: Cost | None
 def instead(found: Reservation) -> str:
     """Return the next step for a run that has ended."""
     if found.state == "expired":
-        return "settle it with its cost, even if it is late"
-    return "to correct it, run `drawdown ledger grant`"
+        return "Settle it with its cost, even if it is late"
+    return "To correct it, run `drawdown ledger grant`"
 
 
 def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
@@ -208,7 +208,7 @@ def _rest(
         return None if wanted < charged else [Line(None, None, max(wanted - said, 0))]
     rows = SQL.run(connection, "drawn_by_feature", vars(found)).all()
     if sum(int(row.amount_micro) for row in rows if row.feature is None):
-        raise Denied("other_unit", f"{found.reservation} was drawn on in credits. Send its cost in credits")
+        raise Denied("other_unit", f"earlier charges of {found.reservation} are in credits. Send its cost in credits")
     drawn = {row.feature: int(row.quantity) for row in rows if row.feature is not None}
     for line in last:
         if line.feature is not None:

@@ -56,7 +56,7 @@ def check(
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} bills no usage here, so it needs no check")
+        raise Refused(f"{name} does not bill usage here, so you need not check it")
     if customer:
         only_with(context, "--customer", "name", "feature")
     provider = app.registry.providers[name]
@@ -124,7 +124,7 @@ def accept(
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} bills no usage here, so it has no settings")
+        raise Refused(f"{name} does not bill usage here, so it has no settings")
     provider, by = app.registry.providers[name], app.by(actor, reason)
     if provider.dormant is not None:
         raise Refused(provider.dormant)
@@ -186,7 +186,7 @@ def bill_shadow(
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} bills no usage here, so it has no shadow usage")
+        raise Refused(f"{name} does not bill usage here, so it has no shadow usage")
     by, start = app.by(actor, reason), app.past(from_, "--from")
 
     def work(connection: sa.Connection) -> tuple[int, tuple[list[providers.Shadow], Worth]]:
@@ -222,7 +222,7 @@ def webhook(
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} bills no usage here, so it does not send webhooks")
+        raise Refused(f"{name} does not bill usage here, so it does not send webhooks")
     headers = {}
     for line in header:
         key, colon, value = line.partition(":")

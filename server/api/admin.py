@@ -66,7 +66,7 @@ def _order_in(services: Services, request: Request, body: bytes, model: type[M])
     of = signing.Signed(request.method, request.headers.get("host", ""), path, query, body)
     offered = signing.verify(services.settings.admin_secrets, request.headers, of, now, services.settings.admin_hosts)
     if query:  # taken by nobody, and with one it could be argued where the query ends and the body begins
-        raise ApiError(400, "bad_request", "this path takes no query. Remove it")
+        raise ApiError(400, "bad_request", "this path does not take a query. Remove it")
     order = bodies.parse(body, request.headers.get("content-type", ""), model)
     return Signed(order, partial(_use_up, services=services, headers=request.headers, offered=offered))
 

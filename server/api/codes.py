@@ -132,7 +132,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
         "call, use a new one",
     ),
     "other_org": CallCode((409,), "The sandbox belongs to another organisation. Name your own"),
-    "other_unit": CallCode((409,), "The execution was drawn on in credits. Send its cost in credits"),
+    "other_unit": CallCode((409,), "Earlier charges of the execution are in credits. Send its cost in credits"),
     "payer_not_allowed": CallCode(
         (409,),
         "The payer does not pay for this organisation, or not yet. Call `POST "

@@ -234,7 +234,7 @@ class Acting:
             person, found, demo = await self._threads.read(work)
             action = next((one for one in self._actions if found and one.name == found.action), None)
             if found is None or action is None or not found.place:
-                return self._console.failed(404, "you sent no form with this key. See the audit")
+                return self._console.failed(404, "you did not send a form with this key. See the audit log")
             shown = {"done": found, "secret": "", "action": action, "person": person, "demo": demo}
             return self._console.render("act_done.html", shown)
 

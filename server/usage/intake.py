@@ -282,7 +282,7 @@ def _kind_of(request: Request, taker: Taker[Any]) -> tuple[str, bool]:
     """The Content-Type of a body, and whether it is packed. Errors: ApiError 400, 415."""
     if request.scope.get("query_string"):
         name = clean(next(iter(request.query_params), "?"), MAX_ERROR_CHARS)
-        raise ApiError(400, "bad_request", f"unknown parameter {name}: this path takes no query. Send only the body")
+        raise ApiError(400, "bad_request", f"unknown parameter {name}: this path takes only a body. Remove the query")
     headers = request.headers
     if double := next((name for name in ONCE if len(headers.getlist(name)) > 1), None):
         raise ApiError(400, "bad_request", f"send {double} once")

@@ -110,7 +110,7 @@ WRONG: Final[tuple[tuple[tuple[str, ...], int, str], ...]] = (
     (("org", "assign", "dave", "--provider", "autumn", "--new"), 1, "no customer dave"),
     (("org", "assign", "bob", "--provider", "strip"), 2, "unknown provider strip; did you mean stripe?"),
     (("provider", "check", "nosuch"), 2, "unknown provider nosuch"),
-    (("provider", "pause", "legacy"), 1, "bills no usage here"),
+    (("provider", "pause", "legacy"), 1, "does not bill usage here"),
     (("provider", "pause", "stripe", "--undo"), 1, "not paused"),
 )
 

@@ -276,8 +276,13 @@ def test_what_cannot_be_meant_is_refused(fleet: Fleet) -> None:
         (ReplayScope(("globex",)), (T0 - DAY_MS, T0), UsageError, "before the first sample of globex"),
         (ReplayScope(("nobody",)), (T0, END), UnknownId, "unknown organisation nobody"),
         (ReplayScope(provider="stripe"), (T0, END), Refused, "never billed an organisation"),
-        (ReplayScope(provider="none"), (T0, END), Refused, "bills no usage here"),
-        (ReplayScope(provider="fake"), (T0 - DAY_MS, T0), Refused, "bills no organisation in that range. Its first"),
+        (ReplayScope(provider="none"), (T0, END), Refused, "does not bill usage here"),
+        (
+            ReplayScope(provider="fake"),
+            (T0 - DAY_MS, T0),
+            Refused,
+            "not bill any organisation in that range. Its first",
+        ),
     ):
         with pytest.raises(error, match=text):
             planned(fleet, scope, *span)

@@ -161,7 +161,7 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
             raise draws.other_draw(found, number)
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held":
-        raise Denied("ended", f"{found.reservation} is {found.state}, so it cannot be drawn on; {draws.instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}, so you cannot charge it. {draws.instead(found)}")
     charged = _bill(connection, found, f"d{number}", _priced(connection, found, quantities), by)
     after = replace(found, drawn_micro=found.drawn_micro + charged)
     draws.SQL.run(connection, "draw", vars(after))
@@ -178,7 +178,7 @@ def finish(connection: sa.Connection, found: Reservation, state: State, cost: Co
             raise Denied("other_content", f"{found.reservation} is already {found.state}, with another use")
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held" and (found.state, state) != ("expired", "settled"):
-        raise Denied("ended", f"{found.reservation} is {found.state}; {draws.instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}. {draws.instead(found)}")
     lines = [] if rest is None else _priced(connection, found, rest)
     charged = _bill(connection, found, FINAL, lines, by)
     ended = {"ended_ms": by.now_ms, "ended_by": by.actor, "ended_reason": by.reason}

@@ -59,7 +59,7 @@ def require_biller(connection: sa.Connection, known: Providers | None, name: str
     Errors: Refused for one that bills nothing here; UnknownId for any other, with the nearest.
     """
     if name in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} bills no usage here, so {what}")
+        raise Refused(f"{name} does not bill usage here, so {what}")
     here = set() if known is None else {*known.capabilities, *known.broken}
     if name not in here and not ids.is_known(connection, ids.PROVIDER, name):
         there = [line.provider for line in provider_lines(connection, 0)]

@@ -143,7 +143,7 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
     if scope.provider is None:
         return tuple(sorted(set(scope.orgs))) or None
     if scope.provider in EXEMPT_PROVIDERS:
-        raise Refused(f"{scope.provider} bills no usage here, so you cannot replay it")
+        raise Refused(f"{scope.provider} does not bill usage here, so you cannot replay it")
     values = {"provider": scope.provider, "start_ms": start, "end_ms": end}
     found = tuple(str(org_id) for org_id in SQL.run(connection, "billed_by", values).scalars())
     if not found:
@@ -151,7 +151,7 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
         if ever is None:
             raise Refused(f"{scope.provider!r} never billed an organisation here. See `drawdown provider list`")
         raise Refused(
-            f"{scope.provider} bills no organisation in that range. Its first assignment begins at {utc(ever)}"
+            f"{scope.provider} does not bill any organisation in that range. Its first assignment begins at {utc(ever)}"
         )
     return found
 

@@ -384,7 +384,7 @@ def _end(connection: sa.Connection, asked: Invocation, payer: PayerName, org_id:
 
 def _ended(done: PayerEnded) -> str:
     if done.changed:
-        return f"{done.payer} pays for no new executions of {done.org_id}"
+        return f"{done.payer} no longer pays for new executions of {done.org_id}"
     return f"{done.payer} was not a payer of {done.org_id} before"
 
 
@@ -488,7 +488,7 @@ ACTIONS: Final = (
     Action(
         "payer end",
         "End a payer",
-        "End a payer: it pays for no new executions. The payer still pays for executions that were accepted.",
+        "End a payer for new executions. The payer still pays for executions that were accepted.",
         _end,
         _ended,
         path="/v1/payers/{payer}/orgs/{org_id}/end",

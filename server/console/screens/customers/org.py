@@ -177,10 +177,10 @@ def _note(found: Standing) -> str:
     plan = (
         f"Limits of the plan {found.plan}" if found.plan else "It has no plan, so the limits of every other plan count"
     )
-    pays = "it bought credit" if found.pays else "it never bought credit"
+    pays = "It bought credit" if found.pays else "It never bought credit"
     if found.halted:
-        return f"It is {found.halted}: it can use no metric, whatever its limits allow. {plan}; {pays}."
-    return f"{plan}; {pays}."
+        return f"It is {found.halted}, so it cannot use any metric. {plan}. {pays}."
+    return f"{plan}. {pays}."
 
 
 def _amount(one: StandingRow) -> Cell:

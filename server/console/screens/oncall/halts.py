@@ -164,7 +164,7 @@ def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Ta
     most = sorted(running.items(), key=lambda one: (-one[1], one[0]))
     rows = [(cells_of.cell(cell), cells_of.number(count)) for cell, count in most[: cells.MOST_NAMED]]
     note = f"and {len(most) - len(rows):,} more cells" if len(most) > len(rows) else ""
-    none = "Drawdown notifies no cell: none of their sandboxes runs."
+    none = "No cell needs a halt: none of their sandboxes runs."
     return [Table("Notified cells", ("Cell", "#Sandboxes"), rows, none, "drawdown cell list", note=note)]
 
 

@@ -38,7 +38,7 @@ from drawdown.worker.replay.replay import Replayed, rehearse
 PATH: Final = "/console/jobs"
 PAGE_ROWS: Final = 50
 TONES: Final = {"waiting": "warn", "under way": "warn", "failed": "bad"}
-SAID: Final = "Ticks do queued jobs one after the other, the oldest first. A repeated job bills no usage twice."
+SAID: Final = "Ticks do queued jobs one after the other, the oldest first. A repeated job does not bill usage twice."
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -201,7 +201,7 @@ ORDER: Final = Action(
     _standing,
     _command,
     lambda _doing: PLACE,
-    "Drawdown seals a past range again, and sends the usage that is still owed. It bills no usage twice.",
+    "Drawdown seals a past range again, and sends the usage that is still owed. It does not bill usage twice.",
     tell=_preview,
 )
 ACTIONS: Final = (ORDER,)

@@ -411,7 +411,7 @@ def _attempts(found: ExplainedPush) -> Table:
     if push.lookups:
         answer = "no answer yet" if push.lookup_answer is None else push.lookup_answer.replace("_", " ")
         at = figures.time(push.looked_up_ms)
-        note = f"Looked up at {push.provider} {_times(push.lookups)}; the last answer, {at}: {answer}."
+        note = f"Drawdown looked it up at {push.provider} {_times(push.lookups)}. Last answer at {at}: {answer}."
     heads = ("Number", "Started, UTC", "#Longest, ms", "Answer", "Message")
     none = "No attempt exists yet. The next tick sends due pushes."
     return Table("Attempts and answers", heads, rows, none, f"drawdown push show {typed(push.key)}", note=note)
