@@ -31,7 +31,7 @@ from drawdown.worker.engine.shard import Shard
 log = structlog.get_logger()
 
 LOOK_S: Final = 0.1
-"""Between two looks at the flag."""
+"""Interval between two checks of the flag."""
 
 
 class Stopping:

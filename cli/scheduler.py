@@ -168,7 +168,7 @@ COMMAND: Final = (sys.executable, "-c", "from drawdown.cli.main import main; mai
 ENDED: Final = (-signal.SIGTERM, -signal.SIGINT)
 """Exit statuses of an ended process. A stop of the machine reaches all processes at once: it may end before us."""
 ENDS_WITHIN_S: Final = 20.0
-"""Seconds to wait for it, once it was asked to end."""
+"""Wait for the nightly process to end after a request, in seconds."""
 
 
 @dataclass

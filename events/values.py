@@ -21,7 +21,7 @@ from drawdown.schema.errors import UsageError
 COUNT: Final = "count"
 SUM: Final = "sum"
 MAX_VALUE_SCALE: Final = 1_000_000_000
-"""By which a value in parts (seconds) is made whole (nanoseconds)."""
+"""Factor that makes a fractional value whole, such as seconds to nanoseconds."""
 MAX_PATH_CHARS: Final = 200
 """Path of an event's value."""
 MAX_VALUE_DIGITS: Final = 100

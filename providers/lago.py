@@ -53,7 +53,7 @@ NAMES: Final = frozenset({"api_key", "url"})
 MAX_QUANTITY: Final = 10**15
 """Quantity of one event at Lago."""
 LOOKUP_LAG_MS: Final = MINUTE_MS
-"""With the ClickHouse store an event is read through a queue."""
+"""Time after which a lookup finds an event. With the ClickHouse store, events pass through a queue."""
 BALANCE_LAG_MS: Final = 5 * MINUTE_MS
 """The interval at which Lago subtracts present usage from a wallet's ongoing balance."""
 PAGE: Final = 100

@@ -61,7 +61,7 @@ PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Pages of meters, for totals."""
 CONFIRM_MS: Final = MINUTE_MS
-"""After a 204: the sink worker has written the event by then."""
+"""Wait after a 204 before the event is looked up: the sink worker has then written it."""
 CHANGES: Final = frozenset({"entitlements.balance.threshold", "entitlements.reset"})
 
 

@@ -47,7 +47,7 @@ from drawdown.server.usage.routes import UsageRoutes
 log = structlog.get_logger()
 
 METRICS_KEPT_MS: Final = 5_000
-"""However often it is asked, the database is read no oftener than this."""
+"""Age of metrics that are returned without another read of the database."""
 RENEWED_EVERY_S: Final = 5.0
 """Seconds that this process may use the earlier content of a file of settings."""
 

@@ -47,7 +47,7 @@ MAX_PAGES: Final = 20
 """Pages of one list of Autumn's events; a customer's list may be asked five times a second, so more would be answered
 429 anyway."""
 MARGIN_MS: Final = 10 * SECOND_MS
-"""Asked for on both sides and cut off here: whether bounds are inclusive, or rounded, is the server's business."""
+"""Margin on both sides of a requested range, in case Autumn rounds its bounds. Drawdown drops the events in it."""
 
 
 @dataclass(frozen=True)

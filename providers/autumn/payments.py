@@ -50,7 +50,7 @@ MAX_NAMED: Final = 5
 MAX_CHARS: Final = 200
 """The quoted answer of Autumn to a charge."""
 UNREAD_MS: Final = 5 * MINUTE_MS
-"""When Autumn is asked again about a charge that could not be asked about."""
+"""Wait before a failed look-up of a charge at Autumn is retried."""
 MAX_URL_CHARS: Final = 5_000
 """A URL of a page of Autumn's."""
 MAX_READ_BYTES: Final = 1024 * 1024

@@ -38,9 +38,9 @@ MAX_QUANTITY: Final = 2**53 - 1
 """Autumn sums in binary floating point: above this a unit is lost."""
 
 CONFIRM_MS: Final = 45 * SECOND_MS
-"""After a 202: it is worked off some 30 s later (recorded)."""
+"""Wait after a 202 before the charge is looked up. Autumn applies it some 30 s later (recorded)."""
 REFUSED_MS: Final = 5 * MINUTE_MS
-"""When to try again after Autumn refused the key or the version: a person has to fix it."""
+"""Wait before a retry after Autumn refused the key or the version: a person must fix it."""
 
 _CODE: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+){1,10}")
 """Every code that was recorded is words and underscores, beside a message."""
@@ -121,11 +121,11 @@ def unsendable(request: PushRequest) -> Rejected | None:
     """Reject a push that Autumn would refuse anyway, or count wrongly, without sending it."""
     if not ID.fullmatch(request.customer_id):
         return Rejected(
-            f"unsent: Autumn takes no customer id like {request.customer_id!r}, only letters, digits, _ - and :; "
-            "assign the organisation to the customer's id at Autumn"
+            f"unsent: Autumn rejects the customer id {request.customer_id!r}: only letters, digits, _ - and : are "
+            "valid. Assign the organisation to the customer's id at Autumn"
         )
     if not ID.fullmatch(request.feature):
-        return Rejected(f"unsent: Autumn takes no feature id like {request.feature!r}")
+        return Rejected(f"unsent: Autumn rejects the feature id {request.feature!r}")
     if abs(request.quantity) > MAX_QUANTITY:
         return Rejected("unsent: Autumn counts in floating point, and this quantity is above 2^53")
     return None

@@ -27,7 +27,7 @@ MIN_RETRY_MS: Final = SECOND_MS
 MAX_RETRY_MS: Final = 15 * MINUTE_MS
 """A wait that a service asks for by Retry-After."""
 KEY_WAIT_MS: Final = 5 * MINUTE_MS
-"""After a service refused the key: a person has to replace it, and may take a while."""
+"""Wait before a retry after a service refused the key: a person must replace it."""
 PROBE: Final = "drawdown-check"
 """The customer that a check asks for to test the key. The service answers that it has no such customer."""
 MAX_QUOTED_CHARS: Final = 200

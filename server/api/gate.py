@@ -34,7 +34,7 @@ FRESH_WITHIN_S: Final = 1.0
 READ_WITHIN_S: Final = 2.0
 """Wait of the gate for the database."""
 READS_AT_ONCE: Final = 2
-"""On threads of the gate's own: no other route delays an answer."""
+"""Concurrent reads of the gate, on threads of its own: other routes do not delay them."""
 LIMIT_ZERO: Final = "limit_zero"
 """The reason of a closed gate by a limit: hosts count what runs, so that only a limit of none is passed here."""
 MOST_REMEMBERED: Final = 10_000

@@ -30,7 +30,7 @@ GATHER_S: Final = 0.005
 MOST_TOGETHER: Final = 256
 """Requests of one transaction."""
 STUCK_S: Final = 1.0
-"""A reading that takes longer no longer keeps later calls."""
+"""Longest time that a read delays later calls."""
 MOST_WAITING: Final = 1_024
 """Requests that one lane holds. Later ones are refused, and have to be sent again."""
 

@@ -34,7 +34,7 @@ KEPT_MS: Final = 10 * MINUTE_MS
 AGAIN_MS: Final = 30 * SECOND_MS
 """The shortest time between two reads of the public keys for an unknown key."""
 MOST_KEPT: Final = 8
-"""Addresses; they come from settings, or from an answer of one."""
+"""Cached addresses. They come from settings, or from an answer of a configured address."""
 
 
 class Trouble(Exception):

@@ -28,9 +28,9 @@ from drawdown.server.http.limits import CONNECTION, HEADERS
 MAX_CONNECTIONS: Final = 512
 """Connections of a server."""
 MAX_OF_AN_ADDRESS: Final = 128
-"""Trusted proxies excepted: behind one are many."""
+"""Connections of one caller. Trusted proxies are exempt, because many callers share one."""
 HEALTH_SLOTS: Final = 32
-"""Beside MAX_CONNECTIONS: on these, only health is answered, once, and who comes sends the first away."""
+"""Connections beyond MAX_CONNECTIONS. Each gets one answer about health, and a new connection closes the oldest."""
 PATIENCE_S: Final = 15.0
 """Wait for a head, or for the rest of an answered request."""
 HEALTH_PATIENCE_S: Final = 2.0
@@ -42,7 +42,7 @@ SWEEP_S: Final = 0.5
 MAX_HEAD_BYTES: Final = 16 * 1024
 """A request's first line and headers, up to the empty line; the same of trailers. At least so many are taken."""
 PIECE_BYTES: Final = 4 * 1024
-"""A head is measured after each: one that has so much more is taken by no chance."""
+"""Bytes of a head that are read before its length is checked again."""
 
 FULL: Final = ApiError(
     503, "too_many_connections", "too many connections. Try again later", headers={"Retry-After": "1"}

@@ -258,7 +258,7 @@ _PROVEN: Final = ("/v1/", "/api/v1/", "/admin/", "/cron/", "/webhooks/")
 OPEN_PER_S: Final = 20
 """Requests of one caller for health, metrics, descriptions, and pages without a known session."""
 FAILED_PER_S: Final = 10
-"""Proofs of one caller that are none, after which it has to wait."""
+"""Failed authentications of one caller before it must wait."""
 ALL_FAILED_PER_S: Final = 50
 """Failed requests of all callers together."""
 TURNS_PER_S: Final = 100

@@ -41,7 +41,7 @@ MOST_BACKOFF_MS: Final = MINUTE_MS
 BATCH: Final = 50
 """Halts claimed at once for a cell that answers. The lease lasts longer than their time-outs together."""
 EMPTY_FOR_MS: Final = 10 * MINUTE_MS
-"""After a halt: if hosts report no sandbox of the organisation at the cell for so long, there is nothing to stop."""
+"""Time after a halt without a reported sandbox of the organisation at a cell: the cell then has nothing to stop."""
 CELL_BUDGET_MS: Final = 30 * SECOND_MS
 """One cell in one dispatch."""
 

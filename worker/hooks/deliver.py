@@ -29,7 +29,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 BATCH: Final = 8
-"""Claimed at once for one endpoint that answers, and all under way together: a batch takes no longer than a call."""
+"""Messages claimed and sent at once for an endpoint that answers: a batch takes no longer than one call."""
 ENDPOINT_BUDGET_MS: Final = 30 * SECOND_MS
 """One endpoint's time in one look. The rest waits for the next look."""
 ALL: Final = ""

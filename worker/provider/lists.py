@@ -29,7 +29,7 @@ MOST_SENDS: Final = 5_000
 USED_MS: Final = 7 * DAY_MS
 """A feature that was billed to a customer since then is one that it uses."""
 SENDS_MS: Final = DAY_MS
-"""None that is older counts."""
+"""Age of the oldest send that counts."""
 
 
 @dataclass(frozen=True)

@@ -253,7 +253,7 @@ MOST_GIVE_BACKS: Final = 9
 """Revisions of a window that has something to give back, until that is left to a person alone. By then its waits have
 added up to two days in which its customer had credit."""
 LONGEST_WAIT_MS: Final = DAY_MS
-"""Between two tries of one window, however often it was refused."""
+"""Longest wait between two tries of one window."""
 
 
 def bill_again(context: Context) -> Steps[int]:

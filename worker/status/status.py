@@ -54,7 +54,7 @@ WHOLE: Final = (
 )
 """Queries of the whole status that need no value."""
 MOST_TICKS: Final = 1_000
-"""Among which the last one is looked for."""
+"""Newest ticks that are searched for the last one."""
 FILES_WAIT: Final = "files of watched folders wait for a tick"
 NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
 """Columns of an organisation's row that are not shown: the seal alone, or lists alone, use them."""

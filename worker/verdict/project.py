@@ -73,7 +73,7 @@ READING: Final = 7
 READ_AGAIN_MS = MINUTE_MS
 """Wait before a customer that was not read is read again."""
 MAX_UNWRITTEN: Final = 20
-"""Named one by one; the log has all of them."""
+"""Unwritten verdicts that a report names. The log has all of them."""
 NOT_ASKED = ReadFailed("not requested: the provider did not answer a moment ago")
 ORGS_A_ROUND = 64
 """Reads at once, if the provider allows several: enough to use the line fully, few enough that no verdict waits long.

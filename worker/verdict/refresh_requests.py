@@ -135,7 +135,7 @@ def mark_for_two_reads(connection: sa.Connection, org_ids: Sequence[str], now_ms
 ASK_EVERY_MS: Final = 10 * SECOND_MS
 """Shortest time between two requests for an organisation."""
 BUSY_MS: Final = 60 * SECOND_MS
-"""Longer than any call may last. If a process dies while it reads, others wait no longer than this."""
+"""Longest wait for a read of another process, which may have died. It is longer than any call."""
 
 
 @dataclass(frozen=True)

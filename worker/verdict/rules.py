@@ -195,7 +195,7 @@ def next_look_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -
 
 
 TURN_MS: Final = 60 * MINUTE_MS
-"""Within so long after a read, a push has its customer read again, however far that is from the end."""
+"""Interval after which a push has its customer read again, even if the credit lasts much longer."""
 WINDOWS_A_TURN: Final = TURN_MS // WINDOW_MS
 
 

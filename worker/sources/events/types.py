@@ -56,7 +56,7 @@ class Bringer:
 
 PEOPLE: Final = Bringer()
 FREE_AFTER_MS: Final = DAY_MS
-"""By then its first usage is sealed, or waits for a feature."""
+"""Age of an unused event type from which it no longer counts: its first usage is sealed, or waits for a feature."""
 
 
 def meters(

@@ -300,7 +300,7 @@ class _ImportRun:
 MAX_RECORD_LINES: Final = 256
 """A quoted field may span lines, but not the rest of the file: then its quote was left open."""
 MAX_PREFIX_CHARS: Final = 180
-"""Leaves room for a line number within an id."""
+"""Length of an id prefix. The rest of an id is for the line number."""
 
 
 _SUFFIXES: Final = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}

@@ -35,7 +35,7 @@ PATH: Final = "/console/limits"
 PAGE_OVERRIDES: Final = 50
 """Overrides of one state that are shown at once."""
 MOST_LIMITS: Final = 200
-"""Limits of plans on a page, and that a dry run looks at."""
+"""Limits of plans that a page shows, or that a dry run reads."""
 WORDS: Final = {"24h": "24 hours", "7d": "7 days", "30d": "30 days"}
 PHASES: Final = ("silent", "warns", "blocks those who never bought credit", "blocks all")
 

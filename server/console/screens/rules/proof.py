@@ -22,7 +22,7 @@ from drawdown.worker.checks.proofs import Invariant, Last, Run
 PATH: Final = "/console/proof"
 PAGE_RUNS: Final = 20
 STALE_AFTER_MS: Final = 2 * DAY_MS
-"""A run is made each night, so that one of before is late."""
+"""Age from which the last run is late: a run is due each night."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
