@@ -200,7 +200,7 @@ def test_a_run_that_expired_is_drawn_on_no_more_and_may_be_settled(
     later = "--at +2m"
     for act in ("draw over 1 --credits 1", "release over"):
         status, told = typed(capsys, f"execution {act} {later}")
-        assert (status, told["code"]) == (1, "ended") and "settle it with its cost" in told["error"]
+        assert (status, told["code"]) == (1, "ended") and "Settle it with its cost" in told["error"]
     status, told = typed(capsys, f"execution extend over {later}")
     assert (status, told["code"]) == (1, "ended") and "Accept another execution" in told["error"]
     assert typed(capsys, f"execution settle over --actual 0.50 {later}")[1]["charged"] == 0.5

@@ -82,7 +82,7 @@ def test_a_finding_is_a_place_and_a_rule_and_the_status_is_1(alone: None, capsys
 
 def test_a_clean_file_is_0_and_one_that_cannot_be_read_2(alone: None, capsys: Said) -> None:
     assert scanned(written("clean.json", {"plan": "free", "events": 12})) == 0
-    assert "compared with no database's ids: " in capsys.readouterr().out
+    assert "Not compared with the ids of a database: " in capsys.readouterr().out
     for name, content in (("bad.json", "{"), ("empty.json", ""), ("text.json", "cus_9")):
         assert scanned(written(name, content)) == 2
         said = capsys.readouterr()
@@ -147,7 +147,7 @@ def test_ids_of_the_database_are_found(fleet: Fleet, capsys: Said) -> None:
     assert [line for line in out.splitlines() if "known_id" in line] == [
         f"a.json: $[{number}]: known_id" for number in range(len(private))
     ]
-    assert "compared with no" not in out
+    assert "Not compared" not in out
 
 
 OF_ITS_OWN_MAKING = (
