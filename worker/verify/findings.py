@@ -129,14 +129,17 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "early": (5, "{key} was sealed at {sealed_at_ms}, but was first sent before that, at {first_ms}"),
     "unaccepted": (5, "{key} is {state}, but its attempt {attempt} was accepted at {finished_ms}"),
-    "push_waits": (5, "{key} is {state} and waits too long: until {due_at_ms}; now is {moment_ms}"),
-    "halt_waits": (7, "the halt at cell {cell_id} waits too long: until {due_at_ms}; now is {moment_ms}"),
-    "read_waits": (8, "the next read of the customer waits too long: until {projection_due_ms}; now is {moment_ms}"),
+    "push_waits": (5, "{key} is {state} and waits until {due_at_ms}, which is too long after {moment_ms}"),
+    "halt_waits": (7, "the halt at cell {cell_id} waits until {due_at_ms}, which is too long after {moment_ms}"),
+    "read_waits": (
+        8,
+        "the next read of the customer waits until {projection_due_ms}, which is too long after {moment_ms}",
+    ),
     "delivery_waits": (
         13,
-        "the delivery of {message_id} to {endpoint} waits too long: until {due_at_ms}; now is {moment_ms}",
+        "the delivery of {message_id} to {endpoint} waits until {due_at_ms}, which is too long after {moment_ms}",
     ),
-    "topup_waits": (12, "{topup} is {state} and waits too long: until {due_at_ms}; now is {moment_ms}"),
+    "topup_waits": (12, "{topup} is {state} and waits until {due_at_ms}, which is too long after {moment_ms}"),
     "swept_ahead": (
         4,
         "the sweep of bucket {bucket} is ahead: it began at {sweep_began_ms} and reached {sweep_next_ms}; "
@@ -150,7 +153,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         4,
         "the organisation is not stopped, but its last stop or release in the audit log is {action} at {at_ms}",
     ),
-    "held_long": (10, "{reservation} holds credit for too long: until {expires_ms}; now is {moment_ms}"),
+    "held_long": (10, "{reservation} holds credit until {expires_ms}, which is too long after {moment_ms}"),
     "ended_unrecorded": (10, "{reservation} is {state} since {ended_ms}, but who ended it, or why, is not recorded"),
     "settled_otherwise": (11, "{reservation} was settled at {settled_ms}, but its receipt was written at {at_ms}"),
     "topup_paid": (
