@@ -32,7 +32,7 @@ def check(
     file: Annotated[
         str, typer.Argument(metavar="[FILE]", help="CSV or JSON lines: day, org_id, seconds, memory_mb, cell_id")
     ] = "",
-    cells: Annotated[bool, typer.Option("--cells", help="Registered cells, called in place of a file")] = False,
+    cells: Annotated[bool, typer.Option("--cells", help="Registered cells to call, in place of a file")] = False,
     from_: Annotated[str, typer.Option("--from", help="First day in UTC, for --cells")] = "yesterday",
     to: Annotated[str, typer.Option("--to", help="Day after the last day in UTC, for --cells")] = "today",
     tolerance: Annotated[str, typer.Option(help="Largest difference to ignore, in per cent")] = TOLERANCE,

@@ -487,8 +487,8 @@ MAP: Final = Action(
     "feature map",
     "Map sizes to a feature",
     "Map memory sizes to a feature that is billed. An exact size takes precedence over a tier, and a smaller tier "
-    "over a larger tier. The mapping of a sealed window never changes. With an earlier --from, only sizes without a"
-    " feature get one. A feature's unit never changes.",
+    "over a larger tier. Drawdown never changes a feature in sealed windows. With an earlier --from, only sizes "
+    "without a feature get one. A feature's unit never changes.",
     _map,
     _sizes,
     path="/v1/features/{feature}/map",
@@ -502,8 +502,9 @@ MAP_EVENT: Final = Action(
     "Map an event type to a feature",
     "Map an event type to a feature that is billed. The quantity is the sum of the events' quantities. If the type "
     "has no usage yet, the mapping holds for all of its usage. Otherwise it starts at the next window, unless you "
-    "pass --from. The mapping of a sealed window never changes. To bill any CloudEvent of the type, pass --sum or "
-    "--count before its first event. You cannot change that later.",
+    "pass --from. Drawdown never changes a feature in sealed windows. To map those without a feature, pass --from and "
+    "--yes. To bill any CloudEvent of the type, pass --sum or --count before its first event. You cannot change --sum "
+    "or --count later.",
     _map_event,
     _types,
     path="/v1/event-types/{event_type}/map",

@@ -356,7 +356,7 @@ PLACE: Final = "/console/providers"
 PAUSE: Final = Action(
     "provider pause",
     "Pause a provider",
-    "Pause a provider: Drawdown sends nothing to it. Drawdown still seals usage, which waits until you pass --undo.",
+    "Pause sending to a provider. Drawdown still seals usage, which waits until you pass --undo.",
     _pause,
     _paused,
     path="/v1/providers/{provider}/pause",
