@@ -289,7 +289,7 @@ ITEMS: Final = (
         "invalid",
         "charged_at_once",
         "events",
-        "The guard charges for its type in its window, so no bill would include an event of it",
+        "The guard charges for this event type in this window, so Drawdown would not bill the event",
     ),
     ItemCode("invalid", "id_missing", "samples", "The column is missing"),
     ItemCode("invalid", "org_id_missing", "samples", "As `id_missing`"),

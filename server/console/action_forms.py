@@ -55,7 +55,7 @@ MOST_KEPT: Final = 4_000
 """Characters of a form that is kept in an address while a person signs in again."""
 
 
-ONCE: Final = "go back and send the form again: Drawdown does it once"
+ONCE: Final = "go back and send the form again. Drawdown executes it once"
 
 IMPOSSIBLE: Final = (UsageError, UnknownId, Refused, HistoryDoubted, ClockDoubted)
 """Errors after which the form stays as it was filled in."""

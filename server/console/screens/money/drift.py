@@ -152,6 +152,6 @@ def _cells(found: Sequence[ParityLine]) -> Table:
          cells.time(one.at_ms, narrow=False))
         for one in found
     ]  # fmt: skip
-    heads = (*PARITY_HEADS, "Read", "Compared, UTC")
+    heads = (*PARITY_HEADS, "Result", "Compared, UTC")
     none = "No comparison with a cell's own count exists for these days."
     return Table("Parity: cells' days", heads, rows, none, "drawdown parity check --cells")

@@ -374,7 +374,7 @@ def _samples(found: ExplainedPush) -> Table:
         for one in found.samples
     ]
     heads = ("Time, UTC", "Sandbox", "#MB or event", "#Seconds or units", "Cell", "State", "Sample")
-    none = "No sample of this window exists: Drawdown pruned them, or its usage has another source."
+    none = "No sample of this window exists. Drawdown pruned them, or its usage has another source."
     note = (
         f"This table shows the first {SAMPLES_SHOWN:,} samples. The figures above count all."
         if len(rows) == SAMPLES_SHOWN

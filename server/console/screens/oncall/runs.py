@@ -243,7 +243,7 @@ def _drawn(key: str, entries: list[RunEntry], drawn_micro: int, *, metered: bool
     none = "No draw exists yet."
     if drawn_micro:
         none = f"{figures.credits(drawn_micro)} drawn by usage, not booked as entries of this execution."
-    return Table("Drawn", heads, rows, none, f"drawdown execution show {typed(key)}", note=note)
+    return Table("Draws", heads, rows, none, f"drawdown execution show {typed(key)}", note=note)
 
 
 def _facts_table(run: Reservation) -> Table:

@@ -198,7 +198,7 @@ def _reasons(found: Mapping[str, int], query: Mapping[str, object]) -> Table:
          number(count) if count < MOST_SEEN else Cell(f"{count:,} or more", "number"))
         for reason, count in found.items()
     ]  # fmt: skip
-    none = "No sample is quarantined: Drawdown can bill all of them."
+    none = "No sample is quarantined. Drawdown can bill all samples."
     return Table("Quarantined, by reason", ("Reason", "#Samples"), rows, none, "drawdown sample quarantined")
 
 
