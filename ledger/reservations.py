@@ -400,7 +400,7 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
     most = MOST_METERED if with_new else MOST_METERED - 1
     values = {"customer_id": customer_id, "now_ms": now_ms, "at_most": most + 1}
     if int(SQL.run(connection, "metered", values).scalar_one()) > most:
-        text = f"metering settles at most {MOST_METERED:,} open executions of {customer_id}"
+        text = f"the limit of {MOST_METERED:,} open executions that metering settles is reached for {customer_id}"
         raise Denied("too_many_executions", f"{text}. Settle some, or name more sandboxes in one execution", "account")
 
 

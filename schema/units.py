@@ -81,7 +81,7 @@ def micro_of(amount: Decimal) -> int:
         raise ValueError("an amount of credits must be below 1,000,000,000")
     exact = amount.quantize(_MICRO_CREDIT)
     if exact != amount:
-        raise ValueError("an amount of credits has at most six decimals")
+        raise ValueError("an amount of credits must have at most six decimals")
     return int(exact.scaleb(6))
 
 

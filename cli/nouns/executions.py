@@ -73,11 +73,11 @@ def show_settled(app: App, done: Settled, said: str) -> None:
     if drawn.reservation.settled_by == "metering":
         _show_metered(app, done, said)
         return
-    line = f"{said}; {show_credits(drawn.charged_micro)} credits were charged"
+    line = f"{said}. Drawdown charged {show_credits(drawn.charged_micro)} credits"
     if drawn.repeated:
-        line = f"{said} before, at {show_credits(drawn.reservation.drawn_micro)} credits: nothing was charged"
+        line = f"{said} before, at {show_credits(drawn.reservation.drawn_micro)} credits. This call charged no credit"
     if drawn.written_off_micro:
-        line += f", {show_credits(drawn.written_off_micro)} above the hold were not"
+        line += f". Drawdown wrote off {show_credits(drawn.written_off_micro)} above the reserved credit"
     more = credits_of(charged=drawn.charged_micro, written_off=drawn.written_off_micro)
     show_with_wallet(app, drawn.reservation, done, line, repeated=drawn.repeated, **more)
 
@@ -85,7 +85,7 @@ def show_settled(app: App, done: Settled, said: str) -> None:
 def _show_metered(app: App, done: Settled, said: str) -> None:
     found = done.drawn.reservation
     again = " before" if done.drawn.repeated else ""
-    line = f"{said}{again}; metering had charged {show_credits(found.drawn_micro)} credits, and charges the rest"
+    line = f"{said}{again}. Metering already charged {show_credits(found.drawn_micro)} credits, and charges the rest"
     show_with_wallet(app, found, done, line, repeated=done.drawn.repeated, **credits_of(charged=0, written_off=0))
 
 
@@ -222,12 +222,12 @@ def accept(
     by = app.by(actor, reason)
     done = app.write(lambda c: executions.accept(c, key, request, by))
     found = done.reservation
-    said = "was accepted before: nothing was added" if done.repeated else "accepted"
-    line = f"{key}: {said}; {show_credits(found.left_micro)} credits are held until {show_time(found.expires_ms)}"
+    said = "was accepted before. This call reserved no credit" if done.repeated else "accepted"
+    line = f"{key}: {said}. {show_credits(found.left_micro)} credits are reserved until {show_time(found.expires_ms)}"
     if found.state != "held":
         at = f" at {show_credits(found.drawn_micro)} credits"
-        line = f"{key}: was accepted before, and it {'has' if found.state == 'expired' else 'was'} {found.state}{at}: "
-        line += "it holds nothing; accept another run under another key"
+        line = f"{key}: was accepted before, and {'has' if found.state == 'expired' else 'was'} {found.state}{at}. "
+        line += "It reserves no credit. Accept another execution under another key"
     show_with_wallet(app, found, done, line, repeated=done.repeated)
 
 
@@ -267,7 +267,7 @@ def extend(
     done = app.write(lambda c: executions.extend(c, key, to_micro, for_ms, by))
     found = done.reservation
     said = "nothing changes" if done.repeated else "extended"
-    line = f"{key}: {said}; {show_credits(found.left_micro)} credits are held until {show_time(found.expires_ms)}"
+    line = f"{key}: {said}. {show_credits(found.left_micro)} credits are reserved until {show_time(found.expires_ms)}"
     show_with_wallet(app, found, done, line, repeated=done.repeated)
 
 
@@ -356,7 +356,7 @@ def show_(context: typer.Context, key: Made, most: Most = 100) -> None:
         for entry in entries
     ]
     columns = ("at", "#credits", "feature", "#quantity", "key")
-    tables = [table(key, ("", ""), facts(told_of(run))), table("Drawn", columns, rows)]
+    tables = [table(key, ("", ""), facts(told_of(run))), table("Draws", columns, rows)]
     show(app, {"execution": said_of(run), "entries": entries}, tables)
 
 

@@ -46,7 +46,7 @@ def import_(
     is_new = app.write(lambda c: import_bills(c, found, by))
     days = {(line.vendor, line.day_ms) for line in found.lines}
     text = f"{len(found.lines):,} lines (vendor, service, day, currency) of {len(days):,} vendors' days"
-    text += "" if is_new else "; this file was imported before: nothing was added"
+    text += "" if is_new else ". The same file was imported before, so this call added no lines"
     show(app, {"lines": len(found.lines), "is_new": is_new, "import_id": found.import_id}, [text])
 
 

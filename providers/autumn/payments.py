@@ -152,7 +152,7 @@ class AutumnPayments:
         if self.dormant:
             return NoLink(self.dormant)
         if not str(body.get("success_url", body.get("return_url"))).startswith(("https://", "http://")):
-            return NoLink("the page to return to is not an http(s) URL")
+            return NoLink("invalid return URL: expected an http or https URL")
         found = await self._read(route, body)
         if isinstance(found, NotSent):
             return NoLink(found.reason)

@@ -205,7 +205,7 @@ def trouble(client: Any) -> str | None:
         named = any("retry" in kind.__name__.lower() for kind in type(transport).__mro__)
         if named or (isinstance(retries, int) and retries > 0):
             what = type(transport).__name__ if named else f"retries={retries}"
-            return f"{SENDS_AGAIN} ({what}), and a push must be sent once. Remove it: Drawdown retries"
+            return f"{SENDS_AGAIN} ({what}), and a push must be sent once. Remove it. Drawdown retries pushes itself"
     return None
 
 

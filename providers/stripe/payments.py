@@ -493,7 +493,7 @@ async def _page(
     if not is_customer(form["customer"]):
         return NoLink("that is not a customer id of Stripe")
     if not _is_url(return_url, ("https", "http")):
-        return NoLink("the page to return to is not an http(s) URL")
+        return NoLink("invalid return URL: expected an http or https URL")
     result = await http.send(post(settings, path, form))
     if not isinstance(result, Answer):
         return NoLink(clean(result.reason))

@@ -296,7 +296,7 @@ def test_nothing_goes_in_below_the_floor(fleet: Fleet) -> None:
 def test_a_backfill_has_a_bound(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backfills, "MOST_STAGED", 2)
     opened(fleet)
-    with pytest.raises(Refused, match="a backfill holds at most 2 events"):
+    with pytest.raises(Refused, match="would exceed 2 events, the limit"):
         staged(fleet, event("a"), event("b"), event("c"))
     assert fleet.rows("SELECT * FROM backfill_events") == []
 

@@ -162,11 +162,13 @@ def told(capsys: pytest.CaptureFixture[str], line: str) -> str:
 
 def test_a_run_that_ended_says_so_as_it_is_accepted_again(ready: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
     accepted = next(line for line in READY if line.startswith("execution accept settled"))
-    assert "was accepted before, and it was settled at 4.00 credits: it holds nothing; accept" in told(capsys, accepted)
+    assert "was accepted before, and was settled at 4.00 credits. It reserves no credit. Accept" in told(
+        capsys, accepted
+    )
     accepted = next(line for line in READY if line.startswith("execution accept released"))
-    assert "it was released at 0.00 credits" in told(capsys, accepted)
+    assert "and was released at 0.00 credits" in told(capsys, accepted)
     going = next(line for line in READY if line.startswith("execution accept going"))
-    assert "nothing was added; 5.00 credits are held until" in told(capsys, going)
+    assert "This call reserved no credit. 5.00 credits are reserved until" in told(capsys, going)
 
 
 def test_credit_granted_without_key_is_found_and_allotment_is_returned(

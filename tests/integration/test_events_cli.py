@@ -278,7 +278,7 @@ def test_bringer_of_too_many_types_is_named_by_status_and_doctor(shell: Shell, w
     shell.fleet.tick(T0 + 2 * WINDOW_MS)
     _brought(shell.fleet, whose, 0, most - 1)
     assert _status(shell.fleet).standing.short_of_types == []
-    assert "event types: Drawdown refuses" not in shell("doctor", status=1)
+    assert "event types, its limit" not in shell("doctor", status=1)
     _brought(shell.fleet, whose, most - 1, 1)
     kind = {"key_name": "key", "source": "source", "org_id": "organisation"}[whose]
     found = _status(shell.fleet)

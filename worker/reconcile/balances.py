@@ -105,7 +105,10 @@ AGREES: Final = (
     "the balance equals the pushes only if it excludes charges that a person resolved, or if "
     "charges drew the lower of two costs"
 )
-OWN: Final = "the balance equals the pushes only if own units were drawn before the change of their cost, or after it"
+OWN: Final = (
+    "the balance equals the pushes only if own units count at certain costs. The cost of the feature changed, and the "
+    "cost of each unit is unknown"
+)
 UNSURE: Final = ". The difference is uncertain by up to {}: the amounts of some charges are unknown"
 MAY_AGREE: Final = "the balance may or may not equal the pushes: the amount drawn before its cycle began is unknown"
 PART: Final = (

@@ -430,7 +430,7 @@ def _waits_for_tick(found: Standing) -> Headline | None:
 
 def _unwatched(found: Standing) -> Headline | None:
     if minutes := unwatched_minutes(found):
-        reason = f"the watch stopped {minutes:,} min ago: Drawdown halts only with the next tick"
+        reason = f"the watch stopped {minutes:,} min ago. Drawdown halts only with the next tick"
         return Headline("behind", reason, "start drawdown watch, run or worker: ops/runbooks/watch-stopped.md")
     return None
 

@@ -129,7 +129,7 @@ def of_not_found(
         return End("due" if calls.last_ms is None else "given_up", "not_found", said, now_ms)
     knows = can.key_retention_ms is None or now_ms < known.first_ms + safe_retention_ms(can.key_retention_ms)
     if knows and not refused:
-        return End("due", "not_found", "the service has no such charge: Drawdown charges again under its id", now_ms)
+        return End("due", "not_found", "the service has no such charge. Drawdown charges again under its id", now_ms)
     said = "the service has no such charge, but its id may be forgotten or taken: Drawdown does not charge again"
     return End("in_doubt", "not_found", said, last_ms + can.applied_within_ms)
 

@@ -167,7 +167,7 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
         rows.setdefault(row["sample_id"], row)
     new = set(SQL.run(connection, "stage", {"backfill": name, "events": list(rows.values())}).scalars())
     if int(SQL.run(connection, "staged", {"backfill": name}).scalar_one()) > MOST_STAGED:
-        raise Refused(f"a backfill holds at most {MOST_STAGED:,} events. Close this one, and open another for the rest")
+        raise Refused(f"{name} would exceed {MOST_STAGED:,} events, the limit. Close it, and open another for the rest")
     values = {"backfill": name, "sample_ids": list(rows)}
     stored = {row["sample_id"]: dict(row) for row in SQL.run(connection, "staged_before", values).mappings()}
     return [no or _staged(row, stored[row["sample_id"]], new) for row, no in zip(asked, wrong, strict=True)]

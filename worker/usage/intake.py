@@ -333,9 +333,8 @@ class ShortOfTypes:
         if self.whose == "database":
             used = f"{self.types:,} of {MAX_EVENT_TYPES:,} event types are in use"
             return f"{used}. At the limit, Drawdown refuses events of new types"
-        return (
-            f"the {self.whose} {self.name} added {self.types:,} event types: Drawdown refuses its events of other types"
-        )
+        added = f"the {self.whose} {self.name} added {self.types:,} event types, its limit"
+        return f"{added}. Drawdown refuses its events of new types"
 
 
 def short_of_types_part() -> Part:

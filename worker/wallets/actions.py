@@ -473,7 +473,7 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
 def _grant_sentence(done: CreditGiven) -> str:
     line = f"{done.customer_id}: {show_credits(done.balance_micro)} credits, plan {done.plan or '-'}; "
     if done.repeated:
-        return f"{line}the grant {done.key} was made before, so nothing was added"
+        return f"{line}the grant {done.key} was made before. This call added no credit"
     if done.begins_ms is not None:
         line += f"{show_credits(done.granted_micro)} more from {show_time(done.begins_ms)} on"
     else:
@@ -561,10 +561,10 @@ def _facts_of_lot(connection: sa.Connection, asked: Invocation, values: Values) 
     assert found is not None
     view = list_lots(connection, found.customer_id, asked.by.now_ms)
     row = next((one for one in view.lots if one.lot == found.lot), None)
-    facts = [Fact("Wallet", found.customer_id), Fact("Given", show_credits(found.amount_micro))]
+    facts = [Fact("Wallet", found.customer_id), Fact("Amount", show_credits(found.amount_micro))]
     if row is not None:
         facts += [
-            Fact("Left", show_credits(row.left_micro), fixed=False),
+            Fact("Remaining", show_credits(row.left_micro), fixed=False),
             Fact("Taken back", show_credits(row.taken_micro)),
         ]
     balance = wallet_of(connection, found.customer_id).balance_micro

@@ -324,10 +324,10 @@ def _allot(
 
 
 def _allotted(done: PoolAllotted) -> str:
-    said = "was allotted before, so nothing was moved" if done.repeated else "allotted"
-    line = f"{show_credits(done.amount_micro)} credits of {done.pool} to {done.customer_id} "
-    line += f"until {show_time(done.expires_ms)}: {said}; {done.pool} has {show_credits(done.pool_available_micro)} "
-    return f"{line}available, {done.customer_id} {show_credits(done.available_micro)}"
+    verb, again = ("already allotted", ". This call moved no credit") if done.repeated else ("allotted", "")
+    line = f"{done.pool} {verb} {show_credits(done.amount_micro)} credits to {done.customer_id} "
+    line += f"until {show_time(done.expires_ms)}{again}. Available: {show_credits(done.pool_available_micro)} in "
+    return f"{line}{done.pool}, {show_credits(done.available_micro)} in {done.customer_id}"
 
 
 def _facts_of_allotment(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
