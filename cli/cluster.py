@@ -47,7 +47,7 @@ from drawdown.worker.watch import ROUND_MS
 log = structlog.get_logger()
 
 QUICK_AT_ONCE: Final = 2
-"""Watch rounds, and the nightly comparison, that a worker does at once beside its tick: the comparison takes one."""
+"""Watch rounds and nightly comparisons that a worker runs beside its tick."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,9 +175,9 @@ def _apart(app: App, count: int) -> queue.Queue[App]:
 
 
 TAKE_OVER_EVERY_S: Final = 15
-"""Jobs of workers that died are taken over by then, once LIVES_S are over."""
+"""Interval between two take-overs of the jobs of dead workers (see LIVES_S)."""
 MAX_KEPT_HOURS: Final = 24
-"""Hours that the engine keeps jobs that it could not even begin; jobs that ended well are deleted at once."""
+"""Hours for which the engine keeps jobs that failed to start. It deletes successful jobs at once."""
 ACKNOWLEDGED_S: Final = 30
 """Seconds that a worker tries to note the end of a job. They are more than two heartbeats.
 
@@ -186,7 +186,7 @@ If a worker cannot note it by then, it has lost its heartbeat, too. It begins ag
 RECONCILE_AT: Final = "17 2 * * *"
 """Nightly, UTC."""
 CATCH_UP_S: Final = 12 * 3_600
-"""A comparison that nobody was there for is made up for within so long."""
+"""Longest delay with which a worker still starts a missed nightly comparison."""
 MAX_CONNECTIONS: Final = 4
 """Connections of a worker's engine, beside two that receive jobs."""
 TICKS, QUICK = "ticks", "quick"
@@ -328,14 +328,15 @@ async def take_over(engine: Engine) -> None:
 
 
 BEAT_S: Final = 5.0
-"""Time between two signs of a worker's life."""
+"""Interval between two heartbeats of a worker."""
 POLL_S: Final = 1.0
-"""A job that waited for another of its shard to end is seen by then: nobody is notified of that."""
+"""Interval between two searches for a job that waited for another job of its shard. The engine sends no notification
+for it."""
 AGAIN_S: Final = 1.0
-"""Wait before a worker tries again a database that was away."""
+"""Wait before a worker connects again to a lost database."""
 MAX_TICK_S: Final = 3_600.0
-"""A tick leaves off before the next one is due, and each of its effects has an end. One that runs for so long hangs; no
-thread can be ended from outside, so the process ends, and others take its jobs over."""
+"""Longest tick of a worker. A tick that lasts longer hangs, so the process ends, and other workers take over its
+jobs."""
 AWAY: Final = (exceptions.ConnectorException, PoolTimeout)
 
 

@@ -47,17 +47,17 @@ T = TypeVar("T")
 DARK_MS: Final = 15 * MINUTE_MS
 """The time after the database went away in which the guard still allows uses of fail-open metrics."""
 WITHIN_S: Final = 2.0
-"""The time that a question about a metric that fails open waits for the database."""
+"""Longest time that a check of a fail-open metric waits for the database."""
 LOOK_AGAIN_MS: Final = SECOND_MS
 """The time in which checks do not wait for a database that did not answer."""
 MOST_REMEMBERED: Final = 1_000
-"""Keys, and metrics."""
+"""Remembered keys, and as many remembered metrics."""
 REMEMBERED_MS: Final = 60 * MINUTE_MS
-"""The time that a key or a metric is believed without the database."""
+"""Longest time that a process uses a remembered key or metric without the database."""
 LEARNED_EVERY_MS: Final = MINUTE_MS
 """Age of a metric's terms from which a server's guard reads them again."""
 KEPT_AT_MOST: Final = 10_000
-"""Uses that were let through and are not written down yet."""
+"""Uses that a process allowed without the database, and has not recorded yet."""
 RECORD_EVERY_S: Final = 1.0
 """Seconds between two attempts to record uses that were let through."""
 CLOSING_S: Final = 5.0

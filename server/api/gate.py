@@ -30,9 +30,9 @@ from drawdown.worker.verdict.refresh_requests import ASK_EVERY_MS, Gated, end_re
 log = structlog.get_logger()
 
 FRESH_WITHIN_S: Final = 1.0
-"""Wait of the gate for a fresh verdict."""
+"""Longest time that the gate waits for a fresh verdict."""
 READ_WITHIN_S: Final = 2.0
-"""Wait of the gate for the database."""
+"""Longest time that the gate waits for the database."""
 READS_AT_ONCE: Final = 2
 """Concurrent reads of the gate, on threads of its own: other routes do not delay them."""
 LIMIT_ZERO: Final = "limit_zero"
@@ -40,9 +40,8 @@ LIMIT_ZERO: Final = "limit_zero"
 MOST_REMEMBERED: Final = 10_000
 """Organisations with a remembered refresh request."""
 ASKS_PER_S: Final = 20
-"""Reads that the gate makes at one provider, by one process, on average; twice as many at once. Ticks and the watch
-make the other reads.
-"""
+"""Average reads a second that the gate of one process makes at one provider. A burst may have twice as many. Ticks
+and the watch make the other reads."""
 
 
 class Gate:

@@ -19,9 +19,9 @@ from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 
 WITHIN_S: Final = 5.0
-"""Wait of /readyz for the database."""
+"""Longest time that /readyz waits for the database."""
 AT_ONCE: Final = 1
-"""Looks at the database, on a thread of its own."""
+"""Concurrent checks of the database, on a thread of their own."""
 
 
 class Readiness:

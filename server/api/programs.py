@@ -51,17 +51,17 @@ from drawdown.worker.access.keys import ApiKey
 log = structlog.get_logger()
 
 MAX_BYTES: Final = 64 * 1024
-"""Body of a program's request."""
+"""Size of the body of a program's request."""
 MOST_PARAMETERS: Final = 50
 """Parameters of a program's query."""
 AT_ONCE: Final = 4
-"""Transactions of programs; with all others of the process, fewer than the engine has connections."""
+"""Concurrent transactions of programs. All transactions of a process use fewer connections than its engine has."""
 READS_AT_ONCE: Final = 2
-"""Readings of keys, and of checks of the guard: they wait for no writer, and for no question that takes long."""
+"""Concurrent look-ups of keys and checks of the guard. No write and no slow read delays them."""
 WITHIN_S: Final = 20.0
 """Seconds that a program waits for the database. Its request may still be done later."""
 REQUESTS_PER_S: Final = 1_000
-"""Requests with one API key, by one process, on average; twice as many at once."""
+"""Average requests a second with one API key at one process. A burst may have twice as many."""
 STATUSES: Final[Mapping[str, int]] = {
     "no_credit": 402, "payer_limit": 402, "no_estimate": 422, "settled_by_missing": 422, "no_sandbox": 422,
     "metering_alone": 422, "foreign_org": 403,
@@ -473,11 +473,11 @@ def require_scope(key: ApiKey, scope: str) -> None:
 
 
 STRANGERS_AT_ONCE: Final = 1
-"""Readings of keys that were never found here."""
+"""Concurrent look-ups of keys that this process has not found before."""
 RECALLED_MS: Final = MINUTE_MS
 """The time for which a key is not looked up before a call that finds it again in its own transaction."""
 NAMES_PER_S: Final = 5
-"""Searches for the nearest of a mistyped id, of all programs together; twice as many at once."""
+"""Average searches a second for the id nearest to a mistyped one, for all programs. A burst may have twice as many."""
 _ALL: Final = ""
 
 

@@ -26,21 +26,21 @@ from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import connection_of, resting
 
 BODY_TIMEOUT_S: Final = 10.0
-"""Wait for a body."""
+"""Longest wait for a request's body."""
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
-"""Large bodies that are held together."""
+"""Large bodies of all callers in memory."""
 MAX_HELD_OF_AN_ADDRESS_BYTES: Final = 4 * 1024 * 1024
-"""One caller's large bodies that are held."""
+"""Large bodies of one caller in memory."""
 MAX_HELD_OF_A_KEY_BYTES: Final = 16 * 1024 * 1024
-"""One key's large bodies that are held: no program keeps all others out. All that is sent without a key, webhooks, has
-one such share."""
+"""Large bodies of one API key in memory, so that one program cannot block all others. All requests without a key,
+such as webhooks, share one such limit."""
 SMALL_BODY_BYTES: Final = 64 * 1024
-"""Bytes of each body that the budget does not count: there are no more bodies than connections."""
+"""Bytes of each body that the budget does not count. The number of connections limits them."""
 _LENGTH_DIGITS: Final = 15
 MOST_SAID_WRONG: Final = 20
 """Errors that are listed for one body or query."""
 MAX_AT_CHARS: Final = 300
-"""Place of each listed error: names that the caller chose are a part of it."""
+"""Length of the path to the field in each listed error. It includes names that the caller chose."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -199,7 +199,7 @@ def _no_constant(name: str) -> None:
 PIECE_BYTES: Final = 64 * 1024
 """Bytes that are unpacked at a time."""
 MOST_MEMBERS: Final = 1_000
-"""Members of gzip in one body."""
+"""Gzip members in one body."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 

@@ -52,17 +52,17 @@ from drawdown.worker.usage import invalid
 from drawdown.worker.usage.invalid import InvalidItems
 
 MAX_BYTES: Final = 4 * 1024 * 1024
-"""A body of events or samples, as it is sent."""
+"""Size of a body of events or samples, as sent."""
 MAX_UNPACKED_BYTES: Final = 8 * 1024 * 1024
-"""A body of events or samples, unpacked: 1,000 items of 8 KB."""
+"""Unpacked size of a body of events or samples, enough for 1,000 items of 8 KB."""
 AT_ONCE: Final = 2
-"""Batches that are read and stored, and as many small ones; with all others of the process, fewer than the engine has
-connections."""
+"""Concurrent batches, and as many shared transactions of small ones. All transactions of a process use fewer
+connections than its engine has."""
 MOST_BATCHES: Final = 32
-"""Batches at once and waiting, counted from the arrival of their bodies, so that a slow sender keeps no place."""
+"""Batches in work or waiting. A batch counts from the arrival of its body, so that a slow sender keeps no place."""
 MOST_BATCHES_OF_A_KEY: Final = 16
-"""Batches of one key while others have none. It takes another place only while it has fewer than are free, so two
-greedy keys leave room for a third."""
+"""Batches of one key if no other key sends. A key gets a further place only if it has fewer than are free, so two
+busy keys leave places for a third."""
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")
 """By which items are counted: what is charged at once is invalid, and no mistake that anybody here could fix."""
 KEPT: Final = ("accepted", "duplicate", "pending")
@@ -387,9 +387,9 @@ class FairQueue:
 
 
 KEY_ITEMS_PER_S: Final = 50_000
-"""Items with one API key, by one process, on average; twice as many at once."""
+"""Average items a second with one API key at one process. A burst may have twice as many."""
 ORG_ITEMS_PER_S: Final = 40_000
-"""Items of one organisation, by all senders, by one process, on average; twice as many at once."""
+"""Average items a second of one organisation at one process, from all senders. A burst may have twice as many."""
 
 
 class Quotas:
@@ -423,7 +423,7 @@ log = structlog.get_logger()
 EVERY_S: Final = 1.0
 """Seconds between two writes of the invalid items that a process holds."""
 MOST_NOTED: Final = 1_000
-"""Keys by codes."""
+"""Pairs of key and code with unwritten counts of invalid items."""
 
 
 class Answered(Protocol):

@@ -54,9 +54,10 @@ MAX_BATCH_SAMPLES_SQLITE: Final = 500_000
 MAX_SAID_CHARS: Final = 120
 """Stored part of one refused value."""
 MAX_ROWS_COMPARED: Final = 200_000
-"""Rows of one file that are compared with earlier rows. Of a larger file, about so many are."""
+"""Rows of one file that Drawdown compares with earlier rows. In a larger file, it compares a sample of about this
+many."""
 MAX_ROWS_KEPT: Final = 4_096
-"""Rows of one batch to keep the hashes of, to compare later files with."""
+"""Rows of a batch that Drawdown keeps the hashes of, to compare later files with."""
 _HASHES: Final = 1 << 64
 AT_ONCE: Final = 5_000
 """Rows of a file's sums that are fetched and stored by one statement."""

@@ -36,9 +36,9 @@ def keep(connection: sa.Connection, check: Check, at_ms: int, *, off: int, alert
 
 
 SPAN_MS: Final = 35 * DAY_MS
-"""Without a moment: periods that began since then, a whole month among them."""
+"""Range of a check without a given time. It covers the periods that began in the range, and so a whole month."""
 AGAIN_MS: Final = 60 * MINUTE_MS
-"""The time in which a repeated reconciliation includes the first one's corrections: its answer may have been lost."""
+"""Time in which a repeated reconciliation reports the corrections of the first one, in case its response was lost."""
 
 
 @dataclass(frozen=True)

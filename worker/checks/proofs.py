@@ -27,7 +27,8 @@ from drawdown.worker.verify.verify import Breach, Verification
 SQL = queries(__file__)
 
 WHOLE_EACH_MS: Final = 7 * DAY_MS - DAY_MS // 4
-"""After this time `verify --since-last` proves everything: weekly, if it runs each night."""
+"""Age of the last full run from which `verify --since-last` checks everything. If it runs each night, that is once a
+week."""
 
 
 def to_continue(connection: sa.Connection, now_ms: int) -> ProvenRun | None:
@@ -83,7 +84,7 @@ def _reach(found: Verification) -> dict[str, int | None]:
 
 
 WHOLE_LATE_MS: Final = 9 * DAY_MS
-"""A run that looks at all of it is made once a week: one of longer ago is late."""
+"""Age from which the last full run is late. A full run is due once a week."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from drawdown.worker.engine.pace import Pace, pace
 
 Answer = TypeVar("Answer")
 AT_ONCE: Final = 4
-"""Pushes of one customer on their way: where a provider dies, each key that it had claimed may stay in doubt for a day;
-and one that limits customers refuses a burst."""
+"""Pushes of one customer in flight. If a provider fails, each may stay in doubt for a day. A provider that limits
+customers refuses a burst."""
 PACED_MS: Final = 30 * SECOND_MS
 """Longest wait of a customer's pushes after its first "too many calls". The rest is left to a later tick."""
 
@@ -32,8 +32,8 @@ calls are allowed. Fewer than the calls in a row after which the rest is not sen
 STEPS: Final = 32
 """Rounds without that from none to all that is declared."""
 READ_TRIES: Final = 8
-"""Times that a rejected read is asked for: from all at once to one takes six halvings, and one is asked for again
-before."""
+"""Attempts of a read that the provider rejects for too many calls. Six halvings reduce the concurrent reads from all
+to one."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ SQL = queries(__file__)
 EVER: Final = 2**62
 PAGE_ROWS: Final = 50
 MOST_AT_ONCE: Final = 1_000
-"""Rows of a file that are read, and kept in memory, together."""
+"""Rows of a download that Drawdown reads, and keeps in memory, at a time."""
 MOST_LOOKED_AT: Final = 10_000
 """Executions that one page reads, and held executions that its sums include."""
 MOST_HOLDERS: Final = 10

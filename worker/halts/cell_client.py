@@ -29,13 +29,13 @@ from drawdown.worker.halts.cell_settings import CellSettings
 
 HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0
-"""One halt: name, connection, TLS and answer together."""
+"""Time limit of one halt, from the look-up of the cell's name to its response."""
 AT_ONCE: Final = 256
-"""Halts under way."""
+"""Halts in flight to all cells."""
 AT_ONCE_PER_CELL: Final = 8
-"""Halts under way to one cell."""
+"""Halts in flight to one cell."""
 MAX_ANSWER_BYTES: Final = 64 * 1024
-"""A cell's answer."""
+"""Size of a cell's response to a halt."""
 TOO_LONG: Final = "the cell's answer is too long"
 
 
@@ -156,9 +156,9 @@ class CellClient:
 
 USAGE_PATH: Final = "/admin/usage"
 USAGE_TIMEOUT_S: Final = 30.0
-"""One question for a cell's own totals: name, connection, TLS and the whole answer."""
+"""Time limit of a request for a cell's totals, from the look-up of its name to the end of its response."""
 MAX_USAGE_BYTES: Final = 8 << 20
-"""A cell's own totals of a day: some 100,000 organisations and sizes."""
+"""Size of a cell's response with its totals of a day, enough for some 100,000 organisations and sizes."""
 
 
 def usage_signature(secret: str, timestamp_s: int, cell_id: str, day: str) -> str:

@@ -43,7 +43,7 @@ BATCH: Final = 50
 EMPTY_FOR_MS: Final = 10 * MINUTE_MS
 """Time after a halt without a reported sandbox of the organisation at a cell: the cell then has nothing to stop."""
 CELL_BUDGET_MS: Final = 30 * SECOND_MS
-"""One cell in one dispatch."""
+"""Time that one dispatch spends on one cell."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Dispatched:
 
 
 MISSED_WAIT_MS: Final = 200
-"""A host that has just started a sandbox, and not committed, holds the same halt: the next dispatch finds it."""
+"""Longest wait for the lock of a missed halt. A host that is starting a sandbox may hold it, and then the next
+dispatch sends the halt."""
 
 
 def dispatch(context: Context, provider: str = "") -> Steps[Dispatched]:

@@ -23,7 +23,7 @@ SQL = queries(__file__)
 
 PAGE_ROWS: Final = 50
 MOST_AT_ONCE: Final = 1_000
-"""Rows of a file that are read, and held, together."""
+"""Rows of a download that Drawdown reads, and keeps in memory, at a time."""
 MOST_CELLS: Final = 1_000
 """Cells on a page."""
 NEVER: Final = 2**53

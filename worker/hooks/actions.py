@@ -44,13 +44,13 @@ from drawdown.worker.hooks.lists import AtEndpoint, EndpointName, MessageId, fin
 SQL = queries(__file__)
 
 MAX_ENDPOINTS: Final = 16
-"""Endpoints that go on: each message is written for each, and each is called beside the others."""
+"""Active endpoints. Drawdown writes each message once for each endpoint, and calls the endpoints concurrently."""
 OVERLAP_MS: Final = DAY_MS
-"""The time that an endpoint's old secret signs beside the new one, by default."""
+"""Default time for which an endpoint's old secret signs beside the new one."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
-"""The longest time that an endpoint's old secret signs, too."""
+"""Longest time for which an endpoint's old secret signs beside the new one."""
 REPLAYED_AT_ONCE: Final = 10_000
-"""Messages that one command has sent again."""
+"""Messages that one command sends again."""
 EVERYBODY: Final = ""
 """Stands where an organisation could stand."""
 LEVELS: Final = {BALANCE_LOW: "low", BALANCE_EXHAUSTED: "exhausted"}

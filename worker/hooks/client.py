@@ -23,9 +23,9 @@ from drawdown.worker.hooks.deliver import CALL_MS
 from drawdown.worker.hooks.hook_settings import HookSettings, headers_of
 
 AT_ONCE: Final = 8
-"""Calls to one endpoint under way."""
+"""Calls in flight to one endpoint."""
 MAX_ANSWER_BYTES: Final = 16 * 1024
-"""An endpoint's answer."""
+"""Size of an endpoint's response."""
 
 
 class HookClient:

@@ -31,7 +31,7 @@ SQL = queries(__file__)
 BATCH: Final = 8
 """Messages claimed and sent at once for an endpoint that answers: a batch takes no longer than one call."""
 ENDPOINT_BUDGET_MS: Final = 30 * SECOND_MS
-"""One endpoint's time in one look. The rest waits for the next look."""
+"""Time that one delivery round spends on one endpoint. The rest waits for the next round."""
 ALL: Final = ""
 
 
@@ -177,7 +177,7 @@ def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, obj
 WAITS: Final = (5 * SECOND_MS, *(minutes * MINUTE_MS for minutes in (5, 30, 120, 300, 600, 600)))
 """Milliseconds after each failure in a row; the first call is made at once."""
 CALL_MS: Final = 4 * SECOND_MS
-"""One call to an endpoint of the operator's product: name, connection, TLS and answer together. Less than a round of
+"""Time limit of one call to an endpoint, from the look-up of its name to its response. It is shorter than a round of
 the watch, which makes these calls beside the halts."""
 
 

@@ -31,7 +31,7 @@ from drawdown.worker.orgs.assignments import Unseen, assign_one, start_of, unsee
 SQL = queries(__file__)
 
 CHUNK: Final = 200
-"""Organisations a transaction: a seal waits for it meanwhile."""
+"""Organisations that one transaction assigns, while a seal waits for it."""
 
 
 def _nothing(_connection: sa.Connection) -> None:

@@ -33,7 +33,7 @@ SQL = queries(__file__)
 MAX_ROWS: Final = 10_000
 """Organisations of one list."""
 MOST_AT_ONCE: Final = 4_000
-"""Rows of a file that are read, and held, together."""
+"""Rows of a download that Drawdown reads, and keeps in memory, at a time."""
 MOST_LOOKED_AT: Final = 10_000
 """Organisations among which plans of other providers are looked for."""
 State: TypeAlias = Literal["active", "halted", "stopped", "scheduled", "unassigned"]

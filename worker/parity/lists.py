@@ -15,7 +15,7 @@ from drawdown.schema.sql import queries
 SQL = queries(__file__)
 
 MOST_FOUND: Final = 100
-"""Cells' days, and organisations' days that differ, that are shown."""
+"""Lines that a list shows of cells' days, and of organisations' days that differ."""
 
 
 @dataclass(frozen=True)

@@ -31,15 +31,15 @@ SQL = queries(__file__)
 TOLERANCE_PPM: Final = 70
 """0.007 %: what may differ silently."""
 SETTLING_MS: Final = 15 * MINUTE_MS
-"""The time after its end at which a day is first compared: hosts write a minute's samples after it."""
+"""Wait after the end of a day before its first comparison, because hosts write the last samples after the day."""
 CELLS_AT_ONCE: Final = 8
-"""Cells that are asked together; as many answers are held."""
+"""Cells that Drawdown requests totals from at a time. It keeps as many responses in memory."""
 MAX_STRANGERS: Final = 100
-"""Cells without a registration that are told, each day."""
+"""Unregistered cells that the comparison of a day reports."""
 MAX_LINES: Final = 1_000
-"""Lines that are told, in the report and in the log; the rest are counted, and on record."""
+"""Lines in the report and in the log. Drawdown records all lines, and counts those above the limit."""
 KEPT_AT_ONCE: Final = 1_000
-"""Lines of one statement, which are held as rows beside the lines themselves."""
+"""Lines that one statement stores."""
 
 
 @dataclass

@@ -23,11 +23,11 @@ from drawdown.worker.sources.table import Table, Unfit
 
 FIELDS: Final = ("day", "cell_id", "org_id", "memory_mb", "seconds")
 MAX_FILE_BYTES: Final = 64 << 20
-"""A file of totals."""
+"""Size of a file of totals."""
 MAX_TOTALS: Final = 500_000
-"""Totals of a file."""
+"""Totals in one file."""
 MAX_ANSWER_TOTALS: Final = 100_000
-"""Totals of a cell's day: with each, `drawdown serve` may learn of an organisation that nobody knows."""
+"""Totals of a cell's day. Each may name an organisation that Drawdown does not know yet."""
 MAX_SECONDS: Final = 10**15
 """Seconds of one total: a million sandboxes for thirty years."""
 MAX_DAYS: Final = 400

@@ -36,7 +36,7 @@ from drawdown.worker.verdict.rates import (
 SQL = queries(__file__)
 
 CHUNK: Final = 200
-"""Pushes a transaction: a seal waits for it meanwhile."""
+"""Pushes that one transaction changes, while a seal waits for it."""
 UNCHANGED: Final = (
     "the terms of {} have not changed: this machine has the settings that are in force. If ticks report a change, "
     "this machine lacks one of their settings"

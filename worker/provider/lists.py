@@ -27,7 +27,7 @@ WELL: Final = "read"
 MOST_SENDS: Final = 5_000
 """Latest sends in the calls, errors and times of the page of providers."""
 USED_MS: Final = 7 * DAY_MS
-"""A feature that was billed to a customer since then is one that it uses."""
+"""Age of the last bill up to which a customer counts as a user of a feature."""
 SENDS_MS: Final = DAY_MS
 """Age of the oldest send that counts."""
 

@@ -13,7 +13,7 @@ from drawdown.schema.sql import Part, queries, read_together
 SQL = queries(__file__)
 
 FOR_GOOD_MS: Final = 250_000_000_000_000
-"""A provider that is to be live only then stays in shadow."""
+"""Go-live time from which a provider stays in shadow until a person accepts its cut-over."""
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ PAGE_ROWS: Final = 50
 RANKS: Final = {"in_doubt": -3, "rejected": -2}
 """Ranks in the place of the time, for pushes that no tick tries again: they come before the others."""
 MOST_AT_ONCE: Final = 1_000
-"""Rows of a file that are read, and held, together."""
+"""Rows of a download that Drawdown reads, and keeps in memory, at a time."""
 MOST_LOOKED_AT: Final = 5_000
 """Pushes that one page reads."""
 MOST_ORG_MS: Final = 31 * DAY_MS
-"""The longest time of one organisation that is searched, with a look for each window."""
+"""Longest range in which a list of one organisation's pushes searches each window."""
 Open: TypeAlias = Literal["due", "queued", "in_doubt", "rejected", "awaiting_credit"]
 OPEN: Final[tuple[Open, ...]] = get_args(Open)
 OpenState: TypeAlias = Literal["open", Open]

@@ -92,15 +92,16 @@ A store writes every few seconds, and a crash loses the changes since its last w
 sum of pushes of so short a time, it is taken for such a loss.
 """
 MOST_BESIDE: Final = 12
-"""Pushes under way together as the last write was made, of which each may be in it or not."""
+"""Pushes in flight at the provider's last write. The write may include each of them or not."""
 MOST_SUMS: Final = 10_000
-"""Sums of pushes that are tried, until a person is asked instead."""
+"""Sums of pushes that a comparison tries before it leaves the difference to a person."""
 MOST_LOST_SUMS: Final = 50_000
-"""Sums of pushes that are compared with the missing part of a balance: seals wait meanwhile."""
+"""Sums of pushes that are compared with the missing part of a balance, while seals wait."""
 MOST_CHARGES: Final = 5_000
 """Pushes since the last comparison that may have used up a part that was granted once. Beyond it, a person decides."""
 CHANCE: Final = 20
-"""One in so many top-ups may be taken for a loss: where pushes come to more sums, a person is told."""
+"""Ratio of possible round amounts to those that equal a sum of pushes. Below it, Drawdown leaves a difference to a
+person, because a top-up may equal a sum by chance."""
 AGREES: Final = (
     "the balance equals the pushes only if it excludes charges that a person resolved, or if "
     "charges drew the lower of two costs"

@@ -47,12 +47,12 @@ SQL = queries(__file__)
 __all__ = ["Line", "ReconcileScope", "Reconciled", "reconcile"]
 
 CHUNK: Final = 200
-"""Comparisons a transaction, also after a loss."""
+"""Comparisons that one transaction makes."""
 SETTLING_MS: Final = 15 * MINUTE_MS
 """Time for a window, its grace and a tick. Older usage is normally settled."""
 RECENT_MS: Final = 2 * DAY_MS
-"""Without a range, those days are compared of which something was settled so recently, and all since the customer's
-mark (`keep_marks`)."""
+"""Age up to which a settled push makes its day part of a comparison without a range. All days since the customer's
+mark are compared, too."""
 
 
 def reconcile(context: Context, scope: ReconcileScope, by: By) -> Steps[Reconciled]:
@@ -432,9 +432,9 @@ def _spans(
 
 
 OPEN_AFTER_MS: Final = DAY_MS
-"""After this time a settled push that is not compared is open; a younger one waits for its turn."""
+"""Age from which a settled push counts as open if no comparison included it."""
 FIRST_LOOK_MS: Final = 35 * DAY_MS
-"""The reach into the past for a customer that was never compared."""
+"""Range before now that the first comparison of a customer covers."""
 
 
 @dataclass(frozen=True)

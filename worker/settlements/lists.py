@@ -36,7 +36,7 @@ SQL = queries(__file__)
 MOST_ON_PAGE: Final = 50
 """Settlements of one page."""
 MOST_SETTLEMENTS_AT_ONCE: Final = 1_000
-"""Settlements of a file that are read together."""
+"""Settlements of a download that Drawdown reads, and keeps in memory, at a time."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _account(row: sa.RowMapping, sums: Sums) -> Account:
 
 
 LINES_AT_ONCE: Final = 1_000
-"""Lines that are read, and held, together."""
+"""Lines of a payout that Drawdown reads, and keeps in memory, at a time."""
 COLUMNS: Final = (
     "payout", "supplier", "period", "line", "kind", "execution", "settled_at", "gross_micro", "share_ppm", "net_micro",
     "amount_micro", "amount", "reason",

@@ -240,11 +240,11 @@ class Status:
 
 
 HALTS_LATE_MS: Final = 10 * MINUTE_MS
-"""Age from which a halt that no cell took is looked into, whatever it waits for."""
+"""Age from which a halt that no cell accepted needs a person."""
 STUCK_MS: Final = 60 * MINUTE_MS
-"""Pushes that fail for so long, while others settle, do not drain by themselves."""
+"""Time of failures from which pushes count as stuck, if other pushes settle meanwhile."""
 TICK_MISSED_MS: Final = 15 * MINUTE_MS
-"""Three ticks that did not happen: nobody calls them any more."""
+"""Time without a tick, three intervals long, from which ticks count as stopped."""
 NEXT_TICK: Final = "wait for the next tick, which tries again"
 UNANSWERED: Final = {
     True: "sent, but no answer is on record. A tick takes them up again when the sender's claim expires",

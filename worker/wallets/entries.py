@@ -27,7 +27,7 @@ SQL = queries(__file__)
 MOST_ENTRIES_ON_PAGE: Final = 50
 """Entries of one page."""
 MOST_ENTRIES_AT_ONCE: Final = 1_000
-"""Entries of a file, read and held together."""
+"""Entries of a download that Drawdown reads, and keeps in memory, at a time."""
 MOST_LOOKED_AT: Final = 10_000
 """Entries that one page reads, if a time of booking or an amount is chosen."""
 NEVER: Final = 2**53

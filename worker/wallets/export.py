@@ -30,7 +30,7 @@ from drawdown.worker.wallets.accounts import payer_of
 SQL = queries(__file__)
 
 ROWS_AT_ONCE: Final = 1_000
-"""Rows that are fetched, and held, together."""
+"""Rows of an export that Drawdown reads, and keeps in memory, at a time."""
 Kind = Literal["ledger", "usage"]
 Format = Literal["csv", "jsonl"]
 ByTime = Literal["booked", "used"]

@@ -31,7 +31,7 @@ SQL = queries(__file__)
 MOST_ON_PAGE: Final = 50
 """Wallets of one page."""
 MOST_WALLETS_AT_ONCE: Final = 1_000
-"""Wallets of a file that are read together."""
+"""Wallets of a download that Drawdown reads, and keeps in memory, at a time."""
 MOST_SPENDERS: Final = 20
 """High spenders that are reported."""
 SPENT_DAYS: Final = 30
