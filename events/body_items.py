@@ -19,14 +19,14 @@ from drawdown.schema.errors import UsageError
 MOST_ITEMS: Final = 1_000
 """Items of one body of events or samples."""
 MAX_ITEM_BYTES: Final = 16 * 1024
-"""One item of a body of events or samples."""
+"""Size of one item in a body of events or samples."""
 _FIRST_LOOK: Final = 1024
 """The part of an item to look at first, enough for most items. Only then all of it is looked at."""
 MOST_PASSED_OVER: Final = 200_000
-"""Brackets, texts and commas of one body that are looked at to pass over items that cannot be read: a small part of a
-second. A thousand items of which each is wrong have fewer."""
+"""Brackets, texts and commas that Drawdown reads in one body to skip invalid items. A body of a thousand invalid
+items has fewer."""
 MAX_DEPTH: Final = 8
-"""Objects and arrays within one another, the item's own object included."""
+"""Nested objects and arrays of one item, including the item itself."""
 
 Item = dict[str, object]
 

@@ -24,7 +24,7 @@ from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
 MAX_QUANTITY: Final = 10**12
 """Base units of one event: nine million such events of one window still fit in 64 bits."""
 MAX_PROPERTIES_BYTES: Final = 4_096
-"""Properties of one usage event, as JSON."""
+"""Size of the properties of one usage event, as JSON."""
 
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 

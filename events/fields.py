@@ -19,7 +19,7 @@ from drawdown.events.body_items import MAX_DEPTH, Item
 from drawdown.events.envelope import MAX_QUANTITY, Unfit
 
 MOST_VALUES: Final = 100
-"""Values of an event's own properties, those within one another counted."""
+"""Values in an event's properties, including nested values."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)

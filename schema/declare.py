@@ -62,11 +62,11 @@ MAX_KEY_CHARS: Final = 700
 MAX_AT_ONCE: Final = 2**31 - 1
 """Concurrent sandboxes of a plan, a tier or an override: the largest value of the column."""
 MAX_TEXT_CHARS: Final = 1_000
-"""Words for people, and an address, as a value."""
+"""Length of a text or address that a parameter accepts."""
 MAX_AMOUNT: Final = 10**12
-"""Base units that a limit, or an override, allows as it is declared."""
+"""Base units that a declared limit, or a limit override, allows."""
 MAX_LENGTH_MS: Final = 3_650 * DAY_MS
-"""A length of time that a program sends: ten years."""
+"""Longest length of time that a parameter accepts."""
 MAX_NUMBER: Final = 10**15
 """Largest whole number, if a parameter has no bound of its own."""
 

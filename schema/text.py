@@ -18,13 +18,13 @@ from typing import Final
 from drawdown.schema.units import MAX_ID_CHARS
 
 MAX_ERROR_CHARS: Final = 300
-"""An error's first line, in reports and logs: enough to know it by."""
+"""Length of an error's first line in reports and logs."""
 NEEDS_YOU: Final = "needs you: "
 """Start of a reason that only a person can fix, by a setting: no later try fixes it."""
 ALIKE: Final = 0.6
 """Least likeness of two ids that may be meant for each other, as difflib counts: 1 is the same."""
 COMPARED_AT_MOST: Final = 20
-"""Ids that are compared letter by letter with one that was given."""
+"""Known ids that Drawdown compares, letter by letter, with an unknown one."""
 MAX_COMPARED_CHARS: Final = 64
 """Compared characters of two ids, without their common beginning and end."""
 

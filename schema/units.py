@@ -55,19 +55,19 @@ MAX_INTERVAL_S: Final = 86_400
 MAX_MEMORY_MB: Final = 16_777_216
 """16 TiB: with MAX_INTERVAL_S, six million samples of one window still fit in 64 bits as MB-seconds."""
 MAX_EVENT_TYPES: Final = 10_000
-"""Event types in use. One that is unknown beyond is refused."""
+"""Event types in use. Above the limit, Drawdown refuses events of new types."""
 MAX_METERS: Final = 1_000_000
-"""Event types that a database meets in its life. Each has a meter for good, also once nothing uses it."""
+"""Event types that a database ever stores. Each keeps its meter, even if nobody uses it any more."""
 MAX_ORG_TYPES: Final = 100
-"""Event types in use that keys of one organisation bring."""
+"""Event types in use that the keys of one organisation added."""
 MAX_KEY_TYPES: Final = 1_000
-"""Event types in use that a key of no organisation brings."""
+"""Event types in use that one key without an organisation added."""
 MAX_SOURCE_TYPES: Final = 1_000
-"""Event types in use that keys of one source bring."""
+"""Event types in use that the keys of one source added."""
 MAX_METER: Final = MAX_MEMORY_MB + MAX_METERS
 """Meters are in the place of sandboxes' memory size, and are above each of them."""
 MAX_ID_CHARS: Final = 200
-"""Length of an id: of an organisation, a sandbox, a sample."""
+"""Length of an id, such as that of an organisation, sandbox or sample."""
 
 EMBEDDED: Final = "embedded"
 """The ledger here as a provider: named here for code that compares the name and bills nothing."""

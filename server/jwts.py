@@ -24,7 +24,7 @@ else:
 SLACK_S: Final = 60
 """Largest difference between two clocks."""
 MAX_TOKEN_BYTES: Final = 12 * 1024
-"""One signed token: more does not fit into a request's head, either."""
+"""Size of one signed token. A larger one does not fit into a request's head."""
 LEAST_SECRET_BYTES: Final = 32
 """As many as the hash of HS256 has: a shorter secret can be guessed."""
 _KINDS: Final[Mapping[str, str]] = {"RS256": "RSA", "ES256": "EC", "HS256": "oct"}

@@ -33,7 +33,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 THREADS: Final = 4
-"""Reads that the gate and webhooks ask for, under way."""
+"""Concurrent reads of providers for the gate and for webhooks."""
 ORDER_THREADS: Final = 2
 """Signed orders under way."""
 MAX_ORDERS: Final = 100

@@ -25,14 +25,14 @@ from urllib.parse import unquote
 from drawdown.schema.errors import UsageError
 
 MAX_DEPTH: Final = 32
-"""Depth of a report."""
+"""Nested objects and lists of a report."""
 MAX_LEAVES: Final = 200_000
-"""Values of one report: texts, numbers, and the objects and lists around them."""
+"""Values of one report. Texts, numbers, objects and lists count."""
 MAX_DECODED_CHARS: Final = 4_194_304
 """Decoded length of the texts of one report, and of the JSON in texts. Otherwise a few characters could be read in ever
 more ways."""
 LEAST_DECODED_CHARS: Final = 64
-"""Characters that one reading of a text counts for, at least: a short one costs its time, too."""
+"""Least number of characters that one reading of a text counts for, because a short reading takes time, too."""
 _NESTED: Final = ("{", "[", '"')
 
 
@@ -189,7 +189,7 @@ def _number(text: str) -> tuple[str, ...]:
 
 
 MAX_TEXT_CHARS: Final = 10_000
-"""Searched part of a text; a longer one is a finding of its own."""
+"""Length of a text that a scan searches. A longer text is itself a finding."""
 MAX_READINGS: Final = 12
 """Readings of one text of a report."""
 MAX_MARKS: Final = 30
@@ -285,7 +285,7 @@ def _of_base64(run: str) -> str | None:
 
 
 MAX_REPORT_BYTES: Final = 2_097_152
-"""A report of usage."""
+"""Size of a report of usage."""
 
 
 class Pairs(list[tuple[str, object]]):

@@ -532,13 +532,14 @@ PLACES: Final = (
 
 
 MAX_RULES_FILE_BYTES: Final = 4_194_304
-"""A file of others' privacy rules."""
+"""Size of a file of your own privacy rules."""
 MAX_RULES: Final = 2_000
-"""Privacy rules of others in one file."""
+"""Privacy rules in one file of your own."""
 RE2_MEMORY_BYTES: Final = 67_108_864
 """Memory that RE2 may take for one pattern of others."""
 MOST_ENTROPY: Final = 20
-"""Bits a character that a rule may ask for: hardly any text has more, and a rule that finds nothing looks like one."""
+"""Bits of entropy for each character that a rule may require. Hardly any text has more, so a rule with a higher value
+would find nothing."""
 
 
 class Pattern(Protocol):

@@ -152,11 +152,11 @@ def format_path(path: Path, masked: Collection[str]) -> str:
 
 
 LEAST_CHARS: Final = 3
-"""Least length of an id that is looked for in reports."""
+"""Least length of an id that a scan searches for."""
 LEAST_DIGITS: Final = 6
 """Digits of a number that is compared: a shorter one is a count that happens to be the same."""
 LEAST_SECRET_CHARS: Final = 6
-"""Least length of a secret that is looked for in reports."""
+"""Least length of a secret that a scan searches for."""
 _BETWEEN_WORDS: Final = re.compile(r"[\s\"'`,;<>()\[\]{}|]+")
 _BETWEEN_PARTS: Final = re.compile(r"[:/=&?#@.]+")
 

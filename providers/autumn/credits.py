@@ -331,9 +331,10 @@ def _describe_deduction(taken: Deduction) -> str:
 
 
 LIST_AGAIN_MS: Final = 5 * SECOND_MS
-"""The time between two reads of the list of features by charges: an account may ask 25 times a second."""
+"""Shortest time between two reads of the list of features for charges. Autumn permits 25 such reads a second for an
+account."""
 SCHEMA_AGE_MS: Final = 10 * MINUTE_MS
-"""The largest age of a schema by which customers are read."""
+"""Largest age of the credit schema with which customers are read."""
 
 Ask = Callable[[str, Mapping[str, object]], Awaitable[Mapping[str, object]]]
 

@@ -405,7 +405,7 @@ def _months_after(at_ms: int, months: int) -> int:
 MAX_MICRO: Final = 10**18
 """A balance above a million million is told as that much: it is stored in 64 bits."""
 MAX_CONCURRENT: Final = 10**9
-"""Sandboxes that a plan allows."""
+"""Concurrent sandboxes that a plan at Autumn allows."""
 _LEAST: Final = Decimal(1) / MICRO
 
 

@@ -44,8 +44,8 @@ from drawdown.schema.units import SECOND_MS
 PAGE: Final = 1_000
 """The most events a call that Autumn's published source speaks of."""
 MAX_PAGES: Final = 20
-"""Pages of one list of Autumn's events; a customer's list may be asked five times a second, so more would be answered
-429 anyway."""
+"""Pages of one list of Autumn's events. Autumn answers more with 429, because it permits five calls a second for a
+customer's list."""
 MARGIN_MS: Final = 10 * SECOND_MS
 """Margin on both sides of a requested range, in case Autumn rounds its bounds. Drawdown drops the events in it."""
 

@@ -48,13 +48,13 @@ NEVER_MS: Final = 100 * 365 * DAY_MS
 MAX_NAMED: Final = 5
 """Invoices that a look-up names to the person who decides."""
 MAX_CHARS: Final = 200
-"""The quoted answer of Autumn to a charge."""
+"""Length of Autumn's answer to a charge that Drawdown quotes."""
 UNREAD_MS: Final = 5 * MINUTE_MS
 """Wait before a failed look-up of a charge at Autumn is retried."""
 MAX_URL_CHARS: Final = 5_000
-"""A URL of a page of Autumn's."""
+"""Length of the URL of a page at Autumn."""
 MAX_READ_BYTES: Final = 1024 * 1024
-"""An answer about a customer of Autumn's with all invoices."""
+"""Size of Autumn's response about a customer with all its invoices."""
 
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
 

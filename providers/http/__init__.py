@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
 TIMEOUT_S: Final = 30.0
-"""One call to a provider, from its beginning to its last byte."""
+"""Default time limit of a call to a provider, from its start to the last byte of the response."""
 READ_TIMEOUT_S: Final = 10.0
-"""One reading call to a provider. A push waits longer, because it is looked up if its answer is lost."""
+"""Time limit of a read call to a provider. A push may take longer, because Drawdown must look it up if its response
+is lost."""
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
-"""One answer of a provider, unpacked."""
+"""Default size of a provider's unpacked response."""
 PUSH_ANSWER_BYTES: Final = 64 * 1024
-"""The answer to a push: hundreds are under way at once."""
+"""Size of a provider's response to a push. Hundreds of pushes are in flight at once."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from drawdown.providers.http.egress import CA_FILE, PROXY, Lookup, Outgoing, Pro
 from drawdown.schema.errors import UsageError
 
 MAX_CONNECTIONS: Final = 512
-"""Connections to providers."""
+"""Open connections to providers."""
 KEEP_ALIVE_S: Final = 4.0
 """Age of an idle connection that is used again. Common servers close it after five seconds, and a request on a closing
 connection has an unknown outcome."""
@@ -111,7 +111,7 @@ class _ConnectionPool:
 
 
 CONNECT_TIMEOUT_S: Final = 10.0
-"""Making a connection: a free slot, the host's address, TCP and TLS."""
+"""Time limit of a new connection, from the wait for a free slot to the end of the TLS handshake."""
 
 
 class HttpClient:
@@ -290,13 +290,13 @@ def _plain(body: bytes, encoding: str, most: int) -> bytes:
 
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Everything before an answer's body, interim answers too."""
+"""Size of a response's head, including interim responses."""
 MAX_HEADERS: Final = 256
-"""Headers of an answer, trailers too: each is a call of ours."""
+"""Headers and trailers of a response."""
 MAX_INTERIM: Final = 8
-"""Answers of 1xx before the one that counts."""
+"""Interim responses (1xx) before the final response."""
 MAX_WIRE_BYTES: Final = MAX_HEAD_BYTES + 2 * MAX_ANSWER_BYTES
-"""One answer with its framing."""
+"""Size of a response with its framing."""
 CHUNK_BYTES: Final = 7
 """Framing for each byte of a response body: chunks of a single byte add five."""
 FREE_PIECES: Final = 256
@@ -470,15 +470,15 @@ class Connection(asyncio.Protocol):
 
 
 NAMES_AT_ONCE: Final = 4
-"""Names that are looked up at once, in threads of their own: a name server that hangs holds up no transaction."""
+"""Concurrent look-ups of host names, in threads of their own. A name server that hangs delays no transaction."""
 NAMES_KEPT_S: Final = 10.0
-"""The time that an answer of the name server is kept, for the case that many connections are opened at once."""
+"""Time for which a looked-up address is cached, for many connections to one host at a time."""
 NEXT_ADDRESS_S: Final = 0.25
-"""Wait before a host's next address is tried beside the one before."""
+"""Wait before Drawdown tries a host's next address, too."""
 
 
 MAX_PROXY_HEAD_BYTES: Final = 16 * 1024
-"""A proxy's answer to CONNECT."""
+"""Size of a proxy's response to CONNECT."""
 NOT_TRUSTED: Final = f"the certificate is not trusted (name its authority in {CA_FILE})"
 NO_ADDRESS: Final = f"the host has no address. Set {PROXY} if only a proxy reaches it"
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")

@@ -23,15 +23,15 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS
 FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
 """First wait before a call to a provider is retried."""
 MIN_RETRY_MS: Final = SECOND_MS
-"""The least wait before a service is asked again."""
+"""Shortest wait before a call to a service is retried."""
 MAX_RETRY_MS: Final = 15 * MINUTE_MS
-"""A wait that a service asks for by Retry-After."""
+"""Longest wait that a service can request by Retry-After."""
 KEY_WAIT_MS: Final = 5 * MINUTE_MS
-"""Wait before a retry after a service refused the key: a person must replace it."""
+"""Wait before a retry after a service refused the key. A person must replace the key."""
 PROBE: Final = "drawdown-check"
 """The customer that a check asks for to test the key. The service answers that it has no such customer."""
 MAX_QUOTED_CHARS: Final = 200
-"""A message of a service, quoted in a reason."""
+"""Length of a service's message that Drawdown quotes in a reason."""
 
 
 def bearer(key: str) -> dict[str, str]:

@@ -28,9 +28,9 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS
 
 KEPT_MS: Final = MINUTE_MS
-"""The time for which an object that a provider read is taken for the present state."""
+"""Time for which an object from a provider is cached."""
 MAX_KEPT: Final = 10_000
-"""Objects that are kept. Beyond, all are read again."""
+"""Cached objects of a provider. Above the limit, the cache starts empty again."""
 
 ErrorOf: TypeAlias = Callable[[int, Mapping[str, object]], str | None]
 ReadResult: TypeAlias = Mapping[str, object] | Absent | ReadFailed

@@ -21,7 +21,7 @@ from drawdown.providers.protocol import WebhookRefused
 from drawdown.schema.units import MINUTE_MS
 
 TOLERANCE_MS: Final = 5 * MINUTE_MS
-"""Age of a signature of Svix's."""
+"""Largest age of a Svix signature."""
 SIGNATURE_HEADERS: Final = ("svix-signature", "webhook-signature")
 VERSION: Final = "v1"
 MAX_SIGNATURES: Final = 20

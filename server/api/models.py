@@ -18,9 +18,9 @@ from drawdown.schema.units import MAX_ID_CHARS, micro_of
 from drawdown.worker.executions.request import LEAST_LIFE_MS, MOST_FEATURES, MOST_LIFE_MS, MOST_SANDBOXES
 
 MOST_ROWS: Final = 1_000
-"""Rows of one answer to a program."""
+"""Rows of one response to a program."""
 MAX_REASON_CHARS: Final = 1_000
-"""A reason that a program gives."""
+"""Length of a reason that a program sends."""
 
 
 def _micro(value: object) -> int:

@@ -28,11 +28,11 @@ from drawdown.server.http.threads import Threads
 GATHER_S: Final = 0.005
 """The time that a shared transaction waits for as many requests as shared the last one."""
 MOST_TOGETHER: Final = 256
-"""Requests of one transaction."""
+"""Requests that share one transaction."""
 STUCK_S: Final = 1.0
 """Longest time that a read delays later calls."""
 MOST_WAITING: Final = 1_024
-"""Requests that one lane holds. Later ones are refused, and have to be sent again."""
+"""Requests that wait in one queue. Above the limit, Drawdown refuses a request, and the client must send it again."""
 
 A = TypeVar("A")
 R = TypeVar("R")

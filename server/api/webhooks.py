@@ -30,7 +30,7 @@ from drawdown.worker.verdict.refresh_requests import SECOND_READ_MS
 log = structlog.get_logger()
 
 MAX_BYTES: Final = 1_000_000
-"""Body of a webhook."""
+"""Size of a webhook's body."""
 END: Final = {"Connection": "close"}
 """An unread body cannot be distinguished from a next request."""
 ID_HEADERS: Final = ("svix-id", "webhook-id")

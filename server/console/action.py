@@ -26,9 +26,9 @@ from drawdown.worker.access.people import Person
 from drawdown.worker.engine.context import Context
 
 MAX_REASON_CHARS: Final = 500
-"""A reason that is typed in the console."""
+"""Length of a reason that a person types in the console."""
 MAX_EVIDENCE_CHARS: Final = 500
-"""Evidence that is typed in the console."""
+"""Length of evidence that a person types in the console."""
 
 
 @dataclass(frozen=True)

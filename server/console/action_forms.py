@@ -48,7 +48,7 @@ from drawdown.worker.history.incarnation import HistoryDoubted
 T = TypeVar("T")
 
 WITHIN_S: Final = 10.0
-"""The longest that a dry run, or a deed, may take; the locks that it holds are held no longer."""
+"""Time limit of a dry run, or an action, and so of the locks that it holds."""
 
 
 MOST_KEPT: Final = 4_000

@@ -58,7 +58,7 @@ POLICY: Final = (
 AT_ONCE: Final = 4
 """Reads and writes of pages, each with a connection of the console's own pool."""
 WITHIN_S: Final = 5.0
-"""The longest that one page may read."""
+"""Time limit of the reads of one page."""
 
 MEDIA: Final[Mapping[Form, str]] = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
 

@@ -21,18 +21,18 @@ from drawdown.server.jwts import Key, Unproven, key_of
 from drawdown.server.services import Services
 
 WITHIN_S: Final = 5.0
-"""An answer of a service that people sign in at, or of a product's keys."""
+"""Time limit of a request to a sign-in service, or for a product's keys."""
 MOST_BYTES: Final = 64 * 1024
-"""An answer of a sign-in service."""
+"""Size of a sign-in service's response."""
 MOST_AT_ONCE: Final = 8
 """Calls, and callers that wait for a key set that is being read."""
 TOO_MANY: Final = "too many people sign in at this moment. Try again"
 MOST_KEYS: Final = 50
-"""Public keys of one address: the others are ignored."""
+"""Public keys at one address that Drawdown uses. It ignores all others."""
 KEPT_MS: Final = 10 * MINUTE_MS
 """The time for which an answer of a sign-in service is cached."""
 AGAIN_MS: Final = 30 * SECOND_MS
-"""The shortest time between two reads of the public keys for an unknown key."""
+"""Shortest time between two reads of the public keys because of an unknown key."""
 MOST_KEPT: Final = 8
 """Cached addresses. They come from settings, or from an answer of a configured address."""
 

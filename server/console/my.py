@@ -74,15 +74,14 @@ HOME: Final = "/my/usage"
 OVER: Final = "you are not signed in, or your session ended. Open this page from your product again"
 ANOTHER: Final = "this browser is now signed in for {}, and the page was another organisation's. Open that page again"
 AT_ONCE: Final = 4
-"""Reads and writes at once for these people, in threads of their own: they never delay the console, nor it them.
-Their files are half of them at most, as at the console.
-"""
+"""Concurrent reads and writes of `/my`, in threads of their own. The console and `/my` do not delay each other.
+Downloads use at most half of them."""
 WITHIN_S: Final = 5.0
-"""The longest that one page may read."""
+"""Time limit of the reads of one page of `/my`."""
 MOST_CARD_PAGES: Final = 4
-"""Requests for pages of payment services at once."""
+"""Concurrent requests for a payment page."""
 CARD_WITHIN_S: Final = 15.0
-"""Wait for the address of a page to add a card."""
+"""Longest wait for the URL of a payment page."""
 
 
 def require_sane(settings: MySettings) -> None:

@@ -47,11 +47,11 @@ BEGIN: Final = "/console/oidc"
 BACK: Final = "/console/oidc/back"
 COOKIE: Final = "__Host-drawdown-oidc"
 WITHIN_MS: Final = 10 * MINUTE_MS
-"""A sign-in through another service, from the button to the way back."""
+"""Time limit of a sign-in through another service, from the button to the person's return."""
 MAX_NEXT_CHARS: Final = 1_000
-"""Page that is remembered during a sign-in at another service: a longer one is forgotten."""
+"""Length of the page's address that Drawdown remembers during a sign-in. It forgets a longer one."""
 MAX_CODE_CHARS: Final = 4_000
-"""The code with which a person returns from a sign-in at another service."""
+"""Length of the code with which a person returns from a sign-in service."""
 _CODE: Final = re.compile(r"[a-z_]{1,50}")
 """An issuer's error as a code. Its words are never used: they may hold anything that it was sent."""
 SCOPES: Final = "openid profile email"

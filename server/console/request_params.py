@@ -21,9 +21,9 @@ from drawdown.schema.typed.parsing import LATEST_MS, parse_time
 from drawdown.worker.access.people import Person
 
 MAX_NAME_CHARS: Final = 40
-"""The quoted name of a parameter."""
+"""Length of a parameter's name that an error quotes."""
 MOST_PARAMETERS: Final = 20
-"""Parameters of one address of the console."""
+"""Query parameters of one page of the console."""
 MAX_TEXT_CHARS: Final = 12 * 1024
 """Characters of a text in an address of the console: a link's token, or the form of a person who was signed out."""
 

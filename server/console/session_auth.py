@@ -109,7 +109,7 @@ def take_back(answer: Response) -> None:
 
 
 MAX_FORM_BYTES: Final = 16 * 1024
-"""A form of the console."""
+"""Size of a form of the console."""
 MOST_FIELDS: Final = 20
 """Fields of a form of the console."""
 

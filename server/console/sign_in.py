@@ -35,9 +35,9 @@ from drawdown.worker.access.people import Person
 from drawdown.worker.access.sessions import TooManyFailures
 
 HASHES_AT_ONCE: Final = 2
-"""Passwords that are looked at together: 19 MiB each, 32 of an older hash."""
+"""Concurrent password checks. Each uses 19 MiB, or 32 MiB for an older hash."""
 MOST_HASHES: Final = 20
-"""Password checks under way or waiting. Later ones are asked to try again."""
+"""Password checks that run or wait. Above the limit, Drawdown asks the person to try again."""
 WRONG: Final = "wrong name or password"
 NO_LINK: Final = "the link was used, or expired. Ask an admin for another one (`drawdown console user reset`)"
 

@@ -31,9 +31,9 @@ log = structlog.get_logger()
 CONNECTION: Final = "drawdown.connection"
 """Under which a connection stands in the state of its requests' scopes."""
 MOST_HEADERS: Final = 100
-"""Headers of a request: an empty header costs as much time as any other."""
+"""Headers of a request. An empty header takes as much time as any other."""
 REFUSED_S: Final = 0.5
-"""Seconds that an answer waits if it only reports too many requests."""
+"""Seconds that the server waits before it reports too many requests."""
 HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -256,15 +256,15 @@ PAGES: Final = ("/console", "/my")
 _PROVEN: Final = ("/v1/", "/api/v1/", "/admin/", "/cron/", "/webhooks/")
 """Prefixes of paths that need a proof, or have limits of their own."""
 OPEN_PER_S: Final = 20
-"""Requests of one caller for health, metrics, descriptions, and pages without a known session."""
+"""Average requests a second of one caller for health, metrics, descriptions, and pages without a known session."""
 FAILED_PER_S: Final = 10
 """Failed authentications of one caller before it must wait."""
 ALL_FAILED_PER_S: Final = 50
-"""Failed requests of all callers together."""
+"""Average failed requests a second of all callers together."""
 TURNS_PER_S: Final = 100
-"""Turns of all requests beyond the limits of callers."""
+"""Requests a second that the server accepts from its queue of callers above their limits."""
 LONGEST_TURN_S: Final = 5.0
-"""Wait for a turn."""
+"""Longest wait in the queue of callers above their limits."""
 _ALL: Final = ""
 
 

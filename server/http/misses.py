@@ -16,7 +16,7 @@ from drawdown.server.http.callers import TokenBuckets
 MISSES_PER_S: Final = 50
 """Answers that found nothing, by one key and process, at once; twice as many after a quiet second."""
 LONGEST_MISS_S: Final = 5.0
-"""Wait of each further answer that found nothing."""
+"""Longest delay of a further response that found nothing."""
 
 
 class Misses:

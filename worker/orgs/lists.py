@@ -309,7 +309,7 @@ def _row(row: OrgColumns, left: CreditForecast, now_ms: int) -> OrgRow:
 
 
 MOST_HISTORY: Final = 200
-"""Rows of each that are shown."""
+"""Rows of each history on an organisation's page."""
 
 
 @dataclass(frozen=True)

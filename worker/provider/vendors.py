@@ -112,11 +112,11 @@ def _sums(file: BillFile) -> dict[str, int]:
 
 
 MAX_FILE_BYTES: Final = 64 << 20
-"""A file of vendors' bills."""
+"""Size of a file of vendors' bills."""
 MAX_LINES: Final = 100_000
-"""Vendors' services and days of one file of bills: a vendor, service, day and currency each."""
+"""Lines of one file of bills, each for a vendor, service, day and currency."""
 MAX_AMOUNT: Final = 10**9
-"""An amount of a bill."""
+"""Largest amount of a bill."""
 MAX_AMOUNT_CHARS: Final = 40
 """Digits of an amount of a bill."""
 SMALL: Final = {"day": "day", "vendor": "vendor", "service": "service", "amount": "amount", "currency": "currency"}
@@ -266,7 +266,7 @@ SPAN_DAYS: Final = 14
 MAX_DAYS: Final = 400
 """Days of one comparison of bills."""
 MAX_ROWS: Final = 100_000
-"""Rows of a file of vendors' bills."""
+"""Rows of bills, or of usage, that one comparison reads."""
 PPM: Final = 1_000_000
 Key = tuple[str, str, str, int]
 

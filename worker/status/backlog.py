@@ -106,7 +106,7 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
 
 
 LONG_MS: Final = 15 * MINUTE_MS
-"""Age from which an open transaction is reported: three ticks went by without its inserts."""
+"""Age from which Drawdown reports an open transaction. Three ticks have then run without its rows."""
 
 
 @dataclass(frozen=True)

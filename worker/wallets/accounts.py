@@ -316,7 +316,7 @@ def list_entries(connection: sa.Connection, customer_id: str, most: int, after: 
 
 
 MOST_BLOCKED: Final = 20
-"""Metrics of which something was blocked, that are listed."""
+"""Metrics with blocked requests that one list shows."""
 BLOCKED_DAYS: Final = 30
 MOST_OVERRIDES: Final = 20
 """Overrides of one metric that `/my` lists; more do not wait for one organisation (`guard_overrides.MOST_ASKED`)."""

@@ -184,7 +184,7 @@ def every(connection: sa.Connection, customer_id: str, chosen: Chosen = ALL) -> 
 
 
 MOST_DAY_ROWS: Final = 20_000
-"""Days times features, or kinds, of one look."""
+"""Rows that one page reads, by day and feature, or by day and kind."""
 MOST_DAY_ENTRIES: Final = 200
 """Entries of one day that are shown at once."""
 

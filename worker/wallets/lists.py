@@ -152,11 +152,11 @@ CHARGED_DAYS: Final = 7
 MOST_HAPPENED: Final = 50
 """Events of a wallet, of each kind that is read, and of all that are shown."""
 MOST_TOPUPS: Final = 10
-"""A wallet's last top-ups."""
+"""Latest top-ups of a wallet that a page shows."""
 MOST_RELATED: Final = 25
 """Relations of a wallet that are shown, of each kind."""
 MOST_OFFERS: Final = 50
-"""Plans, and tiers."""
+"""Plans, and as many tiers, that a page shows."""
 MOST_LOOKED_AT: Final = 1_000
 """Runs among which suppliers are looked for."""
 Part: TypeAlias = Literal["biller", "shares", "pays_for_it", "it_pays_for", "pool", "sponsor", "member", "supplier"]

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 FIRST_FEW: Final = 20
 MAX_SHOWN_CHARS: Final = 120
-"""Shown part of a refused row."""
+"""Length of a refused row that the report shows."""
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the file's name, the bytes read of it so far, and the rows read so far in all files."""
@@ -298,7 +298,7 @@ class _ImportRun:
 
 
 MAX_RECORD_LINES: Final = 256
-"""A quoted field may span lines, but not the rest of the file: then its quote was left open."""
+"""Lines that one quoted field may span. In a field with more, the closing quote is missing."""
 MAX_PREFIX_CHARS: Final = 180
 """Length of an id prefix. The rest of an id is for the line number."""
 
@@ -487,7 +487,7 @@ STDIN: Final = "-"
 
 
 MAX_LINE_BYTES: Final = 1 << 20
-"""A line of a file of samples."""
+"""Size of a line in a file of samples."""
 
 
 MAX_PASSED_OVER_BYTES: Final = 64 << 20
@@ -496,11 +496,11 @@ import."""
 
 
 MAX_BLANK_BYTES: Final = 1 << 20
-"""Blank lines in a row of a file of samples, unpacked: a small packed file may hold them for hours."""
+"""Unpacked size of successive blank lines in a file of samples. A small packed file may hold hours of them."""
 
 
 MAX_FILE_LINES: Final = 10**9
-"""Lines of one file of samples: a stream without an end ends, too; a larger file can be given in parts."""
+"""Lines of one file of samples. Split a larger file. The limit also ends a stream without an end."""
 
 
 Record = tuple[int, bytes, Sample | BadRow]
