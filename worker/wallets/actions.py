@@ -459,15 +459,19 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
     fills one, before a move to it."""
     if not ids.is_known(connection, ids.CUSTOMER, customer_id):
         return
-    paid = paid_from(connection, customer_id, now_ms)
-    keeper = paid.keeper or keeper_of(connection, customer_id, now_ms)
-    if keeper is not None:
+    if (keeper := _keeper(connection, customer_id, now_ms)) is not None:
         said = f"{customer_id} is billed at {keeper}, which keeps its balance. Give the credit there"
         raise WrongField(
             "customer_id", f"{said}. To fill a wallet here before a move to it, run `drawdown ledger grant`"
         )
+    paid = paid_from(connection, customer_id, now_ms)
     if paid.customer_id != customer_id and not billed_as(connection, customer_id, now_ms):
         raise WrongField("customer_id", f"{customer_id} is paid from the wallet of {paid.customer_id}. Give it there")
+
+
+def _keeper(connection: sa.Connection, customer_id: str, now_ms: int) -> str | None:
+    """Return the provider that keeps the balance of a known customer or organisation, or None."""
+    return paid_from(connection, customer_id, now_ms).keeper or keeper_of(connection, customer_id, now_ms)
 
 
 def _grant_sentence(done: CreditGiven) -> str:
@@ -486,9 +490,13 @@ def facts_of_wallet(connection: sa.Connection, customer_id: str, now_ms: int) ->
     """Balances move by themselves; plans and lots do not."""
     account = account_of(connection, customer_id, now_ms)
     given = list_lots(connection, customer_id, now_ms).lots
+    known = ids.is_known(connection, ids.CUSTOMER, customer_id)
+    keeper = _keeper(connection, customer_id, now_ms) if known else None
+    elsewhere = f"{customer_id}, which pays for nothing now: {keeper} keeps the balance"
+    halts = keeper is None and _halts(connection, customer_id, now_ms)
     return [
-        Fact("Wallet", _whose(connection, customer_id, now_ms)),
-        Fact("Halts its organisations", "when it is used up" if _halts(connection, customer_id, now_ms) else "never"),
+        Fact("Wallet", _whose(connection, customer_id, now_ms) if keeper is None else elsewhere),
+        Fact("Halts its organisations", "when it is used up" if halts else "never"),
         Fact("Plan", account.plan or ""),
         Fact("Available", show_credits(account.available_micro), fixed=False),
         Fact("Balance", show_credits(account.balance_micro), fixed=False),
@@ -828,8 +836,9 @@ ACTIONS: Final = (
         "Give credit",
         "Grant credit to a customer as a lot. The next tick checks the halts of the organisations that the customer"
         " pays for. Without --kind, the credit counts as purchased. A negative amount takes from the lots in the order"
-        " of use; to undo one grant, run `drawdown ledger take-back`. If the customer is unknown, Drawdown creates a "
-        "wallet. If the id resembles an existing one, you must pass --new.",
+        " of use; to undo one grant, run `drawdown ledger take-back`. If a provider keeps the customer's balance, this"
+        " credit pays for nothing before a move to the ledger. If the customer is unknown, Drawdown creates a wallet."
+        " If the id resembles an existing one, you must pass --new.",
         _grant,
         _grant_sentence,
         path="/v1/wallets/{customer_id}/grants",

@@ -90,6 +90,11 @@ def test_credit_for_org_paid_elsewhere_is_refused_and_dry_run_names_wallet(home:
     assert f"stark is paid from the wallet of {CUSTOMER}. Give it there" in look(home, "stark")[1]
     assert look(home, "tyrell")[0] == 400
     assert "tyrell is billed at autumn, which keeps its balance" in look(home, "tyrell")[1]
+    facts = {
+        one.name: one for one in read(home.engine, lambda c: credit.facts_of_wallet(c, "tyrell", home.fleet.by.now_ms))
+    }
+    assert "pays for nothing now: autumn keeps the balance" in facts["Wallet"].value, "a dry run of the command"
+    assert facts["Halts its organisations"].value == "never"
     status, page = look(home, CUSTOMER)
     assert status == 200 and f"{CUSTOMER}, which pays for stark (billed at stripe)" in page
     assert '"Now">never</td>' in page and "when it is used up</strong>" in page, "a first wallet is one that halts"
