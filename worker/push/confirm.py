@@ -210,7 +210,8 @@ def _apply(
     if any(isinstance(end, Adopt | Void) or sought.others for end, sought in zip(looked, asked, strict=True)):
         lock_buckets(connection)
     mine = partial(_still_mine, connection, claim=claim)
-    ends = ends_by_balance(connection, provider, asked, found, looked, weighed, asked_ms, mine)
+    within_ms = capabilities.applied_within_ms
+    ends = ends_by_balance(connection, provider, asked, found, looked, weighed, asked_ms, mine, within_ms)
     by = By(now, "drawdown", "looked up")
     for sought, end in zip(asked, ends, strict=True):
         if isinstance(end, Settlement):
@@ -388,18 +389,20 @@ def ends_by_balance(
     weighed: Weighed,
     asked_ms: int,
     is_mine: Callable[[PushRow], bool],
+    within_ms: int,
 ) -> list[End]:
     """Return the ends of a batch, by what the balances show of pushes without a shown charge.
 
-    Other ends stay as they were, and so does the end of a push on record without deductions if the balance is not
-    conclusive.
+    Other ends stay as they were. A push on record without deductions waits while a later look at the balance can
+    decide, and else keeps its end.
 
-    `is_mine`: True if a push is still claimed for this look-up; it is then held from there on.
+    `is_mine`: True if a push is still claimed for this look-up; it is then held from there on. `within_ms`: how long
+    after a send the provider may still apply it.
 
-    If pushes are decided together, to be voided or sent for the first time, their sum is enough. If a push is to be
-    sent again, may still be applied, or belongs to another worker, the balance must distinguish it from each other
-    push. If a push may have been drawn in a lost history, it is not sent for the first time either before the balance
-    is conclusive.
+    If pushes are decided together, to be voided, sent for the first time or billed again, their sum is enough. If a
+    push is to be sent again, may still be applied, or belongs to another worker, the balance must distinguish it from
+    each other push. If a push may have been drawn in a lost history, it is not sent for the first time either before
+    the balance is conclusive.
     """
     decided, groups = _grouped(asked, found, ends, weighed)
     pools = weighed.pools
@@ -420,24 +423,32 @@ def ends_by_balance(
         charged = None
         if some and len(some) == len(drew):
             charged = _charged(some, now[pair], weighed.before[pair], drawn, lost, unknown)
-        together = all(_is_last_word(decided[number]) and is_mine(asked[number].row) for number in unshown)
+        on_record = {number for number in unshown if isinstance(found[number], FoundPush)}
+        applied = {number for number in on_record if _is_applied(asked[number], asked_ms, within_ms)}
+        together = all(
+            (number in applied or _is_last_word(decided[number])) and is_mine(asked[number].row) for number in unshown
+        )
         if charged is not None and not together and not is_only_choice(some, charged):
             charged = None  # one alone may be charged after this
         unread = unknown is None or isinstance(weighed.balances.get(pair[0]), ReadFailed)
         whole = now[pair].open == len(unshown) or len(unshown) >= MOST_TOGETHER
-        alone = whole and not unread and together
+        moved = _figures(now[pair]) != _figures(weighed.before[pair])
+        alone = whole and not unread and together and not on_record
         drawn_on = set() if charged is None else {numbers[at] for at in charged}
         beyond_it = set(unshown) - set(numbers)
         for number in unshown:
-            if number in drawn_on:
+            row = asked[number].row
+            if number in drawn_on and (number not in on_record or is_mine(row)):
                 decided[number] = Settlement("accepted", asked_ms, "drawn", DRAWN)
             elif _is_last_word(end := decided[number]):
                 if charged is None or number in beyond_it:
-                    decided[number] = _wait_longer(asked[number].row, asked_ms, alone=alone or number in beyond_it)
+                    decided[number] = _wait_longer(row, asked_ms, alone=alone or number in beyond_it)
                 elif isinstance(end, Void):
                     decided[number] = replace(end, evidence=f"{end.evidence}. The customer's balance agrees")
-            elif isinstance(found[number], FoundPush) and charged is not None and number not in beyond_it:
+            elif number in applied - drawn_on - beyond_it and charged is not None:
                 decided[number] = took_nothing(asked_ms)
+            elif number in on_record and charged is None and (unread or moved or not whole):
+                decided[number] = _wait_longer(row, asked_ms, alone=False) if row.lookups < MOST_WAITS else end
     return _above_floor([sought.row for sought in asked], decided, asked_ms)
 
 
@@ -449,6 +460,15 @@ def _tells_of(sought: Sought, drawn: Level, now: Accounted) -> bool:
     """
     was_told = sought.loss is not None and bool(now.apart) and now.marked_ms >= sought.loss.from_ms
     return is_of_cycle(sought.first_sent_ms, drawn) and not was_told
+
+
+def _is_applied(sought: Sought, asked_ms: int, within_ms: int) -> bool:
+    """Return True if a push that the provider has on record cannot be charged any more: by no later send either."""
+    return int(sought.row.arrivals) <= 1 or asked_ms - sought.last_sent_ms >= within_ms
+
+
+def _figures(known: Accounted) -> tuple[object, ...]:
+    return known.send_counts, known.accepted
 
 
 def _is_last_word(end: End) -> bool:
@@ -499,7 +519,7 @@ def _charged(
     Beside other open pushes, a balance is conclusive only if it shows a draw by none. A draw that it shows may be
     theirs, in part or not at all: the provider may have lost something else, and this push may have drawn.
     """
-    if drawn is None or (now.send_counts, now.accepted) != (before.send_counts, before.accepted):
+    if drawn is None or _figures(now) != _figures(before):
         return None
     found = now.beyond(drawn)
     if found is None:
