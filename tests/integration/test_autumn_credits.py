@@ -37,8 +37,7 @@ from drawdown.worker.status.status import status
 from drawdown.worker.usage import withdrawals
 from drawdown.worker.verify.verify import verify
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
-from tests.emulators.autumn_call import Ask, Plain, unavailable
-from tests.emulators.autumn_numbers import ONE_OFF, Json
+from tests.emulators.autumn_numbers import ONE_OFF
 from tests.integration.reconciling import void_lost
 from tests.world import T0, Fleet
 
@@ -287,54 +286,6 @@ def test_event_that_shows_less_than_its_answer_is_decided_by_the_balance(
     house.is_exact()
     assert house.compare(correct=True).exit_status == 0
     house.is_exact()
-
-
-def _is_away(_ask: Ask) -> tuple[int, Json]:
-    raise Plain(unavailable())
-
-
-@pytest.mark.parametrize("beside", ["nothing", "a failed read", "another push", "a late push", "an equal push"])
-def test_charge_whose_event_shows_nothing_is_not_billed_again(
-    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, beside: str
-) -> None:
-    """Nor does a look at the balance that cannot decide make it so: the push waits for the next one."""
-    house = House(engine, {"acme": 100})
-    house.use("acme", 10)
-    house.bill()
-    house.compare(correct=True)
-    house.wait(HOUR_MS)
-    house.autumn.faults.rates = {"answer_lost": 1.0}
-    house.use("acme", 500, size=64)
-    if beside == "another push":
-        house.use("acme", 60, size=8)
-    if beside == "an equal push":
-        house.use("acme", 4000, size=8)
-    house.bill()
-    for event in house.autumn.account.events:
-        if event.value in (500, 4000):
-            event.deductions.clear()
-    if beside == "an equal push":  # the second took nothing
-        house.autumn.account.add_to_balance("acme", "credits", 3.2)
-        house.autumn.account.drawn[("acme", "credits")] -= Decimal("3.2")
-    house.autumn.faults.rates = {}
-    if beside == "a late push":
-        house.autumn.faults.rates = {"queued_late": 1.0}
-        house.autumn.queue_ms = 50_000
-        house.use("acme", 7, size=1)
-        house.bill()
-        house.autumn.faults.rates = {}
-    with monkeypatch.context() as patched:
-        if beside == "a failed read":
-            patched.setattr(house.autumn, "_get_customer", _is_away)
-        house.tick(house.fleet.clock.at_ms + MINUTE_MS + 1)
-    for _ in range(8):
-        house.wait(30 * MINUTE_MS)
-        assert house.drawn("acme") <= house.used["acme"], "never more than what was used"
-    house.is_exact()
-    for _ in range(2):
-        house.compare(correct=True)
-        house.wait(DAY_MS)
-        house.is_exact()
 
 
 def test_claim_without_charge_is_voided_and_billed(engine: sa.Engine) -> None:

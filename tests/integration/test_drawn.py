@@ -12,7 +12,7 @@ from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, FoundPush,
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine.context import LEASE_MS
-from drawdown.worker.engine.effects import LookUp, Push, ReadDrawn, Transaction
+from drawdown.worker.engine.effects import Push, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.push import actions as pushes
@@ -125,74 +125,6 @@ def test_what_was_drawn_without_an_event_is_accepted_and_not_charged_again(engin
     assert "balance fell by its amount" in str(fleet.one("SELECT last_error FROM pushes"))
     assert len(provider.seen) == 2
     clean(fleet)
-
-
-@pytest.mark.parametrize(("drawn", "state"), [(60, "accepted"), (0, "rejected")])
-def test_balance_decides_if_the_event_of_a_lost_answer_shows_no_charge(
-    engine: sa.Engine, drawn: int, state: str
-) -> None:
-    fleet, provider = fleet_of(engine, **DRAWN)
-    provider.answers[KEY] = Unknown("cut")
-    provider.lookups[KEY] = FoundPush(0)
-    fleet.tick_windows(2)
-    provider.drawn_says = {"acme": {"compute_1gb": Drawn(drawn, None)}}
-    settle(fleet)
-    assert states(fleet) == [(0, 60, 60, state)]
-    clean(fleet)
-
-
-@pytest.mark.parametrize(
-    ("drawn", "whole", "state"),
-    [(60, True, "accepted"), (0, True, "rejected"), (30, True, "in_doubt"), (60, False, "in_doubt")],
-)
-def test_balance_decides_a_second_send_whose_event_shows_no_charge(
-    engine: sa.Engine, drawn: int, whole: bool, state: str
-) -> None:
-    """A second send, while the store of keys fails open, can charge and leave no trace but the balance."""
-    fleet, provider = fleet_of(engine, **DRAWN)
-    provider.answers[KEY] = Unknown("cut")
-    fleet.tick_windows(2)
-    settle(fleet)
-    assert len(provider.seen) > 1, "absent at first, so it is sent again"
-    provider.lookups[KEY] = FoundPush(0)
-    provider.drawn_says = {"acme": {"compute_1gb": Drawn(drawn, None, whole)}}
-    settle(fleet)
-    early = "in_doubt" if state == "rejected" else state
-    assert states(fleet) == [(0, 60, 60, early)], "until the second send can no longer be applied"
-    fleet.tick(fleet.clock.at_ms + DAY_MS)
-    assert states(fleet) == [(0, 60, 60, state)]
-
-
-def test_late_look_at_a_balance_accepts_no_push_of_another_worker(engine: sa.Engine) -> None:
-    """The other worker's clock is ahead. It finds that the first push took nothing, and bills one of the same size."""
-    fleet, provider = fleet_of(engine, **DRAWN)
-    second = KEY.replace(str(T0), str(T0 + WINDOW_MS))
-    provider.answers = {KEY: Unknown("cut"), second: Unknown("cut")}
-    provider.lookups[KEY] = FoundPush(0)
-    provider.drawn_says = {"acme": {"compute_1gb": Drawn(0, None)}}
-    fleet.tick_windows(2)
-    fleet.clock.at_ms += LAG
-    begun = fleet.clock.at_ms
-    slow = confirm.confirm(fleet.context("slow"), "fake")
-    effect = next(slow)
-    while not isinstance(effect, LookUp):
-        assert isinstance(effect, Transaction)
-        effect = slow.send(write(engine, effect.work))
-    fleet.tick(begun + LEASE_MS + 10_000)
-    fleet.sample("acme", T0 + WINDOW_MS + 1, 60)
-    fleet.tick(begun + LEASE_MS + 20_000)
-    assert [row[3] for row in states(fleet)] == ["rejected", "queued"]
-    fleet.clock.at_ms = begun + LEASE_MS - 10_000
-    effect = slow.send({0: FoundPush(0)})
-    with pytest.raises(StopIteration):
-        while True:
-            if isinstance(effect, Transaction):
-                effect = slow.send(write(engine, effect.work))
-            elif isinstance(effect, ReadDrawn):
-                effect = slow.send([{"compute_1gb": Drawn(60, None)}])
-            else:
-                effect = slow.send({} if isinstance(effect, LookUp) else [])
-    assert [row[3] for row in states(fleet)] == ["rejected", "queued"], "the draw is the second push's"
 
 
 def test_push_without_event_or_draw_is_voided_once_it_cannot_arrive(engine: sa.Engine) -> None:

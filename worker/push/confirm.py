@@ -50,16 +50,7 @@ from drawdown.worker.push.evidence import (
     read_shown,
     unknown_of,
 )
-from drawdown.worker.push.outcome import (
-    OTHERS,
-    Adopt,
-    LookedUpPush,
-    Settlement,
-    Void,
-    after_lookup,
-    shows_no_charge,
-    took_nothing,
-)
+from drawdown.worker.push.outcome import OTHERS, Adopt, LookedUpPush, Settlement, Void, after_lookup
 from drawdown.worker.push.rows import PushRow, find_push, push_id_of, request_of, wire_key
 from drawdown.worker.push.void import void_one
 from drawdown.worker.push.wallet_mirror import draw, usage_of
@@ -164,15 +155,11 @@ def _ready(
 ) -> list[int]:
     """Return the places of the answers that can be judged.
 
-    One balance covers all pushes without a shown charge, and they are weighed together: while one of them has no
-    answer, none is judged.
+    One balance covers all absent pushes, and they are weighed together: while one of them has no answer, none is
+    judged.
     """
     unasked = {asked[place].row.customer_id for place in left} if capabilities.drawn else set()
-    return [
-        place
-        for place in sorted(told)
-        if not (shows_no_charge(told[place]) and asked[place].row.customer_id in unasked)
-    ]
+    return [place for place in sorted(told) if told[place] != Absent() or asked[place].row.customer_id not in unasked]
 
 
 def _keep_wire_key(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> PushRow:
@@ -210,8 +197,7 @@ def _apply(
     if any(isinstance(end, Adopt | Void) or sought.others for end, sought in zip(looked, asked, strict=True)):
         lock_buckets(connection)
     mine = partial(_still_mine, connection, claim=claim)
-    within_ms = capabilities.applied_within_ms
-    ends = ends_by_balance(connection, provider, asked, found, looked, weighed, asked_ms, mine, within_ms)
+    ends = ends_by_balance(connection, provider, asked, found, looked, weighed, asked_ms, mine)
     by = By(now, "drawdown", "looked up")
     for sought, end in zip(asked, ends, strict=True):
         if isinstance(end, Settlement):
@@ -342,18 +328,15 @@ def weigh(
     capabilities: Capabilities,
     over: Over,
 ) -> Steps[Weighed]:
-    """Read the balances of customers with a push that may have been charged although no event shows it.
+    """Read the balances of customers with an absent push that may have been charged without an event.
 
-    Such a push is on record without deductions, or absent and either claimed or too old to be applied. A push that was
-    never sent is left out.
+    Such a push is claimed at the provider, or could not be applied any more. A push that was never sent is left out.
     """
     untold = [
         sought
         for sought, result in zip(asked, found, strict=True)
-        if capabilities.drawn and shows_no_charge(result) and sought.row.sent_qty and not sought.is_unsent
-        if isinstance(result, FoundPush)
-        or sought.row.claimed
-        or asked_ms - sought.last_sent_ms >= capabilities.applied_within_ms
+        if capabilities.drawn and isinstance(result, Absent) and sought.row.sent_qty and not sought.is_unsent
+        if sought.row.claimed or asked_ms - sought.last_sent_ms >= capabilities.applied_within_ms
     ]
     if not untold:
         return Weighed()
@@ -389,27 +372,22 @@ def ends_by_balance(
     weighed: Weighed,
     asked_ms: int,
     is_mine: Callable[[PushRow], bool],
-    within_ms: int,
 ) -> list[End]:
-    """Return the ends of a batch, by what the balances show of pushes without a shown charge.
+    """Return the ends of a batch, by what the balances show of the absent pushes. Other ends stay as they were.
 
-    Other ends stay as they were. A push on record without deductions waits while a later look at the balance can
-    decide, and else keeps its end.
+    `is_mine`: True if a push is still claimed for this look-up; it is then held from there on.
 
-    `is_mine`: True if a push is still claimed for this look-up; it is then held from there on. `within_ms`: how long
-    after a send the provider may still apply it.
-
-    If pushes are decided together, to be voided, sent for the first time or billed again, their sum is enough. If a
-    push is to be sent again, may still be applied, or belongs to another worker, the balance must distinguish it from
-    each other push. If a push may have been drawn in a lost history, it is not sent for the first time either before
-    the balance is conclusive.
+    If pushes are decided together, to be voided or sent for the first time, their sum is enough. If a push is to be
+    sent again, may still be applied, or belongs to another worker, the balance must distinguish it from each other
+    push. If a push may have been drawn in a lost history, it is not sent for the first time either before the balance
+    is conclusive.
     """
     decided, groups = _grouped(asked, found, ends, weighed)
     pools = weighed.pools
     now = read_accounted(connection, provider=provider, pairs=list(groups), balances=weighed.balances)
-    for pair, unshown in groups.items():
+    for pair, absent in groups.items():
         drawn = drawn_of(weighed.balances, pair)
-        numbers = [number for number in unshown if drawn is None or _tells_of(asked[number], drawn, now[pair])]
+        numbers = [number for number in absent if drawn is None or _tells_of(asked[number], drawn, now[pair])]
         drew = [_drew(asked[number], pools, asked_ms) for number in numbers]
         some = [quantity for quantity in drew if quantity is not None]
         # What is charged in its window under revisions of a lost history is drawn, though not called accepted yet (R1).
@@ -423,32 +401,22 @@ def ends_by_balance(
         charged = None
         if some and len(some) == len(drew):
             charged = _charged(some, now[pair], weighed.before[pair], drawn, lost, unknown)
-        on_record = {number for number in unshown if isinstance(found[number], FoundPush)}
-        applied = {number for number in on_record if _is_applied(asked[number], asked_ms, within_ms)}
-        together = all(
-            (number in applied or _is_last_word(decided[number])) and is_mine(asked[number].row) for number in unshown
-        )
+        together = all(_is_last_word(decided[number]) and is_mine(asked[number].row) for number in absent)
         if charged is not None and not together and not is_only_choice(some, charged):
             charged = None  # one alone may be charged after this
         unread = unknown is None or isinstance(weighed.balances.get(pair[0]), ReadFailed)
-        whole = now[pair].open == len(unshown) or len(unshown) >= MOST_TOGETHER
-        moved = _figures(now[pair]) != _figures(weighed.before[pair])
-        alone = whole and not unread and together and not on_record
+        whole = now[pair].open == len(absent) or len(absent) >= MOST_TOGETHER
+        alone = whole and not unread and together
         drawn_on = set() if charged is None else {numbers[at] for at in charged}
-        beyond_it = set(unshown) - set(numbers)
-        for number in unshown:
-            row = asked[number].row
-            if number in drawn_on and (number not in on_record or is_mine(row)):
+        beyond_it = set(absent) - set(numbers)
+        for number in absent:
+            if number in drawn_on:
                 decided[number] = Settlement("accepted", asked_ms, "drawn", DRAWN)
             elif _is_last_word(end := decided[number]):
                 if charged is None or number in beyond_it:
-                    decided[number] = _wait_longer(row, asked_ms, alone=alone or number in beyond_it)
+                    decided[number] = _wait_longer(asked[number].row, asked_ms, alone=alone or number in beyond_it)
                 elif isinstance(end, Void):
                     decided[number] = replace(end, evidence=f"{end.evidence}. The customer's balance agrees")
-            elif number in applied - drawn_on - beyond_it and charged is not None:
-                decided[number] = took_nothing(asked_ms)
-            elif number in on_record and charged is None and (unread or moved or not whole):
-                decided[number] = _wait_longer(row, asked_ms, alone=False) if row.lookups < MOST_WAITS else end
     return _above_floor([sought.row for sought in asked], decided, asked_ms)
 
 
@@ -460,15 +428,6 @@ def _tells_of(sought: Sought, drawn: Level, now: Accounted) -> bool:
     """
     was_told = sought.loss is not None and bool(now.apart) and now.marked_ms >= sought.loss.from_ms
     return is_of_cycle(sought.first_sent_ms, drawn) and not was_told
-
-
-def _is_applied(sought: Sought, asked_ms: int, within_ms: int) -> bool:
-    """Return True if a push that the provider has on record cannot be charged any more: by no later send either."""
-    return int(sought.row.arrivals) <= 1 or asked_ms - sought.last_sent_ms >= within_ms
-
-
-def _figures(known: Accounted) -> tuple[object, ...]:
-    return known.send_counts, known.accepted
 
 
 def _is_last_word(end: End) -> bool:
@@ -483,7 +442,7 @@ def _grouped(
     decided = list(ends)
     groups: dict[CustomerPool, list[int]] = defaultdict(list)
     for number, (sought, result) in enumerate(zip(asked, found, strict=True)):
-        if not shows_no_charge(result) or not sought.row.sent_qty:
+        if not isinstance(result, Absent) or not sought.row.sent_qty:
             continue
         if sought.is_unsent:
             if isinstance(end := decided[number], Void):
@@ -519,7 +478,7 @@ def _charged(
     Beside other open pushes, a balance is conclusive only if it shows a draw by none. A draw that it shows may be
     theirs, in part or not at all: the provider may have lost something else, and this push may have drawn.
     """
-    if drawn is None or _figures(now) != _figures(before):
+    if drawn is None or (now.send_counts, now.accepted) != (before.send_counts, before.accepted):
         return None
     found = now.beyond(drawn)
     if found is None:

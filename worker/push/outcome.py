@@ -190,7 +190,8 @@ def after_lookup(
         case FoundPush(0) if asked.arrivals > 1:
             return Settlement("in_doubt", now_ms + DAY_MS, "found", UNTRACED)
         case FoundPush(0):
-            return took_nothing(now_ms)
+            said = "the provider has the push on record and charged nothing for it"
+            return Settlement("rejected", now_ms + CREDIT_WAIT_MS, "found", said)
         case FoundPush(quantity, cost):
             return Adopt(quantity, _cost_of(cost, asked))
         case Absent():
@@ -202,17 +203,6 @@ def after_lookup(
         case ReadFailed(reason):
             later = now_ms + backoff_ms(asked.lookups)
             return Settlement(asked.state, later, "not_read", f"the lookup failed: {reason}")
-
-
-def took_nothing(now_ms: int) -> Settlement:
-    """Return the end of a push that the provider has on record without a charge: it waits for credit."""
-    said = "the provider has the push on record and charged nothing for it"
-    return Settlement("rejected", now_ms + CREDIT_WAIT_MS, "found", said)
-
-
-def shows_no_charge(found: LookupResult) -> bool:
-    """Return True if no event shows a charge: none exists, or it lists no deductions. A balance can still show one."""
-    return isinstance(found, Absent) or (isinstance(found, FoundPush) and found.quantity == 0)
 
 
 def _cost_of(cost: UnitCost | None, asked: LookedUpPush) -> UnitCost | None:

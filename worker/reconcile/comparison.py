@@ -82,11 +82,11 @@ def is_unclear(row: PushRow, found: LookupResult) -> bool:
 
 
 def is_contradicted(row: PushRow, found: LookupResult) -> bool:
-    """Return True if the answer to a push or the balance proved its charge, and its event shows less of it or nothing.
+    """Return True if the answer to a push proved its charge, and its event shows less of it or nothing.
 
     One of the two is wrong. If the customer's balance can tell, it decides, as for a push without an event.
     """
-    if not isinstance(found, FoundPush) or not (row.answered or row.lookup_answer == "drawn"):
+    if not isinstance(found, FoundPush) or not row.answered:
         return False
     sent, shown = int(row.sent_qty), found.quantity
     return shown * sent >= 0 and abs(shown) < abs(sent)
