@@ -199,7 +199,7 @@ def test_what_is_over_is_free_before_a_balance_is_believed(bank: Bank) -> None:
 def test_an_expired_run_is_settled_late_and_draws_no_more(bank: Bank) -> None:
     bank.accept("e-1", 60)
     bank.later(HOUR_MS)
-    with pytest.raises(Denied, match="settle it"):
+    with pytest.raises(Denied, match="Settle it"):
         bank.draw("e-1", 1, 1)
     assert available(bank.settle("e-1", 50)) == 50 * MICRO
     assert bank.purse == (50, 0)
