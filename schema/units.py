@@ -57,7 +57,7 @@ MAX_MEMORY_MB: Final = 16_777_216
 MAX_EVENT_TYPES: Final = 10_000
 """Event types in use. Above the limit, Drawdown refuses events of new types."""
 MAX_METERS: Final = 1_000_000
-"""Event types that a database ever stores. Each keeps its meter, even if nobody uses it any more."""
+"""Event types that a database ever stores. Each keeps its meter, even after its last use."""
 MAX_ORG_TYPES: Final = 100
 """Event types in use that the keys of one organisation added."""
 MAX_KEY_TYPES: Final = 1_000

@@ -265,7 +265,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
     if left.projections_due:
         lines.append(("reading", f"{_orgs(left.projections_due)} to ask the provider about"))
     lines += [
-        ("unread", f"{_orgs(unread.orgs)} of {unread.provider or 'nobody'}, {since(unread.since_ms, now)}")
+        ("unread", f"{_orgs(unread.orgs)} of {unread.provider or 'no provider'}, {since(unread.since_ms, now)}")
         for unread in found.unread
     ]
     if (minutes := unwatched_minutes(found)) and found.watch_ms is not None:

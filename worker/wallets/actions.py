@@ -66,7 +66,7 @@ from drawdown.worker.catalog.wallets import (
 from drawdown.worker.topup.actions import rearm_paid
 from drawdown.worker.topup.fill import is_wanted
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
-from drawdown.worker.wallets.accounts import account_of, list_lots, paid_from
+from drawdown.worker.wallets.accounts import PaidFrom, account_of, list_lots, paid_from
 
 SQL = queries(__file__)
 
@@ -459,19 +459,19 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
     fills one, before a move to it."""
     if not ids.is_known(connection, ids.CUSTOMER, customer_id):
         return
-    if (keeper := _keeper(connection, customer_id, now_ms)) is not None:
+    paid = paid_from(connection, customer_id, now_ms)
+    if (keeper := _keeper(connection, paid, customer_id, now_ms)) is not None:
         said = f"{customer_id} is billed at {keeper}, which keeps its balance. Give the credit there"
         raise WrongField(
             "customer_id", f"{said}. To fill a wallet here before a move to it, run `drawdown ledger grant`"
         )
-    paid = paid_from(connection, customer_id, now_ms)
     if paid.customer_id != customer_id and not billed_as(connection, customer_id, now_ms):
         raise WrongField("customer_id", f"{customer_id} is paid from the wallet of {paid.customer_id}. Give it there")
 
 
-def _keeper(connection: sa.Connection, customer_id: str, now_ms: int) -> str | None:
+def _keeper(connection: sa.Connection, paid: PaidFrom, customer_id: str, now_ms: int) -> str | None:
     """Return the provider that keeps the balance of a known customer or organisation, or None."""
-    return paid_from(connection, customer_id, now_ms).keeper or keeper_of(connection, customer_id, now_ms)
+    return paid.keeper or keeper_of(connection, customer_id, now_ms)
 
 
 def _grant_sentence(done: CreditGiven) -> str:
@@ -491,7 +491,8 @@ def facts_of_wallet(connection: sa.Connection, customer_id: str, now_ms: int) ->
     account = account_of(connection, customer_id, now_ms)
     given = list_lots(connection, customer_id, now_ms).lots
     known = ids.is_known(connection, ids.CUSTOMER, customer_id)
-    keeper = _keeper(connection, customer_id, now_ms) if known else None
+    paid = paid_from(connection, customer_id, now_ms) if known else None
+    keeper = _keeper(connection, paid, customer_id, now_ms) if paid is not None else None
     elsewhere = f"{customer_id}, which pays for nothing now: {keeper} keeps the balance"
     halts = keeper is None and _halts(connection, customer_id, now_ms)
     return [
