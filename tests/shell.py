@@ -52,20 +52,22 @@ def run(script: str, *, cwd: Path, env: Mapping[str, str]) -> subprocess.Complet
 def _serve(line: Path, pid: int) -> None:
     """Do what is asked, until the shell ends."""
     ended = os.pidfd_open(pid)
-    asked = os.open(line / "asked", os.O_RDWR)  # it does not end with one writer
+    # Opened to read and to write: `asked` does not end with one writer, and `answer` waits for no shell that ended.
+    asked, answer = (os.open(line / name, os.O_RDWR) for name in ("asked", "answer"))
     try:
         while asked in (ready := select.select([asked, ended], [], [])[0]) or ended not in ready:
-            _do(line, os.read(asked, 4096).decode().rstrip("\n"))
+            status = _do(line, os.read(asked, 4096).decode().rstrip("\n"))
+            os.write(answer, f"{status}\n".encode())
     finally:
-        os.close(asked)
-        os.close(ended)
+        for one in (asked, answer, ended):
+            os.close(one)
 
 
-def _do(line: Path, folder: str) -> None:
+def _do(line: Path, folder: str) -> int:
     arguments = (line / "arguments").read_text().split("\0")[:-1]
     pairs = (one.partition("=") for one in (line / "environment").read_text().split("\0")[:-1])
     environment = {name: value for name, _, value in pairs}
     done = in_process.run(arguments, env=environment, cwd=Path(folder), timeout_s=LONGEST_S)
     (line / "out").write_bytes(done.stdout)
     (line / "err").write_bytes(done.stderr)
-    (line / "answer").write_text(f"{done.returncode}\n")
+    return done.returncode
