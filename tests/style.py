@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -68,9 +70,10 @@ SUBJECT: Final = re.compile(r"[a-z][a-z0-9 ,./_-]*: \S.*[^.]")
 def documents() -> Iterator[tuple[str, str]]:
     """Each page that is written by hand, without its code and without the table of settings."""
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "ops").rglob("*.md")]
+    settings = settings_table.table()
     for page in sorted(set(pages) - {LOG}):
         whole = page.read_text(encoding="utf-8")
-        by_hand = "" if MADE in whole else whole.replace(settings_table.table(), "")
+        by_hand = "" if MADE in whole else whole.replace(settings, "")
         text = re.sub(r"```.*?```", "", by_hand, flags=re.DOTALL)
         yield page.relative_to(ROOT).as_posix(), re.sub(r"`[^`]*`", "", text)
 
@@ -117,25 +120,44 @@ def codes() -> Iterator[tuple[str, str]]:
     yield from ((item.code, item.meaning) for item in ITEMS)
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    """Each module of the shipped code, with its place."""
-    for path in (path for folder in CODE for path in sorted((ROOT / folder).rglob("*.py"))):
-        yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+@dataclass(frozen=True)
+class Module:
+    """The texts of a module of the shipped code, and its names that must be avoided."""
+
+    place: str
+    messages: Sequence[str]
+    docstrings: Sequence[str]
+    names: Sequence[str]
+    fields: Sequence[str]
+
+
+@cache
+def modules() -> Sequence[Module]:
+    """Each module of the shipped code. It is parsed once: its tree takes more time and memory than all of its texts."""
+    paths = (path for folder in CODE for path in sorted((ROOT / folder).rglob("*.py")))
+    return [read_module(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in paths]
+
+
+def read_module(place: str, source: str) -> Module:
+    """The texts and names of one module."""
+    nodes = list(ast.walk(ast.parse(source)))
+    raised = [
+        [part.value for part in ast.walk(node) if _is_text(part)]  # type: ignore[attr-defined]
+        for node in nodes if isinstance(node, ast.Raise)
+    ]  # fmt: skip
+    texts = [node.value.value for node in nodes if isinstance(node, ast.Expr) and _is_text(node.value)]  # type: ignore[attr-defined]
+    names, fields = list(_names_to_avoid(place, nodes)), list(_fields_to_avoid(place, nodes))
+    return Module(place, [" ".join(one) for one in raised], texts, names, fields)
 
 
 def messages() -> Iterator[tuple[str, str]]:
     """The text of each error that the shipped code raises."""
-    for name, module in modules():
-        for raised in (node for node in ast.walk(module) if isinstance(node, ast.Raise)):
-            yield name, " ".join(node.value for node in ast.walk(raised) if _is_text(node))  # type: ignore[attr-defined]
+    yield from ((module.place, text) for module in modules() for text in module.messages)
 
 
 def docstrings() -> Iterator[tuple[str, str]]:
     """Each docstring of the shipped code, those of constants and fields included."""
-    for name, module in modules():
-        for node in ast.walk(module):
-            if isinstance(node, ast.Expr) and _is_text(node.value):
-                yield name, node.value.value  # type: ignore[attr-defined]
+    yield from ((module.place, text) for module in modules() for text in module.docstrings)
 
 
 def statements() -> Iterator[tuple[str, str]]:
@@ -146,17 +168,17 @@ def statements() -> Iterator[tuple[str, str]]:
         yield path.relative_to(ROOT).as_posix(), "\n".join(comments)
 
 
-def names_to_avoid(place: str, module: ast.Module) -> Iterator[str]:
+def _names_to_avoid(place: str, nodes: Sequence[ast.AST]) -> Iterator[str]:
     """The functions, methods and classes whose whole name is a word of NO_NAMES."""
-    named = (n for n in ast.walk(module) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)))
+    named = (n for n in nodes if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)))
     for name in (node.name for node in named):
         if NO_NAMES.fullmatch(name.strip("_").lower()):
             yield f"{place}: {name}"
 
 
-def fields_to_avoid(place: str, module: ast.Module) -> Iterator[str]:
+def _fields_to_avoid(place: str, nodes: Sequence[ast.AST]) -> Iterator[str]:
     """The annotated fields of classes whose whole name is a participle."""
-    for owner in (node for node in ast.walk(module) if isinstance(node, ast.ClassDef)):
+    for owner in (node for node in nodes if isinstance(node, ast.ClassDef)):
         named = (n.target.id for n in owner.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name))
         for name in named:
             if NO_NAMES.fullmatch(plain := name.strip("_").lower()) and plain not in NOUNS:
@@ -249,8 +271,8 @@ def report() -> Iterator[str]:
     for name, texts in SURFACES.items():
         counts = avoided(texts())
         yield f"words to avoid in {name}: {sum(counts.values()):,} ({', '.join(f'{w} {n}' for w, n in counts.items())})"
-    yield f"names to avoid in the code: {sum(1 for named in modules() for _ in names_to_avoid(*named)):,}"
-    yield f"fields to rename in the code: {sum(1 for named in modules() for _ in fields_to_avoid(*named)):,}"
+    yield f"names to avoid in the code: {sum(len(module.names) for module in modules()):,}"
+    yield f"fields to rename in the code: {sum(len(module.fields) for module in modules()):,}"
     yield f"names of tests that are too long: {sum(len(name) > MOST_TEST_NAME for _, name in tests()):,}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
@@ -77,23 +76,23 @@ def test_section_has_the_summary_of_its_command() -> None:
 
 
 def test_no_function_method_or_class_has_a_name_to_avoid() -> None:
-    assert [name for place, module in style.modules() for name in style.names_to_avoid(place, module)] == []
+    assert [name for module in style.modules() for name in module.names] == []
 
 
 def test_name_to_avoid_is_found_wherever_it_is_defined() -> None:
     text = "def told(): ...\nclass _Left:\n async def said(self):\n  def Found(): ...\n  told_by = left = tell()\n"
-    names = list(style.names_to_avoid("a.py", ast.parse(text)))
+    names = style.read_module("a.py", text).names
     assert sorted(names) == ["a.py: Found", "a.py: _Left", "a.py: said", "a.py: told"]
 
 
 def test_fields_named_by_a_participle_do_not_become_more() -> None:
-    found = [name for place, module in style.modules() for name in style.fields_to_avoid(place, module)]
+    found = [name for module in style.modules() for name in module.fields]
     assert len(found) <= MOST_FIELDS, found
 
 
 def test_field_to_avoid_is_found_in_classes_alone() -> None:
     text = "left: int\nclass Rest:\n left: int = 0\n lines: int\n left_micro: int\n def cut(self):\n  said: int = 1\n"
-    assert list(style.fields_to_avoid("a.py", ast.parse(text))) == ["a.py: Rest.left"]
+    assert style.read_module("a.py", text).fields == ["a.py: Rest.left"]
 
 
 def test_no_test_name_is_too_long() -> None:
