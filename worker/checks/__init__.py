@@ -1,6 +1,6 @@
-"""Checks that are made again and again: what they find is kept, for metrics and alerts.
+"""Run recurring checks, and store their results for metrics and alerts.
 
-Guarantee: the latest result of each recurring check.
+Guarantee: the latest result of each recurring check is stored.
 
 Tests: tests/integration/test_checks.py
 """

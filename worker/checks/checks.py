@@ -1,8 +1,7 @@
-"""Checks that are made again and again: the guard's counters, vendors' bills, who spent most; the latest result is
-kept.
+"""Check the guard's counters, vendors' bills and high spenders.
 
-Guarantee: one row of each kind; an older check that ends late replaces no newer one. The guard's counters are put right
-under each counter's lock, as they are then. A dry run changes nothing at all.
+Guarantee: each kind has one row with its latest result. An older check that ends late does not replace a newer one.
+Each counter of the guard is computed and corrected under its lock. A dry run does not write.
 """
 
 from __future__ import annotations
@@ -31,19 +30,26 @@ Check = Literal["guard", "vendors"]
 
 
 def keep(connection: sa.Connection, check: Check, at_ms: int, *, off: int, alerts: int) -> None:
-    """`off`: lines that are not as they should be; `alerts`: how many of them somebody has to look at."""
+    """Store the result of a check.
+
+    `off`: the number of lines with a difference. `alerts`: how many of them need a person.
+    """
     SQL.run(connection, "keep", {"check_name": check, "at_ms": at_ms, "off": off, "alerts": alerts})
 
 
 SPAN_MS: Final = 35 * DAY_MS
-"""Range of a check without a given time. It covers the periods that began in the range, and so a whole month."""
+"""Default range of a check. It covers the periods that began in the range, and so a whole month."""
 AGAIN_MS: Final = 60 * MINUTE_MS
 """Time in which a repeated reconciliation reports the corrections of the first one, in case its response was lost."""
 
 
 @dataclass(frozen=True)
 class Reconciled:
-    """Counters that were off, how many of them were put right, and how many were off by more than the tolerance."""
+    """The result of a check of counters.
+
+    `drifts`: the counters with a difference. `corrected`: how many were corrected. `above_tolerance`: how many exceeded
+    the tolerance.
+    """
 
     drifts: Sequence[Drift]
     corrected: int
@@ -51,12 +57,15 @@ class Reconciled:
 
     @property
     def exit_status(self) -> int:
-        """1: a person is to look where it came from."""
+        """Return 1 if a person must find the cause, else 0."""
         return int(Exit.PERSON if self.above_tolerance else Exit.SETTLED)
 
 
 def look(connection: sa.Connection, since_ms: int) -> list[Drift]:
-    """Counters of periods that begin at a moment or later and are off; the first so many as are put right at once."""
+    """Return counters with a difference, of periods from `since_ms` on.
+
+    There are at most CORRECTED_AT_ONCE.
+    """
     return views.drifts(connection, since_ms, CORRECTED_AT_ONCE)
 
 
@@ -66,9 +75,10 @@ def judge_drift(found: Sequence[Drift], tolerance_ppm: int) -> Reconciled:
 
 
 def put_right(connection: sa.Connection, found: Sequence[Drift], tolerance_ppm: int, by: By) -> Reconciled:
-    """Correct the counters that were found to be off, and keep how far off they were.
+    """Correct counters with a difference, and store the result.
 
-    The result includes what the same actor corrected for the same reason a moment ago: its answer may have been lost.
+    The stored result includes corrections by the same actor and reason within AGAIN_MS, because their answer may be
+    lost.
     """
     counters = [_counter(one) for one in found if one.has_uses]
     done = guard_reconcile.correct(connection, counters, by)
@@ -85,7 +95,10 @@ def _counter(one: Drift) -> Counter:
 
 
 def check_spenders(connection: sa.Connection, now_ms: int) -> Sequence[Spender]:
-    """Look, and keep what is found; an older look that ends late replaces no newer one."""
+    """Find the wallets with the most use, and store them.
+
+    An older check that ends late does not replace a newer one.
+    """
     found = spenders_now(connection, now_ms)
     rows = [
         {name: getattr(one, name) for name in ("place", "customer_id", "used_micro", "from_ms", "at_ms")}
@@ -99,7 +112,7 @@ def check_spenders(connection: sa.Connection, now_ms: int) -> Sequence[Spender]:
 def check_vendors(
     connection: sa.Connection, now_ms: int, tolerance_ppm: int = TOLERANCE_PPM, least_micro: int = LEAST_MICRO
 ) -> Drifted:
-    """The last days up to today, and keep how many lines were off, and alert."""
+    """Compare vendors' bills of the last days before today, and store the result."""
     today = now_ms - now_ms % DAY_MS
     lines = vendors.drift(connection, today - vendors.SPAN_DAYS * DAY_MS, today, now_ms, tolerance_ppm, least_micro)
     found = Drifted.of(lines)
@@ -109,7 +122,10 @@ def check_vendors(
 
 @dataclass(frozen=True)
 class LastCheck:
-    """When it was, how many lines were off, and how many of them somebody has to look at."""
+    """The last result of a check.
+
+    `off`: the number of lines with a difference. `alerts`: how many of them need a person.
+    """
 
     at_ms: int
     off: int
@@ -117,6 +133,6 @@ class LastCheck:
 
 
 def last_checks(connection: sa.Connection) -> dict[str, LastCheck]:
-    """By what was checked; what never was is not among them."""
+    """Return the last results by check, without checks that never ran."""
     rows = SQL.run(connection, "last")
     return {row.check_name: LastCheck(int(row.at_ms), int(row.off), int(row.alerts)) for row in rows}

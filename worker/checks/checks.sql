@@ -1,12 +1,12 @@
 -- Results of the last check of each kind.
 
 -- name: keep
--- If two run at once, the later one counts.
+-- If two checks run at once, the later one counts.
 INSERT INTO checks (check_name, at_ms, off, alerts) VALUES (:check_name, :at_ms, :off, :alerts)
 ON CONFLICT (check_name) DO UPDATE SET at_ms = excluded.at_ms, off = excluded.off, alerts = excluded.alerts
 WHERE excluded.at_ms >= checks.at_ms
 
--- The wallets with the most use, as they were last looked at.
+-- The wallets with the most use, by the last check.
 
 -- name: keep_spenders
 INSERT INTO high_spenders (place, customer_id, used_micro, from_ms, at_ms)

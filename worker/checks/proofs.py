@@ -1,10 +1,9 @@
-"""Runs of `verify`: what each found is kept and listed, and an organisation with a breach is stopped.
+"""Store and list runs of `verify`, and stop organisations with a breach.
 
-Guarantee: a run is one row, which is never changed. An invariant held by a run that asked about all organisations, on a
-database that is not in doubt, and found no breach of it; a run about some can show a breach, and holds nothing. Neither
-does one that continued from another: `held_by` is a run that looked at all of it. Nor does one that began before
-another's breach was kept: it may not have seen that. No organisation is stopped that a person has fixed and released
-since.
+Guarantee: a run is one row, which never changes. An invariant holds only by a full run of all organisations without a
+breach of it, while the history is not in doubt. A run of some organisations, or one that continues another, can show a
+breach but not that an invariant holds. The same is true of a run that began before another run's breach was stored,
+which it may not have seen. An organisation is not stopped if a person has released it since.
 """
 
 from __future__ import annotations
@@ -27,12 +26,13 @@ from drawdown.worker.verify.verify import Breach, Verification
 SQL = queries(__file__)
 
 WHOLE_EACH_MS: Final = 7 * DAY_MS - DAY_MS // 4
-"""Age of the last full run from which `verify --since-last` checks everything. If it runs each night, that is once a
-week."""
+"""Age of the last full run from which `verify --since-last` makes a full run. If it runs each night, that is once a
+week.
+"""
 
 
 def to_continue(connection: sa.Connection, now_ms: int) -> ProvenRun | None:
-    """The run that the next one may continue from; None: it has to look at all of it."""
+    """Return the run that the next one may continue; None: a full run is needed."""
     values = {"now_ms": now_ms, "apart_ms": APART_MS, "whole_after_ms": now_ms - WHOLE_EACH_MS}
     row = SQL.run(connection, "to_continue", values).one_or_none()
     return None if row is None else ProvenRun(row.number, row.at_ms, Mark(row.proven_to_ms, row.arrival))
@@ -42,8 +42,11 @@ def keep(
     connection: sa.Connection, found: Verification, by: By, *, took_ms: int = 0, orgs: int | None = None,
     doubted: str | None = None,
 ) -> int:  # fmt: skip
-    """Keep what was found at `by.now_ms`, in so many milliseconds, of so many organisations (None: all); `doubted`: why
-    history may be lost. The run's number."""
+    """Store the result of a run, and return its number.
+
+    `took_ms`: its duration. `orgs`: the number of checked organisations; None: all. `doubted`: the reason for which
+    history may be lost, or None.
+    """
     values = {
         "at_ms": by.now_ms,
         "took_ms": took_ms,
@@ -74,7 +77,7 @@ def keep(
 
 
 def _reach(found: Verification) -> dict[str, int | None]:
-    """From where on it looked, and how far it proved."""
+    """Return the columns of a run's start and of its proven end."""
     return {
         "follows": None if found.point is None else found.point.run,
         "from_ms": None if found.point is None else found.point.window_ms,
@@ -84,14 +87,17 @@ def _reach(found: Verification) -> dict[str, int | None]:
 
 
 WHOLE_LATE_MS: Final = 9 * DAY_MS
-"""Age from which the last full run is late. A full run is due once a week."""
+"""Age from which the last full run is late: it is due once a week."""
 
 
 @dataclass(frozen=True)
 class Invariant:
-    """An invariant: the run by which it last held, and that by which it was last broken (None: none on record), when
-    that was, and how many breaches it found. `rows`: how many that which held looked at, by what they are; `findings`:
-    how many ways to break it are looked for."""
+    """An invariant, with its last runs.
+
+    `findings`: the number of kinds of breach that are checked. `held_by`: the last run by which it held. `broken_by`:
+    the last run with a breach; None: not on record. `breaches`: their number in that run. `rows`: the rows that the run
+    `held_by` checked, by kind.
+    """
 
     invariant: int
     name: str
@@ -106,7 +112,7 @@ class Invariant:
 
     @property
     def holds(self) -> bool | None:
-        """By the newest run that says; None: no run does."""
+        """Return True if it held in the newest of these runs; None: it was not checked."""
         if self.held_by is None and self.broken_by is None:
             return None
         return (self.held_by or 0) > (self.broken_by or 0)
@@ -114,9 +120,13 @@ class Invariant:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of `verify`: of how many organisations (None: all), what it found by invariant, how many rows it looked at,
-    what it left open, and the newest action's hash. `doubted`: history was lost, so that it proves nothing of that.
-    `follows`: the run that it continued from the window `from_ms` on (None: it looked at all of it)."""
+    """A run of `verify`.
+
+    `orgs`: the number of checked organisations; None: all. `checked`: the number of checked rows by kind. `open`: the
+    counts of open items. `newest_action`: the hash of the newest action. `doubted`: the reason for which history may be
+    lost, so that the run does not prove it. `follows`: the run that it continued, from the window `from_ms` on; None:
+    it was a full run.
+    """
 
     number: int
     at_ms: int
@@ -141,7 +151,10 @@ class Run:
 
 @dataclass(frozen=True)
 class RunsPage:
-    """The latest first; `next_before`: where the next page begins."""
+    """A page of runs, the latest first.
+
+    `next_before`: the start of the next page; None: this is the last.
+    """
 
     runs: list[Run]
     next_before: int | None
@@ -149,19 +162,25 @@ class RunsPage:
 
 @dataclass(frozen=True)
 class Last:
-    """When all invariants held last: by a run that looked at all of it, and by one that continued from another."""
+    """The times at which all invariants last held.
+
+    `whole_ms`: by a full run. `continued_ms`: by a run that continued another. None: never.
+    """
 
     whole_ms: int | None
     continued_ms: int | None
 
 
 def last_held(connection: sa.Connection, now_ms: int) -> Last:
-    """By runs of all organisations, in a database that nobody doubts."""
+    """Return when all invariants last held.
+
+    Only runs of all organisations count, on a history that is not in doubt.
+    """
     return Last(**SQL.run(connection, "last", {"now_ms": now_ms}).one()._mapping)
 
 
 def standing(connection: sa.Connection) -> list[Invariant]:
-    """Return the state of each invariant, including those that no run on record checked."""
+    """Return the state of each invariant, including unchecked ones."""
     there = {row.invariant: row for row in SQL.run(connection, "standing")}
     found = []
     for number, (name, says) in INVARIANTS.items():
@@ -190,11 +209,13 @@ def _run(row: sa.RowMapping) -> Run:
 
 
 def stop_breached(connection: sa.Connection, verification: Verification, now_ms: int, actor: str) -> list[str]:
-    """Stop each organisation with a breach, and no other; returns those that were not stopped before. One that was
-    released after the proof began is left: what the proof saw of it may be fixed, and the next one tells.
+    """Stop each organisation with a breach; return those that were running.
 
-    Must be the transaction's first statement: a seal that is under way ends before its organisations are stopped, so
-    that their watermark is held where it then is.
+    An organisation that a person released after the run began is left out: its breach may be fixed, and the next run
+    shows that.
+
+    This must be the transaction's first statement. So a seal that is under way ends first, and the stored watermarks
+    are those after it.
     """
     lock_buckets(connection)
     released = set(SQL.run(connection, "released_since", {"action": verification.before.action}).scalars())

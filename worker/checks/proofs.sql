@@ -1,4 +1,4 @@
--- Results of `verify`, as they are kept.
+-- The stored results of `verify`.
 
 -- name: in_turn
 -- Two runs are stored one after the other, so that their numbers are in the order of storing.
@@ -24,9 +24,9 @@ ON CONFLICT (invariant) DO UPDATE SET
     broken_by = COALESCE(excluded.broken_by, invariants.broken_by)
 
 -- name: to_continue
--- The newest run that held, whole or continued, while a whole one is young enough. After a breach, or a loss of
--- history, a whole one is to come first, which saw the breach: also where a run that had begun before is kept after it.
--- A run dated by a clock in the future shows nothing since.
+-- The newest run without a breach, full or continued, if a full run is recent enough. After a breach or a loss of
+-- history, a full run that saw it must come first. A run that began before may be stored after it. A run with a time in
+-- the future is left out, because it cannot show later rows.
 SELECT p.number, p.at_ms, p.proven_to_ms, p.arrival FROM proofs p
 WHERE {held} AND p.at_ms <= :now_ms AND p.number > {broken_last}
     AND NOT EXISTS (SELECT 1 FROM invariants i WHERE i.broken_by > COALESCE(i.held_by, 0))
@@ -42,7 +42,7 @@ COALESCE((SELECT MAX(b.number) FROM proofs b WHERE b.breaches > 0), 0)
 -- name: held
 p.orgs IS NULL AND p.doubted IS NULL AND p.breaches = 0 AND p.proven_to_ms IS NOT NULL
 
--- Results of runs of `verify`.
+-- The results of runs of `verify`.
 
 -- name: standing
 -- The runs by which each invariant last held, and was last broken.
@@ -56,13 +56,13 @@ SELECT number, at_ms, took_ms, orgs, breaches, by_invariant, checked, open, newe
 FROM proofs WHERE :before = 0 OR number < :before ORDER BY number DESC LIMIT :at_most
 
 -- name: last
--- When the last run was that looked at all of it and found nothing wrong, and the last one that continued from it. One
--- that a clock of the future dated tells of nothing since.
+-- When the last full run without a breach was, and the last that continued one. A run with a time in the future is left
+-- out.
 SELECT MAX(CASE WHEN follows IS NULL THEN at_ms END) AS whole_ms,
     MAX(CASE WHEN follows IS NOT NULL THEN at_ms END) AS continued_ms
 FROM proofs WHERE orgs IS NULL AND doubted IS NULL AND breaches = 0 AND at_ms <= :now_ms
 
--- Stops organisations that have a breach.
+-- Actions that released organisations, for the stop after a breach.
 
 -- name: released_since
 SELECT target FROM operator_actions WHERE action = 'org_release' AND action_id > :action

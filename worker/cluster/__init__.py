@@ -1,6 +1,6 @@
-"""Many machines: who takes part, and the schema that the engine and its workers keep to themselves.
+"""Coordinate workers on several machines, in a schema of their own.
 
-Guarantee: workers share one set of terms, and see who is alive.
+Guarantee: workers share one set of terms, and see which workers live.
 
 Tests: tests/integration/test_cluster.py
 """

@@ -1,7 +1,9 @@
-"""The schema that `drawdown worker` needs: the engine's tables and those of the members, in a schema of its own.
+"""Create and upgrade the schema of `drawdown worker`.
 
-Guarantee: making it and bringing it up to date is one transaction, safe to repeat. Each change is on record by name. A
-schema that is newer than this program is refused untouched.
+It has the tables of the job engine and of the workers.
+
+Guarantee: an installation or upgrade is one transaction, and safe to repeat. Each step is on record by name. A schema
+that is newer than this program is refused, and not changed.
 """
 
 from __future__ import annotations
@@ -20,30 +22,34 @@ from drawdown.schema.sql import Part, queries
 SCHEMA: Final = "drawdown_cluster"
 ENGINE: Final = "procrastinate"
 OWN: Final = ("own_1",)
-"""Our own tables, each step by the name of its statement."""
+"""The steps for our own tables, by the names of their statements."""
 SQL = queries(__file__)
 
 
 def require_engine() -> None:
-    """Errors: UsageError where the extra is not installed."""
+    """Refuse to continue without the extra `cluster`. Errors: UsageError."""
     if find_spec(ENGINE) is None:
         raise UsageError("the extra `cluster` is not installed. Run pip install 'drawdown[cluster]'")
 
 
 def is_there(connection: sa.Connection) -> bool:
-    """Return True if this database has the schema, and this login may read it."""
+    """Return True if the database has the schema and this login may read it."""
     return SQL.run(connection, "is_there").first() is not None
 
 
 def there_part() -> Part:
-    """The same, for `together`: a row where it is."""
+    """Return the query of `is_there`, to read together with others.
+
+    It returns a row if the schema exists.
+    """
     return SQL.part("is_there")
 
 
 def install(engine: sa.Engine) -> bool:
-    """Make the schema, or bring it up to date; whether anything was to be done.
+    """Create or upgrade the schema; return True if it changed.
 
-    Errors: UsageError on SQLite or without the extra; DatabaseNotReady for one that is newer, or may not be made.
+    Errors: UsageError on SQLite or without the extra; DatabaseNotReady if the schema is newer, or this login may not
+    create it.
     """
     require_postgresql(engine)
     require_engine()
@@ -61,7 +67,7 @@ def install(engine: sa.Engine) -> bool:
 
 
 def require_postgresql(engine: sa.Engine) -> None:
-    """Errors: UsageError on SQLite."""
+    """Refuse a database other than PostgreSQL. Errors: UsageError."""
     if engine.dialect.name != "postgresql":
         raise UsageError(
             "`drawdown worker` needs PostgreSQL, which machines can share. With SQLite, run `drawdown run`"
@@ -69,7 +75,10 @@ def require_postgresql(engine: sa.Engine) -> None:
 
 
 def require_direct(engine: sa.Engine) -> None:
-    """Errors: DatabaseNotReady behind a pooler: what the engine's connections are told would hold for others'."""
+    """Refuse a connection through a pooler. Errors: DatabaseNotReady.
+
+    Behind a pooler, settings of the engine's connections would affect other clients.
+    """
     direct = read(engine, _is_direct)
     if not direct:
         raise DatabaseNotReady(
@@ -83,7 +92,10 @@ def _is_direct(connection: sa.Connection) -> bool:
 
 
 def require_installed(engine: sa.Engine) -> None:
-    """Errors: DatabaseNotReady unless the schema is exactly this program's."""
+    """Require that the schema has exactly this program's version.
+
+    Errors: DatabaseNotReady.
+    """
     done = read(engine, lambda connection: _find_applied(connection) if is_there(connection) else None)
     if done is None:
         raise DatabaseNotReady("the database lacks the schema for workers. Run `drawdown init --cluster`")
@@ -93,7 +105,10 @@ def require_installed(engine: sa.Engine) -> None:
 
 
 def list_migrations() -> list[str]:
-    """Every step, in its order: ours, then the engine's, which have the version that brought them in front."""
+    """Return all steps in order: ours, then the engine's.
+
+    The names of the engine's steps begin with their version.
+    """
     names = (one.name for one in files(ENGINE).joinpath("sql/migrations").iterdir())
     return [*OWN, *sorted(name.removesuffix(".sql") for name in names if name.endswith(".sql"))]
 
@@ -110,7 +125,10 @@ def _refuse_newer(done: set[str]) -> None:
 
 
 def _do(connection: sa.Connection, name: str, *, fresh: bool) -> None:
-    """One step. A schema that is made again is the engine's newest at once, by its first step."""
+    """Run one step.
+
+    In a new schema, the engine's first step creates its newest tables, and its other steps do not run.
+    """
     if name in OWN:
         SQL.run(connection, name)
         return
@@ -122,4 +140,4 @@ def _do(connection: sa.Connection, name: str, *, fresh: bool) -> None:
         text = sql.joinpath("schema.sql").read_text(encoding="utf-8")
     SQL.run(connection, "go_there")
     driver: Any = connection.connection.dbapi_connection
-    driver.execute(text)  # many statements as they stand: nothing is bound in them
+    driver.execute(text)  # several statements without parameters

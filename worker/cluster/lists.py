@@ -1,6 +1,6 @@
-"""The workers of one database: which live, what waits for them and since when, and what failed last. Reads only.
+"""List the workers of a database, their jobs and their last failure.
 
-Guarantee: the command line and the console say it in the same words."""
+Guarantee: this module only reads. The command line and the console use the same texts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ SQL = queries(__file__)
 MOST_WORKERS: Final = 100
 """Workers that are listed, the newest first."""
 MOST_TOLD: Final = 3
-"""Workers that a line names."""
+"""Workers that a text names."""
 
 
 @dataclass(frozen=True)
 class WorkerRow:
-    """A worker of the last day. `state`: lives, ended (it said so), gone (it did not). Ages in milliseconds."""
+    """A worker of the last day. Ages are in milliseconds.
+
+    `state`: lives, ended, or gone (it died without notice).
+    """
 
     name: str
     version: str
@@ -37,8 +40,11 @@ class WorkerRow:
 
 @dataclass(frozen=True)
 class JobsOfKind:
-    """Jobs of one kind (tick, watch, reconcile, take_over) that wait, run, or failed at once. `oldest_ms`: for
-    how long the first of them has."""
+    """Jobs of one kind and state.
+
+    `kind`: tick, watch, reconcile or take_over. `state`: waits, runs or failed. `oldest_ms`: the age of the oldest in
+    this state.
+    """
 
     kind: str
     state: str
@@ -48,7 +54,7 @@ class JobsOfKind:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The terms of all workers, each worker, and their jobs."""
+    """The terms of all workers, the workers, and their jobs."""
 
     shards: int
     every_s: int
@@ -61,13 +67,16 @@ class Cluster:
     def is_late(self, jobs: JobsOfKind) -> bool:
         """Return True if a tick still runs when the next one is due.
 
-        The next one leaves the rest to it, unless it hangs.
+        The next tick leaves the rest to it, unless it hangs.
         """
         return (jobs.kind, jobs.state) == ("tick", "runs") and jobs.oldest_ms > self.every_s * SECOND_MS
 
 
 def read_cluster(connection: sa.Connection) -> Cluster | None:
-    """None where no worker ever took part. To be asked where the schema is there (`cluster.install.is_there`)."""
+    """Return the workers and their jobs; None if there was never a worker.
+
+    The schema must exist (`cluster.install.is_there`).
+    """
     found = read_together(
         connection,
         terms=SQL.part("terms"),
@@ -85,8 +94,10 @@ def read_cluster(connection: sa.Connection) -> Cluster | None:
 
 
 def worker_lines(found: Cluster) -> list[tuple[str, str]]:
-    """Labels and texts: which live, which went silently, what waits and since when, which tick
-    should have ended, what failed last."""
+    """Return labels and texts about the workers, for people.
+
+    They name living and gone workers, waiting jobs, late ticks, and the last failure.
+    """
     living, gone = found.of("lives"), found.of("gone")
     text = f"{len(living):,} live{_named(living)}; {found.shards:,} shards, a tick every {found.every_s:,} s"
     if len({one.version for one in living}) > 1:

@@ -1,7 +1,7 @@
-"""The members of a cluster, and the terms by which all of them work.
+"""Register the workers of a cluster, and agree on their terms.
 
-Guarantee: the workers of one database use one set of terms while any of them lives. No bill depends on it: two shards
-that overlap are correct. The agreement only keeps two clusters from doing all work twice.
+Guarantee: the workers of a database use one set of terms while any of them lives. Bills do not depend on it, because
+shards that overlap are correct. The agreement only prevents two clusters from doing all work twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import BUCKETS, DAY_MS, SECOND_MS
 
 MAX_SHARDS: Final = BUCKETS
-"""Shards of one tick. At most so many jobs of each kind wait, and as many run."""
+"""Shards of a tick. At most this number of jobs of each kind wait, and as many run."""
 LIVES_S: Final = 30
 """Time after which an unseen worker counts as dead. Other workers take over its jobs."""
 KEPT_S: Final = DAY_MS // SECOND_MS
@@ -29,19 +29,19 @@ SHARDS: Final = 4
 EVERY_S: Final = 300
 """Seconds between ticks, unless the first worker sets another number."""
 MOST_NAMED: Final = 3
-"""Workers that a refusal names."""
+"""Workers that an error names."""
 SQL = queries(__file__)
 
 
 NOBODY: Final = "none"
-"""Given for a provider: new organisations are assigned to nobody."""
+"""The name of a provider that leaves new organisations unassigned."""
 
 
 @dataclass(frozen=True)
 class Terms:
     """The terms of all workers of a database.
 
-    `providers`: those that can be used; if a worker lacks one, it would leave the pushes to others.
+    `providers`: those that can be used. If a worker lacks one of them, it would leave its pushes to others.
     """
 
     shards: int
@@ -52,7 +52,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class RequestedTerms:
-    """The terms that a worker was started with; None: those of the others."""
+    """The terms that a worker was started with; None: those of the other workers."""
 
     shards: int | None
     every_s: int | None
@@ -62,7 +62,7 @@ class RequestedTerms:
 
 @dataclass(frozen=True)
 class Member:
-    """A worker by its name, unlike any other's, and the version of its program."""
+    """A worker: its unique name, and the version of its program."""
 
     name: str
     version: str
@@ -70,16 +70,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Membership:
-    """The terms to go by, and how many live, this one among them."""
+    """The terms to use, and the number of living workers, including this one."""
 
     terms: Terms
     living: int
 
 
 def take_part(connection: sa.Connection, member: Member, wanted: RequestedTerms) -> Membership:
-    """Take part, or go on doing so: a worker calls it again and again.
+    """Register a worker, or renew its registration, and return the terms.
 
-    Errors: Refused where others live and go by other terms, or by terms of another version of the program.
+    A worker calls this repeatedly. Errors: Refused if living workers use other terms, or terms of another version of
+    the program.
     """
     found = SQL.run(connection, "hold_agreed").scalar_one()
     others = list(SQL.run(connection, "others", {"name": member.name, "lives_s": LIVES_S}).scalars())
@@ -91,9 +92,9 @@ def take_part(connection: sa.Connection, member: Member, wanted: RequestedTerms)
 
 
 def decide(wanted: RequestedTerms, agreed: Terms | None, others: Sequence[str]) -> Terms:
-    """The terms to go by; those of others that live hold.
+    """Return the terms to use. Terms of other living workers stay in force.
 
-    Errors: Refused for any other.
+    Errors: Refused if `wanted` differs from these.
     """
     shards, every_s = (agreed.shards, agreed.every_s) if agreed is not None else (SHARDS, EVERY_S)
     asked = Terms(
@@ -115,17 +116,21 @@ def decide(wanted: RequestedTerms, agreed: Terms | None, others: Sequence[str]) 
 
 
 def _new_orgs(wanted: str | None, agreed: Terms | None) -> str | None:
-    """Return the provider of new organisations: the agreed one if `wanted` is None, and None if it is `none`."""
+    """Return the provider of new organisations; None: they are not assigned.
+
+    `wanted`: None stands for the agreed provider, and `none` leaves organisations unassigned.
+    """
     if wanted is None:
         return None if agreed is None else agreed.new_org_provider
     return None if wanted == NOBODY else wanted
 
 
 def _terms(text: str | None, others: Sequence[str]) -> Terms | None:
-    """Terms that another version of the program agreed on say more than this one knows, or less: they hold while one of
-    its workers lives, and are agreed on again after.
+    """Read the agreed terms; None if they must be agreed on again.
 
-    Errors: Refused while one lives.
+    Terms of another version of the program may have other fields. They stay in force while one of its workers lives.
+
+    Errors: Refused while such a worker lives.
     """
     if text is None:
         return None
@@ -145,7 +150,7 @@ def _format_value(value: object) -> str:
 
 
 class Book:
-    """Writes a worker's own state, each time in a transaction of its own."""
+    """A writer of a worker's own state, each time in its own transaction."""
 
     def __init__(self, engine: sa.Engine, member: Member) -> None:
         self._engine, self._name = engine, {"name": member.name}

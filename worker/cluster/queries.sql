@@ -1,12 +1,12 @@
--- The schema of `drawdown worker`, on PostgreSQL alone: the engine's own tables, and the workers that take part.
+-- The schema of `drawdown worker`, only on PostgreSQL: the job engine's tables, and the workers.
 
 -- name: make_schema
--- The engine's tables lie apart from Drawdown's: no statement of ours meets one of theirs by its name.
+-- The engine's tables are in a separate schema, so that our statements cannot name one of them by accident.
 CREATE SCHEMA IF NOT EXISTS drawdown_cluster;
 CREATE TABLE IF NOT EXISTS drawdown_cluster.migrations (name text PRIMARY KEY)
 
 -- name: go_there
--- For this transaction: the engine names its tables without their schema.
+-- The engine names its tables without a schema. This setting ends with the transaction.
 SET LOCAL search_path TO drawdown_cluster
 
 -- name: one_at_a_time
@@ -14,7 +14,7 @@ SET LOCAL search_path TO drawdown_cluster
 SELECT pg_advisory_xact_lock(:key)
 
 -- name: is_there [postgresql]
--- Whether the schema was made, and may be looked into.
+-- A row if the schema exists and may be read.
 SELECT 1 AS there FROM pg_namespace
 WHERE nspname = 'drawdown_cluster' AND has_schema_privilege(oid, 'USAGE') AND to_regclass('drawdown_cluster.workers') IS NOT NULL
 
@@ -22,7 +22,7 @@ WHERE nspname = 'drawdown_cluster' AND has_schema_privilege(oid, 'USAGE') AND to
 SELECT 1 AS there WHERE false
 
 -- name: answers
--- The process that answers; behind a pooler, another one than let us in.
+-- The server process that answers. Behind a pooler, it can differ from the process that accepted the connection.
 SELECT pg_backend_pid()
 
 -- name: migrations
@@ -32,8 +32,8 @@ SELECT name FROM drawdown_cluster.migrations
 INSERT INTO drawdown_cluster.migrations (name) SELECT name FROM {rows :names (name text)} AS given
 
 -- name: own_1
--- `agreed` has one row: the terms that all workers follow, null until the first came. `workers` has a row for each that
--- takes part. Times are the database's: workers' machines need no common clock to see who lives.
+-- `agreed` has one row with the terms of all workers, null before the first worker. `workers` has a row for each
+-- worker. Times are the database's, so that workers do not need a common clock.
 CREATE TABLE drawdown_cluster.agreed (id integer PRIMARY KEY CHECK (id = 1), terms jsonb);
 INSERT INTO drawdown_cluster.agreed (id) VALUES (1);
 CREATE TABLE drawdown_cluster.workers (
@@ -48,11 +48,11 @@ CREATE TABLE drawdown_cluster.workers (
 )
 
 -- name: hold_agreed
--- Those who come at once come one after another: two first ones would agree on two things.
+-- Workers that register at once wait for each other. Otherwise two first workers would agree on different terms.
 SELECT CAST(terms AS text) FROM drawdown_cluster.agreed WHERE id = 1 FOR UPDATE
 
 -- name: others
--- The other workers seen lately.
+-- The other living workers.
 SELECT name FROM drawdown_cluster.workers
 WHERE name <> :name AND ended IS NULL AND seen > clock_timestamp() - make_interval(secs => :lives_s) ORDER BY began, name
 
@@ -60,12 +60,12 @@ WHERE name <> :name AND ended IS NULL AND seen > clock_timestamp() - make_interv
 UPDATE drawdown_cluster.agreed SET terms = CAST(:terms AS jsonb) WHERE id = 1 AND terms IS DISTINCT FROM CAST(:terms AS jsonb)
 
 -- name: note_worker
--- One that was thought dead is there again.
+-- A worker that counted as dead may register again.
 INSERT INTO drawdown_cluster.workers (name, version) VALUES (:name, :version)
 ON CONFLICT (name) DO UPDATE SET seen = clock_timestamp(), ended = NULL
 
 -- name: forget_gone
--- Rows that a dead worker left, a day later.
+-- Rows of workers that died a day ago.
 DELETE FROM drawdown_cluster.workers WHERE seen < clock_timestamp() - make_interval(secs => :kept_s)
 
 -- name: note_done

@@ -1,6 +1,6 @@
-"""The engine: the effects that steps yield, and the runner that does them.
+"""Define the effects that steps yield, and run them.
 
-Guarantee: a step decides; only the engine acts.
+Guarantee: a step only decides, and only the engine acts.
 
 Tests: tests/unit/test_calls.py
 """

@@ -1,5 +1,8 @@
-"""A circuit per provider or cell. Guarantee: after several failures in a row nothing is sent for a while. So an
-outage costs one call now and then, and delays no other provider or cell."""
+"""Stop calls to a provider or cell that fails repeatedly, for a while.
+
+Guarantee: after OPEN_AFTER failures in a row, calls stop for OPEN_FOR_MS. So an outage costs one call in that time, and
+does not delay other providers or cells.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ OPEN_FOR_MS: Final = 30 * SECOND_MS
 
 @dataclass
 class Breaker:
-    """Counts calls that failed in a row. If failures name their customers, each new name counts once."""
+    """The circuit of a provider or cell, which counts failures in a row.
+
+    If failures name their customers, each new name counts once.
+    """
 
     failures: int = 0
     open_after: int = OPEN_AFTER
@@ -24,11 +30,17 @@ class Breaker:
     named: set[str] = field(default_factory=set)
 
     def allows(self, now_ms: int) -> bool:
-        """Return True if a call may be made. Once the time is over, one call decides."""
+        """Return True if a call may be made.
+
+        Once the wait is over, the next call closes the circuit or opens it again.
+        """
         return self.failures < self.open_after or now_ms >= self.open_until_ms
 
     def note(self, *, failed: bool, now_ms: int, about: Collection[str] = ()) -> None:
-        """Record the outcome of a call. `about`: the only customers that its failure may concern."""
+        """Record the outcome of a call.
+
+        `about`: the customers that its failure may concern; empty: all.
+        """
         if not failed:
             self.failures = 0
             self.named.clear()

@@ -1,14 +1,14 @@
-"""Calls to one provider or payment service, within its declared limits and the time there is.
+"""Call a provider or payment service within its limits and the tick's time.
 
-Guarantee: a call that was not begun is answered as not sent. A call that breaks its contract proves nothing about its
-own pushes or any other's. A charge without an answer in time is in doubt. A service that hangs delays others for no
-longer than the time that is left, and `LAST_CHARGES_S`.
+Guarantee: a call that was not begun is answered as not sent. If a call breaks its contract, the outcome of its pushes
+is unknown, and other pushes are not affected. A charge without an answer in time is in doubt. A service that hangs
+delays others only for the time that is left, and `LAST_CHARGES_S`.
 
-Answers are handed out as they come (`Flight`), each once. If a process dies, it loses few: of the calls begun, at most
-`most` are not done with, and no answer waits for the others for longer than a second. A call is done with once its
-answers were fetched and the next ones are requested. Once `over` or `closed` returns true, no call begins. Calls that
-were not begun are answered as soon as none is under way. Calls under way have `grace_s` left once it is `over`, and all
-the time that they take while it is only `closed`.
+Answers are returned as they arrive (`Flight`), each once. If a process dies, it loses few of them. At most `most` calls
+that began are not completed, and an answer waits at most a second for others. A call is completed once its answers were
+fetched and the next answers are requested. Once `over` or `closed` returns True, further calls do not begin. Calls that
+did not begin are answered once all calls under way have ended. Calls under way have `grace_s` left once `over` returns
+True. If only `closed` does, they have all the time that they take.
 """
 
 from __future__ import annotations
@@ -72,19 +72,21 @@ log = structlog.get_logger()
 A = TypeVar("A")
 B = TypeVar("B")
 GIVE_UP_AFTER: Final = 20
-"""Calls of one batch that fail in a row. The rest is not sent: in an outage, each would cost a timeout."""
+"""Calls of a batch that fail in a row before the rest is not sent: in an outage, each would cost a timeout."""
 MOST_UNSETTLED: Final = 512
-"""Calls with pushes to one provider, of all lanes, that have no recorded answer yet.
+"""Calls with pushes to one provider, of all lanes, without recorded answers.
 
 If a process dies, these have to be looked up or sent again.
 """
 LAST_ANSWERS_S: Final = 10.0
-"""Wait for pushes under way once time is up. Drawdown must look up each one that it gives up."""
+"""Wait for pushes under way once time is over. Drawdown must look up each push that it gives up."""
 
 
 class Calls:
-    """All calls of one worker to one provider, for as long as one event loop runs. `processes`: how many share what it
-    allows, each of them the same part."""
+    """All calls of a worker to one provider, in one event loop.
+
+    `processes`: the number of processes that share the provider's limits equally.
+    """
 
     def __init__(self, provider: Provider, clock: Clock, processes: int = 1) -> None:
         self._provider = provider
@@ -103,7 +105,7 @@ class Calls:
     async def fetch(self, effect: LookUp) -> Mapping[int, LookupResult]: ...
 
     async def fetch(self, effect: Push | LookUp) -> Mapping[int, Outcome | LookupResult]:
-        """The next answers of a batch, by place; the first time, its calls are begun."""
+        """Return the next answers of a batch, by place. The first call starts the batch."""
         flight = self._flights.get(effect)
         if flight is None:
             flight = self._push(effect) if isinstance(effect, Push) else self._look_up(effect)
@@ -116,7 +118,7 @@ class Calls:
         return answers
 
     async def close(self) -> None:
-        """End the calls under way: their caller is gone."""
+        """Cancel the calls under way, because their caller has ended."""
         for flight in self._flights.values():
             await flight.close()
 
@@ -159,8 +161,10 @@ class Calls:
         return line.left_over() if line.wait_until_ms > now else NotBegun(now, NOT_SENT)
 
     async def _call(self, flight: Flight[Outcome], sent: dict[int, PushRequest], failed: InARow, waited_ms: int) -> int:
-        """One call, in its line's turn; once time is up, none. Not 0: no call was made, for its customer has to wait
-        until then, and has waited for less."""
+        """Make one call, in its line's turn, unless time is over.
+
+        Return 0, or the time until which the customer must wait (milliseconds). In that case, the call was not made.
+        """
         places, requests = list(sent), list(sent.values())
         line = self._lines.of(requests[0])
         async with line.turn:
@@ -184,10 +188,10 @@ class Calls:
         return 0
 
     def _note(self, number: int, customer: str, answers: Sequence[Outcome], failed: InARow) -> None:
-        """Use an answer for the calls after it."""
+        """Adjust the limits of later calls by an answer."""
         allowance = self._slots.allowance
         too_many = any(isinstance(answer, RetryAt) and answer.too_many for answer in answers)
-        if not (too_many and (number < allowance.since or allowance.allowed > 1)):  # else fewer at once are tried first
+        if not (too_many and (number < allowance.since or allowance.allowed > 1)):  # first reduce calls at once
             failed.note(all(isinstance(answer, RetryAt | Unknown) for answer in answers))
         self._heed(allowance, number, customer, too_many)
 
@@ -207,16 +211,19 @@ class Calls:
         try:
             answers = await self._provider.push(sent)
             assert len(answers) == len(sent), f"{len(answers)} outcomes for {len(sent)} pushes"
-        except Exception as error:  # a provider that breaks its contract has told us nothing about what was charged
+        except Exception as error:  # a provider that breaks its contract does not show which pushes it charged
             log.exception("provider_failed", provider=self._provider.name, first_key=sent[0].key)
             return [Unknown(in_short(error))] * len(sent)
         return answers
 
     def _look_up(self, effect: LookUp) -> Flight[LookupResult]:
-        """One call answers all of one customer's pushes within the span that the provider declares. Customers take
-        turns, so that one with much to ask holds up no other."""
+        """Look up pushes, with one call for a customer's pushes within a span.
+
+        The provider declares the span. Customers take turns, so that a customer with many pushes does not delay others.
+        """
         requests = effect.requests
-        # Forgotten, they are asked for again; and what one call said of a customer's pushes is weighed together.
+        # Lost answers are requested again. All answers come in one portion, so that those of a customer are compared
+        # together.
         flight = Flight[LookupResult](len(requests), effect.over, _unread, portion=len(requests))
         calls = iter(by_customer(requests, self._provider.capabilities.lookup_span_ms))
 
@@ -240,7 +247,7 @@ class Calls:
                 return [await self._provider.lookup(push) for push in asked]
             answers = await cast(ManyLookups, self._provider).lookup_many(asked)
             assert len(answers) == len(asked), f"{len(answers)} answers for {len(asked)} lookups"
-        except Exception as error:  # it has told us nothing: what cannot be read is not absent
+        except Exception as error:  # a push that cannot be read is not absent
             log.exception("provider_failed", provider=self._provider.name, first_key=asked[0].key)
             return [ReadFailed(in_short(error))] * len(asked)
         return answers
@@ -248,7 +255,7 @@ class Calls:
     async def customers(
         self, customer_ids: Sequence[str], over: Over = never, cut: Cut | None = None
     ) -> Mapping[str, CustomerRead]:
-        """The state of any number of customers."""
+        """Return the states of customers, by id."""
         size = self._provider.capabilities.reads_a_call
         parts = [customer_ids[at : at + size] for at in range(0, len(customer_ids), size)]
         found: dict[str, CustomerRead] = {}
@@ -267,12 +274,12 @@ class Calls:
         return await self._each(customer_ids, self._provider.drawn, str, over)
 
     async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
-        """Return the costs of features' units in credits."""
+        """Return the costs of units of features in credits."""
         (found,) = await self._each([known], cast(TellsCosts, self._provider).costs, lambda _: "")
         return found
 
     async def check(self, customer_ids: Sequence[str]) -> list[Sequence[str] | ReadFailed]:
-        """Return the faults of each customer, a line each."""
+        """Return the faults of each customer, as lines."""
         return await self._each(customer_ids, lambda customer: self._provider.check((), (customer,)), str)
 
     async def _each(
@@ -284,7 +291,10 @@ class Calls:
         *,
         paced: bool = False,
     ) -> list[B | ReadFailed]:
-        """`paced`: within what is allowed a second for one customer."""
+        """Make one call for each item, and return the answers in order.
+
+        `paced`: keep within the rate for one customer.
+        """
         flight = Flight[B | ReadFailed](len(asked), over, _unread)
         places = iter(range(len(asked)))
 
@@ -309,7 +319,7 @@ class Calls:
     async def _ask_or_fail(self, ask: Callable[[A], Awaitable[B]], asked: A) -> B | ReadFailed:
         try:
             return await ask(asked)
-        except Exception as error:  # it has told us nothing: what cannot be read is neither zero nor absent
+        except Exception as error:  # a value that cannot be read is neither zero nor absent
             log.exception("provider_failed", provider=self._provider.name)
             return ReadFailed(in_short(error))
 
@@ -322,16 +332,18 @@ def _unread(_place: int, begun: bool) -> ReadFailed:
 
 
 PORTION: Final = 128
-"""Answers fetched at once, unless one call has more: few enough to lose, enough that commits cost little."""
+"""Answers fetched at once, unless one call has more: a lost portion costs little, and so do commits."""
 PORTION_S: Final = 1.0
-"""Longest wait of an answer to be written together with others."""
+"""Longest wait of an answer for others, to be written together."""
 POLL_S: Final = 0.1
-"""Seconds between two checks of `over` while no answer comes."""
+"""Seconds between two checks of `over` during a wait for an answer."""
 
 
 class Flight(Generic[A]):
-    """`count` answers that come one by one. `instead` says what stands for one that did not come, given its place and
-    whether its call was begun."""
+    """Answers to `count` requests, which arrive one by one.
+
+    `instead`: returns the answer for a place without one; its second argument is True if the call was begun.
+    """
 
     def __init__(
         self,
@@ -351,7 +363,7 @@ class Flight(Generic[A]):
         self._grace_s = grace_s
         self._left = set(range(count))
         self._call_of: dict[int, set[int]] = {}
-        """The places of the call that each place begun belongs to, but for those that are done with."""
+        """The places of the call that each begun place belongs to, without completed places."""
         self._ready: dict[int, A] = {}
         self._fetched: list[int] = []
         self._first_at = 0.0
@@ -361,11 +373,11 @@ class Flight(Generic[A]):
         self._ends_at: float | None = None
 
     def over(self) -> bool:
-        """True if no call may be begun any more."""
+        """Return True if further calls must not begin."""
         return self._over() or (self._closed is not None and self._closed())
 
     def start(self, works: Iterable[Callable[[], Awaitable[None]]]) -> None:
-        """Have these make the calls, side by side."""
+        """Start coroutines that make the calls at the same time."""
         self._tasks = [asyncio.ensure_future(self._whole(work)) for work in works]
 
     async def _whole(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -375,23 +387,23 @@ class Flight(Generic[A]):
             self._changed.set()
 
     async def room(self) -> None:
-        """Wait until one more call may be begun."""
+        """Wait until one more call may begin."""
         await self._room.acquire()
 
     def begin(self, places: Iterable[int]) -> None:
-        """From here on the answers of this call may be lost."""
+        """Record that a call begins, after which its answers may be lost."""
         call = set(places)
         self._call_of.update(dict.fromkeys(call, call))
 
     def may_begin(self, places: Iterable[int]) -> bool:
-        """Begin a call, unless none may be begun any more; whether it was."""
+        """Record that a call begins, and return True, unless time is over."""
         if self.over():
             return False
         self.begin(places)
         return True
 
     def answer(self, place: int, answer: A) -> None:
-        """Take the answer of one call."""
+        """Store the answer for a place."""
         self._left.remove(place)
         self._ready[place] = answer
         if len(self._ready) == 1:
@@ -401,11 +413,14 @@ class Flight(Generic[A]):
 
     @property
     def is_done(self) -> bool:
-        """True if every answer was fetched."""
+        """True if all answers were fetched."""
         return not self._left and not self._ready
 
     async def fetch(self) -> dict[int, A]:
-        """The next portion, by place: none is empty before all were fetched. Errors: whatever the works raise."""
+        """Return the next portion of answers, by place.
+
+        It is empty only if all were fetched. Errors: those that the coroutines raise.
+        """
         loop = asyncio.get_running_loop()
         self._done_with_fetched()
         while self._left and len(self._ready) < self._portion:
@@ -427,7 +442,7 @@ class Flight(Generic[A]):
         for place in self._fetched:
             call = self._call_of.pop(place, None)
             if call is None:
-                continue  # of no call: it was not sent
+                continue  # it was not sent in a call
             call.remove(place)
             if not call:
                 self._room.release()
@@ -435,13 +450,13 @@ class Flight(Generic[A]):
 
     def _is_over(self, at: float) -> bool:
         if self._left.isdisjoint(self._call_of) and self.over():
-            return True  # nothing is under way, and nothing will be
+            return True  # all calls under way have ended, and further calls must not begin
         if self._ends_at is None and self._over():
             self._ends_at = at + self._grace_s
         return self._ends_at is not None and at >= self._ends_at
 
     async def _give_up(self) -> None:
-        """Whatever has not been answered will not be."""
+        """Cancel the calls, and answer the rest by `instead`."""
         await self.close()
         for task in self._tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -450,20 +465,20 @@ class Flight(Generic[A]):
             self.answer(place, self._instead(place, place in self._call_of))
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel the calls under way."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 PAYMENTS_AT_ONCE: Final = 8
-"""Calls to one payment service under way together."""
+"""Calls to a payment service at once."""
 LAST_CHARGES_S: Final = 5.0
-"""Wait for charges under way once time is up. Drawdown must look up each one that it gives up."""
+"""Wait for charges under way once time is over. Drawdown must look up each charge that it gives up."""
 
 
 async def answers(service: PaymentService, effect: ChargeMoney | LookUpMoney, clock: Clock) -> list[ChargeResult]:
-    """Return the service's answers, one each, in order."""
+    """Return the service's answers, one for each charge, in order."""
     charges = isinstance(effect, ChargeMoney)
 
     def instead(_place: int, begun: bool) -> ChargeResult:
@@ -495,14 +510,17 @@ async def _answer(service: PaymentService, request: Charge, *, charges: bool) ->
     try:
         answer = await (service.charge(request) if charges else service.look_up(request))
         assert isinstance(answer, ChargeResult), f"{type(answer).__name__} is not an answer"
-    except Exception as error:  # it has told us nothing about what was taken
+    except Exception as error:  # the outcome of the charge is unknown
         log.exception("payment_service_failed", service=service.name, charge=request.charge_id)
         return InDoubt(in_short(error))
     return answer
 
 
 async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | InDoubt | None:
-    """Return the answer of a service: does it top a customer up by itself? If it hangs, wait until it is `over`."""
+    """Return a service's answer: does it top up a customer by itself?
+
+    If the service hangs, wait until the effect is `over`.
+    """
     if service.dormant is not None or not isinstance(service, FillsItself):
         return None
     task = asyncio.ensure_future(service.fills_itself(effect.customer_id))
@@ -515,6 +533,6 @@ async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | I
         task.cancel()
     try:
         return task.result()
-    except Exception as error:  # it has told us nothing of who fills
+    except Exception as error:  # it is unknown whether the service tops up by itself
         log.exception("payment_service_failed", service=service.name, customer=effect.customer_id)
         return InDoubt(in_short(error))

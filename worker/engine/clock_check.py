@@ -1,5 +1,7 @@
-"""Rule S9: compares this machine's clock with the database's, and with the last tick. A wrong clock seals windows
-that are still open, or none at all."""
+"""Compare this machine's clock with the database's and the last tick (rule S9).
+
+With a wrong clock, a tick would seal windows that are still open, or would stop sealing.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,21 @@ MAX_JUMP_MS = DAY_MS
 
 
 def database_now(connection: sa.Connection, now: int) -> int:
-    """The database server's clock; a SQLite file has none but ours."""
+    """Return the time of the database server (milliseconds).
+
+    For SQLite, it is `now`.
+    """
     if connection.dialect.name != "postgresql":
         return now
     return int(SQL.run(connection, "database_now").scalar_one())
 
 
 def require_clock(connection: sa.Connection, now: int) -> None:
-    """For a command that dates something. Errors: ClockDoubted where this machine's clock differs from the database's,
-    or is behind the last tick: what was done would be dated before what it changes."""
+    """Check the clock, for a command that stores its time.
+
+    Errors: ClockDoubted if this machine's clock differs from the database's, or is earlier than the last tick. The
+    change would be dated before the rows that it changes.
+    """
     server_now = database_now(connection, now)
     if abs(now - server_now) > MAX_SKEW_MS:
         raise ClockDoubted(f"{_apart(now, server_now)}. Synchronise both with NTP; nothing was changed")
@@ -39,7 +47,7 @@ def require_clock(connection: sa.Connection, now: int) -> None:
 
 
 def last_doubted_clock(connection: sa.Connection) -> int | None:
-    """When the last tick began that nobody vouched for."""
+    """Return the start of the last tick without `--accept-clock`; None: never."""
     found: int | None = SQL.run(connection, "last_doubted_clock").scalar_one_or_none()
     return found
 
@@ -49,7 +57,10 @@ def _apart(now: int, server_now: int) -> str:
 
 
 def doubt_the_clock(now: int, server_now: int, previous: int | None) -> None:
-    """Errors: ClockDoubted, for a person to tell which clock is right."""
+    """Check the clock for a tick.
+
+    Errors: ClockDoubted if the clocks differ or the clock jumped, so that a person decides which clock is correct.
+    """
     if abs(now - server_now) > MAX_SKEW_MS:
         raise ClockDoubted(
             f"{_apart(now, server_now)}. Synchronise both with NTP, or run `drawdown tick --accept-clock` once"

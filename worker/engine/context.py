@@ -1,8 +1,8 @@
-"""The inputs of a tick: time, providers, limits, circuits, shard and stores.
+"""Define the inputs of a tick: time, providers, limits, circuits, shard, stores.
 
-Guarantee: steps take time, providers and limits from here, never from the machine. After several failures in a row
-nothing is sent to a provider or cell for a while: an outage costs one call now and then, and delays no other. Secrets
-of stores never print.
+Guarantee: steps take time, providers and limits from here, not from the machine. After several failures in a row, calls
+to a provider or cell stop for a while. So an outage costs few calls, and does not delay other providers or cells.
+Secrets of stores never print.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from drawdown.worker.engine.stores import Databases, ObjectStore
 from drawdown.worker.engine.witness import Witness
 
 LEASE_MS = 2 * MINUTE_MS
-"""The time for which a claim keeps other workers away.
+"""Time for which a claim excludes other workers.
 
-Correctness never depends on it: two senders send identical bytes (P1).
+Correctness does not depend on it, because two senders send identical bytes (P1).
 """
 
 
@@ -33,25 +33,27 @@ def _never() -> bool:
 
 @dataclass
 class Context:
-    """One worker's tick."""
+    """The context of one worker's tick."""
 
     worker: str
     clock: Clock
     capabilities: Mapping[str, Capabilities]
     dormant: Mapping[str, str] = field(default_factory=dict)
-    """Providers that cannot be called yet."""
+    """Providers that cannot be called yet, each with the reason."""
     broken: Mapping[str, str] = field(default_factory=dict)
-    """Providers that cannot be used at all, and why."""
+    """Providers that cannot be used, each with the reason."""
     changed: Mapping[str, str] = field(default_factory=dict)
-    """Providers that declare other terms than those in force; they are sent nothing until a person accepts these."""
+    """Providers that declare other terms than those in force. Drawdown does not send to them until a person accepts the
+    terms.
+    """
     payments: Mapping[str, PaymentCapabilities] = field(default_factory=dict)
-    """Payment services there are."""
+    """The payment services, with their capabilities."""
     dormant_payments: Collection[str] = ()
     """The payment services that cannot be called yet."""
     hooks: Collection[str] = ()
-    """Origins of the operator's product that this machine may tell; what is due elsewhere it leaves to others."""
+    """Origins of the operator's product that this machine may call. Other machines send to other origins."""
     objects: ObjectStore = field(default_factory=ObjectStore)
-    """The object store with the prefixes that are watched."""
+    """The object store of the watched prefixes."""
     databases: Databases = field(default_factory=Databases)
     """The databases that sources query."""
     shard: Shard = field(default_factory=Shard)
@@ -60,22 +62,26 @@ class Context:
     began_ms: int | None = None
     accept_clock: bool = False
     stopping: Callable[[], bool] = _never
-    """Asked between effects: true once the process was told to end."""
+    """Returns True once the process must end. Steps call it between effects."""
     breakers: dict[str, Breaker] = field(default_factory=dict)
     cell_breakers: dict[str, Breaker] = field(default_factory=dict)
-    """By cell: what one dispatch learnt of a dead cell, the next need not."""
+    """Circuits by cell, shared by all dispatches: once one finds a dead cell, the others do not call it."""
     hurried: bool = False
-    """A watch: who did not answer a moment ago is not asked, or an outage would cost each round its time."""
+    """True in a watch: a provider that just failed is not called, because an outage would use up the time of each
+    round.
+    """
     witness: Witness | None = None
-    """This machine's checkpoint of the database since the tick began."""
+    """This machine's checkpoint of the database, updated during the tick."""
     progress: Callable[[str, int], None] | None = None
     _claims: Iterator[int] = field(default_factory=lambda: count(1))
-    """Shared with every context made of this one: no two claims of a worker have one name."""
+    """Shared with all contexts made from this one, so that each claim of a worker has its own name."""
 
     def out_of_time(self, eighths: int = 8) -> bool:
-        """Return True if the rest is left to the next tick: all of the time is over, or so many eighths of it.
+        """Return True if so many eighths of the tick's time are over.
 
-        Earlier steps leave some time to later ones, so that no provider that hangs keeps a halt from its cell.
+        The rest is left to the next tick.
+
+        Earlier steps leave some time to later ones, so that a provider that hangs does not delay a halt.
         """
         if self.stopping():
             return True
@@ -85,25 +91,28 @@ class Context:
         return self.clock.now_ms() >= self.deadline_ms - whole_ms * (8 - eighths) // 8
 
     def leaves(self, duration_ms: int) -> bool:
-        """Return True if so much of the time is left."""
+        """Return True if at least this much of the tick's time is left."""
         ends_ms = self.deadline_ms
         return not self.stopping() and (ends_ms is None or self.clock.now_ms() + duration_ms <= ends_ms)
 
     def within(self, duration_ms: int) -> Context:
-        """The same, for that long at most."""
+        """Return a copy with at most this duration left."""
         ends_ms = self.clock.now_ms() + duration_ms
         return replace(self, deadline_ms=ends_ms if self.deadline_ms is None else min(ends_ms, self.deadline_ms))
 
     def ready(self) -> list[str]:
-        """The providers that can be called."""
+        """Return the providers that can be called, by name."""
         return sorted(set(self.declared()) - set(self.changed))
 
     def declared(self) -> dict[str, Capabilities]:
-        """The providers that declare their terms. One without a key may lack other settings, too."""
+        """Return the providers that declare their terms.
+
+        Providers that cannot be called yet are left out: settings that determine their terms may be missing.
+        """
         return {name: capabilities for name, capabilities in self.capabilities.items() if name not in self.dormant}
 
     def new_claim(self) -> str:
-        """A name for one claim of this worker, unlike any other claim."""
+        """Return a unique name for a claim of this worker."""
         return f"{self.worker}/{next(self._claims)}"
 
     def breaker(self, provider: str) -> Breaker:
@@ -113,15 +122,18 @@ class Context:
         return self.cell_breakers.setdefault(cell_id, Breaker(open_after=2))
 
     def reading(self, provider: str) -> Breaker:
-        """The breaker of a provider's reads: one that takes no usage may well be read, and the other way round."""
+        """Return the circuit of a provider's reads.
+
+        It is separate, because a provider may answer reads and refuse pushes, or the reverse.
+        """
         return self.breakers.setdefault(f"{provider} reads", Breaker())
 
     def paying(self, service: str) -> Breaker:
-        """The breaker of a payment service."""
+        """Return the circuit of a payment service."""
         return self.breakers.setdefault(f"{service} payments", Breaker())
 
     def telling(self, endpoint: str) -> Breaker:
-        """The breaker of an endpoint of the operator's product."""
+        """Return the circuit of an endpoint of the operator's product."""
         return self.breakers.setdefault(f"{endpoint} hooks", Breaker(open_after=2))
 
     def advanced(self, what: str, count: int) -> None:

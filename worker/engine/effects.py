@@ -1,7 +1,7 @@
-"""The effects: the closed list of requests that a step may make of the world, and what steps share around them.
+"""Define the effects that a step may request from the outside world.
 
-Guarantee: a step is a generator that decides and yields effects, and never does one itself. So the same step is driven
-by production (`worker.engine.runner`) and, effect by effect with crashes in between, by the simulation.
+Guarantee: a step is a generator that decides and yields effects, and does not perform them itself. So the same step
+runs in production (`worker.engine.runner`) and in the simulation, effect by effect, with crashes in between.
 """
 
 from __future__ import annotations
@@ -22,22 +22,25 @@ from drawdown.worker.engine.witness import Witness
 log = structlog.get_logger()
 
 R = TypeVar("R")
-Over: TypeAlias = Callable[[], bool]  # whether nothing more is to be begun: time is up, or the process is to end
-Cut: TypeAlias = Callable[[int], None]  # told how few calls at once were allowed, where fewer than otherwise
+Over: TypeAlias = Callable[[], bool]  # True once further work must not begin: time is over, or the process must end
+Cut: TypeAlias = Callable[[int], None]  # receives the reduced number of calls at once
 NOT_SENT: Final = "not sent: no time was left"
-"""The answer to a request that was `over` before it was begun."""
+"""The answer to a request that was not begun before it was `over`."""
 LANES: Final = 2
-"""Batches of pushes to one provider under way together: the answers of one are written down while the other is sent."""
+"""Batches of pushes to one provider at once: the answers of one are stored while the other is sent."""
 
 
 def never() -> bool:
-    """Return False: for callers without a time limit."""
+    """Return False, for callers without a time limit."""
     return False
 
 
 @dataclass(frozen=True)
 class Transaction:
-    """Run `work` in one write transaction; the answer is what it returns. With `rollback`: a dry run."""
+    """Run `work` in one write transaction, and answer with its result.
+
+    `rollback`: roll the transaction back, as in a dry run.
+    """
 
     name: str
     work: Callable[[sa.Connection], object]
@@ -46,21 +49,27 @@ class Transaction:
 
 @dataclass(frozen=True, eq=False)
 class Push:
-    """Send pushes to a provider, in as many calls as it takes, none begun once it is `over`, or `closed` (then calls
-    under way have all the time they take). The answer is a portion of the outcomes as they come, by the place of the
-    push; the same effect is asked for again until each was told."""
+    """Send pushes to a provider, in any number of calls.
+
+    Once it is `over` or `closed`, further calls do not begin. If it is only `closed`, calls under way have all the time
+    that they take. The answer is a portion of the outcomes that arrived, by the place of the push. Yield the same
+    effect again until each push has an outcome.
+    """
 
     provider: str
     batch: Sequence[PushRequest]
     over: Over
     cut: Cut | None = None
     closed: Over = never
-    gives_way: bool = False  # others are due: who is told to wait is answered as not begun, and not waited for
+    gives_way: bool = False  # other pushes are due: if a customer must wait, its pushes are answered as not begun
 
 
 @dataclass(frozen=True, eq=False)
 class LookUp:
-    """Ask a provider what became of pushes; answered in portions of LookupResults, as `Push` is."""
+    """Look up pushes at a provider.
+
+    The answers are portions of LookupResults, as for `Push`.
+    """
 
     provider: str
     requests: Sequence[PushRequest]
@@ -69,7 +78,10 @@ class LookUp:
 
 @dataclass(frozen=True)
 class ReadTotals:
-    """Ask a provider what it charged customers in [from_ms, to_ms); Totals or ReadFailed each, in order."""
+    """Read a provider's charges of customers in [from_ms, to_ms).
+
+    The answer is Totals or ReadFailed for each, in order.
+    """
 
     provider: str
     customers: Sequence[tuple[str, int, int]]
@@ -78,7 +90,10 @@ class ReadTotals:
 
 @dataclass(frozen=True)
 class ReadDrawn:
-    """Ask a provider what customers' balances say was drawn; by feature, or ReadFailed, each in order."""
+    """Read the draws that customers' balances at a provider show.
+
+    The answer is Drawn by feature, or ReadFailed, for each customer in order.
+    """
 
     provider: str
     customer_ids: Sequence[str]
@@ -87,9 +102,9 @@ class ReadDrawn:
 
 @dataclass(frozen=True)
 class ReadCosts:
-    """Ask a provider what units of features cost in credits; a list of Cost, or ReadFailed.
+    """Read a provider's costs of units of features in credits.
 
-    `known_costs`: those learned before.
+    The answer is a list of Cost, or ReadFailed. `known_costs`: the costs learned before.
     """
 
     provider: str
@@ -98,7 +113,10 @@ class ReadCosts:
 
 @dataclass(frozen=True)
 class ReadCustomers:
-    """Ask a provider for its customers' states; the answer maps each id to a CustomerState or ReadFailed."""
+    """Read the states of a provider's customers.
+
+    The answer has a CustomerState or ReadFailed for each id.
+    """
 
     provider: str
     customer_ids: Sequence[str]
@@ -108,7 +126,10 @@ class ReadCustomers:
 
 @dataclass(frozen=True)
 class CheckCustomers:
-    """Ask a provider what is wrong with customers; lines of text each, or ReadFailed, in order."""
+    """Check customers at a provider.
+
+    The answer is the faults as lines of text, or ReadFailed, for each in order.
+    """
 
     provider: str
     customer_ids: Sequence[str]
@@ -116,7 +137,10 @@ class CheckCustomers:
 
 @dataclass(frozen=True, eq=False)
 class ChargeMoney:
-    """Have a payment service charge customers, none begun once it is `over`; a ChargeResult each, in order."""
+    """Charge customers at a payment service.
+
+    Once it is `over`, further charges do not begin. The answer is a ChargeResult for each, in order.
+    """
 
     service: str
     charges: Sequence[Charge]
@@ -125,7 +149,10 @@ class ChargeMoney:
 
 @dataclass(frozen=True, eq=False)
 class LookUpMoney:
-    """Ask a payment service what became of charges; a ChargeResult each, in order. Nothing is charged by it."""
+    """Look up charges at a payment service, without charging.
+
+    The answer is a ChargeResult for each, in order.
+    """
 
     service: str
     charges: Sequence[Charge]
@@ -134,8 +161,11 @@ class LookUpMoney:
 
 @dataclass(frozen=True)
 class AskWhoFills:
-    """Ask a payment service whether it tops a customer up by itself: NotSent where it does, InDoubt where that is not
-    told before it is `over`; None: nothing is known against filling the customer from here."""
+    """Ask a payment service whether it tops up a customer by itself.
+
+    The answer is NotSent if it does, and InDoubt if it does not answer before it is `over`. None: Drawdown may top up
+    the customer.
+    """
 
     service: str
     customer_id: str
@@ -144,7 +174,7 @@ class AskWhoFills:
 
 @dataclass(frozen=True)
 class HaltRequest:
-    """One halt for one cell."""
+    """A halt to send to a cell."""
 
     org_id: str
     cell_id: str
@@ -154,7 +184,10 @@ class HaltRequest:
 
 @dataclass(frozen=True)
 class HookRequest:
-    """One message for one endpoint; `generations` of the endpoint's secret sign it, the present one first."""
+    """A message for an endpoint.
+
+    `generations`: the generations of the endpoint's secret that sign it, the present first.
+    """
 
     message_id: str
     endpoint: str
@@ -165,7 +198,10 @@ class HookRequest:
 
 @dataclass(frozen=True)
 class HookAnswer:
-    """The outcome of a message: without an error the endpoint has it. `is_sent` False: it was not begun."""
+    """The outcome of a message.
+
+    `error`: None if the endpoint has it. `is_sent`: False if the call was not begun.
+    """
 
     status: int | None = None
     error: str | None = None
@@ -183,36 +219,39 @@ class UsageRequest:
 
 @dataclass(frozen=True)
 class UsageAnswer:
-    """The bytes that it answered, as they are; or, where `body` is None, what went wrong."""
+    """A cell's answer as raw bytes; if `body` is None, the error."""
 
     body: bytes | None = None
     error: str | None = None
 
 
 class HaltSender(Protocol):
-    """Sends halts to cells."""
+    """A sender of halts to cells."""
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
-        """None for each that was acknowledged, else what went wrong, in order."""
+        """Send halts, and return None or the error for each, in order."""
 
 
 class HookSender(Protocol):
-    """Sends messages to the operator's product."""
+    """A sender of messages to the operator's product."""
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        """One answer each, in order, within a bounded time."""
+        """Send messages, and return an answer each, in order, in bounded time."""
 
 
 class CellReader(Protocol):
-    """Reads the counts of cells."""
+    """A reader of cells' counts."""
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
-        """One answer each, in order, within a bounded time."""
+        """Read counts, and return an answer each, in order, in bounded time."""
 
 
 @dataclass(frozen=True)
 class SendHalts:
-    """Send halts to cells, none begun once it is `over`; None for each acknowledged one, else what went wrong."""
+    """Send halts to cells.
+
+    Once it is `over`, further halts are not sent. The answer is None for each acknowledged halt, else the error.
+    """
 
     halts: Sequence[HaltRequest]
     over: Over = never
@@ -220,7 +259,10 @@ class SendHalts:
 
 @dataclass(frozen=True)
 class SendHooks:
-    """Send messages to the operator's product, none begun once it is `over`; a HookAnswer each, in order."""
+    """Send messages to the operator's product.
+
+    Once it is `over`, further messages are not sent. The answer is a HookAnswer for each, in order.
+    """
 
     messages: Sequence[HookRequest]
     over: Over = never
@@ -228,7 +270,10 @@ class SendHooks:
 
 @dataclass(frozen=True)
 class ReadCells:
-    """Ask cells what they counted, none once it is `over`; a UsageAnswer each, in order."""
+    """Read the counts of cells.
+
+    Once it is `over`, further cells are not called. The answer is a UsageAnswer for each, in order.
+    """
 
     requests: Sequence[UsageRequest]
     over: Over = never
@@ -236,19 +281,19 @@ class ReadCells:
 
 @dataclass(frozen=True)
 class LoadWitness:
-    """Ask what this machine remembers of the database; the answer is a Witness, or None."""
+    """Load this machine's checkpoint of the database: a Witness, or None."""
 
 
 @dataclass(frozen=True)
 class SaveWitness:
-    """Have this machine remember, on disk before the answer comes."""
+    """Save this machine's checkpoint, on disk before the answer."""
 
     witness: Witness
 
 
 @dataclass(frozen=True)
 class OnDisk:
-    """Read files, in a thread; the answer is what `look` returns."""
+    """Read files in a thread, and answer with the result of `look`."""
 
     name: str
     look: Callable[[], object]
@@ -256,7 +301,10 @@ class OnDisk:
 
 @dataclass(frozen=True)
 class RunTogether:
-    """Run several steps side by side; the answer is their results in order. One that fails stops no other."""
+    """Run several steps at the same time, and answer with their results in order.
+
+    If a step fails, its result is the exception, and the others continue.
+    """
 
     steps: Sequence[Steps[object]]
 
@@ -285,7 +333,10 @@ Steps: TypeAlias = Generator[Effect, Any, R]
 
 
 def look_up_all(provider: str, requests: Sequence[PushRequest], over: Over = never) -> Steps[Sequence[LookupResult]]:
-    """The results of all of them, in order; once time is `over`, that they were not read."""
+    """Look up pushes, and return the results in order.
+
+    Once time is `over`, the other results are ReadFailed.
+    """
     looking, found = LookUp(provider, requests, over), dict[int, LookupResult]()
     while len(found) < len(requests):
         found.update((yield from fetch_lookups(looking, [n for n in range(len(requests)) if n not in found])))
@@ -293,11 +344,11 @@ def look_up_all(provider: str, requests: Sequence[PushRequest], over: Over = nev
 
 
 def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, LookupResult]]:
-    """The next results, by place."""
+    """Return the next results, by place."""
     try:
         found: Mapping[int, LookupResult] = yield looking
         assert found and found.keys() <= set(left), f"{looking.provider} answered {list(found)} of {left}"
-    except Exception as error:  # it has told us nothing: what cannot be read is not absent
+    except Exception as error:  # a push that cannot be read is not absent
         log.exception("provider_failed", provider=looking.provider, first_key=looking.requests[left[0]].key)
         return dict.fromkeys(left, ReadFailed(in_short(error)))
     return found
@@ -312,14 +363,20 @@ MAX_BACKOFF_MS: Final = 15 * MINUTE_MS
 
 
 CLOCKS_APART_MS: Final = 10 * MINUTE_MS
-"""Two hosts' clocks are never further apart than this, or else one was set meanwhile (S9 allows half a minute)."""
+"""Largest assumed difference of two hosts' clocks, unless a clock was set meanwhile (S9 allows half a minute)."""
 
 
 def backoff_ms(attempt: int) -> int:
-    """Waiting time after the given attempt (1 is the first): doubles up to a quarter of an hour."""
+    """Return the wait after an attempt (1 is the first), in milliseconds.
+
+    It doubles from FIRST_BACKOFF_MS to MAX_BACKOFF_MS.
+    """
     return min(FIRST_BACKOFF_MS << min(max(attempt, 1) - 1, 16), MAX_BACKOFF_MS)
 
 
 def visible_by(now_ms: int, capabilities: Capabilities) -> int:
-    """Return the moment up to which settled pushes are now visible at the provider, even with slow clocks."""
+    """Return the time up to which settled pushes are visible at the provider now.
+
+    It allows for slow clocks.
+    """
     return now_ms - (capabilities.totals_lag_ms or 0) - CLOCKS_APART_MS

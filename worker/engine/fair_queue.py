@@ -1,9 +1,9 @@
-"""Lines of pushes: how many of a customer's pushes are under way at once, and which customers wait.
+"""Queue pushes and reads so that customers take turns within the limits.
 
-Guarantee: customers take turns, and a customer that has to wait delays no other. A line is one customer's pushes. If a
-provider takes the pushes of a feature one at a time, a line is one customer's pushes of one feature. As many calls are
-under way as a provider declares, never none, and fewer only if several customers have too many; in no second more than
-it allows.
+Guarantee: customers take turns, and a customer that must wait does not delay others. A line is one customer's pushes.
+If a provider accepts the pushes of a feature one at a time, a line is one customer's pushes of one feature. The number
+of calls at once is the number that the provider declares. If several customers have too many calls, it is smaller, but
+at least one. The calls in each second keep the provider's limit.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from drawdown.worker.engine.pace import Pace, pace
 
 Answer = TypeVar("Answer")
 AT_ONCE: Final = 4
-"""Pushes of one customer in flight. If a provider fails, each may stay in doubt for a day. A provider that limits
-customers refuses a burst."""
+"""Pushes of one customer in flight. If a provider fails, each may stay in doubt for a day. Providers that limit
+customers refuse larger bursts.
+"""
 PACED_MS: Final = 30 * SECOND_MS
 """Longest wait of a customer's pushes after its first "too many calls". The rest is left to a later tick."""
 
 TURNED_AWAY: Final = 10
-"""Customers that are turned away in one round, or an eighth of those that are asked for, if that is fewer: half as many
-calls are allowed. Fewer than the calls in a row after which the rest is not sent at all."""
+"""Customers with "too many calls" in a round after which the calls at once are halved. The number is at most an eighth
+of the calls at once, but at least 2. It is below GIVE_UP_AFTER, after which the rest is not sent.
+"""
 STEPS: Final = 32
-"""Rounds without that from none to all that is declared."""
+"""Rounds without "too many calls" in which the calls at once grow from 0 to the declared number."""
 READ_TRIES: Final = 8
 """Attempts of a read that the provider rejects for too many calls. Six halvings reduce the concurrent reads from all
 to one."""
@@ -38,11 +40,11 @@ to one."""
 
 @dataclass(frozen=True)
 class NotBegun(RetryAt):
-    """The outcome of a push without a call: it shows nothing about its provider."""
+    """The outcome of a push without a call, which does not count for its provider's circuit."""
 
 
 class InARow:
-    """Counts calls that failed one after another."""
+    """The number of calls that failed in a row."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -52,23 +54,23 @@ class InARow:
 
 
 class CustomerLine:
-    """The state of one line: what it may do now."""
+    """The state of a line of pushes."""
 
     def __init__(self, at_once: int = 1) -> None:
         self.turn = asyncio.Semaphore(at_once)
         self._paced_since_ms: int | None = None
         self.wait_until_ms = 0
-        """Before that none of its calls is made."""
+        """The time before which its calls must wait."""
 
     def note(self, answers: Sequence[Outcome], now_ms: int) -> None:
-        """Use the outcomes of a call."""
+        """Adjust the wait by the outcomes of a call."""
         told = [answer.at_ms for answer in answers if isinstance(answer, RetryAt) and answer.too_many]
         if told:
             self.wait_until_ms = max(self.wait_until_ms, *told)
             self._paced_since_ms = now_ms if self._paced_since_ms is None else self._paced_since_ms
 
     def is_closed(self, now_ms: int) -> bool:
-        """Return True if it had to wait for so long that its rest is left to a later tick."""
+        """Return True if its wait is so long that the rest is left to a later tick."""
         since = self._paced_since_ms
         return since is not None and self.wait_until_ms > now_ms and self.wait_until_ms - since > PACED_MS
 
@@ -85,7 +87,10 @@ class CustomerLines:
         self._lines: dict[tuple[str, str], CustomerLine] = {}
 
     def of(self, push: PushRequest) -> CustomerLine:
-        """The line of a push. Calls that hold pushes of many customers have none: each is by itself."""
+        """Return the line of a push.
+
+        If a call can have pushes of several customers, each push gets a new line, because lines are not used.
+        """
         if not self._has_lines:
             return CustomerLine()
         name = self._name(push)
@@ -105,8 +110,11 @@ class CustomerLines:
         return push.customer_id, push.feature if self._capabilities.one_at_a_time else ""
 
     def streams(self, batch: Sequence[PushRequest]) -> Iterator[list[list[int]]]:
-        """The places of pushes in calls; calls of one stream are made one after the other, streams side by side, and no
-        line has more streams than it may have pushes on their way. Lines take turns."""
+        """Yield streams of calls, each call as the places of its pushes.
+
+        The calls of a stream are made one after another, and streams at the same time. A line has at most as many
+        streams as it may have pushes in flight. Lines take turns.
+        """
         size = self._capabilities.batch_size
         if not self._has_lines:
             yield from ([list(range(at, min(at + size, len(batch))))] for at in range(0, len(batch), size))
@@ -114,7 +122,7 @@ class CustomerLines:
         lines: dict[tuple[str, str], list[int]] = {}
         for place, push in enumerate(batch):
             lines.setdefault(self._name(push), []).append(place)
-        if len(lines) == len(batch):  # nobody has a second one
+        if len(lines) == len(batch):  # each line has only one push
             yield from ([[place]] for place in range(len(batch)))
             return
         dealt = []
@@ -128,8 +136,7 @@ class CustomerLines:
 class StreamQueue:
     """The streams of a batch, each taken by one worker at a time.
 
-    If a customer has to wait, its stream is set aside and others continue. Any number of waiting streams stops no
-    other.
+    If a customer must wait, its stream is set aside and the others continue.
     """
 
     def __init__(self, streams: Iterator[list[list[int]]]) -> None:
@@ -137,7 +144,7 @@ class StreamQueue:
         self._aside: list[tuple[int, list[list[int]]]] = []
 
     def take(self, now_ms: int) -> tuple[list[list[int]], int] | None:
-        """Return the next stream, and the moment until which it has to wait.
+        """Return the next stream, and the time until which it must wait.
 
         A stream with an ended wait comes first, then a stream that was not begun, then the stream with the shortest
         wait.
@@ -152,12 +159,15 @@ class StreamQueue:
         return stream, until_ms
 
     def set_aside(self, stream: list[list[int]], until_ms: int) -> None:
-        """Its customer waits until then."""
+        """Set a stream aside until its customer's wait ends."""
         heappush(self._aside, (until_ms, stream))
 
 
 def by_customer(requests: Sequence[PushRequest], span_ms: int) -> Iterable[list[int]]:
-    """The places of pushes in calls: of one customer each, dated within the span. First each customer's oldest."""
+    """Yield calls as the places of pushes, each of one customer and within the span.
+
+    The oldest call of each customer comes first.
+    """
     calls: dict[str, list[list[int]]] = {}
     for place in sorted(range(len(requests)), key=lambda place: requests[place].ts):
         push = requests[place]
@@ -172,19 +182,20 @@ def by_customer(requests: Sequence[PushRequest], span_ms: int) -> Iterable[list[
 
 @dataclass
 class Allowance:
-    """The number of calls at once. Pure.
+    """The number of calls at once that are allowed. Pure.
 
-    It is halved once calls are turned away, and grows by a step after each round in which none is.
+    It is halved if calls of several customers are refused as too many. After each round without such a refusal, it
+    grows by a step.
     """
 
     most: int
     allowed: int = 0
     least: int = 0
-    """The fewest that were allowed so far."""
+    """The fewest calls at once that were allowed so far."""
     begun: int = 0
-    """Calls that were begun so far: the number of the next one."""
+    """The number of calls so far, which is also the number of the next call."""
     since: int = 0
-    """The number of the first call of this round: an answer to an earlier one says what held before."""
+    """The number of the first call of this round. Answers to earlier calls do not count."""
     _answers: int = 0
     _turned_away: set[str] = field(default_factory=set)
 
@@ -192,12 +203,12 @@ class Allowance:
         self.allowed = self.least = self.most
 
     def begin(self) -> int:
-        """A call is made; its number."""
+        """Count a call, and return its number."""
         self.begun += 1
         return self.begun - 1
 
     def note(self, number: int, customer: str, *, turned_away: bool) -> bool:
-        """Count an answer; whether fewer are allowed from now on."""
+        """Count an answer, and return True if fewer calls are allowed from now on."""
         if number < self.since:
             return False
         self._answers += 1
@@ -215,11 +226,13 @@ class Allowance:
 
 
 Heed = Callable[[Allowance, int, str, bool], None]
-"""Changes an allowance by an answer: the call's number, its customer, and whether it was turned away."""
+"""Adjusts an allowance by an answer. The arguments are the allowance, the call's number, its customer, and True if it
+was refused as too many calls.
+"""
 
 
 class Slots:
-    """A place for each call that may be under way."""
+    """The slots for calls at once, within an allowance."""
 
     def __init__(self, most: int) -> None:
         self.allowance = Allowance(most)
@@ -227,12 +240,12 @@ class Slots:
         self._held_back = 0
 
     def tell(self, cut: Callable[[int], None] | None) -> None:
-        """Say how few were allowed, where that was fewer than all."""
+        """Report the fewest calls at once that were allowed, if fewer than declared."""
         if cut is not None and self.allowance.least < self.allowance.most:
             cut(self.allowance.least)
 
     async def __aenter__(self) -> int:
-        """The number of the call."""
+        """Wait for a slot, and return the number of the call."""
         await self._free.acquire()
         return self.allowance.begin()
 
@@ -250,8 +263,11 @@ def turned_away(answer: object) -> bool:
 
 
 class Reads:
-    """All reads of one provider: so many at once, so many a second, and of one customer so many a second. `heed` is
-    told what an answer says of the reads after it."""
+    """All reads of a provider, within its limits.
+
+    The limits are reads at once, reads a second, and look-ups a second of one customer. `heed`: adjusts the allowance
+    by each answer.
+    """
 
     def __init__(self, capabilities: Capabilities, processes: int, heed: Heed) -> None:
         self.slots = Slots(max(capabilities.in_flight // processes, 1))
@@ -263,11 +279,11 @@ class Reads:
     async def answer(
         self, ask: Callable[[], Awaitable[Answer]], customer_id: str, begin: Callable[[], bool], *, paced: bool
     ) -> Answer | None:
-        """Return the answer of a read; None if it was not begun, because `begin` returned False.
+        """Return the answer of a read; None if `begin` returned False first.
 
-        If a read is turned away, it is repeated, in its turn: once, and then each time that fewer at once are allowed
-        than when it was made. If only one customer is turned away, that makes none fewer. `paced`: within the rate for
-        one customer.
+        If a read is refused as too many calls, it is repeated in its turn. After the first repeat, it is repeated only
+        if fewer reads at once are allowed than when it was made. A single refused customer does not reduce that number.
+        `paced`: keep within the rate for one customer.
         """
         answer, allowance = None, self.slots.allowance
         for tried in range(READ_TRIES):
@@ -284,7 +300,7 @@ class Reads:
         return answer
 
     async def _turn(self, customer_id: str | None) -> None:
-        """Wait until a read may be made; None: no customer's bound holds for it."""
+        """Wait until a read may be made. `customer_id`: None if its limit does not apply."""
         if customer_id is not None and self._allowed_one is not None:
             if customer_id not in self._of_customer:
                 self._of_customer[customer_id] = pace(self._allowed_one)

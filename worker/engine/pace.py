@@ -1,7 +1,7 @@
-"""The pace of calls to one provider: so many a second, let through in slices.
+"""Limit the calls a second to a provider, in slices of time.
 
-Guarantee: no second holds more calls than allowed. Waiting costs one timer for each slice, not one for each call: at
-1,900 calls a second, a timer for each call took more CPU than the call.
+Guarantee: the number of calls in any second keeps the limit. A wait costs one timer for each slice, not for each call.
+At 1,900 calls a second, a timer for each call took more CPU than the call.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ from typing import Final
 SLICE_S: Final = 0.02
 """Length of a slice of a second. The calls that the rate allows in a slice begin together."""
 USED_SHARE: Final = 0.94
-"""The used share of the allowed rate.
+"""Used share of the allowed rate.
 
-The rest is for calls that arrive closer together than they were sent, and for a second that begins inside a slice: it
-touches two more slices than it is long.
+The rest allows for calls that arrive closer together than they were sent. It also allows for a second that begins
+inside a slice, and so touches two more slices.
 """
 ALIGNED: Final = 2.0
-"""Calls a slice from which on a late timer does not move the slices after it. Below, slices are at least their length
-apart: two that were let through late and early would be one too many in a second."""
+"""Calls a slice from which a late timer does not move the next slices. With fewer calls, slices begin at least their
+length apart. Otherwise a late slice and an early slice would exceed the limit of a second by one call.
+"""
 
 
 class Pace:
-    """Calls take turns, in the order in which they asked. For one event loop. A caller has a slot of `lines.Slots`
-    before it asks: no more wait than the provider allows at once."""
+    """A limiter of calls in one event loop, in the order of requests.
+
+    A caller must have a slot of `fair_queue.Slots` first, so that only as many wait as the provider allows at once.
+    """
 
     def __init__(self, a_second: float) -> None:
         self._each = max(a_second * SLICE_S, 1.0)
@@ -36,7 +39,10 @@ class Pace:
         self._timer: asyncio.TimerHandle | None = None
 
     async def turn(self) -> None:
-        """Wait until a call may be made. A caller that is cancelled leaves its place to the next."""
+        """Wait until a call may be made.
+
+        If a caller is cancelled, the next caller gets its place.
+        """
         loop = asyncio.get_running_loop()
         self._begin(loop.time())
         if self._left >= 1 and not self._waiting:
@@ -48,7 +54,10 @@ class Pace:
         await place
 
     def _begin(self, now: float) -> None:
-        """Begin the next slice if it is time. A fraction of a call is carried over, whole calls are not."""
+        """Begin the next slice if its time has come.
+
+        A fraction of a call is carried over, whole calls are not.
+        """
         due = self._began + self._slice_s
         if now < due:
             return
@@ -72,5 +81,8 @@ class Pace:
 
 
 def pace(allowed: float | None, processes: int = 1) -> Pace | None:
-    """Return the pace for so many calls a second, shared by so many processes; None if any number is allowed."""
+    """Return the limiter for an allowed rate; None if the rate is unlimited.
+
+    `allowed`: calls a second, which `processes` share equally.
+    """
     return None if allowed is None else Pace(allowed / processes)

@@ -1,4 +1,4 @@
--- Questions to the database server itself.
+-- The clock of the database server, and the last tick.
 
 -- name: database_now
 SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint

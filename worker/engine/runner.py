@@ -1,7 +1,7 @@
-"""The runner does the effects that steps ask for: production's half of `worker.engine.effects`.
+"""Run steps, and perform their effects in production.
 
-Guarantee: effects are done in the order a step yields them. Steps that run together share nothing but the database.
-Database work is synchronous, in a thread, so that no provider's answer waits for another's transaction.
+Guarantee: effects are performed in the order in which a step yields them. Steps that run together share only the
+database. Database work is synchronous, in a thread, so that a provider's answer does not wait for another transaction.
 """
 
 from __future__ import annotations
@@ -56,27 +56,27 @@ R = TypeVar("R")
 
 
 class NoHooks:
-    """Where nobody listens."""
+    """The sender of a process that does not send webhooks."""
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
         return [HookAnswer(error="this process sends no webhooks", is_sent=False) for _ in messages]
 
 
 class NoCells:
-    """Where no cell can be asked."""
+    """The reader of a process that does not read cells."""
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
         return [UsageAnswer(error="this process does not ask cells") for _ in requests]
 
 
 class NoWitness:
-    """For a database that ends with its process."""
+    """The store for a database that ends with its process."""
 
     def load(self, engine: sa.Engine) -> Witness | None:
         return None
 
     def save(self, engine: sa.Engine, witness: Witness) -> None:
-        """Nothing outlives it."""
+        """Ignore the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -88,23 +88,23 @@ class World:
     cells: HaltSender
     clock: Clock
     http: Http | None = None
-    """The client that providers share, closed when the steps have ended."""
+    """The client that providers share. It is closed when the steps have ended."""
     witness: WitnessStore = field(default_factory=NoWitness)
     payments: Mapping[str, PaymentService] = field(default_factory=dict)
     hooks: HookSender = field(default_factory=NoHooks)
     usage: CellReader = field(default_factory=NoCells)
     processes: int = 1
-    """Processes of one command that share what providers allow."""
+    """Processes of one command that share the limits of providers."""
 
 
 def run(steps: Steps[R], world: World) -> R:
-    """Drive steps to their end."""
+    """Run steps to their end, and return their result."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_whole(steps, world))
 
 
 def ask(question: Callable[[], Coroutine[object, object, R]], world: World) -> R:
-    """Ask one thing outside of any step."""
+    """Run one coroutine outside of steps, and return its result."""
 
     async def whole() -> R:
         try:
@@ -118,7 +118,7 @@ def ask(question: Callable[[], Coroutine[object, object, R]], world: World) -> R
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where there is one: several times the calls a second."""
+    """Return the loop of uvloop if it is installed, which makes more calls a second."""
     try:
         import uvloop
     except ImportError:
@@ -149,7 +149,7 @@ async def _drive(steps: Steps[R], world: World, calls: Mapping[str, Calls]) -> R
         answer, failure = None, None
         try:
             answer = await _do(effect, world, calls)
-        except Exception as error:  # handed to the step, which decides
+        except Exception as error:  # the step decides
             failure = error
 
 
@@ -158,7 +158,7 @@ async def _await_cells(
 ) -> list[str | None]:
     """Return the answers of cells.
 
-    Once time is up, no more are waited for: a cell that was notified is notified again.
+    Once time is over, stop waiting. Halts without an answer are sent again later.
     """
     task = asyncio.ensure_future(sending)
     try:

@@ -1,4 +1,4 @@
-"""Shards: the organisations that a worker takes, and the registration of those it meets for the first time."""
+"""Define a worker's share of organisations, and the assignment of new ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from drawdown.schema.units import BUCKETS
 
 @dataclass(frozen=True)
 class Shard:
-    """The buckets lo..hi (inclusive) that one worker takes."""
+    """The buckets lo..hi (inclusive) of a worker."""
 
     lo: int = 0
     hi: int = BUCKETS - 1
@@ -20,7 +20,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class NewOrgs:
-    """`--new-org-provider`: assign organisations as they appear. `start_ms` None: from the watermark on."""
+    """The option `--new-org-provider`, which assigns new organisations.
+
+    `start_ms`: the start of the assignments; None: the watermark.
+    """
 
     provider: str
     start_ms: int | None = None

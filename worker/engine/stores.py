@@ -1,4 +1,7 @@
-"""Where usage lies that is read from elsewhere, and what lets one read it. Secrets never print."""
+"""Define the external stores of usage, and their credentials.
+
+Secrets never print.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,22 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """Which one objects lie in."""
+    """The object store that holds batches of usage."""
 
     key_id: str = ""
     secret: str = field(default="", repr=False)
     token: str = field(default="", repr=False)
     region: str = ""
     endpoint: str = ""
-    """'' for Amazon's own."""
+    """The URL of the store; '' for Amazon S3."""
 
 
 @dataclass(frozen=True)
 class Databases:
-    """The databases that sources query: their URLs by name, in lower case. URLs hold passwords."""
+    """The databases that sources query.
+
+    `urls`: their URLs by name in lower case, with passwords.
+    """
 
     urls: Mapping[str, str] = field(default_factory=dict, repr=False)
 

@@ -1,4 +1,7 @@
-"""A machine's checkpoint of a database, apart from it (rule R1). Code that only looks at one needs no effect for it."""
+"""Define a machine's local checkpoint of a database (rule R1).
+
+Code that only reads a checkpoint does not need an effect for it.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,23 @@ import sqlalchemy as sa
 
 @dataclass(frozen=True)
 class Witness:
-    """This machine's checkpoint of a database, apart from it."""
+    """This machine's local checkpoint of a database."""
 
     database_id: str
     number: int
-    """The incarnation: one more with each recovery."""
+    """The incarnation, which grows by 1 with each recovery."""
     sends: int
-    """The number of sends that had been claimed."""
+    """The number of sends that were claimed."""
     tick_id: int
     tick_worker: str
-    """The last tick that this machine began, and the worker of it: they are in no other history."""
+    """The worker of `tick_id`, the last tick that this machine began. Only this history has both."""
 
 
 class WitnessStore(Protocol):
-    """Keeps this machine's checkpoint of a database, outside of it (R1)."""
+    """The store of this machine's checkpoint, outside of the database (R1)."""
 
     def load(self, engine: sa.Engine) -> Witness | None:
         """Return the checkpoint. Errors: UsageError if it cannot be read."""
 
     def save(self, engine: sa.Engine, witness: Witness) -> None:
-        """On disk once it returns."""
+        """Save the checkpoint. It is on disk when this returns."""

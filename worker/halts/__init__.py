@@ -1,4 +1,4 @@
-"""Sends halts to the cells that run a halted organisation's sandboxes.
+"""Send halts to the cells that run a halted organisation's sandboxes.
 
 Guarantee: a halt is due until its cell has acknowledged it.
 

@@ -1,13 +1,13 @@
-"""The URLs and addresses that people may register, and those of them that may be called.
+"""Parse the URLs of cells and endpoints, and decide which may be called.
 
-Guarantee: pure. Nothing is called here, and nothing that calls is imported: settings are judged without it. A URL is
-put together from the parts that were checked, never from the text that was given, so that no second reader can take it
-for another host. User and password, other schemes, queries, escapes, spaces, names that are not ASCII, trailing dots,
-and addresses in any but their usual form (decimal, octal, hexadecimal, short) are no URLs.
+Guarantee: pure. This module does not make calls or import code that does, so that settings can be checked without it. A
+URL is built from the checked parts, not from the input, so that another parser cannot read another host from it. A URL
+is invalid if it has a user, password, query, escape, space or trailing dot, another scheme, or a name that is not
+ASCII. So are addresses in unusual forms: as one number, octal, hexadecimal or shortened.
 
-An address that is not on the public internet is refused unless an operator allowed its network, or wrote this very
-address as an origin. An IPv6 form that holds an IPv4 address is judged by both. A cloud's metadata service is refused
-unless it is named all by itself: no wider network brings it in.
+An address that is not public is refused, unless an operator allowed its network or named this address as an origin. If
+an IPv6 address contains an IPv4 address, both are checked. A cloud's metadata service is refused unless its address is
+allowed alone: a wider network does not include it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from drawdown.providers.http.egress import Lookup, Outgoing
 Address: TypeAlias = IPv4Address | IPv6Address
 
 MAX_URL_CHARS: Final = 1000
-"""A cell's URL."""
+"""Characters of a cell's URL."""
 MAX_HOST_CHARS: Final = 253
-"""A cell's host."""
+"""Characters of the host in a cell's URL."""
 _PORTS: Final = {"http": 80, "https": 443}
 _URL: Final = re.compile(
     r"(?P<scheme>https?)://(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>[a-z0-9._-]+))(?::(?P<port>[1-9][0-9]{0,4}))?"
@@ -38,7 +38,7 @@ _LIKE_A_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 @dataclass(frozen=True)
 class CellUrl:
-    """Where a cell listens."""
+    """The parts of a URL to call."""
 
     scheme: str
     host: str
@@ -47,13 +47,13 @@ class CellUrl:
 
     @property
     def origin(self) -> str:
-        """scheme://host:port, the port always written."""
+        """Return scheme://host:port, always with the port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
 
     @property
     def address(self) -> Address | None:
-        """The host where it is an address and not a name."""
+        """Return the host if it is an address; None if it is a name."""
         try:
             return ip_address(self.host)
         except ValueError:
@@ -61,7 +61,7 @@ class CellUrl:
 
 
 def parse(url: str) -> CellUrl | None:
-    """The parts of a URL; None where it is not in the plain form."""
+    """Return the parts of a URL; None if it is not in the plain form."""
     found = _URL.fullmatch(url) if len(url) <= MAX_URL_CHARS else None
     if found is None:
         return None
@@ -72,7 +72,7 @@ def parse(url: str) -> CellUrl | None:
 
 
 def origin(url: str) -> str | None:
-    """The origin of a URL, with its port; None where the URL is not in the plain form."""
+    """Return the origin of a URL, with its port; None if it is not in the plain form."""
     found = parse(url)
     return None if found is None else found.origin
 
@@ -91,7 +91,7 @@ def _name(host: str) -> str | None:
     if not _LIKE_A_NUMBER.fullmatch(labels[-1]):
         return host
     try:
-        return str(IPv4Address(host))  # four decimals without leading zeros: all else that ends in a number is refused
+        return str(IPv4Address(host))  # four decimals without leading zeros
     except ValueError:
         return None
 
@@ -121,7 +121,7 @@ _OWNABLE: Final = _networks(
     ("fc00::/7", "a unique-local address"),
     ("100.64.0.0/10", "a carrier's shared address"),
 )
-"""Where cells do live: allowed by a network, or by an origin that is the address itself."""
+"""Networks of cells. They are allowed by a network, or by an origin that is the address itself."""
 _OTHER: Final = _networks(
     ("0.0.0.0/8", "an unspecified address"),
     ("::/128", "an unspecified address"),
@@ -147,14 +147,16 @@ _ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
 
 
 def refusal(address: Address, allowed: Sequence[Network], *, named: bool = False) -> str | None:
-    """Why nothing is sent to this address, such as `10.1.2.3 is a private address`; None where it may be.
+    """Return the reason that prevents a call to this address; None if it is allowed.
 
-    `named`: the operator wrote this very address as an origin.
+    An example is `10.1.2.3 is a private address`.
+
+    `named`: the operator named this address as an origin.
     """
     if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:  # the system connects by IPv4
+        if address.ipv4_mapped is not None:  # the operating system connects by IPv4
             return refusal(address.ipv4_mapped, allowed, named=named)
-        address = IPv6Address(int(address))  # without a zone
+        address = IPv6Address(int(address))  # drop the zone
     what = _special(address)
     if what is not None and not (named and _within(address, _OWNABLE)) and not _allows(allowed, address, what):
         return f"{address} is {what}"
@@ -184,7 +186,7 @@ def _within(address: Address, networks: Sequence[tuple[Network, str]]) -> bool:
 
 
 def _inner(address: Address) -> IPv4Address | None:
-    """The IPv4 address that an IPv6 one stands for."""
+    """Return the IPv4 address that an IPv6 address contains; None: it does not."""
     if isinstance(address, IPv4Address):
         return None
     number = int(address)
@@ -199,7 +201,10 @@ def _inner(address: Address) -> IPv4Address | None:
 
 
 class Judge(Protocol):
-    """Decides which URLs may be called: by origins (scheme://host:port), and by networks besides public addresses."""
+    """The policy that decides which URLs may be called.
+
+    `allowed`: origins (scheme://host:port). `networks`: networks that are allowed besides public addresses.
+    """
 
     @property
     def allowed(self) -> frozenset[str]: ...
@@ -209,17 +214,19 @@ class Judge(Protocol):
     def outgoing(self) -> Outgoing: ...
 
     def address_refused(self, url: CellUrl, host: str) -> str | None:
-        """Why a connection for this URL is not made to this address; None where it may be."""
+        """Return the reason that prevents a connection to this address, or None."""
 
 
 def address_refused(judge: Judge, url: CellUrl, host: str) -> str | None:
-    """Why a connection for this URL is not made to this address; None where it may be."""
+    """Return the reason that prevents a connection to this address, or None."""
     address = ip_address(host.partition("%")[0])
     return refusal(address, judge.networks, named=address == url.address and url.origin in judge.allowed)
 
 
 def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None:
-    """Return the reason that prevents a call to this URL, as its name resolves now; None if nothing does.
+    """Return the reason that prevents a call to this URL, or None.
+
+    Its host name is resolved now.
 
     `settings`: the prefix of the settings that would allow it.
     """
@@ -227,7 +234,7 @@ def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None
     if found is None or found.origin not in judge.allowed:
         return f"add its origin to {settings}_ORIGINS"
     if found.origin.startswith("https:") and judge.outgoing.proxy_for(found.host, found.port) is not None:
-        return None  # the proxy finds the address
+        return None  # the proxy resolves the name
     try:
         hosts = [where[0] for *_, where in lookup(found.host, found.port)]
     except OSError:
@@ -241,6 +248,6 @@ def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None
 NOT_ALLOWED: Final = "is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"
 UNSIGNED: Final = "missing signing secret. Set DRAWDOWN_CELL_SECRET"
 NOT_CALLED: Final = "not called unless"
-"""Part of an error about an address that no network allows."""
+"""Part of an error about an address outside of the allowed networks."""
 ANSWERED: Final = "the cell answered"
 """Start of an error if the cell was reached and refused."""

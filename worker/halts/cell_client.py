@@ -1,10 +1,10 @@
-"""Calls to URLs that people registered: cells, for halts and for their own counts, and the operator's product.
+"""Call cells to send halts and read counts; share code for webhook endpoints.
 
 Guarantee: only URLs on the operator's allow-list are called, and each request to a cell is signed. A connection is made
-only to an address that was judged when the connection was made: an earlier answer of DNS does not count. Through a
-proxy that the operator set, the proxy finds the address, and the origin alone is judged. Redirects and cookies are not
-followed or kept. An answer that is nonsense, too long or never ends is an error in our words: those of a library may
-hold headers. It costs its own halt a retry, or its cell's own count, which is then unknown and never zero.
+only to an address that is checked at that time: an earlier answer of DNS does not count. If the operator set a proxy,
+the proxy resolves the name, and only the origin is checked. Redirects are not followed, and cookies are not stored. An
+answer that is invalid, too long or endless is an error with our text, because a library's text may contain headers. It
+costs its own halt a retry, or its cell's own count, which is then unknown and not zero.
 """
 
 from __future__ import annotations
@@ -40,13 +40,16 @@ TOO_LONG: Final = "the cell's answer is too long"
 
 
 def body_of(halt: HaltRequest) -> bytes:
-    """Return the body of a halt. It contains the cell's id, so the signature covers it: no other cell obeys it."""
+    """Return the body of a halt.
+
+    It contains the cell's id, which the signature covers, so that another cell does not obey it.
+    """
     said = {"cell_id": halt.cell_id, "halted_at": halt.halted_at, "org_id": halt.org_id}
     return json.dumps(said, sort_keys=True).encode()
 
 
 def signature(secret: str, timestamp_s: int, body: bytes) -> str:
-    """HMAC-SHA256 in hex over `{timestamp}.{body}`, as cells check it."""
+    """Return HMAC-SHA256 in hex over `{timestamp}.{body}`, as cells check it."""
     return hmac.new(secret.encode(), f"{timestamp_s}.".encode() + body, hashlib.sha256).hexdigest()
 
 
@@ -55,12 +58,12 @@ ANSWER_TOO_LONG: Final = "the answer is too long"
 
 @dataclass
 class Target:
-    """One URL that may be called; `refused`: why the last address it had was not connected to."""
+    """A URL to call. `refused`: the reason against its last address, or None."""
 
     url: CellUrl
     judge: Judge
     path: str = ""
-    """Behind the URL's own."""
+    """The path after that of the URL."""
     refused: str | None = None
 
     @property
@@ -68,19 +71,22 @@ class Target:
         return f"{self.url.origin}{self.url.path}{self.path}"
 
     def socket_to(self, found: tuple[Any, ...]) -> socket.socket:
-        """The one place where a connection begins: to the address given here, and to no other."""
+        """Check an address, and return a socket for it. All connections begin here.
+
+        Errors: OSError if the address is refused.
+        """
         self.refused = self.judge.address_refused(self.url, found[4][0])
         if self.refused is not None:
             raise OSError(self.refused)
         return socket.socket(*found[:3])
 
     def client(self, lookup: Lookup, outgoing: Outgoing, at_once: int, within_s: float) -> HttpClient:
-        """Connections for this target, so many at once."""
+        """Return a client for this target, with at most `at_once` connections."""
         dialer = Dialer(outgoing=outgoing, lookup=lookup, socket_to=self.socket_to, names_kept_s=0)
         return HttpClient(connections=at_once, connect_timeout_s=within_s, dialer=dialer)
 
     def failure(self, result: NotSent | NoAnswer, allows: str, too_long: str = ANSWER_TOO_LONG) -> str:
-        """Return the fault of a call. `allows`: the setting that would allow an address."""
+        """Return the error of a call. `allows`: the setting that would allow an address."""
         if self.refused is not None and isinstance(result, NotSent):
             return f"{self.refused}: {NOT_CALLED} {allows} allows it"
         return too_long if result.reason == CUT_OFF or result.reason.startswith(TOO_MUCH) else result.reason
@@ -90,7 +96,7 @@ _Line = tuple[Target, HttpClient]
 
 
 class CellClient:
-    """Sends halts to cells, a bounded number at once: to each cell, and to all."""
+    """A client that sends halts to cells, AT_ONCE_PER_CELL and AT_ONCE at a time."""
 
     def __init__(self, settings: CellSettings, clock: Clock, lookup: Lookup = system_lookup) -> None:
         self._settings = settings
@@ -100,7 +106,10 @@ class CellClient:
         self._slots: dict[str | None, asyncio.Semaphore] = {}
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
-        """One answer each, in order: None where the cell acknowledged, else what went wrong."""
+        """Send halts, and return an answer each, in order.
+
+        None: the cell acknowledged the halt. Otherwise it is the error.
+        """
         lines: dict[str, _Line] = {}
         for text in {halt.url for halt in halts}:
             url = parse(text)
@@ -114,7 +123,10 @@ class CellClient:
                 await http.close()
 
     def _slot(self, cell_id: str | None) -> asyncio.Semaphore:
-        """A cell's share, or with None everybody's; semaphores belong to one event loop."""
+        """Return the semaphore of a cell, or with None that of all cells.
+
+        Semaphores belong to one event loop.
+        """
         here = asyncio.get_running_loop()
         if self._loop is not here:
             self._loop, self._slots = here, {}
@@ -130,7 +142,7 @@ class CellClient:
             return await self._tell(*line, halt, secrets)
 
     async def _tell(self, target: Target, http: HttpClient, halt: HaltRequest, secrets: tuple[str, ...]) -> str | None:
-        """While a secret is rotated, a cell that refuses the new one is told again with the old one."""
+        """Send a halt. If the cell refuses the new secret, try the previous secret."""
         body = body_of(halt)
         status = 0
         try:
@@ -162,14 +174,16 @@ MAX_USAGE_BYTES: Final = 8 << 20
 
 
 def usage_signature(secret: str, timestamp_s: int, cell_id: str, day: str) -> str:
-    """HMAC-SHA256 in hex over `{timestamp}.usage`, the cell's id and the day, a line each. No halt reads like it: what
-    signs a halt continues with `{`."""
+    """Return HMAC-SHA256 in hex over `{timestamp}.usage`, cell id and day.
+
+    Each is a line. The text cannot equal that of a halt, which continues with `{` after the dot.
+    """
     text = f"{timestamp_s}.usage\n{cell_id}\n{day}"
     return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
 class CellUsageClient:
-    """Asks several cells side by side."""
+    """A client that reads the counts of several cells at the same time."""
 
     def __init__(self, settings: CellSettings, clock: Clock, lookup: Lookup = system_lookup) -> None:
         self._settings = settings
@@ -177,7 +191,7 @@ class CellUsageClient:
         self._lookup = lookup
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
-        """One answer each, in order."""
+        """Request the counts, and return an answer each, in order."""
         return list(await asyncio.gather(*(self._one(request) for request in requests)))
 
     async def _one(self, request: UsageRequest) -> UsageAnswer:
@@ -200,7 +214,7 @@ class CellUsageClient:
     async def _request_usage(
         self, target: Target, http: HttpClient, request: UsageRequest, secrets: tuple[str, ...]
     ) -> UsageAnswer:
-        """While a secret is rotated, a cell that refuses the new one is asked again with the old one."""
+        """Read counts. If the cell refuses the new secret, try the previous secret."""
         url = f"{target.full}?{urlencode({'day': request.day})}"
         status, body = 0, b""
         for secret in secrets:

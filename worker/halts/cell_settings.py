@@ -1,4 +1,4 @@
-"""Which cells may be called, and the secrets that sign what they are told."""
+"""Define which cells may be called, and the secrets that sign requests to them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from drawdown.providers.http.egress import Lookup, Outgoing, system_lookup
 from drawdown.worker.halts.addresses import CellUrl, Network, address_refused, why_not
 
 SHARED: Final = "*"
-"""Stands for every cell without an entry of its own."""
+"""The name for all cells without an entry of their own."""
 
 
 @dataclass(frozen=True)
 class CellSettings:
     """The settings of calls to cells. Secrets never print.
 
-    `allowed`: origins (scheme://host:port) that may be called. `roots` make each cell's own secret. `secrets`: other
-    secrets, by the cell's id; under `*` those that cells without an entry shared before they had their own. If there
-    are two, the first is the new one. `networks` are allowed besides public addresses.
+    `allowed`: origins (scheme://host:port) that may be called. `roots`: root secrets, from which each cell's own secret
+    is derived. `secrets`: other secrets by cell id; `*` has the shared secrets of cells without an entry. If there are
+    two secrets, the first is the new secret. `networks`: allowed besides public addresses.
     """
 
     allowed: frozenset[str]
@@ -29,28 +29,33 @@ class CellSettings:
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     networks: tuple[Network, ...] = ()
     outgoing: Outgoing = field(default_factory=Outgoing)
-    """The way of calls out: trusted authorities, and the proxy."""
+    """The settings of outgoing calls: trusted authorities, and the proxy."""
 
     def __repr__(self) -> str:
         return f"CellSettings(allowed={sorted(self.allowed)}, networks={[str(one) for one in self.networks]})"
 
     def secrets_of(self, cell_id: str) -> tuple[str, ...]:
-        """Return the secrets that sign halts for this cell, in the order of use: the new secret first."""
+        """Return the secrets that sign halts for this cell, the new secret first."""
         made = tuple(cell_secret(root, cell_id) for root in self.roots)
         return self.secrets.get(cell_id) or (*made, *self.secrets.get(SHARED, ()))
 
     def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:
-        """Return the reason that prevents a halt to this URL, as its name resolves now; None if nothing does."""
+        """Return the reason that prevents a halt to this URL, or None.
+
+        Its host name is resolved now.
+        """
         return why_not(url, self, lookup or system_lookup, "DRAWDOWN_CELL")
 
     def address_refused(self, url: CellUrl, host: str) -> str | None:
-        """Why a connection for this URL is not made to this address; None where it may be."""
+        """Return the reason that prevents a connection to this address, or None."""
         return address_refused(self, url, host)
 
 
 def cell_secret(root: str, cell_id: str) -> str:
-    """Return a cell's own secret, 64 characters of hex: HMAC-SHA256 by the root over `cell:{cell_id}`.
+    """Return a cell's own secret: 64 characters of hex.
 
-    Its holder can compute neither the root nor another cell's secret.
+    It is HMAC-SHA256 with the root secret over `cell:{cell_id}`.
+
+    The cell can compute neither the root secret nor another cell's secret from it.
     """
     return hmac.new(root.encode(), f"cell:{cell_id}".encode(), hashlib.sha256).hexdigest()

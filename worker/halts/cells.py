@@ -1,4 +1,4 @@
-"""The list of cells and their URLs.
+"""Set, remove and list cells and their URLs.
 
 Guarantee: a cell that sandboxes or halts still need is not removed. Each change is on record with the value it
 replaced.
@@ -39,9 +39,9 @@ SQL = queries(__file__)
 
 
 def set_cell(connection: sa.Connection, cell_id: str, url: str, by: By, *, new: bool) -> str | None:
-    """Say where a cell listens; returns where it did before.
+    """Set the URL of a cell, and return its previous URL.
 
-    Errors: UsageError for an id or URL that is none; UnknownId, unless `new`, for a cell there is not.
+    Errors: UsageError for an invalid id or URL; UnknownId for an unknown cell, unless `new`.
     """
     if not is_clean_id(cell_id):
         raise UsageError("invalid cell id: expected 1 to 200 characters without control characters")
@@ -56,10 +56,10 @@ def set_cell(connection: sa.Connection, cell_id: str, url: str, by: By, *, new: 
 
 
 def remove_cell(connection: sa.Connection, cell_id: str, by: By) -> str:
-    """Forget where a cell listens; returns it.
+    """Remove the URL of a cell, and return it.
 
-    Errors: UnknownId; Refused while it has sandboxes that are not stopped, or halts it has not acknowledged: those
-    could not be told any more.
+    Errors: UnknownId for an unknown cell; Refused if it lacks a URL, or still has sandboxes or unacknowledged halts,
+    which need the URL.
     """
     ids.require(connection, ids.CELL, cell_id)
     was = _url_of(connection, cell_id)
@@ -82,14 +82,14 @@ def _url_of(connection: sa.Connection, cell_id: str) -> str | None:
     return None if url is None else str(url)
 
 
-# As people and programs do it. What this machine's allow-list says of a cell, `drawdown cell set` and `list` show.
+# Actions for the CLI, the HTTP API and the console. `drawdown cell set` and `list` also show this machine's allow-list.
 
 CellId = Annotated[str, ID, "Cell's id"]
 
 
 @dataclass(frozen=True)
 class CellSet:
-    """Where a cell listens now, and did before (null: nobody had said)."""
+    """The URL of a cell, and its previous URL (null: it did not have one)."""
 
     cell_id: str
     url: str
@@ -114,7 +114,7 @@ def _set(
 
 @dataclass(frozen=True)
 class CellRemoved:
-    """A cell that is forgotten, and where it listened."""
+    """A removed cell, and its previous URL."""
 
     cell_id: str
     was: str

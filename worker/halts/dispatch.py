@@ -1,12 +1,13 @@
-"""Dispatch: sends halts to the cells that run a halted organisation's sandboxes, and finds those that need a person.
+"""Dispatch: send halts to the cells that run a halted organisation's sandboxes.
 
-Guarantee: level-triggered. The database's own triggers make a halt due the moment an organisation is halted or a
-sandbox of a halted one appears on a cell. Each dispatch adds the halts that the triggers could not see. A halt stays
-due until its cell acknowledged it, and is due again while sandboxes still run there. A resume dispatches nothing. Each
-cell has a lane of its own, with its own claims, time and circuit: a cell that is dead, slow or flooded delays no other.
+Guarantee: dispatch is level-triggered. If an organisation is halted, or a sandbox of a halted organisation appears on a
+cell, a trigger of the database makes the halt due. Each dispatch adds the halts that the triggers could not see. A halt
+stays due until its cell acknowledges it, and is due again while sandboxes still run there. A resume is not sent. Each
+cell has its own lane, with its own claims, time and circuit. So a cell that is dead, slow or flooded does not delay the
+others.
 
-A person is needed where a cell acknowledges and does not obey, has no URL, or cannot be told until a setting is
-changed. Only halts in force are named, and of those not obeyed only where sandboxes run this moment.
+A person is needed if a cell acknowledges a halt without obeying, lacks a URL, or cannot be called until a setting is
+changed. Only halts in force are named. An ignored halt is named only while its sandboxes run.
 """
 
 from __future__ import annotations
@@ -35,20 +36,23 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 STILL_RUNNING_MS = MINUTE_MS
-"""The time after its acknowledgement in which a cell may stop its sandboxes before it is notified again."""
+"""Time for a cell to stop its sandboxes after its acknowledgement, before it is notified again."""
 MOST_BACKOFF_MS: Final = MINUTE_MS
 """Longest wait before a halt is sent to its cell again. While the cell is down, its circuit holds back all others."""
 BATCH: Final = 50
-"""Halts claimed at once for a cell that answers. The lease lasts longer than their time-outs together."""
+"""Halts claimed at once for a cell that answers. The lease lasts longer than the sum of their timeouts."""
 EMPTY_FOR_MS: Final = 10 * MINUTE_MS
-"""Time after a halt without a reported sandbox of the organisation at a cell: the cell then has nothing to stop."""
+"""Time after a halt without a reported sandbox of the organisation at a cell, after which the halt is removed."""
 CELL_BUDGET_MS: Final = 30 * SECOND_MS
 """Time that one dispatch spends on one cell."""
 
 
 @dataclass(frozen=True)
 class ClaimedHalt:
-    """One halt this worker may send."""
+    """A halt that this worker may send.
+
+    `request`: None if the cell does not have a URL.
+    """
 
     request: HaltRequest | None
     org_id: str
@@ -59,7 +63,7 @@ class ClaimedHalt:
 
 @dataclass
 class Dispatched:
-    """The outcome of halts."""
+    """The number of halts by outcome."""
 
     acknowledged: int = 0
     failed: int = 0
@@ -71,7 +75,10 @@ dispatch sends the halt."""
 
 
 def dispatch(context: Context, provider: str = "") -> Steps[Dispatched]:
-    """Send every due halt of the shard once, or those of the organisations that one provider bills."""
+    """Send each due halt of the shard once.
+
+    `provider`: only halts of organisations that it bills, if it is not empty.
+    """
     run = _DispatchRun(context, provider)
     if not context.out_of_time():
         yield from run.newcomers()
@@ -80,17 +87,17 @@ def dispatch(context: Context, provider: str = "") -> Steps[Dispatched]:
 
 @dataclass
 class _Lane:
-    """One cell in this dispatch."""
+    """A cell in this dispatch."""
 
     cell_id: str
     began_ms: int
     answers: bool = False
-    """True if it has answered: until then it is sent one halt at a time."""
+    """True if it has answered. Until then it gets one halt at a time."""
 
 
 @dataclass
 class _DispatchRun:
-    """One dispatch. `cells`: cells that have, or had, a lane."""
+    """The state of a dispatch. `cells`: cells that have or had a lane."""
 
     context: Context
     provider: str
@@ -98,11 +105,14 @@ class _DispatchRun:
     cells: set[str] = field(default_factory=set)
 
     def newcomers(self, beside: Sequence[Steps[None]] = ()) -> Steps[bool]:
-        """Lanes for the cells that have halts due and no lane yet, `beside` one that continues; false where there are
-        none. A sandbox may have moved there this moment."""
+        """Run lanes for cells with due halts that do not have a lane yet.
+
+        A sandbox may just have moved there. `beside`: lanes that continue at the same time. Return True if there were
+        such cells.
+        """
         now = self.context.clock.now_ms()
         cells: list[str] = yield Transaction("due_halts", partial(_due, now=now, run=self, taken=sorted(self.cells)))
-        fresh = [cell for cell in cells if cell not in self.cells]  # another lane may have looked meanwhile
+        fresh = [cell for cell in cells if cell not in self.cells]  # another lane may have taken some
         self.cells.update(fresh)
         if fresh:
             results = yield RunTogether([*beside, *(self.lane(_Lane(cell, now)) for cell in fresh)])
@@ -112,7 +122,7 @@ class _DispatchRun:
         return bool(fresh)
 
     def lane(self, lane: _Lane) -> Steps[None]:
-        """Tell one cell until nothing is due there, or it does not answer, or its time is up."""
+        """Send the due halts of one cell, until it fails or its time is over."""
         breaker = self.context.cell_breaker(lane.cell_id)
         while not self.context.out_of_time():
             now = self.context.clock.now_ms()
@@ -124,7 +134,7 @@ class _DispatchRun:
                 break
             lane.answers = any(error is None or error.startswith(ANSWERED) for error in errors)
             breaker.note(failed=not lane.answers, now_ms=self.context.clock.now_ms())
-            # A sandbox may have moved meanwhile: its new cell does not wait for what this one takes.
+            # A sandbox may have moved meanwhile: its new cell does not wait for this cell's timeouts.
             if not lane.answers and (yield from self.newcomers([self.lane(lane)])):
                 return
         yield from self.newcomers()
@@ -138,7 +148,7 @@ class _DispatchRun:
         batch: list[ClaimedHalt] = yield Transaction("claim_halts", work)
         if not batch:
             return []
-        # A worker that slept on its claim sends nothing: the halt may be over.
+        # If a worker slept past its lease, it does not send: the halt may be over.
         errors = yield from _send(batch, lambda: context.out_of_time() or context.clock.now_ms() >= until)
         now = context.clock.now_ms()
         yield Transaction("settle_halts", partial(_settle, batch=batch, errors=errors, claim=claim, now=now))
@@ -170,7 +180,7 @@ def _send(batch: Sequence[ClaimedHalt], over: Over) -> Steps[list[str | None]]:
 
 
 def _due(connection: sa.Connection, *, now: int, run: _DispatchRun, taken: Sequence[str]) -> list[str]:
-    """The cells, but for `taken`, that have halts due."""
+    """Return the cells with due halts, without those in `taken`."""
     values = run.values(now)
     SQL.run(connection, "forget_obsolete", {"empty_since_ms": now - EMPTY_FOR_MS})
     for cell in SQL.run(connection, "missed_cells", values).scalars().all():

@@ -1,8 +1,9 @@
-"""Halts that a person is needed for: a cell acknowledges them and does not obey, has no URL to tell it, or cannot be
-told until a setting is changed.
+"""Find halts that need a person.
 
-Guarantee: reads only. Only halts in force are named, and of those that are not obeyed only where sandboxes run this
-moment, so that a sandbox stopped by any other hand is no problem any more.
+Their cell acknowledges them and does not obey, lacks a URL, or cannot be called until a setting is changed.
+
+Guarantee: this module only reads. Only halts in force are named. An ignored halt is named only while its sandboxes run,
+so that a sandbox that was stopped in another way ends the problem.
 """
 
 from __future__ import annotations
@@ -20,18 +21,23 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.addresses import ANSWERED, NOT_ALLOWED, NOT_CALLED, UNSIGNED
 
 ESCALATE_AFTER: Final = 3
-"""So many acknowledgements, each with a minute to stop what runs, and a person is needed."""
+"""Acknowledgements without effect after which a person is needed. The cell has a minute after each to stop its
+sandboxes.
+"""
 NAMED: Final = 10
 MENDED_BY_PEOPLE: Final = (
     NOT_ALLOWED, UNSIGNED, NOT_CALLED, *(f"{ANSWERED} {status}" for status in (401, 403, 404, 405, 410)),
 )  # fmt: skip
-"""Why a halt is not delivered until a setting is changed: the cell is none that may be called, or refuses the call."""
+"""Errors that last until a setting is changed: the cell must not be called, or refuses the call."""
 SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
 class Ignored:
-    """One organisation on one cell: how often it was acknowledged without effect, and when that was first."""
+    """A halt that a cell acknowledged without effect.
+
+    `times`: how often. `since_ms`: the time of the first acknowledgement.
+    """
 
     cell_id: str
     org_id: str
@@ -47,20 +53,26 @@ class Ignored:
 
 
 def ignored_halts(connection: sa.Connection, shard: Shard) -> list[Ignored]:
-    """Those that a person is needed for, the oldest first."""
+    """Return the ignored halts that need a person, the oldest first."""
     part = ignored_part(shard)
     return [Ignored(**row._mapping) for row in SQL.run(connection, part.name, part.values)]
 
 
 def ignored_part(shard: Shard) -> Part:
-    """Return the query of ignored halts, to read beside others in one statement: fields of `Ignored`."""
+    """Return the query of ignored halts: fields of `Ignored`.
+
+    It can be read together with others in one statement.
+    """
     return SQL.part("ignored", {"lo": shard.lo, "hi": shard.hi, "escalate_after": ESCALATE_AFTER})
 
 
 @dataclass(frozen=True)
 class Undelivered:
-    """Halts that a cell has not taken, for one reason (None: not tried yet): how many, since when, the first
-    organisation of them by its id."""
+    """Halts that a cell has not acknowledged, with the same error.
+
+    `error`: None if they were not tried yet. `halts`: their number. `since_ms`: the oldest halt. `org_id`: the first
+    organisation by its id.
+    """
 
     cell_id: str
     error: str | None
@@ -70,7 +82,7 @@ class Undelivered:
 
     @property
     def needs_person(self) -> bool:
-        """True if no later try delivers them: a setting is missing or wrong, here or at the cell."""
+        """True if a retry cannot deliver them, because a setting is missing or wrong."""
         return self.error is not None and any(cause in self.error for cause in MENDED_BY_PEOPLE)
 
     def __str__(self) -> str:
@@ -83,20 +95,23 @@ class Undelivered:
 
 
 def undelivered(connection: sa.Connection, shard: Shard) -> list[Undelivered]:
-    """By cell and reason, the oldest first."""
+    """Return undelivered halts by cell and error, the oldest first."""
     part = undelivered_part(shard)
     return [Undelivered(**row._mapping) for row in SQL.run(connection, part.name, part.values)]
 
 
 def undelivered_part(shard: Shard) -> Part:
-    """Return the query of undelivered halts, to read beside others in one statement: fields of `Undelivered`."""
+    """Return the query of undelivered halts: fields of `Undelivered`.
+
+    It can be read together with others in one statement.
+    """
     return SQL.part("undelivered", {"lo": shard.lo, "hi": shard.hi})
 
 
 def untold(connection: sa.Connection, shard: Shard) -> list[str]:
     """Return a line for each cell without a URL at which halts are due.
 
-    A host may start a sandbox at a cell while the cell is removed, and neither sees the other.
+    This can happen if a host starts a sandbox at a cell while the cell is removed.
     """
     rows = SQL.run(connection, "untold", {"lo": shard.lo, "hi": shard.hi, "at_most": NAMED})
     return [
@@ -107,6 +122,9 @@ def untold(connection: sa.Connection, shard: Shard) -> list[str]:
 
 
 def problems(found: Sequence[Ignored]) -> list[str]:
-    """A line each for a tick's report, and one for those that are too many to name."""
+    """Return the first NAMED ignored halts as lines of a tick's report.
+
+    If there are more, add a line with their number.
+    """
     rest = len(found) - NAMED
     return [*map(str, found[:NAMED]), *([f"and {rest} more halts without effect"] if rest > 0 else [])]

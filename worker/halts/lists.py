@@ -1,9 +1,7 @@
-"""Halts as people read them: which cell was notified of which organisation, its answer, and the state of cells.
+"""List halts and the state of cells, for people. This module only reads.
 
-Reads only.
-
-Guarantee: a page costs the same however many halts there were. Due halts are read by their index, all halts by the
-index on their time.
+Guarantee: the cost of a page does not depend on the number of halts. Due halts are read by their index, all halts by
+the index on their time.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ PLACE: Final = re.compile(r"([0-9]{1,16}):([0-9]{1,16}):([0-9]{1,3}):(.+)", re.D
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which halts. Empty: any organisation, any cell."""
+    """A filter of halts. `org` and `cell`: empty matches all."""
 
     state: str = "any"
     org: str = ""
@@ -42,7 +40,10 @@ class Chosen:
 
 @dataclass(frozen=True)
 class HaltLine:
-    """One halt at one cell: due until it is acknowledged; `ignored`: how often sandboxes ran on all the same."""
+    """A halt at a cell, which is due until the cell acknowledges it.
+
+    `ignored`: the number of acknowledgements after which its sandboxes still ran.
+    """
 
     org_id: str
     cell_id: str
@@ -54,17 +55,17 @@ class HaltLine:
     ignored_since_ms: int | None
     last_error: str | None
     by_operator: bool = False
-    """True if an operator's halt holds it now, and this is the newest of its organisation."""
+    """True if an operator halts the organisation now, and this is its present halt."""
 
     @property
     def place(self) -> str:
-        """Where the next page begins behind it."""
+        """Return the place after this halt, where the next page begins."""
         return f"{self.due_at_ms or 0}:{self.halted_at}:{len(self.org_id)}:{self.org_id}{self.cell_id}"
 
 
 @dataclass(frozen=True)
 class HaltPage:
-    """`next_after`: where the next page begins; None where there is no more."""
+    """A page of halts. `next_after`: the next page's place; None: this is the last."""
 
     lines: list[HaltLine]
     next_after: str | None
@@ -72,7 +73,7 @@ class HaltPage:
 
 @dataclass(frozen=True)
 class HaltFigures:
-    """Figures of all due halts."""
+    """The figures of all due halts."""
 
     due: int
     since_ms: int | None
@@ -82,8 +83,11 @@ class HaltFigures:
 
 @dataclass(frozen=True)
 class CellLine:
-    """A cell; of the halts that are due there: how many, since when, how often tried, and an error that one met.
-    `url` None: nobody said where it listens."""
+    """A cell, with the figures of its due halts.
+
+    `url`: None if it is not set. `since_ms`: the oldest due halt. `tries`: the most attempts. `error`: an error of one
+    of them.
+    """
 
     cell_id: str
     url: str | None
@@ -95,8 +99,11 @@ class CellLine:
 
 
 def page(connection: sa.Connection, chosen: Chosen, after: str = "", most: int = PAGE_ROWS) -> HaltPage:
-    """Those behind `after`: of what is due, what was tried longest ago first; else the newest. Errors: UsageError,
-    UnknownId."""
+    """Return the page of halts after `after`.
+
+    Due halts are sorted by their next try, others by time, the newest first. Errors: UsageError for an invalid state or
+    place; UnknownId for an unknown organisation or cell.
+    """
     if chosen.state not in STATES:
         raise UsageError(f"invalid state: expected {', '.join(STATES)}")
     for kind, name in ((ids.ORG, chosen.org), (ids.CELL, chosen.cell)):
@@ -109,7 +116,7 @@ def page(connection: sa.Connection, chosen: Chosen, after: str = "", most: int =
 
 
 def every(connection: sa.Connection, chosen: Chosen) -> Iterator[HaltLine]:
-    """All of them, in the order of pages."""
+    """Yield all halts that a filter finds, in the order of pages."""
     after: str | None = ""
     while after is not None:
         found = page(connection, chosen, after, MOST_AT_ONCE)
@@ -118,19 +125,25 @@ def every(connection: sa.Connection, chosen: Chosen) -> Iterator[HaltLine]:
 
 
 def halt_figures(connection: sa.Connection) -> HaltFigures:
-    """By the index on what is due."""
+    """Return the figures of all due halts, by their index."""
     return HaltFigures(**SQL.run(connection, "figures").one()._mapping)
 
 
 def cell_lines(connection: sa.Connection) -> list[CellLine]:
-    """All cells, those first that run sandboxes and that nobody registered; MOST_CELLS of each."""
+    """Return cells without a URL that run sandboxes, then cells with a URL.
+
+    Each part has at most MOST_CELLS.
+    """
     values = {"at_most": MOST_CELLS}
     unknown = [CellLine(row.cell_id, None, row.running) for row in SQL.run(connection, "without_url", values)]
     return [*unknown, *(CellLine(**row._mapping) for row in SQL.run(connection, "cells", values))]
 
 
 def _place(after: str, state: str) -> dict[str, object]:
-    """Behind which halt a page begins. Errors: UsageError."""
+    """Return the halt after which a page begins, as parameters.
+
+    Errors: UsageError for an invalid place.
+    """
     if not after:
         halted_at = -1 if state == "due" else NEVER
         return {"at_ms": -1, "after_org_id": "", "after_cell_id": "", "after_halted_at": halted_at}
@@ -147,12 +160,12 @@ def _place(after: str, state: str) -> dict[str, object]:
 
 
 MOST_NAMED: Final = 20
-"""Cells that a sentence names."""
+"""Cells that a text names."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: where it listens, how many sandboxes run there, how many halts it has not acknowledged."""
+    """A cell, with the numbers of its running sandboxes and due halts."""
 
     cell_id: str
     url: str
@@ -161,28 +174,34 @@ class Cell:
 
 
 def list_cells(connection: sa.Connection) -> list[Cell]:
-    """All cells, by their ids."""
+    """Return all cells with a URL, by their ids."""
     return [Cell(**row._mapping) for row in SQL.run(connection, "list")]
 
 
 def running_of(connection: sa.Connection, org_ids: Collection[str]) -> dict[str, int]:
-    """Return the number of these organisations' sandboxes in each cell: those cells are notified if one is halted."""
+    """Return the number of these organisations' running sandboxes by cell.
+
+    These cells are notified if the organisation is halted.
+    """
     rows = SQL.run(connection, "running_of", {"org_ids": sorted(set(org_ids))})
     return {str(row.cell_id): int(row.running) for row in rows}
 
 
 def told_in_words(running: Mapping[str, int]) -> str:
-    """Which cells are notified of a halt, as `running_of` has them: the first of many."""
+    """Return the first cells that a halt notifies, for people.
+
+    `running`: the result of `running_of`.
+    """
     first = ", ".join(f"{cell} ({count:,} run there)" for cell, count in list(running.items())[:MOST_NAMED])
     more = len(running) - MOST_NAMED
     return (f"{first} and {more:,} more" if more > 0 else first) or "none, because no sandbox runs"
 
 
 def knows_sandboxes(connection: sa.Connection) -> bool:
-    """Return True if hosts report the places of sandboxes: halts go only there."""
+    """Return True if hosts report sandboxes: halts are sent only to their cells."""
     return bool(SQL.run(connection, "any_sandbox").scalar_one())
 
 
 def cells_without_url(connection: sa.Connection) -> list[str]:
-    """Cells that run sandboxes, and that nobody registered."""
+    """Return the cells that have sandboxes but not a URL."""
     return list(SQL.run(connection, "cells_without_url").scalars())

@@ -6,7 +6,7 @@ h.org_id, h.cell_id, h.halted_at, h.due_at_ms, h.acked_at_ms, h.attempts, h.igno
     AS by_operator
 
 -- name: due
--- By the index on due halts, the one that was tried longest ago first.
+-- By the index on due halts, in the order of their next try.
 SELECT {columns} FROM halts h WHERE h.due_at_ms IS NOT NULL AND (:org_id = '' OR h.org_id = :org_id)
     AND (:cell_id = '' OR h.cell_id = :cell_id)
     AND (h.due_at_ms, h.org_id, h.cell_id, h.halted_at) > (:at_ms, :after_org_id, :after_cell_id, :after_halted_at)
@@ -37,7 +37,7 @@ SELECT cell_id, COUNT(*) AS running FROM sandboxes
 WHERE state = 'running' AND NOT EXISTS (SELECT 1 FROM cells c WHERE c.cell_id = sandboxes.cell_id)
 GROUP BY cell_id ORDER BY cell_id LIMIT :at_most
 
--- Cells, as people look at them.
+-- Cells, for people.
 
 -- name: list
 SELECT c.cell_id, c.url,

@@ -1,7 +1,7 @@
--- Halts: the due ones, the cells to notify, the answers.
+-- The statements of dispatch: due halts, cells to notify, and answers.
 
 -- name: in_force
--- A halt of an organisation of the shard that is halted by it now (of one provider, where one is named).
+-- A halt of the shard that is in force now. If `provider` is not empty, only of organisations that it bills.
 EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted
     AND o.halted_at = halts.halted_at AND o.bucket BETWEEN :lo AND :hi
     AND (:provider = '' OR o.billing_provider = :provider))
@@ -10,8 +10,8 @@ EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted
 EXISTS (SELECT 1 FROM sandboxes s WHERE s.org_id = halts.org_id AND s.cell_id = halts.cell_id AND s.state = 'running')
 
 -- name: forget_obsolete
--- A cell that could not be notified, and has had nothing to stop for a while, is not notified any more. If a sandbox
--- appears there, a trigger makes the halt due again.
+-- If a cell could not be notified, and has not had a sandbox to stop since `empty_since_ms`, the halt is removed. If a
+-- sandbox appears there, a trigger makes the halt due again.
 DELETE FROM halts WHERE due_at_ms IS NOT NULL AND (NOT EXISTS (
     SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at)
     OR (acked_at_ms IS NULL AND halted_at <= :empty_since_ms AND NOT EXISTS (
@@ -19,10 +19,10 @@ DELETE FROM halts WHERE due_at_ms IS NOT NULL AND (NOT EXISTS (
             AND s.state <> 'stopped')))
 
 -- name: missed
--- Two transactions may not see each other: one that halts an organisation and one that starts a sandbox of it, or one
--- that starts a sandbox and one that finds its halt obsolete. No trigger reports a row that neither saw, so each
--- dispatch looks at the present rows. A lock instead would let a host's open transaction hold up a halt, and a halt the
--- host. OFFSET keeps PostgreSQL from joining with all halts there ever were: each is looked up by its key.
+-- Two transactions may not see each other. One halts an organisation, or removes its halt as obsolete, and the other
+-- starts a sandbox of it. A trigger does not see such rows, so each dispatch reads the present rows. With a lock
+-- instead, a host's open transaction would delay a halt, and a halt would delay the host. OFFSET keeps PostgreSQL from
+-- a join with all halts: each halt is looked up by its key.
 FROM orgs o JOIN sandboxes s ON s.org_id = o.org_id AND s.state <> 'stopped'
 WHERE o.is_halted AND o.bucket BETWEEN :lo AND :hi AND (:provider = '' OR o.billing_provider = :provider)
     AND NOT EXISTS (SELECT 1 FROM halts h
@@ -39,7 +39,7 @@ SELECT DISTINCT o.org_id, s.cell_id, o.halted_at, o.halted_at {missed} AND s.cel
 UPDATE halts SET ignored = 0, ignored_since_ms = NULL WHERE ignored > 0 AND {in_force} AND NOT {runs_on}
 
 -- name: make_ignored_due
--- By the organisations that are halted now: acknowledged halts of former times stay, and are many.
+-- By the organisations that are halted now, because there are many acknowledged halts of the past.
 UPDATE halts SET due_at_ms = :now_ms, ignored = ignored + 1,
     ignored_since_ms = COALESCE(ignored_since_ms, acked_at_ms)
 WHERE due_at_ms IS NULL AND acked_at_ms <= :told_ms AND {in_force} AND {runs_on}
@@ -50,7 +50,7 @@ RETURNING org_id, cell_id, ignored, ignored_since_ms
 SELECT DISTINCT cell_id FROM halts WHERE due_at_ms <= :now_ms AND {in_force} AND cell_id NOT IN :taken_cells
 
 -- name: claim
--- Pick once: a plan that picks again for each row takes more than the limit.
+-- The rows are picked once, because a plan that picks again for each row exceeds the limit.
 WITH x AS MATERIALIZED (
     SELECT org_id, cell_id, halted_at FROM halts WHERE cell_id = :cell_id AND due_at_ms <= :now_ms AND {in_force}
     ORDER BY due_at_ms LIMIT :at_most {skip_locked}
@@ -72,8 +72,8 @@ UPDATE halts SET due_at_ms = :due_at_ms, acked_at_ms = COALESCE(:acked_at_ms, ac
 WHERE org_id = :org_id AND cell_id = :cell_id AND halted_at = :halted_at AND claim_owner = :claim_owner
 
 -- name: ignored
--- Halts that a person is needed for, the oldest first. Word for word the condition of the index first: SQLite does not
--- conclude it.
+-- Halts that need a person, the oldest first. `ignored > 0` repeats the condition of the index word for word, because
+-- SQLite does not infer it.
 SELECT cell_id, org_id, ignored AS times, ignored_since_ms AS since_ms FROM halts
 WHERE ignored > 0 AND ignored >= :escalate_after AND {runs_on}
     AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at
@@ -81,7 +81,7 @@ WHERE ignored > 0 AND ignored >= :escalate_after AND {runs_on}
 ORDER BY ignored_since_ms, cell_id, org_id
 
 -- name: undelivered
--- Halts in force that cells with a URL have not taken, by cell and error.
+-- Halts in force that cells with a URL have not acknowledged, by cell and error.
 SELECT h.cell_id, h.last_error AS error, COUNT(*) AS halts, MIN(h.halted_at) AS since_ms, MIN(h.org_id) AS org_id
 FROM halts h WHERE h.due_at_ms IS NOT NULL
     AND EXISTS (SELECT 1 FROM cells c WHERE c.cell_id = h.cell_id)
@@ -90,7 +90,7 @@ FROM halts h WHERE h.due_at_ms IS NOT NULL
 GROUP BY h.cell_id, h.last_error ORDER BY MIN(h.halted_at), h.cell_id, h.last_error
 
 -- name: untold
--- Cells without a URL that are owed halts in force, all providers' alike.
+-- Cells without a URL at which halts in force are due, of all providers.
 SELECT cell_id, COUNT(*) AS halts FROM halts WHERE due_at_ms IS NOT NULL
     AND NOT EXISTS (SELECT 1 FROM cells c WHERE c.cell_id = halts.cell_id)
     AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at

@@ -1,4 +1,4 @@
-"""Jobs: work that takes longer than a request is queued, and done by a tick.
+"""Queue jobs, which take longer than a request, and run them in ticks.
 
 Guarantee: a tick does queued work; a job ends once.
 

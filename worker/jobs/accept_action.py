@@ -1,4 +1,7 @@
-"""A provider's changed settings, accepted by a job: as this server has them, a tick uses them."""
+"""Queue jobs that accept a provider's changed settings.
+
+A tick uses the settings that this server has when the job is queued.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ class ProviderAccepted:
 
 
 def _accept_job(connection: sa.Connection, asked: Invocation, provider: str) -> AcceptJob:
-    """Errors: UnknownId; Refused for one that has no settings here."""
+    """Return the job that accepts a provider's settings.
+
+    Errors: UnknownId for an unknown provider; Refused if this server does not have its settings.
+    """
     known = asked.providers
     require_biller(connection, known, provider, "it has no settings")
     if known is None or provider not in known.capabilities:
@@ -44,7 +50,7 @@ def _accept(
 def _changes(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     job = _accept_job(connection, asked, values["provider"])
     known = asked.providers
-    assert known is not None  # it has settings here
+    assert known is not None  # `_accept_job` has checked that this server has its settings
     moved = providers.changes(connection, job.provider, known.capabilities[job.provider])
     unsent, sent = providers.open_at(connection, job.provider)
     return [

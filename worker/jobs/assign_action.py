@@ -1,10 +1,10 @@
-"""The assignment of a biller, as programs do it.
+"""Assign organisations to billers, for the HTTP API and the console.
 
-It is done at once if the provider is in this database, and by a job if the provider has to be read first. `drawdown org
-assign` reads it itself.
+If the provider's customers are in this database, the assignment is immediate. Otherwise a job reads the provider first.
+`drawdown org assign` reads it itself.
 
-Guarantee: the same checks as the command's, except for a remote provider's answer: the tick that does the job checks
-that. An assignment in force is not made again.
+Guarantee: the checks are those of the command. Only a remote provider's answer is checked later, by the tick that does
+the job. An assignment in force is not made again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class OrgAssigned:
 
     `waited`: usage that had been pending. `already`: the assignment existed before. `undone`: the assignment was
     cancelled, and the biller before continues. `job_id`: the job in which a tick reads the provider and then assigns;
-    until then, nothing changes.
+    until then, the biller stays.
     """
 
     org_id: str
@@ -83,7 +83,10 @@ def _assign(
 
 
 def _here(connection: sa.Connection, wish: Wish, options: FlipOptions, by: By) -> OrgAssigned:
-    """Errors: Refused; UnknownId."""
+    """Assign an organisation to a provider in this database.
+
+    Errors: Refused if the assignment would halt it at once, or is invalid; UnknownId for an unknown id.
+    """
     (candidate,) = flips.candidates_of(connection, wishes=[wish], options=options, own_ids=False)
     org, provider = wish.org_id, options.provider
     if candidate.already:
@@ -117,9 +120,11 @@ def _billed(connection: sa.Connection, _asked: Invocation, values: Values) -> Se
 
 
 def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
-    """Return the size: it is unbounded if no provider bills the usage, because that usage is free.
+    """Return the size of an assignment.
 
-    This also applies if a move away from such a state is taken back.
+    It is unbounded if a provider will not bill the usage, because that usage is free.
+
+    This includes cancelling an assignment that would end such a state.
     """
     if values["undo"]:
         return Size(unbounded=require_org(connection, values["org_id"]).billing_provider in EXEMPT_PROVIDERS)

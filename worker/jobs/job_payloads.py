@@ -1,8 +1,8 @@
-"""The content of a job: kept as it was understood, and shown in words and as a command.
+"""Define the payloads of jobs, as stored, as text and as a command.
 
-Guarantee: times are kept as moments, and not as words such as `today`, which would change their meaning while the job
-waits. Settings of a provider are those that the person saw. An assignment, or a top-up of a wallet, applies to the
-state that the person saw.
+Guarantee: times are stored as absolute times, because a word such as `today` would change its meaning while the job
+waits. Settings of a provider are those that the person saw. An assignment or a top-up applies to the state that the
+person saw.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
 from drawdown.worker.replay.plan import ReplayScope
 
 MAX_JOB_ORGS: Final = 100
-"""Organisations that one job names; more by their provider, all of them, or a replay by hand."""
+"""Organisations that a job names. For more, name a provider or all organisations, or replay by hand."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class ReplayJob:
         return (self.to_ms - self.from_ms) // WINDOW_MS
 
     def aligned(self) -> ReplayJob:
-        """The same in whole windows."""
+        """Return the job with its range extended to whole windows."""
         return replace(self, from_ms=window_of(self.from_ms), to_ms=window_of(self.to_ms + WINDOW_MS - 1))
 
     def text(self) -> str:
-        """As it is kept: the same is asked for by the same text."""
+        """Return the payload as it is stored. Equal jobs have equal texts."""
         return json.dumps({"scope": self.scope.text(), "from_ms": self.from_ms, "to_ms": self.to_ms}, sort_keys=True)
 
     @classmethod
@@ -64,7 +64,10 @@ class ReplayJob:
 
 @dataclass(frozen=True)
 class AcceptJob:
-    """A provider on changed terms: `terms` as the person saw them when queueing, and no others."""
+    """The acceptance of a provider's changed terms.
+
+    `terms`: the terms that the person saw, which are the only ones that the job accepts.
+    """
 
     kind: ClassVar[str] = "accept"
     provider: str
@@ -95,9 +98,11 @@ class Biller:
 
 @dataclass(frozen=True)
 class AssignJob:
-    """An organisation billed by a provider that has to be asked first. A `customer_id` of None is as it is, or at first
-    the organisation's id; `from_ms` None: from the next window on, when it is done; `was`: who billed it when it was
-    queued."""
+    """The assignment of an organisation to a provider that must be read first.
+
+    `customer_id`: None keeps the present id, or uses the organisation's id for a first assignment. `from_ms`: None is
+    the next window at the time of the assignment. `was`: the biller when the job was queued.
+    """
 
     kind: ClassVar[str] = "assign"
     org_id: str
@@ -136,7 +141,10 @@ class AssignJob:
 
 @dataclass(frozen=True)
 class Stood:
-    """The state of a wallet's top-ups: their terms and mode, when a person set them, and later stops."""
+    """The state of a wallet's top-ups: terms, mode, and later stops.
+
+    `said_ms`: when a person last set them.
+    """
 
     terms: str
     mode: str
@@ -152,8 +160,10 @@ class Stood:
 
 @dataclass(frozen=True)
 class TopupJob:
-    """A wallet's top-ups, after a call to the payment service: `resume` (there is another card), or `start` (they
-    charge again). `was`: their state when the job was queued."""
+    """A change of a wallet's top-ups, which needs a call to the payment service.
+
+    `what`: `resume` after a new card, or `start` to charge. `was`: their state when the job was queued.
+    """
 
     kind: ClassVar[str] = "topup"
     wallet: str
@@ -178,10 +188,10 @@ class TopupJob:
 
 @dataclass(frozen=True)
 class CorrectJob:
-    """A correction by what a comparison with providers proves.
+    """A correction of differences that a comparison with providers proves.
 
-    It is for an organisation and a provider, '' for all; for the days in [from_ms, to_ms), or, if both are None, for
-    pushes that were settled lately.
+    `org_id` and `provider`: '' for all. It covers the days in [from_ms, to_ms), or, if both are None, recently settled
+    pushes.
     """
 
     kind: ClassVar[str] = "correct"
@@ -227,5 +237,5 @@ _KINDS: Final[dict[str, type[Asked]]] = {
 
 
 def read_job(kind: str, text: str) -> Asked:
-    """As it was kept."""
+    """Read the payload of a job from its stored text."""
     return _KINDS[kind].of(text)

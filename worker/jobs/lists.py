@@ -1,4 +1,4 @@
-"""The lists of jobs that people read. Nothing here writes."""
+"""List jobs for people. This module only reads."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class JobRow:
-    """A job. `windows_done` of `windows`: how far a replay has come, as far as it has begun (0 of others);
-    `pushes`: sealed by it so far; `said`: what became of it, or why it waits on; `command`: what does the same by
-    hand."""
+    """A job.
+
+    `windows_done` of `windows`: the progress of a replay, as far as it has begun (0 of other jobs). `pushes`: the
+    pushes that it sealed so far. `said`: its result, or why it waits. `command`: the arguments of the command that does
+    the same.
+    """
 
     job_id: int
     kind: str
@@ -44,18 +47,18 @@ class JobRow:
 
     @property
     def progress(self) -> str:
-        """The progress, in words; '' if the job has no parts."""
+        """Return the progress, for people; '' if the job does not have windows."""
         return f"{self.windows_done:,} of {self.windows:,} windows" if self.windows else ""
 
 
 def list_jobs(connection: sa.Connection, *, most: int, before: int | None = None) -> list[JobRow]:
-    """The latest first; `before`: those placed before the job of that number."""
+    """Return jobs, the latest first. `before`: only those queued before this job."""
     values = {"at_most": most} if before is None else {"at_most": most, "before": before}
     return [_row(row) for row in SQL.run(connection, "list", values, only="" if before is None else "only_before")]
 
 
 def count_open(connection: sa.Connection) -> int:
-    """Jobs that wait, or are under way."""
+    """Return the number of open jobs."""
     return int(SQL.run(connection, "count_open").scalar_one())
 
 
@@ -74,8 +77,11 @@ def _row(row: sa.Row[tuple[object, ...]]) -> JobRow:
 
 @dataclass(frozen=True)
 class ListedJob:
-    """A job. `windows_done` of `windows`: the progress of a replay. `pushes`: pushes that it sealed so far. `said`: its
-    result, or why it waits. `command`: the command that does the same by hand."""
+    """A job.
+
+    `windows_done` of `windows`: the progress of a replay. `pushes`: the pushes that it sealed so far. `said`: its
+    result, or why it waits. `command`: the command that does the same.
+    """
 
     job_id: int
     kind: str

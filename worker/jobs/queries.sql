@@ -1,4 +1,4 @@
--- Jobs: placed by a person, done by a tick.
+-- Jobs: queued by a person, done by a tick.
 
 -- name: open
 state IN ('waiting', 'under_way')
@@ -26,19 +26,19 @@ UPDATE jobs SET state = 'cancelled', ended_ms = :now_ms WHERE job_id = :job_id A
 SELECT state FROM jobs WHERE job_id = :job_id
 
 -- name: free
--- No worker has it, or the worker that had it is dead.
+-- The job waits, or the lease of its worker has expired.
 (state = 'waiting' OR (state = 'under_way' AND lease_ms <= :now_ms))
 
 -- name: take
--- One at a time, the oldest first. The row itself is asked again whether it is free: of two ticks at once the second
--- waits for the first one's commit, and then finds it taken.
+-- One job at a time, the oldest first. The row itself is checked again. Of two ticks at once, the second waits for the
+-- commit of the first, and then finds the job taken.
 UPDATE jobs SET state = 'under_way', worker = :worker, lease_ms = :lease_ms, tries = tries + 1,
     began_ms = COALESCE(began_ms, :now_ms)
 WHERE {free} AND job_id = (SELECT MIN(job_id) FROM jobs WHERE {open})
 RETURNING job_id, kind, payload, at_ms, actor, reason, via, tries, said
 
 -- name: put_back
--- A turn that came to its end counts for none of the tries, but for one in vain.
+-- A turn with progress sets the tries back to 0. A turn in vain counts as a try.
 UPDATE jobs SET state = 'waiting', worker = NULL, lease_ms = NULL, tries = tries * :counted, said = :said
 WHERE job_id = :job_id AND state = 'under_way' AND worker = :worker
 
@@ -53,7 +53,7 @@ SELECT COALESCE(SUM(pushes), 0) FROM replays WHERE job_id = :job_id
 o.job_id, o.kind, o.payload, o.state, o.at_ms, o.began_ms, o.ended_ms, o.actor, o.reason, o.said, o.via
 
 -- name: list
--- Each with how far its latest replay has come, and the pushes that all of its replays sealed.
+-- Each job with the progress of its latest replay, and the pushes that all of its replays sealed.
 SELECT {columns}, r.from_ms, r.to_ms, r.next_ms,
     (SELECT COALESCE(SUM(p.pushes), 0) FROM replays p WHERE p.job_id = o.job_id) AS pushes
 FROM jobs o LEFT JOIN replays r

@@ -1,9 +1,9 @@
-"""Jobs: placed and cancelled by people, started and ended by ticks.
+"""Queue, cancel, claim and end jobs.
 
-Guarantee: a job is placed only if it could begin now, as far as the database shows. It can be cancelled only while it
-waits. One job is under way at a time, the oldest first. Its tick holds it by a lease. If the tick dies, the job is free
-again once the lease has ended. A job ends once. A job about a wallet's top-ups applies to the terms that its person
-saw: if they changed or a payment was declined since, a person has to look at it.
+Guarantee: a job is queued only if it could begin now by the rows of the database. It can be cancelled only while it
+waits. One job is under way at a time, the oldest first. Its tick has a lease. If the tick dies, another tick can take
+the job once the lease has expired. A job ends once. A job about a wallet's top-ups applies to the terms that the person
+saw. If they changed or a payment was declined since, the job fails.
 """
 
 from __future__ import annotations
@@ -44,23 +44,26 @@ from drawdown.worker.topup.actions import STOPPED, terms_of
 SQL = queries(__file__)
 
 TURN_MS: Final = 2 * MINUTE_MS
-"""The longest work of one tick on jobs. The rest continues with the next tick."""
+"""Longest work of a tick on jobs. The next tick continues the rest."""
 JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
 """Lease of a job. It is shorter than the time between two ticks, so the next tick takes over from a tick that died."""
 MAX_TRIES: Final = 5
-"""Turns in a row without an end, after which a job is given up.
+"""Turns in a row without progress after which a job fails.
 
-A job that kills each tick must not do so for ever, and a provider that never answers must not delay all others.
+So a job that kills ticks is stopped, and a provider that never answers does not delay all other jobs.
 """
 MAX_OPEN_JOBS: Final = 50
-"""Jobs that wait, or are under way."""
+"""Jobs that wait or are under way."""
 
 State = Literal["waiting", "under_way", "done", "failed", "cancelled"]
 
 
 @dataclass(frozen=True)
 class ClaimedJob:
-    """A job that this worker has; `plan`: of a replay; `failed`: why it cannot be done at all, and has ended."""
+    """A job that this worker has claimed.
+
+    `plan`: the plan of a replay, else None. `failed`: why the job cannot be done and has ended; '' if it can.
+    """
 
     job_id: int
     payload: Asked
@@ -70,11 +73,11 @@ class ClaimedJob:
 
 
 def place(connection: sa.Connection, asked: Asked, by: By) -> int:
-    """Job something; returns the job's number.
+    """Queue a job, and return its number.
 
-    Errors: those of `plan`; HistoryDoubted of a correction where history was lost; Refused where nothing would
-    change, where the same job is already queued, or too many wait.
-    (Of two that are placed at the very same moment both may stand: the second one finds nothing to do.)
+    Errors: those of `plan`; HistoryDoubted for a correction while a recovery is needed; Refused if the job is not
+    needed, the same job is already queued, or too many jobs are open. If two equal jobs are queued at the same moment,
+    both may be stored. The second finds its work done.
     """
     _plan(connection, asked, by.now_ms)
     asked = understood(connection, asked)
@@ -105,7 +108,7 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
 
 
 def understood(connection: sa.Connection, asked: Asked) -> Asked:
-    """As it is kept."""
+    """Return the job as it is stored, with the present state if it needs that."""
     match asked:
         case ReplayJob():
             return asked.aligned()
@@ -118,7 +121,7 @@ def understood(connection: sa.Connection, asked: Asked) -> Asked:
 
 
 def latest_biller(connection: sa.Connection, org_id: str) -> Biller | None:
-    """By its latest assignment; None where it has none."""
+    """Return the biller of an organisation's latest assignment; None if unassigned."""
     row = SQL.run(connection, "latest_assignment", {"org_id": org_id}).one_or_none()
     return None if row is None else Biller(row.provider, row.customer_id, int(row.start_ms))
 
@@ -131,7 +134,7 @@ def _plan(connection: sa.Connection, asked: Asked, now_ms: int) -> ReplayPlan | 
 
 
 def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
-    """Refuse a job if a person changed the same thing since it was queued, or since a tick that died did it."""
+    """Refuse a job if a person has changed its object since it was queued."""
     if isinstance(asked, TopupJob):
         is_to_be_done(connection, asked)
     if isinstance(asked, AssignJob):
@@ -143,16 +146,16 @@ def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
 
 
 def same_as(connection: sa.Connection, asked: Asked) -> str | None:
-    """The job by which the same is asked for already, and is not over; None where there is none."""
+    """Return a text about an equal open job; None if there is none."""
     values = {"kind": asked.kind, "payload": understood(connection, asked).text()}
     row = SQL.run(connection, "same", values).one_or_none()
     return None if row is None else f"job {row.job_id}, by {row.actor}, is {row.state.replace('_', ' ')}"
 
 
 def cancel(connection: sa.Connection, job_id: int, by: By) -> None:
-    """Take back a job that waits.
+    """Cancel a job that waits.
 
-    Errors: UnknownId; Refused for one that is under way, or over.
+    Errors: UnknownId for an unknown job; Refused if it is under way or has ended.
     """
     values = {"job_id": job_id, "now_ms": by.now_ms}
     if SQL.run(connection, "cancel", values).rowcount != 1:
@@ -162,7 +165,7 @@ def cancel(connection: sa.Connection, job_id: int, by: By) -> None:
 
 
 def state_of(connection: sa.Connection, job_id: int) -> str:
-    """Errors: UnknownId."""
+    """Return the state of a job. Errors: UnknownId if it does not exist."""
     state = SQL.run(connection, "state", {"job_id": job_id}).scalar_one_or_none()
     if state is None:
         raise UnknownId(f"unknown job {job_id}; `drawdown job list` lists all", "job")
@@ -170,7 +173,7 @@ def state_of(connection: sa.Connection, job_id: int) -> str:
 
 
 def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | None:
-    """Have the oldest job; None where there is none, or another worker has it."""
+    """Claim the oldest open job; None if there is none, or another worker has it."""
     values = {"worker": worker, "lease_ms": now_ms + JOB_LEASE_MS, "now_ms": now_ms}
     row = SQL.run(connection, "take", values).one_or_none()
     if row is None:
@@ -188,25 +191,33 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
 
 
 def put_back(connection: sa.Connection, job_id: int, worker: str, said: str, *, in_vain: bool = False) -> bool:
-    """Let it go on with the next tick; false where another worker has it. `in_vain`: the turn counts as one of
-    its tries."""
+    """Put a job back for the next tick; return False if another worker has it.
+
+    `in_vain`: the turn counts as one of its tries.
+    """
     values = {"job_id": job_id, "worker": worker, "said": said, "counted": int(in_vain)}
     return SQL.run(connection, "put_back", values).rowcount == 1
 
 
 def end(connection: sa.Connection, job_id: int, worker: str, state: State, said: str, now_ms: int) -> bool:
-    """It is over; false where another worker has it, and tells what became of it."""
+    """End a job; return False if another worker has it and reports its result."""
     values = {"job_id": job_id, "worker": worker, "state": state, "said": said, "now_ms": now_ms}
     return SQL.run(connection, "end", values).rowcount == 1
 
 
 def sealed(connection: sa.Connection, job_id: int) -> int:
-    """Pushes that all of a job's replays sealed: also those of a tick that died."""
+    """Return the number of pushes that all replays of a job sealed.
+
+    This includes replays of ticks that died.
+    """
     return int(SQL.run(connection, "sealed", {"job_id": job_id}).scalar_one())
 
 
 def stands(connection: sa.Connection, wallet: str) -> Stood:
-    """Return the state of a wallet's top-ups now. Errors: UnknownId."""
+    """Return the present state of a wallet's top-ups.
+
+    Errors: UnknownId if the wallet does not have top-ups.
+    """
     row = SQL.run(connection, "topup_terms", {"wallet": wallet}).mappings().one_or_none()
     if row is None:
         ids.require(connection, ids.TOPPED_UP, wallet)
@@ -219,7 +230,10 @@ def stands(connection: sa.Connection, wallet: str) -> Stood:
 
 
 def require_use(asked: TopupJob) -> None:
-    """Errors: Refused where it would change nothing, or could not be done."""
+    """Refuse a job about top-ups that is not needed, or cannot be done.
+
+    Errors: Refused.
+    """
     assert asked.was is not None
     if asked.what == "start" and asked.was.mode == "live":
         raise Refused(f"top-ups of {asked.wallet} are already live. See `drawdown topup show {typed(asked.wallet)}`")
@@ -230,9 +244,11 @@ def require_use(asked: TopupJob) -> None:
 
 
 def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:
-    """Return True if the job is still to be done; False if a tick that died, or a person, has done it.
+    """Return True if a job about top-ups must still be done.
 
-    Errors: Refused if a person decided otherwise since it was queued, or the card was declined since.
+    False: a tick that died, or a person, has done it.
+
+    Errors: Refused if a person changed the terms since the job was queued, or a charge was declined since.
     """
     was, now = asked.was, stands(connection, asked.wallet)
     assert was is not None

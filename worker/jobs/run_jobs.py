@@ -1,15 +1,15 @@
-"""The work of a tick on waiting jobs: replays, assignments, accepted terms, corrections, top-ups.
+"""Do waiting jobs in a tick: replays, assignments, terms, corrections, top-ups.
 
-Guarantee: it takes MAX_A_TICK at most, for TURN_MS at most, and leaves what remains to the next tick. One tick reports
-the outcome of a job. Each kind is harmless twice, so if the tick of a job died, the job is simply done again:
+Guarantee: a tick does at most MAX_A_TICK jobs, for at most TURN_MS, and leaves the rest to the next tick. Only one tick
+reports the result of a job. Each kind is safe to repeat, so if the tick of a job died, the job is done again:
 
 - A replay subtracts what is sealed.
-- Voided pushes are no longer open, and terms in force leave nothing to accept.
+- Voided pushes are no longer open, and terms in force are not accepted again.
 - An assignment that is in force is not made again.
-- Corrected usage is sealed again, and compared only once that is settled.
-- A fill charges wallets that are low and have no charge open.
+- Corrected usage is sealed again, and is compared only once its pushes are settled.
+- A top-up charges only a wallet that is low and does not have an open charge.
 
-If a person changed the same thing since, the person's decision wins.
+If a person has changed the same object since, the person's decision stays.
 """
 
 from __future__ import annotations
@@ -47,29 +47,29 @@ from drawdown.worker.topup.fill import Filled, fill
 log = structlog.get_logger()
 
 MAX_A_TICK: Final = 4
-"""Orders that a tick takes up."""
+"""Jobs that a tick does."""
 SAID: Final = 5
-"""Lines of each kind about the rest of a replay; the command shows all."""
+"""Lines of each kind about the rest of a replay. The command shows all."""
 
 
 @dataclass
 class JobsDone:
-    """Jobs that this tick ended, and in words those that failed."""
+    """The number of jobs that this tick ended, and a text about each that failed."""
 
     ended: int = 0
     failures: list[str] = field(default_factory=list)
 
 
 def do_jobs(context: Context) -> Steps[JobsDone]:
-    """Do what waits, the oldest first.
+    """Do the waiting jobs, the oldest first.
 
-    Errors: those of what is done; the job is then free again once its lease has ended.
+    Errors: those of a job, which another tick can then take once its lease has expired.
     """
     done, turn = JobsDone(), _turn(context)
     for _ in range(MAX_A_TICK):
         if turn.out_of_time():
             break
-        # Two ticks at once: one has it, and the other goes home.
+        # Of two ticks at once, one gets the job, and the other ends.
         take = partial(queue.take, worker=turn.worker, now_ms=turn.clock.now_ms())
         taken: ClaimedJob | None = yield Transaction("take_job", take)
         if taken is None or not (yield from _do(turn, taken, done)):
@@ -78,13 +78,13 @@ def do_jobs(context: Context) -> Steps[JobsDone]:
 
 
 def _turn(context: Context) -> Context:
-    """Return the context of a turn, for all organisations, whatever shard this tick is of: one tick does a job."""
+    """Return the context of a turn, which is for the organisations of all shards."""
     now = context.clock.now_ms()
     return replace(context.within(TURN_MS), shard=Shard(), began_ms=now, progress=None)
 
 
 def _do(turn: Context, taken: ClaimedJob, done: JobsDone) -> Steps[bool]:
-    """Do one; whether it is over, and the next one's turn has come."""
+    """Do one job; return True if it has ended, so that the next job can begin."""
     if taken.failed:
         _note(done, taken, "failed", taken.failed)
         return True
@@ -109,10 +109,10 @@ def _come(turn: Context, taken: ClaimedJob) -> Steps[Turn]:
             return (yield from top_up(turn, topped, by))
         case CorrectJob() as compared:
             return (yield from correct(turn, compared, by))
-    assert taken.plan is not None  # of a replay that has not failed
+    assert taken.plan is not None  # a replay that has not failed has a plan
     try:
         found = yield from replay(turn, taken.plan, by, dry_run=False, most=0, job_id=taken.job_id)
-    except ReplayAtWork as error:  # somebody replays the same by hand: when that is over, this finds what it left
+    except ReplayAtWork as error:  # a person replays the same by hand; the next turn seals the rest
         return Turn(None, str(error))
     return Turn(None if found.unfinished else "failed" if found.stopped else "done", replayed=found)
 
@@ -139,7 +139,10 @@ def _end(connection: sa.Connection, *, turn: Context, taken: ClaimedJob, came: T
 
 
 def in_words(pushes: int, found: Replayed) -> str:
-    """Return the result of a replay in words: `pushes` of all its turns, and the rest that is left for others."""
+    """Return a text about the result of a replay.
+
+    `pushes`: the pushes of all its turns.
+    """
     none = "nothing more to seal" if found.to_settle else "no further push was needed"
     said = [f"sealed {pushes:,} push{'' if pushes == 1 else 'es'}" if pushes else none]
     said += [found.to_settle] if found.to_settle else []
@@ -155,10 +158,10 @@ def _some(lines: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Turn:
-    """The result of one tick's turn at a job.
+    """The result of a tick's turn at a job.
 
-    `state` None: it continues with the next tick. `in_vain`: this turn made no progress. `replayed`: the result of a
-    replay, which is put in words once it is reported.
+    `state`: None if the next tick continues the job. `in_vain`: True if this turn did not make progress. `replayed`:
+    the result of a replay, from which the text is made at the end.
     """
 
     state: State | None
@@ -168,7 +171,10 @@ class Turn:
 
 
 def accept(context: Context, asked: AcceptJob, by: By) -> Steps[Turn]:
-    """Use a provider on the terms that the person saw when queueing. Pushes are voided in portions, as by hand."""
+    """Accept the terms of a provider that the person saw.
+
+    Unsent pushes are voided in portions, as by the command.
+    """
     declared = context.declared().get(asked.provider)
     if declared is None:
         return cannot_be_used(asked.provider)
@@ -192,7 +198,10 @@ def accept(context: Context, asked: AcceptJob, by: By) -> Steps[Turn]:
 def _portion(
     connection: sa.Connection, *, asked: AcceptJob, declared: Capabilities, by: By, before: int
 ) -> providers.Portion | None:
-    """None where these terms are in force: a tick that died had done it, or a person."""
+    """Void a portion of unsent pushes, and accept the terms with the last one.
+
+    None: the terms are in force, by a tick that died or by a person.
+    """
     lock_buckets(connection)
     if providers.terms_in_force(connection, asked.provider) == asked.terms:
         return None
@@ -200,7 +209,7 @@ def _portion(
 
 
 def assign(context: Context, asked: AssignJob, by: By) -> Steps[Turn]:
-    """Assign an organisation once its provider says that the customer is there, as by hand."""
+    """Assign an organisation after its provider has confirmed the customer."""
     if asked.provider not in context.ready():
         return cannot_be_used(asked.provider)
     options = FlipOptions(asked.provider, asked.from_ms, allow_halt=asked.allow_halt, each_alone=True)
@@ -209,7 +218,10 @@ def assign(context: Context, asked: AssignJob, by: By) -> Steps[Turn]:
 
 
 def cannot_be_used(provider: str) -> Turn:
-    """A turn in vain: a person may give the tick its key, or accept its settings."""
+    """Return a turn in vain, because the tick cannot use a provider.
+
+    A person can set the key of its machine, or accept its settings.
+    """
     return Turn(None, f"the tick cannot use {provider}. Run `drawdown provider list` on its machine", in_vain=True)
 
 
@@ -226,14 +238,17 @@ def _flip_in_words(flip: Flip, provider: str) -> Turn:
 
 
 LINES_SAID: Final = 3
-"""Lines that are left to a person; the command shows all."""
+"""Lines for a person in the result of a correction. The command shows all."""
 
 
 def correct(context: Context, asked: CorrectJob, by: By) -> Steps[Turn]:
-    """Errors: HistoryDoubted, where the tick began on another history."""
+    """Correct proven differences with providers.
+
+    Errors: HistoryDoubted if the tick began on another history.
+    """
     if asked.provider and asked.provider not in context.ready():
         return cannot_be_used(asked.provider)
-    # A copy: what it begins on is no witness for the jobs after it.
+    # A copy, so that its checkpoint does not replace that of the later jobs.
     found: Reconciled = yield from reconcile(replace(context), scope_of(asked), by)
     if found.unfinished or found.unread:
         return Turn(None, corrections_in_words(found), in_vain=True)
@@ -242,7 +257,7 @@ def correct(context: Context, asked: CorrectJob, by: By) -> Steps[Turn]:
 
 
 def scope_of(asked: CorrectJob) -> ReconcileScope:
-    """As `drawdown reconcile --correct` compares."""
+    """Return the scope of a correction, as for `drawdown reconcile --correct`."""
     return ReconcileScope(
         from_ms=asked.from_ms or 0,
         to_ms=2**53 if asked.to_ms is None else asked.to_ms,
@@ -254,7 +269,7 @@ def scope_of(asked: CorrectJob) -> ReconcileScope:
 
 
 def corrections_in_words(found: Reconciled) -> str:
-    """Return the result of a comparison, in words."""
+    """Return a text about the result of a comparison."""
     corrected = [line for line in found.differing if line.corrected]
     rest = [line for line in found.differing if abs(line.theirs - line.ours) != line.corrected]
     said = [f"{found.compared:,} compared, {len(found.differing):,} differ"]
@@ -271,7 +286,10 @@ def corrections_in_words(found: Reconciled) -> str:
 
 
 def _by(corrected: Sequence[Line]) -> str:
-    """By how much, where one unit measures all of it: seconds and credits are never added up."""
+    """Return a text about the corrected amount; '' if the lines have several units.
+
+    Amounts in seconds and credits are never added up.
+    """
     scales = {(line.feature if line.balance else "", line.scale) for line in corrected}
     if len(scales) > 1:
         return ""
@@ -288,7 +306,10 @@ def _describe_line(line: Line) -> str:
 
 
 def top_up(context: Context, asked: TopupJob, by: By) -> Steps[Turn]:
-    """Ask the service who fills, say it, and fill what is low."""
+    """Resume or start a wallet's top-ups, and charge it if it is low.
+
+    First it checks that the payment service does not top up the customer itself.
+    """
     terms: Terms = yield Transaction(
         "topup_asked", partial(topups.require_terms, customer_id=asked.wallet), rollback=True
     )
@@ -308,8 +329,8 @@ def top_up(context: Context, asked: TopupJob, by: By) -> Steps[Turn]:
 
 
 def _say(connection: sa.Connection, *, asked: TopupJob, by: By) -> TermsChange | None:
-    """None where it is so already."""
-    topups.require_terms(connection, asked.wallet)  # their lock: nobody changes them until this is committed
+    """Change the top-ups of a wallet; None if that was done already."""
+    topups.require_terms(connection, asked.wallet)  # this locks the terms until the commit
     if not queue.is_to_be_done(connection, asked):
         return None
     if asked.what == "resume":

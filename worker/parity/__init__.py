@@ -1,6 +1,6 @@
-"""Parity: cells' own counts of usage, beside the samples received from them.
+"""Compare cells' own counts of usage with the samples received from them.
 
-Guarantee: cells' counts are compared with usage; unknown is not zero.
+Guarantee: an unknown count is not zero.
 
 Tests: tests/integration/test_parity.py
 """

@@ -1,6 +1,6 @@
-"""The last results of parity, and its figures behind the metrics.
+"""List the last results of parity, and read its figures for metrics.
 
-Reads only: the checks of the last days, by their key.
+This module only reads: the checks of the last days, by their key.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from drawdown.schema.sql import queries
 SQL = queries(__file__)
 
 MOST_FOUND: Final = 100
-"""Lines that a list shows of cells' days, and of organisations' days that differ."""
+"""Lines in the list of cells' days, and in the list of organisations' days that differ."""
 
 
 @dataclass(frozen=True)
 class ParityFigures:
-    """Figures of parity.
+    """The figures of parity.
 
-    `differing`: organisations' days from `since_ms` on that differ. `unread`: cells' days from then on that could not
-    be read. `checked_ms`: the last comparison of any day; None: never.
+    `differing`: the number of organisations' days that differ. `unread`: the number of cells' days that could not be
+    read. `checked_ms`: the last comparison of any day; None: never.
     """
 
     differing: int
@@ -32,15 +32,17 @@ class ParityFigures:
 
 
 def parity_figures(connection: sa.Connection, since_ms: int) -> ParityFigures:
-    """As the last check of each cell's day says."""
+    """Return the figures of days from `since_ms` on, by their last checks."""
     row = SQL.run(connection, "figures", {"since_ms": since_ms}).one()
     return ParityFigures(int(row.differing), int(row.unread), row.checked_ms)
 
 
 @dataclass(frozen=True)
 class ParityLine:
-    """Seconds of one day at a cell ('': all cells), by samples and by the cell itself; `org_id` '': of the whole cell.
-    None is unknown, and never nothing."""
+    """A day at a cell: seconds by samples, and by the cell itself.
+
+    `cell_id`: '' for all cells. `org_id`: '' for the whole cell. None: unknown.
+    """
 
     day_ms: int
     cell_id: str
@@ -55,7 +57,10 @@ class ParityLine:
 
 
 def parity_found(connection: sa.Connection, since_ms: int) -> tuple[list[ParityLine], list[ParityLine]]:
-    """Cells' days from a moment on, and what of them differs or is unknown; the latest first."""
+    """Return cells' days from `since_ms` on, and lines that differ or are unknown.
+
+    The latest days come first.
+    """
     values = {"since_ms": since_ms, "at_most": MOST_FOUND}
     cells, found = (
         [ParityLine(**row._mapping) for row in SQL.run(connection, name, values)] for name in ("cells", "found")

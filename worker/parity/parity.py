@@ -1,10 +1,12 @@
-"""Parity: what cells count themselves beside what came in from them, by organisation and day.
+"""Parity: compare the counts of cells with the received samples.
 
-Guarantee: a day is compared once it is over, and what was under way at its end has come in. Comparing changes nothing
-but the record of it. A cell that gives no answer, one that answers nonsense, and one that is not registered are each
-unread, and never taken for a cell without use. Sizes are compared one by one, so that too much of one hides no lack of
-another. Unknown is not zero: where one side alone knows an organisation, or ours is pruned, no difference is made up.
-Whole numbers only: a difference in parts per million is rounded up.
+A line is an organisation's day at a cell.
+
+Guarantee: a day is compared once it is over and its last samples have arrived. A comparison writes only its own result.
+If a cell does not answer, sends an invalid answer or is not registered, it is unread, and does not count as unused.
+Sizes are compared one by one, so that an excess of one size does not hide a lack of another. Unknown is not zero: if
+only one side has an organisation, or our samples are pruned, a difference is not computed. All numbers are whole: a
+difference in parts per million is rounded up.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 TOLERANCE_PPM: Final = 70
-"""0.007 %: what may differ silently."""
+"""Difference, in parts per million, up to which a line is not reported (0.007 %)."""
 SETTLING_MS: Final = 15 * MINUTE_MS
 """Wait after the end of a day before its first comparison, because hosts write the last samples after the day."""
 CELLS_AT_ONCE: Final = 8
@@ -39,20 +41,23 @@ MAX_STRANGERS: Final = 100
 MAX_LINES: Final = 1_000
 """Lines in the report and in the log. Drawdown records all lines, and counts those above the limit."""
 KEPT_AT_ONCE: Final = 1_000
-"""Lines that one statement stores."""
+"""Lines of a check that one statement stores."""
 
 
 @dataclass
 class Checked:
-    """The result of a check. `lines`: the first differences and unknown days. `more`: the number that it leaves out."""
+    """The result of a check.
+
+    `lines`: the first differences and unknown days. `more`: the number of others.
+    """
 
     compared: int = 0
-    """Organisations and days that both sides were looked at for."""
+    """Organisations' days for which both sides were compared."""
     differing: int = 0
     unknown: int = 0
     """Organisations' days that are pruned here, and cells' days that could not be read."""
     unread: int = 0
-    """Cells' days among them that could not be read."""
+    """Unknown cells' days that could not be read."""
     waiting: list[str] = field(default_factory=list)
     """Days that are not over."""
     cells: list[Line] = field(default_factory=list)
@@ -62,14 +67,14 @@ class Checked:
 
     @property
     def exit_status(self) -> int:
-        """1: a person is needed. 75: something could not be compared yet, or read."""
+        """Return 1 if a person is needed, 75 if a later run can compare more, else 0."""
         if self.differing or self.unknown > self.unread:
             return 1
         return 75 if self.unread or self.waiting else 0
 
 
 def check_totals(totals: Days, tolerance_ppm: int, clock: Clock) -> Steps[Checked]:
-    """Compare totals that a person has."""
+    """Compare totals from a person's file."""
     done = Checked()
     over = _over_by(clock.now_ms())
     done.waiting = sorted({day_text(day) for day, _ in totals if day >= over})
@@ -80,7 +85,7 @@ def check_totals(totals: Days, tolerance_ppm: int, clock: Clock) -> Steps[Checke
 
 
 def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Over = never) -> Steps[Checked]:
-    """Ask each registered cell for its totals of each of these days, and compare."""
+    """Read the totals of each registered cell for these days, and compare them."""
     done = Checked()
     ended = _over_by(clock.now_ms())
     done.waiting = [day_text(day) for day in days if day >= ended]
@@ -103,7 +108,10 @@ def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Ove
 
 
 def _over_by(now_ms: int) -> int:
-    """Days that begin before this are over, and what was used in them has come in."""
+    """Return the time before which a day must begin to be complete.
+
+    Such a day is over, and its samples have arrived.
+    """
     return now_ms - SETTLING_MS - DAY_MS + 1
 
 
@@ -134,7 +142,7 @@ def _explained(line: Line, quarantined: int) -> Line:
 
 
 def _note(lines: list[Line], now_ms: int, done: Checked) -> Steps[None]:
-    """Keep lines, tell the first of those that somebody has to know of."""
+    """Store lines, and log the first of those that need attention."""
     yield Transaction("parity_keep", partial(_keep, lines=lines, now_ms=now_ms))
     done.cells.append(lines[0])
     done.compared += sum(1 for line in lines if line.org_id and line.verdict not in UNKNOWN)
@@ -157,7 +165,7 @@ def _ended(done: Checked) -> Checked:
 
 
 def _tell(line: Line) -> None:
-    """An event, so that an alert can rest on it."""
+    """Log an event for a line, on which an alert can rest."""
     say = log.error if line.verdict in ALERTING else log.warning
     event = "parity_differs" if line.verdict in ALERTING else "parity_unknown"
     say(
@@ -174,7 +182,7 @@ def _tell(line: Line) -> None:
 
 
 def _cells(connection: sa.Connection, *, day_ms: int) -> tuple[list[tuple[str, str]], list[str]]:
-    """Registered cells with their URLs, and those that samples name besides."""
+    """Return registered cells with their URLs, and unregistered cells of samples."""
     registered = [(str(row.cell_id), str(row.url)) for row in SQL.run(connection, "cells")]
     values = {**_span(day_ms), "at_most": MAX_STRANGERS}
     return registered, list(SQL.run(connection, "strangers", values).scalars())
@@ -182,7 +190,11 @@ def _cells(connection: sa.Connection, *, day_ms: int) -> tuple[list[tuple[str, s
 
 @dataclass(frozen=True)
 class _Here:
-    """The known facts of a day here, by organisation: samples, whether they may be pruned, how many are quarantined."""
+    """Our figures of a day, by organisation.
+
+    `ours`: seconds of samples. `pruned`: organisations with samples that may be deleted. `quarantined`: numbers of
+    samples.
+    """
 
     ours: dict[str, Ours]
     pruned: set[str]
@@ -227,16 +239,16 @@ def _rows(lines: Sequence[Line], now_ms: int) -> Iterator[dict[str, object]]:
 
 PPM: Final = 1_000_000
 ALERTING: Final = ("differs", "only_here", "only_there")
-"""Verdicts that a person has to look at."""
+"""Verdicts that need a person."""
 SIZES_SAID: Final = 4
 """Sizes that a note names."""
 UNKNOWN: Final = ("pruned", "unread")
-"""Verdicts that prove nothing."""
+"""Verdicts without a comparison."""
 
 
 @dataclass(frozen=True)
 class Ours:
-    """Seconds of one organisation's samples by size: in force, and withdrawn."""
+    """Seconds of an organisation's samples by size: in force, and withdrawn."""
 
     used: BySize
     withdrawn: BySize
@@ -244,11 +256,12 @@ class Ours:
 
 @dataclass(frozen=True)
 class Line:
-    """One organisation's day at a cell, or at all of them (`cell_id` ''), in seconds. `org_id` '': the whole cell's.
+    """An organisation's day at a cell, in seconds.
 
-    `ours` None: no sample names it, or they are pruned; `theirs` None: the cell does not name it, or gave no answer.
-    `off`: how far the sizes are from one another, added up. `ppm`: of the larger
-    side of each size, added up as well; rounded up. `note`: what is to be known besides, such as the sizes apart.
+    `cell_id`: '' for all cells. `org_id`: '' for the whole cell. `ours`: None if samples are missing or pruned.
+    `theirs`: None if the cell does not name the organisation, or did not answer. `off`: the sum of the differences of
+    all sizes. `ppm`: `off` in parts per million of the sum of the larger sides, rounded up. `note`: further facts, such
+    as the sizes that differ.
     """
 
     day_ms: int
@@ -271,7 +284,10 @@ def compare(
     pruned: Collection[str],
     tolerance_ppm: int,
 ) -> list[Line]:
-    """A line for each organisation that either side knows of, and first the whole cell's, by their ids."""
+    """Return the line of the whole cell, and a line for each organisation by id.
+
+    This includes organisations that only one side has.
+    """
     names = sorted({*theirs, *ours})
     lines = [_line(day_ms, cell_id, org, theirs.get(org), ours.get(org), org in pruned, tolerance_ppm) for org in names]
     known = [line for line in lines if line.verdict != "pruned"]
@@ -281,8 +297,11 @@ def compare(
 
 
 def _whole(day_ms: int, cell_id: str, lines: list[Line], sides: list[tuple[int, int]]) -> Line:
-    """The whole cell's: who is known to one side alone is a part of that side. `sides`: of each line, what is apart and
-    the larger side."""
+    """Return the line of the whole cell.
+
+    An organisation that only one side has counts for that side. `sides`: the difference and the larger side of each
+    line.
+    """
     ours, theirs = sum(line.ours or 0 for line in lines), sum(line.theirs or 0 for line in lines)
     off = sum(off for off, _ in sides)
     ppm = _ppm(off, sum(larger for _, larger in sides))
@@ -308,7 +327,7 @@ def _line(
     if is_pruned:
         return line("pruned", None, None, "samples of that day are pruned here")
     if theirs is None and ours is not None and (here or withdrawn):
-        # All of it withdrawn, and nothing counted there: both say that there was no use.
+        # All of it is withdrawn here and not counted there, so both sides agree on 0.
         return line("only_here" if here else "withdrawn", None, None, "the cell does not report this organisation")
     if ours is None and there:
         return line("only_there", None, None, "no sample of that day names this organisation")
@@ -324,9 +343,9 @@ def _line(
 
 
 def apart(theirs: BySize, ours: BySize) -> tuple[int, int]:
-    """Return the difference of two sums by size, and the larger sides, each added up.
+    """Return the sum of the differences by size, and the sum of the larger sides.
 
-    If the other side has no sizes, all sizes together are compared.
+    If the other side does not report sizes, the totals are compared.
     """
     if None in theirs:
         ours = {None: sum(ours.values())}
@@ -336,7 +355,10 @@ def apart(theirs: BySize, ours: BySize) -> tuple[int, int]:
 
 
 def _by_size(theirs: BySize, ours: BySize) -> str | None:
-    """Which sizes are apart, in words, those that are most so first; None where the other side tells no sizes."""
+    """Return a text about the sizes that differ, the largest difference first.
+
+    None: the other side does not report sizes.
+    """
     pairs = {size: (ours.get(size, 0), theirs.get(size, 0)) for size in {*theirs, *ours} if size is not None}
     off = sorted((-abs(here - there), size) for size, (here, there) in pairs.items() if here != there)
     if None in theirs or not off:

@@ -1,7 +1,9 @@
-"""Totals of usage as cells count them: read from a file, or from a cell's answer. Pure, but for opening the file.
+"""Read cells' totals of usage from a file or from a cell's answer.
 
-Guarantee: what is not exactly as asked for is refused as a whole, by its place: a total that is read wrongly would pass
-for a difference, or hide one. Nothing is cut, and nothing is taken twice.
+This module is pure, except that it opens the file.
+
+Guarantee: an input with an invalid total is refused as a whole, and the error names the place. A total that is read
+wrongly would look like a difference, or hide one. Totals are not truncated, and a duplicate is refused.
 """
 
 from __future__ import annotations
@@ -23,35 +25,38 @@ from drawdown.worker.sources.table import Table, Unfit
 
 FIELDS: Final = ("day", "cell_id", "org_id", "memory_mb", "seconds")
 MAX_FILE_BYTES: Final = 64 << 20
-"""Size of a file of totals."""
+"""Bytes of a file of totals."""
 MAX_TOTALS: Final = 500_000
 """Totals in one file."""
 MAX_ANSWER_TOTALS: Final = 100_000
 """Totals of a cell's day. Each may name an organisation that Drawdown does not know yet."""
 MAX_SECONDS: Final = 10**15
-"""Seconds of one total: a million sandboxes for thirty years."""
+"""Seconds of a total: a million sandboxes for thirty years."""
 MAX_DAYS: Final = 400
 """Days of a file of totals, or of one check."""
 STDIN: Final = "-"
 ALL_CELLS: Final = ""
 _NEEDED: Final = ("day", "org_id", "seconds")
 _SIGNS_OF_A_TOTAL: Final = 8
-"""`{`, three `:`, two `,` and one behind it, and one for what stands around them."""
+"""Signs in the JSON of a total: `{`, three `:`, two `,`, one after it, and one for its surroundings."""
 _SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+(?:[{\[:,]|\Z)', re.DOTALL)
-"""One outside of all texts, with what stands before it. A text without an end goes to the end, and so
-does what has no sign: nothing is looked at twice."""
+"""A sign outside of strings, with all characters before it. A string without an end extends to the end, and so does the
+rest without a sign, so that each character is read once.
+"""
 _BOM: Final = "\ufeff"
 _DAY: Final = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class BadTotal(ValueError):
-    """The fault of a total, in words."""
+    """A total is invalid. The text names the fault."""
 
 
 @dataclass(frozen=True)
 class Total:
-    """Seconds of use of one organisation on one day (UTC). `cell_id` '': of all cells together. `memory_mb` None: of
-    all sizes together."""
+    """An organisation's seconds of use on a day (UTC).
+
+    `cell_id`: '' for all cells together. `memory_mb`: None for all sizes together.
+    """
 
     day_ms: int
     cell_id: str
@@ -61,15 +66,15 @@ class Total:
 
 
 BySize = dict[int | None, int]
-"""Seconds by memory size."""
+"""Seconds by memory size (MB); None: all sizes together."""
 Days = dict[tuple[int, str], dict[str, BySize]]
-"""By day and cell, what each organisation used."""
+"""Seconds by size, of each organisation, by day and cell."""
 
 
 def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
-    """The totals of a file of CSV or JSON lines, or of standard input for `-`.
+    """Return the totals of a file of CSV or JSON lines; `-` is standard input.
 
-    Errors: UsageError naming the line.
+    Errors: UsageError with the line.
     """
     text = _text_of(name, stdin)
     rows: Iterator[tuple[int, Mapping[str, object] | str]]
@@ -93,7 +98,8 @@ def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
 def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
     """Return a cell's counts of a day.
 
-    The body is `{"cell_id": …, "day": "2026-01-31", "usage": [{"org_id", "memory_mb", "seconds"}]}`. Errors: BadTotal.
+    The body is `{"cell_id": …, "day": "2026-01-31", "usage": [{"org_id", "memory_mb", "seconds"}]}`. Errors: BadTotal
+    for an invalid or too long answer.
     """
     if not _may_be_read(body):
         raise _too_many()
@@ -118,10 +124,10 @@ def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
 
 
 def _may_be_read(body: bytes) -> bool:
-    """Return True if it has no more signs than the most totals have.
+    """Return True if a body does not have more signs than the most totals can have.
 
-    A name, a value or an object of a few bytes becomes one of 60, or of 200. An id may contain such signs, too: if
-    there are too many, signs within ids are not counted.
+    Parsing turns a name, value or object of a few bytes into 60 to 200 bytes. Ids may contain such signs too: if there
+    are too many signs, those inside strings are not counted.
     """
     most = _SIGNS_OF_A_TOTAL * (MAX_ANSWER_TOTALS + 1)
     if sum(map(body.count, (b"{", b"[", b":", b","))) <= most:
@@ -134,7 +140,7 @@ def _too_many() -> BadTotal:
 
 
 def total_of(row: Mapping[str, object]) -> Total:
-    """One total, of texts (CSV) or of JSON's values. Errors: BadTotal."""
+    """Return a total from texts (CSV) or JSON values. Errors: BadTotal."""
     org, cell = row.get("org_id"), row.get("cell_id")
     if not isinstance(org, str) or not is_clean_id(org):
         raise BadTotal(f"invalid org_id: expected 1 to {MAX_ID_CHARS} characters without control characters")
@@ -149,7 +155,7 @@ def total_of(row: Mapping[str, object]) -> Total:
 def by_day(totals: Iterable[Total]) -> Days:
     """Return the totals by day, cell, organisation and size.
 
-    Errors: BadTotal if a total is given twice, both by size and for all sizes, or both by cell and for all cells.
+    Errors: BadTotal if a total appears twice, both by size and for all sizes, or both by cell and for all cells.
     """
     found: Days = {}
     for one in totals:
@@ -167,7 +173,7 @@ def by_day(totals: Iterable[Total]) -> Days:
 
 
 def day_text(day_ms: int) -> str:
-    """`2026-01-31`."""
+    """Return the date of a day, such as `2026-01-31`."""
     return datetime.fromtimestamp(day_ms // SECOND_MS, UTC).date().isoformat()
 
 

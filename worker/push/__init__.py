@@ -1,6 +1,6 @@
-"""Sends due pushes to their providers and records each outcome.
+"""Send due pushes to their providers and record each outcome.
 
-Guarantee: only committed pushes are sent; an unknown outcome is looked up.
+Guarantee: only committed pushes are sent, and an unknown outcome is looked up.
 
 Tests: tests/integration/test_providers.py
 """

@@ -1,21 +1,24 @@
-"""A person's decisions about pushes: void, resolve, retry, cancel; one, those a filter finds, or all in doubt.
+"""Void, resolve, retry or cancel pushes at a person's command.
 
-Guarantee: many are done some at a time, each portion one transaction, with every push on record as if it had been named
-by its key. A push that a rule protects is counted by its reason and stays as it is. If the command is cut off, repeat
-it. A push that a person calls lost is looked up first, where its provider can be asked, and is not voided if it is
-there.
+The command names pushes by key or by a filter, or it takes all in doubt.
 
-Cancelling undoes a wrong push at its provider, then voids it here. The provider is asked only after the intent is
-committed (rule P1), and a push is voided only once the provider has confirmed (rule P5). `intend` puts the push in
-doubt. Until the command ends, the push counts as neither accepted nor absent: nothing is sent in its place, `status`
-and `push list` show it, and ticks look it up from an hour on. If a process dies between the two transactions, or an
-answer is lost, there are three ways on, and none loses money:
+Guarantee: many pushes are changed in portions, each in one transaction. The audit records each push as if the command
+named its key. A push that a rule protects is counted by its reason and stays as it is. If the command is cut off,
+repeat it. If a person reports a push as lost and its provider has a look-up, it is looked up first. It is voided only
+if the provider does not have it.
+
+Cancelling undoes a wrong push at its provider, then voids it here. The provider is called only after the intent is
+committed (rule P1). A push is voided only once the provider has confirmed (rule P5). `intend` puts the push in doubt.
+Until the command ends, the push counts as neither accepted nor absent, and its usage is not sent again. `status` and
+`push list` show it, and ticks look it up after an hour. If a process dies between the two transactions, or an answer is
+lost, there are three ways to continue, and each keeps the bill correct:
 
 - The command runs again. The provider cancels by identifier, so it does no more than once, and the push is voided.
 - The look-up finds the push: the cancellation did not happen. The push is accepted again at its quantity.
 - The look-up does not find the push: a tick voids it once the provider could no longer apply it, and it is owed again.
 
-The provider may confirm and then fail to do it: then its totals are higher than ours, and reconcile shows it (R2).
+If the provider confirms a cancellation and does not do it, its totals are higher than ours, and reconcile shows it
+(R2).
 """
 
 from __future__ import annotations
@@ -63,14 +66,16 @@ def void(
     kind: str = "operator",
     lost: Sequence[PushRow] | None = None,
 ) -> list[str]:
-    """Declare that pushes never reached their provider; their usage is owed again under the next revision.
+    """Void pushes that never reached their provider; their usage is owed again.
 
-    `lost`: the pushes as they were read before their provider was asked. Those of them that were accepted then, and
-    have not changed since, may be among these.
+    The usage is sealed again under the next revision.
 
-    Errors: UsageError without evidence; Refused, for all of them, if one is neither rejected nor in doubt, is below the
-    floor, was accepted since `lost` was read, or was taken back as lost already; HistoryDoubted while a recovery is
-    needed: a push that the database calls unsent may have been sent since (R1).
+    `lost`: the pushes as they were read before their look-up. `keys` may name those that were accepted then and have
+    not changed since.
+
+    Errors: UsageError without evidence. Refused, for all of them, if a push is neither rejected nor in doubt, or is
+    below the floor. Refused if it was accepted since `lost` was read, or is taken back as lost already. HistoryDoubted
+    while a recovery is needed, because a push that is unsent here may have been sent (R1).
     """
     if not evidence.strip():
         raise UsageError(
@@ -94,7 +99,10 @@ def void(
 
 
 def _require_unchanged(accepted: Sequence[PushRow], lost: Sequence[PushRow]) -> None:
-    """Errors: Refused for a push that was accepted after it was looked up: it may be at its provider (P5)."""
+    """Refuse pushes that were accepted after their look-up (P5).
+
+    Such a push may be at its provider. Errors: Refused.
+    """
     seen = {(push.key, push.attempts, push.settled_ms) for push in lost if push.state == "accepted"}
     for push in accepted:
         if (push.key, push.attempts, push.settled_ms) not in seen:
@@ -103,7 +111,10 @@ def _require_unchanged(accepted: Sequence[PushRow], lost: Sequence[PushRow]) -> 
 
 @contextmanager
 def _all_or_none(keys: Sequence[str]) -> Iterator[None]:
-    """One transaction holds them all, so one that does not fit refuses all; with many, that is worth a word."""
+    """Add to a refusal of several keys that all their pushes are unchanged.
+
+    One transaction changes all of them, so an invalid push refuses all.
+    """
     try:
         yield
     except (Refused, UnknownId) as error:
@@ -118,11 +129,11 @@ _IF_LOST: Final = "if its provider lost it, run `drawdown push void-lost KEY`, w
 def _chosen(
     connection: sa.Connection, keys: Sequence[str], states: Sequence[str], rule: str, if_accepted: str = ""
 ) -> list[PushRow]:
-    """Return the pushes with these keys, each once, held until the transaction ends.
+    """Return the pushes with these keys, each once, and lock them for the transaction.
 
-    `if_accepted`: advice, for the error, about a push that was accepted.
+    `if_accepted`: advice for the error about an accepted push.
 
-    Errors: Refused if one does not exist or is in another state.
+    Errors: UnknownId if a push does not exist; Refused if it is in another state.
     """
     found = find_pushes(connection, keys, hold=True)
     chosen: dict[str, PushRow] = {}
@@ -138,10 +149,10 @@ def _chosen(
 
 
 def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evidence: str) -> list[str]:
-    """Declare that the provider has these pushes.
+    """Record that the provider has these pushes.
 
-    Errors: UsageError without evidence; Refused, for all of them, if one is settled or was never sent; HistoryDoubted
-    while a recovery is needed.
+    Errors: UsageError without evidence; Refused, for all of them, if a push is settled or was never sent;
+    HistoryDoubted while a recovery is needed.
     """
     if not evidence.strip():
         raise UsageError("missing evidence: show that the provider has this push with `--evidence`")
@@ -151,8 +162,8 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
         chosen = _chosen(connection, keys, (*_PROVEN, "queued"), rule)
         charged = wallet.read_charges(connection, [push.key for push in chosen if push.provider == "embedded"])
         for push in chosen:
-            # One that the provider would never take is rejected unsent: a person may have billed it there by hand. One
-            # that is in doubt unsent was sent in a history that was lost, for all that a look-up can tell.
+            # A push that the provider cannot accept is rejected unsent, and a person may have billed it there by hand.
+            # A push that is in doubt and unsent may have been sent in a lost history.
             if not (push.attempts or push.state in ("rejected", "in_doubt")):
                 raise Refused(f"{push.key} is {push.state}: {rule}")
             if push.provider == "embedded" and push.key not in charged:
@@ -164,7 +175,7 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
 
 
 def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, evidence: str) -> None:
-    """Accept pushes that the caller has judged and holds, each on record with its evidence."""
+    """Accept pushes that the caller has checked and locked, with their evidence."""
     change(connection, chosen, "to_accepted", by.now_ms)
     draw_if_ours(connection, chosen, by.now_ms)
     ask_again(connection, chosen, by.now_ms)
@@ -174,11 +185,12 @@ def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, ev
 
 
 def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:
-    """Send pushes again: waiting ones at once, under their own key.
+    """Send due pushes at once, and void rejected pushes.
 
-    Rejected ones are voided, with the provider's rejection as evidence, so that the next tick seals them again.
+    A due push keeps its key. A rejected push is voided with the provider's rejection as evidence, so that the next tick
+    seals its usage again.
 
-    Errors: Refused, for all of them, if one is settled or in doubt; HistoryDoubted while a recovery is needed.
+    Errors: Refused, for all of them, if a push is neither due nor rejected; HistoryDoubted while a recovery is needed.
     """
     lock_buckets(connection)
     require_whole(connection)
@@ -197,7 +209,7 @@ def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:
 
 
 def find_unacknowledged(connection: sa.Connection, org_id: str = "", *, hold: bool = False) -> Sequence[Row]:
-    """Return the reports on balances that no person has acknowledged: rows of `balance_marks`.
+    """Return unacknowledged reports on balances: rows of `balance_marks`.
 
     `hold`: lock them until the transaction ends.
     """
@@ -205,9 +217,11 @@ def find_unacknowledged(connection: sa.Connection, org_id: str = "", *, hold: bo
 
 
 def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]:
-    """Acknowledge the reports on an organisation's balances, or on all if it is empty. Return them.
+    """Acknowledge and return the reports on an organisation's balances.
 
-    A report that a reconciliation makes meanwhile is written after this, and stays.
+    If `org_id` is empty, acknowledge the reports of all organisations.
+
+    A report of a reconciliation that runs meanwhile is written after this, and stays.
     """
     rows = find_unacknowledged(connection, org_id, hold=True)
     for row in rows:
@@ -221,9 +235,11 @@ def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]
 
 
 def require_lost(pushes: Sequence[PushRow], known: Mapping[str, Capabilities], now_ms: int) -> Steps[None]:
-    """Look up the accepted pushes among these. `known`: the providers that have a look-up, by name.
+    """Look up the accepted pushes among these; refuse if a provider has a push.
 
-    Errors: Refused if a provider has one, cannot be read now, or may not show it yet.
+    `known`: the capabilities of providers, by name.
+
+    Errors: Refused if a provider has a push, cannot be read now, or may not show the push yet.
     """
     by_provider: dict[str, list[PushRow]] = {}
     for push in pushes:
@@ -253,12 +269,15 @@ def require_lost(pushes: Sequence[PushRow], known: Mapping[str, Capabilities], n
 
 
 AWAITING_CREDIT: Final = "awaiting_credit"
-"""Pushes that are billed again by themselves: chosen by their keys or by this state alone."""
+"""The state of rejected pushes that Drawdown bills again by itself.
+
+A command changes them only if it names their keys or this state.
+"""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which pushes a command is about: by their keys, or all that a filter finds."""
+    """The pushes that a command names by their keys, or by a filter."""
 
     keys: list[str] | None
     states: list[str] | None
@@ -268,9 +287,11 @@ class Chosen:
     expect: int | None = None
 
     def find(self, connection: sa.Connection, possible: Sequence[str]) -> list[str]:
-        """Keys, in the order of their windows; a filter finds only states for which the command is meant.
+        """Return the keys, for a filter in the order of windows.
 
-        Errors: UsageError for neither keys nor filter, or a state it is not meant for.
+        `possible`: the states that the command accepts. A filter finds only these.
+
+        Errors: UsageError for neither keys nor a filter, or for a state that is not possible.
         """
         filtered = bool(self.states or self.org or self.provider or self.error)
         if bool(self.keys) == filtered:
@@ -296,7 +317,7 @@ class Chosen:
 
 
 MAX_KEYS: Final = 100
-"""Keys of one `push cancel`: the provider gets one request after the other."""
+"""The most keys of one `push cancel`: each is one request to the provider."""
 CANCELLING: Final = (
     "the cancellation is not confirmed yet. Run `drawdown push cancel` for it again, or wait for its lookup"
 )
@@ -304,7 +325,7 @@ CANCELLING: Final = (
 
 @dataclass(frozen=True)
 class Intent:
-    """One push that is to be cancelled, and the request that names it there."""
+    """A push to cancel, and the request that names it at its provider."""
 
     key: str
     provider: str
@@ -314,9 +335,11 @@ class Intent:
 def intend(
     connection: sa.Connection, keys: Sequence[str], by: By, capabilities: Mapping[str, Capabilities]
 ) -> list[Intent]:
-    """Record that pushes are to be cancelled, each once. `capabilities`: of the providers that can be called now.
+    """Put pushes in doubt and record the intent to cancel them, each once.
 
-    Errors: UsageError without a reason or for too many keys; Refused, for all of them, if one cannot be cancelled;
+    `capabilities`: those of the providers that can be called now.
+
+    Errors: UsageError without a reason or for too many keys; Refused, for all of them, if a push cannot be cancelled;
     HistoryDoubted while a recovery is needed.
     """
     if not by.reason.strip() or by.reason == "not given":
@@ -345,7 +368,7 @@ def intend(
 
 
 def _require_cancellable(push: PushRow, can: Capabilities | None, asked_before: bool, now_ms: int) -> None:
-    """Errors: Refused."""
+    """Refuse a push that cannot be cancelled. Errors: Refused."""
     failed = f"cancel {push.key}"
     if can is None:
         raise Refused(f"{failed}: {push.provider} is unavailable. See `drawdown provider list`")
@@ -374,7 +397,10 @@ def _next_step(push: PushRow) -> str:
 
 @dataclass(frozen=True)
 class CancelReport:
-    """The result of a cancellation, by key: voided now, voided before by another, or not confirmed (the reason)."""
+    """The result of a cancellation, by key.
+
+    `voided`: voided now. `before`: confirmed, but voided already by another process. `unconfirmed`: the reason by key.
+    """
 
     voided: list[str]
     before: list[str]
@@ -384,7 +410,9 @@ class CancelReport:
 def conclude(
     connection: sa.Connection, asked: Sequence[Intent], answers: Sequence[Cancelled | ReadFailed], by: By
 ) -> CancelReport:
-    """Void the pushes that the provider has cancelled; all others stay in doubt, and are looked up.
+    """Void the pushes that the provider has cancelled.
+
+    All others stay in doubt, and ticks look them up.
 
     Errors: HistoryDoubted while a recovery is needed.
     """
@@ -396,7 +424,7 @@ def conclude(
         if isinstance(answer, Cancelled)
     }
     found = find_pushes(connection, evidence, hold=True)
-    # One that a look-up accepted meanwhile was looked up before the provider had worked the cancellation off.
+    # If a look-up accepted a push meanwhile, it was made before the provider had processed the cancellation.
     chosen = [push for push in found.values() if push.state in ("in_doubt", "accepted")]
     why = [f"cancelled at {push.provider}: {evidence[str(push.key)]}" for push in chosen]
     void_many(connection, chosen, by, why, "operator", answered=False)
@@ -410,21 +438,21 @@ def conclude(
 
 
 AT_ONCE: Final = 1_000
-"""Pushes that one transaction resolves: seals wait for it."""
+"""The most pushes that one transaction resolves: seals wait for it."""
 FIRST_MS: Final = -1
-"""A window before every window."""
+"""A time before every window."""
 LAST_MS: Final = 2**62
-"""Windows before and behind each that there is."""
+"""A time after every window."""
 
 Outcome = Literal["accepted", "absent"]
 Judge = Callable[[sa.Connection, Sequence[PushRow], int], Iterator[Refusal]]
 PASSING: Final[frozenset[Barrier]] = frozenset({"charged", "may_arrive"})
-"""Reasons that end by themselves: the same command does the rest later."""
+"""Reasons that pass: repeat the command later for these pushes."""
 
 
 @dataclass(frozen=True)
 class DoubtFilter:
-    """A choice of pushes in doubt. Empty: any.
+    """A filter of pushes in doubt. An empty field matches all.
 
     Their windows are in [from_ms, to_ms), and their last error contains `error`. `at_most`: refuse if there are more.
     """
@@ -440,7 +468,7 @@ class DoubtFilter:
 
     @property
     def values(self) -> dict[str, object]:
-        """The values of the fragment `chosen`."""
+        """Return the parameters of the SQL fragment `chosen`."""
         return {
             "provider": self.provider,
             "org_id": self.org,
@@ -452,7 +480,7 @@ class DoubtFilter:
         }
 
     def require(self, connection: sa.Connection) -> int:
-        """Return the number of pushes.
+        """Return the number of pushes that the filter finds, and check the filter.
 
         Errors: UsageError for an empty range; UnknownId for a mistyped organisation, customer or feature; Refused for a
         provider that never billed a customer, or for more pushes than `at_most`.
@@ -476,8 +504,11 @@ class DoubtFilter:
 
 @dataclass(frozen=True)
 class Stays:
-    """Pushes that a rule protects: why, how many, and the rule's words about the first. `wait_ms`: when the last of
-    them can be resolved; 0: that is not known."""
+    """Pushes that a rule protects from a command.
+
+    `pushes`: their number. `example`: the refusal of the first. `wait_ms`: milliseconds until the last can be resolved;
+    0: unknown.
+    """
 
     reason: Barrier
     pushes: int
@@ -486,7 +517,7 @@ class Stays:
 
     @property
     def words(self) -> str:
-        """The reason for people, and what to do next."""
+        """Return the reason for people, and the next step."""
         minutes = -(-self.wait_ms // MINUTE_MS)
         return {
             "below_floor": "below the floor of their organisations. Settle them with the customers, then "
@@ -499,7 +530,7 @@ class Stays:
 
 @dataclass(frozen=True)
 class ResolvedAll:
-    """The outcome for the pushes that a filter found; in a dry run, the planned outcome."""
+    """The result of `resolve_all`; in a dry run, the planned result."""
 
     outcome: Outcome
     dry_run: bool
@@ -511,7 +542,7 @@ class ResolvedAll:
 
     @property
     def exit_status(self) -> Exit:
-        """0: all are resolved. 75: the rest can be resolved later. 1: a rule refuses some for good."""
+        """Return 0 if all are resolved, 75 if a retry can resolve the rest, else 1."""
         if any(one.reason not in PASSING for one in self.stays):
             return Exit.PERSON
         return Exit.LEFT if self.stays else Exit.SETTLED
@@ -519,7 +550,7 @@ class ResolvedAll:
 
 @dataclass(frozen=True)
 class PushEffect:
-    """The size of a set of pushes: their organisations, their first window, and their worth."""
+    """The size of a set of pushes. `from_ms`: the start of their first window."""
 
     pushes: int
     orgs: int
@@ -534,7 +565,7 @@ class PushEffect:
 
 
 def effect_of(connection: sa.Connection, keys: Sequence[str]) -> PushEffect:
-    """Return the size of pushes by their keys, such as a command is about to change."""
+    """Return the size of a set of pushes, by their keys."""
     rows: list[PushRow] = []
     for at in range(0, len(keys), AT_ONCE):
         rows += find_pushes(connection, keys[at : at + AT_ONCE]).values()
@@ -551,7 +582,10 @@ class _Sums:
     stays: dict[Barrier, Stays] = field(default_factory=dict)
 
     def add(self, portion: _Portion) -> None:
-        """Count a portion once its transaction is kept: what conflicts is run again."""
+        """Add the counts of a portion.
+
+        Call this after the portion's commit, because a conflict repeats the portion.
+        """
         self.pushes += len(portion.resolved_rows)
         for push in portion.resolved_rows:
             self.orgs.add(str(push.org_id))
@@ -571,15 +605,17 @@ class _Portion:
     resolved_rows: Sequence[PushRow]
     refused: Sequence[Refusal]
     last: PushRow | None
-    """The start of the next portion; None: this is the last."""
+    """The last push read, after which the next portion begins. None: this portion is the last."""
 
 
 def resolve_all(
     transact: Transact, chosen: DoubtFilter, outcome: Outcome, by: By, evidence: str, *, dry_run: bool = False
 ) -> ResolvedAll:
-    """Accept or void all pushes in doubt of a filter, AT_ONCE to a transaction. A dry run needs no evidence.
+    """Accept or void all pushes in doubt that a filter finds.
 
-    Errors: UsageError without evidence, and for a filter that names nothing; Refused for more than `at_most`;
+    Each transaction changes at most AT_ONCE pushes. A dry run does not need evidence.
+
+    Errors: UsageError or UnknownId for an invalid filter, UsageError without evidence; Refused for more than `at_most`;
     HistoryDoubted while a recovery is needed.
     """
     if not (dry_run or evidence.strip()):
@@ -587,7 +623,7 @@ def resolve_all(
     evidence = evidence.strip() or "dry run"
     left = found = transact(chosen.require, rollback=True)
     sums, after = _Sums(), (FIRST_MS, "", "", -1)
-    while left > 0:  # no more than were counted: what goes in doubt meanwhile was seen by nobody
+    while left > 0:  # at most the counted number: a person has not seen pushes that go in doubt meanwhile
         work = partial(
             _portion, chosen=chosen, outcome=outcome, by=by, evidence=evidence, after=after, most=min(left, AT_ONCE)
         )
@@ -611,7 +647,7 @@ def _portion(
     after: tuple[int, str, str, int],
     most: int,
 ) -> _Portion:
-    """Resolve the next pushes; all that a rule does not protect."""
+    """Resolve the next pushes, except those that a rule protects."""
     if outcome == "absent":
         lock_buckets(connection)
     require_whole(connection)
@@ -631,7 +667,7 @@ def _portion(
 
 
 def _once_each(found: Iterator[Refusal]) -> list[Refusal]:
-    """The first refusal of each push."""
+    """Return the first refusal of each push."""
     first: dict[str, Refusal] = {}
     for one in found:
         first.setdefault(one.key, one)
@@ -639,7 +675,7 @@ def _once_each(found: Iterator[Refusal]) -> list[Refusal]:
 
 
 def _not_charged(connection: sa.Connection, held: Sequence[PushRow], _now_ms: int) -> Iterator[Refusal]:
-    """Refuse pushes that the embedded ledger did not charge: a person cannot declare them charged."""
+    """Refuse to accept pushes that the embedded ledger did not charge."""
     ours = [str(push.key) for push in held if push.provider == EMBEDDED]
     charged = wallet.read_charges(connection, ours)
     for key in ours:

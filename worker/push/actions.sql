@@ -12,14 +12,14 @@ FOR UPDATE
 UPDATE balance_marks SET told_qty = 0, told_ms = NULL, unsure_qty = 0
 WHERE provider = :provider AND customer_id = :customer_id AND feature = :feature
 
--- Pushes that a command is about.
+-- The pushes that a command finds by a filter.
 
 -- name: by_filter
 SELECT key FROM pushes WHERE state IN {open_states} AND {open_state} IN :states AND (:org_id = '' OR org_id = :org_id)
     AND (:provider = '' OR provider = :provider) AND (:error = '' OR last_error LIKE '%' || :error || '%')
 ORDER BY window_ms, org_id, feature, revision
 
--- Pushes that people had cancelled at their provider.
+-- The pushes that a person tried to cancel at their provider before.
 
 -- name: asked_before
 SELECT DISTINCT a.target FROM {rows :keys (key text)} x
@@ -28,7 +28,7 @@ SELECT DISTINCT a.target FROM {rows :keys (key text)} x
 -- Pushes in doubt, chosen by a common property.
 
 -- name: chosen
--- By the index on pushes that need a person.
+-- The first condition matches the index on pushes that need a person.
 p.state IN ('in_doubt', 'rejected') AND p.state = 'in_doubt'
     AND (:provider = '' OR p.provider = :provider) AND (:org_id = '' OR p.org_id = :org_id)
     AND (:customer_id = '' OR p.customer_id = :customer_id) AND (:feature = '' OR p.feature = :feature)
@@ -44,7 +44,7 @@ FOR UPDATE OF p
 -- name: hold_push [sqlite]
 
 -- name: portion
--- Those behind a place, held until the transaction ends.
+-- The pushes after a place, locked until the transaction ends.
 SELECT p.* FROM pushes p WHERE {chosen}
     AND (p.window_ms, p.org_id, p.feature, p.revision) > (:after_ms, :after_org, :after_feature, :after_revision)
 ORDER BY p.window_ms, p.org_id, p.feature, p.revision LIMIT :at_most {hold_push}

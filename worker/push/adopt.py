@@ -1,7 +1,7 @@
-"""Adopt: take over a charge that the provider was found to have, at the provider's quantity (R1, R2).
+"""Adopt charges that only the provider has, at its quantities (R1, R2).
 
 Guarantee: an adopted push is one more row of the outbox, accepted with evidence. Its window becomes dirty, so that the
-next seal computes the difference: a missing quantity is sent, a quantity charged twice is given back.
+next seal computes the difference. It sends a missing quantity, and gives back a quantity that was charged twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Other:
-    """A push that a provider has, and we do not."""
+    """A push that a provider has and this database does not."""
 
     revision: int
     wire_key: str
@@ -33,7 +33,9 @@ class Other:
 
 
 def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, by: By, cost: UnitCost | None = None) -> None:
-    """Void our push and take over the provider's, which has its key at another quantity; under S1's lock.
+    """Void our push and adopt the provider's, which has its key at another quantity.
+
+    Call this under S1's lock.
 
     `cost`: the credits for one base unit, if the provider gave them.
     """
@@ -43,10 +45,10 @@ def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, by: By,
 
 
 def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By) -> None:
-    """Adopt a later revision of this push's window that only the provider knows (R1), under S1's lock.
+    """Adopt a later revision of this push's window that only the provider has (R1).
 
-    It takes the same revision in our outbox as at the provider. If a revision before it is missing here, that one was
-    voided, or never sent.
+    Call this under S1's lock. The adopted push has the same revision in our outbox as at the provider. If an earlier
+    revision is missing here, it was voided or never sent, and a void is recorded for it.
     """
     for revision in range(_next_revision(connection, push), other.revision):
         _insert_absent(connection, push, revision, by)
@@ -56,7 +58,7 @@ def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By
 
 
 def _insert_absent(connection: sa.Connection, push: PushRow, revision: int, by: By) -> None:
-    from drawdown.schema.tables.outbox import pushes, voids  # here: with them comes PostgreSQL's dialect
+    from drawdown.schema.tables.outbox import pushes, voids  # imported here, because it loads PostgreSQL's dialect
 
     where = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": revision}
     evidence = "the push belongs to the lost history. The provider has a later revision, but not this one"
@@ -98,10 +100,10 @@ def adopt_excess(
     drawn: bool = False,
     credit_cost: str | None = None,
 ) -> None:
-    """Add a push for `quantity` that the provider charged in this push's window beyond the pushes; under S1's lock.
+    """Add a push for the quantity that the provider charged beyond a window's pushes.
 
-    `drawn`: only its balance shows the charge, and no event does. The customer's balance is read again: no read since
-    the charge may show it.
+    Call this under S1's lock. `drawn`: the customer's balance shows the charge, and its events do not. The customer's
+    balance is read again, because a read since the charge may not show it.
     """
     mark_for_projection(connection, [str(push.org_id)], by.now_ms)
     kind = "drawn" if drawn else "excess"
@@ -125,7 +127,7 @@ def _insert(
     revision: int | None = None,
     credit_cost: str | None = None,
 ) -> None:
-    from drawdown.schema.tables.outbox import adoptions, pushes  # as above
+    from drawdown.schema.tables.outbox import adoptions, pushes  # imported here as well
 
     revision = _next_revision(connection, push) if revision is None else revision
     key = push_key(str(push.org_id), int(push.window_ms), str(push.feature), revision)

@@ -1,6 +1,6 @@
-"""The waiting pushes of each provider: their reason, age and worth, and when they are drained at the present rate.
+"""Report the open pushes of each provider: errors, age, worth, expected end.
 
-Guarantee: only open pushes are read, by their own index, however many are settled.
+Guarantee: only open pushes are read, by their own index, so settled pushes do not slow the read.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from drawdown.worker.verdict.rates import Prices, Quantity
 RATE_SPAN_MS: Final = 15 * MINUTE_MS
 """Time over which the rate of a backlog is measured."""
 TICKS_LOOKED_AT: Final = 1_000
-"""The newest ticks of all shards: more than end in a quarter of an hour."""
+"""The newest ticks of all shards that are read: more than end within RATE_SPAN_MS."""
 RANKS: Final = {1: "in_doubt", 2: "rejected", 3: "waiting"}
 SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """One provider's open pushes. Prices are micro-credits.
+    """The open pushes of a provider. Prices are micro-credits.
 
     They are priced by the provider's own rates, otherwise by the embedded ledger's rate card. Pushes without a rate are
-    only in `unpriced`; so are all pushes if several balances pay for them.
+    only in `unpriced`. If several balances pay for the pushes, all of them are in `unpriced`.
     """
 
     provider: str
@@ -41,26 +41,26 @@ class Waiting:
     in_doubt: int = 0
     rejected: int = 0
     awaiting_credit: int = 0
-    """Rejected, and billed again once the provider shows credit: no person decides about it."""
+    """Rejected pushes that Drawdown bills again once the provider shows credit, without a person."""
     oldest_ms: int = 0
-    """When the oldest of them was sealed."""
+    """When the oldest open push was sealed."""
     waiting_since_ms: int | None = None
-    """When the oldest of those was sealed that ticks will settle by themselves."""
+    """When the oldest due or queued push was sealed. None: all pushes of the provider are settled or need a person."""
     oldest_window_ms: int = 0
     error: str | None = None
     errors: dict[str, str] = field(default_factory=dict)
-    """The one of most pushes, by state: in_doubt, rejected, waiting. `error` is the first of these."""
+    """The most frequent error by state: in_doubt, rejected, waiting. `error` is the first of these."""
     other_errors: dict[str, int] = field(default_factory=dict)
-    """The number of other errors of that state, if there are any."""
+    """The number of other errors by state, without states that have only one error."""
     error_pushes: int = 0
     refused: int = 0
     """Due pushes that are refused until a person changes a setting."""
     refusal: str | None = None
-    """Why, of the most of those."""
+    """The most frequent reason of those refusals."""
     retry_ms: int | None = None
-    """When the first of those that are due is sent again."""
+    """When the first due push is sent next."""
     tried: int = 0
-    """Open pushes that were ever sent, or tried."""
+    """Open pushes with at least one attempt."""
     units: dict[str, int] = field(default_factory=dict)
     price_micro: int = 0
     unpriced: dict[str, int] = field(default_factory=dict)
@@ -69,21 +69,23 @@ class Waiting:
     paused_reason: str | None = None
     settled_per_min: int = 0
     drained_ms: int | None = None
-    """When those that are due are sent, at the present rate; None: never, or none is."""
-    looked_up_by_ms: int | None = None
-    """The time of the last look-up of the queued pushes, after which none can still be applied.
+    """When all due pushes are sent, at the present rate.
 
-    None: none is queued, or no tick has recorded how long the provider takes.
+    None: all due pushes are sent, the provider is paused, or its rate is zero.
+    """
+    looked_up_by_ms: int | None = None
+    """The time from which the provider can no longer apply queued pushes, so that a look-up decides each. None: the
+    queue is empty, or ticks have not recorded how long the provider takes.
     """
 
     @property
     def waiting(self) -> int:
-        """The pushes that ticks will settle by themselves."""
+        """Return the number of pushes that ticks settle without a person."""
         return self.due + self.queued
 
     @property
     def order(self) -> tuple[int, int, str]:
-        """The place in the list: first providers that need a person, then those with the most waiting pushes."""
+        """Return the sort key: first providers that need a person, then by waiting pushes."""
         return (-(self.in_doubt + self.rejected), -self.waiting, self.provider)
 
 
@@ -106,8 +108,10 @@ class _Open:
 
 
 def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
-    """Each provider where something waits, or that a person paused; the one with most of it first. One statement, and
-    one more for the rates of providers that have some."""
+    """Return the providers with open pushes, and paused ones, sorted by `order`.
+
+    This takes one statement, and one more for the rates of providers that have some.
+    """
     read = read_together(
         connection,
         rates=rates_part(),
@@ -149,7 +153,10 @@ def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
 
 
 def _worth(name: str, some: Sequence[_Open], card: RateCard, prices: Prices) -> tuple[int, dict[str, int]]:
-    """The price of what waits at one provider, and the quantities that have none."""
+    """Return the price of a provider's open pushes, and quantities without a price.
+
+    The price is in micro-credits. Quantities are in base units, by feature.
+    """
     if any(part.there_ms >= 0 for part in some):
         worth = prices.worth(Quantity(name, part.feature, part.window_ms, int(part.quantity)) for part in some)
         if len(worth.credits_micro) > 1:
@@ -169,7 +176,7 @@ def _worth(name: str, some: Sequence[_Open], card: RateCard, prices: Prices) -> 
 def _in_all(
     name: str, some: Sequence[_Open], errors: Mapping[str, list[tuple[str, int]]], worth: tuple[int, dict[str, int]]
 ) -> Waiting:
-    """Return the sum of all that waits at one provider."""
+    """Return the sums of all open pushes of one provider."""
     states: dict[str, int] = defaultdict(int)
     units: dict[str, int] = defaultdict(int)
     error = next((of_state[0] for of_state in errors.values()), None)
@@ -199,20 +206,26 @@ def _in_all(
 
 
 def _predicted(provider: Waiting, per_minute: float, now_ms: int, looked_up_by_ms: int | None) -> Waiting:
-    """Predict the time when due pushes are sent at the present rate. A queued one waits for a look-up at any rate."""
+    """Predict when all due pushes are sent at the present rate.
+
+    A queued push waits for a look-up at any rate.
+    """
     drains = provider.due and per_minute > 0 and provider.paused_ms is None
     drained_ms = now_ms + round(provider.due / per_minute * MINUTE_MS) if drains else None
     return replace(provider, settled_per_min=round(per_minute), drained_ms=drained_ms, looked_up_by_ms=looked_up_by_ms)
 
 
 def _last_lookup(some: Iterable[_Open], within_ms: int | None) -> int | None:
-    """When the last of the queued pushes can no longer be applied."""
+    """Return when the provider can no longer apply the last of the queued pushes."""
     sent = [int(part.last_sent_ms) for part in some if part.last_sent_ms is not None]
     return max(sent) + within_ms if sent and within_ms is not None else None
 
 
 def applied_within(ticks: Iterable[Any]) -> dict[str, int]:
-    """Return the time after a send in which each provider may still apply it, by the newest tick's report."""
+    """Return the milliseconds after a send in which each provider may still apply it.
+
+    `ticks`: newest first; the newest report of a provider counts.
+    """
     found: dict[str, int] = {}
     for row in ticks:
         found = {**json.loads(row.report).get("applied_within_ms", {}), **found}
@@ -220,9 +233,10 @@ def applied_within(ticks: Iterable[Any]) -> dict[str, int]:
 
 
 def settled_per_minute(ticks: Iterable[Any], now_ms: int) -> Mapping[str, float]:
-    """Return pushes accepted a minute, by provider, as ticks saw them in the last quarter of an hour.
+    """Return pushes accepted a minute, by provider, from the reports of recent ticks.
 
-    The count goes back to the last tick that saw none: the rate before an outage does not predict its end.
+    `ticks`: newest first. The count goes back to the last tick with 0 accepted pushes, because the rate before an
+    outage does not predict its end.
     """
     totals: dict[str, int] = {}
     since: dict[str, int] = {}

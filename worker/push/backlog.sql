@@ -1,7 +1,7 @@
--- The waiting pushes of each provider.
+-- The open pushes of each provider.
 
 -- name: open
--- By the index on open pushes. The feature's rate in force at the window counts: the ledger's, and the provider's own.
+-- By the index on open pushes. The rates are those in force at the window: the ledger's, and the provider's own.
 SELECT p.provider, {open_state} AS state, p.feature, COALESCE((SELECT MAX(r.start_ms) FROM ledger_rates r
         WHERE r.feature = p.feature AND r.start_ms <= p.window_ms), -1) AS rated_ms,
     COALESCE((SELECT MAX(r.start_ms) FROM provider_rates r WHERE r.provider = p.provider
@@ -12,7 +12,7 @@ SELECT p.provider, {open_state} AS state, p.feature, COALESCE((SELECT MAX(r.star
 FROM pushes p WHERE p.state IN {open_states} GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
 
 -- name: last_sent
--- When the latest queued push was last sent: a send that may still be applied counts from there.
+-- When the latest queued push was last sent. The provider may still apply a send for a time from there on.
 MAX(CASE WHEN p.state = 'queued' THEN COALESCE((SELECT MAX(x.started_ms) FROM attempts x WHERE {is_of_push}
     AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued', 'accepted'))), p.first_attempt_ms, p.sealed_at_ms) END)
 
@@ -28,7 +28,7 @@ SELECT started_ms, bucket_lo, report FROM ticks WHERE tick_id > (SELECT MAX(tick
     AND finished_ms > :since_ms AND report IS NOT NULL ORDER BY tick_id DESC
 
 -- name: paused
--- With the actor who paused it last.
+-- The paused providers, each with the actor who paused it last.
 SELECT s.provider, s.paused_ms, s.paused_reason, (SELECT a.actor FROM operator_actions a
         WHERE a.action = 'provider_pause' AND a.target = s.provider ORDER BY a.action_id DESC LIMIT 1) AS paused_by
 FROM provider_states s WHERE s.paused_ms IS NOT NULL

@@ -1,7 +1,8 @@
-"""Claim: take due pushes, and have their attempts on record before a byte leaves (P1); take what is to be looked up.
+"""Claim due pushes, record their attempts (P1), and claim due look-ups.
 
-Guarantee: a backlog holds up no new usage. A claim has the newest windows first, in which each organisation has its
-turn, beside a few of those that wait longest, so that nothing waits for ever.
+Guarantee: an attempt is committed before a byte leaves. A backlog does not delay new usage: a claim takes the newest
+windows first, in which organisations take turns. It also takes a few pushes that wait longest, so that each push is
+sent at some time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from drawdown.worker.push.rows import plan, request_of
 SQL = queries(__file__)
 
 MAX_CLAIM: Final = 2_048
-"""Pushes a claim, with two claims a provider. Pushes that a kill left unsent wait for the claim's end."""
+"""Pushes a claim, with two claims a provider. If a process is killed, its unsent pushes wait for the end of the
+lease.
+"""
 CALLS_A_CLAIM: Final = 2
 """Pushes that a claim holds for each call that may be on its way, so that all calls are kept busy.
 
@@ -34,25 +37,23 @@ If a process dies, its claimed and unsent pushes wait for the claim's lease to e
 """
 
 LONGEST_DUE: Final = 16
-"""Pushes that a claim takes from those that wait longest; a small claim takes a quarter.
-
-They are few, because all may belong to one customer, and its pushes are sent a few at a time.
+"""Pushes of a claim that are taken by the longest wait; of a small claim, a quarter. They are few, because all may
+belong to one customer, and its pushes are sent a few at a time.
 """
 
 MOST_LOOKUPS: Final = 1_000
-"""Look-ups of a batch: enough that customers can take turns.
-
-One that has not begun when its lease ends is made again.
+"""Look-ups of a batch: enough that customers can take turns. A look-up that has not begun when its lease ends is
+claimed again.
 """
 MOST_TOGETHER: Final = 1_000
-"""Look-ups beside a batch, so that one balance covers all of its pushes. A person settles the others."""
+"""Look-ups that are added to a batch, so that one balance covers all of its pushes. A person settles the others."""
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
 """Look-ups of a batch, if history was lost: each may take several calls."""
 
 
 @dataclass(frozen=True)
 class Claimed:
-    """One push that this worker may send until its lease ends."""
+    """A push that this worker may send until its lease ends."""
 
     window_ms: int
     org_id: str
@@ -60,24 +61,26 @@ class Claimed:
     revision: int
     request: PushRequest
     sent_before: bool = False
-    """True if an earlier attempt may have reached the provider."""
+    """True if an earlier attempt may have arrived at the provider."""
     first: bool = True
-    """True if the provider did not know the key before: no attempt arrived, or was lost with our history.
+    """True if each earlier attempt is proven not to have brought the key to the provider.
+
+    Attempts of a lost history do not count.
     """
     read_before_ms: int | None = None
-    """When its organisation's customer had last been read, as it was claimed."""
+    """When the customer of its organisation was last read before the claim; None: never."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The pushes that one claim took, and the checkpoint to keep before they leave."""
+    """The pushes of a claim, and the local checkpoint to save before they are sent."""
 
     pushes: Sequence[Claimed]
     witness: Witness | None
 
 
 def claim_size(capabilities: Capabilities) -> int:
-    """Return the number of pushes that one claim takes."""
+    """Return the largest number of pushes that a claim takes."""
     calls = 1 if capabilities.in_flight == 1 else CALLS_A_CLAIM * capabilities.in_flight
     return min(max(MAX_CLAIM, capabilities.batch_size), capabilities.batch_size * calls)
 
@@ -92,7 +95,7 @@ def claim_due(
     shard: Shard,
     witness: Witness | None,
 ) -> Claim:
-    """Take at most `claim_size` pushes that are due, under a lease, and count them as sends (R1)."""
+    """Claim at most `claim_size` due pushes, and count them as sends (R1)."""
     mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}
     kept = safe_retention_ms(capabilities)
     limits = {"now_ms": now, "at_most": claim_size(capabilities), "lo": shard.lo, "hi": shard.hi}
@@ -118,15 +121,18 @@ def claim_due(
 
 
 def longest_due(most: int, claim: str) -> int:
-    """Return the part of a claim for pushes that wait longest.
+    """Return the number of pushes in a claim that are taken by the longest wait.
 
-    Of claims with fewer than four, about a quarter has one.
+    If a claim has fewer than four pushes, this is 1 for about a quarter of claims, else 0.
     """
     return min(LONGEST_DUE, most // 4) if most >= 4 else int(crc32(claim.encode()) % 4 == 0)
 
 
 def _take(connection: sa.Connection, values: dict[str, object]) -> list[sa.Row[tuple[object, ...]]]:
-    """Return a few pushes that wait longest, then the newest that were never sent, then all others that are due."""
+    """Claim pushes in three steps, until `at_most` are claimed.
+
+    First a few that wait longest, then the newest that were never sent, then any others that are due.
+    """
     most = values["at_most"]
     assert isinstance(most, int)
     rows: list[sa.Row[tuple[object, ...]]] = []
@@ -136,7 +142,7 @@ def _take(connection: sa.Connection, values: dict[str, object]) -> list[sa.Row[t
         wanted = min(share, most - len(rows))
         found = SQL.run(connection, "claim", {**values, "at_most": wanted}, first=first).all() if wanted else []
         rows += found
-        if first == "longest_due" and len(found) < wanted:  # nothing else is due
+        if first == "longest_due" and len(found) < wanted:  # all due pushes are claimed
             break
     plan(connection, "end_by_turn")
     return rows
@@ -161,7 +167,10 @@ def _claimed(
 
 
 def _keep_wire_keys(connection: sa.Connection, hashed: Sequence[Claimed]) -> None:
-    """A key that is sent as something else is stored as that, before it is sent: late errors name it alone."""
+    """Store the keys that are sent in place of longer ones, before they are sent.
+
+    A late error of the provider names a push only by the sent key.
+    """
     if not hashed:
         return
     rows = [
@@ -187,7 +196,10 @@ def claim_lookups(
     witness: Witness | None,
     together: bool,
 ) -> list[Sought]:
-    """Take pushes that are due for a look-up; `together`: all other due ones of those customers' features as well."""
+    """Claim pushes that are due for a look-up.
+
+    `together`: claim the other due pushes of the same customers as well.
+    """
     require_same(connection, witness)
     mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}
     losses = read_losses(connection)
@@ -195,7 +207,7 @@ def claim_lookups(
     claimed = len(SQL.run(connection, "claim_lookups", {**mine, **limits}).all())
     if not claimed:
         return []
-    if together and (claimed == limits["at_most"] or shard != Shard()):  # else nothing more is due
+    if together and (claimed == limits["at_most"] or shard != Shard()):  # else all due pushes are claimed
         SQL.run(connection, "claim_with_them", {**mine, "now_ms": now, "at_most": MOST_TOGETHER})
     rows = SQL.run(connection, "claimed_lookups", mine).all()
     return [Sought(row, loss_of(int(row.window_ms), losses)) for row in rows]

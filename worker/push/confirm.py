@@ -1,10 +1,10 @@
-"""Confirm: ask the provider for the outcome of pushes that no answer proves, once its lag is over.
+"""Confirm: look up pushes with an unproven outcome at the provider.
 
-Guarantee: a push with an unproven outcome is neither accepted nor sent again blind (P2, P3). A void push was looked up
-and was absent, later than it could still have been applied (P5). If a provider may charge without an event, the
-customer's balance must agree as well. If the balance shows that a push drew on it, the push is accepted. If it proves
-neither, a person decides. A push that was never sent drew on nothing. A failed look-up changes only the time of the
-next one.
+Guarantee: a push with an unproven outcome is neither accepted nor sent again blind (P2, P3). A push is voided only if a
+look-up shows that it is absent, after the provider could last have applied it (P5). If a provider may charge without an
+event, the customer's balance must agree as well. If the balance shows that a push drew on it, the push is accepted. If
+it proves neither, a person decides. A push that was never sent did not draw on a balance. A failed look-up changes only
+the time of the next look-up.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 ASKING: Final = 5
-"""Eighths of a tick's time after which nothing more is looked up."""
+"""Eighths of a tick's time after which further look-ups do not begin."""
 
 
 @dataclass
 class Confirmed:
-    """The result of lookups."""
+    """The number of look-ups, and of their results."""
 
     lookups: int = 0
     accepted: int = 0
@@ -74,7 +74,10 @@ class Confirmed:
     adopted: int = 0
 
     def add(self, other: Confirmed) -> None:
-        """Count a portion, once its transaction is kept: what conflicts is run again."""
+        """Add the counts of a portion.
+
+        Call this after the portion's commit, because a conflict repeats the portion.
+        """
         self.lookups += other.lookups
         self.accepted += other.accepted
         self.voided += other.voided
@@ -82,7 +85,7 @@ class Confirmed:
 
 
 def confirm(context: Context, provider: str) -> Steps[Confirmed]:
-    """Look up every push of one provider that is due for it."""
+    """Look up all pushes of a provider that are due for it."""
     done = Confirmed()
     capabilities = context.capabilities[provider]
     while capabilities.lookup and not context.out_of_time(ASKING):
@@ -109,14 +112,17 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
 def _look_up_batch(
     context: Context, provider: str, asked: Sequence[Sought], claim: str, lease_end: int, done: Confirmed
 ) -> Steps[bool]:
-    """Look up a batch, and write down what comes back as it comes; whether anything could be read."""
+    """Look up a batch, and apply each answer as it arrives.
+
+    Return True if the provider answered at least one look-up.
+    """
     capabilities = context.capabilities[provider]
     looking = LookUp(
         provider,
         [request_of(sought.row, capabilities) for sought in asked],
         lambda: context.out_of_time(ASKING) or context.clock.now_ms() >= lease_end,
     )
-    # What a lookup proves, it proves of the time it was made: this process may sleep before it writes that down.
+    # A look-up proves the state at the time it was made: this process may sleep before it stores the answer.
     asked_ms = context.clock.now_ms()
     left, read = set(range(len(asked))), False
     told: dict[int, LookupResult] = {}
@@ -155,17 +161,17 @@ def _ready(
 ) -> list[int]:
     """Return the places of the answers that can be judged.
 
-    One balance covers all absent pushes, and they are weighed together: while one of them has no answer, none is
-    judged.
+    One balance covers all absent pushes of a customer. If an answer about a push of the customer is missing, its absent
+    pushes wait.
     """
     unasked = {asked[place].row.customer_id for place in left} if capabilities.drawn else set()
     return [place for place in sorted(told) if told[place] != Absent() or asked[place].row.customer_id not in unasked]
 
 
 def _keep_wire_key(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> PushRow:
-    """Keep the name under which a push was found without a known attempt of ours.
+    """Store the key under which a push was found without a known attempt of ours.
 
-    Late refusals use that name, and it shows that the push is not one that a person charged by hand.
+    Late refusals use that key. It also shows that a person did not charge the push by hand.
     """
     if row.attempts or row.wire_key:
         return row
@@ -207,7 +213,7 @@ def _apply(
                     draw(connection, [usage_of(sought.row)], now)
                 _keep_wire_key(connection, sought.row, capabilities)
                 done.adopted += _adopt_others(connection, sought, by)
-        elif _still_mine(connection, sought.row, claim):  # else somebody has settled it meanwhile, or looks it up
+        elif _still_mine(connection, sought.row, claim):  # else another process has settled or claimed it meanwhile
             done.add(_replace(connection, sought, end, by, asked_ms, capabilities))
     mark_for_projection(connection, [str(sought.row.org_id) for sought in asked], now)
     return done
@@ -216,7 +222,10 @@ def _apply(
 def _replace(
     connection: sa.Connection, sought: Sought, end: Adopt | Void, by: By, asked_ms: int, capabilities: Capabilities
 ) -> Confirmed:
-    """A push that is not there as it is here: theirs takes its place, or none does, and what it held is owed again."""
+    """Adopt the provider's push in place of ours, or void ours.
+
+    The usage of a voided push is owed again.
+    """
     row = sought.row
     _note(connection, row, asked_ms, f"found {end.quantity}" if isinstance(end, Adopt) else "absent")
     adopted = _adopt_others(connection, sought, by)
@@ -232,7 +241,10 @@ def _replace(
 def _charged_meanwhile(
     connection: sa.Connection, asked: Sequence[Sought], found: Sequence[LookupResult]
 ) -> list[LookupResult]:
-    """Our own ledger is read again in the transaction that rests on it: a process that lay still may have charged."""
+    """Read our own ledger again, in the transaction that applies the answers.
+
+    A suspended process may have charged since the look-up.
+    """
     lock_charges(connection)
     absent = [str(it.row.key) for it, result in zip(asked, found, strict=True) if isinstance(result, Absent)]
     charged = read_charges(connection, absent)
@@ -284,7 +296,7 @@ def _settle(connection: sa.Connection, row: PushRow, end: Settlement, claim: str
 
 
 def _note(connection: sa.Connection, row: PushRow, asked_ms: int, answer: str) -> None:
-    """Keep with the push what was answered, before it is voided."""
+    """Store the answer of the look-up with the push, before it is voided."""
     SQL.run(connection, "note_lookup", {**push_id_of(row), "looked_up_ms": asked_ms, "lookup_answer": answer})
 
 
@@ -294,7 +306,7 @@ def _still_mine(connection: sa.Connection, row: PushRow, claim: str) -> bool:
 
 DRAWN: Final = "no event shows it, but the customer's balance fell by its amount"
 MOST_WAITS: Final = 100
-"""Look-ups (at least a day in all) that a push waits for others of its customer. After them, a person decides as well:
+"""Look-ups (at least a day in all) in which a push waits for others of its customer. After them, a person can decide:
 the others may belong to an organisation that is stopped.
 """
 UNTOLD: Final = (
@@ -312,7 +324,10 @@ End = Settlement | Adopt | Void
 
 @dataclass(frozen=True)
 class Weighed:
-    """The balances that were read, the accepted pushes beside them before, and what events show of a lost span."""
+    """The balances of a batch, and the figures to compare them with.
+
+    `before`: the accepted pushes, read before the balances. `shown_events`: the events of spans that were lost.
+    """
 
     pools: Pools = field(default_factory=lambda: Pools(()))
     before: Mapping[CustomerPool, Accounted] = field(default_factory=dict)
@@ -328,9 +343,9 @@ def weigh(
     capabilities: Capabilities,
     over: Over,
 ) -> Steps[Weighed]:
-    """Read the balances of customers with an absent push that may have been charged without an event.
+    """Read the balances for absent pushes that may be charged without an event.
 
-    Such a push is claimed at the provider, or could not be applied any more. A push that was never sent is left out.
+    The provider reported the key of such a push, or can no longer apply it. A push that was never sent is left out.
     """
     untold = [
         sought
@@ -357,7 +372,10 @@ def _pair(sought: Sought, pools: Pools) -> CustomerPool:
 
 
 def _drew(sought: Sought, pools: Pools, now_ms: int) -> int | None:
-    """Return the draw of a push if it was charged; None if its cost changed since it was first sent."""
+    """Return the draw of a push, if it was charged, in quantities of its balance.
+
+    None: its cost changed since it was first sent.
+    """
     pool = pools.of(str(sought.row.feature))
     least, most = pools.weight_between(pool, str(sought.row.feature), sought.first_sent_ms, now_ms)
     return int(sought.row.sent_qty) * most if least == most else None
@@ -373,14 +391,16 @@ def ends_by_balance(
     asked_ms: int,
     is_mine: Callable[[PushRow], bool],
 ) -> list[End]:
-    """Return the ends of a batch, by what the balances show of the absent pushes. Other ends stay as they were.
+    """Return the ends of a batch, after the balances decided its absent pushes.
 
-    `is_mine`: True if a push is still claimed for this look-up; it is then held from there on.
+    Other ends stay as they were.
 
-    If pushes are decided together, to be voided or sent for the first time, their sum is enough. If a push is to be
-    sent again, may still be applied, or belongs to another worker, the balance must distinguish it from each other
-    push. If a push may have been drawn in a lost history, it is not sent for the first time either before the balance
-    is conclusive.
+    `is_mine`: returns True and locks the push, if it is still claimed for this look-up.
+
+    If pushes are decided together, to be voided or sent for the first time, their sum is enough. Some pushes will be
+    sent again, may still be applied, or belong to another worker. The balance must distinguish each of these from all
+    other pushes. If a push may have been drawn in a lost history, it is not sent for the first time either before the
+    balance is conclusive.
     """
     decided, groups = _grouped(asked, found, ends, weighed)
     pools = weighed.pools
@@ -390,7 +410,7 @@ def ends_by_balance(
         numbers = [number for number in absent if drawn is None or _tells_of(asked[number], drawn, now[pair])]
         drew = [_drew(asked[number], pools, asked_ms) for number in numbers]
         some = [quantity for quantity in drew if quantity is not None]
-        # What is charged in its window under revisions of a lost history is drawn, though not called accepted yet (R1).
+        # Charges in its window under revisions of a lost history are drawn, but are not accepted here yet (R1).
         lost = sum(
             other.quantity * pools.weight_between(pair[1], str(sought.row.feature), asked_ms, asked_ms)[1]
             for sought in asked
@@ -403,7 +423,7 @@ def ends_by_balance(
             charged = _charged(some, now[pair], weighed.before[pair], drawn, lost, unknown)
         together = all(_is_last_word(decided[number]) and is_mine(asked[number].row) for number in absent)
         if charged is not None and not together and not is_only_choice(some, charged):
-            charged = None  # one alone may be charged after this
+            charged = None  # a single push may still be charged after this
         unread = unknown is None or isinstance(weighed.balances.get(pair[0]), ReadFailed)
         whole = now[pair].open == len(absent) or len(absent) >= MOST_TOGETHER
         alone = whole and not unread and together
@@ -421,24 +441,27 @@ def ends_by_balance(
 
 
 def _tells_of(sought: Sought, drawn: Level, now: Accounted) -> bool:
-    """Return True if a balance can show a push at all.
+    """Return True if a balance can show a push.
 
-    It cannot if the push may have been drawn in the cycle before, or was lost (R1) and reported to a person since as
-    another user's draw.
+    A balance cannot show a push that may have been drawn in the cycle before. Nor can it show a lost push (R1) if its
+    draw was reported to a person since as another user's.
     """
     was_told = sought.loss is not None and bool(now.apart) and now.marked_ms >= sought.loss.from_ms
     return is_of_cycle(sought.first_sent_ms, drawn) and not was_told
 
 
 def _is_last_word(end: End) -> bool:
-    """Return True if a push, without the balance, would now count as one that never arrived."""
+    """Return True if an end, without the balance, proves that a push never arrived."""
     return isinstance(end, Void) or (isinstance(end, Settlement) and end.never_sent)
 
 
 def _grouped(
     asked: Sequence[Sought], found: Sequence[LookupResult], ends: Sequence[End], weighed: Weighed
 ) -> tuple[list[End], dict[CustomerPool, list[int]]]:
-    """Return the ends so far, and by customer and feature the places of the pushes that a balance has to decide."""
+    """Return the ends so far, and the pushes that balances have to decide.
+
+    These pushes are grouped by customer and balance, as places in the batch.
+    """
     decided = list(ends)
     groups: dict[CustomerPool, list[int]] = defaultdict(list)
     for number, (sought, result) in enumerate(zip(asked, found, strict=True)):
@@ -453,7 +476,10 @@ def _grouped(
 
 
 def _above_floor(rows: Sequence[PushRow], ends: Sequence[End], asked_ms: int) -> list[End]:
-    """Below the floor nothing would be sealed in the place of what is voided: a person settles that."""
+    """Put pushes below the floor in doubt instead of voiding or adopting them.
+
+    Below the floor, a seal would not replace them, so a person settles them.
+    """
     below = Settlement("in_doubt", asked_ms + DAY_MS, "absent", BELOW)
     return [
         below if isinstance(end, Void | Adopt) and row.window_ms < row.floor_ms else end
@@ -464,7 +490,7 @@ def _above_floor(rows: Sequence[PushRow], ends: Sequence[End], asked_ms: int) ->
 def _wait_longer(row: PushRow, asked_ms: int, *, alone: bool) -> Settlement:
     if alone:
         return Settlement("in_doubt", asked_ms + DAY_MS, "absent", UNTOLD)
-    # All that wait for one another are due at the same moment: once looked up together, the balance tells of all.
+    # Pushes that wait for one another are due at the same moment, so that one balance can decide them together.
     together_ms = asked_ms - asked_ms % MAX_BACKOFF_MS + MAX_BACKOFF_MS
     state = str(row.state) if row.lookups < MOST_WAITS else "in_doubt"
     return Settlement(state, together_ms, "absent", OTHERS)
@@ -473,10 +499,10 @@ def _wait_longer(row: PushRow, asked_ms: int, *, alone: bool) -> Settlement:
 def _charged(
     drew: Sequence[int], now: Accounted, before: Accounted, drawn: Level | None, lost: int, unknown: int | None
 ) -> frozenset[int] | None:
-    """Return the pushes that the balance was drawn on by; None if it does not show them.
+    """Return the places of the pushes that drew on a balance; None if unknown.
 
-    Beside other open pushes, a balance is conclusive only if it shows a draw by none. A draw that it shows may be
-    theirs, in part or not at all: the provider may have lost something else, and this push may have drawn.
+    If other pushes are open, a balance is conclusive only if it does not show any draw. A draw may be of the other
+    pushes or of these, and the provider may have lost something else.
     """
     if drawn is None or (now.send_counts, now.accepted) != (before.send_counts, before.accepted):
         return None

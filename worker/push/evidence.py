@@ -1,23 +1,24 @@
-"""The evidence of pushes that no event shows: customers' balances (P5), and the traces of a lost history (R1).
+"""Find evidence of pushes without an event: balances (P5) and lost history (R1).
 
-Guarantee: a balance decides only if it was read between two equal looks at the accepted pushes, so that nothing was on
-its way meanwhile. If a person's change of it, or another's use, leaves a doubt, the answer is None.
+Guarantee: a balance decides only if it was read between two equal reads of the accepted pushes. Then pushes were not on
+their way meanwhile. If a change by a person or use by another system leaves a doubt, the answer is None.
 
-Autumn draws on a balance at once and stores the event later, or never (observed). So absence among events proves
-nothing by itself. A top-up by `add_to_balance` looks like giving back. A mark keeps the difference between balance and
-pushes at the last comparison, so that a difference is reported once. A top-up of just as much as was drawn without an
-event, between two comparisons, cannot be seen.
+Autumn draws on a balance at once and stores the event later, or never (observed). So a missing event alone does not
+prove that a push is absent. A top-up by `add_to_balance` looks like giving back. A mark stores the difference between
+balance and pushes at the last comparison, so that a difference is reported once. If a top-up between two comparisons
+equals a draw without an event, Drawdown cannot see either.
 
-A balance pays for one feature, or, as a credit system, for several at a cost each. All quantities here are those of the
-balance (`worker.catalog.costs.Pools`): base units of its feature, or parts of a credit, `Pools.scale` to the credit. A
-feature of a credit system may have units of its own, drawn on first. They count at the cost in force when they are
-read: if it changed since the last comparison, units that were drawn since have a least and a most.
+A balance pays for one feature, or, as a credit system, for several features at a cost each. All quantities here are
+those of the balance (`worker.catalog.costs.Pools`): base units of its feature, or parts of a credit, `Pools.scale` to
+the credit. A feature of a credit system may have units of its own, drawn on first. They count at the cost in force when
+they are read. If it changed since the last comparison, the amount of units that were drawn since is a range.
 
-If a balance shows no part that was ever reset, all draws since ever are compared. A part that ended before it was used
-up makes the amount a range: by its last shown use, or, for a plan, by all charges since the last mark.
+If a balance does not show a part that was ever reset, all draws since its beginning are compared. If a part ended
+before it was used up, the amount is a range. It follows from its last shown use, or, for a plan, from all charges since
+the last mark.
 
-In a window from before a loss, nothing is sent before its provider was asked for it. Charges under its unknown keys are
-found by asking for the next possible revisions. A balance that such charges drew on is not taken for the draw of one
+If history was lost, a push of a window before the loss is looked up before it is sent. The next possible revisions are
+looked up as well, which finds charges under unknown keys. The draws of such charges do not count as draws of a known
 push. A failed read is None, never zero.
 """
 
@@ -71,12 +72,15 @@ from drawdown.worker.push.rows import PushRow, Row, dated, push_id_of, request_o
 SQL = queries(__file__)
 
 CustomerPool = tuple[str, str]
-"""Customer and balance, at one provider."""
+"""The ids of a customer and of a balance, at one provider."""
 
 
 @dataclass(frozen=True)
 class Outlasting:
-    """`Lasting` in quantities of a balance; `used` includes parts that were used up and are gone."""
+    """`Lasting` in quantities of a balance.
+
+    `used` includes parts that were used up and are no longer shown.
+    """
 
     used: int
     lasting_left: int
@@ -84,7 +88,9 @@ class Outlasting:
     ends_ms: int
 
     def used_at_end(self, charged: int) -> tuple[int, int] | None:
-        """Return the least and the most draws on parts granted once at the end of their cycle, after these charges.
+        """Return the least and most draws on parts granted once, at the cycle's end.
+
+        `charged`: the charges until then.
 
         Parts granted meanwhile may have taken more than the known ones could. None: unknown.
         """
@@ -94,15 +100,20 @@ class Outlasting:
         return self.used + min(beyond, max(0, self.lasting_left)), self.used + beyond
 
     def within(self, between: Between) -> tuple[int, int]:
-        """Return the same as bounds, if charges are not exactly known, or some was given back to an unknown part."""
+        """Return the bounds of `used_at_end` if the charges are not exactly known.
+
+        This is also the case if credit was given back to an unknown part.
+        """
         least, most = (max(0, charged - self.cycle_left) for charged in (between.least, between.most))
         return self.used + min(least, max(0, self.lasting_left)) - between.back, self.used + most
 
 
 @dataclass(frozen=True)
 class Between:
-    """The bounds of what was charged between a comparison and the end of a cycle; `back`: what may have been given back
-    besides."""
+    """The bounds of the charges between a comparison and the end of a cycle.
+
+    `back`: the amount that may have been given back besides.
+    """
 
     least: int = 0
     most: int = 0
@@ -110,7 +121,7 @@ class Between:
 
 
 OwnUnits = Mapping[str, tuple[Decimal, int]]
-"""By feature of a credit system: how many of its own units were drawn, and as how much each of them counts."""
+"""Drawn own units, and the amount of a unit in the balance, by feature of a credit system."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +143,10 @@ class Expired:
 
 @dataclass(frozen=True)
 class Level:
-    """The draws that a balance shows since `since_ms` (None: since ever), in its own quantities.
+    """The draws that a balance shows since `since_ms`, in its own quantities.
 
-    `expired`: parts that are gone and not certainly used up. `is_gone`: no balance is shown at all, so that nothing was
-    given back to one.
+    `since_ms`: None counts all draws. `expired`: parts that are gone and may not be used up. `is_gone`: the provider
+    does not show any balance, so that credit was not given back to it.
     """
 
     quantity: int
@@ -147,24 +158,27 @@ class Level:
     own: OwnUnits = field(default_factory=dict)
     """Own units, which `quantity` includes."""
     earliest_ms: int | None = None
-    """When its cycle began at the earliest, if that is before `since_ms`."""
+    """The earliest possible start of its cycle, if that is before `since_ms`."""
     is_first: bool = False
-    """True if nothing of it was ever reset: it had no cycle before this one."""
+    """True if its parts were never reset, so that this is its first cycle."""
     shown_parts: tuple[Part, ...] = field(default=(), compare=False)
-    """The parts in the read."""
+    """The parts that the read showed."""
 
     @property
     def from_ms(self) -> int:
-        """The start of its cycle, at the earliest: pushes sent before did not count in it."""
+        """Return the earliest possible start of its cycle.
+
+        Pushes that were sent before do not count in the cycle.
+        """
         return (self.since_ms if self.earliest_ms is None else self.earliest_ms) or 0
 
 
 Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
 """The balances that were read, by customer."""
 CHUNK: Final = 200
-"""Customers that are looked at together."""
+"""Customers of one read of balances."""
 MOST_SUMS: Final = 2_000
-"""Different sums of some pushes. With more of them, no choice is computed of those that a balance was drawn on by."""
+"""Different sums of some pushes. Beyond it, a choice of pushes counts as not the only one."""
 
 MOST_UNSURE: Final = 12
 """Pushes that a balance may or may not include. Beyond it, only the bounds are compared."""
@@ -172,75 +186,78 @@ MOST_UNSURE: Final = 12
 
 @dataclass(frozen=True)
 class Accounted:
-    """The pushes of one customer that we call accepted, in quantities of a balance, in its present cycle."""
+    """The accepted pushes of a customer, in quantities of a balance's present cycle."""
 
     org_id: str = ""
-    """The organisation of the push that was settled last."""
+    """The organisation of the newest accepted push."""
     send_counts: tuple[int, int] = (0, 0)
     """The number of attempts, and of open pushes.
 
-    If both are equal in two looks, and `accepted` is too, nothing was sent or settled between them.
+    If two reads agree on both and on `accepted`, pushes were not sent or settled between them.
     """
     accepted: int = 0
-    """The quantity that we call accepted, in all cycles."""
+    """The accepted quantity in all cycles."""
     ours: int = 0
     least: int = 0
     most: int = 0
-    """The bounds of `ours`, as what was sent around the cycle's begin counts or not."""
+    """The upper bound of `ours`; `least` is the lower bound. Pushes sent around the start of the cycle may count or
+    not.
+    """
     hand_above: int = 0
     hand_below: int = 0
-    """The sums billed and credited by hand since the last comparison: in the balance or beside it.
-
-    If a person voided a push that gives back, it counts as credited: a part of it may have been. If a charge was made
-    while its cost changed, it may be in the balance at the lower cost: the difference counts here, too.
+    """The sums billed and credited by hand since the last comparison: they may be in the balance or not. If a person
+    voided a push that gives back, it counts as credited, because a part of it may have been. If a charge was made while
+    its cost changed, the balance may have it at the lower cost, so the difference counts here too.
     """
     other_balance: int = 0
     """The amount by which a balance shows less if all pushes that may have drawn on another balance did."""
     in_cycle: bool = False
-    """True if all that we ever called accepted is of this cycle: then our pushes drew on no part before it."""
+    """True if all accepted pushes are of this cycle, so that they did not draw on earlier parts."""
     newest_ms: int = 0
     open: int = 0
     """Pushes that may have arrived, and are not settled."""
     open_above: int = 0
     open_below: int = 0
-    """The sums of those that draw, and of those that give back."""
+    """The sum of open pushes that give back; `open_above` is the sum of those that draw."""
     apart: int | None = None
-    """The difference of the balance from `ours` at its last comparison in this cycle; None: there was none."""
+    """The difference of the balance from `ours` at the last comparison in this cycle, or None."""
     marked_ms: int = 0
-    """When that was, or the last comparison of the cycle before."""
+    """The time of that comparison, or of the last comparison in the cycle before."""
     earlier: tuple[int, int] | None = None
-    """The least and the most of a balance's draws that were made before its cycle began; None: unknown.
+    """The least and the most draws on a balance that were made before its cycle began; None: unknown.
 
     It follows from the last comparison in the cycle before.
     """
     own: OwnUnits = field(default_factory=dict)
-    """The own units by the last comparison."""
+    """The own units at the last comparison."""
     repriced: tuple[int, int] = (0, 0)
-    """The least and the most of the difference between drawn own units and their amount in the balance.
-
-    It differs from zero if a cost changed, or a feature joined or left a credit system.
+    """The bounds of the difference between drawn own units and their amount in the balance. They differ from zero if a
+    cost changed, or a feature joined or left a credit system.
     """
     joined: bool = False
-    """True if only the latter makes them differ."""
+    """True if only a feature that joined or left a credit system makes the bounds of `repriced` differ."""
     fresh: tuple[int, int] = (0, 0)
     """The charges, and the sums given back, since the last comparison."""
     is_unmatched: bool = False
     """True if the last comparison was of an ended cycle, and the draws up to it are unknown.
 
-    The balance may show each charge since then, or not.
+    The balance may show or omit each charge since then.
     """
     expired: tuple[int, int] = (0, 0)
-    """The possible draws, less and more, on parts that ended since the last comparison, beyond those that count."""
+    """The possible draws, less and more than counted, on parts that ended since the last comparison."""
     is_range: bool = False
-    """True if `earlier` may be any value in between."""
+    """True if the earlier draws may be any value between the bounds of `earlier`."""
     of_cycle: int | None = None
-    """The quantity that we call accepted in the balance's cycle, if all draws since ever are compared.
+    """The accepted quantity in the balance's cycle, if all draws since the beginning are compared.
 
-    The balance shows no part that was ever reset then, and all other figures are since ever.
+    In that case, the balance does not show a part that was ever reset, and all other figures are since the beginning.
     """
 
     def beyond(self, drawn: Level) -> tuple[int, int] | None:
-        """By how much, at least and at most, a balance was drawn on beyond what is accepted; None: it does not tell."""
+        """Return the least and the most draws beyond the accepted pushes.
+
+        None: the balance does not show it.
+        """
         if self.is_unmatched:
             return None
         found = self._beyond(drawn)
@@ -257,11 +274,13 @@ class Accounted:
         return drawn.quantity - self.most - most - less, drawn.quantity - self.least - least + more
 
     def is_as_settled(self, drawn: Level) -> bool:
-        """Return True if a balance shows just the accepted pushes, each as a person decided it.
+        """Return True if a balance shows exactly the accepted pushes, as persons decided.
 
-        - If either of two costs may have applied, the higher one counts: the lower one would hide a loss of as much.
+        - If either of two costs may have applied, the higher cost counts, because the lower cost would hide a loss of
+          the same amount.
         - If a feature joined or left a credit system, all its charges may have drawn on the other balance.
-        - Of pushes that were sent as the cycle began, the balance may show any: events and answers prove those.
+        - The balance may show any of the pushes that were sent as the cycle began, because events and answers prove
+          them.
         - Own units that were drawn while a cost changed may have any amount between.
         """
         if self.is_repriced and not self.joined:
@@ -282,9 +301,9 @@ class Accounted:
 def read_accounted(
     connection: sa.Connection, *, provider: str, pairs: Collection[CustomerPool], balances: Balances
 ) -> dict[CustomerPool, Accounted]:
-    """Return the accepted pushes beside each balance.
+    """Return the accepted pushes of each balance.
 
-    Before balances are read, the result serves only as a first look.
+    Before balances are read, compare the result only with a later one.
     """
     pools = read_pools(connection, provider)
     since = {pair: _since(balances.get(pair[0]), pair[1]) for pair in sorted(pairs)}
@@ -307,7 +326,7 @@ def read_accounted(
         elif begun_ms == 0 and pair in ever:
             marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
         elif level.since_ms is None and lasting is not None and _is_same(own[pair], level.own):
-            marks[pair] = lasting.used - int(row.accepted_qty) * finer, int(row.at_ms)  # without the cycle that is gone
+            marks[pair] = lasting.used - int(row.accepted_qty) * finer, int(row.at_ms)  # without the cycle that ended
             ever.add(pair)
         elif begun_ms > since[pair] or pair in ever:
             unmatched[pair] = int(row.at_ms)
@@ -348,11 +367,13 @@ def _expired(
     balances: Balances,
     pools: Pools,
 ) -> Mapping[CustomerPool, tuple[int, int]]:
-    """Return how much less and more may have been drawn on ended parts than counts, since the last comparison.
+    """Return how much less and more than counted may be drawn on ended parts.
 
-    An answer shows the parts that its charge drew on, so that only charges without an answer may have drawn more, and
-    the last charges before a part was last shown, if a proxy repeated them: a charge may be both. The provider may have
-    lost these as well. A part of a plan may have paid for all charges since the last comparison: its use is not kept.
+    This covers the time since the last comparison.
+
+    An answer shows the parts that its charge drew on. So only charges without an answer may have drawn more. If a proxy
+    repeated charges, so may the last charges before a part was last shown. The provider may also have lost such
+    charges. A part of a plan may have paid for all charges since the last comparison, because its use is not stored.
     """
     ended: dict[CustomerPool, list[Expired]] = {}
     for pair, now in found.items():
@@ -383,7 +404,10 @@ def _expired(
 
 
 def _shown_times(parts: Sequence[Expired]) -> dict[str, int]:
-    """Return the spans of charges that may have drawn on parts otherwise, and of the last ones before a look."""
+    """Return the spans of charges with unknown draws on ended parts.
+
+    `last_after_ms` to `last_to_ms` are the last charges before a part was shown.
+    """
     first, last = (choose(one.part.seen_ms for one in parts) for choose in (min, max))
     return {
         "since_ms": first - CLOCKS_APART_MS,
@@ -395,7 +419,7 @@ def _shown_times(parts: Sequence[Expired]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class _Cycle:
-    """When a cycle began, at the latest and at the earliest; 0: it never did."""
+    """The latest and the earliest possible start of a cycle; 0: it never began."""
 
     since_ms: int = 0
     from_ms: int = 0
@@ -433,10 +457,10 @@ def _read_rows(
 
 
 def _repriced(pools: Pools, pool: str, level: Level, known: OwnUnits, from_ms: int) -> tuple[tuple[int, int], bool]:
-    """Return the least and the most of own units beyond their amount in the balance, and the cause.
+    """Return the bounds of own units beyond their amount in the balance.
 
-    Own units of the last comparison (`known`) count as they did then. Units drawn since count at one of the costs since
-    then. The last value is True if the bounds differ only because a feature joined or left.
+    Own units of the last comparison (`known`) keep their amount of then. Units drawn since count at one of the costs
+    since then. The last value is True if the bounds differ only because a feature joined or left a credit system.
     """
     least = most = Decimal(0)
     joined = True
@@ -475,9 +499,10 @@ def _as_json(own: OwnUnits) -> str | None:
 
 @dataclass(frozen=True)
 class _Before:
-    """The last comparison of a balance in the cycle before, or before its first: its time, and the accepted sum.
+    """The last comparison of a balance before its present cycle.
 
-    `bounds`: the known limits of its parts, in any order of the draws.
+    `at_ms`: its time. `accepted`: the accepted sum then. `bounds`: the known limits of its parts, for any order of
+    draws.
     """
 
     at_ms: int
@@ -486,10 +511,10 @@ class _Before:
     bounds: Outlasting | None = None
 
     def used_at_end(self, now: Accounted) -> tuple[int, int] | None:
-        """Return the least and the most that parts granted once were drawn on at the end of the cycle.
+        """Return the least and most draws on parts granted once, at the cycle's end.
 
-        A charge around the end counts once, before it or after it: the less was charged after it, the more may have
-        been drawn from parts granted once before it.
+        A charge around the end counts once, before or after it. If less was charged after the end, more may have been
+        drawn on parts granted once before it.
         """
         if self.lasting is None:
             return None
@@ -504,10 +529,10 @@ class _Before:
 def _before(row: Row, level: Level, finer: int, *, has_own: bool) -> _Before:
     """Return the last comparison of a balance.
 
-    If own units were drawn, it has no bounds: their costs may have changed.
+    If own units were drawn, its `bounds` is None, because their costs may have changed.
     """
     at_ms, accepted, known = int(row.at_ms), int(row.accepted_qty) * finer, _lasting_of(row, finer)
-    if int(row.since_ms) == 0:  # some of what was charged since may have been reset, or none
+    if int(row.since_ms) == 0:  # a part of the charges since then may have been reset, or none
         bounds: Outlasting | None = Outlasting(accepted + int(row.apart_qty) * finer, 0, 0, 0)
         known = None
     elif known is None or level.lasting is not None:
@@ -524,10 +549,10 @@ def _disturbed(
     since: Mapping[CustomerPool, int],
     pools: Pools,
 ) -> dict[CustomerPool, Between]:
-    """Return balances without exact draws between a comparison and the end of its cycle, with their bounds.
+    """Return the balances that have only bounds of draws until their cycle's end.
 
-    The reasons: beside plain charges something was given back, billed by hand, voided or is open still, a cost changed,
-    or the order of the draws on its parts is unknown.
+    The span begins at the last comparison. A push in it gave back, was billed by hand or voided, or is still open. Or a
+    cost changed, or the order of the draws on its parts is unknown.
     """
     moments = {pair: then.at_ms - CLOCKS_APART_MS for pair, then in before.items()}
     found: dict[CustomerPool, Between] = {}
@@ -570,7 +595,7 @@ def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, 
         return round(sum(int(getattr(row, name)) * most for row, (_, most) in zip(rows, costs, strict=True)))
 
     def unsure(name: str) -> int:
-        """By how much charges that were made while a cost changed may have drawn less."""
+        """Return how much less charges during a change of cost may have drawn."""
         less = (int(getattr(row, name)) * (most - least) for row, (least, most) in zip(rows, costs, strict=True))
         return round(sum(less))
 
@@ -605,18 +630,18 @@ def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, 
 
 @dataclass(frozen=True)
 class Unsure:
-    """Quantities that may be in a balance or beside it, MOST_UNSURE and one at most."""
+    """Quantities that may be in a balance or not, at most MOST_UNSURE + 1."""
 
     quantities: Sequence[int]
     is_decided: bool
-    """True if people decided about all of them, and they are more than MOST_UNSURE."""
+    """True if people decided about more than MOST_UNSURE of them."""
 
 
 def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, drawn: Level, now: Accounted) -> Unsure:
-    """Read the quantities that may be in a balance or beside it.
+    """Read the quantities that may be in a balance or not.
 
-    They are pushes that people billed and credited, pushes that were sent as the balance's cycle began, and the
-    possible reduction by a change of cost.
+    They are pushes that people billed and credited, and pushes that were sent as the balance's cycle began. The
+    possible reduction by a change of cost is another.
     """
     pools = read_pools(connection, provider)
     features = list(pools.features(pair[1]))
@@ -645,12 +670,16 @@ def _since(balance: Mapping[str, Level] | ReadFailed | None, pool: str) -> int:
 
 
 def read_balances(provider: str, customers: Collection[str], now_ms: int, over: Over = never) -> Steps[Balances]:
-    """Read the draws that customers' balances show. Once time is `over`, the rest counts as not read."""
+    """Read the draws that customers' balances show.
+
+    `over`: returns True when time is up; the other customers then count as not read.
+    """
     found: dict[str, Mapping[str, Level] | ReadFailed] = {}
     wanted = sorted(customers)
     for at in range(0, len(wanted), CHUNK):
         part = wanted[at : at + CHUNK]
-        # Known before the read: a part that is first shown meanwhile would else look as if it were gone.
+        # Parts are listed before the read: a part that is first shown meanwhile would otherwise look as if it were
+        # gone.
         pools, known = yield Transaction(
             "known_parts", partial(_pools_and_parts, provider=provider, customers=part), rollback=True
         )
@@ -668,10 +697,10 @@ def _pools_and_parts(
 
 
 def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_ms: int) -> Mapping[str, Level]:
-    """Return the draws that balances show, in their quantities, with the draws on parts that are gone. Pure.
+    """Return the draws of balances, including those on parts that are gone. Pure.
 
-    A part that is gone before it ends was used up; this also holds for own units of a feature of a credit system. If a
-    balance of one feature has a fraction, it is not conclusive: no push of ours draws a fraction.
+    If a part is gone before it ends, it was used up. This also holds for own units of a feature of a credit system. If
+    a balance of one feature has a fraction, it is left out, because our pushes do not draw fractions.
     """
     found: dict[str, Level] = {}
     # A feature that left a credit system shows its parts itself.
@@ -693,7 +722,7 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
         found[name] = Level(
             int(whole),
             drawn.since_ms,
-            # Of a balance that begins again, nothing tells which part of what is gone was drawn since it did.
+            # If a balance begins again, the draws since then on parts that are gone are unknown.
             drawn.whole and not (gone and drawn.since_ms is not None),
             tuple(_as_expired(part, _most(pools, name, part.balance)) for part in expired),
             pools.in_credits(name) and drawn.since_ms is None and not (drawn.quantity or drawn.parts or drawn.own),
@@ -721,7 +750,10 @@ def _as_expired(part: Part, each: int) -> Expired:
 
 
 def _own_units(pool: str, drawn: Drawn, drew: Sequence[tuple[str, Decimal]], pools: Pools) -> OwnUnits:
-    """The own units that were drawn, with those that are gone, as they count now. `drew`: from parts that are gone."""
+    """Return the own units that were drawn, at their present amounts.
+
+    `drew`: the draws on parts that are gone, which are included.
+    """
     units: dict[str, Decimal] = {}
     for feature, used in [*drawn.own.items(), *((balance, amount) for balance, amount in drew if balance != pool)]:
         units[feature] = units.get(feature, Decimal(0)) + used
@@ -734,14 +766,14 @@ def _each(pools: Pools, pool: str, feature: str) -> int:
 
 
 def _most(pools: Pools, pool: str, feature: str) -> int:
-    """The most that it ever counted as."""
+    """Return the largest amount that a unit ever had."""
     return pools.scale(pool) if feature == pool else pools.weight_between(pool, feature, 0, FOREVER_MS)[1]
 
 
 def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal | int, scale: int) -> Outlasting | None:
     """Return the parts that outlast the cycle; None if unknown.
 
-    If a part is gone before it ends, it is unknown if it was drawn on before the parts of the cycle.
+    If a part is gone before it ends, it may have been drawn on before the parts of the cycle or after them.
     """
     lasting, since_ms = drawn.lasting, (drawn.since_ms if drawn.earliest_ms is None else drawn.earliest_ms) or 0
     if lasting is None or any(part.ends_ms is not None and part.ends_ms + MAX_SKEW_MS >= since_ms for part in gone):
@@ -752,29 +784,29 @@ def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal | int, scal
 
 
 def drawn_of(balances: Balances, pair: CustomerPool) -> Level | None:
-    """Return the level of one balance; None if it could not be read, or shows nothing of this feature."""
+    """Return the level of a balance; None if it was not read or is not shown."""
     balance = balances.get(pair[0])
     return None if balance is None or isinstance(balance, ReadFailed) else balance.get(pair[1])
 
 
 def is_of_cycle(sent_ms: int, drawn: Level) -> bool:
-    """Return True if a push first sent at this time can only have been drawn in the balance's present cycle.
+    """Return True if a push first sent then must draw in the present cycle.
 
-    A balance shows nothing about any other push.
+    A balance does not prove any other push.
     """
     return drawn.since_ms is None or sent_ms >= drawn.since_ms + CLOCKS_APART_MS
 
 
 def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset[int] | None:
-    """Return the places of the pushes that a balance was drawn on by, if all draws are `least` to `most`.
+    """Return the places of pushes that drew `least` to `most` on a balance.
 
-    None: the balance does not show it. If several sets have the same sum, the customer pays the same for each of them,
-    once all are settled; else the caller has to check `is_only_choice`. If events show it later, reconcile weighs both
-    windows together (`reconcile.weighing`).
+    None: the balance does not show it. If all pushes are settled together, any set with the same sum costs the customer
+    the same. Otherwise the caller must check `is_only_choice`. If events show another set later, reconcile compares the
+    windows together.
     """
     whole, draws = sum(quantities), all(quantity > 0 for quantity in quantities)
     if least == most == 0 or (draws and least <= 0 <= most < min(quantities)):
-        return frozenset()  # also of such that cancel out: no event shows them, and the balance does not contradict
+        return frozenset()  # also for draws that cancel out: they lack an event, and the balance agrees
     if least == most == whole:
         return frozenset(range(len(quantities)))
     if least != most:
@@ -788,10 +820,9 @@ def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset
 
 
 def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
-    """Return True if no other set of these pushes has the same sum as the chosen places.
+    """Return True if the sum of the chosen pushes is unique among all sets.
 
-    Then each of them is known to have drawn on the balance or not, and not only their sum. If there are too many sums,
-    return False.
+    In that case the balance decides each push, and not only their sum. If there are too many sums, return False.
     """
     if len(chosen) in (0, len(quantities)) and (min(quantities) > 0 or max(quantities) < 0):
         return True
@@ -808,9 +839,9 @@ def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
 
 @dataclass(frozen=True)
 class Mark:
-    """The difference of a balance from the pushes.
+    """The difference of a balance from the accepted pushes.
 
-    `reported_quantity`: the part that a person is notified of now. `unsure`: its uncertainty.
+    `reported_quantity`: the part that is reported to a person now. `unsure`: its uncertainty.
     """
 
     pair: CustomerPool
@@ -821,13 +852,16 @@ class Mark:
     scale: int = 1
     unsure: int = 0
     accepted: int = 0
-    """The quantity that we call accepted, in all cycles."""
+    """The accepted quantity in all cycles."""
     lasting: Outlasting | None = None
     own: OwnUnits = field(default_factory=dict)
 
 
 def write_marks(connection: sa.Connection, provider: str, marks: Sequence[Mark], now_ms: int) -> None:
-    """Write the marks for the next comparisons. Unacknowledged reports to a person add up."""
+    """Write the marks for the next comparisons.
+
+    Unacknowledged reports to a person add up.
+    """
     rows = [
         {
             "customer_id": mark.pair[0],
@@ -863,13 +897,18 @@ def _figures_of_next_cycle(mark: Mark) -> dict[str, int | None]:
 
 
 def taken_back(connection: sa.Connection, accepted: Sequence[Row]) -> dict[str, str]:
-    """Return pushes that a comparison of balances has adopted as lost: the adoption's key, by the push's key."""
+    """Return pushes that were taken back as lost by a comparison of balances.
+
+    The values are the keys of the adoptions, by the keys of the pushes.
+    """
     keys = [{"key": push.key} for push in accepted]
     return {str(row.key): str(row.adopted) for row in SQL.run(connection, "taken_back", {"keys": keys})} if keys else {}
 
 
 def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
-    """Reduce the reported lack of balances by pushes that a person declares lost at the provider, under S1's lock.
+    """Reduce the missing draws of balances by pushes that a person reports lost.
+
+    Call this under S1's lock.
 
     Otherwise, draws in the place of these pushes would look as if the pushes had been drawn after all.
     """
@@ -882,7 +921,7 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
         pair = str(push.customer_id), pools.of(str(push.feature))
         began_ms = int(push.first_attempt_ms or settled_ms)
         least, most = pools.weight_told_between(pair[1], str(push.feature), began_ms, settled_ms, push.credit_cost)
-        if least == most:  # else nothing tells by how much the balance lacks it, and a person is told once more
+        if least == most:  # else the missing amount is unknown, and it is reported to a person once more
             lost[(provider, pair)].append((push, most))
     sums = {of: round(sum(int(push.sent_qty) * cost for push, cost in some)) for of, some in lost.items()}
     rows = [
@@ -895,7 +934,7 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
             "scale": scales[provider].scale(pair[1]),
         }
         for (provider, pair), some in lost.items()
-        if abs(sums[provider, pair]) <= MAX_FIGURE  # no mark is as far away
+        if abs(sums[provider, pair]) <= MAX_FIGURE  # a mark cannot hold a larger difference
     ]
     if rows:
         SQL.run(connection, "own_up_to_lost", {"lost": rows})
@@ -919,7 +958,7 @@ def read_shown(
     capabilities: Capabilities,
     over: Over,
 ) -> Steps[Mapping[CustomerPool, ShownEvents]]:
-    """Read the totals of losses since the last comparison of a balance. Other spans need none."""
+    """Read the provider's totals of losses since the last comparison of a balance."""
     if capabilities.totals_lag_ms is None:
         return {}
     losses: Mapping[CustomerPool, Loss] = yield Transaction(
@@ -932,7 +971,7 @@ def read_shown(
             for it in asked
             if (it.row.customer_id, pools.of(str(it.row.feature))) == pair and it.loss
         ]
-        # Late samples of that day may have been billed in what was lost, too.
+        # The lost history may have billed late samples of that day, too.
         first = min(loss.from_ms - loss.from_ms % DAY_MS, *windows, loss.from_ms)
         spans[pair] = pair[0], first, next_window(loss.until_ms)
     wanted = sorted(set(spans.values()))
@@ -944,7 +983,10 @@ def read_shown(
 def _lost_since(
     connection: sa.Connection, *, provider: str, pairs: Collection[CustomerPool], balances: Balances
 ) -> Mapping[CustomerPool, Loss]:
-    """Return the loss in the cycle of each balance, after its last comparison: that comparison covered all before."""
+    """Return the loss of each balance's cycle after its last comparison.
+
+    That comparison covers earlier losses.
+    """
     losses = read_losses(connection)
     if not losses:
         return {}
@@ -961,10 +1003,10 @@ def _lost_since(
 def unknown_of(
     connection: sa.Connection, provider: str, pair: CustomerPool, pools: Pools, shown: ShownEvents | None, found: int
 ) -> int | None:
-    """Return the quantity of the balance that events show in a span beyond accepted and `found` pushes.
+    """Return the quantity that events show beyond accepted and `found` pushes.
 
-    None: it could not be read, or a cost changed since. A draw that only the balance shows has no event. A result below
-    zero is what was charged without an event.
+    It is in quantities of the balance, and at least 0, because charges without an event can make the difference
+    negative. None: the totals could not be read, or a cost changed since.
     """
     if shown is None:
         return 0
@@ -982,15 +1024,18 @@ def unknown_of(
 
 
 NEXT_REVISIONS: Final = 3
-"""Revisions after the newest known one that are looked up at once after a loss. If the last of them is there, as many
-more are looked up. Others are found step by step: after an adoption, the next seal makes a push for the difference,
-which is looked up together with the revisions after it.
+"""Revisions after the newest known one that are looked up at once after a loss. If the provider has the last of them,
+as many more are looked up. Later revisions are found step by step. After an adoption, the next seal makes a push for
+the difference. It is looked up together with the revisions after it.
 """
 
 
 @dataclass(frozen=True)
 class CarryDoubt:
-    """The doubts about a push of a lost window because of other pushes of its customer and feature."""
+    """The doubts about a push of a lost window because of other pushes.
+
+    `stale`: it rests on an obsolete carry. `waits`: other pushes of its customer and feature are unknown.
+    """
 
     stale: bool = False
     waits: bool = False
@@ -999,8 +1044,9 @@ class CarryDoubt:
 def carry_doubt(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> CarryDoubt:
     """Return the doubts about a push of a lost window.
 
-    If a provider takes only whole units, or no negatives, the push of a window rests on all earlier ones. Then all are
-    looked up before one is sent, and a push that rests on a carry that no longer exists is sealed again.
+    If a provider accepts only whole units, or does not accept negative quantities, a push depends on the carries of all
+    earlier pushes. Then all are looked up before one of them is sent, and a push that rests on an obsolete carry is
+    sealed again.
     """
     if capabilities.unit_of(row.feature) == 1 and capabilities.negatives:
         return CarryDoubt()
@@ -1014,7 +1060,10 @@ def carry_doubt(connection: sa.Connection, row: PushRow, capabilities: Capabilit
 
 
 def next_revisions(row: PushRow, newest: int, capabilities: Capabilities) -> list[PushRequest]:
-    """Return the requests for the keys that our lost history would have used after the revision `newest`."""
+    """Return requests for the next keys that our lost history may have used.
+
+    `newest`: the newest known revision of the window.
+    """
     asked = request_of(row, capabilities)
     numbers = range(newest + 1, newest + 1 + NEXT_REVISIONS)
     return [
@@ -1029,7 +1078,11 @@ def next_revisions(row: PushRow, newest: int, capabilities: Capabilities) -> lis
 
 @dataclass(frozen=True)
 class Sought:
-    """One push to look up. If history was lost: when it may have been sent, and the other pushes of its window."""
+    """A push to look up.
+
+    `loss`: the loss of history that may hide its sends. `others`: later pushes of its window that only the provider
+    has.
+    """
 
     row: PushRow
     loss: Loss | None
@@ -1037,7 +1090,10 @@ class Sought:
 
     @property
     def first_sent_ms(self) -> int:
-        """When it may have been sent first: in a lost history, as soon as its window was over."""
+        """Return the earliest time at which it may have been sent.
+
+        In a lost history, that may be as soon as its window was over.
+        """
         first = int(self.row.first_attempt_ms or self.row.last_sent_ms)
         if self.loss is None:
             return first
@@ -1045,7 +1101,10 @@ class Sought:
 
     @property
     def last_sent_ms(self) -> int:
-        """The latest time at which it may have been sent: up to a loss's end, even if our attempts are earlier."""
+        """Return the latest time at which it may have been sent.
+
+        After a loss, that is at least the end of the loss, even if our attempts are earlier.
+        """
         last = int(self.row.last_sent_ms)
         if self.loss is None:
             return last
@@ -1053,7 +1112,10 @@ class Sought:
 
     @property
     def is_unsent(self) -> bool:
-        """True if each attempt is proven not to have arrived, and none can be forgotten: it charged nothing."""
+        """True if each attempt is proven not to have arrived, so that it was not charged.
+
+        After a loss of history this is False, because an attempt may be missing here.
+        """
         row = self.row
         return self.loss is None and bool(row.attempts) and not row.claimed and not row.arrivals
 
@@ -1061,7 +1123,7 @@ class Sought:
 def look_further(
     provider: str, asked: Sequence[Sought], found: Sequence[LookupResult], capabilities: Capabilities
 ) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
-    """If history was lost, look up also what may have been sent after a push, or in its place."""
+    """After a loss of history, look up later revisions of the pushes' windows too."""
     asked = list(asked)
     found = [find_lost_push(result) if it.loss is not None else result for it, result in zip(asked, found, strict=True)]
     places = [
@@ -1070,13 +1132,14 @@ def look_further(
         if sought.loss is not None and not isinstance(result, ReadFailed | CannotTell)
     ]
     newest = {place: int(asked[place].row.newest) for place in places}
-    while places:  # as long as the last is there: what is adopted takes the next number, which must be nobody's
+    while places:  # while the last is there: an adoption takes the next number, which must be free at the provider
         requests = [it for place in places for it in next_revisions(asked[place].row, newest[place], capabilities)]
         results = yield from look_up_all(provider, requests)
         longer = []
         for number, place in enumerate(places):
             part = slice(number * NEXT_REVISIONS, (number + 1) * NEXT_REVISIONS)
-            # One that cannot be told apart there is left to reconcile; none of ours is sent under its key unasked.
+            # Reconcile handles a push that the provider cannot distinguish. Its key is looked up before we send under
+            # it.
             others = [find_lost_push(other) for other in results[part]]
             untold = [other for other in others if isinstance(other, ReadFailed)]
             if untold:
@@ -1094,5 +1157,8 @@ def look_further(
 
 
 def find_lost_push(result: LookupResult) -> LookupResult:
-    """Return a found push in place of a doubt: after a loss, a quantity other than ours is our own that was lost."""
+    """Return a found push in place of a doubt about its quantity.
+
+    After a loss, a quantity other than ours is that of our own lost push.
+    """
     return FoundPush(result.holds) if isinstance(result, CannotTell) and result.holds is not None else result

@@ -1,7 +1,8 @@
-"""One push, explained: its samples, the provider's answer, its entry in the ledger, the verdict that followed, and the
-cells that were notified. Reads only.
+"""Explain a push: samples, answers, ledger entries, verdicts, notified cells.
 
-Guarantee: each part is bounded, and is read by a key.
+This module only reads.
+
+Guarantee: each part has a bound and is read by a key.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ class SentAs:
 
 @dataclass(frozen=True)
 class ShownSample:
-    """A sample that makes the push's feature: seconds of `memory_mb`; or units of an `event_type`, of that meter."""
+    """A sample that counts for the push's feature.
+
+    `interval_s`: seconds of a sandbox with `memory_mb`, or units of `event_type`, with its meter in `memory_mb`.
+    """
 
     id: str
     ts: int
@@ -79,7 +83,7 @@ class ShownSample:
 
 @dataclass(frozen=True)
 class ShownAttempt:
-    """One send. Without an outcome its answer was never seen."""
+    """An attempt to send a push. If `outcome` is None, an answer was not recorded."""
 
     attempt: int
     started_ms: int
@@ -91,7 +95,7 @@ class ShownAttempt:
 
 @dataclass(frozen=True)
 class ShownVoid:
-    """A person's or a lookup's statement that the push never reached its provider."""
+    """The void of a push: a person or a look-up states that it never arrived."""
 
     at_ms: int
     evidence_kind: str
@@ -102,7 +106,7 @@ class ShownVoid:
 
 @dataclass(frozen=True)
 class Adoption:
-    """That its provider was found to have it at another quantity."""
+    """The adoption of a push: only the provider had it, or had another quantity."""
 
     at_ms: int
     kind: str
@@ -113,7 +117,7 @@ class Adoption:
 
 @dataclass(frozen=True)
 class Revision:
-    """One of a window's pushes of one feature."""
+    """A push of the same window and feature, under its revision."""
 
     revision: int
     key: str
@@ -126,8 +130,11 @@ class Revision:
 
 @dataclass(frozen=True)
 class ExplainedPush:
-    """A push with all that it rests on. `samples`: the first SAMPLES_SHOWN; `samples_in_force_qty`: of all of them;
-    `sealed_qty`: of all revisions; `revisions`: the first MOST_REVISIONS."""
+    """A push with the rows that explain it.
+
+    `samples`: the first SAMPLES_SHOWN. `samples_in_force_qty`: the base units of all samples in force. `sealed_qty`:
+    the base units of all revisions that are not voided. `revisions`: the first MOST_REVISIONS.
+    """
 
     push: PushColumns
     sent_as: SentAs
@@ -141,9 +148,9 @@ class ExplainedPush:
 
 
 def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
-    """Return the push, the samples of its window and feature, its attempts, and its void if it has one.
+    """Return a push with its samples, attempts, void, adoption and revisions.
 
-    Errors: Refused if the push does not exist.
+    Errors: UnknownId if the push does not exist; Refused if the pushes of its day were folded.
     """
     found = find_push(connection, key)
     stored = {column.name: getattr(found, column.name) for column in fields(PushColumns)}
@@ -169,8 +176,10 @@ def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
 
 
 def _samples(connection: sa.Connection, push: PushColumns) -> tuple[list[ShownSample], int]:
-    """The first of those that make a push's feature, and the quantity of all that are in force. The database sums them
-    up by size: there may be any number."""
+    """Return the first samples of a push's feature, and the quantity of all in force.
+
+    The database sums them up by size, because their number is not bounded.
+    """
     rules = mapping_rows(connection)
     values = {"org_id": push.org_id, "window_ms": push.window_ms, "window_end_ms": push.window_ms + WINDOW_MS}
     quantity, sizes = 0, []
@@ -196,12 +205,15 @@ def _without(row: sa.Row[tuple[object, ...]], name: str) -> dict[str, Any]:
 MOST_VERDICTS: Final = 3
 """Verdicts after a push, on its page."""
 MOST_TOLD: Final = 100
-"""Cells that one page names."""
+"""Notified cells on a push's page."""
 
 
 @dataclass(frozen=True)
 class PushEntry:
-    """An entry of a push in the embedded ledger: its own charge, or a draw on a wallet beside another provider."""
+    """An entry of a push in the embedded ledger.
+
+    It is the push's charge, or a draw that mirrors a charge at another provider.
+    """
 
     key: str
     kind: str
@@ -213,7 +225,7 @@ class PushEntry:
 
 @dataclass(frozen=True)
 class VerdictAfter:
-    """A verdict on its organisation: the one that held when the push was settled, or one that came next."""
+    """A verdict in force when the push was settled, or a later verdict."""
 
     at_ms: int
     is_halted: bool
@@ -223,7 +235,10 @@ class VerdictAfter:
 
 @dataclass(frozen=True)
 class PushChain:
-    """The rows around a push; `told`: the cells of its organisation that were notified of a halt by those verdicts."""
+    """The rows from a push to its effects.
+
+    `told`: the cells that were notified of a halt by `verdicts`.
+    """
 
     entries: list[PushEntry]
     verdicts: list[VerdictAfter]
@@ -231,7 +246,7 @@ class PushChain:
 
 
 def chain_of(connection: sa.Connection, push: PushColumns) -> PushChain:
-    """Return the rows from the push to the cells that were notified."""
+    """Return the ledger entries, verdicts and halts that followed a push."""
     names = [push.key, f"{PREFIX}{push.key}"]
     at_ms = push.sealed_at_ms if push.settled_ms is None else push.settled_ms
     asked = {"org_id": push.org_id, "at_ms": at_ms, "at_most": MOST_VERDICTS}
@@ -244,7 +259,10 @@ def chain_of(connection: sa.Connection, push: PushColumns) -> PushChain:
 
 
 def _list_halts(connection: sa.Connection, org_id: str, verdicts: list[VerdictAfter]) -> list[HaltRow]:
-    """By the verdicts that halted; a halt bears the moment of its verdict."""
+    """Return the halts that these verdicts caused.
+
+    A halt has the time of the verdict that caused it.
+    """
     halting = [one.at_ms for one in verdicts if one.is_halted]
     if not halting:
         return []

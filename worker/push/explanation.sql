@@ -19,23 +19,23 @@ window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision 
 SELECT attempt, started_ms, finished_ms, owner, outcome, detail FROM attempts WHERE {of_push} ORDER BY attempt
 
 -- name: revisions
--- The total of a window is the sum of its revisions. A later revision sends again the quantity of a voided one.
+-- The total of a window is the sum of its revisions. A later revision sends the quantity of a voided revision again.
 SELECT revision, key, state, sealed_qty, sent_qty, sealed_at_ms, settled_ms,
     SUM(CASE WHEN state = 'voided' THEN 0 ELSE sealed_qty END) OVER () AS sealed_in_all FROM pushes
 WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature ORDER BY revision LIMIT :at_most
 
 -- name: said
--- A person's or a look-up's word.
+-- The void and the adoption of a push.
 SELECT 'void' AS what, at_ms, evidence_kind AS kind, evidence, actor, reason FROM voids WHERE {of_push}
 UNION ALL SELECT 'adoption', at_ms, kind, evidence, actor, reason FROM adoptions WHERE {of_push}
 
--- The rows behind one push.
+-- The effects of one push.
 
 -- name: entries
 SELECT key, kind, from_account, to_account, amount_micro, at_ms FROM ledger_entries WHERE key IN :names ORDER BY key
 
 -- name: verdicts
--- The one in force when the push was settled (or sealed, while it is not), and those that came next.
+-- The verdict in force when the push was settled, or sealed if it is not settled, and the verdicts after it.
 SELECT * FROM (SELECT projection_id, at_ms, is_halted, reason, balance_micro FROM projections
     WHERE org_id = :org_id AND at_ms <= :at_ms ORDER BY projection_id DESC LIMIT 1) before
 UNION ALL
@@ -44,7 +44,7 @@ SELECT * FROM (SELECT projection_id, at_ms, is_halted, reason, balance_micro FRO
 ORDER BY projection_id
 
 -- name: told
--- A halt bears the moment since when its organisation is halted, which a later verdict may confirm.
+-- A halt has the time from which its organisation is halted. A later verdict may confirm the halt.
 SELECT cell_id, halted_at, due_at_ms, acked_at_ms, attempts, last_error FROM halts
 WHERE org_id = :org_id AND halted_at <= :to_ms AND halted_at >= COALESCE(
     (SELECT MAX(h.halted_at) FROM halts h WHERE h.org_id = :org_id AND h.halted_at <= :from_ms), :from_ms)

@@ -1,4 +1,4 @@
-"""Pushes, as people and programs see and change them: listed, summed, explained, retried, resolved, voided."""
+"""Offer lists and actions on pushes to the CLI, the HTTP API and the console."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from drawdown.worker.push.rows import PUSH, find_pushes
 from drawdown.worker.verdict.rates import size_of
 
 SEALED_AGAIN: Final = "the next tick seals their usage again"
-"""The outcome of a void, as each face shows it."""
+"""The effect of a void, in messages."""
 RETRIED: Final = ("due", "rejected")
 PROVEN: Final = ("in_doubt", "rejected")
 MOST_CHOSEN: Final = 1_000
@@ -68,8 +68,7 @@ Evidence = Annotated[str, TEXT, "Evidence of the outcome"]
 
 @dataclass(frozen=True)
 class PushesChanged:
-    """Pushes that were changed, all or none, by their keys; of how many organisations, from which window on, and what
-    they are worth."""
+    """The keys of the changed pushes, and their effect. All were changed or none."""
 
     pushes: list[str]
     effect: PushEffect
@@ -77,7 +76,7 @@ class PushesChanged:
 
 @dataclass(frozen=True)
 class PushesResolved:
-    """Pushes with a recorded outcome, all or none; the rest as of `PushesChanged`."""
+    """The keys of the resolved pushes, their outcome and effect; all or none."""
 
     pushes: list[str]
     outcome: str
@@ -95,9 +94,12 @@ def _find_pushes(
     error: str,
     expect: int | None = None,
 ) -> list[str]:
-    """A bound key's organisation restricts the keys, and is not a filter beside them.
+    """Return the keys of the chosen pushes.
 
-    Errors: as `Chosen.find`; UnknownId for a push of another organisation than a bound key's; Refused for none.
+    The organisation of a bound key restricts the keys, and does not count as a filter.
+
+    Errors: those of `Chosen.find`; UnknownId for a push of another organisation than a bound key's; Refused if the
+    selection is empty.
     """
     if keys and asked.only is not None:
         _require_own(connection, keys, asked.only)
@@ -110,7 +112,7 @@ def _find_pushes(
 
 
 def _require_own(connection: sa.Connection, keys: Sequence[str], only: str) -> None:
-    """Errors: UnknownId."""
+    """Refuse a push of another organisation than `only`. Errors: UnknownId."""
     own = {key for key, row in find_pushes(connection, keys).items() if row.org_id == only}
     for key in keys:
         if key not in own:
@@ -172,7 +174,7 @@ def _void(
 
 
 def _says(what: str, of_one: str = "") -> Callable[[PushesChanged], list[str]]:
-    """Return a function for the sentences about changed pushes: their number and worth, and the first keys.
+    """Return a function that describes changed pushes: number, worth, first keys.
 
     `of_one`: the text if a single push changed.
     """
@@ -202,9 +204,9 @@ def _choose(connection: sa.Connection, asked: Invocation, possible: Sequence[str
 
 
 def _standing(possible: Sequence[str], connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    """Return the worth of the pushes, their organisations, their first window, and the state of the first ones.
+    """Return the facts of a dry run: worth, organisations, time, and first states.
 
-    With a filter, also how many match: a dry run looks again when they are changed, and then none does.
+    With a filter, return also the number of matches. A dry run reads them again after the change, when the number is 0.
     """
     states = (*possible, "voided", "accepted")
     keys, matches = list(values.get("keys") or ()), list[Fact]()
@@ -240,7 +242,7 @@ def _rows(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
 
 
 def _worth(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
-    """Return the size of a decision that charges pushes again, or lets them go."""
+    """Return the worth and number of the pushes that a decision voids or accepts."""
     keys = _choose(connection, asked, PROVEN, values)
     return size_of(effect_of(connection, keys).worth, len(keys))
 
@@ -254,7 +256,10 @@ OnlyError = Annotated[str, TEXT, f"Last error of the pushes, as listed, or '{NO_
 
 
 def _require_filter(connection: sa.Connection, look: Look, provider: str, from_ms: int | None) -> None:
-    """Errors: UsageError for a begin in the future; UnknownId for a provider that nothing knows, with the nearest."""
+    """Check a filter's start and provider.
+
+    Errors: UsageError for a start in the future; UnknownId for an unknown provider, with the nearest names.
+    """
     if from_ms is not None and from_ms > look.now_ms:
         raise UsageError("--from is in the future. For two days ago, pass 2d", at="from_ms")
     known = look.providers

@@ -1,9 +1,9 @@
-"""Lists and sums of pushes, a page at a time. Reads only.
+"""List pushes page by page, and sum open pushes. This module only reads.
 
-Guarantee: the cost of a page does not depend on the number of pushes. Each kind of question uses an index that holds
-its order, and reads MOST_LOOKED_AT rows at most. If none of those rows matches, the page names the place to continue.
-Sums read only open pushes, by their own index. Amounts are in credits by the provider's rates; quantities of different
-features are never added up.
+Guarantee: the cost of a page does not depend on the number of pushes. Each list uses an index in its order, and reads
+at most MOST_LOOKED_AT rows. If the page is not full after these rows, it names the place to continue. Sums read only
+open pushes, by their own index. Amounts are in credits by the provider's rates; quantities of different features are
+never added up.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ SQL = queries(__file__)
 
 PAGE_ROWS: Final = 50
 RANKS: Final = {"in_doubt": -3, "rejected": -2}
-"""Ranks in the place of the time, for pushes that no tick tries again: they come before the others."""
+"""Ranks that stand for the due time of pushes that ticks do not send, so that these come first."""
 MOST_AT_ONCE: Final = 1_000
 """Rows of a download that Drawdown reads, and keeps in memory, at a time."""
 MOST_LOOKED_AT: Final = 5_000
-"""Pushes that one page reads."""
+"""Pushes that a page reads at most."""
 MOST_ORG_MS: Final = 31 * DAY_MS
 """Longest range in which a list of one organisation's pushes searches each window."""
 Open: TypeAlias = Literal["due", "queued", "in_doubt", "rejected", "awaiting_credit"]
@@ -40,18 +40,18 @@ OpenState: TypeAlias = Literal["open", Open]
 AnyState: TypeAlias = Literal[OpenState, "accepted", "voided", "carried", "shadow", "any"]
 FOR_PEOPLE: Final = ("in_doubt", "rejected")
 UNSENT: Final = (*FOR_PEOPLE, AWAITING_CREDIT)
-"""States that no tick sends: by the index on what a person is needed for."""
+"""States in which ticks do not send a push. Lists read them by the index on pushes that need a person."""
 NO_ERROR: Final = "no error on record"
 STATES: Final[tuple[AnyState, ...]] = get_args(AnyState)
-"""By what a list may be narrowed: `open` is what is not decided."""
+"""The states that a list accepts. `open` stands for all states that are not settled."""
 FIRST: Final = -1
 LAST: Final = 2**62
-"""Windows before and behind each that there is."""
+"""A time after every window."""
 
 
 @dataclass(frozen=True)
 class PushFilter:
-    """A choice of pushes. Empty: any.
+    """A filter of pushes. An empty field matches all.
 
     `state`: one of STATES. Their windows are in [from_ms, to_ms). `why`: the first 160 characters of their last error,
     or NO_ERROR.
@@ -72,14 +72,14 @@ class PushFilter:
 
     @property
     def narrows(self) -> bool:
-        """True if some rows in the order of the index may be left out. Open pushes for people are left out."""
+        """True if the filter may skip rows of the index that a list reads."""
         return self.state != "any" or bool(
             self.provider or self.feature or self.why or self.from_ms is not None or self.to_ms is not None
         )
 
     @property
     def values(self) -> dict[str, object]:
-        """The values of the fragments `narrowed`, `of_org` and `customer_sums`."""
+        """Return the parameters of the fragments `narrowed`, `of_org`, `customer_sums`."""
         return {
             "state": "" if self.state == "any" else self.state,
             "provider": self.provider,
@@ -94,7 +94,10 @@ class PushFilter:
 
 @dataclass(frozen=True)
 class PushLine:
-    """A push: base units of its feature that were sealed, and what is sent of them in its provider's terms."""
+    """A push in a list.
+
+    `sealed_qty`: the sealed base units. `sent_qty`: the whole units of the provider that are sent, in base units.
+    """
 
     key: str
     window_ms: int
@@ -113,7 +116,7 @@ class PushLine:
 
     @property
     def place(self) -> str:
-        """Where the next page begins behind it."""
+        """Return the place after this push, where the next page begins."""
         return _format_place(RANKS.get(self.state, self.due_at_ms or 0), vars(self))
 
 
@@ -121,8 +124,8 @@ class PushLine:
 class PushPage:
     """A page of pushes.
 
-    `next_after`: the start of the next page; None: this is the last. `is_cut`: it ended because it had read as many
-    rows as a page may.
+    `next_after`: the start of the next page; None: this is the last. `is_cut`: the page ended after MOST_LOOKED_AT
+    rows.
     """
 
     lines: list[PushLine]
@@ -135,11 +138,12 @@ def list_pushes(
 ) -> PushPage:
     """Return the page of pushes after `after`.
 
-    Open ones: first those that need a person, in doubt before rejected, the oldest window first; then those that ticks
-    try, by provider, the next to be tried first. All others, and those of one organisation: the latest window first.
+    Open pushes: first those that need a person, in doubt before rejected, the oldest window first. Then those that
+    ticks send, by provider, in the order of their due time. Other lists, and lists of one organisation: the latest
+    window first.
 
-    Errors: UsageError for an unknown state, an invalid place, or a first page of open ones if none waits for `why`;
-    UnknownId. A provider that never billed a customer is no error: it may be known to the machine alone.
+    Errors: UsageError for an unknown state, an invalid range or place, or an error `why` without open pushes; UnknownId
+    for an unknown feature or organisation. A provider without pushes is valid: only this machine may know it.
     """
     if chosen.state not in STATES:
         raise UsageError(f"invalid state {chosen.state!r}: expected {', '.join(STATES)}")
@@ -162,7 +166,7 @@ def list_pushes(
 
 
 def every_push(connection: sa.Connection, chosen: PushFilter, now_ms: int) -> Iterator[PushLine]:
-    """All of them, in the order of pages."""
+    """Yield all pushes that a filter finds, in the order of pages."""
     after: str | None = ""
     while after is not None:
         found = list_pushes(connection, chosen, now_ms, after, MOST_AT_ONCE)
@@ -173,7 +177,7 @@ def every_push(connection: sa.Connection, chosen: PushFilter, now_ms: int) -> It
 def _open(
     connection: sa.Connection, chosen: PushFilter, values: Mapping[str, object], after: str, most: int
 ) -> PushPage:
-    """Those that need a person, and behind the last of them those that ticks try."""
+    """Return pushes that need a person, then pushes that ticks send."""
     people = PushPage([], None)
     if chosen.state == "open" and not _is_tried(after):
         people, after = _for_people(connection, chosen, values, after, most), ""
@@ -190,7 +194,10 @@ def _open(
 def _for_people(
     connection: sa.Connection, chosen: PushFilter, values: Mapping[str, object], after: str, most: int
 ) -> PushPage:
-    """Return pushes that need a person: in doubt before rejected, the oldest window first."""
+    """Return pushes that need a person, in doubt before rejected.
+
+    The oldest window comes first.
+    """
     stored = "rejected" if chosen.state == AWAITING_CREDIT else chosen.state
     first, last = (stored,) * 2 if stored in FOR_PEOPLE else FOR_PEOPLE
     place = _place(after, FIRST)
@@ -201,14 +208,20 @@ def _for_people(
 
 
 def _is_tried(after: str) -> bool:
-    """Return True if a page of open pushes begins behind a push that ticks try: behind all that need a person."""
+    """Return True if a page begins after a push that ticks send.
+
+    Such a page is after all pushes that need a person.
+    """
     return int(_place(after, FIRST)["due_at_ms"]) >= 0
 
 
 def _looked(
     connection: sa.Connection, chosen: PushFilter, values: Mapping[str, object], most: int, name: str, bound: str
 ) -> PushPage:
-    """In the order of an index, of which some may be passed over: no further than MOST_LOOKED_AT rows."""
+    """Return a page in the order of an index.
+
+    If the filter skips rows, the page reads at most MOST_LOOKED_AT of them.
+    """
     if not chosen.narrows:
         return _paged(connection, name, values, most, **{bound: ""})
     last = SQL.run(connection, f"{name}_last", values).mappings().one_or_none()
@@ -224,7 +237,10 @@ def _looked(
 def _of_org(
     connection: sa.Connection, chosen: PushFilter, values: Mapping[str, Any], now_ms: int, most: int
 ) -> PushPage:
-    """One organisation's, the latest first: a look for each window, those of MOST_ORG_MS at most."""
+    """Return pushes of one organisation, the latest first.
+
+    Each window takes one look-up of the index. A page covers at most MOST_ORG_MS.
+    """
     first = SQL.run(connection, "first_window").scalar()
     to_ms = min(values["to_ms"], now_ms + WINDOW_MS, values["window_ms"] + WINDOW_MS)
     asked_ms = -(-max(values["from_ms"], first or 0) // WINDOW_MS) * WINDOW_MS
@@ -244,12 +260,15 @@ def _paged(connection: sa.Connection, name: str, values: Mapping[str, object], m
 
 
 def _format_place(due_at_ms: int, row: Mapping[str, Any]) -> str:
-    """A place, as PushLine.place says it."""
+    """Return a place in the format of `PushLine.place`."""
     return f"{due_at_ms}:{push_key(row['org_id'], row['window_ms'], row['feature'], row['revision'])}"
 
 
 def _place(after: str, begin: int) -> dict[str, Any]:
-    """Behind which push a page begins. Errors: UsageError."""
+    """Return the push after which a page begins, as parameters.
+
+    `begin`: the window for a first page. Errors: UsageError for an invalid place.
+    """
     if not after:
         return {"due_at_ms": -1, "window_ms": begin, "org_id": "", "feature_after": "", "revision": -1}
     due, _, key = after.partition(":")
@@ -260,7 +279,10 @@ def _place(after: str, begin: int) -> dict[str, Any]:
 
 
 def _due_place(connection: sa.Connection, after: str) -> dict[str, object]:
-    """Return the place in lists that are sorted by provider. Errors: UsageError, UnknownId."""
+    """Return the place in lists that are sorted by provider, as parameters.
+
+    Errors: UsageError for an invalid place; UnknownId if its push does not exist.
+    """
     found = _place(after, FIRST)
     provider = str(find_push(connection, after.partition(":")[2]).provider) if after else ""
     return {**found, "provider_after": provider}
@@ -272,7 +294,10 @@ MOST_REASONS: Final = 20
 
 @dataclass(frozen=True)
 class OpenSum:
-    """All open pushes of one provider, state and feature; since when the oldest of them is sealed."""
+    """All open pushes of a provider, state and feature.
+
+    `quantity`: base units. `oldest_ms`: when the oldest push was sealed.
+    """
 
     provider: str
     state: str
@@ -284,7 +309,10 @@ class OpenSum:
 
 @dataclass(frozen=True)
 class PushSum:
-    """All open pushes of one customer, feature and state; their quantity in their provider's terms, as it is sent."""
+    """All open pushes of a customer, feature and state.
+
+    `quantity`: the base units that are sent.
+    """
 
     provider: str
     customer_id: str
@@ -296,8 +324,11 @@ class PushSum:
 
 @dataclass(frozen=True)
 class WaitSum:
-    """All open pushes of one provider and state with the same last error, or NO_ERROR: how many, their oldest
-    window, and when one of them is tried next (None: no tick tries them)."""
+    """All open pushes of a provider and state with the same last error, or NO_ERROR.
+
+    `oldest_ms`: their oldest window. `next_ms`: when a tick sends or looks up the first of them; None: ticks do
+    neither.
+    """
 
     provider: str
     state: str
@@ -309,14 +340,17 @@ class WaitSum:
 
 @dataclass(frozen=True)
 class WaitSums:
-    """MOST_REASONS of them at most; `more`: whether there are others."""
+    """At most MOST_REASONS sums by reason. `more`: True if there are others."""
 
     sums: list[WaitSum]
     more: bool
 
 
 def sum_pushes(connection: sa.Connection, chosen: PushFilter) -> list[PushSum]:
-    """Those of a filter that are open, on whichever page: by provider, customer, feature and state."""
+    """Return sums of the open pushes that a filter finds.
+
+    They are by provider, customer, feature and state.
+    """
     return [PushSum(**row._mapping) for row in SQL.run(connection, "customer_sums", chosen.values)]
 
 
@@ -326,7 +360,10 @@ def open_sums(connection: sa.Connection) -> list[OpenSum]:
 
 
 def wait_sums(connection: sa.Connection) -> WaitSums:
-    """Return the sums of open pushes by provider, state and reason: those for people first, then by number."""
+    """Return the sums of open pushes by provider, state and reason.
+
+    Pushes that need a person come first, then the largest sums.
+    """
     values = {"no_error": NO_ERROR, "at_most": MOST_REASONS + 1}
     found = [WaitSum(**row._mapping) for row in SQL.run(connection, "wait_sums", values)]
     return WaitSums(found[:MOST_REASONS], len(found) > MOST_REASONS)

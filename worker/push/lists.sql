@@ -24,7 +24,7 @@ ORDER BY state, window_ms, org_id, feature, revision LIMIT :at_most
 provider, due_at_ms, window_ms, org_id, feature, revision
 
 -- name: open
--- By the index on open pushes, those that ticks try: by provider, the one that is due first comes first.
+-- Pushes that ticks send, by the index on open pushes: by provider, in the order of their due time.
 SELECT {columns} FROM pushes WHERE state IN {open_states} AND state NOT IN ('in_doubt', 'rejected') AND {narrowed}
     AND ({due_place}) > (:provider_after, :due_at_ms, :window_ms, :org_id, :feature_after, :revision) {due_to}
 ORDER BY {due_place} LIMIT :at_most
@@ -33,7 +33,7 @@ ORDER BY {due_place} LIMIT :at_most
 AND ({due_place}) <= (:last_provider, :last_due_at_ms, :last_window_ms, :last_org_id, :last_feature, :last_revision)
 
 -- name: open_last
--- The last one that is looked at.
+-- The last push that the page may read.
 SELECT {due_place}, COUNT(*) OVER () AS looked FROM (SELECT {due_place} FROM pushes WHERE state IN {open_states}
         AND ({due_place}) > (:provider_after, :due_at_ms, :window_ms, :org_id, :feature_after, :revision)
     ORDER BY {due_place} LIMIT :looked_at) looked
@@ -60,7 +60,8 @@ SELECT {place}, COUNT(*) OVER () AS looked FROM (SELECT {place} FROM pushes WHER
 ORDER BY window_ms, org_id, feature, revision LIMIT 1
 
 -- name: of_org
--- A push lies at its window and organisation: one look for each window, however many organisations there are.
+-- The primary key begins with window and organisation, so each window takes one look-up, for any number of
+-- organisations.
 WITH RECURSIVE windows (at_ms) AS (
     SELECT CAST(:from_ms AS BIGINT)
     UNION ALL SELECT at_ms + {window_length_ms} FROM windows WHERE at_ms + {window_length_ms} < :to_ms
@@ -75,7 +76,7 @@ ORDER BY {downwards} LIMIT :at_most
 JOIN
 
 -- name: then [sqlite]
--- SQLite keeps the order of a cross join; else it might begin with all pushes there ever were.
+-- SQLite keeps the order of a cross join. Otherwise it may begin with all pushes.
 CROSS JOIN
 
 -- name: first_window
@@ -95,12 +96,8 @@ WHERE state IN {open_states} AND (:org = '' OR org_id = :org) AND {narrowed} GRO
 SELECT 1 FROM pushes WHERE state IN {open_states} AND {waits_for} LIMIT 1
 
 -- name: wait_sums
--- Why all open pushes wait: those that need a person come first.
+-- The last errors of all open pushes. Pushes that need a person come first.
 SELECT * FROM (SELECT provider, {open_state} AS state, {reason} AS error, COUNT(*) AS pushes,
         MIN(window_ms) AS oldest_ms, MIN(CASE WHEN state IN ('due', 'queued') THEN due_at_ms END) AS next_ms
     FROM pushes WHERE state IN {open_states} GROUP BY 1, 2, 3) sums
 ORDER BY CASE state WHEN 'in_doubt' THEN 1 WHEN 'rejected' THEN 2 ELSE 3 END, 4 DESC, 1, 2, 3 LIMIT :at_most
-
--- Pushes that no tick sends: in doubt, rejected, or waiting for credit.
---
--- Guarantee: it reads by the index of pushes that need a person: its condition is here word for word.

@@ -1,7 +1,7 @@
-"""The consequence of an outcome for a push, and the time of the next attempt. Pure.
+"""Decide a push's new state and next attempt from an outcome. Pure.
 
-Guarantee: nothing becomes accepted without proof (P3), nothing in doubt becomes due again, and the same key is sent
-again only while the provider is sure to remember it (rules P2, P3, P5).
+Guarantee: a push is accepted only with proof (P3). A push in doubt never becomes due again. The same key is sent again
+only while the provider is sure to remember it (P2, P5).
 """
 
 from __future__ import annotations
@@ -36,30 +36,36 @@ from drawdown.worker.engine.fair_queue import NotBegun
 
 @dataclass(frozen=True)
 class Settlement:
-    """The new state of a push; `due_at_ms` matters while the state is due or queued."""
+    """The new state of a push.
+
+    `due_at_ms`: the time of the next attempt or look-up.
+    """
 
     state: str
     due_at_ms: int
     outcome: str
     error: str | None = None
     first_sent_ms: int | None = None
-    """The earliest time at which its key may have been sent, if no record has it (R1): P2 counts from then."""
+    """The earliest time at which its key may have been sent by a lost history (R1): P2 counts from then."""
     never_sent: bool = False
     """True if it is proven that the key never arrived: then P2 counts from the next attempt."""
     cost: UnitCost | None = None
-    """The credits for one base unit by which it was charged, if the provider gave them."""
+    """The credits that the provider charged for one base unit, if it reported them."""
 
 
 MOST_RETRY_MS: Final = DAY_MS
-"""The longest wait before a retry, even if a provider asks for more: no push waits for ever."""
+"""The longest wait before a retry, even if a provider asks for more."""
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
-"""Wait after a charge that took nothing for lack of credit, or gave nothing back for lack of a balance. Then it is
-billed again once the provider shows some (`worker.push.void`). A rejection that only a person can settle is due at the
-moment it was written."""
+"""Wait after a charge that failed for lack of credit, or a refund that failed for lack of a balance. Afterwards the
+push is billed again once the provider shows credit (`worker.push.void`). If only a person can settle a rejection, its
+due time is the time of the rejection.
+"""
 
 
 def safe_retention_ms(capabilities: Capabilities) -> int | None:
-    """Return the time after the first attempt in which the same key may be sent again (P2); None: for good.
+    """Return the milliseconds in which the same key may be sent again (P2).
+
+    They count from the first attempt. None: without an end.
 
     It is the retention less an hour, or less half of it if it is shorter than two hours.
     """
@@ -70,13 +76,16 @@ def safe_retention_ms(capabilities: Capabilities) -> int | None:
 def settle(
     outcome: Outcome, attempt: int, now_ms: int, capabilities: Capabilities, *, sent_before: bool | None = None
 ) -> Settlement:
-    """Return the changes to a push after its `attempt` (1 is the first) had this outcome.
+    """Return the settlement of a push after an attempt's outcome.
+
+    `attempt`: its number, from 1 on.
 
     `sent_before`: an earlier attempt may have reached the provider. By default, any earlier attempt may have.
     """
     match outcome:
         case Accepted(_, cost):
-            # An earlier attempt may have been charged at another cost: this answer tells of its own.
+            # An earlier attempt may have been charged at another cost: this answer has only the cost of its own
+            # attempt.
             alone = not (attempt > 1 if sent_before is None else sent_before)
             return Settlement("accepted", now_ms, "accepted", cost=cost if alone else None)
         case Duplicate():
@@ -92,7 +101,7 @@ def settle(
             due_at_ms = min(max(at_ms, now_ms + SECOND_MS), now_ms + MOST_RETRY_MS)
             return Settlement("due", due_at_ms, "retry", f"{NEEDS_YOU}{reason}" if by_person else reason)
         case Rejected(reason) if sent_before and capabilities.lookup:
-            # It may be refused for what an earlier attempt has done: that one is looked up, and not sent a third time.
+            # An earlier attempt may be the cause of the rejection. The push is looked up, and not sent a third time.
             return Settlement("queued", _look_up_at(now_ms, capabilities), "rejected", reason)
         case Rejected(reason, until_credit):
             return Settlement("rejected", now_ms + CREDIT_WAIT_MS if until_credit else now_ms, "rejected", reason)
@@ -110,7 +119,7 @@ def _settle_duplicate(sent_before: bool, now_ms: int, capabilities: Capabilities
         return Settlement(
             "queued", _look_up_at(now_ms, capabilities), "duplicate", "claimed, but not proven. A tick looks it up"
         )
-    # We never sent this key, and the provider knows it: our history is not all there is (R1).
+    # This database never sent the key, but the provider knows it: a part of our history may be lost (R1).
     lost = "the provider knows this key, but this database has no earlier attempt of it"
     return Settlement(
         "queued" if capabilities.lookup else "in_doubt", _look_up_at(now_ms, capabilities), "duplicate", lost
@@ -124,7 +133,10 @@ def _settle_unknown(reason: str, attempt: int, now_ms: int, capabilities: Capabi
 
 
 def applied_within(declared: Mapping[str, Capabilities]) -> dict[str, int]:
-    """Return the milliseconds after a send in which a lookup may still miss it, of each provider with lookups."""
+    """Return the milliseconds after a send in which a look-up may miss it.
+
+    The keys are the providers that have a look-up.
+    """
     return {
         name: max(can.applied_within_ms, can.lookup_lag_ms)
         for name, can in declared.items()
@@ -138,33 +150,36 @@ def _look_up_at(now_ms: int, capabilities: Capabilities) -> int:
 
 @dataclass(frozen=True)
 class LookedUpPush:
-    """A push that was looked up, and what is known of its sends."""
+    """A push that was looked up, and the known facts about its sends."""
 
     state: str
     sent_qty: int
     lookups: int
     """The number of its lookups, including this one."""
     last_sent_ms: int
-    """When the last attempt began that may have arrived; the first attempt's time if that is unknown."""
+    """The start of the last attempt that may have arrived; the first attempt's start if unknown."""
     first_sent_ms: int
     claimed: bool
     """True if the provider reported that it has the key: sending again would only repeat that."""
     may_be_sent: bool = False
-    """True if it was never sent as far as we know, but may have been: our history was lost (R1)."""
+    """True if it is unsent in this database, but a lost history may have sent it (R1)."""
     stale: bool = False
-    """True if it was sealed before an adoption of its customer and feature: its whole units rest on an obsolete carry.
+    """True if it was sealed before an adoption of its customer and feature, so that it rests on an obsolete carry.
     """
     waits: bool = False
     """True if other pushes of its customer and feature are still unknown: their outcome may make it stale."""
     arrivals: int = 1
-    """The number of its attempts that may have arrived, if one of them may have charged."""
+    """The number of its attempts that may have arrived."""
     others: bool = False
-    """True if the provider has later revisions of its window that we do not know: they hold its quantity."""
+    """True if the provider has later revisions of its window that this database lacks: they have its quantity."""
 
 
 @dataclass(frozen=True)
 class Adopt:
-    """The provider has it at another quantity: that quantity is taken over, and the difference makes the rest (R1)."""
+    """The decision to adopt the provider's quantity for a push (R1).
+
+    The next seal computes the difference.
+    """
 
     quantity: int
     cost: UnitCost | None = None
@@ -172,7 +187,10 @@ class Adopt:
 
 @dataclass(frozen=True)
 class Void:
-    """Looked up and absent, later than it could still be applied: proven not to have arrived (P5)."""
+    """The decision to void a push that is proven not to have arrived (P5).
+
+    A look-up did not find it after the provider could last have applied it.
+    """
 
     evidence: str
 
@@ -180,9 +198,9 @@ class Void:
 def after_lookup(
     found: LookupResult, asked: LookedUpPush, now_ms: int, capabilities: Capabilities
 ) -> Settlement | Adopt | Void:
-    """Return the consequence of a lookup.
+    """Return the decision about a push after its look-up.
 
-    Only a push that was never in doubt is sent again, and only while its key is remembered.
+    A push is sent again only if it was never in doubt and the provider still remembers its key.
     """
     match found:
         case FoundPush(quantity, cost) if quantity == asked.sent_qty:
@@ -197,7 +215,7 @@ def after_lookup(
         case Absent():
             return _after_absent(asked, now_ms, capabilities)
         case CannotTell() if asked.sent_qty == 0:
-            return Settlement("carried", now_ms, "cannot_tell")  # nothing is sent under it: reconcile tells
+            return Settlement("carried", now_ms, "cannot_tell")  # it sends 0 units: reconcile shows a difference
         case CannotTell(reason):
             return Settlement("in_doubt", now_ms + DAY_MS, "cannot_tell", reason)
         case ReadFailed(reason):
@@ -206,14 +224,17 @@ def after_lookup(
 
 
 def _cost_of(cost: UnitCost | None, asked: LookedUpPush) -> UnitCost | None:
-    """The cost that is kept. Another attempt may have been charged at another cost. If the charge ended inside a unit,
-    its cost is kept all the same: without it, the rest of the unit would look lost."""
+    """Return the cost to store with an accepted push; None if it is uncertain.
+
+    If several attempts may have arrived, another one may have been charged at another cost. If the charge ended inside
+    a unit, its cost is stored nevertheless: without it, the rest of the unit would look lost.
+    """
     return cost if asked.arrivals == 1 or isinstance(cost, Fraction) else None
 
 
 OTHERS_FIRST: Final = "absent. It waits for other pushes of its customer"
 OTHERS: Final = "absent. It waits for other pushes of the customer, because one balance proves them all"
-# One event stands for a key: a second send under it, while the store of keys fails open, charges and leaves no trace.
+# A key has one event. If the provider's store of keys is down, a second send under the key charges without a trace.
 UNTRACED: Final = (
     "the provider recorded no charge, but a later attempt may have charged without a trace. "
     "Compare the customer's balance"

@@ -1,13 +1,13 @@
-"""Push: sends due pushes to their provider and records each outcome.
+"""Push: send due pushes to their provider and record each outcome.
 
 Guarantee: claim and attempt are committed before a byte leaves (P1). The bytes sent are those of the outbox row. A push
-without an answer is due again under the same key, or is looked up, and is never forgotten. Answers are settled in
-portions as they come, so that a process that dies loses few of them. However many pushes are due, verdicts and halts
-wait at most for one spell and its last calls.
+without an answer is due again under the same key, or is looked up. Answers are settled in portions as they arrive, so
+that a process that dies loses few of them. For any number of due pushes, verdicts and halts wait at most for one spell
+and its last calls.
 
-The embedded ledger's own pushes are charged in place: picked, charged and settled in one transaction, so that no answer
-can be lost. Each key is charged once for good. If a push is special (sent before, no rate, beyond a bound, charged
-under its key already), it stays due. It is then sent as to any provider, and each of these cases has an answer there.
+The embedded ledger's own pushes are charged in place: picked, charged and settled in one transaction, so that an answer
+cannot be lost. Each key is charged once. If a push is special (sent before, without a rate, beyond a bound, or charged
+already), it stays due. It is then sent like a push of any provider, and those outcomes cover these cases.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ SQL = queries(__file__)
 SHOWN: Final = 120
 """Characters of a reason in the log."""
 SENDING: Final = 5
-"""Eighths of a tick's time after which nothing more is sent."""
+"""Eighths of a tick's time after which further pushes are not sent."""
 SPELL_MS: Final = 20 * SECOND_MS
-"""The time that one provider's pushes are sent before verdicts and halts have their turn."""
+"""Time in which a provider's pushes are sent before verdicts and halts have their turn."""
 
 
 @dataclass
@@ -63,14 +63,14 @@ class Pushed:
     other: int = 0
     rounds: int = 0
     calls_cut: dict[str, int] = field(default_factory=dict)
-    """The fewest calls at once, by provider, if the provider turned calls away."""
+    """The fewest calls at once, by provider, if the provider refused calls as too many."""
     more: bool = False
-    """True if the spell was over before everything due was sent."""
+    """True if the spell was over before all due pushes were sent."""
     why: Counter[str] = field(default_factory=Counter)
     """The number of pushes that were not accepted, by the reason."""
 
     def note(self, settled: Sequence[Settlement]) -> None:
-        """Count a portion."""
+        """Add the counts of a portion."""
         accepted = sum(end.state == "accepted" for end in settled)
         self.accepted += accepted
         self.other += len(settled) - accepted
@@ -80,9 +80,12 @@ class Pushed:
 def push_in_spells(
     context: Context, provider: str, others: Callable[[bool], Steps[list[object]]]
 ) -> Steps[list[object]]:
-    """Send all due pushes of one provider; after each spell, `others` have their turn, with True if more is due."""
+    """Send all due pushes of a provider, in spells.
+
+    After each spell, run `others`, with True if more pushes are due.
+    """
     at_once = 1 if context.capabilities[provider].in_flight == 1 else LANES
-    expired: list[object] = yield RunTogether([expire(context, provider)])  # it reads all that is due: once
+    expired: list[object] = yield RunTogether([expire(context, provider)])  # once, because it reads all due pushes
     done, more = [failure for failure in expired if failure is not None], True
     while more:
         pushed: list[object] = yield RunTogether([push(context, provider, SPELL_MS) for _ in range(at_once)])
@@ -92,15 +95,19 @@ def push_in_spells(
 
 
 def expire(context: Context, provider: str) -> Steps[None]:
-    """Set pushes apart that may no longer be sent. A claim checks rule P2 again."""
+    """Put pushes in doubt, or queue them for a look-up, if sending them is unsafe.
+
+    Reject pushes that the provider cannot accept. A claim checks rule P2 again.
+    """
     capabilities, now = context.capabilities[provider], context.clock.now_ms()
     yield Transaction("expire", partial(_expire, provider=provider, capabilities=capabilities, now=now))
 
 
 def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[Pushed]:
-    """Send all due pushes of one provider, batch after batch, until nothing is due, or time or `spell_ms` is over.
+    """Send due pushes of a provider, claim after claim.
 
-    Without spells, pushes that are too old are set apart first.
+    It ends once all due pushes are sent, or the tick's time or `spell_ms` is over. Without `spell_ms`, it calls
+    `expire` first.
     """
     done = Pushed()
     until_ms = None if spell_ms is None else context.clock.now_ms() + spell_ms
@@ -131,7 +138,7 @@ def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[
             break
         if claimed.witness is not None:
             context.witness = claimed.witness
-            yield SaveWitness(claimed.witness)  # R1: what is sent is counted outside of the database, too
+            yield SaveWitness(claimed.witness)  # R1: sends are counted outside of the database, too
         began = replace(done, why=done.why.copy())
         yield from _send_all(context, provider, claimed, claim, now, done, until_ms)
         done.rounds += 1
@@ -151,7 +158,7 @@ def _send_all(
 ) -> Steps[None]:
     """Send the claimed pushes now, unless the lease runs out, and settle the answers.
 
-    The lease is checked again right before each call (P1). Once the spell is over, no more calls are begun. Pushes
+    The lease is checked again right before each call (P1). Once the spell is over, further calls do not begin. Pushes
     without a call are due again.
     """
     batch, breaker, clock, lease_end = claimed.pushes, context.breaker(provider), context.clock, now + LEASE_MS
@@ -198,11 +205,11 @@ def _send_all(
 
 
 def _fetch(sending: Push, left: Sequence[int]) -> Steps[Mapping[int, Outcome]]:
-    """The next outcomes, by place in the batch."""
+    """Return the next outcomes, by place in the batch."""
     try:
         outcomes: Mapping[int, Outcome] = yield sending
         assert outcomes and outcomes.keys() <= set(left), f"{sending.provider} answered {list(outcomes)} of {left}"
-    except Exception as error:  # a provider that breaks its contract has told us nothing about what was charged
+    except Exception as error:  # a provider that breaks its contract does not show which pushes it charged
         log.exception("provider_failed", provider=sending.provider, first_key=sending.batch[left[0]].key)
         return dict.fromkeys(left, Unknown(in_short(error)))
     return outcomes
@@ -219,7 +226,7 @@ def _settled(
 
 
 def _shown_parts(batch: Sequence[Claimed], outcomes: Iterable[Outcome]) -> dict[str, list[Part]]:
-    """The parts of balances that answers showed, each once, by customer."""
+    """Return the parts of balances in the answers, each once, by customer."""
     shown: dict[str, dict[tuple[str, str], Part]] = defaultdict(dict)
     for sent, outcome in zip(batch, outcomes, strict=True):
         for part in outcome.parts if isinstance(outcome, Accepted) else ():
@@ -237,7 +244,7 @@ def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilit
         SQL.run(connection, "expire", {**values, **limits, "state": state})
     if oldest or capabilities.max_quantity is not None:
         words = {
-            # Rounded up: a provider may declare a little less than it takes, for a call that is late.
+            # Rounded up: a provider may declare a little less than it accepts, to allow for a late call.
             "days": str(-(-(capabilities.oldest_ms or 0) // DAY_MS)),
             "largest_qty": capabilities.max_quantity or 2**63 - 1,
         }
@@ -258,7 +265,7 @@ def _settle(
     ask: partial[None],
     note: partial[None],
 ) -> None:
-    # What was sent in a history that was lost is looked up: the same key may stand for another quantity here (R1).
+    # If history was lost after the send, the push is looked up: its key may now have another quantity here (R1).
     require_same(connection, witness)
     rows = [
         {
@@ -272,7 +279,8 @@ def _settle(
             "outcome": end.outcome,
             "error": end.error,
             "credit_cost": as_text(end.cost),
-            # Proven not to have arrived, and nothing before it may have: the key is not known there yet (P2).
+            # This attempt and all earlier ones are proven not to have arrived, so the provider does not know the key
+            # (P2).
             "unsent": int(end.outcome == "retry" and not sent.sent_before and sent.first),
         }
         for sent, end in zip(batch, settled, strict=True)
@@ -285,23 +293,29 @@ def _settle(
     if in_ledger:
         draw(connection, drawn, now)
     ask(connection, now_ms=now)
-    note(connection, now_ms=now)  # after organisations, as a read does
+    note(connection, now_ms=now)  # after organisations: a read locks in the same order
 
 
 AT_ONCE: Final = 4_096
 """Pushes that one transaction charges."""
 MOST_RATE: Final = 10**12
-"""Amount and units of a rate that is charged in place: as `ledger rate` takes it."""
+"""Largest amount and units of a rate that is charged in place, as in `ledger rate`."""
 MOST_PRODUCT: Final = 2**62
-"""Twice the product of a quantity and its rate: the result of SQL stays within 64 bits."""
+"""Twice the product of a quantity and its rate, so that results of SQL stay within 64 bits."""
 
 
 class NotPlain(Refused):
-    """A key was charged before, or a wallet would go beyond its limit; nothing was charged."""
+    """A key was charged before, or a wallet would exceed its limit.
+
+    The transaction is rolled back and does not charge any push.
+    """
 
 
 def charge_in_place(context: Context, claim: str, sending: int, until_ms: int | None = None) -> Steps[int]:
-    """Charge all that is plain, until nothing of it is due or time is up, or it is `until_ms`; how many that were."""
+    """Charge the embedded ledger's plain pushes in place, and return their number.
+
+    It ends once all plain pushes are charged, the tick's time is over, or `until_ms` has come.
+    """
     done = 0
     while not context.out_of_time(sending):
         now = context.clock.now_ms()
@@ -314,7 +328,7 @@ def charge_in_place(context: Context, claim: str, sending: int, until_ms: int | 
             break
         if witness is not None:
             context.witness = witness
-            yield SaveWitness(witness)  # R1: what is charged is counted outside of the database, too
+            yield SaveWitness(witness)  # R1: charges are counted outside of the database, too
         done += charged
         context.advanced("pushed", charged)
         if charged < AT_ONCE:
@@ -325,9 +339,11 @@ def charge_in_place(context: Context, claim: str, sending: int, until_ms: int | 
 def charge_due(
     connection: sa.Connection, *, claim: str, now: int, shard: Shard, witness: Witness | None
 ) -> tuple[int, Witness | None]:
-    """Charge and settle at most `AT_ONCE` pushes that are due; how many, and what to remember of it (None: nothing).
+    """Charge and settle at most AT_ONCE due pushes.
 
-    Errors: NotPlain; HistoryDoubted.
+    Return their number, and the local checkpoint to save; None: the checkpoint has not changed.
+
+    Errors: NotPlain if a charge is refused; HistoryDoubted if the history changed.
     """
     require_same(connection, witness)
     SQL.run(connection, "make_charges")

@@ -1,8 +1,7 @@
--- The outbox: pushes are claimed, sent, settled, looked up, adopted and voided.
+-- The statements of the outbox: claim, settle, look up, adopt and void pushes.
 --
--- Guarantee: each statement names its rows by their key or by the index on open pushes, however many were settled
--- before. `state IN {open_states}` is word for word the condition of that index. Otherwise SQLite reads all pushes
--- there ever were.
+-- Guarantee: each statement finds its rows by their key or by the index on open pushes, so settled pushes do not slow
+-- it. `state IN {open_states}` repeats the condition of that index word for word. Otherwise SQLite reads all pushes.
 
 -- name: push_ids
 {rows :push_ids (window_ms bigint, org_id text, feature text, revision bigint)}
@@ -30,9 +29,9 @@ p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AND o.st
     AND o.bucket BETWEEN :lo AND :hi AND {is_not_paused}
 
 -- name: claim
--- `due_at_ms` is the lease too: a claimed push is due again if its claimer has not settled it until then.
--- Rule P2 is checked here as well, because a process may have slept since it expired old pushes. Pick once: a plan that
--- picks again for each row takes more than the limit.
+-- `due_at_ms` is also the end of the lease: if the claimer has not settled a push by then, it is due again. Rule P2 is
+-- checked here as well, because a process may have slept since it expired old pushes. The rows are picked once, because
+-- a plan that picks again for each row exceeds the limit.
 WITH x AS MATERIALIZED (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
     WHERE {may_be_sent} AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt_ms)
@@ -48,9 +47,9 @@ RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision, push
 AND p.due_at_ms <= :now_ms ORDER BY p.due_at_ms
 
 -- name: newest_unsent
--- Organisations take turns by it: in a window each has a push a feature. Word for word the condition of its index. The
--- due time is asked for in a way that the index on it does not serve. A push that was proven unsent counts as never
--- sent.
+-- In this order organisations take turns, because each has one push per window and feature. The condition repeats that
+-- of its index word for word. The `+` keeps the planner from the index on the due time. A push that is proven unsent
+-- counts as never sent.
 AND p.first_attempt_ms IS NULL AND p.provider <> 'embedded' AND +p.due_at_ms <= :now_ms ORDER BY p.window_ms DESC
 
 -- name: reads_before
@@ -63,16 +62,15 @@ WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_
     AND claim_owner = :claim_owner
 
 -- name: expire
--- Rule P2: past this the provider may have forgotten a key, and sending it again could bill twice. The same holds if
--- the window has meanwhile grown too old to be sent at all.
+-- Rule P2: after this time the provider may have forgotten a key, and another send could bill twice. The same holds if
+-- the window is now too old for the provider.
 UPDATE pushes SET state = :state, settled_ms = :now_ms, due_at_ms = :now_ms,
     last_error = 'the provider may have forgotten the key: it is looked up, and never sent blind'
 WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_at_ms <= :now_ms
     AND first_attempt_ms IS NOT NULL AND (first_attempt_ms <= :oldest_attempt_ms OR window_ms < :oldest_window_ms)
 
 -- name: reject_unsendable
--- A push that the provider declares it will not take is not offered to it. No part of it was sent, so a person can
--- decide.
+-- A push that exceeds the provider's declared limits is not sent. It was never sent, so a person can decide.
 UPDATE pushes SET state = 'rejected', settled_ms = :now_ms, last_error = CASE WHEN window_ms < :oldest_window_ms
     THEN 'not sent: the provider takes nothing dated more than ' || :days || ' days back'
     ELSE 'not sent: the provider takes no quantity above ' || :largest_qty END
@@ -82,7 +80,7 @@ WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_
 RETURNING org_id
 
 -- name: sent_before
--- Whether an earlier attempt may have arrived: one never answered, or answered in a way that does not exclude it.
+-- Pushes with an earlier attempt that may have arrived: its answer is missing or does not exclude that.
 SELECT x.window_ms, x.org_id, x.feature, x.revision FROM attempts x JOIN pushes p ON {is_of_push}
 WHERE p.provider = :provider AND p.state IN {open_states} AND p.state = 'due'
     AND p.due_at_ms = :lease_end_ms AND p.claim_owner = :claim_owner AND x.attempt < p.attempts
@@ -98,10 +96,10 @@ WHERE {is_of_updated_push} AND pushes.wire_key IS NULL
     due_at_ms bigint, outcome text, error text, unsent bigint, credit_cost text)}
 
 -- name: settle
--- An answer that proves acceptance is written even where the claim has passed on; any other only by its claimer. None
--- is written over a later refusal, if its attempt had begun by then, however late it comes: it shows the state before.
--- The state is asked for in a way that the index on open pushes does not serve: statistics of an hour when no push was
--- open would have each batch read a whole backlog by it, and not its own rows by their key.
+-- An answer that proves acceptance is written even if another worker has the claim. Any other answer is written only by
+-- the claimer. If a refusal came after the attempt began, its answer is not written over the refusal, because it shows
+-- the state before. `|| ''` keeps the planner from the index on open pushes. With old statistics, each batch would read
+-- a whole backlog by that index instead of its own rows by their key.
 UPDATE pushes SET state = x.state, due_at_ms = x.due_at_ms, settled_ms = :now_ms, last_error = x.error,
     first_attempt_ms = CASE WHEN x.unsent = 1 THEN NULL ELSE pushes.first_attempt_ms END, credit_cost = x.credit_cost
 FROM {settlements} x
@@ -112,11 +110,11 @@ WHERE {is_of_updated_push}
 {changed}
 
 -- name: to_draw
--- The columns of a push that a wallet here mirrors. For another provider's push they are not read.
+-- The columns that a draw on a wallet needs. They are returned only for providers with charges that a wallet mirrors.
 RETURNING pushes.window_ms, pushes.key, pushes.customer_id, pushes.feature, pushes.sent_qty, pushes.state
 
 -- name: finish_attempts
--- The present number of attempts shows whether a later one had begun: two workers' clocks cannot.
+-- The present number of attempts shows whether a later attempt had begun. Clocks of two workers cannot show it.
 UPDATE attempts SET finished_ms = :now_ms, outcome = p.outcome, detail = p.error, attempts_then = (
     SELECT x.attempts FROM pushes x WHERE {is_of_push})
 FROM {settlements} p
@@ -124,7 +122,7 @@ WHERE attempts.window_ms = p.window_ms AND attempts.org_id = p.org_id AND attemp
     AND attempts.revision = p.revision AND attempts.attempt = p.attempt
 
 -- name: claim_lookups
--- Picked once, as `claim` does.
+-- The rows are picked once, as in `claim`.
 WITH x AS MATERIALIZED (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
     WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queued', 'in_doubt')
@@ -136,8 +134,8 @@ FROM x WHERE {is_of_updated_push}
 RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision
 
 -- name: claim_with_them
--- One balance shows all charges of a customer, so the due pushes of the claimed customers are looked up with them. So
--- are the charges of another organisation, of another shard, that is billed as the same customer.
+-- One balance shows all charges of a customer, so all due pushes of the claimed customers are looked up together. This
+-- includes pushes of other organisations and shards that are billed as the same customer.
 WITH x AS MATERIALIZED (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
     WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queued', 'in_doubt')
@@ -151,7 +149,8 @@ UPDATE pushes SET claim_owner = :claim_owner, due_at_ms = :lease_end_ms, lookups
 FROM x WHERE {is_of_updated_push}
 
 -- name: claimed_lookups
--- An attempt that was refused because the key is known, or proven not to have arrived, is none that may yet be applied.
+-- If an attempt was refused because the key is known, or is proven not to have arrived, the provider cannot apply it
+-- later.
 SELECT p.*,
     COALESCE((SELECT MAX(x.started_ms) FROM attempts x WHERE {is_of_push}
         AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued', 'accepted'))), p.first_attempt_ms,
@@ -169,8 +168,8 @@ WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queue
 UPDATE pushes SET wire_key = :wire_key WHERE {this_push}
 
 -- name: settle_lookup
--- An answer is written even where the claim has passed on. If the push was refused later, its claimer alone writes the
--- answer: a look-up that began before shows the state before.
+-- An answer that proves acceptance is written even if another worker has the claim. If the push was refused later, only
+-- its claimer writes the answer, because an earlier look-up shows the state before.
 UPDATE pushes SET state = :state, due_at_ms = :due_at_ms, settled_ms = :now_ms, last_error = :last_error,
     looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer, credit_cost = CAST(:credit_cost AS TEXT),
     first_attempt_ms = CASE WHEN :never_sent = 1 THEN NULL
@@ -183,11 +182,11 @@ WHERE {this_push}
 UPDATE pushes SET looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer WHERE {this_push}
 
 -- name: hold_if_claimed
--- Held from here on: an answer that comes late could else be written between this and the void.
+-- The row stays locked. Otherwise a late answer could be written between this and the void.
 SELECT 1 FROM pushes p WHERE {this_push} AND state IN ('queued', 'in_doubt') AND claim_owner = :claim_owner {hold_push}
 
 -- name: others_untold
--- An absent push that waits only for others adopts nothing; any other push may.
+-- Other unknown pushes, which may lead to an adoption. An absent push that waits only for others does not.
 SELECT 1 FROM pushes o WHERE o.provider = :provider AND o.state IN {open_states}
     AND o.state = 'queued' AND o.org_id = :org_id AND o.customer_id = :customer_id AND o.feature = :feature
     AND o.attempts = 0 AND (o.settled_ms IS NULL OR COALESCE(o.last_error, '') NOT IN (:others_first, :others))
@@ -199,8 +198,8 @@ WHERE x.org_id = :org_id AND x.feature = :feature AND p.provider = :provider AND
     AND x.at_ms >= :sealed_at_ms LIMIT 1
 
 -- name: known_by_events
--- The charges of a customer by events dated in a span, as far as they are on record here. A charge that a person made
--- by hand, or that a balance alone shows, has no event.
+-- The charges of a customer by events in a span, as this database has them. If a person charged by hand, or only a
+-- balance shows a charge, it does not have an event.
 SELECT CAST(COALESCE(SUM(p.sent_qty), 0) AS BIGINT) FROM pushes p
 WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature = :feature AND p.state = 'accepted'
     AND p.window_ms >= :from_ms AND p.window_ms < :until_ms AND NOT p.by_hand AND COALESCE(p.lookup_answer, '') <> 'drawn'
@@ -232,14 +231,14 @@ FROM {push_ids} p JOIN attempts x ON {is_of_push} WHERE x.outcome IS NULL OR x.o
 GROUP BY p.window_ms, p.org_id, p.feature, p.revision
 
 -- name: change
--- The delivery state of many, to one of the next three.
+-- Change the delivery state of pushes to one of the next three.
 UPDATE pushes SET {to} FROM {push_ids} x WHERE {is_of_updated_push}
 
 -- name: to_voided
 state = 'voided', settled_ms = :now_ms
 
 -- name: to_accepted
--- By a person: one that the provider had rejected was billed by hand.
+-- Accepted by a person: a push that the provider had rejected was billed by hand.
 by_hand = (state = 'rejected'), state = 'accepted', settled_ms = :now_ms
 
 -- name: to_due
@@ -283,7 +282,7 @@ SELECT org_id FROM assignments WHERE provider = :provider AND customer_id = :cus
 SELECT key FROM pushes WHERE wire_key = :wire_key AND provider = :provider ORDER BY revision DESC LIMIT 1
 
 -- name: with_wallet
--- Those of these customers that were ever given credit here.
+-- The customers among these with a grant in the embedded ledger.
 SELECT w.id FROM {rows :customers (id text)} w WHERE EXISTS (SELECT 1 FROM ledger_entries e
     WHERE e.to_account = 'wallet:' || w.id AND e.kind = 'grant' {by_its_key})
 
@@ -297,11 +296,12 @@ CREATE TEMP TABLE IF NOT EXISTS charges_work (window_ms bigint, org_id text, fea
 DELETE FROM charges_work
 
 -- name: price
--- `Rate.price`: rounded half away from zero.
+-- The price as in `Rate.price`, rounded half away from zero.
 (ABS(p.sent_qty) * r.micro_credits * 2 + r.per_quantity) / (2 * r.per_quantity)
 
 -- name: first_rate
--- `wallet.charge` (S11): a revision costs as much as the first charge of its window, whatever was set since.
+-- `wallet.charge` (S11): a revision uses the rate of the first charge of its window, even if the rate has changed
+-- since.
 CASE WHEN p.revision > 0 THEN (SELECT COALESCE(e.rate_ms, (SELECT MAX(q.start_ms) FROM ledger_rates q
         WHERE q.feature = e.feature AND q.start_ms <= e.ts AND q.at_ms <= e.at_ms))
     FROM ledger_entries e WHERE e.from_account = 'wallet:' || p.customer_id AND e.ts >= p.window_ms
@@ -309,8 +309,8 @@ CASE WHEN p.revision > 0 THEN (SELECT COALESCE(e.rate_ms, (SELECT MAX(q.start_ms
     ORDER BY e.at_ms, e.key LIMIT 1) END
 
 -- name: pick_charges
--- Those that were never sent, at the rate of their window. Results stay within 64 bits, and within the most that one
--- entry may hold: CASE keeps the one from being asked before the other.
+-- Pushes that were never sent, at the rate of their window. Results stay within 64 bits, and within the largest entry:
+-- CASE makes sure that the first is checked before the second.
 INSERT INTO charges_work (window_ms, org_id, feature, revision, key, account_id, quantity, rate_ms, amount_micro)
 SELECT p.window_ms, p.org_id, p.feature, p.revision, p.key, 'wallet:' || p.customer_id, p.sent_qty, r.start_ms,
     CASE WHEN p.sent_qty < 0 THEN -1 ELSE 1 END * ({price})
@@ -324,13 +324,14 @@ WHERE {may_be_sent} AND p.due_at_ms <= :now_ms AND p.attempts = 0 AND p.wire_key
 ORDER BY p.due_at_ms LIMIT :at_most {skip_locked}
 
 -- name: by_key [postgresql]
--- The number of rows in the work table is unknown; pushes and wallets are looked up by their keys all the same, however
--- few there seemed to be when statistics were made.
+-- The planner does not know the number of rows in the work table. Pushes and wallets must be read by their keys, even
+-- if statistics show few of them.
 SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin', 'off', TRUE)
 
 -- name: by_turn [postgresql]
--- Due pushes are read in the order of its index, and no further than one portion: sorted, where there seemed to be few,
--- each portion would read all of a backlog. Nor are all organisations read for each push, where they are few.
+-- Due pushes are read in the order of their index, and only one portion of them. If statistics show few pushes,
+-- PostgreSQL would sort them, and each portion would read a whole backlog. If they show few organisations, it would
+-- read all of them for each push.
 SELECT set_config('enable_sort', 'off', TRUE), set_config('enable_seqscan', 'off', TRUE)
 
 -- name: end_by_turn [postgresql]
@@ -338,7 +339,7 @@ SET LOCAL enable_sort TO DEFAULT;
 SET LOCAL enable_seqscan TO DEFAULT
 
 -- name: post_charges
--- In the order of their keys, and the wallets in theirs: as all transactions do it.
+-- Entries are inserted in the order of their keys, and so are wallets: all transactions lock in this order.
 INSERT INTO ledger_accounts (account_id) SELECT DISTINCT account_id FROM charges_work WHERE 1 = 1
 ORDER BY account_id ON CONFLICT (account_id) DO NOTHING;
 INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor,
@@ -356,7 +357,7 @@ SELECT COUNT(*) FROM (SELECT 1 FROM ledger_accounts WHERE account_id IN (SELECT 
 {move_charged}
 
 -- name: move_charged
--- As `move` of the ledger.
+-- This is the same change as `move` of the ledger.
 UPDATE ledger_accounts SET balance_micro = balance_micro - r.amount,
     next_due_ms = CASE WHEN r.first_ms < lots_over_ms OR (deferred_micro > 0 AND r.amount < 0) THEN 0
         ELSE next_due_ms END
@@ -380,15 +381,15 @@ FROM charges_work x WHERE {is_of_updated_push}
 -- name: charged_orgs
 SELECT DISTINCT org_id FROM charges_work ORDER BY org_id
 
--- The figures that a customer's balance is compared with, and the differences that were reported.
+-- The figures to compare with a customer's balance, and the reported differences.
 
 -- name: accounted
--- A push is of the balance's present cycle if it was settled in it. A push that was sent just before the cycle began,
--- or was billed by hand, may be drawn from it or not. `from_ms`: when the cycle began at the earliest. A push that may
--- have arrived is open until it is settled. If a negative push was sent and a person voided it, a part of it may have
--- been given back: Autumn gives back no more than was drawn, and not each time with an event. A charge saw one of the
--- costs from `first` to `last`: it was made between two moments, and so was each change of a cost. `fresh` is the
--- amount that counts in the cycle since the last comparison.
+-- A push belongs to the balance's present cycle if it was settled in it. If it was sent just before the cycle began, or
+-- was billed by hand, it may be drawn from the balance or not. `from_ms`: the earliest possible start of the cycle. A
+-- push that may have arrived is open until it is settled. If a negative push was sent and a person voided it, a part of
+-- it may have been given back: Autumn gives back at most the drawn quantity, and not always with an event. A charge was
+-- made at one of the costs from `first` to `last`: the exact times of charges and of changes of cost are unknown.
+-- `fresh` is the amount that counts in the cycle since the last comparison.
 {with_changes}
 SELECT p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last, p.credit_cost, SUM(p.attempts) AS attempts,
     SUM(CASE WHEN p.open = 1 THEN 1 ELSE 0 END) AS open,
@@ -431,22 +432,22 @@ WITH changes (feature, confirmed_ms, at_ms) AS MATERIALIZED (SELECT feature, con
     FROM {rows :changes (feature text, confirmed_ms bigint, at_ms bigint)} r)
 
 -- name: costs_seen
--- How many changes of its feature's cost a charge came after for sure, and how many it may have come after. The moments
--- of the changes allow for clocks that are apart.
+-- The number of changes of its feature's cost that a charge certainly followed, and the number that it may have
+-- followed. The times of the changes allow for clocks that differ.
 (SELECT COUNT(*) FROM changes c WHERE c.feature = p.feature
     AND c.at_ms <= COALESCE({first_sent}, p.settled_ms, p.sealed_at_ms)) AS first,
 (SELECT COUNT(*) FROM changes c WHERE c.feature = p.feature
     AND c.confirmed_ms <= COALESCE(p.settled_ms, p.sealed_at_ms)) AS last
 
 -- name: first_sent
--- When a push was sent first. One that was adopted at another quantity was sent as the push that it stands for.
+-- When a push was first sent. A push that was adopted at another quantity was sent as the push that it replaces.
 COALESCE(p.first_attempt_ms, (SELECT MIN(s.first_attempt_ms) FROM pushes s WHERE s.window_ms = p.window_ms
     AND s.org_id = p.org_id AND s.feature = p.feature AND s.revision < p.revision
     AND COALESCE(s.wire_key, s.key) = p.wire_key))
 
 -- name: unsure
--- Pushes in a balance or beside it, one by one: as `accounted` has them in sums, from a mark on, or (0) from none; and
--- pushes that were charged while their cost changed. Those that a person decided come last of the uncertain ones.
+-- Pushes that may be in a balance or not, which `accounted` has in sums, and pushes that were charged while their cost
+-- changed. `mark_ms`: the last comparison; 0: none. Among the uncertain pushes, those that a person decided come last.
 {with_changes}
 SELECT p.feature, p.sent_qty, p.first, p.last, p.credit_cost, p.is_unsure, p.is_unsure * p.decided AS decided FROM (
     SELECT p.feature, p.sent_qty, p.credit_cost, {costs_seen}, CASE WHEN {is_unsure} THEN 1 ELSE 0 END AS is_unsure,
@@ -466,8 +467,8 @@ LIMIT :at_most
             WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) < :since_ms + :apart_ms))
 
 -- name: marks
--- The last comparison of each balance, whatever its cycle. `cycle_ms`: that cycle's begin, if the present one began as
--- it ended.
+-- The last comparison of each balance, in any cycle. `cycle_ms`: the start of that cycle, if the present cycle began at
+-- its end.
 SELECT m.customer_id, m.feature, m.since_ms, m.apart_qty, m.at_ms, m.scale, m.accepted_qty, m.used_qty, m.left_qty,
     m.cycle_left_qty, m.ends_ms, m.own_units, CASE WHEN m.ends_ms = w.since_ms THEN m.since_ms ELSE 0 END AS cycle_ms
 FROM {rows :pairs (customer_id text, feature text, since_ms bigint)} w
@@ -475,7 +476,7 @@ JOIN balance_marks m ON m.provider = :provider AND m.customer_id = w.customer_id
 
 -- name: between
 -- Charges between a comparison and the start of the next cycle: `sure` was charged, and `above` may have been. `below`
--- may have been given back, or was voided. `disturbs`: something else than a plain charge came to count or ceased to.
+-- may have been given back, or was voided. `disturbs`: a push that is not a plain charge was added or removed.
 {with_changes}
 SELECT p.customer_id, p.pool, p.feature, p.first, p.last, p.credit_cost,
     CAST(SUM(CASE WHEN p.is_sure = 1 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS sure,
@@ -501,8 +502,8 @@ FROM (
 (p.state = 'accepted' AND NOT p.by_hand AND p.sent_qty > 0 AND p.first_attempt_ms IS NOT NULL)
 
 -- name: unseen
--- Charges that may have been drawn from parts of a balance that ended otherwise than they were last shown: charges
--- without an answer of the provider, the last ones before that, and those that gave back.
+-- Charges that may have drawn on ended parts of a balance after these were last shown. They are charges without an
+-- answer, the last charges before that, and charges that gave back.
 SELECT w.customer_id, w.pool, p.feature,
     CAST(SUM(CASE WHEN p.sent_qty > 0 AND EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push}
         AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued'))) THEN p.sent_qty ELSE 0 END) AS BIGINT) AS unanswered,
@@ -537,7 +538,7 @@ ON CONFLICT (provider, customer_id, feature) DO UPDATE SET since_ms = excluded.s
     own_units = excluded.own_units, told_ms = COALESCE(excluded.told_ms, balance_marks.told_ms)
 
 -- name: taken_back
--- The part of a push that was taken back after it was settled, because a balance did not show it. It is billed again.
+-- Settled pushes that were taken back because a balance did not show them. Their usage is billed again.
 SELECT p.key, MIN(q.key) AS adopted FROM {rows :keys (key text)} w JOIN pushes p ON p.key = w.key
 JOIN adoptions x ON x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature AND x.kind = 'drawn'
 JOIN pushes q ON q.window_ms = x.window_ms AND q.org_id = x.org_id AND q.feature = x.feature
@@ -545,7 +546,8 @@ JOIN pushes q ON q.window_ms = x.window_ms AND q.org_id = x.org_id AND q.feature
 WHERE q.sent_qty = -p.sent_qty AND q.sealed_at_ms >= p.settled_ms GROUP BY p.key
 
 -- name: own_up_to_lost
--- Only where a comparison since has found at least as much of it: else the balance says that they were drawn.
+-- Only marks of a later comparison that misses at least this quantity. Otherwise the balance shows that the pushes were
+-- drawn.
 UPDATE balance_marks SET apart_qty = balance_marks.apart_qty + v.sent_qty
 FROM {rows :lost (provider text, customer_id text, feature text, sent_qty bigint, settled_ms bigint,
     scale bigint)} v
@@ -555,12 +557,13 @@ WHERE balance_marks.provider = v.provider AND balance_marks.customer_id = v.cust
     AND (v.sent_qty > 0 AND balance_marks.apart_qty <= -v.sent_qty
         OR v.sent_qty < 0 AND balance_marks.apart_qty >= -v.sent_qty)
 
--- Rejections that wait for credit.
+-- Rejected pushes that wait for credit.
 
 -- name: waiting
 -- Pushes that were rejected for lack of credit, of customers with credit for their feature in a later read. It repeats
--- the condition of the index of pushes that need a person word for word, however many are due. A window that was
--- refused before waits twice as long each time. A push that gives back is left to a person after a number of revisions.
+-- the condition of the index of pushes that need a person word for word, so due pushes do not slow it. With each
+-- refusal, a window waits twice as long. After `most_give_backs` revisions, a person decides about a push that gives
+-- back.
 SELECT p.* FROM pushes p JOIN orgs o ON o.org_id = p.org_id
 WHERE p.state IN ('in_doubt', 'rejected') AND {until_credit} AND p.due_at_ms <= :now_ms
     AND (p.sent_qty > 0 OR p.revision < :most_give_backs)
@@ -573,7 +576,7 @@ WHERE p.state IN ('in_doubt', 'rejected') AND {until_credit} AND p.due_at_ms <= 
 ORDER BY p.window_ms, p.org_id, p.feature, p.revision LIMIT :at_most {held}
 
 -- name: unread
--- Organisations with such pushes that were not read for a while.
+-- Organisations with such pushes, and without a read of the balance for `first_wait_ms`.
 SELECT DISTINCT o.org_id FROM pushes p JOIN orgs o ON o.org_id = p.org_id
 WHERE p.state IN ('in_doubt', 'rejected') AND {until_credit} AND p.due_at_ms <= :now_ms
     AND (p.sent_qty > 0 OR p.revision < :most_give_backs)
@@ -581,7 +584,7 @@ WHERE p.state IN ('in_doubt', 'rejected') AND {until_credit} AND p.due_at_ms <= 
     AND o.projection_due_ms IS NULL AND COALESCE(o.projection_read_ms, 0) <= :now_ms - :first_wait_ms
 ORDER BY 1 LIMIT :at_most
 
--- Deliveries of providers, each event once.
+-- Webhooks of providers, each event once.
 
 -- name: taken
 SELECT state FROM webhooks WHERE provider = :provider AND event_id = :event_id AND state <> 'failed'

@@ -1,7 +1,7 @@
-"""Pushes by their keys, changes of many of them at once, and the request that each makes.
+"""Find pushes by key, change many at once, and build their requests.
 
-Guarantee: for any number of pushes, each question and each change is one statement. Keys are found by the outbox's own
-primary key, for there is no index on their text. The same row makes the same bytes (P2).
+Guarantee: for any number of pushes, each read and each change is one statement. Keys are found by the primary key of
+the outbox, because the text of keys does not have an index. The same row makes the same bytes (P2).
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ SQL = queries(__file__)
 
 Row: TypeAlias = sa.Row[tuple[object, ...]]
 PushRow: TypeAlias = Row
-"""A row of `pushes`, perhaps with more beside it."""
+"""A row of `pushes`, with or without more columns."""
 
 
 def push_id_of(push: Row) -> dict[str, object]:
-    """The primary key of a row that is about a push."""
+    """Return the primary key of the push that a row is about."""
     return {name: getattr(push, name) for name in PUSH_ID}
 
 
 def find_push(connection: sa.Connection, key: str) -> PushRow:
     """Return the push with a key, `usage:{org}:{window}:{feature}[:rN]`.
 
-    Errors: UnknownId if it does not exist.
+    Errors: UnknownId if it does not exist; Refused if the pushes of its day were folded.
     """
     return require_push(connection, find_pushes(connection, [key]), key)
 
 
 def require_push(connection: sa.Connection, found: dict[str, PushRow], key: str) -> PushRow:
-    """Return one of the pushes that were read.
+    """Return the push with a key from those that were read.
 
     Errors: UnknownId if it does not exist, with the nearest keys; Refused if the pushes of its day were folded.
     """
@@ -64,17 +64,17 @@ def _require_unfolded(connection: sa.Connection, key: str) -> None:
 
 
 def _around(connection: sa.Connection, key: str) -> list[str]:
-    """Return the keys on either side of this one; the newest keys if it is not a key."""
+    """Return the keys on either side of this key; the newest keys if it is invalid."""
     push_id = parse_push_key(key) or {"window_ms": 2**62, "org_id": "", "feature": "", "revision": 0}
     values = {**push_id, "at_most": ids.NEIGHBOURS}
     return [str(near) for side in ("keys_from", "keys_before") for near in SQL.run(connection, side, values).scalars()]
 
 
 def find_pushes(connection: sa.Connection, keys: Iterable[str], *, hold: bool = False) -> dict[str, PushRow]:
-    """Return those of these pushes that exist, by the given key.
+    """Return the existing pushes among these keys, by key.
 
-    `hold`: no other transaction changes them before this one ends. Without it, a push that is accepted meanwhile could
-    be voided as if it were still in doubt.
+    `hold`: lock them until the transaction ends. Without it, a push that is accepted meanwhile could be voided as if it
+    were still in doubt.
     """
     push_ids = {key: push_id for key in keys if (push_id := parse_push_key(key)) is not None}
     values = {"push_ids": list(push_ids.values())}
@@ -91,21 +91,27 @@ def change(
 
 
 def newest_unanswered(connection: sa.Connection, rows: Sequence[Row]) -> list[int | None]:
-    """Return when the newest unanswered attempt of each of these pushes began (milliseconds); None: there is none."""
+    """Return when the newest unanswered attempt of each push began.
+
+    The times are in milliseconds. None: each attempt has an answer.
+    """
     found = SQL.run(connection, "newest_unanswered", {"push_ids": [push_id_of(row) for row in rows]})
     newest = {tuple(push_id_of(row).values()): int(row.newest_ms) for row in found}
     return [newest.get(tuple(push_id_of(row).values())) for row in rows]
 
 
 def wire_key(key: str, capabilities: Capabilities) -> str:
-    """Return a push's key at the provider: its own key, or a stable hash of it if that is too long."""
+    """Return a push's key at the provider: the key, or its hash if it is too long."""
     if capabilities.max_key_chars is None or len(key) <= capabilities.max_key_chars:
         return key
     return f"usage:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def dated(window_ms: int, revision: int) -> int:
-    """Return the time of a push at its provider: in its window, mid-minute, so that any sum of it includes the push."""
+    """Return the time of a push at its provider.
+
+    It is in the middle of a minute of the push's window, so that any sum of the window includes it.
+    """
     return window_ms + min(revision, OWN_MINUTES) * MINUTE_MS + MINUTE_MS // 2
 
 
@@ -117,6 +123,9 @@ def request_of(row: sa.Row[tuple[object, ...]], capabilities: Capabilities) -> P
 
 
 def plan(connection: sa.Connection, *ways: str) -> None:
-    """Make PostgreSQL plan the next statements in these ways, whichever statistics it has."""
+    """Make PostgreSQL plan the next statements in these ways.
+
+    `ways`: names of statements that change settings of its planner. Otherwise old statistics decide the plan.
+    """
     for way in ways if connection.dialect.name == "postgresql" else ():
         SQL.run(connection, way)

@@ -1,6 +1,8 @@
-"""Pushes that no tick sends: in doubt, rejected, or waiting for credit; a line for each provider and state.
+"""Sum pushes that ticks do not send: in doubt, rejected, waiting for credit.
 
-Guarantee: reads only these, by their own index. Amounts are in credits by the provider's rates; quantities of
+There is one sum for each provider and state.
+
+Guarantee: it reads only these pushes, by their own index. Amounts are in credits by the provider's rates; quantities of
 different features are never added up.
 """
 
@@ -29,7 +31,7 @@ class Unresolved:
     """All pushes of one provider and state: `in_doubt`, `rejected` or AWAITING_CREDIT.
 
     `oldest_window_ms`: start of the oldest window; `oldest_ms`: when the oldest push was sealed. `looked_up_ms`: when
-    Drawdown has looked up each of them again; None if it looks up none.
+    Drawdown has looked up each of them again; None if it does not look them up.
     """
 
     provider: str
@@ -43,34 +45,34 @@ class Unresolved:
 
     @property
     def size(self) -> str:
-        """Pushes and organisations, for people."""
+        """Return the numbers of pushes and organisations, for people."""
         return f"{counted(self.pushes, 'push', 'pushes')} of {counted(self.orgs, 'organisation', 'organisations')}"
 
     @property
     def waits(self) -> str:
-        """The verb after `size`."""
+        """Return the verb after `size`."""
         return "waits" if self.pushes == 1 else "wait"
 
     @property
     def command(self) -> str:
-        """The one command for all of them: its dry run if a person decides, else the list."""
+        """Return the command for all of them: `resolve-all` if in doubt, else the list."""
         if self.state == "in_doubt":
             return resolve_all(self.provider)
         return typed("drawdown", "push", "list", "--state", self.state, "--provider", self.provider)
 
 
 def resolve_all(provider: str) -> str:
-    """The dry run for all pushes in doubt at a provider."""
+    """Return the command of a dry run for all pushes in doubt at a provider."""
     return typed("drawdown", "push", "resolve-all", "--provider", provider, "--dry-run")
 
 
 def unresolved_parts() -> dict[str, Part]:
-    """Return both queries, to read beside others in one statement."""
+    """Return the two queries, to read together with others in one statement."""
     return {"unresolved": SQL.part("sums"), "unresolved_orgs": SQL.part("orgs")}
 
 
 def unresolved_of(connection: sa.Connection, sums: Iterable[Any], orgs: Iterable[Any]) -> list[Unresolved]:
-    """Return them by provider and state, from rows that were read."""
+    """Return unresolved pushes by provider and state, from rows that were read."""
     groups: dict[tuple[str, str], list[Any]] = defaultdict(list)
     for row in sums:
         groups[row.provider, row.state].append(row)

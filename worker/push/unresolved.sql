@@ -1,6 +1,7 @@
--- Pushes that no tick sends: in doubt, rejected, or waiting for credit.
+-- Pushes that ticks do not send: in doubt, rejected, or waiting for credit.
 --
--- Guarantee: it reads by the index of pushes that need a person: its condition is here word for word.
+-- Guarantee: each statement reads by the index of pushes that need a person. It repeats the condition of that index
+-- word for word.
 
 -- name: sums
 -- One row for each rate in force, of the ledger and of the provider: all windows of a row have the same price.

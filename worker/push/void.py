@@ -1,14 +1,13 @@
-"""Voids: pushes that never arrived are taken back, by a person or once a customer has credit again.
+"""Void pushes that never arrived: by a person, or when a customer has credit.
 
-Guarantee: nothing is edited. A void is a row of its own, with actor and reason. It makes the window dirty, so that the
-next tick seals the difference (P5). A push with an unknown outcome is never voided, nor is one that our own ledger has
-charged.
+Guarantee: a void is a row of its own, with actor and reason. It makes the window dirty, so that the next tick seals the
+difference (P5). A push is not voided if its outcome is unknown, or if our own ledger has charged it.
 
-A rejection that waits for credit is voided only if its last answer proves that nothing was taken, and a read after that
-answer shows credit that its feature can draw on. The next seal owes its usage under a new key, since Autumn keeps the
-key of a charge that took nothing (recorded). A push that is refused again and again waits longer each time. Each tick
-reads the balances of the customers who wait: Autumn sends no webhook of a grant (recorded). After MOST_GIVE_BACKS
-revisions of its window, a push that gives back is left to a person.
+A rejection that waits for credit is voided only on two conditions. Its last answer proves that it was not charged, and
+a later read shows credit for its feature. The next seal bills its usage under a new key, because Autumn stores the key
+of a charge that failed (recorded). With each refusal, a push waits longer. Each tick reads the balances of customers
+with waiting pushes, because Autumn does not send a webhook of a grant (recorded). After MOST_GIVE_BACKS revisions of
+its window, a person decides about a push that gives back.
 """
 
 from __future__ import annotations
@@ -51,7 +50,10 @@ Barrier = Literal["below_floor", "charged", "may_arrive", "not_charged"]
 
 @dataclass(frozen=True)
 class Refusal:
-    """The reason why a person cannot resolve a push now. `wait_ms`: the time until it ends, if that is known."""
+    """The reason why a person cannot resolve a push now.
+
+    `wait_ms`: milliseconds until the reason ends; 0: unknown.
+    """
 
     key: str
     barrier: Barrier
@@ -80,9 +82,12 @@ def refusals(
     adopted: bool = False,
     answered: bool = True,
 ) -> Iterator[Refusal]:
-    """Yield each push that cannot be voided, under S1's lock; one push may have several refusals.
+    """Yield a refusal for each rule that protects a push from a void.
 
-    `adopted`: what the provider has takes its place. `answered`: an attempt that may still arrive is one.
+    Call this under S1's lock. A push may have several refusals.
+
+    `adopted`: the provider's push takes its place, so charges of the ledger do not count. `answered`: refuse pushes
+    with an attempt that may still arrive.
     """
     yield from _below_floor(connection, chosen)
     for key in () if adopted else sorted(_charged(connection, chosen)):
@@ -93,7 +98,10 @@ def refusals(
 
 
 def seal_again(connection: sa.Connection, what: Sequence[OfWindow]) -> None:
-    """Have the differences of windows computed again by the next seal; each of `what` names one."""
+    """Make windows dirty, so that the next seal computes their differences again.
+
+    `what`: objects that each name a window.
+    """
     windows = [{"org_id": named.org_id, "window_ms": named.window_ms} for named in what]
     make_windows_dirty(connection, SQL, "windows_to_seal_again", {"windows": windows})
 
@@ -114,8 +122,13 @@ def void_many(
     *,
     answered: bool = True,
 ) -> None:
-    """Void pushes under S1's lock, each with its evidence, in a few statements however many there are. `answered`:
-    insist that no attempt of them may still be on its way; a lookup that waited that out has shown it already."""
+    """Void pushes, each with its evidence.
+
+    Call this under S1's lock. It takes a few statements for any number of pushes. `answered`: refuse a push with an
+    attempt that may still arrive. A look-up after that time has shown it already, so it passes False.
+
+    Errors: Refused, for all of them, if a rule protects a push.
+    """
     if not chosen:
         return
     for refusal in refusals(connection, chosen, by.now_ms, adopted=kind == "adopted", answered=answered):
@@ -139,11 +152,11 @@ def void_many(
 
 
 def void_rejected(connection: sa.Connection, what: Sequence[OfWindow], by: By) -> None:
-    """Void rejected pushes of windows from which something is taken back, under S1's lock.
+    """Void rejected pushes of windows from which usage is withdrawn.
 
-    Their windows are sealed again, so that one push has the rest. A correction beside them would give back uncharged
-    usage. Or it would be refused as they were, if it costs more than an entry of a wallet. Pushes that may still be
-    charged stay.
+    Call this under S1's lock. Their windows are sealed again, so that one push has the rest. Otherwise a correction
+    would give back usage that was not charged. It could also be rejected like them, if it costs more than the largest
+    entry of a wallet. Pushes that may still be charged stay.
     """
     windows = [{"org_id": org, "window_ms": ms} for org, ms in sorted({(one.org_id, one.window_ms) for one in what})]
     found = SQL.run(connection, "rejected_of", {"windows": windows}).all()
@@ -162,7 +175,10 @@ _CARRY: Final = ("org_id", "provider", "customer_id", "feature")
 
 
 def _take_from_carries(connection: sa.Connection, voided: Sequence[PushRow]) -> None:
-    """Take voided pushes from the carries: a carry is the sum that is sealed and not sent, of valid pushes (S10)."""
+    """Subtract voided pushes from the carries (S10).
+
+    A carry is the quantity of valid pushes that is sealed and not sent.
+    """
     changes: dict[tuple[str, ...], int] = defaultdict(int)
     for push in voided:
         if push.sealed_qty != push.sent_qty:
@@ -173,18 +189,23 @@ def _take_from_carries(connection: sa.Connection, voided: Sequence[PushRow]) -> 
 
 
 def ask_again(connection: sa.Connection, settled: Sequence[PushRow], now_ms: int) -> None:
-    """Refresh the verdicts of organisations with pushes that were rejected until now: these may have halted them."""
+    """Refresh the verdicts of organisations with rejected pushes that are settled now.
+
+    These pushes may have halted them.
+    """
     rejected = [str(push.org_id) for push in settled if push.state == "rejected"]
     if rejected:
         mark_for_projection(connection, rejected, now_ms)
 
 
 def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: int) -> str:
-    """Give back the draw of a push that its provider refused after taking it, and return its new state: rejected.
+    """Reject a push that its provider refused after accepting it.
+
+    Give back its draw, and return its new state: `rejected`, or `in_doubt`.
 
     If several of its attempts may have arrived, the refused one is unknown, and another may have charged. Then the push
-    is in doubt, and looked up. It loses its claim: an answer that is still on its way is older than the refusal, and
-    changes nothing.
+    is in doubt, and looked up. It loses its claim, because an answer that is still on its way is older than the
+    refusal.
     """
     several = SQL.run(connection, "arrivals_of", push_id_of(push)).scalar_one() > 1
     state, words = ("in_doubt", DOUBTED) if several else ("rejected", "")
@@ -193,8 +214,10 @@ def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: i
 
 
 def put_in_doubt(connection: sa.Connection, push: PushRow, why: str, now_ms: int) -> None:
-    """The provider may not count a push any more that it had accepted: what it drew is given back, and the push is
-    looked up from MAY_ARRIVE_MS on. No answer to an earlier attempt makes it accepted."""
+    """Put an accepted push in doubt, because its provider may no longer count it.
+
+    Its draw is given back. It is looked up after MAY_ARRIVE_MS. Answers to earlier attempts do not make it accepted.
+    """
     _take_back(connection, push, "in_doubt", why, now_ms)
 
 
@@ -206,7 +229,7 @@ def _take_back(connection: sa.Connection, push: PushRow, state: str, why: str, n
 
 
 def _charged(connection: sa.Connection, chosen: Sequence[PushRow]) -> set[str]:
-    """Return the keys of the pushes that our own ledger has charged.
+    """Return the keys of the pushes that the embedded ledger has charged.
 
     The ledger is in this database: a process that was suspended may charge at any time, and its charge is valid.
     """
@@ -222,7 +245,10 @@ def _may_arrive(newest_ms: int | None, now_ms: int) -> bool:
 
 
 def _unanswered(connection: sa.Connection, chosen: Sequence[PushRow], now_ms: int) -> Iterator[Refusal]:
-    """An attempt held up on its way may be charged after a later one was rejected; voiding then would bill twice."""
+    """Refuse pushes with an unanswered attempt that may still arrive.
+
+    Such an attempt may be charged after a later attempt was rejected, and a void would then bill twice.
+    """
     for push, newest in zip(chosen, newest_unanswered(connection, chosen), strict=True):
         if newest is not None and _may_arrive(newest, now_ms):
             wait_ms = MAY_ARRIVE_MS - now_ms + newest
@@ -234,7 +260,10 @@ def _unanswered(connection: sa.Connection, chosen: Sequence[PushRow], now_ms: in
 
 
 def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterator[Refusal]:
-    """S4: below the floor nothing is sealed any more, so what a void takes out would never be owed again."""
+    """Refuse pushes below the floor of their organisation (S4).
+
+    Below the floor, Drawdown does not seal any more, so the usage of a voided push would be lost.
+    """
     orgs = [{"org_id": org} for org in sorted({str(push.org_id) for push in chosen})]
     floors = {row.org_id: int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": orgs})}
     for push in chosen:
@@ -248,16 +277,20 @@ def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterat
 
 
 MOST_AGAIN: Final = 1_000
-"""Rejections that one transaction bills again; a tick continues until none is left."""
+"""Rejections that one transaction bills again. A tick repeats it until all are done."""
 MOST_GIVE_BACKS: Final = 9
-"""Revisions of a window that has something to give back, until that is left to a person alone. By then its waits have
-added up to two days in which its customer had credit."""
+"""Revisions of a push that gives back, after which only a person decides about it. By then its waits have added up to
+two days in which its customer had credit.
+"""
 LONGEST_WAIT_MS: Final = DAY_MS
-"""Longest wait between two tries of one window."""
+"""Longest wait between two tries of a window."""
 
 
 def bill_again(context: Context) -> Steps[int]:
-    """Void pushes that were refused for want of credit, of customers who have some now; returns their number."""
+    """Void pushes rejected for lack of credit if their customers have credit now.
+
+    Return the number of these pushes.
+    """
     done = 0
     while not context.out_of_time():
         now = context.clock.now_ms()
@@ -285,11 +318,11 @@ def _bill_again(connection: sa.Connection, *, shard: Shard, now_ms: int, witness
     unread = SQL.run(connection, "unread", values).scalars().all()
     if SQL.run(connection, "waiting", values, held="").first() is None:
         _ask(connection, unread, now_ms)
-        return 0  # the usual case: no customer has credit for it
+        return 0  # the usual case: the customers still lack credit
     lock_buckets(connection)
     require_same(connection, witness)
-    _ask(connection, unread, now_ms)  # after that lock, as everybody takes them
-    # Held: a person may resolve one as accepted meanwhile, which takes no such lock.
+    _ask(connection, unread, now_ms)  # after that lock: all transactions take them in this order
+    # Locked: a person may resolve a push as accepted meanwhile, which does not take the lock of S1.
     waiting = SQL.run(connection, "waiting", values, held="hold_push").all()
     chosen = [
         push

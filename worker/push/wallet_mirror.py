@@ -1,8 +1,10 @@
-"""The mirror: use at a provider without a hard stop is drawn from the customer's wallet in the embedded ledger, too.
+"""Mirror pushes to a provider without a hard stop in the customer's wallet.
+
+The wallet is the customer's account in the embedded ledger.
 
 Guarantee: a push is drawn once, by its key, in the transaction that accepts it. If the push is refused later, it is
-given back once. If a customer's wallet moved, the customer's verdict is refreshed. A customer that was never given
-credit here is never charged here, and never halted for it.
+given back once. If a customer's wallet changed, the customer's verdict is refreshed. A customer without a grant here is
+not charged here, and not halted for it.
 """
 
 from __future__ import annotations
@@ -46,14 +48,14 @@ class Billed(Protocol):
 
 
 def usage_of(push: Billed) -> entries.Usage:
-    """Return the draw of a push on its customer's wallet."""
+    """Return the draw that a push makes on its customer's wallet."""
     return entries.Usage(f"{PREFIX}{push.key}", push.customer_id, push.feature, push.sent_qty, push.window_ms)
 
 
 def draw(connection: sa.Connection, accepted: Sequence[entries.Usage], now_ms: int) -> None:
-    """Draw accepted pushes from their customers' wallets, if they have one.
+    """Draw accepted pushes from their customers' wallets, if they have a wallet.
 
-    Only for providers without a hard stop of their own; `draw_if_ours` checks that.
+    Call this only for providers without a hard stop, which `draw_if_ours` checks.
     """
     have = _with_wallet(connection, sorted({use.customer_id for use in accepted}))
     uses = [use for use in accepted if use.customer_id in have]
@@ -64,9 +66,9 @@ def draw(connection: sa.Connection, accepted: Sequence[entries.Usage], now_ms: i
 
 
 def _charge(connection: sa.Connection, uses: Sequence[entries.Usage], now_ms: int) -> None:
-    """Charge all of them at once; if a wallet cannot owe so much, charge them in halves, down to one use.
+    """Charge all uses at once; if a wallet cannot owe so much, charge them in halves.
 
-    That use was charged at the provider all the same. Its sum is not drawn, which `verify` finds (`undrawn`), and the
+    A use that is too large alone is not drawn, although the provider charged it. `verify` finds it (`undrawn`), and the
     others do not wait.
     """
     try:
@@ -86,7 +88,7 @@ def _charge(connection: sa.Connection, uses: Sequence[entries.Usage], now_ms: in
 
 
 def draw_if_ours(connection: sa.Connection, pushes: Sequence[Billed], now_ms: int) -> None:
-    """Draw those of the pushes that are at a provider without balances of its own."""
+    """Draw the pushes to providers without balances of their own."""
     theirs = mirrored_at(connection)
     some = [push for push in pushes if push.provider in theirs]
     if some:
@@ -95,7 +97,7 @@ def draw_if_ours(connection: sa.Connection, pushes: Sequence[Billed], now_ms: in
 
 
 def give_back(connection: sa.Connection, pushes: Sequence[Billed], now_ms: int) -> None:
-    """Undo what was drawn for pushes that the provider does not have after all."""
+    """Give back the draws of pushes that the provider does not have."""
     names = _drawn_keys(connection, [usage_of(push).key for push in pushes])
     drawn = wallet.reverse(connection, list(names.values()), now_ms)
     some = [push.org_id for push in pushes if names[usage_of(push).key] in drawn]
@@ -104,9 +106,9 @@ def give_back(connection: sa.Connection, pushes: Sequence[Billed], now_ms: int) 
 
 
 def _drawn_keys(connection: sa.Connection, keys: Sequence[str]) -> dict[str, str]:
-    """Return the key under which each is drawn, or would be.
+    """Return the key under which each push is drawn or will be, by its first key.
 
-    A push that was given back is drawn under another key, if it is accepted after all (a person billed it by hand).
+    If a push was given back and is accepted later (a person billed it by hand), it is drawn under another key.
     """
     names = {key: key for key in keys}
     ended = set(wallet.read_charges(connection, [f"{key}:back" for key in names]))

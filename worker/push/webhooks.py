@@ -1,8 +1,8 @@
-"""Notices of providers: proven genuine, and each event counts once.
+"""Apply webhooks of providers, each event once.
 
-Guarantee: the content of an event is applied in the transaction that stores its id. An event that could not be fetched
-is stored as failed, and may come again. A notice changes nothing by its own figures. A customer that changed is read
-again, twice. A refused push becomes rejected, visibly, in any state it was in, and a person or `push retry` decides. If
+Guarantee: each webhook was authenticated. The content of an event is applied in the transaction that stores its id. An
+event that could not be fetched is stored as failed, and may come again. The figures in a notice are not used: a
+customer that changed is read again, twice. A refused push becomes rejected, and a person or `push retry` decides. If
 another of its attempts may have been charged, it is in doubt, and looked up.
 """
 
@@ -33,7 +33,7 @@ KEPT_MS: Final = 30 * DAY_MS
 
 @dataclass(frozen=True)
 class WebhookEvent:
-    """One delivery, proven genuine."""
+    """An authenticated webhook."""
 
     provider: str
     event_id: str
@@ -41,20 +41,26 @@ class WebhookEvent:
 
 
 def is_taken(connection: sa.Connection, event: WebhookEvent) -> bool:
-    """Return True if the event was taken before; a failed one was not."""
+    """Return True if the event was applied or ignored before.
+
+    A failed event counts as new.
+    """
     values = {"provider": event.provider, "event_id": event.event_id}
     return SQL.run(connection, "taken", values).first() is not None
 
 
 def store_failed(connection: sa.Connection, event: WebhookEvent, error: str, now_ms: int) -> None:
-    """It is genuine, and what it names could not be fetched."""
+    """Store an event after its content could not be fetched from the provider."""
     _store(connection, event, "failed", error, now_ms)
 
 
 def take_event(
     connection: sa.Connection, event: WebhookEvent, notices: Sequence[Notice], now_ms: int
 ) -> list[str] | None:
-    """Store and apply it; the organisations to read again, or None for a repeat."""
+    """Store and apply an event, and return the organisations to read again.
+
+    None: the event is a repeat, and is not applied.
+    """
     if not _store(connection, event, "done" if notices else "ignored", None, now_ms):
         return None
     SQL.run(connection, "forget", {"before_ms": now_ms - KEPT_MS})
@@ -84,9 +90,9 @@ _SHOWN = {"rejected": "rejected", "in_doubt": "in doubt"}
 
 
 def apply_notices(connection: sa.Connection, provider: str, notices: Sequence[Notice], now_ms: int) -> list[str]:
-    """Apply notices of a provider that were proven genuine; returns what was done, a line each.
+    """Apply authenticated notices of a provider, and return a line about each.
 
-    A notice of a customer or push unknown here gets a line, and is no error: the provider may serve other systems too.
+    A notice of an unknown customer or push is valid and gets a line too: the provider may serve other systems.
     """
     return [_apply(connection, provider, notice, now_ms) for notice in notices]
 
@@ -111,15 +117,18 @@ def orgs_of(connection: sa.Connection, provider: str, customer_id: str, now_ms: 
 
 
 def _is_storable(text: str) -> bool:
-    """Not so with NUL, or half of a surrogate pair: PostgreSQL does not even compare such text."""
+    """Return True if PostgreSQL can store and compare the text.
+
+    It cannot if the text has a NUL or half of a surrogate pair.
+    """
     return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _refused(connection: sa.Connection, provider: str, key: str, reason: str, now_ms: int) -> str:
     ours = SQL.run(connection, "key_of_wire_key", {"wire_key": key, "provider": provider}).scalar_one_or_none() or key
-    push = find_pushes(connection, [ours], hold=True).get(ours)  # accepted this moment, it has drawn on a wallet
+    push = find_pushes(connection, [ours], hold=True).get(ours)  # locked until the end of this transaction
     if push is None:
-        return f"unknown push {ours}: this database does not have it"  # another program's, or of a lost history (R1)
+        return f"unknown push {ours}: this database does not have it"  # of another program or a lost history (R1)
     if push.provider != provider or push.state not in ("accepted", "queued", "due", "in_doubt"):
         return f"{ours} stays {push.state} at {push.provider}"
     state = refuse_late(connection, push, reason, now_ms)

@@ -1,6 +1,6 @@
-"""Compares accepted pushes with the charges that the provider reports (rule R2).
+"""Compare accepted pushes with the charges that the provider reports (rule R2).
 
-Guarantee: accepted pushes are compared with charges.
+Guarantee: each accepted push is compared with the provider's charges once their lag is over.
 
 Tests: tests/integration/test_reconcile.py
 """

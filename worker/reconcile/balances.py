@@ -1,15 +1,18 @@
-"""Reconcile, from the other side: the drawings that balances show, beside our pushes.
+"""Compare the draws that balances show with our pushes (reconcile).
 
-Guarantee: a push that was sent twice and drawn twice is adopted, and so given back, where pushes sent twice make up the
-amount exactly: a second drawing draws all of its push. If a part that no read showed may have paid for more, a person
-is told by how much. Where a balance lacks just what pushes drew one after the other in a few minutes, the provider lost
-those drawings with its store (observed: the events stay, the balance goes back). If a comparison agreed before, that is
-adopted as drawn less, so that the next seal sends it again: at a first comparison of credits, a part that no read
-showed may have been used up. Any other difference between a balance and our pushes, more or less, is told a person
-once, with the amount, and remembered: comparisons go on from there. Where a push was on its way meanwhile, nothing is
-compared. Where events and pushes still differ by what only a console tells, a person is told each time by how much the
-balance differs from all that was pushed, and nothing is remembered: a mark would take what the console shows for known,
-and a correction of it for drawn twice.
+Guarantee: if pushes that were sent twice add up to an excess exactly, the second draws are adopted, and so given back.
+A second draw is as large as its push. If a part that reads never showed may have paid for more, the amount is reported
+to a person.
+
+If a balance lacks exactly the draws of pushes within a few minutes, the provider lost these draws with its store. This
+was observed: the events stay, and the balance goes back. If an earlier comparison agreed, the lack is adopted, so that
+the next seal sends the usage again. A first comparison of credits does not suffice, because a part that reads never
+showed may be used up.
+
+Any other difference between a balance and our pushes is reported to a person once, with the amount, and stored as a
+mark. Later comparisons begin from the mark. If a push was on its way meanwhile, the balance is not compared. If events
+and pushes still differ in a way that only a console shows, the balance's difference is reported each time, without a
+mark. With a mark, a correction in the console would count as drawn twice.
 """
 
 from __future__ import annotations
@@ -84,19 +87,19 @@ BESIDE: Final = (
     "event. Charge or refund it in the provider's console"
 )
 MOST_LOST: Final = 500
-"""Newest pushes of a customer that are compared with the missing part of a balance."""
+"""Newest pushes of a customer that are compared with the missing amount of a balance."""
 LOST_SPAN_MS: Final = 15 * MINUTE_MS
 """Milliseconds within which lost pushes were settled.
 
-A store writes every few seconds, and a crash loses the changes since its last write. If a person's top-up equals the
-sum of pushes of so short a time, it is taken for such a loss.
+A provider's store writes every few seconds, and a crash loses the changes since its last write. If a person's top-up
+equals the sum of pushes within this time, it counts as such a loss.
 """
 MOST_BESIDE: Final = 12
-"""Pushes in flight at the provider's last write. The write may include each of them or not."""
+"""Pushes in flight at the provider's last write, of which the write may include any."""
 MOST_SUMS: Final = 10_000
 """Sums of pushes that a comparison tries before it leaves the difference to a person."""
 MOST_LOST_SUMS: Final = 50_000
-"""Sums of pushes that are compared with the missing part of a balance, while seals wait."""
+"""Sums of pushes that are compared with the missing amount of a balance, while seals wait."""
 MOST_CHARGES: Final = 5_000
 """Pushes since the last comparison that may have used up a part that was granted once. Beyond it, a person decides."""
 CHANCE: Final = 20
@@ -131,16 +134,16 @@ ONCE: Final = ". Reported once, until you run `drawdown reconcile ORG --acknowle
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison: the balances that were read, and its options."""
+    """The inputs of a comparison: balances, pushes and options."""
 
     provider: str
     balances: Balances
     before: Mapping[CustomerPool, Accounted]
     seen_to: Mapping[CustomerPool, int]
-    """Up to which window events were compared."""
+    """The end of the windows with compared events."""
     settled_by: int
     read_ms: int
-    """When balances began to be read."""
+    """When the read of balances began."""
     scope: ReconcileScope
     by: By
     witness: Witness | None
@@ -159,10 +162,10 @@ def compare_drawn(
     by: By,
     done: Reconciled,
 ) -> Steps[Mapping[str, str]]:
-    """Compare balances with pushes, for customers with events that were read up to a window each.
+    """Compare balances with pushes, for customers with compared events.
 
-    `standing`: balances of customers with an open difference in their events. Returns why balances were not compared,
-    by customer.
+    `pairs`: the end of the compared windows, by customer and balance. `standing`: balances of customers with an open
+    difference in their events. Return the reasons of balances that were not compared, by customer.
     """
     customers = sorted({customer for customer, _ in pairs})
     uncompared: dict[str, str] = {}
@@ -241,7 +244,7 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> tuple[list[Line],
 def _of_pair(
     connection: sa.Connection, asked: Compared, pair: CustomerPool, drawn: Level, ours: Accounted
 ) -> Iterator[tuple[Line | LeftOut | None, Mark | None]]:
-    # A part that another cycle began with may have been drawn on before: not by us, where all of ours is of this one.
+    # A part from an earlier cycle may have been drawn on before. If all our pushes are of this cycle, it was not by us.
     beyond = ours.beyond(replace(drawn, whole=drawn.whole or ours.in_cycle))
     since = drawn.since_ms or 0
     scale = asked.pools.scale(pair[1])
@@ -268,10 +271,10 @@ def _of_pair(
     if least <= 0 <= most and not is_sure:
         is_open = is_range or ours.is_repriced
         apart = 0 if is_open else _nearest(least, read_unsure(connection, asked.provider, pair, drawn, ours))
-        # What explains a difference of nothing is a guess: as much may be lost, or drawn twice.
+        # If uncertain amounts explain the difference, this is a guess: the same amount may be lost or drawn twice.
         agrees = not apart and (is_range or not ours.is_as_settled(drawn))
     if apart == 0 and not agrees:
-        # What was billed by hand since is in the balance or beside it: from now on that is known, too.
+        # Pushes that were billed by hand since are in the balance or not. From now on the mark includes that.
         first = mark.apart == 0 and ours.least == ours.most and not asked.pools.in_credits(pair[1])
         unchanged = is_sure if ours.apart is not None else first
         unchanged = unchanged and drawn.lasting is None and ours.of_cycle is None and drawn.own == ours.own
@@ -281,7 +284,7 @@ def _of_pair(
     customer, pool = pair
     org, day = ours.org_id, since - since % DAY_MS
     verdict, theirs = "over" if apart > 0 else "short", ours.ours + apart
-    unsure = max(most - apart, apart - least)  # it may be on the other side of zero, too
+    unsure = max(most - apart, apart - least)  # the true difference may have the other sign, too
     line = Line(day, org, asked.provider, customer, pool, ours.ours, theirs, verdict, balance=True, scale=scale)
     line = replace(line, verdict="unsure" if agrees else verdict, unsure=unsure)
     if not above(line, asked.scope.threshold):
@@ -294,11 +297,11 @@ def _of_pair(
     if agrees:
         yield _of_told(connection, asked, line, mark, ours.marked_ms, why)
         return
-    # A part that no read ever showed, used up by just these pushes, would look like their loss: none can be told from
-    # it before a comparison of the same credits agreed, and later none of what was charged without an answer.
+    # If reads never showed a part that exactly these pushes used up, it would look like their loss. So a loss is
+    # assumed only after a comparison of the same credits agreed, and only of charges with an answer.
     is_new = ours.apart is None and ours.earlier is None and asked.pools.in_credits(pool)
     if apart < 0 and is_sure and not drawn.is_gone and not is_new:
-        # What parts granted once were drawn on by before the cycle began may be lost, too.
+        # Draws on parts granted once from before the cycle began may be lost, too.
         from_ms = ours.marked_ms - LOST_SPAN_MS
         goes_on = ours.earlier is not None or ours.of_cycle is not None
         newest = _newest(connection, asked, pair, from_ms if goes_on else max(drawn.from_ms, from_ms))
@@ -316,17 +319,17 @@ def _of_pair(
 
 
 def _ended_now(asked: Compared, drawn: Level) -> list[Part]:
-    """Return the parts that ended by this read."""
+    """Return the parts that ended at this read."""
     return [one.part for one in drawn.expired if one.ends_ms == asked.read_ms]
 
 
 def _note_parts(connection: sa.Connection, asked: Compared, marks: Collection[Mark]) -> None:
-    """Keep the use of parts that may end, and the parts that ended before this comparison, for the next one."""
+    """Store the use of parts that may end, and ended parts, for later comparisons."""
     shown: dict[str, list[Part]] = defaultdict(list)
     for mark in marks:
         drawn = drawn_of(asked.balances, mark.pair)
         assert drawn is not None
-        before_ms = asked.by.now_ms - MAX_SKEW_MS - 1  # they are told of with this comparison, and no more
+        before_ms = asked.by.now_ms - MAX_SKEW_MS - 1  # this comparison covers them, and later ones must not
         ended = [replace(part, ends_ms=before_ms) for part in _ended_now(asked, drawn)]
         shown[mark.pair[0]] += [*drawn.shown_parts, *ended]
     note_shown_parts(connection, asked.provider, shown, asked.read_ms)
@@ -335,7 +338,10 @@ def _note_parts(connection: sa.Connection, asked: Compared, marks: Collection[Ma
 def _of_told(
     connection: sa.Connection, asked: Compared, line: Line, mark: Mark, marked_ms: int, note: str
 ) -> tuple[Line, Mark]:
-    """Return a line that a person is told once, with its possible other causes, and its mark."""
+    """Return a line to report to a person once, and its mark.
+
+    The line includes uncertainties from hidden parts.
+    """
     line = _with_parts(connection, asked, line, marked_ms)
     told = replace(mark, reported_quantity=line.theirs - line.ours, unsure=min(line.unsure, MAX_FIGURE))
     return replace(line, note=_noted(note, line) + ONCE), told
@@ -348,9 +354,9 @@ def _noted(note: str, line: Line) -> str:
 def _nearest(least: int, unsure: Unsure) -> int:
     """Return the smallest possible difference of a balance from our pushes.
 
-    Each of some pushes is in the balance or beside it. `least` counts all of them as given back or billed. If people
-    decided more than MOST_UNSURE pushes, some of these explain any amount. Drawdown then takes each as it was decided,
-    or it would never report a loss.
+    Each uncertain push is in the balance or not. `least` counts each at the value that makes the difference smallest.
+    If people decided more than MOST_UNSURE pushes, some of these would explain any amount. In that case each counts as
+    it was decided, because otherwise a loss would never be reported.
     """
     if unsure.is_decided:
         return least
@@ -363,7 +369,7 @@ def _nearest(least: int, unsure: Unsure) -> int:
 
 
 def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int) -> list[PushRow]:
-    """The newest pushes that a balance was drawn on by, the newest first."""
+    """Return the newest pushes that drew on a balance, the newest first."""
     values = {
         "provider": asked.provider,
         "customer_id": pair[0],
@@ -375,10 +381,10 @@ def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, sinc
 
 
 def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, amount: int) -> bool:
-    """Return True if the lack of a balance may be a part granted once that pushes used up exactly.
+    """Return True if a used-up part may explain the missing amount of a balance.
 
-    No read and no answer showed the part: each push but the last was charged without an answer. Only customers with
-    such parts are checked.
+    Such a part was granted once, and reads and answers never showed it: each push except the last was charged without
+    an answer. Only customers with parts granted once are checked.
     """
     if not _has_parts(connection, asked, pair):
         return False
@@ -394,9 +400,11 @@ def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool,
 
 
 def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_ms: int) -> Line:
-    """A line that a person is told, as uncertain as parts make it that no read and no answer showed: these look as if
-    a balance lacked them. All that used them up was charged without an answer: each answer shows the parts that its
-    charge drew on, at zero as well (recorded)."""
+    """Add the uncertainty of parts that reads and answers never showed to a line.
+
+    Such parts look like a missing amount of the balance. Only charges without an answer can have used them up, because
+    each answer shows the parts that its charge drew on, even at zero (recorded).
+    """
     pair = line.customer_id, line.feature
     if not asked.pools.in_credits(line.feature) or not _has_parts(connection, asked, pair):
         return line
@@ -414,14 +422,14 @@ def _has_parts(connection: sa.Connection, asked: Compared, pair: CustomerPool) -
 
 
 def _drawn_by(pools: Pools, push: PushRow) -> int:
-    """The most that a push drew."""
+    """Return the largest possible draw of a push."""
     return round(int(push.sent_qty) * drew_of(pools, push)[1])
 
 
 def _charges(
     connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, statement: str
 ) -> Sequence[PushRow]:
-    """Return the charges since a balance was compared, MOST_CHARGES and one at most."""
+    """Return the charges since a comparison, at most MOST_CHARGES + 1."""
     values = {
         "provider": asked.provider,
         "customer_id": pair[0],
@@ -435,24 +443,28 @@ def _charges(
 def _find_lost_pushes(
     pools: Pools, pool: str, newest: Sequence[PushRow], amount: int, now_ms: int
 ) -> list[PushRow] | None:
-    """The pushes that a balance does not show any more; None: nothing tells which, or a person topped it up.
+    """Return the pushes with draws that a balance has lost.
 
-    A store that goes back to its last write loses all that came after it, and any part of what was under way then."""
+    None: unknown, or a person may have topped it up. A store that goes back to its last write loses all later draws,
+    and any of those that were under way.
+    """
     drew: list[int] = []
     for row in newest:
         began_ms, settled_ms = int(row.first_attempt_ms), int(row.settled_ms)
         then = pools.weight_told_between(pool, str(row.feature), began_ms, settled_ms, row.credit_cost)
         if then != pools.weight_told_between(pool, str(row.feature), now_ms, now_ms, None) or not then[1]:
-            break  # sent again it would draw another amount
+            break  # another send would draw another amount
         drew.append(round(int(row.sent_qty) * then[1]))
     found = lost_among(drew, [int(row.settled_ms) for row in newest[: len(drew)]], amount)
     return None if found is None else [newest[place] for place in found]
 
 
 def lost_among(drew: Sequence[int], settled_ms: Sequence[int], amount: int) -> list[int] | None:
-    """Which charges, the newest first, come to an amount: some that follow one another within LOST_SPAN_MS, and any of
-    the MOST_BESIDE before them. The places of the newest such; None: there are none, they are too many to try, or so
-    many sums were tried that a person's top-up may be one of them by chance."""
+    """Return the places of charges that add up to an amount, the newest first.
+
+    They are consecutive charges within LOST_SPAN_MS, and any of the MOST_BESIDE before them. None: there are none, too
+    many sums are possible, or so many sums were tried that a top-up may equal one by chance.
+    """
     tried: set[int] = set()
     tries = 0
     for begin in range(len(drew)):
@@ -486,24 +498,25 @@ def _sums_of(drew: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
 def _is_chance(tried: Collection[int], amount: int) -> bool:
     """Return True if an amount may be among some sums by chance.
 
-    People top up by round figures. The amount counts as chance if, of all figures as round as it up to the largest sum,
-    more than one in CHANCE is among the sums.
+    People top up by round amounts. Consider all amounts up to the largest sum that are as round as this one. If more
+    than one in CHANCE of them is among the sums, the result is True.
     """
     grain = 1
     while amount % (grain * 10) == 0:
         grain *= 10
     like_it = sum(1 for one in tried if one > 0 and one % grain == 0)
-    # The sum that was found is one, by chance or not.
+    # The sum that was found is always among them.
     return (like_it - 1) * CHANCE > max(tried) // grain
 
 
 def _of_lost(
     connection: sa.Connection, asked: Compared, line: Line, lost: Sequence[PushRow]
 ) -> tuple[Line | None, Mark | None]:
-    """Adopt the lost drawings of pushes as drawn less, so that their usage is owed again."""
+    """Adopt lost draws as negative charges, so that their usage is owed again."""
     if not asked.scope.correct:
         return replace(line, note=LOST), None
-    # A command continues for long. What is adopted belongs to the cycle that was read, and follows what it takes back.
+    # A command can take long. An adoption belongs to the cycle that was read, and comes after the charge that it
+    # undoes.
     by = replace(asked.by, now_ms=asked.read_ms)
     for row in lost:
         evidence = (
@@ -518,7 +531,10 @@ def _of_lost(
 def _of_more(
     connection: sa.Connection, asked: Compared, line: Line, mark: Mark, marked_ms: int
 ) -> tuple[Line | LeftOut | None, Mark | None]:
-    """More was drawn than pushed: for pushes that were sent twice, or by somebody else."""
+    """Adopt or report draws beyond the pushes.
+
+    They are of pushes that were sent twice, or by another system.
+    """
     pools = asked.pools
     values = {
         "provider": line.provider,
@@ -530,7 +546,7 @@ def _of_more(
     more = line.theirs - line.ours
     seen_to = asked.seen_to[mark.pair]
     if any(row.settled_ms > asked.settled_by or row.window_ms >= seen_to for row in again):
-        # An event may still show it, and would be given back a second time.
+        # An event may still show it. It would then be given back twice.
         return LeftOut(asked.provider, *mark.pair, MAY_SHOW), None
     costs = [_cost(pools, line.feature, row) for row in again]
     drew = [
@@ -552,16 +568,22 @@ def _of_more(
 
 
 def _cost(pools: Pools, pool: str, push: PushRow) -> int:
-    """Return the draw of a push's unit, then and now; 0 if it changed: giving it back would give another amount."""
+    """Return the draw of a push's unit; 0 if its cost has changed since.
+
+    With another cost, giving it back would give another amount.
+    """
     feature, settled_ms = str(push.feature), int(push.settled_ms)
     least, most = pools.weight_between(pool, feature, int(push.first_attempt_ms), settled_ms)
     return most if least == most == pools.weight_between(pool, feature, settled_ms, 2**62)[1] else 0
 
 
 def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int] | None:
-    """Which of some pushes (quantity, and how often it may have been drawn on for too often) make up an amount
-    together: their places, and how often each. None: none do, or more sums than MOST_SUMS are possible. A person's own
-    change of the balance is the likelier cause then."""
+    """Return the pushes with extra draws that add up to an amount.
+
+    `pushes`: each quantity, and its possible number of extra draws. The result is the number of extra draws by place.
+    None: they do not add up, or there are more than MOST_SUMS sums, so that a person's change of the balance is more
+    likely.
+    """
     counts = range(1, max((times for _, times in pushes), default=0) + 1)
     copies = [place for copy in counts for place, (_, times) in enumerate(pushes) if times >= copy]
     reached: dict[int, tuple[int, int]] = {0: (-1, 0)}  # a sum: the last push in it, and the sum before
@@ -582,7 +604,7 @@ def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int]
 
 
 def _adopt_drawn(connection: sa.Connection, twice: Sequence[tuple[PushRow, int]], by: By) -> None:
-    """Attribute what was drawn too much to pushes that were sent twice."""
+    """Adopt extra draws for pushes that were sent twice."""
     for row, times in twice:
         part = row.sent_qty * times
         evidence = f"may have arrived {row.arrived} times. The balance fell by {part:,} more than was pushed"

@@ -1,12 +1,13 @@
-"""One line that is compared: what the provider's events and the customer's balance show of it, and what follows.
+"""Compare a line with the provider's events and balance, and correct it.
 
-Guarantee: says of a push only what a look-up or a balance told; what could not be read is never taken for nothing. A
-balance tells nothing while a push is on its way, and a push is taken for undrawn only where figures agree exactly (P5).
+Guarantee: only a look-up or a balance decides about a push, and a failed read never counts as zero. While a push is on
+its way, a balance is not conclusive. A push counts as undrawn only if the figures agree exactly (P5). A push is voided
+only if its look-up shows that it was not charged. If the provider may charge without an event, the customer's balance
+must agree as well.
 
-A push is voided only where its look-up shows that nothing was charged for it and, at a provider that may charge without
-an event, the customer's balance agrees. An excess is given back once, and only in a window of ours that nothing else
-explains; there too the balance has to agree. A quantity that was given back already is no excess. A push or an excess
-that neither can decide, or that lies below the floor and could not be sealed again, is left to a person.
+An excess is given back once, and only if our pushes of the window do not explain it and the balance agrees. A quantity
+that was given back before does not count as excess. If neither events nor balance decide, or if the floor prevents
+another seal, a person decides.
 """
 
 from __future__ import annotations
@@ -64,27 +65,30 @@ def read_totals(
 
 
 def accepted_of(connection: sa.Connection, *, line: Line) -> list[PushRow]:
-    """The pushes of a line that we call accepted, and of which events have to tell."""
+    """Return the accepted pushes of a line that must have events."""
     return list(SQL.run(connection, "accepted", of_line(line)))
 
 
 def look_up(
     provider: str, rows: Sequence[PushRow], capabilities: Capabilities, over: Over
 ) -> Steps[Sequence[LookupResult]]:
-    """Ask for pushes (rows of `accepted_of`), in their order."""
+    """Look up pushes (rows of `accepted_of`), in their order."""
     requests = [replace(request_of(row, capabilities), ts=dated(int(row.window_ms), int(row.dated_as))) for row in rows]
     return (yield from look_up_all(provider, requests, over))
 
 
 def is_unclear(row: PushRow, found: LookupResult) -> bool:
-    """Return True if a later send may have charged without a trace: only the customer's balance shows it."""
+    """Return True if a later send may have charged without an event.
+
+    Only the customer's balance shows such a charge.
+    """
     return found == FoundPush(0) and int(row.arrivals) > 1
 
 
 def is_contradicted(row: PushRow, found: LookupResult) -> bool:
-    """Return True if the answer to a push proved its charge, and its event shows less of it or nothing.
+    """Return True if a push's answer proved a charge, but its event shows less.
 
-    One of the two is wrong. If the customer's balance can tell, it decides, as for a push without an event.
+    One of them is wrong. If the customer's balance is conclusive, it decides, as for a push without an event.
     """
     if not isinstance(found, FoundPush) or not row.answered:
         return False
@@ -98,10 +102,10 @@ def windows_of(connection: sa.Connection, *, line: Line) -> list[Row]:
 
 
 def read_windows(line: Line, before: ByWindow, over: Over) -> Steps[tuple[Sequence[Row], ByWindow]]:
-    """Return the windows of a line as they were, and the totals that events showed of each after that.
+    """Return the windows of a line, and the later totals of events of each.
 
-    If a window cannot be read, its totals are those of `before`. Charges in the place of pushes that were voided by
-    then are corrected all the same.
+    If a window cannot be read, its totals are those of `before`, so that charges in the place of voided pushes are
+    corrected nevertheless.
     """
     windows: list[Row] = yield Transaction("reconcile_windows", partial(windows_of, line=line), rollback=True)
     asked = [int(row.window_ms) for row in windows]
@@ -127,7 +131,7 @@ BY_HAND: Final = (
 
 @dataclass
 class Short:
-    """One line, the pushes of it, and what became of them."""
+    """A line with its pushes, their look-ups and the results."""
 
     line: Line
     rows: Sequence[PushRow] = ()
@@ -136,26 +140,27 @@ class Short:
     covered: int = 0
     untold: int = 0
     below: int = 0
-    """In base units; below zero for what was to be given back."""
+    """The quantity below the floor. All quantities are base units, and negative for pushes that give back."""
     by_window: ByWindow = field(default_factory=dict)
     """The totals that events show of each window, if they show too much in some."""
     unseen: dict[int, int] = field(default_factory=dict)
-    """By window: what is accepted by the balance alone."""
+    """The quantity by window that only the balance shows as charged."""
     doubted: set[int] = field(default_factory=set)
-    """Windows of what nothing tells."""
+    """Windows with pushes that neither events nor the balance decide."""
     balanced: bool = False
-    """True if the balance was drawn on by exactly the accepted pushes, while events show some of them in other windows.
-
-    Which ones is unknown. The customer pays the right amount, so giving back a part of it would be wrong.
+    """True if the draws of the balance equal the accepted pushes, while events show some of them in other windows. It
+    is unknown which pushes these are. The customer pays the right amount, so a part must not be given back.
     """
     explained: bool = False
-    """True if events that show too much may stand for pushes that no event shows, in other windows."""
+    """True if excess events may belong to pushes without an event in other windows."""
     moving: bool = False
-    """True if the balance shows nothing yet: it was not read, or a push was on its way. The next run compares it."""
+    """True if the balance is not conclusive yet, because it was not read or a push was on its way. The next run
+    compares it.
+    """
 
     @property
     def shown_too_much(self) -> bool:
-        """True if events show more in some windows than the pushes of those windows that they show."""
+        """True if events show more than the pushes that have events."""
         absent = sum(
             int(row.sent_qty) for row, found in zip(self.rows, self.lookup_results, strict=True) if found == Absent()
         )
@@ -163,29 +168,29 @@ class Short:
 
     @property
     def too_much(self) -> int:
-        """The quantity that events show beyond all that, in other windows of the line's day."""
+        """Return the excess of events in other windows of the line's day."""
         explained = self.corrected + self.covered + self.below + self.untold
         return 0 if self.balanced else max(self.line.theirs - self.line.ours + explained, 0)
 
     @property
     def is_absent(self) -> bool:
-        """True if a push that we call accepted is missing."""
+        """True if an accepted push is missing at the provider."""
         return bool(self.corrected or self.covered or self.untold or self.below)
 
     def begin(self) -> None:
-        """Forget what was found: the transaction is done again."""
+        """Clear the results, because the transaction is repeated."""
         self.corrected = self.covered = self.untold = self.below = 0
         self.unseen, self.doubted = {}, set()
         self.balanced = self.explained = self.moving = False
 
     def still(self, connection: sa.Connection) -> list[tuple[PushRow, LookupResult]]:
-        """Those that nobody settled again since they were read as accepted, each with what its lookup found."""
+        """Return the pushes that have not changed since they were read, with look-ups."""
         pairs = zip(self.rows, self.lookup_results, strict=True)
         return [(row, found) for row, found in pairs if _is_still(connection, row)]
 
 
 def ended_short(short: Short, capabilities: Capabilities) -> Line:
-    """They have less than we call accepted: what became of it, in words."""
+    """Return the line with its results and note, if the provider charged less."""
     if not capabilities.lookup:
         note = "the provider cannot look up a single push. Compare with its console, then run `drawdown push void-lost`"
         return replace(short.line, note=note)
@@ -213,17 +218,17 @@ def ended_short(short: Short, capabilities: Capabilities) -> Line:
 
 
 def _is_still(connection: sa.Connection, row: PushRow) -> bool:
-    """Return True if a push is as it was read.
+    """Return True if a push has not changed since it was read.
 
-    It is not enough that it is accepted: it may have been refused late and billed by hand meanwhile. Then it is
-    accepted again, and its usage is on an invoice although no event shows it.
+    The state `accepted` is not enough: the push may have been refused late and billed by hand meanwhile. In that case
+    it is accepted again, and an invoice has its usage without an event.
     """
     found = SQL.run(connection, "hold_settlement", push_id_of(row)).one()
     return all(getattr(row, name) == now for name, now in found._mapping.items())
 
 
 def drew(pools: Pools, push: PushRow) -> tuple[Fraction, Fraction]:
-    """The least and the most that a base unit of an accepted push drew."""
+    """Return the least and the most draws of a base unit of an accepted push."""
     settled_ms = int(push.settled_ms or push.sealed_at_ms)
     pool = pools.of(str(push.feature))
     began_ms = int(push.first_attempt_ms or settled_ms)
@@ -238,9 +243,9 @@ def _standing(
     balances: Balances,
     taken_over: int,
 ) -> Accounted | None:
-    """Return the accepted pushes beside a balance.
+    """Return the accepted pushes of a balance.
 
-    None: the balance shows nothing yet, because it was not read, or a push was on its way.
+    None: the balance is not conclusive yet, because it was not read or a push was on its way.
     """
     now = read_accounted(connection, provider=provider, pairs=[pair], balances=balances)[pair]
     unread = isinstance(balances.get(pair[0]), ReadFailed)
@@ -250,12 +255,15 @@ def _standing(
 
 
 def _charged_of(quantities: Sequence[int], beyond: tuple[int, int], extra: int) -> frozenset[int] | None:
-    """Which of the absent pushes the balance was drawn on by: they count as accepted still. None, too, where it was not
-    drawn on by what events show too much of: that stands for a push of a day that is not compared now."""
+    """Return the places of absent pushes that drew on the balance.
+
+    These stay accepted. None: the balance does not show it. None, too, if it does not include the excess of events,
+    which then belongs to a day that is not compared now.
+    """
     if not quantities:
         return frozenset() if beyond[1] >= extra else None
     if beyond[0] >= extra and all(quantity > 0 for quantity in quantities):
-        return frozenset(range(len(quantities)))  # it covers them all, and perhaps what others drew besides
+        return frozenset(range(len(quantities)))  # it covers all of them, and possibly draws of others
     of_absent = sum(quantities) - extra
     return charged_among(quantities, beyond[0] + of_absent, beyond[1] + of_absent)
 
@@ -271,8 +279,11 @@ def weighed(
     told: Sequence[bool],
     taken_over: int,
 ) -> frozenset[int] | None:
-    """Which of the absent pushes (their places) the customer's balance was drawn on by, of those that it could have
-    `told` of; None: it does not tell. `absent`: each with the base units of it that no event shows."""
+    """Return the places of absent pushes that drew on the customer's balance.
+
+    None: the balance does not show it. `absent`: each push with its base units without an event. `told`: True for
+    pushes that the balance can show.
+    """
     drawn = drawn_of(balances, pair)
     costs = [drew(pools, row) for row, _ in absent]
     amounts = [round(quantity * most) for (_, quantity), (_, most) in zip(absent, costs, strict=True)]
@@ -283,17 +294,17 @@ def weighed(
     now = None if unread else _standing(connection, some[0].line.provider, pair, before, balances, taken_over)
     beyond = None if now is None or drawn is None else now.beyond(drawn)
     if any(least != most or not most for least, most in costs):
-        beyond = None  # it was sent while its cost changed, or drew on another balance: this one does not tell of it
+        beyond = None  # it was sent during a change of cost, or drew on another balance: this one cannot show it
     places = [place for place, is_told in enumerate(told) if is_told]
     quantities = [amounts[place] for place in places]
     among = None if beyond is None else _charged_of(quantities, beyond, extra)
-    # A difference that was told a person may be what events show: then the figures agree for another reason.
+    # A reported difference may be the excess of events. Then the figures agree for another reason.
     hidden = now is not None and 0 < extra <= (now.apart or 0)
     balanced = among is None and beyond == (0, 0) and not hidden
     among = frozenset(range(len(quantities))) if balanced else among
-    # Covered is enough to stand. What others may have drawn besides could hide that it never was, or that something of
-    # a day that is not compared never was, and that what events show too much of is what was drawn in its place: that
-    # is given back only where nothing else was.
+    # A covered push stays accepted. Draws of others could hide that it never drew, or that a push of another day never
+    # drew. The excess of events would then be the draw in its place. So an excess is given back only if other draws are
+    # excluded.
     besides = beyond is not None and beyond[0] > extra and (min(quantities) > 0 if quantities else extra > 0)
     besides = besides or len(places) < len(absent)
     for short in some:
@@ -302,11 +313,11 @@ def weighed(
 
 
 def _extra(some: Sequence[Short], pools: Pools, drawn: Level | None, absent: int) -> int:
-    """Return the quantity that events show beyond accepted pushes; 0 unless all of it can be in the balance.
+    """Return the draw of events beyond accepted pushes.
 
-    All of it has to be in the balance's cycle and above the floor. It was drawn, and by none of the absent pushes. If a
-    list did not move on, it showed neither of two equal pushes, and the balance may have proven the wrong one; the
-    other's event comes late.
+    It is 0 unless all of it is in the balance's cycle and above the floor. The absent pushes did not make this draw. If
+    a list of events was stale, it showed neither of two equal pushes. The balance may have proven the wrong one, and
+    the event of the other arrives late.
     """
     since = 0 if drawn is None else drawn.since_ms or 0
     floor = max((int(row.floor_ms) for short in some for row in short.rows), default=0)
@@ -321,8 +332,11 @@ def _extra(some: Sequence[Short], pools: Pools, drawn: Level | None, absent: int
 
 
 def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By) -> Steps[list[Short]]:
-    """Look up each push of those days, and void those they do not have. One that was settled meanwhile may not be seen
-    there yet. All days of a customer together, since one balance tells of all."""
+    """Look up the pushes of these lines, and void those that the provider lacks.
+
+    A push that was settled meanwhile is left out, because the provider may not show it yet. All days of a customer are
+    compared together, because one balance covers them.
+    """
     if not lines:
         return []
     provider = lines[0].provider
@@ -336,7 +350,7 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
         found = yield from look_up(provider, rows, capabilities, context.out_of_time)
         short = Short(line, rows, found)
         if capabilities.drawn and short.shown_too_much:
-            # Both windows are put right, or neither: else the customer would be charged twice until the next run.
+            # Both windows are corrected, or neither. Otherwise the customer would be charged twice until the next run.
             _, short.by_window = yield from read_windows(line, {}, context.out_of_time)
         asked.append(short)
     pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
@@ -381,12 +395,15 @@ def _void_absent(
     by: By,
     witness: Witness | None,
 ) -> None:
-    """One customer's balance. `before`: what stood beside it before it was read; None: events tell all."""
+    """Correct the pushes of one balance by look-ups and draws.
+
+    `before`: the accepted pushes before the read of the balance; None: events are conclusive.
+    """
     lock_buckets(connection)
     require_same(connection, witness)
     for short in some:
         short.begin()
-    # What they have more of is taken over by window (`compare_over`).
+    # `compare_over` adopts an excess by window.
     shorts = [short for short in some if short.line.verdict == "short"]
     taken_over = sum(_take_over(connection, short, pools, by, weighs=before is not None) for short in shorts)
     missing = [
@@ -421,9 +438,10 @@ def _void_absent(
 
 
 def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By, *, weighs: bool) -> int:
-    """Take over the quantities that events show, also zero, but those that a balance decides (`weighs`).
+    """Adopt the quantities that events show, also zero.
 
-    Return the decrease of what we call accepted, in quantities of the balance.
+    `weighs`: leave out pushes that the balance decides. Return the decrease of the accepted quantity, in quantities of
+    the balance.
     """
     fell = 0
     for row, found in short.still(connection):
@@ -451,8 +469,10 @@ ONLY_THERE: Final = (
 
 
 def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Steps[Line]:
-    """They have more than we call accepted: find the windows, and adopt what is too much there. `short`: what of the
-    line no event shows, which looks like more at the provider where it was given back."""
+    """Find the windows with an excess of charges, and adopt the excess.
+
+    `short`: the pushes of the line without events. If such a push gives back, it looks like an excess at the provider.
+    """
     line = short.line
     if short.balanced and not short.corrected:
         return replace(line, verdict="equal")
@@ -495,8 +515,10 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
 
 
 def _unclear(context: Context, line: Line, windows: Sequence[Row]) -> Steps[list[Row]]:
-    """Windows where something may have been given back without a trace: that looks like more at the provider, and the
-    balance alone tells."""
+    """Return windows in which a push may have given back without an event.
+
+    This looks like an excess at the provider, and only the balance shows it.
+    """
     capabilities = context.capabilities[line.provider]
     if not (windows and capabilities.lookup):
         return []
@@ -515,8 +537,11 @@ def _unclear(context: Context, line: Line, windows: Sequence[Row]) -> Steps[list
 def _adopt_windows(
     connection: sa.Connection, *, line: Line, excess: Mapping[Row, int], by: By, witness: Witness | None
 ) -> int:
-    """Only in windows that are as they were before the provider was asked: else a push that was settled meanwhile, or
-    an excess that another run adopted, would be given back."""
+    """Adopt the excess of windows, and return the adopted quantity.
+
+    Windows that changed since the read of the provider are left out. Otherwise a push that was settled meanwhile, or an
+    excess that another run adopted, would be given back.
+    """
     lock_buckets(connection)
     require_same(connection, witness)
     now, adopted = set(windows_of(connection, line=line)) if excess else set(), 0

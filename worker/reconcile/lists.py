@@ -1,8 +1,8 @@
-"""The results of the last comparisons with providers, both totals, and customers that were never compared (R2).
+"""List the results of comparisons with providers, and what is not compared (R2).
 
-Reads only, and calls no provider.
+This module only reads, and does not call providers.
 
-Guarantee: differences come first. A page begins behind the last line of the page before.
+Guarantee: differences come first. A page begins after the last line of the page before.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ VERDICTS: Final = ("short", "over", "equal", "shadow")
 
 @dataclass(frozen=True)
 class Compared:
-    """One organisation's feature on one day, in base units, as it was last compared. `verdict`: short (they have less),
-    over, equal, or shadow: another system bills there."""
+    """The last comparison of an organisation's feature on a day, in base units.
+
+    `verdict`: short (the provider has less), over, equal, or shadow (another system bills there).
+    """
 
     day_ms: int
     org_id: str
@@ -55,7 +57,10 @@ class Compared:
 
 @dataclass(frozen=True)
 class ComparedAt:
-    """The lines that were last compared at a moment, and how many differ; MOST_COUNTED stands for that, or more."""
+    """The lines with their last comparison at a time.
+
+    `differing`: how many of them differ. MOST_COUNTED stands for this number or more.
+    """
 
     at_ms: int
     lines: int
@@ -64,8 +69,11 @@ class ComparedAt:
 
 @dataclass(frozen=True)
 class UnacknowledgedDifference:
-    """By how much a balance was drawn on beyond what was pushed; nobody has acknowledged it. `feature`: the balance, of
-    which `scale` quantities make one unit. `unsure_qty`: by how much it is uncertain; the difference may be nothing."""
+    """An unacknowledged difference between a balance's draws and our pushes.
+
+    `feature`: the balance, of which `scale` quantities make one unit. `unsure_qty`: the uncertainty, because of which
+    the difference may be 0.
+    """
 
     provider: str
     customer_id: str
@@ -79,7 +87,7 @@ class UnacknowledgedDifference:
 
 @dataclass(frozen=True)
 class ComparedFilter:
-    """Which lines. Empty: any."""
+    """A filter of lines. An empty field matches all."""
 
     provider: str = ""
     org: str = ""
@@ -88,7 +96,7 @@ class ComparedFilter:
 
 @dataclass(frozen=True)
 class After:
-    """Where a page continues: behind the line of this key."""
+    """The key of the line after which a page begins."""
 
     day_ms: int
     org: str
@@ -99,14 +107,17 @@ class After:
 
 @dataclass(frozen=True)
 class ComparedLines:
-    """`after`: where the next page begins; None where there is no more."""
+    """A page of lines. `after`: the start of the next page; None: this is the last."""
 
     lines: list[Compared]
     after: After | None
 
 
 def differing(connection: sa.Connection, chosen: ComparedFilter, most: int = MOST_DIFFERING) -> list[Compared]:
-    """Return the lines that differ, the latest day first; of the chosen verdict, if any. Errors: UnknownId."""
+    """Return the lines that differ, the latest day first.
+
+    Errors: UnknownId for an unknown organisation or provider; UsageError for an invalid verdict.
+    """
     _require(connection, chosen)
     values = {"provider": chosen.provider, "org_id": chosen.org, "verdict": chosen.verdict, "at_most": most}
     return [Compared(**row._mapping) for row in SQL.run(connection, "differing", values)]
@@ -115,7 +126,10 @@ def differing(connection: sa.Connection, chosen: ComparedFilter, most: int = MOS
 def page(
     connection: sa.Connection, chosen: ComparedFilter, after: After | None = None, most: int = MOST_ON_PAGE
 ) -> ComparedLines:
-    """Lines behind `after`, the latest day first. Errors: UnknownId; UsageError for a verdict there is not."""
+    """Return the lines after `after`, the latest day first.
+
+    Errors: UnknownId for an unknown organisation or provider; UsageError for an invalid verdict.
+    """
     _require(connection, chosen)
     found = _rows(connection, chosen, after, most + 1)
     return ComparedLines(found[:most], _end(found[most - 1]) if len(found) > most else None)
@@ -124,14 +138,17 @@ def page(
 def of_days(
     connection: sa.Connection, chosen: ComparedFilter, from_ms: int, to_ms: int, most: int = MOST_DIFFERING
 ) -> list[Compared]:
-    """Lines of the days in [from_ms, to_ms), what differs first. Errors: UnknownId."""
+    """Return the lines of days in [from_ms, to_ms), those that differ first.
+
+    Errors: UnknownId for an unknown organisation or provider.
+    """
     _require(connection, chosen)
     values = {"provider": chosen.provider, "org_id": chosen.org, "from_ms": from_ms, "to_ms": to_ms, "at_most": most}
     return [Compared(**row._mapping) for row in SQL.run(connection, "of_days", values)]
 
 
 def every(connection: sa.Connection, chosen: ComparedFilter) -> Iterator[Compared]:
-    """All of them, in that order."""
+    """Yield all lines that a filter finds, in the order of pages."""
     _require(connection, chosen)
     after: After | None = None
     while rows := _rows(connection, chosen, after, MOST_LINES_AT_ONCE):
@@ -140,13 +157,16 @@ def every(connection: sa.Connection, chosen: ComparedFilter) -> Iterator[Compare
 
 
 def runs(connection: sa.Connection) -> list[ComparedAt]:
-    """The last comparisons, by what no later one compared again."""
+    """Return the times of the last comparisons, with their lines.
+
+    A line counts only at its last comparison.
+    """
     rows = SQL.run(connection, "runs", {"at_most": MOST_RUNS, "counted": MOST_COUNTED})
     return [ComparedAt(int(row.at_ms), int(row.lines), int(row.differing)) for row in rows]
 
 
 def list_unacknowledged(connection: sa.Connection) -> list[UnacknowledgedDifference]:
-    """Return the reports on balances that wait for a person, the latest first."""
+    """Return unacknowledged reports on balances, the latest first."""
     return [UnacknowledgedDifference(**row._mapping) for row in SQL.run(connection, "told", {"at_most": MOST_TOLD})]
 
 
@@ -180,8 +200,12 @@ LATE_AFTER_MS: Final = 2 * DAY_MS
 
 @dataclass(frozen=True)
 class Uncompared:
-    """A provider: up to when it was compared as a whole, how many days of customers are open, since which day and why;
-    and whether no run compared it for LATE_AFTER_MS."""
+    """The missing comparisons with a provider.
+
+    `compared_ms`: up to when it was compared as a whole. `open_days`: the number of open days of customers.
+    `open_since_ms`: the first of these days. `said`: the reason of one of them. `is_late`: True if it was not compared
+    for LATE_AFTER_MS.
+    """
 
     provider: str
     compared_ms: int | None
@@ -190,25 +214,29 @@ class Uncompared:
     said: str
     is_late: bool
     for_person: int = 0
-    """Customers that no later run compares until a person acts, and why of one of them: they were deleted there."""
+    """Customers that later runs cannot compare until a person acts, because they were deleted at the provider.
+    `said_to_person`: the reason of one of them.
+    """
     said_to_person: str = ""
     balances: int = 0
-    """Customers with a balance that the last run did not compare. Below: since when, and the reason of one of them."""
+    """Customers with a balance that the last run did not compare. `balances_since_ms`: the earliest start.
+    `said_of_balance`: the reason of one of them.
+    """
     balances_since_ms: int | None = None
     said_of_balance: str = ""
 
     def lacks_balances(self, now_ms: int) -> bool:
-        """Return True if no run compared some balance for LATE_AFTER_MS."""
+        """Return True if a balance was not compared for LATE_AFTER_MS."""
         return self.balances_since_ms is not None and self.balances_since_ms < now_ms - LATE_AFTER_MS
 
 
 def uncompared_part(now_ms: int) -> Part:
-    """One row for each provider that was ever compared."""
+    """Return the query of missing comparisons: a row for each compared provider."""
     return SQL.part("uncompared", {"late_ms": now_ms - LATE_AFTER_MS, "needs_you": f"{NEEDS_YOU}%"})
 
 
 def uncompared_of(rows: list[object]) -> list[Uncompared]:
-    """The rows of that."""
+    """Return missing comparisons from rows of `uncompared_part`."""
     found = []
     for row in rows:
         its = vars(row)
@@ -219,5 +247,5 @@ def uncompared_of(rows: list[object]) -> list[Uncompared]:
 
 
 def read_uncompared(connection: sa.Connection, now_ms: int) -> list[Uncompared]:
-    """The same, read alone."""
+    """Read the missing comparisons with all providers."""
     return uncompared_of(read_together(connection, found=uncompared_part(now_ms))["found"])

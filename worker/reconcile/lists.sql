@@ -4,7 +4,7 @@
 k.day_ms, k.org_id, k.provider, k.customer_id, k.feature, k.ours_qty, k.theirs_qty, k.verdict, k.at_ms
 
 -- name: differing
--- By the index of differing lines: the condition on the verdict is the same as there.
+-- By the index of differing lines: the condition on the verdict repeats that of the index.
 SELECT {columns} FROM reconciliations k
 WHERE k.verdict IN ('short', 'over') AND (:verdict = '' OR k.verdict = :verdict)
     AND (:provider = '' OR k.provider = :provider) AND (:org_id = '' OR k.org_id = :org_id)
@@ -18,7 +18,7 @@ ORDER BY CASE WHEN k.verdict IN ('short', 'over') THEN 0 ELSE 1 END,
     k.day_ms DESC, k.org_id, k.provider, k.customer_id, k.feature LIMIT :at_most
 
 -- name: page
--- The latest days first. `behind`: the page before, or nothing.
+-- The latest days first. `behind`: the condition for lines after the page before, or an always true condition.
 SELECT {columns} FROM reconciliations k
 WHERE {behind} AND (:provider = '' OR k.provider = :provider) AND (:org_id = '' OR k.org_id = :org_id)
     AND k.verdict IN :verdicts
@@ -32,7 +32,8 @@ ORDER BY k.day_ms DESC, k.org_id DESC, k.provider DESC, k.customer_id DESC, k.fe
     < (:after_day_ms, :after_org, :after_provider, :after_customer, :after_feature)
 
 -- name: runs
--- The moments of the last comparisons: each is looked up behind the one before, so that the lines between are not read.
+-- The times of the last comparisons. Each time is looked up from the next later one, so that the lines between are not
+-- read.
 WITH RECURSIVE moments (at_ms, number) AS (
     SELECT MAX(k.at_ms), 1 FROM reconciliations k
     UNION ALL
@@ -46,12 +47,12 @@ SELECT m.at_ms,
 FROM moments m WHERE m.at_ms IS NOT NULL ORDER BY m.at_ms DESC
 
 -- name: told
--- The reported differences of balances that no person has acknowledged.
+-- The unacknowledged reports on differences of balances.
 SELECT b.provider, b.customer_id, b.feature, b.org_id, b.told_qty, b.told_ms, b.scale, b.unsure_qty
 FROM balance_marks b
 WHERE (b.told_qty <> 0 OR b.unsure_qty <> 0) ORDER BY b.told_ms DESC, b.customer_id, b.feature LIMIT :at_most
 
--- Settled pushes at providers that were not compared with them. One row for each provider.
+-- Missing comparisons. One row for each provider.
 
 -- name: needs_person
 m.open_days > 0 AND m.said LIKE :needs_you
@@ -60,7 +61,7 @@ m.open_days > 0 AND m.said LIKE :needs_you
 (m.open_days = 0 AND m.open_since_ms IS NOT NULL)
 
 -- name: uncompared
--- A provider is late that still bills somebody, and was compared before.
+-- A provider can be late only if it still bills an organisation, and was compared before.
 SELECT m.provider, COALESCE(SUM(m.open_days), 0) AS open_days,
     MIN(CASE WHEN m.open_days > 0 THEN m.open_since_ms END) AS open_since_ms,
     MAX(CASE WHEN m.customer_id = '' THEN m.compared_ms END) AS compared_ms,

@@ -1,8 +1,9 @@
 -- Our accepted charges, for `reconcile`. Quantities are base units; a day is UTC's.
 --
--- Guarantee: a charge that only a balance showed (adopted as `drawn`) has no event at the provider. So it is left out
--- where events are compared, and counted where balances are. A charge that a person billed by hand may be among the
--- events or beside them. A credit by hand is not among them: counted, it would hide as much that was lost on its day.
+-- Guarantee: if only a balance shows a charge (adopted as `drawn`), the provider does not have an event of it. So it is
+-- left out of comparisons of events, and counted in comparisons of balances. If a person charged by hand, the events
+-- may include the charge or not. A credit by hand is not among the events. If it counted, it would hide a loss of the
+-- same amount on its day.
 
 -- name: is_drawn
 EXISTS (SELECT 1 FROM adoptions x WHERE {is_of_push} AND x.kind = 'drawn')
@@ -17,9 +18,9 @@ CAST(SUM(CASE WHEN p.state = 'accepted' AND NOT {is_drawn} AND NOT (p.by_hand AN
     MAX(CASE WHEN p.state = 'accepted' THEN COALESCE(p.settled_ms, p.sealed_at_ms) ELSE 0 END) AS settled_ms
 
 -- name: ours
--- From the customer's mark on, or from :since_ms where that is earlier; from :first_ms where it has none.
--- A voided push may have been charged after all, unless the provider refused each attempt. If its day has no other push,
--- the day is compared too. Terms under which only voided pushes were sent leave the other pushes of a day comparable.
+-- From the customer's mark on, or from :since_ms if that is earlier; from :first_ms without a mark. A voided push may
+-- have been charged, unless the provider refused each attempt. So a day with only such pushes is compared, too. If only
+-- voided pushes were sent under other terms, the other pushes of the day can be compared.
 SELECT p.window_ms - p.window_ms % 86400000 AS day_ms, p.org_id, p.customer_id, p.feature,
     CASE WHEN p.window_ms >= :live_from_ms THEN 1 ELSE 0 END AS live,
     MAX(COALESCE(p.settled_ms, p.sealed_at_ms)) AS touched_ms, MIN(a.start_ms) AS begins_ms,
@@ -48,20 +49,20 @@ JOIN folded_pushes f ON f.day_ms > l.from_ms - 86400000 AND f.day_ms < l.until_m
 WHERE f.provider = :provider AND (:org_id = '' OR f.org_id = :org_id) AND l.at_ms >= :since_ms
 
 -- name: is_of_line
--- One organisation's feature on one day, or in a part of it.
+-- A line: an organisation's feature on a day, or in a part of it.
 p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.org_id = :org_id
     AND p.customer_id = :customer_id AND p.feature = :feature
 
 -- name: by_window
--- The last revision is read too, so that whatever was sealed or settled meanwhile shows.
--- A voided push may have been charged after all: if no other push is in its window, the charge is ours all the same.
+-- The last revision is read too, which shows if a push was sealed or settled meanwhile. A voided push may have been
+-- charged. If its window does not have another push, the charge is ours nevertheless.
 SELECT p.window_ms, {sums}, COUNT(*) AS pushes, MAX(p.revision) AS last,
     (SELECT o.floor_ms FROM orgs o WHERE o.org_id = :org_id) AS floor_ms FROM pushes p
 WHERE {is_of_line} AND p.state <> 'carried'
 GROUP BY 1 ORDER BY 1
 
 -- name: accepted
--- A push adopted under a key of ours has, at the provider, the date of the push that had the key before it.
+-- If a push was adopted under a key of ours, its date at the provider is that of the push that had the key before.
 SELECT p.*, COALESCE((SELECT MIN(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
     AND o.feature = p.feature AND COALESCE(o.wire_key, o.key) = p.wire_key), p.revision) AS dated_as,
     {arrivals} AS arrivals, (SELECT o.floor_ms FROM orgs o WHERE o.org_id = p.org_id) AS floor_ms,
@@ -71,8 +72,8 @@ WHERE {is_of_line} AND p.state = 'accepted' AND NOT {is_drawn}
     AND (p.attempts > 0 OR p.wire_key IS NOT NULL) AND NOT p.by_hand ORDER BY p.window_ms, p.revision
 
 -- name: sent_again
--- Pushes that may have been drawn without an event of their own: they may have arrived more than once, or they may have
--- arrived, and were voided because no event was found. Below the floor nothing could be given back.
+-- Pushes that may have extra draws without an event. They may have arrived more than once, or were voided without an
+-- event but may have arrived. Pushes below the floor are left out, because they cannot be given back.
 SELECT s.*, CASE WHEN s.state = 'accepted' THEN s.arrived - 1 ELSE s.arrived END * s.sent_qty AS may_be
 FROM (SELECT p.*, (SELECT COUNT(*) FROM attempts x WHERE {is_of_push}
         AND (x.outcome IS NULL OR x.outcome NOT IN ('retry', 'rejected'))) AS arrived
@@ -87,8 +88,8 @@ WHERE s.arrived > CASE WHEN s.state = 'accepted' THEN 1 ELSE 0 END
 ORDER BY s.window_ms, s.revision
 
 -- name: newest_charges
--- Recent charges by calls of our own, the newest first, above the floor. A charge that was taken back since because a
--- balance did not show it is not asked for again.
+-- Recent charges by our own calls above the floor, the newest first. A charge that was taken back because a balance did
+-- not show it is left out.
 SELECT p.* FROM pushes p
 WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.state = 'accepted'
     AND p.sent_qty <> 0 AND p.first_attempt_ms IS NOT NULL AND NOT p.by_hand AND p.settled_ms >= :since_ms
@@ -100,7 +101,7 @@ WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :
 ORDER BY p.settled_ms DESC, p.window_ms DESC, p.feature, p.revision DESC LIMIT :at_most
 
 -- name: charges_since
--- The charges since a moment, and whether an answer of the provider proved each.
+-- The charges since a time. `answered`: an answer of the provider proved the charge.
 SELECT p.feature, p.sent_qty, p.first_attempt_ms, p.settled_ms, p.sealed_at_ms, p.credit_cost,
     EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push} AND x.outcome = 'accepted') AS answered
 FROM pushes p
@@ -109,8 +110,8 @@ WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :
 LIMIT :at_most
 
 -- name: unanswered_since
--- Charges that may have been made since a moment without an answer: they may use up parts of balances that are never
--- shown.
+-- Charges since a time that may have been made without an answer. They may have used up parts of balances that reads
+-- never showed.
 SELECT p.feature, p.sent_qty, p.first_attempt_ms, p.settled_ms, p.sealed_at_ms, p.credit_cost FROM pushes p
 WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.sent_qty > 0
     AND p.first_attempt_ms IS NOT NULL AND p.settled_ms >= :since_ms
@@ -134,7 +135,7 @@ FOR UPDATE
 SELECT 1 FROM assignments WHERE provider = :provider AND end_ms IS NULL LIMIT 1
 
 -- name: lost_spans
--- Each assignment of the provider to a customer that may have been billed in a lost span.
+-- Each assignment to a customer of the provider that a lost span may have billed.
 SELECT a.org_id, a.customer_id, CASE WHEN a.start_ms > l.from_ms THEN a.start_ms ELSE l.from_ms END AS from_ms,
     CASE WHEN a.end_ms < l.until_ms THEN a.end_ms ELSE l.until_ms END AS until_ms
 FROM losses l JOIN assignments a ON a.start_ms < l.until_ms AND (a.end_ms IS NULL OR a.end_ms > l.from_ms)
@@ -142,7 +143,7 @@ WHERE a.provider = :provider AND a.customer_id <> '' AND (:org_id = '' OR a.org_
 ORDER BY a.org_id, a.start_ms, l.number
 
 -- name: pushed_then
--- Features of days of which some push is known, whenever it was settled.
+-- The features and days with a known push, settled at any time.
 SELECT DISTINCT p.org_id, p.customer_id, p.feature, d.day_ms
 FROM {rows :days (org_id text, day_ms bigint)} d JOIN pushes p ON p.org_id = d.org_id AND p.window_ms >= d.day_ms
     AND p.window_ms < d.day_ms + :day_length_ms
@@ -154,20 +155,22 @@ VALUES (:day_ms, :org_id, :provider, :customer_id, :feature, :ours_qty, :theirs_
 ON CONFLICT (day_ms, org_id, provider, customer_id, feature) DO UPDATE SET ours_qty = excluded.ours_qty,
     theirs_qty = excluded.theirs_qty, verdict = excluded.verdict, at_ms = excluded.at_ms
 
--- How far accepted pushes have been compared, by provider and customer; the provider itself has no customer.
+-- The marks up to which accepted pushes were compared, by provider and customer. The mark of the provider has an empty
+-- customer.
 
 -- name: provider_mark
 SELECT compared_ms FROM compared_marks WHERE provider = :provider AND customer_id = ''
 
 -- name: is_left_out
--- Without an open day, it is the customer's balance that was not compared.
+-- A start without an open day means that the customer's balance was not compared.
 (compared_marks.open_days = 0 AND compared_marks.open_since_ms IS NOT NULL)
 
 -- name: left_out
 SELECT customer_id, said FROM compared_marks WHERE provider = :provider AND {is_left_out}
 
 -- name: keep_mark
--- A mark never moves back: all below it was compared once. A balance is left out since the first run that did so.
+-- A mark never moves back, because all days before it were compared once. The start of a balance that is left out is
+-- the first run that did so.
 INSERT INTO compared_marks (provider, customer_id, compared_ms, open_days, open_since_ms, said, at_ms)
 SELECT :provider, m.customer_id, m.compared_ms, m.open_days, m.open_since_ms, m.said, :now_ms
 FROM {rows :marks (customer_id text, compared_ms bigint, open_days bigint, open_since_ms bigint, said text)} m WHERE 1 = 1
@@ -179,7 +182,7 @@ ON CONFLICT (provider, customer_id) DO UPDATE SET open_days = excluded.open_days
         ELSE compared_marks.compared_ms END
 
 -- name: close_others
--- The other customers have no day left to compare.
+-- All days of the other customers are compared.
 UPDATE compared_marks SET open_days = 0, open_since_ms = NULL, said = ''
 WHERE provider = :provider AND customer_id <> '' AND open_since_ms IS NOT NULL AND at_ms < :now_ms
     AND customer_id NOT IN (SELECT customer_id FROM {rows :marks (customer_id text)} m)

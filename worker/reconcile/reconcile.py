@@ -1,13 +1,15 @@
-"""Reconcile: accepted pushes beside the provider's reported charges, by organisation, feature and day (R2).
+"""Reconcile: compare accepted pushes with the provider's charges (R2).
 
-Guarantee: nothing is compared before the provider's lag is over or while a push of it is unsettled. A mark for each
+A line is an organisation's feature on a day.
+
+Guarantee: a line is compared only after the provider's lag, and only if its pushes are settled. A mark for each
 customer moves only past windows that were compared. If a night is skipped, or its totals cannot be read, a later run
-compares it. A comparison changes nothing. A correction rests on the provider's own report: a push it does not have is
-voided, a charge it has beside our pushes is adopted. The next seal then owes, or gives back, the difference. If a
-difference cannot be assigned to a push, it is a note. Once time is up, the run makes no more calls, and the rest
-corrects nothing.
+compares it. Without `--correct`, a comparison does not change pushes. A correction follows the provider's own report: a
+push that the provider lacks is voided, and a charge without a push is adopted. The next seal then bills or gives back
+the difference. If a difference cannot be assigned to a push, it is reported as a note. Once time is over, the run does
+not make further calls or corrections.
 
-Days with a lost history (R1) may hold charges that have no push here. They are reported, and correct nothing.
+Days with a lost history (R1) may have charges without a push here. They are reported, and not corrected.
 """
 
 from __future__ import annotations
@@ -47,19 +49,21 @@ SQL = queries(__file__)
 __all__ = ["Line", "ReconcileScope", "Reconciled", "reconcile"]
 
 CHUNK: Final = 200
-"""Comparisons that one transaction makes."""
+"""Comparisons of one transaction."""
 SETTLING_MS: Final = 15 * MINUTE_MS
-"""Time for a window, its grace and a tick. Older usage is normally settled."""
+"""Age from which usage is normally settled: time for a window, its grace and a tick."""
 RECENT_MS: Final = 2 * DAY_MS
-"""Age up to which a settled push makes its day part of a comparison without a range. All days since the customer's
-mark are compared, too."""
+"""Age up to which a settled push includes its day in a comparison without a range. All days since the customer's mark
+are compared, too.
+"""
 
 
 def reconcile(context: Context, scope: ReconcileScope, by: By) -> Steps[Reconciled]:
-    """Compare, provider after provider; with `scope.correct`, correct what is proven.
+    """Compare each provider; with `scope.correct`, correct proven differences.
 
-    Errors: HistoryDoubted for corrections while the database stands still, or is not the one of the tick that corrects:
-    they would rest on what it forgot (R1)."""
+    Errors: HistoryDoubted for corrections while a recovery is needed, or if the database is not that of
+    `context.witness`: they would rest on a lost history (R1).
+    """
     done = Reconciled()
     if scope.correct:
         context.witness = yield Transaction(
@@ -106,7 +110,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     ready = [day for day in same if day.is_settled(settled_by)]
     waiting = {day.line for day in same} - {day.line for day in ready}
     until = window_of(settled_by - SETTLING_MS)
-    if waiting:  # of a day under way, the old part: a customer in steady use is compared, too
+    if waiting:  # compare the old part of the present day, so that a customer in steady use is compared, too
         part: list[_Ours] = yield Transaction(
             "reconcile_ours", partial(_ours, provider=provider, scope=scope, now=now, until=until), rollback=True
         )
@@ -116,7 +120,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     spans = sorted({day.span for day in ready})
     reached: set[_Which] = set()
     refused: dict[_Which, str] = {}
-    """Why no later run reads them until a person acts."""
+    """The reasons of lines that later runs cannot read until a person acts."""
     untold: set[tuple[str, str]] = set()
     left_open: set[tuple[str, str]] = set()
     for at in range(0, len(spans), CHUNK):
@@ -136,7 +140,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         left_open |= differ
     found = Balanced()
     if context.out_of_time():
-        done.unfinished = True  # balances would be believed before events have told all
+        done.unfinished = True  # a balance must not decide before all events are compared
     else:
         before = None
         if scope.recent and not scope.org_id:
@@ -147,17 +151,17 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     if context.capabilities[provider].drawn and done.unfinished:
         found = Balanced(left_out={day.row.customer_id: OUT_OF_TIME for day in same if day.row.live})
     elif context.capabilities[provider].drawn:
-        # What events may yet show would be corrected twice, if balances were believed first.
+        # If balances decided first, differences that events show later would be corrected twice.
         untold |= {(line.customer_id, line.feature) for line in waiting - compared}
         pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
 
         def pairs(features: Iterable[tuple[str, str]]) -> set[CustomerPool]:
             return {(customer, pools.of(feature)) for customer, feature in features}
 
-        # One balance pays for several features: events of all of them have to have told all.
+        # One balance pays for several features, so the events of all of them must be compared first.
         told = pairs((day.line.customer_id, day.line.feature) for day in ready) - pairs(untold)
-        # An open day of one feature would hide what a credit system lacks of all of them. Until what is proven of
-        # events was corrected, a balance would tell the same difference a second time.
+        # An open day of one feature would hide what a credit system lacks of the others. Without a correction of
+        # events, a balance would report the same difference a second time.
         standing = {pair for pair in pairs(left_open) if pools.in_credits(pair[1]) and scope.correct}
         told -= pairs(left_open) - standing
         going_on = pairs((line.customer_id, line.feature) for line in waiting)
@@ -179,11 +183,11 @@ def _settled(day: _Ours, reached: set[_Which], waiting: set[_Which], refused: Ma
 
 @dataclass(frozen=True)
 class _Ours:
-    """One organisation's feature on one day, or the part of it that was sent, or in shadow."""
+    """Our pushes of a line, or of its sent part or its part in shadow."""
 
     row: Row
     span: tuple[str, int, int]
-    """Customer, from, to: the time in which nobody else was billed as this customer."""
+    """Customer, from, to: the time in which only this organisation was billed as the customer."""
     other_terms: bool
 
     @property
@@ -238,7 +242,10 @@ def _compare(
     by: By,
     done: Reconciled,
 ) -> Steps[tuple[set[tuple[str, str]], set[tuple[str, str]]]]:
-    """Return the customers' features with events that could not be read, and those with a difference left open."""
+    """Return the unread (customer, feature) pairs, and those left open.
+
+    Unread: the events could not be read. Left open: a difference remains.
+    """
     lines, unread, left_open = [], set[tuple[str, str]](), set[tuple[str, str]]()
     settled_by = visible_by(context.clock.now_ms(), context.capabilities[provider])
     for day in ours:
@@ -273,10 +280,13 @@ def _compare(
 def _corrected(
     context: Context, provider: str, differing: Sequence[Line], hidden: Sequence[Line], settled_by: int, by: By
 ) -> Steps[list[Line]]:
-    """The same lines, as they are once what is proven was fixed. `hidden`: lines that are equal, unless events show
-    what a person billed by hand, and lack as much of ours. They are told where a push of theirs is absent."""
+    """Correct proven differences, and return the lines with their results.
+
+    `hidden`: lines that are equal, unless events show a charge by hand and lack as much of ours. Such a line is
+    reported if one of its pushes is absent.
+    """
     capabilities = context.capabilities[provider]
-    # Where something may be given back without an event, that looks like more at the provider.
+    # If a push gave back without an event, it looks like an excess at the provider.
     asked = [line for line in differing if line.verdict == "short" or (line.verdict == "over" and capabilities.drawn)]
     asked += [replace(line, ours=line.ours + line.by_hand, verdict="short") for line in hidden]
     found = {short.line: short for short in (yield from find_absent(context, asked, settled_by, by))}
@@ -294,7 +304,10 @@ def _corrected(
 
 
 def _give_back_beside(context: Context, short: Short, line: Line, settled_by: int, by: By) -> Steps[Line]:
-    """A line that is short as a whole, and has too much in other windows of its day. `line`: as it is without that."""
+    """Correct a short line that has an excess in other windows of its day.
+
+    `line`: the line with its results without that.
+    """
     over = yield from compare_over(context, short, settled_by, by)
     notes = [note for note in (line.note, over.note) if note]
     rest = short.line.theirs - short.line.ours - over.corrected + short.covered
@@ -308,7 +321,7 @@ def _line(provider: str, day: _Ours, theirs: int) -> Line:
     ours = int(row.accepted) + int(row.shadow)
     beside = ours - int(row.by_hand)
     by_hand = int(row.by_hand) if theirs == beside else 0
-    if theirs == beside or theirs < ours:  # what a person billed by hand is not among the events
+    if theirs == beside or theirs < ours:  # the events do not include charges by hand
         ours = beside
     verdict = "equal" if ours == theirs else "short" if theirs < ours else "over"
     return Line(
@@ -349,7 +362,7 @@ NOTE: Final = (
 
 @dataclass(frozen=True)
 class Span:
-    """The part of a day in which an organisation was billed as a customer, and may have been in what was lost."""
+    """A part of a day in which a lost history may have billed an organisation."""
 
     org_id: str
     customer_id: str
@@ -362,7 +375,7 @@ class Span:
 
 
 ComparedDays = Collection[tuple[str, str, str, int]]
-"""(organisation, customer, feature, day) that the ordinary comparison has looked at, or has yet to."""
+"""The (organisation, customer, feature, day) keys of the ordinary comparison, of this run or a later one."""
 
 
 def compare_lost(
@@ -374,7 +387,7 @@ def compare_lost(
     done: Reconciled,
     over: Over,
 ) -> Steps[None]:
-    """Ask for the totals of those days, and tell what no push of ours stands beside."""
+    """Report charges of lost days that do not have a push here."""
     spans, pushed = yield Transaction(
         "reconcile_lost",
         partial(_find_lost, provider=provider, scope=scope, since_ms=since_ms, now_ms=now_ms),
@@ -403,8 +416,10 @@ def compare_lost(
 def _find_lost(
     connection: sa.Connection, *, provider: str, scope: ReconcileScope, since_ms: int, now_ms: int
 ) -> tuple[list[Span], set[tuple[str, str, str, int]]]:
-    """The spans, and of their days whatever was pushed: a day that was settled long ago is known, though no run of
-    recent days compares it."""
+    """Return the lost spans, and the pushes that are known of their days.
+
+    A day that was settled long ago is known, although a run of recent days does not compare it.
+    """
     spans = _spans(connection, provider=provider, scope=scope, since_ms=since_ms, now_ms=now_ms)
     days = [{"org_id": org, "day_ms": day} for org, day in sorted({(one.org_id, one.day_ms) for one in spans})]
     values = {"provider": provider, "days": days, "day_length_ms": DAY_MS}
@@ -421,26 +436,29 @@ def _spans(
     folded = {(row.org_id, row.customer_id, int(row.day_ms)) for row in SQL.run(connection, "folded", values)}
     spans = set()
     for row in SQL.run(connection, "lost_spans", values):
-        # Whole days: a window of the day on which history broke off may have been billed after that.
+        # Whole days: after the loss began, earlier windows of its first day may have been billed.
         first = int(row.from_ms) - int(row.from_ms) % DAY_MS
         for day in range(first, min(int(row.until_ms), now_ms, scope.to_ms), DAY_MS):
             begins, ends = max(day, live, scope.from_ms), min(day + DAY_MS, int(row.until_ms), now_ms, scope.to_ms)
-            begins, ends = begins - begins % 60_000, ends - ends % 60_000  # sums are told by the minute
+            begins, ends = begins - begins % 60_000, ends - ends % 60_000  # providers report sums by the minute
             if begins < ends and (row.org_id, row.customer_id, day) not in folded:
                 spans.add(Span(str(row.org_id), str(row.customer_id), begins, ends))
     return sorted(spans, key=lambda span: (span.from_ms, span.org_id, span.to_ms))
 
 
 OPEN_AFTER_MS: Final = DAY_MS
-"""Age from which a settled push counts as open if no comparison included it."""
+"""Age from which a settled push counts as open if it was not compared."""
 FIRST_LOOK_MS: Final = 35 * DAY_MS
 """Range before now that the first comparison of a customer covers."""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """A day of a customer's, when something of it was settled last, and why it was not compared, if it was not;
-    `quantity`: base units of the feature that the provider accepted."""
+    """A customer's day and feature, and whether it was compared.
+
+    `settled_ms`: when its last push was settled. `open_reason`: why it was not compared; '' if it was. `quantity`: the
+    base units that the provider accepted.
+    """
 
     customer_id: str
     day_ms: int
@@ -455,9 +473,9 @@ class Settled:
 
 @dataclass(frozen=True)
 class Balanced:
-    """The customers with balances that a run looked at.
+    """The customers with balances that a run compared or tried to.
 
-    `left_out`: why it did not compare the balances of some of them, or did not look at them.
+    `left_out`: by customer, the reason why it did not compare the balances.
     """
 
     customers: Collection[str] = ()
@@ -465,7 +483,7 @@ class Balanced:
 
 
 def compared_to_ms(connection: sa.Connection, provider: str) -> int | None:
-    """Up to when a provider was compared; None: never."""
+    """Return up to when a provider was compared; None: never."""
     found = SQL.run(connection, "provider_mark", {"provider": provider}).scalar_one_or_none()
     return None if found is None else int(found)
 
@@ -473,10 +491,10 @@ def compared_to_ms(connection: sa.Connection, provider: str) -> int | None:
 def keep_marks(
     connection: sa.Connection, *, provider: str, days: Sequence[Settled], balances: Balanced, to_ms: int, now_ms: int
 ) -> None:
-    """Move the marks of a provider and its customers past compared days, at most to `to_ms`.
+    """Move the marks of a provider and its customers past compared days.
 
-    If a balance was left out, its customer's mark stays at the last day, so that the next run compares the balance. If
-    a run does not look at a balance, the balance stays left out.
+    Marks move at most to `to_ms`. If a balance was left out, its customer's mark stays at the last settled push, so
+    that the next run compares the balance. If a run does not try to compare a balance, it stays left out.
     """
     by_customer: dict[str, list[Settled]] = {}
     for day in days:
@@ -499,7 +517,10 @@ def keep_marks(
 
 
 def _explain_open_days(provider: str, days: Collection[Settled], now_ms: int, prices: Prices) -> str:
-    """Why days of a customer are open; what no provider bills until a person acts, with its amount."""
+    """Return the reason of a customer's open days; '' if all are compared.
+
+    If a person must act before a provider bills the usage, the text includes its amount.
+    """
     open_ = [day for day in days if day.is_open(now_ms)]
     lost = [day for day in open_ if day.open_reason.startswith(NEEDS_YOU) and day.quantity]
     if not lost:

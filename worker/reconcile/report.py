@@ -1,4 +1,4 @@
-"""The report of `reconcile`: the comparisons, their results, and the words for both. Decides nothing."""
+"""Define the report of `reconcile`, and log its differences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ FEW: Final = 5
 
 @dataclass(frozen=True)
 class ReconcileScope:
-    """The scope of a comparison. `threshold`: the share of ours by which theirs may differ silently."""
+    """The scope of a comparison.
+
+    `threshold`: the share of our quantity by which the provider's may differ without a report.
+    """
 
     from_ms: int = 0
     to_ms: int = 2**53
@@ -22,14 +25,14 @@ class ReconcileScope:
     provider: str = ""
     threshold: float = 0.0
     shadow_threshold: float = 0.15
-    """The same for what is only estimated here, and billed by another system at the provider."""
+    """The threshold for usage in shadow, which another system bills at the provider."""
     correct: bool = False
     recent: bool = False
 
 
 @dataclass(frozen=True)
 class Line:
-    """One organisation's feature on one day, in base units."""
+    """A comparison of an organisation's feature on a day, in base units."""
 
     day_ms: int
     org_id: str
@@ -43,21 +46,25 @@ class Line:
     """The corrected part of the difference."""
     note: str | None = None
     balance: bool = False
-    """True if `theirs` is the draw of this cycle that the balance shows, and not a day's total of events."""
+    """True if `theirs` is the draw of this cycle that the balance shows, instead of a day's total of events."""
     by_hand: int = 0
     """The quantity that a person billed by hand, if the line is equal without it.
 
-    Events may show that quantity, and lack as much of ours.
+    Events may show that quantity, and lack the same quantity of ours.
     """
     from_ms: int = 0
     to_ms: int = 0
-    """The part of the day in which this organisation was billed as this customer, and sent or only compared."""
+    """The end of the part of the day, from `from_ms`, in which this organisation was billed as this customer, in shadow
+    or not.
+    """
     scale: int = 1
     """Quantities in one unit of the balance, for a credit system."""
     standing: bool = False
-    """True if a balance line is reported beside lines of days that events leave open: each time, and without a mark."""
+    """True if events leave days of the customer open. Then the line of the balance is reported each time, without a
+    mark.
+    """
     unsure: int = 0
-    """The possible further difference: the amounts of some charges are unknown."""
+    """The possible further difference, because the amounts of some charges are unknown."""
 
     @property
     def is_left(self) -> bool:
@@ -67,7 +74,7 @@ class Line:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A balance that this run did not compare, and why."""
+    """A balance that this run did not compare, with the reason."""
 
     provider: str
     customer_id: str
@@ -79,32 +86,38 @@ class LeftOut:
 class Reconciled:
     """The result of a comparison.
 
-    `waiting` lines were left for later: some of their pushes are unsettled, or too fresh.
+    `waiting`: lines left for later, because some of their pushes are unsettled or too recent.
     """
 
     compared: int = 0
     waiting: int = 0
     unread: int = 0
     other_terms: int = 0
-    """Lines of which something was sent under names or units that are no longer used: they cannot be compared."""
+    """Lines with pushes that were sent under names or units that are no longer used, so that they cannot be
+    compared.
+    """
     reasons: list[str] = field(default_factory=list)
-    """Why something could not be read, the first few."""
+    """The first FEW reasons of failed reads."""
     covered: int = 0
-    """Lines of which events show less, and the customer's balance shows that it was charged: nothing is to be done."""
+    """Lines of which events show less, although the customer's balance shows the charge, so that a correction is not
+    needed.
+    """
     forgiven: int = 0
-    """Lines that differ by less than may be silently: in shadow mode 15 %, unless told otherwise."""
+    """Lines that differ by at most the threshold, which is 15 % in shadow by default."""
     differing: list[Line] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     """Providers that cannot be compared, with the reason."""
     unusable: list[str] = field(default_factory=list)
-    """Providers among them that bill an organisation: nothing was proven of them."""
+    """Skipped providers that bill an organisation. Their charges are unproven."""
 
     open_days: int = 0
-    """Days of customers that were settled more than a day ago, and are not compared yet."""
+    """Days of customers that were settled more than a day ago, but are not compared yet."""
     left_out: list[LeftOut] = field(default_factory=list)
-    """Balances that were not compared, although all events of their customers were."""
+    """Balances that were not compared, although all events of their customers are."""
     unfinished: bool = False
-    """True if time was up before all was compared: balances, which depend on all of it, were not compared."""
+    """True if time was over before all lines were compared. Balances are then not compared, because they depend on all
+    lines.
+    """
 
     def not_read(self, customer_id: str, reason: str) -> None:
         self.unread += 1
@@ -113,20 +126,22 @@ class Reconciled:
 
     @property
     def exit_status(self) -> int:
-        """1: a person is needed. 75: what differed was corrected, could not be read, or was not reached, and the next
-        run tells."""
+        """Return 1 if a person is needed, 75 if the next run is, else 0.
+
+        The next run is needed after a correction, a failed read, or the end of the time.
+        """
         if self.unusable or any(line.is_left for line in self.differing):
             return 1
         return 75 if self.differing or self.unread or self.unfinished else 0
 
 
 def above(line: Line, threshold: float) -> bool:
-    """Return True if a difference has to be reported."""
+    """Return True if a difference exceeds the threshold, and must be reported."""
     return max(abs(line.theirs - line.ours), line.unsure) > threshold * abs(line.ours)
 
 
 def tell(line: Line) -> None:
-    """An event for each difference, so that an alert can rest on it."""
+    """Log an event for a difference, on which an alert can rest."""
     say = log.info if line.verdict == "equal" else log.error
     say(
         "reconcile_covered" if line.verdict == "equal" else "reconcile_differs",
@@ -143,13 +158,13 @@ def tell(line: Line) -> None:
 
 
 def tell_left_out(one: LeftOut) -> None:
-    """An event for each balance that was not compared."""
+    """Log an event for a balance that was not compared."""
     its = {"provider": one.provider, "customer": one.customer_id, "feature": one.feature, "reason": one.reason}
     log.warning("balance_not_compared", **its)
 
 
 def of_line(line: Line) -> dict[str, object]:
-    """Return the values of the statements about one line."""
+    """Return the parameters of statements about one line."""
     return {
         "provider": line.provider,
         "from_ms": line.from_ms,

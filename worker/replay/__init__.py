@@ -1,4 +1,4 @@
-"""Seals a past range again and sends the pushes that come out.
+"""Seal a past range again, and send the resulting pushes.
 
 Guarantee: a past range is sealed again, and not billed twice.
 

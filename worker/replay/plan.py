@@ -1,7 +1,8 @@
-"""The plan of a replay: its range and scope, and whether it can be done. It is read before anything is sealed.
+"""Plan a replay, and refuse it if its range or scope is impossible.
 
-Guarantee: an impossible range or scope is refused with an error that names the fault, its place and the next step.
-Nothing is written here.
+The plan is made before the first seal.
+
+Guarantee: an error names the fault and the next step. This module only reads.
 """
 
 from __future__ import annotations
@@ -26,12 +27,18 @@ FLIPS_SHOWN: Final = 200
 
 
 class ReplayAtWork(Refused):
-    """Another replay of some of these windows is at work, or has taken this one over: later it is nobody's."""
+    """Another replay of some of these windows is running, or took this one over.
+
+    A retry can succeed once it has ended.
+    """
 
 
 @dataclass(frozen=True)
 class ReplayScope:
-    """The scope of a replay: these organisations, those that one provider bills, or (neither given) all."""
+    """The scope of a replay.
+
+    It is the organisations `orgs`, the usage that `provider` bills, or, if both are empty, all organisations.
+    """
 
     orgs: tuple[str, ...] = ()
     provider: str | None = None
@@ -45,7 +52,7 @@ class ReplayScope:
         return ", ".join(self.orgs[:3]) + more
 
     def text(self) -> str:
-        """As it is kept: the same scope is the same text."""
+        """Return the scope as it is stored. Equal scopes have equal texts."""
         return json.dumps({"orgs": sorted(set(self.orgs)), "provider": self.provider}, sort_keys=True)
 
     @classmethod
@@ -56,7 +63,7 @@ class ReplayScope:
 
 @dataclass(frozen=True)
 class PlannedFlip:
-    """One change of the biller inside the range."""
+    """A change of the biller inside the range."""
 
     org_id: str
     at_ms: int
@@ -68,7 +75,7 @@ class PlannedFlip:
 class ReplayPlan:
     """The plan of a replay: the windows in [from_ms, to_ms) of `scope`.
 
-    [asked_from_ms, asked_to_ms) was requested. `orgs` None: all organisations.
+    [asked_from_ms, asked_to_ms) was requested. `orgs`: None for all organisations.
     """
 
     scope: ReplayScope
@@ -80,19 +87,19 @@ class ReplayPlan:
     cut_at_horizon: bool
     cut_at_first_use: bool
     open_from_ms: int | None
-    """Windows from here on are not sealed yet: the next tick's, and no replay's."""
+    """The start of the windows that the next tick seals first. None: all windows of the range are sealed."""
     floored: int
-    """Organisations with a floor inside the range; their replay begins there."""
+    """Organisations with a floor inside the range, where their replay begins."""
     stopped: tuple[str, ...]
     flips: tuple[PlannedFlip, ...]
     flip_count: int
 
 
 def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int, now_ms: int) -> ReplayPlan:
-    """Look at a range before it is replayed.
+    """Check the range and scope of a replay, and return its plan.
 
     Errors: UsageError for a range that is empty, in the future, before the first sample or below an organisation's
-    floor; Refused for an organisation or provider that does not exist or was never billed.
+    floor; UnknownId for an unknown organisation; Refused for a provider without an assignment in the range.
     """
     require_range(from_ms, to_ms)
     start, end, last = window_of(from_ms), window_of(to_ms + WINDOW_MS - 1), horizon(now_ms)
@@ -130,7 +137,7 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
 
 
 def _of(connection: sa.Connection, name: str, orgs: Sequence[str] | None, values: Values) -> Sequence[Row]:
-    """Return the rows of a fragment for these organisations; None: for all."""
+    """Return the rows of a statement for these organisations; None: for all."""
     if orgs is None:
         return SQL.run(connection, name, values, only="").all()
     these = {**values, "orgs": [{"org_id": org_id} for org_id in orgs]}
@@ -176,7 +183,7 @@ def _first_push(connection: sa.Connection) -> int:
 def _above_floor(connection: sa.Connection, scope: ReplayScope, start: int) -> None:
     """Refuse a named organisation with a floor above the start.
 
-    If no organisation is named, each begins at its floor.
+    Without named organisations, each begins at its floor.
     """
     for org_id in scope.orgs:
         floor = require_org(connection, org_id).floor_ms
@@ -193,7 +200,7 @@ def _open_from(connection: sa.Connection, end: int) -> int | None:
 
 
 def overlaps(connection: sa.Connection, scope: ReplayScope, other: ReplayScope) -> bool:
-    """Return True if two scopes may contain the same window; also in doubt."""
+    """Return True if two scopes may contain the same window, or if that is unknown."""
     if not (scope.orgs or scope.provider) or not (other.orgs or other.provider):
         return True
     if scope.provider is not None and other.provider is not None:
@@ -205,7 +212,7 @@ def overlaps(connection: sa.Connection, scope: ReplayScope, other: ReplayScope) 
 
 
 def notes(made: ReplayPlan) -> list[tuple[str, str]]:
-    """Return the notes on a plan for the person who made it: each a kind, or '', and a line."""
+    """Return the notes on a plan for people: a kind, or '', and a line each."""
     lines = []
     if made.cut_at_first_use:
         lines.append(("", "the replay begins with the first sample"))

@@ -1,7 +1,7 @@
--- Replay: its request, its progress, its findings and omissions.
+-- The statements of a replay: its plan, progress and results.
 
 -- name: only_these
--- For many organisations, or for all where this slot is empty. `o` and `q` have an organisation each.
+-- Only these organisations; if the slot is empty, all. `o` and `q` are rows with an organisation.
 AND o.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 
 -- name: only_of_these
@@ -26,7 +26,7 @@ SELECT DISTINCT org_id FROM assignments WHERE provider = :provider AND start_ms 
 SELECT MIN(start_ms) FROM assignments WHERE provider = :provider
 
 -- name: first_sample
--- One look into an index for each organisation: the moment itself has none that knows its least value.
+-- One look-up of an index for each organisation: the time of samples does not have an index for its minimum.
 SELECT MIN(first_sample_ms) AS first_sample_ms FROM (
     SELECT (SELECT s.ts FROM usage_samples s WHERE s.org_id = o.org_id AND s.problem IS NULL ORDER BY s.ts LIMIT 1)
         AS first_sample_ms FROM orgs o WHERE 1 = 1 {only}) firsts
@@ -54,7 +54,7 @@ INSERT INTO replays (scope, from_ms, to_ms, next_ms, worker, started_ms, lease_m
 VALUES (:scope, :from_ms, :to_ms, :next_ms, :worker, :started_ms, :lease_ms, :actor, :reason, :job_id) RETURNING replay_id
 
 -- name: take_over
--- Begun by hand, and gone on with for an order, or the other way round: it is the order's then.
+-- If a replay by hand is continued by a job, or the reverse, it belongs to the job.
 UPDATE replays SET worker = :worker, lease_ms = :lease_ms, job_id = COALESCE(:job_id, job_id) WHERE replay_id = :replay_id
 
 -- name: advance
@@ -69,7 +69,7 @@ WHERE seal_id = :seal_id AND window_ms >= :start_ms ORDER BY window_ms, org_id, 
 q.window_ms >= :start_ms AND q.window_ms < :end_ms
 
 -- name: still_open
--- Sealed, and not settled: due, queued, in doubt or rejected.
+-- Pushes that are sealed but not settled: due, queued, in doubt or rejected.
 SELECT COUNT(*) AS pushes, COALESCE(SUM(q.sealed_qty), 0) AS quantity FROM pushes q
 WHERE {in_range} AND q.state IN {open_states} {only} {biller}
 
@@ -81,11 +81,11 @@ SELECT 'pending: ' || q.reason AS reason, {unit_of_size} AS unit, COUNT(*) AS wi
 FROM pending_usage q WHERE {in_range} {only} GROUP BY q.reason, {unit_of_size}
 
 -- name: unit_of_size
--- An event type does not count seconds.
+-- The unit of an event type is not seconds.
 CASE WHEN q.memory_mb > {most_memory_mb} THEN 'units' ELSE 's' END
 
 -- name: left_exempt
--- The seal's work table still holds the range's usage.
+-- The seal's work table still has the range's usage.
 SELECT 'exempt: ' || a.provider AS reason, {unit_of_size} AS unit, COUNT(DISTINCT q.org_id || ' ' || q.window_ms) AS windows,
     SUM(q.seconds) AS quantity FROM seal_work q
 JOIN assignments a ON a.org_id = q.org_id AND a.start_ms <= q.window_ms

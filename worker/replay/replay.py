@@ -1,10 +1,10 @@
-"""Replay: seals a past range again and sends the pushes that come out.
+"""Replay: seal a past range again, and send the resulting pushes.
 
-Guarantee: sealed quantities are subtracted, so a replay of a healthy range sends nothing and cannot bill twice. It
-works in chunks. Each chunk is the seal's own transaction together with the replay's progress, so ticks run in between.
-If a replay is killed, it continues from its progress. Only the seal's lock keeps money right. The lease keeps a second
-replay of the same windows away for the sake of clear answers. A dry run is the same, with each transaction undone. For
-a page, a dry run ends between two transactions once the time of its context is up, and reports that.
+Guarantee: sealed quantities are subtracted, so a replay of a healthy range does not send any push and cannot bill
+twice. It works in chunks, between which ticks run. The transaction of a chunk seals and stores the progress. If a
+replay is killed, the next run continues from its progress. The seal's lock alone keeps bills correct. The lease only
+prevents a second replay of the same windows, so that its report is clear. In a dry run, each transaction is rolled
+back. For a page, a dry run ends between two transactions once its time is over, and reports that.
 """
 
 from __future__ import annotations
@@ -41,45 +41,50 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 SHOWN: Final = 1000
-"""Found pushes that are listed; all are counted."""
+"""Pushes of a replay that its report lists. It counts all."""
 FIRST_CHUNK: Final = 12 * WINDOW_MS
-"""The first chunk of a replay."""
+"""Range of the first chunk of a replay."""
 CHUNK_LOAD: Final = 400_000
-"""Samples and sums that a transaction should read, about: a second or two."""
+"""Approximate number of samples and sums that a transaction reads, in a second or two."""
 RESUME_MS: Final = DAY_MS
-"""A replay that died longer ago begins again: the caller now may well have another reason."""
+"""Age from which a replay that died begins again instead of continuing, because the new caller may have another
+reason.
+"""
 
 
 @dataclass
 class Replayed:
-    """The result of a replay: `pushes` and `quantity` in all, and the `first` of them."""
+    """The result of a replay.
+
+    `pushes` and `quantity`: of all found pushes. `first`: the first of them.
+    """
 
     from_ms: int
     to_ms: int
     dry_run: bool
     resumed_from_ms: int | None = None
     pushes_before: int = 0
-    """Sealed by the run that is gone on with."""
+    """Pushes sealed by the earlier run that this one continues."""
     pushes: int = 0
     quantity: int = 0
     first: list[FoundPush] = field(default_factory=list)
     totals: list[Tally] = field(default_factory=list)
     left_out: list[SkippedUsage] = field(default_factory=list)
     stopped: list[Bad] = field(default_factory=list)
-    """Left out, for the seal fails on them (S8); stopped for good, but for a dry run."""
+    """Organisations left out because their seal fails (S8). Except in a dry run, they are stopped."""
     failures: list[str] = field(default_factory=list)
     not_ready: list[str] = field(default_factory=list)
     """Providers of found pushes that cannot be sent to now."""
     unfinished: bool = False
-    """Time was up before the range's end: the same replay, begun again, continues there."""
+    """True if time was over before the end of the range. A repeat of the same replay continues there."""
     backlog: Backlog = field(default_factory=Backlog)
     open_pushes: int = 0
-    """Sealed in the range, now or before, and not settled yet."""
+    """Pushes of the range that are sealed, now or before, and not settled yet."""
     open_quantity: int = 0
 
     @property
     def to_settle(self) -> str:
-        """The pushes that are sealed and not settled, in words; empty if there are none."""
+        """Return a text about the unsettled pushes of the range; '' if all are settled."""
         if not self.open_pushes:
             return ""
         what = "1 push" if self.open_pushes == 1 else f"{self.open_pushes:,} pushes"
@@ -87,7 +92,7 @@ class Replayed:
 
     @property
     def exit_status(self) -> int:
-        """As for a tick: 0 all settled, 75 something is left for the next one, 1 a person is needed."""
+        """Return 0 if all is settled, 75 if work is left, 1 if a person is needed."""
         if self.stopped:
             return 1
         if self.dry_run:
@@ -99,7 +104,7 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Begun:
-    """The row that keeps how far a replay has come."""
+    """The stored progress of a replay. `resumed`: it continues an earlier run."""
 
     replay_id: int
     next_ms: int
@@ -109,7 +114,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The result of one transaction."""
+    """The result of one chunk."""
 
     pushes: Sequence[FoundPush]
     left_out: Sequence[SkippedUsage]
@@ -119,10 +124,11 @@ class Chunk:
 def replay(
     context: Context, plan: ReplayPlan, by: By, *, dry_run: bool, most: int | None = SHOWN, job_id: int | None = None
 ) -> Steps[Replayed]:
-    """Seal what the planned windows still owe, and push it; a dry run leaves nothing behind.
+    """Seal the planned windows again, and send the resulting pushes.
 
-    `most` pushes are listed (None: all); `job_id`: the order that it is done for. Errors: ReplayAtWork while another
-    replay of some of these windows is at work.
+    `dry_run`: roll all changes back. `most`: the number of listed pushes (None: all). `job_id`: the job that it belongs
+    to. Errors: ReplayAtWork while another replay of some of these windows is running; HistoryDoubted while a recovery
+    is needed.
     """
     result = Replayed(plan.from_ms, plan.to_ms, dry_run)
     begun: Begun | None = None
@@ -133,7 +139,7 @@ def replay(
         result.resumed_from_ms = begun.next_ms if begun.resumed else None
     yield from _seal_all(context, plan, begun, result, most)
     if result.unfinished:
-        return result  # the next tick sends what is due
+        return result  # the next tick sends due pushes
     if not dry_run and (result.pushes or result.pushes_before):
         yield from _send_all(context, result)
     result.open_pushes, result.open_quantity = yield Transaction("replay_open", partial(still_open, plan=plan))
@@ -184,7 +190,10 @@ def _seal_all(
 def _find_and_stop(
     context: Context, plan: ReplayPlan, span: tuple[int, int], orgs: Sequence[str], *, dry_run: bool
 ) -> Steps[list[Bad]]:
-    """As a tick does (S8): the organisations that a chunk fails on are found, and stopped unless this is a dry run."""
+    """Find and stop the organisations on which a chunk fails, as in a tick (S8).
+
+    A dry run does not stop them.
+    """
 
     def probe(only: tuple[str, ...]) -> Callable[[sa.Connection], object]:
         request = SealRequest(context.shard, plan.to_ms, context.clock.now_ms(), context.declared(), only=only)
@@ -204,7 +213,10 @@ def _everybody(connection: sa.Connection) -> tuple[str, ...]:
 
 
 def next_size(size: int, load: int) -> int:
-    """Return the length of the next transaction's range: a window to a day, shorter if there is much in it."""
+    """Return the length of the next chunk: from a window to a day.
+
+    It is shorter if the last chunk read many samples.
+    """
     wanted = size * CHUNK_LOAD // max(load, 1)
     return int(min(max(wanted - wanted % WINDOW_MS, WINDOW_MS), 4 * size, DAY_MS))
 
@@ -244,7 +256,7 @@ def _advance(
 
 
 def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by: By, job_id: int | None) -> Begun:
-    lock_buckets(connection)  # one after the other: of two that begin at once, the second sees the first
+    lock_buckets(connection)  # if two replays begin at once, the second waits and sees the first
     now = context.clock.now_ms()
     doubted = recognise(connection, context.witness, now).doubted
     if doubted is not None:
@@ -285,7 +297,7 @@ def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, by: By, 
 
 
 def _send_all(context: Context, result: Replayed) -> Steps[None]:
-    """Send due pushes as in any tick. The rest is left to the next tick."""
+    """Send due pushes, as in a tick. The next tick sends the rest."""
     ready = context.ready()
     result.not_ready = sorted({tally.provider for tally in result.totals} - set(ready))
     results = yield RunTogether([_send(context, provider) for provider in ready])
@@ -300,7 +312,10 @@ def _send(context: Context, provider: str) -> Steps[None]:
 
 
 def rehearse(transact: Transact, context: Context, plan: ReplayPlan, by: By) -> Replayed:
-    """Return the result that a replay would have. A dry run yields only transactions. Errors: those of the database."""
+    """Make a dry run of a replay, and return its result.
+
+    A dry run yields only transactions. Errors: those of the database.
+    """
     steps = replay(context, plan, by, dry_run=True, most=SHOWN)
     answer: Any = None
     failure: Exception | None = None
@@ -314,7 +329,7 @@ def rehearse(transact: Transact, context: Context, plan: ReplayPlan, by: By) -> 
         answer, failure = None, None
         try:
             answer = transact(effect.work, rollback=True)
-        except Exception as error:  # handed to the replay, which decides
+        except Exception as error:  # the replay decides
             failure = error
 
 
@@ -323,8 +338,10 @@ LEFT: Final = ("left_pending", "left_exempt", "left_shadow", "left_quarantined")
 
 @dataclass(frozen=True)
 class FoundPush:
-    """One push that the range still owed. `price_micro`: by the rate card, None without a price. In shadow it is
-    sealed, and never sent."""
+    """A push for usage that the range still owed.
+
+    `price_micro`: micro-credits by the rate card; None without a rate. `shadow`: True if it is sealed and never sent.
+    """
 
     org_id: str
     window_ms: int
@@ -338,7 +355,7 @@ class FoundPush:
 
 @dataclass
 class Tally:
-    """One organisation's feature at one provider, summed up."""
+    """The sum of an organisation's found pushes of a feature at a provider."""
 
     org_id: str
     provider: str
@@ -359,7 +376,10 @@ class Tally:
 
 @dataclass
 class SkippedUsage:
-    """Usage in the range without a new push: `why`, in how many windows of an organisation, how much in `unit`."""
+    """Usage in the range that did not become a push.
+
+    `why`: the reason. `windows`: the number of windows of organisations. `quantity`: in `unit`.
+    """
 
     why: str
     unit: str
@@ -372,7 +392,7 @@ class SkippedUsage:
 
 
 def found_in(connection: sa.Connection, seal_id: int, start: int) -> list[FoundPush]:
-    """The pushes that a seal made of windows from `start` on."""
+    """Return the pushes that a seal made for windows from `start` on."""
     card = rate_card(connection)
     rows = SQL.run(connection, "found", {"seal_id": seal_id, "start_ms": start})
     return [
@@ -391,7 +411,10 @@ def found_in(connection: sa.Connection, seal_id: int, start: int) -> list[FoundP
 
 
 def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, seal_id: int) -> Sequence[SkippedUsage]:
-    """Return the usage in [start, end) that is due to no provider: pending, exempt, in shadow, quarantined, stopped."""
+    """Return usage in [start, end) that is not billed, by reason.
+
+    It is pending, exempt, in shadow, quarantined, or of a stopped organisation.
+    """
     values: dict[str, object] = {"start_ms": start, "end_ms": end, "seal_id": seal_id}
     only = ""
     if plan.orgs is not None:
@@ -406,7 +429,7 @@ def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, s
 
 
 def still_open(connection: sa.Connection, plan: ReplayPlan) -> tuple[int, int]:
-    """Return the number and the quantity of pushes in the planned windows that are sealed and not settled."""
+    """Return the number and quantity of unsettled pushes in the planned windows."""
     values: dict[str, object] = {"start_ms": plan.from_ms, "end_ms": plan.to_ms}
     only = biller = ""
     if plan.orgs is not None:

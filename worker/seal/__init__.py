@@ -1,4 +1,4 @@
-"""Writes the owed quantities as immutable pushes and advances the watermark.
+"""Write the owed quantities as immutable pushes, and advance the watermark.
 
 Guarantee: unbilled usage becomes one immutable push.
 

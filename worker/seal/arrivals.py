@@ -1,8 +1,8 @@
-"""The cursor: how far the arrivals of samples have been looked at (rule S2).
+"""Track the arrivals of samples that seals have read: the cursor (rule S2).
 
-Guarantee: a sample is looked at exactly once, whichever transaction brought it. On PostgreSQL the cursor and the list
-`in_flight` are one snapshot: everything before the cursor was visible, but for the transactions in flight, which are
-looked for by name. So a transaction that stays open, in any database of the server, holds up nobody.
+Guarantee: each sample is read exactly once, for any order of commits. On PostgreSQL the cursor and the list `in_flight`
+are one snapshot. All arrivals before the cursor were visible, except those of transactions in flight, which the next
+scan reads by number. So a transaction that stays open, in any database of the server, does not delay a seal.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class ArrivalCursor:
-    """Arrivals before `cursor` were looked at, but for those `in_flight` (PostgreSQL's transactions)."""
+    """The read arrivals: those before `cursor`, except those in flight.
+
+    `in_flight`: numbers of PostgreSQL's transactions.
+    """
 
     cursor: int = 0
     in_flight: tuple[int, ...] = ()
 
     @property
     def piece(self) -> str:
-        """The fragment of samples `s` that have arrived since; its values are `values`."""
+        """Return the fragment for samples `s` that arrived since, with `values`."""
         return "arrived_since_or_in_flight" if self.in_flight else "arrived_since"
 
     @property
@@ -39,18 +42,21 @@ UNREAD: Final = ArrivalCursor()
 
 
 def seen_by_all(buckets: Sequence[Any]) -> ArrivalCursor:
-    """Return the arrivals that all of several rows of `buckets` have seen."""
+    """Return the arrivals that the seals of all these buckets have read."""
     open_then = {int(number) for row in buckets for number in row.in_flight or ()}
     return ArrivalCursor(min(int(row.cursor) for row in buckets), tuple(sorted(open_then)))
 
 
 def buckets_part() -> Part:
-    """Return the query of every bucket's cursor, to read beside others in one statement: rows for `seen_by_all`."""
+    """Return the query of each bucket's cursor: rows for `seen_by_all`.
+
+    It can be read together with others in one statement.
+    """
     return SQL.part("of_buckets")
 
 
 def seen_by_seals(connection: sa.Connection) -> ArrivalCursor:
-    """Return the arrivals that the seals of all buckets have seen."""
+    """Return the arrivals that the seals of all buckets have read."""
     part = buckets_part()
     return seen_by_all(SQL.run(connection, part.name).all())
 

@@ -1,9 +1,9 @@
 -- The reads of a seal: its lock, new arrivals, usage in each window, unknown organisations.
 --
--- Guarantee: samples are aggregated first and joined after. Every join that could drop usage is an outer one (S6).
+-- Guarantee: samples are aggregated first and joined afterwards. Each join that could drop usage is an outer join (S6).
 
 -- name: lock_shard
--- Rule S1: this is the seal's first statement; all else about these buckets is read later.
+-- Rule S1: this is the seal's first statement. All other rows of these buckets are read later.
 SELECT id, watermark_ms, cursor, in_flight, epoch, sweep_began_ms, sweep_next_ms FROM buckets
 WHERE id BETWEEN :lo AND :hi ORDER BY id {for_update}
 
@@ -60,30 +60,31 @@ s.ts - s.ts % {window_length_ms}
 1, 2, 3
 
 -- name: the_one_window
--- SQLite groups by sorting, and a tick has one fresh window as a rule: not sorting by it is a quarter less work.
+-- SQLite groups by sorting, and a tick usually has one fresh window. Without the window in the sort, the work is a
+-- quarter less.
 :watermark_ms
 
 -- name: groups_of_one_window
 1, 3
 
 -- name: seconds [postgresql]
--- A sample without a problem has whole numbers, of 64 bits: an event may have a million million units. PostgreSQL adds
--- them up with less work than numerics.
+-- A valid sample has whole numbers of 64 bits, because an event may have 10^12 units. PostgreSQL adds these up faster
+-- than numerics.
 s.interval_s::bigint
 
 -- name: seconds [sqlite]
 s.interval_s
 
 -- name: apart [postgresql]
--- Keeps PostgreSQL from counting the groups by how many moments differ: it would make a hash table ten times too large,
--- and miss the cache for each sample (an eighth to a quarter of the scan, the more samples there are).
+-- This keeps PostgreSQL from estimating the groups by the number of different times. Otherwise its hash table is ten
+-- times too large and misses the cache for each sample (an eighth to a quarter of the scan).
 OFFSET 0
 
 -- name: apart [sqlite]
 
 -- name: scan [postgresql]
 -- Rule S2: the scan of arrivals and the next cursor are one statement, so they share one snapshot. A sample that the
--- snapshot cannot see yet is in flight, or at or above the cursor, and is scanned next time; `{later}` is that.
+-- snapshot cannot see yet is in flight, or at or above the cursor. The next scan reads it by `{later}`.
 WITH moved AS (
     UPDATE buckets SET cursor = greatest(buckets.cursor, seen.cursor), in_flight = seen.in_flight FROM ({seen_now}) seen
     WHERE id BETWEEN :lo AND :hi
@@ -91,7 +92,7 @@ WITH moved AS (
 {add_up}
 
 -- name: move_cursor [sqlite]
--- SQLite: one writer at a time, so the whole transaction is one snapshot; each scan uses its own index.
+-- SQLite has one writer at a time, so the whole transaction is one snapshot. Each scan uses its own index.
 UPDATE buckets SET cursor = COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0)
 WHERE id BETWEEN :lo AND :hi AND cursor < COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0)
 
@@ -99,7 +100,8 @@ WHERE id BETWEEN :lo AND :hi AND cursor < COALESCE((SELECT MAX(arrival) + 1 FROM
 s.ts >= :watermark_ms AND s.ts < :horizon_ms
 
 -- name: fresh_or_later
--- Windows at or above :watermark_ms are read whole. Below it only arrivals are, to learn which windows they make dirty.
+-- Windows at or above :watermark_ms are read whole. Below it, only arrivals are read, to find the windows that they
+-- make dirty.
 (({fresh}) OR ({later} AND s.ts < :watermark_ms))
 
 -- name: late [sqlite]
@@ -109,9 +111,8 @@ s.arrival >= :cursor AND +s.ts < :watermark_ms
 SELECT cursor, in_flight FROM buckets
 
 -- name: seen_now [postgresql]
--- A transaction that was not visible when this was read has a number in the list, or one at or above the cursor. The
--- cursor is never above the reader's own number: a server that dies forgets the numbers of those that wrote nothing,
--- and gives those above the newest commit again.
+-- If a transaction was not visible, its number is in the list, or at or above the cursor. The cursor is at most the
+-- reader's own number: after a crash, the server uses numbers above the newest commit again.
 SELECT least(pg_snapshot_xmax(s.now)::text::bigint, pg_current_xact_id()::text::bigint) AS cursor,
     ARRAY(SELECT one::text::bigint FROM pg_snapshot_xip(s.now) one) AS in_flight
 FROM (SELECT pg_current_snapshot() AS now) s
@@ -120,13 +121,13 @@ FROM (SELECT pg_current_snapshot() AS now) s
 SELECT COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0) AS cursor, NULL AS in_flight
 
 -- name: any_below_floor
--- Rule S4: a sample that arrived below the floor is too late for good, and stays countable.
+-- Rule S4: a sample that arrives below the floor is never billed. It is stored in the quarantine of late samples.
 SELECT 1 FROM seal_work w JOIN orgs o ON o.org_id = w.org_id
 WHERE w.window_ms < :watermark_ms AND w.window_ms < o.floor_ms LIMIT 1
 
 -- name: keep_below_floor
--- If arrivals are read again (cursor 0: history was lost, or their numbers begin again), samples below the floor at the
--- last prune were billed before, and only wait to be deleted. Those of them that came since are late.
+-- Cursor 0 means that arrivals are read again, because history was lost or their numbers begin again. In that case,
+-- samples from before the last prune were billed and only wait to be deleted. Samples that came since are late.
 INSERT INTO late_quarantine (sample_id, org_id, found_ms)
 SELECT s.id, s.org_id, :now_ms FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
 WHERE {later} AND s.problem IS NULL AND s.ts < o.floor_ms AND o.bucket BETWEEN :lo AND :hi
@@ -141,7 +142,7 @@ WHERE w.window_ms < :watermark_ms AND w.window_ms >= o.floor_ms AND o.bucket BET
 ON CONFLICT DO NOTHING
 
 -- name: stopped_is_dirty
--- A stopped organisation's samples are left out of the scan that adds up, but they count as arrived.
+-- The scan does not add up a stopped organisation's samples, but they count as arrived.
 INSERT INTO dirty_windows (org_id, window_ms)
 SELECT DISTINCT s.org_id, {window}
 FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
@@ -154,8 +155,8 @@ SELECT 1 FROM orgs WHERE held_watermark_ms < :scan_end_ms AND stopped_at_ms IS N
 UNION ALL SELECT 1 FROM buckets WHERE watermark_ms < :scan_end_ms AND id BETWEEN :lo AND :hi LIMIT 1
 
 -- name: laggards_are_dirty
--- An organisation behind the watermark is not scanned with the others (13.5 times the cost, measured): its windows
--- become dirty ones.
+-- An organisation behind the watermark is not scanned with the others (13.5 times the cost, measured). Its windows
+-- become dirty instead.
 INSERT INTO dirty_windows (org_id, window_ms)
 SELECT DISTINCT s.org_id, {window}
 FROM (SELECT o.org_id, COALESCE(o.held_watermark_ms, b.watermark_ms) AS watermark_ms
@@ -193,12 +194,12 @@ GROUP BY 1, 2, 3
 s.org_id = d.org_id AND s.ts >= d.window_ms AND s.ts < d.window_ms + {window_length_ms}
 
 -- name: strangers
--- A sample of an organisation that was not named yet, or that another program inserted without a bucket.
+-- Organisations with samples but without a row, or with a row that another program inserted without a bucket.
 SELECT DISTINCT w.org_id FROM seal_work w LEFT JOIN orgs o ON o.org_id = w.org_id WHERE o.bucket IS NULL
 
 -- name: strangers_behind
--- A bucket behind the watermark: its cursor may have passed a stranger's sample while the sample's window was still
--- open. An organisation without a row cannot be found below as a laggard.
+-- If a bucket is behind the watermark, its cursor may have passed a sample of an unknown organisation while the window
+-- was open. An organisation without a row is not found as a laggard.
 SELECT DISTINCT s.org_id FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
 WHERE s.ts >= (SELECT MIN(watermark_ms) FROM buckets WHERE id BETWEEN :lo AND :hi) AND s.ts < :scan_end_ms
     AND s.problem IS NULL AND o.bucket IS NULL {scope}
@@ -208,9 +209,9 @@ SELECT DISTINCT s.org_id FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.o
 WHERE {later} AND s.problem IS NULL AND o.bucket IS NULL
 
 -- name: unknown_tables [postgresql]
--- A table that was filled and never analysed: the planner takes `bucket BETWEEN 0 AND 255` for one row, and compares
--- every group with every organisation (5 s for 20,000 of each, where it takes a tenth of one). It reads all samples and
--- pushes there ever were. So it is, too, where they were last looked at while they were empty.
+-- Tables that were filled and never analysed, or were empty when they were. For these, the planner expects one row of
+-- `bucket BETWEEN 0 AND 255`. It compares each group with each organisation (5 s instead of 0.1 s for 20,000 of each).
+-- It also reads all samples and pushes.
 SELECT t.name FROM (VALUES ('orgs', 'bucket'), ('assignments', 'start_ms'), ('usage_samples', 'ts'),
     ('pushes', 'window_ms')) t(name, attribute)
 WHERE pg_relation_size(t.name::regclass) > 0 AND NOT EXISTS (SELECT 1 FROM pg_stats s
@@ -229,7 +230,7 @@ ANALYZE usage_samples
 ANALYZE pushes
 
 -- name: analyze_work [postgresql]
--- Without statistics the planner takes the work table for a tiny one and looks each row up by index.
+-- Without statistics the planner expects a tiny work table and looks up each row by index.
 SET LOCAL default_statistics_target = 10;
 ANALYZE seal_work
 
@@ -241,7 +242,7 @@ WHERE id BETWEEN :lo AND :hi
 UPDATE buckets SET sweep_next_ms = :next_ms, sweep_began_ms = :began_ms WHERE id BETWEEN :lo AND :hi
 
 -- name: give_bucket
--- In one statement: a host may name any number of organisations that are none.
+-- One statement for all: a host may name any number of unknown organisations.
 INSERT INTO orgs (org_id, bucket, registered)
 SELECT r.org_id, r.bucket, false FROM {rows :strangers (org_id text, bucket bigint)} r WHERE 1 = 1 ORDER BY r.org_id
 ON CONFLICT (org_id) DO UPDATE SET bucket = excluded.bucket
@@ -272,13 +273,13 @@ UPDATE orgs SET stopped_at_ms = NULL, stopped_reason = NULL WHERE org_id = :org_
 -- The owed quantities, and their consequences: pushes, carries, pending usage, watermarks.
 
 -- name: segments
--- The mapping in one value. A list of VALUES would say how many there are; from a function PostgreSQL expects 100.
+-- The mapping in one value. PostgreSQL expects 100 rows of a function, so LIMIT gives it the number.
 (SELECT lo, hi, start_ms, end_ms, feature, unit
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} g
     LIMIT :number_of_segments)
 
 -- name: mapped_exact
--- Where each segment is one size, it is the mapping; tiers are applied to the sizes there are, each once.
+-- If each segment is one size, the segments are the mapping.
 SELECT lo, start_ms, end_ms, feature, unit FROM {segments} g
 
 -- name: mapped_tiers
@@ -286,13 +287,13 @@ SELECT u.memory_mb, g.start_ms, g.end_ms, g.feature, g.unit
 FROM (SELECT DISTINCT memory_mb FROM seal_work) u JOIN {segments} g ON {in_segment}
 
 -- name: above_floor
--- PostgreSQL takes two of three rows to fail a comparison of columns, and after three of them it expects hundreds of
--- rows where there are 40,000, and looks each up by index. It expects no such thing of an
--- expression unlike a constant.
+-- PostgreSQL assumes that two of three rows fail a comparison of columns. After three comparisons it expects hundreds
+-- of rows instead of 40,000, and looks up each by index. For an expression that differs from a constant, it does not
+-- assume that.
 CASE WHEN w.window_ms < o.floor_ms THEN 1 ELSE 0 END <> 1
 
 -- name: of_the_window
--- The feature that a size makes in a window.
+-- The feature of a size in a window.
 m.memory_mb = w.memory_mb AND w.window_ms >= m.start_ms AND w.window_ms < m.end_ms
 
 -- name: assigned_then
@@ -305,7 +306,7 @@ a.org_id = w.org_id AND a.start_ms <= w.window_ms AND (a.end_ms IS NULL OR w.win
 :providers
 
 -- name: below_watermark
--- A replay leaves alone the windows that the next tick will seal as fresh.
+-- A replay leaves out the windows that the next tick will seal as fresh.
 AND w.window_ms < COALESCE(o.held_watermark_ms, (SELECT b.watermark_ms FROM buckets b WHERE b.id = o.bucket))
 
 -- name: below_watermark_of_biller
@@ -318,11 +319,11 @@ AND p.org_id IN {rows :only (org_id text)}
 AND p.org_id NOT IN (SELECT org_id FROM orgs WHERE stopped_at_ms IS NOT NULL)
 
 -- name: none_dirty
--- The work table holds a range's samples alone.
+-- The work table has only a range's samples.
 AND 1 = 0
 
 -- name: owed
--- The one idea: owed = used - pushes not voided, for each (organisation, window, feature).
+-- The central rule: owed = used - pushes not voided, for each (organisation, window, feature).
 WITH mapped (memory_mb, start_ms, end_ms, feature, unit) AS ({mapped}),
 prior AS (
     SELECT p.org_id, p.window_ms, p.feature, p.state, p.sealed_qty, p.sent_qty, p.revision
@@ -362,12 +363,13 @@ billed AS (
 )
 
 -- name: is_shadow
--- Usage billed in shadow is sealed and never sent. Few windows are before any provider's cut-over.
+-- Usage in shadow is sealed and never sent. The first condition is cheap: few windows are before the cut-over of a
+-- provider.
 w.window_ms < :shadow_until_ms AND w.window_ms < {live_from}
 
 -- name: live_from [sqlite]
--- From an object, by provider: rows of them, looked up for each that is billed, would be taken apart each time (a
--- twelfth of a seal that is all in shadow, measured). Names of providers are made of a-z, 0-9 and _.
+-- A JSON object by provider, because SQLite would parse rows again for each push (a twelfth of a seal in shadow,
+-- measured). Names of providers have only a-z, 0-9 and _.
 json_extract(:live_from, '$.' || a.provider)
 
 -- name: live_from [postgresql]
@@ -385,21 +387,21 @@ SELECT window_ms, org_id, feature, revision, provider, customer_id, quantity, se
 FROM ({sent}) sized WHERE quantity <> 0 OR sent_qty <> 0
 
 -- name: gives_back
--- Usage that may never be charged is not given back. It waits until all else of the window is settled. It becomes a
--- push only then, so that nothing sends, looks up or reconciles it.
+-- A give-back waits until all other pushes of the window are settled, because they may never be charged. It becomes a
+-- push only then, so that it is not sent, looked up or reconciled before.
 SUM(quantity) < 0 AND MAX(is_open) = 0
 
 -- name: gives_back_units
--- If whole units moved between windows (S10), it waits for all of the feature. After a void, whole units may be left
--- over, or less than none, with nothing to bill: its window sends the difference.
+-- If whole units moved between windows (S10), it waits for all pushes of the feature. After a void, a positive or
+-- negative number of whole units may be left without usage to bill. Its window then sends the difference.
 (SUM(quantity) < 0 OR MAX(revision) >= 0 AND EXISTS (SELECT 1 FROM carries k WHERE k.org_id = both_sides.org_id
     AND k.feature = both_sides.feature AND k.carry_qty <> 0)) AND MAX(is_open) = 0
     AND (SUM(quantity) < 0 AND MAX(is_moved) = 0 OR (org_id, feature) NOT IN (
         SELECT q.org_id, q.feature FROM pushes q WHERE q.state IN {open_states} AND q.sent_qty > 0))
 
 -- name: sort_groups [postgresql]
--- The pushes are best inserted in the primary key's order, and grouped by sorting they come in it: a fifth less work for
--- the statement than grouping by hash, which the planner, expecting few groups, would take.
+-- Pushes are inserted fastest in the order of the primary key, which grouping by sorting gives (a fifth less work). The
+-- planner expects few groups and would group by hash.
 SET LOCAL enable_hashagg = off
 
 -- name: hash_groups [postgresql]
@@ -409,13 +411,13 @@ SET LOCAL enable_hashagg TO DEFAULT
 1 = 0
 
 -- name: lost_then
--- In windows with a lost history (R1), the provider may know a push already. So it is looked up before its first send,
--- or a person decides once if it cannot be looked up. Carried quantities are looked up as well: sealed in another
--- order, their window may have been sent a whole unit.
+-- In windows with a lost history (R1), the provider may know a push already. So it is looked up before its first send.
+-- If its provider does not have a look-up, a person decides once. Carried quantities are looked up as well, because the
+-- lost history may have sent a whole unit for their window.
 window_ms < :lost_until_ms AND shadow = 0 AND provider NOT IN :not_asked AND NOT {is_decided}
 
 -- name: is_decided
--- A person decided about one that was asked for and could not be told: the next would be no other.
+-- A person has voided such a push of the window, and the next push would ask the same question.
 EXISTS (SELECT 1 FROM voids v JOIN pushes q ON q.window_ms = v.window_ms AND q.org_id = v.org_id
     AND q.feature = v.feature AND q.revision = v.revision WHERE v.window_ms = sized.window_ms
     AND v.org_id = sized.org_id AND v.feature = sized.feature AND v.evidence_kind = 'operator'
@@ -432,8 +434,8 @@ WHEN window_ms < :lost_until_ms AND provider IN :untold AND NOT {is_decided} THE
 SELECT billed.*, quantity AS sent_qty FROM billed
 
 -- name: sent_carried
--- Rule S10. Running totals of (carry + sealed), cut to whole units; where negatives are not taken, never falling.
--- Quantities sealed in shadow are never sent, so they leave nothing over for those that are.
+-- Rule S10. Running totals of (carry + sealed), rounded down to whole units. If the provider does not accept negatives,
+-- they never fall. Quantities in shadow are never sent, so they do not add to the carry of others.
 SELECT r.*, CASE WHEN r.unit IS NULL THEN r.quantity ELSE r.unit * (r.units
     - COALESCE(LAG(r.units) OVER (PARTITION BY r.org_id, r.provider, r.customer_id, r.feature, r.shadow
         ORDER BY r.window_ms), 0)) END AS sent_qty
@@ -476,7 +478,7 @@ DELETE FROM pending_usage WHERE (window_ms, org_id) IN (
     SELECT d.window_ms, d.org_id FROM {dirty_windows_read} WHERE {is_dirty})
 
 -- name: pend
--- Rule S6: usage that no feature or assignment covers is kept, with the reason.
+-- Rule S6: usage without a feature or an assignment becomes pending, with the reason.
 INSERT INTO pending_usage (window_ms, org_id, memory_mb, reason, seconds, samples)
 WITH mapped (memory_mb, start_ms, end_ms, feature, unit) AS ({mapped})
 SELECT w.window_ms, w.org_id, w.memory_mb,
@@ -499,7 +501,7 @@ DELETE FROM dirty_windows WHERE window_ms < :horizon_ms AND EXISTS (SELECT 1 FRO
     AND NOT ((org_id, window_ms) IN ({less_may_be_owed}) AND {something_is_open})
 
 -- name: less_may_be_owed
--- Something of the window was taken back, or was found to be charged otherwise.
+-- Windows with a withdrawal, an adoption or a void.
 SELECT w.org_id, w.window_ms FROM seal_work w WHERE w.samples < 0
 UNION ALL SELECT d.org_id, d.window_ms FROM {dirty_windows_read}
     JOIN adoptions x ON x.window_ms = d.window_ms AND x.org_id = d.org_id WHERE {is_dirty}
@@ -510,8 +512,8 @@ UNION ALL SELECT d.org_id, d.window_ms FROM {dirty_windows_read}
 SELECT 1 FROM {dirty_windows_read} WHERE {is_dirty} LIMIT 1
 
 -- name: hold_what_is_open
--- Another transaction that settles it waits: the quantity to give back, and the windows that stay dirty for it, are two
--- statements that must see the same.
+-- This locks open pushes. The quantity to give back and the windows that stay dirty are two statements, which must see
+-- the same state.
 SELECT 1 FROM ({less_may_be_owed}) l JOIN pushes p ON p.org_id = l.org_id {open_of}
 WHERE p.sent_qty > 0 AND p.state IN {open_states} ORDER BY p.window_ms, p.org_id, p.feature, p.revision
 FOR NO KEY UPDATE OF p
@@ -522,7 +524,7 @@ AND p.window_ms = l.window_ms
 -- name: open_of_the_org
 
 -- name: of_the_window_is_open
--- An earlier push that is not settled: a push that gives back waits for it, and its window stays dirty.
+-- An earlier push is not settled. A push that gives back waits for it, and its window stays dirty.
 (SELECT COUNT(*) FROM pushes p WHERE p.window_ms = dirty_windows.window_ms AND p.org_id = dirty_windows.org_id
     AND p.sent_qty > 0 AND p.state IN {open_states} AND p.seal_id < :seal_id) > 0
 
@@ -533,7 +535,7 @@ org_id IN (SELECT p.org_id FROM pushes p WHERE p.sent_qty > 0 AND p.state IN {op
 UPDATE buckets SET watermark_ms = :horizon_ms WHERE id BETWEEN :lo AND :hi AND watermark_ms < :horizon_ms
 
 -- name: catch_up
--- An organisation that was held back has caught up with its bucket, or comes as far as the horizon.
+-- An organisation behind its bucket moves to the horizon, or has caught up with its bucket.
 UPDATE orgs SET held_watermark_ms = CASE
     WHEN :horizon_ms >= (SELECT b.watermark_ms FROM buckets b WHERE b.id = orgs.bucket) THEN NULL
     WHEN :horizon_ms > held_watermark_ms THEN :horizon_ms ELSE held_watermark_ms END

@@ -1,16 +1,15 @@
-"""Seal: writes the owed quantities as immutable pushes and advances the watermark, in one transaction.
+"""Seal: write owed quantities as pushes and advance the watermark, atomically.
 
 Guarantee: owed = samples in force - pushes not voided, for each (organisation, window, feature), computed from
-committed rows. One function serves fresh, late, replayed, swept and newly mapped usage, with different ranges. So a
-crash, a second worker or a replay can only find that nothing is owed any more. The lock is a seal's first statement
-(rule S1); the mapping, terms and lost history it goes by are read under it, and bound as values.
+committed rows. One function serves fresh, late, replayed, swept and newly mapped usage, with different ranges. So after
+a crash, by a second worker or in a replay, the owed quantity is 0. The lock is a seal's first statement (rule S1). The
+mapping, terms and lost history are read under it, and bound as values.
 
-A sample is looked at exactly once, whichever transaction brought it (S2). On PostgreSQL the cursor and the list
-`in_flight` are one snapshot: everything before the cursor was visible, but for the transactions in flight, which are
-looked for by name. So a transaction that stays open, in any database of the server, holds up no seal.
+Each sample is read exactly once, for any order of commits (S2). `worker.seal.arrivals` explains the cursor. A
+transaction that stays open, in any database of the server, does not delay a seal.
 
-An organisation first seen in samples gets a row and a bucket before its usage is sealed or becomes pending (S6). The
-organisations that a seal fails on are found by dry runs of halves, and left out alone (S8).
+An organisation that is first seen in samples gets a row and a bucket before its usage is sealed or becomes pending
+(S6). If a seal fails, dry runs of halves find the organisations at fault, and only these are left out (S8).
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ from drawdown.worker.seal.arrivals import UNREAD, ArrivalCursor, seen_by_all
 SQL = queries(__file__)
 
 SWEEP_CHUNK_MS = DAY_MS
-"""Range that one tick sweeps."""
+"""Range of windows that one tick sweeps."""
 
 
 def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
-    """Seal everything of the shard up to the horizon, late and fresh in the same transaction.
+    """Seal the shard up to the horizon, late and fresh usage together.
 
-    Rests on rules S1 (one lock, first), S2 (arrivals and cursor from one later statement), S3, S4, S6 and S10.
-    Errors: whatever the database refuses, for the caller to find the organisation it is about (S8).
+    It follows rules S1 (one lock, first), S2 (arrivals and cursor from one later statement), S3, S4, S6 and S10.
+    Errors: those of the database, for which the caller finds the organisation at fault (S8).
     """
     lock, restored = lock_shard(connection, request)
     run = Statements(connection, request, lock.watermark_ms, lock.arrivals)
@@ -79,7 +78,7 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
 
 
 def _scan(run: Statements, request: SealRequest, lock: Lock) -> None:
-    """Add up fresh windows, and see what has arrived for others (S2)."""
+    """Add up fresh windows, and find late arrivals for others (S2)."""
     if run.is_postgresql:
         run.run("scan", "scope", "later", which="fresh_or_later")
         return
@@ -96,10 +95,12 @@ def _scan(run: Statements, request: SealRequest, lock: Lock) -> None:
 def seal_range(
     connection: sa.Connection, request: SealRequest, from_ms: int, to_ms: int, *, biller: str | None = None
 ) -> Sealed:
-    """Seal again what a past range [from_ms, to_ms) still owes; watermark, cursor and dirty windows stay as they are.
+    """Seal a past range [from_ms, to_ms) again.
 
-    Used by replay and by the nightly sweep. Windows at or above an organisation's watermark, or below its floor,
-    are left alone; with `biller`, also those assigned to another provider.
+    Watermark, cursor and dirty windows stay as they are.
+
+    Used by replay and by the nightly sweep. Windows at or above an organisation's watermark or below its floor are left
+    out. `biller`: leave out windows that are assigned to another provider, too.
     """
     lock, _ = lock_shard(connection, request)
     run = Statements(connection, request, from_ms)
@@ -118,11 +119,14 @@ def seal_range(
 
 
 def sweep(connection: sa.Connection, request: SealRequest) -> Sealed | None:
-    """One day of the nightly sweep of the late horizon (S2's net); None when it is done for today."""
+    """Seal the next day of the nightly sweep (the fallback of S2).
+
+    The sweep covers LATE_HORIZON_MS. None: it is complete for today, or the range is empty.
+    """
     shard = {"lo": request.shard.lo, "hi": request.shard.hi}
     row = SQL.run(connection, "swept", shard).one()
     start, began, watermark = int(row.next_ms), int(row.began_ms), int(row.watermark_ms)
-    if start >= min(watermark, window_of(began)):  # what was sealed since this round began is the next round's
+    if start >= min(watermark, window_of(began)):  # the next round covers newer windows
         if request.now_ms - began < DAY_MS:
             return None
         start, began = 0, request.now_ms
@@ -134,7 +138,7 @@ def sweep(connection: sa.Connection, request: SealRequest) -> Sealed | None:
 
 
 def go_by(run: Statements, request: SealRequest) -> None:
-    """Read what the statements about what is owed go by."""
+    """Read the mapping, terms and losses for the statements of owed quantities."""
     mapping = segments(mapping_rows(run.connection))
     terms = {**request.providers, **stored_terms(run.connection)}
     shadows = {name: its.live_from_ms for name, its in terms.items() if its.live_from_ms is not None}
@@ -147,7 +151,7 @@ def go_by(run: Statements, request: SealRequest) -> None:
     )
     run.slots.update(
         mapped="mapped_exact" if all(segment.lo == segment.hi for segment in mapping) else "mapped_tiers",
-        # None at all are given where it does not matter who bills.
+        # The request's providers are empty if any biller is valid.
         of_providers="these_providers" if request.providers else "any_provider",
         lost="not_lost",
         otherwise="due",
@@ -172,7 +176,10 @@ def _ask_first_what_was_lost(run: Statements, providers: Mapping[str, Capabiliti
 
 
 def _send_whole_units(run: Statements, terms: Mapping[str, Capabilities]) -> None:
-    """All of the owed quantity is sent, unless some provider takes only whole units or no negatives (S10), or did."""
+    """Choose between sending all of a quantity and only whole units (S10).
+
+    Whole units are sent if a provider accepts only these, or does not accept negatives, or had such terms before.
+    """
     rows = _term_rows(terms, set(run.run("carrying", of=SQL).scalars()))
     run.values.update(terms=rows, number_of_terms=len(rows))
     run.slots["sent"] = "sent_carried" if rows else "sent_whole"
@@ -182,8 +189,10 @@ def _send_whole_units(run: Statements, terms: Mapping[str, Capabilities]) -> Non
 
 
 def _term_rows(terms: Mapping[str, Capabilities], carrying: Collection[str]) -> list[dict[str, object]]:
-    """`carrying`: providers with something left over. Terms may have changed since: what smaller units, or negatives
-    that were not taken, left behind is sent with what is sealed next."""
+    """Return the terms of providers with whole units, with a carry, or without negatives.
+
+    `carrying`: providers with a carry. If their terms have changed since, the next seal sends the carry.
+    """
     return [
         {"provider": name, "feature": feature, "unit": unit, "negatives": int(its.negatives)}
         for name, its in terms.items()
@@ -193,7 +202,7 @@ def _term_rows(terms: Mapping[str, Capabilities], carrying: Collection[str]) -> 
 
 
 def write_owed(run: Statements, epoch: int, *, reached_ms: int) -> Sealed:
-    """Write what is owed as pushes of a new seal."""
+    """Write the owed quantities as pushes of a new seal."""
     cursor = run.run("oldest_cursor", of=SQL).scalar_one()
     run.values.update(oldest_cursor=cursor, epoch=epoch, reached_ms=reached_ms)
     number = int(run.run("begin_seal", of=SQL).scalar_one())
@@ -210,20 +219,23 @@ def write_owed(run: Statements, epoch: int, *, reached_ms: int) -> Sealed:
 
 
 def write_pending(run: Statements) -> None:
-    """Keep what is used and not sealable, with its reason, in place of what was kept of these windows before (S6)."""
+    """Replace the pending usage of these windows, with its reasons (S6)."""
     run.run("forget_pending", "pending_scope", "dirty_scope", of=SQL)
     run.run("pend", "mapped", "of_providers", of=SQL)
 
 
 def hold_what_is_open(run: Statements) -> None:
-    """Keep what is not settled of windows that may give something back as it is, until they are sealed."""
+    """Lock the open pushes of windows that may give back, until the commit."""
     # SQLite has one writer at a time.
     if run.is_postgresql and run.run("any_dirty", "dirty_scope", of=SQL).first():
         run.run("hold_what_is_open", "open_of", "dirty_scope", of=SQL)
 
 
 def advance(run: Statements, *, whole: bool) -> None:
-    """Forget the dirty windows that are computed. If the `whole` shard was sealed, advance to the horizon."""
+    """Remove dirty windows that were sealed, and advance the watermark.
+
+    `whole`: the whole shard was sealed. Otherwise the watermark stays.
+    """
     run.run("forget_dirty", "pending_scope", "something_is_open", "dirty_scope", of=SQL)
     if whole:
         run.run("advance", of=SQL)
@@ -240,9 +252,9 @@ class SealRequest:
     providers: Mapping[str, Capabilities] = field(default_factory=dict)
     new_orgs: NewOrgs | None = None
     only: tuple[str, ...] | None = None
-    """Seal these organisations alone and move no watermark: how a bad one is found (S8)."""
+    """Seal only these organisations, without a change of watermarks, to find one at fault (S8)."""
     witness: Witness | None = None
-    """The checkpoint on which the tick began (R1)."""
+    """The local checkpoint with which the tick began (R1)."""
 
 
 @dataclass(frozen=True)
@@ -257,16 +269,16 @@ class Sealed:
 
 @dataclass(frozen=True)
 class Lock:
-    """The state of the bucket rows once they were locked."""
+    """The state of the locked bucket rows."""
 
     arrivals: ArrivalCursor
     watermark_ms: int
-    """The watermark of the bucket that is sealed furthest."""
+    """The highest watermark of the buckets."""
     epoch: int
 
 
 class Statements:
-    """Runs the pieces with this seal's `values`, and with what its `slots` hold."""
+    """A runner of SQL fragments with a seal's `values` and `slots`."""
 
     def __init__(
         self, connection: sa.Connection, request: SealRequest, watermark_ms: int, seen: ArrivalCursor = UNREAD
@@ -292,14 +304,20 @@ class Statements:
         }
 
     def run(self, name: str, *slots: str, of: Queries = SQL, **chosen: str) -> sa.CursorResult[Any]:
-        """Run a piece; `slots`: those of this seal's that it has, beside those `chosen` here."""
+        """Run a statement with fragments in its slots.
+
+        `slots`: names of slots with this seal's fragments. `chosen`: other fragments by slot.
+        """
         chosen.update((slot, self.slots[slot]) for slot in slots)
         return of.run(self.connection, name, self.values, **chosen)
 
 
 def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, bool]:
-    """Errors: HistoryDoubted while the database stands still (R1): what is sealed for a biller stays sealed, and a flip
-    that was lost could then not be made again."""
+    """Lock the shard's buckets; return their state, and True if they were restored.
+
+    Errors: HistoryDoubted while a recovery is needed (R1): sealed usage stays sealed, so an assignment in the lost
+    history could not be made again.
+    """
     rows = SQL.run(connection, "lock_shard", {"lo": request.shard.lo, "hi": request.shard.hi}).all()
     assert rows, "the buckets are never deleted"
     require_same(connection, request.witness)
@@ -308,14 +326,17 @@ def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, b
         watermark_ms=max(row.watermark_ms for row in rows),
         epoch=max(row.epoch for row in rows),
     )
-    # S2: a cursor that the database's own counter has not reached yet comes from before a restore.
+    # S2: if the cursor is above the database's own counter, the database was restored.
     if max(row.cursor for row in rows) <= int(SQL.run(connection, "newest_arrival").scalar_one()):
         return lock, False
     return _restart_cursor(connection, request, lock), True
 
 
 def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: Lock) -> Lock:
-    """Start a new epoch: read all arrivals again. Nothing can be billed twice by it, only found."""
+    """Start a new epoch, in which all arrivals are read again.
+
+    This cannot bill usage twice.
+    """
     shard = request.shard
     SQL.run(connection, "restart_cursor", {"lo": shard.lo, "hi": shard.hi, "epoch": lock.epoch + 1})
     record(
@@ -329,9 +350,10 @@ def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: Lock)
 
 
 def narrow_if_needed(run: Statements, request: SealRequest) -> bool:
-    """A stopped organisation's samples and pushes are not even added up: what broke the seal would again (S8).
+    """Leave stopped organisations out of the scan; return True if there are any.
 
-    Returns whether there is one."""
+    Their samples and pushes are not added up, because they would break the seal again (S8).
+    """
     if request.only is not None:
         run.values["only"] = [{"org_id": org} for org in request.only]
         run.slots.update(
@@ -345,7 +367,7 @@ def narrow_if_needed(run: Statements, request: SealRequest) -> bool:
 
 
 def know_tables(run: Statements) -> None:
-    """Give PostgreSQL's planner the statistics without which it joins row by row."""
+    """Update PostgreSQL's statistics, without which it joins row by row."""
     if run.is_postgresql:
         for name in run.run("unknown_tables").scalars().all():
             run.run(f"analyze_{name}")
@@ -353,11 +375,14 @@ def know_tables(run: Statements) -> None:
 
 
 AT_ONCE: Final = 20_000
-"""Organisations that one statement gives their rows."""
+"""Organisations for which one statement writes rows."""
 
 
 def register_unknown_orgs(run: Statements, request: SealRequest, lock: Lock) -> int:
-    """Give a row and a bucket to organisations first seen in samples; assign them where that is asked for (S6)."""
+    """Register organisations that are first seen in samples (S6).
+
+    Each gets a row and a bucket. If the request has `new_orgs`, assign them too. Return the number of assignments.
+    """
     found = [str(org) for org in run.run("strangers").scalars()]
     if run.run("any_laggard").first():
         found += [str(org) for org in run.run("strangers_behind", "scope").scalars()]
@@ -366,7 +391,10 @@ def register_unknown_orgs(run: Statements, request: SealRequest, lock: Lock) -> 
 
 
 def register_unknown_orgs_by_arrival(connection: sa.Connection, request: SealRequest) -> None:
-    """The same without a scan, for when the shard's samples cannot be added up: one of them is at fault (S8)."""
+    """Register organisations without a scan, by the arrivals of samples.
+
+    Use this if the shard's samples cannot be added up, because a sample is at fault (S8).
+    """
     lock, _ = lock_shard(connection, request)
     found = SQL.run(connection, "strangers_by_arrival", lock.arrivals.values, later=lock.arrivals.piece).scalars()
     _give_buckets(connection, request, [str(org) for org in found])
@@ -383,10 +411,10 @@ def _give_buckets(connection: sa.Connection, request: SealRequest, strangers: Se
 def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> int:
     new, shard = request.new_orgs, request.shard
     assert new is not None
-    # The watermark is the first moment nothing was sealed for; before the very first tick that would be all history.
+    # The watermark is the end of sealed usage. Before the first tick it is 0, and would include all history.
     start = new.start_ms if new.start_ms is not None else (lock.watermark_ms or request.horizon_ms)
     unassigned = [str(org) for org in SQL.run(connection, "unassigned", {"lo": shard.lo, "hi": shard.hi}).scalars()]
-    # Where customers have ids of the provider's own, usage waits until one is given.
+    # If the provider has its own customer ids, usage is pending until a person sets the id.
     own_ids = new.provider in request.providers and request.providers[new.provider].own_customer_ids
     claims = [] if own_ids else [Claim(org, org, start) for org in unassigned]
     taken = {claim.org_id for claim in other_owners(connection, claims, one_wallet_at(connection, new.provider))}
@@ -406,21 +434,21 @@ def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> 
 
 
 Probe = Callable[[tuple[str, ...]], Callable[[sa.Connection], object]]
-"""The work that fails, for some organisations alone."""
+"""Returns the work that fails, for only some organisations."""
 
 
 @dataclass(frozen=True)
 class Bad:
-    """An organisation that cannot be sealed, and what the database says of it."""
+    """An organisation that cannot be sealed, and the database's error."""
 
     org_id: str
     reason: str
 
 
 def find_bad(candidates: Sequence[str], probe: Probe) -> Steps[list[Bad]]:
-    """Those of the candidates on which the work fails.
+    """Return the candidates on which the work fails.
 
-    Errors: the database's own, where the work fails without any of them.
+    Errors: those of the database, if the work fails even without candidates.
     """
     yield Transaction("probe", probe(()), rollback=True)
     groups = [tuple(candidates)] if candidates else []

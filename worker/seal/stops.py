@@ -1,7 +1,7 @@
-"""Stopping one organisation, and releasing it again.
+"""Stop an organisation's billing, and release it.
 
-Guarantee: a stopped organisation is neither sealed nor pushed, its watermark stays where it was, and nothing of it is
-lost. Once released, it catches up.
+Guarantee: a stopped organisation is neither sealed nor pushed. Its watermark and samples stay. Once released, it
+catches up.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ SQL = queries(__file__)
 
 
 def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int, actor: str) -> bool:
-    """Stop an organisation's seals and pushes; false where it is stopped already.
+    """Stop an organisation's seals and pushes; return False if it was already stopped.
 
-    Under its bucket's lock: a seal that is under way ends first, so that the watermark is held where it then is.
+    It takes the lock of the organisation's bucket, so that a seal under way ends first, and its watermark is stored.
     """
     lock_org(connection, org_id)
     changed = SQL.run(connection, "stop_org", {"now_ms": now_ms, "reason": reason, "org_id": org_id}).rowcount
@@ -32,10 +32,11 @@ def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int
 def release_org(
     connection: sa.Connection, *, org_id: str, reason: str, now_ms: int, actor: str, via: str = "program"
 ) -> str:
-    """Let a stopped organisation go on; returns why it had been stopped.
+    """Release a stopped organisation, and return the reason of its stop.
 
-    Under its bucket's lock: a seal that began without its samples would else end with its pushes, and give them back.
-    Errors: Refused where it is unknown or not stopped.
+    It takes the lock of the organisation's bucket. Otherwise a seal that began without its samples could read its
+    pushes, and give them back.
+    Errors: UnknownId if it does not exist; Refused if it is not stopped.
     """
     lock_org(connection, org_id)
     org = require_org(connection, org_id)

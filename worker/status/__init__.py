@@ -1,4 +1,4 @@
-"""The state of everything: what waits, since when, and what to do; the figures behind the metrics.
+"""Read the state of the whole system for `status`, and figures for metrics.
 
 Guarantee: one function reads the state of all steps.
 

@@ -1,7 +1,9 @@
-"""The backlog: counted for the tick's row, for status and for the exit status; and the transaction open for longest.
+"""Count the backlog, and find the oldest open transaction.
 
-Guarantee: reads only. Such a transaction holds up nothing here (S2). The samples it inserted are billed once it ends.
-While it is open, PostgreSQL keeps the rows that others deleted.
+The counts serve the row of a tick, `status` and exit statuses.
+
+Guarantee: this module only reads. An open transaction does not delay Drawdown (S2). Samples that it inserted are billed
+once it ends. While it is open, PostgreSQL keeps rows that others deleted.
 """
 
 from __future__ import annotations
@@ -23,28 +25,30 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Backlog:
-    """Counts of what is not settled. `pending_s` is in seconds, `pending_units` in what event types count, both by
-    reason."""
+    """Counts of unsettled work.
+
+    `pending_s`: seconds of pending usage, by reason. `pending_units`: units of event types, by reason.
+    """
 
     due: int = 0
     queued: int = 0
     in_doubt: int = 0
     rejected: int = 0
     awaiting_credit: int = 0
-    """Rejected for want of credit, and billed again once the provider shows credit: customers' debts."""
+    """Rejected for lack of credit, and billed again once the provider shows credit."""
     refused: int = 0
     """Due pushes that are refused until a person changes a setting, such as a key."""
     dirty_windows: int = 0
     halts_due: int = 0
     halts_ignored: int = 0
-    """Acknowledged again and again, and sandboxes still run."""
+    """Halts that cells acknowledged repeatedly, although sandboxes still run."""
     projections_due: int = 0
     stopped_orgs: int = 0
     pending_s: dict[str, int] = field(default_factory=dict)
     pending_units: dict[str, int] = field(default_factory=dict)
     quarantined: dict[str, int] = field(default_factory=dict)
     dated_ahead: int = 0
-    """Samples dated later than now, by more than clocks differ: billed only when their time has come."""
+    """Samples dated later than now by more than clocks may differ. Drawdown bills them only at that time."""
 
     @property
     def needs_person(self) -> bool:
@@ -57,7 +61,10 @@ class Backlog:
 
 @dataclass(frozen=True)
 class JobsLeft:
-    """Jobs that wait or are under way: how many, and since when the oldest is; and how many failed in a day."""
+    """The number of open jobs, and of jobs that failed within a day.
+
+    `since_ms`: when the oldest open job was queued, or None.
+    """
 
     open: int
     since_ms: int | None
@@ -68,23 +75,29 @@ COUNTS: Final = ("refused", "dirty_windows", "halts_due", "projections_due", "st
 
 
 def quarantined(connection: sa.Connection) -> dict[str, int]:
-    """Samples that cannot be billed and that nobody dealt with, by what is wrong with them."""
+    """Return the number of quarantined samples by reason, without closed ones."""
     return {row.reason: int(row.samples) for row in quarantine.SQL.run(connection, "count_by_reason")}
 
 
 def jobs_part(now_ms: int) -> Part:
-    """Jobs that no tick has done yet, and what failed in a day: no shard's, and of no organisation."""
+    """Return the query of open jobs and of jobs that failed within a day.
+
+    Jobs do not belong to a shard or an organisation.
+    """
     return SQL.part("jobs", {"since_ms": now_ms - DAY_MS})
 
 
 def jobs_left(connection: sa.Connection, now_ms: int) -> JobsLeft:
-    """The same, read alone."""
+    """Return the figures of open and failed jobs."""
     (row,) = read_together(connection, jobs=jobs_part(now_ms))["jobs"]
     return JobsLeft(**vars(row))
 
 
 def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:
-    """Count what is left in a shard (a whole database with the default one), in one statement."""
+    """Count the backlog of a shard, in one statement.
+
+    The default shard is the whole database.
+    """
     values: dict[str, object] = {"lo": shard.lo, "hi": shard.hi, "now_ms": now_ms, "ahead_ms": now_ms + FUTURE_SLACK_MS}
     values["needs_you"] = f"{NEEDS_YOU}%"
     found = read_together(
@@ -111,20 +124,25 @@ LONG_MS: Final = 15 * MINUTE_MS
 
 @dataclass(frozen=True)
 class LongOpen:
-    """The oldest open transaction: its owner, and its age in milliseconds (None: this user may not see it)."""
+    """The oldest open transaction, with its owner.
+
+    `age_ms`: None if this user may not see it.
+    """
 
     who: str
     age_ms: int | None
 
     @property
     def is_long(self) -> bool:
-        """Whether it is worth a word."""
+        """True if the transaction is old enough to report."""
         return self.age_ms is not None and self.age_ms >= LONG_MS
 
 
 def oldest_open(connection: sa.Connection) -> LongOpen | None:
-    """The oldest transaction with a number, of any database of the server; None without one, and on SQLite, where a
-    transaction that writes holds up every other."""
+    """Return the oldest transaction that writes, in any database of the server.
+
+    None: there is none, or the database is SQLite, where a transaction that writes blocks all others.
+    """
     if connection.dialect.name != "postgresql":
         return None
     row = SQL.run(connection, "oldest").one_or_none()

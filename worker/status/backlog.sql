@@ -1,11 +1,11 @@
--- The backlog, counted.
+-- Counts of the backlog.
 
 -- name: in_shard
--- Looked up for each row that is left, so that a tick with nothing left does not read all organisations.
+-- This is looked up for each row, so that a tick without a backlog does not read all organisations.
 EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = left_over.org_id AND o.bucket BETWEEN :lo AND :hi {by_its_key})
 
 -- name: askable
--- Whether a provider can be asked about organisation `o`: a due ask about another is never answered.
+-- True if a provider can be read for organisation `o`. Requests for other organisations are never answered.
 EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL AND a.start_ms <= :now_ms
     AND a.provider NOT IN {unbilled} AND a.customer_id <> '')
 
@@ -14,11 +14,11 @@ SELECT {open_state} AS state, COUNT(*) AS pushes FROM pushes left_over WHERE sta
 GROUP BY 1
 
 -- name: refused
--- Due, and refused until a person changes a setting.
+-- Due pushes that are refused until a person changes a setting.
 SELECT COUNT(*) AS left_over FROM pushes left_over WHERE state IN {open_states} AND last_error LIKE :needs_you AND {in_shard}
 
 -- name: pending_seconds
--- Usage of 0 s does not wait.
+-- Usage of 0 seconds is not pending.
 SELECT reason, {seconds_and_units} FROM pending_usage left_over WHERE seconds <> 0 AND {in_shard} GROUP BY reason
 
 -- name: dirty_windows
@@ -31,12 +31,12 @@ SELECT COUNT(*) AS left_over FROM halts left_over WHERE due_at_ms IS NOT NULL AN
 SELECT COUNT(*) AS left_over FROM orgs o WHERE projection_due_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi AND {askable}
 
 -- name: projections_overdue
--- For all shards, with the moment since when.
+-- For all shards, with the time of the oldest.
 SELECT COUNT(*) AS due, MIN(projection_due_ms) AS since_ms FROM orgs o
 WHERE projection_due_ms <= :now_ms AND {askable}
 
 -- name: stopped_orgs
--- Word for word the condition of the index first: SQLite knows it by nothing else.
+-- The first condition repeats that of the index word for word, because SQLite does not infer it.
 SELECT COUNT(*) AS left_over FROM orgs WHERE (held_watermark_ms IS NOT NULL OR stopped_at_ms IS NOT NULL)
     AND stopped_at_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi
 
@@ -44,7 +44,7 @@ SELECT COUNT(*) AS left_over FROM orgs WHERE (held_watermark_ms IS NOT NULL OR s
 SELECT COUNT(*) AS left_over FROM usage_samples WHERE ts > :ahead_ms AND problem IS NULL
 
 -- name: jobs
--- Each by an index of its own.
+-- Each count uses its own index.
 SELECT COUNT(*) AS open, MIN(at_ms) AS since_ms,
     (SELECT COUNT(*) FROM jobs WHERE state = 'failed' AND ended_ms > :since_ms) AS failed
 FROM jobs WHERE state IN ('waiting', 'under_way')
@@ -52,7 +52,7 @@ FROM jobs WHERE state IN ('waiting', 'under_way')
 -- Transactions that are open on the database's server.
 
 -- name: oldest [postgresql]
--- The owner may always be read. Since when it is open, only its own user or the role pg_monitor may read.
+-- Any user may read the owner. Only the owner or the role pg_monitor may read the age.
 SELECT who, age_ms FROM (
     SELECT 'process ' || pid || ' on ' || COALESCE(datname, 'no database')
             || COALESCE(' (' || NULLIF(application_name, '') || ')', '') AS who,

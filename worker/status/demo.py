@@ -1,4 +1,4 @@
-"""The demo's view of its small fleet. Reads only."""
+"""Read the state of the demo's fleet. This module only reads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FleetRow:
 
 @dataclass(frozen=True)
 class RevisedPush:
-    """The difference of a window that was sealed before."""
+    """A push with the difference of a window that was sealed before."""
 
     key: str
     sealed_qty: int
@@ -35,14 +35,14 @@ class RevisedPush:
 
 @dataclass(frozen=True)
 class DemoTotals:
-    """Seconds used, by the samples, and seconds billed, by the ledger."""
+    """The seconds used, by samples, and the seconds billed, by the ledger."""
 
     used_s: int
     billed_s: int
 
 
 def fleet(connection: sa.Connection) -> list[FleetRow]:
-    """By name."""
+    """Return the organisations of the demo, by name."""
     return [
         FleetRow(
             row.org_id, row.plan, row.running, int(row.billed_s), row.balance_micro, bool(row.is_halted), row.halted_at
@@ -52,12 +52,12 @@ def fleet(connection: sa.Connection) -> list[FleetRow]:
 
 
 def revised_pushes(connection: sa.Connection) -> list[RevisedPush]:
-    """Pushes of windows that had been sealed before."""
+    """Return the pushes of windows that were sealed before."""
     return [RevisedPush(**row._mapping) for row in SQL.run(connection, "revised_pushes")]
 
 
 def totals(connection: sa.Connection) -> DemoTotals:
-    """Both sides, each from its own table."""
+    """Return the seconds used and billed, each from its own table."""
     used = SQL.run(connection, "used").scalar_one()
     billed = SQL.run(connection, "billed").scalar_one()
     return DemoTotals(int(used), int(billed))

@@ -1,4 +1,4 @@
--- The demo's view of its small fleet.
+-- The state of the demo's fleet.
 
 -- name: fleet
 SELECT o.org_id, a.plan,

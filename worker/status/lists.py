@@ -1,4 +1,4 @@
-"""The state of an organisation, as people and programs may see it."""
+"""Offer the state of an organisation to the CLI, the HTTP API and the console."""
 
 from __future__ import annotations
 

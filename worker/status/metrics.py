@@ -1,4 +1,7 @@
-"""The figures behind the metrics. Guarantee: reads only, by indexes."""
+"""Read the figures of the metrics.
+
+Guarantee: this module only reads, by indexes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Watermarks:
-    """The oldest of the buckets, and of organisations that are held back; None: there is none."""
+    """The oldest watermark of buckets, and of organisations behind their bucket.
+
+    None: such a bucket or organisation does not exist.
+    """
 
     oldest_ms: int | None
     held_ms: int | None
@@ -28,7 +34,7 @@ class Watermarks:
 
 @dataclass(frozen=True)
 class OpenPushes:
-    """Pushes that are not settled; `owed` in the feature's base units."""
+    """The open pushes of a provider, state and feature. `owed`: base units."""
 
     provider: str
     state: str
@@ -40,7 +46,7 @@ class OpenPushes:
 
 @dataclass(frozen=True)
 class WaitingCount:
-    """The number that wait, and since when the oldest does."""
+    """The number of waiting rows. `since_ms`: the time of the oldest."""
 
     count: int
     since_ms: int | None
@@ -48,7 +54,10 @@ class WaitingCount:
 
 @dataclass(frozen=True)
 class Attempts:
-    """Attempts of one outcome that took at most `within_ms` (None: longer, or nobody knows), and all that they took."""
+    """The attempts of an outcome that took at most `within_ms`.
+
+    `within_ms`: None if they took longer than all limits or did not end. `took_ms`: the sum of their durations.
+    """
 
     provider: str
     outcome: str
@@ -59,7 +68,7 @@ class Attempts:
 
 @dataclass(frozen=True)
 class Reads:
-    """Customers that a provider was asked about, since ever."""
+    """The number of reads of customers at a provider, since the start, by outcome."""
 
     provider: str
     outcome: str
@@ -68,7 +77,7 @@ class Reads:
 
 @dataclass(frozen=True)
 class EndedTick:
-    """A tick that ended, and the buckets it was for."""
+    """A tick that has ended, and its buckets."""
 
     bucket_lo: int
     bucket_hi: int
@@ -78,23 +87,23 @@ class EndedTick:
 
 
 def watermarks(connection: sa.Connection) -> Watermarks:
-    """Return the progress of sealing."""
+    """Return the lowest watermarks."""
     return Watermarks(SQL.run(connection, "oldest_watermark").scalar(), SQL.run(connection, "held").scalar())
 
 
 def pending(connection: sa.Connection) -> tuple[dict[str, int], dict[str, int]]:
-    """Used and not sealable yet, by reason: seconds, and units of event types."""
+    """Return pending usage by reason: seconds, and units of event types."""
     rows = SQL.run(connection, "pending_seconds").all()
     return {row.reason: int(row.seconds) for row in rows}, {row.reason: int(row.units) for row in rows}
 
 
 def dirty_windows(connection: sa.Connection) -> int:
-    """Windows to be sealed again."""
+    """Return the number of dirty windows."""
     return _count(connection, "dirty_windows")
 
 
 def open_pushes(connection: sa.Connection) -> list[OpenPushes]:
-    """By provider, state and feature."""
+    """Return the open pushes by provider, state and feature."""
     return [
         OpenPushes(row.provider, row.state, row.feature, int(row.pushes), int(row.oldest_ms), float(row.owed))
         for row in SQL.run(connection, "open_pushes")
@@ -102,17 +111,17 @@ def open_pushes(connection: sa.Connection) -> list[OpenPushes]:
 
 
 def met_providers(connection: sa.Connection) -> set[str]:
-    """Providers that a tick has met."""
+    """Return the providers that a tick has used."""
     return set(SQL.run(connection, "met_providers").scalars())
 
 
 def halts_due(connection: sa.Connection) -> WaitingCount:
-    """Halts that a cell has not acknowledged."""
+    """Return the halts that are due at their cell."""
     return _waiting(SQL.run(connection, "halts_due"))
 
 
 def projections_due(connection: sa.Connection, now_ms: int) -> WaitingCount:
-    """Return the organisations with a verdict that is due to be read from their provider."""
+    """Return the organisations with a due read at their provider."""
     return _waiting(backlog.SQL.run(connection, "projections_overdue", {"now_ms": now_ms}))
 
 
@@ -122,39 +131,45 @@ def halted_orgs(connection: sa.Connection) -> dict[str, int]:
 
 
 def stopped_orgs(connection: sa.Connection) -> int:
-    """Organisations that a person has to look at."""
+    """Return the number of stopped organisations."""
     return _count(connection, "stopped_orgs")
 
 
 def paused_providers(connection: sa.Connection) -> int:
-    """Providers that a person paused."""
+    """Return the number of paused providers."""
     return _count(connection, "paused_providers")
 
 
 def doubted_histories(connection: sa.Connection) -> int:
-    """1 where the database's history is in doubt (R1)."""
+    """Return 1 if the database's history is in doubt (R1), else 0."""
     return _count(connection, "doubted_histories")
 
 
 def registered_cells(connection: sa.Connection) -> list[str]:
-    """Their ids."""
+    """Return the ids of cells with a URL."""
     return list(SQL.run(connection, "registered_cells").scalars())
 
 
 def samples_by_cell(connection: sa.Connection, from_ms: int, to_ms: int) -> dict[str | None, int]:
-    """Samples dated in [from, to), by registered cell; None: what samples call their cell is anybody's to choose."""
+    """Return the number of samples in [from_ms, to_ms) by registered cell.
+
+    All other cells are under None, because hosts may send any name.
+    """
     found = SQL.run(connection, "samples_by_cell", {"from_ms": from_ms, "to_ms": to_ms})
     return {row.cell: int(row.samples) for row in found}
 
 
 def webhooks_since(connection: sa.Connection, since_ms: int) -> dict[tuple[str, str], int]:
-    """Genuine webhooks, by provider and state."""
+    """Return the authenticated webhooks since then, by provider and state."""
     found = SQL.run(connection, "webhooks", {"since_ms": since_ms})
     return {(row.provider, row.state): row.webhooks for row in found}
 
 
 def attempts_since(connection: sa.Connection, since_ms: int, limits_ms: Sequence[int]) -> list[Attempts]:
-    """Attempts begun since then, by provider, outcome and the first of these limits they stayed within."""
+    """Return the attempts since then, by provider, outcome and time limit.
+
+    `limits_ms`: the limits; an attempt counts under the first that it stayed within.
+    """
     limits = [{"limit_ms": limit} for limit in limits_ms]
     found = SQL.run(connection, "attempts", {"since_ms": since_ms, "limits": limits, "unanswered": UNANSWERED})
     return [
@@ -166,19 +181,25 @@ def attempts_since(connection: sa.Connection, since_ms: int, limits_ms: Sequence
 
 
 def provider_reads(connection: sa.Connection) -> list[Reads]:
-    """Counted for good, in the transaction that wrote them."""
+    """Return the reads of customers, counted as their verdicts are written."""
     return [Reads(row.provider, row.outcome, row.reads) for row in SQL.run(connection, "reads")]
 
 
 def ended_ticks(connection: sa.Connection, since_ms: int) -> list[EndedTick] | None:
-    """Those that ended since then, the newest first; None where no tick ever did."""
+    """Return the ticks that ended since then, the newest first.
+
+    None: a tick has never ended.
+    """
     if SQL.run(connection, "any_tick").first() is None:
         return None
     return [EndedTick(**row) for row in SQL.run(connection, "ended_ticks", {"since_ms": since_ms}).mappings()]
 
 
 def calls_cut(connection: sa.Connection, since_ms: int) -> dict[str, int]:
-    """The fewest calls at once that ticks which ended since then made at a provider that turned calls away."""
+    """Return the fewest calls at once by provider, in ticks that ended since then.
+
+    It has only providers that refused calls as too many.
+    """
     reports = SQL.run(connection, "latest_reports", {"since_ms": since_ms}).scalars()
     return least_of([json.loads(report).get("calls_cut", {}) for report in reports if report])
 

@@ -1,4 +1,4 @@
--- The figures behind the metrics, by indexes.
+-- The figures of the metrics, by indexes.
 
 -- name: oldest_watermark
 SELECT MIN(watermark_ms) AS watermark_ms FROM buckets WHERE watermark_ms > 0
@@ -44,12 +44,12 @@ SELECT c.cell_id AS cell, COUNT(*) AS samples FROM usage_samples s LEFT JOIN cel
 WHERE s.ts >= :from_ms AND s.ts < :to_ms GROUP BY c.cell_id
 
 -- name: webhooks
--- Materialized, or SQLite reads all of them in the order of the grouping.
+-- Materialized: otherwise SQLite reads all webhooks in the order of the grouping.
 WITH recent AS MATERIALIZED (SELECT provider, state FROM webhooks WHERE received_ms >= :since_ms)
 SELECT provider, state, COUNT(*) AS webhooks FROM recent GROUP BY provider, state
 
 -- name: attempts
--- `within_ms`: the first limit that it stayed within.
+-- `within_ms`: the first limit that the attempt stayed within.
 WITH limits AS MATERIALIZED (SELECT limit_ms FROM {rows :limits (limit_ms bigint)} r),
 recent AS (
     SELECT p.provider, COALESCE(a.outcome, :unanswered) AS outcome, a.finished_ms - a.started_ms AS took_ms
@@ -65,7 +65,7 @@ FROM recent GROUP BY 1, 2, 3
 SELECT provider, outcome, reads FROM provider_reads ORDER BY provider, outcome
 
 -- name: ended_ticks
--- No index on time exists: so many of the newest are a day of fourteen shards, or the last sixteen ticks of 256.
+-- Time does not have an index. 4,096 rows are a day of fourteen shards, or the last sixteen ticks of 256 shards.
 SELECT bucket_lo, bucket_hi, started_ms, finished_ms, exit_status FROM (
     SELECT tick_id, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status FROM ticks
     ORDER BY tick_id DESC LIMIT 4096) t

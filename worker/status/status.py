@@ -1,5 +1,6 @@
-"""The status of everything or of one organisation, and what waits and is billed by none yet, with what fixes it. Reads
-only.
+"""Read the status of the whole system or of one organisation.
+
+This includes pending usage, with the command that fixes it. This module only reads.
 """
 
 from __future__ import annotations
@@ -52,21 +53,22 @@ WHOLE: Final = (
     "balances",
     "last_of_first_shard",
 )
-"""Queries of the whole status that need no value."""
+"""Queries of the whole status without parameters."""
 MOST_TICKS: Final = 1_000
-"""Newest ticks that are searched for the last one."""
+"""Newest ticks that are searched for the tick that ended last."""
 FILES_WAIT: Final = "files of watched folders wait for a tick"
 NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
-"""Columns of an organisation's row that are not shown: the seal alone, or lists alone, use them."""
+"""Columns of an organisation's row that are not shown, because only the seal or lists use them."""
 
 
 def status(
     connection: sa.Connection, now_ms: int, witness: Witness | None = None, *, is_trusted: bool = True
 ) -> parts.Status:
-    """Return the status: what is behind, why, since when, its worth, and when it will be drained.
+    """Return the status of the whole system, with its headline.
 
-    `witness`: what this machine remembers of the database, so that a loss shows before the next tick writes it down.
-    `is_trusted`: `now_ms` was given by a person; this machine's clock is compared, as ticks compare it."""
+    `witness`: this machine's checkpoint of the database, so that a loss shows before the next tick records it.
+    `is_trusted`: a person gave `now_ms`. If False, the clock is checked as in a tick.
+    """
     read = read_together(
         connection,
         **{name: SQL.part(name) for name in WHOLE},
@@ -121,24 +123,24 @@ def status(
 
 
 def _unread_samples(connection: sa.Connection, buckets: Sequence[Any]) -> int:
-    """Return the number of samples of any time that no seal has looked at yet (S2)."""
+    """Return the number of samples that seals have not read yet (S2)."""
     seen = seen_by_all(buckets)
     return int(SQL.run(connection, "unread_samples", seen.values, later=seen.piece).scalar_one())
 
 
 def last_tick_ms(connection: sa.Connection, now_ms: int) -> int | None:
-    """When the tick ended that ended last by this clock; None: none ever did."""
+    """Return when the last tick by this clock ended; None: never."""
     rows = SQL.run(connection, "last_tick", {"now_ms": now_ms, "most_ticks": MOST_TICKS}).all()
     return int(rows[0].finished_ms) if rows else None
 
 
 def newest_tick_ms(connection: sa.Connection) -> int | None:
-    """When the tick ended that was the last to begin, by the clock that it had."""
+    """Return when the newest ended tick ended, by its own clock; None: never."""
     return SQL.run(connection, "newest_tick").scalar_one_or_none()
 
 
 def sealed_to_ms(connection: sa.Connection) -> int:
-    """Return how far the bucket furthest ahead is sealed; 0: none is."""
+    """Return the highest watermark of the buckets; 0: before the first seal."""
     return int(SQL.run(connection, "sealed_to").scalar_one())
 
 
@@ -198,14 +200,17 @@ def _last_tick(found: Sequence[Any], running: Sequence[Any], firsts: Sequence[An
 
 
 def _first_failure(tick: Any) -> str:
-    """The first of what a tick could not do, and the next one tries again."""
+    """Return the first failure that a tick leaves to the next one; '' if none."""
     report = json.loads(tick.report or "{}") if tick.exit_status == Exit.LEFT else {}
     return str(next(iter(report.get("failures", [])), FILES_WAIT if report.get("batches_wait") else ""))
 
 
 def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus:
-    """Return the state of one organisation. Errors: Refused if it does not exist."""
-    # here, as the status of everything, which is asked for most, needs neither
+    """Return the state of one organisation.
+
+    Errors: UnknownId if it does not exist; Refused if only its samples are known.
+    """
+    # imported here, because the status of the whole system needs neither
     from drawdown.worker.verdict.effective_balance import credit_status, verdict_history
     from drawdown.worker.verdict.org_state import AssignmentRow, HaltRow, OrgStatus, PendingSize, PushState
 
@@ -213,7 +218,7 @@ def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus
     of_org = {"org_id": org_id}
     row = {str(name): value for name, value in org._mapping.items() if name not in NOT_SHOWN}
     return OrgStatus(
-        **{**row, "refresh_deadline_ms": org.refresh_deadline_ms or None},  # READ_TWICE is no time
+        **{**row, "refresh_deadline_ms": org.refresh_deadline_ms or None},  # READ_TWICE is not a time
         watermark_ms=SQL.run(connection, "org_watermark", of_org).scalar_one_or_none(),
         assignments=[AssignmentRow(**row._mapping) for row in SQL.run(connection, "org_assignments", of_org)],
         pending=[
@@ -238,13 +243,16 @@ WHAT: Final = {
     "no_provider": "assigned to a provider that no tick has used yet",
     "no_mapping": "unmapped: no feature is mapped to it",
 }
-"""Reasons for which usage waits, in words; `standing.PENDING` says what fixes each."""
+"""Reasons of pending usage, for people. `system_state.PENDING` has the command that fixes each."""
 assert set(WHAT) == set(PENDING)
 
 
 @dataclass(frozen=True)
 class PendingOrg:
-    """Usage of one organisation that waits for one reason, in a number of sizes or event types."""
+    """The pending usage of one organisation, for one reason.
+
+    `sizes`: the number of memory sizes and event types.
+    """
 
     org_id: str
     reason: str
@@ -257,7 +265,10 @@ class PendingOrg:
 
 @dataclass(frozen=True)
 class PendingPage:
-    """`next_after`: where the next page begins; None where there is no more."""
+    """A page of pending usage.
+
+    `next_after`: the start of the next page; None: this is the last.
+    """
 
     orgs: list[PendingOrg]
     next_after: str | None
@@ -265,7 +276,11 @@ class PendingPage:
 
 @dataclass(frozen=True)
 class Beside:
-    """Windows that the next tick seals again; samples below a floor; samples that are dated ahead."""
+    """The counts besides pending usage.
+
+    `dirty_windows`: windows that the next tick seals again. `late`: samples below a floor. `dated_ahead`: samples dated
+    in the future.
+    """
 
     dirty_windows: int
     late: int
@@ -273,7 +288,7 @@ class Beside:
 
 
 def reasons(connection: sa.Connection) -> list[PendingUsage]:
-    """As `status` sums them up."""
+    """Return pending usage by reason, as in `status`."""
     return [
         PendingUsage(row.reason, int(row.seconds), row.orgs, row.since_ms, int(row.units))
         for row in SQL.run(connection, "reasons")
@@ -281,7 +296,10 @@ def reasons(connection: sa.Connection) -> list[PendingUsage]:
 
 
 def page(connection: sa.Connection, reason: str = "", after: str = "", most: int = PAGE_ROWS) -> PendingPage:
-    """Organisations behind `after`, by id. Errors: UsageError for a reason there is not."""
+    """Return pending usage of organisations after `after`, by id.
+
+    Errors: UsageError for an invalid reason.
+    """
     if reason and reason not in WHAT:
         raise UsageError(f"invalid reason: expected {', '.join(WHAT)}")
     values = {"reason": reason, "after": after, "at_most": most + len(WHAT)}
@@ -297,6 +315,6 @@ def page(connection: sa.Connection, reason: str = "", after: str = "", most: int
 
 
 def beside(connection: sa.Connection, now_ms: int) -> Beside:
-    """Return what waits for a tick, or for a person, besides pending usage."""
+    """Return the counts of windows and samples that wait besides pending usage."""
     row = SQL.run(connection, "windows", {"ahead_ms": now_ms + FUTURE_SLACK_MS}).one()
     return Beside(int(row.dirty), int(row.late), int(row.ahead))

@@ -1,8 +1,8 @@
--- The status of everything, or of one organisation.
+-- The status of the whole system, or of one organisation.
 
 -- name: counts
--- One row. An organisation with a biller now is assigned; those without one are few, and have an index.
--- `watermark_ms`: how far the bucket furthest behind is sealed; `sealed_to_ms`: the one furthest ahead.
+-- One row. Organisations without a present biller are few and have an index, so only these are checked for assignments.
+-- `watermark_ms`: the lowest watermark of the buckets. `sealed_to_ms`: the highest.
 SELECT (SELECT COUNT(*) FROM orgs) AS orgs, (SELECT COUNT(*) FROM orgs WHERE is_halted) AS halted,
     (SELECT COUNT(*) FROM orgs o WHERE o.billing_provider IS NULL
         AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)) AS unassigned,
@@ -13,26 +13,26 @@ SELECT (SELECT COUNT(*) FROM orgs) AS orgs, (SELECT COUNT(*) FROM orgs WHERE is_
 SELECT COALESCE(MAX(watermark_ms), 0) FROM buckets
 
 -- name: last_tick
--- By the clock: one that was given an earlier time (`--at`) came after it, and tells of that time.
+-- The last tick by the clock. A tick with an earlier time (`--at`) ran later, but describes that time.
 SELECT tick_id, worker, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status, clock_trusted, report FROM ticks
 WHERE tick_id = (SELECT t.tick_id FROM (SELECT tick_id, finished_ms FROM ticks WHERE finished_ms IS NOT NULL
         ORDER BY tick_id DESC LIMIT :most_ticks) t
     ORDER BY CASE WHEN t.finished_ms <= :now_ms THEN 0 ELSE 1 END, t.finished_ms DESC, t.tick_id DESC LIMIT 1)
 
 -- name: newest_tick
--- By its number, whatever its time.
+-- By number, not by time.
 SELECT finished_ms FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1
 
 -- name: unread_samples
--- Counted, and not looked for until the first: PostgreSQL would read all samples there are to find one of many.
+-- A count, because PostgreSQL would read all samples to find the first.
 SELECT COUNT(*) AS came FROM usage_samples s WHERE {later} AND s.problem IS NULL
 
 -- name: last_of_first_shard
--- Where there are several, that one alone takes files.
+-- If there are several shards, only this shard reads files.
 SELECT exit_status, report FROM ticks WHERE finished_ms IS NOT NULL AND bucket_lo = 0 ORDER BY tick_id DESC LIMIT 1
 
 -- name: running_tick
--- One that began after the last that ended.
+-- A tick that began after the last ended tick.
 SELECT MAX(t.started_ms) AS began_ms FROM ticks t WHERE t.finished_ms IS NULL AND t.started_ms > :since_ms
     AND t.tick_id > COALESCE((SELECT MAX(e.tick_id) FROM ticks e WHERE e.finished_ms IS NOT NULL), 0)
 
@@ -51,7 +51,8 @@ WHERE verdict IN ('short', 'over') GROUP BY provider, verdict ORDER BY provider,
 SELECT org_id, halt_reason, halted_at FROM orgs WHERE is_halted ORDER BY halted_at DESC, org_id LIMIT 3
 
 -- name: stopped
--- By the index, word for word its condition: SQLite would else go through all organisations in the order of their ids.
+-- This repeats the condition of the index word for word. Otherwise SQLite reads all organisations in the order of their
+-- ids.
 SELECT org_id, stopped_at_ms, stopped_reason FROM orgs WHERE org_id IN (SELECT x.org_id FROM orgs x
     WHERE (x.held_watermark_ms IS NOT NULL OR x.stopped_at_ms IS NOT NULL) AND x.stopped_at_ms IS NOT NULL) ORDER BY org_id LIMIT 20
 
@@ -69,7 +70,7 @@ FROM pending_usage p LEFT JOIN event_types t ON t.meter = p.memory_mb
 WHERE p.org_id = :org_id AND p.seconds <> 0 GROUP BY p.reason, p.memory_mb ORDER BY p.reason, p.memory_mb
 
 -- name: org_pushes
--- Those that were folded as well.
+-- This includes folded pushes.
 SELECT state, provider, feature, CAST(SUM(pushes) AS BIGINT) AS pushes, CAST(SUM(quantity) AS BIGINT) AS quantity FROM (
     SELECT {open_state} AS state, provider, feature, COUNT(*) AS pushes, SUM(sent_qty) AS quantity FROM pushes
     WHERE org_id = :org_id GROUP BY 1, 2, 3
@@ -89,14 +90,14 @@ WHERE o.org_id = :org_id
 -- name: balances
 {told_balances} ORDER BY told_ms, provider, customer_id, feature
 
--- Usage that waits and is not billed yet.
+-- Pending usage.
 
 -- name: reasons
 SELECT reason, {seconds_and_units}, COUNT(DISTINCT org_id) AS orgs, MIN(window_ms) AS since_ms FROM pending_usage
 WHERE seconds <> 0 GROUP BY reason ORDER BY reason
 
 -- name: orgs
--- By the index on organisation: each is summed up as it is met.
+-- By the index on organisation, so that each organisation is summed up when it is read.
 SELECT org_id, reason, {seconds_and_units}, SUM(samples) AS samples, COUNT(DISTINCT memory_mb) AS sizes,
     MIN(window_ms) AS since_ms
 FROM pending_usage WHERE org_id > :after AND seconds <> 0 AND (:reason = '' OR reason = :reason)

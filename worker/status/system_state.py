@@ -1,7 +1,7 @@
-"""The whole state, as `status` reads it, and the line that a person on call needs first. Pure.
+"""Define the state that `status` reads, and choose its headline. Pure.
 
-Guarantee: each field is one fact, by the name it has in `--json`. A person is called only if no tick will fix the
-fault. The gravest of several reasons comes first.
+Guarantee: each field has its name in `--json`. A person is called only if ticks cannot fix the fault. The most serious
+reason comes first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, 
 
 @dataclass(frozen=True)
 class Pause:
-    """Since when a provider is paused, and why."""
+    """The start and the reason of a provider's pause."""
 
     since_ms: int
     reason: str
@@ -36,25 +36,25 @@ class Pause:
 
 @dataclass(frozen=True)
 class PendingUsage:
-    """Usage that is billed by nobody yet, for one reason."""
+    """Pending usage, for one reason."""
 
     reason: str
     seconds: int
     orgs: int
     since_ms: int
     units: int = 0
-    """Units that event types counted, beside seconds of sandboxes."""
+    """Units of event types, which `seconds` of sandboxes do not include."""
 
 
 def how_much(usage: PendingUsage) -> str:
-    """Seconds, and what event types counted, for people."""
+    """Return the seconds and units of pending usage, for people."""
     parts = [f"{usage.seconds:,} s"] if usage.seconds or not usage.units else []
     return " and ".join([*parts, *([f"{usage.units:,} units"] if usage.units else [])])
 
 
 @dataclass(frozen=True)
 class HaltsDue:
-    """Halts that no cell acknowledged: how many, since when, and an error that one met."""
+    """The due halts. `since_ms`: the oldest. `error`: an error of one of them."""
 
     due: int
     since_ms: int | None
@@ -63,8 +63,11 @@ class HaltsDue:
 
 @dataclass(frozen=True)
 class UndeliveredHalts:
-    """Those of one cell and reason (None: not tried yet); `said` in words. `needs_person`: no later try delivers them
-    until a setting is changed."""
+    """The undelivered halts of one cell and error.
+
+    `error`: None if they were not tried yet. `needs_person`: True if a retry fails until a setting is changed. `said`:
+    the text for people.
+    """
 
     cell_id: str
     error: str | None
@@ -77,7 +80,7 @@ class UndeliveredHalts:
 
 @dataclass(frozen=True)
 class IgnoredHalt:
-    """A halt that a cell acknowledged and did not obey; `said` in words."""
+    """A halt that a cell acknowledged and did not obey. `said`: the text for people."""
 
     cell_id: str
     org_id: str
@@ -88,7 +91,7 @@ class IgnoredHalt:
 
 @dataclass(frozen=True)
 class Differing:
-    """Days of organisations on which a provider charged less or more than we call accepted."""
+    """Days of organisations on which a provider charged less or more than accepted."""
 
     provider: str
     verdict: str
@@ -99,7 +102,7 @@ class Differing:
 
 @dataclass(frozen=True)
 class ToldBalance:
-    """By how much a balance differs from what was pushed, as a person was told and has not acknowledged."""
+    """A reported difference of a balance that a person has not acknowledged."""
 
     provider: str
     customer_id: str
@@ -113,7 +116,7 @@ class ToldBalance:
 
 @dataclass(frozen=True)
 class StoppedOrg:
-    """An organisation that is sealed no more until a person fixes it."""
+    """An organisation that is stopped until a person releases it."""
 
     org_id: str
     stopped_at_ms: int
@@ -122,7 +125,7 @@ class StoppedOrg:
 
 @dataclass(frozen=True)
 class HaltedOrg:
-    """One of those that were halted last."""
+    """One of the organisations that were halted last."""
 
     org_id: str
     halt_reason: str | None
@@ -131,7 +134,7 @@ class HaltedOrg:
 
 @dataclass(frozen=True)
 class Doubt:
-    """Why this database is taken to have lost history (R1)."""
+    """The reason for which this database may have lost history (R1)."""
 
     doubted_ms: int
     doubted_reason: str
@@ -139,7 +142,7 @@ class Doubt:
 
 @dataclass(frozen=True)
 class OpenReplay:
-    """A replay that has not come to its end."""
+    """A replay that has not ended."""
 
     replay_id: int
     scope: str
@@ -154,7 +157,10 @@ class OpenReplay:
 
 @dataclass(frozen=True)
 class LastTick:
-    """The tick that ended last; `another_began_ms`: one that began after it and has not ended."""
+    """The tick that ended last.
+
+    `another_began_ms`: the start of a later tick that has not ended, or None.
+    """
 
     tick_id: int
     worker: str
@@ -168,33 +174,33 @@ class LastTick:
     another_began_ms: int | None
     problems: list[str]
     left: str = ""
-    """The first of what it, or the last tick of the first shard, could not do, and the next one tries again."""
+    """The first failure of this tick, or of the last tick of the first shard, which the next tick retries."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """The state: what is behind, why, since when, its worth, and when it will be drained."""
+    """The state of the whole system."""
 
     orgs: int
     halted: int
     unassigned: int
     watermark_ms: int
-    """The sealed end of the bucket furthest behind; 0: none is sealed."""
+    """The lowest watermark of the buckets; 0: before the first seal."""
     sealed_to_ms: int
-    """The sealed end of the bucket furthest ahead. If it is after `at_ms`, a clock was ahead."""
+    """The highest watermark of the buckets. If it is after `at_ms`, a clock was ahead."""
     at_ms: int
     unread_samples: int
-    """Samples that no seal has looked at yet. While hosts work there are always some."""
+    """Samples that seals have not read yet. While hosts send samples, it is rarely 0."""
     left: Backlog
     providers: list[Waiting]
     unresolved: list[Unresolved]
-    """Pushes that no tick sends: in doubt, rejected, or waiting for credit."""
+    """Pushes that ticks do not send: in doubt, rejected, or waiting for credit."""
     paused: dict[str, Pause]
     pending: list[PendingUsage]
     halts: HaltsDue
     undelivered: list[UndeliveredHalts]
     watch_ms: int | None
-    """When a watch last went round; None: never."""
+    """The time of the watch's last round; None: never."""
     unread: list[UnreadOrgs]
     ignored: list[IgnoredHalt]
     differing: list[Differing]
@@ -202,12 +208,12 @@ class Standing:
     uncompared: list[Uncompared]
     shadow: list[InShadow]
     short_of_types: list[ShortOfTypes]
-    """Keys, sources and organisations that brought as many event types as they may."""
+    """Keys, sources and organisations that have reached their limit of event types."""
     stopped: list[StoppedOrg]
     halted_orgs: list[HaltedOrg]
     doubted: Doubt | None
     clock: str | None
-    """Why ticks refuse this machine's clock."""
+    """The reason for which ticks refuse this machine's clock; None: they accept it."""
     replays: list[OpenReplay]
     jobs: JobsLeft
     files: FilesLeft
@@ -215,16 +221,19 @@ class Standing:
     last_tick: LastTick | None
     needs_person: bool
     cluster: Cluster | None = None
-    """Workers of `drawdown worker`; None: none ever took part."""
+    """The workers of `drawdown worker`; None: it was never used."""
 
     def unresolved_at(self, provider: str, state: str) -> Unresolved | None:
-        """Return the pushes of one provider and state; None if there are none."""
+        """Return the unresolved pushes of one provider and state, or None."""
         return next((one for one in self.unresolved if (one.provider, one.state) == (provider, state)), None)
 
 
 @dataclass(frozen=True)
 class Headline:
-    """`verdict`: settled, behind or person_needed; the most important reason; and what to do next."""
+    """The first line of `status`.
+
+    `verdict`: settled, behind or person_needed. `reason`: the most important reason. `next`: the next step.
+    """
 
     verdict: str
     reason: str
@@ -233,18 +242,18 @@ class Headline:
 
 @dataclass(frozen=True)
 class Status:
-    """The verdict, and what it rests on."""
+    """The state, and its headline."""
 
     standing: Standing
     headline: Headline
 
 
 HALTS_LATE_MS: Final = 10 * MINUTE_MS
-"""Age from which a halt that no cell accepted needs a person."""
+"""Age from which an unacknowledged halt needs a person."""
 STUCK_MS: Final = 60 * MINUTE_MS
-"""Time of failures from which pushes count as stuck, if other pushes settle meanwhile."""
+"""Time of failures after which pushes count as stuck, if other pushes settle meanwhile."""
 TICK_MISSED_MS: Final = 15 * MINUTE_MS
-"""Time without a tick, three intervals long, from which ticks count as stopped."""
+"""Time without a tick after which ticks count as stopped: three intervals."""
 NEXT_TICK: Final = "wait for the next tick, which tries again"
 UNANSWERED: Final = {
     True: "sent, but no answer is on record. A tick takes them up again when the sender's claim expires",
@@ -260,8 +269,11 @@ Why = Literal[
 
 @dataclass(frozen=True)
 class Call:
-    """Why a person is needed, and what to do: `reason` and `next` stand in the headline; `what` and `command`, where
-    they are given, in a list, which has each of several; `about`: the organisation, or the provider, that it is."""
+    """A reason why a person is needed, and the next step.
+
+    The headline shows `reason` and `next`. A list of all calls shows `what` and `command`, if they are set. `about`:
+    the organisation or provider.
+    """
 
     why: Why
     reason: str
@@ -272,7 +284,7 @@ class Call:
 
 
 def judge(found: Standing) -> Headline:
-    """The verdict on what `status` read."""
+    """Return the headline of a state."""
     for call in calls(found):
         return Headline("person_needed", call.reason, call.next)
     awaiting = [one for one in found.unresolved if one.state == AWAITING_CREDIT]
@@ -281,7 +293,7 @@ def judge(found: Standing) -> Headline:
 
 
 def calls(found: Standing) -> Iterator[Call]:
-    """All that a person is needed for, the gravest first."""
+    """Yield all reasons why a person is needed, the most serious first."""
     if found.doubted is not None:
         yield Call("lost", f"this database lost history: {found.doubted.doubted_reason}", "drawdown recover")
     if found.clock is not None:
@@ -325,7 +337,10 @@ def calls(found: Standing) -> Iterator[Call]:
 
 
 def _seen_by_tick(found: Standing) -> Iterator[Call]:
-    """Problems of the last tick, but for halts that are not heeded, or not delivered, still."""
+    """Yield problems of the last tick.
+
+    Halts that are still ignored or undelivered have calls of their own.
+    """
     last = found.last_tick
     if last is None:
         return
@@ -363,7 +378,10 @@ def _at_provider(provider: Waiting, found: Standing) -> Iterator[Call]:
 
 
 def missed_minutes(found: Standing) -> int:
-    """Return the minutes since the last tick began, if that is too long; otherwise, or if there never was a tick, 0."""
+    """Return the minutes since the last tick, if that is too long, else 0.
+
+    It is 0 before the first tick.
+    """
     last = found.last_tick
     if last is None:
         return 0
@@ -372,7 +390,10 @@ def missed_minutes(found: Standing) -> int:
 
 
 def unwatched_minutes(found: Standing) -> int:
-    """Return the minutes since the last round of a watch that has stopped; 0 if a watch runs, or there is none."""
+    """Return the minutes since the last round of a watch that stopped, else 0.
+
+    It is 0 if a watch runs or is not expected.
+    """
     age = 0 if found.watch_ms is None else found.at_ms - found.watch_ms
     return int(age // MINUTE_MS) if WATCHED_FOR_MS <= age < STOPPED_FOR_MS else 0
 
@@ -388,7 +409,10 @@ def _behind(found: Standing) -> Headline | None:
 
 
 def _halts_due(found: Standing) -> Headline | None:
-    """Halts first: while they are due, sandboxes run that have no credit."""
+    """Return the headline of undelivered halts, or None.
+
+    They come first: while they are due, sandboxes run without credit.
+    """
     for one in found.undelivered:
         late = found.at_ms - one.since_ms > HALTS_LATE_MS
         fix = "drawdown cell list, then stop the sandboxes on its hosts or fix the cell (ops/runbooks/cell-gone.md)"
@@ -476,7 +500,7 @@ def _unsettled(found: Standing) -> Headline | None:
 
 
 def uncompared(one: Uncompared) -> list[str]:
-    """Return the texts, for people, about missing comparisons with a provider."""
+    """Return texts for people about missing comparisons with a provider."""
     said = []
     if one.open_days:
         days, since = counted(one.open_days, "day", "days"), utc(one.open_since_ms or 0)[:10]
@@ -497,7 +521,7 @@ def _unread(unread: UnreadOrgs) -> Headline:
 
 
 MENDED: Final = ("send them", "look up what may have arrived, and send the rest,")
-"""The next steps of ticks for waiting pushes: if none may have arrived, and if some may."""
+"""The next steps of ticks for waiting pushes: if all are unsent, and if some may have arrived."""
 UNREAD: Final = (
     "it is down, a setting is wrong, or it does not know the customer. "
     "The organisations run until the last balance read is used up"
@@ -511,7 +535,7 @@ PENDING: Final = {
     "no_provider": "drawdown provider list",
     "no_mapping": "drawdown feature list, then drawdown feature map or map-event",
 }
-"""The command that fixes usage that waits for a person, by its reason."""
+"""The command that fixes pending usage, by its reason."""
 
 
 def _fix(provider: Waiting, now_ms: int) -> str:
@@ -533,5 +557,5 @@ def _fix(provider: Waiting, now_ms: int) -> str:
 
 
 def _next_try(provider: Waiting, now_ms: int) -> str:
-    """When ticks send pushes again."""
+    """Return the time at which ticks send the first push again, for people."""
     return utc(max(provider.retry_ms or now_ms, now_ms))

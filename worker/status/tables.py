@@ -1,12 +1,12 @@
-"""The tables as they are stored: one organisation's rows of each, and their upkeep on PostgreSQL by a person.
+"""Show an organisation's stored rows, and check the upkeep of tables.
 
-Guarantee: reads only. A table is shown only if an index leads into it by the organisation, or by its payer. A bounded
-number of rows is shown, and the database cuts texts. No table that readers of the database may not see
-(`schema.roles.UNREAD`) is among them, and no column of secrets or of values derived from them.
+Guarantee: this module only reads. A table is shown only if it has an index by the organisation or its payer. The number
+of rows is bounded, and the database cuts long texts. Tables that the database's readers may not see
+(`schema.roles.UNREAD`) are left out, and so are columns of secrets and of values derived from them.
 
-For tables that grow with use, the settings of vacuum are checked. Missing settings are reported; values that a person
-chose are left alone. An attached table is reported, whatever its purpose: its rows are read as ours, but lack our keys,
-triggers and guards (rule S7 counts an id once, by a key that a child table does not share).
+For tables that grow with use, the settings of vacuum are checked. Missing settings are reported, but values that a
+person chose are valid. An attached table is always reported, because its rows are read as ours but lack our keys,
+triggers and guards. Rule S7 counts an id once, by a key that a child table does not share.
 """
 
 from __future__ import annotations
@@ -30,19 +30,22 @@ MOST_ROWS: Final = 50
 MOST_CELL_CHARS: Final = 200
 """Length of a stored value that a table of raw rows shows."""
 HIDDEN: Final = re.compile(r".*(sha256|password|secret|fingerprint|token|claim_owner)$")
-"""Columns that nobody is shown: their names end so."""
+"""The ends of names of columns that are never shown."""
 _LEADS: Final = ("org_id", "customer_id", "account_id", "from_account")
-"""Columns that name the organisation, the customer who pays for it, or that customer's wallet."""
+"""Columns with the organisation, the customer who pays for it, or that customer's wallet."""
 _UNNAMED: Final[Mapping[str, tuple[str, ...]]] = {
     "usage_samples": ("org_id", "ts"),
     "operator_actions": ("target", "action_id"),
 }
-"""Indexes that the tables' definitions do not name as an organisation's: written by hand, or by another name."""
+"""Indexes by organisation that the definitions of tables do not show: written by hand, or by another column."""
 
 
 @dataclass(frozen=True)
 class RawRows:
-    """The rows of a table; cells as texts (None: NULL). `whole`: there are no more."""
+    """Rows of a table, with cells as text (None: NULL).
+
+    `whole`: True if all rows are shown.
+    """
 
     columns: tuple[str, ...]
     rows: list[tuple[str | None, ...]]
@@ -50,7 +53,7 @@ class RawRows:
 
 
 def _order(table: sa.Table) -> tuple[str, ...]:
-    """The columns of the index that leads into a table; () where none does."""
+    """Return the columns of a table's index by organisation or payer; () if none."""
     if table.name in _UNNAMED:
         return _UNNAMED[table.name]
     whole = [index for index in table.indexes if index.dialect_options["sqlite"].get("where") is None]
@@ -67,11 +70,14 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The tables that may be shown, and the order of their rows."""
 COMMENTS: Final[Mapping[str, str]] = {name: (metadata.tables[name].comment or "").partition(". ")[0] for name in TABLES}
-"""The content of each table, in a sentence."""
+"""A sentence about the content of each table."""
 
 
 def raw_rows(connection: sa.Connection, table: str, org_id: str, customer_id: str) -> RawRows:
-    """The last rows of a table of TABLES about an organisation, or about the customer who pays for it, by its index."""
+    """Return the last rows of a table about an organisation or its payer.
+
+    `table`: one of TABLES. The rows are read by its index.
+    """
     wallet = wallet_account(customer_id)
     named = {"customer_id": customer_id, "account_id": wallet, "from_account": wallet}
     found, order = metadata.tables[table], TABLES[table]
@@ -88,20 +94,23 @@ def raw_rows(connection: sa.Connection, table: str, org_id: str, customer_id: st
 
 
 GROWING: Final = ("usage_samples", "pushes")
-"""Those that were seen to gain by it: ops/scale.md."""
+"""Tables that gain by these settings, as measured: ops/scale.md."""
 SETTINGS: Final = ("autovacuum_vacuum_scale_factor", "autovacuum_vacuum_insert_scale_factor")
 SHARE: Final = 0.02
-"""Share of a table's rows: a pruned day of 36 is more, so that the next day takes its room."""
+"""Share of a table's rows after which vacuum runs. A pruned day of 36 is more, so that the next day reuses its
+space.
+"""
 ENABLED: Final = "autovacuum_enabled"
 ON: Final = ("true", "on", "yes", "1")
 
 
 @dataclass(frozen=True)
 class Upkeep:
-    """The upkeep of tables.
+    """The upkeep of tables on PostgreSQL.
 
-    `works`: autovacuum works on the server. `statements`: for each neglected table, the statement for its owner to run.
-    `attached`: likewise, for each table that was attached to one of ours, or that one of ours was attached to.
+    `works`: True if autovacuum works on the server. `statements`: for each table with missing settings, the statement
+    for its owner to run. `attached`: the statement for each table that is attached to one of ours, or to which one of
+    ours is attached.
     """
 
     works: bool
@@ -110,7 +119,7 @@ class Upkeep:
 
 
 def upkeep(connection: sa.Connection) -> Upkeep | None:
-    """As the server has it; None on SQLite, which reuses room by itself."""
+    """Return the upkeep of tables; None on SQLite, which reuses space by itself."""
     if connection.dialect.name != "postgresql":
         return None
     rows = SQL.run(connection, "upkeep", {"tables": list(GROWING)}).all()

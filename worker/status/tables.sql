@@ -1,4 +1,4 @@
--- Whether PostgreSQL tidies up by itself, and how soon where tables grow with use.
+-- The settings of autovacuum, and attached tables.
 
 -- name: upkeep [postgresql]
 SELECT relname AS name, COALESCE(reloptions, CAST(ARRAY[] AS text[])) AS options,

@@ -1,4 +1,7 @@
-"""The ticks: what one did and left as its backlog, kept as JSON in its row, and the ticks of a time."""
+"""Define and read the reports of ticks.
+
+A report has a tick's work and backlog, and is JSON in the row of the tick.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +33,17 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 MOST_TICKS: Final = 2_000
-"""Ticks that the overview looks at; a day has 288 of one worker's."""
+"""Newest ticks that the overview reads. One worker makes 288 a day."""
 
 
 PAGE_ROWS: Final = 300
-"""A day of one worker's, and an hour: whole hours are shown."""
+"""Ticks of a page: 25 hours of one worker, so that whole hours are shown."""
 LAST_TICK: Final = 2**62
 
 
 @dataclass(frozen=True)
 class TickRow:
-    """One tick; `exit_status` None: it has not ended, or its worker is gone."""
+    """A tick. `exit_status`: None if it has not ended, or its worker died."""
 
     tick_id: int
     worker: str
@@ -51,7 +54,7 @@ class TickRow:
 
 @dataclass(frozen=True)
 class TickDone:
-    """One tick with what its report says that it did and left; `report` is empty while it has none."""
+    """A tick with its report, which is empty until the tick has ended."""
 
     tick_id: int
     worker: str
@@ -64,18 +67,18 @@ class TickDone:
     report: dict[str, object] = field(default_factory=dict)
 
     def count(self, name: str) -> int | None:
-        """A figure of its report; None where it has none."""
+        """Return a figure of its report; None if missing."""
         found = self.report.get(name)
         return found if isinstance(found, int) else None
 
     def report_lines(self, name: str) -> list[str]:
-        """Lines of its report."""
+        """Return lines of its report; empty if missing."""
         found = self.report.get(name)
         return [str(line) for line in found] if isinstance(found, list) else []
 
 
 def latest_ticks(connection: sa.Connection, before: int = LAST_TICK, most: int = PAGE_ROWS) -> list[TickDone]:
-    """Those before a tick, the newest first."""
+    """Return the ticks before a tick, the newest first."""
     rows = SQL.run(connection, "page", {"before": before, "at_most": most})
     return [
         TickDone(**{**row._mapping, "clock_trusted": bool(row.clock_trusted), "report": _report(row.report)})
@@ -84,7 +87,10 @@ def latest_ticks(connection: sa.Connection, before: int = LAST_TICK, most: int =
 
 
 def one_tick(connection: sa.Connection, tick_id: int) -> TickDone:
-    """One of them. Errors: UnknownId."""
+    """Return a tick by its number.
+
+    Errors: UnknownId if it does not exist.
+    """
     found = [one for one in latest_ticks(connection, tick_id + 1, 1) if one.tick_id == tick_id]
     if not found:
         raise UnknownId(f"unknown tick {tick_id}: `/console/ticks` lists the ticks", "tick")
@@ -97,14 +103,17 @@ def _report(text: str | None) -> dict[str, object]:
 
 
 def ticks_since(connection: sa.Connection, since_ms: int) -> list[TickRow]:
-    """Those that began since then, of the last MOST_TICKS; the newest first."""
+    """Return ticks that began since then, the newest first.
+
+    Only the last MOST_TICKS are read.
+    """
     rows = SQL.run(connection, "since", {"since_ms": since_ms, "at_most": MOST_TICKS})
     return [TickRow(**row._mapping) for row in rows]
 
 
 @dataclass
 class Report:
-    """The work of one tick, and the backlog it left."""
+    """The work of a tick, and the backlog that it left."""
 
     tick_id: int
     at_ms: int
@@ -113,11 +122,11 @@ class Report:
     swept: int = 0
     accepted: int = 0
     accepted_at: dict[str, int] = field(default_factory=dict)
-    """The same by provider: the rate at which each is drained."""
+    """Accepted pushes by provider, for the rate of each backlog."""
     applied_within_ms: dict[str, int] = field(default_factory=dict)
-    """The time after a send in which each provider may still apply it: so long a push is looked up."""
+    """Milliseconds after a send in which each provider may still apply it. For this time a push is looked up."""
     calls_cut: dict[str, int] = field(default_factory=dict)
-    """Providers that turned calls away: how few at once were made there."""
+    """The fewest calls at once, by provider, for providers that refused calls as too many."""
     not_accepted: int = 0
     looked_up: int = 0
     voided: int = 0
@@ -133,30 +142,32 @@ class Report:
     messages_failed: int = 0
     jobs_ended: int = 0
     jobs_wait: bool = False
-    """True if a job waits: found at the tick's begin, and again at its end."""
+    """True if a job waits, by a read at the start of the tick and another at its end."""
     batches_taken: int = 0
     batches_wait: bool = False
-    """True if files in watched folders wait for the next tick; while a tick begins, True if any folder is watched."""
+    """True if files in watched folders wait for the next tick. At the start of a tick, True if a folder is watched."""
     stopped_orgs: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     doubted: str | None = None
-    """Why the database's history is in doubt (R1): nothing is sealed or sent until `drawdown recover`."""
+    """The reason for which the database's history is in doubt (R1). Until `drawdown recover`, ticks do not seal or
+    send.
+    """
     problems: list[str] = field(default_factory=list)
-    """Providers that cannot be used, and cells that do not obey, until a person fixes it."""
+    """Problems that a person must fix: providers that cannot be used, and cells that do not obey."""
     left: Backlog = field(default_factory=Backlog)
 
     @property
     def exit_status(self) -> int:
-        """0: all settled. 75: something is left for the next tick. 1: a person is needed."""
+        """Return 0 if all is settled, 75 if work is left, 1 if a person is needed."""
         if self.left.needs_person or self.problems or self.doubted is not None:
             return 1
         return 75 if self.failures or self.jobs_wait or self.batches_wait or self.left.waits_for_tick else 0
 
 
 def summed(reports: Sequence[Report], left: Backlog) -> Report:
-    """Return the work of a tick's shards in one report.
+    """Sum up the reports of a tick's shards.
 
-    `left`: the backlog of all of them. Errors: IndexError for none.
+    `left`: the backlog of all of them. Errors: ValueError if `reports` is empty.
     """
     counts: Counter[str] = Counter()
     for report in reports:
@@ -182,13 +193,16 @@ def summed(reports: Sequence[Report], left: Backlog) -> Report:
 
 
 def least_of(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    """The least of each."""
+    """Return the smallest count of each name."""
     names = sorted({name for count in counts for name in count})
     return {name: min(count[name] for count in counts if name in count) for name in names}
 
 
 def collect(report: Report, results: Sequence[object]) -> None:
-    """Add up what the lanes of a tick made. Errors: what says that the database is gone, which ends the tick."""
+    """Add the results of a tick's lanes to its report.
+
+    Errors: DatabaseBusy or DatabaseNotReady, which end the tick.
+    """
     for result in results:
         match result:
             case list():
@@ -222,7 +236,7 @@ def collect(report: Report, results: Sequence[object]) -> None:
                 report.batches_taken, report.batches_wait = result.taken, result.wait
                 report.problems += result.problems
                 report.failures += result.failures
-            case LockHeld():  # this step's alone: others want other rows
+            case LockHeld():  # only this step fails: others need other rows
                 log.error("lane_failed", error=str(result))
                 report.failures.append(str(result))
             case DatabaseBusy() | DatabaseNotReady():
@@ -235,15 +249,15 @@ def collect(report: Report, results: Sequence[object]) -> None:
 
 
 def add_lanes(report: Report, context: Context, lanes: Mapping[str, object]) -> None:
-    """Note by provider what was accepted, and how long a send may still be applied."""
-    # Of one that may not be used nothing is accepted: what was, before, predicts no end.
+    """Note accepted pushes, and the time in which a send may apply, by provider."""
+    # A provider that cannot be used accepts 0 pushes, so that its earlier rate does not predict an end.
     report.accepted_at = dict.fromkeys({**context.broken, **context.changed}, 0)
     report.accepted_at |= {provider: accepted_of(lane) for provider, lane in lanes.items()}
     report.applied_within_ms = applied_within(context.capabilities)
 
 
 def accepted_of(done: object) -> int:
-    """Pushes that one lane had accepted."""
+    """Return the number of pushes that a lane's provider accepted."""
     if isinstance(done, list):
         return sum(accepted_of(part) for part in done)
     return done.accepted if isinstance(done, Confirmed | Pushed) else 0

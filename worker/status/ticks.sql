@@ -1,7 +1,7 @@
--- The ticks of a time.
+-- Ticks, the newest first.
 
 -- name: since
--- By the key, newest first: no index is by time.
+-- By the key, newest first, because time does not have an index.
 SELECT t.tick_id, t.worker, t.started_ms, t.finished_ms, t.exit_status
 FROM (SELECT * FROM ticks ORDER BY tick_id DESC LIMIT :at_most) t WHERE t.started_ms >= :since_ms ORDER BY t.tick_id DESC
 

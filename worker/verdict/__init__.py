@@ -1,6 +1,6 @@
-"""Copies the provider's verdict onto the organisation.
+"""Copy the provider's verdict to the organisation.
 
-Guarantee: the provider's verdict is copied, and never goes back in time.
+Guarantee: an older read of a provider never overwrites the verdict of a newer read.
 
 Tests: tests/integration/test_watch.py, tests/unit/test_decide.py
 """

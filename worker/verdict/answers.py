@@ -1,9 +1,9 @@
-"""The credit left that answers to pushes show, and the refreshes that they cause.
+"""Note the credit left in answers to pushes, and request refreshes for them.
 
-Guarantee: after an answered push, the provider of its organisation is read: at once, or in the organisation's turn
-within the hour (`ask_at_ms`). An answer never halts or resumes an organisation: only a read does. The credit of an
-answer is written only if there was no read since the push was claimed, and no other push may be on its way or was not
-clearly charged. It never raises a balance.
+Guarantee: after an answered push, the provider of its organisation is read at once, or in the organisation's turn
+within the hour (`ask_at_ms`). Only a read halts or resumes an organisation, never an answer. The credit of an answer is
+written only on two conditions. The organisation was not read since the push was claimed, and each of its other pushes
+is settled and clearly charged. It never raises a balance.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class OrgAnswers:
     customer_ids: set[str] = field(default_factory=set)
     features: set[str] = field(default_factory=set)
     reads_before: set[int | None] = field(default_factory=set)
-    """The read that was last written when they were claimed."""
+    """The last reads of the organisation before the pushes were claimed (milliseconds)."""
     shown_credits: list[ShownCredit | None] = field(default_factory=list)
     part_ends: set[int | None] = field(default_factory=set)
-    """The ends of the parts that they show."""
+    """The ends of the parts that the answers show."""
     all_charged: bool = True
     all_answered: bool = False
 
@@ -64,9 +64,9 @@ class OrgAnswers:
         self.part_ends.update(part.ends_ms for part in parts)
 
     def remaining(self) -> Remaining | None:
-        """Return the credit left by all answers; None: they do not show it.
+        """Return the credit left by all answers; None if they do not show it.
 
-        Of one balance the least counts, because the answers may have come in any order.
+        If several answers show a balance, the least counts, because they may arrive in any order.
         """
         told = [left for left in self.shown_credits if left is not None]
         if len(told) < len(self.shown_credits):
@@ -82,15 +82,17 @@ class OrgAnswers:
 
 
 class ClaimAnswers:
-    """The answers to one claim, by organisation, as they come in portions."""
+    """The answers to a claim, by organisation, which arrive in portions."""
 
     def __init__(self, batch: Sequence[Charge]) -> None:
         self._open = Counter(push.org_id for push in batch)
         self._answers: dict[str, OrgAnswers] = {}
 
     def take(self, portion: Sequence[Charge], outcomes: Sequence[Outcome]) -> list[OrgAnswers]:
-        """The organisations of a portion, with all that was answered of them so far. A balance that does not show the
-        charges still under way is judged and written only with the last of them."""
+        """Add a portion, and return its organisations with all their answers so far.
+
+        While charges are under way, a balance does not show them. It is used only after the last answer.
+        """
         for push, outcome in zip(portion, outcomes, strict=True):
             self._answers.setdefault(push.org_id, OrgAnswers(push.org_id)).take(push, outcome)
             self._open[push.org_id] -= 1
@@ -111,7 +113,11 @@ class ClaimedAt:
 
 @dataclass(frozen=True)
 class Noted:
-    """The organisations to refresh at once, the turns of the others (milliseconds), and the credit left."""
+    """The effects of answers on organisations.
+
+    `refresh_now`: those to refresh at once. `turns`: the turns of the others (milliseconds). `balances`: the credit
+    left.
+    """
 
     refresh_now: set[str]
     turns: dict[str, int]
@@ -119,9 +125,11 @@ class Noted:
 
 
 def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Sequence[OrgAnswers], now_ms: int) -> None:
-    """Request a refresh of organisations with answered pushes, at once or in their turn. Note the credit left.
+    """Request refreshes of organisations with answered pushes; note the credit left.
 
-    If balances are in our own database, all are refreshed at once: that costs no call.
+    A refresh comes at once, or in the organisation's turn.
+
+    If balances are in our own database, all are refreshed at once, because that does not need a call.
     """
     org_ids = [org.org_id for org in answers]
     if lane.capabilities.same_database or lane.capabilities.balance_in_ledger:
@@ -154,8 +162,11 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
 
 
 def _note(connection: sa.Connection, lane: ClaimedAt, noted: Noted, rows: Mapping[str, Any], now_ms: int) -> None:
-    """A balance is dated a millisecond after the claim: what that sent is in it; what is claimed from now on is not.
-    And the date always moves, by which a read under way knows of it."""
+    """Write the requests, turns and balances.
+
+    A balance is dated a millisecond after the claim: it includes the pushes of the claim, but not later pushes. The
+    date always changes, so that a read under way notices it.
+    """
     answers = [
         {
             "org_id": org_id,
@@ -176,7 +187,7 @@ def _note(connection: sa.Connection, lane: ClaimedAt, noted: Noted, rows: Mappin
 def _ask_at_ms(org: OrgAnswers, known: KnownState, remaining: Remaining | None, now_ms: int) -> int:
     if not org.all_charged:
         return now_ms
-    if not org.all_answered:  # the last answer decides; should it never come, what was known before does
+    if not org.all_answered:  # the last answer decides; if it never arrives, the known state does
         remaining = Remaining(known.balance_micro, charged_micro=0, whole=False)
     return min(ask_at_ms(known, remaining, now_ms), last_look_ms(org.part_ends, now_ms) or FOREVER_MS)
 
@@ -186,8 +197,8 @@ def _estimated(
 ) -> set[str]:
     """Return the organisations with a known end of credit.
 
-    A watch looks at each of them, and every feature of their pushes has a rate. The watch of a shard may have ended
-    while others continue, so each organisation's own mark counts.
+    A watch looks at each of them, and each feature of their pushes has a rate. The watch of a shard may have ended
+    while others continue, so each organisation's own `watch_due_ms` counts.
     """
     late_ms = now_ms - LAST_LOOK_MS
     watched = [row.org_id for row in rows if row.runs_out_ms is not None and (row.watch_due_ms or 0) > late_ms]
@@ -214,9 +225,10 @@ def _read_known_state(row: Any, held_micro: int, *, estimated: bool) -> KnownSta
 
 
 def _to_note(row: Any, remaining: Remaining | None) -> int | None:
-    """Return the balance to write; None: keep the stored one.
+    """Return the balance to write; None: keep the stored balance.
 
-    A push takes credit. So an answer that shows more is older, or shows a payment, and a read decides which.
+    A push uses credit. If an answer shows more credit than stored, it is older or follows a payment, and a read
+    decides.
     """
     if remaining is None or not remaining.whole or remaining.left_micro is None:
         return None

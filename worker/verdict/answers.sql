@@ -1,8 +1,8 @@
 -- Facts about organisations in the answers to pushes.
 
 -- name: answered
--- It locks in the order of their ids, because two of these would otherwise wait for each other. It also locks those
--- that another provider bills now.
+-- Rows are locked in the order of their ids, because two such transactions would otherwise wait for each other. This
+-- includes organisations that another provider bills now.
 SELECT o.org_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance_micro,
     o.balance_read_ms, o.unconfirmed_micro, o.runs_out_ms, o.watch_due_ms,
     CASE WHEN EXISTS (SELECT 1 FROM balance_episodes e
@@ -10,9 +10,8 @@ SELECT o.org_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance
 FROM orgs o WHERE o.org_id IN :org_ids ORDER BY o.org_id {hold_orgs}
 
 -- name: unsure
--- The requested organisations with an unclear charge of another claim, or with such a push in flight: the credit left
--- may or may not include that push. It reads all claimed pushes, so it is run only for organisations with something to
--- write.
+-- The requested organisations with a requested refresh, or with another claimed push: the credit left may or may not
+-- include that push. It reads all claimed pushes, so run it only for organisations with a balance to write.
 SELECT o.org_id FROM orgs o WHERE o.org_id IN :org_ids AND (o.projection_due_ms IS NOT NULL
     OR o.org_id IN (SELECT p.org_id FROM pushes p WHERE p.provider = :provider
         AND p.state IN {open_states} AND p.due_at_ms > :now_ms AND p.claim_owner IS NOT NULL))
@@ -23,7 +22,7 @@ FOR NO KEY UPDATE OF o
 -- name: hold_orgs [sqlite]
 
 -- name: note_answers
--- They are held. An earlier turn stays. A fact that is not reported is left as it is.
+-- The rows are locked. An earlier turn stays. A missing value leaves its column unchanged.
 UPDATE orgs SET refresh_requests = orgs.refresh_requests + 1, refresh_deadline_ms = CASE
         WHEN x.refresh_deadline_ms < orgs.refresh_deadline_ms OR orgs.refresh_deadline_ms IS NULL
         THEN x.refresh_deadline_ms ELSE orgs.refresh_deadline_ms END,

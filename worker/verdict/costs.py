@@ -1,8 +1,9 @@
-"""Costs of units, from a provider that shows them: for estimates, and for balances compared in credits.
+"""Learn the costs of units from a provider that shows them.
 
-Guarantee: costs are append-only and on record, as an operator's rates are. A cost that cannot be read changes nothing:
-the costs in force stay. The moment at which a cost was last confirmed is kept, so that a charge that was made while it
-changed is known.
+They serve estimates, and comparisons of balances in credits.
+
+Guarantee: costs are append-only and on record, like an operator's rates. If a cost cannot be read, the cost in force
+stays. The time at which a cost was last confirmed is stored, so that charges during a change of cost are known.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ SQL = queries(__file__)
 
 
 AT_ONCE: Final = 500
-"""Costs that one transaction takes in: an account may have thousands, and others wait to write."""
+"""Costs that one transaction writes: an account may have thousands, and other writers wait."""
 MOST_CHANGES: Final = 1_000
-"""Costs of one feature that are ever learned. Each estimate reads all of them, and none is ever removed."""
+"""Costs of a feature that are ever learned. Each estimate reads all of them, and they are never removed."""
 
 
 def learn_costs(context: Context, provider: str) -> Steps[None]:
-    """Read the costs of units from a provider, and keep those that changed.
+    """Read the costs of units from a provider, and store those that changed.
 
-    Providers without `costs` are not read. A cost that cannot be kept changes nothing, and delays no other step.
+    Providers without `costs` are not read. If a cost cannot be stored, it is logged, and the other steps continue.
     """
     if not context.capabilities[provider].costs:
         return
@@ -53,13 +54,12 @@ def _learn_costs(context: Context, provider: str) -> Steps[None]:
     if isinstance(told, ReadFailed):
         log.warning("costs_not_read", provider=provider, reason=told.reason)
         return
-    # A feature that no credit system pays for any more draws on a balance of its own: that is a change, too.
+    # If a feature leaves its credit system, it draws on a balance of its own: that is a change, too.
     ended = sorted(pools.newest().keys() - {cost.feature for cost in told})
     told = [*(cost for cost in told if not cost.unread), *(Cost(feature, feature, Decimal(0)) for feature in ended)]
     for at in range(0, len(told) or 1, AT_ONCE):
         some = told[at : at + AT_ONCE]
-        # The answer holds from when it was asked for: a change after that is a change to come. It holds once all of it
-        # is kept.
+        # The answer holds from the time of its request, once all costs in it are stored. A later change is read later.
         holds_ms = asked_ms if at + AT_ONCE >= len(told) else None
         work = partial(_learn, provider=provider, told=some, holds_ms=holds_ms, now_ms=context.clock.now_ms())
         yield Transaction("learn_costs", work)
@@ -68,10 +68,10 @@ def _learn_costs(context: Context, provider: str) -> Steps[None]:
 def _learn(
     connection: sa.Connection, *, provider: str, told: Sequence[Cost], holds_ms: int | None, now_ms: int
 ) -> None:
-    # The provider's row is held first: of two processes that learn the same cost, the second finds it known.
+    # The provider's row is locked first: if two processes learn the same cost, the second finds it stored.
     held = SQL.run(connection, "hold_costs", {"provider": provider}).first()
     if held is None:
-        return  # nothing was sealed for it yet: the tick that meets it keeps its terms first
+        return  # before the provider's first seal, a tick stores its terms
     pools = read_pools(connection, provider)
     known = pools.newest()
     for cost in told:
@@ -93,7 +93,7 @@ def _learn(
             "start_ms": _start_ms(connection, provider, cost.feature, now_ms),
         }
         by = By(now_ms, "drawdown", f"reported by {provider}")
-        # Where costs were read before without this one, its feature drew on a balance of its own until then.
+        # If costs were read before without this cost, its feature drew on a balance of its own until then.
         confirmed = held.costs_read_ms if before is None else held.costs_read_ms or before.at_ms
         confirmed = None if confirmed is None else min(confirmed, now_ms)
         more = {"balance": cost.balance, "confirmed_ms": confirmed, "provider": provider}
@@ -106,7 +106,10 @@ def _learn(
 
 
 def _start_ms(connection: sa.Connection, provider: str, feature: str, now_ms: int) -> int:
-    """From which window on a cost counts in estimates: a first one for all usage, a later one from this window on."""
+    """Return the start of the first window in which a cost counts in estimates.
+
+    The first cost of a feature counts for all usage, a later cost from the present window on.
+    """
     taken = set(SQL.run(connection, "starts", {"provider": provider, "feature": feature}).scalars())
     start = window_of(now_ms) if taken else 0
     while start in taken:

@@ -1,16 +1,19 @@
-"""The effective balance: a provider's balance - sealed but not in it yet - used but not sealed - held by runs.
+"""Estimate effective balances from the provider's balance and committed rows.
 
-Guarantee: an estimate is made only of committed rows, at prices that a person set. Usage without a price is left out
-and named. A push that may or may not be in the balance (on its way, or accepted within the lag of balances) is counted
-until the balance was seen to fall by it, so it is never subtracted twice for good. A push that a wallet here pays is
-counted until it is accepted: between reads, and, if the wallet mirrors another service, at reads as well. Use that
-ended lots still pay for is not subtracted: they are no longer in the balance.
+An effective balance is the balance, minus sealed usage that the balance does not include yet, minus unsealed usage,
+minus reserved credit.
 
-For a page, the same figures are as of now, in as many statements for a thousand organisations of ten providers as for
-one. The unbilled use of a wallet (`unbilled`) is computed the same way, with or without a watch. Credit that is given
-back, and not yet settled, makes no room. A customer without such use costs one look by the index. The result is kept
-until the transaction ends. For a customer with very many samples it is kept for KEPT_MS, unless a seal or a charge
-changed it: no other decision adds up more samples than MOST_SAMPLES.
+Guarantee: an estimate uses only committed rows, at rates in force. Usage without a rate is left out and named. A push
+on its way, or accepted within the lag of balances, may or may not be in the balance. It is counted until the balance
+has fallen by it, so that it is not subtracted twice permanently. If a wallet here pays a push, the push is counted
+until it is accepted. This applies between reads, and, if the wallet mirrors another service, at reads as well. Usage
+that ended lots still pay for is not subtracted, because these lots are no longer in the balance.
+
+For a page, `read_used_now` computes the figures as of now, in a number of statements that does not depend on the number
+of organisations. `unbilled_micro` computes the unbilled usage of a wallet, with or without a watch. Credit that is
+given back counts only once it is settled. A customer without such usage costs one look-up by the index. The result is
+cached until the transaction ends. For a customer with MOST_SAMPLES samples or more it is cached for KEPT_MS, unless a
+seal or a charge changed it.
 """
 
 from __future__ import annotations
@@ -56,61 +59,63 @@ JUST_NOW_MS: Final = MINUTE_MS
 """Age up to which usage counts as current."""
 READINGS: Final = 3
 UNSAMPLED_S: Final = 2 * MINUTE_MS // SECOND_MS
-"""A sandbox that began and sent no sample is taken to have used at most two intervals of a minute."""
+"""Most seconds of use that are assumed for a new sandbox without a sample: two intervals of a minute."""
 BEGUN_MS: Final = 3 * MINUTE_MS
-"""A sandbox that began longer ago, and sent no sample in three intervals, is taken to use nothing."""
+"""Age from which a sandbox without a sample in three intervals counts as unused."""
 CLOCKS_APART_MS: Final = 30 * SECOND_MS
-"""By how much a host's clock may be ahead of ours, or behind it."""
+"""Assumed difference between a host's clock and ours, in either direction."""
 MOST_CHANGES: Final = 8
-"""Latest verdicts of an organisation in which its last halt is looked for: more do not happen in BEGUN_MS."""
+"""Latest verdicts of an organisation that are searched for its last halt: fewer happen within BEGUN_MS."""
 
 
 @dataclass
 class Used:
-    """The use of one organisation that its balance may not show yet, in micro-credits."""
+    """The use of an organisation that its balance may not show yet, in micro-credits."""
 
     unsealed: int = 0
-    """Without what lots that are over pay for."""
+    """Used and not sealed, without usage that ended lots pay for."""
     unsampled: int = 0
-    """Use that no sample has yet: the running sandboxes are assumed to run until their next sample."""
+    """Use without a sample yet: running sandboxes are assumed to run until their next sample."""
     unsent: int = 0
-    """Sealed, and not sent yet or proven not to have arrived."""
+    """Sealed, but not sent yet, or proven not to have arrived."""
     rejected: int = 0
-    """The part of it that the provider refused: it is in no estimate, and in no balance until a person has settled it.
+    """The part of `unsent` that the provider rejected. A balance does not include it until a person settles it.
     """
     sent_since: int = 0
-    """First sent after the balance was read that is stored."""
+    """First sent after the read of the stored balance."""
     held_micro: int = 0
-    """The credit of its wallet that runs have reserved."""
+    """The credit of its wallet that executions have reserved."""
     wallet: int | None = None
-    """The credit of its wallet, if that is here: runs charge it, and no read shows that."""
+    """The credit of its wallet, if the wallet is here: executions charge it between reads."""
     in_flight: int = 0
-    """Sent, and not accepted yet."""
+    """Sent, but not accepted yet."""
     mirrors: bool = False
     """True if its wallet mirrors another service's bills: accepted pushes are drawn from it.
 
-    So no read of the wallet includes pushes in flight, however much it fell by runs.
+    So a read of the wallet never includes pushes in flight, even if executions made it fall.
     """
     maybe: int = 0
-    """The part of the sent use that a balance read now may or may not show."""
+    """The part of the sent use that a balance may or may not show if it is read now."""
     lately: int = 0
     just_now: int = 0
     running: int = 0
-    """A minute of all running sandboxes, if hosts report their size."""
+    """The use of all running sandboxes in a minute, if hosts report their size."""
     unpriced: set[str] = field(default_factory=set)
-    """Features it uses that have no rate: they are in no estimate."""
+    """Its features without a rate, which estimates leave out."""
 
     def keep_within(self, most: int) -> None:
-        """No figure beyond `most`, as nothing beyond is ever in a wallet: each of them, and all, are to be written."""
+        """Limit each figure to `most` in either direction, so that it can be stored."""
         for name, value in vars(self).items():
             if isinstance(value, int) and not -most <= value <= most:
                 setattr(self, name, most if value > 0 else -most)
 
     @property
     def burn_a_minute(self) -> int:
-        """Return the fastest rate of the last minute, the last five, and the running sandboxes.
+        """Return the highest rate of use, in micro-credits a minute, at least 0.
 
-        So a sandbox that begins counts at once, and one that pauses counts for a while.
+        The rates are those of the last minute, of the last five minutes, and of the running sandboxes.
+
+        So a sandbox that starts counts at once, and a sandbox that pauses counts for five more minutes.
         """
         return max(self.just_now, self.lately * JUST_NOW_MS // LATELY_MS, self.running, 0)
 
@@ -129,17 +134,17 @@ class Balanced(Protocol):
 
 
 class BalancedOrg(Balanced, Protocol):
-    """The same, by its id."""
+    """An organisation with its id and the balance that was last read."""
 
     @property
     def org_id(self) -> str: ...
 
 
 def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int:
-    """Return the sent use that a balance just read does not show yet.
+    """Return the sent use that a fresh balance does not show yet.
 
-    It is the earlier unseen use (`was`), plus the use sent since, less the fall of the balance. It never exceeds the
-    use that may be unseen at all, and at the first read it is all of that.
+    It is the earlier unseen use (`was`), plus the use sent since, minus the fall of the balance. At most it is the use
+    that may be unseen (`used.maybe`), and at the first read it is all of that.
     """
     low, high = min(used.maybe, 0), max(used.maybe, 0)
     if before is None:
@@ -148,24 +153,24 @@ def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int
 
 
 def effective_after(org: Balanced, balance: int, used: Used, *, paid: bool = False) -> tuple[Effective, int]:
-    """Return the effective balance by a fresh read, and the part of its pushes that the read does not show.
+    """Return the effective balance by a fresh read, and the unseen sent use.
 
     `paid`: it is known that a payment made the balance rise.
     """
-    # A balance that rose may be a payment, or an older one than was read before. So who runs goes on.
+    # If a balance rose, there was a payment, or the read shows an older state. So a running organisation continues.
     before = org.balance_micro
     if before is not None and (paid or not org.is_halted):
         before = max(before, balance)
     hidden = unseen(before, org.unconfirmed_micro, balance, used)
     if used.mirrors:
-        hidden = max(hidden, used.in_flight)  # whatever the wallet fell by was something else, most often a run
+        hidden = max(hidden, used.in_flight)  # the wallet fell for another reason, mostly an execution
     return Effective(balance, hidden + used.unsent, _unsealed(org, used), used.held_micro), hidden
 
 
 def since_read(org: Balanced, used: Used) -> Effective | None:
-    """Return the effective balance by the last read, or by a wallet of the embedded ledger.
+    """Return the effective balance by the last read, or by a wallet here.
 
-    None if there was no read, or the balance is unlimited.
+    Return None if the customer was never read, or the balance is unlimited.
     """
     if org.balance_read_ms is None or org.balance_micro is None:
         return None
@@ -182,14 +187,15 @@ def _unsealed(org: Balanced, used: Used) -> int:
 def read_used(
     connection: sa.Connection, provider: str, orgs: Sequence[Row], *, now_ms: int, read_ms: int, lag_ms: int
 ) -> Mapping[str, Used]:
-    """Return the use of one provider's organisations that their stored balance (`orgs` are rows) may not show.
+    """Return the use of a provider's organisations that their balance may not show.
 
-    `read_ms`: the start of the read to compare with. `lag_ms`: the lag of balances.
+    `orgs`: rows with the stored balance. `read_ms`: the start of the read to compare with. `lag_ms`: the lag of
+    balances.
     """
     if not orgs:
         return defaultdict(Used)
-    # What a seal makes pushes of between the two statements is in both. Then it is read again, and if that never ends,
-    # the least holds: a seal can only make it too much.
+    # If a seal makes pushes between the two statements, both include their usage. Then both are read again. After
+    # READINGS tries, the least counts, because a seal can only make the sum too large.
     best: dict[str, Used] = {}
     for _ in range(READINGS):
         before = _last_seals(connection)
@@ -223,7 +229,7 @@ def _read_once(
         SQL.run(connection, part.name, part.values).all()
         for part in parts_of(provider, orgs, rules, now_ms=now_ms, read_ms=read_ms, lag_ms=lag_ms)
     )
-    # Last: what is charged meanwhile, by a push or by a run, is taken off twice for this once, and not left out.
+    # Last: a charge that is made meanwhile is subtracted twice in this estimate, instead of being left out.
     wallets = read_in_wallets(connection, provider, ids, now_ms) if is_here else {}
     seen = BalanceRows(unsealed, pushes, held, lapsed, card, wallets, mirrors(provider))
     return used_by(seen, orgs, read_ms=read_ms, lag_ms=lag_ms)
@@ -232,7 +238,10 @@ def _read_once(
 def parts_of(
     provider: str, orgs: Sequence[BalancedOrg], rules: Sequence[Segment], *, now_ms: int, read_ms: int, lag_ms: int
 ) -> tuple[Part, Part]:
-    """What is used and not sealed, and pushes that a balance may not show: rows for `BalanceRows`."""
+    """Return queries of unsealed usage, and of pushes that a balance may not show.
+
+    Their rows are those of `BalanceRows`.
+    """
     read_before = min(now_ms if org.balance_read_ms is None else org.balance_read_ms for org in orgs)
     values: dict[str, object] = {
         "org_ids": [org.org_id for org in orgs],
@@ -252,8 +261,11 @@ def parts_of(
 
 @dataclass(frozen=True)
 class BalanceRows:
-    """What the database says of organisations of one provider: rows of `unsealed` and `unseen_pushes`, what runs hold
-    and what is left of lots that are over, by organisation, what usage costs there, and what wallets have."""
+    """The rows from which the use of a provider's organisations is computed.
+
+    `unsealed` and `pushes`: rows of `unsealed` and `unseen_pushes`. By organisation: `held_micro`, the reserved credit;
+    `lapsed`, the rest of ended lots; `wallets`, the credit of wallets. `card`: the rates.
+    """
 
     unsealed: Sequence[Any]
     pushes: Sequence[Any]
@@ -262,10 +274,13 @@ class BalanceRows:
     card: RateCard
     wallets: Mapping[str, int]
     mirrors: bool
-    """True if the wallets mirror another service's bills."""
+    """True if the wallets mirror charges at another provider."""
 
     def price(self, used: Used, row: Any, *quantities: int | Decimal) -> list[int]:
-        """Return the prices of quantities of a row's feature. A feature without a rate is named."""
+        """Return the prices of quantities of a row's feature, in micro-credits.
+
+        If the feature does not have a rate, add it to `used.unpriced` and return zeros.
+        """
         rate = self.card.rate(row.feature, row.window_ms)
         if rate is None:
             used.unpriced.add(row.feature)
@@ -274,14 +289,14 @@ class BalanceRows:
 
 
 def used_by(seen: BalanceRows, orgs: Sequence[BalancedOrg], *, read_ms: int, lag_ms: int) -> dict[str, Used]:
-    """What was seen, added up by organisation. Pure."""
+    """Add up the rows by organisation. Pure."""
     found: dict[str, Used] = defaultdict(Used)
     for org_id, held_micro in seen.held_micro.items():
         found[org_id].held_micro = held_micro
     for org_id, payable_micro in seen.wallets.items():
         found[org_id].wallet, found[org_id].mirrors = payable_micro, seen.mirrors
     in_time: dict[str, int] = defaultdict(int)
-    """Use before ended lots were over that is not charged yet."""
+    """Uncharged use from before the end of lots, which these lots still pay for."""
     reads = {org.org_id: org.balance_read_ms for org in orgs}
     for row in seen.unsealed:
         used = found[row.org_id]
@@ -303,7 +318,7 @@ def used_by(seen: BalanceRows, orgs: Sequence[BalancedOrg], *, read_ms: int, lag
             continue
         used.in_flight += amount if row.state != "accepted" else 0
         read = reads[row.org_id] or 0
-        # What was settled when the read began, in the same millisecond, was judged by that read: it is in `unseen`.
+        # If a push was settled in the millisecond in which the read began, that read counted it in `unseen`.
         settled_before = row.state == "accepted" and row.settled_ms is not None and row.settled_ms <= read
         used.sent_since += amount if row.first_attempt_ms >= read and not settled_before else 0
         used.maybe += amount if row.state != "accepted" or (row.settled_ms or read_ms) > read_ms - lag_ms else 0
@@ -319,8 +334,11 @@ def _is_in_time(row: Any, lapsed: Mapping[str, Lapsed]) -> bool:
 
 
 def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[BalancedOrg]], now_ms: int) -> dict[str, Used]:
-    """By organisation, of those that used or hold something, or have a wallet here; `orgs` are rows by provider. The
-    connection reads at one moment (`schema.database.read`)."""
+    """Return the use by organisation as of now.
+
+    It has the organisations that used or reserved credit, or have a wallet here. `orgs`: rows by provider. The
+    connection must read at one moment (`schema.database.read`).
+    """
     providers = sorted(name for name, rows in orgs.items() if rows)
     if not providers:
         return {}
@@ -352,16 +370,19 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Balance
 
 
 MOST_SAMPLES: Final = 1_000
-"""Samples of a customer from which on their sum is cached."""
+"""Samples of a customer from which their sum is cached."""
 KEPT_MS: Final = 5 * SECOND_MS
-"""The time for which the sum of a customer's unsealed samples is kept."""
+"""Time for which the sum of a customer's unsealed samples is cached."""
 MOST_KEPT: Final = 10_000
-"""Customers with many samples that are kept. Beyond, the one that was kept first is forgotten."""
+"""Customers with many samples and a cached sum. Beyond it, the oldest entry is removed."""
 _KEPT: Final = "unbilled_micro"
 
 
 class _Unread(NamedTuple):
-    """An organisation for `read_used_now`: as if it had been read now, so that earlier pushes do not count."""
+    """An organisation for `read_used_now` that counts as read now.
+
+    So earlier pushes do not count.
+    """
 
     org_id: str
     balance_read_ms: int
@@ -371,7 +392,10 @@ class _Unread(NamedTuple):
 
 
 class _CachedCost(NamedTuple):
-    """What a customer's samples came to: when that was read, and what has to be the same for it to count."""
+    """The cached cost of a customer's samples.
+
+    `at_ms`: when it was read. `mark`: the state of the database for which it holds.
+    """
 
     at_ms: int
     mark: Sequence[object]
@@ -379,11 +403,14 @@ class _CachedCost(NamedTuple):
 
 
 _FOUND: Final[WeakKeyDictionary[sa.Engine, OrderedDict[str, _CachedCost]]] = WeakKeyDictionary()
-"""Of customers with many samples, by database."""
+"""The cached costs of customers with many samples, by database."""
 
 
 def unbilled_micro(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
-    """In micro-credits, of all organisations that are billed as this customer now."""
+    """Return the cost of unbilled usage of a customer's organisations.
+
+    It is in micro-credits, of all organisations that are billed as this customer now.
+    """
     kept: dict[tuple[str, int], int] = _transaction_cache(connection)
     key = (customer_id, now_ms)
     if key not in kept:
@@ -392,7 +419,7 @@ def unbilled_micro(connection: sa.Connection, customer_id: str, now_ms: int) -> 
 
 
 def _transaction_cache(connection: sa.Connection) -> dict[tuple[str, int], int]:
-    """What this transaction found."""
+    """Return the results that this transaction has cached."""
     now = connection.get_transaction()
     kept: tuple[object, dict[tuple[str, int], int]] = connection.info.get(_KEPT, (None, {}))
     if kept[0] is not now or now is None:
@@ -412,7 +439,7 @@ def _read(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
     if found is not None and found.mark == mark and found.at_ms <= now_ms < found.at_ms + KEPT_MS:
         return found.micro
     if found is not None and found.mark == mark:
-        known[customer_id] = found._replace(at_ms=now_ms)  # others go by it while this one adds up
+        known[customer_id] = found._replace(at_ms=now_ms)  # other threads use it while this thread adds up
     micro = _added_up(connection, rows, now_ms)
     known[customer_id] = _CachedCost(now_ms, mark, micro)
     if len(known) > MOST_KEPT:
@@ -431,12 +458,12 @@ def _added_up(connection: sa.Connection, rows: Sequence[Any], now_ms: int) -> in
 
 
 MOST_HOLDERS: Final = 10
-"""Holders of a wallet's credit in `org show`."""
+"""Executions with reserved credit in `org show`."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A run that holds credit (micro-credits) until a time."""
+    """An execution that reserves credit (micro-credits) until a time."""
 
     reservation: str
     left_micro: int
@@ -447,7 +474,7 @@ class Holder:
 class Credit:
     """The effective balance with its parts, in millionths of the provider's credits.
 
-    None: nothing was read yet, or the balance is unlimited.
+    None: the balance was not read yet, or is unlimited.
     """
 
     provider: str
@@ -467,7 +494,7 @@ class Credit:
 
 @dataclass(frozen=True)
 class VerdictChange:
-    """A transition, why, and the figures it rests on."""
+    """A change of the verdict, with its reason and figures (micro-credits)."""
 
     at_ms: int
     read_ms: int
@@ -481,9 +508,10 @@ class VerdictChange:
 
 
 def credit_status(connection: sa.Connection, org: sa.Row[tuple[object, ...]], now_ms: int) -> Credit | None:
-    """Return the effective balance by the last read, or by a wallet of the embedded ledger.
+    """Return the parts of an organisation's effective balance.
 
-    `org`: the organisation's row. None if no provider bills it.
+    They are by the last read, or by a wallet of the embedded ledger. `org`: the organisation's row. Return None if it
+    is not billed.
     """
     provider = SQL.run(connection, "biller", {"org_id": org.org_id, "now_ms": now_ms}).scalar_one_or_none()
     if provider is None or provider in EXEMPT_PROVIDERS:
@@ -514,6 +542,6 @@ def _holders(connection: sa.Connection, org_id: str, provider: str, now_ms: int)
 
 
 def verdict_history(connection: sa.Connection, org_id: str) -> list[VerdictChange]:
-    """The last transitions, newest first."""
+    """Return the last ten changes of an organisation's verdict, newest first."""
     rows = SQL.run(connection, "verdicts", {"org_id": org_id}).mappings()
     return [VerdictChange(**{**row, "is_halted": bool(row["is_halted"])}) for row in rows]

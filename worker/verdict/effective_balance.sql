@@ -1,14 +1,14 @@
--- The parts of the effective balance: usage that is not sealed, and pushes that may not be in a balance.
+-- The parts of the effective balance: unsealed usage, and pushes that a balance may not include.
 --
--- Guarantee: reads only. Usage is mapped as the seal maps it (the same segments), and only windows that the present
--- provider and customer are billed for count.
+-- Guarantee: the statements only read. Usage is mapped as in the seal (the same segments). Only windows that are billed
+-- to the present provider and customer count.
 
 -- name: last_seals
--- The newest seals that are committed; not the newest alone: one may be committed after one that began later.
+-- The newest committed seals. They are several, because a seal may be committed after another that began later.
 SELECT seal_id FROM seals ORDER BY seal_id DESC LIMIT 64
 
 -- name: picked
--- The organisations asked about.
+-- The organisations to compute.
 picked AS MATERIALIZED (
     SELECT o.org_id, o.floor_ms, a.customer_id, COALESCE(o.held_watermark_ms, b.watermark_ms, 0) AS sealed_to,
         CASE WHEN COALESCE(o.held_watermark_ms, b.watermark_ms, 0) < :lately_ms
@@ -22,18 +22,18 @@ FROM picked p {each_then} dirty_windows d ON d.org_id = p.org_id AND d.window_ms
     AND d.window_ms < p.sealed_to
 
 -- name: billed
--- As which customer each of the organisations asked about is billed: all that pushes are looked up by.
+-- The customer of each organisation, by which pushes are found.
 billed AS MATERIALIZED (
     SELECT a.org_id, a.customer_id FROM {billed_now} a
 )
 
 -- name: unsealed
--- Usage that is owed and not sealed: whole windows at or above the watermark, the difference in dirty ones below it.
--- Beside it, the recent use, sealed or not, for the rate at which credit is burnt. And the use of running sandboxes
--- since they last reported, where they report every minute or oftener: for at most two intervals (a sample may be
--- late), and from when a sample came in, wherever in its interval it is dated. A sandbox that is silent for longer uses
--- nothing, nor does one that ran before a halt. A sandbox that began of late, and has sent no sample since, is taken to
--- use its size since then. `a_minute` is the use of a minute of all that run, where hosts keep their size.
+-- `owed`: usage that is owed and not sealed: whole windows at or above the watermark, and the difference in dirty
+-- windows below it. `lately` and `just_now`: recent use, sealed or not, for the rate of use. `unsampled`: the use of
+-- running sandboxes since their last sample, if they send one every minute or more often. It counts from the arrival of
+-- the sample, for at most two intervals, because a sample may be late. After three intervals, or if a halt came since,
+-- it is 0. A sandbox that began recently and has not sent a sample counts with its size since then. `a_minute`: the use
+-- of all running sandboxes in a minute, if hosts report their size.
 WITH {picked},
 segments (lo, hi, start_ms, end_ms, feature, unit) AS (SELECT lo, hi, start_ms, end_ms, feature, unit
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} r),
@@ -58,14 +58,14 @@ used AS (
     {from_dirty} {look_up} withdrawals w {looked_up_by} w.org_id = d.org_id AND w.ts >= d.window_ms
         AND w.ts < d.window_ms + {window_length_ms} {end_look_w} GROUP BY 1, 2, 3
 ),
--- Most had no recent use: their sandboxes are not looked up.
+-- Most organisations do not have recent use. Their sandboxes are not looked up.
 busy AS MATERIALIZED (
     SELECT u.org_id, COALESCE((SELECT j.at_ms FROM projections j WHERE j.org_id = u.org_id
         ORDER BY j.projection_id DESC LIMIT 1), 0) AS changed_ms
     FROM (SELECT DISTINCT org_id FROM used WHERE lately > 0) u
 ),
--- Of these organisations, or by the index of all that began within minutes: PostgreSQL takes the smaller set, SQLite
--- the first. A greater size would be a meter.
+-- Sandboxes that began within minutes. PostgreSQL reads them by these organisations or by the index on recent starts,
+-- SQLite by organisation. A larger `memory_mb` is the number of a meter.
 begun AS MATERIALIZED (
     SELECT b.org_id, b.sandbox_id, b.memory_mb, b.since_ms FROM sandboxes b
     WHERE b.state = 'running' AND b.since_ms > :begun_ms AND b.since_ms <= :ahead_ms
@@ -132,9 +132,9 @@ FROM both_sides q {each_then} picked p ON p.org_id = q.org_id
 GROUP BY 1, 2, 3
 
 -- name: unseen_pushes
--- Word for word the condition of the index on open pushes, or SQLite reads all pushes there ever were. Recent sends are
--- materialized, or it reads all attempts there ever were, in the order in which they are told apart. And of these
--- organisations alone, or the push of everybody's is looked up.
+-- The condition repeats that of the index on open pushes word for word. Otherwise SQLite reads all pushes. Recent sends
+-- are materialized. Otherwise SQLite reads all attempts in the order of DISTINCT. They are limited to these
+-- organisations. Otherwise the pushes of all organisations are looked up.
 WITH {billed},
 sent AS MATERIALIZED (
     SELECT t.window_ms, t.org_id, t.feature, t.revision FROM attempts t WHERE t.started_ms >= :since_ms
@@ -161,12 +161,12 @@ OFFSET 0) q
 
 -- name: end_look_q [sqlite]
 
--- Usage that was taken and that no wallet here was charged for yet.
+-- Usage that is not charged to a wallet here yet.
 
 -- name: used_by
--- The organisations billed as a customer now that may have some: most have none, and are not looked at further. It is
--- that above the watermark, in dirty windows below it, and in pushes that are not settled. `samples`: of each, as far as
--- they are counted.
+-- The organisations that are billed as a customer now and may have such usage. It is above the watermark, in dirty
+-- windows below it, or in unsettled pushes. Most organisations do not have any. `samples`: the number of unsealed
+-- samples, at most `many`.
 SELECT a.provider, a.org_id, COALESCE(o.held_watermark_ms, b.watermark_ms, 0) AS sealed_to,
     CASE WHEN {has_open} THEN 1 ELSE 0 END AS has_open,
     (SELECT COUNT(*) FROM (SELECT 1 FROM usage_samples s WHERE {is_unsealed} LIMIT :many) m) AS samples
@@ -176,21 +176,21 @@ WHERE a.customer_id = :customer_id AND a.start_ms <= :now_ms AND (a.end_ms IS NU
     AND a.provider NOT IN {unbilled} AND {may_have_used}
 ORDER BY a.provider, a.org_id
 
--- An organisation's credit.
+-- The credit of one organisation.
 
 -- name: biller
 SELECT provider FROM assignments WHERE org_id = :org_id AND customer_id <> '' AND start_ms <= :now_ms
     AND (end_ms IS NULL OR :now_ms < end_ms)
 
 -- name: verdicts
--- The last transitions, newest first.
+-- The last changes of the verdict, newest first.
 SELECT at_ms, read_ms, is_halted, reason, max_concurrent_sandboxes, balance_micro, unaccepted_micro, unsealed_micro,
     held_micro
 FROM projections WHERE org_id = :org_id ORDER BY projection_id DESC LIMIT 10
 
 -- name: holders
--- By the wallet that pays for it now: another organisation's execution may hold it, too. If the provider keeps the
--- balance (`elsewhere`), the organisation's own executions hold.
+-- The executions that reserve credit of the organisation's present wallet, which may be of other organisations, too. If
+-- the provider keeps the balance (`elsewhere`), these are the organisation's own executions.
 SELECT r.reservation, r.amount_micro - r.drawn_micro AS left_micro, r.expires_ms
 FROM reservations r JOIN assignments a ON a.customer_id = r.customer_id
 WHERE a.org_id = :org_id AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)

@@ -1,16 +1,16 @@
-"""Held credit of organisations' wallets, or of balances that providers keep; and changes of wallets due by time.
+"""Read reserved credit, and apply changes of wallets that are due by time.
 
-Holds reduce the credit that an organisation may use, until they are over. Due changes are the ends of holds, and lots
-that begin and expire.
+Reserved credit is in wallets, or in balances that providers keep. It reduces the credit that an organisation may use.
+Due changes are the ends of reservations, and lots that begin and expire.
 
-Guarantee: a hold that is over counts nowhere, whether it was expired yet or not. If metering settles a run, the use of
-its sandboxes is not held as well: usage is subtracted by itself. The sweep is an optimisation of that; a transaction
-that reserves credit books due changes first.
+Guarantee: a reservation that is over does not count, even before it is recorded as expired. If metering settles an
+execution, the use of its sandboxes is not reserved as well, because usage is subtracted separately. A transaction that
+reserves credit applies due changes first; the sweep of a tick only does so earlier.
 
-The hold of a run that metering settles shrinks by the amount that metering has drawn for its sandboxes. Seal and push
-do not know of it. The drawn amount is a difference, computed again each time: a run's part of the ledger's charge of
-its wallet for a window and feature, by its share of the samples there. It never exceeds the price of its own samples,
-nor, all runs together, the charge. Locks: reservations by their keys, then wallets by their ids.
+If metering settles an execution, its reservation shrinks by the amount that metering has drawn for its sandboxes. Seal
+and push are independent of it. The drawn amount is computed again each time. It is the execution's part of the ledger's
+charge for a window and feature, by its share of the samples. It never exceeds the price of its own samples, and the
+parts of all executions never exceed the charge. Locks: reservations by their keys, then wallets by their ids.
 """
 
 from __future__ import annotations
@@ -40,15 +40,18 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 READ_TRIES: Final = 3
-"""Reads of held credit while holds of runs that metering settles change meanwhile."""
+"""Reads of reserved credit, repeated if reservations that metering settles change meanwhile."""
 MOST_SWEEPS: Final = 10
 """Transactions of one tick that apply due changes to wallets. The next tick applies the rest."""
 MOST_OVER_AT_ONCE: Final = 1_000
-"""Holds in no wallet that one transaction ends."""
+"""Reservations outside of wallets that one transaction ends."""
 
 
 def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> Mapping[str, int]:
-    """Return the held credit of these organisations' wallets, or of their balances there, in micro-credits."""
+    """Return the reserved credit by organisation, in micro-credits.
+
+    It is in their wallets, or in their balances at the provider.
+    """
     if not org_ids:
         return {}
     part = held_part(provider, org_ids, now_ms, in_wallets=provider in wallets_at(connection))
@@ -60,12 +63,14 @@ def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], 
         used, before = used_up(connection, metering_in(rows), now_ms), rows
         rows = SQL.run(connection, part.name, part.values).all()
         if rows == before:
-            break  # nothing was freed between the statements that is not held, and is taken off, or neither
+            break  # the reads agree, so credit that was freed meanwhile is not counted twice or left out
     return held_of(rows, used if metering_in(rows) else {})
 
 
 def held_part(provider: str, org_ids: Sequence[str], now_ms: int, *, in_wallets: bool) -> Part:
-    """Return the query of holds, to read beside others in one statement: rows for `metering_in` and `held_of`.
+    """Return the query of reservations: rows for `metering_in` and `held_of`.
+
+    It can be read together with others in one statement.
 
     `in_wallets`: the balances are in this ledger.
     """
@@ -74,20 +79,23 @@ def held_part(provider: str, org_ids: Sequence[str], now_ms: int, *, in_wallets:
 
 
 def metering_in(rows: Iterable[Any]) -> list[str]:
-    """Return the customers with holds that metering settles: read `used_up` for them, too."""
+    """Return the customers with reservations that metering settles.
+
+    Read `used_up` for them, too.
+    """
     return [row.customer_id for row in rows if row.has_metering]
 
 
 def held_of(rows: Iterable[Any], used: Mapping[str, int]) -> dict[str, int]:
-    """Return the held credit by organisation, without the part that was used up."""
+    """Return the reserved credit by organisation, without the part that is used up."""
     return {row.org_id: max(int(row.held_micro) - used.get(row.customer_id, 0), 0) for row in rows}
 
 
 @dataclass(frozen=True)
 class Lapsed:
-    """The rest of an organisation's ended lots that pays for nothing new, in micro-credits.
+    """The rest of an organisation's ended lots, in micro-credits.
 
-    Ended lots still pay for use before `until_ms` that is not charged yet.
+    It pays only for use before `until_ms` that is not charged yet.
     """
 
     lapsed_micro: int
@@ -95,13 +103,19 @@ class Lapsed:
 
 
 def read_lapsed(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> Mapping[str, Lapsed]:
-    """Return the rest of ended lots, for organisations that have any, if balances are here."""
+    """Return the rest of ended lots, for organisations with such lots.
+
+    It is empty if the provider's balances are not in this ledger.
+    """
     part = lapsed_part(provider, org_ids, now_ms)
     return lapsed_of(SQL.run(connection, part.name, part.values))
 
 
 def lapsed_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
-    """Return the query of ended holds, to read beside others in one statement: rows for `lapsed_of`."""
+    """Return the query of ended lots: rows for `lapsed_of`.
+
+    It can be read together with others in one statement.
+    """
     return SQL.part("lapsed", {"org_ids": org_ids, "provider": provider, "now_ms": now_ms})
 
 
@@ -111,16 +125,21 @@ def lapsed_of(rows: Iterable[Any]) -> dict[str, Lapsed]:
 
 
 def read_in_wallets(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> dict[str, int]:
-    """Return the credit of wallets for new use and for runs that continue, by organisation, in micro-credits.
+    """Return the credit of wallets by organisation, in micro-credits.
 
-    It is empty if balances are not here.
+    It is for new use and for executions that continue.
+
+    It is empty if the provider's balances are not in this ledger.
     """
     part = wallets_part(provider, org_ids, now_ms)
     return wallets_of(SQL.run(connection, part.name, part.values))
 
 
 def wallets_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
-    """Return the query of wallets, to read beside others in one statement: rows for `wallets_of`."""
+    """Return the query of wallets: rows for `wallets_of`.
+
+    It can be read together with others in one statement.
+    """
     return SQL.part("in_wallets", {"org_ids": org_ids, "provider": provider, "now_ms": now_ms})
 
 
@@ -130,8 +149,11 @@ def wallets_of(rows: Iterable[Any]) -> dict[str, int]:
 
 
 def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
-    """Make true what is due in all wallets: holds and lots that are over, lots that begin or expire; how many wallets
-    moved, or may pay another amount. Holds that lie in none end, too."""
+    """Apply all changes that are due by time; return the number of changed wallets.
+
+    They are ends of reservations, in wallets or not, and lots that begin or expire. A wallet counts as changed if its
+    balance moved, or if it can pay another amount.
+    """
     yield from shrink_holds(context)
     over = 0 if context.out_of_time() else (yield from _end_elsewhere(context, sweeps))
     if over:
@@ -140,9 +162,11 @@ def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
 
 
 def mature_wallets(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
-    """Apply due changes of all wallets, and nothing else; returns the number that moved, or may pay another amount.
+    """Apply due changes of all wallets, and return the number of changed wallets.
 
-    Verdicts wait for it if usage came late: a lot pays for that after all, and until then a balance is too low.
+    A wallet counts as changed if its balance moved, or if it can pay another amount.
+
+    Verdicts wait for it if usage came late: an ended lot may pay for that usage, and until then the balance is too low.
     """
     done = 0
     for _ in range(sweeps):
@@ -159,14 +183,17 @@ def mature_wallets(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
 
 
 def shrink_holds(context: Context) -> Steps[None]:
-    """Have the holds of runs that metering settles shrink by what it has drawn. No verdict changes by it."""
+    """Shrink reservations by the amounts that metering has drawn for them.
+
+    This does not change a verdict.
+    """
     after: str | None = ""
     while after is not None and not context.out_of_time():
         after = yield Transaction("shrink_holds", partial(shrink, now_ms=context.clock.now_ms(), after=after))
 
 
 def _end_elsewhere(context: Context, sweeps: int) -> Steps[int]:
-    """End the holds that lie in no wallet and are over; how many."""
+    """End reservations outside of wallets that are over, and return their number."""
     done = 0
     for _ in range(sweeps):
         work = partial(_expire_elsewhere, now_ms=context.clock.now_ms())
@@ -192,9 +219,9 @@ def _expire(connection: sa.Connection, *, now_ms: int) -> Matured:
 
 
 SHRUNK_AT_ONCE: Final = 500
-"""Runs that one transaction looks at."""
+"""Executions that one transaction reads."""
 LOOKED_BACK_MS: Final = 60 * MINUTE_MS
-"""The time for which late usage may still shrink a hold."""
+"""Time for which late usage may still shrink a reservation."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +235,7 @@ class Spot:
 
 @dataclass
 class Uses:
-    """Base units by spot: of each run's sandboxes, and of all."""
+    """Base units by spot: of the sandboxes of each execution, and of all sandboxes."""
 
     of_run: dict[str, dict[Spot, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
     of_all: dict[Spot, int] = field(default_factory=lambda: defaultdict(int))
@@ -216,7 +243,10 @@ class Uses:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The amount that metering has drawn for a run, its final part before `to_ms`, and the credit that it frees."""
+    """The amount that metering has drawn for an execution, in micro-credits.
+
+    `before`: the final part before `to_ms`. `freed_micro`: the reserved credit that it frees.
+    """
 
     reservation: str
     customer_id: str
@@ -227,9 +257,9 @@ class Drawn:
 
 
 def shrink(connection: sa.Connection, now_ms: int, after: str = "") -> str | None:
-    """Reduce holds by what metering has drawn, for a bounded number of runs with keys after this one.
+    """Shrink at most SHRUNK_AT_ONCE reservations with keys after `after`.
 
-    Return the key of the last run if there may be more.
+    Return the key of the last execution if there may be more, else None.
     """
     values = {"after": after, "at_most": SHRUNK_AT_ONCE}
     runs = SQL.run(connection, "hold_runs", values).all()
@@ -238,9 +268,9 @@ def shrink(connection: sa.Connection, now_ms: int, after: str = "") -> str | Non
 
 
 def shrink_of(connection: sa.Connection, customers: Sequence[str], now_ms: int, own: str = "") -> None:
-    """Reduce the holds of some customers' wallets, before their balances are used.
+    """Shrink the reservations in some customers' wallets before their use.
 
-    The caller may then, without waiting for a lock, book due changes in these wallets, and change its `own` run.
+    It locks all rows that the caller needs to apply due changes in these wallets, and to change its `own` execution.
     """
     if SQL.run(connection, "runs_of", {"customers": list(customers)}).first() is None:
         return
@@ -253,13 +283,13 @@ def shrink_of(connection: sa.Connection, customers: Sequence[str], now_ms: int, 
 
 
 def freed_by_now(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
-    """Return the credit that `shrink_of` would free of a customer's holds. Nothing is written."""
+    """Return the credit that `shrink_of` would free for a customer. This only reads."""
     runs = [row for row in SQL.run(connection, "runs_of", {"customers": [customer_id]}) if row.expires_ms > now_ms]
     return sum(one.freed_micro for one in _drawn(connection, runs, now_ms))
 
 
 def _shrink(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int) -> None:
-    """These runs are held by this transaction."""
+    """Write the drawn amounts of executions that this transaction has locked."""
     freed: dict[str, int] = defaultdict(int)
     changed = _drawn(connection, runs, now_ms)
     if changed:
@@ -273,9 +303,9 @@ def _shrink(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int)
 
 
 def _drawn(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int) -> list[Drawn]:
-    """Return those of these runs that change.
+    """Return the drawn amounts of the executions that change.
 
-    The end of charged usage is read first: what is charged meanwhile counts the next time, and is never lost.
+    The end of charged usage is read first, so that a charge that is made meanwhile counts the next time.
     """
     if not runs:
         return []
@@ -295,9 +325,10 @@ def _drawn(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int) 
 
 
 def used_up(connection: sa.Connection, customers: Sequence[str], now_ms: int) -> Mapping[str, int]:
-    """Return the part of customers' holds that their runs' sandboxes have already used, charged, sealed or neither.
+    """Return the part of customers' reservations that sandboxes have already used.
 
-    It is still held: an estimate subtracts usage by itself, in any state.
+    The usage may be charged, sealed or neither. The credit is still reserved, but an estimate subtracts the usage
+    separately.
     """
     runs = [row for row in SQL.run(connection, "runs_of", {"customers": list(customers)}) if row.expires_ms > now_ms]
     if not runs:
@@ -320,7 +351,10 @@ def _floor(moment_ms: int) -> int:
 
 
 def _from_by_org(runs: Iterable[sa.Row[Any]]) -> list[dict[str, object]]:
-    """From which window on something of an organisation's runs is not counted for good."""
+    """Return the first window of each organisation that is not finally counted.
+
+    It is the earliest of its executions.
+    """
     found: dict[str, int] = {}
     for run in runs:
         found[run.org_id] = min(run.from_ms, found.get(run.org_id, run.from_ms))
@@ -328,7 +362,10 @@ def _from_by_org(runs: Iterable[sa.Row[Any]]) -> list[dict[str, object]]:
 
 
 def _read_uses(connection: sa.Connection, runs: Sequence[sa.Row[Any]]) -> Uses:
-    """By the samples in force, from the first window on that is not counted for good."""
+    """Read the use of executions from samples in force.
+
+    It begins with the first window that is not finally counted.
+    """
     mapping = mapping_rows(connection)
     feature_of = cache(lambda memory_mb, window_ms: resolve(mapping, memory_mb, window_ms))
     begins = {run.reservation: run.from_ms for run in runs}
@@ -359,7 +396,7 @@ def _read_charged(connection: sa.Connection, runs: Sequence[sa.Row[Any]]) -> Map
 def _parts(
     run: sa.Row[Any], uses: Uses, charged: Mapping[tuple[str, int, str], sa.Row[Any]], card: RateCard
 ) -> dict[Spot, int]:
-    """A run's part of what was charged, in micro-credits, rounded down."""
+    """Return an execution's part of each charge, in micro-credits, rounded down."""
     found = {}
     for spot, quantity in uses.of_run[run.reservation].items():
         row = charged.get((run.customer_id, spot.window_ms, spot.feature))

@@ -1,4 +1,4 @@
--- Credit held of wallets, without holds that are over and were not expired yet; and the rest of lots that are over.
+-- The reserved credit of wallets, without reservations that are over; and the rest of ended lots.
 
 -- name: held
 SELECT a.org_id, a.customer_id, EXISTS (SELECT 1 FROM reservations m
@@ -10,7 +10,7 @@ FROM {billed_now} a {look_up} ledger_accounts w {looked_up_by} w.account_id = 'w
 WHERE w.held_micro > 0 AND NOT EXISTS (SELECT 1 FROM ledger_plans p WHERE p.plan = w.plan AND NOT p.holds_halt)
 
 -- name: held_elsewhere
--- Holds on balances that providers keep: held here, and not over.
+-- Reservations on balances that providers keep: those recorded here that are not over.
 SELECT h.org_id, SUM(h.amount_micro - h.drawn_micro) AS held_micro, h.org_id AS customer_id, FALSE AS has_metering
 FROM reservations h
 WHERE h.org_id IN :org_ids AND h.state = 'held' AND h.hold <> 'wallet' AND h.hold = 'local' AND h.expires_ms > :now_ms
@@ -23,7 +23,7 @@ SELECT a.org_id, {available_micro} + w.held_micro - w.overdraft_micro AS payable
 FROM {billed_now} a {look_up} ledger_accounts w {looked_up_by} w.account_id = 'wallet:' || a.customer_id {end_look_w}
 
 -- name: over_elsewhere
--- By their keys, one order for all: rows that another ended meanwhile are left out.
+-- All transactions lock in the order of keys. Rows that another transaction ended meanwhile are left out.
 SELECT reservation FROM reservations WHERE state = 'held' AND hold <> 'wallet' AND expires_ms <= :now_ms
 ORDER BY reservation LIMIT :at_most {for_update}
 
@@ -33,8 +33,7 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: lapsed
--- The credit of lots that are over, which no longer pays for new use (`Wallet.lapsed_micro`), and the time up to which
--- use is theirs.
+-- The credit of ended lots, which does not pay for new use (`Wallet.lapsed_micro`), and the time before which they pay.
 SELECT a.org_id, w.balance_micro - w.held_micro + w.overdraft_micro - {available_micro} AS lapsed_micro, w.lots_over_ms
 FROM {billed_now} a {look_up} ledger_accounts w {looked_up_by} w.account_id = 'wallet:' || a.customer_id {end_look_w}
 WHERE w.over_micro > 0
@@ -42,22 +41,21 @@ WHERE w.over_micro > 0
 -- Executions that metering settles: the use of their sandboxes, and their charges.
 
 -- name: run
--- `from_ms`: the first window that is not counted for good.
+-- `from_ms`: the first window that is not finally counted.
 reservation, org_id, customer_id, settled_by, amount_micro, drawn_micro, metered_before_micro, expires_ms,
     COALESCE(metered_to_ms, accepted_ms - accepted_ms % {window_length_ms}) AS from_ms
 
 -- name: metering
--- Word for word the condition of the index.
+-- This repeats the condition of the index word for word.
 state = 'held' AND settled_by = 'metering'
 
 -- name: hold_runs
--- By their keys, one order for all.
+-- All transactions lock in the order of keys.
 SELECT {run} FROM reservations WHERE {metering} AND reservation > :after
 ORDER BY reservation LIMIT :at_most {for_update}
 
 -- name: hold_all
--- In one statement, so that the order is one: the reservations that metering draws on, the due ones, and the caller's
--- own.
+-- One statement locks all in one order: reservations that metering draws on, due reservations, and the caller's own.
 SELECT {run} FROM reservations WHERE state = 'held' AND reservation IN (
     SELECT reservation FROM reservations WHERE {metering} AND customer_id IN :customers
     UNION SELECT reservation FROM reservations WHERE customer_id IN :due_of AND state = 'held'
@@ -69,8 +67,8 @@ ORDER BY reservation LIMIT :at_most {for_update}
 SELECT {run} FROM reservations WHERE {metering} AND customer_id IN :customers
 
 -- name: used
--- Seconds by window and size: of the sandboxes of each run, in its life, and of all others. Two organisations' sandboxes
--- may have one id: each has samples of its own.
+-- Seconds by window and size: of the sandboxes of each execution, while it lasts, and of all others. Sandboxes of two
+-- organisations may have the same id, so both columns must match.
 WITH picked AS MATERIALIZED (SELECT org_id, from_ms FROM {rows :orgs (org_id text, from_ms bigint)} r),
 named AS MATERIALIZED (
     SELECT n.org_id, n.sandbox_id, h.reservation, h.accepted_ms, h.expires_ms
@@ -93,8 +91,8 @@ JOIN ledger_entries e ON e.from_account = 'wallet:' || r.customer_id AND e.ts >=
 GROUP BY 1, 2, 3
 
 -- name: behind
--- Up to where an organisation's windows are sealed, charged and not to be sealed again. Word for word the condition of
--- the index on open pushes.
+-- The time before which an organisation's windows are sealed, charged and not dirty. It repeats the condition of the
+-- index on open pushes word for word.
 SELECT r.org_id, (SELECT MIN(m.end_ms) FROM (
     SELECT COALESCE(o.held_watermark_ms, b.watermark_ms, 0) AS end_ms
     UNION ALL SELECT MIN(q.window_ms) FROM pushes q

@@ -1,9 +1,9 @@
-"""An organisation's row: its verdict, the operator's overrides in it, and the history of its verdicts.
+"""Write organisations' verdicts, their history, and notices of changes.
 
-Guarantee: `halted_at` changes only when the verdict does. Each transition is kept with its reason and figures. The
-operator's product is notified of a halt once, and of its end once. A low or exhausted balance is reported by the level
-and never by the edge: once from the read that finds it there to the read that finds it above again. Held credit counts
-as used. If no endpoint subscribes to it, nothing is read or written.
+Guarantee: `halted_at` changes only when the verdict does. Each change of the verdict is stored with its reason and
+figures. The operator's product is notified once of a halt, and once of its end. A low or exhausted balance is reported
+once, and again only after a read above the level. Reserved credit counts as used. If an endpoint does not subscribe to
+these events, their rows are not read or written.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from drawdown.worker.verdict.watch_state import ESTIMATE_WRONG
 SQL = queries(__file__)
 
 Row: TypeAlias = sa.Row[tuple[object, ...]]
-"""A row, mostly of `orgs`."""
+"""A row, usually of `orgs`."""
 
 ENDLESS_MICRO: Final = 2**62
-"""The number for an unlimited balance: more than any wallet holds."""
+"""The number for an unlimited balance: larger than any balance of a wallet."""
 EXEMPT: Final = "exempt"
-"""The reason of a resume of an organisation that was halted for lack of credit, and has no biller now."""
+"""The reason of a resume if an organisation was halted for lack of credit and is not billed now."""
 
 
 def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[Row]:
-    """These organisations' rows, locked in the order of their ids."""
-    from drawdown.schema.tables.orgs import orgs  # here: with it comes PostgreSQL's dialect, also for SQLite
+    """Return these organisations' rows, locked in the order of their ids."""
+    from drawdown.schema.tables.orgs import orgs  # here: it loads PostgreSQL's dialect, also for SQLite
 
-    if connection.dialect.name == "postgresql":  # one value: to take thousands apart takes longer than to find them
+    if connection.dialect.name == "postgresql":  # one value, because thousands of parameters are slow
         is_wanted = orgs.c.org_id == sa.any_(sa.literal(list(org_ids), sa.ARRAY(sa.Text)))
     else:
         is_wanted = orgs.c.org_id.in_(org_ids)
@@ -53,9 +53,9 @@ def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[R
 
 
 def is_asked_for(org: Row, now_ms: int) -> bool:
-    """Return True if a read is still due: for a request (also after a failed read), or for a turn.
+    """Return True if a read is due for a request, or for a turn.
 
-    A read that answers all requests leaves neither.
+    A request stays after a failed read. After a read that answers all requests, neither is left.
     """
     return org.projection_due_ms is not None or (
         org.refresh_deadline_ms is not None and org.refresh_deadline_ms <= now_ms
@@ -66,7 +66,7 @@ class Effective(NamedTuple):
     """An effective balance with its parts, in micro-credits.
 
     `unsealed`: the usage that samples show; if the organisation is not halted, also the usage that they will show next.
-    `held_micro`: the credit that runs have reserved.
+    `held_micro`: the credit that executions have reserved.
     """
 
     balance: int
@@ -107,12 +107,15 @@ WRITTEN: Final = tuple(column.name for column in fields(OrgState))
 
 @dataclass(frozen=True)
 class Change:
-    """The new state of an organisation, and its row of `projections` if the verdict changed."""
+    """The new state of an organisation.
+
+    `history`: its row of `projections` if the verdict changed, else None.
+    """
 
     state: OrgState
     history: dict[str, object] | None = None
     left_micro: int | None = None
-    """By the read that this is of: the balance, less what was used and is not in it. None: it was not read."""
+    """The balance by the read, minus usage that it does not include, in micro-credits. None: it was not read."""
 
     @property
     def reason(self) -> str | None:
@@ -122,7 +125,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Moment:
-    """When the read began, when it is judged, and whether estimates are made."""
+    """The times of a read.
+
+    `read_ms`: when it began. `now_ms`: when it is applied. `watched`: True if estimates are made.
+    """
 
     read_ms: int
     now_ms: int
@@ -130,14 +136,17 @@ class Moment:
 
 
 def after_operator(org: Row, now_ms: int) -> Change:
-    """Return the change of an organisation after an operator's decision or its end, or the end of billing."""
+    """Return the change of an organisation after an operator's decision.
+
+    This includes the end of a decision, and the end of billing.
+    """
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     billed = org.billing_provider is not None and org.billing_provider not in EXEMPT_PROVIDERS
     spent = org.balance_micro is not None and org.balance_micro <= 0
     new = told_verdict(present, overrides_of(org), now_ms, billed=billed, spent=spent)
     read = org.projection_read_ms
     at = Moment(max(now_ms, read or 0), now_ms, watched=False)
-    if new.is_halted == present.is_halted and read is None:  # that it was never read stays known
+    if new.is_halted == present.is_halted and read is None:  # `projection_read_ms` stays None
         state = replace(unchanged(org, org.projection_due_ms), max_concurrent_sandboxes=new.max_concurrent)
         return Change(state if billed else _exempt(state))
     state = state_of(org, new, at, org.projection_due_ms)
@@ -149,7 +158,7 @@ def after_operator(org: Row, now_ms: int) -> Change:
 
 
 def _exempt(state: OrgState) -> OrgState:
-    """Return the state of an organisation that has no biller: no provider is read for it."""
+    """Return the state of an organisation without a biller, which is not read."""
     return replace(state, projection_due_ms=None, unread_since_ms=None, refresh_deadline_ms=None)
 
 
@@ -158,14 +167,14 @@ def overrides_of(org: Row) -> Overrides:
 
 
 def unchanged(org: Row, due: int | None) -> OrgState:
-    """Return the state as it is, to be read again at `due`."""
+    """Return the state as it is, with the next read at `due`."""
     kept = {name: getattr(org, name) for name in WRITTEN}
     return OrgState(**{**kept, "projection_due_ms": due})
 
 
 def state_of(org: Row, new: Verdict, at: Moment, due: int | None) -> OrgState:
-    """The state with a new verdict."""
-    since = org.halted_at if org.is_halted else at.now_ms  # a transition only: a grace period must be able to end
+    """Return the state with a new verdict."""
+    since = org.halted_at if org.is_halted else at.now_ms  # only a change sets it, so that a grace period can end
     return replace(
         unchanged(org, due),
         is_halted=new.is_halted,
@@ -200,13 +209,16 @@ def history_of(
 
 
 def _was_wrong(org: Row, new: Verdict, balance: int | None) -> bool:
-    """Return True if it was halted on an estimate, and has credit although none was granted: the balance never rose."""
+    """Return True if an organisation was halted on an estimate, but has credit.
+
+    The balance did not rise since, so that the credit is not a grant.
+    """
     no_more = balance is not None and org.balance_micro is not None and balance <= org.balance_micro
     return bool(org.halt_reason == "estimate" and not new.is_halted and org.override_halted is None and no_more)
 
 
 def write(connection: sa.Connection, changes: Sequence[Change], now_ms: int) -> None:
-    """Write organisations' new rows and the history of their verdicts; and the notices to the operator's product."""
+    """Write organisations' states, the history of their verdicts, and notices."""
     states, at_once = [vars(change.state) for change in changes], connection.dialect.name == "postgresql"
     if states:
         SQL.run(connection, "write_verdicts", {"verdicts": states} if at_once else states)
@@ -223,9 +235,10 @@ LEVELS: Final = {"low": BALANCE_LOW, "exhausted": BALANCE_EXHAUSTED}
 def tell_verdicts(
     connection: sa.Connection, verdicts: Sequence[Mapping[str, Any]], left: Mapping[str, int], now_ms: int
 ) -> None:
-    """Queue notices of changed verdicts (rows of the history, with the earlier ones), and of credit left.
+    """Queue notices of changed verdicts and of low or exhausted credit.
 
-    The credit is in micro-credits, by a read that was just written. This transaction locks the organisations' rows.
+    `verdicts`: rows of the history, with the earlier verdicts. `left`: micro-credits by organisation, by a read that
+    was just written. The caller must have locked the organisations' rows.
     """
     turned = [verdict for verdict in verdicts if bool(verdict["is_halted"]) != bool(verdict["was_halted"])]
     if not turned and not left:
@@ -245,7 +258,10 @@ def tell_verdicts(
 
 
 def _of_verdict(verdict: Mapping[str, Any], org: sa.Row[Any]) -> Message:
-    """A halt is named by its beginning; so is its end."""
+    """Return the notice of a halt or resume.
+
+    Both name the halt by its start.
+    """
     halted = bool(verdict["is_halted"])
     since_ms = verdict["at_ms"] if halted else verdict["was_halted_at"]
     event = ORG_HALTED if halted else ORG_RESUMED
@@ -263,7 +279,7 @@ def _of_verdict(verdict: Mapping[str, Any], org: sa.Row[Any]) -> Message:
 def _of_levels(
     connection: sa.Connection, org: sa.Row[Any], left_micro: int, levels: Mapping[str, str], now_ms: int
 ) -> list[Message]:
-    """Begin and end an organisation's episodes; what is notified of those that begin."""
+    """Start and end an organisation's episodes, and return the notices of new ones."""
     messages = []
     for level, event in levels.items():
         at_micro = org.low_micro if level == "low" else 0
@@ -290,19 +306,25 @@ APPLIED_AT_ONCE: Final = 500
 
 
 def end_overrides(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
-    """Forget the overrides that have run out: that changes verdicts without anything else happening."""
+    """Clear org overrides that have expired, and apply the changed verdicts."""
     values = {"now_ms": now_ms, "lo": shard.lo, "hi": shard.hi}
     apply_now(connection, SQL.run(connection, "end_overrides", values).scalars().all(), now_ms)
 
 
 def release_exempt(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
-    """Resume organisations halted for lack of credit that are not billed now: no read would ever resume them."""
+    """Resume organisations that are halted for lack of credit but not billed.
+
+    A read would never resume them.
+    """
     found = SQL.run(connection, "halted_and_exempt", {"lo": shard.lo, "hi": shard.hi})
     apply_now(connection, found.scalars().all(), now_ms)
 
 
 def apply_now(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
-    """Write the verdicts by the known facts, without waiting for a provider that may be out of reach."""
+    """Write verdicts by the stored facts, without a read of a provider.
+
+    A provider may be unavailable.
+    """
     ordered = sorted(set(org_ids))
     for start in range(0, len(ordered), APPLIED_AT_ONCE):
         some = ordered[start : start + APPLIED_AT_ONCE]

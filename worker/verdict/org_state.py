@@ -1,6 +1,6 @@
-"""The state of one organisation, as `org_status` reads it. Pure.
+"""Define the state of an organisation, as `org_status` reads it. Pure.
 
-Guarantee: each field is one fact, by the name it has in `--json`.
+Guarantee: each field has its name in `--json`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from drawdown.worker.verdict.effective_balance import Credit, VerdictChange
 
 @dataclass(frozen=True)
 class AssignmentRow:
-    """The biller of the organisation in [start_ms, end_ms)."""
+    """The provider and customer of an organisation in [start_ms, end_ms)."""
 
     start_ms: int
     end_ms: int | None
@@ -24,7 +24,7 @@ class AssignmentRow:
 
 @dataclass(frozen=True)
 class PendingSize:
-    """Usage of one memory size, or of an event type, that is not billed yet, for one reason."""
+    """Pending usage of one memory size or event type, for one reason."""
 
     reason: str
     memory_mb: int
@@ -32,7 +32,7 @@ class PendingSize:
     samples: int
     since_ms: int
     event_type: str | None = None
-    """The event type of the meter in `memory_mb`; then `seconds` are the units that it counts."""
+    """The event type of the meter in `memory_mb`. In that case, `seconds` are its units."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PushState:
 
 @dataclass(frozen=True)
 class HaltRow:
-    """One halt at one cell; due until it is acknowledged."""
+    """A halt at a cell. It is due until the cell acknowledges it."""
 
     cell_id: str
     halted_at: int
@@ -60,7 +60,7 @@ class HaltRow:
 
 @dataclass(frozen=True)
 class OrgStatus:
-    """An organisation's row, but for what only the seal uses, and what hangs on it."""
+    """An organisation's row, without columns of the seal, and its related rows."""
 
     org_id: str
     registered: bool
@@ -73,7 +73,7 @@ class OrgStatus:
     projection_due_ms: int | None
     refresh_requests: int
     refresh_deadline_ms: int | None
-    """The latest time of its provider's next read, if no push causes one before."""
+    """The latest time of the next read of its provider. A push can cause an earlier read."""
     operator_halt: bool
     override_halted: bool | None
     override_max_concurrent: int | None
@@ -91,7 +91,7 @@ class OrgStatus:
     stopped_at_ms: int | None
     stopped_reason: str | None
     watermark_ms: int | None
-    """Its sealed end, in milliseconds."""
+    """The end of its sealed windows."""
     assignments: list[AssignmentRow]
     pending: list[PendingSize]
     pushes: list[PushState]

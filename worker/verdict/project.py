@@ -1,9 +1,9 @@
-"""Project: copies the provider's verdict onto the organisation.
+"""Project: copy the provider's verdict to the organisation.
 
 Guarantee: each projection reads the provider again. A projection has the time at which its read began, and an older
-read never overwrites a newer one. A state that cannot be read, or does not exist, is no balance of zero and changes no
-figure. An organisation halted for lack of credit is resumed only by a new read and an effective balance above one
-minute of use.
+read never overwrites a newer one. If a customer cannot be read or does not exist, its stored figures stay, and do not
+become zero. An organisation that was halted for lack of credit is resumed only by a new read with an effective balance
+above one minute of use.
 """
 
 from __future__ import annotations
@@ -69,20 +69,21 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 READING: Final = 7
-"""Eighths of a tick's time after which no state is read."""
+"""Eighths of a tick's time after which further customers are not read."""
 READ_AGAIN_MS = MINUTE_MS
-"""Wait before a customer that was not read is read again."""
+"""Wait before a read that failed is repeated."""
 MAX_UNWRITTEN: Final = 20
 """Unwritten verdicts that a report names. The log has all of them."""
 NOT_ASKED = ReadFailed("not requested: the provider did not answer a moment ago")
 ORGS_A_ROUND = 64
-"""Reads at once, if the provider allows several: enough to use the line fully, few enough that no verdict waits long.
+"""Reads at once, if the provider allows several: enough to use the connection fully, and few enough that verdicts do
+not wait long.
 """
 
 
 @dataclass
 class Projected:
-    """The result of projecting."""
+    """The counts of a projection's reads and verdicts."""
 
     read: int = 0
     failed: int = 0
@@ -90,14 +91,14 @@ class Projected:
     resumed: int = 0
     wrong_estimates: int = 0
     calls_cut: dict[str, int] = field(default_factory=dict)
-    """The fewest reads at once, by provider, if the provider turned reads away."""
+    """The fewest reads at once, by provider, if the provider refused reads as too many."""
     unwritten: list[str] = field(default_factory=list)
-    """Organisations with a verdict that the database refused, and why."""
+    """Organisations with a verdict that the database refused, each with the reason."""
     problems: list[str] = field(default_factory=list)
-    """Why a provider's customers are not read until a person fixes it."""
+    """Reasons why a provider's customers are not read until a person fixes them."""
 
     def add(self, other: Projected) -> None:
-        """Take what another part came to."""
+        """Add the counts of another part."""
         self.read += other.read
         self.failed += other.failed
         self.halted += other.halted
@@ -107,7 +108,7 @@ class Projected:
         self.problems += other.problems
 
     def note(self, org: Row, change: Change) -> None:
-        """Count and report a transition."""
+        """Count and log a change of the verdict."""
         if change.history is None:
             return
         halted = bool(change.history["is_halted"])
@@ -120,7 +121,10 @@ class Projected:
 
 
 def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
-    """Read the customers of one provider with a requested refresh, or of one organisation, and write the verdicts."""
+    """Read customers of a provider with a due refresh, and write their verdicts.
+
+    `org`: only this organisation, if it is not empty.
+    """
     done = Projected()
     capabilities = context.capabilities[provider]
     at_most = capabilities.reads_a_call
@@ -136,10 +140,10 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
             break
         due = this.to_read(found)
         if not due:
-            continue  # the next ones, without those
+            continue  # read the next organisations, without those that were passed over
         if matures and due[0].wallets_wait:
             matures = False
-            yield from mature_wallets(context)  # so that the wallets say what their verdicts go by
+            yield from mature_wallets(context)  # so that wallets are up to date before verdicts use them
             continue
         this.note(due)
         read_ms = context.clock.now_ms()
@@ -151,9 +155,9 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
 
 
 def _write(work: partial[Projected], due: Sequence[DueProjection], done: Projected) -> Steps[None]:
-    """Write verdicts, all at once; if that fails, halve them until the one that cannot be written is alone (S8).
+    """Write verdicts; if that fails, halve them until the invalid one is alone (S8).
 
-    That one stays as it is, is read again later, and delays no other halt.
+    That organisation keeps its verdict and is read again later. The other halts are not delayed.
     """
     parts = [tuple(due)]
     while parts:
@@ -183,7 +187,7 @@ def _read(
     wanted = [org.customer_id for org in due]
     if context.hurried and not context.reading(provider).allows(context.clock.now_ms()):
         return dict.fromkeys(wanted, NOT_ASKED)
-    about: Sequence[str] = wanted  # one customer who cannot be read says nothing of the provider, however often
+    about: Sequence[str] = wanted  # if only one customer cannot be read, the provider is still available
     try:
         states: Mapping[str, CustomerRead] = yield ReadCustomers(
             provider,
@@ -191,7 +195,7 @@ def _read(
             partial(context.out_of_time, READING),
             lambda at_once: done.calls_cut.update({provider: at_once}),
         )
-    except Exception as error:  # a broken provider has told us nothing: a balance that cannot be read is not zero
+    except Exception as error:  # a balance that cannot be read is not zero
         log.exception("provider_failed", provider=provider, first_org=due[0].org_id)
         states = {customer_id: ReadFailed(in_short(error)) for customer_id in wanted}
         about = ()
@@ -222,7 +226,7 @@ def _apply(
     read_ms: int,
 ) -> Projected:
     done = Projected()
-    now = context.clock.now_ms()  # here, not before: by when this is written an override may have ended
+    now = context.clock.now_ms()  # read here, because an override may have ended since the read
     asked = {wanted.org_id: wanted for wanted in due}
     current = lock_rows(connection, asked)
     watched = context.hurried or is_watched(connection, now)
@@ -235,7 +239,7 @@ def _apply(
     changes, overtaken = list[Change](), list[str]()
     for org in current:
         wanted = asked[org.org_id]
-        if (org.org_id, wanted.customer_id) not in billed:  # it flipped meanwhile: its new biller is to be asked
+        if (org.org_id, wanted.customer_id) not in billed:  # another provider bills it now
             changes.append(Change(unchanged(org, org.projection_due_ms)))
             continue
         state = find_answer(states, wanted.customer_id)
@@ -243,8 +247,9 @@ def _apply(
         done.read += fresh
         done.failed += not fresh
         if (org.projection_read_ms, org.balance_read_ms) != (wanted.read_before_ms, wanted.balance_before_ms):
-            # Another read, or what a push left, was written meanwhile: no clock tells which is newer. What it answered
-            # is not asked again, or two in step never end; the rest is, as another ask: the same one is read once.
+            # Another read, or the credit left of a push, was written meanwhile, and clocks cannot show which is newer.
+            # If the other read answered the request, it is not repeated, because two processes could repeat it forever.
+            # Otherwise it is requested again under a new number, because a round reads each request once.
             overtaken += [org.org_id] if fresh and is_asked_for(org, now) else []
             same = fresh or org.refresh_requests != wanted.asks
             changes.append(Change(unchanged(org, org.projection_due_ms if same else now + READ_AGAIN_MS)))
@@ -269,7 +274,7 @@ def _select_billed_states(
     states: Mapping[str, CustomerRead],
     billed: Collection[tuple[str, str]],
 ) -> dict[str, CustomerState]:
-    """Return the states of customers that are billed to these organisations, as reads showed them."""
+    """Return the states of the customers that these organisations are billed as."""
     found: dict[str, CustomerState] = {}
     for org in current:
         customer = asked[org.org_id].customer_id
@@ -280,13 +285,16 @@ def _select_billed_states(
 
 
 def _with_refused(due: Sequence[DueProjection], states: Mapping[str, CustomerRead]) -> list[str]:
-    """Organisations of which the provider refuses a feature: of the others nothing is looked up."""
+    """Return the organisations with a feature that the provider refuses."""
     read = {wanted.org_id: find_answer(states, wanted.customer_id) for wanted in due}
     return sorted(org_id for org_id, state in read.items() if isinstance(state, CustomerState) and state.refused)
 
 
 def _spent_or_refused(connection: sa.Connection, provider: str, orgs: Sequence[Row]) -> list[Row]:
-    """Return the organisations that are halted for lack of credit, or have a rejected push, which no balance shows."""
+    """Return organisations that are halted for lack of credit or have a rejection.
+
+    A balance does not show a rejected push.
+    """
     values = {"provider": provider, "org_ids": [org.org_id for org in orgs]}
     refused = set(SQL.run(connection, "with_rejected", values).scalars())
     return [org for org in orgs if org.org_id in refused or (org.is_halted and org.halt_reason in CREDIT_REASONS)]
@@ -306,7 +314,7 @@ def _after(
     policies: dict[str, str],
     at: Moment,
 ) -> Change:
-    """Return the change of an organisation after the read of its customer, or after a failed read."""
+    """Return the change of an organisation after a read, or after a failed read."""
     asked_again = org.refresh_requests != due.asks
     if isinstance(state, CustomerState):
         change = after_read(org, state, here, at, asked_again=asked_again)
@@ -318,13 +326,13 @@ def _after(
 
 
 def _billed(connection: sa.Connection, provider: str, due: Sequence[DueProjection], now: int) -> set[tuple[str, str]]:
-    """(organisation, customer) of those that this provider bills now."""
+    """Return (organisation, customer) of those that this provider bills now."""
     values = {"org_ids": [wanted.org_id for wanted in due], "provider": provider, "now_ms": now}
     return {(row.org_id, row.customer_id) for row in SQL.run(connection, "customers_billed", values)}
 
 
 def _outcome(state: CustomerRead) -> str | None:
-    """Return the outcome of a read, as it is counted; None: there was no call."""
+    """Return the outcome of a read for the count; None if a call was not made."""
     if state is NOT_ASKED:
         return None
     if isinstance(state, ReadFailed):
@@ -337,9 +345,9 @@ def _used(
 ) -> Mapping[str, Used]:
     """Return the usage of organisations beyond their balance.
 
-    If a watch runs, all of them have it. Otherwise only those have it that are halted for lack of credit, or have
-    rejected pushes. While history is in doubt (R1), none has it: a charge at the provider that we have forgotten would
-    be subtracted twice.
+    If a watch runs, `wanted` has all organisations. Otherwise it has only those that are halted for lack of credit, or
+    have rejected pushes. While history is in doubt (R1), the result is empty: a charge of a lost history would be
+    subtracted twice.
     """
     if SQL.run(connection, "is_doubted").first() is not None:
         return {}
@@ -349,7 +357,9 @@ def _used(
 
 
 HOLD_MS: Final = 15 * MINUTE_MS
-"""The time after a halt in which a small credit causes no resume: three ticks, after which late samples are in."""
+"""Time after a halt in which a small credit does not resume an organisation: three ticks, after which late samples have
+arrived.
+"""
 
 
 def find_answer(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
@@ -359,10 +369,10 @@ def find_answer(states: Mapping[str, CustomerRead], customer_id: str) -> Custome
 
 @dataclass(frozen=True)
 class Here:
-    """The facts of the database by which a customer's state is judged.
+    """The facts of the database for a customer's verdict.
 
-    `used` None: no estimate is made. `held_micro`: reserved credit of the balance. `in_use`: the features in use now,
-    if the provider refuses some.
+    `used`: None if an estimate is not made. `held_micro`: the reserved credit of the balance. `in_use`: the features in
+    use now, if the provider refuses any.
     """
 
     used: Used | None
@@ -371,7 +381,7 @@ class Here:
 
 
 def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_again: bool) -> Change:
-    """Return the change of an organisation by a fresh state.
+    """Return the change of an organisation after a successful read.
 
     `asked_again`: a request came since the read began, so the read does not answer it.
     """
@@ -386,10 +396,10 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
     overrides = overrides_of(org)
     new = verdict(state.balance_micro, state.max_concurrent, overrides, at.now_ms, judged, held_micro, refused)
     if used is not None and state.balance_micro is not None and org.is_halted and not new.is_halted:
-        # More than its last pushes is there: so the read is of after a payment, and shows them.
+        # The credit exceeds the last pushes: so the read came after a payment, and includes these pushes.
         found, hidden = effective_after(org, state.balance_micro, used, paid=True)
-    # Asked since this read began, and so at about this time; or by pushes that left it to its turn while it ran: of the
-    # halted, none is.
+    # A request came since this read began, or a push set a turn while it ran. A turn is not enough for a halted
+    # organisation, so its read is due now.
     due = at.now_ms if asked_again and (new.is_halted or org.projection_due_ms is not None) else None
     written = replace(
         state_of(org, new, at, due),
@@ -410,16 +420,21 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
 
 
 def _second_read_ms(org: Row, state: CustomerState, at: Moment) -> int | None:
-    """When the provider is asked once more: so long after the first read began that a webhook called for, which may
-    be older than the change that the webhook reported. A slow answer puts it off no further. And while a part ends
-    soon."""
+    """Return when to read the provider a second time; None: not planned.
+
+    After a webhook, this is SECOND_READ_MS after the start of the first read, because that answer may be older than the
+    reported change. If a part of the balance ends soon, it is the time of the last look at that part.
+    """
     if org.refresh_deadline_ms == READ_TWICE:
         return min(at.read_ms, at.now_ms) + SECOND_READ_MS
     return last_look_ms([part.ends_ms for part in state.parts], at.now_ms)
 
 
 def _compute_remaining_credit(state: CustomerState, found: Effective | None, used: Used | None) -> int:
-    """Return the credit left by a fresh read, without holds, and without an estimate of the next use."""
+    """Return the credit left by a fresh read, in micro-credits.
+
+    Reserved credit and use without samples are not subtracted.
+    """
     if state.balance_micro is None:
         return ENDLESS_MICRO
     if found is None or used is None:
@@ -430,8 +445,8 @@ def _compute_remaining_credit(state: CustomerState, found: Effective | None, use
 def _margin(org: Row, balance: int, used: Used, at: Moment) -> int:
     """Return the credit that an organisation needs to resume.
 
-    It is the use of a minute; and as much as was expected before the halt, because samples come late, unless the
-    balance rose. After a while any credit is enough.
+    It is the use of a minute. If the balance did not rise, it is at least the use that was expected at the halt,
+    because samples come late. After HOLD_MS, any credit is enough.
     """
     if org.halted_at is None or at.now_ms - org.halted_at >= HOLD_MS:
         return 0
@@ -446,7 +461,7 @@ def _above(org: Row, new: Verdict, used: Used | None) -> int | None:
 
 
 def after_failed_read(org: Row, used: Used | None, policy: str, at: Moment, due: int | None) -> Change:
-    """Return the change of an organisation after the provider could not be read."""
+    """Return the change of an organisation after a failed read."""
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     found = None if used is None else since_read(org, used)
     since = at.now_ms if org.unread_since_ms is None else org.unread_since_ms

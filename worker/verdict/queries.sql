@@ -1,10 +1,10 @@
--- Verdicts: the provider that is asked, its answer, and the effect of an override on an organisation's row.
+-- Verdicts: due reads of providers, their answers, and the effect of overrides on organisations.
 
 -- name: in_force_now
 a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 
 -- name: mark_for_projection [postgresql]
--- Held in the order of their ids first: two of these would otherwise wait for each other crosswise.
+-- Rows are locked in the order of their ids first. Otherwise two such transactions could deadlock.
 UPDATE orgs SET projection_due_ms = {earliest_ask}, refresh_requests = refresh_requests + 1
 FROM (SELECT o.org_id FROM orgs o WHERE o.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
     ORDER BY o.org_id FOR NO KEY UPDATE) held WHERE orgs.org_id = held.org_id
@@ -14,13 +14,13 @@ UPDATE orgs SET projection_due_ms = {earliest_ask}, refresh_requests = refresh_r
 WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 
 -- name: read_twice
--- Their rows are held: they were marked in this transaction.
+-- The rows are locked, because this transaction has marked them.
 UPDATE orgs SET refresh_deadline_ms = :twice WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 
 -- name: projections_due
--- The requested reads. Running organisations come first, by how little credit they have. Then come the halted, by how
--- long they wait: otherwise the watch, which requests all of them again and again, would have the deepest in debt read
--- each time, and never one that paid. Then come those in their turn. An index gives the order of both: they may be all.
+-- The requested reads. Running organisations come first, the least credit first. Then come halted organisations, the
+-- longest wait first: the watch requests all of them repeatedly, and by credit those that paid would never be read.
+-- Then come organisations in their turn. An index gives each order, because there may be many rows.
 SELECT d.org_id, d.customer_id, d.asks, d.read_before_ms, d.balance_before_ms,
     EXISTS (SELECT 1 FROM ledger_accounts w WHERE w.next_due_ms = 0) AS wallets_wait
 FROM (SELECT * FROM ({running}) r UNION ALL SELECT * FROM ({halted}) h UNION ALL SELECT * FROM ({in_turn}) t) d
@@ -31,7 +31,7 @@ o.org_id, a.customer_id, o.refresh_requests AS asks, o.projection_read_ms AS rea
     o.balance_read_ms AS balance_before_ms
 
 -- name: askable_at
--- CROSS JOIN is the order SQLite keeps: it would begin with all customers of the provider.
+-- SQLite keeps the order of a CROSS JOIN. Otherwise it would begin with all customers of the provider.
 FROM orgs o CROSS JOIN assignments a
 WHERE a.org_id = o.org_id AND {in_force_now} AND a.provider = :provider AND a.customer_id <> ''
     AND o.bucket BETWEEN :lo AND :hi AND (:org_id = '' OR o.org_id = :org_id)
@@ -63,7 +63,7 @@ ORDER BY COALESCE(o.projection_read_ms, 0) LIMIT :at_most
 UPDATE orgs SET projection_due_ms = :projection_due_ms WHERE org_id = :org_id AND refresh_requests = :refresh_requests
 
 -- name: with_rejected
--- By the index on pushes that need a person: its condition is here word for word.
+-- This repeats the condition of the index on pushes that need a person word for word.
 SELECT DISTINCT org_id FROM pushes WHERE state IN ('in_doubt', 'rejected') AND state = 'rejected'
     AND provider = :provider AND org_id IN :org_ids
 
@@ -71,7 +71,7 @@ SELECT DISTINCT org_id FROM pushes WHERE state IN ('in_doubt', 'rejected') AND s
 SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL
 
 -- name: write_verdicts [postgresql]
--- They are held. One way there and back for all of them.
+-- The rows are locked. One round trip writes all of them.
 {by_key_alone};
 UPDATE orgs SET is_halted = x.is_halted, halted_at = x.halted_at, halt_reason = x.halt_reason,
     max_concurrent_sandboxes = x.max_concurrent_sandboxes, projection_read_ms = x.projection_read_ms,
@@ -86,7 +86,7 @@ WHERE orgs.org_id = x.org_id;
 {end_by_key}
 
 -- name: write_verdicts [sqlite]
--- One after the other: out of JSON a figure that is too large would come as another.
+-- One row at a time: JSON would change a figure that is too large.
 UPDATE orgs SET is_halted = :is_halted, halted_at = :halted_at, halt_reason = :halt_reason,
     max_concurrent_sandboxes = :max_concurrent_sandboxes, projection_read_ms = :projection_read_ms,
     projection_due_ms = :projection_due_ms, balance_micro = :balance_micro, balance_read_ms = :balance_read_ms,
@@ -120,9 +120,9 @@ WHERE org_id = :org_id
 SELECT a.provider FROM assignments a WHERE a.org_id = :org_id AND {in_force_now}
 
 -- name: may_ask
--- Both conditions in one statement: of all who ask at once, in whichever process, one gets the row back. An ask from
--- the future counts, unless it lies so far there that a clock was put right since: two machines' clocks are never quite
--- alike.
+-- Both conditions are in one statement, so that only one of several simultaneous requests gets the row. A request with
+-- a time in the future counts, because clocks of machines differ. If it is later than `busy_until_ms`, a clock was
+-- corrected since, and it does not count.
 INSERT INTO gate_asks (org_id, asked_ms, busy_until_ms) VALUES (:org_id, :now_ms, :busy_until_ms)
 ON CONFLICT (org_id) DO UPDATE SET asked_ms = :now_ms, busy_until_ms = :busy_until_ms
 WHERE (gate_asks.asked_ms <= :earlier_ms AND COALESCE(gate_asks.busy_until_ms, 0) <= :now_ms)
@@ -137,7 +137,7 @@ SELECT feature, start_ms, micro, per_quantity, balance, actor, reason FROM provi
 ORDER BY feature, start_ms
 
 -- name: rates_of_all
--- Those of every provider, each with the credit system that it draws on.
+-- The rates of all providers, each with the balance that it draws on.
 SELECT provider, feature, start_ms, micro, per_quantity, balance FROM provider_rates
 
 -- name: policies
@@ -153,8 +153,8 @@ UPDATE watch_state SET rounds = rounds
 UPDATE watch_state SET round_ms = :now_ms, rounds = rounds + 1
 
 -- name: explained
--- A row if credit that exists after all does not prove an estimate wrong: a person took usage back since the halt, or
--- the estimate rested on credit that executions held, too.
+-- A row if credit after a halt does not prove the estimate wrong. Either usage was withdrawn since the halt, or
+-- executions reserved the credit at the halt.
 SELECT 1 AS one WHERE EXISTS (SELECT 1 FROM withdrawals w WHERE w.org_id = :org_id AND w.at_ms >= :halted_at)
     OR EXISTS (SELECT 1 FROM (SELECT * FROM projections WHERE org_id = :org_id ORDER BY projection_id DESC LIMIT 1) j
         WHERE j.held_micro > 0 AND j.balance_micro > j.unaccepted_micro + j.unsealed_micro)
@@ -171,10 +171,10 @@ WHERE unread_since_ms IS NOT NULL GROUP BY 1 ORDER BY 1
 INSERT INTO provider_reads (provider, outcome, reads) VALUES (:provider, :outcome, :reads)
 ON CONFLICT (provider, outcome) DO UPDATE SET reads = provider_reads.reads + excluded.reads
 
--- The levels of balances, and the billers of the balances that are reported.
+-- The levels of balances, and the billers for notices of balances.
 
 -- name: standing
--- The present biller and customer of each, the balance at which it is low, and the episodes that have not ended.
+-- The present biller and customer of each organisation, its low level, and its open episodes.
 SELECT o.org_id, a.provider, a.customer_id, {low_level} AS low_micro,
     EXISTS (SELECT 1 FROM balance_episodes e WHERE e.org_id = o.org_id AND e.level = 'low' AND e.ended_ms IS NULL)
         AS is_low,
@@ -190,5 +190,3 @@ UPDATE balance_episodes SET ended_ms = :now_ms WHERE org_id = :org_id AND level 
 INSERT INTO balance_episodes (org_id, level, episode, begun_ms)
 SELECT :org_id, :level, COALESCE(MAX(episode), 0) + 1, :now_ms FROM balance_episodes
 WHERE org_id = :org_id AND level = :level RETURNING episode
-
--- Costs in credits, learned from a provider.

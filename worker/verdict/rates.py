@@ -1,12 +1,12 @@
-"""The cost of usage at a provider, amounts in credits by it, and the policy while a provider cannot be read.
+"""Price usage by a provider's rates, and read its policy while unavailable.
 
-Costs are set by an operator, or read from the provider.
+An operator sets the rates, or they are read from the provider.
 
-Guarantee: rates are append-only and begin at a window. They are on record with actor and reason. Nothing is charged by
-them. All rates of a card are in one unit. Amounts of different units are never added up, and a feature without a rate
-is named. Each rate is applied once to the sum of its quantities, so that an amount is rounded once. A cost that cannot
-be read changes nothing: the costs in force stay. The moment at which a cost was last confirmed is kept, so that a
-charge that was made while it changed is known.
+Guarantee: rates are append-only and begin at a window. They are on record with actor and reason. They serve estimates,
+not charges. All rates of a card are in one unit. Amounts of different units are never added up, and a feature without a
+rate is named. Each rate is applied once to the sum of its quantities, so that an amount is rounded once. If a cost
+cannot be read, the cost in force stays. The time at which a cost was last confirmed is stored, so that charges during a
+change of cost are known.
 """
 
 from __future__ import annotations
@@ -37,27 +37,37 @@ DEFAULT_POLICY: Final = "estimate"
 
 
 def uses_ledger(connection: sa.Connection, provider: str) -> bool:
-    """Return True if a provider's balance is a wallet of the embedded ledger, so that the rate card holds."""
+    """Return True if a provider's balances are wallets of the embedded ledger.
+
+    In that case, the ledger's rate card applies.
+    """
     return provider in wallets_at(connection)
 
 
 def rate_card_of(connection: sa.Connection, provider: str) -> RateCard:
-    """Return the costs of usage at a provider, in millionths of the unit of its balance."""
+    """Return the costs of usage at a provider.
+
+    They are in millionths of the unit of its balance.
+    """
     if uses_ledger(connection, provider):
         return read_rate_card(connection)
     return card_of(SQL.run(connection, "rates", {"provider": provider}))
 
 
 def rates_part(provider: str) -> Part:
-    """Return the query of a provider's own rates, to read beside others in one statement: rows for `card_of`."""
+    """Return the query of a provider's own rates: rows for `card_of`.
+
+    It can be read together with others in one statement.
+    """
     return SQL.part("rates", {"provider": provider})
 
 
 def card_of(rows: Iterable[Any], *, apart: bool = False) -> RateCard:
     """Return the rate card of rows that were read.
 
-    From the moment that the provider reports a feature's cost, an operator's rates of it no longer count. If a provider
-    reports costs in several balances, they cannot be added up: they count only for callers that keep balances `apart`.
+    From the time at which the provider reports a feature's cost, an operator's rates of the feature do not count. If a
+    provider reports costs in several balances, their amounts cannot be added up. Such costs count only if the caller
+    keeps balances `apart`.
     """
     read = list(rows)
     begins = _told_since(read) if apart or balance_told(read) is not None else {}
@@ -70,14 +80,17 @@ def card_of(rows: Iterable[Any], *, apart: bool = False) -> RateCard:
 
 
 def balance_told(rows: Iterable[Any]) -> str | None:
-    """Return the balance in which a provider shows all its costs now; None if it shows none, or names several."""
+    """Return the balance in which a provider shows all its present costs.
+
+    None: it does not show costs, or shows them in several balances.
+    """
     newest = {row.feature: row.balance for row in sorted(rows, key=_begins) if row.balance is not None}
     balances = {balance for feature, balance in newest.items() if balance != feature}
     return str(balances.pop()) if len(balances) == 1 else None
 
 
 def _told_since(rows: Iterable[Any]) -> dict[str, int]:
-    """Return the time since which a provider shows each feature's cost."""
+    """Return the time from which a provider shows each feature's cost."""
     return {row.feature: row.start_ms for row in sorted(rows, key=_begins, reverse=True) if row.balance is not None}
 
 
@@ -87,8 +100,10 @@ def _begins(row: Any) -> int:
 
 @dataclass(frozen=True)
 class RateRow:
-    """A rate of a provider: `micro` for each `per_quantity`. `balance` None: an operator set it. `in_use`: estimates
-    go by it for some usage."""
+    """A rate of a provider: `micro` for each `per_quantity` base units.
+
+    `balance`: None if an operator set the rate. `in_use`: True if estimates use the rate.
+    """
 
     feature: str
     start_ms: int
@@ -101,7 +116,7 @@ class RateRow:
 
 
 def rate_rows(connection: sa.Connection, provider: str) -> list[RateRow]:
-    """Each rate of a provider that keeps balances itself, by feature and begin."""
+    """Return each rate of a provider that keeps balances, by feature and start."""
     read = SQL.run(connection, "rates", {"provider": provider}).all()
     used = {(rate.feature, rate.start_ms) for rate in card_of(read).rates}
     return [RateRow(**row._mapping, in_use=(row.feature, row.start_ms) in used) for row in read]
@@ -113,7 +128,7 @@ def tells_costs(connection: sa.Connection, provider: str) -> bool:
 
 
 def policies_of(connection: sa.Connection, provider: str) -> dict[str, str]:
-    """Return the policy of each plan that has one of its own; '' is every other plan."""
+    """Return the policies by plan, for plans with their own; '' is all other plans."""
     rows = SQL.run(connection, "policies", {"provider": provider})
     return {str(row.plan): str(row.policy) for row in rows}
 
@@ -123,14 +138,14 @@ def policy_for(policies: dict[str, str], plan: str | None) -> str:
 
 
 CREDITS: Final = "credits"
-"""The unit of a wallet here, and of rates that an operator set."""
+"""The unit of wallets, and of rates that an operator set."""
 MOST_NAMED: Final = 3
-"""Features that one line names."""
+"""Features that a text names."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """Base units of one feature at one provider, all at the rate that was in force at `at_ms`."""
+    """Base units of a feature at a provider, at the rate in force at `at_ms`."""
 
     provider: str
     feature: str
@@ -140,15 +155,18 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Worth:
-    """`quantities`: base units by feature. `credits_micro`: millionths of a credit, by the name of their balance.
-    `unpriced`: the quantities of features that have no rate."""
+    """The worth of usage.
+
+    `quantities`: base units by feature. `credits_micro`: micro-credits by the name of their balance. `unpriced`: base
+    units of features without a rate.
+    """
 
     quantities: dict[str, int] = field(default_factory=dict)
     credits_micro: dict[str, int] = field(default_factory=dict)
     unpriced: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Return the amounts for people: credits if there is a rate, else quantities by feature."""
+        """Return the credits, and quantities without a rate, for people."""
         amounts = [
             f"{show_credits(micro)} credits" + ("" if balance == CREDITS else f" of {balance}")
             for balance, micro in sorted(self.credits_micro.items())
@@ -160,14 +178,14 @@ class Worth:
 
 
 def named_quantities(quantities: Mapping[str, int], most: int = MOST_NAMED) -> str:
-    """Quantities by feature for people: the first few, and how many others there are."""
+    """Return the first quantities by feature, and the number of others, for people."""
     some = [f"{quantity:,} {feature}" for feature, quantity in sorted(quantities.items())]
     more = len(some) - most
     return ", ".join(some[:most]) + (f" and {more} more features" if more > 0 else "")
 
 
 class Prices:
-    """The rates of all providers, read in one statement when they are first needed."""
+    """The rates of all providers, read in one statement at their first use."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
@@ -181,9 +199,7 @@ class Prices:
         for one in some:
             quantities[one.feature] += one.quantity
             rate = self._card(one.provider).rate(one.feature, one.at_ms)
-            if (
-                rate is None or self._balance(one.provider, rate) == one.feature
-            ):  # no credit system pays for it any more
+            if rate is None or self._balance(one.provider, rate) == one.feature:  # it left its credit system
                 unpriced[one.feature] += one.quantity
             else:
                 at_rate[self._balance(one.provider, rate), rate] += one.quantity
@@ -212,9 +228,9 @@ class Prices:
 
 
 def size_of(worth: Worth, rows: int = 1) -> Size:
-    """Return the size of an action that corrects usage.
+    """Return the size of an action that changes usage of this worth.
 
-    It is unbounded for usage without a rate, or paid from a balance in another unit than credits.
+    It is unbounded if some usage does not have a rate, or is paid from a balance in another unit than credits.
     """
     foreign = any(balance != CREDITS for balance in worth.credits_micro)
     return Size(rows=rows, micro=worth.credits_micro.get(CREDITS, 0), unbounded=bool(worth.unpriced) or foreign)

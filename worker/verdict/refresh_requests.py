@@ -1,8 +1,8 @@
-"""Requests to refresh verdicts: marks on organisations, a round of reads that answers them, and the gate's own read.
+"""Request refreshes of verdicts, and bound the reads that answer them.
 
-Guarantee: a round ends, however often a request comes meanwhile. It reads no organisation twice for the same request,
-nor more than MOST_READS times. An organisation that it passes over stays requested, and the next round begins again. If
-many processes and requests at the gate want to read one organisation at once, one may, and then none for ten seconds.
+Guarantee: a round ends, for any number of requests meanwhile. It reads an organisation once for each request, and at
+most MOST_READS times. If it passes over an organisation, the request stays for the next round. If many requests at the
+gate want to read one organisation at once, one of them may, and the others only after ten seconds.
 """
 
 from __future__ import annotations
@@ -22,29 +22,28 @@ from drawdown.worker.engine.shard import Shard
 SQL = queries(__file__)
 
 MOST_READS: Final = 3
-"""Reads of one organisation in a round of verdicts. Programs or the watch may request another during each read. Without
-a bound, the round would last until time is up, and other organisations, pushes and halts would have no turn.
+"""Reads of one organisation in a round of verdicts. Programs or the watch may request another read during each read.
+Without a bound, the round could use up all of its time, and other organisations, pushes and halts would wait.
 """
 
 
 SECOND_READ_MS: Final = 5 * SECOND_MS
-"""The time after a read that a webhook caused at which the provider is read once more: its first answer may be stale.
+"""Time after a read for a webhook until the provider is read again, because its first answer may be stale.
 """
 
 HALTED_AGAIN_MS: Final = 5 * MINUTE_MS
-"""The age of a halted organisation's last read at which a tick reads it again; a watch reads it sooner.
-
-The organisation uses nothing, and a provider may send no message of a grant.
+"""Age of a halted organisation's last read at which a tick reads it again; a watch reads it sooner. Without use, a push
+does not cause a read, and a provider may not send a webhook of a grant.
 """
 
 HALTED_READS_MS: Final = 10 * SECOND_MS
-"""The time that these reads of a tick may take, at the rate that a provider declares."""
+"""Time that these reads may take in a tick, at the rate that a provider declares."""
 
 READS_A_S: Final = 200
-"""Reads a second, if a provider declares no rate."""
+"""Reads a second, if a provider does not declare a rate."""
 
 READ_TWICE: Final = 0
-"""As `refresh_deadline_ms`: the next read is followed by a second one. The reader's clock decides when."""
+"""The value of `refresh_deadline_ms` for two reads. The reader's clock sets the time of the second read."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,17 @@ class DueProjection:
     org_id: str
     customer_id: str
     asks: int
-    """The number of requests so far: this read does not answer a later one."""
+    """The number of requests so far. This read does not answer later requests."""
     read_before_ms: int | None
-    """The last written read, when this one was requested."""
+    """The last written read before this read."""
     balance_before_ms: int | None
-    """The balance that was last written then: by that read, or by the answer to a push."""
+    """The time of the last written balance before this read, from a read or from the answer to a push."""
     wallets_wait: bool = False
-    """True if a wallet has to be looked at again: most often usage was charged late."""
+    """True if due changes of a wallet must be applied first, mostly because usage was charged late."""
 
     @property
     def before_ms(self) -> int:
-        """When the newest of what was known then was read."""
+        """Return the time of the newest read or balance that was stored."""
         return max(self.read_before_ms or 0, self.balance_before_ms or 0)
 
 
@@ -73,11 +72,11 @@ class OneRound:
     """The organisations that a round has read."""
 
     passed: set[str] = field(default_factory=set)
-    """Those that are due, and are left to the next round."""
+    """The due organisations that are left to the next round."""
     _asks: dict[str, list[int]] = field(default_factory=dict)
 
     def to_read(self, found: Iterable[DueProjection]) -> list[DueProjection]:
-        """Those that are to be read; the others are passed over from here on."""
+        """Return the organisations to read, and pass over the others in this round."""
         due: list[DueProjection] = []
         for wanted in found:
             before = self._asks.get(wanted.org_id, [])
@@ -88,7 +87,7 @@ class OneRound:
         return due
 
     def note(self, due: Sequence[DueProjection]) -> None:
-        """They are read now."""
+        """Record that these organisations are read now."""
         for wanted in due:
             self._asks.setdefault(wanted.org_id, []).append(wanted.asks)
 
@@ -96,7 +95,7 @@ class OneRound:
 def mark_for_projection(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
     """Request a read of these organisations at their provider.
 
-    The count of requests grows each time, so that a projection answers only the requests that came before its read.
+    The count of requests grows with each, so that a projection answers only requests from before its read.
     """
     orgs = [{"org_id": org_id} for org_id in sorted(set(org_ids))]
     SQL.run(connection, "mark_for_projection", {"now_ms": now_ms, "orgs": orgs})
@@ -107,8 +106,8 @@ def mark_halted(
 ) -> None:
     """Request a refresh of halted organisations with an old read, the oldest first.
 
-    A person's halt or override does not depend on credit, so it is left out. A wallet of the embedded ledger requests
-    its own refresh when credit comes in.
+    Halts and overrides by a person do not depend on credit, so they are left out. A wallet of the embedded ledger
+    requests a refresh itself when it gets credit.
     """
     if capabilities.same_database or capabilities.balance_in_ledger:
         return
@@ -127,7 +126,10 @@ def mark_halted(
 
 
 def mark_for_two_reads(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
-    """The same, and once more SECOND_READ_MS after the first read is written. The second read calls for no third."""
+    """Request two reads of these organisations at their provider.
+
+    The second read comes SECOND_READ_MS after the start of the first.
+    """
     mark_for_projection(connection, org_ids, now_ms)
     SQL.run(connection, "read_twice", {"orgs": [{"org_id": one} for one in sorted(set(org_ids))], "twice": READ_TWICE})
 
@@ -140,7 +142,7 @@ BUSY_MS: Final = 60 * SECOND_MS
 
 @dataclass(frozen=True)
 class Gated:
-    """An organisation as the gate reads it.
+    """An organisation's row for the gate.
 
     `unknown`: neither a provider nor an operator has decided about it; `overridden`: an operator's decision replaces
     the provider's.
@@ -158,7 +160,7 @@ class Gated:
     def facts(self, *, open_in_doubt: bool) -> Facts:
         """Return the facts by which the guard decides about one more sandbox.
 
-        The host counts running sandboxes, so none of the limit is used here.
+        The host counts running sandboxes, so the full limit is returned.
         """
         operator = self.is_halted and self.halt_reason == "operator"
         code = None
@@ -177,20 +179,26 @@ class Gated:
 
 @dataclass(frozen=True)
 class LeaveToAsk:
-    """Leave to read an organisation at its biller, which `orgs` may name only from the next tick on."""
+    """Permission to read an organisation at its biller.
+
+    `orgs` may name this biller only from the next tick on.
+    """
 
     at_ms: int
     provider: str
 
 
 def in_doubt(code: str | None, *, allowed: bool) -> Facts:
-    """Return the facts of an unknown organisation: it is unlimited. `code`: why its credit is unknown."""
+    """Return the facts of an organisation without a limit.
+
+    `code`: the reason why its credit is missing or unknown, or None. `allowed`: True if the gate allows it in doubt.
+    """
     limits = (Limit("at_once", None, plan="*"),)
     return Facts(BLOCK_ALL, 0, False, limits, {"at_once": Counted()}, no_credit=code, fails_open=allowed)
 
 
 def read_gated(connection: sa.Connection, org_id: str) -> Gated | None:
-    """Return an organisation's row for the gate; None if there is none."""
+    """Return an organisation's row for the gate; None if it does not exist."""
     row = SQL.run(connection, "gated", {"org_id": org_id}).mappings().one_or_none()
     if row is None:
         return None
@@ -198,7 +206,10 @@ def read_gated(connection: sa.Connection, org_id: str) -> Gated | None:
 
 
 def may_ask(connection: sa.Connection, org_id: str, now_ms: int) -> LeaveToAsk | None:
-    """Request a read of the organisation, if there was none just now."""
+    """Request a read of an organisation unless another request is recent.
+
+    None: it is not billed, or a request came within ASK_EVERY_MS or is still in progress.
+    """
     now = {"org_id": org_id, "now_ms": now_ms}
     values = {**now, "earlier_ms": now_ms - ASK_EVERY_MS, "busy_until_ms": now_ms + BUSY_MS}
     provider = SQL.run(connection, "biller", now).scalar()
@@ -209,5 +220,5 @@ def may_ask(connection: sa.Connection, org_id: str, now_ms: int) -> LeaveToAsk |
 
 
 def end_request(connection: sa.Connection, org_id: str, at_ms: int) -> None:
-    """The ask that began then has ended."""
+    """Record that the request that began at this time has ended."""
     SQL.run(connection, "asked", {"org_id": org_id, "asked_ms": at_ms})

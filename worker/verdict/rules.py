@@ -1,6 +1,6 @@
-"""The rules of an organisation's verdict: from the provider's answer, the operator's override and the time.
+"""Decide an organisation's verdict, and the time of the next read. Pure.
 
-They also give the time of a provider's next read. Pure.
+The verdict follows from the provider's answer, the operator's overrides and the time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict that is copied onto the organisation."""
+    """The verdict that is copied to the organisation."""
 
     is_halted: bool
     reason: str | None
@@ -23,7 +23,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Overrides:
-    """The operator's override of one organisation; it wins until `until_ms` (None: until cleared)."""
+    """The operator's halt and org override of one organisation.
+
+    `until_ms`: the end of the org override; None: until it is cleared.
+    """
 
     operator_halt: bool = False
     halted: bool | None = None
@@ -36,28 +39,36 @@ class Overrides:
 
 USAGE_LIMIT: Final = "usage_limit"
 CREDIT_REASONS: Final = frozenset({"credits_exhausted", "reserved", "estimate", "unreadable", USAGE_LIMIT})
-"""Reasons of a halt, other than a person's decision or a lost history."""
+"""Reasons of a halt for lack of credit, or for a usage limit."""
 
 
 UNREAD_STOP_MS: Final = 15 * MINUTE_MS
-"""The time that a provider may be unreadable before organisations stop if their plan requires it: three ticks."""
+"""Time for which a provider can be unavailable before organisations are halted, if their plan requires it: three
+ticks.
+"""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The credit of a fresh read, less the use that it does not show, in micro-credits."""
+    """The credit of a fresh read, minus the use that it does not show.
+
+    Amounts are micro-credits.
+    """
 
     effective_micro: int
     resume_above_micro: int = 0
     halted: bool = False
-    """True if the organisation is halted for lack of credit now: then it needs a little more to resume."""
+    """True if the organisation is halted for lack of credit now, so that it needs `resume_above_micro` to resume."""
     may_halt: bool = True
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Features that a usage limit of the provider refuses although the balance lasts. `in_use`: features that the
-    organisation uses now. `halted`: it is halted for that now, so that its use has ended."""
+    """Features that a usage limit of the provider refuses although credit is left.
+
+    `in_use`: features that the organisation uses now. `halted`: True if it is halted for the limit now, so that its use
+    has ended.
+    """
 
     features: frozenset[str] = frozenset()
     in_use: frozenset[str] = frozenset()
@@ -65,7 +76,7 @@ class Refused:
 
     @property
     def halts(self) -> bool:
-        """True if the organisation has to be halted, or to stay halted."""
+        """True if the organisation must be halted or stay halted."""
         return bool(self.features) and (self.halted or not self.features.isdisjoint(self.in_use))
 
 
@@ -81,8 +92,11 @@ def verdict(
     held_micro: int = 0,
     refused: Refused = NOTHING_REFUSED,
 ) -> Verdict:
-    """The projection of a fresh read; a balance of None is unlimited, and of `held_micro` runs have the use. The
-    operator's halt and override win."""
+    """Return the verdict after a successful read.
+
+    `balance_micro`: None if unlimited. `held_micro`: the credit that executions have reserved. The operator's halt and
+    override take precedence.
+    """
     limit = _limit(provider_max, overrides, now_ms)
     said = _operator(overrides, limit, now_ms)
     if said is not None:
@@ -113,8 +127,8 @@ def unread_verdict(
 ) -> Verdict:
     """Return the verdict while the provider cannot be read.
 
-    Only the operator resumes an organisation, and only the plan's policy halts it. `effective_micro`: by the last read;
-    None: there was none.
+    Only the operator resumes an organisation, and only the operator or the plan's policy halts it. `effective_micro`:
+    the effective balance by the last read; None: unknown or unlimited.
     """
     limit = _limit(present.max_concurrent, overrides, now_ms)
     said = _operator(overrides, limit, now_ms)
@@ -130,10 +144,12 @@ def unread_verdict(
 
 
 def told_verdict(present: Verdict, overrides: Overrides, now_ms: int, *, billed: bool, spent: bool) -> Verdict:
-    """Return the verdict after an operator's decision, or after it has ended, until the provider is read afresh.
+    """Return the verdict after an operator's decision begins or ends.
 
-    `billed`: a provider bills the organisation. `spent`: the provider's last answer was that nothing is left. Only an
-    operator's decision or a fresh read resumes an organisation. If no provider bills it, only an operator halts and
+    It holds until the next read of the provider.
+
+    `billed`: a provider bills the organisation. `spent`: by the provider's last answer, the balance is 0 or less. Only
+    an operator's decision or a fresh read resumes an organisation. If it is not billed, only an operator halts and
     limits it.
     """
     limit = _limit(present.max_concurrent if billed else None, overrides, now_ms)
@@ -165,7 +181,7 @@ FIRST_LOOK_MS: Final = 5 * SECOND_MS
 
 
 LAST_LOOK_MS: Final = MINUTE_MS
-"""The longest wait before a look: an organisation far from its end may begin to use a hundred times more at any moment.
+"""Longest wait before a look at an organisation: its use may grow a hundredfold at any time.
 """
 
 
@@ -173,11 +189,11 @@ LOOKS_TO_ZERO: Final = 4
 
 
 FURTHEST_MS: Final = 253_402_300_799_999
-"""The last moment of the year 9999: an end beyond it is none."""
+"""The last moment of the year 9999: a later end counts as unlimited."""
 
 
 def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
-    """Return the time at which an effective balance ends at the present use; None if it does not end."""
+    """Return when an effective balance ends at the present use; None: never."""
     if effective_micro is None or burn_a_minute <= 0:
         return None
     ends = now_ms + max(effective_micro, 0) * MINUTE_MS // burn_a_minute
@@ -185,8 +201,11 @@ def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int 
 
 
 def next_look_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
-    """When to look at an organisation's credit again; None: when it uses something again."""
-    if effective_micro is None:  # no end to it, or never read yet
+    """Return when to look at an organisation's credit again.
+
+    None: when its use begins again.
+    """
+    if effective_micro is None:  # unlimited, or never read yet
         return now_ms + LAST_LOOK_MS
     if burn_a_minute <= 0:
         return None
@@ -195,19 +214,22 @@ def next_look_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -
 
 
 TURN_MS: Final = 60 * MINUTE_MS
-"""Interval after which a push has its customer read again, even if the credit lasts much longer."""
+"""Interval after which a push causes a read of its customer, even if the credit lasts much longer."""
 WINDOWS_A_TURN: Final = TURN_MS // WINDOW_MS
 
 
 def turn_ms(org_id: str, after_ms: int) -> int:
-    """An organisation's turn: once in each hour, at a moment of its own, so that reads by age are spread evenly."""
+    """Return an organisation's next turn after a time.
+
+    A turn comes once an hour, at a moment that depends on the id, so that reads are spread evenly.
+    """
     moment = zlib.crc32(org_id.encode("utf-8", "surrogatepass")) % TURN_MS
     return after_ms + 1 + (moment - after_ms - 1) % TURN_MS
 
 
 @dataclass(frozen=True)
 class KnownState:
-    """The known state of an organisation with answered pushes. Figures are micro-credits."""
+    """The state of an organisation with answered pushes, in micro-credits."""
 
     org_id: str
     is_halted: bool
@@ -216,30 +238,33 @@ class KnownState:
     unread: bool
     """True if the last read failed."""
     balance_micro: int | None
-    """By the last read, or an answer since; None: no end to it."""
+    """The balance by the last read, or by an answer since; None: unlimited."""
     unconfirmed_micro: int = 0
     held_micro: int = 0
     low_micro: int | None = None
-    """The level at which a notice of low credit is due; None: there is none, or it was sent."""
+    """The level at which a notice of low credit is due; None: it is not set, or the notice was sent."""
     runs_out_ms: int | None = None
     """The estimated end of the credit, by the current round of a watch; None: it cannot be estimated."""
 
 
 @dataclass(frozen=True)
 class Remaining:
-    """The credit that all answers to an organisation's pushes show, in micro-credits. `left_micro` None: unlimited."""
+    """The credit that all answers to an organisation's pushes show, in micro-credits.
+
+    `left_micro`: None if unlimited.
+    """
 
     left_micro: int | None
     charged_micro: int
     whole: bool
-    """True if no other balance decides; otherwise there is at least as much."""
+    """True if this is the whole credit; otherwise other balances may add to it."""
 
 
 def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> int:
-    """Return when to refresh an organisation with charged pushes: at once, or in its turn (milliseconds).
+    """Return when to refresh an organisation with charged pushes (milliseconds).
 
-    It is at once if the organisation is halted, was not read, was read before its last turn, or may be near its end of
-    credit. `remaining` None: no answer showed the credit left.
+    This is at once if the organisation is halted or unread, was read before its last turn, or may be near its end of
+    credit. Otherwise it is in its turn. `remaining`: None if an answer did not show the credit left.
     """
     if known.is_halted or known.unread or known.read_ms is None:
         return now_ms
@@ -249,9 +274,9 @@ def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> in
 
 
 def _is_near(known: KnownState, now_ms: int) -> bool:
-    """Return True if the estimate of the end is near.
+    """Return True if the estimated end of credit is near.
 
-    Without an estimate, every organisation that can run out is near.
+    Without an estimate, each organisation with limited credit counts as near.
     """
     if known.balance_micro is None:
         return False
@@ -261,8 +286,8 @@ def _is_near(known: KnownState, now_ms: int) -> bool:
 def _calls_for_a_read(known: KnownState, remaining: Remaining) -> bool:
     """Return True if a read is needed now.
 
-    It is if credit would be gone before the next turn at the rate of these pushes, if it has reached the low level, or
-    if there is more than was known: the customer paid.
+    It is needed if credit would end before the next turn at the rate of these pushes, or has reached the low level. It
+    is also needed if credit exceeds the stored balance, because the customer has paid.
     """
     left = remaining.left_micro
     if left is None:

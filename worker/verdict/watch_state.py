@@ -1,7 +1,7 @@
-"""The state of the watch: whether one runs, its reads of providers, and its estimates that were wrong.
+"""Read and write the state of the watch: rounds, reads and wrong estimates.
 
-Guarantee: a watch that ended is forgotten within minutes, and ticks estimate no longer. Each count is written in the
-transaction that did the work.
+Guarantee: within WATCHED_FOR_MS after a watch ended, ticks stop estimating. Each count is written in the transaction
+that did the work.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ SQL = queries(__file__)
 WATCHED_FOR_MS: Final = 5 * MINUTE_MS
 """Time after a round of the watch in which an organisation counts as watched."""
 ESTIMATE_WRONG: Final = "estimate_wrong"
-"""Why a halt by an estimate is lifted."""
+"""The reason in the history if a halt on a wrong estimate ends."""
 STOPPED_FOR_MS: Final = DAY_MS
-"""Time without a round after which no alert misses the watch: ticks alone are a way to run it."""
+"""Time without a round after which alerts no longer expect a watch: Drawdown can run with ticks alone."""
 
 
 @dataclass(frozen=True)
 class RoundCount:
-    """Rounds of the watch, of all processes, and when the last one was; None: never."""
+    """The number of rounds of all watch processes. `last_ms`: the last; None: never."""
 
     last_ms: int | None
     count: int
@@ -38,7 +38,10 @@ class RoundCount:
 
 @dataclass(frozen=True)
 class UnreadOrgs:
-    """The organisations of a provider that failed the last read: their number, since when, and the first by its id."""
+    """The organisations of a provider with a failed last read.
+
+    `since_ms`: the start of the longest failure. `first_org`: the first by its id.
+    """
 
     provider: str
     orgs: int
@@ -53,25 +56,24 @@ def rounds_of(connection: sa.Connection) -> RoundCount:
 
 
 def last_round_ms(connection: sa.Connection) -> int | None:
-    """When a watch last went round; None: never."""
+    """Return the time of the watch's last round; None: never."""
     return rounds_of(connection).last_ms
 
 
 def unread_orgs(connection: sa.Connection) -> list[UnreadOrgs]:
-    """Return unread organisations by provider; '' for those without a biller."""
+    """Return organisations with a failed last read, by provider ('' if not billed)."""
     return [UnreadOrgs(**row) for row in SQL.run(connection, "unread_orgs").mappings()]
 
 
 def wrong_estimates(connection: sa.Connection) -> int:
-    """Halts on an estimate that a later read proved wrong."""
+    """Return the number of halts on an estimate that a later read proved wrong."""
     return int(SQL.run(connection, "wrong_estimates").scalar_one())
 
 
 def unless_explained(connection: sa.Connection, org: Row, change: Change) -> Change:
-    """Return the change, without the reason of a wrong estimate if another fact explains it.
+    """Remove the reason of a wrong estimate if another fact explains the credit.
 
-    Usage that was withdrawn since the halt explains it, and so do runs that held the missing credit: that credit is not
-    granted, and was not there at the halt.
+    Such facts are usage that was withdrawn since the halt, and executions that reserved the credit at the halt.
     """
     if change.history is None or change.reason != ESTIMATE_WRONG:
         return change
@@ -81,29 +83,35 @@ def unless_explained(connection: sa.Connection, org: Row, change: Change) -> Cha
 
 
 def is_watched(connection: sa.Connection, now_ms: int) -> bool:
-    """Return True if a watch made a round within the last minutes."""
+    """Return True if a watch made a round within WATCHED_FOR_MS."""
     at = last_round_ms(connection)
     return at is not None and abs(now_ms - at) < WATCHED_FOR_MS
 
 
 def was_watched(connection: sa.Connection, now_ms: int) -> bool:
-    """Return True if a watch made a round within a day: it may have stopped, and is still expected."""
+    """Return True if a watch made a round within a day, so that it is expected."""
     at = last_round_ms(connection)
     return at is not None and abs(now_ms - at) < DAY_MS
 
 
 def note_round(connection: sa.Connection, now_ms: int) -> None:
-    """To be the last thing that a transaction does, too."""
+    """Count a round of the watch.
+
+    Call this last in a transaction, because other workers wait for the row.
+    """
     SQL.run(connection, "note_round", {"now_ms": now_ms})
 
 
 def touch(connection: sa.Connection) -> None:
-    """Write the row as it is: whether the database can be written."""
+    """Write the row unchanged, to check that the database can be written."""
     SQL.run(connection, "touch")
 
 
 def note_reads(connection: sa.Connection, provider: str, counts: Mapping[str, int]) -> None:
-    """Count customers read, by outcome. To be the last thing that a transaction does: other workers wait for it."""
+    """Count reads of customers by outcome.
+
+    Call this last in a transaction, because other workers wait for the rows.
+    """
     rows = [{"provider": provider, "outcome": outcome, "reads": counts[outcome]} for outcome in sorted(counts)]
     if rows:
         SQL.run(connection, "note_reads", rows)

@@ -1,6 +1,8 @@
-"""Proves the invariants on any database. Shares nothing but `schema` with the rest.
+"""Prove the invariants on any database.
 
-Guarantee: the invariants are proven with separate SQL.
+This package shares only `schema` with the rest of Drawdown.
+
+Guarantee: the SQL that proves the invariants is separate from the SQL of the tick.
 
 Tests: tests/integration/test_verify.py
 """

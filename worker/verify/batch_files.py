@@ -1,8 +1,8 @@
-"""The files of batches, read again and added up again (`drawdown verify --deep`).
+"""Read the files of batches again, and compare sums (`drawdown verify --deep`).
 
-Guarantee: it shares nothing with the code that took them: every value is read as text, and the text in one way. If a
-file is gone, or is another, it proves nothing, and is counted as such. The same holds for an object that its store does
-not return now, and for a query's answer, which is not queried again.
+Guarantee: it does not share code with the import of batches. Each value is read as text, and each text is parsed in one
+way. If a file is missing or changed, it is counted as unproven. So are objects that their store does not return now,
+and answers of queries, which are not queried again.
 """
 
 from __future__ import annotations
@@ -35,26 +35,29 @@ STORED = queries(str(Path(__file__).with_name("batches.sql")))
 
 DEEP_MEMORY_MB: Final = 512
 MAX_UNITS_OF_EVENT: Final = 10**12
-"""Units of one event of a file, as `verify --deep` reads it."""
+"""Units of one event of a file that `verify --deep` accepts."""
 KEYS: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity")
 Map = dict[str, dict[str, str]]
-"""Fields that have other columns, and those that are the same for every row: `columns` and `constants`."""
+"""The mapping of fields: `columns` are other names of columns, and `constants` are values for all rows."""
 Line = tuple[str, int, int, int]
-"""Organisation, window, size or meter, quantity."""
+"""Organisation, window, size or meter, and quantity of a line."""
 _END: Final[Line] = ("\U0010ffff" * 201, 0, 0, 0)
 
 
 Bring = Callable[[str, Path], Path | None]
-"""Brings an object, by its place, into a folder; none where it is gone. Errors: DrawdownError."""
+"""Fetches an object, by its address, into a folder, and returns its path; None if it is missing. Errors:
+DrawdownError.
+"""
 
 
 def verify_files(
     connection: sa.Connection, found: Verification, orgs: Collection[str] | None = None, bring: Bring | None = None
 ) -> None:
-    """Compare each batch that stands with its file, and add what is wrong to what was found; of some organisations
-    alone, or of all. Objects are read where somebody brings them.
+    """Compare each batch in force with its file, and add breaches to `found`.
 
-    Errors: UsageError where DuckDB is not installed.
+    `orgs`: only breaches of these organisations; None: all. `bring`: fetches objects of an object store.
+
+    Errors: UsageError if DuckDB is not installed.
     """
     gone = read = away = asked = 0
     for batch in STORED.run(connection, "in_force").all():
@@ -95,7 +98,7 @@ def _here(place: str, folder: str, bring: Bring | None) -> Path | None:
 def _judge(connection: sa.Connection, found: Verification, name: str, said: Line | None, kept: Line | None) -> None:
     org_id, window_ms, kind, _ = said or kept or _END
     floor = STORED.run(connection, "floor", {"org_id": org_id}).scalar() or 0
-    if window_ms < floor or not is_clean_id(org_id):  # pruned, or refused as it was taken
+    if window_ms < floor or not is_clean_id(org_id):  # pruned, or refused by the import
         return
     theirs, ours = (0 if line is None else line[3] for line in (said, kept))
     text = f"{name} has {theirs} of {kind}, but its samples have {ours}"
@@ -103,7 +106,7 @@ def _judge(connection: sa.Connection, found: Verification, name: str, said: Line
 
 
 def _unlike(said: Iterator[Line], kept: Iterator[Line]) -> Iterator[tuple[Line | None, Line | None]]:
-    """Lines of two sorted lists that are not in both."""
+    """Yield pairs of lines of two sorted lists that differ; None: the line is missing."""
     one, other = next(said, _END), next(kept, _END)
     while one is not _END or other is not _END:
         if one[:3] == other[:3]:
@@ -146,7 +149,7 @@ def _sums_of_file(connection: sa.Connection, path: Path, spill: str, taken_ms: i
 
 def _duckdb(path: Path, spill: str) -> duckdb.DuckDBPyConnection:
     try:
-        import duckdb  # only a verification of files needs it
+        import duckdb  # imported here, because only this check needs it
     except ImportError as error:
         raise UsageError("cannot read the files of batches: DuckDB is missing. Install drawdown[columnar]") from error
     config: dict[str, Any] = {
@@ -163,7 +166,11 @@ def _duckdb(path: Path, spill: str) -> duckdb.DuckDBPyConnection:
 
 
 def _unpacked(path: Path, spill: str) -> Path:
-    """A file, or what is in it by zstd: its hash says that it was unpacked whole before. Errors: UsageError."""
+    """Return a file, unpacked if it is a `.zst` file.
+
+    Its size is not checked again: its hash shows that the import has unpacked it. Errors: UsageError if zstd is not
+    installed.
+    """
     if path.suffix.lower() != ".zst":
         return path
     try:
@@ -180,8 +187,10 @@ def _unpacked(path: Path, spill: str) -> Path:
 
 
 def _open_rows(duck: duckdb.DuckDBPyConnection, path: Path, mapped: Map) -> bool:
-    """Have `file_rows` stand for a file; whether it tells of events. By its name: what was taken has an ending that
-    says how it is written."""
+    """Create the view `file_rows` of a file; return True if it has events.
+
+    The end of the file's name shows its format.
+    """
     its_own, same = mapped.get("columns", {}), mapped.get("constants", {})
     names = {key: its_own.get(key, key) for key in KEYS if key not in same}
     name = path.name.lower()

@@ -1,4 +1,4 @@
--- A file of usage, read again (`verify --deep`): every value as text, and the text in one way.
+-- A file of usage, read again (`verify --deep`). Each value is read as text, and each text is parsed in one way.
 
 -- name: again
 CREATE TABLE again AS
@@ -17,18 +17,19 @@ SELECT org_id, ts - ts % 300000 AS window_ms, kind, SUM(quantity) AS quantity FR
 INSERT INTO meters VALUES ($event_type, $meter)
 
 -- name: whole
--- By its letters: no type rounds a fraction away. 18 digits at most, and nothing but zeros behind a point.
+-- This parses the text, so that a type cannot round a fraction. It accepts at most 18 digits, and only zeros after a
+-- point.
 CREATE MACRO whole(x) AS
     CASE WHEN x SIMILAR TO ' *[0-9]{1,18}(|[.]0*) *' THEN CAST(regexp_extract(x, '[0-9]+') AS BIGINT) END;
--- No day has a 24th hour. A leap second is the last moment before the next one.
+-- The hour 24 is invalid. A leap second counts as the last moment before the next second.
 CREATE MACRO moment(x) AS CASE WHEN x SIMILAR TO '.*[Tt ]24([^0-9].*|)' THEN NULL
     WHEN x SIMILAR TO '.*[0-9][0-9][^0-9]60([.,][0-9]+|)([Zz+-].*|)' THEN epoch_ms(TRY_CAST(
         regexp_replace(x, '([0-9][0-9][^0-9])60([.,][0-9]+)?($|[Zz+-])', '\159.999\3') AS TIMESTAMPTZ))
     ELSE epoch_ms(TRY_CAST(regexp_replace(x, 'z *$', 'Z') AS TIMESTAMPTZ)) END;
--- As text; a number of floating point as the number that it is, not as the shortest that reads back to it.
+-- As text. A floating-point number is written with its exact value, not as the shortest text that parses to it.
 CREATE MACRO said(x) AS CASE WHEN typeof(x) IN ('FLOAT', 'DOUBLE') THEN CAST(TRY_CAST(x AS DOUBLE) + 0 AS VARCHAR)
     ELSE CAST(x AS VARCHAR) END;
--- A time that is written as text has no point, but for an ISO time.
+-- A time in text must not have a point, unless it is an ISO time.
 CREATE MACRO said_time(x) AS CASE WHEN typeof(x) = 'VARCHAR' AND CAST(x AS VARCHAR) SIMILAR TO ' *[0-9]+[.].*' THEN NULL
     ELSE said(x) END
 
@@ -53,7 +54,7 @@ CREATE VIEW as_text AS SELECT org_id, CAST(event_type AS VARCHAR) AS said_kind,
     said(quantity) AS said_quantity, said_time(ts) AS said_ts FROM file_rows
 
 -- name: lines
--- Each value of JSON lines by its letters, as JSON writes them: quotes make a text, digits alone a number. In a value
+-- Each value of JSON lines by its text in JSON: with quotes it is a string, and only digits are a number. In a value
 -- that is not a time, a fraction of zeros is ignored.
 CREATE MACRO quoted(x) AS CASE WHEN starts_with(CAST(x AS VARCHAR), '"') THEN x ->> '$' END;
 CREATE MACRO digits(x) AS CASE WHEN CAST(x AS VARCHAR) SIMILAR TO '[0-9]+' THEN CAST(x AS VARCHAR) ELSE quoted(x) END;
@@ -63,7 +64,7 @@ CREATE VIEW file_rows AS SELECT quoted(org_id) AS org_id, quoted(event_type) AS 
     plain(memory_mb) AS memory_mb, plain(interval_s) AS interval_s, plain(quantity) AS quantity FROM file_values
 
 -- name: first
--- The keys of its first line say whether a file of JSON lines tells of events.
+-- The keys of the first line show whether a file of JSON lines has events.
 SELECT CAST(json AS VARCHAR) FROM file_lines LIMIT 1
 
 -- name: sums

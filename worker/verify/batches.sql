@@ -1,4 +1,4 @@
--- Batches and the samples that they put in (invariant 9).
+-- Batches and their samples (invariant 9).
 
 -- name: chosen
 (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -10,14 +10,14 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN {chosen}
 s.id >= 'batch:' AND s.id < 'batch;'
 
 -- name: its_batch
--- Ids are batch:BATCH:NUMBER; a batch is 32 characters.
+-- The id of a sample is batch:BATCH:NUMBER, where BATCH has 32 characters.
 substr(s.id, 7, 32)
 
 -- name: window
 s.ts - s.ts % {window_length_ms} AS window_ms
 
 -- name: batch_otherwise
--- Samples below a floor may be deleted: of a batch that reaches below one there may be fewer.
+-- Samples below a floor may be deleted, so a batch that reaches below a floor may have fewer samples.
 SELECT 'batch_otherwise' AS what, CAST(NULL AS TEXT) AS org_id, b.from_ms AS window_ms, CAST(NULL AS TEXT) AS feature,
     b.batch, b.name, b.samples, b.total, COALESCE(u.samples, 0) AS its_samples, COALESCE(u.total, 0) AS its_total
 FROM batches b LEFT JOIN (SELECT {its_batch} AS batch, COUNT(*) AS samples, SUM(s.interval_s) AS total
@@ -27,7 +27,7 @@ WHERE COALESCE(u.samples, 0) > b.samples OR COALESCE(u.total, 0) > b.total
         AND b.from_ms >= (SELECT MAX(floor_ms) FROM orgs))
 
 -- name: file_otherwise
--- A batch came as a file, and each recorded acceptance or repetition names a batch.
+-- Each batch has a file, and each recorded file names a batch.
 SELECT 'file_otherwise' AS what, CAST(NULL AS TEXT) AS org_id, CAST(NULL AS BIGINT) AS window_ms,
     CAST(NULL AS TEXT) AS feature, COALESCE(b.name, f.name) AS name, COALESCE(b.batch, f.batch) AS batch
 FROM (SELECT DISTINCT name, batch FROM batch_files WHERE outcome IN ('taken', 'repeated')) f
@@ -49,7 +49,7 @@ WHERE {of_a_batch} AND s.problem IS NULL AND b.withdrawn_ms IS NOT NULL AND s.ts
 SELECT batch, name, path, taken_ms, field_map FROM batches WHERE withdrawn_ms IS NULL ORDER BY taken_ms, batch
 
 -- name: sums
--- As its samples show it, in the order of bytes. A sample below a floor may be gone.
+-- The sums of a batch's samples, in the order of bytes. Samples below a floor may be deleted.
 SELECT s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, s.memory_mb, SUM(s.interval_s) AS quantity
 FROM usage_samples s WHERE s.id >= :first_id AND s.id < :beyond_id GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 

@@ -1,6 +1,6 @@
 -- Reserved credit and lots (invariant 10): reservations and lots against wallets and entries.
 --
--- Guarantee: as in `ledger.sql`. An organisation stands in a reservation itself; of a lot it is its customer's.
+-- Guarantee: as in `ledger.sql`. A reservation names its organisation. A lot belongs to its customer's organisation.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -19,23 +19,23 @@ FROM (
 ) sides GROUP BY account_id HAVING SUM(kept) <> SUM(part)
 
 -- name: never_due
--- A hold that its wallet does not know the end of would never expire.
+-- If a wallet does not know the end of a reservation, the reservation would never expire.
 SELECT 'never_due' AS what, r.org_id, {no_window}, r.reservation, r.expires_ms, a.next_due_ms
 FROM reservations r LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || r.customer_id
 WHERE r.state = 'held' AND r.hold = 'wallet' AND (a.next_due_ms IS NULL OR a.next_due_ms > r.expires_ms)
 
 -- name: held_long
--- No hold is for longer than 30 days from the moment it was made or grew; a day more is left for two clocks.
+-- A reservation lasts at most 30 days from its start or its last increase. A day more allows for clocks.
 SELECT 'held_long' AS what, r.org_id, {no_window}, r.reservation, r.expires_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM reservations r WHERE r.state = 'held' AND r.expires_ms > CAST(:now_ms AS BIGINT) + 31 * CAST(86400000 AS BIGINT)
 
 -- name: ended_unrecorded
--- Each end of a run says who ended it, and why.
+-- Each ended execution has the actor and the reason of its end.
 SELECT 'ended_unrecorded' AS what, r.org_id, {no_window}, r.reservation, r.state, r.ended_ms
 FROM reservations r WHERE r.state <> 'held' AND (r.ended_by IS NULL OR r.ended_reason IS NULL)
 
 -- name: run_drawn
--- The draws of a run are the sum of its entries. Without a wallet, they are the total of its uses.
+-- The draws of an execution are the sum of its entries. Without a wallet, they are the sum of its uses.
 SELECT 'run_drawn' AS what, r.org_id, {no_window}, r.reservation, r.drawn_micro, COALESCE(q.lines, 0) AS lines
 FROM reservations r LEFT JOIN (SELECT reservation, SUM(amount_micro) AS lines FROM (
         SELECT reservation, amount_micro FROM ledger_entries WHERE reservation IS NOT NULL
@@ -44,8 +44,8 @@ FROM reservations r LEFT JOIN (SELECT reservation, SUM(amount_micro) AS lines FR
 WHERE r.settled_by = 'receipt' AND r.drawn_micro <> COALESCE(q.lines, 0)
 
 -- name: run_entry
--- Every entry of a run is its wallet's, named after it, dated as it was accepted, and written since: two machines' clocks
--- do not differ by a day.
+-- Each entry of an execution is of its wallet and has its name. It is dated at its acceptance, and written later, with
+-- a day for clocks.
 SELECT CASE WHEN e.at_ms < r.accepted_ms - 86400000 THEN 'run_entry_early' ELSE 'run_entry' END AS what, r.org_id,
     {no_window}, e.key, e.from_account, e.reservation, r.customer_id, e.at_ms, r.accepted_ms
 FROM ledger_entries e LEFT JOIN reservations r ON r.reservation = e.reservation
@@ -55,8 +55,8 @@ WHERE (e.kind = 'execution' OR e.reservation IS NOT NULL) AND (r.reservation IS 
     OR SUBSTR(e.key, 1, LENGTH(r.reservation) + 5) <> 'run:' || r.reservation || ':')
 
 -- name: unsettled
--- A settled run has a receipt, even of nothing, unless metering settles it. A run that is not over, or expired, has
--- none.
+-- A settled execution has a receipt, even of 0, unless metering settles it. An open or expired execution does not have
+-- one.
 SELECT CASE WHEN r.state = 'settled' THEN 'no_receipt' ELSE 'receipt' END AS what, r.org_id, {no_window},
     r.reservation, r.state
 FROM reservations r WHERE (r.state = 'settled' AND r.settled_by = 'receipt' AND NOT ({has_receipt}))
@@ -68,14 +68,14 @@ EXISTS (SELECT 1 FROM ledger_entries e WHERE e.reservation = r.reservation
     OR EXISTS (SELECT 1 FROM run_usage u WHERE u.reservation = r.reservation AND u.number = 'final')
 
 -- name: run_twice
--- An execution is paid once: by entries of a wallet, or by its usage at a provider.
+-- An execution is paid only once: by entries of a wallet, or by its usage at a provider.
 SELECT 'run_twice' AS what, r.org_id, {no_window}, r.reservation, r.hold
 FROM reservations r WHERE CASE WHEN r.hold = 'wallet'
     THEN EXISTS (SELECT 1 FROM run_usage u WHERE u.reservation = r.reservation)
     ELSE EXISTS (SELECT 1 FROM ledger_entries e WHERE e.reservation = r.reservation) END
 
 -- name: run_unbilled
--- The usage of an execution is the sum of its samples, and each of those is of such a line.
+-- The usage of an execution is the sum of its samples, and each of these samples belongs to a line of usage.
 SELECT 'run_unbilled' AS what, (SELECT r.org_id FROM reservations r WHERE r.reservation = q.reservation) AS org_id,
     CAST(NULL AS BIGINT) AS window_ms, q.feature, q.reservation, q.number, q.said, q.billed
 FROM (SELECT reservation, number, feature, SUM(said) AS said, SUM(billed) AS billed, SUM(lines) AS lines FROM (
@@ -85,7 +85,8 @@ FROM (SELECT reservation, number, feature, SUM(said) AS said, SUM(billed) AS bil
 WHERE q.said <> q.billed OR q.lines <> 1
 
 -- name: run_sample
--- Each of a run's samples is in force among all, as it was noted, unless it is closed for good; and is its organisation's.
+-- Each sample of an execution is in force with the noted values, unless it is below the floor. It belongs to the
+-- execution's organisation.
 SELECT 'run_sample' AS what, m.org_id, CAST(NULL AS BIGINT) AS window_ms, m.feature, m.sample_id, m.reservation
 FROM run_samples m LEFT JOIN reservations r ON r.reservation = m.reservation
 LEFT JOIN orgs o ON o.org_id = m.org_id LEFT JOIN usage_samples s ON s.id = m.sample_id
@@ -102,8 +103,8 @@ FROM reservations WHERE overage <> 'charge' AND drawn_micro > amount_micro
 (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id, {no_window}
 
 -- name: lot_entry
--- Each lot is in its wallet once, by an entry of its own: at once, or as it begins, or earlier only to be taken back
--- whole. Until then the wallet knows when it begins.
+-- Each lot has one entry in its wallet: at the grant or at its start, or earlier only if it was taken back in full.
+-- Before that, the wallet knows the lot's start.
 SELECT CASE WHEN q.key IS NULL THEN 'lot_unbegun' WHEN {booked_later} THEN 'lot_booked'
         WHEN q.at_ms < q.begins_ms THEN 'lot_early' ELSE 'lot_otherwise' END AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.amount_micro AS said, l.begins_ms, e.key, e.amount_micro, e.to_account, e.at_ms,
@@ -125,8 +126,7 @@ FROM (SELECT e.key, e.amount_micro, e.to_account, SUBSTR(e.to_account, 8) AS cus
     WHERE e.kind = 'grant' AND e.amount_micro > 0 AND NOT EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = e.key)) q
 
 -- name: lot_moved
--- Credit of a lot that expires or is taken back leaves the lot's own wallet; credit that expires does so after the
--- lot's end.
+-- Credit of a lot that expires or is taken back leaves the lot's own wallet. Credit expires only after the lot's end.
 SELECT CASE WHEN q.kind = 'expiry' AND q.at_ms < q.expires_ms THEN 'expired_early' ELSE 'lot_elsewhere' END AS what,
     {owner}, q.*
 FROM (SELECT e.key, e.kind, e.lot, e.from_account, e.to_account, e.at_ms, l.expires_ms, l.customer_id AS known,
@@ -137,7 +137,7 @@ WHERE q.known IS NULL OR CASE WHEN q.kind = 'expiry'
     ELSE q.to_account <> 'wallet:' || q.known END
 
 -- name: lot_beyond
--- Neither more than it was, nor less than nothing.
+-- The credit that leaves a lot is at most its amount, and not negative.
 SELECT 'lot_beyond' AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.amount_micro AS said,
         SUM(CASE WHEN e.kind = 'expiry' THEN e.amount_micro ELSE 0 END) AS expired,
@@ -146,7 +146,7 @@ FROM (SELECT l.lot, l.customer_id, l.amount_micro AS said,
 WHERE q.expired < 0 OR q.taken < 0 OR q.expired + q.taken > q.said
 
 -- name: lots_sum
--- All lots that have begun add up to the balance and the consumed, expired and taken-back credit.
+-- All lots that have begun add up to the balance plus the consumed, expired and taken-back credit.
 SELECT 'lots_sum' AS what, {owner}, q.*
 FROM (SELECT account_id, SUBSTR(account_id, 8) AS customer_id, SUM(given) AS given, SUM(kept) AS kept,
         SUM(consumed) AS consumed, SUM(expired) AS expired, SUM(taken) AS taken
@@ -164,8 +164,7 @@ FROM (SELECT account_id, SUBSTR(account_id, 8) AS customer_id, SUM(given) AS giv
 WHERE q.given <> q.kept + q.consumed + q.expired + q.taken
 
 -- name: lot_never_over
--- A lot that its wallet does not know the end of would pay for ever, or never expire. It is booked twelve minutes after
--- its end.
+-- If a wallet does not know the end of a lot, the lot would pay forever. Its end is booked twelve minutes later.
 SELECT 'lot_never_over' AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.expires_ms, w.next_due_ms FROM ledger_lots l
     LEFT JOIN ledger_accounts w ON w.account_id = 'wallet:' || l.customer_id
@@ -174,9 +173,9 @@ FROM (SELECT l.lot, l.customer_id, l.expires_ms, w.next_due_ms FROM ledger_lots 
             WHEN w.lots_over_ms >= l.expires_ms THEN 720000 ELSE 0 END)) q
 
 -- name: lots_ended
--- If a wallet knew a later end than any that is over, its lots would never end. The end up to which its lots were
--- looked at is the end of one of them. It is booked only if it is over by :now_ms, where that is recorded. The last
--- known end tells the wallet of late use: it is never sooner than the booked end.
+-- The booked end (`lots_ended_ms`) and the last known end (`lots_over_ms`) of a wallet are ends of its lots. With a
+-- later end, its lots would never end. If :now_ms is set, a booked end is over by then. The last known end is not
+-- before the booked end, because it makes the wallet notice late use.
 SELECT CASE WHEN q.moment_ms IS NULL THEN 'lots_over' ELSE 'lots_ended' END AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.lots_ended_ms, w.lots_over_ms,
         CASE WHEN w.lots_ended_ms > CAST(:now_ms AS BIGINT) OR NOT EXISTS (SELECT 1 FROM ledger_lots l
@@ -188,14 +187,14 @@ WHERE q.moment_ms IS NOT NULL OR q.lots_over_ms < q.lots_ended_ms
     OR (q.lots_over_ms IS NULL AND q.lots_ended_ms IS NOT NULL)
 
 -- name: overdraft
--- No command lets a wallet be overdrawn.
+-- A wallet's overdraft is 0, because commands do not allow one.
 SELECT 'overdraft' AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.overdraft_micro FROM ledger_accounts w
     WHERE w.overdraft_micro <> 0) q
 
 -- name: over_wrong
--- The credit that is over is at most the credit of lots that are over and not booked yet. It is at least the part of
--- each of them that no use can have consumed and that is not to roll over; once nothing waits in the wallet.
+-- The credit that is over is at most the credit of ended lots that are not booked yet. It is at least the part of each
+-- that use cannot have consumed and that does not roll over. This is not claimed while changes of the wallet are due.
 SELECT 'over_wrong' AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.over_micro,
         COALESCE((SELECT SUM(r.rest) FROM {ended_lots} r WHERE r.account_id = w.account_id), 0) AS most,
@@ -207,7 +206,7 @@ FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.over_micro,
 WHERE q.over_micro > q.most OR q.over_micro < q.least
 
 -- name: lot_left
--- A lot that is over and booked has at most its use left; once nothing waits in the wallet.
+-- A booked, ended lot has at most its use left. This is not claimed while changes of the wallet are due.
 SELECT 'lot_left' AS what, {owner}, q.*
 FROM (SELECT r.lot, SUBSTR(r.account_id, 8) AS customer_id, r.account_id, r.rest, r.used FROM {booked_lots} r
     JOIN ledger_accounts w ON w.account_id = r.account_id
@@ -215,8 +214,8 @@ FROM (SELECT r.lot, SUBSTR(r.account_id, 8) AS customer_id, r.account_id, r.rest
 WHERE q.rest > q.used
 
 -- name: deferred_wrong
--- Executions hold the credit that waits to expire, and it is left of lots that are over; or it is to be taken of credit
--- that rolled over.
+-- Credit that waits to expire is left of ended lots and reserved by executions, or it will be taken from credit that
+-- rolled over.
 SELECT 'deferred_wrong' AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.deferred_micro, w.held_micro,
         COALESCE((SELECT SUM(r.rest) FROM {booked_lots} r WHERE r.account_id = w.account_id), 0) AS rest,
@@ -227,12 +226,12 @@ WHERE q.deferred_micro < 0
     OR q.deferred_micro > q.rolled + CASE WHEN q.rest < q.held_micro THEN q.rest ELSE q.held_micro END
 
 -- name: ended_lots
--- For lots that are over and not booked yet: the part of each that was not taken back, the part of that which may roll
--- over, and the use that it can have paid.
+-- Ended lots that are not booked yet. `rest`: the part that was not taken back. `rolls`: the part of it that may roll
+-- over. `used`: the use that the lot can have paid.
 ({of_lots} l.expires_ms <= a.lots_over_ms AND (a.lots_ended_ms IS NULL OR l.expires_ms > a.lots_ended_ms))
 
 -- name: booked_lots
--- The same of those that are booked.
+-- The same for ended lots that are booked.
 ({of_lots} l.expires_ms <= a.lots_ended_ms)
 
 -- name: of_lots

@@ -1,7 +1,7 @@
--- Counts of cells and vendors for the same usage (invariant 15): the record of it is whole.
+-- Counts of cells and vendors for the same usage (invariant 15): their record is complete.
 --
--- Guarantee: as in `ledger.sql`. No organisation is stopped by any of it: nothing is billed by the counts of others.
--- The lines left of a day of an earlier check are not claimed to be whole.
+-- Guarantee: as in `ledger.sql`. A breach does not stop an organisation, because usage is not billed by others' counts.
+-- Lines that an earlier check of a day left are not claimed to be complete.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -16,8 +16,8 @@ GREATEST
 MAX
 
 -- name: parity_sum
--- A cell's own line is the sum of its organisations' of the same check; an organisation known to one side alone is a
--- part of that side. Claimed where 64 bits hold the parts per million.
+-- A cell's own line is the sum of its organisations' lines of the same check. An organisation that only one side has
+-- counts for that side. This is claimed if the parts per million fit in 64 bits.
 SELECT 'parity_sum' AS what, {nowhere}, q.*
 FROM (SELECT w.cell_id, w.day_ms, w.ours_s, w.theirs_s, w.withdrawn_s, w.off_s, w.ppm,
         COALESCE(CAST(SUM(p.ours_s) AS BIGINT), 0) AS ours, COALESCE(CAST(SUM(p.theirs_s) AS BIGINT), 0) AS theirs,
@@ -33,8 +33,8 @@ WHERE COALESCE(q.ours_s, -1) <> q.ours OR COALESCE(q.theirs_s, -1) <> q.theirs O
         WHEN q.off > 4000000000000 OR q.most = 0 THEN q.ppm ELSE (q.off * 1000000 + q.most - 1) / q.most END
 
 -- name: parity_line
--- A line's verdict follows from its two sides: the usage that both count is the larger sides, added up by size, and
--- their difference. NULL is unknown.
+-- A line's verdict follows from its two sides, by the sum of the larger sides of all sizes and the sum of the
+-- differences. NULL is unknown.
 SELECT 'parity_line' AS what, {nowhere}, p.cell_id, p.day_ms, p.org_id AS its_org, p.ours_s, p.theirs_s, p.off_s, p.ppm,
     p.verdict
 FROM (SELECT x.*, COALESCE(x.ours_s, 0) AS here, COALESCE(x.theirs_s, 0) AS there,
@@ -55,7 +55,7 @@ WHERE CASE p.verdict
             WHEN p.off_s > 4000000000000 OR p.most = 0 THEN p.ppm ELSE (p.off_s * 1000000 + p.most - 1) / p.most END))
 
 -- name: parity_stray
--- Lines are of a check of the whole cell, never of a later one; a day is compared once it is over.
+-- A line belongs to a check of the whole cell, and not to a later one. A day is compared only once it is over.
 SELECT 'parity_stray' AS what, {nowhere}, p.cell_id, p.day_ms, p.org_id AS its_org, p.at_ms, w.at_ms AS checked_ms
 FROM parity_checks p LEFT JOIN parity_checks w ON w.day_ms = p.day_ms AND w.cell_id = p.cell_id AND w.org_id = ''
 WHERE w.at_ms IS NULL OR p.at_ms > w.at_ms OR p.day_ms % 86400000 <> 0 OR p.at_ms < p.day_ms + 86400000
@@ -65,13 +65,13 @@ SELECT 'bill_unimported' AS what, {nowhere}, b.number, b.vendor, b.service, b.da
 WHERE NOT EXISTS (SELECT 1 FROM vendor_imports i WHERE i.number = b.number)
 
 -- name: bill_unfinal
--- A vendor's day that is final is replaced by nothing that is not.
+-- A final day of a vendor is not replaced by a day that is not final.
 SELECT 'bill_unfinal' AS what, {nowhere}, b.number, b.vendor, b.day_ms FROM vendor_bills b
 WHERE NOT b.is_final AND EXISTS (SELECT 1 FROM vendor_bills x WHERE x.vendor = b.vendor AND x.day_ms = b.day_ms
     AND x.is_final AND x.number <= b.number)
 
 -- name: imports_gap
--- Files are numbered, each number once.
+-- Files are numbered without gaps, each number once.
 SELECT 'imports_gap' AS what, {nowhere}, COUNT(*) AS files, MAX(number) AS highest FROM vendor_imports
 HAVING COUNT(*) <> COALESCE(MAX(number), 0)
 
@@ -89,8 +89,8 @@ CROSS JOIN LATERAL json_each_text(x.said -> 'billed_micro') e
 CROSS JOIN json_each(x.said, '$.billed_micro') e
 
 -- name: import_otherwise
--- A file came to as many lines, and to as much in each currency, as its record says. Before there were sums on record,
--- none are claimed.
+-- The lines of a file and their sums by currency agree with its action. Sums are not claimed for actions that did not
+-- record them.
 SELECT 'import_otherwise' AS what, {nowhere}, q.thing, q.kept, q.said
 FROM (SELECT COALESCE(k.thing, s.thing) AS thing, k.kept, s.said FROM ({imported}) k FULL JOIN ({said_imported}) s
     ON s.thing = k.thing) q
@@ -111,7 +111,7 @@ UNION ALL SELECT 'money of ' || x.target || ' in ' || e.key, CAST(e.value AS TEX
 FROM {actions} {said_sums} WHERE x.action = 'vendor_import'
 
 -- name: units_unrecorded
--- The cost of usage at a vendor is the cost that a person stated.
+-- The cost of usage at a vendor is the recorded cost.
 SELECT 'units_unrecorded' AS what, {nowhere}, q.thing, q.kept, q.said
 FROM (SELECT COALESCE(k.thing, s.thing) AS thing, k.kept, s.said FROM ({units}) k FULL JOIN ({said_units}) s
     ON s.thing = k.thing) q

@@ -1,4 +1,4 @@
--- Usage events and the samples by which they are billed (invariant 9).
+-- Usage events and the samples that bill them (invariant 9).
 
 -- name: chosen
 (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -10,24 +10,25 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN {chosen}
 usage_samples
 
 -- name: samples_since
--- Instead, where a run continues from another: those of windows from its point on.
+-- For a continued run: the samples from its point on.
 (SELECT * FROM usage_samples WHERE ts >= :since_ms)
 
 -- name: proven_events
 usage_events
 
 -- name: events_since
--- Events that came in before the point were proven, however they are dated: none of them changes (S7).
+-- Events that arrived before the point are proven for any date, because events do not change (S7).
 (SELECT * FROM usage_events WHERE ingested_ms >= :since_ms)
 
 -- name: sampleless
--- A sample below the floor may be deleted, and takes its event along.
+-- A sample below the floor may be deleted, together with its event.
 SELECT 'sampleless' AS what, e.org_id, e.ts - e.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
     e.source, e.event_id
 FROM {proven_events} e LEFT JOIN usage_samples s ON s.id = e.sample_id WHERE s.id IS NULL
 
 -- name: event_otherwise
--- Before U+FFFE and U+FFFF were refused, an event could have an id that SQLite reads as U+FFFD: its sample is quarantined.
+-- Before U+FFFE and U+FFFF were refused, an event could have an id that SQLite reads as U+FFFD. Its sample is
+-- quarantined.
 SELECT 'event_otherwise' AS what, e.org_id, e.ts - e.ts % {window_length_ms} AS window_ms,
     CAST(NULL AS TEXT) AS feature, e.source, e.event_id, e.quantity, e.event_type, s.org_id AS its_org,
     s.interval_s AS its_quantity, s.memory_mb AS its_meter
@@ -37,8 +38,8 @@ WHERE s.org_id <> e.org_id OR s.interval_s <> e.quantity OR s.ts <> e.ts OR s.me
         AND NOT (s.problem IN ('bad_org_id', 'bad_sandbox_id') AND s.org_id || s.sandbox_id LIKE '%�%'))
 
 -- name: eventless
--- A sample may also count units of an execution's usage at another provider; that execution's row shows it. Samples of
--- batches are proven by `batchless`.
+-- A sample may also count units of an execution's usage at another provider, which that execution's row shows. Samples
+-- of batches are proven by `batchless`.
 SELECT 'eventless' AS what, s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
     s.id AS sample_id, s.memory_mb AS meter
 FROM {proven_samples} s WHERE s.memory_mb > {most_memory_mb} AND s.problem IS NULL
@@ -47,7 +48,7 @@ FROM {proven_samples} s WHERE s.memory_mb > {most_memory_mb} AND s.problem IS NU
     AND NOT (s.id >= 'batch:' AND s.id < 'batch;')
 
 -- name: backfilled_otherwise
--- Events that a backfill made usage are as they were staged, above the floor.
+-- Events that a backfill turned into usage have their staged values, above the floor.
 SELECT 'backfilled_otherwise' AS what, b.org_id, f.ts - f.ts % {window_length_ms} AS window_ms,
     CAST(NULL AS TEXT) AS feature, f.source, f.event_id, b.backfill
 FROM backfills b JOIN backfill_events f ON f.backfill = b.backfill LEFT JOIN usage_events e ON e.sample_id = f.sample_id

@@ -1,7 +1,7 @@
 -- The guard (invariant 14): its uses, their counters, and their charges.
 --
--- Guarantee: as in `ledger.sql`. The amounts that holds counted for before they were settled are not on record: limits
--- are claimed of uses at once. A price is claimed where 64 bits hold it.
+-- Guarantee: as in `ledger.sql`. The amounts that holds counted for before their end are not on record, so limits are
+-- claimed only for immediate uses. A price is claimed if it fits in 64 bits.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -10,7 +10,7 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM 
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: guard_counter
--- A counter is the sum of its period's uses, and counts how many there are.
+-- A counter has the sum and the number of its period's uses.
 WITH lines AS MATERIALIZED (
     SELECT u.org_id, u.metric, p.period, CASE p.period WHEN 'hour' THEN u.at_ms - u.at_ms % 3600000
         WHEN 'day' THEN u.at_ms - u.at_ms % 86400000 ELSE u.month_ms END AS start_ms,
@@ -27,14 +27,14 @@ FROM (SELECT COALESCE(c.org_id, l.org_id) AS org_id, COALESCE(c.metric, l.metric
 WHERE q.kept <> q.amount OR q.kept_uses <> q.uses
 
 -- name: guard_number
--- Uses of a metric are numbered, each number once, in each month of an organisation.
+-- Uses of a metric are numbered without gaps in each month of an organisation.
 SELECT 'guard_number' AS what, q.org_id, {no_window}, q.metric, q.month_ms, q.uses, q.highest
 FROM (SELECT org_id, metric, month_ms, COUNT(*) AS uses, COUNT(DISTINCT number) AS numbers, MAX(number) AS highest
     FROM guard_uses GROUP BY org_id, metric, month_ms) q
 WHERE q.uses <> q.highest OR q.numbers <> q.highest
 
 -- name: guard_beyond
--- A use decided to be within a limit was within it: with all other uses at once before it in the same period.
+-- An allowed use was within its limit, together with all immediate uses before it in the same period.
 SELECT 'guard_beyond' AS what, q.org_id, {no_window}, q.use_key, q.metric, q.limit_period, q.limit_amount,
     q.came_to
 FROM (SELECT u.org_id, u.use_key, u.metric, u.limit_period, u.limit_amount, u.state, u.would,
@@ -49,9 +49,9 @@ FROM (SELECT u.org_id, u.use_key, u.metric, u.limit_period, u.limit_amount, u.st
 WHERE q.came_to > q.limit_amount
 
 -- name: guard_charged
--- A use was charged the amount that its own execution has drawn, once it ended; zero where it has none, and zero
--- before. No execution is accepted before its use. The execution of a use at once is accepted in the same moment. A use
--- that has an execution names it, and the guard's executions are those of uses.
+-- The charge of an ended use is the amount that its execution has drawn. Without an execution, or before its end, it is
+-- 0. An execution is accepted at the time of its use or later, and for an immediate use at the same time. A use names
+-- its execution, and each execution of the guard belongs to a use.
 SELECT 'guard_charged' AS what, COALESCE(u.org_id, r.org_id) AS org_id, {no_window},
     COALESCE(u.use_key, 'the missing use of ' || r.reservation) AS use_key, u.charged_micro, u.state, r.state AS run_state,
     r.drawn_micro, u.at_ms, r.accepted_ms
@@ -65,7 +65,7 @@ WHERE u.use_key IS NULL OR (u.reservation IS NULL AND r.reservation IS NOT NULL)
     OR r.accepted_ms < u.at_ms OR (u.state = 'used' AND r.accepted_ms <> u.at_ms)
 
 -- name: guard_price
--- The charge, and the amount let through without one, is the price of the use, by the terms of then.
+-- The charge, or the amount allowed without a charge, is the price of the use by the terms in force then.
 SELECT 'guard_price' AS what, u.org_id, {no_window}, u.use_key, u.amount, u.charged_micro, u.forgone_micro, m.price_micro,
     m.per_units
 FROM guard_uses u LEFT JOIN guard_metrics m ON m.metric = u.metric AND m.number = u.metric_number
@@ -74,9 +74,9 @@ WHERE m.metric IS NULL OR (u.state IN ('used', 'settled', 'released')
     AND u.charged_micro + u.forgone_micro <> (2 * u.amount * m.price_micro + m.per_units) / (2 * m.per_units))
 
 -- name: billed_twice
--- The seal did not bill usage that the guard charged for: of the feature, or of the event type, that the metric counts,
--- in the window of the use. A push that was voided, or never counted, bills nothing; nor does an event that was
--- withdrawn, or one of a type that made nothing then.
+-- The seal did not bill usage that the guard charged. It is usage of the feature or event type that the metric counts,
+-- in the window of the use. Voided or carried pushes do not bill. Nor do withdrawn events, or events of a type without
+-- a feature then.
 SELECT 'billed_twice' AS what, u.org_id, p.window_ms, p.feature, u.use_key, u.charged_micro, u.metric,
     COALESCE(m.counts, m.metric) AS counts, SUM(p.sealed_qty) AS sealed
 FROM guard_uses u JOIN guard_metrics m ON m.metric = u.metric AND m.number = u.metric_number
@@ -110,8 +110,8 @@ CAST(x.said ->> 'number' AS INTEGER)
 (x.said ->> 'fails_open') || '' IN ('true', '1')
 
 -- name: guard_unrecorded
--- The amounts that people allow, and the prices of metrics, are those on record. An override is in force, refused or
--- ended by the last action on it.
+-- Limits, limit overrides and prices of metrics agree with the actions. The state of an override is that of its last
+-- action.
 SELECT 'guard_unrecorded' AS what, CAST(NULL AS TEXT) AS org_id, {no_window}, q.thing, q.kept, q.said
 FROM (SELECT COALESCE(k.thing, s.thing) AS thing, k.kept, s.said FROM ({kept}) k FULL JOIN ({said}) s
     ON s.thing = k.thing) q

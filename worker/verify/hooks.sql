@@ -1,6 +1,6 @@
--- Messages to the operator's product (invariant 13) against the facts.
+-- Messages to the operator's product (invariant 13) against their facts.
 --
--- Guarantee: as in `ledger.sql`. A fact's name is the event's, and its subject.
+-- Guarantee: as in `ledger.sql`. The name of a fact has its event and its subject.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -9,7 +9,7 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM 
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: message_without_fact
--- Each message has a fact on record. A test message to an endpoint has no fact.
+-- Each message has a fact on record. A test message to an endpoint does not have a fact.
 SELECT 'message_without_fact' AS what, m.org_id, {no_window}, m.message_id, m.fact FROM hook_messages m
 WHERE m.event <> 'endpoint.test' AND NOT EXISTS (
     SELECT 1 FROM projections p WHERE p.org_id = m.org_id AND p.at_ms = m.at_ms
@@ -32,15 +32,14 @@ AND NOT EXISTS (
         WHEN 'override.refused' THEN o.state = 'refused' WHEN 'override.ended' THEN o.state = 'ended' END)
 
 -- name: delivery_waits
--- The longest wait of the schedule is ten hours; two days leave room for clocks.
+-- The longest wait of the schedule is ten hours. The limit of two days allows for clocks.
 SELECT 'delivery_waits' AS what, m.org_id, {no_window}, d.message_id, d.endpoint, d.due_at_ms,
     CAST(:now_ms AS BIGINT) AS moment_ms
 FROM hook_deliveries d JOIN hook_messages m ON m.message_id = d.message_id
 WHERE d.state = 'due' AND d.due_at_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
 
 -- name: undelivered
--- Each message on record as delivered was sent. None was given up before its schedule was over, unless its endpoint was
--- ended.
+-- Each delivered message was sent. A message is given up only after its schedule, or if its endpoint was ended.
 SELECT 'undelivered' AS what, m.org_id, {no_window}, d.message_id, d.endpoint, d.state, d.attempts, d.failures
 FROM hook_deliveries d LEFT JOIN hook_messages m ON m.message_id = d.message_id
 WHERE m.message_id IS NULL OR (d.state = 'delivered' AND d.attempts = 0) OR (d.state = 'failed' AND d.failures < 8

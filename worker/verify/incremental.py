@@ -1,12 +1,12 @@
-"""The point from which a run of `verify` continues an earlier run that held (`drawdown verify --since-last`).
+"""Find the point from which `verify --since-last` continues an earlier run.
 
-Guarantee: the run skips only windows that an earlier run proved, and that no record has touched since. Each record that
-may reach back names its window: a late sample, a withdrawal, a void, an adoption, an attempt, a push that was sealed,
-settled or folded or is open, an assignment, a mapping, an entry of the ledger, a window to be sealed again. The
-earliest of them is the point. A row that was changed or deleted past the guards names nothing. It is found above the
-point; below it, only a whole run finds it.
+Guarantee: the run skips only windows that an earlier run proved and that records have not touched since. Each record
+that may reach back names its window, and the earliest of these windows is the point. Such records are late samples,
+withdrawals, voids, adoptions and attempts. Pushes count if they were sealed, settled or folded, or are open. The other
+records are assignments, mappings, ledger entries and dirty windows. If a row was changed or deleted past the guards, a
+run finds it above the point. Below it, only a full run finds it.
 
-Facts about no window (balances, carries, lots, halts, verdicts, the record of actions) are proven whole each time.
+Facts without a window (balances, carries, lots, halts, verdicts, the record of actions) are proven in full each time.
 """
 
 from __future__ import annotations
@@ -23,12 +23,17 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 APART_MS: Final = DAY_MS
-"""The time by which a record may be dated before its run: clocks of machines, and transactions that were open."""
+"""Time by which a record that a run did not see may be dated before the run, because of clocks and open
+transactions.
+"""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """The progress of a run: every window before `window_ms` was sealed, and every arrival below `arrival` counted."""
+    """The progress of a run.
+
+    Each window before `window_ms` was sealed, and each arrival below `arrival` counted.
+    """
 
     window_ms: int
     arrival: int
@@ -36,7 +41,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class ProvenRun:
-    """A run that held, and may be continued: its number, when it began, and its mark."""
+    """A run without a breach that may be continued. `at_ms`: when it began."""
 
     run: int
     at_ms: int
@@ -45,8 +50,11 @@ class ProvenRun:
 
 @dataclass(frozen=True)
 class Point:
-    """Windows before `window_ms` were proven by the run `run` at `at_ms`, or before it; `why`: what touched that
-    one since ('': nothing on record did)."""
+    """The point from which a run continues.
+
+    The run `run` at `at_ms`, or a run before it, proved the windows before `window_ms`. `why`: the record that touched
+    the window at the point since; '' if none.
+    """
 
     window_ms: int
     why: str
@@ -56,27 +64,32 @@ class Point:
 
 @dataclass(frozen=True)
 class Before:
-    """The newest run that was kept, and the newest action, as a run began (0: none). Two runs overlap, and clocks of
-    two machines differ: by these it is told what a run saw."""
+    """The newest stored run, and the newest action, when a run began (0: none).
+
+    Runs may overlap, and clocks differ, so these numbers show which rows a run saw.
+    """
 
     run: int = 0
     action: int = 0
 
 
 def before(connection: sa.Connection) -> Before:
-    """Return the records that this connection sees."""
+    """Return the newest run and action that this connection sees."""
     row = SQL.run(connection, "before").one()
     return Before(int(row.run), int(row.action))
 
 
 def mark(connection: sa.Connection) -> Mark:
-    """Return the progress of a run that sees what this connection sees."""
+    """Return the progress of a run, as this connection sees the database."""
     row = SQL.run(connection, "mark").one()
     return Mark(int(row.window_ms), int(row.arrival))
 
 
 def point(connection: sa.Connection, held: ProvenRun) -> Point | None:
-    """Where a run begins that continues; None: arrivals are counted again, as after a restore, and nothing tells."""
+    """Return the point from which a run can continue `held`.
+
+    None: arrivals are counted again, as after a restore, so that the point is unknown.
+    """
     if held.mark.arrival > int(SQL.run(connection, "newest").scalar_one()):
         return None
     told = {"told_ms": held.at_ms - APART_MS, "window_ms": held.mark.window_ms, "arrival": held.mark.arrival}
@@ -105,6 +118,6 @@ BY_WINDOW: Final[Mapping[str, Mapping[str, str]]] = {
     **dict.fromkeys(("sampleless", "event_otherwise"), EVENTS),
     "eventless": SAMPLES,
 }
-"""The questions that a run which continues asks from its point on. It asks all others of everything."""
+"""The statements that a continued run limits to rows from its point on. All other statements read all rows."""
 COUNTED: Final[Mapping[str, Mapping[str, str]]] = {"pushes": PUSHES, "attempts": ATTEMPTS, "entries": ENTRIES}
-"""The counts that are of what was looked at alone, then."""
+"""The counts that a continued run limits to the rows that it checked."""

@@ -1,9 +1,9 @@
--- From where on a run of `verify` looks that continues from another one.
+-- The point from which a run of `verify` continues another one.
 
 -- name: mark
--- The mark that a run leaves to the next: before this window all was sealed and clean, no usage waited for a customer
--- or provider, and every arrival below was counted. Before a first seal the mark is 0. Transactions that a seal could
--- not see (PostgreSQL) have arrivals below its cursor, too.
+-- The mark that a run leaves for the next. Before this window, all usage was sealed and clean, and did not wait for a
+-- customer or provider. Each arrival below `arrival` was counted. Before the first seal, the mark is 0. Transactions
+-- that a seal could not see (PostgreSQL) have arrivals below its cursor, too.
 SELECT COALESCE(MIN(window_ms), 0) AS window_ms, COALESCE({arrival}, 0) AS arrival FROM (
     SELECT MIN({reached}) AS window_ms FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id
     UNION ALL SELECT MIN(window_ms) FROM dirty_windows
@@ -24,9 +24,9 @@ LEAST((SELECT MIN(cursor) FROM buckets), (SELECT MIN(x) FROM buckets b CROSS JOI
 (SELECT MIN(cursor) FROM buckets)
 
 -- name: point
--- The earliest window that anything on record touched since, and its cause. Rows without a moment are found by their
--- traces: an open push may be settled at any time, and usage that waits for a customer or a provider may be fixed while
--- its row stays the same. A day more is taken, for clocks that differ and transactions that were open.
+-- The earliest window that a record touched since, and the kind of record. Some rows do not have a time of change. So
+-- each open push counts, because it may be settled at any time, and so does usage that is pending for a customer or
+-- provider. A day more allows for clocks and open transactions.
 SELECT window_ms - window_ms % {window_length_ms} AS window_ms, why FROM (
     SELECT CASE WHEN :window_ms < :told_ms THEN :window_ms ELSE :told_ms END AS window_ms, '' AS why
     UNION ALL SELECT MIN({reached}), 'an organisation that is behind' FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id
@@ -47,7 +47,7 @@ SELECT window_ms - window_ms % {window_length_ms} AS window_ms, why FROM (
 ) x WHERE window_ms IS NOT NULL ORDER BY 1, 2 LIMIT 1
 
 -- name: newest [postgresql]
--- How far the database's own counter of arrivals has come.
+-- The value of the database's own counter of arrivals.
 SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint
 
 -- name: newest [sqlite]

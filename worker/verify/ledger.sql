@@ -1,22 +1,22 @@
 -- The ledger against pushes, rates and grants (invariants 2, 3 and 5).
 --
--- Guarantee: raw tables alone, nothing shared with the worker's statements, so that one mistake cannot hide in both.
--- Each row of an answer is a breach: the kind in `what` (findings.py), the organisation, window and feature, and the
--- numbers to name.
+-- Guarantee: the statements read only raw tables, and are separate from the worker's, so that one mistake cannot hide
+-- in both. Each row is a breach: its kind in `what` (findings.py), the organisation, window and feature, and the
+-- numbers for the text.
 
 -- name: of_chosen
 -- The findings of a statement for the chosen organisations.
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
 
 -- name: no_window
--- For a breach that is about no window and no feature.
+-- For a breach without a window and feature.
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: proven_pushes
 pushes
 
 -- name: pushes_since
--- Instead, where a run continues from another: those of windows from its point on.
+-- For a continued run: the pushes from its point on.
 (SELECT * FROM pushes WHERE window_ms >= :since_ms)
 
 -- name: proven_entries
@@ -34,8 +34,8 @@ p.org_id, p.window_ms, p.feature, p.key, p.state, p.sent_qty
 e.ts - e.ts % {window_length_ms}
 
 -- name: charged
--- The ledger is ours, so its charges and the accepted pushes are compared both ways (2), and no push may be charged
--- that was not sent (5).
+-- The ledger is in this database, so its charges and the accepted pushes are compared both ways (2). A push that was
+-- not sent must not be charged (5).
 SELECT CASE WHEN e.key IS NULL THEN 'not_charged' WHEN p.attempts = 0 THEN 'charged_unsent'
         WHEN {charged_otherwise} THEN 'charged_otherwise' WHEN {booked_otherwise} THEN 'booked_otherwise'
         ELSE 'charged_in_vain' END AS what,
@@ -48,15 +48,15 @@ WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v
         OR {charged_otherwise} OR {booked_otherwise})))
 
 -- name: charged_otherwise
--- Use counts at the start of its window, whatever its revision. Entries that say no rate are an older version's, which
--- dated each revision into a minute of its own.
+-- Use is dated at the start of its window, for all revisions. Entries without a rate are from an older version, which
+-- dated each revision into its own minute.
 (e.from_account <> 'wallet:' || p.customer_id OR e.to_account <> 'revenue:' || p.feature
     OR e.feature <> p.feature OR e.quantity <> p.sent_qty OR {entry_window} <> p.window_ms
     OR (e.rate_ms IS NOT NULL AND e.ts <> p.window_ms))
 
 -- name: booked_otherwise
--- An entry is written between the seal of its push and its settlement: two machines' clocks do not differ by a day. If one
--- machine alone sent it, that machine waited by its own clock until the push was due: a difference of a minute is not reported.
+-- An entry is written between the seal of its push and its settlement, with a day for clocks. If only one machine sent
+-- it, that machine waited by its own clock until the push was due, and only a minute is allowed.
 ((e.at_ms < {booked_from} - 60000 OR (p.state = 'accepted' AND e.at_ms > {booked_until} + 60000))
     AND (e.at_ms < {booked_from} - 86400000 OR (p.state = 'accepted' AND e.at_ms > {booked_until} + 86400000)
         OR (p.attempts = 1 AND p.lookups = 0 AND NOT EXISTS (SELECT 1 FROM operator_actions x
@@ -70,9 +70,9 @@ CASE WHEN p.state = 'accepted' AND p.settled_ms < p.sealed_at_ms THEN p.settled_
 CASE WHEN p.settled_ms < p.sealed_at_ms THEN p.sealed_at_ms ELSE p.settled_ms END
 
 -- name: uncommitted
--- Charges without a push are charges of folded pushes of their day: as many, and as much. If no sum is beside them, and
--- they are not below the floor, they were never committed. Pushes have no index by key, and sums none by wallet: both
--- sides are grouped and not joined, because PostgreSQL cannot know how many there are.
+-- Charges without a push belong to folded pushes of their day, with the same number and sum. Without such a sum, they
+-- are a breach unless they are below the floor. Both sides are grouped instead of joined. Pushes lack an index by key,
+-- sums lack an index by wallet, and PostgreSQL cannot estimate the rows.
 WITH beside AS MATERIALIZED (
     SELECT e.key, e.from_account AS wallet, e.feature, e.ts, e.quantity, e.ts - e.ts % 86400000 AS day_ms
     FROM (
@@ -110,7 +110,7 @@ HAVING SUM(entries) <> SUM(pushes) OR SUM(quantity) <> SUM(sent)
 folded_pushes
 
 -- name: folded_of_days
--- Sums are of whole days: the rows compared with them begin with the day of the point.
+-- Sums cover whole days, so the compared rows begin with the day of the point.
 (SELECT * FROM folded_pushes WHERE day_ms >= :since_ms - :since_ms % 86400000)
 
 -- name: pushes_of_days
@@ -120,8 +120,9 @@ folded_pushes
 (SELECT * FROM ledger_entries WHERE ts >= :since_ms - :since_ms % 86400000)
 
 -- name: mirrored
--- Usage that is billed without a hard stop is drawn from a wallet too: once while it is accepted, else not at all; each
--- time of the push's own customer, feature, quantity and window; first as it was settled, a day up or down.
+-- Usage at a provider without a hard stop is also drawn from a wallet: once if its push is accepted, else never. Each
+-- draw has the push's customer, feature, quantity and window. The first is written at the settlement, with a day for
+-- clocks.
 SELECT CASE WHEN p.org_id IS NULL THEN 'mirrored_nothing' WHEN i.provider IS NULL THEN 'mirrored_elsewhere'
         WHEN {drawn_otherwise} THEN 'mirrored' ELSE 'mirrored_otherwise' END AS what,
     p.org_id, p.window_ms, p.feature, q.mirrored AS key, p.state, p.sent_qty, p.provider, p.customer_id,
@@ -144,9 +145,9 @@ WHERE p.org_id IS NULL OR i.provider IS NULL OR {drawn_otherwise}
 q.drawn <> CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END
 
 -- name: drawn
--- Entries that gave back end in `:back`, and entries that drew again in `:redrawn`, once each time. A feature may have
--- such a name too: the text after the window is its name. A control character, which ids do not hold, replaces
--- `:redrawn` while those at the end are cut.
+-- Keys of entries that gave back end in `:back`. Keys of entries that drew again end in `:redrawn`, once for each time.
+-- A feature may have such a name too: the text after the window is its name. While the ends are cut, a control
+-- character, which ids cannot have, replaces `:redrawn`.
 (SELECT CASE WHEN cut LIKE '%:' || ts THEN cut || ':redrawn' ELSE cut END AS mirrored, e.*
     FROM (SELECT REPLACE(RTRIM(REPLACE({forward}, ':redrawn', {control}), {control}), {control}, ':redrawn') AS cut, f.*
         FROM {proven_entries} f WHERE kind = 'usage' AND key LIKE 'mirror:%') e)
@@ -162,9 +163,8 @@ CHR(31)
 CHAR(31)
 
 -- name: undrawn
--- If a customer had a wallet a day before a push was accepted, and its feature a rate, the wallet was drawn on for it:
--- two machines' clocks do not differ by that. Before its feature had a rate, and for more than an entry may hold, no
--- credit is drawn.
+-- If a customer had a wallet and the feature a rate a day before a push was accepted, the wallet was drawn on for it.
+-- The day allows for clocks. Without a rate, or above the largest entry, credit is not drawn.
 SELECT 'undrawn' AS what, {push}, p.customer_id
 FROM {proven_pushes} p JOIN {in_ledger_ever} i ON i.provider = p.provider
 JOIN (SELECT to_account, MIN(at_ms) AS at_ms FROM ledger_entries WHERE kind = 'grant' GROUP BY to_account) g
@@ -177,7 +177,7 @@ WHERE p.state = 'accepted' AND p.sent_qty <> 0 AND e.key IS NULL AND g.at_ms < p
         AND (CAST(ABS(p.sent_qty) / r.per_quantity AS NUMERIC) + 1) * r.micro_credits > 1000000000000000)
 
 -- name: given_back
--- The amount given back is the amount drawn, whatever rate the rate card has by then.
+-- The amount given back is the amount drawn, even if the rate has changed since.
 SELECT 'given_back' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.amount_micro,
     d.amount_micro AS drawn
 FROM {proven_entries} e LEFT JOIN ledger_entries d ON d.key = SUBSTR(e.key, 1, LENGTH(e.key) - 5)
@@ -186,11 +186,11 @@ WHERE e.kind = 'usage' AND e.key LIKE 'mirror:%:back' AND e.key NOT LIKE '%:' ||
     AND (d.key IS NULL OR d.amount_micro <> -e.amount_micro)
 
 -- name: in_ledger
--- Providers with customers' balances in the ledger beside its own, by the terms in force.
+-- Providers besides `embedded` with customers' balances in the ledger, by the terms in force.
 SELECT provider FROM provider_states WHERE terms LIKE '%balance_in_ledger__ true%'
 
 -- name: in_ledger_ever
--- Where balances lie in the ledger, by the terms in force and by those that a person changed.
+-- The same by the terms in force and by earlier terms that a person accepted.
 ({in_ledger} UNION SELECT target FROM operator_actions
     WHERE action = 'provider_accept' AND details LIKE '%balance_in_ledger___ true%')
 
@@ -200,7 +200,7 @@ SELECT provider FROM provider_states WHERE terms LIKE '%balance_in_ledger__ true
     WHERE customer_id <> '' AND (provider = 'embedded' OR provider IN {in_ledger_ever}) GROUP BY 1)
 
 -- name: shared
--- A customer is one organisation's at a time; and so is a wallet, which is the same for all who keep balances here.
+-- A customer belongs to one organisation at a time. So does a wallet, which all providers with balances here share.
 WITH here AS (SELECT 'embedded' AS provider UNION {in_ledger}),
 taken AS (SELECT a.*, CASE WHEN h.provider IS NULL THEN a.provider ELSE 'a wallet' END AS place
     FROM assignments a LEFT JOIN here h ON h.provider = a.provider
@@ -224,13 +224,13 @@ SELECT 'balance' AS what, w.org_id, {no_window}, q.account_id, q.kept, q.lines F
 SUM(line)
 
 -- name: sum_of_lines [sqlite]
--- SQLite's SUM fails where it overflows, as one bad organisation's may; parts of a sum do not.
+-- SQLite's SUM fails on an overflow, which one bad organisation can cause. Parts of the sum do not overflow.
 (SUM(line / 1000000) * 1000000 + SUM(line % 1000000))
 
 -- name: sides
--- Given credit comes from the grants. Used credit goes to revenue (a run's: of its feature, or of none) or to the
--- tiers, and expired credit to the breakage. An entry has a wallet on one side only, except if pools allot and get back
--- (pools.sql). Nothing is booked a day before it was used, whatever the outcome of its push.
+-- Granted credit comes from the grants. Used credit goes to revenue (for an execution with or without a feature) or to
+-- the tiers, and expired credit to the breakage. An entry has a wallet on one side only, except if pools allot credit
+-- and get it back (pools.sql). Use is not booked a day before it happened.
 SELECT CASE WHEN {booked_early} THEN 'booked_early' ELSE 'sides' END AS what, w.org_id, {entry_window} AS window_ms,
     e.feature, e.key, e.from_account, e.to_account, e.at_ms, e.ts
 FROM {proven_entries} e
@@ -244,7 +244,7 @@ WHERE {booked_early} OR NOT CASE WHEN e.kind = 'expiry'
     ELSE e.from_account LIKE 'wallet:%' AND e.to_account LIKE 'revenue:%' END
 
 -- name: booked_early
--- If a seal up to that of the push is dated a day after the entry, a clock was set back in between.
+-- If the push's seal, or one before it, is dated a day after the entry, a clock was set back in between.
 (e.kind = 'usage' AND e.at_ms < e.ts - 86400000 AND NOT EXISTS (
     SELECT 1 FROM pushes p JOIN seals s ON s.seal_id <= p.seal_id AND s.at_ms > e.at_ms + 86400000
     WHERE p.window_ms = {entry_window} AND e.key IN (p.key, 'mirror:' || p.key, 'mirror:' || p.key || ':back')))
@@ -253,10 +253,10 @@ WHERE {booked_early} OR NOT CASE WHEN e.kind = 'expiry'
 EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.pool IS NOT NULL)
 
 -- name: priced
--- Every charge again: the amount is the cost of the quantity, half a micro-credit up or down, by a rate of the feature
--- that had begun by then: the one that the entry names, where it names one. A rate may be set for a time that is over,
--- so which of them was known is not claimed. Executions are an exception: they go by the rates that were known as they
--- were accepted.
+-- Each charge is computed again. The amount is the cost of the quantity, rounded to a micro-credit, by a rate of the
+-- feature that had begun by then. If the entry names a rate, it is that rate. A rate may be set for the past, so which
+-- rate was on record then is not claimed. Executions are an exception: they use the rates on record at their
+-- acceptance.
 SELECT 'priced' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, e.amount_micro
 FROM {proven_entries} e LEFT JOIN {owners} w ON w.account_id = e.from_account
 WHERE e.feature IS NOT NULL AND NOT EXISTS (
@@ -267,8 +267,8 @@ WHERE e.feature IS NOT NULL AND NOT EXISTS (
         AND {price_of_rest} < 2 * r.per_quantity * ({beyond_whole} + 1))
 
 -- name: repriced
--- A window has one rate: usage that came late, or was given back, cost as much as the first charge of its wallet,
--- feature and window.
+-- A window has one rate: late usage and give-backs use the rate of the first charge of their wallet, feature and
+-- window.
 SELECT 'repriced' AS what, w.org_id, q.window_ms, q.feature, q.from_account, q.first_ms, q.other_ms
 FROM (SELECT e.from_account, e.feature, e.ts AS window_ms, MIN(e.rate_ms) AS first_ms, MAX(e.rate_ms) AS other_ms
     FROM {proven_entries} e WHERE e.kind = 'usage' AND e.rate_ms IS NOT NULL
@@ -280,12 +280,11 @@ LEFT JOIN {owners} w ON w.account_id = q.from_account
 (ABS(e.amount_micro) - CAST(ABS(e.quantity) / r.per_quantity AS NUMERIC) * r.micro_credits)
 
 -- name: price_of_rest
--- Twice the price of the rest, and a half more, in parts of `per_quantity`.
+-- Twice the price of the rest plus a half, in parts of `per_quantity`.
 (2 * CAST(ABS(e.quantity) % r.per_quantity AS NUMERIC) * r.micro_credits + r.per_quantity)
 
 -- name: granted
--- Each grant agrees with the record of actions in amount and customer, and no other grant exists. A lot that begins
--- later has no entry yet.
+-- Each grant on record has an entry with its amount and customer. A lot that begins later does not have an entry yet.
 SELECT 'granted' AS what, w.org_id, {no_window}, q.key, q.said, q.account AS said_account, e.amount_micro, e.to_account,
     e.from_account
 FROM (SELECT {said_key} AS key, CAST({said_amount} AS BIGINT) AS said, 'wallet:' || x.target AS account
@@ -297,8 +296,8 @@ WHERE e.amount_micro <> q.said OR e.to_account <> q.account OR e.from_account <>
         AND 'wallet:' || l.customer_id = q.account))
 
 -- name: ungranted
--- Lots that are to come are there without an entry. The credit that plans give, late use of credit that rolled over
--- (plans.sql), and allotments of pools (pools.sql) are claimed beside.
+-- Each grant entry has an action. Future lots are without an entry. Credit from plans, late use of credit that rolled
+-- over (plans.sql), and allotments of pools (pools.sql) are checked separately.
 SELECT 'ungranted' AS what, w.org_id, {no_window}, e.key, e.amount_micro, e.to_account
 FROM (SELECT key, amount_micro, to_account FROM ledger_entries WHERE kind = 'grant'
     UNION ALL SELECT l.lot, l.amount_micro, 'wallet:' || l.customer_id FROM ledger_lots l WHERE l.begins_ms > l.at_ms

@@ -1,7 +1,8 @@
--- Executions that metering settles (invariant 10), and sandboxes that are paid for once.
+-- Executions that metering settles (invariant 10): each sandbox is paid for once.
 --
--- Guarantee: as in `ledger.sql`. The amount that a hold shrank by is compared with all samples there ever were of its
--- sandboxes, at the dearest rate that any meaning of their size ever had: late and withdrawn ones do not change that.
+-- Guarantee: as in `ledger.sql`. The amount by which a reservation shrank is compared with all samples of its
+-- sandboxes, also withdrawn ones. They count at the highest rate that their size ever had. So late samples and
+-- withdrawals do not change the result.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -10,13 +11,13 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM 
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: lives
--- Each run with a sandbox that it names; it is over as it ends, and no later than it may go on.
+-- Each execution with its sandboxes. It is over at its end, and at the latest when it expires.
 (SELECT r.reservation, r.org_id, r.customer_id, r.settled_by, r.state, n.org_id AS named_org_id, n.sandbox_id, n.is_open,
     r.accepted_ms, r.expires_ms, CASE WHEN r.ended_ms < r.expires_ms THEN r.ended_ms ELSE r.expires_ms END AS over_ms
 FROM reservation_sandboxes n JOIN reservations r ON r.reservation = n.reservation)
 
 -- name: paid_twice
--- Usage that a receipt charges for is not metered as well.
+-- If a receipt charges for usage, metering does not.
 SELECT 'paid_twice' AS what, v.org_id, {no_window}, v.reservation, v.sandbox_id, COUNT(*) AS samples,
     SUM(s.interval_s) AS seconds, MIN(s.ts) AS first_ms
 FROM {lives} v JOIN usage_samples s ON s.org_id = v.org_id AND s.ts >= v.accepted_ms AND s.ts < v.over_ms
@@ -26,7 +27,7 @@ WHERE v.settled_by = 'receipt' AND s.problem IS NULL
 GROUP BY v.org_id, v.reservation, v.sandbox_id
 
 -- name: metered_entry
--- A receipt does not charge for usage that metering charges for.
+-- If metering charges for usage, a receipt does not.
 SELECT 'metered_entry' AS what, r.org_id, {no_window}, e.key, e.amount_micro, r.reservation
 FROM reservations r JOIN ledger_entries e ON e.reservation = r.reservation WHERE r.settled_by = 'metering'
 
@@ -36,18 +37,18 @@ WHERE r.settled_by = 'metering' AND NOT EXISTS (
     SELECT 1 FROM reservation_sandboxes n WHERE n.reservation = r.reservation)
 
 -- name: sandbox_open
--- A sandbox is free for another run as soon as its own has ended, and no sooner.
+-- A sandbox is free for another execution once its own has ended, and not before.
 SELECT 'sandbox_open' AS what, v.org_id, {no_window}, v.reservation, v.sandbox_id, v.state,
     CASE WHEN v.is_open THEN 'taken' ELSE 'free' END AS said
 FROM {lives} v WHERE v.is_open <> (v.state = 'held')
 
 -- name: sandbox_elsewhere
--- A sandbox is named as one of the run's own organisation: it is taken, and counted, by that.
+-- A sandbox of an execution is named under the execution's own organisation, by which it is reserved and counted.
 SELECT 'sandbox_elsewhere' AS what, v.org_id, {no_window}, v.reservation, v.sandbox_id, v.named_org_id
 FROM {lives} v WHERE v.named_org_id <> v.org_id
 
 -- name: metered_beyond
--- A hold of an execution that began below the floor is not claimed: its samples may have been deleted.
+-- If an execution began below the floor, its reservation is not claimed, because its samples may be deleted.
 SELECT 'metered_beyond' AS what, q.org_id, {no_window}, q.reservation, q.drawn_micro, q.most
 FROM (SELECT r.org_id, r.reservation, r.drawn_micro, r.accepted_ms, COALESCE(o.floor_ms, 0) AS floor_ms,
         COALESCE(SUM(p.most), 0) AS most
@@ -62,7 +63,7 @@ FROM (SELECT r.org_id, r.reservation, r.drawn_micro, r.accepted_ms, COALESCE(o.f
 WHERE q.drawn_micro > q.most AND NOT {has_pruned}
 
 -- name: has_pruned
--- Samples of the run may be gone: its organisation's floor lies above its first window.
+-- Samples of the execution may be deleted, because its organisation's floor is above its first window.
 (q.floor_ms > q.accepted_ms - q.accepted_ms % {window_length_ms})
 
 -- name: used
@@ -73,7 +74,7 @@ WHERE v.settled_by = 'metering' AND s.problem IS NULL
 GROUP BY v.reservation, s.ts - s.ts % {window_length_ms}, s.memory_mb)
 
 -- name: price [postgresql]
--- Rounded up: sizes of one feature are priced together.
+-- Rounded up, because sizes of one feature are priced together.
 CEIL(CAST(u.seconds AS NUMERIC) * CASE WHEN m.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * l.micro_credits / l.per_quantity)
 
 -- name: price [sqlite]
@@ -81,7 +82,7 @@ CEIL(CAST(u.seconds AS NUMERIC) * CASE WHEN m.unit = 'mb_s' THEN u.memory_mb ELS
     / l.per_quantity)
 
 -- name: metered_uncharged
--- A hold shrinks by the charges to its wallet in its own windows.
+-- A reservation shrinks at most by the charges of its wallet in its own windows.
 SELECT 'metered_uncharged' AS what, q.org_id, {no_window}, q.reservation, q.drawn_micro, q.charged
 FROM (SELECT r.org_id, r.reservation, r.drawn_micro, (SELECT COALESCE(SUM(e.amount_micro), 0) FROM ledger_entries e
         WHERE e.from_account = 'wallet:' || r.customer_id AND e.kind = 'usage' AND e.amount_micro > 0

@@ -1,22 +1,22 @@
--- Credit that plans give, credit that rolls over, and tiers (invariant 10).
+-- Credit from plans, credit that rolls over, and tiers (invariant 10).
 --
--- Guarantee: as in `ledger.sql`. An organisation is that of the customer. Months are counted by the database itself.
+-- Guarantee: as in `ledger.sql`. The organisation is that of the customer. The database itself computes months.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
 
 -- name: owner
--- The organisation of a customer `q`; a breach here is about no window and no feature.
+-- The organisation of the customer in `q`. A breach here does not have a window or feature.
 (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id,
     CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: last_ms
--- The last moment at which a plan gave something.
+-- The last time at which a plan granted credit.
 (SELECT MAX(x.last_ms) FROM (SELECT MAX(given_to_ms) AS last_ms FROM ledger_accounts
     UNION ALL SELECT MAX(l.begins_ms) FROM plan_lots p JOIN ledger_lots l ON l.lot = p.lot) x)
 
 -- name: months [postgresql]
--- From the month in which a plan first gave something to that of the last time.
+-- The months from the first to the last grant by a plan.
 months (name, start_ms, end_ms) AS (
     SELECT TO_CHAR(d, 'YYYY-MM'), CAST(EXTRACT(EPOCH FROM d) * 1000 AS BIGINT),
         CAST(EXTRACT(EPOCH FROM d + INTERVAL '1 month') * 1000 AS BIGINT)
@@ -38,12 +38,12 @@ months (name, start_ms, end_ms) AS (
 LEFT JOIN plan_stays n ON n.customer_id = s.customer_id AND n.number = s.number + 1
 
 -- name: begins_ms
--- When a plan's credit for the month `m` begins for a customer who stays on it for `s`.
+-- When a plan's credit for month `m` begins for a customer who is on it during `s`.
 CASE WHEN s.since_ms > m.start_ms THEN s.since_ms ELSE m.start_ms END
 
 -- name: period_missing
--- A customer who was on a plan that included credit as a month began, or came onto it during the month, was given it,
--- once the wallet was looked at for that month.
+-- If a customer was on a plan with included credit at a month's start, or joined it during the month, the credit was
+-- granted. This is claimed once the wallet was processed for that month.
 WITH RECURSIVE {months}
 SELECT 'period_missing' AS what, {owner}, q.*
 FROM (SELECT s.customer_id, s.plan, m.name AS period
@@ -58,7 +58,7 @@ FROM (SELECT s.customer_id, s.plan, m.name AS period
             AND p.period = m.name AND p.part = 'included')) q
 
 -- name: first_missing
--- A customer who came onto a first plan that gave credit to new customers was given it.
+-- If a customer's first plan granted credit to new customers, the credit was granted.
 SELECT 'first_missing' AS what, {owner}, q.*
 FROM (SELECT s.customer_id, s.plan, s.since_ms FROM plan_stays s {next_stay}
     JOIN ledger_accounts w ON w.account_id = 'wallet:' || s.customer_id AND w.given_to_ms IS NOT NULL
@@ -74,7 +74,7 @@ FROM (SELECT customer_id, part, MAX(plan) AS plan, period, COUNT(*) AS lots FROM
     GROUP BY customer_id, part, CASE WHEN part = 'first' THEN '' ELSE plan END, period HAVING COUNT(*) > 1) q
 
 -- name: period_otherwise
--- Each lot of a plan has the amount that the plan gave by then, to a customer who was on it, under its own key.
+-- Each lot of a plan has an amount of the plan's terms, its own key, and a customer who was on the plan.
 WITH RECURSIVE {months}
 SELECT 'period_otherwise' AS what, {owner}, q.*
 FROM (SELECT p.lot, p.customer_id, p.plan, l.amount_micro, l.begins_ms, l.expires_ms
@@ -101,7 +101,7 @@ p.lot = 'first:' || p.customer_id AND l.kind = 'bonus' AND l.expires_ms IS NULL
         AND t.first_micro = l.amount_micro)
 
 -- name: is_rolled
--- Never more than the expired part of the credit included in the month before, nor than its plan let roll over.
+-- At most the expired part of the credit included in the month before, and at most the plan's limit.
 l.kind = 'included' AND l.begins_ms = m.start_ms AND l.expires_ms = m.end_ms
     AND (p.lot = {rolled_key} OR SUBSTR(p.lot, 1, LENGTH({rolled_key}) + 2) = {rolled_key} || ':r')
     AND l.amount_micro <= p.rollover_max_micro
@@ -119,8 +119,9 @@ l.kind = 'included' AND l.begins_ms = m.start_ms AND l.expires_ms = m.end_ms
 FROM plan_lots o JOIN ledger_lots b ON b.lot = o.lot AND b.expires_ms = l.begins_ms
 
 -- name: rolled
--- As much rolled over as expired of a month's included credit, within the limit of the last plan of the month; once
--- nothing waits in the wallet. Where it was used before late use showed, more did: never more than the plan lets.
+-- The credit that rolled over equals the expired part of a month's included credit, within the limit of the month's
+-- last plan. This is not claimed while changes of the wallet are due. If the credit was used before late use arrived,
+-- more may have rolled over, up to the plan's limit.
 SELECT CASE WHEN q.wanted > q.rolled THEN 'rolled_short' ELSE 'rolled_beyond' END AS what, {owner}, q.*
 FROM (SELECT y.*, CASE WHEN y.expired > 0 AND y.expired >= y.from_micro
             THEN CASE WHEN y.expired < y.upto_micro THEN y.expired ELSE y.upto_micro END ELSE 0 END AS wanted
@@ -135,7 +136,7 @@ JOIN ledger_accounts w ON w.account_id = 'wallet:' || q.customer_id
 WHERE q.rolled > q.allowed OR (q.wanted > q.rolled AND w.next_due_ms > 0 AND w.deferred_micro = 0)
 
 -- name: rolled_lots
--- The credit that rolled over into each month, less the part that late use took of it.
+-- The credit that rolled over into each month, minus the part that late use took.
 (SELECT z.customer_id, z.begins_ms, SUM(z.amount_micro) AS rolled, MAX(z.allowed) AS allowed
     FROM (SELECT p.customer_id, l.begins_ms, l.amount_micro, p.rollover_max_micro AS allowed
         FROM plan_lots p JOIN ledger_lots l ON l.lot = p.lot WHERE p.part = 'rollover'
@@ -162,7 +163,7 @@ FROM (SELECT e.key, e.lot, e.amount_micro, SUBSTR(e.to_account, 8) AS customer_i
         AND SUBSTR(e.key, 1, LENGTH(e.lot) + 10) = 'reduced:' || e.lot || ':r', FALSE)) q
 
 -- name: plan_unrecorded
--- A wallet is on the plan that its customer came onto last.
+-- A wallet is on the last plan that its customer joined.
 SELECT 'plan_unrecorded' AS what, {owner}, q.*
 FROM (SELECT SUBSTR(w.account_id, 8) AS customer_id, w.plan, s.plan AS said FROM ledger_accounts w
     LEFT JOIN plan_stays s ON 'wallet:' || s.customer_id = w.account_id AND NOT EXISTS (SELECT 1 FROM plan_stays n
@@ -170,7 +171,7 @@ FROM (SELECT SUBSTR(w.account_id, 8) AS customer_id, w.plan, s.plan AS said FROM
     WHERE COALESCE(w.plan, '') <> COALESCE(s.plan, '')) q
 
 -- name: plan_never_due
--- A wallet on a plan that does not know of the next month would never be given the credit that the plan includes then.
+-- If a wallet on a plan does not know when the next month begins, it would never get that month's included credit.
 SELECT 'plan_never_due' AS what, {owner}, q.*
 FROM (SELECT SUBSTR(w.account_id, 8) AS customer_id, w.plan, w.next_due_ms, w.given_to_ms FROM ledger_accounts w
     WHERE w.plan IS NOT NULL AND (w.next_due_ms IS NULL OR w.next_due_ms > {month_after_given})) q
@@ -182,7 +183,7 @@ CAST(EXTRACT(EPOCH FROM (TO_TIMESTAMP(w.given_to_ms / 1000) AT TIME ZONE 'UTC') 
 CAST(STRFTIME('%s', w.given_to_ms / 1000, 'unixepoch', '+1 month') AS INTEGER) * 1000
 
 -- name: tier_entry
--- The charge for a tier is to the customer who bought it, for the month it is dated in.
+-- A charge for a tier is to the customer who bought it, for the month of its date.
 SELECT 'tier_entry' AS what, {owner}, q.*
 FROM (SELECT e.key, e.from_account, e.amount_micro, SUBSTR(e.from_account, 8) AS customer_id FROM ledger_entries e
     WHERE e.kind = 'tier' AND (e.amount_micro < 0 OR NOT EXISTS (SELECT 1 FROM tier_holders h
@@ -196,7 +197,8 @@ TO_CHAR(TO_TIMESTAMP(e.ts / 1000) AT TIME ZONE 'UTC', 'YYYY-MM')
 STRFTIME('%Y-%m', e.ts / 1000, 'unixepoch')
 
 -- name: tier_holder
--- A month of a tier is paid before it is used. If its wallet does not know its end, a tier would continue unpaid.
+-- A month of a tier is paid before its use. If the wallet does not know the end of the paid time, the tier would
+-- continue unpaid.
 SELECT CASE WHEN q.paid = 0 THEN 'tier_unpaid' ELSE 'tier_never_due' END AS what, {owner}, q.*
 FROM (SELECT h.customer_id, h.tier, h.paid_to_ms, w.next_due_ms, (SELECT COUNT(*) FROM ledger_entries e
             WHERE e.key = 'tier:' || h.customer_id || ':' || h.tier || ':' || {month_paid}

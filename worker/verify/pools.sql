@@ -1,6 +1,7 @@
--- Payers (invariant 10): the credit that pools allot and get back, and the wallets that pay for runs.
+-- Payers (invariant 10): the credit that pools allot and get back, and the wallets that pay for executions.
 --
--- Guarantee: as in `ledger.sql`. A run names its organisation; the organisation of an allotment is its customer's.
+-- Guarantee: as in `ledger.sql`. An execution names its organisation. An allotment belongs to its customer's
+-- organisation.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -13,7 +14,7 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id, {no_window}
 
 -- name: allotted_otherwise
--- Credit that comes into a wallet, or leaves it, for a lot of a pool moves between the two, dated as it was allotted.
+-- Credit of a pool's lot moves only between the pool and the member's wallet, dated at the allotment.
 SELECT 'allotted_otherwise' AS what, {owner}, q.*
 FROM (SELECT e.key, e.amount_micro, e.from_account, e.to_account, e.kind, e.ts, l.begins_ms, l.pool, l.customer_id
     FROM ledger_lots l JOIN ledger_entries e ON e.lot = l.lot OR e.key = l.lot WHERE l.pool IS NOT NULL) q
@@ -21,7 +22,7 @@ WHERE q.ts <> q.begins_ms
     OR CASE WHEN q.kind = 'grant' THEN q.from_account ELSE q.to_account END <> 'wallet:' || q.pool
 
 -- name: allotted_unrecorded
--- A person made each allotment, of an existing pool; and each allotment that a person made is there.
+-- Each allotment has an action and an existing pool, and each such action has an allotment.
 SELECT 'allotted_unrecorded' AS what, {owner}, q.*
 FROM (SELECT COALESCE(l.lot, x.lot) AS lot, l.pool, l.amount_micro, x.target AS said_pool, x.said,
         COALESCE(l.customer_id, x.customer_id) AS customer_id, x.customer_id AS said_customer
@@ -50,9 +51,9 @@ json_extract(o.details, '$.amount_micro')
 json_extract(o.details, '$.customer_id')
 
 -- name: returned_otherwise
--- The part of an ended allotment that did not come back was used. It is at most the whole use before its end, and at
--- least the use in its life that no other lot can have paid. A part that late use, or an open execution, still changes
--- is not claimed.
+-- The part of an ended allotment that did not come back was used. It is at most all use before its end, and at least
+-- the use in its life that other lots cannot have paid. It is not claimed if late use or an open execution can still
+-- change it.
 SELECT 'returned_otherwise' AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.pool, l.amount_micro AS said, b.returned, b.taken,
         l.amount_micro - b.returned - b.taken AS gone,
@@ -79,7 +80,7 @@ WHERE q.gone > q.most OR q.gone < CASE WHEN q.least < q.said - q.taken THEN q.le
     WHERE kind = 'grant' AND amount_micro < 0 AND lot IS NULL)
 
 -- name: pool_never_due
--- A pool that does not know when an allotment comes back would believe for ever that it has less. It comes back twelve
+-- If a pool does not know when an allotment comes back, its balance would stay too low. An allotment comes back twelve
 -- minutes after its end.
 SELECT 'pool_never_due' AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.pool, l.expires_ms, p.next_due_ms FROM ledger_lots l
@@ -89,8 +90,7 @@ FROM (SELECT l.lot, l.customer_id, l.pool, l.expires_ms, p.next_due_ms FROM ledg
         AND (p.next_due_ms IS NULL OR p.next_due_ms > l.expires_ms + 720000)) q
 
 -- name: payer_unallowed
--- A run is paid from its organisation's own wallet, or from that of a payer who had said so by then, and nothing else
--- since.
+-- An execution is paid from its organisation's own wallet, or from that of a payer who allowed it at that time.
 SELECT 'payer_unallowed' AS what, r.org_id, {no_window}, r.reservation, r.customer_id, r.accepted_ms
 FROM reservations r LEFT JOIN payers p
     ON p.payer = r.customer_id AND p.org_id = r.org_id AND p.number = r.payer_number
@@ -101,8 +101,8 @@ WHERE CASE WHEN r.payer_number IS NULL
         WHERE n.payer = p.payer AND n.org_id = p.org_id AND n.number > p.number AND n.since_ms < r.accepted_ms) END
 
 -- name: is_of_others
--- A pool, or a customer that another organisation was billed as here, had the wallet of a run by then: since a day, as two
--- machines' clocks do not differ by that.
+-- The wallet of an execution was, for at least a day, that of a pool or of another organisation's customer. The day
+-- allows for clocks.
 (r.hold = 'wallet' AND (EXISTS (SELECT 1 FROM pools x WHERE x.pool = r.customer_id AND x.at_ms < r.accepted_ms - 86400000)
     OR EXISTS (SELECT 1 FROM assignments a WHERE a.customer_id = r.customer_id AND a.org_id <> r.org_id
         AND (a.provider = 'embedded' OR a.provider IN (SELECT s.provider FROM provider_states s
@@ -111,14 +111,14 @@ WHERE CASE WHEN r.payer_number IS NULL
         AND (a.end_ms IS NULL OR r.accepted_ms < a.end_ms))))
 
 -- name: pool_billed
--- A pool allots its credit, and no organisation is billed as one.
+-- A pool only allots credit, and an organisation must not be billed as a pool.
 SELECT 'pool_billed' AS what, a.org_id, {no_window}, a.provider, a.customer_id, a.start_ms
 FROM assignments a JOIN pools p ON p.pool = a.customer_id
 WHERE a.provider = 'embedded' OR a.provider IN (SELECT s.provider FROM provider_states s
     WHERE s.terms LIKE '%balance_in_ledger__ true%')
 
 -- name: payer_limit
--- The amounts that executions hold and have cost under a limit are within it.
+-- The reserved amounts and costs of executions under a payer's limit are within it.
 SELECT 'payer_limit' AS what, p.org_id, {no_window}, p.payer, p.number, p.limit_micro, q.accepted
 FROM payers p JOIN (SELECT customer_id, org_id, payer_number,
         SUM(CASE WHEN state = 'held' AND amount_micro > drawn_micro THEN amount_micro ELSE drawn_micro END) AS accepted

@@ -1,22 +1,22 @@
 -- Pushes against their attempts, voids, carries and assignments (invariants 2, 3, 5 and 6).
 --
--- Guarantee: raw tables alone, nothing shared with the worker's statements, so that one mistake cannot hide in both.
--- Each row of an answer is a breach: the kind in `what` (findings.py), the organisation, window and feature, and the
--- numbers to name.
+-- Guarantee: the statements read only raw tables, and are separate from the worker's, so that one mistake cannot hide
+-- in both. Each row is a breach: its kind in `what` (findings.py), the organisation, window and feature, and the
+-- numbers for the text.
 
 -- name: of_chosen
 -- The findings of a statement for the chosen organisations.
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
 
 -- name: no_window
--- For a breach that is about no window and no feature.
+-- For a breach without a window and feature.
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: proven_pushes
 pushes
 
 -- name: pushes_since
--- Instead, where a run continues from another: those of windows from its point on.
+-- For a continued run: the pushes from its point on.
 (SELECT * FROM pushes WHERE window_ms >= :since_ms)
 
 -- name: proven_attempts
@@ -30,7 +30,7 @@ attempts
 p.org_id, p.window_ms, p.feature, p.key, p.state, p.sent_qty
 
 -- name: void
--- The void of a push `p`, where it has one.
+-- The void of a push `p`, if it has one.
 LEFT JOIN voids v ON {void_of_push}
 
 -- name: void_of_push
@@ -51,7 +51,7 @@ a.start_ms <= p.window_ms AND (a.end_ms IS NULL OR p.window_ms < a.end_ms)
 EXISTS (SELECT 1 FROM operator_actions x WHERE x.target = p.key AND x.action IN ('push_resolve', 'push_retry'))
 
 -- name: carry
--- Invariant 2. Rule S10, over the pushes that stand.
+-- Invariant 2. Rule S10, for pushes that are not voided.
 SELECT 'carry' AS what, q.*, CAST(NULL AS BIGINT) AS window_ms FROM (
     SELECT org_id, provider, customer_id, feature, {sums}, SUM(carry) AS carry
     FROM (
@@ -67,7 +67,7 @@ SELECT 'carry' AS what, q.*, CAST(NULL AS BIGINT) AS window_ms FROM (
 SUM(sealed) AS sealed, SUM(sent) AS sent
 
 -- name: sums [sqlite]
--- SQLite's SUM fails where it overflows, as one bad organisation's may; parts of a sum do not.
+-- SQLite's SUM fails on an overflow, which one bad organisation can cause. Parts of the sum do not overflow.
 (SUM(sealed / 1000000) * 1000000 + SUM(sealed % 1000000)) AS sealed,
 (SUM(sent / 1000000) * 1000000 + SUM(sent % 1000000)) AS sent
 
@@ -78,7 +78,7 @@ SELECT 'state' AS what, {push} FROM {proven_pushes} p WHERE (p.state <> 'voided'
     OR (p.state = 'shadow' AND p.attempts > 0)
 
 -- name: shadow
--- A push that is sealed and never sent lies before its provider went live.
+-- A push in shadow is of a window before its provider's cut-over.
 SELECT 'shadow' AS what, {push}, s.live_from_ms
 FROM pushes p LEFT JOIN provider_states s ON s.provider = p.provider
 WHERE p.state = 'shadow' AND (s.live_from_ms IS NULL OR p.window_ms >= s.live_from_ms)
@@ -106,7 +106,7 @@ WHERE (p.org_id IS NULL AND a.window_ms >= COALESCE(o.floor_ms, 0))
     OR p.attempts <> 0 OR p.state NOT IN ('accepted', 'rejected', 'voided') OR TRIM(a.evidence) = ''
 
 -- name: biller
--- Invariant 3. A push's biller is the one assigned to its window, whatever the outcome of the push.
+-- Invariant 3. A push's biller is the biller assigned to its window, for any outcome of the push.
 SELECT 'biller' AS what, {push}, p.provider, p.customer_id, COALESCE((
     SELECT MAX(a.provider || ' as ' || a.customer_id) FROM assignments a WHERE a.org_id = p.org_id
         AND {assigned}), 'none') AS assigned
@@ -115,7 +115,7 @@ FROM {proven_pushes} p WHERE NOT EXISTS (
         AND a.customer_id = p.customer_id AND a.provider NOT IN {unbilled} AND {assigned})
 
 -- name: folded_biller
--- The same of sums: their customer was the organisation's on that day.
+-- The same for sums of folded pushes: their customer was the organisation's on that day.
 SELECT 'folded_biller' AS what, f.org_id, f.day_ms AS window_ms, f.feature, f.pushes, f.provider, f.customer_id
 FROM folded_pushes f WHERE NOT EXISTS (
     SELECT 1 FROM assignments a WHERE a.org_id = f.org_id AND a.provider = f.provider AND a.customer_id = f.customer_id
@@ -128,8 +128,8 @@ SELECT CASE WHEN q.end_ms < q.next_ms THEN 'assigned_never' ELSE 'assigned_twice
 ) q WHERE q.next_ms IS NOT NULL AND (q.end_ms IS NULL OR q.end_ms <> q.next_ms)
 
 -- name: assignment_unrecorded
--- The provider is the one that the last recorded action set. A tick assigns newcomers by itself (`--new-org-provider`),
--- under their own id, or without one.
+-- The provider is that of the last recorded action. A tick assigns new organisations itself (`--new-org-provider`),
+-- under their own id or without a customer.
 SELECT 'assignment_unrecorded' AS what, a.org_id, {no_window}, a.start_ms, a.provider, a.customer_id, q.provider AS said, q.customer
 FROM assignments a LEFT JOIN (
     SELECT x.action, x.target, CAST({said_start} AS BIGINT) AS start_ms, {said_provider} AS provider,
@@ -160,7 +160,7 @@ json_extract(x.details, '$.provider')
 json_extract(x.details, '$.customer')
 
 -- name: attempt
--- Invariant 5. Attempts are on record before a byte leaves, for pushes that were committed before.
+-- Invariant 5. An attempt is committed before a byte leaves, for a push that was committed before.
 SELECT CASE WHEN p.org_id IS NULL THEN 'no_push' WHEN t.sent_qty <> p.sent_qty THEN 'other_bytes'
         ELSE 'sent_carried' END AS what,
     t.org_id, t.window_ms, t.feature, t.attempt, t.sent_qty AS sent, p.sent_qty
@@ -168,11 +168,11 @@ FROM {proven_attempts} t LEFT JOIN pushes p ON {attempt_of_push} LEFT JOIN orgs 
 WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qty <> p.sent_qty OR p.state = 'carried'
 
 -- name: attempts
--- Only the first attempt's time is compared, and only if no lookup made the push due. A claim waits until its push is
--- due, and the seal made it due by its own clock, so no two clocks are compared. Later attempts may follow one that was
--- set back. A difference of a minute is not reported. A push that was queued, was not answered, or lost its sender is accepted by a lookup
--- only: none of its attempts shows it. A push that may have been sent in a lost history is looked up first. It may be
--- in doubt without an attempt (R1): at once, if its provider cannot be asked.
+-- The time of the first attempt is compared only if a look-up did not make the push due. A claim waits until its push
+-- is due by the clock of its seal, so a minute is allowed. Later attempts are not compared, because a clock may be set
+-- back. If a push was queued or not answered, or its sender died, only a look-up accepts it, and its attempts do not
+-- show that. If a lost history may have sent a push, it is looked up first. If its provider does not have a look-up, it
+-- is in doubt without an attempt (R1).
 SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'numbers'
         WHEN t.first_ms < p.sealed_at_ms - 60000 THEN 'early' ELSE 'unproven' END AS what,
     {push}, p.attempts, p.sealed_at_ms, COALESCE(t.tries, 0) AS tries, t.lowest, t.highest, t.first_ms
@@ -190,9 +190,9 @@ WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.trie
         AND NOT {by_person} AND NOT EXISTS (SELECT 1 FROM adoptions a WHERE {adoption_of_push}))
 
 -- name: resent
--- Invariant 6, by the order of writes, never by two clocks: an answer and a void record the number of attempts at that
--- time. A first attempt with a known key already put its push in doubt (rule R1). If another worker had taken over its
--- claim before, it did not: there were two attempts when its answer was written.
+-- Invariant 6, by the order of writes and not by clocks: an answer and a void record the number of attempts at that
+-- time. If the key of a first attempt was already known, its push was put in doubt (rule R1). If another worker had
+-- taken over its claim before, it was not: there were two attempts when its answer was written.
 SELECT 'resent' AS what, {push}, t.finished_ms AS doubt_ms, n.started_ms
 FROM attempts t JOIN attempts n ON n.window_ms = t.window_ms AND n.org_id = t.org_id AND n.feature = t.feature
     AND n.revision = t.revision AND n.attempt = 2
@@ -200,15 +200,14 @@ JOIN pushes p ON {attempt_of_push}
 WHERE t.attempt = 1 AND t.outcome = 'duplicate' AND t.attempts_then = 1 AND p.lookups = 0 AND NOT {by_person}
 
 -- name: unaccepted
--- An answer that proves acceptance makes its push accepted in the same transaction. The exceptions are pushes that a
--- person took back since, and voided ones.
+-- An answer that proves acceptance makes its push accepted in the same transaction. The exceptions are voided pushes,
+-- and pushes that a person took back since.
 SELECT 'unaccepted' AS what, {push}, t.attempt, t.finished_ms
 FROM {proven_attempts} t JOIN pushes p ON {attempt_of_push}
 WHERE t.outcome = 'accepted' AND p.state NOT IN ('accepted', 'voided') AND t.attempt > COALESCE(p.refused_attempts, 0)
 
 -- name: push_waits
--- A wait lasts at most two days while a push is due, and at most 40 while its outcome is open (36, and the rest for
--- look-ups).
+-- A due push waits at most two days. A push with an open outcome waits at most 40 days: 36, and the rest for look-ups.
 SELECT 'push_waits' AS what, {push}, p.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM {proven_pushes} p WHERE p.state IN ('due', 'queued', 'in_doubt') AND p.due_at_ms > CAST(:now_ms AS BIGINT)
     + CASE WHEN p.state = 'due' THEN 2 ELSE 40 END * CAST(86400000 AS BIGINT)

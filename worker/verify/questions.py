@@ -1,6 +1,6 @@
-"""The questions of `verify`, and their order.
+"""List the statements of `verify` in their order.
 
-Guarantee: each statement stands in a file of this room, and shares nothing with those that it proves.
+Guarantee: each statement is in a file of this package, and does not share code with the statements that it proves.
 """
 
 from pathlib import Path
@@ -84,7 +84,7 @@ STATEMENTS: Final = (
     (STATE, ("swept_ahead", "stopped_unrecorded", "halt_waits", "read_waits")),
     (STATE, ("no_halt", "half_halted", "halted_never", "verdict_regressed", "verdict", "verdict_unrecorded")),
 )
-"""Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""
+"""All statements of `verify`. `usage` also returns one row with the counts of examined rows."""
 
 CHECKED: Final = {
     "pushes": True,
@@ -94,9 +94,9 @@ CHECKED: Final = {
     "actions": False,
     "projections": True,
 }
-"""Counts beside samples and windows, so that "clean" cannot mean that nothing was read.
+"""Counts of checked rows besides samples and windows, which show that a clean run read rows.
 
 The value is True if the count can be limited to the chosen organisations.
 """
 OPEN: Final = ("dirty_windows", "stopped_orgs")
-"""Known and not settled yet, beside samples after the cursor."""
+"""Counts of known, unsettled rows, besides samples after the cursor."""

@@ -1,7 +1,7 @@
--- Acts of people on credit, prices, the mapping, suppliers and top-ups, against the record of their actions.
+-- Rows about credit, prices, the mapping, suppliers and top-ups, against the recorded actions of people.
 --
--- Guarantee: as in `ledger.sql`. Each act that left a row left an action, and each action a row that says the same. A
--- value that an action of an earlier version did not record is not claimed.
+-- Guarantee: as in `ledger.sql`. Each such row has an action, and each action a row with the same values. If an action
+-- of an earlier version did not record a value, the value is not claimed.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -17,7 +17,7 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 (SELECT action_id, action, target, at_ms, actor, reason, details AS said FROM operator_actions) x
 
 -- name: lot_unrecorded
--- A lot's terms are those of its grant, or of an allotment. A term that a grant does not state has its default.
+-- A lot's terms are those of its grant or allotment. A term that a grant does not state has its default.
 SELECT 'credit_unrecorded' AS what, (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id,
     {no_window}, q.lot AS thing, q.kept, q.said
 FROM (SELECT k.lot, k.customer_id, k.kind || ', priority ' || k.priority || ', ' || k.begins_ms || ' to '
@@ -39,8 +39,8 @@ k.features
 json(k.features)
 
 -- name: acts
--- The stored terms beside the recorded ones: one of each, and alike. Earlier versions do not record from when on they
--- count. Most actions are grants: the others are looked for once.
+-- The stored terms against the recorded terms: each must have its equal. Earlier versions do not record when terms
+-- begin. Most actions are grants, so the other actions are selected once.
 WITH did AS MATERIALIZED (SELECT x.* FROM {actions} WHERE x.action IN ('pool_make', 'payer_allow', 'payer_end',
     'ledger_tier', 'ledger_plan', 'ledger_rate', 'provider_rate', 'feature_map', 'feature_end', 'event_value',
     'topup_set', 'topup_mode', 'supplier_set', 'settlement_payout', 'settlement_reverse', 'settlement_freeze',
@@ -128,11 +128,11 @@ FROM (SELECT supplier, reservation, ended_ms AS at_ms, ended_by AS actor, ended_
     {freeze_number} AS number FROM settlement_freezes WHERE ended_ms IS NOT NULL) k
 
 -- name: nobody
--- An action that belongs to no single organisation, and counts at once.
+-- For an action that does not belong to one organisation, and counts from its own time on.
 CAST(NULL AS TEXT) AS org_id, CAST(NULL AS BIGINT) AS from_ms
 
 -- name: rates
--- All but those that `init` of an earlier version set: it recorded the mapping of the same moment alone.
+-- All rates except those of `init` of an earlier version, which recorded only the mapping of the same moment.
 ledger_rates k WHERE k.start_ms > 0 OR (k.feature, k.at_ms, k.actor, k.reason) NOT IN (
         SELECT o.target, o.at_ms, o.actor, o.reason FROM did o WHERE o.action = 'feature_map')
     OR k.feature IN (SELECT o.target FROM did o WHERE o.action = 'ledger_rate'
@@ -147,11 +147,11 @@ COALESCE('the event type ' || (x.said ->> 'event_type'), REPLACE(x.said ->> 'kin
     || COALESCE((x.said ->> 'memory_mb') || ' MB', 'any size')) || ' from ' || (x.said ->> 'start_ms')
 
 -- name: plans
--- Those that a person ever said something of.
+-- Plans with a recorded action.
 ledger_plans k WHERE EXISTS (SELECT 1 FROM operator_actions o WHERE o.target = k.plan AND o.action = 'ledger_plan')
 
 -- name: freeze_number
--- For one settlement, or for a supplier, one begins after the other has ended.
+-- Freezes of a settlement or supplier follow one another, so they are numbered.
 ROW_NUMBER() OVER (PARTITION BY supplier, reservation ORDER BY freeze_id)
 
 -- name: said
@@ -227,8 +227,8 @@ UNION ALL SELECT 'settlement_unrecorded', CASE WHEN x.action = 'settlement_freez
 FROM did x WHERE x.action IN ('settlement_freeze', 'settlement_unfreeze')
 
 -- name: newest
--- The newest first, of each action and target (back); and of those the newest that states the amounts that a plan's
--- executions hold.
+-- Actions numbered by `back` from the newest, for each action and target. A second number finds the newest that states
+-- a plan's reserved amounts.
 (SELECT o.*, ROW_NUMBER() OVER (PARTITION BY o.action, o.target ORDER BY o.action_id DESC) AS back,
     ROW_NUMBER() OVER (PARTITION BY o.action, o.target
         ORDER BY CASE WHEN o.said ->> 'holds' IS NULL THEN 1 ELSE 0 END, o.action_id DESC) AS back_of_holds

@@ -1,4 +1,4 @@
--- Settlement (invariant 11): the amounts owed to suppliers against executions, entries, terms, freezes and payouts.
+-- Settlements (invariant 11): the amounts owed to suppliers against executions, entries, terms, freezes and payouts.
 --
 -- Guarantee: as in `ledger.sql`. A breach about a settlement belongs to its execution's organisation.
 
@@ -9,15 +9,15 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM 
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: no_settlement
--- A run that was settled, or given up at a cost, owes its supplier.
+-- If an execution with a supplier was settled, or released after a draw, it has a settlement.
 SELECT 'no_settlement' AS what, r.org_id, {no_window}, r.reservation, r.state, r.supplier
 FROM reservations r LEFT JOIN settlements s ON s.reservation = r.reservation
 WHERE r.supplier IS NOT NULL AND s.reservation IS NULL
     AND (r.state = 'settled' OR (r.state = 'released' AND r.drawn_micro <> 0))
 
 -- name: settles_nothing
--- A settlement is of one run that ended then, and names its supplier. A run that expired, or is not over, has no
--- receipt.
+-- A settlement belongs to one execution that ended at that time, and names its supplier. An expired or open execution
+-- does not have a settlement.
 SELECT 'settles_nothing' AS what, r.org_id, {no_window}, s.reservation, s.supplier, s.settled_ms, r.state,
     r.supplier AS its
 FROM settlements s LEFT JOIN reservations r ON r.reservation = s.reservation
@@ -25,7 +25,7 @@ WHERE r.reservation IS NULL OR r.supplier IS NULL OR r.supplier <> s.supplier OR
     OR r.ended_ms <> s.settled_ms
 
 -- name: gross
--- Gross is the sum of the entries of the execution, all of them together.
+-- Gross is the sum of all entries of the execution.
 SELECT 'gross' AS what, r.org_id, {no_window}, s.reservation, s.gross_micro, COALESCE(q.charged, 0) AS charged
 FROM settlements s JOIN reservations r ON r.reservation = s.reservation
 LEFT JOIN (SELECT reservation, SUM(amount_micro) AS charged FROM ledger_entries WHERE reservation IS NOT NULL
@@ -33,8 +33,8 @@ LEFT JOIN (SELECT reservation, SUM(amount_micro) AS charged FROM ledger_entries 
 WHERE s.gross_micro <> COALESCE(q.charged, 0)
 
 -- name: share
--- Its terms are those of a revision, and net is the share in it, rounded down. In two parts: the product of both would
--- not fit in 64 bits.
+-- Its terms are those of a revision, and net is the supplier's share of gross, rounded down. It is computed in two
+-- parts, because the product would not fit in 64 bits.
 SELECT 'share' AS what, q.org_id, {no_window}, q.reservation, q.net_micro, q.gross_micro, q.share_ppm, q.wanted
 FROM (
     SELECT r.org_id, s.*, s.gross_micro / 1000000 * t.share_ppm + s.gross_micro % 1000000 * t.share_ppm / 1000000
@@ -47,7 +47,7 @@ WHERE q.wanted IS NULL OR q.net_micro <> q.wanted OR q.share_ppm <> q.agreed_ppm
     OR q.takes_clawbacks <> q.agreed_clawbacks OR q.hold_until_ms <> q.settled_ms + q.hold_ms
 
 -- name: settled_otherwise
--- The final entry of an execution was written as it was settled.
+-- The final entry of an execution was written at its settlement.
 SELECT 'settled_otherwise' AS what, r.org_id, {no_window}, s.reservation, s.settled_ms, e.at_ms
 FROM settlements s JOIN reservations r ON r.reservation = s.reservation JOIN ledger_entries e
     ON e.reservation = s.reservation AND SUBSTR(e.key, 1, LENGTH(s.reservation) + 11) = 'run:' || s.reservation || ':final:'
@@ -60,7 +60,7 @@ LEFT JOIN settlements s ON s.reservation = v.reservation LEFT JOIN reservations 
 WHERE v.taken > COALESCE(s.net_micro, 0)
 
 -- name: clawed_back
--- Only released amounts are clawed back, and only from a supplier with terms that allow it.
+-- Only released amounts are clawed back, and only if the supplier's terms allow it.
 SELECT 'clawed_back' AS what, r.org_id, {no_window}, v.reversal, v.reservation, v.amount_micro
 FROM settlement_reversals v JOIN settlements s ON s.reservation = v.reservation
 JOIN reservations r ON r.reservation = v.reservation
@@ -68,7 +68,7 @@ WHERE v.is_clawback AND (NOT s.takes_clawbacks OR NOT EXISTS (SELECT 1 FROM payo
     WHERE l.reservation = v.reservation AND l.reversal IS NULL))
 
 -- name: released_early
--- 35 days, the correction horizon, is the least, unless the supplier gives back.
+-- A release waits for the hold, and at least 35 days (the correction horizon) unless the supplier accepts claw-backs.
 SELECT 'released_early' AS what, r.org_id, {no_window}, l.reservation, l.payout, p.at_ms, s.hold_until_ms
 FROM {released} WHERE p.at_ms < s.hold_until_ms OR (NOT s.takes_clawbacks AND p.at_ms < s.settled_ms + 3024000000)
 
@@ -78,14 +78,14 @@ payout_lines l JOIN payouts p ON p.payout = l.payout AND l.reversal IS NULL
 JOIN settlements s ON s.reservation = l.reservation JOIN reservations r ON r.reservation = l.reservation
 
 -- name: released_frozen
--- At the same moment, the payout may have come first.
+-- A freeze at the same moment is allowed, because the payout may have come first.
 SELECT 'released_frozen' AS what, r.org_id, {no_window}, l.reservation, l.payout, p.at_ms, f.from_ms
 FROM {released} JOIN settlement_freezes f ON f.supplier = s.supplier
     AND (f.reservation IS NULL OR f.reservation = s.reservation)
 WHERE f.from_ms < p.at_ms AND (f.ended_ms IS NULL OR p.at_ms < f.ended_ms)
 
 -- name: released_amount
--- A settlement is released for its rest; a claw-back takes off the amount that was taken back.
+-- A settlement is released for its rest. A claw-back subtracts the amount that was taken back.
 SELECT 'released_amount' AS what, r.org_id, {no_window}, l.line, l.payout, l.amount_micro,
     CASE WHEN l.reversal IS NULL THEN s.net_micro - COALESCE(q.taken, 0) ELSE -v.amount_micro END AS wanted
 FROM payout_lines l JOIN settlements s ON s.reservation = l.reservation
@@ -103,15 +103,15 @@ FROM (SELECT reservation, COUNT(*) AS lines FROM payout_lines GROUP BY reservati
 JOIN reservations r ON r.reservation = q.reservation WHERE q.lines > 1
 
 -- name: payout_line_supplier
--- A line is of a payout of the same supplier.
+-- A line belongs to a payout of the same supplier.
 SELECT 'payout_line_supplier' AS what, r.org_id, {no_window}, l.line, l.payout, s.supplier
 FROM payout_lines l LEFT JOIN payouts p ON p.payout = l.payout LEFT JOIN settlements s ON s.reservation = l.reservation
 LEFT JOIN reservations r ON r.reservation = l.reservation
 WHERE p.payout IS NULL OR s.reservation IS NULL OR p.supplier <> s.supplier
 
 -- name: payout_total
--- A payout is the sum of its releases and deductions, and more than the lowest threshold of the settlements that it
--- releases. Its name has the supplier and the month, so that there is one.
+-- A payout is the sum of its releases and deductions, and above the lowest threshold of its settlements. Its name has
+-- the supplier and the month, so that there is only one.
 SELECT 'payout_total' AS what, q.org_id, {no_window}, p.payout, p.total_micro, p.released_micro, p.carried_micro,
     COALESCE(q.released, 0) AS released, COALESCE(q.carried, 0) AS carried, COALESCE(q.threshold, 0) AS threshold
 FROM payouts p LEFT JOIN (

@@ -1,8 +1,8 @@
--- Marks, floors, halts and verdicts (invariants 4, 7 and 8), and the counts of checked rows.
+-- Watermarks, cursors, floors, halts and verdicts (invariants 4, 7 and 8), and the counts of checked rows.
 --
--- Guarantee: raw tables alone, nothing shared with the worker's statements, so that one mistake cannot hide in both.
--- Each row of an answer is a breach: the kind in `what` (findings.py), the organisation, window and feature, and the
--- numbers to name.
+-- Guarantee: the statements read only raw tables, and are separate from the worker's, so that one mistake cannot hide
+-- in both. Each row is a breach: its kind in `what` (findings.py), the organisation, window and feature, and the
+-- numbers for the text.
 
 -- name: of_chosen
 -- The findings of a statement for the chosen organisations.
@@ -15,7 +15,7 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN {chosen}
 pushes
 
 -- name: pushes_since
--- Instead, where a run continues from another: those of windows from its point on.
+-- For a continued run: the pushes from its point on.
 (SELECT * FROM pushes WHERE window_ms >= :since_ms)
 
 -- name: proven_attempts
@@ -31,7 +31,7 @@ ledger_entries
 (SELECT * FROM ledger_entries WHERE ts >= :since_ms)
 
 -- name: no_window
--- For a breach that is about no window and no feature.
+-- For a breach without a window and feature.
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: placed
@@ -42,7 +42,7 @@ JOIN orgs o ON o.org_id = p.org_id JOIN buckets b ON b.id = o.bucket
 COALESCE(o.held_watermark_ms, b.watermark_ms)
 
 -- name: above
--- Invariant 4. All that was sealed or found pending lies below the watermark, which only grows.
+-- Invariant 4. Sealed and pending windows are below the watermark, which only grows.
 SELECT 'above' AS what, p.org_id, p.window_ms, p.feature, p.key, {reached} AS watermark_ms
 FROM {proven_pushes} p {placed} WHERE p.window_ms >= {reached}
 
@@ -56,8 +56,8 @@ SELECT 'floor' AS what, o.org_id, {no_window}, o.floor_ms, {reached} AS watermar
 FROM orgs o JOIN buckets b ON b.id = o.bucket WHERE o.floor_ms > {reached}
 
 -- name: floored
--- Only pruning raises floors, and records how far: a floor beyond that closed windows that may have lost unbilled
--- samples.
+-- Only pruning raises floors, and records up to when. A higher floor closed windows, and their unbilled samples may be
+-- lost.
 SELECT 'floored' AS what, p.org_id, {no_window}, p.floor_ms, q.pruned_ms FROM orgs p CROSS JOIN (
     SELECT MAX(CAST({said_before} AS BIGINT)) AS pruned_ms FROM operator_actions a WHERE a.action = 'sample_prune'
 ) q WHERE p.floor_ms > COALESCE(q.pruned_ms, 0)
@@ -70,7 +70,8 @@ SELECT 'floored' AS what, p.org_id, {no_window}, p.floor_ms, q.pruned_ms FROM or
 json_extract(a.details, '$.before_ms')
 
 -- name: folded_above
--- A push is folded only below the floor, and in months that a person said: above it, the next seal would bill it again.
+-- A push is folded only below the floor, because above it the next seal would bill its usage again. The month must be
+-- one that a person chose.
 SELECT 'folded_above' AS what, f.org_id, f.day_ms AS window_ms, f.feature, f.pushes, o.floor_ms, q.folded_ms
 FROM folded_pushes f LEFT JOIN orgs o ON o.org_id = f.org_id CROSS JOIN (
     SELECT MAX(CAST({said_before} AS BIGINT)) AS folded_ms FROM operator_actions a WHERE a.action = 'push_fold'
@@ -83,7 +84,8 @@ FROM late_quarantine q CROSS JOIN usage_samples s JOIN orgs o ON o.org_id = s.or
 WHERE s.id = q.sample_id AND s.ts >= o.floor_ms
 
 -- name: marks
--- Seals say how far marks had come; within an epoch (a recorded `recover` starts another) they are never behind that.
+-- Seals record the watermarks and cursors. Within an epoch (a recorded `recover` starts another), those of the buckets
+-- are never behind them.
 FROM (
     SELECT b.id, b.watermark_ms, b.cursor, MAX(s.horizon_ms) AS horizon_ms, MAX(s.cursor) AS reached
     FROM buckets b JOIN (
@@ -98,7 +100,7 @@ SELECT 'watermark' AS what, o.org_id, {no_window}, m.id AS bucket, m.horizon_ms 
 {marks} WHERE m.horizon_ms > m.watermark_ms
 
 -- name: ahead
--- A seal alone moves a watermark: replays and sweeps write theirs with horizon 0, and a `recover` keeps it.
+-- Only a seal moves a watermark. Replays and sweeps write seals with horizon 0, and `recover` does not move it.
 SELECT 'ahead' AS what, o.org_id, {no_window}, m.id AS bucket, m.reached AS had, m.watermark_ms AS has
 FROM (
     SELECT b.id, b.watermark_ms, MAX(s.horizon_ms) AS reached FROM buckets b LEFT JOIN (
@@ -124,20 +126,20 @@ SELECT 'beyond' AS what, o.org_id, {no_window}, b.id AS bucket, b.cursor AS has,
 FROM buckets b CROSS JOIN (SELECT {newest} AS newest) n LEFT JOIN orgs o ON o.bucket = b.id WHERE b.cursor > n.newest
 
 -- name: newest [postgresql]
--- How far the database's own counter of arrivals has come.
+-- The value of the database's own counter of arrivals.
 pg_snapshot_xmax(pg_current_snapshot())::text::bigint
 
 -- name: newest [sqlite]
 COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'usage_samples'), 0) + 1
 
 -- name: swept_ahead
--- A sweep goes up to the watermark, and began before now: a day is left for clocks.
+-- A sweep reaches at most the watermark, and began before now, with a day for clocks.
 SELECT 'swept_ahead' AS what, o.org_id, {no_window}, b.id AS bucket, b.sweep_next_ms, b.sweep_began_ms, b.watermark_ms
 FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id
 WHERE b.sweep_next_ms > b.watermark_ms OR b.sweep_began_ms > CAST(:now_ms AS BIGINT) + 86400000
 
 -- name: stopped_unrecorded
--- An organisation is stopped if the last action about that stopped it.
+-- An organisation is stopped only if its last stop or release was a stop.
 SELECT CASE WHEN o.stopped_at_ms IS NULL THEN 'unstopped' ELSE 'stopped_unrecorded' END AS what, o.org_id, {no_window},
     o.stopped_at_ms, q.action, q.at_ms
 FROM orgs o LEFT JOIN (
@@ -147,14 +149,14 @@ FROM orgs o LEFT JOIN (
 WHERE (o.stopped_at_ms IS NOT NULL) <> (COALESCE(q.action, '') = 'org_stop')
 
 -- name: no_halt
--- Invariant 7. Wherever a halted organisation has sandboxes, its cell was notified or is to be notified.
+-- Invariant 7. If a halted organisation has a sandbox at a cell, there is a halt for the cell.
 SELECT DISTINCT 'no_halt' AS what, o.org_id, {no_window}, s.cell_id, o.halted_at
 FROM orgs o JOIN sandboxes s ON s.org_id = o.org_id AND s.state <> 'stopped'
 LEFT JOIN halts h ON h.org_id = s.org_id AND h.cell_id = s.cell_id AND h.halted_at = o.halted_at
 WHERE o.is_halted AND (h.org_id IS NULL OR (h.due_at_ms IS NULL AND h.acked_at_ms IS NULL))
 
 -- name: halt_waits
--- A halt is tried again within a minute; a day is left for clocks.
+-- A halt is retried within a minute. The limit of a day allows for clocks.
 SELECT 'halt_waits' AS what, h.org_id, {no_window}, h.cell_id, h.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM halts h WHERE h.due_at_ms > CAST(:now_ms AS BIGINT) + 86400000
 
@@ -163,7 +165,7 @@ SELECT 'half_halted' AS what, o.org_id, {no_window}, o.is_halted, o.halted_at FR
 WHERE o.is_halted <> (o.halted_at IS NOT NULL)
 
 -- name: halted_never
--- Provable where projections show the organisation's state before that moment, and none made it halted then.
+-- This is provable if projections show the organisation's state before the halt, and they do not halt it.
 SELECT 'halted_never' AS what, h.org_id, {no_window}, h.cell_id, h.halted_at
 FROM halts h JOIN (
     SELECT x.org_id, x.cell_id, x.halted_at, MAX(j.projection_id) AS projection_id
@@ -175,12 +177,12 @@ WHERE h.acked_at_ms IS NOT NULL AND NOT j.is_halted AND NOT EXISTS (
     SELECT 1 FROM projections e WHERE e.org_id = h.org_id AND e.at_ms = h.halted_at AND e.is_halted)
 
 -- name: read_waits
--- A customer that was asked about is read within minutes; two days leave room for clocks.
+-- A requested read is due within minutes. The limit of two days allows for clocks.
 SELECT 'read_waits' AS what, o.org_id, {no_window}, o.projection_due_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM orgs o WHERE o.projection_due_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
 
 -- name: verdict_regressed
--- Invariant 8. An older read never overwrites a newer one, and a projection is written where the verdict changes.
+-- Invariant 8. An older read never overwrites a newer one, and a projection is written only if the verdict changes.
 SELECT CASE WHEN q.read_ms < q.before_ms THEN 'verdict_regressed' ELSE 'verdict_repeated' END AS what, q.org_id, {no_window},
     q.projection_id, q.read_ms, q.before_ms
 FROM (
@@ -193,7 +195,7 @@ FROM (
 ) q WHERE q.read_ms < q.before_ms OR q.repeats
 
 -- name: verdict
--- Only its history records why an organisation was resumed, if an estimate was wrong or no provider bills it any more.
+-- If an estimate was wrong, or an organisation is no longer billed, only the history has the reason of the resume.
 SELECT CASE WHEN j.is_halted <> o.is_halted THEN 'verdict'
         WHEN o.projection_read_ms IS NULL OR o.projection_read_ms < j.read_ms THEN 'older'
         ELSE 'verdict_otherwise' END AS what, o.org_id, {no_window}, o.is_halted, j.is_halted AS said,
@@ -239,11 +241,11 @@ SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL AND {which}
 org_id IN {chosen}
 
 -- name: every_org
--- Instead of `which`, where all are asked about.
+-- Instead of `which`, for all organisations.
 1 = 1
 
 -- name: in_parts [postgresql]
--- Answers are fetched in parts, and planned as if read to the end, which they are.
+-- Rows are fetched in parts, but to the end, so that PostgreSQL must plan for all of them.
 SET LOCAL cursor_tuple_fraction = 1
 
 -- name: in_parts [sqlite]

@@ -1,6 +1,6 @@
 -- Automatic top-ups (invariant 12) against the ledger.
 --
--- Guarantee: as in `ledger.sql`. A wallet's organisation stands in its assignments.
+-- Guarantee: as in `ledger.sql`. The assignments of a wallet's customer name its organisation.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -13,41 +13,41 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = p.customer_id) AS org_id
 
 -- name: uncredited
--- Credit that was paid for is in the wallet, once: the entry's key is the top-up's id.
+-- Paid credit is in the wallet once: the entry's key is the top-up's id.
 SELECT 'uncredited' AS what, {owner}, {no_window}, p.topup, p.credits_micro, p.customer_id, e.amount_micro, e.to_account
 FROM topups p LEFT JOIN ledger_entries e ON e.key = p.topup AND e.kind = 'grant'
 WHERE p.state = 'credited' AND (e.key IS NULL OR e.amount_micro <> p.credits_micro
     OR e.to_account <> 'wallet:' || p.customer_id)
 
 -- name: unpaid
--- No credit is booked as paid for that was not paid for.
+-- Each entry of a top-up has a top-up that was paid.
 SELECT 'unpaid' AS what, (SELECT MAX(a.org_id) FROM assignments a WHERE 'wallet:' || a.customer_id = e.to_account)
     AS org_id, {no_window}, e.key, e.amount_micro, e.to_account, COALESCE(p.state, '') AS state
 FROM ledger_entries e LEFT JOIN topups p ON p.topup = e.key
 WHERE e.kind = 'grant' AND e.key LIKE 'topup:%' AND (p.topup IS NULL OR p.state <> 'credited' OR p.payment_id IS NULL)
 
 -- name: two_open
--- A wallet's gap is charged for once.
+-- A wallet has at most one open top-up.
 SELECT 'two_open' AS what, (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id,
     {no_window}, q.customer_id, q.topups
 FROM (SELECT customer_id, COUNT(*) AS topups FROM topups WHERE state IN ('due', 'sending', 'in_doubt')
     GROUP BY customer_id) q WHERE q.topups > 1
 
 -- name: named
--- The id is the wallet and the episode, and nothing else: another one would be another charge.
+-- A top-up's id is its wallet and episode, because another id would be another charge.
 SELECT 'topup_named' AS what, {owner}, {no_window}, p.topup, p.customer_id, p.episode FROM topups p
 WHERE p.topup <> 'topup:' || p.customer_id || ':' || p.episode
 
 -- name: cost
--- Money is credits times price as it was then, rounded up to a whole minor unit.
+-- The money is the credits times the price at that time, rounded up to a whole minor unit.
 SELECT 'topup_cost' AS what, {owner}, {no_window}, p.topup, p.money_minor, p.credits_micro, p.price_minor
 FROM topups p
 WHERE CAST(p.money_minor AS NUMERIC) * 1000000 < CAST(p.credits_micro AS NUMERIC) * p.price_minor
     OR CAST(p.money_minor - 1 AS NUMERIC) * 1000000 >= CAST(p.credits_micro AS NUMERIC) * p.price_minor
 
 -- name: capped
--- Those begun before it in a day, and in 30, itself included: as many as its terms allowed then. In the order of their
--- episodes, for two machines' clocks differ.
+-- The number of top-ups up to it within a day, and within 30 days, is at most that of its terms. They are ordered by
+-- episode, because clocks differ.
 SELECT 'topup_cap' AS what, {owner}, {no_window}, p.topup, p.day, p.max_day, p.month, p.max_month FROM (
     SELECT q.*, {before} AND o.at_ms > q.at_ms - 86400000) AS day, {before} AND o.at_ms > q.at_ms - 2592000000) AS month
     FROM topups q) p
@@ -58,8 +58,7 @@ WHERE p.day > p.max_day OR p.month > p.max_month
     AND (o.state = 'shadow') = (q.state = 'shadow')
 
 -- name: paid_otherwise
--- The amount paid to the payment service, in the words of its answer, is the amount that was asked for. The entry has
--- the same words.
+-- The paid amount in the payment service's answer is the requested amount, and the entry has the same text.
 SELECT 'topup_paid' AS what, {owner}, {no_window}, p.topup, p.money_minor, p.currency, p.payment_id, e.reason AS booked
 FROM topups p LEFT JOIN ledger_entries e ON e.key = p.topup AND e.kind = 'grant'
 CROSS JOIN (SELECT 'paid as %: % (minor units)' AS says) w
@@ -70,7 +69,7 @@ WHERE p.state = 'credited' AND (
 'paid as ' || p.payment_id || ': ' || CAST(p.money_minor AS TEXT) || ' ' || p.currency || ' (minor units)'
 
 -- name: calls
--- Each call that may have taken money is on record, numbered from one; a shadow makes none.
+-- Each call that may have charged money is on record, numbered from 1. A top-up in shadow does not make calls.
 SELECT 'topup_calls' AS what, {owner}, {no_window}, p.topup, p.attempts, COALESCE(q.tries, 0) AS tries
 FROM topups p LEFT JOIN (SELECT topup, COUNT(*) AS tries, MIN(attempt) AS lowest, MAX(attempt) AS highest
     FROM topup_attempts GROUP BY topup) q ON q.topup = p.topup
@@ -78,13 +77,13 @@ WHERE p.attempts <> COALESCE(q.tries, 0) OR (q.tries > 0 AND (q.lowest <> 1 OR q
     OR (p.state = 'shadow' AND p.attempts > 0)
 
 -- name: topup_waits
--- No wait of an open top-up is longer than a day; a day more is left for clocks.
+-- An open top-up waits at most a day. A day more allows for clocks.
 SELECT 'topup_waits' AS what, {owner}, {no_window}, p.topup, p.state, p.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM topups p WHERE p.state IN ('due', 'sending', 'in_doubt')
     AND p.due_at_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
 
 -- name: uncalled
--- A charge that was never called is not paid, unless a person states it.
+-- A top-up without a call is not paid, unless a person has resolved it.
 SELECT 'topup_uncalled' AS what, {owner}, {no_window}, p.topup, p.state FROM topups p
 WHERE p.attempts = 0 AND p.state IN ('credited', 'declined', 'needs_customer', 'sending')
     AND NOT EXISTS (SELECT 1 FROM losses)

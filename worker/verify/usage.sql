@@ -1,16 +1,16 @@
--- Used against sealed and pending: the one big statement of `verify` (invariants 1 and 9).
+-- Usage against sealed and pending quantities (invariants 1 and 9).
 --
--- Guarantee: it reads raw tables alone and shares nothing with the seal. Withdrawn samples are taken out by their ids,
--- the mapping is resolved for each size at each moment it changed, and a push is void if `voids` has it.
+-- Guarantee: it reads only raw tables, and is separate from the seal. Withdrawn samples are excluded by their ids. The
+-- mapping is resolved for each size and time of change. A push is void if `voids` has it.
 --
--- Samples that arrived at or after their bucket's cursor may be sealed already or not yet (on PostgreSQL some of them
--- may have been visible to the seal, and some before it, in flight then, were not). So the sealed quantity must lie
--- between the usage without them and the usage with them. Where there are none, both are one number. Dirty windows are
--- known to be unsettled. The next tick settles them, unless their organisation is stopped. There, no more can be sealed
--- than all samples come to, those withdrawn since included, but for adopted pushes.
+-- Samples that arrived at or after their bucket's cursor may be sealed already or not yet. On PostgreSQL, the seal may
+-- have seen some of these. It may not have seen some samples before the cursor that were in flight. So the sealed
+-- quantity must be between the usage without them and the usage with them. If there are none, both are equal. Dirty
+-- windows are known to be unsettled until the next tick, or the release of their organisation. In them, the sealed
+-- quantity is at most the sum of all samples, including withdrawn ones, unless a push was adopted.
 
 -- name: usage
--- Each row names the fault in `what` (findings.py), with numbers n1 to n5 and texts t1 and t2; one row counts the
+-- Each row is a breach: its kind in `what` (findings.py), numbers n1 to n5 and texts t1 and t2. One row counts the
 -- examined rows.
 WITH {placed},
 {used},
@@ -62,14 +62,14 @@ s.org_id IN {chosen}
 p.org_id IN {chosen}
 
 -- name: every_org
--- Instead of the three above, where all are asked about.
+-- Instead of the three above, for all organisations.
 1 = 1
 
 -- name: proven_samples
 usage_samples
 
 -- name: samples_since
--- Instead, where a run continues from another: those of windows from its point on.
+-- For a continued run: the samples from its point on.
 (SELECT * FROM usage_samples WHERE ts >= :since_ms)
 
 -- name: proven_pushes
@@ -85,7 +85,8 @@ pending_usage
 (SELECT * FROM pending_usage WHERE window_ms >= :since_ms)
 
 -- name: placed
--- Each organisation with how far it is sealed; the marks of one not known yet are those of the bucket furthest behind.
+-- Each organisation with its watermark and cursor. For an unknown organisation, they are those of the bucket with the
+-- lowest watermark.
 placed AS (
     SELECT o.org_id, o.floor_ms, o.registered, b.cursor, b.in_flight,
         COALESCE(o.held_watermark_ms, b.watermark_ms) AS watermark_ms
@@ -95,8 +96,8 @@ declared AS (SELECT provider FROM provider_states WHERE terms IS NOT NULL),
 earliest AS (SELECT MIN(cursor) AS cursor, {in_flight} AS in_flight, MIN(watermark_ms) AS watermark_ms FROM buckets)
 
 -- name: used
--- Samples in force for each (organisation, window, memory size); of these, `new_…` arrived at or after the cursor.
--- CROSS JOIN is the order SQLite keeps: withdrawals are few, samples are looked up by their ids.
+-- Samples in force for each (organisation, window, memory size). Of these, `new_…` arrived at or after the cursor.
+-- SQLite keeps the order of a CROSS JOIN: withdrawals are few, and samples are looked up by their ids.
 used AS MATERIALIZED (
     SELECT org_id, window_ms, memory_mb, SUM(seconds) AS seconds, SUM(samples) AS samples,
         SUM(new_seconds) AS new_seconds, SUM(new_samples) AS new_samples, SUM(taken) AS taken
@@ -122,7 +123,7 @@ used AS MATERIALIZED (
 s.ts - s.ts % {window_length_ms}
 
 -- name: in_flight [postgresql]
--- Transactions that a seal could not see because they were open; SQLite has one writer at a time.
+-- Transactions that a seal could not see because they were open. SQLite has one writer at a time.
 ARRAY(SELECT DISTINCT unnest(in_flight) FROM buckets)
 
 -- name: in_flight [sqlite]
@@ -141,9 +142,10 @@ s.arrival = ANY (COALESCE(o.in_flight, (SELECT in_flight FROM earliest)))
 1 = 0
 
 -- name: meaning
--- The feature of each size between one change of the mapping and the next (rule S5): of each selector the row started
--- last is in force, and it ends the selector where it has no feature; exact beats "up to", the smallest tier that holds
--- the size beats larger ones and the open top. A meter has rows of its own alone: each lasts until the next.
+-- The feature of each size between two changes of the mapping (rule S5). Of each selector, the row with the latest
+-- start is in force, and a row without a feature ends the selector. An exact size takes precedence over tiers, and the
+-- smallest tier that includes the size over larger ones and the open top. A meter has only its own rows, each until the
+-- next.
 of_sizes AS MATERIALIZED (SELECT * FROM mappings WHERE memory_mb IS NULL OR memory_mb <= {most_memory_mb}),
 spans AS (
     SELECT start_ms, LEAD(start_ms) OVER (ORDER BY start_ms) AS end_ms FROM (SELECT DISTINCT start_ms FROM of_sizes) t
@@ -202,7 +204,7 @@ owed AS (
 SUM(total) AS total, SUM(fresh) AS fresh, SUM(sealed) AS sealed, SUM(ever) AS ever
 
 -- name: sums [sqlite]
--- SQLite's SUM fails where it overflows, as one bad organisation's may; parts of a sum do not.
+-- SQLite's SUM fails on an overflow, which one bad organisation can cause. Parts of the sum do not overflow.
 (SUM(total / 1000000) * 1000000 + SUM(total % 1000000)) AS total,
 (SUM(fresh / 1000000) * 1000000 + SUM(fresh % 1000000)) AS fresh,
 (SUM(sealed / 1000000) * 1000000 + SUM(sealed % 1000000)) AS sealed,
@@ -241,5 +243,5 @@ a.org_id = q.org_id AND a.start_ms <= q.window_ms AND (a.end_ms IS NULL OR q.win
 NOT EXISTS (SELECT 1 FROM dirty_windows d WHERE d.org_id = q.org_id AND d.window_ms = q.window_ms)
 
 -- name: other_reason
--- The reason may lag: usage of an organisation unknown then stays so named when it is registered later.
+-- The reason may be old: if an unknown organisation is registered later, its pending usage keeps the reason.
 q.wanted <> '' AND q.kept <> '' AND q.kept <> q.wanted AND NOT (q.kept = 'unknown_org' AND q.wanted = 'no_assignment')

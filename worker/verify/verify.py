@@ -1,32 +1,33 @@
-"""Verify: prove the invariants on any database, from its raw tables (`drawdown verify`).
+"""Prove the invariants on any database, from its raw tables (`drawdown verify`).
 
-Guarantee: it only reads, in one snapshot, with statements that share nothing with those of the tick. No sample comes
-into Python, only breaches do. A breach names the organisation, window and feature with the numbers. All are counted,
-and the first thousand listed. Known and unsettled usage (windows to be sealed again, samples that arrived after the
-cursor) is no breach, and is reported as open.
+Guarantee: it only reads, in one snapshot, with statements that are separate from those of the tick. Python receives
+only breaches, never samples. A breach names the organisation, window and feature with the numbers. All breaches are
+counted, and the first LISTED are listed. Known and unsettled usage (dirty windows, samples that arrived after the
+cursor) does not count as a breach, and is reported as open.
 
 These are not claimed:
 
-- which of several rates that had begun by a push's window was known when it was charged
-- when an entry of a push was written (`at_ms`; its `ts` is claimed), but to the minute or, where more than one may have
-  sent it, to the day; when one of a tier was, and when one of a run was, but that it is not a day before the run
+- which of several rates that had begun by a push's window was on record when the push was charged
+- the exact time at which an entry was written (`at_ms`; its `ts` is claimed). For a push it is claimed to the minute,
+  or to the day if several workers may have sent the push. For an execution, it is only claimed that it is not a day
+  before the execution. For a tier, it is not claimed
 - that a wallet was drawn on for a push accepted within a day of its first credit or of its feature's first rate
-- which of a plan's terms were the newest as a month began (that those were of it which a lot says is claimed)
-- what a tier cost as a month of it was charged
-- that what expired of a lot is what nobody used of it in time
-- which of a supplier's terms were the newest as a run of it ended (those that were copied are claimed)
-- the figures that an organisation's row keeps of its last read (`balance_micro` and the like)
+- which of a plan's terms were the newest when a month began (that the terms in a lot are the plan's is claimed)
+- the price of a tier when a month of it was charged
+- that the expired credit of a lot is the part that was not used in time
+- which of a supplier's terms were the newest when an execution ended (the copied terms are claimed)
+- the figures of the last read in an organisation's row (such as `balance_micro`)
 - that a provider's own figures agree (`drawdown reconcile` compares)
-- a newcomer's assignment by the tick as it was before it was altered
+- the original values of a tick's assignment of a new organisation that was changed later
 - the order of attempts and voids written before schema 0010
-- that what happened was told to each endpoint that wanted to know then
-- what a hold of the guard's counted for before it ended, and what was refused
-- by which id a usage event came (its sample's name is made of it), and which line of a bill is of which day or service
-- that withdrawals, overrides of organisations, cells and the policies for a provider that is down have an action each,
-  and agree with it; the limits of a plan of which no action tells, and the first rates of an `init` that recorded none
+- that each event was sent to all endpoints that subscribed to it at that time
+- the amounts that the guard's holds counted for before they ended, and refused uses
+- the id of a usage event, from which its sample's id is made, and the day and service of a line of a bill
+- that withdrawals, org overrides, cells and policies for an unavailable provider each agree with an action
+- the limits of a plan without an action, and the first rates of an `init` that did not record them
 
-A login that may write to all tables alike, with every guard off, can make another history that is whole in itself.
-Compare with a backup, and the newest action's hash with the one told before.
+A login that can write to all tables, with all guards off, can make another consistent history. To find that, compare
+with a backup, and compare the newest action's hash with the last one that you stored.
 """
 
 from __future__ import annotations
@@ -47,13 +48,16 @@ from drawdown.worker.verify.incremental import BY_WINDOW, COUNTED, Before, Mark,
 from drawdown.worker.verify.questions import CHECKED, OPEN, STATE, STATEMENTS, USAGE
 
 LISTED: Final = 1_000
-"""Breaches that are listed; all are counted."""
+"""Breaches that a run lists. It counts all."""
 
 
 @dataclass(frozen=True)
 class Breach:
-    """One broken invariant (1 to 15). `org_id` is None where it is no single organisation's, as with the ledger's sum;
-    `window_ms` and `feature` are None where it is about no window or feature."""
+    """A breach of an invariant (1 to 15).
+
+    `org_id`: None if it concerns more than one organisation, such as the ledger's sum. `window_ms` and `feature`: None
+    if it does not concern a window or feature.
+    """
 
     invariant: int
     org_id: str | None
@@ -75,13 +79,13 @@ class Verification:
     checked: dict[str, int] = field(default_factory=dict)
     open: dict[str, int] = field(default_factory=dict)
     newest_action: str = ""
-    """The hash of the newest action on record: kept elsewhere, it shows a record that was written again."""
+    """The hash of the newest action on record. If you store it elsewhere, it shows whether the record was rewritten."""
     before: Before = field(default_factory=Before)
-    """The records that existed before: the run did not see later ones."""
+    """The newest run and action when the run began. It may not have seen later rows."""
     mark: Mark | None = None
     """The progress of the run, so that a later run may continue from it."""
     point: Point | None = None
-    """Where it began, if it continued from a run that held; None: all of it was looked at."""
+    """The point from which it continued another run; None: it was a full run."""
 
     @property
     def clean(self) -> bool:
@@ -89,7 +93,7 @@ class Verification:
 
     @property
     def count(self) -> int:
-        """All breaches, those not listed included."""
+        """Return the number of all breaches, listed or not."""
         return self.by_invariant.total()
 
     def add(self, breach: Breach) -> None:
@@ -107,10 +111,12 @@ def verify(
     now_ms: int | None = None,
     held: ProvenRun | None = None,
 ) -> Verification:
-    """Check all invariants, for some organisations only where they are given. `now_ms`: what wallets take to be over is
-    claimed to be over by then; None: that is not claimed. `held`: the run that this one continues from (`since`).
+    """Check all invariants, and return the result.
 
-    It is to be `read` (`schema.database`): all of its statements have to see one moment.
+    `orgs`: only these organisations; None: all. `now_ms`: claim that credit which wallets count as over has ended by
+    then; None: do not claim that. `held`: the run that this one continues; None: a full run.
+
+    Call it by `schema.database.read`, because all statements must see one snapshot.
     """
     if connection.dialect.name == "postgresql":
         STATE.run(connection, "in_parts")
@@ -132,7 +138,7 @@ def verify(
 
 
 class _Asking:
-    """Runs the statements on one database, for the organisations that are asked about."""
+    """A runner of the statements on one database, for the chosen organisations."""
 
     def __init__(
         self, connection: sa.Connection, orgs: Sequence[str] | None, now_ms: int | None, begins: Point | None
@@ -153,8 +159,10 @@ class _Asking:
                 yield from self._all(sql, piece, slots) if few is None else few
 
     def _few(self, sql: Queries, piece: str, slots: dict[str, str]) -> Sequence[sa.RowMapping] | None:
-        """The answer, where it is short enough to be fetched at once. On PostgreSQL a cursor for each question would
-        take longer than most answers."""
+        """Return the rows of a statement if they are few, else None.
+
+        On PostgreSQL, a cursor for each statement would take longer than most statements.
+        """
         if self._connection.dialect.name != "postgresql":
             return None
         values = {**self._values, "most": LISTED + 1}
@@ -176,7 +184,7 @@ class _Asking:
 
 @contextmanager
 def _in_parts(connection: sa.Connection) -> Iterator[None]:
-    """Answers are fetched in parts, however long they are."""
+    """Fetch rows in parts of LISTED."""
     connection.execution_options(yield_per=LISTED)
     try:
         yield
@@ -198,7 +206,10 @@ def _breach(row: sa.RowMapping) -> Breach:
 
 
 def _plain(value: object) -> object:
-    """PostgreSQL's sums are decimals; all of ours are whole."""
+    """Return a value for a text.
+
+    Decimals become integers, because PostgreSQL's sums are decimals and all of ours are whole.
+    """
     if isinstance(value, Decimal | float):
         return int(value)
     return "none" if value in (None, "") else value
