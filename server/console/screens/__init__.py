@@ -1,1 +1,1 @@
-"""One module for each page: what it reads, as its template shows it."""
+"""The pages of the console, a module for each: what a page reads for its template."""
