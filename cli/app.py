@@ -275,7 +275,7 @@ class App:
     def past(self, text: str, option: str) -> int:
         """Return a typed time in the past, in milliseconds.
 
-        Errors: UsageError, also for a time in the future, because an empty result would prove nothing.
+        Errors: UsageError, also for a time in the future, because its empty result would mislead.
         """
         moment = self.moment(text, option)
         if moment > self.clock.now_ms():
@@ -307,7 +307,7 @@ def worker_name() -> str:
 
 
 def new_key() -> str:
-    """Return a random key for a grant without one, so that two grants count as two."""
+    """Return a random key for a grant without a key, so that two grants count as two."""
     return os.urandom(8).hex()
 
 

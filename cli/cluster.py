@@ -337,7 +337,10 @@ def shards(work: Jobs) -> list[str]:
 
 
 def _schedule(engine: Engine, task: Any, when: str, name: str, given: dict[str, Any]) -> None:
-    """Schedule a task: at most one waits (`queueing_lock`), and one runs (`lock`)."""
+    """Schedule a task.
+
+    At most one of its jobs waits (`queueing_lock`), and at most one runs (`lock`).
+    """
     engine.periodic(cron=when, periodic_id=name, lock=name, queueing_lock=name, task_kwargs=given)(task)
 
 

@@ -237,7 +237,7 @@ def _listed(action: Action[Any]) -> Param | None:
 def _of_file(action: Action[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the organisations of a file as a parameter.
 
-    Errors: UsageError if both are given, or the file has no organisations.
+    Errors: UsageError if organisations are also named as arguments, or the file has none.
     """
     param = _listed(action)
     assert param is not None

@@ -32,7 +32,7 @@ EPILOG = (
 BAD_USAGE = "bad_usage"
 VALUED, BARE = ("--database-url", "--at"), ("--json",)
 SEARCH_AFTER: Final = 10_000
-"""Newly allocated objects, minus freed ones, that start a garbage collection."""
+"""Newly allocated objects, minus freed objects, that start a garbage collection."""
 
 app = typer.Typer(
     name="drawdown",
@@ -137,9 +137,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _explain_usage_error(error: typer.TyperException) -> str:
-    """Return what is wrong with the typed words.
+    """Return the message about invalid arguments.
 
-    A negative number looks like an option, so the text shows how to pass it.
+    A negative number looks like an option, so the message shows how to pass it.
     """
     number = re.fullmatch(r"No such option: (-[0-9][0-9.]*)", error.format_message())
     if number is None:

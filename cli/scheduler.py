@@ -56,7 +56,7 @@ class Options:
     watch_every_s: int | None = None
     """Seconds between watch rounds; None: no watch."""
     deadline_s: float | None = None
-    """Seconds after which a tick leaves the rest to the next one. None: the share WITHIN of the interval."""
+    """Seconds after which a tick leaves the rest to the next tick. None: the share WITHIN of the interval."""
     nightly_at: dt.time | None = None
     """Time of day of the nightly checks in UTC. None: they run elsewhere."""
 
@@ -176,8 +176,8 @@ class WatchLoop:
 
 COMMAND: Final = (sys.executable, "-c", "from drawdown.cli.main import main; main()", "nightly", "--json")
 ENDED: Final = (-signal.SIGTERM, -signal.SIGINT)
-"""Exit statuses of a process that a signal ended. When the machine stops, all processes get it, so this one may end
-first."""
+"""Exit statuses of a process that a signal ended. When the machine stops, all processes get it, so the nightly process
+may end first."""
 ENDS_WITHIN_S: Final = 20.0
 """Seconds to wait for the nightly process to end after a request."""
 

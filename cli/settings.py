@@ -83,7 +83,7 @@ def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
 def secrets(text: str) -> Mapping[str, tuple[str, ...]]:
     """Return the secrets of cells in `cell-1=new,old;cell-2=other;*=new,old`.
 
-    The first of two is the new one. `*` is the secret that other cells shared before each had its own. Errors:
+    The first of two is the new secret. `*` is the secret that other cells shared before each had its own. Errors:
     UsageError.
     """
     found: dict[str, tuple[str, ...]] = {}
@@ -109,7 +109,7 @@ MAX_BYTES: Final = 128 * 1024
 """Bytes of a file with a setting: as much as one environment variable may hold on Linux."""
 
 Check = Callable[[str, str | None], object]
-"""Checks what a file holds now and, in a running process, what it held before. Errors: UsageError."""
+"""Checks the present content of a file and, in a running process, the previous content. Errors: UsageError."""
 
 
 @dataclass
@@ -187,7 +187,7 @@ def _checked(path: Path, check: Check | None, was: str | None) -> str:
 def _read(path: Path) -> str:
     """Return the content of a file, without the end of the line.
 
-    Errors: UsageError, which quotes none of it.
+    Errors: UsageError, without any of the content.
     """
     try:
         found = _bytes(path)
@@ -325,7 +325,7 @@ class Settings(BaseSettings):
         return made
 
     def as_files_say(self) -> Self:
-        """Return these settings, or new ones if the files' content changed."""
+        """Return these settings, or new settings if the files' content changed."""
         return self if self._files.texts is self._texts else self.with_files(self._files)
 
     def environment(self) -> dict[str, str]:

@@ -24,7 +24,7 @@ else:
 SLACK_S: Final = 60
 """Seconds that the clocks of the signer and of Drawdown may differ."""
 MAX_TOKEN_BYTES: Final = 12 * 1024
-"""Size of one signed token. A larger one does not fit into a request's head."""
+"""Size of one signed token. A larger token does not fit into a request's head."""
 LEAST_SECRET_BYTES: Final = 32
 """Bytes of the hash of HS256. A shorter secret can be guessed."""
 _KINDS: Final[Mapping[str, str]] = {"RS256": "RSA", "ES256": "EC", "HS256": "oct"}

@@ -68,7 +68,7 @@ MEMBER: Final = {member.org_id: member for member in MEMBERS}
 def sandboxes_of(member: Member, generation: int = 0) -> list[Sandbox]:
     """Return the sandboxes of a member.
 
-    After a halt, the product makes new ones: the next generation.
+    After a halt, the product makes new sandboxes: the next generation.
     """
     return [
         Sandbox(f"{member.org_id}-{number}.{generation}", member.org_id, CELLS[number % len(CELLS)], member.memory_mb)
@@ -79,9 +79,9 @@ def sandboxes_of(member: Member, generation: int = 0) -> list[Sandbox]:
 def samples_of(
     member: Member, sandboxes: list[Sandbox], hour_ms: int, *, often: bool = False
 ) -> Iterator[SandboxSample]:
-    """Yield one sample of each sandbox, all in one window of the hour.
+    """Yield a sample of each sandbox, all in one window of the hour.
 
-    `often`: yield one a minute, so that an estimate knows the present use.
+    `often`: yield a sample a minute, so that an estimate knows the present use.
     """
     if not member.hours[0] <= hour_ms % DAY_MS // HOUR_MS < member.hours[1]:
         return

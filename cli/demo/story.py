@@ -100,12 +100,12 @@ class Calendar:
 
     @property
     def often_from_ms(self) -> int:
-        """Time from which hosts write each minute: the hour before the last whole one."""
+        """Time from which hosts write each minute: the hour before the last whole hour."""
         return self.now_ms - self.now_ms % HOUR_MS - 2 * HOUR_MS
 
     @property
     def charged_ms(self) -> int:
-        """14:05 of the day before yesterday (UTC)."""
+        """Time of the charge of the burst: 14:05 (UTC) of the day before yesterday."""
         return self.now_ms - self.now_ms % DAY_MS - 2 * DAY_MS + CHARGED_AT
 
     @property
@@ -452,7 +452,7 @@ def _nightly(connection: sa.Connection, by: By) -> None:
 def _present(now_ms: int) -> Iterator[Act]:
     """Yield an execution that cost far more than its hold, and three open executions.
 
-    The open ones are a held, a queued and a metered execution.
+    The open executions are held, queued and metered.
     """
     begun = now_ms - 30 * HOUR_MS
     large = Request("vandelay", amount_micro=6 * MICRO, project="launch", action="train")
@@ -602,7 +602,7 @@ def prove(stage: Stage) -> None:
 
 
 def hire(stage: Stage, calendar: Calendar) -> None:
-    """Give the stage the demo's services in place of real ones."""
+    """Give the stage the demo's services in place of the real services."""
     prices = {feature_of(size): price for size, price in PRICES_MICRO.items()}
     paid = {"cyberdyne": 900 * MICRO, "tyrell": 140 * MICRO}
     real = stage.app.real_providers()

@@ -109,7 +109,7 @@ def _micro(text: str | None) -> int | None:
 
 
 def _tell(app: App, name: str, link: str, until_ms: int) -> None:
-    """Print a sign-in link. No other function prints one."""
+    """Print a sign-in link. No other function prints a link."""
     root = app.settings.console_url.rstrip("/")
     url = f"{root}/console/link?token={link}"
     lines = [f"{name} sets a password by this link, shown this once, until {show_time(until_ms)}:", url]

@@ -277,7 +277,7 @@ def _undo(app: App, names: list[str], start_ms: int | None, by: By, *, dry_run: 
 def _repeat_hint(meant: Sequence[tuple[str, int | None]]) -> str:
     """Return a safe command to repeat.
 
-    Without the start, a repeat would cancel the assignment before the intended one.
+    Without the start, a repeat would cancel an earlier assignment.
     """
     starts = sorted({start for _, start in meant if start is not None})
     if len(starts) == 1:

@@ -21,7 +21,7 @@ commands = typer.Typer()
 
 @commands.callback()
 def privacy() -> None:
-    """Privacy: what of a report is private."""
+    """Group the commands of `drawdown privacy`."""
 
 
 @commands.command("scan")
@@ -59,7 +59,7 @@ def scan(
 
 
 def _alone(app: App) -> str:
-    """Return why the scan has no database to read ids from; '' if it has one."""
+    """Return why the scan has no database to read ids from; '' if there is a database."""
     try:
         app.ready()
     except DatabaseNotReady as error:

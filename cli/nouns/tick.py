@@ -149,7 +149,7 @@ def tick_(
 
 @dataclass(frozen=True)
 class _TickOptions:
-    """What every part of a tick is asked for."""
+    """The options of every part of a tick."""
 
     new_orgs: NewOrgs | None
     deadline_ms: int | None

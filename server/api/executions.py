@@ -216,7 +216,7 @@ class Executions:
         return await self._change(request, execution, models.ReleaseRequest, change, _release)
 
     async def list_(self, request: Request) -> JSONResponse:
-        """List executions, the newest first; held ones of all organisations by end."""
+        """List executions: newest first, or held executions of all organisations by end."""
         return await self._programs.ask(request, "executions:read", models.RunsQuery, _list)
 
     async def show(self, execution: str, request: Request) -> JSONResponse:

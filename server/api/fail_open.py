@@ -92,7 +92,7 @@ class Memory(Generic[T]):
 class FailOpen:
     """The fail-open memory of one process.
 
-    `uses`: the number of such uses by outcome: allowed, recorded or lost.
+    `uses`: the number of uses without the database, by outcome: let_through, recorded or lost.
     """
 
     def __init__(self, services: Services, threads: Threads, reading: Threads, find: Find) -> None:
@@ -112,7 +112,7 @@ class FailOpen:
     async def find(self, offered: str, now_ms: int) -> ApiKey | None:
         """Return the key in this text; None if it is unknown or ended.
 
-        If the database does not answer, return the remembered key. Errors: those of AWAY, without one.
+        If the database does not answer, return the remembered key. Errors: those of AWAY, if no key is remembered.
         """
         return await self._find(api_keys.hash_of(offered), now_ms)
 

@@ -53,8 +53,8 @@ class _Body(BaseModel):
 class PreviewRequest(_Body):
     """The parameters of `drawdown execution preview`.
 
-    An estimate is in credits (`estimate`), or in base units by feature (`use`). If you send `sandboxes`, also send what
-    charges for them (`settled_by`).
+    An estimate is in credits (`estimate`), or in base units by feature (`use`). If you send `sandboxes`, also send
+    `settled_by`: whether the receipt or metering charges for them.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"org_id": "acme", "estimate": 6}]})

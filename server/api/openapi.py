@@ -65,8 +65,8 @@ CONTENT_ENCODING: Final[Mapping[str, object]] = {
     "schema": {"type": "string", "enum": ["identity", "gzip"], "default": "identity"},
     "description": "Encoding of the body.",
 }  # fmt: skip
-"""Header of each operation with several types of body. It must be an optional parameter: without one,
-openapi-python-client 0.27 to 0.29 generates a module that cannot be imported."""
+"""Header of each operation with several types of body. Without an optional parameter, openapi-python-client 0.27 to
+0.29 generates a module that cannot be imported."""
 
 
 EXAMPLES: Final = Path(__file__).with_name("examples.json")

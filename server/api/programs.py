@@ -502,7 +502,7 @@ STRANGERS_AT_ONCE: Final = 1
 RECALLED_MS: Final = MINUTE_MS
 """Time in which Drawdown uses a found key without a lookup, if the call reads it again in its transaction."""
 NAMES_PER_S: Final = 5
-"""Average searches a second for the id nearest to a mistyped one, for all programs. A burst may have twice as many."""
+"""Average searches a second for the id nearest to a mistyped id, for all programs. A burst may have twice as many."""
 _ALL: Final = ""
 
 

@@ -25,7 +25,7 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
 GATHER_S: Final = 0.005
-"""Time that a shared transaction waits for as many requests as the last one had."""
+"""Time that a shared transaction waits for as many requests as the last transaction had."""
 MOST_TOGETHER: Final = 256
 """Requests that share one transaction."""
 STUCK_S: Final = 1.0

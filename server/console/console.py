@@ -71,7 +71,7 @@ class SignedOut(Exception):
 
 @dataclass(frozen=True)
 class Looked:
-    """A rendered page, and the person who asked for it.
+    """A rendered page, and the person who requested it.
 
     The thread that reads a page also renders it. Meanwhile the event loop answers requests of the gate.
     """
@@ -343,7 +343,7 @@ class Console:
 
 
 def _place(request: Request) -> str:
-    """Return the path and query that the person asked for."""
+    """Return the requested path and query."""
     return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
 
 

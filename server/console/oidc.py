@@ -51,7 +51,7 @@ COOKIE: Final = "__Host-drawdown-oidc"
 WITHIN_MS: Final = 10 * MINUTE_MS
 """Time limit of a sign-in through another service, from the button to the person's return."""
 MAX_NEXT_CHARS: Final = 1_000
-"""Length of the page's address that Drawdown remembers during a sign-in. It forgets a longer one."""
+"""Length of the page's address that Drawdown remembers during a sign-in. It forgets a longer address."""
 MAX_CODE_CHARS: Final = 4_000
 """Length of the code with which a person returns from a sign-in service."""
 _CODE: Final = re.compile(r"[a-z_]{1,50}")
@@ -102,7 +102,7 @@ class Trip:
 
     @property
     def challenge(self) -> str:
-        """PKCE's challenge with the method S256 (RFC 7636)."""
+        """Challenge of PKCE with the method S256 (RFC 7636)."""
         return _base64(hashlib.sha256(self.verifier.encode()).digest())
 
     def _derive(self, what: str) -> str:

@@ -63,8 +63,8 @@ def in_words(within_s: float) -> Iterator[None]:
 def limited(connection: sa.Connection, within_s: float) -> Iterator[None]:
     """Limit the statements of this context to `within_s` seconds.
 
-    After that time, no statement begins, and the database ends a running one. Errors: TooSlow; those that `in_words`
-    turns into TooSlow.
+    After that time, no statement begins, and the database ends a running statement. Errors: TooSlow; those that
+    `in_words` turns into TooSlow.
     """
     end = time.monotonic() + within_s
 

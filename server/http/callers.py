@@ -18,12 +18,15 @@ from drawdown.schema.units import SECOND_MS
 PREFIX_V6: Final = 64
 EVERYBODY: Final = "*"
 CALLERS_KEPT: Final = 1_000
-"""Addresses with a cached caller's name, the latest ones."""
+"""Addresses with a cached caller's name. The latest addresses stay."""
 
 
 @lru_cache(CALLERS_KEPT)
 def caller_of(address: str | None) -> str:
-    """Return the name of the caller at this address; "-" if there is none, as on a Unix socket."""
+    """Return the name of the caller at this address.
+
+    It is "-" without an address, as on a Unix socket.
+    """
     if not address:
         return "-"
     try:
@@ -36,9 +39,10 @@ def caller_of(address: str | None) -> str:
 
 
 def proxies(text: str) -> Callable[[str | None], bool]:
-    """Return a test for addresses of trusted proxies: `10.0.0.7, 10.1.0.0/16`, or `*` for all.
+    """Return a test for addresses of trusted proxies.
 
-    Errors: UsageError for an entry that is neither address nor network.
+    `text`: entries such as `10.0.0.7, 10.1.0.0/16`, or `*` for all. Errors: UsageError for an entry that is not an
+    address or network.
     """
     entries = [entry for entry in (part.strip() for part in text.split(",")) if entry]
     if EVERYBODY in entries:
@@ -72,7 +76,7 @@ MOST_CALLERS: Final = 10_000
 class TokenBuckets:
     """A bucket of tokens for each caller.
 
-    It holds two seconds' tokens. If there are too many callers, it forgets the one that it saw longest ago.
+    It holds two seconds' tokens. If there are too many callers, it forgets the caller that it saw longest ago.
     """
 
     def __init__(self, per_s: int, most_callers: int = MOST_CALLERS) -> None:

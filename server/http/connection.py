@@ -28,7 +28,7 @@ from drawdown.server.http.limits import CONNECTION, HEADERS
 MAX_CONNECTIONS: Final = 512
 """Connections of a server."""
 MAX_OF_AN_ADDRESS: Final = 128
-"""Connections of one caller. Trusted proxies are exempt, because many callers share one."""
+"""Connections of one caller. Trusted proxies are exempt, because many callers share a proxy."""
 HEALTH_SLOTS: Final = 32
 """Connections beyond MAX_CONNECTIONS. Each gets one answer about health, and a new connection closes the oldest."""
 PATIENCE_S: Final = 15.0
@@ -78,7 +78,8 @@ class ConnectionSlots:
         self._all: dict[ConnectionSlot, None] = {}
         self._for_health: dict[ConnectionSlot, None] = {}
         self._idle: dict[str, OrderedDict[ConnectionSlot, None]] = {}
-        """Connections that wait for a head, a body or their turn, by caller. The one that waits longest is first."""
+        """Connections that wait for a head, a body or their turn, by caller. The connection that waits longest is
+        first."""
         self._sweeping: asyncio.TimerHandle | None = None
 
     @property

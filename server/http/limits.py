@@ -213,7 +213,7 @@ class Limits:
         return not self._is_known(scope)
 
     async def _pause(self, connection: Connected | None, wait_s: float) -> None:
-        """Wait. Meanwhile the connection may be closed for a new one."""
+        """Wait. Meanwhile the connection may be closed for a new connection."""
         with resting(connection):
             await asyncio.sleep(wait_s)
 

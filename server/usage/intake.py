@@ -56,7 +56,7 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 MAX_UNPACKED_BYTES: Final = 8 * 1024 * 1024
 """Unpacked bytes of a body of events or samples, enough for 1,000 items of 8 KB."""
 AT_ONCE: Final = 2
-"""Concurrent batches, and as many shared transactions of small ones. All transactions of a process use fewer
+"""Concurrent batches, and as many shared transactions of small bodies. All transactions of a process use fewer
 connections than its engine has."""
 MOST_BATCHES: Final = 32
 """Batches in work or waiting. A batch counts from the arrival of its body, so that a slow sender occupies no place."""
@@ -179,7 +179,7 @@ class Intake:
     ) -> list[Result] | ApiError:
         """Return the outcome of each item, or the error of a refused body.
 
-        A raised error would keep the body and its items in memory until somebody drops the error.
+        A raised error would keep the body and its items in memory as long as the error itself.
         """
         async with self._body_of(request, sent.key) as body:
             if not packed and len(body) <= SINGLE_BYTES:

@@ -54,7 +54,7 @@ def _read_events(sent: ReceivedBody) -> Iterable[ReceivedEvent | Unfit]:
 
 
 def _store_events(connection: sa.Connection, given: Sequence[ReceivedEvent], sent: ReceivedBody) -> Sequence[Result]:
-    """Store events, each with the value of its type, if the type has one."""
+    """Store events, each with the value that its type declares, if any."""
     named = {one.event.event_type for one in given}
     values = types.values(connection, named)
     if not values and not any(one.wrong for one in given):

@@ -15,7 +15,7 @@ from typing import Final
 from markupsafe import Markup
 
 SERIES: Final = 4
-"""Number of colours. If there are more series, the smallest ones share the last colour."""
+"""Number of colours. If there are more series, the smallest series share the last colour."""
 OTHERS: Final = "all others"
 """Name of the sum of the smallest series. A feature cannot have this name, because it has spaces."""
 STEPS: Final = (Decimal(1), Decimal(2), Decimal(5), Decimal(10))

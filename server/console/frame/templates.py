@@ -115,7 +115,7 @@ FIRST: Final = re.compile(r"drawdown (?:'[^']*'|[^,;'])+")
 
 
 def step(text: object) -> Markup:
-    """Return a step as HTML: the command at its start, if it has one, and the rest."""
+    """Return a step as HTML: the command at its start, if any, and the rest."""
     said = clean(str(text))
     found = FIRST.match(said)
     if found is None:

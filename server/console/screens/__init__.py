@@ -1,1 +1,1 @@
-"""The pages of the console, a module for each: what a page reads for its template."""
+"""The pages of the console, in one module for each page."""

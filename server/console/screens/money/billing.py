@@ -213,7 +213,7 @@ def _plans(found: list[Offer], own: str | None, customer: str) -> Table:
 
 
 MOST_WALLETS: Final = 10
-"""Wallets with a negative balance, and wallets with a low one, on the page of billing."""
+"""Wallets with a negative balance, and wallets with a low balance, on the page of billing."""
 MOST_POOLS: Final = 20
 """Pools on the page of billing."""
 STALE_MS: Final = 2 * DAY_MS

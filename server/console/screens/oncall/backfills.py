@@ -25,7 +25,7 @@ TOO_MANY: Final = (
     "The backfill is too large to compare on this page: `drawdown backfill show` shows what closing would bill."
 )
 MOST_LISTED: Final = 100
-"""Latest backfills on the page. Find older ones by organisation."""
+"""Latest backfills on the page. Find older backfills by organisation."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

@@ -148,7 +148,7 @@ def _order(chosen: PushFilter) -> str:
 def _acts(chosen: PushFilter, sums: list[OpenSum]) -> list[Link]:
     """Return the actions on all pushes of the filter, with their count.
 
-    If the filter has more than a state and a provider, there are none: the command has no such filter.
+    A filter with more than a state and a provider has no actions, because the commands do not have it.
     """
     if chosen.feature or chosen.org or chosen.why or chosen.from_ms is not None or chosen.to_ms is not None:
         return []
@@ -624,7 +624,7 @@ def _void(connection: sa.Connection, doing: Doing) -> ActionResult:
 def _require_no_lookup(connection: sa.Connection, doing: Doing, keys: Sequence[str]) -> list[PushRow]:
     """Return the pushes.
 
-    Errors: Refused if one is accepted, and its provider may support lookups.
+    Errors: Refused if a push is accepted, and its provider may support lookups.
     """
     found = list(find_pushes(connection, keys).values())
     for push in found:
