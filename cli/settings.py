@@ -407,7 +407,7 @@ class Settings(BaseSettings):
     def state_folder(self) -> Path:
         """Return the folder of the local checkpoint (rule R1).
 
-        It outlives the process, and no backup of the database may restore it.
+        It outlives the process, and a backup of the database does not contain it.
         """
         if self.state_dir:
             return Path(self.state_dir)

@@ -273,8 +273,8 @@ def carry_out(
 ) -> Answer:
     """Do the action of a call, unless the call was already done.
 
-    A repeat returns the first answer, without the secret. Errors: ApiError 403 if the key may not do it; those of the
-    action.
+    A repeat returns the first answer, without the secret. Errors: ApiError 403 if the key may not do it; OtherContent
+    if the call's key was used for another call; those of the action.
     """
     values = _values(said, action.params, given)
     if call is not None and not order.dry_run:

@@ -1,8 +1,8 @@
 """Delay answers that found no object.
 
-Guarantee: Drawdown answers a number of such requests of a key a second at once. Each further one waits, longer if more
-of them wait. So a caller with many connections costs the others little. A request that finds its object never waits
-here, even with the same key.
+Guarantee: Drawdown answers a number of such requests of a key a second at once. Each further answer waits, longer if
+more of them wait. So a caller with many connections costs the others little. A request that finds its object never
+waits here, even with the same key.
 """
 
 from __future__ import annotations
