@@ -1,1 +1,1 @@
-"""The interface for people: the command line and the composition root."""
+"""The command line for people, and the composition root."""

@@ -1,7 +1,7 @@
-"""The composition root: the inputs of every command, put together in one place.
+"""Assemble the inputs of every command in one place.
 
-Guarantee: what calls over HTTP is a fifth of what a command imports; nothing of it is imported, opened or read before
-the first call.
+Guarantee: the modules that call over HTTP are a fifth of a command's imports. The program imports, opens and reads none
+of them before the first call.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ class App:
     json: bool = False
     out: Console = field(default_factory=lambda: Console(soft_wrap=True, emoji=False))
     err: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True, emoji=False))
-    http: Http = None  # type: ignore[assignment]  # by the settings, below
+    http: Http = None  # type: ignore[assignment]  # __post_init__ sets it
     processes: int = 1
-    """Processes of this command that share its work, and what providers allow."""
+    """Processes of this command. They share its work, and the rate limits of providers."""
     _engine: sa.Engine | None = None
     _registry: Registry | None = None
     _payments: PaymentServices | None = None
@@ -78,27 +78,35 @@ class App:
             self.http = LateHttp(self.settings.outgoing())
 
     def apart(self, processes: int | None = None) -> Self:
-        """The same invocation with connections and providers of its own, of the database and of the services; one of
-        so many `processes`."""
+        """Return a copy of this invocation with its own connections and providers.
+
+        `processes`: the number of processes that share the limits of providers.
+        """
         count = self.processes if processes is None else processes
         return replace(
             self, http=LateHttp(self.settings.outgoing()), processes=count, _engine=None, _registry=None, _payments=None
         )
 
     def close(self) -> None:
-        """End with its connections closed: SQLite then puts its log into the file, and nobody keeps a lock."""
+        """Close the connections.
+
+        SQLite then writes its log into the file, and no connection holds a lock.
+        """
         if self._engine is not None:
             self._engine.dispose()
 
     @property
     def engine(self) -> sa.Engine:
-        """The database as it is, migrated or not."""
+        """The database, whatever its schema."""
         if self._engine is None:
             self._engine = connect(self.settings.database_url, self.settings.latest_database_url)
         return self._engine
 
     def ready(self) -> sa.Engine:
-        """The database, once it is known to have this program's schema."""
+        """Return the database if it has this program's schema.
+
+        Errors: DatabaseNotReady.
+        """
         read(self.engine, require_ready)
         return self.engine
 
@@ -106,9 +114,12 @@ class App:
         return read(self.ready(), work)
 
     def write(self, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
-        """Do it in one transaction. A database that was restored is noticed before, and not only by its next tick: what
-        may not be done on lost history is refused at once (R1). So is what would be dated by a clock that ticks refuse
-        (S9); a time that is given with --at is believed."""
+        """Do work in one transaction.
+
+        Drawdown first checks for a restored database, so that the work is refused at once if history was lost (R1). It
+        also refuses a clock that ticks refuse (S9). It trusts a time from --at. Errors: HistoryDoubted, by the work;
+        ClockDoubted; those of `schema.database.write`.
+        """
         from drawdown.worker.engine.clock_check import require_clock
         from drawdown.worker.history.incarnation import recognise
 
@@ -124,14 +135,17 @@ class App:
         return write(engine, noticed, rollback=rollback)
 
     def require_clock(self) -> None:
-        """The same for what is dated in several transactions. Errors: ClockDoubted."""
+        """Check the clock before work in several transactions. Errors: ClockDoubted."""
         from drawdown.worker.engine.clock_check import require_clock
 
         if not self.clock.trusted:
             self.read(lambda connection: require_clock(connection, self.clock.now_ms()))
 
     def doubt(self) -> str | None:
-        """Why the database may have lost history, by itself or by what this machine remembers; nothing is written."""
+        """Return why the database may have lost history; None if there is no doubt.
+
+        It writes nothing.
+        """
         from drawdown.worker.history.incarnation import read_doubt
 
         engine = self.ready()
@@ -139,7 +153,10 @@ class App:
         return read(engine, lambda connection: read_doubt(connection, witness))
 
     def _load_witness(self, engine: sa.Engine) -> Witness | None:
-        """What this machine remembers; nothing where this user may not read it: no order to halt fails by that."""
+        """Return the local checkpoint; None if this user may not read it.
+
+        A command to halt must not fail for that reason.
+        """
         try:
             return WitnessFile(self.settings.state_folder()).load(engine)
         except UsageError as error:
@@ -148,7 +165,7 @@ class App:
 
     @property
     def registry(self) -> Registry:
-        """The providers there are, and why others cannot be used."""
+        """The providers, and why others cannot be used."""
         if self._registry is None:
             self._registry = self._load()
         return self._registry
@@ -160,7 +177,7 @@ class App:
 
     @property
     def payments(self) -> PaymentServices:
-        """The payment services there are, and why others cannot be used."""
+        """The payment services, and why others cannot be used."""
         if self._payments is None:
             from drawdown.providers.payments import registry as payment_registry
 
@@ -168,13 +185,15 @@ class App:
         return self._payments
 
     def read_files_again(self) -> None:
-        """Use what files of settings hold."""
+        """Read the files of settings, and use their content."""
         self.settings.files.read_again()
         self.renew()
 
     def renew(self) -> bool:
-        """Use what files of settings held when this process read them last; whether that is something else. A provider
-        that cannot be used with it stays as it was."""
+        """Use the content of settings' files that this process read last.
+
+        Return True if it changed. If a provider cannot be used with it, its old settings stay.
+        """
         fresh = self.settings.as_files_say()
         if fresh is self.settings:
             return False
@@ -190,7 +209,7 @@ class App:
     def require_provider(self, name: str) -> str:
         """Return the provider's name if it can be used, or bills nothing.
 
-        Errors: UnknownId for any other, with the nearest; Refused for one with wrong settings.
+        Errors: UnknownId for any other, with the nearest name; Refused for one with wrong settings.
         """
         if name in self.registry.broken:
             raise Refused(f"the provider {name} cannot be used: {self.registry.broken[name]}")
@@ -198,9 +217,10 @@ class App:
         return name
 
     def require_any_provider(self, name: str) -> str:
-        """A provider to look for: also one that cannot be used, or billed somebody once and is gone from here.
+        """Return a provider's name for a filter.
 
-        Errors: UnknownId, with the nearest.
+        It may have wrong settings, or have billed a customer once without settings on this machine now. Errors:
+        UnknownId, with the nearest name.
         """
         there = {*self.registry.providers, *self.registry.broken, *EXEMPT_PROVIDERS}
         if name and name not in there and not self.read(lambda c: ids.is_known(c, ids.PROVIDER, name)):
@@ -208,9 +228,9 @@ class App:
         return name
 
     def require_payments(self, name: str) -> PaymentService:
-        """A payment service there is, with a key or without.
+        """Return a payment service, with a key or without.
 
-        Errors: UnknownId for a name that is none, with the nearest; Refused for one that cannot be used.
+        Errors: UnknownId for an unknown name, with the nearest; Refused for a service that cannot be used.
         """
         if name in self.payments.broken:
             raise Refused(f"the payment service {name} cannot be used: {self.payments.broken[name]}")
@@ -246,19 +266,27 @@ class App:
         return made
 
     def moment(self, text: str, option: str, zone: str = "UTC") -> int:
-        """A time that was typed, `2h` and `today` counted from this invocation's clock. Errors: UsageError."""
+        """Return a typed time in milliseconds.
+
+        `2h` and `today` count from this invocation's clock. Errors: UsageError.
+        """
         return parse_time(text, option, self.clock.now_ms(), zone)
 
     def past(self, text: str, option: str) -> int:
-        """The same, for the time since when something is looked at. Errors: UsageError, also for a time to come: where
-        nothing can be, finding nothing would prove nothing."""
+        """Return a typed time in the past, in milliseconds.
+
+        Errors: UsageError, also for a time in the future, because its empty result would mislead.
+        """
         moment = self.moment(text, option)
         if moment > self.clock.now_ms():
             raise UsageError(f"{option} {text} is in the future, at {show_time(moment)}. For two days ago, pass 2d")
         return moment
 
     def window(self, text: str | None, option: str) -> int | None:
-        """The same for a window's boundary. Errors: UsageError, for a moment between two as well."""
+        """Return a typed boundary of a window, in milliseconds.
+
+        Errors: UsageError, also for a time between two boundaries.
+        """
         return None if text is None else parse_window(text, option, self.clock.now_ms())
 
     def by(self, actor: str | None, reason: str | None) -> By:
@@ -271,41 +299,47 @@ class App:
 
 
 def worker_name() -> str:
-    """Unlike any other worker's, also of the same machine: claims are told apart by it."""
+    """Return a name that differs from every other worker's, even on this machine.
+
+    Claims have it.
+    """
     return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
 
 
 def new_key() -> str:
-    """For a grant that was given none: unlike any other, so that two in one moment are two."""
+    """Return a random key for a grant without a key, so that two grants count as two."""
     return os.urandom(8).hex()
 
 
 def new_api_key() -> str:
-    """256 random bits, behind the prefix that keys are known by."""
+    """Return an API key: its prefix and 256 random bits."""
     from drawdown.worker.access import keys as api_keys
 
     return api_keys.PREFIX + secrets.token_urlsafe(32)
 
 
 def new_link() -> str:
-    """256 random bits, for the path of a link."""
+    """Return 256 random bits for the path of a link."""
     return secrets.token_urlsafe(32)
 
 
 def default_actor() -> str:
-    """The operating system's user."""
+    """Return the operating system's user."""
     return os.environ.get("USER") or f"uid {os.getuid()}"
 
 
 def client_of(outgoing: Outgoing | None) -> HttpClient:
-    """Return an HTTP client with this way out."""
+    """Return an HTTP client with these settings of outgoing calls."""
     from drawdown.providers.http.client import Dialer, HttpClient
 
     return HttpClient(dialer=Dialer(outgoing=outgoing))
 
 
 class LateHttp:
-    """Calls of providers, of issuers that people sign in at, and others."""
+    """Calls to providers, issuers of sign-ins, and others.
+
+    The client is built at the first call.
+    """
 
     def __init__(self, outgoing: Outgoing | None = None) -> None:
         self._outgoing = outgoing
@@ -323,7 +357,7 @@ class LateHttp:
 
 
 class LateCells:
-    """Halts that cells are told, and what cells are asked."""
+    """Halts to cells, and reads of cells. The clients are built at the first call."""
 
     def __init__(self, settings: CellSettings, clock: Clock) -> None:
         self._settings = settings
@@ -349,7 +383,7 @@ class LateCells:
 
 
 class LateHooks:
-    """Messages that the operator's product is told."""
+    """Messages to your product. The client is built at the first message."""
 
     def __init__(self, settings: HookSettings, clock: Clock) -> None:
         self._settings = settings

@@ -1,13 +1,12 @@
-"""A worker of `drawdown worker`: its two lanes, their jobs, and the engine that spreads them.
+"""Run a worker of `drawdown worker`: its two queues, their jobs, and the engine.
 
-The engine is procrastinate, on the same PostgreSQL, in a schema of its own.
+The engine is procrastinate, on the same PostgreSQL, in its own schema.
 
-Guarantee: ticks and short jobs have connections of their own, so that no tick delays a halt. For each kind and shard,
-at most one job waits, and at most one runs. A job is acknowledged once its work has ended; if its worker died, another
-takes it over. A fault in a job is logged and recorded of its worker; the next job of the shard continues from what is
-committed. If a job is stopped, or this program is too old for it, it is put back for others. No money depends on the
-engine: a job that runs twice, or late, does no harm. A worker ends between two effects. If the database is away, the
-worker waits for it.
+Guarantee: ticks and short jobs have their own connections, so no tick delays a halt. For each kind and shard, at most
+one job waits, and at most one runs. A job is acknowledged after its work; if its worker died, another takes it over.
+Drawdown logs and records a fault in a job, and the next job of the shard continues from the committed work. If a job is
+stopped, or needs a newer program, it goes back to the queue. No money depends on the engine: a job that runs twice, or
+late, does no harm. A worker ends between two effects. If the database is unavailable, the worker waits for it.
 """
 
 from __future__ import annotations
@@ -47,18 +46,18 @@ from drawdown.worker.watch import ROUND_MS
 log = structlog.get_logger()
 
 QUICK_AT_ONCE: Final = 2
-"""Watch rounds and nightly comparisons that a worker runs beside its tick."""
+"""Watch rounds and nightly comparisons that a worker runs at once, beside its tick."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ticking:
-    """A tick that runs: each is another one, of the same shard, too."""
+    """A running tick. Two ticks of a shard are different objects."""
 
     shard: str
 
 
 class PutBack(Exception):
-    """The job was not done, or not to its end. The next worker that takes it does it."""
+    """The job is not complete. The engine puts it back for the next worker."""
 
 
 @dataclass
@@ -70,7 +69,7 @@ class Jobs:
     member: Member
     stopping: Stopping
     ended_by: DrawdownError | None = None
-    """Why it may work no longer."""
+    """Error that ends this worker."""
     ticking: Ticking | None = None
     """The tick that runs now."""
     _share: int = 1
@@ -81,8 +80,11 @@ class Jobs:
         self._ticks, self._quick = _apart(self.app, 1), _apart(self.app, QUICK_AT_ONCE)
 
     def tick(self, shard: str) -> None:
-        """One tick of a shard `i/n`. One of another n than is agreed is done all the same: shards that overlap
-        are correct, and a shard that is dropped would wait for a tick of another."""
+        """Run one tick of a shard `i/n`.
+
+        It also runs if the workers agreed on another n. Overlapping shards are correct, but a dropped shard would wait
+        for another tick.
+        """
         with self._one_of(self._ticks) as app:
             options = scheduler.Options(
                 parse_shard(shard), new_orgs(app, self.terms.new_org_provider, None), False, self.terms.every_s
@@ -94,19 +96,25 @@ class Jobs:
                 self.ticking = None
 
     def watch(self, shard: str) -> None:
-        """Make one round. Its memory of the shard, which only makes it quick, is kept for the next round here."""
+        """Run one round of the watch for a shard.
+
+        The next round here reuses its memory, which only makes it faster.
+        """
         with self._one_of(self._quick) as app:
             kept = self._watches.setdefault(shard, WatchLoop(app, parse_shard(shard), self.stopping))
             self._do(f"watch {shard}", replace(kept, app=app).round)
 
     def reconcile(self) -> None:
-        """Do the same as the nightly `drawdown reconcile --correct`."""
+        """Compare and correct as the nightly `drawdown reconcile --correct`."""
         with self._one_of(self._quick) as app:
             by = By(app.clock.now_ms(), "drawdown worker", "nightly", "cli")
             self._do("reconcile", lambda: compare(app, ReconcileScope(correct=True, recent=True), by))
 
     def beat(self) -> None:
-        """Say that this worker lives, and take its share of what providers allow: of those that can tick at once."""
+        """Record this worker's heartbeat, and take its share of providers' limits.
+
+        The share depends on the number of workers that can tick at once.
+        """
         try:
             self.app.ready()
             wanted = RequestedTerms(
@@ -120,12 +128,12 @@ class Jobs:
             log.warning("worker_not_told", error=str(error))
 
     def end(self, error: DrawdownError) -> None:
-        """Work no longer, and say why."""
+        """End this worker with an error."""
         self.ended_by = self.ended_by or error
         self.stopping.end()
 
     def close(self) -> None:
-        """Say that this worker ended, and close what it opened."""
+        """Record the end of this worker, and close its connections."""
         try:
             self.book.leave()
         except DrawdownError as error:
@@ -159,7 +167,7 @@ class Jobs:
             raise PutBack
 
     def _note(self, write: Callable[[], None]) -> None:
-        """Write a note. If it fails, the noted work is done all the same."""
+        """Write a note about a job. A failure is logged and does not fail the job."""
         try:
             write()
         except DrawdownError as error:
@@ -167,7 +175,7 @@ class Jobs:
 
 
 def _apart(app: App, count: int) -> queue.Queue[App]:
-    """So many of the same invocation, each with connections and providers of its own."""
+    """Return copies of an invocation, each with its own connections and providers."""
     made: queue.Queue[App] = queue.Queue()
     for _ in range(count):
         made.put(app.apart())
@@ -175,7 +183,7 @@ def _apart(app: App, count: int) -> queue.Queue[App]:
 
 
 TAKE_OVER_EVERY_S: Final = 15
-"""Interval between two take-overs of the jobs of dead workers (see LIVES_S)."""
+"""Seconds between two take-overs of the jobs of dead workers (see LIVES_S)."""
 MAX_KEPT_HOURS: Final = 24
 """Hours for which the engine keeps jobs that failed to start. It deletes successful jobs at once."""
 ACKNOWLEDGED_S: Final = 30
@@ -184,9 +192,9 @@ ACKNOWLEDGED_S: Final = 30
 If a worker cannot note it by then, it has lost its heartbeat, too. It begins again, and its jobs are taken over.
 """
 RECONCILE_AT: Final = "17 2 * * *"
-"""Nightly, UTC."""
+"""Schedule of the nightly comparison, in UTC."""
 CATCH_UP_S: Final = 12 * 3_600
-"""Longest delay with which a worker still starts a missed nightly comparison."""
+"""Seconds after which a worker no longer starts a missed nightly comparison."""
 MAX_CONNECTIONS: Final = 4
 """Connections of a worker's engine, beside two that receive jobs."""
 TICKS, QUICK = "ticks", "quick"
@@ -195,8 +203,10 @@ _MINUTE, _HOUR = 60, 3_600
 
 
 class Connector(PsycopgConnector):
-    """One that notes what became of a job again where its connection was lost, and else fails. A job that is to wait
-    again, while a newer one of its shard waits already, is done by that one."""
+    """A connector that repeats the note of a job's outcome after a lost connection.
+
+    If a job goes back to the queue while a newer job of its shard waits, the newer job replaces it.
+    """
 
     async def execute_query_async(self, query: Any, **arguments: Any) -> None:
         try:
@@ -208,8 +218,10 @@ class Connector(PsycopgConnector):
             await self._noted(sql.queries["finish_job"], **given)
 
     async def _noted(self, query: Any, **arguments: Any) -> None:
-        """Again only where no answer came. That there is no such job any more is one; after an answer that was lost, it
-        says that this was done."""
+        """Execute a statement, and repeat it only if no answer came.
+
+        The error that no such job exists is an answer. After a lost answer, it proves that the first statement worked.
+        """
         tries = AsyncRetrying(
             retry=retry_if_exception(_is_unanswered),
             stop=stop_after_delay(ACKNOWLEDGED_S),
@@ -230,12 +242,15 @@ def _is_unanswered(error: BaseException) -> bool:
 
 
 def _is_gone(error: BaseException) -> bool:
-    """The engine's functions raise so for a job that is not there, or not under way."""
+    """Return True if the job does not exist, or does not run.
+
+    The engine's functions then raise an exception.
+    """
     return isinstance(error.__cause__, psycopg.errors.RaiseException)
 
 
 def connector(latest_url: Callable[[], str]) -> Connector:
-    """Connections for the engine, each with the login that is to be used by then."""
+    """Return the engine's connections. Each uses the login that is valid then."""
 
     async def conninfo() -> str:
         url = sa.make_url(latest_url()).set(drivername="postgresql")
@@ -258,7 +273,10 @@ async def _go_there(connection: psycopg.AsyncConnection[Any]) -> None:
 
 
 def cron(every_s: int) -> str:
-    """Every so many seconds, as the engine's schedule has it. Errors: UsageError for what divides no minute or hour."""
+    """Return the engine's schedule for a period in seconds.
+
+    Errors: UsageError unless the period divides a minute or an hour.
+    """
     minutes, rest = divmod(every_s, _MINUTE)
     if 0 < every_s < _MINUTE and _MINUTE % every_s == 0:
         return f"* * * * * */{every_s}"
@@ -272,7 +290,7 @@ def cron(every_s: int) -> str:
 
 
 def ticking(work: Jobs, made: Connector) -> Engine:
-    """The queue of ticks: of each shard, every `every_s` seconds."""
+    """Return the queue of ticks: each shard every `every_s` seconds."""
     engine = Engine(connector=made)
 
     def tick(timestamp: int, shard: str) -> None:
@@ -285,7 +303,10 @@ def ticking(work: Jobs, made: Connector) -> Engine:
 
 
 def watching(work: Jobs, made: Connector) -> Engine:
-    """The queue that no tick holds up: rounds of the watch, the nightly comparison, and what is taken over."""
+    """Return the queue of short jobs, which no tick delays.
+
+    They are watch rounds, the nightly comparison, and take-overs.
+    """
     engine = Engine(connector=made, periodic_defaults={"max_delay": CATCH_UP_S})
 
     def watch(timestamp: int, shard: str) -> None:
@@ -304,48 +325,54 @@ def watching(work: Jobs, made: Connector) -> Engine:
         _schedule(engine, task, cron(ROUND_MS // SECOND_MS), f"watch {shard}", {"shard": shard})
     nightly = engine.task(name="reconcile", queue=QUICK, retry=BACK)(reconcile)
     _schedule(engine, nightly, RECONCILE_AT, "reconcile", {})
-    # No lock: one whose worker died would hold up the one that is to take it over.
+    # No lock: if the worker of a take-over died, its lock would block the next take-over.
     taken = engine.task(name="take_over", queue=QUICK, queueing_lock="take_over", priority=1)(clean_up)
     engine.periodic(cron=cron(TAKE_OVER_EVERY_S), periodic_id="take_over")(taken)
     return engine
 
 
 def shards(work: Jobs) -> list[str]:
-    """All of them, as `i/n`."""
+    """Return all shards, as `i/n`."""
     return [f"{index}/{work.terms.shards}" for index in range(work.terms.shards)]
 
 
 def _schedule(engine: Engine, task: Any, when: str, name: str, given: dict[str, Any]) -> None:
-    """One waits at most (`queueing_lock`), and one runs (`lock`)."""
+    """Schedule a task.
+
+    At most one of its jobs waits (`queueing_lock`), and at most one runs (`lock`).
+    """
     engine.periodic(cron=when, periodic_id=name, lock=name, queueing_lock=name, task_kwargs=given)(task)
 
 
 async def take_over(engine: Engine) -> None:
-    """The engine sees which workers died, and does nothing about their jobs: they wait again."""
+    """Put the jobs of dead workers back into the queue.
+
+    The engine detects dead workers, and does not do that.
+    """
     for job in await engine.job_manager.get_stalled_jobs(seconds_since_heartbeat=LIVES_S):
         log.warning("job_taken_over", job=job.task_name, lock=job.lock, worker=job.worker_id)
         await engine.job_manager.retry_job(job)
 
 
 BEAT_S: Final = 5.0
-"""Interval between two heartbeats of a worker."""
+"""Seconds between two heartbeats of a worker."""
 POLL_S: Final = 1.0
-"""Interval between two searches for a job that waited for another job of its shard. The engine sends no notification
-for it."""
+"""Seconds between two searches for a job that waited for another job of its shard. The engine sends no notification for
+it."""
 AGAIN_S: Final = 1.0
-"""Wait before a worker connects again to a lost database."""
+"""Seconds before a worker connects again to a lost database."""
 MAX_TICK_S: Final = 3_600.0
-"""Longest tick of a worker. A tick that lasts longer hangs, so the process ends, and other workers take over its
+"""Seconds that a tick of a worker may last. A longer tick hangs, so the process ends, and other workers take over its
 jobs."""
 AWAY: Final = (exceptions.ConnectorException, PoolTimeout)
 
 
 die: Callable[[int], None] = os._exit
-"""Ends the process as it is. Nothing is lost: what it did is committed, or is done again."""
+"""Ends the process at once. Its work is committed, or will be done again."""
 
 
 def work(jobs: Jobs) -> None:
-    """Work until it is to stop. Errors: `jobs.ended_by`, where it may work no longer."""
+    """Work until the worker is stopped. Errors: `jobs.ended_by`."""
     while not jobs.stopping.is_set():
         try:
             asyncio.run(_turn(jobs))
@@ -358,7 +385,7 @@ def work(jobs: Jobs) -> None:
 
 
 async def _turn(jobs: Jobs) -> None:
-    """Until it is to stop, or a lane fails for good."""
+    """Run both queues until the worker is stopped, or a queue fails for good."""
     made = connector(jobs.app.settings.latest_database_url)
     ticks, quick = ticking(jobs, made), watching(jobs, made)
     async with ticks.open_async():
@@ -366,7 +393,7 @@ async def _turn(jobs: Jobs) -> None:
         beat, stop = _begun(_beat(jobs)), _begun(_until_stopped(jobs))
         await asyncio.wait([*lanes, stop], return_when=asyncio.FIRST_COMPLETED)
         for lane in lanes:
-            lane.cancel()  # which lets it end what it does
+            lane.cancel()  # it ends its present job
         ended = await asyncio.gather(*lanes, return_exceptions=True)
         for other in (beat, stop):
             other.cancel()
@@ -376,7 +403,10 @@ async def _turn(jobs: Jobs) -> None:
 
 
 async def _lane(jobs: Jobs, engine: Engine, name: str, at_once: int) -> None:
-    """One lane. Where the engine loses its database it begins again, alone: it waits for no job of the other one."""
+    """Run one queue.
+
+    If the engine loses its database, this queue begins again without waiting for the other.
+    """
     while not jobs.stopping.is_set():
         try:
             return await _worked(engine, name, at_once)
@@ -390,7 +420,7 @@ async def _worked(engine: Engine, name: str, at_once: int) -> None:
         queues=[name],
         concurrency=at_once,
         fetch_job_polling_interval=POLL_S,
-        # Any login of a database may notify any other; a notice that does not parse would end the lane.
+        # Any login of a database may send notifications, and an invalid one would end the queue.
         listen_notify=False,
         delete_jobs="successful",
         install_signal_handlers=False,

@@ -1,7 +1,7 @@
-"""The commands of what is declared: one of each action, list and showing (`schema.declare`).
+"""Make a command of each declared action, list and showing (`schema.declare`).
 
-Guarantee: a command takes what its declaration takes, and its JSON is the answer that HTTP gives. Each action has a dry
-run, which is the action itself in a transaction that is undone.
+Guarantee: a command takes the parameters of its declaration, and its JSON equals HTTP's answer. Each action has a dry
+run, which does the action in a transaction and rolls it back.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ Key = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="Output of the secret only")]
 After = Annotated[str, typer.Option(help="Cursor of the next page: `next` of the previous answer")]
 OfFile = Annotated[Path | None, typer.Option(help="CSV file with the organisations in a column org_id")]
-_NOT: Final = f"{'-' * 2}no-"  # in two parts: it is no option by itself
+_NOT: Final = f"{'-' * 2}no-"  # in two parts, because it is not an option
 MOST_ROWS: Final = 50
 """Rows of a table that shows the effect of an action."""
 CONTEXT: Final = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
 
 
 def of_noun(noun: str, *declared: Declared) -> typer.Typer:
-    """The commands of a noun among these, each by the rest of its words."""
+    """Return the declared commands of a noun, each named by its other words."""
     commands = typer.Typer()
     for one in declared:
         if one.name.startswith(f"{noun} ") and not one.by_hand:
@@ -67,7 +67,7 @@ def of_noun(noun: str, *declared: Declared) -> typer.Typer:
 
 
 def _command(one: Declared) -> Callable[..., None]:
-    """A function that Typer reads: its parameters are those of the declaration, and those that all have."""
+    """Return a function for Typer, with the declaration's and the common parameters."""
     own = [_to_parameter(param) for param in one.params]
     match one:
         case Action():
@@ -104,7 +104,10 @@ def _option(name: str, annotation: object, default: object) -> inspect.Parameter
 
 
 def _to_parameter(param: Param) -> inspect.Parameter:
-    """As Typer knows it. What is not a flag is taken as a text, and read by its kind."""
+    """Return a parameter for Typer.
+
+    All but flags are texts, which their kind reads.
+    """
     metavar = "|".join(param.choices) or param.metavar
     if param.is_argument:
         info: Any = typer.Argument(metavar=param.metavar, help=param.says)
@@ -126,17 +129,20 @@ def _to_parameter(param: Param) -> inspect.Parameter:
 
 
 def _name(param: Param) -> str:
-    """As Typer knows it."""
+    """Return the name of a parameter for Typer."""
     return f"{param.word}_" if iskeyword(param.word) else param.word
 
 
 def _read_values(params: Sequence[Param], given: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
-    """The values that were typed, by the parameters' names. Errors: WrongField."""
+    """Return the typed values, by the parameters' names. Errors: WrongField."""
     return of_texts(params, {one.name: given[_name(one)] for one in params}, now_ms, lambda param: param.option)
 
 
 def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
-    """Do it, or show what it would do."""
+    """Do an action, or show its effect.
+
+    Errors: those of the action; AnswerLost with the command to repeat; UsageError.
+    """
     by, dry_run = app.by(given["actor"], given["reason"]), given["dry_run"]
     if given.get("file") is not None:
         given = {**given, **_of_file(action, given)}
@@ -204,7 +210,7 @@ def _end(status: Exit) -> None:
 
 
 def _first_rows(action: Action[Any], done: Any) -> list[str | Table]:
-    """The first MOST_ROWS rows of each table of a result."""
+    """Return the first MOST_ROWS rows of each table of a result."""
     lines: list[str | Table] = []
     for name, (title, columns) in action.parts.items():
         rows = getattr(done, name)
@@ -214,19 +220,25 @@ def _first_rows(action: Action[Any], done: Any) -> list[str | Table]:
 
 
 def _moments(action: Action[Any], values: Mapping[str, Any]) -> list[str]:
-    """The options with moments that may have been counted from now: the same again means the same moment."""
+    """Return the options with times.
+
+    A repeated command must have the same times, and a typed time may count from now.
+    """
     told = [param for param in action.params if param.kind.name == TIME.name and not param.is_argument]
     given = [(param, values[param.name]) for param in told if values[param.name] is not None]
     return [f"{param.option} {param.kind.write(value)}" for param, value in given]
 
 
 def _listed(action: Action[Any]) -> Param | None:
-    """Organisations that are named one after the other, or by a file."""
+    """Return the parameter that takes organisations, one by one or from a file."""
     return next((one for one in action.params if one.is_argument and one.many and one.kind is ORG), None)
 
 
 def _of_file(action: Action[Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Errors: UsageError for both ways, and for a file that names none."""
+    """Return the organisations of a file as a parameter.
+
+    Errors: UsageError if organisations are also named as arguments, or the file has none.
+    """
     param = _listed(action)
     assert param is not None
     if given[_name(param)]:
@@ -235,7 +247,10 @@ def _of_file(action: Action[Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_orgs(file: Path) -> list[str]:
-    """Organisations from a CSV file with the column org_id. Errors: UsageError naming what is wrong."""
+    """Return the organisations in a CSV file with the column org_id.
+
+    Errors: UsageError with the fault.
+    """
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             rows = csv.DictReader(lines, strict=True)
@@ -268,7 +283,7 @@ def list_(app: App, listing: Listing[Any], given: Mapping[str, Any]) -> None:
 
 
 def show_(app: App, showing: Showing[Any], given: Mapping[str, Any]) -> None:
-    """Show one thing."""
+    """Show one object."""
     now = app.clock.now_ms()
     values = _read_values(showing.params, given, now)
     look = Look(now, most=given.get("most", showing.most), patient=True, read_providers=lambda: app.registry)
@@ -279,7 +294,7 @@ def show_(app: App, showing: Showing[Any], given: Mapping[str, Any]) -> None:
 
 
 def _plain(showing: Showing[Any], found: Any, within: str = "") -> dict[str, object]:
-    """Its fields, but for those that are tables."""
+    """Return the fields of an object that are not tables."""
     values = {one.name: getattr(found, one.name) for one in fields(found)}
     return {
         name: value
@@ -289,7 +304,7 @@ def _plain(showing: Showing[Any], found: Any, within: str = "") -> dict[str, obj
 
 
 def _parts(showing: Showing[Any], found: Any) -> list[Table]:
-    """A table of each field that is a dataclass, and of each that has rows."""
+    """Return a table of each field that is a dataclass, and of each field with rows."""
     made: list[Table] = []
     for one in fields(found):
         value = getattr(found, one.name)

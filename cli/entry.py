@@ -1,6 +1,6 @@
-"""Where the command `drawdown` begins.
+"""Start the command `drawdown`.
 
-Guarantee: Ctrl-C while the program is still read ends with one line, as it does later.
+Guarantee: if a person presses Ctrl-C during the import, the program ends with one line, as it does later.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import sys
 def main() -> None:
     """Run the command, and end the process with its exit status."""
     try:
-        from drawdown.cli.main import main as run  # a tenth of a second, in which a person may change their mind
+        from drawdown.cli.main import main as run  # a tenth of a second, in which a person may press Ctrl-C
     except KeyboardInterrupt:
         sys.stderr.write("drawdown: stopped before it began\n")
-        sys.exit(75)  # as `Exit.LEFT`, which is not read yet
+        sys.exit(75)  # `Exit.LEFT`, which is not imported yet
     run()

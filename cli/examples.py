@@ -1,6 +1,8 @@
-"""The examples below each command's help, by its words. Those of "" stand below the program's own.
+"""List the examples below each command's help, by its words.
 
-Guarantee: a test parses each, and asks for one of each command there is.
+Those of "" are below the program's own help.
+
+Guarantee: a test parses each example, and requires one of each command.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The command line: `drawdown NOUN VERB`.
+"""Run the command line: `drawdown NOUN VERB`.
 
-Guarantee: a command ends with one of the statuses of `Exit`. An error is one clear line on stderr. With --json, stdout
-holds one object. `--help` and `--version` import little more than Typer.
+Guarantee: a command ends with one of the statuses of `Exit`. An error is one line on stderr. With --json, stdout has
+one object. `--help` and `--version` import little more than Typer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EPILOG = (
 BAD_USAGE = "bad_usage"
 VALUED, BARE = ("--database-url", "--at"), ("--json",)
 SEARCH_AFTER: Final = 10_000
-"""Objects more than were given up, before garbage is looked for."""
+"""Newly allocated objects, minus freed objects, that start a garbage collection."""
 
 app = typer.Typer(
     name="drawdown",
@@ -69,18 +69,21 @@ def root(
         bool, typer.Option("--version", help="Version of the program", is_eager=True, callback=version)
     ] = False,
 ) -> None:
-    """Options of every command."""
-    from drawdown.cli.startup import open_state  # half of the program: no help needs it
+    """Read the options of every command."""
+    from drawdown.cli.startup import open_state  # it imports half of the program, which help does not need
 
     context.obj = open_state(database_url, at, as_json=json_)
     if not gc.isenabled():
         search_seldom()
-    context.call_on_close(context.obj.close)  # Typer keeps a command's last context for as long as the process lives
+    context.call_on_close(context.obj.close)  # Typer keeps a command's last context until the process ends
 
 
 def search_seldom() -> None:
-    """All that is imported stays, and is not looked at again. A search for garbage each 700 objects, as Python
-    has it, took a fifth of what a push costs: a claim's are thousands that are on their way, and no garbage."""
+    """Run garbage collection rarely, and never on imported objects.
+
+    Python's default of 700 objects costs a fifth of a push: a claim allocates thousands of objects that are not
+    garbage.
+    """
     gc.freeze()
     gc.set_threshold(SEARCH_AFTER)
     gc.enable()
@@ -88,14 +91,14 @@ def search_seldom() -> None:
 
 @cache
 def program() -> TyperCommand | TyperGroup:
-    """Return the program that Typer makes of `app`: once in a process, however many commands it runs."""
+    """Return the program that Typer builds from `app`, once in a process."""
     made = get_command(app)
     assert isinstance(made, TyperCommand | TyperGroup), made
     return made
 
 
 def global_options_first(arguments: list[str]) -> list[str]:
-    """Move the options of every command to the front, so that they work in any place."""
+    """Move the options of every command to the front, so that any place is valid."""
     front: list[str] = []
     rest: list[str] = []
     left = iter(arguments)
@@ -113,10 +116,10 @@ def global_options_first(arguments: list[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point: runs the command and ends the process with its exit status."""
-    alone = arguments is None  # no other program's process
+    """Run the command, and end the process with its exit status."""
+    alone = arguments is None  # it is the process's own program
     if alone:
-        gc.disable()  # until the command is there: looking for garbage among what it imports took a sixth of its start
+        gc.disable()  # until the command runs: a garbage collection during the imports takes a sixth of the start
     closed = sys.stdout is None
     open_missing()
     if alone:
@@ -128,13 +131,16 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(fail(fault, as_json="--json" in given))
     status = run(given)
     say_what_was_lost()
-    if alone and "duckdb" not in sys.modules:  # which reports what it finds to be left at the end
-        gc.freeze()  # what ends with the process needs nobody who looks for it
+    if alone and "duckdb" not in sys.modules:  # DuckDB reports objects that are left at the end
+        gc.freeze()  # the end of the process frees all memory
     sys.exit(status)
 
 
 def _explain_usage_error(error: typer.TyperException) -> str:
-    """What is wrong with the words that were typed. A number below zero reads as an option."""
+    """Return the message about invalid arguments.
+
+    A negative number looks like an option, so the message shows how to pass it.
+    """
     number = re.fullmatch(r"No such option: (-[0-9][0-9.]*)", error.format_message())
     if number is None:
         return f"{error.format_message()} (`--help` shows how)"
@@ -143,7 +149,7 @@ def _explain_usage_error(error: typer.TyperException) -> str:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; returns its exit status."""
+    """Run one command, and return its exit status."""
     as_json = "--json" in arguments
     try:
         result = program()(arguments, prog_name="drawdown", standalone_mode=False)

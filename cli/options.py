@@ -1,7 +1,7 @@
-"""Options that several commands share, and numbers as every command reads them.
+"""Define options that several commands share, and how commands read numbers.
 
-Guarantee: a number is a sign, digits and, where a part counts, a point. Typer takes `1.00` for 1 and `1_0` for 10, and
-in an amount each of these is sooner a slip than meant.
+Guarantee: a number has a sign, digits and, if it may be fractional, a point. Typer accepts `1.00` for 1 and `1_0` for
+10. Drawdown rejects them, because in an amount they are most likely mistakes.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ ProviderName = Annotated[str, typer.Argument(metavar="PROVIDER", help="Name of t
 
 
 def only_with(context: typer.Context, option: str, *others: str) -> None:
-    """Refuse what was typed beside `option` and would be passed over silently.
+    """Refuse options that have no effect beside `option`.
 
-    `others`: the parameters of the command, by their names here, that do count beside it.
-    Errors: UsageError naming what was typed.
+    `others`: names of parameters that do have an effect beside it. Errors: UsageError with the refused options.
     """
     typed = [
         param.opts[0]
@@ -56,15 +55,15 @@ def _is_typed(context: typer.Context, name: str | None) -> bool:
 
 
 MOST_TYPED: Final = 2**63 - 1
-"""No database holds a larger whole number."""
+"""Largest whole number that a database can store."""
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,300}")
 _PARTED: Final = re.compile(r"[+-]?([0-9]{1,300}(\.[0-9]*)?|\.[0-9]+)")
 Number = int | float
 
 
 def plain_numbers(command: TyperCommand | TyperGroup) -> None:
-    """Have a command read its numbers by this module, within the bounds that each was declared with."""
-    params: Sequence[Any] = command.params  # those of Typer, which keeps their class to itself
+    """Make a command read its numbers by this module, within their declared bounds."""
+    params: Sequence[Any] = command.params  # Typer's own class, which it does not export
     for param in params:
         kind, info = param.type_descriptor.annotation, param.type_descriptor.parameter_info
         if kind in (int, float):
@@ -76,7 +75,7 @@ def _reader(kind: type[Number], least: Number | None, most: Number | None) -> Ca
     low, high = -MOST_TYPED if least is None else least, MOST_TYPED if most is None else most
 
     def read(given: str | Number) -> Number:
-        if not isinstance(given, str):  # what is not typed has its default
+        if not isinstance(given, str):  # a default is already a number
             return given
         if not form.fullmatch(given):
             raise typer.BadParameter(f"{given!r} is not a {words}")

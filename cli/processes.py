@@ -1,9 +1,8 @@
-"""`--processes N` and `drawdown up`: the parts of one command, each in a process of its own, and a signal to end.
+"""Run the parts of `--processes N` and `drawdown up`, each in its own process.
 
-Guarantee: each part ends with a result, also if its process was killed. SIGTERM and SIGINT reach every part, and end it
-between two effects. No part outlives the command. Two parts never share a connection: each part opens its own. The
-signal's handler takes no lock, neither the log's nor an event's: the thread that it interrupts may hold it, and would
-wait for itself. The signal is logged by the code that waits for it.
+Guarantee: each part ends with a result, even if its process was killed. SIGTERM and SIGINT reach every part, and end it
+between two effects. No part outlives the command. Each part opens its own connections. The signal handler takes no
+lock, because the interrupted thread may hold it and would wait for itself. The code that waits for the signal logs it.
 """
 
 from __future__ import annotations
@@ -31,18 +30,21 @@ from drawdown.worker.engine.shard import Shard
 log = structlog.get_logger()
 
 LOOK_S: Final = 0.1
-"""Interval between two checks of the flag."""
+"""Seconds between two checks of the flag."""
 
 
 class Stopping:
-    """A plain flag; empty until a signal came. `parent`: a process; when it ends, that counts as a signal."""
+    """A flag that a signal sets.
+
+    `parent`: a process; its end counts as a signal.
+    """
 
     def __init__(self, parent: int | None = None) -> None:
         self._signal = ""
         self._parent = parent
 
     def on_signals(self) -> None:
-        """Have SIGTERM and SIGINT end between two effects."""
+        """Make SIGTERM and SIGINT set the flag."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -50,7 +52,7 @@ class Stopping:
         self._signal = signal.Signals(number).name
 
     def end(self) -> None:
-        """End without a signal."""
+        """Set the flag without a signal."""
         self._signal = "none"
 
     def is_set(self) -> bool:
@@ -59,7 +61,7 @@ class Stopping:
         return bool(self._signal)
 
     def wait(self, seconds: float | None = None) -> None:
-        """Until then, or for so long."""
+        """Wait until the flag is set, or for `seconds`."""
         ends = None if seconds is None else time.monotonic() + seconds
         while not self.is_set() and (ends is None or time.monotonic() < ends):
             time.sleep(LOOK_S if ends is None else max(0.0, min(LOOK_S, ends - time.monotonic())))
@@ -71,15 +73,15 @@ P = TypeVar("P")
 T = TypeVar("T")
 
 MAX_PROCESSES: Final = 32
-"""Processes of one command: each has connections and providers of its own."""
+"""Processes of one command. Each has its own connections and providers."""
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
-# A fork has what is imported already. No thread runs in a command that has not begun its work.
+# A fork shares the imported modules. It is safe, because a command starts no thread before its work.
 _FORK: Final = multiprocessing.get_context("fork")
 
 
 def shards(count: int) -> list[Shard]:
-    """All buckets, in so many parts."""
+    """Return all buckets, divided into `count` shards."""
     return [Shard(index * BUCKETS // count, (index + 1) * BUCKETS // count - 1) for index in range(count)]
 
 
@@ -91,7 +93,7 @@ class _Part(Generic[P, T]):
     result: T | Fault | None = None
 
     def take(self) -> None:
-        """Take the result of its part; if its process is gone silently, that is the result."""
+        """Store the result of the part. If its process died, store that as a Fault."""
         try:
             self.result = self.answers.recv()
         except EOFError:
@@ -112,10 +114,9 @@ def in_processes(
     together: bool = False,
     before: Stopping | None = None,
 ) -> list[tuple[P, T | Fault]]:
-    """Do the work of each part in a process of its own. Return the outcome of each, in order.
+    """Do the work of each part in its own process, and return the outcomes in order.
 
-    `together`: when one part ends, the others are asked to end. `before`: the flag of a signal that may have come
-    before.
+    `together`: if one part ends, end the others, too. `before`: the flag of an earlier signal.
     """
     begun: list[_Part[P, T]] = []
     with _passed_on(begun) as told:
@@ -140,8 +141,10 @@ def in_processes(
 
 @contextmanager
 def _passed_on(begun: list[_Part[P, T]]) -> Iterator[list[int]]:
-    """Signals are passed on to all parts that have begun, and kept for those that have not. One that comes while they
-    begin waits until all have, unless another thread of the process takes it."""
+    """Pass signals to all parts that have begun, and keep them for the others.
+
+    A signal during the start waits until all parts have begun, unless another thread of the process takes it.
+    """
     kept_for_others: list[int] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
@@ -166,15 +169,15 @@ def _begin(part: P, work: Callable[[P, Stopping], T]) -> _Part[P, T]:
     answers, answer = _FORK.Pipe(duplex=False)
     process = _FORK.Process(target=_work, args=(answer, part, work, os.getpid()))
     process.start()
-    answer.close()  # else the end of the part would not end it
+    answer.close()  # an open end here would hide the end of the part
     return _Part(part, process, answers)
 
 
 def _work(answer: Connection, part: P, work: Callable[[P, Stopping], object], parent: int) -> None:
-    """In the part's own process."""
+    """Run a part's work in its own process, and send the result."""
     stopping = Stopping(parent)
     stopping.on_signals()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells all; the command tells its parts by SIGTERM
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the command sends SIGTERM
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         result = work(part, stopping)

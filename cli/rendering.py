@@ -1,7 +1,7 @@
-"""Showing results: a table for people, one JSON object for programs.
+"""Show results: a table for people, one JSON object for programs.
 
-Guarantee: a terminal is given nothing that it would obey, or read the other way round, for any name of a host, provider
-or file. Ids and messages are cleaned here, and in `opening` and `streams`, where logs and errors are written.
+Guarantee: no name of a host, provider or file can control a terminal or reverse its text. This module cleans ids and
+messages, and so do `startup` and `streams` for logs and errors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from drawdown.schema.typed.parsing import show_credits, show_time
 
 
 def plain(value: object) -> object:
-    """A value as JSON can hold it."""
+    """Return a value that JSON can hold."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return value
@@ -51,17 +51,17 @@ def show_change(app: App, result: Mapping[str, object], lines: Iterable[str | Ta
 
 
 BLANKS: Final = re.compile("^ +| +$|(?<= ) +")
-"""Those that a table would swallow: at a text's ends, and all but the first of several."""
+"""Matches blanks that a table would drop: at a text's ends, and all but the first of several."""
 MAX_WIDTH: Final = 10_000
 """Width at which a table is measured, in characters. It is wider than any row."""
 
 
 class Rows(Table):
-    """A table in which keys, ids and times stay whole: copied from a terminal, or found with grep.
+    """A table that keeps keys, ids and times whole, to copy or grep them.
 
-    Guarantee: text wraps at its spaces alone; those that would not be seen are escaped, so that two names never look
-    alike. A table that needs more than the terminal has is as wide as it needs.
-    Where nobody looks (a pipe, a file, cron) it is plain: a line a row, columns two spaces apart, no border, no colour.
+    Guarantee: text wraps only at spaces. Spaces that would not be visible are escaped, so that two names never look
+    alike. A table may be wider than the terminal. In a pipe, a file or cron it is plain: a line for each row, two
+    spaces between columns, no border and no colour.
     """
 
     def __init__(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -88,7 +88,10 @@ class Rows(Table):
         yield from super().__rich_console__(console, options.update_width(max(options.max_width, needed)))
 
     def plain_lines(self) -> Iterator[str]:
-        """The title, if there is one; the columns' names, if they have any; the rows; an empty line."""
+        """Yield the title, the columns' names, the rows and an empty line.
+
+        It omits a missing title or missing names.
+        """
         heads = tuple(str(column.header) for column in self.columns)
         lines = [list(row) for row in ([heads] if any(heads) else []) + self.texts]
         widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
@@ -103,12 +106,15 @@ class Rows(Table):
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Rows:
-    """A table; columns that start with `#` hold numbers and are set to the right."""
+    """Return a table.
+
+    Columns with `#` at their start hold numbers, and are aligned to the right.
+    """
     return Rows(clean(title), columns, rows)
 
 
 def format_value(name: str, value: object) -> object:
-    """A column's value for people: times as times, money in credits."""
+    """Return a column's value for people: times as times, amounts in credits."""
     if isinstance(value, list):
         return ", ".join(map(str, value)) or None
     if isinstance(value, int) and name.endswith(("_ms", "halted_at")):
@@ -117,8 +123,10 @@ def format_value(name: str, value: object) -> object:
 
 
 def facts(row: Mapping[str, object]) -> list[tuple[str, object]]:
-    """The columns of one row, a line each, for people: names without the unit that the value now shows; `-` is what
-    there is not (yet)."""
+    """Return the columns of one row for people.
+
+    Names omit the unit that the value shows. `-` means that there is no value yet.
+    """
     named = (
         (name.removesuffix("_ms").removesuffix("_micro"), format_value(name, value)) for name, value in row.items()
     )

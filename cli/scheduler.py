@@ -1,10 +1,11 @@
-"""The loops of `drawdown run`, `up` and `watch`: a tick every five minutes, watch rounds between them, and what is done
-once a night.
+"""Run the loops of `drawdown run`, `up` and `watch`.
 
-Guarantee: a late fire still happens, and several missed ones become one. Two ticks of this process never overlap (an
-overlap is logged and counted), and no two rounds. SIGTERM ends between two effects: every push that was sent has its
-attempt on record. A round that fails is logged, and the next one does its work. The night's command has a process of
-its own: its proof takes no memory from the ticks, nor do its failures end them.
+They are ticks, watch rounds between them, and nightly work.
+
+Guarantee: a late tick still runs, and several missed ticks become one. Two ticks of this process never overlap, and
+neither do two rounds; an overlap is logged and counted. SIGTERM ends the loops between two effects, so every push that
+was sent has its attempt on record. A failed round is logged, and the next one does its work. The nightly command runs
+in its own process, so it takes no memory from ticks, and its failure does not end them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ log = structlog.get_logger()
 
 
 WITHIN: Final = 0.8
-"""Default time limit of a tick, as a share of the interval between ticks: a tick that hangs ends."""
+"""Default time limit of a tick, as a share of the interval between ticks. A tick that hangs ends then."""
 
 
 @dataclass
@@ -53,19 +54,19 @@ class Options:
     accept_clock: bool
     every_s: int
     watch_every_s: int | None = None
-    """None: nobody is watched."""
+    """Seconds between watch rounds; None: no watch."""
     deadline_s: float | None = None
-    """Seconds after which a tick leaves the rest to the next one. None: by WITHIN."""
+    """Seconds after which a tick leaves the rest to the next tick. None: the share WITHIN of the interval."""
     nightly_at: dt.time | None = None
-    """In UTC. None: somebody else runs `drawdown nightly`."""
+    """Time of day of the nightly checks in UTC. None: they run elsewhere."""
 
     def deadline_ms(self) -> int:
-        """The longest time of a tick, in milliseconds."""
+        """Return the time limit of a tick, in milliseconds."""
         return round((self.every_s * WITHIN if self.deadline_s is None else self.deadline_s) * SECOND_MS)
 
 
 def tick_once(app: App, options: Options, stopping: Stopping) -> Report:
-    """One tick of a process that lives on, with what files of settings hold."""
+    """Run one tick with the present content of settings' files."""
     app.read_files_again()
     context = app.context()
     context.shard = options.shard
@@ -85,10 +86,13 @@ class _Loop:
     last_status: int = 0
 
     def tick(self) -> None:
-        """Do one tick. A fault is logged; the next tick continues from what is committed."""
+        """Run one tick.
+
+        A fault is logged; the next tick continues from the committed work.
+        """
         try:
             self.last_status = tick_once(self.app, self.options, self.stopping).exit_status
-            self.options.accept_clock = False  # one jump was vouched for, not every later one
+            self.options.accept_clock = False  # one clock jump was accepted, not every later one
         except DrawdownError as error:
             self.last_status = error.exit_status
             log.error("tick_failed", error=str(error), exit_status=error.exit_status)
@@ -98,27 +102,30 @@ class _Loop:
 
     def overlapped(self, event: JobExecutionEvent) -> None:
         if event.job_id != "tick":
-            return  # a round that takes longer than it should is made up for by the next
+            return  # the next round catches up
         self.overlaps += 1
         log.warning("tick_overlaps", count=self.overlaps, detail="the tick before still runs; it will be made up for")
 
 
 def at_night(at: dt.time) -> CronTrigger:
-    """Once a day, in UTC, which has no hour twice or left out."""
+    """Return a trigger once a day, in UTC, which never skips or repeats an hour."""
     return CronTrigger(hour=at.hour, minute=at.minute, timezone=dt.UTC)
 
 
 def run(app: App, options: Options, stopping: Stopping) -> int:
-    """Tick now and then every `every_s` seconds, until `stopping`; returns the last tick's exit status."""
+    """Tick now and every `every_s` seconds until stopped.
+
+    Return the last tick's exit status.
+    """
     loop = _Loop(app, options, stopping)
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # what it warns of, an overlap, is told below
-    # Late fires count (a sleeping laptop), several become one, and a fire during a tick is skipped and reported.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it warns of an overlap, which is logged below
+    # A late tick runs (a sleeping laptop), several become one, and a tick during a tick is skipped and logged.
     scheduler = BackgroundScheduler(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}, timezone="UTC"
     )
     scheduler.add_listener(loop.overlapped, EVENT_JOB_MAX_INSTANCES)
     if options.watch_every_s is not None:
-        # Connections of its own: a tick that waits for a slow provider holds up no halt.
+        # Its own connections: a tick that waits for a slow provider delays no halt.
         watch_loop = WatchLoop(app.apart(), options.shard, loop.stopping)
         scheduler.add_job(watch_loop.try_round, IntervalTrigger(seconds=options.watch_every_s), id="watch")
         scheduler.start()
@@ -135,7 +142,7 @@ def run(app: App, options: Options, stopping: Stopping) -> int:
 
 @dataclass
 class WatchLoop:
-    """One watch."""
+    """The loop of a watch."""
 
     app: App
     shard: Shard
@@ -155,7 +162,10 @@ class WatchLoop:
         return runner.run(watch(context, self.watcher), self.app.world())
 
     def try_round(self) -> None:
-        """Do one round. A fault is logged; the next round continues from what is committed."""
+        """Run one round.
+
+        A fault is logged; the next round continues from the committed work.
+        """
         try:
             self.round()
         except DrawdownError as error:
@@ -166,9 +176,10 @@ class WatchLoop:
 
 COMMAND: Final = (sys.executable, "-c", "from drawdown.cli.main import main; main()", "nightly", "--json")
 ENDED: Final = (-signal.SIGTERM, -signal.SIGINT)
-"""Exit statuses of an ended process. A stop of the machine reaches all processes at once: it may end before us."""
+"""Exit statuses of a process that a signal ended. When the machine stops, all processes get it, so the nightly process
+may end first."""
 ENDS_WITHIN_S: Final = 20.0
-"""Wait for the nightly process to end after a request, in seconds."""
+"""Seconds to wait for the nightly process to end after a request."""
 
 
 @dataclass
@@ -179,7 +190,7 @@ class Night:
     stopping: Stopping
 
     def run(self) -> None:
-        """Do it, and say what it came to."""
+        """Run the nightly command in its own process, and log its result."""
         environment = self.settings.environment()
         with subprocess.Popen(COMMAND, env=environment, stdout=subprocess.PIPE, text=True) as nightly:  # noqa: S603 our own
             said = self._read_output(nightly)
@@ -196,7 +207,10 @@ class Night:
         tell("nightly_ended", exit_status=int(status), meaning=MEANINGS[status], failed=failed)
 
     def _read_output(self, nightly: subprocess.Popen[str]) -> str | None:
-        """What it printed; None where it was told to end meanwhile."""
+        """Return the output of the nightly command; None if this process was stopped.
+
+        In that case, it ends the nightly process.
+        """
         while not self.stopping.is_set():
             with suppress(subprocess.TimeoutExpired):
                 return nightly.communicate(timeout=LOOK_S)[0]

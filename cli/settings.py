@@ -1,8 +1,10 @@
-"""The settings of the environment, and of the files that it names (DRAWDOWN_…_FILE=/path, as containers mount secrets).
+"""Read the settings of the environment, and of the files that it names.
 
-Guarantee: this is the only module that reads them. Secrets never print: an error names the setting, the entry's place
-or the file, and never a content. If a file turns bad while the process runs, the process keeps the last good content,
-and the log tells the fault once, and its fixing once.
+A file's variable is DRAWDOWN_…_FILE=/path, as containers mount secrets.
+
+Guarantee: only this module reads settings. Secrets never print: an error names the setting, the entry's position or the
+file, never its content. If a file becomes invalid while the process runs, the process keeps the last valid content. It
+logs the fault once, and the fix once.
 """
 
 from __future__ import annotations
@@ -37,21 +39,27 @@ MAX_SECRETS: Final = 2
 
 
 def origins(text: str, setting: str = "DRAWDOWN_CELL_ORIGINS") -> frozenset[str]:
-    """`https://cell-1:8443,http://10.0.0.7:8080`"""
+    """Return the origins in a list such as `https://cell-1:8443,http://10.0.0.7:8080`.
+
+    Errors: UsageError.
+    """
     found = set()
     for number, entry in enumerate(_entries(text, ","), 1):
         url = parse(entry)
-        shown = f"entry {number}" if "@" in entry else repr(entry)  # before an @ there may be a password
+        shown = f"entry {number}" if "@" in entry else repr(entry)  # a text before an @ may be a password
         if url is None:
             raise UsageError(f"{setting}: {shown} is not an http(s) origin such as https://cell-1:8443")
-        if url.path:  # cut silently, it would allow more than was written
+        if url.path:  # without its path, the origin would allow more than intended
             raise UsageError(f"{setting}: {shown} has a path. Write {url.origin}, which allows all of it")
         found.add(url.origin)
     return frozenset(found)
 
 
 def networks(text: str, setting: str = "DRAWDOWN_CELL_NETWORKS") -> tuple[Network, ...]:
-    """`10.0.0.0/8,fd12:3456::/32`"""
+    """Return the networks in a list such as `10.0.0.0/8,fd12:3456::/32`.
+
+    Errors: UsageError.
+    """
     found = []
     for entry in _entries(text, ","):
         try:
@@ -62,7 +70,10 @@ def networks(text: str, setting: str = "DRAWDOWN_CELL_NETWORKS") -> tuple[Networ
 
 
 def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
-    """`new,old`, or one: what each cell's own secret is made from; none where the text is empty."""
+    """Return the secrets in `new,old` or `secret`; none for an empty text.
+
+    Each cell's own secret is derived from them. Errors: UsageError.
+    """
     given = tuple(secret.strip() for secret in text.split(",")) if text.strip() else ()
     if not all(given) or len(given) > MAX_SECRETS:
         raise UsageError(f"{setting}: expected SECRET or NEW,OLD")
@@ -70,8 +81,11 @@ def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
 
 
 def secrets(text: str) -> Mapping[str, tuple[str, ...]]:
-    """`cell-1=new,old;cell-2=other;*=new,old`: the first of two is the new one; `*` is what all other
-    cells shared before each had its own."""
+    """Return the secrets of cells in `cell-1=new,old;cell-2=other;*=new,old`.
+
+    The first of two is the new secret. `*` is the secret that other cells shared before each had its own. Errors:
+    UsageError.
+    """
     found: dict[str, tuple[str, ...]] = {}
     for number, entry in enumerate(_entries(text, ";"), 1):
         cell, _, listed = entry.partition("=")
@@ -92,15 +106,18 @@ log = structlog.get_logger()
 
 SUFFIX: Final = "_FILE"
 MAX_BYTES: Final = 128 * 1024
-"""A file that holds a setting: as much as one environment variable may hold on Linux."""
+"""Bytes of a file with a setting: as much as one environment variable may hold on Linux."""
 
 Check = Callable[[str, str | None], object]
-"""Looks at what a file holds now and, once the process runs, at what it held before. Errors: UsageError."""
+"""Checks the present content of a file and, in a running process, the previous content. Errors: UsageError."""
 
 
 @dataclass
 class _File:
-    """One of them. `text` is what is used, `trouble` why that is not what the file holds."""
+    """One file.
+
+    `text`: the content in use. `trouble`: why the file's content is not in use.
+    """
 
     variable: str
     path: Path
@@ -122,11 +139,16 @@ class _File:
 
 
 class SecretFiles:
-    """The files of one process, shared by its threads. `texts`: what they hold, by setting; another mapping once
-    something has changed."""
+    """The files of one process, shared by its threads.
+
+    `texts`: their content by setting. A change makes a new mapping.
+    """
 
     def __init__(self, paths: Mapping[str, str] | None = None, checks: Mapping[str, Check] | None = None) -> None:
-        """`paths` and `checks` by setting, in lower case without the prefix. Errors: UsageError."""
+        """Read the files.
+
+        `paths` and `checks`: by setting, in lower case without the prefix. Errors: UsageError.
+        """
         self._files: dict[str, _File] = {}
         self._lock = threading.Lock()
         for name, path in (paths or {}).items():
@@ -134,7 +156,7 @@ class SecretFiles:
             try:
                 text = _checked(Path(path), check, None)
             except UsageError as error:
-                raise UsageError(f"{variable}: {error}") from None  # what was read is in nothing that is told
+                raise UsageError(f"{variable}: {error}") from None  # the chained error could contain the file's content
             self._files[name] = _File(variable, Path(path), check, text)
         self.texts: Mapping[str, str] = self._texts()
 
@@ -143,7 +165,7 @@ class SecretFiles:
         return {file.variable: file.path for file in self._files.values()}
 
     def read_again(self) -> None:
-        """Look whether anything has changed."""
+        """Read the files again, and note a change."""
         with self._lock:
             for file in self._files.values():
                 file.read_again()
@@ -163,7 +185,10 @@ def _checked(path: Path, check: Check | None, was: str | None) -> str:
 
 
 def _read(path: Path) -> str:
-    """Return the content of a file, without the line's end. Errors: UsageError, which quotes nothing of it."""
+    """Return the content of a file, without the end of the line.
+
+    Errors: UsageError, without any of the content.
+    """
     try:
         found = _bytes(path)
     except (OSError, ValueError) as error:
@@ -180,8 +205,8 @@ def _read(path: Path) -> str:
 
 
 def _bytes(path: Path) -> bytes:
-    """One more than there may be, where there are so many. Errors: OSError, UsageError."""
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would never open
+    """Return up to MAX_BYTES + 1 bytes of a file. Errors: OSError, UsageError."""
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would block
     try:
         if not stat.S_ISREG(os.fstat(number).st_mode):
             raise UsageError(f"{path} is not a regular file")
@@ -201,105 +226,112 @@ _QUERIED: Final = re.compile(r"query_([a-z0-9_]+)_url")
 
 
 class Settings(BaseSettings):
-    """Each is also an environment variable: DRAWDOWN_ and its name in capitals; with _FILE after it, for a secret, the
-    path of a file that holds it."""
+    """The settings.
+
+    Each is also an environment variable: DRAWDOWN_ and its name in capitals. For a secret, the variable with _FILE has
+    the path of a file.
+    """
 
     model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", extra="ignore", env_ignore_empty=True)
 
     database_url: str = "sqlite:///drawdown.db"
     """The database: sqlite:///FILE or postgresql://USER@HOST/NAME"""
     cell_origins: str = ""
-    """Origins of cells that may be called, separated by commas: https://cell-1.internal:8443"""
+    """Origins of cells that Drawdown may call, separated by commas: https://cell-1.internal:8443"""
     cell_secret: SecretStr = SecretStr("")
-    """Each cell's own secret is made from it, and signs its halts; two while it is rotated: new,old"""
+    """Secret from which Drawdown derives each cell's own secret, which signs its halts; two while you rotate it:
+    new,old"""
     cell_secrets: SecretStr = SecretStr("")
-    """Secrets of single cells, two while they are rotated, and what the others shared: cell-1=new,old;cell-2=x;*=old"""
+    """Secrets of single cells, two while you rotate them, and the shared secret of all others:
+    cell-1=new,old;cell-2=x;*=old"""
     cell_networks: str = ""
-    """Networks besides the public internet in which cells may be called: 10.0.0.0/8,fd12:3456::/32"""
+    """Private networks with cells that Drawdown may call, besides the public internet: 10.0.0.0/8,fd12:3456::/32"""
     hook_origins: str = ""
-    """Origins of your product that webhooks are sent to, separated by commas: https://app.example"""
+    """Origins of your product that receive webhooks, separated by commas: https://app.example"""
     hook_secret: SecretStr = SecretStr("")
-    """Each endpoint's own secret is made from it, and signs its webhooks; two while it is rotated: new,old"""
+    """Secret from which Drawdown derives each endpoint's own secret, which signs its webhooks; two while you rotate it:
+    new,old"""
     hook_networks: str = ""
-    """Networks besides the public internet in which your product may be called: 10.0.0.0/8,fd12:3456::/32"""
+    """Private networks in which Drawdown may call your product, besides the public internet:
+    10.0.0.0/8,fd12:3456::/32"""
     ca_file: str = ""
-    """A file (PEM) of authorities that calls trust besides the system's: /etc/ssl/company.pem"""
+    """File (PEM) of authorities that calls trust besides the system's: /etc/ssl/company.pem"""
     cell_cert_file: str = ""
-    """A file (PEM) with the client certificate by which cells know Drawdown."""
+    """File (PEM) with the client certificate by which cells identify Drawdown."""
     cell_key_file: str = ""
-    """The file (PEM) with its key; by default it is in the certificate's file."""
+    """File (PEM) with its key; by default the key is in the certificate's file."""
     cell_proxy: bool = False
-    """1: cells are called through HTTPS_PROXY, too; without it, never."""
+    """1: Drawdown also calls cells through HTTPS_PROXY. By default it does not."""
     provider_cert_file: str = ""
-    """A file (PEM) with the client certificate by which providers know Drawdown."""
+    """File (PEM) with the client certificate by which providers identify Drawdown."""
     provider_key_file: str = ""
-    """The file (PEM) with its key; by default it is in the certificate's file."""
+    """File (PEM) with its key; by default the key is in the certificate's file."""
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING, ERROR or CRITICAL."""
     state_dir: str = ""
-    """Folder of the local checkpoint, which detects a restored database; unset: ~/.local/state/drawdown."""
+    """Folder of the local checkpoint, which detects a restored database; by default ~/.local/state/drawdown."""
 
     admin_secrets: SecretStr = SecretStr("")
-    """Sign requests to the server's /admin; several, separated by commas, while they are rotated."""
+    """Secrets that sign requests to the server's /admin; several, separated by commas, while you rotate them."""
     admin_hosts: str = ""
-    """Names under which /admin is called, as Host has them, separated by commas; without it, any name will do."""
+    """Names under which callers reach /admin, as in Host, separated by commas; by default any name is valid."""
     cron_secret: SecretStr = SecretStr("")
-    """The bearer secret of the server's /cron routes."""
+    """Bearer secret of the server's /cron routes."""
     gate_unknown_org: UnknownOrg = "not_found"
-    """The gate's answer about an unknown organisation: not_found (404), deny or allow."""
+    """Answer of the gate for an unknown organisation: not_found (404), deny or allow."""
     gate_open_when_in_doubt: bool = False
     """Open the gate if the database cannot be read, or the provider was not read yet."""
     requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
-    """Requests a second that the server takes of one address, on average."""
+    """Average requests a second that the server accepts from one address."""
     trusted_proxies: str = ""
     """Addresses of trusted proxies, separated by commas. The server reads their X-Forwarded-For."""
 
     console_url: str = ""
-    """Where people reach the console, without its path: https://drawdown.internal; without it, there is no console."""
+    """URL of the console, without a path: https://drawdown.internal; without it, the server has no console."""
     console_proxy_header: str = ""
-    """A header in which a proxy that signs people in names them, X-Forwarded-User; believed with its secret alone."""
+    """Header in which a proxy names the person that it signed in: X-Forwarded-User; it needs the proxy's secret."""
     console_proxy_secret: SecretStr = SecretStr("")
-    """The value of X-Drawdown-Proxy-Secret that this proxy sends beside it."""
+    """Value of X-Drawdown-Proxy-Secret that this proxy sends with each request."""
     console_oidc_issuer: str = ""
-    """Where people of the console may sign in by OpenID Connect: https://login.example.com"""
+    """Issuer at which people of the console may sign in by OpenID Connect: https://login.example.com"""
     console_oidc_client_id: str = ""
-    """The issuer's name of this console."""
+    """Client id of this console at the issuer."""
     console_oidc_client_secret: SecretStr = SecretStr("")
-    """The secret that proves this console to that issuer; without it, PKCE alone does."""
+    """Secret of this console at the issuer; without it, the console proves itself by PKCE alone."""
     console_oidc_claim: str = "email"
-    """Which claim is a person's name here: email, preferred_username, sub."""
+    """Claim that is a person's name in Drawdown: email, preferred_username, sub."""
     console_oidc_unverified_email: bool = False
-    """1: an email counts although the issuer does not say `email_verified`. Only for an issuer that verifies each."""
+    """1: accept an email without `email_verified`. Use it only for an issuer that verifies each email."""
     console_oidc_label: str = ""
-    """The text of the button after "Sign in with"; by default the issuer's host."""
+    """Text of the button after "Sign in with"; by default the issuer's host."""
 
     my_secret: SecretStr = SecretStr("")
-    """Signs links to /my (HS256), 32 bytes at least; two while it is rotated: new,old"""
+    """Secret that signs links to /my (HS256), at least 32 bytes; two while you rotate it: new,old"""
     my_jwks_url: str = ""
-    """Where the public keys lie of what signs links to /my (RS256, ES256)."""
+    """URL of the public keys that verify links to /my (RS256, ES256)."""
     my_url: str = ""
-    """Where organisations' people reach /my, without its path; by default where the console is."""
+    """URL of /my for organisations' own people, without a path; by default the console's URL."""
     my_contact: str = ""
-    """The contact that /my shows to an organisation's people: billing@example.com"""
+    """Contact that /my shows to an organisation's people: billing@example.com"""
 
     _files: SecretFiles = PrivateAttr(default_factory=SecretFiles)
     _texts: Mapping[str, str] = PrivateAttr(default_factory=dict)
-    """The texts of the files that are in these settings."""
+    """Texts of files in these settings."""
 
     def with_files(self, files: SecretFiles) -> Self:
-        """The same, with what the files hold."""
+        """Return these settings with the content of the files."""
         made = self.model_copy(update={name: _typed(name, text) for name, text in files.texts.items()})
         made._files, made._texts = files, files.texts
         return made
 
     def as_files_say(self) -> Self:
-        """These where nothing has changed since, else others, with what was read last."""
+        """Return these settings, or new settings if the files' content changed."""
         return self if self._files.texts is self._texts else self.with_files(self._files)
 
     def environment(self) -> dict[str, str]:
-        """This process's, for another command of the same database."""
+        """Return this process's environment, for another command on the same database."""
         if "database_url" in self._texts:
-            return dict(os.environ)  # it names the file
+            return dict(os.environ)  # the environment names the file
         others = {name: text for name, text in os.environ.items() if name != f"{PREFIX}DATABASE_URL{SUFFIX}"}
         return {**others, f"{PREFIX}DATABASE_URL": self.database_url}
 
@@ -308,7 +340,10 @@ class Settings(BaseSettings):
         return self._files
 
     def secrets(self) -> tuple[str, ...]:
-        """Each secret that is configured, alone: lists of several are taken apart. Providers' keys are among them."""
+        """Return each configured secret alone, those of providers included.
+
+        Lists of several secrets are split.
+        """
         own = [value.get_secret_value() for value in vars(self).values() if isinstance(value, SecretStr)]
         theirs = [text for name, text in self.of_providers().items() if name.endswith(("_key", "_secret", "_token"))]
         stores = (self.objects().secret, self.objects().token)
@@ -319,11 +354,11 @@ class Settings(BaseSettings):
         )
         passwords = [_password(url) for url in urls]
         items = [item.strip() for text in (*own, *theirs, *stores, *passwords) for item in re.split("[,;]", text)]
-        alone = [item.partition("=")[2] or item for item in items]  # of cell-1=SECRET, what is secret
+        alone = [item.partition("=")[2] or item for item in items]  # the secret of an entry such as cell-1=SECRET
         return tuple(sorted({text for text in (*own, *theirs, *stores, *items, *alone) if text.strip("=")}))
 
     def latest_database_url(self) -> str:
-        """With the login that is to be used now."""
+        """Return the database's URL with the present login."""
         return self._files.texts.get("database_url", self.database_url)
 
     def server(self) -> ServerSettings:
@@ -353,7 +388,7 @@ class Settings(BaseSettings):
         )
 
     def _my(self) -> MySettings:
-        """Errors: UsageError for a secret that makes no sense."""
+        """Return the settings of /my. Errors: UsageError for an invalid secret."""
         return MySettings(
             _my_secrets(self.my_secret.get_secret_value()),
             self.my_jwks_url.strip(),
@@ -362,19 +397,28 @@ class Settings(BaseSettings):
         )
 
     def of_providers(self) -> Mapping[str, str]:
-        """The environment's DRAWDOWN_… by the rest of their names, in lower case: `autumn_secret_key`."""
+        """Return the DRAWDOWN_… variables by the rest of their names, in lower case.
+
+        An example is `autumn_secret_key`.
+        """
         given = {name: text for name, text in _read_environment().items() if not name.endswith(SUFFIX.lower())}
         return {**given, **self._texts}
 
     def state_folder(self) -> Path:
-        """Outlives the process, and no backup of the database brings it back (rule R1)."""
+        """Return the folder of the local checkpoint (rule R1).
+
+        It outlives the process, and a backup of the database does not contain it.
+        """
         if self.state_dir:
             return Path(self.state_dir)
         home = os.environ.get("XDG_STATE_HOME")
         return (Path(home) if home else Path.home() / ".local" / "state") / "drawdown"
 
     def cells(self) -> CellSettings:
-        """Errors: UsageError for an entry that makes no sense; what it says of a secret is its place alone."""
+        """Return the settings of cells.
+
+        Errors: UsageError for an invalid entry. For a secret, the error has only its position.
+        """
         return CellSettings(
             origins(self.cell_origins),
             roots(self.cell_secret.get_secret_value()),
@@ -384,9 +428,9 @@ class Settings(BaseSettings):
         )
 
     def outgoing(self, kind: KindOfCalls = "provider") -> Outgoing:
-        """Return the way of calls of a kind: of providers, with sign-in by OpenID Connect; of cells; of webhooks.
+        """Return the settings of outgoing calls of a kind.
 
-        Errors: UsageError.
+        The kinds are providers (with sign-in by OpenID Connect), cells and webhooks. Errors: UsageError.
         """
         proxy, exceptions = environment(os.environ)
         if kind == "cell" and not self.cell_proxy:
@@ -394,7 +438,10 @@ class Settings(BaseSettings):
         return Outgoing(self.ca_file, self._certificate(kind), proxy, exceptions, os.environ.get(CERT_FILE, ""))
 
     def _certificate(self, kind: str) -> Certificate | None:
-        """Errors: UsageError for a key without a certificate."""
+        """Return the client certificate of a kind of calls; None if it has none.
+
+        Errors: UsageError for a key without a certificate.
+        """
         if kind == "hook":
             return None
         name = f"{PREFIX}{kind.upper()}"
@@ -406,12 +453,12 @@ class Settings(BaseSettings):
         return Certificate(f"{name}_CERT_FILE", file, f"{name}_KEY_FILE", key) if file else None
 
     def require_ways_out(self) -> None:
-        """Insist that files and proxies of calls make sense, before anything is sent. Errors: UsageError."""
+        """Check the files and proxies of outgoing calls before a call. Errors: UsageError."""
         for kind in KINDS_OF_CALLS:
             self.outgoing(kind).require()
 
     def objects(self) -> ObjectStore:
-        """By the names that programs of object stores have for them."""
+        """Return the object store, from the usual AWS_… variables."""
         found = {name: os.environ.get(f"AWS_{name}", "").strip() for name in OBJECT_STORE}
         return ObjectStore(
             found["ACCESS_KEY_ID"],
@@ -422,12 +469,12 @@ class Settings(BaseSettings):
         )
 
     def databases(self) -> Databases:
-        """Those of DRAWDOWN_QUERY_…_URL."""
+        """Return the databases of queries, from DRAWDOWN_QUERY_…_URL."""
         named = ((_QUERIED.fullmatch(name), url) for name, url in self.of_providers().items())
         return Databases({found[1]: url.strip() for found, url in named if found})
 
     def hooks(self) -> HookSettings:
-        """Errors: as `cells`."""
+        """Return the settings of webhooks. Errors: those of `cells`."""
         return HookSettings(
             origins(self.hook_origins, "DRAWDOWN_HOOK_ORIGINS"),
             roots(self.hook_secret.get_secret_value(), "DRAWDOWN_HOOK_SECRET"),
@@ -437,7 +484,7 @@ class Settings(BaseSettings):
 
 
 def _password(url: str) -> str:
-    """Return the password of a text that may be no URL."""
+    """Return the password in a URL; if the text is not a URL, return the text."""
     try:
         return sa.make_url(url).password or ""
     except (sa.exc.ArgumentError, ValueError):
@@ -445,16 +492,16 @@ def _password(url: str) -> str:
 
 
 def _read_environment() -> dict[str, str]:
-    """The environment's DRAWDOWN_…, by the rest of their names; what is empty is not given."""
+    """Return the DRAWDOWN_… variables that are not empty, by the rest of their names."""
     return {
         name.removeprefix(PREFIX).lower(): text for name, text in os.environ.items() if name.startswith(PREFIX) and text
     }
 
 
 def load(database_url: str | None = None) -> Settings:
-    """The settings of this process; a `database_url` that was typed wins.
+    """Return the settings of this process.
 
-    Errors: UsageError for one that cannot be read, by its name.
+    A typed `database_url` has precedence. Errors: UsageError with the name of an invalid setting.
     """
     given = _read_environment()
     if database_url is not None:
@@ -471,7 +518,10 @@ def load(database_url: str | None = None) -> Settings:
 
 
 def _paths(given: Mapping[str, str]) -> Mapping[str, str]:
-    """Which files hold which settings: secrets, the database's URL, and whatever is a provider's."""
+    """Return the files of settings by setting.
+
+    A secret, the database's URL and any provider's setting may have a file. Errors: UsageError.
+    """
     found = {}
     for variable, path in given.items():
         name = variable.removesuffix(SUFFIX.lower())
@@ -495,7 +545,10 @@ def _typed(name: str, text: str) -> SecretStr | str:
 
 
 def _one_database(text: str, was: str | None) -> None:
-    """Errors: UsageError for what is no URL, or another database's: a process stays with its own."""
+    """Check that a text is a URL of the same database: a process never changes it.
+
+    Errors: UsageError.
+    """
     try:
         url = url_of(text).set(username="", password="")
     except (sa.exc.ArgumentError, ValueError):
@@ -505,7 +558,7 @@ def _one_database(text: str, was: str | None) -> None:
 
 
 def _my_secrets(text: str) -> tuple[str, ...]:
-    """Errors: UsageError for a secret that can be guessed."""
+    """Return the secrets of /my. Errors: UsageError for a secret that is too short."""
     found = roots(text, "DRAWDOWN_MY_SECRET")
     if any(len(one.encode()) < LEAST_SECRET_BYTES for one in found):
         raise UsageError(

@@ -1,6 +1,6 @@
-"""The needs of every command but `--help`: settings, logs, a clock, and the meaning of an error.
+"""Prepare a command: settings, logs, the clock, and the meaning of an error.
 
-Kept apart from `main`, which imports it when a command runs: it brings half of the program with it.
+`main` imports this module only when a command runs, because it imports half of the program.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ log = structlog.get_logger()
 
 
 def open_state(database_url: str | None, at: str | None, *, as_json: bool) -> App:
-    """One invocation, by the environment and the options of every command."""
+    """Return an invocation from the environment and the options of every command.
+
+    Errors: UsageError.
+    """
     found = settings.load(database_url)
     clock: Clock = SystemClock()
     if at is not None:
         moment = parse_time(at, "--at", clock.now_ms())
-        if moment > clock.now_ms() + FUTURE_SLACK_MS:  # windows sealed ahead of time could never be taken back
+        if moment > clock.now_ms() + FUTURE_SLACK_MS:  # no command can undo a seal of future windows
             raise UsageError(f"--at {at} is in the future: expected a time in the past")
         clock = FixedClock(moment)
     set_up_logs(found.log_level)
@@ -39,14 +42,17 @@ def open_state(database_url: str | None, at: str | None, *, as_json: bool) -> Ap
 
 
 def set_up_logs(level: str, *, at_least: int = logging.DEBUG) -> None:
-    """Events with keys on stderr, those of `at_least` and above; JSON unless a person is looking."""
+    """Log events with keys on stderr, at the level `at_least` or above.
+
+    The format is JSON, or text on a terminal. Errors: UsageError for an invalid level.
+    """
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise UsageError(
             f"DRAWDOWN_LOG_LEVEL: invalid level {level!r}: expected DEBUG, INFO, WARNING, ERROR or CRITICAL"
         )
     if sys.stderr.isatty():
-        at_least = max(at_least, logging.WARNING)  # a person watches the progress bar instead
+        at_least = max(at_least, logging.WARNING)  # a progress bar shows the rest on a terminal
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     )
@@ -66,11 +72,14 @@ def set_up_logs(level: str, *, at_least: int = logging.DEBUG) -> None:
 
 
 class _Libraries(logging.StreamHandler[TextIO]):
-    """Writes the logs of libraries, by the standard library, in the format of all other lines."""
+    """A handler that writes the logs of libraries in the format of all other lines."""
 
 
 def _join_libraries(shared: list[structlog.typing.Processor], renderer: structlog.typing.Processor, level: int) -> None:
-    """Have every library's warnings and errors be events: `event` is the first line, `logger` the library's name."""
+    """Log the warnings and errors of libraries as events.
+
+    `event`: the first line. `logger`: the library's name.
+    """
     handler = _Libraries(cast(TextIO, Stderr()))
     handler.setLevel(level)
     chain = [_first_line, structlog.stdlib.add_logger_name, *shared]
@@ -81,12 +90,15 @@ def _join_libraries(shared: list[structlog.typing.Processor], renderer: structlo
 
 
 def _first_line(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Keep the first line of an event: the rest may hold a statement, or other people's values."""
+    """Return an event with only its first line.
+
+    The rest may contain a statement, or values of others.
+    """
     return {**event, "event": str(event["event"]).partition("\n")[0]}
 
 
 def _cleaned(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Values that others wrote: what a terminal would obey stands there as text."""
+    """Return an event with its control characters escaped for a terminal."""
     return {name: clean(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
@@ -99,6 +111,6 @@ def meaning_of(error: Exception) -> Fault:
         return Fault(f"{where}: {error}" if where else str(error), error.exit_status, error.code, error.step)
     if isinstance(error, DBAPIError):
         return Fault(in_short(error), Exit.PERSON, "database")
-    if structlog.is_configured():  # one line for the caller; its place for the person who fixes it
+    if structlog.is_configured():  # one line for the caller; the log has the place for a developer
         log.debug("unexpected_error", exc_info=error)
     return Fault(f"{in_short(error)}; DRAWDOWN_LOG_LEVEL=DEBUG shows where", Exit.PERSON, "failed")

@@ -1,8 +1,8 @@
-"""The process's streams.
+"""Handle the process's streams.
 
-Guarantee: one that is closed, full or broken stops nothing, and changes no exit status: what was done is done. Two
-things are the printing itself, and fail with it: a file that is printed, where its disk is full (`print_file`); and a
-secret that is shown once (`require_shown`).
+Guarantee: a closed, full or broken stream stops no work and changes no exit status. There are two exceptions, in which
+the output is the work. A printed file fails if its disk is full (`print_file`). A secret that is shown once fails if it
+was not shown (`require_shown`).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 LEFT: Final[tuple[int, ...]] = (errno.EPIPE, errno.EBADF)
-"""Errors after which the reader is gone, or never existed: it wanted no more."""
+"""Errors of a stream without a reader. The output was not wanted."""
 
 
 class Stdout(io.FileIO):
-    """stdout for results. From the first write that fails on, all that is written is dropped."""
+    """The stream of results. After the first failed write, it drops all output."""
 
     lost: OSError | None = None
     told = False
-    """Why it failed was said."""
+    """True if the command reported the failure."""
 
     def write(self, data: ReadableBuffer, /) -> int | None:  # type: ignore[override] # None: it would block
         if self.lost is None:
@@ -45,14 +45,17 @@ class Stdout(io.FileIO):
 
 
 def open_missing() -> None:
-    """Open what the caller closed, as some schedulers do."""
+    """Open the streams that the caller closed, as some schedulers do."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 for as long as we live
 
 
 def keep_stdout(*, closed: bool) -> None:
-    """Have this process's stdout drop what it cannot write; `closed`: all of it."""
+    """Make this process's stdout drop output that it cannot write.
+
+    `closed`: drop all output.
+    """
     given = sys.stdout
     raw = Stdout(given.fileno(), "w", closefd=False)
     raw.lost = OSError(errno.EBADF, "stdout is closed") if closed else None
@@ -62,7 +65,10 @@ def keep_stdout(*, closed: bool) -> None:
 
 
 def say_what_was_lost() -> None:
-    """At the end of a command, print a line on stderr if its output was lost; nothing if the reader left."""
+    """Report lost output on stderr at the end of a command.
+
+    If the reader left, report nothing.
+    """
     raw = _flushed()
     if raw is not None and raw.lost is not None and raw.lost.errno not in LEFT and not raw.told:
         why = f"the output could not be written: {raw.lost.strerror}"
@@ -70,17 +76,17 @@ def say_what_was_lost() -> None:
 
 
 def require_shown(told: str) -> None:
-    """Insist that the last output went out: it is shown once.
+    """Check that the last output was written, because it is shown once.
 
-    Errors: DrawdownError, with the text `told`, if it did not.
+    Errors: DrawdownError with the text `told` if it was not.
     """
     _require(_flushed(), told, ())
 
 
 def print_file(parts: Iterable[str]) -> None:
-    """Print a result that is kept as a file. If the reader leaves, the rest is left out.
+    """Print a result as a file.
 
-    Errors: DrawdownError if the file is not whole for another reason.
+    If the reader leaves, the rest is not printed. Errors: DrawdownError if the file is incomplete for another reason.
     """
     raw = _raw()
     for part in parts:
@@ -109,9 +115,9 @@ def _require(raw: Stdout | None, told: str, pardoned: Container[int | None]) -> 
 
 @dataclass(frozen=True)
 class Fault:
-    """A failed command's message: a line for people, the exit status, and for programs a code.
+    """A failed command's message, exit status, and code for programs.
 
-    `step`: the step of the permission order that refused, if there is one.
+    `step`: the step of the permission order that refused, if any.
     """
 
     text: str
@@ -128,7 +134,10 @@ def as_error(fault: Fault) -> DrawdownError:
 
 
 def fail(fault: Fault, *, as_json: bool) -> int:
-    """Say one line on stderr, whatever ids and messages hold, and one object on stdout; returns the exit status."""
+    """Print a fault as one line on stderr and, for programs, one object on stdout.
+
+    Return the exit status. It cleans ids and messages.
+    """
     with suppress(OSError, ValueError):
         if as_json:
             step = {} if fault.step is None else {"step": fault.step}
@@ -139,7 +148,7 @@ def fail(fault: Fault, *, as_json: bool) -> int:
 
 
 class Stderr:
-    """stderr for logs and messages."""
+    """The stream of logs and messages."""
 
     def write(self, text: str) -> None:
         with suppress(OSError, ValueError):

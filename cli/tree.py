@@ -1,7 +1,7 @@
-"""The tree of commands: grouped by purpose, with the module that each lives in.
+"""Define the tree of commands: their groups, and the module of each.
 
-Guarantee: a module is imported when its command is asked for, and not before: `drawdown --help`, `--version` and the
-completion of a command's name import none.
+Guarantee: a module is imported only for its own command. `drawdown --help`, `--version` and the completion of a
+command's name import none.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ Command: TypeAlias = TyperCommand | TyperGroup
 
 @dataclass(frozen=True)
 class CommandModule:
-    """The place of a command: a module that adds it by `register`, or a module with the `commands` of a noun."""
+    """The module of a command.
+
+    It adds the command by `register`, or has the `commands` of a noun.
+    """
 
     module: str
     says: str
-    """One line of 60 characters at most."""
+    """Summary of at most 60 characters."""
 
 
 SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
@@ -97,15 +100,18 @@ MODULES: Final = {name: entry for section in SECTIONS.values() for name, entry i
 
 
 class NothingAsked(Exception):
-    """A group without a command; says its help."""
+    """A group was called without a command. The text is its help."""
 
 
 class Stopped(Exception):
-    """Ctrl-C while a command runs. Typer would make a status of its own of it, 130, which is none of `Exit`."""
+    """A person pressed Ctrl-C during a command.
+
+    Typer would exit with 130, which is not a status of `Exit`.
+    """
 
 
 class Formatter(Protocol):
-    """Where a group writes its help. Typer keeps its own class, and that of contexts, to itself."""
+    """The formatter of a group's help. Typer does not export its own class."""
 
     def section(self, name: str) -> AbstractContextManager[None]: ...
 
@@ -113,7 +119,7 @@ class Formatter(Protocol):
 
 
 class Group(TyperGroup):
-    """A noun. Without a command it says its help, and its list cuts no line short."""
+    """A noun. Without a command it prints its help, and cuts no line of its list."""
 
     def parse_args(self, ctx: object, args: list[str]) -> list[str]:
         context = cast(typer.Context, ctx)
@@ -127,7 +133,7 @@ class Group(TyperGroup):
 
 
 class Root(Group):
-    """The program. Its commands are found by their names, and built when they are called."""
+    """The program. It finds commands by name, and builds them when they are called."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes | {"commands": {}})
@@ -152,7 +158,7 @@ class Root(Group):
 
 
 class Commands(MutableMapping[str, Any]):
-    """By name: built by Typer from the functions of their modules, with their examples."""
+    """The commands by name, built by Typer from their modules, with their examples."""
 
     def __getitem__(self, name: str) -> object:
         return built(name)
@@ -170,9 +176,9 @@ class Commands(MutableMapping[str, Any]):
         raise NotImplementedError("commands are taken from SECTIONS")
 
 
-@cache  # many commands in one process build each once
+@cache  # a process with many commands builds each once
 def built(name: str) -> Command:
-    """The command of this name, as it is under the program."""
+    """Return the command of this name, as the program has it."""
     module, holder = import_module(f"drawdown.cli.nouns.{MODULES[name].module}"), typer.Typer(rich_markup_mode=None)
     if hasattr(module, "register"):
         module.register(holder)
@@ -186,7 +192,7 @@ def built(name: str) -> Command:
 
 
 def walk(command: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:
-    """A command of Typer's and all below it, by their words."""
+    """Yield a command and all commands below it, with their words."""
     assert isinstance(command, TyperCommand | TyperGroup), command
     yield path, command
     if isinstance(command, TyperGroup):
@@ -195,7 +201,10 @@ def walk(command: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 
 
 def examples_of(path: tuple[str, ...]) -> str:
-    """The lines below a command's help; those of a noun are the first of each of its commands."""
+    """Return the examples below a command's help.
+
+    A noun has the first example of each of its commands.
+    """
     words = " ".join(path)
     lines = EXAMPLES.get(words) or [those[0] for name, those in EXAMPLES.items() if name.startswith(f"{words} ")]
     return "\b\nExamples:\n" + "\n".join(f"  drawdown {line}" for line in lines)

@@ -1,1 +1,1 @@
-"""The HTTP interface for programs: webhooks, the gate, admin, health and metrics."""
+"""The HTTP server: API, webhooks, gate, admin, cron, health, metrics and console."""

@@ -1,6 +1,6 @@
-"""The routes, and the answers that each may give.
+"""Define the routes, and the answers of each.
 
-Guarantee: every answer a route can give is named here, and so in /openapi.json. Errors have one shape.
+Guarantee: the routes declare every answer that they can give, and so does /openapi.json. All errors have one shape.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from drawdown.server.usage.routes import UsageRoutes
 log = structlog.get_logger()
 
 METRICS_KEPT_MS: Final = 5_000
-"""Age of metrics that are returned without another read of the database."""
+"""Age up to which Drawdown returns metrics without another read of the database."""
 RENEWED_EVERY_S: Final = 5.0
-"""Seconds that this process may use the earlier content of a file of settings."""
+"""Seconds between two reads of the settings' files."""
 
 
 async def _to_the_console(_request: Request) -> Response:
@@ -58,12 +58,12 @@ async def _to_the_console(_request: Request) -> Response:
 
 
 class Server:
-    """One process's server: an ASGI application, and what it holds while it runs."""
+    """The server of one process: an ASGI application, and its parts."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
         self.refused: Counter[str] = Counter(dict.fromkeys(process_metrics.REFUSED, 0))
-        """Refusals since the process began, by their kind: see the metric."""
+        """Refusals since the process began, by kind: see the metric `drawdown_server_refused`."""
         self.threads = Threads(services.engine, services.restores)
         self.step_threads = StepThreads(services)
         reading = Threads(services.engine, services.restores, gate.READS_AT_ONCE, "gate")
@@ -86,7 +86,10 @@ class Server:
         self.app = Limits(PathsAsSent(straight), services.clock, per_s, self.refused, self._is_known)
 
     def close(self) -> None:
-        """End what is under way at its next effect. Whatever was promised is in the database."""
+        """End the work in progress at its next effect.
+
+        All promised work is in the database.
+        """
         self.step_threads.close()
         self._dark.close()
         self._intake.close()
@@ -98,7 +101,7 @@ class Server:
             self._console.close()
 
     def _is_known(self, scope: Scope) -> bool:
-        """Return True if a request has a key or a session that was found a short while ago."""
+        """Return True if a request has a key or a session that was found a short time ago."""
         if scope["path"].startswith(PAGES):
             return self._console is not None and self._console.is_known(scope)
         return self._programs.is_known(scope)
@@ -107,7 +110,7 @@ class Server:
         made = FastAPI(
             title="Drawdown",
             version="1",
-            openapi_url=None,  # described.py answers that
+            openapi_url=None,  # openapi.py serves the description
             docs_url=None,
             redoc_url=None,
             redirect_slashes=False,
@@ -116,7 +119,7 @@ class Server:
         )
         for kind, handler in errors.HANDLERS.items():
             made.add_exception_handler(kind, handler)
-        # Taken over as they are: `include_router` would make each a second time, with the first request.
+        # Add the routes as they are: `include_router` would copy each at the first request.
         made.router.routes.extend(self._router().routes)
         made.router.routes.extend(Cron(self.services, self.step_threads).routes().routes)
         groups = [group(self._programs) for group in (Accounts, UsageRoutes, Overrides)]
@@ -135,12 +138,12 @@ class Server:
         return made
 
     async def renewing(self) -> None:
-        """Take new settings and providers while this process runs."""
+        """Read new settings and providers while this process runs."""
         while True:
             await asyncio.sleep(RENEWED_EVERY_S)
             try:
                 await asyncio.to_thread(self.services.renew, self.services)
-            except Exception as error:  # the old ones serve on
+            except Exception as error:  # the old settings and providers stay in use
                 log.error("not_renewed", **describe_error(error))
 
     @asynccontextmanager
@@ -174,7 +177,7 @@ class Server:
         return router
 
     async def webhook(self, provider: str, request: Request) -> JSONResponse:
-        """Take a billing provider's own notice, signed in its own way."""
+        """Take a provider's webhook, signed in the provider's own way."""
         headers = {name.lower(): value for name, value in request.headers.items()}
         webhooks.require_worth_reading(self.services, provider, headers)
         async with bodies.body_of(request, webhooks.MAX_BYTES, self._budget) as body:
@@ -182,39 +185,39 @@ class Server:
         return JSONResponse({"status": done})
 
     async def gate(self, org_id: str) -> JSONResponse:
-        """Return if a sandbox of this organisation may be made or woken, and how many at once."""
+        """Return whether a sandbox may be created or woken, and how many at once."""
         return JSONResponse(await self._gate.answer(org_id))
 
     async def assign(self, org_id: str, request: Request) -> JSONResponse:
-        """Have an organisation billed by a provider, as `drawdown org assign`."""
+        """Assign an organisation to a provider, as `drawdown org assign`."""
         signed = await admin.order_of(self.services, self._budget, request, models.ProviderRequest)
         return JSONResponse(await admin.assign(self.services, self.step_threads, org_id, signed))
 
     async def override(self, org_id: str, request: Request) -> JSONResponse:
-        """Let the operator's word win over the provider's, as `drawdown org override`."""
+        """Set or end an org override, as `drawdown org override`."""
         signed = await admin.order_of(self.services, self._budget, request, models.OverrideRequest)
         now = self.services.clock.now_ms()
         return JSONResponse(await admin.override(self.threads, self.step_threads, now, org_id, signed))
 
     async def decide_override(self, number: str, word: str, request: Request) -> JSONResponse:
-        """A person's word on an override of a limit, as `drawdown override approve`, `refuse`, `end`."""
+        """Decide a limit override, as `drawdown override approve`, `refuse` or `end`."""
         signed = await admin.order_of(self.services, self._budget, request, models.DecideRequest)
         now = self.services.clock.now_ms()
         return JSONResponse(dict(await guard_api.decide_override(self.threads, now, number, word, signed)))
 
     async def healthz(self) -> JSONResponse:
-        """Answer while the process lives."""
+        """Return `ok` while the process runs."""
         return JSONResponse({"status": "ok"})
 
     async def readyz(self) -> JSONResponse:
-        """Check that the database can be reached, has this program's schema, and has no doubtful history."""
+        """Check that the database is available, has this schema, and lost no history."""
         await self._readiness.require()
         return JSONResponse({"status": "ok"})
 
     async def metrics(self) -> Response:
-        """For Prometheus."""
+        """Return the metrics in Prometheus' text format."""
         now = self.services.clock.now_ms()
-        async with self._reading:  # several who ask at once share one reading
+        async with self._reading:  # concurrent requests share one read
             if self._metrics is None or not 0 <= now - self._metrics[0] < METRICS_KEPT_MS:
                 doubt = self.services.restores.doubt
                 self._metrics = now, await asyncio.to_thread(metrics.render, self.services.engine, now, doubt)
@@ -227,5 +230,8 @@ class Server:
 
 
 def _longest_first(route: BaseRoute) -> int:
-    """An id may hold a slash: what has more parts is looked for first."""
+    """Return the sort key of a route, so that a path with more parts comes first.
+
+    An id may contain a slash, so a shorter path could match a longer one.
+    """
     return -route.path.count("/") if isinstance(route, APIRoute) else 0

@@ -1,5 +1,7 @@
-"""All that is declared in the rooms: HTTP has an operation for each, and the console a form for each action with a
-place on a page."""
+"""List all declared actions and lists.
+
+HTTP has an operation for each, and the console has a form for each action with a place.
+"""
 
 from __future__ import annotations
 
@@ -86,4 +88,4 @@ DECLARED: Final[tuple[Declared, ...]] = (
 )
 BY_NAME: Final = {one.name: one for one in DECLARED}
 ACTIONS: Final = {one.name: one for one in DECLARED if isinstance(one, Action)}
-"""By their names."""
+"""The declared actions, by name."""

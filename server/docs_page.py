@@ -1,8 +1,8 @@
-"""The page at /docs: the description of the routes, for people.
+"""Serve the page at /docs: the description of the routes, for people.
 
-Guarantee: it is made of /openapi.json alone and has no script, no picture and nothing from elsewhere, so that a browser
-is told to run and to load nothing; each text is escaped. Swagger UI and its like want a megabyte of script, and styles
-that no strict policy lets in.
+Guarantee: the page is made from /openapi.json alone, and each text is escaped. It has no script, no picture and no
+content of other hosts, and its policy forbids them. Swagger UI would need a megabyte of script, and styles that a
+strict policy blocks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Json = Mapping[str, Any]
 
 
 def serve_docs(app: FastAPI) -> None:
-    """Have the application show its description, which is made and written out once."""
+    """Serve the description at PATH. It is created once in a process."""
     written: list[bytes] = []
 
     async def answer(_request: Request) -> Response:
@@ -49,7 +49,7 @@ def serve_docs(app: FastAPI) -> None:
 
 
 def page(found: Json) -> str:
-    """The page of a description as OpenAPI has it."""
+    """Return the page of an OpenAPI description."""
     routes = [(path, method, one) for path, by_method in found["paths"].items() for method, one in by_method.items()]
     title = escape(found["info"]["title"])
     return "".join(

@@ -1,8 +1,8 @@
-"""Tokens that others signed (JWT, RFC 7519): whether they are genuine, by joserfc.
+"""Verify tokens that others signed (JWT, RFC 7519), with joserfc.
 
-Guarantee: Drawdown decides which algorithm counts, by the kind of key: a public key is never taken for a secret, nor
-`none` for a signature. The signer, the audience and the end are proven before anything else of the token is believed.
-The clock is ours.
+Guarantee: Drawdown selects the algorithm by the kind of key. It never takes a public key for a secret, and never
+accepts `none` as a signature. It verifies the signature, the audience and the end before it uses any other claim. It
+uses its own clock.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ else:
     Key: TypeAlias = Any
 
 SLACK_S: Final = 60
-"""Largest difference between two clocks."""
+"""Seconds that the clocks of the signer and of Drawdown may differ."""
 MAX_TOKEN_BYTES: Final = 12 * 1024
-"""Size of one signed token. A larger one does not fit into a request's head."""
+"""Size of one signed token. A larger token does not fit into a request's head."""
 LEAST_SECRET_BYTES: Final = 32
-"""As many as the hash of HS256 has: a shorter secret can be guessed."""
+"""Bytes of the hash of HS256. A shorter secret can be guessed."""
 _KINDS: Final[Mapping[str, str]] = {"RS256": "RSA", "ES256": "EC", "HS256": "oct"}
-"""Algorithms, and the kind of key that each goes with."""
+"""Kind of key of each algorithm."""
 BY_KEYS: Final = ("RS256", "ES256")
 _LEAST_RSA_BITS: Final = 2048
 _WORDS: Final[Mapping[str, str]] = {
@@ -39,11 +39,11 @@ _WORDS: Final[Mapping[str, str]] = {
 
 
 class Unproven(Exception):
-    """Why a token is not believed, in words."""
+    """The reason why a token is invalid, in words."""
 
 
 def require_library() -> None:
-    """Errors: UsageError where the extra is not installed."""
+    """Check that joserfc is installed. Errors: UsageError if it is not."""
     try:
         import joserfc  # noqa: F401
     except ImportError:
@@ -51,7 +51,10 @@ def require_library() -> None:
 
 
 def key_of(said: object) -> Key:
-    """A public key, as a JWK. Errors: Unproven for one of another use or kind, or too weak."""
+    """Return a public key from its JWK.
+
+    Errors: Unproven if the key has another use or type, or is too weak.
+    """
     from joserfc.errors import JoseError
     from joserfc.jwk import ECKey, RSAKey
 
@@ -71,14 +74,17 @@ def key_of(said: object) -> Key:
 
 
 def secret_key(secret: str) -> Key:
-    """Return the key of a secret that both sides share."""
+    """Return the key of a shared secret."""
     from joserfc.jwk import OctKey
 
     return OctKey.import_key(secret)
 
 
 def head_of(token: str) -> tuple[str, str | None]:
-    """The algorithm and the key's id that a token names, which nobody has proven. Errors: Unproven."""
+    """Return the algorithm and the key's id that a token names, without verification.
+
+    Errors: Unproven.
+    """
     try:
         if len(token) > MAX_TOKEN_BYTES or not token.isascii():
             raise ValueError
@@ -93,7 +99,10 @@ def head_of(token: str) -> tuple[str, str | None]:
 
 
 def claims_of(token: str, keys: Sequence[Key], algorithms: Collection[str]) -> Mapping[str, Any]:
-    """Return a token's claims, if one of the keys has signed it, in one of these ways. Errors: Unproven."""
+    """Return the claims of a token that one of the keys signed.
+
+    `algorithms`: the accepted algorithms. Errors: Unproven.
+    """
     from joserfc import jwt
     from joserfc.errors import JoseError
 
@@ -110,8 +119,10 @@ def claims_of(token: str, keys: Sequence[Key], algorithms: Collection[str]) -> M
 
 
 def require(claims: Mapping[str, Any], now_ms: int, **wanted: str) -> None:
-    """Insist that a token holds now (`exp`), and says of each claim what is wanted; of a list, among others. Errors:
-    Unproven."""
+    """Check that a token is valid now (`exp`), and that its claims have these values.
+
+    A list must contain the value. Errors: Unproven.
+    """
     from joserfc.errors import ExpiredTokenError, JoseError, MissingClaimError
     from joserfc.jwt import JWTClaimsRegistry
 

@@ -1,8 +1,10 @@
-"""Metrics from the database, so that a server and a one-shot tick say the same; process_metrics.py has a server's own.
+"""Measure the database, for a server and for a single tick alike.
 
-Guarantee: reads only, by indexes. Where its name is known, a zero is written as zero: an alert on a change does not see
-a series begin. A shard that fails or is missing is not hidden by another. An age is never negative, even where two
-clocks differ. A database that cannot be read is `drawdown_database_up 0` and nothing else.
+process_metrics.py has the metrics of a server's process.
+
+Guarantee: this module only reads, by indexes. If a label's value is known, its zero is written, because an alert on a
+change does not see a series begin. A failed or missing shard is visible beside others. An age is never negative, even
+if two clocks differ. If the database cannot be read, the only metric is `drawdown_database_up 0`.
 """
 
 from __future__ import annotations
@@ -58,19 +60,21 @@ PROBLEMS: Final = (
     "interval_missing", "interval_not_a_number", "interval_negative", "interval_over_a_day", "interval_fractional",
     "ts_missing", "ts_not_milliseconds", "ts_before_2000", "ts_in_the_future", "id_conflict", "below_floor",
 )  # fmt: skip
-"""Told as zero before there is one: an alert on a change does not see a series begin."""
+"""Reasons with a value of 0 before their first sample. An alert on a change does not see a series begin."""
 
 MOST_TYPES: Final = 20
-"""Event types without a feature that have a series of their own."""
+"""Event types without a feature that have their own series."""
 OTHER_TYPES: Final = "other"
 
 OTHER_CELLS: Final = "other"
-"""Cells that are not registered: what samples call their cell is anybody's to choose."""
+"""Label of all cells that are not registered. Samples may name any cell."""
 
 
 def render(engine: sa.Engine, now_ms: int, doubt: Callable[[sa.Engine], str | None] = lambda _: None) -> bytes:
-    """All metrics in Prometheus' text format. Never raises for the database's sake. `doubt`: why the history may be
-    lost, by what this machine remembers, before a tick has written that down."""
+    """Return all metrics in Prometheus' text format.
+
+    It never raises. `doubt`: returns why this machine's checkpoint doubts the history, before a tick records it.
+    """
     try:
         doubted = doubt(engine) is not None
         metrics = read(engine, lambda connection: list(measure(connection, now_ms, doubted=doubted)))
@@ -80,7 +84,7 @@ def render(engine: sa.Engine, now_ms: int, doubt: Callable[[sa.Engine], str | No
 
 
 def text(metrics: Iterable[Metric]) -> bytes:
-    """Metrics as Prometheus reads them."""
+    """Return metrics in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_GivenMetrics(list(metrics)))
     return generate_latest(registry)
@@ -95,7 +99,7 @@ class _GivenMetrics(Collector):
 
 
 def measure(connection: sa.Connection, now_ms: int, *, doubted: bool = False) -> Iterator[Metric]:
-    """Each metric there is."""
+    """Yield all metrics of the database."""
     yield gauge("database_up", "1 if the database can be read, 0 if not.", [((), 1)])
     yield gauge(
         "history_doubted",
@@ -157,9 +161,9 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _unmapped(connection: sa.Connection) -> Counter[tuple[str]]:
-    """Return the usage of unmapped event types.
+    """Return the units of unmapped event types, with MOST_TYPES series of their own.
 
-    Programs choose the names: a bounded number of types has its own series.
+    Programs choose the names, so other types share one series.
     """
     found = sorted(unmapped_events(connection), key=lambda one: (-one.units, one.event_type))
     units = Counter({(OTHER_TYPES,): 0})
@@ -217,7 +221,10 @@ def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _samples(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Samples of the last window past its grace. A cell that reports nothing is not a cell that uses nothing."""
+    """Yield the number of samples of the last complete window, by cell.
+
+    A cell without samples has 0: it may be broken, not idle.
+    """
     end = horizon(now_ms)
     seen = figures.samples_by_cell(connection, end - WINDOW_MS, end)
     named = {OTHER_CELLS if cell is None else cell: samples for cell, samples in seen.items()}
@@ -234,9 +241,9 @@ HALT_REASONS: Final = (*CREDIT_REASONS, "operator")
 
 
 def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Rounds of the watch, what it and the ticks concluded, and who could not be read."""
+    """Yield the metrics of the watch, of halts, and of failed reads of providers."""
     watch = rounds_of(connection)
-    if watch.last_ms is not None:  # where nobody ever watched, nobody has stopped
+    if watch.last_ms is not None:  # before the first round, no watch has stopped
         yield gauge(
             "watch_last_round_timestamp_seconds",
             "Unix time in seconds of the last completed round of any watch.",
@@ -274,9 +281,9 @@ CUT_LATELY_MS: Final = 15 * MINUTE_MS
 
 
 def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """The last tick that ended, of each shard of which one ended in the last day."""
+    """Yield the metrics of the last ended tick of each shard, within a day."""
     newest = ended_ticks(connection, now_ms - DAY_MS)
-    if newest is None:  # where nobody ever ticked, nobody has stopped
+    if newest is None:  # before the first tick, no tick has stopped
         return
     ended: dict[tuple[int, int], list[EndedTick]] = {}
     for tick in newest:
@@ -308,7 +315,11 @@ def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _cut(connection: sa.Connection, now_ms: int) -> Metric:
-    """A series ends once ticks make all calls at once that a provider declares."""
+    """Return the metric of concurrent calls at providers that limit their rate.
+
+    Its value is the lowest number in 15 minutes. A series ends once ticks use the full number that the provider
+    declares.
+    """
     found = calls_cut(connection, now_ms - CUT_LATELY_MS)
     return gauge(
         "calls_cut_to",
@@ -319,7 +330,10 @@ def _cut(connection: sa.Connection, now_ms: int) -> Metric:
 
 
 def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Jobs that people queued. Zeros included: an alert on a change does not see a series begin."""
+    """Yield the metrics of queued jobs, zeros included.
+
+    An alert on a change does not see a series begin.
+    """
     found = jobs_left(connection, now_ms)
     age = 0 if found.since_ms is None else now_ms - found.since_ms
     yield gauge("jobs_open", "Jobs pending or running.", [((), found.open)])
@@ -330,7 +344,7 @@ def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def filing(connection: sa.Connection) -> Iterator[Metric]:
-    """Files of watched folders that nobody took."""
+    """Yield the number of files in watched folders that were not imported."""
     found = files_left(connection)
     of = (("refused", found.refused), ("conflict", found.conflicts), ("failed", found.failing))
     yield gauge(
@@ -342,7 +356,7 @@ def filing(connection: sa.Connection) -> Iterator[Metric]:
 
 
 def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Return the metrics of settled pushes that were not compared with their provider."""
+    """Yield the metrics of settled pushes that were not compared with their provider."""
     found = read_uncompared(connection, now_ms)
     days = [((one.provider,), one.open_days) for one in found]
     yield gauge(
@@ -370,7 +384,10 @@ def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _in_use(newest_first: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], int]:
-    """The shards that are the last to have ticked some bucket, and how many buckets none of them ticked."""
+    """Return the shards in use, and the number of buckets without a tick.
+
+    A shard is in use if it was the last to tick some bucket.
+    """
     kept, left = [], set(range(BUCKETS))
     for lo, hi in newest_first:
         own = left & set(range(lo, hi + 1))
@@ -385,14 +402,14 @@ JOB_KINDS: Final = ("tick", "watch", "reconcile", "take_over")
 
 
 def working(connection: sa.Connection) -> Iterator[Metric]:
-    """Which live, what waits, and when work of one failed last."""
+    """Yield the metrics of workers: their states, their jobs, and the last failure."""
     found = read_cluster(connection) if is_there(connection) else None
     if found is not None:
         yield from of_workers(found)
 
 
 def of_workers(found: Cluster) -> Iterator[Metric]:
-    """The same, of what was read."""
+    """Yield the metrics of a cluster that was already read."""
     counts = dict.fromkeys(WORKER_STATES, 0) | Counter(one.state for one in found.workers if one.state in WORKER_STATES)
     yield gauge("workers", "Workers of the last 24 hours, by state: live, or lost without signing off.",
                 [((state,), count) for state, count in sorted(counts.items())], ("state",))  # fmt: skip
@@ -419,14 +436,14 @@ CALL_LABELS: Final = ("provider", "outcome")
 
 
 def calls(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Pushes of the last five minutes, and reads since ever."""
+    """Yield the metrics of pushes in the last five minutes, and of all reads."""
     counts: dict[tuple[str, str], int] = defaultdict(int)
     within: dict[tuple[str, str], dict[int | None, int]] = defaultdict(lambda: defaultdict(int))
     took: dict[tuple[str, str], int] = defaultdict(int)
     for some in attempts_since(connection, now_ms - WINDOW_MS, CALL_LIMITS_MS):
         key = (some.provider, some.outcome)
         counts[key] += some.attempts
-        if some.outcome != UNANSWERED:  # how long it took, nobody knows
+        if some.outcome != UNANSWERED:  # the duration is unknown
             within[key][some.within_ms] += some.attempts
             took[key] += some.took_ms or 0
     yield gauge(
@@ -454,7 +471,10 @@ def calls(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _buckets(within: dict[int | None, int]) -> list[tuple[str, float]]:
-    """As Prometheus wants them: each holds those below it, and the last one all."""
+    """Return the buckets as Prometheus needs them.
+
+    Each counts the attempts up to its limit, and the last counts all.
+    """
     found, total = [], 0
     for limit in (*CALL_LIMITS_MS, None):
         total += within.get(limit, 0)
@@ -463,7 +483,7 @@ def _buckets(within: dict[int | None, int]) -> list[tuple[str, float]]:
 
 
 def reserving(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Return the metrics of all wallets and suppliers together."""
+    """Yield the metrics of all wallets and suppliers together."""
     runs = run_figures(connection, now_ms, now_ms - DAY_MS)
     yield gauge("reservations_open", "Reservations that hold credit.", [((), runs.held)])
     yield gauge("reservations_overdue", "Expired reservations that are not released yet.", [((), runs.overdue)])
@@ -490,7 +510,10 @@ TOPUPS_ENDED: Final = ("credited", "declined", "needs_customer", "given_up")
 
 
 def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Zeros included: an alert on a change does not see a series begin."""
+    """Yield the metrics of top-ups, zeros included.
+
+    An alert on a change does not see a series begin.
+    """
     found = topup_figures(connection, now_ms - DAY_MS)
     counts = [((state,), found.open.get(state, (0, 0))[0]) for state in TOPUPS_OPEN]
     yield gauge("topups_open", "Unsettled top-ups, by state.", counts, ("state",))
@@ -512,7 +535,10 @@ def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def hooking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Return the metrics of each endpoint in use; zeros included: an alert on a change does not see a series begin."""
+    """Yield the metrics of each endpoint in use, zeros included.
+
+    An alert on a change does not see a series begin.
+    """
     going = [row for row in list_endpoints(connection) if row.ended_ms is None]
     labels = ("endpoint",)
     yield gauge(
@@ -535,11 +561,11 @@ def hooking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 GUARD_RECENT_MS: Final = 60 * MINUTE_MS
-"""Denials of the guard that a metric counts."""
+"""Age of the guard's denials that a metric counts."""
 
 
 def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Return the metrics of the guard's tables, of all processes."""
+    """Yield the metrics of the guard's tables, of all processes."""
     found = guard_figures(connection, now_ms, now_ms - GUARD_RECENT_MS, now_ms - DAY_MS, now_ms + SOON_MS)
     denied = [((name, _word(enforced)), times) for (name, enforced), times in sorted(found.denied.items())]
     yield gauge("guard_denied", "Guard requests of the last hour that were denied, or that phase 3 would deny "
@@ -567,11 +593,11 @@ def _word(enforced: bool) -> str:
 
 
 PARITY_RECENT_MS: Final = 8 * DAY_MS
-"""Age of the oldest day that counts: days that began in the last week."""
+"""Age of the oldest day that the metrics of parity count. It covers the days that began in the last week."""
 
 
 def comparing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """As the last check of each cell's day says."""
+    """Yield the metrics of parity, from the last check of each cell's day."""
     found = parity_figures(connection, now_ms - PARITY_RECENT_MS)
     yield gauge("parity_differing", "Organisation days of the last seven days that differ from the totals of cells.",
                 [((), found.differing)])  # fmt: skip
@@ -589,7 +615,7 @@ NEVER: Final = LastCheck(0, 0, 0)
 
 
 def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Return the metrics of the checks: the guard's counters, vendors' bills, proofs, backfills."""
+    """Yield the metrics of checks: guard counters, bills, proofs and backfills."""
     last = dict.fromkeys(CHECKS, NEVER) | last_checks(connection)
     label = ("check",)
     off = [((name,), one.off) for name, one in sorted(last.items())]
@@ -622,7 +648,7 @@ def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 def gauge(
     name: str, help_: str, values: Iterable[tuple[Sequence[str], float]], labels: Sequence[str] = ()
 ) -> GaugeMetricFamily:
-    """One metric; each value is given with those of its labels."""
+    """Return a metric. Each value comes with the values of its labels."""
     metric = GaugeMetricFamily(f"drawdown_{name}", help_, labels=labels)
     for key, value in values:
         metric.add_metric(list(key), value)
@@ -630,5 +656,5 @@ def gauge(
 
 
 def seconds(ms: int | None) -> float:
-    """Milliseconds as seconds."""
+    """Return milliseconds as seconds; 0 for None or a negative number."""
     return max(int(ms or 0), 0) / SECOND_MS

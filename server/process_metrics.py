@@ -1,4 +1,4 @@
-"""Counts of one process that no table holds: refusals, the outcomes of items, the guard's decisions.
+"""Count refusals, items and guard decisions of one process, which no table holds.
 
 Guarantee: each label has a bounded number of values, whatever callers send.
 """
@@ -20,24 +20,24 @@ LIMITS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 class GuardCalls:
-    """The guard's answers here, and their durations. For one thread."""
+    """The number and the durations of the guard's answers here. For one thread."""
 
     def __init__(self) -> None:
         self.decided: Counter[tuple[str, str, str, str]] = Counter()
-        """By call, metric, decision, and whether the phase holds the organisation to it."""
+        """Answers by call, metric, decision and enforcement (`true` or `false`)."""
         self.took: dict[str, Counter[float | None]] = {call: Counter() for call in CALLS}
-        """Answers by the first limit that they stayed within."""
+        """Answers of each call by the first limit of LIMITS_S that they met; None above all."""
         self.sums: Counter[str] = Counter()
         self._named: set[str] = set()
 
     def answered(self, call: str, answer: Mapping[str, object]) -> None:
-        """An answer that decided something: what is asked for again is decided once."""
+        """Count an answer that decided something. A repeat counts once."""
         if call in DECIDING and not answer["repeated"]:
             enforced = str(answer["enforced"]).lower()
             self.decided[call, self._name(str(answer["metric"])), str(answer["decision"]), enforced] += 1
 
     def timed(self, call: str, took_s: float) -> None:
-        """Count the duration of an answer, from its request on."""
+        """Count the duration of an answer, in seconds from its request on."""
         self.took[call][next((limit for limit in LIMITS_S if took_s <= limit), None)] += 1
         self.sums[call] += took_s  # type: ignore[assignment]
 
@@ -49,7 +49,7 @@ class GuardCalls:
 
 
 def refusals(refused: Mapping[str, int]) -> Metric:
-    """Return the refusals of this process."""
+    """Return the refusals of this process, by kind."""
     return _counted(
         "server_refused",
         "Requests that this process refused since its start because of too many concurrent ones.",
@@ -59,18 +59,21 @@ def refusals(refused: Mapping[str, int]) -> Metric:
 
 
 def in_the_dark(uses: Mapping[str, int]) -> Metric:
-    """Return the uses that this process's guard let through while its database was away, and their outcomes."""
+    """Return the uses that the guard allowed while its database was unavailable.
+
+    They are counted by outcome.
+    """
     says = "Guard uses that this process allowed since its start while its database was unavailable, by state."
     return _counted("guard_in_the_dark", says, "outcome", uses)
 
 
 def denials(denied: Mapping[str, int]) -> Metric:
-    """Return the refused calls of programs of this process, by the code of the answer."""
+    """Return the refused calls of programs of this process, by code."""
     return _counted("programs_denied", "API calls that this process refused since its start, by code.", "code", denied)
 
 
 def intake(items: Mapping[tuple[str, str], int]) -> Metric:
-    """Return the outcomes of events and samples that programs sent this process."""
+    """Return the items that programs sent to this process, by kind and outcome."""
     labels = ("kind", "status")
     metric = CounterMetricFamily(
         "drawdown_intake_items", "Items that this process received since its start, by result.", labels=labels
@@ -81,7 +84,7 @@ def intake(items: Mapping[tuple[str, str], int]) -> Metric:
 
 
 def guard_calls(calls: GuardCalls) -> Iterator[Metric]:
-    """Return the guard's decisions here, and the durations of its answers."""
+    """Yield the guard's decisions of this process, and the durations of its answers."""
     labels = ("call", "metric", "decision", "enforced")
     metric = CounterMetricFamily(
         "drawdown_guard_decisions", "Guard answers of this process since its start.", labels=labels

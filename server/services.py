@@ -1,4 +1,7 @@
-"""The services that the server is given. Guarantee: it reads neither environment nor clock. Secrets never print."""
+"""The services that the server receives.
+
+Guarantee: this module reads neither the environment nor a clock. Secrets never print.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,9 @@ from drawdown.worker.hooks.hook_settings import HookSettings
 
 @dataclass
 class ThreadKit:
-    """The tools of one thread: connections and providers of its own, and a fresh context for each piece of work.
+    """The tools of one thread: its own connections and providers.
 
-    Getting the context brings the world up to date, too.
+    `context` returns a fresh context for each piece of work, and updates the world before.
     """
 
     world: World
@@ -41,8 +44,11 @@ def _no_payments(_name: str) -> PaymentService | None:
 
 @dataclass
 class Services:
-    """Everything the routes use. `unasked` are the same providers, on a line that reaches nobody: with them a webhook
-    is proven without a call. `renew` puts new settings and providers in the place of old ones, where there are any."""
+    """The services that the routes use.
+
+    `unasked`: the same providers without a network, so they verify a webhook without a call. `renew`: replaces settings
+    and providers if they changed.
+    """
 
     engine: sa.Engine
     clock: Clock
@@ -54,26 +60,26 @@ class Services:
     thread_kit: Callable[[], ThreadKit]
     renew: Callable[[Services], None] = _nothing_new
     payments: Callable[[str], PaymentService | None] = _no_payments
-    """The payment service of a name, where one is set up."""
+    """Returns the payment service of this name; None if it is not set up."""
     console_engine: sa.Engine | None = None
-    """The console's own connections; none where there is no console."""
+    """Connections of the console; None without a console."""
     witness: WitnessStore = field(default_factory=NoWitness)
-    """This machine's checkpoint of the database (R1)."""
+    """Local checkpoint of the database on this machine (R1)."""
     restores: Restores = field(init=False)
     hooks: HookSettings = field(default_factory=HookSettings)
-    """What this process knows of webhooks to the product."""
+    """Settings of webhooks to the product, as this process has them."""
     log_throttle: LogThrottle = field(default_factory=LogThrottle)
-    """What is logged of those who have no key."""
+    """Limit of log lines that unauthenticated callers cause."""
 
     def __post_init__(self) -> None:
         self.restores = Restores(self.witness, self.clock)
 
 
 class NobodyThere:
-    """An `Http` that reaches nobody."""
+    """An `Http` without a network: it sends no call."""
 
     async def send(self, call: Call) -> HttpResult:
         return NotSent("not asked")
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there are no connections to close."""

@@ -1,4 +1,7 @@
-"""The settings that the server is given. Guarantee: it reads no environment. Secrets never print."""
+"""The settings that the server receives.
+
+Guarantee: this module does not read the environment. Secrets never print.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +13,34 @@ UnknownOrg = Literal["not_found", "deny", "allow"]
 
 @dataclass(frozen=True)
 class OidcSettings:
-    """Where people of the console may sign in besides; nowhere, while `issuer` is empty."""
+    """The issuer at which people of the console may sign in.
+
+    If `issuer` is empty, none.
+    """
 
     issuer: str = ""
     client_id: str = ""
     client_secret: str = field(default="", repr=False)
-    """Empty: the client is a public one, and proves itself by PKCE alone."""
+    """If it is empty, the client is public and proves itself by PKCE alone."""
     claim: str = "email"
-    """Which claim is a person's name here."""
+    """Claim that is a person's name in Drawdown."""
     label: str = ""
-    """The button's name of the issuer; empty: the issuer's host."""
+    """Name of the issuer on the button. If it is empty, the button has the issuer's host."""
     unverified_email: bool = False
-    """True if a name is taken from `email` although the issuer does not state that it verified it."""
+    """True if Drawdown accepts an `email` that the issuer does not state as verified."""
 
 
 @dataclass(frozen=True)
 class MySettings:
-    """Links by which an organisation's own people come in; none is taken while neither a secret nor keys are set."""
+    """The links by which an organisation's own people sign in.
+
+    Without a secret and a JWKS URL, Drawdown accepts no link.
+    """
 
     secrets: tuple[str, ...] = field(default=(), repr=False)
     jwks_url: str = ""
     url: str = ""
-    """Where those people reach it; empty: where the console is."""
+    """Address of these pages. If it is empty, the console's address."""
     contact: str = ""
     """A person or address to contact."""
 
@@ -42,25 +51,29 @@ class MySettings:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Secrets are none where the tuple or text is empty: what they guard then answers 503."""
+    """The settings of the server.
+
+    If the tuple or text of a secret is empty, its routes answer 503.
+    """
 
     admin_secrets: tuple[str, ...] = field(default=(), repr=False)
     admin_hosts: tuple[str, ...] = ()
-    """The names of this deployment, in lower case: orders signed for another host are refused. None: any is taken."""
+    """Names of this deployment, in lower case. Drawdown refuses requests that were signed for another host. If empty,
+    it accepts any."""
     cron_secret: str = field(default="", repr=False)
     gate_unknown_org: UnknownOrg = "not_found"
     gate_open_when_in_doubt: bool = False
     requests_per_s: int = 1_000
-    """Requests a second of one caller's address, on average; twice as many at once."""
+    """Average requests a second of one caller's address. A burst may have twice as many."""
     console_url: str = ""
-    """Where the console is reached; empty: there is none."""
+    """Address of the console. If it is empty, the server has no console."""
     console_proxy_header: str = ""
-    """The header, in lower case, in which a proxy names who it signed in; empty: none is believed."""
+    """Header, in lower case, in which a proxy names the signed-in person. If it is empty, Drawdown trusts no proxy."""
     console_proxy_secret: str = field(default="", repr=False)
     oidc: OidcSettings = OidcSettings()
     my: MySettings = MySettings()
 
     @property
     def my_page(self) -> str:
-        """Where an organisation's own people see their usage; empty: nowhere."""
+        """Address of the page for an organisation's own people; empty if it is not set up."""
         return f"{self.my.url or self.console_url}/my/usage" if self.console_url and self.my.is_set else ""

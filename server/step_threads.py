@@ -1,9 +1,11 @@
-"""Threads that do the worker's steps for the server, each with connections and providers of its own.
+"""Run the worker's steps for the server in threads.
 
-Guarantee: a bounded number of threads and of waiting pieces. A piece that finds no room is done by the next tick, since
-its mark is in the database already. A piece that is told to end does so between two effects. Unproven requests (a read
-that the gate asks for) have threads of their own: no number of those keeps a tick or a signed order waiting. A provider
-that does not answer is left alone for a while by all threads.
+Each thread has its own connections and providers.
+
+Guarantee: the numbers of threads and of waiting pieces are bounded. If a piece finds no place, the next tick does it,
+because the database already has its mark. A piece that must stop does so between two effects. Unauthenticated requests,
+such as reads for the gate, have their own threads, so they never delay a tick or a signed request. If a provider does
+not answer, all threads stop calling it for a time.
 """
 
 from __future__ import annotations
@@ -35,17 +37,20 @@ T = TypeVar("T")
 THREADS: Final = 4
 """Concurrent reads of providers for the gate and for webhooks."""
 ORDER_THREADS: Final = 2
-"""Signed orders under way."""
+"""Signed requests in progress."""
 MAX_ORDERS: Final = 100
-"""Signed orders that are under way or wait."""
+"""Signed requests that are in progress or wait."""
 MOST_WAITING: Final = 1_000
 """Organisations that wait for a read."""
 DISPATCH_MS: Final = 5 * SECOND_MS
-"""The time that a thread notifies cells after a read. The rest stays due for the next watch or tick."""
+"""Time for which a thread notifies cells after a read. The rest stays due for the next watch or tick."""
 
 
 class StepThreads:
-    """`reads` are of one organisation each; one that already waits to be begun is not asked for twice."""
+    """The threads of one server.
+
+    Each read is for one organisation. A read that already waits is not queued twice.
+    """
 
     def __init__(self, services: Services, threads: int = THREADS) -> None:
         self._services = services
@@ -61,7 +66,10 @@ class StepThreads:
         self.stopping = threading.Event()
 
     def order(self, work: Callable[[ThreadKit, Context], T]) -> Future[T]:
-        """Have a signed order done. Errors: ApiError 503 where too many wait."""
+        """Run a signed request in a thread.
+
+        Errors: ApiError 503 if too many requests wait.
+        """
         with self._lock:
             if self._ordered >= MAX_ORDERS:
                 raise ApiError(503, "busy", "too many requests are in progress. Sign another one later")
@@ -75,12 +83,14 @@ class StepThreads:
             self._ordered -= 1
 
     def tick(self, work: Callable[[ThreadKit, Context], T]) -> Future[T]:
-        """Have a tick done, on a thread that nothing else uses."""
+        """Run a tick on its own thread."""
         return self._ticks.submit(lambda: self._with_thread_kit(work))
 
     def read_again(self, org_id: str, provider: str) -> Future[None] | None:
-        """Have a provider asked about an organisation; what it says is projected, and a halt told to the cells at once.
-        None: too many wait."""
+        """Read an organisation at its provider in a thread.
+
+        The thread projects the verdict, and notifies the cells of a halt at once. None if too many reads wait.
+        """
         with self._lock:
             if org_id in self._waiting:
                 return self._waiting[org_id]
@@ -93,14 +103,14 @@ class StepThreads:
         return made
 
     def wait_for_reads(self) -> None:
-        """Wait until every read that was asked for is done."""
+        """Wait until every requested read is done."""
         with self._lock:
             asked = list(self._reads)
         for one in asked:
             one.exception()
 
     def close(self) -> None:
-        """End what is under way at its next effect, and begin nothing more."""
+        """End the work in progress at its next effect, and begin no more."""
         self.stopping.set()
         for pool in (self._pool, self._orders, self._ticks):
             pool.shutdown(wait=True, cancel_futures=True)
@@ -119,13 +129,13 @@ class StepThreads:
             self._waiting.pop(org_id, None)
         try:
             self._with_thread_kit(lambda thread_kit, context: self._read_with(thread_kit, context, provider, org_id))
-        except Exception as error:  # it stays marked: the next tick asks
+        except Exception as error:  # the organisation stays marked: the next tick reads it
             log.error("read_again_failed", org=org_id, provider=provider, **describe_error(error))
 
     def _read_with(self, thread_kit: ThreadKit, context: Context, provider: str, org_id: str) -> None:
-        if not context.clock.trusted:  # a verdict has its date, and an older one never replaces a newer one
+        if not context.clock.trusted:  # a wrong date could let an old verdict replace a newer one
             read(thread_kit.world.engine, lambda connection: require_clock(connection, context.clock.now_ms()))
-        # What one read's dispatch learnt of a dead cell, the thread's next need not.
+        # The thread's next read must not wait again for a dead cell.
         context.cell_breakers = self._own.__dict__.setdefault("cell_breakers", {})
         context.breakers = self._breakers
         runner.run(_read_again(context, provider, org_id), thread_kit.world)
@@ -133,7 +143,7 @@ class StepThreads:
 
 def _read_again(context: Context, provider: str, org_id: str) -> Steps[None]:
     if provider not in context.ready() or not context.reading(provider).allows(context.clock.now_ms()):
-        return  # it stays due, for the watch or the next tick
+        return  # it stays due for the watch or the next tick
     done = yield from project(context, provider, org_id)
     if done.halted:
         yield from dispatch(context.within(DISPATCH_MS), provider)

@@ -1,4 +1,4 @@
-"""The demo that a console shows: a month of life of a small product, made by the real commands and ticks.
+"""The console's demo: a month of a product, made by real commands and ticks.
 
-Guarantee: no row is written by hand, but for those that hosts write. The same moment gives the same month.
+Guarantee: the demo writes no rows by hand, except those of hosts. The same time gives the same month.
 """

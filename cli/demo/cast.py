@@ -1,6 +1,6 @@
-"""The cast of the demo: the organisations, their sandboxes, and their use in an hour.
+"""The organisations of the demo, their sandboxes, and their use in an hour.
 
-Guarantee: the use follows from the organisation and the hour alone: however the month is cut into ticks, the samples
+Guarantee: the use depends only on the organisation and the hour. However the month is divided into ticks, the samples
 are the same.
 """
 
@@ -20,15 +20,17 @@ DAYS: Final = 30
 CELLS: Final = ("cell-1", "cell-2", "cell-3")
 WHOLE_DAY: Final = (0, 24)
 HOSTILE: Final = '<b>Bobby</b>/../?id=acme&"\u202etxt.exe'
-"""Tags, a path, a query, and a mark that turns what follows: an id as somebody may well choose one."""
+"""An id with tags, a path, a query, and a character that reverses text. A customer may choose such an id."""
 QUIET_WINDOWS: Final = 2
-"""At the end of an hour nobody's samples are dated, so that what the story needs there stands alone."""
+"""Windows at the end of an hour without samples, so that only the story's samples are there."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """An organisation: who bills it as which customer, and its sandboxes, each used for about `busy_s` seconds of every
-    hour of `hours` (UTC), from day `since` on."""
+    """An organisation of the demo.
+
+    `sandboxes`: each is used for about `busy_s` seconds of every hour in `hours` (UTC), from day `since` on.
+    """
 
     org_id: str
     provider: str
@@ -39,7 +41,7 @@ class Member:
     customer_id: str | None = None
     plan: str | None = None
     steady: bool = False
-    """True if all hours are alike, so that the credit of the member ends when the story needs it."""
+    """True if all hours are alike, so that the member's credit ends when the story needs it."""
     since: int = 0
 
 
@@ -59,12 +61,15 @@ MEMBERS: Final = (
     Member("tyrell", "autumn", 2, 8192, 240, (0, 12), "tyrell"),
     Member("soylent", "", 1, 1024, 300, (8, 20), since=26),
 )
-"""`soylent` was assigned to nobody: its usage waits."""
+"""The members. `soylent` has no assignment, so its usage waits."""
 MEMBER: Final = {member.org_id: member for member in MEMBERS}
 
 
 def sandboxes_of(member: Member, generation: int = 0) -> list[Sandbox]:
-    """Return the sandboxes of a member; after a halt its product makes others."""
+    """Return the sandboxes of a member.
+
+    After a halt, the product makes new sandboxes: the next generation.
+    """
     return [
         Sandbox(f"{member.org_id}-{number}.{generation}", member.org_id, CELLS[number % len(CELLS)], member.memory_mb)
         for number in range(member.sandboxes)
@@ -74,8 +79,10 @@ def sandboxes_of(member: Member, generation: int = 0) -> list[Sandbox]:
 def samples_of(
     member: Member, sandboxes: list[Sandbox], hour_ms: int, *, often: bool = False
 ) -> Iterator[SandboxSample]:
-    """One sample of each sandbox, all in one window of the hour: as a host that tells once an hour. Where it tells
-    `often`: one a minute, so that an estimate knows what is used now."""
+    """Yield a sample of each sandbox, all in one window of the hour.
+
+    `often`: yield a sample a minute, so that an estimate knows the present use.
+    """
     if not member.hours[0] <= hour_ms % DAY_MS // HOUR_MS < member.hours[1]:
         return
     chance = random.Random(f"{SEED} {member.org_id} {hour_ms}")  # noqa: S311, a demo's jitter
@@ -91,7 +98,7 @@ def samples_of(
 
 
 def _each_minute(member: Member, sandboxes: list[Sandbox], hour_ms: int) -> Iterator[SandboxSample]:
-    """As much as the member's hour has, however it divides by sixty."""
+    """Yield the member's use in an hour as samples of a minute."""
     minutes = HOUR_MS // MINUTE_MS
     for minute in range(minutes):
         seconds = (minute + 1) * member.busy_s // minutes - minute * member.busy_s // minutes

@@ -1,8 +1,8 @@
-"""`drawdown demo --serve`: a month of life in a folder of its own, the server on it, and a way in.
+"""Run `drawdown demo --serve`: make a month of data, and serve a console for it.
 
-Guarantee: the port is taken before anything is made. Whatever ends it (SIGTERM, Ctrl-C, an error), also while the month
-is made: the folder it made is gone. A database that was named stays. The link that signs in lets nobody in where the
-mark is not that all is made up; and the mark is set on the database that the demo made.
+Guarantee: the port is bound before the month is made. Whatever ends the demo (SIGTERM, Ctrl-C, an error), its own
+folder is deleted. A database named with --file stays. The sign-in link works only in a database with the mark of a
+demo, which the demo sets.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ HOST: Final = "127.0.0.1"
 HOSTS_EVERY_S: Final = 60.0
 TICK_EVERY_S: Final = 300
 ENDS_WITHIN_S: Final = 20.0
-"""Seconds to wait for a tick under way."""
+"""Seconds to wait for a tick in progress."""
 
 
 class Ended(DrawdownError):
-    """Told to end while the month was made. Nothing of it is left."""
+    """The demo was stopped while it made the month. It deleted all of it."""
 
     exit_status = Exit.LEFT
     code = "stopped"
 
 
 def serve(app: App, file: Path | None, port: int, *, browser: bool) -> None:
-    """Make the month, print one line with a URL that signs in, and stay until told to end.
+    """Make the month, print a URL that signs in, and serve until stopped.
 
-    Errors: UsageError for a port that is taken; Ended.
+    Errors: UsageError for a port in use; Ended.
     """
     with listen.bind(HOST, port) as listening, _folder() as folder, _as_ctrl_c():
         root = f"http://{HOST}:{listening.getsockname()[1]}"
@@ -83,7 +83,7 @@ def serve(app: App, file: Path | None, port: int, *, browser: bool) -> None:
 
 @contextmanager
 def _show_progress(app: App) -> Iterator[Callable[[int, int, int], None]]:
-    """Show a person which day of the month is made."""
+    """Show a person the day that the demo makes."""
     if not sys.stderr.isatty():
         yield lambda _day, _days, _at_ms: None
         return
@@ -95,7 +95,7 @@ def _show_progress(app: App) -> Iterator[Callable[[int, int, int], None]]:
 
 @contextmanager
 def _as_ctrl_c() -> Iterator[None]:
-    """SIGTERM ends what is done here as Ctrl-C does. Once the server is up, it has its own ways."""
+    """Make SIGTERM stop the demo as Ctrl-C does, until the server handles it."""
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -109,7 +109,7 @@ def _as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _making(file: Path | None) -> Iterator[None]:
-    """Half a month is cleared away."""
+    """Delete an incomplete month of a named database."""
     try:
         yield
     except BaseException as error:
@@ -128,7 +128,7 @@ def _folder() -> Iterator[Path]:
 
 @contextmanager
 def _going_on(stage: Stage) -> Iterator[None]:
-    """Life continues: hosts tell what sandboxes use, ticks settle it, a watch goes round."""
+    """Keep the demo alive: hosts write samples, ticks settle them, a watch runs."""
     stopping, ended = Stopping(), threading.Event()
     options = scheduler.Options(
         Shard(), None, accept_clock=True, every_s=TICK_EVERY_S, watch_every_s=ROUND_MS // SECOND_MS
@@ -151,20 +151,20 @@ def _going_on(stage: Stage) -> Iterator[None]:
 
 
 def _hosts(stage: Stage, ended: threading.Event) -> None:
-    """Write the use of sandboxes from the month's last moment on: it is minutes ago."""
+    """Write the use of sandboxes since the last write, every HOSTS_EVERY_S."""
     while True:
         now = stage.clock.now_ms()
         try:
             stage.host_writes(list(used(stage, stage.told_to_ms, now)))
             stage.told_to_ms = now
-        except Exception:  # told the next time
+        except Exception:  # the next write includes it
             log.exception("demo_hosts_failed")
         if ended.wait(HOSTS_EVERY_S):
             return
 
 
 def _open(url: str) -> None:
-    """In a browser with a window; one in the terminal would keep it."""
+    """Open a URL in a browser with a window. A browser in the terminal would block it."""
     try:
         found = webbrowser.get()
     except webbrowser.Error:
@@ -175,14 +175,16 @@ def _open(url: str) -> None:
 
 PERSON: Final = "you"
 GRANT_LIMIT: Final = 100
-"""Credits that this person may grant at once."""
+"""Credits that the demo's person may grant at once."""
 
 
 def let_in(app: DemoApp, root: str) -> str:
-    """A URL that signs in to the console at `root`, as an admin. There, the page of an organisation links to what its
-    own people see."""
+    """Return a URL that signs in to the console at `root`, as an admin.
+
+    The page of an organisation there links to the view of its own people.
+    """
     app.settings.console_url = root
-    with suppress(UsageError):  # without the library, customers' own pages are not in the demo
+    with suppress(UsageError):  # without the library for tokens, the demo has no pages of /my
         jwts.require_library()
         app.settings.my_secret = SecretStr(new_link())
     now, link = app.clock.now_ms(), new_link()

@@ -1,7 +1,8 @@
-"""The demo's place: a database, cells on loopback, a clock that is turned, and services in this process that stand for
-Autumn, Stripe and a card: each charge once by its key, with outages.
+"""Set up the demo: a database, cells on loopback, a clock, and fake services.
 
-Guarantee: nothing of the environment's DRAWDOWN_… reaches it: no key, no database and no cell of anybody's.
+The services stand for Autumn, Stripe and a card. Each charges once by key, and has outages.
+
+Guarantee: no DRAWDOWN_… variable of the environment affects the demo: it uses no real key, database or cell.
 """
 
 from __future__ import annotations
@@ -66,19 +67,21 @@ from drawdown.worker.sources.demo_host import Sandbox, SandboxSample, start_sand
 DECLINED_CARD: Final = "cus_declined"
 TANGLED: Final = "the minute's sum holds more than this push: somebody else writes to this meter"
 PRICES_MICRO: Final[Mapping[int, int]] = {4096: 400, 8192: 800}
-"""Micro-credits a second, by memory: at Autumn as in the ledger's rates."""
+"""Micro-credits a second by memory in MB, at Autumn and in the ledger's rates."""
 
 
 def feature_of(memory_mb: int) -> str:
-    """As the default mapping calls it."""
+    """Return the feature of a memory size in the default mapping."""
     return f"compute_{memory_mb // 1024}gb"
 
 
 @dataclass(frozen=True)
 class Outage:
-    """In [from_ms, to_ms) calls for a customer ("": for anybody) end badly: `refused`, so that nothing was done;
-    `silent`, so that nobody can say; `tangled`, so that a look-up cannot tell, either; `unknown_customer`. An end of
-    None has not come."""
+    """An outage of a provider in [from_ms, to_ms), for a customer, or "" for all.
+
+    `refused`: the provider did nothing. `silent`: the outcome is unknown. `tangled`: a lookup does not find the outcome
+    either. `unknown_customer`: the provider does not have the customer. `to_ms` None: the outage has not ended.
+    """
 
     from_ms: int
     to_ms: int | None
@@ -92,16 +95,17 @@ class Outage:
 
 @dataclass
 class DemoBilling:
-    """A provider that keeps its books in `charged`.
+    """A fake provider that stores its charges in `charged`.
 
-    It declares what the `real` one does, except for the number of calls at once, and balances apart from events.
+    It declares the capabilities of `real`, without rate limits. Its batches are larger, and its balances do not depend
+    on events.
     """
 
     real: Provider
     clock: Clock
     outages: tuple[Outage, ...] = ()
     paid_micro: Mapping[str, int] = field(default_factory=dict)
-    """Credit by customer, of those who have some; the real provider, which reads the ledger, answers for the others."""
+    """Credit by customer. For other customers, the real provider reads the ledger."""
     prices_micro: Mapping[str, int] = field(default_factory=dict)
     """Micro-credits of a base unit, by feature."""
     charged: dict[str, PushRequest] = field(default_factory=dict)
@@ -183,8 +187,10 @@ class DemoBilling:
 
 @dataclass
 class DemoCard:
-    """A payment service: each id is charged once; the card of DECLINED_CARD is declined; `silent` calls get no answer,
-    though the money was taken."""
+    """A fake payment service: it charges each id once.
+
+    It declines the card of DECLINED_CARD. `silent`: ids of charges that succeed without an answer.
+    """
 
     capabilities: PaymentCapabilities
     clock: Clock
@@ -213,7 +219,7 @@ class DemoCard:
 
 
 class TurnedClock:
-    """Stands where it is put; let go, it goes as the one behind it."""
+    """A clock that stands at a set time, or runs as the clock behind it."""
 
     def __init__(self, behind: Clock) -> None:
         self._behind = behind
@@ -221,7 +227,7 @@ class TurnedClock:
         self.trusted = True
 
     def turn(self, at_ms: int | None) -> None:
-        """Put it there; None: let it go."""
+        """Set the time in milliseconds; None: run as the clock behind it."""
         self._at_ms = at_ms
         self.trusted = at_ms is not None or self._behind.trusted
 
@@ -231,7 +237,7 @@ class TurnedClock:
 
 @dataclass
 class DemoApp(App):
-    """An invocation with the demo's providers and card, in every process thread that asks for them."""
+    """An invocation with the demo's providers and card."""
 
     billing: Mapping[str, DemoBilling] = field(default_factory=dict)
     card: DemoCard | None = None
@@ -240,7 +246,7 @@ class DemoApp(App):
         return Registry({"embedded": self.real_providers()["embedded"], **self.billing})
 
     def real_providers(self) -> Mapping[str, Provider]:
-        """As they are without a key."""
+        """Return the real providers, without keys."""
         return registry.load({}, self.clock, self.http, self.engine).providers
 
     @property
@@ -248,47 +254,47 @@ class DemoApp(App):
         return PaymentServices({} if self.card is None else {self.card.name: self.card})
 
     def real_card(self) -> PaymentCapabilities:
-        """Return the declaration of the service of that name."""
+        """Return the declaration of the real card service."""
         return payment_registry.load({}, self.clock, self.http, self.engine).capabilities["stripe"]
 
 
 @dataclass
 class Stage:
-    """The place, and what was done there."""
+    """The demo's services and its progress."""
 
     app: DemoApp
     clock: TurnedClock
     cells: list[DemoCell] = field(default_factory=list)
     running: dict[str, list[Sandbox]] = field(default_factory=dict)
-    """The sandboxes that hosts run, by organisation; those that a halt stopped are gone."""
+    """Running sandboxes by organisation. A halt removes them."""
     often_from_ms: int = 0
-    """From when on hosts tell of each minute."""
+    """Time from which hosts write a sample each minute."""
     told_to_ms: int = 0
-    """Up to when hosts told."""
+    """Time up to which hosts wrote samples."""
     generations: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
-    """Ticks, samples and acts: the making is bounded by these."""
+    """Counts of ticks, samples and acts, which tests bound."""
 
     def stopped(self, cell_id: str, org_id: str) -> None:
-        """A cell did as it was told."""
+        """Stop an organisation's sandboxes on a cell, as the cell does after a halt."""
         write(self.app.engine, lambda connection: stop_sandboxes(connection, cell_id, org_id))
         self.running[org_id] = [one for one in self.running.get(org_id, []) if one.cell_id != cell_id]
 
     def start(self, connection: sa.Connection, member: Member) -> None:
-        """Its product makes sandboxes, where it has none."""
+        """Start a member's sandboxes, if none runs."""
         if not self.running.get(member.org_id):
             self.running[member.org_id] = sandboxes_of(member, self.generations[member.org_id])
             self.generations[member.org_id] += 1
             start_sandboxes(connection, self.running[member.org_id])
 
     def host_writes(self, samples: list[SandboxSample]) -> None:
-        """As another program does: not through any command."""
+        """Write samples as a host does, without a command."""
         if samples:
             write(self.app.engine, lambda connection: write_samples(connection, samples, self.clock.now_ms()))
             self.done["samples"] += len(samples)
 
     def hurry(self) -> None:
-        """Wait for no disk while it is made: what a crash of the machine leaves half made is made again."""
+        """Make SQLite skip its waits for the disk. After a crash, the demo is made again."""
 
         def connected(connection: Any, _record: object) -> None:
             connection.execute("PRAGMA synchronous = OFF")
@@ -296,7 +302,7 @@ class Stage:
         sa.event.listen(self.app.engine, "connect", connected)
 
     def go_on(self) -> None:
-        """From now on as any database; and time continues."""
+        """Use the database as usual from now on, with a running clock."""
         self.app.engine.dispose()
         self.app._engine = None
         self.clock.turn(None)
@@ -307,7 +313,7 @@ class Stage:
 
 
 def set_up(folder: Path, file: Path, behind: Clock, out: Console, err: Console) -> Stage:
-    """A stage on an empty database."""
+    """Return a stage with an empty database."""
     clock = TurnedClock(behind)
     given: dict[str, Any] = {name: one.default for name, one in Settings.model_fields.items()}
     secret = SecretStr(secrets.token_hex(16))

@@ -1,10 +1,12 @@
-"""The month's story: what it opens with, what people do, and each day's runs, events and builds; and its life: hosts'
-samples, acts and ticks, in the order of time.
+"""Tell the month's story: the setup, people's acts, and the product's use.
 
-Guarantee: the same moment and seed give the same month. An act is a real command. Acts of one span are done in the
-order of their moments, in one transaction; one that a rule refused leaves nothing, and stops no other. Days are counted
-from the midnight (UTC) before the month's first moment: 1 to 29 lie in it whole. Most of
-the month is settled three times a day, its last day every half hour, its last hour every few minutes.
+The use is daily executions, events and builds. This module also runs the month: samples of hosts, acts and ticks, in
+the order of time.
+
+Guarantee: the same time and seed give the same month. An act is a real command. The acts between two ticks run in the
+order of their times, in one transaction. If a rule refuses an act, it changes nothing, and the other acts run. Days
+count from the midnight (UTC) before the month's start; days 1 to 29 are whole. Ticks come three times a day, on the
+last day every half hour, and in the last hour every few minutes.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ OUTAGE_DAY: Final = 20
 
 @dataclass(frozen=True)
 class Calendar:
-    """The month's moments, from its last one on."""
+    """The times of the month, from its end backwards."""
 
     now_ms: int
     days: int = DAYS
@@ -93,38 +95,44 @@ class Calendar:
 
     @property
     def first_day_ms(self) -> int:
-        """The midnight (UTC) before its first moment: days are counted from there."""
+        """The midnight (UTC) before the month's start. Days count from it."""
         return self.start_ms - self.start_ms % DAY_MS
 
     @property
     def often_from_ms(self) -> int:
-        """Since when hosts tell of each minute: the hour before the last whole one."""
+        """Time from which hosts write each minute: the hour before the last whole hour."""
         return self.now_ms - self.now_ms % HOUR_MS - 2 * HOUR_MS
 
     @property
     def charged_ms(self) -> int:
-        """14:05 of the day before yesterday (UTC)."""
+        """Time of the charge of the burst: 14:05 (UTC) of the day before yesterday."""
         return self.now_ms - self.now_ms % DAY_MS - 2 * DAY_MS + CHARGED_AT
 
     @property
     def outage(self) -> tuple[int, int]:
-        """Three hours in which Autumn gave no answer."""
+        """Start and end of three hours in which Autumn does not answer."""
         begun = window_of(self.start_ms + OUTAGE_DAY * DAY_MS)
         return begun, begun + 3 * HOUR_MS
 
     @property
     def silent_ms(self) -> int:
-        """Since when Stripe gives no answer about wayne: longer than it surely remembers a key."""
+        """Time from which Stripe does not answer about wayne.
+
+        It is longer ago than Stripe remembers a key.
+        """
         return self.now_ms - 26 * HOUR_MS
 
     @property
     def tangled_ms(self) -> int:
-        """Since when it gave none about stark, for two days: a person said what became of what was in doubt."""
+        """Time from which Stripe does not answer about stark, for two days.
+
+        A person then resolves the pushes in doubt.
+        """
         return self.start_ms + 9 * DAY_MS
 
     @property
     def down_ms(self) -> int:
-        """Since when Stripe is down for everybody."""
+        """Time from which Stripe is down for all customers."""
         return self.now_ms - 70 * MINUTE_MS
 
     def outages(self) -> dict[str, tuple[Outage, ...]]:
@@ -139,7 +147,7 @@ class Calendar:
         }
 
     def ticks(self) -> list[int]:
-        """When the month was settled."""
+        """Return the times of the month's ticks."""
         found = set(range(self.start_ms + TICKED_EVERY_MS, self.now_ms, TICKED_EVERY_MS))
         found |= set(range(self.now_ms - 2 * DAY_MS, self.now_ms, 3 * HOUR_MS))
         found |= set(range(self.now_ms - DAY_MS, self.now_ms, HALF_HOUR_MS))
@@ -156,7 +164,7 @@ Work: TypeAlias = Callable[[sa.Connection, By], object]
 class Act:
     """An act of the story: its time, actor, reason and work.
 
-    `may_fail`: a rule may refuse it, as it would a product.
+    `may_fail`: a rule may refuse it, as it may refuse a product.
     """
 
     at_ms: int
@@ -167,7 +175,7 @@ class Act:
 
 
 def perform(connection: sa.Connection, acts: Sequence[Act]) -> None:
-    """Do them, each at its own moment."""
+    """Do acts, each at its own time."""
     for act in acts:
         by = By(act.at_ms, act.actor, act.reason, "cli")
         if not act.may_fail:
@@ -198,16 +206,16 @@ CREDIT: Final[Mapping[str, int]] = {
     "piedpiper": 6,
     HOSTILE: 70,
 }
-"""In credits, paid for by a first invoice."""
+"""Credits that each organisation paid with its first invoice."""
 TOKENS, RENDERS = "tokens", "render_minutes"
 BILLED_MB: Final = 4096
 VM_HOUR_MICRO: Final = 310_000
-"""The vendor's price of an hour of that size, in millionths of a dollar."""
+"""Vendor's price of an hour of that size, in millionths of a dollar."""
 SUPPLIER: Final = "northwind-renders"
 
 
 def open_business(stage: Stage, connection: sa.Connection, by: By) -> None:
-    """All of it, in one transaction."""
+    """Set up features, rates, plans, cells and organisations in one transaction."""
     features.install_defaults(connection, by)
     _what_things_cost(connection, by)
     for plan, (at_once, gives) in PLANS.items():
@@ -281,7 +289,7 @@ BACKFILLS: Final = (
     ("forgotten-tokens", "acme", "llm.completion", 1_000, 24, "a product had forgotten them"),
     ("lost-renders", "globex", "render.finished", 3, 28, "a queue was found"),
 )
-"""The first is closed and billed, the other one is still open."""
+"""The backfills. The first is closed and billed; the second is still open."""
 
 
 def whole_story(stage: Stage, calendar: Calendar) -> Iterator[Act]:
@@ -300,7 +308,7 @@ def whole_story(stage: Stage, calendar: Calendar) -> Iterator[Act]:
 
 
 def at(start_ms: int, day: int, hour: int, minute: int = 0) -> int:
-    """A time (UTC) of a day of the month."""
+    """Return a time (UTC) of a day of the month, in milliseconds."""
     return start_ms + day * DAY_MS + hour * HOUR_MS + minute * MINUTE_MS
 
 
@@ -328,7 +336,7 @@ def _payments(start: int) -> Iterator[Act]:
 
 
 def _halts(stage: Stage, start: int, now_ms: int) -> Iterator[Act]:
-    """One by hand that was lifted; who paid, or was let go on, makes sandboxes again."""
+    """Yield a halt by hand and its end. Resumed organisations then start sandboxes."""
     yield Act(at(start, 15, 13, 2), JUN, "mining on a stolen card?", lambda c, by: orgs.halt(c, ["wonka"], by))
     lift = partial(orgs.halt, undo=True)
     yield Act(at(start, 15, 17, 31), JUN, "it was a load test of theirs", lambda c, by: lift(c, ["wonka"], by))
@@ -355,7 +363,10 @@ def _support(start: int) -> Iterator[Act]:
 
 
 def _overrides(start: int, now_ms: int) -> Iterator[Act]:
-    """Numbered as they come: 1 is approved, 2 refused, 3 made by hand, 4 and 5 are still asked for."""
+    """Yield the overrides, numbered in their order.
+
+    1 is approved, 2 refused, 3 made by hand, 4 and 5 requested.
+    """
 
     def ask(metric: str, reach: Reach, target: str, amount: int, days: int, *, asked: bool = True) -> Work:
         terms = guard_overrides.Terms(metric, reach, target, "day", amount, now_ms + days * DAY_MS)
@@ -409,13 +420,16 @@ def _staged(name: str, org: str, begun: int, events: list[UsageEvent], connectio
 
 
 def _resolved(connection: sa.Connection, by: By) -> None:
-    """Resolve stark's pushes in doubt: Stripe has them."""
+    """Resolve stark's pushes in doubt as accepted: Stripe has them."""
     keys = Chosen(None, None, "stark", "", "").find(connection, ("in_doubt",))
     pushes.resolve_accepted(connection, keys, by, "the dashboard's export of the meter, line by line")
 
 
 def _bills(calendar: Calendar, connection: sa.Connection, by: By) -> None:
-    """Import the vendor's bills by day: near the use, except for two recent days; today has no bill."""
+    """Import the vendor's bills by day.
+
+    They are near the use, except for two recent days. Today has no bill.
+    """
     lines = []
     today = calendar.now_ms - calendar.now_ms % DAY_MS
     those = [member for member in MEMBERS if member.provider and member.memory_mb == BILLED_MB]
@@ -430,13 +444,16 @@ def _bills(calendar: Calendar, connection: sa.Connection, by: By) -> None:
 
 
 def _nightly(connection: sa.Connection, by: By) -> None:
-    """Keep the results of the nightly checks: the biggest spenders, and the drift of bills."""
+    """Store the results of the nightly checks: high spenders, and drift of bills."""
     checks.check_spenders(connection, by.now_ms)
     checks.check_vendors(connection, by.now_ms)
 
 
 def _present(now_ms: int) -> Iterator[Act]:
-    """A run that cost far more than it held; and runs that go on: one held, one queued, one that metering settles."""
+    """Yield an execution that cost far more than its hold, and three open executions.
+
+    The open executions are held, queued and metered.
+    """
     begun = now_ms - 30 * HOUR_MS
     large = Request("vandelay", amount_micro=6 * MICRO, project="launch", action="train")
     yield Act(begun, PRODUCT, "a run", run_of(large, "train-1"))
@@ -452,17 +469,17 @@ def _present(now_ms: int) -> Iterator[Act]:
 
 RUN_HOURS: Final = (9, 14, 19)
 RUN_BY: Final = (("acme", "globex"), ("acme", "globex", "initech", HOSTILE), ("acme", "globex"))
-"""The organisations that start runs in these hours."""
+"""Organisations that start executions in these hours."""
 EVENTS: Final = (
     ("acme", "llm.completion", 40_000),
     ("globex", "render.finished", 20),
     ("initech", "llm.completion", 9_000),
 )
-"""The organisations with a product that sends events, the event type, and the most that one event counts."""
+"""Organisations with a product that sends events, the event type, and the largest quantity of an event."""
 
 
 def story(stage: Stage, calendar: Calendar) -> list[Act]:
-    """All acts of the month."""
+    """Return all acts of the month, in the order of time."""
     acts = list(whole_story(stage, calendar))
     for day in range(calendar.days + 1):
         acts += _runs(calendar.first_day_ms, day)
@@ -473,7 +490,10 @@ def story(stage: Stage, calendar: Calendar) -> list[Act]:
 
 
 def _runs(start: int, day: int) -> Iterator[Act]:
-    """Builds and renders on credit: most are settled, some given up, some forgotten until they expire."""
+    """Yield builds and renders on credit.
+
+    Most are settled, some are released, and some expire.
+    """
     chance = random.Random(f"{SEED} runs {day}")  # noqa: S311
     for number, hour in enumerate(RUN_HOURS):
         for org in RUN_BY[number]:
@@ -484,7 +504,7 @@ def _runs(start: int, day: int) -> Iterator[Act]:
             project = chance.choice(("site", "app", "shop"))
             request = Request(org, amount_micro=estimate, project=project, action=action, supplier=supplier)
             yield Act(begun, PRODUCT, "a run", run_of(request, key), may_fail=True)
-            # Those of a supplier are all settled: what becomes of settlements is notified of some by their names.
+            # All renders of a supplier are settled, because other acts name their settlements.
             luck = 0.4 if supplier else chance.random()
             ended = begun + chance.randrange(2, 40) * MINUTE_MS
             yield Act(ended, PRODUCT, "it ended", _end_of(key, estimate, luck), may_fail=True)
@@ -521,7 +541,7 @@ def _events(calendar: Calendar, day: int) -> Iterator[Act]:
 
 
 def _uses(start: int, day: int) -> Iterator[Act]:
-    """Yield uses of the guard: builds cost credit and end at a limit, exports would be blocked by one."""
+    """Yield uses of the guard: builds that cost credit and reach a limit, and exports."""
     chance = random.Random(f"{SEED} builds {day}")  # noqa: S311
     for org, usual in (("acme", 3), ("initech", 4), ("vandelay", 2)):
         for number in range(usual):
@@ -538,7 +558,7 @@ def _consume(key: str, wish: Wish) -> Work:
 
 
 BURST: Final = 40
-"""Sandboxes of acme at once: five minutes of them, of 4 GB each, are 4.80 credits."""
+"""Sandboxes of acme in a burst. Five minutes of them, with 4 GB each, cost 4.80 credits."""
 LATE: Final = (("acme", 18, 3), ("cyberdyne", 23, 2), ("vandelay", 28, 4))
 """Late samples after a host was cut off: the organisation, the day on which they arrive, and their delay in days."""
 
@@ -552,8 +572,10 @@ def live(
     days: int = DAYS,
     told: Callable[[int, int, int], None] = lambda _day, _days, _at_ms: None,
 ) -> Stage:
-    """Make a database with the month (or its last `days`) up to now; `behind` is the clock that continues afterwards.
-    `told` is called with each day, their number and the moment."""
+    """Make a database with the last `days` days up to now, and return its stage.
+
+    `behind`: the clock that runs afterwards. `told`: called with each day, the number of days and the time.
+    """
     calendar = Calendar(window_of(behind.now_ms()), days)
     stage = set_up(folder, file, behind, out, err)
     try:
@@ -573,14 +595,14 @@ def live(
 
 
 def prove(stage: Stage) -> None:
-    """As a nightly `drawdown verify` does, so that the page of proofs says when all last held."""
+    """Record a run of verify, so that the page of proofs has a result."""
     by = By(stage.clock.now_ms(), "the demo", "nightly", "cli")
     found = stage.app.read(verify)
     stage.app.write(lambda connection: proofs.keep(connection, found, by, took_ms=0, orgs=None, doubted=None))
 
 
 def hire(stage: Stage, calendar: Calendar) -> None:
-    """The demo's services, in the place of real ones."""
+    """Give the stage the demo's services in place of the real services."""
     prices = {feature_of(size): price for size, price in PRICES_MICRO.items()}
     paid = {"cyberdyne": 900 * MICRO, "tyrell": 140 * MICRO}
     real = stage.app.real_providers()
@@ -593,7 +615,7 @@ def hire(stage: Stage, calendar: Calendar) -> None:
 
 
 def turn(stage: Stage, calendar: Calendar, told: Callable[[int, int, int], None]) -> None:
-    """Every span between two ticks: its acts, its samples, then the tick."""
+    """Run the month: before each tick, its acts and its samples."""
     acts = story(stage, calendar)
     stage.often_from_ms = calendar.often_from_ms
     before, done = calendar.start_ms, 0
@@ -625,7 +647,7 @@ def used(stage: Stage, from_ms: int, to_ms: int) -> Iterator[SandboxSample]:
 
 
 def told_late(calendar: Calendar, from_ms: int, to_ms: int) -> Iterator[SandboxSample]:
-    """Samples beside the usual: the burst that makes a charge of 4.80, and hosts that were cut off for days."""
+    """Yield the samples of the burst, and those of hosts that were cut off for days."""
     burst = calendar.charged_ms - 2 * WINDOW_MS
     if from_ms <= burst < to_ms:
         for number in range(BURST):
@@ -641,11 +663,14 @@ def told_late(calendar: Calendar, from_ms: int, to_ms: int) -> Iterator[SandboxS
 
 
 def look(stage: Stage) -> None:
-    """Make one round of the watch, so that the first page shows the ends of credit. Sealed use wakes no watch."""
+    """Run one round of the watch, so that the first page shows when credit ends.
+
+    Sealed usage alone starts no round.
+    """
     runner.run(watch(stage.app.context(), Watcher()), stage.app.world())
 
 
 def settle(stage: Stage) -> None:
-    """One tick, as `drawdown tick`."""
+    """Run one tick, as `drawdown tick`."""
     runner.run(tick(stage.app.context()), stage.app.world())
     stage.done["ticks"] += 1

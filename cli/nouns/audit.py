@@ -1,4 +1,4 @@
-"""`drawdown audit`: people's actions."""
+"""`drawdown audit`: list the changes that people and programs made."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ commands = of_noun("audit", *LISTS)
 
 @commands.callback()
 def group() -> None:
-    """A noun, though it has one verb."""
+    """Make `audit` a noun: Typer would drop the verb of a noun with one command."""

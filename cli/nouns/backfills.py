@@ -1,4 +1,4 @@
-"""`drawdown backfill`: usage events of the past, staged, shown, put in, taken back."""
+"""`drawdown backfill`: stage past usage events, show, close and revert them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from drawdown.worker.usage.backfills import TAKEN_AT_ONCE, read_events, show_bac
 commands = of_noun("backfill", *ACTIONS, *LISTS)
 
 FIRST_FEW: Final = 20
-"""Lines that are shown of those that were refused."""
+"""Refused lines that the result shows."""
 WHY: Final = {"open_long": "open for long", "below_floor": "a part of it never goes in: below the floor"}
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the backfill")]
 

@@ -1,4 +1,4 @@
-"""`drawdown source`: folders and queries that ticks read."""
+"""`drawdown source`: manage the folders and queries that ticks read."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def add(
 
 
 def _listed(app: App, prefix: str) -> None:
-    """Check that the object store can be listed. Errors: Refused if not, with this machine's key."""
+    """Check that this machine's key can list the object store. Errors: Refused."""
     try:
         require_listed(app.settings.objects(), prefix)
     except NotNow as error:
@@ -92,7 +92,10 @@ def _listed(app: App, prefix: str) -> None:
 
 
 def _question(app: App, query: Path, database: str, every: Every, closed_after: str) -> Question:
-    """Return the question of a query. Errors: UsageError, also if this machine has no such database."""
+    """Return the question of a query.
+
+    Errors: UsageError for an unreadable file, or if this machine does not have the database.
+    """
     if not database:
         raise UsageError("--query needs --database NAME, with the NAME of DRAWDOWN_QUERY_NAME_URL")
     if database.lower() not in (known := app.settings.databases().urls):

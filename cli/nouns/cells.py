@@ -1,5 +1,6 @@
-"""`drawdown cell`: the hosts' control points that receive halts. By hand: the commands that show this machine's
-allow-list and secret.
+"""`drawdown cell`: manage the cells that receive halts.
+
+Written by hand: the commands that show this machine's allow-list and a cell's secret.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`drawdown console`: the people of the console, their roles, and the way in."""
+"""`drawdown console`: manage the people of the console, their roles and links."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _micro(text: str | None) -> int | None:
 
 
 def _tell(app: App, name: str, link: str, until_ms: int) -> None:
-    """Print a link: no other function prints one."""
+    """Print a sign-in link. No other function prints a link."""
     root = app.settings.console_url.rstrip("/")
     url = f"{root}/console/link?token={link}"
     lines = [f"{name} sets a password by this link, shown this once, until {show_time(until_ms)}:", url]

@@ -1,4 +1,4 @@
-"""`drawdown init`, `doctor`, `verify`, `proof`."""
+"""`drawdown init`, `doctor`, `verify` and `proof`."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def init(
     by = app.by(actor, "drawdown init")
     write(app.engine, lambda connection: install_defaults(connection, by))
     what = "created" if before.current is None else ("is up to date" if before.ready else "upgraded")
-    where = app.engine.url.set(query={}).render_as_string(hide_password=True)  # a query may hold secrets, too
+    where = app.engine.url.set(query={}).render_as_string(hide_password=True)  # a query may contain secrets
     lines = [f"{where}: {what}, schema {before.head}"]
     if before.current is None:
         lines += [
@@ -127,9 +127,9 @@ def init(
 
 
 def _roles(app: App, apply: bool) -> None:
-    """Make the roles, or print their statements.
+    """Create the roles, or print their statements.
 
-    The database's administrator decides: nothing happens without `apply`.
+    The database's administrator decides: without `apply`, the command creates nothing.
     """
     require_roles(app.engine)
     if apply:
@@ -199,14 +199,14 @@ def _verify(
     held = proofs.to_continue(connection, now_ms) if since_last else None
     found = verify(connection, orgs=orgs, now_ms=now_ms, held=held)
     if deep:
-        from drawdown.worker.verify.batch_files import verify_files  # for who asks for it alone
+        from drawdown.worker.verify.batch_files import verify_files  # only --deep needs it
 
         verify_files(connection, found, orgs, partial(_bring, app))
     return found
 
 
 def _bring(app: App, place: str, folder: Path) -> Path | None:
-    """An object that a batch was, for the proof."""
+    """Download an object that was taken as a batch, for the proof."""
     from drawdown.worker.batches.duck import READING_TIME_S, time_limit
     from drawdown.worker.batches.objects import brought
 
@@ -234,7 +234,7 @@ def _report(found: Verification, stopped: list[str], since_last: bool) -> list[s
 
 
 def _from(found: Verification) -> list[str]:
-    """Return the text about skipped windows: it is always given, never implied."""
+    """Return the text about skipped windows. The report always states it."""
     begins = found.point
     if begins is None:
         return ["verified everything: no run of the last week held, so none can be continued"]
@@ -248,7 +248,10 @@ def _from(found: Verification) -> list[str]:
 
 
 def _keep_proof(app: App, found: Verification, by: By, orgs: int | None, doubted: str | None) -> list[str]:
-    """Keep what was found, for who looks later (`drawdown proof`); what cannot be kept was proven all the same."""
+    """Store a result for `drawdown proof`.
+
+    If that fails, return a warning: the proof itself is valid.
+    """
     took_ms = max(app.clock.now_ms() - by.now_ms, 0)
     try:
         app.write(lambda c: proofs.keep(c, found, by, took_ms=took_ms, orgs=orgs, doubted=doubted))

@@ -1,5 +1,7 @@
-"""`drawdown demo`: a small fleet, metered from samples to a halt, on a database you may keep and try things on; with
---serve, a month of life in a console."""
+"""`drawdown demo`: meter a small fleet, from samples to a halt.
+
+You may keep the database. With --serve, it shows a month of data in a console.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,10 @@ SEED: Final = 7
 
 @dataclass(frozen=True)
 class DemoOrg:
-    """An organisation of the demo: so many sandboxes of `memory_mb`, and credit (in micro-credits) to begin with."""
+    """An organisation of the demo.
+
+    `sandboxes`: their number, each of `memory_mb`. `credit_micro`: its first credit, in micro-credits.
+    """
 
     name: str
     sandboxes: int
@@ -59,14 +64,14 @@ class DemoOrg:
 ORGS: Final = (
     DemoOrg("acme", 40, 4096, 100 * MICRO, "team"),
     DemoOrg("globex", 25, 8192, 200 * MICRO, "team"),
-    DemoOrg("initech", 10, 1024, MICRO, "hobby"),  # spent after a quarter of an hour
+    DemoOrg("initech", 10, 1024, MICRO, "hobby"),  # its credit ends after fifteen minutes
     DemoOrg("hooli", 15, 16384, 500 * MICRO, "team"),
 )
 
 
 @dataclass
 class Demo:
-    """The fleet, and the clock that the demo turns."""
+    """The fleet, and the demo's clock."""
 
     app: App
     clock: FixedClock
@@ -74,7 +79,7 @@ class Demo:
     samples: int = 0
 
     def host_writes(self, samples: list[SandboxSample]) -> None:
-        """As another program does: not through any command."""
+        """Write samples as a host does, without a command."""
         write(self.app.engine, lambda connection: write_samples(connection, samples, self.clock.at_ms))
 
     def say(self, text: str) -> None:
@@ -125,7 +130,10 @@ def demo(
 
 
 def _clear(file: Path) -> None:
-    """Errors: UsageError for a file that is not surely a demo's."""
+    """Delete an old demo's file.
+
+    Errors: UsageError if the file's name is not of a demo.
+    """
     if file.exists() and not file.name.startswith("drawdown-demo"):
         raise UsageError(f"{file} exists, and the demo overwrites only files named drawdown-demo…. Name another file")
     for suffix in ("", "-wal", "-shm"):
@@ -134,19 +142,19 @@ def _clear(file: Path) -> None:
 
 
 def _serve(given: App, file: Path | None, port: int, *, browser: bool) -> None:
-    from drawdown.cli.demo.serve import serve  # the server, which the small fleet has no need of
+    from drawdown.cli.demo.serve import serve  # it imports the server, which the small fleet does not need
 
     if file is not None:
         _clear(file)
-    # What the month's outages make it warn of is a part of the demo, and on its pages.
+    # The month's outages cause warnings, which the demo's pages show.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     serve(given, file, port, browser=browser)
 
 
 def _fleet(given: App, file: Path) -> None:
-    """The small fleet, step by step."""
+    """Run the small fleet, step by step."""
     _clear(file)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))  # the tables tell it
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))  # the tables show it
     clock = FixedClock(window_of(given.clock.now_ms()) - (WINDOWS + 2) * WINDOW_MS)
     secret = secrets.token_hex(16)
     settings = Settings(database_url=f"sqlite:///{file}", cell_secret=SecretStr(secret), state_dir=f"{file}-state")
@@ -157,11 +165,11 @@ def _fleet(given: App, file: Path) -> None:
     finally:
         for cell in made.cells:
             cell.close()
-        made.app.engine.dispose()  # the last connection of SQLite writes the log into the file: a copy of it is whole
+        made.app.engine.dispose()  # SQLite's last connection writes the log into the file, so a copy of it is whole
 
 
 def build_fleet(demo: Demo) -> None:
-    """A database, two cells on loopback, four organisations with credit."""
+    """Create a database, two cells on loopback, and four organisations with credit."""
     demo.say("1. A database, two cells (HTTP servers on loopback), four organisations with prepaid credit")
     upgrade(demo.app.engine)
     by = demo.app.by("demo", "the demo's fleet")
@@ -190,7 +198,7 @@ def build_fleet(demo: Demo) -> None:
 
 
 def sandboxes() -> list[Sandbox]:
-    """Every sandbox of the fleet, spread over both cells."""
+    """Return every sandbox of the fleet, spread over both cells."""
     return [
         Sandbox(f"{org.name}-{n}", org.name, f"cell-{n % 2 + 1}", org.memory_mb)
         for org in ORGS
@@ -199,7 +207,7 @@ def sandboxes() -> list[Sandbox]:
 
 
 def use(demo: Demo) -> None:
-    """The hosts write a sample a minute for each sandbox."""
+    """Write a sample a minute for each sandbox, as hosts do."""
     chance = random.Random(SEED)  # noqa: S311, a demo's jitter
     start = demo.clock.at_ms
     rows = [
@@ -216,7 +224,7 @@ def use(demo: Demo) -> None:
 
 
 def drain(demo: Demo) -> None:
-    """One tick: sealed, pushed, projected, dispatched."""
+    """Run one tick: seal, push, project and dispatch."""
     demo.say("3. `drawdown tick`: usage is sealed, pushed to the ledger, and verdicts reach the cells")
     demo.clock.at_ms += GRACE_MS
     demo.tick()
@@ -226,7 +234,7 @@ def drain(demo: Demo) -> None:
 
 
 def late(demo: Demo) -> None:
-    """A host was cut off and delivers late."""
+    """Write a late sample, as a host that was cut off does."""
     demo.say("4. A sample arrives late, for a window that is sealed already")
     ts = demo.clock.at_ms - WINDOWS * WINDOW_MS
     demo.host_writes([SandboxSample("late-1", sandboxes()[0], 42, ts)])
@@ -237,7 +245,7 @@ def late(demo: Demo) -> None:
 
 
 def replay_everything(demo: Demo) -> None:
-    """The on-call engineer replays everything."""
+    """Replay everything, as an on-call engineer would."""
     demo.say("5. `drawdown replay --all`: the whole range again")
     begin = demo.clock.at_ms - (WINDOWS + 3) * WINDOW_MS
     now = demo.clock.now_ms()
@@ -250,7 +258,7 @@ def replay_everything(demo: Demo) -> None:
 
 
 def prove(demo: Demo) -> None:
-    """Verify, from the raw tables."""
+    """Verify the invariants from the raw tables."""
     demo.say("6. `drawdown verify`: the invariants, from the raw tables")
     found = demo.app.read(verify)
     if found.breaches:
@@ -263,7 +271,7 @@ def prove(demo: Demo) -> None:
 
 
 def next_steps(demo: Demo) -> None:
-    """Print the next steps on the database that is left."""
+    """Print the next steps with the demo's database."""
     url = demo.app.settings.database_url
     demo.say(f"The database stays in {url.removeprefix('sqlite:///')}. Try (in .venv/bin if it is not on your PATH):")
     demo.app.out.print(f"  export DRAWDOWN_DATABASE_URL={url}", highlight=False)
@@ -281,7 +289,7 @@ def next_steps(demo: Demo) -> None:
 
 
 def show_balances(demo: Demo) -> None:
-    """The fleet in a table."""
+    """Print the fleet as a table."""
     rows = [
         (o.org_id, o.plan, o.running, o.billed_s, show_credits(o.balance_micro), o.is_halted, show_time(o.halted_at))
         for o in demo.app.read(fleet)

@@ -1,4 +1,7 @@
-"""A small cell for the demo: a real HTTP server on loopback that checks our signature and stops sandboxes."""
+"""A small cell for the demo.
+
+It is an HTTP server on loopback that verifies Drawdown's signature and stops sandboxes.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,17 @@ MAX_BODY = 64 * 1024
 
 @dataclass
 class DemoCell:
-    """Obeys halts that are signed with its secret and name it; `on_halt(cell, org)` stops the sandboxes."""
+    """A cell that obeys halts with its own signature and id.
+
+    `on_halt(cell, org)` stops the sandboxes.
+    """
 
     cell_id: str
     secret: str
     clock: Clock
     on_halt: Callable[[str, str], None]
     received: list[tuple[str, int]] = field(default_factory=list)
-    """(organisation, answered status)"""
+    """Each received halt: organisation and returned HTTP status."""
 
     def __post_init__(self) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -40,14 +46,14 @@ class DemoCell:
         self._server.server_close()
 
     def answer(self, path: str, timestamp: str, given: str, body: bytes) -> int:
-        """The HTTP status for a request."""
+        """Return the HTTP status for a request."""
         if path != HALT_PATH:
             return 404
         fresh = timestamp.isdigit() and abs(self.clock.now_ms() // 1000 - int(timestamp)) <= MAX_AGE_S
         if not fresh or not hmac.compare_digest(signature(self.secret, int(timestamp), body), given):
             return 401
         asked = json.loads(body)
-        if asked.get("cell_id") != self.cell_id:  # another cell's
+        if asked.get("cell_id") != self.cell_id:  # a halt of another cell
             return 401
         org = str(asked["org_id"])
         self.on_halt(self.cell_id, org)

@@ -1,5 +1,7 @@
-"""The possible faults of a set-up, and how to fix them. Guarantee: changes no value: a row of the
-database is written as it is, and a file of the state folder made and removed, as nothing less tells of a full disk.
+"""Check the set-up for faults, and show how to fix them.
+
+Guarantee: it changes no value. It writes a row of the database unchanged, and creates and deletes a file in the state
+folder. Only a write detects a full disk.
 """
 
 from __future__ import annotations
@@ -50,17 +52,17 @@ from drawdown.worker.verdict.rates import tells_costs
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms, touch
 
 MIN_SECRET_CHARS: Final = 16
-"""Least length of a good secret."""
+"""Least length of a good secret, in characters."""
 MOST_CUSTOMERS: Final = 20
-"""Customers of a provider that are looked at, a call each."""
+"""Customers of a provider that `doctor` checks, with one call each."""
 PROXY_WITHIN_S: Final = 5.0
-"""Wait for the answer of a proxy."""
+"""Seconds to wait for the answer of a proxy."""
 NO_HOST: Final = "drawdown.invalid:443"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `off`: it is not in use, which may be meant."""
+    """The result of a check. `off`: the part is not in use, which may be intended."""
 
     ok: bool
     what: str
@@ -75,7 +77,7 @@ class Finding:
 
 
 def private(path: Path, mode: str) -> Iterator[Finding]:
-    """Found open by everybody; a group may be meant."""
+    """Report a path that every user of this machine can open. A group may be intended."""
     if path.exists() and path.stat().st_mode & 0o007:
         yield Finding(False, f"{path} is open to everybody on this machine", f"`chmod {mode} {path}`")
 
@@ -104,7 +106,7 @@ def _cell_secret(settings: CellSettings, cell: str) -> Finding:
 
 
 def _hooks(app: App) -> Iterator[Finding]:
-    """Check the endpoints of the operator's product, if there are any."""
+    """Check the endpoints of your product, if there are any."""
     going = [row for row in app.read(list_endpoints) if row.ended_ms is None]
     settings = app.settings.hooks()
     for row in going:
@@ -117,13 +119,16 @@ def _hooks(app: App) -> Iterator[Finding]:
 
 
 def _files(app: App) -> Iterator[Finding]:
-    """Check the rights of files. A file that could not be read was reported before."""
+    """Check the permissions of settings' files.
+
+    An unreadable file was reported before.
+    """
     for path in app.settings.files.paths.values():
         yield from private(path, "600")
 
 
 def _secrets(app: App) -> Iterator[Finding]:
-    """Each secret that this deployment chose, in use or not: those that are set and can be guessed."""
+    """Report each secret of this deployment that can be guessed, in use or not."""
     cells, hooks, server = app.settings.cells(), app.settings.hooks(), app.settings.server()
     own = [secret for of_cell in cells.secrets.values() for secret in of_cell]
     proxy = server.console_proxy_secret
@@ -145,7 +150,10 @@ def _is_weak(secrets: Sequence[str]) -> bool:
 
 
 def _server(app: App) -> Iterator[Finding]:
-    """Check the settings that `drawdown serve` would refuse. A missing setting is no fault: serving is optional."""
+    """Check the settings of `drawdown serve`.
+
+    A missing setting is not a fault, because serving is optional.
+    """
     settings = app.settings.server()
     for what, name, secrets in (
         ("/admin", "DRAWDOWN_ADMIN_SECRETS", settings.admin_secrets),
@@ -163,7 +171,7 @@ def _server(app: App) -> Iterator[Finding]:
 
 
 def _ways_out(app: App) -> Iterator[Finding]:
-    """Check the way of calls out: trusted authorities, client certificates and the proxy."""
+    """Check outgoing calls: trusted authorities, client certificates and the proxy."""
     settings = app.settings
     system = settings.outgoing().system_file
     whom = f"the authorities of {system} ({CERT_FILE})" if system else "the system's authorities"
@@ -201,9 +209,9 @@ def _ways_out(app: App) -> Iterator[Finding]:
 
 
 def _answer_of(proxy: ProxyUrl) -> bytes | None:
-    """Return the first bytes that a proxy answers to CONNECT; None: it looks the host up for long.
+    """Return the first bytes of a proxy's answer to CONNECT; None if it is slow.
 
-    The host does not exist, so that no host receives a byte. Errors: OSError.
+    The host does not exist, so no host receives a byte. Errors: OSError.
     """
     proof = f"proxy-authorization: {proxy.authorization}\r\n" if proxy.authorization else ""
     asked = f"CONNECT {NO_HOST} HTTP/1.1\r\nhost: {NO_HOST}\r\n{proof}\r\n"
@@ -215,7 +223,7 @@ def _answer_of(proxy: ProxyUrl) -> bytes | None:
 
 
 def _proxies(trusted: str) -> Finding:
-    """By which address the server's limits and sign-ins know a caller."""
+    """Check how the server's limits and sign-ins identify a caller behind proxies."""
     entries = [entry.strip() for entry in trusted.split(",") if entry.strip()]
     if EVERYBODY in entries:
         what = "DRAWDOWN_TRUSTED_PROXIES believes every caller: each can name another address, and has no limit"
@@ -227,7 +235,10 @@ def _proxies(trusted: str) -> Finding:
 
 
 def _unread(app: App) -> Iterator[Finding]:
-    """Report settings that nothing here reads: a slip, or another machine's. A provider judges its own settings."""
+    """Report settings that this machine does not read.
+
+    The name may be mistyped, or meant for another machine. A provider checks its own settings.
+    """
     services = {*app.registry.providers, *app.registry.broken, *app.payments.services, *app.payments.broken}
     given = {*app.settings.of_providers(), *app.settings.files.paths}.difference(Settings.model_fields)
     of_others = tuple(f"{name}_" for name in services)
@@ -241,7 +252,10 @@ def _unread(app: App) -> Iterator[Finding]:
 
 
 def _rest(name: str, service: str) -> str:
-    """Return the part of a setting's name after a service's name, also if that is misspelt."""
+    """Return the part of a setting's name after the service's name.
+
+    The service's name may be misspelt.
+    """
     return "_".join(name.split("_")[service.count("_") + 1 :])
 
 
@@ -260,11 +274,11 @@ MIN_SQLITE = (3, 39, 0)
 FEW = 3
 """Features, organisations or keys that a line names."""
 MOST_KEYS = 10_000
-"""API keys that `doctor` looks at."""
+"""API keys that `doctor` checks."""
 
 
 def examine(app: App) -> list[Finding]:
-    """Look at everything a tick needs."""
+    """Check everything that a tick needs."""
     try:
         read(app.engine, require_ready)
     except DrawdownError as error:
@@ -307,7 +321,7 @@ def _sqlite(app: App) -> Iterator[Finding]:
 
 
 def _written(app: App) -> Iterator[Finding]:
-    """A row is written as it is, and committed: a full disk shows by nothing less."""
+    """Write a row of the database unchanged, because only a write detects a full disk."""
     file = sqlite_file(app.engine)
     what = "the database" if file is None else str(file)
     try:
@@ -334,7 +348,10 @@ def _witness(app: App) -> Iterator[Finding]:
 
 
 def _check_volume(folder: Path) -> Iterator[Finding]:
-    """A container that is replaced forgets what is not on a named volume: a restore would go unnoticed."""
+    """Report a state folder on an unnamed volume.
+
+    A new container does not get that volume, so Drawdown would not detect a restore.
+    """
     try:
         mounts = Path(MOUNTS).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -345,7 +362,7 @@ def _check_volume(folder: Path) -> Iterator[Finding]:
 
 
 def _folders(app: App) -> Iterator[Finding]:
-    """Check the watched folders, if there are any."""
+    """Check the watched folders and queries, if there are any."""
     watched = [one for one in app.read(list_sources) if one.paused_ms is None]
     if not watched:
         return
@@ -372,7 +389,7 @@ def _folders(app: App) -> Iterator[Finding]:
 
 
 def _prefix(app: App, source: BatchSource) -> Finding:
-    """Listed, as a tick does it: with this machine's key."""
+    """Check that this machine's key can list a prefix, as a tick does."""
     what = f"the prefix of {source.source}, {source.folder}"
     try:
         require_listed(app.settings.objects(), source.folder)
@@ -389,7 +406,10 @@ def _clock(app: App) -> Iterator[Finding]:
 
 
 def _open_for_long(app: App) -> Iterator[Finding]:
-    """It holds up no tick, but what it inserted is not billed before it ends."""
+    """Report the oldest open transaction.
+
+    It does not delay ticks, but Drawdown bills its inserts only after it ends.
+    """
     oldest = app.read(oldest_open)
     if oldest is not None and oldest.age_ms is None:
         what = "how long transactions are open cannot be seen by this database user"
@@ -401,7 +421,10 @@ def _open_for_long(app: App) -> Iterator[Finding]:
 
 
 def _upkeep(app: App) -> Iterator[Finding]:
-    """Check the upkeep of tables. A neglected table gets slower by the month; an attached table may be billed twice."""
+    """Check the maintenance of tables.
+
+    A neglected table gets slower each month. Usage in an attached table may be billed twice.
+    """
     found = app.read(upkeep)
     if found is None:
         return
@@ -420,7 +443,7 @@ def _ticks(app: App) -> Iterator[Finding]:
     if newest is not None and newest > now + MAX_SKEW_MS:
         what = f"the newest tick says that it ended at {show_time(newest)}, {lasting(newest - now)} ahead of now"
         yield Finding(False, what, "set the clock of what ticks right (NTP), and this machine's")
-        if last == newest:  # of others there is none
+        if last == newest:  # there is only one
             return
     late = last is None or now - last > 3 * WINDOW_MS
     fix = "run `drawdown tick` every five minutes from cron, or keep `drawdown run` or `drawdown worker` running"
@@ -432,7 +455,10 @@ def _ticks(app: App) -> Iterator[Finding]:
 
 
 def _sealing(app: App) -> Iterator[Finding]:
-    """A horizon that a clock ahead of time left behind; nothing moves it back."""
+    """Report usage that is sealed ahead of now, after a clock was ahead.
+
+    No command moves this time back.
+    """
     now, sealed = app.clock.now_ms(), app.read(sealed_to_ms)
     if sealed > now:
         fix = "wait until then; whatever set the clock ahead has to be fixed before"
@@ -441,7 +467,7 @@ def _sealing(app: App) -> Iterator[Finding]:
 
 def _watch(app: App) -> Iterator[Finding]:
     last, now = app.read(last_round_ms), app.clock.now_ms()
-    if last is None or now - last >= STOPPED_FOR_MS:  # ticks alone are a way to run it
+    if last is None or now - last >= STOPPED_FOR_MS:  # ticks without a watch are a valid set-up
         what = "no watch runs between ticks, so only ticks halt (`drawdown watch` halts within seconds)"
         yield Finding(True, what, off=True)
         return
@@ -450,7 +476,10 @@ def _watch(app: App) -> Iterator[Finding]:
 
 
 def _overrides(app: App) -> Iterator[Finding]:
-    """Report organisations that are never halted. They continue with an empty balance, and nothing else shows them."""
+    """Report organisations that an override never halts.
+
+    They continue without credit, and no other check shows them.
+    """
     found = app.read(lambda c: never_halted(c, app.clock.now_ms(), FEW))
     if found.orgs:
         named = [f"{org} {'without an end' if end is None else f'until {show_time(end)}'}" for org, end in found.first]
@@ -461,7 +490,7 @@ def _overrides(app: App) -> Iterator[Finding]:
 
 
 def _proofs(app: App) -> Iterator[Finding]:
-    """Check that a run of verify has looked at all of the database lately."""
+    """Check that a run of verify read all of the database lately."""
     last = app.read(lambda c: last_held(c, app.clock.now_ms())).whole_ms
     if last is None:
         what = "no run of verify that looked at all of it is on record (`drawdown verify`, e.g. nightly)"
@@ -473,7 +502,10 @@ def _proofs(app: App) -> Iterator[Finding]:
 
 
 def _keys(app: App) -> Iterator[Finding]:
-    """Keys of one organisation that send usage of every source: they can use the ids of the product's own usage."""
+    """Report keys of one organisation that may send usage of every source.
+
+    They can take the ids of your product's own usage.
+    """
     now = app.clock.now_ms()
     taken = [key for key in app.read(lambda c: list_keys(c, now, MOST_KEYS)) if key.state in ("good", "rotated")]
     any_source = (key.name for key in taken if key.org_id and not key.source and WITH_IDS.intersection(key.scopes))
@@ -523,7 +555,10 @@ def _providers(app: App) -> Iterator[Finding]:
 
 
 def _account(app: App, name: str, provider: Provider) -> Iterator[Finding]:
-    """Yield the faults of the account, its features, and some of its customers, such as their limits there."""
+    """Yield the faults of the account, its features, and some of its customers.
+
+    A customer's limits at the provider are included.
+    """
     features, now = app.read(mapped_features), app.clock.now_ms()
     customers = app.read(lambda c: customers_at(c, name, now, MOST_CUSTOMERS + 1))
     by_use = app.read(lambda c: features_used(c, name, customers[:MOST_CUSTOMERS], now))

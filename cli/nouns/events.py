@@ -1,4 +1,4 @@
-"""`drawdown event`: finding usage events, and taking them back."""
+"""`drawdown event`: find usage events, and withdraw them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`drawdown execution`: runs, from the preview to what they cost."""
+"""`drawdown execution`: manage executions, from the preview to their cost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def said_of(run: Reservation) -> dict[str, object]:
 
 
 def told_of(run: Reservation) -> dict[str, object]:
-    """The same for people, in HTTP's words."""
+    """Return an execution for people, with HTTP's names."""
     own = ("reservation", "fingerprint", "estimate", "amount_micro", "drawn_micro", "sandboxes", "payer_number")
     used: dict[str, int] = {} if run.estimate is None else json.loads(run.estimate)
     return {
@@ -56,7 +56,7 @@ def told_of(run: Reservation) -> dict[str, object]:
 
 
 def preview_of(found: Preview) -> str:
-    """Return the text about the hold that a run would have."""
+    """Return the text about the credit that an execution would hold."""
     if found.hold == "wallet" and found.available_micro is None:
         return f"{found.customer_id}'s"
     if found.available_micro is None:
@@ -107,7 +107,7 @@ commands = of_noun("execution", *ACTIONS)
 
 
 class OverageName(StrEnum):
-    """The treatment of a run's cost above its hold."""
+    """The effect of a cost above an execution's hold."""
 
     charge = "charge"
     cap = "cap"
@@ -115,14 +115,14 @@ class OverageName(StrEnum):
 
 
 class SettledByName(StrEnum):
-    """The way a run is charged."""
+    """The way in which an execution is charged."""
 
     receipt = "receipt"
     metering = "metering"
 
 
 class StateName(StrEnum):
-    """The state of a run."""
+    """The state of an execution."""
 
     held = "held"
     settled = "settled"

@@ -1,4 +1,4 @@
-"""`drawdown export`: the ledger and sealed usage for other programs, as CSV or JSON lines."""
+"""`drawdown export`: print the ledger and sealed usage as CSV or JSON lines."""
 
 from __future__ import annotations
 

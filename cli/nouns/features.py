@@ -1,4 +1,4 @@
-"""`drawdown feature`: which memory sizes and event types make which feature."""
+"""`drawdown feature`: map memory sizes and event types to features."""
 
 from __future__ import annotations
 

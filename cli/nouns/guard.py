@@ -1,4 +1,4 @@
-"""`drawdown guard`: what is counted, whether it may be used, and what was refused."""
+"""`drawdown guard`: manage metrics, check and record their uses, and list blocks."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ HoldFor = Annotated[
 
 
 def is_open(text: str) -> bool:
-    """Errors: UsageError."""
+    """Return True for `open`, False for `closed`. Errors: UsageError."""
     if text not in ("open", "closed"):
         raise UsageError(f"invalid --fail {text!r}: expected open or closed")
     return text == "open"
 
 
 def _register(commands: typer.Typer) -> None:
-    """Add them to the noun."""
+    """Add the commands to the noun."""
     for work in (check, options, consume, reserve, settle, release, extend):
         commands.command(work.__name__)(work)
 
@@ -180,7 +180,7 @@ def _read_ways(app: App, wish: Wish) -> WaysTold:
 
 
 def _ways(app: App, wish: Wish) -> list[str]:
-    """Each way out in one line: whether it is open, and what takes it."""
+    """Return a line for each way out: its state, and the command or link."""
     found = _read_ways(app, wish).options
     return [
         f"{way.option.replace('_', ' ')}: {way.code or 'open'}: {way.said}"
@@ -190,7 +190,7 @@ def _ways(app: App, wish: Wish) -> list[str]:
 
 
 def _tell(app: App, found: Answer, *more: str, wish: Wish | None = None) -> int:
-    """A use that is blocked ends with 1, as anything that a rule refuses."""
+    """Print the guard's answer, and return the exit status: 1 for a block."""
     said = f"{found.decision}: {found.metric} {found.quantity:,} by {found.rule} ({found.reason})"
     if found.state in ("settled", "released") and found.decision != "block":
         was = "; unchanged" if found.repeated else ""
@@ -201,7 +201,7 @@ def _tell(app: App, found: Answer, *more: str, wish: Wish | None = None) -> int:
     if found.limit is not None and found.remaining is not None:
         lines.append(f"{found.remaining:,} of {found.limit:,} left until {show_time(found.resets_ms)}")
     if found.price_micro:
-        before = found.charged_before_micro  # what is given again is charged no more
+        before = found.charged_before_micro  # a repeat charges nothing more
         charged = (
             f"charged before: {show_credits(before)}" if before else f"charged {show_credits(found.charged_micro)}"
         )

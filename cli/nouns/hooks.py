@@ -1,4 +1,4 @@
-"""`drawdown hook`: webhooks to the operator's product."""
+"""`drawdown hook`: manage webhooks to your product."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`drawdown import`: samples from files."""
+"""`drawdown import`: import samples from files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`drawdown job`: what was queued, how far it is; and a job that waits, taken back."""
+"""`drawdown job`: list queued jobs and their progress, and cancel a queued job."""
 
 from __future__ import annotations
 

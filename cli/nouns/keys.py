@@ -1,4 +1,4 @@
-"""`drawdown key`: keys by which programs prove their identity to `drawdown serve`."""
+"""`drawdown key`: manage the API keys of programs."""
 
 from __future__ import annotations
 

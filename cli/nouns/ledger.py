@@ -1,4 +1,4 @@
-"""`drawdown ledger`: the embedded provider's wallets and rate card."""
+"""`drawdown ledger`: manage the embedded provider's wallets and rate card."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _report(found: Statement) -> Iterator[str | Table]:
 
 
 def _addition(found: Statement) -> Table:
-    """The opening balance, all changes, the closing balance."""
+    """Return the table of a statement's sums, from the opening to the closing balance."""
     moved = {change.section: show_credits(change.moved_micro) for change in found.changes}
     rows: list[tuple[object, ...]] = [("opening balance", "", None, show_credits(found.opening_micro))]
     rows += [(WORDS[line.section], _what(line), line.entries, show_credits(line.moved_micro)) for line in found.credits]
@@ -267,7 +267,7 @@ def _show_one(app: App, customer: str, most: int) -> None:
 
 
 def _ends(found: Forecast) -> str:
-    """When the credit ends, and what that rests on."""
+    """Return when the credit ends, and the use behind this forecast."""
     if found.used_micro is None:
         state = "nothing is available" if found.state == "spent" else "the end of the credit is not known yet"
         return f"{state}: {found.days} of {MIN_DAYS} full days of use are known"

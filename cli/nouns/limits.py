@@ -1,4 +1,4 @@
-"""`drawdown limit`: how much of a metric plans allow."""
+"""`drawdown limit`: manage the amounts of metrics that plans allow."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def show_(
 
 
 def period_of(text: str) -> Period:
-    """Errors: UsageError."""
+    """Return a period by its name. Errors: UsageError."""
     for period in PERIODS:
         if text == period:
             return period
@@ -60,7 +60,7 @@ def period_of(text: str) -> Period:
 
 
 def units_of(text: str) -> int | None:
-    """Return base units, None for an unlimited amount. Errors: UsageError."""
+    """Return base units; None for an unlimited amount. Errors: UsageError."""
     if text == "none":
         return None
     if not is_quantity(text):

@@ -1,7 +1,7 @@
-"""`drawdown nightly`: the checks of each night, one command after the other.
+"""`drawdown nightly`: run the checks of each night, one after the other.
 
-Guarantee: each is run, whatever the result of the one before; the exit status is the worst of theirs. Each can be run
-alone.
+Guarantee: each check runs, whatever the result of the others. The exit status is the worst of theirs. You can run each
+check alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LINES: Final = (
     "backfill overdue",
     "status",
 )
-"""The nightly commands. If a feature is not in use, its command ends quickly and well."""
+"""The nightly commands. If a feature is not in use, its command succeeds at once."""
 WITH_CELLS: Final = "parity check --cells"
 
 
@@ -66,7 +66,10 @@ def _report(app: App) -> Iterator[str]:
 
 
 def _run(context: typer.Context, line: str) -> tuple[int, object]:
-    """Run one command. Return its exit status and, for programs, the object that it printed."""
+    """Run one command.
+
+    Return its exit status and, for programs, the object that it printed.
+    """
     app: App = context.obj
     if not app.json:
         app.out.print(f"drawdown {line}", highlight=False, style="bold")
@@ -85,6 +88,6 @@ def _status(context: typer.Context, line: str) -> int:
             command.invoke(inner)
     except typer.Exit as ended:
         return int(ended.exit_code)
-    except Exception as error:  # the others are looked at all the same
+    except Exception as error:  # the other checks still run
         return fail(meaning_of(error), as_json=app.json)
     return Exit.SETTLED

@@ -1,5 +1,6 @@
-"""`drawdown org`: organisations, the state of one, the operator's overrides; and by hand `assign`, which asks providers
-and takes many organisations, also of a file.
+"""`drawdown org`: manage organisations and their org overrides.
+
+Written by hand: `assign`, which calls providers, and takes many organisations, also from a file.
 """
 
 from __future__ import annotations
@@ -123,9 +124,9 @@ def assign(
 
 
 def _queue(app: App, wishes: list[flips.Wish], asked: AssignJob, by: By, *, dry_run: bool) -> None:
-    """Queue the request to the provider for a tick.
+    """Queue an assignment for a tick.
 
-    Errors: UsageError unless one organisation and its provider are named.
+    Errors: UsageError unless exactly one organisation and its provider are named.
     """
     if dry_run:
         raise UsageError("specify either --dry-run or --queue, not both")
@@ -142,7 +143,10 @@ def _queue(app: App, wishes: list[flips.Wish], asked: AssignJob, by: By, *, dry_
 
 
 def _require_choice(names: list[str] | None, unassigned: bool, file: Path | None, customer: str | None) -> None:
-    """Errors: UsageError for organisations that are chosen in no way, or in two, and for a customer that is none."""
+    """Check that organisations are chosen in exactly one way.
+
+    Errors: UsageError; also for a customer with several organisations, or an invalid customer.
+    """
     if [bool(names), unassigned, file is not None].count(True) != 1:
         raise UsageError("specify exactly one of organisations, --unassigned and --file")
     if customer is not None and (not names or len(names) != 1):
@@ -169,9 +173,9 @@ def _biller(app: App, given: str | None, wishes: list[flips.Wish], *, new: bool)
 
 
 def read_flips(file: Path) -> list[flips.Wish]:
-    """Organisations and customers from a CSV file.
+    """Return organisations and their customers from a CSV file.
 
-    Errors: UsageError naming the line, and nothing is assigned.
+    Errors: UsageError with the line. Then nothing is assigned.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -246,9 +250,9 @@ def _notes(flip: flips.Flip) -> str | None:
 
 
 def _undo(app: App, names: list[str], start_ms: int | None, by: By, *, dry_run: bool) -> None:
-    """Take back assignments that have not begun. Each is named by its start as it was seen.
+    """Cancel assignments that have not begun, each by the start that was read.
 
-    If two people undo at once, both name the same assignment, so the second is refused.
+    If two people cancel at once, both name the same assignment, so the second is refused.
     """
     if not names:
         raise UsageError("--undo needs organisations. Name them, or pass --file")
@@ -271,7 +275,10 @@ def _undo(app: App, names: list[str], start_ms: int | None, by: By, *, dry_run: 
 
 
 def _repeat_hint(meant: Sequence[tuple[str, int | None]]) -> str:
-    """What is safe to give again: without a time, it would take back the assignment before the one that was meant."""
+    """Return a safe command to repeat.
+
+    Without the start, a repeat would cancel an earlier assignment.
+    """
     starts = sorted({start for _, start in meant if start is not None})
     if len(starts) == 1:
         return f"repeat it with --from {show_time(starts[0])}, which removes only that assignment"

@@ -1,4 +1,4 @@
-"""`drawdown override`: limits that replace a plan's limit for a time."""
+"""`drawdown override`: manage limits that replace a plan's limit for a time."""
 
 from __future__ import annotations
 
@@ -110,7 +110,10 @@ def _add(
 
 
 def _beside(connection: sa.Connection, terms: Terms, now_ms: int) -> list[str]:
-    """Return warnings about an override: limits of other periods count, and a pattern may match no organisation."""
+    """Return warnings about an override.
+
+    Limits of other periods stay in force, and a pattern may match no organisation.
+    """
     if terms.reach == "pattern":
         plans: list[str] = []
     else:

@@ -1,4 +1,4 @@
-"""`drawdown parity`: what cells count themselves, beside what came in from them."""
+"""`drawdown parity`: compare cells' own counts with the samples from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from drawdown.worker.parity.totals import MAX_DAYS, day_text, read_file
 commands = typer.Typer()
 
 SHOWN: Final = 100
-"""Rows of a table."""
+"""Rows of a table for people."""
 TOLERANCE: Final = show_percent(TOLERANCE_PPM).removesuffix(" %")
 
 

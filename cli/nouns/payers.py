@@ -1,4 +1,4 @@
-"""`drawdown payer`: wallets that pay for runs of other organisations."""
+"""`drawdown payer`: manage wallets that pay for executions of other organisations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`drawdown plan`: what customers may do at once, what their runs hold, and what they are given."""
+"""`drawdown plan`: manage plans, the terms of customers."""
 
 from __future__ import annotations
 

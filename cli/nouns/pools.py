@@ -1,4 +1,4 @@
-"""`drawdown pool`: wallets that allot credit to others."""
+"""`drawdown pool`: manage wallets that allot credit to others."""
 
 from __future__ import annotations
 

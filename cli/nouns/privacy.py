@@ -1,4 +1,4 @@
-"""`drawdown privacy`: whether a report holds anything private."""
+"""`drawdown privacy`: scan reports for private data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ commands = typer.Typer()
 
 @commands.callback()
 def privacy() -> None:
-    """Privacy: what of a report is private."""
+    """Group the commands of `drawdown privacy`."""
 
 
 @commands.command("scan")
@@ -59,7 +59,7 @@ def scan(
 
 
 def _alone(app: App) -> str:
-    """Return the reason why there is no database to read ids from; empty if there is one."""
+    """Return why the scan has no database to read ids from; '' if there is a database."""
     try:
         app.ready()
     except DatabaseNotReady as error:
@@ -68,7 +68,7 @@ def _alone(app: App) -> str:
 
 
 def _scanned(app: App, name: str, by: Beside, *, beside_database: bool) -> ScannedFile:
-    """Scan a file. Errors: UsageError if it cannot be read."""
+    """Return the scan of a file. Errors: UsageError if it cannot be read."""
     content = _content(name, MAX_REPORT_BYTES)
     if beside_database:
         return app.read(lambda c: scan_file(c, name, content, by))
@@ -98,7 +98,10 @@ def _others(name: str) -> tuple[ForeignRule, ...]:
 
 
 def _content(name: str, most: int) -> bytes:
-    """Read a file, to one byte beyond the bound, which shows that it is too large. Errors: UsageError."""
+    """Return the content of a file, up to one byte above the limit.
+
+    The extra byte shows that the file is too large. Errors: UsageError.
+    """
     try:
         if name == "-":
             return sys.stdin.buffer.read(most + 1)

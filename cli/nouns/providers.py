@@ -1,4 +1,4 @@
-"""`drawdown provider`: the services that bill, and whether they can be used."""
+"""`drawdown provider`: manage and check the services that bill."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from drawdown.worker.verdict.rates import Worth
 commands = of_noun("provider", *ACTIONS, *LISTS)
 
 MAX_WEBHOOK_BYTES: Final = 1_000_000
-"""A webhook that a person passes on the command line."""
+"""Bytes of a webhook that a person passes on the command line."""
 
 
 @commands.command()
@@ -76,9 +76,9 @@ def check(
 def check_account(
     app: App, provider: Provider, features: Sequence[str], by_use: Mapping[tuple[str, ...], Sequence[str]]
 ) -> list[str]:
-    """Return the faults of features, and of customers for the features that each uses.
+    """Return the faults of features, and of customers for their own features.
 
-    Before the first bill, each customer is checked for all features.
+    Before the first bill, it checks each customer for all features.
     """
     if list(by_use) == [()]:
         by_use = {tuple(features): by_use[()]}
@@ -146,7 +146,10 @@ def accept(
 
 
 def _effect(name: str, effect: CutOver) -> list[str]:
-    """Return the time from which a provider is live, and the usage before it that is not billed."""
+    """Return lines about the time from which a provider is live.
+
+    They include the usage before that time, which is not billed.
+    """
     if effect.live_from_ms is None:
         return []
     if effect.live_from_ms >= FOR_GOOD_MS:

@@ -1,4 +1,7 @@
-"""`drawdown push`: the commands that go in portions or call providers. The others are declared."""
+"""`drawdown push`: commands that work in portions or call providers.
+
+The other commands are declared.
+"""
 
 from __future__ import annotations
 
@@ -53,9 +56,10 @@ def resolve_doubted(
     actor: str | None,
     reason: str,
 ) -> NoReturn:
-    """Resolve all pushes in doubt of a filter; a dry run without an outcome shows both.
+    """Resolve all pushes in doubt of a filter, and end with the exit status.
 
-    Errors: UsageError without an outcome or evidence, unless it is a dry run; Refused as the rules have it.
+    A dry run without an outcome shows both outcomes. Errors: UsageError if the outcome or the evidence is missing,
+    unless it is a dry run; Refused by the rules.
     """
     if outcome is None and not dry_run:
         raise UsageError("missing outcome. Pass --outcome accepted or absent, or --dry-run to see both")
@@ -84,7 +88,7 @@ def _doubted_lines(done: list[ResolvedAll], chosen: DoubtFilter, evidence: str) 
 
 
 def _of_outcome(one: ResolvedAll) -> Iterator[str]:
-    """Totals of one outcome, then what stays, by reason."""
+    """Yield the totals of one outcome, then the pushes that stay in doubt, by reason."""
     would = "would be " if one.dry_run else ""
     orgs = counted(one.orgs, "organisation", "organisations")
     yield f"{one.pushes:,} of {one.found:,} pushes in doubt, of {orgs}: {would}{DONE[one.outcome]}"
@@ -97,7 +101,7 @@ def _of_outcome(one: ResolvedAll) -> Iterator[str]:
 
 
 def command_of(chosen: DoubtFilter, outcome: Outcome, evidence: str, found: int) -> str:
-    """The command that does what a dry run showed, to no more pushes than it counted."""
+    """Return the command that does what a dry run showed, with its count as the limit."""
     options = {
         "--provider": chosen.provider,
         "--org": chosen.org,
@@ -148,7 +152,11 @@ def cancel(
 
 
 def _askable(app: App) -> Mapping[str, Capabilities]:
-    """Providers with a key, on the settings that the pushes were sent by: a changed name would name another event."""
+    """Return the capabilities of providers that can cancel these pushes.
+
+    They have a key, and the settings with which the pushes were sent. With changed settings, the name of an event would
+    differ.
+    """
     changed = app.context().changed
     ready = {name for name, provider in app.registry.providers.items() if provider.dormant is None}
     return {name: can for name, can in app.registry.capabilities.items() if name in ready and name not in changed}
@@ -232,7 +240,7 @@ def void_lost(
     """
     app: App = context.obj
     by = app.by(actor, reason)
-    app.write(require_whole)  # a restored database is noticed before a provider is asked
+    app.write(require_whole)  # check for a restored database before calling a provider
     rows = list(app.read(lambda c: find_pushes(c, keys)).values())
     ready = app.context()
     known = {name: ready.capabilities[name] for name in ready.ready() if name in ready.capabilities}

@@ -1,4 +1,4 @@
-"""`drawdown reconcile`: our totals beside the providers'."""
+"""`drawdown reconcile`: compare Drawdown's totals with the providers'."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _queue(context: typer.Context, asked: CorrectJob, by: By, *, correct: bool) 
 
 
 def compare(app: App, scope: ReconcileScope, by: By) -> Reconciled:
-    """Compare, and correct if that is requested.
+    """Compare, and correct if the scope requests it.
 
     Errors: Refused for a correction if history was lost.
     """
@@ -145,7 +145,10 @@ def _acknowledge(app: App, org: str, by: By) -> None:
 
 
 def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int | None]:
-    """Return the range of days. Errors: UsageError for text that is not a day, or an empty range."""
+    """Return the range of days, in milliseconds.
+
+    Errors: UsageError if a text is not a day, or the range is empty.
+    """
     start = None if from_ is None else app.past(from_, "--from")
     end = None if to is None else app.moment(to, "--to")
     if any(day is not None and day % DAY_MS for day in (start, end)):

@@ -1,4 +1,4 @@
-"""`drawdown recover`: go on after the database was restored."""
+"""`drawdown recover`: continue after the database was restored."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ BEFORE: Final = {
         "batch take", "batch accept", "cell set", "cell remove", "hook set", "hook rotate", "hook low", "hook end",
     ),
 }  # fmt: skip
-"""Changes of people to do again before recover, by their subject."""
+"""Changes of people to repeat before recover, by their subject."""
 AFTER: Final = (
     "sample withdraw", "event withdraw", "batch withdraw", "backfill revert", "sample repair", "sample dismiss",
     "push resolve", "push resolve-all", "push void", "push void-lost", "push cancel", "push retry",
     "provider accept", "provider bill-shadow", "topup resolve",
 )  # fmt: skip
-"""...and after it: what these are about is known again once ticks have settled."""
+"""Changes of people to repeat after ticks have settled, by their subject. Their objects exist again only then."""
 OF_THE_LEDGER: Final = (
     "The ledger also lost executions that were accepted or settled since, reversals and payouts. Before the next "
     "payout, repeat them in the order of `ops/runbooks/database-restored.md`. Otherwise a supplier is paid twice. "
@@ -127,7 +127,7 @@ def _report(found: Recovered, *, dry_run: bool) -> list[str]:
 
 
 def _after(found: Recovered) -> list[str]:
-    """Return the next steps after a recovery; a repeated call returns them again."""
+    """Return the next steps after a recovery. A repeated call returns them again."""
     return [
         f"incarnation {found.number}: ticks continue. Samples, events and uses of the guard that are sent again "
         "later are billed once, too.",

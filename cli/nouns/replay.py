@@ -1,6 +1,6 @@
-"""`drawdown replay`: the quantities that a past range still owes, sealed and sent, first as a dry run.
+"""`drawdown replay`: seal and send the usage that a past range still owes.
 
-Guarantee: the range is echoed in the zone it was given in and in UTC, with its windows, before anything is done.
+Guarantee: before any change, the command shows the range in the typed zone and in UTC, with its windows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, notes, plan
 from drawdown.worker.replay.replay import SHOWN, Replayed, Tally, replay
 
 LISTED = 20
-"""Rows of a table for people; --json has more, and with --dry-run all."""
+"""Rows of a table for people. --json has more, and with --dry-run all."""
 
 
 def register(commands: typer.Typer) -> None:
@@ -118,7 +118,7 @@ def _run(app: App, made: ReplayPlan, dry_run: bool, by: By) -> Replayed:
 
 @dataclass(frozen=True)
 class Echo:
-    """The requested range, as it was understood; `lines` for people."""
+    """The requested range as Drawdown reads it. `lines`: the text for people."""
 
     zone: str
     utc: list[str]
@@ -128,7 +128,7 @@ class Echo:
 
 
 def echoed(made: ReplayPlan, given: tuple[str, str], asked: tuple[int, int], zone_name: str) -> Echo:
-    """The range in the zone given and in UTC, and what of it is replayed."""
+    """Return the range in the typed zone and in UTC, and the part that is replayed."""
     zone = parse_zone(zone_name)
     local = [in_zone(moment, zone) for moment in asked]
     offsets = [offset_of(moment) for moment in local]
@@ -170,7 +170,10 @@ def _plain(found: Replayed) -> dict[str, object]:
 
 
 def by_provider(totals: list[Tally]) -> list[Tally]:
-    """The same, of all organisations together (`org_id` empty)."""
+    """Return the sums of all organisations by provider and feature.
+
+    Their `org_id` is empty.
+    """
     made: dict[tuple[str, str], Tally] = {}
     for tally in totals:
         sum_ = made.setdefault((tally.provider, tally.feature), Tally("", tally.provider, tally.feature))
@@ -224,7 +227,10 @@ def lines_of(found: Replayed) -> list[str | Table]:
 
 
 def _sealed(found: Replayed) -> str:
-    """Return the sealed amount. Pushes that were sealed before and are not settled are owed all the same."""
+    """Return the sealed amount.
+
+    Pushes of earlier seals that are not settled are listed, too.
+    """
     verb, still = "would seal" if found.dry_run else "sealed", found.to_settle
     said = f"{verb} {_count(found.pushes, 'push', 'pushes')}, {_count(found.quantity, 'unit', 'units')}"
     if not found.pushes and not found.stopped:

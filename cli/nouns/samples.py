@@ -1,4 +1,4 @@
-"""`drawdown sample`: deleting old samples. The other commands are declared."""
+"""`drawdown sample`: delete old samples. The other commands are declared."""
 
 from __future__ import annotations
 

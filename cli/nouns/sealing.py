@@ -1,4 +1,7 @@
-"""The progress of sealing, in words: for `status` and `doctor`. Pure."""
+"""Describe the progress of sealing, for `status` and `doctor`.
+
+These functions read nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from drawdown.worker.status.system_state import Standing
 
 
 def sealed_to(watermark_ms: int, now_ms: int) -> str:
-    """Return `up to 2026-01-01T00:05:00Z, 3 min ago`; if a clock was ahead, the usage that it delays."""
+    """Return a text such as `up to 2026-01-01T00:05:00Z, 3 min ago`.
+
+    If a clock was ahead, the text has the effect on billing.
+    """
     if watermark_ms <= now_ms:
         return f"up to {show_time(watermark_ms)}, {lasting(now_ms - watermark_ms)} ago"
     return (
@@ -17,7 +23,10 @@ def sealed_to(watermark_ms: int, now_ms: int) -> str:
 
 
 def sealing(found: Standing) -> str:
-    """The same of all buckets, with what is to be sealed again, and what came in since."""
+    """Return the text for all buckets.
+
+    It includes windows to seal again, and samples that arrived since.
+    """
     now, dirty, came = found.at_ms, found.left.dirty_windows, found.unread_samples
     watermark = max(found.watermark_ms, found.sealed_to_ms if found.sealed_to_ms > now else 0)
     text = sealed_to(watermark, now) if watermark else "nothing yet"

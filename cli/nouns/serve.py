@@ -1,4 +1,4 @@
-"""`drawdown serve`: webhooks, the gate, admin, cron, health and metrics over HTTP."""
+"""`drawdown serve`: serve webhooks, the gate, admin, cron, health and metrics."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def serve_(
     SIGTERM.
     """
     from drawdown.server.app import Server
-    from drawdown.server.http import listen  # a third of a second, which no other command should pay for
+    from drawdown.server.http import listen  # a third of a second, which other commands should not spend
 
     app: App = context.obj
     read(app.engine, require_ready)
@@ -54,14 +54,14 @@ def serve_(
 
 
 def open_door(app: App, host: str, port: int) -> tuple[socket.socket, str]:
-    """Return a listening socket, and its URL.
+    """Return a listening socket and its URL.
 
-    Errors: UsageError if there is none, or a proxy's address is not valid.
+    Errors: UsageError if the address cannot be used, or a trusted proxy's address is invalid.
     """
     from drawdown.server.http import listen
     from drawdown.server.http.callers import proxies
 
-    proxies(app.settings.trusted_proxies)  # what is wrong there is given before anything is begun
+    proxies(app.settings.trusted_proxies)  # report an invalid proxy before the server starts
     listening = listen.bind(host, port)
     if not _is_loopback(host):
         log.warning("reachable_by_others", host=host, detail="the gate and the metrics need no key")
@@ -70,7 +70,10 @@ def open_door(app: App, host: str, port: int) -> tuple[socket.socket, str]:
 
 
 def services_of(app: App) -> Services:
-    """Return the services of the server. Each of its threads gets connections and providers of its own."""
+    """Return the services of the server.
+
+    Each of its threads gets its own connections and providers.
+    """
     asking = _with_own(app, client_of(app.settings.outgoing()))
     unasked = _with_own(app, NobodyThere())
 
@@ -102,14 +105,17 @@ def services_of(app: App) -> Services:
 
 
 def _console_engine(app: App) -> sa.Engine | None:
-    """Return connections for the console alone, so that its readers never take one from the gate."""
+    """Return the console's own connections, so that its readers never delay the gate.
+
+    None without a console.
+    """
     if not app.settings.console_url:
         return None
     return connect(app.settings.database_url, app.settings.latest_database_url)
 
 
 def _with_own(app: App, http: Http) -> App:
-    """The same database and settings, with connections and providers of its own."""
+    """Return a copy of the invocation with its own providers, on the same database."""
     return replace(app, _registry=None, _payments=None, http=http)
 
 

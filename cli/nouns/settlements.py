@@ -1,4 +1,4 @@
-"""`drawdown settlement`: what suppliers are owed for runs, until it is handed over to be paid."""
+"""`drawdown settlement`: manage the amounts that suppliers are owed, and payouts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`drawdown status`: the backlog, its reason, age and worth, and when it will be drained.
+"""`drawdown status`: show the backlog with its reason, age, amount and likely end.
 
-Guarantee: reads only. The exit status is the verdict's. For people, it is 80 columns wide at most, the verdict first,
-and three lines if all is settled and no organisation is halted.
+Guarantee: the command only reads. Its exit status is the verdict's. For people, it has at most 80 columns, and the
+verdict first. If all is settled and no organisation is halted, it has three lines.
 """
 
 from __future__ import annotations
@@ -49,24 +49,27 @@ DAY_AND_MOMENT: Final = "%Y-%m-%d %H:%M UTC"
 
 
 def wrapped(label: str, text: str, *, shorten: int | None = None) -> str:
-    """Text beside its label, no line of it wider than a terminal."""
+    """Return text beside its label, wrapped at the width of a terminal."""
     flat = " ".join(text.split())
     if shorten is not None and len(flat) > shorten:
         flat = flat[: shorten - 2] + " …"
     first = label.ljust(LABEL) if label else ""
     indent = " " * (LABEL if label else 2)
-    # What may be a command is not broken within a word.
+    # A word with a hyphen may be part of a command, so it is not broken.
     lines = textwrap.wrap(flat, WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
     return "\n".join(lines) or first
 
 
 def since(ms: int, now: int) -> str:
-    """`since 3 h 12 min (2026-01-01T00:00:00Z)`."""
+    """Return a text such as `since 3 h 12 min (2026-01-01T00:00:00Z)`."""
     return f"since {lasting(now - ms)} ({show_time(ms)})"
 
 
 def provider_lines(provider: Waiting, now: int) -> list[str]:
-    """One provider that is behind: how much, since when, why, worth what, until when."""
+    """Return the lines of a provider with open pushes.
+
+    They have the counts, age, cause, amount and likely end.
+    """
     states = {
         "due": provider.due,
         "queued": provider.queued,
@@ -97,7 +100,10 @@ def provider_lines(provider: Waiting, now: int) -> list[str]:
 
 
 def unresolved_lines(one: Unresolved, now: int) -> list[str]:
-    """Pushes in doubt in one line, with the command for all of them; those that wait for credit in another."""
+    """Return the lines of pushes in doubt, with a command for all of them.
+
+    Pushes that wait for credit have a line of their own.
+    """
     if one.state == AWAITING_CREDIT:
         return [f"{one.size}, {one.worth}, {one.waits} for credit: {UNTIL_CREDIT}"]
     if one.state != "in_doubt":
@@ -109,7 +115,10 @@ def unresolved_lines(one: Unresolved, now: int) -> list[str]:
 
 
 def _by(ms: int, now: int) -> str:
-    """`by 00:14 UTC`, rounded up to a minute, with its day unless that is today; '' if that time has passed."""
+    """Return a text such as `by 00:14 UTC`; '' for a past time.
+
+    It is rounded up to a minute, and has the day unless that is today.
+    """
     if ms <= now:
         return ""
     moment = datetime.fromtimestamp(-(-ms // MINUTE_MS) * 60, UTC)
@@ -118,7 +127,10 @@ def _by(ms: int, now: int) -> str:
 
 
 def _looked_up(provider: Waiting, now: int) -> str:
-    """Until when the provider may still apply queued pushes; after that, what happens next."""
+    """Return the time until which Drawdown looks up queued pushes.
+
+    After that time, return the next step.
+    """
     until = "" if provider.looked_up_by_ms is None else _by(provider.looked_up_by_ms, now)
     if until:
         return f"{provider.queued:,} queued: looked up {until} at the latest. You must resolve those in doubt then"
@@ -144,7 +156,7 @@ def _drained(provider: Waiting, now: int) -> str:
 
 
 MOST_CELLS: Final = 5
-"""Cells and reasons of halts that are due, that are shown."""
+"""Cells, and reasons of due halts, that the command shows."""
 VERDICTS: Final = {
     "settled": ("ALL SETTLED", Exit.SETTLED),
     "behind": ("BEHIND", Exit.LEFT),
@@ -181,12 +193,12 @@ def status_(
 
 
 def as_object(found: Status) -> dict[str, object]:
-    """The whole of it for programs."""
+    """Return the whole status for programs."""
     return asdict(found.standing) | asdict(found.headline)
 
 
 def org_exit(found: OrgStatus) -> Exit:
-    """The verdict on one organisation, as the command's exit status."""
+    """Return the verdict on one organisation as an exit status."""
     states = {pushes.state for pushes in found.pushes}
     if found.stopped_at_ms is not None or states & {"in_doubt", "rejected"}:
         return Exit.PERSON
@@ -195,12 +207,12 @@ def org_exit(found: OrgStatus) -> Exit:
 
 
 def status_lines(found: Status) -> list[str]:
-    """The whole of it for people."""
+    """Return the whole status for people."""
     standing, headline = found.standing, found.headline
     now = standing.at_ms
     lines = [wrapped("", f"{VERDICTS[headline.verdict][0]}: {headline.reason}", shorten=240)]
     if headline.verdict != "settled":
-        lines.append("  next:".ljust(LABEL) + headline.next)  # in one line, whatever its length: it is pasted
+        lines.append("  next:".ljust(LABEL) + headline.next)  # on one line of any length, so that a person can paste it
     for provider in standing.providers:
         lines += provider_lines(provider, now)
         lines += [
@@ -239,7 +251,7 @@ def _orgs(count: int) -> str:
 
 
 def _split(lines: Iterable[str | Table]) -> Iterator[str | Table]:
-    """The lines that were wrapped as lines of their own."""
+    """Yield each line of wrapped lines."""
     for line in lines:
         yield from line.split("\n") if isinstance(line, str) else (line,)
 
@@ -290,13 +302,13 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
 
 
 def _files(found: FilesLeft) -> str:
-    """Return '' if each file of the watched folders was taken, else the counts of the others."""
+    """Return the counts of files that were not imported; '' if there are none."""
     counts = ((found.refused, "refused"), (found.conflicts, "in conflict"), (found.failing, "failing"))
     return ", ".join(f"{count:,} {word}" for count, word in counts if count)
 
 
 def _jobs(found: JobsLeft, now: int) -> str:
-    """Return '' if no job waits and none failed, else their counts."""
+    """Return the counts of open and failed jobs; '' if there are none."""
     waits = "" if found.since_ms is None else f"{found.open:,} open, the oldest {since(found.since_ms, now)}"
     failed = f"{found.failed:,} failed in a day" if found.failed else ""
     return "; ".join(part for part in (waits, failed) if part)
@@ -323,7 +335,7 @@ def _tick(found: Standing) -> str:
 
 
 def org_lines(found: OrgStatus, now: int) -> list[str | Table]:
-    """One organisation for people."""
+    """Return the status of one organisation for people."""
     lines: list[str | Table] = [wrapped("", f"{found.org_id}: {_stands(found, now)}", shorten=240)]
     if found.watermark_ms:
         lines.append(wrapped("sealed", sealed_to(found.watermark_ms, now)))

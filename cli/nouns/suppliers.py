@@ -1,4 +1,4 @@
-"""`drawdown supplier`: suppliers, who earn a share of the cost of runs."""
+"""`drawdown supplier`: manage suppliers, which get a share of executions' cost."""
 
 from __future__ import annotations
 

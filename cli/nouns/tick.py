@@ -1,7 +1,7 @@
-"""`drawdown tick`, `run`: the commands that meter, and the traces of a one-shot tick for monitoring.
+"""`drawdown tick` and `run`: meter usage, and report a tick to monitoring.
 
-Guarantee: metrics in a file, and a ping to a URL, do not change the result of the tick. The file is whole at each
-moment; but by a kill, nothing is left beside it. The URL, which often holds a secret, is in no log.
+Guarantee: the metrics file and the heartbeat do not change the result of a tick. The file is complete at any time, and
+only a kill leaves a temporary file beside it. No log has the heartbeat URL, which often contains a secret.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def register(commands: typer.Typer) -> None:
 
 
 def parse_shard(text: str | None) -> Shard:
-    """`i/n`, i from 0: a contiguous part of the buckets."""
+    """Return the shard `i/n`, with i from 0: a contiguous part of the buckets.
+
+    Errors: UsageError.
+    """
     if text is None:
         return Shard()
     found = re.fullmatch(r"([0-9]{1,3})/([0-9]{1,3})", text)
@@ -73,7 +76,7 @@ def parse_shard(text: str | None) -> Shard:
 
 
 def parse_parts(app: App, shard: str | None, processes: int) -> list[Shard]:
-    """Return the shards that a command takes, each in a process if they are several."""
+    """Return the shards of a command, one for each process. Errors: UsageError."""
     if processes == 1:
         return [parse_shard(shard)]
     if shard is not None:
@@ -84,7 +87,7 @@ def parse_parts(app: App, shard: str | None, processes: int) -> list[Shard]:
 
 
 def parse_nightly(text: str) -> dt.time:
-    """`HH:MM`. Errors: UsageError."""
+    """Return the time in a text `HH:MM`. Errors: UsageError."""
     found = re.fullmatch(r"([01][0-9]|2[0-3]):([0-5][0-9])", text)
     if found is None:
         raise UsageError(f"--nightly-at {text!r}: expected an hour and minute in UTC, such as 02:17")
@@ -92,7 +95,10 @@ def parse_nightly(text: str) -> dt.time:
 
 
 def new_orgs(app: App, provider: str | None, start: str | None) -> NewOrgs | None:
-    """Return the choice of `--new-org-provider` and `--new-org-from`."""
+    """Return the choice of `--new-org-provider` and `--new-org-from`.
+
+    Errors: UsageError; those of `App.require_provider`.
+    """
     if provider is None:
         if start is not None:
             raise UsageError("--new-org-from needs --new-org-provider. Pass both")
@@ -143,7 +149,7 @@ def tick_(
 
 @dataclass(frozen=True)
 class _TickOptions:
-    """What every part of a tick is asked for."""
+    """The options of every part of a tick."""
 
     new_orgs: NewOrgs | None
     deadline_ms: int | None
@@ -169,7 +175,7 @@ def _tick_once(app: App, parts: Sequence[Shard], asked: _TickOptions) -> Report:
         finally:
             own.close()
 
-    app.close()  # a connection is never shared with a process that is made of this one
+    app.close()  # a forked process must not share a connection
     ended = in_processes(parts, one)
     reports = [result for _, result in ended if isinstance(result, Report)]
     faults = [(part, result) for part, result in ended if isinstance(result, Fault)]
@@ -214,7 +220,7 @@ def run_tick(app: App, made: Context, *, always: bool = False) -> Report:
 
 
 def report_lines(report: Report) -> list[str]:
-    """A tick in a few lines."""
+    """Return the report of a tick in a few lines."""
     left = report.left
     lines = [
         f"windows up to {show_time(report.horizon_ms)}: {report.sealed:,} sealed, {report.accepted:,} accepted, "
@@ -296,7 +302,7 @@ def run_(
 
     The command ends with SIGTERM or Ctrl-C. To run the server too, use `drawdown up`.
     """
-    from drawdown.cli import scheduler  # here: cron's tick needs neither its engine nor the watch
+    from drawdown.cli import scheduler  # only `run` needs the scheduler
     from drawdown.worker.watch import ROUND_MS
 
     app: App = context.obj
@@ -310,7 +316,7 @@ def run_(
     options = scheduler.Options(parts[0], appearing, accept_clock, every, rounds_s, deadline, night)
     app.ready()
     stopping = Stopping()
-    stopping.on_signals()  # before it says what ends it
+    stopping.on_signals()  # before the first line of output, so that no signal is lost
     between = f"a watch round every {options.watch_every_s} s between them; " if options.watch_every_s else "no watch; "
     show(
         app,
@@ -324,22 +330,22 @@ def run_(
 
 
 def _run_in_parts(app: App, parts: Sequence[Shard], options: scheduler.Options, before: Stopping) -> int:
-    """Run each part's ticks and watch in a process of its own.
+    """Run the ticks and the watch of each part in its own process.
 
-    If one ends, the others end, too, so that the supervisor of this command starts all of them again. `before`: a
-    signal that came before they began.
+    If one process ends, the others end, too, so that the supervisor of this command restarts all. `before`: a signal
+    that came before they began.
     """
     from drawdown.cli import scheduler
 
     def one(part: Shard, stopping: Stopping) -> int:
         own = app.apart(len(parts))
         try:
-            night = options.nightly_at if part is parts[0] else None  # one night is enough for all
+            night = options.nightly_at if part is parts[0] else None  # the first part alone runs the nightly checks
             return scheduler.run(own, replace(options, shard=part, nightly_at=night), stopping)
         finally:
             own.close()
 
-    app.close()  # as above
+    app.close()  # a forked process must not share a connection
     ended = [result for _, result in in_processes(parts, one, together=True, before=before)]
     return worst(result.status if isinstance(result, Fault) else result for result in ended)
 
@@ -347,13 +353,13 @@ def _run_in_parts(app: App, parts: Sequence[Shard], options: scheduler.Options, 
 log = structlog.get_logger()
 
 HEARTBEAT_TIMEOUT_S: Final = 10.0
-"""Wait for the answer to a heartbeat."""
+"""Seconds to wait for the answer to a heartbeat."""
 READABLE: Final = 0o644
 
 
 def write_metrics(app: App, file: Path) -> None:
     """Write the content of the server's /metrics, for the textfile collector."""
-    from drawdown.server import metrics  # here: cron's ticks rarely write any
+    from drawdown.server import metrics  # a cron tick rarely writes metrics
 
     try:
         found = metrics.render(app.engine, app.clock.now_ms())
@@ -364,7 +370,7 @@ def write_metrics(app: App, file: Path) -> None:
                 out.write(found)
             made.chmod(READABLE)
             made.replace(file)
-        except BaseException:  # else each tick would leave one there
+        except BaseException:  # delete the temporary file after any failure
             made.unlink(missing_ok=True)
             raise
     except OSError as error:
@@ -372,13 +378,13 @@ def write_metrics(app: App, file: Path) -> None:
 
 
 def beat(app: App, url: str) -> None:
-    """Report to the heartbeat URL that a tick ended well."""
+    """Report to the heartbeat URL that a tick ended with 0 or 75."""
     world = app.world()
     assert world.http is not None
     http = world.http
     try:
         answer = ask(lambda: http.send(Call("GET", url, timeout_s=HEARTBEAT_TIMEOUT_S)), world)
-    except Exception as error:  # the tick is done, whatever this was
+    except Exception as error:  # a failed heartbeat does not change the tick
         log.warning("heartbeat_failed", kind=type(error).__name__)
         return
     if not isinstance(answer, Answer):

@@ -1,4 +1,4 @@
-"""`drawdown tier`: sandboxes at once that customers buy by the month, beside their plan."""
+"""`drawdown tier`: manage monthly offers of more sandboxes at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`drawdown topup`: wallets that fill themselves."""
+"""`drawdown topup`: manage wallets that Drawdown fills automatically."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _link(app: App, wallet: str, return_to: str, *, portal: bool) -> None:
 
 
 def _require_only_one(app: App, terms: Terms) -> None:
-    """Refuse a customer that the payment service tops up by itself. Errors: Refused."""
+    """Refuse a customer that the payment service tops up itself. Errors: Refused."""
     app.require_payments(terms.service)
     runner.run(require_only_one(app.context(), terms.service, terms.service_customer), app.world())
 

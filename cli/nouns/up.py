@@ -1,7 +1,7 @@
-"""`drawdown up`: ticks, watch, nightly and server, started and ended as one.
+"""`drawdown up`: run ticks, watch, nightly checks and server as one command.
 
-Guarantee: no tick delays an answer: the server is a process of its own. If one part ends, so does the other, and the
-command with it: its supervisor then starts both again.
+Guarantee: no tick delays an answer, because the server is its own process. If one part ends, the other and the command
+end, too. A supervisor then restarts both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 SERVER: Final = "server"
 WORKER: Final = "ticks, watch and nightly"
 NIGHTLY_AT: Final = "02:17"
-"""In UTC, which has no hour twice, or left out."""
+"""Time of day in UTC, because UTC never skips or repeats an hour."""
 
 
 def register(commands: typer.Typer) -> None:
@@ -55,7 +55,7 @@ def up_(
     `nightly` and `serve`.
     """
     from drawdown.cli import scheduler
-    from drawdown.server.app import Server  # before there are two processes: they share what is loaded
+    from drawdown.server.app import Server  # import it before the fork, so that both processes share it
     from drawdown.server.http import listen
 
     app: App = context.obj
@@ -67,7 +67,7 @@ def up_(
     options = scheduler.Options(Shard(), appearing, accept_clock, every, ROUND_MS // SECOND_MS, nightly_at=night)
     listening, url = open_door(app, host, port)
     stopping = Stopping()
-    stopping.on_signals()  # before it says what ends it
+    stopping.on_signals()  # before the first line of output, so that no signal is lost
     when = "no nightly" if night is None else f"nightly at {night:%H:%M} UTC"
     told = (
         f"listening on {url}; a tick now and every {every:,} s, a watch round every {options.watch_every_s} s between"
@@ -92,6 +92,6 @@ def up_(
         finally:
             own.close()
 
-    app.close()  # a connection is never shared with a process that is made of this one
+    app.close()  # a forked process must not share a connection
     ended = in_processes((WORKER, SERVER), one, together=True, before=stopping)
     raise typer.Exit(worst(result.status if isinstance(result, Fault) else result for _, result in ended))

@@ -1,4 +1,4 @@
-"""`drawdown usage`: one organisation's usage, as a table, JSON or CSV."""
+"""`drawdown usage`: show one organisation's usage as a table, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _table_rows(found: UsageReport) -> list[list[object]]:
 
 
 def _sum(found: UsageReport, name: str) -> dict[str, int | None]:
-    """By unit: seconds and MB-seconds are never added up."""
+    """Return the sums by unit. Seconds and MB-seconds are never added."""
     if name == "sealed" and found.by in OF_SAMPLES:
         return {}
     units = sorted({row.unit for row in found.rows})

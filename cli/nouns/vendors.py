@@ -1,4 +1,4 @@
-"""`drawdown vendor`: what usage costs at others, beside what they bill."""
+"""`drawdown vendor`: compare the cost of usage at vendors with their bills."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from drawdown.worker.provider.vendors import Drifted, DriftLine, import_bills, r
 commands = of_noun("vendor", *vendor_faces.ACTIONS, *vendor_faces.LISTS)
 
 SHOWN: Final = 100
-"""Rows of a table."""
+"""Rows of a table for people."""
 
 
 @commands.command("import")
@@ -95,7 +95,7 @@ def _report(found: list[DriftLine], alerts: int, tolerance_ppm: int) -> list[str
 
 
 def _micro_of(text: str, option: str) -> int:
-    """Millionths of the currency. Errors: UsageError."""
+    """Return millionths of the currency. Errors: UsageError."""
     try:
         amount = micro_of(plain_decimal(text))
         if amount < 0:

@@ -1,4 +1,4 @@
-"""`drawdown watch`: halts in seconds, beside a cron that ticks."""
+"""`drawdown watch`: halt organisations within seconds, beside a cron tick."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def watch_(
     The watch halts organisations without credit, and resumes organisations that paid, until SIGTERM or Ctrl-C. It
     bills nothing: ticks do. `drawdown run` watches, too.
     """
-    from drawdown.cli.scheduler import WatchLoop  # with it comes what repeats ticks
+    from drawdown.cli.scheduler import WatchLoop  # it imports the scheduler of ticks
 
     app: App = context.obj
     if once:

@@ -1,4 +1,7 @@
-"""`drawdown worker`: ticks, watch rounds and the nightly comparison of one database, by any number of machines."""
+"""`drawdown worker`: run ticks, watch rounds and nightly comparisons.
+
+Any number of machines can work on one database.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ def worker_(
         raise UsageError("--at does not apply: a worker uses the current time")
     install.require_postgresql(app.engine)
     install.require_engine()
-    from drawdown.cli import cluster  # here: the engine is there with the extra alone
+    from drawdown.cli import cluster  # the engine exists only with the extra
 
     if every is not None:
         cluster.cron(every)
@@ -72,7 +75,10 @@ def worker_(
 
 
 def _prepare(app: App) -> None:
-    """Install the schema for workers if it is missing. Errors: DatabaseNotReady if this user may not."""
+    """Install the workers' schema if it is missing.
+
+    Errors: DatabaseNotReady if it is missing and this user may not install it.
+    """
     app.ready()
     install.require_direct(app.engine)
     try:

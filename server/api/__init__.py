@@ -1,1 +1,1 @@
-"""The routes that programs may call."""
+"""The routes for programs."""

@@ -1,5 +1,8 @@
-"""/v1/accounts: an organisation's wallet, its entries and its statement, for programs. /v1/balance and /v1/ledger are
-short names of the same. Guarantee: reads only.
+"""Serve /v1/accounts: an organisation's wallet, its entries and its statement.
+
+/v1/balance and /v1/ledger are short names of two of these routes.
+
+Guarantee: these routes only read.
 """
 
 from __future__ import annotations
@@ -54,11 +57,11 @@ class Accounts:
         return await self._programs.ask(request, SCOPE, models.EntriesQuery, partial(_entries, org_id=org_id))
 
     async def lots(self, org_id: str, request: Request) -> JSONResponse:
-        """Return the lots of credit of an organisation's wallet, in the order of their use, and the outcome of each."""
+        """Return the lots of an organisation's wallet, in their order of use."""
         return await self._programs.ask(request, SCOPE, models.MostQuery, partial(_lots, org_id=org_id))
 
     async def statement(self, org_id: str, request: Request) -> JSONResponse:
-        """Return the changes of an organisation's wallet in a month, added up."""
+        """Return the sums of the changes of an organisation's wallet in a month."""
         query = StatementQuery
         return await self._programs.ask(request, SCOPE, query, partial(_statement, org_id=org_id))
 
@@ -115,9 +118,9 @@ def _entry(row: EntryRow) -> dict[str, object]:
 
 
 class PayerAnswer(BaseModel):
-    """A payer of executions of an organisation that name it.
+    """A payer of executions of an organisation that name this payer.
 
-    `limit`: null: no limit. `spent`: the credit that these executions hold and have cost.
+    `limit`: null means no limit. `spent`: the credit that these executions hold and have cost.
     """
 
     payer: str
@@ -128,8 +131,11 @@ class PayerAnswer(BaseModel):
 
 
 class ForecastAnswer(BaseModel):
-    """When what is available ends, if it is used as on the last full days: `days` of them, from `from_ms` on. `ends_ms`
-    with `ends` alone; `unknown` below three full days of use."""
+    """A forecast of when the available credit ends, at the rate of the last full days.
+
+    `days`: the number of these days; `from_ms`: the start of the first. `ends_ms` has a value only in the state `ends`.
+    The state is `unknown` below three full days of use.
+    """
 
     state: ForecastState
     ends_ms: int | None
@@ -142,11 +148,11 @@ class ForecastAnswer(BaseModel):
 class AccountAnswer(BaseModel):
     """The credit of an organisation's wallet, and the payers of its executions.
 
-    `available`: may still be reserved. `unbilled`: used, and charged by the next ticks. `over`: the rest of ended lots,
-    on its way out of the balance. The balance is available, reserved, unbilled and over.
+    The balance is the sum of available, reserved, unbilled and over. `available`: can still be reserved. `unbilled`:
+    used, and charged by the next ticks. `over`: the rest of ended lots, which the next entries take out of the balance.
 
-    `included` to `refund`: the rest of lots of each kind. `owed`: used, and paid for by no lot. `hold`: the part of its
-    executions' cost that suppliers wait for; it was charged, and is in no other figure here.
+    `included` to `refund`: the rest of lots of each kind. `owed`: used, and not covered by a lot. `hold`: the part of
+    executions' cost that suppliers wait for. It was charged, and no other figure contains it.
     """
 
     org_id: str
@@ -181,8 +187,11 @@ class AccountAnswer(BaseModel):
 
 
 class LotAnswer(BaseModel):
-    """A lot: `amount` is `left`, `waits` (over, and not booked yet), `used`, `expired` and `taken`. `place`: in the
-    order of use, of those in use. `features`: null pays for all."""
+    """A lot of credit.
+
+    `amount` is the sum of `left`, `waits`, `used`, `expired` and `taken`. `waits`: ended, and not booked yet. `place`:
+    the position in the order of use, for a lot in use. `features`: null means that it pays for all.
+    """
 
     lot: str
     kind: str
@@ -209,8 +218,11 @@ class LotAnswer(BaseModel):
 
 
 class LotsAnswer(BaseModel):
-    """`more`: so many were left out. `owed`: used, and paid for by no lot; `back`: given back, and pays for later
-    use."""
+    """The lots of a wallet.
+
+    `more`: the number of lots that the answer leaves out. `owed`: used credit that no lot covers. `back`: credit that
+    was given back, and pays for later use.
+    """
 
     org_id: str
     customer_id: str
@@ -224,8 +236,10 @@ class LotsAnswer(BaseModel):
 
 
 class StatementQuery(BaseModel):
-    """A month in UTC (`month=2026-02`), or what was booked from a moment to another one. `most`: lines of a section;
-    the last sums up the others."""
+    """The range of a statement: a month in UTC, or two times.
+
+    For a month, send `month=2026-02`. `most`: the largest number of lines of a section; the last line sums the others.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -244,7 +258,10 @@ class ChangeAnswer(BaseModel):
 
 
 class CreditLineAnswer(ChangeAnswer):
-    """Credit that came in, or went unused: of lots of one kind, or paid for in one currency (minor units)."""
+    """Credit that was added or expired, by kind of lot or by currency.
+
+    `money_minor`: minor units of the currency.
+    """
 
     what: str
     entries: int
@@ -253,8 +270,11 @@ class CreditLineAnswer(ChangeAnswer):
 
 
 class UsageLineAnswer(BaseModel):
-    """Charges of a feature, by the month of use and the rate: quantity times rate, a half of a micro-credit up, plus
-    rounding. `more`: so many lines in one."""
+    """The charges of a feature, by the month of use and the rate.
+
+    A charge is quantity times rate plus rounding; half a micro-credit rounds up. `more`: the number of lines that this
+    line sums.
+    """
 
     feature: str | None
     month: str | None
@@ -269,9 +289,9 @@ class UsageLineAnswer(BaseModel):
 
 
 class ExecutionsLineAnswer(BaseModel):
-    """The charges of executions of a project: drawn, settled and late, less the amounts written off.
+    """The charges of executions of a project: drawn, settled and late.
 
-    `more`: the number of lines that are added up in this line.
+    Amounts written off are subtracted. `more`: the number of lines that this line sums.
     """
 
     project: str | None
@@ -290,7 +310,10 @@ class ExecutionsLineAnswer(BaseModel):
 
 
 class HeldLineAnswer(BaseModel):
-    """An execution that had credit reserved at the end. `more`: so many lines in one."""
+    """An execution that held reserved credit at the end of the range.
+
+    `more`: the number of lines that this line sums.
+    """
 
     execution: str | None
     org_id: str | None
@@ -302,8 +325,10 @@ class HeldLineAnswer(BaseModel):
 
 
 class StatementAnswer(BaseModel):
-    """Opening and all changes are closing. `reserved`: of the closing balance, what executions hold. `problems`: what
-    does not add up."""
+    """A statement: `opening` plus all changes equals `closing`.
+
+    `reserved`: the part of the closing balance that executions hold. `problems`: sums that do not agree.
+    """
 
     customer_id: str
     from_ms: int

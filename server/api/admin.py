@@ -1,9 +1,10 @@
-"""POST /admin/orgs/{org_id}/provider and /override: the work of `drawdown org assign` and `org override`, by a signed
-request.
+"""Serve POST /admin/orgs/{org_id}/provider and /override, with signed requests.
 
-Guarantee: the same functions with the same checks, and actor and reason on record. Nothing is done before the signature
-is proven. The transaction of the order uses the signature up: a request that comes twice counts once. If an order was
-not done, for any reason, it may be sent again.
+They do the work of `drawdown org assign` and `drawdown org override`.
+
+Guarantee: they call the same functions with the same checks, and record the actor and the reason. Drawdown verifies the
+signature before any work. The transaction of the request uses the signature up, so a repeated request counts once. If
+the request failed, the caller may send it again.
 """
 
 from __future__ import annotations
@@ -37,15 +38,16 @@ from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs import assignments, flips
 
 MAX_BYTES: Final = 64 * 1024
-"""Body of an admin request."""
+"""Bytes of the body of an admin request."""
 M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Signed(Generic[M]):
-    """An order with a proven signature. Call `use_up` first in the transaction that does the order.
+    """A request with a verified signature.
 
-    Errors of `use_up`: ApiError 409 if the order was done before.
+    Call `use_up` first in the transaction that does the request. Errors of `use_up`: ApiError 401 if the signature is
+    no longer fresh, 409 if the request was done before.
     """
 
     order: M
@@ -53,7 +55,7 @@ class Signed(Generic[M]):
 
 
 async def order_of(services: Services, budget: bodies.Budget, request: Request, model: type[M]) -> Signed[M]:
-    """The order of a signed request. Errors: ApiError."""
+    """Return the content of a signed request after verification. Errors: ApiError."""
     if not services.settings.admin_secrets:
         raise ApiError(503, "not_configured", "no admin secret is set. Ask the operator to set DRAWDOWN_ADMIN_SECRET")
     async with bodies.body_of(request, MAX_BYTES, budget) as body:
@@ -65,7 +67,7 @@ def _order_in(services: Services, request: Request, body: bytes, model: type[M])
     now = services.clock.now_ms()
     of = signing.Signed(request.method, request.headers.get("host", ""), path, query, body)
     offered = signing.verify(services.settings.admin_secrets, request.headers, of, now, services.settings.admin_hosts)
-    if query:  # taken by nobody, and with one it could be argued where the query ends and the body begins
+    if query:  # a query could blur where the path ends and the body begins
         raise ApiError(400, "bad_request", "this path does not take a query. Remove it")
     order = bodies.parse(body, request.headers.get("content-type", ""), model)
     return Signed(order, partial(_use_up, services=services, headers=request.headers, offered=offered))
@@ -81,7 +83,10 @@ def _use_up(connection: sa.Connection, *, services: Services, headers: Mapping[s
 async def assign(
     services: Services, step_threads: StepThreads, org_id: str, signed: Signed[ProviderRequest]
 ) -> dict[str, object]:
-    """Have an organisation billed by a provider, or take that back. Errors: ApiError, DrawdownError."""
+    """Assign an organisation to a provider, or cancel that assignment.
+
+    Errors: ApiError; DrawdownError.
+    """
     order = signed.order
     _check_org(org_id)
     by = audit.By(services.clock.now_ms(), order.actor, order.reason, "http")
@@ -110,7 +115,7 @@ async def assign(
 async def override(
     threads: Threads, step_threads: StepThreads, now_ms: int, org_id: str, signed: Signed[OverrideRequest]
 ) -> dict[str, object]:
-    """Let the operator's word win over the provider's. Errors: ApiError, DrawdownError."""
+    """Set or end an organisation's org override. Errors: ApiError; DrawdownError."""
     order = signed.order
     _check_org(org_id)
     undo = order.undo

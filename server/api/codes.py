@@ -1,4 +1,7 @@
-"""The codes of the HTTP API, with their meaning and fix: `make docs` writes docs/codes.md from them."""
+"""List the codes of the HTTP API, with their meaning and fix.
+
+`make docs` writes docs/codes.md from them.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ from typing import Final, NamedTuple
 
 
 class CallCode(NamedTuple):
-    """A code of a refused call: its HTTP statuses, and what to do."""
+    """A code of a refused call, with its HTTP statuses, its meaning and the fix."""
 
     statuses: tuple[int, ...]
     meaning: str
 
 
 class ItemCode(NamedTuple):
-    """A result of an item of a body; without a code if the status is enough."""
+    """A result of an item of a body. `code` is empty if the status explains it."""
 
     status: str
     code: str

@@ -1,7 +1,9 @@
-"""POST /cron/…: the work of a cron, for a scheduler that only calls URLs and has the bearer secret.
+"""Serve POST /cron/…: periodic work for a scheduler that only calls URLs.
 
-Guarantee: this process never runs two ticks at once, nor two checks of a kind. If a caller goes away, the work still
-runs to its end. Nothing here closes or reverts work that waits for a person's decision.
+The scheduler sends the bearer secret.
+
+Guarantee: this process never runs two ticks at once, nor two checks of a kind. If a caller disconnects, the work still
+completes. No route here closes or reverts work that waits for a person's decision.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from drawdown.worker.usage.backfills import Overdue
 T = TypeVar("T")
 
 ACTOR: Final = "cron"
-"""The actor of corrections of counters, on record."""
+"""Actor of corrections of counters, in the audit log."""
 STATUSES: Final = (400, 401, 409, 429, 500, 503)
 
 
@@ -70,27 +72,27 @@ class Cron:
         return router
 
     async def tick(self, request: Request) -> JSONResponse:
-        """Run one tick to its end, and report as `drawdown tick --json`."""
+        """Run one tick to its end, and return the report of `drawdown tick --json`."""
         report = await self._alone(request, "tick", self._step_threads.tick, _tick)
         return JSONResponse({"tick": {**asdict(report), "exit_status": report.exit_status}})
 
     async def parity(self, request: Request) -> JSONResponse:
-        """Compare yesterday's totals of all cells with ours, and report as `drawdown parity check --cells --json`."""
+        """Compare yesterday's totals of all cells, as `drawdown parity check --cells`."""
         work = partial(_parity, clock=self._services.clock)
         found = await self._alone(request, "parity", self._step_threads.order, work)
         return JSONResponse({"parity": {**asdict(found), "exit_status": found.exit_status}})
 
     async def vendors(self, request: Request) -> JSONResponse:
-        """Compare what usage should have cost at vendors with their bills, as `drawdown vendor drift --keep --json`."""
+        """Compare costs with vendors' bills, as `drawdown vendor drift --keep --json`."""
         return JSONResponse(asdict(await self._alone(request, "vendors", self._step_threads.order, _vendors)))
 
     async def guard(self, request: Request) -> JSONResponse:
-        """Make the guard's counters the sums of their uses, and report as `drawdown guard reconcile --json`."""
+        """Correct the guard's counters, as `drawdown guard reconcile --json`."""
         found = await self._alone(request, "guard", self._step_threads.order, _guard)
         return JSONResponse({**asdict(found), "exit_status": found.exit_status})
 
     async def backfills(self, request: Request) -> JSONResponse:
-        """Return the backfills that wait too long for a person's decision, as `drawdown backfill overdue --json`."""
+        """Return the overdue backfills, as `drawdown backfill overdue --json`."""
         found = await self._alone(request, "backfills", self._step_threads.order, _backfills)
         status = int(Exit.PERSON if found else Exit.SETTLED)
         return JSONResponse({"overdue": [asdict(one) for one in found], "exit_status": status})
@@ -102,8 +104,11 @@ class Cron:
         begin: Callable[[Callable[[ThreadKit, Context], T]], Future[T]],
         work: Callable[[ThreadKit, Context], T],
     ) -> T:
-        """Errors: ApiError 401 and 503 as for the secret, 400 for parameters, which it has none of and would do all the
-        same, 409 while one runs; DrawdownError."""
+        """Run work of a kind unless it already runs, and return its result.
+
+        Errors: ApiError 401 for a wrong secret, 503 if no secret is set, 400 for parameters, 409 while it runs;
+        DrawdownError.
+        """
         signing.check_bearer(self._services.settings.cron_secret, request.headers.get("authorization", ""))
         if request.query_params:
             raise ApiError(400, "bad_request", "this path does not take parameters. Remove them")

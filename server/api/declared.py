@@ -1,8 +1,9 @@
-"""The operations of what is declared: one of each action, list and showing (`schema.declare`).
+"""Serve an operation for each declared action and list (`schema.declare`).
 
-Guarantee: an operation takes what its declaration takes, and refuses any other field by its name. An action is done in
-one transaction, once for each Idempotency-Key; its dry run is the action itself, undone. A key that is bound to an
-organisation names no other, and is refused what names none. A key gives no more credit at once than it may.
+Guarantee: an operation takes the parameters of its declaration, and refuses any other field by its name. Drawdown does
+an action in one transaction, once for each Idempotency-Key. A dry run does the same, and rolls back. If a key is bound
+to an organisation, it may use only operations that name an organisation, and only its own. A key gives at most its own
+limit of credit at once.
 """
 
 from __future__ import annotations
@@ -98,23 +99,26 @@ TYPES: Final[Mapping[str, Any]] = {
     "units": Annotated[int, Field(ge=0, le=MAX_AMOUNT)] | None,
     "text": Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS), AfterValidator(_clean)],
 }
-"""The JSON type of each kind of value."""
+"""JSON type of each kind of value."""
 NUMBERS: Final = frozenset({"number", "time", "window", "length", "percent"})
 """Kinds that a program sends as whole numbers."""
 
 
 def _digits(value: object) -> object:
-    """A whole number in a query: as a command takes it, without `1.0` and `1_0`."""
+    """Refuse a text that is not a whole number in digits.
+
+    A query takes numbers as a command does: not `1.0` and not `1_0`. Errors: ValueError.
+    """
     if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
         raise ValueError("must be a whole number in digits")
     return value
 
 
 def _of_text(kind: Kind) -> BeforeValidator:
-    """A value of a query is a text, and is read as the command reads it."""
+    """Return a validator that reads a query's text as the command does."""
 
     def read(value: object) -> object:
-        if not isinstance(value, str):  # the default
+        if not isinstance(value, str):  # a default is already a value
             return value
         try:
             return kind.read(value, kind.metavar.lower(), 0)
@@ -125,7 +129,7 @@ def _of_text(kind: Kind) -> BeforeValidator:
 
 
 class FactAnswer(BaseModel):
-    """A value before an action, and after it."""
+    """A value before and after an action."""
 
     name: str
     before: str
@@ -139,7 +143,10 @@ class Operations:
         self._services, self._programs, self._declared = services, programs, declared
 
     def _registry(self) -> Registry:
-        """What this process knows of providers now: `renew` puts others in their place."""
+        """Return the providers that this process has now.
+
+        `renew` may replace them, so each call reads them again.
+        """
         return Registry(self._services.providers, self._services.broken)
 
     def routes(self) -> APIRouter:
@@ -244,10 +251,11 @@ class Operations:
 
 
 def call_of(action: Action[Any], actor: str, key: str, values: Values, reason: str) -> idempotency.Call:
-    """Return a call by its Idempotency-Key. A value that equals its default is not part of the content.
+    """Return a call by its Idempotency-Key.
 
-    So a version that adds a parameter with a default takes the same call as a repetition. A default must never change:
-    the old value and the new one would compare equal. Rename the parameter instead.
+    A value that equals its default is not part of the content. So a version with a new parameter takes the same call as
+    a repeat. A default must never change, because the old value and the new one would compare equal. Rename the
+    parameter instead.
     """
     given = {one.name: values[one.name] for one in action.params if values[one.name] != one.default}
     return idempotency.Call(actor, key, action.name, json.dumps([given, reason], sort_keys=True, default=str))
@@ -263,9 +271,11 @@ def carry_out(
     hooks: Hooks | None = None,
     known: Callable[[], Providers] | None = None,
 ) -> Answer:
-    """Do it, unless this call was carried out before: then its answer, without what is shown once.
+    """Do the action of a call, unless the call was already done.
 
-    Errors: ApiError 403 for what this key may not; those of the action."""
+    A repeat returns the first answer, without the secret. Errors: ApiError 403 if the key may not do it; OtherContent
+    if the call's key was used for another call; those of the action.
+    """
     values = _values(said, action.params, given)
     if call is not None and not order.dry_run:
         before = idempotency.claim_call(connection, call, said.now_ms)
@@ -280,7 +290,7 @@ def carry_out(
     answer: dict[str, object] = answer_of(action.whole(connection, asked, values))
     if order.dry_run:
         stands = action.facts(connection, asked, values)
-        hidden = {action.shown_once: None} if action.shown_once else {}  # an endpoint's next secret would be the same
+        hidden = {action.shown_once: None} if action.shown_once else {}  # an endpoint's real secret would be the same
         return {**answer, **hidden, "dry_run": True, "facts": changes(stood, stands)}
     if call is not None:
         kept = {**answer, action.shown_once: None} if action.shown_once else answer
@@ -289,7 +299,7 @@ def carry_out(
 
 
 def reach_of(key: ApiKey) -> Reach:
-    """Return the rights that a key may hand on."""
+    """Return the rights that a key may pass to another key."""
     return Reach(
         frozenset(key.scopes), key.org_id, key.cell_id, key.source, key.gives_micro, key.expires_ms
     )  # fmt: skip
@@ -298,7 +308,10 @@ def reach_of(key: ApiKey) -> Reach:
 def _require_size(
     connection: sa.Connection, action: Action[Any], asked: Invocation, values: Values, key: ApiKey
 ) -> None:
-    """Errors: ApiError 403 for more credit than this key may give at once."""
+    """Check that the action gives at most the key's limit of credit.
+
+    Errors: ApiError 403 `grant_limit`.
+    """
     size = action.size(connection, asked, values)
     if size.unbounded and key.gives_micro < MAX_AMOUNT_MICRO:
         said = f"{action.title}: this action gives unlimited credit. Use a key whose `gives` is 1000000000"
@@ -312,7 +325,10 @@ def _require_size(
 
 
 def idempotency_key(request: Request) -> str | None:
-    """Errors: ApiError 400 for what can be none."""
+    """Return the Idempotency-Key of a request; None if it has none.
+
+    Errors: ApiError 400 for an invalid key.
+    """
     given = request.headers.getlist("idempotency-key")
     if not given:
         return None
@@ -324,7 +340,7 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def _read_path(request: Request, params: Sequence[Param]) -> dict[str, Any]:
-    """The values that stand in the path. Errors: WrongField."""
+    """Return the values of the parameters in the path. Errors: WrongField."""
     found = {param.name: request.path_params[param.field] for param in params}
     for param in params:
         if param.kind is not KEY:
@@ -333,7 +349,7 @@ def _read_path(request: Request, params: Sequence[Param]) -> dict[str, Any]:
 
 
 def _fields(model: BaseModel, params: Sequence[Param]) -> dict[str, Any]:
-    """The values of a body or a query, by the parameters' names."""
+    """Return the values of a body or query, by the parameters' names."""
     found = {param.name: getattr(model, param.field) for param in params}
     return {one.name: one.default if _is_left_out(one, found[one.name], model) else found[one.name] for one in params}
 
@@ -344,7 +360,10 @@ def _is_left_out(param: Param, value: object, model: BaseModel) -> bool:
 
 
 def _values(said: Caller, params: Sequence[Param], given: Values, *, open_: bool = False) -> dict[str, Any]:
-    """What is asked for; an organisation that a bound key left out is its own. Errors: ApiError 403, 422."""
+    """Return the values, with a bound key's organisation if the request omits it.
+
+    Errors: ApiError 403 for another organisation; 422 for a missing one.
+    """
     values = dict(given)
     named = [param for param in params if param.kind is ORG]
     if said.key.org_id is not None and not named and not open_:
@@ -365,7 +384,7 @@ def _values(said: Caller, params: Sequence[Param], given: Values, *, open_: bool
     return values
 
 
-# How it is described.
+# The models that describe the operations.
 
 
 def _type(param: Param, *, in_query: bool) -> Any:
@@ -378,7 +397,7 @@ def _type(param: Param, *, in_query: bool) -> Any:
         kind = Annotated[kind, BeforeValidator(_digits)]
     if not param.many:
         return kind
-    # An action that names its objects by an empty list must not act on all that a bound key may change.
+    # If a program sends an empty list, the action must not apply to all objects of a bound key.
     least = 1 if param.required or param.is_argument else 0
     return Annotated[list[kind], Field(min_length=least, max_length=MOST_VALUES)]
 
@@ -401,7 +420,7 @@ def _in_path(param: Param) -> dict[str, object]:
 
 
 def example_of(param: Param) -> Any:
-    """A value that can be taken."""
+    """Return a valid example of a parameter."""
     value = param.choices[0] if param.choices else named_examples().get(param.field, param.kind.example)
     return [value] if param.many and not isinstance(value, list) else value
 
@@ -411,12 +430,12 @@ def _camel(name: str) -> str:
 
 
 def _model_fields(params: Sequence[Param], *, in_query: bool) -> dict[str, Any]:
-    """For pydantic: the type and the default of each."""
+    """Return the type and the default of each parameter, for pydantic."""
     found: dict[str, Any] = {}
     for param in params:
         needed = param.required and param.kind is not ORG
         default = ... if needed else _several(param) if param.many else param.default
-        default = None if default == "" else default  # no text is empty: it is left out
+        default = None if default == "" else default  # an empty text is not valid, so it means None
         kind = _type(param, in_query=in_query)
         kind = kind if default is not None else kind | None
         about = Field(default, description=param.says)
@@ -431,7 +450,7 @@ def _several(param: Param) -> list[Any]:
 
 @cache
 def request_model(action: Action[Any], params: tuple[Param, ...]) -> type[BaseModel]:
-    """The body of an action."""
+    """Return the model of an action's body."""
     example: dict[str, Any] = {param.field: example_of(param) for param in params if param.required}
     example |= {"reason": "ticket 7", "dry_run": True}
     config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [example]})
@@ -448,7 +467,7 @@ def request_model(action: Action[Any], params: tuple[Param, ...]) -> type[BaseMo
 
 @cache
 def query_model(one: Listing[Any] | Showing[Any], params: tuple[Param, ...]) -> type[BaseModel]:
-    """The query of a list, or of a showing that has lists."""
+    """Return the model of the query of a list, or of a showing that has lists."""
     more: dict[str, Any] = {}
     if isinstance(one, Listing) or (one.parts and one.most):
         more["most"] = (Annotated[int, Field(ge=1, le=MOST_ROWS)], one.most)
@@ -465,7 +484,7 @@ def query_model(one: Listing[Any] | Showing[Any], params: tuple[Param, ...]) -> 
 
 @cache
 def page_model(listing: Listing[Any]) -> type[BaseModel]:
-    """A page of a list."""
+    """Return the model of a page of a list."""
     rows: Any = list[row_model(listing.row)]  # type: ignore[misc]
     given: dict[str, Any] = {listing.holds: (rows, ...), "next": (str | None, ...)}
     made: type[BaseModel] = create_model(f"{_camel(listing.name)}Answer", __doc__=listing.help, **given)
@@ -473,7 +492,7 @@ def page_model(listing: Listing[Any]) -> type[BaseModel]:
 
 
 def answer_model(result: Any, name: str) -> type[BaseModel]:
-    """Return the model of an action's answer. Only a dry run has `facts`."""
+    """Return the model of an action's answer. Only a dry run fills `facts`."""
     return _answer(result, name)
 
 
@@ -485,7 +504,7 @@ def _answer(result: Any, name: str) -> type[BaseModel]:
 
 
 def row_model(row: Any) -> type[BaseModel]:
-    """A dataclass as an answer holds it (`answer_of`)."""
+    """Return the model of a dataclass, as `answer_of` writes it."""
     return _create_model(row)
 
 
@@ -510,7 +529,7 @@ def _of_row(row: type[Any]) -> dict[str, Any]:
 
 
 def _json(hint: Any) -> Any:
-    """The type of a field, as JSON has it."""
+    """Return the JSON type of a field's type."""
     if isinstance(hint, NewType):
         return _json(hint.__supertype__)
     if isinstance(hint, type) and is_dataclass(hint):

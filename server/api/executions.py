@@ -1,9 +1,9 @@
-"""/v1/executions: runs, by the functions of `drawdown execution`.
+"""Serve /v1/executions with the functions of `drawdown execution`.
 
-Guarantee: each call is one transaction of the same function that the command line calls, under the caller's own key or
-number. If the answer is lost, the caller sends the same again. Calls that come at once share a transaction
-(`payment_calls`). Other runs of one organisation may share one when they are accepted (`request_batching`). If a key is
-bound to an organisation, it changes only runs that it began (`require_maker`).
+Guarantee: each call is one transaction of the same function that the command line calls. The caller's own key or number
+identifies the call, so the caller may repeat it if the answer is lost. Concurrent calls share a transaction
+(`payment_calls`). Concurrent acceptances of one organisation may share one, too (`request_batching`). If a key is bound
+to an organisation, it changes only executions that it began (`require_maker`).
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def _accept(connection: sa.Connection, asked: RequestedExecution, now_ms: int) -
 WAY: Final = Way[RequestedExecution, Accepted](
     lambda asked: asked.request.org_id, _accept_all, _accept, lambda asked: asked.tells_names
 )
-"""A wallet that many draw on is locked once for all runs of its organisation."""
+"""Acceptances of one organisation share a transaction, so a busy wallet is locked once."""
 
 
 class Executions:
-    """The routes. A run's key is percent-encoded in the path."""
+    """The routes. The path has the execution's key, percent-encoded."""
 
     def __init__(self, programs: Programs, money: PaymentCalls) -> None:
         self._programs = programs
@@ -113,18 +113,18 @@ class Executions:
         return router  # fmt: skip
 
     async def preview(self, request: Request) -> JSONResponse:
-        """Check if a run would be accepted now, and return its hold. Changes nothing."""
+        """Check whether an execution would be accepted now. It changes nothing."""
         return await self._programs.act(request, "executions:read", models.PreviewRequest, _preview, reads=True)
 
     async def accept(self, request: Request) -> JSONResponse:
-        """Reserve credit for an execution before it starts. The same again changes nothing."""
+        """Reserve credit for an execution before it starts. A repeat changes nothing."""
         given = request.headers.getlist("idempotency-key")
 
         async def accept(order: models.AcceptRequest, said: Caller) -> Mapping[str, object]:
             try:
                 key, run = _key_of(order.key, given), _request(order, said)
             except ApiError:
-                await self._programs.confirm_key(said.key)  # a key that is over is told that, and no more
+                await self._programs.confirm_key(said.key)  # an ended key must learn only that it ended
                 raise
             own = said.key.org_id is not None
             asked = RequestedExecution(key, run, said.key.actor, order.reason, tells_names=not own, own=own)
@@ -138,13 +138,19 @@ class Executions:
     async def _recalled(
         self, request: Request, model: type[M], do: Callable[[M, Caller], Awaitable[Mapping[str, object]]]
     ) -> JSONResponse:
-        """Have something done by a key that is found again in the transaction that does it."""
+        """Do a change with a remembered key.
+
+        The transaction of the change reads the key again.
+        """
         programs = self._programs
         return await programs.act_by(request, SCOPE, model, do, programs.recall_key, programs.confirm_key)
 
     async def _shared(self, call: Call, said: Caller) -> Any:
-        """The answer of a call that is decided with others; None where it is to be decided alone, by a key that goes
-        on."""
+        """Return the answer of a call that shares a transaction.
+
+        None if the call must have its own transaction; the key is then confirmed. Errors: those of `PaymentCalls.ask`;
+        ApiError 401.
+        """
         key = said.key
 
         def remember_key(found: ApiKey) -> None:
@@ -164,7 +170,10 @@ class Executions:
         change: Callable[[C], tuple[Literal["draw", "settled", "released"], Cost | None, int]],
         work: Callable[..., Mapping[str, object]],
     ) -> JSONResponse:
-        """Draw on a run, or end it. `change`: what that is, what it cost, and under which number."""
+        """Draw on an execution, or end it.
+
+        `change`: returns the kind of the change, its cost and its number.
+        """
 
         async def do(order: C, said: Caller) -> Mapping[str, object]:
             kind, cost, number = change(order)
@@ -179,7 +188,7 @@ class Executions:
         return await self._recalled(request, model, do)
 
     async def draw(self, execution: str, request: Request) -> JSONResponse:
-        """Charge a part of a run that continues."""
+        """Charge a part of an open execution."""
 
         def change(order: models.DrawRequest) -> tuple[Literal["draw"], Cost, int]:
             return "draw", Cost(order.credits, order.use), order.number
@@ -187,11 +196,11 @@ class Executions:
         return await self._change(request, execution, models.DrawRequest, change, _draw)
 
     async def extend(self, execution: str, request: Request) -> JSONResponse:
-        """Extend an execution: keep its credit reserved for another hour, or for `for_ms`. It may grow."""
+        """Hold an execution's credit for another hour, or `for_ms`. It may increase."""
         return await self._programs.act(request, SCOPE, models.ExtendRequest, partial(_extend, key=execution))
 
     async def settle(self, execution: str, request: Request) -> JSONResponse:
-        """End a run: charge what it cost in all, once, and free the rest of its hold."""
+        """End an execution: charge its total cost once, and free the rest of its hold."""
 
         def change(order: models.SettleRequest) -> tuple[Literal["settled"], Cost | None, int]:
             return "settled", _cost(order.actual, order.use), 0
@@ -199,7 +208,7 @@ class Executions:
         return await self._change(request, execution, models.SettleRequest, change, _settle)
 
     async def release(self, execution: str, request: Request) -> JSONResponse:
-        """Release the reserved credit of an execution, and charge its drawn parts or its incurred cost."""
+        """Release an execution's credit, and charge its drawn or incurred cost."""
 
         def change(order: models.ReleaseRequest) -> tuple[Literal["released"], Cost | None, int]:
             return "released", _cost(order.incurred, order.use), 0
@@ -207,11 +216,11 @@ class Executions:
         return await self._change(request, execution, models.ReleaseRequest, change, _release)
 
     async def list_(self, request: Request) -> JSONResponse:
-        """List executions: with reserved credit, by its end; else the newest first."""
+        """List executions: newest first, or held executions of all organisations by end."""
         return await self._programs.ask(request, "executions:read", models.RunsQuery, _list)
 
     async def show(self, execution: str, request: Request) -> JSONResponse:
-        """Show an execution: reservation, charges and outcome."""
+        """Return an execution: reservation, charges and outcome."""
         return await self._programs.ask(request, "executions:read", models.MostQuery, partial(_show, key=execution))
 
 
@@ -242,7 +251,7 @@ def _preview(connection: sa.Connection, order: models.PreviewRequest, said: Call
 
 
 def _key_of(key: str | None, given: list[str]) -> str:
-    """The run's key: of the body, or of the header. Errors: ApiError 400."""
+    """Return the execution's key, from the body or the header. Errors: ApiError 400."""
     if len(given) > 1 or any(not _HEADER.fullmatch(one) for one in given):
         raise ApiError(
             400, "bad_request", "invalid Idempotency-Key. Send one of 1 to 200 printable ASCII characters, or omit it"
@@ -306,8 +315,11 @@ def _show(connection: sa.Connection, query: models.MostQuery, said: Caller, *, k
 
 
 def _own(connection: sa.Connection, key: str, said: Caller) -> str:
-    """What a run is kept as, by its key as it stands in a path. A key that is bound to an organisation names its own
-    runs: another's is none, not even its nearest is named. Errors: ApiError 422, 404."""
+    """Return the stored name of an execution, by its key in a path.
+
+    A key that is bound to an organisation finds only its own executions. Its error does not suggest other ids. Errors:
+    ApiError 422, 404.
+    """
     clean_id(key, "a run's key")
     org = said.key.org_id
     if org is None:
@@ -319,7 +331,10 @@ def _own(connection: sa.Connection, key: str, said: Caller) -> str:
 
 
 def _begun(connection: sa.Connection, key: str, said: Caller) -> str:
-    """The same of a run that is to change. Errors: ApiError 422, 404, 403."""
+    """Return the stored name of an execution that the caller may change.
+
+    Errors: ApiError 422, 404, 403.
+    """
     name = _own(connection, key, said)
     if said.key.org_id is not None:
         found = reservations.read(connection, name)
@@ -328,7 +343,10 @@ def _begun(connection: sa.Connection, key: str, said: Caller) -> str:
 
 
 def _run(run: Reservation, said: Caller) -> dict[str, object]:
-    """Its key as the caller would give it: one that is an organisation's own is its whole name to others."""
+    """Return an execution for the caller.
+
+    A bound key sees the key that it sent. Other keys see the stored name.
+    """
     kept = {name: value for name, value in vars(run).items() if name not in ("reservation", "fingerprint", "estimate")}
     del kept["amount_micro"], kept["payer_number"]
     use = None if run.estimate is None else json.loads(run.estimate)
@@ -349,7 +367,7 @@ def _with_wallet(
 ) -> dict[str, object]:
     """Return the answer with the wallet's credit.
 
-    A sponsor's credit is left out: the organisation must not learn it.
+    It omits a sponsor's credit, because the organisation must not learn it.
     """
     wallet = None if run.payer_number is not None else done.wallet
     available, balance = (None, None) if wallet is None else (wallet.available_micro, wallet.balance_micro)
@@ -364,7 +382,7 @@ def _charged(done: executions.Settled, said: Caller, key: str) -> dict[str, obje
 
 
 def _both(amounts: Mapping[str, int | None]) -> dict[str, object]:
-    """Each in credits, and in micro-credits."""
+    """Return each amount in credits and in micro-credits."""
     micro = {f"{name}_micro": value for name, value in amounts.items()}
     return {**_credits(**amounts), **micro}
 

@@ -1,10 +1,12 @@
-"""The guard while its database is away: it lets a metric that fails open through, and records the use afterwards.
+"""Allow uses of fail-open metrics while the database is unavailable.
 
-Guarantee: a use is let through only if its key was found before and has not expired, the terms of its metric allow it,
-and the outage began a short while ago, all by the memory of this process. Once the database is back, each use is
-counted with its quantity, under its key. If a program repeats the call meanwhile, nothing is used twice. If no more
-uses can be remembered, no more are let through. Until a use is recorded, calls that end it are refused. If a process
-ends before it could record uses, it logs them with their quantities, and they are lost.
+Drawdown records them afterwards.
+
+Guarantee: Drawdown allows such a use only if this process knows its key, the key has not expired, and the metric fails
+open. The outage must be shorter than DARK_MS. After it, Drawdown counts each use with its quantity, under its key. If a
+program repeats the call meanwhile, the use counts once. At KEPT_AT_MOST unrecorded uses, Drawdown allows no more. Until
+a use is recorded, Drawdown refuses calls that end it. If a process ends first, it logs the unrecorded uses with their
+quantities, and they are lost.
 """
 
 from __future__ import annotations
@@ -45,11 +47,11 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 DARK_MS: Final = 15 * MINUTE_MS
-"""The time after the database went away in which the guard still allows uses of fail-open metrics."""
+"""Time after the start of an outage in which the guard still allows uses of fail-open metrics."""
 WITHIN_S: Final = 2.0
 """Longest time that a check of a fail-open metric waits for the database."""
 LOOK_AGAIN_MS: Final = SECOND_MS
-"""The time in which checks do not wait for a database that did not answer."""
+"""Time in which checks do not wait for a database that did not answer."""
 MOST_REMEMBERED: Final = 1_000
 """Remembered keys, and as many remembered metrics."""
 REMEMBERED_MS: Final = 60 * MINUTE_MS
@@ -59,7 +61,7 @@ LEARNED_EVERY_MS: Final = MINUTE_MS
 KEPT_AT_MOST: Final = 10_000
 """Uses that a process allowed without the database, and has not recorded yet."""
 RECORD_EVERY_S: Final = 1.0
-"""Seconds between two attempts to record uses that were let through."""
+"""Seconds between two attempts to record uses that were allowed without the database."""
 CLOSING_S: Final = 5.0
 """Seconds that the end of the process waits for uses to be recorded."""
 UNREADABLE: Final = "database_unreadable"
@@ -68,7 +70,7 @@ AWAY: Final = (DatabaseBusy, DatabaseNotReady, TimeoutError)
 
 
 class Memory(Generic[T]):
-    """The last answers, bounded in number and age."""
+    """The last values by name, bounded in number and age."""
 
     def __init__(self) -> None:
         self._said: OrderedDict[str, tuple[int, T]] = OrderedDict()
@@ -88,7 +90,10 @@ class Memory(Generic[T]):
 
 
 class FailOpen:
-    """Of one process. `uses` counts what became of those that were let through."""
+    """The fail-open memory of one process.
+
+    `uses`: the number of uses without the database, by outcome: let_through, recorded or lost.
+    """
 
     def __init__(self, services: Services, threads: Threads, reading: Threads, find: Find) -> None:
         self._services = services
@@ -105,24 +110,27 @@ class FailOpen:
         self.uses: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
 
     async def find(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Return the key; if the database does not answer, by the memory of this process."""
+        """Return the key in this text; None if it is unknown or ended.
+
+        If the database does not answer, return the remembered key. Errors: those of AWAY, if no key is remembered.
+        """
         return await self._find(api_keys.hash_of(offered), now_ms)
 
     async def recall_key(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Return the key as it was found a short while ago, or read it now.
+        """Return a key that was found a short time ago, or read it now.
 
-        A caller that answers by it must read it again in its transaction, and call `remember_key` with the result.
+        The caller must read it again in its transaction, and call `remember_key` with the result.
         """
         proof = api_keys.hash_of(offered)
         return self._cached_key(proof, now_ms, RECALLED_MS) or await self._find(proof, now_ms)
 
     async def confirm_key(self, key: ApiKey) -> None:
-        """Errors: ApiError 401 for a key that was recalled and is over."""
+        """Check that a remembered key is still valid. Errors: ApiError 401."""
         if await self._find(key.proof, self._services.clock.now_ms()) is None:
             raise unauthorized()
 
     def remember_key(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
-        """What the database says of a key."""
+        """Remember a key as the database has it; None: forget it."""
         if found is None:
             self._keys.forget(proof)
         else:
@@ -142,24 +150,24 @@ class FailOpen:
         return found
 
     def _cached_key(self, proof: str, now_ms: int, most_ms: int = REMEMBERED_MS) -> ApiKey | None:
-        """The key that is remembered, unless its time is over."""
+        """Return the remembered key, unless it expired or is too old."""
         known = self._keys.get(proof, now_ms, most_ms)
         is_over = known is not None and known.expires_ms is not None and now_ms >= known.expires_ms
         return None if is_over else known
 
     async def ask(self, asked: Ask, work: Callable[[], Awaitable[Answer]], *, uses: bool = True) -> Answer:
-        """Return the answer of `work` by the database, or the answer without it. `uses`: it is not only a question.
+        """Return the answer of `work`, or an answer without the database.
 
-        Errors: those of `work`; ApiError 503.
+        `uses`: False for a check. Errors: those of `work`; ApiError 503.
         """
         metric, now = asked.wish.metric, asked.by.now_ms
         terms = self._terms.get(metric, now)
         quick, ends = terms is not None and terms.fails_open, uses or not self._kept
-        if uses:  # what was let through under this key comes before its repetition
+        if uses:  # an allowed use with this key is recorded before its repeat
             await self._written(asked.name, quick=True)
         try:
             found = await self._ask_database(work, quick=quick, ends=ends)
-        except LimitReached:  # the database said so
+        except LimitReached:  # the database answered
             raise
         except AWAY as error:
             if terms is None or not terms.fails_open or not self._is_young(now):
@@ -170,29 +178,32 @@ class FailOpen:
         return found
 
     async def _learn(self, metric: str, now_ms: int) -> None:
-        """Learn if a metric fails open: it has to be known before the database is away."""
+        """Read the terms of a metric, so that an outage finds them in memory."""
         with suppress(*AWAY, ApiError):
             work = partial(self._reading.read, lambda c: guard_terms.find(c, metric))
             self._terms.put(metric, await self._ask_database(work, quick=True, ends=False), now_ms)
 
     async def before(self, key: str) -> None:
-        """Record the uses of a key before its end. Errors: ApiError 503 if they cannot be recorded yet."""
+        """Record the uses of a key before a call that ends them.
+
+        Errors: ApiError 503 if they cannot be recorded yet.
+        """
         its_own = [name for name, use in self._kept.items() if use.key == key]
         if not all([await self._written(name) for name in its_own]):
             text = "an allowed use with this key is not recorded yet. Send the same request again"
             raise ApiError(503, "database", text, headers=SOON)
 
     async def record(self) -> None:
-        """Write down what was let through, in the order it was, until the database is away again."""
+        """Record the allowed uses in their order, until the database fails again."""
         async with self._recording:
             for name in list(self._kept):
                 if not await self._written(name):
                     return
 
     async def _written(self, name: str, *, quick: bool = False) -> bool:
-        """Record one use, and return True if it waits no longer.
+        """Record one use, and return True if it is no longer pending.
 
-        If another task recorded it at the same moment, that one counts.
+        If another task recorded it meanwhile, it counts once.
         """
         use = self._kept.get(name)
         if use is None:
@@ -210,7 +221,7 @@ class FailOpen:
         return True
 
     def close(self) -> None:
-        """Record all that can be recorded, and report what is lost."""
+        """Record all pending uses, and log those that are lost."""
         if self._kept:
             pool = ThreadPoolExecutor(1)
             wait([pool.submit(self._record_now)], CLOSING_S)
@@ -231,7 +242,7 @@ class FailOpen:
             del self._kept[key]
 
     def _recorder(self, use: Ask) -> Callable[[sa.Connection], Answer]:
-        """It counts from when it is written down."""
+        """Return the work that records a use. The use counts at the time of the record."""
         return lambda c: guard.take(c, replace(use.at(self._services.clock.now_ms()), failed_open=True))
 
     def _lose(self, use: Ask, error: DrawdownError) -> None:
@@ -244,9 +255,9 @@ class FailOpen:
     ) -> T:
         """Return an answer of the database.
 
-        `ends`: an answer shows that it is back; a locked file is read all the same. `notes`: no answer shows that it is
-        away; a slow look-up of a key does not show that. Errors: those of `AWAY`, and ApiError, if there is none; other
-        errors are not noted.
+        `quick`: wait at most WITHIN_S. `ends`: an answer ends the outage. A read of a key does not, because a locked
+        database can still be read. `notes`: a missing answer begins an outage. A slow read of a key does not. Errors:
+        those of AWAY and ApiError, if the database does not answer; those of `work`.
         """
         now = self._services.clock.now_ms()
         if quick and self._failed_ms is not None and 0 <= now - self._failed_ms < LOOK_AGAIN_MS:
@@ -257,7 +268,7 @@ class FailOpen:
         except LimitReached:
             raise
         except (*AWAY, ApiError) as error:
-            if isinstance(error, ApiError) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR:  # too many ask
+            if isinstance(error, ApiError) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR:  # too many requests
                 raise
             if not notes:
                 raise
@@ -272,7 +283,10 @@ class FailOpen:
         return self._since_ms is not None and now_ms - self._since_ms <= DARK_MS
 
     def _let_through(self, asked: Ask, terms: Metric, *, uses: bool) -> Answer:
-        """Let a use through. Errors: Denied `other_content`; ApiError 503 if no more can be remembered."""
+        """Allow a use without the database.
+
+        Errors: Denied `other_content`; ApiError 503 at the limit of pending uses.
+        """
         facts = replace(in_doubt(UNREADABLE, allowed=True), phase=terms.phase)
         verdict = replace(decide(facts, asked.wish.quantity), reason=UNREADABLE)
         costs = Costs(terms.price.of(asked.wish.quantity), degraded=True)

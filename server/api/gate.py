@@ -1,10 +1,10 @@
-"""GET /v1/gate/{org_id}: may a sandbox be made or woken?
+"""Serve GET /v1/gate/{org_id}: whether a sandbox may be created or woken.
 
-Guarantee: the answer is the guard's decision (`guard/decide.py`) by one read of the organisation's row. The provider is
-read again for an organisation that is halted, or was never projected: at most every ten seconds and one call at a time,
-across all processes. Each provider has a bound of reads a second for all its organisations together, since no caller of
-the gate proves its identity. The answer is the new verdict if it comes in time, else the stored one. In doubt the gate
-is closed, unless the settings say otherwise.
+Guarantee: the answer is the guard's decision (`guard/decide.py`) by one read of the organisation's row. If the
+organisation is halted or was never projected, the gate reads the provider again. Across all processes, it does so at
+most every ten seconds, with one call at a time. Callers of the gate are not authenticated, so the reads of all
+organisations at a provider share a limit a second. The answer is the new verdict if it comes in time, else the stored
+one. In doubt the gate is closed, unless a setting opens it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ FRESH_WITHIN_S: Final = 1.0
 READ_WITHIN_S: Final = 2.0
 """Longest time that the gate waits for the database."""
 READS_AT_ONCE: Final = 2
-"""Concurrent reads of the gate, on threads of its own: other routes do not delay them."""
+"""Concurrent reads of the gate, on its own threads. Other routes do not delay them."""
 LIMIT_ZERO: Final = "limit_zero"
-"""The reason of a closed gate by a limit: hosts count what runs, so that only a limit of none is passed here."""
+"""Reason of a gate that a limit of zero closes. Hosts check any other limit, because they count running sandboxes."""
 MOST_REMEMBERED: Final = 10_000
 """Organisations with a remembered refresh request."""
 ASKS_PER_S: Final = 20
@@ -45,10 +45,16 @@ and the watch make the other reads."""
 
 
 class Gate:
-    """The gate of one process; facts that must hold across processes are in the database."""
+    """The gate of one process.
+
+    Facts that must hold across processes are in the database.
+    """
 
     def __init__(self, services: Services, threads: Threads, reading: Threads, step_threads: StepThreads) -> None:
-        """`reading`: threads of the gate's own, READS_AT_ONCE of them."""
+        """Keep the parts.
+
+        `reading`: the gate's own threads, READS_AT_ONCE of them.
+        """
         self._services = services
         self._threads = threads
         self._reading = reading
@@ -61,7 +67,10 @@ class Gate:
         self._reading.close()
 
     async def answer(self, org_id: str) -> dict[str, object]:
-        """Return the answer. Errors: ApiError 404 for an unknown organisation, if the setting requires it."""
+        """Return the answer.
+
+        Errors: ApiError 404 for an unknown organisation, if the setting requires it.
+        """
         try:
             found = await self._read(org_id)
             if found is not None and await self._asked_again(org_id, found):
@@ -81,7 +90,7 @@ class Gate:
         return await asyncio.wait_for(reading, READ_WITHIN_S)
 
     def _would_ask(self, found: Gated) -> bool:
-        """Return True if the provider's answer could open it."""
+        """Return True if the provider's answer could open the gate."""
         shut = found.is_halted or found.projection_read_ms is None
         return bool(shut and found.halt_reason != "operator" and found.billing_provider in self._services.providers)
 
@@ -96,7 +105,10 @@ class Gate:
         return decided(org_id, in_doubt("unknown_org", allowed=wanted == "allow"), None, None)
 
     async def _asked_again(self, org_id: str, found: Gated) -> bool:
-        """Wait a short time for a new verdict; returns True if one was requested now."""
+        """Wait up to FRESH_WITHIN_S for a new verdict.
+
+        Return True if the gate waited for a read of the provider.
+        """
         if not self._would_ask(found):
             return False
         task = self._asking.get(org_id)
@@ -119,7 +131,7 @@ class Gate:
     async def _ask(self, org_id: str) -> None:
         clock = self._services.clock
         try:
-            # The time is taken in the transaction: one that waited for its thread is late, and not from another clock.
+            # Read the time in the transaction: the thread may have waited before it.
             may = await self._threads.write(lambda connection: may_ask(connection, org_id, clock.now_ms()))
             if may is None:
                 return
@@ -127,16 +139,16 @@ class Gate:
             if reading is not None:
                 await asyncio.wrap_future(reading)
             await self._threads.write(lambda connection: end_request(connection, org_id, may.at_ms))
-        except Exception as error:  # the stored verdict holds
+        except Exception as error:  # the stored verdict stays in force
             log.error("gate_ask_failed", org=org_id, **describe_error(error))
 
 
 def decided(org_id: str, facts: Facts, most: int | None, as_of_ms: int | None) -> dict[str, object]:
-    """A `GateAnswer`: may one sandbox more be made?"""
+    """Return a `GateAnswer`: whether one more sandbox may be created."""
     verdict = decide(facts, 1)
     allowed = verdict.decision != "block"
     degraded = facts.degraded and (allowed or verdict.rule == "credits")
-    reason = facts.no_credit if degraded else None  # a gate that is open in doubt says why it is in doubt
+    reason = facts.no_credit if degraded else None  # the reason of the doubt, for an open gate
     if not allowed:
         reason = LIMIT_ZERO if verdict.reason == "limit" else verdict.reason
     return {
@@ -153,5 +165,5 @@ def decided(org_id: str, facts: Facts, most: int | None, as_of_ms: int | None) -
 
 
 def iso(ms: int) -> str:
-    """ISO 8601 in UTC, to the millisecond."""
+    """Return a time in ISO 8601, UTC, with milliseconds."""
     return f"{datetime.fromtimestamp(ms // 1000, UTC).isoformat()[:19]}.{ms % 1000:03d}Z"

@@ -1,14 +1,13 @@
-"""/v1/guard: may it be used now, the end of a use, the ways out of a block, and overrides.
+"""Serve /v1/guard: checks, uses, ways out of a block, and limit overrides.
 
-It calls the functions of `drawdown guard` and `drawdown override`. /admin/overrides: a person's decision on an
-override, by a signed request.
+It calls the functions of `drawdown guard` and `drawdown override`. A person decides a limit override with a signed
+request to /admin/overrides.
 
-Guarantee: each call is decided by the same function that the command line calls, under the caller's own key. If the
-answer is lost, the caller sends the same again. Uses, and ends of uses, that come at once share a transaction
-(`payment_calls`). Uses that are decided alone share one with others of their metric and organisation
-(`request_batching`), and so do all checks. A block is an answer, and no error. A check writes nothing, waits for no
-writer, and is answered by the transaction that found its key. A program requests an override for an organisation only,
-and it counts only once a person approved it.
+Guarantee: the function that the command line calls decides each call. The caller's own key identifies the call, so the
+caller may repeat it if the answer is lost. Concurrent uses and ends of uses share a transaction (`payment_calls`).
+Other uses share one with those of their metric and organisation (`request_batching`), and so do all checks. A block is
+an answer, not an error. A check writes nothing and waits for no writer; one transaction finds its key and decides. A
+program requests a limit override only for an organisation. The override takes effect when a person approves it.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ from drawdown.worker.sources.events.types import Bringer
 
 Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
 SOURCE: Final = "/guard"
-"""The source of an event that a use emits, if the key is bound to none."""
+"""Source of an event that a use emits, if the key is not bound to a source."""
 NUMBER_DIGITS: Final = 18
 """Digits of an override's number in a path."""
 UsedUnits = Annotated[int, Field(ge=0, le=MAX_UNITS)]
@@ -73,27 +72,31 @@ class _Body(BaseModel):
 
 
 class CheckRequest(_Body):
-    """As `drawdown guard check`."""
+    """The parameters of `drawdown guard check`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"org_id": "acme", "metric": "idea.create"}]})
 
     org_id: Id | None = None
-    """The organisation of the use. If the key is bound to an organisation, it may be left out."""
+    """Organisation of the use. A key that is bound to an organisation may omit it."""
     metric: Id
     quantity: Units = 1
     payer: Id | None = None
 
 
 class UseRequest(CheckRequest):
-    """A use. The key is yours to choose: once it is let through, the same again is the first answer. A block keeps no
-    key: the same again is decided again."""
+    """A use of a metric.
+
+    You choose the key. After an allowed use, a repeat with the same key returns the first answer. A block does not
+    store its key, so Drawdown decides a repeat again.
+    """
 
     key: Id
     project: Id | None = None
     subject: Id | None = None
     reason: Why = "not given"
     let_through: bool = False
-    """It was let through while no server could answer: it counts at any limit. For metrics that fail open."""
+    """True if your program allowed the use while no server answered. It counts at any limit, for a metric that fails
+    open."""
 
 
 EMITTED: Final[JsonDict] = {
@@ -108,7 +111,7 @@ EMITTED: Final[JsonDict] = {
 
 
 class ConsumeRequest(UseRequest):
-    """As `drawdown guard consume`; `event`: what it emits."""
+    """The parameters of `drawdown guard consume`. `event`: the event that it emits."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"key": "idea-1", "org_id": "acme", "metric": "idea.create", "subject": "ann"}]}
@@ -118,7 +121,10 @@ class ConsumeRequest(UseRequest):
 
 
 class ReserveRequest(UseRequest):
-    """As `drawdown guard reserve`: `quantity` is the estimate, held for an hour or for `for_ms`."""
+    """The parameters of `drawdown guard reserve`.
+
+    `quantity` is the estimate. Drawdown holds it for an hour or for `for_ms`.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -130,7 +136,7 @@ class ReserveRequest(UseRequest):
 
 
 class SettleUseRequest(_Body):
-    """As `drawdown guard settle`: what was used in all."""
+    """The parameters of `drawdown guard settle`. `actual`: the total used quantity."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-1", "actual": 31_250_000}]})
 
@@ -140,7 +146,7 @@ class SettleUseRequest(_Body):
 
 
 class ReleaseUseRequest(_Body):
-    """As `drawdown guard release`: what was used all the same."""
+    """The parameters of `drawdown guard release`. `incurred`: the used quantity."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-2", "reason": "cancelled"}]})
 
@@ -150,7 +156,10 @@ class ReleaseUseRequest(_Body):
 
 
 class ExtendUseRequest(_Body):
-    """As `drawdown guard extend`: what is held in all, and for how long from now on."""
+    """The parameters of `drawdown guard extend`.
+
+    `to`: the total quantity to hold. `for_ms`: the time to hold it, from now on.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-1", "to": 75_000_000}]})
 
@@ -161,9 +170,9 @@ class ExtendUseRequest(_Body):
 
 
 class OverrideAsk(_Body):
-    """As `drawdown override ask --org`: this amount of a metric in a period (null: unlimited), until `ends_ms`.
+    """The parameters of `drawdown override ask --org`.
 
-    That is 90 days from now at the latest.
+    `amount`: the base units of the metric in a period; null means unlimited. `ends_ms`: at most 90 days from now.
     """
 
     org_id: Id | None = None
@@ -175,7 +184,10 @@ class OverrideAsk(_Body):
 
 
 class OverridesQuery(BaseModel):
-    """Which overrides. `all`: also those that were refused, were ended or are over."""
+    """The filter of a list of overrides.
+
+    `all`: also refused, ended and expired overrides.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -186,10 +198,10 @@ class OverridesQuery(BaseModel):
 
 
 class LimitOverride(BaseModel):
-    """An override that is requested or in force.
+    """A limit override, requested or in force.
 
-    `target` by `reach`: an organisation, a pattern or a plan. `ends_ms` null: it is permanent. `actor`: who requested
-    it. `decided_by`: who decided.
+    `target` by `reach`: an organisation, a pattern or a plan. `ends_ms`: null means permanent. `actor`: the person or
+    key that requested it. `decided_by`: the actor who decided.
     """
 
     number: int
@@ -213,9 +225,9 @@ class OverridesAnswer(BaseModel):
 
 
 class EmittedEvent(BaseModel):
-    """The outcome of the event of a use, and its key.
+    """The outcome and the key of the event that a use emits.
 
-    `pending`: it is kept, and billed once the fault that `code` names is fixed. `duplicate`: it was there before.
+    `pending`: Drawdown keeps it, and bills it once the fault in `code` is fixed. `duplicate`: Drawdown has it already.
     """
 
     status: Literal["accepted", "duplicate", "pending"]
@@ -228,12 +240,16 @@ class EmittedEvent(BaseModel):
 class GuardAnswer(BaseModel):
     """The guard's answer.
 
-    `decision` counts. `would` is the decision of phase 3. `enforced`: the phase holds the organisation to it. `rule`
-    decided, for `reason`. The nearest limit (null: all are unlimited): its `period`, the use before (`used`), what is
-    left after (`remaining`), and when it begins again. `charged`: by this call, so 0 if it is `repeated`; `drawdown
-    guard uses` shows a use's whole charge. `balance`: the payer's available credit, if the payer is the organisation
-    itself and it was read. `degraded`: decided without knowing the credit. `state`: the state of the use; null: nothing
-    is used. `event`: the outcome of the event that the use emits.
+    `decision` is the answer that counts. `would`: the decision in phase 3. `enforced`: True if the phase enforces that
+    decision. `rule` and `reason`: the rule that decided, and why.
+
+    `period`, `limit`, `used`, `remaining` and `resets_at` are of the nearest limit; null if all are unlimited. `used`
+    excludes this use, `remaining` includes it.
+
+    `charged`: by this call, so 0 if `repeated`; `drawdown guard uses` shows a use's whole charge. `balance`: the
+    payer's available credit, if the payer is the organisation and its balance was read. `degraded`: the decision did
+    not know the credit. `state`: the state of the use; null for a check or a block. `event`: the outcome of the event
+    that the use emits.
     """
 
     decision: Decision
@@ -266,7 +282,7 @@ class GuardAnswer(BaseModel):
 
 
 class OptionsQuery(BaseModel):
-    """The wish to find ways for: as `check`."""
+    """The use to find ways for, with the parameters of a check."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -284,12 +300,12 @@ class WayCall(BaseModel):
 
 
 class WayOut(BaseModel):
-    """One way out of a block.
+    """A way out of a block.
 
-    `code`: the reason why it is closed (null: it is open), `said` in words. `call`: the body that a program sends;
-    `link`: the page where the organisation's own people do it; `command`: the operator's command. `payers`:
-    organisations that could pay, `at`: the place where credit is bought, if not here, `missing`: missing credits,
-    `asked`: waiting overrides.
+    `code`: why the way is closed; null if it is open. `said`: the same in words. `call`: the call that a program can
+    send. `link`: the page for the organisation's own people. `command`: the operator's command. `payers`: organisations
+    that could pay. `at`: where to buy credit, if not at Drawdown. `missing`: missing credits. `asked`: pending
+    overrides.
     """
 
     option: Option
@@ -307,7 +323,7 @@ class WayOut(BaseModel):
 
 
 class OptionsAnswer(BaseModel):
-    """The guard's answer to the wish now, and the four ways out of a block, always all of them."""
+    """The guard's present answer to the use, and all four ways out of a block."""
 
     org_id: str
     metric: str
@@ -342,7 +358,7 @@ WAY: Final = Way[Ask, Answer](
     _take,
     lambda asked: not asked.own,
 )
-"""A counter used by many calls is locked once for all of them, and with it the wallet that pays."""
+"""Uses of one counter share a transaction, so the counter and the paying wallet are locked once."""
 
 
 @dataclass(frozen=True)
@@ -354,7 +370,7 @@ class Question:
 
 
 Checked: TypeAlias = tuple[ApiKey | None, Answer | None]
-"""The key as it is now, and its answer; neither if the key has ended."""
+"""The present key and its answer. Both are None if the key ended."""
 
 
 def _check_all(connection: sa.Connection, asked: Sequence[Question], now_ms: int) -> Sequence[Checked | DrawdownError]:
@@ -376,11 +392,11 @@ def _check(connection: sa.Connection, asked: Question, now_ms: int) -> Checked:
 CHECKING: Final = Way[Question, Checked](
     lambda _asked: None, _check_all, _check, lambda asked: asked.key.org_id is None, reads=True
 )
-"""The caller while others are answered is answered with the next: one transaction, and one statement, for all."""
+"""All checks share transactions and statements. A check that comes during one of them is in the next."""
 
 
 class Guard:
-    """The routes. `calls`: what was decided, and how long it took."""
+    """The routes. `calls`: the number of decisions and their durations."""
 
     def __init__(self, programs: Programs, dark: FailOpen, money: PaymentCalls) -> None:
         self._programs = programs
@@ -406,7 +422,7 @@ class Guard:
         return router
 
     async def check(self, request: Request) -> JSONResponse:
-        """Check if this quantity of a metric may be used now. Changes nothing."""
+        """Check whether this quantity of a metric may be used now. It changes nothing."""
         return await self._answer("check", request, CheckRequest, self._look)
 
     async def _look(self, order: CheckRequest, said: Caller) -> Mapping[str, object]:
@@ -424,7 +440,10 @@ class Guard:
         return answer_shown(await self._dark.ask(Ask("", wish, said.by("not given")), work, uses=False))
 
     async def _org(self, named: str | None, said: Caller) -> str:
-        """A key that is over is told that, and no more."""
+        """Return the organisation of a request.
+
+        Errors: ApiError 401 if the key ended, before any other; 403, 422.
+        """
         try:
             return said.require_org(named)
         except ApiError:
@@ -432,7 +451,7 @@ class Guard:
             raise
 
     async def consume(self, request: Request) -> JSONResponse:
-        """Use a quantity at once, if that is allowed: it is counted, and charged."""
+        """Use a quantity at once, if that is allowed. Drawdown counts and charges it."""
 
         async def use(order: ConsumeRequest, said: Caller) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org_id, said), said, None, "used"), said)
@@ -440,7 +459,7 @@ class Guard:
         return await self._answer("consume", request, ConsumeRequest, use)
 
     async def reserve(self, request: Request) -> JSONResponse:
-        """Hold a quantity for use, if that is allowed, before the used quantity is known."""
+        """Hold a quantity, if that is allowed, before you know the used quantity."""
 
         async def hold(order: ReserveRequest, said: Caller) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org_id, said), said, order.for_ms, "held"), said)
@@ -448,8 +467,10 @@ class Guard:
         return await self._answer("reserve", request, ReserveRequest, hold)
 
     async def _use(self, asked: Ask, said: Caller) -> Mapping[str, object]:
-        """A key that was recalled by the dark's memory shares no transaction of one counter: it is found again in its
-        own."""
+        """Return the answer to a use.
+
+        A key from the fail-open memory gets its own transaction, which reads the key again.
+        """
         key = said.key
 
         def take(connection: sa.Connection) -> Answer:
@@ -464,8 +485,11 @@ class Guard:
         return answer_shown(await self._dark.ask(asked, work))
 
     async def _shared(self, call: Call, said: Caller) -> Any:
-        """The answer of a call that is decided with others; None where it is to be decided alone, by a key that goes
-        on."""
+        """Return the answer of a call that shares a transaction.
+
+        None if the call must have its own transaction; the key is then confirmed. Errors: those of `PaymentCalls.ask`;
+        ApiError 401.
+        """
         try:
             return await self._money.ask(said.key, call, partial(self._remember_key, said))
         except NotTogether:
@@ -476,15 +500,15 @@ class Guard:
         self._dark.remember_key(said.key.proof, found, said.now_ms)
 
     async def settle(self, request: Request) -> JSONResponse:
-        """Settle a reservation with the total quantity used, also after it expired."""
+        """Settle a reserved use with its total quantity, even after it expired."""
         return await self._answer("settle", request, SettleUseRequest, partial(self._end, "settled", _settle))
 
     async def release(self, request: Request) -> JSONResponse:
-        """Release a reservation, and charge a used quantity."""
+        """Release a reserved use, and charge a used quantity."""
         return await self._answer("release", request, ReleaseUseRequest, partial(self._end, "released", _release))
 
     async def extend(self, request: Request) -> JSONResponse:
-        """Extend a reserved use. It may grow."""
+        """Extend a reserved use. Its quantity may increase."""
         return await self._answer("extend", request, ExtendUseRequest, partial(self._on, _extend), recalls=False)
 
     async def _end(
@@ -503,7 +527,10 @@ class Guard:
     async def _on(
         self, work: Callable[[sa.Connection, E, Caller], Mapping[str, object]], order: E, said: Caller
     ) -> Mapping[str, object]:
-        """Change a use. If it was let through without the database, it is recorded first."""
+        """Change a use.
+
+        If Drawdown allowed it without the database, it records the use first.
+        """
         await self._dark.before(order.key)
         return await self._programs.threads.write(lambda c: work(c, order, self._programs.identify(said.key, c)))
 
@@ -518,7 +545,8 @@ class Guard:
     ) -> JSONResponse:
         """Answer a call.
 
-        An answer that is no refusal is counted, with its duration. `recalls`: it finds the key again.
+        Drawdown counts each answer that is not an error, with its duration. `recalls`: True if the work reads the key
+        again in its transaction.
         """
         now = asyncio.get_running_loop().time
         began = now()
@@ -552,13 +580,16 @@ def _extend(connection: sa.Connection, order: ExtendUseRequest, said: Caller) ->
 def _ask(order: UseRequest, org: str, said: Caller, for_ms: int | None, state: State) -> Ask:
     wish = Wish(org, order.metric, order.quantity, for_ms, order.project, order.subject, order.payer)
     own = said.key.org_id is not None
-    dark = order.let_through and not own  # a tenant's word passes no limit: it is decided like any other
+    dark = order.let_through and not own  # a tenant must not pass a limit by claiming an outage
     event = _emission(order, org, said) if isinstance(order, ConsumeRequest) else None
     return Ask(order.key, wish, said.by(order.reason), state, own=own, failed_open=dark, event=event)
 
 
 def _emission(order: ConsumeRequest, org: str, said: Caller) -> Emission | None:
-    """The event that a use emits: what it leaves out is as the use has it. Errors: ApiError 403, 422."""
+    """Return the event that a use emits, with missing fields from the use.
+
+    Errors: ApiError 403, 422.
+    """
     if order.event is None:
         return None
     key = said.key
@@ -578,8 +609,10 @@ def _emission(order: ConsumeRequest, org: str, said: Caller) -> Emission | None:
 
 
 def _own(connection: sa.Connection, key: str, said: Caller) -> str:
-    """The name of a use that is to change. To a key that is bound to an organisation, another's use is none. Errors:
-    ApiError 404, 403."""
+    """Return the stored name of a use that the caller may change.
+
+    A key that is bound to an organisation finds only its own uses. Errors: ApiError 404, 403.
+    """
     if said.key.org_id is None:
         return key
     use = guard.use_of(connection, said.key.org_id, key)
@@ -595,7 +628,7 @@ def _event_shown(found: emission.Emitted | None) -> Mapping[str, object] | None:
 
 
 def answer_shown(found: Answer) -> dict[str, object]:
-    """A `GuardAnswer`."""
+    """Return a `GuardAnswer`."""
     apart = ("resets_ms", "as_of_ms", "charged_before_micro")
     kept = {name: value for name, value in vars(found).items() if name not in apart}
     micro = {"price": found.price_micro, "charged": found.charged_micro, "balance": found.balance_micro}
@@ -613,7 +646,7 @@ OPTIONS_PATH = "/v1/guard/{org_id:id}/options"
 
 
 class Options:
-    """The route."""
+    """The route for ways out of a block."""
 
     def __init__(self, services: Services, programs: Programs) -> None:
         self._services = services
@@ -627,7 +660,7 @@ class Options:
         return router
 
     async def options(self, org_id: str, request: Request) -> JSONResponse:
-        """Return an organisation's ways out of a block: top up, sponsor, request an override, run locally."""
+        """Return an organisation's ways out of a block: four, open or closed."""
         work = partial(_options, org_id=org_id, page=self._services.settings.my_page)
         return await self._programs.ask(request, SCOPE, OptionsQuery, work)
 
@@ -645,7 +678,7 @@ WORDS: Mapping[str, Word] = {"approve": "approve", "refuse": "refuse", "end": "e
 
 
 class Overrides:
-    """The routes of programs."""
+    """The routes for limit overrides."""
 
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
@@ -662,18 +695,18 @@ class Overrides:
         return router
 
     async def ask(self, request: Request) -> JSONResponse:
-        """Request more of a metric for an organisation, for a time: it counts once a person approves it."""
+        """Request more of a metric, for a time. A person must approve it."""
         return await self._programs.act(request, SCOPE, OverrideAsk, _ask_override)
 
     async def list(self, request: Request) -> JSONResponse:
-        """Return the overrides of an organisation itself: those that wait first, then those in force."""
+        """Return an organisation's own overrides: first requested, then in force."""
         return await self._programs.ask(request, SCOPE, OverridesQuery, _list_overrides)
 
 
 async def decide_override(
     threads: Threads, now_ms: int, number: str, word: str, signed: Signed[DecideRequest]
 ) -> Mapping[str, object]:
-    """Approve, refuse or end an override. Errors: ApiError, DrawdownError."""
+    """Approve, refuse or end an override. Errors: ApiError; DrawdownError."""
     if word not in WORDS or not (number.isascii() and number.isdecimal() and len(number) <= NUMBER_DIGITS):
         raise ApiError(404, "unknown_override", "POST /admin/overrides/NUMBER/approve, refuse or end")
     by = By(now_ms, signed.order.actor, signed.order.reason, "http")
@@ -701,5 +734,5 @@ def _list_overrides(connection: sa.Connection, query: OverridesQuery, said: Call
 
 
 def override_shown(row: OverrideRow, now_ms: int) -> dict[str, object]:
-    """An `LimitOverride`."""
+    """Return a `LimitOverride`."""
     return {**vars(row), "state": "over" if row.is_over(now_ms) else row.state}

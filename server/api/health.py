@@ -1,7 +1,7 @@
-"""The health of this process.
+"""Serve the health of this process.
 
-Guarantee: /healthz reads nothing outside the process. /readyz is negative while the database cannot be reached, has
-another schema, or has its history in doubt (R1), also before that doubt is recorded.
+Guarantee: /healthz reads nothing outside the process. /readyz fails while the database is unavailable, has another
+schema, or may have lost history (R1). It fails even before that doubt is recorded.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from drawdown.server.services import Services
 WITHIN_S: Final = 5.0
 """Longest time that /readyz waits for the database."""
 AT_ONCE: Final = 1
-"""Concurrent checks of the database, on a thread of their own."""
+"""Concurrent checks of the database, on their own thread."""
 
 
 class Readiness:
-    """The readiness of one process. Callers during a look get the answer of that look."""
+    """The readiness of one process. Callers during a check get its answer."""
 
     def __init__(self, services: Services) -> None:
         self._restores = services.restores
@@ -36,7 +36,7 @@ class Readiness:
         self._threads.close()
 
     async def require(self) -> None:
-        """Errors: ApiError 503, with the reason."""
+        """Check that the database is ready. Errors: ApiError 503, with the reason."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._threads.run(self._doubt))
         try:

@@ -1,8 +1,9 @@
-"""The bodies, queries and answers that routes share, and those of runs, as pydantic checks them and OpenAPI describes
-them.
+"""Define the bodies, queries and answers of executions and of several routes.
 
-Guarantee: an amount comes in as a number of credits and is taken exactly, to the micro-credit, or refused; it goes out
-twice, in credits and as a whole number of micro-credits.
+pydantic checks them, and OpenAPI describes them.
+
+Guarantee: a program sends an amount as a number of credits. Drawdown takes it exactly, to the micro-credit, or refuses
+it. An answer has it twice: in credits, and as a whole number of micro-credits.
 """
 
 from __future__ import annotations
@@ -50,15 +51,16 @@ class _Body(BaseModel):
 
 
 class PreviewRequest(_Body):
-    """As `drawdown execution preview`. An estimate is in credits (`estimate`), or in base units by feature (`use`).
+    """The parameters of `drawdown execution preview`.
 
-    An order with `sandboxes` names what charges for them (`settled_by`).
+    An estimate is in credits (`estimate`), or in base units by feature (`use`). If you send `sandboxes`, also send
+    `settled_by`: whether the receipt or metering charges for them.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"org_id": "acme", "estimate": 6}]})
 
     org_id: Id | None = None
-    """The organisation of the run. If the key is bound to an organisation, it may be left out."""
+    """Organisation of the execution. A key that is bound to an organisation may omit it."""
     estimate: Credits | None = None
     use: Uses | None = None
     project: Id | None = None
@@ -74,7 +76,10 @@ class PreviewRequest(_Body):
 
 
 class AcceptRequest(PreviewRequest):
-    """As `drawdown execution accept`. The run's key is yours to choose: here, or in the header Idempotency-Key."""
+    """The parameters of `drawdown execution accept`.
+
+    You choose the key of the execution. Send it here, or in the header Idempotency-Key.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"key": "e-1", "org_id": "acme", "estimate": 6, "project": "site"}]}
@@ -85,8 +90,10 @@ class AcceptRequest(PreviewRequest):
 
 
 class DrawRequest(_Body):
-    """As `drawdown execution draw`: a part that a run cost, in credits or in base units by feature. The same number
-    again changes nothing."""
+    """The parameters of `drawdown execution draw`: a part of an execution's cost.
+
+    The cost is in credits, or in base units by feature. A repeat with the same number changes nothing.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"number": 1, "credits": 2.5}]})
 
@@ -97,7 +104,10 @@ class DrawRequest(_Body):
 
 
 class ExtendRequest(_Body):
-    """As `drawdown execution extend`: the run's highest cost in all, and the time from now until its hold ends."""
+    """The parameters of `drawdown execution extend`.
+
+    `to`: the highest total cost. `for_ms`: the time from now until its hold ends.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"to": 9, "for_ms": 7_200_000}]})
 
@@ -107,7 +117,10 @@ class ExtendRequest(_Body):
 
 
 class SettleRequest(_Body):
-    """As `drawdown execution settle`: what the run cost in all; nothing of a run that metering charges."""
+    """The parameters of `drawdown execution settle`: the execution's total cost.
+
+    Send no cost if metering charges for it.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"actual": 4}]})
 
@@ -117,7 +130,10 @@ class SettleRequest(_Body):
 
 
 class ReleaseRequest(_Body):
-    """As `drawdown execution release`: what the run cost all the same; without it, what was drawn stays."""
+    """The parameters of `drawdown execution release`: the incurred cost.
+
+    Without a cost, the drawn amount stays.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "the build was cancelled"}]})
 
@@ -131,8 +147,11 @@ class _Query(BaseModel):
 
 
 class RunsQuery(_Query):
-    """Which runs: those that are held, of all organisations, in the order in which they end; else the newest first.
-    `after`: `next` of the page before."""
+    """The filter and the page of a list of executions.
+
+    If you filter for `held` executions of all organisations, the first to end is first. Otherwise the newest is first.
+    `after`: `next` of the previous page.
+    """
 
     org_id: Id | None = None
     state: list[Literal["held", "settled", "released", "expired"]] = ["held", "settled", "released", "expired"]
@@ -144,23 +163,26 @@ class RunsQuery(_Query):
 
 
 class MostQuery(_Query):
-    """The most rows of an answer."""
+    """The largest number of rows of an answer."""
 
     most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 100
 
 
 class EntriesQuery(MostQuery):
-    """`after`: the key of the last entry of the page before, from `next` of its answer."""
+    """The page of entries. `after`: `next` of the previous page's answer."""
 
     after: After = ""
 
 
 class NoQuery(_Query):
-    """No query beside the path."""
+    """A query without parameters."""
 
 
 class PreviewAnswer(BaseModel):
-    """The answer to a preview: is a run acceptable now; if not, the step that refuses it, and the reason."""
+    """The answer to a preview.
+
+    `allowed`: True if the execution would be accepted now. `step` and `reason`: the step that refuses it, and why.
+    """
 
     allowed: bool
     step: str | None
@@ -176,13 +198,13 @@ class PreviewAnswer(BaseModel):
 
 
 class Run(BaseModel):
-    """A run.
+    """An execution.
 
-    `customer_id`: the wallet that pays, which never changes. `sponsored`: it is another wallet than the organisation's.
-    `reserved`: the amount that was reserved at acceptance. `held`: the amount that is still held. `hold`: where it is
-    held: in a wallet, in the balance that a provider keeps, as it was last read (`local`), or in no balance
-    (`declared`). `drawn`: the credit charged so far; if metering settles the run, the samples of its `sandboxes`
-    charged it. `supplier`: the supplier who is owed a share of it, if there is one.
+    `customer_id`: the wallet that pays; it never changes. `sponsored`: True if that wallet is not the organisation's.
+    `reserved`: the amount reserved at acceptance or by an extension. `held`: the amount still held. `hold`: where it is
+    held: in a wallet, in the last read balance of a provider (`local`), or in no balance (`declared`). `drawn`: the
+    credit charged so far. If metering settles the execution, the samples of its `sandboxes` charge it. `supplier`: the
+    supplier that is owed a share of its cost.
     """
 
     key: str
@@ -215,10 +237,10 @@ class Run(BaseModel):
 
 
 class RunAnswer(Run):
-    """A run after it was accepted or extended, and its wallet; null for a sponsor's wallet.
+    """An execution after it was accepted or extended, and its wallet's credit.
 
-    `repeated`: nothing was changed. If a provider keeps the balance: the rest of it by the read of `balance_read_ms`;
-    null if it is unlimited.
+    The credit is null for a sponsor's wallet. `repeated`: the call changed nothing. If a provider keeps the balance,
+    the credit is the rest of it at `balance_read_ms`; null means unlimited.
     """
 
     repeated: bool
@@ -230,8 +252,10 @@ class RunAnswer(Run):
 
 
 class ChargedAnswer(RunAnswer):
-    """A run after it was drawn on, settled or released. `charged`: by this call; `written_off`: what lay above the hold
-    of a run that is capped."""
+    """An execution after a draw, a settlement or a release.
+
+    `charged`: by this call. `written_off`: the cost above the hold of a capped execution.
+    """
 
     charged: float
     charged_micro: int
@@ -240,7 +264,7 @@ class ChargedAnswer(RunAnswer):
 
 
 class RunEntryAnswer(BaseModel):
-    """An amount that a run drew at a time, with a feature's quantity if it was given."""
+    """An amount that an execution drew, with the quantity of a feature, if any."""
 
     key: str
     at_ms: int
@@ -257,9 +281,10 @@ class ShownRunAnswer(Run):
 
 
 class RunsAnswer(BaseModel):
-    """`next`: the `after` of the next page; null: this is the last.
+    """A page of executions.
 
-    `is_cut`: many runs were read, and fewer than requested, or none, matched; the next page continues after them.
+    `next`: the `after` of the next page; null on the last page. `is_cut`: Drawdown searched many executions and found
+    fewer than requested. The next page continues after them.
     """
 
     executions: list[Run]
@@ -268,9 +293,10 @@ class RunsAnswer(BaseModel):
 
 
 class LedgerEntryAnswer(BaseModel):
-    """An entry of a wallet: `moved` is its change, up or down.
+    """An entry of a wallet.
 
-    `ts_ms`: the time that it counts for; `at_ms`: the time of its booking.
+    `moved`: its change of the balance, up or down. `ts_ms`: the time that it counts for. `at_ms`: the time of its
+    booking.
     """
 
     key: str
@@ -286,7 +312,10 @@ class LedgerEntryAnswer(BaseModel):
 
 
 class EntriesAnswer(BaseModel):
-    """The latest first. `next`: what to give as `after` for the next page; null: this is the last."""
+    """The entries of a wallet, the latest first.
+
+    `next`: the `after` of the next page; null on the last page.
+    """
 
     org_id: str
     customer_id: str
@@ -295,7 +324,7 @@ class EntriesAnswer(BaseModel):
 
 
 LATEST_MS: Final = 253_402_300_799_999
-"""The last moment of the year 9999."""
+"""The last millisecond of the year 9999."""
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 EpochMs = Annotated[int, Field(ge=0, le=LATEST_MS)]
@@ -305,41 +334,44 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     actor: Name
-    """The actor; kept for good."""
+    """Actor in the audit log, kept for good."""
     reason: Why
     """Reason in the audit log."""
 
 
 class ProviderRequest(_Strict):
-    """As `drawdown org assign`: the organisation's biller from a window boundary on."""
+    """The parameters of `drawdown org assign`.
+
+    They set the organisation's biller from a window on.
+    """
 
     provider: Name
     customer_id: Name | None = None
     from_ms: EpochMs | None = None
     undo: bool = False
-    """Take back an assignment that has not begun."""
+    """Cancel an assignment that has not begun."""
     new: bool = False
-    """Also an organisation, or a customer of the embedded ledger, of which nothing is known yet."""
+    """Accept an organisation, or a customer of the embedded ledger, that Drawdown does not know yet."""
     allow_halt: bool = False
     unchecked: bool = False
     dry_run: bool = False
 
 
 class OverrideRequest(_Strict):
-    """As `drawdown org override`: the operator's override against the provider's verdict.
+    """The parameters of `drawdown org override`.
 
-    A field that is left out stays as it was.
+    The override replaces the provider's verdict with yours. A field that you omit keeps its value.
     """
 
     max_concurrent: Annotated[int, Field(ge=0, le=MAX_AT_ONCE)] | None = None
     never_halt: bool = False
     until_ms: EpochMs | None = None
     undo: bool = False
-    """End all settings of an override."""
+    """End all settings of an org override."""
 
 
 class DecideRequest(_Strict):
-    """As `drawdown override approve`, `refuse` or `end`."""
+    """The parameters of `drawdown override approve`, `refuse` or `end`."""
 
 
 class ErrorBody(BaseModel):
@@ -355,11 +387,11 @@ class Error(BaseModel):
 
 
 class GateAnswer(BaseModel):
-    """The gate's answer: may a sandbox be made or woken.
+    """The gate's answer: whether a sandbox may be created or woken.
 
-    `max_concurrent_sandboxes` null: no limit. `as_of`: the moment of the provider's answer behind it; null: the
-    provider was not read yet, or could not be read. `decision`, `rule` and `options` are the guard's. `degraded`:
-    decided without knowing the credit.
+    `max_concurrent_sandboxes`: null means no limit. `as_of`: the time of the provider's answer; null if the provider
+    was not read, or could not be read. `decision`, `rule` and `options` are the guard's. `degraded`: the decision did
+    not know the credit.
     """
 
     org_id: str
@@ -374,13 +406,13 @@ class GateAnswer(BaseModel):
 
 
 class WebhookAnswer(BaseModel):
-    """`done`, `ignored` (nothing here changes by it) or `repeated`."""
+    """The outcome of a webhook: `done`, `ignored` (it changes nothing) or `repeated`."""
 
     status: str
 
 
 class AssignAnswer(BaseModel):
-    """The moves, done or planned, as in `drawdown org assign --json`."""
+    """The assignments, done or planned, as in `drawdown org assign --json`."""
 
     assigned: list[dict[str, object]]
     provider: str
@@ -388,7 +420,10 @@ class AssignAnswer(BaseModel):
 
 
 class OverrideAnswer(BaseModel):
-    """`was` and `now`: the override before and now (`max_concurrent`, `halted`, `until_ms`; null: not set)."""
+    """The org override before (`was`) and now (`now`).
+
+    Each has `max_concurrent`, `halted` and `until_ms`; null means not set.
+    """
 
     org_id: str
     cleared: bool
@@ -397,19 +432,19 @@ class OverrideAnswer(BaseModel):
 
 
 class TickAnswer(BaseModel):
-    """As `drawdown tick --json`."""
+    """The output of `drawdown tick --json`."""
 
     tick: dict[str, object]
 
 
 class ParityAnswer(BaseModel):
-    """As `drawdown parity check --json`."""
+    """The output of `drawdown parity check --json`."""
 
     parity: dict[str, object]
 
 
 class DriftAnswer(BaseModel):
-    """As `drawdown vendor drift --json`."""
+    """The output of `drawdown vendor drift --json`."""
 
     drift: list[dict[str, object]]
     alerts: int
@@ -417,7 +452,7 @@ class DriftAnswer(BaseModel):
 
 
 class ReconcileAnswer(BaseModel):
-    """As `drawdown guard reconcile --json`."""
+    """The output of `drawdown guard reconcile --json`."""
 
     drifts: list[dict[str, object]]
     corrected: int
@@ -426,7 +461,7 @@ class ReconcileAnswer(BaseModel):
 
 
 class OverdueAnswer(BaseModel):
-    """As `drawdown backfill overdue --json`."""
+    """The output of `drawdown backfill overdue --json`."""
 
     overdue: list[dict[str, object]]
     exit_status: int

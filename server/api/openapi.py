@@ -1,7 +1,7 @@
-"""The description of the routes, /openapi.json.
+"""Describe the routes in /openapi.json.
 
-Guarantee: its content comes from the routes themselves. An example of an answer is the model's own, or one that this
-server gave (`examples.json`).
+Guarantee: the description comes from the routes themselves. An example of an answer is the model's own, or an answer of
+this server (`examples.json`).
 """
 
 from __future__ import annotations
@@ -65,15 +65,17 @@ CONTENT_ENCODING: Final[Mapping[str, object]] = {
     "schema": {"type": "string", "enum": ["identity", "gzip"], "default": "identity"},
     "description": "Encoding of the body.",
 }  # fmt: skip
-"""Of each operation with several types of body: without an optional parameter, openapi-python-client 0.27 to 0.29 makes
-a module of it that cannot be imported."""
+"""Header of each operation with several types of body. Without an optional parameter, openapi-python-client 0.27 to
+0.29 generates a module that cannot be imported."""
 
 
 EXAMPLES: Final = Path(__file__).with_name("examples.json")
-"""By operation, and by name of a parameter: those of one operation go together in one request (null: without it)."""
+"""File of examples: bodies and answers by operation, and parameters by name. The examples of one operation fit together
+in one request; null leaves a parameter out."""
 REF: Final = "#/components/schemas/{model}"
 _ERROR: Final[Mapping[str, object]] = {"application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}}
-"""FastAPI's form of a model, which FastAPI would read again for each status of each route."""
+"""Reference to the model of errors. With the model itself, FastAPI would read it again for each status of each
+route."""
 NO_BODIES: Final[Mapping[str, Mapping[str, object]]] = {}
 NO_OTHERS: Final[Mapping[int, type[BaseModel]]] = {}
 
@@ -97,10 +99,10 @@ def operation(
     empty: bool = False,
     also: Mapping[int, type[BaseModel]] = NO_OTHERS,
 ) -> _Operation:
-    """Return the description of a route for FastAPI: its answers, body, query, headers and proof.
+    """Return the description of a route for FastAPI.
 
-    `bodies`: by their types, if there are several. `scope`: the scope that an API key needs. `empty`: the answer is
-    204. `also`: other statuses with an answer of their own.
+    It has the answers, body, query, headers and authentication. `bodies`: the bodies by type, if there are several.
+    `scope`: the scope that an API key needs. `empty`: the answer is 204. `also`: other statuses with their own answer.
     """
     extra: dict[str, object] = {}
     if body == "any":
@@ -138,7 +140,10 @@ def operation(
 
 @cache
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the schema of a model. It is made once a process: do not change it."""
+    """Return the schema of a model.
+
+    It is created once in a process: do not change it.
+    """
     return model.model_json_schema()
 
 
@@ -150,15 +155,15 @@ def _parameters(query: type[BaseModel]) -> Iterator[Mapping[str, object]]:
 
 @cache
 def named_examples() -> Mapping[str, Any]:
-    """A value that can be taken, by the name of what takes it."""
+    """Return a valid value of each parameter, by the parameter's name."""
     found: dict[str, Any] = json.loads(EXAMPLES.read_text(encoding="utf-8"))["parameters"]
     return found
 
 
 def _exemplify(paths: Mapping[str, Mapping[str, Any]], now_ms: int) -> None:
-    """Add an example to each answer, parameter and body that has none of its own.
+    """Add an example to each answer, parameter and body without one.
 
-    A time that has to be in the future is given in days from now (`days_ahead`).
+    `days_ahead` has times that must be in the future, in days from now.
     """
     there = json.loads(EXAMPLES.read_text(encoding="utf-8"))
     for name, days in there["days_ahead"].items():
@@ -177,9 +182,9 @@ def _exemplify(paths: Mapping[str, Mapping[str, Any]], now_ms: int) -> None:
 
 
 def describe(app: FastAPI, clock: Clock) -> None:
-    """Serve the application's description, at PATH.
+    """Serve the description of the application at PATH.
 
-    It is made and written out once: any caller may read it, and often.
+    It is created and serialized once, because any caller may read it often.
     """
     made: dict[str, object] = {}
     written: list[bytes] = []

@@ -1,7 +1,9 @@
-"""Calls that move credit, decided in transactions that they share: uses, the ends of uses, and acts on runs.
+"""Decide calls that move credit in shared transactions.
 
-Guarantee: each is answered as if it had come alone, after the commit, and finds its API key again in its transaction. A
-call that has to be decided alone is handed back to its route (NotTogether), and nothing of it is kept.
+The calls are uses, ends of uses, and changes of executions.
+
+Guarantee: each call gets the answer that it would get alone, after the commit. Its transaction reads its API key again.
+If a call must be decided alone, its route gets NotTogether, and nothing of the call is stored.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ from drawdown.worker.guard.grouped import Call
 
 @dataclass(frozen=True)
 class Order:
-    """A call, and the key that it came by."""
+    """A call, and its API key."""
 
     key: ApiKey
     call: Call
 
 
 Decided: TypeAlias = tuple[ApiKey | None, Any]
-"""The key as it is now (None: it is over), and the answer."""
+"""The present key and the answer. The key is None if it ended."""
 
 
 def _decide_all(connection: sa.Connection, orders: Sequence[Order], now_ms: int) -> list[Decided | DrawdownError]:
@@ -44,20 +46,20 @@ def _decide_all(connection: sa.Connection, orders: Sequence[Order], now_ms: int)
 
 
 WAY: Final = Way[Order, Decided](lambda _order: None, _decide_all, None, lambda order: order.key.org_id is None)
-"""All of them share one lane: while a transaction is decided, the next calls gather."""
+"""All calls share one queue. While a transaction runs, the next calls gather."""
 
 
 class PaymentCalls:
-    """The lane of one server."""
+    """The queue of one server."""
 
     def __init__(self, programs: Programs) -> None:
         self._lane = programs.batch_requests(WAY)
 
     async def ask(self, key: ApiKey, call: Call, remember: Callable[[ApiKey], None]) -> Any:
-        """Decide a call with others. `remember`: gets the key as it is now, if it is still valid.
+        """Return the answer of a call that shares a transaction.
 
-        Errors: NotTogether if it has to be decided alone, by a key that is found again; ApiError 401, 429;
-        DatabaseBusy.
+        `remember`: receives the present key, if it is still valid. Errors: NotTogether if the call must be decided
+        alone, with the key read again; ApiError 401, 429; DatabaseBusy.
         """
         found, answer = await self._lane.ask(Order(key, call))
         if found is None:

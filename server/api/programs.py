@@ -1,11 +1,11 @@
-"""The common part of all routes of programs: a program proves itself by an API key, and gets one transaction's answer.
+"""Authenticate programs by API key, and answer in one transaction.
 
-Guarantee: nothing of a body is read before the key was found and has the scope. The key is found now, or was found a
-short while ago if the transaction that answers finds it again. Nothing is done or answered for a key that has ended.
-Keys that were never found here are looked up on a thread of their own, so a caller that makes keys up delays no
-program. A key that is bound to an organisation names no other, and learns nothing of another's runs. Programs have
-threads of their own: none of them keeps the gate, a webhook or a signed order waiting. Every refusal has a code, and,
-if the permission order refused, its step.
+Guarantee: Drawdown reads no body before it found the key with the required scope. A key that it found a short time ago
+also counts, if the answering transaction reads it again. Drawdown does and answers nothing for an ended key. It looks
+up unknown keys on their own thread, so callers with invented keys delay no program. A key that is bound to an
+organisation may name no other, and learns nothing of another's executions. Programs have their own threads, so they do
+not delay the gate, a webhook or a signed request. Every refusal has a code, and a refusal of the permission order has
+its step.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ from drawdown.worker.access.keys import ApiKey
 log = structlog.get_logger()
 
 MAX_BYTES: Final = 64 * 1024
-"""Size of the body of a program's request."""
+"""Bytes of the body of a program's request."""
 MOST_PARAMETERS: Final = 50
 """Parameters of a program's query."""
 AT_ONCE: Final = 4
 """Concurrent transactions of programs. All transactions of a process use fewer connections than its engine has."""
 READS_AT_ONCE: Final = 2
-"""Concurrent look-ups of keys and checks of the guard. No write and no slow read delays them."""
+"""Concurrent lookups of keys and checks of the guard. No write and no slow read delays them."""
 WITHIN_S: Final = 20.0
 """Seconds that a program waits for the database. Its request may still be done later."""
 REQUESTS_PER_S: Final = 1_000
@@ -66,9 +66,9 @@ STATUSES: Final[Mapping[str, int]] = {
     "no_credit": 402, "payer_limit": 402, "no_estimate": 422, "settled_by_missing": 422, "no_sandbox": 422,
     "metering_alone": 422, "foreign_org": 403,
 }  # fmt: skip
-"""The HTTP statuses of refusals by a rule; all others are 409."""
+"""HTTP statuses of refusals by a rule. All others are 409."""
 CODES: Final = tuple(CALLS)
-"""Those that are counted by their names; any other is `other`."""
+"""Codes that the metrics count by name. Any other code counts as `other`."""
 NOT_FOUND: Final = ("unknown_metric", "unknown_org", "unknown_execution", "unknown_settlement", "unknown_use")
 
 T = TypeVar("T")
@@ -77,14 +77,14 @@ A = TypeVar("A")
 R = TypeVar("R")
 Answer = Mapping[str, object]
 Find = Callable[[str, int], Awaitable[ApiKey | None]]
-"""Returns the key that was offered, as it is at a moment."""
+"""Returns the key in this text, as it is at a time."""
 Again = Callable[[ApiKey], Awaitable[None]]
-"""Insists that a key continues. Errors: ApiError 401."""
+"""Checks that a key is still valid. Errors: ApiError 401."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, in the transaction that answers, and when that is."""
+    """The key of a request, and the time of the transaction that answers."""
 
     key: ApiKey
     now_ms: int
@@ -93,7 +93,10 @@ class Caller:
         return By(self.now_ms, self.key.actor, reason, "http")
 
     def require_org(self, org_id: str | None) -> str:
-        """A bound key need not name its own. Errors: ApiError 403 for one that it may not name, 422 for none."""
+        """Return the named organisation, or the key's own if the request names none.
+
+        Errors: ApiError 403 for another organisation than the key's own, 422 if there is none.
+        """
         own = self.key.org_id
         if (named := org_id or own) is None:
             raise bad_value("org_id", "missing org_id. Send it, because this key is not bound to an organisation")
@@ -105,7 +108,10 @@ class Caller:
 
 
 class Programs:
-    """The routes' one way in. `refused` counts what was too much, `denied` what was refused by its code."""
+    """The common entry of programs' routes.
+
+    `denied`: the number of refusals by code. The counter `refused` has the requests above a limit.
+    """
 
     def __init__(self, services: Services, budget: bodies.Budget, refused: Counter[str]) -> None:
         self._services, self._budget, self._refused = services, budget, refused
@@ -126,11 +132,14 @@ class Programs:
         self._strangers.close()
 
     def batch_requests(self, way: Way[A, R]) -> RequestBatcher[A, R]:
-        """What many ask for at once, in transactions that they share."""
+        """Return a batcher: concurrent requests share its transactions."""
         return RequestBatcher(self.reading if way.reads else self.threads, self._services.clock, way, self.names)
 
     def is_known(self, scope: Scope) -> bool:
-        """Return True if a request has a key that was found a short while ago, and so waits for no stranger."""
+        """Return True if the request has a key that was found a short time ago.
+
+        Such a request does not wait with unauthenticated callers.
+        """
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         now_ms, text = self._services.clock.now_ms(), token.strip().decode("latin-1")
@@ -145,7 +154,10 @@ class Programs:
         *,
         reads: bool = False,
     ) -> JSONResponse:
-        """Have something done, in one transaction. `reads`: it writes nothing, and so waits for no writer."""
+        """Do the work of a request in one transaction.
+
+        `reads`: the work writes nothing, so it waits for no writer. Errors: ApiError.
+        """
 
         def do(order: M, said: Caller) -> Awaitable[Answer]:
             if reads:
@@ -163,17 +175,17 @@ class Programs:
         find: Find | None = None,
         again: Again | None = None,
     ) -> JSONResponse:
-        """Do the same, but `do` makes the transaction, which others may share.
+        """Do the work of a request; `do` makes the transaction, which others may share.
 
-        `find`: finds keys in its own way; `again`: it may have found one that has ended, so that `do` finds it again
-        before it answers.
+        `find`: looks up keys in its own way. `again`: confirms the key before an error of the body, because `find` may
+        have returned an ended key. Errors: ApiError.
         """
         return await self._answered(self._ordered(request, scope, model, do, find, again))
 
     async def take(self, request: Request, scope: str, do: Callable[[ApiKey], Awaitable[T]]) -> T:
-        """Let `do` take a body that is no order, once the key is found and has the scope.
+        """Pass a body to `do`, once the key is found with the scope.
 
-        The key may be one that was found a short time ago: `do` finds it again before it answers.
+        The key may be from a short time ago, so `do` must read it again before it answers. Errors: ApiError.
         """
 
         async def answer() -> T:
@@ -204,7 +216,7 @@ class Programs:
     async def ask(
         self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Caller], Answer]
     ) -> JSONResponse:
-        """Answer a question, which is in the query."""
+        """Answer a request with a query. Errors: ApiError."""
 
         async def answer() -> Answer:
             key = await self._proven(request, scope)
@@ -214,9 +226,10 @@ class Programs:
         return await self._answered(answer())
 
     async def _paced(self, key: ApiKey, work: Awaitable[T]) -> T:
-        """The work's answer. One that found nothing waits, beyond so many of one key.
+        """Return the work's answer.
 
-        Errors: ApiError, with the keys of a bound key's organisation as it sent them.
+        If one key causes too many answers that find nothing, they wait. Errors: ApiError, with the ids of a bound key's
+        organisation as it sent them.
         """
         try:
             return await work
@@ -227,8 +240,11 @@ class Programs:
             raise told from None
 
     def identify(self, key: ApiKey, connection: sa.Connection) -> Caller:
-        """The time is taken in the transaction: one that waited for its thread is late. A key that was recalled is
-        found here, since it may have ended. Errors: ApiError 401 for such a key that is over."""
+        """Return the caller, with the time of this transaction.
+
+        The thread may have waited before it. A remembered key is read again here, because it may have ended. Errors:
+        ApiError 401 for an ended key.
+        """
         said = self._now(key)
         if key.recalled and key.proof not in api_keys.find_all(connection, [key.proof], said.now_ms):
             raise unauthorized()
@@ -247,7 +263,7 @@ class Programs:
     async def find(self, proof: str, now_ms: int) -> ApiKey | None:
         """Return the key of a hash.
 
-        Look-ups of keys that were never found here wait only for each other, and share a statement.
+        Lookups of unknown keys wait only for each other, and share a statement.
         """
         if self.known.has(proof, now_ms):
             read = self.reading.read(lambda connection: api_keys.find_all(connection, [proof], now_ms))
@@ -258,23 +274,23 @@ class Programs:
         return found
 
     async def recall_key(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Return the key as it was found a short while ago, or read it now.
+        """Return a key that was found a short time ago, or read it now.
 
-        A caller that answers by it must read it again in its transaction, and call `remember_key` with the result.
+        The caller must read it again in its transaction, and call `remember_key` with the result.
         """
         return self.known.get(api_keys.hash_of(offered), now_ms) or await self._find(offered, now_ms)
 
     def remember_key(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
-        """What the database says of a key."""
+        """Remember a key as the database has it; None: forget it."""
         self.known.note(proof, now_ms, found)
 
     async def confirm_key(self, key: ApiKey) -> None:
-        """Errors: ApiError 401 for a key that was recalled and is over."""
+        """Check that a remembered key is still valid. Errors: ApiError 401."""
         if await soon(self.find(key.proof, self._services.clock.now_ms())) is None:
             raise unauthorized()
 
     async def _proven(self, request: Request, scope: str, find: Find | None = None) -> ApiKey:
-        """The key of a request. Errors: ApiError 401, 403, 429."""
+        """Return the key of a request. Errors: ApiError 401, 403, 429."""
         given = request.headers.getlist("authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         offered = token.strip()
@@ -294,9 +310,9 @@ class Programs:
         return key
 
     def _note_use(self, key: ApiKey, offered: str, now_ms: int) -> None:
-        """Record that a key is used, beside the request, which does not wait for it.
+        """Record the use of a key without delaying the request.
 
-        One record is made at a time. A use that comes meanwhile is recorded with a later request.
+        One record is written at a time. A use meanwhile is recorded with a later request.
         """
         is_kept = key.used_ms is not None and now_ms < key.used_ms + api_keys.USED_EVERY_MS
         if self.noting is None and not is_kept:
@@ -305,7 +321,7 @@ class Programs:
     async def _keep_use(self, offered: str, now_ms: int) -> None:
         try:
             await self.threads.write(lambda connection: api_keys.note_use(connection, offered, now_ms))
-        except Exception as error:  # nobody is refused for it, and the next request tries again
+        except Exception as error:  # the request succeeds, and the next one tries again
             log.warning("key_use_not_kept", **describe_error(error))
         finally:
             self.noting = None
@@ -314,7 +330,7 @@ class Programs:
         return JSONResponse(dict(await self.refused(work)))
 
     async def refused(self, work: Awaitable[T]) -> T:
-        """Return the work's answer, if it has one; a refusal is counted by its code."""
+        """Return the work's answer. A refusal counts by its code."""
         try:
             return await work
         except DrawdownError as error:
@@ -350,13 +366,16 @@ _BY_HAND: Final = {
     "override make": "POST /v1/guard/overrides",
     "usage": "GET /v1/usage/{org_id}",
 }
-"""The operations of commands that are not declared."""
+"""Operations of commands that are not declared."""
 OPTION: Final = re.compile(r"(?<![\w-])--([a-z][a-z-]*)( [A-Z]+)?")
 
 
 @cache
 def _fields() -> Mapping[str, str]:
-    """Return the programs' names of options, by the option. If a name differs between commands, it is the option."""
+    """Return the field of each option.
+
+    If the field differs between commands, the value is the option's own word.
+    """
     found: dict[str, str] = {}
     for one in DECLARED:
         for param in one.params:
@@ -370,9 +389,9 @@ _SETTING: Final = re.compile(r"\b([Ss]et)(?= DRAWDOWN_)")
 
 
 def for_programs(text: str) -> str:
-    """Return an error's text for a program: it names the operation of a command, and the field of an option.
+    """Return an error's text for a program.
 
-    Any other command is for the operator of the server.
+    It has the operation of a command, and the field of an option. Any other command is for the operator of the server.
     """
 
     def field_of(found: re.Match[str]) -> str:
@@ -387,7 +406,10 @@ def for_programs(text: str) -> str:
 
 
 def _for_program(found: re.Match[str]) -> str:
-    """Return the operation of a command, with the fields of its options. An operator runs a command without one."""
+    """Return the operation of a command, with the fields of its options.
+
+    If the command has no operation, the text asks the operator to run it.
+    """
     run, words = found[1] or "", found[2].split()
     if words[-1] == "--help":
         return "`/openapi.json`"
@@ -410,7 +432,10 @@ def _for_program(found: re.Match[str]) -> str:
 
 
 def of_program(error: DrawdownError, org_id: str | None = None) -> ApiError:
-    """Return an error of ours as an answer to a program. `org_id`: the organisation that its key is bound to."""
+    """Return a Drawdown error as an answer to a program.
+
+    `org_id`: the organisation that the key is bound to.
+    """
     text = for_programs(str(error))
     if org_id is not None:
         text = strip_own_prefixes(text, org_id)
@@ -431,7 +456,7 @@ def of_program(error: DrawdownError, org_id: str | None = None) -> ApiError:
 
 
 def clean_id(text: str, what: str) -> str:
-    """An id that a database can hold. Errors: ApiError 422."""
+    """Return an id if a database can store it. Errors: ApiError 422."""
     if not is_clean_id(text):
         raise ApiError(422, "bad_value", f"invalid {what}: expected 1 to 200 characters, without control characters")
     return text
@@ -447,7 +472,7 @@ async def soon(work: Awaitable[T]) -> T:
 
 
 def _query_of(request: Request, model: type[M]) -> M:
-    """The query, each name once but for lists. Errors: ApiError 422."""
+    """Return the query; only lists may repeat a name. Errors: ApiError 422."""
     raw: bytes = request.scope.get("query_string", b"")
     if raw.count(b"&") >= MOST_PARAMETERS:
         raise ApiError(422, "bad_value", f"too many parameters: a query may have {MOST_PARAMETERS}")
@@ -465,7 +490,7 @@ def _query_of(request: Request, model: type[M]) -> M:
 
 
 def require_scope(key: ApiKey, scope: str) -> None:
-    """Errors: ApiError 403."""
+    """Check that a key has a scope. Errors: ApiError 403."""
     if scope not in key.scopes:
         message = f"key {key.name} does not have the scope {scope}. Use a key with this scope"
         wanted = f'Bearer error="insufficient_scope", scope="{scope}"'
@@ -473,19 +498,19 @@ def require_scope(key: ApiKey, scope: str) -> None:
 
 
 STRANGERS_AT_ONCE: Final = 1
-"""Concurrent look-ups of keys that this process has not found before."""
+"""Concurrent lookups of keys that this process has not found before."""
 RECALLED_MS: Final = MINUTE_MS
-"""The time for which a key is not looked up before a call that finds it again in its own transaction."""
+"""Time in which Drawdown uses a found key without a lookup, if the call reads it again in its transaction."""
 NAMES_PER_S: Final = 5
-"""Average searches a second for the id nearest to a mistyped one, for all programs. A burst may have twice as many."""
+"""Average searches a second for the id nearest to a mistyped id, for all programs. A burst may have twice as many."""
 _ALL: Final = ""
 
 
 class KnownKeys(KnownProofs[ApiKey]):
-    """Keys that were found lately."""
+    """Keys that were found a short time ago."""
 
     def get(self, proof: str, now_ms: int) -> ApiKey | None:
-        """A key that was found a short while ago, unless its time is over."""
+        """Return a key that was found within RECALLED_MS, unless it expired."""
         at_ms, key = self.found.get(proof, (0, None))
         if key is None or not 0 <= now_ms - at_ms <= RECALLED_MS:
             return None
@@ -493,7 +518,7 @@ class KnownKeys(KnownProofs[ApiKey]):
 
 
 class NamesBudget:
-    """The budget of searches for mistyped ids. For any thread."""
+    """The budget of searches for mistyped ids. It is safe for any thread."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -515,14 +540,17 @@ def _find(connection: sa.Connection, proof: str, now_ms: int) -> ApiKey | None:
 
 
 FINDING: Final = Way[str, ApiKey | None](lambda _proof: None, _find_all, _find, lambda _proof: False, reads=True)
-"""The caller while others are looked up is looked up with the next: one statement for all."""
+"""Lookups share transactions and statements. A lookup that comes during one of them is in the next."""
 
 
 FOREIGN_KEY: Final = "foreign_key"
 
 
 def require_maker(key: ApiKey, maker: str, what: str) -> None:
-    """Check that a bound key began this. `maker`: the actor who did. Errors: ApiError 403."""
+    """Check that a bound key began this object.
+
+    `maker`: the actor who began it. Errors: ApiError 403.
+    """
     if key.org_id is not None and key.actor != maker:
         why = f"another key began {what}. Use that key, or one that is not bound to an organisation"
         raise ApiError(403, FOREIGN_KEY, f"{key.name} cannot change it: {why}")

@@ -1,11 +1,10 @@
-"""Requests for the same row that come at once are decided in one transaction.
+"""Decide concurrent requests for the same row in one transaction.
 
-A wallet or a counter that many requests use is locked, and committed, once for all of them. Requests that only read are
-read at one moment, all together.
+Drawdown locks and commits a busy wallet or counter once for all of them. Requests that only read share one read.
 
-Guarantee: each request gets the answer that it would have got alone, after the commit. If requests cannot be decided
-together, each is decided alone, and so is each that was refused. A lane waits for no other. A request that comes alone
-waits for none. If several came right before, a request that writes waits for GATHER_S at most.
+Guarantee: each request gets the answer that it would get alone, after the commit. If requests cannot be decided
+together, each is decided alone, and so is each refused one. A lane waits for no other lane. A request that comes alone
+does not wait. If several requests came just before, a request that writes waits at most GATHER_S.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
 GATHER_S: Final = 0.005
-"""The time that a shared transaction waits for as many requests as shared the last one."""
+"""Time that a shared transaction waits for as many requests as the last transaction had."""
 MOST_TOGETHER: Final = 256
 """Requests that share one transaction."""
 STUCK_S: Final = 1.0
@@ -46,7 +45,7 @@ class _Waiting(Generic[A, R]):
     answer: asyncio.Future[R]
 
     def tell(self, found: R | BaseException) -> None:
-        """Set the answer, unless the request has given up waiting."""
+        """Set the answer, unless the request no longer waits."""
         if self.answer.done():
             return
         if isinstance(found, BaseException):
@@ -57,7 +56,10 @@ class _Waiting(Generic[A, R]):
 
 @dataclass
 class _Lane(Generic[A, R]):
-    """Those that wait for one row. `last`: how many were decided together before them."""
+    """The requests that wait for one row.
+
+    `last`: the number of requests in the last batch.
+    """
 
     waiting: list[_Waiting[A, R]] = field(default_factory=list)
     last: int = 1
@@ -67,11 +69,11 @@ class _Lane(Generic[A, R]):
 
 @dataclass(frozen=True)
 class Way(Generic[A, R]):
-    """The way of deciding requests, at a moment of their transaction.
+    """A way to decide requests, at the time of their transaction.
 
-    `all_` answers each. A refusal is in the place of its answer, and nothing of it is kept. It raises Refused or
-    UsageError if each has to be decided alone. `alone` decides one; None: a request that has to be decided alone is
-    handed back to the caller, as NotTogether. `lane`: the row that a request needs.
+    `all_`: returns an answer for each. A DrawdownError in its place refuses that request, and nothing of it is stored.
+    It raises Refused or UsageError if each request must be decided alone. `alone`: decides one request; if it is None,
+    the caller gets NotTogether instead. `lane`: returns the row that a request needs.
     """
 
     lane: Callable[[A], object]
@@ -80,14 +82,17 @@ class Way(Generic[A, R]):
     tells_names: Callable[[A], bool]
     """Returns True if the caller may learn names of any organisation."""
     reads: bool = False
-    """True if nothing is written."""
+    """True if the requests write nothing."""
 
 
 class RequestBatcher(Generic[A, R]):
-    """One lane a row, while anybody asks for it. Of one event loop."""
+    """The lanes by row, each while requests wait in it. For one event loop."""
 
     def __init__(self, threads: Threads, clock: Clock, way: Way[A, R], names: Callable[[], bool]) -> None:
-        """`names`: whether a mistyped id may be searched for at this moment."""
+        """Keep the parts.
+
+        `names`: returns True if a mistyped id may be searched for now.
+        """
         self._clock = clock
         self._names = names
         self._way = way
@@ -96,7 +101,10 @@ class RequestBatcher(Generic[A, R]):
         self._lanes: dict[object, _Lane[A, R]] = {}
 
     async def ask(self, asked: A) -> R:
-        """Decide a call with others, as `Way.alone` and with its errors. Errors: ApiError 429 if too many wait."""
+        """Return the answer of a request that is decided with others.
+
+        Errors: those of `Way.alone`; ApiError 429 if too many requests wait.
+        """
         name = self._way.lane(asked)
         waiting = _Waiting[A, R](asked, asyncio.get_running_loop().create_future())
         lane = self._lanes.get(name)
@@ -113,7 +121,7 @@ class RequestBatcher(Generic[A, R]):
         return await waiting.answer
 
     async def _go(self, name: object, lane: _Lane[A, R]) -> None:
-        """Run the lane until no call waits any more."""
+        """Decide batches until no request waits in the lane."""
         try:
             while lane.waiting:
                 batch = [one for one in lane.waiting[:MOST_TOGETHER] if not one.answer.done()]
@@ -121,7 +129,7 @@ class RequestBatcher(Generic[A, R]):
                 if batch:
                     await self._in_time(batch)
                 lane.last = max(len(batch), 1)
-                if not self._way.reads:  # no commit is saved by it: who came meanwhile are together enough
+                if not self._way.reads:  # a read saves no commit by waiting: requests that came meanwhile are enough
                     await _gather(lane)
         finally:
             del self._lanes[name]
@@ -131,7 +139,7 @@ class RequestBatcher(Generic[A, R]):
     async def _in_time(self, batch: Sequence[_Waiting[A, R]]) -> None:
         """Decide a batch before the next one.
 
-        If a read hangs on a dead connection, it is left to itself after STUCK_S.
+        If a read hangs on a dead connection, the lane continues without it after STUCK_S.
         """
         if not self._way.reads:
             await self._decide(batch)
@@ -153,11 +161,11 @@ class RequestBatcher(Generic[A, R]):
             else:
                 found = await self._threads.write(lambda c: self._all(c, asked))
         except Exception as error:
-            is_refused = isinstance(error, Refused | UsageError)  # one of them at least: nothing was kept
+            is_refused = isinstance(error, Refused | UsageError)  # at least one was refused, so nothing was stored
             if is_refused and not hands_back:
                 await asyncio.gather(*map(self._alone, batch))
                 return
-            # What is no error of ours came before the commit, which tells its own: each is decided by itself then.
+            # Any other error came before the commit, so each request is decided alone.
             is_rolled_back = isinstance(error, LockHeld) or not isinstance(error, DrawdownError)
             back = hands_back and (is_refused or is_rolled_back)
             for one in batch:
@@ -167,7 +175,7 @@ class RequestBatcher(Generic[A, R]):
             for one, answer in zip(batch, found, strict=True):
                 is_same = self._way.reads and not self._way.tells_names(one.request)
                 if isinstance(answer, DrawdownError) and (hands_back or is_same):
-                    one.tell(answer)  # alone it would be told the same, or it is asked for elsewhere
+                    one.tell(answer)  # alone, it would get the same error
                 elif isinstance(answer, DrawdownError):
                     refused.append(one)
                 else:
@@ -175,7 +183,10 @@ class RequestBatcher(Generic[A, R]):
             await asyncio.gather(*map(self._alone, refused))
 
     def _all(self, connection: sa.Connection, asked: Sequence[A]) -> Sequence[R | DrawdownError]:
-        """Decide a batch. Names are looked up only by `_one`, which words a refusal."""
+        """Decide a batch.
+
+        It suggests no ids: only `_one` does, which words a refusal.
+        """
         tell_no_names(connection)
         return self._way.all_(connection, asked, self._clock.now_ms())
 
@@ -200,7 +211,10 @@ class RequestBatcher(Generic[A, R]):
 
 
 async def _gather(lane: _Lane[A, R]) -> None:
-    """Wait for as many calls as were just answered: their callers may call again at once."""
+    """Wait for as many requests as the last batch had, up to GATHER_S.
+
+    The callers of the last batch may call again at once.
+    """
     lane.enough.clear()
     if len(lane.waiting) < lane.last:
         with suppress(TimeoutError):

@@ -1,9 +1,9 @@
-"""POST /webhooks/{provider}: a provider's notices.
+"""Serve POST /webhooks/{provider}: notices of providers.
 
-Guarantee: nothing is stored or done before the provider's own scheme has proven the body genuine and fresh. Its content
-is applied in the same transaction that stores its event id, so each event counts once. A failure here answers 5xx, and
-the provider sends it again. Figures in it are never believed: its customer is read at once, and once more seconds
-later, since the first answer may be stale.
+Guarantee: Drawdown stores and does nothing before the provider's own scheme proves that the body is genuine and fresh.
+It applies the content in the same transaction that stores the event's id, so each event counts once. If Drawdown fails,
+it answers 5xx, and the provider sends the event again. Drawdown does not use figures of an event. It reads the customer
+at once, and once more seconds later, because the first answer may be stale.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from drawdown.worker.verdict.refresh_requests import SECOND_READ_MS
 log = structlog.get_logger()
 
 MAX_BYTES: Final = 1_000_000
-"""Size of a webhook's body."""
+"""Bytes of a webhook's body."""
 END: Final = {"Connection": "close"}
-"""An unread body cannot be distinguished from a next request."""
+"""Header that ends a connection with an unread body, which would look like the next request."""
 ID_HEADERS: Final = ("svix-id", "webhook-id")
 _ID: Final = re.compile(r"[!-~]{1,200}")
 
 
 def require_worth_reading(services: Services, name: str, headers: Mapping[str, str]) -> None:
-    """Judge what can be judged before a body is read. Errors: ApiError."""
+    """Check the provider and the headers before the body is read. Errors: ApiError."""
     provider = services.unasked.get(name)
     if provider is None or name not in services.providers:
         if name in services.broken:
@@ -53,14 +53,17 @@ def require_worth_reading(services: Services, name: str, headers: Mapping[str, s
 async def take(
     services: Services, threads: Threads, step_threads: StepThreads, name: str, headers: Mapping[str, str], body: bytes
 ) -> str:
-    """Take one webhook that is worth reading; returns what became of it. Errors: ApiError, DrawdownError."""
+    """Take a webhook, and return its outcome: `done`, `ignored` or `repeated`.
+
+    Errors: ApiError; DrawdownError.
+    """
     provider, unasked = services.providers[name], services.unasked[name]
     now = services.clock.now_ms()
     proven = await _notices(services, unasked, headers, body, now)
     event = WebhookEvent(name, await _event_id(unasked, headers, body, now), hashlib.sha256(body).hexdigest())
     if await threads.read(lambda connection: is_taken(connection, event)):
         return "repeated"
-    if isinstance(proven, ReadFailed):  # it is genuine, and what it names has to be fetched
+    if isinstance(proven, ReadFailed):  # it is genuine, and Drawdown must fetch its object
         proven = await _notices(services, provider, headers, body, now)
     if isinstance(proven, ReadFailed):
         reason = proven.reason
@@ -79,8 +82,10 @@ async def take(
 
 
 def _read_twice(step_threads: StepThreads, org_id: str, provider: str) -> None:
-    """Read a customer now, and once more when the second read is due, as the database has it. If this process ends
-    before that, the watch or the next tick makes the second read."""
+    """Read a customer now, and again after SECOND_READ_MS.
+
+    If this process ends before, the watch or the next tick makes the second read, which the database has.
+    """
     loop = asyncio.get_running_loop()
 
     def read_again() -> None:
@@ -109,7 +114,10 @@ async def _notices(
 
 
 async def _event_id(provider: Provider, headers: Mapping[str, str], body: bytes, now_ms: int) -> str:
-    """The provider's own id of the event, from a part that its signature covers: Svix's header, or the body's `id`."""
+    """Return the provider's id of the event, from a part that the signature covers.
+
+    That is Svix's header, or the body's `id`. Without either, it is a hash of the body.
+    """
     for name in ID_HEADERS:
         given = headers.get(name, "")
         if _ID.fullmatch(given) and await _covers(provider, headers, name, body, now_ms):
@@ -125,9 +133,10 @@ async def _event_id(provider: Provider, headers: Mapping[str, str], body: bytes,
 
 
 async def _covers(provider: Provider, headers: Mapping[str, str], name: str, body: bytes, now_ms: int) -> bool:
-    """Return True if the provider's signature covers a header: then it refuses the same delivery with another value.
+    """Return True if the provider's signature covers a header.
 
-    Anyone may add a header to a delivery, and would make another event of it.
+    Then the provider refuses the delivery with another value. Anyone may add an unsigned header, which would make
+    another event of the delivery.
     """
     try:
         await provider.notices({**headers, name: f"{headers[name]}x"}, body, now_ms)

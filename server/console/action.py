@@ -1,8 +1,9 @@
-"""Actions of the console: each is declared once, in the list of its area.
+"""Define the parts of an action of the console.
 
-Guarantee: an action is a function of a room of `worker/`, which the command line calls, too. It declares its fields,
-its effect, the state that it changes, and the command line that does the same: the form, the dry run and the deed are
-made of that alone.
+Each action is declared once, in the list of its area.
+
+Guarantee: an action calls a function of `worker/` that the command line also calls. It declares its fields, its effect,
+the state that it changes, and the equivalent command. The form, the dry run and the action use this declaration alone.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ MAX_EVIDENCE_CHARS: Final = 500
 
 @dataclass(frozen=True)
 class Field:
-    """A value of an action's form.
+    """A field of an action's form.
 
-    `kind`: text (an id, or a word), credits, number, time, choice, or fixed: chosen by the page before, shown and not
-    changed. `many`: one a line; `unless`: another field that replaces it.
+    `kind`: text (an id or a word), credits, number, time, choice, or fixed. A fixed value comes from the page before;
+    the form shows it and does not change it. `many`: one value on each line. `unless`: another field that replaces this
+    field.
     """
 
     name: str
@@ -54,7 +56,10 @@ REASON: Final = Field("reason", "Reason", hint="Drawdown records it in the audit
 
 @dataclass(frozen=True)
 class ActionResult:
-    """What an action did, in a sentence; `secret`: what is shown once, and kept nowhere."""
+    """The result of an action.
+
+    `said`: its effect, in a sentence. `secret`: a secret that the next page shows once and Drawdown does not store.
+    """
 
     said: str
     secret: str = ""
@@ -62,8 +67,10 @@ class ActionResult:
 
 @dataclass(frozen=True)
 class Doing:
-    """A form as it was filled in. `key`: the form's own, which makes a repetition harmless; `secret`: 43 new random
-    characters, for an action that hands one out."""
+    """A form that a person sent, with its values.
+
+    `key`: the form's idempotency key. `secret`: 43 new random characters, for an action that shows a secret.
+    """
 
     person: Person
     by: By
@@ -73,28 +80,37 @@ class Doing:
     url: str = ""
     """The console's address."""
     declared: Mapping[str, Capabilities] = field(default_factory=dict)
-    """The providers' declarations by this server's settings."""
+    """The providers' declarations, from this server's settings."""
 
     def text(self, name: str) -> str:
-        """Return an id; '' if none is given. Errors: WrongField if no id can have this text."""
+        """Return the id in a field; '' if the field is empty.
+
+        Errors: WrongField if no id can have this text.
+        """
         found = self.values.get(name, "").strip()
         if found and not is_clean_id(found):
             raise WrongField(name, "1 to 200 characters without control characters")
         return found
 
     def maybe(self, name: str) -> str | None:
-        """Return an id; None if none is given."""
+        """Return the id in a field; None if the field is empty. Errors: WrongField."""
         return self.text(name) or None
 
     def texts(self, name: str) -> list[str]:
-        """Ids, one a line, each once. Errors: WrongField."""
+        """Return the ids in a field, without duplicates.
+
+        The field has one id on each line. Errors: WrongField.
+        """
         found = [line.strip() for line in self.values.get(name, "").splitlines() if line.strip()]
         if not all(is_clean_id(one) for one in found):
             raise WrongField(name, "one a line, each of 1 to 200 characters without control characters")
         return list(dict.fromkeys(found))
 
     def credits(self, name: str) -> int | None:
-        """Return micro-credits; None if nothing is given. Errors: WrongField if it is no amount of credits."""
+        """Return micro-credits; None if the field is empty.
+
+        Errors: WrongField if the text is not an amount of credits.
+        """
         text = self.values.get(name, "").strip()
         try:
             return parse_credits(text) if text else None
@@ -102,7 +118,10 @@ class Doing:
             raise WrongField(name, str(error)) from None
 
     def number(self, name: str) -> int | None:
-        """Return a whole number of 0 or more; None if nothing is given. Errors: WrongField."""
+        """Return a whole number of 0 or more; None if the field is empty.
+
+        Errors: WrongField.
+        """
         text = self.values.get(name, "").strip()
         if not text:
             return None
@@ -111,7 +130,10 @@ class Doing:
         return int(text)
 
     def time(self, name: str) -> int | None:
-        """Return milliseconds; None if nothing is given. Errors: WrongField if it is no time."""
+        """Return a time in milliseconds; None if the field is empty.
+
+        Errors: WrongField if the text is not a time.
+        """
         text = self.values.get(name, "").strip()
         try:
             return parse_time(text, "this", self.by.now_ms) if text else None
@@ -120,7 +142,10 @@ class Doing:
 
 
 def evidence_of(doing: Doing) -> str:
-    """Return the evidence from a form with a field of that name. Errors: WrongField."""
+    """Return the text of the form's field `evidence`.
+
+    Errors: WrongField if it is empty, too long, or has control characters.
+    """
     text = doing.values.get("evidence", "").strip()
     if not text or len(text) > MAX_EVIDENCE_CHARS or clean(text) != text:
         said = f"expected 1 to {MAX_EVIDENCE_CHARS} characters without control characters"
@@ -134,24 +159,25 @@ Tell = Callable[[Transact, Context, Doing], Sequence[Table]]
 
 
 def nothing_more(_transact: Transact, _context: Context, _doing: Doing) -> Sequence[Table]:
-    """Most are notified of by their facts alone."""
+    """Return no tables: the facts of most actions show their whole effect."""
     return ()
 
 
 def one(_connection: sa.Connection, _doing: Doing) -> Size:
-    """Most change one thing, and give nothing."""
+    """Return the size of an action that changes one row and gives no credit."""
     return ONE
 
 
 @dataclass(frozen=True)
 class Action:
-    """An action: its name in the address, its title, its fields, its function and the page that follows.
+    """An action of the console.
 
-    A reason is always required. `look`: the present state. `command`: the command line that does the same, without
-    `drawdown` and the reason. `place`: the page that follows. `size`: how many it changes, and how much it gives.
-    `said`: its effect, in a sentence, over its form. `lost_hint`: of an action that hands out a secret, the next
-    step if the answer was lost. `tell`: further results of the dry run, found in transactions of its own, each of them
-    undone.
+    `name`: its name in the address. `do`: its function. `look`: the present state. `command`: the equivalent command
+    line, without `drawdown` and the reason. `place`: the page that follows. `said`: its effect, in a sentence above the
+    form. `size`: the rows it changes, and the credit it gives. `lost_hint`: the next step if an answer with a secret
+    was lost. `tell`: more results of the dry run, each from a transaction that it rolls back.
+
+    Drawdown requires a reason for every action.
     """
 
     name: str
@@ -169,11 +195,14 @@ class Action:
 
 
 def way_back(action: Action, doing: Doing) -> str:
-    """Return the page for a person who cancels the action: that of its object, or the overview if it has none."""
+    """Return the page for a person who cancels the action.
+
+    It is the page of the action's object, or the overview.
+    """
     first = action.fields[0].name if action.fields else ""
     if not doing.values.get(first, "").strip():
         return "/console/"
     try:
         return action.place(doing)
-    except (UsageError, KeyError):  # a value that makes no sense
+    except (UsageError, KeyError):  # the page's address needs a valid value
         return "/console/"

@@ -1,9 +1,9 @@
-"""Actions: the form, its dry run, and the deed.
+"""Serve the form, the dry run and the execution of each action.
 
-Guarantee: the dry run is the deed itself, in a transaction that is undone: it changes nothing, and it shows the result
-that the deed would have. The deed is done once for each form, in one transaction with its record. Its person must be
-allowed to give so much, must have typed the number if it is large, and must have seen the present state in the dry run.
-If the deed fails, the form stays as it was filled in.
+Guarantee: the dry run does the action in a transaction that it rolls back. It changes nothing, and shows the result
+that the action would have. Drawdown does the action of a form once, in one transaction with its audit record. The
+person must be allowed to give so much credit, and must confirm a large number by typing it. The state must still be the
+state that the dry run showed. If the action fails, the form keeps its values.
 """
 
 from __future__ import annotations
@@ -48,21 +48,24 @@ from drawdown.worker.history.incarnation import HistoryDoubted
 T = TypeVar("T")
 
 WITHIN_S: Final = 10.0
-"""Time limit of a dry run, or an action, and so of the locks that it holds."""
+"""Seconds that a dry run or an action may take, and may hold its locks."""
 
 
 MOST_KEPT: Final = 4_000
-"""Characters of a form that is kept in an address while a person signs in again."""
+"""Characters of a form's values that the address keeps while a person signs in again."""
 
 
 ONCE: Final = "go back and send the form again. Drawdown executes it once"
 
 IMPOSSIBLE: Final = (UsageError, UnknownId, Refused, HistoryDoubted, ClockDoubted)
-"""Errors after which the form stays as it was filled in."""
+"""Errors after which the form stays open with its values."""
 
 
 def undone(engine: sa.Engine) -> Transact:
-    """Return transactions for a dry run: each is undone, and has the time limit of a form."""
+    """Return a function that runs work in a transaction and rolls it back.
+
+    The transaction has the time limit of a form, WITHIN_S. Errors: TooSlow; those of the work.
+    """
 
     def transact(work: Callable[[sa.Connection], T], /, *, rollback: bool = True) -> T:
         def bounded(connection: sa.Connection) -> T:
@@ -80,7 +83,7 @@ class SignedOutInside(Exception):
 
 
 class Desk(Protocol):
-    """The functions of the console for its forms: see there."""
+    """The functions of `Console` that the forms use."""
 
     url: str
 
@@ -102,7 +105,7 @@ class Acting:
         self._actions = actions
 
     def routes(self) -> list[Route]:
-        """A form for each action, and what each form did."""
+        """Return the routes: a form for each action, and the page with a form's result."""
         found = [Route("/console/acted", self._acted, methods=["GET"])]
         for action in self._actions:
             path = f"/console/act/{action.name}"
@@ -111,7 +114,7 @@ class Acting:
         return found
 
     async def _form(self, action: Action, request: Request) -> Response:
-        """Return the form, filled in from its address."""
+        """Return the form, with the values in its address."""
 
         async def do() -> Response:
             given = said_by(request)
@@ -138,7 +141,7 @@ class Acting:
         except LookAgain as error:
             try:
                 return await self._looked(action, request, form, str(error), error.status)
-            except IMPOSSIBLE as impossible:  # as things stand
+            except IMPOSSIBLE as impossible:  # the dry run fails in the present state
                 return await self._show_error(action, request, form, impossible)
         except IMPOSSIBLE as error:
             return await self._show_error(action, request, form, error)
@@ -146,7 +149,7 @@ class Acting:
     async def _show_error(
         self, action: Action, request: Request, form: Mapping[str, str], error: Exception
     ) -> Response:
-        """The form as it was filled in, and what is wrong with it."""
+        """Return the form with its values and the error."""
         person, demo = await self._threads.read(lambda c: (self._person(c, action, request), is_demo(c)))
         forbidden = isinstance(error, (Refused, HistoryDoubted, ClockDoubted))
         status = 404 if isinstance(error, UnknownId) else 409 if forbidden else 400
@@ -171,7 +174,7 @@ class Acting:
     async def _looked(
         self, action: Action, request: Request, form: Mapping[str, str], why: str = "", status: int = 200
     ) -> Response:
-        """The dry run's page."""
+        """Return the page of the dry run."""
 
         def work(connection: sa.Connection) -> tuple[Tried, Doing, bool]:
             with limited(connection, WITHIN_S):
@@ -197,7 +200,10 @@ class Acting:
         return self._console.render("act_look.html", {**shown, "person": tried.person, "demo": demo}, status)
 
     async def _perform(self, action: Action, request: Request, form: Mapping[str, str]) -> Response:
-        """Do it, once. Errors: AnswerLost, with what to do."""
+        """Do the action once, and return the page that follows.
+
+        Errors: AnswerLost, with the next step; those of `carry_out`.
+        """
         again = ONCE
 
         def work(connection: sa.Connection) -> tuple[ActionResult, Person]:
@@ -219,7 +225,7 @@ class Acting:
         return self._console.render("act_done.html", {**shown, "action": action, "person": person})
 
     async def _acted(self, request: Request) -> Response:
-        """Show the effect of a form."""
+        """Return the page with the result of a form."""
 
         async def do() -> Response:
             key = said_by(request).get("key", "")
@@ -243,7 +249,10 @@ class Acting:
     async def _answered(
         self, request: Request, action: Action | None, form: Mapping[str, str], do: Callable[[], Awaitable[Response]]
     ) -> Response:
-        """Return the answer; for a person no longer signed in, the sign-in page, which leads back to the same form."""
+        """Return the answer.
+
+        If the person's session ended, return the sign-in page, which leads back to the same form.
+        """
 
         async def inside() -> Response:
             try:
@@ -261,7 +270,10 @@ class Acting:
         return await self._console.answered(request, inside)
 
     def _person(self, connection: sa.Connection, action: Action, request: Request) -> Person:
-        """Return the person. Errors: SignedOutInside; ApiError 403 for a role that may not."""
+        """Return the signed-in person.
+
+        Errors: SignedOutInside; ApiError 403 if the person's role does not allow the action.
+        """
         known = session_auth.who(connection, self._settings, request, self._console.now_ms())
         if known is None:
             raise SignedOutInside
@@ -281,7 +293,7 @@ class Acting:
             if choices and given not in choices and not (field.optional and not given):
                 raise WrongField(field.name, f"{field.label}: choose one of the options")
         key = form.get("key", "")
-        if not console_acts.KEY.fullmatch(key):  # a deed by such a one is refused: see `claim`
+        if not console_acts.KEY.fullmatch(key):  # a dry run needs no valid key; `claim` refuses an invalid one
             key = console_acts.new_key(by.now_ms, secrets.token_urlsafe(32))
         declared = self._console.context().declared()
         return Doing(person, by, values, key, secrets.token_urlsafe(32), self._console.url, declared)
@@ -292,7 +304,7 @@ def _fields(action: Action) -> tuple[declared.Field, ...]:
 
 
 def _values(action: Action | None, form: Mapping[str, str]) -> dict[str, str]:
-    """Return the values of the action's own fields in a form."""
+    """Return the values of the action's own fields and its reason in a form."""
     return {field.name: form.get(field.name, "") for field in _fields(action)} if action else {}
 
 
@@ -306,17 +318,20 @@ def _reason(form: Mapping[str, str]) -> str:
 
 
 MOST_FACTS: Final = 40
-"""Facts that a dry run shows, changes first. All facts count in the check that the action is still the same."""
+"""Facts that a dry run shows, changes first. The check that the state did not change uses all facts."""
 TYPED_ROWS: Final = 100
 TYPED_MICRO: Final = 1_000 * MICRO
-"""Above so many rows, or so much credit, their number is typed before it is done."""
+"""Rows, or micro-credits, above which a person must type the number to confirm an action."""
 SEEN: Final = re.compile(r"[0-9a-f]{64}")
-"""The hash of a dry run's result, as its form carries it."""
+"""Matches the hash of a dry run's result, which the form carries."""
 CHANGED: Final = "the state changed since the dry run. Check the new dry run, and decide again"
 
 
 class LookAgain(Refused):
-    """It was not done: what the dry run showed is so no longer (409), or the number was not typed (400)."""
+    """The action was not done.
+
+    The state differs from the dry run (409), or the person did not type the number (400).
+    """
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -325,7 +340,11 @@ class LookAgain(Refused):
 
 @dataclass(frozen=True)
 class Tried:
-    """A dry run: the state before and after, the messages, the size, and the hash of what was shown."""
+    """The result of a dry run.
+
+    `facts`: each with its name, and its value before and after. `more`: facts that the page does not show. `seen`: the
+    hash of the state before, the size and the form's values.
+    """
 
     person: Person
     facts: Sequence[tuple[str, str, str]]
@@ -336,7 +355,10 @@ class Tried:
 
 
 def rehearse(connection: sa.Connection, action: Action, doing: Doing) -> Tried:
-    """The deed itself, in a transaction that is undone."""
+    """Return the dry run of an action.
+
+    The caller rolls back the transaction. Errors: those of `_allowed` and of the action.
+    """
     size = _allowed(connection, action, doing)
     before = list(action.look(connection, doing))
     done = action.do(connection, doing)
@@ -356,9 +378,10 @@ def rehearse(connection: sa.Connection, action: Action, doing: Doing) -> Tried:
 
 
 def carry_out(connection: sa.Connection, action: Action, doing: Doing, form: Mapping[str, str]) -> ActionResult:
-    """Do it, unless this very form was carried out before: then what that said, and no secret again.
+    """Do the action of a form once.
 
-    Errors: those of `perform`; Refused for a form that no longer counts.
+    If the form was already done, return its first result, without the secret. Errors: those of `perform`; Refused if
+    the form's key expired or belongs to another action or person.
     """
     key = form.get("key", "")
     before = console_acts.claim(connection, key, doing.person, action.name, doing.by.now_ms)
@@ -370,9 +393,10 @@ def carry_out(connection: sa.Connection, action: Action, doing: Doing, form: Map
 
 
 def perform(connection: sa.Connection, action: Action, doing: Doing, form: Mapping[str, str]) -> ActionResult:
-    """Do what the dry run showed.
+    """Do the action that the dry run showed.
 
-    Errors: LookAgain; ApiError 403; those of the command."""
+    Errors: LookAgain; ApiError 403; those of the action.
+    """
     seen = form.get("seen", "")
     if not SEEN.fullmatch(seen):
         raise LookAgain(409, CHANGED)
@@ -386,7 +410,10 @@ def perform(connection: sa.Connection, action: Action, doing: Doing, form: Mappi
 
 
 def _look_again(connection: sa.Connection, action: Action, doing: Doing, seen: str) -> Size:
-    """Compare the state with that of the dry run. Errors: LookAgain if it differs; ApiError 403."""
+    """Return the size if the state is still that of the dry run.
+
+    Errors: LookAgain if the state differs; ApiError 403.
+    """
     size = _allowed(connection, action, doing)
     if seen != _hash_preview(action.look(connection, doing), size, doing):
         raise LookAgain(409, CHANGED)
@@ -394,7 +421,10 @@ def _look_again(connection: sa.Connection, action: Action, doing: Doing, seen: s
 
 
 def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
-    """Return the size of an action. Errors: ApiError 403 for more credit than the person may give at once."""
+    """Return the size of an action.
+
+    Errors: ApiError 403 if it gives more credit than the person may give at once.
+    """
     size = action.size(connection, doing)
     person = doing.person
     most = None if person.role == "admin" else person.grant_limit_micro or 0
@@ -408,7 +438,7 @@ def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
 
 
 def to_type(size: Size) -> Decimal | None:
-    """Return the number that the person types before a large action; None if it is small."""
+    """Return the number that the person must type; None for a small action."""
     if size.rows > TYPED_ROWS:
         return Decimal(size.rows)
     largest = max(size.micro, size.taken_micro)
@@ -427,7 +457,7 @@ def _is_number(text: str, wanted: Decimal) -> bool:
 
 
 def _hash_preview(facts: Sequence[Fact], size: Size, doing: Doing) -> str:
-    """What a dry run showed, as a hash that the form carries."""
+    """Return a hash of the state, the size and the form's values. The form carries it."""
     return _hash((_stands(facts), size, sorted(doing.values.items())))
 
 

@@ -1,9 +1,9 @@
-"""The console: pages, their files, signing in and out.
+"""Serve the console: its pages, their files, sign-in and sign-out.
 
-Guarantee: a page reads in one read-only transaction of its own pool, at most WITHIN_S, so that no reader keeps the gate
-or a tick waiting. The person is proven in that same transaction. Every failure is shown on a page, in words: the part
-that could not be read, since when, and the facts that still hold. If a filter is impossible, its page stays as it was
-filled in, with the fault and no row.
+Guarantee: a page reads in one read-only transaction of the console's own pool, for at most WITHIN_S. So no reader
+delays the gate or a tick. Drawdown checks the session in that same transaction. A page reports each failure: the part
+that could not be read, since when, and why. If a filter is invalid, its page keeps the filter's values, and shows the
+error and no rows.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ POLICY: Final = (
     "base-uri 'none'; frame-ancestors 'none'"
 )
 AT_ONCE: Final = 4
-"""Reads and writes of pages, each with a connection of the console's own pool."""
+"""Concurrent reads and writes of pages. Each uses a connection of the console's own pool."""
 WITHIN_S: Final = 5.0
 """Time limit of the reads of one page."""
 
@@ -71,9 +71,9 @@ class SignedOut(Exception):
 
 @dataclass(frozen=True)
 class Looked:
-    """A page that was read: the person, and the answer.
+    """A rendered page, and the person who requested it.
 
-    It is rendered in the thread that read it: meanwhile the loop answers the gate's requests.
+    The thread that reads a page also renders it. Meanwhile the event loop answers requests of the gate.
     """
 
     known: SignedIn
@@ -81,7 +81,10 @@ class Looked:
 
 
 class Console:
-    """One server's console. `engine` is its own: connections that nothing else waits for."""
+    """The console of one server.
+
+    `engine`: the console's own pool of connections, which no other part uses.
+    """
 
     def __init__(self, services: Services, engine: sa.Engine, refused: Counter[str]) -> None:
         self.services = services
@@ -100,7 +103,7 @@ class Console:
         self._oidc = oidc.Oidc(self, self._threads, services, elsewhere)
         self._my = my.My(self, engine, services, elsewhere, budget)
         self._known = KnownProofs[bool]()
-        self._unread_ms: dict[str, int] = {}  # by path, since when a page that could be read before cannot
+        self._unread_ms: dict[str, int] = {}  # since when a page cannot be read, by its path
         self._templates.globals["own_pages"] = services.settings.my.is_set
         self._budget = budget
 
@@ -110,7 +113,7 @@ class Console:
         self._threads.close()
 
     def routes(self) -> list[Route]:
-        """All there are, made of the list of pages."""
+        """Return the routes of all pages, files, forms and static files."""
         found = [Route(page.path, partial(self._page, page), methods=["GET"]) for page in PAGES]
         for form in FORMS:
             files_of = [(page.file_path(form), partial(self._file, page, form)) for page in PAGES if page.lines]
@@ -123,18 +126,22 @@ class Console:
         return [*found, *(Route(path, answer, methods=["GET"]) for path, answer in nowhere)]
 
     async def look(self, work: Callable[[sa.Connection], T]) -> T:
-        """Read in a transaction of its own. Errors: TooSlow, and those of the database."""
+        """Run `work` in one read-only transaction. Errors: TooSlow; those of the database."""
         return await self._threads.run(lambda engine: look(engine, work, WITHIN_S))
 
     def render(self, template: str, shown: Mapping[str, object], status: int = 200) -> HTMLResponse:
-        """Render a page. A value that is missing counts as empty."""
+        """Return a rendered page.
+
+        The base values `person`, `page`, `demo` and `live` are empty unless `shown` has them. Errors: UndefinedError
+        for any other missing value.
+        """
         base: dict[str, object] = {"person": None, "page": None, "demo": False, "live": False, "now_ms": self.now_ms()}
         base["oidc"] = oidc.label_of(self.services.settings.oidc)
         text = self._templates.get_template(template).render({**base, **shown})
         return HTMLResponse(text, status, headers={"content-security-policy": POLICY})
 
     def context(self) -> Context:
-        """Return the context of a step's dry run: the providers, of which it calls none."""
+        """Return the context of a dry run: the providers' declarations, without calls."""
         providers, broken = self.services.providers, self.services.broken
         dormant = {name: one.dormant for name, one in providers.items() if one.dormant is not None}
         return Context(
@@ -150,12 +157,12 @@ class Console:
         do: Callable[[], Awaitable[Response]],
         failed: Callable[[int, str], Response] | None = None,
     ) -> Response:
-        """Return the answer; if the work fails, the error page."""
+        """Return the answer; if the work fails, return the error page."""
         failed = failed or self.failed
         try:
             return await self._noted(request, do)
         except SignedOut:
-            if "hx-request" in request.headers:  # a part of an open page: its figures stay
+            if "hx-request" in request.headers:  # a part of an open page: the page keeps its figures
                 return failed(401, "your session ended: load the page again")
             return RedirectResponse(f"/console/sign-in?{urlencode({'next': _place(request)})}", 303)
         except ApiError as error:
@@ -182,7 +189,7 @@ class Console:
             self._known.note(hash_of(session), self.now_ms(), is_found or None)
 
     def is_known(self, scope: Scope) -> bool:
-        """Return True if a request has a session that was found a short while ago, or comes from a proven proxy."""
+        """Return True if the request has a recently found session, or a proven proxy."""
         request, now_ms = Request(scope), self.now_ms()
         if session_auth.proxied(self.services.settings, request) is not None:
             return True
@@ -198,10 +205,10 @@ class Console:
         person: Person | None = None,
         page: Page | None = None,
     ) -> HTMLResponse:
-        """Return the error state: no figure at all is better than a wrong one.
+        """Return the error page, which shows no figures.
 
-        `part`: the part that could not be read, `since_ms`: since when, if that is known; `person` and `page`: for the
-        menu around it.
+        `part`: the part that could not be read. `since_ms`: since when, if Drawdown knows it. `person` and `page`: for
+        the menu.
         """
         shown: dict[str, object] = {"status": status, "why": why, "part": part, "since_ms": since_ms}
         if person is not None:
@@ -217,7 +224,10 @@ class Console:
         )
 
     def _unread(self, page: Page, seen: list[Person], status: int, why: str) -> HTMLResponse:
-        """Return the error page of an unread page. `seen`: the person, if that could be read."""
+        """Return the error page of a page that could not be read.
+
+        `seen`: the person, if the session could be read.
+        """
         person = seen[-1] if seen else None
         if status < 500:
             return self.failed(status, why, person=person, page=page)
@@ -225,7 +235,7 @@ class Console:
         return self.failed(status, why, page.title, since_ms, person, page)
 
     async def _nowhere(self, request: Request) -> Response:
-        """Answer an unknown address with a page for people."""
+        """Return the error page for an unknown address."""
 
         async def do() -> Response:
             known = await self.look(lambda c: session_auth.who(c, self.services.settings, request, self.now_ms()))
@@ -234,7 +244,7 @@ class Console:
         return await self.answered(request, do)
 
     async def _not_theirs(self, _request: Request) -> Response:
-        """The same below the address of an organisation's own people."""
+        """Return the error page for an unknown address below `/my/`."""
         return self._my._failed(404, "this page does not exist")
 
     async def _render_page(self, page: Page, request: Request, seen: list[Person]) -> Response:
@@ -254,7 +264,10 @@ class Console:
         return found.answer
 
     def _require_person(self, connection: sa.Connection, request: Request, page: Page, now_ms: int) -> SignedIn:
-        """Errors: SignedOut; ApiError 403 for a role that may not see the page."""
+        """Return the signed-in person.
+
+        Errors: SignedOut; ApiError 403 if the person's role does not allow the page.
+        """
         known = session_auth.who(connection, self.services.settings, request, now_ms)
         if known is None:
             raise SignedOut
@@ -267,7 +280,10 @@ class Console:
         return await self.answered(request, lambda: self._handed_out(page, form, request))
 
     async def _handed_out(self, page: Page, form: Form, request: Request) -> Response:
-        """Send a page's lines as they are read, row by row, and record the person and the number of lines."""
+        """Return a page's file as a stream of rows.
+
+        Drawdown records the person and the number of rows.
+        """
         assert page.lines is not None
         now_ms, query, lines = self.now_ms(), said_by(request), page.lines
         known = await self.look(lambda c: self._require_person(c, request, page, now_ms))
@@ -284,7 +300,10 @@ class Console:
         return StreamingResponse(stream, media_type=MEDIA[form], headers=headers)
 
     async def _keep_use(self, known: SignedIn, now_ms: int) -> None:
-        """That a session is used, once a minute: a page that could be read is shown even where that cannot be kept."""
+        """Record that a session is in use, at most once a minute.
+
+        If the write fails, Drawdown logs it and still shows the page.
+        """
         if known.session and now_ms - known.seen_ms >= console_sessions.SEEN_EVERY_MS:
             try:
                 await self._threads.write(lambda c: console_sessions.note_use(c, known.session, now_ms))
@@ -292,7 +311,10 @@ class Console:
                 log.warning("console_use_not_kept", **describe_error(error))
 
     async def _to_own(self, request: Request) -> Response:
-        """In a demo: to what an organisation's own people see. In real life they alone see it."""
+        """Redirect to the view of an organisation's own people, in a demo only.
+
+        Outside a demo, only people of the organisation see this view.
+        """
 
         async def respond() -> Response:
             form = await form_of(request, self.url, self._budget)
@@ -321,19 +343,19 @@ class Console:
 
 
 def _place(request: Request) -> str:
-    """Return the requested address, to continue there."""
+    """Return the requested path and query."""
     return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
 
 
 WHOSE: Final = ("id", "key", "tab")
-"""Parameters of an address that identify its page, and narrow nothing."""
+"""Parameters that identify a page. They do not filter it."""
 
 
 @contextmanager
 def in_words(ask: Ask) -> Iterator[None]:
-    """Turn errors into words: an object may not exist (UnknownId, 404), and a filter may name none.
+    """Turn UnknownId into UsageError if the page is a list.
 
-    Errors: UsageError.
+    On a page about one object, UnknownId stays: the answer is 404. Errors: UsageError.
     """
     try:
         yield
@@ -344,7 +366,10 @@ def in_words(ask: Ask) -> Iterator[None]:
 
 
 def read_page(connection: sa.Connection, page: Page, ask: Ask) -> tuple[Mapping[str, object], int]:
-    """Return the content of a page, and its status: 400 if its filter is impossible. Errors: those of its reads."""
+    """Return the content of a page and its status.
+
+    The status is 400 if its filter is invalid. Errors: those of the read.
+    """
     try:
         with in_words(ask):
             return page.read(connection, ask), 200
@@ -353,16 +378,16 @@ def read_page(connection: sa.Connection, page: Page, ask: Ask) -> tuple[Mapping[
 
 
 def _asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageError) -> Mapping[str, object]:
-    """Return the content of a page that refused its filter with `error`.
+    """Return a page without rows, for a filter that it refused with `error`.
 
-    Errors: `error`, if it is about one missing thing, or about nothing that the page filters by.
+    Errors: `error`, if it is about the page's own object, or if the page has no filter.
     """
     whose = {name: value for name, value in ask.query.items() if name in WHOSE}
     if (isinstance(error, UnknownId) and ask.names_one) or whose == ask.query:
         raise error
     try:
         found = page.read(connection, replace(ask, query=whose))
-    except UsageError:  # of what is missing without the filter
+    except UsageError:  # the page fails without the filter, too
         raise error from None
     whole = found.get("shown")
     if isinstance(whole, PageContent) and whole.filters:
@@ -377,7 +402,10 @@ def _asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageEr
 
 
 def _place_error(fields: Sequence[Filter], ask: Ask, error: str) -> tuple[tuple[Filter, ...], str]:
-    """The fields as they were filled in, what is wrong at the one that it is about; else it is given above them."""
+    """Return the filters with their values, and the error.
+
+    The error is at its filter; if it is about no filter, it is the second value.
+    """
     filled = [replace(one, value=ask.query.get(one.name, "")) for one in fields]
     named, _, about = error.partition(": ")
     at = next((one.name for one in filled if one.name == named), "")
@@ -390,7 +418,7 @@ def _place_error(fields: Sequence[Filter], ask: Ask, error: str) -> tuple[tuple[
 
 
 def _names(error: str, value: str) -> bool:
-    """Return True if the error is about this id, as `ids.unknown` words it."""
+    """Return True if the error names this id, in the words of `ids.unknown`."""
     return f" {value}" in error.partition(";")[0]
 
 
@@ -402,7 +430,7 @@ FOR_A_YEAR: Final = "public, max-age=31536000, immutable"
 
 @dataclass(frozen=True)
 class Asset:
-    """A file as it is sent."""
+    """A static file. `packed`: its body in gzip."""
 
     path: str
     kind: str
@@ -412,7 +440,7 @@ class Asset:
 
 @cache
 def load(folder: Path = FOLDER) -> Mapping[str, Asset]:
-    """The files by their names, read and packed once a process."""
+    """Return the static files by name, read and compressed once in a process."""
     return {file.name: _asset(file) for file in sorted(folder.iterdir()) if file.suffix in TYPES}
 
 
@@ -423,7 +451,7 @@ def _asset(file: Path) -> Asset:
 
 
 def answer(asset: Asset, request: Request) -> Response:
-    """Return a file, packed if the browser accepts that."""
+    """Return a static file, in gzip if the browser accepts that."""
     headers = {"cache-control": FOR_A_YEAR, "vary": "accept-encoding"}
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(asset.packed, media_type=asset.kind, headers={**headers, "content-encoding": "gzip"})

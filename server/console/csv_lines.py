@@ -1,7 +1,7 @@
-"""Lines of a file: for spreadsheets, or for programs.
+"""Write rows of a file as CSV for spreadsheets, or as JSON for programs.
 
-Guarantee: no text is taken for a formula by a spreadsheet, and a program is given it as it is; numbers are plain, and
-decimals texts, so that none is rounded on its way.
+Guarantee: a spreadsheet does not take a text for a formula, and JSON has each text unchanged. Numbers are plain.
+Decimals are texts, so that no program rounds them.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from drawdown.schema.text import no_formula
 
 Form = Literal["csv", "jsonl"]
 FORMS: Final[tuple[Form, ...]] = ("csv", "jsonl")
-"""The forms of a file, by the end of its path."""
+"""Formats of a file, by the end of its path."""
 
 
 PLAIN: Final = re.compile("[0-9A-Za-z][ ,-:@-Z_a-z]*").fullmatch
-"""Matches a text that is a cell as it is: no formula, and nothing to escape. Most are so, and a file has many."""
+"""Matches a text that needs no escape and is not a formula. Most texts match, and a file has many."""
 
 
 class Line(str):
-    """A line of CSV that knows its cells."""
+    """A line of CSV, with its cells."""
 
     __slots__ = ("cells",)
     cells: tuple[str | int | None, ...]
 
 
 def csv_line(texts: Sequence[str | None], numbers: Sequence[int | str | None] = ()) -> Line:
-    """Return one line: texts that any person may have written, then our numbers.
+    """Return a line of CSV: first texts, then numbers.
 
-    The first line of a file has its names.
+    The texts may come from any person, so they are escaped. The first line of a file has the names of the columns.
     """
     cells = [f'"{text if PLAIN(text) else _escaped(text)}"' if text else '""' for text in texts]
     line = Line(",".join([*cells, *["" if number is None else str(number) for number in numbers]]) + "\n")
@@ -45,7 +45,10 @@ def _escaped(text: str) -> str:
 
 
 def as_json(lines: Iterator[str]) -> Iterator[str]:
-    """Return the lines as JSON, an object each; a line that `csv_line` did not make is JSON already."""
+    """Return the lines as JSON, an object each.
+
+    The first line of `csv_line` has the names. A line of another origin is already JSON.
+    """
     names: tuple[str | int | None, ...] = ()
     for line in lines:
         if not isinstance(line, Line):

@@ -1,6 +1,6 @@
-"""The forms of declared actions: one for each (`schema.declare`).
+"""Make a form of the console from each declared action (`schema.declare`).
 
-Guarantee: a form has the parameters of its action, and the command beside it does the same.
+Guarantee: a form has the parameters of its action, and its command does the same.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ def form_of(
     place: str = "",
     fixed: Values = MappingProxyType({}),
 ) -> Action:
-    """Return the console's form of a declared action; its fields have the names that people type.
+    """Return the console's form of a declared action.
 
-    `fixed`: values that this form does not ask for. Such a form may have another name, title, role and place.
+    The fields have the names of the command's options. `fixed`: values of parameters that this form does not show. Such
+    a form may have another name, title, role and place.
     """
     if place:
         action = replace(action, place=place)

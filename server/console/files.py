@@ -1,9 +1,9 @@
-"""Files that pages hand out, row by row.
+"""Send files of pages row by row.
 
-Guarantee: however many rows, few of them are in memory: they are sent in pieces of PIECE_BYTES, and read at one moment.
-A browser that stops reading delays only its own file, for TAKEN_WITHIN_S. A browser that reads slowly has
-WHOLE_WITHIN_S. At most MOST_FILES are under way, and one for each customer's own people. The person and the number of
-rows are on record once the last row is read.
+Guarantee: a process holds few rows in memory, however many a file has. It reads all rows in one transaction, and sends
+them in pieces of PIECE_BYTES. A browser that stops reading delays only its own file, for TAKEN_WITHIN_S. A browser that
+reads slowly has WHOLE_WITHIN_S. At most MOST_FILES are in progress, and one for each customer's own people. After the
+last row, Drawdown records the person and the number of rows.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
 PIECE_BYTES: Final = 64 * 1024
-"""One piece of a file of the console."""
+"""Bytes of a piece of a file of the console."""
 MOST_FILES: Final = 2
 """Files that one process sends at once: half of the console's connections, so that pages still load."""
 MOST_PIECES: Final = 4
 """Pieces of a file that are read but not sent yet."""
 
 GONE_EVERY_S: Final = 1.0
-"""Seconds after which a thread notices that its file is no longer wanted."""
+"""Seconds after which a thread notices that no browser waits for its file."""
 TAKEN_WITHIN_S: Final = 30.0
 """Seconds that a client may take to read one piece. After them, the server ends the file and frees its place."""
 
 WHOLE_WITHIN_S: Final = 300.0
-"""A whole file, however slowly it is read: two slow readers would keep all others from theirs. A fast reader takes
-millions of rows in that."""
+"""Seconds for a whole file. Without this limit, two slow readers would block all other files. A fast reader gets
+millions of rows in this time."""
 
 
 class NotTaken(Exception):
-    """Its reader did not read on."""
+    """The browser did not read the file in time."""
 
 
 @dataclass(frozen=True)
 class FileRequest:
-    """What is on record of a file: its path, and who asked for what."""
+    """The request for a file, for the audit log: the path, the person and the query."""
 
     path: str
     ask: Ask
 
 
 class Stream:
-    """A file under way: one thread reads, the browser is sent what it read."""
+    """A file in progress: one thread reads its rows, and the event loop sends them."""
 
     def __init__(self, taken: FileRequest, ended: Callable[[], None]) -> None:
         self._taken = taken
@@ -63,7 +63,10 @@ class Stream:
         self._gone = False
 
     async def pieces(self, first: bytes) -> AsyncIterator[bytes]:
-        """Each piece; an error ends the file half-way, so that none takes it for whole."""
+        """Yield each piece.
+
+        An error ends the file early, so that no program takes it for complete.
+        """
         try:
             yield first
             while (piece := await self._pieces.get()) is not None:
@@ -75,9 +78,9 @@ class Stream:
             self._forget()
 
     def _put(self, piece: bytes | Exception | None) -> bool:
-        """Wait until there is room for a piece.
+        """Wait until the queue has space for a piece, and put it there.
 
-        Return True if the reader is still there; a late reader gets an error.
+        Return True if the browser still reads; otherwise the stream ends with NotTaken.
         """
         waiting = asyncio.run_coroutine_threadsafe(self._pieces.put(piece), self._loop)
         waited_s = 0.0
@@ -104,7 +107,7 @@ class Stream:
             self._pieces.get_nowait()
 
     def work(self, engine: sa.Engine, begin: Callable[[sa.Connection], Iterator[str]]) -> None:
-        """In a thread: read all, piece by piece, then put it on record."""
+        """Read all rows in this thread, piece by piece, then record the file."""
         rows = 0
 
         def send(connection: sa.Connection) -> None:
@@ -123,7 +126,7 @@ class Stream:
 
         try:
             read(engine, send)
-            keep(engine, self._taken, max(rows - (self._taken.ask.form == "csv"), 0))  # without the line of names
+            keep(engine, self._taken, max(rows - (self._taken.ask.form == "csv"), 0))  # minus the line of names
             self._put(None)
         except Exception as error:
             self._put(error)
@@ -131,7 +134,10 @@ class Stream:
             self._loop.call_soon_threadsafe(self._ended)
 
     async def first(self) -> bytes:
-        """Return the first piece: an error before it gives an error page."""
+        """Return the first piece.
+
+        Errors: those of the rows in it, so that the browser gets an error page.
+        """
         piece = await self._pieces.get()
         if isinstance(piece, Exception):
             raise piece
@@ -139,7 +145,7 @@ class Stream:
 
 
 def keep(engine: sa.Engine, taken: FileRequest, rows: int) -> None:
-    """Who took how many rows of what."""
+    """Record the person, the path and the number of rows in the audit log."""
     ask = taken.ask
     by = By(ask.now_ms, ask.person.actor, "took a file", ask.person.via)
     details = {"rows": rows, "query": dict(ask.query)}
@@ -147,7 +153,10 @@ def keep(engine: sa.Engine, taken: FileRequest, rows: int) -> None:
 
 
 class Files:
-    """The files of one server. Guarantee: no more than MOST_FILES are under way."""
+    """The files of one server.
+
+    Guarantee: at most MOST_FILES are in progress.
+    """
 
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
@@ -157,9 +166,10 @@ class Files:
     async def open(
         self, begin: Callable[[sa.Connection], Iterator[str]], taken: FileRequest, of: str | None = None
     ) -> AsyncIterator[bytes]:
-        """Begin a file, and return its pieces. `of`: a customer, who may have one file under way at a time.
+        """Begin a file, and return its pieces.
 
-        Errors: ApiError 503 if enough are under way; those of the first rows.
+        `of`: a customer, who may have one file in progress at a time. Errors: ApiError 503 if too many files are in
+        progress; those of the first rows.
         """
         if of in self._of:
             raise ApiError(503, "busy", "your last file is not complete yet. Try again in a moment", headers=SOON)

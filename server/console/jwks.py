@@ -1,8 +1,8 @@
-"""Answers of another service as JSON objects, and the public keys that it signs with.
+"""Fetch JSON objects and public keys from other services.
 
-Guarantee: calls go only over https, or to this machine itself. No redirect is followed. An answer that takes longer
-than WITHIN_S, or has more than MOST_BYTES, is none. At most MOST_AT_ONCE callers wait. An answer is kept for KEPT_MS.
-An unknown key causes a new read, at most every AGAIN_MS. Every fault is a `Trouble`, in words.
+Guarantee: calls use https, or stay on this machine, and follow no redirects. Drawdown rejects an answer that takes
+longer than WITHIN_S or has more than MOST_BYTES. At most MOST_AT_ONCE callers wait. Drawdown caches an answer for
+KEPT_MS. An unknown key causes a new read, at most every AGAIN_MS. Every error is a `Trouble`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from drawdown.server.services import Services
 WITHIN_S: Final = 5.0
 """Time limit of a request to a sign-in service, or for a product's keys."""
 MOST_BYTES: Final = 64 * 1024
-"""Size of a sign-in service's response."""
+"""Bytes of a sign-in service's answer. Drawdown rejects a larger answer."""
 MOST_AT_ONCE: Final = 8
-"""Calls, and callers that wait for a key set that is being read."""
+"""Concurrent calls to sign-in services, and callers that wait for a document that is being read."""
 TOO_MANY: Final = "too many people sign in at this moment. Try again"
 MOST_KEYS: Final = 50
 """Public keys at one address that Drawdown uses. It ignores all others."""
 KEPT_MS: Final = 10 * MINUTE_MS
-"""The time for which an answer of a sign-in service is cached."""
+"""Time for which Drawdown caches an answer of a sign-in service."""
 AGAIN_MS: Final = 30 * SECOND_MS
 """Shortest time between two reads of the public keys because of an unknown key."""
 MOST_KEPT: Final = 8
@@ -38,7 +38,7 @@ MOST_KEPT: Final = 8
 
 
 class Trouble(Exception):
-    """A fault of another service, in words for the person who waits."""
+    """An error of another service, in words for the person who waits."""
 
 
 def is_safe(url: str) -> bool:
@@ -54,7 +54,7 @@ def is_safe(url: str) -> bool:
 
 @dataclass
 class _CachedDocument:
-    """What an address said last, and since when it is kept."""
+    """A cached answer, and the time of its read."""
 
     at_ms: int
     body: Mapping[str, Any]
@@ -62,7 +62,7 @@ class _CachedDocument:
 
 @dataclass
 class DocumentCache:
-    """Asks other services, for one server."""
+    """The calls to other services, and their cached answers, for one server."""
 
     services: Services
     _documents: dict[str, _CachedDocument] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class DocumentCache:
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def ask(self, call: Call, what: str) -> tuple[int, Mapping[str, Any]]:
-        """Status and object. Errors: Trouble."""
+        """Send a call, and return the status and the JSON object. Errors: Trouble."""
         if not is_safe(call.url):
             raise Trouble(f"{what} cannot be called: its address is neither https:// nor on this machine")
         if self._under_way >= MOST_AT_ONCE:
@@ -95,8 +95,11 @@ class DocumentCache:
         return found.status, said
 
     async def get_cached(self, url: str, what: str, *, at_most_ms: int = KEPT_MS) -> Mapping[str, Any]:
-        """What an address says, read again once that is older than `at_most_ms`. The caller meanwhile waits for the
-        same reading. Errors: Trouble."""
+        """Return an address's JSON object from the cache, or read it.
+
+        Drawdown reads it again if the cached object is older than `at_most_ms`. Concurrent callers wait for the same
+        read. Errors: Trouble.
+        """
         found = self._fresh(url, at_most_ms)
         if found is not None:
             return found
@@ -124,7 +127,10 @@ class DocumentCache:
         return said
 
     async def keys(self, url: str, kid: str | None, what: str) -> list[Key]:
-        """Return the public keys of an address, with this id if one is given. Errors: Trouble."""
+        """Return the public keys of an address, or those with the id `kid`.
+
+        Errors: Trouble.
+        """
         for at_most_ms in (KEPT_MS, AGAIN_MS):
             said = await self.get_cached(url, what, at_most_ms=at_most_ms)
             listed = said.get("keys")

@@ -1,15 +1,15 @@
-"""The small face, at /my/: an organisation's own people come in by a signed link, and see that organisation alone.
+"""Serve the pages at /my/ for an organisation's own people.
 
-The operator's product signs the link:
+People come in with a signed link, and see only their organisation. Your product signs the link:
 
     {"aud": "https://drawdown.internal", "org": "acme", "sub": "ann", "exp": 1767225900, "jti": "6f1c…"}
 
-Guarantee: a link lets in once, within its quarter of an hour. HS256 is proven only by our shared secret, RS256 and
-ES256 only by the product's public keys. A link must state its audience, its organisation, its end and a number of its
-own. The session that follows is bound to its organisation, whatever the address says. If its wallet pays for others,
-too, nothing of the wallet is read. No name of another organisation or of an operator is shown, and no reason that an
-operator wrote. The only change is a request for an override, which counts once a person approves it. An impossible
-value is refused in words, and never taken for another one.
+Guarantee: a link works once, within fifteen minutes. Drawdown accepts HS256 only with the shared secret, and RS256 and
+ES256 only with your product's public keys. A link must have an audience, an organisation, an end and its own id. The
+session belongs to that organisation, whatever the address names. If the organisation shares its wallet with others, the
+pages show no part of the wallet. They show no name of another organisation or operator, and no reason that an operator
+wrote. The only change that a visitor can request is an override, which a person must approve. Drawdown rejects an
+invalid value, and never reads it as another value.
 """
 
 from __future__ import annotations
@@ -74,18 +74,21 @@ HOME: Final = "/my/usage"
 OVER: Final = "you are not signed in, or your session ended. Open this page from your product again"
 ANOTHER: Final = "this browser is now signed in for {}, and the page was another organisation's. Open that page again"
 AT_ONCE: Final = 4
-"""Concurrent reads and writes of `/my`, in threads of their own. The console and `/my` do not delay each other.
-Downloads use at most half of them."""
+"""Concurrent reads and writes of `/my`, in their own threads. The console and `/my` do not delay each other. Downloads
+use at most half of them."""
 WITHIN_S: Final = 5.0
 """Time limit of the reads of one page of `/my`."""
 MOST_CARD_PAGES: Final = 4
-"""Concurrent requests for a payment page."""
+"""Concurrent requests to a payment service for the URL of a payment page."""
 CARD_WITHIN_S: Final = 15.0
 """Longest wait for the URL of a payment page."""
 
 
 def require_sane(settings: MySettings) -> None:
-    """Errors: UsageError for settings that make no sense, or lack the library."""
+    """Check the settings of `/my`.
+
+    Errors: UsageError if a setting is invalid, or the library for tokens is missing.
+    """
     if settings.url:
         try:
             session_auth.require_url(settings.url)
@@ -100,7 +103,7 @@ def require_sane(settings: MySettings) -> None:
 
 
 class Face(Protocol):
-    """The functions of the console for this face: see there."""
+    """The functions of `Console` that these pages use."""
 
     url: str
 
@@ -119,13 +122,13 @@ class Nobody(Exception):
 
 
 class Another(Refused):
-    """The page of one organisation, but the browser is signed in for another one."""
+    """The page belongs to an organisation other than the session's."""
 
     code = "another_organisation"
 
 
 class My:
-    """The routes. `console` renders."""
+    """The routes of `/my`. `console` renders their pages."""
 
     def __init__(
         self, console: Face, engine: sa.Engine, services: Services, elsewhere: DocumentCache, budget: bodies.Budget
@@ -142,7 +145,7 @@ class My:
         self._threads.close()
 
     def routes(self) -> list[Route]:
-        """All there are, made of the list of pages."""
+        """Return the routes of all pages, files and forms."""
         found = [Route(page.path, partial(self._page, page), methods=["GET"]) for page in PAGES]
         found += [
             Route(page.file_path("csv"), partial(self._file, page), methods=["GET"]) for page in PAGES if page.lines
@@ -153,7 +156,7 @@ class My:
 
     @property
     def url(self) -> str:
-        """The address of these pages, which is also the audience of links (`aud`)."""
+        """The address of these pages. It is also the audience of links (`aud`)."""
         return self._services.settings.my.url or self._console.url
 
     async def _answered(
@@ -170,7 +173,7 @@ class My:
         return await self._console.answered(request, respond, self._failed)
 
     def _failed(self, status: int, why: str, kept: Mapping[str, str] | None = None) -> Response:
-        """Return the error state. `kept`: the text that a person wrote, and may no longer send."""
+        """Return the error page. `kept`: the text of a form that was not sent."""
         return self._render("my_closed.html", {"status": status, "why": why, "kept": kept or {}}, status)
 
     def _render(self, template: str, shown: Mapping[str, object], status: int = 200) -> Response:
@@ -179,7 +182,7 @@ class My:
 
     async def _enter(self, request: Request) -> Response:
         async def entered() -> Response:
-            if request.method != "GET":  # whatever looks where a link leads does not use it up
+            if request.method != "GET":  # HEAD must not use up the link: programs that preview links send it
                 raise ApiError(405, "method", "invalid method. Open the link with GET")
             try:
                 link = await self._links.read(said_by(request).get("token", ""), self.url, self._console.now_ms())
@@ -192,30 +195,33 @@ class My:
         return await self._answered(request, entered)
 
     async def look_in(self, request: Request, org_id: str, person: Person) -> Response:
-        """Show a person of the console the view of an organisation's own people; the person's own name is on record."""
+        """Show a person of the console the view of an organisation's own people.
+
+        Drawdown records the person's own name.
+        """
         link = Link(secrets.token_urlsafe(32), my_sessions.visitor(org_id, person.actor))
         return await self._answered(request, lambda: self._begin(request, link))
 
     async def _begin(self, request: Request, link: Link) -> Response:
-        """A session, as long as it may be. Errors: UsedLink."""
+        """Begin a session with the longest lifetime. Errors: UsedLink."""
         now_ms, session = self._console.now_ms(), secrets.token_urlsafe(32)
         given = (link.number, link.visitor, session, caller_of(request.client and request.client.host), now_ms)
         try:
             await self._threads.write(lambda c: my_sessions.enter(c, *given))
-        except AnswerLost:  # the same session by the same link is let in again
+        except AnswerLost:  # a repeat with the same link and session succeeds
             await self._threads.write(lambda c: my_sessions.enter(c, *given))
         answer, age = RedirectResponse(HOME, 303), LIFE_MS // 1000
         answer.set_cookie(COOKIE, session, max_age=age, path="/", secure=True, httponly=True, samesite="lax")
         return answer
 
     async def _look(self, work: Callable[[sa.Connection], T]) -> T:
-        """Errors: TooSlow, and those of the database."""
+        """Run `work` in one read-only transaction. Errors: TooSlow; those of the database."""
         return await self._threads.run(lambda engine: look(engine, work, WITHIN_S))
 
     def _visitor(self, connection: sa.Connection, request: Request, said: Mapping[str, str], now_ms: int) -> Visitor:
-        """Return the visitor, and hide all other names from here on.
+        """Return the visitor, and hide all other names in this transaction.
 
-        `of`: the organisation of the page, if it states one. Errors: Nobody; Another.
+        `of` in `said`: the organisation of the page, if it names one. Errors: Nobody; Another.
         """
         tell_no_names(connection)
         session = request.cookies.get(COOKIE, "")
@@ -228,7 +234,7 @@ class My:
         return found
 
     def _ask(self, connection: sa.Connection, request: Request, now_ms: int) -> Ask:
-        """Return the request for this visitor's organisation, whichever the address names."""
+        """Return the request for this visitor's organisation, whatever the address names."""
         said = said_by(request)
         visitor = self._visitor(connection, request, said, now_ms)
         return Ask(visitor, now_ms, {**said, "id": visitor.org_id})
@@ -275,7 +281,7 @@ class My:
         return await self._answered(request, respond, kept)
 
     async def _override(self, request: Request, form: Mapping[str, str]) -> Response:
-        """Request an override: it counts once a person approves it."""
+        """Request an override. It takes effect when a person approves it."""
         now_ms = self._console.now_ms()
         metric = form.get("metric", "")
 
@@ -289,7 +295,10 @@ class My:
         return RedirectResponse(f"/my/blocked?{urlencode({'metric': metric, 'asked': number})}#asked", 303)
 
     async def _card(self, request: Request, form: Mapping[str, str]) -> Response:
-        """Send the person to a page of the payment service, for the first card of automatic top-ups, or another one."""
+        """Return a link to a page of the payment service, to add a card or change it.
+
+        The card pays for automatic top-ups.
+        """
         now_ms = self._console.now_ms()
 
         def work(connection: sa.Connection) -> tuple[Visitor, Card | None]:
@@ -324,21 +333,24 @@ class My:
 
 @dataclass(frozen=True)
 class Link:
-    """A proven link: its number, and the visitor it lets in."""
+    """A proven link: its id, and its visitor."""
 
     number: str
     visitor: Visitor
 
 
 class Links:
-    """Reads links of one server."""
+    """The links of one server."""
 
     def __init__(self, services: Services, elsewhere: DocumentCache) -> None:
         self._services = services
         self._elsewhere = elsewhere
 
     async def read(self, token: str, audience: str, now_ms: int) -> Link:
-        """Read a link. Errors: Unproven; Trouble if the keys cannot be read."""
+        """Return the link in a token.
+
+        Errors: Unproven; Trouble if the keys cannot be read.
+        """
         claims = await self._claims_of(token)
         jwts.require(claims, now_ms, aud=audience)
         if claims["exp"] * 1000 > now_ms + LINK_MS + jwts.SLACK_S * 1000:
@@ -349,7 +361,10 @@ class Links:
         return Link(_id(claims, "jti"), visitor(org_id, person))
 
     async def _claims_of(self, token: str) -> Mapping[str, Any]:
-        """Errors: Unproven, Trouble."""
+        """Return the claims of a token after its signature is verified.
+
+        Errors: Unproven; Trouble.
+        """
         own = self._services.settings.my
         algorithm, kid = jwts.head_of(token)
         if algorithm == "HS256" and own.secrets:
@@ -361,7 +376,7 @@ class Links:
 
 
 def _id(claims: Mapping[str, Any], name: str) -> str:
-    """Errors: Unproven."""
+    """Return the id in a claim. Errors: Unproven if the claim has no valid id."""
     found = claims.get(name)
     if not isinstance(found, str) or not is_clean_id(found):
         raise Unproven(f"the token has no claim {name} of 1 to 200 characters")
@@ -370,7 +385,7 @@ def _id(claims: Mapping[str, Any], name: str) -> str:
 
 COLUMNS: Final = ("used_at", "booked_at", "kind", "event", "quantity", "amount", "balance")
 DAY_CHOICES: Final = (7, 30, 89)
-"""Choices of days for a requested override: until a midnight, 90 days from now at the latest."""
+"""Choices of days for a requested override. The override ends at a midnight, at most 90 days from now."""
 
 
 def usage(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -435,10 +450,10 @@ def _balance(account: own_wallet.Standing) -> Tile:
 
 
 def _features(connection: sa.Connection, org_id: str, now_ms: int) -> list[tuple[str, int, str]]:
-    """Return the samples and events of the last days: feature, base units and their name, the most first."""
+    """Return the usage of the last days: feature, quantity, base unit, the most first."""
     try:
         rows = read_usage(connection, org_id, *last_days(now_ms, full.SPLIT_DAYS), "feature").rows
-    except UnknownId:  # a wallet alone
+    except UnknownId:  # the customer has a wallet and no organisation
         return []
     return sorted(((row.feature, row.used, row.unit) for row in rows if row.used), key=lambda row: (-row[1], row[0]))
 
@@ -448,7 +463,10 @@ def _tomorrow(now_ms: int) -> int:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """The ledger of the days that are shown; of a wallet that others share, the heads alone."""
+    """Yield the ledger of the days that the page shows.
+
+    If others share the wallet, yield only the names of the columns.
+    """
     told, chosen = own_wallet.told_of(connection, ask.required("id"), ask.now_ms), full.days_of(ask)
     yield csv_line(COLUMNS)
     for one, left in () if told.is_shared else wallet_entries.every(connection, told.paid.customer_id, chosen):
@@ -459,7 +477,7 @@ def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
 def blocked(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     org_id, metric = ask.required("id"), ask.required("metric")
     found = ways_out(connection, Wish(org_id, metric, 1), ask.now_ms, most_sponsors=0)
-    by_credit = found.answer.rule == "credits"  # what no override lifts
+    by_credit = found.answer.rule == "credits"  # an override does not lift a halt for lack of credit
     return {
         "metric": metric,
         "answer": found.answer,
@@ -472,7 +490,10 @@ def blocked(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def until(now_ms: int, days: int) -> int:
-    """Return a midnight, so that the same form sent twice requests the same."""
+    """Return the midnight that ends an override.
+
+    If a person sends the form twice on a day, both requests have the same end.
+    """
     return now_ms - now_ms % DAY_MS + days * DAY_MS
 
 
@@ -482,7 +503,10 @@ _DIGITS: Final = 15
 
 
 def terms_of(form: Mapping[str, str], org_id: str, now_ms: int) -> Terms:
-    """Return the terms for this organisation, whichever the form names. Errors: UsageError."""
+    """Return the terms for this organisation, whatever the form names.
+
+    Errors: UsageError.
+    """
     metric = form.get("metric", "")
     if not is_clean_id(metric):
         raise UsageError("invalid metric: expected 1 to 200 characters without control characters")
@@ -490,7 +514,10 @@ def terms_of(form: Mapping[str, str], org_id: str, now_ms: int) -> Terms:
 
 
 def reason_of(form: Mapping[str, str]) -> str:
-    """Errors: UsageError."""
+    """Return the reason in a form.
+
+    Errors: UsageError if it is empty, too long or not printable.
+    """
     reason = form.get("reason", "").strip()
     if not (0 < len(reason) <= MAX_REASON_CHARS and reason.isprintable()):
         raise UsageError(f"invalid reason: expected 1 to {MAX_REASON_CHARS} characters on one line")

@@ -1,10 +1,12 @@
-"""Signing in by OpenID Connect: the authorization code flow with PKCE, at the one issuer that is configured.
+"""Sign in people by OpenID Connect, at the one configured issuer.
 
-Guarantee: the browser that comes back is the browser that left, within WITHIN_MS. All that is sent (state, nonce,
-PKCE's verifier) is made from one secret, which is only in that browser's cookie, and is used once. The issuer's
-statement is believed once its key has signed it, for us, for this sign-in, and now. The issuer identifies a person;
-Drawdown alone decides if they may come in, and as what. A browser is sent only to the issuer, and then into the
-console.
+It uses the authorization code flow with PKCE.
+
+Guarantee: the browser that returns is the browser that left, within WITHIN_MS. Drawdown derives the state, the nonce
+and PKCE's verifier from one secret, which it uses once. Only that browser's cookie has the secret. Drawdown accepts the
+issuer's token if it has the issuer's signature, this audience, this nonce and a valid time. The issuer identifies a
+person. Drawdown decides whether the person may come in, and with which role. It redirects a browser only to the issuer,
+and then into the console.
 """
 
 from __future__ import annotations
@@ -49,16 +51,19 @@ COOKIE: Final = "__Host-drawdown-oidc"
 WITHIN_MS: Final = 10 * MINUTE_MS
 """Time limit of a sign-in through another service, from the button to the person's return."""
 MAX_NEXT_CHARS: Final = 1_000
-"""Length of the page's address that Drawdown remembers during a sign-in. It forgets a longer one."""
+"""Length of the page's address that Drawdown remembers during a sign-in. It forgets a longer address."""
 MAX_CODE_CHARS: Final = 4_000
 """Length of the code with which a person returns from a sign-in service."""
 _CODE: Final = re.compile(r"[a-z_]{1,50}")
-"""An issuer's error as a code. Its words are never used: they may hold anything that it was sent."""
+"""Matches an issuer's error code. Drawdown never shows the issuer's text: it may have any content."""
 SCOPES: Final = "openid profile email"
 
 
 def require_sane(settings: OidcSettings) -> None:
-    """Errors: UsageError for settings that make no sense, or lack the library."""
+    """Check the settings of the issuer.
+
+    Errors: UsageError if a setting is invalid, or the library for tokens is missing.
+    """
     if not settings.issuer:
         return
     if not is_safe(settings.issuer) or urlsplit(settings.issuer).query:
@@ -69,13 +74,16 @@ def require_sane(settings: OidcSettings) -> None:
 
 
 def label_of(settings: OidcSettings) -> str:
-    """Return the button's name of the issuer; empty: there is no button."""
+    """Return the issuer's name on the sign-in button; '' means no button."""
     return settings.issuer and (settings.label or urlsplit(settings.issuer).hostname or "")
 
 
 @dataclass(frozen=True)
 class Trip:
-    """One way to the issuer and back. All that leaves is a hash of `secret`, which does not."""
+    """One sign-in at the issuer.
+
+    Only hashes of `secret` leave Drawdown, never `secret` itself.
+    """
 
     secret: str
     began_ms: int
@@ -94,7 +102,7 @@ class Trip:
 
     @property
     def challenge(self) -> str:
-        """PKCE's S256 (RFC 7636)."""
+        """Challenge of PKCE with the method S256 (RFC 7636)."""
         return _base64(hashlib.sha256(self.verifier.encode()).digest())
 
     def _derive(self, what: str) -> str:
@@ -102,7 +110,7 @@ class Trip:
 
 
 def trip_of(secret: str, state: str) -> Trip | None:
-    """Return the trip of a state; None if another secret signed it."""
+    """Return the trip of a state; None unless this secret signed it."""
     began, _, _ = state.partition(".")
     if not (began.isascii() and began.isdecimal() and len(began) <= 15 and secret):
         return None
@@ -111,7 +119,10 @@ def trip_of(secret: str, state: str) -> Trip | None:
 
 
 class Oidc:
-    """The two routes. `desk` shows pages, and has the address where a person continues."""
+    """The two routes of the sign-in.
+
+    `desk` shows pages, and has the console's address.
+    """
 
     def __init__(self, desk: Desk, threads: Threads, services: Services, elsewhere: DocumentCache) -> None:
         self._desk = desk
@@ -159,7 +170,7 @@ class Oidc:
         return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(asked)}"
 
     async def _provider(self) -> Mapping[str, Any]:
-        """Return the issuer's description of itself. Errors: Trouble."""
+        """Return the issuer's configuration. Errors: Trouble."""
         issuer = self._settings.issuer
         said = await self._elsewhere.get_cached(f"{issuer.rstrip('/')}/.well-known/openid-configuration", issuer)
         if said.get("issuer") != issuer:
@@ -179,7 +190,7 @@ class Oidc:
         if not secret or not self._settings.issuer:
             why = "this sign-in began in another browser, is over ten minutes old, or was used. Begin again"
             return self._show_form(why, 400)
-        if trip is None:  # the other one's cookie stays
+        if trip is None:  # the cookie of the newer sign-in stays valid
             return self._show_form("another sign-in has begun in this browser since: finish it, or begin again", 400)
         try:
             if not 0 <= self._services.clock.now_ms() - trip.began_ms <= WITHIN_MS:
@@ -194,7 +205,10 @@ class Oidc:
         return answer
 
     async def _proven(self, query: Mapping[str, str], trip: Trip) -> Mapping[str, Any]:
-        """Return the issuer's statement about the person who came back. Errors: Unproven, Trouble."""
+        """Return the issuer's claims about the person who returned.
+
+        Errors: Unproven; Trouble.
+        """
         issuer = self._settings.issuer
         if query.get("iss", issuer) != issuer:  # RFC 9207
             raise Unproven("the answer is from another issuer. Begin again")
@@ -216,7 +230,7 @@ class Oidc:
         return await self._more(claims, provider["userinfo_endpoint"], said.get("access_token"))
 
     def _exchange(self, provider: Mapping[str, Any], code: str, trip: Trip) -> Call:
-        """A code for a token, once."""
+        """Return the call that exchanges a code for a token, once."""
         own = self._settings
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": self._desk.url + BACK}
         form |= {"code_verifier": trip.verifier}
@@ -232,7 +246,10 @@ class Oidc:
         return Call("POST", provider["token_endpoint"], headers, urlencode(form).encode())
 
     async def _claims_of(self, token: str, provider: Mapping[str, Any], trip: Trip) -> Mapping[str, Any]:
-        """Errors: Unproven, Trouble."""
+        """Return the claims of the issuer's token after all checks.
+
+        Errors: Unproven; Trouble.
+        """
         own = self._settings
         try:
             _, kid = jwts.head_of(token)
@@ -250,19 +267,22 @@ class Oidc:
         return claims
 
     async def _more(self, claims: Mapping[str, Any], url: str, access: object) -> Mapping[str, Any]:
-        """Return the claims with those of the issuer's second answer, about the same person. Errors: Trouble."""
+        """Return the claims with those of the userinfo endpoint, about the same person.
+
+        Errors: Trouble.
+        """
         if not isinstance(access, str) or not access.isascii() or not access.isprintable():
             return claims
         headers = {"authorization": f"Bearer {access}", "accept": "application/json"}
         status, said = await self._elsewhere.ask(Call("GET", url, headers), self._settings.issuer)
         if status != 200 or said.get("sub") != claims["sub"]:
             raise Trouble(f"{self._settings.issuer} returned no details of the person who signed in")
-        # A name and its verification come from one document: what the token says of another email proves nothing.
+        # An email and its verification must be from one document, so the token's `email_verified` does not count.
         kept = {name: value for name, value in claims.items() if name != "email_verified"}
         return {**said, **kept}
 
     def _name_of(self, claims: Mapping[str, Any]) -> str:
-        """Return the person's name here. Errors: Unproven."""
+        """Return the person's name in Drawdown. Errors: Unproven."""
         claim, issuer = self._settings.claim, self._settings.issuer
         name = claims.get(claim)
         if not isinstance(name, str) or not (name.isascii() and NAME.fullmatch(name.lower())):
@@ -270,7 +290,7 @@ class Oidc:
         verified = claims.get("email_verified", self._settings.unverified_email)
         if claim == "email" and verified is not True:
             raise Unproven(f"{issuer} has not verified the email {name}")
-        return name.lower()  # of ASCII alone: elsewhere two letters may become one
+        return name.lower()  # the name is ASCII: in other alphabets, two letters may have the same lower case
 
     async def _entered(self, request: Request, name: str, place: str) -> Response:
         session = secrets.token_urlsafe(32)
@@ -289,7 +309,7 @@ class Oidc:
         )
 
     def _show_form(self, why: str, status: int) -> Response:
-        """The form, and why it is shown."""
+        """Return the sign-in form with the reason."""
         passed_over = self._services.log_throttle.passed_over(
             self._services.clock.now_ms(), "oidc_refused", status, why
         )

@@ -1,6 +1,8 @@
-"""Pages of the console: each is declared once, in the list of its area.
+"""Define a page of the console.
 
-Guarantee: a page declares all that the router, the menu and the tests need to know of it.
+Each page is declared once, in the list of its area.
+
+Guarantee: a page declares all that the router, the menu and the tests need.
 """
 
 from __future__ import annotations
@@ -17,17 +19,20 @@ from drawdown.server.console.request_params import Ask
 Read = Callable[[sa.Connection, Ask], Mapping[str, object]]
 Lines = Callable[[sa.Connection, Ask], Iterator[str]]
 STATES: Final = ("live", "empty", "error", "demo")
-"""The same four everywhere. live: figures, with the moment they are of; empty: what will fill it, and the command that
-does; error: what could not be read, and what still holds; demo: a bar over it."""
+"""States of every page.
+
+live: figures, with the time of their read. empty: the command that fills the page. error: the part that could not be
+read, and why. demo: a bar above the page.
+"""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page: its path, its name, its read for the template, and its role.
+    """A page: its path, title, template, read function and role.
 
-    `menu`: it is in the menu; `lines`: the lines of its file, at its path with .csv or .jsonl; `example`: the rest of
-    its path, if it needs one; `also`: other rests that show another page; `tabs`: its tabs, the first one first. A page
-    of `list.html` reads the fields of `frame.parts.Shown`.
+    `menu`: True if the menu has it. `lines`: the rows of its file, at its path with .csv or .jsonl. `example`: the rest
+    of its path, if it needs one. `also`: other rests that show another page. `tabs`: its tabs, the first one first. A
+    page of `list.html` reads the fields of `frame.parts.PageContent`.
     """
 
     path: str

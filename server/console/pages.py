@@ -1,7 +1,7 @@
-"""The pages and actions, by area: the router, the menu and the tests go by these lists.
+"""List the pages and actions by area, for the router, the menu and the tests.
 
-Guarantee: a page that is not here cannot be reached, and one that is here is tested in each of its states for each of
-its roles.
+Guarantee: the console serves only the pages of these lists. The tests try each of them in each of its states, for each
+of its roles.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ AREAS: Final[Mapping[str, tuple[Page, ...]]] = {
     "On call": oncall.PAGES,
     "Rules and proof": rules.PAGES,
 }
-"""The menu's groups, in its order."""
+"""Groups of the menu, in their order."""
 PAGES: Final = tuple(page for pages in AREAS.values() for page in pages)
 MENU: Final = tuple(
     (name, menu) for name, pages in AREAS.items() if (menu := tuple(page for page in pages if page.menu))
@@ -31,19 +31,19 @@ UNDER: Final[Mapping[str, str]] = {
     for pages in AREAS.values()
     for at, page in enumerate(pages)
 }
-"""Each page's place in the menu: its own, or that of the list before it in its area, which leads to it."""
+"""Menu entry of each page: its own, or that of the list before it in its area."""
 IN_CREDITS: Final = {*(page.path for page in money.PAGES), "/console/executions", "/console/execution"} - {
     "/console/drift",
     "/console/reconcile",
 }
 """Pages with amounts in credits, unless a head names another unit.
 
-A vendor bills in its own currency. A provider's quantity of a feature is compared in its base units.
+A vendor bills in its own currency. A comparison with a provider is in base units.
 """
 WRITTEN: Final[tuple[Action, ...]] = (*money.ACTIONS, *oncall.ACTIONS, *rules.ACTIONS)
-"""Forms that an area makes: by hand, or of a declared action with fixed values."""
+"""Forms that the areas write, or make of a declared action with fixed values."""
 ACTIONS: Final[tuple[Action, ...]] = (
     *WRITTEN,
     *(form_of(one) for one in DECLARED.values() if one.place and one.slug not in {each.name for each in WRITTEN}),
 )
-"""The actions, each at `/console/act/` and its name; each declared action with a place has one."""
+"""All actions, each at `/console/act/NAME`. Every declared action with a place has a form."""

@@ -1,6 +1,6 @@
-"""Reads for people: read-only, and with a time limit.
+"""Read for people: read-only, and with a time limit.
 
-Guarantee: no page changes anything, and each gives its connection back in time: the database itself ends a slow read.
+Guarantee: no page changes data, and each returns its connection in time. The database itself ends a slow read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 _TOO_SLOW: Final = "the query takes longer than {:g} s: narrow the filter, or try again"
 _ENDED: Final = ("57014", "25P02")
-"""PostgreSQL's for a statement that took too long, and for what follows it."""
+"""SQLSTATEs of PostgreSQL: statement canceled, and the transaction that failed with it."""
 
 
 class TooSlow(DatabaseBusy):
@@ -31,9 +31,9 @@ class TooSlow(DatabaseBusy):
 
 
 def look(engine: sa.Engine, work: Callable[[sa.Connection], T], within_s: float) -> T:
-    """Run `work` in one read-only transaction of at most so many seconds.
+    """Run `work` in one read-only transaction of at most `within_s` seconds.
 
-    Errors: TooSlow; else as `schema.database.read`.
+    Errors: TooSlow; those of `schema.database.read`.
     """
 
     def bounded(connection: sa.Connection) -> T:
@@ -46,7 +46,10 @@ def look(engine: sa.Engine, work: Callable[[sa.Connection], T], within_s: float)
 
 @contextmanager
 def in_words(within_s: float) -> Iterator[None]:
-    """Turn errors into words. Errors: TooSlow for a read that the database ended, by `limited`."""
+    """Turn the database's error for a late read into TooSlow.
+
+    `limited` sets the time limit. Errors: TooSlow.
+    """
     try:
         yield
     except (DBAPIError, DrawdownError) as error:
@@ -58,8 +61,11 @@ def in_words(within_s: float) -> Iterator[None]:
 
 @contextmanager
 def limited(connection: sa.Connection, within_s: float) -> Iterator[None]:
-    """While it is entered, no statement begins after so many seconds, and the database ends by itself one that takes
-    longer. Errors: TooSlow; else what `in_words` reads."""
+    """Limit the statements of this context to `within_s` seconds.
+
+    After that time, no statement begins, and the database ends a running statement. Errors: TooSlow; those that
+    `in_words` turns into TooSlow.
+    """
     end = time.monotonic() + within_s
 
     def in_time(*_: object) -> None:

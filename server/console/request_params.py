@@ -1,7 +1,7 @@
-"""The parameters of a page: the person, the time, and the texts in the address.
+"""Read the parameters of a page: the person, the time, and texts of the address.
 
-Guarantee: an impossible value is refused in words, and never taken for another one. Every text of an address comes
-through `said_by`, so that no text reaches a database that could not hold it. A number has the bounds of its unit.
+Guarantee: Drawdown rejects an invalid value, and never reads it as another value. Every text of an address passes
+`said_by`, so that no text reaches a database that cannot store it. A number has the bounds of its unit.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ MAX_NAME_CHARS: Final = 40
 MOST_PARAMETERS: Final = 20
 """Query parameters of one page of the console."""
 MAX_TEXT_CHARS: Final = 12 * 1024
-"""Characters of a text in an address of the console: a link's token, or the form of a person who was signed out."""
+"""Characters of a text in an address of the console, such as a link's token, or the form of a person who was signed
+out."""
 
 
 def said_by(request: Request) -> dict[str, str]:
     """Return the parameters of an address.
 
-    Errors: UsageError for a repeated name, for too many, and for a text that no database can hold.
+    Errors: UsageError for a repeated name, too many parameters, or a text that no database can store.
     """
     pairs = request.query_params.multi_items()
     found = dict(pairs)
@@ -46,9 +47,9 @@ def said_by(request: Request) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Ask:
-    """One read of a page.
+    """A request for a page.
 
-    `query`: the parameters of the address, each name once; `form`: that of the requested file.
+    `query`: the parameters of the address, each name once. `form`: the format of the requested file.
     """
 
     person: Person
@@ -58,18 +59,24 @@ class Ask:
 
     @property
     def names_one(self) -> bool:
-        """Return True if it is for one thing, by its id or key; otherwise an id in the address narrows a list."""
+        """Return True if the page is about one object, by its id or key.
+
+        Otherwise an id in the address filters a list.
+        """
         return bool(self.query.get("id") or self.query.get("key"))
 
     def text(self, name: str) -> str:
-        """Return an id or a part of one; '' if none is given. Errors: UsageError if no id can have this text."""
+        """Return an id or a part of it; '' if the address has none.
+
+        Errors: UsageError if no id can have this text.
+        """
         found = self.query.get(name, "")
         if found and not is_clean_id(found):
             raise UsageError(f"invalid {name}: expected an id of 1 to 200 characters without control characters")
         return found
 
     def key(self, name: str) -> str:
-        """Return a key that is made of several ids (an entry's, a top-up's); '' if none is given.
+        """Return a key of several ids, such as an entry's; '' if the address has none.
 
         Errors: UsageError if no key can have this text.
         """
@@ -81,9 +88,9 @@ class Ask:
         return found
 
     def place_text(self, name: str) -> str:
-        """Return the end of the page before, as it is in the database, if other programs write it.
+        """Return the end of the previous page, as the database has it.
 
-        Errors: UsageError if it is too long.
+        Other programs may have written this text. Errors: UsageError if it is too long.
         """
         found = self.query.get(name, "")
         if len(found) > MAX_KEY_CHARS:
@@ -91,20 +98,26 @@ class Ask:
         return found
 
     def required(self, name: str) -> str:
-        """Return a text. Errors: UsageError if none is given."""
+        """Return the id in a required parameter.
+
+        Errors: UsageError if the address has none.
+        """
         if not self.query.get(name):
             raise UsageError(f"the address has no {name}. Add ?{name}=…")
         return self.text(name)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
-        """Return one of several choices; the first if none is given. Errors: UsageError for any other."""
+        """Return one of several choices; the first if the address has none.
+
+        Errors: UsageError for any other text.
+        """
         found = self.query.get(name, "") or choices[0]
         if found not in choices:
             raise UsageError(f"invalid {name}: expected {', '.join(filter(None, choices))}")
         return found
 
     def whole(self, name: str) -> int | None:
-        """Return a whole number of the address, which a database can store; None if none is given.
+        """Return a whole number that a database can store; None if the address has none.
 
         Errors: UsageError for any other text.
         """
@@ -114,16 +127,19 @@ class Ask:
         return int(found) if found else None
 
     def place(self, name: str) -> int:
-        """The number of a row behind which a page continues; 0: it begins. Errors: UsageError for what none can be."""
+        """Return the number of the row after which a page continues; 0 for the first page.
+
+        Errors: UsageError for a negative number, or another text.
+        """
         found = self.whole(name) or 0
         if found < 0:
             raise UsageError(f"invalid {name}: expected a number of 1 or more. Begin at the first page")
         return found
 
     def instant(self, name: str) -> int | None:
-        """Return a time of the address, in milliseconds; None if none is given.
+        """Return a time in milliseconds; None if the address has none.
 
-        Errors: UsageError if it is in no calendar.
+        Errors: UsageError if no calendar has the time.
         """
         found = self.whole(name)
         if found is not None and not 0 <= found <= LATEST_MS:
@@ -131,13 +147,16 @@ class Ask:
         return found
 
     def moment(self, name: str) -> int | None:
-        """Return a typed time (`2026-01-31`, `7d`), in milliseconds; None if none is given.
+        """Return a typed time such as `2026-01-31` or `7d`, in milliseconds.
 
-        Errors: UsageError if it is none.
+        None if the address has none. Errors: UsageError for any other text.
         """
         found = self.text(name).strip()
         return parse_time(found, name, self.now_ms) if found else None
 
     def number(self, name: str, choices: tuple[int, ...]) -> int:
-        """The same for numbers."""
+        """Return one of several numbers; the first if the address has none.
+
+        Errors: UsageError for any other number.
+        """
         return int(self.choice(name, tuple(str(one) for one in choices)))

@@ -1,9 +1,9 @@
-"""The console's door: who asks, and whether a form was sent from our own pages.
+"""Authenticate people, and reject forms from other sites.
 
-Guarantee: the cookie's name begins with __Host-, so that no other host, path or plain connection sets it; browsers send
-it over HTTPS alone, and over plain HTTP to this machine. A form is taken from our own pages alone, by what the browser
-itself says of where it comes from; none is held above MAX_FORM_BYTES. A proxy's word on who somebody is counts only
-with the proxy's secret, and even then their role is ours to say.
+Guarantee: the cookie's name begins with __Host-, so that no other host, path or plain connection can set it. Browsers
+send it only over HTTPS, or over HTTP to this machine. Drawdown accepts a form only if the browser states that it comes
+from a page of the console. It holds no form above MAX_FORM_BYTES. A proxy may name a person only with the proxy's
+secret, and Drawdown decides the person's role.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def require_url(text: str) -> str:
-    """Where the console is reached, as browsers say it in Origin.
+    """Return the console's URL if it is an origin, as browsers send it.
 
-    Errors: UsageError for what is no origin, and for one that is neither HTTPS nor this machine.
+    Errors: UsageError unless it is an origin with HTTPS, or with HTTP on this machine.
     """
     parts = urlsplit(text)
     try:
@@ -51,7 +51,7 @@ def require_url(text: str) -> str:
 
 @dataclass(frozen=True)
 class SignedIn:
-    """Who asks; with a session, when that was last used."""
+    """A signed-in person. `seen_ms`: the last use of the session, if there is one."""
 
     person: Person
     session: str = ""
@@ -59,11 +59,11 @@ class SignedIn:
 
 
 FOUND: Final = "drawdown.session"
-"""Key in a request's scope of the session that was looked up, and whether it was found."""
+"""Key in a request's scope: the session that was looked up, and whether it exists."""
 
 
 def who(connection: sa.Connection, settings: ServerSettings, request: Request, now_ms: int) -> SignedIn | None:
-    """Who asks; None where nobody is signed in."""
+    """Return the signed-in person; None if the request has no valid session or proxy."""
     named = proxied(settings, request)
     if named is not None:
         person = console_sessions.person_named(connection, named)
@@ -75,7 +75,10 @@ def who(connection: sa.Connection, settings: ServerSettings, request: Request, n
 
 
 def proxied(settings: ServerSettings, request: Request) -> str | None:
-    """Return the person that the proxy names; None if it names none, or is not proven to be the proxy."""
+    """Return the person that the proxy names.
+
+    None if it names no person, or does not prove that it is the proxy.
+    """
     if not (settings.console_proxy_header and settings.console_proxy_secret):
         return None
     wanted, offered = (
@@ -88,9 +91,9 @@ def proxied(settings: ServerSettings, request: Request) -> str | None:
 
 
 def is_ours(request: Request, url: str) -> bool:
-    """Return True if a form was sent from a page of this console.
+    """Return True if a form comes from a page of this console.
 
-    Browsers state that in a header that no script may set. Other browsers send the origin.
+    Browsers state this in a header that no script can set. Older browsers send the origin.
     """
     site = request.headers.get("sec-fetch-site")
     if site is not None:
@@ -99,25 +102,26 @@ def is_ours(request: Request, url: str) -> bool:
 
 
 def give(answer: Response, session: str) -> None:
-    """Have the browser keep a session, as long as that could last."""
+    """Set the cookie of a session, for the longest lifetime of a session."""
     answer.set_cookie(COOKIE, session, max_age=LIFE_MS // 1000, path="/", secure=True, httponly=True, samesite="lax")
 
 
 def take_back(answer: Response) -> None:
-    """Have the browser forget it."""
+    """Delete the cookie of the session."""
     answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
 
 
 MAX_FORM_BYTES: Final = 16 * 1024
-"""Size of a form of the console."""
+"""Bytes of a form of the console. Drawdown rejects a larger form."""
 MOST_FIELDS: Final = 20
 """Fields of a form of the console."""
 
 
 async def form_of(request: Request, url: str, budget: Budget, home: str = "/console/") -> Mapping[str, str]:
-    """The fields of a form of ours, each once. `url`: where our pages are reached, the first of them at `home`.
+    """Return the fields of a form of the console, each once.
 
-    Errors: ApiError 403 for a form of another site, 400 for nonsense, and those of `bodies`.
+    `url`: the console's address, and `home` the path of its first page. Errors: ApiError 403 for a form of another
+    site, 400 for an invalid form; those of `bodies`.
     """
     if not is_ours(request, url):
         why = f"this form was not sent from the console. Open it at {url}{home}"

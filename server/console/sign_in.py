@@ -1,8 +1,8 @@
-"""Signing in and out, and the link by which a person sets a password.
+"""Sign people in and out, and set a password by a link.
 
-Guarantee: nobody learns from an answer, or from how long it takes, whether a name is somebody's. A password is looked
-at in threads of its own, a few at once, since each look takes time and 19 MiB (of an older hash: 32). Where somebody
-continues after signing in lies in the console.
+Guarantee: neither an answer nor its duration reveals whether a name exists. Drawdown checks passwords in threads of
+their own, a few at a time. Each check takes time and 19 MiB, or 32 MiB for an older hash. After the sign-in, a person
+continues only at a page of the console.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class Desk(Protocol):
-    """The functions of the console for its forms: see there."""
+    """The functions of `Console` that these forms use."""
 
     url: str
 
@@ -56,7 +56,7 @@ class Desk(Protocol):
 
 
 class SignIn:
-    """The routes by which people come in and go."""
+    """The routes to sign in and out."""
 
     def __init__(self, console: Desk, threads: Threads, budget: Budget) -> None:
         self._console = console
@@ -69,7 +69,7 @@ class SignIn:
         self._hashing.shutdown(wait=True, cancel_futures=True)
 
     def routes(self) -> list[Route]:
-        """Each form by its path, and what takes it."""
+        """Return the routes of the forms."""
         return [
             Route("/console/sign-in", self._form, methods=["GET"]),
             Route("/console/sign-in", self._sign_in, methods=["POST"]),
@@ -92,7 +92,7 @@ class SignIn:
     async def _signed_in(self, request: Request) -> Response:
         form = await self._form_of(request)
         name, password = form.get("name", "").strip().lower(), form.get("password", "")
-        name = name if is_clean_id(name) else ""  # nobody has such a one, and not every database could look for it
+        name = name if is_clean_id(name) else ""  # not every database can look up an invalid id
         address, now_ms = caller_of(request.client and request.client.host), self._console.now_ms()
 
         def show_form(status: int, why: str) -> Response:
@@ -155,7 +155,7 @@ class SignIn:
 
         def work(connection: sa.Connection) -> Person | None:
             person = console_users.set_password(connection, token, stored, now_ms)
-            if person is None:  # the link was used: by this very session, where an answer was lost
+            if person is None:  # after a lost answer, this session used the link
                 begun = console_sessions.find(connection, session, now_ms)
                 return None if begun is None else begun[0]
             return console_sessions.begin(connection, person.name, stored, session, address, now_ms)
@@ -170,7 +170,7 @@ class SignIn:
         return await self._console.answered(request, lambda: self._entered(request))
 
     async def _entered(self, request: Request) -> Response:
-        """Sign in by a link alone, where all in the database was made up."""
+        """Sign in by a link alone, in a demo database."""
         said, session, now_ms = said_by(request), secrets.token_urlsafe(32), self._console.now_ms()
         token = said.get("token", "")
         address = caller_of(request.client and request.client.host)
@@ -180,7 +180,10 @@ class SignIn:
         return _in(inside(said.get("next")), session)
 
     async def _hash(self, work: Callable[[], T]) -> T:
-        """Errors: ApiError 503 where too many wait."""
+        """Return the result of work in a thread for passwords.
+
+        Errors: ApiError 503 if MOST_HASHES are running or waiting.
+        """
         if self._hashes >= MOST_HASHES:
             raise ApiError(503, "busy", "too many people sign in now. Try again", headers=SOON)
         self._hashes += 1
@@ -200,8 +203,10 @@ def _in(place: str, session: str) -> Response:
 
 
 def inside(place: str | None) -> str:
-    """Where to go on: in the console, or at its beginning. A browser takes `..` for the folder above, and so may a
-    proxy, also where it is percent-encoded."""
+    """Return the path to continue at, if it is inside the console; else `/console/`.
+
+    A browser resolves `..` in a path, and so may a proxy, percent-encoded or not.
+    """
     if place is None or not (place.startswith("/console/") and place.isprintable()):
         return "/console/"
     path = unquote(re.split(r"[?#]", place, maxsplit=1)[0])

@@ -1,1 +1,1 @@
-"""The handling of a request: it is read, bounded and answered."""
+"""Read, bound and answer requests."""

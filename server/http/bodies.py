@@ -1,8 +1,9 @@
-"""Reading the bodies of requests, and unpacking those that come as gzip.
+"""Read the bodies of requests, and unpack gzip.
 
-Guarantee: no body in memory exceeds its route's limit. All large bodies in memory share a budget, of which no address
-and no key has more than a share. A small body needs no room in it, so that large bodies keep no small one out. A body
-is never unpacked beyond its limit. No caller is waited for without end, nor keeps its slot from others meanwhile.
+Guarantee: no body in memory exceeds its route's limit. All large bodies in memory share a budget, and no address and no
+key gets more than its share. The budget does not count small bodies, so large bodies do not block them. Drawdown never
+unpacks a body beyond its limit. It waits a limited time for a caller, and the caller's connection does not block others
+meanwhile.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ from drawdown.server.http.limits import connection_of, resting
 BODY_TIMEOUT_S: Final = 10.0
 """Longest wait for a request's body."""
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
-"""Large bodies of all callers in memory."""
+"""Bytes of large bodies of all callers in memory."""
 MAX_HELD_OF_AN_ADDRESS_BYTES: Final = 4 * 1024 * 1024
-"""Large bodies of one caller in memory."""
+"""Bytes of large bodies of one caller in memory."""
 MAX_HELD_OF_A_KEY_BYTES: Final = 16 * 1024 * 1024
-"""Large bodies of one API key in memory, so that one program cannot block all others. All requests without a key,
-such as webhooks, share one such limit."""
+"""Bytes of large bodies of one API key in memory, so that one program cannot block all others. All requests without a
+key, such as webhooks, share one such limit."""
 SMALL_BODY_BYTES: Final = 64 * 1024
 """Bytes of each body that the budget does not count. The number of connections limits them."""
 _LENGTH_DIGITS: Final = 15
 MOST_SAID_WRONG: Final = 20
-"""Errors that are listed for one body or query."""
+"""Errors in the answer to one invalid body or query."""
 MAX_AT_CHARS: Final = 300
-"""Length of the path to the field in each listed error. It includes names that the caller chose."""
+"""Characters of the path to the field in each listed error. The path includes names that the caller chose."""
 
 M = TypeVar("M", bound=BaseModel)
 
 
 class Budget:
-    """Bytes of large bodies that are held: by all, and by each address and key."""
+    """The bytes of large bodies in memory: in all, and of each address and key."""
 
     def __init__(self, refused: Counter[str]) -> None:
         self._refused = refused
@@ -55,8 +56,11 @@ class Budget:
         self.bytes = 0
 
     def take(self, caller: str, size: int, key: str = "") -> None:
-        """`key`: the name of the API key that sends it, "" where none does. Errors: ApiError 503 where there is no room
-        for so many bytes more."""
+        """Count bytes of a body.
+
+        `key`: the name of the API key that sends it; "" without a key. Errors: ApiError 503 if a limit would be
+        exceeded.
+        """
         if (
             self.bytes + size > MAX_HELD_BYTES
             or self._held[caller] + size > MAX_HELD_OF_AN_ADDRESS_BYTES
@@ -80,9 +84,10 @@ class Budget:
 
 @asynccontextmanager
 async def body_of(request: Request, most_bytes: int, budget: Budget, key: str = "") -> AsyncIterator[bytes]:
-    """The whole body, held within the budget for as long as it is used. `key`: as `Budget.take` has it.
+    """Yield the whole body. The budget counts it until the context ends.
 
-    Errors: ApiError 413, 408, 400, 503 for what is too large, too slow, cut short, or too much at this moment.
+    `key`: as in `Budget.take`. Errors: ApiError 413 if it is too large, and 408 if it is too slow. ApiError 400 if it
+    is cut short or has an invalid length. ApiError 503 if the budget is used up.
     """
     said = request.headers.get("content-length", "0")
     if not (said.isascii() and said.isdigit() and len(said) <= _LENGTH_DIGITS):
@@ -103,12 +108,15 @@ async def body_of(request: Request, most_bytes: int, budget: Budget, key: str = 
 
 
 def _counted(size: int) -> int:
-    """Return the part of a body that the budget counts."""
+    """Return the number of bytes that the budget counts."""
     return max(0, size - SMALL_BODY_BYTES)
 
 
 async def _read(request: Request, most_bytes: int, take: Callable[[int], None], body: bytearray) -> None:
-    """Read a body. Meanwhile the connection's slot counts as idle: slow bodies keep no gate and no guard out."""
+    """Read a body.
+
+    Meanwhile the connection's slot counts as idle, so slow bodies do not block the gate and the guard.
+    """
     try:
         with resting(connection_of(request.scope)):
             async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -134,9 +142,10 @@ def _too_large(most_bytes: int) -> ApiError:
 
 
 def parse(body: bytes, content_type: str, model: type[M]) -> M:
-    """Strict JSON of one model: nothing unknown, nothing twice, no number for a text. A number with decimals is exact.
+    """Return the model in a JSON body.
 
-    Errors: ApiError 415, 400, 422.
+    Unknown fields, repeated names and numbers in place of texts are errors. A number with decimals stays exact. Errors:
+    ApiError 415, 400, 422.
     """
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "not_json", "send Content-Type: application/json")
@@ -151,11 +160,14 @@ def parse(body: bytes, content_type: str, model: type[M]) -> M:
 
 
 MEANT: Final = {"amount": "quantity"}
-"""The field that a program means by another word: credits are an amount, base units a quantity."""
+"""The right field for a wrong word: credits are an amount, base units a quantity."""
 
 
 def not_taken(what: str, error: ValidationError, model: type[BaseModel]) -> ApiError:
-    """Return the refusal of a body or query. It repeats no value. Its message has the first of `details.wrong`."""
+    """Return the error of an invalid body or query.
+
+    It repeats no value. Its message has the first of `details.wrong`.
+    """
     found = error.errors(include_url=False, include_context=False, include_input=False)
     names = [field.alias or name for name, field in model.model_fields.items()]
     wrong = [
@@ -169,7 +181,7 @@ def not_taken(what: str, error: ValidationError, model: type[BaseModel]) -> ApiE
 
 
 def _message(wrong: ErrorDetails, names: Sequence[str]) -> str:
-    """`names`: the fields at the top."""
+    """Return the message of one error. `names`: the fields at the top level."""
     match wrong["type"]:
         case "extra_forbidden" if len(wrong["loc"]) == 1:
             given = str(wrong["loc"][0])
@@ -204,7 +216,7 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 def is_packed(content_encoding: str) -> bool:
-    """Errors: ApiError 415 for what is not read."""
+    """Return True if the body is in gzip. Errors: ApiError 415 for another encoding."""
     found = content_encoding.strip().lower()
     if found in ("", "identity"):
         return False
@@ -214,7 +226,10 @@ def is_packed(content_encoding: str) -> bool:
 
 
 def unpack(body: bytes, most_bytes: int) -> bytes:
-    """Return the unpacked body, also of several gzip members, one behind the other. Errors: ApiError 413, 400."""
+    """Return the unpacked body.
+
+    It may have several gzip members, one after the other. Errors: ApiError 413, 400.
+    """
     found = bytearray()
     at = members = 0
     try:
@@ -229,8 +244,11 @@ def unpack(body: bytes, most_bytes: int) -> bytes:
 
 
 def _member(body: bytes, at: int, found: bytearray, most_bytes: int) -> int:
-    """Unpack the member that begins here; where it ends. A piece at a time: zlib copies what follows a member, which
-    for all that follows each would take the square of their number."""
+    """Unpack the member at this position into `found`, and return its end.
+
+    It reads a piece at a time. zlib copies the bytes after a member; with the whole body, the copies would take
+    quadratic time. Errors: ApiError 413, 400.
+    """
     member = zlib.decompressobj(_GZIP)
     while not member.eof:
         piece = body[at : at + PIECE_BYTES]

@@ -1,7 +1,7 @@
-"""The callers, as limits know them, and the rates of each.
+"""Name the callers for limits, and bound the rate of each.
 
-Guarantee: one caller has one name. For IPv6 it is the /64, which a network gives to one customer: its holder has 2^64
-addresses. A bounded number of callers is remembered, and no clock is read here.
+Guarantee: each caller has one name. For IPv6 it is the /64, because a network gives a /64 to one customer, who has 2^64
+addresses. This module remembers a bounded number of callers, and reads no clock.
 """
 
 from __future__ import annotations
@@ -18,27 +18,31 @@ from drawdown.schema.units import SECOND_MS
 PREFIX_V6: Final = 64
 EVERYBODY: Final = "*"
 CALLERS_KEPT: Final = 1_000
-"""Addresses to keep the callers' names of: the most frequent ones."""
+"""Addresses with a cached caller's name. The latest addresses stay."""
 
 
 @lru_cache(CALLERS_KEPT)
 def caller_of(address: str | None) -> str:
-    """Return the name of the caller at this address; "-" if there is none, as on a Unix socket."""
+    """Return the name of the caller at this address.
+
+    It is "-" without an address, as on a Unix socket.
+    """
     if not address:
         return "-"
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:
-        return address  # no address: then its text stands for it
+        return address  # a text that is not an address is its own name
     if isinstance(found, IPv6Address):
         return str(found.ipv4_mapped or IPv6Network((int(found), PREFIX_V6), strict=False))
     return str(found)
 
 
 def proxies(text: str) -> Callable[[str | None], bool]:
-    """Return a test for addresses of trusted proxies: `10.0.0.7, 10.1.0.0/16`, or `*` for all.
+    """Return a test for addresses of trusted proxies.
 
-    Errors: UsageError for an entry that is neither address nor network.
+    `text`: entries such as `10.0.0.7, 10.1.0.0/16`, or `*` for all. Errors: UsageError for an entry that is not an
+    address or network.
     """
     entries = [entry for entry in (part.strip() for part in text.split(",")) if entry]
     if EVERYBODY in entries:
@@ -66,11 +70,14 @@ def _network(entry: str) -> IPv4Network | IPv6Network:
 
 
 MOST_CALLERS: Final = 10_000
-"""Callers with a remembered rate."""
+"""Callers with a remembered rate. Above the limit, Drawdown forgets the caller that it saw longest ago."""
 
 
 class TokenBuckets:
-    """A bucket of tokens for each caller; of the callers, those seen last are remembered."""
+    """A bucket of tokens for each caller.
+
+    It holds two seconds' tokens. If there are too many callers, it forgets the caller that it saw longest ago.
+    """
 
     def __init__(self, per_s: int, most_callers: int = MOST_CALLERS) -> None:
         self._per_ms = per_s  # thousandths of a token a millisecond
@@ -82,11 +89,14 @@ class TokenBuckets:
         return len(self._left)
 
     def has(self, caller: str, now_ms: int, amount: int = 1) -> bool:
-        """Return True if this caller has so many tokens now. They stay in the bucket."""
+        """Return True if this caller has this many tokens now. The tokens stay."""
         return self._now(caller, now_ms) >= amount * SECOND_MS
 
     def take(self, caller: str, now_ms: int, amount: int = 1) -> bool:
-        """Take so many tokens of this caller, and return True if it had them."""
+        """Take this many tokens from a caller.
+
+        Return True if the caller had them; otherwise all tokens stay.
+        """
         left = self._now(caller, now_ms)
         allowed = left >= amount * SECOND_MS
         self._left.pop(caller, None)

@@ -1,11 +1,11 @@
-"""Connections: how many there may be, and for how long each may keep its slot without using it.
+"""Bound the number of connections, and the time that each may be idle.
 
 Guarantee: no address holds more than its share of the slots. A connection that waits for a head, a body or its turn
-keeps no other out: if all slots are taken, one of the caller with the most such connections is closed for the newcomer.
-If all of them have a request under way, some more are kept for health alone. A connection ends if the head of a
-request, the rest of a request that is answered, or a reader of the answer does not come in time. uvicorn's protocol is
-met only by asyncio's interfaces: it is fed in pieces, writes to a transport of ours, and its requests carry their
-connection in ASGI's state.
+does not block others. If all slots are taken, Drawdown closes such a connection of the caller with the most of them. If
+all connections have a request in progress, some extra slots serve health alone. Drawdown closes a connection if the
+head of a request, the rest of an answered request, or a reader of the answer is too slow. The class meets uvicorn's
+protocol only by asyncio's interfaces. It feeds the protocol in pieces, and gives it a transport of its own. A request
+finds its connection in ASGI's state.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from drawdown.server.http.limits import CONNECTION, HEADERS
 MAX_CONNECTIONS: Final = 512
 """Connections of a server."""
 MAX_OF_AN_ADDRESS: Final = 128
-"""Connections of one caller. Trusted proxies are exempt, because many callers share one."""
+"""Connections of one caller. Trusted proxies are exempt, because many callers share a proxy."""
 HEALTH_SLOTS: Final = 32
 """Connections beyond MAX_CONNECTIONS. Each gets one answer about health, and a new connection closes the oldest."""
 PATIENCE_S: Final = 15.0
-"""Wait for a head, or for the rest of an answered request."""
+"""Seconds to wait for a head, or for the rest of an answered request."""
 HEALTH_PATIENCE_S: Final = 2.0
-"""Wait for a head, or for the rest of an answered request, on the slots kept for health."""
+"""Seconds to wait for a head, or for the rest of an answered request, on the slots for health."""
 WRITE_PATIENCE_S: Final = 15.0
-"""Wait for a client that does not read a response."""
+"""Seconds to wait for a client that does not read a response."""
 SWEEP_S: Final = 0.5
-"""Seconds between two searches for connections with ended patience."""
+"""Seconds between two searches for connections that waited too long."""
 MAX_HEAD_BYTES: Final = 16 * 1024
-"""A request's first line and headers, up to the empty line; the same of trailers. At least so many are taken."""
+"""Bytes of a request's first line and headers, up to the empty line; also of its trailers. The server never refuses
+fewer bytes."""
 PIECE_BYTES: Final = 4 * 1024
 """Bytes of a head that are read before its length is checked again."""
 
@@ -51,7 +52,10 @@ FULL: Final = ApiError(
 
 @dataclass(eq=False)
 class ConnectionSlot:
-    """The slot of a connection. `close` ends it, whatever it does; `check` ends it if its patience is over."""
+    """The slot of a connection.
+
+    `close`: closes the connection in any state. `check`: closes it if it waited too long.
+    """
 
     caller: str
     of_proxy: bool
@@ -62,7 +66,10 @@ class ConnectionSlot:
 
 
 class ConnectionSlots:
-    """The connections of one server. `refused` counts what was turned away, by what it was."""
+    """The connections of one server.
+
+    The counter `refused` has the connections that were refused or closed, by kind.
+    """
 
     def __init__(self, is_proxy: Callable[[str | None], bool], refused: Counter[str]) -> None:
         self._is_proxy = is_proxy
@@ -71,7 +78,8 @@ class ConnectionSlots:
         self._all: dict[ConnectionSlot, None] = {}
         self._for_health: dict[ConnectionSlot, None] = {}
         self._idle: dict[str, OrderedDict[ConnectionSlot, None]] = {}
-        """Connections that wait for a head, a body or their turn, by caller: first the one that waits longest."""
+        """Connections that wait for a head, a body or their turn, by caller. The connection that waits longest is
+        first."""
         self._sweeping: asyncio.TimerHandle | None = None
 
     @property
@@ -81,10 +89,10 @@ class ConnectionSlots:
     def take(
         self, address: str | None, close: Callable[[], None], check: Callable[[float], None] = lambda _now: None
     ) -> ConnectionSlot | None:
-        """Return a slot for a connection from this address; None if it has its share already.
+        """Return a slot for a connection; None if its address has its share already.
 
-        If all slots are taken, an idle connection is closed for it. If none is idle, it gets a slot for health, and the
-        oldest connection on those is closed if they are full.
+        If all slots are taken, an idle connection is closed for it. If none is idle, it gets a slot for health. If
+        those are full, the oldest connection on them is closed.
         """
         caller, of_proxy = caller_of(address), self._is_proxy(address)
         if not of_proxy and self._taken[caller] >= MAX_OF_AN_ADDRESS:
@@ -111,12 +119,12 @@ class ConnectionSlots:
         return made
 
     def wait(self, slot: ConnectionSlot) -> None:
-        """It has no request under way, or one that waits for its body or its turn."""
+        """Mark a connection as idle: without a request, or waiting for a body or a turn."""
         if slot.is_held and not slot.of_proxy and not slot.for_health:
             self._idle.setdefault(slot.caller, OrderedDict())[slot] = None
 
     def work(self, slot: ConnectionSlot) -> None:
-        """It has a request under way."""
+        """Mark a connection as busy with a request."""
         of_caller = self._idle.get(slot.caller)
         if of_caller is not None:
             of_caller.pop(slot, None)
@@ -152,12 +160,15 @@ class ConnectionSlots:
 
 
 def protocol(slots: ConnectionSlots) -> type[Connection]:
-    """The connections that share these slots, as uvicorn wants it: a class."""
+    """Return the class of connections that share these slots, as uvicorn needs it."""
     return type("SharedConnection", (Connection,), {"slots": slots})
 
 
 class Connection(asyncio.Protocol):
-    """One connection around uvicorn's own. While an application reads a body or works, it has limits of its own."""
+    """A connection around uvicorn's own protocol.
+
+    While an application reads a body or works, the application has its own limits.
+    """
 
     slots: ConnectionSlots
 
@@ -175,12 +186,12 @@ class Connection(asyncio.Protocol):
         self._held = b""
         self._under_way = 0
         self._since: float | None = None
-        """Since when a head, or the rest of a request, is waited for."""
+        """Time since which the connection waits for a head or the rest of a request."""
         self._unread_since: float | None = None
 
     @property
     def for_health(self) -> bool:
-        """True if it answers only health, once."""
+        """True if the connection answers only health, once."""
         return self._slot is not None and self._slot.for_health
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -222,35 +233,38 @@ class Connection(asyncio.Protocol):
         self._unread_since = None
         self._inner.resume_writing()
 
-    # What a request says, by ASGI's state.
+    # What a request reports, through ASGI's state.
 
     def enter(self) -> None:
-        """A request is under way: its head was read."""
+        """Count a request after its head was read. The connection is busy."""
         self._under_way += 1
         self._since = None
         if self._slot is not None:
             self.slots.work(self._slot)
 
     def rest(self) -> None:
-        """Wait for a body or a turn: meanwhile the connection may be closed for a newcomer."""
+        """Mark the connection as idle while its request waits for a body or a turn.
+
+        Meanwhile it may be closed for a new connection.
+        """
         if self._slot is not None:
             self.slots.wait(self._slot)
 
     def resume(self) -> None:
-        """The wait is over: from here on the request is worked on."""
+        """Mark the connection as busy again."""
         if self._slot is not None:
             self.slots.work(self._slot)
 
     def end(self) -> None:
-        """It was answered, or given up."""
+        """Count the end of a request."""
         self._under_way -= 1
         if not self._under_way and self._slot is not None:
             self.slots.wait(self._slot)
 
-    # What uvicorn's protocol does with its transport.
+    # Calls of uvicorn's protocol on its transport.
 
     def resumed(self) -> None:
-        """Go on with what was held while it read nothing."""
+        """Feed the bytes that arrived while reading was paused."""
         if self._line is None or self._line.is_paused:
             return
         if self._held:
@@ -260,7 +274,10 @@ class Connection(asyncio.Protocol):
             self._line.resume_under()
 
     def closed(self) -> None:
-        """A transport that is closed still waits until the last byte was taken."""
+        """Note that the transport is closing.
+
+        It still waits until the client has read the last byte.
+        """
         self._unread_since = self._unread_since or self._loop.time()
 
     def _feed(self, data: bytes) -> None:
@@ -273,7 +290,7 @@ class Connection(asyncio.Protocol):
                 return
             try:
                 self._inner.data_received(data[at : at + PIECE_BYTES])
-            except Exception:  # it cannot refuse nonsense behind an answer that has begun
+            except Exception:  # it cannot refuse an invalid request after an answer began
                 self._line.abort()
             if self._line.is_closing():
                 return
@@ -289,7 +306,10 @@ class Connection(asyncio.Protocol):
 
 
 class Line(asyncio.Transport):
-    """The transport that uvicorn's protocol writes to. It stays paused while bytes are held."""
+    """The transport that uvicorn's protocol writes to.
+
+    It stays paused while the connection holds unread bytes.
+    """
 
     def __init__(self, under: asyncio.Transport, owner: Connection) -> None:
         super().__init__()
@@ -330,7 +350,7 @@ class Line(asyncio.Transport):
             self._under.pause_reading()
 
     def resume_reading(self) -> None:
-        """Resume reading, but not at once: the caller is in the midst of its work."""
+        """Resume reading in the loop's next step, because the caller is still at work."""
         if self.is_paused:
             self.is_paused = False
             asyncio.get_running_loop().call_soon(self._owner.resumed)
@@ -351,7 +371,7 @@ class Line(asyncio.Transport):
 
 
 def _refusal(error: ApiError) -> bytes:
-    """The whole answer, before there is a request."""
+    """Return the bytes of an answer to a connection without a request."""
     answer = error_answer(error)
     head = [*answer.raw_headers, *HEADERS, (b"connection", b"close")]
     lines = b"".join(b"%s: %s\r\n" % (name, value) for name, value in head)

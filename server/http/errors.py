@@ -1,6 +1,6 @@
-"""Errors as programs see them: one shape, a code to decide by, and a line for people.
+"""Define errors for programs: one shape, a code, and a message for people.
 
-Guarantee: no part of a secret, a statement or a stack is ever in an answer.
+Guarantee: an answer never has a part of a secret, a statement or a stack.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MESSAGES = {
 
 
 class ApiError(Exception):
-    """An answer other than the one that was asked for. `retry_s`: when it is worth asking again."""
+    """An answer that reports an error, with its HTTP status and its code."""
 
     def __init__(
         self,
@@ -52,12 +52,18 @@ class ApiError(Exception):
 
 
 def bad_value(at: str | None, message: str, code: str = "bad_value") -> ApiError:
-    """One value of a body or query is wrong: that of this name; None: it is no one value."""
+    """Return the error 422 for a wrong value.
+
+    `at`: the field of a body or query; None if it is not about one field.
+    """
     return ApiError(422, code, message, details=None if at is None else {"wrong": [{"at": at, "message": message}]})
 
 
 def error_answer(error: ApiError) -> JSONResponse:
-    """`{"error": {"code": ..., "message": ..., "details": ...}}`."""
+    """Return the JSON answer of an error.
+
+    It is `{"error": {"code": ..., "message": ..., "details": ...}}`.
+    """
     body: dict[str, object] = {"code": error.code, "message": error.message}
     if error.details is not None:
         body["details"] = error.details
@@ -65,7 +71,10 @@ def error_answer(error: ApiError) -> JSONResponse:
 
 
 def of_drawdown(error: DrawdownError) -> ApiError:
-    """Return an error of ours as an answer: wrong (400), against a rule (409), or not now (503)."""
+    """Return a Drawdown error as an HTTP error.
+
+    It is 400 for a wrong value, 409 for a broken rule, 503 for a temporary fault, and 500 otherwise.
+    """
     match error:
         case UnknownId() if error.noun == "organisation":
             return ApiError(404, "unknown_org", str(error))
@@ -81,7 +90,7 @@ def of_drawdown(error: DrawdownError) -> ApiError:
 
 
 def unauthorized() -> ApiError:
-    """There is no such API key, or it is over."""
+    """Return the error 401 for a missing, unknown or ended API key."""
     message = (
         "send `Authorization: Bearer KEY` with a valid API key. To get a key, call `POST /v1/keys` with another key, "
         "or ask the operator of the server"
@@ -100,7 +109,7 @@ async def on_drawdown_error(_request: Request, error: Exception) -> JSONResponse
 
 
 async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
-    """Unknown paths and methods."""
+    """Answer an unknown path or method."""
     assert isinstance(error, HTTPException)
     code = _CODES.get(error.status_code, "bad_request")
     message = _MESSAGES.get(error.status_code, str(error.detail))
@@ -108,9 +117,9 @@ async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
 
 
 HANDLERS: Final[Handlers] = {ApiError: on_api_error, DrawdownError: on_drawdown_error, HTTPException: on_http_error}
-"""The answers to errors that a route raises."""
+"""Answers to errors that a route raises."""
 
 
 async def on_any_error(_request: Request, _error: Exception) -> JSONResponse:
-    """Ours: the limits around it write down where it happened."""
+    """Answer an internal error. The limits around the route log its place."""
     return error_answer(ApiError(500, "failed", "internal error: the log of the server has the details"))

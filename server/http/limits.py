@@ -1,10 +1,11 @@
-"""The layers around every route: a limit a caller (of IPv6, a /64), headers on every answer, one meaning of where a
-request ends, and an answer to every failure.
+"""Wrap every route: limit each caller, add headers, and answer every failure.
 
-Guarantee: no exception leaves it. The log has a failure's kind and place, never its message. Callers who prove nothing
-have a budget: within its own rate such a caller waits for nobody. Beyond it, requests have turns, so many a second of
-them all together, however many connections they hold and however many keys they make up; if its turn would be later
-than LONGEST_TURN_S, a request is refused after that time.
+A caller is an IPv4 address or an IPv6 /64. A request with two lengths is refused.
+
+Guarantee: no exception leaves this layer. The log has the kind and the place of a failure, never its message.
+Unauthenticated callers do not wait below their limits. Above them, their requests share a queue with TURNS_PER_S,
+however many connections or invented keys they have. If its turn would come later than LONGEST_TURN_S, a request is
+refused after that time.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from drawdown.server.http.errors import ApiError, error_answer
 log = structlog.get_logger()
 
 CONNECTION: Final = "drawdown.connection"
-"""Under which a connection stands in the state of its requests' scopes."""
+"""Key of the connection in the state of its requests' scopes."""
 MOST_HEADERS: Final = 100
 """Headers of a request. An empty header takes as much time as any other."""
 REFUSED_S: Final = 0.5
@@ -56,14 +57,20 @@ class Connected(Protocol):
 
 
 def connection_of(scope: Scope) -> Connected | None:
-    """Return the connection of a request; None if it has none, as in a test without a socket."""
+    """Return the connection of a request.
+
+    None if it has none, as in a test without a socket.
+    """
     found: Connected | None = scope.get("state", {}).get(CONNECTION)
     return found
 
 
 @contextmanager
 def resting(connection: Connected | None) -> Iterator[None]:
-    """Have the connection's slot count as idle: while its request waits, the slot may be taken for a newcomer."""
+    """Mark the connection as idle while its request waits.
+
+    Meanwhile it may be closed for a new connection.
+    """
     if connection is None:
         yield
         return
@@ -76,13 +83,16 @@ def resting(connection: Connected | None) -> Iterator[None]:
 
 T = TypeVar("T")
 MOST_KNOWN: Final = 10_000
-"""Keys, and sessions, that are known to have been found."""
+"""Keys and sessions that a process remembers as found."""
 KNOWN_MS: Final = 60 * MINUTE_MS
-"""Time for which a key or a session is known to have been found."""
+"""Time for which a process remembers that it found a key or a session."""
 
 
 class KnownProofs(Generic[T]):
-    """Proofs that were found lately, by their hashes, each with what it proves. For one event loop."""
+    """Proofs that were found a short time ago, with their results. For one event loop.
+
+    A proof is the hash of a key or a session.
+    """
 
     def __init__(self) -> None:
         self.found: OrderedDict[str, tuple[int, T]] = OrderedDict()
@@ -92,7 +102,7 @@ class KnownProofs(Generic[T]):
         return found is not None and 0 <= now_ms - found[0] <= KNOWN_MS
 
     def note(self, proof: str, now_ms: int, found: T | None) -> None:
-        """Remember a proof; None: it proves nothing, or has ended."""
+        """Remember a proof; None: it is invalid or has ended, so forget it."""
         self.found.pop(proof, None)
         if found is None:
             return
@@ -102,7 +112,10 @@ class KnownProofs(Generic[T]):
 
 
 class Limits:
-    """The outermost ASGI application. `is_known`: whether a request has a proof that was found a short while ago."""
+    """The outermost ASGI application.
+
+    `is_known`: returns True if a request has a proof that was found a short time ago.
+    """
 
     def __init__(
         self,
@@ -165,7 +178,7 @@ class Limits:
         log.debug("request", method=scope["method"], route=getattr(route, "path", None), status=status)
 
     async def _admitted(self, scope: Scope, caller: str, connection: Connected | None) -> ASGIApp:
-        """Return the application that answers a request, in its turn."""
+        """Return the application that answers a request, after its wait."""
         path, now = scope["path"], self._clock.now_ms()
         if connection is not None and connection.for_health and path not in HEALTH_PATHS:
             return _FULL
@@ -181,13 +194,16 @@ class Limits:
             return self._app
         wait_s = self._strangers.turn(asyncio.get_running_loop().time())
         await self._pause(connection, LONGEST_TURN_S if wait_s is None else wait_s)
-        if wait_s is not None or path == "/healthz":  # whether the process lives may always be asked
+        if wait_s is not None or path == "/healthz":  # /healthz answers in any case
             return self._app
         self._refused["strangers"] += 1
         return _TOO_MANY
 
     def _must_wait(self, scope: Scope, caller: str, now_ms: int) -> bool:
-        """Return True if it comes from a caller that proved nothing, and asked for a lot."""
+        """Return True if the request is from a caller that must wait for its turn.
+
+        Such a caller is unauthenticated and above the limits of `Strangers`.
+        """
         path = scope["path"]
         if is_open(path):
             is_signed_in = path.startswith(PAGES) and self._is_known(scope)
@@ -197,14 +213,17 @@ class Limits:
         return not self._is_known(scope)
 
     async def _pause(self, connection: Connected | None, wait_s: float) -> None:
-        """Wait. Meanwhile the connection's slot may be taken for a newcomer."""
+        """Wait. Meanwhile the connection may be closed for a new connection."""
         with resting(connection):
             await asyncio.sleep(wait_s)
 
 
 def _has_own_limits(path: str) -> bool:
-    """The gate has threads of its own and asks for no proof; webhooks are proven without the database; failed sign-ins
-    are counted by name and address."""
+    """Return True for paths with their own limits.
+
+    The gate has its own threads and needs no key. Webhooks are verified without the database. Failed sign-ins count by
+    name and address.
+    """
     return path.startswith(("/v1/gate/", "/webhooks/", *PAGES))
 
 
@@ -238,13 +257,19 @@ _AMBIGUOUS: Final = error_answer(
 
 
 def _is_ambiguous(scope: Scope) -> bool:
-    """Return True if two readers could disagree about the end of the request: its rest could pass for another."""
+    """Return True if two readers could disagree about the end of the request.
+
+    Then its rest could pass for another request.
+    """
     names = {name for name, _ in scope["headers"]}
     return b"content-length" in names and b"transfer-encoding" in names
 
 
 def describe_error(error: BaseException) -> dict[str, str]:
-    """What may be logged of an error that was not expected: its message may hold values of others, or secrets."""
+    """Return the kind and place of an unexpected error, for the log.
+
+    Its message may contain values of others, or secrets.
+    """
     frames = extract_tb(error.__traceback__)
     where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
     return {"kind": type(error).__name__, "where": where}
@@ -254,7 +279,7 @@ HEALTH_PATHS: Final = frozenset({"/healthz", "/readyz"})
 PAGES: Final = ("/console", "/my")
 """Prefixes of the pages for people, who may be signed in."""
 _PROVEN: Final = ("/v1/", "/api/v1/", "/admin/", "/cron/", "/webhooks/")
-"""Prefixes of paths that need a proof, or have limits of their own."""
+"""Prefixes of paths that need a key or a signature, or have their own limits."""
 OPEN_PER_S: Final = 20
 """Average requests a second of one caller for health, metrics, descriptions, and pages without a known session."""
 FAILED_PER_S: Final = 10
@@ -269,7 +294,7 @@ _ALL: Final = ""
 
 
 def is_open(path: str) -> bool:
-    """Return True if anyone may request it."""
+    """Return True if anyone may request the path."""
     return not path.startswith(_PROVEN)
 
 
@@ -283,20 +308,23 @@ class Strangers:
         self._next_s = 0.0
 
     def may_ask(self, caller: str, now_ms: int) -> bool:
-        """Return True if it may request an open path at once."""
+        """Return True if the caller may request an open path at once."""
         return self._open.take(caller, now_ms)
 
     def failed(self, caller: str, now_ms: int) -> None:
-        """Note that it proved nothing."""
+        """Count a failed authentication of a caller."""
         self._failed.take(caller, now_ms)
         self._all_failed.take(_ALL, now_ms)
 
     def is_suspect(self, caller: str, now_ms: int) -> bool:
-        """Return True if the next request has to wait: too many proofs failed lately, of it or of all callers."""
+        """Return True if the next request must wait.
+
+        Too many authentications failed lately, of this caller or of all callers.
+        """
         return not (self._failed.has(caller, now_ms) and self._all_failed.has(_ALL, now_ms))
 
     def turn(self, now_s: float) -> float | None:
-        """Return the wait of the next request for its turn; None: it exceeds the longest wait, and gets no turn."""
+        """Return the seconds until the next request's turn; None if they are too many."""
         at = max(self._next_s, now_s)
         if at - now_s > LONGEST_TURN_S:
             return None

@@ -1,7 +1,7 @@
-"""Serves the application on a socket, by uvicorn.
+"""Serve the application on a socket with uvicorn.
 
-Guarantee: SIGTERM and SIGINT end it cleanly: nothing new is taken, work under way ends (a tick at its next effect), and
-the process continues to its exit status.
+Guarantee: SIGTERM and SIGINT end it cleanly. The server accepts no new request, and requests in progress end. A tick
+ends at its next effect. Then the process continues to its exit status.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from drawdown.server.http.connection import MAX_HEAD_BYTES, ConnectionSlots, pro
 log = structlog.get_logger()
 
 KEEP_ALIVE_S: Final = 30
-"""Time that an idle connection stays open between two requests."""
+"""Seconds that an idle connection stays open between two requests."""
 SHUTDOWN_S: Final = 25
-"""Time for requests under way when a server ends."""
+"""Seconds for requests in progress when a server ends."""
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 BACKLOG: Final = 512
-"""Connections that the system holds until they are taken."""
+"""Connections that the operating system queues until the server accepts them."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Errors: UsageError where there is none to be had."""
+    """Return a listening socket. Errors: UsageError if the address cannot be used."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -43,8 +43,11 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Ending(uvicorn.Server):
-    """Tells the worker's steps as soon as the process is told. `was_told`: before it heard signals itself; then it ends
-    as soon as it is up, in order. `is_told`: whether something else than a signal ends it."""
+    """A server that stops the worker's steps at the first signal.
+
+    `was_told`: a signal came before the server handled signals, so it ends right after its start. `is_told`: returns
+    True if another event ends the server.
+    """
 
     def __init__(self, config: uvicorn.Config, server: Server, is_told: Callable[[], bool]) -> None:
         super().__init__(config)
@@ -66,7 +69,7 @@ class _Ending(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig in self.deaf:
-            return  # the parent process has it ignore that
+            return  # the parent process set this signal to be ignored
         self._drawdown.step_threads.stopping.set()
         super().handle_exit(sig, frame)
 
@@ -76,9 +79,8 @@ def serve(
 ) -> None:
     """Serve until a signal or `is_told` ends it.
 
-    `trusted_proxies`: addresses with a believed X-Forwarded-For, separated by commas.
-
-    Errors: UsageError for an entry that is neither address nor network.
+    `trusted_proxies`: addresses with a trusted X-Forwarded-For, separated by commas. Errors: UsageError for an entry
+    that is not an address or network.
     """
     slots = ConnectionSlots(proxies(trusted_proxies), server.refused)
     config = uvicorn.Config(
@@ -87,7 +89,7 @@ def serve(
         ws="none",
         lifespan="on",
         log_config=None,
-        log_level="error",  # or each line of nonsense that anybody sends would be one on stderr
+        log_level="error",  # otherwise each invalid request would write a line to stderr
         access_log=False,
         server_header=False,
         proxy_headers=bool(trusted_proxies),
@@ -104,14 +106,16 @@ def serve(
         ending.was_told = True
 
     for number in set(SIGNALS) - ending.deaf:
-        signal.signal(number, on_signal)  # uvicorn raises what it was sent again once it has ended: then it is ours
+        signal.signal(number, on_signal)  # after its end, uvicorn raises the signal again
     _keep_what_is_loaded()
     with suppress(KeyboardInterrupt):
         ending.run(sockets=[listening])
 
 
 def _keep_what_is_loaded() -> None:
-    """Modules and routes are there for good: some 170,000 objects, which each full search for garbage would look at
-    while all requests wait, some 40 ms."""
+    """Exclude the loaded modules and routes from garbage collection.
+
+    They are some 170,000 objects. A full collection would visit them for some 40 ms while all requests wait.
+    """
     gc.collect()
     gc.freeze()

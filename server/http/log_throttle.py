@@ -1,7 +1,8 @@
-"""Lines of the log that anybody can have written, without a key, as often as they ask.
+"""Limit log lines that unauthenticated callers can cause.
 
-Guarantee: at most one line a minute of each kind, and MOST_KINDS + 1 lines a minute of all; none goes without a count:
-the next line says how many were passed over. No clock is read here. It is used in the event loop alone.
+Guarantee: the log gets at most one line a minute of each kind, and MOST_KINDS + 1 lines a minute in all. No line is
+lost without a count: the next line has the number of suppressed lines. This module reads no clock. Use it only in the
+event loop.
 """
 
 from __future__ import annotations
@@ -11,25 +12,26 @@ from typing import Final
 from drawdown.schema.units import MINUTE_MS
 
 EVERY_MS: Final = MINUTE_MS
-"""Time in which unauthenticated callers cause one log line of a kind."""
+"""Time in which unauthenticated callers cause at most one log line of a kind."""
 MOST_KINDS: Final = 100
-"""Kinds that are told apart in a minute: the caller may choose some of their words. All others are one kind."""
+"""Kinds of log lines that a minute distinguishes, because the caller may choose some of their words. All others are one
+kind."""
 _OTHERS: Final = ("others",)
 
 
 class LogThrottle:
-    """Of one process."""
+    """The suppressed log lines of one process."""
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[object, ...], tuple[int, int]] = {}
-        """When the last line of each was written, and how many were passed over since."""
+        """Time of the last line of each kind, and the number of lines suppressed since."""
         self._forgotten = 0
-        """Passed over, of kinds that are no longer remembered."""
+        """Suppressed lines of kinds that are no longer remembered."""
 
     def passed_over(self, now_ms: int, *kind: object) -> int | None:
-        """Return the number of lines that were passed over since the last line of this kind, if a line is due now.
+        """Return the number of suppressed lines of this kind if a line is due now.
 
-        It includes lines of kinds that were forgotten meanwhile. None: this line is passed over, too.
+        It includes lines of kinds that were forgotten meanwhile. None: do not write this line.
         """
         if kind not in self._kinds and len(self._kinds) >= MOST_KINDS:
             self._forget(now_ms)
@@ -45,7 +47,7 @@ class LogThrottle:
         return found
 
     def _forget(self, now_ms: int) -> None:
-        """Those of which a line may be written: they need not be remembered."""
+        """Forget the kinds that may write a line again."""
         for kind, (written_ms, passed_over) in list(self._kinds.items()):
             if _is_over(written_ms, now_ms):
                 self._forgotten += passed_over
@@ -53,5 +55,8 @@ class LogThrottle:
 
 
 def _is_over(written_ms: int, now_ms: int) -> bool:
-    """A clock that was put back holds up no line."""
+    """Return True if a line of this kind may be written again.
+
+    A clock that was set back does not suppress lines.
+    """
     return not 0 <= now_ms - written_ms < EVERY_MS

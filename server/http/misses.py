@@ -1,8 +1,8 @@
-"""The wait of an answer that found nothing.
+"""Delay answers that found no object.
 
-Guarantee: if requests of a key name things that do not exist, a number of them a second is answered at once. Each
-further one is answered later, the longer the more of them wait. However many connections a caller holds, they cost the
-others little. A request that finds its object never waits here, also by the same key.
+Guarantee: Drawdown answers a number of such requests of a key a second at once. Each further answer waits, longer if
+more of them wait. So a caller with many connections costs the others little. A request that finds its object never
+waits here, even with the same key.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Final
 from drawdown.server.http.callers import TokenBuckets
 
 MISSES_PER_S: Final = 50
-"""Answers that found nothing, by one key and process, at once; twice as many after a quiet second."""
+"""Answers a second that found no object and do not wait, for one key and process. A burst may have twice as many."""
 LONGEST_MISS_S: Final = 5.0
-"""Longest delay of a further response that found nothing."""
+"""Longest delay of a further answer that found no object."""
 
 
 class Misses:
-    """The waits of one event loop."""
+    """The delayed answers of one event loop."""
 
     def __init__(self) -> None:
         self._buckets = TokenBuckets(MISSES_PER_S)
         self._waiting: Counter[str] = Counter()
 
     async def wait(self, key: str, now_ms: int) -> None:
-        """Return when a key's request may be answered that found nothing."""
+        """Wait until a key's answer that found no object may be sent."""
         if self._buckets.take(key, now_ms):
             return
         self._waiting[key] += 1

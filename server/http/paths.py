@@ -1,9 +1,8 @@
-"""The route of a path: found as it was sent, and directly if the whole path is known.
+"""Find the route of a path as it was sent.
 
-Guarantee: a percent-encoded text in a path is a part of an id and of nothing else: `/v1/accounts/acme%2Fledger` names
-the account `acme/ledger`, and not the entries of `acme`. A route that is found directly is answered as the application
-would answer it, with the same meaning of each error. The application, which knows all routes, describes it, and refuses
-it for its method.
+Guarantee: a percent-encoded text in a path is only a part of an id. `/v1/accounts/acme%2Fledger` names the account
+`acme/ledger`, not the entries of `acme`. If the whole path is fixed, the route is found directly. Its answer and errors
+equal those of the application. The application knows all routes, describes them, and refuses wrong methods.
 """
 
 from __future__ import annotations
@@ -24,7 +23,10 @@ from drawdown.server.http.errors import Handlers
 
 
 class _IdConvertor(Convertor[str]):
-    """`{org:id}`: a segment of any text, percent-encoded. Bytes that are no UTF-8 become U+FFFD, in no id."""
+    """`{org:id}`: a segment of any text, percent-encoded.
+
+    Bytes that are not UTF-8 become U+FFFD, which no id contains.
+    """
 
     regex = "[^/]*"
 
@@ -39,7 +41,10 @@ register_url_convertor("id", _IdConvertor())
 
 
 class PathsAsSent:
-    """Has the application match each path as it was sent, in one spelling: what could stand there plainly, does."""
+    """Give the application each path as it was sent, in one spelling.
+
+    A character that needs no percent-encoding is plain.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -56,10 +61,10 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class RouteTable:
-    """Calls the endpoint of a request at a fixed path directly, and passes every other request on.
+    """Call the endpoint of a fixed path directly, and pass on every other request.
 
-    `routes`: it uses those that take the bare request at a path without parameters. `handlers`: the nearest base of an
-    error gives its answer; an error without a handler is for the layer around this.
+    `routes`: it uses the routes without parameters that take only the request. `handlers`: the nearest base class of an
+    error selects its answer. An error without a handler goes to the outer layer.
     """
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], handlers: Handlers) -> None:

@@ -1,10 +1,10 @@
-"""Proof of a caller's identity: signed admin requests, and the cron's bearer secret.
+"""Verify signed admin requests, and the cron's bearer secret.
 
-Guarantee: an admin request is believed only with an HMAC-SHA256, by one of the secrets, over its moment, its method,
-its host, its path and query byte for byte as they came, and its body. Its moment lies at most 300 s from now, and each
-signature counts once. A signature for one path or deed is good for no other. The host is signed as it came. Where the
-deployment's own hosts are named, it has to be one of them, else deployments that share a secret take each other's
-requests. Comparisons take the same time for any input.
+Guarantee: Drawdown accepts an admin request only with an HMAC-SHA256 by one of the secrets. It covers the timestamp,
+method, host, path and query byte for byte as they came, and the body. The timestamp differs from now by at most 300 s,
+and each signature counts once. A signature for a path or an action is invalid for any other. If the deployment's hosts
+are set, the host must be one of them. Otherwise deployments with the same secret would accept each other's requests.
+Comparisons take the same time for any input.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from drawdown.schema.units import SECOND_MS
 from drawdown.server.http.errors import ApiError
 
 TOLERANCE_MS: Final = 300 * SECOND_MS
-"""Age of a signature."""
+"""Largest difference between the timestamp of a signature and the server's clock."""
 _SECONDS: Final = re.compile(r"[0-9]{1,12}")
 VERSION: Final = "v2"
 _VERSION_1: Final = re.compile(r"[0-9a-f]{64}")
@@ -29,7 +29,7 @@ _VERSION_2: Final = re.compile(r"v2=[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Signed:
-    """The content that a signature covers besides its moment: all that decides a request's effect and place."""
+    """The content that a signature covers besides its timestamp."""
 
     method: str
     host: str
@@ -39,8 +39,11 @@ class Signed:
 
 
 def signature(secret: str, timestamp: str, of: Signed) -> str:
-    """`v2=` and HMAC-SHA256 in hex over the lines `v2`, moment, method, host and `{path}?{query}`, each with its line
-    feed, and the body; the `?` stands there without a query, too. The host is in lower case."""
+    """Return `v2=` and the HMAC-SHA256 of a request in hex.
+
+    It covers lines, each with its line feed: `v2`, timestamp, method, host in lower case, and `{path}?{query}`; then
+    the body. The `?` is there even without a query.
+    """
     head = f"{VERSION}\n{timestamp}\n{of.method}\n{of.host.lower()}\n".encode()
     signed = head + of.path + b"?" + of.query + b"\n" + of.body
     return f"{VERSION}={hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()}"
@@ -49,10 +52,10 @@ def signature(secret: str, timestamp: str, of: Signed) -> str:
 def verify(
     secrets: Sequence[str], headers: Mapping[str, str], of: Signed, now_ms: int, hosts: Sequence[str] = ()
 ) -> str:
-    """The signature, once it is proven; `commands.signatures.use_once` uses it up. Header names are in lower case, and
-    so are `hosts`: what this deployment is called, or nothing where that does not matter.
+    """Return the signature after verification.
 
-    Errors: ApiError 503 where no secret is set, else 401.
+    `worker.access.idempotency.use_once` uses it up. `headers` and `hosts` are in lower case. `hosts`: the deployment's
+    names; empty to accept any. Errors: ApiError 503 if no secret is set, 401 otherwise.
     """
     if not secrets:
         raise ApiError(503, "not_configured", "no admin secret is set. Ask the operator to set DRAWDOWN_ADMIN_SECRET")
@@ -72,21 +75,23 @@ def verify(
 
 
 def require_fresh(headers: Mapping[str, str], now_ms: int) -> None:
-    """Refuse a request with a proven signature that is no longer fresh. Errors: ApiError 401.
+    """Refuse a verified request that is no longer fresh. Errors: ApiError 401.
 
-    A used signature is forgotten once it cannot be fresh any more. So a caller that waited meanwhile must call this
-    again.
+    Drawdown forgets a used signature once it is too old. So a caller that waited must check again.
     """
     if abs(now_ms - int(headers["x-timestamp"]) * SECOND_MS) > TOLERANCE_MS:
         raise _refused("the timestamp differs by more than 300 s from the clock of the server")
 
 
 def check_bearer(secret: str, authorization: str) -> None:
-    """Errors: ApiError 503 where no secret is set, else 401."""
+    """Check the bearer secret.
+
+    Errors: ApiError 503 if no secret is set, 401 otherwise.
+    """
     if not secret:
         raise ApiError(503, "not_configured", "no cron secret is set. Ask the operator to set DRAWDOWN_CRON_SECRET")
     scheme, _, token = authorization.partition(" ")
-    # Hashes of equal length are compared: how long the secret is shows nowhere either.
+    # compare hashes of equal length, so that the time does not reveal the secret's length
     wanted, offered = (
         hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in (secret, token.strip())
     )

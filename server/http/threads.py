@@ -1,9 +1,9 @@
-"""The database from asynchronous routes, and whether it is still the one that this machine left (rule R1).
+"""Run database work of asynchronous routes, and detect a restored database (R1).
 
-Guarantee: at most so many short transactions at once, so that requests for a dead database wait here, and the server
-continues to answer. A server notices a restored database as a command does: before each deed of the console, and by any
-other write within EVERY_MS. It records this in a transaction of its own, so no refusal takes it back. One look serves a
-whole process: a check of the guard, and any other read, costs nothing more.
+Guarantee: at most `at_once` short transactions run at a time. Requests for a dead database wait here, and the server
+continues to answer. A server detects a restored database as a command does: before each action of the console, and by
+any other write within EVERY_MS. It records this in its own transaction, so no refusal reverts it. One check serves the
+whole process, so reads cost nothing more.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from drawdown.worker.history.incarnation import difference, read_doubt, read_inc
 T = TypeVar("T")
 
 AT_ONCE: Final = 4
-"""Short transactions of the server."""
+"""Concurrent short transactions of a pool, by default."""
 
 
 class Threads:
-    """A pool of threads beside one engine."""
+    """A pool of threads for one engine."""
 
     def __init__(self, engine: sa.Engine, restores: Restores, at_once: int = AT_ONCE, name: str = "db") -> None:
         self._engine, self._restores = engine, restores
@@ -43,16 +43,19 @@ class Threads:
         return await asyncio.get_running_loop().run_in_executor(self._pool, database.read, self._engine, work)
 
     async def write(self, work: Callable[[sa.Connection], T], *, rollback: bool = False, always: bool = False) -> T:
-        """`always`: a restore is looked for in any case, before a person's deed."""
+        """Run a write in a thread.
+
+        `always`: check for a restored database even if the last check was just now, for an action of a person.
+        """
         whole = partial(self._restores.write, self._engine, work, rollback=rollback, always=always)
         return await asyncio.get_running_loop().run_in_executor(self._pool, whole)
 
     async def run(self, work: Callable[[sa.Engine], T]) -> T:
-        """Work that has more to do than a transaction, and makes its own."""
+        """Run work that makes its own transactions in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, self._engine)
 
     def begin(self, work: Callable[[sa.Engine], None]) -> None:
-        """Work that nobody waits for as a whole."""
+        """Begin work in a thread, without waiting for its end."""
         self._pool.submit(work, self._engine)
 
     def close(self) -> None:
@@ -63,11 +66,15 @@ log = structlog.get_logger()
 
 
 EVERY_MS: Final = 1_000
-"""The time that a process writes on without another look, if no money leaves by it."""
+"""Milliseconds for which a process writes without another check for a restored database, if no payment depends on
+it."""
 
 
 class Restores:
-    """The looks of one process. `witness`: this machine's checkpoint."""
+    """The checks for a restored database of one process.
+
+    `witness`: the local checkpoint.
+    """
 
     def __init__(self, witness: WitnessStore, clock: Clock) -> None:
         self._witness, self._clock = witness, clock
@@ -76,27 +83,31 @@ class Restores:
         self._writing = threading.Lock()
 
     def doubt(self, engine: sa.Engine) -> str | None:
-        """Why the database may have lost history, by itself or by what this machine remembers; nothing is written."""
+        """Return why the database may have lost history; None if there is no doubt.
+
+        It writes nothing.
+        """
         witness = self._load_witness(engine)
         return read(engine, lambda connection: read_doubt(connection, witness))
 
     def look(self, engine: sa.Engine) -> None:
-        """Notice a database that was restored, where nobody looked a moment ago."""
+        """Check for a restored database, unless the last check was within EVERY_MS."""
         if self._is_due():
             self._notice(engine)
 
     def write(
         self, engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool = False, always: bool = False
     ) -> T:
-        """Write as `schema.database.write`, after a look at the database.
+        """Write as `schema.database.write`, after a check for a restored database.
 
-        `always`: look again even if the last look was just now, and once more in the transaction itself, by a clock
-        that ticks believe, as a command does. SQLite has one writer. If two threads of this process write, the second
-        continues as soon as the first is done, while SQLite would look again after up to a tenth of a second.
+        `always`: check even if the last check was just now, and again in the transaction, with a trusted clock, as a
+        command does. SQLite has one writer. If two threads of this process write, a lock starts the second at once
+        after the first. SQLite itself would try again only after up to 0.1 s. Errors: those of `schema.database.write`;
+        DatabaseBusy; with `always`, also ClockDoubted.
         """
         if engine.dialect.name != "sqlite":
             return self._write(engine, work, rollback=rollback, always=always)
-        if not self._writing.acquire(timeout=SQLITE_BUSY_S):  # all wait beside one another, as they would for SQLite
+        if not self._writing.acquire(timeout=SQLITE_BUSY_S):  # wait with a limit, as SQLite does
             raise DatabaseBusy(f"the database was busy for {SQLITE_BUSY_S:.0f} s, so no data was changed. Try again")
         try:
             return self._write(engine, work, rollback=rollback, always=always)
@@ -126,14 +137,20 @@ class Restores:
             return True
 
     def _notice(self, engine: sa.Engine) -> Witness | None:
-        """Looked at in a reading, which waits for no lock: only what is found is written."""
+        """Check for a restored database in a read, and record a restore in a write.
+
+        The read waits for no lock.
+        """
         witness = self._load_witness(engine)
         if read(engine, lambda connection: _is_news(connection, witness)):
             write(engine, lambda connection: recognise(connection, witness, self._clock.now_ms()))
         return witness
 
     def _load_witness(self, engine: sa.Engine) -> Witness | None:
-        """Nothing where this user may not read it: an order to halt must not fail by that."""
+        """Return the witness; None if this user may not read it.
+
+        A command to halt must not fail for that reason.
+        """
         try:
             return self._witness.load(engine)
         except UsageError as error:

@@ -1,1 +1,1 @@
-"""Usage that programs send, and ask about."""
+"""The routes for usage: programs send it, and read it."""

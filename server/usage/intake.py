@@ -1,14 +1,14 @@
-"""The intake that events and samples share: a body is bounded, unpacked and read, its items are stored and answered.
+"""Take bodies of events and samples: bound, unpack, read, store and answer them.
 
 One transaction stores the items of a body.
 
-Guarantee: 200 is answered after the commit, and a fault of one item stops no other. A batch that was refused whole
-changed nothing. Reading and storing have threads of their own, so that no batch keeps a run, the gate or a webhook
-waiting. At most MOST_BATCHES wait, of which no key has more than its share, and AT_ONCE are unpacked. Keys take turns:
-a key that sends much delays another only by the batches under way. A small body, such as one event, waits for no large
-batch, and shares a transaction with those of its key that come at once (`singles`). A body that is still being sent
-waits only for its sender, within the budget of all bodies. Invalid items are noted beside each answer and written once
-in EVERY_S: no request waits for it.
+Guarantee: the answer 200 comes after the commit, and an invalid item does not affect others. A refused batch changed
+nothing. Reading and storing have their own threads, so no batch delays an execution, the gate or a webhook. At most
+MOST_BATCHES wait, no key has more than its share, and AT_ONCE are unpacked. Keys take turns, so a busy key delays
+another only by the batches in progress. A small body, such as one event, does not wait for large batches. It shares a
+transaction with concurrent bodies of its key (`singles`). A body in transfer waits only for its sender, within the
+budget of all bodies. Drawdown counts invalid items after each answer, and writes the counts every EVERY_S, so no
+request waits for them.
 """
 
 from __future__ import annotations
@@ -52,24 +52,25 @@ from drawdown.worker.usage import invalid
 from drawdown.worker.usage.invalid import InvalidItems
 
 MAX_BYTES: Final = 4 * 1024 * 1024
-"""Size of a body of events or samples, as sent."""
+"""Bytes of a body of events or samples, as sent."""
 MAX_UNPACKED_BYTES: Final = 8 * 1024 * 1024
-"""Unpacked size of a body of events or samples, enough for 1,000 items of 8 KB."""
+"""Unpacked bytes of a body of events or samples, enough for 1,000 items of 8 KB."""
 AT_ONCE: Final = 2
-"""Concurrent batches, and as many shared transactions of small ones. All transactions of a process use fewer
+"""Concurrent batches, and as many shared transactions of small bodies. All transactions of a process use fewer
 connections than its engine has."""
 MOST_BATCHES: Final = 32
-"""Batches in work or waiting. A batch counts from the arrival of its body, so that a slow sender keeps no place."""
+"""Batches in work or waiting. A batch counts from the arrival of its body, so that a slow sender occupies no place."""
 MOST_BATCHES_OF_A_KEY: Final = 16
-"""Batches of one key if no other key sends. A key gets a further place only if it has fewer than are free, so two
-busy keys leave places for a third."""
+"""Batches of one key if no other key sends. A key gets a further place only if it has fewer than are free, so two busy
+keys leave places for a third."""
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")
-"""By which items are counted: what is charged at once is invalid, and no mistake that anybody here could fix."""
+"""Outcomes by which the metrics count items. An event that the guard charges at once is invalid, but not a mistake that
+its sender can fix."""
 KEPT: Final = ("accepted", "duplicate", "pending")
 """Statuses of items that the server keeps."""
 KINDS: Final = ("events", "samples")
 ONCE: Final = ("content-type", "content-encoding")
-"""Headers that say how a body is read."""
+"""Headers that define how to read a body."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -79,8 +80,8 @@ R = TypeVar("R")
 class Result:
     """The outcome of an item.
 
-    `code` and `message`: why it is not simply taken. `at`: the place of the fault. `named`: its source and id as it
-    states them.
+    `code` and `message`: the fault, if the item is not simply accepted. `at`: the place of the fault. `named`: its
+    source and id, as the item has them.
     """
 
     status: Status
@@ -97,7 +98,7 @@ class Result:
 
 @dataclass(frozen=True)
 class ReceivedBody:
-    """A body as it was sent, unpacked, and who sent it."""
+    """A body, unpacked, with its sender's key and the time of its receipt."""
 
     body: bytes
     content_type: str
@@ -108,12 +109,12 @@ class ReceivedBody:
 
 @dataclass(frozen=True)
 class Taker(Generic[T]):
-    """A kind of items: how they are read out of a body, their organisation, their name, and how they are stored."""
+    """A kind of items: how to read, name and store them."""
 
     kind: Literal["events", "samples"]
     scope: str
     types: Sequence[str]
-    """Of bodies."""
+    """Content types of bodies."""
     read: Callable[[ReceivedBody], Iterable[T | Unfit]]
     org_of: Callable[[T], str]
     named: Callable[[T], Named]
@@ -122,14 +123,14 @@ class Taker(Generic[T]):
 
 @dataclass(frozen=True)
 class Body:
-    """A body that was sent, and how its items are taken."""
+    """A body and the kind of its items."""
 
     taker: Taker[Any]
     received: ReceivedBody
 
 
 class Intake:
-    """The intake of one server. `items` counts the outcomes of items, by kind and status."""
+    """The intake of one server. `items`: the number of items by kind and outcome."""
 
     def __init__(self, services: Services, programs: Programs, budget: Budget, refused: Counter[str]) -> None:
         self._clock, self._restores = services.clock, services.restores
@@ -152,7 +153,10 @@ class Intake:
         self._small.close()
 
     async def take(self, request: Request, taker: Taker[T]) -> list[Result]:
-        """Return the outcome of each item of a body, in order. Errors: ApiError, and then nothing was taken."""
+        """Return the outcome of each item of a body, in order.
+
+        Errors: ApiError; then nothing was stored.
+        """
         return await self._programs.take(request, taker.scope, partial(self._take, request, taker))
 
     async def _take(self, request: Request, taker: Taker[T], key: ApiKey) -> list[Result]:
@@ -173,8 +177,10 @@ class Intake:
     async def _outcome(
         self, request: Request, taker: Taker[T], sent: ReceivedBody, packed: bool
     ) -> list[Result] | ApiError:
-        """What became of each item, or why nothing was taken: an error that is raised keeps the body, and all that was
-        read of it, for as long as somebody holds the error."""
+        """Return the outcome of each item, or the error of a refused body.
+
+        A raised error would keep the body and its items in memory as long as the error itself.
+        """
         async with self._body_of(request, sent.key) as body:
             if not packed and len(body) <= SINGLE_BYTES:
                 one = Body(taker, replace(sent, body=body))
@@ -196,7 +202,10 @@ class Intake:
 
     @asynccontextmanager
     async def _body_of(self, request: Request, key: ApiKey) -> AsyncIterator[bytes]:
-        """Errors: those of `body_of`, if the key is still valid."""
+        """Yield the body of a request.
+
+        Errors: those of `body_of`, if the key is still valid; otherwise ApiError 401.
+        """
         async with AsyncExitStack() as stack:
             try:
                 body = await stack.enter_async_context(body_of(request, MAX_BYTES, self._budget, key.name))
@@ -207,7 +216,10 @@ class Intake:
 
     @asynccontextmanager
     async def _turn(self, key: str) -> AsyncIterator[None]:
-        """A turn among the large batches. Errors: ApiError 503 where it does not come in time; nothing was begun."""
+        """Wait for a turn among the large batches.
+
+        Errors: ApiError 503 if no turn comes within WITHIN_S; then nothing was stored.
+        """
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(WITHIN_S):
@@ -220,7 +232,10 @@ class Intake:
 
     @contextmanager
     def _place(self, key: str) -> Iterator[None]:
-        """A place among the batches that wait. Errors: ApiError 429 where there is none, or the key has its share."""
+        """Take a place among the waiting batches.
+
+        Errors: ApiError 429 if no place is free, or the key has its share.
+        """
         free = MOST_BATCHES - self._batches.total()
         if self._batches[key] >= min(free, MOST_BATCHES_OF_A_KEY):
             self._refused["batches"] += 1
@@ -234,7 +249,10 @@ class Intake:
                 del self._batches[key]
 
     def _answer_all(self, engine: sa.Engine, bodies: Sequence[Body]) -> list[list[Result] | ApiError]:
-        """Return the outcomes of bodies of one kind and key: of all of them in one transaction, if that is possible."""
+        """Return the outcomes of bodies of one kind and key.
+
+        If possible, all bodies share one transaction.
+        """
         now_ms, key = self._clock.now_ms(), bodies[0].received.key
         goes_on = _answered(lambda: read(engine, lambda c: api_keys.find_all(c, [key.proof], now_ms)))
         if isinstance(goes_on, ApiError) or not goes_on:
@@ -247,12 +265,12 @@ class Intake:
             fit = [one for items in left.values() for one in items if not isinstance(one, Unfit)]
             stored = _answered(lambda: self._store(engine, bodies[0], fit, now_ms))
             if isinstance(stored, ApiError):
-                # Of a fault that is no caller's each would be told the same, after as long a wait.
+                # A fault of the server would refuse each of them alone, after as long a wait.
                 done |= {at: _copy_error(stored) for at in left} if stored.status >= 500 else {}
             else:
                 answers = iter(stored)
                 whole = {at: [_result(one, answers, bodies[at].taker) for one in items] for at, items in left.items()}
-                # What another body of the same batch spoilt is answered alone.
+                # An item that repeats an item of another body is stored alone.
                 done |= {at: one for at, one in whole.items() if all(each.code != REPEATED for each in one)}
         for at, items in left.items():
             if at not in done:
@@ -260,7 +278,10 @@ class Intake:
         return [one if isinstance(one, ApiError) else done[at] for at, one in enumerate(found)]
 
     def _read(self, body: Body, now_ms: int) -> list[Any]:
-        """The items of a body, each of them or why it is none. Errors: ApiError, Unreadable, DrawdownError."""
+        """Return the items of a body, each with its content or its fault.
+
+        Errors: ApiError, Unreadable, DrawdownError.
+        """
         items = list(body.taker.read(replace(body.received, now_ms=now_ms)))
         fit = [one for one in items if not isinstance(one, Unfit)]
         self._quotas.take(body.received.key.name, len(items), Counter(map(body.taker.org_of, fit)), now_ms)
@@ -279,7 +300,10 @@ class Intake:
 
 
 def _kind_of(request: Request, taker: Taker[Any]) -> tuple[str, bool]:
-    """The Content-Type of a body, and whether it is packed. Errors: ApiError 400, 415."""
+    """Return the Content-Type of a body, and whether it is in gzip.
+
+    Errors: ApiError 400, 415.
+    """
     if request.scope.get("query_string"):
         name = clean(next(iter(request.query_params), "?"), MAX_ERROR_CHARS)
         raise ApiError(400, "bad_request", f"unknown parameter {name}: this path takes only a body. Remove the query")
@@ -297,7 +321,7 @@ def _result(item: Any, stored: Iterator[Result], taker: Taker[Any]) -> Result:
 
 
 def _answered(work: Callable[[], R]) -> R | ApiError:
-    """Return the result of `work`, or its refusal, without the objects that a raised error would keep."""
+    """Return the result of `work`, or its error without references to objects."""
     try:
         return work()
     except Unreadable as error:
@@ -309,7 +333,10 @@ def _answered(work: Callable[[], R]) -> R | ApiError:
 
 
 def _copy_error(error: ApiError) -> ApiError:
-    """For another request: who raises one writes in it where that was."""
+    """Return a copy of an error for another request.
+
+    Raising an error writes a traceback into it.
+    """
     return ApiError(error.status, error.code, error.message, headers=error.headers, details=error.details)
 
 
@@ -319,7 +346,10 @@ def _bare(error: ApiError) -> ApiError:
 
 
 def answer(found: Sequence[Result]) -> JSONResponse:
-    """200 where the server has each item, 207 where it has some, 422 where it has none."""
+    """Return the answer to a body.
+
+    It is 200 if the server keeps each item, 207 if it keeps some, 422 if it keeps none.
+    """
     body: dict[str, object] = {"results": [one.to_json() for one in found]}
     kept = sum(one.status in KEPT for one in found)
     if kept == len(found):
@@ -344,16 +374,19 @@ def _with_name(found: Result, named: Named) -> Result:
 
 
 class FairQueue:
-    """So many turns at a time, in one event loop. Each key waits in a line of its own, and the lines take turns."""
+    """A queue with a number of concurrent turns, in one event loop.
+
+    Each key has its own line, and the lines take turns.
+    """
 
     def __init__(self, at_once: int) -> None:
         self._free = at_once
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}
-        """In the order of their turns; of those in it, who no longer waits is passed over."""
+        """Lines in the order of their turns. A request in a line that no longer waits is skipped."""
 
     @asynccontextmanager
     async def turn(self, key: str) -> AsyncIterator[None]:
-        """Wait for a turn of this key, and have it until the end."""
+        """Wait for a turn of this key, and hold it until the context ends."""
         await self._wait(key)
         try:
             yield
@@ -361,7 +394,7 @@ class FairQueue:
             self._next()
 
     async def _wait(self, key: str) -> None:
-        if self._free:  # then nobody waits
+        if self._free:  # no request waits then
             self._free -= 1
             return
         place = asyncio.get_running_loop().create_future()
@@ -369,7 +402,7 @@ class FairQueue:
         try:
             await place
         except asyncio.CancelledError:
-            if not place.cancelled():  # it was given a turn in that moment
+            if not place.cancelled():  # it got a turn at that moment
                 self._next()
             raise
 
@@ -393,7 +426,7 @@ ORG_ITEMS_PER_S: Final = 40_000
 
 
 class Quotas:
-    """The quotas of one process; for any of its threads."""
+    """The quotas of one process. They are safe for any of its threads."""
 
     def __init__(self, refused: Counter[str]) -> None:
         self._refused = refused
@@ -402,7 +435,10 @@ class Quotas:
         self._lock = Lock()
 
     def take(self, key: str, items: int, by_org: Counter[str], now_ms: int) -> None:
-        """Errors: ApiError 429, and nothing was taken."""
+        """Take items from the quotas.
+
+        Errors: ApiError 429 if a quota is used up; then no quota changed.
+        """
         with self._lock:
             if not self._keys.has(key, now_ms, items):
                 raise self._too_many("with this key")
@@ -427,7 +463,7 @@ MOST_NOTED: Final = 1_000
 
 
 class Answered(Protocol):
-    """An item's answer."""
+    """An item's outcome."""
 
     @property
     def status(self) -> str: ...
@@ -438,7 +474,7 @@ class Answered(Protocol):
 
 
 class Invalid:
-    """The invalid items of one server."""
+    """The unwritten counts of invalid items of one server."""
 
     def __init__(self, clock: Clock, threads: Threads) -> None:
         self._clock = clock
@@ -447,7 +483,7 @@ class Invalid:
         self._keeping: asyncio.Task[None] | None = None
 
     def note(self, key: str, kind: Literal["events", "samples"], results: Sequence[Answered]) -> None:
-        """Count what was invalid of a key's batch."""
+        """Count the invalid items of a key's batch."""
         wrong = [one for one in results if one.status == "invalid"]
         now_ms = self._clock.now_ms()
         for code, items in Counter(one.code or "" for one in wrong).items():
@@ -472,7 +508,7 @@ class Invalid:
                 found, self._noted = list(self._noted.values()), {}
                 now_ms = self._clock.now_ms()
                 await self._threads.write(partial(invalid.keep, found=found, now_ms=now_ms))
-        except Exception as error:  # what comes next is written again
+        except Exception as error:  # the next items are written again
             log.warning("invalid_not_kept", **limits.describe_error(error))
         finally:
             self._keeping = None

@@ -1,9 +1,11 @@
-"""POST /v1/events (also as OpenMeter's clients send them) and POST /v1/samples: usage that programs and hosts send.
+"""Serve POST /v1/events and POST /v1/samples: usage of programs and hosts.
 
-Guarantee: what was answered `accepted` is committed, once. An event that says no time is dated when it first comes;
-sent again it is the same event, and no conflict, also where both are under way at once. A sample that comes so is
-judged, stored and told apart from a second one as a sample of a file is; a key that is bound to a cell writes samples
-of no other. The models describe bodies and answers; the routes themselves read items one by one.
+/api/v1/events takes events as OpenMeter's clients send them.
+
+Guarantee: an `accepted` item is committed, once. An event without a time gets the time of its first receipt. A repeat
+is the same event, not a conflict, even if both arrive at once. Drawdown checks, stores and compares a sample as it does
+a sample of a file. A key that is bound to a cell writes samples of that cell only. The models describe bodies and
+answers. The routes read items one by one.
 """
 
 from __future__ import annotations
@@ -39,11 +41,11 @@ from drawdown.worker.usage.host_samples import take_samples
 
 EVENTS_SCOPE: Final = "events:write"
 MOST_SAID: Final = 20
-"""Items of one refused batch that are named in its one error."""
+"""Items that the error of one refused batch names."""
 MOST_TURNS: Final = 10
-"""Turns in which a batch is taken: others may date some of its events first, or a floor may rise meanwhile."""
+"""Attempts to store a batch. Another request may date some of its events first, or a floor may rise meanwhile."""
 Key: TypeAlias = tuple[str, str]
-"""An event's name, and its organisation."""
+"""An event's name and its organisation."""
 
 
 def _read_events(sent: ReceivedBody) -> Iterable[ReceivedEvent | Unfit]:
@@ -52,7 +54,7 @@ def _read_events(sent: ReceivedBody) -> Iterable[ReceivedEvent | Unfit]:
 
 
 def _store_events(connection: sa.Connection, given: Sequence[ReceivedEvent], sent: ReceivedBody) -> Sequence[Result]:
-    """Each event by the value of its type, if that has one."""
+    """Store events, each with the value that its type declares, if any."""
     named = {one.event.event_type for one in given}
     values = types.values(connection, named)
     if not values and not any(one.wrong for one in given):
@@ -70,7 +72,10 @@ LABEL: Final = "subject_is_label"
 
 
 def _with_payer(given: ReceivedEvent, found: Result) -> Result:
-    """By a key that is bound to an organisation, a subject changes no payer: who sends another one is told so."""
+    """Return the outcome, with a note if the subject is not the payer.
+
+    If a key is bound to an organisation, the subject of an event does not change its payer.
+    """
     if not given.other_subject or found.code is not None:
         return found
     org, subject = given.event.org_id, clean(given.event.subject or "")
@@ -79,12 +84,16 @@ def _with_payer(given: ReceivedEvent, found: Result) -> Result:
 
 
 def _store_counted(connection: sa.Connection, found: Sequence[ReceivedEvent], sent: ReceivedBody) -> Sequence[Result]:
-    """A key that is bound to an organisation speaks for that alone."""
+    """Store events, each with its organisation.
+
+    A key that is bound to an organisation adds event types for that organisation only. Errors: ApiError 503 if
+    concurrent requests send the same events.
+    """
     org_id = sent.key.org_id
     own = org_id is not None
     types_by = Bringer(org_id=org_id) if own else Bringer(key_name=sent.key.name, source=sent.key.source)
     timeless = [one.event for one in found if not one.has_time]
-    # Keys are made only for those: in most batches, all events have their times.
+    # Most batches have only events with a time, which need no keys.
     asked = list(zip(found, _keys_of(found, own=own), strict=True)) if timeless else []
     known = times(connection, timeless, own=own) if timeless else {}
     for _ in range(MOST_TURNS):
@@ -92,7 +101,7 @@ def _store_counted(connection: sa.Connection, found: Sequence[ReceivedEvent], se
         dated = [_dated(one, known.get(key)) for one, key in asked] if timeless else [one.event for one in found]
         taken = take(connection, dated, sent.now_ms, own=own, types_by=types_by)
         if not store.hold(connection, [(one.org_id, one.occurred_ms) for one in dated], taken, sent.now_ms):
-            turn.rollback()  # what the floor was raised past is told so
+            turn.rollback()  # the repeat reports items below the risen floor
             continue
         doubtful = _in_doubt(asked, taken) - known.keys() if timeless else set()
         others = times(connection, [one.event for one, key in asked if key in doubtful], own=own) if doubtful else {}
@@ -114,8 +123,11 @@ def _for_programs(taken: EventResult) -> EventResult:
 
 
 def _in_doubt(asked: Sequence[tuple[ReceivedEvent, Key]], taken: Sequence[EventResult]) -> set[Key]:
-    """Those without a time that are in conflict, maybe only since somebody else who sends them dated them first. Of one
-    that went in here, it is another item of the same batch that says otherwise."""
+    """Return events without a time that are in conflict.
+
+    Another request may have dated them first. An event that was stored in this batch is not among them: then another
+    item of the batch conflicts.
+    """
     told = [(key, one.has_time, answer.status) for (one, key), answer in zip(asked, taken, strict=True)]
     in_conflict = {key for key, has_time, status in told if status == "conflict" and not has_time}
     return in_conflict - {key for key, _, status in told if status in ("accepted", "pending")}
@@ -135,7 +147,7 @@ EVENTS: Final = Taker(
 
 
 class Events:
-    """The routes."""
+    """The routes for events."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
@@ -151,14 +163,17 @@ class Events:
         return router
 
     async def take(self, request: Request) -> JSONResponse:
-        """Take usage events: one, or up to 1,000. Each is answered for itself, in order.
+        """Take 1 to 1,000 usage events. The answer has the outcome of each, in order.
 
         If the answer is lost, send the same again.
         """
         return answer(await self._intake.take(request, EVENTS))
 
     async def take_as_openmeter(self, request: Request) -> Response:
-        """Take CloudEvents as OpenMeter does: 204 where all are taken. Where some are not, the others are."""
+        """Take CloudEvents as OpenMeter does. Answer 204 if all are stored.
+
+        If some are refused, Drawdown stores the others, and answers 422.
+        """
         found = await self._intake.take(request, EVENTS)
         wrong = [{"item": at, **one.to_json()} for at, one in enumerate(found) if one.status not in KEPT]
         if wrong:
@@ -171,7 +186,11 @@ SAMPLES_SCOPE: Final = "samples:write"
 
 
 def _read_samples(sent: ReceivedBody) -> Iterator[Sample | Unfit]:
-    """Ids of samples are one namespace: a key of one organisation that names its source has a part of it."""
+    """Read the samples of a body.
+
+    If a key has an organisation and a source, its samples' ids must begin with the source and a colon. So keys cannot
+    take ids of each other.
+    """
     key = sent.key
     begins = f"{key.source}:" if key.org_id is not None and key.source is not None else ""
     for item in items(sent.body, sent.content_type):
@@ -204,7 +223,7 @@ SAMPLES: Final = Taker(
 
 
 class Samples:
-    """The route."""
+    """The route for samples."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
@@ -218,7 +237,7 @@ class Samples:
         return router
 
     async def take(self, request: Request) -> JSONResponse:
-        """Take samples: one, or up to 1,000. Each is answered for itself, in order.
+        """Take 1 to 1,000 samples. The answer has the outcome of each, in order.
 
         If the answer is lost, send the same again.
         """
@@ -231,9 +250,9 @@ Schema = Mapping[str, object]
 class ItemAnswer(BaseModel):
     """The outcome of one item.
 
-    `accepted`: it is kept. `duplicate`: it was kept before. `pending`: it is kept, and billed once the fault that
-    `code` names is fixed. `conflict`: its id was kept with other content. `invalid`: it is not kept; `at` is the place
-    of the fault. `id`: the item's own, if it can be read.
+    `accepted`: Drawdown keeps it. `duplicate`: Drawdown has it already. `pending`: Drawdown keeps it, and bills it once
+    the fault in `code` is fixed. `conflict`: its id was used with other content. `invalid`: Drawdown does not keep it;
+    `at` is the place of the fault. `id`: the item's own, if it can be read.
     """
 
     status: Literal["accepted", "duplicate", "pending", "conflict", "invalid"]
@@ -244,7 +263,10 @@ class ItemAnswer(BaseModel):
 
 
 class TakenAnswer(BaseModel):
-    """One result for each item, in their order. 200: the server has each. 207: it has some. 422: it has none."""
+    """One outcome for each item, in order.
+
+    The status is 200 if the server has each item, 207 if it has some, 422 if it has none.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -269,7 +291,7 @@ class TakenAnswer(BaseModel):
 
 
 class UntakenAnswer(TakenAnswer):
-    """The answer to a body of which nothing was kept."""
+    """The answer to a body without any stored item."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -1,4 +1,7 @@
-"""GET /v1/usage: what an organisation used, as `drawdown usage` says it. Guarantee: reads only."""
+"""Serve GET /v1/usage: an organisation's usage, as in `drawdown usage`.
+
+Guarantee: this route only reads.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ SCOPE: Final = "usage:read"
 
 
 class UsageRoutes:
-    """The route."""
+    """The route for usage."""
 
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
@@ -39,7 +42,7 @@ class UsageRoutes:
         return router
 
     async def usage(self, org_id: str, request: Request) -> JSONResponse:
-        """Return an organisation's usage, and the sealed part of it, by feature, day, sandbox, project or subject."""
+        """Return an organisation's usage, by feature, day, sandbox, project or subject."""
         return await self._programs.ask(request, SCOPE, UsageQuery, partial(_usage, org_id=org_id))
 
 
@@ -56,12 +59,15 @@ def _usage(connection: sa.Connection, query: UsageQuery, said: Caller, *, org_id
 
 
 def _name(row: UsageRow) -> str:
-    """No feature has a colon in its name, and no unit."""
+    """Return the name of a row, as `next` has it.
+
+    A feature and a unit have no colon, so the name is unique.
+    """
     return f"{row.feature}:{row.unit}:{row.group}"
 
 
 def _place(name: str) -> Place:
-    """Where the page after the row of this name begins. Errors: ApiError 422."""
+    """Return the place after the row of this name. Errors: ApiError 422."""
     feature, _, rest = name.partition(":")
     unit, colon, group = rest.partition(":")
     if not colon or unit not in UNITS_THERE_ARE:
@@ -74,7 +80,10 @@ TO: Final = "The end of the last window. By default the end of the current one"
 
 
 class UsageQuery(BaseModel):
-    """Usage in the windows from `from_ms` on and before `to_ms`. `after`: `next` of the page before."""
+    """The range and the page of usage.
+
+    The windows are from `from_ms` on and before `to_ms`. `after`: `next` of the previous page.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -86,9 +95,11 @@ class UsageQuery(BaseModel):
 
 
 class UsageRowAnswer(BaseModel):
-    """Base units of a feature: seconds (`s`), MB-seconds (`mb_s`) or `units`. `group`: the day, sandbox, project or
-    subject; empty: none was said, or it was pruned. `feature` empty: nothing makes one of it yet. `sealed` null: no
-    push says for which of them it is."""
+    """Base units of a feature: seconds (`s`), MB-seconds (`mb_s`) or `units`.
+
+    `group`: the day, sandbox, project or subject; empty if it is unknown or pruned. `feature`: empty if no feature is
+    mapped yet. `sealed`: null if pushes do not distinguish the groups.
+    """
 
     group: str
     feature: str
@@ -98,7 +109,7 @@ class UsageRowAnswer(BaseModel):
 
 
 class CarriedAnswer(BaseModel):
-    """Base units that are sealed and wait for a whole unit of their provider."""
+    """Sealed base units that wait for a whole unit of their provider."""
 
     provider: str
     customer_id: str
@@ -119,8 +130,11 @@ USAGE_EXAMPLE: Final[JsonDict] = {
 
 
 class UsageAnswer(BaseModel):
-    """An organisation's usage. `pruned`: of the range's beginning, samples are gone: there, used is what was sealed.
-    `next` of a page is `after` of the next one."""
+    """An organisation's usage.
+
+    `pruned`: True if samples at the start of the range were pruned; there, `used` is the sealed quantity. `next`: the
+    `after` of the next page; null on the last page.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [USAGE_EXAMPLE]})
 

@@ -1,8 +1,8 @@
-"""Small bodies of one key that come at once: they share a transaction, as a batch of one body does.
+"""Store concurrent small bodies of one key in a shared transaction.
 
-Guarantee: each is answered as if it had come alone, after the commit. A fault of one fails no other: if all of them
-cannot be stored together, each is stored alone. A body that comes alone waits for none. Waiting bodies are bounded, for
-each key and in all.
+Guarantee: each body gets the answer that it would get alone, after the commit. A fault of one body does not affect
+others: if they cannot be stored together, each is stored alone. A body that comes alone does not wait. The number of
+waiting bodies is bounded, for each key and in all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
 SINGLE_BYTES: Final = 4 * 1024
-"""Largest body that shares a transaction with others of its key: a few events."""
+"""Bytes of the largest body that shares a transaction with others of its key: a few events."""
 MOST_SINGLES_OF_A_KEY: Final = 1_024
 """Small bodies of one key that wait for a shared transaction."""
 MOST_SINGLES: Final = 4_096
@@ -43,9 +43,9 @@ class _Lane(Generic[A, R]):
 
 
 class Singles(Generic[A, R]):
-    """Batches small bodies: a lane for each key and kind, while bodies wait in it. For one event loop.
+    """The lanes of small bodies: one for each key and kind, while bodies wait in it.
 
-    `work`: answers so many at once, in their order, on a thread.
+    For one event loop. `work`: answers a batch of bodies in order, on a thread.
     """
 
     def __init__(self, threads: Threads, work: Callable[[sa.Engine, Sequence[A]], Sequence[R]]) -> None:
@@ -54,7 +54,7 @@ class Singles(Generic[A, R]):
         self._count = 0
 
     async def ask(self, name: object, asked: A) -> R:
-        """Errors: ApiError 429 where too many wait."""
+        """Return the answer of a body. Errors: ApiError 429 if too many bodies wait."""
         there = self._lanes.get(name)
         is_full = there is not None and len(there.waiting) >= MOST_SINGLES_OF_A_KEY
         if is_full or self._count >= MOST_SINGLES:
@@ -71,7 +71,10 @@ class Singles(Generic[A, R]):
             self._count -= 1
 
     async def _go(self, name: object, lane: _Lane[A, R]) -> None:
-        """Until the lane is empty. A request that comes during a transaction takes part in the next one."""
+        """Decide batches until the lane is empty.
+
+        A body that comes during a transaction is in the next one.
+        """
         try:
             while lane.waiting:
                 batch = [one for one in lane.waiting[:SINGLES_AT_ONCE] if not one.answer.done()]
@@ -89,11 +92,11 @@ class Singles(Generic[A, R]):
 
         try:
             found = await self._threads.run(work)
-        except Exception as error:  # each of them is told
+        except Exception as error:  # each body gets the error
             for one in batch:
                 if not one.answer.done():
                     one.answer.set_exception(error)
             return
         for one, answer in zip(batch, found, strict=True):
-            if not one.answer.done():  # nobody waits too long
+            if not one.answer.done():  # the request may no longer wait
                 one.answer.set_result(answer)

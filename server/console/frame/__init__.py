@@ -1,1 +1,1 @@
-"""The common part of all pages: templates, static files, figures, charts."""
+"""The common parts of all pages: templates, static files, figures and charts."""

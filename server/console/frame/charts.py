@@ -1,8 +1,7 @@
-"""Charts as SVG, made by the server.
+"""Draw charts as SVG on the server.
 
-Guarantee: bars are in percentages of their box and hold no text, so that nothing shrinks on a narrow screen; their
-values are in words, and in a table beside them, too. The largest series has the first colour. Series add up to the sum
-of the days.
+Guarantee: bars have percentages of their box and hold no text, so no text shrinks on a narrow screen. A table beside a
+chart has its values. The largest series has the first colour. The series add up to the sum of the days.
 """
 
 from __future__ import annotations
@@ -16,17 +15,18 @@ from typing import Final
 from markupsafe import Markup
 
 SERIES: Final = 4
-"""Colours there are: the smaller series are added up as the last one."""
+"""Number of colours. If there are more series, the smallest series share the last colour."""
 OTHERS: Final = "all others"
-"""No feature can be called so: it has no spaces."""
+"""Name of the sum of the smallest series. A feature cannot have this name, because it has spaces."""
 STEPS: Final = (Decimal(1), Decimal(2), Decimal(5), Decimal(10))
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Bars and their parts.
+    """A chart.
 
-    The picture, its series (name, class, sum), the lines of its axis, the top one first, and the name of the first bar.
+    `series`: the name, class and sum of each. `axis`: the labels of the lines, the top one first. `first`: the name of
+    the first bar.
     """
 
     picture: Markup
@@ -36,7 +36,11 @@ class Chart:
 
 
 def stacked(days: Sequence[tuple[str, Mapping[str, int]]], said: str, unit: int) -> Chart:
-    """A bar for each day, of its series one above the other. `unit`: how many make one of what the axis counts."""
+    """Return a chart with a bar for each day, its series stacked.
+
+    `said`: the label for screen readers. `unit`: the quantity of one step of the axis, such as 1,000,000 micro-credits
+    for a credit.
+    """
     net = [(day, _net(parts)) for day, parts in days]
     sums: Counter[str] = Counter()
     for _, parts in net:
@@ -59,10 +63,10 @@ def stacked(days: Sequence[tuple[str, Mapping[str, int]]], said: str, unit: int)
 
 
 def _net(parts: Mapping[str, int]) -> dict[str, int]:
-    """Return a day's parts, less the credit given back on it: no bar is negative.
+    """Return a day's parts, less the credit that was given back on that day.
 
-    An amount written off names no part, so the largest part is reduced first. Only if a day is negative as a whole, it
-    stays so.
+    No bar is negative. A refund does not name a part, so it reduces the largest part first. If the whole day is
+    negative, its sum stays negative.
     """
     found = {name: amount for name, amount in parts.items() if amount > 0}
     back = -sum(amount for amount in parts.values() if amount < 0)
@@ -99,11 +103,11 @@ def _bar(
 
 
 HIGH: Final[Mapping[str, int]] = {"none": 8, "ok": 30, "warn": 60, "bad": 100}
-"""The height of a box of a strip, in per cent: a worse state is higher, so that no reader depends on colours."""
+"""Height of a box of a strip, in per cent. A worse state is higher, so that no reader depends on colours."""
 
 
 def strip(cells: Sequence[tuple[str, str]], said: str) -> Markup:
-    """Return a row of boxes on one ground, each with a class of HIGH and its text."""
+    """Return a row of boxes as SVG, each with a class of HIGH and its text."""
     width = Decimal(100) / max(len(cells), 1)
     boxes = [
         Markup('<rect class="t-{}" x="{:.3f}%" width="{:.3f}%" y="{}%" height="{}%"><title>{}</title></rect>').format(
@@ -115,7 +119,10 @@ def strip(cells: Sequence[tuple[str, str]], said: str) -> Markup:
 
 
 def _top(highest: Decimal) -> Decimal:
-    """The first of 1, 2, 5, 10 at its power of ten that nothing is above."""
+    """Return the top of an axis: 1, 2, 5 or 10 times a power of ten.
+
+    It is the smallest such number that is not below `highest`.
+    """
     if highest <= 0:
         return Decimal(1)
     power = Decimal(10) ** highest.adjusted()
@@ -123,6 +130,6 @@ def _top(highest: Decimal) -> Decimal:
 
 
 def _number(value: Decimal) -> str:
-    """As many decimals as its step needs."""
+    """Return a number with as many decimals as it needs."""
     places = max(-value.normalize().as_tuple().exponent, 0)  # type: ignore[operator]
     return f"{value.quantize(Decimal(1).scaleb(-places), ROUND_CEILING):,}"

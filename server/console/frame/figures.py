@@ -1,7 +1,7 @@
-"""Money, quantities and times as pages show them.
+"""Format money, quantities and times for pages.
 
-Guarantee: an unknown value is a dash, never a zero; a negative number has a minus sign (U+2212) that no font takes for
-a hyphen; an amount that would round to zero is shown as less than a cent. Times are UTC, to the minute.
+Guarantee: an unknown value is a dash, never a zero. A negative number has a minus sign (U+2212), which no font shows as
+a hyphen. If an amount would round to zero, it shows as less than a cent. Times are in UTC, to the minute.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ UNKNOWN: Final = "\N{EN DASH}"
 MINUS: Final = "\N{MINUS SIGN}"
 _CENT: Final = MICRO // 100
 PRICED: Final = 1_000
-"""Number of base units that a shown price is for: the price of one unit would often be too small to read."""
+"""Number of base units that a shown price is for. The price of one unit is often too small to read."""
 
 
 def credits(micro: int | None) -> str:
-    """Two decimals, halves away from zero."""
+    """Return an amount of credits with two decimals, halves rounded away from zero."""
     if micro is None:
         return UNKNOWN
     size = abs(micro)
@@ -32,7 +32,7 @@ def credits(micro: int | None) -> str:
 
 
 def exact(micro: int | None) -> str:
-    """Return an amount to all six decimals, without zeros at the end, to be compared."""
+    """Return an exact amount of credits, with two to six decimals, to compare it."""
     if micro is None:
         return UNKNOWN
     whole, rest = divmod(abs(micro), MICRO)
@@ -40,48 +40,54 @@ def exact(micro: int | None) -> str:
 
 
 def moved(micro: int | None) -> str:
-    """Return the same as `exact`, with a plus if it is positive."""
+    """Return the text of `exact`, with a plus for a positive amount."""
     text = exact(micro)
     return f"+{text}" if micro is not None and micro > 0 else text
 
 
 def signed(micro: int | None) -> str:
-    """Return the same as `credits`, with a plus if it is positive."""
+    """Return the text of `credits`, with a plus for a positive amount."""
     text = credits(micro)
     return f"+{text}" if micro is not None and micro > 0 and not text.startswith("<") else text
 
 
 def count(number: int | None) -> str:
-    """A whole number, its thousands apart."""
+    """Return a whole number with a comma at the thousands."""
     if number is None:
         return UNKNOWN
     return f"{MINUS if number < 0 else ''}{abs(number):,}"
 
 
 def time(ms: int | None) -> str:
-    """Return `2026-11-20 23:15`; the page's head has the zone."""
+    """Return a time such as `2026-11-20 23:15`.
+
+    The page's head has the time zone.
+    """
     return UNKNOWN if ms is None else _written(ms, "%Y-%m-%d %H:%M")
 
 
 def day(ms: int | None) -> str:
-    """`2026-11-20`."""
+    """Return a day such as `2026-11-20`."""
     return UNKNOWN if ms is None else _written(ms, "%Y-%m-%d")
 
 
 def iso(ms: int) -> str:
-    """For programs, to the second."""
+    """Return a time to the second, such as `2026-11-20T23:15:00Z`, for programs."""
     return _written(ms, "%Y-%m-%dT%H:%M:%SZ")
 
 
 def _written(ms: int, form: str) -> str:
-    """One that no calendar here knows, as its milliseconds: a host's clock may have written it."""
+    """Return a formatted time, or its milliseconds if no calendar has it.
+
+    A host with a wrong clock may have written it.
+    """
     if not EARLIEST_MS <= ms <= LATEST_MS:
         return f"{ms} ms"
     return datetime.fromtimestamp(ms // 1000, UTC).strftime(form)
 
 
 def lasting(ms: int | None) -> str:
-    """Return a length of time in units of its size: `45 s`, `3 h 12 min`, `2 d 4 h`."""
+    """Return a duration in fitting units: `45 s`, `3 h 12 min`, `2 d 4 h`."""
     if ms is None:
         return UNKNOWN
     ms = max(ms, 0)
@@ -93,14 +99,17 @@ def lasting(ms: int | None) -> str:
 
 
 def ago(ms: int | None, now_ms: int) -> str:
-    """Beside a time, never in its place."""
+    """Return the distance from now, such as `2 d 4 h ago`.
+
+    Show it beside a time, never in place of the time.
+    """
     if ms is None:
         return "never"
     return f"{lasting(now_ms - ms)} ago" if ms <= now_ms else f"in {lasting(ms - now_ms)}"
 
 
 def plain(micro: int | None) -> str | None:
-    """For programs: all decimals, a hyphen for less than nothing, no thousands."""
+    """Return an amount of credits for programs: all six decimals, a hyphen, no commas."""
     if micro is None:
         return None
     digits = f"{abs(micro):07d}"

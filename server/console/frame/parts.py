@@ -1,6 +1,6 @@
 """The parts of pages: figures, tables, filters, and links to actions.
 
-Guarantee: a page that is a list declares its content, and nothing of its looks; `list.html` shows each the same way.
+Guarantee: a page that is a list declares its content, not its looks; `list.html` shows every list the same way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from drawdown.server.console.frame.templates import url
 
 @dataclass(frozen=True)
 class Link:
-    """A link to an action or a page; it is hidden from people without the role."""
+    """A link to an action or a page. Only people with the role see it."""
 
     text: str
     href: str
@@ -21,13 +21,19 @@ class Link:
 
 
 def act(text: str, name: str, role: str = "operator", /, **values: object) -> Link:
-    """To an action's form, filled in with what is known; a value that is None or '' is left out."""
+    """Return a link to an action's form, with values for its fields.
+
+    It leaves out a value that is None or ''.
+    """
     return Link(text, url(f"/console/act/{name}", **values), role)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure with its name. `tone`: of its ground, if a person has to see it; `href`: the page with the details."""
+    """A figure with its name.
+
+    `tone`: the colour of its ground, if a person must see it. `href`: the page with the details.
+    """
 
     name: str
     figure: str
@@ -38,17 +44,17 @@ class Tile:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table.
+    """A cell of a table.
 
-    `kind`: number, time, id, state, step (a command with its values), or empty; `tone`: of a state, or bad of a number;
-    `href`: its link; `links`: the actions on the row; `under`: a second line, of less weight.
+    `kind`: number, time, id, state, step (a command with its values), or empty. `tone`: the colour of a state, or bad
+    for a number. `href`: its link. `links`: the actions on the row. `under`: a second, lighter line.
     """
 
     text: str
     kind: str = ""
     tone: str = ""
     narrow: bool = True
-    """True if it is shown on a narrow screen, too."""
+    """True if a narrow screen shows it, too."""
     href: str = ""
     links: tuple[Link, ...] = ()
     under: str = ""
@@ -56,11 +62,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. A head that begins with # is over numbers.
+    """A table. A head that begins with # is above numbers.
 
-    `none`: the text if there are no rows, and `command`, which shows or fills the table. `next`: the address of its
-    next page. `folded`: the text to open it ('': it is open). `first`: the start of the list, on a later page ('': this
-    is the first).
+    `none`: the text of an empty table. `command`: the command that shows or fills the table. `next`: the address of the
+    next page. `folded`: the text that opens the table; '' if it is open. `first`: the address of the first page; '' on
+    the first page.
     """
 
     title: str
@@ -75,7 +81,7 @@ class Table:
 
     @property
     def columns(self) -> list[tuple[str, bool, bool]]:
-        """Each head, whether it is over numbers, and whether it is shown on a narrow screen."""
+        """Return each head, with two flags: above numbers, and shown on a narrow screen."""
         first = self.rows[0] if self.rows else [Cell("")] * len(self.heads)
         return [
             (head.lstrip("#"), head.startswith("#"), cell.narrow) for head, cell in zip(self.heads, first, strict=True)
@@ -84,9 +90,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Filter:
-    """A field of a page's filter: its name in the address, its label, its present value.
+    """A field of a page's filter.
 
-    `choices`: the possible values, each with its words (none: text is typed); `wrong`: the fault of the present value.
+    `name`: its name in the address. `value`: its present value. `choices`: the possible values with their words; if
+    empty, the person types a text. `wrong`: the error of the present value.
     """
 
     name: str
@@ -98,10 +105,12 @@ class Filter:
 
 @dataclass(frozen=True)
 class PageContent:
-    """What `list.html` shows, from above: acts, filters, tiles (they refresh by themselves), tables. `path`: the page's
-    own; `query`: what its filter says now; `file`: where its lines are taken as a file ('': nowhere); `said`: a
-    sentence under its head; `above`: where it belongs to, and `heading` what it is called where its title does not say
-    it (an id); `wrong`: what is wrong with its filter as a whole."""
+    """The content of a list page for `list.html`, in the order of the page.
+
+    `acts`, `filters`, `tiles` (they refresh on their own) and `tables` are its parts. `path`: its path. `query`: the
+    parameters of its address. `file`: the address of its file; '' if it has none. `said`: a sentence below its head.
+    `above`: a link to its parent page. `heading`: an id, in place of the title. `wrong`: an error of the whole filter.
+    """
 
     path: str
     tables: Sequence[Table]
@@ -117,27 +126,30 @@ class PageContent:
 
     @property
     def narrowed(self) -> bool:
-        """True if the filter leaves anything out."""
+        """True if a filter has a value."""
         return any(one.value for one in self.filters)
 
     @property
     def kept_query(self) -> Mapping[str, object]:
-        """Return the parameters of the address that no filter sets, such as the id of the page."""
+        """Return the parameters of the address that no filter sets, such as the id."""
         names = {"after", *(one.name for one in self.filters)}
         return {name: value for name, value in self.query.items() if value and name not in names}
 
     @property
     def cleared(self) -> str:
-        """The page's address without its filter."""
+        """Return the page's address without its filter."""
         return url(self.path, **self.kept_query)
 
     @property
     def here(self) -> str:
-        """The page's address as it is now."""
+        """Return the page's present address."""
         return url(self.path, **self.query)
 
 
 def to_context(page: PageContent) -> Mapping[str, object]:
-    """For the template; empty where nothing is there without a filter."""
+    """Return the page for the template.
+
+    `empty` is True if the page has no rows and no filter.
+    """
     nothing = bool(page.tables) and not any(table.rows or table.first for table in page.tables) and not page.narrowed
     return {"shown": page, "empty": nothing}

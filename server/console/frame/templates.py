@@ -1,7 +1,7 @@
-"""The templates.
+"""Set up the templates of the console.
 
-Guarantee: each value is clean and escaped in any template; only the fields that a form sends back are as they were
-given. An unknown name is an error.
+Guarantee: each template escapes each value, its unprintable characters included. Only the values that a form sends back
+keep these characters. An unknown name is an error.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ WORDS: Final[Mapping[str, str]] = {
     "settled": "Settled", "behind": "Behind", "person_needed": "A person is needed", "in_doubt": "in doubt",
     "awaiting_credit": "awaiting credit",
 }  # fmt: skip
-"""The words for states with another name in the database."""
+"""Words for states that have another name in the database."""
 HALTED_FOR: Final[Mapping[str, str]] = {
     "credits_exhausted": "no credit is left", "reserved": "open executions have reserved all credit that is left",
     "estimate": "no credit is left, by an estimate", "unreadable": "the balance cannot be read",
     "usage_limit": "a usage limit is reached", "operator": "an operator halted the organisation",
 }  # fmt: skip
-"""The reasons of a halt, in words for the organisation's people; other reasons are shown only to operators."""
+"""Reasons of a halt, in words for the organisation's people. Only operators see other reasons."""
 
 
 @cache
 def environment() -> Environment:
-    """With what templates may use besides what their page gives them. One for all consoles of a process: each template
-    is compiled once."""
+    """Return the environment of the templates, with their filters and functions.
+
+    All consoles of a process share it, so each template is compiled once.
+    """
     made = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -63,23 +65,33 @@ def environment() -> Environment:
 
 
 def _clean_value(value: object) -> object:
-    """Whatever a template shows: no text of others' turns what stands around it, a tab's title included."""
+    """Return a text with its unprintable characters escaped.
+
+    Return any other value unchanged. So a text that others wrote cannot reverse the text around it, such as the title
+    of a tab.
+    """
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def running(entries: Iterable[Any], closing_micro: int) -> Iterator[tuple[Any, int]]:
-    """Entries, the latest first, each with the balance behind it; `closing_micro`: behind the first of them."""
+    """Yield each entry with the balance after it.
+
+    The latest entry is first; `closing_micro` is the balance after it.
+    """
     for entry in entries:
         yield entry, closing_micro
         closing_micro -= entry.moved_micro
 
 
 LONG: Final = re.compile(r"[^\s-]{17}")
-"""A word too long for a table: it is broken if needed. Shorter words are never broken."""
+"""Matches a word that is too long for a table. A browser may break only such words."""
 
 
 def bdi(text: object) -> Markup:
-    """An id, or another text that others chose: escaped, shown as it is, and turning nothing around it."""
+    """Return an id, or another text that others chose, as escaped HTML.
+
+    It cannot reverse the text around it.
+    """
     if text is None:
         return escape(figures.UNKNOWN)
     shown = clean(str(text))
@@ -88,22 +100,22 @@ def bdi(text: object) -> Markup:
 
 
 COMMANDS: Final = re.compile(r"(`[^`]+`|(?<![\w-])--[a-z][a-z-]+)")
-"""Matches the parts of a text that are typed into a shell: text in backticks, and options."""
+"""Matches commands in a text: text in backticks, and options."""
 
 
 def mark_commands(text: object) -> Markup:
-    """A text for people that names commands: those look like what they are."""
+    """Return a text as HTML, with its commands in the font of code."""
     pieces = enumerate(COMMANDS.split(clean(str(text))))
     shown = [Markup("<code>{}</code>").format(one.strip("`")) if number % 2 else escape(one) for number, one in pieces]
     return Markup("<bdi>{}</bdi>").format(Markup("").join(shown))
 
 
 FIRST: Final = re.compile(r"drawdown (?:'[^']*'|[^,;'])+")
-"""The command at the start of a step: the words after it are not copied with it."""
+"""Matches the command at the start of a step. The words after it are not copied."""
 
 
 def step(text: object) -> Markup:
-    """Return the next step as text: the command at its begin, if there is one, and the rest."""
+    """Return a step as HTML: the command at its start, if any, and the rest."""
     said = clean(str(text))
     found = FIRST.match(said)
     if found is None:
@@ -113,11 +125,11 @@ def step(text: object) -> Markup:
 
 
 def url(path: str, **values: object) -> str:
-    """A path with its query; what is None or empty is left out."""
+    """Return a path with its query. It leaves out a value that is None or ''."""
     given = {name: str(value) for name, value in values.items() if value not in (None, "")}
     return f"{path}?{urlencode(given)}" if given else path
 
 
 def command(*words: str) -> str:
-    """Return the command line that shows the same; a word with special characters of a shell is quoted."""
+    """Return the command line of these words, quoted for a shell."""
     return f"drawdown {typed(*words)}"

@@ -1,1 +1,1 @@
-"""One module for each page: what it reads, as its template shows it."""
+"""The pages of the console, in one module for each page."""

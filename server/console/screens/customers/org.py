@@ -1,5 +1,7 @@
-"""One organisation, in tabs: its usage, ledger, pushes, halts and verdicts, assignments, limits, what people did to it,
-and its rows as they are stored, without columns of secrets.
+"""Show one organisation, in tabs.
+
+The tabs are its usage, ledger, pushes, halts and verdicts, assignments, limits, changes by people, and its stored rows
+without secrets.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from drawdown.worker.wallets.accounts import PaidFrom, list_lots, paid_from, pay
 Tab = Callable[[sa.Connection, Ask], Mapping[str, object]]
 PUSH_DAYS: Final = 1
 MOST_AUDITED: Final = 100
-"""Actions of people, on an organisation's page."""
+"""Changes by people that an organisation's page shows."""
 HALTS: Final = "/console/halts"
 
 
@@ -198,7 +200,10 @@ def _remaining_cell(one: StandingRow) -> Cell:
 
 
 def _rule(one: StandingRow) -> tuple[str, str]:
-    """A limit's rule is `limit:PLAN:PERIOD`, an override's `override:N`."""
+    """Return a rule's text and the kind of its cell.
+
+    A limit's rule is `limit:PLAN:PERIOD`, an override's is `override:N`.
+    """
     kind, _, more = one.rule.partition(":")
     if kind == "override":
         return f"override {more}", ""
@@ -277,7 +282,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def acts(org: sa.Row[Any], paid: PaidFrom) -> list[Link]:
-    """Return the first actions of an organisation. Credit is given to the wallet that pays for it, if there is one."""
+    """Return the main actions on an organisation.
+
+    Credit goes to the wallet that pays for the organisation, if it has one.
+    """
     halt = (
         act("Lift the halt", "lift", id=org.org_id)
         if org.operator_halt
@@ -294,6 +302,6 @@ def acts(org: sa.Row[Any], paid: PaidFrom) -> list[Link]:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Its ledger, by the days that the page shows."""
+    """Yield the organisation's ledger, for the days that the page shows."""
     require_org(connection, ask.required("id"))
     return usage.csv_lines(connection, ask)

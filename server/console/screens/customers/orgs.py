@@ -1,4 +1,4 @@
-"""All organisations: a page at a time, filtered by the address, and the same as a file."""
+"""Show all organisations by page, filtered by the address; also as a file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ PAGE_ROWS: Final = 50
 WITHIN: Final[Mapping[str, int]] = {
     "": 0, "1h": 60 * MINUTE_MS, "6h": 360 * MINUTE_MS, "24h": DAY_MS, "7d": 7 * DAY_MS,
 }  # fmt: skip
-"""Within what time their credit ends, the first of them first; '': whenever, or never, by id."""
+"""Milliseconds within which the credit of an organisation ends, sorted by that time. '' selects all organisations,
+sorted by id."""
 FILTERS: Final = ("search", "state", "provider", "plan", "within")
-"""The parameters by which an address may narrow the list."""
+"""Parameters of the address that filter the list."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -52,7 +53,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Exactly those of the filter: plain decimals, UTC."""
+    """Yield the organisations of the filter: plain decimals, times in UTC."""
     chosen, sort = _chosen(connection, ask)
     yield csv_line(COLUMNS)
     for org in every_org(connection, chosen, ask.now_ms, sort):
@@ -64,7 +65,10 @@ def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
 
 
 def _chosen(connection: sa.Connection, ask: Ask) -> tuple[OrgFilter, str]:
-    """Which, and by what they are sorted. Errors: UsageError; UnknownId for a provider."""
+    """Return the filter and the order of the list.
+
+    Errors: UsageError; UnknownId for a provider.
+    """
     if provider := ask.text("provider"):
         ids.require(connection, ids.PROVIDER, provider)
     within, state = ask.choice("within", tuple(WITHIN)), ask.choice("state", ("", *STATES))

@@ -1,7 +1,7 @@
-"""The overview: the verdict, the work for a person first, and the ticks of the last day.
+"""Show the overview: the verdict, work for a person, and the last day's ticks.
 
-Guarantee: the verdict, its reason and its next step are those of `drawdown status`, word for word. All work for a
-person is there: the worst first, then what waits, and what is due within a day.
+Guarantee: the verdict, its reason and its next step are exactly those of `drawdown status`. The page has all work for a
+person: the worst first, then work for a tick, then what is due within a day.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def tiles(standing: Standing, running_out: int) -> list[Tile]:
-    """Return the tiles of open work, and of the last look."""
+    """Return the tiles of open work, and of the last tick and watch round."""
     in_doubt = sum(provider.in_doubt for provider in standing.providers)
     rejected = sum(provider.rejected for provider in standing.providers)
     waiting = sum(provider.waiting for provider in standing.providers)
@@ -89,7 +89,7 @@ def _count(name: str, number: int, said: str, tone: str, href: str) -> Tile:
 
 
 def _pending(standing: Standing) -> Tile:
-    """Return the tile of pending usage: the larger of seconds and units, with its unit."""
+    """Return the tile of pending usage, in seconds and units, the larger first."""
     seconds, units = (sum(getattr(one, name) for one in standing.pending) for name in ("seconds", "units"))
     amounts = sorted(((seconds, "s"), (units, "units")), key=lambda one: -one[0])
     (most, unit), (less, other) = amounts
@@ -98,7 +98,10 @@ def _pending(standing: Standing) -> Tile:
 
 
 def _runs_out(orgs: int, watch_ms: int | None, at_ms: int) -> Tile:
-    """Return the tile of credit that ends; without a watch, the number is unknown, not zero."""
+    """Return the tile of organisations that run out of credit within a day.
+
+    Without a watch, the number is unknown, not zero.
+    """
     name, href = "Run out within 24 h", ENDING
     if not orgs and (watch_ms is None or abs(at_ms - watch_ms) >= WATCHED_FOR_MS):
         return Tile(name, figures.UNKNOWN, "no watch runs", "", href)
@@ -115,7 +118,10 @@ def _moment(name: str, ms: int | None, at_ms: int, href: str = "") -> Tile:
 
 
 def strip_of(ticks: list[TickRow], now_ms: int) -> list[tuple[str, str]]:
-    """A box for each half hour of the last day: the worst end of its ticks, or that there was none."""
+    """Return a box for each half hour of the last day.
+
+    A box has the worst result of its ticks, or states that no tick ran.
+    """
     first = now_ms - now_ms % CELL_MS + CELL_MS - DAY_MS
     found = []
     for begin in range(first, first + DAY_MS, CELL_MS):
@@ -153,16 +159,16 @@ WORDS: Final[Mapping[Why, str]] = {
 }  # fmt: skip
 OF_ORGS: Final[tuple[Why, ...]] = ("stopped", "undelivered", "ignored", "balance")
 MOST_ENDING: Final = 5
-"""Organisations that run out within a day and have a row of their own; the list has them all."""
+"""Organisations that run out of credit within a day and have their own row. The list has all of them."""
 MOST_REASONS: Final = 3
-"""Why pushes wait, of those that one row names."""
+"""Reasons of waiting pushes that one row names."""
 MOST_CALLS: Final = 50
 """Rows of tasks for a person. `drawdown status` lists all of them."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """A need for a person: its gravity, its object, and the command that shows or fixes it."""
+    """Work for a person: its urgency, its object, and a command that shows or does it."""
 
     tone: str
     word: str
@@ -170,7 +176,7 @@ class Need:
     command: str
     org: str = ""
     href: str = ""
-    """The page with the details, if it is another than the organisation's."""
+    """Address of the page with the details, if it is not the organisation's page."""
 
     @property
     def place(self) -> str:
@@ -182,9 +188,10 @@ NOBODY: Final = RunningOut()
 
 @dataclass(frozen=True)
 class Around:
-    """Other facts that a person has to know.
+    """Other facts for the work list.
 
-    They are the reasons why pushes wait, organisations that run out within a day, and requested overrides, since when.
+    They are the reasons of waiting pushes, organisations that soon run out of credit, and requested overrides.
+    `asked`: the number of requested overrides. `asked_since_ms`: the time of the first.
     """
 
     reasons: Sequence[WaitSum] = ()
@@ -203,9 +210,9 @@ def read_around(connection: sa.Connection, now_ms: int) -> Around:
 
 
 def needs(found: Status, around: Around = NOTHING) -> list[Need]:
-    """Return all that needs a person, the worst first; then what waits, and what comes within a day.
+    """Return all work for a person, the worst first, then other open work.
 
-    The headline's reasons are among them.
+    Other open work waits for a tick, or is due within a day. The reasons of the headline are in the list.
     """
     calls = list(calls_of(found.standing))
     waits = _waits(found.standing, around.reasons)
@@ -229,7 +236,10 @@ def needs(found: Status, around: Around = NOTHING) -> list[Need]:
 
 
 def _what(call: Call, reasons: Sequence[WaitSum]) -> str:
-    """Return the text of a call. If pushes have several reasons, each has its number."""
+    """Return the text of a task.
+
+    If its pushes have several reasons, it has their counts.
+    """
     named = _reasons(reasons, call.about, (call.why,))
     if call.why not in ("in_doubt", "rejected") or "; " not in named:
         return call.what or call.reason
@@ -237,7 +247,7 @@ def _what(call: Call, reasons: Sequence[WaitSum]) -> str:
 
 
 def _soon(around: Around, at_ms: int) -> list[Need]:
-    """Return what needs a decision, and credit that ends, within a day."""
+    """Return requested overrides, and organisations with credit for under a day."""
     found = []
     if around.asked:
         words = "1 override" if around.asked == 1 else f"{around.asked:,} overrides"
@@ -255,7 +265,7 @@ def _soon(around: Around, at_ms: int) -> list[Need]:
 
 
 def _place(call: Call, standing: Standing) -> str:
-    """Return the page with the details, if it is another than the organisation's."""
+    """Return the page with the details; '' if it is the organisation's page."""
     if call.why in ("in_doubt", "rejected"):
         return url(PUSHES, state=call.why, provider=call.about)
     if call.why == "problem" and standing.last_tick is not None:
@@ -264,7 +274,7 @@ def _place(call: Call, standing: Standing) -> str:
 
 
 def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
-    """Return the needs that a tick, or the end of a pause, may fix."""
+    """Return the open work that a tick, or the end of a pause, may do."""
     found = [
         Need(
             "warn",
@@ -314,7 +324,10 @@ def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
 
 
 def _reasons(reasons: Sequence[WaitSum], provider: str, states: Sequence[str]) -> str:
-    """Why pushes of these states wait at a provider, the reason of most first; of several, each with how many."""
+    """Return the reasons of a provider's waiting pushes in these states.
+
+    The most frequent reason is first. If there are several, each has its number of pushes.
+    """
     counts = Counter[str]()
     for one in reasons:
         if one.provider == provider and one.state in states:
@@ -327,7 +340,10 @@ def _reasons(reasons: Sequence[WaitSum], provider: str, states: Sequence[str]) -
 
 
 def _why(one: Waiting, reasons: Sequence[WaitSum]) -> str:
-    """Return the reasons, if they were read; else the most frequent one, and the number of others."""
+    """Return the reasons, or the most frequent reason and the number of others.
+
+    The second form applies if the page did not read the reasons.
+    """
     if named := _reasons(reasons, one.provider, ("due", "queued")):
         return f": {named}"
     if "waiting" not in one.errors:

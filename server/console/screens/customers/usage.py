@@ -1,6 +1,6 @@
-"""An organisation's usage: what is left, what it is used for day by day, how far its runs have come, and its ledger.
+"""Show an organisation's usage: its credit, use by day, executions and ledger.
 
-Guarantee: the tiles are those of `GET /v1/accounts/…`, and the days add up to what the ledger has of them.
+Guarantee: the tiles equal `GET /v1/accounts/…`, and the days add up to the ledger's entries.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from drawdown.worker.wallets.entries import Chosen, Forecast, LedgerDay, RunStep
 DAYS: Final = (30, 7, 90)
 TILE_DAYS: Final = 30
 OTHER: Final = "executions by amount"
-"""The name of charges without a feature: runs that were settled by an amount.
+"""Name of charges without a feature: executions that were settled by an amount.
 
-No feature has this name: it has no spaces.
+A feature cannot have this name, because it has spaces.
 """
 HOUR_MS: Final = DAY_MS // 24
 HOURS_BELOW_MS: Final = 3 * DAY_MS
-"""A wallet that was first used less than this ago is shown by hours: three bars show too little."""
+"""Age of a wallet's first use below which the chart has a bar for each hour. Three bars of days would show too
+little."""
 LEAST_BARS: Final = 12
-"""So that one bar is not as wide as the picture."""
+"""Least number of bars in a chart, so that one bar is not as wide as the chart."""
 SPLIT_DAYS: Final = 7
-"""The share by sandbox and project is counted from samples, and those of a week are many."""
+"""Days of samples from which the page counts the use of each sandbox and project."""
 MOST_SHARES: Final = 8
 """Sandboxes, or projects, of an organisation that its page names."""
 EFFECTS: Final = {
@@ -58,7 +59,7 @@ OUTLOOKS: Final = {
 
 @dataclass(frozen=True)
 class Step:
-    """One of the five steps of a run: how many, how much, and what it does to the wallet."""
+    """A step of executions: its count, its amounts, and its effect on the wallet."""
 
     name: str
     number: int | None
@@ -67,12 +68,12 @@ class Step:
 
 
 HERE: Final = frozenset({None, EMBEDDED, *EXEMPT_PROVIDERS})
-"""Providers that keep no balance elsewhere."""
+"""Providers that keep no balance outside Drawdown."""
 
 
 @dataclass(frozen=True)
 class Day:
-    """A day of the ledger: its entries by kind, what they moved, and what was left when it ended."""
+    """A day of the ledger: its entries by kind, their sum, and the balance at its end."""
 
     day_ms: int
     kinds: list[LedgerDay]
@@ -117,16 +118,16 @@ def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any], paid: PaidFrom) 
 
 
 def _tiles(account: Account, said: str, used_: Tile) -> list[Tile]:
-    """Return the tiles of the wallet, in the order in which readers need them."""
+    """Return the tiles of the wallet, the most important first."""
     _, reserved, included, *_, hold, balance = wallets.tiles(account)
     return [available(account, said), reserved, included, hold, used_, balance]
 
 
 def provider_balance_tiles(connection: sa.Connection, org: Any, paid: PaidFrom, now_ms: int) -> list[Tile]:
-    """Return the tiles of an organisation without a balance here. `org`: its row.
+    """Return the tiles of an organisation with its balance at a provider.
 
-    They show the last balance at its biller, less the usage that the balance does not include yet; if there is none,
-    that it is unknown.
+    They show the provider's last balance, less the usage that it does not include yet. If no balance was read, they
+    show that it is unknown. `org`: the organisation's row.
     """
     if org is None or org.billing_provider in HERE or org.balance_micro is None:
         return [wallets.nothing_here(paid)]
@@ -143,7 +144,7 @@ def provider_balance_tiles(connection: sa.Connection, org: Any, paid: PaidFrom, 
 
 
 def _over_from_before(account: Account) -> list[Tile]:
-    """Return the tile of a wallet here that pays for nothing any more."""
+    """Return the tile of a wallet here that no longer pays for usage."""
     if not account.balance_micro:
         return []
     return [
@@ -152,7 +153,10 @@ def _over_from_before(account: Account) -> list[Tile]:
 
 
 def available(account: Account, said: str) -> Tile:
-    """Return the tile of available credit. Owed credit has a text and a colour before any forecast."""
+    """Return the tile of available credit.
+
+    If the wallet owes credit, its text and colour show that in place of the forecast.
+    """
     if account.owed_micro > 0:
         said = f"{figures.credits(account.owed_micro)} owed: used but not paid"
     tone = "bad" if account.available_micro < 0 or account.owed_micro > 0 else ""
@@ -160,13 +164,13 @@ def available(account: Account, said: str) -> Tile:
 
 
 def used(by_day: list[Use], tomorrow_ms: int) -> Tile:
-    """Return the tile of the use in the last days, today included."""
+    """Return the tile of the use in the last TILE_DAYS days, today included."""
     micro = sum(one.micro for one in by_day if one.at_ms >= tomorrow_ms - TILE_DAYS * DAY_MS)
     return Tile(f"Used in {TILE_DAYS} days", figures.credits(micro), "today included")
 
 
 def outlook(found: Forecast, now_ms: int) -> str:
-    """The forecast in words."""
+    """Return the forecast in words."""
     if found.state == "ends" and found.ends_ms is not None:
         ends = found.ends_ms
         return f"runs out {figures.time(ends)}, {figures.ago(ends, now_ms)}, at the pace of {found.days} days"
@@ -174,7 +178,10 @@ def outlook(found: Forecast, now_ms: int) -> str:
 
 
 def chart(use: list[Use], now_ms: int, from_ms: int, step_ms: int = DAY_MS) -> charts.Chart:
-    """Credits by feature, a day or an hour each, from the first use on; `from_ms`: before it nothing was read."""
+    """Return the chart of credits by feature, with a bar for each day or hour.
+
+    It begins with the first use, or at `from_ms`. `step_ms`: the time span of a bar.
+    """
     last = now_ms - now_ms % step_ms
     first = max(from_ms, min([*(one.at_ms for one in use), last - (LEAST_BARS - 1) * step_ms]))
     parts: dict[int, dict[str, int]] = {at: {} for at in range(first, now_ms + 1, step_ms)}
@@ -187,7 +194,7 @@ def chart(use: list[Use], now_ms: int, from_ms: int, step_ms: int = DAY_MS) -> c
 
 
 def by_day(use: list[Use]) -> list[tuple[int, int]]:
-    """Return the chart's data for readers: each day with use and its sum, the latest first."""
+    """Return the chart's data: each day with use, and its sum, the latest first."""
     sums: dict[int, int] = {}
     for one in use:
         sums[one.at_ms] = sums.get(one.at_ms, 0) + one.micro
@@ -195,7 +202,7 @@ def by_day(use: list[Use]) -> list[tuple[int, int]]:
 
 
 def steps(found: RunSteps) -> list[Step]:
-    """Preview, accept, queued, complete, settlement: each with what it does to the wallet."""
+    """Return the five steps of executions, each with its effect on the wallet."""
     reserved, held = figures.credits(found.accepted_micro), figures.credits(found.held_micro)
     drawn, left = figures.credits(found.drawn_micro), figures.credits(found.left_micro)
     waits = figures.credits(found.unreleased_micro)
@@ -211,14 +218,20 @@ def steps(found: RunSteps) -> list[Step]:
 
 
 def _shares(connection: sa.Connection, org: sa.Row[Any], now_ms: int) -> list[tuple[str, list[Share], int]]:
-    """Usage of the last days by sandbox and by project, the most first; how many more there are."""
+    """Return the usage by sandbox and by project, the largest first.
+
+    Each list ends with the number of further sandboxes or projects. It covers SPLIT_DAYS days.
+    """
     found = read_shares(connection, org.org_id, int(org.floor_ms), *last_days(now_ms, SPLIT_DAYS))
     named = {by: [one for one in shares if one.group or by == "sandbox"] for by, shares in found.items()}
     return [(by, shares[:MOST_SHARES], max(len(shares) - MOST_SHARES, 0)) for by, shares in named.items()]
 
 
 def ledger_days(rows: list[LedgerDay], closing_micro: int) -> list[Day]:
-    """The latest first; `closing_micro`: what was in the wallet when the last of them ended."""
+    """Return the ledger by days, the latest first.
+
+    `closing_micro`: the balance at the end of the latest day.
+    """
     days: dict[int, list[LedgerDay]] = {}
     for row in rows:
         days.setdefault(row.day_ms, []).append(row)
@@ -231,7 +244,10 @@ def ledger_days(rows: list[LedgerDay], closing_micro: int) -> list[Day]:
 
 
 def opened_day(ask: Ask) -> int | None:
-    """Return the start of the day to show the entries of, or None. Errors: UsageError for an invalid day."""
+    """Return the start of the day with shown entries; None if the page shows none.
+
+    Errors: UsageError for an invalid day.
+    """
     text = ask.query.get("day", "")
     if not text:
         return None
@@ -243,12 +259,12 @@ def opened_day(ask: Ask) -> int | None:
 
 
 def days_of(ask: Ask) -> Chosen:
-    """The entries of the days that are shown: by the time of use, as the chart and the ledger by day."""
+    """Return the filter for the entries of the shown days, by the time of use."""
     tomorrow = ask.now_ms - ask.now_ms % DAY_MS + DAY_MS
     return Chosen(used_from_ms=tomorrow - ask.number("days", DAYS) * DAY_MS, used_to_ms=tomorrow)
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """The entries of the days that are shown."""
+    """Yield the entries of the days that the page shows."""
     customer = payer_of(connection, ask.required("id"), ask.now_ms)
     return wallets.entry_lines(connection, customer, days_of(ask))

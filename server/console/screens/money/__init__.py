@@ -1,4 +1,4 @@
-"""Wallets, plans, settlements, and whether bills agree: what finance looks at."""
+"""The pages for finance: wallets, plans, settlements, and comparisons with bills."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Billing of one customer: its buckets, its levels of halt and top-up, its payers, its offers, and its recent events.
+"""Show the billing of one customer, or of all.
 
-Billing of all customers: the biggest spenders, wallets that are low or owe, and pools.
+A customer's page has its credit, thresholds, payers, offers and recent events. The page of all customers has the high
+spenders, wallets with a low or negative balance, and pools.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from drawdown.worker.wallets.pools import PoolRow, list_pools
 
 PATH: Final = "/console/billing"
 OPEN: Final = ("due", "sending", "in_doubt")
-"""States of a top-up that may yet be credited."""
+"""States of a top-up that may still add credit."""
 RELATIONS: Final[Mapping[str, str]] = {
     "biller": "billed at", "shares": "shares the wallet", "pays_for_it": "pays for its executions",
     "it_pays_for": "its executions are paid for", "pool": "pool that allots it credit", "sponsor": "sponsored it",
@@ -141,7 +142,10 @@ def _event(one: Happened, customer: str) -> tuple[Cell, ...]:
 
 
 def _moved(one: Happened) -> str:
-    """By how much it moved the wallet: a top-up does once it is credited, and not before; one in doubt may yet."""
+    """Return the amount by which an event changed the wallet.
+
+    A top-up changes it once it is credited. While it is open, its effect is unknown.
+    """
     if one.part != "topup" or one.state == "credited":
         return figures.signed(one.micro)
     return figures.UNKNOWN if one.state in OPEN else figures.credits(0)
@@ -209,7 +213,7 @@ def _plans(found: list[Offer], own: str | None, customer: str) -> Table:
 
 
 MOST_WALLETS: Final = 10
-"""Wallets that owe, and that are low, on the page of billing."""
+"""Wallets with a negative balance, and wallets with a low balance, on the page of billing."""
 MOST_POOLS: Final = 20
 """Pools on the page of billing."""
 STALE_MS: Final = 2 * DAY_MS
@@ -250,7 +254,7 @@ def _how_many(found: WalletLines) -> str:
 
 
 def _customer(customer_id: str) -> Cell:
-    """With its billing, and a form that gives it credit."""
+    """Return a cell with a link to a customer's billing, and the action Give credit."""
     return replace(cells.billing(customer_id), links=(act("Give credit", "grant", id=customer_id),))
 
 
@@ -305,7 +309,10 @@ def _pools(found: list[PoolRow]) -> Table:
 
 
 def thresholds(terms: BillingTerms, account: Account, customer: str, *, is_here: bool) -> Table:
-    """At which credit something happens, and whether it has. `is_here`: whether a balance is kept here."""
+    """Return the table of thresholds, with their present state and effect.
+
+    `is_here`: True if Drawdown keeps the customer's balance.
+    """
     available = account.available_micro if is_here else None
     balance = available if terms.billing_provider is None or terms.read_micro is None else terms.read_micro
     halted = Cell("halted", "state", "bad") if terms.is_halted else Cell("open")
@@ -349,7 +356,7 @@ def _reached(level: int | None, balance: int | None) -> Cell:
 
 
 def state_of(terms: BillingTerms) -> Cell:
-    """Return the state of an automatic top-up: armed, paused, stopped by itself, or all of them by the kill switch."""
+    """Return the state of an automatic top-up, such as armed, paused or stopped."""
     if terms.mode is None:
         return Cell("none")
     if terms.stopped_ms is not None:
@@ -362,7 +369,10 @@ def state_of(terms: BillingTerms) -> Cell:
 
 
 def pause(terms: BillingTerms, customer: str) -> list[Link]:
-    """Return the actions on a top-up. An action that calls the payment service is queued."""
+    """Return the actions on an automatic top-up.
+
+    An action that calls the payment service queues a job.
+    """
     if terms.mode is None:
         return []
     found = [] if terms.mode == "live" else [act("Start top-up", "topup-start", id=customer)]

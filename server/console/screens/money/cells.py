@@ -19,7 +19,7 @@ SETTLEMENT_TONES: Final[Mapping[str, str]] = {"frozen": "warn"}
 
 
 def billing(customer_id: str, *, narrow: bool = True) -> Cell:
-    """A customer, or an organisation, with its billing."""
+    """Return a cell that links to the billing of a customer or organisation."""
     return Cell(customer_id, "id", href=url("/console/billing", id=customer_id), narrow=narrow)
 
 
@@ -44,14 +44,20 @@ def credits(micro: int | None, *, narrow: bool = True) -> Cell:
 
 
 def balance(micro: int | None, *, narrow: bool = True) -> Cell:
-    """Return a balance, with a word if it is negative: many people do not see a colour."""
+    """Return a cell with a balance.
+
+    A negative balance has a word, because some people cannot see its colour.
+    """
     if micro is not None and micro < 0:
         return Cell(f"{figures.credits(micro)} owed", "number", "bad", narrow=narrow)
     return Cell(figures.credits(micro), "number", narrow=narrow)
 
 
 def available(micro: int, *, narrow: bool = True) -> Cell:
-    """Return an available amount; it is negative if more was used or reserved than there is."""
+    """Return a cell with an available amount.
+
+    It is negative if more credit was used or reserved than the wallet has.
+    """
     if micro < 0:
         return Cell(f"{figures.credits(micro)} overdrawn", "number", "bad", narrow=narrow)
     return credits(micro, narrow=narrow)
@@ -75,12 +81,12 @@ def resolve(topup: str, state: str) -> tuple[Link, ...]:
 
 
 def format_money(minor: int | None, currency: str | None) -> str:
-    """An amount of minor units, with the decimals of its currency."""
+    """Return an amount of minor units with the decimals of its currency."""
     return figures.UNKNOWN if minor is None or currency is None else show_money(minor, currency)
 
 
 def of_entry(key: str, reservation: str | None = None, lot: str | None = None, customer_id: str = "") -> str:
-    """Return the link of an entry: to its push, its run, its top-up, or its lot; '' if it has none."""
+    """Return the page of an entry's push, execution, top-up or lot, or ''."""
     if parse_push_key(key) is not None:
         return url("/console/push", key=key)
     if reservation:

@@ -1,4 +1,4 @@
-"""The expected cost of usage at vendors beside their bills, and cells' own counts beside ours."""
+"""Show differences: estimates and vendors' bills, cells' and Drawdown's counts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from drawdown.worker.provider.vendors import LEAST_MICRO, TOLERANCE_PPM, DriftLi
 
 PATH: Final = "/console/drift"
 DAYS: Final = (7, 3, 14)
-"""Days of bills that are shown; the whole usage of a day is added up for each."""
+"""Choices of days of bills on the page. The page sums all usage of each day."""
 MOST_DRIFT: Final = 200
 """Lines of bills that a page shows."""
 BOUNDS: Final = f"by more than {show_percent(TOLERANCE_PPM)}, and by {figures.credits(LEAST_MICRO)} or more"
@@ -59,7 +59,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Exactly the lines of those days."""
+    """Yield the lines of the chosen days."""
     yield csv_line(COLUMNS)
     for one in _drift_lines(connection, ask):
         texts = (figures.day(one.day_ms), one.vendor, one.service, one.currency, one.state, verdict(one))
@@ -71,7 +71,10 @@ def _drift_lines(connection: sa.Connection, ask: Ask) -> list[DriftLine]:
 
 
 def _span(ask: Ask) -> tuple[int, int]:
-    """Whole days, up to today."""
+    """Return the start and the end of the chosen days, in milliseconds.
+
+    The last is yesterday.
+    """
     today = ask.now_ms - ask.now_ms % DAY_MS
     return today - ask.number("days", DAYS) * DAY_MS, today
 
@@ -101,7 +104,10 @@ def _bills(found: Sequence[DriftLine], from_ms: int, looked: str) -> Table:
 
 
 def apart(one: DriftLine) -> str:
-    """By how many per cent of the estimate the bill differs: one decimal, halves away from zero."""
+    """Return the difference of bill and estimate in per cent of the estimate.
+
+    It has one decimal, halves rounded away from zero.
+    """
     if one.billed_micro is None or not one.estimated_micro:
         return figures.UNKNOWN
     more, size = one.billed_micro - one.estimated_micro, abs(one.estimated_micro)
@@ -111,7 +117,10 @@ def apart(one: DriftLine) -> str:
 
 
 def verdict(one: DriftLine) -> str:
-    """In a word, for the page and its files: what is not known is neither within the bounds nor off."""
+    """Return the verdict of a line: alert, off, within or unknown.
+
+    A line without a bill or an estimate is unknown.
+    """
     if one.alerts:
         return "alert"
     if one.is_off:

@@ -1,6 +1,7 @@
-"""Acts that need a call to a payment service or a provider first are queued, and a tick does them.
+"""Queue jobs for actions that call a payment service or a provider.
 
-They are another card, a start that charges, and the correction of a difference that a comparison found.
+A tick does the jobs. The actions are: resume a top-up with another card, start a top-up, and correct the differences of
+a comparison.
 """
 
 from __future__ import annotations
@@ -89,7 +90,10 @@ START: Final = _topup(
 
 
 def _correction(doing: Doing) -> CorrectJob:
-    """Return the range to correct. Errors: WrongField if it is no range of days that have begun."""
+    """Return the job for the days to correct.
+
+    Errors: WrongField if the range is not of whole days that have begun.
+    """
     start, end = doing.time("from"), doing.time("to")
     if start is not None and start > doing.by.now_ms:
         raise WrongField("from", "the day has not begun yet")
@@ -100,7 +104,10 @@ def _correction(doing: Doing) -> CorrectJob:
 
 
 def _there(connection: sa.Connection, doing: Doing) -> CorrectJob:
-    """Errors: those of `_correction`; UnknownId."""
+    """Return the job if its organisation and provider exist.
+
+    Errors: those of `_correction`; UnknownId.
+    """
     asked = _correction(doing)
     if asked.org_id:
         require_org(connection, asked.org_id)
@@ -134,7 +141,7 @@ def _apart(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 
 
 def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
-    """The lines that were kept of it; the tick compares again."""
+    """Return the stored lines of the last comparison. The tick compares again."""
     found = transact(lambda c: _compared_days(c, _there(c, doing)), rollback=True)
     note = "The tick compares again, and looks up each push that differs then at its provider."
     first = f" This table shows the first {len(found)} lines." if len(found) >= reconciliations.MOST_DIFFERING else ""
@@ -169,7 +176,7 @@ CORRECT: Final = Action(
     "If the provider proves that it does not have a push, Drawdown voids it and seals its usage "
     "again. Drawdown refunds charges above accepted pushes. It reports unproven differences and does "
     "not change them.",
-    role="admin",  # the tick compares again, so that nothing bounds what it corrects
+    role="admin",  # no limit of credit bounds the corrections, because the tick compares again
     tell=_preview,
 )
 ACTIONS: Final = (RESUME, START, CORRECT)

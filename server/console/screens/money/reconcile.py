@@ -1,4 +1,4 @@
-"""Our totals beside the providers', as they were last compared: what differs first."""
+"""Show the last comparisons with providers' totals, differences first."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Table("Compared days, the latest first", HEADS, [row(one) for one in found.lines],
               "No day matches the filter.", kept, following, first="" if after is None else url(PATH, **query)),
     ]  # fmt: skip
-    if not compared:  # four empty tables would say so four times
+    if not compared:  # one table replaces four empty ones
         none = "No comparison exists yet. A comparison asks the providers."
         tables = [Table("Differences", HEADS, [], none, "drawdown reconcile"), *([told] if told.rows else [])]
     return to_context(PageContent(PATH, tables, filters=filters, query=query, file=url(f"{PATH}.csv", **query)))
 
 
 def _differing(connection: sa.Connection, chosen: ComparedFilter, kept: str) -> Table:
-    """Return the differences; a filter for all shows also that there are none."""
+    """Return the table of differences that match the filter."""
     found = reconciliations.differing(connection, chosen)
     none = (
         "The last comparison found no difference."
@@ -82,7 +82,7 @@ def _differing(connection: sa.Connection, chosen: ComparedFilter, kept: str) -> 
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Exactly the lines of the filter."""
+    """Yield the lines of the filter."""
     yield csv_line(COLUMNS)
     for one in reconciliations.every(connection, _chosen(ask)):
         texts = (figures.day(one.day_ms), one.org_id, one.provider, one.customer_id, one.feature, one.verdict)
@@ -108,7 +108,10 @@ def _after(ask: Ask) -> After | None:
 
 
 def row(one: Compared, *, correct: bool = False) -> tuple[Cell, ...]:
-    """`correct`: with what leads to its correction, of its organisation, provider and day."""
+    """Return the row of a comparison.
+
+    `correct`: True to add the action that corrects its organisation, provider and day.
+    """
     day, next_day = figures.day(one.day_ms), figures.day(one.day_ms + DAY_MS)
     whose = {"org": one.org_id, "provider": one.provider, "from": day, "to": next_day}
     links = (act("Correct", "reconcile-correct", "admin", **whose),) if correct else ()

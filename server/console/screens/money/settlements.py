@@ -1,4 +1,4 @@
-"""Suppliers' credit: by supplier, settlement by settlement, its payouts, and one settlement.
+"""Show the credit of suppliers: their settlements and payouts.
 
 The actions are freezes, reversals and payouts.
 """
@@ -90,7 +90,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Exactly the settlements of the filter."""
+    """Yield the settlements of the filter."""
     yield csv_line(COLUMNS)
     for one in settlements.every(connection, _chosen(ask), ask.now_ms):
         times = (figures.iso(one.settled_ms), figures.iso(one.hold_until_ms))
@@ -105,7 +105,10 @@ def _chosen(ask: Ask) -> SettlementFilter:
 
 
 def _tiles(found: Sequence[Sums], states: Sequence[str], whose: str = "") -> list[Tile]:
-    """Return the sums of settlements of these states."""
+    """Return tiles with the sums of settlements in these states.
+
+    The last parameter: the text of each tile, in place of the state's meaning.
+    """
     sums = {name: sum(getattr(one, f"{name}_micro") for one in found) for name in SAID if name in states}
     return [
         Tile(name.capitalize() if name != "hold" else "On hold", figures.credits(micro), whose or SAID[name],
@@ -115,12 +118,15 @@ def _tiles(found: Sequence[Sums], states: Sequence[str], whose: str = "") -> lis
 
 
 def _first(found: Sequence[Account]) -> str:
-    """Return the scope of the figures, if there may be more suppliers."""
+    """Return a note if the figures cover only the first suppliers; else ''."""
     return f"of the first {MOST_SUPPLIERS} suppliers by name" if len(found) == MOST_SUPPLIERS else ""
 
 
 def _suppliers(found: Sequence[Account], payouts: Mapping[str, NextPayout], beside: bool) -> Table:
-    """`beside`: the page is of fewer settlements than the table."""
+    """Return the table of suppliers.
+
+    `beside`: True if the page's filter does not narrow this table.
+    """
     rows = [
         (
             cells.supplier(one.supplier),
@@ -156,9 +162,9 @@ def _terms(one: Account) -> tuple[Link, ...]:
 
 
 def _release(one: Account, payout: NextPayout) -> tuple[Link, ...]:
-    """Return the link to release a payout.
+    """Return the link that releases a payout.
 
-    The form states its amount, so that it is refused once the amount differs.
+    The form has the amount, so Drawdown refuses it if the amount changes meanwhile.
     """
     if one.is_frozen or not payout.may_be_made:
         return ()
@@ -166,7 +172,7 @@ def _release(one: Account, payout: NextPayout) -> tuple[Link, ...]:
 
 
 def settlements_table(found: Sequence[Settlement], command: str, following: str, first: str, narrowed: bool) -> Table:
-    """Settlements, the newest first."""
+    """Return the table of settlements, the newest first."""
     rows = [
         (
             Cell(one.reservation, "id", href=url("/console/settlement", key=one.reservation)),

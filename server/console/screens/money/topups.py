@@ -1,7 +1,7 @@
-"""Automatic top-ups: one of them, with each call that may have taken money; and the actions on them.
+"""Show an automatic top-up with its calls to the payment service, and its actions.
 
-Guarantee: nothing here calls a payment service. Another card, and a start that charges, are queued (`jobs`): a tick
-first reads at the service if it fills the wallet itself. Terms are set by the command line, which has its time.
+Guarantee: this module never calls a payment service. Actions that may charge queue a job (`jobs`). A tick first asks
+the payment service whether it fills the wallet itself. Only the command line sets terms.
 """
 
 from __future__ import annotations
@@ -127,7 +127,10 @@ def _resolve(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _payment(doing: Doing) -> str | None:
-    """Return the named payment. Errors: WrongField if it was not made, or if one was made and none is named."""
+    """Return the payment's id; None if the payment service did not charge.
+
+    Errors: WrongField if the outcome is paid without a payment, or not paid with one.
+    """
     payment = doing.maybe("payment")
     if (doing.values["became"] == "paid") != (payment is not None):
         raise WrongField("payment", "if the top-up was paid, name the payment; if not, leave this empty")

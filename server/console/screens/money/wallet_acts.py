@@ -1,4 +1,4 @@
-"""The actions on wallets: they give credit, and change lots, plans, tiers and rates."""
+"""The action that gives credit to a wallet."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MEANING: Final[Mapping[str, str]] = {
     "sponsor": "sponsor: given by another party",
     "included": "included: part of a plan",
 }
-"""The meaning of each kind of lot, as the form shows it.
+"""Meaning of each kind of lot, on the form.
 
-Finance has to know the kind, so no form chooses it by default.
+Finance must choose the kind, so the form has no default.
 """
 CREDITED: Final = Field("id", "Customer", hint="Customer who owns the wallet; by default the organisation's id.")
 
@@ -41,7 +41,10 @@ def _grant(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _customer(connection: sa.Connection, doing: Doing) -> str:
-    """Return the customer of the wallet. Errors: WrongField if no organisation draws on it."""
+    """Return the customer of the wallet.
+
+    Errors: WrongField if no organisation uses the wallet.
+    """
     try:
         credit.require_drawn_on(connection, doing.text("id"), doing.by.now_ms)
     except WrongField as error:
@@ -92,7 +95,7 @@ GRANTS: Final = (GRANT,)
 
 
 def key_of(doing: Doing, name: str) -> str:
-    """A key that is made of several ids. Errors: WrongField for what no key can be."""
+    """Return a key of several ids. Errors: WrongField if no key can have this text."""
     found = doing.values.get(name, "").strip()
     if not (is_clean(found) and len(found) <= MAX_KEY_CHARS):
         raise WrongField(name, f"1 to {MAX_KEY_CHARS} characters without control characters")

@@ -1,5 +1,7 @@
-"""The ledger: its wallets, the lowest first, its rate card and its plans; and one wallet: what it has, its lots in
-their order of use, and its entries, each with what it is an entry of.
+"""Show the ledger: its wallets, its rate card and its plans; or one wallet.
+
+The list has the lowest wallets first. A wallet's page has its credit, its lots in their order of use, and its entries
+with links.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Exactly the wallets of the filter."""
+    """Yield the wallets of the filter."""
     chosen = _chosen(ask)
     yield csv_line(COLUMNS)
     for one in wallets.every(connection, chosen):
@@ -108,7 +110,7 @@ def _row(one: WalletLine) -> tuple[Cell, ...]:
 
 
 def topped_up(one: WalletLine) -> Cell:
-    """Return the cell of its automatic top-up, and of its source."""
+    """Return the cell with the state of a wallet's automatic top-up."""
     if one.mode is None:
         return Cell("none", narrow=False)
     if one.blocked_reason is not None:
@@ -119,7 +121,7 @@ def topped_up(one: WalletLine) -> Cell:
 
 
 def _rates(rates: list[Rate], now_ms: int) -> Table:
-    """The newest of each feature first; which of them counts now."""
+    """Return the rate card by feature, the newest rate first, with the rate in use."""
     rows, seen = [], set[str]()
     for one in sorted(rates, key=lambda one: (one.feature, -one.start_ms)):
         is_now = one.start_ms <= now_ms and one.feature not in seen
@@ -157,7 +159,7 @@ PLAN_HEADS: Final = (
 
 
 def plan_cells(one: wallets.Offer, is_own: bool) -> tuple[Cell, ...]:
-    """Return the cells of a plan in a comparison; the customer's own plan is marked."""
+    """Return the cells of a plan. `is_own`: True if it is the customer's plan."""
     factor = figures.UNKNOWN if one.hold_factor_ppm is None else f"{Decimal(one.hold_factor_ppm) / ONE_PPM:f}"
     name = Cell(f"{one.name}, current" if is_own else one.name, "id")
     return (
@@ -180,7 +182,7 @@ ENTRY_COLUMNS: Final = (
     "used_at", "booked_at", "kind", "feature", "execution", "lot", "key", "actor", "reason", "quantity", "amount",
     "balance",
 )  # fmt: skip
-"""The columns of a file of entries."""
+"""Columns of a file of entries."""
 
 
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -213,14 +215,14 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _never_used(customer: str, paid: PaidFrom) -> PageContent:
-    """Instead of zeros that say nothing."""
+    """Return the page of a wallet that was never used, without zeros."""
     acts = [act("Give credit", "grant", id=customer)] if paid.takes_credit and paid.customer_id == customer else []
     above, billing = Link("Ledger", "/console/ledger"), Link("Billing", url("/console/billing", id=customer))
     return PageContent(WALLET_PATH, [no_wallet(customer, paid)], acts=[*acts, billing], above=above, heading=customer)
 
 
 def whose(paid: PaidFrom) -> str:
-    """Return the reason why there is no balance to show, in words; '' if it is kept here."""
+    """Return why Drawdown has no balance to show; '' if it keeps the balance."""
     if paid.is_here:
         return ""
     if paid.provider is None:
@@ -229,12 +231,12 @@ def whose(paid: PaidFrom) -> str:
 
 
 def nothing_here(paid: PaidFrom) -> Tile:
-    """Return the tile of an unknown credit: unknown is not zero."""
+    """Return the tile of an unknown credit, which shows a dash, not zero."""
     return Tile("Available", figures.UNKNOWN, whose(paid))
 
 
 def no_wallet(customer_id: str, paid: PaidFrom) -> Table:
-    """In the place of a ledger that is not here."""
+    """Return a table that explains why the wallet has no ledger in Drawdown."""
     command: tuple[str, ...] = ("org", "list", "--provider", f"{paid.provider}")
     if paid.takes_credit:
         command = ("ledger", "grant", paid.customer_id, "10")
@@ -244,10 +246,10 @@ def no_wallet(customer_id: str, paid: PaidFrom) -> Table:
 
 
 def chosen_by(ask: Ask) -> ChosenEntries:
-    """Return the entries that were booked in a time, or have an amount.
+    """Return the filter of entries: by the time of booking, or by the amount.
 
-    Times are shown to the minute and amounts to the cent, so a typed value means all of that minute or cent. Errors:
-    UsageError.
+    The page shows times to the minute and amounts to the cent. So a typed value matches the whole minute or cent.
+    Errors: UsageError.
     """
     begin, end, amount = ask.moment("from"), ask.moment("to"), ask.text("amount").strip()
     return ChosenEntries(
@@ -266,14 +268,17 @@ def chosen_filters(ask: Ask) -> tuple[Filter, ...]:
 
 
 def lines_of_one(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Exactly the entries of the filter."""
+    """Yield the entries of the filter."""
     customer = ask.required("id")
     ids.require(connection, ids.CUSTOMER, customer)
     return entry_lines(connection, customer, chosen_by(ask))
 
 
 def entry_lines(connection: sa.Connection, customer: str, chosen: ChosenEntries) -> Iterator[str]:
-    """Entries of a wallet as a file has them, in the order of its page; the balance is what was left behind each."""
+    """Yield a wallet's entries as lines of CSV, each with the balance after it.
+
+    They have the order of the wallet's page.
+    """
     yield csv_line(ENTRY_COLUMNS)
     for one, left in wallet_entries.every(connection, customer, chosen):
         times = (figures.iso(one.ts), figures.iso(one.at_ms))
@@ -283,7 +288,7 @@ def entry_lines(connection: sa.Connection, customer: str, chosen: ChosenEntries)
 
 
 def tiles(account: Account) -> list[Tile]:
-    """A wallet's buckets."""
+    """Return the tiles of a wallet: its balance and the parts of its credit."""
     given = account.bonus_micro + account.sponsor_micro + account.refund_micro
     owed = f"{figures.credits(account.owed_micro)} owed" if account.owed_micro > 0 else "available and reserved"
     over = f"{figures.credits(account.over_micro)} of it expired" if account.over_micro else "by open executions"
@@ -305,13 +310,13 @@ def tiles(account: Account) -> list[Tile]:
 def entries_table(
     found: Entries, customer_id: str, chosen: ChosenEntries, path: str, query: Mapping[str, object], after: str
 ) -> Table:
-    """Return the entries, the latest use first.
+    """Return the table of entries, the latest use first.
 
-    `path` and `query`: the address of their first page, `after`: the entry before this page.
+    `path` and `query`: the address of the first page. `after`: the entry before this page.
     """
     heads: tuple[str, ...] = ("Used, UTC", "Booked, UTC", "Event", "Kind", "#Quantity", "#Amount", "#Balance", "Actor")
     none = "No entry of this wallet exists yet. A grant or the first charge makes one."
-    if found.booked_micro is None:  # which was left behind entries of other pages
+    if found.booked_micro is None:  # the balance after entries of other pages is unknown
         heads = tuple(head for head in heads if head != "#Balance")
         rows = [_entry(one, customer_id) for one in found.entries]
     else:
@@ -356,7 +361,10 @@ def _entry(one: EntryLine, customer_id: str, left_micro: int | None = None) -> t
 
 
 def lots_table(view: LotsView, customer_id: str) -> Table:
-    """The lots in their order of use, then those to come, then those that are over."""
+    """Return the table of lots in their order of use.
+
+    After them come future lots, then ended lots.
+    """
     heads = ("Order", "Lot", "#Given", "#Left", "#Used", "#Expired or taken", "Expires, UTC", "Features")
     note = f"Order of use: {view.order}."
     if view.owed_micro:

@@ -1,4 +1,4 @@
-"""Pushes, runs, halts, providers, cells and ticks: what is under way, and what waits."""
+"""The pages for on-call: pushes, executions, halts, providers, cells and ticks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ACTIONS: Final = (
     *jobs.PROVIDER_ACTIONS,
 )
 EXAMPLE: Final = "?key=usage%3Aacme%3A1767229200000%3Acompute_1gb"
-"""The push of acme's first hour of use, as the tests of all pages fill a database."""
+"""Address of the push of acme's first hour of use, in the tests of all pages."""
 
 PAGES: Final[tuple[Page, ...]] = (
     Page(pushes.PATH, "Pushes", "list.html", pushes.read, lines=pushes.csv_lines),

@@ -1,5 +1,6 @@
-"""Backfills: events of the past that wait for a person's word; one of them, with what closing it would bill; and the
-word itself: it is closed, by the hash of what it showed, or taken back.
+"""Show backfills, and the usage that closing one of them would bill.
+
+A backfill adds past events. A person closes it with the hash of the shown comparison, or reverts it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ TOO_MANY: Final = (
     "The backfill is too large to compare on this page: `drawdown backfill show` shows what closing would bill."
 )
 MOST_LISTED: Final = 100
-"""Latest backfills on the page. Find older ones by organisation."""
+"""Latest backfills on the page. Find older backfills by organisation."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -64,7 +65,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
-    """One of them; while it is open, what closing it would bill now."""
+    """Return the page of a backfill.
+
+    If it is open, the page has the usage that closing it would bill now.
+    """
     name = ask.required("key")
     found = show_backfill(connection, name)
     would = diff(connection, name) if found.state == "open" and found.events <= MOST_COMPARED else None

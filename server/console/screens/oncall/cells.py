@@ -1,6 +1,6 @@
-"""Cells: their addresses, the sandboxes there, and the halts that they have not answered.
+"""Show the cells: their URLs, their sandboxes, and their unacknowledged halts.
 
-A cell is known, or forgotten.
+A person sets the URL of a cell, or forgets the cell.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cells of tables with links: from a balance to the entry, the push, its samples, and the notified cells."""
+"""Cells of tables with links to an organisation, a push or a cell's halts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ TONES: Final[Mapping[str, str]] = {
     "open": "warn", "over": "warn", "not met": "warn", "failing": "warn",
     "may be open": "warn", "no answer": "warn",
 }  # fmt: skip
-"""Red is what a person is needed for, amber what waits; all else is plain, so that a healthy table is grey."""
+"""Colour of each state: red if a person is needed, amber if work waits. Other states have no colour."""
 MOST_TEXT: Final = 160
-"""Characters of an error in a table; its own page has it whole."""
+"""Characters of an error in a table. The page of its object has the whole error."""
 
 
 def state(name: str) -> Cell:
@@ -25,19 +25,19 @@ def state(name: str) -> Cell:
 
 
 def org(org_id: str | None, tab: str | None = None, *, narrow: bool = True) -> Cell:
-    """Leads to the organisation."""
+    """Return a cell that links to the organisation."""
     if not org_id:
         return Cell(figures.UNKNOWN, narrow=narrow)
     return Cell(org_id, "id", narrow=narrow, href=url("/console/org", id=org_id, tab=tab))
 
 
 def push(key: str, text: str = "", *, narrow: bool = True) -> Cell:
-    """Leads to the push."""
+    """Return a cell that links to the push."""
     return Cell(text or key, "id", narrow=narrow, href=url("/console/push", key=key))
 
 
 def cell(cell_id: str, *, narrow: bool = True) -> Cell:
-    """Return a link to the notices of that cell."""
+    """Return a cell that links to the halts of a cell."""
     return Cell(cell_id, "id", narrow=narrow, href=url("/console/halts", state="any", cell=cell_id))
 
 
@@ -54,14 +54,14 @@ def time(ms: int | None, *, narrow: bool = True) -> Cell:
 
 
 def answer_cell(halted_ms: int, acked_ms: int | None) -> Cell:
-    """What a cell answered to a halt, and how long after it was due."""
+    """Return the answer of a cell to a halt, and its delay."""
     if acked_ms is None:
         return Cell("due", "state", TONES["due"])
     return Cell(f"acknowledged {figures.time(acked_ms)}", under=f"after {figures.lasting(acked_ms - halted_ms)}")
 
 
 def text_cell(text: str | None, *, narrow: bool = False) -> Cell:
-    """A text that others wrote."""
+    """Return a cell with a text that others wrote, cut to MOST_TEXT characters."""
     if not text:
         return Cell(figures.UNKNOWN, narrow=narrow)
     return Cell(text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…", "id", narrow=narrow)

@@ -1,6 +1,6 @@
-"""Halts: those that are due or ignored come first; each has its cell, its organisation and the cell's answer.
+"""Show halts with their cells, organisations and acknowledgements.
 
-An operator halts, lifts a halt, or overrides an organisation's limits.
+Ignored halts come first. An operator can halt an organisation, or lift the halt.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from drawdown.worker.orgs import actions as orgs
 
 PATH: Final = "/console/halts"
 MOST_UNHEEDED: Final = 100
-"""Halts that are not heeded, on a page: a person is needed for each."""
+"""Ignored halts on a page. Each needs a person."""
 COLUMNS: Final = ("org_id", "cell_id", "halted_at", "due_at", "acked_at", "last_error", "attempts", "ignored")
 
 
@@ -79,7 +79,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Exactly those of the filter."""
+    """Yield the halts of the filter."""
     yield csv_line(COLUMNS)
     for one in halt_list.every(connection, _chosen(ask)):
         times = [None if ms is None else figures.iso(ms) for ms in (one.halted_at, one.due_at_ms, one.acked_at_ms)]
@@ -152,14 +152,17 @@ def _states(rows: Mapping[str, sa.Row[Any]]) -> list[Fact]:
 
 
 def _stopped(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    """Their states, and how many sandboxes run of those that are not halted: a halt stops each of these."""
+    """Return the organisations' states, and the number of sandboxes that a halt stops.
+
+    The number covers only organisations that are not halted yet.
+    """
     rows = {org: require_org(connection, org) for org in sorted(_orgs(doing))}
     running = sum(cells.running_of(connection, [org for org, row in rows.items() if not row.is_halted]).values())
     return [*_states(rows), Fact("Running sandboxes", figures.count(running), fixed=False)]
 
 
 def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
-    """Which cells are notified of a halt: those where something of theirs runs."""
+    """Return the cells that run sandboxes of the organisations: they receive the halt."""
     running = transact(lambda c: cells.running_of(c, _orgs(doing)))
     most = sorted(running.items(), key=lambda one: (-one[1], one[0]))
     rows = [(cells_of.cell(cell), cells_of.number(count)) for cell, count in most[: cells.MOST_NAMED]]

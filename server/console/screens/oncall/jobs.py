@@ -1,7 +1,7 @@
-"""Jobs: the work that a tick has to do, the progress of each, and their results.
+"""Show queued jobs with their progress and results.
 
-Work that takes longer than a form may is queued: a replay, a provider's changed settings, the assignment of an
-organisation to a provider. A waiting job can be taken back.
+Work that takes longer than a form may run becomes a job. Examples are a replay, a provider's changed settings, and the
+assignment of an organisation to a provider. A person can cancel a queued job.
 """
 
 from __future__ import annotations
@@ -84,24 +84,27 @@ def _row(one: JobRow, now_ms: int) -> tuple[Cell, ...]:
 
 PLACE: Final = "/console/jobs"
 TRIED_MS: Final = 4 * SECOND_MS
-"""The time that the dry run of a replay continues while a page waits."""
+"""Time for which the dry run of a replay continues while a page waits."""
 MOST_LISTED: Final = 20
-"""Sums of a replay that its dry run names; the command line lists all."""
+"""Sums of a replay that its dry run names. The command line lists all."""
 ALL: Final = (("no", "no"), ("yes", "yes"))
 
 
 def _replay_job(doing: Doing) -> ReplayJob:
-    """Return the job of a form. Errors: WrongField unless the form chooses its windows in exactly one way."""
+    """Return the job of a form.
+
+    Errors: WrongField unless the form has exactly one of organisations, a provider and all.
+    """
     names, provider, all_ = doing.texts("id"), doing.text("provider"), doing.values["all"] == "yes"
     if bool(names) + bool(provider) + all_ != 1:
         raise WrongField("id", "specify organisations, a provider or all: exactly one of the three")
     start, end = doing.time("from"), doing.time("to")
-    assert start is not None and end is not None  # the form insists on both
+    assert start is not None and end is not None  # the form requires both
     return ReplayJob(ReplayScope(tuple(names), provider or None), start, end)
 
 
 def _job(connection: sa.Connection, doing: Doing) -> ActionResult:
-    queue.place(connection, _replay_job(doing), doing.by)  # its number is another one each time it is tried
+    queue.place(connection, _replay_job(doing), doing.by)  # each dry run would get another job number
     return ActionResult("queued; the next tick does or begins the job")
 
 
@@ -119,7 +122,7 @@ def _command(doing: Doing) -> list[str]:
 
 
 def _preview(transact: Transact, context: Context, doing: Doing) -> Sequence[Table]:
-    """The dry run of `drawdown replay`, as far as it comes while a page waits."""
+    """Return the first results of the dry run of `drawdown replay`, within TRIED_MS."""
     asked = _replay_job(doing)
     made = transact(lambda c: plan(c, asked.scope, asked.from_ms, asked.to_ms, doing.by.now_ms), rollback=True)
     command = join(["drawdown", *asked.command(), "--dry-run"])
@@ -183,7 +186,7 @@ def _left_out_table(found: Replayed, command: str) -> Table:
 
 def _number(doing: Doing) -> int:
     found = doing.number("job")
-    assert found is not None  # the form insists on it
+    assert found is not None  # the form requires it
     return found
 
 
@@ -212,7 +215,10 @@ QUEUED: Final = "queued; the next tick does or begins the job"
 
 
 def _declared(connection: sa.Connection, doing: Doing) -> Capabilities:
-    """Errors: UnknownId; Refused for one that has no settings here."""
+    """Return the declaration of the form's provider.
+
+    Errors: UnknownId; Refused if this server has no settings of the provider.
+    """
     name = doing.text("provider")
     ids.require(connection, ids.PROVIDER, name, new=True if name in doing.declared else None)
     if name not in doing.declared or name in EXEMPT_PROVIDERS:
@@ -248,7 +254,10 @@ def _accept(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _assignment(connection: sa.Connection, doing: Doing) -> AssignJob:
-    """Return the assignment. Errors: UnknownId; WrongField for a provider that needs no request first."""
+    """Return the job of an assignment.
+
+    Errors: UnknownId; WrongField for a provider that needs no lookup of the customer.
+    """
     org, provider = doing.text("id"), doing.text("provider")
     ids.require_sampled_org(connection, org, new=False)
     if provider == EMBEDDED or provider in EXEMPT_PROVIDERS:
@@ -282,14 +291,17 @@ def _assign_command(doing: Doing) -> list[str]:
 
 
 def _told_of_assignment(transact: Transact, context: Context, doing: Doing) -> Sequence[Table]:
-    """Return the usage that an assignment would bring in now. The tick checks if the customer exists."""
+    """Return the usage that an assignment would bill, and would leave out.
+
+    The tick checks whether the customer exists.
+    """
     in_ledger = [name for name, declared in context.declared().items() if declared.balance_in_ledger]
 
     def assign(connection: sa.Connection) -> assignments.Assigned:
         asked = _assignment(connection, doing)
         start = assignments.start_of(asked.from_ms, doing.by)
         lock_buckets(connection)
-        customer = asked.customer_id or ""  # as it is: the tick finds it
+        customer = asked.customer_id or ""  # the dry run calls no provider: the tick looks up the customer
         org, late = asked.org_id, assignments.unseen_windows(connection, [asked.org_id])
         return assignments.assign_one(
             connection, org, asked.provider, customer, start, doing.by, in_ledger=in_ledger, unseen=late

@@ -1,6 +1,7 @@
-"""Usage that waits and is not billed yet: by reason, with its fix; by organisation; and usage without a feature.
+"""Show pending usage by reason, by organisation, and without a feature.
 
-It also shows samples in quarantine. The fixes are an assignment, a feature, and a sample's time.
+It also shows quarantined samples. Each reason has its fix. The fixes are to assign an organisation, map a feature, or
+correct a sample's time.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from drawdown.worker.usage import quarantined as fixing
 
 PATH: Final = "/console/pending"
 MOST_QUARANTINED: Final = 50
-"""Samples of the quarantine that are shown at once."""
+"""Quarantined samples on one page."""
 LATE: Final = "below_floor"
 
 
@@ -140,7 +141,10 @@ def _orgs(found: PendingPage, reason: str, query: Mapping[str, str], after: str)
 
 
 def _fixes(one: PendingOrg) -> tuple[Link, ...]:
-    """An assignment fixes all but what has no feature."""
+    """Return the action to assign the organisation.
+
+    There is none if its usage lacks a feature.
+    """
     return () if one.reason == "no_mapping" else (act("Assign", "assign", id=one.org_id),)
 
 
@@ -205,7 +209,7 @@ def _meant(one: SampleRow) -> str:
 
 EMBEDDED: Final = "embedded"
 BILLERS: Final = ((EMBEDDED, "the embedded ledger"), ("none", "no provider"), ("legacy", "another system"))
-"""Billers that need no request first about the customer: for others, a tick makes it (`jobs`)."""
+"""Billers with a customer that needs no lookup. For other billers, a tick looks up the customer (`jobs`)."""
 YES: Final = (("no", "no"), ("yes", "yes"))
 FROM: Final = Field("from", "From", "time", "Window boundary; the next if left empty.", optional=True)
 MOST_FACTS: Final = 20
@@ -213,7 +217,10 @@ MOST_FACTS: Final = 20
 
 
 def start_of_window(doing: Doing) -> int | None:
-    """Return the start of a window. Errors: WrongField if it is no window's boundary."""
+    """Return the start of a window in milliseconds; None if the field is empty.
+
+    Errors: WrongField if the time is not a boundary of a window.
+    """
     found = doing.time("from")
     if found is not None and found % WINDOW_MS:
         raise WrongField("from", "expected a window boundary: a multiple of five minutes")
@@ -233,7 +240,10 @@ def _named_orgs(doing: Doing) -> list[str]:
 
 
 def _biller(connection: sa.Connection, org: str) -> str | None:
-    """Return the biller now; None if there is none, or the organisation is not registered yet."""
+    """Return the organisation's present biller.
+
+    None if it has no biller, or is not registered yet.
+    """
     if not ids.is_known(connection, ids.ORG, org):
         return None
     found: str | None = require_org(connection, org).billing_provider
@@ -262,7 +272,10 @@ def _assign(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _assign_size(_connection: sa.Connection, doing: Doing) -> Size:
-    """Return the size: it is unbounded if no provider bills the usage, because that usage is free."""
+    """Return the size of an assignment.
+
+    If no provider bills the usage, the size is unbounded, because the usage is free.
+    """
     return Size(rows=len(_named_orgs(doing)), unbounded=doing.values["provider"] in EXEMPT_PROVIDERS)
 
 
@@ -275,7 +288,10 @@ def _assign_command(doing: Doing) -> list[str]:
 
 
 def _chosen(doing: Doing) -> QuarantineFilter:
-    """Errors: WrongField for neither ids nor a filter."""
+    """Return the filter of samples.
+
+    Errors: WrongField unless the form has either ids, or an organisation or a reason.
+    """
     names, org, why = doing.texts("id"), doing.text("org"), doing.text("why")
     if bool(names) == bool(org or why):
         raise WrongField("id", "specify either sample ids, or an organisation or a reason below")

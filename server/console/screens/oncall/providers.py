@@ -1,5 +1,6 @@
-"""Providers: those that may be sent to, their open pushes and since when, the latest sends, and their circuits. A
-provider is paused, and continues.
+"""Show providers with their open pushes, latest calls and circuits.
+
+A person can pause a provider, and resume it.
 """
 
 from __future__ import annotations
@@ -80,9 +81,9 @@ def _links(one: ProviderLine) -> tuple[Link, ...]:
 
 
 def _why(one: ProviderLine, waits: WaitSums) -> Cell:
-    """Return the reason of a pause; else the main reason why pushes there wait, in any state.
+    """Return the reason of a pause, or the main reason why its pushes wait.
 
-    The page of its pushes has the other reasons.
+    The page of pushes has the other reasons.
     """
     if one.paused_ms is not None:
         return cells_of.text_cell(one.paused_reason, narrow=True)
@@ -178,7 +179,7 @@ def _terms(found: list[ProviderLine]) -> Table:
 
 
 def _pairs(found: object) -> str:
-    """Features and what they are at the provider."""
+    """Return the pairs of feature and value as text, such as names at the provider."""
     if not isinstance(found, Mapping) or not found:
         return figures.UNKNOWN
     return ", ".join(f"{name}: {value}" for name, value in sorted(found.items()))

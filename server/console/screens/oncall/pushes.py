@@ -1,6 +1,7 @@
-"""Pushes: the open ones, in all and one by one, and all others by the same filter; one push, from the samples of its
-window to the provider's answer, the ledger's entry, the verdict that followed and the notified cells; and a person's
-decision about pushes: by their keys, or all of a filter, with the shown count.
+"""Show open pushes, other pushes by the same filter, and one push.
+
+The page of a push leads from its samples to the provider's answer, the ledger's entry, the next verdict and the
+notified cells. A person acts on pushes by their keys, or on all of a filter with the shown count.
 """
 
 from __future__ import annotations
@@ -145,7 +146,10 @@ def _order(chosen: PushFilter) -> str:
 
 
 def _acts(chosen: PushFilter, sums: list[OpenSum]) -> list[Link]:
-    """Return the actions on all that is shown, with the count that was seen. A command has no finer filter."""
+    """Return the actions on all pushes of the filter, with their count.
+
+    A filter with more than a state and a provider has no actions, because the commands do not have it.
+    """
     if chosen.feature or chosen.org or chosen.why or chosen.from_ms is not None or chosen.to_ms is not None:
         return []
     of_provider = [one for one in sums if chosen.provider in ("", one.provider) and one.state == chosen.state]
@@ -163,7 +167,7 @@ def _acts(chosen: PushFilter, sums: list[OpenSum]) -> list[Link]:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Exactly those of the filter."""
+    """Yield the pushes of the filter."""
     chosen = _chosen(connection, ask)
     yield csv_line(COLUMNS)
     for one in every_push(connection, chosen, ask.now_ms):
@@ -172,9 +176,9 @@ def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
 
 
 def _chosen(connection: sa.Connection, ask: Ask) -> PushFilter:
-    """Return the filter. Errors: UsageError; UnknownId for a provider that never billed a customer.
+    """Return the filter.
 
-    This machine's own providers are not known here.
+    Errors: UsageError; UnknownId for a provider that never billed a customer.
     """
     provider = ask.text("provider")
     if provider:
@@ -213,7 +217,7 @@ def _tiles(sums: list[OpenSum]) -> list[Tile]:
 
 
 def _why(reasons: WaitSums, now_ms: int) -> Table:
-    """Return the open pushes by their reason: each row leads to the list of those."""
+    """Return the table of reasons of open pushes. Each row links to its pushes."""
     rows = [
         (
             cells_of.state(one.state),
@@ -261,9 +265,9 @@ def _command(query: Mapping[str, str]) -> str:
 
 PUSH_PATH: Final = "/console/push"
 SAMPLES_OPEN: Final = 12
-"""So many are shown at once; more are folded, so that what they lead to is in sight."""
+"""Number of samples up to which the table is open. A longer table is folded, so that the next tables stay in view."""
 DIGITS: Final = re.compile(r"[0-9]+")
-"""By which answers differ that are alike: times and numbers of tries."""
+"""Matches numbers. Answers that differ only in numbers, such as times, share a row."""
 
 
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -286,7 +290,10 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _heading(push: PushColumns) -> str:
-    """Return the heading of a push: organisation, feature and window; its revision, if the window has several."""
+    """Return the heading of a push: organisation, feature, window and revision.
+
+    A first revision is left out.
+    """
     which = f", revision {push.revision}" if push.revision else ""
     return f"{push.org_id}, {push.feature}, {figures.time(push.window_ms)}{which}"
 
@@ -304,7 +311,10 @@ def _acts_of_one(found: ExplainedPush) -> list[Link]:
 
 
 def _sentence(found: ExplainedPush) -> str:
-    """Return a sentence: the customer, key and time that are sent, and the last error."""
+    """Return the text below the heading.
+
+    It has the customer, key and time that were sent, and the last error.
+    """
     push, sent = found.push, found.sent_as
     text = f"Sent to {push.provider} as customer {sent.customer}, key {sent.key}, dated {figures.time(sent.ts)} UTC."
     if sent.key != push.key:
@@ -333,14 +343,14 @@ def _times(count: int) -> str:
 
 
 def _price(found: ExplainedPush, chain: PushChain) -> Tile:
-    """Return the tile of its charge in the ledger here; a dash if it is unknown here."""
+    """Return the tile of the charge in Drawdown's ledger; a dash if it has none."""
     if not chain.entries:
         accepted = found.push.state == "accepted"
         return Tile("Price", figures.UNKNOWN, f"known at {found.push.provider}" if accepted else "not charged yet")
     price = sum(one.amount_micro for one in chain.entries)
     quantity = found.push.sent_qty
     note = f"credits, for {figures.count(quantity)}"
-    if quantity:  # by what was charged: a rate may be set later for a time that is over
+    if quantity:  # from the charge: a later rate may differ
         a_unit = Fraction(price, quantity)
         note += f" at {figures.exact(round(a_unit * figures.PRICED))} for {figures.PRICED:,}"
     return Tile("Price", figures.credits(price), note)
@@ -355,7 +365,10 @@ def _since(found: ExplainedPush) -> str:
 
 
 def _if_apart(found: ExplainedPush) -> str:
-    """Samples that came or went since are the next revision's."""
+    """Return `warn` if the samples in force differ from the sealed quantity; else ''.
+
+    The next revision bills the difference.
+    """
     return "warn" if found.samples_in_force_qty != found.sealed_qty else ""
 
 
@@ -386,7 +399,7 @@ def _samples(found: ExplainedPush) -> Table:
 
 
 def _revisions(found: ExplainedPush) -> list[Table]:
-    """Return the table of revisions, if there is another one."""
+    """Return the table of the window's revisions, if it has several."""
     rows = [
         (
             Cell(str(one.revision)),
@@ -418,7 +431,7 @@ def _attempts(found: ExplainedPush) -> Table:
 
 
 def _sends(alike: list[ShownAttempt]) -> tuple[Cell, ...]:
-    """Return one row for successive sends with the same end, with the last message."""
+    """Return one row for successive sends with the same outcome, and the last message."""
     first, last = alike[0], alike[-1]
     took = [one.finished_ms - one.started_ms for one in alike if one.finished_ms is not None]
     number = str(first.attempt) if first is last else f"{first.attempt} to {last.attempt}"
@@ -436,7 +449,7 @@ def _sends(alike: list[ShownAttempt]) -> tuple[Cell, ...]:
 
 
 def _void_tables(found: ExplainedPush) -> list[Table]:
-    """A person's or a look-up's word, where there is one."""
+    """Return the table with the evidence of the push's void or adoption, if any."""
     words = [("voided", found.void)] if found.void else []
     rows = [
         (cells_of.time(one.at_ms), Cell("voided"), Cell(one.evidence_kind),
@@ -456,7 +469,7 @@ def _void_tables(found: ExplainedPush) -> list[Table]:
 
 
 def _account(name: str) -> Cell:
-    """A wallet leads to its page."""
+    """Return the cell of an account. A wallet links to its page."""
     kind, _, customer = name.partition(":")
     return Cell(name, "id", href=url("/console/wallet", id=customer) if kind == "wallet" else "")
 
@@ -499,7 +512,7 @@ def _verdicts(found: ExplainedPush, chain: PushChain) -> Table:
 
 
 def _halt_tables(found: ExplainedPush, chain: PushChain) -> list[Table]:
-    """Where a verdict above halts it."""
+    """Return the table of notified cells, if a shown verdict halts the organisation."""
     rows = [
         (
             cells_of.time(one.halted_at),
@@ -517,7 +530,7 @@ def _halt_tables(found: ExplainedPush, chain: PushChain) -> list[Table]:
 
 
 def _choosing(states: Sequence[str]) -> tuple[Field, ...]:
-    """By which pushes are chosen."""
+    """Return the fields of a form that choose pushes."""
     words = [("", "by key"), *((one, f"all {one.replace('_', ' ')}") for one in states)]
     seen = "The action fails if the count differs."
     return (
@@ -566,7 +579,10 @@ def _standing(states: Sequence[str]) -> Look:
 
 
 def _worth(connection: sa.Connection, doing: Doing) -> Size:
-    """Return the size of resolving pushes: it charges their usage again, or lets it go."""
+    """Return the size of an action that resolves pushes.
+
+    It counts their rows, and the credit of their usage.
+    """
     keys = _find(connection, doing, PROVEN)
     return size_of(worth_of_pushes(connection, keys), len(keys))
 
@@ -606,7 +622,10 @@ def _void(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _require_no_lookup(connection: sa.Connection, doing: Doing, keys: Sequence[str]) -> list[PushRow]:
-    """Return the pushes. Errors: Refused for an accepted push that its provider may be able to look up first."""
+    """Return the pushes.
+
+    Errors: Refused if a push is accepted, and its provider may support lookups.
+    """
     found = list(find_pushes(connection, keys).values())
     for push in found:
         can = doing.declared.get(str(push.provider))

@@ -1,5 +1,6 @@
-"""Runs: those that hold credit, how much and until when; all others, by the same filter; one run: its reservation, its
-draws and its end. A run is given up.
+"""Show executions: those that hold credit, others by filter, and one of them.
+
+The page of an execution has its reservation, its draws and its end. A person can release it.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ COLUMNS: Final = (
     "execution", "org_id", "payer", "project", "subject", "action", "state", "phase", "accepted", "expires", "ended",
     "ended_by", "settled_by", "reserved", "drawn", "held",
 )  # fmt: skip
-"""The columns of a file of runs.
+"""Columns of a file of executions.
 
-If a run's receipt charges, its draws are entries of the ledger under its name. If metering charges, they are usage. To
-add up either, `settled_by` is needed.
+If an execution's receipt charges, its draws are entries of the ledger under its name. If metering charges, its draws
+are usage. To sum either, read `settled_by`.
 """
 STATES: Final = (*runs.STATES, "any")
 OLDER: Final[Mapping[str, int]] = {"": 0, "1h": HOUR_MS, "6h": 6 * HOUR_MS, "24h": DAY_MS, "7d": 7 * DAY_MS}
-"""The least age of their acceptance; '': any."""
+"""Least time since acceptance, in milliseconds. '' selects all executions."""
 PHASE_WORDS: Final = {"": "any", "waiting": "no draw yet", "drawing": "drawing", "over": "expired, not released"}
 
 
@@ -93,7 +94,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _phase(one: Reservation) -> str:
-    """Return the phase of a run."""
+    """Return the phase of an execution: waiting, drawing, or its final state."""
     if one.state != "held":
         return one.state
     return "drawing" if one.drawn_micro else "waiting"
@@ -105,7 +106,7 @@ def _release(one: Reservation) -> tuple[Link, ...]:
 
 def _options(ask: Ask) -> list[tuple[str, str]]:
     state = ask.choice("state", STATES)
-    state = "expired" if ask.query.get("phase") == "over" else state  # whether anything has looked at it since or not
+    state = "expired" if ask.query.get("phase") == "over" else state  # an expired execution, released or not
     said = (("older-than", "older"), ("org", "org"), ("payer", "payer"), ("project", "project"))
     return [
         *((("state", state),) if state != "any" else ()),
@@ -114,7 +115,7 @@ def _options(ask: Ask) -> list[tuple[str, str]]:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Exactly those of the filter; amounts are plain credits."""
+    """Yield the executions of the filter. Amounts are plain credits."""
     chosen = _chosen(ask)
     yield csv_line(COLUMNS)
     for one in runs.every_run(connection, chosen, ask.now_ms):
@@ -201,7 +202,7 @@ def _holders(found: list[Holder]) -> Table:
 
 RUN_PATH: Final = "/console/execution"
 MOST_ENTRIES: Final = 200
-"""Draws of one run that are shown."""
+"""Draws of one execution that a page shows."""
 
 
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -275,7 +276,7 @@ def _named(text: str | None) -> Cell:
 
 
 def _release_size(connection: sa.Connection, doing: Doing) -> Size:
-    """Return the possible cost of the run beyond its charges."""
+    """Return the size of a release: the held credit beyond the incurred cost."""
     run, _ = show_run(connection, doing.text("execution"), doing.by.now_ms, 1)
     more = (doing.credits("incurred") or run.drawn_micro) - run.drawn_micro
     return Size(micro=max(run.left_micro - max(more, 0), 0))

@@ -1,4 +1,4 @@
-"""Ticks by the hour, each hour's one by one, and one of them, part by part: what each did and left."""
+"""Show ticks by the hour, the ticks of one hour, and one tick with its report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COUNTED: Final = {
     "sealed": "Sealed", "accepted": "Accepted", "projected": "Read", "halted": "Halted",
     "halts_acknowledged": "Acknowledged",
 }  # fmt: skip
-"""The figures of a tick's report that lists show, with their heads."""
+"""Figures of a tick's report in lists, with the heads of their columns."""
 PARTS: Final = {
     "sealed": "pushes made from closed windows",
     "swept": "windows with late samples",
@@ -44,7 +44,7 @@ PARTS: Final = {
     "messages_failed": "messages not taken; retried",
     "jobs_ended": "queued jobs, such as replays",
 }
-"""The figures of a tick's report, in the order of its work."""
+"""Figures of a tick's report with their meaning, in the order of its steps."""
 WRONG: Final = (("problems", "problem", "bad"), ("stopped_orgs", "stopped", "bad"), ("failures", "failure", "warn"))
 LEFT: Final = {"pending_s": "seconds pending", "pending_units": "units pending", "quarantined": "samples quarantined"}
 NO_REPORT: Final = "The tick has no report yet."
@@ -73,7 +73,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _hour(at_ms: int, ticks: list[TickDone]) -> tuple[Cell, ...]:
-    """Return the row of an hour: the sums of its ticks, the worst of their ends, and the number of the others."""
+    """Return the row of an hour: the sums of its ticks, and the worst result.
+
+    If results differ, it has the number of ticks with the worst result.
+    """
     ends = Counter(_ended(one) for one in ticks)
     worst = min(ends, key=lambda one: (TONES.index(one.tone), one.text))
     calm = len(ticks) == ends[worst]
@@ -141,7 +144,7 @@ def _row(one: TickDone) -> tuple[Cell, ...]:
 
 
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
-    """One tick, part by part."""
+    """Return the page of a tick with its report."""
     ask.required("id")
     one = one_tick(connection, ask.whole("id") or 0)
     trusted = "trusted" if one.clock_trusted else "not trusted"

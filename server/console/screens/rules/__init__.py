@@ -1,4 +1,4 @@
-"""Limits, events, keys, proof, audit and people."""
+"""The pages of rules and proof: limits, events, keys, proof, audit and people."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Audit: each change with its actor, target, reason and way; and whether the chain of the shown rows holds.
+"""Show the audit log, and whether the chain of the shown rows is whole.
 
-Guarantee: the figures are those of `drawdown audit list`. Each shown row was compared with the hash of the row before
-it, in this request; the whole chain is proven by `drawdown verify`.
+Each change has its actor, target, reason and channel.
+
+Guarantee: the figures equal `drawdown audit list`. Each request compares each shown row with the hash of the row before
+it. `drawdown verify` proves the whole chain.
 """
 
 from __future__ import annotations
@@ -27,16 +29,16 @@ from drawdown.worker.checks import proofs
 PATH: Final = "/console/audit"
 PAGE_ACTIONS: Final = 100
 FILE_ACTIONS: Final = 1_000
-"""Actions that a file is read by."""
+"""Actions that a file reads at a time."""
 MOST_LOOKED_THROUGH: Final = 50_000
-"""Actions of which one page finds those of a filter."""
+"""Actions that one page searches for those of a filter."""
 MOST_DETAIL_CHARS: Final = 200
-"""An action's details on a page."""
+"""Characters of an action's details on a page."""
 YEAR_2000_MS: Final = 946_684_800_000
-"""The year 2000: milliseconds below it are a length of time."""
+"""The year 2000. Milliseconds below it are a duration, not a time."""
 EVER_MS: Final = 2**53
 CHAINED: Final = 6
-"""The invariant that the chain is a part of."""
+"""Number of the invariant that covers the chain."""
 COLUMNS: Final = ("at", "actor", "via", "action", "target", "reason", "details", "number")
 
 
@@ -64,7 +66,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _chosen(ask: Ask) -> AuditFilter:
-    """Return the filter. Errors: UsageError for an invalid time, name, or way."""
+    """Return the filter.
+
+    Errors: UsageError for an invalid time, name or channel.
+    """
     via = ask.choice("via", ("", *VIAS))
     return AuditFilter(
         ask.text("actor"),
@@ -120,7 +125,7 @@ def _what(one: AuditEntry, wrong: set[int]) -> Cell:
 
 
 def _target(one: AuditEntry) -> Cell:
-    """Return a link if the target is an organisation, or a push."""
+    """Return the cell of a target. It links to an organisation or a push."""
     if one.action.startswith("org_"):
         return Cell(one.target, "id", href=url("/console/org", id=one.target, tab="audit"))
     if one.action.startswith("push_"):
@@ -135,7 +140,10 @@ def details_of(one: AuditEntry) -> str:
 
 
 def _detail(name: str, value: object) -> str:
-    """A detail as people read it: a moment as a time, money as credits, and what it was before by its parts."""
+    """Return a detail for people.
+
+    Times are in UTC, amounts in credits, and nested parts have their names.
+    """
     words = name.removesuffix("_ms").removesuffix("_micro").replace("_", " ")
     if isinstance(value, Mapping):
         parts = [_detail(part, of_part) for part, of_part in value.items() if of_part is not None]
@@ -155,7 +163,7 @@ def _command(given: Mapping[str, object]) -> str:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Exactly those of the filter, the newest first."""
+    """Yield the actions of the filter, the newest first."""
     chosen, before = _chosen(ask), ask.place("before")
     yield csv_line(COLUMNS)
     while True:

@@ -1,4 +1,4 @@
-"""Cells that several of these pages show the same way."""
+"""Cells that several pages of rules and proof share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from drawdown.server.console.frame.templates import url
 
 
 def text_cell(text: str | None, *, wide: bool = False) -> Cell:
-    """An id, or another text that somebody chose. `wide`: not on a narrow screen."""
+    """Return a cell with an id, or another text that a person chose.
+
+    `wide`: True to hide it on a narrow screen.
+    """
     return Cell(figures.UNKNOWN if text is None else text, "id", narrow=not wide)
 
 
@@ -23,7 +26,7 @@ def number(count: int | None, *, wide: bool = False) -> Cell:
 
 
 def amount(units: int | None) -> Cell:
-    """Base units of a limit."""
+    """Return a cell with the amount of a limit, in base units."""
     return Cell("unlimited" if units is None else figures.count(units), "number")
 
 
@@ -32,17 +35,20 @@ def org(org_id: str, *, tab: str = "", wide: bool = False) -> Cell:
 
 
 def part(ppm: int | None) -> str:
-    """Return per cent, to a tenth; a smaller part is shown as less than that, so that a rare event is not zero."""
+    """Return a part in per cent, with one decimal.
+
+    A smaller part is `<0.1 %`, so that a rare event is not zero.
+    """
     if ppm is None:
         return figures.UNKNOWN
     return "<0.1 %" if 0 < ppm < 1_000 else f"{(ppm + 500) // 1_000 / 10:.1f} %"
 
 
 def short(found: str) -> str:
-    """The beginning of a hash, by which people know it again."""
+    """Return the first eight characters of a hash, by which people recognise it."""
     return found[:8] or figures.UNKNOWN
 
 
 def rows_of(checked: Mapping[str, int]) -> str:
-    """Return the number of rows, by their kind."""
+    """Return the number of rows of each kind, as text."""
     return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in checked.items()) or figures.UNKNOWN

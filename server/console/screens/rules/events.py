@@ -1,5 +1,7 @@
-"""Events: those that came in by source and type, one by one, in conflict, and quarantined with the reason; one event:
-its content, the sample that bills it, the pushes of its window, and their charge in a wallet. Events are withdrawn.
+"""Show events, conflicts and quarantined samples, and one event.
+
+The page of an event has its content, the sample that bills it, the pushes of its window, and their charge in a wallet.
+A person can withdraw an event.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ PAGE_CONFLICTS: Final = 20
 PAGE_INVALID: Final = 50
 PAGE_QUARANTINED: Final = 50
 FILE_EVENTS: Final = 1_000
-"""Events that a file is read by."""
+"""Events that a file reads at a time."""
 COLUMNS: Final = ("source", "event", "type", "org_id", "used", "came_in", "state", "quantity")
 
 
@@ -82,7 +84,7 @@ def _query(chosen: EventFilter) -> dict[str, object]:
 
 
 def _place(ask: Ask) -> Place | None:
-    """Return the start of the page of events."""
+    """Return the place after which the events continue; None for the first page."""
     ms = ask.place("before")
     return Place(ms, ask.text("behind")) if ms else None
 
@@ -229,7 +231,7 @@ def _quarantined(connection: sa.Connection, ask: Ask, reasons: Mapping[str, int]
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Exactly the events of the filter, the newest first."""
+    """Yield the events of the filter, the newest first."""
     chosen, place = _chosen(ask), _place(ask)
     event_intake.require_known(connection, chosen)
     yield csv_line(COLUMNS)
@@ -341,5 +343,5 @@ def _entries(found: Became) -> Table:
 
 
 def _ledger(customer_id: str, ts: int) -> str:
-    """The day of the entry, opened, in the ledger by days."""
+    """Return the address of the entry's day in the ledger by days."""
     return url("/console/org", id=customer_id, tab="usage", days=90, day=figures.day(ts - ts % DAY_MS)) + "#ledger"

@@ -1,5 +1,6 @@
-"""Keys: which programs may do what, until when, and when each was last used; and what is done to them. A key is shown
-once, and kept nowhere.
+"""Show the keys of programs: scopes, bounds, expiry, last use and actions.
+
+Drawdown shows a key once, and stores only its hash.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from drawdown.worker.access.keys import KeyRow, page_of_keys
 PATH: Final = "/console/keys"
 PAGE_KEYS: Final = 100
 SOON_MS: Final = 14 * DAY_MS
-"""Time before a key's end in which a person is shown it."""
+"""Time before a key's end within which the page warns of it."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -60,7 +61,7 @@ def _row(one: KeyRow, now_ms: int) -> tuple[Cell, ...]:
 
 
 def _acts(one: KeyRow) -> Cell:
-    """Return the actions on a name as a whole, at the key that continues."""
+    """Return the actions on a name as a whole, at the key that stays valid."""
     if one.state in ("rotated", "ended"):
         return Cell("")
     return Cell("", links=(act("Rotate", "key-rotate", "admin", name=one.name), act("End", "key-end", name=one.name)))
@@ -74,7 +75,7 @@ def _bound(one: KeyRow) -> Cell:
 
 
 def _state(one: KeyRow, now_ms: int) -> tuple[str, str, str]:
-    """A word, and a colour where somebody has to look."""
+    """Return the state of a key, with a colour if a person must look at it."""
     ends = one.expires_ms
     if one.state == "good" and ends is not None and ends <= now_ms + SOON_MS:
         return f"ends {figures.ago(ends, now_ms)}", "state", "warn"

@@ -1,8 +1,8 @@
-"""Limits: requests first, then overrides in force, the guard's blocks, the effect of its phases, and plans' limits.
+"""Show limits: requests, overrides in force, block rates, phases, plans' limits.
 
-Guarantee: the figures are those of `drawdown override list`, `guard list`, `guard report` and `limit list`. If there
-are more rows than one look counts, the page states since when. The actions on overrides, on plans' limits, and on the
-phases of metrics are below.
+Guarantee: the figures equal `drawdown override list`, `guard list`, `guard report` and `limit list`. If there are more
+checks than one read counts, the page states since when it counts. The actions on limit overrides and on phases of
+metrics are in this module.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from drawdown.worker.guard.terms import Change
 
 PATH: Final = "/console/limits"
 PAGE_OVERRIDES: Final = 50
-"""Overrides of one state that are shown at once."""
+"""Overrides of one state on a page."""
 MOST_LIMITS: Final = 200
 """Limits of plans that a page shows, or that a dry run reads."""
 WORDS: Final = {"24h": "24 hours", "7d": "7 days", "30d": "30 days"}
@@ -181,7 +181,7 @@ def _override(one: OverrideRow, now_ms: int) -> tuple[Cell, ...]:
 
 
 def _words(one: OverrideRow) -> Cell:
-    """Return the decisions that are possible for an override."""
+    """Return a cell with the possible decisions about an override."""
     words = (("approve", "Approve"), ("refuse", "Refuse")) if one.state == "asked" else (("end", "End"),)
     links = (act(text, f"override-{word}", number=one.number) for word, text in words)
     return Cell("", links=tuple(links))
@@ -210,7 +210,10 @@ def _rates(blocks: BlocksPage, query: Mapping[str, object], first: str) -> Table
 
 
 def _rate(rate: BlockRate) -> str:
-    """A part, and of how many; since when, where that is not the whole span."""
+    """Return the part of blocked checks, and the number of checks.
+
+    If it does not cover the whole span, it states since when.
+    """
     since = "" if rate.whole else f" since {figures.time(rate.since_ms)}"
     return f"{part(rate.blocked_ppm)} of {rate.asked:,}{since}" if rate.asked else figures.UNKNOWN
 
@@ -289,7 +292,7 @@ def _listed(command: str, metric: str) -> str:
 
 
 MOST_OVERRIDES: Final = 200
-"""Overrides that a dry run looks at."""
+"""Overrides that a dry run reads."""
 METRIC: Final = Field("metric", "Metric")
 AMOUNT: Final = Field("amount", "Amount", hint="Base units; none for no limit.")
 PER: Final = Field("per", "Per", "choice", choices=[(one, one) for one in reversed(PERIODS)])
@@ -302,7 +305,10 @@ PHASE_CHOICES: Final = [
 
 
 def _units(doing: Doing) -> int | None:
-    """None: unlimited."""
+    """Return the amount in base units; None means unlimited.
+
+    Errors: WrongField.
+    """
     return None if doing.values["amount"].strip() == "none" else doing.number("amount")
 
 
@@ -320,13 +326,13 @@ def _terms_said(one: OverrideRow | Terms) -> str:
 
 
 def _numbers_in_force(connection: sa.Connection, metric: str, target: str, now_ms: int) -> str:
-    """Overrides by their numbers; the nearest and newest counts."""
+    """Return the numbers and amounts of a target's overrides in force."""
     found = guard_overrides.list_overrides(connection, metric, now_ms, MOST_OVERRIDES, state="in_force")
     return ", ".join(f"{one.number} ({_format_amount(one.amount)})" for one in found if one.target == target) or "none"
 
 
 def _plans(connection: sa.Connection, metric: str, period: str) -> list[Fact]:
-    """Return the plans' limits of a metric."""
+    """Return the limits of all plans for a metric and a period, as one fact."""
     found = [one for one in list_limits(connection, metric, MOST_LIMITS) if one.period == period]
     said = ", ".join(f"{one.plan}: {_format_amount(one.amount)}" for one in found)
     return [Fact(f"Limits of plans, per {period}", said or "none set, so none is allowed")]
@@ -337,7 +343,10 @@ def _to_limits(doing: Doing) -> str:
 
 
 def _size(connection: sa.Connection, terms: OverrideRow | Terms) -> Size:
-    """Return the size of an override: the use that it allows in one period, at the metric's price."""
+    """Return the size of an override: its use in one period, at the metric's price.
+
+    Without an amount, or for several organisations, it is unbounded.
+    """
     if terms.amount is None or terms.reach != "org":
         return Size(unbounded=True)
     return Size(micro=guard_terms.find(connection, terms.metric).price.of(terms.amount))
@@ -348,7 +357,10 @@ def _made_size(connection: sa.Connection, doing: Doing) -> Size:
 
 
 def _terms(doing: Doing) -> Terms:
-    """Errors: WrongField for an end that is missing, or one too many."""
+    """Return the terms in a form.
+
+    Errors: WrongField unless the form has either an end or `for-good`.
+    """
     ends, good = doing.time("expires"), doing.values["lasts"] == "for-good"
     if good == (ends is not None):
         raise WrongField("expires", "specify either an end or permanent, not both")
@@ -411,7 +423,7 @@ def _do_set_phase(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _phase_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    """Return the facts of a phase: the blocks that it would have made, before it does."""
+    """Return the facts of a phase: the blocks that it would have caused in 7 days."""
     metric, phase = doing.text("metric"), doing.number("phase") or 0
     found = guard_terms.find(connection, metric)
     (blocks,) = guard_blocks.block_rates(connection, doing.by.now_ms, metric=metric).metrics

@@ -1,6 +1,6 @@
-"""People of the console, for admins: their roles, last sign-ins and open links, and the acts of admins on them.
+"""Show people with access, for admins: roles, last sign-ins, links and actions.
 
-A link is shown once, and kept nowhere; a password never.
+Drawdown shows a link once and does not store it. It never shows a password.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _end(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _person(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    """Sessions come and go by themselves."""
+    """Return the facts of a person. The number of sessions changes on its own."""
     found = user_named(connection, doing.text("name"), doing.by.now_ms)
     if found is None:
         return [Fact("Person", "")]

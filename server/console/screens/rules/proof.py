@@ -1,6 +1,6 @@
-"""Proof: the invariants, when each last held, by which run of `drawdown verify`, and over how many rows.
+"""Show the invariants, and the runs of `drawdown verify` that proved them.
 
-Guarantee: nothing is proven in a request. The page shows the results that runs kept.
+Guarantee: the page shows the stored results of runs. No request proves an invariant.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from drawdown.worker.checks.proofs import Invariant, Last, Run
 PATH: Final = "/console/proof"
 PAGE_RUNS: Final = 20
 STALE_AFTER_MS: Final = 2 * DAY_MS
-"""Age from which the last run is late: a run is due each night."""
+"""Age from which the last run is late. A run is due each night."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -68,7 +68,7 @@ def _tiles(held: Sequence[Invariant], runs: Last, now_ms: int) -> list[Tile]:
 
 
 def _looked(last_ms: int, runs: Last, now_ms: int) -> str:
-    """When all of it was looked at, and what was touched since."""
+    """Return the time since the last full proof, and since the last proof of changes."""
     if runs.continued_ms is None or runs.continued_ms <= last_ms:
         return figures.ago(last_ms, now_ms)
     return f"{figures.ago(last_ms, now_ms)}; changes since, {figures.ago(runs.continued_ms, now_ms)}"
