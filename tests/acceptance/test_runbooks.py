@@ -319,9 +319,9 @@ def test_the_watch_stopped(home: Home) -> None:
     home.tick()
     home.follow("watch-stopped", "See why", {})
     assert "a watch" in home.run("doctor", status=None).out
-    assert "nobody watched" not in home.follow("watch-stopped", "Restart the watch", {})
+    assert "the watch stopped" not in home.follow("watch-stopped", "Restart the watch", {})
     home.clock.at_ms += 2 * DAY_MS
-    assert "nobody watched" not in home.run("status", status=1).out, "whoever gave it up is not reminded for ever"
+    assert "the watch stopped" not in home.run("status", status=1).out, "whoever gave it up is not reminded for ever"
 
 
 def halted(home: Home) -> list[object]:
