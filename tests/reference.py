@@ -158,7 +158,7 @@ def codes() -> str:
         " code names the objects, and the nearest name of an unknown one.",
         "## Of a call",
         'Every error is `{"error": {"code", "message"}}`. Except for `answer_lost`, the call changed nothing.'
-        " If a check of the permission order refused it, `details.step` is [its step](credits.md#who-may-run-what)."
+        " If a check of the permission order refused it, `details.step` is [its step](credits.md#permission-checks)."
         " At its limit of connections, a server answers with 503, `too_many_connections`, and `Retry-After`.",
         _table(("status", "code", "meaning and fix"), calls),
         "## Of an item",

@@ -294,7 +294,7 @@ def test_a_tick_is_missing(home: Home) -> None:
     home.use("alice", 61)
     assert "no tick for" in home.follow("tick-missing", "See why", {})
     home.clock.at_ms += 2 * WINDOW_MS
-    home.follow("tick-missing", "Once it is fixed", {})
+    home.follow("tick-missing", "Once the cause is fixed", {})
     assert home.at_autumn() == 121
     home.clean()
 
@@ -309,7 +309,7 @@ def test_a_cell_is_gone(home: Home) -> None:
     home.clock.at_ms += HOUR_MS
     home.follow("cell-gone", "Find the cell and its organisations", {})
     home.clock.at_ms += HOUR_MS
-    home.follow("cell-gone", "It was moved", {"CELL": "cell-1", "URL": moved})
+    home.follow("cell-gone", "The cell was moved", {"CELL": "cell-1", "URL": moved})
     assert home.cell.acknowledged["erin"] >= 1
     home.clean()
 
@@ -319,9 +319,9 @@ def test_the_watch_stopped(home: Home) -> None:
     home.tick()
     home.follow("watch-stopped", "See why", {})
     assert "a watch" in home.run("doctor", status=None).out
-    assert "nobody watched" not in home.follow("watch-stopped", "Restart the watch", {})
+    assert "the watch stopped" not in home.follow("watch-stopped", "Restart the watch", {})
     home.clock.at_ms += 2 * DAY_MS
-    assert "nobody watched" not in home.run("status", status=1).out, "whoever gave it up is not reminded for ever"
+    assert "the watch stopped" not in home.run("status", status=1).out, "whoever gave it up is not reminded for ever"
 
 
 def halted(home: Home) -> list[object]:
@@ -352,7 +352,7 @@ def test_a_halted_customer_paid(home: Home) -> None:
     home.tick()
     assert halted(home) == ["dave"]
     values = {"ORG": "dave", "TOMORROW": show_time(home.clock.at_ms + DAY_MS)}
-    home.follow("halted-customer-paid", "It must run at once, regardless of the balance", values)
+    home.follow("halted-customer-paid", "The customer must run at once", values)
     assert halted(home) == []
     home.clean()
 
@@ -505,10 +505,10 @@ def test_backfills_are_left_open(home: Home) -> None:
     views_have_a_feature(home)
     values = {"BACKFILL": "of-dave", "OTHER_BACKFILL": "of-erin", "ORG": "dave"}
     shown = home.follow("backfill-left-open", "Look", values)
-    home.follow("backfill-left-open", "It is right", {**values, "HASH": hash_in(shown)})
+    home.follow("backfill-left-open", "The backfill is right", {**values, "HASH": hash_in(shown)})
     assert number(home.url, "SELECT SUM(amount_micro) FROM ledger_entries WHERE kind = 'usage'") == 30
     home.used["dave"] = 3
-    home.follow("backfill-left-open", "It is wrong, or unknown", values)
+    home.follow("backfill-left-open", "The backfill is wrong, or unknown", values)
     home.clean()
 
 
@@ -529,10 +529,10 @@ def test_the_guard_says_something_odd(home: Home) -> None:
     assert "idea-2" in said and "1 of 4 blocked" in said
     execute(home, "UPDATE guard_counters SET used = 7 WHERE org_id = 'dave' AND period = 'month'")
     home.follow("guard", "A counter", values)
-    home.follow("guard", "Much is", values)
+    home.follow("guard", "The guard blocks too much", values)
     home.run("guard", "set", "idea", "--phase", "3")
     home.follow("guard", "Uses are allowed without credit", values)
-    home.follow("guard", "An override", values)
+    home.follow("guard", "A limit override", values)
     found = rows(home.url, "SELECT number, state FROM guard_overrides ORDER BY 1")
     assert found == [(1, "in_force"), (2, "in_force")]
     assert number(home.url, "SELECT used FROM guard_counters WHERE org_id = 'dave' AND period = 'month'") == 2
@@ -561,7 +561,7 @@ def test_a_vendor_bills_something_else(home: Home) -> None:
         "DAY": show_time(T0 + 2 * DAY_MS)[:10],
     }  # fmt: skip
     home.follow("vendor-drift", "Look", values)
-    home.follow("vendor-drift", "Their price", values)
+    home.follow("vendor-drift", "The vendor's price", values)
     home.run("vendor", "import", bill(4, 4, 6, 6, 9, 9))
     home.run("vendor", "drift", "--keep", status=1)
     home.follow("vendor-drift", "A bill was wrong, or is now complete", {**values, "FILE": bill(4, 4, 6, 6, 6, 7)})
@@ -595,9 +595,9 @@ def test_the_months_end(home: Home) -> None:
     home.clock.at_ms += DAY_MS
     home.use("bob", 100, ts=T0 + month_ms - 1000)  # late, for the month that ended
     values = {"FROM": show_time(T0)[:10], "UNTIL": show_time(T0 + month_ms)[:10]}
-    home.follow("months-end", "Is all", values)
+    home.follow("months-end", "Check that all usage is billed", values)
     home.clock.at_ms += DAY_MS
-    home.follow("months-end", "Does every", values)
+    home.follow("months-end", "Compare with every provider", values)
     assert (home.at_autumn(), home.stripe.charged("cus_bob", FEATURE)) == (61, 170)
     home.clean()
 
@@ -678,10 +678,10 @@ def test_webhooks_are_not_taken(home: Home) -> None:
         values = {"ENDPOINT": "app", "URL": f"{url}/elsewhere"}
         assert "failed" in home.follow("webhooks-not-taken", "See why", values)
         product.status = 204
-        home.follow("webhooks-not-taken", "It answers", values)
+        home.follow("webhooks-not-taken", "Your product answers", values)
         assert len(product.taken) == 2, "the halt, and what a person tried"
-        home.follow("webhooks-not-taken", "It was moved", values)
+        home.follow("webhooks-not-taken", "The endpoint was moved", values)
         product.secrets = [endpoint_secret(HOOK_ROOT, "app", 2)]
-        home.follow("webhooks-not-taken", "Its secret", values)
+        home.follow("webhooks-not-taken", "The endpoint's secret", values)
         home.run("hook", "test", "app")
     home.clean()
