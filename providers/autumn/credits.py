@@ -316,7 +316,10 @@ def _for_each(quantity: Decimal, own: Decimal, credits: Decimal, cost: Decimal) 
 
 
 def _matched(taken: Deduction, asked: Decimal, costs: Costs) -> Decimal | None:
-    """Return the known cost, in the last credit system, at which the deductions are the requested quantity; else None."""
+    """Return the known cost at which the deductions are the requested quantity; None if there is no such cost.
+
+    With several credit systems, it is the cost in the last of them.
+    """
     if prod(len(costs[system]) for system in taken.credits) > MOST_WAYS:
         return None
     rests = {asked - taken.own}
@@ -440,7 +443,8 @@ class AutumnAccount:
 
 
 class Unreadable(DrawdownError):
-    """An answer of Autumn that is an error or cannot be read. `their_code`: Autumn's own code, if the answer has one."""
+    """An error: an answer of Autumn reports one, or cannot be read. `their_code`: Autumn's code, if the
+    answer has one."""
 
     def __init__(self, reason: str, their_code: str | None = None, status: int | None = None) -> None:
         super().__init__(reason)
