@@ -10,18 +10,18 @@ FOR UPDATE
 CASE WHEN drawn_micro < amount_micro THEN amount_micro - drawn_micro ELSE 0 END
 
 -- name: look
--- A wallet, and whether something is due that changes its balance.
+-- Return a wallet, and if a change of its balance is due.
 SELECT a.balance_micro, a.plan, p.max_concurrent_sandboxes, a.held_micro, a.overdraft_micro,
     a.over_micro, CASE WHEN a.next_due_ms <= :now_ms THEN 1 ELSE 0 END AS is_due
 FROM ledger_accounts a LEFT JOIN ledger_plans p ON p.plan = a.plan WHERE a.account_id = :account_id
 
 -- name: due_wallets
--- The first of all wallets in which something is due.
+-- Return the first due wallets, in the order of their due times.
 SELECT account_id, next_due_ms FROM ledger_accounts WHERE next_due_ms <= :now_ms
 ORDER BY next_due_ms, account_id LIMIT :at_most
 
 -- name: hold_due
--- By their keys, one order for all: rows that another ended meanwhile are left out.
+-- Lock due reservations in the order of their keys. Rows that another transaction ended meanwhile are left out.
 SELECT reservation FROM reservations WHERE customer_id IN :customers AND state = 'held' AND hold = 'wallet'
     AND expires_ms <= :now_ms
 ORDER BY reservation LIMIT :at_most {for_update}
@@ -66,7 +66,7 @@ FROM {rows :wallets (account_id text, customer_id text, due_ms bigint)} r
 WHERE ledger_accounts.account_id = r.account_id RETURNING ledger_accounts.account_id, ledger_accounts.next_due_ms
 
 -- name: due_left
--- By customer; a customer without a due reservation has no row.
+-- Return the due amount by customer. A customer without a due reservation has no row.
 SELECT customer_id, CAST(SUM({left}) AS BIGINT) AS left_micro FROM reservations
 WHERE customer_id IN :customers AND state = 'held' AND hold = 'wallet' AND expires_ms <= :now_ms
 GROUP BY customer_id

@@ -1,7 +1,7 @@
-"""The rate card: the price of a quantity, and how the card is read.
+"""The rate card: the price of a quantity, and the query of the card.
 
-Guarantee: a price is an integer number of micro-credits, and a negative quantity costs exactly the negative of the
-positive one, so that giving back leaves nothing behind.
+Guarantee: a price is an integer number of micro-credits. A negative quantity costs exactly the negative of the positive
+one, so that a refund leaves no remainder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Rate:
-    """`micro_credits` for each `per_quantity` base units of a feature used at or after `start_ms`."""
+    """The price of a feature: `micro_credits` for each `per_quantity` base units used at or after `start_ms`."""
 
     feature: str
     start_ms: int
@@ -30,14 +30,14 @@ class Rate:
     per_quantity: int
 
     def price(self, quantity: int) -> MicroCredits:
-        """The price of a quantity in micro-credits, rounded half away from zero."""
+        """Return the price of a quantity in micro-credits, rounded half away from zero."""
         doubled = abs(quantity) * self.micro_credits * 2 + self.per_quantity
         amount = doubled // (2 * self.per_quantity)
         return MicroCredits(-amount if quantity < 0 else amount)
 
 
 class RateCard:
-    """The rates of features, each from its moment on."""
+    """The rates of features, each from its start on."""
 
     def __init__(self, rates: Iterable[Rate]) -> None:
         self.rates = sorted(rates, key=lambda rate: (rate.feature, rate.start_ms))
@@ -50,11 +50,11 @@ class RateCard:
         return next((rate for rate in reversed(self._of.get(feature, [])) if rate.start_ms <= ts), None)
 
     def has_others(self, rate: Rate) -> bool:
-        """Return True if the feature had another rate before, at which use of the same time may have been charged."""
+        """Return True if the feature had an earlier rate, by which use of the same time may have been charged."""
         return self._of[rate.feature][0] is not rate
 
     def explain_taken_start(self, feature: str, start_ms: int, now_ms: int) -> str:
-        """Why no other rate begins at a moment, and when the next may: one that has not begun cannot be put right."""
+        """Return why a second rate cannot begin at a moment, and the next possible begin."""
         begun = {rate.start_ms for rate in self._of.get(feature, [])}
         free = max(start_ms + WINDOW_MS, next_window(now_ms))
         while free in begun:
@@ -71,8 +71,10 @@ class RateCard:
 
 
 def read_rate_card(connection: sa.Connection, known_ms: int = EVER_MS) -> RateCard:
-    """The rate card: all of it, or what was on it by a moment. A rate may be set for a time that is over; a run is
-    priced by what was on the card as it was accepted."""
+    """Return the rate card: all of it, or the rates that were on it at `known_ms`.
+
+    A rate can be set for a past time, but an execution is priced by the card at its acceptance.
+    """
     return rate_card(SQL.run(connection, "rates", {"known_ms": known_ms}))
 
 
@@ -82,5 +84,5 @@ def rates_part() -> Part:
 
 
 def rate_card(rows: Iterable[Any]) -> RateCard:
-    """The rate card of rows that were read."""
+    """Return the rate card of rows that were read."""
     return RateCard(Rate(row.feature, row.start_ms, row.micro_credits, row.per_quantity) for row in rows)
