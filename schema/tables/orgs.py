@@ -1,5 +1,6 @@
-"""Tables of organisations: the features they are billed for, their providers, and from which window on; the cost of
-usage at other providers, and the policies while one cannot be read.
+"""The tables of organisations: their features, their providers, and the window from which each applies.
+
+They also hold the cost of usage at other providers, and the policies while a provider cannot be read.
 """
 
 from __future__ import annotations
