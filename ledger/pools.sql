@@ -41,8 +41,8 @@ FROM (SELECT COALESCE(MAX(number), 0) + 1 AS number, MAX(moment_ms) AS least_ms 
     WHERE r.customer_id = :payer AND r.org_id = :org_id AND r.payer_number IS NOT NULL) said) q
 
 -- name: spent
--- Return the amount that open executions hold, and the amount that the others drew. An execution whose time is over
--- holds nothing, even if it is not marked as expired.
+-- Return the amount that open executions reserve, and the amount that the others drew. An execution past its end
+-- reserves nothing, even if it is not marked as expired.
 SELECT CAST(COALESCE(SUM(CASE WHEN state = 'held' AND expires_ms > :now_ms AND amount_micro > drawn_micro
     THEN amount_micro ELSE drawn_micro END), 0) AS BIGINT)
 FROM reservations WHERE customer_id = :payer AND org_id = :org_id AND payer_number = :number

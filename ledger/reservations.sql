@@ -84,12 +84,12 @@ FROM reservation_sandboxes n JOIN reservations r ON r.reservation = n.reservatio
 WHERE n.org_id = :org_id AND n.sandbox_id IN :names AND n.is_open AND r.expires_ms > :now_ms ORDER BY n.sandbox_id LIMIT 1
 
 -- name: over
--- Return wallets with executions whose time is over, and that are not marked as expired.
+-- Return wallets with executions past their end (`expires_ms`) that are not marked as expired.
 SELECT DISTINCT r.customer_id FROM reservation_sandboxes n JOIN reservations r ON r.reservation = n.reservation
 WHERE n.org_id = :org_id AND n.sandbox_id IN :names AND n.is_open AND r.expires_ms <= :now_ms ORDER BY 1
 
 -- name: metered
--- The condition must equal that of the index. A reservation whose time is over does not count.
+-- The condition must equal that of the index. A reservation past its end does not count.
 SELECT COUNT(*) FROM (SELECT 1 FROM reservations WHERE state = 'held' AND settled_by = 'metering'
     AND customer_id = :customer_id AND expires_ms > :now_ms LIMIT :at_most) q
 

@@ -269,7 +269,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Supplier:
-    """A supplier's terms, their revision, and when, why and by whose act they were set."""
+    """A supplier's terms with their revision, and the moment, actor and reason of their last change."""
 
     supplier: str
     revision: int

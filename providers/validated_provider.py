@@ -74,7 +74,7 @@ MAX_NOTICES: Final = 1_000
 
 
 class ValidatedProvider:
-    """A provider whose answers are validated before other code uses them."""
+    """A provider with validated answers: the only form in which other code uses a provider."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
