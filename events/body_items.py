@@ -1,9 +1,9 @@
 """The items of a body: one JSON object, an array of them, or one on each line.
 
-Guarantee: pure. Each item is read and bounded by itself. If an item is invalid, only it is reported, and the others are
-read. That needs the end of the item, and Drawdown passes over at most MOST_PASSED_OVER tokens of a body to find ends.
-Every reading of a body is the same: a repeated name, a number that JSON does not have, and bytes that are not UTF-8 are
-rejected.
+Guarantee: pure. Each item is read and bounded separately. If an item is invalid, only it is reported, and the others
+are read. That needs the end of the item, and Drawdown passes over at most MOST_PASSED_OVER tokens of a body to find
+ends. Every reading of a body is the same: a repeated name, a number that JSON does not have, and bytes that are not
+UTF-8 are rejected.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ _NO_UTF8: Final = re.compile("[\ud800-\udfff]")
 
 
 class Unreadable(UsageError):
-    """An error: a body cannot be read, so no item of it counts. `code`: `not_json`, `too_large`."""
+    """An error: a body cannot be read, so no item of it counts.
+
+    `code`: `not_json`, `too_large`.
+    """
 
 
 def drop_traceback(error: Unfit) -> Unfit:
@@ -62,7 +65,10 @@ def _no_number(text: str) -> object:
 
 
 def _whole_number(text: str) -> int | Decimal:
-    """Return a whole number. A number with more digits than Python reads is still JSON: its field reports the fault."""
+    """Return a whole number.
+
+    A number with more digits than Python reads is still JSON: its field reports the fault.
+    """
     try:
         return int(text)
     except ValueError:
@@ -79,7 +85,10 @@ def is_array(body: bytes) -> bool:
 
 
 def array(body: bytes) -> Iterator[Item | Unfit]:
-    """Yield the items of a JSON array. Errors: Unreadable, also after some items: then none of them counts."""
+    """Yield the items of a JSON array.
+
+    Errors: Unreadable, also after some items: then none of them counts.
+    """
     at, number, left = _skip(body, 0), 0, MOST_PASSED_OVER
     if _sign(body, at) != b"[":
         raise Unreadable("invalid body: expected a JSON array", code="not_json")
@@ -112,8 +121,10 @@ def one(body: bytes) -> Item | Unfit:
 
 
 def read_lines(body: bytes) -> Iterator[Item | Unfit]:
-    """Yield the items of JSON lines, one for each line. An empty line is an error. Errors: Unreadable for too many
-    lines."""
+    """Yield the items of JSON lines, one for each line.
+
+    An empty line is an error. Errors: Unreadable for too many lines.
+    """
     for number, found in enumerate(_LINE.finditer(body)):
         if number >= MOST_ITEMS:
             raise _too_many()
@@ -187,7 +198,10 @@ def _end(body: bytes, at: int, left: int) -> tuple[int, int, int]:
 
 
 def _bytes_of(text: str, length: int) -> int:
-    """Return the number of bytes of the first `length` characters. Errors: Unfit if they were not UTF-8."""
+    """Return the number of bytes of the first `length` characters.
+
+    Errors: Unfit if they were not UTF-8.
+    """
     if text.isascii():
         return length
     if _NO_UTF8.search(text, 0, length):

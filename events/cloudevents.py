@@ -69,7 +69,7 @@ class ReceivedEvent:
     """
 
     def counted(self, value: EventValue | None) -> ReceivedEvent | Unfit:
-        """Return the event with the quantity by the value of its type, if its type has one."""
+        """Return the event with the quantity by the value of its type, if it has one."""
         if value is not None and self.again is not None:
             return self.again(value)
         if self.wrong is None or self.wrong.code != "missing":
@@ -126,7 +126,7 @@ def _sourced(item: Item, source: str | None) -> Item:
 
 
 def of_use(item: Item, org_id: str, now_ms: int, source: str | None) -> ReceivedEvent:
-    """Return the event that a use of an organisation emits, by the field names of the envelope.
+    """Return the event that a use emits, by the field names of the envelope.
 
     `source`: as in `parse_events`. Errors: Unfit.
     """
@@ -139,7 +139,10 @@ def of_use(item: Item, org_id: str, now_ms: int, source: str | None) -> Received
 
 
 def is_binary(headers: Mapping[str, str]) -> bool:
-    """Return True if an event's attributes are in the headers. Its data are JSON, even without a Content-Type."""
+    """Return True if an event's attributes are in the headers.
+
+    Its data are JSON, even without a Content-Type.
+    """
     return f"{_HEADER}specversion" in headers
 
 
@@ -182,7 +185,10 @@ def _header(text: str) -> str:
 
 
 def _read(item: Item, kind: str, org_id: str | None, now_ms: int) -> ReceivedEvent | Unfit:
-    """Read an event. If it states no quantity, read it with 0, because the value of its type is unknown here."""
+    """Read an event.
+
+    If it states no quantity, read it with 0, because the value of its type is unknown here.
+    """
     is_cloudevent = kind in (EVENT, BATCH) or "specversion" in item
     again = partial(_by_value, item, is_cloudevent, org_id, now_ms)
     found = again(None)
@@ -267,7 +273,10 @@ def _data_of(item: Item, value: EventValue | None) -> Item:
 
 
 def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue | None) -> ReceivedEvent:
-    """Read an event of the envelope. A stated quantity counts, even if its type has a value. Errors: Unfit."""
+    """Read an event of the envelope.
+
+    A stated quantity counts, even if its type has a value. Errors: Unfit.
+    """
     if not item.keys() <= OWN:
         name = next(name for name in item if name not in OWN)
         cloud = " (only a CloudEvent has, beside specversion)" if name in ("id", "type", "time", "data") else ""

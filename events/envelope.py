@@ -49,7 +49,10 @@ class Unfit(UsageError):
 
 
 def named_in(item: Mapping[str, object], source: str, name: str) -> Named:
-    """Return the source and id of an item, by the names of its fields; None for an invalid id."""
+    """Return the source and id of an item, by the names of its fields.
+
+    Return None for an invalid id.
+    """
     first, second = (
         found if isinstance(found, str) and is_clean_id(found) else None for found in (item.get(source), item.get(name))
     )

@@ -18,7 +18,10 @@ _PRIVATE: Final = (*SECRETS, *PLACES)
 
 
 def example_of(named: Named) -> Named:
-    """Return the parts of a name that can be stored and shown; None for a private part."""
+    """Return the parts of a name that can be stored and shown.
+
+    Return None for a private part.
+    """
     source, item_id = named
     return _public_text(source), _public_text(item_id)
 

@@ -50,7 +50,9 @@ def optional_text(item: Item, name: str, at: str) -> str | None:
 
 
 def moment_of(value: object, at: str) -> int:
-    """Return milliseconds since 1970, from ISO 8601 with its offset or from a whole number of milliseconds.
+    """Return milliseconds since 1970, from ISO 8601 with its offset or from a number.
+
+    A number must be whole milliseconds.
 
     Finer parts are cut off. Errors: Unfit `bad_time`.
     """
@@ -77,7 +79,9 @@ def _of_iso(text: str, at: str) -> int:
 
 
 def quantity_of(value: object, at: str) -> int:
-    """Return a whole number of base units, from a JSON number or a text. 3.0 is 3, and 1.5 is rejected.
+    """Return a whole number of base units, from a JSON number or a text.
+
+    3.0 is 3, and 1.5 is rejected.
 
     Errors: Unfit `missing`, `wrong_type`, `not_whole`, `bad_quantity`.
     """

@@ -36,7 +36,7 @@ Label: TypeAlias = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class OrgUse:
-    """The use of one organisation: a kind, a day, a plan, the number of events, and base units of the kind."""
+    """The use of one organisation, by kind, day and plan. `quantity`: base units."""
 
     org_id: str
     plan_key: str | None
@@ -48,7 +48,10 @@ class OrgUse:
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """A group of at least LEAST organisations. `quantity` None: the group has several kinds, so units do not add up."""
+    """A group of at least LEAST organisations.
+
+    `quantity` None: the group has several kinds, so units do not add up.
+    """
 
     plan: str
     kind: str
@@ -77,7 +80,9 @@ class _Group:
 
 
 def grouped(uses: Iterable[OrgUse]) -> tuple[list[SummaryRow], bool]:
-    """Return the rows, ordered by day, kind and plan, and True if a group was left out because it is too small.
+    """Return the rows, ordered by day, kind and plan.
+
+    The second result is True if a group was left out because it is too small.
 
     Errors: UsageError for more than MAX_GROUPS.
     """

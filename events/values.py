@@ -62,7 +62,10 @@ class EventValue:
         return (self.path or "$").split(".")[1:]
 
     def quantity(self, data: Mapping[str, object], at: str) -> int:
-        """Return the quantity of an event, by its data. `at`: the sender's name for the data. Errors: Unfit."""
+        """Return the quantity of an event, by its data.
+
+        `at`: the sender's name for the data. Errors: Unfit.
+        """
         if self.aggregation == COUNT:
             return 1
         found: object = data

@@ -53,7 +53,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Override:
-    """An override in place of a plan's limit, with the reach by which it applies to the caller.
+    """An override in place of a plan's limit, with its reach.
 
     `number` 0: the override of one organisation (`org override`), of which there is at most one.
     """
@@ -66,7 +66,10 @@ class Override:
 
 @dataclass(frozen=True)
 class Counted:
-    """The use of a metric in a period, in base units. `warned`: the caller was warned of it."""
+    """The use of a metric in a period, in base units.
+
+    `warned`: the caller was warned of it.
+    """
 
     used: int = 0
     warned: bool = False
@@ -127,7 +130,7 @@ class Verdict:
 
 
 def in_force(facts: Facts) -> list[Bound]:
-    """Return the bound that applies in each period: the nearest override, or else the limit.
+    """Return the bound of each period: the nearest override, or else the limit.
 
     If several overrides are equally near, the newest applies.
     """
@@ -169,7 +172,7 @@ def decide(facts: Facts, amount: int) -> Verdict:
 
 
 def beyond(facts: Facts, amount: int) -> bool:
-    """Return True if this additional amount exceeds a limit that is enforced for the caller."""
+    """Return True if an additional amount exceeds a limit that is enforced."""
     short = (one for one in in_force(facts) if one.amount is not None and _room(facts, one) < amount)
     return amount > 0 and any(holds(one.phase, facts.pays) for one in short)
 
@@ -220,7 +223,10 @@ def _warns_anew(facts: Facts, bound: Bound, amount: int) -> bool:
 
 @dataclass(frozen=True)
 class Price:
-    """The price of a metric: `micro` micro-credits for `per` base units. A metric without a cost is not charged."""
+    """The price of a metric: `micro` micro-credits for `per` base units.
+
+    A metric without a cost is not charged.
+    """
 
     micro: int
     per: int

@@ -99,7 +99,9 @@ def set_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> 
 
 
 def hold_plans(connection: sa.Connection, plans: Collection[str]) -> int:
-    """Lock plans, so that no transaction changes their terms until this one ends. Return how many exist.
+    """Lock plans, so that no transaction changes their terms until this one ends.
+
+    Return how many exist.
 
     This transaction already holds the wallets that it grants credit to. It grants by the present terms. A transaction
     that changes them later sees who received credit before.
@@ -108,7 +110,10 @@ def hold_plans(connection: sa.Connection, plans: Collection[str]) -> int:
 
 
 def open_accounts(connection: sa.Connection, accounts: Iterable[str]) -> None:
-    """Make the wallets that do not exist, in one order, so that transactions do not deadlock."""
+    """Make the wallets that do not exist.
+
+    They are made in one order, so that transactions do not deadlock.
+    """
     rows = [{"id": account} for account in sorted(set(accounts))]
     SQL.run(connection, "open_accounts", {"accounts": rows})
 
@@ -132,7 +137,10 @@ class HoldTerms:
     holds_halt: bool = True
 
     def held_for(self, estimate_micro: int) -> int:
-        """Return the amount to reserve for an estimate, rounded up, at most `most_hold_micro`."""
+        """Return the amount to reserve for an estimate, in micro-credits.
+
+        It is rounded up, and at most `most_hold_micro`.
+        """
         amount = -(-estimate_micro * self.hold_factor_ppm // ONE_PPM)
         return amount if self.most_hold_micro is None else min(amount, self.most_hold_micro)
 
@@ -142,7 +150,10 @@ PLAIN: Final = HoldTerms()
 
 
 def hold_terms(connection: sa.Connection, customer_id: str) -> HoldTerms | None:
-    """Return the terms of a wallet's plan; PLAIN without a plan; None without a wallet."""
+    """Return the terms of a wallet's plan.
+
+    Return PLAIN without a plan, and None without a wallet.
+    """
     row = SQL.run(connection, "of_wallet", {"account_id": wallet_account(customer_id)}).mappings().one_or_none()
     return None if row is None else PLAIN if row["holds_halt"] is None else _terms(row)
 

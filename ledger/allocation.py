@@ -129,14 +129,20 @@ def other_content(before: Lot) -> Refused:
 
 
 def parts(lots: Sequence[Lot], cuts: Collection[int] = ()) -> list[tuple[int | None, int | None]]:
-    """Return the parts of time in order, as begin and end; None: unbounded. `cuts`: further moments to cut at."""
+    """Return the parts of time in order, as begin and end; None: unbounded.
+
+    `cuts`: further moments to cut at.
+    """
     ends = {lot.expires_ms for lot in lots if lot.expires_ms is not None}
     moments: list[int | None] = [None, *sorted({lot.begins_ms for lot in lots} | ends | set(cuts)), None]
     return list(pairwise(moments))
 
 
 def merged(lots: Sequence[Lot], uses: Uses, cut: Sequence[tuple[int | None, int | None]]) -> Uses:
-    """Return the use in each of the `parts` of these lots, by the use in each part of the finer cut `cut`."""
+    """Return the use in each of the `parts` of these lots.
+
+    `uses`: the use in each part of the finer cut `cut`.
+    """
     found: dict[int, dict[str | None, int]] = defaultdict(lambda: defaultdict(int))
     starts = [start for start, _ in parts(lots)]
     at = 0

@@ -43,7 +43,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Line:
-    """A part of a draw: an amount in micro-credits, with the quantity of a feature if the cost has one."""
+    """A part of a draw: an amount in micro-credits, and the quantity of a feature.
+
+    The quantity is None if the cost has none.
+    """
 
     feature: str | None
     quantity: int | None
@@ -51,13 +54,15 @@ class Line:
 
     @property
     def content(self) -> tuple[str | None, int]:
-        """Return the content of a caller's cost without its price, to recognise a repetition."""
+        """Return the content of a cost without its price, to recognise a repetition."""
         return self.feature, self.amount_micro if self.quantity is None else self.quantity
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The result of a draw: the reservation, and the amounts charged and written off now, in micro-credits.
+    """The result of a draw: the reservation, and the amounts charged and written off.
+
+    The amounts are those of this draw, in micro-credits.
 
     `repeated`: the same draw exists, and nothing was charged.
     """
@@ -81,7 +86,9 @@ def other_draw(found: Reservation, number: int) -> Denied:
 
 
 def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, card: RateCard, by: By) -> Drawn:
-    """Charge a part of an open execution, under a number of the caller. This transaction must hold `found`.
+    """Charge a part of an open execution, under a number of the caller.
+
+    This transaction must hold `found`.
 
     Errors: Denied `other_content` for a number with other content, `ended`, `beyond_hold`, `no_rate`, `metered`.
     """
@@ -104,7 +111,9 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
 def finish(
     connection: sa.Connection, found: Reservation, state: State, cost: Cost | None, card: RateCard, by: By
 ) -> Drawn:
-    """End an execution: `settled` with its whole cost, or `released` with its draws or its whole `cost`.
+    """End an execution as `settled` or `released`.
+
+    `settled` needs its whole cost. `released` has its draws, or the whole `cost`.
 
     It frees the rest of the reserved credit, and owes the supplier its share. An expired execution can still be
     settled. This transaction must hold `found`.
@@ -151,7 +160,10 @@ def _require_unmetered(found: Reservation, cost: Cost | None) -> None:
 
 
 def _repeat_end(connection: sa.Connection, found: Reservation, cost: Cost | None, card: RateCard) -> Drawn:
-    """Return the result of a repeated end. It compares the costs as if the last draw did not exist."""
+    """Return the result of a repeated end.
+
+    It compares the costs as if the last draw did not exist.
+    """
     last = _lines_of(connection, found, FINAL)
     if cost is not None or last:
         wanted = [] if cost is None else _rest(connection, found, cost, card, last)
@@ -196,7 +208,9 @@ def _within(amount_micro: int) -> int:
 def _rest(
     connection: sa.Connection, found: Reservation, cost: Cost, card: RateCard, last: Sequence[Line] = ()
 ) -> list[Line] | None:
-    """Return an execution's whole cost less the earlier draws; None if it is less than them.
+    """Return an execution's whole cost less the earlier draws.
+
+    Return None if it is less than them.
 
     Amounts drawn at its end (`last`) do not count as drawn.
     """
@@ -229,7 +243,10 @@ def _written_off(connection: sa.Connection, found: Reservation) -> dict[str, int
 
 
 def span(reservation: str, number: str) -> dict[str, object]:
-    """Return the range of keys of the entries of one number, from `first` up to `beyond`, which is excluded."""
+    """Return the range of keys of the entries of one number.
+
+    It is from `first` up to `beyond`, which is excluded.
+    """
     head = f"run:{reservation}:{number}"
     return {"reservation": reservation, "first": f"{head}:", "beyond": f"{head};"}
 
@@ -263,7 +280,9 @@ def _charge(
 def entries_for(
     found: Reservation, number: str, lines: Sequence[Line], by: By
 ) -> tuple[list[dict[str, object]], int, int]:
-    """Return the entries that charge these lines, and the amounts charged and written off, in micro-credits.
+    """Return the entries that charge these lines.
+
+    The other results are the amounts charged and written off, in micro-credits.
 
     Errors: Denied `beyond_hold`; UsageError.
     """

@@ -49,25 +49,28 @@ class Matured:
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wallet:
-    """Return a wallet as if all its due changes were booked. Nothing is written."""
+    """Return a wallet as if all its due changes were booked. It does not write anything."""
     return look_ahead_with_lots(connection, customer_id, now_ms)[0]
 
 
 def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[Wallet, list[Lot]]:
-    """Return the wallet as `look_ahead` does, and the lots of plans that are not stored yet."""
+    """Return a wallet as `look_ahead` does, and the lots of plans not stored yet."""
     part = look_part(customer_id, now_ms)
     return look_ahead_by(connection, customer_id, SQL.run(connection, part.name, part.values).all(), now_ms)
 
 
 def look_part(customer_id: str, now_ms: int) -> Part:
-    """Return the query of a wallet, to read beside others in one statement. Pass its rows to `look_ahead_by`."""
+    """Return the query of a wallet, to read beside others in one statement.
+
+    Pass its rows to `look_ahead_by`.
+    """
     return SQL.part("look", {"account_id": wallet_account(customer_id), "now_ms": now_ms})
 
 
 def look_ahead_by(
     connection: sa.Connection, customer_id: str, wallet: Sequence[Any], now_ms: int
 ) -> tuple[Wallet, list[Lot]]:
-    """Return the same as `look_ahead_with_lots`, for the rows of a wallet that was read.
+    """Return the same as `look_ahead_with_lots`, for a wallet that was read.
 
     It reads more only if a change is due in the wallet.
     """
@@ -124,7 +127,7 @@ def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) 
 
 
 def touched(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> tuple[list[str], list[str]]:
-    """Return the customers that `mature` locks: those of reservations, and those of wallets.
+    """Return the customers of the reservations and of the wallets that `mature` locks.
 
     A caller that needs more locks must take all of them together, in order.
     """
@@ -182,7 +185,10 @@ def expire(connection: sa.Connection, reservations: Sequence[str], now_ms: int) 
 
 
 def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
-    """Mature the first due wallets: the sweep. If you need a balance, call `mature` for its wallet."""
+    """Mature the first due wallets: the sweep.
+
+    If you need a balance, call `mature` for its wallet.
+    """
     values = {"now_ms": now_ms, "at_most": SWEPT_AT_ONCE}
     rows = SQL.run(connection, "due_wallets", values).all()
     customers = [row.account_id.removeprefix(WALLET) for row in rows]
@@ -196,7 +202,10 @@ def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
 
 
 def tell_expired(connection: sa.Connection, expired: Sequence[sa.Row[Any]], now_ms: int) -> None:
-    """Queue a webhook for each reservation that just expired, even if it is settled later."""
+    """Queue a webhook for each reservation that just expired.
+
+    That applies even if it is settled later.
+    """
     tell(connection, [_of_reservation(row, now_ms) for row in expired])
 
 

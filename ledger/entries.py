@@ -32,7 +32,10 @@ BOUNDED: Final = frozenset({"usage", "execution"})
 
 
 class BeyondBalance(Refused):
-    """An error: an entry would move a wallet beyond the largest balance or debt. Nothing was posted."""
+    """An error: an entry would move a wallet beyond the largest balance or debt.
+
+    No entry was posted.
+    """
 
     code = "beyond_balance"
 
@@ -52,12 +55,15 @@ class Usage:
 
 
 def content(use: Usage) -> tuple[str, str, int]:
-    """Return the content that two uses of one key must share: account, feature, quantity."""
+    """Return the content that two uses of one key share: account, feature, quantity."""
     return (wallet_account(use.customer_id), use.feature, use.quantity)
 
 
 def entry_of(use: Usage, amount_micro: int, rate_ms: int, now_ms: int) -> dict[str, object]:
-    """Return the entry that charges a use, for `post`. `rate_ms`: the start of the rate."""
+    """Return the entry that charges a use, for `post`.
+
+    `rate_ms`: the start of the rate.
+    """
     return {
         "key": use.key,
         "kind": "usage",
@@ -111,7 +117,10 @@ def moves(entry: Mapping[str, object]) -> list[tuple[str, int]]:
 
 
 def _move(connection: sa.Connection, moved: Mapping[str, int], dated: Mapping[str, int]) -> dict[str, int]:
-    """Move balances, and return the new ones in micro-credits. `dated`: the earliest moment of the entries of each."""
+    """Move balances, and return the new ones in micro-credits.
+
+    `dated`: the earliest moment of the entries of each.
+    """
     rows = [{"id": account, "amount": moved[account], "first_ms": dated[account]} for account in sorted(moved)]
     return {row.account_id: int(row.balance_micro) for row in SQL.run(connection, "move", {"moves": rows})}
 

@@ -36,19 +36,22 @@ class Closing:
 
 @dataclass
 class Room:
-    """A wallet's balance, and its part that executions have reserved, in micro-credits."""
+    """A wallet's balance, and its reserved part, in micro-credits."""
 
     balance_micro: int
     held_micro: int
 
 
 def unused_micro(lot: Lot, allocation: Allocation) -> int:
-    """Return the unused credit of a lot that neither expired nor was taken back, in micro-credits."""
+    """Return the unused credit of a lot, in micro-credits.
+
+    It neither expired nor was taken back.
+    """
     return lot.amount_micro - lot.taken_micro - lot.expired_micro - allocation.used[lot.lot]
 
 
 def promised(amount_micro: int, balance_micro: int, held_micro: int) -> int:
-    """Return the part of an amount due to leave a wallet that its executions have reserved.
+    """Return the reserved part of an amount that is due to leave a wallet.
 
     Credit that the wallet owes is not reserved.
     """
@@ -56,7 +59,10 @@ def promised(amount_micro: int, balance_micro: int, held_micro: int) -> int:
 
 
 def cut_for(lots: Sequence[Lot]) -> list[tuple[int | None, int | None]]:
-    """Return the finest parts of time, cut also at the ends of credit that these lots roll over."""
+    """Return the finest parts of time.
+
+    Time is cut also at the ends of credit that these lots roll over.
+    """
     ends = (lot.expires_ms for lot in lots if lot.part == "included")
     return parts(lots, {next_start(end) for end in ends if end is not None})
 
@@ -86,7 +92,9 @@ def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int
 
 
 def leaves(lots: Sequence[Lot], uses: Uses, room: Room, now_ms: int) -> int:
-    """Return the amount of ended lots that still has to leave a wallet, as if all were booked and no credit reserved.
+    """Return the amount of ended lots that still has to leave a wallet.
+
+    It counts as if all were booked and no credit reserved.
 
     It is their rest, less the part that rolls over. `lots`: as they were closed, by the same `uses`.
     """
@@ -113,7 +121,9 @@ def _expire(now: dict[str, Lot], allocation: Allocation, room: Room, over_ms: in
 def changes(
     is_over: Sequence[Lot], allocation: Allocation, balance_micro: int, held_micro: int
 ) -> list[tuple[Lot, int, int]]:
-    """Return each ended lot with its rest to expire (or to refund), and the part of it that is booked now.
+    """Return each ended lot with its rest, and the part of it that is booked now.
+
+    The rest is to expire, or to refund.
 
     The part that executions have reserved waits for their end.
     """
@@ -156,7 +166,10 @@ def _roll(
 
 
 def rolls(expired_micro: int, last: Lot) -> int:
-    """Return the rollover of a month's expired credit in micro-credits, by the terms of the last lot of the month."""
+    """Return the rollover of a month's expired credit, in micro-credits.
+
+    It follows from the terms of the last lot of the month.
+    """
     if expired_micro <= 0 or expired_micro < last.rollover_min_micro:
         return 0
     return min(expired_micro, last.rollover_max_micro)

@@ -2,9 +2,9 @@
 
 Guarantee: terms are added and never changed. Lots that begin later use the new terms, and earlier lots do not change.
 Due credit follows from rows alone: the plan of a customer since a moment, and the terms of that plan then. Each month
-of a plan is granted once, under its key, however often and however late Drawdown checks it, even if no process ran in
-that month. A customer who joins a plan during a month gets all of its credit, from then on. The caller holds the
-wallet's lock.
+of a plan is granted only once, under its key, however often Drawdown checks it. A late check still grants it, even if
+no process ran in that month. A customer who joins a plan during a month gets all of its credit, from then on. The
+caller holds the wallet's lock.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ GIVEN_AT_ONCE: Final = 12
 
 @dataclass(frozen=True)
 class Stay:
-    """The time of a customer on a plan, from `since_ms` (milliseconds) to the next stay. `number`: 1 is the first."""
+    """The time of a customer on a plan, from `since_ms` to the next stay.
+
+    `since_ms` is in milliseconds. `number`: 1 is the first stay.
+    """
 
     number: int
     plan: str
@@ -63,12 +66,18 @@ def hold_plans(connection: sa.Connection, customer_ids: Sequence[str], now_ms: i
 
 
 def behind_part(customer_ids: Sequence[str], now_ms: int) -> Part:
-    """Return the query of the customers that plans may owe credit, by their accounts. Pass its rows to `due`."""
+    """Return the query of the customers that plans may owe credit, by their accounts.
+
+    Pass its rows to `due`.
+    """
     return SQL.part("behind", _of(customer_ids, now_ms))
 
 
 def due(connection: sa.Connection, behind: Sequence[str], now_ms: int) -> DueGrants:
-    """Return the credit that plans owe these customers and have not granted. Nothing is written."""
+    """Return the credit that plans owe these customers and have not granted.
+
+    It does not write anything.
+    """
     found = DueGrants()
     if not behind:
         return found

@@ -3,7 +3,7 @@
 Guarantee: the decisions are written only if each wallet has room for all of them when its row changes, and no change is
 due in it. Otherwise the whole transaction is rolled back (`NotTogether`), and each call is decided alone. Locks are
 taken in the ledger's order: executions by their keys, then wallets by their ids. A wallet is excluded if a change is
-due in it, if some of its lots ended, or if the end of an execution may expire its lots.
+due in it, or if some of its lots ended. It is also excluded if the end of an execution may expire its lots.
 """
 
 from __future__ import annotations
@@ -131,7 +131,10 @@ class Moves:
     def charge(
         self, standing: Standing, before: Reservation, after: Reservation, drawn: Sequence[dict[str, object]]
     ) -> Wallet:
-        """Post the draws of an execution, free their reserved credit, and return the wallet after that."""
+        """Post the draws of an execution, and free its reserved credit.
+
+        Return the wallet after that.
+        """
         move = self._move(standing)
         amount = sum(int(str(one["amount_micro"])) for one in drawn)
         freed = before.left_micro - after.left_micro
@@ -204,7 +207,9 @@ def _row(move: _Move) -> dict[str, object]:
 
 
 def hold_part(runs: Sequence[tuple[str, str]]) -> Part:
-    """Return the query of executions by name, each with its organisation ('': any). Pass its rows to `held`.
+    """Return the query of executions by name, each with its organisation ('': any).
+
+    Pass its rows to `held`.
 
     It locks them: no other transaction ends or extends them until this one is over.
     """
@@ -212,10 +217,16 @@ def hold_part(runs: Sequence[tuple[str, str]]) -> Part:
 
 
 def among_part(names: Sequence[str]) -> Part:
-    """Return the query of these executions that exist. Each row has a key, `reservation`."""
+    """Return the query of these executions that exist.
+
+    Each row has a key, `reservation`.
+    """
     return SQL.part("among", {"names": sorted(set(names))})
 
 
 def entries_part(spans: Sequence[Mapping[str, object]]) -> Part:
-    """Return the query of entries under numbers of executions. `spans`: from `draws.span`."""
+    """Return the query of entries under numbers of executions.
+
+    `spans`: from `draws.span`.
+    """
     return SQL.part("entries_of", {"spans": list(spans)})

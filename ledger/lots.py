@@ -83,7 +83,9 @@ class Due:
 
 
 def give(connection: sa.Connection, lot: Lot) -> bool:
-    """Store a lot, and mark its wallet as due at its begin and end. Return True if the lot is new.
+    """Store a lot, and mark its wallet as due at its begin and end.
+
+    Return True if the lot is new.
 
     Errors: Refused if its key was used before with other content.
     """
@@ -111,8 +113,10 @@ def look_again(connection: sa.Connection, customer_id: str) -> None:
 
 
 def entry_of(lot: Lot, now_ms: int) -> dict[str, object]:
-    """Return the entry that adds a lot to the balance, dated at its begin. An allotment comes from its pool's
-    wallet."""
+    """Return the entry that adds a lot to the balance, dated at its begin.
+
+    An allotment comes from its pool's wallet.
+    """
     return {
         "key": lot.lot,
         "kind": "grant",
@@ -127,19 +131,28 @@ def entry_of(lot: Lot, now_ms: int) -> dict[str, object]:
 
 
 def read(connection: sa.Connection, lot: str) -> Lot | None:
-    """Return a lot as it was granted, without later bookings; None if it does not exist."""
+    """Return a lot as it was granted, without later bookings.
+
+    Return None if it does not exist.
+    """
     row = SQL.run(connection, "one", {"lot": lot}).mappings().one_or_none()
     return None if row is None else _lot(row)
 
 
 def read_all(connection: sa.Connection, customer_ids: Sequence[str]) -> dict[str, list[Lot]]:
-    """Return the lots of wallets with their booked amounts, by customer, in their order of use."""
+    """Return the lots of wallets by customer, in their order of use.
+
+    Each lot has the amounts booked of it.
+    """
     part = wallets_part(customer_ids)
     return lots_of(customer_ids, SQL.run(connection, part.name, part.values).mappings())
 
 
 def wallets_part(customer_ids: Sequence[str]) -> Part:
-    """Return the query of the lots of wallets, to read beside others in one statement. Pass its rows to `lots_of`."""
+    """Return the query of the lots of wallets, to read beside others in one statement.
+
+    Pass its rows to `lots_of`.
+    """
     return SQL.part("of_wallets", {"customers": list(customer_ids)})
 
 
@@ -165,7 +178,7 @@ def allocations(connection: sa.Connection, lots: Mapping[str, Sequence[Lot]], no
 def uses_in(
     connection: sa.Connection, cut: Mapping[str, Sequence[tuple[int | None, int | None]]]
 ) -> Mapping[str, Uses]:
-    """Return the use of wallets in parts of time, by the present entries of the ledger."""
+    """Return the use of wallets in parts of time, by the present entries."""
     asked = [
         {
             "account_id": wallet_account(customer_id),
@@ -183,7 +196,9 @@ def uses_in(
 
 
 def due(connection: sa.Connection, freed: Mapping[str, int], now_ms: int) -> Due:
-    """Return the changes that lots and plans require in these wallets. Nothing is written.
+    """Return the changes that lots and plans require in these wallets.
+
+    It does not write anything.
 
     `freed`: the credit of each wallet (micro-credits) that is not reserved any more, although its row still shows it.
     """
@@ -280,7 +295,7 @@ def returned_to(found: Due) -> set[str]:
 
 
 def lenders(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> list[str]:
-    """Return the pools that may gain or lose credit when the ended lots of these wallets are booked.
+    """Return the pools that may gain or lose credit by ended lots of these wallets.
 
     A lot never ends before its grant, so the list is complete once the wallets are held.
     """
@@ -289,7 +304,9 @@ def lenders(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
 
 
 def borrowers(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> list[str]:
-    """Return the first customers with ended allotments of these pools, at most RETURNED_AT_ONCE.
+    """Return the first customers with ended allotments of these pools.
+
+    There are at most RETURNED_AT_ONCE.
 
     The list includes customers who must return less than before.
     """
@@ -304,7 +321,10 @@ def borrowers_part(customer_ids: Sequence[str], now_ms: int) -> Part:
 
 
 def looked_at(connection: sa.Connection, found: Due, now_ms: int) -> None:
-    """Mark the lots of wallets as checked, and store the amounts that wait and that ended."""
+    """Mark the lots of wallets as checked.
+
+    Store the amounts that wait, and those of ended lots.
+    """
     looked = [
         {"account_id": wallet_account(one), "deferred_micro": found.deferred[one], "over_micro": found.over[one]}
         for one in sorted(found.deferred)

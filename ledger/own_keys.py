@@ -19,7 +19,10 @@ _OWN: Final = re.compile(rf"{OWN}[0-9a-f]{{20}}:")
 
 
 def own_name(org_id: str, key: str, before: str = "") -> str:
-    """Return the stored name of an organisation's own key. After the prefix `before`, it is still a valid id."""
+    """Return the stored name of an organisation's own key.
+
+    After the prefix `before`, it is still a valid id.
+    """
     whole = f"{OWN}{hashlib.sha256(org_id.encode()).hexdigest()[:20]}:{key}"
     return (
         whole
@@ -39,6 +42,6 @@ def strip_own_prefixes(text: str, org_id: str) -> str:
 
 
 def require_open(key: str) -> None:
-    """Reject a key with the prefix of an organisation's own key, from an unbound caller. Errors: UsageError."""
+    """Reject a key with the prefix OWN from an unbound caller. Errors: UsageError."""
     if key.startswith(OWN):
         raise UsageError(f"invalid key: the prefix {OWN} is reserved for keys of organisations. Choose another key")

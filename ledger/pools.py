@@ -34,7 +34,10 @@ ALLOTTED_PRIORITY: Final = DEFAULT_PRIORITY - 10
 
 @dataclass(frozen=True)
 class Allotment:
-    """A lot that a pool allotted. `repeated`: it was allotted before, and no credit was moved."""
+    """A lot that a pool allotted.
+
+    `repeated`: it was allotted before, and no credit was moved.
+    """
 
     lot: Lot
     repeated: bool
@@ -125,14 +128,19 @@ def read(connection: sa.Connection, payer: str, org_id: str) -> Payer | None:
 
 
 def of_org(connection: sa.Connection, org_id: str) -> list[str]:
-    """Return the first payers that ever paid for executions of an organisation, or can."""
+    """Return the first payers that ever paid for an organisation's executions.
+
+    They include those that can pay now.
+    """
     return list(SQL.run(connection, "of_org", {"org_id": org_id, "at_most": MOST_PAYERS}).scalars())
 
 
 def say(
     connection: sa.Connection, payer: str, org_id: str, by: By, *, allowed: bool, limit_micro: int | None = None
 ) -> tuple[Payer | None, Payer | None]:
-    """Decide if a payer pays for executions of an organisation from now on. Return the decisions now and before.
+    """Decide if a payer pays for executions of an organisation from now on.
+
+    Return the decisions now and before.
 
     A repetition changes nothing. The payer still pays for executions that were accepted before.
     """
@@ -146,7 +154,10 @@ def say(
 
 
 def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> Payer:
-    """Return the decision by which a payer pays now. Errors: Denied `payer_not_allowed`, at step `account`."""
+    """Return the decision by which a payer pays now.
+
+    Errors: Denied `payer_not_allowed`, at step `account`.
+    """
     found = read(connection, payer, org_id)
     if found is not None and found.allowed and found.since_ms > now_ms:
         since, here = utc(found.since_ms), utc(now_ms)
@@ -164,7 +175,7 @@ def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> 
 
 
 def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> None:
-    """Check that the payer of an execution still pays, and that its executions are within its limit.
+    """Check that the payer of an execution still pays, and within its limit.
 
     The execution must be written, and the payer's wallet held. Errors: Denied `payer_not_allowed`, `payer_limit`.
     """
@@ -181,7 +192,9 @@ def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> 
 
 
 def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) -> None:
-    """Refuse a charge above the reserved credit if it exceeds the payer's limit at the execution's acceptance.
+    """Refuse a charge above the reserved credit if it exceeds the payer's limit.
+
+    The limit is that at the execution's acceptance.
 
     Later changes of the limit do not count. The payer's wallet must be held. Errors: Denied `payer_limit`.
     """
@@ -195,7 +208,9 @@ def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) 
 
 
 def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_ms: int) -> None:
-    """Check the payer's limit for an additional amount, beside executions that are open at `now_ms`.
+    """Check the payer's limit for an additional amount.
+
+    Executions that are open at `now_ms` count too.
 
     Errors: Denied `payer_limit`, at step `credits`.
     """

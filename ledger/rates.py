@@ -22,7 +22,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Rate:
-    """The price of a feature: `micro_credits` for each `per_quantity` base units used at or after `start_ms`."""
+    """The price of a feature, from `start_ms` (milliseconds) on.
+
+    It is `micro_credits` for each `per_quantity` base units.
+    """
 
     feature: str
     start_ms: int
@@ -46,11 +49,17 @@ class RateCard:
             self._of[rate.feature].append(rate)
 
     def rate(self, feature: str, ts: int) -> Rate | None:
-        """Return the rate in force for a feature at a moment (milliseconds); None if it has none."""
+        """Return the rate in force for a feature at a moment (milliseconds).
+
+        Return None if it has none.
+        """
         return next((rate for rate in reversed(self._of.get(feature, [])) if rate.start_ms <= ts), None)
 
     def has_others(self, rate: Rate) -> bool:
-        """Return True if the feature had an earlier rate, by which use of the same time may have been charged."""
+        """Return True if the feature had an earlier rate.
+
+        Use of the same time may have been charged at it.
+        """
         return self._of[rate.feature][0] is not rate
 
     def explain_taken_start(self, feature: str, start_ms: int, now_ms: int) -> str:
@@ -65,7 +74,10 @@ class RateCard:
         )
 
     def price(self, feature: str, ts: int, quantity: int) -> MicroCredits | None:
-        """Return the cost of a quantity of a feature used at a moment, in micro-credits; None if it has no rate."""
+        """Return the cost of a quantity of a feature used at a moment, in micro-credits.
+
+        Return None if it has no rate.
+        """
         rate = self.rate(feature, ts)
         return None if rate is None else rate.price(quantity)
 
@@ -79,7 +91,10 @@ def read_rate_card(connection: sa.Connection, known_ms: int = EVER_MS) -> RateCa
 
 
 def rates_part() -> Part:
-    """Return the query of the whole rate card, to read beside others in one statement. Pass its rows to `rate_card`."""
+    """Return the query of the whole rate card, to read beside others in one statement.
+
+    Pass its rows to `rate_card`.
+    """
     return SQL.part("rates", {"known_ms": EVER_MS})
 
 

@@ -94,7 +94,9 @@ class Ask:
 
 @dataclass(frozen=True)
 class Reservation:
-    """A row of `reservations`, in micro-credits and milliseconds. `sandboxes`: ids as JSON, in order.
+    """A row of `reservations`, in micro-credits and milliseconds.
+
+    `sandboxes`: ids as JSON, in order.
 
     If metering settles the execution, metering charged its draws.
     """
@@ -137,7 +139,10 @@ class Reservation:
 
 
 def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> Denied:
-    """Return the refusal of a key with other content. `differs`: the names of the parts that differ."""
+    """Return the refusal of a key with other content.
+
+    `differs`: the names of the parts that differ.
+    """
     return Denied(
         "other_content",
         f"key {strip_own_prefix(reservation)} was used for an execution with another "
@@ -149,7 +154,10 @@ def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> De
 def no_credit(
     connection: sa.Connection, customer_id: str, wanted_micro: int, own: str = "", unbilled_micro: int = 0
 ) -> Denied:
-    """Return the refusal of a wallet without enough credit, with its uncharged use and the largest other holders."""
+    """Return the refusal of a wallet without enough credit.
+
+    It shows the wallet's uncharged use, and the largest other holders.
+    """
     values = {"customer_id": customer_id, "own": own, "at_most": MOST_HOLDERS_SAID}
     holders = SQL.run(connection, "holders", values).all()
     available = read_wallets(connection, [customer_id])[customer_id].available_micro - unbilled_micro
@@ -163,7 +171,7 @@ def no_credit(
 
 
 def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_micro: int) -> Denied:
-    """Return the refusal of more reserved credit than the plan allows all executions of a wallet."""
+    """Return the refusal of reserved credit above the plan's limit for a wallet."""
     return Denied(
         "too_much_held",
         f"executions of {customer_id} reserve {as_credits(held_micro)} credits, and this "
@@ -198,7 +206,10 @@ def read(connection: sa.Connection, reservation: str) -> Reservation | None:
 
 
 def hold(connection: sa.Connection, reservation: str) -> Reservation | None:
-    """Return a reservation, locked: no other transaction ends or extends it until this one is over."""
+    """Return a reservation, locked; None if it does not exist.
+
+    No other transaction ends or extends it until this one is over.
+    """
     row = SQL.run(connection, "read", {"reservation": reservation}, held="for_update").mappings().one_or_none()
     return None if row is None else Reservation(**row)
 
@@ -210,7 +221,9 @@ def reserve(
     most_held_micro: int | None = None,
     make_room: Callable[[], int] = lambda: 0,
 ) -> tuple[Reservation, bool]:
-    """Reserve the possible cost of an execution. Return the reservation, and True if it existed before.
+    """Reserve the possible cost of an execution.
+
+    Return the reservation, and True if it existed before.
 
     `most_held_micro`: the most that all executions of the wallet can reserve. `make_room` is called before the wallet
     is locked for a new execution, and returns the use that the wallet pays for first.
@@ -232,7 +245,9 @@ def reserve(
 
 
 def note(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, bool]:
-    """Record the request of an execution. Return the reservation, and True if it is new.
+    """Record the request of an execution.
+
+    Return the reservation, and True if it is new.
 
     It reserves nothing yet. Errors: Denied `other_content`.
     """
@@ -269,7 +284,9 @@ def grow(
     now_ms: int,
     room: Room = Room(),
 ) -> Reservation:
-    """Extend a reservation to at least `amount_micro` and `expires_ms`. It never shrinks.
+    """Extend a reservation to at least `amount_micro` and `expires_ms`.
+
+    It never shrinks.
 
     Errors: Denied `no_credit` or `too_much_held` if there is no room for the additional amount.
     """
@@ -346,7 +363,9 @@ def free(connection: sa.Connection, before: Reservation, after: Reservation) -> 
 
 
 class NotTogether(Refused):
-    """An error: one statement cannot reserve for all requests. Roll the transaction back.
+    """An error: one statement cannot reserve for all requests.
+
+    Roll the transaction back.
 
     A key was used before, there is no room for all, or a change is due in the wallet.
     """
@@ -407,7 +426,10 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
 
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
-    """Check that no open execution names these sandboxes, before `take` decides it. Errors: Denied `sandbox_taken`."""
+    """Check that no open execution names these sandboxes, before `take` decides it.
+
+    Errors: Denied `sandbox_taken`.
+    """
     values = {"org_id": org_id, "names": list(names), "now_ms": now_ms}
     row = SQL.run(connection, "takers", values).first() if names else None
     if row is not None:
@@ -419,7 +441,9 @@ def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], n
 
 
 def payers_over(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> list[str]:
-    """Return the payers of executions that are over, not marked as expired, and name these sandboxes.
+    """Return the payers of executions past their end that name these sandboxes.
+
+    The executions are not marked as expired.
 
     `take` matures their wallets.
     """
@@ -431,7 +455,9 @@ def payers_over(connection: sa.Connection, org_id: str, names: Sequence[str], no
 def take(
     connection: sa.Connection, reservation: str, org_id: str, customer_id: str, names: Sequence[str], now_ms: int
 ) -> None:
-    """Let a new execution name its sandboxes. If executions that are over still name them, expire these first.
+    """Let a new execution name its sandboxes.
+
+    If executions that are over still name them, expire these first.
 
     Errors: Denied `sandbox_taken`.
     """

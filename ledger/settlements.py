@@ -6,8 +6,8 @@ rows decide if a settlement is held, eligible, frozen, released or reversed: no 
 and never changed, and a settlement keeps its terms.
 
 Order of locks: reservations by their keys, then wallets by their ids, then settlements, of which only new ones are
-inserted. A freeze, a reversal, a payout and new terms lock the supplier first (`hold_supplier`), and take no lock of a
-reservation or wallet after it, so a deadlock is impossible.
+inserted. A freeze, a reversal, a payout and new terms lock the supplier first (`hold_supplier`). After it, they take no
+lock of a reservation or wallet, so a deadlock is impossible.
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ class Freeze:
 
 @dataclass(frozen=True)
 class Reversal:
-    """A part of a settlement that is not owed after all. `is_clawback`: it was released before."""
+    """A part of a settlement that is not owed after all.
+
+    `is_clawback`: it was released before.
+    """
 
     reversal: str
     reservation: str
@@ -99,7 +102,9 @@ class Reversal:
 
 
 def net_of(gross_micro: int, share_ppm: int) -> int:
-    """Return a supplier's share of the charge of an execution, rounded down to a whole micro-credit.
+    """Return a supplier's share of an execution's charge, in micro-credits.
+
+    It is rounded down.
 
     The operator keeps the fraction.
     """
@@ -107,7 +112,9 @@ def net_of(gross_micro: int, share_ppm: int) -> int:
 
 
 def owe(connection: sa.Connection, ended: Reservation, now_ms: int) -> None:
-    """Make the settlement of an execution's supplier, in the transaction that ends and holds the execution.
+    """Make the settlement of an execution's supplier.
+
+    This transaction ends and holds the execution.
 
     An execution that was released free of charge has no settlement. One that was settled has a row, even with an amount
     of 0.
@@ -142,7 +149,10 @@ def read(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement
 
 
 def hold(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement | None:
-    """Return an execution's settlement, locked until this transaction is over; None if it does not exist."""
+    """Return an execution's settlement, locked until this transaction is over.
+
+    Return None if it does not exist.
+    """
     supplier = SQL.run(connection, "supplier_of", {"reservation": reservation}).scalar()
     if supplier is None:
         return None
@@ -151,7 +161,10 @@ def hold(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement
 
 
 def freeze_of(connection: sa.Connection, supplier: str, reservation: str | None) -> Freeze | None:
-    """Return the open freeze of one settlement, or of a whole supplier (`reservation` None); None if there is none."""
+    """Return the open freeze of a settlement or supplier; None if there is none.
+
+    `reservation` None: of the whole supplier.
+    """
     values = {"supplier": supplier, **({"reservation": reservation} if reservation else {})}
     of_what = "of_all" if reservation is None else "of_one"
     row = SQL.run(connection, "open_freeze", values, of_what=of_what).mappings().one_or_none()
@@ -159,7 +172,9 @@ def freeze_of(connection: sa.Connection, supplier: str, reservation: str | None)
 
 
 def freeze(connection: sa.Connection, supplier: str, reservation: str | None, by: By) -> bool:
-    """Stop releases of one settlement, or of a whole supplier. Return True if that changes anything.
+    """Stop releases of one settlement, or of a whole supplier.
+
+    Return True if that changes anything.
 
     This transaction must hold the supplier. Errors: Denied `clock_behind`.
     """
@@ -186,7 +201,9 @@ def unfreeze(connection: sa.Connection, supplier: str, reservation: str | None, 
 
 
 def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> None:
-    """Check that the clock is not behind the last freeze, end of a freeze or payout of a supplier.
+    """Check that the clock is not behind the last act on a supplier.
+
+    Acts are freezes, their ends, and payouts.
 
     So their times show if a settlement was released while it was frozen. Errors: Denied `clock_behind`.
     """
@@ -202,7 +219,9 @@ def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> N
 def reverse(
     connection: sa.Connection, found: Settlement, key: str, amount_micro: int | None, by: By
 ) -> tuple[Reversal, bool]:
-    """Reverse a part of a settlement, under a key of the caller. Return it, and True if it existed before.
+    """Reverse a part of a settlement, under a key of the caller.
+
+    Return it, and True if it existed before.
 
     Without an amount, reverse all that is left. Before its release the settlement is owed less; afterwards the next
     payout is lower. This transaction must hold `found`.
@@ -269,7 +288,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Supplier:
-    """A supplier's terms with their revision, and the moment, actor and reason of their last change."""
+    """A supplier's terms, their revision, and the act that set them."""
 
     supplier: str
     revision: int
@@ -289,7 +308,10 @@ def read_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
 
 
 def hold_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
-    """Return a supplier, locked until this transaction is over; None if it does not exist."""
+    """Return a supplier, locked until this transaction is over.
+
+    Return None if it does not exist.
+    """
     SQL.run(connection, "hold", {"supplier": supplier}).all()
     return read_supplier(connection, supplier)
 
@@ -297,7 +319,9 @@ def hold_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
 def set_terms(
     connection: sa.Connection, supplier: str, terms_after: Callable[[Supplier | None], Terms], by: By
 ) -> tuple[Supplier, Supplier | None]:
-    """Set the terms of executions that end from now on. Return the supplier now and before.
+    """Set the terms of executions that end from now on.
+
+    Return the supplier now and before.
 
     `terms_after`: returns the new terms by the old supplier (None: a new one). The same terms again change nothing.
     """

@@ -31,7 +31,7 @@ NO_CREDIT: Final = "no_credit"
 
 @dataclass(frozen=True)
 class Tier:
-    """A tier: the concurrent sandboxes that it allows, and its price for a month in micro-credits."""
+    """A tier: its concurrent sandboxes, and its price for a month in micro-credits."""
 
     tier: str
     at_once: int
@@ -56,7 +56,10 @@ class Holder:
 
 @dataclass(frozen=True)
 class Turn:
-    """A tier at the end of its paid month: the wallet pays for the next month, or the tier ends."""
+    """A tier at the end of its paid month.
+
+    The wallet pays for the next month, or the tier ends.
+    """
 
     customer_id: str
     tier: str
@@ -72,13 +75,19 @@ def read(connection: sa.Connection, tier: str) -> Tier | None:
 
 
 def hold(connection: sa.Connection, tier: str) -> Tier | None:
-    """Return a tier, locked: no other transaction changes it until this one is over. None if it does not exist."""
+    """Return a tier, locked: no other transaction changes it until this one is over.
+
+    Return None if it does not exist.
+    """
     row = SQL.run(connection, "tier_to_change", {"tier": tier}).mappings().one_or_none()
     return None if row is None else Tier(**row)
 
 
 def set_tier(connection: sa.Connection, tier: Tier) -> None:
-    """Store a tier. The number of sandboxes applies from now on, and the price from the next charge on."""
+    """Store a tier.
+
+    The number of sandboxes applies from now on, and the price from the next charge on.
+    """
     SQL.run(connection, "set_tier", vars(tier))
 
 
@@ -89,7 +98,9 @@ def holder(connection: sa.Connection, customer_id: str, tier: str) -> Holder | N
 
 
 def buy(connection: sa.Connection, customer_id: str, tier: Tier, by: By) -> int:
-    """Buy a tier for the rest of this month and the following months. Return the charge in micro-credits.
+    """Buy a tier for the rest of this month and the following months.
+
+    Return the charge in micro-credits.
 
     A month that is paid for is not charged again.
     """
@@ -102,19 +113,27 @@ def buy(connection: sa.Connection, customer_id: str, tier: Tier, by: By) -> int:
 
 
 def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> bool:
-    """Let a customer's tier end with its paid month. Return True if that changes anything."""
+    """Let a customer's tier end with its paid month.
+
+    Return True if that changes anything.
+    """
     values = {"customer_id": customer_id, "tier": tier, **vars(by)}
     return SQL.run(connection, "let_end", values).first() is not None
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> int:
-    """Return the next charge of a customer's tiers, in micro-credits. Nothing is written."""
+    """Return the next charge of a customer's tiers, in micro-credits.
+
+    It does not write anything.
+    """
     turns = _allocate_turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
     return sum(turn.price_micro for turn in turns if turn.pays)
 
 
 def turn(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> set[str]:
-    """Charge this month of tiers with an ended paid month, or end them. Return the customers who hold them.
+    """Charge this month of tiers with an ended paid month, or end them.
+
+    Return the customers who hold them.
 
     All other due changes of their wallets must be booked before.
     """
@@ -139,7 +158,10 @@ def _due(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) ->
 
 
 def _allocate_turns(rows: Sequence[Mapping[Any, Any]], available: Mapping[str, int]) -> list[Turn]:
-    """Return the next step of each tier. If a wallet has several, the largest is paid for first."""
+    """Return the next step of each tier.
+
+    If a wallet has several, the largest is paid for first.
+    """
     left, found = dict(available), []
     for row in rows:
         customer_id, price = row["customer_id"], row["price_micro"]

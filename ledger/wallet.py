@@ -43,7 +43,10 @@ class Charge(Enum):
 
 @dataclass(frozen=True)
 class Granted:
-    """The balance after a grant, in micro-credits. `repeated`: the grant existed before, and nothing was added."""
+    """The balance after a grant, in micro-credits.
+
+    `repeated`: the grant existed before, and nothing was added.
+    """
 
     balance_micro: int
     repeated: bool
@@ -141,7 +144,9 @@ def grant(
     reason: str,
     terms: Terms = PLAIN,
 ) -> Granted:
-    """Grant credit as a lot on these terms. If the lot begins later, the balance includes it from then on.
+    """Grant credit as a lot on these terms.
+
+    If the lot begins later, the balance includes it from then on.
 
     A negative amount takes credit back without a lot. A repeated grant changes nothing. Errors: Refused if this key was
     used before with other content.
@@ -159,7 +164,10 @@ def grant(
 
 
 def _take(connection: sa.Connection, customer_id: str, amount_micro: int, *, key: str, **by: object) -> bool:
-    """Post a grant of a negative amount, and return True if it existed before. Errors: Refused."""
+    """Post a grant of a negative amount, and return True if it existed before.
+
+    Errors: Refused.
+    """
     entry = {
         "key": key,
         "kind": "grant",
@@ -250,7 +258,7 @@ def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) 
 
 
 def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: int) -> Mapping[str, Wallet]:
-    """Return wallets, for verdicts. Nothing is written.
+    """Return wallets, for verdicts. It does not write anything.
 
     If a wallet has no available credit, or has ended lots, the result includes its due changes. So no organisation is
     halted because a month's credit was not granted yet, or because of use that an ended lot has paid for.
@@ -264,7 +272,9 @@ def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: i
 
 
 def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
-    """Book all due changes of wallets, and hold the wallets until this transaction is over.
+    """Book all due changes of wallets, and hold the wallets.
+
+    They are held until this transaction is over.
 
     Errors: DatabaseBusy if that is more than one transaction takes.
     """
@@ -276,17 +286,26 @@ def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: in
 
 
 def read_totals(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> dict[str, int]:
-    """Return the charged quantity by feature in base units, of usage dated in [from_ms, to_ms)."""
+    """Return the charged quantity by feature, in base units.
+
+    It is of usage dated in [from_ms, to_ms).
+    """
     values = {"from_account": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms}
     return {row.feature: int(row.quantity) for row in SQL.run(connection, "totals", values)}
 
 
 def read_charge(connection: sa.Connection, key: str) -> int | None:
-    """Return the quantity charged under a key, in base units; None if it was never charged."""
+    """Return the quantity charged under a key, in base units.
+
+    Return None if it was never charged.
+    """
     return read_charges(connection, [key]).get(key)
 
 
 def read_charges(connection: sa.Connection, keys: Sequence[str]) -> dict[str, int]:
-    """Return the charged quantity by key, in base units, of those of these keys that were charged."""
+    """Return the charged quantity by key, in base units.
+
+    A key without a charge is not in the result.
+    """
     rows = SQL.run(connection, "charges", {"keys": [{"key": key} for key in keys]})
     return {row.key: int(row.quantity) for row in rows}

@@ -1,6 +1,6 @@
 """The embedded prepaid ledger as a billing provider: a thin adapter to `ledger/`.
 
-Guarantee: keys are stored for good, so any push can be sent again at any time, and a duplicate proves delivery. A
+Guarantee: keys are stored permanently, so any push can be sent again at any time, and a duplicate proves delivery. A
 voided push is not charged, however late its sender comes (P5).
 """
 
@@ -54,7 +54,10 @@ CAPABILITIES: Final = Capabilities(
 
 
 class EmbeddedProvider:
-    """A provider that bills from wallets in Drawdown's database. Its calls never leave the process."""
+    """A provider that bills from wallets in Drawdown's database.
+
+    Its calls never leave the process.
+    """
 
     name = NAME
     capabilities = CAPABILITIES
@@ -92,7 +95,10 @@ class EmbeddedProvider:
         return self._read(partial(_features_without_rate, features=features))
 
     def _charged(self, batch: Sequence[PushRequest]) -> list[Outcome]:
-        """Charge a batch at once. If one push cannot be charged, charge each half, until that push is alone."""
+        """Charge a batch at once.
+
+        If one push cannot be charged, charge each half, until that push is alone.
+        """
         try:
             return write(self._engine, partial(_charge, batch=batch, now_ms=self._clock.now_ms()))
         except entries.BeyondBalance as error:

@@ -137,7 +137,10 @@ class Lago:
         return Unknown(said or f"HTTP {answer.status}: the outcome is unknown")
 
     async def _unbilled(self, push: PushRequest) -> Outcome | None:
-        """Return the outcome of a push that Lago would store and never bill; None if its subscription is active."""
+        """Return the outcome of a push that Lago would store and never bill.
+
+        Return None if its subscription is active.
+        """
         found = await self._api.get_cached("api", "v1", "subscriptions", push.customer_id)
         if isinstance(found, Absent):
             return Rejected(f"not sent: Lago has no active subscription {push.customer_id}. Create it at Lago")
@@ -152,7 +155,10 @@ class Lago:
         return None
 
     async def _field(self, feature: str) -> str | ReadFailed | CannotTell:
-        """Return the property that a metric sums. CannotTell: the reason why Drawdown must not use the metric."""
+        """Return the property that a metric sums.
+
+        CannotTell: the reason why Drawdown must not use the metric.
+        """
         found = await self._api.get_cached("api", "v1", "billable_metrics", feature)
         if isinstance(found, ReadFailed):
             return found
@@ -172,7 +178,10 @@ class Lago:
         return {customer_id: await self._customer(customer_id) for customer_id in customer_ids}
 
     async def _customer(self, customer_id: str) -> CustomerRead:
-        """Read a customer. A customer without a wallet pays by invoice, and is never halted."""
+        """Read a customer.
+
+        A customer without a wallet pays by invoice, and is never halted.
+        """
         if self.dormant:
             return ReadFailed(self.dormant)
         found = await self._api.get("api", "v1", "subscriptions", customer_id)
@@ -218,7 +227,9 @@ class Lago:
         return ReadFailed("the event has no whole quantity") if quantity is None else FoundPush(quantity)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
-        """Return the totals of each metric that sums a property, for events dated in [from_ms, to_ms).
+        """Return the totals of each metric that sums a property.
+
+        They are of events dated in [from_ms, to_ms).
 
         Lago's range includes both ends, so an event at `to_ms` is left out here.
         """

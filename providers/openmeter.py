@@ -66,7 +66,9 @@ CHANGES: Final = frozenset({"entitlements.balance.threshold", "entitlements.rese
 
 
 def error_of(status: int, body: Mapping[str, object]) -> str | None:
-    """Return the text of OpenMeter's error, a problem of RFC 7807; None if the body is not OpenMeter's.
+    """Return the text of OpenMeter's error, a problem of RFC 7807.
+
+    Return None if the body is not OpenMeter's.
 
     Example: `{"type": "about:blank", "title": "Not Found", "status": 404, "detail": "…"}`
     """
@@ -145,7 +147,10 @@ class OpenMeter:
         return Unknown(said or f"HTTP {answer.status}: the outcome is unknown")
 
     async def _meter(self, feature: str) -> tuple[str, str] | ReadFailed | CannotTell:
-        """Return the event type and property of a meter. CannotTell: the reason why Drawdown must not use the meter."""
+        """Return the event type and property of a meter.
+
+        CannotTell: the reason why Drawdown must not use the meter.
+        """
         found = await self._api.get_cached("api", "v1", "meters", feature)
         if isinstance(found, ReadFailed):
             return found
@@ -161,7 +166,10 @@ class OpenMeter:
         return {customer_id: await self._state(customer_id) for customer_id in customer_ids}
 
     async def _state(self, customer_id: str) -> CustomerRead:
-        """Read a customer. Without BALANCE_FEATURE, customers pay by invoice, and are never halted."""
+        """Read a customer.
+
+        Without BALANCE_FEATURE, customers pay by invoice, and are never halted.
+        """
         if self.dormant:
             return ReadFailed(self.dormant)
         known = await self._customer(customer_id)
@@ -214,7 +222,10 @@ class OpenMeter:
         return _judge_event(items[0], request, *meter)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
-        """Return the totals of every meter that sums one property, for events dated in [from_ms, to_ms)."""
+        """Return the totals of every meter that sums one property.
+
+        They are of events dated in [from_ms, to_ms).
+        """
         if self.dormant:
             return ReadFailed(self.dormant)
         if from_ms % MINUTE_MS or to_ms % MINUTE_MS:
@@ -262,7 +273,10 @@ class OpenMeter:
 
 
 def _summed(meter: Mapping[str, object]) -> tuple[str, str] | None:
-    """Return the event type and property of a meter that sums one property; None for another meter."""
+    """Return the event type and property of a meter that sums one property.
+
+    Return None for another meter.
+    """
     match meter:
         case {"slug": str(), "eventType": str(kind), "aggregation": "SUM", "valueProperty": str(path)}:
             field = path.removeprefix("$.")
@@ -290,7 +304,10 @@ def _judge_event(item: object, request: PushRequest, kind: str, field: str) -> L
 
 
 def _total(found: Mapping[str, object] | Absent | ReadFailed) -> int | ReadFailed:
-    """Return the sum of a meter's query without windows. If there is no row, the sum is zero."""
+    """Return the sum of a meter's query without windows.
+
+    If there is no row, the sum is zero.
+    """
     rows = found.get("data") if isinstance(found, Mapping) else None
     if not isinstance(rows, list):
         return found if isinstance(found, ReadFailed) else ReadFailed("HTTP 200, but no sum")

@@ -74,7 +74,10 @@ def error_of(status: int, body: Mapping[str, object]) -> str | None:
 
 
 class Polar:
-    """A provider that bills one organisation at Polar. Drawdown's customer is the customer's external id."""
+    """A provider that bills one organisation at Polar.
+
+    Drawdown's customer is the customer's external id.
+    """
 
     def __init__(self, setup: Setup) -> None:
         """Read the settings. Errors: UsageError."""
@@ -143,8 +146,10 @@ class Polar:
         return Unknown(said or f"HTTP {answer.status}: the outcome is unknown")
 
     async def _property(self, feature: str) -> str | ReadFailed | CannotTell:
-        """Return the property of metadata that a feature's meter sums. CannotTell: why Drawdown must not use
-        the meter."""
+        """Return the property of metadata that a feature's meter sums.
+
+        CannotTell: why Drawdown must not use the meter.
+        """
         found = await self._meters()
         if isinstance(found, ReadFailed):
             return found
@@ -171,7 +176,10 @@ class Polar:
         return {customer_id: await self._customer(customer_id) for customer_id in customer_ids}
 
     async def _customer(self, customer_id: str) -> CustomerRead:
-        """Read a customer. Without BALANCE_METER, customers pay by invoice, and are never halted."""
+        """Read a customer.
+
+        Without BALANCE_METER, customers pay by invoice, and are never halted.
+        """
         if self.dormant:
             return ReadFailed(self.dormant)
         found = await self._api.get("v1", "customers", "external", customer_id, "state")

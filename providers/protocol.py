@@ -26,10 +26,13 @@ HOUR_MS: Final = 60 * MINUTE_MS
 
 @dataclass(frozen=True)
 class Capabilities:
-    """The declaration of a provider, which the worker obeys. Times are in milliseconds."""
+    """The declaration of a provider, which the worker obeys.
+
+    Times are in milliseconds.
+    """
 
     key_retention_ms: int | None
-    """The time that the provider remembers a key, at least an hour; None: for good. Rule P2 depends on it."""
+    """The time that the provider remembers a key, at least an hour; None: permanently. Rule P2 depends on it."""
     duplicate_proves_delivery: bool
     """True if "this key was seen" proves that the push was charged (rule P3)."""
 
@@ -141,7 +144,9 @@ class PushRequest:
 
 @dataclass(frozen=True)
 class ShownCredit:
-    """The credit of a customer that the answer to a push shows, and the charge of the push, in micro-credits.
+    """The credit of a customer that the answer to a push shows, and the charge.
+
+    Amounts are micro-credits.
 
     `balance_micro` None: unlimited. `part`: the balance that the answer shows, if others may decide too; None: the
     whole.
@@ -178,14 +183,19 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Queued:
-    """The outcome of a push that was accepted and not yet applied: look it up at `confirm_at_ms`."""
+    """The outcome of a push that was accepted and not yet applied.
+
+    Look it up at `confirm_at_ms`.
+    """
 
     confirm_at_ms: int
 
 
 @dataclass(frozen=True)
 class RetryAt:
-    """The outcome of a push that was provably not applied: send the same bytes again at `at_ms`.
+    """The outcome of a push that was provably not applied, and can be retried.
+
+    Send the same bytes again at `at_ms`.
 
     `too_many`: the service refused it because of too many calls, so the customer's other pushes should wait too.
     `by_person`: the service refuses it until a person changes a setting, such as a key. Status asks for a person at
@@ -200,8 +210,11 @@ class RetryAt:
 
 @dataclass(frozen=True)
 class Rejected:
-    """The outcome of a push that was provably not applied, and that a retry does not help. A person, or a rule,
-    decides.
+    """The outcome of a push that was provably not applied. A retry does not help.
+
+    A person, or a rule, decides.
+
+    A person, or a rule, decides.
 
     `until_credit`: the customer had no credit to draw on, or no drawn balance to refund. Drawdown bills the usage again
     once the provider shows credit.
@@ -213,7 +226,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Unknown:
-    """The outcome of a push that was sent, if it is unknown whether the service applied it."""
+    """The outcome of a push that was sent, if it is unknown whether it was applied."""
 
     reason: str
 
@@ -223,7 +236,7 @@ Outcome: TypeAlias = Accepted | Duplicate | Queued | RetryAt | Rejected | Unknow
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a balance that was granted once, such as a top-up, or came with a plan.
+    """A part of a balance, granted once (such as a top-up) or by a plan.
 
     Autumn drops a part granted once from its answers as soon as it is used up exactly (recorded). `granted`: in the
     unit of the balance. `ends_ms`: the end of unused credit. `plan`: the plan that it came with; the part ends with the
@@ -241,7 +254,10 @@ class Part:
 
     @property
     def begins_again(self) -> bool:
-        """Return True for a part of a plan that begins again each cycle. Its draws are not stored."""
+        """Return True for a part of a plan that begins again each cycle.
+
+        Its draws are not stored.
+        """
         return self.plan is not None and self.used is None
 
     def ended(self, plans: Collection[str]) -> bool:
@@ -275,7 +291,10 @@ class CustomerState:
 
 @dataclass(frozen=True)
 class NoCustomer:
-    """The result of a read if the provider has no such customer. It does not mean a balance of zero."""
+    """The result of a read if the provider has no such customer.
+
+    It does not mean a balance of zero.
+    """
 
 
 @dataclass(frozen=True)
@@ -294,7 +313,10 @@ CustomerRead: TypeAlias = CustomerState | NoCustomer | ReadFailed
 
 @dataclass(frozen=True)
 class FoundPush:
-    """The result of a look-up: the provider has this push, and charged `quantity` base units for it."""
+    """The result of a look-up that found the push.
+
+    `quantity`: the base units that the provider charged for it.
+    """
 
     quantity: int
     cost: UnitCost | None = field(default=None, compare=False)
@@ -303,12 +325,18 @@ class FoundPush:
 
 @dataclass(frozen=True)
 class Absent:
-    """The result of a look-up: the provider does not have this push. It is proof only after the declared lag."""
+    """The result of a look-up: the provider does not have this push.
+
+    It is proof only after the declared lag.
+    """
 
 
 @dataclass(frozen=True)
 class CannotTell:
-    """The result of a look-up that the provider cannot answer, now or later. A person decides, by this reason."""
+    """The result of a look-up that the provider cannot answer, now or later.
+
+    A person decides, by this reason.
+    """
 
     reason: str
     holds: int | None = None
@@ -318,7 +346,10 @@ class CannotTell:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """The result of a cancellation that the provider confirmed. `evidence`: its answer, in one line."""
+    """The result of a cancellation that the provider confirmed.
+
+    `evidence`: its answer, in one line.
+    """
 
     evidence: str
 
@@ -330,7 +361,9 @@ Totals: TypeAlias = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Cost:
-    """The credits that one base unit of a feature draws from a balance. `balance`: the name of the credit system.
+    """The credits that one base unit of a feature draws from a balance.
+
+    `balance`: the name of the credit system.
 
     `unread`: the present cost cannot be read, and this is the last known cost, which changes nothing.
     """
@@ -343,7 +376,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class Lasting:
-    """The part of a balance that outlasts its cycle: parts granted once, beside parts that renew at `ends_ms`.
+    """The part of a balance that outlasts its cycle.
+
+    It consists of parts granted once, beside parts that renew at `ends_ms`.
 
     `used`: the draws on the parts granted once. `lasting_left`: the rest of them. `cycle_left`: the rest of the parts
     that renew, which charges empty first. All figures are in the unit of the balance.
@@ -389,14 +424,20 @@ class Drawn:
 
 @dataclass(frozen=True)
 class CustomerChanged:
-    """A notice that this customer changed: read it again. A webhook's own figures are never used."""
+    """A notice that this customer changed: read it again.
+
+    A webhook's own figures are never used.
+    """
 
     customer_id: str
 
 
 @dataclass(frozen=True)
 class PushRefused:
-    """A notice that an accepted push was refused later. `key`: the key that the push was sent with."""
+    """A notice that an accepted push was refused later.
+
+    `key`: the key that the push was sent with.
+    """
 
     key: str
     reason: str
@@ -406,12 +447,18 @@ Notice: TypeAlias = CustomerChanged | PushRefused
 
 
 class WebhookRefused(DrawdownError):
-    """An error: a webhook is not signed correctly, too old, or of another account. Drawdown did nothing."""
+    """An error: a webhook is not signed correctly, too old, or of another account.
+
+    Drawdown did nothing.
+    """
 
 
 @runtime_checkable
 class Provider(Protocol):
-    """A service that bills usage. A method never raises an error for a service's answer: it returns a result."""
+    """A service that bills usage.
+
+    A method never raises an error for a service's answer: it returns a result.
+    """
 
     name: str
     capabilities: Capabilities
@@ -419,35 +466,51 @@ class Provider(Protocol):
     """The reason why the provider makes no call (no key is set); None if it is ready."""
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
-        """Push at most `batch_size` pushes in one call. Return one outcome for each, in order.
+        """Push at most `batch_size` pushes in one call.
+
+        Return one outcome for each, in order.
 
         The same key always comes with the same content.
         """
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
-        """Read the present state of at most `reads_a_call` customers, without a cache. Return it by customer."""
+        """Read the present state of at most `reads_a_call` customers, without a cache.
+
+        Return it by customer.
+        """
 
     async def lookup(self, request: PushRequest) -> LookupResult:
-        """Return the outcome of a push. The worker calls it only if `lookup_lag_ms` is declared."""
+        """Return the outcome of a push.
+
+        The worker calls it only if `lookup_lag_ms` is declared.
+        """
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
-        """Return the charges by feature in base units, for events dated in [from_ms, to_ms).
+        """Return the charges by feature, in base units.
+
+        They are of events dated in [from_ms, to_ms).
 
         The worker calls it only if `totals_lag_ms` is declared.
         """
 
     async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
-        """Return the draws that the customer's balances show, by feature. The worker calls it only if `drawn` is
-        declared."""
+        """Return the draws that the customer's balances show, by feature.
+
+        The worker calls it only if `drawn` is declared.
+        """
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice] | ReadFailed:
-        """Return the notices of a webhook after it is proven to be the provider's. Header names are in lower case.
+        """Return the notices of a webhook after it is proven to be the provider's.
+
+        Header names are in lower case.
 
         Errors: WebhookRefused. ReadFailed: the webhook is genuine, but its content could not be fetched.
         """
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
-        """Return the faults of key, version, these features and these customers, a line each; empty without faults.
+        """Return the faults of the configuration, a line each; empty without faults.
+
+        It checks the key, the version, these features and these customers.
 
         It charges nothing, and tests the key even if both lists are empty.
         """
@@ -467,7 +530,9 @@ class Cancels(Protocol):
     """A provider that declares `cancel_within_ms`."""
 
     async def cancel(self, request: PushRequest) -> Cancelled | ReadFailed:
-        """Cancel a push that was accepted. A repeated call for the same push changes nothing more.
+        """Cancel a push that was accepted.
+
+        A repeated call for the same push changes nothing more.
 
         ReadFailed: the provider did not confirm it, and may have cancelled it.
         """
@@ -477,7 +542,9 @@ class TellsCosts(Protocol):
     """A provider that declares `costs`."""
 
     async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
-        """Return the present costs of units, at most one for each feature; empty without a credit system.
+        """Return the present costs of units, at most one for each feature.
+
+        The result is empty without a credit system.
 
         A known feature without a cost draws on a balance of its own from now on, unless its cost is `unread`. `known`:
         every cost that was learned before, so that a charge made at an older cost is read at that cost.

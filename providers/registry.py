@@ -38,7 +38,10 @@ class Registry:
         return {name: provider.capabilities for name, provider in self.providers.items()}
 
     def renewed(self, made: Registry) -> Registry:
-        """Return the providers of a newer registry, and keep those of this one that could not be built again."""
+        """Return the providers of a newer registry.
+
+        It keeps those of this registry that could not be built again.
+        """
         kept = {name: provider for name, provider in self.providers.items() if name in made.broken}
         return Registry(
             {**made.providers, **kept}, {name: why for name, why in made.broken.items() if name not in kept}
@@ -78,7 +81,7 @@ def load(
 
 
 def without_secrets(text: str, settings: Mapping[str, str]) -> str:
-    """Return the text of another package's error, with each secret of the settings replaced."""
+    """Return the text of another package's error without secrets of the settings."""
     for value in sorted(settings.values(), key=len, reverse=True):
         if len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "…")

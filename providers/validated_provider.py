@@ -74,7 +74,10 @@ MAX_NOTICES: Final = 1_000
 
 
 class ValidatedProvider:
-    """A provider with validated answers: the only form in which other code uses a provider."""
+    """A provider with validated answers.
+
+    All other code uses a provider only in this form.
+    """
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
@@ -131,7 +134,10 @@ class ValidatedProvider:
 
 
 def sound(state: CustomerRead) -> CustomerRead:
-    """Return a customer's state, validated. ReadFailed if a text, fraction or figure is out of bounds."""
+    """Return a customer's state, validated.
+
+    Return ReadFailed if a text, fraction or figure is out of bounds.
+    """
     if isinstance(state, ReadFailed):
         return _failed(state)
     if not isinstance(state, CustomerState):
@@ -203,7 +209,10 @@ def outcome(found: Outcome) -> Outcome:
 
 
 def _is_left(left: ShownCredit) -> bool:
-    """Return True if the figures are valid. If not, the push was still charged, and the balance is read."""
+    """Return True if the figures are valid.
+
+    If not, the push was still charged, and the balance is read.
+    """
     figures = [left.charged_micro] if left.balance_micro is None else [left.charged_micro, left.balance_micro]
     return all(_is_figure(figure) for figure in figures) and (left.part is None or isinstance(left.part, str))
 
@@ -282,7 +291,10 @@ def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
 
 
 def _cost_or_none(value: UnitCost | None) -> UnitCost | None:
-    """Return a valid cost, or None. Without a cost, the amount of a charge has only bounds while the cost changes."""
+    """Return a valid cost, or None.
+
+    Without a cost, the amount of a charge has only bounds while the cost changes.
+    """
     if isinstance(value, Fraction):
         return value if 0 < value <= MAX_COST and value.denominator <= MAX_FIGURE * 10**MAX_DECIMALS else None
     return value if isinstance(value, Decimal) and _is_cost(value) else None
@@ -323,7 +335,10 @@ def _is_moment(value: object) -> bool:
 
 
 def _format_value(value: object) -> str:
-    """Return a value as text for a message. A very large integer is shown by its number of bits."""
+    """Return a value as text for a message.
+
+    A very large integer is shown by its number of bits.
+    """
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_FIGURE:
         return f"of {value.bit_length()} bits"
     return repr(clean(str(value), 40))

@@ -129,8 +129,10 @@ def hold(connection: sa.Connection) -> Head:
 
 
 def broken(connection: sa.Connection) -> Iterator[str]:
-    """Yield the faults of the chain, as text. A wrong row is reported once, and the rows after it are checked from it
-    on."""
+    """Yield the faults of the chain, as text.
+
+    A wrong row is reported once, and the rows after it are checked from it on.
+    """
     head, before, count = _head(connection), "", 0
     for row in _actions(connection):
         if row["hash"] != hash_after(before, {name: row[name] for name in HASHED}):
@@ -158,7 +160,10 @@ def _actions(connection: sa.Connection) -> Iterator[sa.RowMapping]:
 
 
 def newest(connection: sa.Connection) -> str:
-    """Return the newest hash. Stored elsewhere, it shows if the record was chained again."""
+    """Return the newest hash.
+
+    Stored elsewhere, it shows if the record was chained again.
+    """
     return _head(connection).hash
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """The source of the time, passed to all code that needs it, and to the emulators of the tests."""
+    """The source of the time, passed to all code that needs it."""
 
     trusted: bool
     """True if an operator set the time (`--at`). Then rule S9 does not doubt the clock."""

@@ -80,13 +80,18 @@ PG_SETTINGS: Final = (
 
 
 class Transact(Protocol):
-    """A function that runs work in a transaction and commits it. With `rollback=True`, it changes nothing."""
+    """A function that runs work in a transaction and commits it.
+
+    With `rollback=True`, it changes nothing.
+    """
 
     def __call__(self, work: Callable[[sa.Connection], T], /, *, rollback: bool = False) -> T: ...
 
 
 def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
-    """Return an engine for `sqlite:///FILE` or `postgresql://…`. It opens no connection yet.
+    """Return an engine for `sqlite:///FILE` or `postgresql://…`.
+
+    It opens no connection yet.
 
     `latest`: returns the present URL. Each new connection logs in with its user and password. Errors: UsageError for
     any other kind of URL.
@@ -101,7 +106,9 @@ def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
 
 
 def url_of(text: str) -> sa.URL:
-    """Return a text as SQLAlchemy's URL. `postgres://`, which several hosts use, becomes `postgresql://`.
+    """Return a text as SQLAlchemy's URL.
+
+    `postgres://`, which several hosts use, becomes `postgresql://`.
 
     Errors: sa.exc.ArgumentError, ValueError.
     """
@@ -263,21 +270,28 @@ _LENIENT: Final = partial(str, encoding="utf-8", errors="replace")  # no functio
 
 
 def sqlite_file(engine: sa.Engine) -> Path | None:
-    """Return the file of a SQLite engine; None for PostgreSQL and for a database in memory."""
+    """Return the file of a SQLite engine.
+
+    Return None for PostgreSQL and for a database in memory.
+    """
     name = engine.url.database
     return Path(name) if engine.dialect.name == "sqlite" and name not in (None, "", ":memory:") else None
 
 
 def _require_file(engine: sa.Engine) -> None:
-    """Check that a SQLite file exists. SQLite would create a missing file, which only `init` may. Errors:
-    DatabaseNotReady."""
+    """Check that a SQLite file exists.
+
+    SQLite would create a missing file, which only `init` may. Errors: DatabaseNotReady.
+    """
     file = sqlite_file(engine)
     if file is not None and not file.exists():
         raise DatabaseNotReady(f"no database at {file.resolve()}: {ANOTHER}, else run `drawdown init`")
 
 
 def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
-    """Run `work` in one write transaction and commit it. With `rollback`, change nothing (a dry run).
+    """Run `work` in one write transaction and commit it.
+
+    With `rollback`, change nothing (a dry run).
 
     Deadlocks and serialisation failures provably did not commit, and are retried up to CONFLICT_TRIES. Errors:
     AnswerLost if it is unknown whether the transaction committed; DatabaseBusy and DatabaseNotReady if it did not; or
@@ -327,8 +341,10 @@ def _is_unanswered(error: DBAPIError) -> bool:
 
 
 def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
-    """Run `work` in one read transaction: all of its statements read the same moment. On SQLite it waits for
-    no writer."""
+    """Run `work` in one read transaction: all of its statements read the same moment.
+
+    On SQLite it waits for no writer.
+    """
     _require_file(engine)
     one_moment = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
     options = {"reading": True, **one_moment}
@@ -359,7 +375,10 @@ def waiting_at_most(connection: sa.Connection, ms: int) -> Iterator[None]:
 
 @contextmanager
 def clear_errors(engine: sa.Engine) -> Iterator[None]:
-    """Turn a driver's error about the database into one clear line, with the database's address."""
+    """Turn a driver's error about the database into one clear line.
+
+    The line has the database's address.
+    """
     try:
         yield
     except (DBAPIError, DatabaseNotReady) as error:
@@ -404,7 +423,10 @@ UNSTORABLE: Final = (DBAPIError, ValueError, OverflowError)
 
 
 def explain(error: Exception) -> DrawdownError | None:
-    """Return a driver's error as a message for a person; None if it is not about the database."""
+    """Return a driver's error as a message for a person.
+
+    Return None if it is not about the database.
+    """
     if isinstance(error, DrawdownError):
         return error
     if not isinstance(error, DBAPIError):
@@ -455,12 +477,18 @@ def _explain_sqlite(text: str) -> DrawdownError | None:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Return True if PostgreSQL proved that the transaction did not commit, so that it can be retried."""
+    """Return True if PostgreSQL proved that the transaction did not commit.
+
+    Then it can be retried.
+    """
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _CONFLICTS
 
 
 def place_of(url: sa.URL) -> str:
-    """Return the place of a database without secrets: a file's absolute path, or a server and a name."""
+    """Return the place of a database without secrets.
+
+    It is a file's absolute path, or a server and a name.
+    """
     if url.get_backend_name() == "sqlite":
         return str(Path(url.database).resolve()) if url.database not in (None, "", ":memory:") else "in memory"
     host = url.host or url.query.get("host")

@@ -94,7 +94,9 @@ class Fact:
 
 @dataclass(frozen=True)
 class Size:
-    """The size of an action: the rows that it changes, and the credit that it grants or takes (micro-credits).
+    """The size of an action: its changed rows, and its credit in micro-credits.
+
+    Credit is granted (`micro`) or taken (`taken_micro`).
 
     `micro` includes usage if the action corrects or waives its charge. `unbounded`: the credit is unknown in advance.
     Only an admin, or a key without a limit, may run such an action.
@@ -126,7 +128,10 @@ class Reach:
 
 
 class Hooks(Protocol):
-    """The webhooks of this process: the origins that it may call, and the secrets that sign for an endpoint."""
+    """The webhooks of this process.
+
+    They are the origins that it may call, and the secrets that sign for an endpoint.
+    """
 
     @property
     def origins(self) -> frozenset[str]: ...
@@ -134,7 +139,10 @@ class Hooks(Protocol):
 
 
 class Providers(Protocol):
-    """The providers of this process: the usable ones, their capabilities, and the reasons why others are unusable."""
+    """The providers of this process.
+
+    They are the usable ones, their capabilities, and the reasons why others are unusable.
+    """
 
     @property
     def providers(self) -> Mapping[str, Any]: ...
@@ -168,13 +176,19 @@ class Invocation:
 
     @property
     def only(self) -> str | None:
-        """Return the only organisation that a bound key may change; None if it may change any."""
+        """Return the only organisation that a bound key may change.
+
+        Return None if it may change any.
+        """
         return None if self.reach is None else self.reach.org_id
 
 
 @dataclass(frozen=True)
 class More:
-    """The result of a portion, if more portions follow. `state`: the state for the next portion."""
+    """The result of a portion, if more portions follow.
+
+    `state`: the state for the next portion.
+    """
 
     state: object
 
@@ -218,7 +232,9 @@ class Page(Generic[R]):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of value: how people type it, and how it is written so that it can be read again.
+    """A kind of value: how people type it, and how it is written.
+
+    The written form can be read again.
 
     `read`: takes a text, the name of the value for messages, and the moment. `ending`: the part of a parameter's name
     that people leave out.
@@ -258,7 +274,10 @@ def _any_id(text: str, name: str, _now_ms: int) -> str:
 
 
 def is_storable(text: str) -> bool:
-    """Return True if a database can store a text: it is not empty, has no NUL, and is valid UTF-8."""
+    """Return True if a database can store a text.
+
+    It is not empty, has no NUL, and is valid UTF-8.
+    """
     return bool(text) and "\0" not in text and not re.search("[\ud800-\udfff]", text)
 
 
@@ -374,7 +393,10 @@ class Label:
 
 @dataclass(frozen=True)
 class Param:
-    """A parameter of an action or a list. `says`: its line of help. `many`: it has several values."""
+    """A parameter of an action or a list.
+
+    `says`: its line of help. `many`: it has several values.
+    """
 
     name: str
     kind: Kind
@@ -393,7 +415,10 @@ class Param:
 
     @property
     def option(self) -> str:
-        """Return it as people type it. An option with several values is typed once for each, in the singular."""
+        """Return it as people type it.
+
+        An option with several values is typed once for each, in the singular.
+        """
         word = self.word.removesuffix("s") if self.many else self.word
         return self.metavar if self.is_argument else f"--{word.replace('_', '-')}"
 
@@ -403,7 +428,10 @@ class Param:
 
     @property
     def field(self) -> str:
-        """Return its name for programs: with the unit, except for an amount, which they send in credits."""
+        """Return its name for programs, with the unit.
+
+        Only an amount has no unit in its name: programs send it in credits.
+        """
         return self.word if self.kind.name == CREDITS.name else self.name.strip("_")
 
     def of_text(self, text: str, now_ms: int, name: str = "") -> Any:
@@ -422,7 +450,10 @@ SPELLED: Final = {"org": "Organisation"}
 
 
 def params_of(function: Callable[..., object]) -> tuple[Param, ...]:
-    """Return the parameters of a function after the connection and the request, by its annotations."""
+    """Return the parameters of a function, by its annotations.
+
+    The connection and the request are left out.
+    """
     hints = get_type_hints(function, include_extras=True)
     taken = list(inspect.signature(function).parameters.values())[2:]
     return tuple(_param(one, hints[one.name]) for one in taken)
@@ -472,7 +503,9 @@ def by_label(param: Param) -> str:
 def of_texts(
     params: Sequence[Param], given: Mapping[str, Any], now_ms: int, named: Callable[[Param], str] = by_label
 ) -> dict[str, Any]:
-    """Return the values of texts, by the parameters' names. An empty or missing text has the default.
+    """Return the values of texts, by the parameters' names.
+
+    An empty or missing text has the default.
 
     A flag is a bool or `yes`. A parameter with `many` is a list, or a text with one value on each line. Errors:
     WrongField.
@@ -616,7 +649,10 @@ class Action(Generic[R]):
         return [*words, *options, *(["--key", key] if self.keyed and key else [])]
 
     def place_of(self, values: Values) -> str:
-        """Return the page after the form, for these values. Errors: KeyError for a missing value."""
+        """Return the page after the form, for these values.
+
+        Errors: KeyError for a missing value.
+        """
         kinds = {param.name: param.kind for param in self.params}
         return re.sub(r"\{(\w+)\}", lambda found: quote(kinds[found[1]].write(values[found[1]]), safe=""), self.place)
 
@@ -729,7 +765,9 @@ CREDIT_END: Final = "_micro"
 
 
 def answer_of(value: Any) -> Any:
-    """Return a result as JSON, for `--json` and HTTP: the fields of a dataclass by their names.
+    """Return a result as JSON, for `--json` and HTTP.
+
+    It has the fields of a dataclass by their names.
 
     Beside each field in micro-credits it has the amount in credits.
     """

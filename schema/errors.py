@@ -20,7 +20,10 @@ class Exit(IntEnum):
 
 
 def worst(statuses: Iterable[int]) -> int:
-    """Return the most important status of several: a person is needed, then work is left, then all is settled."""
+    """Return the most important status of several.
+
+    The order is PERSON, USAGE, LEFT, SETTLED.
+    """
     found = set(statuses)
     return next((status for status in (Exit.PERSON, Exit.USAGE, Exit.LEFT) if status in found), Exit.SETTLED)
 
@@ -34,7 +37,10 @@ MEANINGS: Final = {
 
 
 class DrawdownError(Exception):
-    """An error that a person must check. `step`: the step of the permission order that refused; None: no step."""
+    """An error that a person must check.
+
+    `step`: the step of the permission order that refused; None: no step.
+    """
 
     exit_status = Exit.PERSON
     code = "failed"
@@ -78,7 +84,9 @@ class Refused(DrawdownError):
 
 
 class DatabaseNotReady(DrawdownError):
-    """An error: the database is missing, not migrated, newer than this program, or read-only.
+    """An error: the database is not usable.
+
+    It is missing, not migrated, newer than this program, or read-only.
 
     `where`: the database, without its user or password. Show it only to a person who runs a command, never on a page.
     """
@@ -88,25 +96,36 @@ class DatabaseNotReady(DrawdownError):
 
 
 class DatabaseBusy(DrawdownError):
-    """An error: the database is locked, or lost the connection. An uncommitted change did not happen. Try again."""
+    """An error: the database is locked, or lost the connection.
+
+    An uncommitted change did not happen. Try again.
+    """
 
     exit_status = Exit.LEFT
     code = "database"
 
 
 class StorageFull(DatabaseBusy):
-    """An error: a disk is full. Uncommitted changes are lost, and retries fail until a person frees space."""
+    """An error: a disk is full.
+
+    Uncommitted changes are lost, and retries fail until a person frees space.
+    """
 
     exit_status = Exit.PERSON
     code = "storage_full"
 
 
 class LockHeld(DatabaseBusy):
-    """An error: another transaction held a lock for longer than the wait. This transaction changed nothing."""
+    """An error: another transaction held a lock for longer than the wait.
+
+    This transaction changed nothing.
+    """
 
 
 class AnswerLost(DatabaseBusy):
-    """An error: the connection was lost during the commit, so it is unknown whether the change is stored.
+    """An error: the connection was lost during the commit.
+
+    So it is unknown whether the change is stored.
 
     `again`: the next step. Most commands can be run again. A command with another effect the second time has its own
     text.
@@ -122,6 +141,9 @@ class AnswerLost(DatabaseBusy):
 
 
 class ClockDoubted(DrawdownError):
-    """An error of rule S9: the clocks disagree, or time jumped by more than a day. Sealing waits for a person."""
+    """An error of rule S9: the clocks disagree, or time jumped by more than a day.
+
+    Sealing waits for a person.
+    """
 
     code = "clock_doubted"

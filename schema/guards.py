@@ -49,7 +49,10 @@ def statements(guard: Guard, dialect: str) -> Iterator[str]:
 
 
 def never_truncated(table: str) -> str:
-    """Return the SQL that prevents PostgreSQL from truncating a table. SQLite has no such statement."""
+    """Return the SQL that prevents PostgreSQL from truncating a table.
+
+    SQLite has no such statement.
+    """
     return (
         f"CREATE TRIGGER {table}_never_truncated BEFORE TRUNCATE ON {table} FOR EACH STATEMENT "
         "EXECUTE FUNCTION never_truncated()"

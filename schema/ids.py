@@ -2,8 +2,8 @@
 
 Guarantee: an unknown id changes nothing, and is reported. The search for the nearest id reads a bounded number of rows,
 for a table of any size: the neighbours of the id in sorted order, and SCANNED others that share a half with it. The
-comparison has a bound, too (`text.nearest`). If a caller may see only one organisation (`tell_no_names`), or is beyond
-a server's budget (`tell_few_names`), there is no search, and no name is shown.
+comparison has a bound, too (`text.nearest`). If a caller may see only one organisation (`tell_no_names`), there is no
+search, and no name is shown. The same holds for a caller beyond a server's budget (`tell_few_names`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ SAMPLED_NEIGHBOURS: Final = 50
 
 @dataclass(frozen=True)
 class IdSource:
-    """A source of ids of a kind: a fragment of `ids.sql`. `prefix`: the text before the ids there."""
+    """A source of ids of a kind: a fragment of `ids.sql`.
+
+    `prefix`: the text before the ids there.
+    """
 
     piece: str
     prefix: str = ""
@@ -150,12 +153,18 @@ def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | No
 
 
 def tell_no_names(connection: sa.Connection) -> None:
-    """Show no names of other organisations while this connection is used, because the caller may see only one."""
+    """Show no names of other organisations while this connection is used.
+
+    The caller may see only one organisation.
+    """
     connection.execution_options(tells_names=False)
 
 
 def tell_few_names(connection: sa.Connection, may: Callable[[], bool]) -> None:
-    """Limit the searches for the nearest name to those that `may` allows, while this connection is used."""
+    """Limit the searches for the nearest name to those that `may` allows.
+
+    That lasts while this connection is used.
+    """
     connection.execution_options(may_search=may)
 
 
@@ -171,7 +180,9 @@ def _near(connection: sa.Connection, kind: Kind, given: str) -> Iterable[str]:
 
 
 def require_unlike(connection: sa.Connection, kind: Kind, given: str, *, new: bool) -> None:
-    """Check that an id is known, or unlike any known id: then it is new, and not mistyped.
+    """Check that an id is known, or unlike any known id.
+
+    Then it is new, and not mistyped.
 
     `new`: accept it in any case. Errors: UnknownId, with the nearest known id.
     """
@@ -182,12 +193,17 @@ def require_unlike(connection: sa.Connection, kind: Kind, given: str, *, new: bo
 
 
 def find_near(connection: sa.Connection, kind: Kind, given: str) -> str | None:
-    """Return the known id that an unknown one probably means; None if no id is similar, or no search is allowed."""
+    """Return the known id that an unknown one probably means.
+
+    Return None if no id is similar, or no search is allowed.
+    """
     return nearest(given, _near(connection, kind, given))
 
 
 def require_meant(connection: sa.Connection, given: str, *, new: bool, kind: Kind = CUSTOMER) -> None:
-    """Check that a customer is known, has samples, or is unlike any known one: then it is new, and not mistyped.
+    """Check that a customer is known, has samples, or is unlike any known one.
+
+    Then it is new, and not mistyped.
 
     The same holds for another `kind` that has a wallet. `new`: accept it in any case. Errors: UnknownId, with the
     nearest known id.
@@ -199,7 +215,9 @@ def require_meant(connection: sa.Connection, given: str, *, new: bool, kind: Kin
 
 
 def require_sampled_org(connection: sa.Connection, org_id: str, *, new: bool) -> None:
-    """Check that an organisation is registered or has samples, which come before the first tick registers it.
+    """Check that an organisation is registered or has samples.
+
+    Samples come before the first tick registers it.
 
     `new`: accept it in any case. Errors: UnknownId, with the nearest known id.
     """
@@ -220,7 +238,10 @@ def has_samples(connection: sa.Connection, org_id: str) -> bool:
 
 
 def require_among(kind: Kind, given: str, there: Iterable[str]) -> None:
-    """Check that an id is among `there`, for ids that are in no table. Errors: UnknownId."""
+    """Check that an id is among `there`, for ids that are in no table.
+
+    Errors: UnknownId.
+    """
     names = sorted(there)
     if given not in names:
         raise unknown(kind, given, names, listed=", ".join(names))
@@ -229,7 +250,10 @@ def require_among(kind: Kind, given: str, there: Iterable[str]) -> None:
 def unknown(
     kind: Kind, given: str, candidates: Iterable[str], *, may_be_new: bool = False, listed: str = ""
 ) -> UnknownId:
-    """Return the error for an unknown id, with the nearest of the candidates, and the command that lists all."""
+    """Return the error for an unknown id.
+
+    It has the nearest of the candidates, and the command that lists all.
+    """
     near = nearest(given, (one for one in candidates if one != given))  # another organisation may have this id
     parts = [f"unknown {kind.noun} {_shorten(given)}"]
     if near is not None:
@@ -268,7 +292,10 @@ def _around(connection: sa.Connection, kind: Kind, given: str) -> Iterator[str]:
 
 
 def halves(prefix: str, given: str) -> dict[str, str]:
-    """Return LIKE patterns for the start and the end of an id, to find ids with one slip in the other half."""
+    """Return LIKE patterns for the start and the end of an id.
+
+    They find ids with one slip in the other half.
+    """
     middle = len(given) // 2
     head, tail = (
         half.replace("!", "!!").replace("%", "!%").replace("_", "!_") for half in (given[:middle], given[middle:])
@@ -280,10 +307,11 @@ _UNCLEAN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd-\uffff]")
 
 
 def is_clean(text: str) -> bool:
-    """Return True if a text has no control characters, and no others that databases store differently.
+    """Return True if a text has no characters that databases store differently.
 
-    Excluded are C0, DEL and C1, halves of surrogate pairs (no database stores them), U+FFFD (the rest of invalid
-    UTF-8), and U+FFFE and U+FFFF, which SQLite's functions read as U+FFFD.
+    Excluded are control characters (C0, DEL, C1), and halves of surrogate pairs, which no database stores. U+FFFD is
+    excluded because it is the rest of invalid UTF-8. U+FFFE and U+FFFF are excluded because SQLite's functions read
+    them as U+FFFD.
     """
     # isprintable() is a cheap test for nearly all texts. Except for U+FFFD, it is stricter than the rule.
     return (text.isprintable() and "\ufffd" not in text) or _UNCLEAN.search(text) is None

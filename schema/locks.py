@@ -17,7 +17,7 @@ SQL = queries(__file__)
 
 
 def lock_charges(connection: sa.Connection, *, shared: bool = False) -> None:
-    """Let only one of the charge and the void of a push in the embedded ledger count (P5).
+    """Let either the charge or the void of an embedded push count (P5).
 
     Charges share the row of the ledger's terms, which exists before anything is sealed for it. A void locks that row
     alone. The second of the two reads the result of the first. It is a row and not an advisory lock, which any login
@@ -28,7 +28,10 @@ def lock_charges(connection: sa.Connection, *, shared: bool = False) -> None:
 
 
 def lock_buckets(connection: sa.Connection, lo: int = 0, hi: int = 255) -> None:
-    """Take rule S1's lock of buckets `lo` to `hi`, before a change of rows that a seal reads. Read facts after it."""
+    """Take rule S1's lock of buckets `lo` to `hi`.
+
+    Call it before a change of rows that a seal reads, and read facts after it.
+    """
     SQL.run(connection, "lock_buckets", {"lo": lo, "hi": hi}).all()
 
 
@@ -38,7 +41,7 @@ def lock_org(connection: sa.Connection, org_id: str) -> None:
 
 
 def lock_orgs(connection: sa.Connection, org_ids: Collection[str]) -> None:
-    """Take rule S1's lock for some organisations, in the order of their buckets, as all transactions do."""
+    """Take rule S1's lock for some organisations, in the order of their buckets."""
     rows = SQL.run(connection, "buckets_of_orgs", {"org_ids": list(org_ids)})
     found = {str(row.org_id): int(row.bucket) for row in rows if row.bucket is not None}
     buckets = {found[org_id] if org_id in found else bucket_of(org_id) for org_id in org_ids}

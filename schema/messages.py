@@ -62,8 +62,10 @@ class Message:
 
     @property
     def message_id(self) -> str:
-        """Return the id of the message: the same for the same fact, without a full stop, which separates a signature's
-        parts."""
+        """Return the id of the message, the same for the same fact.
+
+        It has no full stop, which separates a signature's parts.
+        """
         return f"msg_{hashlib.sha256(self.fact.encode()).hexdigest()[:ID_CHARS]}"
 
     @property
@@ -75,7 +77,7 @@ class Message:
 
 
 def amount(name: str, micro: int | None) -> dict[str, object]:
-    """Return an amount for programs: in credits, and as a whole number of micro-credits."""
+    """Return an amount in credits, and as a whole number of micro-credits."""
     return {name: None if micro is None else in_credits(micro), f"{name}_micro": micro}
 
 
@@ -85,7 +87,10 @@ def find_wanted_events(connection: sa.Connection) -> frozenset[str]:
 
 
 def tell(connection: sa.Connection, messages: Sequence[Message]) -> int:
-    """Write messages for the endpoints that subscribe to them, and return the number of new ones."""
+    """Write messages for the endpoints that subscribe to them.
+
+    Return the number of new messages.
+    """
     if not messages:
         return 0
     events = find_wanted_events(connection)

@@ -49,7 +49,10 @@ NAMED: Final = 3
 
 @dataclass(frozen=True)
 class Version:
-    """The version of a database. `current`: its revision; None: it has no tables of Drawdown."""
+    """The version of a database.
+
+    `current`: its revision; None: it has no tables of Drawdown.
+    """
 
     current: str | None
     head: str
@@ -74,7 +77,10 @@ def version(connection: sa.Connection) -> Version:
 
 
 def require_ready(connection: sa.Connection) -> None:
-    """Check that the database has exactly this program's schema. Errors: DatabaseNotReady."""
+    """Check that the database has exactly this program's schema.
+
+    Errors: DatabaseNotReady.
+    """
     found = version(connection)
     if found.ready:
         return
@@ -161,5 +167,8 @@ def _bring_up_to_date(connection: sa.Connection, *, new: bool) -> None:
 
 
 def bucket_of(org_id: str) -> int:
-    """Return the fixed bucket of an organisation, the same on all machines, versions and databases."""
+    """Return the fixed bucket of an organisation.
+
+    It is the same on all machines, versions and databases.
+    """
     return zlib.crc32(org_id.encode("utf-8", "surrogatepass")) % BUCKETS

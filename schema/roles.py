@@ -82,7 +82,10 @@ def require_roles(engine: sa.Engine) -> None:
 
 
 def statements() -> tuple[str, ...]:
-    """Return the statements that make the roles. They also revoke rights that an earlier version granted."""
+    """Return the statements that make the roles.
+
+    They also revoke rights that an earlier version granted.
+    """
     tables, read = (", ".join(sorted(set(metadata.tables) - set(but))) for but in ((), UNREAD))
     return (
         *(_role(name) for name in (HOST, READ, WORKER)),
@@ -103,8 +106,10 @@ def statements() -> tuple[str, ...]:
 
 
 def _of_cluster() -> str:
-    """Return the grants on the schema of `drawdown worker`, if it exists. Its engine stores jobs there, and
-    no bills."""
+    """Return the grants on the schema of `drawdown worker`, if it exists.
+
+    Its engine stores jobs there, and no bills.
+    """
     where = "IN SCHEMA drawdown_cluster TO"
     return (
         "DO $$ BEGIN IF to_regnamespace('drawdown_cluster') IS NOT NULL THEN "

@@ -46,7 +46,10 @@ _LIST: Final = re.compile(r"\b(NOT )?IN :(\w+)")
 
 
 class SqlError(Exception):
-    """An error: a statement cannot be assembled, or run as requested. It is a mistake in this program."""
+    """An error: a statement cannot be assembled, or run as requested.
+
+    It is a mistake in this program.
+    """
 
 
 class _Statement:
@@ -76,7 +79,10 @@ class _Statement:
         return found
 
     def learn_columns(self, connection: sa.Connection, bound: dict[str, object]) -> None:
-        """Learn the statement's columns once for each process: on SQLite, `json_object` needs their names."""
+        """Learn the statement's columns, once for each process.
+
+        On SQLite, `json_object` needs their names.
+        """
         if not self.as_json:
             clause = sa.text(f"SELECT * FROM ({self.clause.text}) x LIMIT 0")
             names = connection.execute(clause, bound).keys()
@@ -97,8 +103,10 @@ class Queries:
 
     @cached_property
     def pieces(self) -> dict[tuple[str, str], str]:
-        """Return the queries of the file, read at the first use, because a command needs few files. Errors:
-        SqlError."""
+        """Return the queries of the file. Errors: SqlError.
+
+        They are read at the first use, because a command needs few files.
+        """
         found = _pieces(self.path)
         if twice := {name for name, _ in found} & {name for name, _ in _words()}:
             raise SqlError(f"{self.path}: {', '.join(sorted(twice))} stands in words.sql, too")
@@ -107,7 +115,9 @@ class Queries:
     def run(
         self, connection: sa.Connection, name: str, values: Values | Sequence[Values] = NOTHING, /, **slots: str
     ) -> sa.CursorResult[Any]:
-        """Run a query with these values, or once for each item of a list. Return the result of the last statement.
+        """Run a query with these values, or once for each item of a list.
+
+        Return the result of the last statement.
 
         Errors: SqlError, and those of the database.
         """
@@ -133,7 +143,10 @@ class Queries:
         return "; ".join(statement.clause.text for statement in self._statements(dialect, name, slots))
 
     def reading(self, dialect: str, part: Part) -> tuple[_Statement, dict[str, object]]:
-        """Return the statement of a part, and its bound values. Errors: SqlError for more than one statement."""
+        """Return the statement of a part, and its bound values.
+
+        Errors: SqlError for more than one statement.
+        """
         found = self._statements(dialect, part.name, dict(part.slots))
         if len(found) > 1:
             raise SqlError(f"{self.path}: {part.name} is more than one statement")
@@ -186,7 +199,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class Part:
-    """A reading query for `read_together`: its file, its name, its values, and its slots."""
+    """A reading query for `read_together`, with its values and its slots."""
 
     queries: Queries
     name: str
@@ -234,8 +247,10 @@ def _array(values: object) -> object:
 
 
 def _rows_sql(dialect: str, value: str, columns: str) -> str:
-    """Return a SELECT that turns a bound JSON array of objects into rows. `columns`: `org_id text, window_ms
-    bigint`."""
+    """Return a SELECT that turns a bound JSON array of objects into rows.
+
+    `columns`: `org_id text, window_ms bigint`.
+    """
     if dialect == "postgresql":
         return f"(SELECT * FROM jsonb_to_recordset(CAST({value} AS jsonb)) AS r({columns}))"
     names = [column.split()[0] for column in columns.split(",")]
@@ -245,7 +260,10 @@ def _rows_sql(dialect: str, value: str, columns: str) -> str:
 
 
 def _list_sql(dialect: str, name: str, negated: str) -> str:
-    """Return a comparison with a list that is one value. The text is the same for any length, so it is parsed once."""
+    """Return a comparison with a list that is one value.
+
+    The text is the same for any length, so it is parsed once.
+    """
     if dialect == "postgresql":
         return f"<> ALL(:{name})" if negated else f"= ANY(:{name})"
     return f"{negated}IN (SELECT value FROM json_each(:{name}))"
@@ -253,7 +271,10 @@ def _list_sql(dialect: str, name: str, negated: str) -> str:
 
 @cache
 def queries(file: str) -> Queries:
-    """Return the queries of a module: `status.sql` beside `status.py`, or else `queries.sql` of its package."""
+    """Return the queries of a module.
+
+    They are in `status.sql` beside `status.py`, or else in `queries.sql` of its package.
+    """
     own = Path(file).with_suffix(".sql")
     return _file(own if own.exists() else own.with_name("queries.sql"))
 
@@ -292,7 +313,9 @@ def _literal(found: re.Match[str]) -> str:
 
 @contextmanager
 def prepared(connection: sa.Connection) -> Iterator[None]:
-    """Plan the statements inside only once for each connection: planning is most of the cost of a short query.
+    """Plan the statements inside only once for each connection.
+
+    Planning is most of the cost of a short query.
 
     Use it only for statements that name their columns, and use no temporary table. If a pooler may be in between,
     nothing is planned in advance: then another process answers than the one that accepted the connection.

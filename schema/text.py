@@ -1,9 +1,9 @@
 """Text of other programs, made safe to store and show.
 
-Guarantee: the result has no control character (ESC, NUL, a line's end), no mark that changes the direction of reading,
-and no half of a surrogate pair, which PostgreSQL does not store. Each is replaced by its escape. The search for the
-nearest text to a mistyped one is bounded: it compares the COMPARED_AT_MOST texts with the most common start and end,
-and of each the middle part, up to MAX_COMPARED_CHARS.
+Guarantee: the result has no control character (ESC, NUL, a line's end), and no mark that changes the direction of
+reading. It has no half of a surrogate pair, which PostgreSQL does not store. Each is replaced by its escape. The search
+for the nearest text to a mistyped one is bounded: it compares the COMPARED_AT_MOST texts with the most common start and
+end, and of each the middle part, up to MAX_COMPARED_CHARS.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ def no_formula(text: str) -> str:
 
 
 def in_short(error: BaseException) -> str:
-    """Return an error's type and first line. Later lines may contain a statement, or values of others."""
+    """Return an error's type and first line.
+
+    Later lines may contain a statement, or values of others.
+    """
     first = str(error).partition("\n")[0]
     return clean(f"{type(error).__name__}: {first}", MAX_ERROR_CHARS)
 
@@ -76,7 +79,9 @@ def why_unread(error: Exception) -> str:
 
 
 def typed(*words: str) -> str:
-    """Return the words of a command as a person types them in a shell: arguments, then options.
+    """Return the words of a command as a person types them in a shell.
+
+    Arguments come first, then options.
 
     If an argument looks like an option, `--` comes before it, and the options come before `--`.
     """
@@ -88,7 +93,10 @@ def typed(*words: str) -> str:
 
 
 def nearest(given: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate that was probably meant, in any case; None if no candidate is similar."""
+    """Return the candidate that was probably meant, in any case.
+
+    Return None if no candidate is similar.
+    """
     wanted = given[: MAX_ID_CHARS + 1].casefold()
     by_text: dict[str, str] = {}
     for name in candidates:  # if two differ only in case, take the one that is more similar as written

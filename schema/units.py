@@ -76,8 +76,10 @@ EXEMPT_PROVIDERS: Final = frozenset({"legacy", "none"})
 
 
 def micro_of(amount: Decimal) -> int:
-    """Return the exact micro-credits of an amount of credits. Errors: ValueError if it is finer, too large, or not
-    finite."""
+    """Return the exact micro-credits of an amount of credits.
+
+    Errors: ValueError if it is finer, too large, or not finite.
+    """
     if not amount.is_finite() or amount.adjusted() > 9 or abs(amount) * MICRO > MAX_AMOUNT_MICRO:
         raise ValueError("an amount of credits must be below 1,000,000,000")
     exact = amount.quantize(_MICRO_CREDIT)
@@ -92,7 +94,10 @@ def as_credits(micro: int) -> str:
 
 
 def show_quantity(quantity: int, scale: int = 1, *, sign: bool = False) -> str:
-    """Return a quantity of a balance as exact text. `scale`: quantities in one unit, such as a credit."""
+    """Return a quantity of a balance as exact text.
+
+    `scale`: quantities in one unit, such as a credit.
+    """
     exact = Decimal(quantity) / scale
     text = f"{exact:+,f}" if sign else f"{exact:,f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
@@ -105,17 +110,23 @@ def show_difference(quantity: int, unsure: int, scale: int = 1) -> str:
 
 
 def in_credits(micro: int) -> int | float:
-    """Return credits as a JSON number. Up to 10^15 micro-credits, the shortest text of the float is exact."""
+    """Return credits as a JSON number.
+
+    Up to 10^15 micro-credits, the shortest text of the float is exact.
+    """
     return micro // MICRO if micro % MICRO == 0 else micro / MICRO
 
 
 def window_of(ts_ms: int) -> WindowStart:
-    """Return the start of the half-open window [start, start + WINDOW_MS) that contains a moment (milliseconds)."""
+    """Return the start of the window that contains a moment (milliseconds).
+
+    A window is half-open: [start, start + WINDOW_MS).
+    """
     return WindowStart(ts_ms - ts_ms % WINDOW_MS)
 
 
 def next_window(ts_ms: int) -> WindowStart:
-    """Return the first start of a window at or after a moment (milliseconds): "bill forward only"."""
+    """Return the first start of a window at or after a moment: "bill forward only"."""
     return WindowStart(-(-ts_ms // WINDOW_MS) * WINDOW_MS)
 
 
@@ -134,7 +145,10 @@ def push_key(org_id: str, window_ms: int, feature: str, revision: int) -> PushKe
 
 
 def parse_push_key(key: str) -> dict[str, str | int] | None:
-    """Return the primary key of the push that a key belongs to; None if it is not the key of a push."""
+    """Return the primary key of the push that a key belongs to.
+
+    Return None if it is not the key of a push.
+    """
     parts = key.split(":")
     revision = 0
     # A number that is too long for its column is not of a key.

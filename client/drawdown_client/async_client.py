@@ -86,7 +86,10 @@ class AsyncClient:
         subject: str | None = None, project: str | None = None, plan_key: str | None = None,
         properties: Mapping[str, object] | None = None,
     ) -> str:  # fmt: skip
-        """Record one event, and return its id. The default quantity is 1. Errors: as `Events.send`."""
+        """Record one event, and return its id.
+
+        The default quantity is 1. Errors: as `Events.send`.
+        """
         event = Event(event_type, quantity, org_id, at, event_id, source, subject, project, plan_key, properties)
         return (await self.events.send(event))[0]
 

@@ -48,8 +48,10 @@ class AsyncGuard:
             return words.UNANSWERED
 
     async def options(self, wish: Wish) -> tuple[WayOut, ...]:
-        """Return the four ways out of a block, and which are open now: top up, sponsor, request an override, run
-        locally."""
+        """Return the four ways out of a block, and which are open now.
+
+        They are: top up, sponsor, request an override, run locally.
+        """
         return words.ways_out(await self._line.ask(words.options(wish)))
 
     async def consume(self, key: str, wish: Wish, *, event: Event | str | None = None) -> Decision:
@@ -68,7 +70,10 @@ class AsyncGuard:
         return await self._use(key, wish, words.reserve(key, wish, hold_s), late)
 
     async def settle(self, key: str, actual: int, *, reason: str | None = None) -> Decision:
-        """Settle a reserved use with its total quantity, also after the reservation has expired."""
+        """Settle a reserved use with its total quantity.
+
+        That is possible also after the reservation has expired.
+        """
         return await self._end(key, words.settle(key, actual, reason))
 
     async def release(self, key: str, incurred: int = 0, *, reason: str | None = None) -> Decision:
@@ -105,7 +110,10 @@ class AsyncGuard:
         return words.decided(await self._line.ask(call))
 
     async def _tell(self) -> Unreachable | None:
-        """Send the uses that were let through, each once, in order. Return the error that ended it early, or None."""
+        """Send the uses that were let through, each once, in order.
+
+        Return the error that ended it early, or None.
+        """
         if self.dark.next() is None:
             return None
         async with self._telling:
@@ -205,7 +213,10 @@ class AsyncBudget:
 
 
 async def _whole(work: Coroutine[object, object, T]) -> T:
-    """Run work to its end, and raise a cancellation only afterwards. The time limits of a call bound the wait."""
+    """Run work to its end, and raise a cancellation only afterwards.
+
+    The time limits of a call bound the wait.
+    """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

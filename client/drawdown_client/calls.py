@@ -88,7 +88,10 @@ def post(path: str, order: Mapping[str, object]) -> Call:
 
 
 def act(path: str, order: Mapping[str, object], key: str) -> Call:
-    """Return a call of an operation that changes something. The server does the same call only once."""
+    """Return a call of an operation that changes something.
+
+    The server does the same call only once.
+    """
     return replace(post(path, order), once=key)
 
 
@@ -117,7 +120,10 @@ def headers(key: str) -> dict[str, str]:
 
 
 def no_cookies() -> CookieJar:
-    """Return a cookie jar that stores no cookies, because a server could send any number of them."""
+    """Return a cookie jar that stores no cookies.
+
+    A server could send any number of them.
+    """
     return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
@@ -169,7 +175,10 @@ class TryTimeout:
 
 
 def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Answer:
-    """Return the JSON object of a response. Errors: Refused; Unreachable if the call may be retried."""
+    """Return the JSON object of a response.
+
+    Errors: Refused; Unreachable if the call may be retried.
+    """
     status = response.status_code
     found = _object(body)
     if found is not None and (200 <= status < 300 or (status == _NOTHING_KEPT and "results" in found)):
@@ -186,7 +195,10 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
 
 
 def escape(value: object) -> str:
-    """Return a server's text, or an id, fit for a line of a log: short, and without a control character."""
+    """Return a server's text, or an id, for a line of a log.
+
+    It is short, and has no control characters.
+    """
     text = (value if isinstance(value, str) else str(value) if isinstance(value, int | None) else "?")[:MAX_SAID_CHARS]
     if text.isprintable():
         return text
@@ -208,7 +220,10 @@ def failed(error: httpx.HTTPError | httpx.StreamError) -> Unreachable:
 
 
 def results(answer: Answer, count: int) -> list[Result]:
-    """Return the results of `count` items. Errors: Unreachable if the answer does not have one for each."""
+    """Return the results of `count` items.
+
+    Errors: Unreachable if the answer does not have one for each.
+    """
     found = answer.get("results")
     if not isinstance(found, list) or len(found) != count:
         raise Unreachable(f"invalid answer: it has no result for each of {count:,} items")
@@ -257,7 +272,9 @@ def _retry_after_s(response: httpx.Response, world: World) -> float | None:
 
 
 class Backoff(wait_base):
-    """The wait before a retry: a random part of a pause that starts at FIRST_PAUSE_S and doubles up to `longest_s()`.
+    """The wait before a retry: a random part of a growing pause.
+
+    The pause starts at FIRST_PAUSE_S and doubles up to `longest_s()`.
 
     It is never less than a wait that the server requests. `asked`: the last answer requested one.
     """
@@ -276,8 +293,10 @@ class Backoff(wait_base):
 
 
 def patience(settings: Settings, world: World) -> Callable[[RetryCallState], bool]:
-    """Return the rule that ends the retries: after `call_tries`, or if the next pause would end after
-    `call_within_s`."""
+    """Return the rule that ends the retries.
+
+    They end after `call_tries`, or if the next pause would end after `call_within_s`.
+    """
     started = world.monotonic_s()
 
     def is_over(state: RetryCallState) -> bool:
@@ -288,7 +307,10 @@ def patience(settings: Settings, world: World) -> Callable[[RetryCallState], boo
 
 
 def timeouts(settings: Settings, each: float | None = None) -> httpx.Timeout:
-    """Return the timeouts of a call. `each`: the timeout of a wait for the server, if it differs."""
+    """Return the timeouts of a call.
+
+    `each`: the timeout of a wait for the server, if it differs.
+    """
     waits = settings.answer_s if each is None else each
     return httpx.Timeout(settings.answer_s, connect=settings.connect_s, read=waits, write=waits)
 

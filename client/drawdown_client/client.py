@@ -44,7 +44,10 @@ class Samples:
         self._outbox, self._world = outbox, world
 
     def send(self, *samples: Mapping[str, object]) -> list[str]:
-        """Record samples, with the field names of docs/samples.md, and return their ids. Errors: as `Events.send`."""
+        """Record samples, with the field names of docs/samples.md, and return their ids.
+
+        Errors: as `Events.send`.
+        """
         made = [items.of_sample(one, self._world.now_ms(), self._world.new_id()) for one in samples]
         self._outbox.put(made)
         return [one.item_id for one in made]
@@ -85,7 +88,10 @@ class Client:
         subject: str | None = None, project: str | None = None, plan_key: str | None = None,
         properties: Mapping[str, object] | None = None,
     ) -> str:  # fmt: skip
-        """Record one event, and return its id. The default quantity is 1. Errors: as `Events.send`."""
+        """Record one event, and return its id.
+
+        The default quantity is 1. Errors: as `Events.send`.
+        """
         event = Event(event_type, quantity, org_id, at, event_id, source, subject, project, plan_key, properties)
         return self.events.send(event)[0]
 
@@ -115,7 +121,9 @@ class Client:
             log.error("%s", unsent)  # only log it: the caller gets the error of the block
 
     def usage(self, org_id: str, from_: Moment | None = None, to: Moment | None = None, *, by: By = "feature") -> Usage:
-        """Return an organisation's usage from `from_` to before `to`, as GET /v1/usage does, with all pages.
+        """Return an organisation's usage, with all pages of GET /v1/usage.
+
+        The range is from `from_` to before `to`.
 
         `from_` None: the first of this month in UTC. `to` None: the end of the present five minutes.
         """
@@ -137,5 +145,8 @@ class Client:
         return self._line.ask(calls.act(path, order or {}, key or self._world.new_id()))
 
     def get(self, path: str, **query: object) -> Answer:
-        """Call an operation of /openapi.json that only reads, by its path. Errors: Refused, Unreachable."""
+        """Call an operation of /openapi.json that only reads, by its path.
+
+        Errors: Refused, Unreachable.
+        """
         return self._line.ask(calls.look(path, query))

@@ -39,7 +39,10 @@ KEY: Final = "DRAWDOWN_KEY"
 
 
 def server_of(url: str | None, key: str | None) -> tuple[str, str]:
-    """Return the server's address and the key, by default from the environment. Errors: ValueError."""
+    """Return the server's address and the key, by default from the environment.
+
+    Errors: ValueError.
+    """
     found = [given or os.environ.get(name, "") for name, given in ((URL, url), (KEY, key))]
     missing = [name for name, text in zip((URL, KEY), found, strict=True) if not text]
     if missing:

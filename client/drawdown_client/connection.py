@@ -26,7 +26,10 @@ _FAILURES: Final = (httpx.HTTPError, httpx.StreamError)
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Return the TLS context of all clients of a process. To make one takes longer than a call."""
+    """Return the TLS context of all clients of a process.
+
+    To make one takes longer than a call.
+    """
     return httpx.create_ssl_context()
 
 
@@ -75,7 +78,10 @@ class Line:
         return calls.read(response, received.body, self._world)
 
     def ask(self, call: Call) -> Answer:
-        """Make a call, with retries within the bounds of a call that a caller waits for. Errors: as `once`."""
+        """Make a call, with retries within the bounds of a call that a caller waits for.
+
+        Errors: as `once`.
+        """
         again = Retrying(
             retry=_AGAIN,
             wait=Backoff(self._world),
@@ -126,7 +132,10 @@ class AsyncLine:
         return calls.read(response, received.body, self._world)
 
     async def ask(self, call: Call) -> Answer:
-        """Make a call, with retries within the bounds of a call that a caller waits for. Errors: as `once`."""
+        """Make a call, with retries within the bounds of a call that a caller waits for.
+
+        Errors: as `once`.
+        """
         again = AsyncRetrying(
             retry=_AGAIN,
             wait=Backoff(self._world),

@@ -14,7 +14,10 @@ class BadItem(ClientError, ValueError):
 
 
 class QueueFull(ClientError):
-    """An error: the queue is full, and this item was not recorded. Wait, or drop the item."""
+    """An error: the queue is full, and this item was not recorded.
+
+    Wait, or drop the item.
+    """
 
 
 class Closed(ClientError):
@@ -58,8 +61,9 @@ class Refused(ClientError):
 
 
 class Unreachable(ClientError):
-    """An error: no answer after all attempts, so it is unknown if the call was done. The same call with its key is
-    safe.
+    """An error: no answer after all attempts, so it is unknown if the call was done.
+
+    The same call with its key is safe.
 
     `retry_after_s`: the wait that the server requested after the last attempt; None: it requested none. `too_many`: the
     server answered, and requested fewer calls.

@@ -50,8 +50,10 @@ class Guard:
             return words.UNANSWERED
 
     def options(self, wish: Wish) -> tuple[WayOut, ...]:
-        """Return the four ways out of a block, and which are open now: top up, sponsor, request an override, run
-        locally."""
+        """Return the four ways out of a block, and which are open now.
+
+        They are: top up, sponsor, request an override, run locally.
+        """
         return words.ways_out(self._line.ask(words.options(wish)))
 
     def consume(self, key: str, wish: Wish, *, event: Event | str | None = None) -> Decision:
@@ -70,7 +72,10 @@ class Guard:
         return self._use(key, wish, words.reserve(key, wish, hold_s), late)
 
     def settle(self, key: str, actual: int, *, reason: str | None = None) -> Decision:
-        """Settle a reserved use with its total quantity, also after the reservation has expired."""
+        """Settle a reserved use with its total quantity.
+
+        That is possible also after the reservation has expired.
+        """
         return self._end(key, words.settle(key, actual, reason))
 
     def release(self, key: str, incurred: int = 0, *, reason: str | None = None) -> Decision:
@@ -107,7 +112,10 @@ class Guard:
         return words.decided(self._line.ask(call))
 
     def _tell(self) -> Unreachable | None:
-        """Send the uses that were let through, each once, in order. Return the error that ended it early, or None."""
+        """Send the uses that were let through, each once, in order.
+
+        Return the error that ended it early, or None.
+        """
         if self.dark.next() is None:
             return None
         with self._telling:
@@ -137,7 +145,9 @@ class Guard:
 
 
 class Budget:
-    """A context manager that reserves on entry (errors: Blocked), and settles at the end with `actual` or the estimate.
+    """A context manager that reserves an estimate on entry, and settles at the end.
+
+    It settles with `actual`, or with the estimate. Errors on entry: Blocked.
 
     If the block raises an error, also an interrupt, it releases the reservation, with `actual` or 0 as the incurred
     quantity.

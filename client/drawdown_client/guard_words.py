@@ -105,13 +105,19 @@ class Wish:
 
 
 def check(wish: Wish) -> Call:
-    """Return the call that checks a use, without its labels, which that operation does not accept."""
+    """Return the call that checks a use.
+
+    It omits the labels, which that operation does not accept.
+    """
     said = {name: value for name, value in wish.to_json().items() if name not in ("project", "subject")}
     return post("/v1/guard/check", said)
 
 
 def options(wish: Wish) -> Call:
-    """Return the call for the ways out of a block. Errors: ValueError without an organisation."""
+    """Return the call for the ways out of a block.
+
+    Errors: ValueError without an organisation.
+    """
     if wish.org_id is None:
         raise ValueError("missing organisation. Pass the organisation of the options")
     query = {"metric": wish.metric, "quantity": str(wish.quantity), "payer": wish.payer}
@@ -139,7 +145,10 @@ def ways_out(answer: Answer) -> tuple[WayOut, ...]:
 
 
 def consume(key: str, wish: Wish, event: Mapping[str, object] | None = None, *, late: bool = False) -> Call:
-    """Return the call that uses a quantity. `event`: the event to emit. `late`: the use was already let through."""
+    """Return the call that uses a quantity.
+
+    `event`: the event to emit. `late`: the use was already let through.
+    """
     return post("/v1/guard/consume", {"key": key, **wish.to_json(), "event": event, "let_through": late or None})
 
 
@@ -161,7 +170,10 @@ def extend(key: str, to: int | None, hold_s: float | None) -> Call:
 
 
 def decided(answer: Answer) -> Decision:
-    """Return an answer as a Decision. Unknown fields are in `said`. Errors: Unreachable without a decision."""
+    """Return an answer as a Decision.
+
+    Unknown fields are in `said`. Errors: Unreachable without a decision.
+    """
     if answer.get("decision") not in ("allow", "warn", "block"):
         raise Unreachable("invalid answer: its decision is unknown to this version. Upgrade drawdown-client")
     return Decision(
@@ -200,13 +212,19 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def require_written(answer: Answer) -> None:
-    """Check that a server recorded a use. Errors: Unreachable if it let the use through without its database."""
+    """Check that a server recorded a use.
+
+    Errors: Unreachable if it let the use through without its database.
+    """
     if answer.get("reason") == UNWRITTEN:
         raise Unreachable("the database of the server is unavailable")
 
 
 def require_held(key: str, answer: Decision) -> None:
-    """Check that a use is reserved. Errors: Blocked; Refused `ended` if the key is of a use that ended."""
+    """Check that a use is reserved.
+
+    Errors: Blocked; Refused `ended` if the key is of a use that ended.
+    """
     if not answer.is_allowed:
         raise Blocked(answer)
     state = answer.said.get("state", HELD)

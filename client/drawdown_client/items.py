@@ -110,7 +110,9 @@ def of_event(event: Event, source: str, now_ms: int, new_id: str) -> Item:
 
 
 def of_use(event: Event | str, now_ms: int) -> dict[str, object]:
-    """Return the event that a use emits. With only a type, all other fields come from the use.
+    """Return the event that a use emits.
+
+    With only a type, all other fields come from the use.
 
     A repeated call has another `recorded_at`, and is the same event. Errors: BadItem.
     """
@@ -151,7 +153,10 @@ def of_sample(sample: Mapping[str, object], now_ms: int, new_id: str) -> Item:
 
 
 def moment_ms(at: datetime | int) -> int:
-    """Return milliseconds since 1970. Errors: BadItem for a datetime without an offset."""
+    """Return milliseconds since 1970.
+
+    Errors: BadItem for a datetime without an offset.
+    """
     if not isinstance(at, datetime):
         return at
     if at.tzinfo is None:

@@ -25,7 +25,9 @@ log = logging.getLogger("drawdown_client")
 
 
 class LetThrough:
-    """Uses let through without an answer, or by a server without its database, as calls in order. For any thread.
+    """Uses let through without an answer, as calls in order. For any thread.
+
+    They include uses that a server without its database let through.
 
     They are stored until the server has recorded them. With a spool they are on disk, in a file beside it
     (`app.spool.guard`), and the next start sends them.
@@ -48,8 +50,10 @@ class LetThrough:
             self._open()
 
     def admits(self, wish: Wish, error: Unreachable) -> bool:
-        """Return True if a use without an answer is let through. A request of the server for fewer calls is
-        an answer."""
+        """Return True if a use without an answer is let through.
+
+        A request of the server for fewer calls is an answer.
+        """
         return wish.metric in self._metrics and not error.too_many
 
     def ends(self, key: str) -> bool:
@@ -57,7 +61,10 @@ class LetThrough:
         return key in self._keys
 
     def keep(self, key: str, call: Call, error: Unreachable) -> Decision:
-        """Store a call, and return the decision for it. Errors: `error`, if it cannot be stored."""
+        """Store a call, and return the decision for it.
+
+        Errors: `error`, if it cannot be stored.
+        """
         if not self._put(key, call, str(error)):
             raise error
         return words.UNANSWERED
@@ -96,7 +103,10 @@ class LetThrough:
             return self._calls[0][1]
 
     def acknowledge_first(self, refused: ClientError | None = None) -> None:
-        """Remove the first call, which the server answered. `refused`: the error, if the server refused it."""
+        """Remove the first call, which the server answered.
+
+        `refused`: the error, if the server refused it.
+        """
         with self._lock:
             number, call = self._calls.popleft()
             if refused is not None:
@@ -119,7 +129,10 @@ class LetThrough:
             self.acknowledge_first(Unreachable("the program ended before the server answered"))
 
     def _open(self) -> None:
-        """Load the calls of an earlier start. A forked process begins empty, because its parent sends them."""
+        """Load the calls of an earlier start.
+
+        A forked process begins empty, because its parent sends them.
+        """
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._calls.clear()

@@ -2,9 +2,10 @@
 
 Guarantee: the client sends each recorded item, with the same bytes and id, until the server has answered for it or
 refused the call. It calls `on_result` once for each item. The number of waiting items is bounded. No item is lost
-silently. If an item is not sent when the client is closed or the program ends, it is in the spool, or the client raises
-or logs the count. If the server rejects an item, the client moves it from the spool to the dead-letter file beside it,
-logs it whole, and raises the count. A forked process begins empty: the process that recorded an item sends it.
+silently. If an item is not sent at the end, it is in the spool, or the client raises or logs the count. The end is the
+close of the client, or the end of the program. If the server rejects an item, the client moves it from the spool to the
+dead-letter file beside it, logs it whole, and raises the count. A forked process begins empty: the process that
+recorded an item sends it.
 """
 
 from __future__ import annotations
@@ -68,7 +69,10 @@ class Outbox:
             os.register_at_fork(after_in_child=lambda: _forked(itself))
 
     def put(self, items: Sequence[Item]) -> None:
-        """Record items. Errors: QueueFull, Closed, OSError of the spool; then no item was recorded."""
+        """Record items.
+
+        Errors: QueueFull, Closed, OSError of the spool; then no item was recorded.
+        """
         with self._changed:
             self._open_spool()
             self._wait_for_room(len(items))
@@ -78,7 +82,10 @@ class Outbox:
             self._take(list(zip(numbers, items, strict=True)))
 
     def offer(self, items: Sequence[Item]) -> bool:
-        """Record items if that needs no wait for room or a disk. Return False if it does; then call `put`."""
+        """Record items if that needs no wait for room or a disk.
+
+        Return False if it does; then call `put`.
+        """
         with self._changed:
             has_room = len(self._waiting) + len(items) <= self._settings.queue_items
             if self._settings.spool is not None or self._closing or not has_room:
@@ -87,8 +94,10 @@ class Outbox:
             return True
 
     def flush(self, timeout_s: float) -> None:
-        """Wait for the results of all items recorded so far. Errors: Unsent, also for items refused since the last
-        flush."""
+        """Wait for the results of all items recorded so far.
+
+        Errors: Unsent, also for items refused since the last flush.
+        """
         if threading.current_thread() is self._thread:
             raise RuntimeError("cannot flush: on_result runs in the thread that sends")
         with self._changed:
@@ -131,7 +140,10 @@ class Outbox:
         self._has_ended = self._is_told = False
 
     def _end(self) -> None:
-        """Stop, once. If there is a thread, it calls this: it may be in a call when the time to close is over."""
+        """Stop, once.
+
+        If there is a thread, it calls this: it may be in a call when the time to close is over.
+        """
         self._has_ended = True
         self._hang_up()
         if self._spool is not None:
@@ -197,7 +209,10 @@ class Outbox:
             self._end()
 
     def _next(self) -> list[tuple[int, Item]]:
-        """Return the next batch, of one kind; empty if the client is closed and its time is over."""
+        """Return the next batch, of one kind.
+
+        The result is empty if the client is closed and its time is over.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             most = self._settings.batch_items
@@ -216,8 +231,10 @@ class Outbox:
             return found
 
     def _deliver(self, batch: Sequence[tuple[int, Item]]) -> bool:
-        """Send a batch until there is an answer. Return False if the client was closed first, and the batch still
-        waits."""
+        """Send a batch until there is an answer.
+
+        Return False if the client was closed first, and the batch still waits.
+        """
         try:
             found = self._until_answered([item for _, item in batch])
         except Unreachable as error:
@@ -253,7 +270,10 @@ class Outbox:
         return again(send)
 
     def _pause(self, seconds: float, *, may_hurry: bool) -> None:
-        """Wait. A close ends the wait, and so does a flush, unless the server requested the wait."""
+        """Wait.
+
+        A close ends the wait, and so does a flush, unless the server requested the wait.
+        """
         with self._changed:
             hurried, closing = self._seen
             self._changed.wait_for(
@@ -291,7 +311,10 @@ class Outbox:
             self._on_result_failed = True
 
     def forked(self) -> None:
-        """Reset the outbox in a forked process: a new lock, thread and spool, without waiting items."""
+        """Reset the outbox in a forked process.
+
+        It has a new lock, thread and spool, without waiting items.
+        """
         if self._spool is not None:
             self._spool.close()
         self._empty()

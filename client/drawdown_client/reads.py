@@ -22,8 +22,10 @@ By: TypeAlias = Literal["feature", "day", "sandbox", "project", "subject"]
 
 
 class UsageRow(TypedDict):
-    """The usage of a feature in base units. `group`: the day, sandbox, project or subject. `sealed` None: not in a
-    push."""
+    """The usage of a feature in base units.
+
+    `group`: the day, sandbox, project or subject. `sealed` None: not in a push.
+    """
 
     group: str
     feature: str
@@ -33,7 +35,7 @@ class UsageRow(TypedDict):
 
 
 class Carried(TypedDict):
-    """Base units that are sealed and wait until they fill a whole unit of their provider."""
+    """Sealed base units that wait until they fill a whole unit of their provider."""
 
     provider: str
     customer_id: str
@@ -102,12 +104,18 @@ class Pages:
 
     @property
     def from_ms(self) -> str | None:
-        """Return the start of the range that the server chose for the first page; None before the first page."""
+        """Return the start of the range that the server chose for the first page.
+
+        Return None before the first page.
+        """
         found = None if self._first is None else self._first.get("from_ms")
         return str(found) if isinstance(found, int) else None
 
     def add(self, page: Answer) -> None:
-        """Add a page. Errors: Unreachable if it is invalid, repeated, or too large in total."""
+        """Add a page.
+
+        Errors: Unreachable if it is invalid, repeated, or too large in total.
+        """
         after, rows = page.get("next"), page.get("rows")
         is_page = isinstance(rows, list) and len(rows) <= MOST_ROWS and all(isinstance(row, dict) for row in rows)
         if not is_page or not isinstance(after, str | None) or after in ("", self.after or ""):

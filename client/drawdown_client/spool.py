@@ -31,8 +31,10 @@ log = logging.getLogger("drawdown_client")
 
 
 class Spool:
-    """A spool, for one thread at a time. `left`: items of an earlier start, by number. Errors: OSError if the disk
-    fails."""
+    """A spool, for one thread at a time.
+
+    `left`: items of an earlier start, by number. Errors: OSError if the disk fails.
+    """
 
     def __init__(self, path: Path, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -54,7 +56,10 @@ class Spool:
             self._adopt(other)
 
     def add(self, items: Sequence[Item]) -> list[int]:
-        """Write items to disk, and return their numbers. Errors: QueueFull; then no item was added."""
+        """Write items to disk, and return their numbers.
+
+        Errors: QueueFull; then no item was added.
+        """
         numbers = list(range(self._last + 1, self._last + 1 + len(items)))
         lines = [_line(number, item) for number, item in zip(numbers, items, strict=True)]
         self._make_room(sum(map(len, lines)))
@@ -64,7 +69,10 @@ class Spool:
         return numbers
 
     def acknowledge(self, numbers: Sequence[int]) -> None:
-        """Mark items as acknowledged, by ascending numbers. The mark may reach the disk later."""
+        """Mark items as acknowledged, by ascending numbers.
+
+        The mark may reach the disk later.
+        """
         for number in numbers:
             self._lengths.pop(number, None)
         if not self._lengths:
@@ -74,7 +82,10 @@ class Spool:
             self._append(ranges, is_kept=False)
 
     def bury(self, items: Sequence[tuple[Item, Result]]) -> None:
-        """Write rejected items to the dead-letter file. Errors: QueueFull if it has no room."""
+        """Write rejected items to the dead-letter file.
+
+        Errors: QueueFull if it has no room.
+        """
         file = _open(self._dead_letter, os.O_APPEND | os.O_CREAT)
         try:
             lines = b"".join(_dead_line(item, result) for item, result in items)
@@ -88,7 +99,10 @@ class Spool:
             os.close(file)
 
     def settle(self, batch: Sequence[tuple[int, Item]], found: Sequence[Result]) -> None:
-        """Remove items that the server or the dead-letter file has. An error of the disk is logged."""
+        """Remove items that the server or the dead-letter file has.
+
+        An error of the disk is logged.
+        """
         numbers = {number for number, _ in batch}
         rejected = [(number, item, one) for (number, item), one in zip(batch, found, strict=True) if not one.is_kept]
         try:
@@ -114,7 +128,10 @@ class Spool:
             raise
 
     def close(self) -> None:
-        """Close the files, so that another process can take them over. After a fork, the parent still has them."""
+        """Close the files, so that another process can take them over.
+
+        After a fork, the parent still has them.
+        """
         os.close(self._file)
         os.close(self._lock)
 
@@ -126,7 +143,10 @@ class Spool:
         self._compact()
 
     def _compact(self) -> None:
-        """Rewrite the file without acknowledged items. A crash leaves the old file, or the new one."""
+        """Rewrite the file without acknowledged items.
+
+        A crash leaves the old file, or the new one.
+        """
         new = self._path.with_name(f"{self._path.name}.new")
         new.unlink(missing_ok=True)  # a rest of an ended process: this process has the lock
         made = _open(new, os.O_APPEND | os.O_CREAT | os.O_EXCL)
@@ -145,8 +165,10 @@ class Spool:
         os.close(folder)
 
     def _adopt(self, other: Path) -> None:
-        """Take over the items of an ended process. After a crash in between, both files have them, under the
-        same ids."""
+        """Take over the items of an ended process.
+
+        After a crash in between, both files have them, under the same ids.
+        """
         try:
             for place, lock in _free([other]):
                 try:
@@ -167,7 +189,10 @@ class Spool:
 
 
 def dead_letter_of(path: Path) -> Path:
-    """Return the dead-letter file beside a spool. Processes with the same spool name share it."""
+    """Return the dead-letter file beside a spool.
+
+    Processes with the same spool name share it.
+    """
     return path.with_name(f"{path.name}.dead")
 
 
@@ -249,14 +274,20 @@ def _read(file: int) -> list[tuple[int, Item]]:
 
 
 def _done_numbers(first: int, last: int, found: Mapping[int, Item]) -> Iterable[int]:
-    """Return the acknowledged numbers of a range. A damaged line can name an enormous range."""
+    """Return the acknowledged numbers of a range.
+
+    A damaged line can name an enormous range.
+    """
     if last - first < len(found):
         return range(first, last + 1)
     return [number for number in found if first <= number <= last]
 
 
 def _item(said: Mapping[str, Any]) -> tuple[int, Item]:
-    """Return the number and the item of a line. Errors: ValueError, KeyError, AttributeError, TypeError."""
+    """Return the number and the item of a line.
+
+    Errors: ValueError, KeyError, AttributeError, TypeError.
+    """
     number, kind, item_id = said["number"], said["kind"], said["id"]
     if type(number) is not int or kind not in ("events", "samples", "guard") or not isinstance(item_id, str):
         raise ValueError("invalid line: expected an item of a spool")

@@ -50,7 +50,10 @@ Path: TypeAlias = tuple[Step, ...]
 
 @dataclass(frozen=True)
 class Leaf:
-    """A text, number or key. `key`: the bare name of its field. `above`: the bare name of the field around it."""
+    """A text, number or key.
+
+    `key`: the bare name of its field. `above`: the bare name of the field around it.
+    """
 
     path: Path
     readings: tuple[str, ...]
@@ -300,7 +303,9 @@ class Number(str):
 
 
 def read_reports(content: bytes) -> list[tuple[int | None, object]]:
-    """Return the reports of a file: one with None, or one for each line with the number of the line.
+    """Return the reports of a file, each with the number of its line.
+
+    A report that is the whole file has None.
 
     Empty lines are skipped. Errors: UsageError `report_too_large`, `bad_encoding`, `bad_json`, `report_too_deep`.
     """
@@ -423,17 +428,26 @@ def rule_of(key: str, above: str, *, is_number: bool) -> str | None:
 
 
 def says_how_much(key: str) -> bool:
-    """Return True if a field is a quantity, by its bare name. Then its digits are not a card number."""
+    """Return True if a field is a quantity, by its bare name.
+
+    Then its digits are not a card number.
+    """
     return key.endswith(_HOW_MUCH)
 
 
 def rule_of_bytes(key: str) -> str | None:
-    """Return the rule by which numbers in a list are private, such as the bytes of a picture; None if public."""
+    """Return the rule by which numbers in a list are private; None if public.
+
+    An example is the bytes of a picture.
+    """
     return "image_bytes" if BY_FIELD.get(key) == "image_bytes" else None
 
 
 def rule_of_keys(key: str) -> str | None:
-    """Return the rule by which an object's keys are private, as in `by_owner` and `per_account`; None if public."""
+    """Return the rule by which an object's keys are private; None if public.
+
+    Examples are `by_owner` and `per_account`.
+    """
     for head in ("by", "per"):
         if key.startswith(head):
             return BY_FIELD.get(key.removeprefix(head))

@@ -63,7 +63,10 @@ def rule(
     holds: Callable[[str], bool] | None = None,
     unless_key: str = "",
 ) -> Rule:
-    """Return a rule of one or several patterns. Spaces separate needles and names of fields."""
+    """Return a rule of one or several patterns.
+
+    Spaces separate needles and names of fields.
+    """
     made = re.compile("|".join(f"(?:{pattern})" for pattern in patterns), FLAGS)
     return Rule(name, says, made, tuple(needles.split()), holds, frozenset(unless_key.split()))
 
@@ -550,8 +553,10 @@ class Pattern(Protocol):
 
 @dataclass(frozen=True)
 class ForeignRule:
-    """One rule of your own file. `group`: the part of a match that is the secret. `entropy`: the least bits a
-    character."""
+    """One rule of your own file.
+
+    `group`: the part of a match that is the secret. `entropy`: the least bits a character.
+    """
 
     name: str
     pattern: Pattern
@@ -572,7 +577,10 @@ class ForeignRule:
 
 
 def rules_of(content: bytes) -> tuple[ForeignRule, ...]:
-    """Return the rules of your own file. Errors: UsageError for an invalid file, or if RE2 is not installed."""
+    """Return the rules of your own file.
+
+    Errors: UsageError for an invalid file, or if RE2 is not installed.
+    """
     try:
         found = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError):
@@ -612,7 +620,10 @@ def _rule(number: int, given: Mapping[str, Any]) -> ForeignRule:
 
 
 def entropy_of(text: str) -> float:
-    """Return the Shannon entropy of a text in bits a character, as gitleaks counts. It is above 0 for any text."""
+    """Return the Shannon entropy of a text in bits a character, as gitleaks counts.
+
+    It is above 0 for any text.
+    """
     if not text:
         return 0.0
     shares = [count / len(text) for count in Counter(text).values()]
@@ -654,12 +665,18 @@ MAX_KEPT: Final = 8_192
 
 
 def found_in(text: str, key: str) -> tuple[str, ...]:
-    """Return the names of the rules that match a text. `key`: the bare name of its field."""
+    """Return the names of the rules that match a text.
+
+    `key`: the bare name of its field.
+    """
     return _kept(text, key) if len(text) <= MAX_KEPT_CHARS else _found_in(text, key)
 
 
 def found_in_number(text: str) -> tuple[str, ...]:
-    """Return the names of the rules that match a JSON number. A number with decimals is a quantity."""
+    """Return the names of the rules that match a JSON number.
+
+    A number with decimals is a quantity.
+    """
     whole = text.removeprefix("-")
     return tuple(one.name for one in OF_NUMBERS if whole.isdigit() and one.finds(whole, whole, ""))
 

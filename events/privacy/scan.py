@@ -64,7 +64,9 @@ def scan(
     secrets: Collection[str] = (),
     others: Collection[ForeignRule] = (),
 ) -> Scan:
-    """Scan a report: one that `documents` read, or dictionaries, lists, dataclasses and scalars.
+    """Scan a report for private values.
+
+    `documents` read the report, or it consists of dictionaries, lists, dataclasses and scalars.
 
     `shape`: the shape that the report must have, if it is for publication. `others`: rules beside the built-in ones.
     Errors: UsageError for a value that JSON does not have.
@@ -84,7 +86,10 @@ def scan(
 def require_public(
     report: object, shape: Shape, *, known_ids: KnownIds | None = None, secrets: Collection[str] = ()
 ) -> None:
-    """Reject a report that is not public. Errors: NotPublic, with the places and the rules."""
+    """Reject a report that is not public.
+
+    Errors: NotPublic, with the places and the rules.
+    """
     found = scan(report, shape=shape, known_ids=known_ids, secrets=secrets)
     if found.count:
         raise NotPublic(found)
@@ -102,8 +107,10 @@ def _is_of_key(one: Trouble) -> bool:
 def _find_matches(
     leaves: Iterable[Leaf], ids: frozenset[str], secrets: Collection[str], any_number: bool
 ) -> Iterator[_Match]:
-    """Yield the matches of the built-in rules, ids and secrets. `any_number`: no shape states the meaning of
-    numbers."""
+    """Yield the matches of the built-in rules, ids and secrets.
+
+    `any_number`: no shape states the meaning of numbers.
+    """
     for leaf in leaves:
         for name in dict.fromkeys(_rules_of(leaf, any_number)):
             yield _Match(leaf.path, name, leaf.is_key)
@@ -141,7 +148,10 @@ def _rules_of(leaf: Leaf, any_number: bool) -> Iterator[str]:
 
 
 def format_path(path: Path, masked: Collection[str]) -> str:
-    """Return a place as JSONPath. A private or unusual key is shown by its number in its object."""
+    """Return a place as JSONPath.
+
+    A private or unusual key is shown by its number in its object.
+    """
     text = "$"
     for step in path:
         if isinstance(step, Key):
@@ -163,7 +173,10 @@ _BETWEEN_PARTS: Final = re.compile(r"[:/=&?#@.]+")
 
 
 def words(leaf: Leaf) -> Iterator[str]:
-    """Yield the parts of a leaf that can be ids: the whole text, its words, and their parts. A word can come twice."""
+    """Yield the parts of a leaf that can be ids.
+
+    They are the whole text, its words, and their parts. A word can come twice.
+    """
     for reading in leaf.readings:
         yield from filter(_may_be_id, (reading, reading.strip()))
         for word in _BETWEEN_WORDS.split(reading):

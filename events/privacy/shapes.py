@@ -59,7 +59,10 @@ def word(*words: str) -> Class:
 
 
 def outside(report: object, shape: Shape, path: Path = ()) -> Iterator[Trouble]:
-    """Yield the faults of a report against its shape: `unknown_field`, `missing_field`, `not_of_its_class`."""
+    """Yield the faults of a report against its shape.
+
+    Their rules are `unknown_field`, `missing_field` and `not_of_its_class`.
+    """
     if len(path) > MAX_DEPTH:
         return
     if isinstance(shape, Rows):

@@ -154,7 +154,10 @@ class AutumnProvider:
         return found
 
     async def _read_shown_credit(self, body: Mapping[str, object]) -> ShownCredit | None:
-        """Return the credit that the answer to a charge shows; None while the list of features cannot be read."""
+        """Return the credit that the answer to a charge shows.
+
+        Return None while the list of features cannot be read.
+        """
         balance = body.get("balance")
         if not isinstance(balance, dict):
             return None
@@ -309,5 +312,8 @@ def _customer_of(told: Mapping[str, object]) -> str:
 
 
 def build(setup: Setup) -> AutumnProvider:
-    """Build the provider, as its entry point. Errors: UsageError for an invalid setting."""
+    """Build the provider, as its entry point.
+
+    Errors: UsageError for an invalid setting.
+    """
     return AutumnProvider(setup, autumn_settings.read(setup))

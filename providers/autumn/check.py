@@ -33,8 +33,10 @@ def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[s
 
 
 def balance_feature_fault(settings: AutumnSettings, schema: Schema) -> str | None:
-    """Return the fault of BALANCE_FEATURE by which each customer would have a balance of zero; None if there is no
-    fault."""
+    """Return the fault of BALANCE_FEATURE; None if there is no fault.
+
+    With such a fault, each customer would have a balance of zero.
+    """
     name = settings.balance_feature
     if name is None or (name in schema.features and schema.features[name].consumable):
         return None

@@ -85,31 +85,42 @@ class Schema:
         return [name for name in names if len(self.payers(name)) == 1 and self.is_consumable(name)]
 
     def cost(self, feature: str, system: str) -> Decimal | None:
-        """Return the cost of one unit in a credit system; None if the schema has no readable cost."""
+        """Return the cost of one unit in a credit system.
+
+        Return None if the schema has no readable cost.
+        """
         found = self.features.get(system)
         return None if found is None else found.costs.get(feature)
 
     def free_in(self, feature: str) -> str | None:
-        """Return a credit system in which a feature costs zero; None if another system charges for it."""
+        """Return a credit system in which a feature costs zero.
+
+        Return None if another system charges for it.
+        """
         payers = self.payers(feature)
         return payers[0] if payers and all(self.cost(feature, system) == 0 for system in payers) else None
 
     def is_without(self, system: str, feature: str) -> bool:
-        """Return True if a listed credit system does not pay for a feature; False if that cannot be read."""
+        """Return True if a listed credit system does not pay for a feature.
+
+        Return False if that cannot be read.
+        """
         found = self.features.get(system)
         if found is None or found.kind != SYSTEM:
             return False
         return found.archived or (found.names_all and feature not in found.costs)
 
     def is_in_none(self, feature: str) -> bool:
-        """Return True if the account has credit systems, and none of them pays for a feature."""
+        """Return True if the account has credit systems, but none for a feature."""
         if not self.systems or feature in self.systems:
             return False
         return all(self.is_without(system, feature) for system in self.systems)
 
     def is_consumable(self, feature: str) -> bool:
-        """Return True if usage of a feature is used up, not held as seats are. An unlisted feature counts as
-        consumable."""
+        """Return True if usage of a feature is used up, not held as seats are.
+
+        An unlisted feature counts as consumable.
+        """
         found = self.features.get(feature)
         return found is None or found.consumable
 
@@ -138,7 +149,10 @@ def decimals(value: Decimal) -> int:
 
 
 def read_features(body: Mapping[str, object]) -> Schema:
-    """Return the account's features, from the answer of `features.list`. Errors: Unreadable."""
+    """Return the account's features, from the answer of `features.list`.
+
+    Errors: Unreadable.
+    """
     listed = body.get("list")
     if not isinstance(listed, list):
         raise Unreadable("Autumn's answer has no list of features")
@@ -173,7 +187,10 @@ def _costs(found: object) -> dict[str, Decimal | None]:
 
 
 class KnownCosts:
-    """The costs that Drawdown learned, by feature and credit system: at most MOST_COSTS for each."""
+    """The costs that Drawdown learned, by feature and credit system.
+
+    Each has at most MOST_COSTS.
+    """
 
     def __init__(self) -> None:
         self._found: dict[str, dict[str, dict[Decimal, None]]] = {}
@@ -192,7 +209,10 @@ class KnownCosts:
                 del ever[next(iter(ever))]
 
     def learn(self, schema: Schema) -> None:
-        """Add each cost of a schema, unusable costs included, so that a charge at one of them can be read."""
+        """Add each cost of a schema, unusable costs included.
+
+        So a charge at one of them can be read.
+        """
         for system in schema.features.values():
             self.add(Cost(name, system.name, cost) for name, cost in system.costs.items() if cost is not None)
 
@@ -215,7 +235,10 @@ Costs: TypeAlias = Mapping[str, Sequence[Decimal]]
 
 @dataclass(frozen=True)
 class Deduction:
-    """The deductions of one charge: `own` in units of the charged feature, `credits` by credit system."""
+    """The deductions of one charge.
+
+    `own`: in units of the charged feature. `credits`: by credit system.
+    """
 
     own: Decimal
     credits: Mapping[str, Decimal]
@@ -255,13 +278,19 @@ def number(value: object) -> Decimal | None:
 
 
 def whole(value: Decimal) -> int | None:
-    """Return the whole number that a value means, within the error of floating point; None if it is a fraction."""
+    """Return the whole number that a value means, within the error of floating point.
+
+    Return None if it is a fraction.
+    """
     nearest = value.to_integral_value()
     return int(nearest) if abs(value - nearest) <= _HALF_UNIT else None
 
 
 def deducted(item: Mapping[str, object], feature: str) -> Deduction | None:
-    """Return the deductions of an answer to a charge, or of a listed event; None if it does not show them."""
+    """Return the deductions of an answer to a charge, or of a listed event.
+
+    Return None if it does not show them.
+    """
     deductions = item.get("deductions")
     if not isinstance(deductions, list):
         return None
@@ -310,13 +339,18 @@ def charged(taken: Deduction, asked: Decimal | None, costs: Costs) -> Units | Un
 
 
 def _for_each(quantity: Decimal, own: Decimal, credits: Decimal, cost: Decimal) -> Fraction:
-    """Return the credits that a charge took for each of its units. Own units count at their cost."""
+    """Return the credits that a charge took for each of its units.
+
+    Own units count at their cost.
+    """
     taken = Fraction(round(credits, MAX_DECIMALS)) + Fraction(own) * Fraction(cost)
     return taken / Fraction(quantity)
 
 
 def _matched(taken: Deduction, asked: Decimal, costs: Costs) -> Decimal | None:
-    """Return the known cost at which the deductions are the requested quantity; None if there is no such cost.
+    """Return the known cost at which the deductions are the requested quantity.
+
+    Return None if there is no such cost.
 
     With several credit systems, it is the cost in the last of them.
     """
@@ -369,7 +403,10 @@ class AutumnAccount:
         """Callers that wait for the read in flight; None if no read is in flight."""
 
     async def read_with_history(self, known: Sequence[Cost]) -> Schema:
-        """Add the costs that were learned before, and read the present costs. Errors: Unreadable."""
+        """Add the costs that were learned before, and read the present costs.
+
+        Errors: Unreadable.
+        """
         self.costs.add(known)
         self.has_history = True
         return await self.read()
@@ -383,8 +420,10 @@ class AutumnAccount:
         return schema
 
     async def read_if_needed(self, names: set[str]) -> Schema:
-        """Return the schema. Read it first if it was never read, lacks one of these names, or is too old. Errors:
-        Unreadable."""
+        """Return the schema.
+
+        Read it first if it was never read, lacks one of these names, or is too old. Errors: Unreadable.
+        """
         if not self.is_read or not self._knows(names):
             await self._shared()
             self._note_unlisted(names)
@@ -393,7 +432,10 @@ class AutumnAccount:
         return self.schema
 
     async def read_for_charge(self, name: str) -> Schema:
-        """Return the schema for the balance that a charge names. If it cannot be read now, return the last schema."""
+        """Return the schema for the balance that a charge names.
+
+        If it cannot be read now, return the last schema.
+        """
         if not self._knows({name}) and await self.read_again():
             self._note_unlisted({name})
         return self.schema
@@ -407,7 +449,10 @@ class AutumnAccount:
         return all(name in self.schema.features or name in self._unlisted for name in names)
 
     async def read_again(self) -> bool:
-        """Read the list again, unless the last read was less than LIST_AGAIN_MS ago. Return True if it was read."""
+        """Read the list again, unless the last read was less than LIST_AGAIN_MS ago.
+
+        Return True if it was read.
+        """
         now = self._clock.now_ms()
         if self._waiting is None and now < self._again_ms:
             return False
@@ -419,7 +464,10 @@ class AutumnAccount:
         return True
 
     async def _shared(self) -> Schema:
-        """Read the list, or wait for the read in flight. Only a caller that waits needs an event loop."""
+        """Read the list, or wait for the read in flight.
+
+        Only a caller that waits needs an event loop.
+        """
         if self._waiting is not None:
             woken: asyncio.Future[Unreadable | None] = asyncio.get_running_loop().create_future()
             self._waiting.append(woken)
@@ -443,8 +491,10 @@ class AutumnAccount:
 
 
 class Unreadable(DrawdownError):
-    """An error: an answer of Autumn reports one, or cannot be read. `their_code`: Autumn's code, if the
-    answer has one."""
+    """An error: an answer of Autumn reports one, or cannot be read.
+
+    `their_code`: Autumn's code, if the answer has one.
+    """
 
     def __init__(self, reason: str, their_code: str | None = None, status: int | None = None) -> None:
         super().__init__(reason)

@@ -35,7 +35,9 @@ MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 
 @dataclass(frozen=True)
 class Begun:
-    """The start of the cycle of one part of a balance: the latest and the earliest moment (milliseconds).
+    """The start of the cycle of one part of a balance.
+
+    It has the latest and the earliest moment (milliseconds).
 
     `at_ms` 0: the part has no cycle that repeats. `untouched`: nothing was drawn from it since the start.
     """
@@ -109,7 +111,10 @@ class AutumnCustomer:
 
 
 def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
-    """Read a customer. Errors: Unreadable for a body without balances, or with a balance that has no numbers."""
+    """Read a customer.
+
+    Errors: Unreadable for a body without balances, or with a balance that has no numbers.
+    """
     balances = body.get("balances")
     if not isinstance(balances, dict):
         raise Unreadable("Autumn's answer has no balances")
@@ -119,7 +124,10 @@ def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
 
 
 def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] = MappingProxyType({})) -> Balance:
-    """Read the balance of a feature. `begins`: the starts of each plan, by plan. Errors: Unreadable."""
+    """Read the balance of a feature.
+
+    `begins`: the starts of each plan, by plan. Errors: Unreadable.
+    """
     if not isinstance(found, dict):
         raise Unreadable(f"Autumn's answer has no readable balance of {feature}")
     return Balance(
@@ -191,7 +199,9 @@ def _plans(body: Mapping[str, object]) -> list[str]:
 
 @dataclass
 class PlanBegins:
-    """The moments at which a customer's plan and its present period began (milliseconds), as far as Autumn shows them.
+    """The starts of a customer's plan and of its present period (milliseconds).
+
+    It has them as far as Autumn shows them.
 
     Only `started` was recorded.
     """
@@ -233,7 +243,9 @@ def candidates(customer: AutumnCustomer, settings: AutumnSettings) -> list[Balan
 
 
 def drawn(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) -> dict[str, Drawn]:
-    """Return the draws on each balance in its present cycle; an unknown one is left out.
+    """Return the draws on each balance in its present cycle.
+
+    An unknown one is left out.
 
     The draws include each deduction, also one that left no event (a key store that fails open). They follow an
     operator's change of a balance: `usage` is the granted quantity less the remaining one. A credit system counts in
@@ -288,8 +300,9 @@ def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part
 
 
 def _lasting(found: Mapping[str, object]) -> Lasting | None:
-    """Return the part of a balance that outlasts its cycle; None if there is no such part, or the order of draws is
-    unknown.
+    """Return the part of a balance that outlasts its cycle.
+
+    Return None if there is no such part, or the order of draws is unknown.
 
     A charge empties the parts of a cycle before those granted once (recorded). The place of a part that expires in that
     order was not recorded.
@@ -373,10 +386,10 @@ def _reset_of(part: Mapping[str, object]) -> tuple[str | None, int, int]:
 
 
 def cycle_starts_ms(interval: str, count: int, resets_at_ms: int) -> Sequence[int]:
-    """Return the possible starts of the cycle that ends at `resets_at_ms`, the earliest first.
+    """Return the possible starts of the cycle that ends at `resets_at_ms`.
 
-    Empty if the interval is unknown. If a cycle ends on the last day of a short month, it may have begun on any later
-    day of its first month, so there are several starts.
+    The earliest is first. The result is empty if the interval is unknown. If a cycle ends on the last day of a short
+    month, it may have begun on any later day of its first month. Then there are several starts.
     """
     try:
         end = datetime.fromtimestamp(resets_at_ms // SECOND_MS, UTC)
@@ -469,8 +482,10 @@ def state(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) ->
 
 
 def decider(settings: AutumnSettings, schema: Schema) -> str | None:
-    """Return the balance that decides: the configured one, or else the account's only credit system. None: several
-    decide."""
+    """Return the balance that decides; None if several decide.
+
+    It is the configured balance, or else the account's only credit system.
+    """
     return settings.balance_feature or schema.sole
 
 
@@ -563,7 +578,9 @@ def _by_balance(balance: Balance, customer: AutumnCustomer) -> Decimal | None:
 
 
 def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, schema: Schema) -> ShownCredit | None:
-    """Return the rest of the deciding balance that the answer to a charge shows; None if it does not show it.
+    """Return the rest of the deciding balance that the answer to a charge shows.
+
+    Return None if it does not show it.
 
     An answer shows no limits. So of a credit system it shows a part, never the whole, and never that it is unlimited.
     It can show an unchanged balance under `balance`, and the deciding one under `balances` (recorded).
@@ -610,7 +627,10 @@ def shown_parts(body: Mapping[str, object], settings: AutumnSettings) -> tuple[P
 
 
 def _micro(value: Decimal) -> int:
-    """Return an amount in micro-credits. An amount between 0 and 1 becomes 1, so that the customer is not refused."""
+    """Return an amount in micro-credits.
+
+    An amount between 0 and 1 becomes 1, so that the customer is not refused.
+    """
     found = max(-MAX_MICRO, min(int(value * MICRO), MAX_MICRO))
     return 1 if value > 0 and found == 0 else found
 
@@ -639,7 +659,10 @@ ABSOLUTE: Final = (None, "absolute")
 
 @dataclass(frozen=True)
 class UsageLimit:
-    """The rest of a limit on the usage of one feature, in its units; zero or less: it is reached."""
+    """The rest of a limit on the usage of one feature, in its units.
+
+    Zero or less: it is reached.
+    """
 
     feature: str
     remaining_units: Decimal
@@ -661,7 +684,10 @@ def read_controls(body: Mapping[str, object]) -> Controls:
 
 
 def _entries(found: Mapping[str, object], kind: str, *, default: bool) -> Iterator[Mapping[str, object]]:
-    """Yield the enabled entries of a kind. `default`: the value for an entry without `enabled`. Errors: Unreadable."""
+    """Yield the enabled entries of a kind.
+
+    `default`: the value for an entry without `enabled`. Errors: Unreadable.
+    """
     entries = found.get(kind)
     if entries is None:
         return

@@ -53,7 +53,10 @@ MARGIN_MS: Final = 10 * SECOND_MS
 
 @dataclass(frozen=True)
 class Event:
-    """One event of Autumn's list. `applied` None: the list does not show the deduction."""
+    """One event of Autumn's list.
+
+    `applied` None: the list does not show the deduction.
+    """
 
     event_id: str
     customer_id: str
@@ -70,7 +73,7 @@ class Event:
         return charged(self.applied, self.requested_quantity, costs.of(self.feature))
 
     def is_unmatched(self, costs: KnownCosts) -> bool:
-        """Return True if the event took credits that no known cost converts to the requested quantity."""
+        """Return True if no known cost converts the event's credits to its quantity."""
         if self.applied is None or not self.applied.credits:
             return False
         found = self.units(costs)
@@ -79,17 +82,21 @@ class Event:
 
 @dataclass(frozen=True)
 class EventPage:
-    """One page of events. `rest`: the fields that the next call adds to its question; None: this was the last page."""
+    """One page of events.
+
+    `rest`: the fields that the next call adds to its question; None: this was the last page.
+    """
 
     items: Sequence[object]
     rest: Mapping[str, object] | None
 
 
 def question(customer_id: str, from_ms: int, to_ms: int, key: str | None = None) -> dict[str, object]:
-    """Return the question for the first page of a customer's events dated in [from_ms, to_ms), with a margin.
+    """Return the question for the first page of a customer's events.
 
-    `key`: only the events of this push. The question names no feature. How the list maps a feature to the names of its
-    events was never observed, and a push that the list missed would be called absent and billed again.
+    The events are dated in [from_ms, to_ms), with a margin. `key`: only the events of this push. The question names no
+    feature, because the list's mapping of a feature to the names of its events was never observed. A push that the list
+    missed would be called absent, and billed again.
     """
     asked: dict[str, object] = {
         "customer_id": customer_id,
@@ -100,7 +107,10 @@ def question(customer_id: str, from_ms: int, to_ms: int, key: str | None = None)
 
 
 def read_page(body: Mapping[str, object], seen: int) -> EventPage:
-    """Read a page of events. `seen`: the number of items on the pages before. Errors: Unreadable."""
+    """Read a page of events.
+
+    `seen`: the number of items on the pages before. Errors: Unreadable.
+    """
     items = body.get("list")
     if not isinstance(items, list):
         raise Unreadable("Autumn's answer has no list of events")
@@ -119,7 +129,10 @@ def read_page(body: Mapping[str, object], seen: int) -> EventPage:
 
 
 def read_event(item: object) -> Event:
-    """Read one event. Errors: Unreadable for an incomplete event. Properties of other programs are ignored."""
+    """Read one event.
+
+    Errors: Unreadable for an incomplete event. Properties of other programs are ignored.
+    """
     if not isinstance(item, dict):
         raise Unreadable("an event in Autumn's list cannot be read")
     names = [item.get(name) for name in ("id", "customer_id", "feature_id")]
@@ -135,7 +148,10 @@ def read_event(item: object) -> Event:
 
 
 def _applied(item: Mapping[str, object], feature: str) -> Deduction | None:
-    """Return the deduction of a listed event. If there was none, the list has null (observed; documented as [])."""
+    """Return the deduction of a listed event.
+
+    If there was none, the list has null (observed; documented as []).
+    """
     return NOTHING if item.get("deductions", ...) is None else deducted(item, feature)
 
 
@@ -184,7 +200,10 @@ def totals(events: Iterable[Event], costs: KnownCosts) -> dict[str, int]:
 
 
 def within(customer_id: str, items: Iterable[object], from_ms: int, to_ms: int) -> list[Event]:
-    """Return a customer's events dated in [from_ms, to_ms), each once. Errors: Unreadable."""
+    """Return a customer's events dated in [from_ms, to_ms), each once.
+
+    Errors: Unreadable.
+    """
     events = {event.event_id: event for event in map(read_event, items)}.values()
     return [event for event in events if event.customer_id == customer_id and from_ms <= event.ts < to_ms]
 
@@ -289,7 +308,10 @@ class EventReader:
             return failed(trouble)
 
     async def _read(self, customer_id: str, from_ms: int, to_ms: int, key: str | None = None) -> list[object]:
-        """Read all events of a range, page by page. Errors: Unreadable if the list is not complete."""
+        """Read all events of a range, page by page.
+
+        Errors: Unreadable if the list is not complete.
+        """
         asked = question(customer_id, from_ms, to_ms, key)
         items: list[object] = []
         rest: Mapping[str, object] | None = {}

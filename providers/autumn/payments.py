@@ -63,8 +63,9 @@ _JSON: Final = json.JSONEncoder(separators=(",", ":"))
 
 
 class AutumnPayments:
-    """A payment service that charges the card that an Autumn customer has on file, by one attach of the plan for
-    top-ups.
+    """A payment service that charges the card of an Autumn customer.
+
+    It attaches the plan for top-ups once for each charge.
 
     It has the settings of the billing provider of the same name.
     """
@@ -97,7 +98,10 @@ class AutumnPayments:
         return attached(answer, request, self._clock.now_ms())
 
     async def _unfit(self, request: Charge) -> NotSent | None:
-        """Return why the charge must not be made now, by reads alone; None if no read shows a reason."""
+        """Return why the charge must not be made now, by reads alone.
+
+        Return None if no read shows a reason.
+        """
         fills = await self.fills_itself(request.customer_id)
         if fills is not None:
             return NotSent(fills.reason, self._clock.now_ms() + UNREAD_MS if isinstance(fills, InDoubt) else None)
@@ -115,7 +119,10 @@ class AutumnPayments:
         return None
 
     async def look_up(self, request: Charge) -> ChargeResult:
-        """Return the charge as in doubt, with the invoices that a person must check, if they can be read."""
+        """Return the charge as in doubt, with the invoices that a person must check.
+
+        The invoices are missing if they cannot be read.
+        """
         if self.dormant:
             return InDoubt(self.dormant)
         found = await self._read("customers.get", {"customer_id": request.customer_id, "expand": ["invoices"]})
@@ -275,5 +282,8 @@ def _in_words(invoice: Mapping[str, object]) -> str:
 
 
 def build(setup: Setup) -> AutumnPayments:
-    """Build the payment service, as its entry point. Errors: UsageError for an invalid setting."""
+    """Build the payment service, as its entry point.
+
+    Errors: UsageError for an invalid setting.
+    """
     return AutumnPayments(autumn_settings.read(setup), setup.http, setup.clock)

@@ -48,7 +48,10 @@ _PLAN: Final = re.compile(r"([A-Za-z0-9_:-]{1,200})=([0-9]{1,9})")
 
 @dataclass(frozen=True)
 class AutumnSettings:
-    """The settings of one Autumn account. `secret_key` None: it is not set, and the provider is dormant."""
+    """The settings of one Autumn account.
+
+    `secret_key` None: it is not set, and the provider is dormant.
+    """
 
     name: str
     secret_key: str | None = field(repr=False)
@@ -65,8 +68,10 @@ class AutumnSettings:
 
     @property
     def mode(self) -> str:
-        """Return the mode of the key: `test` for the sandbox (`am_sk_test_…`), `live` for production
-        (`am_sk_live_…`)."""
+        """Return the mode of the key.
+
+        It is `test` for the sandbox (`am_sk_test_…`), and `live` for production (`am_sk_live_…`).
+        """
         found = _MODE.match(self.secret_key or "")
         return found[1] if found else ""
 

@@ -50,7 +50,10 @@ _SECRETS: Final = re.compile(r"\b(?:am|sk|pk|whsec)_[A-Za-z0-9_*+/=-]+|[Bb]earer
 
 @dataclass(frozen=True)
 class WireAnswer:
-    """An answer that reports an error. `code` None: it is not Autumn's JSON, so the sender is unknown."""
+    """An answer that reports an error.
+
+    `code` None: it is not Autumn's JSON, so the sender is unknown.
+    """
 
     status: int
     code: str | None
@@ -108,7 +111,7 @@ def refuses_body_key(result: HttpResult) -> bool:
 
 
 def header_key(key: str) -> str:
-    """Return the key for the header `Idempotency-Key`, which is sent beside the body's key.
+    """Return the key for the header `Idempotency-Key`, beside the body's key.
 
     Each key alone prevents a second charge. Customers and routes share the header's namespace, and it also stores the
     body's keys, as `track:KEY` (recorded in the 409). So a header key with that prefix would be refused because of our
@@ -119,7 +122,10 @@ def header_key(key: str) -> str:
 
 
 def unsendable(request: PushRequest) -> Rejected | None:
-    """Return a rejection of a push that Autumn would refuse or count wrongly; None if it can be sent."""
+    """Return a rejection of a push that Autumn would refuse or count wrongly.
+
+    Return None if it can be sent.
+    """
     if not ID.fullmatch(request.customer_id):
         return Rejected(
             f"unsent: Autumn rejects the customer id {request.customer_id!r}: only letters, digits, _ - and : are "
@@ -133,7 +139,10 @@ def unsendable(request: PushRequest) -> Rejected | None:
 
 
 def outcome(request: PushRequest, result: HttpResult, now_ms: int, costs: Costs = MappingProxyType({})) -> Outcome:
-    """Return the outcome of one charge. `costs`: all known costs of its feature, by credit system."""
+    """Return the outcome of one charge.
+
+    `costs`: all known costs of its feature, by credit system.
+    """
     match result:
         case NotSent(reason):
             return RetryAt(now_ms + backoff_ms(request.attempt), f"not sent: {reason}")
@@ -168,7 +177,7 @@ def _of_success(request: PushRequest, answer: Answer, now_ms: int, costs: Costs 
 
 
 def is_unmatched(request: PushRequest, result: HttpResult, found: Outcome) -> bool:
-    """Return True if a charge took credits that no known cost converts to the requested quantity."""
+    """Return True if no known cost converts a charge's credits to its quantity."""
     if not isinstance(found, Queued) or not isinstance(result, Answer) or result.status != 200:
         return False
     body = parse(result.body)
@@ -202,8 +211,10 @@ def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
 
 
 def costs_nothing(request: PushRequest, system: str) -> Rejected:
-    """Return the rejection of a charge that took nothing because its feature costs zero. Credit does not
-    change that."""
+    """Return the rejection of a charge that took nothing because it costs zero.
+
+    Credit does not change that.
+    """
     return Rejected(
         f"Autumn charged nothing: feature {request.feature} costs 0 in credit system {system}. "
         "Set a cost above zero at Autumn, then `drawdown push retry --state rejected --error 'costs 0 in'`"
@@ -211,7 +222,7 @@ def costs_nothing(request: PushRequest, system: str) -> Rejected:
 
 
 def in_no_system(request: PushRequest) -> Rejected:
-    """Return the rejection of a charge that took nothing because no credit system has its feature.
+    """Return the rejection of a charge of a feature that no credit system has.
 
     The customer's credit does not change that.
     """
@@ -223,7 +234,7 @@ def in_no_system(request: PushRequest) -> Rejected:
 
 
 def has_no_balance(request: PushRequest, result: HttpResult, found: Outcome) -> bool:
-    """Return True if a charge took nothing, and the answer shows no balance that it could be drawn from."""
+    """Return True if a charge took nothing, and its answer shows no balance."""
     if not isinstance(found, Rejected) or not isinstance(result, Answer) or result.status != 200:
         return False
     body = parse(result.body)
@@ -260,7 +271,9 @@ def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
 
 
 def access_trouble(said: WireAnswer) -> str | None:
-    """Return the fault of key, address or version that an answer reports; None if it reports no such fault.
+    """Return the fault of key, address or version that an answer reports.
+
+    Return None if it reports no such fault.
 
     The message of a 401 repeats a part of the key, so only its code is shown.
     """

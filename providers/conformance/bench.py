@@ -91,7 +91,7 @@ def garbled(answer: Answer) -> Spoil:
 
 
 def retyped(path: Path, value: object) -> Spoil:
-    """Return a spoil that sends the call, and replaces one field of the service's answer."""
+    """Return a spoil that sends the call, and replaces a field of the answer."""
 
     async def spoil(call: Call, inner: Http) -> HttpResult:
         result = await inner.send(call)
@@ -103,7 +103,10 @@ def retyped(path: Path, value: object) -> Spoil:
 
 
 def changed(body: object, path: Path, value: object) -> object:
-    """Return the JSON with another value at one path; unchanged if it has no such path."""
+    """Return the JSON with another value at one path.
+
+    Return it unchanged if it has no such path.
+    """
     if not path:
         return value
     first, rest = path[0], path[1:]
@@ -115,7 +118,10 @@ def changed(body: object, path: Path, value: object) -> object:
 
 
 def paths(body: object) -> Iterator[Path]:
-    """Yield the path to every part of a JSON value; of a list, only the first two items."""
+    """Yield the path to every part of a JSON value.
+
+    For a list, yield only the first two items.
+    """
     within: Iterable[tuple[str | int, object]] = ()
     if isinstance(body, Mapping):
         within = body.items()
@@ -135,7 +141,10 @@ def fields(result: HttpResult | None) -> Mapping[str, object] | list[object]:
 
 
 def same_words(one: HttpResult | None, other: HttpResult | None) -> bool:
-    """Return True if two answers have the same status and the same JSON, so that a caller cannot distinguish them."""
+    """Return True if two answers have the same status and the same JSON.
+
+    Then a caller cannot distinguish them.
+    """
     if not isinstance(one, Answer) or not isinstance(other, Answer) or one.status != other.status:
         return False
     try:
@@ -194,7 +203,10 @@ THROTTLED: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 class Bench(ABC):
-    """One provider and its service, new for each test. `wire` None: the provider does not use `Http`."""
+    """One provider and its service, new for each test.
+
+    `wire` None: the provider does not use `Http`.
+    """
 
     provider: Provider
     clock: FixedClock
@@ -214,7 +226,10 @@ class Bench(ABC):
 
     @abstractmethod
     def charged(self, request: PushRequest) -> int | None:
-        """Return the service's total charge under the key of this push, in base units; None if it has no charge."""
+        """Return the service's total charge under the key of this push, in base units.
+
+        Return None if it has no charge.
+        """
 
     @abstractmethod
     def charged_total(self, customer_id: str, feature: str) -> int:
@@ -234,8 +249,10 @@ class Bench(ABC):
 
     @abstractmethod
     def late_refusal(self, request: PushRequest) -> tuple[Mapping[str, str], bytes]:
-        """Return headers and body of a webhook that reports the refusal of a push after it was answered with
-        success."""
+        """Return headers and body of a webhook that reports a late refusal of a push.
+
+        The push was answered with success before.
+        """
 
     @abstractmethod
     def with_bad_key(self) -> Provider:
@@ -246,8 +263,10 @@ class Bench(ABC):
         """Return the same provider without a key."""
 
     def cost(self, feature: str) -> tuple[str, Decimal] | None:
-        """Return the balance that pays for a feature, and the credits for one base unit; None if it has a balance of
-        its own."""
+        """Return the balance that pays for a feature, and the credits for one base unit.
+
+        Return None if it has a balance of its own.
+        """
         return None
 
     def advance(self, ms: int) -> None:

@@ -79,7 +79,10 @@ class Course:
     revision: int = 0
 
     def revise(self) -> None:
-        """Void the push, and make its usage due under the next revision, dated one minute later."""
+        """Void the push, and make its usage due under the next revision.
+
+        That revision is dated one minute later.
+        """
         self.revision += 1
         key = f"{self.request.key.split(':r')[0]}:r{self.revision}"
         self.request = replace(self.request, key=key, ts=self.request.ts + MINUTE_MS)

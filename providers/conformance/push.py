@@ -185,8 +185,10 @@ class TroubleTests(Tools):
                 assert isinstance(outcome, Unknown | Queued), f"{name}: {outcome}"
 
     def test_a_no_that_is_not_the_services_own_refuses_nothing(self) -> None:
-        """Test that the error of another host (a gateway, a proxy, a firewall) rejects nothing: the call may have
-        arrived."""
+        """Test that the error of another host rejects nothing.
+
+        Behind a gateway, a proxy or a firewall, the call may have arrived.
+        """
         for name, answer in FOREIGN.items():
             for spoil in (garbled(answer), instead(answer)):
                 with self.wire.spoiled(spoil):
@@ -204,7 +206,7 @@ class TroubleTests(Tools):
 
 
 class CreditTests(Tools):
-    """Tests of costs in credits, and of charges that took nothing because credit was missing."""
+    """Tests of costs in credits, and of charges without credit."""
 
     def test_costs_are_exact_and_the_same_again(self) -> None:
         told = self.told_costs()
@@ -219,8 +221,10 @@ class CreditTests(Tools):
         assert self.told_costs([*older, *told]) == told, "costs that were known before do not change the current ones"
 
     def test_what_is_not_given_back_is_not_accepted(self) -> None:
-        """Test that a negative push without a balance is rejected, or waits for a balance. `push` checks the
-        outcome."""
+        """Test that a negative push without a balance is rejected, or waits for a balance.
+
+        `push` checks the outcome.
+        """
         if not self.bench.provider.capabilities.negatives:
             raise Unsupported("it does not accept negative quantities: Drawdown carries them")
         request = self.request(customer=self.bench.charging_nothing())

@@ -112,8 +112,9 @@ class ReadTests(Tools):
                 self._reads_nothing(name, request, absent)
 
     def _reads_nothing(self, name: str, request: PushRequest, absent: HttpResult | None) -> None:
-        """Check that no reading call returns a figure of an invalid answer. A provider that sends no call may know the
-        answer.
+        """Check that no reading call returns a figure of an invalid answer.
+
+        A provider that sends no call may know the answer.
 
         `absent`: the service's answer for a push that it does not have, such as an empty list. If an invalid answer
         equals it, the provider may believe it.
@@ -224,7 +225,7 @@ class WebhookTests(Tools):
     """Tests of webhooks."""
 
     def webhook(self, by: Secret = "current") -> tuple[Mapping[str, str], bytes]:
-        """Return headers and body of a webhook that reports a changed customer, signed with this secret."""
+        """Return headers and body of a signed webhook that reports a changed customer."""
         body = self.bench.change_of(self.bench.customer)
         return self.bench.signed(body, by), body
 
@@ -304,7 +305,10 @@ class WebhookTests(Tools):
         return self.read_notices(self.bench.signed(body, "current"), body)
 
     def read_notices(self, headers: Mapping[str, str], body: bytes) -> Sequence[Notice]:
-        """Return the notices of a webhook; an empty list if it is refused, or its content cannot be read."""
+        """Return the notices of a webhook.
+
+        An empty list if it is refused, or its content cannot be read.
+        """
         try:
             found = self.run(awaited(self.bench.provider.notices(headers, body, self.now_ms)))
         except WebhookRefused as error:

@@ -107,7 +107,10 @@ class Tools:
         self.push(self.request())
 
     def push(self, request: PushRequest) -> Outcome:
-        """Send a push, and check that its outcome is true, well formed and without secrets."""
+        """Send a push, and check its outcome.
+
+        The outcome must be true, well formed and without secrets.
+        """
         before = self.bench.charged(request)
         (outcome,) = self.run(outcomes(self.bench.provider, [request]))
         after = self.bench.charged(request)
@@ -137,7 +140,10 @@ class Tools:
         return self.look_up(request) == FoundPush(request.quantity)
 
     def clean(self, *said: object) -> None:
-        """Check that values and the provider show no secret, and that each reason is one line of text."""
+        """Check that values and the provider show no secret.
+
+        Each reason must be one line of text.
+        """
         for shown in (*said, self.bench.provider):
             assert not any(secret in repr(shown) + str(shown) for secret in self.bench.secrets), "a secret is told"
             reason = getattr(shown, "reason", "some")
@@ -210,8 +216,10 @@ async def awaited(work: Awaitable[T]) -> T:
 
 
 async def outcomes(provider: Provider, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
-    """Push a batch and return its outcomes. Errors: AssertionError unless each push has one outcome of the
-    closed type."""
+    """Push a batch and return its outcomes.
+
+    Errors: AssertionError unless each push has one outcome of the closed type.
+    """
     outcomes = await provider.push(batch)
     assert len(outcomes) == len(batch), f"{len(outcomes)} outcomes for {len(batch)} pushes"
     assert all(isinstance(answer, get_args(Outcome)) for answer in outcomes), outcomes

@@ -34,7 +34,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """A complete answer: header names in lower case, a body of at most the call's `most_bytes`."""
+    """A complete answer.
+
+    Header names are in lower case. The body has at most the call's `most_bytes`.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -43,14 +46,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class NotSent:
-    """A call that provably did not reach the service: connection refused, no such host, no TLS."""
+    """A call that provably did not reach the service.
+
+    Examples: connection refused, no such host, no TLS.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """A call that was sent, at least in part, without a whole answer: its outcome is unknown."""
+    """A call that was sent, at least in part, and has an unknown outcome.
+
+    No whole answer came back.
+    """
 
     reason: str
 
@@ -59,7 +68,10 @@ HttpResult: TypeAlias = Answer | NotSent | NoAnswer
 
 
 class Http(Protocol):
-    """A sender of calls. It never raises an error for a fault of the network or the service."""
+    """A sender of calls.
+
+    It never raises an error for a fault of the network or the service.
+    """
 
     async def send(self, call: Call) -> HttpResult:
         """Send a call once, and return its result. There are no retries."""

@@ -65,7 +65,10 @@ class _ConnectionPool:
     """All free connections, the one that was used longest ago first."""
 
     def take(self, origin: Origin) -> Connection | None:
-        """Return the usable connection that was used last, and mark it as in use; None if there is none."""
+        """Return the usable connection that was used last, and mark it as in use.
+
+        Return None if there is none.
+        """
         free = self.free.get(origin)
         if not free:
             return None
@@ -81,7 +84,7 @@ class _ConnectionPool:
         return None
 
     def give_back(self, origin: Origin, connection: Connection) -> None:
-        """Release the slot of a connection, and keep the connection if it can be used again."""
+        """Release the slot of a connection, and keep the connection if it is usable."""
         self.slots.release()
         self.used.discard(connection)
         if connection.done_with():
@@ -91,7 +94,10 @@ class _ConnectionPool:
             self.make_room()
 
     def make_room(self, more: int = 0) -> None:
-        """Close idle connections, the longest idle first, until `more` new ones fit into the limit."""
+        """Close idle connections until `more` new ones fit into the limit.
+
+        The longest idle is closed first.
+        """
         while self.idle and len(self.idle) + len(self.used) + more > self.most:
             connection, origin = next(iter(self.idle.items()))
             free = self.free[origin]
@@ -115,7 +121,9 @@ CONNECT_TIMEOUT_S: Final = 10.0
 
 
 class HttpClient:
-    """An `Http` for one event loop after another. The first call in each loop opens connections.
+    """An `Http` for one event loop after another.
+
+    The first call in each loop opens connections.
 
     Close the client before the loop ends. `dialer` decides where a connection leads.
     """
@@ -204,7 +212,10 @@ class HttpClient:
 async def _exchanged(
     loop: asyncio.AbstractEventLoop, connection: Connection, request: bytes, call: Call, ends_at: float
 ) -> Answer | NoAnswer:
-    """Write the request, and wait for its answer. From here on, the result can no longer be `NotSent`."""
+    """Write the request, and wait for its answer.
+
+    From here on, the result can no longer be `NotSent`.
+    """
     answer = connection.ask(request, call.most_bytes)
     late = loop.call_at(ends_at, _expire, answer, f"no whole answer within {call.timeout_s:g} s")
     try:
@@ -247,15 +258,20 @@ def _parts(url: str) -> tuple[Origin, str]:
 
 @lru_cache(URLS_KEPT)
 def _name(name: str) -> str:
-    """Return a header's name in lower case. Errors: ValueError for an invalid name, or one that only the
-    client sets."""
+    """Return a header's name in lower case.
+
+    Errors: ValueError for an invalid name, or one that only the client sets.
+    """
     if name.lower() in _OWN_HEADERS or not _HEADER_NAME.fullmatch(name):
         raise ValueError
     return name.lower()
 
 
 def _request(call: Call) -> tuple[Origin, bytes]:
-    """Return the origin of a call, and its bytes. Errors: ValueError or TypeError for an invalid call."""
+    """Return the origin of a call, and its bytes.
+
+    Errors: ValueError or TypeError for an invalid call.
+    """
     origin, head = _head(call.method, call.url, tuple(call.headers.items()))
     length = f"content-length: {len(call.body)}\r\n" if call.body or call.method != "GET" else ""
     return origin, f"{head}{length}\r\n".encode() + call.body
@@ -263,7 +279,10 @@ def _request(call: Call) -> tuple[Origin, bytes]:
 
 @lru_cache(URLS_KEPT)
 def _head(method: str, url: str, given: tuple[tuple[str, str], ...]) -> tuple[Origin, str]:
-    """Return the origin of a call, and its head without the length. All pushes of a provider have the same head."""
+    """Return the origin of a call, and its head without the length.
+
+    All pushes of a provider have the same head.
+    """
     origin, target = _parts(url)
     if not method.isalpha() or not method.isascii():
         raise ValueError
@@ -278,8 +297,10 @@ def _head(method: str, url: str, given: tuple[tuple[str, str], ...]) -> tuple[Or
 
 
 def _plain(body: bytes, encoding: str, most: int) -> bytes:
-    """Return a body unpacked, at most `most` bytes. Errors: Unusable for another encoding, or an incomplete or large
-    gzip."""
+    """Return a body unpacked, at most `most` bytes.
+
+    Errors: Unusable for another encoding, or an incomplete or large gzip.
+    """
     if encoding.lower() == "identity" or not body:
         return body
     if encoding.lower() != "gzip":
@@ -315,7 +336,10 @@ ORIGIN_BYTES: Final = 32 * 1024 * 1024
 
 
 class Unusable(Exception):
-    """An error: the received bytes are not an answer. The message has the reason, in Drawdown's own words."""
+    """An error: the received bytes are not an answer.
+
+    The message has the reason, in Drawdown's own words.
+    """
 
 
 CUT_OFF: Final = "more than an answer has: cut off"
@@ -328,7 +352,9 @@ INTERIM: Final = "an answer of 1xx, and no other"
 
 
 class Connection(asyncio.Protocol):
-    """The end of one connection, for one request at a time: `ask`, and `done_with` after the answer.
+    """The end of one connection, for one request at a time.
+
+    Call `ask`, and `done_with` after the answer.
 
     `held` counts the bytes of all answers in flight from the same origin.
     """
@@ -356,7 +382,9 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def ask(self, request: bytes, most: int) -> asyncio.Future[None]:
-        """Send a whole request, and return a future of its answer. From here on, the service may receive the request.
+        """Send a whole request, and return a future of its answer.
+
+        From here on, the service may receive the request.
 
         Errors of the future: Unusable.
         """
@@ -547,7 +575,10 @@ class Dialer:
         return self._outgoing.certificate is not None
 
     async def connect(self, loop: asyncio.AbstractEventLoop, origin: Origin, protocol: asyncio.Protocol) -> None:
-        """Connect, TLS included. Errors: NoConnection; TimeoutError after the caller's time limit."""
+        """Connect, TLS included.
+
+        Errors: NoConnection; TimeoutError after the caller's time limit.
+        """
         proxy = self._outgoing.proxy_for(origin.host, origin.port) if origin.tls else None
         raw = await self._reach(loop, origin) if proxy is None else await self._through(loop, proxy, origin)
         try:
@@ -610,7 +641,10 @@ class Dialer:
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def _addresses(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> Sequence[tuple[Any, ...]]:
-        """Return the addresses of an origin, by one look-up for all connections. Errors: OSError, UnicodeError."""
+        """Return the addresses of an origin, by one look-up for all connections.
+
+        Errors: OSError, UnicodeError.
+        """
         asked_at, asked = self._names.get(origin, (0.0, None))
         if asked is None or asked.get_loop() is not loop or loop.time() - asked_at >= self._names_kept_s:
             if self._threads is None:

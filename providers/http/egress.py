@@ -35,7 +35,10 @@ MOST_EXCEPTIONS: Final = 1_000
 
 @dataclass(frozen=True)
 class Certificate:
-    """A client certificate, in PEM files. `key` "": the key is in the certificate's file."""
+    """A client certificate, in PEM files.
+
+    `key` "": the key is in the certificate's file.
+    """
 
     setting: str
     file: str = ""
@@ -45,7 +48,10 @@ class Certificate:
 
 @dataclass(frozen=True)
 class ProxyUrl:
-    """An HTTP proxy that connects (CONNECT). `authorization`: the header value of its user and password."""
+    """An HTTP proxy that connects (CONNECT).
+
+    `authorization`: the header value of its user and password.
+    """
 
     host: str
     port: int
@@ -70,7 +76,10 @@ class Outgoing:
     system_file: str = ""
 
     def tls(self) -> ssl.SSLContext:
-        """Return the TLS context. It is made again if a file changes. Errors: UsageError, which names the setting."""
+        """Return the TLS context.
+
+        It is made again if a file changes. Errors: UsageError, which names the setting.
+        """
         return _tls(self.system_file, self.ca_file, self.certificate, self._stands())
 
     def _stands(self) -> tuple[object, ...]:
@@ -82,7 +91,9 @@ class Outgoing:
         return tuple((path, _written(path)) for path in (system.cafile, system.capath, *own) if path)
 
     def require(self) -> None:
-        """Check that configured files can be used. The first call reads the system's files.
+        """Check that configured files can be used.
+
+        The first call reads the system's files.
 
         Errors: UsageError, which names the setting.
         """
@@ -172,7 +183,9 @@ def _prove(context: ssl.SSLContext, certificate: Certificate) -> None:
 
 
 def proxy_url(text: str, setting: str = PROXY) -> ProxyUrl | None:
-    """Read a proxy such as `http://user:password@proxy.internal:3128`; None for an empty text.
+    """Read a proxy such as `http://user:password@proxy.internal:3128`.
+
+    Return None for an empty text.
 
     Errors: UsageError, which quotes no password.
     """
@@ -195,7 +208,10 @@ def proxy_url(text: str, setting: str = PROXY) -> ProxyUrl | None:
 
 
 def exceptions(text: str) -> tuple[str, ...]:
-    """Return the entries of NO_PROXY. Errors: UsageError for more than MOST_EXCEPTIONS."""
+    """Return the entries of NO_PROXY.
+
+    Errors: UsageError for more than MOST_EXCEPTIONS.
+    """
     found = tuple(entry.strip().lower() for entry in text.split(",") if entry.strip())
     if len(found) > MOST_EXCEPTIONS:
         raise UsageError(f"{NO_PROXY}: it has more than {MOST_EXCEPTIONS:,} entries")
@@ -203,7 +219,9 @@ def exceptions(text: str) -> tuple[str, ...]:
 
 
 def environment(given: Mapping[str, str]) -> tuple[ProxyUrl | None, tuple[str, ...]]:
-    """Return the proxy and its exceptions, by the names that other programs use for them.
+    """Return the proxy and its exceptions, from the environment.
+
+    Their names are those that other programs use.
 
     Names in lower case come first, as in curl. Errors: UsageError.
     """
@@ -244,5 +262,8 @@ Lookup = Callable[[str, int], Sequence[tuple[Any, ...]]]
 
 
 def system_lookup(host: str, port: int) -> Sequence[tuple[Any, ...]]:
-    """Return the addresses of a name, by the system's resolver. Errors: OSError, UnicodeError."""
+    """Return the addresses of a name, by the system's resolver.
+
+    Errors: OSError, UnicodeError.
+    """
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -45,7 +45,10 @@ def path_of(*parts: str) -> str:
 
 
 def json_object(body: bytes) -> Mapping[str, object] | None:
-    """Return a JSON object with exact numbers (int or Decimal); None for anything else."""
+    """Return a JSON object with exact numbers (int or Decimal).
+
+    Return None for anything else.
+    """
     try:
         found = _DECODER.decode(body.decode())
     except (ValueError, RecursionError, InvalidOperation):
@@ -54,7 +57,10 @@ def json_object(body: bytes) -> Mapping[str, object] | None:
 
 
 def number(value: object) -> Decimal | None:
-    """Return an exact number, of JSON or of a text such as "12.50"; None for anything else."""
+    """Return an exact number, of JSON or of a text such as "12.50".
+
+    Return None for anything else.
+    """
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return Decimal(value)
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
@@ -64,12 +70,18 @@ def number(value: object) -> Decimal | None:
 
 
 def iso(at_ms: int) -> str:
-    """Return a moment as RFC 3339 in UTC, to the millisecond. Errors: OverflowError beyond the year 9999."""
+    """Return a moment as RFC 3339 in UTC, to the millisecond.
+
+    Errors: OverflowError beyond the year 9999.
+    """
     return (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds")
 
 
 def moment_ms(value: object) -> int | None:
-    """Return the milliseconds of an RFC 3339 time with its zone; None for anything else."""
+    """Return the milliseconds of an RFC 3339 time with its zone.
+
+    Return None for anything else.
+    """
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
         return None if moment is None or moment.tzinfo is None else (moment - _EPOCH) // timedelta(milliseconds=1)
@@ -84,7 +96,9 @@ def whole(value: object) -> int | None:
 
 
 def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int | None:
-    """Return the wait in milliseconds that Retry-After requests; None if it is missing or invalid.
+    """Return the wait in milliseconds that Retry-After requests.
+
+    Return None if it is missing or invalid.
 
     Retry-After is in seconds, or a date. The wait is at least MIN_RETRY_MS and at most MAX_RETRY_MS.
     """
@@ -104,13 +118,15 @@ def _clamped(wait_ms: int) -> int:
 
 
 def backoff_ms(attempt: int) -> int:
-    """Return the wait after an attempt, in milliseconds. It doubles with each attempt (1 is the first), up to
-    MAX_RETRY_MS."""
+    """Return the wait after an attempt, in milliseconds.
+
+    It doubles with each attempt (1 is the first), up to MAX_RETRY_MS.
+    """
     return min(FIRST_BACKOFF_MS << min(max(attempt, 1) - 1, 16), MAX_RETRY_MS)
 
 
 def shared_outcome(result: HttpResult, attempt: int, now_ms: int) -> Outcome | Answer:
-    """Return the outcome of a push if the result has the same meaning for every service.
+    """Return the outcome of a push if every service means the same by the result.
 
     Otherwise return the answer, for you to judge.
     """
@@ -126,7 +142,10 @@ def shared_outcome(result: HttpResult, attempt: int, now_ms: int) -> Outcome | A
 
 
 def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
-    """Return the JSON object that a reading call returned with status 200; otherwise ReadFailed."""
+    """Return the JSON object that a reading call returned with status 200.
+
+    Otherwise return ReadFailed.
+    """
     if not isinstance(result, Answer):
         return ReadFailed(result.reason)
     if result.status != 200:
@@ -137,7 +156,7 @@ def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
 
 
 def quoted(message: object, *secrets: str | None) -> str:
-    """Return a service's message as one short line without these secrets, for a reason."""
+    """Return a service's message as one short line without these secrets."""
     text = str(message)
     for secret in filter(None, secrets):
         text = text.replace(secret, "…")

@@ -62,7 +62,9 @@ async def ask(
     most_bytes: int = MAX_ANSWER_BYTES,
     **options: Any,
 ) -> HttpResult:
-    """Send one request by an `AsyncClient` of httpx or httpx2, and return the proven result.
+    """Send one request, and return the proven result.
+
+    `client`: an `AsyncClient` of httpx or httpx2.
 
     `options` are those of `client.build_request`: json, content, params, headers. It never raises an error for a fault
     of the network or the service.
@@ -111,13 +113,18 @@ def _failure(library: ModuleType, error: Exception, trace: _Trace) -> NotSent | 
 
 
 class OwnClient:
-    """An `Http` over clients that you make: `OwnClient(lambda: httpx.AsyncClient(http2=True))`.
+    """An `Http` over clients that you make.
+
+    Example: `OwnClient(lambda: httpx.AsyncClient(http2=True))`.
 
     Each event loop gets a new client: a tick ends its loop, and the connections of a client end with the loop.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        """Make the first client. Errors: UsageError for a client that follows redirects or retries by itself."""
+        """Make the first client.
+
+        Errors: UsageError for a client that follows redirects or retries by itself.
+        """
         self._make = make
         self._client: Any = make()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -152,7 +159,9 @@ class OwnClient:
 
 
 class EngineTransport:
-    """A transport for an `AsyncClient` of either library that sends by an `Http`: Drawdown's engine, or a `Wire`.
+    """A transport for an `AsyncClient` of either library that sends by an `Http`.
+
+    The `Http` is Drawdown's engine, or a `Wire` of the suite.
 
     `varied`: calls without an answer raise different errors in turn, for the suite.
     """
@@ -209,7 +218,10 @@ def client_on(http: Http, library: ModuleType | None = None, **options: Any) -> 
 
 
 def trouble(client: Any) -> str | None:
-    """Return why a client must not bill; None if it shows no sign of redirects or retries."""
+    """Return why a client must not bill.
+
+    Return None if it shows no sign of redirects or retries.
+    """
     if getattr(client, "follow_redirects", False):
         return "its httpx client follows redirects, and a push must be sent once. Pass follow_redirects=False"
     transports = [getattr(client, "_transport", None), *(getattr(client, "_mounts", None) or {}).values()]

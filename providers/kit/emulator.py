@@ -20,14 +20,19 @@ class Emulator(Protocol):
     """The emulator of one service."""
 
     def handle(self, call: Call, now_ms: int) -> HttpResult:
-        """Process a call at a moment (milliseconds), change the state, and return the result."""
+        """Process a call, change the state, and return the result.
+
+        `now_ms`: the moment of the call.
+        """
         ...
 
 
 @dataclass
 class FaultPlan:
-    """A plan that draws faults from a seed, by kind, and counts them. `rates`: the probability of each kind
-    for a call."""
+    """A plan that draws faults from a seed, by kind, and counts them.
+
+    `rates`: the probability of each kind for a call.
+    """
 
     seed: int = 0
     rates: Mapping[str, float] = field(default_factory=dict)
@@ -37,7 +42,10 @@ class FaultPlan:
         self.rng = random.Random(self.seed)  # noqa: S311 - a fault that strikes again from its seed
 
     def draw(self, *kinds: str) -> str | None:
-        """Draw at most one of these kinds, each with its own probability; None for no fault."""
+        """Draw at most one of these kinds, each with its own probability.
+
+        Return None for no fault.
+        """
         roll = self.rng.random()
         for kind in kinds:
             roll -= self.rates.get(kind, 0.0)
@@ -49,7 +57,10 @@ class FaultPlan:
 
 @dataclass
 class Direct:
-    """An `Http` that passes calls directly to an emulator, for the simulation and quick tests. It never waits."""
+    """An `Http` that passes calls directly to an emulator.
+
+    It never waits. Use it for the simulation and quick tests.
+    """
 
     emulator: Emulator
     clock: Clock

@@ -76,8 +76,10 @@ class Rest:
         return items
 
     async def post(self, path: str, body: object, attempt: int) -> Outcome | Answer:
-        """Send a push. Return its outcome if HTTP or a refused key proves one; otherwise the answer, for you
-        to judge."""
+        """Send a push.
+
+        Return its outcome if HTTP or a refused key proves one; otherwise the answer, for you to judge.
+        """
         call = Call(
             "POST",
             self._url + path,
@@ -92,12 +94,15 @@ class Rest:
         return answer
 
     def retry_later(self, failed: ReadFailed, attempt: int, what: str) -> RetryAt:
-        """Return RetryAt for a push that is not sent yet, because a read that it needs failed."""
+        """Return RetryAt for an unsent push, because a read that it needs failed."""
         at_ms = self._clock.now_ms() + backoff_ms(attempt)
         return RetryAt(at_ms, f"{what} cannot be read: {failed.reason}", too_many=failed.too_many)
 
     def read_error(self, answer: Answer) -> str | None:
-        """Return an error in the service's own words, in one line without the key; None if another host sent it."""
+        """Return an error in the service's own words, in one line without the key.
+
+        Return None if another host sent it.
+        """
         said = self._error_of(answer.status, json_object(answer.body) or {})
         return None if said is None else quoted(f"HTTP {answer.status} {said}", self._key)
 

@@ -43,7 +43,9 @@ def is_secret(text: str) -> bool:
 
 
 def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_ms: int) -> str:
-    """Return the text of a webhook's body after it is proven genuine and fresh. Header names are in lower case.
+    """Return the text of a webhook's body after it is proven genuine and fresh.
+
+    Header names are in lower case.
 
     Errors: WebhookRefused, which names the fault and shows no part of a secret or signature.
     """

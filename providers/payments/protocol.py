@@ -21,10 +21,13 @@ from drawdown.providers.protocol import Setup
 
 @dataclass(frozen=True)
 class PaymentCapabilities:
-    """The declaration of a payment service, which its caller obeys. Times are in milliseconds."""
+    """The declaration of a payment service, which its caller obeys.
+
+    Times are in milliseconds.
+    """
 
     key_retention_ms: int | None
-    """The time after the first call for which the service surely remembers a charge's id; None: for good."""
+    """The time after the first call for which the service surely remembers a charge's id; None: permanently."""
     lookup_lag_ms: int
     """The time after a call in which a look-up can still miss its effect."""
     applied_within_ms: int
@@ -55,7 +58,10 @@ class Charge:
 
 @dataclass(frozen=True)
 class Payment:
-    """The result if the money was taken. `amount` and `currency` are those of the charge."""
+    """The result if the money was taken.
+
+    `amount` and `currency` are those of the charge.
+    """
 
     payment_id: str
     amount: int
@@ -64,7 +70,9 @@ class Payment:
 
 @dataclass(frozen=True)
 class Declined:
-    """The result if no money was taken, and none will be taken under this id. To retry, make another charge.
+    """The result if no money was taken, and none will be taken under this id.
+
+    To retry, make another charge.
 
     `code` and `reason` are for the operator: do not show a customer that a card is reported as stolen.
     """
@@ -77,26 +85,38 @@ class Declined:
 
 @dataclass(frozen=True)
 class NeedsCustomer:
-    """The result if no money was taken because the bank requires the customer's confirmation. It counts as declined."""
+    """The result if the bank requires the customer's confirmation.
+
+    No money was taken. It counts as declined.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True)
 class InDoubt:
-    """The result if the outcome is unknown: no answer, an unreadable answer, or a pending payment. Look it up."""
+    """The result if the outcome is unknown: look it up.
+
+    There was no answer, an unreadable answer, or a pending payment.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True)
 class NotFound:
-    """The result of a look-up if the charge does not exist. It is proof only after the declared lag."""
+    """The result of a look-up if the charge does not exist.
+
+    It is proof only after the declared lag.
+    """
 
 
 @dataclass(frozen=True)
 class NotSent:
-    """The result of `charge` if this call provably did nothing. An earlier call may have charged."""
+    """The result of `charge` if this call provably did nothing.
+
+    An earlier call may have charged.
+    """
 
     reason: str
     retry_at_ms: int | None
@@ -109,7 +129,9 @@ class NotSent:
 
 @dataclass(frozen=True)
 class OtherContent:
-    """The result if the id belongs to another charge (amount, currency, customer), or to two. A person decides.
+    """The result if the id belongs to another charge, or to two. A person decides.
+
+    The other charge differs in amount, currency or customer.
 
     From `charge` it can also mean that only the card changed since a failed attempt. Then a look-up returns `NotFound`,
     and the caller gives the charge up as one in doubt.
@@ -142,7 +164,10 @@ class NoLink:
 
 @runtime_checkable
 class PaymentService(Protocol):
-    """A service that takes money. A method never raises an error for a service's answer: it returns a result."""
+    """A service that takes money.
+
+    A method never raises an error for a service's answer: it returns a result.
+    """
 
     name: str
     capabilities: PaymentCapabilities
@@ -150,7 +175,7 @@ class PaymentService(Protocol):
     """The reason why the service makes no call (no key is set); None if it is ready."""
 
     async def charge(self, request: Charge) -> ChargeResult:
-        """Charge the customer's card on file, once for each id, however often it is called.
+        """Charge the customer's card on file, only once for each id.
 
         The result is never `NotFound`.
         """
@@ -164,8 +189,10 @@ class PaymentService(Protocol):
         ...
 
     async def card_link(self, customer_id: str, return_url: str) -> Link | NoLink:
-        """Return a page where the customer enters the first card. It charges nothing, and `charge` then uses
-        that card."""
+        """Return a page where the customer enters the first card.
+
+        It charges nothing, and `charge` then uses that card.
+        """
         ...
 
     async def portal_link(self, customer_id: str, return_url: str) -> Link | NoLink:
@@ -175,10 +202,15 @@ class PaymentService(Protocol):
 
 @runtime_checkable
 class FillsItself(Protocol):
-    """A service that can top up customers by itself. Only one program may fill a wallet."""
+    """A service that can top up customers by itself.
+
+    Only one program may fill a wallet.
+    """
 
     async def fills_itself(self, customer_id: str) -> NotSent | InDoubt | None:
-        """Return why Drawdown must not top this customer up; None if there is no known reason.
+        """Return why Drawdown must not top this customer up.
+
+        Return None if there is no known reason.
 
         InDoubt: the service's setting cannot be read now.
         """

@@ -24,7 +24,7 @@ GROUP = "drawdown.payments"
 
 @dataclass(frozen=True)
 class PaymentServices:
-    """The payment services that can be used, and the reason why each of the others cannot."""
+    """The usable payment services, and the reason why each of the others is not."""
 
     services: Mapping[str, PaymentService] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)

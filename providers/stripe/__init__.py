@@ -91,11 +91,11 @@ class StripeProvider:
         return self._settings.meter_of(push.feature).event_name
 
     def _unfit(self, push: PushRequest, meters: Sequence[Meter] | ReadFailed) -> Outcome | None:
-        """Return the outcome of a push that must not be sent to these meters; None if it can be sent.
+        """Return the outcome of a push that must not be sent to these meters.
 
-        Stripe accepts events for a meter with a time window, and drops all but the newest in a window. So Drawdown
-        rejects such a push. It also rejects what the stream would refuse after its answer, because Stripe reports only
-        samples of that.
+        Return None if it can be sent. Stripe accepts events for a meter with a time window, and drops all but the
+        newest in a window. So Drawdown rejects such a push. It also rejects a push that the stream would refuse after
+        its answer, because Stripe reports only samples of that.
         """
         now_ms = self._clock.now_ms()
         if isinstance(meters, ReadFailed) and not self._settings.stream_url:
@@ -132,7 +132,10 @@ class StripeProvider:
         return {customer_id: found.get(customer_id, CustomerState(None, None, None)) for customer_id in customer_ids}
 
     async def lookup(self, request: PushRequest) -> LookupResult:
-        """Look up a push by the sum of the minute that it is dated in, which belongs to this push alone."""
+        """Look up a push by the sum of the minute that it is dated in.
+
+        That minute belongs to this push alone.
+        """
         if self.dormant:
             return ReadFailed(self.dormant)
         name = self._settings.meter_of(request.feature)
@@ -152,7 +155,9 @@ class StripeProvider:
         return adjustments.cancelled(await self._http.send(adjustments.adjustment(self._settings, request)), request)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
-        """Return the totals of every meter with an event name that can be a feature, for events in [from_ms, to_ms).
+        """Return the totals of every meter with an event name that can be a feature.
+
+        They are of events dated in [from_ms, to_ms).
 
         An account may hold meters that are not Drawdown's.
         """

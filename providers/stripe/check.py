@@ -22,7 +22,10 @@ _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 async def check(
     settings: StripeSettings, http: Http, meters: Meters, features: Sequence[str], customer_ids: Sequence[str]
 ) -> list[str]:
-    """Return the faults, a line each. If the key is refused, meters and customers are not checked."""
+    """Return the faults, a line each.
+
+    If the key is refused, meters and customers are not checked.
+    """
     refused = await _key(settings, http)
     if refused:
         return refused
@@ -113,7 +116,10 @@ def _shape(meter: Meter) -> list[str]:
 
 
 def explain_unbilled(answer: HttpResult) -> str | None:
-    """Return why Stripe cannot bill a customer, by its answer about the customer; None if it shows no reason."""
+    """Return why Stripe cannot bill a customer, by its answer about the customer.
+
+    Return None if it shows no reason.
+    """
     if not isinstance(answer, Answer):
         return None
     if answer.status == 404:

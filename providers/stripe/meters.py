@@ -1,7 +1,7 @@
 """Stripe's meters: their list, the sums of a customer's usage, and the cancellation of an event by its identifier.
 
 Guarantee: a figure is returned only if it is whole and exact. If a meter was archived and made again under the same
-event name, the usage of both is counted, so that charged usage never passes for absent. "Cancelled" is returned only if
+event name, the usage of both is counted. So charged usage never passes for absent. "Cancelled" is returned only if
 Stripe's answer names our identifier, or states that the event was cancelled before.
 
 Stripe applies an adjustment after its answer, as it does an event (status `pending`), and offers no way to read it
@@ -118,7 +118,10 @@ class Meters:
         return []
 
     async def active(self, event_name: str) -> Sequence[Meter] | ReadFailed:
-        """Return the active meters with this event name. If there is none, read the list again."""
+        """Return the active meters with this event name.
+
+        If there is none, read the list again.
+        """
         for afresh in (False, True):
             found = await self.all(afresh=afresh)
             if isinstance(found, ReadFailed):
@@ -129,8 +132,10 @@ class Meters:
         return []
 
     async def summed(self, meters: Sequence[Meter], customer_id: str, from_ms: int, to_ms: int) -> Summed:
-        """Return the units that these meters charged the customer for, by events dated in [from_ms, to_ms), whole
-        minutes."""
+        """Return the units that these meters charged the customer for.
+
+        The events are dated in [from_ms, to_ms), whole minutes.
+        """
         total = Decimal(0)
         for meter in meters:
             if meter.formula != "sum":
@@ -147,8 +152,10 @@ class Meters:
         return total
 
     async def _list(self, path: str, asked: Mapping[str, str]) -> list[Mapping[str, object]] | ReadFailed | CannotTell:
-        """Return all pages of a list. CannotTell if Stripe refuses the question itself, such as for an unknown
-        customer."""
+        """Return all pages of a list.
+
+        Return CannotTell if Stripe refuses the question itself, such as for an unknown customer.
+        """
         found: list[Mapping[str, object]] = []
         params = {**asked, "limit": str(PAGE)}
         for _ in range(MAX_PAGES):
@@ -193,7 +200,10 @@ def _text(found: Mapping[str, object], name: str) -> str:
 
 
 def _value(summary: Mapping[str, object]) -> Decimal | None:
-    """Return the exact value of a summary; None without a number. `json_object` reads Stripe's float as a Decimal."""
+    """Return the exact value of a summary; None without a number.
+
+    `json_object` reads Stripe's float as a Decimal.
+    """
     value = summary.get("aggregated_value")
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
@@ -219,7 +229,10 @@ def adjustment(settings: StripeSettings, push: PushRequest) -> Call:
 
 
 def cancelled(result: HttpResult, push: PushRequest) -> Cancelled | ReadFailed:
-    """Return Cancelled if the answer proves that the event was cancelled; otherwise ReadFailed."""
+    """Return Cancelled if the answer proves that the event was cancelled.
+
+    Otherwise return ReadFailed.
+    """
     if not isinstance(result, Answer):
         return ReadFailed(clean(result.reason))
     if result.status != 200:

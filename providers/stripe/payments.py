@@ -146,7 +146,9 @@ class StripePayments:
         return judge_intent(next(iter(found.values())), request) if found else NotFound()
 
     async def _intents_of(self, request: Charge) -> Mapping[str, Mapping[str, object]] | InDoubt:
-        """Return the intents with the charge's id, by their own id. The list may name one twice.
+        """Return the intents with the charge's id, by their own id.
+
+        The list may name one twice.
 
         InDoubt: the list has more than MAX_PAGES, and the pages that were read do not have the charge.
         """
@@ -199,7 +201,9 @@ class StripePayments:
 
 
 def build(setup: Setup) -> StripePayments:
-    """Build the payment service from the settings of the billing provider. Charges may have a key of their own.
+    """Build the payment service from the settings of the billing provider.
+
+    Charges may have a key of their own.
 
     Errors: UsageError.
     """
@@ -253,7 +257,10 @@ def unfit(charge: Charge) -> str | None:
 
 
 def is_customer(text: str) -> bool:
-    """Return True if an id can be part of a path. An old account may have ids of its own form."""
+    """Return True if an id can be part of a path.
+
+    An old account may have ids of its own form.
+    """
     return 0 < len(text) <= MAX_CUSTOMER_CHARS and text.isprintable() and text.strip(". ") == text
 
 
@@ -288,7 +295,10 @@ def customer_of(found: Mapping[str, object]) -> str | None:
 
 
 def sent_before(result: HttpResult) -> bool:
-    """Return True if Stripe refused a call because its id came before, with other content or on another card."""
+    """Return True if Stripe refused a call because its id came before.
+
+    It came with other content, or on another card.
+    """
     error = error_of(result) if isinstance(result, Answer) and result.status == 400 else None
     return error is not None and error.type == "idempotency_error" and error.code != "idempotency_key_in_use"
 
@@ -425,7 +435,10 @@ _CARD: Final = re.compile(r"[A-Za-z0-9_]{1,255}")
 
 
 async def card_of(settings: StripeSettings, http: Http, customer_id: str, now_ms: int) -> str | NotSent:
-    """Return the payment method to charge. NotSent: there is none, or it could not be read, and nothing was charged."""
+    """Return the payment method to charge.
+
+    NotSent: there is none, or it could not be read, and nothing was charged.
+    """
     result = await http.send(get(settings, path_of("v1", "customers", customer_id)))
     if isinstance(result, Answer) and result.status == 404 and error_of(result):
         return NotSent(described(result), None)
@@ -441,7 +454,10 @@ async def card_of(settings: StripeSettings, http: Http, customer_id: str, now_ms
 
 
 async def _card_from_page(settings: StripeSettings, http: Http, customer_id: str, now_ms: int) -> str | NotSent:
-    """Return the card that the customer entered last on a page of ours. Stripe does not make it the default."""
+    """Return the card that the customer entered last on a page of ours.
+
+    Stripe does not make it the default.
+    """
     asked = {
         "customer": customer_id,
         "status": "complete",
@@ -469,7 +485,10 @@ def _is_ours(page: Mapping[str, object], customer_id: str) -> bool:
 
 
 def _card_in(found: object, name: str) -> str | None:
-    """Return the id of a payment method. Stripe sends an id, or the whole payment method."""
+    """Return the id of a payment method.
+
+    Stripe sends an id, or the whole payment method.
+    """
     card = found.get(name) if isinstance(found, dict) else None
     text = card.get("id") if isinstance(card, dict) else card
     return text if isinstance(text, str) and _CARD.fullmatch(text) else None
@@ -483,7 +502,10 @@ def _unread(result: HttpResult, what: str, why: str, now_ms: int) -> NotSent:
 
 
 async def card_page(settings: StripeSettings, http: Http, customer_id: str, return_url: str) -> Link | NoLink:
-    """Return a Checkout page in setup mode, where the customer enters a card and is charged nothing."""
+    """Return a Checkout page in setup mode.
+
+    The customer enters a card there, and is charged nothing.
+    """
     form = {
         "mode": "setup",
         "customer": customer_id,
@@ -496,7 +518,10 @@ async def card_page(settings: StripeSettings, http: Http, customer_id: str, retu
 
 
 async def portal(settings: StripeSettings, http: Http, customer_id: str, return_url: str) -> Link | NoLink:
-    """Return a page of the customer portal. The dashboard must have set up the portal once."""
+    """Return a page of the customer portal.
+
+    The dashboard must have set up the portal once.
+    """
     return await _page(settings, http, PORTAL, {"customer": customer_id, "return_url": return_url}, return_url)
 
 

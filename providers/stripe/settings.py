@@ -52,7 +52,10 @@ _METER: Final = re.compile(r"([a-z0-9_]+)\s*=\s*([^\s,/=]{1,100})(?:\s*/\s*([0-9
 
 @dataclass(frozen=True)
 class MeterName:
-    """The meter of a feature: its `event_name`, and the base units in one whole unit there."""
+    """The meter of a feature.
+
+    `event_name`: its name at Stripe. `unit`: the base units in one whole unit there.
+    """
 
     event_name: str
     unit: int = 1
@@ -60,7 +63,10 @@ class MeterName:
 
 @dataclass(frozen=True)
 class StripeSettings:
-    """The settings of Stripe. A repr shows no secret. `live_from_ms`: windows that start before it are never sent."""
+    """The settings of Stripe.
+
+    A repr shows no secret. `live_from_ms`: windows that start before it are never sent.
+    """
 
     secret_key: str = field(repr=False)
     url: str
@@ -75,17 +81,26 @@ class StripeSettings:
     """The URL of v2's meter event stream; empty: pushes are v1 meter events."""
 
     def meter_of(self, feature: str) -> MeterName:
-        """Return the meter of a feature. An unlisted feature has the meter of its own name, in base units."""
+        """Return the meter of a feature.
+
+        An unlisted feature has the meter of its own name, in base units.
+        """
         return self.meters.get(feature) or MeterName(feature)
 
     def conflicting_feature(self, feature: str) -> str | None:
-        """Return the listed feature that already has the meter of an unlisted feature; None if there is none."""
+        """Return the listed feature that already has the meter of an unlisted feature.
+
+        Return None if there is none.
+        """
         if feature in self.meters:
             return None
         return next((other for other, meter in self.meters.items() if meter.event_name == feature), None)
 
     def feature_of(self, event_name: str) -> str | None:
-        """Return the feature that a meter counts; None if its event name cannot be a feature."""
+        """Return the feature that a meter counts.
+
+        Return None if its event name cannot be a feature.
+        """
         for feature, meter in self.meters.items():
             if meter.event_name == event_name:
                 return feature
@@ -93,7 +108,10 @@ class StripeSettings:
 
 
 def read_settings(given: Mapping[str, str]) -> StripeSettings:
-    """Read the settings. Errors: UsageError, which names the setting and the expected form."""
+    """Read the settings.
+
+    Errors: UsageError, which names the setting and the expected form.
+    """
     unknown = sorted(set(given) - NAMES)
     if unknown:
         names = ", ".join(sorted(NAMES)).upper()
@@ -150,7 +168,10 @@ def capabilities(settings: StripeSettings) -> Capabilities:
 
 
 def _mode(secret_key: str) -> str:
-    """Return the mode of a key, `live` or `test` (`sk_test_…`); empty if the key does not show it."""
+    """Return the mode of a key, `live` or `test` (`sk_test_…`).
+
+    The result is empty if the key does not show it.
+    """
     found = _MODE.match(secret_key)
     return found[1] if found else ""
 

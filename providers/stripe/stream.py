@@ -107,8 +107,10 @@ class Stream:
         return [came.get(push.key, later) for push in batch]
 
     async def session(self) -> Session | NoSession:
-        """Return the present session, or open a new one. Concurrent calls may each open a session, and each
-        is valid."""
+        """Return the present session, or open a new one.
+
+        Concurrent calls may each open a session, and each is valid.
+        """
         now_ms = self._clock.now_ms()
         if self._session is None or self._session.until_ms <= now_ms:
             made = _session(await self._http.send(new_session(self._settings)), now_ms)
@@ -185,7 +187,10 @@ def _without(token: str, result: HttpResult) -> HttpResult:
 
 
 def _expired(result: HttpResult) -> bool:
-    """Return True if the token is not valid any more, or never was. Stripe did nothing under it."""
+    """Return True if the token is not valid any more, or never was.
+
+    Stripe did nothing under it.
+    """
     return isinstance(result, Answer) and (result.status in (401, 403) or _is_over(error_of(result)))
 
 

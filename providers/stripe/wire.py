@@ -55,14 +55,19 @@ class StripeError:
 
 
 def get(settings: StripeSettings, path: str, params: Mapping[str, str] | None = None, context: str = "") -> Call:
-    """Return a reading call. `context`: the Stripe-Context in which a thin event must be fetched."""
+    """Return a reading call.
+
+    `context`: the Stripe-Context in which a thin event must be fetched.
+    """
     query = f"?{urlencode(params)}" if params else ""
     headers = common_headers(settings) | ({"Stripe-Context": context} if context else {})
     return Call("GET", f"{settings.url}{path}{query}", headers, timeout_s=READ_TIMEOUT_S)
 
 
 def meter_event(settings: StripeSettings, push: PushRequest) -> Call:
-    """Return the call that bills a push. The same push makes the same bytes, except for the Idempotency-Key.
+    """Return the call that bills a push.
+
+    The same push makes the same bytes, except for the Idempotency-Key.
 
     The identifier deduplicates. A new Idempotency-Key prevents that Stripe repeats a stored 500 for ever.
     """
@@ -78,8 +83,10 @@ def meter_event(settings: StripeSettings, push: PushRequest) -> Call:
 
 
 def post(settings: StripeSettings, path: str, form: Mapping[str, str], key: str | None = None) -> Call:
-    """Return a writing call, with or without an Idempotency-Key. Errors: ValueError for text that a form
-    cannot carry."""
+    """Return a writing call, with or without an Idempotency-Key.
+
+    Errors: ValueError for text that a form cannot carry.
+    """
     headers = common_headers(settings) | {"Content-Type": "application/x-www-form-urlencoded"}
     if key is not None:
         headers["Idempotency-Key"] = key
@@ -104,7 +111,10 @@ def idempotency_key(push: PushRequest) -> str:
 
 
 def header_key(text: str, end: str = "") -> str:
-    """Return a text as an Idempotency-Key: percent-encoded, and hashed if that is too long."""
+    """Return a text as an Idempotency-Key.
+
+    It is percent-encoded, and hashed if that is too long.
+    """
     key = quote(text, safe=_SAFE)
     return key + end if len(key + end) <= MAX_IDEMPOTENCY_CHARS else sha256(key.encode()).hexdigest() + end
 
@@ -213,7 +223,9 @@ def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
 
 
 def wait_ms(headers: Mapping[str, str], attempt: int, now_ms: int) -> int:
-    """Return the wait after a refused call, in milliseconds, from a second to a quarter of an hour.
+    """Return the wait after a refused call, in milliseconds.
+
+    It is from a second to a quarter of an hour.
 
     Retry-After decides, otherwise stripe-should-retry. Otherwise the wait grows with each attempt.
     """

@@ -36,7 +36,10 @@ def ms_column(name: str, *, key: bool = False, null: bool = False) -> "sa.Column
 
 
 def said_columns() -> "list[sa.Column[str]]":
-    """Return the actor and reason columns, for each row by which a person changes money or state."""
+    """Return the actor and reason columns.
+
+    Each row by which a person changes money or state has them.
+    """
     return [sa.Column("actor", sa.Text, nullable=False), sa.Column("reason", sa.Text, nullable=False)]
 
 

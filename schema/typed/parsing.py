@@ -29,7 +29,9 @@ FORMS: Final = (
 
 
 def parse_time(text: str, option: str, now_ms: int, zone: str = "UTC") -> int:
-    """Return milliseconds since 1970, from one of `FORMS`. Times without an offset are in `zone`.
+    """Return milliseconds since 1970, from one of `FORMS`.
+
+    Times without an offset are in `zone`.
 
     Errors: UsageError, which names the option.
     """
@@ -99,7 +101,10 @@ def offset_of(moment: datetime) -> str:
 
 
 def is_said_twice(text: str, zone: ZoneInfo) -> bool:
-    """Return True if a time without an offset occurs twice, or never, in a zone, because of a clock change."""
+    """Return True if a time without an offset occurs twice, or never, in a zone.
+
+    The reason is a clock change.
+    """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -109,7 +114,9 @@ def is_said_twice(text: str, zone: ZoneInfo) -> bool:
 
 
 def parse_window(text: str, option: str, now_ms: int) -> int:
-    """Return the start of a window. A time relative to now means the window that contains it.
+    """Return the start of a window.
+
+    A time relative to now means the window that contains it.
 
     Errors: UsageError, also for a written moment between two boundaries.
     """
@@ -123,7 +130,10 @@ def parse_window(text: str, option: str, now_ms: int) -> int:
 
 
 def require_range(from_ms: int | None, to_ms: int | None) -> None:
-    """Reject an empty range. Otherwise an empty result would look as if no rows existed. Errors: UsageError."""
+    """Reject an empty range.
+
+    Otherwise an empty result would look as if no rows existed. Errors: UsageError.
+    """
     if from_ms is not None and to_ms is not None and to_ms <= from_ms:
         what = "ends before it begins" if to_ms < from_ms else "is empty"
         raise UsageError(
@@ -132,8 +142,10 @@ def require_range(from_ms: int | None, to_ms: int | None) -> None:
 
 
 def parse_length(text: str, option: str) -> int:
-    """Return a length of time in milliseconds, from `45m`, `6h` or `35d`. Errors: UsageError, which names the
-    option."""
+    """Return a length of time in milliseconds, from `45m`, `6h` or `35d`.
+
+    Errors: UsageError, which names the option.
+    """
     found = RELATIVE.fullmatch(text)
     if found is None or found[1] or not text.isascii():
         raise UsageError(f"{option}: invalid length of time {text!r}: expected one such as 45m, 6h or 2d")
@@ -141,7 +153,10 @@ def parse_length(text: str, option: str) -> int:
 
 
 def show_time(ms: int | None) -> str:
-    """Return a moment as ISO 8601 in UTC, to the second, or to the millisecond if needed; `-` for None."""
+    """Return a moment as ISO 8601 in UTC; `-` for None.
+
+    It is to the second, or to the millisecond if needed.
+    """
     if ms is None:
         return "-"
     moment = datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
@@ -149,7 +164,7 @@ def show_time(ms: int | None) -> str:
 
 
 def lasting(ms: int) -> str:
-    """Return a duration as text, as exact as its size needs: `45 s`, `3 h 12 min`, `2 d 4 h`."""
+    """Return a duration as text: `45 s`, `3 h 12 min`, `2 d 4 h`."""
     seconds = max(ms, 0) // 1000
     for size, name, less, smaller in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min")):
         if seconds >= size:
@@ -159,7 +174,9 @@ def lasting(ms: int) -> str:
 
 
 def plain_decimal(text: str) -> Decimal:
-    """Return a number with an optional sign, digits and a decimal point. Errors: InvalidOperation.
+    """Return a number with an optional sign, digits and a decimal point.
+
+    Errors: InvalidOperation.
 
     It accepts no exponent, no digits of other scripts, and no underscore: in an amount, each is probably a mistake.
     """
@@ -212,12 +229,18 @@ def show_percent(ppm: int) -> str:
 
 
 def is_quantity(text: str) -> bool:
-    """Return True if a text is a whole number of base units, in plain digits, that a database can hold."""
+    """Return True if a text is a whole number of base units, in plain digits.
+
+    A database can store it.
+    """
     return text.isascii() and text.isdigit() and len(text) <= 18
 
 
 def parse_quantities(use: list[str] | None) -> dict[str, int] | None:
-    """Return base units by feature, from texts such as `tokens=1200`. Errors: UsageError."""
+    """Return base units by feature, from texts such as `tokens=1200`.
+
+    Errors: UsageError.
+    """
     found: dict[str, int] = {}
     for text in use or []:
         feature, _, quantity = text.partition("=")
