@@ -162,7 +162,10 @@ def items(body: bytes, content_type: str) -> Iterator[Item | Unfit]:
 
 
 def _binary(body: bytes, headers: Mapping[str, str]) -> Item | Unfit:
-    """Read an event in binary mode: percent-encoded attributes in headers, data in the body."""
+    """Read an event in binary mode.
+
+    Its attributes are in headers, percent-encoded. Its data is the body.
+    """
     data = body_items.one(body)
     if isinstance(data, Unfit):
         return data

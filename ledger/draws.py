@@ -237,7 +237,7 @@ def _rest(
 
 
 def _written_off(connection: sa.Connection, found: Reservation) -> dict[str, int]:
-    """Return the amounts written off of an execution in micro-credits, by the number of the draw."""
+    """Return the written-off micro-credits of an execution, by the draw's number."""
     rows = SQL.run(connection, "written_off", vars(found))
     return {row.key.removeprefix(f"run:{found.reservation}:").removesuffix(":-"): int(row.off_micro) for row in rows}
 
@@ -265,7 +265,7 @@ def lines_of(rows: Iterable[Any]) -> list[Line]:
 def _charge(
     connection: sa.Connection, found: Reservation, number: str, lines: Sequence[Line], by: By
 ) -> tuple[int, int]:
-    """Post the lines, and return the amounts charged and written off, in micro-credits.
+    """Post the lines, and return the charged and the written-off micro-credits.
 
     Errors: Denied `beyond_hold`, `payer_limit`; UsageError; BeyondBalance.
     """
@@ -299,7 +299,7 @@ def entries_for(
 
 
 def _above(found: Reservation, total_micro: int) -> int:
-    """Return the part of an additional cost above the reserved credit, in micro-credits."""
+    """Return the micro-credits of an additional cost above the reservation."""
     return max(found.drawn_micro + total_micro - max(found.amount_micro, found.drawn_micro), 0)
 
 

@@ -97,7 +97,7 @@ def look_ahead_by(
 
 
 def _freed(connection: sa.Connection, customer_id: str, now_ms: int) -> dict[str, int]:
-    """Return the reserved credit that is due to be freed, in micro-credits by customer.
+    """Return the reserved micro-credits that are due to be freed, by customer.
 
     It covers a wallet, and the wallets from which allotments return to it.
     """

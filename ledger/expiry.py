@@ -139,10 +139,10 @@ def changes(
 def _roll(
     now: Mapping[str, Lot], allocation: Allocation, rest: Room, over_ms: int, now_ms: int, *, grows: bool
 ) -> tuple[Lot | None, int]:
-    """Return the first lot to change or add so that the rollover is correct, and the amount still to be taken back.
+    """Return the first lot to change or add, and the amount still to be taken back.
 
-    The amount is missing from rolled-over lots because it is used or reserved. While anything waits to expire (`grows`
-    is false), no more credit rolls over.
+    With the lot, the rollover is correct. The amount (in micro-credits) is missing from rolled-over lots because it is
+    used or reserved. While anything waits to expire (`grows` is false), no more credit rolls over.
     """
     pending = 0
     over = [lot for lot in now.values() if lot.part == "included" and lot.is_over(over_ms)]

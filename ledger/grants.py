@@ -112,7 +112,9 @@ def _lots(
 
 
 def _begins(since_ms: int, beyond_ms: int, of_plan: Sequence[Terms]) -> Iterator[int]:
-    """Yield the moments at which the credit of a plan begins in a stay: its start, and the start of each month.
+    """Yield the moments at which the credit of a plan begins in a stay.
+
+    They are the start of the stay, and the start of each month.
 
     No credit begins before the plan's first terms.
     """

@@ -45,7 +45,7 @@ ORDER BY a.account_id
 -- name: used
 -- Return the use in each part of time, by feature: usage by its window, executions by their acceptance, tiers by month,
 -- and credit taken back without a lot ('', `TAKEN`) by its moment. A pool uses credit when it allots it. Credit that
--- comes back was never used.
+-- returns was never used.
 WITH parts AS MATERIALIZED (SELECT * FROM {rows :parts (account_id text, part bigint, from_ms bigint, to_ms bigint)} r)
 SELECT p.account_id, p.part, e.feature, CAST(SUM(e.amount_micro) AS BIGINT) AS amount_micro
 FROM parts p JOIN ledger_entries e ON e.from_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms

@@ -26,7 +26,7 @@ WHERE s.supplier = :supplier AND v.is_clawback
     AND NOT EXISTS (SELECT 1 FROM payout_lines l WHERE l.line = 'reversal:' || v.reversal)
 
 -- name: sums
--- Return the sums of the lines, and the lowest threshold that was agreed on for one of them.
+-- Return the sums of the lines, and the lowest threshold of their agreements.
 SELECT COUNT(*) AS lines,
     CAST(COALESCE(SUM(CASE WHEN l.reversal IS NULL THEN l.amount_micro END), 0) AS BIGINT) AS released_micro,
     CAST(COALESCE(SUM(CASE WHEN l.reversal IS NOT NULL THEN l.amount_micro END), 0) AS BIGINT) AS carried_micro,

@@ -96,7 +96,7 @@ FROM {rows :windows (account_id text, feature text, window_ms bigint)} w
 -- name: rates
 SELECT feature, start_ms, micro_credits, per_quantity FROM ledger_rates WHERE at_ms <= :known_ms
 
--- The amounts that a plan's executions hold.
+-- The amounts that a plan's executions reserve.
 
 -- name: terms
 p.hold_factor_ppm, p.unknown_hold_micro, p.most_hold_micro, p.most_held_micro, p.holds_halt

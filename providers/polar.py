@@ -160,7 +160,10 @@ class Polar:
         return CannotTell(f"Polar has {len(fields) or 'no'} meters of {feature}. Create {how}")
 
     async def _meters(self) -> list[tuple[str, str]] | ReadFailed:
-        """Return the event name and the summed property of each meter that counts the events of one name."""
+        """Return the event name and the summed property of each meter.
+
+        Only meters that filter by the event name alone are included.
+        """
         found: list[tuple[str, str]] = []
         for page in range(1, MAX_PAGES + 1):
             told = await self._api.get_cached("v1", "meters", "", is_archived="false", page=str(page), limit=str(PAGE))
@@ -291,8 +294,10 @@ def _items(found: rest.ReadResult) -> list[Mapping[str, object]] | ReadFailed:
 
 
 def _summed(meter: Mapping[str, object]) -> tuple[str, str] | None:
-    """Return the event name and the summed property of a meter with a filter on the name alone; None for
-    another meter."""
+    """Return the event name and the summed property of a meter.
+
+    It returns None if the meter filters by more than the name.
+    """
     match meter:
         case {
             "filter": {"clauses": [{"property": "name", "operator": "eq", "value": str(name)}]},

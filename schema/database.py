@@ -170,7 +170,9 @@ def _never_prepare_temp_names(connection: Any, _record: object) -> None:
 
 
 def _say_no_values(context: sa.engine.ExceptionContext) -> None:
-    """Remove a statement's values from its error, because errors appear in reports, logs and answers.
+    """Remove a statement's values from its error.
+
+    Errors appear in reports, logs and answers, which must not have these values.
 
     The error keeps the first line of the database's message. The statement, its values, and details that repeat a row
     are removed.
@@ -178,7 +180,7 @@ def _say_no_values(context: sa.engine.ExceptionContext) -> None:
     error, original = context.sqlalchemy_exception, context.original_exception
     state = getattr(original, "sqlstate", None)
     if error is None or (state is None and not isinstance(original, sqlite3.Error)):
-        return  # not an error of a statement, but such as a failed connection
+        return  # not an error of a statement: for example, a connection failed
     first = str(original).partition("\n")[0]
     if (state or "").startswith("22"):  # invalid data, which the first line would quote
         first = f"bad data ({state})"
@@ -244,9 +246,9 @@ def _read_a_copy(engine: sa.Engine, file: Path) -> None:
 
 
 def _follow_the_file(engine: sa.Engine, file: Path) -> None:
-    """Drop a connection if another file has the name of its database, such as a restored backup.
+    """Drop a connection if another file has the name of its database.
 
-    So a process that runs for days sees the same file as other processes.
+    The other file may be a restored backup. So a process that runs for days sees the same file as other processes.
     """
 
     def identity() -> tuple[int, int] | None:
@@ -266,7 +268,7 @@ def _follow_the_file(engine: sa.Engine, file: Path) -> None:
             raise sa.exc.DisconnectionError("another file has its name now")
 
 
-_LENIENT: Final = partial(str, encoding="utf-8", errors="replace")  # no function of ours: it is called for each text
+_LENIENT: Final = partial(str, encoding="utf-8", errors="replace")  # C code, because it is called for each text
 
 
 def sqlite_file(engine: sa.Engine) -> Path | None:

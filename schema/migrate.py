@@ -141,7 +141,9 @@ def _require_own(connection: sa.Connection) -> None:
 
 
 def _create_private(file: Path) -> None:
-    """Create the file readable only for its owner, whatever the umask: it holds all usage and payments.
+    """Create the file so that only its owner can read it.
+
+    The umask does not matter. The file contains all usage and payments.
 
     SQLite gives the files beside it (WAL) the same rights. An existing file is not changed.
     """
@@ -150,7 +152,7 @@ def _create_private(file: Path) -> None:
 
 
 def _bring_up_to_date(connection: sa.Connection, *, new: bool) -> None:
-    """Create the newest schema in a new database, or run the migrations of an older one."""
+    """Create the newest schema in a new database, or migrate an older one."""
     from alembic import command  # imported here: one command needs it, and it takes a tenth of the start of any
     from alembic.config import Config
 

@@ -140,7 +140,9 @@ def _on_database(statement: str) -> str:
 
 
 def _own_sandboxes() -> tuple[str, ...]:
-    """Return the policies of sandboxes: restrictive for hosts, and open for all other roles.
+    """Return the policies of sandboxes.
+
+    They restrict hosts, and are open for all other roles.
 
     If a policy hid sandboxes from a worker, it would see no running sandbox, and would halt no organisation.
     """

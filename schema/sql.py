@@ -227,7 +227,10 @@ def read_together(connection: sa.Connection, /, **parts: Part) -> dict[str, list
 
 @cache
 def _joined(statements: tuple[_Statement, ...]) -> sa.TextClause:
-    """Return one statement with a column for each of these statements: its rows, as JSON."""
+    """Return one statement with a column for each of these statements.
+
+    The column has the rows of the statement as JSON.
+    """
     columns = []
     for number, statement in enumerate(statements):
         text = _BIND.sub(lambda found: f":p{number}_{found[1]}", statement.clause.text)  # noqa: B023, done at once
@@ -307,7 +310,10 @@ def _pieces(path: Path) -> dict[tuple[str, str], str]:
 
 
 def _literal(found: re.Match[str]) -> str:
-    """Remove a comment, and escape colons in a string, which SQLAlchemy would take for a bound name."""
+    """Remove a comment, or escape the colons in a string.
+
+    SQLAlchemy would otherwise take such a colon for the start of a bound name.
+    """
     return "" if found[0].startswith("--") else re.sub(r":(?=\w+(?![:\w]))", r"\\:", found[0])
 
 

@@ -110,12 +110,18 @@ def nearest(given: str, candidates: Iterable[str]) -> str | None:
 
 
 def _roughly(one: str, other: str) -> int:
-    """Return an upper bound of the similarity of two texts, by their ends and letters, which is cheap."""
+    """Return an upper bound of the similarity of two texts.
+
+    It compares only their ends and letters, because that is cheap.
+    """
     return 2 * sum(_ends(one, other)) + 2 * len(set(one) & set(other)) - abs(len(one) - len(other))
 
 
 def _ends(one: str, other: str) -> tuple[int, int]:
-    """Return the number of characters that two texts share at the start, and of the rest at the end."""
+    """Return the number of characters that two texts share at each end.
+
+    The end is compared without the shared start.
+    """
     head = _begin(one, other)
     return head, _begin(one[head:][::-1], other[head:][::-1])
 

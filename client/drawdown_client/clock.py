@@ -16,7 +16,10 @@ def _now_ms() -> int:
 
 
 def _new_id() -> str:
-    """Return an id from the system's randomness, so that a process and its fork never make the same."""
+    """Return a random id.
+
+    It is from the system's randomness, so that a process and its fork never make the same id.
+    """
     return uuid.uuid4().hex
 
 

@@ -148,7 +148,7 @@ class Spool:
         A crash leaves the old file, or the new one.
         """
         new = self._path.with_name(f"{self._path.name}.new")
-        new.unlink(missing_ok=True)  # a rest of an ended process: this process has the lock
+        new.unlink(missing_ok=True)  # an ended process left it: this process has the lock
         made = _open(new, os.O_APPEND | os.O_CREAT | os.O_EXCL)
         try:
             _write(made, b"".join(_line(number, item) for number, item in _read(self._file) if number in self._lengths))
@@ -214,8 +214,8 @@ def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _free(places: Iterable[Path]) -> Iterator[tuple[Path, int]]:
-    """Yield the free files, each with the lock that was taken."""
-    import fcntl  # not on every system, and only a spool needs it
+    """Lock the free files, and yield each file with its lock."""
+    import fcntl  # imported here: not every system has it, and only a spool needs it
 
     for place in places:
         lock = _open(place.with_name(f"{place.name}.lock"), os.O_CREAT)
@@ -250,7 +250,10 @@ def _line(number: int, item: Item) -> bytes:
 
 
 def _read(file: int) -> list[tuple[int, Item]]:
-    """Return the items that are not acknowledged, and cut off an incomplete line at the end."""
+    """Return the items that are not acknowledged.
+
+    Cut off an incomplete line at the end of the file.
+    """
     text = os.pread(file, os.fstat(file).st_size, 0)
     whole = text[: text.rfind(b"\n") + 1]
     if len(whole) < len(text):

@@ -263,7 +263,10 @@ def _owned(*words: str) -> tuple[str, ...]:
 
 
 def _mixed(found: str) -> bool:
-    """Return True if at least two digits and two letters are mixed, not one group of each."""
+    """Return True if a text mixes at least two digits and two letters.
+
+    One group of each, such as `abc123`, is not a mix.
+    """
     digits = sum(map(str.isdigit, found))
     return digits >= 2 and len(found) - digits >= 2 and not re.fullmatch(r"[a-z]+\d+|\d+[a-z]+", found.lower())
 
@@ -372,7 +375,10 @@ _HOMES: Final = (
 
 
 def _is_ip6(found: str) -> bool:
-    """Return True if a text is an IPv6 address with four digits or more: neither a time nor `a::b`."""
+    """Return True if a text is an IPv6 address with four digits or letters.
+
+    A shorter text may be a name such as `a::b`.
+    """
     try:
         return ipaddress.IPv6Address(found.strip("[]")).version == 6 and sum(map(str.isalnum, found)) >= 4
     except ValueError:

@@ -59,7 +59,7 @@ def _billed(name: str, found: AutumnFeature | None) -> str | None:
 
 
 def _costs(name: str, schema: Schema) -> Iterator[str]:
-    """Yield the faults in the costs of a feature in the account's credit systems, a line each."""
+    """Yield a line for each fault of a feature's costs in the credit systems."""
     payers = sorted(schema.payers(name))
     if len(payers) > 1:
         yield (

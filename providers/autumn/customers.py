@@ -355,7 +355,9 @@ def _part_begun(
 
 
 def _starts(reset: tuple[str | None, int, int], known: Sequence[int]) -> Sequence[int]:
-    """Return the possible starts of a part's cycle, in milliseconds: 0 without a cycle, empty if unknown.
+    """Return the possible starts of a part's cycle, in milliseconds.
+
+    Without a cycle, the start is 0. If the start is unknown, the list is empty.
 
     `known`: the starts of its plan, and of the plan's periods.
     """
@@ -412,7 +414,9 @@ MOST_CYCLES: Final = 1_200
 
 
 def _cycles(interval: str, count: int, began_ms: int, resets_at_ms: int) -> Sequence[int]:
-    """Return the start of the cycle that ends at `resets_at_ms`, for a plan that began at `began_ms`.
+    """Return the possible starts of the cycle that ends at `resets_at_ms`.
+
+    The plan began at `began_ms`.
 
     It was not recorded whether a cycle after a short month begins on the day of the first cycle, or of the one before.
     If they differ, return both.
@@ -502,7 +506,9 @@ def _decided(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema)
 
 
 def _most(names: list[str], customer: AutumnCustomer, schema: Schema) -> Spendable:
-    """Return the largest figure of several balances, so that it is zero only once all are.
+    """Return the largest figure of several balances.
+
+    The figure is zero only once all balances are zero.
 
     If the balance of a feature has ended while others last, the feature is refused. Figures of different units are not
     added.
@@ -523,7 +529,10 @@ def _most(names: list[str], customer: AutumnCustomer, schema: Schema) -> Spendab
 
 
 def _of(customer: AutumnCustomer, name: str, schema: Schema) -> Spendable:
-    """Return the amount that one balance, or a credit system with the balances of its features, still allows."""
+    """Return the amount that a balance still allows.
+
+    The amount of a credit system includes the balances of its features.
+    """
     credits = _alone(customer, name)
     members = schema.members(name)
     own = {member: _alone(customer, member) for member in members if member in customer.balances}
@@ -569,9 +578,9 @@ def _by_balance(balance: Balance, customer: AutumnCustomer) -> Decimal | None:
     if balance.unlimited:
         return None
     if not balance.overage and balance.feature not in customer.controls.overage:
-        # A spend limit alone allows nothing: Autumn's `check` requires overage, too.
+        # A spend limit alone does not allow overage: Autumn's `check` also requires the overage setting.
         return balance.remaining
-    # `max_purchase` is a limit by the name that webhooks give it; such a balance was never recorded.
+    # Webhooks name a limit `max_purchase`. No recording has such a balance.
     ends = [customer.controls.spend_limits.get(balance.feature), balance.max_purchase]
     overdraft = min((end for end in ends if end is not None), default=None)
     return None if overdraft is None else balance.granted + overdraft - balance.usage

@@ -275,10 +275,10 @@ class EventReader:
         ]
 
     async def _read_costs(self) -> ReadFailed | None:
-        """Read the costs after the events, because costs change while pushes are in flight.
+        """Read the costs again, after the events.
 
-        ReadFailed if they cannot be read, or if older costs are not loaded yet. Then the push is looked up again. A
-        charge at an older cost would otherwise pass for a part of a charge.
+        Costs change while pushes are in flight. ReadFailed if they cannot be read, or if older costs are not loaded
+        yet. Then the push is looked up again. A charge at an older cost would otherwise pass for a part of a charge.
         """
         try:
             await self._account.read()

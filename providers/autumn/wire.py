@@ -256,7 +256,10 @@ def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
 
 
 def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
-    """Return the outcome of an error of Autumn's own: nothing was charged, and the key was released."""
+    """Return the outcome of an error that Autumn itself sent.
+
+    Autumn charged nothing, and released the key.
+    """
     fixable = access_trouble(said)
     if fixable is not None:
         # A fix of the setting fixes every push. If each were rejected, a person would have to retry each.

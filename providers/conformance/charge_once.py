@@ -122,7 +122,7 @@ class Law:
             faulty = step < FAULTY_STEPS
             spoil = self._rng.choice(FAULTS) if faulty else None
             if faulty and self._rng.random() < OUTAGE_CHANCE:
-                self._bench.advance(DAY_MS)  # longer than most keys are remembered
+                self._bench.advance(DAY_MS)  # longer than most providers remember a key
             if self._bench.wire is not None:
                 self._bench.wire.spoil = spoil
             self._step(course)

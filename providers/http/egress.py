@@ -83,7 +83,10 @@ class Outgoing:
         return _tls(self.system_file, self.ca_file, self.certificate, self._stands())
 
     def _stands(self) -> tuple[object, ...]:
-        """Return the files of the TLS context and their times of change, so that a rotated file is read again."""
+        """Return the files of the TLS context and their times of change.
+
+        If a time changes, the file was rotated and is read again.
+        """
         import ssl
 
         system = ssl.get_default_verify_paths()
@@ -142,7 +145,10 @@ def _own(context: ssl.SSLContext, ca_file: str, certificate: Certificate | None)
 
 
 def _has_authorities(context: ssl.SSLContext) -> bool:
-    """Return True if the system has authorities: in a file, or in a folder that is read when one is needed."""
+    """Return True if the system has certificate authorities.
+
+    They are in a file, or in a folder that OpenSSL reads when it needs an authority.
+    """
     import ssl
 
     folder = ssl.get_default_verify_paths().capath

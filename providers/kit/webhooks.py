@@ -66,7 +66,10 @@ def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_
 
 
 def _header(headers: Mapping[str, str], part: str) -> str:
-    """Return a header by Svix's name, or by the unbranded name that a self-hosted server may send."""
+    """Return a header of a webhook.
+
+    It has Svix's name, or the name without a brand that a self-hosted server may send. Errors: WebhookRefused.
+    """
     found = headers.get(f"svix-{part}") or headers.get(f"webhook-{part}")
     if not found or not found.isascii():
         raise WebhookRefused(f"the webhook has no valid header svix-{part}")

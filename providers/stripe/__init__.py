@@ -216,7 +216,11 @@ class StripeProvider:
 
 
 def _judge_units(request: PushRequest, units: Decimal, unit: int) -> LookupResult:
-    """Return the result of a look-up: Absent or FoundPush if the units of the minute match, otherwise CannotTell."""
+    """Return the result of a look-up, by the units of the minute.
+
+    Absent: the minute has no units. FoundPush: the units are the quantity that was sent. CannotTell: they differ, or
+    several revisions may share the minute.
+    """
     figures = f"Stripe holds {units.normalize():f} units for that minute, {request.quantity // unit} were sent"
     if request.ts % WINDOW_MS >= OWN_MINUTES * MINUTE_MS:
         return CannotTell(f"several revisions may share the minute it is dated in: {figures}")

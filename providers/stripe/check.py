@@ -46,7 +46,10 @@ def _url(settings: StripeSettings) -> list[str]:
 
 
 async def _key(settings: StripeSettings, http: Http) -> list[str]:
-    """Return the faults of the key and the version, by one read that any key for billing may make."""
+    """Return the faults of the key and of the API version.
+
+    It makes one read that any key for billing may make.
+    """
     answer = await http.send(get(settings, "/v1/billing/meters", {"limit": "1"}))
     if not isinstance(answer, Answer):
         return [f"DRAWDOWN_STRIPE_URL: {settings.url} does not answer: {clean(answer.reason)}"]

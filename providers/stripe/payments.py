@@ -405,7 +405,10 @@ def _difference(intent: Mapping[str, object], charge: Charge) -> str:
 
 
 def _declined(error: object) -> ChargeResult:
-    """Return the outcome of a card error: `decline_code` is the bank's reason, `code` Stripe's."""
+    """Return the outcome of a card error.
+
+    `decline_code` is the bank's reason, and `code` is Stripe's.
+    """
     parts = error if isinstance(error, dict) else {}
     code, decline, advice = (_text(parts, name) for name in ("code", "decline_code", "advice_code"))
     message = _text(parts, "message", MAX_TEXT)

@@ -199,7 +199,9 @@ def _is_over(error: StripeError | None) -> bool:
 
 
 def _refused(result: HttpResult) -> bool:
-    """Return True if Stripe refused the whole call as invalid, so that it accepted no event of it.
+    """Return True if Stripe refused the whole call as invalid.
+
+    Then it accepted no event of the call.
 
     A host between Drawdown and Stripe may also answer 400. The Request-Id and the kind of the error show that it is
     Stripe's.

@@ -126,7 +126,7 @@ attempts = sa.Table(
     ms_column("finished_ms", null=True),
     sa.Column("outcome", sa.Text, nullable=True),
     sa.Column("detail", sa.Text, nullable=True),
-    sa.Column("attempts_then", sa.Integer, nullable=True),  # how many there were when the answer was written
+    sa.Column("attempts_then", sa.Integer, nullable=True),  # the number of attempts when the answer was written
     sa.Index("attempts_by_start", "started_ms"),
     sqlite_with_rowid=False,
     comment="One row per send, committed before a byte leaves (P1). `outcome` NULL: Drawdown did not see an answer.",
@@ -140,7 +140,7 @@ voids = sa.Table(
     sa.Column("evidence_kind", sa.Text, nullable=False),
     sa.Column("evidence", sa.Text, nullable=False),
     *said_columns(),
-    sa.Column("attempts_then", sa.Integer, nullable=True),  # how many its push had by then
+    sa.Column("attempts_then", sa.Integer, nullable=True),  # the number of attempts of the push at `at_ms`
     sa.CheckConstraint("evidence_kind IN ('rejected', 'absent', 'operator', 'adopted')", name="voids_evidence_kind"),
     sa.CheckConstraint("length(evidence) > 0", name="voids_evidence_given"),
     comment="Statements that a push never reached its provider, with evidence (P5).",

@@ -13,7 +13,8 @@ usage_samples = sa.Table(
     "usage_samples",
     metadata,
     # SQLite: INTEGER PRIMARY KEY AUTOINCREMENT, because SQLite would reuse a plain rowid after a delete (S2).
-    # PostgreSQL: the id of the inserting transaction. Its primary key is `id`. The SQL files by hand define both.
+    # PostgreSQL: the id of the inserting transaction. Its primary key is `id`.
+    # SQL files that are written by hand define both.
     sa.Column("arrival", Big, nullable=False),
     sa.Column("id", Id, primary_key=True),
     id_column("org_id", null=True),
