@@ -129,7 +129,7 @@ def other_content(before: Lot) -> Refused:
 
 
 def parts(lots: Sequence[Lot], cuts: Collection[int] = ()) -> list[tuple[int | None, int | None]]:
-    """Return the parts of time in order, as begin and end; None: unbounded.
+    """Return the parts of time in order, as start and end; None: unbounded.
 
     `cuts`: further moments to cut at.
     """
@@ -157,7 +157,7 @@ def merged(lots: Sequence[Lot], uses: Uses, cut: Sequence[tuple[int | None, int 
 def allocate(lots: Sequence[Lot], uses: Uses, now_ms: int) -> Allocation:
     """Return the payment of each lot for the use in each of their `parts`.
 
-    A lot does not pay with credit that was taken back, or before its begin.
+    A lot does not pay with credit that was taken back, or before its start.
     """
     begins: dict[int, list[Lot]] = defaultdict(list)
     ends: dict[int, list[Lot]] = defaultdict(list)

@@ -210,7 +210,7 @@ def _rest(
 ) -> list[Line] | None:
     """Return an execution's whole cost less the earlier draws.
 
-    Return None if it is less than them.
+    Return None if the cost is less than the earlier draws.
 
     Amounts drawn at its end (`last`) do not count as drawn.
     """

@@ -70,7 +70,7 @@ def look_part(customer_id: str, now_ms: int) -> Part:
 def look_ahead_by(
     connection: sa.Connection, customer_id: str, wallet: Sequence[Any], now_ms: int
 ) -> tuple[Wallet, list[Lot]]:
-    """Return the same as `look_ahead_with_lots`, for a wallet that was read.
+    """Return what `look_ahead_with_lots` returns, for a wallet that was already read.
 
     It reads more only if a change is due in the wallet.
     """

@@ -99,7 +99,7 @@ def due(connection: sa.Connection, behind: Sequence[str], now_ms: int) -> DueGra
 def _lots(
     customer_id: str, stays: Sequence[Stay], terms: Mapping[str, Sequence[Terms]], there: Collection[str], now_ms: int
 ) -> Iterator[Lot]:
-    """Yield the lots that do not exist yet, in the order of their begin."""
+    """Yield the lots that do not exist yet, in the order of their starts."""
     new: set[str] = set()
     for stay, after in itertools.zip_longest(stays, stays[1:]):
         of_plan = terms.get(stay.plan, ())

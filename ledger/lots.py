@@ -1,6 +1,6 @@
-"""Lots: credit with a kind, an order of use, a begin and an end.
+"""Lots: credit with a kind, an order of use, a start and an end.
 
-Guarantee: a balance is always one number. A lot is part of it from its begin on. From its end on, its rest is not
+Guarantee: a balance is always one number. A lot is part of it from its start on. From its end on, its rest is not
 available. After the last windows of its life are sealed, its unused credit is booked as the difference to the amount
 booked before. So late use refunds it. Credit that open executions have reserved is not taken from them. The caller
 holds the wallet's lock.
@@ -83,7 +83,7 @@ class Due:
 
 
 def give(connection: sa.Connection, lot: Lot) -> bool:
-    """Store a lot, and mark its wallet as due at its begin and end.
+    """Store a lot, and mark its wallet as due at its start and end.
 
     Return True if the lot is new.
 
@@ -113,7 +113,7 @@ def look_again(connection: sa.Connection, customer_id: str) -> None:
 
 
 def entry_of(lot: Lot, now_ms: int) -> dict[str, object]:
-    """Return the entry that adds a lot to the balance, dated at its begin.
+    """Return the entry that adds a lot to the balance, dated at its start.
 
     An allotment comes from its pool's wallet.
     """

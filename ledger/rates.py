@@ -63,7 +63,7 @@ class RateCard:
         return self._of[rate.feature][0] is not rate
 
     def explain_taken_start(self, feature: str, start_ms: int, now_ms: int) -> str:
-        """Return why a second rate cannot begin at a moment, and the next possible begin."""
+        """Return why a second rate cannot begin at a moment, and the next possible start."""
         begun = {rate.start_ms for rate in self._of.get(feature, [])}
         free = max(start_ms + WINDOW_MS, next_window(now_ms))
         while free in begun:

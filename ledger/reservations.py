@@ -43,7 +43,7 @@ Hold: TypeAlias = Literal["wallet", "local", "declared"]
 NO_END_MICRO: Final = 2**62
 """An amount larger than any wallet can have, in place of "no limit"."""
 MATURE_TRIES: Final = 3
-"""Times that one transaction matures a wallet. The next change is an hour later, unless clocks differ by that much."""
+"""Times that one transaction matures a wallet. The next change is due an hour later, unless clocks differ that much."""
 MOST_HOLDERS_SAID: Final = 3
 """Holders of a wallet's credit that a refusal lists."""
 

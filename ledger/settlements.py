@@ -69,7 +69,7 @@ class Settlement:
 
 @dataclass(frozen=True)
 class Freeze:
-    """A stop of releases, with its begin, actor and reason.
+    """A stop of releases, with its start, actor and reason.
 
     It is for one settlement; or, if `reservation` is None, for the whole supplier.
     """

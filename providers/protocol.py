@@ -87,7 +87,7 @@ class Capabilities:
     balance_lag_ms: int = 0
     """The longest lag of a customer's balance behind accepted pushes."""
     drawn: bool = False
-    """True if balances show the draws on them, apart from the events.
+    """True if a balance itself shows its draws, independently of the events.
 
     A provider needs this if its key store can fail open, or if it can charge without an event. Then absence alone
     proves nothing (rule P5).
@@ -212,9 +212,7 @@ class RetryAt:
 class Rejected:
     """The outcome of a push that was provably not applied. A retry does not help.
 
-    A person, or a rule, decides.
-
-    A person, or a rule, decides.
+    A person or a rule decides what happens next.
 
     `until_credit`: the customer had no credit to draw on, or no drawn balance to refund. Drawdown bills the usage again
     once the provider shows credit.

@@ -35,7 +35,7 @@ def create_schema(connection: sa.Connection) -> None:
 
 
 def _run(connection: sa.Connection, statement: str) -> None:
-    """Run a statement without bound values, so each colon is escaped."""
+    """Run a statement that has no bound values, with each colon escaped."""
     connection.execute(sa.text(statement.replace(":", "\\:")))
 
 

@@ -547,7 +547,7 @@ def one(_connection: sa.Connection, _asked: Invocation, _values: Values) -> Size
 
 
 def is_done(_result: object) -> Exit:
-    """Return that all is settled: the default exit status of an action."""
+    """Return the default exit status of an action: all is settled."""
     return Exit.SETTLED
 
 
@@ -671,10 +671,10 @@ def changes(before: Sequence[Fact], after: Sequence[Fact]) -> list[dict[str, str
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: the field of a row, and its head; `#` marks numbers.
+    """A column of a table: the field of a row, and its head.
 
-    `show`: returns the text for people. `of_row`: makes it of the whole row. `rare`: it is left out if no row has a
-    value.
+    `head`: `#` marks numbers. `show`: returns the text for people, from the value. `of_row`: returns it from the whole
+    row. `rare`: the column is left out if no row has a value.
     """
 
     name: str

@@ -105,7 +105,7 @@ class Queries:
     def pieces(self) -> dict[tuple[str, str], str]:
         """Return the queries of the file. Errors: SqlError.
 
-        They are read at the first use, because a command needs few files.
+        They are read at the first use, because a command needs only a few files.
         """
         found = _pieces(self.path)
         if twice := {name for name, _ in found} & {name for name, _ in _words()}:

@@ -20,7 +20,7 @@ from drawdown.schema.units import MAX_ID_CHARS
 MAX_ERROR_CHARS: Final = 300
 """Length of an error's first line in reports and logs."""
 NEEDS_YOU: Final = "needs you: "
-"""Start of a reason for which only a person can help, by a setting. Retries do not fix it."""
+"""Start of a reason that only a person can remove, by a setting. Retries do not help."""
 ALIKE: Final = 0.6
 """Smallest similarity of an unknown id and the id that it probably means, as difflib counts: 1 is equal."""
 COMPARED_AT_MOST: Final = 20

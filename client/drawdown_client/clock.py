@@ -1,4 +1,4 @@
-"""The only module that reads clocks and makes ids. Tests pass others."""
+"""The only module that reads clocks and makes ids. Tests pass clocks of their own."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ log = logging.getLogger("drawdown_client")
 class Guard:
     """The guard, for any thread.
 
-    Errors of all methods: Refused; Unreachable after all attempts. Without an answer, the program decides.
+    Errors of all methods: Refused; Unreachable after all attempts. If the server does not answer, the program decides.
     """
 
     def __init__(self, line: Line, settings: Settings | None = None, world: World | None = None) -> None:

@@ -25,7 +25,7 @@ log = logging.getLogger("drawdown_client")
 
 
 class LetThrough:
-    """Uses let through without an answer, as calls in order. For any thread.
+    """The uses that were let through without an answer, as calls in order. For any thread.
 
     They include uses that a server without its database let through.
 

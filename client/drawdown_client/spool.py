@@ -130,7 +130,7 @@ class Spool:
     def close(self) -> None:
         """Close the files, so that another process can take them over.
 
-        After a fork, the parent still has them.
+        After a fork, the files of the parent process stay open.
         """
         os.close(self._file)
         os.close(self._lock)
@@ -145,7 +145,7 @@ class Spool:
     def _compact(self) -> None:
         """Rewrite the file without acknowledged items.
 
-        A crash leaves the old file, or the new one.
+        After a crash, the file is either the old file or the new file.
         """
         new = self._path.with_name(f"{self._path.name}.new")
         new.unlink(missing_ok=True)  # an ended process left it: this process has the lock

@@ -389,7 +389,7 @@ NOTHING_SAID: Final = frozenset(
 )
 """Texts that may replace a hidden value."""
 _WHOLE: Final = frozenset(("gateway_metadata", "private_content", "personal_data", "image_bytes"))
-"""Fields of objects in which every text is private."""
+"""Fields that hold objects in which every text is private."""
 _NAMES: Final = frozenset(("name", "displayname", "label", "handle", "slug", "title", "value"))
 """Fields that are private in the object of any private field: `account: {name: …}`."""
 _HOW_MUCH: Final = ("quantity", "quantitie", "count", "total", "second", "byte", "micro", "unit", "credit", "event")

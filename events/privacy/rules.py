@@ -375,7 +375,7 @@ _HOMES: Final = (
 
 
 def _is_ip6(found: str) -> bool:
-    """Return True if a text is an IPv6 address with four digits or letters.
+    """Return True if a text is an IPv6 address with at least four digits and letters.
 
     A shorter text may be a name such as `a::b`.
     """
@@ -665,7 +665,7 @@ def meanings() -> dict[str, str]:
 
 
 MAX_KEPT_CHARS: Final = 100
-"""Length of a text for which the findings are cached."""
+"""Longest text, in characters, for which the findings are cached."""
 MAX_KEPT: Final = 8_192
 """Short texts for which the findings are cached, because fields and labels repeat."""
 

@@ -31,7 +31,7 @@ SYSTEM = "credit_system"
 MOST_COSTS: Final = 100
 """Newest costs to keep of one feature in one credit system. The effect of a charge at an older cost is unknown."""
 MOST_NAMES: Final = 2 * MAX_FEATURES
-"""Features to keep costs of."""
+"""Features for which Drawdown keeps costs in memory."""
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ class Bench(ABC):
     tells_duplicates: bool = True
     """True if the service reports that it received a key before.
 
-    If it does not, only look-ups find another quantity under a key that a lost history had sent (rule R1).
+    If it does not, only look-ups find another quantity under a key that was sent before the history was lost (rule R1).
     """
 
     @abstractmethod

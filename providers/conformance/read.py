@@ -209,7 +209,7 @@ class CheckTests(Tools):
         assert self.check([self.bench.feature], [self.bench.customer]), "no trouble is told"
         assert self.check([], []), "before a feature is mapped or a customer assigned, a check has to test the key"
         request = self.request()
-        # A key can be fixed, so its pushes must not be given up.
+        # A person can fix a key, so the provider must not reject its pushes.
         assert isinstance(outcome := self.push(request), RetryAt | Unknown), outcome
         assert self.bench.charged(request) is None
         asked = self.wire.calls

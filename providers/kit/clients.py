@@ -26,7 +26,7 @@ SENDS_AGAIN: Final = "its httpx client sends a request again by itself"
 
 _SENT: Final = "send_request_headers.started"
 _UNCONNECTED: Final = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol")
-"""Errors that can come before anything is sent. Each can also come later, after a retry or a redirect."""
+"""Errors that can occur before the client sends anything. Each can also occur later, after a retry or a redirect."""
 _AFTER_SENDING: Final = ("ReadTimeout", "ReadError", "RemoteProtocolError", "ConnectError", "ConnectTimeout")
 """Errors of a cut connection, in turn, for the suite. A retry that was refused ends in a `ConnectError`."""
 _OURS: Final = frozenset({"host", "content-length", "connection", "transfer-encoding", "expect", "upgrade"})

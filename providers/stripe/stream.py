@@ -1,7 +1,7 @@
 """Stripe's meter event stream (v2): up to MAX_STREAM_EVENTS pushes in a call, under the token of a session.
 
 Guarantee: a push is accepted only if the answer is the documented one and has Stripe's Request-Id. It is "not applied"
-only if the call never left, or Stripe refused it in its own words. The event's identifier is the push's key, as in v1,
+only if the call never left, or Stripe itself refused it. The event's identifier is the push's key, as in v1,
 and is unique for 24 hours. Stripe checks events after its answer. Error reports (`webhooks`) notify of samples of its
 errors, and reconcile finds the others. Sources: docs.stripe.com (usage-based/recording-usage-api,
 api/v2/billing/meter-event-stream, meter-event-session) and stripe-python 15.6. Nothing here was tried against Stripe

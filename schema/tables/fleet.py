@@ -246,7 +246,7 @@ incarnation = sa.Table(
     sa.Column("sends", Big, nullable=False, server_default=sa.text("0")),
     ms_column("doubted_ms", null=True),
     sa.Column("doubted_reason", sa.Text, nullable=True),
-    sa.Column("doubted_after_tick", Big, nullable=True),  # the last tick on record then
+    sa.Column("doubted_after_tick", Big, nullable=True),  # the last tick on record at that time
     sa.CheckConstraint("id = 1", name="incarnation_one_row"),
     comment="A single row that identifies this database (R1). `sends`: how many sends it ever claimed. `doubted_ms`, "
     "`doubted_reason`: since when, and why, it is in doubt (NULL: it is not); while it is in doubt, ticks neither "
