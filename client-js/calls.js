@@ -1,18 +1,18 @@
-// One call of the server: how it is made, how its answer is read, and when it is tried again.
+// One call of the server: its request, its answer, and its retries.
 //
-// Guarantee: a call is tried again only where the same call is safe and may help: no connection, a cut one, an answer
-// that cannot be read, 408, 429, 5xx. Any other refusal is final. Redirects are not followed: the key goes to no other
-// address. An answer is a JSON object of bounded size, or an error.
+// Guarantee: a call is retried only if the same call is safe and may help: no connection, a cut one, an answer
+// that cannot be read, 408, 429, 5xx. Any other refusal is final. Redirects are not followed, so the key goes to no
+// other address. An answer is a JSON object of bounded size; otherwise the client throws an error.
 
-export const CALL_TRIES = 4; // of a call that somebody waits for
-export const CALL_WITHIN_MS = 15_000; // and no such try begins later
-export const ANSWER_MS = 30_000; // of one try
-export const FIRST_PAUSE_MS = 200; // at most; twice as long after each further failure
+export const CALL_TRIES = 4; // attempts of a call for which the program waits
+export const CALL_WITHIN_MS = 15_000; // after this, no further attempt of such a call begins
+export const ANSWER_MS = 30_000; // time limit of one attempt
+export const FIRST_PAUSE_MS = 200; // longest first pause, doubled after each further failure
 export const LONGEST_PAUSE_MS = 60_000;
-export const LONGEST_RETRY_AFTER_MS = 300_000; // that a server asks for
+export const LONGEST_RETRY_AFTER_MS = 300_000; // longest wait that the server can request
 export const MAX_ANSWER_BYTES = 8 * 1024 * 1024;
 const AGAIN = new Set([408, 429]);
-const NOTHING_KEPT = 422; // of a batch: `results` say why of each item
+const NOTHING_KEPT = 422; // a batch of which the server stored no item: `results` has the reason of each
 const SHOWN_CHARS = 300;
 
 export class DrawdownError extends Error {
@@ -22,7 +22,7 @@ export class DrawdownError extends Error {
   }
 }
 
-/** The server refused it, for good: nothing was done. */
+/** An error: the server refused the call, would refuse it again, and did nothing. */
 export class Refused extends DrawdownError {
   constructor(status, code, message, details) {
     super(`${status} ${code}: ${message}`);
@@ -30,7 +30,7 @@ export class Refused extends DrawdownError {
   }
 }
 
-/** No answer arrived: the call was done, or not. The same call under the same key is safe. */
+/** An error: no answer, so it is unknown if the call was done. The same call under the same key is safe. */
 export class Unreachable extends DrawdownError {
   constructor(message, retryAfterMs = 0, options = undefined) {
     super(message, options);
@@ -39,10 +39,10 @@ export class Unreachable extends DrawdownError {
 }
 
 export class Line {
-  /** `world`: the clock, the ids, the pauses and the fetch; tests give others. */
+  /** `world`: the clock, the ids, the pauses and the fetch; tests pass others. */
   constructor(url, key, settings, world) {
     if (typeof url !== "string") throw new TypeError("new Client(url, key, settings): url must be a string");
-    const found = new URL(url); // TypeError for what is no address
+    const found = new URL(url); // TypeError for an invalid address
     if (!["http:", "https:"].includes(found.protocol)) throw new TypeError("the server's address is http://… or https://…");
     if (!key) throw new TypeError("the client has no key");
     this.url = url.replace(/\/+$/, "");
@@ -51,7 +51,7 @@ export class Line {
     this.world = world;
   }
 
-  /** Tried again within the bounds of a call that somebody waits for. Errors: Refused, Unreachable. */
+  /** Make a call, with retries within the bounds of the settings. Errors: Refused, Unreachable. */
   async ask(call) {
     const { tries, withinMs } = this.settings;
     const began = this.world.now();
@@ -72,7 +72,7 @@ export class Line {
     return Math.max(this.world.random() * most, error.retryAfterMs);
   }
 
-  /** One try. Errors: Refused, Unreachable. */
+  /** Make a call once, without retries. Errors: Refused, Unreachable. */
   async once({ method, path, order, once }) {
     const headers = { ...this.headers };
     if (order !== undefined) headers["Content-Type"] = "application/json";
@@ -93,7 +93,7 @@ export class Line {
   }
 }
 
-/** The text of an answer. Errors: Unreachable for what is too long. */
+/** Return the text of an answer. Errors: Unreachable if it is too long. */
 async function bounded(answer) {
   const pieces = [];
   let bytes = 0;
@@ -131,17 +131,17 @@ function asked(retryAfter) {
   return Math.min(seconds * 1000, LONGEST_RETRY_AFTER_MS);
 }
 
-/** What a server said, fit for a line of a log: short, and without a control character. */
+/** Return a server's text for a line of a log: short, and without control characters. */
 export function shown(value) {
   return String(value).slice(0, SHOWN_CHARS).replace(/\p{C}/gu, "?");
 }
 
-/** Without what is not said. */
+/** Return an order without its empty fields. */
 export function said(order) {
   return Object.fromEntries(Object.entries(order).filter(([, value]) => value !== undefined && value !== null));
 }
 
-/** A path with its query; of a list, one for each value. */
+/** Return a path with its query. A list becomes one parameter for each value. */
 export function withQuery(path, query = {}) {
   const words = new URLSearchParams();
   for (const [name, value] of Object.entries(said(query)))

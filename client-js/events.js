@@ -1,24 +1,24 @@
-// Usage events: one by one while the program runs, sent in the background, or at once with their answers.
+// Usage events: recorded one by one and sent in the background, or sent at once with their results.
 //
-// Guarantee: an event is made once. Whatever is sent again is the same event under the same id, so that the server knows
-// it again. What waits is bounded, and nothing is forgotten silently: what the server did not take, and what is left when
-// the client is closed, is raised with its count.
+// Guarantee: an event is made once. A repetition is the same event under the same id, so that the server recognises
+// it. The number of waiting events is bounded, and no event is lost silently. If the server rejects an event, or events
+// are left when the client is closed, the client throws an error with the count.
 
 import { DrawdownError, Refused, Unreachable, said, shown } from "./calls.js";
 
-export const BATCH_ITEMS = 1_000; // of one body: as the server has it
-export const BATCH_MS = 200; // for which an event waits for others
+export const BATCH_ITEMS = 1_000; // events of one body, as the server allows
+export const BATCH_MS = 200; // time for which an event waits for others
 export const QUEUE_ITEMS = 10_000;
 export const CLOSE_MS = 10_000;
 export const CLOSING_PAUSE_MS = 500; // the longest pause between tries while the client is being closed
 export const MAX_QUANTITY = 1_000_000_000_000;
 const KEPT = new Set(["accepted", "duplicate", "pending"]);
 
-/** It is no event that a server takes. */
+/** An error: the event is invalid, and was not recorded. */
 export class BadItem extends DrawdownError {}
-/** No more can wait: nothing was recorded. */
+/** An error: the queue is full, and the event was not recorded. */
 export class QueueFull extends DrawdownError {}
-/** `count` events are not sent, and the server did not take `rejected` others. `first`: the first result of these. */
+/** An error: `count` events were not sent, and the server rejected `rejected` others. `first`: the first such result. */
 export class Unsent extends DrawdownError {
   constructor(count, rejected, first) {
     const texts = first ? [first.status === "refused" ? undefined : first.code, first.message] : [];
@@ -28,7 +28,7 @@ export class Unsent extends DrawdownError {
   }
 }
 
-/** An event by the names of the server. Errors: BadItem. */
+/** Return an event with the server's field names. Errors: BadItem. */
 export function eventOf(eventType, quantity, more, source, world) {
   if (typeof eventType !== "string" || !eventType) throw new BadItem("event_type is a text of 1 to 200 characters");
   if (!Number.isSafeInteger(quantity) || quantity < 0 || quantity > MAX_QUANTITY)
@@ -36,7 +36,7 @@ export function eventOf(eventType, quantity, more, source, world) {
   const { org_id, at, event_id, subject, project, plan_key, properties, ...unknown } = { ...more, source: undefined };
   const [other] = Object.keys(said(unknown));
   if (other !== undefined) throw new BadItem(`an event has no ${shown(other)}`);
-  const isStamped = at === undefined && event_id !== undefined; // recorded again, it has another time, and is the same
+  const isStamped = at === undefined && event_id !== undefined; // a repetition has another time, but is the same event
   const now = world.now();
   return said({
     source: more.source ?? source,
@@ -53,7 +53,7 @@ export function eventOf(eventType, quantity, more, source, world) {
   });
 }
 
-/** Milliseconds since 1970. */
+/** Return milliseconds since 1970. */
 export const moment = (at) => (at instanceof Date ? at.getTime() : at);
 
 export class Events {
@@ -61,13 +61,13 @@ export class Events {
   #settings;
   #world;
   #waiting = [];
-  #sending; // the loop, while there is one
+  #sending; // the promise of the sending loop, while it runs
   #rejected = 0;
   #refused = 0;
-  #first; // result of those two
+  #first; // the first result that was rejected or refused
   #closed = false;
   #deadline = Infinity;
-  #closing = new AbortController(); // ends a pause, as the client is closed
+  #closing = new AbortController(); // ends a pause when the client is closed
 
   constructor(line, settings, world) {
     this.#line = line;
@@ -75,7 +75,7 @@ export class Events {
     this.#world = world;
   }
 
-  /** Record one event, which is sent in the background; its id. Errors: BadItem, QueueFull. */
+  /** Record one event, and return its id. It is sent in the background. Errors: BadItem, QueueFull. */
   record(eventType, quantity = 1, more = {}) {
     const event = eventOf(eventType, quantity, more, this.#settings.source, this.#world);
     if (this.#closed) throw new DrawdownError("the client is closed");
@@ -86,7 +86,7 @@ export class Events {
     return event.event_id;
   }
 
-  /** Send events as the server names their fields, and wait: what became of each, in their order. Each needs its own
+  /** Send events with the server's field names, and return the result of each, in order. Each must have its own
    * `event_id`, so that the same call again is harmless. Errors: Refused, Unreachable, BadItem. */
   async send(...events) {
     if (events.some((one) => !one.event_id)) throw new BadItem("an event that is sent has an event_id of its own");
@@ -94,13 +94,13 @@ export class Events {
     return results(await this.#line.ask({ method: "POST", path: "/v1/events", order: whole }), whole.length);
   }
 
-  /** Wait until all that was recorded before is answered for. Errors: Unsent. */
+  /** Wait for the results of all events recorded before. Errors: Unsent. */
   async flush() {
     while (this.#sending) await this.#sending;
     this.#requireSent();
   }
 
-  /** Send what waits within `withinMs`, and end. Errors: Unsent. */
+  /** Send waiting events within `withinMs`, and stop. Errors: Unsent. */
   async close(withinMs = CLOSE_MS) {
     this.#closed = true;
     this.#deadline = this.#world.now() + withinMs;
@@ -109,7 +109,7 @@ export class Events {
     this.#requireSent();
   }
 
-  /** For this long, or until the client is closed. */
+  /** Wait for this time, or until the client is closed. */
   #pause(ms) {
     return this.#closed
       ? this.#world.pause(Math.min(ms, CLOSING_PAUSE_MS))
@@ -156,13 +156,13 @@ export class Events {
       try {
         this.#settings.onResult?.(batch[at], result);
       } catch (error) {
-        console.error(`onResult failed: ${shown(error)}`); // whatever it is, sending continues
+        console.error(`onResult failed: ${shown(error)}`); // sending continues after any error of the callback
       }
     });
   }
 }
 
-/** What became of so many events. Errors: Unreachable where the answer does not say it of each. */
+/** Return the results of `count` events. Errors: Unreachable if the answer does not have one for each. */
 function results(answer, count) {
   const found = answer.results;
   if (!Array.isArray(found) || found.length !== count || found.some((one) => typeof one?.status !== "string"))

@@ -1,7 +1,7 @@
-// The guard: ask before an act, count it, and have it billed by the event that it emits.
+// The guard: check a use before it happens, count it, and bill it by the event that it emits.
 //
-// Guarantee: the key of a use is the caller's: the same call again, after an answer that was lost, is done once. What is
-// blocked is an answer, and no error.
+// Guarantee: the caller chooses the key of a use. If an answer is lost, the server does the same call only once. A
+// blocked use is an answer, and not an error.
 
 import { Unreachable, said, withQuery } from "./calls.js";
 import { moment } from "./events.js";
@@ -17,39 +17,40 @@ export class Guard {
     this.#world = world;
   }
 
-  /** Whether so much may be used now; nothing is used. `wish`: {org_id, metric, quantity, payer}. */
+  /** Return the decision on a use now, without using anything. `wish`: {org_id, metric, quantity, payer}. */
   check({ org_id, metric, quantity, payer }) {
     return this.#ask("check", { org_id, metric, quantity, payer });
   }
 
-  /** Use so much at once, where it may be used. `wish`: {org_id, metric, quantity, payer, project, subject, event}. `event`: a
-   * type, or an object by the server's names with its `event_type`: the use counts against limits, and the event is
-   * billed, both or neither. */
+  /** Use this quantity at once, if it is allowed. `wish`: {org_id, metric, quantity, payer, project, subject, event}.
+   * `event`: a type, or an object with the server's field names and an `event_type`. The use counts against limits, and
+   * the event is billed, both or neither. */
   consume(key, wish) {
     return this.#ask("consume", { key, ...wish, event: this.#event(wish.event) });
   }
 
-  /** Hold so much until it is known what was used. `wish`: as `consume`, without an event; `for_ms`: the hold. */
+  /** Reserve this quantity, if it is allowed. `wish`: as for `consume`, without an event, and with `for_ms`: the time of
+   * the reservation. */
   reserve(key, wish) {
     return this.#ask("reserve", { key, ...wish });
   }
 
-  /** End it with what was used in all. */
+  /** Settle a reserved use with its total quantity. */
   settle(key, actual, reason = undefined) {
     return this.#ask("settle", { key, actual, reason });
   }
 
-  /** Give it up; what it used all the same counts. */
+  /** Release a reserved use. The quantity `incurred` still counts. */
   release(key, incurred = 0, reason = undefined) {
     return this.#ask("release", { key, incurred, reason });
   }
 
-  /** Hold `to` in all, and for longer. */
+  /** Extend a reserved use to a total of `to`, for `for_ms` from now. */
   extend(key, { to, for_ms, reason } = {}) {
     return this.#ask("extend", { key, to, for_ms, reason });
   }
 
-  /** The four ways out of a block, and which are open now. */
+  /** Return the four ways out of a block, and which are open now. */
   options({ org_id, metric, quantity, payer }) {
     const path = `/v1/guard/${encodeURIComponent(org_id)}/options`;
     return this.#line.ask({ method: "GET", path: withQuery(path, { metric, quantity, payer }) });

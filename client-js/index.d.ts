@@ -24,7 +24,7 @@ export interface EventMore {
   plan_key?: string;
   properties?: Record<string, unknown>;
 }
-/** By the names of the server. */
+/** A usage event, with the server's field names. */
 export interface UsageEvent {
   event_type: string;
   event_id?: string;

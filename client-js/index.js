@@ -18,8 +18,8 @@ const WORLD = {
   fetch: (...given) => fetch(...given),
 };
 const SETTINGS = {
-  source: "drawdown-client-js", // of events that name none
-  onResult: undefined, // is told of each recorded event once
+  source: "drawdown-client-js", // for events without a source
+  onResult: undefined, // called once for each recorded event
   tries: CALL_TRIES,
   withinMs: CALL_WITHIN_MS,
   answerMs: ANSWER_MS,
@@ -27,12 +27,12 @@ const SETTINGS = {
   queueItems: QUEUE_ITEMS,
 };
 
-/** One server and one key. Close it: what is recorded is sent in the background. */
+/** A client of one server, with one key. Close it, because recorded events are sent in the background. */
 export class Client {
   #line;
   #world;
 
-  /** `settings`: as SETTINGS. `world` is for tests. */
+  /** `settings`: the fields of SETTINGS. `world` is for tests. */
   constructor(url, key, settings = {}, world = {}) {
     const whole = { ...SETTINGS, ...settings };
     const [other] = Object.keys(settings).filter((name) => !(name in SETTINGS));
@@ -44,35 +44,35 @@ export class Client {
     this.guard = new Guard(this.#line, this.#world);
   }
 
-  /** By DRAWDOWN_URL and DRAWDOWN_KEY. */
+  /** Return a client of DRAWDOWN_URL and DRAWDOWN_KEY. */
   static fromEnv(settings = {}) {
     const { DRAWDOWN_URL: url, DRAWDOWN_KEY: key } = process.env;
     if (!url || !key) throw new TypeError("the client has no server: set DRAWDOWN_URL and DRAWDOWN_KEY");
     return new Client(url, key, settings);
   }
 
-  /** Any operation of /openapi.json that changes something, by its path. It is done once: under `key`, or under one of
-   * its own. An order with `dry_run` shows it and changes nothing. Errors: Refused, Unreachable. */
+  /** Call an operation of /openapi.json that changes something, by its path. The server does it once, under `key` or a
+   * new key. An order with `dry_run` shows the change and does not make it. Errors: Refused, Unreachable. */
   post(path, order = {}, { key = this.#world.newId() } = {}) {
     return this.#line.ask({ method: "POST", path, order, once: key });
   }
 
-  /** Any operation of /openapi.json that only reads. Errors: Refused, Unreachable. */
+  /** Call an operation of /openapi.json that only reads, by its path. Errors: Refused, Unreachable. */
   get(path, query = {}) {
     return this.#line.ask({ method: "GET", path: withQuery(path, query) });
   }
 
-  /** Record one event, of 1 unless you give a quantity; its id. */
+  /** Record one event, and return its id. The default quantity is 1. */
   record(eventType, quantity = 1, more = {}) {
     return this.events.record(eventType, quantity, more);
   }
 
-  /** Wait until all that was recorded before is answered for. Errors: Unsent. */
+  /** Wait for the results of all events recorded before. Errors: Unsent. */
   flush() {
     return this.events.flush();
   }
 
-  /** Send what waits, and end. Errors: Unsent. */
+  /** Send waiting events, and stop. Errors: Unsent. */
   close(withinMs) {
     return this.events.close(withinMs);
   }

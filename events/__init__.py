@@ -1,1 +1,1 @@
-"""Usage events: their shape, and what may leave of them. Nothing here reads or writes anything."""
+"""Usage events: their shape, and the check of reports about them. Nothing here does I/O."""

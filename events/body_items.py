@@ -1,8 +1,9 @@
-"""Items out of a body: one JSON object, an array of them, or one on each line.
+"""The items of a body: one JSON object, an array of them, or one on each line.
 
-Guarantee: pure. An item is read and bounded by itself. If it is wrong, only it is reported, and the others are read, as
-long as its end can be found, with no more than MOST_PASSED_OVER of the body passed over for that. No two readings of a
-body differ: a repeated name, a number that JSON does not have, and bytes that are no UTF-8 are refused.
+Guarantee: pure. Each item is read and bounded separately. If an item is invalid, only it is reported, and the others
+are read. That needs the end of the item, and Drawdown passes over at most MOST_PASSED_OVER tokens of a body to find
+ends. Every reading of a body is the same: a repeated name, a number that JSON does not have, and bytes that are not
+UTF-8 are rejected.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ MOST_ITEMS: Final = 1_000
 MAX_ITEM_BYTES: Final = 16 * 1024
 """Size of one item in a body of events or samples."""
 _FIRST_LOOK: Final = 1024
-"""The part of an item to look at first, enough for most items. Only then all of it is looked at."""
+"""Bytes of an item to read first, enough for most items. If they are not enough, the whole item is read."""
 MOST_PASSED_OVER: Final = 200_000
-"""Brackets, texts and commas that Drawdown reads in one body to skip invalid items. A body of a thousand invalid
-items has fewer."""
+"""Brackets, texts and commas of one body that Drawdown passes over to skip invalid items. A thousand invalid items have
+fewer."""
 MAX_DEPTH: Final = 8
 """Nested objects and arrays of one item, including the item itself."""
 
@@ -33,18 +34,21 @@ Item = dict[str, object]
 _BLANK: Final = re.compile(rb"[ \t\r\n]*")
 _LINE: Final = re.compile(rb"[^\n]*\n|[^\n]+")
 _TOKENS: Final = re.compile(rb'"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z)|[\[{]+|[\]}]+|,', re.DOTALL)
-"""Tokens that decide where an item ends. A text without an end is taken to the end, and never looked at again."""
+"""Tokens that decide where an item ends. A text without an end is one token up to the end of the body."""
 
 
 _NO_UTF8: Final = re.compile("[\ud800-\udfff]")
 
 
 class Unreadable(UsageError):
-    """A body of which nothing can be taken. `code`: `not_json`, `too_large`."""
+    """An error: a body cannot be read, so no item of it counts.
+
+    `code`: `not_json`, `too_large`.
+    """
 
 
 def drop_traceback(error: Unfit) -> Unfit:
-    """An error to be kept: without where it was raised, which would keep all that was read there."""
+    """Return an error without its traceback, which would keep all read data in memory."""
     error.__context__ = None
     return error.with_traceback(None)
 
@@ -61,7 +65,10 @@ def _no_number(text: str) -> object:
 
 
 def _whole_number(text: str) -> int | Decimal:
-    """Return a whole number. A number with more digits than Python reads is still JSON: its field reports the fault."""
+    """Return a whole number.
+
+    A number with more digits than Python reads is still JSON: its field reports the fault.
+    """
     try:
         return int(text)
     except ValueError:
@@ -78,7 +85,10 @@ def is_array(body: bytes) -> bool:
 
 
 def array(body: bytes) -> Iterator[Item | Unfit]:
-    """The items of a JSON array. Errors: Unreadable, also after items were given: then none of them counts."""
+    """Yield the items of a JSON array.
+
+    Errors: Unreadable, also after some items: then none of them counts.
+    """
     at, number, left = _skip(body, 0), 0, MOST_PASSED_OVER
     if _sign(body, at) != b"[":
         raise Unreadable("invalid body: expected a JSON array", code="not_json")
@@ -101,7 +111,7 @@ def array(body: bytes) -> Iterator[Item | Unfit]:
 
 
 def one(body: bytes) -> Item | Unfit:
-    """The one item that a body is. Errors: Unreadable."""
+    """Return the single item of a body. Errors: Unreadable."""
     try:
         return _whole(body)
     except Unfit as error:
@@ -111,7 +121,10 @@ def one(body: bytes) -> Item | Unfit:
 
 
 def read_lines(body: bytes) -> Iterator[Item | Unfit]:
-    """The items of JSON lines, one for each line: an empty one is no item. Errors: Unreadable for too many."""
+    """Yield the items of JSON lines, one for each line.
+
+    An empty line is an error. Errors: Unreadable for too many lines.
+    """
     for number, found in enumerate(_LINE.finditer(body)):
         if number >= MOST_ITEMS:
             raise _too_many()
@@ -124,7 +137,7 @@ def read_lines(body: bytes) -> Iterator[Item | Unfit]:
 
 
 def _whole(text: bytes) -> Item:
-    """An item that is all of a text. Errors: Unfit."""
+    """Return the item that a whole text is. Errors: Unfit."""
     if len(text) > MAX_ITEM_BYTES:
         raise _too_large()
     try:
@@ -144,7 +157,7 @@ def _next(body: bytes, at: int, left: int) -> tuple[Item | Unfit, int, int]:
     """
     wrong: Unfit | None = None
     for most_bytes in (_FIRST_LOOK, MAX_ITEM_BYTES):
-        # Bytes that are no UTF-8 become halves of surrogate pairs: as many bytes again, and told from any text that is.
+        # Bytes that are not UTF-8 become halves of surrogate pairs: the same number of bytes, and never valid text.
         text = body[at : at + most_bytes].decode("utf-8", "surrogateescape")
         try:
             item, length = _DECODER.raw_decode(text)
@@ -164,7 +177,10 @@ def _next(body: bytes, at: int, left: int) -> tuple[Item | Unfit, int, int]:
 
 
 def _end(body: bytes, at: int, left: int) -> tuple[int, int, int]:
-    """Return the end of the item that begins here (the array's next comma or its end), its depth, and the rest."""
+    """Return the end of the item that begins at `at`, its depth, and the rest of `left`.
+
+    The end is the array's next comma, or the end of the array. Errors: Unreadable.
+    """
     depth = deepest = 0
     for found in _TOKENS.finditer(body, at):
         if not left:
@@ -185,7 +201,10 @@ def _end(body: bytes, at: int, left: int) -> tuple[int, int, int]:
 
 
 def _bytes_of(text: str, length: int) -> int:
-    """Return the number of bytes of the first `length` characters. Errors: Unfit if they were not UTF-8."""
+    """Return the number of bytes of the first `length` characters.
+
+    Errors: Unfit if they were not UTF-8.
+    """
     if text.isascii():
         return length
     if _NO_UTF8.search(text, 0, length):
@@ -197,7 +216,7 @@ def _object(item: object) -> Item:
     if not isinstance(item, dict):
         raise Unfit("not_an_object", "invalid item: expected a JSON object")
     level: list[object] = [item]
-    for _ in range(MAX_DEPTH):  # how deep the parser itself goes differs from one Python to the next
+    for _ in range(MAX_DEPTH):  # the depth of the parser itself differs between versions of Python
         level = [one for held in level for one in _within(held) if isinstance(one, dict | list)]
         if not level:
             return item

@@ -1,9 +1,9 @@
-"""Usage events as they are sent: CloudEvents 1.0, or objects with the names of our own envelope.
+"""Usage events as they are sent: CloudEvents 1.0, or objects with the field names of Drawdown's envelope.
 
-Guarantee: pure. Each item gives one usage event, or one `Unfit` with a code and a place. If a sender repeats an event,
-it gives the same event again: extension attributes, which a tracing library changes with each try, are not kept. The
-official `cloudevents` package is not used to read: it takes repeated names and numbers that JSON does not have, reads
-all numbers as floats, and refuses a batch for one bad event.
+Guarantee: pure. Each item becomes one usage event, or one `Unfit` with a code and a place. If a sender repeats an
+event, the result is the same event: extension attributes, which a tracing library changes with each attempt, are
+dropped. This module does not read with the official `cloudevents` package. That package accepts repeated names and
+numbers that JSON does not have, reads all numbers as floats, and rejects a batch for one invalid event.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ EVENT: Final = "application/cloudevents+json"
 BATCH: Final = "application/cloudevents-batch+json"
 LINES: Final = "application/x-ndjson"
 TYPES: Final = (JSON, EVENT, BATCH, LINES)
-"""Content types of bodies that are read."""
+"""Content types of bodies that Drawdown reads."""
 VERSION: Final = "1.0"
 
 OWN: Final = frozenset(
     {"source", "event_id", "event_type", "org_id", "subject", "project", "plan_key", "quantity", "occurred_at",
      "recorded_at", "properties"}
 )  # fmt: skip
-"""The names of our envelope. Another is refused: it is one of these mistyped, most likely."""
+"""The field names of the envelope. Another name is rejected, because it is probably one of these, mistyped."""
 
 _PLACES: Final = {
     "event_id": "id", "event_type": "type", "org_id": "subject", "project": "data.project", "plan_key": "data.plan",
     "properties": "data",
 }  # fmt: skip
-"""CloudEvents' names of the fields of the envelope, for its faults."""
+"""The CloudEvents names of the envelope's fields, for error messages."""
 _COUNTED: Final = ("data", "data.quantity", "data.project", "data.plan")
-"""Places of which the value of an event's type decides whether they are wrong."""
+"""Places with faults that the value of the event's type may remove."""
 _OWN_PLACES: Final = {"time": "occurred_at"}
 _HEADER: Final = "ce-"
 _JSON_DATA: Final = re.compile(r"(?:application|text)/(?:[a-z0-9.-]+\+)?json", re.IGNORECASE)
@@ -51,11 +51,10 @@ _JSON_DATA: Final = re.compile(r"(?:application|text)/(?:[a-z0-9.-]+\+)?json", r
 
 @dataclass(frozen=True)
 class ReceivedEvent:
-    """An event as it was sent. Without a time of its own, it stands at the time at which its sender recorded it, or of
-    its arrival. A repetition is the same event, whenever it comes: its time is looked up where it came before.
+    """An event as it was sent.
 
     Without a time of its own, it has the time at which its sender recorded it, or of its arrival. A repetition is the
-    same event, whenever it comes: its time is looked up if it came before. `wrong`: why it states no quantity; until it
+    same event, whenever it comes: its time is looked up if it came before. `wrong`: why it states no quantity. Until it
     is `counted`, its quantity is 0.
     """
 
@@ -64,13 +63,13 @@ class ReceivedEvent:
     wrong: Unfit | None = field(default=None, compare=False)
     again: Callable[[EventValue | None], ReceivedEvent | Unfit] | None = field(default=None, compare=False, repr=False)
     other_subject: bool = False
-    """True if its subject is another name than the organisation.
+    """True if its subject differs from the organisation.
 
-    For a sender without an organisation of its own, the subject is the organisation.
+    If the sender has no organisation of its own, the subject is the organisation.
     """
 
     def counted(self, value: EventValue | None) -> ReceivedEvent | Unfit:
-        """The event by the value of its type, if one was declared."""
+        """Return the event with the quantity by the value of its type, if it has one."""
         if value is not None and self.again is not None:
             return self.again(value)
         if self.wrong is None or self.wrong.code != "missing":
@@ -89,9 +88,12 @@ def parse_events(
     now_ms: int,
     source: str | None = None,
 ) -> Iterator[ReceivedEvent | Unfit]:
-    """The events of a body, in order. `headers` have names in lower case; one that came twice is among their items
-    twice. `org_id` and `source`: the organisation and the source that the sender is bound to, if it is. An event that
-    names no source is of that source. Errors: Unreadable, also after some: then none of them counts."""
+    """Yield the events of a body, in order.
+
+    `headers`: names in lower case; a repeated header is there twice. `org_id`, `source`: the organisation and source
+    that the sender is bound to, if any. An event without a source has that source. Errors: Unreadable, also after some
+    events: then none of them counts.
+    """
     for one in _each(body, content_type, headers, org_id, now_ms, source):
         if isinstance(one, ReceivedEvent) and source is not None and one.event.source != source:
             yield _foreign(one, source)
@@ -119,13 +121,15 @@ def _each(
 
 
 def _sourced(item: Item, source: str | None) -> Item:
-    """Return an item with the source of its sender, if it names none."""
+    """Return an item with the source of its sender, if it has no source."""
     return item if source is None or item.get("source") is not None else {**item, "source": source}
 
 
 def of_use(item: Item, org_id: str, now_ms: int, source: str | None) -> ReceivedEvent:
-    """The event that a use of an organisation emits, by the names of our envelope; `source`: as `parse_events` has it.
-    Errors: Unfit."""
+    """Return the event that a use emits, by the field names of the envelope.
+
+    `source`: as in `parse_events`. Errors: Unfit.
+    """
     found = _by_value(item, False, org_id, now_ms, None)
     if isinstance(found, ReceivedEvent) and source is not None and found.event.source != source:
         found = _foreign(found, source)
@@ -135,12 +139,15 @@ def of_use(item: Item, org_id: str, now_ms: int, source: str | None) -> Received
 
 
 def is_binary(headers: Mapping[str, str]) -> bool:
-    """Return True if an event's attributes are in the headers. Its data are JSON, also without a Content-Type."""
+    """Return True if an event's attributes are in the headers.
+
+    Its data are JSON, even without a Content-Type.
+    """
     return f"{_HEADER}specversion" in headers
 
 
 def type_of(content_type: str) -> str:
-    """A Content-Type without its parameters."""
+    """Return a Content-Type without its parameters, in lower case."""
     return content_type.partition(";")[0].strip().lower()
 
 
@@ -155,7 +162,10 @@ def items(body: bytes, content_type: str) -> Iterator[Item | Unfit]:
 
 
 def _binary(body: bytes, headers: Mapping[str, str]) -> Item | Unfit:
-    """Read an event in binary mode: percent-encoded attributes in headers, data in the body."""
+    """Read an event in binary mode.
+
+    Its attributes are in headers, percent-encoded. Its data is the body.
+    """
     data = body_items.one(body)
     if isinstance(data, Unfit):
         return data
@@ -167,7 +177,10 @@ def _binary(body: bytes, headers: Mapping[str, str]) -> Item | Unfit:
 
 
 def _header(text: str) -> str:
-    """A header is read byte by byte. Some senders write UTF-8 into it, and encode nothing."""
+    """Return the text of a header.
+
+    A header is read byte by byte, because some senders write UTF-8 into it without encoding.
+    """
     try:
         return unquote(text.encode("latin-1").decode())
     except ValueError:
@@ -175,7 +188,10 @@ def _header(text: str) -> str:
 
 
 def _read(item: Item, kind: str, org_id: str | None, now_ms: int) -> ReceivedEvent | Unfit:
-    """An event that states no quantity is read with 0: whether its type has a value is not known here."""
+    """Read an event.
+
+    If it states no quantity, read it with 0, because the value of its type is unknown here.
+    """
     is_cloudevent = kind in (EVENT, BATCH) or "specversion" in item
     again = partial(_by_value, item, is_cloudevent, org_id, now_ms)
     found = again(None)
@@ -204,7 +220,10 @@ def _by_value(
 
 
 def _of_cloudevent(item: Item, org_id: str | None, now_ms: int, value: EventValue | None) -> ReceivedEvent:
-    """The organisation is the subject, unless the sender is bound to one: then the subject is a label."""
+    """Read a CloudEvent. Errors: Unfit.
+
+    The organisation is the subject. If the sender is bound to an organisation, the subject is a label.
+    """
     if text_of(item, "specversion", "specversion") != VERSION:
         raise Unfit("bad_specversion", f"invalid specversion: expected {VERSION}", "specversion")
     source, event_id, event_type = (text_of(item, name, name) for name in ("source", "id", "type"))
@@ -231,14 +250,18 @@ def _of_cloudevent(item: Item, org_id: str | None, now_ms: int, value: EventValu
 
 
 def _label(data: Item, name: str, value: EventValue | None) -> str | None:
-    """If its type has a value, data are a product's own, and another thing may have this name. Errors: Unfit."""
+    """Return the label of a name in the data; None if there is none. Errors: Unfit.
+
+    If the type has a value, the data are a product's own, and the name can mean something else: then only a valid id
+    counts.
+    """
     if value is not None and not (isinstance(found := data.get(name), str) and is_clean_id(found)):
         return None
     return optional_text(data, name, f"data.{name}")
 
 
 def _data_of(item: Item, value: EventValue | None) -> Item:
-    """Errors: Unfit `bad_data`, `missing`."""
+    """Return the data of a CloudEvent. Errors: Unfit `bad_data`, `missing`."""
     kind = optional_text(item, "datacontenttype", "datacontenttype")
     if "data_base64" in item or (kind is not None and not _JSON_DATA.fullmatch(kind.partition(";")[0].strip())):
         raise Unfit("bad_data", "invalid data: expected a JSON object", "data")
@@ -253,7 +276,10 @@ def _data_of(item: Item, value: EventValue | None) -> Item:
 
 
 def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue | None) -> ReceivedEvent:
-    """A quantity that is stated counts, whatever value its type has."""
+    """Read an event of the envelope.
+
+    A stated quantity counts, even if its type has a value. Errors: Unfit.
+    """
     if not item.keys() <= OWN:
         name = next(name for name in item if name not in OWN)
         cloud = " (only a CloudEvent has, beside specversion)" if name in ("id", "type", "time", "data") else ""

@@ -1,10 +1,10 @@
-"""The envelope: the fields of every usage event, from any product, in any shape; as JSON, and its JSON Schema.
+"""The envelope: the fields of every usage event, from any product; its JSON, and its JSON Schema.
 
-Guarantee: pure. The database takes every event that is made here. The fault of any other event is named by a code and
-its place, without its value. Numbers are integers of base units: an adapter scales quantities that its product counts
-in parts. The schema is made from the fields of `UsageEvent` and its bounds: `usage-event.schema.json` here is the
-result of `envelope_schema`, which a test checks. Faults that a schema cannot express (the bytes of `properties`, times
-far ahead) are refused where the event is taken.
+Guarantee: pure. The database accepts every event that is made here. The fault of any other item is named by a code and
+its place, without its value. Numbers are integers of base units: an adapter scales the fractions of its product. The
+schema follows from the fields of `UsageEvent` and its bounds: `usage-event.schema.json` here is the result of
+`envelope_schema`, which a test checks. Faults that a schema cannot express (the bytes of `properties`, times far ahead)
+are rejected when the event arrives.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
 
 MAX_QUANTITY: Final = 10**12
-"""Base units of one event: nine million such events of one window still fit in 64 bits."""
+"""Base units of one event. Nine million such events in a window still fit in 64 bits."""
 MAX_PROPERTIES_BYTES: Final = 4_096
 """Size of the properties of one usage event, as JSON."""
 
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 Named: TypeAlias = tuple[str | None, str | None]
-"""The source and id of an item as it states them, if they are valid ids."""
+"""The source and id that an item states, if they are valid ids."""
 
 
 class Unfit(UsageError):
-    """An item that is no usage event.
+    """An error: an item is not a usage event.
 
-    `code`: the fault. `at`: its place in the item (a path; empty: all of it). `named`: the item's source and id as it
-    states them.
+    `code`: the fault. `at`: its place in the item (a path; empty: the whole item). `named`: the source and id that the
+    item states.
     """
 
     at: str
@@ -49,7 +49,10 @@ class Unfit(UsageError):
 
 
 def named_in(item: Mapping[str, object], source: str, name: str) -> Named:
-    """Return the source and id of an item, by these names of its fields."""
+    """Return the source and id of an item, by the names of its fields.
+
+    Return None for an invalid id.
+    """
     first, second = (
         found if isinstance(found, str) and is_clean_id(found) else None for found in (item.get(source), item.get(name))
     )
@@ -61,8 +64,8 @@ class UsageEvent:
     """One act of use.
 
     `source` and `event_id` together are its key. `quantity`: base units of its type. `occurred_ms`: milliseconds since
-    1970. `subject`, `project` and `plan_key` are labels as they were then, never looked up again. Errors: Unfit, for
-    contents that no event can have at any time (`require_time` knows the time).
+    1970. `subject`, `project` and `plan_key`: labels at the time of the event, never looked up again. Errors: Unfit,
+    for contents that are never valid (`require_time` checks the time).
     """
 
     source: str
@@ -100,11 +103,14 @@ class UsageEvent:
 
     @cached_property
     def properties_json(self) -> str:
-        """The properties as they are kept: the same text for the same content."""
+        """Return the properties as stored JSON: the same text for the same content."""
         return _ENCODER.encode(self.properties) if self.properties else "{}"
 
     def require_time(self, now_ms: int) -> None:
-        """Errors: Unfit `too_old` (before 2000: a unit mistake), `in_the_future` (over five minutes from now)."""
+        """Reject an event with an impossible time.
+
+        Errors: Unfit `too_old` (before 2000: a wrong unit), `in_the_future` (more than five minutes from now).
+        """
         if self.occurred_ms < EARLIEST_TS:
             raise Unfit("too_old", "invalid time: it is before 2000. Use milliseconds, or ISO 8601", "time")
         if self.occurred_ms > now_ms + FUTURE_SLACK_MS:
@@ -146,7 +152,7 @@ def as_json(event: UsageEvent) -> dict[str, Any]:
 
 
 def envelope_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of one event."""
+    """Return the JSON Schema (2020-12) of one event."""
     hints = get_type_hints(UsageEvent)
     said = {(TIME_SAID if name == TIME else name): _field(name, hint) for name, hint in hints.items()}
     return {

@@ -1,7 +1,7 @@
-"""The source and id of a refused item, as far as they may be shown.
+"""The source and id of a rejected item, as far as they can be shown.
 
-Guarantee: pure. A name that looks like a secret, an address or a person's number is left out. Other names are cut
-short.
+Guarantee: pure. A name that looks like a secret, an address or a person's number is left out. Other names are
+shortened.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from drawdown.events.envelope import Named
 from drawdown.events.privacy.rules import PLACES, SECRETS
 
 MAX_TOLD_CHARS: Final = 64
-"""Stored part of the name of an invalid item."""
+"""Characters that are stored of the name of an invalid item."""
 _PRIVATE: Final = (*SECRETS, *PLACES)
-"""Ids of any other kind are what an example is for."""
+"""The rules of private names. Other ids may be shown: an example needs them."""
 
 
 def example_of(named: Named) -> Named:
-    """Return the parts of a name that may be kept and shown."""
+    """Return the parts of a name that can be stored and shown.
+
+    Return None for a private part.
+    """
     source, item_id = named
     return _public_text(source), _public_text(item_id)
 

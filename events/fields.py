@@ -1,9 +1,9 @@
 """Single values of an item: a text, a moment, a quantity, labels and properties.
 
-Guarantee: pure and exact. A value is taken as it was meant or refused by a code; no number is rounded, and none costs
-more than its own length. A time in ISO 8601 has one reading, of events, samples and files alike. A leap second is the
-last moment that clocks without one can show. An hour 24 is refused: of the days that it may belong to, programs mean
-either.
+Guarantee: pure and exact. A value is read exactly, or rejected by a code. No number is rounded, and the time to read a
+number grows only with its length. A time in ISO 8601 has one meaning, in events, samples and files. A leap second
+becomes the last moment before it, because most clocks cannot show it. An hour 24 is rejected, because programs disagree
+on its day.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _NUMBER: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _LAST_MOMENT: Final = 10**15
 _FINEST: Final = 100
-"""Decimals of a number that are looked at: no number that is meant has more."""
+"""Decimals of a number that are read. A sensible number has fewer."""
 
 
 def text_of(item: Item, name: str, at: str) -> str:
-    """A text that has to be there. Errors: Unfit `missing`, `wrong_type`."""
+    """Return a text that must be present. Errors: Unfit `missing`, `wrong_type`."""
     found = optional_text(item, name, at)
     if found is None:
         raise Unfit("missing", f"{at} is missing", at)
@@ -42,7 +42,7 @@ def text_of(item: Item, name: str, at: str) -> str:
 
 
 def optional_text(item: Item, name: str, at: str) -> str | None:
-    """A text that may be missing, or null. Errors: Unfit `wrong_type`."""
+    """Return a text; None if it is missing or null. Errors: Unfit `wrong_type`."""
     found = item.get(name)
     if found is not None and not isinstance(found, str):
         raise Unfit("wrong_type", f"{at} must be a text", at)
@@ -50,7 +50,9 @@ def optional_text(item: Item, name: str, at: str) -> str | None:
 
 
 def moment_of(value: object, at: str) -> int:
-    """Return milliseconds since 1970, from ISO 8601 with its offset or from a whole number of them.
+    """Return milliseconds since 1970, from ISO 8601 with its offset or from a number.
+
+    A number must be whole milliseconds.
 
     Finer parts are cut off. Errors: Unfit `bad_time`.
     """
@@ -77,7 +79,9 @@ def _of_iso(text: str, at: str) -> int:
 
 
 def quantity_of(value: object, at: str) -> int:
-    """A whole number of base units: as a number of JSON, or as the text of one. 3.0 is 3, and 1.5 is refused.
+    """Return a whole number of base units, from a JSON number or a text.
+
+    3.0 is 3, and 1.5 is rejected.
 
     Errors: Unfit `missing`, `wrong_type`, `not_whole`, `bad_quantity`.
     """
@@ -88,7 +92,7 @@ def quantity_of(value: object, at: str) -> int:
         number = Decimal(value)
     if isinstance(number, bool) or not isinstance(number, int | Decimal):
         raise Unfit("wrong_type", f"{at} must be a whole number", at)
-    if not 0 <= number <= MAX_QUANTITY:  # before any arithmetic: 1e999999 has a million digits
+    if not 0 <= number <= MAX_QUANTITY:  # check before any arithmetic: 1e999999 has a million digits
         raise Unfit("bad_quantity", f"{at} must be a whole number from 0 to {MAX_QUANTITY:,}", at)
     if isinstance(number, Decimal) and (number.adjusted() < -_FINEST or number != number.to_integral_value()):
         raise Unfit("not_whole", f"{at} must be a whole number: count fractions in a smaller unit", at)
@@ -96,8 +100,10 @@ def quantity_of(value: object, at: str) -> int:
 
 
 def properties_of(found: Mapping[str, object], at: str) -> dict[str, object]:
-    """An event's own properties, as they are kept. Errors: Unfit `too_deep`, `properties_too_large`, `bad_text`,
-    `bad_number`."""
+    """Return an event's own properties, as they are stored.
+
+    Errors: Unfit `too_deep`, `properties_too_large`, `bad_text`, `bad_number`.
+    """
     left = [MOST_VALUES]
     return {_storable(name, at): _plain(value, f"{at}.{name}", 2, left) for name, value in found.items()}
 
@@ -140,8 +146,8 @@ _HOUR_24: Final = re.compile(r"[Tt ]24(?=$|[:Zz+-])")
 
 
 def from_iso(text: str) -> datetime:
-    """Return a time with its offset, or without one if it has none. Errors: ValueError."""
-    if text[4:5] != "-":  # "20241115" would do, and so would some counts of milliseconds
+    """Return a time, with its offset if it has one. Errors: ValueError."""
+    if text[4:5] != "-":  # fromisoformat accepts "20241115", and some counts of milliseconds
         raise ValueError("invalid date: expected an extended ISO date")
     if _HOUR_24.search(text) is not None:
         raise ValueError("invalid hour: expected 0 to 23")

@@ -1,8 +1,8 @@
-"""The public summary of usage events: counts and quantities by plan, kind and day, of nobody in particular.
+"""The public summary of usage events: counts and quantities by plan, kind and day, without organisations.
 
-Guarantee: pure. Each row is of LEAST organisations at least. A smaller group is told with the other plans of its kind
-and day; where these are too few, with all kinds of that day, then with all days; and what is still too few is left out.
-No sum of all is told, from which a row that is left out could be computed.
+Guarantee: pure. Each row covers at least LEAST organisations. A smaller group joins the other plans of its kind and
+day, then all kinds of that day, then all days. If it is still too small, it is left out. The summary has no total, from
+which a row that is left out could be computed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Label: TypeAlias = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class OrgUse:
-    """The use of one organisation: a kind, a day, a plan, the number of events, and base units of the kind."""
+    """The use of one organisation, by kind, day and plan. `quantity`: base units."""
 
     org_id: str
     plan_key: str | None
@@ -48,7 +48,10 @@ class OrgUse:
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """A group of at least LEAST organisations. `quantity` None: the group has several kinds, so units do not add up."""
+    """A group of at least LEAST organisations.
+
+    `quantity` None: the group has several kinds, so units do not add up.
+    """
 
     plan: str
     kind: str
@@ -62,7 +65,7 @@ class _Group:
     events: int = 0
     quantity: int = 0
     orgs: set[str] = field(default_factory=set)
-    """At most LEAST of them: enough to know that the group is not small."""
+    """At most LEAST organisations: enough to know that the group is not small."""
 
     def add(self, events: int, quantity: int, orgs: Iterable[str]) -> None:
         self.events += events
@@ -77,7 +80,9 @@ class _Group:
 
 
 def grouped(uses: Iterable[OrgUse]) -> tuple[list[SummaryRow], bool]:
-    """The rows in the order of day, kind and plan; and whether something was left out, since it is of too few.
+    """Return the rows, ordered by day, kind and plan.
+
+    The second result is True if a group was left out because it is too small.
 
     Errors: UsageError for more than MAX_GROUPS.
     """

@@ -1,8 +1,8 @@
-"""The quantity of an event that states none: one, or the value at a path in its data.
+"""The quantity of an event that states none: 1, or the value at a path in its data.
 
-Guarantee: pure and exact. A value is a whole number of base units once it is multiplied by its scale, or refused by a
-code with its place; no number is rounded. The words are those of OpenMeter's meters: an aggregation (`count`, `sum`)
-and a value property (`$.usage.tokens`).
+Guarantee: pure and exact. A value times its scale is a whole number of base units; otherwise it is rejected by a code
+with its place. No number is rounded. The terms are those of OpenMeter's meters: an aggregation (`count`, `sum`) and a
+value property (`$.usage.tokens`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ SUM: Final = "sum"
 MAX_VALUE_SCALE: Final = 1_000_000_000
 """Factor that makes a fractional value whole, such as seconds to nanoseconds."""
 MAX_PATH_CHARS: Final = 200
-"""Path of an event's value."""
+"""Length of the path of an event's value."""
 MAX_VALUE_DIGITS: Final = 100
-"""Digits of an event's value that is multiplied: no number that is meant has more."""
+"""Digits of an event's value that is multiplied. A sensible number has fewer."""
 _EXACT: Final = Context(prec=2 * MAX_VALUE_DIGITS)
 _PATH: Final = re.compile(r"\$(?:\.[A-Za-z0-9_-]+)+")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")
@@ -33,7 +33,10 @@ _NUMBER: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")
 
 @dataclass(frozen=True)
 class EventValue:
-    """The value of an event type. `path`: into its data, from `$`; None if events are counted. Errors: UsageError."""
+    """The value of an event type.
+
+    `path`: the path into its data, from `$`; None if events are counted. Errors: UsageError.
+    """
 
     aggregation: str
     path: str | None = None
@@ -59,7 +62,10 @@ class EventValue:
         return (self.path or "$").split(".")[1:]
 
     def quantity(self, data: Mapping[str, object], at: str) -> int:
-        """Return the quantity of an event by its data, which its sender calls `at`. Errors: Unfit."""
+        """Return the quantity of an event, by its data.
+
+        `at`: the sender's name for the data. Errors: Unfit.
+        """
         if self.aggregation == COUNT:
             return 1
         found: object = data
@@ -69,7 +75,7 @@ class EventValue:
         return quantity_of(self._scaled(found, place), place)
 
     def _scaled(self, value: object, at: str) -> object:
-        """A number in base units; anything else as it is. Errors: Unfit."""
+        """Return a number times the scale; any other value unchanged. Errors: Unfit."""
         number = Decimal(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
         if self.scale == 1 or isinstance(number, bool) or not isinstance(number, int | Decimal):
             return value
@@ -81,7 +87,7 @@ class EventValue:
 
     @property
     def share(self) -> str:
-        """Return the share of one event, in words."""
+        """Return the quantity of one event as text, for messages."""
         times = f" times {self.scale:,}" if self.scale != 1 else ""
         return "1 unit" if self.aggregation == COUNT else f"the value at {self.path}{times}"
 

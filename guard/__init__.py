@@ -1,1 +1,1 @@
-"""The guard's rules: what may be done now, and why not. Nothing here reads or writes anything."""
+"""The guard's rules: which use is allowed now, and why not. Nothing here does I/O."""

@@ -1,9 +1,9 @@
-"""The decision: may this amount of a metric be used now, by which rule, and how much is left. Pure.
+"""The decision if an amount of a metric can be used now, by which rule, and how much is left. Pure.
 
 Guarantee: rules apply in one order: the operator, an override in place of the plan's limit, the plan's limit, the
-credit of the payer. If the credit is unknown, a setting given in advance decides. If a plan has no limit for a metric,
-it allows none of it; unlimited use has to be set. The decision of phase 3 is always computed (`would`). The phase
-determines its effect. The gate of sandboxes uses the same rules (`worker/verdict/refresh_requests.py`).
+credit of the payer. If the credit is unknown, a setting decides. If a plan has no limit for a metric, it allows no use
+of it: unlimited use must be set. The decision of phase 3 is always computed (`would`), and the phase determines its
+effect. The gate of sandboxes uses the same rules (`worker/verdict/refresh_requests.py`).
 
     phase          nothing left                     little left
     0 silent       allow                            allow
@@ -26,7 +26,7 @@ Reach: TypeAlias = Literal["org", "pattern", "plan"]
 
 ONE_PPM: Final = 1_000_000
 HYSTERESIS_PPM: Final = 100_000
-"""The part of a limit by which use has to fall below the level of a warning before the next warning."""
+"""The part of a limit (in a million) by which use must fall below the level of a warning before the next warning."""
 SILENT: Final = 0
 WARN: Final = 1
 BLOCK_FREE: Final = 2
@@ -34,7 +34,7 @@ BLOCK_ALL: Final = 3
 IN_DOUBT: Final = frozenset(
     {"balance_unknown", "needs_quantities", "never_projected", "database_unreadable", "unknown_org"}
 )
-"""With which codes credit is refused that cannot be known here, or now."""
+"""Codes of a refusal because the credit is unknown here, or now."""
 _CLOSENESS: Final[Mapping[Reach, int]] = {"org": 0, "pattern": 1, "plan": 2}
 
 
@@ -42,7 +42,7 @@ _CLOSENESS: Final[Mapping[Reach, int]] = {"org": 0, "pattern": 1, "plan": 2}
 class Limit:
     """A plan's limit of a metric in a period, in base units.
 
-    `amount` None: unlimited. `phase` None: the metric's.
+    `amount` None: unlimited. `phase` None: that of the metric.
     """
 
     period: Span
@@ -53,9 +53,9 @@ class Limit:
 
 @dataclass(frozen=True)
 class Override:
-    """An override in place of a plan's limit, with the reach by which it applies to the caller.
+    """An override in place of a plan's limit, with its reach.
 
-    `number` 0: the operator's override of one organisation (`org override`), of which there is at most one.
+    `number` 0: the override of one organisation (`org override`), of which there is at most one.
     """
 
     number: int
@@ -66,7 +66,10 @@ class Override:
 
 @dataclass(frozen=True)
 class Counted:
-    """The use of a metric in a period, in base units; `warned`: the caller was warned of it."""
+    """The use of a metric in a period, in base units.
+
+    `warned`: the caller was warned of it.
+    """
 
     used: int = 0
     warned: bool = False
@@ -76,9 +79,9 @@ class Counted:
 class Facts:
     """The facts that a decision uses.
 
-    `halted`: why an operator lets nothing run. `limits`: the plan's, at most one for each span. `overrides`: those in
-    force for the caller, in any order. `no_credit`: the code with which the payer was refused, or why the credit is
-    unknown. `fails_open`: use is allowed if the credit is unknown. `pays`: credit was bought at some time.
+    `halted`: the operator's reason to halt all use. `limits`: the plan's, at most one for each span. `overrides`: those
+    in force for the caller, in any order. `no_credit`: the code with which the payer was refused, or why the credit is
+    unknown. `fails_open`: allow use if the credit is unknown. `pays`: credit was bought at some time.
     """
 
     phase: int
@@ -93,13 +96,13 @@ class Facts:
 
     @property
     def degraded(self) -> bool:
-        """True if the decision is made without knowing the credit."""
+        """Return True if the credit is unknown."""
         return self.no_credit in IN_DOUBT
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A limit as it counts, with its rule."""
+    """A limit or override that applies in a period, with its rule."""
 
     rule: str
     period: Span
@@ -111,9 +114,9 @@ class Bound:
 class Verdict:
     """The result of a decision.
 
-    `decision` counts. `would` is the decision if each phase were 3. `enforced`: the phase holds the caller to the
-    decision. `rule` decided, and `reason` is its code. `bound`: the nearest bound (None: all are unlimited), with its
-    amount and period, the use before, and what is left after.
+    `decision`: the one that counts. `would`: the decision if each phase were 3. `enforced`: the phase enforces the
+    decision. `rule`: the rule that decided. `reason`: its code. `bound`: the nearest bound, with its amount and period
+    (None: all are unlimited). `used`: the use before. `remaining`: the amount left after it.
     """
 
     decision: Decision
@@ -127,9 +130,9 @@ class Verdict:
 
 
 def in_force(facts: Facts) -> list[Bound]:
-    """Return the bound that counts in each period: the override nearest to the caller, otherwise the limit.
+    """Return the bound of each period: the nearest override, or else the limit.
 
-    Of several overrides that are equally near, the newest counts.
+    If several overrides are equally near, the newest applies.
     """
     found: list[Bound] = []
     for period in SPANS:
@@ -148,7 +151,7 @@ def in_force(facts: Facts) -> list[Bound]:
 
 
 def decide(facts: Facts, amount: int) -> Verdict:
-    """Decide a wish for `amount` base units (more than 0)."""
+    """Decide a request for `amount` base units (more than 0)."""
     bounds = in_force(facts)
     nearest = min((one for one in bounds if one.amount is not None), key=lambda one: _room(facts, one), default=None)
     if facts.halted is not None:
@@ -169,21 +172,21 @@ def decide(facts: Facts, amount: int) -> Verdict:
 
 
 def beyond(facts: Facts, amount: int) -> bool:
-    """Return True if this additional amount exceeds a limit that holds the caller."""
+    """Return True if an additional amount exceeds a limit that is enforced."""
     short = (one for one in in_force(facts) if one.amount is not None and _room(facts, one) < amount)
     return amount > 0 and any(holds(one.phase, facts.pays) for one in short)
 
 
 def holds(phase: int, pays: bool) -> bool:
-    """Return True if a phase holds the caller to the decision."""
+    """Return True if a phase enforces the decision."""
     return phase == BLOCK_ALL or (phase == BLOCK_FREE and not pays)
 
 
 def warned_after(warn_ppm: int, limit: int | None, used: int, *, before: bool) -> bool:
     """Return True if this use causes a warning.
 
-    The warning begins once little is left, and ends once so much was given back that clearly more than little is left.
-    A change of the use appears at the next question about the metric. A new period begins again.
+    The warning begins once little is left, and ends once clearly more than little is left again. The next call about
+    the metric notices a change of the use. A new period starts without a warning.
     """
     if limit is None:
         return False
@@ -220,18 +223,21 @@ def _warns_anew(facts: Facts, bound: Bound, amount: int) -> bool:
 
 @dataclass(frozen=True)
 class Price:
-    """The price of a metric: `micro` micro-credits for `per` base units. A metric without a cost is not charged."""
+    """The price of a metric: `micro` micro-credits for `per` base units.
+
+    A metric without a cost is not charged.
+    """
 
     micro: int
     per: int
 
     def of(self, amount: int) -> int:
-        """To the nearest micro-credit, half of one up."""
+        """Return the micro-credits of an amount, rounded to the nearest, half up."""
         return (2 * amount * self.micro + self.per) // (2 * self.per)
 
     def hold_micro(self, amount: int) -> int:
-        """Return the micro-credits to hold for an amount.
+        """Return the micro-credits to reserve for an amount.
 
-        It is at least one if the metric costs anything, because more may be used.
+        If the metric has a cost, it is at least 1, because the use can be larger.
         """
         return max(self.of(amount), 1) if self.micro else 0

@@ -1,7 +1,7 @@
-"""Hours, days and months in UTC, in which the guard counts; and the span of what exists at once. Pure.
+"""The periods in which the guard counts (hours, days, months, in UTC), and the span of concurrent use. Pure.
 
-Guarantee: the periods of a kind do not overlap, and leave no moment out. The begin of its period is a part of each
-counter's key, so that nothing is ever set back to zero. Moments are milliseconds.
+Guarantee: the periods of a kind do not overlap, and cover every moment. Each counter has the start of its period in its
+key, so Drawdown never resets a counter to zero. Moments are milliseconds.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ Span: TypeAlias = Literal["hour", "day", "month", "at_once"]
 """The span of a limit: the use in a period, or the number that exists at the same time."""
 
 PERIODS: Final[tuple[Period, ...]] = get_args(Period)
-"""From the shortest to the longest."""
+"""The periods, from the shortest to the longest."""
 SPANS: Final[tuple[Span, ...]] = get_args(Span)
 _LENGTH: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
 
 
 def start_of(period: Period, moment_ms: int) -> int:
-    """When the period of a moment began."""
+    """Return the start of the period of a moment, in milliseconds."""
     if period == "month":
         return calendar.start_of(moment_ms)
     return moment_ms - moment_ms % _LENGTH[period]
 
 
 def end_of(period: Period, moment_ms: int) -> int:
-    """When the period after that of a moment begins."""
+    """Return the start of the next period after a moment, in milliseconds."""
     if period == "month":
         return calendar.next_start(moment_ms)
     return start_of(period, moment_ms) + _LENGTH[period]
 
 
 def starts(moment_ms: int) -> dict[Period, int]:
-    """When each period of a moment began."""
+    """Return the start of each period of a moment, in milliseconds."""
     return {period: start_of(period, moment_ms) for period in PERIODS}

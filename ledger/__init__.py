@@ -1,1 +1,1 @@
-"""The embedded prepaid wallet: accounts, entries, rate card."""
+"""The embedded prepaid ledger: accounts, entries and the rate card."""

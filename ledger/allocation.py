@@ -1,10 +1,10 @@
-"""Lots, and which of them pays for which use. Pure.
+"""Lots, and the use that each of them pays for. Pure.
 
-Guarantee: the same lots and the same use give the same answer, in whatever order they came into the database. Time is
-cut where lots begin and expire; within a part, lots pay in their order of use. If no lot pays for a use, it is owed,
-and later lots pay for it. Credit given back beyond the use of its part pays for later use, before any lot does. To the
-micro-credit, the lots paid for the use, less the part that is owed, plus the credit that was given back and not used
-up. A lot that has not begun pays nothing yet.
+Guarantee: the same lots and the same use give the same result, in whatever order they came into the database. Time is
+cut where lots begin and expire. Within a part of time, lots pay in their order of use. If no lot pays for a use, it is
+owed, and later lots pay for it. A refund beyond the use of its part pays for later use, before any lot does. The
+payments of the lots are exactly the use, less the owed part, plus the refunds that were not used up, in micro-credits.
+A lot that has not begun does not pay.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from drawdown.schema.units import in_credits
 Kind: TypeAlias = Literal["included", "bonus", "purchased", "sponsor", "refund"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
 Uses: TypeAlias = Mapping[int, Mapping[str | None, int]]
-"""By the number of a part of time and by feature (None: of no feature), what was used, in micro-credits."""
+"""The use in micro-credits, by the number of a part of time and by feature (None: use without a feature)."""
 TAKEN: Final = ""
-"""In the place of a feature: what was taken back of no lot. Lots pay for it as for use of no feature."""
+"""In place of a feature: credit that was taken back without a lot. Lots pay for it as for use without a feature."""
 DEFAULT_PRIORITY: Final = 50
 Part: TypeAlias = Literal["included", "rollover", "first"]
-"""The source of a lot within its plan."""
+"""The source of a lot in its plan."""
 ORDER: Final = "priority (lower first), end (none last), restricted before free, begin, key"
 
 
 @dataclass(frozen=True)
 class Lot:
-    """Credit as it was given. Amounts are micro-credits, times are milliseconds.
+    """Credit as it was granted. Amounts are micro-credits, times are milliseconds.
 
-    `features`: the features that it pays for; None: all. `expired_micro` and `taken_micro`: booked of it since, in
-    `expiries` and `takes` entries.
+    `features`: the features that it pays for; None: all. `expired_micro` and `taken_micro`: the amounts booked since,
+    in `expiries` and `takes` entries.
 
     These fields belong to some kinds only:
-    - given by a plan: `part` and `plan` name its source, `period` the month that it is for
-    - included credit: the amount that may roll over
+
+    - granted by a plan: `part` and `plan` name its source, `period` the month that it is for
+    - included credit: the amount that can roll over
     - rolled-over credit: `reduced_micro`, part of `taken_micro`, is the amount that late use took
     - an allotment: `pool` is the owner of the credit, to which it returns
     """
@@ -71,21 +72,21 @@ class Lot:
 
     @property
     def turn(self) -> tuple[int, bool, int, bool, int, str]:
-        """Its place in the order of use (`ORDER`)."""
+        """Return the lot's place in the order of use (`ORDER`), as a key to sort by."""
         ends = self.expires_ms
         return (self.priority, ends is None, ends or 0, self.features is None, self.begins_ms, self.lot)
 
     def is_over(self, moment_ms: int) -> bool:
-        """Return True if it does not pay for use at this moment, or later."""
+        """Return True if the lot does not pay for use at this moment, or later."""
         return self.expires_ms is not None and self.expires_ms <= moment_ms
 
 
 @dataclass
 class Allocation:
-    """The result of an allocation.
+    """The result of an allocation, in micro-credits.
 
-    `used`: the payment of each lot. `taken_back`: the part of it that was taken back of no lot. `unpaid`: use that no
-    lot paid for, by feature. `back`: credit that was given back and not used up.
+    `used`: the payment of each lot. `taken_back`: the part of it for credit that was taken back without a lot.
+    `unpaid`: use that no lot paid for, by feature. `back`: refunds that were not used up.
     """
 
     used: dict[str, int]
@@ -97,8 +98,8 @@ class Allocation:
 def is_same(before: Lot, lot: Lot) -> bool:
     """Return True if two lots are the same grant.
 
-    A begin that was not given, and an end that was given as `+30d`, count from the moment of the grant, which differs
-    each time. They are the same if their distances from it are the same.
+    A default begin, and an end such as `+30d`, count from the moment of the grant, which differs each time. They are
+    the same if their distances from that moment are the same.
     """
     later_ms = lot.at_ms - before.at_ms
     begins, expires = lot.begins_ms, lot.expires_ms
@@ -111,9 +112,9 @@ def is_same(before: Lot, lot: Lot) -> bool:
 
 
 def other_content(before: Lot) -> Refused:
-    """Return the refusal of a key that comes again with other content.
+    """Return the refusal of a key that was used before with other content.
 
-    Its text is advice that a person may follow after a lost answer, so it must not cause a second grant.
+    A person may follow its advice after a lost answer, so it must not cause a second grant.
     """
     ends = "without an end" if before.expires_ms is None else f"until {utc(before.expires_ms)}"
     pays = "" if before.features is None else f", for {', '.join(before.features)}"
@@ -128,14 +129,20 @@ def other_content(before: Lot) -> Refused:
 
 
 def parts(lots: Sequence[Lot], cuts: Collection[int] = ()) -> list[tuple[int | None, int | None]]:
-    """Return the parts of time, in order: begin and end; None: unbounded. `cuts`: further moments to cut at."""
+    """Return the parts of time in order, as start and end; None: unbounded.
+
+    `cuts`: further moments to cut at.
+    """
     ends = {lot.expires_ms for lot in lots if lot.expires_ms is not None}
     moments: list[int | None] = [None, *sorted({lot.begins_ms for lot in lots} | ends | set(cuts)), None]
     return list(pairwise(moments))
 
 
 def merged(lots: Sequence[Lot], uses: Uses, cut: Sequence[tuple[int | None, int | None]]) -> Uses:
-    """Return the use in each of the `parts` of these lots, by the use in each part of `cut`, which cuts time finer."""
+    """Return the use in each of the `parts` of these lots.
+
+    `uses`: the use in each part of the finer cut `cut`.
+    """
     found: dict[int, dict[str | None, int]] = defaultdict(lambda: defaultdict(int))
     starts = [start for start, _ in parts(lots)]
     at = 0
@@ -150,7 +157,7 @@ def merged(lots: Sequence[Lot], uses: Uses, cut: Sequence[tuple[int | None, int 
 def allocate(lots: Sequence[Lot], uses: Uses, now_ms: int) -> Allocation:
     """Return the payment of each lot for the use in each of their `parts`.
 
-    A lot does not pay with credit that was taken back, nor before it has begun.
+    A lot does not pay with credit that was taken back, or before its start.
     """
     begins: dict[int, list[Lot]] = defaultdict(list)
     ends: dict[int, list[Lot]] = defaultdict(list)
@@ -184,10 +191,10 @@ def allocate(lots: Sequence[Lot], uses: Uses, now_ms: int) -> Allocation:
 
 
 def _draw(open_lots: list[Lot], left: dict[str, int], found: Allocation, payers: Counter[str], moment_ms: int) -> None:
-    """Have lots pay what is owed, in their order; those that are over or empty are met no more.
+    """Let lots pay owed use in their order, and drop those that ended or are empty.
 
-    `payers`: how many lots for some features have credit, by feature. One that was met and has some left has paid all
-    of its features: so for those that are owed, the others are behind.
+    `payers`: by feature, how many restricted lots have credit. A lot that was visited and has credit left has paid all
+    of its features. So for the features that are still owed, the other lots come later.
     """
     kept, met = [], 0
     for lot in open_lots:
@@ -214,9 +221,9 @@ def _draw(open_lots: list[Lot], left: dict[str, int], found: Allocation, payers:
 def _pay(owed: dict[str | None, int], room: int, payable: Collection[str | None], later: Collection[str] = ()) -> int:
     """Pay owed use up to `room`, and return the payment.
 
-    Use comes first that no restricted lot behind can pay: without a feature, then amounts that were taken back, then
-    features by name. Features that one can pay (`later`) come last. So the names of features do not decide what a
-    customer owes.
+    First comes use that no later restricted lot can pay: without a feature, then credit that was taken back, then
+    features by name. Features that a later lot can pay (`later`) come last. So the names of features do not decide the
+    customer's debt.
     """
     before = room
     order = {name: (name in later, name is not None, name or "") for name in set(payable) & owed.keys()}

@@ -1,6 +1,6 @@
 """Calendar months in UTC. Pure.
 
-Guarantee: months do not overlap, and leave no moment out. A month is named `2026-01`; moments are milliseconds.
+Guarantee: months do not overlap, and cover every moment. The name of a month is `2026-01`. Moments are milliseconds.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 
 
 def period_of(moment_ms: int) -> str:
-    """The month of a moment."""
+    """Return the month of a moment."""
     return _moment(moment_ms).strftime("%Y-%m")
 
 
 def start_of(moment_ms: int) -> int:
-    """When the month of a moment began."""
+    """Return the start of the month of a moment, in milliseconds."""
     found = _moment(moment_ms)
     return _ms(found.year, found.month)
 
 
 def next_start(moment_ms: int) -> int:
-    """When the month after that of a moment begins."""
+    """Return the start of the next month after a moment, in milliseconds."""
     found = _moment(moment_ms)
     return _ms(found.year + found.month // 12, found.month % 12 + 1)
 

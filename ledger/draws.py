@@ -1,10 +1,9 @@
-"""The cost of a run is drawn from its wallet: in parts, at its end, or as it is given up.
+"""Draws: charges of an execution to its wallet, in parts, at its end, or when it is released.
 
-Guarantee: each number of a run is drawn once, with one content. The final cost of a run never changes. An amount in
-base units is priced by the rate card of the run's acceptance: by the rates that were on it then (`card`), and not by
-rates that were set later for an earlier time. The overage of a run decides about cost above the hold: it is charged,
-capped (the rest is written off by an entry of its own), or refused. If metering settles a run, it is never charged
-here, and has no entry.
+Guarantee: each number of an execution is drawn once, with one content. The final cost never changes. An amount in base
+units is priced by the rate card at the acceptance of the execution (`card`). Rates that were set later for an earlier
+time do not apply. The overage decides about cost above the reserved credit: charge it, cap it (a second entry writes
+the rest off), or refuse it. If metering settles an execution, it is not charged here, and has no entry.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from drawdown.schema.units import as_credits
 SQL = queries(__file__)
 
 FINAL: Final = "final"
-"""The number of the draw that ends a run."""
+"""The number of the draw that ends an execution."""
 OTHER_SIDE: Final = "revenue"
-"""The other side of an amount without a feature."""
+"""The other account of an amount without a feature."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a run: an amount in micro-credits, or base units by feature."""
+    """The cost of an execution: an amount in micro-credits, or base units by feature."""
 
     amount_micro: int | None = None
     quantities: Mapping[str, int] | None = None
@@ -44,7 +43,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Line:
-    """A part of a draw: an amount, with a feature's quantity if it was given."""
+    """A part of a draw: an amount in micro-credits, and the quantity of a feature.
+
+    The quantity is None if the cost has none.
+    """
 
     feature: str | None
     quantity: int | None
@@ -52,14 +54,18 @@ class Line:
 
     @property
     def content(self) -> tuple[str | None, int]:
-        """Return the content of a caller's cost, by which a repetition is recognised: without its price."""
+        """Return the content of a cost without its price, to recognise a repetition."""
         return self.feature, self.amount_micro if self.quantity is None else self.quantity
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The reservation afterwards, what was charged now and what was written off, in micro-credits. `repeated`: the same
-    was drawn before, and nothing was charged."""
+    """The result of a draw: the reservation, and the amounts charged and written off.
+
+    The amounts are those of this draw, in micro-credits.
+
+    `repeated`: the same draw exists, and nothing was charged.
+    """
 
     reservation: Reservation
     charged_micro: int
@@ -68,8 +74,10 @@ class Drawn:
 
 
 def other_draw(found: Reservation, number: int) -> Denied:
-    """Return the refusal of a number that comes again with other content. Under another number, it would be charged
-    twice."""
+    """Return the refusal of a number that exists with other content.
+
+    Under another number, the caller would be charged twice.
+    """
     return Denied(
         "other_content",
         f"draw {number} of {found.reservation} exists with other content. To repeat it, send its first content. "
@@ -78,10 +86,11 @@ def other_draw(found: Reservation, number: int) -> Denied:
 
 
 def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, card: RateCard, by: By) -> Drawn:
-    """Charge a part of a run that continues, under a number of the caller's. `found` is held by this transaction.
+    """Charge a part of an open execution, under a number of the caller.
 
-    Errors: Denied `other_content` for a number that was used for something else, `ended`, `beyond_hold`, `no_rate`,
-    `metered`.
+    This transaction must hold `found`.
+
+    Errors: Denied `other_content` for a number with other content, `ended`, `beyond_hold`, `no_rate`, `metered`.
     """
     _require_unmetered(found, cost)
     lines = priced(found, cost, card)
@@ -102,13 +111,15 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
 def finish(
     connection: sa.Connection, found: Reservation, state: State, cost: Cost | None, card: RateCard, by: By
 ) -> Drawn:
-    """End a run: `settled` with its whole cost, or `released` with what was drawn, or with the whole `cost`.
+    """End an execution as `settled` or `released`.
 
-    The rest of its hold is free again, and its supplier is owed its share. An expired run may still be settled. This
-    transaction must hold `found`.
+    `settled` needs its whole cost. `released` has its draws, or the whole `cost`.
 
-    Errors: Denied `ended` for a run that ended otherwise, `other_content` for another cost, `below_drawn` for less than
-    was drawn before, `beyond_hold`, `no_rate`, `metered` for a cost of a run that metering settles.
+    It frees the rest of the reserved credit, and owes the supplier its share. An expired execution can still be
+    settled. This transaction must hold `found`.
+
+    Errors: Denied `ended` for an execution that ended otherwise, `other_content` for another cost, `below_drawn` for
+    less than was drawn before, `beyond_hold`, `no_rate`, `metered` for a cost of an execution that metering settles.
     """
     _require_unmetered(found, cost)
     if found.state == state:
@@ -149,7 +160,10 @@ def _require_unmetered(found: Reservation, cost: Cost | None) -> None:
 
 
 def _repeat_end(connection: sa.Connection, found: Reservation, cost: Cost | None, card: RateCard) -> Drawn:
-    """The same end once more; compared as if what it ended with had not been drawn yet."""
+    """Return the result of a repeated end.
+
+    It compares the costs as if the last draw did not exist.
+    """
     last = _lines_of(connection, found, FINAL)
     if cost is not None or last:
         wanted = [] if cost is None else _rest(connection, found, cost, card, last)
@@ -161,14 +175,14 @@ def _repeat_end(connection: sa.Connection, found: Reservation, cost: Cost | None
 
 
 def instead(found: Reservation) -> str:
-    """Return the next step for a run that has ended."""
+    """Return the next step for an execution that has ended."""
     if found.state == "expired":
         return "Settle it with its cost, even if it is late"
     return "To correct it, run `drawdown ledger grant`"
 
 
 def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
-    """The lines of a cost, by feature."""
+    """Return the lines of a cost, by feature. Errors: Denied `no_rate`; UsageError."""
     if cost.quantities is None:
         assert cost.amount_micro is not None
         return [Line(None, None, _within(cost.amount_micro))]
@@ -194,9 +208,11 @@ def _within(amount_micro: int) -> int:
 def _rest(
     connection: sa.Connection, found: Reservation, cost: Cost, card: RateCard, last: Sequence[Line] = ()
 ) -> list[Line] | None:
-    """Return a run's whole cost less the amounts already drawn; None if it is less than them.
+    """Return an execution's whole cost less the earlier draws.
 
-    Amounts drawn at the end of the run (`last`) do not count as drawn.
+    Return None if the cost is less than the earlier draws.
+
+    Amounts drawn at its end (`last`) do not count as drawn.
     """
     if cost.quantities is None:
         assert cost.amount_micro is not None
@@ -204,7 +220,7 @@ def _rest(
         as_it_ended = off.pop(FINAL, 0) if last else 0
         charged = found.drawn_micro - sum(line.amount_micro for line in last) + as_it_ended
         wanted = _within(cost.amount_micro)
-        said = charged + sum(off.values())  # what was written off is not charged later
+        said = charged + sum(off.values())  # an amount that was written off is not charged later
         return None if wanted < charged else [Line(None, None, max(wanted - said, 0))]
     rows = SQL.run(connection, "drawn_by_feature", vars(found)).all()
     if sum(int(row.amount_micro) for row in rows if row.feature is None):
@@ -221,13 +237,16 @@ def _rest(
 
 
 def _written_off(connection: sa.Connection, found: Reservation) -> dict[str, int]:
-    """Return the amounts that were written off of a run, by the number under which it was drawn."""
+    """Return the written-off micro-credits of an execution, by the draw's number."""
     rows = SQL.run(connection, "written_off", vars(found))
     return {row.key.removeprefix(f"run:{found.reservation}:").removesuffix(":-"): int(row.off_micro) for row in rows}
 
 
 def span(reservation: str, number: str) -> dict[str, object]:
-    """The keys that the entries of one number have, from the first to the one beyond."""
+    """Return the range of keys of the entries of one number.
+
+    It is from `first` up to `beyond`, which is excluded.
+    """
     head = f"run:{reservation}:{number}"
     return {"reservation": reservation, "first": f"{head}:", "beyond": f"{head};"}
 
@@ -238,7 +257,7 @@ def _lines_of(connection: sa.Connection, found: Reservation, number: str) -> lis
 
 
 def lines_of(rows: Iterable[Any]) -> list[Line]:
-    """The lines that entries of one number are of, without what was written off."""
+    """Return the lines of the entries of one number, without written-off amounts."""
     lines = [Line(row.feature, row.quantity, int(row.amount_micro)) for row in rows if not row.key.endswith(":-")]
     return sorted(lines, key=lambda line: line.feature or "")
 
@@ -246,14 +265,14 @@ def lines_of(rows: Iterable[Any]) -> list[Line]:
 def _charge(
     connection: sa.Connection, found: Reservation, number: str, lines: Sequence[Line], by: By
 ) -> tuple[int, int]:
-    """Post the lines; what was charged, and of it written off.
+    """Post the lines, and return the charged and the written-off micro-credits.
 
     Errors: Denied `beyond_hold`, `payer_limit`; UsageError; BeyondBalance.
     """
     entries, charged, off = entries_for(found, number, lines, by)
     post(connection, entries)
     above = _above(found, charged + off)
-    more = charged if found.state != "held" else above - off  # a hold counts in the limit as long as it stands
+    more = charged if found.state != "held" else above - off  # the limit already counts credit that is reserved
     require_limit(connection, found, more)
     return charged, off
 
@@ -261,8 +280,12 @@ def _charge(
 def entries_for(
     found: Reservation, number: str, lines: Sequence[Line], by: By
 ) -> tuple[list[dict[str, object]], int, int]:
-    """The entries that charge these lines, what they charge, and what of it is written off. Errors: Denied
-    `beyond_hold`; UsageError."""
+    """Return the entries that charge these lines.
+
+    The other results are the amounts charged and written off, in micro-credits.
+
+    Errors: Denied `beyond_hold`; UsageError.
+    """
     total = sum(line.amount_micro for line in lines)
     _within(found.drawn_micro + total)
     above = _above(found, total)
@@ -276,12 +299,12 @@ def entries_for(
 
 
 def _above(found: Reservation, total_micro: int) -> int:
-    """Return the part of an additional cost that is above the hold."""
+    """Return the micro-credits of an additional cost above the reservation."""
     return max(found.drawn_micro + total_micro - max(found.amount_micro, found.drawn_micro), 0)
 
 
 def beyond_hold(found: Reservation, above_micro: int) -> Denied:
-    """More than a run reserved, which refuses that."""
+    """Return the refusal of a draw above the reserved credit."""
     more = f"{as_credits(above_micro)} credits above the reservation of {found.reservation}"
     return Denied("beyond_hold", f"{more}: extend the execution first, or draw less")
 

@@ -1,11 +1,11 @@
-"""Changes of a wallet that are due by time are made before its balance is used.
+"""Changes of a wallet that are due by time, booked before its balance is used.
 
-They are reservations that expire, lots that begin or expire, credit of plans, and tiers. If a run expires, the
-operator's product is notified in the same transaction.
+They are reservations that expire, lots that begin or expire, credit of plans, and tiers. If an execution expires, the
+same transaction queues a webhook to the operator's product.
 
-Guarantee: a transaction that decides by a balance matures its wallet first, under its lock; the sweep does the same
-sooner. Locks are taken in one order everywhere: reservations by their keys, then wallets by their ids, then plans by
-their names.
+Guarantee: a transaction that decides by a balance matures its wallet first, under its lock. The sweep does the same
+earlier. All code takes locks in one order: reservations by their keys, then wallets by their ids, then plans by their
+names.
 """
 
 from __future__ import annotations
@@ -32,39 +32,48 @@ MATURE_AT_ONCE: Final = 20_000
 SWEPT_AT_ONCE: Final = 1_000
 """Wallets that one transaction of the sweep matures."""
 LOOK_AGAIN: Final = 0
-"""When a wallet falls due of which something is to be looked at again."""
+"""The due time of a wallet that must be checked again at once."""
 TO_TELL: Final = 1
-"""Marks a wallet that was already looked at, and only has to be reported."""
+"""The due time of a wallet that was checked, and only has to be reported."""
 
 
 @dataclass(frozen=True)
 class Matured:
-    """Customers with a wallet that moved, or may pay another amount; and if more is due than one call takes."""
+    """The result of maturing wallets.
+
+    `moved`: customers with a changed balance or credit to pay with. `more`: more is due than one call takes.
+    """
 
     moved: list[str]
     more: bool
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wallet:
-    """A wallet as it will be once what is due in it is true. Nothing is written."""
+    """Return a wallet as if all its due changes were booked. It does not write anything."""
     return look_ahead_with_lots(connection, customer_id, now_ms)[0]
 
 
 def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[Wallet, list[Lot]]:
-    """Return the wallet as `look_ahead` does, and the lots of plans that have no row yet."""
+    """Return a wallet as `look_ahead` does, and the lots of plans not stored yet."""
     part = look_part(customer_id, now_ms)
     return look_ahead_by(connection, customer_id, SQL.run(connection, part.name, part.values).all(), now_ms)
 
 
 def look_part(customer_id: str, now_ms: int) -> Part:
-    """Return the query of a wallet as it is, to read beside others in one statement: rows for `look_ahead_by`."""
+    """Return the query of a wallet, to read beside others in one statement.
+
+    Pass its rows to `look_ahead_by`.
+    """
     return SQL.part("look", {"account_id": wallet_account(customer_id), "now_ms": now_ms})
 
 
 def look_ahead_by(
     connection: sa.Connection, customer_id: str, wallet: Sequence[Any], now_ms: int
 ) -> tuple[Wallet, list[Lot]]:
-    """Do as `look_ahead_with_lots`, for a wallet that was read. More is read only if something is due in it."""
+    """Return what `look_ahead_with_lots` returns, for a wallet that was already read.
+
+    It reads more only if a change is due in the wallet.
+    """
     if not wallet:
         return Wallet(0, None, None), []
     row = wallet[0]
@@ -88,7 +97,10 @@ def look_ahead_by(
 
 
 def _freed(connection: sa.Connection, customer_id: str, now_ms: int) -> dict[str, int]:
-    """Return the credit that is due to be freed in a wallet, and in those from which something returns to it."""
+    """Return the reserved micro-credits that are due to be freed, by customer.
+
+    It covers a wallet, and the wallets from which allotments return to it.
+    """
     returning = lots.borrowers_part([customer_id], now_ms)
     read = read_together(connection, own=_due_left([customer_id], now_ms), returning=returning)
     found, rows = {customer_id: 0}, read["own"]
@@ -103,21 +115,21 @@ def _due_left(customers: Sequence[str], now_ms: int) -> Part:
 
 
 def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> bool:
-    """Book all that is due in these wallets. Return True if nothing more is due.
+    """Book all due changes of these wallets. Return True if no more are due.
 
-    It covers reservations that expire (a bounded part at once), lots that begin or expire, credit of plans, and tiers;
-    for pools also the credit that returns to them. It locks the reservations, then the wallets, including those of the
-    pools to which something returns.
+    They are reservations that expire (a bounded number at once), lots that begin or expire, credit of plans, and tiers.
+    For pools, they include the allotments that return. It locks the reservations, then the wallets, including those of
+    the pools to which allotments return.
 
-    A wallet may be marked due although the cause has already ended. The mark is corrected, too.
+    A wallet can be marked as due although the cause has ended. Then only the mark is corrected.
     """
     return not _mature(connection, customer_ids, now_ms).more
 
 
 def touched(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> tuple[list[str], list[str]]:
-    """Return the customers that `mature` locks: those of reservations, and those of wallets.
+    """Return the customers of the reservations and of the wallets that `mature` locks.
 
-    A caller that needs more locks has to take all of them together, in order.
+    A caller that needs more locks must take all of them together, in order.
     """
     customers = sorted({*customer_ids, *lots.borrowers(connection, customer_ids, now_ms)})
     return customers, sorted({*customers, *lots.lenders(connection, customers, now_ms)})
@@ -142,12 +154,12 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
     lots.keep(connection, of_lots, now_ms)
     settled = [one for one in customers if one not in of_lots.unfinished]
     turned = tiers.turn(connection, settled, now_ms)
-    # What a tier cost may change what lots expired with; so may what comes back to a pool.
+    # The price of a tier may change the amount that lots expired with. So may credit that returns to a pool.
     again = of_lots.unfinished | turned | lots.returned_to(of_lots)
     again |= set(customer_ids) if len(returning) == lots.RETURNED_AT_ONCE else set()
     moved = turned | of_lots.moved | {one for one in customers if freed[one]}
     moved |= {account.removeprefix(WALLET) for entry in of_lots.entries for account, _ in moves(entry)}
-    # The caller reports the wallets it named: others are left to the sweep, which reports those that are due at once.
+    # The caller reports the wallets that it named. The sweep reports the others, which are due at once.
     others = moved.difference(customer_ids, again)
     due_ms = {**dict.fromkeys(others, TO_TELL), **dict.fromkeys(again, LOOK_AGAIN)}
     wallets = [{"account_id": wallet_account(one), "customer_id": one, "due_ms": due_ms.get(one)} for one in customers]
@@ -162,8 +174,10 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
 
 
 def expire(connection: sa.Connection, reservations: Sequence[str], now_ms: int) -> Sequence[sa.Row[Any]]:
-    """Expire reservations that are due, and that this transaction holds; their rows, with `left_micro`, which their
-    wallets still hold for them."""
+    """Expire due reservations that this transaction holds, and return their rows.
+
+    `left_micro` of a row: the credit that its wallet still holds for it.
+    """
     values = {"due": [{"reservation": key} for key in reservations], "now_ms": now_ms}
     expired = SQL.run(connection, "expire", values).all()
     tell_expired(connection, expired, now_ms)
@@ -171,7 +185,10 @@ def expire(connection: sa.Connection, reservations: Sequence[str], now_ms: int) 
 
 
 def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
-    """Mature the first wallets that are due: the sweep. If you need a balance, call `mature` for its wallet."""
+    """Mature the first due wallets: the sweep.
+
+    If you need a balance, call `mature` for its wallet.
+    """
     values = {"now_ms": now_ms, "at_most": SWEPT_AT_ONCE}
     rows = SQL.run(connection, "due_wallets", values).all()
     customers = [row.account_id.removeprefix(WALLET) for row in rows]
@@ -180,12 +197,15 @@ def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
     found = _mature(connection, customers, now_ms)
     at_once = {row.account_id.removeprefix(WALLET) for row in rows if row.next_due_ms <= TO_TELL}
     found = replace(found, moved=sorted(at_once.union(found.moved)))
-    returned = not set(found.moved) <= set(customers)  # what comes back to a pool may fall due there
+    returned = not set(found.moved) <= set(customers)  # credit that returned to a pool may make its wallet due
     return Matured(found.moved, found.more or returned or len(customers) == SWEPT_AT_ONCE)
 
 
 def tell_expired(connection: sa.Connection, expired: Sequence[sa.Row[Any]], now_ms: int) -> None:
-    """Notify of reservations that just expired. A reservation that is settled late has expired all the same."""
+    """Queue a webhook for each reservation that just expired.
+
+    That applies even if it is settled later.
+    """
     tell(connection, [_of_reservation(row, now_ms) for row in expired])
 
 

@@ -10,18 +10,18 @@ FOR UPDATE
 CASE WHEN drawn_micro < amount_micro THEN amount_micro - drawn_micro ELSE 0 END
 
 -- name: look
--- A wallet, and whether something is due that changes its balance.
+-- Return a wallet. `is_due` is 1 if a change of its balance is due.
 SELECT a.balance_micro, a.plan, p.max_concurrent_sandboxes, a.held_micro, a.overdraft_micro,
     a.over_micro, CASE WHEN a.next_due_ms <= :now_ms THEN 1 ELSE 0 END AS is_due
 FROM ledger_accounts a LEFT JOIN ledger_plans p ON p.plan = a.plan WHERE a.account_id = :account_id
 
 -- name: due_wallets
--- The first of all wallets in which something is due.
+-- Return the first due wallets, in the order of their due times.
 SELECT account_id, next_due_ms FROM ledger_accounts WHERE next_due_ms <= :now_ms
 ORDER BY next_due_ms, account_id LIMIT :at_most
 
 -- name: hold_due
--- By their keys, one order for all: rows that another ended meanwhile are left out.
+-- Lock due reservations in the order of their keys. Rows that another transaction ended meanwhile are left out.
 SELECT reservation FROM reservations WHERE customer_id IN :customers AND state = 'held' AND hold = 'wallet'
     AND expires_ms <= :now_ms
 ORDER BY reservation LIMIT :at_most {for_update}
@@ -44,9 +44,9 @@ FROM {rows :wallets (account_id text, freed bigint)} r WHERE ledger_accounts.acc
 -- name: next_due
 -- It runs under the wallets' lock and in a statement of its own, so that it sees the reservations made since this
 -- transaction began. A wallet is due when a lot ends, and again when that is booked. Afterwards only a change of the
--- lot makes the wallet due. A wallet on a plan is due when each month begins, whatever the plan gives then. A pool is
--- due when its allotment comes back. A wallet that is not settled yet, or is still to be reported (`due_ms`), is due at
--- once. It reads only the first end of a run, because many may continue.
+-- lot makes the wallet due. A wallet on a plan is due when each month begins, even if the plan then grants no
+-- credit. A pool is due when its allotment returns. A wallet that is not settled yet, or is still to be reported
+-- (`due_ms`), is due at once. The query reads only the first end of an execution, because many executions may continue.
 UPDATE ledger_accounts SET next_due_ms = (SELECT MIN(moment_ms) FROM (
     SELECT MIN(h.expires_ms) AS moment_ms FROM reservations h WHERE h.customer_id = r.customer_id AND h.state = 'held'
         AND h.hold = 'wallet'
@@ -66,7 +66,7 @@ FROM {rows :wallets (account_id text, customer_id text, due_ms bigint)} r
 WHERE ledger_accounts.account_id = r.account_id RETURNING ledger_accounts.account_id, ledger_accounts.next_due_ms
 
 -- name: due_left
--- By customer; a customer without a due reservation has no row.
+-- Return the due amount by customer. A customer without a due reservation has no row.
 SELECT customer_id, CAST(SUM({left}) AS BIGINT) AS left_micro FROM reservations
 WHERE customer_id IN :customers AND state = 'held' AND hold = 'wallet' AND expires_ms <= :now_ms
 GROUP BY customer_id

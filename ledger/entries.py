@@ -1,6 +1,6 @@
-"""Entries are posted: each key once, and the wallet on one of its sides moves by it.
+"""Posting of entries: each key once, and the entry moves the balance of the wallet on its side.
 
-The other side is a name: a feature's revenue, or the source of grants. Its balance is in no row: if all customers'
+The other side is a name: a feature's revenue, or the source of grants. Its balance is not stored. If all customers'
 charges changed one row, each of them would wait for the others.
 """
 
@@ -23,23 +23,29 @@ SQL = queries(__file__)
 SOURCE = "source:grants"
 
 MAX_ENTRY_MICRO = 10**15
-"""1,000,000,000 credits, as for a grant: balances of many such entries still fit in 64 bits."""
+"""Largest amount of an entry, as of a grant: 1,000,000,000 credits. Balances of many such entries fit in 64 bits."""
 MOST_BALANCE_MICRO: Final = 10**18
-"""Balance or debt of a wallet: a thousand of the largest entries. It can always be read, summed up and moved once
-more."""
+"""Balance or debt of a wallet in micro-credits: a thousand of the largest entries. It can always be read, summed, and
+moved once more."""
 BOUNDED: Final = frozenset({"usage", "execution"})
 """The kinds of entries that come from outside, in any number."""
 
 
 class BeyondBalance(Refused):
-    """A wallet would have or owe more than any wallet can; nothing was posted."""
+    """An error: an entry would move a wallet beyond the largest balance or debt.
+
+    No entry was posted.
+    """
 
     code = "beyond_balance"
 
 
 @dataclass(frozen=True)
 class Usage:
-    """One quantity of a feature used by a customer; it counts at `ts` (milliseconds), the start of its window (S11)."""
+    """A quantity of a feature that a customer used, in base units.
+
+    It counts at `ts` (milliseconds), the start of its window (S11).
+    """
 
     key: str
     customer_id: str
@@ -49,12 +55,15 @@ class Usage:
 
 
 def content(use: Usage) -> tuple[str, str, int]:
-    """Return the content that two uses under one key must share: account, feature, quantity."""
+    """Return the content that two uses of one key share: account, feature, quantity."""
     return (wallet_account(use.customer_id), use.feature, use.quantity)
 
 
 def entry_of(use: Usage, amount_micro: int, rate_ms: int, now_ms: int) -> dict[str, object]:
-    """The entry that charges a use by the rate that holds from `rate_ms` on, as `post` takes it."""
+    """Return the entry that charges a use, for `post`.
+
+    `rate_ms`: the start of the rate.
+    """
     return {
         "key": use.key,
         "kind": "usage",
@@ -101,20 +110,23 @@ def post(connection: sa.Connection, entries: Sequence[dict[str, object]]) -> set
 
 
 def moves(entry: Mapping[str, object]) -> list[tuple[str, int]]:
-    """The wallets that an entry moves, and by how much."""
+    """Return the wallets that an entry moves, each with the amount in micro-credits."""
     amount_micro = int(str(entry["amount_micro"]))
     sides = ((str(entry["from_account"]), -amount_micro), (str(entry["to_account"]), amount_micro))
     return [(account, moved) for account, moved in sides if account.startswith(WALLET)]
 
 
 def _move(connection: sa.Connection, moved: Mapping[str, int], dated: Mapping[str, int]) -> dict[str, int]:
-    """Move balances; what they are now. `dated`: the earliest moment of what moves them."""
+    """Move balances, and return the new ones in micro-credits.
+
+    `dated`: the earliest moment of the entries of each.
+    """
     rows = [{"id": account, "amount": moved[account], "first_ms": dated[account]} for account in sorted(moved)]
     return {row.account_id: int(row.balance_micro) for row in SQL.run(connection, "move", {"moves": rows})}
 
 
 def read_contents(connection: sa.Connection, keys: Sequence[str]) -> dict[str, tuple[str, str, int]]:
-    """Return the ledger's content under these keys."""
+    """Return the content of the ledger's entries with these keys, by key."""
     if not keys:
         return {}
     rows = SQL.run(connection, "contents", {"keys": [{"key": key} for key in keys]})

@@ -1,8 +1,8 @@
-"""The end of lots: their unused credit expires, and what a plan lets roll over begins again. Pure.
+"""The end of lots: unused credit expires, and a plan's rollover begins again. Pure.
 
-Guarantee: the result is the difference to the amounts booked before. So late use gives back expired credit, and takes
-from rolled-over credit, as far as that is left. Credit that runs have reserved is not taken from them. The months are
-corrected in their order: the rollover out of a month is decided once the rollover into it is.
+Guarantee: the result is the difference to the amounts booked before. So late use refunds expired credit, and takes it
+from rolled-over credit, as far as that is left. Credit that executions have reserved is not taken from them. Months are
+corrected in their order: the rollover out of a month follows the rollover into it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from drawdown.ledger.allocation import DEFAULT_PRIORITY, Allocation, Lot, Uses, 
 from drawdown.ledger.calendar import next_start, period_of
 
 ROLLED_AT_ONCE: Final = 24
-"""Months of one wallet that one transaction corrects the rollover of."""
+"""Months of one wallet with a rollover that one transaction corrects."""
 ROLLED_PRIORITY: Final = DEFAULT_PRIORITY - 1
-"""Rolled-over credit is used before the credit that the month itself includes."""
+"""The priority of rolled-over credit, which is used before the credit that the month itself includes."""
 
 
 @dataclass(frozen=True)
 class Closing:
-    """The lots as they are once all is booked, and the new ones among them; what waits for a run's end, or for what
-    rolled over to be left again; whether another look is needed."""
+    """The result of closing the lots of a wallet.
+
+    `lots`: all lots after it. `new`: the new ones among them. `deferred_micro`: the amount that waits for the end of
+    executions, or for unused rolled-over credit. `unfinished`: another call is needed.
+    """
 
     lots: Mapping[str, Lot]
     new: Sequence[Lot]
@@ -33,36 +36,42 @@ class Closing:
 
 @dataclass
 class Room:
-    """A wallet's balance, and what of it runs have reserved."""
+    """A wallet's balance, and its reserved part, in micro-credits."""
 
     balance_micro: int
     held_micro: int
 
 
 def unused_micro(lot: Lot, allocation: Allocation) -> int:
-    """Return the unused credit of a lot that neither expired nor was taken back."""
+    """Return the unused credit of a lot, in micro-credits.
+
+    It neither expired nor was taken back.
+    """
     return lot.amount_micro - lot.taken_micro - lot.expired_micro - allocation.used[lot.lot]
 
 
 def promised(amount_micro: int, balance_micro: int, held_micro: int) -> int:
-    """Return the part of an amount due to leave a wallet that its runs would have to draw.
+    """Return the reserved part of an amount that is due to leave a wallet.
 
-    Owed credit is no promise.
+    Credit that the wallet owes is not reserved.
     """
     return max(min(amount_micro + held_micro - balance_micro, held_micro, amount_micro), 0)
 
 
 def cut_for(lots: Sequence[Lot]) -> list[tuple[int | None, int | None]]:
-    """Return time cut as finely as it may become: also at the ends of credit that these lots roll over."""
+    """Return the finest parts of time.
+
+    Time is cut also at the ends of credit that these lots roll over.
+    """
     ends = (lot.expires_ms for lot in lots if lot.part == "included")
     return parts(lots, {next_start(end) for end in ends if end is not None})
 
 
 def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int) -> Closing:
-    """Close the lots of a wallet that are over by `over_ms`.
+    """Close the lots of a wallet that ended by `over_ms`.
 
-    `uses` are by the parts of `cut_for`. `room`: the wallet's balance, including the part of these lots that is not
-    booked yet.
+    `uses`: by the parts of `cut_for`. `room`: the wallet's balance, including the part of these lots that is not booked
+    yet.
     """
     cut, now = cut_for(lots), {lot.lot: lot for lot in lots}
     new: list[str] = []
@@ -83,7 +92,9 @@ def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int
 
 
 def leaves(lots: Sequence[Lot], uses: Uses, room: Room, now_ms: int) -> int:
-    """Return the amount of ended lots that is still to leave a wallet, as if all were booked now and no run held any.
+    """Return the amount of ended lots that still has to leave a wallet.
+
+    It counts as if all were booked and no credit reserved.
 
     It is their rest, less the part that rolls over. `lots`: as they were closed, by the same `uses`.
     """
@@ -93,7 +104,10 @@ def leaves(lots: Sequence[Lot], uses: Uses, room: Room, now_ms: int) -> int:
 
 
 def _expire(now: dict[str, Lot], allocation: Allocation, room: Room, over_ms: int) -> tuple[int, Room]:
-    """Book the expired rest of ended lots. Return the amount that waits for runs, and the room without all of it."""
+    """Book the expired rest of ended lots.
+
+    Return the amount that waits for executions, and the room as if all of the rest had left.
+    """
     is_over = [lot for lot in now.values() if lot.is_over(over_ms)]
     waits, rest = 0, replace(room)
     for lot, wanted, booked in changes(is_over, allocation, room.balance_micro, room.held_micro):
@@ -107,9 +121,11 @@ def _expire(now: dict[str, Lot], allocation: Allocation, room: Room, over_ms: in
 def changes(
     is_over: Sequence[Lot], allocation: Allocation, balance_micro: int, held_micro: int
 ) -> list[tuple[Lot, int, int]]:
-    """Return each ended lot with its rest to expire (or to give back), and the part of it that is booked now.
+    """Return each ended lot with its rest, and the part of it that is booked now.
 
-    The part that runs would have to draw waits for their end.
+    The rest is to expire, or to refund.
+
+    The part that executions have reserved waits for their end.
     """
     wanted = [(lot, unused_micro(lot, allocation)) for lot in is_over]
     found = []
@@ -123,9 +139,11 @@ def changes(
 def _roll(
     now: Mapping[str, Lot], allocation: Allocation, rest: Room, over_ms: int, now_ms: int, *, grows: bool
 ) -> tuple[Lot | None, int]:
-    """The first lot that is to be another one, or is new, so that as much rolled over as should have; and what is to be
-    taken of those that did, and is not left, or is reserved. Nothing more rolls over while anything waits to expire
-    (`grows` is false)."""
+    """Return the first lot to change or add, and the amount still to be taken back.
+
+    With the lot, the rollover is correct. The amount (in micro-credits) is missing from rolled-over lots because it is
+    used or reserved. While anything waits to expire (`grows` is false), no more credit rolls over.
+    """
     pending = 0
     over = [lot for lot in now.values() if lot.part == "included" and lot.is_over(over_ms)]
     for end_ms in sorted({lot.expires_ms or 0 for lot in over}):
@@ -148,14 +166,17 @@ def _roll(
 
 
 def rolls(expired_micro: int, last: Lot) -> int:
-    """Return the rollover of a month's expired credit, by the terms of the last lot that a plan gave in it."""
+    """Return the rollover of a month's expired credit, in micro-credits.
+
+    It follows from the terms of the last lot of the month.
+    """
     if expired_micro <= 0 or expired_micro < last.rollover_min_micro:
         return 0
     return min(expired_micro, last.rollover_max_micro)
 
 
 def _rolled(last: Lot, number: int, amount_micro: int, now_ms: int) -> Lot:
-    """Return the lot that rolls over into the month after another lot's."""
+    """Return the lot that rolls over into the month after that of another lot."""
     assert last.expires_ms is not None
     period = period_of(last.expires_ms)
     again = f":r{number}" if number else ""

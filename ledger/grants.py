@@ -1,10 +1,10 @@
 """The credit of plans: included credit each month, its rollover, and a new customer's first credit.
 
-Guarantee: terms are added and never changed: lots that begin later use the new terms, earlier lots stay as they are.
-Due credit follows from rows alone: the plan of a customer since when, and the terms of that plan by then. Each month of
-a plan is given once, under its key, however often and however late it is looked for. A month that no process was awake
-for is given all the same. A customer who joins a plan during a month gets all of it, from then on. The caller holds the
-wallet's lock.
+Guarantee: terms are added and never changed. Lots that begin later use the new terms, and earlier lots do not change.
+Due credit follows from rows alone: the plan of a customer since a moment, and the terms of that plan then. Each month
+of a plan is granted only once, under its key, however often Drawdown checks it. A late check still grants it, even if
+no process ran in that month. A customer who joins a plan during a month gets all of its credit, from then on. The
+caller holds the wallet's lock.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from drawdown.schema.sql import Part, queries
 SQL = queries(__file__)
 
 GIVEN_AT_ONCE: Final = 12
-"""Grants of one wallet's plans that one transaction makes up."""
+"""Overdue grants of one wallet's plans that one transaction makes."""
 
 
 @dataclass(frozen=True)
 class Stay:
-    """The how manieth plan of a customer it is, and since when (milliseconds); it ends as the next one begins."""
+    """The time of a customer on a plan, from `since_ms` to the next stay.
+
+    `since_ms` is in milliseconds. `number`: 1 is the first stay.
+    """
 
     number: int
     plan: str
@@ -41,7 +44,11 @@ class Stay:
 
 @dataclass
 class DueGrants:
-    """The lots that plans give, the customers who have received all, and those with more due than one call takes."""
+    """The credit that plans owe.
+
+    `lots`: the lots to grant. `caught_up`: customers who then have all of their credit. `unfinished`: customers with
+    more due than one call takes.
+    """
 
     lots: list[Lot] = field(default_factory=list)
     caught_up: list[str] = field(default_factory=list)
@@ -49,9 +56,9 @@ class DueGrants:
 
 
 def hold_plans(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
-    """Lock the plans of these customers that may owe them something, until this transaction ends.
+    """Lock the plans that may owe these customers credit, until this transaction ends.
 
-    So no transaction changes what the plans give between the computation and its commit.
+    So no transaction changes the terms between the computation and the commit.
     """
     plans = SQL.run(connection, "plans_behind", _of(customer_ids, now_ms)).scalars().all()
     if plans:
@@ -59,12 +66,18 @@ def hold_plans(connection: sa.Connection, customer_ids: Sequence[str], now_ms: i
 
 
 def behind_part(customer_ids: Sequence[str], now_ms: int) -> Part:
-    """Return the query of the customers that plans may owe something, by their accounts. Pass its rows to `due`."""
+    """Return the query of the customers that plans may owe credit, by their accounts.
+
+    Pass its rows to `due`.
+    """
     return SQL.part("behind", _of(customer_ids, now_ms))
 
 
 def due(connection: sa.Connection, behind: Sequence[str], now_ms: int) -> DueGrants:
-    """Return the credit that plans owe these customers and have not given yet. Nothing is written."""
+    """Return the credit that plans owe these customers and have not granted.
+
+    It does not write anything.
+    """
     found = DueGrants()
     if not behind:
         return found
@@ -86,7 +99,7 @@ def due(connection: sa.Connection, behind: Sequence[str], now_ms: int) -> DueGra
 def _lots(
     customer_id: str, stays: Sequence[Stay], terms: Mapping[str, Sequence[Terms]], there: Collection[str], now_ms: int
 ) -> Iterator[Lot]:
-    """Those that are not there yet, in the order in which they begin."""
+    """Yield the lots that do not exist yet, in the order of their starts."""
     new: set[str] = set()
     for stay, after in itertools.zip_longest(stays, stays[1:]):
         of_plan = terms.get(stay.plan, ())
@@ -99,8 +112,12 @@ def _lots(
 
 
 def _begins(since_ms: int, beyond_ms: int, of_plan: Sequence[Terms]) -> Iterator[int]:
-    """When what a plan gives begins during a stay: as the stay does, and with each month. Nothing begins before the
-    plan gave anything."""
+    """Yield the moments at which the credit of a plan begins in a stay.
+
+    They are the start of the stay, and the start of each month.
+
+    No credit begins before the plan's first terms.
+    """
     if not of_plan:
         return
     if since_ms < beyond_ms:
@@ -112,7 +129,7 @@ def _begins(since_ms: int, beyond_ms: int, of_plan: Sequence[Terms]) -> Iterator
 
 
 def _begun(customer_id: str, stay: Stay, of_plan: Sequence[Terms], begins_ms: int, now_ms: int) -> Iterator[Lot]:
-    """Return the lots that a plan gives at a moment of a stay."""
+    """Yield the lots that a plan grants at a moment of a stay."""
     gives = in_force(of_plan, begins_ms)
     if gives.first_micro and stay.number == 1 and begins_ms == stay.since_ms:
         yield Lot(
@@ -153,13 +170,13 @@ def _begun(customer_id: str, stay: Stay, of_plan: Sequence[Terms], begins_ms: in
 
 
 def keep(connection: sa.Connection, lots: Sequence[Lot]) -> None:
-    """Keep lots of plans, and which plan and month each is of."""
+    """Store the lots of plans, with the plan and the month of each."""
     if lots:
         SQL.run(connection, "give", {"lots": [vars(lot) for lot in lots]})
 
 
 def caught_up(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
-    """Note of wallets that all is given which plans give up to now."""
+    """Mark wallets as having all credit of their plans up to now."""
     if customer_ids:
         SQL.run(connection, "caught_up", _of(customer_ids, now_ms))
 
@@ -187,22 +204,22 @@ NOTHING = Gives()
 
 @dataclass(frozen=True)
 class Terms:
-    """The credit that a plan gives from a moment on."""
+    """The credit that a plan grants from a moment on (milliseconds)."""
 
     from_ms: int
     gives: Gives
 
 
 def newest(connection: sa.Connection, plan: str) -> Gives:
-    """Return the credit that a plan gives by its newest terms."""
+    """Return the credit that a plan grants by its newest terms."""
     row = SQL.run(connection, "newest", {"plan": plan}).mappings().one_or_none()
     return NOTHING if row is None else Gives(**row)
 
 
 def set_gives(connection: sa.Connection, plan: str, gives: Gives, by: By) -> int | None:
-    """Set what a plan gives from now on, and return the moment from which it applies; None if it changes nothing.
+    """Set the credit that a plan grants from now on.
 
-    This transaction must hold the plan's row.
+    Return the moment from which it applies; None if it changes nothing. This transaction must hold the plan's row.
     """
     if newest(connection, plan) == gives:
         return None
@@ -211,7 +228,7 @@ def set_gives(connection: sa.Connection, plan: str, gives: Gives, by: By) -> int
 
 
 def of_plans(connection: sa.Connection, plans: Collection[str]) -> Mapping[str, Sequence[Terms]]:
-    """All terms there ever were of these plans, the oldest first."""
+    """Return all terms that these plans ever had, by plan, the oldest first."""
     found: dict[str, list[Terms]] = defaultdict(list)
     for row in SQL.run(connection, "of_plans", {"plans": sorted(plans)}):
         gives = Gives(row.included_micro, row.rollover_min_micro, row.rollover_max_micro, row.first_micro)
@@ -220,5 +237,5 @@ def of_plans(connection: sa.Connection, plans: Collection[str]) -> Mapping[str, 
 
 
 def in_force(terms: Sequence[Terms], moment_ms: int) -> Gives:
-    """Return the credit that a plan gave at a moment, by all of its terms."""
+    """Return the credit that a plan granted at a moment, by all of its terms."""
     return next((one.gives for one in reversed(terms) if one.from_ms <= moment_ms), NOTHING)

@@ -1,14 +1,14 @@
--- Grants of plans: the plan of each customer and since when, and the credit given.
+-- Grants of plans: the stays of each customer on plans, and the granted credit.
 
 -- name: behind
--- Wallets on a plan that were not looked at since this month began, or since their plan changed.
+-- Return wallets on a plan that were not checked since this month began, or since their plan changed.
 SELECT account_id FROM ledger_accounts WHERE {is_behind} ORDER BY account_id
 
 -- name: is_behind
 account_id IN :accounts AND plan IS NOT NULL AND (given_to_ms IS NULL OR given_to_ms < :month_ms)
 
 -- name: plans_behind
--- All that they ever were on.
+-- Return all plans that these customers ever had.
 SELECT DISTINCT s.plan FROM plan_stays s
 WHERE s.customer_id IN (SELECT SUBSTR(account_id, 8) FROM ledger_accounts WHERE {is_behind})
 
@@ -34,7 +34,7 @@ WHERE 1 = 1 ORDER BY lot ON CONFLICT (lot) DO NOTHING
 -- name: caught_up
 UPDATE ledger_accounts SET given_to_ms = :month_ms WHERE account_id IN :accounts
 
--- The credit that plans give, and from when.
+-- The credit that plans grant, and its start.
 
 -- name: gives
 t.included_micro, t.rollover_min_micro, t.rollover_max_micro, t.first_micro
@@ -46,8 +46,8 @@ SELECT {gives} FROM plan_terms t WHERE t.plan = :plan ORDER BY t.number DESC LIM
 SELECT t.plan, t.from_ms, {gives} FROM plan_terms t WHERE t.plan IN :plans ORDER BY t.plan, t.number
 
 -- name: add
--- From now on; never for a time that began before: a month for which wallets on the plan were examined, or a stay on
--- it. This machine's clock does not change that.
+-- The terms apply from now on, and never to an earlier time: a month for which wallets were checked, or a stay on
+-- the plan. A wrong clock of this machine does not change that.
 INSERT INTO plan_terms (plan, number, from_ms, included_micro, rollover_min_micro, rollover_max_micro, first_micro,
     at_ms, actor, reason)
 SELECT CAST(:plan AS TEXT), q.number, CASE WHEN q.least_ms > :at_ms THEN q.least_ms ELSE :at_ms END, :included_micro,

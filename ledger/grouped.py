@@ -1,9 +1,9 @@
-"""Changes of wallets by several calls: decided one after another from rows that were read, and written at once.
+"""Changes of wallets by several calls, decided one after another from rows that were read, and written at once.
 
-Guarantee: the decisions are kept only if each wallet has room for all of them when its row is changed, and nothing
-waits in it. Otherwise the whole transaction is undone (`NotTogether`), and each call is decided alone. Locks are taken
-in the ledger's order: runs by their keys, then wallets by their ids. A wallet takes no part in this if something is due
-in it, if some of its lots are over, or if the end of a run may expire its lots.
+Guarantee: the decisions are written only if each wallet has room for all of them when its row changes, and no change is
+due in it. Otherwise the whole transaction is rolled back (`NotTogether`), and each call is decided alone. Locks are
+taken in the ledger's order: executions by their keys, then wallets by their ids. A wallet is excluded if a change is
+due in it, or if some of its lots ended. It is also excluded if the end of an execution may expire its lots.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from drawdown.schema.units import EVER_MS
 SQL = queries(__file__)
 
 _ANY: Final = -NO_END_MICRO
-"""Needs no room: what was reserved before is drawn, or given back."""
+"""A change that needs no room: it draws or frees credit that was reserved before."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A wallet as it was read, with what it is still to be charged for, and what may wait in it."""
+    """A wallet as it was read, with its uncharged use and its pending changes."""
 
     customer_id: str
     wallet: Wallet
@@ -38,15 +38,18 @@ class Standing:
     deferred_micro: int
 
     def is_still(self, now_ms: int) -> bool:
-        """Return True if nothing waits in the wallet."""
+        """Return True if the wallet has no pending change."""
         is_due = self.next_due_ms is not None and self.next_due_ms <= now_ms
         return not (is_due or self.deferred_micro or self.wallet.over_micro)
 
 
 @dataclass
 class _Move:
-    """A wallet as it was read, and as it will be. `needed`: what has to be available before all of it; `peak`: how much
-    more is held at most, at any moment of it; `freed`: the most that one call holds no longer."""
+    """A wallet as it was read, and as it will be. Amounts are micro-credits.
+
+    `needed`: the available credit that all changes need. `peak`: the largest increase of reserved credit at any moment.
+    `freed`: the most that one call frees.
+    """
 
     before: Standing
     now: Wallet
@@ -64,8 +67,11 @@ class _Move:
 
 @dataclass(frozen=True)
 class Moved:
-    """A wallet after all of it. `shift`: by how much more is there than was reckoned with, since others moved it
-    meanwhile. `may_halt`: whether its last credit was held, or used."""
+    """A wallet after all changes.
+
+    `shift`: the additional credit (micro-credits), because other transactions changed the wallet meanwhile. `may_halt`:
+    its last credit may have been reserved or used.
+    """
 
     wallet: Wallet
     shift: int
@@ -86,14 +92,17 @@ class Moves:
         return bool(self._wallets)
 
     def wallet(self, standing: Standing) -> Wallet | None:
-        """Return a wallet as it is; None if something waits in it."""
+        """Return a wallet after the decisions so far; None if it has a pending change."""
         if not standing.is_still(self.now_ms):
             return None
         move = self._wallets.get(standing.customer_id)
         return standing.wallet if move is None else move.now
 
     def accept(self, standing: Standing, made: Reservation, most_held_micro: int | None) -> Wallet | None:
-        """Hold the credit of a new run, and return the wallet then. None: there is no room, and nothing changes."""
+        """Reserve the credit of a new execution, and return its wallet after that.
+
+        None: there is no room, and nothing changes.
+        """
         wallet, amount = self.wallet(standing), made.amount_micro
         most = NO_END_MICRO if most_held_micro is None else most_held_micro
         if wallet is None or amount > wallet.available_micro or wallet.held_micro + amount > most:
@@ -107,22 +116,25 @@ class Moves:
         return move.now
 
     def lasts(self, made: Reservation) -> None:
-        """A new run continues: its wallet is due as its hold ends."""
+        """Leave a new execution open. Its wallet is due when its reservation expires."""
         move = self._wallets[made.customer_id]
         move.ends_ms = made.expires_ms if move.ends_ms is None else min(move.ends_ms, made.expires_ms)
 
     def ends(self, made: Reservation, ended: Reservation) -> None:
-        """A new run is written as it ends here."""
+        """Replace a new execution by its ended state."""
         self._new_reservations[self._new_reservations.index(made)] = ended
 
     def change(self, after: Reservation) -> None:
-        """A run that this transaction holds is changed."""
+        """Add a changed execution that this transaction holds."""
         self._changed.append(after)
 
     def charge(
         self, standing: Standing, before: Reservation, after: Reservation, drawn: Sequence[dict[str, object]]
     ) -> Wallet:
-        """Post what a run draws, and hold no more of it; the wallet then."""
+        """Post the draws of an execution, and free its reserved credit.
+
+        Return the wallet after that.
+        """
         move = self._move(standing)
         amount = sum(int(str(one["amount_micro"])) for one in drawn)
         freed = before.left_micro - after.left_micro
@@ -139,9 +151,9 @@ class Moves:
         return self._wallets.setdefault(standing.customer_id, _Move(standing, standing.wallet))
 
     def write(self, connection: sa.Connection) -> Mapping[str, Moved]:
-        """Write all moves, and return the wallets that moved, by their customers.
+        """Write all changes, and return the changed wallets by customer.
 
-        Errors: NotTogether if a key was used, or a wallet changed, this moment: nothing may be kept.
+        Errors: NotTogether if a key was used, or a wallet changed, meanwhile. Then roll the transaction back.
         """
         if self._new_reservations:
             rows = [vars(one) for one in sorted(self._new_reservations, key=lambda one: one.reservation)]
@@ -195,18 +207,26 @@ def _row(move: _Move) -> dict[str, object]:
 
 
 def hold_part(runs: Sequence[tuple[str, str]]) -> Part:
-    """Return the query of the runs of these names, each of an organisation ('': any): rows for `held`.
+    """Return the query of executions by name, each with its organisation ('': any).
 
-    It locks them: no other transaction ends or grows them until this one is over.
+    Pass its rows to `held`.
+
+    It locks them: no other transaction ends or extends them until this one is over.
     """
     return SQL.part("hold_runs", {"runs": [{"name": name, "of_org": org} for name, org in sorted(set(runs))]})
 
 
 def among_part(names: Sequence[str]) -> Part:
-    """Which of these runs are there: rows with their key, `reservation`."""
+    """Return the query of these executions that exist.
+
+    Each row has a key, `reservation`.
+    """
     return SQL.part("among", {"names": sorted(set(names))})
 
 
 def entries_part(spans: Sequence[Mapping[str, object]]) -> Part:
-    """Return the query of entries posted under numbers of runs, by `draws.span`."""
+    """Return the query of entries under numbers of executions.
+
+    `spans`: from `draws.span`.
+    """
     return SQL.part("entries_of", {"spans": list(spans)})

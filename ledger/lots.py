@@ -1,9 +1,9 @@
-"""Lots: credit with a kind, an order of use, a begin and an end.
+"""Lots: credit with a kind, an order of use, a start and an end.
 
-Guarantee: a balance stays one number. A lot is in it from its begin on. From its end on, its rest is not available.
-Once the last windows of its life are in, its unused credit is booked as the difference to the amount booked before. So
-late use gives it back. Credit that continuing runs have reserved is not taken from them. The caller holds the wallet's
-lock.
+Guarantee: a balance is always one number. A lot is part of it from its start on. From its end on, its rest is not
+available. After the last windows of its life are sealed, its unused credit is booked as the difference to the amount
+booked before. So late use refunds it. Credit that open executions have reserved is not taken from them. The caller
+holds the wallet's lock.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ SQL = queries(__file__)
 BREAKAGE: Final = "breakage"
 """The account of credit that was not used in time."""
 EXPIRY_WAIT_MS: Final = 2 * WINDOW_MS + GRACE_MS
-"""The time after its end at which a lot is booked: a tick has seen the last window of its life, past its grace.
+"""Time after its end at which a lot is booked. By then a tick has sealed the last window of its life, after its grace.
 
-Later use re-opens it. The wait only keeps use that comes in time from being booked twice.
+Later use books it again. The wait only avoids that use in time is booked twice.
 """
 
 RETURNED_AT_ONCE: Final = 1_000
-"""Wallets that one transaction returns allotments from to their pools."""
+"""Wallets from which one transaction returns allotments to their pools."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of use of credit. Times are milliseconds: `begins_ms` None is now, `expires_ms` None never.
+    """The terms of use of credit. Times are milliseconds.
 
-    `features`: None pays for all. Lower priorities are used first.
+    `begins_ms` None: now. `expires_ms` None: never. `features` None: it pays for all. A lower `priority` is used first.
     """
 
     kind: Kind = "purchased"
@@ -60,12 +60,12 @@ PLAIN: Final = Terms()
 
 @dataclass
 class Due:
-    """The changes that are due in wallets.
+    """The due changes of wallets. Amounts are micro-credits by customer.
 
-    `entries`: to be posted. `deferred`: of each wallet that was looked at, what waits for a run's end (micro-credits).
-    `over`: the rest of its lots that are over (micro-credits). `moved`: customers who may pay another amount by it.
-    `new_lots`: lots that plans give, and lots that roll over. `caught_up`: customers who have received all from their
-    plans. `unfinished`: customers to look at again at once.
+    `entries`: to post. `deferred`: the amount that waits for the end of an execution, for each checked wallet. `over`:
+    the rest of its ended lots. `moved`: customers with another amount to pay with. `new_lots`: lots that plans grant,
+    and lots that roll over. `caught_up`: customers who then have all credit of their plans. `unfinished`: customers to
+    check again at once.
     """
 
     entries: list[dict[str, object]] = field(default_factory=list)
@@ -77,15 +77,17 @@ class Due:
     unfinished: set[str] = field(default_factory=set)
 
     def give(self, lot: Lot, now_ms: int) -> None:
-        """Add a lot that is new, and begins."""
+        """Add a new lot, with its entry."""
         self.new_lots.append(lot)
         self.entries.append(entry_of(lot, now_ms))
 
 
 def give(connection: sa.Connection, lot: Lot) -> bool:
-    """Keep a lot, and mark its wallet due at its begin and end. Return True if the lot is new.
+    """Store a lot, and mark its wallet as due at its start and end.
 
-    Errors: Refused if its key was used before for something else.
+    Return True if the lot is new.
+
+    Errors: Refused if its key was used before with other content.
     """
     values = {**vars(lot), "features": None if lot.features is None else json.dumps(lot.features)}
     if SQL.run(connection, "insert", values).first() is None:
@@ -106,12 +108,15 @@ def give(connection: sa.Connection, lot: Lot) -> bool:
 
 
 def look_again(connection: sa.Connection, customer_id: str) -> None:
-    """Have a wallet fall due at once: what one of its lots is worth changed."""
+    """Make a wallet due at once, because the value of one of its lots changed."""
     SQL.run(connection, "expect", {"account_id": wallet_account(customer_id), "moment_ms": 0})
 
 
 def entry_of(lot: Lot, now_ms: int) -> dict[str, object]:
-    """The entry that puts a lot into the balance, dated as it begins. An allotment comes out of its pool's wallet."""
+    """Return the entry that adds a lot to the balance, dated at its start.
+
+    An allotment comes from its pool's wallet.
+    """
     return {
         "key": lot.lot,
         "kind": "grant",
@@ -126,24 +131,33 @@ def entry_of(lot: Lot, now_ms: int) -> dict[str, object]:
 
 
 def read(connection: sa.Connection, lot: str) -> Lot | None:
-    """Return a lot as it was given, without later bookings; None if there is none."""
+    """Return a lot as it was granted, without later bookings.
+
+    Return None if it does not exist.
+    """
     row = SQL.run(connection, "one", {"lot": lot}).mappings().one_or_none()
     return None if row is None else _lot(row)
 
 
 def read_all(connection: sa.Connection, customer_ids: Sequence[str]) -> dict[str, list[Lot]]:
-    """The lots of wallets, with what was booked of each, in their order of use."""
+    """Return the lots of wallets by customer, in their order of use.
+
+    Each lot has the amounts booked of it.
+    """
     part = wallets_part(customer_ids)
     return lots_of(customer_ids, SQL.run(connection, part.name, part.values).mappings())
 
 
 def wallets_part(customer_ids: Sequence[str]) -> Part:
-    """Return the query of the lots of wallets, to read beside others in one statement. Pass its rows to `lots_of`."""
+    """Return the query of the lots of wallets, to read beside others in one statement.
+
+    Pass its rows to `lots_of`.
+    """
     return SQL.part("of_wallets", {"customers": list(customer_ids)})
 
 
 def lots_of(customer_ids: Sequence[str], rows: Iterable[Mapping[Any, Any]]) -> dict[str, list[Lot]]:
-    """The lots of rows that were read, as `read_all` has them."""
+    """Return the lots of rows that were read, as `read_all` does."""
     found: dict[str, list[Lot]] = {customer_id: [] for customer_id in customer_ids}
     for row in rows:
         found[row["customer_id"]].append(_lot(row))
@@ -156,7 +170,7 @@ def _lot(row: Mapping[Any, Any]) -> Lot:
 
 
 def allocations(connection: sa.Connection, lots: Mapping[str, Sequence[Lot]], now_ms: int) -> dict[str, Allocation]:
-    """Return the payments of each lot of these wallets, by the ledger: one statement for all of them."""
+    """Return the allocation of each wallet, by one statement for all of them."""
     uses = uses_in(connection, {customer_id: parts(those) for customer_id, those in lots.items()})
     return {customer_id: allocate(those, uses[customer_id], now_ms) for customer_id, those in lots.items()}
 
@@ -164,7 +178,7 @@ def allocations(connection: sa.Connection, lots: Mapping[str, Sequence[Lot]], no
 def uses_in(
     connection: sa.Connection, cut: Mapping[str, Sequence[tuple[int | None, int | None]]]
 ) -> Mapping[str, Uses]:
-    """Return the use of wallets in parts of time, by the ledger as it is now."""
+    """Return the use of wallets in parts of time, by the present entries."""
     asked = [
         {
             "account_id": wallet_account(customer_id),
@@ -182,9 +196,11 @@ def uses_in(
 
 
 def due(connection: sa.Connection, freed: Mapping[str, int], now_ms: int) -> Due:
-    """Return the entries that lots and plans require in these wallets. Nothing is written.
+    """Return the changes that lots and plans require in these wallets.
 
-    `freed`: the credit of each wallet that is no longer held, although its row still states it.
+    It does not write anything.
+
+    `freed`: the credit of each wallet (micro-credits) that is not reserved any more, although its row still shows it.
     """
     found, over_ms = Due(), now_ms - EXPIRY_WAIT_MS
     to_begin = SQL.part("to_begin", {"customers": list(freed), "now_ms": now_ms})
@@ -222,7 +238,7 @@ def due(connection: sa.Connection, freed: Mapping[str, int], now_ms: int) -> Due
 
 
 def _book(found: Due, customer_id: str, before: Sequence[Lot], closing: Closing, now_ms: int) -> None:
-    """Add the entries that turn lots into what they are once closed."""
+    """Add the entries that change lots to their closed state."""
     for lot in closing.new:
         found.give(lot, now_ms)
     fresh = [replace(lot, expired_micro=0, taken_micro=0, reduced_micro=0) for lot in closing.new]
@@ -240,7 +256,7 @@ def _book(found: Due, customer_id: str, before: Sequence[Lot], closing: Closing,
 def _expiry(lot: Lot, amount_micro: int, now_ms: int) -> dict[str, object]:
     """Return the entry of an expiry, or of credit that returns to a pool.
 
-    Returning credit is dated as it left the pool: the lot that paid for it then has it again, or expires with it.
+    Returning credit is dated at its allotment. So the lot that paid for the allotment has it again, or expires with it.
     """
     assert lot.expires_ms is not None
     over = "expired" if lot.pool is None else "returned to its pool"
@@ -264,7 +280,7 @@ def _reduced(lot: Lot, amount_micro: int, now_ms: int) -> dict[str, object]:
 
 
 def keep(connection: sa.Connection, found: Due, now_ms: int) -> None:
-    """Write what is due: new lots, entries, and what was looked at."""
+    """Write due changes: new lots, entries, and the state of the checked wallets."""
     grants.keep(connection, found.new_lots)
     post(connection, found.entries)
     if found.deferred:
@@ -273,24 +289,26 @@ def keep(connection: sa.Connection, found: Due, now_ms: int) -> None:
 
 
 def returned_to(found: Due) -> set[str]:
-    """The pools to which something comes back."""
+    """Return the pools to which credit returns."""
     sides = (str(entry["to_account"]) for entry in found.entries if entry["kind"] == "expiry")
     return {account.removeprefix(WALLET) for account in sides if account.startswith(WALLET)}
 
 
 def lenders(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> list[str]:
-    """Return the pools that may gain or lose credit when the ended lots of these wallets are booked.
+    """Return the pools that may gain or lose credit by ended lots of these wallets.
 
-    No lot has ended when it is given, so none is missing once the wallets are held.
+    A lot never ends before its grant, so the list is complete once the wallets are held.
     """
     values = {"customers": list(customer_ids), "over_ms": now_ms - EXPIRY_WAIT_MS}
     return list(SQL.run(connection, "lenders", values).scalars())
 
 
 def borrowers(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> list[str]:
-    """Return the first customers who return credit to these customers, as far as these are pools.
+    """Return the first customers with ended allotments of these pools.
 
-    The list includes customers who must return less than they did.
+    There are at most RETURNED_AT_ONCE.
+
+    The list includes customers who must return less than before.
     """
     part = borrowers_part(customer_ids, now_ms)
     return list(SQL.run(connection, part.name, part.values).scalars())
@@ -303,7 +321,10 @@ def borrowers_part(customer_ids: Sequence[str], now_ms: int) -> Part:
 
 
 def looked_at(connection: sa.Connection, found: Due, now_ms: int) -> None:
-    """Note of wallets that their lots were looked at, what waits, and what is over."""
+    """Mark the lots of wallets as checked.
+
+    Store the amounts that wait, and those of ended lots.
+    """
     looked = [
         {"account_id": wallet_account(one), "deferred_micro": found.deferred[one], "over_micro": found.over[one]}
         for one in sorted(found.deferred)

@@ -15,7 +15,7 @@ l.lot, l.customer_id, l.kind, l.amount_micro, l.priority, l.begins_ms, l.expires
 SELECT {columns} FROM ledger_lots l WHERE l.lot = :lot
 
 -- name: of_wallets
--- With the amounts booked of each lot, and its part of a plan.
+-- Return the lots of wallets with the amounts booked of each, and its part of a plan.
 SELECT {columns},
     CAST(COALESCE(SUM(CASE WHEN e.kind = 'expiry' THEN e.amount_micro END), 0) AS BIGINT) AS expired_micro,
     CAST(COALESCE(-SUM(CASE WHEN e.kind = 'grant' THEN e.amount_micro END), 0) AS BIGINT) AS taken_micro,
@@ -27,15 +27,15 @@ FROM ledger_lots l LEFT JOIN plan_lots p ON p.lot = l.lot LEFT JOIN ledger_entri
 WHERE l.customer_id IN :customers GROUP BY l.lot, p.lot
 
 -- name: to_begin
--- Lots that were given for later, have begun, and are not in the balance yet.
+-- Return lots that were granted for later, have begun, and are not in the balance yet.
 SELECT {columns} FROM ledger_lots l
 WHERE l.customer_id IN :customers AND l.begins_ms > l.at_ms AND l.begins_ms <= :now_ms
     AND NOT EXISTS (SELECT 1 FROM ledger_entries e WHERE e.key = l.lot)
 ORDER BY l.lot
 
 -- name: to_look_at
--- The wallets of which a lot is over that was not booked when they were looked at last, or of which something changed
--- since (0: at once); and those that are given lots which are over already (:too).
+-- Return wallets with an ended lot that was not booked at their last check, or with a change since then
+-- (due time 0), and wallets that are granted lots that have already ended (:too).
 SELECT a.account_id, a.balance_micro, a.held_micro, a.over_micro FROM ledger_accounts a
 WHERE a.account_id IN :accounts AND (a.next_due_ms = 0 OR a.deferred_micro > 0 OR a.account_id IN :too OR EXISTS (
     SELECT 1 FROM ledger_lots l WHERE l.customer_id = SUBSTR(a.account_id, 8) AND l.expires_ms <= :now_ms
@@ -43,9 +43,9 @@ WHERE a.account_id IN :accounts AND (a.next_due_ms = 0 OR a.deferred_micro > 0 O
 ORDER BY a.account_id
 
 -- name: used
--- The use in each part of time, by feature: usage by its window, executions by their acceptance, tiers by their month,
+-- Return the use in each part of time, by feature: usage by its window, executions by their acceptance, tiers by month,
 -- and credit taken back without a lot ('', `TAKEN`) by its moment. A pool uses credit when it allots it. Credit that
--- comes back was never used.
+-- returns was never used.
 WITH parts AS MATERIALIZED (SELECT * FROM {rows :parts (account_id text, part bigint, from_ms bigint, to_ms bigint)} r)
 SELECT p.account_id, p.part, e.feature, CAST(SUM(e.amount_micro) AS BIGINT) AS amount_micro
 FROM parts p JOIN ledger_entries e ON e.from_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms
@@ -64,13 +64,13 @@ FROM parts p JOIN ledger_entries e ON e.to_account = p.account_id AND e.ts >= p.
 WHERE e.kind = 'expiry' AND e.to_account <> 'breakage' GROUP BY p.account_id, p.part
 
 -- name: lenders
--- The pools to which lots that are over may return something, or from which they may take it again.
+-- Return the pools that may gain or lose credit by ended lots of these customers.
 SELECT DISTINCT l.pool FROM ledger_lots l
 WHERE l.customer_id IN :customers AND l.expires_ms <= :over_ms AND l.pool IS NOT NULL
 
 -- name: borrowers
--- Customers with allotments of these pools that are over and were not looked at since, or that changed since (0). The
--- pool has lost the late use of an allotment.
+-- Return customers with ended allotments of these pools that were not checked since, or changed since (0). The
+-- pool loses the late use of an allotment.
 SELECT DISTINCT l.customer_id FROM ledger_lots l JOIN ledger_accounts a ON a.account_id = 'wallet:' || l.customer_id
 WHERE l.pool IN :customers AND l.expires_ms <= :over_ms
     AND (a.lots_ended_ms IS NULL OR a.lots_ended_ms < l.expires_ms OR a.next_due_ms = 0)
@@ -85,6 +85,6 @@ UPDATE ledger_accounts SET deferred_micro = r.deferred_micro, over_micro = r.ove
 FROM {rows :looked (account_id text, deferred_micro bigint, over_micro bigint)} r WHERE ledger_accounts.account_id = r.account_id
 
 -- name: expect
--- The wallet falls due by then.
+-- Make the wallet due at that moment, unless it is due earlier.
 UPDATE ledger_accounts SET next_due_ms = CASE WHEN next_due_ms < :moment_ms THEN next_due_ms ELSE :moment_ms END
 WHERE account_id = :account_id

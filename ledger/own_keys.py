@@ -1,7 +1,7 @@
-"""Keys that belong to one organisation: two organisations may use the same key, and neither meets the other's.
+"""Keys that belong to one organisation: two organisations can use the same key without a conflict.
 
-Guarantee: the stored name of such a key begins with OWN, differs from any other organisation's, whatever their names,
-and is no longer than an id. A key that is not bound to an organisation cannot begin so.
+Guarantee: the stored name of such a key begins with OWN, differs from that of any other organisation, and is not longer
+than an id. A key that is not bound to an organisation cannot begin with OWN.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MAX_ID_CHARS
 
 OWN: Final = "own:"
-"""Prefix of the names of uses and runs that have a key of one organisation."""
+"""Prefix of the names of uses and executions with a key of one organisation."""
 _OWN: Final = re.compile(rf"{OWN}[0-9a-f]{{20}}:")
 
 
 def own_name(org_id: str, key: str, before: str = "") -> str:
-    """Return the name under which an organisation's own key is kept. Behind `before`, it still is a valid id."""
+    """Return the stored name of an organisation's own key.
+
+    After the prefix `before`, it is still a valid id.
+    """
     whole = f"{OWN}{hashlib.sha256(org_id.encode()).hexdigest()[:20]}:{key}"
     return (
         whole
@@ -29,16 +32,16 @@ def own_name(org_id: str, key: str, before: str = "") -> str:
 
 
 def strip_own_prefix(name: str) -> str:
-    """Return a key as its user gave it."""
+    """Return a key as its user sent it."""
     return _OWN.sub("", name, count=1)
 
 
 def strip_own_prefixes(text: str, org_id: str) -> str:
-    """Return a text in which each key of this organisation is as its user gave it."""
+    """Return a text with each key of this organisation as its user sent it."""
     return text.replace(own_name(org_id, ""), "")
 
 
 def require_open(key: str) -> None:
-    """Refuse a key that looks like an organisation's own, for a caller bound to none. Errors: UsageError."""
+    """Reject a key with the prefix OWN from an unbound caller. Errors: UsageError."""
     if key.startswith(OWN):
         raise UsageError(f"invalid key: the prefix {OWN} is reserved for keys of organisations. Choose another key")

@@ -1,7 +1,7 @@
-"""Payouts: once a month a supplier's eligible settlements are released, less what was clawed back.
+"""Payouts: each month you release a supplier's eligible settlements, less its clawbacks.
 
-Guarantee: one payout for a supplier and period, of exactly what is eligible as it is made; each settlement and each
-claw-back is in one payout. No payment is made here: the payout's file is what is handed over.
+Guarantee: a supplier and period have one payout, of exactly the amount that is eligible when it is made. Each
+settlement and each clawback is in one payout. Drawdown makes no payment here: you pay by the file of the payout.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from drawdown.schema.units import as_credits
 SQL = queries(__file__)
 
 PERIOD: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
-"""A month: 2026-01."""
+"""The form of a period: a month such as 2026-01."""
 
 
 @dataclass(frozen=True)
 class Payout:
-    """A payout: micro-credits; how many settlements and claw-backs it is made of."""
+    """A payout in micro-credits. `lines`: the number of its settlements and clawbacks."""
 
     payout: str
     supplier: str
@@ -45,26 +45,25 @@ class Payout:
 
 
 def payout_id(supplier: str, period: str) -> str:
-    """The name of the one payout of a supplier and a period."""
+    """Return the name of the payout of a supplier and a period."""
     return f"payout:{supplier}:{period}"
 
 
 def period_of(moment_ms: int) -> str:
-    """The month of a moment, in UTC."""
+    """Return the month of a moment, in UTC."""
     return datetime.fromtimestamp(moment_ms // 1000, UTC).strftime("%Y-%m")
 
 
 def above_micro(agreed_micro: int | None, newest_micro: int) -> int:
-    """Return the threshold that a payout must exceed.
+    """Return the threshold that a payout must exceed, in micro-credits.
 
-    It is the lowest threshold agreed on for one of its settlements. If there is none, the supplier's newest terms give
-    it.
+    It is the lowest threshold agreed on for one of its settlements. Without one, the supplier's newest terms decide.
     """
     return newest_micro if agreed_micro is None else int(agreed_micro)
 
 
 def read(connection: sa.Connection, payout: str) -> Payout | None:
-    """Return a payout; None if there is none."""
+    """Return a payout; None if it does not exist."""
     row = SQL.run(connection, "read", {"payout": payout}).mappings().one_or_none()
     return None if row is None else Payout(**row)
 
@@ -72,11 +71,12 @@ def read(connection: sa.Connection, payout: str) -> Payout | None:
 def release(
     connection: sa.Connection, found: Supplier, period: str, expect_micro: int | None, by: By
 ) -> tuple[Payout, bool]:
-    """Make a supplier's payout of a period; also whether it was made before. The supplier is held by this transaction.
-    `expect_micro`: what the dry run came to.
+    """Make a supplier's payout of a period. Return it, and True if it existed before.
 
-    Errors: Denied `frozen_supplier`, `clock_behind`, `earlier_period`, `below_threshold`, `not_as_expected`;
-    UsageError for a period that is none or has not begun.
+    This transaction must hold the supplier. `expect_micro`: the total of the dry run.
+
+    Errors: Denied `frozen_supplier`, `clock_behind`, `earlier_period`, `below_threshold`, `not_as_expected`; UsageError
+    for a period that is invalid or has not begun.
     """
     payout = payout_id(found.supplier, period)
     before = read(connection, payout)
@@ -100,7 +100,10 @@ def release(
 
 
 def _gathered(connection: sa.Connection, payout: str, found: Supplier, period: str, by: By) -> Payout:
-    """The lines first, and then what they come to: a settlement that comes in between is in the next payout."""
+    """Write the lines of a payout, and return the payout with their sums.
+
+    A settlement that is made meanwhile is in the next payout.
+    """
     values = {"payout": payout, "supplier": found.supplier, "now_ms": by.now_ms}
     SQL.run(connection, "release", values)
     SQL.run(connection, "carry", values)

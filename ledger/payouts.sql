@@ -1,4 +1,4 @@
--- Payouts: the eligible settlements at one moment, less the claw-backs, released once.
+-- Payouts: the eligible settlements at one moment, less the clawbacks, released once.
 
 -- name: read
 SELECT p.payout, p.supplier, p.period, p.released_micro, p.carried_micro, p.total_micro,
@@ -9,7 +9,7 @@ FROM payouts p WHERE p.payout = :payout
 SELECT MAX(period) FROM payouts WHERE supplier = :supplier
 
 -- name: release
--- Each settlement once: the key of its line says which it is.
+-- Add each settlement once: the key of its line names it.
 INSERT INTO payout_lines (line, payout, reservation, amount_micro)
 SELECT 'settlement:' || x.reservation, CAST(:payout AS TEXT), x.reservation, x.owed_micro
 FROM {settlements_now} x WHERE x.state = 'eligible'
@@ -18,7 +18,7 @@ FROM {settlements_now} x WHERE x.state = 'eligible'
 s.supplier = :supplier
 
 -- name: carry
--- Claw-backs that no payout has taken off yet.
+-- Add clawbacks that no payout has deducted yet.
 INSERT INTO payout_lines (line, payout, reservation, reversal, amount_micro)
 SELECT 'reversal:' || v.reversal, CAST(:payout AS TEXT), v.reservation, v.reversal, -v.amount_micro
 FROM settlements s JOIN settlement_reversals v ON v.reservation = s.reservation
@@ -26,7 +26,7 @@ WHERE s.supplier = :supplier AND v.is_clawback
     AND NOT EXISTS (SELECT 1 FROM payout_lines l WHERE l.line = 'reversal:' || v.reversal)
 
 -- name: sums
--- The sums of the lines, and the lowest threshold that was agreed on for one of them.
+-- Return the sums of the lines, and the lowest threshold of their agreements.
 SELECT COUNT(*) AS lines,
     CAST(COALESCE(SUM(CASE WHEN l.reversal IS NULL THEN l.amount_micro END), 0) AS BIGINT) AS released_micro,
     CAST(COALESCE(SUM(CASE WHEN l.reversal IS NOT NULL THEN l.amount_micro END), 0) AS BIGINT) AS carried_micro,

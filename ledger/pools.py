@@ -1,11 +1,11 @@
-"""Pools, wallets that allot credit to others; and payers, wallets that pay for runs of other organisations.
+"""Pools, wallets that allot credit to others; and payers, wallets that pay for executions of other organisations.
 
-Guarantee: an allotment makes no credit. It is a lot of its member. When it ends, it returns to the pool's wallet
-instead of expiring. One entry, under the locks of both wallets, moves the credit from one to the other. A pool allots
-no more than it has available.
+Guarantee: an allotment creates no credit. It is a lot of its member. When it ends, it returns to the pool's wallet
+instead of expiring. One entry, under the locks of both wallets, moves the credit. A pool allots at most its available
+credit.
 
-The list of payers is append-only: the last row of a payer and an organisation counts. It is decided under the lock of
-the payer's wallet. If a payer ends it, or lowers its limit, that applies to every run accepted after.
+The list of payers is append-only: the last row of a payer and an organisation counts. The decision is made under the
+lock of the payer's wallet. If a payer ends it, or lowers its limit, that applies to every execution accepted later.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ from drawdown.schema.units import as_credits
 SQL = queries(__file__)
 
 ALLOTTED_PRIORITY: Final = DEFAULT_PRIORITY - 10
-"""Allotted credit is used before a member's own credit."""
+"""The priority of allotted credit, which is used before a member's own credit."""
 
 
 @dataclass(frozen=True)
 class Allotment:
-    """A lot of a pool's; `repeated`: it was allotted before, and nothing was moved."""
+    """A lot that a pool allotted.
+
+    `repeated`: it was allotted before, and no credit was moved.
+    """
 
     lot: Lot
     repeated: bool
@@ -46,7 +49,7 @@ def is_pool(connection: sa.Connection, name: str) -> bool:
 
 
 def make(connection: sa.Connection, pool: str, by: By) -> bool:
-    """Have a pool, with a wallet of its name; whether it is new."""
+    """Make a pool with a wallet of its name. Return True if it is new."""
     values = {"pool": pool, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     is_new = SQL.run(connection, "make", values).first() is not None
     open_accounts(connection, [wallet_account(pool)])
@@ -56,10 +59,9 @@ def make(connection: sa.Connection, pool: str, by: By) -> bool:
 def allot(
     connection: sa.Connection, pool: str, customer_id: str, amount_micro: int, expires_ms: int, key: str, by: By
 ) -> Allotment:
-    """Move credit out of a pool's wallet into a lot of a customer's, under a key of the pool's own. The same again
-    moves nothing.
+    """Move credit of a pool into a lot of a customer, under a key of the pool.
 
-    Errors: Denied `other_content` for a key that was used for another one, `no_credit`; DatabaseBusy.
+    A repetition moves nothing. Errors: Denied `other_content` for a key with other content, `no_credit`; DatabaseBusy.
     """
     lot = Lot(
         lot=f"allot:{pool}:{key}",
@@ -76,7 +78,7 @@ def allot(
         pool=pool,
     )
     open_accounts(connection, [wallet_account(pool), wallet_account(customer_id)])
-    wallet.make_true(connection, [pool, customer_id], by.now_ms)  # both are held from here on
+    wallet.make_true(connection, [pool, customer_id], by.now_ms)  # from here on, this transaction holds both
     before = lots.read(connection, lot.lot)
     if before is not None:
         if not is_same(before, lot):
@@ -97,15 +99,15 @@ def allot(
 
 
 MOST_PAYERS: Final = 500
-"""Payers of one organisation that are shown, or searched for the nearest name."""
+"""Payers of one organisation that are listed, or searched for the nearest name."""
 
 
 @dataclass(frozen=True)
 class Payer:
     """The last decision on a payer and an organisation.
 
-    `allowed`: from `since_ms` on, the payer's wallet may pay for its runs. `limit_micro`: the most that runs accepted
-    this way may hold and cost in all; None: no limit.
+    `allowed`: from `since_ms` (milliseconds) on, the payer's wallet can pay for its executions. `limit_micro`: the most
+    that executions accepted this way can reserve and cost in total; None: no limit.
     """
 
     payer: str
@@ -120,22 +122,27 @@ class Payer:
 
 
 def read(connection: sa.Connection, payer: str, org_id: str) -> Payer | None:
-    """Return the decision in force; None if there never was one."""
+    """Return the decision in force; None if there never was a decision."""
     row = SQL.run(connection, "newest", {"payer": payer, "org_id": org_id}).mappings().one_or_none()
     return None if row is None else Payer(**{**row, "allowed": bool(row["allowed"])})
 
 
 def of_org(connection: sa.Connection, org_id: str) -> list[str]:
-    """Return the first payers that ever paid for runs of an organisation, or may."""
+    """Return the first payers that ever paid for an organisation's executions.
+
+    They include those that can pay now.
+    """
     return list(SQL.run(connection, "of_org", {"org_id": org_id, "at_most": MOST_PAYERS}).scalars())
 
 
 def say(
     connection: sa.Connection, payer: str, org_id: str, by: By, *, allowed: bool, limit_micro: int | None = None
 ) -> tuple[Payer | None, Payer | None]:
-    """Decide from now on if a payer pays for runs of an organisation. Return the decision now, and before.
+    """Decide if a payer pays for executions of an organisation from now on.
 
-    The same again changes nothing. Runs that were accepted before are paid all the same.
+    Return the decisions now and before.
+
+    A repetition changes nothing. The payer still pays for executions that were accepted before.
     """
     SQL.run(connection, "hold_wallet", {"account_id": wallet_account(payer)}).all()
     was = read(connection, payer, org_id)
@@ -147,7 +154,10 @@ def say(
 
 
 def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> Payer:
-    """Return the decision by which a payer pays now. Errors: Denied `payer_not_allowed`, of the step `account`."""
+    """Return the decision by which a payer pays now.
+
+    Errors: Denied `payer_not_allowed`, at step `account`.
+    """
     found = read(connection, payer, org_id)
     if found is not None and found.allowed and found.since_ms > now_ms:
         since, here = utc(found.since_ms), utc(now_ms)
@@ -165,10 +175,9 @@ def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> 
 
 
 def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> None:
-    """Insist that the payer of a run still pays, and within its limit, by what its runs hold and have cost. This run is
-    written, and the payer's wallet held, already.
+    """Check that the payer of an execution still pays, and within its limit.
 
-    Errors: Denied `payer_not_allowed`, `payer_limit`.
+    The execution must be written, and the payer's wallet held. Errors: Denied `payer_not_allowed`, `payer_limit`.
     """
     if run.payer_number is None:
         return
@@ -179,11 +188,13 @@ def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> 
             f"{run.org_id}. Accept another execution"
         )
         raise Denied("payer_not_allowed", said, "account")
-    require_room(connection, found, 0, now_ms=0)  # each run that was not expired yet counts as going on
+    require_room(connection, found, 0, now_ms=0)  # an execution that is not expired yet counts as open
 
 
 def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) -> None:
-    """Refuse a charge beyond a run's hold if it exceeds the payer's limit at the run's acceptance.
+    """Refuse a charge above the reserved credit if it exceeds the payer's limit.
+
+    The limit is that at the execution's acceptance.
 
     Later changes of the limit do not count. The payer's wallet must be held. Errors: Denied `payer_limit`.
     """
@@ -193,12 +204,16 @@ def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) 
     row = SQL.run(connection, "numbered", values).mappings().one()
     require_room(
         connection, Payer(**{**row, "allowed": bool(row["allowed"])}), more_micro, now_ms=0
-    )  # its wallet may not be true
+    )  # changes may be due in its wallet
 
 
 def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_ms: int) -> None:
-    """Insist on room for so much more, beside what continues by then. Errors: Denied `payer_limit`, of the step
-    `credits`."""
+    """Check the payer's limit for an additional amount.
+
+    Executions that are open at `now_ms` count too.
+
+    Errors: Denied `payer_limit`, at step `credits`.
+    """
     if found.limit_micro is None:
         return
     values = {"payer": found.payer, "org_id": found.org_id, "number": found.number, "now_ms": now_ms}

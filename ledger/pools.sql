@@ -29,8 +29,8 @@ WHERE payer = :payer AND org_id = :org_id AND number = :number
 SELECT DISTINCT payer FROM payers WHERE org_id = :org_id ORDER BY payer LIMIT :at_most
 
 -- name: say
--- Never before an execution that was accepted, or a row that was written, earlier. This machine's clock does not change
--- that.
+-- The decision never starts before an accepted execution or an earlier row. A wrong clock of this machine does not
+-- change that.
 INSERT INTO payers (payer, org_id, number, allowed, limit_micro, since_ms, at_ms, actor, reason)
 SELECT CAST(:payer AS TEXT), CAST(:org_id AS TEXT), q.number, :allowed, CAST(:limit_micro AS BIGINT),
     CASE WHEN q.least_ms > :now_ms THEN q.least_ms ELSE :now_ms END, :now_ms, CAST(:actor AS TEXT),
@@ -41,8 +41,8 @@ FROM (SELECT COALESCE(MAX(number), 0) + 1 AS number, MAX(moment_ms) AS least_ms 
     WHERE r.customer_id = :payer AND r.org_id = :org_id AND r.payer_number IS NOT NULL) said) q
 
 -- name: spent
--- The amount that open executions hold, and the amount that all of them drew. One that is over holds nothing, expired
--- yet or not.
+-- Return the amount that open executions reserve, and the amount that the others drew. An execution past its end
+-- reserves nothing, even if it is not marked as expired.
 SELECT CAST(COALESCE(SUM(CASE WHEN state = 'held' AND expires_ms > :now_ms AND amount_micro > drawn_micro
     THEN amount_micro ELSE drawn_micro END), 0) AS BIGINT)
 FROM reservations WHERE customer_id = :payer AND org_id = :org_id AND payer_number = :number

@@ -1,7 +1,7 @@
 -- The embedded ledger: accounts, entries, the rate card.
 
 -- name: wallets
--- Sandboxes at once: as many as the plan allows, or a tier that was bought, whichever is more.
+-- Return wallets. Concurrent sandboxes: the larger number of the plan and of a bought tier.
 SELECT w.id, COALESCE(a.balance_micro, 0) AS balance_micro, a.plan,
     CASE WHEN p.max_concurrent_sandboxes IS NOT NULL THEN (SELECT MAX(m.at_once) FROM (
         SELECT p.max_concurrent_sandboxes AS at_once
@@ -17,7 +17,7 @@ LEFT JOIN ledger_plans p ON p.plan = a.plan
 SELECT 1 FROM ledger_accounts WHERE account_id = :account_id
 
 -- name: due
--- Wallets in which something is due.
+-- Return the wallets with a due change.
 SELECT account_id FROM ledger_accounts WHERE account_id IN :accounts AND next_due_ms <= :now_ms ORDER BY account_id
 
 -- name: for_share [postgresql]
@@ -29,12 +29,12 @@ FOR SHARE
 SELECT plan FROM ledger_plans WHERE plan IN :plans ORDER BY plan {for_share}
 
 -- name: set_plan
--- It falls due at once, so that the plan's credit is given.
+-- Make the wallet due at once, so that the plan's credit is granted.
 UPDATE ledger_accounts SET plan = :plan, given_to_ms = NULL, next_due_ms = 0
 WHERE account_id = :account_id AND (plan IS NULL OR plan <> :plan) RETURNING account_id
 
 -- name: stay
--- Under the wallet's lock. Never before the one before it, whatever this machine's clock says.
+-- Under the wallet's lock. A stay never begins before the previous stay, even if this machine's clock is wrong.
 INSERT INTO plan_stays (customer_id, number, plan, since_ms, at_ms, actor, reason)
 SELECT CAST(:customer_id AS TEXT), q.number, CAST(:plan AS TEXT),
     CASE WHEN q.least_ms > :now_ms THEN q.least_ms ELSE :now_ms END, :now_ms, CAST(:actor AS TEXT),
@@ -56,7 +56,7 @@ FROM {rows :entries (key text, kind text, from_account text, to_account text, am
 WHERE 1 = 1 ON CONFLICT (key) DO NOTHING RETURNING key
 
 -- name: move
--- Use dated before the end of lots that are over may change their rest, or the amount that they expired with. Incoming
+-- Use dated before the end of ended lots may change their rest, or the amount that they expired with. Incoming
 -- credit may change the amount that waits to expire. Either makes the wallet due at once (0).
 UPDATE ledger_accounts SET balance_micro = balance_micro + r.amount,
     next_due_ms = CASE WHEN r.first_ms < lots_over_ms OR (deferred_micro > 0 AND r.amount > 0) THEN 0
@@ -65,7 +65,7 @@ FROM {rows :moves (id text, amount bigint, first_ms bigint)} r WHERE account_id 
 RETURNING account_id, balance_micro
 
 -- name: entries
--- Those under these keys.
+-- Return the entries under these keys.
 FROM ledger_entries e JOIN {rows :keys (key text)} w ON w.key = e.key
 
 -- name: contents
@@ -83,8 +83,8 @@ SELECT feature, CAST(SUM(quantity) AS BIGINT) AS quantity FROM ledger_entries WH
     AND from_account = :from_account AND ts >= :from_ms AND ts < :to_ms GROUP BY feature
 
 -- name: first_rates
--- The rate of a feature by which a wallet was charged first in each of these windows. NULL: no row exists, or none has
--- the rate. A charge of an older version goes by the rates that were known when it was made.
+-- Return the rate of a feature by which a wallet was charged first in each of these windows. NULL: no row exists, or
+-- the row lacks the rate. A charge of an older version has the rate that was known when it was made.
 SELECT w.account_id, w.feature, w.window_ms, (
     SELECT COALESCE(e.rate_ms, (SELECT MAX(r.start_ms) FROM ledger_rates r
         WHERE r.feature = e.feature AND r.start_ms <= e.ts AND r.at_ms <= e.at_ms))
@@ -96,13 +96,13 @@ FROM {rows :windows (account_id text, feature text, window_ms bigint)} w
 -- name: rates
 SELECT feature, start_ms, micro_credits, per_quantity FROM ledger_rates WHERE at_ms <= :known_ms
 
--- The amounts that a plan's executions hold.
+-- The amounts that a plan's executions reserve.
 
 -- name: terms
 p.hold_factor_ppm, p.unknown_hold_micro, p.most_hold_micro, p.most_held_micro, p.holds_halt
 
 -- name: of_wallet
--- One row for each wallet, empty where it is on no plan.
+-- Return one row for a wallet, empty if it has no plan.
 SELECT {terms} FROM ledger_accounts a LEFT JOIN ledger_plans p ON p.plan = a.plan WHERE a.account_id = :account_id
 
 -- name: of_plan

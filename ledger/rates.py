@@ -1,7 +1,7 @@
-"""The rate card: the price of a quantity, and how the card is read.
+"""The rate card: the price of a quantity, and the query of the card.
 
-Guarantee: a price is an integer number of micro-credits, and a negative quantity costs exactly the negative of the
-positive one, so that giving back leaves nothing behind.
+Guarantee: a price is an integer number of micro-credits. A negative quantity costs exactly the negative of the positive
+one, so that a refund leaves no remainder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Rate:
-    """`micro_credits` for each `per_quantity` base units of a feature used at or after `start_ms`."""
+    """The price of a feature, from `start_ms` (milliseconds) on.
+
+    It is `micro_credits` for each `per_quantity` base units.
+    """
 
     feature: str
     start_ms: int
@@ -30,14 +33,14 @@ class Rate:
     per_quantity: int
 
     def price(self, quantity: int) -> MicroCredits:
-        """The price of a quantity in micro-credits, rounded half away from zero."""
+        """Return the price of a quantity in micro-credits, rounded half away from zero."""
         doubled = abs(quantity) * self.micro_credits * 2 + self.per_quantity
         amount = doubled // (2 * self.per_quantity)
         return MicroCredits(-amount if quantity < 0 else amount)
 
 
 class RateCard:
-    """The rates of features, each from its moment on."""
+    """The rates of features, each from its start on."""
 
     def __init__(self, rates: Iterable[Rate]) -> None:
         self.rates = sorted(rates, key=lambda rate: (rate.feature, rate.start_ms))
@@ -46,15 +49,21 @@ class RateCard:
             self._of[rate.feature].append(rate)
 
     def rate(self, feature: str, ts: int) -> Rate | None:
-        """Return the rate in force for a feature at a moment (milliseconds); None if it has none."""
+        """Return the rate in force for a feature at a moment (milliseconds).
+
+        Return None if it has none.
+        """
         return next((rate for rate in reversed(self._of.get(feature, [])) if rate.start_ms <= ts), None)
 
     def has_others(self, rate: Rate) -> bool:
-        """Return True if the feature had another rate before, at which use of the same time may have been charged."""
+        """Return True if the feature had an earlier rate.
+
+        Use of the same time may have been charged at it.
+        """
         return self._of[rate.feature][0] is not rate
 
     def explain_taken_start(self, feature: str, start_ms: int, now_ms: int) -> str:
-        """Why no other rate begins at a moment, and when the next may: one that has not begun cannot be put right."""
+        """Return why a second rate cannot begin at a moment, and the next possible start."""
         begun = {rate.start_ms for rate in self._of.get(feature, [])}
         free = max(start_ms + WINDOW_MS, next_window(now_ms))
         while free in begun:
@@ -65,22 +74,30 @@ class RateCard:
         )
 
     def price(self, feature: str, ts: int, quantity: int) -> MicroCredits | None:
-        """Return the cost of a quantity of a feature used at a moment, in micro-credits; None if it has no rate."""
+        """Return the cost of a quantity of a feature used at a moment, in micro-credits.
+
+        Return None if it has no rate.
+        """
         rate = self.rate(feature, ts)
         return None if rate is None else rate.price(quantity)
 
 
 def read_rate_card(connection: sa.Connection, known_ms: int = EVER_MS) -> RateCard:
-    """The rate card: all of it, or what was on it by a moment. A rate may be set for a time that is over; a run is
-    priced by what was on the card as it was accepted."""
+    """Return the rate card: all of it, or the rates that were on it at `known_ms`.
+
+    A rate can be set for a past time, but an execution is priced by the card at its acceptance.
+    """
     return rate_card(SQL.run(connection, "rates", {"known_ms": known_ms}))
 
 
 def rates_part() -> Part:
-    """Return the query of the whole rate card, to read beside others in one statement. Pass its rows to `rate_card`."""
+    """Return the query of the whole rate card, to read beside others in one statement.
+
+    Pass its rows to `rate_card`.
+    """
     return SQL.part("rates", {"known_ms": EVER_MS})
 
 
 def rate_card(rows: Iterable[Any]) -> RateCard:
-    """The rate card of rows that were read."""
+    """Return the rate card of rows that were read."""
     return RateCard(Rate(row.feature, row.start_ms, row.micro_credits, row.per_quantity) for row in rows)

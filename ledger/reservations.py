@@ -1,13 +1,14 @@
-"""Reservations: the possible cost of a run is held before it starts, its cost is charged once, the rest is free again.
+"""Reservations: an execution reserves its possible cost before it starts. Its cost is charged once, and the rest is
+freed.
 
-Guarantee: held, drawn and left are moved in one transaction with their entries. The same call again gets the first
-answer; the same key with other content is refused. Changes due by time are booked before a balance is used. Locks are
-taken in one order everywhere: a run's own key, then its sandboxes by their ids, then wallets by their ids. The end of a
-run waits for no transaction that names its sandboxes.
+Guarantee: reserved, drawn and freed amounts change in one transaction with their entries. A repeated call gets the
+first answer, and the same key with other content is refused. Due changes are booked before a balance is used. All code
+takes locks in one order: an execution's own key, then its sandboxes by their ids, then wallets by their ids. The end of
+an execution never waits for a transaction that names its sandboxes.
 
-Reservations of one wallet may be decided together: each is held as `reserve` would hold it, or none is (`NotTogether`),
-and each is then requested alone. The table's own index prevents two continuing runs of an organisation from naming one
-sandbox. Ids belong to the organisation: a run of another organisation with the same id takes nothing away.
+Reservations of one wallet can be decided together: all are made as `reserve` would make them, or none (`NotTogether`),
+and then each is requested alone. The table's own index prevents that two open executions of an organisation name one
+sandbox. Ids belong to the organisation: an execution of another organisation with the same id does not conflict.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ SQL = queries(__file__)
 Overage: TypeAlias = Literal["charge", "cap", "refuse"]
 State: TypeAlias = Literal["held", "settled", "released", "expired"]
 SettledBy: TypeAlias = Literal["receipt", "metering"]
-"""The way a run is charged: by itself, as it draws and ends; or by the samples of the sandboxes that it names."""
+"""The way an execution is charged: by its own draws and end, or by the samples of its sandboxes."""
 NO_SANDBOXES: Final = "[]"
 Hold: TypeAlias = Literal["wallet", "local", "declared"]
-"""The place of a hold: a wallet here; a provider's balance as it was last read; or none, as there is no balance."""
+"""The place of reserved credit: a wallet here, a provider's balance as it was last read, or none without a balance."""
 NO_END_MICRO: Final = 2**62
-"""More than any wallet holds."""
+"""An amount larger than any wallet can have, in place of "no limit"."""
 MATURE_TRIES: Final = 3
-"""Times that one transaction matures a wallet: the next change is an hour away, unless clocks differ by that."""
+"""Times that one transaction matures a wallet. The next change is due an hour later, unless clocks differ that much."""
 MOST_HOLDERS_SAID: Final = 3
-"""Holders of a wallet's credit in a refusal."""
+"""Holders of a wallet's credit that a refusal lists."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """Bounds of a hold beside the wallet.
+    """Bounds of a reservation beside the wallet's balance, in micro-credits.
 
-    `most_held_micro`: the most that all of its runs may hold; None: no limit. `unbilled_micro`: use that is not charged
-    yet, and that the wallet pays for first.
+    `most_held_micro`: the most that all executions of the wallet can reserve; None: no limit. `unbilled_micro`: use
+    that is not charged yet, and that the wallet pays for first.
     """
 
     most_held_micro: int | None = None
@@ -67,10 +68,10 @@ class Room:
 class Ask:
     """A request for a reservation. Times are milliseconds.
 
-    `amount_micro`: the amount to hold. `estimate`: the base units by feature that gave its price, as JSON, if there
-    were any. `project`, `subject` and `action` are labels. `fingerprint`: distinguishes a repetition from another
-    request under the same key. `sandboxes`: ids as JSON, in order. `payer_number`: if `customer_id` is not the
-    organisation's own, the row of `payers` by which it pays.
+    `amount_micro`: the amount to reserve. `estimate`: the base units by feature that its price came from, as JSON;
+    None: without base units. `project`, `subject` and `action` are labels. `fingerprint`: distinguishes a repetition
+    from another request under the same key. `sandboxes`: ids as JSON, in order. `payer_number`: if `customer_id` is not
+    the organisation's own, the row of `payers` by which it pays.
     """
 
     reservation: str
@@ -93,9 +94,11 @@ class Ask:
 
 @dataclass(frozen=True)
 class Reservation:
-    """A row of `reservations`, in micro-credits and milliseconds; the ids of its sandboxes are JSON, in order.
+    """A row of `reservations`, in micro-credits and milliseconds.
 
-    If metering settles the run, metering charged what it has drawn.
+    `sandboxes`: ids as JSON, in order.
+
+    If metering settles the execution, metering charged its draws.
     """
 
     reservation: str
@@ -125,18 +128,21 @@ class Reservation:
 
     @property
     def named(self) -> list[str]:
-        """The sandboxes it names."""
+        """Return the sandboxes that the execution names."""
         names: list[str] = json.loads(self.sandboxes)
         return names
 
     @property
     def left_micro(self) -> int:
-        """The amount that it still holds."""
+        """Return the amount that the execution still reserves, in micro-credits."""
         return max(self.amount_micro - self.drawn_micro, 0) if self.state == "held" else 0
 
 
 def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> Denied:
-    """A key that comes again with other content: in what it differs."""
+    """Return the refusal of a key with other content.
+
+    `differs`: the names of the parts that differ.
+    """
     return Denied(
         "other_content",
         f"key {strip_own_prefix(reservation)} was used for an execution with another "
@@ -148,7 +154,10 @@ def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> De
 def no_credit(
     connection: sa.Connection, customer_id: str, wanted_micro: int, own: str = "", unbilled_micro: int = 0
 ) -> Denied:
-    """Return the refusal of a wallet without room, with its uncharged use, and the other holders of its credit."""
+    """Return the refusal of a wallet without enough credit.
+
+    It shows the wallet's uncharged use, and the largest other holders.
+    """
     values = {"customer_id": customer_id, "own": own, "at_most": MOST_HOLDERS_SAID}
     holders = SQL.run(connection, "holders", values).all()
     available = read_wallets(connection, [customer_id])[customer_id].available_micro - unbilled_micro
@@ -162,7 +171,7 @@ def no_credit(
 
 
 def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_micro: int) -> Denied:
-    """More than all runs of a wallet may hold by its plan."""
+    """Return the refusal of reserved credit above the plan's limit for a wallet."""
     return Denied(
         "too_much_held",
         f"executions of {customer_id} reserve {as_credits(held_micro)} credits, and this "
@@ -173,7 +182,10 @@ def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_mic
 
 
 def no_room_of_payer(customer_id: str, wanted_micro: int, *, capped: bool) -> Denied:
-    """Return the refusal of a payer without room. Those it pays for do not learn its credit, nor who else holds it."""
+    """Return the refusal of a payer without enough credit.
+
+    The organisations that it pays for must not learn its credit, or the other holders.
+    """
     if capped:
         text = (
             f"the plan of {customer_id} allows no further reservation for the executions it "
@@ -188,13 +200,16 @@ def no_room_of_payer(customer_id: str, wanted_micro: int, *, capped: bool) -> De
 
 
 def read(connection: sa.Connection, reservation: str) -> Reservation | None:
-    """Return a reservation; None if there is none."""
+    """Return a reservation; None if it does not exist."""
     row = SQL.run(connection, "read", {"reservation": reservation}, held="").mappings().one_or_none()
     return None if row is None else Reservation(**row)
 
 
 def hold(connection: sa.Connection, reservation: str) -> Reservation | None:
-    """Return a reservation, locked: no other transaction ends or grows it until this one is over."""
+    """Return a reservation, locked; None if it does not exist.
+
+    No other transaction ends or extends it until this one is over.
+    """
     row = SQL.run(connection, "read", {"reservation": reservation}, held="for_update").mappings().one_or_none()
     return None if row is None else Reservation(**row)
 
@@ -206,13 +221,15 @@ def reserve(
     most_held_micro: int | None = None,
     make_room: Callable[[], int] = lambda: 0,
 ) -> tuple[Reservation, bool]:
-    """Hold the possible cost of a run. Return the reservation, and True if it existed before.
+    """Reserve the possible cost of an execution.
 
-    `most_held_micro`: the most that all runs of the wallet may hold. `make_room` is called before the wallet is locked
-    for a new run, and returns the use that the wallet pays for first.
+    Return the reservation, and True if it existed before.
 
-    Errors: Denied `other_content` for a key that was used for something else, `too_much_held`, `no_credit` without
-    room, `too_many_executions` if there are too many to look at.
+    `most_held_micro`: the most that all executions of the wallet can reserve. `make_room` is called before the wallet
+    is locked for a new execution, and returns the use that the wallet pays for first.
+
+    Errors: Denied `other_content` for a key with other content, `too_much_held`, `no_credit` without room, and
+    `too_many_executions` for too many metered executions.
     """
     found, is_new = note(connection, ask, by)
     if not is_new:
@@ -228,9 +245,11 @@ def reserve(
 
 
 def note(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, bool]:
-    """Record the request of a run. Return the reservation, and True if it is new. Nothing is held yet.
+    """Record the request of an execution.
 
-    Errors: Denied `other_content`.
+    Return the reservation, and True if it is new.
+
+    It reserves nothing yet. Errors: Denied `other_content`.
     """
     values = {**vars(ask), "accepted_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     if SQL.run(connection, "insert", values).first() is not None:
@@ -243,7 +262,7 @@ def note(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, bool
 
 
 def noted(ask: Ask, by: By) -> Reservation:
-    """A new reservation, as its row is."""
+    """Return a new reservation, as its row will be."""
     return Reservation(
         **vars(ask),
         drawn_micro=0,
@@ -265,7 +284,9 @@ def grow(
     now_ms: int,
     room: Room = Room(),
 ) -> Reservation:
-    """Let a held reservation hold at least `amount_micro`, until `expires_ms` at least; it never shrinks.
+    """Extend a reservation to at least `amount_micro` and `expires_ms`.
+
+    It never shrinks.
 
     Errors: Denied `no_credit` or `too_much_held` if there is no room for the additional amount.
     """
@@ -300,11 +321,11 @@ def _hold(
     now_ms: int,
     room: Room,
 ) -> bool:
-    """Hold an amount in a wallet, and return True if there was room.
+    """Reserve an amount in a wallet, and return True if there was room.
 
-    Even if a due change keeps the statement from holding anything, it may hold the wallet's lock: another transaction
-    may have made it due in that moment. Maturing then takes the lock of a pool, too. A transaction that allots from the
-    pool meanwhile may wait for this one. The database then ends one of the two, and `write` runs it again.
+    If a change is due, the statement reserves nothing, but it may take the wallet's lock: another transaction may have
+    made the wallet due meanwhile. Maturing then takes the lock of a pool, too. A transaction that allots from the pool
+    at the same time may wait for this one. The database then ends one of the two, and `write` runs it again.
     """
     values = {
         "account_id": wallet_account(customer_id),
@@ -322,7 +343,7 @@ def _hold(
 
 
 def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Reservation:
-    """Expire a reservation that this transaction holds, and that is due."""
+    """Expire a due reservation that this transaction holds, and return it."""
     expire(connection, [found.reservation], now_ms)
     after = read(connection, found.reservation)
     assert after is not None
@@ -331,9 +352,9 @@ def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Re
 
 
 def free(connection: sa.Connection, before: Reservation, after: Reservation) -> None:
-    """Give back to the wallet the credit that a reservation no longer holds.
+    """Free the credit in the wallet that a reservation does not hold any more.
 
-    A hold outside a wallet is free as it ends.
+    Credit outside a wallet is free at the end of the reservation.
     """
     freed_micro = before.left_micro - after.left_micro
     if freed_micro and before.hold == "wallet":
@@ -342,18 +363,20 @@ def free(connection: sa.Connection, before: Reservation, after: Reservation) -> 
 
 
 class NotTogether(Refused):
-    """One statement cannot hold all of them; nothing of the transaction may be kept.
+    """An error: one statement cannot reserve for all requests.
 
-    A key was used before, there is no room for all, or something is due in the wallet.
+    Roll the transaction back.
+
+    A key was used before, there is no room for all, or a change is due in the wallet.
     """
 
 
 def reserve_all(
     connection: sa.Connection, asked: Sequence[tuple[Ask, By]], now_ms: int, room: Room
 ) -> list[Reservation]:
-    """Hold the possible cost of several runs of one wallet. Return the new reservations, in the order of the requests.
+    """Reserve the possible cost of several executions of one wallet, within `room`.
 
-    Errors: NotTogether, also if there is not so much `room`.
+    Return the new reservations, in the order of the requests. Errors: NotTogether.
     """
     (customer_id,) = {ask.customer_id for ask, _ in asked}
     made = [noted(ask, by) for ask, by in asked]
@@ -381,21 +404,19 @@ def _insert(connection: sa.Connection, made: Sequence[Reservation]) -> int:
     """Insert reservations, and return the number of new ones."""
     if connection.dialect.name == "postgresql":
         return SQL.run(connection, "insert_together", {"asks": [vars(one) for one in made]}).rowcount
-    # Straight to the driver: a mapping for each row would take as long as all the rest.
+    # Use the driver directly: a mapping for each row would double the time.
     return connection.exec_driver_sql(SQL.text("insert_together", "sqlite"), list(map(_SAID, made))).rowcount
 
 
 MOST_METERED: Final = 1_000
-"""Runs that metering settles and that go on, of one wallet: all of them are looked at where it has no room."""
+"""Open executions of one wallet that metering settles. All of them are read if the wallet has no room."""
 
 
 def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, with_new: bool) -> None:
-    """Refuse another metered run if its wallet has too many.
+    """Refuse another metered execution if its wallet has too many.
 
-    `with_new`: the run is written, and this transaction holds the wallet, so it sees the runs of all transactions
-    before it.
-
-    Errors: Denied `too_many_executions`, of the step `account`.
+    `with_new`: the execution is written, and this transaction holds the wallet, so it sees the executions of all
+    earlier transactions. Errors: Denied `too_many_executions`, at step `account`.
     """
     most = MOST_METERED if with_new else MOST_METERED - 1
     values = {"customer_id": customer_id, "now_ms": now_ms, "at_most": most + 1}
@@ -405,7 +426,10 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
 
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
-    """None of them is named by a run that continues: a look ahead, which `take` decides. Errors: Denied."""
+    """Check that no open execution names these sandboxes, before `take` decides it.
+
+    Errors: Denied `sandbox_taken`.
+    """
     values = {"org_id": org_id, "names": list(names), "now_ms": now_ms}
     row = SQL.run(connection, "takers", values).first() if names else None
     if row is not None:
@@ -417,7 +441,12 @@ def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], n
 
 
 def payers_over(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> list[str]:
-    """Return the payers of ended, unexpired runs that name these sandboxes: `take` matures their wallets."""
+    """Return the payers of executions past their end that name these sandboxes.
+
+    The executions are not marked as expired.
+
+    `take` matures their wallets.
+    """
     if not names:
         return []
     return list(SQL.run(connection, "over", {"org_id": org_id, "names": list(names), "now_ms": now_ms}).scalars())
@@ -426,7 +455,9 @@ def payers_over(connection: sa.Connection, org_id: str, names: Sequence[str], no
 def take(
     connection: sa.Connection, reservation: str, org_id: str, customer_id: str, names: Sequence[str], now_ms: int
 ) -> None:
-    """Let a new run name its sandboxes. If ended runs still name them, these are expired first.
+    """Let a new execution name its sandboxes.
+
+    If executions that are over still name them, expire these first.
 
     Errors: Denied `sandbox_taken`.
     """
@@ -439,7 +470,7 @@ def take(
         whose = sorted({customer_id, *over})
         due_of, _ = touched(connection, whose, now_ms)
         values = {"customers": whose, "due_of": due_of, "now_ms": now_ms, "at_most": MATURE_AT_ONCE}
-        SQL.run(connection, "hold_runs", values).all()  # all that is held before a wallet is
+        SQL.run(connection, "hold_runs", values).all()  # all locks that must come before a wallet's
         mature(connection, whose, now_ms)
         new |= set(SQL.run(connection, "take", {"named": named}).scalars())
     if len(new) < len(named):
@@ -449,9 +480,9 @@ def take(
 
 
 class Denied(Refused):
-    """A refusal of a run, or of a step of it.
+    """An error: an execution, or a step of it, is refused.
 
-    `code` is for programs; `step` is the part of the permission order that refused, if there is one.
+    `code`: for programs. `step`: the step of the permission order that refused; None: no step.
     """
 
     def __init__(self, code: str, text: str, step: str | None = None) -> None:

@@ -18,14 +18,14 @@ VALUES (:reservation, :org_id, :customer_id, :project, :subject, :action, :estim
 ON CONFLICT (reservation) DO NOTHING RETURNING reservation
 
 -- name: among
--- Whether one of these is there.
+-- Return a row if one of these executions exists.
 SELECT 1 FROM reservations WHERE reservation IN :names LIMIT 1
 
 -- name: read
 SELECT {columns} FROM reservations WHERE reservation = :reservation {held}
 
 -- name: hold
--- If enough credit is available, and no change that is due by time would alter it.
+-- Reserve credit if enough is available, and no change is due in the wallet.
 UPDATE ledger_accounts SET held_micro = held_micro + :amount_micro,
     next_due_ms = CASE WHEN next_due_ms < :expires_ms THEN next_due_ms ELSE :expires_ms END
 WHERE account_id = :account_id AND {available_micro} - :unbilled_micro >= :amount_micro
@@ -56,7 +56,7 @@ reservation, org_id, customer_id, project, subject, action, estimate, amount_mic
     fingerprint, actor, reason, supplier
 
 -- name: insert_together [postgresql]
--- In the order of their keys, as everybody locks them.
+-- In the order of their keys, as all transactions lock them.
 INSERT INTO reservations ({columns_together})
 SELECT reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, 'held', overage, accepted_ms,
     expires_ms, fingerprint, actor, reason, supplier
@@ -66,14 +66,14 @@ FROM {rows :asks (reservation text, org_id text, customer_id text, project text,
 ORDER BY reservation ON CONFLICT (reservation) DO NOTHING
 
 -- name: insert_together [sqlite]
--- Bound by place, a tuple a row.
+-- Bind values by position, one tuple for each row.
 INSERT INTO reservations ({columns_together}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'held', ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (reservation) DO NOTHING
 
--- The sandboxes that runs name.
+-- The sandboxes that executions name.
 
 -- name: take
--- In the order of their ids, as everybody takes them.
+-- In the order of their ids, as all transactions lock them.
 INSERT INTO reservation_sandboxes (reservation, sandbox_id, org_id, is_open)
 SELECT reservation, sandbox_id, org_id, TRUE FROM {rows :named (reservation text, sandbox_id text, org_id text)} r
 WHERE 1 = 1 ORDER BY sandbox_id ON CONFLICT DO NOTHING RETURNING sandbox_id
@@ -84,17 +84,17 @@ FROM reservation_sandboxes n JOIN reservations r ON r.reservation = n.reservatio
 WHERE n.org_id = :org_id AND n.sandbox_id IN :names AND n.is_open AND r.expires_ms > :now_ms ORDER BY n.sandbox_id LIMIT 1
 
 -- name: over
--- Wallets with runs that are over and were not expired yet.
+-- Return wallets with executions past their end (`expires_ms`) that are not marked as expired.
 SELECT DISTINCT r.customer_id FROM reservation_sandboxes n JOIN reservations r ON r.reservation = n.reservation
 WHERE n.org_id = :org_id AND n.sandbox_id IN :names AND n.is_open AND r.expires_ms <= :now_ms ORDER BY 1
 
 -- name: metered
--- Word for word the condition of the index. A reservation that is over counts nowhere.
+-- The condition must equal that of the index. A reservation past its end does not count.
 SELECT COUNT(*) FROM (SELECT 1 FROM reservations WHERE state = 'held' AND settled_by = 'metering'
     AND customer_id = :customer_id AND expires_ms > :now_ms LIMIT :at_most) q
 
 -- name: hold_runs
--- The reservations that are due, and those that metering may draw on next, in one order.
+-- Lock the due reservations, and those that metering may draw on next, in one order.
 SELECT reservation FROM reservations WHERE state = 'held' AND (
         (customer_id IN :due_of AND hold = 'wallet' AND expires_ms <= :now_ms) OR (customer_id IN :customers AND settled_by = 'metering'))
 ORDER BY reservation LIMIT :at_most {for_update}

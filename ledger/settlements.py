@@ -1,13 +1,13 @@
-"""Suppliers and their settlements: one for each run that ended, made in the transaction that ends it.
+"""Suppliers and their settlements: one for each execution, made in the transaction that ends it.
 
-Guarantee: no wallet moves here. A supplier is owed a part of the run's charge, and never a second deduction. A
-settlement is never changed: an amount that is not owed after all is a reversal, a row of its own. Time and rows decide
-if it is held, eligible, frozen, released or reversed; no job does. A supplier's terms are added and never changed; a
-settlement keeps the terms that it was made with.
+Guarantee: a settlement moves no wallet. A supplier is owed a part of the execution's charge, which is never a second
+deduction. A settlement never changes. An amount that is not owed after all is a reversal, in a row of its own. Time and
+rows decide if a settlement is held, eligible, frozen, released or reversed: no job does. A supplier's terms are added
+and never changed, and a settlement keeps its terms.
 
 Order of locks: reservations by their keys, then wallets by their ids, then settlements, of which only new ones are
-inserted. A freeze, a reversal, a payout and new terms lock the supplier first (`hold_supplier`), and take no
-reservation's or wallet's lock after it: no circle can close.
+inserted. A freeze, a reversal, a payout and new terms lock the supplier first (`hold_supplier`). After it, they take no
+lock of a reservation or wallet, so a deadlock is impossible.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Standing: TypeAlias = Literal["hold", "eligible", "frozen", "released", "reverse
 
 @dataclass(frozen=True)
 class Settlement:
-    """A settlement at a moment: micro-credits, parts per million, milliseconds.
+    """A settlement at a moment, in micro-credits, parts per million and milliseconds.
 
     `reversed_micro` was deducted before its release, `clawed_back_micro` afterwards.
     """
@@ -53,25 +53,25 @@ class Settlement:
 
     @property
     def owed_micro(self) -> int:
-        """The amount that is released, or will be."""
+        """Return the amount that is released, or will be, in micro-credits."""
         return self.net_micro - self.reversed_micro
 
     @property
     def left_micro(self) -> int:
-        """The amount that is not taken back."""
+        """Return the amount that is neither reversed nor clawed back, in micro-credits."""
         return self.owed_micro - self.clawed_back_micro
 
     @property
     def is_final(self) -> bool:
-        """It was released, and its supplier gives nothing back."""
+        """Return True if it was released, and its supplier accepts no clawbacks."""
         return self.payout is not None and not self.takes_clawbacks
 
 
 @dataclass(frozen=True)
 class Freeze:
-    """A stop of releases, with its begin, actor and reason.
+    """A stop of releases, with its start, actor and reason.
 
-    It is for one settlement, or, if `reservation` is None, for the whole supplier.
+    It is for one settlement; or, if `reservation` is None, for the whole supplier.
     """
 
     freeze_id: int
@@ -87,7 +87,10 @@ class Freeze:
 
 @dataclass(frozen=True)
 class Reversal:
-    """A part of a settlement that is not owed after all. `is_clawback`: it had been released before."""
+    """A part of a settlement that is not owed after all.
+
+    `is_clawback`: it was released before.
+    """
 
     reversal: str
     reservation: str
@@ -99,7 +102,9 @@ class Reversal:
 
 
 def net_of(gross_micro: int, share_ppm: int) -> int:
-    """Return a supplier's share of the charge of a run, rounded down to a whole micro-credit.
+    """Return a supplier's share of an execution's charge, in micro-credits.
+
+    It is rounded down.
 
     The operator keeps the fraction.
     """
@@ -107,9 +112,12 @@ def net_of(gross_micro: int, share_ppm: int) -> int:
 
 
 def owe(connection: sa.Connection, ended: Reservation, now_ms: int) -> None:
-    """Settle with a run's supplier, in the transaction that ends the run and holds it.
+    """Make the settlement of an execution's supplier.
 
-    A run that was given up free of charge owes nothing. A run that was settled has its row, even with an amount of 0.
+    This transaction ends and holds the execution.
+
+    An execution that was released free of charge has no settlement. One that was settled has a row, even with an amount
+    of 0.
     """
     if ended.supplier is None or (ended.state == "released" and not ended.drawn_micro):
         return
@@ -129,19 +137,22 @@ def owe(connection: sa.Connection, ended: Reservation, now_ms: int) -> None:
 
 
 def settlement_of(row: sa.RowMapping) -> Settlement:
-    """A row of the piece `settlements_now`."""
+    """Return the settlement of a row of the query `settlements_now`."""
     return Settlement(**{**row, "takes_clawbacks": bool(row["takes_clawbacks"])})
 
 
 def read(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement | None:
-    """Return a run's settlement; None if there is none."""
+    """Return an execution's settlement; None if it does not exist."""
     values = {"reservation": reservation, "now_ms": now_ms}
     row = SQL.run(connection, "read", values).mappings().one_or_none()
     return None if row is None else settlement_of(row)
 
 
 def hold(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement | None:
-    """Return a run's settlement, locked until this transaction is over."""
+    """Return an execution's settlement, locked until this transaction is over.
+
+    Return None if it does not exist.
+    """
     supplier = SQL.run(connection, "supplier_of", {"reservation": reservation}).scalar()
     if supplier is None:
         return None
@@ -150,7 +161,10 @@ def hold(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement
 
 
 def freeze_of(connection: sa.Connection, supplier: str, reservation: str | None) -> Freeze | None:
-    """The freeze of one settlement, or of all of a supplier, that has no end yet."""
+    """Return the open freeze of a settlement or supplier; None if there is none.
+
+    `reservation` None: of the whole supplier.
+    """
     values = {"supplier": supplier, **({"reservation": reservation} if reservation else {})}
     of_what = "of_all" if reservation is None else "of_one"
     row = SQL.run(connection, "open_freeze", values, of_what=of_what).mappings().one_or_none()
@@ -158,10 +172,11 @@ def freeze_of(connection: sa.Connection, supplier: str, reservation: str | None)
 
 
 def freeze(connection: sa.Connection, supplier: str, reservation: str | None, by: By) -> bool:
-    """Let nothing of one settlement, or of a supplier, be released until it is undone; whether that changes anything.
-    The supplier is held by this transaction.
+    """Stop releases of one settlement, or of a whole supplier.
 
-    Errors: Denied `clock_behind`.
+    Return True if that changes anything.
+
+    This transaction must hold the supplier. Errors: Denied `clock_behind`.
     """
     if freeze_of(connection, supplier, reservation) is not None:
         return False
@@ -172,7 +187,10 @@ def freeze(connection: sa.Connection, supplier: str, reservation: str | None, by
 
 
 def unfreeze(connection: sa.Connection, supplier: str, reservation: str | None, by: By) -> bool:
-    """End a freeze; whether there was one. The supplier is held by this transaction. Errors: Denied `clock_behind`."""
+    """End a freeze, and return True if there was one. Errors: Denied `clock_behind`.
+
+    This transaction must hold the supplier.
+    """
     found = freeze_of(connection, supplier, reservation)
     if found is None:
         return False
@@ -183,8 +201,12 @@ def unfreeze(connection: sa.Connection, supplier: str, reservation: str | None, 
 
 
 def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> None:
-    """Freezes, their ends and payouts of a supplier are dated in the order in which they are made: what was released
-    while it was frozen shows by their times. Errors: Denied `clock_behind`."""
+    """Check that the clock is not behind the last act on a supplier.
+
+    Acts are freezes, their ends, and payouts.
+
+    So their times show if a settlement was released while it was frozen. Errors: Denied `clock_behind`.
+    """
     last_ms = SQL.run(connection, "last_act", {"supplier": supplier}).scalar()
     if last_ms is not None and now_ms < int(last_ms):
         raise Denied(
@@ -197,9 +219,12 @@ def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> N
 def reverse(
     connection: sa.Connection, found: Settlement, key: str, amount_micro: int | None, by: By
 ) -> tuple[Reversal, bool]:
-    """Take a part of a settlement back, under a key of the caller's; without an amount all that is left. Before its
-    release it is owed less; afterwards the next payout is less by it. Also whether it was done before. `found` is held
-    by this transaction.
+    """Reverse a part of a settlement, under a key of the caller.
+
+    Return it, and True if it existed before.
+
+    Without an amount, reverse all that is left. Before its release the settlement is owed less; afterwards the next
+    payout is lower. This transaction must hold `found`.
 
     Errors: Denied `other_content`, `nothing_left`, `above_left`, `no_clawbacks`.
     """
@@ -227,7 +252,7 @@ def reverse(
             "directly",
         )
     made = Reversal(key, found.reservation, amount, found.payout is not None, by.now_ms, by.actor, by.reason)
-    if SQL.run(connection, "reverse", vars(made)).first() is None:  # at another supplier, in this moment
+    if SQL.run(connection, "reverse", vars(made)).first() is None:  # a concurrent reversal of another supplier
         raise _other_content(key)
     return made, False
 
@@ -241,16 +266,19 @@ def _other_content(key: str) -> Denied:
 
 
 PPM: Final = 1_000_000
-"""The whole of a run, in parts per million."""
+"""The whole charge of an execution, in parts per million."""
 THRESHOLD_MICRO: Final = 100 * MICRO
-"""The threshold that a payout must exceed, unless the supplier's terms set another."""
+"""The threshold that a payout must exceed, in micro-credits, unless the supplier's terms set another."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """A supplier's share in parts per million; for how long (milliseconds) a settlement is held; what a payout has to
-    come to more than, in micro-credits; whether what was released may be clawed back. Without claw-backs the hold is
-    never shorter than the correction horizon."""
+    """A supplier's terms.
+
+    `share_ppm`: its share in parts per million. `hold_ms`: the time for which a settlement is held. `threshold_micro`:
+    a payout must exceed it. `takes_clawbacks`: released amounts can be clawed back. Without clawbacks, the hold is
+    never shorter than the correction horizon.
+    """
 
     share_ppm: int
     hold_ms: int = LATE_HORIZON_MS
@@ -260,7 +288,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Supplier:
-    """A supplier's terms: their revision, and when and why they were set, and the actor."""
+    """A supplier's terms, their revision, and the act that set them."""
 
     supplier: str
     revision: int
@@ -271,7 +299,7 @@ class Supplier:
 
 
 def read_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
-    """Return a supplier at its newest terms; None if there is none."""
+    """Return a supplier with its newest terms; None if it does not exist."""
     row = SQL.run(connection, "newest", {"supplier": supplier}).one_or_none()
     if row is None:
         return None
@@ -280,7 +308,10 @@ def read_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
 
 
 def hold_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
-    """Return a supplier, locked until this transaction is over."""
+    """Return a supplier, locked until this transaction is over.
+
+    Return None if it does not exist.
+    """
     SQL.run(connection, "hold", {"supplier": supplier}).all()
     return read_supplier(connection, supplier)
 
@@ -288,11 +319,15 @@ def hold_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
 def set_terms(
     connection: sa.Connection, supplier: str, terms_after: Callable[[Supplier | None], Terms], by: By
 ) -> tuple[Supplier, Supplier | None]:
-    """Have runs that end from now on be settled at the terms that follow from those before (None: a new one); the
-    supplier now and before. The same terms again change nothing."""
+    """Set the terms of executions that end from now on.
+
+    Return the supplier now and before.
+
+    `terms_after`: returns the new terms by the old supplier (None: a new one). The same terms again change nothing.
+    """
     found = hold_supplier(connection, supplier)
     made = _revised(connection, supplier, found, terms_after(found), by)
-    if made is None:  # somebody else made it this moment: it is there, and can be held
+    if made is None:  # a concurrent transaction made it, so it exists and can be locked
         found = hold_supplier(connection, supplier)
         made = _revised(connection, supplier, found, terms_after(found), by)
         assert made is not None

@@ -38,7 +38,7 @@ UPDATE settlement_freezes SET ended_ms = :ended_ms, ended_by = :ended_by, ended_
 WHERE freeze_id = :freeze_id
 
 -- name: last_act
--- The acts that divide before from after: payouts, freezes and their ends.
+-- Return the last time of a payout, a freeze, or its end.
 SELECT MAX(at_ms) FROM (SELECT at_ms FROM payouts WHERE supplier = :supplier
     UNION ALL SELECT from_ms FROM settlement_freezes WHERE supplier = :supplier
     UNION ALL SELECT ended_ms FROM settlement_freezes WHERE supplier = :supplier) acts
@@ -64,7 +64,7 @@ SELECT supplier, revision, share_ppm, hold_ms, threshold_micro, takes_clawbacks,
 FROM supplier_terms WHERE supplier = :supplier ORDER BY revision DESC LIMIT 1
 
 -- name: hold
--- Its terms from the first on, which is always there.
+-- Lock the terms of a supplier, from its first revision, which always exists.
 SELECT revision FROM supplier_terms WHERE supplier = :supplier ORDER BY revision {for_update}
 
 -- name: insert_terms

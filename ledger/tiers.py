@@ -1,8 +1,8 @@
-"""Tiers: more sandboxes at once, paid for each month from the wallet's own credit.
+"""Tiers: more concurrent sandboxes, paid for each month from the wallet's own credit.
 
-Guarantee: a month of a tier is charged once, under its key, before it is used. A customer with several tiers may have
-as many sandboxes as the largest allows. A tier continues into a month once the rest of the month before is booked: it
-is then paid for, or ends. If no process was awake for a whole month, that month is not charged. The caller holds the
+Guarantee: a month of a tier is charged once, under its key, before it is used. A customer with several tiers can have
+as many sandboxes as the largest allows. A tier continues into a month after the rest of the previous month is booked:
+then it is paid for, or ends. If no process ran for a whole month, that month is not charged. The caller holds the
 wallet's lock.
 """
 
@@ -24,14 +24,14 @@ from drawdown.schema.sql import queries
 SQL = queries(__file__)
 
 TIERS: Final = "tiers"
-"""The account of tiers' prices."""
+"""The account that receives the prices of tiers."""
 NO_CREDIT: Final = "no_credit"
-"""Why a tier ended that could not be paid for."""
+"""The reason of the end of a tier that the wallet could not pay for."""
 
 
 @dataclass(frozen=True)
 class Tier:
-    """Sandboxes at once, and what a month of it costs, in micro-credits."""
+    """A tier: its concurrent sandboxes, and its price for a month in micro-credits."""
 
     tier: str
     at_once: int
@@ -40,9 +40,9 @@ class Tier:
 
 @dataclass(frozen=True)
 class Holder:
-    """A customer's tier, paid until `paid_to_ms`.
+    """A customer's tier, paid until `paid_to_ms`. Times are milliseconds.
 
-    `renews`: it continues then. `ended_ms`, `ended_reason`: when and why it ended. Times are milliseconds.
+    `renews`: it continues then. `ended_ms`, `ended_reason`: the moment and the reason of its end.
     """
 
     customer_id: str
@@ -56,7 +56,10 @@ class Holder:
 
 @dataclass(frozen=True)
 class Turn:
-    """A tier at the end of its paid month: the wallet pays for the next month, or the tier ends."""
+    """A tier at the end of its paid month.
+
+    The wallet pays for the next month, or the tier ends.
+    """
 
     customer_id: str
     tier: str
@@ -66,31 +69,41 @@ class Turn:
 
 
 def read(connection: sa.Connection, tier: str) -> Tier | None:
-    """Return a tier; None if there is none."""
+    """Return a tier; None if it does not exist."""
     row = SQL.run(connection, "tier", {"tier": tier}).mappings().one_or_none()
     return None if row is None else Tier(**row)
 
 
 def hold(connection: sa.Connection, tier: str) -> Tier | None:
-    """Return a tier, locked: no other transaction changes it until this one is over."""
+    """Return a tier, locked: no other transaction changes it until this one is over.
+
+    Return None if it does not exist.
+    """
     row = SQL.run(connection, "tier_to_change", {"tier": tier}).mappings().one_or_none()
     return None if row is None else Tier(**row)
 
 
 def set_tier(connection: sa.Connection, tier: Tier) -> None:
-    """Have a tier allow so many from now on, and cost so much from the next charge on."""
+    """Store a tier.
+
+    The number of sandboxes applies from now on, and the price from the next charge on.
+    """
     SQL.run(connection, "set_tier", vars(tier))
 
 
 def holder(connection: sa.Connection, customer_id: str, tier: str) -> Holder | None:
-    """Return a customer's tier, as it is or was; None if it was never bought."""
+    """Return a customer's tier, present or past; None if it was never bought."""
     row = SQL.run(connection, "holder", {"customer_id": customer_id, "tier": tier}).mappings().one_or_none()
     return None if row is None else Holder(**{**row, "renews": bool(row["renews"])})
 
 
 def buy(connection: sa.Connection, customer_id: str, tier: Tier, by: By) -> int:
-    """Have a customer hold a tier for the rest of this month, and the months to come; what was charged, in
-    micro-credits. A month that is paid for is not charged again."""
+    """Buy a tier for the rest of this month and the following months.
+
+    Return the charge in micro-credits.
+
+    A month that is paid for is not charged again.
+    """
     entry = _entry(customer_id, tier.tier, tier.price_micro, by.now_ms, by)
     charged = tier.price_micro if post(connection, [entry]) else 0
     values = {"customer_id": customer_id, "tier": tier.tier, "paid_to_ms": next_start(by.now_ms), **vars(by)}
@@ -100,21 +113,29 @@ def buy(connection: sa.Connection, customer_id: str, tier: Tier, by: By) -> int:
 
 
 def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> bool:
-    """Have a customer's tier end with the month that is paid for; whether that changes anything."""
+    """Let a customer's tier end with its paid month.
+
+    Return True if that changes anything.
+    """
     values = {"customer_id": customer_id, "tier": tier, **vars(by)}
     return SQL.run(connection, "let_end", values).first() is not None
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> int:
-    """Return the amount that a customer's tiers will be charged next, in micro-credits. Nothing is written."""
+    """Return the next charge of a customer's tiers, in micro-credits.
+
+    It does not write anything.
+    """
     turns = _allocate_turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
     return sum(turn.price_micro for turn in turns if turn.pays)
 
 
 def turn(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> set[str]:
-    """Charge this month of tiers with an ended paid month, or end them. Return the customers who hold them.
+    """Charge this month of tiers with an ended paid month, or end them.
 
-    Everything else that is due in their wallets must be booked before.
+    Return the customers who hold them.
+
+    All other due changes of their wallets must be booked before.
     """
     rows = _due(connection, customer_ids, now_ms)
     if not rows:
@@ -137,7 +158,10 @@ def _due(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) ->
 
 
 def _allocate_turns(rows: Sequence[Mapping[Any, Any]], available: Mapping[str, int]) -> list[Turn]:
-    """Return the next step of each tier. Of several tiers of a wallet, the largest is paid for first."""
+    """Return the next step of each tier.
+
+    If a wallet has several, the largest is paid for first.
+    """
     left, found = dict(available), []
     for row in rows:
         customer_id, price = row["customer_id"], row["price_micro"]

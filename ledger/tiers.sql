@@ -20,7 +20,7 @@ SELECT customer_id, tier, bought_ms, paid_to_ms, renews, ended_ms, ended_reason 
 WHERE customer_id = :customer_id AND tier = :tier
 
 -- name: buy
--- Buy it again if it had ended, or was to end.
+-- Buy the tier, also if it ended or does not renew.
 INSERT INTO tier_holders (customer_id, tier, bought_ms, paid_to_ms, renews, actor, reason)
 VALUES (:customer_id, :tier, :now_ms, :paid_to_ms, TRUE, :actor, :reason)
 ON CONFLICT (customer_id, tier) DO UPDATE SET
@@ -29,7 +29,7 @@ ON CONFLICT (customer_id, tier) DO UPDATE SET
     reason = excluded.reason
 
 -- name: expect
--- The wallet falls due by then.
+-- Make the wallet due at that moment, unless it is due earlier.
 UPDATE ledger_accounts SET next_due_ms = CASE WHEN next_due_ms < :paid_to_ms THEN next_due_ms ELSE :paid_to_ms END
 WHERE account_id = :account_id
 
@@ -38,7 +38,7 @@ UPDATE tier_holders SET renews = FALSE, actor = :actor, reason = :reason
 WHERE customer_id = :customer_id AND tier = :tier AND ended_ms IS NULL AND renews RETURNING tier
 
 -- name: due
--- Tiers at the end of their month. A tier that continues waits until the rest of the month is booked.
+-- Return the tiers at the end of their month. A tier that continues waits until the rest of the month is booked.
 SELECT h.customer_id, h.tier, t.price_micro, h.renews FROM tier_holders h JOIN tiers t ON t.tier = h.tier
 WHERE h.customer_id IN :customers AND h.ended_ms IS NULL
     AND h.paid_to_ms + CASE WHEN h.renews THEN :wait_ms ELSE 0 END <= :now_ms

@@ -1,8 +1,8 @@
-"""The embedded prepaid wallet, in the same database.
+"""The embedded prepaid wallet, in Drawdown's database.
 
-Guarantee: double-entry (each entry moves one amount between two accounts, so its lines sum to zero). A usage key is
-charged once for good. Usage is never refused: used quantities are owed, and a balance may go below zero. A batch of any
-size is a few statements.
+Guarantee: double-entry: each entry moves one amount between two accounts, so its lines sum to zero. A usage key is
+charged only once. Usage is never refused: used quantities are owed, and a balance can be below zero. A batch of any
+size needs only a few statements.
 """
 
 from __future__ import annotations
@@ -43,20 +43,23 @@ class Charge(Enum):
 
 @dataclass(frozen=True)
 class Granted:
-    """The balance after a grant, in micro-credits; `repeated`: the same was given before, and nothing was added."""
+    """The balance after a grant, in micro-credits.
+
+    `repeated`: the grant existed before, and nothing was added.
+    """
 
     balance_micro: int
     repeated: bool
 
 
 def charge(connection: sa.Connection, batch: Sequence[Usage], now_ms: int) -> list[Charge]:
-    """Charge usages, each key once for good; one answer each, in order."""
+    """Charge usages, each key only once. Return one outcome for each, in order."""
     rates = _rates_of(connection, batch)
     entries: dict[str, dict[str, object]] = {}
     too_large: set[str] = set()
     for use in batch:
         rate = rates.get(_spot(use))
-        if rate is not None and use.key not in entries:  # of a key that comes twice, the first counts
+        if rate is not None and use.key not in entries:  # if a key comes twice, the first counts
             amount = rate.price(use.quantity)
             if abs(amount) > MAX_ENTRY_MICRO:
                 too_large.add(use.key)
@@ -78,7 +81,7 @@ def charge(connection: sa.Connection, batch: Sequence[Usage], now_ms: int) -> li
 
 
 def _spot(use: Usage) -> tuple[str, str, int]:
-    """Return the key of a rate: a wallet's use of a feature in a window."""
+    """Return the key of a rate: a wallet, a feature and a window."""
     return wallet_account(use.customer_id), use.feature, window_of(use.ts)
 
 
@@ -86,7 +89,7 @@ def _rates_of(connection: sa.Connection, batch: Sequence[Usage]) -> dict[tuple[s
     """Return the rate of each use (S11).
 
     It is the rate of the wallet's first charge for the feature in the window, otherwise the one in force. So late use,
-    and a refund, cost the same as the rest of their window, whatever rate was set since for an earlier time.
+    and a refund, cost the same as the rest of their window, even if another rate was set later for that time.
     """
     card = read_rate_card(connection)
     found = {_spot(use): rate for use in batch if (rate := card.rate(use.feature, use.ts)) is not None}
@@ -102,9 +105,9 @@ def _rates_of(connection: sa.Connection, batch: Sequence[Usage]) -> dict[tuple[s
 
 
 def reverse(connection: sa.Connection, keys: Sequence[str], now_ms: int) -> set[str]:
-    """Give back the charges under these keys, and return the keys that were charged.
+    """Refund the charges under these keys, and return the keys that were charged.
 
-    It gives back the amount of the charge, whatever the rate card has now, each key once for good.
+    It refunds the charged amount, even if the rate changed, and each key only once.
     """
     rows = SQL.run(connection, "charges", {"keys": [{"key": key} for key in keys]}).mappings().all()
     back = [
@@ -125,7 +128,7 @@ def reverse(connection: sa.Connection, keys: Sequence[str], now_ms: int) -> set[
 
 
 def _repeated(batch: Sequence[Usage], new: set[str]) -> list[str]:
-    """Keys that were charged before, or come a second time in this batch."""
+    """Return the keys that were charged before, or occur twice in this batch."""
     count = Counter(use.key for use in batch)
     return [key for key, times in count.items() if times > 1 or key not in new]
 
@@ -141,11 +144,12 @@ def grant(
     reason: str,
     terms: Terms = PLAIN,
 ) -> Granted:
-    """Give credit as a lot on these terms. A lot that begins later is in the balance from then on.
+    """Grant credit as a lot on these terms.
 
-    A negative amount takes credit back, of no lot. The same grant again is no error and changes nothing.
+    If the lot begins later, the balance includes it from then on.
 
-    Errors: Refused if this key was used before with other content.
+    A negative amount takes credit back without a lot. A repeated grant changes nothing. Errors: Refused if this key was
+    used before with other content.
     """
     if amount_micro > 0:
         begins_ms = now_ms if terms.begins_ms is None else terms.begins_ms
@@ -160,7 +164,10 @@ def grant(
 
 
 def _take(connection: sa.Connection, customer_id: str, amount_micro: int, *, key: str, **by: object) -> bool:
-    """Post a grant, and return True if the same was taken before. Errors: Refused."""
+    """Post a grant of a negative amount, and return True if it existed before.
+
+    Errors: Refused.
+    """
     entry = {
         "key": key,
         "kind": "grant",
@@ -191,10 +198,10 @@ def _used_before(connection: sa.Connection, key: str) -> Refused:
 
 @dataclass(frozen=True)
 class TakeBack:
-    """The result of taking back a lot.
+    """The result of taking back a lot. Amounts are micro-credits.
 
-    `amount_micro` was taken now, under `key` (None: nothing was). `promised_micro` was left, because runs have reserved
-    it. `balance_micro`: the balance after it.
+    `amount_micro` was taken now, under `key` (None: no amount was taken). `promised_micro` was not taken, because
+    executions have reserved it. `balance_micro`: the balance after it.
     """
 
     amount_micro: int
@@ -204,12 +211,10 @@ class TakeBack:
 
 
 def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> TakeBack:
-    """Take back what nobody used of a lot, nor reserved; `whole`: all of it, so that what it paid for is paid by
-    others, or owed, and what is reserved may be missing.
+    """Take back the credit of a lot that is neither used nor reserved.
 
-    `whole`: take all of it. Other lots then pay for its use, or it is owed, and reserved credit may be missing.
-
-    Errors: DatabaseBusy if more is due in the wallet than one transaction takes.
+    `whole`: take all of it. Other lots then pay for its use, or it is owed, and reserved credit may be missing. Errors:
+    DatabaseBusy if more is due in the wallet than one transaction takes.
     """
     customer = lot.customer_id
     whose = [customer, *([] if lot.pool is None else [lot.pool])]
@@ -221,17 +226,17 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
         amount = lots.unused_micro(found, lots.allocations(connection, those, by.now_ms)[customer])
         if found.begins_ms <= by.now_ms:
             now = read_wallets(connection, [customer])[customer]
-            others = max(now.over_micro - (amount if found.is_over(by.now_ms) else 0), 0)  # they pay for no new run
+            others = max(now.over_micro - (amount if found.is_over(by.now_ms) else 0), 0)  # not for new executions
             promised = lots.promised(amount, now.balance_micro - others, now.held_micro)
     amount -= promised
     if amount > 0:
         key = f"back:{found.lot}:r{found.takes}"
         back = {**lots.entry_of(found, by.now_ms), "actor": by.actor, "reason": by.reason}
-        dated_ms = by.now_ms if lot.pool is None else lot.begins_ms  # a pool has it again as if it had kept it
+        dated_ms = by.now_ms if lot.pool is None else lot.begins_ms  # as if the pool had never allotted it
         back |= {"key": key, "lot": found.lot, "amount_micro": -amount, "ts": dated_ms}
         begun = (
             [lots.entry_of(found, by.now_ms)] if found.begins_ms > by.now_ms else []
-        )  # its begin brings nothing then
+        )  # so that its start adds nothing later
         post(connection, [*begun, back])
         lots.look_again(connection, customer)
         make_true(connection, whose, by.now_ms)
@@ -240,11 +245,10 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
 
 
 def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> bool:
-    """Put a customer on a plan, and give its credit. Return True if it was on another one.
+    """Put a customer on a plan, and grant its credit. Return True if the plan changed.
 
-    Credit that plans gave before stays until its end.
-
-    Errors: Refused for a plan that does not exist; DatabaseBusy if more is due than one transaction takes.
+    Credit that plans granted before stays until its end. Errors: Refused for a plan that does not exist; DatabaseBusy
+    if more is due than one transaction takes.
     """
     make_true(connection, [customer_id], by.now_ms)
     changed = set_plan(connection, customer_id, plan, by)
@@ -254,10 +258,10 @@ def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) 
 
 
 def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: int) -> Mapping[str, Wallet]:
-    """Return wallets, for verdicts. Nothing is written.
+    """Return wallets, for verdicts. It does not write anything.
 
-    If a wallet has no available credit, or ended lots, its due changes count as done. So no organisation is halted
-    because a month's credit was not given yet, or because of use that an ended lot has paid for.
+    If a wallet has no available credit, or has ended lots, the result includes its due changes. So no organisation is
+    halted because a month's credit was not granted yet, or because of use that an ended lot has paid for.
     """
     found = dict(read_wallets(connection, customer_ids))
     spent = [wallet_account(name) for name, one in found.items() if one.available_micro <= 0 or one.over_micro]
@@ -268,7 +272,9 @@ def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: i
 
 
 def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
-    """Book all due changes of wallets, and hold them until this transaction is over.
+    """Book all due changes of wallets, and hold the wallets.
+
+    They are held until this transaction is over.
 
     Errors: DatabaseBusy if that is more than one transaction takes.
     """
@@ -280,17 +286,26 @@ def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: in
 
 
 def read_totals(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> dict[str, int]:
-    """Charged quantity by feature, of usage dated in [from_ms, to_ms)."""
+    """Return the charged quantity by feature, in base units.
+
+    It is of usage dated in [from_ms, to_ms).
+    """
     values = {"from_account": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms}
     return {row.feature: int(row.quantity) for row in SQL.run(connection, "totals", values)}
 
 
 def read_charge(connection: sa.Connection, key: str) -> int | None:
-    """Return the quantity charged under a key; None if it was never charged."""
+    """Return the quantity charged under a key, in base units.
+
+    Return None if it was never charged.
+    """
     return read_charges(connection, [key]).get(key)
 
 
 def read_charges(connection: sa.Connection, keys: Sequence[str]) -> dict[str, int]:
-    """The quantities charged under those of these keys that were charged."""
+    """Return the charged quantity by key, in base units.
+
+    A key without a charge is not in the result.
+    """
     rows = SQL.run(connection, "charges", {"keys": [{"key": key} for key in keys]})
     return {row.key: int(row.quantity) for row in rows}

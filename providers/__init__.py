@@ -1,1 +1,1 @@
-"""The billing providers: one protocol, one file per provider."""
+"""The billing providers: one protocol, and a module or package for each provider."""

@@ -1,7 +1,7 @@
-"""The embedded prepaid ledger as a billing provider: a thin adapter onto `ledger/`.
+"""The embedded prepaid ledger as a billing provider: a thin adapter to `ledger/`.
 
-Guarantee: keys are kept for good, so any push may be sent again at any time, and a duplicate proves delivery. A push
-that was voided is not charged, however late its sender comes (P5).
+Guarantee: keys are stored permanently, so any push can be sent again at any time, and a duplicate proves delivery. A
+voided push is not charged, however late its sender comes (P5).
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ CAPABILITIES: Final = Capabilities(
 
 
 class EmbeddedProvider:
-    """Bills from wallets in our own database. Its calls never leave the process."""
+    """A provider that bills from wallets in Drawdown's database.
+
+    Its calls never leave the process.
+    """
 
     name = NAME
     capabilities = CAPABILITIES
@@ -92,7 +95,10 @@ class EmbeddedProvider:
         return self._read(partial(_features_without_rate, features=features))
 
     def _charged(self, batch: Sequence[PushRequest]) -> list[Outcome]:
-        """All of a batch at once; in halves where one of them cannot be charged, until that one stands alone."""
+        """Charge a batch at once.
+
+        If one push cannot be charged, charge each half, until that push is alone.
+        """
         try:
             return write(self._engine, partial(_charge, batch=batch, now_ms=self._clock.now_ms()))
         except entries.BeyondBalance as error:
@@ -106,8 +112,11 @@ class EmbeddedProvider:
 
 
 def _charge(connection: sa.Connection, *, batch: Sequence[PushRequest], now_ms: int) -> list[Outcome]:
-    """Charge what was not voided: the process may have lain still since it claimed these, and what was voided is owed
-    under another key (P5)."""
+    """Charge the pushes that are not voided.
+
+    The process may have been suspended since it claimed them, and the usage of a voided push is owed under another key
+    (P5).
+    """
     lock_charges(connection, shared=True)
     voided = _voided(connection, [push.key for push in batch])
     uses = [
@@ -150,5 +159,5 @@ def _features_without_rate(connection: sa.Connection, *, features: Sequence[str]
 
 
 def build(setup: Setup) -> EmbeddedProvider:
-    """The entry point."""
+    """Build the provider, as its entry point."""
     return EmbeddedProvider(setup.engine, setup.clock)

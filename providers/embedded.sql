@@ -1,7 +1,7 @@
--- The embedded provider's reads beside the ledger.
+-- The reads of the embedded provider outside the ledger.
 
 -- name: voided
--- Those of these pushes that were voided, by their keys.
+-- Return the keys of the given pushes that were voided.
 SELECT p.key
 FROM {rows :pushes (window_ms bigint, org_id text, feature text, revision bigint, key text)} p
 JOIN voids x ON {is_of_push}

@@ -1,17 +1,18 @@
 """Lago as a billing provider: one event for each push, the balance of the customer's wallets.
 
-Guarantee: the push's key is the event's `transaction_id`, which Lago takes once for good. Drawdown's customer is the
-subscription's `external_id`, so the same key always goes to the same subscription. Sources: docs.getlago.com and the
-source of lago-api; nothing here was tried against a Lago server.
+Guarantee: the push's key is the event's `transaction_id`, and Lago stores a `transaction_id` only once. Drawdown's
+customer is the subscription's `external_id`, so the same key always goes to the same subscription. Sources:
+docs.getlago.com and the source of lago-api. Nothing here was tried against a Lago server.
 
 Lago's answers prove:
 
 - 200 with our `transaction_id`: the event is stored. Lago bills it only if the metric and an active subscription
-  exist, so both are read before the push.
-- 422 `value_already_exist`: the event was stored before. It stays, so a duplicate proves delivery.
+  exist, so Drawdown reads both before the push.
+- 422 `value_already_exist`: the event was stored before. Lago does not delete it, so a duplicate proves delivery.
 - With Lago's ClickHouse store a repeat answers 200, and Lago counts it once by `transaction_id` and time.
 - Lago stores an event of a period with a final invoice, and does not bill it. Set a grace period at Lago.
-- Negative sums are documented nowhere, so they are carried. Lago's HMAC signature has no time, so no webhook is taken.
+- Lago documents no negative sums, so Drawdown carries them. Lago's HMAC signature has no time, so Drawdown accepts no
+  webhook.
 """
 
 from __future__ import annotations
@@ -53,18 +54,21 @@ NAMES: Final = frozenset({"api_key", "url"})
 MAX_QUANTITY: Final = 10**15
 """Quantity of one event at Lago."""
 LOOKUP_LAG_MS: Final = MINUTE_MS
-"""Time after which a lookup finds an event. With the ClickHouse store, events pass through a queue."""
+"""Time after which a look-up finds an event. With the ClickHouse store, events pass through a queue."""
 BALANCE_LAG_MS: Final = 5 * MINUTE_MS
-"""The interval at which Lago subtracts present usage from a wallet's ongoing balance."""
+"""Interval at which Lago subtracts present usage from a wallet's ongoing balance."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Pages of one subscription's events, for its totals."""
 MAX_WALLETS: Final = PAGE
-"""Wallets of one customer. More cannot be added up from one page."""
+"""Wallets of one customer. Drawdown reads one page of them, and cannot add up more."""
 
 
 def error_of(status: int, body: Mapping[str, object]) -> str | None:
-    """`{"status": 404, "error": "Not Found", "code": "event_not_found"}`"""
+    """Return the text of Lago's error; None if the body is not Lago's.
+
+    Example: `{"status": 404, "error": "Not Found", "code": "event_not_found"}`
+    """
     error = body.get("error")
     if body.get("status") != status or isinstance(body.get("status"), bool) or not isinstance(error, str):
         return None
@@ -74,10 +78,10 @@ def error_of(status: int, body: Mapping[str, object]) -> str | None:
 
 
 class Lago:
-    """One organisation at Lago."""
+    """A provider that bills one organisation at Lago."""
 
     def __init__(self, setup: Setup) -> None:
-        """Errors: UsageError."""
+        """Read the settings. Errors: UsageError."""
         settings = read_settings(setup, NAMES)
         key = settings.key("api_key")
         self.name, self._clock = setup.name, setup.clock
@@ -133,7 +137,10 @@ class Lago:
         return Unknown(said or f"HTTP {answer.status}: the outcome is unknown")
 
     async def _unbilled(self, push: PushRequest) -> Outcome | None:
-        """Why Lago would store the event and never bill it; None: the subscription is there and active."""
+        """Return the outcome of a push that Lago would store and never bill.
+
+        Return None if its subscription is active.
+        """
         found = await self._api.get_cached("api", "v1", "subscriptions", push.customer_id)
         if isinstance(found, Absent):
             return Rejected(f"not sent: Lago has no active subscription {push.customer_id}. Create it at Lago")
@@ -148,7 +155,10 @@ class Lago:
         return None
 
     async def _field(self, feature: str) -> str | ReadFailed | CannotTell:
-        """The property that a metric sums. CannotTell: why it must not be used."""
+        """Return the property that a metric sums.
+
+        CannotTell: the reason why Drawdown must not use the metric.
+        """
         found = await self._api.get_cached("api", "v1", "billable_metrics", feature)
         if isinstance(found, ReadFailed):
             return found
@@ -168,7 +178,10 @@ class Lago:
         return {customer_id: await self._customer(customer_id) for customer_id in customer_ids}
 
     async def _customer(self, customer_id: str) -> CustomerRead:
-        """A customer without a wallet pays by invoice, and is never halted."""
+        """Read a customer.
+
+        A customer without a wallet pays by invoice, and is never halted.
+        """
         if self.dormant:
             return ReadFailed(self.dormant)
         found = await self._api.get("api", "v1", "subscriptions", customer_id)
@@ -216,7 +229,9 @@ class Lago:
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the totals of each metric that sums a property.
 
-        Lago's range includes both ends, so its last moment is left out here.
+        They are of events dated in [from_ms, to_ms).
+
+        Lago's range includes both ends, so an event at `to_ms` is left out here.
         """
         if self.dormant:
             return ReadFailed(self.dormant)
@@ -290,5 +305,5 @@ def _quantity(event: Mapping[str, object], field: str) -> int | None:
 
 
 def build(setup: Setup) -> Lago:
-    """The entry point."""
+    """Build the provider, as its entry point. Errors: UsageError."""
     return Lago(setup)

@@ -2,16 +2,16 @@
 
 Guarantee: the push's key is the event's `id` under the source `drawdown`. A 204 proves only that the event is in
 OpenMeter's queue, so each push is Queued and settled by its look-up. Sources: openmeter.io/docs, its OpenAPI
-description and the source of openmeterio/openmeter; nothing here was tried against OpenMeter itself.
+description and the source of openmeterio/openmeter. Nothing here was tried against OpenMeter itself.
 
 OpenMeter's answers prove:
 
-- 204: the event was handed to the queue. A new event and a repeat are answered alike.
-- OpenMeter drops repeats by source and id only if deduplication is on, and it is off on a server of your own. So
-  DEDUPE_H must give the hours for which yours remembers an event; without it the provider is dormant.
-- An event that no meter can read is stored with `validationErrors` and counts nothing. The meter and the customer
-  are read before the push.
-- A meter's sum has floating point on the wire. Negative sums are documented nowhere, so they are carried.
+- 204: the event is in the queue. A new event and a repeat get the same answer.
+- OpenMeter drops repeats by source and id only if deduplication is on. It is off on a self-hosted server. So set
+  DEDUPE_H to the hours for which your server remembers an event. Without it, the provider is dormant.
+- An event that no meter can read is stored with `validationErrors` and not counted. Drawdown reads the meter and the
+  customer before the push.
+- A meter's sum is sent in floating point. OpenMeter documents no negative sums, so Drawdown carries them.
 """
 
 from __future__ import annotations
@@ -56,27 +56,35 @@ SOURCE: Final = "drawdown"
 MAX_QUANTITY: Final = 2**53 - 1
 """Quantity of one event at OpenMeter."""
 MAX_DEDUPE_H: Final = 10_000
-"""Hours of deduplication at OpenMeter."""
+"""Hours for which OpenMeter deduplicates."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Pages of meters, for totals."""
 CONFIRM_MS: Final = MINUTE_MS
-"""Wait after a 204 before the event is looked up: the sink worker has then written it."""
+"""Wait after a 204 before the event is looked up. By then, OpenMeter's sink worker has written it."""
 CHANGES: Final = frozenset({"entitlements.balance.threshold", "entitlements.reset"})
 
 
 def error_of(status: int, body: Mapping[str, object]) -> str | None:
-    """A problem of RFC 7807: `{"type": "about:blank", "title": "Not Found", "status": 404, "detail": "…"}`"""
+    """Return the text of OpenMeter's error, a problem of RFC 7807.
+
+    Return None if the body is not OpenMeter's.
+
+    Example: `{"type": "about:blank", "title": "Not Found", "status": 404, "detail": "…"}`
+    """
     title, detail = body.get("title"), body.get("detail")
     own = type(body.get("status")) is int and body["status"] == status
     return f"{title}: {detail}" if own and isinstance(title, str) and isinstance(detail, str) else None
 
 
 class OpenMeter:
-    """One namespace at OpenMeter. Drawdown's customer is the customer's key, which must be one of its subjects."""
+    """A provider that bills one namespace at OpenMeter.
+
+    Drawdown's customer is the customer's key at OpenMeter, which must be one of its subjects.
+    """
 
     def __init__(self, setup: Setup) -> None:
-        """Errors: UsageError."""
+        """Read the settings. Errors: UsageError."""
         settings = read_settings(setup, NAMES)
         key, hours = settings.key("api_key"), whole(settings.text("dedupe_h"))
         if settings.text("dedupe_h") and (hours is None or not 1 <= hours <= MAX_DEDUPE_H):
@@ -139,7 +147,10 @@ class OpenMeter:
         return Unknown(said or f"HTTP {answer.status}: the outcome is unknown")
 
     async def _meter(self, feature: str) -> tuple[str, str] | ReadFailed | CannotTell:
-        """Event type and property of a meter. CannotTell: why it must not be used."""
+        """Return the event type and property of a meter.
+
+        CannotTell: the reason why Drawdown must not use the meter.
+        """
         found = await self._api.get_cached("api", "v1", "meters", feature)
         if isinstance(found, ReadFailed):
             return found
@@ -155,7 +166,10 @@ class OpenMeter:
         return {customer_id: await self._state(customer_id) for customer_id in customer_ids}
 
     async def _state(self, customer_id: str) -> CustomerRead:
-        """Without BALANCE_FEATURE customers pay by invoice, and are never halted."""
+        """Read a customer.
+
+        Without BALANCE_FEATURE, customers pay by invoice, and are never halted.
+        """
         if self.dormant:
             return ReadFailed(self.dormant)
         known = await self._customer(customer_id)
@@ -166,7 +180,7 @@ class OpenMeter:
         if isinstance(value, Absent):
             feature = await self._api.get_cached("api", "v1", "features", self._balance)
             if isinstance(feature, Mapping):
-                return CustomerState(0, None, None)  # without the entitlement there is nothing to spend
+                return CustomerState(0, None, None)  # a customer without the entitlement cannot spend
             why = f"{self._variable} names {self._balance}, and OpenMeter has no feature of that key"
             return (
                 ReadFailed(f"{NEEDS_YOU}{why}. Set it to a feature's key") if isinstance(feature, Absent) else feature
@@ -180,7 +194,7 @@ class OpenMeter:
         return CustomerState(micro if access else min(micro, 0), None, None)
 
     async def _customer(self, customer_id: str, *, kept: bool = False) -> CustomerRead:
-        """Return the customer of a subject; the balance is not read here."""
+        """Return the customer of a subject, without the balance."""
         read = self._api.get_cached if kept else self._api.get
         found = await read("api", "v1", "customers", customer_id)
         if not isinstance(found, Mapping):
@@ -208,7 +222,10 @@ class OpenMeter:
         return _judge_event(items[0], request, *meter)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
-        """Return the totals of every meter that sums one property."""
+        """Return the totals of every meter that sums one property.
+
+        They are of events dated in [from_ms, to_ms).
+        """
         if self.dormant:
             return ReadFailed(self.dormant)
         if from_ms % MINUTE_MS or to_ms % MINUTE_MS:
@@ -256,7 +273,10 @@ class OpenMeter:
 
 
 def _summed(meter: Mapping[str, object]) -> tuple[str, str] | None:
-    """Event type and property of a meter that sums one property."""
+    """Return the event type and property of a meter that sums one property.
+
+    Return None for another meter.
+    """
     match meter:
         case {"slug": str(), "eventType": str(kind), "aggregation": "SUM", "valueProperty": str(path)}:
             field = path.removeprefix("$.")
@@ -284,7 +304,10 @@ def _judge_event(item: object, request: PushRequest, kind: str, field: str) -> L
 
 
 def _total(found: Mapping[str, object] | Absent | ReadFailed) -> int | ReadFailed:
-    """The one sum of a meter's query without windows; no row is a sum of zero."""
+    """Return the sum of a meter's query without windows.
+
+    If there is no row, the sum is zero.
+    """
     rows = found.get("data") if isinstance(found, Mapping) else None
     if not isinstance(rows, list):
         return found if isinstance(found, ReadFailed) else ReadFailed("HTTP 200, but no sum")
@@ -294,5 +317,5 @@ def _total(found: Mapping[str, object] | Absent | ReadFailed) -> int | ReadFaile
 
 
 def build(setup: Setup) -> OpenMeter:
-    """The entry point."""
+    """Build the provider, as its entry point. Errors: UsageError."""
     return OpenMeter(setup)

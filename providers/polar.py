@@ -1,14 +1,15 @@
 """Polar as a billing provider: one event for each push, the balance of a customer meter.
 
-Guarantee: the push's key is the event's `external_id`, which Polar takes once for good. Sources: polar.sh/docs and the
-source of polarsource/polar; nothing here was tried against Polar itself.
+Guarantee: the push's key is the event's `external_id`, and Polar stores an `external_id` only once. Sources:
+polar.sh/docs and the source of polarsource/polar. Nothing here was tried against Polar itself.
 
 Polar's answers prove:
+
 - 200 `{"inserted": 1, "duplicates": 0}`: the event is stored, in one transaction. Polar counts it only if a meter's
-  filter matches and the customer exists, so both are read before the push.
+  filter matches and the customer exists, so Drawdown reads both before the push.
 - 200 `{"inserted": 0, "duplicates": 1}`: an event of this `external_id` is stored. It proves delivery.
-- The list of events does not promise `external_id`, so the key is in `metadata`, too, and is looked up there.
-- A customer meter trails its events by a job. Negative sums are documented nowhere, so they are carried.
+- The list of events does not promise `external_id`, so the key is also in `metadata`, and is looked up there.
+- A job adds events to a customer meter later. Polar documents no negative sums, so Drawdown carries them.
 """
 
 from __future__ import annotations
@@ -50,12 +51,12 @@ from drawdown.schema.units import MICRO, MINUTE_MS
 URL: Final = "https://api.polar.sh"
 NAMES: Final = frozenset({"access_token", "url", "balance_meter", "webhook_secrets"})
 MAX_QUANTITY: Final = 2**53 - 1
-"""Metadata is summed as floating point in Polar's analytics store."""
+"""Quantity of one event at Polar, which sums metadata in floating point."""
 MAX_KEY_CHARS: Final = 500
-"""A key at Polar."""
+"""Length of a key at Polar."""
 KEY: Final = "drawdown_key"
 LOOKUP_LAG_MS: Final = MINUTE_MS
-"""Time after which a lookup finds an event."""
+"""Time after which a look-up finds an event."""
 BALANCE_LAG_MS: Final = MINUTE_MS
 """Time after which a balance shows a charge."""
 PAGE: Final = 100
@@ -64,16 +65,22 @@ MAX_PAGES: Final = 100
 
 
 def error_of(status: int, body: Mapping[str, object]) -> str | None:
-    """`{"error": "ResourceNotFound", "detail": "Not found"}`; of a token `{"error": …, "error_description": …}`"""
+    """Return the text of Polar's error; None if the body is not Polar's.
+
+    Example: `{"error": "ResourceNotFound", "detail": "Not found"}`; for a token `{"error": …, "error_description": …}`
+    """
     error, told = body.get("error"), body.get("detail", body.get("error_description"))
     return f"{error}: {told}" if isinstance(error, str) and told is not None else None
 
 
 class Polar:
-    """One organisation at Polar. Drawdown's customer is the customer's external id."""
+    """A provider that bills one organisation at Polar.
+
+    Drawdown's customer is the customer's external id.
+    """
 
     def __init__(self, setup: Setup) -> None:
-        """Errors: UsageError."""
+        """Read the settings. Errors: UsageError."""
         settings = read_settings(setup, NAMES)
         token = settings.key("access_token")
         self.name, self._clock = setup.name, setup.clock
@@ -91,7 +98,7 @@ class Polar:
             webhook_headers=webhooks.SIGNATURE_HEADERS,
         )
         self._meter, self._variable = settings.text("balance_meter") or None, settings.variable("balance_meter")
-        # Polar signs with its secret as it is, and the scheme's keys are Base64.
+        # Polar signs with the raw secret, but the keys of the scheme are Base64.
         self._secrets = [base64.b64encode(one.encode()).decode() for one in settings.list("webhook_secrets")]
         self._api = rest.Rest(setup.http, setup.clock, settings.origin(URL), token, error_of)
 
@@ -139,7 +146,10 @@ class Polar:
         return Unknown(said or f"HTTP {answer.status}: the outcome is unknown")
 
     async def _property(self, feature: str) -> str | ReadFailed | CannotTell:
-        """The property of metadata that a feature's meter sums. CannotTell: why it must not be used."""
+        """Return the property of metadata that a feature's meter sums.
+
+        CannotTell: why Drawdown must not use the meter.
+        """
         found = await self._meters()
         if isinstance(found, ReadFailed):
             return found
@@ -150,7 +160,10 @@ class Polar:
         return CannotTell(f"Polar has {len(fields) or 'no'} meters of {feature}. Create {how}")
 
     async def _meters(self) -> list[tuple[str, str]] | ReadFailed:
-        """Name and summed property of each meter that counts the events of one name."""
+        """Return the event name and the summed property of each meter.
+
+        Only meters that filter by the event name alone are included.
+        """
         found: list[tuple[str, str]] = []
         for page in range(1, MAX_PAGES + 1):
             told = await self._api.get_cached("v1", "meters", "", is_archived="false", page=str(page), limit=str(PAGE))
@@ -166,7 +179,10 @@ class Polar:
         return {customer_id: await self._customer(customer_id) for customer_id in customer_ids}
 
     async def _customer(self, customer_id: str) -> CustomerRead:
-        """Without BALANCE_METER customers pay by invoice, and are never halted."""
+        """Read a customer.
+
+        Without BALANCE_METER, customers pay by invoice, and are never halted.
+        """
         if self.dormant:
             return ReadFailed(self.dormant)
         found = await self._api.get("v1", "customers", "external", customer_id, "state")
@@ -214,7 +230,10 @@ class Polar:
         return ReadFailed("the event has no whole quantity") if quantity is None else FoundPush(quantity)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
-        """Added up from the events: Polar's own sums are of whole hours. Its range leaves out both ends."""
+        """Return the totals of each meter, for events dated in [from_ms, to_ms).
+
+        They are added up from events, because Polar's own sums cover whole hours. Polar's range leaves out both ends.
+        """
         if self.dormant:
             return ReadFailed(self.dormant)
         meters = await self._meters()
@@ -267,7 +286,7 @@ class Polar:
 
 
 def _items(found: rest.ReadResult) -> list[Mapping[str, object]] | ReadFailed:
-    """The items of one page."""
+    """Return the items of one page; ReadFailed if it has none."""
     items = found.get("items") if isinstance(found, Mapping) else None
     if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
         return found if isinstance(found, ReadFailed) else ReadFailed("Polar lists no items")
@@ -275,7 +294,10 @@ def _items(found: rest.ReadResult) -> list[Mapping[str, object]] | ReadFailed:
 
 
 def _summed(meter: Mapping[str, object]) -> tuple[str, str] | None:
-    """The event name and the property of a meter that counts events by name alone, and sums."""
+    """Return the event name and the summed property of a meter.
+
+    It returns None if the meter filters by more than the name.
+    """
     match meter:
         case {
             "filter": {"clauses": [{"property": "name", "operator": "eq", "value": str(name)}]},
@@ -296,5 +318,5 @@ def _quantity(event: Mapping[str, object], field: str) -> int | None:
 
 
 def build(setup: Setup) -> Polar:
-    """The entry point."""
+    """Build the provider, as its entry point. Errors: UsageError."""
     return Polar(setup)

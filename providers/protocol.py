@@ -1,7 +1,7 @@
-"""The protocol: a billing provider's inputs, its capabilities, and its possible answers.
+"""The protocol of a billing provider: its inputs, its capabilities, and its possible answers.
 
 Guarantee: outcomes are a closed type. "Not sent" is never guessed: an outcome that is not proven is Unknown. The worker
-obeys the capabilities that a provider declares. A provider does one call of its service and returns the outcome.
+obeys the capabilities that a provider declares. A provider makes one call of its service and returns the outcome.
 """
 
 from __future__ import annotations
@@ -26,93 +26,95 @@ HOUR_MS: Final = 60 * MINUTE_MS
 
 @dataclass(frozen=True)
 class Capabilities:
-    """The declaration of a provider, which the worker obeys. Times are milliseconds."""
+    """The declaration of a provider, which the worker obeys.
+
+    Times are in milliseconds.
+    """
 
     key_retention_ms: int | None
-    """The time that the provider remembers a key, an hour at least; None: for good. Rule P2 depends on it."""
+    """The time that the provider remembers a key, at least an hour; None: permanently. Rule P2 depends on it."""
     duplicate_proves_delivery: bool
     """True if "this key was seen" proves that the push was charged (rule P3)."""
 
     success_proves_charge: bool = True
-    """True if an answer of success proves the charge. If False, each push is Queued, and settled by its look-up."""
+    """True if an answer of success proves the charge. If False, each push is Queued, and its look-up settles it."""
 
     batch_size: int = 1
-    """Pushes a call, at most."""
+    """The largest number of pushes in one call."""
     in_flight: int = 1
-    """Calls at once, at most."""
+    """The largest number of concurrent calls."""
     calls_per_s: float | None = None
-    """Pushing calls a second, at most, of one worker; None: as fast as they are answered."""
+    """The most pushing calls a second of one worker; None: no limit."""
     reads_per_s: float | None = None
-    """Reading calls (customers, lookups, totals, checks) a second, at most, of one worker."""
+    """The most reading calls (customers, look-ups, totals, checks) a second of one worker; None: no limit."""
     lookups_per_s: float | None = None
-    """Lookups and totals of one customer a second, at most, of one worker."""
+    """The most look-ups and totals of one customer a second of one worker; None: no limit."""
     one_at_a_time: bool = False
-    """True if two pushes of one customer and feature must not be on their way together."""
+    """True if two pushes of one customer and feature must not be in flight at once."""
     reads_a_call: int = 1
-    """Customers a read, at most."""
+    """The largest number of customers in one read."""
     max_key_chars: int | None = None
-    """A longer key is sent as a stable hash of it."""
+    """The length of a key. The worker sends a stable hash of a longer key; None: no limit."""
 
     negatives: bool = True
-    """True if a negative quantity gives back; otherwise it is carried (rule S10)."""
+    """True if a negative quantity refunds usage. If False, Drawdown carries it (rule S10)."""
     unit: int = 1
-    """Base units in one unit of the provider's; the remainder is carried (rule S10)."""
+    """The base units in one unit of the provider. Drawdown carries the remainder (rule S10)."""
     units: Mapping[str, int] = field(default_factory=dict)
-    """The same for single features, if they differ."""
+    """The base units in one unit of the provider, by feature, for features that differ from `unit`."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """The provider's names of features, if they are set here: so the place of usage cannot change unnoticed."""
+    """The provider's name of each feature that is configured here, so that usage cannot change its place unnoticed."""
     way: str = ""
-    """Which of its ways pushes go, if it has several: a key that was sent one way may be unknown on the other."""
+    """The path that pushes take, if the provider has several. A key sent on one path may be unknown on another."""
     mode: str = ""
-    """`live` or `test`, if its keys show it: usage of one mode does not go to the other unnoticed."""
+    """`live` or `test`, if the key shows it, so that usage of one mode cannot go to the other unnoticed."""
     max_quantity: int | None = None
-    """The largest quantity of one push, in base units, either sign; a larger one is rejected unsent."""
+    """The largest quantity of one push, in base units, positive or negative. A larger one is rejected unsent."""
 
     oldest_ms: int | None = None
-    """The largest age of a push; an older one is rejected unsent, visibly."""
+    """The largest age of a push. An older one is rejected unsent."""
     live_from_ms: int | None = None
-    """Windows that start before this are sealed and compared, never sent (shadow mode, a cut-over)."""
+    """The start of live windows. Earlier windows are sealed and compared, never sent (shadow mode, a cut-over)."""
 
     lookup_lag_ms: int | None = None
-    """The time after a send in which a lookup may still miss an applied push; None: a single push cannot be looked up.
-    """
+    """The time after a send in which a look-up can still miss an applied push; None: one push cannot be looked up."""
     lookup_span_ms: int = 0
     """The longest span of one customer's pushes that one call looks up (`ManyLookups`); 0: one push a call."""
     applied_within_ms: int = HOUR_MS
-    """The time after a send in which the service may still apply it: until then, absence is not final (rule P5)."""
+    """The time after a send in which the service can still apply it. Before that, absence is not final (rule P5)."""
     totals_lag_ms: int | None = None
-    """The lag of totals behind accepted pushes; None: there are no totals."""
+    """The lag of totals behind accepted pushes; None: the provider has no totals."""
     balance_lag_ms: int = 0
     """The longest lag of a customer's balance behind accepted pushes."""
     drawn: bool = False
-    """True if balances show the draws on them, apart from the events.
+    """True if a balance itself shows its draws, independently of the events.
 
-    A provider needs this if its key store can fail open, or if it can charge without an event: there absence alone
+    A provider needs this if its key store can fail open, or if it can charge without an event. Then absence alone
     proves nothing (rule P5).
     """
 
     cancel_within_ms: int | None = None
-    """The time after a send in which it can cancel a charge (`Cancels`); None: it cannot."""
+    """The time after a send in which the provider can cancel a charge (`Cancels`); None: it cannot."""
     costs: bool = False
-    """True if it reports the credits that a unit of a feature draws from a balance (`TellsCosts`)."""
+    """True if the provider reports the credits that a unit of a feature draws from a balance (`TellsCosts`)."""
 
     same_database: bool = False
-    """True if its books are in our own database: a restore brings both back together (rule R1)."""
+    """True if its charges are in Drawdown's database, so that a restore restores both (rule R1)."""
     own_customer_ids: bool = False
-    """True if customers have ids of the provider's own, so that an organisation's id cannot be one."""
+    """True if the provider makes the ids of its customers, so that an organisation's id cannot be a customer's id."""
     balance_in_ledger: bool = False
-    """True if the provider has no hard stop: the balance is a wallet of the embedded ledger, if there is such a wallet.
-    """
+    """True if the provider never stops a customer. The balance is then a wallet of the embedded ledger, if there is
+    one."""
     locks: bool = False
-    """True if it holds credit for a run so that it can neither be lost nor charged twice.
+    """True if the provider holds credit for an execution, so that it cannot be lost or charged twice.
 
-    No provider does (decision 17).
+    Not supported (decision 17): a provider that declares it is not loaded.
     """
 
     webhook_headers: tuple[str, ...] = ()
-    """Headers (in lower case) with the signature: each webhook has one of them, otherwise its body is not even read.
+    """The headers with a signature, in lower case. A webhook without any of them is refused before its body is read.
 
-    None: unknown.
+    Empty: unknown.
     """
 
     @property
@@ -120,16 +122,16 @@ class Capabilities:
         return self.lookup_lag_ms is not None
 
     def unit_of(self, feature: str) -> int:
-        """Base units of a feature in one unit of the provider's."""
+        """Return the base units of a feature in one unit of the provider."""
         return self.units.get(feature, self.unit)
 
 
 @dataclass(frozen=True)
 class PushRequest:
-    """One push as it is sent.
+    """One push, as it is sent.
 
-    `quantity`: base units of the feature, a multiple of the declared unit. `ts` (milliseconds): a moment in the window.
-    `key`: the key by which the service deduplicates. `attempt`: 1 is the first.
+    `quantity`: base units of the feature, a multiple of the declared unit. `ts`: a moment in the window (milliseconds).
+    `key`: the key by which the service deduplicates. `attempt`: 1 for the first.
     """
 
     key: str
@@ -142,9 +144,12 @@ class PushRequest:
 
 @dataclass(frozen=True)
 class ShownCredit:
-    """The credit of a customer that the answer to a push shows, and the charge of the push (micro-credits).
+    """The credit of a customer that the answer to a push shows, and the charge.
 
-    `balance_micro` None: unlimited. `part`: the balance that the answer shows; others may decide, too. None: the whole.
+    Amounts are micro-credits.
+
+    `balance_micro` None: unlimited. `part`: the balance that the answer shows, if others may decide too; None: the
+    whole.
     """
 
     balance_micro: int | None
@@ -153,41 +158,48 @@ class ShownCredit:
 
 
 UnitCost: TypeAlias = Decimal | Fraction
-"""Credits for one base unit of a charge. A Fraction: a limit ended the charge inside a unit, and this is the mean cost
-of the units that count as charged."""
+"""Credits for one base unit of a charge.
+
+A Fraction: a limit ended the charge inside a unit, and this is the mean cost of the units that count as charged.
+"""
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """The provider reported the charge."""
+    """The outcome of a push that the provider reported as charged."""
 
     shown_credit: ShownCredit | None = field(default=None, compare=False)
-    """None: the answer does not show the credit left."""
+    """The credit left after the charge; None: the answer does not show it."""
     cost: UnitCost | None = field(default=None, compare=False)
-    """Credits for one base unit, by which it was charged; None: the answer does not show it."""
+    """Credits for one base unit of the charge; None: the answer does not show them."""
     parts: tuple[Part, ...] = field(default=(), compare=False)
-    """Parts of balances that the answer shows: one that is used up by the next charge is shown by no read."""
+    """Parts of balances that the answer shows. No read shows a part that the next charge uses up."""
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """The provider has seen this key before."""
+    """The outcome of a push with a key that the provider received before."""
 
 
 @dataclass(frozen=True)
 class Queued:
-    """Taken, not yet applied; look it up at `confirm_at_ms`."""
+    """The outcome of a push that was accepted and not yet applied.
+
+    Look it up at `confirm_at_ms`.
+    """
 
     confirm_at_ms: int
 
 
 @dataclass(frozen=True)
 class RetryAt:
-    """Proven not applied; send the same bytes again at `at_ms`.
+    """The outcome of a push that was provably not applied, and can be retried.
 
-    `too_many`: it was refused for too many calls, so that the customer's other pushes should wait until then, too.
-    `by_person`: it is refused until a person changes a setting, here or at the provider, such as a key: status asks for
-    one at once.
+    Send the same bytes again at `at_ms`.
+
+    `too_many`: the service refused it because of too many calls, so the customer's other pushes should wait too.
+    `by_person`: the service refuses it until a person changes a setting, such as a key. Status asks for a person at
+    once.
     """
 
     at_ms: int
@@ -198,9 +210,13 @@ class RetryAt:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Proven not applied, and sending again would not help. A person, or a rule, decides. `until_credit`: nothing was
-    taken because the customer had no credit, or given back because it had no balance that was drawn on. Drawdown bills
-    the usage again once the provider shows credit."""
+    """The outcome of a push that was provably not applied. A retry does not help.
+
+    A person or a rule decides what happens next.
+
+    `until_credit`: the customer had no credit to draw on, or no drawn balance to refund. Drawdown bills the usage again
+    once the provider shows credit.
+    """
 
     reason: str
     until_credit: bool = False
@@ -208,7 +224,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Sent, with an unknown outcome."""
+    """The outcome of a push that was sent, if it is unknown whether it was applied."""
 
     reason: str
 
@@ -218,10 +234,12 @@ Outcome: TypeAlias = Accepted | Duplicate | Queued | RetryAt | Rejected | Unknow
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a balance that was granted once, such as a top-up, or came with a plan. Autumn drops one granted once
-    from its answers as soon as it is used up exactly (recorded). `granted` is in the unit of the balance. `ends_ms`:
-    when unused credit expires. `plan`: the plan that it came with; when that ends, the part ends. `used`: how much was
-    drawn from it, of a part granted once that can end before it is used up."""
+    """A part of a balance, granted once (such as a top-up) or by a plan.
+
+    Autumn drops a part granted once from its answers as soon as it is used up exactly (recorded). `granted`: in the
+    unit of the balance. `ends_ms`: the end of unused credit. `plan`: the plan that it came with; the part ends with the
+    plan. `used`: the draws on a part granted once that can end before it is used up.
+    """
 
     balance: str
     name: str
@@ -230,17 +248,21 @@ class Part:
     plan: str | None = None
     used: Decimal | None = None
     seen_ms: int = field(default=0, compare=False)
-    """When Drawdown noted it last."""
+    """The last moment at which Drawdown read this part."""
 
     @property
     def begins_again(self) -> bool:
-        """Return True for a part of a plan that begins again each cycle: its use is not kept."""
+        """Return True for a part of a plan that begins again each cycle.
+
+        Its draws are not stored.
+        """
         return self.plan is not None and self.used is None
 
     def ended(self, plans: Collection[str]) -> bool:
-        """Return True if a part that no answer shows any longer ended, and was not used up.
+        """Return True if a part that no answer shows any more ended before it was used up.
 
-        Source: the answer to the charge that uses a part up shows it at zero (recorded). `plans`: the customer's.
+        `plans`: those of the customer. Source: the answer to the charge that uses a part up shows it at zero
+        (recorded).
         """
         is_left = self.used is not None and self.used < self.granted
         return is_left or self.begins_again or (self.plan is not None and self.plan not in plans)
@@ -248,11 +270,14 @@ class Part:
 
 @dataclass(frozen=True)
 class CustomerState:
-    """The state of a customer. `balance_micro` is what the customer can still spend in micro-credits (a millionth of a
-    credit), with overage and limits counted; None: unlimited. If the service blocks a customer, report 0, or the
-    balance if that is below zero. `max_concurrent` None: no limit. `refused`: features that a limit of the provider
-    refuses although the balance lasts. `parts`: what was granted once or by a plan. `plans`: all plans that the
-    customer has, bought ones too."""
+    """The state of a customer.
+
+    `balance_micro`: the credit that the customer can still spend in micro-credits (a millionth of a credit), with
+    overage and limits included; None: unlimited. If the service blocks a customer, report 0, or a balance below zero.
+    `max_concurrent` None: no limit. `refused`: features that a limit of the provider refuses although the balance
+    lasts. `parts`: credit that was granted once or by a plan. `plans`: all plans that the customer has, bought ones
+    too.
+    """
 
     balance_micro: int | None
     plan: str | None
@@ -264,14 +289,17 @@ class CustomerState:
 
 @dataclass(frozen=True)
 class NoCustomer:
-    """The provider has no such customer. That is not a balance of zero."""
+    """The result of a read if the provider has no such customer.
+
+    It does not mean a balance of zero.
+    """
 
 
 @dataclass(frozen=True)
 class ReadFailed:
-    """A failed read: read again later.
+    """The result of a failed read: read again later.
 
-    A balance that cannot be read is not zero. `too_many`: there were too many calls.
+    A balance that cannot be read is not zero. `too_many`: the service refused it because of too many calls.
     """
 
     reason: str
@@ -283,30 +311,43 @@ CustomerRead: TypeAlias = CustomerState | NoCustomer | ReadFailed
 
 @dataclass(frozen=True)
 class FoundPush:
-    """The provider has this push, and charged `quantity` base units for it."""
+    """The result of a look-up that found the push.
+
+    `quantity`: the base units that the provider charged for it.
+    """
 
     quantity: int
     cost: UnitCost | None = field(default=None, compare=False)
-    """Credits for one base unit, by which it was charged; None: unknown."""
+    """Credits for one base unit of the charge; None: unknown."""
 
 
 @dataclass(frozen=True)
 class Absent:
-    """The provider does not have it: proof only once the declared lag is over."""
+    """The result of a look-up: the provider does not have this push.
+
+    It is proof only after the declared lag.
+    """
 
 
 @dataclass(frozen=True)
 class CannotTell:
-    """The provider can be asked again and again without an answer: a person decides, with this reason."""
+    """The result of a look-up that the provider cannot answer, now or later.
+
+    A person decides, by this reason.
+    """
 
     reason: str
     holds: int | None = None
-    """Base units that the provider holds in this push's place, from any sender, if the place is the push's alone."""
+    """Base units that the provider charged in this push's place, from any sender, if the place belongs to this push
+    alone."""
 
 
 @dataclass(frozen=True)
 class Cancelled:
-    """The provider reported that the push counts no more. `evidence`: its answer, in one line."""
+    """The result of a cancellation that the provider confirmed.
+
+    `evidence`: its answer, in one line.
+    """
 
     evidence: str
 
@@ -318,9 +359,11 @@ Totals: TypeAlias = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Cost:
-    """The credits that one base unit of a feature draws from a balance. `balance` names the credit system.
+    """The credits that one base unit of a feature draws from a balance.
 
-    `unread`: the present cost cannot be read, and this one was the last known: it changes nothing.
+    `balance`: the name of the credit system.
+
+    `unread`: the present cost cannot be read, and this is the last known cost, which changes nothing.
     """
 
     feature: str
@@ -331,10 +374,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Lasting:
-    """The part of a balance that outlasts its cycle: parts granted once, beside parts that renew at `ends_ms`.
+    """The part of a balance that outlasts its cycle.
 
-    `used` was drawn from the parts granted once, and `lasting_left` is left of them. `cycle_left` is left of the
-    others. Charges empty the others first. All figures are in the unit of the balance.
+    It consists of parts granted once, beside parts that renew at `ends_ms`.
+
+    `used`: the draws on the parts granted once. `lasting_left`: the rest of them. `cycle_left`: the rest of the parts
+    that renew, which charges empty first. All figures are in the unit of the balance.
     """
 
     used: Decimal
@@ -345,46 +390,52 @@ class Lasting:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The draws that a balance shows since `since_ms`; None: since its begin.
+    """The draws that a balance shows since `since_ms`; None: since it began.
 
-    A person's change of the balance may count as drawn, or as given back: the figure cannot distinguish it. `quantity`
-    is in base units of the balance's feature, and for a credit system in credits. `parts`: the parts that it
-    shows, granted once or by a plan.
+    A person's change of the balance may count as a draw or a refund: the figure cannot distinguish it. `quantity`: in
+    base units of the balance's feature, or in credits for a credit system. `parts`: the parts of the balance, granted
+    once or by a plan.
     """
 
     quantity: int | Decimal
     since_ms: int | None
     whole: bool = True
-    """True if nothing had been drawn at `since_ms`.
+    """True if there were no draws at `since_ms`.
 
-    If False, two looks in the same cycle can be compared, but no single look with the pushes.
+    If False, two reads in the same cycle can be compared, but not one read with the pushes.
     """
     parts: tuple[Part, ...] = ()
     lasting: Lasting | None = None
-    """None: nothing outlasts the cycle, or it is unknown which parts are drawn on first."""
+    """The part that outlasts the cycle; None: there is none, or the order of draws on the parts is unknown."""
     plans: frozenset[str] = frozenset()
     """All plans that the customer has."""
     own: Mapping[str, Decimal] = field(default_factory=dict)
     """Draws by feature on own balances of features of a credit system, beside `quantity`.
 
-    They are in base units of the feature: no answer shows the costs at which they would have been drawn in credits.
+    They are in base units of the feature. No answer shows the costs at which credits would have been drawn.
     """
     earliest_ms: int | None = None
-    """When the cycle began at the earliest, if it began at `since_ms` at the latest; None: it began at `since_ms`."""
+    """The earliest possible start of the cycle, if `since_ms` is the latest; None: it began at `since_ms`."""
     is_first: bool = False
-    """True if each part that begins again is in its first cycle, as its plan shows: it was never reset."""
+    """True if each part that begins again is in its first cycle, as its plan shows, and was never reset."""
 
 
 @dataclass(frozen=True)
 class CustomerChanged:
-    """Something happened to this customer: read it again. A webhook's own figures are never trusted."""
+    """A notice that this customer changed: read it again.
+
+    A webhook's own figures are never used.
+    """
 
     customer_id: str
 
 
 @dataclass(frozen=True)
 class PushRefused:
-    """A push that had been accepted was refused later. `key` is the one it was sent with."""
+    """A notice that an accepted push was refused later.
+
+    `key`: the key that the push was sent with.
+    """
 
     key: str
     reason: str
@@ -394,45 +445,70 @@ Notice: TypeAlias = CustomerChanged | PushRefused
 
 
 class WebhookRefused(DrawdownError):
-    """A webhook that is not signed as it must be, too old, or of another account. Nothing was done."""
+    """An error: a webhook is not signed correctly, too old, or of another account.
+
+    Drawdown did nothing.
+    """
 
 
 @runtime_checkable
 class Provider(Protocol):
-    """One way to bill. Methods never raise for a service's answers: they return them in their result."""
+    """A service that bills usage.
+
+    A method never raises an error for a service's answer: it returns a result.
+    """
 
     name: str
     capabilities: Capabilities
     dormant: str | None
-    """The reason why no call is made (no key is set); None: it is ready."""
+    """The reason why the provider makes no call (no key is set); None if it is ready."""
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
-        """One call with at most `batch_size` pushes; one outcome each, in order. The same key always comes with the
-        same content."""
+        """Push at most `batch_size` pushes in one call.
+
+        Return one outcome for each, in order.
+
+        The same key always comes with the same content.
+        """
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
-        """The present state of at most `reads_a_call` customers, read afresh."""
+        """Read the present state of at most `reads_a_call` customers, without a cache.
+
+        Return it by customer.
+        """
 
     async def lookup(self, request: PushRequest) -> LookupResult:
-        """Return the outcome of a push. Called only if `lookup_lag_ms` is declared."""
+        """Return the outcome of a push.
+
+        The worker calls it only if `lookup_lag_ms` is declared.
+        """
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
-        """Return the charges by feature, for events dated in [from_ms, to_ms).
+        """Return the charges by feature, in base units.
 
-        Called only if `totals_lag_ms` is declared.
+        They are of events dated in [from_ms, to_ms).
+
+        The worker calls it only if `totals_lag_ms` is declared.
         """
 
     async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
-        """Return the draws that the customer's balances show, by feature. Called only if `drawn` is declared."""
+        """Return the draws that the customer's balances show, by feature.
+
+        The worker calls it only if `drawn` is declared.
+        """
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice] | ReadFailed:
-        """Return the notices of a webhook, once it is proven to be the provider's. Header names are in lower case.
+        """Return the notices of a webhook after it is proven to be the provider's.
 
-        Errors: WebhookRefused. ReadFailed if the webhook is genuine, but the content it names could not be fetched.
+        Header names are in lower case.
+
+        Errors: WebhookRefused. ReadFailed: the webhook is genuine, but its content could not be fetched.
         """
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
-        """Return the faults of key, version, these features and these customers, a line each; empty if all is well.
+        """Return the faults of the configuration, a line each; empty without faults.
+
+        It checks the key, the version, these features and these customers.
 
         It charges nothing, and tests the key even if both lists are empty.
         """
@@ -442,26 +518,34 @@ class ManyLookups(Protocol):
     """A provider that declares `lookup_span_ms`."""
 
     async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
-        """Return the outcomes of pushes of one customer, dated within that span: one result each, in order."""
+        """Return the outcomes of pushes of one customer, one for each, in order.
+
+        The pushes are dated within `lookup_span_ms`.
+        """
 
 
 class Cancels(Protocol):
     """A provider that declares `cancel_within_ms`."""
 
     async def cancel(self, request: PushRequest) -> Cancelled | ReadFailed:
-        """Cancel a push that was accepted. Called again for the same push it does no more than once. ReadFailed:
-        the provider did not confirm it, and may have done it."""
+        """Cancel a push that was accepted.
+
+        A repeated call for the same push changes nothing more.
+
+        ReadFailed: the provider did not confirm it, and may have cancelled it.
+        """
 
 
 class TellsCosts(Protocol):
     """A provider that declares `costs`."""
 
     async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
-        """Return the present costs of units, at most one a feature; empty if the account has no credit system.
+        """Return the present costs of units, at most one for each feature.
 
-        A known feature without a cost draws on a balance of its own from now on, unless its cost is `unread`.
+        The result is empty without a credit system.
 
-        `known`: every cost that was learned before, so that a charge made at an older cost is read at that cost.
+        A known feature without a cost draws on a balance of its own from now on, unless its cost is `unread`. `known`:
+        every cost that was learned before, so that a charge made at an older cost is read at that cost.
         """
 
 
@@ -469,9 +553,9 @@ class TellsCosts(Protocol):
 class Setup:
     """The inputs from which a provider is built.
 
-    `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names, in lower case. Secrets among them
-    go into no message. No name ends in `_file`: such a setting gives a file for the value. If the content of the file
-    changes, the provider is built again.
+    `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names, in lower case. No message may
+    contain a secret of them. A name never ends in `_file`: the environment's setting with that end names a file with
+    the value. If the content of the file changes, the provider is built again.
     """
 
     name: str
@@ -483,8 +567,8 @@ class Setup:
     def client(self, **options: Any) -> httpx2.AsyncClient:
         """Return a client of httpx2 that sends by `http`.
 
-        Options are those of `httpx2.AsyncClient`: base_url, headers, auth. Send by
-        `drawdown.providers.kit.clients.ask`, which returns what is proven. Errors: UsageError.
+        Options are those of `httpx2.AsyncClient`: base_url, headers, auth. Send with
+        `drawdown.providers.kit.clients.ask`, which returns the proven result. Errors: UsageError.
         """
         from drawdown.providers.kit.clients import client_on
 

@@ -28,7 +28,7 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 @dataclass(frozen=True)
 class Registry:
-    """The providers that can be used, and why the others cannot."""
+    """The providers that can be used, and the reason why each of the others cannot."""
 
     providers: Mapping[str, Provider] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
@@ -38,7 +38,10 @@ class Registry:
         return {name: provider.capabilities for name, provider in self.providers.items()}
 
     def renewed(self, made: Registry) -> Registry:
-        """Those made since, and of this one whatever could not be made again."""
+        """Return the providers of a newer registry.
+
+        It keeps those of this registry that could not be built again.
+        """
         kept = {name: provider for name, provider in self.providers.items() if name in made.broken}
         return Registry(
             {**made.providers, **kept}, {name: why for name, why in made.broken.items() if name not in kept}
@@ -46,7 +49,10 @@ class Registry:
 
 
 def installed() -> list[EntryPoint]:
-    """Return the entry points installed on this machine, by name; of one name, this package's own comes first."""
+    """Return the entry points installed on this machine, by name.
+
+    If several have a name, that of this package comes first.
+    """
     return sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _package(entry) != "drawdown"))
 
 
@@ -57,7 +63,10 @@ def _package(entry: EntryPoint) -> str:
 def load(
     settings: Mapping[str, str], clock: Clock, http: Http, engine: sa.Engine, found: Iterable[EntryPoint] | None = None
 ) -> Registry:
-    """Build every installed provider. `settings` holds DRAWDOWN_… by the rest of their names, in lower case."""
+    """Build every installed provider.
+
+    `settings` holds each DRAWDOWN_… setting by the rest of its name, in lower case.
+    """
     providers: dict[str, Provider] = {}
     broken: dict[str, str] = {}
     for entry in installed() if found is None else found:
@@ -65,14 +74,14 @@ def load(
             name = _checked_name(entry.name, providers)
             own = {key.removeprefix(f"{name}_"): text for key, text in settings.items() if key.startswith(f"{name}_")}
             providers[name] = ValidatedProvider(_checked(name, entry.load()(Setup(name, own, clock, http, engine))))
-        except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises disables it alone
+        except (Exception, SystemExit) as error:  # another package's code: an error disables only that provider
             name = f"{entry.name} of {_package(entry)}" if entry.name in providers else entry.name
             broken[name] = without_secrets(in_short(error), settings)
     return Registry(providers, broken)
 
 
 def without_secrets(text: str, settings: Mapping[str, str]) -> str:
-    """Return the text of another package's error without the secrets it was given."""
+    """Return the text of another package's error without secrets of the settings."""
     for value in sorted(settings.values(), key=len, reverse=True):
         if len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "…")
@@ -88,7 +97,10 @@ def _checked_name(name: str, taken: Mapping[str, Provider]) -> str:
 
 
 def _checked(name: str, built: object) -> Provider:
-    """Errors: TypeError for something that is no provider, ValueError for capabilities that contradict themselves."""
+    """Return the built provider if it is valid.
+
+    Errors: TypeError for another object, ValueError for capabilities that contradict themselves.
+    """
     if not isinstance(built, Provider):
         parts = ("name", "capabilities", "dormant", *(name for name in vars(Provider) if name[0] != "_"))
         missing = sorted({part for part in parts if not hasattr(built, part)})

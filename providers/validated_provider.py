@@ -1,8 +1,8 @@
-"""The one place where providers' answers come in: nothing else calls a provider as it was built.
+"""The only entry of providers' answers: all other code calls a provider through this module.
 
-Guarantee: every answer that leaves here can be stored by every database and shown on every terminal. Text is clean and
-bounded, numbers are integers within bounds, a list has an end. A figure that is none of these proves nothing: a push of
-it is Unknown, a read ReadFailed. So a customer's name or figure at a provider never fails a batch of others (rule S8).
+Guarantee: every returned answer can be stored by every database and shown on every terminal. Text is clean and bounded,
+numbers are integers within bounds, and lists are bounded. An invalid figure proves nothing: a push becomes Unknown, and
+a read ReadFailed. So a customer's name or figure at a provider never fails a batch of others (rule S8).
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ from drawdown.providers.protocol import (
 from drawdown.schema.text import clean
 
 MAX_FIGURE: Final = 9 * 10**18
-"""A balance in micro-credits, or a quantity in base units: within 64 bits, with room for a sum of two."""
+"""A balance in micro-credits, or a quantity in base units. It fits in 64 bits, as does the sum of two."""
 LATEST_MS: Final = 253_402_300_799_999
 """The last moment of the year 9999."""
 MAX_REASON_CHARS: Final = 500
-"""A reason that a provider gives."""
+"""Length of a reason that a provider returns."""
 MAX_NAME_CHARS: Final = 200
-"""A name that a provider gives: a plan, a feature, a customer. As long as an id may be."""
+"""Length of a name that a provider returns: a plan, a feature, a customer. An id has the same limit."""
 MAX_KEY_CHARS: Final = 1_000
-"""A key or customer that a webhook names."""
+"""Length of a key or customer in a webhook."""
 MAX_FEATURES: Final = 10_000
 """Features in one customer's totals or balances."""
 MAX_PARTS: Final = 1_000
@@ -64,17 +64,20 @@ MAX_PARTS: Final = 1_000
 MAX_LINES: Final = 1_000
 """Lines of one check."""
 MAX_DECIMALS: Final = 10
-"""Decimals of a cost in credits: Autumn tells balances to ten decimals (recorded)."""
+"""Decimals of a cost in credits. Autumn reports balances to ten decimals (recorded)."""
 MAX_COST: Final = 10**8
-"""Credits for one base unit: with MAX_DECIMALS, a rate within 64 bits."""
+"""Credits for one base unit. With MAX_DECIMALS, a rate fits in 64 bits."""
 MOST_PLACES: Final = 400
-"""Digits after the point of an amount: floating point has none beyond. A million would be written out."""
+"""Digits after the decimal point of an amount. Floating point has no more, and a message must not print a million."""
 MAX_NOTICES: Final = 1_000
 """Notices of one webhook."""
 
 
 class ValidatedProvider:
-    """A provider, and what it answers looked at before anybody rests on it."""
+    """A provider with validated answers.
+
+    All other code uses a provider only in this form.
+    """
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
@@ -131,7 +134,10 @@ class ValidatedProvider:
 
 
 def sound(state: CustomerRead) -> CustomerRead:
-    """A customer's state, if it is one: text, fractions and figures beyond all bounds have told nothing."""
+    """Return a customer's state, validated.
+
+    Return ReadFailed if a text, fraction or figure is out of bounds.
+    """
     if isinstance(state, ReadFailed):
         return _failed(state)
     if not isinstance(state, CustomerState):
@@ -153,8 +159,10 @@ def sound(state: CustomerRead) -> CustomerRead:
 
 
 def _parts(found: Sequence[Part]) -> tuple[Part, ...]:
-    """The parts that are some, each name once: of one with an impossible figure nothing is kept, so that it is never
-    taken for used."""
+    """Return the valid parts, each name once.
+
+    A part with an impossible figure is left out, so that it never passes for used up.
+    """
     named: dict[tuple[str, str], Part] = {}
     for part in filter(_is_part, found):
         balance, name = clean(part.balance, MAX_NAME_CHARS), clean(part.name, MAX_NAME_CHARS)
@@ -169,7 +177,10 @@ def _plans(found: frozenset[str]) -> frozenset[str]:
 
 
 def _lasting(found: Lasting | None) -> Lasting | None:
-    """Without a figure that can be used, the next cycle is compared as if no read had shown this one."""
+    """Return the lasting part of a balance; None if a figure is invalid.
+
+    Then the next cycle is compared as if no read had shown this one.
+    """
     if found is None or not _is_moment(found.ends_ms):
         return None
     return found if all(map(_is_amount, (found.used, found.lasting_left, found.cycle_left))) else None
@@ -188,7 +199,7 @@ def outcome(found: Outcome) -> Outcome:
         case Queued(at_ms) if not _is_moment(at_ms):
             return Unknown(f"queued, to be confirmed at an invalid time, {_format_value(at_ms)}")
         case RetryAt(at_ms, reason, too_many, by_person):
-            # It is proven not to have been applied, whatever time it names: a nonsensical one is no time to wait for.
+            # The push was provably not applied. If its time to retry is invalid, do not wait for it.
             return RetryAt(at_ms if _is_moment(at_ms) else 0, _reason(reason), too_many is True, by_person is True)
         case Rejected(reason, until_credit):
             return Rejected(_reason(reason), until_credit is True)
@@ -198,7 +209,10 @@ def outcome(found: Outcome) -> Outcome:
 
 
 def _is_left(left: ShownCredit) -> bool:
-    """Return True if these are figures. If not, the push was charged all the same, and the balance is read."""
+    """Return True if the figures are valid.
+
+    If not, the push was still charged, and the balance is read.
+    """
     figures = [left.charged_micro] if left.balance_micro is None else [left.charged_micro, left.balance_micro]
     return all(_is_figure(figure) for figure in figures) and (left.part is None or isinstance(left.part, str))
 
@@ -246,7 +260,7 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
             return ReadFailed(
                 f"{_format_value(balance.quantity)} since {_format_value(balance.since_ms)} is not a drawn quantity"
             )
-        # A part that were left out here would be taken for one that was used up.
+        # If a part were left out here, it would pass for a part that was used up.
         if max(len(balance.parts), len(balance.plans)) > MAX_PARTS or not all(map(_is_part, balance.parts)):
             return ReadFailed(f"{len(balance.parts)} parts of a balance, or one that has no amount")
     return {
@@ -260,7 +274,8 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
 def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
     """Return the costs of units, validated.
 
-    A cost is left out if it is no cost, no exact decimal, or not the only one of its feature: `check` reports it.
+    A cost is left out if it is not positive, not an exact decimal, or not the only one of its feature. `check` reports
+    it.
     """
     if isinstance(found, ReadFailed):
         return _failed(found)
@@ -276,7 +291,10 @@ def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
 
 
 def _cost_or_none(value: UnitCost | None) -> UnitCost | None:
-    """A cost that can be meant. Without it a charge has a least and a most amount while a cost changes."""
+    """Return a valid cost, or None.
+
+    Without a cost, the amount of a charge has only bounds while the cost changes.
+    """
     if isinstance(value, Fraction):
         return value if 0 < value <= MAX_COST and value.denominator <= MAX_FIGURE * 10**MAX_DECIMALS else None
     return value if isinstance(value, Decimal) and _is_cost(value) else None
@@ -305,7 +323,7 @@ def _is_figure(value: object) -> bool:
 
 
 def _is_amount(value: object) -> bool:
-    """Return True if this can be a quantity, or an amount of credits."""
+    """Return True if a value can be a quantity, or an amount of credits."""
     if isinstance(value, Decimal):
         exponent = value.as_tuple().exponent
         return isinstance(exponent, int) and exponent >= -MOST_PLACES and abs(value) <= MAX_FIGURE
@@ -317,7 +335,10 @@ def _is_moment(value: object) -> bool:
 
 
 def _format_value(value: object) -> str:
-    """A value as it may stand in a message. A number of a million digits is not written out."""
+    """Return a value as text for a message.
+
+    A very large integer is shown by its number of bits.
+    """
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_FIGURE:
         return f"of {value.bit_length()} bits"
     return repr(clean(str(value), 40))

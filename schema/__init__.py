@@ -1,1 +1,1 @@
-"""The stored and exchanged forms: tables, migrations, units, windows, errors."""
+"""The stored and exchanged forms: tables, migrations, units, windows and errors."""

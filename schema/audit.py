@@ -1,10 +1,10 @@
 """The audit: the record of people's actions, chained by hashes.
 
-Guarantee: every change by a person is on record with actor and reason, in the transaction that makes it. Each row's
-hash is over its content and the hash of the row before it. Rows are chained one transaction after the other, so that a
-row that is changed, taken out, put in or moved shows (`verify`). The last rows show too: their number and the newest
-hash are kept in a row of their own. A login that may write both tables can chain them again: `verify` prints the newest
-hash, so that you can keep it elsewhere.
+Guarantee: every change by a person is on record with actor and reason, in the transaction that makes it. The hash of a
+row covers its content and the hash of the previous row. Rows are chained one transaction after the other, so `verify`
+finds a row that was changed, removed, inserted or moved. It also finds removed last rows, because a separate row stores
+their number and the newest hash. A login that can write both tables can make a new chain. So `verify` prints the newest
+hash, and you can store it elsewhere.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class By:
-    """The actor, the moment and the reason of an action, and the channel that it came by.
+    """The actor, the moment and the reason of an action, and its channel.
 
-    `via`: the command line (`cli`; `cli --at` if the time was given), a signed request (`http`), or a program that
-    calls the functions itself.
+    `via`: the command line (`cli`; `cli --at` with a given time), a signed request (`http`), or a program that calls
+    the functions itself.
     """
 
     now_ms: int
@@ -39,7 +39,7 @@ class By:
 
 
 def record(connection: sa.Connection, action: str, target: str, details: Mapping[str, object], by: By) -> None:
-    """Append to `operator_actions`."""
+    """Append an action to `operator_actions`."""
     record_many(connection, action, [(target, details)], by)
 
 
@@ -49,7 +49,7 @@ def record_many(
     done: Sequence[tuple[str, Mapping[str, object]]],
     by: By,
 ) -> None:
-    """The same done to many targets: a row for each, in one statement."""
+    """Append the same action for many targets, a row for each, in one statement."""
     same = {"at_ms": by.now_ms, "action": action, "actor": by.actor, "reason": by.reason, "via": by.via}
     rows = [{"target": target, "details": json.dumps(details, sort_keys=True)} for target, details in done]
     hashes = chained(connection, [{**same, **row} for row in rows])
@@ -58,10 +58,10 @@ def record_many(
 
 
 def in_turn(connection: sa.Connection) -> None:
-    """Let only one transaction at a time add what follows.
+    """Let only one transaction at a time add the rows that follow.
 
-    A row that does not exist yet cannot be locked. An earlier transaction has committed, so the next statement reads
-    its rows and can judge by them.
+    A row that does not exist yet cannot be locked. After this call, earlier transactions have committed, so the next
+    statement reads their rows.
     """
     hold(connection)
 
@@ -69,9 +69,9 @@ def in_turn(connection: sa.Connection) -> None:
 def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
     """Return the organisation's row.
 
-    Errors: UnknownId if there is none, with the nearest; Refused if samples name it that no tick has seen yet.
+    Errors: UnknownId if it does not exist, with the nearest id; Refused if it has samples that no tick has read yet.
     """
-    from drawdown.schema.tables.orgs import orgs  # here: with it comes PostgreSQL's dialect
+    from drawdown.schema.tables.orgs import orgs  # imported here because it loads PostgreSQL's dialect
 
     row = connection.execute(sa.select(orgs).where(orgs.c.org_id == org_id)).one_or_none()
     if row is None:
@@ -83,7 +83,7 @@ def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
 
 
 HASHED: Final = ("at_ms", "action", "target", "details", "actor", "reason", "via")
-"""The columns that a hash is over, in this order, after the hash before it."""
+"""The columns that a hash covers, in this order, after the previous hash."""
 _AT_ONCE: Final = 1_000
 """Actions that one statement adds to the hash chain."""
 _LAST_ID: Final = (1 << 63) - 1
@@ -91,19 +91,22 @@ _LAST_ID: Final = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class Head:
-    """The number of chained rows, and the newest one's hash; '' for an empty chain."""
+    """The number of chained rows, and the hash of the newest; '' for an empty chain."""
 
     actions: int
     hash: str
 
 
 def hash_after(before: str, row: Mapping[str, object]) -> str:
-    """SHA-256 in hex."""
+    """Return the hash of a row after the previous hash: SHA-256 in hex."""
     return sha256(json.dumps([before, *(row[name] for name in HASHED)]).encode()).hexdigest()
 
 
 def chained(connection: sa.Connection, rows: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return the hashes of rows that are written next, in their order. No other transaction can write any meanwhile."""
+    """Return the hashes of rows that are written next, in their order.
+
+    The chain is locked, so other transactions cannot write rows meanwhile.
+    """
     head = hold(connection)
     hashes: list[str] = []
     for row in rows:
@@ -119,13 +122,17 @@ def chained(connection: sa.Connection, rows: Sequence[Mapping[str, object]]) -> 
 def hold(connection: sa.Connection) -> Head:
     """Lock the chain until this transaction ends, and return its head.
 
-    No other transaction can write a row meanwhile. The next statement reads what earlier transactions committed.
+    Other transactions cannot write rows meanwhile. The next statement reads the rows that earlier transactions
+    committed.
     """
     return _head(connection, lock="for_update")
 
 
 def broken(connection: sa.Connection) -> Iterator[str]:
-    """Return the faults of the chain, in words. A wrong row is reported once; the rows after it are judged again."""
+    """Yield the faults of the chain, as text.
+
+    A wrong row is reported once, and the rows after it are checked from it on.
+    """
     head, before, count = _head(connection), "", 0
     for row in _actions(connection):
         if row["hash"] != hash_after(before, {name: row[name] for name in HASHED}):
@@ -141,7 +148,10 @@ def broken(connection: sa.Connection) -> Iterator[str]:
 
 
 def _actions(connection: sa.Connection) -> Iterator[sa.RowMapping]:
-    """Yield all rows on record, in their order, a page at a time. A number may be any: a row may have been put in."""
+    """Yield all rows on record, in the order of their numbers, a page at a time.
+
+    A row that someone inserted can have any number.
+    """
     start = -_LAST_ID - 1
     while start <= _LAST_ID:
         page = SQL.run(connection, "actions", {"from_id": start, "at_most": _AT_ONCE}).mappings().all()
@@ -150,12 +160,15 @@ def _actions(connection: sa.Connection) -> Iterator[sa.RowMapping]:
 
 
 def newest(connection: sa.Connection) -> str:
-    """The newest hash: kept elsewhere, it shows a record that was chained again."""
+    """Return the newest hash.
+
+    Stored elsewhere, it shows if the record was chained again.
+    """
     return _head(connection).hash
 
 
 def head(connection: sa.Connection) -> Head:
-    """Return the number of chained rows, and the newest one's hash."""
+    """Return the number of chained rows, and the hash of the newest."""
     return _head(connection)
 
 

@@ -1,4 +1,4 @@
--- What PostgreSQL has in its own way. Statements are separated by an empty line.
+-- The parts of the schema that only PostgreSQL has. An empty line separates statements.
 
 CREATE TABLE usage_samples (
     -- The inserting transaction's id: the seal reads behind the oldest open one (S2).
@@ -46,7 +46,7 @@ CREATE INDEX usage_samples_by_arrival ON usage_samples USING brin (arrival) WITH
 
 CREATE INDEX usage_samples_by_ts ON usage_samples USING brin (ts) WITH (autosummarize = on);
 
--- Each entry as two lines that sum to zero.
+-- Show each entry as two lines that sum to zero.
 CREATE VIEW ledger_lines AS
 SELECT key AS entry_key, from_account AS account_id, -amount_micro AS amount_micro FROM ledger_entries
 UNION ALL
@@ -66,7 +66,7 @@ CREATE TRIGGER samples_arrive_now BEFORE INSERT ON usage_samples
 FOR EACH ROW WHEN (NEW.arrival <> pg_current_xact_id()::text::bigint)
 EXECUTE FUNCTION samples_arrive_now();
 
--- A host has no right to insert events: an id that Drawdown makes itself is not a host's to take.
+-- A host has no right to insert events, so it must not use an id that Drawdown makes itself.
 CREATE FUNCTION samples_ids_reserved() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'S7: an id that begins with event:, run: or batch: is reserved; choose another id' USING ERRCODE = 'check_violation';
@@ -88,7 +88,7 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- Only events and executions use meters in place of sizes. A host that does is kept apart, in quarantine.
+-- Only events and executions use meters in place of memory sizes. If a host does, quarantine the sample.
 CREATE TRIGGER samples_without_meters BEFORE INSERT ON usage_samples
 FOR EACH ROW WHEN (
     NEW.memory_mb > 16777216 AND NEW.cell_id IN ('events', 'runs')
@@ -106,7 +106,7 @@ CREATE TRIGGER events_go_with_samples AFTER DELETE ON usage_samples
 FOR EACH ROW WHEN (OLD.memory_mb > 16777216)
 EXECUTE FUNCTION events_go_with_samples();
 
--- Once a statement, for many rows are deleted at once.
+-- Check once for each statement, because one statement deletes many rows.
 CREATE FUNCTION samples_floor_first() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (
@@ -153,7 +153,7 @@ CREATE TRIGGER attempts_kept AFTER DELETE ON attempts
 REFERENCING OLD TABLE AS gone
 FOR EACH STATEMENT EXECUTE FUNCTION attempts_kept();
 
--- A halt falls due by the database itself, for each cell in which something runs.
+-- The database itself makes a halt due, for each cell with a sandbox that is not stopped.
 CREATE FUNCTION halts_on_org() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms)
@@ -180,7 +180,7 @@ CREATE TRIGGER halts_on_org_new AFTER INSERT ON orgs
 FOR EACH ROW WHEN (NEW.is_halted)
 EXECUTE FUNCTION halts_on_org_new();
 
--- A host may write its sandboxes and no halt: the owner's right does it.
+-- A host can write its sandboxes but no halt, so this function runs with the rights of the owner.
 CREATE FUNCTION halts_on_sandbox() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms)

@@ -1,4 +1,4 @@
--- What SQLite has in its own way. Statements are separated by an empty line.
+-- The parts of the schema that only SQLite has. An empty line separates statements.
 
 CREATE TABLE usage_samples (
     -- AUTOINCREMENT: a plain rowid would be used again after a delete, and that sample would never be found (S2).
@@ -45,7 +45,7 @@ CREATE INDEX usage_samples_problems ON usage_samples (problem) WHERE problem IS 
 
 CREATE INDEX usage_samples_by_ts ON usage_samples (ts);
 
--- Each entry as two lines that sum to zero.
+-- Show each entry as two lines that sum to zero.
 CREATE VIEW ledger_lines AS
 SELECT key AS entry_key, from_account AS account_id, -amount_micro AS amount_micro FROM ledger_entries
 UNION ALL
@@ -57,7 +57,7 @@ BEGIN
     SELECT RAISE(ABORT, 'S2: the database says when a sample arrived; leave arrival out');
 END;
 
--- SQLite numbers a sample after the triggers before it.
+-- SQLite numbers a sample only after its BEFORE triggers.
 CREATE TRIGGER samples_arrive_now_after AFTER INSERT ON usage_samples
 FOR EACH ROW WHEN NEW.arrival < 1
 BEGIN
@@ -102,7 +102,7 @@ BEGIN
     SELECT RAISE(ABORT, 'P1: attempts are evidence');
 END;
 
--- A halt falls due by the database itself, for each cell in which something runs.
+-- The database itself makes a halt due, for each cell with a sandbox that is not stopped.
 CREATE TRIGGER halts_on_org AFTER UPDATE OF is_halted, halted_at ON orgs
 FOR EACH ROW BEGIN
     INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms)
@@ -135,8 +135,8 @@ FOR EACH ROW BEGIN
         ON CONFLICT DO NOTHING;
 END;
 
--- `INSERT OR REPLACE` takes a row away and asks no guard. The first sample stays, and what the second one reports
--- otherwise is kept aside (S7). The NOT EXISTS: in a trigger, `OR IGNORE` would become the statement's `OR REPLACE`.
+-- `INSERT OR REPLACE` deletes a row without calling a guard. The first sample stays, and the differing content of the
+-- second is stored apart (S7). In a trigger, `OR IGNORE` would become the statement's `OR REPLACE`, hence NOT EXISTS.
 CREATE TRIGGER samples_once BEFORE INSERT ON usage_samples
 FOR EACH ROW WHEN EXISTS (SELECT 1 FROM usage_samples WHERE id = NEW.id)
 BEGIN

@@ -1,4 +1,4 @@
-"""The clock. Guarantee: one injected clock. Only `SystemClock` reads the machine's."""
+"""The clock. Guarantee: the time comes from one injected clock. Only `SystemClock` reads the machine's clock."""
 
 import time
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Passed to everything that needs the time, the emulators of the tests included."""
+    """The source of the time, passed to all code that needs it."""
 
     trusted: bool
-    """True if an operator set the time (`--at`): then rule S9 asks no questions."""
+    """True if an operator set the time (`--at`). Then rule S9 does not doubt the clock."""
 
     def now_ms(self) -> int:
-        """The present moment in milliseconds since the epoch, UTC."""
+        """Return the present moment, in milliseconds since 1970 in UTC."""
         ...
 
 
@@ -29,7 +29,7 @@ class SystemClock:
 
 @dataclass
 class FixedClock:
-    """A clock that stays where it was set: `--at T`, tests, the simulation."""
+    """A clock that stays at a fixed time, for `--at T`, tests and the simulation."""
 
     at_ms: int
     trusted: bool = True
@@ -39,5 +39,5 @@ class FixedClock:
 
 
 def utc(ms: int) -> str:
-    """Return a moment as refusals show it."""
+    """Return a moment (milliseconds) as text for messages: 2026-01-01T00:00:00Z."""
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

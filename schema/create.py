@@ -1,6 +1,6 @@
-"""A new database: the tables, the guards, and what each database has in its own way.
+"""The creation of a new database: the tables, the guards, and the parts that only one kind of database has.
 
-Guarantee: it is the schema of this program, whole. An older database becomes the same by `schema/migrations`.
+Guarantee: it is the whole schema of this program. `schema/migrations` upgrades an older database to the same schema.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import BUCKETS
 
 NAMED: Final = {"postgresql": "replace(gen_random_uuid()::text, '-', '')", "sqlite": "lower(hex(randomblob(16)))"}
-"""A database names itself once. A copy of it has the same name: a machine remembers the history of a name (R1)."""
+"""SQL for the name of a new database. A copy keeps the name, so a machine remembers the history of the name (R1)."""
 
 
 def create_schema(connection: sa.Connection) -> None:
-    """Create all in a database without tables."""
+    """Create the schema in a database without tables."""
     dialect = connection.dialect.name
     by_hand = (Path(__file__).parent / f"by_hand.{dialect}.sql").read_text(encoding="utf-8")
     metadata.create_all(connection, [table for table in metadata.sorted_tables if table is not usage_samples])
@@ -35,12 +35,12 @@ def create_schema(connection: sa.Connection) -> None:
 
 
 def _run(connection: sa.Connection, statement: str) -> None:
-    """Run a statement without values: each colon is its own."""
+    """Run a statement that has no bound values, with each colon escaped."""
     connection.execute(sa.text(statement.replace(":", "\\:")))
 
 
 def _blocks(script: str) -> Iterator[str]:
-    """Its statements: an empty line separates them."""
+    """Yield the statements of a script. An empty line separates them."""
     for block in script.split("\n\n"):
         if any(line and not line.startswith("--") for line in block.splitlines()):
             yield block.strip().removesuffix(";")
@@ -54,7 +54,7 @@ def _guards(dialect: str) -> Iterator[str]:
 
 
 def _first_rows(connection: sa.Connection) -> None:
-    """Rows of which there is always exactly one, and the buckets."""
+    """Insert the tables' single rows, and the buckets."""
     database_id: sa.ColumnElement[str] = sa.literal_column(NAMED[connection.dialect.name])
     connection.execute(incarnation.insert().values(id=1, database_id=database_id, number=1))
     connection.execute(watch_state.insert().values(id=1))

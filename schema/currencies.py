@@ -1,4 +1,4 @@
-"""Money in a sentence: minor units, as payment services count them, with their currency's decimals."""
+"""Amounts of money as text: minor units, as payment services count them, with the decimals of the currency."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WHOLE: Final = frozenset(
 )
 """Currencies without decimals. Payment services count Icelandic krónur and Ugandan shillings by the hundredth."""
 THOUSANDTHS: Final = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
-"""Currencies with three decimals. Each other one has two."""
+"""Currencies with three decimals. All other currencies have two."""
 
 
 def decimals(currency: str) -> int:
@@ -20,6 +20,6 @@ def decimals(currency: str) -> int:
 
 
 def show_money(minor: int, currency: str) -> str:
-    """An amount in a sentence, exact: 1,250 minor units of usd are `12.50 usd`."""
+    """Return an exact amount as text: 1,250 minor units of usd are `12.50 usd`."""
     places = decimals(currency)
     return f"{Decimal(minor).scaleb(-places):,.{places}f} {currency}"

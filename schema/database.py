@@ -1,8 +1,8 @@
-"""Connections and transactions on SQLite and PostgreSQL, and their drivers' errors.
+"""Connections and transactions on SQLite and PostgreSQL, and the errors of their drivers.
 
 Guarantee: a write transaction takes its lock at its start (`BEGIN IMMEDIATE` on SQLite: deferred ones failed 756 times
 for 301 commits; READ COMMITTED on PostgreSQL: rule S1). A commit is durable before the call returns (P1). Every error
-of the driver about the database becomes one clear line: a conflict to try again, no database, a value that cannot be
+of the driver about the database becomes one clear line: a conflict to retry, no database, or a value that cannot be
 stored.
 """
 
@@ -34,25 +34,25 @@ from drawdown.schema.errors import (
 
 T = TypeVar("T")
 
-# What the driver warns of when a connection is lost would be a second line beside the clear one of `explain`.
+# Hide the driver's warning about a lost connection: `explain` already returns one clear line.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 NAMED_BY: Final = "DRAWDOWN_DATABASE_URL, or --database-url,"
 FORMS: Final = "sqlite:///FILE or postgresql://USER@HOST/NAME"
 SQLITE_BUSY_S: Final = 60
-"""Wait for a lock of SQLite."""
+"""Seconds to wait for a lock of SQLite."""
 LOCK_TIMEOUT_S: Final = 60
-"""Wait for a lock of PostgreSQL."""
+"""Seconds to wait for a lock of PostgreSQL."""
 CONNECT_S: Final = 10
-"""Longest wait for a connection to PostgreSQL."""
+"""Seconds to wait for a connection to PostgreSQL."""
 SILENT_S: Final = 30
-"""Longest time without an acknowledgement of data sent to PostgreSQL before a connection is given up."""
+"""Seconds without an acknowledgement of data sent to PostgreSQL before Drawdown gives the connection up."""
 IDLE_BEFORE_PROBE_S: Final = 30
-"""Time without data from PostgreSQL before its host is probed: a network can forget a connection and not report it."""
+"""Seconds without data from PostgreSQL before Drawdown probes its host. A network can drop a connection silently."""
 PROBE_INTERVAL_S: Final = 10
-"""Time between two probes of the host of PostgreSQL."""
+"""Seconds between two probes of the host of PostgreSQL."""
 MAX_PROBES: Final = 3
-"""Probes without an answer before a connection to PostgreSQL is given up."""
+"""Probes without an answer before Drawdown gives a connection to PostgreSQL up."""
 PG_WAITS: Final = {
     "connect_timeout": CONNECT_S,
     "tcp_user_timeout": SILENT_S * 1_000,
@@ -60,36 +60,41 @@ PG_WAITS: Final = {
     "keepalives_interval": PROBE_INTERVAL_S,
     "keepalives_count": MAX_PROBES,
 }
-"""What a connection to PostgreSQL is made with: by default, a wait for a host that is gone lasts two hours."""
+"""The parameters of a connection to PostgreSQL. By default, a wait for a lost host takes two hours."""
 SQLITE_PREPARED: Final = 1_000
-"""Statements that a connection keeps prepared: more than there are in a tick and a verify, which follow each other."""
+"""Prepared statements of a connection. A tick and the verify after it have fewer."""
 SQLITE_CACHE_KIB: Final = 32 * 1024
-"""KiB of its file that a connection keeps: nearly all that a tick holds. Twice as much made no tick quicker."""
+"""KiB of the database file that a connection caches, nearly all that a tick reads. Twice as much made no tick
+faster."""
 MAX_OVERFLOW: Final = 15
-"""Connections of a process above the five that it keeps: together more than a server's threads that may want one."""
-# For each transaction: nothing is set for a connection, so a pooler of transactions may stand in front.
+"""Connections of a process beyond the pool of five. Together they exceed the threads of a server that need one."""
+# Set for each transaction and never for a connection, so that a transaction pooler can be in front.
 PG_SETTINGS: Final = (
-    "synchronous_commit=on",  # P1: what is committed stays committed
+    "synchronous_commit=on",  # P1: a commit is durable
     f"lock_timeout={LOCK_TIMEOUT_S}s",
-    "idle_in_transaction_session_timeout=30s",  # a worker asleep or cut off keeps its locks no longer
+    "idle_in_transaction_session_timeout=30s",  # a suspended or disconnected worker loses its locks
     "timezone=UTC",
-    "work_mem=64MB",  # the seal groups by hash; with the default it spills to disk
-    "jit=off",  # it compiles for a second and a half what runs for 20 ms
+    "work_mem=64MB",  # the seal groups by hash, and would spill to disk with the default
+    "jit=off",  # it would compile for 1.5 s a statement that runs for 20 ms
 )
 
 
 class Transact(Protocol):
-    """Runs work in a transaction and commits it; with `rollback=True`, leaves nothing behind."""
+    """A function that runs work in a transaction and commits it.
+
+    With `rollback=True`, it changes nothing.
+    """
 
     def __call__(self, work: Callable[[sa.Connection], T], /, *, rollback: bool = False) -> T: ...
 
 
 def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
-    """Return an engine for `sqlite:///FILE` or `postgresql://…`. It opens nothing yet.
+    """Return an engine for `sqlite:///FILE` or `postgresql://…`.
 
-    `latest`: returns the present URL; each new connection logs in by its user and password.
+    It opens no connection yet.
 
-    Errors: UsageError for any other kind of URL.
+    `latest`: returns the present URL. Each new connection logs in with its user and password. Errors: UsageError for
+    any other kind of URL.
     """
     try:
         engine = _engine(url_of(url))
@@ -101,8 +106,12 @@ def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
 
 
 def url_of(text: str) -> sa.URL:
-    """A URL as SQLAlchemy has it. `postgres://` is what several hosts call postgresql://. Errors: sa.exc.ArgumentError,
-    ValueError."""
+    """Return a text as SQLAlchemy's URL.
+
+    `postgres://`, which several hosts use, becomes `postgresql://`.
+
+    Errors: sa.exc.ArgumentError, ValueError.
+    """
     found = sa.make_url(text)
     return found.set(drivername="postgresql") if found.drivername == "postgres" else found
 
@@ -138,11 +147,10 @@ def _login(url: str) -> dict[str, str]:
 def _begin_with(connection: sa.Connection, settings: str) -> None:
     """Begin each transaction with its settings, in the transaction itself.
 
-    A pooler refuses settings that are given as a connection starts, or drops them silently (pgbouncer's
-    `ignore_startup_parameters`), and P1 would not hold. It takes one round trip: the driver, which would send BEGIN in
-    another, treats each statement as a transaction of its own.
-
-    Errors: DatabaseNotReady if they cannot hold, since no transaction was begun.
+    A pooler refuses settings at the start of a connection, or drops them silently (pgbouncer's
+    `ignore_startup_parameters`). Then P1 would not hold. It takes one round trip: the driver, which would send BEGIN in
+    another, treats each statement as a transaction of its own. Errors: DatabaseNotReady if no transaction was begun, so
+    that the settings do not hold.
     """
     level = connection.get_execution_options().get("isolation_level", "READ COMMITTED")
     if level == "AUTOCOMMIT":
@@ -157,22 +165,24 @@ def _begin_with(connection: sa.Connection, settings: str) -> None:
 
 
 def _never_prepare_temp_names(connection: Any, _record: object) -> None:
-    # The seal's work table is a temporary one made again each time; a plan prepared for the old one would be wrong.
+    # Each seal makes a new temporary work table. A plan that was prepared for the old table would be wrong.
     connection.prepare_threshold = None
 
 
 def _say_no_values(context: sa.engine.ExceptionContext) -> None:
-    """Remove a statement's values from its error: errors go into reports, logs and answers.
+    """Remove a statement's values from its error.
 
-    The error keeps the first line of the database's message. The statement, its values, and the details that repeat a
-    row are removed.
+    Errors appear in reports, logs and answers, which must not have these values.
+
+    The error keeps the first line of the database's message. The statement, its values, and details that repeat a row
+    are removed.
     """
     error, original = context.sqlalchemy_exception, context.original_exception
     state = getattr(original, "sqlstate", None)
     if error is None or (state is None and not isinstance(original, sqlite3.Error)):
-        return  # not of a statement: such as a connection that could not be made
+        return  # not an error of a statement: for example, a connection failed
     first = str(original).partition("\n")[0]
-    if (state or "").startswith("22"):  # bad data, which the first line quotes
+    if (state or "").startswith("22"):  # invalid data, which the first line would quote
         first = f"bad data ({state})"
     original.args = (first,)
     error.statement = None
@@ -191,8 +201,8 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def _setup(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves
-        connection.text_factory = _LENIENT  # SQLite keeps any bytes as text; none may stop a tick (S8)
+        connection.isolation_level = None  # Drawdown sends BEGIN itself
+        connection.text_factory = _LENIENT  # SQLite stores any bytes as text, which must not stop a tick (S8)
         for pragma in (
             f"busy_timeout = {SQLITE_BUSY_S * 1000}",
             "synchronous = FULL",
@@ -220,8 +230,11 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
 
 def _read_a_copy(engine: sa.Engine, file: Path) -> None:
-    """A copy that this user can change neither itself nor beside it is read as it is: with its log, which a database in
-    use has, SQLite would have to write beside it first."""
+    """Open a read-only copy as an immutable file.
+
+    It applies if this user can write neither the file nor its folder. SQLite would otherwise have to write a log beside
+    it.
+    """
 
     @sa.event.listens_for(engine, "do_connect")
     def _as_it_is(_dialect: object, _record: object, arguments: list[Any], named: dict[str, Any]) -> None:
@@ -233,8 +246,10 @@ def _read_a_copy(engine: sa.Engine, file: Path) -> None:
 
 
 def _follow_the_file(engine: sa.Engine, file: Path) -> None:
-    """A connection stays with its file when another one takes the name (a backup that is put in its place): such a
-    connection is given up, so that a process which continues for days sees what everybody else does."""
+    """Drop a connection if another file has the name of its database.
+
+    The other file may be a restored backup. So a process that runs for days sees the same file as other processes.
+    """
 
     def identity() -> tuple[int, int] | None:
         try:
@@ -253,28 +268,36 @@ def _follow_the_file(engine: sa.Engine, file: Path) -> None:
             raise sa.exc.DisconnectionError("another file has its name now")
 
 
-_LENIENT: Final = partial(str, encoding="utf-8", errors="replace")  # no function of ours: it is called for each text
+_LENIENT: Final = partial(str, encoding="utf-8", errors="replace")  # C code, because it is called for each text
 
 
 def sqlite_file(engine: sa.Engine) -> Path | None:
-    """The file behind a SQLite engine; None for PostgreSQL and for a database in memory."""
+    """Return the file of a SQLite engine.
+
+    Return None for PostgreSQL and for a database in memory.
+    """
     name = engine.url.database
     return Path(name) if engine.dialect.name == "sqlite" and name not in (None, "", ":memory:") else None
 
 
 def _require_file(engine: sa.Engine) -> None:
-    """SQLite would create a missing file; only `init` may."""
+    """Check that a SQLite file exists.
+
+    SQLite would create a missing file, which only `init` may. Errors: DatabaseNotReady.
+    """
     file = sqlite_file(engine)
     if file is not None and not file.exists():
         raise DatabaseNotReady(f"no database at {file.resolve()}: {ANOTHER}, else run `drawdown init`")
 
 
 def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
-    """Run `work` in one write transaction and commit it; with `rollback`, leave nothing behind (a dry run).
+    """Run `work` in one write transaction and commit it.
 
-    Deadlocks and serialisation failures are proven not to have committed and are run again a few times. Errors:
-    AnswerLost if it is unknown whether it was kept; DatabaseBusy and DatabaseNotReady if nothing was; or any error of
-    `work`.
+    With `rollback`, change nothing (a dry run).
+
+    Deadlocks and serialisation failures provably did not commit, and are retried up to CONFLICT_TRIES. Errors:
+    AnswerLost if it is unknown whether the transaction committed; DatabaseBusy and DatabaseNotReady if it did not; or
+    any error of `work`.
     """
     _require_file(engine)
 
@@ -310,7 +333,7 @@ def _commit(transaction: sa.RootTransaction) -> None:
 def _is_unanswered(error: DBAPIError) -> bool:
     """Return True if it is unknown whether a commit was done.
 
-    This is the case if the answer never came, or came from a server that was going down. If SQLite reports a failed
+    This is the case if the answer never came, or came from a server that was shutting down. If SQLite reports a failed
     commit, or PostgreSQL refuses it, it was not done.
     """
     if isinstance(error.orig, sqlite3.Error):
@@ -320,7 +343,10 @@ def _is_unanswered(error: DBAPIError) -> bool:
 
 
 def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
-    """Run `work` in one read transaction: all of its statements see one moment. On SQLite it waits for no writer."""
+    """Run `work` in one read transaction: all of its statements read the same moment.
+
+    On SQLite it waits for no writer.
+    """
     _require_file(engine)
     one_moment = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
     options = {"reading": True, **one_moment}
@@ -330,8 +356,10 @@ def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
 
 @contextmanager
 def waiting_at_most(connection: sa.Connection, ms: int) -> Iterator[None]:
-    """A part of a transaction that waits no longer for what another holds, and is undone alone. SQLite has one writer:
-    it waits for nothing here. Errors: LockHeld, after which the transaction continues."""
+    """Limit the wait for locks in a part of a transaction, which is rolled back alone.
+
+    SQLite has one writer, so there is no wait here. Errors: LockHeld, after which the transaction can continue.
+    """
     if connection.dialect.name != "postgresql":
         yield
         return
@@ -343,13 +371,16 @@ def waiting_at_most(connection: sa.Connection, ms: int) -> Iterator[None]:
     except DBAPIError as error:
         meaning = explain(error)
         if not isinstance(meaning, LockHeld):
-            raise  # a deadlock is the whole transaction's to repeat
+            raise  # after a deadlock, the whole transaction must be retried
         raise meaning from error
 
 
 @contextmanager
 def clear_errors(engine: sa.Engine) -> Iterator[None]:
-    """Turn a driver's error about the database into one clear line, with the database's address."""
+    """Turn a driver's error about the database into one clear line.
+
+    The line has the database's address.
+    """
     try:
         yield
     except (DBAPIError, DatabaseNotReady) as error:
@@ -362,7 +393,7 @@ def clear_errors(engine: sa.Engine) -> Iterator[None]:
 
 
 CONFLICT_TRIES: Final = 5
-"""Tries of a transaction that another one overtook."""
+"""Attempts of a transaction that conflicts with another."""
 
 
 _CONFLICTS: Final = frozenset({"40001", "40P01"})
@@ -390,11 +421,14 @@ NOT_READY: Final = {
 
 
 UNSTORABLE: Final = (DBAPIError, ValueError, OverflowError)
-"""Errors that the values of one row can cause: the database refuses them, or the driver cannot send them."""
+"""Errors that the values of one row can cause: the database rejects them, or the driver cannot send them."""
 
 
 def explain(error: Exception) -> DrawdownError | None:
-    """Return a driver's error as an error for the person who runs the command; None if it is not about the database."""
+    """Return a driver's error as a message for a person.
+
+    Return None if it is not about the database.
+    """
     if isinstance(error, DrawdownError):
         return error
     if not isinstance(error, DBAPIError):
@@ -445,12 +479,18 @@ def _explain_sqlite(text: str) -> DrawdownError | None:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Return True if PostgreSQL proved that the transaction did not commit, so that it can run again."""
+    """Return True if PostgreSQL proved that the transaction did not commit.
+
+    Then it can be retried.
+    """
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _CONFLICTS
 
 
 def place_of(url: sa.URL) -> str:
-    """Which database that is, in words that hold no secret: a file's whole path, or a server and a name."""
+    """Return the place of a database without secrets.
+
+    It is a file's absolute path, or a server and a name.
+    """
     if url.get_backend_name() == "sqlite":
         return str(Path(url.database).resolve()) if url.database not in (None, "", ":memory:") else "in memory"
     host = url.host or url.query.get("host")

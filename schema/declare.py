@@ -1,15 +1,15 @@
-"""Actions and views of people and programs, declared once, beside their logic.
+"""Actions and views for people and programs, each declared once, beside its logic.
 
-An `Action` changes something, a `Listing` shows rows, a `Showing` shows one thing. The command line makes a command of
-each, HTTP an operation, and the console a form of an action: the parameters are those of the function itself, by its
-annotations. A parameter before the `*` is an argument of the command and a part of the path. A parameter behind it is
+An `Action` changes something, a `Listing` shows rows, and a `Showing` shows one thing. Each becomes a command and an
+HTTP operation, and an action also a form of the console. The parameters are those of the function itself, by its
+annotations. A parameter before the `*` is an argument of the command, and a part of the path. A parameter after it is
 an option, and is in the body or in the query.
 
-A parameter's name carries its unit, as an answer's field does: `hold_ms`, `share_ppm`, `amount_micro`. People type it
-without (`--hold 45d`, `--share 70`, `--amount 1.50`). Programs send milliseconds and parts per million by the whole
-name; an amount they send in credits, by the name without `_micro`.
+The name of a parameter has its unit at the end, as does a field of an answer: `hold_ms`, `share_ppm`, `amount_micro`.
+People type it without the unit (`--hold 45d`, `--share 70`, `--amount 1.50`). Programs send milliseconds and parts per
+million by the whole name. They send an amount in credits, by the name without `_micro`.
 
-Guarantee: a value has one meaning and one check, whichever way it came. Pure: time and randomness are passed in.
+Guarantee: a value has one meaning and one check, from any channel. Pure: time and randomness are passed in.
 """
 
 from __future__ import annotations
@@ -64,15 +64,15 @@ MAX_AT_ONCE: Final = 2**31 - 1
 MAX_TEXT_CHARS: Final = 1_000
 """Length of a text or address that a parameter accepts."""
 MAX_AMOUNT: Final = 10**12
-"""Base units that a declared limit, or a limit override, allows."""
+"""Base units of a declared limit, or of a limit override."""
 MAX_LENGTH_MS: Final = 3_650 * DAY_MS
-"""Longest length of time that a parameter accepts."""
+"""Longest time that a parameter accepts, in milliseconds."""
 MAX_NUMBER: Final = 10**15
-"""Largest whole number, if a parameter has no bound of its own."""
+"""Largest whole number of a parameter without its own bound."""
 
 
 class WrongField(UsageError):
-    """A value that cannot be taken. `field`: the name of the one that is, as a program sends it."""
+    """An error: a value is invalid. `field`: its name, as a program sends it."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message, at=name)
@@ -81,10 +81,10 @@ class WrongField(UsageError):
 
 @dataclass(frozen=True)
 class Fact:
-    """A value that an action changes, shown before it and after it.
+    """A value that an action changes, shown before and after it.
 
-    `fixed`: if another person changes it between the dry run and the deed, the deed asks for another look. A change by
-    time alone does not count.
+    `fixed`: if another person changes it between the dry run and the action, the action requires another dry run. A
+    change by time alone does not count.
     """
 
     name: str
@@ -94,10 +94,12 @@ class Fact:
 
 @dataclass(frozen=True)
 class Size:
-    """The size of an action: the rows it changes, and the credit it gives or takes (micro-credits).
+    """The size of an action: its changed rows, and its credit in micro-credits.
 
-    `micro` also counts usage if the action corrects or waives its charge. `unbounded`: the credit cannot be known in
-    advance. Only an admin, or a key without a limit, may do such an action.
+    Credit is granted (`micro`) or taken (`taken_micro`).
+
+    `micro` includes usage if the action corrects or waives its charge. `unbounded`: the credit is unknown in advance.
+    Only an admin, or a key without a limit, may run such an action.
     """
 
     rows: int = 1
@@ -111,10 +113,10 @@ ONE: Final = Size()
 
 @dataclass(frozen=True)
 class Reach:
-    """The rights of a program's key, which it may also hand on to another key.
+    """The rights of a program's key, which it can also pass on to another key.
 
-    They are its scopes, its bindings (None: it has none), its limit of credit, and its end (None: it has none). A
-    person may hand on any right.
+    They are its scopes, its bindings (None: unbound), its limit of credit, and its end (None: without an end). A person
+    can pass on any right.
     """
 
     scopes: frozenset[str]
@@ -126,7 +128,10 @@ class Reach:
 
 
 class Hooks(Protocol):
-    """The webhooks of this process: the origins that it may call, and the secrets that sign for an endpoint."""
+    """The webhooks of this process.
+
+    They are the origins that it may call, and the secrets that sign for an endpoint.
+    """
 
     @property
     def origins(self) -> frozenset[str]: ...
@@ -134,7 +139,10 @@ class Hooks(Protocol):
 
 
 class Providers(Protocol):
-    """The providers of this process: those that are usable, their capabilities, and why others are unusable."""
+    """The providers of this process.
+
+    They are the usable ones, their capabilities, and the reasons why others are unusable.
+    """
 
     @property
     def providers(self) -> Mapping[str, Any]: ...
@@ -148,9 +156,9 @@ class Providers(Protocol):
 class Invocation:
     """A request for an action: its actor, moment and reason (`by`).
 
-    `key`: makes a repetition harmless. `secret`: 43 new random characters, for an action that hands one out. `reach`:
-    the rights of a program. `dry_run`: the action is undone. `hooks`, `read_providers`: as of a look. `state`: of the
-    portion before (`More`).
+    `key`: makes a repetition harmless. `secret`: 43 new random characters, for an action that shows a new secret.
+    `reach`: the rights of a program. `dry_run`: the action is rolled back. `hooks`, `read_providers`: as in a look.
+    `state`: that of the previous portion (`More`).
     """
 
     by: By
@@ -168,23 +176,31 @@ class Invocation:
 
     @property
     def only(self) -> str | None:
-        """Return the one organisation that a bound key may change."""
+        """Return the only organisation that a bound key may change.
+
+        Return None if it may change any.
+        """
         return None if self.reach is None else self.reach.org_id
 
 
 @dataclass(frozen=True)
 class More:
-    """A portion is done, and others are left. `state`: what the next one is given."""
+    """The result of a portion, if more portions follow.
+
+    `state`: the state for the next portion.
+    """
 
     state: object
 
 
 @dataclass(frozen=True)
 class Look:
-    """The moment of a look, behind which row its page begins, and how many rows it has at most. `only`: the one
-    organisation that a bound key may see; what is declared `open` sees to it itself. `hooks`: the webhooks of this
-    process. `read_providers`: returns its providers. `patient`: a person at a command line waits, so that what takes
-    long is shown, too."""
+    """A request to read.
+
+    `now_ms`: its moment. `after`: the row before its page. `most`: the rows of the page. `only`: the only organisation
+    that a bound key may see; a view that is declared `open` applies it itself. `hooks`: the webhooks of this process.
+    `read_providers`: returns its providers. `patient`: a person waits at a command line, so slow parts are shown too.
+    """
 
     now_ms: int
     after: str = ""
@@ -201,9 +217,9 @@ class Look:
 
 @dataclass(frozen=True)
 class Page(Generic[R]):
-    """Rows of a list.
+    """A page of a list.
 
-    `next`: the value of `after` for the next page; None: this is the last. `notes`: texts for people beneath it.
+    `next`: the value of `after` for the next page; None: this is the last page. `notes`: texts for people below it.
     """
 
     rows: Sequence[R]
@@ -211,15 +227,17 @@ class Page(Generic[R]):
     notes: Sequence[str] = ()
 
 
-# How a value is given.
+# Kinds of values, and how people type them.
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of value: how people type it, and how it is written so that it can be read again.
+    """A kind of value: how people type it, and how it is written.
 
-    `read`: takes a text, the name of the value as people know it, and the moment. `ending`: the part of a parameter's
-    name that people leave out.
+    The written form can be read again.
+
+    `read`: takes a text, the name of the value for messages, and the moment. `ending`: the part of a parameter's name
+    that people leave out.
     """
 
     name: str
@@ -231,7 +249,7 @@ class Kind:
     most: int = MAX_NUMBER
     example: object = "acme"
     nullable: bool = False
-    """True if null is one of its values. The parameter is required all the same."""
+    """True if null is a valid value. The parameter is still required."""
 
 
 def _id(text: str, name: str, _now_ms: int) -> str:
@@ -256,7 +274,10 @@ def _any_id(text: str, name: str, _now_ms: int) -> str:
 
 
 def is_storable(text: str) -> bool:
-    """Return True if a database can hold a text, however odd it is."""
+    """Return True if a database can store a text.
+
+    It is not empty, has no NUL, and is valid UTF-8.
+    """
     return bool(text) and "\0" not in text and not re.search("[\ud800-\udfff]", text)
 
 
@@ -267,7 +288,7 @@ def _text(text: str, name: str, _now_ms: int) -> str:
 
 
 def _named(parse: Callable[[str], int]) -> Callable[[str, str, int], int]:
-    """Reads what `parse` reads, and names the value in its error."""
+    """Return a reader that parses with `parse`, and names the value in its error."""
 
     def read(text: str, name: str, _now_ms: int) -> int:
         try:
@@ -286,7 +307,7 @@ def _credits_or_none(text: str, name: str, now_ms: int) -> int:
 
 
 def whole(least: int = 0, most: int = MAX_NUMBER, example: int = 10) -> Kind:
-    """A whole number from `least` to `most`."""
+    """Return a kind of whole numbers from `least` to `most`."""
 
     def read(text: str, name: str, _now_ms: int) -> int:
         found = int(text) if re.fullmatch(r"[+-]?[0-9]{1,19}", text) and text.isascii() else None
@@ -322,22 +343,22 @@ YES: Final = "yes"
 NO: Final = "no"
 NONE: Final = "none"
 ORG: Final = Kind("org", "ORG", _id, str, "_id")
-"""An organisation: a key that is bound to one may name no other."""
+"""An organisation. A key that is bound to one organisation may not name another."""
 ID: Final = Kind("id", "ID", _id, str, "_id")
 KEY: Final = Kind("key", "KEY", _key, str, example="grant:ticket-7")
-"""An id that is made of several."""
+"""An id that joins several ids."""
 ANY_ID: Final = Kind("any_id", "ID", _any_id, str, "_id")
-"""An id as a host inserted it, of any length and any characters."""
+"""An id as a host inserted it, with any length and any characters."""
 CREDITS: Final = Kind("credits", "CREDITS", _credits, type_credits, "_micro", example=1.5)
 CREDITS_OR_NONE: Final = Kind(
     "credits", "CREDITS", _credits_or_none, lambda micro: type_credits(micro) if micro else NONE, "_micro", example=1.5
 )
-"""Credits, or `none`, if 0 has no meaning of its own."""
+"""Credits, or `none` for 0."""
 TIME: Final = Kind("time", "TIME", parse_time, show_time, "_ms", example=1_767_225_600_000)
 AHEAD: Final = Kind("time", "TIME", parse_ahead, show_time, "_ms", example=1_798_761_600_000)
-"""A moment to come."""
+"""A moment in the future."""
 WINDOW: Final = Kind("window", "TIME", parse_window, show_time, "_ms", example=1_767_225_600_000)
-"""The boundary of a window."""
+"""The start of a window."""
 LENGTH: Final = Kind("length", "TIME", _lasting, _length, "_ms", example=0)
 PERCENT: Final = Kind(
     "percent",
@@ -348,14 +369,14 @@ PERCENT: Final = Kind(
     example=700_000,
 )
 TEXT: Final = Kind("text", "TEXT", _text, str, example="a text")
-"""Words for people, or an address."""
+"""A text for people, or an address."""
 UNITS: Final = Kind(
     "units", "AMOUNT", _units, lambda amount: NONE if amount is None else str(amount),
     most=MAX_AMOUNT, example=100, nullable=True,
 )  # fmt: skip
-"""Base units of a metric, or none: without an end."""
+"""Base units of a metric, or `none` for unlimited."""
 AT_ONCE: Final = whole(0, MAX_AT_ONCE, 20)
-"""Sandboxes at once."""
+"""Concurrent sandboxes."""
 FLAG: Final = Kind("flag", "", lambda text, _name, _now_ms: text == YES, lambda flag: YES if flag else NO, example=True)
 CHOICE: Final = Kind("choice", "CHOICE", lambda text, _name, _now_ms: text, str)
 OrgId = Annotated[str, ORG, "Organisation's id"]
@@ -372,7 +393,10 @@ class Label:
 
 @dataclass(frozen=True)
 class Param:
-    """A value that an action or a list takes. `says`: its line of help. `many`: several values."""
+    """A parameter of an action or a list.
+
+    `says`: its line of help. `many`: it has several values.
+    """
 
     name: str
     kind: Kind
@@ -386,12 +410,15 @@ class Param:
 
     @property
     def word(self) -> str:
-        """Its name for people: without the unit."""
+        """Return its name for people, without the unit."""
         return self.name.removesuffix(self.kind.ending).strip("_")
 
     @property
     def option(self) -> str:
-        """As it is typed. An option of several values is given once for each, in the singular."""
+        """Return it as people type it.
+
+        An option with several values is typed once for each, in the singular.
+        """
         word = self.word.removesuffix("s") if self.many else self.word
         return self.metavar if self.is_argument else f"--{word.replace('_', '-')}"
 
@@ -401,11 +428,14 @@ class Param:
 
     @property
     def field(self) -> str:
-        """Its name for programs: with the unit, but for an amount, which they send in credits."""
+        """Return its name for programs, with the unit.
+
+        Only an amount has no unit in its name: programs send it in credits.
+        """
         return self.word if self.kind.name == CREDITS.name else self.name.strip("_")
 
     def of_text(self, text: str, now_ms: int, name: str = "") -> Any:
-        """Errors: WrongField."""
+        """Return the value of a text. `name`: its name for messages. Errors: WrongField."""
         said = name or self.label
         if self.choices and text not in self.choices:
             raise WrongField(self.field, f"{said}: expected {', '.join(self.choices)}")
@@ -416,11 +446,14 @@ class Param:
 
 
 SPELLED: Final = {"org": "Organisation"}
-"""The label of a name that programs abbreviate."""
+"""The labels of names that programs abbreviate."""
 
 
 def params_of(function: Callable[..., object]) -> tuple[Param, ...]:
-    """Return the parameters of a function, by its annotations, after the connection and the request."""
+    """Return the parameters of a function, by its annotations.
+
+    The connection and the request are left out.
+    """
     hints = get_type_hints(function, include_extras=True)
     taken = list(inspect.signature(function).parameters.values())[2:]
     return tuple(_param(one, hints[one.name]) for one in taken)
@@ -463,15 +496,20 @@ def _param(given: inspect.Parameter, hint: Any) -> Param:
 
 
 def by_label(param: Param) -> str:
-    """As a form calls it."""
+    """Return the name of a parameter in a form."""
     return param.label
 
 
 def of_texts(
     params: Sequence[Param], given: Mapping[str, Any], now_ms: int, named: Callable[[Param], str] = by_label
 ) -> dict[str, Any]:
-    """The values of texts, by the parameters' names; one that is empty or is not given has its default. A flag comes as
-    it is, or as `yes`; `many` as a list, or one a line. Errors: WrongField."""
+    """Return the values of texts, by the parameters' names.
+
+    An empty or missing text has the default.
+
+    A flag is a bool or `yes`. A parameter with `many` is a list, or a text with one value on each line. Errors:
+    WrongField.
+    """
     found: dict[str, Any] = {}
     for param in params:
         text = given.get(param.name)
@@ -495,39 +533,40 @@ def of_texts(
 
 
 Values = Mapping[str, Any]
-"""An action's values, by its parameters' names."""
+"""The values of an action, by the names of its parameters."""
 
 
 def no_facts(_connection: sa.Connection, _asked: Invocation, _values: Values) -> Sequence[Fact]:
-    """Nothing beside the sentence of the answer."""
+    """Return no facts: the default of an action."""
     return ()
 
 
 def one(_connection: sa.Connection, _asked: Invocation, _values: Values) -> Size:
-    """Most change one thing, and give nothing."""
+    """Return the size of one row without credit: the default of an action."""
     return ONE
 
 
 def is_done(_result: object) -> Exit:
-    """Most leave nothing undone."""
+    """Return the default exit status of an action: all is settled."""
     return Exit.SETTLED
 
 
 @dataclass(frozen=True, eq=False)
 class Action(Generic[R]):
-    """Something that people and programs may do.
+    """An action of people and programs.
 
-    `name`: the command's words. `help`: what it does, in one sentence. `do`: the deed, in one transaction, of the
-    connection, who asks, and the parameters; its result is a dataclass, which is the answer of `--json` and of HTTP.
-    `says`: the same in sentences. `path`: of the operation, a POST. `scope`: what a key needs. `role`: what a person of
-    the console needs. `facts`: how things stand that it changes. `size`: how much it does. `place`: the page where the
-    form leads to, with parameters in braces; empty: no page links to a form of it. `keyed`: whether
-    `asked.key` makes a repetition harmless, so that people may choose it. `shown_once`: the field of the result that is
-    a secret, and is kept nowhere; `lost_hint`: what to do if the answer is lost. `by_hand`: the command
-    of this name does more, and is written by hand in the noun's module. `at_once`: of a deed in portions, how many rows
-    are done in one transaction by a form, a call or a dry run; the command does any number, a portion in each.
-    `parts`: tables of the command, as of a showing. `count`: the number that the parameter `expect` names. `ends`: the
-    command's exit status."""
+    `name`: the words of the command. `help`: its effect, in one sentence. `do`: the work, in one transaction, with the
+    connection, the request and the parameters; its result is a dataclass, which `--json` and HTTP return. `says`: the
+    result in sentences. `path`: of the HTTP operation, a POST. `scope`: the scope that a key needs. `role`: the role
+    that a person of the console needs. `facts`: the values that it changes. `size`: its size.
+
+    `place`: the page after the form, with parameters in braces; empty: no page links to a form of it. `keyed`:
+    `asked.key` makes a repetition harmless, so people can choose it. `shown_once`: the field of the result with a
+    secret that is not stored. `lost_hint`: the next step if the answer is lost. `by_hand`: the command of this name
+    does more, and is written in the noun's module. `at_once`: the rows of one transaction of a form, a call or a dry
+    run, for work in portions; the command does any number, a portion in each. `parts`: tables of the command, as in a
+    showing. `count`: the number that the parameter `expect` names. `ends`: the exit status of the command.
+    """
 
     name: str
     title: str
@@ -555,18 +594,21 @@ class Action(Generic[R]):
 
     @cached_property
     def result(self) -> type[R]:
-        """Return the type of the final result of `do`."""
+        """Return the type of the final result of `do`, without More."""
         hint = get_type_hints(self.do)["return"]
         found: type[R] = next((one for one in get_args(hint) if one is not More), hint) if self.at_once else hint
         return found
 
     @cached_property
     def in_portions(self) -> bool:
-        """True if `do` may return More."""
+        """Return True if `do` can return More."""
         return More in get_args(get_type_hints(self.do)["return"])
 
     def whole(self, connection: sa.Connection, asked: Invocation, values: Values) -> R:
-        """The deed in this one transaction, all portions of it. Errors: Refused for too many rows; those of `do`."""
+        """Run all portions of the action in this transaction, and return the result.
+
+        Errors: Refused for too many rows; those of `do`.
+        """
         if not self.fits(connection, asked, values):
             said = f"{self.title}: more than {self.at_once:,} rows, which only the command does"
             raise Refused(f"{said}: `drawdown {typed(*self.command(values))}`")
@@ -576,12 +618,12 @@ class Action(Generic[R]):
         return done
 
     def fits(self, connection: sa.Connection, asked: Invocation, values: Values) -> bool:
-        """Return True if one transaction may do all of it."""
+        """Return True if one transaction may do the whole action."""
         return not self.at_once or self.size(connection, asked, values).rows <= self.at_once
 
     @property
     def slug(self) -> str:
-        """Its name in an address."""
+        """Return its name for a URL."""
         return self.name.replace(" ", "-")
 
     def sentences(self, result: R) -> list[str]:
@@ -590,7 +632,7 @@ class Action(Generic[R]):
         return [said] if isinstance(said, str) else list(said)
 
     def command(self, values: Values, key: str = "") -> list[str]:
-        """The command line that does the same, without `drawdown` and the reason."""
+        """Return the command line that does the same, without `drawdown` and the reason."""
         words, options = self.name.split(), []
         for param in self.params:
             value = values.get(param.name, param.default)
@@ -607,7 +649,10 @@ class Action(Generic[R]):
         return [*words, *options, *(["--key", key] if self.keyed and key else [])]
 
     def place_of(self, values: Values) -> str:
-        """Errors: KeyError for a value that is not there."""
+        """Return the page after the form, for these values.
+
+        Errors: KeyError for a missing value.
+        """
         kinds = {param.name: param.kind for param in self.params}
         return re.sub(r"\{(\w+)\}", lambda found: quote(kinds[found[1]].write(values[found[1]]), safe=""), self.place)
 
@@ -621,14 +666,15 @@ def changes(before: Sequence[Fact], after: Sequence[Fact]) -> list[dict[str, str
     ]
 
 
-# What is shown.
+# Views.
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: the field of a row, and its head; `#` marks numbers.
+    """A column of a table: the field of a row, and its head.
 
-    `show`: the text for people. `of_row`: it is made of the whole row. `rare`: it is left out if no row has a value.
+    `head`: `#` marks numbers. `show`: returns the text for people, from the value. `of_row`: returns it from the whole
+    row. `rare`: the column is left out if no row has a value.
     """
 
     name: str
@@ -644,13 +690,14 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class Listing(Generic[R]):
-    """Rows that people and programs may see.
+    """A list of rows for people and programs.
 
-    `read`: of the connection, a `Look` and the filters; its page's rows are of one dataclass. `holds`: what the answer
-    calls them. `columns`: of the table that people see. `most`: rows of a page, where nobody says so. `paged`: whether
-    `next` leads to more rows. `open`: whether a key that is bound to an organisation may see it, though no parameter
-    names one: it is the same for all, or `read` shows what is that organisation's (`Look.only`). `by_hand`: as of an
-    action."""
+    `read`: returns a page, with the connection, a `Look` and the filters; the rows are of one dataclass. `holds`: the
+    name of the rows in the answer. `columns`: of the table for people. `most`: the default rows of a page. `paged`:
+    `next` leads to more rows. `open`: a key that is bound to an organisation may see it, although no parameter names
+    one. Then it is the same for all, or `read` shows only that organisation's rows (`Look.only`). `by_hand`: as of an
+    action.
+    """
 
     name: str
     title: str
@@ -681,11 +728,14 @@ class Listing(Generic[R]):
 
 @dataclass(frozen=True, eq=False)
 class Showing(Generic[R]):
-    """One thing that people and programs may see. `read`: of the connection, a `Look` and what names it; its result is
-    a dataclass. `parts`: tables of those fields that are lists of dataclasses, with their titles and columns; a field
-    of a field is named by both (`credit.holders`). A field that is a dataclass is a table of its own. `most`: rows of
-    a part, where nobody says so; 0: its parts have bounds of their own. `open`: as of a list. `notes`: what people are
-    told beneath it. `by_hand`: as of an action."""
+    """A view of one thing for people and programs.
+
+    `read`: returns a dataclass, with the connection, a `Look` and the names of the thing. `parts`: tables for the
+    fields that are lists of dataclasses, with their titles and columns. A field of a field is named by both
+    (`credit.holders`). A field that is a dataclass is a table of its own. `most`: the default rows of a part; 0: its
+    parts have bounds of their own. `open`: as of a list. `notes`: returns texts for people below it. `by_hand`: as of
+    an action.
+    """
 
     name: str
     title: str
@@ -715,8 +765,12 @@ CREDIT_END: Final = "_micro"
 
 
 def answer_of(value: Any) -> Any:
-    """A result as JSON holds it: the fields of a dataclass by their names, an amount in credits beside its
-    micro-credits. The same for `--json` and for HTTP."""
+    """Return a result as JSON, for `--json` and HTTP.
+
+    It has the fields of a dataclass by their names.
+
+    Beside each field in micro-credits it has the amount in credits.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return answer_of({one.name: getattr(value, one.name) for one in fields(value)})
     if isinstance(value, Mapping):

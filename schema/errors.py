@@ -1,7 +1,7 @@
-"""Every error this project raises on purpose. The message names the fault, its place and the next step.
+"""The errors that Drawdown raises on purpose. A message names the fault, its place and the next step.
 
-Guarantee: `exit_status` is the status that the command line ends with, one of `Exit`. No other number is. `code` is
-for programs to decide by: its text changes no more.
+Guarantee: `exit_status` is the exit status of the command, and always a value of `Exit`. `code` is for programs, and
+never changes.
 """
 
 from collections.abc import Iterable
@@ -10,17 +10,20 @@ from typing import Final
 
 
 class Exit(IntEnum):
-    """The exit status of a command, also of a tick that was called by its URL."""
+    """The exit status of a command, also of a tick that is called by its URL."""
 
     SETTLED = 0
     PERSON = 1
     USAGE = 2
     LEFT = 75
-    """EX_TEMPFAIL of sysexits.h: schedulers know it."""
+    """EX_TEMPFAIL of sysexits.h, which schedulers know."""
 
 
 def worst(statuses: Iterable[int]) -> int:
-    """Return the most important status of several: a person is needed, something is left, all is settled."""
+    """Return the most important status of several.
+
+    The order is PERSON, USAGE, LEFT, SETTLED.
+    """
     found = set(statuses)
     return next((status for status in (Exit.PERSON, Exit.USAGE, Exit.LEFT) if status in found), Exit.SETTLED)
 
@@ -34,7 +37,10 @@ MEANINGS: Final = {
 
 
 class DrawdownError(Exception):
-    """An error that a person has to look at. `step`: the part of the permission order that refused, if there is one."""
+    """An error that a person must check.
+
+    `step`: the step of the permission order that refused; None: no step.
+    """
 
     exit_status = Exit.PERSON
     code = "failed"
@@ -42,7 +48,7 @@ class DrawdownError(Exception):
 
 
 class UsageError(DrawdownError):
-    """The command, or a value given to it, is wrong; nothing was changed.
+    """An error: the command, or one of its values, is wrong. Drawdown changed nothing.
 
     `at`: the name of the wrong value, as a program sends it; None: it is not a single value.
     """
@@ -56,12 +62,14 @@ class UsageError(DrawdownError):
 
 
 _SHORT: Final = {"organisation": "org", "customer": "org", "API": "key", "top-up": "topup"}
-"""The first word of a noun, as it is in a code."""
+"""The first word of a noun in a code, for nouns that codes abbreviate."""
 
 
 class UnknownId(UsageError):
-    """An id that names nothing here: mistyped, most likely. `noun` is what it was to name, `near` what was probably
-    meant."""
+    """An error: an id does not exist, probably because it is mistyped.
+
+    `noun`: the kind of the id. `near`: the known id that it probably means.
+    """
 
     def __init__(self, text: str, noun: str, near: str | None = None) -> None:
         first = noun.partition(" ")[0]
@@ -70,15 +78,17 @@ class UnknownId(UsageError):
 
 
 class Refused(DrawdownError):
-    """A rule forbids the requested change; nothing was changed."""
+    """An error: a rule forbids the requested change. Drawdown changed nothing."""
 
     code = "refused"
 
 
 class DatabaseNotReady(DrawdownError):
-    """The database is missing, not migrated, newer than this program, or read-only.
+    """An error: the database is not usable.
 
-    `where`: which database, without its user or password. Show it to a person who runs a command, and on no page.
+    It is missing, not migrated, newer than this program, or read-only.
+
+    `where`: the database, without its user or password. Show it only to a person who runs a command, never on a page.
     """
 
     code = "database"
@@ -86,28 +96,39 @@ class DatabaseNotReady(DrawdownError):
 
 
 class DatabaseBusy(DrawdownError):
-    """The database is locked or went away. A change that was not committed did not happen; try again."""
+    """An error: the database is locked, or lost the connection.
+
+    An uncommitted change did not happen. Try again.
+    """
 
     exit_status = Exit.LEFT
     code = "database"
 
 
 class StorageFull(DatabaseBusy):
-    """A disk is full. Nothing uncommitted was kept, and no later try helps before a person frees some space."""
+    """An error: a disk is full.
+
+    Uncommitted changes are lost, and retries fail until a person frees space.
+    """
 
     exit_status = Exit.PERSON
     code = "storage_full"
 
 
 class LockHeld(DatabaseBusy):
-    """Another transaction held a lock for longer than the wait. Nothing of this transaction was kept."""
+    """An error: another transaction held a lock for longer than the wait.
+
+    This transaction changed nothing.
+    """
 
 
 class AnswerLost(DatabaseBusy):
-    """The connection was lost during the commit: the change may have been kept, or not.
+    """An error: the connection was lost during the commit.
 
-    `again` states what to do. Most commands can be run again. A command that would do something else the second time
-    gives its own text.
+    So it is unknown whether the change is stored.
+
+    `again`: the next step. Most commands can be run again. A command with another effect the second time has its own
+    text.
     """
 
     code = "answer_lost"
@@ -120,6 +141,9 @@ class AnswerLost(DatabaseBusy):
 
 
 class ClockDoubted(DrawdownError):
-    """Rule S9: the clocks disagree, or time jumped by more than a day. Sealing waits for a person."""
+    """An error of rule S9: the clocks disagree, or time jumped by more than a day.
+
+    Sealing waits for a person.
+    """
 
     code = "clock_doubted"

@@ -1,7 +1,7 @@
 """Rules that the database enforces by triggers, for every writer, declared once for SQLite and PostgreSQL.
 
-Guarantee: a guard refuses a statement, with a message that names the rule. Its table is never truncated on PostgreSQL.
-SQL that differs between the databases is in `by_hand.postgresql.sql` and `by_hand.sqlite.sql`.
+Guarantee: a guard rejects a statement, with a message that names the rule. PostgreSQL never truncates its table. SQL
+that differs between the databases is in `by_hand.postgresql.sql` and `by_hand.sqlite.sql`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Guard:
-    """Refuses `event` on `table` while `when` holds.
+    """A trigger that rejects `event` on `table` if `when` holds.
 
-    `when` is SQL over NEW and OLD; `<>?` is a comparison in which NULL is a value. `only_if` is a part of it without a
-    subquery: PostgreSQL calls no function for the rows that it excludes.
+    `when`: SQL over NEW and OLD; `<>?` is a comparison in which NULL is a value. `only_if`: a part of it without a
+    subquery, so that PostgreSQL calls no function for the rows that it excludes.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Guard:
 
 
 def statements(guard: Guard, dialect: str) -> Iterator[str]:
-    """The SQL that creates a guard."""
+    """Yield the SQL that creates a guard."""
     is_postgresql = dialect == "postgresql"
     when = guard.when.replace("<>?", "IS DISTINCT FROM" if is_postgresql else "IS NOT")
     message = guard.message.replace("'", "''")
@@ -49,7 +49,10 @@ def statements(guard: Guard, dialect: str) -> Iterator[str]:
 
 
 def never_truncated(table: str) -> str:
-    """The SQL that keeps PostgreSQL from truncating a table. SQLite has no such statement."""
+    """Return the SQL that prevents PostgreSQL from truncating a table.
+
+    SQLite has no such statement.
+    """
     return (
         f"CREATE TRIGGER {table}_never_truncated BEFORE TRUNCATE ON {table} FOR EACH STATEMENT "
         "EXECUTE FUNCTION never_truncated()"
@@ -65,7 +68,7 @@ APPEND_ONLY: Final = (
     "mappings", "operator_actions", "plan_lots", "projections", "sample_conflicts", "seals", "voids",
     "withdrawals",
 )  # fmt: skip
-"""Tables that accept inserts only: no row is changed or deleted."""
+"""Tables that accept only inserts: a row is never changed or deleted."""
 
 NEVER_TRUNCATED: Final = (
     "adoptions", "api_keys", "assignments", "attempts", "backfill_events", "backfills", "balance_episodes",

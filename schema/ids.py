@@ -1,10 +1,9 @@
-"""Ids that people give: known, or refused with the nearest known id.
+"""Ids that people type: an unknown id is rejected, with the nearest known id.
 
-Guarantee: an id that names nothing changes nothing, and is reported. The search for the nearest reads a bounded number
-of rows, for a table of any size: those around the place where the id would stand, and SCANNED others that share a half
-with it. Its comparison has a bound, too (`text.nearest`). For a caller that may see one organisation alone
-(`tell_no_names`), and for a server's caller beyond its budget (`tell_few_names`), nothing is searched and no name is
-shown.
+Guarantee: an unknown id changes nothing, and is reported. The search for the nearest id reads a bounded number of rows,
+for a table of any size: the neighbours of the id in sorted order, and SCANNED others that share a half with it. The
+comparison has a bound, too (`text.nearest`). If a caller may see only one organisation (`tell_no_names`), there is no
+search, and no name is shown. The same holds for a caller beyond a server's budget (`tell_few_names`).
 """
 
 from __future__ import annotations
@@ -24,18 +23,21 @@ from drawdown.schema.units import MAX_ID_CHARS
 SQL = queries(__file__)
 
 NEIGHBOURS: Final = 500
-"""Ids read on either side of a mistyped id's place, in each source of such ids."""
+"""Ids to read on either side of a mistyped id in sorted order, in each source of such ids."""
 MAX_SAID_CHARS: Final = 200
-"""Part of an id that a message repeats."""
+"""Characters of an id that a message repeats."""
 SCANNED: Final = 100_000
-"""Ids looked at for the half that a single slip leaves as it was meant."""
+"""Ids to search for one that shares an intact half with a mistyped id."""
 
 SAMPLED_NEIGHBOURS: Final = 50
 
 
 @dataclass(frozen=True)
 class IdSource:
-    """A source of ids of a kind: a fragment of `ids.sql`. `prefix`: the text before them there."""
+    """A source of ids of a kind: a fragment of `ids.sql`.
+
+    `prefix`: the text before the ids there.
+    """
 
     piece: str
     prefix: str = ""
@@ -43,7 +45,7 @@ class IdSource:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of id, and the command that lists those there are."""
+    """A kind of id, and the command that lists the known ones."""
 
     noun: str
     sources: tuple[IdSource, ...]
@@ -67,7 +69,7 @@ CUSTOMER: Final = Kind(
     "drawdown ledger show",
 )
 ASKING: Final = Kind("organisation", CUSTOMER.sources, ORG.shown_by)
-"""An organisation that a product asks about: it may have a wallet before any tick registers it."""
+"""An organisation in a product's call. It can have a wallet before a tick registers it."""
 POOL: Final = Kind("pool", (IdSource("pools"),), "drawdown pool list")
 PAYER: Final = Kind("payer", (IdSource("payers"),), "drawdown payer list")
 PLAN: Final = Kind("plan", (IdSource("ledger_plans"),), "drawdown plan list")
@@ -76,11 +78,11 @@ ANY_PLAN: Final = Kind("plan", (*PLAN.sources, IdSource("plans_of_orgs")), "draw
 RUN: Final = Kind("execution", (IdSource("runs"),), "drawdown execution list")
 METRIC: Final = Kind("metric", (IdSource("guard_metrics"),), "drawdown guard list")
 COSTING: Final = Kind("feature or metric", (*FEATURE.sources, *METRIC.sources), "drawdown feature list")
-"""Things that may cost something at a vendor."""
+"""Features and metrics that can have a vendor's cost."""
 USE: Final = Kind("use", (IdSource("guard_uses"),), "drawdown guard uses")
 TIER: Final = Kind("tier", (IdSource("tiers"),), "drawdown tier list")
 LOT: Final = Kind("lot", (IdSource("lots"), IdSource("lots", "grant:")), "drawdown ledger lots CUSTOMER")
-"""By its key, or by that which its grant was given."""
+"""A lot, by its key, or by the key of its grant."""
 API_KEY: Final = Kind("API key", (IdSource("api_key_names"),), "drawdown key list")
 CONSOLE_USER: Final = Kind("person of the console", (IdSource("console_users"),), "drawdown console user list")
 ROLE: Final = Kind("role", (), "drawdown console user add --help")
@@ -98,11 +100,11 @@ MESSAGE: Final = Kind("message", (IdSource("hook_messages"),), "drawdown hook me
 EVENT: Final = Kind("event", (), "drawdown hook set --help")
 EVENT_TYPE: Final = Kind("event type", (IdSource("event_types"),), "drawdown feature list")
 MAPPED: Final = Kind("event type", (*EVENT_TYPE.sources, IdSource("mapped_features")), "drawdown feature list")
-"""Or a feature."""
+"""An event type, or a feature."""
 BACKFILL: Final = Kind("backfill", (IdSource("backfills"),), "drawdown backfill list")
 BATCH: Final = Kind("batch of usage", (IdSource("batch_ids"),), "drawdown batch list")
 SHARING_BATCH: Final = Kind(BATCH.noun, (IdSource("batches_that_share"),), BATCH.shown_by)
-"""One that shares rows with others: a person accepts it."""
+"""A batch that shares rows with others, until a person accepts it."""
 BATCH_SOURCE: Final = Kind("watched folder or query", (IdSource("batch_source_names"),), "drawdown source list")
 SOURCE: Final = Kind("source of events", (), "drawdown event sources")
 USAGE_EVENT: Final = Kind("event of this source", (), "drawdown event list --org ORG --from TIME")
@@ -110,7 +112,7 @@ CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), 
 """Cells, including those that only hosts have reported."""
 SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample quarantined")
 USED_SAMPLE: Final = Kind("sample", SAMPLE.sources, "drawdown sample list --org ORG --from TIME")
-"""One that was billed, or may be."""
+"""A sample that was billed, or can be."""
 PAYMENTS: Final = Kind("payment service", (), "drawdown topup set --help")
 PROVIDER: Final = Kind("provider", (IdSource("assigned_providers"),), "drawdown provider list")
 ACTOR: Final = Kind("actor", (IdSource("actors"),), "drawdown audit list")
@@ -125,7 +127,7 @@ TARGET: Final = Kind(
     ),
     "drawdown audit list",
 )
-"""Things that a person may have changed."""
+"""Targets of people's actions."""
 VIA: Final = Kind("way", (), "drawdown audit list")
 ACTION: Final = Kind("action", (IdSource("kinds_of_action"),), "drawdown audit list")
 
@@ -139,11 +141,10 @@ def is_known(connection: sa.Connection, kind: Kind, given: str) -> bool:
 
 
 def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | None = None) -> None:
-    """Insist that an id is known.
+    """Check that an id is known.
 
-    `new` True: accept it all the same. False: the error states how that is done. None: it cannot be new.
-
-    Errors: UnknownId, with the nearest known id.
+    `new` True: accept an unknown id. False: the error states how to do that. None: it cannot be new. Errors: UnknownId,
+    with the nearest known id.
     """
     if not (new or is_known(connection, kind, given)):
         if not tells_names(connection):
@@ -152,15 +153,18 @@ def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | No
 
 
 def tell_no_names(connection: sa.Connection) -> None:
-    """Show no names of other organisations, as long as this connection is used.
+    """Show no names of other organisations while this connection is used.
 
-    The caller may see one organisation alone.
+    The caller may see only one organisation.
     """
     connection.execution_options(tells_names=False)
 
 
 def tell_few_names(connection: sa.Connection, may: Callable[[], bool]) -> None:
-    """Search for the nearest name only as often as `may` allows, as long as this connection is used."""
+    """Limit the searches for the nearest name to those that `may` allows.
+
+    That lasts while this connection is used.
+    """
     connection.execution_options(may_search=may)
 
 
@@ -170,15 +174,17 @@ def tells_names(connection: sa.Connection) -> bool:
 
 
 def _near(connection: sa.Connection, kind: Kind, given: str) -> Iterable[str]:
-    """Return the ids to find the nearest among; empty if there is no search now."""
+    """Return the ids to search for the nearest; empty if no search is allowed now."""
     may: Callable[[], bool] | None = connection.get_execution_options().get("may_search")
     return _around(connection, kind, given) if may is None or may() else ()
 
 
 def require_unlike(connection: sa.Connection, kind: Kind, given: str, *, new: bool) -> None:
-    """Insist that an id is known, or unlike any known id: then it is new, and not mistyped.
+    """Check that an id is known, or unlike any known id.
 
-    Errors: UnknownId, with the nearest known id; `new` accepts it all the same.
+    Then it is new, and not mistyped.
+
+    `new`: accept it in any case. Errors: UnknownId, with the nearest known id.
     """
     if not (new or is_known(connection, kind, given)):
         around = list(_around(connection, kind, given))
@@ -187,16 +193,20 @@ def require_unlike(connection: sa.Connection, kind: Kind, given: str, *, new: bo
 
 
 def find_near(connection: sa.Connection, kind: Kind, given: str) -> str | None:
-    """Return the known id that an unknown one most likely means; None if it is like none, or no search is allowed."""
+    """Return the known id that an unknown one probably means.
+
+    Return None if no id is similar, or no search is allowed.
+    """
     return nearest(given, _near(connection, kind, given))
 
 
 def require_meant(connection: sa.Connection, given: str, *, new: bool, kind: Kind = CUSTOMER) -> None:
-    """Insist that a customer is known, has samples, or is unlike any known one: then it is new, and not mistyped.
+    """Check that a customer is known, has samples, or is unlike any known one.
 
-    The same holds for another `kind` that has a wallet.
+    Then it is new, and not mistyped.
 
-    Errors: UnknownId, with the nearest known id; `new` accepts it all the same.
+    The same holds for another `kind` that has a wallet. `new`: accept it in any case. Errors: UnknownId, with the
+    nearest known id.
     """
     if not (new or is_known(connection, CUSTOMER, given) or has_samples(connection, given)):
         around = [*_around(connection, CUSTOMER, given), *_sampled_around(connection, given)]
@@ -205,9 +215,11 @@ def require_meant(connection: sa.Connection, given: str, *, new: bool, kind: Kin
 
 
 def require_sampled_org(connection: sa.Connection, org_id: str, *, new: bool) -> None:
-    """Insist on an organisation that is registered or has samples: those come before the first tick registers it.
+    """Check that an organisation is registered or has samples.
 
-    Errors: UnknownId, with the nearest one there is.
+    Samples come before the first tick registers it.
+
+    `new`: accept it in any case. Errors: UnknownId, with the nearest known id.
     """
     if not (new or is_known(connection, ORG, org_id) or has_samples(connection, org_id)):
         around = [*_around(connection, ORG, org_id), *_sampled_around(connection, org_id)]
@@ -221,12 +233,15 @@ def _sampled_around(connection: sa.Connection, org_id: str) -> list[str]:
 
 
 def has_samples(connection: sa.Connection, org_id: str) -> bool:
-    """Return True if any host reported samples of the organisation."""
+    """Return True if a host reported samples of the organisation."""
     return SQL.run(connection, "has_samples", {"org_id": org_id}).first() is not None
 
 
 def require_among(kind: Kind, given: str, there: Iterable[str]) -> None:
-    """The same for ids that lie in no table. Errors: UnknownId."""
+    """Check that an id is among `there`, for ids that are in no table.
+
+    Errors: UnknownId.
+    """
     names = sorted(there)
     if given not in names:
         raise unknown(kind, given, names, listed=", ".join(names))
@@ -235,8 +250,11 @@ def require_among(kind: Kind, given: str, there: Iterable[str]) -> None:
 def unknown(
     kind: Kind, given: str, candidates: Iterable[str], *, may_be_new: bool = False, listed: str = ""
 ) -> UnknownId:
-    """The error for an id that names nothing: the nearest of the candidates, and what shows them all."""
-    near = nearest(given, (one for one in candidates if one != given))  # one of another organisation may be `given`
+    """Return the error for an unknown id.
+
+    It has the nearest of the candidates, and the command that lists all.
+    """
+    near = nearest(given, (one for one in candidates if one != given))  # another organisation may have this id
     parts = [f"unknown {kind.noun} {_shorten(given)}"]
     if near is not None:
         parts.append(f"did you mean {near}?")
@@ -247,7 +265,10 @@ def unknown(
 
 
 def not_of(kind: Kind, given: str, org_id: str) -> UnknownId:
-    """Return the error for a key that is bound to an organisation: the same for another one's id as for none."""
+    """Return the error for a key that is bound to an organisation.
+
+    It is the same for an id of another organisation and for an unknown id.
+    """
     said = f"unknown {kind.noun} {_shorten(given)}. To list those of {org_id}, run `{kind.shown_by}`"
     return UnknownId(said, kind.noun)
 
@@ -271,7 +292,10 @@ def _around(connection: sa.Connection, kind: Kind, given: str) -> Iterator[str]:
 
 
 def halves(prefix: str, given: str) -> dict[str, str]:
-    """Return patterns of the start and the end of an id that has one slip in its other half."""
+    """Return LIKE patterns for the start and the end of an id.
+
+    They find ids with one slip in the other half.
+    """
     middle = len(given) // 2
     head, tail = (
         half.replace("!", "!!").replace("%", "!%").replace("_", "!_") for half in (given[:middle], given[middle:])
@@ -283,16 +307,21 @@ _UNCLEAN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd-\uffff]")
 
 
 def is_clean(text: str) -> bool:
-    """No C0, DEL, C1, no half of a surrogate pair (which no database can store), no U+FFFD, which is what is left of
-    bytes that were no UTF-8, and neither U+FFFE nor U+FFFF, which SQLite's functions read as U+FFFD."""
-    # isprintable() is the cheap test for nearly all; but for U+FFFD it is stricter than the rule.
+    """Return True if a text has no characters that databases store differently.
+
+    Excluded are control characters (C0, DEL, C1), and halves of surrogate pairs, which no database stores. U+FFFD is
+    excluded because it is the rest of invalid UTF-8. U+FFFE and U+FFFF are excluded because SQLite's functions read
+    them as U+FFFD.
+    """
+    # isprintable() is a cheap test for nearly all texts. Except for U+FFFD, it is stricter than the rule.
     return (text.isprintable() and "\ufffd" not in text) or _UNCLEAN.search(text) is None
 
 
 def is_clean_id(text: str) -> bool:
-    """1 to 200 characters, all of them clean."""
+    """Return True if a text is a valid id: 1 to 200 clean characters."""
     return 0 < len(text) <= MAX_ID_CHARS and is_clean(text)
 
 
 FEATURE_NAME: Final = re.compile(r"(?!r?[0-9]+$)[a-z0-9_]{1,64}")
-"""Neither a number nor like a revision, so that keys of two pushes can never read alike (P6)."""
+"""The form of a feature's name. It is neither a number nor like a revision, so keys of two pushes are never
+equal (P6)."""

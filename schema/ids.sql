@@ -1,4 +1,4 @@
--- Where ids of each kind lie, and which of them stand near one that was given.
+-- The ids of each kind, and the search for those near an unknown id.
 
 -- name: is_known
 SELECT 1 FROM {source} x WHERE id = :id LIMIT 1
@@ -10,12 +10,12 @@ SELECT DISTINCT id FROM {source} x WHERE id >= :id ORDER BY 1 LIMIT :at_most
 SELECT DISTINCT id FROM {source} x WHERE id < :id ORDER BY 1 DESC LIMIT :at_most
 
 -- name: with_a_half
--- Those that begin or end as the one that was given.
+-- Return the ids that share the first or second half of the unknown id.
 SELECT DISTINCT id FROM (SELECT id FROM {source} y LIMIT :scanned) x
 WHERE id LIKE :head ESCAPE '!' OR id LIKE :tail ESCAPE '!' LIMIT :at_most
 
 -- name: sampled_from_id_on
--- From one organisation to the next by the index, since each of them has many samples.
+-- Step from one organisation to the next by the index, because each organisation has many samples.
 WITH RECURSIVE found (org_id) AS (
     SELECT MIN(s.org_id) FROM usage_samples s WHERE s.org_id >= :id
     UNION ALL

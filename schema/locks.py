@@ -1,7 +1,7 @@
 """Rule S1's lock, the marks of dirty windows (S6), and the lock between charges and voids (P5).
 
-Guarantee: the rows that a seal reads change only under rule S1's lock: a seal that is under way would otherwise see one
-half of the change, and forget the other.
+Guarantee: the rows that a seal reads change only under rule S1's lock. Otherwise a concurrent seal would see one half
+of the change, and lose the other half.
 """
 
 from __future__ import annotations
@@ -17,28 +17,31 @@ SQL = queries(__file__)
 
 
 def lock_charges(connection: sa.Connection, *, shared: bool = False) -> None:
-    """Let either the charge or the void of a push in our own ledger count (P5).
+    """Let either the charge or the void of an embedded push count (P5).
 
-    Charges share the row of the ledger's terms, which exists before anything is sealed for it. A void holds that row
-    alone. The second of the two reads what the first did. It is a row and no advisory lock: any login may take those, a
-    host's too. SQLite has one writer at a time.
+    Charges share the row of the ledger's terms, which exists before anything is sealed for it. A void locks that row
+    alone. The second of the two reads the result of the first. It is a row and not an advisory lock, which any login
+    can take, also that of a host. SQLite has one writer at a time.
     """
     if connection.dialect.name == "postgresql":
         SQL.run(connection, "share_charges" if shared else "hold_charges").all()
 
 
 def lock_buckets(connection: sa.Connection, lo: int = 0, hi: int = 255) -> None:
-    """Take rule S1's lock, for a change of rows that a seal reads. Read the facts of the change after it."""
+    """Take rule S1's lock of buckets `lo` to `hi`.
+
+    Call it before a change of rows that a seal reads, and read facts after it.
+    """
     SQL.run(connection, "lock_buckets", {"lo": lo, "hi": hi}).all()
 
 
 def lock_org(connection: sa.Connection, org_id: str) -> None:
-    """The same for one organisation: the bucket that it has, or that a seal would give it."""
+    """Take rule S1's lock for one organisation: that of its bucket, present or future."""
     lock_orgs(connection, [org_id])
 
 
 def lock_orgs(connection: sa.Connection, org_ids: Collection[str]) -> None:
-    """The same for some, in the order of their buckets, in which everybody takes them."""
+    """Take rule S1's lock for some organisations, in the order of their buckets."""
     rows = SQL.run(connection, "buckets_of_orgs", {"org_ids": list(org_ids)})
     found = {str(row.org_id): int(row.bucket) for row in rows if row.bucket is not None}
     buckets = {found[org_id] if org_id in found else bucket_of(org_id) for org_id in org_ids}
@@ -50,10 +53,9 @@ def make_windows_dirty(
 ) -> None:
     """Let the next seal compute the differences of windows again.
 
-    `windows`: a fragment of the caller's `own` ones that follows FROM, with a WHERE.
-
-    It takes S1's lock by itself (of the buckets lo..hi, if all the windows are theirs). A seal deletes the rows that it
-    has read, so a row that came in between would be forgotten unread.
+    `windows`: a fragment of the caller's `own` queries that follows FROM, with a WHERE. It takes S1's lock itself, of
+    buckets `lo` to `hi`. A seal deletes the rows that it has read, so without the lock a row inserted meanwhile would
+    be lost.
     """
     lock_buckets(connection, lo, hi)
     own.run(connection, "insert_dirty_windows", values, windows=windows)

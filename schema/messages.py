@@ -1,8 +1,8 @@
-"""Messages: what the operator's product is notified of what happened.
+"""Messages: the webhooks to the operator's product.
 
-Guarantee: a message is written in the very transaction that writes its fact, and with the bytes that will be sent. Its
-id follows from the fact, so a fact that is written again adds nothing. Only what an endpoint wants at that moment is
-written. Nothing is called here: `worker/hooks` sends what is committed.
+Guarantee: a message is written in the transaction that writes its fact, with the bytes that will be sent. Its id
+follows from the fact, so a repeated fact adds no message. Only events that an endpoint subscribes to at that moment are
+written. Nothing is sent here: `worker/hooks` sends committed messages.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ EVENTS: Final = (
     BALANCE_EXHAUSTED, BALANCE_LOW, ORG_HALTED, ORG_RESUMED, OVERRIDE_APPROVED, OVERRIDE_ENDED, OVERRIDE_REFUSED,
     OVERRIDE_REQUESTED, RESERVATION_EXPIRED, TOPUP_CREDITED, TOPUP_FAILED,
 )  # fmt: skip
-"""All that an endpoint may want."""
+"""The events that an endpoint can subscribe to."""
 TEST: Final = "endpoint.test"
-"""An event without a fact: a person tries an endpoint."""
+"""The event of a test of an endpoint by a person. It has no fact."""
 ID_CHARS: Final = 32
 """Hex digits of a message's id: 128 bits."""
 TOLD_AT_ONCE: Final = 1_000
@@ -47,10 +47,10 @@ TOLD_AT_ONCE: Final = 1_000
 
 @dataclass(frozen=True)
 class Message:
-    """A message about something that happened.
+    """A message about an event.
 
-    `fact` names it uniquely: `topup.credited:topup:acme:3`. `at_ms`: when it happened. `data`: its content, as JSON
-    holds it.
+    `fact`: its unique name, such as `topup.credited:topup:acme:3`. `at_ms`: the moment of the event. `data`: its
+    content, as JSON values.
     """
 
     event: str
@@ -62,29 +62,35 @@ class Message:
 
     @property
     def message_id(self) -> str:
-        """The id: the same for the same fact, and without a full stop, which separates the signature's parts."""
+        """Return the id of the message, the same for the same fact.
+
+        It has no full stop, which separates a signature's parts.
+        """
         return f"msg_{hashlib.sha256(self.fact.encode()).hexdigest()[:ID_CHARS]}"
 
     @property
     def body(self) -> str:
-        """Return the body to send: JSON of plain ASCII, without a blank."""
+        """Return the body to send: JSON in ASCII, without spaces."""
         data = {"org_id": self.org_id, "customer_id": self.customer_id, **self.data}
         told = {"type": self.event, "timestamp": _format_time(self.at_ms), "data": data}
         return json.dumps(told, separators=(",", ":"))
 
 
 def amount(name: str, micro: int | None) -> dict[str, object]:
-    """An amount as programs read it: in credits, and as a whole number of micro-credits."""
+    """Return an amount in credits, and as a whole number of micro-credits."""
     return {name: None if micro is None else in_credits(micro), f"{name}_micro": micro}
 
 
 def find_wanted_events(connection: sa.Connection) -> frozenset[str]:
-    """The events that some endpoint wants."""
+    """Return the events that at least one endpoint subscribes to."""
     return frozenset(event for events in SQL.run(connection, "wanted").scalars() for event in str(events).split())
 
 
 def tell(connection: sa.Connection, messages: Sequence[Message]) -> int:
-    """Write what happened, for the endpoints that want it; how many messages are new."""
+    """Write messages for the endpoints that subscribe to them.
+
+    Return the number of new messages.
+    """
     if not messages:
         return 0
     events = find_wanted_events(connection)
@@ -93,7 +99,7 @@ def tell(connection: sa.Connection, messages: Sequence[Message]) -> int:
 
 
 def tell_one(connection: sa.Connection, message: Message, endpoint: str) -> None:
-    """Write a message for one endpoint, whatever it subscribes to."""
+    """Write a message for one endpoint, even if it does not subscribe to it."""
     SQL.run(connection, "insert", {"messages": [_row(message)]}).all()
     values = {"message_id": message.message_id, "endpoint": endpoint, "at_ms": message.at_ms}
     SQL.run(connection, "deliver_to", values)
@@ -119,5 +125,5 @@ def _row(message: Message) -> dict[str, object]:
 
 
 def _format_time(ms: int) -> str:
-    """ISO 8601 in UTC, to the millisecond."""
+    """Return a moment as ISO 8601 in UTC, to the millisecond."""
     return datetime.fromtimestamp(ms // SECOND_MS, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % SECOND_MS:03d}Z"

@@ -4,15 +4,15 @@
 SELECT events FROM hook_endpoints WHERE ended_ms IS NULL
 
 -- name: insert
--- A fact that is written again is known by its id.
+-- A repeated fact has the same id, and adds no row.
 INSERT INTO hook_messages (message_id, event, fact, org_id, customer_id, at_ms, body)
 SELECT message_id, event, fact, org_id, customer_id, at_ms, body
 FROM {rows :messages (message_id text, event text, fact text, org_id text, customer_id text, at_ms bigint, body text)} r
 WHERE 1 = 1 ON CONFLICT DO NOTHING RETURNING message_id
 
 -- name: deliver
--- Events are words between blanks, and hold no sign that LIKE knows. An endpoint that is being ended is waited for, and
--- told nothing then; one that is told is not ended before that shows.
+-- Events are words between blanks, without wildcards of LIKE. If a transaction is ending an endpoint, wait for it; then
+-- the endpoint gets no delivery. Until this transaction is over, an endpoint with a delivery cannot be ended.
 INSERT INTO hook_deliveries (message_id, endpoint, due_at_ms)
 SELECT m.message_id, e.name, m.at_ms FROM hook_messages m CROSS JOIN hook_endpoints e
 WHERE m.message_id IN (SELECT message_id FROM {rows :new (message_id text)} r)

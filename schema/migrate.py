@@ -1,6 +1,6 @@
-"""Creating and upgrading the database.
+"""The creation and the upgrade of a database.
 
-Guarantee: an upgrade is one transaction. A database newer than this program is refused untouched.
+Guarantee: an upgrade is one transaction. A database newer than this program is rejected unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from drawdown.schema.units import BUCKETS
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 REVISIONS: Final = sorted(file.name.partition("_")[0] for file in MIGRATIONS.glob("versions/[0-9]*.py"))
-"""Each migration's file begins with its revision."""
+"""The revisions of the schema. The name of each migration's file begins with its revision."""
 
 _PIN_FUNCTIONS: Final = """
 DO $$ DECLARE one record; BEGIN
@@ -31,22 +31,28 @@ DO $$ DECLARE one record; BEGIN
     LOOP EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', one.name, current_schema());
     END LOOP;
 END $$"""
-"""Guards name tables without a schema. A caller's temporary table of such a name would be believed, for PostgreSQL
-looks there first: so each function looks there last. Extensions' functions stay as they are."""
+"""Pin the search path of Drawdown's functions.
+
+Guards name tables without a schema, and PostgreSQL searches the temporary schema first. So a caller's temporary table
+of that name would be used. With this, each function searches it last. Functions of extensions are not changed.
+"""
 
 ONE_UPGRADE: Final = 4_927_306_118
-"""Number of the PostgreSQL advisory lock held while the schema is created or upgraded. Its value has no meaning."""
+"""Number of the PostgreSQL advisory lock for the creation or upgrade of the schema. The value has no meaning."""
 UPGRADE_LOCK_S: Final = 5
-"""Seconds that an upgrade waits for a table. Later statements on the table wait, too. The upgrade can be run again."""
+"""Seconds that an upgrade waits for a table, because later statements on the table wait too. You can run it again."""
 
 
 NAMED: Final = 3
-"""Tables of another program that a refusal names."""
+"""Tables of another program that an error lists."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """The version of a database: `current` is None if it has none of our tables."""
+    """The version of a database.
+
+    `current`: its revision; None: it has no tables of Drawdown.
+    """
 
     current: str | None
     head: str
@@ -58,12 +64,12 @@ class Version:
 
     @property
     def is_unreleased(self) -> bool:
-        """True if a version before the first release made it."""
+        """Return True if a version before the first release made the database."""
         return self.current is not None and self.current < REVISIONS[0]
 
 
 def version(connection: sa.Connection) -> Version:
-    """The schema version of a database, and the one this program wants."""
+    """Return the schema version of a database, beside the revision of this program."""
     current = None
     if sa.inspect(connection).has_table("alembic_version"):
         current = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
@@ -71,7 +77,10 @@ def version(connection: sa.Connection) -> Version:
 
 
 def require_ready(connection: sa.Connection) -> None:
-    """Raises DatabaseNotReady unless the database has exactly this program's schema."""
+    """Check that the database has exactly this program's schema.
+
+    Errors: DatabaseNotReady.
+    """
     found = version(connection)
     if found.ready:
         return
@@ -92,10 +101,10 @@ def require_ready(connection: sa.Connection) -> None:
 
 
 def upgrade(engine: sa.Engine) -> Version:
-    """Create the schema or bring it up to date. Return the version before.
+    """Create or upgrade the schema. Return the version before.
 
-    Errors: DatabaseNotReady for a database newer than this program, or one that cannot be written; Refused for another
-    program's.
+    Errors: DatabaseNotReady for a database that is newer than this program, or read-only; Refused for a database of
+    another program.
     """
     file = sqlite_file(engine)
     if file is not None and not file.parent.exists():
@@ -118,7 +127,10 @@ def upgrade(engine: sa.Engine) -> Version:
 
 
 def _require_own(connection: sa.Connection) -> None:
-    """Errors: Refused for a database that is another program's: a mistyped URL would put our tables among its own."""
+    """Check that a database is empty or Drawdown's.
+
+    Errors: Refused for the database of another program: a mistyped URL would add Drawdown's tables to it.
+    """
     tables = sorted(sa.inspect(connection).get_table_names())
     if tables and "buckets" not in tables:
         named = ", ".join(tables[:NAMED]) + (f" and {len(tables) - NAMED:,} more" if len(tables) > NAMED else "")
@@ -129,17 +141,19 @@ def _require_own(connection: sa.Connection) -> None:
 
 
 def _create_private(file: Path) -> None:
-    """Make the file readable for its owner alone, whatever the umask: it holds all usage and payments.
+    """Create the file so that only its owner can read it.
 
-    SQLite gives the files beside it (WAL) the same rights. If the file exists, it stays as it is.
+    The umask does not matter. The file contains all usage and payments.
+
+    SQLite gives the files beside it (WAL) the same rights. An existing file is not changed.
     """
-    with suppress(OSError):  # it is there, or cannot be made, which SQLite says better
+    with suppress(OSError):  # it exists, or cannot be created, which SQLite reports better
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _bring_up_to_date(connection: sa.Connection, *, new: bool) -> None:
-    """A new database has the newest schema at once; of another, each migration changes what it has."""
-    from alembic import command  # here: one command of all needs it, and it takes a tenth of any command's start
+    """Create the newest schema in a new database, or migrate an older one."""
+    from alembic import command  # imported here: one command needs it, and it takes a tenth of the start of any
     from alembic.config import Config
 
     from drawdown.schema.create import create_schema
@@ -155,5 +169,8 @@ def _bring_up_to_date(connection: sa.Connection, *, new: bool) -> None:
 
 
 def bucket_of(org_id: str) -> int:
-    """The fixed bucket of an organisation: stable across machines, versions and databases."""
+    """Return the fixed bucket of an organisation.
+
+    It is the same on all machines, versions and databases.
+    """
     return zlib.crc32(org_id.encode("utf-8", "surrogatepass")) % BUCKETS

@@ -1,4 +1,4 @@
--- Locks that many share, and the audit.
+-- Shared locks, and the audit.
 
 -- name: lock_buckets
 SELECT id FROM buckets WHERE id BETWEEN :lo AND :hi ORDER BY id {for_update}
@@ -26,7 +26,7 @@ SELECT target, details, hash, :at_ms, :action, :actor, :reason, :via
 FROM {rows :actions (target text, details text, hash text)} r WHERE 1 = 1
 
 -- name: actions
--- A page of them from a number on; the columns are those that a hash is over.
+-- Return a page of actions from a number on, with the columns that a hash covers.
 SELECT action_id, hash, at_ms, action, target, details, actor, reason, via FROM operator_actions
 WHERE action_id >= :from_id ORDER BY action_id LIMIT :at_most
 

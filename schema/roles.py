@@ -1,8 +1,8 @@
-"""The rights on PostgreSQL: three roles without a login, which an operator's own logins are made members of.
+"""The rights on PostgreSQL: three roles without a login, of which an operator makes their own logins members.
 
-Guarantee: a host inserts samples, and the database writes their arrival. A host keeps the sandboxes of the one cell
-that its login is named after, and reads nothing else. A reader changes nothing. A worker does what Drawdown's commands
-do and can neither change the schema nor switch a guard off, as only the owner of the tables can.
+Guarantee: a host inserts samples, and the database writes their arrival. A host writes only the sandboxes of the cell
+that its login is named after, and reads no other data. A reader changes nothing. A worker can do all that Drawdown's
+commands do, but cannot change the schema or disable a guard, as only the owner of the tables can.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ HOST: Final = "drawdown_host"
 READ: Final = "drawdown_read"
 WORKER: Final = "drawdown_worker"
 OF_CELL: Final = "drawdown_cell_"
-"""Prefix of the logins of cells: a login of this prefix and a cell's id keeps that cell's sandboxes.
+"""Prefix of the logins of cells. A login of this prefix and a cell's id can write that cell's sandboxes.
 
-PostgreSQL cuts names at 63 bytes. If a name was cut, its login keeps none.
+PostgreSQL cuts names at 63 bytes. A login with a cut name can write no sandboxes.
 """
 
 SAMPLE_COLUMNS: Final = ("id", "org_id", "sandbox_id", "cell_id", "memory_mb", "cpu_count", "interval_s", "ts")
@@ -32,9 +32,9 @@ DELETED_FROM: Final = (
     "console_failures", "console_sessions", "dirty_windows", "halts", "invalid_items", "my_sessions", "pending_usage",
     "provider_when_down", "pushes", "quarantine_closed", "run_blocks", "usage_samples", "used_signatures", "webhooks",
 )  # fmt: skip
-"""Tables from which Drawdown's own commands delete, guarded as everywhere."""
+"""Tables from which Drawdown's own commands delete rows, within the guards."""
 UNREAD: Final = ("console_users",)
-"""Tables that no reader reads: people's passwords, although as slow hashes."""
+"""Tables that a reader cannot read, because they have people's passwords, although as slow hashes."""
 
 _ROLES = ", ".join((HOST, READ, WORKER))
 _OWN = f"'{OF_CELL}' || cell_id = current_user"
@@ -47,12 +47,12 @@ _HEAD = """-- Drawdown's roles on PostgreSQL; safe to repeat. To be run by the o
 
 
 def script() -> str:
-    """Return the statements that make the roles, as a person gives them to psql."""
+    """Return the script that makes the roles, for psql."""
     return "\n".join((_HEAD, "BEGIN;", *(f"{statement};" for statement in statements()), "COMMIT;"))
 
 
 def apply(engine: sa.Engine) -> None:
-    """Make the roles and grant them exactly this, in one transaction.
+    """Make the roles and grant them exactly these rights, in one transaction.
 
     Errors: UsageError on SQLite, which has no users; Refused if this user may not make roles; DatabaseNotReady for
     another schema.
@@ -73,7 +73,7 @@ def apply(engine: sa.Engine) -> None:
 
 
 def require_roles(engine: sa.Engine) -> None:
-    """Errors: UsageError on SQLite."""
+    """Check that the database has roles. Errors: UsageError on SQLite."""
     if engine.dialect.name != "postgresql":
         raise UsageError(
             "SQLite has no roles. Write access to its file allows everything. Keep the file to one user (mode 0600), "
@@ -82,7 +82,10 @@ def require_roles(engine: sa.Engine) -> None:
 
 
 def statements() -> tuple[str, ...]:
-    """Return each statement. If an earlier version granted more, that is revoked."""
+    """Return the statements that make the roles.
+
+    They also revoke rights that an earlier version granted.
+    """
     tables, read = (", ".join(sorted(set(metadata.tables) - set(but))) for but in ((), UNREAD))
     return (
         *(_role(name) for name in (HOST, READ, WORKER)),
@@ -103,7 +106,10 @@ def statements() -> tuple[str, ...]:
 
 
 def _of_cluster() -> str:
-    """Return the rights on the schema of `drawdown worker`, if it exists: its engine keeps jobs there, and no bills."""
+    """Return the grants on the schema of `drawdown worker`, if it exists.
+
+    Its engine stores jobs there, and no bills.
+    """
     where = "IN SCHEMA drawdown_cluster TO"
     return (
         "DO $$ BEGIN IF to_regnamespace('drawdown_cluster') IS NOT NULL THEN "
@@ -129,14 +135,16 @@ def _role(name: str) -> str:
 
 
 def _on_database(statement: str) -> str:
-    """Return a statement that names the schema or the database, whatever its name is here."""
+    """Return a statement that names the present schema or database."""
     return f"DO $$ BEGIN EXECUTE '{statement}'; END $$"
 
 
 def _own_sandboxes() -> tuple[str, ...]:
-    """Return the policies of sandboxes: restrictive for hosts, and open for all others.
+    """Return the policies of sandboxes.
 
-    If a policy hid sandboxes from a worker, it would see none running, and halt no organisation.
+    They restrict hosts, and are open for all other roles.
+
+    If a policy hid sandboxes from a worker, it would see no running sandbox, and would halt no organisation.
     """
     return (
         "ALTER TABLE sandboxes ENABLE ROW LEVEL SECURITY",

@@ -1,21 +1,20 @@
-"""The one way for SQL: statements stand in `.sql` files beside the code that runs them, named and described.
+"""The only source of SQL: named statements with a comment, in `.sql` files beside the code that runs them.
 
-A file is a list of pieces. `-- name: due_cells` begins one, `-- name: skip_locked [postgresql]` one for that database
-alone. Comments and blank lines go. A piece may hold:
+A file is a list of queries. `-- name: due_cells` begins a query, and `-- name: skip_locked [postgresql]` one for that
+database alone. Comments and blank lines are removed. A query can contain:
 
-- `{other}`: another piece of the same file or of `words.sql`, or the one that the caller chose for this slot
-  (`slot="other"`; `slot=""` puts nothing there). Text never comes from anywhere else.
-- `:value`: a value that is bound. `IN :values` binds a list of strings or integers, as one value.
+- `{other}`: another query of the same file or of `words.sql`, or the one that the caller chose for this slot
+  (`slot="other"`; `slot=""` inserts nothing). Text never comes from another source.
+- `:value`: a bound value. `IN :values` binds a list of strings or integers, as one value.
 - `CAST(:texts AS text[])`: a list, as one value of PostgreSQL.
 - `{rows :rows (org_id text, window_ms bigint)}`: a list of mappings, bound as one value, as a SELECT of rows.
-- several statements, each but the last ended by `;` at the end of its line; they run in order.
+- several statements, each but the last ended by `;` at the end of its line. They run in order.
 
-Several pieces that read are one statement by `read_together`: a way to the database and back for all of them, at one
-moment.
+`read_together` joins several reading queries into one statement: one round trip for all of them, at one moment.
 
-Guarantee: values are bound, never pasted. A value or a piece that is missing, and a slot that is chosen in vain, is an
-error that names the file and the piece. Each text is put together once a process. Rows that a statement joins from the
-inside stand in a `WITH … AS MATERIALIZED`, or have a LIMIT: SQLite would take their JSON apart for each outer row.
+Guarantee: values are bound, never pasted. A missing value or query, and an unused slot, is an error that names the file
+and the query. Each text is assembled once for each process. Rows on the inner side of a join are in a `WITH … AS
+MATERIALIZED`, or have a LIMIT: SQLite would parse their JSON again for each outer row.
 """
 
 from __future__ import annotations
@@ -47,7 +46,10 @@ _LIST: Final = re.compile(r"\b(NOT )?IN :(\w+)")
 
 
 class SqlError(Exception):
-    """A statement that cannot be put together or run as requested: a mistake in this program."""
+    """An error: a statement cannot be assembled, or run as requested.
+
+    It is a mistake in this program.
+    """
 
 
 class _Statement:
@@ -64,7 +66,7 @@ class _Statement:
         self.clause = sa.text(_LIST.sub(lambda found: _list_sql(dialect, found[2], found[1] or ""), text))
 
     def bound(self, values: Values) -> dict[str, object]:
-        """The values that are named here, and no other. Errors: KeyError."""
+        """Return the values that the statement names, and no others. Errors: KeyError."""
         found = {name: values[name] for name in self.names}
         for name in self.rows:
             found[name] = json.dumps(found[name])
@@ -77,7 +79,10 @@ class _Statement:
         return found
 
     def learn_columns(self, connection: sa.Connection, bound: dict[str, object]) -> None:
-        """Learn the statement's columns, once a process: SQLite makes objects of columns that are named."""
+        """Learn the statement's columns, once for each process.
+
+        On SQLite, `json_object` needs their names.
+        """
         if not self.as_json:
             clause = sa.text(f"SELECT * FROM ({self.clause.text}) x LIMIT 0")
             names = connection.execute(clause, bound).keys()
@@ -86,8 +91,11 @@ class _Statement:
 
 
 class Queries:
-    """The pieces of one `.sql` file. `pieces` maps (name, database or "") to text. They bound what is kept ready:
-    a slot that names no piece fails before anything is kept."""
+    """The queries of one `.sql` file.
+
+    `pieces` maps (name, database or "") to text. It bounds the cache: a slot with an unknown name fails before anything
+    is cached.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,7 +103,10 @@ class Queries:
 
     @cached_property
     def pieces(self) -> dict[tuple[str, str], str]:
-        """The pieces of the file, read at the first use: a command runs those of few files. Errors: SqlError."""
+        """Return the queries of the file. Errors: SqlError.
+
+        They are read at the first use, because a command needs only a few files.
+        """
         found = _pieces(self.path)
         if twice := {name for name, _ in found} & {name for name, _ in _words()}:
             raise SqlError(f"{self.path}: {', '.join(sorted(twice))} stands in words.sql, too")
@@ -104,9 +115,11 @@ class Queries:
     def run(
         self, connection: sa.Connection, name: str, values: Values | Sequence[Values] = NOTHING, /, **slots: str
     ) -> sa.CursorResult[Any]:
-        """Run a piece with these values (a list of them: once for each); the last statement's answer.
+        """Run a query with these values, or once for each item of a list.
 
-        Errors: SqlError, and the database's.
+        Return the result of the last statement.
+
+        Errors: SqlError, and those of the database.
         """
         statements = self._statements(connection.dialect.name, name, slots)
         each = [values] if isinstance(values, Mapping) else values
@@ -116,7 +129,7 @@ class Queries:
         return answer
 
     def part(self, name: str, values: Values = NOTHING, /, **slots: str) -> Part:
-        """A piece that reads, for `read_together`."""
+        """Return a reading query for `read_together`."""
         return Part(self, name, values, tuple(slots.items()))
 
     def _bound(self, name: str, statement: _Statement, values: Values) -> dict[str, object]:
@@ -126,18 +139,21 @@ class Queries:
             raise SqlError(f"{self.path}: {name}: no value for :{missing.args[0]}") from None
 
     def text(self, name: str, dialect: str, /, **slots: str) -> str:
-        """Return a piece as that database receives it, to show or explain it."""
+        """Return a query as that database receives it, to show or explain it."""
         return "; ".join(statement.clause.text for statement in self._statements(dialect, name, slots))
 
     def reading(self, dialect: str, part: Part) -> tuple[_Statement, dict[str, object]]:
-        """The one statement that a part is, and what is bound in it. Errors: SqlError."""
+        """Return the statement of a part, and its bound values.
+
+        Errors: SqlError for more than one statement.
+        """
         found = self._statements(dialect, part.name, dict(part.slots))
         if len(found) > 1:
             raise SqlError(f"{self.path}: {part.name} is more than one statement")
         return found[0], self._bound(part.name, found[0], part.values)
 
     def put(self, name: str, text: str, dialect: str = "") -> None:
-        """Let a piece be another: how tests plant a mistake."""
+        """Replace a query, so that tests can plant a mistake."""
         self.pieces[name, dialect] = text
         self._ready.clear()
 
@@ -159,7 +175,10 @@ class Queries:
     def _whole(
         self, name: str, dialect: str, slots: Mapping[str, str], rows: set[str], left: set[str], within: tuple[str, ...]
     ) -> str:
-        """A piece with all pieces in it. `rows` gains the names of values that are rows, `left` loses the slots."""
+        """Return a query with all of its slots filled.
+
+        It adds the names of values that are rows to `rows`, and removes used slots from `left`.
+        """
         places = ((pieces, kind) for pieces in (self.pieces, _words()) for kind in (dialect, ""))
         text = next((pieces[name, kind] for pieces, kind in places if (name, kind) in pieces), None)
         if text is None or name in within:
@@ -180,7 +199,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class Part:
-    """One read among several: a piece of a file, its values, and what its slots hold."""
+    """A reading query for `read_together`, with its values and its slots."""
 
     queries: Queries
     name: str
@@ -189,10 +208,10 @@ class Part:
 
 
 def read_together(connection: sa.Connection, /, **parts: Part) -> dict[str, list[Any]]:
-    """The rows of each part, in its order, all read by one statement. A row has its columns as attributes (`vars` has
-    them by name). Numbers that are no integers are Decimal.
+    """Return the rows of each part, in its order, all read by one statement.
 
-    Errors: SqlError, and the database's.
+    A row has its columns as attributes (`vars` returns them by name). A number that is not an integer is a Decimal.
+    Errors: SqlError, and those of the database.
     """
     chosen = [part.queries.reading(connection.dialect.name, part) for part in parts.values()]
     bound: dict[str, object] = {}
@@ -208,7 +227,10 @@ def read_together(connection: sa.Connection, /, **parts: Part) -> dict[str, list
 
 @cache
 def _joined(statements: tuple[_Statement, ...]) -> sa.TextClause:
-    """One statement with a column for each of these: its rows, as JSON."""
+    """Return one statement with a column for each of these statements.
+
+    The column has the rows of the statement as JSON.
+    """
     columns = []
     for number, statement in enumerate(statements):
         text = _BIND.sub(lambda found: f":p{number}_{found[1]}", statement.clause.text)  # noqa: B023, done at once
@@ -219,8 +241,8 @@ def _joined(statements: tuple[_Statement, ...]) -> sa.TextClause:
 def _array(values: object) -> object:
     """Return a list in PostgreSQL's notation of arrays.
 
-    JSON has the same notation except for control characters: those are left to the driver, which takes ten times as
-    long, as it goes from value to value.
+    JSON has the same notation except for control characters. A list with one goes to the driver, which takes ten times
+    as long, because it converts each value.
     """
     assert isinstance(values, list), "an array is a list"
     text = json.dumps(values, ensure_ascii=False)
@@ -228,17 +250,23 @@ def _array(values: object) -> object:
 
 
 def _rows_sql(dialect: str, value: str, columns: str) -> str:
-    """A SELECT that turns a bound JSON array of objects into rows; `columns` as `org_id text, window_ms bigint`."""
+    """Return a SELECT that turns a bound JSON array of objects into rows.
+
+    `columns`: `org_id text, window_ms bigint`.
+    """
     if dialect == "postgresql":
         return f"(SELECT * FROM jsonb_to_recordset(CAST({value} AS jsonb)) AS r({columns}))"
     names = [column.split()[0] for column in columns.split(",")]
-    # Not by a WITH of its own, though that takes half as long: SQLite makes no index on what comes out of one.
+    # Do not use a WITH, although it takes half the time: SQLite makes no index on its rows.
     fields = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in names)
     return f"(SELECT {fields} FROM json_each({value}))"
 
 
 def _list_sql(dialect: str, name: str, negated: str) -> str:
-    """A comparison with a list that is one value: the same text for any length, which costs nothing to take apart."""
+    """Return a comparison with a list that is one value.
+
+    The text is the same for any length, so it is parsed once.
+    """
     if dialect == "postgresql":
         return f"<> ALL(:{name})" if negated else f"= ANY(:{name})"
     return f"{negated}IN (SELECT value FROM json_each(:{name}))"
@@ -246,7 +274,10 @@ def _list_sql(dialect: str, name: str, negated: str) -> str:
 
 @cache
 def queries(file: str) -> Queries:
-    """The `.sql` file of a module (`status.sql` beside `status.py`), or else its room's (`queries.sql`)."""
+    """Return the queries of a module.
+
+    They are in `status.sql` beside `status.py`, or else in `queries.sql` of its package.
+    """
     own = Path(file).with_suffix(".sql")
     return _file(own if own.exists() else own.with_name("queries.sql"))
 
@@ -279,16 +310,21 @@ def _pieces(path: Path) -> dict[tuple[str, str], str]:
 
 
 def _literal(found: re.Match[str]) -> str:
-    """Remove a comment, and escape colons in a string: SQLAlchemy takes no name for one that a colon follows."""
+    """Remove a comment, or escape the colons in a string.
+
+    SQLAlchemy would otherwise take such a colon for the start of a bound name.
+    """
     return "" if found[0].startswith("--") else re.sub(r":(?=\w+(?![:\w]))", r"\\:", found[0])
 
 
 @contextmanager
 def prepared(connection: sa.Connection) -> Iterator[None]:
-    """Plan the statements inside once for a connection, as for SQLite: planning is most of the cost of a short query.
+    """Plan the statements inside only once for each connection.
 
-    For statements that name their columns, and use no temporary table. If a pooler may stand between, nothing is
-    planned once: then the process that answers is not the process that accepted the connection.
+    Planning is most of the cost of a short query.
+
+    Use it only for statements that name their columns, and use no temporary table. If a pooler may be in between,
+    nothing is planned in advance: then another process answers than the one that accepted the connection.
     """
     driver: Any = connection.connection.dbapi_connection
     known = connection.connection.info

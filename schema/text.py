@@ -1,9 +1,9 @@
-"""Text that others wrote, fit to be stored and shown.
+"""Text of other programs, made safe to store and show.
 
-Guarantee: the result has no control character (ESC, NUL, a line's end), no mark that turns the direction of reading,
-and no half of a surrogate pair, which PostgreSQL would not store: each is replaced by its escape. The nearest text to a
-mistyped one is found within bounds, whatever texts there are: the COMPARED_AT_MOST with the most common begin and end
-are compared, and of each the middle part, cut to MAX_COMPARED_CHARS.
+Guarantee: the result has no control character (ESC, NUL, a line's end), and no mark that changes the direction of
+reading. It has no half of a surrogate pair, which PostgreSQL does not store. Each is replaced by its escape. The search
+for the nearest text to a mistyped one is bounded: it compares the COMPARED_AT_MOST texts with the most common start and
+end, and of each the middle part, up to MAX_COMPARED_CHARS.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from drawdown.schema.units import MAX_ID_CHARS
 MAX_ERROR_CHARS: Final = 300
 """Length of an error's first line in reports and logs."""
 NEEDS_YOU: Final = "needs you: "
-"""Start of a reason that only a person can fix, by a setting: no later try fixes it."""
+"""Start of a reason that only a person can remove, by a setting. Retries do not help."""
 ALIKE: Final = 0.6
-"""Least likeness of two ids that may be meant for each other, as difflib counts: 1 is the same."""
+"""Smallest similarity of an unknown id and the id that it probably means, as difflib counts: 1 is equal."""
 COMPARED_AT_MOST: Final = 20
-"""Known ids that Drawdown compares, letter by letter, with an unknown one."""
+"""Known ids that Drawdown compares, letter by letter, with an unknown id."""
 MAX_COMPARED_CHARS: Final = 64
-"""Compared characters of two ids, without their common beginning and end."""
+"""Compared characters of two ids, without their common start and end."""
 
 
 _FORMULA: Final = re.compile('((?:^|;)[ "]*)(?=[=+@\\-\uff1d\uff0b\uff0d\uff20])')
-"""Matches the start of a formula: some spreadsheets take wide signs, too."""
+"""The start of a formula in a spreadsheet. Some spreadsheets accept wide signs, too."""
 
 
 def clean(text: str, most_chars: int | None = None) -> str:
-    """The text with all that does not print escaped, cut to `most_chars`."""
+    """Return a text with its unprintable characters escaped, cut to `most_chars`."""
     if most_chars is not None and len(text) > most_chars:
         text = f"{text[: max(most_chars - 1, 0)]}…"
     if text.isprintable():
@@ -46,39 +46,44 @@ def clean(text: str, most_chars: int | None = None) -> str:
 
 
 def counted(count: int, one: str, many: str) -> str:
-    """Return a number and its noun."""
+    """Return a number with its noun, singular or plural."""
     return f"{count:,} {one if count == 1 else many}"
 
 
 def no_formula(text: str) -> str:
-    """Return a clean text for a cell of a spreadsheet that no spreadsheet takes for a formula.
+    """Return a clean text that a spreadsheet does not read as a formula.
 
-    An apostrophe is put before a sign that could begin one. It is also put after a semicolon: if numbers have commas,
-    it separates the cells.
+    An apostrophe is added before a sign that could begin a formula. It is also added after a semicolon, which separates
+    the cells if numbers have commas.
     """
-    if text[:1].isalnum() and ";" not in text:  # most are so, and a file has many
+    if text[:1].isalnum() and ";" not in text:  # a fast path for most texts
         return clean(text)
     shown = _FORMULA.sub(r"\1'", clean(text))
     return f"'{shown}" if shown[:1] == "'" and text[:1] == "'" else shown
 
 
 def in_short(error: BaseException) -> str:
-    """An error's kind and first line: what follows may hold a statement, or others' values."""
+    """Return an error's type and first line.
+
+    Later lines may contain a statement, or values of others.
+    """
     first = str(error).partition("\n")[0]
     return clean(f"{type(error).__name__}: {first}", MAX_ERROR_CHARS)
 
 
 def why_unread(error: Exception) -> str:
-    """Return why a file of text cannot be read, for the person who named it."""
+    """Return why a text file cannot be read, for the person who named it."""
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
     return str(getattr(error, "strerror", None) or error)
 
 
 def typed(*words: str) -> str:
-    """Return the words of a command as a person types them in a shell: arguments, then options.
+    """Return the words of a command as a person types them in a shell.
 
-    If an argument could be taken for an option, `--` comes before it, and options before that.
+    Arguments come first, then options.
+
+    If an argument looks like an option, `--` comes before it, and the options come before `--`.
     """
     first = next((at for at, word in enumerate(words) if word.startswith("--")), len(words))
     dashed = next((at for at, word in enumerate(words[:first]) if word.startswith("-")), None)
@@ -88,10 +93,13 @@ def typed(*words: str) -> str:
 
 
 def nearest(given: str, candidates: Iterable[str]) -> str | None:
-    """Which one was probably meant; upper and lower case are alike."""
+    """Return the candidate that was probably meant, in any case.
+
+    Return None if no candidate is similar.
+    """
     wanted = given[: MAX_ID_CHARS + 1].casefold()
     by_text: dict[str, str] = {}
-    for name in candidates:  # of two that differ in case alone, the one that is more like it as it is written
+    for name in candidates:  # if two differ only in case, take the one that is more similar as written
         text = name[: MAX_ID_CHARS + 1].casefold()
         before = by_text.setdefault(text, name)
         if _roughly(given, name) > _roughly(given, before):
@@ -102,12 +110,18 @@ def nearest(given: str, candidates: Iterable[str]) -> str | None:
 
 
 def _roughly(one: str, other: str) -> int:
-    """Return an upper bound of the likeness of two texts, by their ends and letters: it is cheap."""
+    """Return an upper bound of the similarity of two texts.
+
+    It compares only their ends and letters, because that is cheap.
+    """
     return 2 * sum(_ends(one, other)) + 2 * len(set(one) & set(other)) - abs(len(one) - len(other))
 
 
 def _ends(one: str, other: str) -> tuple[int, int]:
-    """Return the number of characters that two texts share at their begin, and of the rest at their end."""
+    """Return the number of characters that two texts share at each end.
+
+    The end is compared without the shared start.
+    """
     head = _begin(one, other)
     return head, _begin(one[head:][::-1], other[head:][::-1])
 
@@ -118,7 +132,7 @@ def _begin(one: str, other: str) -> int:
 
 
 def _alike(one: str, other: str) -> float:
-    """Return the likeness of two texts: 1 is the same."""
+    """Return the similarity of two texts: 1 is equal."""
     if not one and not other:
         return 1.0
     head, tail = _ends(one, other)

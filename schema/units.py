@@ -1,6 +1,6 @@
-"""The units and ids that everything else is written in.
+"""The units and ids of all other modules.
 
-Guarantee: quantities and times are integers (64 bits), ids are distinct types, and a window is decided by arithmetic
+Guarantee: quantities and times are integers (64 bits), ids are distinct types, and a window follows from arithmetic
 alone. Nothing here reads a clock.
 """
 
@@ -16,48 +16,48 @@ ProviderName = NewType("ProviderName", str)
 PushKey = NewType("PushKey", str)
 
 Ms = NewType("Ms", int)
-"""A moment (UTC, since the epoch) or a length of time, in integer milliseconds."""
+"""A moment (since 1970, in UTC) or a length of time, in integer milliseconds."""
 WindowStart = NewType("WindowStart", int)
 """The start of a window, in milliseconds: a multiple of WINDOW_MS."""
 Quantity = NewType("Quantity", int)
 """An amount of a feature in its base unit (seconds, MB-seconds)."""
 MicroCredits = NewType("MicroCredits", int)
-"""Money of the embedded ledger: a millionth of a credit."""
+"""Credit of the embedded ledger: a millionth of a credit."""
 
 SECOND_MS: Final = 1_000
 MINUTE_MS: Final = 60 * SECOND_MS
 DAY_MS: Final = 86_400 * SECOND_MS
 WINDOW_MS: Final = 300 * SECOND_MS
 GRACE_MS: Final = 120 * SECOND_MS
-"""The time after its end from which a window may be sealed."""
+"""Time after the end of a window before it can be sealed."""
 OWN_MINUTES: Final = WINDOW_MS // MINUTE_MS - 1
-"""Number of revisions with minutes of their own, so that a provider with sums by the minute can be asked about each.
+"""Revisions of a window that have a minute of their own. So a provider with sums by the minute can look each up.
 
-Revisions 0 to 3 of a window are dated into minutes of their own; later ones share the fifth.
+Revisions 0 to 3 of a window are dated into minutes of their own. Later revisions share the fifth minute.
 """
 LATE_HORIZON_MS: Final = 35 * DAY_MS
-"""The reach of the nightly sweep into the past (rule S2); also the oldest timestamp that Stripe takes."""
+"""Age of the oldest windows that the nightly sweep reads (rule S2), and of the oldest timestamp that Stripe accepts."""
 
 BUCKETS: Final = 256
 EVER_MS: Final = 2**62
-"""Later than every moment there is."""
+"""A moment later than any other, in milliseconds."""
 MICRO: Final = 1_000_000
 MAX_AMOUNT_MICRO: Final = 10**15
-"""1,000,000,000 credits: as a number of JSON, any amount up to it is exact."""
+"""Largest amount: 1,000,000,000 credits. As a JSON number, any amount up to it is exact."""
 _MICRO_CREDIT: Final = Decimal("0.000001")
 
 EARLIEST_TS: Final = 946_684_800_000
-"""2000-01-01T00:00:00Z. A sample from before it is a unit mistake (seconds read as milliseconds)."""
+"""2000-01-01T00:00:00Z. An earlier sample has a wrong unit (seconds read as milliseconds)."""
 FUTURE_SLACK_MS: Final = 5 * MINUTE_MS
-"""The longest time that a sample may be ahead of now."""
+"""Longest time that a sample can be ahead of now."""
 MAX_INTERVAL_S: Final = 86_400
-"""Interval of one sample."""
+"""Seconds of one sample."""
 MAX_MEMORY_MB: Final = 16_777_216
-"""16 TiB: with MAX_INTERVAL_S, six million samples of one window still fit in 64 bits as MB-seconds."""
+"""Memory of one sample: 16 TiB. With MAX_INTERVAL_S, six million samples of a window fit in 64 bits as MB-seconds."""
 MAX_EVENT_TYPES: Final = 10_000
 """Event types in use. Above the limit, Drawdown refuses events of new types."""
 MAX_METERS: Final = 1_000_000
-"""Event types that a database ever stores. Each keeps its meter, even after its last use."""
+"""Event types that a database stores in total. Each keeps its meter, even after its last use."""
 MAX_ORG_TYPES: Final = 100
 """Event types in use that the keys of one organisation added."""
 MAX_KEY_TYPES: Final = 1_000
@@ -65,18 +65,21 @@ MAX_KEY_TYPES: Final = 1_000
 MAX_SOURCE_TYPES: Final = 1_000
 """Event types in use that the keys of one source added."""
 MAX_METER: Final = MAX_MEMORY_MB + MAX_METERS
-"""Meters are in the place of sandboxes' memory size, and are above each of them."""
+"""Largest meter. Meters take the place of memory sizes, and are above all of them."""
 MAX_ID_CHARS: Final = 200
 """Length of an id, such as that of an organisation, sandbox or sample."""
 
 EMBEDDED: Final = "embedded"
-"""The ledger here as a provider: named here for code that compares the name and bills nothing."""
+"""The name of the embedded ledger as a provider, for code that only compares names."""
 EXEMPT_PROVIDERS: Final = frozenset({"legacy", "none"})
-"""Assignments that bill nothing here: another system does, or none."""
+"""Providers of assignments that Drawdown does not bill: another system bills them, or no system."""
 
 
 def micro_of(amount: Decimal) -> int:
-    """Micro-credits of an amount of credits, exactly. Errors: ValueError for what is finer, or no amount."""
+    """Return the exact micro-credits of an amount of credits.
+
+    Errors: ValueError if it is finer, too large, or not finite.
+    """
     if not amount.is_finite() or amount.adjusted() > 9 or abs(amount) * MICRO > MAX_AMOUNT_MICRO:
         raise ValueError("an amount of credits must be below 1,000,000,000")
     exact = amount.quantize(_MICRO_CREDIT)
@@ -86,55 +89,69 @@ def micro_of(amount: Decimal) -> int:
 
 
 def as_credits(micro: int) -> str:
-    """Credits in a sentence: exact, with no more decimals than needed."""
+    """Return credits as exact text, with no more decimals than needed."""
     return f"{Decimal(micro) / MICRO:f}"
 
 
 def show_quantity(quantity: int, scale: int = 1, *, sign: bool = False) -> str:
-    """A quantity of a balance in a sentence, exact: `scale` quantities make one unit, such as a credit."""
+    """Return a quantity of a balance as exact text.
+
+    `scale`: quantities in one unit, such as a credit.
+    """
     exact = Decimal(quantity) / scale
     text = f"{exact:+,f}" if sign else f"{exact:,f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def show_difference(quantity: int, unsure: int, scale: int = 1) -> str:
-    """By how much a balance differs, and how uncertain that is."""
+    """Return the difference of a balance and its uncertainty, as text."""
     text = show_quantity(quantity, scale, sign=bool(quantity))
     return f"{text}, uncertain by up to {show_quantity(unsure, scale)}" if unsure else text
 
 
 def in_credits(micro: int) -> int | float:
-    """Credits as a JSON number: of 10^15 micro-credits and below, the shortest text of the float is exact."""
+    """Return credits as a JSON number.
+
+    Up to 10^15 micro-credits, the shortest text of the float is exact.
+    """
     return micro // MICRO if micro % MICRO == 0 else micro / MICRO
 
 
 def window_of(ts_ms: int) -> WindowStart:
-    """The start of the half-open window [start, start + WINDOW_MS) that holds this moment."""
+    """Return the start of the window that contains a moment (milliseconds).
+
+    A window is half-open: [start, start + WINDOW_MS).
+    """
     return WindowStart(ts_ms - ts_ms % WINDOW_MS)
 
 
 def next_window(ts_ms: int) -> WindowStart:
-    """The first window boundary at or after this moment ("bill forward only")."""
+    """Return the first start of a window at or after a moment: "bill forward only"."""
     return WindowStart(-(-ts_ms // WINDOW_MS) * WINDOW_MS)
 
 
 def horizon(now_ms: int) -> WindowStart:
-    """Every window that ends at or before this boundary may be sealed (grace has passed)."""
+    """Return the boundary up to which windows can be sealed: their grace is over."""
     return window_of(now_ms - GRACE_MS)
 
 
 def push_key(org_id: str, window_ms: int, feature: str, revision: int) -> PushKey:
-    """The push's idempotency key. It holds no quantity and no epoch (rule P6): a collision that can be seen
-    is better than a double that cannot."""
+    """Return the idempotency key of a push. It has no quantity and no epoch (rule P6).
+
+    A collision that is visible is better than a second charge that is not.
+    """
     suffix = f":r{revision}" if revision else ""
     return PushKey(f"usage:{org_id}:{window_ms}:{feature}{suffix}")
 
 
 def parse_push_key(key: str) -> dict[str, str | int] | None:
-    """Return the primary key of the push that a key belongs to; None if it belongs to none."""
+    """Return the primary key of the push that a key belongs to.
+
+    Return None if it is not the key of a push.
+    """
     parts = key.split(":")
     revision = 0
-    # No key holds a number that a column could not.
+    # A number that is too long for its column is not of a key.
     if len(parts) > 4 and re.fullmatch("r[0-9]{1,9}", parts[-1]) and parts[-3].isdecimal():
         revision = int(parts.pop()[1:])
     if len(parts) >= 4 and parts[0] == "usage" and re.fullmatch("[0-9]{1,16}", parts[-2]):
@@ -144,4 +161,4 @@ def parse_push_key(key: str) -> dict[str, str | int] | None:
 
 
 PUSH_ID: Final = {"window_ms": "bigint", "org_id": "text", "feature": "text", "revision": "bigint"}
-"""The primary key of a push."""
+"""The columns of the primary key of a push, with their types."""

@@ -1,48 +1,48 @@
--- Pieces that many statements share. Every `.sql` file may use them.
+-- Fragments that many statements share. Every `.sql` file can use them.
 
 -- name: open_states
--- States of a push that is not decided: its quantity may still be sent, or a person has to say what became of it.
+-- States of an open push: its quantity can still be sent, or a person must record its outcome.
 ('due', 'queued', 'in_doubt', 'rejected')
 
 -- name: until_credit
--- A push that took nothing, as its customer has no credit, or gave nothing back, as there was no balance that was drawn
--- on: it is billed again once the provider shows credit. A push that was refused after it had been accepted is none: its
--- time says when it may be voided.
+-- True for a push that took nothing because its customer has no credit, or refunded nothing because no balance was
+-- drawn on. It is billed again once the provider shows credit. A push that was refused after its acceptance does not
+-- count: its due time is the time from which it can be voided.
 (state = 'rejected' AND due_at_ms > settled_ms AND refused_attempts IS NULL)
 
 -- name: awaits_credit
--- One of these that no person decides about. What is owed to a customer who never pays again would wait for good: a
--- person sees it at once, and may settle it first.
+-- True for such a push that waits without a person. A refund for a customer who never pays again would wait for ever: a
+-- person sees it at once, and can settle it first.
 ({until_credit} AND sent_qty > 0)
 
 -- name: open_state
--- The state of an open push, with those that wait for their customer's credit apart.
+-- The state of an open push, with its own state for pushes that wait for their customer's credit.
 CASE WHEN {awaits_credit} THEN 'awaiting_credit' ELSE state END
 
 -- name: unbilled
--- Values of a provider that stand for nobody: usage is kept and billed by nobody here.
+-- Provider names without a provider: the usage is stored, and Drawdown does not bill it.
 ('legacy', 'none')
 
 -- name: window_length_ms
 300000
 
 -- name: most_memory_mb
--- Above the largest memory size there are meters alone: a meter stands for an event type.
+-- The largest memory size. Larger numbers are meters, each of an event type.
 16777216
 
 -- name: seconds_and_units
--- Of usage that is pending: seconds of sandboxes, and units of event types, which are never added up.
+-- Sums of pending usage: seconds of sandboxes, and units of event types, which are never added to each other.
 SUM(CASE WHEN memory_mb > {most_memory_mb} THEN 0 ELSE seconds END) AS seconds,
 SUM(CASE WHEN memory_mb > {most_memory_mb} THEN seconds ELSE 0 END) AS units
 
 -- name: in_segment
--- What usage `u` is of the mapping's segment `g`. A meter is a segment alone, and there may be thousands: the first
--- condition is one that is looked up.
+-- True if usage `u` is of the mapping's segment `g`. Each of thousands of meters is a segment of its own, so the first
+-- condition can use a hash or an index.
 CASE WHEN u.memory_mb > {most_memory_mb} THEN u.memory_mb ELSE 0 END
     = CASE WHEN g.lo > {most_memory_mb} THEN g.lo ELSE 0 END AND u.memory_mb BETWEEN g.lo AND g.hi
 
 -- name: is_of_push
--- `p` is a push, or what is asked about one; `x` is whatever else names it by the primary key of a push: an attempt, an
+-- True if `x` belongs to the push `p`. `x` is a row with the primary key of a push: an attempt, an
 -- adoption, a void, a row of values.
 x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature AND x.revision = p.revision
 
@@ -51,42 +51,42 @@ x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature AND 
 window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
 
 -- name: arrivals
--- How many attempts of the push `p` may have arrived, if one of them may have charged. What was refused may be on
--- record there, and stand for what a later attempt charged.
+-- The number of attempts of push `p` that may have arrived, if one of them may have charged. A refused attempt can be
+-- on record at the provider, in place of the charge of a later attempt.
 (SELECT CASE WHEN SUM(CASE WHEN x.outcome = 'rejected' THEN 0 ELSE 1 END) > 0 THEN COUNT(*) ELSE 0 END
     FROM attempts x WHERE {is_of_push}
     AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued', 'accepted', 'rejected')))
 
 -- name: earliest_ask
--- When a requested read of an organisation is due. A second request does not delay an earlier one: otherwise a machine
--- with a clock that is ahead would keep machines with right clocks from reading at all.
+-- The due time of a requested read of an organisation. A second request does not delay an earlier one: otherwise a
+-- machine with a clock that is ahead would keep machines with right clocks from reading at all.
 CASE WHEN projection_due_ms < :now_ms THEN projection_due_ms ELSE :now_ms END
 
 -- name: by_key_alone [postgresql]
--- A statement of its own. What follows in the transaction is looked up by keys: PostgreSQL would read all of 20,000
--- organisations for 128; and without hash joins alone, all pushes for each of those, where there seemed to be few. Not
--- where a work table is read, which has no key.
+-- A separate statement. The next statements look rows up by keys. Without it, PostgreSQL would read all of 20,000
+-- organisations for 128. With only hash joins off, it would read all pushes for each, if statistics show few. Do not
+-- use it for a work table, which has no key.
 SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin', 'off', TRUE),
     set_config('enable_seqscan', 'off', TRUE)
 
 -- name: end_by_key [postgresql]
--- One way there and back.
+-- One round trip.
 SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT
 
 -- name: by_its_key [postgresql]
--- Ends an EXISTS: a subquery that ends so is asked about each row, by its index. Else PostgreSQL makes a join of it, and
--- reads a whole table for a few keys.
+-- The end of an EXISTS. With it, PostgreSQL runs the subquery for each row, by its index. Otherwise it makes a join,
+-- and reads a whole table for a few keys.
 OFFSET 0
 
 -- name: by_its_key [sqlite]
 
 -- name: insert_dirty_windows
--- `windows`: what follows FROM, with a WHERE.
+-- `windows`: the text after FROM, with a WHERE.
 INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM {windows} ON CONFLICT DO NOTHING
 
 -- name: dirty_windows_read
--- The dirty windows of the shard that a seal computes again, `d`, with their organisations, `o`: each of them and what
--- is looked up by it below, while `{is_dirty}`.
+-- The dirty windows `d` of the shard that a seal computes again, with their organisations `o`: each window and the rows
+-- that are looked up by it below, with `{is_dirty}`.
 dirty_windows d {each_then} orgs o ON o.org_id = d.org_id AND o.bucket BETWEEN :lo AND :hi
     AND o.stopped_at_ms IS NULL AND d.window_ms >= o.floor_ms
 
@@ -94,17 +94,17 @@ dirty_windows d {each_then} orgs o ON o.org_id = d.org_id AND o.bucket BETWEEN :
 d.window_ms < :watermark_ms AND d.window_ms < :horizon_ms {dirty_scope}
 
 -- name: each_then [postgresql]
--- From a few dirty windows to what lies in them. SQLite, which knows of no table how big it is, might begin with all
--- pushes there ever were; of a cross join it keeps the order.
+-- Join a few dirty windows with their rows. SQLite has no statistics of table sizes, and might begin with all
+-- pushes. It keeps the order of a cross join.
 JOIN
 
 -- name: each_then [sqlite]
 CROSS JOIN
 
 -- name: look_up [postgresql]
--- Each of those few rows is looked up by the whole of its key. PostgreSQL, where it last found a table empty (dirty
--- windows come and go), would read by the organisation alone and compare times afterwards: all that somebody ever used,
--- 20 s for a thousand late samples among three million. A subquery about the row, not pulled up, leaves no choice.
+-- Look each of those few rows up by its whole key. If statistics showed an empty table (dirty windows come and go),
+-- PostgreSQL would read by the organisation and compare times afterwards: all usage of a customer, 20 s for a thousand
+-- late samples among three million. A lateral subquery that is not pulled up prevents that.
 CROSS JOIN LATERAL (SELECT * FROM
 
 -- name: look_up [sqlite]
@@ -132,8 +132,8 @@ OFFSET 0) w
 -- name: end_look_w [sqlite]
 
 -- name: billed_now [postgresql]
--- Of the organisations :org_ids those that :provider bills now, each with its customer. One scan of the key finds all
--- of them; a look-up of each takes three times as long.
+-- The organisations among :org_ids that :provider bills now, each with its customer. One scan of the key finds all
+-- of them. A look-up of each takes three times as long.
 (SELECT a.org_id, a.customer_id FROM assignments a WHERE a.org_id IN :org_ids AND a.provider = :provider
     AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms))
 
@@ -143,20 +143,20 @@ OFFSET 0) w
     AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms))
 
 -- name: customers_billed
--- The same by itself, without a join with the requested customers: without statistics PostgreSQL would compare each of
+-- Return `billed_now` without a join with the requested customers. Without statistics, PostgreSQL would compare each of
 -- them with all customers of the provider.
 SELECT a.org_id, a.customer_id FROM {billed_now} a
 
 -- name: arrived_since
--- Of samples `s`: those that came after the ones before :cursor were looked at (S2).
+-- True for samples `s` that arrived after the samples before :cursor were read (S2).
 s.arrival >= :cursor
 
 -- name: arrived_since_or_in_flight
--- The same, where transactions of PostgreSQL were in flight then.
+-- True also for samples of PostgreSQL transactions that were in flight at that time.
 (s.arrival >= :cursor OR s.arrival IN :in_flight)
 
 -- name: unseen_by_some [postgresql]
--- Of samples `s`: the seal of some bucket has not looked at them (S2).
+-- True for samples `s` that the seal of at least one bucket has not read (S2).
 (s.arrival >= (SELECT MIN(cursor) FROM buckets)
     OR s.arrival = ANY (ARRAY(SELECT DISTINCT unnest(in_flight) FROM buckets)))
 
@@ -164,8 +164,8 @@ s.arrival >= :cursor
 s.arrival >= (SELECT MIN(cursor) FROM buckets)
 
 -- name: settlements_now
--- Settlements as they stand at :now_ms, by time and rows alone: no job moves them from one state to the next.
--- `of_settlements`: a condition on the settlement `s` and its run `r`.
+-- Settlements in their state at :now_ms, by time and rows alone: no job moves them from state to state.
+-- `of_settlements`: a condition on the settlement `s` and its execution `r`.
 (SELECT q.*, q.net_micro - q.reversed_micro AS owed_micro, CASE WHEN q.payout IS NOT NULL THEN 'released'
     WHEN q.reversed_micro > 0 AND q.reversed_micro = q.net_micro THEN 'reversed' WHEN q.is_frozen THEN 'frozen'
     WHEN q.hold_until_ms > :now_ms THEN 'hold' ELSE 'eligible' END AS state
@@ -184,14 +184,14 @@ FROM (
 ) q)
 
 -- name: available_micro
--- Of a wallet, `Wallet.available_micro`: the balance without what is held, and without what is left of lots that are
--- over. What runs that go on have reserved of those is theirs: it is taken off once.
+-- The `Wallet.available_micro` of a wallet: the balance less reserved credit, and less the rest of ended lots.
+-- The part of that rest that open executions have reserved is subtracted only once.
 CASE WHEN over_micro = 0 OR balance_micro - held_micro >= over_micro THEN balance_micro - held_micro - over_micro
     WHEN balance_micro >= held_micro AND balance_micro >= over_micro THEN 0
     WHEN held_micro > over_micro THEN balance_micro - held_micro ELSE balance_micro - over_micro END + overdraft_micro
 
 -- name: may_have_used
--- Whether there may be usage of an organisation (`o`, in its bucket `b`, billed by `a`) that is not charged yet.
+-- True if an organisation (`o`, in its bucket `b`, billed by `a`) may have usage that is not charged yet.
 (EXISTS (SELECT 1 FROM usage_samples s WHERE {is_unsealed})
     OR EXISTS (SELECT 1 FROM dirty_windows d WHERE d.org_id = o.org_id) OR {has_open})
 
@@ -202,11 +202,11 @@ s.org_id = o.org_id AND s.ts >= o.floor_ms AND s.ts >= COALESCE(o.held_watermark
 EXISTS (SELECT 1 FROM pushes q WHERE q.provider = a.provider AND q.state IN {open_states} AND q.org_id = o.org_id)
 
 -- name: low_level
--- At which balance the organisation `o` is low: by its own level, also where that is none, or by everybody's.
+-- The balance at which the organisation `o` is low: its own level, even if that is NULL, or else the default level.
 (SELECT l.low_micro FROM balance_levels l WHERE l.org_id IN (o.org_id, '') ORDER BY l.org_id DESC LIMIT 1)
 
 -- name: named_sandboxes [sqlite]
--- The sandboxes that a run of `reservations` names, as JSON.
+-- The sandboxes that an execution of `reservations` names, as JSON.
 (SELECT json_group_array(x.sandbox_id) FROM (SELECT n.sandbox_id FROM reservation_sandboxes n
     WHERE n.reservation = reservations.reservation ORDER BY n.sandbox_id) x) AS sandboxes
 
@@ -215,13 +215,13 @@ COALESCE((SELECT CAST(json_agg(n.sandbox_id ORDER BY n.sandbox_id) AS TEXT) FROM
     WHERE n.reservation = reservations.reservation), '[]') AS sandboxes
 
 -- name: feature_of_meter
--- What a meter makes in a window (S5): NULL for nothing. No tier holds a meter.
+-- The feature of a meter in a window (S5); NULL without one. A range of sizes never contains a meter.
 (SELECT m.feature FROM mappings m WHERE m.memory_mb = k.meter AND m.kind = 'exact' AND m.start_ms <= k.window_ms
     ORDER BY m.start_ms DESC, m.mapping_id DESC LIMIT 1)
 
 -- name: charging
--- When metrics of the guard cost credit: each from its terms to the next ones, with the event type or feature of the
--- mapping that it counts.
+-- The times in which metrics of the guard cost credit: from each terms to the next, with the event type or feature of
+-- the mapping that it counts.
 (SELECT g.metric, g.counts, g.start_ms, g.end_ms FROM (
     SELECT metric, COALESCE(counts, metric) AS counts, price_micro, at_ms AS start_ms,
         COALESCE(LEAD(at_ms) OVER (PARTITION BY metric ORDER BY number), {forever_ms}) AS end_ms
@@ -232,27 +232,28 @@ WHERE g.price_micro > 0)
 4503599627370496
 
 -- name: charged_by
--- The metric because of which nothing may make a feature of the type `k.event_type`, of the meter `k.meter`, in the window
--- `k.window_ms`: what made one would go on to where the guard charges for it (`billed_once`). NULL where nothing keeps
--- it from that, or something makes one.
+-- The metric that forbids a feature for the type `k.event_type` of the meter `k.meter`, from the window
+-- `k.window_ms` on: the feature would also apply while the guard charges for it (`billed_once`). NULL if no metric
+-- forbids it, or the type has a feature.
 CASE WHEN {feature_of_meter} IS NULL THEN (SELECT MIN(c.metric) FROM {charging} c WHERE c.counts = k.event_type
     AND c.end_ms > k.window_ms AND c.start_ms < COALESCE((SELECT MIN(n.start_ms) FROM mappings n
         WHERE n.memory_mb = k.meter AND n.kind = 'exact' AND n.start_ms > k.window_ms), {forever_ms})) END
 
 -- name: said_by
--- Who said it, when and why: on the record of actions, and as a row keeps it.
+-- The moment, the actor and the reason, of the record of actions, and of a row.
 ' at ' || x.at_ms || ' by ' || x.actor || ': ' || x.reason
 
 -- name: kept_by
 ' at ' || k.at_ms || ' by ' || k.actor || ': ' || k.reason
 
 -- name: was_withdrawn
--- The event `i`, whichever way it was sent then: the id of the other way counts where its organisation is the same.
+-- Return a row if the event `i` was withdrawn, by its id of either channel. The other id must have the same
+-- organisation.
 SELECT 1 FROM withdrawals w WHERE w.sample_id IN (i.sample_id, i.other_id)
     AND (w.sample_id = i.sample_id OR w.org_id = i.org_id)
 
 -- name: beginning_of [postgresql]
--- What a question finds, no further than so many rows: planned as if read to the end, and fetched at once.
+-- Return the first rows of a query. PostgreSQL plans it as if all rows were read.
 WITH found AS MATERIALIZED ({asked}) SELECT * FROM found LIMIT :most
 
 -- name: told_balances

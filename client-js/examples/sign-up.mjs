@@ -1,5 +1,5 @@
-// Signs up a customer as docs/sign-up.md does: DRAWDOWN_URL and DRAWDOWN_KEY in the environment. Run it twice: each call
-// has a key, and is done once.
+// Sign up a customer, as in docs/sign-up.md. Set DRAWDOWN_URL and DRAWDOWN_KEY. You can run it twice, because each call
+// has a key, and the server does it once.
 import { Client } from "../index.js";
 
 const client = Client.fromEnv({ source: "/web" });

@@ -1,11 +1,11 @@
-// The client against a server that fails in every way: what it repeats, what it gives up, what it never does twice.
+// The client against a server that fails in every way: its retries, its errors, and the calls that it makes only once.
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import { test } from "node:test";
 
 import { BadItem, Client, QueueFull, Refused, Unreachable, Unsent } from "../index.js";
 
-/** A server that answers each request by the next of `answers`: a status, an object, or "cut". */
+/** Run `work` against a server that answers each request by the next of `answers`: a status, an object, or "cut". */
 async function serving(answers, work, settings = {}) {
   const seen = [];
   const server = createServer((request, response) => {

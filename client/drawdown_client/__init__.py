@@ -1,4 +1,4 @@
-"""Sends usage to Drawdown in the background, each event once, and asks its guard before a program acts."""
+"""The Python client of Drawdown. It sends usage in the background, each event once, and calls the guard before use."""
 
 from drawdown_client.async_client import AsyncClient
 from drawdown_client.async_guard import AsyncBudget

@@ -1,6 +1,6 @@
-"""The client, for programs with an event loop.
+"""The client for programs with an event loop.
 
-A thread sends items, as for `Client`: it continues while the loop is busy, and after the loop's end. No call here
+A thread sends items, as for `Client`. It continues while the loop is busy, and after the loop's end. No call here
 blocks the loop.
 """
 
@@ -35,24 +35,27 @@ class _Sender:
 
 
 class AsyncEvents(_Sender):
-    """Sends usage as events."""
+    """A sender of usage events."""
 
     async def send(self, *events: Event) -> list[str]:
-        """As `Events.send`."""
+        """Record events, as `Events.send` does."""
         new_id, now_ms = self._world.new_id, self._world.now_ms()
         return await self._put([items.of_event(one, self._settings.source, now_ms, new_id()) for one in events])
 
 
 class AsyncSamples(_Sender):
-    """Sends samples of sandboxes, as hosts observe them."""
+    """A sender of samples of sandboxes, as hosts observe them."""
 
     async def send(self, *samples: Mapping[str, object]) -> list[str]:
-        """As `Samples.send`."""
+        """Record samples, as `Samples.send` does."""
         return await self._put([items.of_sample(one, self._world.now_ms(), self._world.new_id()) for one in samples])
 
 
 class AsyncClient:
-    """One server and one key; for one event loop. Used as a context manager, or closed."""
+    """A client of one server, with one key, for one event loop.
+
+    Use it as a context manager, or close it.
+    """
 
     def __init__(
         self, url: str | None = None, key: str | None = None, settings: Settings | None = None, *,
@@ -83,16 +86,19 @@ class AsyncClient:
         subject: str | None = None, project: str | None = None, plan_key: str | None = None,
         properties: Mapping[str, object] | None = None,
     ) -> str:  # fmt: skip
-        """Record one event, of 1 unless you give a quantity; its id. Errors: as `Events.send`."""
+        """Record one event, and return its id.
+
+        The default quantity is 1. Errors: as `Events.send`.
+        """
         event = Event(event_type, quantity, org_id, at, event_id, source, subject, project, plan_key, properties)
         return (await self.events.send(event))[0]
 
     async def flush(self, timeout_s: float = 30.0) -> None:
-        """As `Client.flush`."""
+        """Wait for all results, as `Client.flush` does."""
         await asyncio.to_thread(self._outbox.flush, timeout_s)
 
     async def close(self, timeout_s: float | None = None) -> None:
-        """As `Client.close`."""
+        """Send all waiting items and stop, as `Client.close` does."""
         try:
             await asyncio.to_thread(self._outbox.close, self.settings.close_s if timeout_s is None else timeout_s)
         finally:
@@ -110,25 +116,25 @@ class AsyncClient:
         except ClientError as unsent:
             if kind is None:
                 raise
-            log.error("%s", unsent)  # what the block raised is told
+            log.error("%s", unsent)  # only log it: the caller gets the error of the block
 
     async def usage(
         self, org_id: str, from_: Moment | None = None, to: Moment | None = None, *, by: By = "feature"
     ) -> Usage:
-        """As `Client.usage`."""
+        """Return an organisation's usage, as `Client.usage` does."""
         pages = reads.Pages()
         while pages.whole is None:
             pages.add(await self._line.ask(reads.usage(org_id, from_, to, by, pages)))
         return pages.whole
 
     async def balance(self, org_id: str) -> Balance:
-        """As `Client.balance`."""
+        """Return an organisation's balance, as `Client.balance` does."""
         return cast(Balance, await self._line.ask(reads.balance(org_id)))
 
     async def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:
-        """As `Client.post`."""
+        """Call an operation that changes something, as `Client.post` does."""
         return await self._line.ask(calls.act(path, order or {}, key or self._world.new_id()))
 
     async def get(self, path: str, **query: object) -> Answer:
-        """As `Client.get`."""
+        """Call an operation that only reads, as `Client.get` does."""
         return await self._line.ask(calls.look(path, query))

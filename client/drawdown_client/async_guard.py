@@ -1,4 +1,4 @@
-"""The guard, for programs with an event loop: as `guard`, with `await`.
+"""The guard for programs with an event loop: as `guard`, with `await`.
 
 Guarantee: if the task of a budget is cancelled, the client releases the budget before the cancellation continues.
 """
@@ -28,13 +28,13 @@ log = logging.getLogger("drawdown_client")
 
 
 class AsyncGuard:
-    """For one event loop. Errors of all: as `Guard`."""
+    """The guard, for one event loop. Errors of all methods: as `Guard`."""
 
     def __init__(self, line: AsyncLine, settings: Settings | None = None, world: World | None = None) -> None:
         self._line = line
         self._world = world or World()
         self.dark = LetThrough(settings or Settings())
-        """Uses that were let through without an answer, and are not sent to the server yet."""
+        """Uses that were let through without an answer, and that the server does not have yet."""
         self._telling = asyncio.Lock()
 
     async def check(self, wish: Wish) -> Decision:
@@ -48,38 +48,44 @@ class AsyncGuard:
             return words.UNANSWERED
 
     async def options(self, wish: Wish) -> tuple[WayOut, ...]:
-        """The four ways out of a block (top up, sponsor, request an override, run locally), and which are open now."""
+        """Return the four ways out of a block, and which are open now.
+
+        They are: top up, sponsor, request an override, run locally.
+        """
         return words.ways_out(await self._line.ask(words.options(wish)))
 
     async def consume(self, key: str, wish: Wish, *, event: Event | str | None = None) -> Decision:
         """Use this quantity at once, if it is allowed.
 
-        `event`, or a type alone, is emitted with it: the use counts against limits, and the event is billed, both or
-        neither. Errors: BadItem, too.
+        `event`: an event, or a type, to emit with the use. The use counts against limits, and the event is billed, both
+        or neither. Errors: also BadItem.
         """
         said = None if event is None else of_use(event, self._world.now_ms())
         call, late = (words.consume(key, wish, said, late=is_late) for is_late in (False, True))
         return await self._use(key, wish, call, late)
 
     async def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
-        """Hold this quantity, if it is allowed."""
+        """Reserve this quantity, if it is allowed. `hold_s`: seconds of the reservation."""
         late = words.reserve(key, wish, hold_s, late=True)
         return await self._use(key, wish, words.reserve(key, wish, hold_s), late)
 
     async def settle(self, key: str, actual: int, *, reason: str | None = None) -> Decision:
-        """End it with what was used in all, also after its hold was over."""
+        """Settle a reserved use with its total quantity.
+
+        That is possible also after the reservation has expired.
+        """
         return await self._end(key, words.settle(key, actual, reason))
 
     async def release(self, key: str, incurred: int = 0, *, reason: str | None = None) -> Decision:
-        """Give it up; what it used all the same counts."""
+        """Release a reserved use. The quantity `incurred` still counts."""
         return await self._end(key, words.release(key, incurred, reason))
 
     async def extend(self, key: str, *, to: int | None = None, hold_s: float | None = None) -> Decision:
-        """Hold `to` in all, and for longer."""
+        """Extend a reserved use to a total of `to`, for `hold_s` seconds from now."""
         return await self._end(key, words.extend(key, to, hold_s))
 
     async def close(self) -> None:
-        """Send the uses that were let through, as far as a server answers; the rest is logged."""
+        """Send the uses that were let through, if a server answers. The rest is logged."""
         await self._tell()
         self.dark.give_up()
 
@@ -104,7 +110,10 @@ class AsyncGuard:
         return words.decided(await self._line.ask(call))
 
     async def _tell(self) -> Unreachable | None:
-        """Send the uses that were let through, each once, in order. Return the error that ended it early, or None."""
+        """Send the uses that were let through, each once, in order.
+
+        Return the error that ended it early, or None.
+        """
         if self.dark.next() is None:
             return None
         async with self._telling:
@@ -124,20 +133,23 @@ class AsyncGuard:
         subject: str | None = None, payer: str | None = None, hold_s: float = HOLD_S, extend: bool = False,
         longest_s: float = LONGEST_S,
     ) -> AsyncBudget:  # fmt: skip
-        """Hold an estimate while a block runs. A key that is bound to an organisation need not name it. `extend`: the
-        hold continues as long as the block, up to `longest_s`."""
+        """Reserve an estimate while a block runs.
+
+        If the key is bound to an organisation, omit `org_id`. `extend`: the reservation lasts as long as the block, up
+        to `longest_s`.
+        """
         wish = Wish(org_id, metric, estimate, project, subject, payer)
         return AsyncBudget(self, key, wish, hold_s, longest_s if extend else 0.0)
 
 
 class AsyncBudget:
-    """As `Budget`; a cancelled task releases it, too."""
+    """A budget as `Budget`, for one event loop. A cancelled task releases it, too."""
 
     def __init__(self, guard: AsyncGuard, key: str, wish: Wish, hold_s: float, longest_s: float) -> None:
         self.key = key
         self.actual: int | None = None
         self.answer: Decision | None = None
-        """The answer of the entry, and then of the end."""
+        """The guard's answer to the entry, and later to the end."""
         self._guard = guard
         self._wish = wish
         self._hold_s = hold_s
@@ -149,7 +161,7 @@ class AsyncBudget:
             self.answer = await _whole(self._guard.reserve(self.key, self._wish, hold_s=self._hold_s))
         except ClientError:
             raise
-        except BaseException:  # cancelled: it is held, or it is not
+        except BaseException:  # cancelled: it is unknown if the server reserved it
             await _whole(self._give_up(0, "interrupted"))
             raise
         words.require_held(self.key, self.answer)
@@ -169,7 +181,7 @@ class AsyncBudget:
         self.answer = await _whole(self._guard.settle(self.key, used))
 
     async def _give_up(self, incurred: int, why: str) -> None:
-        """Release the hold after the block raised an error.
+        """Release the reservation after the block raised an error.
 
         The caller gets that error, so a failure here is only logged.
         """
@@ -181,7 +193,7 @@ class AsyncBudget:
                     raise
                 await self._guard.settle(
                     self.key, incurred, reason=why
-                )  # the hold was over: what was used is given late
+                )  # the reservation had expired: settle the quantity late
         except ClientError as error:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return
@@ -201,7 +213,10 @@ class AsyncBudget:
 
 
 async def _whole(work: Coroutine[object, object, T]) -> T:
-    """To its end, which the bounds of a call make come soon; a cancellation meanwhile is raised afterwards."""
+    """Run work to its end, and raise a cancellation only afterwards.
+
+    The time limits of a call bound the wait.
+    """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

@@ -1,9 +1,9 @@
-"""One call of the server: how it is made, how its answer is read, and when it is retried.
+"""One call of the server: its request, its answer, and its retries.
 
 Guarantee: a call is retried only if the same call is safe and may help: no connection, a cut one, an answer that cannot
-be read, 408, 429, 5xx. Any other refusal is final. A server's wait is respected, up to LONGEST_RETRY_AFTER_S. Redirects
-are not followed: the key goes to no other address. Any answer of a server is a JSON object of bounded size, or a
-ClientError.
+be read, 408, 429, 5xx. Any other refusal is final. A wait that the server requests is respected, up to
+LONGEST_RETRY_AFTER_S. Redirects are not followed, so the key goes to no other address. An answer is a JSON object of
+bounded size; otherwise the client raises a ClientError.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ Answer = dict[str, Any]
 VERSION: Final = "0.1.0"
 _AGAIN: Final = (408, 429)
 _NOTHING_KEPT: Final = 422
-"""Status of a refused batch: `results` give the reason of each item."""
+"""Status of a batch of which the server stored no item. `results` has the reason of each."""
 _SHOWN: Final = 200
-"""Characters of an answer that is not ours."""
+"""Characters that an error shows of an answer in an unknown form."""
 _SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+(?:[{\[:,]|\Z)', re.DOTALL)
-"""Matches a sign outside of all texts, with the text before it.
+"""A sign outside of texts, with the text before it.
 
-A text without an end goes to the end, and so does a body without a sign: nothing is looked at twice.
+A text without an end extends to the end of the body, as does a body without a sign, so no byte is read twice.
 """
 _STATUSES: Final = frozenset(("accepted", "duplicate", "pending", "conflict", "invalid"))
 
@@ -66,7 +66,7 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     is_packed: bool = False
     once: str | None = None
-    """Its Idempotency-Key: however often it is sent, it is done once."""
+    """The Idempotency-Key of the call: the server does it only once, however often it is sent."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -76,7 +76,7 @@ class Call:
 
 
 def get(*path: str, query: Mapping[str, str | None] | None = None) -> Call:
-    """Return a GET of a path, given by its parts: each is an id or a word."""
+    """Return a GET of a path, by its parts: each is an id or a word."""
     given = {name: value for name, value in (query or {}).items() if value is not None}
     return Call("GET", "/" + "/".join(quote(part, safe="") for part in path), query=given)
 
@@ -88,12 +88,15 @@ def post(path: str, order: Mapping[str, object]) -> Call:
 
 
 def act(path: str, order: Mapping[str, object], key: str) -> Call:
-    """Any operation that changes something; the same call is done once."""
+    """Return a call of an operation that changes something.
+
+    The server does the same call only once.
+    """
     return replace(post(path, order), once=key)
 
 
 def look(path: str, query: Mapping[str, object]) -> Call:
-    """Any operation that only reads."""
+    """Return a call of an operation that only reads."""
     given = {name: _word(value) for name, value in query.items() if value is not None}
     return Call("GET", path, query=given)
 
@@ -117,12 +120,15 @@ def headers(key: str) -> dict[str, str]:
 
 
 def no_cookies() -> CookieJar:
-    """A server's cookies are not kept: it could send more and more of them."""
+    """Return a cookie jar that stores no cookies.
+
+    A server could send any number of them.
+    """
     return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
 def base_url(url: str) -> str:
-    """Errors: ValueError."""
+    """Return the address of a server, without a slash at its end. Errors: ValueError."""
     found = httpx.URL(url)
     if found.scheme not in ("http", "https") or not found.host:
         raise ValueError("invalid server address: expected http://… or https://…")
@@ -130,26 +136,29 @@ def base_url(url: str) -> str:
 
 
 class Received:
-    """The bytes of an answer, as they come. They are not packed: what a few of those become has no end."""
+    """The received bytes of an answer.
+
+    A compressed answer is refused, because a few bytes could expand without limit.
+    """
 
     def __init__(self, response: httpx.Response) -> None:
-        """Errors: Unreachable for what is packed all the same."""
+        """Check the encoding. Errors: Unreachable for a compressed answer."""
         if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise Unreachable("invalid answer: the server compressed it without a request to do so")
         self.body = bytearray()
 
     def add(self, chunk: bytes) -> None:
-        """Errors: Unreachable for what is too long."""
+        """Add received bytes. Errors: Unreachable for too many."""
         self.body += chunk
         if len(self.body) > MAX_ANSWER_BYTES:
             raise Unreachable(f"invalid answer: more than {MAX_ANSWER_BYTES:,} bytes")
 
 
 class TryTimeout:
-    """The time that is left of one try, as the timeout of its socket.
+    """The remaining time of one attempt, as the timeout of its socket.
 
-    A fixed timeout would begin again with each byte, and a head has no end. This object is read at each wait for the
-    server, as whole seconds: a socket takes only an integer beside a float.
+    A fixed timeout would begin again with each byte, and a head could have no end. The socket reads this object at each
+    wait, as whole seconds, because it accepts only an integer beside a float.
     """
 
     def __init__(self, settings: Settings, world: World) -> None:
@@ -158,7 +167,7 @@ class TryTimeout:
         self._until_s = world.monotonic_s() + try_s(settings)
 
     def __index__(self) -> int:
-        """Return the seconds left. Errors: Unreachable if none is left."""
+        """Return the remaining seconds, rounded up. Errors: Unreachable after the end."""
         left_s = self._until_s - self._world.monotonic_s()
         if left_s <= 0:
             raise too_slow()
@@ -166,7 +175,10 @@ class TryTimeout:
 
 
 def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Answer:
-    """Return the JSON object of a response. Errors: Refused; Unreachable if the call may be retried."""
+    """Return the JSON object of a response.
+
+    Errors: Refused; Unreachable if the call may be retried.
+    """
     status = response.status_code
     found = _object(body)
     if found is not None and (200 <= status < 300 or (status == _NOTHING_KEPT and "results" in found)):
@@ -183,7 +195,10 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
 
 
 def escape(value: object) -> str:
-    """Return a server's text, or an id, fit for a line of a log: short, and without a control character."""
+    """Return a server's text, or an id, for a line of a log.
+
+    It is short, and has no control characters.
+    """
     text = (value if isinstance(value, str) else str(value) if isinstance(value, int | None) else "?")[:MAX_SAID_CHARS]
     if text.isprintable():
         return text
@@ -191,7 +206,7 @@ def escape(value: object) -> str:
 
 
 def try_s(settings: Settings) -> float:
-    """Seconds of a whole try."""
+    """Return the seconds of a whole attempt."""
     return settings.connect_s + WHOLE_ANSWER_S
 
 
@@ -200,12 +215,15 @@ def too_slow() -> Unreachable:
 
 
 def failed(error: httpx.HTTPError | httpx.StreamError) -> Unreachable:
-    """A call without an answer."""
+    """Return the error of a call without an answer."""
     return Unreachable(f"no answer ({type(error).__name__}): {escape(str(error))}")
 
 
 def results(answer: Answer, count: int) -> list[Result]:
-    """Return the results of `count` items. Errors: Unreachable if the answer does not have one for each."""
+    """Return the results of `count` items.
+
+    Errors: Unreachable if the answer does not have one for each.
+    """
     found = answer.get("results")
     if not isinstance(found, list) or len(found) != count:
         raise Unreachable(f"invalid answer: it has no result for each of {count:,} items")
@@ -221,7 +239,10 @@ def _result(said: object) -> Result:
 
 
 def _object(body: bytes | bytearray) -> Answer | None:
-    """None for what is none, and for one of too many values: a few bytes become an object of 60, or of 200."""
+    """Return a JSON object; None for another body, or one with too many values.
+
+    A value of a few bytes takes 60 to 200 bytes of memory.
+    """
     if len(body) > MOST_ANSWER_SIGNS < sum(1 for _ in islice(_SIGN.finditer(body), MOST_ANSWER_SIGNS + 1)):
         return None
     try:
@@ -251,9 +272,11 @@ def _retry_after_s(response: httpx.Response, world: World) -> float | None:
 
 
 class Backoff(wait_base):
-    """The wait before a retry: a random part of a pause that starts at FIRST_PAUSE_S and doubles up to `longest_s()`.
+    """The wait before a retry: a random part of a growing pause.
 
-    It is never less than the server's wait. `asked`: the last answer gave one.
+    The pause starts at FIRST_PAUSE_S and doubles up to `longest_s()`.
+
+    It is never less than a wait that the server requests. `asked`: the last answer requested one.
     """
 
     def __init__(self, world: World, longest_s: Callable[[], float] = lambda: LONGEST_PAUSE_S) -> None:
@@ -270,7 +293,10 @@ class Backoff(wait_base):
 
 
 def patience(settings: Settings, world: World) -> Callable[[RetryCallState], bool]:
-    """Return the rule by which a call is given up: after so many tries, or if the next pause would end too late."""
+    """Return the rule that ends the retries.
+
+    They end after `call_tries`, or if the next pause would end after `call_within_s`.
+    """
     started = world.monotonic_s()
 
     def is_over(state: RetryCallState) -> bool:
@@ -281,12 +307,15 @@ def patience(settings: Settings, world: World) -> Callable[[RetryCallState], boo
 
 
 def timeouts(settings: Settings, each: float | None = None) -> httpx.Timeout:
-    """Return the timeouts of a call. `each`: the timeout of a wait for the server, if it differs."""
+    """Return the timeouts of a call.
+
+    `each`: the timeout of a wait for the server, if it differs.
+    """
     waits = settings.answer_s if each is None else each
     return httpx.Timeout(settings.answer_s, connect=settings.connect_s, read=waits, write=waits)
 
 
 def say_again(state: RetryCallState) -> None:
-    """Log a try that failed, and when the next one comes."""
+    """Log a failed attempt, and the wait before the next."""
     error = state.outcome.exception() if state.outcome is not None else None
     log.warning("sending items again in %.1f s (attempt %d): %s", state.upcoming_sleep, state.attempt_number, error)

@@ -1,4 +1,4 @@
-"""The client, for programs with threads."""
+"""The client for programs with threads."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from drawdown_client.settings import Settings
 
 
 class Events:
-    """Sends usage as events."""
+    """A sender of usage events."""
 
     def __init__(self, outbox: Outbox, settings: Settings, world: World) -> None:
         self._outbox, self._settings, self._world = outbox, settings, world
 
     def send(self, *events: Event) -> list[str]:
-        """Record events, which are sent in the background; their ids. Errors: BadItem, QueueFull, Closed; then none
-        of them was recorded."""
+        """Record events, and return their ids. A thread sends them in the background.
+
+        Errors: BadItem, QueueFull, Closed. Then no event was recorded.
+        """
         made = [
             items.of_event(one, self._settings.source, self._world.now_ms(), self._world.new_id()) for one in events
         ]
@@ -36,21 +38,26 @@ class Events:
 
 
 class Samples:
-    """Sends samples of sandboxes, as hosts observe them."""
+    """A sender of samples of sandboxes, as hosts observe them."""
 
     def __init__(self, outbox: Outbox, world: World) -> None:
         self._outbox, self._world = outbox, world
 
     def send(self, *samples: Mapping[str, object]) -> list[str]:
-        """Record samples by the names of docs/samples.md; their ids. Errors: as `Events.send`."""
+        """Record samples, with the field names of docs/samples.md, and return their ids.
+
+        Errors: as `Events.send`.
+        """
         made = [items.of_sample(one, self._world.now_ms(), self._world.new_id()) for one in samples]
         self._outbox.put(made)
         return [one.item_id for one in made]
 
 
 class Client:
-    """One server and one key; for any thread. Used as a context manager, or closed: what is recorded is sent in the
-    background. `world` is for tests."""
+    """A client of one server, with one key, for any thread.
+
+    Use it as a context manager, or close it: recorded items are sent in the background. `world` is for tests.
+    """
 
     def __init__(
         self, url: str | None = None, key: str | None = None, settings: Settings | None = None, *,
@@ -81,16 +88,19 @@ class Client:
         subject: str | None = None, project: str | None = None, plan_key: str | None = None,
         properties: Mapping[str, object] | None = None,
     ) -> str:  # fmt: skip
-        """Record one event, of 1 unless you give a quantity; its id. Errors: as `Events.send`."""
+        """Record one event, and return its id.
+
+        The default quantity is 1. Errors: as `Events.send`.
+        """
         event = Event(event_type, quantity, org_id, at, event_id, source, subject, project, plan_key, properties)
         return self.events.send(event)[0]
 
     def flush(self, timeout_s: float = 30.0) -> None:
-        """Wait until all that was recorded before is answered for. Errors: Unsent."""
+        """Wait for the results of all items recorded before. Errors: Unsent."""
         self._outbox.flush(timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Send what waits, and end. Errors: Unsent. Again: nothing."""
+        """Send all waiting items and stop. A second call does nothing. Errors: Unsent."""
         try:
             self._outbox.close(self.settings.close_s if timeout_s is None else timeout_s)
         finally:
@@ -108,12 +118,14 @@ class Client:
         except ClientError as unsent:
             if kind is None:
                 raise
-            log.error("%s", unsent)  # what the block raised is told
+            log.error("%s", unsent)  # only log it: the caller gets the error of the block
 
     def usage(self, org_id: str, from_: Moment | None = None, to: Moment | None = None, *, by: By = "feature") -> Usage:
-        """Return an organisation's usage from `from_` on and before `to`, as GET /v1/usage does, with all pages.
+        """Return an organisation's usage, with all pages of GET /v1/usage.
 
-        `from_` None: from the first of this month in UTC. `to` None: up to the end of the present five minutes.
+        The range is from `from_` to before `to`.
+
+        `from_` None: the first of this month in UTC. `to` None: the end of the present five minutes.
         """
         pages = reads.Pages()
         while pages.whole is None:
@@ -125,10 +137,16 @@ class Client:
         return cast(Balance, self._line.ask(reads.balance(org_id)))
 
     def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:
-        """Any operation of /openapi.json that changes something, by its path. It is done once: under `key`, or under
-        one of its own. An order with `dry_run` shows it and changes nothing. Errors: Refused, Unreachable."""
+        """Call an operation of /openapi.json that changes something, by its path.
+
+        The server does it once, under `key` or a new key. An order with `dry_run` shows the change and does not make
+        it. Errors: Refused, Unreachable.
+        """
         return self._line.ask(calls.act(path, order or {}, key or self._world.new_id()))
 
     def get(self, path: str, **query: object) -> Answer:
-        """Any operation of /openapi.json that only reads, by its path. Errors: Refused, Unreachable."""
+        """Call an operation of /openapi.json that only reads, by its path.
+
+        Errors: Refused, Unreachable.
+        """
         return self._line.ask(calls.look(path, query))

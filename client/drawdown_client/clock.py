@@ -1,4 +1,4 @@
-"""The one place that reads clocks and makes ids. Tests hand in others."""
+"""The only module that reads clocks and makes ids. Tests pass clocks of their own."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ def _now_ms() -> int:
 
 
 def _new_id() -> str:
-    """From the system's randomness: a process and its fork never make the same."""
+    """Return a random id.
+
+    It is from the system's randomness, so that a process and its fork never make the same id.
+    """
     return uuid.uuid4().hex
 
 
 @dataclass(frozen=True)
 class World:
-    """`now_ms`: milliseconds since 1970; `monotonic_s`: seconds that only go on; `jitter`: spreads repetitions."""
+    """The clocks and the randomness of a client.
+
+    `now_ms`: milliseconds since 1970. `monotonic_s`: seconds of a clock that never goes back. `jitter`: spreads
+    retries.
+    """
 
     now_ms: Callable[[], int] = _now_ms
     monotonic_s: Callable[[], float] = time.monotonic
@@ -35,7 +42,10 @@ KEY: Final = "DRAWDOWN_KEY"
 
 
 def server_of(url: str | None, key: str | None) -> tuple[str, str]:
-    """The server's address and the key, from the environment if they are left out. Errors: ValueError."""
+    """Return the server's address and the key, by default from the environment.
+
+    Errors: ValueError.
+    """
     found = [given or os.environ.get(name, "") for name, given in ((URL, url), (KEY, key))]
     missing = [name for name, text in zip((URL, KEY), found, strict=True) if not text]
     if missing:

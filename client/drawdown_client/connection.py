@@ -1,6 +1,6 @@
 """The connection to a server, for programs with threads and for programs with an event loop.
 
-Guarantee: a process that was forked shares no connection with the one it comes from.
+Guarantee: a forked process shares no connection with its parent process.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ _FAILURES: Final = (httpx.HTTPError, httpx.StreamError)
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """One for all clients of a process: it takes longer to make than a call."""
+    """Return the TLS context of all clients of a process.
+
+    To make one takes longer than a call.
+    """
     return httpx.create_ssl_context()
 
 
 class Line:
-    """For any thread."""
+    """A connection for any thread."""
 
     def __init__(self, url: str, key: str, settings: Settings, world: World) -> None:
         self._url = calls.base_url(url)
@@ -39,7 +42,7 @@ class Line:
         self._settings = settings
         self._world = world
         self._made: dict[int, httpx.Client] = {}
-        """By process: what another one made continues being used there, and is never closed here."""
+        """The HTTP client of each process. Another process still uses its own, so this process never closes it."""
 
     def _http(self) -> httpx.Client:
         pid = os.getpid()
@@ -56,7 +59,7 @@ class Line:
         return self._made[pid]
 
     def once(self, call: Call) -> Answer:
-        """Errors: Refused, Unreachable."""
+        """Make a call once, without retries. Errors: Refused, Unreachable."""
         left = cast(float, TryTimeout(self._settings, self._world))
         try:
             with self._http().stream(
@@ -75,7 +78,10 @@ class Line:
         return calls.read(response, received.body, self._world)
 
     def ask(self, call: Call) -> Answer:
-        """Make a call, with retries within the bounds of a call that a caller waits for. Errors: as `once`."""
+        """Make a call, with retries within the bounds of a call that a caller waits for.
+
+        Errors: as `once`.
+        """
         again = Retrying(
             retry=_AGAIN,
             wait=Backoff(self._world),
@@ -94,7 +100,7 @@ class Line:
 
 
 class AsyncLine:
-    """For one event loop."""
+    """A connection for one event loop."""
 
     def __init__(self, url: str, key: str, settings: Settings, world: World) -> None:
         self._settings = settings
@@ -108,7 +114,7 @@ class AsyncLine:
         )
 
     async def once(self, call: Call) -> Answer:
-        """Errors: Refused, Unreachable."""
+        """Make a call once, without retries. Errors: Refused, Unreachable."""
         try:
             async with (
                 asyncio.timeout(calls.try_s(self._settings)),
@@ -126,7 +132,10 @@ class AsyncLine:
         return calls.read(response, received.body, self._world)
 
     async def ask(self, call: Call) -> Answer:
-        """Make a call, with retries within the bounds of a call that a caller waits for. Errors: as `once`."""
+        """Make a call, with retries within the bounds of a call that a caller waits for.
+
+        Errors: as `once`.
+        """
         again = AsyncRetrying(
             retry=_AGAIN,
             wait=Backoff(self._world),

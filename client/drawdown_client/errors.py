@@ -1,4 +1,4 @@
-"""Errors of the client, by the caller's possible reaction."""
+"""The errors of the client, one class for each possible reaction of the caller."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ from collections.abc import Mapping
 
 
 class ClientError(Exception):
-    """All that this package raises by itself."""
+    """The base of all errors of this package."""
 
 
 class BadItem(ClientError, ValueError):
-    """An event or sample that no server takes; it was not recorded. Fix the call."""
+    """An error: an event or sample is invalid, and was not recorded. Fix the call."""
 
 
 class QueueFull(ClientError):
-    """So much waits to be sent that no more is kept; this item was not recorded. Wait, or let it go."""
+    """An error: the queue is full, and this item was not recorded.
+
+    Wait, or drop the item.
+    """
 
 
 class Closed(ClientError):
-    """The client is closed; nothing was recorded."""
+    """An error: the client is closed, and the item was not recorded."""
 
 
 class Unsent(ClientError):
-    """Items that the server does not have. `count`: how many were not sent in time; `kept`: whether a spool has them
-    for the next start. `rejected`: how many it answered `invalid` or `conflict` since this was last raised;
-    `dead_letter`: the file that keeps those, if there is a spool."""
+    """An error: the server does not have some items.
+
+    `count`: items not sent in time. `kept`: a spool has them for the next start. `rejected`: items answered `invalid`
+    or `conflict` since this error was last raised. `dead_letter`: the file with those; None without a spool.
+    """
 
     def __init__(self, count: int, *, kept: bool, rejected: int = 0, dead_letter: str | None = None) -> None:
         said: list[str] = []
@@ -42,8 +47,10 @@ class Unsent(ClientError):
 
 
 class Refused(ClientError):
-    """The server refused a call; the same call is refused again. `status` is of HTTP; `code` is what docs/http-api.md
-    lists."""
+    """An error: the server refused a call, and would refuse the same call again.
+
+    `status`: of HTTP. `code`: one of docs/codes.md.
+    """
 
     def __init__(self, status: int, code: str, message: str, details: Mapping[str, object] | None = None) -> None:
         super().__init__(f"{status} {code}: {message}")
@@ -54,10 +61,12 @@ class Refused(ClientError):
 
 
 class Unreachable(ClientError):
-    """No answer after all tries: the call may have been done, or not. The same call with the same key is safe.
+    """An error: no answer after all attempts, so it is unknown if the call was done.
 
-    `retry_after_s`: the server's wait after the last try, if it gave one. `too_many`: the server answered, and asked
-    for fewer calls.
+    The same call with its key is safe.
+
+    `retry_after_s`: the wait that the server requested after the last attempt; None: it requested none. `too_many`: the
+    server answered, and requested fewer calls.
     """
 
     def __init__(self, why: str, retry_after_s: float | None = None, *, too_many: bool = False) -> None:

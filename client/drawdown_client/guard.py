@@ -1,4 +1,4 @@
-"""The guard, for programs with threads: ask before acting, and hold what an act may cost while it continues."""
+"""The guard for programs with threads: ask before a use, and reserve its possible cost while it runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from drawdown_client.settings import Settings
 EXTENDS_A_HOLD: Final = 3
 """Extensions of a budget during one hold."""
 LONGEST_S: Final = 86_400.0
-"""Seconds for which a budget is extended, by default."""
+"""Default seconds for which a budget is extended."""
 
 log = logging.getLogger("drawdown_client")
 
@@ -28,16 +28,16 @@ log = logging.getLogger("drawdown_client")
 class Guard:
     """The guard, for any thread.
 
-    Errors of all methods: Refused; Unreachable after all tries. Without an answer, the program decides what to do.
+    Errors of all methods: Refused; Unreachable after all attempts. If the server does not answer, the program decides.
     """
 
     def __init__(self, line: Line, settings: Settings | None = None, world: World | None = None) -> None:
         self._line = line
         self._world = world or World()
         self.dark = LetThrough(settings or Settings())
-        """Uses that were let through without an answer, and are not sent to the server yet."""
+        """Uses that were let through without an answer, and that the server does not have yet."""
         self._telling = threading.Lock()
-        """One at a time: in order."""
+        """A lock, so that uses are sent in order."""
 
     def check(self, wish: Wish) -> Decision:
         """Return the decision on a use now, without using anything."""
@@ -50,38 +50,44 @@ class Guard:
             return words.UNANSWERED
 
     def options(self, wish: Wish) -> tuple[WayOut, ...]:
-        """The four ways out of a block (top up, sponsor, request an override, run locally), and which are open now."""
+        """Return the four ways out of a block, and which are open now.
+
+        They are: top up, sponsor, request an override, run locally.
+        """
         return words.ways_out(self._line.ask(words.options(wish)))
 
     def consume(self, key: str, wish: Wish, *, event: Event | str | None = None) -> Decision:
         """Use this quantity at once, if it is allowed.
 
-        `event`, or a type alone, is emitted with it: the use counts against limits, and the event is billed, both or
-        neither. Errors: BadItem, too.
+        `event`: an event, or a type, to emit with the use. The use counts against limits, and the event is billed, both
+        or neither. Errors: also BadItem.
         """
         said = None if event is None else of_use(event, self._world.now_ms())
         call, late = (words.consume(key, wish, said, late=is_late) for is_late in (False, True))
         return self._use(key, wish, call, late)
 
     def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
-        """Hold this quantity, if it is allowed."""
+        """Reserve this quantity, if it is allowed. `hold_s`: seconds of the reservation."""
         late = words.reserve(key, wish, hold_s, late=True)
         return self._use(key, wish, words.reserve(key, wish, hold_s), late)
 
     def settle(self, key: str, actual: int, *, reason: str | None = None) -> Decision:
-        """End it with what was used in all, also after its hold was over."""
+        """Settle a reserved use with its total quantity.
+
+        That is possible also after the reservation has expired.
+        """
         return self._end(key, words.settle(key, actual, reason))
 
     def release(self, key: str, incurred: int = 0, *, reason: str | None = None) -> Decision:
-        """Give it up; what it used all the same counts."""
+        """Release a reserved use. The quantity `incurred` still counts."""
         return self._end(key, words.release(key, incurred, reason))
 
     def extend(self, key: str, *, to: int | None = None, hold_s: float | None = None) -> Decision:
-        """Hold `to` in all, and for longer."""
+        """Extend a reserved use to a total of `to`, for `hold_s` seconds from now."""
         return self._end(key, words.extend(key, to, hold_s))
 
     def close(self) -> None:
-        """Send the uses that were let through, as far as a server answers; the rest is logged."""
+        """Send the uses that were let through, if a server answers. The rest is logged."""
         self._tell()
         self.dark.give_up()
 
@@ -106,7 +112,10 @@ class Guard:
         return words.decided(self._line.ask(call))
 
     def _tell(self) -> Unreachable | None:
-        """Send the uses that were let through, each once, in order. Return the error that ended it early, or None."""
+        """Send the uses that were let through, each once, in order.
+
+        Return the error that ended it early, or None.
+        """
         if self.dark.next() is None:
             return None
         with self._telling:
@@ -126,23 +135,29 @@ class Guard:
         subject: str | None = None, payer: str | None = None, hold_s: float = HOLD_S, extend: bool = False,
         longest_s: float = LONGEST_S,
     ) -> Budget:  # fmt: skip
-        """Hold an estimate while a block runs. A key that is bound to an organisation need not name it. `extend`: the
-        hold continues as long as the block, up to `longest_s`."""
+        """Reserve an estimate while a block runs.
+
+        If the key is bound to an organisation, omit `org_id`. `extend`: the reservation lasts as long as the block, up
+        to `longest_s`.
+        """
         wish = Wish(org_id, metric, estimate, project, subject, payer)
         return Budget(self, key, wish, hold_s, longest_s if extend else 0.0)
 
 
 class Budget:
-    """Reserves on entry (errors: Blocked), and settles at the end with `actual`, or the estimate if it was not set.
+    """A context manager that reserves an estimate on entry, and settles at the end.
 
-    If the block raises an error, also an interrupt, it releases the hold, with `actual` or 0 as the incurred quantity.
+    It settles with `actual`, or with the estimate. Errors on entry: Blocked.
+
+    If the block raises an error, also an interrupt, it releases the reservation, with `actual` or 0 as the incurred
+    quantity.
     """
 
     def __init__(self, guard: Guard, key: str, wish: Wish, hold_s: float, longest_s: float) -> None:
         self.key = key
         self.actual: int | None = None
         self.answer: Decision | None = None
-        """The answer of the entry, and then of the end."""
+        """The guard's answer to the entry, and later to the end."""
         self._guard = guard
         self._wish = wish
         self._hold_s = hold_s
@@ -155,7 +170,7 @@ class Budget:
             self.answer = self._guard.reserve(self.key, self._wish, hold_s=self._hold_s)
         except ClientError:
             raise
-        except BaseException:  # an interrupt: it may be held
+        except BaseException:  # an interrupt: the server may have reserved it
             self._give_up(0, "interrupted")
             raise
         words.require_held(self.key, self.answer)
@@ -174,7 +189,7 @@ class Budget:
         self.answer = self._guard.settle(self.key, self._wish.quantity if self.actual is None else self.actual)
 
     def _give_up(self, incurred: int, why: str) -> None:
-        """Release the hold after the block raised an error.
+        """Release the reservation after the block raised an error.
 
         The caller gets that error, so a failure here is only logged.
         """
@@ -184,7 +199,7 @@ class Budget:
             except Refused as error:
                 if error.code != ENDED or not incurred:
                     raise
-                self._guard.settle(self.key, incurred, reason=why)  # the hold was over: what was used is given late
+                self._guard.settle(self.key, incurred, reason=why)  # the reservation had expired: settle late
         except ClientError as error:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return

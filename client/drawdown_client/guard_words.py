@@ -1,7 +1,7 @@
 """The calls of the guard, and its answers.
 
 Guarantee: this module makes no call. Quantities are whole numbers of base units of the metric. The caller chooses the
-key of a use: if an answer is lost, the same call again is done once.
+key of a use. If an answer is lost, the server does the same call only once.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ HELD: Final = "held"
 ENDED: Final = "ended"
 NOT_HELD: Final = "unknown_use"
 UNWRITTEN: Final = "database_unreadable"
-"""The reason of what a server lets through while its database is away: no other server knows of it yet."""
+"""The reason code of a use that a server lets through without its database. No other server has the use yet."""
 HOLD_S: Final = 3_600.0
-"""Seconds of a hold, by default."""
+"""Default seconds of a reservation."""
 
 
 @dataclass(frozen=True)
 class Decision:
     """The guard's answer.
 
-    `decision` counts. `would` is the decision of phase 3. `rule` decided, for `reason`. The nearest limit has `limit`,
-    `used` before, `remaining` after, and `resets_at`. `options`: the ways out. `degraded`: decided without knowing the
-    credit. `event`: the outcome of the event that the use emits (`accepted`, `pending`, `duplicate`; None: it emits
-    none, or is blocked). `said`: the whole answer.
+    `decision`: the one that counts. `would`: the decision of phase 3. `rule`: the rule that decided. `reason`: its
+    code. `limit`, `used`, `remaining`, `resets_at`: of the nearest limit, the amount, the use before, the amount left
+    after, and the next reset. `options`: the ways out of a block. `degraded`: the credit was unknown. `event`: the
+    outcome of the emitted event (`accepted`, `pending`, `duplicate`; None: no event was emitted). `said`: the whole
+    answer.
     """
 
     decision: Literal["allow", "warn", "block"]
@@ -54,7 +55,7 @@ class Decision:
 
 
 class Blocked(ClientError):
-    """The guard blocks the use. `answer` has the reason and the ways out."""
+    """An error: the guard blocks the use. `answer` has the reason and the ways out."""
 
     def __init__(self, answer: Decision) -> None:
         options = f"; options: {', '.join(answer.options)}" if answer.options else ""
@@ -66,7 +67,7 @@ class Blocked(ClientError):
 class WayOut:
     """One way out of a block.
 
-    If not `is_open`: `code` and `said` give the reason. `call`: method, path and body for a program. `link`: the page
+    If not `is_open`, `code` and `said` have the reason. `call`: method, path and body for a program. `link`: the page
     for the organisation's own people. `whole`: the whole answer.
     """
 
@@ -86,9 +87,10 @@ UNANSWERED: Final = Decision("allow", "allow", False, "unlimited", "unreachable"
 
 @dataclass(frozen=True)
 class Wish:
-    """A use to ask the guard about: who uses how much of a metric, with which labels.
+    """A use to check: an organisation, a metric, a quantity, and labels.
 
-    `org` None: the organisation that the key is bound to. `payer`: who pays, in place of the metric's setting.
+    `org_id` None: the organisation that the key is bound to. `payer`: the customer who pays, in place of the metric's
+    setting.
     """
 
     org_id: str | None
@@ -103,13 +105,19 @@ class Wish:
 
 
 def check(wish: Wish) -> Call:
-    """The labels are of no use to it, and it knows none."""
+    """Return the call that checks a use.
+
+    It omits the labels, which that operation does not accept.
+    """
     said = {name: value for name, value in wish.to_json().items() if name not in ("project", "subject")}
     return post("/v1/guard/check", said)
 
 
 def options(wish: Wish) -> Call:
-    """Return the call for the ways out. Errors: ValueError if no organisation is given."""
+    """Return the call for the ways out of a block.
+
+    Errors: ValueError without an organisation.
+    """
     if wish.org_id is None:
         raise ValueError("missing organisation. Pass the organisation of the options")
     query = {"metric": wish.metric, "quantity": str(wish.quantity), "payer": wish.payer}
@@ -137,7 +145,10 @@ def ways_out(answer: Answer) -> tuple[WayOut, ...]:
 
 
 def consume(key: str, wish: Wish, event: Mapping[str, object] | None = None, *, late: bool = False) -> Call:
-    """`event`: what it emits. `late`: it was let through, and is told now."""
+    """Return the call that uses a quantity.
+
+    `event`: the event to emit. `late`: the use was already let through.
+    """
     return post("/v1/guard/consume", {"key": key, **wish.to_json(), "event": event, "let_through": late or None})
 
 
@@ -159,7 +170,10 @@ def extend(key: str, to: int | None, hold_s: float | None) -> Call:
 
 
 def decided(answer: Answer) -> Decision:
-    """Return an answer. Fields beyond this version are in `said`. Errors: Unreachable if it has no decision."""
+    """Return an answer as a Decision.
+
+    Unknown fields are in `said`. Errors: Unreachable without a decision.
+    """
     if answer.get("decision") not in ("allow", "warn", "block"):
         raise Unreachable("invalid answer: its decision is unknown to this version. Upgrade drawdown-client")
     return Decision(
@@ -198,13 +212,19 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def require_written(answer: Answer) -> None:
-    """Errors: Unreachable for what a server let through, and could not write down."""
+    """Check that a server recorded a use.
+
+    Errors: Unreachable if it let the use through without its database.
+    """
     if answer.get("reason") == UNWRITTEN:
         raise Unreachable("the database of the server is unavailable")
 
 
 def require_held(key: str, answer: Decision) -> None:
-    """Errors: Blocked; Refused `ended` for the key of a use that is over: nothing is held by it any more."""
+    """Check that a use is reserved.
+
+    Errors: Blocked; Refused `ended` if the key is of a use that ended.
+    """
     if not answer.is_allowed:
         raise Blocked(answer)
     state = answer.said.get("state", HELD)

@@ -1,4 +1,4 @@
-"""The HTTP library: httpx, or, if it is not installed, httpx2, its maintained successor with the same API."""
+"""The HTTP library: httpx. If it is not installed: httpx2, its maintained successor with the same API."""
 
 from typing import TYPE_CHECKING
 

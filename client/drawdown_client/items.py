@@ -1,7 +1,7 @@
 """Events and samples as they are sent: one JSON text each, made once.
 
-Guarantee: an item that is sent again has the same bytes and the same id, so that the server knows it again. An item
-that no server takes is refused at once, in the call that made it.
+Guarantee: a repeated item has the same bytes and the same id, so that the server recognises it. An invalid item is
+rejected at once, in the call that made it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeAlias
 from drawdown_client.errors import BadItem
 
 Kind: TypeAlias = Literal["events", "samples", "guard"]
-"""`guard`: a call of the guard that was let through, as a spool keeps it."""
+"""The kind of an item. `guard`: a call of the guard that was let through, in a spool."""
 Status: TypeAlias = Literal["accepted", "duplicate", "pending", "conflict", "invalid", "refused"]
 
 MAX_ID_CHARS: Final = 200
@@ -26,9 +26,9 @@ MAX_QUANTITY: Final = 10**12
 MAX_ITEM_BYTES: Final = 16 * 1024
 """Bytes of an item."""
 MOST_WARNED: Final = 1_000
-"""Event types, sizes and organisations with a warning."""
+"""Event types, memory sizes and organisations that a warning was logged for."""
 _ABOUT: Final = {"unmapped": ("event_type", "memory_mb"), "unassigned": ("org_id",)}
-"""By a code: what of an item it is about."""
+"""The fields of an item that a code is about, by code."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
 
@@ -37,7 +37,7 @@ log = logging.getLogger("drawdown_client")
 
 @dataclass(frozen=True)
 class Item:
-    """`item_id` is that of the event or sample; `body` its JSON."""
+    """A recorded item. `item_id`: the id of the event or sample. `body`: its JSON."""
 
     kind: Kind
     item_id: str
@@ -55,11 +55,11 @@ class Item:
 class Result:
     """The result of an item.
 
-    - `accepted`: it is kept.
-    - `duplicate`: it was kept before.
-    - `pending`: it is kept, and billed once the fault that `code` names is fixed.
-    - `conflict`: its id was kept with other content.
-    - `invalid`: the server does not take it; `at` is the place of the fault.
+    - `accepted`: the server stored it.
+    - `duplicate`: the server stored it before.
+    - `pending`: the server stored it, and bills it after a person fixes the fault in `code`.
+    - `conflict`: its id exists with other content.
+    - `invalid`: the server rejects it; `at` is the place of the fault.
     - `refused`: the server refused the call, and this item with it.
     """
 
@@ -70,16 +70,19 @@ class Result:
 
     @property
     def is_kept(self) -> bool:
-        """True if the server has the item."""
+        """Return True if the server stored the item."""
         return self.status in ("accepted", "duplicate", "pending")
 
 
 @dataclass(frozen=True)
 class Event:
-    """One act of use. `quantity` is a whole number of base units of the type, also as a float without a fraction. `at`:
-    when (an aware datetime, or milliseconds since 1970; None: now). `event_id` None: one is made. An event with an
-    `event_id` and without a time may be recorded twice: it is one event, of the time at which it first came. `source`
-    None: the client's."""
+    """A usage event.
+
+    `quantity`: a whole number of base units of the type, also as a float without a fraction. `at`: its time (an aware
+    datetime, or milliseconds since 1970; None: now). `event_id` None: the client makes one. If an event with an
+    `event_id` and without a time is recorded twice, it is one event, with its first time. `source` None: that of the
+    client.
+    """
 
     event_type: str
     quantity: int | float = 1
@@ -94,8 +97,8 @@ class Event:
 
 
 def of_event(event: Event, source: str, now_ms: int, new_id: str) -> Item:
-    """Errors: BadItem."""
-    is_stamped = event.at is None and event.event_id is not None  # recorded again, it has another time: it is the same
+    """Return an event as an item. Errors: BadItem."""
+    is_stamped = event.at is None and event.event_id is not None  # a repetition has another time, but is the same event
     said = {
         **_event_fields(event),
         "source": _id(event.source or source, "source"),
@@ -107,7 +110,9 @@ def of_event(event: Event, source: str, now_ms: int, new_id: str) -> Item:
 
 
 def of_use(event: Event | str, now_ms: int) -> dict[str, object]:
-    """Return the event that a use emits. If only a type is given, all other fields come from the use.
+    """Return the event that a use emits.
+
+    With only a type, all other fields come from the use.
 
     A repeated call has another `recorded_at`, and is the same event. Errors: BadItem.
     """
@@ -124,7 +129,7 @@ def of_use(event: Event | str, now_ms: int) -> dict[str, object]:
 
 
 def _event_fields(event: Event) -> dict[str, object]:
-    """The fields of an event, the same wherever it is sent. Errors: BadItem."""
+    """Return the fields of an event that are the same in all calls. Errors: BadItem."""
     return {
         "event_type": _id(event.event_type, "event_type"),
         "org_id": _label(event.org_id, "org_id"),
@@ -137,9 +142,9 @@ def _event_fields(event: Event) -> dict[str, object]:
 
 
 def of_sample(sample: Mapping[str, object], now_ms: int, new_id: str) -> Item:
-    """A sample by the names of docs/samples.md. Without `id` or `ts`, it has a new id, and is of now.
+    """Return a sample as an item, with the field names of docs/samples.md.
 
-    Errors: BadItem.
+    Without `id` it gets a new id, and without `ts` the present time. Errors: BadItem.
     """
     ts = sample.get("ts")
     item_id = _id(sample.get("id", new_id), "id")
@@ -148,7 +153,10 @@ def of_sample(sample: Mapping[str, object], now_ms: int, new_id: str) -> Item:
 
 
 def moment_ms(at: datetime | int) -> int:
-    """Milliseconds since 1970. Errors: BadItem for a datetime without an offset."""
+    """Return milliseconds since 1970.
+
+    Errors: BadItem for a datetime without an offset.
+    """
     if not isinstance(at, datetime):
         return at
     if at.tzinfo is None:
@@ -187,16 +195,16 @@ def _label(text: object, name: str) -> str | None:
 
 
 class Waiting:
-    """Logs items that the server keeps and bills to no organisation yet. For one thread.
+    """A log of items that the server stored and does not bill yet. For one thread.
 
-    It logs one warning for each event type, size or organisation, however many items of it come.
+    It logs one warning for each event type, memory size or organisation.
     """
 
     def __init__(self) -> None:
         self._warned: set[tuple[str | None, str]] = set()
 
     def tell(self, item: Item, result: Result) -> None:
-        """Warn of an item that is `pending`, unless its like was warned of."""
+        """Log a warning for an item that is `pending`, once for each kind."""
         said = item.content
         about = next((said[name] for name in _ABOUT.get(result.code or "", ()) if name in said), "an organisation")
         name = (result.code, repr(about))

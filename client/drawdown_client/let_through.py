@@ -1,7 +1,7 @@
-"""Calls of the guard without an answer, for uses that a program lets through: kept until the server has them.
+"""Calls of the guard for uses that a program lets through without an answer, until the server has them.
 
-Guarantee: each is sent to the server once, in the order in which it was let through, under its key. With a spool they
-outlive the program. If one is lost, it is counted and logged.
+Guarantee: each call is sent to the server once, in order, under its key. With a spool they outlive the program. A lost
+call is counted and logged.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ log = logging.getLogger("drawdown_client")
 
 
 class LetThrough:
-    """Uses let through without an answer, or by a server without its database, as calls in their order.
+    """The uses that were let through without an answer, as calls in order. For any thread.
 
-    They are kept until the server has recorded them. With a spool they are on disk, in a file beside it
-    (`app.spool.guard`), and the next start sends them. For any thread.
+    They include uses that a server without its database let through.
+
+    They are stored until the server has recorded them. With a spool they are on disk, in a file beside it
+    (`app.spool.guard`), and the next start sends them.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -37,35 +39,41 @@ class LetThrough:
         self._place = None if settings.spool is None else Path(f"{settings.spool}.guard")
         self._most_bytes = settings.spool_bytes
         self._calls: deque[tuple[int, Call]] = deque()
-        """Each by its number in the spool."""
+        """The waiting calls, each with its number in the spool."""
         self._keys: set[str] = set()
         self._lock = threading.Lock()
         self._spool: Spool | None = None
         self._pid = os.getpid()
         self.lost = 0
-        """Calls that the server refused, or that were left at the end."""
+        """The number of calls that the server refused, or that were still waiting at the end."""
         with self._lock:
             self._open()
 
     def admits(self, wish: Wish, error: Unreachable) -> bool:
-        """Return True if a use without an answer is let through. A request for fewer calls is an answer."""
+        """Return True if a use without an answer is let through.
+
+        A request of the server for fewer calls is an answer.
+        """
         return wish.metric in self._metrics and not error.too_many
 
     def ends(self, key: str) -> bool:
-        """Return True if the end of this use has to wait for its begin."""
+        """Return True if the end of this use must wait until its start is sent."""
         return key in self._keys
 
     def keep(self, key: str, call: Call, error: Unreachable) -> Decision:
-        """Keep a call. Errors: that of the call, if no more can be kept."""
+        """Store a call, and return the decision for it.
+
+        Errors: `error`, if it cannot be stored.
+        """
         if not self._put(key, call, str(error)):
             raise error
         return words.UNANSWERED
 
     def keep_unwritten(self, key: str, call: Call) -> None:
-        """Keep a use that a server let through, and may be unable to record.
+        """Store a use that a server let through, and may be unable to record.
 
-        If it is sent again, it is still counted once, and before its end, at any server that receives the end. If no
-        more can be kept here, only that server has it.
+        If it is sent again, it still counts once, and before its end, at any server that receives the end. If it cannot
+        be stored here, only that server has it.
         """
         self._put(key, call, words.UNWRITTEN)
 
@@ -95,7 +103,10 @@ class LetThrough:
             return self._calls[0][1]
 
     def acknowledge_first(self, refused: ClientError | None = None) -> None:
-        """The first one was answered."""
+        """Remove the first call, which the server answered.
+
+        `refused`: the error, if the server refused it.
+        """
         with self._lock:
             number, call = self._calls.popleft()
             if refused is not None:
@@ -106,7 +117,7 @@ class LetThrough:
                 self._spool.settle([(number, _spool_item("", call))], [why or Result("accepted")])
 
     def give_up(self) -> None:
-        """End. The rest is logged, and lost unless a spool keeps it."""
+        """Stop. Remaining calls are logged, and lost unless a spool has them."""
         with self._lock:
             spool, self._spool, self._place = self._spool, None, None
             if spool is not None:
@@ -118,7 +129,10 @@ class LetThrough:
             self.acknowledge_first(Unreachable("the program ended before the server answered"))
 
     def _open(self) -> None:
-        """Take over the calls of an earlier start. A forked process begins empty: the other process sends them."""
+        """Load the calls of an earlier start.
+
+        A forked process begins empty, because its parent sends them.
+        """
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._calls.clear()
@@ -137,6 +151,6 @@ class LetThrough:
 
 
 def _spool_item(key: str, call: Call) -> Item:
-    """A call as a spool keeps it."""
+    """Return a call as an item of the spool."""
     said = {"path": call.path, "order": json.loads(call.body or b"{}")}
     return Item("guard", key, json.dumps(said, separators=(",", ":")).encode())

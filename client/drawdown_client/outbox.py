@@ -2,9 +2,10 @@
 
 Guarantee: the client sends each recorded item, with the same bytes and id, until the server has answered for it or
 refused the call. It calls `on_result` once for each item. The number of waiting items is bounded. No item is lost
-silently: if an item is not sent when the client is closed or the program ends, it is in the spool, or the client raises
-or logs the count. If the server rejects an item, the client moves it from the spool to the dead-letter file beside it,
-logs it whole, and raises the count. A forked process begins empty: the process that recorded an item sends it.
+silently. If an item is not sent at the end, it is in the spool, or the client raises or logs the count. The end is the
+close of the client, or the end of the program. If the server rejects an item, the client moves it from the spool to the
+dead-letter file beside it, logs it whole, and raises the count. A forked process begins empty: the process that
+recorded an item sends it.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from drawdown_client.settings import BATCH_BYTES, LONGEST_PAUSE_S, Settings
 from drawdown_client.spool import Spool, dead_letter_of
 
 Send: TypeAlias = Callable[[Kind, Sequence[Item]], list[Result]]
-"""One try. Errors: Unreachable, Refused."""
+"""A function that sends items once, and returns their results. Errors: Unreachable, Refused."""
 
 CLOSING_PAUSE_S: Final = 0.5
-"""Seconds of a pause while the client is closed."""
+"""Longest pause in seconds while the client is closed."""
 _TOO_LARGE: Final = 413
 _UNSPOOLED: Final = 0
 
@@ -43,7 +44,7 @@ log = logging.getLogger("drawdown_client")
 
 
 class Outbox:
-    """For any thread."""
+    """The queue of items and its sending thread, for any thread."""
 
     _changed: threading.Condition
     _waiting: deque[tuple[int, Item]]
@@ -68,7 +69,10 @@ class Outbox:
             os.register_at_fork(after_in_child=lambda: _forked(itself))
 
     def put(self, items: Sequence[Item]) -> None:
-        """Errors: QueueFull, Closed, OSError of the spool; then none of them was recorded."""
+        """Record items.
+
+        Errors: QueueFull, Closed, OSError of the spool; then no item was recorded.
+        """
         with self._changed:
             self._open_spool()
             self._wait_for_room(len(items))
@@ -78,7 +82,10 @@ class Outbox:
             self._take(list(zip(numbers, items, strict=True)))
 
     def offer(self, items: Sequence[Item]) -> bool:
-        """Record items if that needs no wait, neither for room nor for a disk. False: use `put`."""
+        """Record items if this does not wait for room or a disk.
+
+        Return False if it would wait; then call `put`.
+        """
         with self._changed:
             has_room = len(self._waiting) + len(items) <= self._settings.queue_items
             if self._settings.spool is not None or self._closing or not has_room:
@@ -87,7 +94,10 @@ class Outbox:
             return True
 
     def flush(self, timeout_s: float) -> None:
-        """Wait for the answers to all items recorded so far. Errors: Unsent, also for items refused since a flush."""
+        """Wait for the results of all items recorded so far.
+
+        Errors: Unsent, also for items refused since the last flush.
+        """
         if threading.current_thread() is self._thread:
             raise RuntimeError("cannot flush: on_result runs in the thread that sends")
         with self._changed:
@@ -102,9 +112,9 @@ class Outbox:
             self._require_sent(max(wanted - self._done, 0))
 
     def close(self, timeout_s: float) -> None:
-        """Send what waits within this time, then stop. Errors: as `flush`, once."""
+        """Send waiting items within `timeout_s`, then stop. Errors: as `flush`, once."""
         with self._changed:
-            if self._has_ended or self._is_told:  # the thread may end a moment after the time is over
+            if self._has_ended or self._is_told:  # the thread may end shortly after the time limit
                 return
             self._closing = True
             self._deadline_s = self._world.monotonic_s() + timeout_s
@@ -130,7 +140,10 @@ class Outbox:
         self._has_ended = self._is_told = False
 
     def _end(self) -> None:
-        """End once. If there is a thread, it does this: it may be in a call when the time to close is over."""
+        """Stop, once.
+
+        If there is a thread, it calls this: it may be in a call when the time to close is over.
+        """
         self._has_ended = True
         self._hang_up()
         if self._spool is not None:
@@ -150,7 +163,7 @@ class Outbox:
         self._waiting.extend(found)
         self._put += len(found)
         if self._thread is None or not self._thread.is_alive():
-            if multiprocessing.parent_process() is not None:  # such a process ends without `atexit`
+            if multiprocessing.parent_process() is not None:  # a child of multiprocessing ends without `atexit`
                 multiprocessing.util.Finalize(None, self._at_exit, exitpriority=0)
             self._thread = threading.Thread(target=self._run, name="drawdown-client", daemon=True)
             self._thread.start()
@@ -182,7 +195,7 @@ class Outbox:
         except Unsent as error:
             log.error("at the end of the program, %s", error)
 
-    # What the thread does.
+    # The work of the thread.
 
     def _run(self) -> None:
         while batch := self._next():
@@ -196,7 +209,10 @@ class Outbox:
             self._end()
 
     def _next(self) -> list[tuple[int, Item]]:
-        """A batch that waits, of one kind; none: it is over."""
+        """Return the next batch, of one kind.
+
+        The result is empty if the client is closed and its time is over.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             most = self._settings.batch_items
@@ -215,7 +231,10 @@ class Outbox:
             return found
 
     def _deliver(self, batch: Sequence[tuple[int, Item]]) -> bool:
-        """Send it until there is an answer; False: the client was closed, and it still waits."""
+        """Send a batch until there is an answer.
+
+        Return False if the client was closed first, and the batch still waits.
+        """
         try:
             found = self._until_answered([item for _, item in batch])
         except Unreachable as error:
@@ -237,7 +256,7 @@ class Outbox:
             return self._closing and self._world.monotonic_s() + state.upcoming_sleep > self._deadline_s
 
         def send() -> list[Result]:
-            self._seen = (self._hurried, self._closing)  # a wish that comes during the call ends the pause after it
+            self._seen = (self._hurried, self._closing)  # a flush or close during the call ends the pause after it
             return self._send(items[0].kind, items)
 
         again = Retrying(
@@ -251,7 +270,10 @@ class Outbox:
         return again(send)
 
     def _pause(self, seconds: float, *, may_hurry: bool) -> None:
-        """Wait. A close ends the wait; so does a flush, unless the server asked for the wait."""
+        """Wait.
+
+        A close ends the wait, and so does a flush, unless the server requested the wait.
+        """
         with self._changed:
             hurried, closing = self._seen
             self._changed.wait_for(
@@ -284,12 +306,15 @@ class Outbox:
             return
         try:
             self._settings.on_result(item, result)
-        except BaseException as error:  # whatever it is, the thread continues
+        except BaseException as error:  # the thread continues after any error of the callback
             log.error("on_result failed: %s", escape(str(error)), exc_info=None if self._on_result_failed else error)
             self._on_result_failed = True
 
     def forked(self) -> None:
-        """In the new process: its own lock, thread and spool, and nothing that waits."""
+        """Reset the outbox in a forked process.
+
+        It has a new lock, thread and spool, without waiting items.
+        """
         if self._spool is not None:
             self._spool.close()
         self._empty()

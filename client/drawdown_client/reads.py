@@ -1,4 +1,4 @@
-"""Reads of an organisation's usage and balance. Pure: which calls there are, and how pages are put together."""
+"""Reads of an organisation's usage and balance. Pure: it makes the calls, and joins pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ By: TypeAlias = Literal["feature", "day", "sandbox", "project", "subject"]
 
 
 class UsageRow(TypedDict):
-    """Base units of a feature. `group`: the day, sandbox, project or subject. `sealed` None: no push has it."""
+    """The usage of a feature in base units.
+
+    `group`: the day, sandbox, project or subject. `sealed` None: not in a push.
+    """
 
     group: str
     feature: str
@@ -32,7 +35,7 @@ class UsageRow(TypedDict):
 
 
 class Carried(TypedDict):
-    """Base units that are sealed and wait for a whole unit of their provider."""
+    """Sealed base units that wait until they fill a whole unit of their provider."""
 
     provider: str
     customer_id: str
@@ -41,7 +44,10 @@ class Carried(TypedDict):
 
 
 class Usage(TypedDict):
-    """GET /v1/usage/{org_id}, all pages. `pruned`: at the start of the range, used is the sealed quantity."""
+    """All pages of GET /v1/usage/{org_id}.
+
+    `pruned`: samples at the start of the range were deleted, so there `used` is the sealed quantity.
+    """
 
     org_id: str
     by: str
@@ -53,9 +59,9 @@ class Usage(TypedDict):
 
 
 class Balance(TypedDict):
-    """GET /v1/balance/{org_id}, in credits and in micro-credits; an answer has more fields.
+    """The main fields of GET /v1/balance/{org_id}, in credits and in micro-credits.
 
-    `available`: may still be reserved. `unbilled`: used, and charged by the next ticks.
+    `available`: credit that can still be reserved. `unbilled`: used, and charged by the next ticks.
     """
 
     org_id: str
@@ -72,7 +78,7 @@ class Balance(TypedDict):
 
 
 def usage(org_id: str, from_: Moment | None, to: Moment | None, by: By, pages: Pages) -> Call:
-    """Return the call of the next page. All pages have the begin of the first."""
+    """Return the call of the next page. All pages have the start of the first."""
     begin = pages.from_ms if from_ is None else _ms(from_)
     query = {"from_ms": begin, "to_ms": None if to is None else _ms(to), "by": by, "after": pages.after}
     return get("v1", "usage", org_id, query=query)
@@ -83,9 +89,10 @@ def balance(org_id: str) -> Call:
 
 
 class Pages:
-    """The pages of one answer, as they come: `after` is where the next begins, until `whole` is set.
+    """The pages of one answer.
 
-    It keeps their rows, and the other fields of the first page.
+    `after`: the start of the next page. `whole`: the joined answer, once the last page is added. It has the rows of all
+    pages, and the other fields of the first.
     """
 
     def __init__(self) -> None:
@@ -97,12 +104,18 @@ class Pages:
 
     @property
     def from_ms(self) -> str | None:
-        """The begin that the server chose for the first page."""
+        """Return the start of the range that the server chose for the first page.
+
+        Return None before the first page.
+        """
         found = None if self._first is None else self._first.get("from_ms")
         return str(found) if isinstance(found, int) else None
 
     def add(self, page: Answer) -> None:
-        """Add a page. Errors: Unreachable if it is no page, the same page again, or too much."""
+        """Add a page.
+
+        Errors: Unreachable if it is invalid, repeated, or too large in total.
+        """
         after, rows = page.get("next"), page.get("rows")
         is_page = isinstance(rows, list) and len(rows) <= MOST_ROWS and all(isinstance(row, dict) for row in rows)
         if not is_page or not isinstance(after, str | None) or after in ("", self.after or ""):

@@ -22,29 +22,29 @@ BLOCK_S: Final = 5.0
 CLOSE_S: Final = 10.0
 """Seconds for which `close`, and the end of the program, wait."""
 KEPT_CALLS: Final = 1_000
-"""Calls of the guard that wait for a report; beyond them, the client raises `Unreachable`."""
+"""Calls of the guard without an answer that wait to be sent. Beyond them, the client raises `Unreachable`."""
 SPOOL_BYTES: Final = 64 * 1024 * 1024
 """Bytes of a spool."""
 CALL_TRIES: Final = 4
-"""Tries of a call for which the program waits."""
+"""Attempts of a call for which the program waits."""
 CALL_WITHIN_S: Final = 15.0
-"""Seconds after which no such try begins."""
+"""Seconds after which no further attempt of such a call begins."""
 CONNECT_S: Final = 5.0
 """Seconds to connect."""
 ANSWER_S: Final = 30.0
 """Seconds between two bytes of an answer. `Client` rounds them up to whole seconds."""
 WHOLE_ANSWER_S: Final = 60.0
-"""Seconds of a whole try, from the connection to the end of the answer."""
+"""Seconds of a whole attempt, from the connection to the end of the answer."""
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
 """Bytes of an answer, which is never compressed."""
 MOST_ANSWER_SIGNS: Final = 100_000
-"""`{`, `[`, `:` and `,` outside of the texts of an answer."""
+"""Number of `{`, `[`, `:` and `,` in an answer, outside of its texts."""
 MAX_SAID_CHARS: Final = 300
 """Characters of a code, a message or a reason that an error shows."""
 FIRST_PAUSE_S: Final = 0.2
-"""Seconds of the first pause, at most."""
+"""Longest first pause, in seconds."""
 LONGEST_PAUSE_S: Final = 60.0
-"""Seconds of any pause."""
+"""Longest pause, in seconds."""
 LONGEST_RETRY_AFTER_S: Final = 300.0
 """Seconds of a pause that the server requests."""
 
@@ -53,8 +53,8 @@ LONGEST_RETRY_AFTER_S: Final = 300.0
 class Settings:
     """The settings of a client.
 
-    `source`: for events that name none. `on_result`: called once for each item, from the thread that sends. `spool`: a
-    file that keeps items until they are acknowledged. `when_full`: "block" waits up to `block_s` seconds for room and
+    `source`: for events without a source. `on_result`: called once for each item, from the sending thread. `spool`: a
+    file that stores items until they are acknowledged. `when_full`: "block" waits up to `block_s` seconds for room and
     then raises QueueFull; "raise" raises it at once. `close_s`: the longest wait when the client is closed or the
     program ends. `fails_open`: metrics that the guard lets through if no server answers, as set with `guard set --fail
     open`.

@@ -1,12 +1,12 @@
-"""A file that keeps items until they are acknowledged.
+"""A file that stores items until they are acknowledged.
 
-It holds JSON lines: a line for each item, and a line for each range of numbers that is done.
+It has JSON lines: a line for each item, and a line for each range of acknowledged numbers.
 
 Guarantee: when `add` returns, its items are on disk. The next start reads them again unless they were acknowledged. An
-item that was acknowledged just before a crash may be read again: the server knows it. If the server rejects an item, it
-is in a file beside the spool (`app.spool.dead`), with the reason, before it leaves the spool. Each process locks a file
-of its own (`app.spool`, `app.spool.1`, …), and takes over the files of processes that are gone. A line that a crash cut
-short is dropped: `add` had not returned for it.
+item that was acknowledged just before a crash may be read again, but the server recognises it. If the server rejects an
+item, it is in a file beside the spool (`app.spool.dead`), with the reason, before it leaves the spool. Each process
+locks a file of its own (`app.spool`, `app.spool.1`, …), and takes over the files of ended processes. A line that a
+crash cut short is dropped: `add` had not returned for it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ from drawdown_client.errors import QueueFull
 from drawdown_client.items import Item, Result
 
 MOST_SPOOLS: Final = 64
-"""Processes with a spool of one name at once."""
+"""Concurrent processes with a spool of one name."""
 _MODE: Final = 0o600
 
 log = logging.getLogger("drawdown_client")
 
 
 class Spool:
-    """For one thread at a time. `left`: what was there, by number. Errors: OSError wherever the disk fails."""
+    """A spool, for one thread at a time.
+
+    `left`: items of an earlier start, by number. Errors: OSError if the disk fails.
+    """
 
     def __init__(self, path: Path, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -53,7 +56,10 @@ class Spool:
             self._adopt(other)
 
     def add(self, items: Sequence[Item]) -> list[int]:
-        """The items' numbers. Errors: QueueFull, and nothing was added."""
+        """Write items to disk, and return their numbers.
+
+        Errors: QueueFull; then no item was added.
+        """
         numbers = list(range(self._last + 1, self._last + 1 + len(items)))
         lines = [_line(number, item) for number, item in zip(numbers, items, strict=True)]
         self._make_room(sum(map(len, lines)))
@@ -63,7 +69,10 @@ class Spool:
         return numbers
 
     def acknowledge(self, numbers: Sequence[int]) -> None:
-        """These, in ascending order, are acknowledged. It need not reach the disk at once."""
+        """Mark items as acknowledged, by ascending numbers.
+
+        The mark may reach the disk later.
+        """
         for number in numbers:
             self._lengths.pop(number, None)
         if not self._lengths:
@@ -73,7 +82,10 @@ class Spool:
             self._append(ranges, is_kept=False)
 
     def bury(self, items: Sequence[tuple[Item, Result]]) -> None:
-        """Keep rejected items in the dead-letter file. Errors: QueueFull if it has no room."""
+        """Write rejected items to the dead-letter file.
+
+        Errors: QueueFull if it has no room.
+        """
         file = _open(self._dead_letter, os.O_APPEND | os.O_CREAT)
         try:
             lines = b"".join(_dead_line(item, result) for item, result in items)
@@ -87,7 +99,10 @@ class Spool:
             os.close(file)
 
     def settle(self, batch: Sequence[tuple[int, Item]], found: Sequence[Result]) -> None:
-        """Remove items that the server or the dead-letter file has. If the disk fails, that is logged."""
+        """Remove items that the server or the dead-letter file has.
+
+        An error of the disk is logged.
+        """
         numbers = {number for number, _ in batch}
         rejected = [(number, item, one) for (number, item), one in zip(batch, found, strict=True) if not one.is_kept]
         try:
@@ -102,7 +117,7 @@ class Spool:
             log.error("the spool cannot be written; the client will send %d items again: %s", len(numbers), error)
 
     def _append(self, lines: bytes, *, is_kept: bool) -> None:
-        """All of it or nothing: what follows half a line would be lost with it."""
+        """Append all lines or none: lines after an incomplete line would be lost with it."""
         size = os.fstat(self._file).st_size
         try:
             _write(self._file, lines)
@@ -113,7 +128,10 @@ class Spool:
             raise
 
     def close(self) -> None:
-        """The next process may take it over. In a process that was forked: the other one keeps it."""
+        """Close the files, so that another process can take them over.
+
+        After a fork, the files of the parent process stay open.
+        """
         os.close(self._file)
         os.close(self._lock)
 
@@ -125,9 +143,12 @@ class Spool:
         self._compact()
 
     def _compact(self) -> None:
-        """Leave out what is done. A crash leaves the old file, or the new one."""
+        """Rewrite the file without acknowledged items.
+
+        After a crash, the file is either the old file or the new file.
+        """
         new = self._path.with_name(f"{self._path.name}.new")
-        new.unlink(missing_ok=True)  # of a process that is gone: the lock is ours
+        new.unlink(missing_ok=True)  # an ended process left it: this process has the lock
         made = _open(new, os.O_APPEND | os.O_CREAT | os.O_EXCL)
         try:
             _write(made, b"".join(_line(number, item) for number, item in _read(self._file) if number in self._lengths))
@@ -144,7 +165,10 @@ class Spool:
         os.close(folder)
 
     def _adopt(self, other: Path) -> None:
-        """Take over the items of a process that is gone. A crash in between leaves them in both, under the same ids."""
+        """Take over the items of an ended process.
+
+        After a crash in between, both files have them, under the same ids.
+        """
         try:
             for place, lock in _free([other]):
                 try:
@@ -165,7 +189,10 @@ class Spool:
 
 
 def dead_letter_of(path: Path) -> Path:
-    """Return the dead-letter file beside a spool. Processes with the same spool name share it."""
+    """Return the dead-letter file beside a spool.
+
+    Processes with the same spool name share it.
+    """
     return path.with_name(f"{path.name}.dead")
 
 
@@ -176,7 +203,7 @@ def _dead_line(item: Item, result: Result) -> bytes:
 
 
 def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """First and last of those that follow one another."""
+    """Yield the first and last number of each unbroken range."""
     first = last = numbers[0]
     for number in numbers[1:]:
         if number != last + 1:
@@ -187,8 +214,8 @@ def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _free(places: Iterable[Path]) -> Iterator[tuple[Path, int]]:
-    """Those that no process has, each with the lock that was taken."""
-    import fcntl  # not on every system, and only a spool needs it
+    """Lock the free files, and yield each file with its lock."""
+    import fcntl  # imported here: not every system has it, and only a spool needs it
 
     for place in places:
         lock = _open(place.with_name(f"{place.name}.lock"), os.O_CREAT)
@@ -201,9 +228,9 @@ def _free(places: Iterable[Path]) -> Iterator[tuple[Path, int]]:
 
 
 def _open(path: Path, flags: int) -> int:
-    """Open a plain file of this user, which no other user may read. Errors: OSError.
+    """Open a regular file of this user that no other user can read. Errors: OSError.
 
-    Another user who may write the folder could have put a link there, to a file that would be overwritten.
+    Another user with write access to the folder could have put a link there, to a file that would be overwritten.
     """
     file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, _MODE)
     found = os.fstat(file)
@@ -223,7 +250,10 @@ def _line(number: int, item: Item) -> bytes:
 
 
 def _read(file: int) -> list[tuple[int, Item]]:
-    """Return the items that are not done, and cut off an incomplete line at the end."""
+    """Return the items that are not acknowledged.
+
+    Cut off an incomplete line at the end of the file.
+    """
     text = os.pread(file, os.fstat(file).st_size, 0)
     whole = text[: text.rfind(b"\n") + 1]
     if len(whole) < len(text):
@@ -247,19 +277,25 @@ def _read(file: int) -> list[tuple[int, Item]]:
 
 
 def _done_numbers(first: int, last: int, found: Mapping[int, Item]) -> Iterable[int]:
-    """Numbers that are done. A line that is spoilt can name more than anybody could count."""
+    """Return the acknowledged numbers of a range.
+
+    A damaged line can name an enormous range.
+    """
     if last - first < len(found):
         return range(first, last + 1)
     return [number for number in found if first <= number <= last]
 
 
 def _item(said: Mapping[str, Any]) -> tuple[int, Item]:
-    """Errors: ValueError, KeyError, AttributeError, TypeError."""
+    """Return the number and the item of a line.
+
+    Errors: ValueError, KeyError, AttributeError, TypeError.
+    """
     number, kind, item_id = said["number"], said["kind"], said["id"]
     if type(number) is not int or kind not in ("events", "samples", "guard") or not isinstance(item_id, str):
         raise ValueError("invalid line: expected an item of a spool")
     body = said["item"].encode()
-    if not isinstance(json.loads(body), dict):  # in a batch, it would spoil all others
+    if not isinstance(json.loads(body), dict):  # in a batch, it would make all other items invalid
         raise ValueError("invalid line: expected an item of a spool")
     return number, Item(kind, item_id, body)
 

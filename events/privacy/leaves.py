@@ -1,11 +1,10 @@
-"""The leaves of a report: each text, number and key, with its place, and as each decoder would read it.
+"""The leaves of a report: each text, number and key, with its place, and every way to decode it.
 
-Guarantee: bounded in depth and in number. Values beyond the bounds are reported as trouble, never passed over. JSON
-inside a text is walked, too. Each text has MAX_READINGS readings at most, each of MAX_TEXT_CHARS at most. If there
-would be more, or longer ones, that is trouble: an unread value is not public. If a key has two values, both are kept. A
-number stays as it was written. If a report cannot be read, that is an error, and nothing of it is repeated. A field's
-name is taken without its case, its separators and the `s` of a plural: `ownerIds`, `OWNER-ID` and `owner_id` are the
-same.
+Guarantee: bounded in depth and in number. Values beyond the bounds are reported as trouble, never skipped. JSON inside
+a text is read, too. Each text has at most MAX_READINGS readings, of at most MAX_TEXT_CHARS each. More or longer
+readings are trouble, because a value that is not read may be private. If a key has two values, both are read. A number
+stays as it was written. If a report cannot be read, the error quotes no part of it. Names of fields are compared
+without case, separators and the `s` of a plural: `ownerIds`, `OWNER-ID` and `owner_id` are the same.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ MAX_DEPTH: Final = 32
 MAX_LEAVES: Final = 200_000
 """Values of one report. Texts, numbers, objects and lists count."""
 MAX_DECODED_CHARS: Final = 4_194_304
-"""Decoded length of the texts of one report, and of the JSON in texts. Otherwise a few characters could be read in ever
-more ways."""
+"""Characters to decode of the texts of one report, and of the JSON in them. Otherwise a short text could have very many
+readings."""
 LEAST_DECODED_CHARS: Final = 64
-"""Least number of characters that one reading of a text counts for, because a short reading takes time, too."""
+"""Characters that the shortest reading of a text counts for, because each reading takes time."""
 _NESTED: Final = ("{", "[", '"')
 
 
 @dataclass(frozen=True)
 class Key:
-    """A step into an object: the key, and its number there, from 1 on."""
+    """A step into an object: the key, and its number in the object, from 1."""
 
     name: str
     number: int
@@ -51,7 +50,10 @@ Path: TypeAlias = tuple[Step, ...]
 
 @dataclass(frozen=True)
 class Leaf:
-    """A text, number or key. `key`: the bare name of its field. `above`: that of the field around it."""
+    """A text, number or key.
+
+    `key`: the bare name of its field. `above`: the bare name of the field around it.
+    """
 
     path: Path
     readings: tuple[str, ...]
@@ -78,7 +80,7 @@ class _Node:
 
 
 class _Room:
-    """The characters of one report that may still be decoded."""
+    """The number of characters of one report that can still be decoded."""
 
     def __init__(self) -> None:
         self.left = MAX_DECODED_CHARS
@@ -88,9 +90,10 @@ class _Room:
 
 
 def leaves_of(report: object) -> Iterator[Leaf | Trouble]:
-    """All of a report, whether it was read by `documents` or is made of dictionaries, lists, dataclasses and scalars.
+    """Yield all leaves of a report, and the faults of its form.
 
-    Errors: UsageError for a value that JSON does not have.
+    The report was read by `documents`, or consists of dictionaries, lists, dataclasses and scalars. Errors: UsageError
+    for a value that JSON does not have.
     """
     nodes, seen, room = [_Node(report, (), "", "")], 0, _Room()
     while nodes:
@@ -159,7 +162,7 @@ def _text(text: str, node: _Node, below: list[_Node], room: _Room) -> Iterator[L
 
 
 def _read(text: str, leaf: Leaf, room: _Room) -> Iterator[Leaf | Trouble]:
-    """A leaf with the readings of its text, and what is wrong with them."""
+    """Yield the leaf of a text with its readings, and the faults of them."""
     found, is_all = look(text)
     if len(text) > MAX_TEXT_CHARS:
         yield Trouble(leaf.path, "long_text")
@@ -176,7 +179,7 @@ def _size(value: object) -> int:
 
 
 def _number(text: str) -> tuple[str, ...]:
-    """Return a number as it was written; also in digits alone, if it is whole and has few."""
+    """Return a number as it was written, and in plain digits if it is whole and short."""
     if text.isdigit():
         return (text,)
     try:
@@ -189,13 +192,14 @@ def _number(text: str) -> tuple[str, ...]:
 
 
 MAX_TEXT_CHARS: Final = 10_000
-"""Length of a text that a scan searches. A longer text is itself a finding."""
+"""Characters of a text that a scan searches. A longer text is itself a finding."""
 MAX_READINGS: Final = 12
 """Readings of one text of a report."""
 MAX_MARKS: Final = 30
-"""Combining marks in a row, as Unicode's stream-safe form has it. To put more in order costs the square of them."""
+"""Combining marks in a row, as in Unicode's stream-safe form. The time to sort more grows with the square of their
+number."""
 MAX_RUNS: Final = 20
-"""Runs of one text that are each taken for base64 by itself; the others together are one reading."""
+"""Runs of one text that are each decoded as base64. The remaining runs are one reading together."""
 
 _UNSEEN: Final = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
@@ -205,21 +209,21 @@ _ESCAPE: Final = re.compile(
     r"\\+(?:u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|([0-3][0-7]{2})|([\"'/\\]))"
 )
 _MARKS: Final = frozenset("\u0f73\u0f75\u0f81\uff9e\uff9f")
-"""No combining marks themselves, and made of them."""
+"""Characters that are not combining marks, but decompose into them."""
 _DIGIT: Final = re.compile(r"[^\D0-9]")
 """A digit of another script."""
 _RUN: Final = re.compile(r"[A-Za-z0-9+/_-]{16,4096}={0,2}")
 _PLAIN: Final = re.compile(r"[ !#$'()*,.:;<>?@\[\]^`{|}~\w-]{0,15}", re.ASCII)
-"""A short text that nothing hides in."""
+"""A short text without an encoded part."""
 
 
 def readings(text: str) -> list[str]:
-    """The text first, then what its decodings give, and theirs; none twice."""
+    """Return the readings of a text: the text, its decodings and theirs, each once."""
     return look(text)[0]
 
 
 def look(text: str) -> tuple[list[str], bool]:
-    """The readings, and whether these are all, and whole."""
+    """Return the readings of a text, and True if they are complete and none is cut."""
     if _PLAIN.fullmatch(text):
         return [text], True
     found, is_all = [text[:MAX_TEXT_CHARS]], len(text) <= MAX_TEXT_CHARS
@@ -252,7 +256,7 @@ def _decodings(text: str) -> Iterator[str]:
 
 
 def has_few_marks(text: str) -> bool:
-    """Return True if a text can be normalised at a cost that grows no faster than the text."""
+    """Return True if the time to normalise a text grows no faster than its length."""
     if text.isascii():
         return True
     row = 0
@@ -289,19 +293,21 @@ MAX_REPORT_BYTES: Final = 2_097_152
 
 
 class Pairs(list[tuple[str, object]]):
-    """An object of JSON: its keys with their values, in their order, all of them."""
+    """A JSON object: all pairs of key and value, in order."""
 
 
 class Number(str):
-    """A number of JSON, as it was written."""
+    """A JSON number, as it was written."""
 
     __slots__ = ()
 
 
 def read_reports(content: bytes) -> list[tuple[int | None, object]]:
-    """The reports of a file: one (with None), or one for each line that is not empty, with the line's number.
+    """Return the reports of a file, each with the number of its line.
 
-    Errors: UsageError `report_too_large`, `bad_encoding`, `bad_json`, `report_too_deep`.
+    A report that is the whole file has None.
+
+    Empty lines are skipped. Errors: UsageError `report_too_large`, `bad_encoding`, `bad_json`, `report_too_deep`.
     """
     if len(content) > MAX_REPORT_BYTES:
         raise UsageError(f"report too large: at most {MAX_REPORT_BYTES:,} bytes are allowed", code="report_too_large")
@@ -316,7 +322,7 @@ def read_reports(content: bytes) -> list[tuple[int | None, object]]:
 
 
 def parse(text: str, where: str = "it") -> object:
-    """One value of JSON. Errors: UsageError `bad_json`, `report_too_deep`."""
+    """Parse one JSON value. Errors: UsageError `bad_json`, `report_too_deep`."""
     try:
         return _DECODER.decode(text)
     except RecursionError:
@@ -329,7 +335,7 @@ def parse(text: str, where: str = "it") -> object:
 
 
 def _begins_with_a_whole(line: str) -> bool:
-    """Return True if a first line is a report of its own: then each line is one."""
+    """Return True if the first line is a whole report: then each line is one report."""
     try:
         parse(line)
     except UsageError:
@@ -376,18 +382,19 @@ _SECRET: Final = (
     "secret", "password", "passwd", "passphrase", "apikey", "accesskey", "secretkey", "privatekey", "signingkey",
     "authorization", "bearer", "cookie", "signature", "credential", "token", "webhookkey", "hmackey", "encryptionkey",
 )  # fmt: skip
-"""Ends of the names of secrets."""
+"""Ends of the names of fields with secrets."""
 BY_FIELD: Final = {name.removesuffix("s"): rule for rule, names in _PRIVATE.items() for name in names.split()}
 NOTHING_SAID: Final = frozenset(
     ("", "redacted", "other", "unknown", "none", "n/a", "na", "anonymous", "system", "all", "total", "hidden", "masked")
 )
 """Texts that may replace a hidden value."""
 _WHOLE: Final = frozenset(("gateway_metadata", "private_content", "personal_data", "image_bytes"))
-"""Fields of objects in which every text is private."""
+"""Fields that hold objects in which every text is private."""
 _NAMES: Final = frozenset(("name", "displayname", "label", "handle", "slug", "title", "value"))
 """Fields that are private in the object of any private field: `account: {name: …}`."""
 _HOW_MUCH: Final = ("quantity", "quantitie", "count", "total", "second", "byte", "micro", "unit", "credit", "event")
-"""Ends of the bare names of quantities: of numbers as long as a card number, one in ten has its check digit."""
+"""Ends of the bare names of fields with quantities. One in ten long numbers looks like a card number by its check
+digit."""
 _MASK: Final = re.compile(r"[*•.…\[\](){}<> -]*|x{3,}|[\[(<]?redacted[\])>]?", re.IGNORECASE)
 
 
@@ -395,7 +402,7 @@ _MASK: Final = re.compile(r"[*•.…\[\](){}<> -]*|x{3,}|[\[(<]?redacted[\])>]?
 def bare(name: str) -> str:
     """Return a name without case, separators, and the `s` of a plural.
 
-    The part that `readings` does not read is cut.
+    The part beyond MAX_TEXT_CHARS, which `readings` does not read, is cut.
     """
     cut = name[:MAX_TEXT_CHARS]
     folded = (unicodedata.normalize("NFKC", cut) if has_few_marks(cut) else cut).casefold()
@@ -403,7 +410,10 @@ def bare(name: str) -> str:
 
 
 def rule_of(key: str, above: str, *, is_number: bool) -> str | None:
-    """The rule by which the value of a field is private, for its bare name and the one above it: `actor: {id: …}`."""
+    """Return the rule by which a field's value is private; None if it is public.
+
+    It depends on the field's bare name and the name above it: `actor: {id: …}`.
+    """
     if BY_FIELD.get(above) in _WHOLE or key in _NAMES:
         found = BY_FIELD.get(above)
         if found is not None and not is_number:
@@ -418,17 +428,26 @@ def rule_of(key: str, above: str, *, is_number: bool) -> str | None:
 
 
 def says_how_much(key: str) -> bool:
-    """Return True if a field is a quantity, by its bare name: then its digits are not a card number."""
+    """Return True if a field is a quantity, by its bare name.
+
+    Then its digits are not a card number.
+    """
     return key.endswith(_HOW_MUCH)
 
 
 def rule_of_bytes(key: str) -> str | None:
-    """The rule by which numbers in a list are private: bytes of a picture, one by one."""
+    """Return the rule by which numbers in a list are private; None if public.
+
+    An example is the bytes of a picture.
+    """
     return "image_bytes" if BY_FIELD.get(key) == "image_bytes" else None
 
 
 def rule_of_keys(key: str) -> str | None:
-    """The rule by which the keys of an object are private, as those of `by_owner` and `per_account` are."""
+    """Return the rule by which an object's keys are private; None if public.
+
+    Examples are `by_owner` and `per_account`.
+    """
     for head in ("by", "per"):
         if key.startswith(head):
             return BY_FIELD.get(key.removeprefix(head))

@@ -1,10 +1,10 @@
-"""The rules: patterns of secrets, ids, places and people, the names of other findings, and rules of others.
+"""The privacy rules: patterns of secrets, ids, places and people, names of other findings, and your own rules.
 
-Guarantee: no pattern of ours has an unbounded repetition, so its cost grows no faster than the text. Each pattern has
+Guarantee: no built-in pattern has an unbounded repetition, so its time grows no faster than the text. Each pattern has
 texts that it must and must not match in `tests/unit/test_privacy_rules.py`.
 
-Rules of others are a file in the form of gitleaks' `gitleaks.toml`. They run on RE2, at a cost in proportion to the
-text. No such file comes with this program: gitleaks publishes its own under the MIT licence, and changes it each month.
+Your own rules are a file in the form of gitleaks' `gitleaks.toml`. They run on RE2, in time proportional to the text.
+Drawdown does not include such a file: gitleaks publishes its own under the MIT licence, and changes it each month.
 Rules that only match paths are ignored, and so are allow-lists: both are for code.
 """
 
@@ -30,9 +30,8 @@ FLAGS: Final = re.IGNORECASE | re.ASCII
 class Rule:
     """A rule: its name, its meaning and its pattern.
 
-    `needles`: lower-case texts; each match of the pattern contains at least one of them. If empty, every text is
-    searched. `holds`: judges the text that the pattern matched. `unless_key`: names of fields in which such a value is
-    harmless.
+    `needles`: texts in lower case, of which each match has at least one. If it is empty, every text is searched.
+    `holds`: checks the matched text. `unless_key`: names of fields in which such a value is harmless.
     """
 
     name: str
@@ -45,7 +44,7 @@ class Rule:
     def finds(self, text: str, lowered: str, key: str) -> bool:
         """Return True if the rule matches in `text`.
 
-        `lowered` is the text in lower case, `key` the bare name of its field.
+        `lowered`: the text in lower case. `key`: the bare name of its field.
         """
         if self.needles and not any(needle in lowered for needle in self.needles):
             return False
@@ -64,18 +63,21 @@ def rule(
     holds: Callable[[str], bool] | None = None,
     unless_key: str = "",
 ) -> Rule:
-    """Return a rule of one or several patterns. Spaces separate needles and names of fields."""
+    """Return a rule of one or several patterns.
+
+    Spaces separate needles and names of fields.
+    """
     made = re.compile("|".join(f"(?:{pattern})" for pattern in patterns), FLAGS)
     return Rule(name, says, made, tuple(needles.split()), holds, frozenset(unless_key.split()))
 
 
 DIGIT: Final = r"(?=[a-z]{0,40}\d)"
-"""A look-ahead: the text that follows has a digit after its letters."""
+"""A look-ahead: a digit follows after at most 40 letters."""
 MIXED: Final = (
     r"(?:(?=[a-z]{0,40}\d)(?=\d{0,40}[a-z])[a-z0-9]{4}|"
     r"(?-i:(?=[a-z0-9]{0,40}[A-Z])(?=[A-Z0-9]{0,40}[a-z])[A-Za-z0-9]{10}))"
 )
-"""Letters with a digit among them, or in both cases: no word of a language."""
+"""Letters with digits among them, or in both cases, unlike a word of a language."""
 
 
 def _is_basic(found: str) -> bool:
@@ -236,18 +238,19 @@ SECRETS: Final = (
 _END: Final = r"(?![a-z0-9])"
 _BEGIN: Final = r"(?<![a-z0-9])"
 _SPAN: Final = rf"(?!\d{{1,4}}(?:d|h|m|w|y|s|k|x|days?|th){_END}|[qhvp]\d{{1,2}}{_END})"
-"""No length of time, quarter, version or quantile: `user_30d`, `user_p99`."""
+"""A look-ahead that excludes a length of time, quarter, version or quantile: `user_30d`, `user_p99`."""
 _SOME: Final = rf"(?:\d{{1,20}}{_END}|{DIGIT}[a-z0-9]{{6}}|{_SPAN}{DIGIT}(?=\d{{0,40}}[a-z])[a-z0-9]{{3}})"
-"""A number, or letters and digits, behind `user_` and the like."""
+"""A number, or letters and digits, after `user_` and similar words."""
 _AFTER_DASH: Final = rf"(?:\d{{5,20}}{_END}|{DIGIT}[a-z0-9]{{8}})"
-"""The same behind `user-`: `user-2026` may be a label."""
+"""A number, or letters and digits, after `user-` and similar words. A short number, as in `user-2026`, may be
+a label."""
 _RAW: Final = r"(?:raw|private|secret|real|test|live|internal)[_-][a-z0-9]"
-"""Behind `user_` and the like, words by which ids are told from labels."""
+"""Words after `user_` and similar words that show an id and not a label."""
 _SCOPE: Final = r"(?!(?:read|write|admin|manage|list|create|delete|any|all|none|other|redacted|ref_)\b|ref_)"
 
 
 def _owned(*words: str) -> tuple[str, ...]:
-    """Return patterns of an id that follows the word for its owner."""
+    """Return patterns of an id after a word for its owner."""
     names = "|".join(words)
     return (
         rf"{_BEGIN}(?:{names})(?:[_-]?id)?[_#]{_SOME}",
@@ -260,7 +263,10 @@ def _owned(*words: str) -> tuple[str, ...]:
 
 
 def _mixed(found: str) -> bool:
-    """Return True if digits and letters are mixed as in no word or number."""
+    """Return True if a text mixes at least two digits and two letters.
+
+    One group of each, such as `abc123`, is not a mix.
+    """
     digits = sum(map(str.isdigit, found))
     return digits >= 2 and len(found) - digits >= 2 and not re.fullmatch(r"[a-z]+\d+|\d+[a-z]+", found.lower())
 
@@ -270,7 +276,7 @@ def _any_mixed(found: str) -> bool:
 
 
 def _is_run(found: str) -> bool:
-    """Not the date of a batch, and no plain number of few digits."""
+    """Return True unless the text ends in a date, such as that of a batch."""
     tail = re.split(r"[_:-]", found)[-1]
     return not re.fullmatch(r"20\d{6}", tail)
 
@@ -279,7 +285,7 @@ OPAQUE_KEYS: Final = (
     "commit revision rev tree head gitsha sha sha1 sha256 digest hash checksum fingerprint contenthash basecommit "
     "headcommit"
 )
-"""Fields of commits and checksums."""
+"""Bare names of fields of commits and checksums."""
 
 IDS: Final = (
     rule("customer_id", "a customer of a payment service", rf"{_BEGIN}cus_[a-z0-9]", needles="cus_"),
@@ -369,7 +375,10 @@ _HOMES: Final = (
 
 
 def _is_ip6(found: str) -> bool:
-    """Return True if the library takes it as IPv6 and it has four digits: neither a time nor `a::b`."""
+    """Return True if a text is an IPv6 address with at least four digits and letters.
+
+    A shorter text may be a name such as `a::b`.
+    """
     try:
         return ipaddress.IPv6Address(found.strip("[]")).version == 6 and sum(map(str.isalnum, found)) >= 4
     except ValueError:
@@ -536,10 +545,10 @@ MAX_RULES_FILE_BYTES: Final = 4_194_304
 MAX_RULES: Final = 2_000
 """Privacy rules in one file of your own."""
 RE2_MEMORY_BYTES: Final = 67_108_864
-"""Memory that RE2 may take for one pattern of others."""
+"""Memory for one of your patterns in RE2."""
 MOST_ENTROPY: Final = 20
-"""Bits of entropy for each character that a rule may require. Hardly any text has more, so a rule with a higher value
-would find nothing."""
+"""Bits of entropy for each character that a rule can require. A text hardly ever has more, so such a rule would find
+nothing."""
 
 
 class Pattern(Protocol):
@@ -550,7 +559,10 @@ class Pattern(Protocol):
 
 @dataclass(frozen=True)
 class ForeignRule:
-    """One rule of such a file. `group`: which part of a match is the secret; `entropy`: how mixed it is at least."""
+    """One rule of your own file.
+
+    `group`: the part of a match that is the secret. `entropy`: the least bits a character.
+    """
 
     name: str
     pattern: Pattern
@@ -571,7 +583,10 @@ class ForeignRule:
 
 
 def rules_of(content: bytes) -> tuple[ForeignRule, ...]:
-    """The rules of a file. Errors: UsageError for what is no such file, and where RE2 is not installed."""
+    """Return the rules of your own file.
+
+    Errors: UsageError for an invalid file, or if RE2 is not installed.
+    """
     try:
         found = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError):
@@ -611,7 +626,10 @@ def _rule(number: int, given: Mapping[str, Any]) -> ForeignRule:
 
 
 def entropy_of(text: str) -> float:
-    """Bits a character, by Shannon: as gitleaks counts; above 0 for a text of one character, which has none."""
+    """Return the Shannon entropy of a text in bits a character, as gitleaks counts.
+
+    It is above 0 for any text.
+    """
     if not text:
         return 0.0
     shares = [count / len(text) for count in Counter(text).values()]
@@ -620,7 +638,7 @@ def entropy_of(text: str) -> float:
 
 RULES: Final[tuple[Rule, ...]] = (*SECRETS, *IDS, *PLACES)
 OF_NUMBERS: Final = tuple(one for one in RULES if one.name == "card_number")
-"""That know a number from a quantity, by its digits alone."""
+"""The rules that search numbers: they distinguish a card number from a quantity by its digits alone."""
 
 
 OTHERS: Final[Mapping[str, str]] = {
@@ -638,27 +656,33 @@ OTHERS: Final[Mapping[str, str]] = {
     "missing_field": "a field of the shape is missing",
     "not_of_its_class": "a value of another class than the shape says",
 }
-"""Names of findings without a pattern: by a field's name, by comparison, by the form, by the shape."""
+"""The meanings of findings without a pattern: by a field's name, by comparison, by the form, by the shape."""
 
 
 def meanings() -> dict[str, str]:
-    """Return the meaning of each name of a finding, except for the rules of others."""
+    """Return the meaning of each name of a finding, without those of your own rules."""
     return {**{one.name: one.says for one in RULES}, **OTHERS}
 
 
 MAX_KEPT_CHARS: Final = 100
-"""Length of a text with cached findings."""
+"""Longest text, in characters, for which the findings are cached."""
 MAX_KEPT: Final = 8_192
-"""Number of short texts to keep findings for: fields and labels repeat."""
+"""Short texts for which the findings are cached, because fields and labels repeat."""
 
 
 def found_in(text: str, key: str) -> tuple[str, ...]:
-    """The names of the rules that find something in a text; `key` is the bare name of its field."""
+    """Return the names of the rules that match a text.
+
+    `key`: the bare name of its field.
+    """
     return _kept(text, key) if len(text) <= MAX_KEPT_CHARS else _found_in(text, key)
 
 
 def found_in_number(text: str) -> tuple[str, ...]:
-    """The same for a number of JSON. One with decimals is a quantity, whatever its digits."""
+    """Return the names of the rules that match a JSON number.
+
+    A number with decimals is a quantity.
+    """
     whole = text.removeprefix("-")
     return tuple(one.name for one in OF_NUMBERS if whole.isdigit() and one.finds(whole, whole, ""))
 

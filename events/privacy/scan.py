@@ -1,8 +1,8 @@
-"""`scan`: what of a report is private, by place and rule. `require_public`: the gate of whatever is published.
+"""The scan of a report for private values, and the gate of published reports.
 
-Guarantee: neither says a value, nor a key that is private itself. A finding is certain where a report is too large, too
-deep or says something twice: what cannot be looked through is not public. Values that are known to be private (this
-database's own ids, the configured secrets) are compared with a report's words as wholes, whatever their case.
+Guarantee: neither shows a value, or a private key. If a report is too large, too deep or repeats a key, it has a
+finding: a value that cannot be scanned is not public. Values that are known to be private (this database's own ids, the
+configured secrets) are compared with whole words of a report, in any case.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import MAX_ID_CHARS
 
 MAX_FINDINGS: Final = 1_000
-"""Findings that one scan reports; all are counted."""
+"""Findings that one scan lists. It counts all of them."""
 _SHOWN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 
 KnownIds: TypeAlias = Callable[[frozenset[str]], Collection[str]]
-"""Returns the words of a report that are ids: `worker.usage.privacy` asks the database."""
+"""A function that returns the words of a report that are ids. `worker.usage.privacy` reads the database."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something private: where it stands (`$.rows[3].plan`), and the rule that found it."""
+    """A private value: its place (`$.rows[3].plan`), and the rule that found it."""
 
     path: str
     rule: str
@@ -45,7 +45,7 @@ class Scan:
 
 
 class NotPublic(DrawdownError):
-    """A report that may not be published."""
+    """An error: a report must not be published."""
 
     code = "not_public"
 
@@ -64,10 +64,12 @@ def scan(
     secrets: Collection[str] = (),
     others: Collection[ForeignRule] = (),
 ) -> Scan:
-    """Look through a report: what `documents` read, or dictionaries, lists, dataclasses and scalars.
+    """Scan a report for private values.
 
-    `shape` is the one it must have, if it is one that is published; `others` are rules beside our own. Errors:
-    UsageError for what JSON does not have.
+    `documents` read the report, or it consists of dictionaries, lists, dataclasses and scalars.
+
+    `shape`: the shape that the report must have, if it is for publication. `others`: rules beside the built-in ones.
+    Errors: UsageError for a value that JSON does not have.
     """
     trouble = [] if shape is None else list(outside(report, shape))
     leaves: list[Leaf] = []
@@ -84,7 +86,10 @@ def scan(
 def require_public(
     report: object, shape: Shape, *, known_ids: KnownIds | None = None, secrets: Collection[str] = ()
 ) -> None:
-    """The gate of whatever is published. Errors: NotPublic, with the places and the rules."""
+    """Reject a report that is not public.
+
+    Errors: NotPublic, with the places and the rules.
+    """
     found = scan(report, shape=shape, known_ids=known_ids, secrets=secrets)
     if found.count:
         raise NotPublic(found)
@@ -102,7 +107,10 @@ def _is_of_key(one: Trouble) -> bool:
 def _find_matches(
     leaves: Iterable[Leaf], ids: frozenset[str], secrets: Collection[str], any_number: bool
 ) -> Iterator[_Match]:
-    """`any_number`: no shape says what numbers stand for."""
+    """Yield the matches of the built-in rules, ids and secrets.
+
+    `any_number`: no shape states the meaning of numbers.
+    """
     for leaf in leaves:
         for name in dict.fromkeys(_rules_of(leaf, any_number)):
             yield _Match(leaf.path, name, leaf.is_key)
@@ -140,7 +148,10 @@ def _rules_of(leaf: Leaf, any_number: bool) -> Iterator[str]:
 
 
 def format_path(path: Path, masked: Collection[str]) -> str:
-    """A place as JSONPath writes it; a key that is private, or no plain name, by its number in its object."""
+    """Return a place as JSONPath.
+
+    A private or unusual key is shown by its number in its object.
+    """
     text = "$"
     for step in path:
         if isinstance(step, Key):
@@ -152,17 +163,20 @@ def format_path(path: Path, masked: Collection[str]) -> str:
 
 
 LEAST_CHARS: Final = 3
-"""Least length of an id that a scan searches for."""
+"""Shortest id that a scan searches for."""
 LEAST_DIGITS: Final = 6
-"""Digits of a number that is compared: a shorter one is a count that happens to be the same."""
+"""Digits of the shortest number that is compared with ids. A shorter number can equal an id by chance."""
 LEAST_SECRET_CHARS: Final = 6
-"""Least length of a secret that a scan searches for."""
+"""Shortest secret that a scan searches for."""
 _BETWEEN_WORDS: Final = re.compile(r"[\s\"'`,;<>()\[\]{}|]+")
 _BETWEEN_PARTS: Final = re.compile(r"[:/=&?#@.]+")
 
 
 def words(leaf: Leaf) -> Iterator[str]:
-    """Return the parts of a leaf that may be ids: all of it, its words, and their parts. A word may come twice."""
+    """Yield the parts of a leaf that can be ids.
+
+    They are the whole text, its words, and their parts. A word can come twice.
+    """
     for reading in leaf.readings:
         yield from filter(_may_be_id, (reading, reading.strip()))
         for word in _BETWEEN_WORDS.split(reading):
@@ -170,7 +184,7 @@ def words(leaf: Leaf) -> Iterator[str]:
 
 
 def candidates(leaves: Iterable[Leaf]) -> frozenset[str]:
-    """Return the words to look up among ids: as they are, and in lower case."""
+    """Return the words to look up among ids, unchanged and in lower case."""
     return frozenset(form for leaf in leaves for word in words(leaf) for form in (word, word.lower()))
 
 

@@ -1,7 +1,7 @@
-"""The allow-list: the shape of a report that is published. Each value has a class, and no field stands there unknown.
+"""The allow-list: the shape of a published report. Each value has a class, and unknown fields are faults.
 
-A shape is made of dictionaries (fields), `Rows` (lists of one shape) and classes of values. A redacted reference is the
-same for the same thing, and of no use without the key.
+A shape consists of dictionaries (fields), `Rows` (lists of one shape) and classes of values. The redacted reference of
+a thing is always the same, and useless without the key.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from drawdown.events.privacy.leaves import MAX_DEPTH, Key, Number, Pairs, Path, 
 from drawdown.schema.errors import UsageError
 
 MAX_LABEL_CHARS: Final = 64
-"""A label of a public report."""
+"""Length of a label of a public report."""
 _LABEL: Final = re.compile(rf"[A-Za-z0-9](?:[A-Za-z0-9 ._/+-]{{0,{MAX_LABEL_CHARS - 2}}}[A-Za-z0-9+])?")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z")
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
@@ -27,7 +27,7 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{7,40}")
 
 @dataclass(frozen=True)
 class Class:
-    """A class of values. `words`: the labels there are, where they are few."""
+    """A class of values. `words`: the allowed labels; empty: any label."""
 
     name: str
     words: frozenset[str] = frozenset()
@@ -54,12 +54,15 @@ Shape: TypeAlias = Class | Rows | Mapping[str, "Shape"]
 
 
 def word(*words: str) -> Class:
-    """One of a few labels."""
+    """Return a class that allows only these labels."""
     return Class("public label", frozenset(words))
 
 
 def outside(report: object, shape: Shape, path: Path = ()) -> Iterator[Trouble]:
-    """Return the faults of a report against its shape: `unknown_field`, `missing_field`, `not_of_its_class`."""
+    """Yield the faults of a report against its shape.
+
+    Their rules are `unknown_field`, `missing_field` and `not_of_its_class`.
+    """
     if len(path) > MAX_DEPTH:
         return
     if isinstance(shape, Rows):
@@ -116,14 +119,17 @@ def _is_moment(text: str, shape: Class) -> bool:
 
 
 LEAST_KEY_BYTES: Final = 16
-"""Least length of a good key."""
+"""Bytes of the shortest key for references."""
 REFERENCE: Final = re.compile(r"ref_[0-9a-f]{12}")
 IN_TEXT: Final = re.compile(r"(?<![\w-])ref_[0-9a-f]{12}(?![\w-])")
 
 
 def reference(key: bytes, kind: str, value: str) -> str:
-    """`ref_` and 12 hexadecimal digits, by HMAC-SHA-256 of the kind of thing (`org`, `subject`) and its id: two kinds
-    with one id have two references. Errors: UsageError for a key that could be guessed."""
+    """Return the reference of an id: `ref_` and 12 hexadecimal digits.
+
+    It is an HMAC-SHA-256 of the kind of thing (`org`, `subject`) and its id, so equal ids of two kinds have two
+    references. Errors: UsageError for a key that is too short.
+    """
     if len(key) < LEAST_KEY_BYTES:
         raise UsageError(f"key too short: a key for references must have at least {LEAST_KEY_BYTES} bytes")
     text = f"{len(kind)}:{kind}:{value}"

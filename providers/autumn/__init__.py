@@ -1,8 +1,9 @@
-"""Autumn (useautumn.com, hosted or one's own server) as a billing provider.
+"""Autumn (useautumn.com, hosted or on your own server) as a billing provider.
 
-Guarantee: one HTTP call a charge, nothing repeated and nothing waited for. An outcome that an answer does not prove is
-not reported. A duplicate is a claim, not proof, so it is looked up. Balances and events are read back every night,
-because a 200 of Autumn's is not durable and its key store fails open. Facts: observed on a running server, August 2026.
+Guarantee: a charge is one HTTP call. Drawdown does not retry or wait here. It reports only an outcome that an answer
+proves. A duplicate is a claim and not proof, so Drawdown looks it up. The nightly comparison reads balances and events
+back, because a 200 of Autumn is not durable and its key store fails open. Facts: observed on a running server, August
+2026.
 """
 
 from __future__ import annotations
@@ -57,34 +58,34 @@ CHANGES: Final = frozenset(
         "customer.threshold_reached",
     }
 )
-"""Webhooks after which a customer is read again; others are taken and ignored."""
+"""Types of webhooks after which Drawdown reads the customer again. It accepts and ignores other types."""
 
 BALANCE_LAG_MS: Final = 30 * SECOND_MS
-"""Age of a customer's state up to which a charge may be missing in it."""
+"""Age of a customer's state below which a charge may be missing in it."""
 
 
 def capabilities(settings: AutumnSettings) -> Capabilities:
     """Return Autumn's capabilities.
 
-    The batch call is not used (batch_size 1): it answers 200 whatever the outcome of its items and drops duplicates
-    silently, so it proves nothing.
+    The batch call is not used (batch_size 1). It answers 200 even if an item failed, and drops duplicates silently, so
+    it proves nothing.
     """
     return Capabilities(
         batch_size=1,
         mode=settings.mode,
         in_flight=256,
         calls_per_s=settings.calls_per_s,
-        # Autumn's own words, in the header of each answer: `ratelimit-policy: 10000;w=1` for customers.get, and 5 for
-        # one customer's events (recorded). What is refused is asked for once more, and read again later.
+        # Autumn states it in a header of each answer: `ratelimit-policy: 10000;w=1` for customers.get, and 5 for
+        # one customer's events (recorded). A read that Autumn refuses is retried once, and again later.
         reads_per_s=10_000,
-        # One push is two calls if its key is not found: four of the five.
+        # A look-up makes two calls if it does not find the key: four of the five allowed a second.
         lookups_per_s=2,
         key_retention_ms=settings.key_retention_ms,
-        # Killed between claim and deduction: 409 from then on, and never applied (recorded).
+        # If Autumn is killed between claim and deduction, it answers 409 from then on and never charges (recorded).
         duplicate_proves_delivery=False,
         lookup_lag_ms=60 * SECOND_MS,
         lookup_span_ms=DAY_MS,
-        # A queued charge waits as long as the store it needs is down; its key bounds how late it can still be ours.
+        # A queued charge waits while its store is down. After its key expires, the charge can no longer be ours.
         applied_within_ms=settings.key_retention_ms,
         negatives=True,
         totals_lag_ms=5 * MINUTE_MS,
@@ -97,7 +98,7 @@ def capabilities(settings: AutumnSettings) -> Capabilities:
 
 
 class AutumnProvider:
-    """Bills one Autumn account."""
+    """A provider that bills one Autumn account."""
 
     def __init__(self, setup: Setup, settings: AutumnSettings) -> None:
         self.name = setup.name
@@ -108,7 +109,8 @@ class AutumnProvider:
         self._clock: Clock = setup.clock
         self._account = AutumnAccount(self._ask, setup.clock)
         self._body_key = True
-        """True while charges have their key in the body as well as in the header: until Autumn refuses it there."""
+        """True if a charge carries its key in the body too, beside the header. False once Autumn refused it in the
+        body."""
         self._events = EventReader(self._ask, self._account)
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
@@ -152,7 +154,10 @@ class AutumnProvider:
         return found
 
     async def _read_shown_credit(self, body: Mapping[str, object]) -> ShownCredit | None:
-        """Return the credit that the answer to a charge shows; None while the list of features cannot be read."""
+        """Return the credit that the answer to a charge shows.
+
+        Return None while the list of features cannot be read.
+        """
         balance = body.get("balance")
         if not isinstance(balance, dict):
             return None
@@ -173,7 +178,11 @@ class AutumnProvider:
         return customers.state(customer, self._settings, self._account.schema)
 
     async def _setting_fault(self, customer: AutumnCustomer) -> str | None:
-        """Without this, a wrong name would be a balance of zero. A balance that is shown has a right name."""
+        """Return the fault of the setting BALANCE_FEATURE; None if there is no fault.
+
+        Without this check, a wrong name would be read as a balance of zero. If the customer has the balance, the name
+        is right.
+        """
         schema = self._account.schema
         if self._settings.balance_feature in customer.balances.keys() - schema.features.keys():
             return None
@@ -183,7 +192,10 @@ class AutumnProvider:
         return fault
 
     def _named(self, customer: AutumnCustomer) -> set[str]:
-        """A balance does not say whether it is used up or only held (seats), nor what it pays for."""
+        """Return the features of the customer's balances.
+
+        A balance does not show whether its feature is used up or only held (seats), nor which features it pays for.
+        """
         return {found.feature for found in candidates(customer, self._settings)}
 
     async def _customer(self, customer_id: str) -> AutumnCustomer:
@@ -250,7 +262,10 @@ class AutumnProvider:
         return report.lines
 
     async def _ask(self, route: str, question: Mapping[str, object]) -> Mapping[str, object]:
-        """A read. Errors: Unreadable, for everything but a 200 with an object."""
+        """Send a read, and return the object of the answer.
+
+        Errors: Unreadable, unless the answer is a 200 with an object.
+        """
         if self.dormant is not None:
             raise Unreadable(self.dormant)
         result = await self._send(route, question)
@@ -280,13 +295,13 @@ def _unreadable(route: str, answer: Answer) -> Unreadable:
     said = wire.read_said(answer)
     trouble = wire.access_trouble(said)
     if trouble is not None:
-        # No status: fixing the setting fixes it, so it is not the customer's or the push's.
+        # No status: the fault is a setting, and not the customer or the push.
         return Unreadable(trouble)
     return Unreadable(f"{route}: {said}", said.code, answer.status)
 
 
 def _customer_of(told: Mapping[str, object]) -> str:
-    """`data.customer_id`, or `data.customer.id` in the older kinds."""
+    """Return `data.customer_id`, or `data.customer.id` in the older kinds of webhooks."""
     data = told.get("data")
     if isinstance(data, dict):
         customer = data.get("customer")
@@ -297,5 +312,8 @@ def _customer_of(told: Mapping[str, object]) -> str:
 
 
 def build(setup: Setup) -> AutumnProvider:
-    """The entry point. Errors: UsageError for a setting that cannot be used."""
+    """Build the provider, as its entry point.
+
+    Errors: UsageError for an invalid setting.
+    """
     return AutumnProvider(setup, autumn_settings.read(setup))

@@ -1,7 +1,7 @@
-"""The faults of an Autumn account, in lines with the next step. Pure.
+"""The faults of an Autumn account, as lines with the next step. Pure.
 
-Guarantee: each line names the setting, feature or customer it is about. A customer has one line for each kind of fault,
-however many features it concerns.
+Guarantee: each line names its setting, feature or customer. A customer has one line for each kind of fault, even if the
+fault concerns several features.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from drawdown.providers.validated_provider import MAX_COST, MAX_DECIMALS
 
 
 def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[str]) -> list[str]:
-    """Features that cannot be billed, and settings that name none."""
+    """Return the faults of features and of settings that name a feature, a line each."""
     billed = sorted(set(features))
     lines = [line for name in billed if (line := _billed(name, schema.features.get(name))) is not None]
     for name in billed:
@@ -33,7 +33,10 @@ def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[s
 
 
 def balance_feature_fault(settings: AutumnSettings, schema: Schema) -> str | None:
-    """The fault of a setting by which each customer would have a balance of zero."""
+    """Return the fault of BALANCE_FEATURE; None if there is no fault.
+
+    With such a fault, each customer would have a balance of zero.
+    """
     name = settings.balance_feature
     if name is None or (name in schema.features and schema.features[name].consumable):
         return None
@@ -56,7 +59,7 @@ def _billed(name: str, found: AutumnFeature | None) -> str | None:
 
 
 def _costs(name: str, schema: Schema) -> Iterator[str]:
-    """Faults in what credit systems take for a feature."""
+    """Yield a line for each fault of a feature's costs in the credit systems."""
     payers = sorted(schema.payers(name))
     if len(payers) > 1:
         yield (
@@ -89,14 +92,17 @@ def _costs(name: str, schema: Schema) -> Iterator[str]:
 
 @dataclass
 class CheckReport:
-    """Gathers lines."""
+    """The lines of one check."""
 
     settings: AutumnSettings
     schema: Schema
     lines: list[str] = field(default_factory=list)
 
     def customer(self, customer_id: str, customer: AutumnCustomer, features: Sequence[str]) -> None:
-        """A charge of a feature without a balance is answered 200 and charges nothing (recorded)."""
+        """Add the faults of one customer.
+
+        If the customer has no balance of a feature, Autumn answers 200 and charges nothing (recorded).
+        """
         has = customer.balances.keys()
         unpaid = sorted(name for name in set(features) - has if not has & set(self.schema.payers(name)))
         if unpaid:

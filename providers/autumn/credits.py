@@ -1,13 +1,13 @@
-"""The account's features at Autumn, the costs in its credit systems, and deductions converted to units by them.
+"""The account's features at Autumn, the costs in its credit systems, and the conversion of deductions to units.
 
-Guarantee: a cost is the exact decimal that Autumn sends. A cost that cannot be used is not told: one of zero or less,
-one with more than ten decimals, an enormous one, or one of a feature that two credit systems pay for. `check` reports
-each of these. A read that fails raises an error, and never returns zero. Calls that need the account at the same time
-share one call for it, and nothing is judged by a cost that was read before a mismatch where a newer one can be read.
+Guarantee: a cost is the exact decimal that Autumn sends. An unusable cost is left out, and `check` reports it: a cost
+of zero or less, above MAX_COST, with more than ten decimals, or of a feature that two credit systems pay for. A failed
+read raises an error, and never returns zero. Calls that need the account at the same time share one read of it. After a
+mismatch, Drawdown judges a charge by newer costs if it can read them. The requested quantity never counts as the
+charged quantity. Credits are converted at a known cost; otherwise the result is `Untold`.
 
-The quantity that was asked never counts as the quantity that was charged. Credits are converted at a known cost, or the
-answer is `Untold`. Facts: a charge can be split over own units and credits, and over a plan and top-ups. A spend limit
-clamps an overflow. A sum can be printed as 5.759999999999999 (all recorded).
+Facts (all recorded): a charge can be split over own units and credits, and over a plan and top-ups. A spend limit
+clamps an overflow. A sum can be printed as 5.759999999999999.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
 SYSTEM = "credit_system"
 MOST_COSTS: Final = 100
-"""Costs of one feature in one credit system that are known, the newest: the effect of a charge at an older one is
-unknown."""
+"""Newest costs to keep of one feature in one credit system. The effect of a charge at an older cost is unknown."""
 MOST_NAMES: Final = 2 * MAX_FEATURES
-"""Number of features to keep costs of."""
+"""Features for which Drawdown keeps costs in memory."""
 
 
 @dataclass(frozen=True)
 class AutumnFeature:
-    """`costs`: of a credit system, the cost of one unit of each feature it pays for; None: unreadable.
+    """One feature of the account.
 
-    `names_all` False: its schema may name features that cannot be read.
+    `costs`: for a credit system, the cost of one unit of each feature that it pays for; None: unreadable. `names_all`
+    False: its schema may name features that cannot be read.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Schema:
 
     @cached_property
     def systems(self) -> Mapping[str, AutumnFeature]:
-        """The credit systems in use."""
+        """Return the credit systems that are not archived, by name."""
         return {name: one for name, one in self.features.items() if one.kind == SYSTEM and not one.archived}
 
     @cached_property
@@ -71,49 +71,64 @@ class Schema:
 
     @property
     def sole(self) -> str | None:
-        """The account's credit system, if it has exactly one."""
+        """Return the account's credit system; None unless it has exactly one."""
         return next(iter(self.systems)) if len(self.systems) == 1 else None
 
     def payers(self, feature: str) -> Sequence[str]:
-        """The credit systems that pay for a feature."""
+        """Return the credit systems that pay for a feature."""
         return self._payers.get(feature, ())
 
     def members(self, system: str) -> list[str]:
-        """The features that this credit system alone pays for, and that are used up, not held."""
+        """Return the consumable features that only this credit system pays for."""
         found = self.systems.get(system)
         names = found.costs if found is not None else ()
         return [name for name in names if len(self.payers(name)) == 1 and self.is_consumable(name)]
 
     def cost(self, feature: str, system: str) -> Decimal | None:
-        """The cost of one unit; None: the schema has none that can be read."""
+        """Return the cost of one unit in a credit system.
+
+        Return None if the schema has no readable cost.
+        """
         found = self.features.get(system)
         return None if found is None else found.costs.get(feature)
 
     def free_in(self, feature: str) -> str | None:
-        """The credit system in which a feature costs zero, if no other one charges for it."""
+        """Return a credit system in which a feature costs zero.
+
+        Return None if another system charges for it.
+        """
         payers = self.payers(feature)
         return payers[0] if payers and all(self.cost(feature, system) == 0 for system in payers) else None
 
     def is_without(self, system: str, feature: str) -> bool:
-        """Return True if a listed credit system does not pay for a feature; False if that cannot be read."""
+        """Return True if a listed credit system does not pay for a feature.
+
+        Return False if that cannot be read.
+        """
         found = self.features.get(system)
         if found is None or found.kind != SYSTEM:
             return False
         return found.archived or (found.names_all and feature not in found.costs)
 
     def is_in_none(self, feature: str) -> bool:
-        """Return True if the account has credit systems, and none of them pays for a feature."""
+        """Return True if the account has credit systems, but none for a feature."""
         if not self.systems or feature in self.systems:
             return False
         return all(self.is_without(system, feature) for system in self.systems)
 
     def is_consumable(self, feature: str) -> bool:
-        """Return True if a feature is used up, not held as seats are. An unlisted feature counts as used up."""
+        """Return True if usage of a feature is used up, not held as seats are.
+
+        An unlisted feature counts as consumable.
+        """
         found = self.features.get(feature)
         return found is None or found.consumable
 
     def costs(self, known: Sequence[Cost] = ()) -> list[Cost]:
-        """The costs that can be told: at most one a feature. Of a known one that cannot be read, the last known."""
+        """Return the usable costs, at most one for each feature.
+
+        If a known cost cannot be read now, the last known cost is returned with `unread`.
+        """
         told = [
             Cost(feature, system.name, cost)
             for system in self.systems.values()
@@ -128,13 +143,16 @@ class Schema:
 
 
 def decimals(value: Decimal) -> int:
-    """Digits after the point."""
+    """Return the digits after the decimal point, without trailing zeros."""
     exponent = value.normalize().as_tuple().exponent
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
 def read_features(body: Mapping[str, object]) -> Schema:
-    """The account's features, from the answer of `features.list`. Errors: Unreadable."""
+    """Return the account's features, from the answer of `features.list`.
+
+    Errors: Unreadable.
+    """
     listed = body.get("list")
     if not isinstance(listed, list):
         raise Unreadable("Autumn's answer has no list of features")
@@ -169,7 +187,10 @@ def _costs(found: object) -> dict[str, Decimal | None]:
 
 
 class KnownCosts:
-    """Every cost that was ever learned, by feature and credit system."""
+    """The costs that Drawdown learned, by feature and credit system.
+
+    Each has at most MOST_COSTS.
+    """
 
     def __init__(self) -> None:
         self._found: dict[str, dict[str, dict[Decimal, None]]] = {}
@@ -182,13 +203,16 @@ class KnownCosts:
             if one.balance not in systems and len(systems) >= MOST_COSTS:
                 continue
             ever = systems.setdefault(one.balance, {})
-            ever.pop(one.credits, None)  # the newest stands last
+            ever.pop(one.credits, None)  # the newest comes last
             ever[one.credits] = None
             if len(ever) > MOST_COSTS:
                 del ever[next(iter(ever))]
 
     def learn(self, schema: Schema) -> None:
-        """Add each cost of a schema, those that are not told included: a charge at one of them can be read."""
+        """Add each cost of a schema, unusable costs included.
+
+        So a charge at one of them can be read.
+        """
         for system in schema.features.values():
             self.add(Cost(name, system.name, cost) for name, cost in system.costs.items() if cost is not None)
 
@@ -197,13 +221,13 @@ class KnownCosts:
 
 
 _LIMIT: Final = 10**18
-"""No number of a customer's is larger than this; one that is cannot be meant (and 1e999999 would eat the memory)."""
+"""Largest number of a customer that is accepted. A larger number is an error, and 1e999999 would exhaust the memory."""
 MOST_WAYS: Final = 1_000
-"""Costs of several credit systems that one charge is tried at together."""
+"""Combinations of known costs that one charge over several credit systems is compared with."""
 _HALF_UNIT: Final = Decimal("0.000001")
-"""Sums of binary fractions may miss a whole number by less than this."""
+"""Largest difference between a sum of binary fractions and the whole number that it means."""
 _PRINTED: Final = Decimal("5e-14")
-"""Autumn sums in binary floating point: 14 printed digits are right, so a sum may miss half of the last one."""
+"""Relative error of a sum of Autumn's. It sums in binary floating point, of which 14 printed digits are exact."""
 
 Costs: TypeAlias = Mapping[str, Sequence[Decimal]]
 """Every known cost of one feature, by credit system."""
@@ -211,7 +235,10 @@ Costs: TypeAlias = Mapping[str, Sequence[Decimal]]
 
 @dataclass(frozen=True)
 class Deduction:
-    """The deductions of one charge: `own` in units of the charged feature, `credits` by the balance they came from."""
+    """The deductions of one charge.
+
+    `own`: in units of the charged feature. `credits`: by credit system.
+    """
 
     own: Decimal
     credits: Mapping[str, Decimal]
@@ -222,9 +249,12 @@ NOTHING: Final = Deduction(Decimal(0), {})
 
 @dataclass(frozen=True)
 class Units:
-    """Units that were charged. `exact`: they are the quantity that was asked, at a known cost. `cost`: credits for one
-    unit; None: no one credit system was drawn on. If a limit ended the charge inside a unit, that unit counts as
-    charged, and `cost` is a Fraction: the credits that were taken, shared out among all units."""
+    """The units that were charged.
+
+    `exact`: they are the requested quantity, at a known cost. `cost`: credits for one unit; None if the charge drew on
+    no credit system, or on several. If a limit ended the charge inside a unit, that unit counts as charged. Then `cost`
+    is a Fraction: the credits taken, divided by all units.
+    """
 
     quantity: Decimal
     exact: bool
@@ -233,13 +263,13 @@ class Units:
 
 @dataclass(frozen=True)
 class Untold:
-    """The known costs do not say how many units the credits are."""
+    """The result if the known costs do not convert the credits to units."""
 
     reason: str
 
 
 def number(value: object) -> Decimal | None:
-    """A JSON number that can be meant, exactly."""
+    """Return a JSON number exactly; None if it is not a number, or out of bounds."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
     exact = Decimal(value)
@@ -248,13 +278,19 @@ def number(value: object) -> Decimal | None:
 
 
 def whole(value: Decimal) -> int | None:
-    """The whole number this is, up to what floating point adds; None: it is none."""
+    """Return the whole number that a value means, within the error of floating point.
+
+    Return None if it is a fraction.
+    """
     nearest = value.to_integral_value()
     return int(nearest) if abs(value - nearest) <= _HALF_UNIT else None
 
 
 def deducted(item: Mapping[str, object], feature: str) -> Deduction | None:
-    """The deductions of a track's answer or of a listed event; None: it does not say."""
+    """Return the deductions of an answer to a charge, or of a listed event.
+
+    Return None if it does not show them.
+    """
     deductions = item.get("deductions")
     if not isinstance(deductions, list):
         return None
@@ -272,8 +308,11 @@ def deducted(item: Mapping[str, object], feature: str) -> Deduction | None:
 
 
 def charged(taken: Deduction, asked: Decimal | None, costs: Costs) -> Units | Untold:
-    """The units that were charged. Credits that match `asked` at any known cost are exactly that. Others are converted
-    if one cost alone is known: up to a whole unit, so that no part of a unit is charged twice."""
+    """Return the units that were charged.
+
+    Credits that match `asked` at a known cost are exactly that quantity. Other credits are converted if only one cost
+    is known. They are rounded up to a whole unit, so that no part of a unit is charged twice.
+    """
     if not taken.credits:
         return Units(taken.own, taken.own == asked)
     if any(not costs.get(system) for system in taken.credits):
@@ -289,7 +328,7 @@ def charged(taken: Deduction, asked: Decimal | None, costs: Costs) -> Units | Un
     nearest = whole(units)
     quantity = units.to_integral_value(ROUND_UP) if nearest is None else Decimal(nearest)
     if asked is not None and (abs(quantity) > abs(asked) or quantity * asked < 0):
-        # `overflow` never takes more than was asked (recorded), so this cost is not the one it was charged at.
+        # `overflow` never takes more than the requested quantity (recorded), so Autumn charged at another cost.
         return Untold(f"Autumn took {_describe_deduction(taken)}, more than was asked at the known cost")
     if len(taken.credits) != 1:
         return Units(quantity, exact=False)
@@ -300,13 +339,21 @@ def charged(taken: Deduction, asked: Decimal | None, costs: Costs) -> Units | Un
 
 
 def _for_each(quantity: Decimal, own: Decimal, credits: Decimal, cost: Decimal) -> Fraction:
-    """The credits that a charge took for each of its units; own units count at their cost."""
+    """Return the credits that a charge took for each of its units.
+
+    Own units count at their cost.
+    """
     taken = Fraction(round(credits, MAX_DECIMALS)) + Fraction(own) * Fraction(cost)
     return taken / Fraction(quantity)
 
 
 def _matched(taken: Deduction, asked: Decimal, costs: Costs) -> Decimal | None:
-    """The known cost that makes the deductions what was asked, in the last of the credit systems; None: none does."""
+    """Return the known cost at which the deductions are the requested quantity.
+
+    Return None if there is no such cost.
+
+    With several credit systems, it is the cost in the last of them.
+    """
     if prod(len(costs[system]) for system in taken.credits) > MOST_WAYS:
         return None
     rests = {asked - taken.own}
@@ -315,7 +362,7 @@ def _matched(taken: Deduction, asked: Decimal, costs: Costs) -> Decimal | None:
         rests = {rest - taken.credits[system] / cost for rest in rests for cost in costs[system]}
     found = taken.credits[systems[-1]]
     size = abs(found) + abs(taken.own) * max(costs[systems[-1]])
-    # Half a unit at most: where digits run out, a quantity that differs is not taken for the one that was asked.
+    # Half a unit at most: if digits run out, another quantity must not pass for the requested one.
     matching = (
         cost
         for rest in rests
@@ -331,8 +378,7 @@ def _describe_deduction(taken: Deduction) -> str:
 
 
 LIST_AGAIN_MS: Final = 5 * SECOND_MS
-"""Shortest time between two reads of the list of features for charges. Autumn permits 25 such reads a second for an
-account."""
+"""Shortest time between two reads of the list of features for charges. Autumn allows an account 25 reads a second."""
 SCHEMA_AGE_MS: Final = 10 * MINUTE_MS
 """Largest age of the credit schema with which customers are read."""
 
@@ -340,7 +386,7 @@ Ask = Callable[[str, Mapping[str, object]], Awaitable[Mapping[str, object]]]
 
 
 class AutumnAccount:
-    """Reads the list of features when it is needed."""
+    """The cached list of features of an account, and its known costs."""
 
     def __init__(self, ask: Ask, clock: Clock) -> None:
         self._ask = ask
@@ -349,20 +395,24 @@ class AutumnAccount:
         self.costs = KnownCosts()
         self.is_read = False
         self.has_history = False
-        """True if the costs that were learned before were handed in: only then is a cost known to be the only one."""
+        """True if `read_with_history` added the costs that were learned before. Only then can a cost be known to be the
+        only cost."""
         self._unlisted: set[str] = set()
         self._again_ms = self._read_ms = 0
         self._waiting: list[asyncio.Future[Unreadable | None]] | None = None
-        """Callers that wait for the read under way; None: there is none."""
+        """Callers that wait for the read in flight; None if no read is in flight."""
 
     async def read_with_history(self, known: Sequence[Cost]) -> Schema:
-        """Take in the costs that were learned before, and read the present ones. Errors: Unreadable."""
+        """Add the costs that were learned before, and read the present costs.
+
+        Errors: Unreadable.
+        """
         self.costs.add(known)
         self.has_history = True
         return await self.read()
 
     async def read(self) -> Schema:
-        """Read the list of features. Errors: Unreadable."""
+        """Read the list of features and its costs. Errors: Unreadable."""
         asked_ms = self._clock.now_ms()
         schema = read_features(await self._ask("features.list", {}))
         self.schema, self.is_read, self._read_ms = schema, True, asked_ms
@@ -370,7 +420,10 @@ class AutumnAccount:
         return schema
 
     async def read_if_needed(self, names: set[str]) -> Schema:
-        """The schema; read if it never was, or if one of these balances is not in it. Errors: Unreadable."""
+        """Return the schema.
+
+        Read it first if it was never read, lacks one of these names, or is too old. Errors: Unreadable.
+        """
         if not self.is_read or not self._knows(names):
             await self._shared()
             self._note_unlisted(names)
@@ -379,21 +432,27 @@ class AutumnAccount:
         return self.schema
 
     async def read_for_charge(self, name: str) -> Schema:
-        """The schema, for the balance that a charge names; as it is where it cannot be read just now."""
+        """Return the schema for the balance that a charge names.
+
+        If it cannot be read now, return the last schema.
+        """
         if not self._knows({name}) and await self.read_again():
             self._note_unlisted({name})
         return self.schema
 
     def _note_unlisted(self, names: set[str]) -> None:
         if len(self._unlisted) > MAX_FEATURES:
-            self._unlisted = set()  # each is looked for once more
+            self._unlisted = set()  # each name is looked up once more
         self._unlisted |= names - self.schema.features.keys()
 
     def _knows(self, names: set[str]) -> bool:
         return all(name in self.schema.features or name in self._unlisted for name in names)
 
     async def read_again(self) -> bool:
-        """Read the list again, unless it was read a moment ago. Return True if it was read."""
+        """Read the list again, unless the last read was less than LIST_AGAIN_MS ago.
+
+        Return True if it was read.
+        """
         now = self._clock.now_ms()
         if self._waiting is None and now < self._again_ms:
             return False
@@ -401,11 +460,14 @@ class AutumnAccount:
         try:
             await self._shared()
         except Unreadable:
-            return False  # what was read before stands
+            return False  # the last schema stays in use
         return True
 
     async def _shared(self) -> Schema:
-        """Read the list, or wait for the reading that is under way. Only who waits needs an event loop."""
+        """Read the list, or wait for the read in flight.
+
+        Only a caller that waits needs an event loop.
+        """
         if self._waiting is not None:
             woken: asyncio.Future[Unreadable | None] = asyncio.get_running_loop().create_future()
             self._waiting.append(woken)
@@ -429,7 +491,10 @@ class AutumnAccount:
 
 
 class Unreadable(DrawdownError):
-    """An answer of Autumn's that says no, or does not say what it should. `their_code`: its own, if it gave one."""
+    """An error: an answer of Autumn reports one, or cannot be read.
+
+    `their_code`: Autumn's code, if the answer has one.
+    """
 
     def __init__(self, reason: str, their_code: str | None = None, status: int | None = None) -> None:
         super().__init__(reason)
@@ -438,4 +503,4 @@ class Unreadable(DrawdownError):
 
 
 class TooMany(Unreadable):
-    """A list that is longer than is read."""
+    """A list with more entries than Drawdown reads."""

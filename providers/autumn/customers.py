@@ -1,13 +1,14 @@
-"""Autumn's answers about a customer: balances, plans, concurrency, drawn quantities, and what can still be spent. Pure.
+"""Autumn's answers about a customer: balances, plans, concurrency, draws, and the credit left to spend. Pure.
 
-Guarantee: an answer that cannot be read is Unreadable, never zero. Two shapes are read: today's (`remaining`,
-`granted`, `next_reset_at`) and the one of API 2.0 (`current_balance`, `granted_balance`, `reset`), as recorded.
+Guarantee: an answer that cannot be read is Unreadable, never zero. Drawdown reads two shapes, as recorded: today's
+(`remaining`, `granted`, `next_reset_at`) and that of API 2.0 (`current_balance`, `granted_balance`, `reset`). The
+balance is zero exactly if Autumn's own `check` refuses everything that the customer could draw on. Amounts of different
+units are never added. If a deciding control (usage limit, spend limit, overage) cannot be read, the customer is
+unreadable, never unlimited and never empty.
 
-The balance is zero exactly where Autumn's own `check` refuses everything that the customer could draw on. Amounts of
-different units are never added. A control (usage limit, spend limit, overage) that decides and cannot be read makes the
-customer unreadable, never unlimited and never empty. Facts (recorded): overage is limited by a spend limit; a usage
-limit refuses although the balance lasts; a one-off grant that is used up exactly is gone, and `check` refuses;
-`customers.get` merges the plan's controls with the customer's own. At 2.1.0 `source` is missing.
+Facts (recorded): a spend limit limits overage. A usage limit refuses although the balance lasts. Once a one-off grant
+is used up exactly, it disappears, and `check` refuses. `customers.get` merges the plan's controls with the customer's
+own. At 2.1.0 `source` is missing.
 """
 
 from __future__ import annotations
@@ -27,16 +28,18 @@ from drawdown.providers.protocol import CustomerState, Drawn, Lasting, Part, Sho
 from drawdown.schema.units import MICRO, MINUTE_MS, SECOND_MS
 
 ACTIVE: Final = frozenset({"active", "trialing", "past_due"})
-"""Statuses under which a plan still grants; `scheduled` and `expired` do not."""
+"""Statuses in which a plan grants credit. In `scheduled` and `expired` it does not."""
 FIXED: Final = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 
 
 @dataclass(frozen=True)
 class Begun:
-    """The start of one part's cycle: the latest and the earliest moment (milliseconds).
+    """The start of the cycle of one part of a balance.
 
-    `at_ms` 0: the part has no cycle that repeats. `untouched`: nothing was drawn from it since.
+    It has the latest and the earliest moment (milliseconds).
+
+    `at_ms` 0: the part has no cycle that repeats. `untouched`: nothing was drawn from it since the start.
     """
 
     at_ms: int
@@ -48,7 +51,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Balance:
-    """One feature's balance. `overage`: usage beyond it is paid for afterwards, up to `max_purchase` if that is set."""
+    """The balance of one feature.
+
+    `overage`: the customer pays for usage beyond it afterwards, up to `max_purchase` if that is set.
+    """
 
     feature: str
     remaining: Decimal
@@ -73,7 +79,7 @@ class Controls:
     """The amount by which a balance may be overdrawn, by feature."""
     overage: frozenset[str] = frozenset()
     unknown: tuple[str, ...] = ()
-    """The controls that are not understood, in words for `check`."""
+    """The controls that Drawdown does not understand, as text for `check`."""
 
     def remaining_units(self, feature: str) -> Decimal | None:
         """Return the units that the usage limits of a feature leave; None if it has none."""
@@ -89,7 +95,10 @@ class Controls:
 
 @dataclass(frozen=True)
 class AutumnCustomer:
-    """Balances by feature; `plans` that are active, main ones before add-ons; `bought` ones were paid for once."""
+    """A customer at Autumn.
+
+    `balances`: by feature. `plans`: active plans, main plans before add-ons. `bought`: plans that were paid for once.
+    """
 
     balances: Mapping[str, Balance]
     plans: tuple[str, ...]
@@ -102,7 +111,10 @@ class AutumnCustomer:
 
 
 def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
-    """Errors: Unreadable for a body without balances, or with one that has no numbers."""
+    """Read a customer.
+
+    Errors: Unreadable for a body without balances, or with a balance that has no numbers.
+    """
     balances = body.get("balances")
     if not isinstance(balances, dict):
         raise Unreadable("Autumn's answer has no balances")
@@ -112,7 +124,10 @@ def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
 
 
 def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] = MappingProxyType({})) -> Balance:
-    """`begins`: by plan. Errors: Unreadable."""
+    """Read the balance of a feature.
+
+    `begins`: the starts of each plan, by plan. Errors: Unreadable.
+    """
     if not isinstance(found, dict):
         raise Unreadable(f"Autumn's answer has no readable balance of {feature}")
     return Balance(
@@ -146,8 +161,10 @@ def _figure(found: Mapping[str, object], feature: str, *names: str) -> Decimal:
 
 
 def parts_of(found: Mapping[str, object], feature: str) -> list[Part]:
-    """The parts of a balance that were granted once, or came with a plan. One granted once disappears from Autumn's
-    answers as soon as it is used up exactly (recorded)."""
+    """Return the parts of a balance that were granted once, or came with a plan.
+
+    A part granted once disappears from Autumn's answers as soon as it is used up exactly (recorded).
+    """
     breakdown = found.get("breakdown")
     parts = [part for part in breakdown if isinstance(part, dict)] if isinstance(breakdown, list) else []
     return [
@@ -182,7 +199,12 @@ def _plans(body: Mapping[str, object]) -> list[str]:
 
 @dataclass
 class PlanBegins:
-    """When a customer's plan began, and its present period, as far as they are told (recorded: the former)."""
+    """The starts of a customer's plan and of its present period (milliseconds).
+
+    It has them as far as Autumn shows them.
+
+    Only `started` was recorded.
+    """
 
     started: list[int] = field(default_factory=list)
     periods: list[int] = field(default_factory=list)
@@ -193,7 +215,7 @@ class PlanBegins:
 
 
 def _begins_of(body: Mapping[str, object]) -> dict[str, PlanBegins]:
-    """By plan that is active."""
+    """Return the starts of each active plan, by plan."""
     found: dict[str, PlanBegins] = {}
     subscriptions = body.get("subscriptions")
     for item in subscriptions if isinstance(subscriptions, list) else ():
@@ -213,16 +235,22 @@ def _bought(body: Mapping[str, object]) -> list[str]:
 
 
 def candidates(customer: AutumnCustomer, settings: AutumnSettings) -> list[Balance]:
-    """Balances that may decide, but for which of them are used up: only the features' list says that."""
+    """Return the balances that may decide, all but that of concurrency.
+
+    Only the list of features shows which of them are used up and which are held.
+    """
     return [balance for balance in customer.balances.values() if balance.feature != settings.concurrency_feature]
 
 
 def drawn(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) -> dict[str, Drawn]:
-    """Return the draws on each balance in its present cycle; an unknown one is left out.
+    """Return the draws on each balance in its present cycle.
 
-    It counts every deduction, also those that left no event (a key store that fails open), and follows an operator's
-    change of a balance: `usage` is the granted quantity less the remaining one. A credit system counts in credits,
-    beside the own units of its features, and is always there: a grant that was used up exactly has left no balance.
+    An unknown one is left out.
+
+    The draws include each deduction, also one that left no event (a key store that fails open). They follow an
+    operator's change of a balance: `usage` is the granted quantity less the remaining one. A credit system counts in
+    credits, beside the own units of its features. It is always in the result: a grant that was used up exactly leaves
+    no balance.
     """
     found: dict[str, Drawn] = {}
     pooled: set[str] = set()
@@ -250,17 +278,17 @@ def _pool_drawn(customer: AutumnCustomer, system: str, members: Sequence[str], s
         begun += balance.begun
         parts += balance.parts
     credits = customer.balances.get(system)
-    # Of several balances nothing tells which was drawn on first: that depends on the feature.
+    # With several balances, the order of the draws is unknown: it depends on the feature.
     lasting = credits.lasting if credits is not None and not members else None
     own = {name: customer.balances[name].usage for name in members}
     return replace(_drawn(Decimal(0) if credits is None else credits.usage, begun, parts, lasting), own=own)
 
 
 def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part], lasting: Lasting | None) -> Drawn:
-    """Return what was drawn from a balance in its cycle: the newest cycle of its parts.
+    """Return the draws on a balance in its cycle: the newest cycle of its parts.
 
     A top-up beside a plan is a part without a repeating cycle. A draw from it before the plan's cycle cannot be
-    distinguished from a later one.
+    distinguished from a later draw.
     """
     newest = max((part.at_ms for part in begun), default=0)
     earliest = max((part.earliest_ms for part in begun), default=0)
@@ -272,8 +300,13 @@ def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part
 
 
 def _lasting(found: Mapping[str, object]) -> Lasting | None:
-    """A charge empties the parts of a cycle before those granted once (recorded). Where a part that expires stands in
-    that order was not recorded."""
+    """Return the part of a balance that outlasts its cycle.
+
+    Return None if there is no such part, or the order of draws is unknown.
+
+    A charge empties the parts of a cycle before those granted once (recorded). The place of a part that expires in that
+    order was not recorded.
+    """
     breakdown = found.get("breakdown")
     parts = [part for part in breakdown if isinstance(part, dict)] if isinstance(breakdown, list) else []
     resets = [_reset_of(part) for part in parts]
@@ -295,10 +328,10 @@ _UNKNOWN: Final = ("?", 0, 0)
 
 
 def _begun(found: Mapping[str, object], begins: Mapping[str, PlanBegins]) -> tuple[Begun, ...] | None:
-    """When each part of a balance began its cycle; None: it cannot be told."""
+    """Return the start of the cycle of each part of a balance; None if it is unknown."""
     parts = found.get("breakdown")
     if not (isinstance(parts, list) and parts):
-        # Without its parts only a balance that is never reset can be told.
+        # Without its parts, the start is known only for a balance that is never reset.
         reset = _reset_of(found) if found.get("reset") or found.get("next_reset_at") is None else _UNKNOWN
         one = _part_begun(found, reset, begins)
         return None if one is None else (one,)
@@ -322,8 +355,12 @@ def _part_begun(
 
 
 def _starts(reset: tuple[str | None, int, int], known: Sequence[int]) -> Sequence[int]:
-    """When a part's cycle can have begun, 0 where it has none; none: it cannot be told. `known`: when its plan began,
-    or a period of it."""
+    """Return the possible starts of a part's cycle, in milliseconds.
+
+    Without a cycle, the start is 0. If the start is unknown, the list is empty.
+
+    `known`: the starts of its plan, and of the plan's periods.
+    """
     interval, count, resets_at_ms = reset
     if interval is None:
         return [0]
@@ -351,9 +388,11 @@ def _reset_of(part: Mapping[str, object]) -> tuple[str | None, int, int]:
 
 
 def cycle_starts_ms(interval: str, count: int, resets_at_ms: int) -> Sequence[int]:
-    """When the cycle that ends at `resets_at_ms` can have begun, the earliest first. None for an interval that is not
-    known; several where the calendar does not say: a cycle that ends on the last day of a short month may have begun on
-    any later day of the month that it began in."""
+    """Return the possible starts of the cycle that ends at `resets_at_ms`.
+
+    The earliest is first. The result is empty if the interval is unknown. If a cycle ends on the last day of a short
+    month, it may have begun on any later day of its first month. Then there are several starts.
+    """
     try:
         end = datetime.fromtimestamp(resets_at_ms // SECOND_MS, UTC)
         if interval in FIXED:
@@ -371,14 +410,16 @@ def cycle_starts_ms(interval: str, count: int, resets_at_ms: int) -> Sequence[in
 
 
 MOST_CYCLES: Final = 1_200
-"""Cycles of a plan that are followed from its begin: a hundred years of months."""
+"""Cycles of a plan to follow from its start: a hundred years of months."""
 
 
 def _cycles(interval: str, count: int, began_ms: int, resets_at_ms: int) -> Sequence[int]:
-    """Return when the cycle began that ends at `resets_at_ms`, of a plan that began at `began_ms`.
+    """Return the possible starts of the cycle that ends at `resets_at_ms`.
 
-    It was not recorded if a cycle after a short month begins on the day of the first cycle, or of the one before. If
-    they differ, return both.
+    The plan began at `began_ms`.
+
+    It was not recorded whether a cycle after a short month begins on the day of the first cycle, or of the one before.
+    If they differ, return both.
     """
     months = MONTHS[interval] * count
     found = set()
@@ -403,7 +444,7 @@ def _months_after(at_ms: int, months: int) -> int:
 
 
 MAX_MICRO: Final = 10**18
-"""A balance above a million million is told as that much: it is stored in 64 bits."""
+"""Largest balance in micro-credits: 10^12 credits. A larger balance is reported as this, so that it fits in 64 bits."""
 MAX_CONCURRENT: Final = 10**9
 """Concurrent sandboxes that a plan at Autumn allows."""
 _LEAST: Final = Decimal(1) / MICRO
@@ -411,7 +452,10 @@ _LEAST: Final = Decimal(1) / MICRO
 
 @dataclass(frozen=True)
 class Spendable:
-    """`amount` None: unlimited. `refused`: features that cannot draw on it although others can."""
+    """The amount that a customer can still spend.
+
+    `amount` None: unlimited. `refused`: features that cannot draw on it although others can.
+    """
 
     amount: Decimal | None
     refused: frozenset[str] = frozenset()
@@ -422,9 +466,9 @@ class Spendable:
 
 
 def state(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) -> CustomerState:
-    """Return the state to copy onto the organisation.
+    """Return the state to copy to the organisation.
 
-    No balance at all is a balance of zero: Autumn's own `check` agrees.
+    A customer without any balance has a balance of zero: Autumn's own `check` agrees.
     """
     found = _decided(customer, settings, schema)
     reached = {
@@ -442,7 +486,10 @@ def state(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) ->
 
 
 def decider(settings: AutumnSettings, schema: Schema) -> str | None:
-    """The one balance that decides: the one that is set, or else the account's only credit system. None: several."""
+    """Return the balance that decides; None if several decide.
+
+    It is the configured balance, or else the account's only credit system.
+    """
     return settings.balance_feature or schema.sole
 
 
@@ -459,7 +506,9 @@ def _decided(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema)
 
 
 def _most(names: list[str], customer: AutumnCustomer, schema: Schema) -> Spendable:
-    """Return the largest figure of several balances, so that it is zero only once all are.
+    """Return the largest figure of several balances.
+
+    The figure is zero only once all balances are zero.
 
     If the balance of a feature has ended while others last, the feature is refused. Figures of different units are not
     added.
@@ -480,7 +529,10 @@ def _most(names: list[str], customer: AutumnCustomer, schema: Schema) -> Spendab
 
 
 def _of(customer: AutumnCustomer, name: str, schema: Schema) -> Spendable:
-    """Return the amount that one balance, or a credit system with the balances of its features, still allows."""
+    """Return the amount that a balance still allows.
+
+    The amount of a credit system includes the balances of its features.
+    """
     credits = _alone(customer, name)
     members = schema.members(name)
     own = {member: _alone(customer, member) for member in members if member in customer.balances}
@@ -496,7 +548,10 @@ def _of(customer: AutumnCustomer, name: str, schema: Schema) -> Spendable:
 
 
 def _in_credits(amount: Decimal | None, cost: Decimal | None) -> Decimal | None:
-    """Without a cost that can be used, the least amount there is: such units are never a silent zero."""
+    """Return an amount of own units in credits; None: unlimited.
+
+    Without a usable cost it is the least amount, so that such units never count as zero.
+    """
     if amount is None:
         return None
     return amount * cost if cost is not None and cost > 0 else _LEAST
@@ -515,7 +570,7 @@ def _alone(customer: AutumnCustomer, feature: str) -> Decimal | None:
     if not amounts:
         return None
     least = min(amounts)
-    # Usage may be past a limit, which is no debt.
+    # Usage may exceed a limit, but that is not a debt.
     return least if least == balance.remaining else max(least, Decimal(0))
 
 
@@ -523,16 +578,18 @@ def _by_balance(balance: Balance, customer: AutumnCustomer) -> Decimal | None:
     if balance.unlimited:
         return None
     if not balance.overage and balance.feature not in customer.controls.overage:
-        # A spend limit alone allows nothing: `check` asks for overage, too.
+        # A spend limit alone does not allow overage: Autumn's `check` also requires the overage setting.
         return balance.remaining
-    # `max_purchase` is a limit by the name that webhooks give it; such a balance was never recorded.
+    # Webhooks name a limit `max_purchase`. No recording has such a balance.
     ends = [customer.controls.spend_limits.get(balance.feature), balance.max_purchase]
     overdraft = min((end for end in ends if end is not None), default=None)
     return None if overdraft is None else balance.granted + overdraft - balance.usage
 
 
 def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, schema: Schema) -> ShownCredit | None:
-    """Return the rest of the deciding balance that the answer to a charge shows; None if it does not show it.
+    """Return the rest of the deciding balance that the answer to a charge shows.
+
+    Return None if it does not show it.
 
     An answer shows no limits. So of a credit system it shows a part, never the whole, and never that it is unlimited.
     It can show an unchanged balance under `balance`, and the deciding one under `balances` (recorded).
@@ -561,8 +618,10 @@ def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, sche
 
 
 def shown_parts(body: Mapping[str, object], settings: AutumnSettings) -> tuple[Part, ...]:
-    """The parts granted once that the answer to a charge shows. A part that the next charge uses up exactly is shown by
-    no read (recorded)."""
+    """Return the parts that the answer to a charge shows.
+
+    No read shows a part that the next charge uses up exactly (recorded).
+    """
     others = body.get("balances")
     shown = [body.get("balance"), *(others.values() if isinstance(others, dict) else ())]
     named = [(one, one.get("feature_id")) for one in shown if isinstance(one, dict)]
@@ -577,7 +636,10 @@ def shown_parts(body: Mapping[str, object], settings: AutumnSettings) -> tuple[P
 
 
 def _micro(value: Decimal) -> int:
-    """Micro-credits. An amount below one is one: a customer who has it is not refused."""
+    """Return an amount in micro-credits.
+
+    An amount between 0 and 1 becomes 1, so that the customer is not refused.
+    """
     found = max(-MAX_MICRO, min(int(value * MICRO), MAX_MICRO))
     return 1 if value > 0 and found == 0 else found
 
@@ -598,22 +660,25 @@ def _distinct(parts: list[Part]) -> tuple[Part, ...]:
 
 READ: Final = frozenset({"usage_limits", "spend_limits", "overage_allowed"})
 IGNORED: Final = frozenset({"usage_alerts", "auto_topups"})
-"""Kinds that never refuse usage."""
+"""Kinds of controls that never refuse usage."""
 INTERVALS: Final = frozenset({"hour", "day", "week", "month", "quarter", "semi_annual", "year"})
 ABSOLUTE: Final = (None, "absolute")
-"""Types of spend limits that are an amount."""
+"""Types of spend limits with an absolute amount."""
 
 
 @dataclass(frozen=True)
 class UsageLimit:
-    """The rest of a limit on the usage of one feature, in its units; zero or less: it is reached."""
+    """The rest of a limit on the usage of one feature, in its units.
+
+    Zero or less: it is reached.
+    """
 
     feature: str
     remaining_units: Decimal
 
 
 def read_controls(body: Mapping[str, object]) -> Controls:
-    """The controls of a customer. Errors: Unreadable."""
+    """Return the controls of a customer. Errors: Unreadable."""
     found = body.get("billing_controls")
     if found is None:
         return Controls()
@@ -628,7 +693,10 @@ def read_controls(body: Mapping[str, object]) -> Controls:
 
 
 def _entries(found: Mapping[str, object], kind: str, *, default: bool) -> Iterator[Mapping[str, object]]:
-    """The enabled entries of a kind. `default`: what an entry without `enabled` is."""
+    """Yield the enabled entries of a kind.
+
+    `default`: the value for an entry without `enabled`. Errors: Unreadable.
+    """
     entries = found.get(kind)
     if entries is None:
         return
@@ -661,7 +729,7 @@ def _spend_limits(found: Mapping[str, object]) -> Iterator[tuple[str, Decimal]]:
     least: dict[str, Decimal] = {}
     for one in _entries(found, "spend_limits", default=False):
         if one.get("overage_limit") is None:
-            continue  # it limits nothing
+            continue  # without a limit
         feature, limit = _feature(one, "spend_limits"), number(one["overage_limit"])
         if limit is None or one.get("limit_type") not in ABSOLUTE:
             raise Unreadable(f"Autumn's spend limit of {feature} is not an amount")
@@ -670,8 +738,11 @@ def _spend_limits(found: Mapping[str, object]) -> Iterator[tuple[str, Decimal]]:
 
 
 def _unknown(found: Mapping[str, object]) -> Iterator[str]:
-    """Controls of an unknown kind or shape. Drawdown's charges carry one property alone, so that a filter on another
-    one never matches them; a filter that is not of properties may."""
+    """Yield the controls of an unknown kind or shape, as text for `check`.
+
+    Drawdown's charges carry one property, so a filter on another property never matches them. A filter that is not of
+    properties may match.
+    """
     for kind in sorted(found.keys() - READ - IGNORED):
         if found[kind]:
             yield f"billing controls of the kind {kind}"

@@ -1,9 +1,9 @@
-"""Autumn's list of events: one push found again by its key, and totals of charges.
+"""Autumn's list of events: a push found again by its key, and totals of charges.
 
-Guarantee: a quantity is the deducted one, never the requested one (the list keeps both). An event that cannot be read
-makes the answer "cannot tell", never "absent". A part of a list is never taken for the whole, and absence rests on the
-whole list alone. Credits that match no known cost are judged only after the costs were read again. Two shapes of pages
-are read: `next_cursor` (2.3) and `has_more` (2.1), as recorded.
+Guarantee: a quantity is the deducted one, never the requested one (the list has both). If an event cannot be read, the
+result is "cannot tell", never "absent". A part of a list never passes for the whole, and only the whole list proves
+absence. If credits match no known cost, they are judged only after the costs were read again. Drawdown reads two shapes
+of pages, as recorded: `next_cursor` (2.3) and `has_more` (2.1).
 """
 
 from __future__ import annotations
@@ -42,17 +42,21 @@ from drawdown.providers.protocol import (
 from drawdown.schema.units import SECOND_MS
 
 PAGE: Final = 1_000
-"""The most events a call that Autumn's published source speaks of."""
+"""Events for each call: the largest limit in Autumn's published source."""
 MAX_PAGES: Final = 20
-"""Pages of one list of Autumn's events. Autumn answers more with 429, because it permits five calls a second for a
-customer's list."""
+"""Pages of one list of Autumn's events. Autumn allows five calls a second for a customer's list, and answers 429 to
+more."""
 MARGIN_MS: Final = 10 * SECOND_MS
-"""Margin on both sides of a requested range, in case Autumn rounds its bounds. Drawdown drops the events in it."""
+"""Margin on both sides of a requested range, in case Autumn rounds its bounds. Drawdown drops events within the margin.
+"""
 
 
 @dataclass(frozen=True)
 class Event:
-    """`applied` None: the list does not say what was deducted."""
+    """One event of Autumn's list.
+
+    `applied` None: the list does not show the deduction.
+    """
 
     event_id: str
     customer_id: str
@@ -69,7 +73,7 @@ class Event:
         return charged(self.applied, self.requested_quantity, costs.of(self.feature))
 
     def is_unmatched(self, costs: KnownCosts) -> bool:
-        """Return True if it took credits that no known cost converts to the requested quantity."""
+        """Return True if no known cost converts the event's credits to its quantity."""
         if self.applied is None or not self.applied.credits:
             return False
         found = self.units(costs)
@@ -78,17 +82,21 @@ class Event:
 
 @dataclass(frozen=True)
 class EventPage:
-    """`rest` is what the next call adds to its question; None: this was the last page."""
+    """One page of events.
+
+    `rest`: the fields that the next call adds to its question; None: this was the last page.
+    """
 
     items: Sequence[object]
     rest: Mapping[str, object] | None
 
 
 def question(customer_id: str, from_ms: int, to_ms: int, key: str | None = None) -> dict[str, object]:
-    """The first page of a customer's events dated in [from_ms, to_ms), with a margin. `key`: of this push alone.
+    """Return the question for the first page of a customer's events.
 
-    Of all features: how the list maps a feature onto the names of its events was never observed, and a push that it
-    missed would be called absent and billed again.
+    The events are dated in [from_ms, to_ms), with a margin. `key`: only the events of this push. The question names no
+    feature, because the list's mapping of a feature to the names of its events was never observed. A push that the list
+    missed would be called absent, and billed again.
     """
     asked: dict[str, object] = {
         "customer_id": customer_id,
@@ -99,7 +107,10 @@ def question(customer_id: str, from_ms: int, to_ms: int, key: str | None = None)
 
 
 def read_page(body: Mapping[str, object], seen: int) -> EventPage:
-    """`seen` counts the items of the pages before. Errors: Unreadable."""
+    """Read a page of events.
+
+    `seen`: the number of items on the pages before. Errors: Unreadable.
+    """
     items = body.get("list")
     if not isinstance(items, list):
         raise Unreadable("Autumn's answer has no list of events")
@@ -118,7 +129,10 @@ def read_page(body: Mapping[str, object], seen: int) -> EventPage:
 
 
 def read_event(item: object) -> Event:
-    """Errors: Unreadable for one that is not whole. Properties that are none of ours are nobody's business."""
+    """Read one event.
+
+    Errors: Unreadable for an incomplete event. Properties of other programs are ignored.
+    """
     if not isinstance(item, dict):
         raise Unreadable("an event in Autumn's list cannot be read")
     names = [item.get(name) for name in ("id", "customer_id", "feature_id")]
@@ -134,7 +148,10 @@ def read_event(item: object) -> Event:
 
 
 def _applied(item: Mapping[str, object], feature: str) -> Deduction | None:
-    """Return the deduction of a listed event. If there was none, the list has null (observed; documented as [])."""
+    """Return the deduction of a listed event.
+
+    If there was none, the list has null (observed; documented as []).
+    """
     return NOTHING if item.get("deductions", ...) is None else deducted(item, feature)
 
 
@@ -157,8 +174,11 @@ def find(request: PushRequest, events: Mapping[str | None, Sequence[Event]], cos
 
 
 def by_key(items: Iterable[object]) -> Mapping[str | None, Sequence[Event]]:
-    """Errors: Unreadable for an event that is not whole. It may be anybody's: to call a push absent would bill it
-    twice."""
+    """Return events by push key; None: events without a key.
+
+    Errors: Unreadable for an incomplete event. It may be the push that is looked up. If that push were called absent,
+    it would be billed twice.
+    """
     found: dict[str | None, list[Event]] = defaultdict(list)
     for event in {event.event_id: event for event in map(read_event, items)}.values():
         found[event.key].append(event)
@@ -166,9 +186,9 @@ def by_key(items: Iterable[object]) -> Mapping[str | None, Sequence[Event]]:
 
 
 def totals(events: Iterable[Event], costs: KnownCosts) -> dict[str, int]:
-    """Return the deducted quantity by feature, from all senders.
+    """Return the deducted quantity by feature, in base units, from all senders.
 
-    Events of other senders may have fractions: each sum is rounded at the end. Errors: Unreadable.
+    Events of other senders may have fractions, so each sum is rounded at the end. Errors: Unreadable.
     """
     sums: dict[str, Decimal] = defaultdict(Decimal)
     for event in events:
@@ -180,7 +200,10 @@ def totals(events: Iterable[Event], costs: KnownCosts) -> dict[str, int]:
 
 
 def within(customer_id: str, items: Iterable[object], from_ms: int, to_ms: int) -> list[Event]:
-    """A customer's events dated in [from_ms, to_ms), each once. Errors: Unreadable."""
+    """Return a customer's events dated in [from_ms, to_ms), each once.
+
+    Errors: Unreadable.
+    """
     events = {event.event_id: event for event in map(read_event, items)}.values()
     return [event for event in events if event.customer_id == customer_id and from_ms <= event.ts < to_ms]
 
@@ -189,7 +212,7 @@ Events = Mapping[str | None, Sequence[Event]]
 
 
 class EventReader:
-    """Asks one account for events."""
+    """Reads the events of one account."""
 
     def __init__(
         self, ask: Callable[[str, Mapping[str, object]], Awaitable[Mapping[str, object]]], account: AutumnAccount
@@ -198,8 +221,11 @@ class EventReader:
         self._account = account
 
     async def find(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
-        """Pushes of one customer. One push: by its key, in one call. Several: by one list of events; where that is too
-        long, or holds an event that cannot be read, by halves of it."""
+        """Return the outcomes of pushes of one customer, in their order.
+
+        One push is looked up by its key, in one call. Several are looked up in one list of events. If the list is too
+        long, or has an event that cannot be read, each half is looked up.
+        """
         if len(requests) == 1:
             found = await self._by_key(requests[0])
             if found is not None:
@@ -221,8 +247,10 @@ class EventReader:
         return await self._judge(requests, events)
 
     async def _by_key(self, request: PushRequest) -> LookupResult | None:
-        """One push by a filter on its key. None: the filter does not find it, which proves nothing: a filter matched a
-        text and not a number (recorded), and how the hosted service matches was not tried."""
+        """Look up one push by a filter on its key; None if the filter does not find it.
+
+        That proves nothing: a filter matched a text and not a number (recorded), and the hosted service was not tried.
+        """
         try:
             items = await self._read(request.customer_id, request.ts, request.ts + 1, request.key)
         except Unreadable as trouble:
@@ -230,7 +258,7 @@ class EventReader:
         try:
             events = by_key(items)
         except Unreadable:
-            return None  # the whole list says the same, or that the event is another push's
+            return None  # the whole list shows the same, or shows that the event belongs to another push
         return (await self._judge([request], events))[0] if events.get(request.key) else None
 
     async def _judge(self, requests: Sequence[PushRequest], events: Events) -> Sequence[LookupResult]:
@@ -247,9 +275,11 @@ class EventReader:
         ]
 
     async def _read_costs(self) -> ReadFailed | None:
-        """Read the costs after the events, since costs change while pushes are under way. The push is asked about again
-        where they cannot be read, or where those of before were not handed in yet: a charge at an older cost would be
-        taken for a part of one."""
+        """Read the costs again, after the events.
+
+        Costs change while pushes are in flight. ReadFailed if they cannot be read, or if older costs are not loaded
+        yet. Then the push is looked up again. A charge at an older cost would otherwise pass for a part of a charge.
+        """
         try:
             await self._account.read()
         except Unreadable as trouble:
@@ -278,7 +308,10 @@ class EventReader:
             return failed(trouble)
 
     async def _read(self, customer_id: str, from_ms: int, to_ms: int, key: str | None = None) -> list[object]:
-        """All events of a range, page by page. Errors: Unreadable; a part of them is never given for the whole."""
+        """Read all events of a range, page by page.
+
+        Errors: Unreadable if the list is not complete.
+        """
         asked = question(customer_id, from_ms, to_ms, key)
         items: list[object] = []
         rest: Mapping[str, object] | None = {}
@@ -299,5 +332,5 @@ def _is_refused(trouble: Unreadable) -> bool:
 
 
 def failed(trouble: Unreadable) -> ReadFailed:
-    """A read that failed, as the protocol has it."""
+    """Return a failed read as a ReadFailed."""
     return ReadFailed(str(trouble), too_many=trouble.status == 429)

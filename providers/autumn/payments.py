@@ -1,15 +1,18 @@
 """Autumn as a payment service: a plan of one prepaid feature, attached once for each charge.
 
-Guarantee: a charge is attached at most once. Before it, Autumn is asked what it would take (`preview_attach`); anything
-but that amount is not attached. An answer that proves neither that money was taken nor that none was stays in doubt,
-and a person decides: a look-up never says "paid" or "not found", as no fact allows either.
+Guarantee: a charge is attached at most once. Before it, Drawdown asks Autumn for the amount (`preview_attach`). If it
+is another amount, Drawdown does not attach. If an answer proves neither that money was taken nor that none was, the
+charge stays in doubt, and a person decides. A look-up never reports "paid" or "not found", because no fact proves
+either.
 
-Facts. Recorded on a running server (August 2026): `billing.attach` without a Stripe account is a 400 `invalid_request`;
-30 calls a minute; the header's key is shared across customers and routes, lives a day, and its store fails open. Read
-in the open-source server and at docs.useautumn.com, and not tried: what attach and its preview answer; that one call a
-customer is worked on at once; that `metadata` goes onto Stripe's invoice, where a person finds our id, while
-`customers.get` gives invoices back without it; that an invoice which could not be noted is logged and forgotten.
-Autumn's own top-ups make a random key for each call: no key of theirs tells one purchase from another.
+Recorded on a running server (August 2026): `billing.attach` without a Stripe account is a 400 `invalid_request`. 30
+calls a minute are allowed. The header's key is shared across customers and routes, lasts a day, and its store fails
+open.
+
+Read in the open-source server and at docs.useautumn.com, and not tried: the answers of attach and its preview. Autumn
+works on one call for a customer at once. `metadata` goes onto Stripe's invoice, where a person finds our id, but
+`customers.get` returns invoices without it. If Autumn cannot save an invoice, it only logs that. Autumn's own top-ups
+use a random key for each call, so their keys do not distinguish purchases.
 """
 
 from __future__ import annotations
@@ -44,9 +47,9 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS
 
 METADATA: Final = "drawdown_charge"
 NEVER_MS: Final = 100 * 365 * DAY_MS
-"""Stands for "absence never proves anything"."""
+"""A lag that never ends: absence never proves anything."""
 MAX_NAMED: Final = 5
-"""Invoices that a look-up names to the person who decides."""
+"""Invoices that a look-up lists for the person who decides."""
 MAX_CHARS: Final = 200
 """Length of Autumn's answer to a charge that Drawdown quotes."""
 UNREAD_MS: Final = 5 * MINUTE_MS
@@ -60,11 +63,15 @@ _JSON: Final = json.JSONEncoder(separators=(",", ":"))
 
 
 class AutumnPayments:
-    """Charges the card that an Autumn customer has on file, by one attach of the plan for top-ups. It has the settings
-    of the billing provider of the same name."""
+    """A payment service that charges the card of an Autumn customer.
+
+    It attaches the plan for top-ups once for each charge.
+
+    It has the settings of the billing provider of the same name.
+    """
 
     capabilities = PaymentCapabilities(
-        key_retention_ms=0,  # its store fails open: it never surely knows a key
+        key_retention_ms=0,  # its store fails open, so Autumn may forget a key at any time
         lookup_lag_ms=NEVER_MS,
         applied_within_ms=NEVER_MS,
         most=wire.MAX_QUANTITY,
@@ -91,7 +98,10 @@ class AutumnPayments:
         return attached(answer, request, self._clock.now_ms())
 
     async def _unfit(self, request: Charge) -> NotSent | None:
-        """Why the charge must not be made now, as far as reads tell; None where nothing stands against it."""
+        """Return why the charge must not be made now, by reads alone.
+
+        Return None if no read shows a reason.
+        """
         fills = await self.fills_itself(request.customer_id)
         if fills is not None:
             return NotSent(fills.reason, self._clock.now_ms() + UNREAD_MS if isinstance(fills, InDoubt) else None)
@@ -109,7 +119,10 @@ class AutumnPayments:
         return None
 
     async def look_up(self, request: Charge) -> ChargeResult:
-        """In doubt, always; with the invoices that a person has to look at, where they can be read."""
+        """Return the charge as in doubt, with the invoices that a person must check.
+
+        The invoices are missing if they cannot be read.
+        """
         if self.dormant:
             return InDoubt(self.dormant)
         found = await self._read("customers.get", {"customer_id": request.customer_id, "expand": ["invoices"]})
@@ -127,9 +140,9 @@ class AutumnPayments:
         )
 
     async def fills_itself(self, customer_id: str) -> NotSent | InDoubt | None:
-        """Return NotSent if Autumn tops this customer up by itself: then Drawdown must not.
+        """Return NotSent if Autumn tops this customer up by itself; None if it does not.
 
-        InDoubt: it could not be read. None: Autumn does not.
+        With NotSent, Drawdown must not top up. InDoubt: Autumn's setting could not be read.
         """
         found = await self._read("customers.get", {"customer_id": customer_id})
         if isinstance(found, NotSent):
@@ -207,8 +220,8 @@ def _dormant(settings: AutumnSettings) -> str | None:
 def attached(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
     """Return the outcome of the call that takes money.
 
-    It proves that nothing was done if the call never left, or if the answer comes before a key is claimed (429 and 401,
-    recorded). A later error may have come after the card was charged.
+    It proves that Autumn did nothing if the call was never sent, or if Autumn answers before it claims a key (429 and
+    401, recorded). A later error may have come after the card was charged.
     """
     if isinstance(result, NeverLeft):
         return NotSent(clean(f"not sent: {result.reason}", MAX_CHARS), now_ms + UNREAD_MS)
@@ -238,7 +251,7 @@ def _judge_invoice(found: Mapping[str, object], charge: Charge) -> ChargeResult:
                 return OtherContent(clean(f"{name} is paid, with {total} {currency}", MAX_CHARS))
             return Payment(clean(name, MAX_CHARS), charge.amount, charge.currency)
         if status != "void":
-            # Stripe may try an open invoice again, and the customer may pay it: nobody knows yet.
+            # Stripe may retry an open invoice, and the customer may pay it, so the outcome is still unknown.
             return InDoubt(
                 clean(f"the invoice {name} is {status}. Void it at Stripe, then say so. {reason}", MAX_CHARS)
             )
@@ -269,5 +282,8 @@ def _in_words(invoice: Mapping[str, object]) -> str:
 
 
 def build(setup: Setup) -> AutumnPayments:
-    """The entry point. Errors: UsageError for a setting that cannot be used."""
+    """Build the payment service, as its entry point.
+
+    Errors: UsageError for an invalid setting.
+    """
     return AutumnPayments(autumn_settings.read(setup), setup.http, setup.clock)

@@ -1,6 +1,6 @@
 """The settings of Autumn, read from DRAWDOWN_AUTUMN_…
 
-Guarantee: an impossible setting is refused by its name. No value of one is ever in a message or a repr.
+Guarantee: an invalid setting is rejected by its name. A message or a repr never shows the value of a setting.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from drawdown.schema.errors import UsageError
 
 URL: Final = "https://api.useautumn.com"
 KEY_RETENTION_H: Final = (1, 24, 30 * 24)
-"""Least, default and most of what an account can set (observed default: a day)."""
+"""Least, default and largest hours that an Autumn account can be set to (observed default: a day)."""
 CALLS_PER_S: Final = 1_900.0
-"""Under the account's cap of 120,000 tracks a minute, above which Autumn answers 202 and queues, and never 429."""
+"""Default charges a second, below the account's cap of 120,000 a minute. Above the cap Autumn queues (202),
+never 429."""
 
 NAMES: Final = frozenset(
     {
@@ -36,9 +37,9 @@ NAMES: Final = frozenset(
         "topup_feature",
     }
 )
-"""A setting that is none of these is a slip, and a slip may bill."""
+"""The settings that exist. Any other name is rejected, because a mistyped setting could bill by mistake."""
 ID: Final = re.compile(r"[A-Za-z0-9_:-]{1,200}")
-"""The form of Autumn's ids; any other is answered 400 (recorded)."""
+"""The form of Autumn's ids. Autumn answers 400 to any other form (recorded)."""
 _SECRET_KEY: Final = re.compile(r"am_sk_[A-Za-z0-9_-]{8,200}")
 _MODE: Final = re.compile(r"am_sk_(live|test)_")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
@@ -47,7 +48,10 @@ _PLAN: Final = re.compile(r"([A-Za-z0-9_:-]{1,200})=([0-9]{1,9})")
 
 @dataclass(frozen=True)
 class AutumnSettings:
-    """One Autumn account. `secret_key` None: nothing is set, the provider stays dormant."""
+    """The settings of one Autumn account.
+
+    `secret_key` None: it is not set, and the provider is dormant.
+    """
 
     name: str
     secret_key: str | None = field(repr=False)
@@ -59,17 +63,20 @@ class AutumnSettings:
     key_retention_ms: int
     calls_per_s: float
     topup_plan: str | None = None
-    """The plan that is attached to take money, used for nothing else; and its prepaid feature, at a minor unit each."""
+    """The plan that a charge attaches, used for nothing else. Its prepaid feature costs one minor unit each."""
     topup_feature: str | None = None
 
     @property
     def mode(self) -> str:
-        """The mode of its key: `am_sk_test_…` is the sandbox's, `am_sk_live_…` production's."""
+        """Return the mode of the key.
+
+        It is `test` for the sandbox (`am_sk_test_…`), and `live` for production (`am_sk_live_…`).
+        """
         found = _MODE.match(self.secret_key or "")
         return found[1] if found else ""
 
     def variable(self, setting: str) -> str:
-        """The environment variable of a setting, for messages."""
+        """Return the environment variable of a setting, for messages."""
         return _variable(self.name, setting)
 
 
@@ -78,7 +85,7 @@ def _variable(name: str, setting: str) -> str:
 
 
 def read(setup: Setup) -> AutumnSettings:
-    """The settings of one provider. Errors: UsageError, naming the setting."""
+    """Read the settings of one provider. Errors: UsageError, which names the setting."""
     given = _SettingTexts(setup.name, {key: text.strip(" ") for key, text in setup.settings.items()})
     if unknown := sorted(set(setup.settings) - NAMES):
         names = ", ".join(name.upper() for name in sorted(NAMES))
@@ -100,7 +107,7 @@ def read(setup: Setup) -> AutumnSettings:
 
 @dataclass(frozen=True)
 class _SettingTexts:
-    """Settings as they were written; empty ones count as not set."""
+    """Settings as they were written. An empty setting counts as not set."""
 
     name: str
     texts: Mapping[str, str] = field(repr=False)

@@ -1,9 +1,9 @@
 """Autumn's calls for billing, and the outcome that each of its answers proves. Pure.
 
-Guarantee: the outcome is Accepted only for a charge that the answer itself shows, and Rejected or RetryAt only where
-Autumn is known not to have charged. Everything else is Unknown or Queued and is looked up. Facts: the recording of a
-running server of August 2026, API 2.3.0. Each is told where it decides. A message of Autumn's is quoted with anything
-like a key cut out.
+Guarantee: the outcome is Accepted only if the answer itself shows the charge. It is Rejected or RetryAt only if Autumn
+is known not to have charged. Any other outcome is Unknown or Queued, and is looked up. A quoted message of Autumn shows
+no text like a key. Facts: the recording of a running server, API 2.3.0, August 2026. The code names each fact that it
+uses.
 """
 
 from __future__ import annotations
@@ -29,27 +29,31 @@ from drawdown.providers.protocol import Accepted, Duplicate, Outcome, PushReques
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
 VERSION: Final = "2.3.0"
-"""Pinned: the shape of answers hangs on it, and without the header it is the account's."""
+"""The API version of each call. The shape of answers depends on it. Without the header, the account's version
+applies."""
 KEY_PROPERTY: Final = "drawdown_key"
-"""Where our key is found again: the events list gives `properties` back, and not the idempotency key."""
+"""The property with our key. The list of events returns `properties`, and not the idempotency key."""
 BODY_KEY: Final = "idempotency_key"
 HEADER_PREFIX: Final = "drawdown-usage-"
 MAX_QUANTITY: Final = 2**53 - 1
-"""Autumn sums in binary floating point: above this a unit is lost."""
+"""Largest quantity of one charge at Autumn. It sums in binary floating point, which loses a unit above this."""
 
 CONFIRM_MS: Final = 45 * SECOND_MS
-"""Wait after a 202 before the charge is looked up. Autumn applies it some 30 s later (recorded)."""
+"""Wait after a 202 before the charge is looked up. Autumn applies it about 30 s later (recorded)."""
 REFUSED_MS: Final = 5 * MINUTE_MS
 """Wait before a retry after Autumn refused the key or the version: a person must fix it."""
 
 _CODE: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+){1,10}")
-"""Every code that was recorded is words and underscores, beside a message."""
+"""The form of every recorded code: words and underscores."""
 _SECRETS: Final = re.compile(r"\b(?:am|sk|pk|whsec)_[A-Za-z0-9_*+/=-]+|[Bb]earer\s+\S+")
 
 
 @dataclass(frozen=True)
 class WireAnswer:
-    """An answer that is no success. `code` None: it is not Autumn's JSON, so the sender is unknown."""
+    """An answer that reports an error.
+
+    `code` None: it is not Autumn's JSON, so the sender is unknown.
+    """
 
     status: int
     code: str | None
@@ -61,13 +65,12 @@ class WireAnswer:
 
 
 def track(request: PushRequest, *, body_key: bool = True) -> dict[str, object]:
-    """Return the body of one charge, in the form that is safe.
+    """Return the body of one charge, in the safe form.
 
     - `overflow`: otherwise the deduction stops at zero, and the key is used up.
-    - The time is in milliseconds: Autumn would take seconds for a moment in 1970.
-    - The key is in the body: its events also have a unique constraint. All routes of the account share the header's
-      namespace,
-      so the header has a key of its own.
+    - The time is in milliseconds: Autumn would read seconds as a moment in 1970.
+    - The key is in the body too, because Autumn's events have a unique constraint on it. All routes of the account
+      share the namespace of the header, so the header has another key.
 
     `body_key` False: for a server that refuses the key in the body. Then the header's key alone prevents a second
     charge, and the property finds the event.
@@ -89,7 +92,7 @@ CHECK_OF_KEY: Final[Mapping[str, object]] = {
     "value": "0",
     BODY_KEY: "drawdown-check",
 }
-"""A charge that Autumn refuses before anything else: its value is not a number (recorded, 400 `invalid_inputs`).
+"""A charge that Autumn refuses before it does anything: its value is not a number (recorded, 400 `invalid_inputs`).
 
 If the answer is about the key in the body, a real charge would get the same answer.
 """
@@ -98,8 +101,8 @@ If the answer is about the key in the body, a real charge would get the same ans
 def refuses_body_key(result: HttpResult) -> bool:
     """Return True if a 400 is about the key in the body.
 
-    Autumn's schema marks that key as internal, and its documentation no longer has it. Nothing was applied, and both
-    keys were given back, as after each 4xx (recorded).
+    Autumn's schema marks that key as internal, and its documentation no longer has it. Autumn charged nothing, and
+    released both keys, as after each 4xx (recorded).
     """
     if not isinstance(result, Answer) or result.status != 400:
         return False
@@ -108,17 +111,21 @@ def refuses_body_key(result: HttpResult) -> bool:
 
 
 def header_key(key: str) -> str:
-    """The key for the header `Idempotency-Key`, sent beside the body's: each alone keeps a repeat from being charged.
+    """Return the key for the header `Idempotency-Key`, beside the body's key.
 
-    The header's namespace is one over customers and routes, and holds the body's keys as `track:KEY` (recorded in the
-    409). A key with that prefix would so be refused by our own body. This prefix is Drawdown's, and of charges alone.
-    Autumn gives both keys back after a 4xx, and took a charge with both (recorded).
+    Each key alone prevents a second charge. Customers and routes share the header's namespace, and it also stores the
+    body's keys, as `track:KEY` (recorded in the 409). So a header key with that prefix would be refused because of our
+    own body. The prefix here is Drawdown's, and for charges only. Autumn releases both keys after a 4xx, and accepted a
+    charge with both (recorded).
     """
     return HEADER_PREFIX + hashlib.sha256(key.encode()).hexdigest()
 
 
 def unsendable(request: PushRequest) -> Rejected | None:
-    """Reject a push that Autumn would refuse anyway, or count wrongly, without sending it."""
+    """Return a rejection of a push that Autumn would refuse or count wrongly.
+
+    Return None if it can be sent.
+    """
     if not ID.fullmatch(request.customer_id):
         return Rejected(
             f"unsent: Autumn rejects the customer id {request.customer_id!r}: only letters, digits, _ - and : are "
@@ -132,23 +139,26 @@ def unsendable(request: PushRequest) -> Rejected | None:
 
 
 def outcome(request: PushRequest, result: HttpResult, now_ms: int, costs: Costs = MappingProxyType({})) -> Outcome:
-    """Return the outcome of one charge. `costs`: all known costs of its feature."""
+    """Return the outcome of one charge.
+
+    `costs`: all known costs of its feature, by credit system.
+    """
     match result:
         case NotSent(reason):
             return RetryAt(now_ms + backoff_ms(request.attempt), f"not sent: {reason}")
         case NoAnswer(reason):
-            # Killed between claim and deduction, or applied and cut off: both were seen.
+            # Autumn was killed between claim and deduction, or the connection broke after the charge: both observed.
             return Unknown(f"no answer: {reason}")
         case Answer(status=200):
             return _of_success(request, result, now_ms, costs)
         case Answer(status=202):
-            # A store is down, or the account is above its cap: applied later, or dropped silently.
+            # A store is down, or the account is above its cap: Autumn charges later, or drops the charge silently.
             return Queued(now_ms + CONFIRM_MS)
     return _of_refusal(request, result, now_ms)
 
 
 def _of_success(request: PushRequest, answer: Answer, now_ms: int, costs: Costs = MappingProxyType({})) -> Outcome:
-    """A 200 proves what its `deductions` add up to, and no more."""
+    """Return the outcome of a 200. It proves only the sum of its `deductions`."""
     body = parse(answer.body)
     if body is None or body.get("customer_id") != request.customer_id:
         return Unknown("HTTP 200 with a body that is not Autumn's answer to this charge")
@@ -162,12 +172,12 @@ def _of_success(request: PushRequest, answer: Answer, now_ms: int, costs: Costs 
         return Accepted(cost=applied.cost)
     if applied.quantity == 0:
         return _uncharged(request, body)
-    # The key is used up and a part was applied: the lookup finds how much, and the difference is billed again.
+    # The key is used up and a part was charged. The look-up finds the quantity, and the difference is billed again.
     return Queued(now_ms + CONFIRM_MS)
 
 
 def is_unmatched(request: PushRequest, result: HttpResult, found: Outcome) -> bool:
-    """Return True if a charge took credits that no known cost converts to the requested quantity."""
+    """Return True if no known cost converts a charge's credits to its quantity."""
     if not isinstance(found, Queued) or not isinstance(result, Answer) or result.status != 200:
         return False
     body = parse(result.body)
@@ -176,7 +186,10 @@ def is_unmatched(request: PushRequest, result: HttpResult, found: Outcome) -> bo
 
 
 def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
-    """The key is used up all the same (recorded): the same push again would be a duplicate of nothing."""
+    """Return the rejection of a charge that took or gave back nothing.
+
+    The key is used up although nothing was charged (recorded), so a retry would be reported as a duplicate.
+    """
     customer, feature, quantity = request.customer_id, request.feature, request.quantity
     if quantity < 0:
         why = f"the balance of {feature} is as full as it was granted"
@@ -198,7 +211,10 @@ def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
 
 
 def costs_nothing(request: PushRequest, system: str) -> Rejected:
-    """A charge that took nothing because its feature costs zero: no credit changes that."""
+    """Return the rejection of a charge that took nothing because it costs zero.
+
+    Credit does not change that.
+    """
     return Rejected(
         f"Autumn charged nothing: feature {request.feature} costs 0 in credit system {system}. "
         "Set a cost above zero at Autumn, then `drawdown push retry --state rejected --error 'costs 0 in'`"
@@ -206,7 +222,10 @@ def costs_nothing(request: PushRequest, system: str) -> Rejected:
 
 
 def in_no_system(request: PushRequest) -> Rejected:
-    """A charge that took nothing because nothing pays for its feature: credits of the customer change nothing."""
+    """Return the rejection of a charge of a feature that no credit system has.
+
+    The customer's credit does not change that.
+    """
     return Rejected(
         f"Autumn charged nothing: feature {request.feature} is in no credit system, and customer "
         f"{request.customer_id} has no balance of it. Add it to the credit system at Autumn, then "
@@ -215,7 +234,7 @@ def in_no_system(request: PushRequest) -> Rejected:
 
 
 def has_no_balance(request: PushRequest, result: HttpResult, found: Outcome) -> bool:
-    """Return True if a charge took nothing, and the answer shows no balance that it could be drawn from."""
+    """Return True if a charge took nothing, and its answer shows no balance."""
     if not isinstance(found, Rejected) or not isinstance(result, Answer) or result.status != 200:
         return False
     body = parse(result.body)
@@ -226,7 +245,7 @@ def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
     said = read_said(answer)
     match answer.status:
         case 429:
-            # It comes before the key is claimed (recorded): safe, from any sender. It is plain text.
+            # Autumn sends it before it claims the key (recorded), so nothing was charged. It is plain text.
             wait_ms = retry_after_ms(answer.headers, now_ms) or backoff_ms(request.attempt)
             return RetryAt(now_ms + wait_ms, "HTTP 429: too many calls", too_many=True)
         case 409 if said.code == "duplicate_idempotency_key":
@@ -237,10 +256,13 @@ def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
 
 
 def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
-    """Autumn's own no: nothing was applied and the key was given back."""
+    """Return the outcome of an error that Autumn itself sent.
+
+    Autumn charged nothing, and released the key.
+    """
     fixable = access_trouble(said)
     if fixable is not None:
-        # A fix of the setting fixes every push: rejecting them for good would leave work for each.
+        # A fix of the setting fixes every push. If each were rejected, a person would have to retry each.
         return RetryAt(now_ms + REFUSED_MS, fixable, by_person=True)
     if said.status == 400 and "in the future" in said.message:
         return RetryAt(now_ms + MINUTE_MS, f"Autumn's clock is behind ours: {said}")
@@ -252,7 +274,9 @@ def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
 
 
 def access_trouble(said: WireAnswer) -> str | None:
-    """Return the fault of key, address or version, if an answer is about one.
+    """Return the fault of key, address or version that an answer reports.
+
+    Return None if it reports no such fault.
 
     The message of a 401 repeats a part of the key, so only its code is shown.
     """
@@ -268,7 +292,7 @@ def access_trouble(said: WireAnswer) -> str | None:
 
 
 def read_said(answer: Answer) -> WireAnswer:
-    """Code and message of an answer that is no success."""
+    """Return the code and the message of an answer that reports an error."""
     body = parse(answer.body)
     code = body.get("code") if body is not None else None
     message = body.get("message") if body is not None else None
@@ -284,4 +308,5 @@ def _quoted(message: str) -> str:
 
 
 parse: Final = lru_cache(1)(json_object)
-"""An answer to a charge is read twice: for what was charged, and for what is left."""
+"""The parser of answers. It caches one, because the answer to a charge is read twice: for the charge and the
+balance."""

@@ -1,15 +1,14 @@
-"""The conformance suite: the tests that every provider has to pass, for pytest, for our own providers and for
-anybody's.
+"""The conformance suite: the pytest tests that every provider has to pass, Drawdown's own and yours.
 
-Guarantee: a provider's answers are compared with the service's own truth, which the bench tells. Accepted means
-charged, Rejected and RetryAt mean not charged. A push is charged exactly once, even if calls are cut, lost or answered
-with nonsense in between. Nothing here imports pytest or the worker, or reads the machine's clock.
+Guarantee: a provider's answers are compared with the service's own charges, which the bench reports. Accepted means
+charged. Rejected and RetryAt mean not charged. A push is charged exactly once, even if calls are cut, lost or answered
+with nonsense in between. The suite does not import pytest or the worker, and does not read the machine's clock.
 
     class TestTally(ProviderConformance):
         def make_bench(self) -> Bench:
-            return TallyBench()  # whole in tests/contract/third_party/tally_bench.py
+            return TallyBench()  # see tests/contract/third_party/tally_bench.py
 
-A hook that a service cannot serve raises `Unsupported` with the reason: its tests are skipped, and pytest says why.
+If a hook is impossible for your service, raise `Unsupported` with the reason. Pytest skips its tests and shows why.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ __all__ = ["Bench", "ProviderConformance", "Unsupported", "Wire"]
 
 
 class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CreditTests, CancelTests, CheckTests, WebhookTests):
-    """Subclass it in a test module and say how a bench is made."""
+    """The whole suite. Subclass it in a test module and define `make_bench`."""
 
     seeds = 20
-    """Sequences of faults that the law is tried with."""
+    """Number of sequences of faults to try the law with."""
 
     def test_what_it_declares_agrees_with_itself(self) -> None:
         capabilities = self.bench.provider.capabilities
@@ -65,7 +64,7 @@ class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CreditTests, Can
             self.keeps_the_law(seed)
 
     def keeps_the_law(self, seed: int) -> None:
-        """Check the law on a bench on which nothing was charged yet."""
+        """Check the law on a bench without charges, with the faults of a seed."""
         law = Law(self.bench, seed, self.run, self.push)
         requests = [law.see_through(self.request(units)) for units in law.units(8)]
         for request in requests:

@@ -1,6 +1,6 @@
-"""The tools of the conformance suite: the bench that a provider's author supplies, and calls that go wrong.
+"""The tools of the conformance suite: the bench that a provider's author supplies, and faults for calls.
 
-Guarantee: nothing here waits, and no answer is changed but by the spoil that is in force.
+Guarantee: the tools do not wait. Only the spoil in force changes an answer.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from drawdown.providers.protocol import Provider, PushRequest
 from drawdown.schema.clock import FixedClock
 
 Secret: TypeAlias = Literal["current", "previous", "strange"]
-"""The secret that signs a webhook: the one in use, the one before it, which is still taken, or a stranger's."""
+"""The secret that signs a webhook: the current one, the previous one (still accepted), or that of a stranger."""
 Path: TypeAlias = tuple[str | int, ...]
-"""Where something is in a JSON value."""
+"""The path to a part of a JSON value."""
 WRONG_TYPES: Final[Sequence[object]] = (None, "x", -7, 1.5, True, [None], {"x": [None]}, 10**400)
 Spoil: TypeAlias = Callable[[Call, Http], Awaitable[HttpResult]]
-"""Replaces the sending of a call."""
+"""A fault: a function that replaces the sending of a call."""
 
 
 class Unsupported(unittest.SkipTest):
-    """This service cannot be made to do that; the message says why."""
+    """The service cannot support a hook; the message has the reason."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Wire:
 
     @contextlib.contextmanager
     def spoiled(self, spoil: Spoil) -> Iterator[None]:
-        """Every call, for as long as the context lasts."""
+        """Spoil every call while the context is open."""
         self.spoil = spoil
         try:
             yield
@@ -72,7 +72,7 @@ async def cut_after(call: Call, inner: Http) -> HttpResult:
 
 
 def instead(answer: Answer) -> Spoil:
-    """The service never sees it."""
+    """Return a spoil that answers in place of the service, which never sees the call."""
 
     async def spoil(call: Call, inner: Http) -> HttpResult:
         return answer
@@ -81,7 +81,7 @@ def instead(answer: Answer) -> Spoil:
 
 
 def garbled(answer: Answer) -> Spoil:
-    """The service does it, and its answer becomes this one."""
+    """Return a spoil that sends the call, and replaces the service's answer."""
 
     async def spoil(call: Call, inner: Http) -> HttpResult:
         await inner.send(call)
@@ -91,7 +91,7 @@ def garbled(answer: Answer) -> Spoil:
 
 
 def retyped(path: Path, value: object) -> Spoil:
-    """The service does it, and one field of its answer becomes this."""
+    """Return a spoil that sends the call, and replaces a field of the answer."""
 
     async def spoil(call: Call, inner: Http) -> HttpResult:
         result = await inner.send(call)
@@ -103,7 +103,10 @@ def retyped(path: Path, value: object) -> Spoil:
 
 
 def changed(body: object, path: Path, value: object) -> object:
-    """The same JSON but for one place in it; where that place is not, the same."""
+    """Return the JSON with another value at one path.
+
+    Return it unchanged if it has no such path.
+    """
     if not path:
         return value
     first, rest = path[0], path[1:]
@@ -115,7 +118,10 @@ def changed(body: object, path: Path, value: object) -> object:
 
 
 def paths(body: object) -> Iterator[Path]:
-    """Every place in a JSON value, but for lists: there the first two."""
+    """Yield the path to every part of a JSON value.
+
+    For a list, yield only the first two items.
+    """
     within: Iterable[tuple[str | int, object]] = ()
     if isinstance(body, Mapping):
         within = body.items()
@@ -127,7 +133,7 @@ def paths(body: object) -> Iterator[Path]:
 
 
 def fields(result: HttpResult | None) -> Mapping[str, object] | list[object]:
-    """Those of an answer that is a JSON object, or the items of one that is a list."""
+    """Return the JSON object or list of an answer; empty if it has neither."""
     with contextlib.suppress(ValueError):
         body = json.loads(result.body) if isinstance(result, Answer) else None
         return body if isinstance(body, dict | list) else {}
@@ -135,7 +141,10 @@ def fields(result: HttpResult | None) -> Mapping[str, object] | list[object]:
 
 
 def same_words(one: HttpResult | None, other: HttpResult | None) -> bool:
-    """Return True if two answers have the same status and the same JSON: then no caller can tell them apart."""
+    """Return True if two answers have the same status and the same JSON.
+
+    Then a caller cannot distinguish them.
+    """
     if not isinstance(one, Answer) or not isinstance(other, Answer) or one.status != other.status:
         return False
     try:
@@ -167,7 +176,7 @@ NONSENSE: Final[Mapping[str, Answer]] = {
     "an error of somebody in between": Answer(502, {"content-type": "text/html"}, _HTML),
     "an error of another shape": Answer(500, _JSON, b'{"error": [null], "code": 7, "message": {}}'),
 }
-"""Answers that no service gives on purpose. They do not show if the push was charged before them."""
+"""Answers that a service never sends on purpose. They do not show whether the push was charged before."""
 
 FOREIGN: Final[Mapping[str, Answer]] = {
     f"{status} {name}": Answer(status, headers, body)
@@ -178,7 +187,7 @@ FOREIGN: Final[Mapping[str, Answer]] = {
         ("of a gateway", _JSON, b'{"message": "Not Found", "statusCode": 404, "request_id": "7"}'),
     )
 }
-"""A no in words that are not the service's."""
+"""Errors of another sender than the service."""
 
 THROTTLED: Final[Mapping[str, Mapping[str, str]]] = {
     "seconds": {"retry-after": "7"},
@@ -194,64 +203,75 @@ THROTTLED: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 class Bench(ABC):
-    """One provider and its service, set up afresh for a test. `wire` None: it does not speak over `Http`."""
+    """One provider and its service, new for each test.
+
+    `wire` None: the provider does not use `Http`.
+    """
 
     provider: Provider
     clock: FixedClock
     wire: Wire | None
     customer: str
-    """Has enough of everything; `feature` is charged to it."""
+    """A customer with enough credit, which is charged for `feature`."""
     feature: str
     unknown_customer: str
     unknown_feature: str
     secrets: Sequence[str] = ()
     """Texts that no message may contain."""
     tells_duplicates: bool = True
-    """True if the service reports that a key came before.
+    """True if the service reports that it received a key before.
 
-    If it does not, another quantity under a key that a lost history had sent is found by look-ups alone (rule R1).
+    If it does not, only look-ups find another quantity under a key that was sent before the history was lost (rule R1).
     """
 
     @abstractmethod
     def charged(self, request: PushRequest) -> int | None:
-        """Return the service's own charge under the key of this push, all times together; None: nothing."""
+        """Return the service's total charge under the key of this push, in base units.
+
+        Return None if it has no charge.
+        """
 
     @abstractmethod
     def charged_total(self, customer_id: str, feature: str) -> int:
-        """Return the service's own total charge, under all keys."""
+        """Return the service's total charge under all keys, in base units."""
 
     @abstractmethod
     def charging_nothing(self) -> str:
-        """Return a customer that the service charges nothing while it reports success."""
+        """Return a customer that the service does not charge although it reports success."""
 
     @abstractmethod
     def change_of(self, customer_id: str) -> bytes:
-        """The body of a webhook that says this customer changed."""
+        """Return the body of a webhook that reports that this customer changed."""
 
     @abstractmethod
     def signed(self, body: bytes, secret: Secret) -> Mapping[str, str]:
-        """The headers of a webhook with this body, signed now; names in lower case."""
+        """Return the headers of a webhook with this body, signed now; names in lower case."""
 
     @abstractmethod
     def late_refusal(self, request: PushRequest) -> tuple[Mapping[str, str], bytes]:
-        """Headers and body of a webhook that says this push, which was answered with success, is refused after all."""
+        """Return headers and body of a webhook that reports a late refusal of a push.
+
+        The push was answered with success before.
+        """
 
     @abstractmethod
     def with_bad_key(self) -> Provider:
-        """The same provider with a key that the service refuses."""
+        """Return the same provider with a key that the service refuses."""
 
     @abstractmethod
     def without_key(self) -> Provider:
-        """The same provider with no key set."""
+        """Return the same provider without a key."""
 
     def cost(self, feature: str) -> tuple[str, Decimal] | None:
-        """Which balance in credits the service draws on for a base unit of a feature, and how much; None: the feature
-        has a balance of its own."""
+        """Return the balance that pays for a feature, and the credits for one base unit.
+
+        Return None if it has a balance of its own.
+        """
         return None
 
     def advance(self, ms: int) -> None:
-        """Let time pass, for provider and service alike."""
+        """Advance the clock of provider and service, by milliseconds."""
         self.clock.at_ms += ms
 
     def close(self) -> None:  # noqa: B027
-        """Give back what was opened."""
+        """Close all resources of the bench."""

@@ -1,7 +1,7 @@
 """The law of money: a push is charged exactly once, whatever happens to the calls that charge it.
 
-Guarantee: it decides from the protocol and the declared capabilities alone, by the rules every worker has to keep (P2,
-P3, P5). The faults come from a seed, so the same seed gives the same sequence again.
+Guarantee: the law decides only by the protocol and the declared capabilities, by the rules of every worker (P2, P3,
+P5). The faults come from a seed, so the same seed gives the same sequence again.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 MAX_STEPS: Final = 300
 """Steps of one push: attempts and lookups."""
 FAULTY_STEPS: Final = 6
-"""After these nothing fails any more, and the push has to come to its end."""
+"""Steps with faults. After them no call fails, and the push must be settled."""
 
 OUTAGE_CHANCE: Final = 0.05
-"""That a day goes by before the next step."""
+"""Probability that a day passes before the next step."""
 
 FAULTS: Final[Sequence[Spoil | None]] = (
     None,
@@ -72,14 +72,17 @@ class Course:
     attempts: int = 0
     first_ms: int = 0
     last_ms: int = 0
-    """When the last attempt began that may have arrived."""
+    """Start of the last attempt that may have arrived."""
     may_have_arrived: bool = False
     claimed: bool = False
-    """True if the service reported that it has the key: sending it again would give the same report."""
+    """True if the service reported that it has the key. A retry would get the same report."""
     revision: int = 0
 
     def revise(self) -> None:
-        """It is void; the same usage is due again under the next revision, dated into the next minute."""
+        """Void the push, and make its usage due under the next revision.
+
+        That revision is dated one minute later.
+        """
         self.revision += 1
         key = f"{self.request.key.split(':r')[0]}:r{self.revision}"
         self.request = replace(self.request, key=key, ts=self.request.ts + MINUTE_MS)
@@ -88,7 +91,10 @@ class Course:
 
 
 class Law:
-    """Sends pushes until their outcome is known, one after the other. `story` lists the steps, to explain a failure."""
+    """A worker that sends one push after the other, each until its outcome is known.
+
+    `story` lists the steps, to explain a failure.
+    """
 
     def __init__(
         self,
@@ -102,18 +108,21 @@ class Law:
         self.story: list[str] = []
 
     def units(self, count: int) -> list[int]:
-        """Some quantities, in base units."""
+        """Return random quantities, in base units."""
         unit = self._bench.provider.capabilities.unit_of(self._bench.feature)
         return [unit * self._rng.randint(1, 100_000) for _ in range(count)]
 
     def see_through(self, request: PushRequest) -> PushRequest:
-        """Send, ask and send again until it is settled; returns it as it was charged, which may be a later revision."""
+        """Send and look up a push until it is settled.
+
+        Return it as it was charged, which may be a later revision.
+        """
         course = Course(request)
         for step in range(MAX_STEPS):
             faulty = step < FAULTY_STEPS
             spoil = self._rng.choice(FAULTS) if faulty else None
             if faulty and self._rng.random() < OUTAGE_CHANCE:
-                self._bench.advance(DAY_MS)  # longer than most keys are remembered
+                self._bench.advance(DAY_MS)  # longer than most providers remember a key
             if self._bench.wire is not None:
                 self._bench.wire.spoil = spoil
             self._step(course)
@@ -131,7 +140,7 @@ class Law:
             self._look_up(course)
 
     def _may_send(self, course: Course) -> bool:
-        """Rule P2: the same key only while it is sure to be remembered."""
+        """Return True if the key can be sent: the service still remembers it (rule P2)."""
         kept = self._bench.provider.capabilities.key_retention_ms
         return kept is None or not course.attempts or self._now_ms - course.first_ms < kept - min(HOUR_MS, kept // 2)
 
@@ -190,7 +199,7 @@ class Law:
             self._bench.advance(max(capabilities.applied_within_ms // 8, SECOND_MS))
 
     def _ask_a_person(self, course: Course) -> None:
-        """Decide as a person who knows the truth."""
+        """Settle or revise the push, as a person who knows the charge."""
         if self._bench.charged(course.request):
             course.state = "settled"
         else:

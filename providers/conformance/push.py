@@ -1,7 +1,7 @@
-"""The part of the suite that charges and cancels: once, exactly, and only where the service itself shows the charge.
+"""The part of the suite that charges and cancels: once, exactly, and only as the service itself shows the charge.
 
 Guarantee: each test has a service of its own, and each outcome is compared with the charges of that service. A provider
-that declares neither credits nor cancelling is not held to them.
+that declares neither credits nor cancelling is not tested for them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS, push_
 
 
 class ChargeTests(Tools):
-    """A service that is well."""
+    """Tests with a service that works."""
 
     def test_a_push_is_charged(self) -> None:
         first, second = self.request(), self.request()
@@ -139,7 +139,7 @@ class ChargeTests(Tools):
 
 
 class TroubleTests(Tools):
-    """A service that cannot be reached, or says strange things."""
+    """Tests with a service that cannot be reached, or sends invalid answers."""
 
     def test_what_was_not_sent_may_be_sent_again(self) -> None:
         request = self.request()
@@ -185,7 +185,10 @@ class TroubleTests(Tools):
                 assert isinstance(outcome, Unknown | Queued), f"{name}: {outcome}"
 
     def test_a_no_that_is_not_the_services_own_refuses_nothing(self) -> None:
-        """A host in between (a gate, a proxy, a firewall) may give such an answer to a call that went through."""
+        """Test that the error of another host rejects nothing.
+
+        Behind a gateway, a proxy or a firewall, the call may have arrived.
+        """
         for name, answer in FOREIGN.items():
             for spoil in (garbled(answer), instead(answer)):
                 with self.wire.spoiled(spoil):
@@ -203,7 +206,7 @@ class TroubleTests(Tools):
 
 
 class CreditTests(Tools):
-    """Costs in credits, and charges that took nothing for want of credit."""
+    """Tests of costs in credits, and of charges without credit."""
 
     def test_costs_are_exact_and_the_same_again(self) -> None:
         told = self.told_costs()
@@ -218,7 +221,10 @@ class CreditTests(Tools):
         assert self.told_costs([*older, *told]) == told, "costs that were known before do not change the current ones"
 
     def test_what_is_not_given_back_is_not_accepted(self) -> None:
-        """Without a balance it is rejected, or waits for one: `push` finds an outcome that says more than happened."""
+        """Test that a negative push without a balance is rejected, or waits for a balance.
+
+        `push` checks the outcome.
+        """
         if not self.bench.provider.capabilities.negatives:
             raise Unsupported("it does not accept negative quantities: Drawdown carries them")
         request = self.request(customer=self.bench.charging_nothing())
@@ -240,7 +246,7 @@ class CreditTests(Tools):
 
 
 class CancelTests(Tools):
-    """Pushes that were accepted, and are wrong."""
+    """Tests that cancel an accepted push."""
 
     def test_a_cancelled_push_counts_nowhere(self) -> None:
         kept, wrong = self._two()
@@ -275,7 +281,7 @@ class CancelTests(Tools):
         assert self.bench.charged_total(kept.customer_id, kept.feature) == before
 
     def _two(self) -> tuple[PushRequest, PushRequest]:
-        """One to keep, and a wrong one."""
+        """Charge two pushes: one to keep, and one to cancel."""
         if self.bench.provider.capabilities.cancel_within_ms is None:
             raise Unsupported("it cannot cancel a charge")
         kept, wrong = self.request(), self.request()

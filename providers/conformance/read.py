@@ -1,8 +1,10 @@
-"""The part of the suite that reads and takes webhooks: an unreadable answer is never a figure, a webhook is believed
-only from the service, only in time, and only for the customer to read.
+"""The part of the suite that reads and accepts webhooks.
+
+An unreadable answer is never a figure. A webhook is accepted only from the service and in time, and only to read its
+customer again.
 
 Guarantee: each test has a service of its own, and each read is compared with the charges of that service. Each webhook
-is signed as the service signs it. Any later change of it is stated by the test.
+is signed as the service signs it. If a test changes a webhook afterwards, the test states the change.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ from drawdown.schema.units import DAY_MS, SECOND_MS, WINDOW_MS
 
 
 class ReadTests(Tools):
-    """Lookups, totals, balances, customers."""
+    """Tests of look-ups, totals, balances and customers."""
 
     def test_what_was_charged_is_found(self) -> None:
         request, never = self.request(123_457 * self.unit), self.request()
@@ -110,8 +112,13 @@ class ReadTests(Tools):
                 self._reads_nothing(name, request, absent)
 
     def _reads_nothing(self, name: str, request: PushRequest, absent: HttpResult | None) -> None:
-        """No reading call makes a figure of what was no answer; one that does not ask may know by itself. `absent`: how
-        the service says that it does not have a push, such as an empty list. In those words, it may be believed."""
+        """Check that no reading call returns a figure of an invalid answer.
+
+        A provider that sends no call may know the answer.
+
+        `absent`: the service's answer for a push that it does not have, such as an empty list. If an invalid answer
+        equals it, the provider may believe it.
+        """
         capabilities, asked = self.bench.provider.capabilities, self.wire.calls
         state = self.read(request.customer_id)
         assert isinstance(state, ReadFailed) or self.wire.calls == asked, f"{name}: {state}"
@@ -181,7 +188,7 @@ def _is_sound(part: Part) -> bool:
 
 
 class CheckTests(Tools):
-    """Its configuration: what is wrong is told, and charges nothing."""
+    """Tests of the configuration: `check` reports each fault and charges nothing."""
 
     def test_check_finds_nothing_wrong_where_all_is_well(self) -> None:
         assert self.check([self.bench.feature], [self.bench.customer]) == []
@@ -202,7 +209,7 @@ class CheckTests(Tools):
         assert self.check([self.bench.feature], [self.bench.customer]), "no trouble is told"
         assert self.check([], []), "before a feature is mapped or a customer assigned, a check has to test the key"
         request = self.request()
-        # A key can be fixed, so its pushes must not be given up.
+        # A person can fix a key, so the provider must not reject its pushes.
         assert isinstance(outcome := self.push(request), RetryAt | Unknown), outcome
         assert self.bench.charged(request) is None
         asked = self.wire.calls
@@ -215,10 +222,10 @@ class CheckTests(Tools):
 
 
 class WebhookTests(Tools):
-    """The tests of input from outside."""
+    """Tests of webhooks."""
 
     def webhook(self, by: Secret = "current") -> tuple[Mapping[str, str], bytes]:
-        """One that says the customer changed, signed with this secret."""
+        """Return headers and body of a signed webhook that reports a changed customer."""
         body = self.bench.change_of(self.bench.customer)
         return self.bench.signed(body, by), body
 
@@ -266,7 +273,7 @@ class WebhookTests(Tools):
         assert self.refuses(headers, body)
 
     def test_a_genuine_webhook_may_say_anything(self) -> None:
-        """Somebody with the secret, or the service in a later version."""
+        """Test genuine webhooks with any content, as from a later version of the service."""
         texts = [b"", b"{}", b"[]", b"null", b"7", b'{"type"', b'"\xff"', b"[" * 100_000, b'{"type": "news.of.2030"}']
         for body in texts:
             assert self.harmless(body) == [], body[:30]
@@ -298,7 +305,10 @@ class WebhookTests(Tools):
         return self.read_notices(self.bench.signed(body, "current"), body)
 
     def read_notices(self, headers: Mapping[str, str], body: bytes) -> Sequence[Notice]:
-        """Return the notices of a webhook; none for a refusal, or for a failure to read more."""
+        """Return the notices of a webhook.
+
+        An empty list if it is refused, or its content cannot be read.
+        """
         try:
             found = self.run(awaited(self.bench.provider.notices(headers, body, self.now_ms)))
         except WebhookRefused as error:

@@ -1,6 +1,6 @@
-"""The building blocks of the conformance tests: each asks the provider one thing and judges the form of the answer.
+"""The building blocks of the conformance tests. Each calls the provider once and checks the form of the answer.
 
-Guarantee: every answer here is checked for truth against the service, for secrets, and for a closed type.
+Guarantee: every answer is compared with the service, must be of a closed type, and must not show a secret.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ MAX_REASON_CHARS: Final = 1000
 
 
 class Tools:
-    """A bench for each test, and questions to its provider."""
+    """A bench for each test, and calls to its provider."""
 
     bench: Bench
     patience_s = 10.0
 
     def make_bench(self) -> Bench:
-        """Everything afresh: service, clock, provider."""
+        """Return a new bench, with a new service, clock and provider."""
         raise NotImplementedError
 
     def setup_method(self) -> None:
@@ -53,7 +53,7 @@ class Tools:
         self.start()
 
     def start(self) -> None:
-        """With a bench of its own."""
+        """Make a new bench."""
         self.bench = self.make_bench()
         self._newest = window_of(self.now_ms - GRACE_MS) - WINDOW_MS
         self._requests = 0
@@ -61,7 +61,7 @@ class Tools:
             self.costs()  # as each tick does first
 
     def finish(self) -> None:
-        """Give back what `start` opened."""
+        """Close the bench that `start` made."""
         if self.bench.wire is not None:
             self.run(self.bench.wire.close())
         self.bench.close()
@@ -71,8 +71,11 @@ class Tools:
         self._runner.close()
 
     def run(self, work: Coroutine[object, object, T]) -> T:
-        """Errors: TimeoutError for what waits: waiting is the worker's."""
-        # Runner.run takes over SIGINT and gives it back, which is a third of what a call costs.
+        """Run a coroutine and return its result.
+
+        Errors: TimeoutError after `patience_s`: only the worker may wait.
+        """
+        # Runner.run replaces and restores the handler of SIGINT, which is a third of the time of a call.
         return self._runner.get_loop().run_until_complete(asyncio.wait_for(work, self.patience_s))
 
     @property
@@ -81,7 +84,7 @@ class Tools:
 
     @property
     def unit(self) -> int:
-        """Base units of the feature in one of the provider's."""
+        """Return the base units of the feature in one unit of the provider's."""
         return self.bench.provider.capabilities.unit_of(self.bench.feature)
 
     @property
@@ -91,7 +94,7 @@ class Tools:
         return self.bench.wire
 
     def request(self, quantity: int | None = None, *, customer: str = "", feature: str = "") -> PushRequest:
-        """A push of a window that no other is of; some five minutes' worth unless told."""
+        """Return a new push, with a window of its own. The default quantity is 300 units."""
         name = feature or self.bench.feature
         window = self._newest - self._requests * WINDOW_MS
         self._requests += 1
@@ -100,11 +103,14 @@ class Tools:
         return PushRequest(push_key("o-1", window, name, 0), who, name, units, window, 1)
 
     def sign_in(self) -> None:
-        """Push once, so that a provider that has to sign in or look something up has done so."""
+        """Push once, so that the provider has signed in and cached what it needs."""
         self.push(self.request())
 
     def push(self, request: PushRequest) -> Outcome:
-        """Send one, and see that what is given is true, well formed and without secrets."""
+        """Send a push, and check its outcome.
+
+        The outcome must be true, well formed and without secrets.
+        """
         before = self.bench.charged(request)
         (outcome,) = self.run(outcomes(self.bench.provider, [request]))
         after = self.bench.charged(request)
@@ -122,7 +128,10 @@ class Tools:
         return outcome
 
     def charge(self, request: PushRequest) -> bool:
-        """Push one, and see it charged: by its answer, or by its look-up where the answer declares to prove nothing."""
+        """Send a push, and return True if it was charged.
+
+        If the answer proves nothing by declaration, the look-up decides.
+        """
         outcome = self.push(request)
         if self.bench.provider.capabilities.success_proves_charge:
             return outcome == Accepted()
@@ -131,7 +140,10 @@ class Tools:
         return self.look_up(request) == FoundPush(request.quantity)
 
     def clean(self, *said: object) -> None:
-        """No secret in what is given or shown, and no reason without words."""
+        """Check that values and the provider show no secret.
+
+        Each reason must be one line of text.
+        """
         for shown in (*said, self.bench.provider):
             assert not any(secret in repr(shown) + str(shown) for secret in self.bench.secrets), "a secret is told"
             reason = getattr(shown, "reason", "some")
@@ -153,7 +165,7 @@ class Tools:
         return found
 
     def totals(self, customer_id: str, from_ms: int | None = None, to_ms: int | None = None) -> Totals | ReadFailed:
-        """By default of all that `request` makes."""
+        """Return the totals; the default range includes all pushes of `request`."""
         if self.bench.provider.capabilities.totals_lag_ms is None:
             raise Unsupported("it has no totals")
         start_ms = self._newest - DAY_MS if from_ms is None else from_ms
@@ -174,7 +186,7 @@ class Tools:
         return told
 
     def lag(self) -> None:
-        """Wait until a lookup and totals cannot miss what was charged."""
+        """Advance the clock until a look-up and totals cannot miss a charge."""
         capabilities = self.bench.provider.capabilities
         self.bench.advance(max(capabilities.lookup_lag_ms or 0, capabilities.totals_lag_ms or 0) + SECOND_MS)
 
@@ -204,7 +216,10 @@ async def awaited(work: Awaitable[T]) -> T:
 
 
 async def outcomes(provider: Provider, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
-    """Errors: AssertionError where it is not one outcome of the closed type each."""
+    """Push a batch and return its outcomes.
+
+    Errors: AssertionError unless each push has one outcome of the closed type.
+    """
     outcomes = await provider.push(batch)
     assert len(outcomes) == len(batch), f"{len(outcomes)} outcomes for {len(batch)} pushes"
     assert all(isinstance(answer, get_args(Outcome)) for answer in outcomes), outcomes

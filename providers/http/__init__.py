@@ -1,6 +1,6 @@
-"""HTTP for billing: the calls that are sent, and the results that may come back.
+"""HTTP for billing: the calls that Drawdown sends, and their possible results.
 
-Guarantee: a result is one of three, and only `NotSent` proves that the service cannot have seen the call.
+Guarantee: a result has one of three types, and only `NotSent` proves that the service did not receive the call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PUSH_ANSWER_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True)
 class Call:
-    """One request. Headers hold secrets: they are never printed, and neither is a body."""
+    """One request. Headers and body may hold secrets, so a repr shows neither."""
 
     method: str
     url: str
@@ -34,7 +34,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """A complete answer: header names in lower case, a body of at most the call's `most_bytes`."""
+    """A complete answer.
+
+    Header names are in lower case. The body has at most the call's `most_bytes`.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -43,14 +46,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class NotSent:
-    """Proven not to have reached the service: refused, no such host, no TLS."""
+    """A call that provably did not reach the service.
+
+    Examples: connection refused, no such host, no TLS.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """Sent, at least in part, and no whole answer came back: nobody knows what became of it."""
+    """A call that was sent, at least in part, and has an unknown outcome.
+
+    No whole answer came back.
+    """
 
     reason: str
 
@@ -59,12 +68,15 @@ HttpResult: TypeAlias = Answer | NotSent | NoAnswer
 
 
 class Http(Protocol):
-    """Sends calls. Never raises for what the network or the other side does."""
+    """A sender of calls.
+
+    It never raises an error for a fault of the network or the service.
+    """
 
     async def send(self, call: Call) -> HttpResult:
-        """Send once; nothing is ever repeated here."""
+        """Send a call once, and return its result. There are no retries."""
         ...
 
     async def close(self) -> None:
-        """Give connections back; a later call opens new ones."""
+        """Close the connections. A later call opens new ones."""
         ...

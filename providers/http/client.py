@@ -1,16 +1,16 @@
-"""Sends calls over real sockets: HTTP/1.1, parsed by httptools (llhttp), over connections by TCP and TLS.
+"""A client that sends calls over real sockets: HTTP/1.1, parsed by httptools (llhttp), over TCP and TLS.
 
-Guarantee: `NotSent` has one proof: no connection was there to write the request to. From the moment that it is handed
-to one (`Connection.ask`), every failure is `NoAnswer`. Nothing is sent twice, followed or remembered: no retries, no
-redirects, no cookies. If the dialer chooses a proxy, the proxy connects; it sees no byte of a request. A connection is
-made only to an address that `socket_to` was given and made a socket for, and each address is resolved at that moment.
+Guarantee: `NotSent` has one proof: there was no connection to write the request to. As soon as a connection has the
+request (`Connection.ask`), every failure is `NoAnswer`. There are no retries, no redirects and no cookies. If the
+dialer chooses a proxy, the proxy connects, and it sees no byte of a request. A connection leads only to an address that
+`socket_to` made a socket for, and each address is resolved at that moment.
 
-An answer is whole, or it is none. A server that answers without end (`100 Continue`, headers, tiny pieces, empty
-chunks) is cut off after a few kilobytes. Unrequested bytes end the connection, and are never taken for the answer to
-the next request.
+An answer is whole, or it is a failure. A server that answers without end (`100 Continue`, headers, tiny pieces, empty
+chunks) is cut off after a few kilobytes. Unrequested bytes end the connection, and never pass for the answer to the
+next request.
 
-No other library is used: ops/decisions/0022 lists the situations that each of them reports wrongly, or lets cost
-others. Each was tried on a socket (tests/contract/test_http_client.py).
+Drawdown uses no other library for this: ops/decisions/0022 lists the situations that each of them reports wrongly, or
+lets cost others. Each situation was tried on a socket (tests/contract/test_http_client.py).
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from drawdown.schema.errors import UsageError
 MAX_CONNECTIONS: Final = 512
 """Open connections to providers."""
 KEEP_ALIVE_S: Final = 4.0
-"""Age of an idle connection that is used again. Common servers close it after five seconds, and a request on a closing
-connection has an unknown outcome."""
+"""Seconds that a connection can be idle and is used again. Common servers close it after five seconds. A request on a
+closing connection has an unknown outcome."""
 UNPROVEN: Final = " (if it asks for a client certificate: DRAWDOWN_CELL_CERT_FILE or DRAWDOWN_PROVIDER_CERT_FILE)"
 URLS_KEPT: Final = 256
-"""Number of URLs to keep parsed."""
+"""Parsed URLs in the cache."""
 
 _OWN_HEADERS: Final = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"})
-"""Headers that decide where a request ends: if one is wrong, the next request on the same connection is garbled."""
+"""Headers that only the client sets, because they decide where a request ends. A wrong one garbles the next request."""
 _URL: Final = re.compile(r"[!-~]+")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _BROKEN_LINE: Final = re.compile(r"[\r\n\0]")
@@ -62,10 +62,13 @@ class _ConnectionPool:
     free: dict[Origin, deque[Connection]] = field(default_factory=dict)
     used: set[Connection] = field(default_factory=set)
     idle: OrderedDict[Connection, Origin] = field(default_factory=OrderedDict)
-    """All that are free: first the one that was used longest ago."""
+    """All free connections, the one that was used longest ago first."""
 
     def take(self, origin: Origin) -> Connection | None:
-        """The connection used last of those that may still be used; it is in use from now on."""
+        """Return the usable connection that was used last, and mark it as in use.
+
+        Return None if there is none.
+        """
         free = self.free.get(origin)
         if not free:
             return None
@@ -81,7 +84,7 @@ class _ConnectionPool:
         return None
 
     def give_back(self, origin: Origin, connection: Connection) -> None:
-        """It is kept if it may be used again; its slot is free."""
+        """Release the slot of a connection, and keep the connection if it is usable."""
         self.slots.release()
         self.used.discard(connection)
         if connection.done_with():
@@ -91,7 +94,10 @@ class _ConnectionPool:
             self.make_room()
 
     def make_room(self, more: int = 0) -> None:
-        """There are never more connections than may be in use: idle ones go first, whomever they lead to."""
+        """Close idle connections until `more` new ones fit into the limit.
+
+        The longest idle is closed first.
+        """
         while self.idle and len(self.idle) + len(self.used) + more > self.most:
             connection, origin = next(iter(self.idle.items()))
             free = self.free[origin]
@@ -105,7 +111,7 @@ class _ConnectionPool:
         connection.abort()
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all connections."""
         for connection in (*self.used, *(one for free in self.free.values() for one in free)):
             connection.abort()
 
@@ -115,8 +121,12 @@ CONNECT_TIMEOUT_S: Final = 10.0
 
 
 class HttpClient:
-    """An `Http` for one event loop after another; connections are opened by the first call in each. Close it before the
-    loop ends. `dialer` decides where a connection leads."""
+    """An `Http` for one event loop after another.
+
+    The first call in each loop opens connections.
+
+    Close the client before the loop ends. `dialer` decides where a connection leads.
+    """
 
     def __init__(
         self,
@@ -132,7 +142,7 @@ class HttpClient:
         self._held: Counter[str] = Counter()
 
     async def send(self, call: Call) -> HttpResult:
-        """Send once. Whatever the other side does is a result; only cancelling raises."""
+        """Send a call once, and return its result. It raises only if it is cancelled."""
         try:
             origin, request = _request(call)
         except (ValueError, TypeError):  # the URL, the method or a header; nothing was opened yet
@@ -157,7 +167,7 @@ class HttpClient:
             lines.give_back(origin, connection)
 
     async def _line(self, lines: _ConnectionPool, origin: Origin, within_s: float) -> Connection:
-        """A connection, and a slot for it. Errors: NoConnection, TimeoutError."""
+        """Return a connection, and take a slot for it. Errors: NoConnection, TimeoutError."""
         if not lines.slots.locked():  # the usual way needs no timer
             await lines.slots.acquire()
             if (kept := lines.take(origin)) is not None:
@@ -172,7 +182,7 @@ class HttpClient:
                 raise
 
     async def _connected(self, lines: _ConnectionPool, origin: Origin) -> Connection:
-        """A new connection. Errors: NoConnection, TimeoutError."""
+        """Return a new connection. Errors: NoConnection, TimeoutError."""
         made = Connection(lines.loop, self._held, origin.text)
         lines.make_room(1)
         lines.used.add(made)
@@ -185,12 +195,12 @@ class HttpClient:
         return made
 
     async def close(self) -> None:
-        """Give connections back; a later call opens new ones."""
+        """Close the connections. A later call opens new ones."""
         lines, self._lines = self._lines, None
         self._dialer.close()
         if lines is not None and lines.loop is asyncio.get_running_loop():
             lines.close()
-            await asyncio.sleep(0)  # until they are told so
+            await asyncio.sleep(0)  # until each connection received its close
 
     def _here(self) -> _ConnectionPool:
         here = asyncio.get_running_loop()
@@ -202,7 +212,10 @@ class HttpClient:
 async def _exchanged(
     loop: asyncio.AbstractEventLoop, connection: Connection, request: bytes, call: Call, ends_at: float
 ) -> Answer | NoAnswer:
-    """Hand the request over, and wait for its answer. Nothing here can say that it was not sent."""
+    """Write the request, and wait for its answer.
+
+    From here on, the result can no longer be `NotSent`.
+    """
     answer = connection.ask(request, call.most_bytes)
     late = loop.call_at(ends_at, _expire, answer, f"no whole answer within {call.timeout_s:g} s")
     try:
@@ -216,7 +229,10 @@ async def _exchanged(
 
 
 def _perhaps_unproven(result: NoAnswer) -> NoAnswer:
-    """Since TLS 1.3 a service that asks for a client certificate closes the connection after the handshake."""
+    """Add a hint if the service may have asked for a client certificate.
+
+    Since TLS 1.3 such a service closes the connection only after the handshake.
+    """
     return NoAnswer(f"{result.reason}{UNPROVEN}") if result.reason in (NO_ANSWER, BROKE) else result
 
 
@@ -227,7 +243,7 @@ def _expire(answer: asyncio.Future[None], why: str) -> None:
 
 @lru_cache(URLS_KEPT)
 def _parts(url: str) -> tuple[Origin, str]:
-    """Where a URL leads, and what is asked for there. Errors: ValueError."""
+    """Return the origin and the target of a URL. Errors: ValueError."""
     if not _URL.fullmatch(url):
         raise ValueError
     found = urlsplit(url)
@@ -242,14 +258,20 @@ def _parts(url: str) -> tuple[Origin, str]:
 
 @lru_cache(URLS_KEPT)
 def _name(name: str) -> str:
-    """A header's name in lower case. Errors: ValueError for what HTTP cannot say, or is ours to say."""
+    """Return a header's name in lower case.
+
+    Errors: ValueError for an invalid name, or one that only the client sets.
+    """
     if name.lower() in _OWN_HEADERS or not _HEADER_NAME.fullmatch(name):
         raise ValueError
     return name.lower()
 
 
 def _request(call: Call) -> tuple[Origin, bytes]:
-    """Where a call leads, and its bytes. Errors: ValueError or TypeError for what HTTP cannot say."""
+    """Return the origin of a call, and its bytes.
+
+    Errors: ValueError or TypeError for an invalid call.
+    """
     origin, head = _head(call.method, call.url, tuple(call.headers.items()))
     length = f"content-length: {len(call.body)}\r\n" if call.body or call.method != "GET" else ""
     return origin, f"{head}{length}\r\n".encode() + call.body
@@ -257,7 +279,10 @@ def _request(call: Call) -> tuple[Origin, bytes]:
 
 @lru_cache(URLS_KEPT)
 def _head(method: str, url: str, given: tuple[tuple[str, str], ...]) -> tuple[Origin, str]:
-    """Where a call leads, and its first lines but for its length: of one provider's pushes they are all the same."""
+    """Return the origin of a call, and its head without the length.
+
+    All pushes of a provider have the same head.
+    """
     origin, target = _parts(url)
     if not method.isalpha() or not method.isascii():
         raise ValueError
@@ -272,7 +297,10 @@ def _head(method: str, url: str, given: tuple[tuple[str, str], ...]) -> tuple[Or
 
 
 def _plain(body: bytes, encoding: str, most: int) -> bytes:
-    """Errors: Unusable. A gzip cut short is no whole one, and what it unpacks to has a limit."""
+    """Return a body unpacked, at most `most` bytes.
+
+    Errors: Unusable for another encoding, or an incomplete or large gzip.
+    """
     if encoding.lower() == "identity" or not body:
         return body
     if encoding.lower() != "gzip":
@@ -298,16 +326,20 @@ MAX_INTERIM: Final = 8
 MAX_WIRE_BYTES: Final = MAX_HEAD_BYTES + 2 * MAX_ANSWER_BYTES
 """Size of a response with its framing."""
 CHUNK_BYTES: Final = 7
-"""Framing for each byte of a response body: chunks of a single byte add five."""
+"""Framing for each byte of a response body. Chunks of a single byte add five bytes each."""
 FREE_PIECES: Final = 256
 PIECE_BYTES: Final = 128
-"""An answer comes in so many pieces, and one more for each so many bytes: each costs the same, however small."""
+"""Limits for the pieces of an answer: FREE_PIECES, and one more for each PIECE_BYTES. Each piece costs the
+same time."""
 ORIGIN_BYTES: Final = 32 * 1024 * 1024
-"""Answers under way of one service: one that floods costs others nothing, and us no more memory."""
+"""Bytes of one service's answers in flight. A service that floods costs others no time, and Drawdown no more memory."""
 
 
 class Unusable(Exception):
-    """The bytes that came back are no answer. The message has the reason, in our own words."""
+    """An error: the received bytes are not an answer.
+
+    The message has the reason, in Drawdown's own words.
+    """
 
 
 CUT_OFF: Final = "more than an answer has: cut off"
@@ -320,8 +352,12 @@ INTERIM: Final = "an answer of 1xx, and no other"
 
 
 class Connection(asyncio.Protocol):
-    """One connection's end. One request at a time: `ask`, and `done_with` once that is answered. `held` counts the
-    bytes of all answers of its origin that are on their way."""
+    """The end of one connection, for one request at a time.
+
+    Call `ask`, and `done_with` after the answer.
+
+    `held` counts the bytes of all answers in flight from the same origin.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, held: Counter[str], origin: str) -> None:
         self._loop = loop
@@ -346,8 +382,12 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def ask(self, request: bytes, most: int) -> asyncio.Future[None]:
-        """Send a request whole; the future is done when its answer is. From here on its bytes may be on their way.
-        Errors, of the future: Unusable."""
+        """Send a whole request, and return a future of its answer.
+
+        From here on, the service may receive the request.
+
+        Errors of the future: Unusable.
+        """
         assert self._transport is not None and self.is_open and self._answer is None, "one request at a time"
         self._renew(most)
         self._answer = self._loop.create_future()
@@ -355,7 +395,7 @@ class Connection(asyncio.Protocol):
         return self._answer
 
     def done_with(self) -> bool:
-        """Forget the answer; whether the connection may be used again."""
+        """Drop the answer. Return True if the connection can be used again."""
         self._held[self._origin] -= len(self.body)
         self.body = bytearray()
         self._answer = None
@@ -364,14 +404,14 @@ class Connection(asyncio.Protocol):
         return self.is_open
 
     def abort(self) -> None:
-        """Close it now."""
+        """Close the connection immediately."""
         self.is_open = False
         if self._transport is not None:
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._is_whole:
-            self.abort()  # nobody asked
+            self.abort()  # unrequested bytes
             return
         self._wire += len(data)
         self._pieces += 1
@@ -382,12 +422,12 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except Unusable as error:
             self._fail(str(error))
-        except httptools.HttpParserError as error:  # of what a callback raised, or of what comes after a whole answer
+        except httptools.HttpParserError as error:  # a callback raised, or bytes follow a whole answer
             self._keeps = False
             if not self._is_whole:
                 said = error.__context__
                 self._fail(str(said) if isinstance(said, Unusable) else NOT_HTTP)
-        # Of what it says beside the body the parser keeps a part that is not told yet, such as a trailer's name.
+        # The parser buffers a part of the framing that it has not reported yet, such as a trailer's name.
         free = 2 * MAX_HEAD_BYTES + CHUNK_BYTES * len(self.body) if self._has_head else MAX_HEAD_BYTES
         if self._wire - len(self.body) > free:
             self._fail(CUT_OFF)
@@ -404,7 +444,7 @@ class Connection(asyncio.Protocol):
         if exc is not None:
             self._fail(BROKE)
         elif self._has_head and not self._is_framed:
-            self._is_whole = True  # it says nowhere how long it is: its end is the connection's
+            self._is_whole = True  # without a declared length, the answer ends with the connection
             self._complete()
         else:
             self._fail(CUT_SHORT if self._has_head else NO_ANSWER)
@@ -419,11 +459,11 @@ class Connection(asyncio.Protocol):
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(Unusable(why))
 
-    # What the parser tells.
+    # Callbacks of the parser.
 
     def on_message_begin(self) -> None:
         if self._is_whole:
-            self._keeps = False  # another answer in the same breath
+            self._keeps = False  # a second answer follows the first
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._is_whole:
@@ -472,9 +512,9 @@ class Connection(asyncio.Protocol):
 NAMES_AT_ONCE: Final = 4
 """Concurrent look-ups of host names, in threads of their own. A name server that hangs delays no transaction."""
 NAMES_KEPT_S: Final = 10.0
-"""Time for which a looked-up address is cached, for many connections to one host at a time."""
+"""Seconds for which a resolved address is cached, for many connections to one host at a time."""
 NEXT_ADDRESS_S: Final = 0.25
-"""Wait before Drawdown tries a host's next address, too."""
+"""Seconds before Drawdown also tries a host's next address."""
 
 
 MAX_PROXY_HEAD_BYTES: Final = 16 * 1024
@@ -485,12 +525,12 @@ _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 
 
 class NoConnection(Exception):
-    """Nothing was sent; the message says why, in words of ours alone."""
+    """An error: nothing was sent. The message has the reason, in Drawdown's own words."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a connection leads. `host_header`: the host as the URL has it."""
+    """The target of a connection. `host_header`: the host as the URL has it."""
 
     tls: bool
     host: str
@@ -507,10 +547,10 @@ def _socket_to(found: tuple[Any, ...]) -> socket.socket:
 
 
 class Dialer:
-    """Makes connections for one client.
+    """The maker of connections for one client.
 
     `outgoing`: the trusted authorities, and the proxy. `socket_to`: makes the socket for an address, or raises OSError
-    for an address that must not be reached. The operator sets the proxy, so its address is not judged. `names_kept_s`
+    for an address that must not be reached. The operator sets the proxy, so its address is not checked. `names_kept_s`
     0: each connection resolves the name again.
     """
 
@@ -531,11 +571,14 @@ class Dialer:
 
     @property
     def is_proven(self) -> bool:
-        """True if it has a client certificate to show."""
+        """Return True if there is a client certificate to present."""
         return self._outgoing.certificate is not None
 
     async def connect(self, loop: asyncio.AbstractEventLoop, origin: Origin, protocol: asyncio.Protocol) -> None:
-        """Connect, TLS included. Errors: NoConnection; TimeoutError if the caller's time is over."""
+        """Connect, TLS included.
+
+        Errors: NoConnection; TimeoutError after the caller's time limit.
+        """
         proxy = self._outgoing.proxy_for(origin.host, origin.port) if origin.tls else None
         raw = await self._reach(loop, origin) if proxy is None else await self._through(loop, proxy, origin)
         try:
@@ -545,17 +588,17 @@ class Dialer:
             )
         except TimeoutError:
             raise
-        except UsageError as error:  # a file that changed since the start
+        except UsageError as error:  # a certificate file changed after the start
             raw.close()
             raise NoConnection(str(error)) from None
         except (OSError, RuntimeError) as error:
             raise NoConnection(_why(error)) from None
 
     async def _reach(self, loop: asyncio.AbstractEventLoop, origin: Origin, *, is_proxy: bool = False) -> socket.socket:
-        """A connection by TCP. Errors: as `connect`."""
+        """Return a connection by TCP. Errors: as `connect`."""
         try:
             found = await self._addresses(loop, origin)
-        except (OSError, UnicodeError):  # of a name that is none
+        except (OSError, UnicodeError):  # UnicodeError: an invalid name
             raise NoConnection(f"{PROXY}: the proxy has no address" if is_proxy else NO_ADDRESS) from None
         socket_to = _socket_to if is_proxy else self._socket_to
         try:
@@ -568,7 +611,7 @@ class Dialer:
             raise NoConnection(f"{PROXY}: {_why(error)} to the proxy" if is_proxy else _why(error)) from None
 
     async def _through(self, loop: asyncio.AbstractEventLoop, proxy: ProxyUrl, origin: Origin) -> socket.socket:
-        """The same, that a proxy made. Errors: as `connect`."""
+        """Return a connection that a proxy made. Errors: as `connect`."""
         raw = await self._reach(loop, Origin(False, proxy.host, proxy.port, proxy.host), is_proxy=True)
         try:
             await loop.sock_sendall(raw, _connect_request(proxy, origin))
@@ -591,14 +634,17 @@ class Dialer:
         return raw
 
     def close(self) -> None:
-        """Look up no more names."""
+        """Stop the look-up of names, and clear the cache."""
         threads, self._threads = self._threads, None
         self._names.clear()
         if threads is not None:
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def _addresses(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> Sequence[tuple[Any, ...]]:
-        """Asked for once, however many connections wait for it. Errors: OSError, UnicodeError."""
+        """Return the addresses of an origin, by one look-up for all connections.
+
+        Errors: OSError, UnicodeError.
+        """
         asked_at, asked = self._names.get(origin, (0.0, None))
         if asked is None or asked.get_loop() is not loop or loop.time() - asked_at >= self._names_kept_s:
             if self._threads is None:
@@ -610,7 +656,7 @@ class Dialer:
         except (OSError, UnicodeError):
             self._names.pop(origin, None)
             raise
-        # To the port that was asked for, whatever a lookup says.
+        # Always the requested port: a look-up may return another.
         return [(*kind, (where[0], origin.port, *where[2:])) for *kind, where in found]
 
 

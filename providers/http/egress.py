@@ -1,9 +1,11 @@
-"""The way of calls out of a network: trusted authorities, client certificates, the proxy, and name resolution.
+"""The settings of outgoing calls: trusted authorities, client certificates, the proxy, and name resolution.
 
-Guarantee: an impossible setting is refused by its name, before anything is sent. A proxy's password is never printed.
-The system's authorities are trusted as OpenSSL finds them (`SSL_CERT_FILE`, `SSL_CERT_DIR`). If the system has none,
-certifi's are trusted. A company's own authorities are trusted beside them. This module imports nothing that calls, so
-that settings can be judged without it.
+Guarantee: an invalid setting is rejected by its name, before Drawdown sends a call. A proxy's password is never
+printed.
+
+Drawdown trusts the system's authorities as OpenSSL finds them (`SSL_CERT_FILE`, `SSL_CERT_DIR`), or those of certifi if
+the system has none. It also trusts a company's own authorities. This module imports no network client, so that settings
+can be checked without one.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ MOST_EXCEPTIONS: Final = 1_000
 
 @dataclass(frozen=True)
 class Certificate:
-    """A client certificate, in PEM files. `key` "": the key is in the certificate's file."""
+    """A client certificate, in PEM files.
+
+    `key` "": the key is in the certificate's file.
+    """
 
     setting: str
     file: str = ""
@@ -43,7 +48,10 @@ class Certificate:
 
 @dataclass(frozen=True)
 class ProxyUrl:
-    """An HTTP proxy that connects (CONNECT). `authorization`: what its user and password come to."""
+    """An HTTP proxy that connects (CONNECT).
+
+    `authorization`: the header value of its user and password.
+    """
 
     host: str
     port: int
@@ -55,10 +63,10 @@ class ProxyUrl:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """The way of one kind of calls out.
+    """The settings of one kind of outgoing calls.
 
     `exceptions`: hosts that are called without the proxy. `system_file`: the file of the system's authorities, if it is
-    named (`SSL_CERT_FILE`).
+    set (`SSL_CERT_FILE`).
     """
 
     ca_file: str = ""
@@ -68,11 +76,17 @@ class Outgoing:
     system_file: str = ""
 
     def tls(self) -> ssl.SSLContext:
-        """Errors: UsageError by the name of the setting."""
+        """Return the TLS context.
+
+        It is made again if a file changes. Errors: UsageError, which names the setting.
+        """
         return _tls(self.system_file, self.ca_file, self.certificate, self._stands())
 
     def _stands(self) -> tuple[object, ...]:
-        """Which files are read, and when each was written: what was rotated is read again."""
+        """Return the files of the TLS context and their times of change.
+
+        If a time changes, the file was rotated and is read again.
+        """
         import ssl
 
         system = ssl.get_default_verify_paths()
@@ -80,8 +94,12 @@ class Outgoing:
         return tuple((path, _written(path)) for path in (system.cafile, system.capath, *own) if path)
 
     def require(self) -> None:
-        """Insist that files that were named can be used; those of the system are read by the first call. Errors:
-        UsageError by the name of the setting."""
+        """Check that configured files can be used.
+
+        The first call reads the system's files.
+
+        Errors: UsageError, which names the setting.
+        """
         if self.ca_file or (self.certificate is not None and self.certificate.file):
             import ssl
 
@@ -91,7 +109,7 @@ class Outgoing:
             raise UsageError(f"{CERT_FILE}: {why}")
 
     def proxy_for(self, host: str, port: int) -> ProxyUrl | None:
-        """The proxy that leads there; None: a connection of its own does."""
+        """Return the proxy to use for a host and port; None for a direct connection."""
         return None if self.proxy is None or _is_excepted(self.exceptions, host, port) else self.proxy
 
 
@@ -106,7 +124,7 @@ def _written(path: str) -> int:
 def _tls(
     system_file: str, ca_file: str, certificate: Certificate | None, _stands: tuple[object, ...]
 ) -> ssl.SSLContext:
-    import ssl  # 20 ms, which a command that calls nobody should not pay for
+    import ssl  # 20 ms, which a command without a call must not pay for
 
     context = ssl.create_default_context()
     if system_file:
@@ -127,7 +145,10 @@ def _own(context: ssl.SSLContext, ca_file: str, certificate: Certificate | None)
 
 
 def _has_authorities(context: ssl.SSLContext) -> bool:
-    """Return True if the system has authorities: in a file, or in a folder that is read when one is needed."""
+    """Return True if the system has certificate authorities.
+
+    They are in a file, or in a folder that OpenSSL reads when it needs an authority.
+    """
     import ssl
 
     folder = ssl.get_default_verify_paths().capath
@@ -159,7 +180,7 @@ def _prove(context: ssl.SSLContext, certificate: Certificate) -> None:
         except OSError as error:
             raise UsageError(f"{setting}: {path} cannot be read: {error.strerror or error}") from None
     try:
-        # A key with a passphrase would have OpenSSL ask the terminal for it.
+        # Without this, OpenSSL would ask the terminal for the passphrase of a key.
         context.load_cert_chain(certificate.file, certificate.key or None, password=lambda: "")
     except (ssl.SSLError, ValueError):
         names = f"{certificate.setting} and {certificate.key_setting}"
@@ -168,7 +189,12 @@ def _prove(context: ssl.SSLContext, certificate: Certificate) -> None:
 
 
 def proxy_url(text: str, setting: str = PROXY) -> ProxyUrl | None:
-    """`http://user:password@proxy.internal:3128`; None for nothing. Errors: UsageError, which quotes no password."""
+    """Read a proxy such as `http://user:password@proxy.internal:3128`.
+
+    Return None for an empty text.
+
+    Errors: UsageError, which quotes no password.
+    """
     text = text.strip()
     if not text:
         return None
@@ -188,7 +214,10 @@ def proxy_url(text: str, setting: str = PROXY) -> ProxyUrl | None:
 
 
 def exceptions(text: str) -> tuple[str, ...]:
-    """Entries of NO_PROXY. Errors: UsageError for more than any list has."""
+    """Return the entries of NO_PROXY.
+
+    Errors: UsageError for more than MOST_EXCEPTIONS.
+    """
     found = tuple(entry.strip().lower() for entry in text.split(",") if entry.strip())
     if len(found) > MOST_EXCEPTIONS:
         raise UsageError(f"{NO_PROXY}: it has more than {MOST_EXCEPTIONS:,} entries")
@@ -196,8 +225,12 @@ def exceptions(text: str) -> tuple[str, ...]:
 
 
 def environment(given: Mapping[str, str]) -> tuple[ProxyUrl | None, tuple[str, ...]]:
-    """The proxy and its exceptions, by the names that other programs have for them; the small ones first, as curl has
-    it. Errors: UsageError."""
+    """Return the proxy and its exceptions, from the environment.
+
+    Their names are those that other programs use.
+
+    Names in lower case come first, as in curl. Errors: UsageError.
+    """
 
     def one(name: str) -> str:
         return given.get(name.lower()) or given.get(name, "")
@@ -206,7 +239,11 @@ def environment(given: Mapping[str, str]) -> tuple[ProxyUrl | None, tuple[str, .
 
 
 def _is_excepted(entries: tuple[str, ...], host: str, port: int) -> bool:
-    """By name (`corp.example`, `.corp.example`: it and all below), address, network, or `*`; perhaps with a port."""
+    """Return True if an entry of NO_PROXY matches a host.
+
+    An entry is a name (`corp.example` or `.corp.example`: it and all names below), an address, a network, or `*`. It
+    can have a port.
+    """
     name = host.lower().rstrip(".").strip("[]")
     return any(_matches(entry, name, port) for entry in entries)
 
@@ -231,5 +268,8 @@ Lookup = Callable[[str, int], Sequence[tuple[Any, ...]]]
 
 
 def system_lookup(host: str, port: int) -> Sequence[tuple[Any, ...]]:
-    """The addresses of a name, as the system has them. Errors: OSError, UnicodeError."""
+    """Return the addresses of a name, by the system's resolver.
+
+    Errors: OSError, UnicodeError.
+    """
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

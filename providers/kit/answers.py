@@ -1,6 +1,6 @@
 """The proof in the answers of any service, as far as HTTP alone can show it.
 
-Guarantee: pure. "Not applied" is concluded only from `NotSent` and from 429, which comes before anything is done.
+Guarantee: pure. Only `NotSent`, and a 429, which comes before the service does anything, count as "not applied".
 Numbers stay exact: a fraction is a Decimal, and NaN is not JSON.
 """
 
@@ -29,13 +29,13 @@ MAX_RETRY_MS: Final = 15 * MINUTE_MS
 KEY_WAIT_MS: Final = 5 * MINUTE_MS
 """Wait before a retry after a service refused the key. A person must replace the key."""
 PROBE: Final = "drawdown-check"
-"""The customer that a check asks for to test the key. The service answers that it has no such customer."""
+"""The customer that a check reads to test the key. The service answers that it does not exist."""
 MAX_QUOTED_CHARS: Final = 200
 """Length of a service's message that Drawdown quotes in a reason."""
 
 
 def bearer(key: str) -> dict[str, str]:
-    """The headers of a call with a bearer key and a JSON body."""
+    """Return the headers of a call with a bearer key and a JSON body."""
     return {"authorization": f"Bearer {key}", "content-type": "application/json"}
 
 
@@ -45,7 +45,10 @@ def path_of(*parts: str) -> str:
 
 
 def json_object(body: bytes) -> Mapping[str, object] | None:
-    """A JSON object with exact numbers (int or Decimal); None for anything else."""
+    """Return a JSON object with exact numbers (int or Decimal).
+
+    Return None for anything else.
+    """
     try:
         found = _DECODER.decode(body.decode())
     except (ValueError, RecursionError, InvalidOperation):
@@ -54,7 +57,10 @@ def json_object(body: bytes) -> Mapping[str, object] | None:
 
 
 def number(value: object) -> Decimal | None:
-    """An exact number: of JSON, or of a text such as "12.50". None for anything else."""
+    """Return an exact number, of JSON or of a text such as "12.50".
+
+    Return None for anything else.
+    """
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return Decimal(value)
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
@@ -64,12 +70,18 @@ def number(value: object) -> Decimal | None:
 
 
 def iso(at_ms: int) -> str:
-    """A moment as RFC 3339 in UTC, to the millisecond. Errors: OverflowError beyond the year 9999."""
+    """Return a moment as RFC 3339 in UTC, to the millisecond.
+
+    Errors: OverflowError beyond the year 9999.
+    """
     return (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds")
 
 
 def moment_ms(value: object) -> int | None:
-    """A moment of RFC 3339 with its zone; None for anything else."""
+    """Return the milliseconds of an RFC 3339 time with its zone.
+
+    Return None for anything else.
+    """
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
         return None if moment is None or moment.tzinfo is None else (moment - _EPOCH) // timedelta(milliseconds=1)
@@ -78,13 +90,18 @@ def moment_ms(value: object) -> int | None:
 
 
 def whole(value: object) -> int | None:
-    """A whole number, of JSON or of a text; None for anything else."""
+    """Return a whole number, of JSON or of a text; None for anything else."""
     found = number(value)
     return int(found) if found is not None and found == found.to_integral_value() else None
 
 
 def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int | None:
-    """Return the wait that Retry-After asks for (seconds, or a date), within bounds; None if it is missing."""
+    """Return the wait in milliseconds that Retry-After requests.
+
+    Return None if it is missing or invalid.
+
+    Retry-After is in seconds, or a date. The wait is at least MIN_RETRY_MS and at most MAX_RETRY_MS.
+    """
     text = headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         return _clamped(int(Decimal(text[:12]) * SECOND_MS))
@@ -101,12 +118,18 @@ def _clamped(wait_ms: int) -> int:
 
 
 def backoff_ms(attempt: int) -> int:
-    """Waiting time after an attempt (1 is the first): doubles up to a quarter of an hour."""
+    """Return the wait after an attempt, in milliseconds.
+
+    It doubles with each attempt (1 is the first), up to MAX_RETRY_MS.
+    """
     return min(FIRST_BACKOFF_MS << min(max(attempt, 1) - 1, 16), MAX_RETRY_MS)
 
 
 def shared_outcome(result: HttpResult, attempt: int, now_ms: int) -> Outcome | Answer:
-    """The outcome of a push where every service means the same; else the answer, for you to judge."""
+    """Return the outcome of a push if every service means the same by the result.
+
+    Otherwise return the answer, for you to judge.
+    """
     match result:
         case NotSent(reason):
             return RetryAt(now_ms + backoff_ms(attempt), f"not sent: {reason}")
@@ -119,7 +142,10 @@ def shared_outcome(result: HttpResult, attempt: int, now_ms: int) -> Outcome | A
 
 
 def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
-    """The object that a reading call returned with status 200."""
+    """Return the JSON object that a reading call returned with status 200.
+
+    Otherwise return ReadFailed.
+    """
     if not isinstance(result, Answer):
         return ReadFailed(result.reason)
     if result.status != 200:
@@ -130,7 +156,7 @@ def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
 
 
 def quoted(message: object, *secrets: str | None) -> str:
-    """A message of the service as one short line without these secrets, for a reason of ours."""
+    """Return a service's message as one short line without these secrets."""
     text = str(message)
     for secret in filter(None, secrets):
         text = text.replace(secret, "…")

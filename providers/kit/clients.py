@@ -1,10 +1,10 @@
-"""httpx and httpx2 for providers: a client on Drawdown's engine, and Drawdown's `Http` over a client of your own.
+"""httpx and httpx2 for providers: a client on Drawdown's engine, and Drawdown's `Http` over your own client.
 
-Guarantee: "not sent" needs two proofs: the client's `trace` never began to send the request's headers, and the error is
-one of connecting. The name of an exception alone proves neither. A mocked transport emits no trace, so a mocked
-`ReadTimeout` stays unknown. A client that sends one request twice is stopped before the second.
+Guarantee: "not sent" needs two proofs. The client's `trace` never began to send the request's headers, and the error is
+an error of connecting. The name of an exception alone proves neither. A mocked transport emits no trace, so a mocked
+`ReadTimeout` is unknown. A client that sends a request twice is stopped before the second.
 
-Neither library is imported here. Each function works on the one that you hand it, or that made your client.
+This module imports neither library. Each function uses the one that you pass, or that made your client.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ SENDS_AGAIN: Final = "its httpx client sends a request again by itself"
 
 _SENT: Final = "send_request_headers.started"
 _UNCONNECTED: Final = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol")
-"""Errors that can come before anything is sent. Each can come after, too: of a retry, or of a redirect."""
+"""Errors that can occur before the client sends anything. Each can also occur later, after a retry or a redirect."""
 _AFTER_SENDING: Final = ("ReadTimeout", "ReadError", "RemoteProtocolError", "ConnectError", "ConnectTimeout")
-"""Errors of a cut connection, by turns, for the suite: a retry that was refused ends in a `ConnectError`."""
+"""Errors of a cut connection, in turn, for the suite. A retry that was refused ends in a `ConnectError`."""
 _OURS: Final = frozenset({"host", "content-length", "connection", "transfer-encoding", "expect", "upgrade"})
 
 
 class _SendsAgainError(Exception):
-    """Stops a client that would send the same request twice."""
+    """An error that stops a client before it sends the same request twice."""
 
 
 class _Trace:
-    """Counts how often a client began to send a request. CONNECT goes to a proxy, and carries nothing of it."""
+    """A counter of the times that a client began to send a request.
+
+    CONNECT goes to a proxy and carries no part of the request, so it does not count.
+    """
 
     def __init__(self) -> None:
         self.begun = 0
@@ -59,8 +62,13 @@ async def ask(
     most_bytes: int = MAX_ANSWER_BYTES,
     **options: Any,
 ) -> HttpResult:
-    """Send one request by an `AsyncClient` of httpx or httpx2, and say what is proven. `options` are those of
-    `client.build_request`: json, content, params, headers. Never raises for what the network or the service does."""
+    """Send one request, and return the proven result.
+
+    `client`: an `AsyncClient` of httpx or httpx2.
+
+    `options` are those of `client.build_request`: json, content, params, headers. It never raises an error for a fault
+    of the network or the service.
+    """
     library = _library_of(client)
     try:
         request = client.build_request(method, url, timeout=timeout_s, **options)
@@ -85,7 +93,7 @@ async def ask(
 
 
 async def _whole(response: Any, most_bytes: int) -> bytes | None:
-    """None: it is longer."""
+    """Return the whole body; None if it is longer than `most_bytes`."""
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk
@@ -97,7 +105,7 @@ async def _whole(response: Any, most_bytes: int) -> bytes | None:
 def _failure(library: ModuleType, error: Exception, trace: _Trace) -> NotSent | NoAnswer:
     if trace.begun > 1:
         return NoAnswer(SENDS_AGAIN)
-    kind = type(error).__name__  # its text may hold the URL, and a key in it
+    kind = type(error).__name__  # not its text, which may contain the URL and a key
     unconnected = isinstance(error, tuple(getattr(library, name) for name in _UNCONNECTED))
     if unconnected and not trace.begun:
         return NotSent(f"no connection ({kind})")
@@ -105,11 +113,18 @@ def _failure(library: ModuleType, error: Exception, trace: _Trace) -> NotSent | 
 
 
 class OwnClient:
-    """An `Http` over clients that you make: `OwnClient(lambda: httpx.AsyncClient(http2=True))`. Each event loop gets a
-    client of its own, since a tick ends its loop and the connections of a client end with it."""
+    """An `Http` over clients that you make.
+
+    Example: `OwnClient(lambda: httpx.AsyncClient(http2=True))`.
+
+    Each event loop gets a new client: a tick ends its loop, and the connections of a client end with the loop.
+    """
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        """Errors: UsageError for a client that follows redirects or sends again by itself."""
+        """Make the first client.
+
+        Errors: UsageError for a client that follows redirects or retries by itself.
+        """
         self._make = make
         self._client: Any = make()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -118,7 +133,7 @@ class OwnClient:
 
     @property
     def client(self) -> Any:
-        """The client of the running event loop."""
+        """Return the client of the running event loop."""
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop not in (None, loop):
             self._client = self._make()
@@ -137,15 +152,19 @@ class OwnClient:
         )
 
     async def close(self) -> None:
-        """Give connections back; a later call opens new ones."""
+        """Close the connections. A later call opens new ones."""
         client, self._client = self._client, None
         if client is not None and self._loop in (None, asyncio.get_running_loop()):
             await client.aclose()
 
 
 class EngineTransport:
-    """A transport for an `AsyncClient` of either library that sends by an `Http`: Drawdown's engine, or the suite's
-    `Wire`. `varied`: calls without an answer raise other errors by turns, for the suite."""
+    """A transport for an `AsyncClient` of either library that sends by an `Http`.
+
+    The `Http` is Drawdown's engine, or a `Wire` of the suite.
+
+    `varied`: calls without an answer raise different errors in turn, for the suite.
+    """
 
     def __init__(self, http: Http, library: ModuleType, *, varied: bool = False) -> None:
         self._http, self._library = http, library
@@ -153,7 +172,7 @@ class EngineTransport:
 
     async def handle_async_request(self, request: Any) -> Any:
         headers = {name: text for name, text in request.headers.items() if name.lower() not in _OURS}
-        headers["accept-encoding"] = "gzip"  # the engine unpacks it, and nothing else
+        headers["accept-encoding"] = "gzip"  # the only encoding that the engine unpacks
         limits = [limit for limit in request.extensions.get("timeout", {}).values() if limit is not None]
         body = await request.aread()
         call = Call(request.method, str(request.url), headers, body, timeout_s=max(limits, default=TIMEOUT_S))
@@ -170,7 +189,7 @@ class EngineTransport:
         return self._library.Response(result.status, headers=told, content=result.body, request=request)
 
     async def aclose(self) -> None:
-        """The connections are the engine's, which outlives the client."""
+        """Do nothing: the connections belong to the engine, which outlives the client."""
 
     async def __aenter__(self) -> EngineTransport:
         return self
@@ -180,8 +199,11 @@ class EngineTransport:
 
 
 def client_on(http: Http, library: ModuleType | None = None, **options: Any) -> Any:
-    """An `AsyncClient` on an `Http`, by default of httpx2. It follows no redirect, keeps no cookie, and reads no
-    settings of the environment. Errors: UsageError for options that send again, or if httpx2 is not installed."""
+    """Return an `AsyncClient` on an `Http`, by default of httpx2.
+
+    It follows no redirect, stores no cookie, and reads no settings of the environment. Errors: UsageError for options
+    that send a request twice, or if httpx2 is not installed.
+    """
     if library is None:
         try:
             import httpx2 as library
@@ -196,7 +218,10 @@ def client_on(http: Http, library: ModuleType | None = None, **options: Any) -> 
 
 
 def trouble(client: Any) -> str | None:
-    """Why a client must not bill; None: it sends each request once, as far as it shows."""
+    """Return why a client must not bill.
+
+    Return None if it shows no sign of redirects or retries.
+    """
     if getattr(client, "follow_redirects", False):
         return "its httpx client follows redirects, and a push must be sent once. Pass follow_redirects=False"
     transports = [getattr(client, "_transport", None), *(getattr(client, "_mounts", None) or {}).values()]
@@ -210,14 +235,14 @@ def trouble(client: Any) -> str | None:
 
 
 def clients_of(provider: object) -> Iterable[Any]:
-    """The httpx clients that an object holds in its attributes."""
+    """Yield the httpx clients in an object's attributes."""
     for held in vars(provider).values() if hasattr(provider, "__dict__") else ():
         if any(kind.__module__.partition(".")[0] in LIBRARIES for kind in type(held).__mro__) and hasattr(held, "send"):
             yield held
 
 
 def _library_of(client: Any) -> ModuleType:
-    """httpx or httpx2: whichever made this client. Errors: TypeError."""
+    """Return the library that made this client: httpx or httpx2. Errors: TypeError."""
     for kind in type(client).__mro__:
         name = kind.__module__.partition(".")[0]
         if name in LIBRARIES:

@@ -1,7 +1,7 @@
 """The base of an emulator: a state machine that takes a call and returns its result.
 
-Guarantee: an emulator does no I/O and reads no clock. The call, the state, the time it is given and the seeded fault
-plan decide what happens. If you serve it over HTTP, cut the connection for `NoAnswer`.
+Guarantee: an emulator does no I/O and reads no clock. Only the call, the state, the time that you pass and the seeded
+fault plan decide. If you serve it over HTTP, cut the connection for `NoAnswer`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,22 @@ from drawdown.schema.clock import Clock
 
 
 class Emulator(Protocol):
-    """One service."""
+    """The emulator of one service."""
 
     def handle(self, call: Call, now_ms: int) -> HttpResult:
-        """Take a call at a moment; change state; answer, or not."""
+        """Process a call, change the state, and return the result.
+
+        `now_ms`: the moment of the call.
+        """
         ...
 
 
 @dataclass
 class FaultPlan:
-    """Draws faults from a seed, by kind, and counts those that struck. `rates` are chances a call."""
+    """A plan that draws faults from a seed, by kind, and counts them.
+
+    `rates`: the probability of each kind for a call.
+    """
 
     seed: int = 0
     rates: Mapping[str, float] = field(default_factory=dict)
@@ -36,7 +42,10 @@ class FaultPlan:
         self.rng = random.Random(self.seed)  # noqa: S311 - a fault that strikes again from its seed
 
     def draw(self, *kinds: str) -> str | None:
-        """At most one of these kinds, each by its own chance."""
+        """Draw at most one of these kinds, each with its own probability.
+
+        Return None for no fault.
+        """
         roll = self.rng.random()
         for kind in kinds:
             roll -= self.rates.get(kind, 0.0)
@@ -48,7 +57,10 @@ class FaultPlan:
 
 @dataclass
 class Direct:
-    """An `Http` that hands calls straight to an emulator: for the simulation and quick tests. Never waits."""
+    """An `Http` that passes calls directly to an emulator.
+
+    It never waits. Use it for the simulation and quick tests.
+    """
 
     emulator: Emulator
     clock: Clock
@@ -57,4 +69,4 @@ class Direct:
         return self.emulator.handle(call, self.clock.now_ms())
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: an emulator has no connections."""

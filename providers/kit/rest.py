@@ -1,7 +1,7 @@
 """A JSON API under one key, as a provider calls it.
 
-Guarantee: "it does not exist" and "the key is refused" are concluded only from the service's own words: a gateway in
-between sends 404 and 401, too. Objects that are read to judge a push are kept for KEPT_MS at most.
+Guarantee: only the service's own words prove "it does not exist" and "the key is refused", because a gateway also sends
+404 and 401. Objects that are read to judge a push are cached for at most KEPT_MS.
 """
 
 from __future__ import annotations
@@ -37,18 +37,21 @@ ReadResult: TypeAlias = Mapping[str, object] | Absent | ReadFailed
 
 
 class Rest:
-    """`error_of` returns what an error says in the service's own words, by its status; None: it is somebody else's."""
+    """A client of a JSON API.
+
+    `error_of` returns an error in the service's own words, by status and body; None if another host sent it.
+    """
 
     def __init__(self, http: Http, clock: Clock, url: str, key: str | None, error_of: ErrorOf) -> None:
         self._http, self._clock, self._url, self._key, self._error_of = http, clock, url, key, error_of
         self._kept: dict[str, tuple[int, Mapping[str, object]]] = {}
 
     async def get(self, *path: str, **query: str) -> ReadResult:
-        """One object. Absent: the service says that it does not exist."""
+        """Read one object. Absent: the service answers that it does not exist."""
         return self._read(await self._http.send(self._call(path, query)))
 
     async def get_cached(self, *path: str, **query: str) -> ReadResult:
-        """The same, or what was read within the last minute."""
+        """Read one object, or return it from the cache if it was read within KEPT_MS."""
         call, now_ms = self._call(path, query), self._clock.now_ms()
         read_ms, found = self._kept.get(call.url, (0, None))
         if found is not None and now_ms - read_ms < KEPT_MS:
@@ -62,7 +65,7 @@ class Rest:
         return told
 
     async def array(self, *path: str, **query: str) -> list[Mapping[str, object]] | ReadFailed:
-        """The objects of a JSON array, for a service that answers one."""
+        """Read the objects of a JSON array, for a service that answers an array."""
         result = await self._http.send(self._call(path, query))
         if isinstance(result, Answer) and result.status == 200 and result.body.lstrip()[:1] == b"[":
             result = replace(result, body=b'{"items":' + result.body + b"}")
@@ -73,7 +76,10 @@ class Rest:
         return items
 
     async def post(self, path: str, body: object, attempt: int) -> Outcome | Answer:
-        """Send a push. An outcome where HTTP, or a refused key, proves one; else the answer, for you to judge."""
+        """Send a push.
+
+        Return its outcome if HTTP or a refused key proves one; otherwise the answer, for you to judge.
+        """
         call = Call(
             "POST",
             self._url + path,
@@ -88,12 +94,15 @@ class Rest:
         return answer
 
     def retry_later(self, failed: ReadFailed, attempt: int, what: str) -> RetryAt:
-        """A push that is not sent yet, because what it needs cannot be read."""
+        """Return RetryAt for an unsent push, because a read that it needs failed."""
         at_ms = self._clock.now_ms() + backoff_ms(attempt)
         return RetryAt(at_ms, f"{what} cannot be read: {failed.reason}", too_many=failed.too_many)
 
     def read_error(self, answer: Answer) -> str | None:
-        """An error in the service's own words, in one line without the key; None: it is not the service's."""
+        """Return an error in the service's own words, in one line without the key.
+
+        Return None if another host sent it.
+        """
         said = self._error_of(answer.status, json_object(answer.body) or {})
         return None if said is None else quoted(f"HTTP {answer.status} {said}", self._key)
 

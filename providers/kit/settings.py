@@ -1,6 +1,7 @@
 """The settings of a provider, DRAWDOWN_<NAME>_…, as its author reads them.
 
-Guarantee: an unknown or impossible setting is refused by its name. No value of one is in a message or a repr.
+Guarantee: an unknown or invalid setting is rejected by its name. A message or a repr never shows the value of a
+setting.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from drawdown.schema.errors import UsageError
 
 @dataclass(frozen=True)
 class SettingTexts:
-    """Settings as they were written. Empty ones count as not set."""
+    """Settings as they were written. An empty setting counts as not set."""
 
     name: str
     texts: Mapping[str, str] = field(repr=False)
@@ -31,14 +32,14 @@ class SettingTexts:
         return UsageError(f"{self.variable(setting)} {wanted}")
 
     def key(self, setting: str) -> str | None:
-        """A key that a header can carry. Errors: UsageError."""
+        """Return a key that a header can carry; None if it is not set. Errors: UsageError."""
         text = self.text(setting)
         if text and not re.fullmatch(r"[!-~]{6,500}", text):
             raise self.wrong(setting, "must be a key of 6 to 500 printable characters without spaces")
         return text or None
 
     def origin(self, default: str, setting: str = "url") -> str:
-        """An address without path, user or query. Errors: UsageError."""
+        """Return an address without path, user or query. Errors: UsageError."""
         text = self.text(setting) or default
         wrong = self.wrong(setting, f"must be an address such as {default}, without path, user or query")
         try:
@@ -53,12 +54,15 @@ class SettingTexts:
         return f"{parts.scheme}://{parts.netloc}"
 
     def list(self, setting: str) -> tuple[str, ...]:
-        """Values with commas between them."""
+        """Return the values of a setting that separates them by commas."""
         return tuple(text.strip() for text in self.text(setting).split(",") if text.strip())
 
 
 def read_settings(setup: Setup, names: Collection[str]) -> SettingTexts:
-    """The settings of one provider. Errors: UsageError for one that is none of `names`: a slip may bill."""
+    """Read the settings of one provider.
+
+    Errors: UsageError for a name that is not in `names`, because a mistyped setting could bill by mistake.
+    """
     found = SettingTexts(setup.name, {key: text.strip(" ") for key, text in setup.settings.items()})
     if unknown := sorted(set(setup.settings) - set(names)):
         known = ", ".join(name.upper() for name in sorted(names))

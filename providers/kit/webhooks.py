@@ -1,8 +1,9 @@
-"""Webhooks signed the way Svix signs them (the open "standard webhooks" scheme), checked against a given moment.
+"""Webhooks signed as Svix signs them (the open "standard webhooks" scheme), checked against a given moment.
 
-Guarantee: nothing of a body is believed before its signature, made with one of the secrets over id, time and body, was
-compared in constant time, and its time lies within TOLERANCE_MS of the moment passed in. No clock is read here: the
-library's own `verify` does, so only its signing is used. Source: Svix's documentation and the library standardwebhooks.
+Guarantee: a body is used only after its signature was compared in constant time. The signature is made with one of the
+secrets over id, time and body, and its time is within TOLERANCE_MS of the given moment. This module reads no clock. The
+library's own `verify` reads one, so only its signing is used. Source: Svix's documentation and the library
+standardwebhooks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ TOLERANCE_MS: Final = 5 * MINUTE_MS
 SIGNATURE_HEADERS: Final = ("svix-signature", "webhook-signature")
 VERSION: Final = "v1"
 MAX_SIGNATURES: Final = 20
-"""Signatures of one header that are looked at: one for each secret in use, and room."""
+"""Signatures of one header that are compared: one for each secret in use, and some more."""
 _SECRET: Final = re.compile(r"whsec_[A-Za-z0-9+/_-]{16,}={0,2}")
 _SECONDS: Final = re.compile(r"[0-9]{1,12}")
 
@@ -42,9 +43,11 @@ def is_secret(text: str) -> bool:
 
 
 def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_ms: int) -> str:
-    """The body's text, once it is proven genuine and fresh. Header names are in lower case.
+    """Return the text of a webhook's body after it is proven genuine and fresh.
 
-    Errors: WebhookRefused, which names what is wrong and holds nothing of secrets or signatures.
+    Header names are in lower case.
+
+    Errors: WebhookRefused, which names the fault and shows no part of a secret or signature.
     """
     message_id, sent, signatures = (_header(headers, part) for part in ("id", "timestamp", "signature"))
     sent_at = _fresh(sent, now_ms)
@@ -53,9 +56,9 @@ def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_
     except UnicodeDecodeError:
         raise WebhookRefused("the webhook's body is not UTF-8") from None
     offered = _offered(signatures)
-    # A body is hashed once a secret: a stranger offers as many signatures as there may be.
+    # Hash the body once for each secret: a stranger can send many signatures.
     wanted = [_expected(secret, message_id, sent_at, text) for secret in secrets] if offered else []
-    # Every secret and every signature is compared, whatever the first ones said.
+    # Compare every secret with every signature, even after a match, so that the time shows no match.
     genuine = [hmac.compare_digest(expected, given) for expected in wanted for given in offered]
     if not any(genuine):
         raise WebhookRefused("the webhook's signature does not match a configured secret")
@@ -63,7 +66,10 @@ def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_
 
 
 def _header(headers: Mapping[str, str], part: str) -> str:
-    """Svix's own name of a header, or the unbranded one that its self-hosted servers may be told to send."""
+    """Return a header of a webhook.
+
+    It has Svix's name, or the name without a brand that a self-hosted server may send. Errors: WebhookRefused.
+    """
     found = headers.get(f"svix-{part}") or headers.get(f"webhook-{part}")
     if not found or not found.isascii():
         raise WebhookRefused(f"the webhook has no valid header svix-{part}")
@@ -74,7 +80,7 @@ def _fresh(sent: str, now_ms: int) -> datetime:
     if not _SECONDS.fullmatch(sent):
         raise WebhookRefused("the webhook's svix-timestamp is not a time in seconds")
     if abs(now_ms - int(sent) * 1000) > TOLERANCE_MS:
-        # An older one could be a replay by anyone who saw it; a newer one could be kept for a replay.
+        # An older webhook can be a replay by anyone who saw it. A newer one could be stored for a replay.
         raise WebhookRefused(
             "the webhook's timestamp differs by more than 300 s from now: it is a replay, or a clock is wrong"
         )

@@ -1,13 +1,13 @@
 """The protocol of a payment service: its calls, and their possible outcomes.
 
-Guarantee: results are a closed type, and none is guessed. A service does one charge, or one look-up, and returns its
-outcome. The caller decides when to call again, by the capabilities. `NotSent` is about the one call alone: after an
-earlier call in doubt, the charge stays in doubt.
+Guarantee: results are a closed type, and never guessed. A service does one charge or one look-up, and returns its
+outcome. The caller decides by the capabilities when to call again. `NotSent` is about one call alone. If an earlier
+call is in doubt, the charge stays in doubt.
 
-A caller avoids charging twice as follows. The charge and each attempt are on record before the call. A charge in doubt
-is looked up. Only `NotFound`, once `lookup_lag_ms` have passed since the last call, lets the same charge be made again.
-Only `NotFound` after `applied_within_ms` proves for good that nothing was taken: then the charge may be given up, and
-another one, under another id, take its place.
+A caller avoids charging twice by these rules. It records the charge and each attempt before the call. It looks up a
+charge in doubt. It repeats the charge only after a `NotFound`, once `lookup_lag_ms` have passed since the last call.
+Only a `NotFound` after `applied_within_ms` proves for good that no money was taken. Then the caller can give up the
+charge, and make another under another id.
 """
 
 from __future__ import annotations
@@ -21,41 +21,47 @@ from drawdown.providers.protocol import Setup
 
 @dataclass(frozen=True)
 class PaymentCapabilities:
-    """The declaration of a payment service, which its caller obeys. Times are milliseconds."""
+    """The declaration of a payment service, which its caller obeys.
+
+    Times are in milliseconds.
+    """
 
     key_retention_ms: int | None
-    """The time after the first call for which its service surely remembers a charge's id; None: for good."""
+    """The time after the first call for which the service surely remembers a charge's id; None: permanently."""
     lookup_lag_ms: int
-    """The time after a call in which a look-up may still miss its effect."""
+    """The time after a call in which a look-up can still miss its effect."""
     applied_within_ms: int
-    """The time after a call in which the service may still apply it: from then on, absence is final proof."""
+    """The time after a call in which the service can still apply it. After that time, absence is final proof."""
     least: Mapping[str, int] = field(default_factory=dict)
-    """The least amount of one charge by currency, where that is known; else 1."""
+    """The smallest amount of one charge in minor units, by currency; 1 for a currency that is not listed."""
     most: int | None = None
-    """The largest amount of one charge, in minor units of any currency; None: that is not told."""
+    """The largest amount of one charge, in minor units of any currency; None: unknown."""
 
 
 @dataclass(frozen=True)
 class Charge:
-    """One charge, the same content at each attempt."""
+    """One charge, with the same content at each attempt."""
 
     charge_id: str
-    """`topup:{wallet}:{episode}`: what the service deduplicates by, and what a look-up finds it by."""
+    """`topup:{wallet}:{episode}`: the id by which the service deduplicates, and a look-up finds the charge."""
     customer_id: str
-    """At the payment service."""
+    """The customer's id at the payment service."""
     amount: int
-    """Minor units of the currency as the service counts them: cents; whole yen."""
+    """The amount in minor units of the currency, as the service counts them: cents, or whole yen."""
     currency: str
-    """ISO 4217, in lower case."""
+    """The currency as ISO 4217, in lower case."""
     description: str
     """The text that the customer may read on a receipt."""
     begun_ms: int
-    """When the charge was decided on. No attempt is older: a look-up reads from there, with room for clocks."""
+    """The moment of the decision to charge (milliseconds). A look-up starts there, less a margin for clocks."""
 
 
 @dataclass(frozen=True)
 class Payment:
-    """The money was taken. `amount` and `currency` are those of the charge."""
+    """The result if the money was taken.
+
+    `amount` and `currency` are those of the charge.
+    """
 
     payment_id: str
     amount: int
@@ -64,52 +70,71 @@ class Payment:
 
 @dataclass(frozen=True)
 class Declined:
-    """Nothing was taken, and nothing will be under this id: another try is another charge.
+    """The result if no money was taken, and none will be taken under this id.
 
-    `code` and `reason` are for the operator. A customer is not told that a card counts as stolen.
+    To retry, make another charge.
+
+    `code` and `reason` are for the operator: do not show a customer that a card is reported as stolen.
     """
 
     code: str
     reason: str
     retry: bool
-    """True if the same card may be tried again later; otherwise only another card helps."""
+    """True if the same card can be charged again later. False if only another card helps."""
 
 
 @dataclass(frozen=True)
 class NeedsCustomer:
-    """Nothing was taken: the bank wants the customer to confirm, and they are not there. It counts as declined."""
+    """The result if the bank requires the customer's confirmation.
+
+    No money was taken. It counts as declined.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True)
 class InDoubt:
-    """Nobody can say yet: no answer, an unreadable one, a payment that is under way. Look it up."""
+    """The result if the outcome is unknown: look it up.
+
+    There was no answer, an unreadable answer, or a pending payment.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True)
 class NotFound:
-    """A result of `look_up` alone: there is no such charge. It is proof only once the declared lag is over."""
+    """The result of a look-up if the charge does not exist.
+
+    It is proof only after the declared lag.
+    """
 
 
 @dataclass(frozen=True)
 class NotSent:
-    """A result of `charge` alone: this call is proven to have done nothing. Earlier calls may have."""
+    """The result of `charge` if this call provably did nothing.
+
+    An earlier call may have charged.
+    """
 
     reason: str
     retry_at_ms: int | None
-    """Not before then. None: a person, or the customer, has to fix something first (no card, no such customer). A
-    charge of which no call is in doubt is then given up: once fixed, it is another charge."""
+    """The earliest time to retry (milliseconds). None: a person, or the customer, must first fix a fault.
+
+    Such a fault is a missing card or customer. If no call is in doubt, the caller gives the charge up. After the fix,
+    it makes another charge.
+    """
 
 
 @dataclass(frozen=True)
 class OtherContent:
-    """The id stands for another charge at the provider (amount, currency, customer), or for two. A person decides.
+    """The result if the id belongs to another charge, or to two. A person decides.
 
-    Of `charge` it may mean no more than another card since an attempt that came to nothing: then a look-up says
-    `NotFound`, and the charge is given up as one in doubt is.
+    The other charge differs in amount, currency or customer.
+
+    From `charge` it can also mean that only the card changed since a failed attempt. Then a look-up returns `NotFound`,
+    and the caller gives the charge up as one in doubt.
     """
 
     reason: str
@@ -122,32 +147,38 @@ ChargeResult: TypeAlias = Payment | Declined | NeedsCustomer | InDoubt | NotFoun
 class Link:
     """A page of the service for one customer.
 
-    The service takes anyone with the URL for the customer: show it to nobody else.
+    The service treats anyone with the URL as the customer: show it only to the customer.
     """
 
     url: str = field(repr=False)
     expires_ms: int | None
-    """None: that is not told."""
+    """The end of the page (milliseconds); None: unknown."""
 
 
 @dataclass(frozen=True)
 class NoLink:
-    """There is none now, and why."""
+    """The result if the service gives no page now, with the reason."""
 
     reason: str
 
 
 @runtime_checkable
 class PaymentService(Protocol):
-    """One way to take money. Methods never raise for what the service answers: they say it in their result."""
+    """A service that takes money.
+
+    A method never raises an error for a service's answer: it returns a result.
+    """
 
     name: str
     capabilities: PaymentCapabilities
     dormant: str | None
-    """Why nothing is sent or asked (no key is set); None: it is ready."""
+    """The reason why the service makes no call (no key is set); None if it is ready."""
 
     async def charge(self, request: Charge) -> ChargeResult:
-        """Charge the customer's card on file, once per id however often it is called. Never `NotFound`."""
+        """Charge the customer's card on file, only once for each id.
+
+        The result is never `NotFound`.
+        """
         ...
 
     async def look_up(self, request: Charge) -> ChargeResult:
@@ -158,23 +189,33 @@ class PaymentService(Protocol):
         ...
 
     async def card_link(self, customer_id: str, return_url: str) -> Link | NoLink:
-        """Where the customer puts in the first card. From then on `charge` uses it. Nothing is charged."""
+        """Return a page where the customer enters the first card.
+
+        It charges nothing, and `charge` then uses that card.
+        """
         ...
 
     async def portal_link(self, customer_id: str, return_url: str) -> Link | NoLink:
-        """Where the customer changes cards and sees payments."""
+        """Return a page where the customer changes cards and sees payments."""
         ...
 
 
 @runtime_checkable
 class FillsItself(Protocol):
-    """The extra call of a service that may top customers up by itself: only one may fill a wallet."""
+    """A service that can top up customers by itself.
+
+    Only one program may fill a wallet.
+    """
 
     async def fills_itself(self, customer_id: str) -> NotSent | InDoubt | None:
-        """Why nobody else may top this customer up; InDoubt where that cannot be read now; None: nothing is known
-        against it."""
+        """Return why Drawdown must not top this customer up.
+
+        Return None if there is no known reason.
+
+        InDoubt: the service's setting cannot be read now.
+        """
         ...
 
 
 BuildPayments: TypeAlias = Callable[[Setup], PaymentService]
-"""Errors: UsageError for settings it cannot use."""
+"""The object of an entry point of the group `drawdown.payments`. Errors: UsageError for unusable settings."""

@@ -1,7 +1,7 @@
 """The list of payment services: entry points of the group `drawdown.payments`, built from the settings.
 
-Guarantee: a service that cannot be loaded or built is named with its reason, and disables only itself. No secret stands
-in a reason.
+Guarantee: a service that cannot be loaded or built is named with its reason, and disables only itself. A reason never
+shows a secret.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GROUP = "drawdown.payments"
 
 @dataclass(frozen=True)
 class PaymentServices:
-    """Those that can be used, and why the others cannot."""
+    """The usable payment services, and the reason why each of the others is not."""
 
     services: Mapping[str, PaymentService] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
@@ -35,14 +35,17 @@ class PaymentServices:
 
     @property
     def dormant(self) -> list[str]:
-        """Those without a key."""
+        """Return the names of the dormant services, such as those without a key."""
         return sorted(name for name, service in self.services.items() if service.dormant is not None)
 
 
 def load(
     settings: Mapping[str, str], clock: Clock, http: Http, engine: sa.Engine, found: Iterable[EntryPoint] | None = None
 ) -> PaymentServices:
-    """Build every installed service. `settings` holds DRAWDOWN_… by the rest of their names, in lower case."""
+    """Build every installed service.
+
+    `settings` holds each DRAWDOWN_… setting by the rest of its name, in lower case.
+    """
     services: dict[str, PaymentService] = {}
     broken: dict[str, str] = {}
     there = entry_points(group=GROUP) if found is None else found
@@ -53,13 +56,16 @@ def load(
             if not NAME.fullmatch(name) or name in services:
                 raise ValueError(f"{name!r} is not a valid name for a payment service, or another one has it")
             services[name] = _checked(name, entry.load()(Setup(name, own, clock, http, engine)))
-        except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises disables it alone
+        except (Exception, SystemExit) as error:  # another package's code: an error disables only that service
             broken[name] = without_secrets(in_short(error), settings)
     return PaymentServices(services, broken)
 
 
 def _checked(name: str, built: object) -> PaymentService:
-    """Errors: TypeError for something that is none, ValueError for capabilities that cannot be obeyed."""
+    """Return the built service if it is valid.
+
+    Errors: TypeError for another object, ValueError for capabilities that cannot be obeyed.
+    """
     if not isinstance(built, PaymentService):
         raise TypeError(f"{type(built).__name__} lacks a part of drawdown.providers.payments.protocol.PaymentService")
     can = built.capabilities

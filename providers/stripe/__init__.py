@@ -1,8 +1,8 @@
 """Stripe's billing meters as a billing provider: one meter event for each push, by v1 or by v2's stream.
 
 Guarantee: the identifier of a meter event is the push's key, so the same push is charged once however often it is sent
-within 24 hours. An outcome that Stripe did not state is unknown, never guessed. Retries, waits and rates are the
-worker's, by the capabilities. Sources: docs.stripe.com (billing/meter-event, meter-event-summary, rate-limits,
+within 24 hours. If Stripe did not state an outcome, it is unknown, never guessed. The worker retries, waits and limits
+rates by the capabilities. Sources: docs.stripe.com (billing/meter-event, meter-event-summary, rate-limits,
 idempotent_requests, error-low-level, webhooks/signature) and the stripe-python package. Nothing here was tried against
 Stripe itself.
 """
@@ -53,10 +53,10 @@ DORMANT: Final = "DRAWDOWN_STRIPE_SECRET_KEY is not set"
 
 
 class StripeProvider:
-    """Bills by meter events."""
+    """A provider that bills by Stripe's meter events."""
 
     def __init__(self, setup: Setup) -> None:
-        """Errors: UsageError for a setting that cannot be meant."""
+        """Read the settings. Errors: UsageError for an invalid setting."""
         self.name = setup.name
         self._settings = read_settings(setup.settings)
         self.capabilities = capabilities(self._settings)
@@ -91,12 +91,15 @@ class StripeProvider:
         return self._settings.meter_of(push.feature).event_name
 
     def _unfit(self, push: PushRequest, meters: Sequence[Meter] | ReadFailed) -> Outcome | None:
-        """Why a push is not sent; None where it may be. Stripe takes events for a meter with a window, and drops all of
-        a window but the newest: such a push is refused here. So is what the stream would refuse after its answer, for
-        Stripe tells only samples of that."""
+        """Return the outcome of a push that must not be sent to these meters.
+
+        Return None if it can be sent. Stripe accepts events for a meter with a time window, and drops all but the
+        newest in a window. So Drawdown rejects such a push. It also rejects a push that the stream would refuse after
+        its answer, because Stripe reports only samples of that.
+        """
         now_ms = self._clock.now_ms()
         if isinstance(meters, ReadFailed) and not self._settings.stream_url:
-            # A key may lack the right to read meters, and v1 refuses what is unfit. `check` has named a window before.
+            # A key may lack the right to read meters. v1 refuses an unfit push, and `check` reports a window.
             return None
         if isinstance(meters, ReadFailed):
             at_ms, why = now_ms + backoff_ms(push.attempt), f"its meter cannot be looked up: {meters.reason}"
@@ -108,7 +111,7 @@ class StripeProvider:
                 f"{windowed.window}; archive it and create one without event_time_window"
             )
         if not self._settings.stream_url:
-            return None  # v1 answers the rest itself
+            return None  # v1 refuses the remaining cases itself
         if not meters:
             return Rejected(f"Stripe has no active meter with event name {self._event_name(push)}")
         if push.ts > now_ms + AHEAD_MS:
@@ -120,12 +123,19 @@ class StripeProvider:
         return None
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
-        """Stripe stops nobody: who has a prepaid wallet in the embedded ledger is halted by it, anybody else never."""
+        """Return the states of customers.
+
+        Stripe never stops a customer. If a customer has a prepaid wallet in the embedded ledger, the wallet can halt
+        it.
+        """
         found = read(self._engine, partial(_wallets, customer_ids=customer_ids, now_ms=self._clock.now_ms()))
         return {customer_id: found.get(customer_id, CustomerState(None, None, None)) for customer_id in customer_ids}
 
     async def lookup(self, request: PushRequest) -> LookupResult:
-        """By the sum of the minute the push is dated in, which holds this push alone."""
+        """Look up a push by the sum of the minute that it is dated in.
+
+        That minute belongs to this push alone.
+        """
         if self.dormant:
             return ReadFailed(self.dormant)
         name = self._settings.meter_of(request.feature)
@@ -133,7 +143,7 @@ class StripeProvider:
         if isinstance(meters, ReadFailed):
             return meters
         if not meters:
-            # Perhaps the key is of another account: "no meter" must not become "not charged".
+            # The key may belong to another account: "no meter" must not become "not charged".
             return CannotTell(f"Stripe has no meter with event name {name.event_name}")
         minute = request.ts - request.ts % MINUTE_MS
         units = await self._meters.summed(meters, request.customer_id, minute, minute + MINUTE_MS)
@@ -147,6 +157,8 @@ class StripeProvider:
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the totals of every meter with an event name that can be a feature.
 
+        They are of events dated in [from_ms, to_ms).
+
         An account may hold meters that are not Drawdown's.
         """
         if self.dormant:
@@ -158,7 +170,7 @@ class StripeProvider:
             return found
         totals = await self._totals(found, customer_id, from_ms, to_ms)
         if not totals or (isinstance(totals, ReadFailed) and not totals.too_many):
-            # A customer that was deleted takes events, and none counts: what is sent again would be as lost.
+            # Stripe accepts events of a deleted customer and counts none of them, so a retry would be lost too.
             answer = await self._http.send(get(self._settings, path_of("v1", "customers", customer_id)))
             if (why := stripe_check.explain_unbilled(answer)) is not None:
                 return ReadFailed(f"{NEEDS_YOU}{why}")
@@ -184,7 +196,7 @@ class StripeProvider:
         meters: dict[str, list[Meter]] = {}
         for meter in found:
             feature = self._settings.feature_of(meter.event_name)
-            # A foreign meter that counts cannot be one of ours; one that is listed has to sum, or its totals fail.
+            # A meter that does not sum is another program's, unless it is configured: then its totals fail.
             if feature is not None and (meter.formula == "sum" or feature in self._settings.meters):
                 meters.setdefault(feature, []).append(meter)
         return meters
@@ -204,7 +216,11 @@ class StripeProvider:
 
 
 def _judge_units(request: PushRequest, units: Decimal, unit: int) -> LookupResult:
-    """Return the result of a look-up: if the figure of a minute is this push's."""
+    """Return the result of a look-up, by the units of the minute.
+
+    Absent: the minute has no units. FoundPush: the units are the quantity that was sent. CannotTell: they differ, or
+    several revisions may share the minute.
+    """
     figures = f"Stripe holds {units.normalize():f} units for that minute, {request.quantity // unit} were sent"
     if request.ts % WINDOW_MS >= OWN_MINUTES * MINUTE_MS:
         return CannotTell(f"several revisions may share the minute it is dated in: {figures}")
@@ -217,8 +233,11 @@ def _judge_units(request: PushRequest, units: Decimal, unit: int) -> LookupResul
 
 
 def _wallets(connection: sa.Connection, *, customer_ids: Sequence[str], now_ms: int) -> Mapping[str, CustomerState]:
-    """The accounts that the ledger holds. `read_ahead` gives an empty one for anybody, and a plan alone opens an
-    account: only a customer who was once granted credit is prepaid, and has a balance that can be spent."""
+    """Return the states of customers that have an account in the ledger.
+
+    `read_ahead` returns an empty account for any customer, and a plan alone opens an account. So only a customer who
+    was once granted credit is prepaid, and has a balance to spend.
+    """
     values = {"customers": [{"id": customer_id} for customer_id in customer_ids], "from_account": entries.SOURCE}
     prepaid = {str(row.id): bool(row.is_granted) for row in SQL.run(connection, "accounts", values)}
     wallets = wallet.read_ahead(connection, list(prepaid), now_ms)
@@ -231,5 +250,5 @@ def _wallets(connection: sa.Connection, *, customer_ids: Sequence[str], now_ms: 
 
 
 def build(setup: Setup) -> StripeProvider:
-    """The entry point."""
+    """Build the provider, as its entry point. Errors: UsageError."""
     return StripeProvider(setup)

@@ -22,7 +22,10 @@ _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 async def check(
     settings: StripeSettings, http: Http, meters: Meters, features: Sequence[str], customer_ids: Sequence[str]
 ) -> list[str]:
-    """Return the faults, a line each. Customers and meters are checked only if the key works."""
+    """Return the faults, a line each.
+
+    If the key is refused, meters and customers are not checked.
+    """
     refused = await _key(settings, http)
     if refused:
         return refused
@@ -43,7 +46,10 @@ def _url(settings: StripeSettings) -> list[str]:
 
 
 async def _key(settings: StripeSettings, http: Http) -> list[str]:
-    """The key and the version, by one read that any key for billing may do."""
+    """Return the faults of the key and of the API version.
+
+    It makes one read that any key for billing may make.
+    """
     answer = await http.send(get(settings, "/v1/billing/meters", {"limit": "1"}))
     if not isinstance(answer, Answer):
         return [f"DRAWDOWN_STRIPE_URL: {settings.url} does not answer: {clean(answer.reason)}"]
@@ -113,7 +119,10 @@ def _shape(meter: Meter) -> list[str]:
 
 
 def explain_unbilled(answer: HttpResult) -> str | None:
-    """Why Stripe bills a customer nothing, by what it answers of it; None where it may, or did not say."""
+    """Return why Stripe cannot bill a customer, by its answer about the customer.
+
+    Return None if it shows no reason.
+    """
     if not isinstance(answer, Answer):
         return None
     if answer.status == 404:

@@ -1,14 +1,13 @@
-"""Stripe's meters: the list of them, the sums of a customer's usage, and one event cancelled by its identifier.
+"""Stripe's meters: their list, the sums of a customer's usage, and the cancellation of an event by its identifier.
 
-Guarantee: a figure is given only when it is whole and exact. If a meter was archived and made again under the same
-event name, its usage is counted with the new one's, so that charged usage is never taken for absent.
+Guarantee: a figure is returned only if it is whole and exact. If a meter was archived and made again under the same
+event name, the usage of both is counted. So charged usage never passes for absent. "Cancelled" is returned only if
+Stripe's answer names our identifier, or states that the event was cancelled before.
 
-"Cancelled" is given only for an answer of Stripe's that names our identifier, or that states that the event was
-cancelled before. Stripe works an adjustment off after its answer, as it does an event (status `pending`), and offers no
-way to read it again: reconcile compares the totals afterwards. Sources: docs.stripe.com
-(api/billing/meter-event-adjustment, billing/usage-based/meters/configure). Stripe documents 24 hours from the receipt,
-and leaves invoices that are final as they are. The answer to a second adjustment of the same event is documented
-nowhere.
+Stripe applies an adjustment after its answer, as it does an event (status `pending`), and offers no way to read it
+again. Reconcile compares the totals afterwards. Sources: docs.stripe.com (api/billing/meter-event-adjustment,
+billing/usage-based/meters/configure). Stripe documents a limit of 24 hours from the receipt, and does not change final
+invoices. It does not document the answer to a second adjustment of the same event.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ PAGE: Final = 100
 MAX_PAGES: Final = 50
 """Pages of Stripe's meters."""
 REMEMBERED_MS: Final = 10 * MINUTE_MS
-"""The time for which the list of meters is believed.
+"""Time for which the list of meters is cached.
 
-It is well under the hour that a lookup waits, so that no meter made since can hold the event looked for. A meter never
-changes its window. So only a meter that was archived and made again within this time can be taken for the old one.
+It is much shorter than the hour that a look-up waits, so a later meter cannot hold the event that is looked up. A meter
+never changes its time window. Only a meter that was archived and made again within this time can pass for the old one.
 """
 MAX_VALUE: Final = Decimal(10**30)
 CUSTOMER_KEY: Final = "stripe_customer_id"
@@ -56,7 +55,7 @@ Summed: TypeAlias = Decimal | ReadFailed | CannotTell
 
 @dataclass(frozen=True)
 class Meter:
-    """A meter as Stripe lists it; what is missing is empty."""
+    """A meter as Stripe lists it. A missing field is empty."""
 
     id: str
     event_name: str
@@ -65,11 +64,11 @@ class Meter:
     customer_key: str
     value_key: str
     window: str
-    """`hour` or `day`: Stripe keeps the newest event of each such window and drops the others. Empty: all count."""
+    """`hour` or `day`: Stripe keeps only the newest event of each such period. Empty: all events count."""
 
 
 class Meters:
-    """Reads meters and their summaries, remembering the list of meters for a while."""
+    """A reader of meters and their summaries, with a cache of the list of meters."""
 
     def __init__(self, settings: StripeSettings, http: Http, clock: Clock) -> None:
         self._settings = settings
@@ -82,13 +81,15 @@ class Meters:
         self._reads = 0
 
     async def all(self, *, afresh: bool = False) -> Sequence[Meter] | ReadFailed:
-        """Every meter of the account, archived ones too. Callers that begin at once share one read, and its failure:
-        each push asks, and 64 are on their way together."""
+        """Return every meter of the account, archived ones too.
+
+        Concurrent callers share one read and its failure, because each push calls this, and up to 64 are in flight.
+        """
         now_ms = self._clock.now_ms()
         if not afresh and self._read_ms is not None and abs(now_ms - self._read_ms) <= REMEMBERED_MS:
             return self._meters
         if not self._turn.locked():
-            self._turn = asyncio.Lock()  # a lock that was waited for belongs to the event loop of those who waited
+            self._turn = asyncio.Lock()  # a lock with waiters belongs to their event loop
         reads = self._reads
         async with self._turn:
             if self._reads == reads:
@@ -106,7 +107,7 @@ class Meters:
         return self._meters
 
     async def named(self, event_name: str) -> Sequence[Meter] | ReadFailed:
-        """Those with this event name; one that is not known yet is asked for."""
+        """Return the meters with this event name. If there is none, read the list again."""
         for afresh in (False, True):
             found = await self.all(afresh=afresh)
             if isinstance(found, ReadFailed):
@@ -117,7 +118,10 @@ class Meters:
         return []
 
     async def active(self, event_name: str) -> Sequence[Meter] | ReadFailed:
-        """Those that take its events now; where none is known to, the list is read again."""
+        """Return the active meters with this event name.
+
+        If there is none, read the list again.
+        """
         for afresh in (False, True):
             found = await self.all(afresh=afresh)
             if isinstance(found, ReadFailed):
@@ -128,7 +132,10 @@ class Meters:
         return []
 
     async def summed(self, meters: Sequence[Meter], customer_id: str, from_ms: int, to_ms: int) -> Summed:
-        """Units that these meters charged the customer for, by events dated in [from_ms, to_ms), whole minutes."""
+        """Return the units that these meters charged the customer for.
+
+        The events are dated in [from_ms, to_ms), whole minutes.
+        """
         total = Decimal(0)
         for meter in meters:
             if meter.formula != "sum":
@@ -145,7 +152,10 @@ class Meters:
         return total
 
     async def _list(self, path: str, asked: Mapping[str, str]) -> list[Mapping[str, object]] | ReadFailed | CannotTell:
-        """All pages of a list. CannotTell where Stripe refuses the question itself (no such customer, say)."""
+        """Return all pages of a list.
+
+        Return CannotTell if Stripe refuses the question itself, such as for an unknown customer.
+        """
         found: list[Mapping[str, object]] = []
         params = {**asked, "limit": str(PAGE)}
         for _ in range(MAX_PAGES):
@@ -190,7 +200,10 @@ def _text(found: Mapping[str, object], name: str) -> str:
 
 
 def _value(summary: Mapping[str, object]) -> Decimal | None:
-    """Exact: `json_object` reads Stripe's float as a Decimal."""
+    """Return the exact value of a summary; None without a number.
+
+    `json_object` reads Stripe's float as a Decimal.
+    """
     value = summary.get("aggregated_value")
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
@@ -203,7 +216,10 @@ _BEFORE: Final = re.compile(r"\balready (been )?cancell?ed\b")
 
 
 def adjustment(settings: StripeSettings, push: PushRequest) -> Call:
-    """The call that cancels. It has no Idempotency-Key, under which Stripe would keep a 500: the identifier does it."""
+    """Return the call that cancels a push. Its identifier deduplicates.
+
+    It has no Idempotency-Key, under which Stripe would repeat a stored 500.
+    """
     form = {
         "type": "cancel",
         "event_name": settings.meter_of(push.feature).event_name,
@@ -213,7 +229,10 @@ def adjustment(settings: StripeSettings, push: PushRequest) -> Call:
 
 
 def cancelled(result: HttpResult, push: PushRequest) -> Cancelled | ReadFailed:
-    """Return the proof that an answer gives of the cancelled event."""
+    """Return Cancelled if the answer proves that the event was cancelled.
+
+    Otherwise return ReadFailed.
+    """
     if not isinstance(result, Answer):
         return ReadFailed(clean(result.reason))
     if result.status != 200:

@@ -2,29 +2,27 @@
 
 Guarantee: the charge's id is the Idempotency-Key, and is in the intent's metadata. So the same charge is made once,
 however often it is called within 24 hours, and is found again by its id. "Paid" needs an intent with our id, amount,
-currency and customer that states that it has received the whole amount. "Declined" needs Stripe's own statement that
-the card was refused. Every other call that may have charged is in doubt. The customer chose the card: it is their
-default, or else the card they entered on a page of ours. Nothing is retried here. Nothing was tried against Stripe
-itself. A restricted key needs Payment Intents, Checkout Sessions and Customer portal: write, and Customers: read.
+currency and customer that states that it received the whole amount. "Declined" needs Stripe's own statement that the
+card was refused. Every other call that may have charged is in doubt. The card is the customer's default, or else the
+one that they entered on a page of ours. Nothing is retried here. Nothing was tried against Stripe itself. A restricted
+key needs Payment Intents, Checkout Sessions and Customer portal: write, and Customers: read.
 
-A look-up lists intents, because Stripe's search by metadata is a minute late, and an hour late in an outage. It is
-closed to accounts in India. Stripe advises not to rely on it after a write (docs.stripe.com/search). A list has none of
-these limits. So the customer's intents are listed from the moment of the decision to charge, and those with the
-charge's id are picked out. One lag is left, our own call: we may have given it up while Stripe still works on it.
+A look-up lists intents, because Stripe's search by metadata is a minute late, and an hour late in an outage. The search
+is not offered to accounts in India. Stripe advises against it after a write (docs.stripe.com/search). A list has none
+of these limits. So Drawdown lists the customer's intents from the decision to charge, and picks those with the charge's
+id. One lag remains: Drawdown may have given up a call while Stripe still works on it.
 
 Facts (docs.stripe.com: api/payment_intents, declines/codes, declines/card, error-low-level, idempotent_requests,
 api/customers, payments/checkout/save-and-reuse, api/customer_portal/sessions):
 
-- An Idempotency-Key gives its first answer again, a 402 or a 500 too, for at least 24 hours: after a saved 500 only a
-  look-up gives the outcome. Other parameters under it are an `idempotency_error`: if the customer changes the card
-between
-  two attempts, `charge` looks up the outcome of the first. While the first call is under way, a second one is a 409
-  `idempotency_key_in_use`.
-- With `off_session`, if the card's bank wants the customer, the card is refused with 402 `authentication_required`. An
-  intent that was refused stays in `requires_payment_method`; only we could confirm it again, and we never do.
-- Since 2023 an intent takes every kind of payment that the dashboard allows. It is refused without a `return_url`
-  unless
-  redirects are excluded.
+- Under an Idempotency-Key, Stripe repeats its first answer for at least 24 hours, a 402 or a 500 too. After a stored
+  500, only a look-up returns the outcome. Other parameters under the key are an `idempotency_error`. If the customer
+  changes the card between two attempts, `charge` looks up the first. While the first call is in flight, a second is a
+  409 `idempotency_key_in_use`.
+- With `off_session`, if the bank requires the customer, Stripe refuses the card with 402 `authentication_required`. A
+  refused intent stays in `requires_payment_method`. Only Drawdown could confirm it again, and never does.
+- Since 2023 an intent takes every kind of payment that the dashboard allows. Stripe refuses it without a `return_url`
+  unless redirects are excluded.
 """
 
 from __future__ import annotations
@@ -75,26 +73,33 @@ NAME: Final = "stripe"
 DORMANT: Final = "DRAWDOWN_STRIPE_SECRET_KEY is not set"
 PAGE: Final = 100
 MAX_PAGES: Final = 20
-"""Pages of one customer's payments at Stripe; beyond them a look-up stays in doubt."""
+"""Pages of one customer's payments at Stripe. If there are more, a look-up stays in doubt."""
 CLOCKS_MS: Final = HOUR_MS
-"""The most that our clock may be ahead of Stripe's, so that a look-up misses no intent."""
+"""Largest difference by which our clock may be ahead of Stripe's, so that a look-up misses no intent."""
 LOOKUP_LAG_MS: Final = 10 * MINUTE_MS
-"""A call is given up after half a minute, and Stripe's own clients wait for 80 s."""
+"""Time after a call before absence can be proof. Drawdown gives a call up after 30 s, Stripe's own clients
+after 80 s."""
 
 
 MAX_AMOUNT: Final = 99_999_999
-"""Eight digits, of any currency but a few."""
+"""Largest amount of one charge, in minor units. Stripe allows eight digits for almost every currency."""
 
 
 LEAST: Final = {
     **dict.fromkeys(("usd", "eur", "cad", "aud", "nzd", "sgd", "chf", "brl", "inr", "jpy"), 50),
     **{"gbp": 30, "dkk": 250, "nok": 300, "sek": 300, "hkd": 400, "pln": 200, "czk": 1500, "mxn": 1000, "aed": 200},
 }
-"""Stripe's least amounts. It compares them in the currency it pays out in: one near the edge may still be refused."""
+"""Stripe's smallest amounts, in minor units.
+
+Stripe compares them in its payout currency, so it may refuse an amount just above the limit.
+"""
 
 
 class StripePayments:
-    """Charges by v1 PaymentIntents. It has the settings of the billing provider of the same name."""
+    """A payment service that charges by v1 PaymentIntents.
+
+    It has the settings of the billing provider of the same name.
+    """
 
     capabilities = PaymentCapabilities(
         key_retention_ms=24 * HOUR_MS,
@@ -141,8 +146,12 @@ class StripePayments:
         return judge_intent(next(iter(found.values())), request) if found else NotFound()
 
     async def _intents_of(self, request: Charge) -> Mapping[str, Mapping[str, object]] | InDoubt:
-        """Those that carry the charge's id, by their own; the list may name one twice. InDoubt where the list could not
-        be read to its end, unless what was read holds the charge."""
+        """Return the intents with the charge's id, by their own id.
+
+        The list may name one twice.
+
+        InDoubt: the list has more than MAX_PAGES, and the pages that were read do not have the charge.
+        """
         since_s = max(request.begun_ms - CLOCKS_MS, 0) // SECOND_MS
         params = {"customer": request.customer_id, "created[gte]": str(since_s), "limit": str(PAGE)}
         found: dict[str, Mapping[str, object]] = {}
@@ -160,7 +169,10 @@ class StripePayments:
     async def _page(
         self, params: Mapping[str, str], request: Charge
     ) -> tuple[Sequence[Mapping[str, object]], bool] | InDoubt:
-        """One page, and whether another follows. Absence rests on it, so it has to be a whole list of this customer."""
+        """Read one page. Return its items, and True if another page follows.
+
+        Absence rests on the page, so it must be a whole list of this customer; otherwise InDoubt.
+        """
         page = read_object(await self._http.send(get(self._settings, PAYMENT_INTENTS, params)))
         if isinstance(page, ReadFailed):
             return InDoubt(f"the payments could not be read: {page.reason}")
@@ -189,7 +201,12 @@ class StripePayments:
 
 
 def build(setup: Setup) -> StripePayments:
-    """From the settings of the billing provider; charges may have a key of their own. Errors: UsageError."""
+    """Build the payment service from the settings of the billing provider.
+
+    Charges may have a key of their own.
+
+    Errors: UsageError.
+    """
     settings = read_settings(setup.settings)
     key = settings.payments_key or settings.secret_key
     return StripePayments(replace(settings, secret_key=key), setup.http, setup.clock)
@@ -198,18 +215,18 @@ def build(setup: Setup) -> StripePayments:
 PAYMENT_INTENTS: Final = "/v1/payment_intents"
 METADATA: Final = "drawdown_charge"
 MAX_CHARGE_ID_CHARS: Final = 1_000
-"""A charge's id at Stripe."""
+"""Length of a charge's id at Stripe."""
 MAX_CUSTOMER_CHARS: Final = 255
-"""A customer's id at Stripe, of a charge."""
+"""Length of a customer's id at Stripe, for a charge."""
 MAX_CODE_CHARS: Final = 60
-"""A code of Stripe's for why a card was refused."""
+"""Length of Stripe's code for a refused card."""
 
 NO_RETRY: Final = frozenset(
     {
-        # What Stripe itself refuses to try again with the same card (billing/revenue-recovery/smart-retries).
+        # Codes after which Stripe itself does not retry the same card (billing/revenue-recovery/smart-retries).
         *("incorrect_number", "lost_card", "pickup_card", "stolen_card", "highest_risk_level"),
         *("revocation_of_authorization", "revocation_of_all_authorizations", "transaction_not_allowed"),
-        # What its table of decline codes answers with another card, or with the bank alone.
+        # Codes for which Stripe's table of decline codes advises another card, or the bank.
         *("expired_card", "fraudulent", "restricted_card", "do_not_try_again", "invalid_account", "invalid_number"),
         *("new_account_information_available", "merchant_blacklist", "security_violation", "stop_payment_order"),
         *("card_not_supported", "currency_not_supported", "invalid_expiry_month", "invalid_expiry_year"),
@@ -226,7 +243,7 @@ _REFUSED: Final = ("requires_payment_method", "requires_confirmation")
 
 
 def unfit(charge: Charge) -> str | None:
-    """Why a charge can never be sent to Stripe; None where it can."""
+    """Return why a charge can never be sent to Stripe; None if it can."""
     if not 0 < len(charge.charge_id) <= MAX_CHARGE_ID_CHARS or not charge.charge_id.isprintable():
         return "its id is empty, too long, or does not print"
     if not is_customer(charge.customer_id):
@@ -240,12 +257,15 @@ def unfit(charge: Charge) -> str | None:
 
 
 def is_customer(text: str) -> bool:
-    """Return True if an id can be part of a path: an old account may have made its own ids."""
+    """Return True if an id can be part of a path.
+
+    An old account may have ids of its own form.
+    """
     return 0 < len(text) <= MAX_CUSTOMER_CHARS and text.isprintable() and text.strip(". ") == text
 
 
 def creation(settings: StripeSettings, charge: Charge, card: str) -> Call:
-    """The one call that takes money. The same charge and card make the same bytes."""
+    """Return the call that takes money. The same charge and card make the same bytes."""
     form = {
         "amount": str(charge.amount),
         "currency": charge.currency,
@@ -275,7 +295,10 @@ def customer_of(found: Mapping[str, object]) -> str | None:
 
 
 def sent_before(result: HttpResult) -> bool:
-    """Return True if Stripe refused a call because its id came before with other content, or on another card."""
+    """Return True if Stripe refused a call because its id came before.
+
+    It came with other content, or on another card.
+    """
     error = error_of(result) if isinstance(result, Answer) and result.status == 400 else None
     return error is not None and error.type == "idempotency_error" and error.code != "idempotency_key_in_use"
 
@@ -301,13 +324,13 @@ def created(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
 
 
 def _refused(answer: Answer, now_ms: int) -> ChargeResult:
-    """A 4xx that is about no card."""
+    """Return the outcome of a 4xx that is not about a card."""
     error = error_of(answer)
     if error is not None and error.code in ("lock_timeout", "idempotency_key_in_use"):
-        # A lock may be met in the middle of the work, and a key in use is a call of ours that is under way.
+        # A lock can time out in the middle of the work, and a key in use means that our own call is in flight.
         return InDoubt(described(answer))
     if answer.status == 429 or (error is not None and error.code == "rate_limit"):
-        # It comes before anything is done, from any sender.
+        # A 429 comes before the service does anything, from any sender.
         return NotSent(described(answer), now_ms + wait_ms(answer.headers, 1, now_ms))
     if sent_before(answer):
         return OtherContent(f"this charge was sent before with other content, or on another card: {described(answer)}")
@@ -319,7 +342,7 @@ def _refused(answer: Answer, now_ms: int) -> ChargeResult:
 
 
 def _refused_card(answer: Answer, charge: Charge) -> ChargeResult:
-    """A 402, with the error and the intent as it stands now."""
+    """Return the outcome of a 402, by its error and the present state of its intent."""
     error, intent = error_of(answer), _error_part(answer, "payment_intent")
     if error is None or error.type != "card_error":
         return InDoubt(described(answer))
@@ -350,7 +373,7 @@ def judge_intent(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
             return _succeeded(intent, payment_id, charge)
         case "canceled":
             why = _text(intent, "cancellation_reason")
-            # A person who cancels one payment does not want the next.
+            # If a person cancelled the payment, do not make the next.
             retry = why not in ("fraudulent", "requested_by_customer")
             return Declined("canceled", f"{payment_id} was cancelled: {why}", retry)
         case "requires_action":
@@ -359,7 +382,7 @@ def judge_intent(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
             return _declined(intent.get("last_payment_error"))
         case "processing":
             return InDoubt(f"{payment_id} is under way")
-    # Not confirmed, or authorised and not captured: nothing that our call leaves behind. A person cancels it there.
+    # Not confirmed, or authorised and not captured: our call leaves no such intent. A person cancels it at Stripe.
     return InDoubt(f"{payment_id} is {_text(intent, 'status')}")
 
 
@@ -373,7 +396,7 @@ def _succeeded(intent: Mapping[str, object], payment_id: str, charge: Charge) ->
 
 
 def _difference(intent: Mapping[str, object], charge: Charge) -> str:
-    """In what an intent is not this charge; empty where it is."""
+    """Return how an intent differs from this charge; empty if it does not."""
     if type(intent.get("amount")) is not int or intent["amount"] != charge.amount:
         return f"not the amount {charge.amount}"
     if intent.get("currency") != charge.currency:
@@ -382,7 +405,10 @@ def _difference(intent: Mapping[str, object], charge: Charge) -> str:
 
 
 def _declined(error: object) -> ChargeResult:
-    """Return the outcome of a card error: `decline_code` is the bank's reason, `code` Stripe's."""
+    """Return the outcome of a card error.
+
+    `decline_code` is the bank's reason, and `code` is Stripe's.
+    """
     parts = error if isinstance(error, dict) else {}
     code, decline, advice = (_text(parts, name) for name in ("code", "decline_code", "advice_code"))
     message = _text(parts, "message", MAX_TEXT)
@@ -393,7 +419,7 @@ def _declined(error: object) -> ChargeResult:
 
 
 def _text(found: Mapping[str, object], name: str, limit: int = MAX_CODE_CHARS) -> str:
-    """A part that is text, else nothing."""
+    """Return a part that is text; empty for another value."""
     text = found.get(name)
     return clean(text, limit) if isinstance(text, str) else ""
 
@@ -402,17 +428,20 @@ SESSIONS: Final = "/v1/checkout/sessions"
 PORTAL: Final = "/v1/billing_portal/sessions"
 CARD_PAGE: Final = "drawdown_card_page"
 NEWEST_PAGES: Final = 20
-"""A customer's finished pages that are searched for a card."""
+"""Newest completed pages of a customer that are searched for a card."""
 MAX_URL_CHARS: Final = 5_000
-"""A URL to or from a page of Stripe's."""
+"""Length of a URL to or from a page of Stripe."""
 LATEST_S: Final = 253_402_300_799
-"""The end of a page of Stripe's."""
+"""Latest end of a page of Stripe (seconds): the end of the year 9999."""
 
 _CARD: Final = re.compile(r"[A-Za-z0-9_]{1,255}")
 
 
 async def card_of(settings: StripeSettings, http: Http, customer_id: str, now_ms: int) -> str | NotSent:
-    """The payment method to charge. NotSent where there is none, or it could not be read: nothing was charged yet."""
+    """Return the payment method to charge.
+
+    NotSent: there is none, or it could not be read, and nothing was charged.
+    """
     result = await http.send(get(settings, path_of("v1", "customers", customer_id)))
     if isinstance(result, Answer) and result.status == 404 and error_of(result):
         return NotSent(described(result), None)
@@ -428,7 +457,10 @@ async def card_of(settings: StripeSettings, http: Http, customer_id: str, now_ms
 
 
 async def _card_from_page(settings: StripeSettings, http: Http, customer_id: str, now_ms: int) -> str | NotSent:
-    """The card that the customer put in last on a page of ours. Stripe keeps it, and makes it nobody's default."""
+    """Return the card that the customer entered last on a page of ours.
+
+    Stripe does not make it the default.
+    """
     asked = {
         "customer": customer_id,
         "status": "complete",
@@ -456,7 +488,10 @@ def _is_ours(page: Mapping[str, object], customer_id: str) -> bool:
 
 
 def _card_in(found: object, name: str) -> str | None:
-    """Stripe gives an id, or the whole payment method."""
+    """Return the id of a payment method.
+
+    Stripe sends an id, or the whole payment method.
+    """
     card = found.get(name) if isinstance(found, dict) else None
     text = card.get("id") if isinstance(card, dict) else card
     return text if isinstance(text, str) and _CARD.fullmatch(text) else None
@@ -470,7 +505,10 @@ def _unread(result: HttpResult, what: str, why: str, now_ms: int) -> NotSent:
 
 
 async def card_page(settings: StripeSettings, http: Http, customer_id: str, return_url: str) -> Link | NoLink:
-    """A Checkout page in setup mode: the customer puts in a card, and is charged nothing."""
+    """Return a Checkout page in setup mode.
+
+    The customer enters a card there, and is charged nothing.
+    """
     form = {
         "mode": "setup",
         "customer": customer_id,
@@ -483,7 +521,10 @@ async def card_page(settings: StripeSettings, http: Http, customer_id: str, retu
 
 
 async def portal(settings: StripeSettings, http: Http, customer_id: str, return_url: str) -> Link | NoLink:
-    """A page of the customer portal, which the dashboard has to have set up once."""
+    """Return a page of the customer portal.
+
+    The dashboard must have set up the portal once.
+    """
     return await _page(settings, http, PORTAL, {"customer": customer_id, "return_url": return_url}, return_url)
 
 

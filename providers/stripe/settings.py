@@ -1,7 +1,7 @@
-"""The settings of Stripe: DRAWDOWN_STRIPE_…, read once and judged.
+"""The settings of Stripe: DRAWDOWN_STRIPE_…, read and checked once.
 
-Guarantee: an impossible setting is refused by its name, never by its value, before anything is sent. A name that does
-not exist is refused too, because a mistyped cut-over would bill usage that nobody wanted billed.
+Guarantee: an invalid setting is rejected by its name, never by its value, before Drawdown sends a call. An unknown name
+is rejected too, because a mistyped cut-over would bill usage by mistake.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ STREAM_URL: Final = "https://meter-events.stripe.com"
 DEFAULT_VERSION: Final = "2026-08-26.dahlia"
 """The API version that this code was written to and is tested with: the shapes of stripe-python 15.6.
 
-It is sent with every call, so an upgrade of the account changes nothing here.
+Every call names it, so an upgrade of the account changes nothing here.
 """
 NAMES: Final = frozenset(
     {"secret_key", "url", "stream_url", "api_version", "webhook_secrets", "account", "meters", "mode", "cut_over"}
     | {"payments_key"}
 )
 OLDEST_MS: Final = 35 * DAY_MS - HOUR_MS
-"""35 days, less an hour: Stripe judges the timestamp when it works the event off, and by its own clock."""
+"""Largest age of a push: 35 days, less an hour. Stripe checks the timestamp later, by its own clock."""
 CANCEL_WITHIN_MS: Final = 24 * HOUR_MS
-"""Stripe cancels an event within 24 hours of its receipt."""
+"""Time after its receipt in which Stripe cancels an event."""
 AHEAD_MS: Final = 4 * MINUTE_MS
-"""Stripe takes timestamps up to five minutes ahead of its own clock."""
+"""Time that a push may be ahead of our clock. Stripe accepts timestamps up to five minutes ahead of its own."""
 MAX_STREAM_EVENTS: Final = 100
-"""Events of one call, at most."""
+"""Events of one call."""
 MAX_DIGITS: Final = 15
-"""Stripe refuses a value of more significant digits."""
+"""Significant digits of a value. Stripe refuses more."""
 NEVER_MS: Final = next_window(253_402_300_000_000)
-"""The last day of the year 9999: beyond any window, and still a date that can be printed."""
+"""The last day of the year 9999: after any window, and still a date that can be printed."""
 
 _KEY: Final = re.compile(r"(sk|rk)_[A-Za-z0-9_]+")
 _MODE: Final = re.compile(r"(?:sk|rk)_(live|test)_")
@@ -52,7 +52,10 @@ _METER: Final = re.compile(r"([a-z0-9_]+)\s*=\s*([^\s,/=]{1,100})(?:\s*/\s*([0-9
 
 @dataclass(frozen=True)
 class MeterName:
-    """Where a feature goes: the `event_name` of its meter, and base units in one whole unit there."""
+    """The meter of a feature.
+
+    `event_name`: its name at Stripe. `unit`: the base units in one whole unit there.
+    """
 
     event_name: str
     unit: int = 1
@@ -60,7 +63,10 @@ class MeterName:
 
 @dataclass(frozen=True)
 class StripeSettings:
-    """`live_from_ms`: windows that start before it are never sent. Secrets show in no representation."""
+    """The settings of Stripe.
+
+    A repr shows no secret. `live_from_ms`: windows that start before it are never sent.
+    """
 
     secret_key: str = field(repr=False)
     url: str
@@ -70,22 +76,31 @@ class StripeSettings:
     meters: Mapping[str, MeterName]
     live_from_ms: int | None
     payments_key: str = field(default="", repr=False)
-    """A key of its own for charges; without it, `secret_key`."""
+    """The key for charges; empty: `secret_key`."""
     stream_url: str = ""
-    """Where v2's meter event stream is; empty: pushes are v1 meter events."""
+    """The URL of v2's meter event stream; empty: pushes are v1 meter events."""
 
     def meter_of(self, feature: str) -> MeterName:
-        """A feature that is not listed goes to the meter of its own name, in base units."""
+        """Return the meter of a feature.
+
+        An unlisted feature has the meter of its own name, in base units.
+        """
         return self.meters.get(feature) or MeterName(feature)
 
     def conflicting_feature(self, feature: str) -> str | None:
-        """Return the listed feature that already has the meter of an unlisted feature; None if there is none."""
+        """Return the listed feature that already has the meter of an unlisted feature.
+
+        Return None if there is none.
+        """
         if feature in self.meters:
             return None
         return next((other for other, meter in self.meters.items() if meter.event_name == feature), None)
 
     def feature_of(self, event_name: str) -> str | None:
-        """Return the feature that a meter counts; None if its event name cannot be a feature."""
+        """Return the feature that a meter counts.
+
+        Return None if its event name cannot be a feature.
+        """
         for feature, meter in self.meters.items():
             if meter.event_name == event_name:
                 return feature
@@ -93,7 +108,10 @@ class StripeSettings:
 
 
 def read_settings(given: Mapping[str, str]) -> StripeSettings:
-    """Errors: UsageError naming the setting, and what it should be."""
+    """Read the settings.
+
+    Errors: UsageError, which names the setting and the expected form.
+    """
     unknown = sorted(set(given) - NAMES)
     if unknown:
         names = ", ".join(sorted(NAMES)).upper()
@@ -122,11 +140,11 @@ def capabilities(settings: StripeSettings) -> Capabilities:
         names={feature: meter.event_name for feature, meter in settings.meters.items()},
         batch_size=MAX_STREAM_EVENTS if streams else 1,
         in_flight=16 if streams else 64,
-        # v1: 1,000/s are allowed, and the rest is for somebody with a dashboard. The stream: 10,000 events/s by one
-        # page of the documentation, 10,000 calls/s by another; the smaller figure is kept to.
+        # v1: 1,000/s are allowed, and 50/s stay free for other programs. The stream: 10,000 events/s by one
+        # page of the documentation, 10,000 calls/s by another. Drawdown obeys the smaller limit.
         calls_per_s=95 if streams else 950,
         reads_per_s=20,  # most reading endpoints allow 25/s
-        reads_a_call=1000,  # a read of customers is one of our own database
+        reads_a_call=1000,  # a read of customers reads only Drawdown's database
         one_at_a_time=not streams,  # v1: "one concurrent call per customer per meter"
         key_retention_ms=24 * HOUR_MS,
         duplicate_proves_delivery=True,
@@ -134,14 +152,14 @@ def capabilities(settings: StripeSettings) -> Capabilities:
         negatives=True,
         unit=1,
         units={feature: meter.unit for feature, meter in settings.meters.items()},
-        max_quantity=10**MAX_DIGITS - 1,  # base units; where a unit holds several, the sent value is shorter still
+        max_quantity=10**MAX_DIGITS - 1,  # base units; the sent value is shorter if a unit is several base units
         oldest_ms=OLDEST_MS,
         live_from_ms=settings.live_from_ms,
-        # Summaries are eventually consistent, without a figure; Stripe's own invoices wait an hour for them.
+        # Summaries are eventually consistent, without a stated lag. Stripe's own invoices wait an hour for them.
         lookup_lag_ms=HOUR_MS,
         applied_within_ms=24 * HOUR_MS,
         totals_lag_ms=HOUR_MS,
-        # That an adjustment reaches an event of the stream is documented nowhere.
+        # Stripe does not document that an adjustment reaches an event of the stream.
         cancel_within_ms=None if streams else CANCEL_WITHIN_MS,
         own_customer_ids=True,
         balance_in_ledger=True,
@@ -150,7 +168,10 @@ def capabilities(settings: StripeSettings) -> Capabilities:
 
 
 def _mode(secret_key: str) -> str:
-    """Return the mode of a key: `sk_test_…`, `rk_live_…`."""
+    """Return the mode of a key, `live` or `test` (`sk_test_…`).
+
+    The result is empty if the key does not show it.
+    """
     found = _MODE.match(secret_key)
     return found[1] if found else ""
 
@@ -176,7 +197,7 @@ def _secret_key(text: str, name: str = "secret_key") -> str:
 def _url(text: str, name: str = "url", like: str = DEFAULT_URL) -> str:
     try:
         parts = urlsplit(text)
-        parts.port  # noqa: B018 (a property that raises for a port that is none)
+        parts.port  # noqa: B018 (a property that raises ValueError for an invalid port)
     except ValueError as error:
         raise _refused(name, "a URL") from error
     plain = not (parts.username or parts.password or parts.query or parts.fragment)
@@ -206,7 +227,7 @@ def _meters(text: str) -> dict[str, MeterName]:
             raise _refused("meters", f"valid: {found.group(1)} occurs twice")
         meters[found.group(1)] = MeterName(found.group(2), unit)
     if len({meter.event_name for meter in meters.values()}) < len(meters):
-        # Two features in one meter could not be told apart any more: no lookup, no totals.
+        # Two features in one meter cannot be distinguished, so look-ups and totals would fail.
         raise _refused("meters", "valid: two features have the same event name")
     return meters
 
@@ -225,5 +246,5 @@ def _moment(text: str) -> int:
         raise _refused("cut_over", "a time such as 2026-09-01T00:00:00Z") from error
     if found.tzinfo is None:
         raise _refused("cut_over", "a time with its zone, such as 2026-09-01T00:00:00Z")
-    # A window that began before the cut-over was somebody else's to bill: the first one of ours starts after it.
+    # Another system bills a window that began before the cut-over: our first window starts after it.
     return next_window(-(-int(found.timestamp() * 1_000_000) // 1000))

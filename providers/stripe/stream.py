@@ -1,11 +1,11 @@
-"""Stripe's meter event stream (v2): up to MAX_STREAM_EVENTS pushes a call, under the token of a session.
+"""Stripe's meter event stream (v2): up to MAX_STREAM_EVENTS pushes in a call, under the token of a session.
 
-Guarantee: "accepted" is given only for the answer that Stripe documents, and under the Request-Id that each of its
-answers has; "not applied" only for a call that never left, or that Stripe refused in its own words. The event's
-identifier is the push's key, as in v1, and is unique for 24 hours. Stripe looks at events after it has answered: what
-it finds wrong is told by error reports (`webhooks`), and what no report samples is found by reconcile. Sources:
-docs.stripe.com (usage-based/recording-usage-api, api/v2/billing/meter-event-stream, meter-event-session) and
-stripe-python 15.6. Nothing here was tried against Stripe itself.
+Guarantee: a push is accepted only if the answer is the documented one and has Stripe's Request-Id. It is "not applied"
+only if the call never left, or Stripe itself refused it. The event's identifier is the push's key, as in v1,
+and is unique for 24 hours. Stripe checks events after its answer. Error reports (`webhooks`) notify of samples of its
+errors, and reconcile finds the others. Sources: docs.stripe.com (usage-based/recording-usage-api,
+api/v2/billing/meter-event-stream, meter-event-session) and stripe-python 15.6. Nothing here was tried against Stripe
+itself.
 """
 
 from __future__ import annotations
@@ -39,16 +39,19 @@ from drawdown.schema.units import MINUTE_MS
 SESSIONS: Final = "/v2/billing/meter_event_session"
 EVENTS: Final = "/v2/billing/meter_event_stream"
 RENEWED_MS: Final = MINUTE_MS
-"""The time before its end from which a session is no longer used."""
+"""Time before its end from which a session is not used any more."""
 MAX_CALLS: Final = 32
-"""Calls of Stripe's stream for one batch. A single bad event of a hundred takes fifteen."""
+"""Calls of Stripe's stream for one batch. A single invalid event of a hundred takes fifteen."""
 EXPIRED: Final = frozenset({"billing_meter_event_session_expired", "temporary_session_expired"})
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,4096}")
 
 
 @dataclass(frozen=True)
 class Session:
-    """`until_ms` by our own clock: Stripe says how long it lasts, and its clock need not be ours."""
+    """A session of the stream.
+
+    `until_ms`: its end by our clock. Stripe sends the duration, because its clock can differ from ours.
+    """
 
     token: str = field(repr=False)
     until_ms: int
@@ -56,8 +59,11 @@ class Session:
 
 @dataclass(frozen=True)
 class NoSession:
-    """Nothing was sent: `why`, in one line. `refused`: the key may not do this. `headers` of the answer may say when to
-    ask again."""
+    """The result if there is no session, so no push was sent.
+
+    `why`: the reason, in one line. `refused`: the key may not open a session. `headers`: those of the answer, which may
+    show when to retry.
+    """
 
     why: str
     refused: bool = False
@@ -65,7 +71,7 @@ class NoSession:
 
 
 class Stream:
-    """The present session, and calls under it."""
+    """The present session of the stream, and calls under it."""
 
     def __init__(self, settings: StripeSettings, http: Http, clock: Clock) -> None:
         self._settings = settings
@@ -74,8 +80,11 @@ class Stream:
         self._session: Session | None = None
 
     async def send(self, batch: Sequence[PushRequest]) -> list[Outcome]:
-        """One outcome each, in order. Where Stripe refuses a whole call, its halves are sent, so that one bad event
-        costs no other; what MAX_CALLS did not come to is sent again later."""
+        """Send a batch, and return one outcome for each push, in order.
+
+        If Stripe refuses a whole call, each half is sent, so that one invalid event does not reject the others. After
+        MAX_CALLS, the remaining pushes are sent again later.
+        """
         parts, came = [tuple(batch)], dict[str, Outcome]()
         for _ in range(MAX_CALLS):
             if not parts:
@@ -98,7 +107,10 @@ class Stream:
         return [came.get(push.key, later) for push in batch]
 
     async def session(self) -> Session | NoSession:
-        """The one at hand, or a new one. Calls that begin at once may each make one: every one of them is good."""
+        """Return the present session, or open a new one.
+
+        Concurrent calls may each open a session, and each is valid.
+        """
         now_ms = self._clock.now_ms()
         if self._session is None or self._session.until_ms <= now_ms:
             made = _session(await self._http.send(new_session(self._settings)), now_ms)
@@ -119,8 +131,10 @@ def new_session(settings: StripeSettings) -> Call:
 
 
 def meter_events(settings: StripeSettings, session: Session, batch: Sequence[PushRequest]) -> Call:
-    """The call that bills: the same bytes for the same pushes, whatever the attempt. It has no Idempotency-Key, under
-    which a batch of other pushes would be another request: the identifiers deduplicate."""
+    """Return the call that bills. The same pushes make the same bytes at each attempt.
+
+    It has no Idempotency-Key, under which another batch would be another request. The identifiers deduplicate.
+    """
     headers = common_headers(settings) | {
         "Authorization": f"Bearer {session.token}",
         "Content-Type": "application/json",
@@ -154,7 +168,7 @@ def _session(result: HttpResult, now_ms: int) -> Session | NoSession:
 
 
 def _lasts_ms(created: object, expires: object) -> int | None:
-    """Between two times as RFC 3339 writes them; None where they are none."""
+    """Return the milliseconds between two RFC 3339 times; None if one is invalid."""
     try:
         begun, ended = (datetime.fromisoformat(str(text)[:40]) for text in (created, expires))
         return int((ended - begun).total_seconds() * 1000)
@@ -163,7 +177,7 @@ def _lasts_ms(created: object, expires: object) -> int | None:
 
 
 def _without(token: str, result: HttpResult) -> HttpResult:
-    """An answer as it may be shown, should it repeat the token, however it writes it."""
+    """Return the answer with the token replaced, in case it repeats the token."""
     if not isinstance(result, Answer):
         return result
     body = json_object(result.body)
@@ -173,7 +187,10 @@ def _without(token: str, result: HttpResult) -> HttpResult:
 
 
 def _expired(result: HttpResult) -> bool:
-    """Return True if the token is no longer valid, or never was: nothing was done under it."""
+    """Return True if the token is not valid any more, or never was.
+
+    Stripe did nothing under it.
+    """
     return isinstance(result, Answer) and (result.status in (401, 403) or _is_over(error_of(result)))
 
 
@@ -182,7 +199,9 @@ def _is_over(error: StripeError | None) -> bool:
 
 
 def _refused(result: HttpResult) -> bool:
-    """Return True if Stripe refused the whole call as invalid, and so took nothing of it.
+    """Return True if Stripe refused the whole call as invalid.
+
+    Then it accepted no event of the call.
 
     A host between Drawdown and Stripe may also answer 400. The Request-Id and the kind of the error show that it is
     Stripe's.
@@ -209,13 +228,13 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     if result.status == 429:
         return RetryAt(now_ms + wait_ms(result.headers, push.attempt, now_ms), described(result), too_many=True)
     if not _refused(result) or (error is not None and "already" in error.message):
-        # Perhaps a duplicate in other words: taken for a rejection it would be sealed again and billed twice.
+        # It may be a duplicate in other words. As a rejection, it would be sealed again and billed twice.
         return Unknown(described(result))
     return Rejected(described(result))
 
 
 def _judge_answer(answer: Answer) -> Outcome:
-    """Return the outcome of a successful answer: an empty object with a Request-Id is acceptance.
+    """Return the outcome of a 200. An empty object with a Request-Id is acceptance.
 
     A host between Drawdown and Stripe could also answer an empty object. The Request-Id shows that it is Stripe's.
     """

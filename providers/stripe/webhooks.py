@@ -1,7 +1,7 @@
-"""Stripe's webhooks: proven to be Stripe's, then read for the customers they concern.
+"""Stripe's webhooks: the check of their signatures, and the customers that they concern.
 
-Guarantee: a webhook is believed only if it is signed with one of our secrets within five minutes. A figure in a webhook
-is never used. A thin event only names itself: its content is fetched from Stripe.
+Guarantee: a webhook is accepted only if it is signed with one of our secrets, within five minutes. A figure in a
+webhook is never used. A thin event has only an id, so Drawdown fetches its content from Stripe.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from drawdown.providers.stripe.wire import clean, get, json_object, key_of, path
 from drawdown.schema.units import SECOND_MS
 
 TOLERANCE_MS: Final = 300 * SECOND_MS
-"""Age of a signature of Stripe's."""
+"""Largest age of Stripe's signature."""
 MAX_HEADER: Final = 8192
-"""Read part of a Stripe signature."""
+"""Characters of Stripe's signature header that are read."""
 ERROR_REPORTS: Final = frozenset({"v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found"})
 _CUSTOMER_EVENTS: Final = ("customer.", "invoice.", "checkout.", "billing.credit_", "billing.alert.")
 _EVENT_ID: Final = re.compile(r"[A-Za-z0-9_]{1,255}")
@@ -45,9 +45,9 @@ async def notices(
 
 
 def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> None:
-    """`t=…,v1=…[,v1=…]`: HMAC-SHA256 over `{t}.{body}`, by any of the secrets, at most 300 s old.
+    """Check the signature header `t=…,v1=…[,v1=…]` of a webhook.
 
-    Errors: WebhookRefused.
+    It is HMAC-SHA256 over `{t}.{body}`, by any of the secrets, at most 300 s old. Errors: WebhookRefused.
     """
     if not secrets:
         raise WebhookRefused("DRAWDOWN_STRIPE_WEBHOOK_SECRETS is not set")
@@ -58,7 +58,7 @@ def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> Non
         raise WebhookRefused("missing Stripe-Signature of the form t=…,v1=…")
     signed = stamps[0].encode() + b"." + body
     wanted = [hmac.new(secret.encode(), signed, sha256).hexdigest().encode() for secret in secrets]
-    # Every pair is compared, each in constant time: how long it takes tells nothing about a secret.
+    # Compare every pair, each in constant time, so that the time shows nothing of a secret.
     if not sum([hmac.compare_digest(expected, offered) for expected in wanted for offered in given]):
         raise WebhookRefused("it is not signed with any of DRAWDOWN_STRIPE_WEBHOOK_SECRETS")
     if abs(now_ms - int(stamps[0]) * 1000) > TOLERANCE_MS:
@@ -66,7 +66,11 @@ def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> Non
 
 
 def _check_account(account: str | None, event: Mapping[str, object]) -> None:
-    """A webhook of our own account names none; one of a connected account names it, a thin one as its context."""
+    """Refuse a webhook of another account.
+
+    A webhook of our own account names no account. A webhook of a connected account names it, and a thin event as its
+    context. Errors: WebhookRefused.
+    """
     for name in ("account", "context"):
         said = event.get(name)
         if account is not None and isinstance(said, str) and said and account not in said.split("/"):
@@ -93,8 +97,10 @@ def _id(found: object) -> str | None:
 async def _refusals(
     settings: StripeSettings, http: Http, event: Mapping[str, object]
 ) -> Sequence[PushRefused] | ReadFailed:
-    """The pushes that an error report samples. Stripe counts all of a window's errors and shows some: what it does not
-    show, reconcile finds."""
+    """Return the pushes that an error report samples.
+
+    Stripe counts all errors of a period and shows some of them. Reconcile finds the others.
+    """
     event_id, context = event.get("id"), event.get("context")
     if not settings.secret_key:
         return ReadFailed("DRAWDOWN_STRIPE_SECRET_KEY is not set")
@@ -110,7 +116,10 @@ async def _refusals(
 
 
 def _samples(fetched: Mapping[str, object]) -> Iterator[PushRefused]:
-    """data.reason.error_types[].sample_errors[].request.identifier, which is the request's Idempotency-Key."""
+    """Yield the refused push of each sample, by the Idempotency-Key of its request.
+
+    The key is at data.reason.error_types[].sample_errors[].request.identifier.
+    """
     for kind in _dicts(_at(fetched, "data", "reason").get("error_types")):
         for sample in _dicts(kind.get("sample_errors")):
             request = _at(sample, "request")

@@ -1,7 +1,7 @@
-"""Calls to Stripe as bytes, and the outcome of its answers for a push.
+"""Calls to Stripe as bytes, and the outcome that its answers prove for a push.
 
-Guarantee: "accepted" is given only for an answer that repeats our identifier, "not applied" only for a call that Stripe
-refused before it did anything. Every other answer leaves the push unknown. No text taken from an answer shows a key.
+Guarantee: a push is accepted only if the answer repeats our identifier. It is "not applied" only if Stripe refused the
+call before it did anything. Every other answer makes it unknown. A text from an answer never shows a key.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from drawdown.schema.units import SECOND_MS
 
 METER_EVENTS: Final = "/v1/billing/meter_events"
 MAX_TEXT: Final = 200
-"""Text of Stripe's in a message."""
+"""Length of Stripe's text in a message."""
 MAX_IDEMPOTENCY_CHARS: Final = 255
-"""An idempotency key at Stripe."""
+"""Length of an idempotency key at Stripe."""
 DUPLICATE: Final = "An event already exists with identifier"
 _LATER: Final = frozenset({"rate_limit", "lock_timeout"})
 _SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
@@ -47,7 +47,7 @@ _ATTEMPT: Final = re.compile(r"(.+)\.([0-9]{1,9})", re.DOTALL)
 
 @dataclass(frozen=True)
 class StripeError:
-    """The `error` of a body. Parts that are missing are empty."""
+    """The `error` of an answer's body. A missing part is empty."""
 
     type: str
     code: str
@@ -55,15 +55,22 @@ class StripeError:
 
 
 def get(settings: StripeSettings, path: str, params: Mapping[str, str] | None = None, context: str = "") -> Call:
-    """A reading call; `context` is the Stripe-Context that a thin event asks to be fetched in."""
+    """Return a reading call.
+
+    `context`: the Stripe-Context in which a thin event must be fetched.
+    """
     query = f"?{urlencode(params)}" if params else ""
     headers = common_headers(settings) | ({"Stripe-Context": context} if context else {})
     return Call("GET", f"{settings.url}{path}{query}", headers, timeout_s=READ_TIMEOUT_S)
 
 
 def meter_event(settings: StripeSettings, push: PushRequest) -> Call:
-    """The one call that bills. Everything but the Idempotency-Key is the same at each attempt: the identifier is what
-    deduplicates, and a fresh Idempotency-Key keeps Stripe from replaying a saved 500 for ever."""
+    """Return the call that bills a push.
+
+    The same push makes the same bytes, except for the Idempotency-Key.
+
+    The identifier deduplicates. A new Idempotency-Key prevents that Stripe repeats a stored 500 for ever.
+    """
     meter = settings.meter_of(push.feature)
     form = {
         "event_name": meter.event_name,
@@ -76,7 +83,10 @@ def meter_event(settings: StripeSettings, push: PushRequest) -> Call:
 
 
 def post(settings: StripeSettings, path: str, form: Mapping[str, str], key: str | None = None) -> Call:
-    """A writing call, under an Idempotency-Key or without one. Errors: ValueError for text that no form can carry."""
+    """Return a writing call, with or without an Idempotency-Key.
+
+    Errors: ValueError for text that a form cannot carry.
+    """
     headers = common_headers(settings) | {"Content-Type": "application/x-www-form-urlencoded"}
     if key is not None:
         headers["Idempotency-Key"] = key
@@ -92,26 +102,34 @@ def common_headers(settings: StripeSettings) -> dict[str, str]:
 
 
 def idempotency_key(push: PushRequest) -> str:
-    """`{key}.{attempt}`: Stripe's later error reports name it, so it must lead back to the push. A key that no header
-    can carry is percent-encoded; one that grows too long by that is hashed, and a report of it leads nowhere."""
+    """Return the Idempotency-Key of a push, `{key}.{attempt}`.
+
+    Stripe's later error reports name it, so it must lead back to the push. A key that a header cannot carry is
+    percent-encoded. If that is too long, it is hashed, and a report of it does not lead to the push.
+    """
     return header_key(push.key, f".{push.attempt}")
 
 
 def header_key(text: str, end: str = "") -> str:
-    """A text as an Idempotency-Key: percent-encoded, and hashed where that grows too long."""
+    """Return a text as an Idempotency-Key.
+
+    It is percent-encoded, and hashed if that is too long.
+    """
     key = quote(text, safe=_SAFE)
     return key + end if len(key + end) <= MAX_IDEMPOTENCY_CHARS else sha256(key.encode()).hexdigest() + end
 
 
 def key_of(idempotency: str) -> str:
-    """The key of the push that was sent with an Idempotency-Key. No key of ours ends in a point and digits, so one that
-    comes without an attempt is taken as it is."""
+    """Return the key of the push that was sent with an Idempotency-Key.
+
+    A key of Drawdown never ends in a point and digits, so a key without an attempt is returned unchanged.
+    """
     found = _ATTEMPT.fullmatch(idempotency)
     return unquote(found.group(1)) if found else idempotency
 
 
 def never_sent(settings: StripeSettings, push: PushRequest) -> Rejected | None:
-    """Why a push must not leave at all; None where it may."""
+    """Return a rejection of a push that must not be sent; None if it can be sent."""
     meter = settings.meter_of(push.feature)
     other = settings.conflicting_feature(push.feature)
     if other is not None:
@@ -134,14 +152,14 @@ def error_of(answer: Answer) -> StripeError | None:
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
-    """Somebody else's text as one short line without keys."""
+    """Return another program's text as one short line without keys."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text[: 10 * limit]).split())
     line = _SECRETS.sub(r"\1_…", line)
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def described(answer: Answer) -> str:
-    """An answer in one line, with the request id that Stripe's support asks for."""
+    """Return an answer as one line, with the request id for Stripe's support."""
     error = error_of(answer)
     said = f": {error.code or error.type}: {error.message}" if error else ""
     request = request_id(answer)
@@ -163,9 +181,9 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     if result.status == 200:
         return _judge_answer(result, push)
     if result.status in (401, 403):
-        # Nothing was applied; once the key is fixed the same push goes through.
+        # Stripe charged nothing. After a person fixes the key, a retry of the same push can succeed.
         return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe refuses the key: {described(result)}", by_person=True)
-    if result.status == 429:  # it comes before anything is done, from any sender
+    if result.status == 429:  # any sender of a 429 sends it before it processes the call
         return RetryAt(now_ms + wait_ms(result.headers, push.attempt, now_ms), described(result), too_many=True)
     if 400 <= result.status < 500:
         return _refused(result, push, now_ms)
@@ -180,14 +198,17 @@ def _judge_answer(answer: Answer, push: PushRequest) -> Outcome:
 
 
 def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
-    """A 4xx. Only one in Stripe's own words proves that nothing was applied: anything in between may answer a 400."""
+    """Return the outcome of a 4xx.
+
+    Only an error in Stripe's own words proves that nothing was applied, because another host may also answer 400.
+    """
     error = error_of(answer)
     if error is None or error.code == "idempotency_key_in_use":
-        # The key in use may be this very push, sent twice by something in between: "not applied" would be a guess.
+        # The key in use may be this same push, sent twice by a host in between: "not applied" would be a guess.
         return Unknown(described(answer))
     if error.type == "idempotency_error":
-        # Our Idempotency-Key came before, with other content. At a first attempt that is a history we have lost (rule
-        # R1): as Unknown, the next attempt would meet a duplicate of that other quantity and take it for this one.
+        # Our Idempotency-Key came before, with other content. At a first attempt, our database lost its history (rule
+        # R1). As Unknown, the next attempt would find a duplicate with another quantity, and accept it for this push.
         return Duplicate() if push.attempt <= 1 else Unknown(described(answer))
     if answer.status == 409 or error.code in _LATER:
         return RetryAt(now_ms + wait_ms(answer.headers, push.attempt, now_ms), described(answer))
@@ -196,23 +217,24 @@ def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
     if answer.status == 400 and (error.message.startswith(DUPLICATE) or error.code == "duplicate_meter_event"):
         return Duplicate()
     if "already" in error.message:
-        # Perhaps a duplicate in other words. Taken for a rejection it would be voided, sealed again and billed twice.
+        # It may be a duplicate in other words. As a rejection, it would be voided, sealed again and billed twice.
         return Unknown(described(answer))
     return Rejected(described(answer))
 
 
 def wait_ms(headers: Mapping[str, str], attempt: int, now_ms: int) -> int:
-    """Return the wait after "not now".
+    """Return the wait after a refused call, in milliseconds.
 
-    It is given by Retry-After, otherwise by stripe-should-retry, otherwise it grows with each attempt. It is always
-    between a second and a quarter of an hour.
+    It is from a second to a quarter of an hour.
+
+    Retry-After decides, otherwise stripe-should-retry. Otherwise the wait grows with each attempt.
     """
     asked_ms = retry_after_ms(headers, now_ms)
     if asked_ms is not None:
         return asked_ms
     hint = headers.get("stripe-should-retry", "").strip().lower()
     if hint == "false":
-        return MAX_RETRY_MS  # repeating at once would not help; giving up would lose the money
+        return MAX_RETRY_MS  # an immediate retry would not help, and without a retry the money would be lost
     return MIN_RETRY_MS if hint == "true" and attempt <= 1 else backoff_ms(attempt)
 
 
@@ -221,7 +243,7 @@ def backoff_ms(attempt: int) -> int:
 
 
 def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
-    """The object of a reading call."""
+    """Return the JSON object of a reading call; otherwise ReadFailed."""
     if not isinstance(result, Answer):
         return ReadFailed(clean(result.reason))
     if result.status != 200:

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs on the connection that `schema.migrate` hands over, inside its transaction."""
+"""Alembic's entry. It runs on the connection of `schema.migrate`, inside its transaction."""
 
 from alembic import context
 

@@ -1,1 +1,1 @@
-"""The tables. `whole.py` has all of them: what runs a command reads the module of the one it names."""
+"""The tables. `whole.py` has all of them. A command imports only the modules of the tables that it uses."""

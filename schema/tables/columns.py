@@ -1,7 +1,7 @@
-"""The kinds of columns that tables are made of.
+"""The kinds of columns of the tables.
 
-Guarantee: ids compare byte by byte on both databases (C collation on PostgreSQL: mixed collations made one
-join 540 times slower), times are integer milliseconds, quantities are integers.
+Guarantee: ids compare byte by byte on both databases (C collation on PostgreSQL: mixed collations made one join 540
+times slower). Times are integer milliseconds. Quantities are integers.
 """
 
 from typing import Any, Final
@@ -13,16 +13,18 @@ metadata = sa.MetaData()
 OFTEN_VACUUMED: Final[dict[str, Any]] = {
     "postgresql_with": {"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_insert_scale_factor": "0.02"}
 }
-"""PostgreSQL vacuums a table once a fiftieth of its rows is new or gone, not a fifth: a push leaves two rows behind
-on its way to settled, and a pruned day is one of many."""
+"""Let PostgreSQL vacuum a table once a fiftieth of its rows changed, not a fifth.
+
+A push leaves two dead rows until it is settled, and a pruned day is a small part of the table.
+"""
 
 Id = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 """An identifier, compared by its bytes."""
 Big = sa.BigInteger()
 Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-"""A key that the database counts up by itself."""
+"""A key that the database increments by itself."""
 Exact = sa.BigInteger().with_variant(sa.Numeric(), "postgresql")
-"""Keeps a fraction that another program inserted, so that it can be quarantined instead of rounded."""
+"""A column that stores a fraction that another program inserted, so that it is quarantined and not rounded."""
 
 
 def id_column(name: str, *, key: bool = False, null: bool = False) -> "sa.Column[str]":
@@ -34,7 +36,10 @@ def ms_column(name: str, *, key: bool = False, null: bool = False) -> "sa.Column
 
 
 def said_columns() -> "list[sa.Column[str]]":
-    """Return the actor and reason columns, for each row by which a person changes money or state."""
+    """Return the actor and reason columns.
+
+    Each row by which a person changes money or state has them.
+    """
     return [sa.Column("actor", sa.Text, nullable=False), sa.Column("reason", sa.Text, nullable=False)]
 
 

@@ -104,7 +104,7 @@ provider_states = sa.Table(
     sa.Column("wire_since_ms", Big, nullable=False, server_default=sa.text("0")),
     ms_column("paused_ms", null=True),
     sa.Column("paused_reason", sa.Text, nullable=True),
-    ms_column("costs_read_ms", null=True),  # when it was last asked what units cost in credits
+    ms_column("costs_read_ms", null=True),  # the last read of the costs of units in credits
     comment="One row per provider: its terms and its state. `terms`: JSON; seals depend on them. `live_from_ms`: "
     "windows before it are in shadow. `wire_since_ms`: since when its names and units hold. `paused_ms`, "
     "`paused_reason`: when and why a person paused it (NULL: not paused).",
@@ -164,13 +164,13 @@ balance_marks = sa.Table(
     sa.Column("told_qty", Big, nullable=False, server_default=sa.text("0")),
     ms_column("told_ms", null=True),
     sa.Column("scale", Big, nullable=False, server_default=sa.text("1")),
-    sa.Column("accepted_qty", Big, nullable=True),  # this and the rest: what the next cycle is compared by
+    sa.Column("accepted_qty", Big, nullable=True),  # this and the next columns: the base to compare the next cycle with
     sa.Column("used_qty", Big, nullable=True),
     sa.Column("left_qty", Big, nullable=True),
     sa.Column("cycle_left_qty", Big, nullable=True),
     ms_column("ends_ms", null=True),
-    sa.Column("own_units", sa.Text, nullable=True),  # JSON, by feature: units drawn, and what each was taken for
-    # How much more that may be: the amounts of some charges are not known.
+    sa.Column("own_units", sa.Text, nullable=True),  # JSON, by feature: units drawn, and the value assumed for each
+    # The possible additional amount, because the amounts of some charges are unknown.
     sa.Column("unsure_qty", Big, nullable=False, server_default=sa.text("0")),
     comment="Use of a balance in its present cycle beyond our pushes, at the last comparison (P5, R2). `apart_qty`: "
     "that excess. `told_qty`, `told_ms`: the part that Drawdown reported and a person has not acknowledged. "
@@ -220,7 +220,7 @@ operator_actions = sa.Table(
     *said_columns(),
     sa.Column("via", sa.Text, nullable=False, server_default="unknown"),  # cli, http, webhook, program
     sa.Index("operator_actions_by_target", "target", "action_id"),
-    sa.Column("hash", sa.Text, nullable=True),  # over this row and the hash before it; none: it is not ours
+    sa.Column("hash", sa.Text, nullable=True),  # of this row and the previous hash; NULL: Drawdown did not write it
     comment="One row per change by a person, append-only and chained by hash. `hash`: over this row and the previous "
     "hash (NULL: Drawdown did not write the row).",
 )
@@ -246,7 +246,7 @@ incarnation = sa.Table(
     sa.Column("sends", Big, nullable=False, server_default=sa.text("0")),
     ms_column("doubted_ms", null=True),
     sa.Column("doubted_reason", sa.Text, nullable=True),
-    sa.Column("doubted_after_tick", Big, nullable=True),  # the last one on record then
+    sa.Column("doubted_after_tick", Big, nullable=True),  # the last tick on record at that time
     sa.CheckConstraint("id = 1", name="incarnation_one_row"),
     comment="A single row that identifies this database (R1). `sends`: how many sends it ever claimed. `doubted_ms`, "
     "`doubted_reason`: since when, and why, it is in doubt (NULL: it is not); while it is in doubt, ticks neither "
@@ -260,7 +260,7 @@ losses = sa.Table(
     ms_column("from_ms"),
     ms_column("until_ms"),
     ms_column("at_ms"),
-    sa.Column("seal_id", Big, nullable=False),  # the last one before it
+    sa.Column("seal_id", Big, nullable=False),  # the last seal before the loss
     sa.Column("found", sa.Text, nullable=False),
     *said_columns(),
     sa.CheckConstraint("from_ms <= until_ms", name="losses_in_order"),

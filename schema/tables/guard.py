@@ -1,4 +1,4 @@
-"""The tables of the guard: what it counts, its prices, what plans and people allow, what was used and refused."""
+"""The tables of the guard: its metrics, prices, limits and overrides, and the uses that it allowed and refused."""
 
 import sqlalchemy as sa
 

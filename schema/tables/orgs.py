@@ -1,5 +1,6 @@
-"""Tables of organisations: the features they are billed for, their providers, and from which window on; the cost of
-usage at other providers, and the policies while one cannot be read.
+"""The tables of organisations: their features, their providers, and the window from which each applies.
+
+They also hold the cost of usage at other providers, and the policies while a provider cannot be read.
 """
 
 from __future__ import annotations
@@ -183,8 +184,8 @@ provider_rates = sa.Table(
     sa.Column("per_quantity", Big, nullable=False, server_default=sa.text("1")),
     ms_column("at_ms"),
     *said_columns(),
-    id_column("balance", null=True),  # the credit system that it draws on, as the provider tells; NULL: an operator's
-    ms_column("confirmed_ms", null=True),  # when the cost before it was last confirmed; NULL: it is the first one told
+    id_column("balance", null=True),  # the credit system that pays, from the provider; NULL: an operator set the rate
+    ms_column("confirmed_ms", null=True),  # when the previous cost was last confirmed; NULL: this is the first cost
     sa.CheckConstraint("micro >= 0 AND per_quantity > 0", name="provider_rates_sane"),
     comment="The cost of usage at a provider, in millionths of its balance's unit. Estimates use it; a cost in "
     "credits is also evidence. Append-only.",

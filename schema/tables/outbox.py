@@ -1,4 +1,4 @@
-"""Tables of the outbox: owed, sealed and sent quantities, and the outcome of each push."""
+"""The tables of the outbox: owed, sealed and sent quantities, and the outcome of each push."""
 
 import sqlalchemy as sa
 
@@ -61,21 +61,21 @@ pushes = sa.Table(
     sa.Column("last_error", sa.Text, nullable=True),
     id_column("wire_key", null=True),
     sa.Column("lookups", sa.Integer, nullable=False, server_default=sa.text("0")),
-    # When its provider was last asked, and what it said: found, absent, cannot_tell, not_read.
+    # The time of the last look-up at its provider, and the result: found, absent, cannot_tell, not_read.
     ms_column("looked_up_ms", null=True),
     sa.Column("lookup_answer", sa.Text, nullable=True),
-    # Rejected, and billed by a person: as an event at the provider or beside them.
+    # True if it was rejected and a person billed it: as an event at the provider, or outside the provider.
     sa.Column("by_hand", sa.Boolean, nullable=False, server_default=sa.false()),
-    # How many attempts there were when its provider refused it later: their answers say what held before.
+    # The number of attempts when its provider refused it later. Their answers show the state before.
     sa.Column("refused_attempts", sa.Integer, nullable=True),
-    # Credits for one base unit, as the provider told them of this charge: the cost may change while it is under way.
-    # A decimal; a fraction such as 1/3000 is the mean of a charge that ended inside a unit.
+    # Credits for one base unit, as the provider reported for this charge: the cost may change while it is in flight.
+    # It is a decimal. A fraction such as 1/3000 is the mean cost of a charge that ended inside a unit.
     sa.Column("credit_cost", sa.Text, nullable=True),
     sa.CheckConstraint(
         "state IN ('due', 'queued', 'in_doubt', 'accepted', 'rejected', 'voided', 'carried', 'shadow')",
         name="pushes_state",
     ),
-    # SQLite turns an overflowing product into a float; cut back to an integer it lands outside these bounds (S8).
+    # SQLite turns an overflowing product into a float. Cut to an integer, it is outside these bounds (S8).
     sa.CheckConstraint("sealed_qty BETWEEN -9000000000000000000 AND 9000000000000000000", name="pushes_quantity_bound"),
     sqlite_with_rowid=False,
     **OFTEN_VACUUMED,
@@ -90,7 +90,7 @@ sa.Index(
     postgresql_where=_OPEN,
 )
 
-# What the ledger here charges is charged in place, in the order in which it is due.
+# The embedded ledger charges in this process, in the order of due times, so it needs no entry here.
 _UNSENT = sa.text("state = 'due' AND first_attempt_ms IS NULL AND provider <> 'embedded'")
 sa.Index("pushes_unsent", pushes.c.provider, pushes.c.window_ms, sqlite_where=_UNSENT, postgresql_where=_UNSENT)
 
@@ -126,7 +126,7 @@ attempts = sa.Table(
     ms_column("finished_ms", null=True),
     sa.Column("outcome", sa.Text, nullable=True),
     sa.Column("detail", sa.Text, nullable=True),
-    sa.Column("attempts_then", sa.Integer, nullable=True),  # how many there were when the answer was written
+    sa.Column("attempts_then", sa.Integer, nullable=True),  # the number of attempts when the answer was written
     sa.Index("attempts_by_start", "started_ms"),
     sqlite_with_rowid=False,
     comment="One row per send, committed before a byte leaves (P1). `outcome` NULL: Drawdown did not see an answer.",
@@ -140,7 +140,7 @@ voids = sa.Table(
     sa.Column("evidence_kind", sa.Text, nullable=False),
     sa.Column("evidence", sa.Text, nullable=False),
     *said_columns(),
-    sa.Column("attempts_then", sa.Integer, nullable=True),  # how many its push had by then
+    sa.Column("attempts_then", sa.Integer, nullable=True),  # the number of attempts of the push at `at_ms`
     sa.CheckConstraint("evidence_kind IN ('rejected', 'absent', 'operator', 'adopted')", name="voids_evidence_kind"),
     sa.CheckConstraint("length(evidence) > 0", name="voids_evidence_given"),
     comment="Statements that a push never reached its provider, with evidence (P5).",
@@ -151,7 +151,7 @@ adoptions = sa.Table(
     metadata,
     *push_reference(),
     ms_column("at_ms"),
-    # other: its key at another quantity; excess: charged beside our keys; drawn: a balance shows it, and no event.
+    # other: its key with another quantity; excess: charged outside our keys; drawn: in a balance, without an event.
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("evidence", sa.Text, nullable=False),
     *said_columns(),

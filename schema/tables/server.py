@@ -1,6 +1,6 @@
-"""The server's tables: webhooks that were taken, the gate's last reads, used signatures, programs' keys and faults.
+"""The server's tables: accepted webhooks, the gate's last reads, used signatures, programs' keys and invalid items.
 
-They also hold the console's: people, sessions, failed sign-ins, and the facts about its database.
+They also hold the console's: people, sessions, failed sign-ins, and facts about its database.
 """
 
 from __future__ import annotations

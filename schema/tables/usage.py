@@ -1,5 +1,6 @@
-"""Usage: samples as hosts wrote them and the treatment of those that were wrong; batches, which are files that were
-taken, and the folders that are watched; backfills that wait for a person's word.
+"""The tables of usage: samples as hosts wrote them, quarantine, events, batches, watched folders and backfills.
+
+A batch is an accepted file. A backfill waits until a person closes it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from drawdown.schema.tables.columns import Big, Exact, Id, Serial, id_column, me
 usage_samples = sa.Table(
     "usage_samples",
     metadata,
-    # SQLite: INTEGER PRIMARY KEY AUTOINCREMENT, a plain rowid would be used again after a delete (S2).
-    # PostgreSQL: the inserting transaction's id; the primary key there is `id`. The migration says both.
+    # SQLite: INTEGER PRIMARY KEY AUTOINCREMENT, because SQLite would reuse a plain rowid after a delete (S2).
+    # PostgreSQL: the id of the inserting transaction. Its primary key is `id`.
+    # SQL files that are written by hand define both.
     sa.Column("arrival", Big, nullable=False),
     sa.Column("id", Id, primary_key=True),
     id_column("org_id", null=True),

@@ -1,1 +1,1 @@
-"""Readers of values that people type."""
+"""Parsers of values that people type."""

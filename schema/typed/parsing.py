@@ -1,4 +1,4 @@
-"""Reading times and amounts that people type. Pure."""
+"""Parsers of times and amounts that people type. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.schema.units import in_credits as in_credits
 
 LATEST_MS: Final = 253_402_300_799_999
-"""The last moment of the year 9999: no calendar here knows a later one."""
+"""The last moment of the year 9999, the latest that Python's datetime has."""
 
 
 EARLIEST_MS: Final = -62_135_596_800_000
@@ -29,9 +29,11 @@ FORMS: Final = (
 
 
 def parse_time(text: str, option: str, now_ms: int, zone: str = "UTC") -> int:
-    """Milliseconds since the epoch, from one of `FORMS`; days and times without an offset are those of `zone`.
+    """Return milliseconds since 1970, from one of `FORMS`.
 
-    Errors: UsageError naming the option.
+    Times without an offset are in `zone`.
+
+    Errors: UsageError, which names the option.
     """
     try:
         moment = _relative(text, now_ms, zone)
@@ -47,7 +49,10 @@ def parse_time(text: str, option: str, now_ms: int, zone: str = "UTC") -> int:
 
 
 def parse_ahead(text: str, option: str, now_ms: int) -> int:
-    """The same, for the time until when something holds. Errors: UsageError, also for `7d`, which is seven days ago."""
+    """Return a future time, as `parse_time` reads it, such as an end.
+
+    Errors: UsageError, also for `7d`, which is seven days ago.
+    """
     moment = parse_time(text, option, now_ms)
     if RELATIVE.fullmatch(text) and not text.startswith("+"):
         raise UsageError(f"{option} {text} is in the past. For {text} from now, pass +{text}")
@@ -78,7 +83,7 @@ def _absolute(text: str, zone: str) -> int:
 
 
 def parse_zone(zone: str) -> ZoneInfo:
-    """Errors: UsageError for a zone that does not exist."""
+    """Return a time zone. Errors: UsageError for an unknown zone."""
     try:
         return ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
@@ -86,17 +91,20 @@ def parse_zone(zone: str) -> ZoneInfo:
 
 
 def in_zone(ms: int, zone: ZoneInfo) -> datetime:
-    """The moment as the clocks of a zone show it."""
+    """Return a moment as the local time of a zone."""
     return datetime.fromtimestamp(ms // 1000, UTC).astimezone(zone)
 
 
 def offset_of(moment: datetime) -> str:
-    """`UTC+01:00`."""
+    """Return the offset of a moment, such as `UTC+01:00`."""
     return f"UTC{moment.isoformat()[19:]}"
 
 
 def is_said_twice(text: str, zone: ZoneInfo) -> bool:
-    """Return True if a time without an offset occurs twice, or never, in a zone: at a daylight change."""
+    """Return True if a time without an offset occurs twice, or never, in a zone.
+
+    The reason is a clock change.
+    """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -106,9 +114,11 @@ def is_said_twice(text: str, zone: ZoneInfo) -> bool:
 
 
 def parse_window(text: str, option: str, now_ms: int) -> int:
-    """Return a window's boundary. A time that is counted from now means the window that it is in.
+    """Return the start of a window.
 
-    Errors: UsageError, also for a moment that was written out and is between two boundaries.
+    A time relative to now means the window that contains it.
+
+    Errors: UsageError, also for a written moment between two boundaries.
     """
     moment = parse_time(text, option, now_ms)
     near = moment - moment % WINDOW_MS
@@ -120,7 +130,10 @@ def parse_window(text: str, option: str, now_ms: int) -> int:
 
 
 def require_range(from_ms: int | None, to_ms: int | None) -> None:
-    """Errors: UsageError for a range that can hold nothing: nothing found there would pass for nothing there is."""
+    """Reject an empty range.
+
+    Otherwise an empty result would look as if no rows existed. Errors: UsageError.
+    """
     if from_ms is not None and to_ms is not None and to_ms <= from_ms:
         what = "ends before it begins" if to_ms < from_ms else "is empty"
         raise UsageError(
@@ -129,7 +142,10 @@ def require_range(from_ms: int | None, to_ms: int | None) -> None:
 
 
 def parse_length(text: str, option: str) -> int:
-    """A length of time in milliseconds: `45m`, `6h`, `35d`. Errors: UsageError naming the option."""
+    """Return a length of time in milliseconds, from `45m`, `6h` or `35d`.
+
+    Errors: UsageError, which names the option.
+    """
     found = RELATIVE.fullmatch(text)
     if found is None or found[1] or not text.isascii():
         raise UsageError(f"{option}: invalid length of time {text!r}: expected one such as 45m, 6h or 2d")
@@ -137,7 +153,10 @@ def parse_length(text: str, option: str) -> int:
 
 
 def show_time(ms: int | None) -> str:
-    """Return ISO 8601 in UTC, to the second; with milliseconds if it has some."""
+    """Return a moment as ISO 8601 in UTC; `-` for None.
+
+    It is to the second, or to the millisecond if needed.
+    """
     if ms is None:
         return "-"
     moment = datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
@@ -145,7 +164,7 @@ def show_time(ms: int | None) -> str:
 
 
 def lasting(ms: int) -> str:
-    """Return a duration in words, as exact as its size needs: `45 s`, `3 h 12 min`, `2 d 4 h`."""
+    """Return a duration as text: `45 s`, `3 h 12 min`, `2 d 4 h`."""
     seconds = max(ms, 0) // 1000
     for size, name, less, smaller in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min")):
         if seconds >= size:
@@ -155,15 +174,19 @@ def lasting(ms: int) -> str:
 
 
 def plain_decimal(text: str) -> Decimal:
-    """A number as people write it: a sign, digits, a point. No exponent, no digits of other scripts, no underscore: in
-    an amount each of these is sooner a slip than meant. Errors: InvalidOperation."""
+    """Return a number with an optional sign, digits and a decimal point.
+
+    Errors: InvalidOperation.
+
+    It accepts no exponent, no digits of other scripts, and no underscore: in an amount, each is probably a mistake.
+    """
     if not _PLAIN.fullmatch(text):
         raise InvalidOperation
     return Decimal(text)
 
 
 def parse_credits(text: str) -> int:
-    """Return micro-credits from a decimal number of credits.
+    """Return micro-credits, from a decimal number of credits.
 
     Errors: UsageError for a text that is not a number, or finer than a micro-credit.
     """
@@ -178,19 +201,19 @@ def parse_credits(text: str) -> int:
 
 
 def show_credits(micro: int) -> str:
-    """Credits with as many decimals as needed, two at least."""
+    """Return credits as text, with as many decimals as needed, at least two."""
     whole, rest = divmod(abs(micro), MICRO)
     decimals = f"{rest:06d}".rstrip("0").ljust(2, "0")
     return f"{'-' if micro < 0 else ''}{whole:,}.{decimals}"
 
 
 def type_credits(micro: int) -> str:
-    """The same as it is typed: without commas."""
+    """Return credits as people type them, without commas."""
     return show_credits(micro).replace(",", "")
 
 
 def parse_percent(text: str) -> int:
-    """Parts per million, of a percentage: `70` or `12.5`. Errors: UsageError."""
+    """Return parts per million, from a percentage: `70` or `12.5`. Errors: UsageError."""
     try:
         ppm = plain_decimal(text.removesuffix("%")) * 10_000
     except ArithmeticError as error:
@@ -201,17 +224,23 @@ def parse_percent(text: str) -> int:
 
 
 def show_percent(ppm: int) -> str:
-    """Return parts per million as percent: `70 %`, `12.5 %`."""
+    """Return parts per million as a percentage: `70 %`, `12.5 %`."""
     return f"{Decimal(ppm) / 10_000:f} %"
 
 
 def is_quantity(text: str) -> bool:
-    """Return True if a text is a whole number of base units, in plain digits, that a database can hold."""
+    """Return True if a text is a whole number of base units, in plain digits.
+
+    A database can store it.
+    """
     return text.isascii() and text.isdigit() and len(text) <= 18
 
 
 def parse_quantities(use: list[str] | None) -> dict[str, int] | None:
-    """Base units by feature, of `tokens=1200`. Errors: UsageError."""
+    """Return base units by feature, from texts such as `tokens=1200`.
+
+    Errors: UsageError.
+    """
     found: dict[str, int] = {}
     for text in use or []:
         feature, _, quantity = text.partition("=")

@@ -1,4 +1,4 @@
-"""Version 0.1.0: migrations begin here. `schema.create` makes this schema; no older schema is migrated to it."""
+"""Version 0.1.0, the first migration. `schema.create` makes this schema. Older schemas cannot be migrated to it."""
 
 revision = "0100"
 down_revision = None
@@ -7,9 +7,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Nothing is left to do: a new database is created at the newest revision."""
+    """Do nothing: a new database is created at the newest revision."""
 
 
 def downgrade() -> None:
-    """There is no version before it."""
+    """Refuse a downgrade: there is no earlier version."""
     raise NotImplementedError("no version comes before 0.1.0")

@@ -1,1 +1,1 @@
-"""One file a schema version; tables as SQL per database, rules as guards."""
+"""The migrations, one file for each version of the schema: tables as SQL for each database, rules as guards."""
