@@ -11,8 +11,9 @@ from typing import Final
 
 import pytest
 
-from drawdown.server.api import fail_open, gate, health
+from drawdown.server.api import fail_open, gate, health, programs
 from drawdown.server.console import action_forms, console, my
+from drawdown.server.usage import intake
 
 PATIENT_S: Final = 60.0
 
@@ -22,6 +23,6 @@ def patience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gate, "READ_WITHIN_S", PATIENT_S)
         patch.setattr(gate, "FRESH_WITHIN_S", PATIENT_S)
-        for module in (health, fail_open, console, action_forms, my):
+        for module in (health, fail_open, programs, intake, console, action_forms, my):
             patch.setattr(module, "WITHIN_S", PATIENT_S)
         yield
