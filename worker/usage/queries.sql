@@ -37,7 +37,7 @@ WHERE {unseen_by_some} AND {unseen} AND s.problem IS NULL
 {rows :floors (org_id text, floor_ms bigint)} f
 
 -- name: forget_nothing
--- A row without seconds does not wait for billing. It is deleted, because a trigger refuses a floor above a pending row.
+-- A row without seconds does not wait for billing. It is deleted, because a trigger refuses a floor above pending rows.
 DELETE FROM pending_usage WHERE seconds = 0 AND EXISTS (SELECT 1 FROM {floors}
     WHERE f.org_id = pending_usage.org_id AND pending_usage.window_ms < f.floor_ms)
 
