@@ -362,7 +362,6 @@ def _row(row: sa.RowMapping, now_ms: int) -> KeyRow:
 # Actions and lists.
 
 
-
 @dataclass(frozen=True)
 class KeyMade:
     """A new API key. `key` is shown this once, and never stored.
