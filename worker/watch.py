@@ -50,7 +50,7 @@ LOOKS_A_ROUND: Final = 5_000
 COSTS_MS: Final = 5 * MINUTE_MS
 """Interval between a watch's reads of the costs of units, in milliseconds. Each tick reads them, too."""
 HALTED_SHARE: Final = 4
-"""One in this many reads of a round is for halted organisations. The others are for those whose credit may end."""
+"""One in this many reads of a round is for halted organisations. The others are for those with credit that may end."""
 
 
 BEGUN_FOR_MS: Final = MINUTE_MS

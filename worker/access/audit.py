@@ -111,7 +111,7 @@ def _floor(connection: sa.Connection, chosen: AuditFilter, before: int, within: 
 
 
 def unchained(connection: sa.Connection, actions: Sequence[AuditEntry]) -> list[int]:
-    """Return the numbers of those actions whose hash does not follow from the action before (`schema.audit`)."""
+    """Return the numbers of actions with a hash that does not follow from the action before (`schema.audit`)."""
     rows = SQL.run(connection, "with_those_before", {"ids": [one.action_id for one in actions]}).mappings()
     return [
         int(row["action_id"])

@@ -55,7 +55,7 @@ SCOPES: Final = (
 EVENTS: Final = "events:write"
 SAMPLES: Final = "samples:write"
 WITH_IDS: Final = frozenset({EVENTS, SAMPLES})
-"""Scopes for items whose ids the sender chooses."""
+"""Scopes for items with ids that the sender chooses."""
 PREFIX: Final = "ddk_"
 """Prefix of each key, so that scanners of source code can find leaked keys."""
 ACTOR: Final = "key"

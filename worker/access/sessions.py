@@ -70,9 +70,9 @@ def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -
 def begin(
     connection: sa.Connection, name: str, password: str, session: str, address: str, now_ms: int, anew: str = ""
 ) -> Person | None:
-    """Begin a session of a person whose stored hash `password` was verified. Return None if the hash has changed since.
+    """Begin a session of a person after the stored hash `password` was verified. Return None if the hash has changed.
 
-    `anew`: a hash of the same password with the present cost, which replaces the stored hash ('': no new hash).
+    The last parameter is a hash of the same password with the present cost. It replaces the stored hash ('': keep it).
     """
     row = SQL.run(connection, "person", {"name": name, "password": password}).one_or_none()
     if row is None:
@@ -103,7 +103,7 @@ def enter(connection: sa.Connection, link: str, session: str, address: str, now_
 def begin_proven(
     connection: sa.Connection, name: str, session: str, address: str, now_ms: int, through: str
 ) -> Person | None:
-    """Begin a session of a person whom another service authenticated. Return None if the name is unknown or ended.
+    """Begin a session of a person after another service authenticated them. Return None for an unknown or ended name.
 
     `through`: the address of that service.
     """

@@ -59,7 +59,7 @@ MAX_ROWS_COMPARED: Final = 200_000
 In a larger file, it compares a sample of about this many rows.
 """
 MAX_ROWS_KEPT: Final = 4_096
-"""Rows of a batch whose hashes Drawdown stores, to compare later files with them."""
+"""Rows of a batch with stored hashes. Later files are compared with these hashes."""
 _HASHES: Final = 1 << 64
 AT_ONCE: Final = 5_000
 """Rows of a file's sums that one statement fetches and stores."""

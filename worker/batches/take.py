@@ -413,7 +413,7 @@ WITHDRAWN_AT_ONCE: Final = 5_000
 class WithdrawnBatch:
     """The result of a withdrawal.
 
-    `samples`: the number of withdrawn samples. `closed`: the number of samples below their organisation's floor, whose
+    `samples`: the number of withdrawn samples. `closed`: the number of samples below their organisation's floor. Their
     charges stay. `already`: the batch was withdrawn before.
     """
 

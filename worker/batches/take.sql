@@ -14,7 +14,7 @@ FOR SHARE OF b
 
 -- name: other_of_name
 -- A batch in force with this name, or with this path from another source: from the watched folder or by hand. It also
--- finds a batch whose file has another name now. The lock is shared. A withdrawal of the batch, which makes ticks read
+-- finds a batch if its file has another name now. The lock is shared. A withdrawal of the batch, which makes ticks read
 -- files in conflict again, comes before this transaction or waits for it.
 SELECT f.batch, f.seen_ms > :now_ms AS is_newer FROM batch_files f JOIN batches b ON b.batch = f.batch
 WHERE f.source IN (SELECT :source UNION ALL SELECT '' UNION ALL SELECT source FROM batch_sources WHERE folder = :folder)

@@ -117,7 +117,7 @@ class Pools:
     def weight_told(
         self, pool: str, feature: str, first: int, last: int, cost: str | None
     ) -> tuple[Fraction, Fraction]:
-        """Return the minimum and maximum cost as `weight` does, for a charge whose `cost` the provider reported.
+        """Return the minimum and maximum cost as `weight` does, for a charge with a `cost` that the provider reported.
 
         `cost`: a text of `as_text`. If a limit ended the charge inside a unit, the cost of a unit is a fraction, and
         the cost of the whole charge is a whole number.

@@ -2,8 +2,8 @@
 
 Pure, except `mapping_rows` and `read_in_use`, which read.
 
-Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window whose feature
-a new row would change, so a change of past windows can only add missing features.
+Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window for which
+a new row would change the feature, so a change of past windows can only add missing features.
 
 A size is looked up in this order: an exact row for that size, the smallest "up to" tier that includes it, the open top.
 Rows with the same selector (kind and size) follow one another in time. The row that started last is in force, and a row
@@ -35,7 +35,7 @@ UNITS: Final = "units"
 
 
 MOST_MAPPINGS: Final = 8
-"""Mappings whose segments a process caches. Each tick and each guard needs them, and they seldom change."""
+"""Mappings with segments that a process caches. Each tick and each guard needs them, and they seldom change."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class MappingRow:
 
     @property
     def is_of_events(self) -> bool:
-        """Return True if the row is for an event type, whose meter is `memory_mb`."""
+        """Return True if the row is for an event type. Its `memory_mb` is a meter."""
         return is_meter(self.memory_mb)
 
     @property

@@ -31,7 +31,8 @@ UNSAID: Final = {"way": "v1"}
 def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
     """Store the terms of new providers, and new terms of providers without sealed usage.
 
-    Windows whose usage was pending for that become dirty. Terms affect seals, so they are stored under the seal's lock.
+    Windows with usage that waited for these terms become dirty. Terms affect seals, so they are stored under the
+    seal's lock.
     """
     if not _unmet(connection, declared) and not _to_learn(connection, declared):
         return
@@ -54,7 +55,7 @@ def _unmet(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> l
 
 
 def _to_learn(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> list[str]:
-    """Return the providers whose terms are the stored ones, except for a mode that is not stored yet."""
+    """Return the providers with the same terms as the stored ones, except for a mode that is not stored yet."""
     stored = _stored(connection)
     return [
         name

@@ -1,4 +1,4 @@
--- The organisations whose verdicts may change by executions.
+-- The organisations with verdicts that executions may change.
 
 -- name: verdict_may_change
 -- True if an organisation of this wallet is halted, if the wallet just lost a tier, or if its balance is low and the

@@ -142,8 +142,8 @@ def make_room(
 ) -> int:
     """If a wallet seems to lack credit, reduce its reservations by the charges of metering since their last check.
 
-    Reservations are not checked if the credit would be missing even without them. `growing`: the execution whose
-    reservation grows to `wanted_micro` in all. Returns the wallet's uncharged usage, in micro-credits.
+    Reservations are not checked if the credit would be missing even without them. `growing`: the execution for
+    which the reservation grows to `wanted_micro` in all. Returns the wallet's uncharged usage, in micro-credits.
     """
     found = with_unbilled(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     least = wanted_micro

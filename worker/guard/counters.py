@@ -232,7 +232,7 @@ def hold_use(connection: sa.Connection, name: str) -> Use | None:
 
 
 def add_uses(connection: sa.Connection, uses: Sequence[Use]) -> int:
-    """Insert uses whose keys are free. Return the number of inserted uses."""
+    """Insert the uses with free keys. Return the number of inserted uses."""
     return len(SQL.run(connection, "add_uses", {"uses": [_columns(one) for one in uses]}).all())
 
 

@@ -478,7 +478,7 @@ def _moves_of(book: Book) -> list[dict[str, object]]:
 
 
 def _group_of(call: Call, ending: Use | None) -> _Group | None:
-    """Return the group whose counters a call moves; None if the call neither is a use nor ends a use."""
+    """Return the group with the counters that a call moves; None if the call neither is a use nor ends a use."""
     if isinstance(call, Ask):
         return call.wish.org_id, call.wish.metric
     return None if ending is None else (ending.org_id, ending.metric)

@@ -289,7 +289,7 @@ class MetricBlocks:
 
 @dataclass(frozen=True)
 class Blocked:
-    """An organisation whose uses of a metric were blocked, or would be in phase 3.
+    """An organisation with uses of a metric that were blocked, or would be in phase 3.
 
     `blocked` and `would` are numbers of uses. `pays`: the organisation ever bought credit.
     """

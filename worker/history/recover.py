@@ -40,7 +40,7 @@ class Recovered:
     to_look_up: int = 0
     """The number of open pushes that are looked up before they are sent."""
     to_decide: int = 0
-    """The number of open pushes whose providers have no look-up, or are not installed on this machine.
+    """The number of open pushes to providers that have no look-up, or are not installed on this machine.
 
     A person decides them (`drawdown push resolve`), unless another machine can look them up.
     """

@@ -50,7 +50,7 @@ class Deliveries:
     delivered: int = 0
     failed: int = 0
     given_up: int = 0
-    """Failed messages whose schedule has ended."""
+    """Failed messages after the end of their schedule."""
 
 
 def deliver(context: Context, only: str = ALL) -> Steps[Deliveries]:

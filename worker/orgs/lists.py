@@ -204,7 +204,7 @@ def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int, now_ms:
 
 @dataclass(frozen=True)
 class NeverHalted:
-    """The number of organisations whose org override prevents halts, and the first of them, each with its end."""
+    """The number of organisations with an org override against halts, and the first of them, each with its end."""
 
     orgs: int
     first: list[tuple[str, int | None]]
@@ -218,7 +218,7 @@ def never_halted(connection: sa.Connection, now_ms: int, most: int) -> NeverHalt
 
 @dataclass(frozen=True)
 class RunningOut:
-    """The number of organisations whose credit ends within a day, by the watch's last estimate.
+    """The number of organisations with credit that ends within a day, by the watch's last estimate.
 
     `first`: the first of them, each with the end of its credit in milliseconds.
     """
@@ -228,7 +228,7 @@ class RunningOut:
 
 
 def running_out(connection: sa.Connection, now_ms: int, most: int) -> RunningOut:
-    """Return the organisations whose credit ends within a day: their number, and at most `most` of them (1 or more)."""
+    """Return the organisations with credit that ends within a day: their number, and the first `most` (1 or more)."""
     rows = SQL.run(connection, "running_out", {"runs_out_by_ms": now_ms + DAY_MS, "at_most": most}).all()
     first = [(str(row.org_id), int(row.runs_out_ms)) for row in rows]
     return RunningOut(int(rows[0].orgs) if rows else 0, first)
@@ -384,7 +384,7 @@ class CreditForecast(NamedTuple):
 
 UNBILLED: Final = frozenset((None, *EXEMPT_PROVIDERS))
 NOTHING: Final = Used()
-"""The usage of an organisation whose balance includes all its usage."""
+"""The usage of an organisation with a balance that includes all its usage."""
 
 
 def left_of(connection: sa.Connection, rows: Sequence[Billed], now_ms: int) -> list[CreditForecast]:

@@ -1,7 +1,7 @@
 -- Changes of providers: accept new terms, pause, resume.
 
 -- name: unsent
--- A push without an attempt, or whose attempts provably did not arrive.
+-- A push without an attempt, or with attempts that provably did not arrive.
 state = 'due' AND first_attempt_ms IS NULL
 
 -- name: open

@@ -90,7 +90,8 @@ def set_terms(
     If its top-ups had stopped themselves, they continue, because the terms may name a customer with another card.
 
     Errors: UsageError for invalid terms, and unless `new`, for a currency that the service is not known to take or that
-    differs from the former one; Refused for a wallet whose balance a provider keeps; UnknownId unless `new`.
+    differs from the former one; Refused for a wallet with a balance that a provider keeps; UnknownId for an unknown
+    customer, unless `new`.
     """
     if not is_clean_id(customer_id):
         raise UsageError("invalid customer id: expected 1 to 200 characters without control characters")
@@ -217,7 +218,7 @@ def _before(row: sa.RowMapping | None) -> tuple[Terms | None, str | None]:
 
 
 def _require_own(connection: sa.Connection, customer_id: str, now_ms: int) -> None:
-    """Refuse a wallet whose balance a provider keeps, because that provider fills it itself. Errors: Refused."""
+    """Refuse a wallet if a provider keeps its balance, because that provider fills it itself. Errors: Refused."""
     keeper = keeper_of(connection, customer_id, now_ms)
     if keeper is not None:
         raise Refused(f"cannot top up {customer_id}: {keeper} bills it, and keeps and fills its balances itself")
@@ -259,7 +260,7 @@ def _require_known_currency(terms: Terms, can: PaymentCapabilities, before: str 
 
 
 def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities) -> None:
-    """Refuse terms whose smallest charge is too small for the service, or above the largest allowed charge.
+    """Refuse terms with a smallest charge that is too small for the service, or above the largest allowed charge.
 
     Errors: UsageError.
     """
@@ -277,7 +278,7 @@ def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities
 
 
 def require_only_one(context: Context, service: str, service_customer: str) -> Steps[InDoubt | None]:
-    """Refuse a customer whose balance the payment service fills itself. Return InDoubt if the service does not answer.
+    """Refuse a customer if the payment service fills its balance itself. Return InDoubt if the service does not answer.
 
     Errors: Refused.
     """

@@ -91,7 +91,7 @@ class TopupFigures:
     """Figures of top-ups.
 
     `open`: the number of open top-ups and the time of the oldest, by state. `ended`: the number of ended ones, by
-    state. `blocked`: the number of wallets whose top-ups stopped themselves. `manual_review`: the number of top-ups
+    state. `blocked`: the number of wallets with top-ups that stopped themselves. `manual_review`: the number of top-ups
     that a person must decide. `stopped`: all top-ups are stopped.
     """
 
@@ -103,7 +103,7 @@ class TopupFigures:
 
 
 def list_terms(connection: sa.Connection, most: int, wallet: str = "") -> list[WalletTerms]:
-    """Return the terms of wallets. Wallets whose top-ups stopped themselves come first.
+    """Return the terms of wallets. Wallets with top-ups that stopped themselves come first.
 
     Errors: UnknownId for a wallet without terms.
     """

@@ -80,7 +80,7 @@ class End:
 def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: int, now_ms: int) -> End | None:
     """Return the state that follows from a call's answer alone.
 
-    Returns None for NotSent and NotFound, whose consequence depends on earlier calls.
+    Returns None for NotSent and NotFound, because their consequence depends on earlier calls.
     """
     soon = now_ms + backoff_ms(lookups + 1)
     match result:

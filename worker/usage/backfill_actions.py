@@ -70,7 +70,7 @@ class ShownBackfill(BackfillRow):
 
 @dataclass(frozen=True)
 class BackfillClosed(BackfillRow):
-    """A closed backfill, whose events are usage now.
+    """A closed backfill. Its events are usage now.
 
     `price_micro`: the charge by the ledger's rate card (null: a feature has no price). `left`: the rest of the wallet.
     """
@@ -81,7 +81,7 @@ class BackfillClosed(BackfillRow):
 
 @dataclass(frozen=True)
 class BackfillReverted:
-    """A reverted backfill, whose events no longer count. `was`: its state before.
+    """A reverted backfill. Its events no longer count. `was`: its state before.
 
     `withdrawn`: the number of its withdrawn events.
     """

@@ -188,7 +188,7 @@ def _staged(row: Mapping[str, Any], stored: Mapping[str, Any], new: set[str]) ->
 
 
 def _find_pruned(connection: sa.Connection, names: Sequence[str], events: Sequence[UsageEvent]) -> set[str]:
-    """Return the names of events that were withdrawn, and whose samples were pruned since."""
+    """Return the names of events that were withdrawn, and lost their samples to pruning since."""
     asked = store.keyed(names, events, own=True)
     gone = store.withdrawn_among(connection, asked)
     return gone - {name for name, _ in store.stored(connection, asked)} if gone else gone

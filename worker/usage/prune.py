@@ -158,7 +158,7 @@ def _rows(floors: Mapping[str, int]) -> list[dict[str, object]]:
 
 
 MONTHS_KEPT: Final = 13
-"""Months whose pushes stay: a year, and the month before it for comparison."""
+"""The number of months for which pushes stay: a year, and the month before it for comparison."""
 
 
 @dataclass(frozen=True)

@@ -214,7 +214,7 @@ def _sample(fixed: Mended, row: SampleRow, whole: Row, now_ms: int) -> Sample:
 
 
 def _close_long(connection: sa.Connection, name: str, chosen: QuarantineFilter, by: By) -> int:
-    """Dismiss the samples whose long ids begin like `name`. Return their number."""
+    """Dismiss the samples with long ids that begin like `name`. Return their number."""
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason_given": by.reason}
     values = {**values_of(chosen), **CUT_AT, **person, "sample_id": name}
     return QUARANTINE.run(connection, "close_long", values).rowcount

@@ -1,6 +1,6 @@
 """An operator's changes of the embedded ledger.
 
-Guarantee: an organisation whose verdict may change is marked, so that the next tick refreshes it.
+Guarantee: an organisation is marked if its verdict may change, so that the next tick refreshes it.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def grant(
     records the grant once, and a repetition only if it changes the plan.
 
     Errors: Refused for a key that was used before with other content; UsageError for invalid terms; UnknownId for an
-    unknown plan. Unless `new`, UnknownId also for an unknown feature, and for an unknown customer whose id resembles an
+    unknown plan. Unless `new`, UnknownId also for an unknown feature, and for an unknown customer with an id like an
     existing one.
     """
     if not is_clean_id(customer_id):
@@ -354,7 +354,7 @@ def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, 
     """Put a customer on a plan, and grant the plan's credit. Return the former plan; None if there was no plan.
 
     You can repeat the call: it has an effect once. Errors: UsageError for an invalid id; UnknownId for an unknown plan,
-    and unless `new`, for an unknown customer whose id resembles an existing one.
+    and unless `new`, for an unknown customer with an id like an existing one.
     """
     if not is_clean_id(customer_id):
         raise UsageError("invalid customer id: expected 1 to 200 characters without control characters")

@@ -295,7 +295,7 @@ class EntriesQuery:
     """A query of a wallet's days, in milliseconds. Days begin at midnight (UTC).
 
     `from_ms` to `to_ms`: the days. `use_from_ms`: the start of the use by day. `hours_from_ms`: the start of the use by
-    hour. `opened_ms`: the day whose entries are shown (None: no entries).
+    hour. `opened_ms`: the day with entries to show (None: no entries).
     """
 
     customer_id: str

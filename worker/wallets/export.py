@@ -67,7 +67,7 @@ class Span:
 def export_lines(connection: sa.Connection, kind: Kind, span: Span, form: Format, now_ms: int) -> Iterator[str]:
     """Yield the lines of an export. CSV begins with the names of the columns.
 
-    Errors: UnknownId for an unknown organisation; UsageError for usage whose pushes were folded into sums of a day.
+    Errors: UnknownId for an unknown organisation; UsageError for usage in pushes that were folded into sums of a day.
     """
     rows = _ledger(connection, span, now_ms) if kind == "ledger" else _usage(connection, span, now_ms)
     columns, first = COLUMNS[kind], list(islice(rows, 1))  # read a row before the first output: errors come here

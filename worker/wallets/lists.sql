@@ -28,7 +28,7 @@ w.balance_micro < 0
 
 -- name: is_low
 -- A wallet is low at or below its top-up threshold, or the level at which balances are low: its own or the general one.
--- A negative balance is `owed` instead. A wallet whose whole balance is available and above the highest level is not
+-- A negative balance is `owed` instead. A wallet with its whole balance available and above the highest level is not
 -- low. This excludes nearly all wallets without a read of their own level.
 w.balance_micro >= 0 AND (w.balance_micro <= {highest_level} OR w.available_micro < w.balance_micro) AND w.available_micro <= CASE WHEN w.threshold_micro IS NULL THEN {level} WHEN {level} > w.threshold_micro THEN {level}
     ELSE w.threshold_micro END

@@ -1,7 +1,7 @@
 """Pools, their allotments and the use of these, and the payers of executions.
 
-Guarantee: each call has its effect once, so that a caller who lost the answer can repeat it. An organisation whose
-verdict may change is marked, so that the next tick refreshes it. The lists only read.
+Guarantee: each call has its effect once, so that a caller who lost the answer can repeat it. An organisation is marked
+if its verdict may change, so that the next tick refreshes it. The lists only read.
 """
 
 from __future__ import annotations

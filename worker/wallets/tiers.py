@@ -1,6 +1,6 @@
 """Tiers, their prices and holders. A tier is more sandboxes at once, which a customer buys by the month.
 
-Guarantee: an organisation whose verdict may change is marked, so that the next tick refreshes it. Each call has its
+Guarantee: an organisation is marked if its verdict may change, so that the next tick refreshes it. Each call has its
 effect once, so that a caller who lost the answer can repeat it. The lists only read.
 """
 

@@ -220,7 +220,7 @@ def _went_in(answer: EventResult | None) -> bool:
 
 
 def _answer_before(stored: Stored | None, event: UsageEvent) -> EventResult | None:
-    """Return the answer to an event whose key is stored already; None for a new key."""
+    """Return the answer to an event with a key that is stored already; None for a new key."""
     if stored is None:
         return None
     if not is_same(stored.content, content_of(event)):
@@ -229,7 +229,7 @@ def _answer_before(stored: Stored | None, event: UsageEvent) -> EventResult | No
 
 
 def _repeated(first: EventResult, *, alike: bool) -> EventResult:
-    """Return the answer to an event whose key occurred earlier in this request. `first`: the answer to the first."""
+    """Return the answer to an event with the key of an earlier event in this request. `first`: the earlier answer."""
     if _went_in(first):
         return _DUPLICATE if alike and first.status != "conflict" else _OTHER
     return first if alike else _REPEATED
@@ -428,7 +428,7 @@ def stored(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> dict[t
 
 
 def withdrawn_among(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> set[str]:
-    """Return the sample ids of withdrawn events, including those whose samples were pruned since."""
+    """Return the sample ids of withdrawn events, including those with samples that were pruned since."""
     return set(SQL.run(connection, "withdrawn", {"keys": asked}).scalars()) if asked else set()
 
 

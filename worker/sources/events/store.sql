@@ -96,6 +96,6 @@ SELECT 1 FROM usage_events WHERE source = :source LIMIT 1
 SELECT DISTINCT source FROM (SELECT source FROM usage_events LIMIT :scanned) e ORDER BY 1 LIMIT :at_most
 
 -- name: alike
--- Events whose ids begin or end like the given id.
+-- Events with ids that begin or end like the given id.
 SELECT event_id FROM (SELECT source, event_id FROM usage_events LIMIT :scanned) e
 WHERE source = :source AND (event_id LIKE :head ESCAPE '!' OR event_id LIKE :tail ESCAPE '!') LIMIT :at_most

@@ -77,7 +77,7 @@ class ImportReport:
     inserted: int = 0
     already_there: int = 0
     withdrawn: int = 0
-    """Rows whose samples were withdrawn before, so they are never billed."""
+    """Rows with samples that were withdrawn before, so they are never billed."""
     rejected: int = 0
     conflicts: int = 0
     committed: bool = True

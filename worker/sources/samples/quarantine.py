@@ -2,7 +2,7 @@
 
 Guarantee: a page has at most MAX_ROWS rows, and continues after the last id of the former page. The list has every
 sample that the quarantine's counts include. A host may write ids of megabytes, so the database cuts too long texts.
-Samples whose cut texts are equal are one row with their number.
+Samples with equal cut texts are one row with their number.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ SELECT DISTINCT reason FROM ({quarantined_reasons}) x ORDER BY 1
 SELECT reason, COUNT(*) AS samples FROM ({quarantined_reasons}) x GROUP BY reason ORDER BY reason
 
 -- name: close_long
--- Close all samples whose ids begin like :sample_id. Only the database reads the ids, because they can have any length.
+-- Close all samples with ids that begin like :sample_id. Only the database reads the ids, because they can be of any
+-- length.
 INSERT INTO quarantine_closed (sample_id, new_id, at_ms, actor, reason)
 SELECT DISTINCT x.sample_id, CAST(NULL AS TEXT), CAST(:at_ms AS BIGINT), :actor, :reason_given
 FROM ({quarantined_whole}) x WHERE {chosen} AND {cut_id} = :sample_id
