@@ -227,7 +227,7 @@ def _bring_providers_up_to_date(connection: sa.Connection, since: int | None, no
     """Set `orgs.billing_provider` to the provider of the assignment in force, and refresh changed organisations.
 
     The refresh is needed because a halted organisation has no usage that would cause one. All assignments in force are
-    checked, even old ones: the clock of an earlier tick may have been wrong, and an assignment may be made after its
+    checked, even old ones. The clock of an earlier tick may have been wrong, and an assignment may be made after its
     start.
     """
     since_ms = 0 if since is None else min(since, now) - WINDOW_MS

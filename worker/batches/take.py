@@ -2,10 +2,9 @@
 
 Guarantee: the same rows are taken once, under any name or format of their file. The hash of the file is the batch's
 key, and is inserted in the same transaction as the usage. If other content has the name of a batch in force, it is a
-conflict, and it is not taken. If a file shares rows with another batch, it waits until a person accepts it, because
-rows without ids do not show if they are the same use. Drawdown stores the hashes of up to MAX_ROWS_KEPT rows of each
-batch: of a larger batch, those with the smallest hashes. The seal finds the samples by their arrival, as other samples
-(S2).
+conflict, and it is not taken. If a file shares rows with another batch, it waits until a person accepts it. Rows
+without ids do not show if they are the same use. Drawdown stores the hashes of up to MAX_ROWS_KEPT rows of each batch:
+of a larger batch, those with the smallest hashes. The seal finds the samples by their arrival, as other samples (S2).
 
 A withdrawal does not edit samples (S7): each gets its own withdrawal row, and the next tick refunds the charges. A
 withdrawal works in portions, because each holds S1's lock. The batch stays in force until the last portion is done.

@@ -119,8 +119,8 @@ class Pools:
     ) -> tuple[Fraction, Fraction]:
         """Return the minimum and maximum cost as `weight` does, for a charge with a `cost` that the provider reported.
 
-        `cost`: a text of `as_text`. If a limit ended the charge inside a unit, the cost of a unit is a fraction, and
-        the cost of the whole charge is a whole number.
+        `cost`: a text of `as_text`. If a limit ended the charge inside a unit, the cost of a unit is a fraction. The
+        cost of the whole charge is a whole number.
         """
         costs = self._of.get(feature)
         if not costs:

@@ -2,8 +2,8 @@
 
 Pure, except `mapping_rows` and `read_in_use`, which read.
 
-Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window for which
-a new row would change the feature, so a change of past windows can only add missing features.
+Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window for which a
+new row would change the feature. So a change of past windows can only add missing features.
 
 A size is looked up in this order: an exact row for that size, the smallest "up to" tier that includes it, the open top.
 Rows with the same selector (kind and size) follow one another in time. The row that started last is in force, and a row

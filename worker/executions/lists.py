@@ -35,8 +35,8 @@ STATES: Final[tuple[State, ...]] = get_args(State)
 class RunFilter:
     """A filter of executions. An empty field matches any execution.
 
-    `accepted_by_ms`: accepted at that time or before. `phase`: only if `states` is `held` alone: `waiting` (not charged
-    yet), `drawing` (charged at least once), or `over` (past its end, and no transaction has expired it yet).
+    `accepted_by_ms`: accepted at that time or before. `phase` needs `held` as the only state. It is `waiting` (not
+    charged yet), `drawing` (charged at least once), or `over` (past its end, but not marked as expired yet).
     """
 
     states: tuple[str, ...] = ()

@@ -85,8 +85,8 @@ def do_all(
 ) -> tuple[Mapping[str, ApiKey], list[Any]]:
     """Decide calls in one transaction, each by the API key with the hash in `proofs`.
 
-    Returns the valid keys, and the answers in the order of the calls: None for a key that has ended, Alone for a call
-    that has to be decided alone.
+    Returns the valid keys, and the answers in the order of the calls. An answer is None for a key that has ended, and
+    Alone for a call that has to be decided alone.
 
     Errors: NotTogether if every call has to be decided alone; LockHeld; DatabaseBusy.
     """

@@ -119,7 +119,7 @@ def add(
 
     An override counts from now on, and a requested one from its approval on. Returns the override as it is now, and
     True if the call created it. If the same actor repeats the call with the same terms, it returns the first override,
-    while that is in force or, for a request, waits.
+    while that is in force or waits for a decision.
 
     Errors: UnknownId; UsageError for an invalid end or amount; Denied `too_many_asked`.
     """

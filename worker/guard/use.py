@@ -3,7 +3,7 @@
 Guarantee: a use is counted, charged and recorded in one transaction, under the caller's key. A repeated call gets the
 first answer. Another content under the same key is refused. If a use exceeds any limit of its metric, it does not
 count. Its own execution, `guard:KEY`, charges it, and is accepted and settled in that transaction. `verify`, statements
-and lots treat it as any execution. One transaction may decide several uses of a counter, one after another: each gets
+and lots treat it as any execution. One transaction may decide several uses of a counter, one after another. Each gets
 the answer that it would have got alone, and an error in one does not affect the others.
 
 A check gets the answer that `consume` would give at that moment, and does not write. One statement reads all checks
@@ -524,8 +524,8 @@ def _counters(wish: Wish, seen: AskerRows, now_ms: int) -> Counters:
 def _paying(connection: sa.Connection, wish: Wish, known: AskerTerms, seen: AskerRows, now_ms: int) -> Paying | None:
     """Return the result of `executions.preview` in the plain case, from the facts that are already read.
 
-    The case is plain if the organisation's own wallet pays, has no step due, and only the last step of the permission
-    order, credits, may refuse. Returns None in all other cases.
+    The case is plain if the organisation's own wallet pays and has no step due. Also, only the last step of the
+    permission order, credits, may refuse. Returns None in all other cases.
     """
     price, asker = known.metric.price.of(wish.quantity), known.asker
     account, balance, held, overdraft, over, due_ms, *_ = seen.wallet

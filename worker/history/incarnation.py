@@ -1,8 +1,8 @@
 """The identity of the database, the completeness of its history, and the work after a loss (rule R1).
 
 Guarantee: Drawdown detects a restored database, or a failover to a copy that lacks commits, before it seals or sends.
-Three marks show it: the system identifier and timeline, the count of sends, which the local checkpoint also has, and
-the last tick that this machine began. The finding is stored in the database, so that every machine stops until
+Three marks show it: the system identifier and timeline, the count of sends, and the last tick that this machine began.
+The local checkpoint also has the count. The finding is stored in the database, so that every machine stops until
 `drawdown recover`.
 
 After a recovery, Drawdown asks the provider about each window from before the loss before it sends a push of it. A push

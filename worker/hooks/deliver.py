@@ -3,7 +3,7 @@
 Guarantee: at least once. A message stays due until its endpoint accepts it, or until the schedule ends: eight attempts
 in 27 hours and 35 minutes, as Svix publishes it. After that, a person must replay it. An attempt is committed before
 its call, under a lease. A message has the same bytes at each attempt. The order of messages is not guaranteed. Each
-endpoint has its own queue, with its own claims, time and circuit breaker, so an endpoint that is dead, slow or flooded
+endpoint has its own queue, with its own claims, time and circuit breaker. So an endpoint that is dead, slow or flooded
 does not delay other endpoints or halts.
 """
 

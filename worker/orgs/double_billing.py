@@ -2,8 +2,8 @@
 
 A metric names the event type or feature of the mapping that it counts (`counts`).
 
-Guarantee: while a metric has a price, the mapping cannot have a feature for the event type that it counts, or map to
-the feature that it counts. If a price and a mapping conflict, the second change is refused. Both take rule S1's lock
+Guarantee: a metric with a price may count an event type or a feature. Then the mapping cannot have a feature for that
+type, or map to that feature. If a price and a mapping conflict, the second change is refused. Both take rule S1's lock
 first, so if they come at once, the second sees the first. Usage of an event type cannot wait for a feature that the
 mapping may not have: while usage is pending, a price is refused. Later usage is refused, and the error names the call
 to use instead (`sources.events.types`).

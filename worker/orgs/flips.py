@@ -1,9 +1,9 @@
 """Flips: move organisations to another provider, or assign their first one, after a preflight at that provider.
 
-Guarantee: if the preflight finds a problem (no such customer, a balance that would halt at once), the organisation is
-not assigned, unless a person allows it. If one organisation that a person named has a problem, no organisation is
-assigned. Each line of a file is independent, so you can use the same file again until all lines are done. The rules,
-from the facts about both providers, are pure.
+Guarantee: if the preflight finds a problem, the organisation is not assigned, unless a person allows it. A problem is,
+for example, a missing customer, or a balance that would halt at once. If one organisation that a person named has a
+problem, no organisation is assigned. Each line of a file is independent, so you can use the same file again until all
+lines are done. The rules, from the facts about both providers, are pure.
 """
 
 from __future__ import annotations

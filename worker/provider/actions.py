@@ -158,7 +158,7 @@ def _sealed_to(connection: sa.Connection) -> int:
 def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: int) -> int | None:
     """Return the new start of sending, in milliseconds. It never moves back over windows that another system billed.
 
-    If the provider was in shadow, it goes live from the next window on, and after all sealed windows: a machine with a
+    If the provider was in shadow, it goes live from the next window on, and after all sealed windows. A machine with a
     faster clock may have sealed later windows in shadow.
     """
     if was is not None and was > now_ms:
@@ -299,7 +299,7 @@ def set_rate(
     """Set the rate of a feature at a provider, for estimates. Return the window from which it counts.
 
     `rate`: (micro-units of the balance, base units). Without `from_ms`, a feature's first rate counts for all its
-    usage, and a later rate from the next window on. If the same rate is already in force then, it does not change: a
+    usage, and a later rate from the next window on. If the same rate is already in force then, it does not change. So a
     caller that lost the answer can repeat the call, and gets the window from which the rate counts. `tells`: the
     provider declares that it reports costs.
 

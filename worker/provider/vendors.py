@@ -1,8 +1,8 @@
 """Vendors: the costs of features at vendors, the vendors' bills, and the expected cost of usage.
 
 Guarantee: costs and bills are append-only, and recorded with actor and reason. A file that was imported before adds no
-rows, and only a final bill replaces a final day. A file (FOCUS columns, or a small CSV) that does not have the required
-form is refused as a whole, and so is a file of corrections. Amounts are added up exactly and rounded once, and
+rows, and only a final bill replaces a final day. A file has FOCUS columns, or is a small CSV. A file without the
+required form is refused as a whole, and so is a file of corrections. Amounts are added up exactly and rounded once, and
 different currencies are never added up. A day without a bill is unknown, and not zero. A service without a cost in this
 database has its own line. The last two days, and a single day, do not cause an alert.
 """

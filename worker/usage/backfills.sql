@@ -117,8 +117,8 @@ ORDER BY b.at_ms, b.backfill LIMIT :at_most
 SELECT COUNT(*) AS backfills, MIN(at_ms) AS since_ms FROM backfills WHERE state = 'open'
 
 -- name: wallets
--- The wallets of the embedded ledger that pay for an organisation's usage of a range, whether they pay now, and the
--- other facts that decide whether the organisation is halted.
+-- The wallets of the embedded ledger that pay for an organisation's usage of a range, and whether they pay now. Also
+-- the other facts that decide whether the organisation is halted.
 SELECT DISTINCT a.customer_id, o.is_halted, o.operator_halt, o.override_halted, o.override_until_ms,
     CASE WHEN n.org_id IS NULL THEN 0 ELSE 1 END AS bills_now
 FROM assignments a JOIN orgs o ON o.org_id = a.org_id

@@ -8,8 +8,8 @@ The balance equals the rest of the lots minus use that a lot has not paid for. I
 A due charge of a tier changes the balance before the lots.
 
 An organisation's users see the wallet that pays for it, without an operator's name or reason. If a wallet pays, or ever
-paid, for the metered usage of several organisations, their users cannot see it: its credit and its entries would
-reveal the use of another organisation.
+paid, for the metered usage of several organisations, their users cannot see it. Its credit and its entries would reveal
+the use of another organisation.
 """
 
 from __future__ import annotations

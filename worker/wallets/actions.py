@@ -246,8 +246,8 @@ def set_rate(
     """Set the price of `per_quantity` base units of a feature, for usage from a window on. Return that window.
 
     Without `from_ms`, a feature's first rate counts for all its usage, and a later rate from the next window on. If the
-    same rate is already in force then, it does not change: a caller that lost the answer can repeat the call, and gets
-    the window from which the rate counts.
+    same rate is already in force then, it does not change. So a caller that lost the answer can repeat the call, and
+    gets the window from which the rate counts.
 
     Errors: UsageError for an invalid feature name; Refused for a second rate from the same window on; UnknownId for an
     unknown feature unless `new`.

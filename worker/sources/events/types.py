@@ -7,9 +7,9 @@ of their sender after a day.
 If events of a type do not state a quantity, its value is declared once, before the first event. So a repeated event has
 the same quantity.
 
-If a metric with a price counts a type, and the mapping has no feature for the type, its usage is refused: the guard
+If a metric with a price counts a type, and the mapping has no feature for the type, its usage is refused. The guard
 charges it at once, and a seal could never bill it. A transaction that stores usage of a type, and another that sets a
-price for it, wait for each other on the type's row, so the second sees the first one's change. This also holds for a
+price for it, wait for each other on the type's row. So the second sees the first one's change. This also holds for a
 type with a feature, because the feature may end, and the price be set, before the usage is committed.
 """
 

@@ -60,7 +60,7 @@ class SampleRow:
     """A stored sample. `ts` is a text, because it may be invalid.
 
     `reason`: the reason of its quarantine, or `withdrawn`. `came_ms`: the time of arrival. `meant_ms`: the probable
-    time in milliseconds, if its text is read in the unit `meant_as` (None: its text is not a time in any unit).
+    time in milliseconds, from its text in the unit `meant_as`. Both are None if its text is not a time in any unit.
     """
 
     sample_id: str
