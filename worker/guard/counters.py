@@ -30,9 +30,9 @@ SQL = queries(__file__)
 
 State: TypeAlias = Literal["used", "held", "settled", "released", "expired"]
 OVER_AT_ONCE: Final = 1_000
-"""Expired holds of one metric that one statement returns."""
+"""Expired uses of one metric (`held`, past their end) that one statement returns to the counters."""
 MOST_OVER_PARTS: Final = 100
-"""Statements of OVER_AT_ONCE holds in one transaction. Other expired holds count until the next transaction."""
+"""Statements of OVER_AT_ONCE uses in one transaction. Other expired uses count until the next transaction."""
 TURN_MS: Final = 5 * MINUTE_MS
 """Time before and after the turn of a month in which uses of both months may run at once, in milliseconds.
 
@@ -91,7 +91,7 @@ class Use:
 class Counters:
     """The counters of an organisation's metric at a moment, locked or as read.
 
-    `uses`: the number of uses in the month. `overs`: the number of expired holds of the metric that still count.
+    `uses`: the number of uses in the month. `overs`: the number of expired uses of the metric that still count.
     `rows`: the number of the counters that exist.
     """
 
@@ -105,7 +105,7 @@ class Counters:
 
 
 def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
-    """Return the counters of a metric without expired holds. Nothing is written or locked."""
+    """Return the counters of a metric without expired uses. Nothing is written or locked."""
     found = _read(connection, org_id, metric, now_ms, held="")
     if not found.overs:
         return found
@@ -119,7 +119,7 @@ def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
 
 
 def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
-    """Lock the counters of a metric until this transaction is over. Expired holds are returned first."""
+    """Lock the counters of a metric until this transaction is over. The amounts of expired uses are returned first."""
     found = _locked(connection, org_id, metric, now_ms)
     for _ in range(MOST_OVER_PARTS):
         if not found.overs or not _give_back(connection, org_id, metric, now_ms):
@@ -150,7 +150,7 @@ def keys_part(connection: sa.Connection, names: Collection[str], now_ms: int) ->
 
 
 def _give_back(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> int:
-    """Return the amounts of expired holds to their counters, at most OVER_AT_ONCE holds. Returns their number."""
+    """Return the amounts of at most OVER_AT_ONCE expired uses to their counters. Returns the number of these uses."""
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": OVER_AT_ONCE}
     over = SQL.run(connection, "over", values).all()
     if not over:

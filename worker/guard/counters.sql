@@ -27,7 +27,7 @@ FALSE
 
 -- name: counters
 -- All transactions lock in this order. The month's counter comes first, because its lock excludes all other uses.
--- `overs`: the number of expired holds when the statement began. During a wait for the lock, another transaction may
+-- `overs`: the number of expired uses when the statement began. During a wait for the lock, another transaction may
 -- return them.
 SELECT period, used, uses, warned, (SELECT COUNT(*) FROM guard_uses WHERE {is_over}) AS overs
 FROM guard_counters WHERE {these}

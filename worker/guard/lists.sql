@@ -14,7 +14,7 @@ WHERE (:metric = '' OR l.metric = :metric) AND NOT l.ended AND l.number = (SELEC
 ORDER BY l.metric, l."plan", CASE l.period WHEN 'hour' THEN 0 WHEN 'day' THEN 1 ELSE 2 END LIMIT :at_most
 
 -- name: is_over
--- A hold past its end does not count, even before a transaction marks it as expired.
+-- A reserved use past its end does not count, even before a transaction marks it as expired.
 state = 'held' AND expires_ms <= :now_ms
 
 -- name: limit_periods

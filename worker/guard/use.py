@@ -514,7 +514,7 @@ def known_of(wish: Wish, seen: AskerRows) -> AskerTerms:
 
 
 def _counters(wish: Wish, seen: AskerRows, now_ms: int) -> Counters:
-    """Return the counters as `guard_counts.look` does, if the metric has no expired holds."""
+    """Return the counters as `guard_counts.look` does, if the metric has no expired uses."""
     rows = {period: (Counted(used, bool(warned)), uses) for period, used, warned, uses in seen.counters or ()}
     none = Counted(), 0
     counted: dict[Span, Counted] = {period: rows.get(period, none)[0] for period in PERIODS}
