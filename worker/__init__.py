@@ -1,1 +1,1 @@
-"""The steps of the tick, one room each, and the rooms that are built on them."""
+"""The steps of the tick, one package each, and the packages that use them."""

@@ -1,10 +1,10 @@
-"""One tick: seal, then push, project and dispatch, each provider beside the others; then the rest.
+"""One tick: seal; then push, project and dispatch, for all providers concurrently; then the other steps.
 
-The rest: wallets are filled, messages are delivered to the operator's product, queued jobs are done, and files in
-watched folders are taken.
+The other steps fill wallets, deliver messages to the operator's product, do queued jobs, and take files of watched
+folders.
 
-Guarantee: if a part fails, the parts before it are committed and the next tick continues from there. One bad
-organisation (S8) or provider delays no other. Each tick leaves a row: its work and the backlog it left.
+Guarantee: if a step fails, the steps before it are committed, and the next tick continues from there. A bad
+organisation (S8) or provider does not delay others. Each tick writes a row with its work and the remaining backlog.
 
 Tests: tests/integration/test_tick.py
 """
@@ -53,16 +53,16 @@ SQL = queries(__file__)
 
 
 def tick(context: Context) -> Steps[Report]:
-    """One whole tick of one shard.
+    """Do one whole tick of one shard. Return its report.
 
-    Errors: ClockDoubted (S9) before anything is sealed; DatabaseBusy and DatabaseNotReady as they come.
+    Errors: ClockDoubted (S9) before the seal; DatabaseBusy; DatabaseNotReady.
     """
     context.began_ms = context.clock.now_ms()
     witness: Witness | None = yield LoadWitness()
     report: Report = yield Transaction("begin_tick", partial(_begin, context=context, witness=witness))
     recalled: Witness | None = yield LoadWitness()
     if recalled != witness and report.doubted is None:
-        # This process may have lain still since it recalled, and the database have been restored meanwhile.
+        # This process may have paused after it read the checkpoint, and the database may have been restored meanwhile.
         report.doubted = yield Transaction("recognise", partial(_recognise, context=context, witness=recalled))
     log.info("tick_started", tick=report.tick_id, worker=context.worker, horizon_ms=report.horizon_ms)
     if report.doubted is None:
@@ -80,7 +80,7 @@ def tick(context: Context) -> Steps[Report]:
     collect(report, results)
     add_lanes(report, context, dict(zip(ready, results, strict=True)))
     yield from shrink_holds(context)
-    # Halts of organisations that no provider here bills; and wallets that what was pushed has run low.
+    # Send halts of organisations without a provider here, and fill wallets that the new pushes made low.
     others = yield RunTogether([dispatch(context), _fill_and_tell(context, settling=settling)])
     collect(report, others)
     if settling:
@@ -98,12 +98,15 @@ def tick(context: Context) -> Steps[Report]:
 
 
 def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[object]]:
-    """Halts come last: one that was due may have been lifted by what the provider says now. Where history is in doubt
-    (R1), verdicts and halts go on, and nothing is settled."""
+    """Do the steps of one provider: push, project and dispatch.
+
+    Halts come last, because the provider's new answer may end a due halt. While history is in doubt (R1), verdicts and
+    halts continue, and pushes are not settled.
+    """
     if not settling:
         return (yield from _verdicts(context, provider))
     yield from learn_costs(context, provider)
-    # Lookups are slow where they are limited: they hold up no push, no verdict and no halt.
+    # Look-ups can be slow because of rate limits, so they run concurrently and do not delay pushes, verdicts or halts.
     sent = push_in_spells(context, provider, partial(_verdicts, context, provider))
     done: list[object] = yield RunTogether([confirm(context, provider), sent])
     if isinstance(done[0], Confirmed) and done[0].lookups:
@@ -112,14 +115,16 @@ def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[obje
 
 
 def _fill_and_tell(context: Context, *, settling: bool) -> Steps[list[object]]:
-    """What the operator's product is told comes last, so that it is told what this tick did. Where history is in doubt
-    it is told all the same: a message that comes again has the same id."""
+    """Fill wallets, and then deliver messages to the operator's product, including those about this tick.
+
+    While history is in doubt, messages are still delivered, because a repeated message has the same id.
+    """
     filled: list[object] = (yield RunTogether([_fill(context)])) if settling else []
     return [*filled, (yield from deliver(context))]
 
 
 def _fill(context: Context) -> Steps[list[object]]:
-    """Fill wallets; where one was, its customer's verdict is asked for at once: who was halted and paid continues."""
+    """Fill wallets. After a credit, refresh verdicts at once, so that a halted customer who paid is resumed."""
     filled = yield from fill(context)
     if not filled.credited:
         return [filled]
@@ -128,17 +133,17 @@ def _fill(context: Context) -> Steps[list[object]]:
 
 
 def _then(context: Context, report: Report) -> Steps[None]:
-    """Queued jobs; and files last, so that what one costs or breaks is nobody else's."""
+    """Do queued jobs, and then take files. Files come last, so that a slow or bad file does not delay other steps."""
     if report.jobs_wait:
         yield from _do_jobs(context, report)
     if report.batches_wait:
-        from drawdown.worker.batches.folders import take_watched  # most ticks need none of what reads files
+        from drawdown.worker.batches.folders import take_watched  # imported here, because most ticks do not read files
 
         collect(report, (yield RunTogether([take_watched(context)])))
 
 
 def _do_jobs(context: Context, report: Report) -> Steps[None]:
-    from drawdown.worker.jobs.run_jobs import JobsDone, do_jobs  # nor of what replays, assigns and accepts
+    from drawdown.worker.jobs.run_jobs import JobsDone, do_jobs  # imported here, because most ticks have no job
 
     results = yield RunTogether([do_jobs(context)])
     match results:
@@ -149,7 +154,11 @@ def _do_jobs(context: Context, report: Report) -> Steps[None]:
 
 
 def _verdicts(context: Context, provider: str, more: bool = False) -> Steps[list[object]]:
-    """`more`: a backlog is sent on; halts of organisations that no provider here bills do not wait for it either."""
+    """Project a provider's verdicts, and send its halts.
+
+    `more`: a backlog is being sent. Then also send halts of organisations without a provider here, so that they do not
+    wait for it.
+    """
     projected = yield from project(context, provider)
     return [projected, (yield from dispatch(context, "" if more else provider))]
 
@@ -198,7 +207,7 @@ def _recognise(connection: sa.Connection, *, context: Context, witness: Witness 
 
 
 def _unusable(connection: sa.Connection, context: Context) -> list[str]:
-    """Providers that bill somebody and cannot be used until a person fixes it."""
+    """Return texts about providers with an assignment that cannot be used until a person fixes them."""
     reasons = {**context.broken, **context.changed}
     reasons |= {
         name: f"{why}. Drawdown sends no pushes to it"
@@ -215,11 +224,12 @@ def _unusable(connection: sa.Connection, context: Context) -> list[str]:
 
 
 def _bring_providers_up_to_date(connection: sa.Connection, since: int | None, now: int) -> None:
-    """`orgs.billing_provider` shows the assignment in force; one that began since the last tick takes effect, and its
-    provider is asked: a halted organisation uses nothing, so nothing else would ever ask.
+    """Set `orgs.billing_provider` to the provider of the assignment in force, and refresh changed organisations.
 
-    All assignments in force are looked at, however long ago they began: the clock by which an earlier tick said what it
-    had looked at may have been wrong, and an assignment may be made later than the time it starts at."""
+    The refresh is needed because a halted organisation has no usage that would cause one. All assignments in force are
+    checked, even old ones. The clock of an earlier tick may have been wrong, and an assignment may be made after its
+    start.
+    """
     since_ms = 0 if since is None else min(since, now) - WINDOW_MS
     SQL.run(connection, "bring_providers_up_to_date", {"now_ms": now, "since_ms": since_ms})
 
@@ -236,7 +246,7 @@ def _request(context: Context, report: Report, shard: Shard) -> SealRequest:
 
 
 def _seal_all(context: Context, report: Report) -> Steps[None]:
-    """Seal the shard in one transaction; where that fails, halve it until the bad organisation stands alone (S8)."""
+    """Seal the shard in one transaction. If that fails, halve it until the bad organisation is isolated (S8)."""
     queue = [context.shard]
     while queue:
         shard = queue.pop()
@@ -246,11 +256,11 @@ def _seal_all(context: Context, report: Report) -> Steps[None]:
         request = _request(context, report, shard)
         try:
             sealed: Sealed = yield Transaction("seal", partial(sealing.seal, request=request))
-        except LockHeld as error:  # verdicts and halts need not what the seal waits for
+        except LockHeld as error:  # verdicts and halts do not need the lock for which the seal waits
             log.error("seal_waited", bucket_lo=shard.lo, bucket_hi=shard.hi, error=str(error))
             report.failures.append(f"the tick could not seal buckets {shard.lo} to {shard.hi}: {error}")
             continue
-        except DBAPIError as error:  # a database that is busy, away or not ready has errors of its own
+        except DBAPIError as error:  # a busy, unreachable or unready database raises other errors
             log.error("seal_failed", bucket_lo=shard.lo, bucket_hi=shard.hi, error=in_short(error))
             if shard.lo < shard.hi:
                 middle = (shard.lo + shard.hi) // 2
@@ -271,7 +281,7 @@ def _seal_all(context: Context, report: Report) -> Steps[None]:
 
 
 def _stop_bad_orgs(context: Context, report: Report, request: SealRequest) -> Steps[bool]:
-    """Stop those organisations of one bucket that cannot be sealed, and them alone."""
+    """Stop only those organisations of one bucket that cannot be sealed. Return True if there were any."""
     orgs: list[str] = yield Transaction("orgs_of_bucket", partial(_orgs_of, request=request))
     bad = yield from find_bad(orgs, lambda only: partial(sealing.seal, request=replace(request, only=only)))
     for org in bad:
@@ -283,14 +293,14 @@ def _stop_bad_orgs(context: Context, report: Report, request: SealRequest) -> St
 
 
 def _orgs_of(connection: sa.Connection, *, request: SealRequest) -> list[str]:
-    """The organisations of the shard that may be at fault, those first seen in samples included."""
+    """Return the organisations of the shard that may be at fault, including those that only samples name."""
     register_unknown_orgs_by_arrival(connection, request)
     registered = SQL.run(connection, "orgs_of_buckets", {"lo": request.shard.lo, "hi": request.shard.hi})
     return [str(org_id) for org_id in registered.scalars()]
 
 
 def _sweep(context: Context, report: Report) -> Steps[None]:
-    """A part of the nightly sweep (S2's net). Its failure is the next tick's to repeat, not this tick's to die of."""
+    """Do a part of the nightly sweep, which finds missed arrivals (S2). If it fails, the next tick repeats it."""
     if context.out_of_time():
         return
     try:
@@ -311,7 +321,7 @@ def _end(connection: sa.Connection, *, context: Context, report: Report) -> Repo
     needed = [*report.problems, *stuck[:NAMED], *problems(ignored_halts(connection, context.shard))]
     needed += untold(connection, context.shard)
     wait = report.jobs_wait and _any(connection, "jobs_wait")
-    # A new one: where this conflicts, it is run again.
+    # Make a new report, because a conflict repeats this transaction.
     report = replace(report, left=left, problems=needed, jobs_wait=wait)
     ended = {"finished_ms": context.clock.now_ms(), "exit_status": report.exit_status}
     values = {"tick_id": report.tick_id, "worker": context.worker, **ended}

@@ -11,7 +11,7 @@ VALUES (:worker, :lo, :hi, :started_ms, :clock_trusted) RETURNING tick_id
 SELECT 1 FROM assignments WHERE provider = :provider AND end_ms IS NULL LIMIT 1
 
 -- name: usage_waits
--- Pushes, by the index on open ones; or usage that is not sealed for want of a provider's terms.
+-- Due pushes, by the index on open ones; or usage that is not sealed because the provider's terms are missing.
 SELECT 1 FROM pushes WHERE provider = :provider AND state IN {open_states} AND state = 'due'
 UNION ALL
 SELECT 1 FROM pending_usage p WHERE p.reason = 'no_provider' AND p.seconds <> 0 AND EXISTS (SELECT 1 FROM assignments a
@@ -31,7 +31,7 @@ FROM assignments a WHERE a.org_id = orgs.org_id
     AND (a.start_ms >= :since_ms OR orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)
 
 -- name: jobs_wait
--- Asked here: a tick without a job does not import the modules that do jobs; so with folders.
+-- This query is here, so that a tick without jobs does not import the modules for jobs. The same applies to folders.
 SELECT 1 FROM jobs WHERE state IN ('waiting', 'under_way') LIMIT 1
 
 -- name: folders_watched
@@ -41,6 +41,6 @@ SELECT 1 FROM batch_sources WHERE paused_ms IS NULL LIMIT 1
 SELECT org_id FROM orgs WHERE bucket BETWEEN :lo AND :hi AND stopped_at_ms IS NULL ORDER BY org_id
 
 -- name: end_tick
--- Not another history's (R1).
+-- The condition on the worker excludes a tick of another history (R1).
 UPDATE ticks SET finished_ms = :finished_ms, exit_status = :exit_status, report = :report
 WHERE tick_id = :tick_id AND worker = :worker

@@ -2,9 +2,9 @@
 
 The same round fills wallets that ran low, and delivers messages to the operator's product.
 
-Guarantee: no usage is sealed, sent or billed here. An estimate only decides which organisations to read at their
-provider. The fresh read decides (`project`), and its halts go to the cells in the same round. Nothing depends on this
-process's memory: several watches at once, or one that begins again, do the same things under the same fences.
+Guarantee: the watch does not seal, send or bill usage. An estimate only decides which organisations to read at their
+provider. The fresh read decides (`project`), and its halts go to the cells in the same round. The result does not
+depend on this process's memory: several watches, or a restarted watch, act alike under the same locks and leases.
 
 Tests: tests/integration/test_watch.py
 """
@@ -44,25 +44,25 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 ROUND_MS: Final = 5 * SECOND_MS
-"""One provider's time in a round of the watch."""
+"""Time of one provider in a round of the watch, in milliseconds."""
 LOOKS_A_ROUND: Final = 5_000
-"""Organisations that a round of the watch looks at."""
+"""Organisations of one provider that a round of the watch estimates."""
 COSTS_MS: Final = 5 * MINUTE_MS
-"""The interval of a watch's reads of units' costs; ticks read them each time."""
+"""Interval between a watch's reads of the costs of units, in milliseconds. Each tick reads them, too."""
 HALTED_SHARE: Final = 4
-"""One in so many of a round's reads is for halted organisations; the others are for those that may run out."""
+"""One in this many reads of a round is for halted organisations. The others are for those with credit that may end."""
 
 
 BEGUN_FOR_MS: Final = MINUTE_MS
-"""Time for which a sandbox that began wakes its organisation: hosts may write its row late."""
+"""Age of a new sandbox up to which it wakes its organisation, in milliseconds. Hosts may write its row late."""
 
 Begun: TypeAlias = Mapping[str, tuple[int, int]]
-"""By organisation, how many of its sandboxes began of late, and when the newest did."""
+"""The number of an organisation's new sandboxes, and the start of the newest in milliseconds, by organisation."""
 
 
 @dataclass
 class Watched:
-    """The result of one round."""
+    """The numbers of organisations, halts, top-ups and messages of one round, by effect, and the failures."""
 
     looked: int = 0
     asked: int = 0
@@ -82,7 +82,7 @@ class Watched:
 
 @dataclass
 class Looked:
-    """The result of one look: the arrivals up to which it looked, and the number of organisations."""
+    """The result of one look: the arrivals that it has read, and the numbers of estimates and of requested reads."""
 
     arrivals: ArrivalCursor
     begun: Begun
@@ -93,21 +93,23 @@ class Looked:
 
 @dataclass
 class Watcher:
-    """The memory of a watch, which only makes it quick."""
+    """The memory of a watch. It only makes the watch faster."""
 
     once: bool = False
-    """One round and no other: it makes nobody believe that a watch goes round, or miss one that does not."""
+    """True for a single round, which must not be recorded as a running watch."""
     arrivals: ArrivalCursor | None = None
-    """The arrivals that were looked at; None: begin where the seal has come to."""
+    """The arrivals that were read (None: begin at the arrivals that the seal has read)."""
     costs_due_ms: int = 0
-    """When providers are asked again what units cost."""
+    """The time of the next read of the costs of units, in milliseconds."""
     begun: Begun = field(default_factory=dict)
-    """Organisations that were woken as sandboxes began. One is woken once for each that begins, or a busy one would be
-    looked at in each round."""
+    """Organisations that new sandboxes have woken. Each new sandbox wakes its organisation once.
+
+    Otherwise a busy organisation would be estimated in each round.
+    """
 
 
 def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
-    """One round: look, ask, halt or resume, and tell the cells."""
+    """Do one round: estimate, read at providers, halt or resume, and send halts to the cells."""
     done = Watched()
     context.hurried = True
     witness: Witness | None = yield LoadWitness()
@@ -123,7 +125,7 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     lanes = [_lane(context, provider) for provider in context.ready()]
     filling = [] if seen.doubted else [fill(replace(context.within(ROUND_MS), witness=witness))]
     lanes = yield RunTogether([*lanes, *filling, *_costs(context, watcher)])
-    # Halts of organisations that no provider here bills; and what the operator's product is told.
+    # Send halts of organisations without a provider here, and messages to the operator's product.
     others = yield RunTogether([dispatch(context.within(ROUND_MS)), deliver(context.within(ROUND_MS))])
     for lane in [*lanes, others]:
         for result in lane if isinstance(lane, list) else [lane]:
@@ -134,9 +136,9 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
 
 
 def _costs(context: Context, watcher: Watcher) -> list[Steps[None]]:
-    """Return the steps that learn the costs of units.
+    """Return the steps that read the costs of units, if they are due.
 
-    They run beside the halts: no provider's silence delays another.
+    They run concurrently with the halts, so that a provider without an answer does not delay others.
     """
     if context.clock.now_ms() < watcher.costs_due_ms:
         return []
@@ -145,8 +147,10 @@ def _costs(context: Context, watcher: Watcher) -> list[Steps[None]]:
 
 
 def _lane(context: Context, provider: str) -> Steps[list[object]]:
-    """A provider or cell that answers slowly is left after a round's time; what is still to be asked or told, the next
-    one asks or tells."""
+    """Project a provider's verdicts, and send its halts, each for at most ROUND_MS.
+
+    If a provider or a cell answers slowly, the next round does the rest.
+    """
     projected = yield from project(context.within(ROUND_MS), provider)
     dispatched = yield from dispatch(context.within(ROUND_MS), provider)
     return [projected, dispatched]
@@ -191,9 +195,9 @@ def _look(connection: sa.Connection, *, context: Context, watcher: Watcher, witn
         halted = SQL.run(connection, "halted", values).scalars().all()
         mark_for_projection(connection, [*wanted, *halted], now)
         done.refresh_requests += len(wanted) + len(halted)
-    # One round alone makes no watch. Where there is one, a round by hand counts while it is restarted.
+    # A single round is not a watch. If a watch was running, a single round counts while it restarts.
     if not watcher.once or was_watched(connection, now):
-        note_round(connection, now)  # last: one row, for which other shards' watches wait
+        note_round(connection, now)  # call it last, because watches of other shards wait for this row
     return done
 
 
@@ -210,13 +214,13 @@ def reads_a_round(capabilities: Capabilities) -> int:
 def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> ArrivalCursor:
     values = {"lo": shard.lo, "hi": shard.hi}
     seen = watcher.arrivals or seen_by_all(SQL.run(connection, "arrivals_sealed", values).all())
-    following = seen_now(connection)  # before the scan: what commits in between is looked at twice, and nothing missed
+    following = seen_now(connection)  # before the scan, so that no commit is missed, although some are read twice
     SQL.run(connection, "wake", {**values, **seen.values, "now_ms": now}, later=seen.piece)
     return following
 
 
 def _wake_begun(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> Begun:
-    """Look at once at organisations that started sandboxes, however late their turn is: they use more from now on."""
+    """Make organisations with new sandboxes due at once, because they use more from now on. Return the woken ones."""
     times = {"from_ms": now - BEGUN_FOR_MS - CLOCKS_APART_MS, "to_ms": now + CLOCKS_APART_MS}
     begun = {row.org_id: (int(row.sandboxes), int(row.since_ms)) for row in SQL.run(connection, "begun", times)}
     known = {org_id: newest for org_id, newest in begun.items() if watcher.begun.get(org_id) == newest}
@@ -231,9 +235,9 @@ def _wake_begun(connection: sa.Connection, watcher: Watcher, shard: Shard, now: 
 def _look_at(
     connection: sa.Connection, context: Context, provider: str, now: int, done: Looked, at_most: int
 ) -> list[str]:
-    """Look at the organisations in turn. Return those to read at their provider.
+    """Estimate the credit of due organisations. Return those to read at their provider, at most `at_most`.
 
-    They are those with no credit left by the estimate, and those that were never read.
+    They have no credit left by the estimate, or were never read.
     """
     rows = SQL.run(connection, "due", {**_billed_by(context, provider, now), "at_most": LOOKS_A_ROUND}).all()
     lag = context.capabilities[provider].balance_lag_ms
@@ -246,9 +250,9 @@ def _look_at(
         gone = org.balance_read_ms is None or (effective is not None and effective <= 0)
         if gone and org.projection_due_ms is None:
             if len(wanted) == at_most:
-                continue  # stays due: the next round begins with it
+                continue  # it stays due, and the next round begins with it
             wanted.append(org.org_id)
-        soon = ROUND_MS if org.override_halted is None else LAST_LOOK_MS  # a person's word holds whatever is read
+        soon = ROUND_MS if org.override_halted is None else LAST_LOOK_MS  # an org override decides, whatever is read
         burn = used[org.org_id].burn_a_minute
         look_ms = now + soon if gone else next_look_ms(effective, burn, now)
         looks.append({"org_id": org.org_id, "watch_due_ms": look_ms, "runs_out_ms": end_ms(effective, burn, now)})

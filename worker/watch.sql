@@ -1,20 +1,20 @@
--- The watch: organisations with new usage, those in their turn, and the halted ones that are read again.
+-- The watch: organisations with new usage, due organisations, and halted organisations that are read again.
 
 -- name: wake
--- An organisation without usage is not looked at until it uses something again. `later`: the arrivals since the last
--- look of the watch.
+-- An organisation without usage is not estimated until it has new usage. `later`: the arrivals since the watch's last
+-- read.
 UPDATE orgs SET watch_due_ms = :now_ms WHERE watch_due_ms IS NULL AND NOT is_halted AND bucket BETWEEN :lo AND :hi
     AND billing_provider NOT IN {unbilled}
     AND org_id IN (SELECT s.org_id FROM usage_samples s WHERE {later} AND s.problem IS NULL)
 
 -- name: begun
--- Sandboxes that began to run just now, as their hosts tell, by organisation. One index finds them.
+-- Sandboxes that just began to run, as their hosts report, by organisation. One index finds them.
 SELECT b.org_id, COUNT(*) AS sandboxes, MAX(b.since_ms) AS since_ms FROM sandboxes b
 WHERE b.state = 'running' AND b.since_ms > :from_ms AND b.since_ms <= :to_ms AND b.memory_mb IS NOT NULL
 GROUP BY b.org_id
 
 -- name: wake_begun [postgresql]
--- Held in the order of their ids first: see mark_for_projection.
+-- The rows are locked in the order of their ids first (see `mark_for_projection`).
 UPDATE orgs SET watch_due_ms = :now_ms
 FROM (SELECT o.org_id FROM orgs o WHERE {is_to_wake} ORDER BY o.org_id FOR NO KEY UPDATE) held
 WHERE orgs.org_id = held.org_id RETURNING orgs.org_id
@@ -48,7 +48,7 @@ FOR UPDATE OF o SKIP LOCKED
 UPDATE orgs SET watch_due_ms = :watch_due_ms, runs_out_ms = :runs_out_ms WHERE org_id = :org_id AND NOT is_halted
 
 -- name: halted
--- A person's halt and override do not depend on credit: the provider is not asked.
+-- A halt or org override by a person does not depend on credit, so these organisations are not read.
 SELECT o.org_id {billed} WHERE o.is_halted AND NOT o.operator_halt AND o.override_halted IS NULL
     AND o.projection_due_ms IS NULL AND o.bucket BETWEEN :lo AND :hi
 ORDER BY COALESCE(o.balance_read_ms, 0) LIMIT :at_most

@@ -1,6 +1,6 @@
-"""Keys of programs, people of the console, their sessions, and the audit of what they did.
+"""API keys of programs, users of the console, their sessions, and the audit of their actions.
 
-Guarantee: an ended key or session opens nothing, and a form acts once.
+Guarantee: an ended key or session does not give access, and a form acts once.
 
 Tests: tests/server/test_api_keys.py
 """

@@ -1,7 +1,7 @@
-"""The audit: each action of a person, with its actor, time, reason, object and channel. Reads only.
+"""The audit: each action of a person or program, with its actor, time, reason, object and channel. Reads only.
 
-Guarantee: newest first, a bounded page at a time. A filter that names no known person or thing is refused, so that an
-empty list means that nothing was done.
+Guarantee: pages have a bounded size, with the newest action first. A filter with an unknown name is refused, so an
+empty list means that no such action exists.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from drawdown.schema.typed.parsing import require_range
 MAX_ROWS: Final = 10_000
 """Rows of one page of the audit."""
 VIAS: Final = ("cli", "cli --at", "console", "my", "http", "webhook", "program", "unknown")
-"""`program`: one that calls the functions itself; `unknown`: done before it was kept."""
+"""The channels. `program`: a program that calls the functions itself. `unknown`: an action before channels existed."""
 SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """A choice of actions. Empty: any.
+    """A filter of actions. Empty: any.
 
-    `target`: an organisation, a customer, a push, … `via`: the channel. Actions are in [from_ms, to_ms), in
-    milliseconds.
+    `target`: the changed object, such as an organisation, a customer or a push. `via`: the channel. Actions are in
+    [from_ms, to_ms), in milliseconds.
     """
 
     actor: str = ""
@@ -45,7 +45,7 @@ class AuditFilter:
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """One thing a person changed. `details`: what was said and what it replaced; `via`: cli, http, or what else."""
+    """One action. `details`: the new values and the values that they replaced. `via`: the channel, one of VIAS."""
 
     action_id: int
     at_ms: int
@@ -59,7 +59,7 @@ class AuditEntry:
 
 @dataclass(frozen=True)
 class AuditPage:
-    """`next_before`: where the next page, of older actions, begins; None where there is none."""
+    """A page of actions. `next_before`: the start of the next, older page (None: this is the last page)."""
 
     actions: list[AuditEntry]
     next_before: int | None
@@ -68,10 +68,13 @@ class AuditPage:
 def list_audit(
     connection: sa.Connection, chosen: AuditFilter, *, before: int = 0, most: int = 100, within: int | None = None
 ) -> AuditPage:
-    """One page; `before` is the `next_before` of the page before it. `within`: at most so many actions are looked
-    through, where no index has those of the filter: a page may then have few, or none, and go on.
+    """Return a page of actions. `before`: the `next_before` of the former page.
 
-    Errors: UsageError for more rows than MAX_ROWS; UnknownId for a person or an action that never occurred.
+    `within`: the number of actions to read if no index fits the filter. A page may then be short or empty, and still
+    have a next page.
+
+    Errors: UsageError for more rows than MAX_ROWS; UnknownId for an actor, action, target or channel that never
+    occurred.
     """
     if not 0 < most <= MAX_ROWS:
         raise UsageError(f"invalid page size: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--before`")
@@ -100,7 +103,7 @@ def list_audit(
 
 
 def _floor(connection: sa.Connection, chosen: AuditFilter, before: int, within: int) -> int:
-    """The lowest number that is looked at."""
+    """Return the lowest action number to read; 0 if an index fits the filter."""
     if chosen.target or chosen == AuditFilter():
         return 0
     newest = before or SQL.run(connection, "newest_id").scalar() or 0
@@ -108,7 +111,7 @@ def _floor(connection: sa.Connection, chosen: AuditFilter, before: int, within: 
 
 
 def unchained(connection: sa.Connection, actions: Sequence[AuditEntry]) -> list[int]:
-    """Those of some actions, by number, that are not what was recorded after the one before them (`schema.audit`)."""
+    """Return the numbers of actions with a hash that does not follow from the action before (`schema.audit`)."""
     rows = SQL.run(connection, "with_those_before", {"ids": [one.action_id for one in actions]}).mappings()
     return [
         int(row["action_id"])
@@ -118,13 +121,13 @@ def unchained(connection: sa.Connection, actions: Sequence[AuditEntry]) -> list[
 
 
 def is_cut(connection: sa.Connection, chain: Head) -> bool:
-    """Return True if the newest action on record differs from the last one that was chained."""
+    """Return True if the newest recorded action differs from the last action of the chain."""
     newest = SQL.run(connection, "newest_hash").scalar()
     return (newest or "") != chain.hash
 
 
 def _short(deed: AuditEntry) -> str:
-    """Its details, on one line."""
+    """Return the details of an action on one line, at most 200 characters."""
     told = {name: value for name, value in deed.details.items() if value is not None}
     return ", ".join(f"{name} {json.dumps(value, ensure_ascii=False)}" for name, value in told.items())[:200]
 

@@ -1,7 +1,7 @@
--- The audit: people's actions.
+-- The audit: actions of people and programs.
 
 -- name: list
--- One page, the newest first; an empty filter, or number 0, is none.
+-- One page, the newest action first. An empty text, or the number 0, does not filter.
 SELECT action_id, at_ms, action, target, details, actor, reason, via FROM operator_actions
 WHERE (:before_id = 0 OR action_id < :before_id) AND action_id >= :floor_id AND at_ms >= :from_ms AND at_ms < :to_ms
     AND (:actor = '' OR actor = :actor) AND (:action = '' OR action = :action) AND (:target = '' OR target = :target)
@@ -15,7 +15,7 @@ SELECT MAX(action_id) FROM operator_actions
 SELECT hash FROM operator_actions ORDER BY action_id DESC LIMIT 1
 
 -- name: with_those_before
--- Rows of a page, each with the hash of the one before it.
+-- Rows of a page, each with the hash of the row before it.
 SELECT a.action_id, a.at_ms, a.action, a.target, a.details, a.actor, a.reason, a.via, a.hash,
     COALESCE((SELECT p.hash FROM operator_actions p WHERE p.action_id < a.action_id ORDER BY p.action_id DESC LIMIT 1), '')
         AS hash_before

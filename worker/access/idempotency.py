@@ -1,10 +1,10 @@
-"""Things that count once: forms of the console, calls of programs, and signed orders.
+"""Requests that take effect once: forms of the console, calls of programs, and signed requests.
 
-Guarantee: a form has a key of its own. If it is sent twice, by a double click, a reload or a lost answer, it is done
-once, and both get the same answer. The key is kept in the transaction that does it, for as long as it counts: LIFE_MS
-after the form was made, which its session does not outlive. The turn of a picture that deeds were decided by is a row
-beside them, and is forgotten as they are. A call with an Idempotency-Key is kept as a form is, for a day at least; the
-same key with other content is refused. A signature is used up in the transaction that does its order.
+Guarantee: each form has its own key. A double click, a reload or a lost answer may send it twice. It takes effect once,
+and both requests get the same answer. The key is stored in the transaction of the change, and valid until LIFE_MS after
+the form was created. A session does not last longer. Rows that serialise changes by the same shown state are in the
+same table, and are deleted as the keys are. A call with an Idempotency-Key is stored like a form, for at least a day.
+The same key with other content is refused. A signature is used up in the transaction of its request.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from drawdown.worker.access.sessions import LIFE_MS
 SQL = queries(__file__)
 
 KEY: Final = re.compile(r"([0-9]{13})-[A-Za-z0-9_-]{43}")
-"""When the form was made, and 256 random bits."""
+"""The form of a key: the time when the form was created, in milliseconds, and 256 random bits."""
 SKEW_MS: Final = MINUTE_MS
-"""Largest lead of the clock of another server, which made the form."""
+"""Largest lead of the clock of another server that created the form, in milliseconds."""
 OLD: Final = "this form has expired, or was not created here. Open the form again"
 
 
 @dataclass(frozen=True)
 class Acted:
-    """The effect of a form, and the page that follows."""
+    """The effect of a form: the action, its text (`said`), and the page that follows (`place`)."""
 
     action: str
     at_ms: int
@@ -43,14 +43,14 @@ class Acted:
 
 
 def new_key(now_ms: int, secret: str) -> str:
-    """`secret`: 43 characters of base 64, new for each form."""
+    """Return the key of a new form. `secret`: 43 random characters of base 64, new for each form."""
     return f"{now_ms:013}-{secret}"
 
 
 def claim(connection: sa.Connection, key: str, person: Person, action: str, now_ms: int) -> Acted | None:
-    """Take a form's key for this transaction; what it did, where it was carried out before.
+    """Claim a form's key for this transaction. Return its effect if it was done before; None if it is new.
 
-    Errors: Refused for a key that counts no longer, or is of another form.
+    Errors: Refused for a key that has expired, or belongs to another form or person.
     """
     found = KEY.fullmatch(key)
     if found is None or not now_ms - LIFE_MS < int(found[1]) <= now_ms + SKEW_MS:
@@ -66,36 +66,35 @@ def claim(connection: sa.Connection, key: str, person: Person, action: str, now_
 
 
 def take_turn(connection: sa.Connection, picture: str, person: Person, now_ms: int) -> None:
-    """Let deeds decided by the same picture happen one after the other, for all actors and reasons.
+    """Serialise changes that were decided by the same shown state, for all actors and reasons.
 
-    The next deed then looks again, and sees what the deed before it did. `picture`: the hash of the state that was
-    shown.
+    The next change then reads again, and sees the effect of the former change. `picture`: the hash of the shown state.
     """
     SQL.run(connection, "in_turn", {"picture": picture, "name": person.name, "now_ms": now_ms})
 
 
 def keep(connection: sa.Connection, key: str, said: str, place: str) -> None:
-    """Keep the effect of a form, beside the key that was claimed."""
+    """Store the effect of a form with its claimed key."""
     SQL.run(connection, "keep", {"key": key, "said": said, "place": place})
 
 
 def read(connection: sa.Connection, key: str, person: Person) -> Acted | None:
-    """Return the effect of a person's form; None if there is no such form."""
+    """Return the effect of a person's form; None if the person did not send such a form."""
     row = SQL.run(connection, "read", {"key": key}).one_or_none()
     return None if row is None or row.name != person.name else Acted(row.action, row.at_ms, row.answer, row.place)
 
 
 class OtherContent(Refused):
-    """A key that counts for another call already."""
+    """The Idempotency-Key was used for another call."""
 
     code = "other_content"
 
 
 @dataclass(frozen=True)
 class Call:
-    """A program's call that counts once.
+    """A program's call that takes effect once.
 
-    `actor`: the owner of the key it came by. `idempotency_key`: its Idempotency-Key. `content`: its request, without
+    `actor`: the owner of the API key. `idempotency_key`: the header Idempotency-Key. `content`: the request, without
     values that equal their defaults.
     """
 
@@ -106,25 +105,25 @@ class Call:
 
     @property
     def own(self) -> str:
-        """The key that makes the deed itself harmless to repeat, for good.
+        """Return the key that makes the change itself idempotent, for good.
 
-        It begins with the program: if another program, or a person, sends the same key, that is another deed.
+        It begins with the program, so the same key from another program or a person belongs to another change.
         """
         kind, _, name = self.actor.partition(":")
-        # A name may hold a colon, and no other's begins with it.
+        # A name may contain a colon. It is quoted, so that different names do not make the same key.
         plain = f"{kind}:{quote(name, safe='')}:{self.idempotency_key}"
         return plain if len(plain) <= MAX_ID_CHARS else f"call:{_sha256(plain)}"
 
     @property
     def key(self) -> str:
-        """Its place among the forms. Each program has keys of its own."""
+        """Return the key under which the call is stored. Keys of different programs differ."""
         return "call:" + _sha256(f"{self.actor}\n{self.idempotency_key}")
 
 
 def claim_call(connection: sa.Connection, call: Call, now_ms: int) -> str | None:
-    """Take a call's key for this transaction; its answer, if the call was carried out before.
+    """Claim a call's key for this transaction. Return its answer if the call was done before; None if it is new.
 
-    Errors: OtherContent for a key that another call was sent with.
+    Errors: OtherContent for a key of another call.
     """
     SQL.run(connection, "forget", {"since_ms": now_ms - 2 * LIFE_MS})
     values = {"key": call.key, "name": call.actor, "action": call.action, "now_ms": now_ms}
@@ -141,7 +140,7 @@ def claim_call(connection: sa.Connection, call: Call, now_ms: int) -> str | None
 
 
 def keep_call(connection: sa.Connection, call: Call, answer: str) -> None:
-    """Keep its answer beside the key that was claimed."""
+    """Store the answer of a call with its claimed key."""
     SQL.run(connection, "keep", {"key": call.key, "said": answer, "place": _sha256(call.content)})
 
 
@@ -150,9 +149,9 @@ def _sha256(text: str) -> str:
 
 
 def use_once(connection: sa.Connection, signature: str, now_ms: int, *, fresh_ms: int) -> bool:
-    """Use up a signature, and return True if it was not used before.
+    """Use up a signature. Return True if it was not used before.
 
-    It is remembered for twice as long as it could be fresh.
+    It is stored for twice the time for which a signature is valid (`fresh_ms`).
     """
     SQL.run(connection, "forget_signatures", {"now_ms": now_ms})
     values = {"signature_sha256": _sha256(signature), "expires_ms": now_ms + 2 * fresh_ms}

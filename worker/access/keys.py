@@ -1,9 +1,9 @@
-"""Keys by which programs authenticate: made, rotated, ended, listed, and checked at each request.
+"""API keys of programs: create, rotate, end, list, and check at each request.
 
-Guarantee: a key is never stored, logged or put on record; its SHA-256 is. A slow hash protects a secret that a person
-could think of. A key is 256 random bits, so it needs none, and a check costs one read by the hash. A comparison of
-hashes in an index reveals nothing: a guesser cannot choose the hash of a guess. The rights of a key never change. A
-name belongs to one program for good, since it is the actor of that program's actions.
+Guarantee: a key is never stored, logged or recorded. Its SHA-256 is stored. A slow hash would protect a secret that a
+person chose. A key has 256 random bits, so it does not need a slow hash, and a check costs one read by the hash. The
+time of a lookup by hash does not help a guesser, who cannot choose the hash of a guess. The rights of a key never
+change. A name belongs to one program for good, because it is the actor of that program's actions.
 """
 
 from __future__ import annotations
@@ -51,62 +51,62 @@ SCOPES: Final = (
     "ledger:write", "orgs:read", "orgs:write", "samples:write", "settlements:read", "settlements:write", "usage:read",
     "usage:write",
 )  # fmt: skip
-"""All there are. Each route asks for one."""
+"""All scopes. Each route requires one of them."""
 EVENTS: Final = "events:write"
 SAMPLES: Final = "samples:write"
 WITH_IDS: Final = frozenset({EVENTS, SAMPLES})
-"""Scopes of what is told apart by ids that its sender chooses."""
+"""Scopes for items with ids that the sender chooses."""
 PREFIX: Final = "ddk_"
-"""Prefix of each key: scanners of sources find a key that was left there."""
+"""Prefix of each key, so that scanners of source code can find leaked keys."""
 ACTOR: Final = "key"
-"""Begins the actor of what is done by a key; its name follows."""
+"""The prefix of the actor of a key's actions. A colon and the key's name follow."""
 KEY: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
-"""The form of a key: any other text is no key, and costs no read."""
+"""The form of a key. Any other text is refused without a read of the database."""
 OVERLAP_MS: Final = DAY_MS
-"""Default time for which an old API key works beside the new one."""
+"""Default time for which a rotated API key still works, in milliseconds."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
-"""Longest time for which an old API key works beside the new one."""
+"""Longest time for which a rotated API key still works, in milliseconds."""
 MOST_OF_A_NAME: Final = 1_000
-"""Keys of one name, over all rotations. Each stays in its table for good, so that no key is used again."""
+"""Keys of one name, over all rotations. Each stays in its table for good, so that a key is never reused."""
 MOST_LIFE_MS: Final = 3_650 * DAY_MS
-"""Longest life of an API key."""
+"""Longest lifetime of an API key, in milliseconds."""
 LEAST_LIFE_MS: Final = 60_000
-"""Shortest life of an API key."""
+"""Shortest lifetime of an API key, in milliseconds."""
 USED_EVERY_MS: Final = 60_000
-"""Interval between two writes of a key's last use."""
+"""Interval between two writes of a key's last use, in milliseconds."""
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """The rights of a key.
+    """An API key with its rights.
 
-    It may name one organisation (`org_id`), send samples of one cell (`cell_id`), and send events of one source
-    (`source`). None: any. `gives_micro`: the most credit that it may give at once, in micro-credits.
+    `org_id`, `cell_id`, `source`: the organisation, cell and source of usage to which the key is bound (None: any).
+    `gives_micro`: the maximum of one grant, in micro-credits.
     """
 
     name: str
     scopes: tuple[str, ...]
     org_id: str | None
     used_ms: int | None = None
-    """When it was last used before, to a minute."""
+    """The time of its last earlier use, accurate to a minute."""
     cell_id: str | None = None
     source: str | None = None
     gives_micro: int = 0
     proof: str = field(default="", repr=False, compare=False)
-    """The hash by which it was found, and is found again."""
+    """The hash by which the key was found, and can be found again."""
     expires_ms: int | None = field(default=None, compare=False)
     recalled: bool = field(default=False, compare=False)
-    """True if a process remembered it without a read: a transaction must find it again (`Programs.identify`)."""
+    """True if it comes from a cache. A transaction must then read it again (`Programs.identify`)."""
 
     @property
     def actor(self) -> str:
-        """The actor of everything that is done by this key."""
+        """Return the actor of all actions by this key."""
         return f"{ACTOR}:{self.name}"
 
 
 @dataclass(frozen=True)
 class Rotated:
-    """The key that takes another's place, and until when the other is taken still."""
+    """The new key of a rotation, its end (None: no end), and the time until which the old key works."""
 
     key: ApiKey
     expires_ms: int | None
@@ -127,19 +127,19 @@ def find(connection: sa.Connection, key: str, now_ms: int) -> ApiKey | None:
 
 
 def find_all(connection: sa.Connection, proofs: Collection[str], now_ms: int) -> Mapping[str, ApiKey]:
-    """The same for many, by their hashes; without those that are unknown, over or ended."""
+    """Return the valid keys with these hashes, by hash. Unknown, expired and ended keys are omitted."""
     with prepared(connection):
         read = read_together(connection, keys=finding(proofs, now_ms))
     return index_keys(read["keys"])
 
 
 def finding(proofs: Collection[str], now_ms: int) -> Part:
-    """Return the query of keys, for `index_keys`."""
+    """Return the query of valid keys by their hashes: rows for `index_keys`."""
     return SQL.part("find", {"proofs": sorted(set(proofs)), "now_ms": now_ms})
 
 
 def index_keys(rows: Iterable[Any]) -> Mapping[str, ApiKey]:
-    """As `find_all`, of what was read by `finding`."""
+    """Return the keys from the rows of `finding`, by hash."""
     return {
         row.key_sha256: ApiKey(
             row.name,
@@ -157,7 +157,7 @@ def index_keys(rows: Iterable[Any]) -> Mapping[str, ApiKey]:
 
 
 def note_use(connection: sa.Connection, key: str, now_ms: int) -> None:
-    """Keep that a key is used now, unless that was kept within the minute. Two that say it at once write it once."""
+    """Record that a key is used now, unless a use within the last minute is recorded."""
     values = {"key_sha256": hash_of(key), "now_ms": now_ms, "since_ms": now_ms - USED_EVERY_MS}
     SQL.run(connection, "note_use", values)
 
@@ -177,11 +177,13 @@ def create(
     new: bool = False,
     any_source: bool = False,
 ) -> int | None:
-    """Let a program in by `key`; until when, None without an end. `any_source`: a key of one organisation may send
-    events of every source, and samples of every id, and so take the ids of other producers' usage.
+    """Create an API key from the secret `key`. Return the time of its end in milliseconds; None if it has no end.
 
-    Errors: UsageError; UnknownId for a scope there is not and, unless `new`, for an organisation or a cell of which
-    nothing is known; Refused for a name that is taken.
+    `any_source`: a key of one organisation may send events of every source, and samples with every id. It could then
+    use the ids of other producers' usage.
+
+    Errors: UsageError; UnknownId for an unknown scope, and unless `new`, for an unknown organisation or cell; Refused
+    for a name that is used.
     """
     if not is_clean_id(name):
         raise UsageError("invalid key name: expected 1 to 200 characters without control characters")
@@ -220,8 +222,12 @@ def create(
 
 
 def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms: int = OVERLAP_MS) -> Rotated:
-    """Let a program in by `key`, too, and by its old one for `overlap_ms` more. The new one lives as long as the
-    old one was to live. Errors: UsageError; UnknownId; Refused for a key that was ended, or for MOST_OF_A_NAME."""
+    """Rotate an API key: `key` is the new secret, and the old key works for `overlap_ms` longer.
+
+    The new key has the lifetime that the old key had from its creation.
+
+    Errors: UsageError; UnknownId; Refused for an ended key, or if the name has MOST_OF_A_NAME keys.
+    """
     if not 0 <= overlap_ms <= MOST_OVERLAP_MS:
         raise UsageError("invalid overlap: expected 0 to 30 days")
     if _hold(connection, name) >= MOST_OF_A_NAME:
@@ -248,7 +254,7 @@ def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms
 
 
 def end(connection: sa.Connection, name: str, by: By) -> bool:
-    """Let a program in no more, by any key of this name; whether it was let in before. Errors: UnknownId."""
+    """End all API keys of a name. Return True if a key was valid before. Errors: UnknownId."""
     _hold(connection, name)
     ended = SQL.run(connection, "end", {"name": name, "now_ms": by.now_ms}).all()
     if ended:
@@ -257,8 +263,10 @@ def end(connection: sa.Connection, name: str, by: By) -> bool:
 
 
 def _hold(connection: sa.Connection, name: str) -> int:
-    """Nobody else rotates or ends keys of this name until this transaction is over, and the next statement sees all of
-    them. Returns how many there are. Errors: UnknownId."""
+    """Lock a name, and return the number of its keys. Errors: UnknownId.
+
+    Until this transaction is over, another one cannot rotate or end keys of the name. The next statement sees all keys.
+    """
     found = SQL.run(connection, "hold_name", {"name": name}).all()
     if not found:
         ids.require(connection, ids.API_KEY, name)
@@ -287,11 +295,11 @@ def _insert(connection: sa.Connection, made: ApiKey, key: str, expires_ms: int |
 
 @dataclass(frozen=True)
 class KeyRow:
-    """A key, as the list shows it. Times are milliseconds.
+    """An API key in a list. Times are in milliseconds.
 
-    `org_id`, `cell_id`, `source`: the only organisation, cell or source of events that it may name; None: any.
-    `used_ms`: its last use, to a minute; None: never. `maker_ended`: the person of the console who made it has been
-    ended; the key continues to work. Only `page_of_keys` sets `maker_ended`.
+    `org_id`, `cell_id`, `source`: the organisation, cell or source to which it is bound (None: any). `used_ms`: its
+    last use, accurate to a minute (None: never). `maker_ended`: the console user who created it was ended, and the key
+    still works. Only `page_of_keys` sets `maker_ended`.
     """
 
     name: str
@@ -312,20 +320,23 @@ class KeyRow:
 
 
 def list_keys(connection: sa.Connection, now_ms: int, most: int) -> list[KeyRow]:
-    """By name, the one that continues first. `rotated`: another took its place, and it is taken still."""
+    """Return API keys, sorted by name, with the newest key of each name first.
+
+    State `rotated`: a new key replaced it, and it still works.
+    """
     return [_row(row._mapping, now_ms) for row in SQL.run(connection, "list", {"at_most": most})]
 
 
 @dataclass(frozen=True)
 class KeysPage:
-    """`next_after`: the name after which more come; None: there are none."""
+    """A page of API keys. `next_after`: the name after which the next page begins (None: this is the last page)."""
 
     keys: list[KeyRow]
     next_after: str | None
 
 
 def page_of_keys(connection: sa.Connection, now_ms: int, *, after: str = "", most: int = 100) -> KeysPage:
-    """So many programs by their names: the key that continues of each, and those that are taken beside it still."""
+    """Return a page of programs, sorted by name: the newest key of each, and older keys that still work."""
     values = {"after": after, "at_most": most + 1, "now_ms": now_ms}
     found = [_row(row._mapping, now_ms) for row in SQL.run(connection, "taken", values)]
     names = list(dict.fromkeys(one.name for one in found))
@@ -334,7 +345,7 @@ def page_of_keys(connection: sa.Connection, now_ms: int, *, after: str = "", mos
 
 
 def keys_named(connection: sa.Connection, name: str, now_ms: int) -> list[KeyRow]:
-    """All there ever were of a name, the first one first."""
+    """Return all keys that a name ever had, the oldest first."""
     return [_row(row._mapping, now_ms) for row in SQL.run(connection, "named", {"name": name})]
 
 
@@ -348,15 +359,15 @@ def _row(row: sa.RowMapping, now_ms: int) -> KeyRow:
     return KeyRow(**{**row, **more})
 
 
-# As people and programs do it.
+# Actions and lists.
 
 
 @dataclass(frozen=True)
 class KeyMade:
-    """A key, shown this once: it is kept nowhere.
+    """A new API key. `key` is shown this once, and never stored.
 
-    It has its scopes; the one organisation, cell and source that it may name (null: any); and the most credit that it
-    may give at once.
+    `org_id`, `cell_id`, `source`: the organisation, cell and source to which it is bound (null: any). `gives_micro`:
+    the maximum of one grant, in micro-credits.
     """
 
     name: str
@@ -371,14 +382,14 @@ class KeyMade:
 
 @dataclass(frozen=True)
 class KeyRotated(KeyMade):
-    """The key that takes the old one's place, and until when the old one is taken still."""
+    """The new key of a rotation. `old_until_ms`: the time until which the old key works."""
 
     old_until_ms: int
 
 
 @dataclass(frozen=True)
 class KeyEnded:
-    """The end of a key. `changed`: a key of this name counted before."""
+    """The end of a name's keys. `changed`: a key of this name was valid before."""
 
     name: str
     changed: bool
@@ -441,7 +452,7 @@ def _end(connection: sa.Connection, asked: Invocation, name: Name) -> KeyEnded:
 
 
 def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) -> None:
-    """A program hands on no more than it may itself, and for no longer. Errors: Refused."""
+    """Refuse a key with more rights, or a longer lifetime, than the calling program's key. Errors: Refused."""
     if reach is None:
         return
     beyond = sorted(set(key.scopes) - reach.scopes)
@@ -460,7 +471,7 @@ def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) ->
 
 
 def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    """Each of the name, by when it was made."""
+    """Return the facts of a name for a dry run: its keys by creation, and the last use."""
     found = keys_named(connection, values["name"], asked.by.now_ms)
     facts = [Fact(f"Created {show_time(one.created_ms)}, number {at}", one.state) for at, one in enumerate(found, 1)]
     used = max((one.used_ms for one in found if one.used_ms is not None), default=None)
@@ -468,7 +479,7 @@ def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequ
 
 
 def _recovery_hint(values: Values) -> str:
-    """A key that was made, maybe, and that nobody saw."""
+    """Return advice if the answer with a new key was lost, so that the key may exist and was not seen."""
     word = typed(values["name"])
     told = f"if `drawdown key list` shows a new key of {values['name']}, that key is lost"
     return f"{told}. `drawdown key rotate {word}` shows another key; `drawdown key end {word}` ends all of them"

@@ -10,15 +10,15 @@ SELECT key_sha256, name, scopes, org_id, used_ms, cell_id, source, gives_micro, 
 WHERE key_sha256 IN :proofs AND ended_ms IS NULL AND (expires_ms IS NULL OR :now_ms < expires_ms)
 
 -- name: insert
--- Two that make, or rotate, keys of one name at once: one of them does.
+-- If two calls create or rotate a key of one name at once, only one of them succeeds.
 INSERT INTO api_keys (key_sha256, name, scopes, org_id, cell_id, source, gives_micro, created_ms, expires_ms, actor,
     reason)
 VALUES (:key_sha256, :name, :scopes, :org_id, :cell_id, :source, :gives_micro, :created_ms, :expires_ms, :actor, :reason)
 ON CONFLICT DO NOTHING RETURNING name
 
 -- name: hold_name
--- A key stays in its table for good, so all who change keys of one name meet at the first. A statement that waited does
--- not see a key that another one added: the next statement sees it.
+-- Keys stay in their table for good, so the first key of a name serialises all changes of the name. A statement that
+-- waited does not see a key that was added meanwhile, but the next statement sees it.
 SELECT key_sha256 FROM api_keys WHERE name = :name ORDER BY key_sha256 {for_update}
 
 -- name: going
@@ -42,8 +42,8 @@ FROM api_keys
 ORDER BY name, CASE WHEN rotated_ms IS NULL THEN 0 ELSE 1 END, created_ms DESC, key_sha256 LIMIT :at_most
 
 -- name: taken
--- A page of names, each with its present key, and the keys that are still accepted beside it. The names of people are
--- not for every login: no other statement here reads them.
+-- A page of names, each with its newest key, and older keys that still work. Only this statement reads names of console
+-- users, because not every login may read them.
 SELECT k.name, k.scopes, k.org_id, k.cell_id, k.source, k.gives_micro, k.created_ms, k.expires_ms, k.rotated_ms, k.ended_ms, k.used_ms, k.actor,
     k.reason, EXISTS (SELECT 1 FROM console_users u WHERE 'console:' || u.name = k.actor AND u.ended_ms IS NOT NULL)
         AS maker_ended

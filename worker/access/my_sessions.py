@@ -1,8 +1,8 @@
-"""Sessions of an organisation's own people: they come in by a link, and see that organisation alone.
+"""Sessions of an organisation's users. They sign in by a link, and see only that organisation.
 
-Guarantee: a link lets in once, however often and by however many callers it is tried. A session belongs to one
-organisation, and ends LIFE_MS after it began. Only the SHA-256 of links and sessions is kept. A link is remembered as
-long as its session would last, which is longer than any link counts.
+Guarantee: a link begins one session, even if several callers use it at once. A session belongs to one organisation, and
+ends LIFE_MS after its start. Only the SHA-256 of links and sessions is stored. The hash of a link is stored as long as
+its session lasts, which is longer than a link is valid.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from drawdown.worker.access.people import LINK, Person, hash_of
 SQL = queries(__file__)
 
 LIFE_MS: Final = 60 * MINUTE_MS
-"""Life of a session at `/my`."""
+"""Lifetime of a session at `/my`, in milliseconds."""
 LINK_MS: Final = 15 * MINUTE_MS
-"""Longest life of a link."""
+"""Longest lifetime of a link, in milliseconds."""
 MOST_SESSIONS: Final = 200
 """Sessions of one organisation at `/my`. A further one ends the oldest."""
 VIA: Final = "my"
 STAFF: Final = "console:"
-"""Prefix of the names of the console's own people, who look in; no link has such a name."""
+"""Prefix of the names of console users who view an organisation's pages. Links cannot have such a name."""
 
 
 class UsedLink(Refused):
-    """Somebody came in by this link before."""
+    """The link was used before."""
 
     code = "used_link"
 
 
 @dataclass(frozen=True)
 class Visitor(Person):
-    """A person of an organisation, as the operator's product states it.
+    """A user of an organisation, as the operator's product names them.
 
-    `name`: the person, if the product named one, otherwise the organisation. They may see none of the console's own
-    pages. `is_staff`: instead, it is a person of the console, who looks at the pages of the organisation.
+    `name`: the user, or the organisation if the product did not name a user. A visitor cannot see the console's own
+    pages. `is_staff`: the visitor is a console user, who views the organisation's pages.
     """
 
     org_id: str = ""
@@ -67,7 +67,7 @@ def visitor(org_id: str, person: str | None) -> Visitor:
 
 
 def enter(connection: sa.Connection, link_id: str, who: Visitor, session: str, address: str, now_ms: int) -> None:
-    """Begin a session by a link that was proven. Errors: UsedLink."""
+    """Begin a session by a verified link. Errors: UsedLink."""
     SQL.run(connection, "forget", {"life_ms": now_ms - LIFE_MS})
     values = {
         "session_sha256": hash_of(session),
@@ -77,7 +77,7 @@ def enter(connection: sa.Connection, link_id: str, who: Visitor, session: str, a
         "now_ms": now_ms,
     }
     if SQL.run(connection, "insert", values).first() is None:
-        if SQL.run(connection, "same", values).first() is not None:  # the answer of its commit was lost
+        if SQL.run(connection, "same", values).first() is not None:  # this is a retry after a lost answer
             return
         raise UsedLink("this link was used before. Each link opens the page once")
     SQL.run(connection, "make_room", {"org_id": who.org_id, "most": MOST_SESSIONS, "now_ms": now_ms})
@@ -86,7 +86,7 @@ def enter(connection: sa.Connection, link_id: str, who: Visitor, session: str, a
 
 
 def find(connection: sa.Connection, session: str, now_ms: int) -> Visitor | None:
-    """Return the visitor of a session; None if it has ended, or does not exist."""
+    """Return the visitor of a session; None if the session has ended or does not exist."""
     if not LINK.fullmatch(session):
         return None
     values = {"session_sha256": hash_of(session), "life_ms": now_ms - LIFE_MS}
@@ -95,5 +95,5 @@ def find(connection: sa.Connection, session: str, now_ms: int) -> Visitor | None
 
 
 def end(connection: sa.Connection, session: str, now_ms: int) -> None:
-    """End a session. If it has ended already, nothing happens."""
+    """End a session. An ended session does not change."""
     SQL.run(connection, "end", {"session_sha256": hash_of(session), "now_ms": now_ms})

@@ -1,4 +1,4 @@
--- Sessions of organisations' own people, and the links that they came by.
+-- Sessions of organisations' users, and the links with which they signed in.
 
 -- name: forget
 DELETE FROM my_sessions WHERE began_ms <= :life_ms
@@ -10,7 +10,7 @@ WHERE org_id = :org_id AND ended_ms IS NULL AND session_sha256 NOT IN (
     ORDER BY s.began_ms DESC, s.session_sha256 LIMIT :most)
 
 -- name: insert
--- If two people come by the same link at once, one waits for the other here.
+-- If two people use the same link at once, one waits for the other here.
 INSERT INTO my_sessions (session_sha256, link_sha256, org_id, person, began_ms)
 VALUES (:session_sha256, :link_sha256, :org_id, :person, :now_ms) ON CONFLICT DO NOTHING RETURNING org_id
 

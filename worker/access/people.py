@@ -1,10 +1,10 @@
-"""People of the console: added, given a role, let in again by a link, ended, listed; and the password that each sets.
+"""Users of the console: add, set a role, reset by a link, end and list; and their passwords.
 
-Guarantee: neither a password nor a link is stored, logged or put on record. A link's SHA-256 is kept: the link has 256
-random bits. A password's Argon2id hash is kept, with its version and cost: a person thought of it, so each guess has to
-cost memory and time. An older hash is verified, and replaced at the next sign-in. A name belongs to one person for
-good, since it is the actor of that person's actions. A person who is ended, or given another link, is signed out in the
-same transaction.
+Guarantee: neither a password nor a link is stored, logged or recorded. The SHA-256 of a link is stored, because a link
+has 256 random bits. For a password, its Argon2id hash is stored, with version and cost: a person chose it, so each
+guess must cost memory and time. An older hash is verified, and replaced at the next sign-in. A name belongs to one
+person for good, because it is the actor of that person's actions. If a person is ended or gets another link, the same
+transaction signs them out.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ if TYPE_CHECKING:
 SQL = queries(__file__)
 
 ROLES: Final = ("viewer", "operator", "admin")
-"""Each may do all that those before it may."""
+"""The roles, in ascending order. Each includes the rights of the roles before it."""
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
 LINK: Final = re.compile(r"[A-Za-z0-9_-]{43}")
-"""The form of the secret of a link or a session: any other text is neither, and costs no read."""
+"""The form of the secret of a link or a session. Any other text is refused without a read of the database."""
 LINK_MS: Final = DAY_MS
-"""Life of a link with which a person sets a password."""
+"""Lifetime of a link with which a person sets a password, in milliseconds."""
 LEAST_PASSWORD_CHARS: Final = 12
-"""Shortest password."""
+"""Fewest characters of a password."""
 MAX_PASSWORD_CHARS: Final = 200
-"""Longest password."""
+"""Most characters of a password."""
 _NOBODY: Final = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$gL0iVLWaBgvLNRmgzOJfMXwh02Ty6GjPvPhiy6MhjM8"
-"""The hash that is checked if no password is stored, so that it takes as long."""
+"""The hash that is checked if a name has no password, so that the check takes as long."""
 _SCRYPT: Final = {"n": 2**15, "r": 8, "p": 3}
-"""The cost of hashes that were stored before Argon2id, as `salt:hash` in hex."""
+"""The cost of scrypt hashes, which were stored before Argon2id as `salt:hash` in hexadecimal."""
 _SCRYPT_STORED: Final = re.compile(r"([0-9a-f]{32}):([0-9a-f]{128})")
 _SCRYPT_MEMORY: Final = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Person:
-    """A person who is signed in, or may be.
+    """A user of the console.
 
-    `grant_limit_micro`: the most that they may grant at once; None: they grant nothing. `in_demo`: all data in their
-    database was made up.
+    `grant_limit_micro`: the maximum of one grant, in micro-credits (None: they cannot grant credit). `in_demo`: the
+    database has only demo data.
     """
 
     name: str
@@ -64,16 +64,16 @@ class Person:
 
     @property
     def via(self) -> str:
-        """Through what they do it, on record."""
+        """Return the channel of their actions in the audit."""
         return "console"
 
     @property
     def actor(self) -> str:
-        """The actor of a person's actions. It differs from a user of the operating system with the same name."""
+        """Return the actor of their actions. It differs from a user of the operating system with the same name."""
         return f"console:{self.name}"
 
     def may(self, role: str) -> bool:
-        """Return True if this person has the role, or one above it."""
+        """Return True if this person has the role or a higher one."""
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
@@ -84,14 +84,17 @@ def hash_of(secret: str) -> str:
 
 @cache
 def _hasher() -> PasswordHasher:
-    """Argon2id as OWASP's cheat sheet on password storage has it for 19 MiB. A hash names its own version and cost."""
-    from argon2 import PasswordHasher  # few commands look at a password, and each would pay for it
+    """Return the hasher: Argon2id with 19 MiB, as OWASP's password storage cheat sheet recommends.
+
+    A hash contains its version and cost.
+    """
+    from argon2 import PasswordHasher  # imported here, because few commands need it and the import is slow
 
     return PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, hash_len=32, salt_len=16)
 
 
 def hash_password(password: str) -> str:
-    """Return a password as it is stored: its scheme, version, cost, salt and hash. It takes some 40 ms and 19 MiB.
+    """Return the text to store for a password: scheme, version, cost, salt and hash. It takes about 40 ms and 19 MiB.
 
     Errors: UsageError if it is too short or too long.
     """
@@ -101,10 +104,10 @@ def hash_password(password: str) -> str:
 
 
 def is_password(password: str, stored: str | None) -> bool:
-    """Return True if it is the stored password.
+    """Return True if a password matches the stored hash.
 
-    It takes as long if none is stored, so that the time does not reveal which names exist. An older hash takes longer:
-    until its person signs in, the time reveals that it exists.
+    The check takes as long if `stored` is None, so that the time does not reveal which names exist. An older hash takes
+    longer: until its person signs in, the time reveals that the name exists.
     """
     given, fits = _bytes(password[:MAX_PASSWORD_CHARS]), len(password) <= MAX_PASSWORD_CHARS
     older = _SCRYPT_STORED.fullmatch(stored or "")
@@ -120,7 +123,7 @@ def is_password(password: str, stored: str | None) -> bool:
 
 
 def rehashed(password: str, stored: str) -> str:
-    """Return the text to store for a password that was verified: the same, or a hash of the present cost."""
+    """Return the text to store for a verified password: the stored one, or a new hash with the present cost."""
     current = not _SCRYPT_STORED.fullmatch(stored) and not _hasher().check_needs_rehash(stored)
     return stored if current else _hasher().hash(_bytes(password))
 
@@ -132,9 +135,9 @@ def _bytes(password: str) -> bytes:
 def add(
     connection: sa.Connection, name: str, role: str, link: str, by: By, *, grant_limit_micro: int | None = None
 ) -> int:
-    """Let a person set a password by `link`; until when.
+    """Add a person, who sets a password with `link`. Return the end of the link, in milliseconds.
 
-    Errors: UsageError; UnknownId for a role there is not; Refused for a name that is taken.
+    Errors: UsageError; UnknownId for an unknown role; Refused for a name that is used.
     """
     if not NAME.fullmatch(name):
         raise UsageError("invalid name: expected 1 to 64 of a-z, 0-9 and . _ @ + -, with a letter or digit first")
@@ -158,9 +161,9 @@ def add(
 
 
 def set_role(connection: sa.Connection, name: str, role: str, by: By, *, grant_limit_micro: int | None = None) -> bool:
-    """Give a person this role and limit, from their next request on; whether they had another one.
+    """Set a person's role and grant limit, from their next request on. Return True if it changed.
 
-    Errors: UnknownId; Refused for a person who was ended.
+    Errors: UsageError; UnknownId; Refused for an ended person.
     """
     was = _hold(connection, name)
     _require_role(role, grant_limit_micro)
@@ -175,9 +178,9 @@ def set_role(connection: sa.Connection, name: str, role: str, by: By, *, grant_l
 
 
 def reset(connection: sa.Connection, name: str, link: str, by: By) -> int:
-    """Take a person's password, sign them out everywhere, and let them set another by `link`; until when.
+    """Delete a person's password, and sign them out everywhere. They set another one with `link`.
 
-    Errors: UnknownId; Refused for a person who was ended.
+    Returns the end of the link, in milliseconds. Errors: UnknownId; Refused for an ended person.
     """
     _hold(connection, name)
     SQL.run(connection, "reset", {"name": name, **_link(link, by.now_ms)})
@@ -187,7 +190,7 @@ def reset(connection: sa.Connection, name: str, link: str, by: By) -> int:
 
 
 def end(connection: sa.Connection, name: str, by: By) -> bool:
-    """Let a person in no more, and sign them out everywhere; whether they were let in before. Errors: UnknownId."""
+    """End a person's access, and sign them out everywhere. Return True if they had access. Errors: UnknownId."""
     if _row(connection, name).ended_ms is not None:
         return False
     SQL.run(connection, "end", {"name": name, "now_ms": by.now_ms})
@@ -197,8 +200,10 @@ def end(connection: sa.Connection, name: str, by: By) -> bool:
 
 
 def set_password(connection: sa.Connection, link: str, password: str, now_ms: int) -> Person | None:
-    """Use a link up: its person has this password (as `hash_password` made it), and is signed out elsewhere. None where
-    there is no such link, or no more."""
+    """Set a person's password by a link, use the link up, and sign the person out everywhere.
+
+    `password`: the text from `hash_password`. Returns None if the link does not exist or has expired.
+    """
     if not LINK.fullmatch(link):
         return None
     values = {"link_sha256": hash_of(link), "password": password, "now_ms": now_ms}
@@ -213,7 +218,7 @@ def set_password(connection: sa.Connection, link: str, password: str, now_ms: in
 
 
 def linked(connection: sa.Connection, link: str, now_ms: int) -> str | None:
-    """Return the person who may set a password by this link; None if no person may."""
+    """Return the name of the person who may set a password by this link; None if the link is not valid."""
     if not LINK.fullmatch(link):
         return None
     name: str | None = SQL.run(
@@ -223,7 +228,7 @@ def linked(connection: sa.Connection, link: str, now_ms: int) -> str | None:
 
 
 def mark_demo(connection: sa.Connection, now_ms: int) -> None:
-    """Say for good that all in this database was made up: the console shows it on each page."""
+    """Mark this database for good as one with only demo data. The console shows that on each page."""
     SQL.run(connection, "mark_demo", {"now_ms": now_ms})
 
 
@@ -259,8 +264,11 @@ def _hold(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
 
 @dataclass(frozen=True)
 class UserRow:
-    """A person; times are milliseconds. `invited`: a link waits, and until when; `locked`: the link ran out unused.
-    `sessions`: on how many browsers they are signed in."""
+    """A user in a list. Times are in milliseconds.
+
+    State `invited`: their link is valid until `link_expires_ms`. State `locked`: the link expired before use.
+    `sessions`: the number of browsers in which they are signed in.
+    """
 
     name: str
     role: str
@@ -278,19 +286,22 @@ class UserRow:
 def list_users(
     connection: sa.Connection, now_ms: int, most: int, *, after: str = "", ended: bool = False
 ) -> list[UserRow]:
-    """By name, those who were ended last. `after`: behind this name, which was `ended` or not."""
+    """Return users, sorted by name, with ended users last. `after`: the name after which the page begins.
+
+    `ended`: the user with that name is ended.
+    """
     values = {"at_most": most, "after": after, "ended": int(ended)}
     return [_listed(row._mapping, now_ms) for row in SQL.run(connection, "list", values)]
 
 
 def user_named(connection: sa.Connection, name: str, now_ms: int) -> UserRow | None:
-    """One person; None where there is none of this name."""
+    """Return a user by name; None if the name is unknown."""
     row = SQL.run(connection, "named", {"name": name}).one_or_none()
     return None if row is None else _listed(row._mapping, now_ms)
 
 
 def is_demo(connection: sa.Connection) -> bool:
-    """Return True if all data in this database was made up."""
+    """Return True if this database has only demo data."""
     return SQL.run(connection, "is_demo").first() is not None
 
 

@@ -1,10 +1,11 @@
-"""Signing in to the console and out of it.
+"""Sign in to the console, and sign out.
 
-Guarantee: a session is new at each sign-in, and its SHA-256 alone is kept. It ends IDLE_MS after its last use, and
-LIFE_MS after it began, whatever is done. A try is counted before its password is looked at, so that many at once are
-counted, too: of one name from one address MOST_FAILURES are looked at in WITHIN_MS, and of one address
-MOST_ADDRESS_FAILURES by names that do not exist. A sign-in that succeeds forgives its name.
-A password that was changed, or a person who was ended, between the look and the session lets nobody in.
+Guarantee: each sign-in creates a new session, and only its SHA-256 is stored. A session ends IDLE_MS after its last
+use, and at the latest LIFE_MS after its start. A try is counted before its password is checked, so concurrent tries
+count, too. In WITHIN_MS, MOST_FAILURES tries of one name from one address are checked, and MOST_ADDRESS_FAILURES tries
+of unknown names from one address. A successful sign-in resets the count of its name.
+
+If the password is changed, or the person is ended, between the check and the session, the sign-in fails.
 """
 
 from __future__ import annotations
@@ -24,38 +25,40 @@ from drawdown.worker.access.people import LINK, Person, hash_of
 SQL = queries(__file__)
 
 IDLE_MS: Final = 480 * MINUTE_MS
-"""Time without use after which a session of the console ends."""
+"""Time without use after which a session of the console ends, in milliseconds."""
 LIFE_MS: Final = DAY_MS
-"""Life of a session of the console."""
+"""Longest lifetime of a session of the console, in milliseconds."""
 SEEN_EVERY_MS: Final = MINUTE_MS
-"""Interval between two writes of a session's last use."""
+"""Interval between two writes of a session's last use, in milliseconds."""
 WITHIN_MS: Final = 15 * MINUTE_MS
-"""Time for which failed sign-ins count."""
+"""Time for which failed sign-ins count, in milliseconds."""
 MOST_FAILURES: Final = 5
 """Failed sign-ins with one name from one address."""
 MOST_ADDRESS_FAILURES: Final = 50
-"""Failed sign-ins from one address with names that do not exist. This bounds their stored rows. Made-up names do not
-lock out a person at the same address: MOST_FAILURES bounds a person's own tries."""
+"""Failed sign-ins from one address with unknown names. This bounds their stored rows.
+
+Unknown names do not lock out a person at the same address, because MOST_FAILURES bounds a person's own tries.
+"""
 MOST_SESSIONS: Final = 20
 """Sessions of one person. A further one ends the oldest."""
 NOTHING: Final[Mapping[str, str]] = {}
 
 
 class TooManyFailures(Refused):
-    """So many sign-ins failed that no password is looked at for a while."""
+    """Too many sign-ins failed, so passwords are not checked for a while."""
 
     code = "too_many_failures"
 
 
 def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -> str | None:
-    """Count a try of a name from an address; the password that is stored, None where there is none.
+    """Count a try of a name from an address. Return the stored hash of the password; None if the name has none.
 
-    Errors: TooManyFailures, after which nothing was counted.
+    Errors: TooManyFailures. The try is then not counted.
     """
     given = {"name": clean(name, MAX_ID_CHARS), "address": clean(address, MAX_ID_CHARS)}
     SQL.run(connection, "forget_failures", {"since_ms": now_ms - WITHIN_MS})
     found = SQL.run(connection, "password", {"name": name}).scalar_one_or_none()
-    # Made-up names use up the address's tries, and not those of the people behind it.
+    # Unknown names count for the address, so they do not use up the tries of known people at that address.
     of_address = [("", MOST_ADDRESS_FAILURES)] if found is None else []
     for whose, most in (*of_address, (given["name"], MOST_FAILURES)):
         values = {**given, "name": whose, "now_ms": now_ms}
@@ -67,9 +70,9 @@ def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -
 def begin(
     connection: sa.Connection, name: str, password: str, session: str, address: str, now_ms: int, anew: str = ""
 ) -> Person | None:
-    """Begin a session of a person with this stored password, which was verified before; None if it has changed since.
+    """Begin a session of a person after the stored hash `password` was verified. Return None if the hash has changed.
 
-    If a new hash is given, of the same password at the present cost, it replaces the stored hash.
+    The last parameter is a hash of the same password with the present cost. It replaces the stored hash ('': keep it).
     """
     row = SQL.run(connection, "person", {"name": name, "password": password}).one_or_none()
     if row is None:
@@ -83,8 +86,10 @@ def begin(
 
 
 def enter(connection: sa.Connection, link: str, session: str, address: str, now_ms: int) -> Person | None:
-    """Begin a session by a link alone, which stays as it is: only where all in the database was made up. None
-    elsewhere, and where there is no such link."""
+    """Begin a session by a link without a password, in a database with only demo data. The link stays valid.
+
+    Returns None in any other database, or if the link does not exist.
+    """
     if not LINK.fullmatch(link):
         return None
     row = SQL.run(connection, "linked_in_demo", {"link_sha256": hash_of(link), "now_ms": now_ms}).one_or_none()
@@ -98,7 +103,7 @@ def enter(connection: sa.Connection, link: str, session: str, address: str, now_
 def begin_proven(
     connection: sa.Connection, name: str, session: str, address: str, now_ms: int, through: str
 ) -> Person | None:
-    """Begin a session of a person that another service proved; None if the name has no person here.
+    """Begin a session of a person after another service authenticated them. Return None for an unknown or ended name.
 
     `through`: the address of that service.
     """
@@ -127,9 +132,9 @@ def _begin(
 
 
 def find(connection: sa.Connection, session: str, now_ms: int) -> tuple[Person, int] | None:
-    """Return the person of a session, and when it was last used.
+    """Return the person of a session, and the time of its last use in milliseconds.
 
-    None if the session has ended, or its person was ended.
+    Returns None if the session has ended, or its person was ended.
     """
     if not LINK.fullmatch(session):
         return None
@@ -139,13 +144,13 @@ def find(connection: sa.Connection, session: str, now_ms: int) -> tuple[Person, 
 
 
 def note_use(connection: sa.Connection, session: str, now_ms: int) -> None:
-    """Keep that a session is used now, unless that was kept within the minute."""
+    """Record that a session is used now, unless a use within the last minute is recorded."""
     values = {"session_sha256": hash_of(session), "now_ms": now_ms, "since_ms": now_ms - SEEN_EVERY_MS}
     SQL.run(connection, "note_use", values)
 
 
 def end(connection: sa.Connection, session: str, now_ms: int) -> None:
-    """Sign out. One that was over already ends silently."""
+    """End a session and record it. An ended session does not change."""
     row = SQL.run(connection, "end", {"session_sha256": hash_of(session)}).one_or_none()
     if row is not None:
         by = By(now_ms, f"console:{row.name}", "signed out", "console")
@@ -153,7 +158,7 @@ def end(connection: sa.Connection, session: str, now_ms: int) -> None:
 
 
 def person_named(connection: sa.Connection, name: str) -> Person | None:
-    """Return the person that a trusted proxy names; None if no person of this name may come in."""
+    """Return the person that a trusted proxy names; None if the name has no access."""
     row = SQL.run(connection, "named", {"name": name}).one_or_none()
     return None if row is None else _person(row)
 

@@ -1,7 +1,7 @@
 -- Sessions of the console, and sign-ins that failed.
 
 -- name: for_update [postgresql]
--- If a person is ended meanwhile, or their password removed, one transaction waits for the other.
+-- If another transaction ends the person or removes their password, one of the two waits for the other.
 FOR UPDATE
 
 -- name: for_update [sqlite]
@@ -10,7 +10,7 @@ FOR UPDATE
 DELETE FROM console_failures WHERE since_ms <= :since_ms
 
 -- name: count_failure
--- The failures of WITHIN_MS ago are gone, so the moment stays that of the first.
+-- Failures older than WITHIN_MS are deleted before, so `since_ms` stays the time of the first failure.
 INSERT INTO console_failures (name, address, since_ms, failures) VALUES (:name, :address, :now_ms, 1)
 ON CONFLICT (name, address) DO UPDATE SET failures = console_failures.failures + 1 RETURNING failures
 
@@ -49,7 +49,7 @@ DELETE FROM console_sessions WHERE name = :name AND session_sha256 NOT IN (
     ORDER BY s.seen_ms DESC, s.session_sha256 LIMIT :most)
 
 -- name: insert
--- A person who lost the answer may repeat it.
+-- A browser that lost the answer may repeat the request.
 INSERT INTO console_sessions (session_sha256, name, began_ms, seen_ms) VALUES (:session_sha256, :name, :now_ms, :now_ms)
 ON CONFLICT DO NOTHING
 

@@ -1,6 +1,6 @@
-"""Files of usage that are added up once, as they arrive.
+"""Batches: files of usage that are added up once, as they arrive.
 
-Guarantee: a file is accepted once, whole or not at all.
+Guarantee: a file is taken once, whole or not at all.
 
 Tests: tests/integration/test_batches.py
 """

@@ -1,6 +1,6 @@
-"""Batches and their sources, as people and programs see and change them.
+"""Actions and lists of batches and their sources.
 
-Guarantee: a withdrawal takes back all of a batch, portion by portion, as `take.withdraw_some` has it.
+Guarantee: a withdrawal takes back all of a batch, in portions of `take.withdraw_some`.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ SQL = queries(__file__)
 Batch = Annotated[str, ID, "Batch's id, as `batch list` shows it"]
 Source = Annotated[str, ID, "Name of the source"]
 MOST_WITHDRAWN: Final = 20_000
-"""Samples that a form, a call or a dry run withdraws in one transaction. Seals wait for it."""
+"""Samples that a form, a call or a dry run may withdraw in one transaction. Seals wait for that transaction."""
 
 
 @dataclass(frozen=True)
 class BatchAccepted:
-    """A file's content that is billed although it shares rows with others. `files`: the number of its files."""
+    """A batch that a person accepted although it shares rows with others. `files`: the number of its files."""
 
     batch: str
     files: int
@@ -55,9 +55,9 @@ def _accept(connection: sa.Connection, asked: Invocation, batch: Batch) -> Batch
 
 
 def _shared(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
-    """Return the facts of a file that waits.
+    """Return the facts of a file that waits, for a dry run.
 
-    The amount that a file bills is known once it is read. The rows that it shares with other batches are known now.
+    The billed amount is not known before the file is read. The rows that it shares with other batches are known.
     """
     found = sources.files_of(connection, values["batch"])
     waits = [one for one in found if one.outcome == "conflict"]
@@ -71,7 +71,10 @@ def _shared(connection: sa.Connection, _asked: Invocation, values: Values) -> Se
 
 @dataclass(frozen=True)
 class _Going:
-    """The state of a withdrawal: the last sample taken back, and the database as judged before the first portion."""
+    """The state of a withdrawal between portions.
+
+    `after`: the last withdrawn sample. `witness`: the state of the database before the first portion.
+    """
 
     after: str
     witness: Witness
@@ -106,7 +109,7 @@ def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size
 
 @dataclass(frozen=True)
 class SourcePaused:
-    """A source, and whether it is paused: nothing is taken from it."""
+    """A source. `paused`: ticks do not take files from it."""
 
     source: str
     paused: bool
@@ -119,7 +122,7 @@ def _pause(connection: sa.Connection, asked: Invocation, source: Source, *, undo
 
 @dataclass(frozen=True)
 class SourceRemoved:
-    """A source that took nothing, and is forgotten."""
+    """A source that never took a batch, and was removed."""
 
     source: str
     removed: bool
@@ -142,7 +145,7 @@ def _standing(connection: sa.Connection, _asked: Invocation, values: Values) -> 
 
 @dataclass(frozen=True)
 class ShownBatch(BatchRow):
-    """A batch as its newest file has it, each file of it, and the first rows that are in no sum."""
+    """A batch by its newest file, with all its files and its first refused rows."""
 
     files: list[BatchRow]
     refused_rows: list[RefusedRowOf]

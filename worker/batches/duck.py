@@ -1,9 +1,9 @@
-"""DuckDB, shut in: it reaches one file and its own spill folder, no network and no extension.
+"""An isolated DuckDB, which can access one file and its own spill folder, but not the network or extensions.
 
-Its limits of memory, disk and time are named here.
+This module sets its limits of memory, disk and time.
 
-Guarantee: an error of DuckDB comes out only as one line about the file. Faults of the content are distinguished from
-faults of memory, disk or time: those raise an error that asks for another try.
+Guarantee: an error of DuckDB becomes one line about the file. A fault of the content raises Refused. A fault of memory,
+disk or time raises NotNow, so that a later tick retries.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ READING_SPILL_MB: Final = 8_192
 READING_THREADS: Final = 2
 """Threads that read one file."""
 READING_TIME_S: Final = 120
-"""Longest read of one file. A tick with less time left gives it less."""
+"""Longest read of one file, in seconds. A tick with less time left reads for less time."""
 INTERRUPT_EVERY_S: Final = 0.01
-"""Interval between two interrupts of a read that is out of time."""
+"""Interval between two interrupts of a read that is out of time, in seconds."""
 _SAID_OF_ERROR: Final = 300
 _NO_TEXT: Final = re.compile(r"Error on Line: ([0-9]+)\b.*\bis not utf-8", re.DOTALL)
 
 
 def shut_in(file: FoundFile, spill: str, *, in_order: bool) -> duckdb.DuckDBPyConnection:
-    """Open DuckDB with access to one file, and nothing else. Errors: Unreadable if it is not installed."""
+    """Open DuckDB with access to one file only. Errors: Unreadable if DuckDB is not installed."""
     try:
         import duckdb
     except ImportError as error:
@@ -65,7 +65,7 @@ def shut_in(file: FoundFile, spill: str, *, in_order: bool) -> duckdb.DuckDBPyCo
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[Event]:
-    """Set once so much time is over."""
+    """Yield an event that is set after so many seconds."""
     over = Event()
     timer = Timer(seconds, over.set)
     timer.daemon = True
@@ -82,7 +82,7 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up
 
     Errors: Refused for faults of the content; NotNow for the rest.
     """
-    import duckdb  # its 60 MB are for who takes a batch alone
+    import duckdb  # it needs 60 MB, so only programs that take a batch import it
 
     over = Event()
     watching = Thread(target=_watch, args=(connection, over, time_is_up), daemon=True)
@@ -103,7 +103,7 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up
 def _about_the_file(error: duckdb.Error) -> str:
     """Return the first lines of DuckDB's message, without those that quote the failed statement (`LINE 1: CREATE …`).
 
-    If the file is not text, return only the number of the line: its content would help no reader.
+    If the file is not text, return only the number of the line: its content would not help a reader.
     """
     at = _NO_TEXT.search(str(error))
     if at is not None:
@@ -113,9 +113,9 @@ def _about_the_file(error: duckdb.Error) -> str:
 
 
 def _of_content(error: duckdb.Error) -> bool:
-    """Return True if the next try would end alike.
+    """Return True if an error comes from the content, so that a retry would fail, too.
 
-    DuckDB has one error for a broken zip and for a disk that failed: only the latter has words of the operating system.
+    DuckDB has one error for a broken zip and for a failed disk. Only the latter has a message of the operating system.
     """
     import duckdb
 
@@ -125,17 +125,17 @@ def _of_content(error: duckdb.Error) -> bool:
 
 
 def _watch(connection: duckdb.DuckDBPyConnection, over: Event, time_is_up: Event) -> None:
-    """Again and again, once time is up: between two statements nothing is there to be interrupted."""
+    """Interrupt a connection repeatedly once time is up, because an interrupt between two statements has no effect."""
     while not over.wait(INTERRUPT_EVERY_S):
         if time_is_up.is_set():
             connection.interrupt()
 
 
 def text(value: str) -> str:
-    """As DuckDB reads a text."""
+    """Return a text as a quoted string of DuckDB."""
     return "'" + value.replace("'", "''") + "'"
 
 
 def identifier(name: str) -> str:
-    """As DuckDB reads a column's name."""
+    """Return a column's name as a quoted identifier of DuckDB."""
     return '"' + name.replace('"', '""') + '"'

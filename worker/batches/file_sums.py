@@ -1,10 +1,10 @@
-"""A file becomes sums: DuckDB adds up the use of each organisation in each window, of each size or event type.
+"""The sums of a file: DuckDB adds up the use by organisation, window, and memory size or event type.
 
-Guarantee: exact. Every row is counted once, in a sum or as refused; sums are integers of 128 bits. A file of other
-columns, types or syntax is refused whole, with the name of the column. A packed file is unpacked whole, or refused: if
-it is cut off, has anything behind its last frame, exceeds the bounds here, or needs too much memory. DuckDB would read
-a zstd file that was cut off as if it had ended there. If a killed reading left files on the disk, the next one removes
-them.
+Guarantee: sums are exact. Every row counts once, in a sum or as refused, and sums are integers of 128 bits. A file with
+other columns, types or syntax is refused as a whole, with the name of the column. A packed file is unpacked as a whole.
+It is refused if it is truncated, has content after its last frame, exceeds the bounds here, or needs too much memory.
+DuckDB alone would read a truncated zstd file as if it were complete. If a killed read left files on the disk, the next
+read removes them.
 """
 
 from __future__ import annotations
@@ -46,28 +46,31 @@ if TYPE_CHECKING:
 SQL = queries(__file__)
 
 MAX_UNCLEAN: Final = 1_000
-"""Organisation names of one file that are not valid ids. The rows of each are refused."""
+"""Organisation names of one file that may be invalid ids. Their rows are refused."""
 MAX_BATCH_SAMPLES: Final = 5_000_000
 """Samples of one file. One transaction stores all of its sums."""
 MAX_BATCH_SAMPLES_SQLITE: Final = 500_000
 """Samples of one file in SQLite, where no other process can write meanwhile."""
 MAX_SAID_CHARS: Final = 120
-"""Stored part of one refused value."""
+"""Stored characters of one refused value."""
 MAX_ROWS_COMPARED: Final = 200_000
-"""Rows of one file that Drawdown compares with earlier rows. In a larger file, it compares a sample of about this
-many."""
+"""Rows of one file that Drawdown compares with earlier rows.
+
+In a larger file, it compares a sample of about this many rows.
+"""
 MAX_ROWS_KEPT: Final = 4_096
-"""Rows of a batch that Drawdown keeps the hashes of, to compare later files with."""
+"""Rows of a batch with stored hashes. Later files are compared with these hashes."""
 _HASHES: Final = 1 << 64
 AT_ONCE: Final = 5_000
-"""Rows of a file's sums that are fetched and stored by one statement."""
+"""Rows of a file's sums that one statement fetches and stores."""
 
 
 @dataclass(frozen=True)
 class RefusedRow:
-    """A row that no sum holds.
+    """A refused row, which is not in a sum.
 
-    `number`: counted from 1 among the file's rows, without a header. `column`: the wrong column; `said`: its value.
+    `number`: its number among the file's rows, from 1, without the header. `column`: the wrong column. `said`: the
+    value of that column.
     """
 
     number: int
@@ -76,19 +79,19 @@ class RefusedRow:
 
 
 Part = tuple[int, str, int, int | str, int]
-"""Number, organisation, window, size or event type, seconds or units."""
+"""One sample: number, organisation, start of the window, memory size in MB or event type, seconds or units."""
 Shared = tuple[str, str, str, int, int]
-"""Earlier batch, organisation, size or event type, rows, seconds or units."""
+"""A sum of shared rows: earlier batch, organisation, memory size or event type, number of rows, seconds or units."""
 
 
 @dataclass(frozen=True)
 class Sums:
     """The sums of a file.
 
-    `rows` are in the sums, `refused` are not. `samples`: their number. `total`: their sum, in seconds or units.
-    `from_ms`, `to_ms`: the start of the first window and the end of the last. `rows_hash`: a hash of the rows in any
-    order; `labels` are the columns that distinguish them. `is_whole`: each row is compared with earlier batches, not a
-    part of them.
+    `rows`: the number of rows in the sums. `refused`: the number of refused rows. `samples`: the number of samples that
+    the sums become. `total`: the sum of all samples, in seconds or units. `from_ms`, `to_ms`: the start of the first
+    window and the end of the last. `rows_hash`: a hash of the rows that does not depend on their order. `labels`: the
+    columns that distinguish rows. `is_whole`: all rows, not a sample of them, are compared with earlier batches.
     """
 
     batch: str
@@ -110,23 +113,26 @@ class Sums:
     opened: ExitStack
 
     def close(self) -> None:
-        """Give back what reading took: memory, and spilled files."""
+        """Release the memory and the spilled files of the read."""
         self.opened.close()
 
     def parts(self) -> Iterator[list[Part]]:
-        """Yield the sums to insert, some at a time, always in the same order."""
+        """Yield lists of up to AT_ONCE samples to insert, always in the same order."""
         cursor = self.connection.cursor()
         cursor.execute(SQL.text("parts", "duckdb"))
         while found := cursor.fetchmany(AT_ONCE):
             yield found
 
     def kept_rows(self) -> str:
-        """Hashes of its rows, for `shared` of a later file."""
+        """Return the hashes of up to MAX_ROWS_KEPT rows as text, for `shared` of a later file."""
         rows = self.connection.execute(SQL.text("kept_rows", "duckdb"), {"most": MAX_ROWS_KEPT}).fetchall()
         return base64.b64encode(array("Q", [number for row in rows for number in row]).tobytes()).decode()
 
     def shared(self, earlier: Sequence[tuple[str, str, str]]) -> list[Shared]:
-        """Return the rows that earlier batches share with it, by their ids, labels and `kept_rows`."""
+        """Return the sums of the rows that this file shares with earlier batches.
+
+        `earlier`: the id, labels and `kept_rows` of each earlier batch.
+        """
         self.connection.execute(SQL.text("forget_earlier", "duckdb"))
         for batch, labels, kept in earlier:
             hashes = array("Q", base64.b64decode(kept)).tolist()
@@ -142,13 +148,13 @@ def add_up(
     time_s: float = READING_TIME_S,
     fields: FieldMap = OWN_NAMES,
 ) -> Sums:
-    """Add up a file in at most `time_s` seconds. The caller closes the sums.
+    """Add up a file in at most `time_s` seconds. The caller must close the sums.
 
-    The file must not change while it is read. `most`: the most samples that it may become. `fields`: the columns that
-    hold them.
+    The file must not change while it is read. `most`: the maximum number of samples. `fields`: the column of each
+    field.
 
-    Errors: Unreadable if DuckDB is not installed; NotNow; UsageError for a field that does not exist; Refused if the
-    file is not what its name says, has other columns, is broken, or becomes too many samples.
+    Errors: Unreadable if DuckDB is not installed; NotNow; UsageError for an unknown field; Refused if the file does not
+    have the format of its name, has other columns, is broken, or becomes too many samples.
     """
     fields.require(FILE_FIELDS)
     with ExitStack() as opened:
@@ -178,13 +184,13 @@ def add_up(
 
 
 class _Reading:
-    """One reading of one file."""
+    """One read of one file by DuckDB."""
 
     def __init__(self, file: FoundFile, now_ms: int, spill: str, over: Event, fields: FieldMap) -> None:
         self.file, self.spill, self.over, self.columns = file, spill, over, Columns(file, now_ms, fields)
 
     def whole(self, most: int) -> tuple[duckdb.DuckDBPyConnection, Sequence[Any], Sequence[RefusedRow]]:
-        """A connection that holds the parts, the facts, and the first rows that were refused."""
+        """Return a connection that holds the samples, the totals of the file, and the first refused rows."""
         connection = self._open(in_order=False)
         try:
             with explained(self.file, connection, self.over):
@@ -211,7 +217,7 @@ class _Reading:
         return connection, facts, refused
 
     def _with_ids(self) -> Refused:
-        """Names the first row that has an id: read again in the file's order, as far as that."""
+        """Return the error for rows with ids. The file is read again, in its order, up to the first such row."""
         connection = self._open(in_order=True)
         with connection, explained(self.file, connection, self.over):
             found = connection.execute(SQL.text("first_id", "duckdb")).fetchone()
@@ -219,7 +225,10 @@ class _Reading:
         return self.columns.with_ids(f"its row {found[0]:,} has an id", str(found[1]))
 
     def _set_unclean_aside(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
-        """Set aside rows of organisations with invalid names. Each name is checked once, not once a row."""
+        """Set aside rows of organisations with invalid names, and return these names. Each name is checked once.
+
+        Errors: Refused for more than MAX_UNCLEAN names.
+        """
         names = connection.execute(SQL.text("names", "duckdb"))
         unclean: list[str] = []
         while found := names.fetchmany(AT_ONCE):
@@ -232,7 +241,7 @@ class _Reading:
         return unclean
 
     def _refused(self, unclean: Sequence[str]) -> Sequence[RefusedRow]:
-        """Read again in the file's order, as far as the first ones go."""
+        """Return the first refused rows. The file is read again, in its order."""
         connection = self._open(in_order=True)
         with connection, explained(self.file, connection, self.over):
             if unclean:
@@ -254,17 +263,17 @@ class _Reading:
 SQL = queries(__file__)
 
 MAX_ROW_BYTES: Final = 1_048_576
-"""Size of one row of CSV or JSON lines."""
+"""Largest size of one row of CSV or JSON lines."""
 NAMES_SAY_NOTHING: Final = "hive_partitioning = false"
-"""Without this, a folder called `org_id=globex` would override the organisation in the file's rows."""
+"""An option of DuckDB. Without it, a folder called `org_id=globex` would override the organisation in the rows."""
 MAX_REFUSED_KEPT: Final = 100
-"""Refused rows of one file that are kept with the reason. All are counted."""
+"""Refused rows of one file that Drawdown stores with the reason. It counts all."""
 _SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
 _EVENTS: Final = ("org_id", "ts", "event_type", "quantity")
 _IDS: Final = ("id", "event_id")
-"""A row with such an id, imported by the id and taken as a batch too, would be billed twice."""
+"""Columns of ids. A row with an id that is both imported and taken as a batch would be billed twice."""
 _LABELS: Final = ("cell_id", "project", "sandbox_id", "source", "subject")
-"""Columns by which two rows differ that are billed alike."""
+"""Columns that distinguish rows with the same billed fields."""
 FILE_FIELDS: Final = tuple(dict.fromkeys((*_SIZES, *_EVENTS, *_LABELS)))
 """Fields that a file may have in a column of another name, or once for all rows."""
 _INTEGERS: Final = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
@@ -274,7 +283,7 @@ _LOCAL: Final = frozenset({"TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAM
 
 
 class Columns:
-    """The columns of one file. `of_events` is known once they are prepared."""
+    """The columns of one file. `of_events` is valid after `prepare`."""
 
     def __init__(self, file: FoundFile, now_ms: int, fields: FieldMap = OWN_NAMES) -> None:
         self.file, self.now_ms, self.fields, self.of_events = file, now_ms, fields, False
@@ -282,7 +291,7 @@ class Columns:
         self.labels: tuple[str, ...] = ()
 
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Make the view `understood` of the file. Errors: Refused, and DuckDB's own."""
+        """Create the view `understood` of the file. Errors: Refused, and errors of DuckDB."""
         source, types = self._source(connection)
         connection.execute(f"CREATE VIEW file_columns AS FROM {source}")
         if self.file.format == "parquet":
@@ -322,7 +331,7 @@ class Columns:
     def _fields(
         self, connection: duckdb.DuckDBPyConnection, types: Mapping[str, str], ids: Sequence[str]
     ) -> dict[str, str]:
-        """Make the view `file_rows` of the file's fields, each by its own name; returns their types."""
+        """Create the view `file_rows` of the file's fields, each by the field's name. Return their types."""
         of_lines = self.file.format == "jsonl"
         found: dict[str, str] = {}
         sources: list[str] = []
@@ -343,7 +352,7 @@ class Columns:
         return found
 
     def with_ids(self, what: str, name: str) -> Refused:
-        """Why a file is refused in which `what` has a column of ids."""
+        """Return the error for a file with ids in the column `name`. `what`: the fault in words."""
         why = "Use `drawdown import`, which bills each id once, or omit that column"
         return Refused(f"{self.file.name}: {what} ({name}). {why}")
 
@@ -373,7 +382,7 @@ class Columns:
         line = connection.execute(
             f"FROM read_csv({path}, {NAMES_SAY_NOTHING}, columns = {{'line': 'VARCHAR'}}, header = false, "
             f"auto_detect = false, delim = chr(1), quote = '', escape = '', max_line_size = {MAX_ROW_BYTES}, "
-            f"compression = {packed}, parallel = false) LIMIT 1"  # by two threads, the first line could be another
+            f"compression = {packed}, parallel = false) LIMIT 1"  # two threads could return another line
         ).fetchone()
         if line is None:
             return self._nothing()
@@ -390,7 +399,7 @@ class Columns:
         return f"read_json({path}, {NAMES_SAY_NOTHING}, {how}, compression = {packed})", dict.fromkeys(names, "VARCHAR")
 
     def _require_utf8(self) -> None:
-        """Check the first bytes. Errors: Refused; without this check, DuckDB would report a line instead."""
+        """Refuse a UTF-16 file by its first bytes. DuckDB's own error would only name a line. Errors: Refused."""
         if self.file.packed not in (None, "gzip"):
             return
         with suppress(OSError, EOFError, zlib.error):
@@ -401,7 +410,7 @@ class Columns:
                 raise Refused(f"{self.file.name}: the file is UTF-16. Save it as UTF-8")
 
     def _nothing(self) -> tuple[str, dict[str, str]]:
-        """Return the source of a file without a line: the export of a time without use."""
+        """Return the source of an empty file, such as the export of a time without use."""
         type_ = "JSON" if self.file.format == "jsonl" else "VARCHAR"
         of_events = "event_type" in (*self.fields.columns, *self.fields.constants)
         names = [self.fields.column_of(name) for name in (_EVENTS if of_events else _SIZES)]
@@ -410,7 +419,7 @@ class Columns:
         return f"(SELECT {columns} WHERE false)", dict.fromkeys(names, "VARCHAR")
 
     def _names(self, line: str) -> list[str]:
-        """The columns of a CSV's header; the keys that a line of JSON needs. Errors: Refused."""
+        """Return the columns of a CSV's header, or the keys that a line of JSON needs. Errors: Refused."""
         if self.file.format == "jsonl":
             with suppress(ValueError, RecursionError):
                 said = json.loads(line)
@@ -422,7 +431,7 @@ class Columns:
             raise Refused(f"{self.file.name}: its first line is not JSON")
         try:
             names = next(csv.reader([line]), [])
-        except csv.Error as error:  # a field beyond all measure
+        except csv.Error as error:  # a field above the size limit of the csv module
             raise Refused(f"{self.file.name}: its header cannot be read: {error}") from error
         if len(names) == 1 and (found := [one for one in _SEPARATORS if one in names[0]]):
             said = _SEPARATORS[found[0]]
@@ -459,23 +468,24 @@ class Columns:
 
 
 MAX_UNPACKED_BYTES: Final = 8 * 1024**3
-"""Unpacked size of a `.gz` or `.zst`. A `.zst` is in the spill folder while it is read."""
+"""Largest unpacked size of a `.gz` or `.zst`. The content of a `.zst` is in the spill folder while it is read."""
 GZIP_RATIO: Final = 1_032
-"""The most that a byte of gzip unpacks to."""
+"""Most bytes to which one byte of gzip can unpack."""
 MAX_WINDOW_LOG: Final = 27
-"""Memory that unpacking a file may take, as a power of two: 128 MiB. `zstd --ultra` and `--long` may need more."""
+"""Most memory for unpacking a file, as a power of two: 128 MiB. Files of `zstd --ultra` and `--long` may need more."""
 _CHUNK_BYTES: Final = 1 << 20
-"""Unpacked bytes of a `.gz` or `.zst` that are read at once."""
+"""Unpacked bytes of a `.gz` or `.zst` that one step reads."""
 _PACKED_BYTES: Final = 1 << 16
-"""Packed bytes of a `.gz` that are read at once."""
+"""Packed bytes of a `.gz` that one step reads."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 def unpacked(file: FoundFile, folder: Path, over: Event) -> FoundFile:
-    """Return the file to read: the opened file itself, or the content packed in it by zstd. A gzip file is measured.
+    """Return the file to read: the file itself, or for zstd its unpacked content in `folder`.
 
-    Errors: Refused; Unreadable if the unpacker is not installed; NotNow once its time is up, and if the disk prevents
-    it.
+    For gzip, DuckDB unpacks the content, and this function checks its size before.
+
+    Errors: Refused; Unreadable if zstd support is not installed; NotNow if its time is up or the disk fails.
     """
     if file.packed == "gzip":
         _measure_gzip(file, over)
@@ -483,9 +493,9 @@ def unpacked(file: FoundFile, folder: Path, over: Event) -> FoundFile:
 
 
 def _measure_gzip(file: FoundFile, over: Event) -> None:
-    """Refuse a gzip file that unpacks to more than a file may have, before DuckDB reads it.
+    """Refuse a gzip file that unpacks to more than MAX_UNPACKED_BYTES, before DuckDB reads it.
 
-    DuckDB reports a broken file. A small file cannot unpack to so much. Errors: Refused; NotNow.
+    A small file cannot unpack to so much, so it is not measured. DuckDB reports a broken file. Errors: Refused; NotNow.
     """
     if file.size_bytes * GZIP_RATIO <= MAX_UNPACKED_BYTES:
         return
@@ -554,13 +564,13 @@ PREFIX: Final = "drawdown-batch-"
 
 @contextmanager
 def spill_folder() -> Iterator[str]:
-    """A folder of this reading's own. Errors: OSError."""
+    """Yield a new folder for one read, which is removed afterwards. Errors: OSError."""
     _remove_left(Path(tempfile.gettempdir()))
     while True:
         made = tempfile.mkdtemp(prefix=PREFIX)
         lock = _locked(made)
         if lock is not None:
-            break  # else another reading took it for one that was left, in between
+            break  # otherwise another read removed it as an abandoned folder before the lock
     try:
         yield made
     finally:
@@ -569,7 +579,7 @@ def spill_folder() -> Iterator[str]:
 
 
 def _remove_left(folder: Path) -> None:
-    """A lock ends with its process."""
+    """Remove spill folders of ended processes, which no longer lock them."""
     for left in folder.glob(f"{PREFIX}*"):
         lock = _locked(str(left))
         if lock is not None:
@@ -584,7 +594,7 @@ def _locked(folder: str) -> int | None:
         try:
             if os.fstat(lock).st_uid == os.geteuid():
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(lock).st_nlink:  # one that was removed before it was locked is nobody's
+                if os.fstat(lock).st_nlink:  # the folder was not removed before the lock
                     return lock
         except OSError:
             pass

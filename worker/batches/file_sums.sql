@@ -1,8 +1,9 @@
--- The queries that DuckDB runs on one file, `file_rows`. None of them reaches the product's own database.
+-- The queries that DuckDB runs on one file, `file_rows`. They do not access Drawdown's own database.
 
 -- name: readers
--- A value by the type it has in the file. A value that is not a whole number of 64 bits is NULL, and so is an invalid
--- time. In text, a fraction of zeros is whole; an exponent is not read. `events.fields` decides which values are times.
+-- Functions that read a value by its type in the file. They return NULL for a value that is not a whole number of 64
+-- bits, and for an invalid time. In text, a fraction of zeros is whole, and an exponent is invalid. `events.fields`
+-- decides which values are times.
 CREATE MACRO whole_of_integer(x) AS TRY_CAST(x AS BIGINT);
 CREATE MACRO whole_of_number(x) AS
     CASE WHEN isfinite(CAST(x AS DOUBLE)) AND x = floor(x) THEN TRY_CAST(x AS BIGINT) END;
@@ -23,8 +24,8 @@ CREATE MACRO text_of(x) AS x;
 CREATE MACRO said_of(x) AS CAST(x AS VARCHAR)
 
 -- name: by_value
--- From JSON: each value has a type of its own. A number with a point or an exponent is a DOUBLE here, rounded: if that
--- is whole, other programs read the same number.
+-- Readers for JSON, where each value has its own type. A number with a point or an exponent is a DOUBLE, so it is
+-- rounded. If the rounded number is whole, other programs read the same number.
 CREATE MACRO said_of(x) AS json_extract_string(x, '$');
 CREATE MACRO text_of(x) AS CASE WHEN json_type(x) = 'VARCHAR' THEN said_of(x) END;
 CREATE MACRO whole_of_json(x) AS CASE json_type(x) WHEN 'UBIGINT' THEN TRY_CAST(said_of(x) AS BIGINT)
@@ -33,7 +34,7 @@ CREATE MACRO moment_of_json(x) AS CASE json_type(x) WHEN 'UBIGINT' THEN TRY_CAST
     WHEN 'VARCHAR' THEN moment_of_text(said_of(x)) END
 
 -- name: id_of_line
--- Which id a line of JSON has, if any: each line has keys of its own.
+-- The key of the id in a line of JSON, or NULL. Each line has its own keys.
 CASE WHEN id IS NOT NULL THEN 'id' WHEN event_id IS NOT NULL THEN 'event_id' END
 
 -- name: id_by_header
@@ -58,12 +59,13 @@ FROM labelled_rows;
 CREATE MACRO kind_fits(x) AS length(x) BETWEEN 1 AND longest_id()
 
 -- name: fits
--- A row of which any of these is NULL does not fit.
+-- If a value is NULL, the row does not fit.
 length(org_id) BETWEEN 1 AND longest_id() AND kind_fits(kind) AND quantity BETWEEN 0 AND most_quantity()
     AND ts BETWEEN earliest_ms() AND latest_ms()
 
 -- name: add_up
--- One pass. Rows that do not fit are one group, without an organisation. DuckDB's SUM of 64-bit integers has 128 bits.
+-- Add up the file in one pass. Rows that do not fit form one group without an organisation. DuckDB's SUM of 64-bit
+-- integers has 128 bits.
 CREATE TABLE groups AS
 SELECT CASE WHEN fits THEN org_id END AS org_id, CASE WHEN fits THEN ts - ts % window_ms() END AS window_ms,
     CASE WHEN fits THEN kind END AS kind, SUM(CASE WHEN fits THEN quantity END) AS quantity, COUNT(*) AS samples,
@@ -73,15 +75,16 @@ FROM (SELECT *, CASE WHEN fits THEN {row_hash} END AS row_hash
 GROUP BY ALL
 
 -- name: plain_hash
--- A hash of the billed fields of a row, however its file is written. MD5: the same in each version of DuckDB.
+-- A hash of the billed fields of a row, which does not depend on the file's format. MD5 is the same in each version of
+-- DuckDB.
 md5_number_lower(concat_ws(chr(31), org_id, kind, quantity, ts))
 
 -- name: row_hash
--- The same with the labels by which rows that are billed alike are told apart.
+-- A hash of the billed fields and the labels, which distinguish rows with the same billed fields.
 md5_number_lower(concat_ws(chr(31), org_id, kind, quantity, ts, labels))
 
 -- name: compared
--- The rows with the smallest hashes, each distinct hash once: a file is compared with others by them.
+-- The rows with the smallest hashes, each distinct hash once. Drawdown compares files by these rows.
 CREATE TABLE compared AS
 SELECT plain, {row_hash} AS whole, org_id, CAST(kind AS VARCHAR) AS kind, quantity, COUNT(*) AS times
 FROM (SELECT *, {plain_hash} AS plain FROM understood WHERE COALESCE({fits}, false)) r
@@ -100,7 +103,7 @@ INSERT INTO earlier
 SELECT $batch, $labelled_alike, unnest(CAST($plain AS UBIGINT[])), unnest(CAST($whole AS UBIGINT[]))
 
 -- name: shared
--- Rows that an earlier batch has, too. Where both have the same labels, these say whether two rows are one.
+-- Rows that an earlier batch has, too. If both have the same label columns, two rows must also have the same labels.
 SELECT batch, org_id, kind, CAST(SUM(times) AS BIGINT) AS rows, CAST(SUM(times * quantity) AS HUGEINT) AS quantity
 FROM (SELECT DISTINCT e.batch, c.* FROM compared c JOIN earlier e ON e.plain = c.plain
     AND (NOT e.labelled_alike OR e.whole = c.whole)) s
@@ -134,7 +137,7 @@ SELECT COALESCE(SUM(samples) FILTER (org_id IS NOT NULL), 0), COALESCE(SUM(sampl
 FROM groups
 
 -- name: cut
--- A sample has a largest amount: a group becomes as many samples as needed, and none if its sum is zero.
+-- A sample has a maximum amount, so a group becomes as many samples as needed. A group with the sum 0 gets no sample.
 CREATE TABLE parts AS
 SELECT row_number() OVER (ORDER BY org_id, window_ms, kind, i) AS number, org_id, window_ms, kind,
     CAST(least(most_of_part(), quantity - i * most_of_part()) AS BIGINT) AS quantity

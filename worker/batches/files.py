@@ -1,8 +1,8 @@
-"""A file as it is found: its name, its format, and the hash that identifies it.
+"""A file that was found: its name, its format, and the hash that identifies it.
 
-Guarantee: only a plain file is read, never a pipe or a device. In a watched folder, no link leads to a file outside it.
-A file is opened once, and the checked file is the one that is read, even if its name is given to another meanwhile. A
-file that changes while it is read is refused.
+Guarantee: only a plain file is read, never a pipe or a device. In a watched folder, a link cannot lead to a file
+outside it. A file is opened once, so the checked file is also the file that is read, even if another file gets its name
+meanwhile. A file that changes while it is read is refused.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 
 MAX_BATCH_BYTES: Final = 16 * 1024**3
-"""Size of one file of usage."""
+"""Largest size of one file of usage."""
 HASH_CHARS: Final = 32
-"""Part of a file's SHA-256 in hexadecimal by which a batch is known: 128 bits."""
+"""Hexadecimal characters of a file's SHA-256 that form the batch's id: 128 bits."""
 _CHUNK_BYTES: Final = 1 << 20
-"""Bytes of a file that are hashed at once."""
+"""Bytes of a file that one step hashes."""
 _OPENED: Final = Path("/proc/self/fd")
-"""Under which Linux has, by their numbers, the files that this process opened."""
+"""The folder in which Linux lists the open files of this process by number."""
 FORMATS: Final = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 PACKED: Final = {".gz": "gzip", ".zst": "zstd"}
 
 
 class NotNow(Refused):
-    """The machine or the moment keeps a file out, not its content: the same may be taken later. Nothing was taken."""
+    """The file was not taken, for a reason other than its content. A retry can succeed."""
 
 
 class TimeUp(NotNow):
-    """Reading took longer than it may: a tick that tries again takes as long again."""
+    """The read exceeded its time. A retry takes as long."""
 
 
 class Unreadable(UsageError):
-    """This machine does not reach the file, or lacks what reads it; nothing is given of its content."""
+    """This machine cannot access the file, or lacks a program to read it. The error does not show the content."""
 
 
 class FileChanged(NotNow):
-    """The file was written, replaced or deleted while it was read: nothing of it was taken."""
+    """The file was written, replaced or deleted while it was read, so it was not taken."""
 
 
 Bring = Callable[[Path, Event], "FoundFile"]
@@ -53,9 +53,9 @@ Bring = Callable[[Path, Event], "FoundFile"]
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file that may be read: its whole path, and its size and times when it was found.
+    """A file that can be read: its whole path, and its size and time of change when it was found.
 
-    `number`: of the opened file.
+    `number`: the descriptor of the opened file (None: it is not open).
     """
 
     path: Path
@@ -66,13 +66,13 @@ class FoundFile:
     modified_ns: int
     number: int | None = None
     at: str = ""
-    """Its place, if not in a folder of this machine."""
+    """Its address, if it is not in a folder of this machine, such as s3://BUCKET/PREFIX/NAME."""
     bring: Bring | None = field(default=None, compare=False, repr=False)
-    """Brings a file from elsewhere into a folder of this machine, within a time."""
+    """A function that copies a remote file into a folder of this machine, within a time (None: the file is local)."""
 
     @property
     def place(self) -> str:
-        """Its place, as it is stored."""
+        """Return its address or path, as the database stores it."""
         return self.at or str(self.path)
 
     @property
@@ -84,12 +84,12 @@ class FoundFile:
 
     @property
     def opened(self) -> str:
-        """The path of the file that was looked at; if the system has no such path, the file at its place now."""
+        """Return the path of the opened file. If the system lacks such paths, return the file's own path."""
         return str(self.path if self.number is None or not _OPENED.is_dir() else _OPENED / str(self.number))
 
 
 def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
-    """Return a file by its path; `within`: the folder that must hold it, after links are followed.
+    """Return a file by its path. `within`: the folder that must contain it after links are resolved.
 
     Errors: Unreadable; UsageError if it is not a plain file, is too large, or its name has no format.
     """
@@ -111,7 +111,7 @@ def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
 
 
 def format_by_name(name: str, place: str) -> tuple[str, str | None]:
-    """As `format_of`. Errors: UsageError for a name that no batch may have."""
+    """Return the format of a batch's name, as `format_of`. Errors: UsageError for an invalid name or format."""
     if not is_clean_id(name):
         raise UsageError(f"invalid batch name {name!r}: expected 1 to 200 characters without control characters")
     format_, packed = format_of(name)
@@ -123,7 +123,10 @@ def format_by_name(name: str, place: str) -> tuple[str, str | None]:
 
 
 def format_of(name: str) -> tuple[str | None, str | None]:
-    """Return `parquet`, `csv` or `jsonl`, and `gzip` or `zstd`; None for each that the name does not have."""
+    """Return the format (`parquet`, `csv` or `jsonl`) and the packing (`gzip` or `zstd`) that a name ends with.
+
+    Each is None if the name does not have it.
+    """
     endings = Path(name.lower()).suffixes
     packed = PACKED.get(endings.pop()) if endings and endings[-1] in PACKED else None
     found = FORMATS.get(endings[-1]) if endings else None
@@ -132,9 +135,9 @@ def format_of(name: str) -> tuple[str | None, str | None]:
 
 @contextmanager
 def unchanged(file: FoundFile, over: Event | None = None) -> Iterator[tuple[str, FoundFile]]:
-    """Yield the hash of a file and the opened file, to be read meanwhile. `over` is set when its time is up.
+    """Yield the hash of a file and the opened file, to read it inside the block. `over` is set when its time is up.
 
-    Errors: FileChanged if it is gone, is not a plain file, or changed meanwhile; NotNow once its time is up.
+    Errors: FileChanged if it is deleted, is not a plain file, or changed meanwhile; NotNow if its time is up.
     """
     with _open(file) as number:
         before = _hash(file, number, over)
@@ -143,7 +146,7 @@ def unchanged(file: FoundFile, over: Event | None = None) -> Iterator[tuple[str,
         except NotNow:
             raise
         except Refused:
-            _require_same(file, number, before, None)  # what was half-written says nothing of what it will be
+            _require_same(file, number, before, None)  # a half-written file must not be refused for good
             raise
         _require_same(file, number, before, over)
 
@@ -153,7 +156,7 @@ def changed(file: FoundFile, why: str = "the file changed while it was read") ->
 
 
 def _require_same(file: FoundFile, number: int, before: str, over: Event | None) -> None:
-    """By content, and by its name: another may lie there. Errors: as `unchanged`."""
+    """Check that a file's content is the same, and that its name still belongs to it. Errors: as `unchanged`."""
     if _hash(file, number, over) != before:
         raise changed(file)
     with _open(file) as again:
@@ -162,14 +165,17 @@ def _require_same(file: FoundFile, number: int, before: str, over: Event | None)
 
 
 def hash_of(file: FoundFile) -> str:
-    """Return the hash of a file. Errors: FileChanged if it is gone or has changed since it was found."""
+    """Return the hash of a file. Errors: FileChanged if it was deleted or changed since it was found."""
     with _open(file) as number:
         return _hash(file, number, None)
 
 
 @contextmanager
 def _open(file: FoundFile) -> Iterator[int]:
-    """By its number, as it was found. No pipe that was put in its place is waited for."""
+    """Open a file and yield its descriptor. If a pipe has its name now, the call does not wait for it.
+
+    Errors: FileChanged if the file cannot be opened.
+    """
     try:
         number = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -189,7 +195,7 @@ def _hash(file: FoundFile, number: int, over: Event | None) -> str:
         raise changed(file)
     at = 0
     try:
-        while chunk := os.pread(number, _CHUNK_BYTES, at):  # no offset is moved that another reader shares
+        while chunk := os.pread(number, _CHUNK_BYTES, at):  # pread does not move the offset that readers share
             digest.update(chunk)
             at += len(chunk)
             if over is not None and over.is_set():

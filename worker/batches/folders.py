@@ -1,10 +1,11 @@
-"""A tick takes the files of watched folders, and the answers of queries about closed periods.
+"""The step of a tick that takes the files of watched folders, and the answers of queries about closed periods.
 
-Guarantee: it takes no more files and bytes than are named here, and leaves the rest to the next tick. If a file died
-with its tick, the next tick takes it, once. If it died with MAX_READINGS ticks, it is left to a person. The result of a
-file is given once; a file that cannot be read keeps no other from being taken. A file is refused for good by its
-content, or by the ticks that it ended. If the machine has no room for it, that is a failure, and it is retried after
-all others. A file that was written lately is left alone: its writer may not be done with it.
+Guarantee: a tick takes at most MAX_FILES_A_TICK files and MAX_BYTES_A_TICK bytes, and the next tick takes the rest. If
+a tick ends while it reads a file, the next tick takes that file, once. After MAX_READINGS such ticks, a person has to
+decide. A file's result is reported once. A file that cannot be read does not prevent others from being taken. A file is
+refused for good by its content, or by the ticks that it ended. If the machine lacks the space for it, that is a
+failure, and it is retried after all others. A file that was written in the last QUIET_MS is not read: its writer may
+not have finished.
 """
 
 from __future__ import annotations
@@ -49,19 +50,19 @@ log = structlog.get_logger()
 MAX_FILES_A_TICK: Final = 100
 """Files that one tick takes."""
 MAX_BYTES_A_TICK: Final = 4 * 1024**3
-"""Bytes of the files that one tick takes; one file alone may have more."""
+"""Bytes of the files that one tick takes. A single file may have more."""
 MAX_LISTED_FILES: Final = 10_000
-"""Files of a folder that are looked up together, by name. A tick with so many new files looks no further."""
+"""Files of a folder that a tick looks up together, by name. If so many are new, it does not look up more."""
 QUIET_MS: Final = MINUTE_MS
-"""Time without a change before a tick takes a file of a watched folder."""
+"""Time without a change before a tick takes a file of a watched folder, in milliseconds."""
 LEAST_READING_MS: Final = 10 * SECOND_MS
-"""Least time left in a tick to begin a file."""
+"""Least remaining time of a tick in which it begins a file, in milliseconds."""
 FULL_READING_S: Final = 60
-"""If a file is not read in this time, the read counts (`MAX_READINGS`): the next tick has no more time for it."""
+"""Time after which an incomplete read counts for MAX_READINGS, in seconds: later ticks do not have more time."""
 
 
 def take_watched(context: Context) -> Steps[BatchesDone]:
-    """Take what is new in each watched folder, the oldest first. Errors: those of the database."""
+    """Take the new files of each watched folder, the oldest first. Errors: those of the database."""
     done, left = BatchesDone(), [MAX_FILES_A_TICK, MAX_BYTES_A_TICK]
     sources, most = yield Transaction("read_sources", _sources)
     for source in sources:
@@ -95,7 +96,7 @@ def _sources(connection: sa.Connection) -> tuple[list[BatchSource], int]:
 
 
 def _begin(context: Context, its: BatchSource, file: FoundFile, most: int, done: BatchesDone) -> Steps[None]:
-    """Take a file that may be read yet."""
+    """Take a file, unless another tick reads it now or MAX_READINGS ticks gave it up."""
     source = its.source
     begin = partial(begin_reading, source=source, file=file, now_ms=context.clock.now_ms())
     readings: int | None = yield Transaction("begin_reading", begin)
@@ -123,7 +124,7 @@ def _take(context: Context, its: BatchSource, file: FoundFile, most: int, done: 
             if sums.of_events:
                 yield Transaction("meet_types", partial(meet_types, sums=sums, now_ms=by.now_ms))
             taken: TakenFile = yield Transaction("take_batch", partial(take, sums=sums, source=source, by=by))
-    except (NotNow, Unreadable, OSError) as error:  # the next tick sees the file, and the machine, as they are by then
+    except (NotNow, Unreadable, OSError) as error:  # the next tick retries: the file or the machine may change
         said = str(error) if isinstance(error, DrawdownError) else f"{file.name}: {error}"
         done.failures.append(f"{source}: {said}")
         log.info("batch", source=source, name=file.name, outcome="failed", said=said)
@@ -138,7 +139,7 @@ def _take(context: Context, its: BatchSource, file: FoundFile, most: int, done: 
 
 
 def _became(context: Context, source: str, file: FoundFile, taken: TakenFile, done: BatchesDone) -> Steps[None]:
-    """Nothing was taken of it, for good."""
+    """Record that a file was refused for good."""
     note_it = partial(_note, file=file, taken=taken, now_ms=context.clock.now_ms())
     yield Transaction("note_file", note_it)
     _count(source, taken, done)
@@ -159,8 +160,10 @@ def _note(connection: sa.Connection, *, file: FoundFile, taken: TakenFile, now_m
 
 
 def _new(_context: Context, source: BatchSource, quiet_ms: int, done: BatchesDone) -> Steps[list[FoundFile]]:
-    """Those of a folder that nothing became of yet: the oldest first, and last those that could not be read before.
-    Errors: OSError."""
+    """Return a folder's files without an outcome: the oldest first, and files that could not be read before last.
+
+    Errors: OSError.
+    """
     folder, new = Path(source.folder), list[tuple[bool, FoundFile]]()
     all_names: list[str] = yield OnDisk("list_folder", partial(_names, folder))
     names = [name for name in all_names if is_clean_id(name)]
@@ -176,14 +179,17 @@ def _new(_context: Context, source: BatchSource, quiet_ms: int, done: BatchesDon
 
 
 def _set_aside(source: BatchSource, strange: Collection[str], done: BatchesDone) -> None:
-    """A name that no table can hold stops no other file, and is not passed over in silence."""
+    """Report files with invalid names as a failure. They do not prevent other files from being taken."""
     if strange:
         some = "1 file has an invalid name" if len(strange) == 1 else f"{len(strange):,} files have invalid names"
         done.failures.append(f"{source.source}: {some}. Rename {min(strange)!a}")
 
 
 def _new_objects(context: Context, source: BatchSource, quiet_ms: int, done: BatchesDone) -> Steps[list[FoundFile]]:
-    """The same of a prefix. Errors: NotNow, also for one with more objects than a tick looks at; Unreadable."""
+    """Return a prefix's objects without an outcome, in the order of `_new`.
+
+    Errors: NotNow, also for a prefix with more objects than a tick lists; Unreadable.
+    """
     new, names, strange = list[tuple[bool, FoundFile]](), set[str](), set[str]()
     goes_on: str | None = None
     for _ in range(MAX_PAGES):
@@ -238,13 +244,13 @@ def _names(folder: Path) -> list[str]:
 
 
 def _find_quiet_files(folder: Path, names: Sequence[str], quiet_ms: int) -> list[FoundFile]:
-    """Return the files that were not written lately. A file that cannot be taken is found when it is its turn."""
+    """Return the files that were not written after `quiet_ms`. Other checks follow when a file is taken."""
     found: list[FoundFile] = []
     for name in names:
         path, (format_, packed) = folder / name, format_of(name)
         try:
             status = path.stat()
-        except OSError:  # a link to nothing, or gone meanwhile
+        except OSError:  # a broken link, or a file that was just deleted
             continue
         if format_ is not None and status.st_mtime_ns <= quiet_ms * 1_000_000:
             found.append(FoundFile(path, name, format_, packed, status.st_size, status.st_mtime_ns))

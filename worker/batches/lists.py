@@ -1,6 +1,6 @@
-"""The files of watched folders that are left to people, and a tick's results. Reads only.
+"""The files of watched folders that wait for a person, and a tick's results. Reads only.
 
-It imports nothing that reads files: `status` and each tick import this.
+This module does not import readers of files, because `status` and each tick import it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class FilesLeft:
-    """Files that were refused, or are in conflict, and lie there still; and those that each tick fails to read. Since
-    when the oldest does."""
+    """Numbers of files that remain in watched folders and wait for a person or a retry.
+
+    `refused`, `conflicts`: by outcome. `failing`: files that each tick fails to read. `since_ms`: the time of the
+    oldest such outcome.
+    """
 
     refused: int
     conflicts: int
@@ -31,14 +34,17 @@ def files_part() -> Part:
 
 
 def files_left(connection: sa.Connection) -> FilesLeft:
-    """The same, read alone."""
+    """Return the numbers of files that wait, in one read."""
     (row,) = read_together(connection, files=files_part())["files"]
     return FilesLeft(**vars(row))
 
 
 @dataclass
 class BatchesDone:
-    """Files that this tick took, and in words those that it could not; `wait`: some are left for the next one."""
+    """The result of one tick: the number of files that it took, and texts about those that it could not take.
+
+    `wait`: some files wait for the next tick.
+    """
 
     taken: int = 0
     wait: bool = False

@@ -1,7 +1,7 @@
-"""Prefixes of object stores that speak S3: lists of their objects, and one object copied here to be read.
+"""Prefixes of object stores with the S3 API: lists of their objects, and a local copy of one object.
 
 Guarantee: an object is copied whole, as it was listed, or not at all. The bytes of an object, and the pages, bytes and
-time of a listing, have the bounds that are named here. Only the store of the settings is asked.
+time of a listing, have the bounds in this module. Requests go only to the store of the settings.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from drawdown.worker.engine.stores import ObjectStore
 
 SCHEME: Final = "s3://"
 MAX_OBJECT_BYTES: Final = 4 * 1024**3
-"""Size of one object of usage. Drawdown keeps it in the spill folder while it reads it."""
+"""Largest size of one object of usage. The object is in the spill folder while Drawdown reads it."""
 OBJECTS_A_PAGE: Final = 1_000
 MAX_PAGES: Final = 100
-"""Pages of a listing of objects, in one tick."""
+"""Pages of a listing of objects that one tick reads."""
 STORE_CONNECT_S: Final = 5
-"""Longest wait for a connection to an object store."""
+"""Longest wait for a connection to an object store, in seconds."""
 STORE_READ_S: Final = 30
-"""Longest wait for each answer of an object store."""
+"""Longest wait for each answer of an object store, in seconds."""
 STORE_TRIES: Final = 3
 """Tries of one call to an object store."""
 MAX_ANSWER_BYTES: Final = 8 * 1024**2
-"""Size of a listing of objects, or of a store's error. A thousand of the longest names have less."""
+"""Largest size of a listing of objects, or of a store's error. A thousand of the longest names need less."""
 STORE_ANSWER_S: Final = 10
-"""Longest time for a listing or an error of an object store to arrive, however slowly it comes."""
+"""Longest time for a listing or an error of an object store to arrive, in seconds."""
 _CHUNK_BYTES: Final = 1 << 20
-"""Bytes of an object that are written at once."""
+"""Bytes of an object that one step writes."""
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _GONE: Final = frozenset({"404", "NoSuchKey"})
 
@@ -59,13 +59,13 @@ class Page:
 
     names: list[str]
     strange: list[str]
-    """Named as no batch is."""
+    """Names that a batch may not have."""
     files: list[FoundFile]
     goes_on: str | None
 
 
 class NoSuchObject(Unreadable):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 def is_prefix(place: str) -> bool:
@@ -73,7 +73,7 @@ def is_prefix(place: str) -> bool:
 
 
 def prefix_of(place: str) -> str:
-    """s3://BUCKET/PREFIX, written one way. Errors: UsageError."""
+    """Return a prefix in its normal form, s3://BUCKET/PREFIX. Errors: UsageError."""
     bucket, _, prefix = place.removeprefix(SCHEME).partition("/")
     prefix = prefix.strip("/")
     if not _BUCKET.fullmatch(bucket) or not prefix.isprintable() or len(prefix) > 500:
@@ -82,7 +82,10 @@ def prefix_of(place: str) -> str:
 
 
 def page_of(store: ObjectStore, place: str, goes_on: str | None, quiet_ms: int) -> Page:
-    """Return the objects right under a prefix that were not written lately. Errors: NotNow, Unreadable."""
+    """Return a page of the objects directly under a prefix. Errors: NotNow, Unreadable.
+
+    `files` has the objects that were not written after `quiet_ms`.
+    """
     _, under = _parts(place, "/")
     with _explained(place):
         answer = _listing(store, place, under, OBJECTS_A_PAGE, goes_on)
@@ -102,7 +105,7 @@ def page_of(store: ObjectStore, place: str, goes_on: str | None, quiet_ms: int) 
 
 
 def require_listed(store: ObjectStore, place: str) -> None:
-    """Try a listing once: is the store reached, does it let us in, does the bucket exist?
+    """Check with one listing that the store and the bucket can be read.
 
     Errors: UsageError for an invalid prefix; NotNow, Unreadable.
     """
@@ -112,9 +115,10 @@ def require_listed(store: ObjectStore, place: str) -> None:
 
 
 def object_at(store: ObjectStore, place: str) -> FoundFile:
-    """One object by its name, s3://BUCKET/PREFIX/NAME, found as a tick finds it.
+    """Return one object by its address, s3://BUCKET/PREFIX/NAME, as a tick finds it.
 
-    Errors: UsageError for a name that no batch has; NotNow; Unreadable; Gone."""
+    Errors: UsageError for an invalid name; NotNow; Unreadable; NoSuchObject.
+    """
     folder, _, name = place.rpartition("/")
     place = f"{prefix_of(folder)}/{name}"
     format_by_name(name, place)
@@ -127,7 +131,10 @@ def object_at(store: ObjectStore, place: str) -> FoundFile:
 
 
 def brought(store: ObjectStore, place: str, folder: Path, over: Event) -> Path | None:
-    """One object in a folder of this machine; None: it is gone, or changes. Errors: NotNow, Unreadable; OSError."""
+    """Copy one object into a folder of this machine. Return its path; None if it does not exist or changes.
+
+    Errors: NotNow, Unreadable; OSError.
+    """
     try:
         file = object_at(store, place)
         assert file.bring is not None
@@ -137,7 +144,7 @@ def brought(store: ObjectStore, place: str, folder: Path, over: Event) -> Path |
 
 
 def _parts(place: str, end: str = "") -> tuple[str, str]:
-    """A bucket, and the key of what is there."""
+    """Return the bucket and the key of an address, with `end` after a key that is not empty."""
     bucket, _, key = place.removeprefix(SCHEME).partition("/")
     return bucket, f"{key}{end}" if key else ""
 
@@ -148,7 +155,7 @@ def _listing(store: ObjectStore, place: str, under: str, most: int, goes_on: str
 
 
 def _read_listed(store: ObjectStore, place: str, listed: Any) -> FoundFile:
-    """An object as a listing tells of it."""
+    """Return an object from its entry in a listing."""
     (bucket, key), name, size = _parts(place), place.rpartition("/")[2], int(listed["Size"])
     if size < 0:
         raise ValueError(f"{name} has {size} bytes")
@@ -162,9 +169,10 @@ def _read_listed(store: ObjectStore, place: str, listed: Any) -> FoundFile:
 def _bring(
     store: ObjectStore, file: FoundFile, bucket: str, key: str, etag: str, folder: Path, over: Event
 ) -> FoundFile:
-    """The object in a folder of this machine, as it was listed.
+    """Copy an object into a folder of this machine, exactly as it was listed.
 
-    Errors: UsageError for one that is too large, or named as no batch is; FileChanged, NotNow, Unreadable; OSError."""
+    Errors: UsageError for a too large object or an invalid name; FileChanged, NotNow, Unreadable; OSError.
+    """
     format_by_name(file.name, file.place)
     if file.size_bytes > MAX_OBJECT_BYTES:
         raise UsageError(f"{file.place}: the object has more than {MAX_OBJECT_BYTES:,} bytes. Split it")
@@ -175,7 +183,7 @@ def _bring(
             raise changed(file)
         left = file.size_bytes
         with answer["Body"] as body:
-            # What has come is taken at once: a read of so many bytes would wait as long as some of them drip in.
+            # read1 returns the bytes that have arrived. A read of all bytes would wait while they arrive slowly.
             read = getattr(body, "_raw_stream", body).read1
             while left and (chunk := read(min(left, _CHUNK_BYTES))):
                 written.write(chunk)
@@ -190,7 +198,7 @@ def _bring(
 
 @lru_cache(maxsize=1)
 def _client(store: ObjectStore) -> Any:
-    """Return the client of a store. It is made once: that takes a second of work.
+    """Return the client of a store. It is created once, because that takes a second.
 
     Errors: Unreadable if botocore is not installed, or this machine has no credentials.
     """
@@ -219,7 +227,7 @@ def _client(store: ObjectStore) -> Any:
         aws_session_token=store.token or None,
         config=config,
     )
-    # In place of botocore's own way to send, which keeps whatever comes of such an answer.
+    # This replaces botocore's own sender, which would read an answer of any size into memory.
     sender = URLLib3Session(
         verify=session.get_config_variable("ca_bundle") or True,
         proxies=get_environ_proxies(client.meta.endpoint_url),
@@ -230,7 +238,10 @@ def _client(store: ObjectStore) -> Any:
 
 
 def _send(sender: Any, request: Any, **_: object) -> Any:
-    """An answer: an object's content as it comes, all else read whole, within bounds. Errors: NotNow."""
+    """Send a request and return the answer. An object's content is streamed, and other answers are read within bounds.
+
+    Errors: NotNow for an answer above the bounds.
+    """
     from botocore.awsrequest import AWSResponse
 
     to_come, request.stream_output = request.stream_output, True
@@ -259,7 +270,7 @@ class _Read:
 
 @contextmanager
 def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Iterator[None]:
-    """Explain a store's error in one line. None is a fault of the content. Errors: FileChanged, NotNow."""
+    """Convert a store's error to one line. It is never a fault of the content. Errors: FileChanged, NotNow."""
     try:
         yield
     except Exception as error:

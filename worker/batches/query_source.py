@@ -1,11 +1,11 @@
-"""A query of another database as a source: its answer about a closed period is a file.
+"""A query of another database as a source: its answer for a closed period is a file.
 
 Guarantee: a period is read by one statement, in one read-only transaction, on one snapshot. The same rows make the same
-file, in any order. The number of rows has the bound that is named here, and they are read in portions. A fault of the
-database is temporary (`NotNow`), and a fault of the rows is one of the content (`Refused`).
+file, in any order. The number of rows is at most MAX_RESULT_ROWS, and they are read in portions. A fault of the
+database is temporary (`NotNow`), and a fault of the rows is a fault of the content (`Refused`).
 
-The operator promises that a period is closed. It is read twice, `ASKED_AGAIN_MS` apart: if rows came late, the second
-read is another content under its name, which is a conflict.
+The operator must ensure that a period is closed. Drawdown reads it twice, `ASKED_AGAIN_MS` apart. If rows came late,
+the second read has other content under the same name, which is a conflict.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ from drawdown.worker.engine.stores import Databases
 SCHEME: Final = "query:"
 PERIODS_MS: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
 ASKED_AGAIN_MS: Final = DAY_MS
-"""Time from the first read of a period to the second, which finds rows that came late."""
+"""Time from the first read of a period to the second, which finds late rows, in milliseconds."""
 MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
-"""Longest delay after the end of a period before it is queried."""
+"""Longest delay after the end of a period before Drawdown queries it, in milliseconds."""
 MAX_QUERY_CHARS: Final = 20_000
 """Characters of a query."""
 MAX_RESULT_ROWS: Final = 5_000_000
 """Rows that a query returns for one period."""
 MAX_RESULT_BYTES: Final = 2 * 1024**3
-"""Bytes of CSV that a query returns for one period. They are in the spill folder twice: as received, and in order."""
+"""Bytes of CSV that a query returns for one period. The spill folder has them twice: as received, and sorted."""
 ROWS_AT_ONCE: Final = 1_000
-"""Rows of a query's result that are held at once."""
+"""Rows of a query's result that Drawdown holds in memory at a time."""
 DATABASE_CONNECT_S: Final = 5
-"""Longest wait for a connection to a queried database."""
+"""Longest wait for a connection to a queried database, in seconds."""
 DATABASE_SILENT_S: Final = 30
-"""Longest time without an acknowledgement before a connection is given up."""
+"""Longest time without an acknowledgement before Drawdown closes a connection, in seconds."""
 END_EVERY_S: Final = 0.1
-"""Interval between two tries to end a statement that is out of time."""
+"""Interval between two tries to end a statement that is out of time, in seconds."""
 MAX_SAID_CHARS: Final = 300
-"""Stored part of the error message of a database that is queried."""
+"""Stored characters of the error message of a queried database."""
 _READ: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity", "id", "event_id")
 _TEXTS: Final = ("org_id", "event_type")
 _BOUND: Final = ("from_ms", "until_ms")
@@ -65,7 +65,7 @@ _KINDS: Final = ("postgresql", "sqlite")
 
 @dataclass(frozen=True)
 class Question:
-    """A query, the setting of its database, the length of its periods, and the wait after the end of each."""
+    """A query, the name of its database in the settings, the length of its periods, and the delay after each."""
 
     query: str
     database: str
@@ -78,7 +78,7 @@ def is_asked(place: str) -> bool:
 
 
 def require_question(question: Question) -> None:
-    """Errors: UsageError for a query that names anything but the two ends of a period, or a wait beyond all measure."""
+    """Refuse a query that is too long or lacks the two ends of a period, or a too long delay. Errors: UsageError."""
     if len(question.query) > MAX_QUERY_CHARS:
         raise UsageError(f"invalid query: expected at most {MAX_QUERY_CHARS:,} characters")
     if question.closes_after_ms > MAX_CLOSES_AFTER_MS:
@@ -98,7 +98,10 @@ def period_name(start_ms: int, period_ms: int) -> str:
 def closed_periods(
     source: str, question: Question, first_ms: int, now_ms: int, most: int
 ) -> list[tuple[int, bool, FoundFile]]:
-    """Return up to `most` closed periods from one on: the start of each, if this is its last read, and its file."""
+    """Return up to `most` closed periods from `first_ms` on.
+
+    Each has its start, True if this is its last read, and its file.
+    """
     length, found = question.period_ms, []
     for start_ms in range(first_ms, now_ms - length - question.closes_after_ms + 1, length)[:most]:
         asked_ms = start_ms + length + question.closes_after_ms
@@ -111,7 +114,7 @@ def closed_periods(
 
 
 def brought(databases: Databases, question: Question, start_ms: int, file: FoundFile) -> FoundFile:
-    """Return the file of a period; the query runs when the file is read."""
+    """Return the file of a period. The query runs when the file is read."""
     bounds = {"from_ms": start_ms, "until_ms": start_ms + question.period_ms}
     return file.brought_by(partial(_bring, databases, question, bounds, file))
 
@@ -128,7 +131,7 @@ def reach(databases: Databases, question: Question) -> None:
 def _bring(
     databases: Databases, question: Question, bounds: dict[str, int], file: FoundFile, folder: Path, over: Event
 ) -> FoundFile:
-    """Return the answer of a query about a period, in order. Errors: Refused, NotNow, Unreadable; OSError."""
+    """Run the query for a period. Return its sorted rows as a file. Errors: Refused, NotNow, Unreadable; OSError."""
     raw, path = folder / "asked.csv", folder / "ordered.csv"
     with (
         _explained(question.database, over),
@@ -149,7 +152,7 @@ def _said_of(connection: sa.Connection, query: str, bounds: dict[str, int]) -> s
 
 
 def _select_columns(result: sa.CursorResult[Any]) -> tuple[Sequence[str], Iterator[Sequence[Any]]]:
-    """The columns that are read, and the rows of these alone."""
+    """Return the columns that Drawdown reads, and the rows with only these columns. Errors: Refused."""
     if not result.returns_rows:
         raise Refused("the query cannot return rows. Use SELECT")
     wanted = [number for number, name in enumerate(result.keys()) if name in _READ]
@@ -162,9 +165,9 @@ def _format_row(names: Sequence[str], row: Sequence[Any]) -> list[str]:
 
 
 def _text_of(name: str, value: object) -> str:
-    """Return a value as CSV text: no two values have the same.
+    """Return a value as CSV text. Different values have different texts.
 
-    Errors: Refused for a type that its column may not have.
+    Errors: Refused for an invalid type of the column.
     """
     if value is None:
         return ""
@@ -176,18 +179,18 @@ def _text_of(name: str, value: object) -> str:
         exact = Decimal(value)
         whole = exact.is_finite() and abs(exact) < 10**18 and exact == int(exact)
         return str(int(exact) if whole else value)
-    if isinstance(value, date) and name == "ts":  # a datetime is one; without a zone it is of UTC
+    if isinstance(value, date) and name == "ts":  # a datetime is a date, too; without a zone it is in UTC
         return value.isoformat()
     wanted = "text" if name in _TEXTS else "a number"
     raise Refused(f"{name} has the type {type(value).__name__}, not {wanted}")
 
 
 def _write(path: Path, said: str, names: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
-    """Errors: Refused for more than one may have; OSError."""
+    """Write rows as CSV. Errors: Refused for more rows or bytes than the bounds; OSError."""
     count, left = 0, MAX_RESULT_BYTES
     with path.open("wb") as file:
         line = io.StringIO()
-        writer = csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a lone \r in a text would end a row
+        writer = csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_ALL)  # an unquoted \r would end a row
         writer.writerow(names)
         for row in rows:
             writer.writerow(row)
@@ -202,7 +205,7 @@ def _write(path: Path, said: str, names: Sequence[str], rows: Iterable[Sequence[
 
 
 def _drain(line: io.StringIO) -> bytes:
-    """Return the line that was written, and empty it."""
+    """Return the written text as bytes, and empty the buffer."""
     found = line.getvalue().encode("utf-8", "replace")
     line.seek(0)
     line.truncate()
@@ -228,7 +231,10 @@ def _put_in_order(raw: Path, path: Path, names: Sequence[str], folder: Path, ove
 
 @contextmanager
 def _connected(databases: Databases, name: str, over: Event) -> Iterator[sa.Connection]:
-    """A transaction that reads alone, and is ended once time is up. Errors: Unreadable; the database's own."""
+    """Yield a connection in a read-only transaction, which ends when its time is up.
+
+    Errors: Unreadable for a missing or invalid URL; errors of the database.
+    """
     url = databases.urls.get(name.lower())
     if not url:
         raise Unreadable(f"set {databases.setting(name)} to the URL of the database")
@@ -275,7 +281,7 @@ def _open_sqlite(at: str) -> sqlite3.Connection:
 def _ender(driver: Any, opened: ExitStack) -> Callable[[], object]:
     """Return a function that ends a statement at once.
 
-    For PostgreSQL it ends the connection: the server ends the statement when it next looks, or by its timeout.
+    For PostgreSQL it closes the connection. The server ends the statement when it notices that, or by its timeout.
     """
     if isinstance(driver, sqlite3.Connection):
         return driver.interrupt
@@ -293,7 +299,7 @@ def _ended(end: Callable[[], object], over: Event) -> Iterator[None]:
             if over.is_set():
                 try:
                     end()
-                except OSError:  # ended already
+                except OSError:  # the connection is already closed
                     return
 
     watching = Thread(target=watch, daemon=True)
@@ -307,7 +313,7 @@ def _ended(end: Callable[[], object], over: Event) -> Iterator[None]:
 
 @contextmanager
 def _explained(name: str, over: Event) -> Iterator[None]:
-    """Explain a database's error in one line. Errors: NotNow."""
+    """Convert a database's error to one line. Errors: NotNow."""
     try:
         yield
     except (sa.exc.SQLAlchemyError, sqlite3.Error, ValueError, OverflowError) as error:

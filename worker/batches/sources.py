@@ -1,10 +1,10 @@
-"""Watched folders and queries, the state of their files, and the lists of batches that people read.
+"""Watched folders and queries, the state of their files, and the lists of batches.
 
-Guarantee: a folder belongs to one source. Once a source took anything, it keeps its folder, or its query, for good.
-Only a person can pass over a period of a query: the source keeps the first period that may still be queried, and moves
-it once a period was queried for the last time and its rows are in. If a file ends the process that reads it, or takes
-too long to read, it is read MAX_READINGS times at most. If a file could not be read for another reason, it is retried
-for ever, after all others.
+Guarantee: a folder belongs to one source. Once a source took a batch, it keeps its folder, or its query, for good. Only
+a person can skip a period of a query. The source stores the first period that Drawdown may still query, and moves past
+it after its last read, once its rows are taken. A file that ends the process that reads it, or that takes too long, is
+read at most MAX_READINGS times. If a file could not be read for another reason, it is retried for ever, after all
+others.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ SQL = queries(__file__)
 MAX_SOURCES: Final = 100
 """Watched folders and queries."""
 MAX_LISTED_PERIODS: Final = 1_000
-"""Periods of a query that are looked up together."""
+"""Periods of a query that one statement looks up."""
 MAX_DUE: Final = 24
-"""Due periods that a tick looks for."""
+"""Due periods of a query that one tick finds."""
 MAX_PERIODS_BACK: Final = 10_000
-"""Periods before now from which a query can start."""
+"""Most periods before now from which a query can start."""
 
 
 @dataclass(frozen=True)
 class BatchSource:
     """A watched folder, or a query on another database.
 
-    `batches`: how many of its batches are in force. `next_ms`: the start of the first period that may still be queried.
+    `batches`: the number of its batches in force. `asked_of`: the database of the query, by its name in the settings.
+    `next_ms`: the start of the first period that Drawdown may still query.
     """
 
     source: str
@@ -64,7 +65,7 @@ class BatchSource:
 
     @property
     def fields(self) -> FieldMap:
-        """In which columns of its files their fields are."""
+        """Return the column of each field in its files."""
         return from_text(self.field_map)
 
     @property
@@ -76,9 +77,10 @@ class BatchSource:
 
 @dataclass(frozen=True)
 class BatchRow:
-    """A file, and its outcome.
+    """A file and its outcome.
 
-    If it was taken: `rows` are in its `samples`, others were refused; its windows; and when it was withdrawn.
+    If it was taken: `rows` became `samples`, and `refused` rows did not. `from_ms`, `to_ms`: its windows.
+    `withdrawn_ms`: the time of its withdrawal (None: it is in force).
     """
 
     source: str
@@ -97,7 +99,7 @@ class BatchRow:
 
 @dataclass(frozen=True)
 class RefusedRowOf:
-    """A row of a batch that is in no sum."""
+    """A refused row of a batch: its number, the wrong column, and the value of that column (`said`)."""
 
     batch: str
     number: int
@@ -108,12 +110,12 @@ class RefusedRowOf:
 def add_source(
     connection: sa.Connection, source: str, folder: Path | str, by: By, fields: FieldMap = OWN_NAMES
 ) -> BatchSource:
-    """Watch a folder, or a prefix of objects (s3://BUCKET/PREFIX); `fields` are the columns of its files.
+    """Watch a folder, or a prefix of objects (s3://BUCKET/PREFIX). `fields`: the columns of its files.
 
-    The same call again changes nothing.
+    You can repeat the call: it has an effect once.
 
     Errors: UsageError for an invalid name or folder, or an unknown field; Refused if the name or the folder belongs to
-    another source, this source has other columns, or there are MAX_SOURCES.
+    another source, if this source has other columns, or if MAX_SOURCES exist.
     """
     fields.require(FILE_FIELDS)
     if not is_clean_id(source):
@@ -136,12 +138,12 @@ def add_source(
 def add_query(
     connection: sa.Connection, source: str, question: Question, by: By, from_ms: int | None = None
 ) -> BatchSource:
-    """Run a query for each closed period, from the first that begins at or after `from_ms`, which is now by default.
+    """Run a query for each closed period, from the first that begins at or after `from_ms` (None: now).
 
-    A second call with a time starts again from there, and earlier periods are no longer read.
+    A second call with a time starts again from that time, and earlier periods are no longer read.
 
-    Errors: UsageError for an invalid name, or a query that names no period; Refused if the name belongs to another
-    source, for a time too long ago, or if there are MAX_SOURCES.
+    Errors: UsageError for an invalid name or query; Refused if the name belongs to another source, for a time too long
+    ago, or if MAX_SOURCES exist.
     """
     if not is_clean_id(source):
         raise UsageError("invalid source name: expected 1 to 200 characters without control characters")
@@ -172,9 +174,10 @@ def add_query(
 def due_periods(
     connection: sa.Connection, source: str, question: Question, now_ms: int
 ) -> list[tuple[bool, int, FoundFile]]:
-    """Return the periods without an outcome, or to be read once more: if the last read failed, the start, and the file.
+    """Return the closed periods of a query that are without an outcome, or are to be read a second time.
 
-    Periods that are done are not looked at again. If the source was removed since the tick read it, there are none.
+    Each has True if the last read failed, its start, and its file. Completed periods are skipped. If the source was
+    removed meanwhile, the list is empty.
     """
     begins = SQL.run(connection, "hold_turn", {"source": source}).scalar_one_or_none()
     if begins is None:
@@ -196,7 +199,7 @@ def due_periods(
 def _there(connection: sa.Connection, source: str) -> dict[str, BatchSource]:
     """Return all sources, by name.
 
-    If this one is not among them, no other process adds any before this transaction ends.
+    If `source` is not among them, they are locked: another process cannot add a source until this transaction ends.
     """
     there = {row.source: row for row in list_sources(connection)}
     if source in there:
@@ -229,7 +232,10 @@ def _folder(folder: Path) -> str:
 
 
 def pause_source(connection: sa.Connection, source: str, by: By, *, resume: bool = False) -> None:
-    """Take nothing from a folder until it is resumed; what was taken stays. Errors: UnknownId."""
+    """Pause a source, or resume it. Ticks do not take files from a paused source. Taken batches stay in force.
+
+    Errors: UnknownId.
+    """
     if not SQL.run(connection, "pause", {"source": source, "paused_ms": None if resume else by.now_ms}).rowcount:
         ids.require(connection, ids.BATCH_SOURCE, source)
         raise Refused(f"another call just created the source {source}. Try again")
@@ -237,11 +243,12 @@ def pause_source(connection: sa.Connection, source: str, by: By, *, resume: bool
 
 
 def remove_source(connection: sa.Connection, source: str, by: By) -> None:
-    """Forget a source that took nothing, and the notes about files in its folder.
+    """Remove a source that never took a batch, and the outcomes of files in its folder.
 
     A tick that is reading one of the files now may still take it.
 
-    Errors: UnknownId; Refused for a source that took a batch, withdrawn or not: the batch keeps the source's name.
+    Errors: UnknownId; Refused for a source that took a batch, even if the batch is withdrawn: the batch keeps the
+    source's name.
     """
     folder = SQL.run(connection, "hold", {"source": source}).scalar()
     if folder is None:
@@ -258,12 +265,15 @@ def remove_source(connection: sa.Connection, source: str, by: By) -> None:
 
 
 def list_sources(connection: sa.Connection) -> list[BatchSource]:
-    """By name."""
+    """Return all sources, sorted by name."""
     return [BatchSource(**row) for row in SQL.run(connection, "sources").mappings()]
 
 
 def list_batches(connection: sa.Connection, *, source: str | None = None, most: int = 100) -> list[BatchRow]:
-    """Files as they came, the latest first. Errors: UnknownId for a source there is not; '' is by hand."""
+    """Return files with their outcomes, the latest first. `source` '': files that people named by hand.
+
+    Errors: UnknownId for an unknown source.
+    """
     if source:
         ids.require(connection, ids.BATCH_SOURCE, source)
     values = {"source": source, "at_most": most}
@@ -272,32 +282,34 @@ def list_batches(connection: sa.Connection, *, source: str | None = None, most: 
 
 
 MOST_FILES: Final = 100
-"""Latest files of one batch that are shown."""
+"""Latest files of one batch that a page shows."""
 
 
 def files_of(connection: sa.Connection, batch: str) -> list[BatchRow]:
-    """The files of one content, the latest first."""
+    """Return the files with the content of one batch, the latest first."""
     values = {"batch": batch, "at_most": MOST_FILES}
     return [BatchRow(**row) for row in SQL.run(connection, "files", values, of_source="of_one_batch").mappings()]
 
 
 def refused_rows(connection: sa.Connection, batch: str) -> list[RefusedRowOf]:
-    """The first rows of a batch that are in no sum. Errors: UnknownId."""
+    """Return the first refused rows of a batch. Errors: UnknownId."""
     ids.require(connection, ids.BATCH, batch)
     return [RefusedRowOf(**row) for row in SQL.run(connection, "refused_rows", {"batch": batch}).mappings()]
 
 
 MAX_READINGS: Final = 3
-"""Reads of one file that no tick completed."""
+"""Incomplete reads of one file after which ticks do not read it again."""
 READING_LEASE_MS: Final = 4 * MINUTE_MS
-"""Lease of the tick that reads a file. It ends before the next tick."""
+"""Lease of the tick that reads a file, in milliseconds. It ends before the next tick."""
 MAX_OPEN_LOOKED_AT: Final = 10_000
-"""Files of a folder that wait for a person, and that a tick looks up."""
+"""Files of a folder that wait for a person or a retry, and that one tick looks up."""
 
 
 def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_ms: int) -> int | None:
-    """Note, before a file is read, that it will be. Returns how many readings of it have begun and not ended, this one
-    included; None while another tick reads it."""
+    """Record that a read of a file begins. Return the number of its incomplete reads, including this one.
+
+    Returns None while another tick reads the file.
+    """
     values = {**_its(source, file), "size_bytes": file.size_bytes, "modified_ns": file.modified_ns}
     found = SQL.run(connection, "begin", {**values, "now_ms": now_ms, "lease_ms": READING_LEASE_MS}).scalar()
     return None if found is None else int(found)
@@ -306,15 +318,15 @@ def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_m
 def end_reading(
     connection: sa.Connection, source: str, file: FoundFile, said: str, now_ms: int, *, counts: bool = False
 ) -> None:
-    """Note why a file could not be read. If it had an outcome, `take` and `note` state it.
+    """Record why a file could not be read. (`take` and `note` record an outcome.)
 
-    `counts`: this reading is one of the MAX_READINGS.
+    `counts`: this read is one of the MAX_READINGS.
     """
     SQL.run(connection, "end", {**_its(source, file), "said": said, "now_ms": now_ms, "counts": counts})
 
 
 def new_files(connection: sa.Connection, source: str, found: Sequence[FoundFile]) -> list[tuple[bool, FoundFile]]:
-    """Return those of a folder's files that have no outcome yet; for each first, if a read of it failed before."""
+    """Return the files without an outcome, each with True if an earlier read failed."""
     asked = [{"name": file.name, "size_bytes": file.size_bytes, "modified_ns": file.modified_ns} for file in found]
     rows = SQL.run(connection, "unseen", {"source": source, "found": asked})
     failed = {str(row.name): bool(row.failed) for row in rows}
@@ -322,13 +334,13 @@ def new_files(connection: sa.Connection, source: str, found: Sequence[FoundFile]
 
 
 def forget_gone(connection: sa.Connection, source: str, there: Collection[str]) -> None:
-    """Note that files left to a person are no longer there: the person has looked at them."""
+    """Record that files that waited are gone from the folder, so they no longer need a person."""
     if gone := [{"name": name} for name in left_open(connection, source) if name not in there]:
         SQL.run(connection, "gone", {"source": source, "gone": gone})
 
 
 def left_open(connection: sa.Connection, source: str) -> list[str]:
-    """Files of a source that wait for a person, or for another try: the first ones by name."""
+    """Return the names of a source's files that wait for a person or a retry, at most MAX_OPEN_LOOKED_AT, sorted."""
     names = SQL.run(connection, "open", {"source": source, "at_most": MAX_OPEN_LOOKED_AT}).scalars()
     return [str(name) for name in names]
 

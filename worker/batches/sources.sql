@@ -10,7 +10,7 @@ VALUES (:source, :folder, :at_ms, :actor, :reason, :query, :asked_of, :period_ms
 UPDATE batch_sources SET paused_ms = :paused_ms WHERE source = :source
 
 -- name: hold [postgresql]
--- Another transaction that accepts a file of this folder is waited for (hold_folder), and the next statement sees it.
+-- This waits for a transaction that takes a file of this folder (hold_folder), so the next statement sees its batch.
 SELECT folder FROM batch_sources WHERE source = :source FOR UPDATE
 
 -- name: hold [sqlite]
@@ -41,11 +41,11 @@ SELECT next_ms FROM batch_sources WHERE source = :source
 UPDATE batch_sources SET next_ms = :next_ms WHERE source = :source
 
 -- name: unsee
--- From there on each period is asked for again. Names are in the order of time.
+-- Query each period from :first on again. The order of names is the order of time.
 UPDATE batch_files SET modified_ns = -1 WHERE source = :source AND name >= :first
 
 -- name: passed_over
--- A person decided that nothing before it is to be asked for.
+-- A person decided to skip all periods before :first.
 UPDATE batch_files SET outcome = 'gone' WHERE source = :source AND name < :first
     AND outcome IN ('conflict', 'refused', 'reading', 'failed')
 
@@ -64,13 +64,14 @@ ORDER BY f.seen_ms DESC, f.source, f.name, f.batch LIMIT :at_most
 -- name: refused_rows
 SELECT batch, number, wrong_column, said FROM batch_refused_rows WHERE batch = :batch ORDER BY number
 
--- Files of watched folders that are to be read, are being read, or could not be.
+-- Files of watched folders that wait, are being read, or could not be read.
 
 -- name: same
 batch_files.size_bytes = excluded.size_bytes AND batch_files.modified_ns = excluded.modified_ns
 
 -- name: begin
--- None where another tick began a moment ago. Readings that did not end are counted for the file as it stands.
+-- Returns no row while another tick reads the file. `readings` counts the incomplete reads of the file's present size
+-- and time.
 INSERT INTO batch_files (source, name, batch, path, size_bytes, modified_ns, outcome, said, seen_ms, readings)
 VALUES (:source, :name, '', :path, :size_bytes, :modified_ns, 'reading', '', :now_ms, 1)
 ON CONFLICT (source, name, batch, path) DO UPDATE SET outcome = 'reading', said = '', seen_ms = excluded.seen_ms,
@@ -86,7 +87,7 @@ UPDATE batch_files SET outcome = 'failed', said = :said, seen_ms = :now_ms,
 WHERE source = :source AND name = :name AND batch = '' AND path = :path AND outcome = 'reading'
 
 -- name: unseen
--- Those of which nothing became yet, as they stand now; and whether one could not be read before.
+-- The files without an outcome for their present size and time, and whether an earlier read failed.
 SELECT i.name, EXISTS (SELECT 1 FROM batch_files f WHERE f.source = :source AND f.name = i.name
     AND f.outcome IN ('reading', 'failed')) AS failed
 FROM {rows :found (name text, size_bytes bigint, modified_ns bigint)} i
@@ -99,7 +100,7 @@ SELECT DISTINCT name FROM batch_files
 WHERE source = :source AND outcome IN ('conflict', 'refused', 'reading', 'failed') ORDER BY name LIMIT :at_most
 
 -- name: gone
--- One that comes back is looked at again.
+-- If the file comes back, a tick reads it again.
 UPDATE batch_files SET outcome = 'gone'
 WHERE source = :source AND outcome IN ('conflict', 'refused', 'reading', 'failed')
     AND name IN (SELECT name FROM {rows :gone (name text)} g)

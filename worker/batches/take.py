@@ -1,15 +1,14 @@
-"""A batch: the sums of a file become samples in one transaction, and are withdrawn again.
+"""Take a batch: the sums of a file become samples in one transaction. A batch can be withdrawn.
 
-Guarantee: the same rows are taken once, under any name or form of their file, however often it comes. The hash of the
-file is the batch's key, taken in the same transaction as the usage. If another content comes under the name of a batch
-in force, it is a conflict, and nothing of it is taken. If a file shares rows with another batch, it waits until a
-person accepts it: rows without ids do not show if they are the same use. Drawdown keeps the hashes of up to
-MAX_ROWS_KEPT rows of each batch, of a larger batch those with the smallest. The seal finds the samples by their
-arrival, as any other (S2).
+Guarantee: the same rows are taken once, under any name or format of their file. The hash of the file is the batch's
+key, and is inserted in the same transaction as the usage. If other content has the name of a batch in force, it is a
+conflict, and it is not taken. If a file shares rows with another batch, it waits until a person accepts it. Rows
+without ids do not show if they are the same use. Drawdown stores the hashes of up to MAX_ROWS_KEPT rows of each batch:
+of a larger batch, those with the smallest hashes. The seal finds the samples by their arrival, as other samples (S2).
 
-A withdrawal edits nothing (S7): each sample gets a row of its own, and the next tick gives back what was billed. A
+A withdrawal does not edit samples (S7): each gets its own withdrawal row, and the next tick refunds the charges. A
 withdrawal works in portions, because each holds S1's lock. The batch stays in force until the last portion is done.
-Usage below a floor is closed for good. A withdrawn batch is never taken again; its name is free.
+Usage below a floor is closed for good. A withdrawn batch is never taken again, and other content can have its name.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ Outcome = Literal["taken", "repeated", "conflict", "refused"]
 BY_HAND: Final = ""
 """The source of a file that a person names."""
 AFTER_ALL: Final = "To bill its rows anyway, take them as another file (a CSV packed by gzip) and accept that file"
-"""The step of a person for a batch that was withdrawn by mistake."""
+"""Advice for a person who withdrew a batch by mistake."""
 OTHER_COLUMNS: Final = (
     "If that was wrong, withdraw that batch, and take the rows as another file (a CSV packed by gzip)"
 )
-"""Advice, if the same file was taken with other columns."""
+"""Advice for a file that was taken before with other columns."""
 UNREAD: Final = ""
 """The batch of a file that could not be read."""
 
@@ -68,8 +67,8 @@ UNREAD: Final = ""
 class TakenFile:
     """The outcome of a file.
 
-    `rows` are in, `refused` rows are set aside. For a repeated file, both are as they were the first time. `said`: the
-    reason why it was not taken.
+    `rows`: the number of taken rows. `refused`: the number of refused rows. For a repeated file, both are those of the
+    first time. `said`: the reason why it was not taken.
     """
 
     source: str
@@ -80,9 +79,9 @@ class TakenFile:
     refused: int = 0
     said: str = ""
     withdrawn: bool = False
-    """For a repeated file: its batch was withdrawn, nothing of it is billed, and a person may think it is."""
+    """For a repeated file: True if its batch was withdrawn, so it is not billed. A person may expect that it is."""
     shared_rows: int | None = None
-    """For a file in conflict: the number of its rows in other batches. A person may accept it."""
+    """For a conflict by shared rows: the number of these rows. You can accept such a file."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.outcome}" + (f": {self.said}" if self.said else "")
@@ -97,26 +96,26 @@ def unread(source: str, name: str, error: DrawdownError) -> TakenFile:
 
 
 def most_samples(connection: sa.Connection) -> int:
-    """Return the most samples of a file: while they go in, no other writer can write to SQLite."""
+    """Return the maximum number of samples of a file. It is lower in SQLite, which has one writer at a time."""
     return MAX_BATCH_SAMPLES if connection.dialect.name == "postgresql" else MAX_BATCH_SAMPLES_SQLITE
 
 
 def meet_types(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
-    """Give the event types of a file their meters, in a transaction of its own before `take`.
+    """Create the meters of a file's event types, in a separate transaction before `take`.
 
-    Another file with a new type waits for this transaction alone, not for the whole file. A type may find no room: then
-    `take` reports it.
+    Another file with a new type then waits only for this short transaction, and not for the whole file. If the limit of
+    event types is reached, `take` reports it.
     """
     if sums.of_events:
         meters(connection, [str(kind) for kind in sums.kinds], now_ms)
 
 
 def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:
-    """Take the sums of a file as samples. Call `meet_types` first. `by.now_ms`: a moment before the file was read.
+    """Take the sums of a file as samples. Call `meet_types` first. `by.now_ms`: a time before the file was read.
 
-    Errors: Refused if an event type of it is charged at once, or another program gave a sample one of its ids. NotNow
-    if its event types have no room, if a floor was raised past it meanwhile, or if a file that was read later was taken
-    under its name.
+    Errors: Refused if the guard charges one of its event types at once, or if another program used one of its sample
+    ids. NotNow if the limit of event types is reached, if a floor was raised past its usage meanwhile, or if a file
+    that was read later has its name.
     """
     seen: set[str] = set()
     taken = _claim(connection, sums, source, by, seen)
@@ -135,7 +134,7 @@ def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFil
 
 
 def note(connection: sa.Connection, file: FoundFile, taken: TakenFile, now_ms: int) -> None:
-    """Store the outcome of a file, in place of an earlier note about it."""
+    """Record the outcome of a file, in place of an earlier outcome."""
     its = {"source": taken.source, "name": taken.name, "batch": taken.batch, "path": file.place}
     stood = {"size_bytes": file.size_bytes, "modified_ns": file.modified_ns}
     SQL.run(
@@ -158,8 +157,11 @@ def note(connection: sa.Connection, file: FoundFile, taken: TakenFile, now_ms: i
 
 
 def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set[str]) -> TakenFile:
-    """The batch's row is the claim: of two that take the same at once the second waits here, and sees the first.
-    `seen`: gains the batches that it was compared with."""
+    """Insert the batch's row, and return the file's outcome.
+
+    If two processes take the same file at once, the second one waits here, and then finds the first one's row. `seen`:
+    the batches that the file was compared with are added to it. Errors: NotNow.
+    """
     name, file = sums.file.name, sums.file
     its = {"source": source, "name": name, "path": file.place, "folder": file.folder}
     SQL.run(connection, "hold_folder", its).all()
@@ -184,7 +186,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
         other = other or SQL.run(connection, "other_of_name", values).one_or_none()
         if other is None:
             raise NotNow(f"{name}: another process just took and withdrew a batch with this name. Try again")
-        if other.is_newer:  # else a person would be told to withdraw what is right
+        if other.is_newer:  # otherwise the text would advise to withdraw the right batch
             raise NotNow(f"{name}: another process took its content meanwhile. Try again")
         said = f"the batch {other.batch} has this name and other content. Withdraw that batch"
         after = ", and a tick takes the new answer" if is_asked(file.place) else " first, or rename the file"
@@ -200,7 +202,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
 
 
 def _known_as(connection: sa.Connection, sums: Sums) -> str:
-    """Return the batch of a file: of its own content, or a valid one with the same rows."""
+    """Return the batch id of a file: that of its content, or that of a batch in force with the same rows."""
     if SQL.run(connection, "batch", {"batch": sums.batch}).first() or is_accepted(connection, sums.batch):
         return sums.batch
     same = same_rows(connection, sums)
@@ -208,7 +210,7 @@ def _known_as(connection: sa.Connection, sums: Sums) -> str:
 
 
 def _overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | None:
-    """Why a person has to accept a file before it is billed."""
+    """Return the overlap because of which a person has to accept a file; None if it can be billed."""
     if SQL.run(connection, "batch", {"batch": sums.batch}).first():
         return None
     found = overlap(connection, sums, seen)
@@ -221,7 +223,10 @@ def _overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap |
 
 
 def _require_no_other(connection: sa.Connection, sums: Sums, seen: set[str]) -> None:
-    """Check that no other process took its rows meanwhile: their records are written in turn. Errors: NotNow."""
+    """Check that another process did not take the same rows meanwhile. Errors: NotNow.
+
+    Audit records are written one after another, so the second transaction sees the rows of the first.
+    """
     if not is_accepted(connection, sums.batch) and overlap(connection, sums, seen) is not None:
         raise NotNow(f"{sums.file.name}: another process just took some of its rows, in another file. Try again")
 
@@ -230,10 +235,10 @@ def _require_no_other(connection: sa.Connection, sums: Sums, seen: set[str]) -> 
 def _floors_stand(connection: sa.Connection, sums: Sums, now_ms: int) -> Iterator[None]:
     """Refuse a batch if a floor was raised past its old usage before the batch commits.
 
-    A transaction that raises a floor looks at usage that came in before, and does not see a batch that has not
-    committed. S1's lock is taken last, because seals wait for it. SQLite has one writer at a time.
+    A transaction that raises a floor checks earlier usage, and does not see a batch that has not committed. S1's lock
+    is taken last, because seals wait for it. SQLite has one writer at a time, so it does not need this check.
 
-    Errors: NotNow if a floor was raised past some of the usage since this began.
+    Errors: NotNow if a floor was raised past some of the usage inside the block.
     """
     if connection.dialect.name != "postgresql" or sums.from_ms is None or sums.from_ms >= now_ms - NOT_YET_MS:
         yield
@@ -259,7 +264,7 @@ def _floors(connection: sa.Connection, above_ms: int) -> dict[str, int]:
 
 
 def _require_uncharged(connection: sa.Connection, sums: Sums) -> None:
-    """Errors: Refused."""
+    """Refuse a file with an event type that the guard charges at once in one of its windows. Errors: Refused."""
     types = [str(kind) for kind in sums.kinds]
     charged.share(connection, types)
     ever = charged.ever_charged(connection, types)
@@ -283,7 +288,10 @@ def _put_in(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
 
 
 def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
-    """Return the memory size of each size, or the meter of each event type."""
+    """Return the number that samples have for each memory size or event type: the size itself, or the meter.
+
+    Errors: NotNow if an event type has no meter.
+    """
     if not sums.of_events:
         return {int(size): int(size) for size in sums.kinds}
     types = [str(kind) for kind in sums.kinds]
@@ -300,18 +308,18 @@ def _sample(batch: str, part: Part, sizes: Mapping[int | str, int], now_ms: int)
 
 
 def ids_of(batch: str) -> dict[str, str]:
-    """Between which ids the samples of a batch are."""
+    """Return the two ids between which the ids of a batch's samples are."""
     return {"first_id": f"{OF_BATCHES}{batch}:", "beyond_id": f"{OF_BATCHES}{batch};"}
 
 
 MAX_BATCHES_COMPARED: Final = 500
-"""Newest batches of its time that one file is compared with."""
+"""Newest batches of the same time with which Drawdown compares one file."""
 _SHOWN: Final = 3
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """`rows` of a file are in other batches, too; `detail`: the batches, and the sum of the rows."""
+    """The rows that a file shares with other batches. `rows`: their number. `detail`: the batches and the use."""
 
     rows: int
     detail: str
@@ -319,7 +327,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class SameRows:
-    """The batch that has the same rows."""
+    """A batch with the same rows as a file."""
 
     batch: str
     name: str
@@ -327,7 +335,7 @@ class SameRows:
 
 
 def same_rows(connection: sa.Connection, sums: Sums) -> SameRows | None:
-    """The batch of another content that has the same rows as a file."""
+    """Return the batch with other content and the same rows as a file; None if it does not exist."""
     if sums.rows_hash is None:
         return None
     found = SQL.run(connection, "same_rows", {"rows_hash": sums.rows_hash}).one_or_none()
@@ -335,7 +343,7 @@ def same_rows(connection: sa.Connection, sums: Sums) -> SameRows | None:
 
 
 def is_accepted(connection: sa.Connection, batch: str) -> bool:
-    """Return True if a person had the batch billed although it shares rows with others."""
+    """Return True if a person accepted the batch although it shares rows with others."""
     return SQL.run(connection, "accepted", {"batch": batch}).first() is not None
 
 
@@ -384,9 +392,9 @@ def _amount(sums: Sums, org_id: str, kind: str, quantity: int) -> str:
 
 
 def accept(connection: sa.Connection, batch: str, by: By) -> int:
-    """Bill a whole file although it shares rows with others; the next tick or `batch take` takes it.
+    """Accept a file although it shares rows with others. The next tick or `batch take` takes all of it.
 
-    Returns the number of its files. Errors: UnknownId; Refused if none waits for it.
+    Returns the number of files with this content. Errors: UnknownId; Refused if such a file does not wait.
     """
     ids.require(connection, ids.SHARING_BATCH, batch)
     files = SQL.run(connection, "accept", {"batch": batch, "now_ms": by.now_ms}).rowcount
@@ -402,8 +410,11 @@ WITHDRAWN_AT_ONCE: Final = 5_000
 
 @dataclass(frozen=True)
 class WithdrawnBatch:
-    """`samples` no longer count; `closed` are below their organisation's floor: what was billed of them stays billed.
-    `already`: it had been withdrawn before."""
+    """The result of a withdrawal.
+
+    `samples`: the number of withdrawn samples. `closed`: the number of samples below their organisation's floor. Their
+    charges stay. `already`: the batch was withdrawn before.
+    """
 
     batch: str
     samples: int
@@ -419,10 +430,10 @@ def withdraw_some(
     at_most: int = WITHDRAWN_AT_ONCE,
     judged: Witness | None = None,
 ) -> str | WithdrawnBatch:
-    """Withdraw a portion of a batch: the samples after `after` (at first '').
+    """Withdraw a portion of a batch: up to `at_most` samples after the id `after` (at first '').
 
-    Returns the last of them, or the withdrawn batch once no more are left. `judged`: by `judge_batch`, before the first
-    portion.
+    Returns the id of the last sample of the portion, or the result after the last portion. `judged`: the result of
+    `judge_batch` before the first portion.
 
     Errors: UnknownId; Refused if its windows were not sealed since history was lost; HistoryDoubted while the database
     is halted, or if it is not the one that was judged.
@@ -468,7 +479,7 @@ def judge_batch(connection: sa.Connection, batch: str) -> Witness:
 def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, str]) -> None:
     until = max((loss.until_ms for loss in read_losses(connection)), default=0)
     if until and SQL.run(connection, "unsealed", {**portion, "until_ms": until}).first():
-        # Without a push of ours its provider would never be asked, and may have billed it (R1).
+        # Without a push of this history, Drawdown would not ask the provider, which may have billed the usage (R1).
         went = int(SQL.run(connection, "count_withdrawn", ids_of(batch)).scalar_one())
         raise Refused(
             f"{batch} has usage from the lost history that is not sealed again. {went:,} samples are withdrawn "

@@ -1,7 +1,7 @@
 -- Batches: the accepted content, and the outcome of each file.
 
 -- name: hold_folder [postgresql]
--- Two that accept files of one folder wait for each other here: a tick, and a person who names the file.
+-- Two transactions that take files of one folder wait for each other here, such as a tick and a person's command.
 SELECT source FROM batch_sources WHERE folder = :folder FOR NO KEY UPDATE
 
 -- name: hold_folder [sqlite]
@@ -13,9 +13,9 @@ FOR SHARE OF b
 -- name: shared [sqlite]
 
 -- name: other_of_name
--- A batch that is not withdrawn and came under this name, or from this path in another way: from the watched folder or
--- by hand. It also finds one that has another name now. The lock is shared: its withdrawal, after which files in
--- conflict with it are looked at again, comes before this transaction or waits for it.
+-- A batch in force with this name, or with this path from another source: from the watched folder or by hand. It also
+-- finds a batch if its file has another name now. The lock is shared. A withdrawal of the batch, which makes ticks read
+-- files in conflict again, comes before this transaction or waits for it.
 SELECT f.batch, f.seen_ms > :now_ms AS is_newer FROM batch_files f JOIN batches b ON b.batch = f.batch
 WHERE f.source IN (SELECT :source UNION ALL SELECT '' UNION ALL SELECT source FROM batch_sources WHERE folder = :folder)
     AND (f.source = :source OR f.source <> '' OR f.path = :path)
@@ -23,7 +23,7 @@ WHERE f.source IN (SELECT :source UNION ALL SELECT '' UNION ALL SELECT source FR
     AND b.withdrawn_ms IS NULL ORDER BY f.batch LIMIT 1 {shared}
 
 -- name: claim
--- Neither the content nor the name may belong to another batch: the first to commit has both.
+-- Neither the content nor the name may belong to another batch. The first transaction that commits gets both.
 INSERT INTO batches (batch, source, name, path, row_count, refused, samples, total, from_ms, to_ms, taken_ms, actor,
     reason, rows_hash, row_labels, rows_kept, field_map)
 VALUES (:batch, :source, :name, :path, :row_count, :refused, :samples, :total, :from_ms, :to_ms, :taken_ms, :actor,
@@ -55,30 +55,31 @@ ON CONFLICT (source, name, batch, path) DO UPDATE SET size_bytes = excluded.size
     seen_ms = excluded.seen_ms, readings = 0, shared_rows = excluded.shared_rows
 
 -- name: forget_readings
--- The file has an outcome: its earlier readings no longer count.
+-- The file has an outcome, so its earlier reads no longer count.
 DELETE FROM batch_files WHERE source = :source AND name = :name AND batch = '' AND path = :path
 
 -- name: settle_elsewhere
--- A file that ticks gave up, or could not read, was taken by hand: no tick reads it again, which it might end once more.
+-- A person took a file that ticks gave up or could not read. Ticks must not read it again, because it could end them.
 UPDATE batch_files SET batch = :batch, outcome = 'repeated', said = 'taken by hand', size_bytes = :size_bytes,
     modified_ns = :modified_ns, seen_ms = :seen_ms, readings = 0
 WHERE name = :name AND batch = '' AND path = :path AND source <> :source AND NOT EXISTS (SELECT 1 FROM batch_files o
     WHERE o.source = batch_files.source AND o.name = :name AND o.batch = :batch AND o.path = :path)
 
 -- name: end_conflicts
--- The file has the content again that its name stands for: its other contents are gone.
+-- The file has the content of its batch again, so the conflicts of its other contents have ended.
 UPDATE batch_files SET outcome = 'gone' WHERE source = :source AND name = :name AND path = :path AND batch <> :batch
     AND outcome = 'conflict'
 
 -- Rows that a file shares with batches that were taken before.
 
 -- name: same_rows
--- The batch that has the same rows, whatever its file is like: one that stands, else one that was withdrawn.
+-- The batch with the same rows, in any format of its file: one in force, or else one that was withdrawn.
 SELECT batch, name, withdrawn_ms FROM batches WHERE rows_hash = :rows_hash
 ORDER BY withdrawn_ms IS NOT NULL, taken_ms, batch LIMIT 1
 
 -- name: near
--- Those that stand and are of the same time, the newest first; of those that no row is known of, the ones that come to the same.
+-- Batches in force of the same time, the newest first. A batch without stored row hashes counts if its totals are the
+-- same.
 SELECT batch, name, row_labels, rows_kept, row_count, rows_hash IS NULL AS is_unknown FROM batches
 WHERE withdrawn_ms IS NULL AND batch <> :batch AND from_ms < :to_ms AND to_ms > :from_ms AND (rows_kept <> ''
     OR (rows_hash IS NULL AND row_count = :row_count AND samples = :samples AND total = :total AND from_ms = :from_ms
@@ -92,7 +93,7 @@ SELECT 1 FROM batch_files WHERE batch = :batch AND accepted_ms IS NOT NULL LIMIT
 UPDATE batch_files SET accepted_ms = :now_ms, modified_ns = -1
 WHERE batch = :batch AND outcome = 'conflict' AND shared_rows IS NOT NULL AND accepted_ms IS NULL
 
--- A batch that was wrong: its samples are taken back.
+-- The withdrawal of a batch.
 
 -- name: standing
 SELECT name, samples, withdrawn_ms FROM batches WHERE batch = :batch
@@ -109,22 +110,22 @@ WHERE s.id > :after AND s.id <= :last AND s.problem IS NULL
 s.ts - s.ts % {window_length_ms}
 
 -- name: withdraw
--- One that was withdrawn by itself before is left as it is.
+-- A sample that was withdrawn before keeps its withdrawal.
 INSERT INTO withdrawals (sample_id, org_id, ts, memory_mb, interval_s, at_ms, actor, reason)
 SELECT s.id, s.org_id, s.ts, s.memory_mb, s.interval_s, :at_ms, :actor, :reason
 FROM {its_samples} AND s.ts >= COALESCE(o.floor_ms, 0)
 ON CONFLICT DO NOTHING
 
 -- name: count_withdrawn
--- By this command, or one by one before.
+-- This includes samples that were withdrawn one by one before.
 SELECT COUNT(*) FROM withdrawals w WHERE w.sample_id > :first_id AND w.sample_id < :beyond_id
 
 -- name: mark_withdrawn
 UPDATE batches SET withdrawn_ms = :now_ms WHERE batch = :batch
 
 -- name: look_again
--- The names under which it came are free, and so are its rows. A file that was in conflict, perhaps with it, has, as it
--- lies there, not been seen.
+-- The names and rows of the batch are free now. Let ticks read files in conflict again, because the conflict may have
+-- been with this batch.
 UPDATE batch_files SET modified_ns = -1
 WHERE outcome = 'conflict' AND (shared_rows IS NOT NULL OR name IN (SELECT name FROM batch_files WHERE batch = :batch))
 

@@ -1,4 +1,4 @@
-"""The terms of billing: features and their units, providers' terms, wallets.
+"""The terms of billing: features and their units, the terms of providers, and wallets.
 
 Guarantee: all machines bill by the same features, units and terms.
 

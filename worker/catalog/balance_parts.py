@@ -1,10 +1,10 @@
 """Parts of customers' balances, granted once or by a plan.
 
-Guarantee: Drawdown keeps a part from the first read that showed it. Source: Autumn drops a part granted once from all
-its answers as soon as it is used up exactly (recorded), so that its absence alone shows what was drawn from it. A part
-is also gone if it expired, or if its plan ended. Drawdown records draws on such a part as reads and the answers to
-charges show them: each answer shows the parts that its charge drew on. Answers and reads come out of order, and a read
-may be seconds old. So for a minute nothing reduces the record.
+Guarantee: Drawdown stores a part from the first read that showed it. Source: Autumn omits a one-time part from all its
+answers as soon as it is used up exactly (recorded). Only its absence shows the use. A part is also absent if it
+expired, or if its plan ended. Drawdown records the use of a part from reads and from answers to charges: each answer
+shows the parts that its charge used. Answers and reads arrive out of order, and a read may be seconds old. So for a
+minute the recorded use of a part does not fall.
 """
 
 from __future__ import annotations
@@ -26,29 +26,32 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 MOST_KEPT: Final = 10_000
-"""Parts of one customer. Beyond it, Drawdown stores no new part and reports the missing balance to a person."""
+"""Most parts of one customer. Above it, Drawdown does not store new parts, and logs a warning."""
 STALE_MS: Final = MINUTE_MS
-"""Age of a noted use of an ending part, below which an answer may be older than the note.
+"""Age of a recorded use below which an answer may be older than the record, in milliseconds.
 
-After this time an unchanged part that can end is noted again.
+After this time, the use of an unchanged part is recorded again.
 """
 UNSETTLED_MS: Final = 2 * STALE_MS
-"""Time after a charge in which a shown part does not prove it: the read may be old, or the charge may get lost."""
+"""Time after a charge in which a shown part does not prove the charge, in milliseconds.
+
+The read may be old, or the provider may lose the charge.
+"""
 ENDS_SOON_MS: Final = 15 * MINUTE_MS
-"""Time before the end of a part in which each read of its customer calls for the next."""
+"""Time before the end of a part in which each read of its customer schedules the next read, in milliseconds."""
 
 
 def last_look_ms(ends_ms: Iterable[int | None], now_ms: int) -> int | None:
-    """Return the time of the next read of a customer if a part ends soon; None: no part does.
+    """Return the time of the next read of a customer if a part ends soon; otherwise None.
 
-    After the end, no read shows that the provider lost a charge on the part.
+    After the end of a part, reads cannot show that the provider lost a charge on it.
     """
     ends_soon = any(one is not None and now_ms < one <= now_ms + ENDS_SOON_MS for one in ends_ms)
     return now_ms + UNSETTLED_MS if ends_soon else None
 
 
 def known_parts(connection: sa.Connection, provider: str, customers: Collection[str]) -> Mapping[str, Sequence[Part]]:
-    """The parts that reads ever showed, by customer."""
+    """Return the stored parts of customers, by customer."""
     found: dict[str, list[Part]] = defaultdict(list)
     values = {"provider": provider, "customers": [{"customer_id": customer} for customer in sorted(customers)]}
     for row in SQL.run(connection, "known_parts", values) if customers else ():
@@ -60,7 +63,7 @@ def known_parts(connection: sa.Connection, provider: str, customers: Collection[
 
 
 def note_parts(connection: sa.Connection, provider: str, read: Mapping[str, CustomerState], now_ms: int) -> None:
-    """Keep what reads of customers showed. Most reads show nothing new, and write nothing."""
+    """Record the parts that reads of customers showed. Reads without a change do not write."""
     known = known_parts(connection, provider, read)
     shown = {
         customer: [*state.parts, *_ended(known.get(customer, ()), state, now_ms)] for customer, state in read.items()
@@ -71,7 +74,7 @@ def note_parts(connection: sa.Connection, provider: str, read: Mapping[str, Cust
 def note_shown_parts(
     connection: sa.Connection, provider: str, shown: Mapping[str, Sequence[Part]], now_ms: int
 ) -> None:
-    """Keep what answers to charges showed: no read may show a part that the next charge uses up."""
+    """Record the parts that answers to charges showed, because the next charge may use up a part before a read."""
     if shown:
         _keep(connection, provider, shown, known_parts(connection, provider, shown), now_ms)
 
@@ -98,8 +101,8 @@ def _keep(
 
 
 def _newer(before: Part, part: Part, now_ms: int) -> Part | None:
-    """Return the part to keep; None if nothing is new."""
-    if part.seen_ms:  # it ended, and was last shown when it was
+    """Return the part to store; None if it did not change."""
+    if part.seen_ms:  # an ended part keeps the time when it was last shown
         return part
     if before.used is not None and part.used is not None and now_ms < before.seen_ms + STALE_MS:
         part = replace(part, used=max(before.used, part.used))
@@ -121,7 +124,7 @@ def _row(customer: str, part: Part) -> dict[str, object]:
 
 
 def _ended(known: Sequence[Part], state: CustomerState, now_ms: int) -> list[Part]:
-    """Return the ended parts: a read no longer shows them, and they were not used up."""
+    """Return the stored parts that ended without being used up, so that a read no longer shows them."""
     shown = {(part.balance, part.name) for part in state.parts}
     gone = [part for part in known if (part.balance, part.name) not in shown]
     return [

@@ -1,8 +1,8 @@
-"""Costs in credits, as a provider told them: the balance that a feature draws on, and how much a base unit draws.
+"""Costs in credits that a provider reported: the balance that pays for a feature, and the cost of a base unit.
 
 Guarantee: reads only. A cost is exact: a balance is compared in whole quantities, of which `scale` make one unit of the
-balance. A charge that was made while a cost changed has a least and a most, and never one cost on faith. Source: Autumn
-draws by the schema of the moment at which it charges, whenever the usage was (observed, API 2.3.0).
+balance. A charge during a change of its cost has a minimum and a maximum cost, and not one assumed cost. Source: Autumn
+charges by its schema at the time of the charge, and not at the time of use (observed, API 2.3.0).
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class ToldCost:
-    """A cost as it was learned: `micro` micro-credits for each `per_quantity` base units. The provider changed to it
-    between `confirmed_ms`, when what held before was last confirmed, and `at_ms`. `confirmed_ms` None: nothing is known
-    of before. `balance` is the feature's own name where no credit system pays for it any more."""
+    """A reported cost: `micro` micro-credits for each `per_quantity` base units.
+
+    The provider changed to it between `confirmed_ms` and `at_ms`. `confirmed_ms`: the time when the former cost was
+    last confirmed (None: the former cost is unknown). `balance`: the credit system that pays, or the feature's own name
+    if a credit system no longer pays for it.
+    """
 
     feature: str
     balance: str
@@ -40,30 +43,32 @@ class ToldCost:
 
     @property
     def is_own(self) -> bool:
-        """True if the feature draws on a balance of its own."""
+        """Return True if the feature has its own balance."""
         return self.balance == self.feature
 
     @property
     def credits(self) -> Decimal:
-        """Credits for one base unit."""
+        """Return the credits for one base unit."""
         return Decimal(self.micro) / (Decimal(self.per_quantity) * MICRO)
 
 
 def own_cost(feature: str, confirmed_ms: int | None, at_ms: int) -> ToldCost:
-    """From when on no credit system pays for a feature."""
+    """Return the cost of a feature that no credit system pays for from a time on: its own balance pays."""
     return ToldCost(feature, feature, 0, 1, confirmed_ms, at_ms)
 
 
 class Pools:
-    """The balances of one provider in which features are paid. A feature without a told cost is paid from a balance of
-    its own name, a unit for a unit."""
+    """The balances of one provider that pay for features.
+
+    A feature without a reported cost is paid from a balance with the feature's name: one unit for each unit.
+    """
 
     def __init__(self, told: Iterable[ToldCost]) -> None:
         self._of: dict[str, list[ToldCost]] = defaultdict(list)
         for cost in sorted(told, key=lambda cost: cost.at_ms):
             if cost.confirmed_ms is not None and not self._of[cost.feature]:
-                # What a feature drew before a credit system paid for it is in the credits as long as its own balance
-                # is there, since a provider tells both together.
+                # A provider reports the feature's own balance together with the credits. So while that balance exists,
+                # use before the credit system paid counts as credits, too.
                 self._of[cost.feature] += [own_cost(cost.feature, None, 0), replace(cost, confirmed_ms=0)]
             else:
                 self._of[cost.feature].append(cost)
@@ -78,12 +83,12 @@ class Pools:
         self._scales = {balance: MICRO * lcm(*per) for balance, per in finest.items()}
 
     def of(self, feature: str) -> str:
-        """The balance that pays for a feature now."""
+        """Return the balance that pays for a feature now."""
         costs = self._of.get(feature)
         return costs[-1].balance if costs else feature
 
     def features(self, pool: str) -> Sequence[str]:
-        """The features that a balance ever paid for. A credit system can be charged itself."""
+        """Return the features that a balance ever paid for, and a credit system itself, which can be charged."""
         return self._features.get(pool, (pool,))
 
     def scale(self, pool: str) -> int:
@@ -94,7 +99,7 @@ class Pools:
         return pool in self._scales
 
     def changes(self, features: Iterable[str]) -> list[dict[str, object]]:
-        """When costs changed, for the statements that count which of them a charge saw."""
+        """Return the changes of costs, for statements that find the changes that a charge may have seen."""
         return [
             {"feature": cost.feature, "confirmed_ms": _begins(cost), "at_ms": _holds(cost)}
             for feature in features
@@ -102,27 +107,32 @@ class Pools:
         ]
 
     def weight(self, pool: str, feature: str, first: int, last: int) -> tuple[int, int]:
-        """The least and the most that one base unit drew on a balance, in its quantities. The charge saw the cost of
-        one of the changes `first` to `last` (0: what held before any change)."""
+        """Return the minimum and maximum cost of one base unit, in quantities of a balance.
+
+        The charge saw the cost of one of the changes `first` to `last` (0: the cost before any change).
+        """
         least, most = self.weight_told(pool, feature, first, last, None)
         return int(least), int(most)
 
     def weight_told(
         self, pool: str, feature: str, first: int, last: int, cost: str | None
     ) -> tuple[Fraction, Fraction]:
-        """The same, of a charge of which the provider told the `cost` (`as_text`). If a limit ended the charge inside a
-        unit, a unit has the weight of a fraction, and the whole charge that of a whole number."""
+        """Return the minimum and maximum cost as `weight` does, for a charge with a `cost` that the provider reported.
+
+        `cost`: a text of `as_text`. If a limit ended the charge inside a unit, the cost of a unit is a fraction. The
+        cost of the whole charge is a whole number.
+        """
         costs = self._of.get(feature)
         if not costs:
             each = Fraction(self.scale(pool) if pool == feature else 0)
             return each, each
-        # Another machine's clock may have settled it before it was sent.
+        # With another machine's clock, a charge may be settled before it was sent.
         between = costs[min(first, last) : max(first, last) + 1]
         exact = None if cost is None else Fraction(cost)
         if cost is not None and "/" in cost:
             seen = [self._each(pool, one, exact) for one in between]
         else:
-            # A cost that no read of all costs saw narrows nothing.
+            # A reported cost that no read of the costs showed does not select a change.
             told = [one for one in between if not one.is_own and one.credits == exact] or between
             seen = [self._each(pool, one) for one in told]
         return min(seen), max(seen)
@@ -134,17 +144,17 @@ class Pools:
         return self.scale(pool) * (Fraction(1) if cost.is_own else each)
 
     def weight_between(self, pool: str, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
-        """`weight` of a charge that was made between two moments."""
+        """Return `weight` for a charge that was made between two moments."""
         return self.weight(pool, feature, *self._find_change_range(feature, from_ms, to_ms))
 
     def weight_told_between(
         self, pool: str, feature: str, from_ms: int, to_ms: int, cost: str | None
     ) -> tuple[Fraction, Fraction]:
-        """`weight_told` of a charge that was made between two moments."""
+        """Return `weight_told` for a charge that was made between two moments."""
         return self.weight_told(pool, feature, *self._find_change_range(feature, from_ms, to_ms), cost)
 
     def _find_change_range(self, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
-        """The first and the last change of a cost that a charge may have seen."""
+        """Return the first and the last change of a cost that a charge may have seen."""
         changes = self._of.get(feature, ())[1:]
         return sum(_holds(one) <= from_ms for one in changes), sum(_begins(one) <= to_ms for one in changes)
 
@@ -162,27 +172,27 @@ class Pools:
         return len(self._of.get(feature, ()))
 
     def newest(self) -> Mapping[str, ToldCost]:
-        """The cost in force, by feature."""
+        """Return the costs in force, by feature."""
         return {feature: costs[-1] for feature, costs in self._of.items()}
 
 
 def _begins(cost: ToldCost) -> int:
-    """When a charge may first have been made at a cost. Processes' clocks may be apart."""
+    """Return the earliest time of a charge at a cost, in milliseconds. Clocks may differ by MAX_SKEW_MS."""
     return (cost.at_ms if cost.confirmed_ms is None else cost.confirmed_ms) - MAX_SKEW_MS
 
 
 def _holds(cost: ToldCost) -> int:
-    """From when on each charge was made at a cost, or at a later one."""
+    """Return the time from which each charge was made at this or a later cost, in milliseconds."""
     return cost.at_ms + MAX_SKEW_MS
 
 
 def read_pools(connection: sa.Connection, provider: str) -> Pools:
-    """The pools of a provider, by what it told."""
+    """Return the balances of a provider, by the costs that it reported."""
     return pools_of(SQL.run(connection, "told_costs", {"provider": provider}))
 
 
 def pools_of(rows: Iterable[Any]) -> Pools:
-    """The pools of rows that were read."""
+    """Return the balances from the rows of `told_costs`."""
     return Pools(
         ToldCost(
             str(row.feature),
@@ -197,16 +207,16 @@ def pools_of(rows: Iterable[Any]) -> Pools:
 
 
 def as_text(cost: UnitCost | None) -> str | None:
-    """A cost as it is kept with a push: a decimal, or a fraction if the charge ended inside a unit."""
+    """Return a cost as it is stored with a push: a decimal, or a fraction if the charge ended inside a unit."""
     if isinstance(cost, Fraction):
         return f"{cost.numerator}/{cost.denominator}"
     return None if cost is None else f"{cost.normalize():f}"
 
 
 def as_rate(credits: Decimal) -> tuple[int, int]:
-    """Micro-credits for so many base units, exactly, of a cost in credits."""
+    """Return the exact rate of a cost in credits: micro-credits, and the base units for which they are."""
     numerator, denominator = (credits * MICRO).as_integer_ratio()
-    # A power of ten, so that costs of one schema have a small common multiple.
+    # The number of base units is a power of ten, so that the costs of a schema have a small common multiple.
     tens = 1
     while (numerator * tens) % denominator:
         tens *= 10

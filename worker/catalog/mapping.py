@@ -1,13 +1,14 @@
 """The mapping: the feature of each memory size, and of each event type by its meter, in each window (rule S5).
 
-Pure, but for `mapping_rows` and `read_in_use`, which read.
+Pure, except `mapping_rows` and `read_in_use`, which read.
 
-Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window with a
-feature that a new row would change, so that a change which reaches back can only fill holes.
+Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window for which a
+new row would change the feature. So a change of past windows can only add missing features.
 
-A size is looked up in this order: an exact row for that size, the smallest "up to" tier that holds it, the open top.
-Rows with the same selector (kind and size) follow one another in time. The row started last is in force, and a row
-without a feature ends it. A meter is above all sizes, and has exact rows alone: no tier and no open top holds it.
+A size is looked up in this order: an exact row for that size, the smallest "up to" tier that includes it, the open top.
+Rows with the same selector (kind and size) follow one another in time. The row that started last is in force, and a row
+without a feature ends the selector. A meter is above all sizes, and has only exact rows: tiers and the open top do not
+include it.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ FOREVER_MS: Final = 1 << 52
 SECONDS: Final = "s"
 MB_SECONDS: Final = "mb_s"
 UNITS: Final = "units"
-"""The unit of event types, and of nothing else."""
+"""The unit that only event types have."""
 
 
 MOST_MAPPINGS: Final = 8
-"""A process keeps the segments of so many mappings: each tick and each guard asks for them, and they seldom change."""
+"""Mappings with segments that a process caches. Each tick and each guard needs them, and they seldom change."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class MappingRow:
 
     @property
     def is_of_events(self) -> bool:
-        """True if an event type makes the feature; `memory_mb` is its meter."""
+        """Return True if the row is for an event type. Its `memory_mb` is a meter."""
         return is_meter(self.memory_mb)
 
     @property
@@ -59,7 +60,7 @@ class MappingRow:
 
 @dataclass(frozen=True)
 class Segment:
-    """Sizes lo..hi (inclusive) make `feature` in windows that start in [start_ms, end_ms)."""
+    """A part of the mapping: sizes `lo` to `hi` have `feature` in windows that start in [start_ms, end_ms)."""
 
     lo: int
     hi: int
@@ -70,12 +71,12 @@ class Segment:
 
 
 def is_meter(memory_mb: int | None) -> bool:
-    """Return True if a number stands for an event type, and not for a memory size."""
+    """Return True if a number is the meter of an event type, and not a memory size."""
     return memory_mb is not None and memory_mb > MAX_MEMORY_MB
 
 
 def mapping_rows(connection: sa.Connection) -> list[MappingRow]:
-    """The whole mapping, in the order it was added."""
+    """Return the whole mapping, in the order in which its rows were added."""
     return mapping_of(SQL.run(connection, "mapping_rows"))
 
 
@@ -85,12 +86,12 @@ def mapping_part() -> Part:
 
 
 def mapping_of(rows: Iterable[Any]) -> list[MappingRow]:
-    """The mapping of rows that were read."""
+    """Return the mapping from the rows of `mapping_part`."""
     return [MappingRow(row.kind, row.memory_mb, row.feature, row.unit, row.start_ms) for row in rows]
 
 
 def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> MappingRow | None:
-    """The row in force for one size in one window; None where the size has no feature."""
+    """Return the row in force for a size in a window; None if the size has no feature."""
     in_force: dict[tuple[str, int | None], MappingRow] = {}
     for row in rows:  # in the order they were added: of two with one start, the later one counts
         before = in_force.get(row.selector)
@@ -105,9 +106,9 @@ def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> Mappi
 
 
 def making(rows: Iterable[MappingRow], feature: str, from_ms: int) -> list[MappingRow]:
-    """Return the rows that make a feature in some window from `from_ms` on, by selector and begin.
+    """Return the rows with a feature that are in force at `from_ms` or begin later, by selector and begin.
 
-    They are in force there, or begin later. A row that another row replaced before is not included.
+    A row that another row replaced before that time is not included.
     """
     by_selector: dict[tuple[str, int | None], dict[int, MappingRow]] = {}
     for row in rows:  # of two with one start, the later one counts
@@ -120,7 +121,7 @@ def making(rows: Iterable[MappingRow], feature: str, from_ms: int) -> list[Mappi
 
 
 def _size_edges(rows: Iterable[MappingRow]) -> list[int]:
-    """Where the answer may change with the size: each edge begins a range of sizes that are all answered alike."""
+    """Return the sizes at which the feature may change. Each begins a range of sizes with the same rows."""
     edges = {0, MAX_MEMORY_MB + 1}
     for row in rows:
         if row.memory_mb is not None:
@@ -131,17 +132,20 @@ def _size_edges(rows: Iterable[MappingRow]) -> list[int]:
 
 
 def segments(rows: Sequence[MappingRow]) -> list[Segment]:
-    """The mapping as rectangles of sizes and windows that do not overlap: what the seal joins; meters' come last."""
+    """Return the mapping as segments of sizes and windows that do not overlap. Segments of meters come last.
+
+    The seal joins samples to these segments.
+    """
     of_sizes = _segments(tuple(row for row in rows if not row.is_of_events))
     by_meter: dict[int, list[MappingRow]] = {}
-    for row in rows:  # each apart: there may be thousands, and no row of one says anything of another
+    for row in rows:  # each meter alone: there may be thousands, and their rows are independent
         if row.memory_mb is not None and row.is_of_events:
             by_meter.setdefault(row.memory_mb, []).append(row)
     return [*of_sizes, *(found for _, mine in sorted(by_meter.items()) for found in _of_meter(mine))]
 
 
 def _of_meter(rows: list[MappingRow]) -> list[Segment]:
-    """The segments of one meter."""
+    """Return the segments of one meter."""
     last = {row.start_ms: row for row in rows}  # of two with one start, the later one counts
     starts = sorted(last)
     found: list[Segment] = []
@@ -176,16 +180,16 @@ def _segments(rows: tuple[MappingRow, ...]) -> Sequence[Segment]:
 
 
 def akin(rows: Iterable[MappingRow], new: MappingRow) -> list[MappingRow]:
-    """The rows that can say something of what a new row is about: those of its meter, or of all sizes."""
+    """Return the rows that can affect the sizes of a new row: those of its meter, or of all memory sizes."""
     if new.is_of_events:
         return [row for row in rows if row.memory_mb == new.memory_mb]
     return [row for row in rows if not row.is_of_events]
 
 
 def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> tuple[int, int, str] | None:
-    """Return the first (size, window, feature) below `sealed_to_ms` that the new row would change.
+    """Return the first (size, window, feature) below `sealed_to_ms` that a new row would change.
 
-    None if it changes no feature there, or only gives a feature to usage that had none.
+    Returns None if it changes no existing feature there. It may add a feature to usage without one.
     """
     rows = akin(rows, new)
     after = [*rows, new]
@@ -202,7 +206,7 @@ def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> 
 
 
 def other_unit(rows: Sequence[MappingRow], new: MappingRow) -> MappingRow | None:
-    """Return a row that makes the new row's feature in another unit, at any time; None if there is none.
+    """Return a row with the new row's feature in another unit, at any time; None if no such row exists.
 
     A row that the new row replaces before it began is ignored, and so are rows that were replaced this way.
     """
@@ -213,7 +217,10 @@ def other_unit(rows: Sequence[MappingRow], new: MappingRow) -> MappingRow | None
 
 
 def read_in_use(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> dict[str, frozenset[str]]:
-    """By organisation, features of its sandboxes that run and of samples of this window and the last."""
+    """Return the features that organisations use now, by organisation.
+
+    They are the features of running sandboxes, and of samples of the current and the former window.
+    """
     if not org_ids:
         return {}
     window_ms = now_ms - now_ms % WINDOW_MS

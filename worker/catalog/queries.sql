@@ -1,4 +1,4 @@
--- The terms of billing: the mapping, providers' terms, wallets.
+-- The terms of billing: the mapping, the terms of providers, and wallets.
 
 -- name: mapping_rows
 SELECT kind, memory_mb, feature, unit, start_ms FROM mappings ORDER BY mapping_id
@@ -23,7 +23,7 @@ pending_usage WHERE reason = 'no_provider'
 SELECT provider, paused_ms, paused_reason FROM provider_states WHERE paused_ms IS NOT NULL
 
 -- name: orgs_of_customers
--- An assignment that has ended, or has yet to begin, is asked about as well: a read too many costs nothing.
+-- This includes assignments that have ended or begin later, because a superfluous refresh does no harm.
 SELECT DISTINCT a.org_id, a.provider FROM {rows :customers (id text)} w JOIN assignments a ON a.customer_id = w.id
 
 -- name: wallets_on_plan
@@ -54,8 +54,8 @@ SELECT DISTINCT u.org_id, g.feature FROM used u JOIN segments g ON {in_segment} 
 -- The owner of a wallet.
 
 -- name: other_owners
--- For claims to a customer's credit: the pool of that name, as far as the credit lies in the ledger, and other
--- organisations that are billed as this customer in that time.
+-- The other owners of the credit in each claim. They are the pool of that name, if the embedded ledger keeps the
+-- credit, and organisations that are billed as this customer at that time.
 SELECT c.n, p.pool, a.org_id, a.provider
 FROM {rows :claims (n bigint, org_id text, customer_id text, start_ms bigint, end_ms bigint)} c
 LEFT JOIN pools p ON p.pool = c.customer_id AND :in_ledger = 1

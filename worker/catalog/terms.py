@@ -1,8 +1,8 @@
-"""The stored state of providers: their terms for quantities, and whether a person paused one.
+"""The stored state of providers: their terms for quantities, and their pauses.
 
-Guarantee: a seal goes by the terms in the database, so that two machines with different settings cannot fight. Changed
-terms need a person, and until then nothing is sent. Without terms, usage waits as pending. A paused provider is sent
-nothing, and its usage is still sealed.
+Guarantee: a seal uses the terms in the database, so that two machines with different settings cannot bill in turn. A
+person must accept changed terms, and until then Drawdown does not send pushes to the provider. Without terms, usage is
+pending. Drawdown does not send pushes to a paused provider, and still seals its usage.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ if TYPE_CHECKING:
 SQL = queries(__file__)
 
 MODE: Final = "mode"
-"""The one term that is learned: databases of before do not have it, and nor has a machine without a key."""
+"""The only term that is added later: older databases do not have it, and machines without a key do not report it."""
 UNSAID: Final = {"way": "v1"}
-"""Terms that hold if none are stored: Stripe's way before there was a choice."""
+"""Default values of terms that are not stored: `way` is Stripe's way before there was a choice."""
 
 
 def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
-    """Take the terms of providers that are met for the first time, or of which nothing was sealed yet; what had waited
-    for that becomes dirty. Terms change what a seal makes of usage, so they are kept under its lock."""
+    """Store the terms of new providers, and new terms of providers without sealed usage.
+
+    Windows with usage that waited for these terms become dirty. Terms affect seals, so they are stored under the
+    seal's lock.
+    """
     if not _unmet(connection, declared) and not _to_learn(connection, declared):
         return
     lock_buckets(connection)
     for name in _to_learn(connection, declared):
         there = _stored(connection)[name]
         _keep(connection, name, _text(declared[name]), there.live_from_ms, there.wire_since_ms)
-    for name in _unmet(connection, declared):  # another worker may have met it while this one waited
+    for name in _unmet(connection, declared):  # another worker may have stored it during the wait for the lock
         _keep(connection, name, _text(declared[name]), declared[name].live_from_ms, 0)
     make_windows_dirty(connection, SQL, "waiting_for_a_provider", {})
 
@@ -52,7 +55,7 @@ def _unmet(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> l
 
 
 def _to_learn(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> list[str]:
-    """Return the providers with known terms, except for a mode that is not stored yet."""
+    """Return the providers with the same terms as the stored ones, except for a mode that is not stored yet."""
     stored = _stored(connection)
     return [
         name
@@ -92,8 +95,10 @@ def describe(moved: Mapping[str, tuple[object, object]]) -> str:
 
 
 def differing(then: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """The terms that are not the same; one that is missing is None, or what went without saying. A mode that only
-    one of both says is no difference."""
+    """Return the terms that differ, each before and now.
+
+    A missing term is its default, or None. A mode that only one of both has is not a difference.
+    """
     parts = dict.fromkeys((*now, *then))
     if MODE not in now or MODE not in then:
         parts.pop(MODE, None)
@@ -103,8 +108,10 @@ def differing(then: Mapping[str, object], now: Mapping[str, object]) -> dict[str
 
 @dataclass(frozen=True)
 class StoredTerms:
-    """The terms in force: as they were declared, and what became of `live_from_ms`. Names and units are since
-    `wire_since_ms`."""
+    """The terms in force of a provider, as declared, except `live_from_ms`, which a cut-over can change.
+
+    `wire_since_ms`: the time since which the names and units are in force.
+    """
 
     terms: str
     live_from_ms: int | None
@@ -137,15 +144,15 @@ def _terms(capabilities: Capabilities) -> dict[str, object]:
         "negatives": capabilities.negatives,
         "live_from_ms": capabilities.live_from_ms,
         "balance_in_ledger": capabilities.balance_in_ledger,
-        # Only where there are several: the terms of all others stay as databases have kept them.
+        # Included only if a provider has several ways, so that the stored terms of all others stay the same.
         **({"way": capabilities.way} if capabilities.way else {}),
         **({MODE: capabilities.mode} if capabilities.mode else {}),
     }
 
 
 def stored_terms(connection: sa.Connection) -> dict[str, Capabilities]:
-    """The terms in force of every provider met; a seal goes by these alone."""
-    from drawdown.providers.protocol import Capabilities  # here: a look at everything needs none of a provider's words
+    """Return the terms in force, by provider. A seal uses only these."""
+    from drawdown.providers.protocol import Capabilities  # imported here, because `status` does not need it
 
     return {
         name: Capabilities(None, True, **{**json.loads(stored.terms), "live_from_ms": stored.live_from_ms})
@@ -154,12 +161,12 @@ def stored_terms(connection: sa.Connection) -> dict[str, Capabilities]:
 
 
 def wire_since(connection: sa.Connection, provider: str) -> int:
-    """Since when usage goes to a provider under its present names and units (milliseconds)."""
+    """Return the time since which usage has its present names and units at a provider, in milliseconds."""
     found = _stored(connection).get(provider)
     return 0 if found is None else found.wire_since_ms
 
 
 def paused(connection: sa.Connection) -> dict[str, tuple[int, str]]:
-    """The providers that are paused: since when, and why."""
+    """Return the paused providers, each with the start (milliseconds) and the reason of its pause."""
     rows = SQL.run(connection, "paused")
     return {row.provider: (int(row.paused_ms), str(row.paused_reason)) for row in rows}

@@ -1,10 +1,10 @@
-"""The wallets of the embedded ledger: which customers have one, who owns it (P4), and what its rate card asks.
+"""The wallets of the embedded ledger: their customers, their owners (P4), and the prices of its rate card.
 
-Guarantee: every caller gets one answer: which customers draw on a wallet (the ledger's own, and those of providers
-without a hard stop), go by its rate card, and are read again once it moved. A wallet is spent by its owner, or by an
-organisation that the owner allowed (`ledger.pools`). A pool is its own owner; any other wallet belongs to the
-organisation that is billed as its customer. A price is for people who ask, in integer micro-credits; a feature without
-one has no amount.
+Guarantee: all callers use this module to decide which customers use a wallet and its rate card, and are read again
+after its changes. They are the ledger's own customers, and those of providers without a hard stop. Only its owner uses
+a wallet, or an organisation that the owner allowed (`ledger.pools`). A pool is its own owner. Any other wallet belongs
+to the organisation that is billed as its customer. Prices are in integer micro-credits, and a feature without a rate
+has no price.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def terms_part() -> Part:
 
 
 def with_wallets(stored: Iterable[Any]) -> Collection[str]:
-    """The same by terms that were read."""
+    """Return the providers that keep customers' balances in the ledger, from the rows of `terms_part`."""
     return {EMBEDDED, *(row.provider for row in stored if json.loads(row.terms).get("balance_in_ledger"))}
 
 
 def mirrors(provider: str) -> bool:
-    """Return True if a wallet mirrors the bills of this provider: accepted pushes are drawn from the wallet as well."""
+    """Return True if a wallet mirrors the bills of this provider: accepted pushes are charged to the wallet, too."""
     return provider != EMBEDDED
 
 
@@ -65,7 +65,10 @@ def orgs_of(connection: sa.Connection, customer_ids: Sequence[str]) -> list[str]
 
 
 def keeper_of(connection: sa.Connection, customer_id: str, now_ms: int) -> str | None:
-    """The provider that keeps a customer's balance itself; None where one that bills it keeps none, or nobody does."""
+    """Return the provider that keeps a customer's balance itself.
+
+    Returns None if the customer has no provider, or if one of its providers keeps its balance in the embedded ledger.
+    """
     here, billers = wallets_at(connection), _billers(connection, customer_id, now_ms)
     others = [biller for biller in billers if biller not in {*here, *EXEMPT_PROVIDERS}]
     return others[0] if others and not any(biller in here for biller in billers) else None
@@ -81,7 +84,7 @@ def _billers(connection: sa.Connection, customer_id: str, now_ms: int) -> list[s
 
 
 def billed_as(connection: sa.Connection, customer_id: str, now_ms: int) -> list[tuple[str, str]]:
-    """The organisations that are billed as a customer now, each with its biller."""
+    """Return the organisations that are billed as a customer now, each with its provider."""
     values = {"customer_id": customer_id, "at_ms": now_ms}
     return [(str(row.org_id), str(row.provider)) for row in SQL.run(connection, "billers", values)]
 
@@ -99,7 +102,7 @@ def customers_on(connection: sa.Connection, plan: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Claim:
-    """An organisation would spend a customer's credit from `start_ms` on, before `end_ms` (None: for good)."""
+    """The claim of an organisation to use a customer's credit from `start_ms` to before `end_ms` (None: for good)."""
 
     org_id: str
     customer_id: str
@@ -109,15 +112,17 @@ class Claim:
 
 @dataclass(frozen=True)
 class Owner:
-    """Somebody else that the credit belongs to: an organisation, billed by `provider`; or a pool (both None)."""
+    """Another owner of credit: an organisation, billed by `provider`; or a pool (both None)."""
 
     org_id: str | None = None
     provider: str | None = None
 
 
 def other_owners(connection: sa.Connection, claims: Sequence[Claim], providers: Collection[str]) -> dict[Claim, Owner]:
-    """Those of the claims to credit that belongs to somebody else, with the first owner. `providers`: those at which
-    such a customer has the same balance (`one_wallet_at`)."""
+    """Return the claims to credit that has another owner, each with the first such owner.
+
+    `providers`: the providers at which such a customer has the same balance (`one_wallet_at`).
+    """
     asked = [{"n": n, **vars(claim)} for n, claim in enumerate(claims)]
     values = {"claims": asked, "providers": sorted(providers), "in_ledger": int(EMBEDDED in providers)}
     found: dict[Claim, Owner] = {}
@@ -128,15 +133,15 @@ def other_owners(connection: sa.Connection, claims: Sequence[Claim], providers: 
 
 
 def other_owner(connection: sa.Connection, claim: Claim, providers: Collection[str]) -> Owner | None:
-    """The same for one claim; None where nobody else owns it."""
+    """Return the other owner of the credit of one claim; None if no other owner exists."""
     return other_owners(connection, [claim], providers).get(claim)
 
 
 def rate_card(connection: sa.Connection) -> RateCard:
-    """The rates as they are now."""
+    """Return the present rate card."""
     return read_rate_card(connection)
 
 
 def add(amount: int | None, other: int | None) -> int | None:
-    """A sum is known only where both parts are."""
+    """Return the sum of two amounts; None if either is None."""
     return None if amount is None or other is None else amount + other

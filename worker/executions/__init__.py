@@ -1,6 +1,6 @@
-"""Executions on credit: previewed, accepted with a hold, drawn on, extended, settled or released.
+"""Executions on credit: previewed, accepted with a reservation, charged, extended, settled or released.
 
-Guarantee: an execution starts with its credit on hold; its holds end once.
+Guarantee: an execution starts with its credit reserved. Its reservation ends once.
 
 Tests: tests/integration/test_remote_runs.py
 """

@@ -1,7 +1,7 @@
-"""Runs: previewed, accepted with a hold on credit, drawn on, extended, settled or released.
+"""Preview, accept, charge, extend, settle and release executions on credit.
 
-Guarantee: permission is checked in one order (`run_permission`); the first step that refuses is named. Each act is one
-transaction, under the caller's key. If the answer is lost, the caller makes the same call again.
+Guarantee: the steps of permission have one order (`executions.permission`), and an error names the first step that
+refuses. Each call is one transaction, under the caller's key. If the answer is lost, the caller can repeat the call.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ SQL = queries(__file__)
 __all__ = ["Accepted", "Preview", "RequestedExecution", "Settled"]
 
 LIFE_MS: Final = 60 * MINUTE_MS
-"""Default duration of a reservation, if the execution does not wait in a queue."""
+"""Default duration of a reservation, in milliseconds, if the execution does not wait in a queue."""
 QUEUED_LIFE_MS: Final = DAY_MS
-"""Default duration of a reservation of a queued execution."""
+"""Default duration of a reservation of a queued execution, in milliseconds."""
 
 
 def preview(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Preview:
-    """Return the answer that `accept` would give now. Nothing is written. `asker`: if it was read at this moment."""
+    """Return the answer that `accept` would give now, without a write. `asker`: the caller, if it was just read."""
     found: Permit | None = None
     wallet: accounts.Wallet | None = None
     denied: Denied | None = None
@@ -95,9 +95,10 @@ def preview(connection: sa.Connection, request: Request, now_ms: int, asker: Ask
 def _ahead(
     connection: sa.Connection, org_id: str, found: Permit | None, own: accounts.Wallet | None, now_ms: int
 ) -> tuple[int | None, int | None]:
-    """Return the credit available to the organisation of a permit, and when a provider's read showed it.
+    """Return the credit available to an organisation, in micro-credits, and the time of the provider's read.
 
-    The credit is in its `own` wallet, or in a balance that a provider keeps. The credit of another payer is not shown.
+    The credit is in its `own` wallet (without a time), or in a balance that a provider keeps. For another payer, both
+    are None, because its credit must not be shown.
     """
     if found is None or found.payer is not None:
         return None, None
@@ -109,19 +110,19 @@ def _ahead(
 
 
 def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_use: bool = False) -> Accepted:
-    """Hold the credit that a run may cost.
+    """Accept an execution: reserve the credit that it may cost.
 
-    `of_use`, here and below: the guard is the caller. No other caller makes or ends its runs.
+    `of_use`, here and below: the guard is the caller. Other callers cannot accept or end its executions.
 
-    Errors: Denied with the step that refuses, or `other_content` for a key of another run; UsageError; DatabaseBusy if
-    another provider bills the organisation by the time that the run would be held.
+    Errors: Denied with the step that refuses, or `other_content` for a key of another execution; UsageError;
+    DatabaseBusy if the organisation's provider or its kind of balance just changed.
     """
     run_request.require_key(key)
     if not of_use:
         _require_no_use(key)
     require_sane(request)
     before = grouped.read(connection, key)
-    if before is not None:  # the first answer, whatever has become of the account since
+    if before is not None:  # return the first answer, even if the account has changed since
         if before.fingerprint != fingerprint(request):
             raise grouped.other_content(key, run_request.differing(before, request))
         return Accepted(before, True, *_read_balance(connection, before, by.now_ms, moved=False))
@@ -147,10 +148,10 @@ def _require_no_use(key: str) -> None:
 
 
 def accept_asked(connection: sa.Connection, asked: RequestedExecution, now_ms: int) -> Accepted:
-    """Accept a run for a program, under its organisation's own key or a key shared by all.
+    """Accept an execution for a program, under a key of its organisation or a key of an unbound API key.
 
-    If its own key has no run, it finds a run of its organisation under the shared key, but not the other way round: the
-    caller who began a run may end it. Errors: as `accept`.
+    If the key of its organisation has no execution, it finds one of its organisation under the same unbound key. An
+    unbound API key does not find executions under keys of an organisation. Errors: as `accept`.
     """
     run_request.require_key(asked.key)
     _require_no_use(asked.key)
@@ -164,10 +165,9 @@ def accept_asked(connection: sa.Connection, asked: RequestedExecution, now_ms: i
 
 
 def accept_together(connection: sa.Connection, asked: Sequence[RequestedExecution], now_ms: int) -> list[Accepted]:
-    """The same for several runs of one organisation, all of them new: all are held, or none is. It must be alone in its
-    transaction.
+    """Accept several new executions of one organisation, all or none. The transaction must not have other work.
 
-    Errors: NotTogether, Denied, UsageError, UnknownId, where one of them at least is to be asked for alone.
+    Errors: NotTogether, Denied, UsageError or UnknownId if at least one of them has to be accepted alone.
     """
     for one in asked:
         run_request.require_key(one.key)
@@ -194,7 +194,7 @@ def accept_together(connection: sa.Connection, asked: Sequence[RequestedExecutio
 
 
 def ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
-    """Return the reservation request of a permitted run."""
+    """Return the requested reservation of a permitted execution."""
     life_ms = request.for_ms or (QUEUED_LIFE_MS if request.queued else LIFE_MS)
     return Ask(
         reservation=key,
@@ -217,7 +217,7 @@ def ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
 
 
 def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -> Settled:
-    """Charge a part of a held run, under a number that the caller chooses. Errors: those of `draws.draw`; UnknownId."""
+    """Charge a part of an execution, under a number that the caller chooses. Errors: as `draws.draw`; UnknownId."""
     run_request.require_number(number)
     found, cost = _hold_execution(connection, key, by.now_ms, of_use=False), run_request.sane_cost(cost)
     if found.hold != "wallet":
@@ -230,9 +230,11 @@ def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -
 def extend(
     connection: sa.Connection, key: str, to_micro: int | None, for_ms: int | None, by: By, *, of_use: bool = False
 ) -> Accepted:
-    """Have a run hold `to_micro` in all, and go on for `for_ms` from now; neither shrinks. It tells that the run lives.
+    """Extend an execution to `to_micro` reserved micro-credits in all, and to `for_ms` from now (None: LIFE_MS).
 
-    Errors: Denied `ended`, `balance_unknown`, `no_credit`; UnknownId; UsageError.
+    Neither shrinks. The call shows that the execution continues.
+
+    Errors: Denied `ended`, `balance_unknown`, `above_cap`, `no_credit`; UnknownId; UsageError.
     """
     require_life(for_ms)
     if to_micro is not None and not 0 < to_micro <= MAX_ENTRY_MICRO:
@@ -260,8 +262,10 @@ def extend(
 
 
 def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of_use: bool = False) -> Settled:
-    """End a run with what it cost in all, or without a cost where metering charges for it; what is left of its hold is
-    free. Errors: as `ledger.draws.finish`; UnknownId; UsageError."""
+    """Settle an execution with its total cost, or without a cost if metering charges for it.
+
+    The rest of its reservation is released. Errors: as `ledger.draws.finish`; UnknownId; UsageError.
+    """
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     if cost is None and (found.state, found.settled_by) == ("settled", "receipt"):
         raise UsageError(
@@ -272,8 +276,10 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of
 
 
 def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By, *, of_use: bool = False) -> Settled:
-    """Give a run up: what it incurred in all is charged (without it: what was drawn stays), the rest is free. Errors:
-    as `ledger.draws.finish`; UnknownId."""
+    """Release an execution: charge its total incurred cost, and release the rest of its reservation.
+
+    `incurred` None: earlier charges stay, without a further charge. Errors: as `ledger.draws.finish`; UnknownId.
+    """
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     return _finish(connection, found, "released", None if incurred is None else run_request.sane_cost(incurred), by)
 
@@ -287,8 +293,10 @@ def _finish(connection: sa.Connection, found: Reservation, state: State, cost: C
 
 
 def _hold_execution(connection: sa.Connection, key: str, now_ms: int, *, of_use: bool) -> Reservation:
-    """A run, which nobody else ends meanwhile; expired if it is due. Errors: Denied `of_a_use` where it is the guard's,
-    which would count on what is over."""
+    """Lock and return an execution. If it is past its end, expire it.
+
+    Errors: Denied `of_a_use` for an execution of the guard, which only the guard may end; UnknownId; UsageError.
+    """
     run_request.require_key(key)
     if key.startswith(USE) and not of_use and SQL.run(connection, "use_of", {"key": key}).first() is not None:
         text = f"{key} belongs to a use of the guard. End {key.removeprefix(USE)} with `drawdown guard settle`"
@@ -306,7 +314,7 @@ def _hold_execution(connection: sa.Connection, key: str, now_ms: int, *, of_use:
 
 
 def _terms(connection: sa.Connection, run: Reservation) -> accounts.HoldTerms:
-    """By what its wallet goes now."""
+    """Return the present terms of the wallet that pays for an execution."""
     return accounts.hold_terms(connection, run.customer_id) or accounts.PLAIN
 
 
@@ -316,11 +324,11 @@ def _wallet(connection: sa.Connection, customer_id: str, now_ms: int) -> account
 
 
 def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro: int = 0) -> accounts.Wallet:
-    """Return the wallet after it moved, with all that is due booked, and refresh verdicts that may change.
+    """Return the wallet after a change, with its due changes, and refresh verdicts that may change.
 
-    `freed_micro`: micro-credits that are no longer held. If the change may halt an organisation, resume it, or leave it
-    with little, its verdict is refreshed. This includes an organisation that had nothing before: a halt that is not
-    visible yet may be under way.
+    `freed_micro`: micro-credits that are no longer reserved. If the change may halt or resume an organisation, or leave
+    it with a low balance, its verdict is refreshed. This includes an organisation without credit before, because its
+    halt may not be recorded yet.
     """
     found = with_unbilled(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     values = {"customer_id": customer_id, "balance_micro": found.payable_micro, "now_ms": now_ms}
@@ -332,9 +340,9 @@ def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro
 def _read_balance(
     connection: sa.Connection, found: Reservation, now_ms: int, *, moved: bool = True, freed_micro: int = 0
 ) -> tuple[accounts.Wallet | None, int | None]:
-    """Return the run's wallet, or what is left of the balance that a provider keeps and when it was read.
+    """Return the execution's wallet, or the rest of the balance that a provider keeps and the time of its read.
 
-    If it `moved`, the verdicts that may change are refreshed.
+    If the credit `moved`, the verdicts that may change are refreshed.
     """
     if found.hold == "wallet":
         customer = found.customer_id

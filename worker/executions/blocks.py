@@ -1,4 +1,4 @@
-"""Projects and actions of which no more runs are accepted, as people and programs set them."""
+"""The action that blocks new executions of a project or an action."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kind = Literal["project", "action"]
 
 @dataclass(frozen=True)
 class Blocked:
-    """A block of an organisation's project or action: `blocked`: it accepts no more runs; `changed`: it was changed."""
+    """An organisation's project or action. `blocked`: new executions are refused. `changed`: this call changed that."""
 
     org_id: str
     project: str | None
@@ -30,7 +30,7 @@ class Blocked:
 
 
 def _kind(values: Values) -> tuple[Kind, str]:
-    """Errors: UsageError for none, or for both."""
+    """Return whether the values name a project or an action, and its name. Errors: UsageError for neither or both."""
     project, action = values["project"], values["action"]
     if (project is None) == (action is None):
         raise UsageError("specify either --project or --action, not both", at="project")

@@ -1,8 +1,9 @@
-"""Acts on runs that are decided together with others, in one transaction: accepted, drawn on, settled or given up.
+"""Changes of executions that are decided together in one transaction: accept, charge, settle or release.
 
-Guarantee: an act is decided here only where it is plain: a wallet here pays, the run continues, and nothing is refused.
-Each is decided as it would be decided alone, one after another. Repetitions, refusals, payers, suppliers, sandboxes and
-balances that a provider keeps are decided alone (`Alone`), and nothing of them is kept here.
+Guarantee: this module decides only plain calls: a wallet in this database pays, the execution continues, and the call
+is not refused. It decides each call as it would be decided alone, one after another. Repeated and refused calls are
+decided alone (`Alone`), and so are calls with payers, suppliers, sandboxes, or balances that a provider keeps. They do
+not write here.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ SQL = queries(__file__)
 
 
 class Alone(NotTogether):
-    """A call that is to be decided alone. Nothing of it was kept, and the others go on."""
+    """A call that has to be decided alone. It did not write, and the other calls continue."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A program's change of a held run: a `draw` under a number, or its end as `settled` or `released`.
+    """A program's change of an execution: a charge (`draw`) under a number, or its end as `settled` or `released`.
 
-    `org_id`: the organisation of the API key, if it is bound to one. It finds its own runs and changes those that it
-    began.
+    `org_id`: the organisation to which the API key is bound (None: unbound). A bound key finds the executions of its
+    organisation, and changes those that it began.
     """
 
     key: str
@@ -59,7 +60,7 @@ class Change:
 
     @property
     def names(self) -> list[tuple[str, str]]:
-        """The names under which the run may be kept, each with its organisation ('': any)."""
+        """Return the keys under which the execution may be stored, each with its organisation ('': any)."""
         if self.org_id is None:
             return [(self.key, "")]
         return [(own_name(self.org_id, self.key), self.org_id), (self.key, self.org_id)]
@@ -70,7 +71,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts about an organisation that requests a run: the paying wallet, its terms, and obstacles to the run."""
+    """The facts about an organisation that requests an execution: the paying wallet, its terms, and obstacles.
+
+    `has_other_owner`: another organisation or a pool may own the wallet.
+    """
 
     asker: Asker
     standing: Standing | None
@@ -79,7 +83,7 @@ class Facts:
     has_other_owner: bool
 
     def payer(self, connection: sa.Connection) -> Standing:
-        """The wallet, where it is the asker's own, and may pay. Errors: Alone."""
+        """Return the organisation's own wallet, if it may pay. Errors: Alone."""
         asker = self.asker
         may_run = not (self.is_blocked or self.has_other_owner or asker.is_halted or asker.stopped_at_ms is not None)
         here = asker.provider in (None, EMBEDDED, *EXEMPT_PROVIDERS)
@@ -89,12 +93,12 @@ class Facts:
 
 
 Finish: TypeAlias = Callable[[Mapping[str, Moved]], Any]
-"""The answer, by how wallets moved."""
+"""A function that returns the answer, from the changes of all wallets in the transaction."""
 
 
 @dataclass(frozen=True)
 class WalletRow:
-    """A wallet as its row is; `has_used`: there may be usage that it is still to be charged for."""
+    """A wallet's row. `has_used`: the wallet may still have to pay for recorded usage."""
 
     customer_id: str
     balance_micro: int
@@ -108,7 +112,7 @@ class WalletRow:
     has_used: bool
 
     def standing(self, connection: sa.Connection, now_ms: int) -> Standing:
-        """The same, with that usage."""
+        """Return the wallet with its usage that is not charged yet."""
         used = unbilled_micro(connection, self.customer_id, now_ms) if self.has_used else 0
         amounts = self.held_micro, self.overdraft_micro, self.over_micro, used
         wallet = Wallet(self.balance_micro, self.plan, None, *amounts)
@@ -116,18 +120,18 @@ class WalletRow:
 
 
 def wallets_part(customers: Iterable[str], now_ms: int) -> Part:
-    """Wallets: rows for `WalletRow`."""
+    """Return the query of wallets: rows for `WalletRow`."""
     rows = [{"customer_id": one} for one in sorted(set(customers))]
     return SQL.part("wallets", {"customers": rows, "asking": len(rows), "now_ms": now_ms})
 
 
 def rates_part() -> Part:
-    """All of the rate card: rows for `card_at`."""
+    """Return the query of the whole rate card: rows for `card_at`."""
     return SQL.part("rates")
 
 
 def card_at(rows: Sequence[Any], known_ms: int) -> RateCard:
-    """Return the rate card as it was at a moment."""
+    """Return the rate card as it was known at a moment, from the rows of `rates_part`."""
     known = (row for row in rows if row.at_ms <= known_ms)
     return RateCard(Rate(row.feature, row.start_ms, row.micro_credits, row.per_quantity) for row in known)
 
@@ -135,7 +139,7 @@ def card_at(rows: Sequence[Any], known_ms: int) -> RateCard:
 def accept(
     connection: sa.Connection, asked: RequestedExecution, facts: Facts, moves: Moves, card: RateCard | None, now_ms: int
 ) -> Finish:
-    """Hold what a run may cost, which is new by all its names. Errors: Alone."""
+    """Accept an execution with a new key: reserve the credit that it may cost. Errors: Alone."""
     request = asked.request
     if request.payer or request.supplier or request.sandboxes or request.settled_by == "metering":
         raise Alone("more than a wallet is asked for")
@@ -163,8 +167,10 @@ def consume(
     standing: Standing, run: run_request.Request, name: str, price: int, moves: Moves, terms: HoldTerms, by: By,
     *, ends: bool,
 ) -> Wallet | None:  # fmt: skip
-    """Accept the run of a use, and settle it at once where it `ends`; the wallet then. None where there is no room, and
-    nothing changes."""
+    """Accept the execution of a use, and settle it at once if it `ends`. Return the wallet afterwards.
+
+    Returns None, without a change, if the wallet lacks the credit.
+    """
     permit = Permit(standing.customer_id, terms.held_for(price), terms)
     made = runs.noted(ask_of(name, run, permit, by.now_ms), by)
     wallet = moves.accept(standing, made, terms.most_held_micro)
@@ -183,7 +189,10 @@ def change(
     asked: Change, found: Reservation, standing: Standing, moves: Moves, before: Sequence[Line], card: RateCard | None,
     now_ms: int,
 ) -> Finish:  # fmt: skip
-    """Draw on a run, or end it; this transaction holds it. `before`: what was drawn under its number. Errors: Alone."""
+    """Charge or end an execution that this transaction has locked. Errors: Alone.
+
+    `before`: the earlier charges under the same number.
+    """
     by = asked.by(now_ms)
     require_plain(found, now_ms)
     if asked.org_id is not None and found.actor != asked.actor:
@@ -208,7 +217,7 @@ def change(
 def end_of_use(
     found: Reservation, standing: Standing, state: Literal["settled", "released"], price: int, moves: Moves, by: By
 ) -> int:
-    """End the run of a use, of which nothing was drawn yet; what was charged. Errors: Alone."""
+    """End the execution of a use that was not charged yet. Return the charge in micro-credits. Errors: Alone."""
     require_plain(found, by.now_ms)
     if found.drawn_micro or found.overage != "charge":
         raise Alone("it does not belong to a use")
@@ -219,7 +228,7 @@ def end_of_use(
 
 
 def require_plain(found: Reservation, now_ms: int) -> None:
-    """Refuse every run but one that continues and that its own organisation's wallet pays. Errors: Alone."""
+    """Check that an execution continues, and that only its own organisation's wallet is involved. Errors: Alone."""
     special = found.payer_number is not None or found.supplier is not None or found.settled_by != "receipt"
     if special or found.hold != "wallet" or found.sandboxes != NO_SANDBOXES:
         raise Alone("more than a wallet has part in it")
@@ -230,7 +239,7 @@ def require_plain(found: Reservation, now_ms: int) -> None:
 def apply(
     standing: Standing, found: Reservation, after: Reservation, entries: Sequence[dict[str, object]], moves: Moves
 ) -> Wallet:
-    """Have a run be as it is after. Errors: Alone where something waits in its wallet."""
+    """Change an execution from `found` to `after`. Return the wallet. Errors: Alone if the wallet has a change due."""
     is_late = standing.lots_over_ms is not None and standing.lots_over_ms > found.accepted_ms
     if moves.wallet(standing) is None or (entries and is_late):
         raise Alone("something waits in its wallet")
@@ -247,7 +256,7 @@ def _drawn(asked: Change, found: Reservation, before: Sequence[Line], card: Rate
 
 
 def _last(asked: Change, found: Reservation) -> list[Line]:
-    """Return a run's whole cost, less the amounts that were drawn."""
+    """Return the last charge of an execution: its total cost less the earlier charges. Errors: Alone."""
     if asked.kind == "released" and asked.cost is None:
         return []
     cost = run_request.sane_cost(asked.cost or Cost())
@@ -270,12 +279,12 @@ def _ended(found: Reservation, state: Literal["settled", "released"], charged: i
 
 
 def _shifted(wallet: Wallet, moved: Moved) -> Wallet:
-    """A wallet as it was reckoned at some moment, by what others had moved of it before."""
+    """Correct a wallet's balance by the amounts that earlier calls of the transaction moved."""
     return replace(wallet, balance_micro=wallet.balance_micro + moved.shift) if moved.shift else wallet
 
 
 def tell(connection: sa.Connection, moved: Mapping[str, Moved], now_ms: int) -> None:
-    """Refresh the verdicts that the moved wallets may change, as a single act does."""
+    """Refresh the verdicts that the changed wallets may change, as a single call does."""
     if not moved:
         return
     rows = [{"customer_id": one, "balance": found.wallet.payable_micro} for one, found in sorted(moved.items())]
@@ -287,6 +296,6 @@ def tell(connection: sa.Connection, moved: Mapping[str, Moved], now_ms: int) -> 
 
 
 def terms_of(row: Sequence[Any]) -> HoldTerms:
-    """Those of a plan; the plain ones where there is none."""
+    """Return the terms of a plan from its row; the default terms without a plan."""
     factor_ppm, unknown, most_hold, most_held, holds_halt = row
     return PLAIN if holds_halt is None else HoldTerms(factor_ppm, unknown, most_hold, most_held, bool(holds_halt))

@@ -1,7 +1,7 @@
--- The facts for acts on executions that are decided together.
+-- The facts for changes of executions that are decided together.
 
 -- name: wallets
--- The wallets of these customers, and whether there may be usage that they are still to be charged for.
+-- The wallets of these customers, and whether they may still have to pay for recorded usage.
 WITH paying AS MATERIALIZED (SELECT r.customer_id FROM {rows :customers (customer_id text)} r LIMIT :asking)
 SELECT r.customer_id, x.balance_micro, x.held_micro, x.overdraft_micro, x.over_micro, x.plan, x.next_due_ms, x.lots_over_ms,
     x.deferred_micro, CASE WHEN EXISTS (SELECT 1 FROM assignments a JOIN orgs o ON o.org_id = a.org_id
@@ -10,12 +10,12 @@ SELECT r.customer_id, x.balance_micro, x.held_micro, x.overdraft_micro, x.over_m
 FROM paying r JOIN ledger_accounts x ON x.account_id = 'wallet:' || r.customer_id
 
 -- name: rates
--- Each rate, and when it was known.
+-- All rates, each with the time when it was set.
 SELECT feature, start_ms, micro_credits, per_quantity, at_ms FROM ledger_rates
 
 -- name: verdict_may_change
--- The customers of these with a halted organisation, or with a low balance of which the operator's product is to be
--- notified and was not.
+-- Those of the customers with a halted organisation, or with a low balance of which the operator's product has to be
+-- notified.
 WITH moved AS MATERIALIZED (
     SELECT r.customer_id, r.balance FROM {rows :moved (customer_id text, balance bigint)} r LIMIT :asking
 )

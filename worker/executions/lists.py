@@ -1,7 +1,7 @@
-"""Runs: lists of them, a single run with its draws, and what is held now. Reads only.
+"""Lists of executions, a single execution with its charges, and the reserved credit. Reads only.
 
-Guarantee: a page reads MOST_LOOKED_AT rows of an index at most, however many runs exist. It continues behind the last
-row of the page before it: rows that come meanwhile are neither shown twice nor shift the others.
+Guarantee: a page reads at most MOST_LOOKED_AT rows of an index. The next page begins after its last row, so new rows
+do not shift other rows, and a row is not shown twice.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ SQL = queries(__file__)
 EVER: Final = 2**62
 PAGE_ROWS: Final = 50
 MOST_AT_ONCE: Final = 1_000
-"""Rows of a download that Drawdown reads, and keeps in memory, at a time."""
+"""Rows of a download that Drawdown reads and holds in memory at a time."""
 MOST_LOOKED_AT: Final = 10_000
-"""Executions that one page reads, and held executions that its sums include."""
+"""Executions that one page reads, and executions with reserved credit that its sums include."""
 MOST_HOLDERS: Final = 10
-"""Wallets with the most reserved credit, on a page."""
+"""Wallets with the most reserved credit that a page lists."""
 STATES: Final[tuple[State, ...]] = get_args(State)
 
 
 @dataclass(frozen=True)
 class RunFilter:
-    """Which runs: in these states; of an organisation, a project, a subject, an action; paid for by a customer;
-    accepted at that time or before. Empty: any. `phase`, where `states` is held alone: waiting (nothing drawn yet),
-    drawing, or over (expired, and nothing has looked at it since: no other list of what is held has it)."""
+    """A filter of executions. An empty field matches any execution.
+
+    `accepted_by_ms`: accepted at that time or before. `phase` needs `held` as the only state. It is `waiting` (not
+    charged yet), `drawing` (charged at least once), or `over` (past its end, but not marked as expired yet).
+    """
 
     states: tuple[str, ...] = ()
     org: str = ""
@@ -48,19 +50,21 @@ class RunFilter:
 
     @property
     def is_of_held(self) -> bool:
-        """True if the filter is for held runs alone."""
+        """Return True if the filter matches only executions in the state `held`."""
         return set(self.states) == {"held"}
 
     @property
     def ends_first(self) -> bool:
-        """True if the first to end comes first; otherwise the newest does."""
+        """Return True if the list is sorted by end. Otherwise the newest execution comes first."""
         return self.is_of_held and not self.org
 
 
 @dataclass(frozen=True)
 class RunPage:
-    """`next_after`: where the next page begins; None where there is no more. `is_cut`: it ended there for having gone
-    through MOST_LOOKED_AT, and may have fewer rows than were asked for, or none."""
+    """A page of executions. `next_after`: the start of the next page (None: this is the last page).
+
+    `is_cut`: the page ended because it had read MOST_LOOKED_AT rows, so it may have few rows or none.
+    """
 
     runs: list[Reservation]
     next_after: str | None
@@ -69,7 +73,7 @@ class RunPage:
 
 @dataclass(frozen=True)
 class RunEntry:
-    """An amount that a run drew at a time: micro-credits, and a feature's quantity if it was given."""
+    """A charge of an execution, in micro-credits. `quantity`: base units of `feature`, if they were sent."""
 
     key: str
     at_ms: int
@@ -82,9 +86,11 @@ class RunEntry:
 
 @dataclass(frozen=True)
 class HeldFigures:
-    """Figures of chosen runs that are held: their number, those that wait and that are over, and the held credit.
+    """Figures of the chosen executions in the state `held`.
 
-    `is_cut`: more may be held; only the MOST_LOOKED_AT that end first were read.
+    `runs`: the number of those before their end. `over`: the number of those past their end. `waiting`: the number of
+    those that were not charged yet. `held_micro`: their reserved credit. `is_cut`: more may exist, because only the
+    MOST_LOOKED_AT that end first were read.
     """
 
     is_cut: bool
@@ -97,7 +103,7 @@ class HeldFigures:
 
 @dataclass(frozen=True)
 class Holder:
-    """A wallet, how many runs hold of it, how much, and until when the last of them does."""
+    """A wallet, the number of executions with its reserved credit, that credit, and the end of the last of them."""
 
     customer_id: str
     runs: int
@@ -108,13 +114,13 @@ class Holder:
 def list_runs(
     connection: sa.Connection, chosen: RunFilter, now_ms: int, after: str = "", most: int = PAGE_ROWS
 ) -> RunPage:
-    """Return the runs behind `after`.
+    """Return a page of executions after `after`.
 
-    Held runs are in the order of their ends. Other runs, and those of one organisation, are newest first. `most` is
-    MOST_LOOKED_AT at most.
+    Executions in the state `held` are sorted by their ends. Other lists, and the list of one organisation, have the
+    newest first. `most`: at most MOST_LOOKED_AT.
 
-    Errors: UsageError; UnknownId for an organisation, a payer or a label that no run has. If the caller may not learn
-    names, the page is just empty: it must not learn if another organisation has that label.
+    Errors: UsageError; UnknownId for an organisation, a payer or a label without executions. If the caller may not
+    learn names, the page is empty instead, so that it does not learn if another organisation has the label.
     """
     if chosen.phase and not chosen.is_of_held:
         raise UsageError("phase: applies only to held executions")
@@ -140,7 +146,7 @@ def list_runs(
 
 
 def every_run(connection: sa.Connection, chosen: RunFilter, now_ms: int) -> Iterator[Reservation]:
-    """All of them, in the order of pages. Errors: as `list_runs`."""
+    """Yield all chosen executions, in the order of pages. Errors: as `list_runs`."""
     after: str | None = ""
     while after is not None:
         found = list_runs(connection, chosen, now_ms, after, MOST_AT_ONCE)
@@ -149,13 +155,13 @@ def every_run(connection: sa.Connection, chosen: RunFilter, now_ms: int) -> Iter
 
 
 def org_of_run(connection: sa.Connection, key: str) -> str | None:
-    """Return the organisation of a run, which never changes; None if there is no such run."""
+    """Return the organisation of an execution, which never changes; None if the execution does not exist."""
     org: str | None = SQL.run(connection, "org", {"reservation": key}).scalar_one_or_none()
     return org
 
 
 def show_run(connection: sa.Connection, key: str, now_ms: int, most: int) -> tuple[Reservation, list[RunEntry]]:
-    """A run and what it drew. Errors: UnknownId."""
+    """Return an execution and at most `most` of its charges. Errors: UnknownId."""
     ids.require(connection, ids.RUN, key)
     row = SQL.run(connection, "one", {"reservation": key, "now_ms": now_ms}).mappings().one()
     entries = SQL.run(connection, "entries", {"reservation": key, "at_most": most})
@@ -163,7 +169,7 @@ def show_run(connection: sa.Connection, key: str, now_ms: int, most: int) -> tup
 
 
 def held_figures(connection: sa.Connection, chosen: RunFilter, now_ms: int) -> HeldFigures:
-    """Return the figures of chosen runs that are held now. Those that are over are counted, and hold nothing."""
+    """Return the figures of the chosen executions in the state `held`."""
     values = {**_values(chosen, now_ms), "at_most": MOST_LOOKED_AT}
     condition = "any" if chosen.is_of_held and not chosen.phase else _condition(chosen)
     row = SQL.run(connection, "figures", values, condition=condition).one()
@@ -172,13 +178,13 @@ def held_figures(connection: sa.Connection, chosen: RunFilter, now_ms: int) -> H
 
 
 def holders(connection: sa.Connection, now_ms: int) -> list[Holder]:
-    """The wallets of which most is held."""
+    """Return the wallets with the most reserved credit."""
     values = {"now_ms": now_ms, "at_most": MOST_LOOKED_AT, "named": MOST_HOLDERS}
     return [Holder(**row._mapping) for row in SQL.run(connection, "holders", values)]
 
 
 def _require(connection: sa.Connection, chosen: RunFilter) -> None:
-    """Errors: UnknownId."""
+    """Refuse a filter with unknown names, unless the caller may not learn names. Errors: UnknownId."""
     if not ids.tells_names(connection):
         return
     labels = ((ids.PROJECT, chosen.project), (ids.SUBJECT, chosen.subject), (ids.ACT, chosen.action))
@@ -192,16 +198,16 @@ def _values(chosen: RunFilter, now_ms: int) -> dict[str, object]:
 
 
 def _condition(chosen: RunFilter) -> str:
-    """The piece that says in which state or phase they are."""
+    """Return the name of the query fragment for the chosen states or phase."""
     if chosen.phase:
         return chosen.phase
-    if chosen.ends_first:  # the index that it goes by has no others
+    if chosen.ends_first:  # the index has only rows of this state
         return "any"
     return "in_states" if 0 < len(set(chosen.states)) < len(STATES) else "any"
 
 
 def _slots(chosen: RunFilter) -> tuple[dict[str, str], bool]:
-    """The pieces that say by which index a list goes; and whether it passes over rows of that one."""
+    """Return the query fragments for the index of a list, and True if the list skips rows of that index."""
     labels = bool(chosen.payer or chosen.project or chosen.subject or chosen.action)
     if chosen.ends_first:
         among = "over" if chosen.phase == "over" else "going_on"
@@ -217,13 +223,13 @@ def _slots(chosen: RunFilter) -> tuple[dict[str, str], bool]:
 
 
 def _place(chosen: RunFilter, after: str) -> dict[str, object]:
-    """Behind which run a page begins. Errors: UsageError."""
+    """Return the parameters of the place after which a page begins. Errors: UsageError."""
     at_ms, key = -1 if chosen.ends_first else EVER, ""
     if after:
         text, _, key = after.partition(":")
         if not (text.isascii() and text.isdigit() and len(text) < 17 and is_clean_id(key)):
             raise UsageError("invalid after: expected the `next` of a page. Start at the first page")
         at_ms = int(text)
-    if not chosen.ends_first:  # they begin with the newest that are old enough
+    if not chosen.ends_first:  # begin at the newest execution that was accepted in time
         at_ms, key = min((at_ms, key), (chosen.accepted_by_ms + 1, ""))
     return {"at_ms": at_ms, "key": key}

@@ -1,7 +1,7 @@
 -- Executions: lists, one with its draws, and the held credit.
 
 -- name: seen
--- A run that is over is expired, whether anything has looked at it since or not.
+-- An execution past its end is shown as expired, even before a transaction expires it.
 CASE WHEN state = 'held' AND expires_ms <= :now_ms THEN 'expired' ELSE state END
 
 -- name: columns
@@ -18,26 +18,26 @@ SELECT {columns} FROM reservations WHERE {among} AND {behind} {no_further} AND {
 ORDER BY {order} LIMIT :at_most
 
 -- name: far
--- The last row of its index that a page may look at; none where there are fewer.
+-- The last row of the index that a page may read. If the index has fewer rows, no row is returned.
 SELECT {time} AS at_ms, reservation FROM reservations WHERE {among} AND {behind} ORDER BY {order} LIMIT 1 OFFSET :passed
 
 -- name: any
 1 = 1
 
 -- name: of_org
--- By the index on organisation and time.
+-- This uses the index on organisation and time.
 org_id = :org
 
 -- name: going_on
--- By the index on held reservations, as `over`.
+-- This uses the index on held reservations, as `over` does.
 state = 'held' AND expires_ms > :now_ms
 
 -- name: over
--- Expired, and not examined since: the next look at its wallet frees the credit that it held.
+-- Past its end, and not expired by a transaction yet. The next change of its wallet releases the reserved credit.
 state = 'held' AND expires_ms <= :now_ms
 
 -- name: waiting
--- Queued: accepted, and nothing drawn yet.
+-- Accepted, and not charged yet, such as queued executions.
 state = 'held' AND expires_ms > :now_ms AND drawn_micro = 0
 
 -- name: drawing
@@ -77,7 +77,7 @@ SELECT org_id FROM reservations WHERE reservation = :reservation
 SELECT {columns} FROM reservations WHERE reservation = :reservation
 
 -- name: entries
--- For an execution without a wallet: its usage, which samples bill.
+-- The charges of an execution. Without a wallet, they are its usage, which samples bill.
 SELECT key, at_ms, amount_micro, feature, quantity, actor, reason FROM ledger_entries
 WHERE reservation = :reservation
 UNION ALL SELECT 'run:' || reservation || ':' || number || ':' || feature, at_ms, amount_micro, feature, quantity,
@@ -86,8 +86,8 @@ FROM run_usage WHERE reservation = :reservation
 ORDER BY at_ms, key LIMIT :at_most
 
 -- name: figures
--- Held reservations, by their index alone: how many were examined; and figures of the chosen ones. A reservation that
--- is over holds nothing, and is counted by itself.
+-- The number of held reservations that were read by their index, and figures of the chosen ones. A reservation past its
+-- end does not count as reserved credit, and `over` counts it.
 SELECT COUNT(*) AS looked, SUM(CASE WHEN expires_ms > :now_ms THEN is_chosen ELSE 0 END) AS runs,
     SUM(CASE WHEN expires_ms <= :now_ms THEN is_chosen ELSE 0 END) AS over,
     SUM(CASE WHEN expires_ms > :now_ms AND drawn_micro = 0 THEN is_chosen ELSE 0 END) AS waiting,
@@ -99,7 +99,7 @@ FROM (SELECT expires_ms, drawn_micro, amount_micro, accepted_ms,
     FROM reservations WHERE state = 'held' ORDER BY expires_ms LIMIT :at_most) held
 
 -- name: holders
--- The customers who hold most of the reservations that end last.
+-- The customers with the most reserved credit, among the reservations that end last.
 SELECT customer_id, COUNT(*) AS runs, CAST(SUM(amount_micro - drawn_micro) AS BIGINT) AS held_micro,
     MAX(expires_ms) AS until_ms
 FROM (SELECT customer_id, amount_micro, drawn_micro, expires_ms FROM reservations WHERE state = 'held'

@@ -1,7 +1,7 @@
-"""The permission for a run: the asking organisation, the paying wallet, its state, plan, project, action and credits.
+"""The permission for an execution: organisation, paying wallet, account state, plan, project, action and credits.
 
-Guarantee: the order is one, and the first step that refuses is named (`Denied.step`). Nothing is written here, except
-the blocks that a person sets.
+Guarantee: the order of the steps is fixed, and an error names the first step that refuses (`Denied.step`). This module
+writes only the blocks that a person sets.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Permit:
-    """The permission: the customer that pays, the amount to hold in micro-credits, and the terms.
+    """The permission: the customer that pays, the amount to reserve in micro-credits, and the terms.
 
-    `payer`: set if another organisation's wallet pays, by its permission. `hold`: where the hold is; another payer's is
-    always in its wallet. `provider`: the biller, if the hold is in no wallet.
+    `payer`: the permission of another payer (None: the organisation's own wallet or customer pays). `hold`: the place
+    of the reservation. Another payer's is always in its wallet. `provider`: the provider that bills, if the reservation
+    is not in a wallet.
     """
 
     customer_id: str
@@ -52,8 +53,10 @@ class Permit:
 
 
 def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Permit:
-    """Every step but the last, credits: those are asked for where they are held. `asker`: who asks, where that was read
-    already. Errors: Denied, with its step."""
+    """Check every step of permission except the last, credits. The reservation itself checks the credits.
+
+    `asker`: the requesting organisation, if it was read already. Errors: Denied with its step; UnknownId.
+    """
     if asker is None or asker.org_id != request.org_id:
         asker = read_asker(connection, request.org_id, now_ms)
     paying = sponsor(connection, request, asker, now_ms) or own_wallet(connection, asker, now_ms)
@@ -74,8 +77,10 @@ def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Aske
 
 
 def permit_together(connection: sa.Connection, requests: Sequence[Request], now_ms: int) -> list[Permit]:
-    """The same for several requests of one organisation: what is the same for all is asked for once. Errors: Denied, or
-    UnknownId, of any of them; NotTogether where they draw on no wallet."""
+    """Check several requests of one organisation as `permit` does. Common facts are read once.
+
+    Errors: Denied or UnknownId of any of them; NotTogether if a wallet in this database does not pay.
+    """
     (org_id,) = {request.org_id for request in requests}
     asker = read_asker(connection, org_id, now_ms)
     paying = own_wallet(connection, asker, now_ms)
@@ -92,9 +97,9 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
 
 
 def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wallet, now_ms: int) -> None:
-    """Do the last step, for a look ahead at the wallet that pays. A real hold decides it.
+    """Check the last step, credits, for a preview by the paying wallet. Errors: Denied.
 
-    If the hold is in no wallet, this step is done elsewhere. Errors: Denied.
+    For an acceptance, the reservation itself checks the credits. `remote.require_room` checks a provider's balance.
     """
     most = found.terms.most_held_micro
     capped = most is not None and wallet.held_micro + found.amount_micro > most
@@ -110,19 +115,18 @@ def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wall
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
-    """A wallet as it is once all is true that is due in it, holds are no larger than metering has left them, and what
-    was used is charged."""
+    """Return a wallet with its due changes, with reservations reduced by metering, and with its uncharged usage."""
     found = without_freed(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     return with_unbilled(connection, customer_id, found, now_ms)
 
 
 def with_unbilled(connection: sa.Connection, customer_id: str, found: accounts.Wallet, now_ms: int) -> accounts.Wallet:
-    """A wallet with what it is still to be charged for."""
+    """Return the wallet with its recorded usage that is not charged yet."""
     return replace(found, unbilled_micro=unbilled_micro(connection, customer_id, now_ms))
 
 
 def without_freed(connection: sa.Connection, customer_id: str, found: accounts.Wallet, now_ms: int) -> accounts.Wallet:
-    """Return the wallet with its holds reduced by what metering has already drawn."""
+    """Return the wallet with its reservations reduced by the charges of metering."""
     if not found.held_micro:
         return found
     return replace(found, held_micro=found.held_micro - freed_by_now(connection, customer_id, now_ms))
@@ -136,12 +140,14 @@ def make_room(
     now_ms: int,
     growing: Reservation | None = None,
 ) -> int:
-    """Where there seems to be no room, what metering has drawn of holds since they were looked at is no longer held.
-    Nobody looks where there would be none without any hold. `growing`: the run that is to hold so much in all. Returns
-    what the wallet is to pay for first."""
+    """If a wallet seems to lack credit, reduce its reservations by the charges of metering since their last check.
+
+    Reservations are not checked if the credit would be missing even without them. `growing`: the execution for
+    which the reservation grows to `wanted_micro` in all. Returns the wallet's uncharged usage, in micro-credits.
+    """
     found = with_unbilled(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     least = wanted_micro
-    if growing is not None:  # what of it metering has drawn is not known yet
+    if growing is not None:  # the charges of metering to it are not known yet
         kept = max(growing.amount_micro, growing.drawn_micro)
         least = 0 if growing.settled_by == "metering" else wanted_micro - kept
     most = reservations.NO_END_MICRO if most_held_micro is None else most_held_micro
@@ -153,7 +159,7 @@ def make_room(
 
 
 def above_cap(wanted_micro: int, most_micro: int) -> Denied:
-    """More than one run may hold by the plan."""
+    """Return the refusal of an amount above the plan's limit for one execution."""
     text = f"{as_credits(wanted_micro)} credits exceed the plan's limit for one execution, {as_credits(most_micro)}"
     return Denied("above_cap", f"{text}. Request less, or change the plan", "plan")
 
@@ -169,10 +175,10 @@ def _require_unblocked(connection: sa.Connection, request: Request) -> None:
 
 
 def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: int) -> None:
-    """Refuse sandboxes of other organisations.
+    """Refuse sandboxes of other organisations, or of another execution. Errors: Denied.
 
-    A sandbox that no host has reported yet may be named: it starts later. If the caller may not learn names, another
-    organisation's sandbox is treated as such. Its samples still belong to that organisation.
+    An unknown sandbox is accepted, because it may start later. If the caller may not learn names, another
+    organisation's sandbox is treated as unknown. Its samples still belong to that organisation.
     """
     values = {"org_id": request.org_id, "names": request.named}
     other = SQL.run(connection, "of_others", values).scalar() if ids.tells_names(connection) else None
@@ -184,7 +190,12 @@ def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: 
 def to_hold(
     connection: sa.Connection, request: Request, paying: Paying, now_ms: int, card: RateCard | None = None
 ) -> int:
-    """A request's estimate times the plan's factor; without one, what the plan says."""
+    """Return the amount to reserve, in micro-credits: the estimate times the plan's factor.
+
+    Without an estimate, it is the plan's amount for unknown costs.
+
+    Errors: Denied `no_estimate`, `above_cap`, `no_rate`; UnknownId; UsageError.
+    """
     terms = paying.terms
     if request.quantities is None and request.amount_micro is None:
         if terms.unknown_hold_micro is None:
@@ -214,9 +225,9 @@ def _require_elsewhere(request: Request, provider: str) -> None:
 
 
 def _estimate_at_provider(connection: sa.Connection, request: Request, paying: Paying, now_ms: int) -> int:
-    """The estimate of a run that a provider bills, by that provider's rates. No plan of ours has a say in it.
+    """Return the estimate of an execution that a provider bills, by that provider's rates, in micro-credits.
 
-    Errors: Denied `no_rate`; UsageError.
+    Plans of the embedded ledger do not apply. Errors: Denied `no_rate`; UsageError.
     """
     card, amount = rate_card_of(connection, paying.provider), 0
     for line in (request.quantities or {}).items():
@@ -225,7 +236,10 @@ def _estimate_at_provider(connection: sa.Connection, request: Request, paying: P
 
 
 def _priced(connection: sa.Connection, request: Request, now_ms: int, card: RateCard | None) -> int:
-    """A request's estimate, by the rate card of now (None: it is read)."""
+    """Return a request's estimate in micro-credits, by the present rate card. `card` None: read the card.
+
+    Errors: Denied `no_rate`; UnknownId; UsageError.
+    """
     if request.quantities is None:
         assert request.amount_micro is not None
         return request.amount_micro
@@ -248,7 +262,7 @@ def _sane_amount(amount: int) -> int:
 
 
 def _require_feature(connection: sa.Connection, feature: str) -> None:
-    """Errors: UnknownId, which says how a feature of runs is made: by its price."""
+    """Refuse an unknown feature. The error names the command that creates it, by a rate. Errors: UnknownId."""
     try:
         ids.require(connection, ids.FEATURE, feature)
     except UnknownId as error:
@@ -258,7 +272,10 @@ def _require_feature(connection: sa.Connection, feature: str) -> None:
 
 @dataclass(frozen=True)
 class Asker:
-    """An organisation that requests a run, its biller and customer now (None: no biller), and its halt and stop."""
+    """An organisation that requests an execution, with its present provider and customer, its halt and its stop.
+
+    `provider` None: the organisation is not assigned.
+    """
 
     org_id: str
     provider: str | None
@@ -268,7 +285,7 @@ class Asker:
     stopped_at_ms: int | None
 
     def require_running(self) -> None:
-        """Errors: Denied `halted`, `stopped`."""
+        """Refuse a halted or stopped organisation. Errors: Denied `halted`, `stopped`."""
         if self.is_halted:
             why = self.halt_reason or "the reason is not on record"
             said = f"{self.org_id} is halted ({why}). Run `drawdown org show {typed(self.org_id)}`"
@@ -283,7 +300,7 @@ class Asker:
 class Paying:
     """The wallet that pays, with the terms of its plan.
 
-    If the hold is not in a wallet: the customer, and the provider that bills.
+    If the reservation is not in a wallet, it is the customer, and the provider that bills it.
     """
 
     customer_id: str
@@ -294,7 +311,10 @@ class Paying:
 
 
 def read_asker(connection: sa.Connection, org_id: str, now_ms: int) -> Asker:
-    """One statement, as every run asks for it: an organisation that nobody knows is billed by nobody."""
+    """Return an organisation that requests an execution. An unknown organisation has no provider.
+
+    Every execution needs it, so it is one statement.
+    """
     row = SQL.run(connection, "asker", {"org_id": org_id, "now_ms": now_ms}).mappings().one()
     return Asker(org_id, **{**row, "is_halted": bool(row["is_halted"])})
 
@@ -302,8 +322,8 @@ def read_asker(connection: sa.Connection, org_id: str, now_ms: int) -> Asker:
 def sponsor(connection: sa.Connection, request: Request, asker: Asker, now_ms: int) -> Paying | None:
     """Return the payer that a request names; None if the organisation itself pays.
 
-    The nearest name in an error is one of those who pay for the organisation. If the caller may not learn names, an
-    unknown payer is reported as a payer that does not pay. Errors: UnknownId; Denied.
+    An error about an unknown payer names the nearest payer of the organisation. If the caller may not learn names, an
+    unknown payer gets the error of a payer that does not pay. Errors: UnknownId; Denied.
     """
     payer, org_id = request.payer, request.org_id
     if payer is None:
@@ -323,9 +343,9 @@ def sponsor(connection: sa.Connection, request: Request, asker: Asker, now_ms: i
 def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
     """Return the wallet that pays for an organisation.
 
-    It is its customer's at its biller. If no provider bills the organisation, it is its own, unless another owner has
-    it. If the biller keeps the balance itself, no wallet here pays; the same holds for a customer that is billed
-    afterwards and was never given credit.
+    It is that of its customer at its provider. If the organisation has no provider, it is its own wallet, unless that
+    has another owner. If the provider keeps the balance itself, the result has no wallet, but the provider. The same
+    applies to a customer that is billed afterwards and never had credit. Errors: Denied; UnknownId.
     """
     org_id, provider = asker.org_id, asker.provider
     billed = provider is not None and provider not in EXEMPT_PROVIDERS
@@ -349,7 +369,7 @@ def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
 
 
 def _other_wallet(connection: sa.Connection, org_id: str, customer_id: str, other: Owner) -> Denied:
-    """Return the refusal. If the caller may not learn names, it does not name the wallet's owner."""
+    """Return the refusal of a wallet with another owner. Name the owner only if the caller may learn names."""
     whose = "a pool" if other.org_id is None else other.org_id
     whose = whose if ids.tells_names(connection) else "another owner"
     return Denied(
@@ -375,9 +395,9 @@ def block(
     undo: bool = False,
     new: bool = True,
 ) -> bool:
-    """Block new runs of an organisation's project or action, or unblock them (`undo`). Return if that changed anything.
+    """Block new executions of an organisation's project or action, or unblock them (`undo`). Return True if it changed.
 
-    Runs under way continue. Errors: UsageError; UnknownId, without `new` also for a name that no run ever had.
+    Accepted executions continue. Errors: UsageError; UnknownId, unless `new` also for a name without executions.
     """
     ids.require(connection, ids.CUSTOMER, org_id)
     if not is_clean_id(name):

@@ -1,7 +1,7 @@
 -- Reasons to refuse an execution.
 
 -- name: blocks
--- The project before the action.
+-- The block of the project comes before that of the action.
 SELECT kind, name, reason FROM run_blocks WHERE org_id = :org_id
     AND ((kind = 'project' AND name = :project) OR (kind = 'action' AND name = :action))
 ORDER BY kind DESC LIMIT 1
@@ -9,7 +9,7 @@ ORDER BY kind DESC LIMIT 1
 -- name: of_others
 SELECT sandbox_id FROM sandboxes WHERE sandbox_id IN :names AND org_id <> :org_id ORDER BY 1 LIMIT 1
 
--- The organisation that asks for an execution.
+-- The organisation that requests an execution.
 
 -- name: asker
 -- The provider that bills an organisation now, and whether it may run: one row, even if the organisation is unknown.

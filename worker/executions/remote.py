@@ -1,12 +1,14 @@
-"""Runs of organisations with a balance that a provider keeps: held here, billed there as usage.
+"""Executions of organisations with a balance that a provider keeps: reserved here, and billed there as usage.
 
-Guarantee: our row is the truth of a hold. It counts against the effective balance by the last read (`local`). If the
-provider has no balance, nothing is promised (`declared`). No credit moves here: the usage of a run becomes samples, in
-the transaction that ends the run or draws on it. It is sealed and sent as all usage is, once. Locks: the reservation,
-then the organisation's row, under which runs are decided one after the other. The facts that permitted a run were read
-before. They are read again under that lock, because an assignment forgets the balance and may bring another biller.
+Guarantee: the row in this database defines a reservation. It counts against the effective balance of the last read
+(`local`). If the provider has no balance, the reservation does not guarantee credit (`declared`). Credit does not move
+here: the usage of an execution becomes samples, in the transaction that charges or ends it. It is sealed and sent once,
+as all usage is. Locks: the reservation, then the organisation's row, so that its executions are decided one after the
+other. The facts that permitted an execution are read again under that lock, because an assignment deletes the balance
+and may change the provider.
 
-Autumn has locks of its own (`check` with `lock`, `balances.finalize`). None is taken: docs/providers.md says why.
+Autumn has its own locks (`check` with `lock`, `balances.finalize`). Drawdown does not use them: docs/providers.md
+explains why.
 """
 
 from __future__ import annotations
@@ -45,8 +47,9 @@ FINAL: Final = "final"
 class Standing:
     """The state of a provider's balance by its last read, in micro-credits.
 
-    `balance_micro`: what may be used, without regard to holds; None: the balance is unlimited, or there is none, or, if
-    `read_ms` is None too, it was never read. `held_micro`: the part that is held. `read_ms`: when the read began.
+    `balance_micro`: the usable balance, including reserved credit. None: it is unlimited, or the provider has no
+    balance; if `read_ms` is None, too, it was never read. `held_micro`: the reserved part. `read_ms`: the time when the
+    read began.
     """
 
     balance_micro: int | None
@@ -57,7 +60,7 @@ class Standing:
 
     @property
     def wallet(self) -> accounts.Wallet | None:
-        """The same as a wallet says it; None where nothing bounds it."""
+        """Return the balance as a wallet; None if it is not limited or not known."""
         if self.balance_micro is None:
             return None
         return accounts.Wallet(self.balance_micro, None, None, self.held_micro)
@@ -65,7 +68,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Line:
-    """A feature's quantity in base units, and what it costs by the provider's rates."""
+    """A feature's quantity in base units, and its cost by the provider's rates."""
 
     feature: str
     quantity: int
@@ -73,7 +76,10 @@ class Line:
 
 
 def standing(connection: sa.Connection, org_id: str, now_ms: int, *, held: bool = False) -> Standing:
-    """An organisation's; with `held`, nobody else decides by it until this transaction is over."""
+    """Return the state of an organisation's balance at its provider.
+
+    With `held`, lock it: until this transaction is over, another one cannot decide by it.
+    """
     if held:
         SQL.run(connection, "hold", {"org_id": org_id})
     row = SQL.run(connection, "org", {"org_id": org_id, "now_ms": now_ms}).one_or_none()
@@ -88,9 +94,9 @@ def standing(connection: sa.Connection, org_id: str, now_ms: int, *, held: bool 
 
 
 def hold_at(connection: sa.Connection, org_id: str, now_ms: int, *, in_ledger: bool) -> Hold:
-    """Where a run's hold would lie. `in_ledger`: its provider keeps no balance, and there is no wallet.
+    """Return the place of an execution's reservation without a wallet. `in_ledger`: its provider has no balance.
 
-    Errors: Denied `balance_unknown` where the balance was never read: it is not zero.
+    Errors: Denied `balance_unknown` if the balance was never read, because unknown is not zero.
     """
     if in_ledger:
         return "declared"
@@ -98,7 +104,7 @@ def hold_at(connection: sa.Connection, org_id: str, now_ms: int, *, in_ledger: b
 
 
 def _hold_by(found: Standing, org_id: str) -> Hold:
-    """Errors: Denied `balance_unknown`."""
+    """Return the place of a reservation by the state of the balance. Errors: Denied `balance_unknown`."""
     if found.read_ms is None:
         said = f"the balance of {org_id} was not read yet. Run `drawdown watch`, or wait for the next tick"
         raise Denied("balance_unknown", said, "account")
@@ -110,7 +116,7 @@ def _keeps_balance(connection: sa.Connection, provider: str) -> bool:
 
 
 def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
-    """Errors: Denied `no_credit`."""
+    """Refuse an amount above the unreserved balance at the provider. Errors: Denied `no_credit`."""
     if found.balance_micro is not None and wanted_micro > found.balance_micro - found.held_micro:
         left = as_credits(found.balance_micro - found.held_micro)
         read = "" if found.read_ms is None else f" (read at {utc(found.read_ms)})"
@@ -123,12 +129,15 @@ def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
 
 
 def reserve(connection: sa.Connection, ask: Ask, provider: str, by: By) -> tuple[Reservation, bool]:
-    """Hold what a run may cost, as it was permitted at `provider`. Errors: Denied `other_content`, `balance_unknown`,
-    `no_credit`; DatabaseBusy where another one bills, or by another kind of balance."""
+    """Reserve the cost of an execution that was permitted at `provider`. Return it, and True if it existed before.
+
+    Errors: Denied `other_content`, `balance_unknown`, `no_credit`; DatabaseBusy if the provider or its kind of balance
+    changed meanwhile.
+    """
     made, is_new = reservations.note(connection, ask, by)
     if not is_new:
         return made, True
-    found = standing(connection, ask.org_id, by.now_ms, held=True)  # its own hold is among those that it counts
+    found = standing(connection, ask.org_id, by.now_ms, held=True)  # the reserved amount includes this reservation
     is_kept = _keeps_balance(connection, found.provider)
     if found.provider != provider or (is_kept and _hold_by(found, ask.org_id) != ask.hold):
         raise DatabaseBusy(f"the provider or balance of {ask.org_id} just changed. Try again")
@@ -138,7 +147,7 @@ def reserve(connection: sa.Connection, ask: Ask, provider: str, by: By) -> tuple
 
 
 def grow(connection: sa.Connection, found: Reservation, amount_micro: int, expires_ms: int, now_ms: int) -> Reservation:
-    """Have a held run be for so much and so long at least. Errors: Denied `balance_unknown`, `no_credit`."""
+    """Extend a reservation to at least this amount and end. Errors: Denied `balance_unknown`, `no_credit`."""
     grown = replace(
         found, amount_micro=max(found.amount_micro, amount_micro), expires_ms=max(found.expires_ms, expires_ms)
     )
@@ -153,7 +162,10 @@ def grow(connection: sa.Connection, found: Reservation, amount_micro: int, expir
 
 
 def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, by: By) -> Drawn:
-    """Bill a part of a run that continues. Errors: as `ledger.draws.draw`, and `needs_quantities`, `not_metered`."""
+    """Bill a part of an execution that continues.
+
+    Errors: as `ledger.draws.draw`; Denied `needs_quantities`, `not_metered`.
+    """
     quantities = _quantities(found, cost)
     before = _used(connection, found, f"d{number}")
     if before:
@@ -169,8 +181,10 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
 
 
 def finish(connection: sa.Connection, found: Reservation, state: State, cost: Cost | None, by: By) -> Drawn:
-    """End a run with what it used in all, or, given up without a cost, with what was drawn. Errors: as
-    `ledger.draws.finish`, and `needs_quantities`, `not_metered`."""
+    """End an execution with its total use. Without a cost, only its earlier charges stay.
+
+    Errors: as `ledger.draws.finish`; Denied `needs_quantities`, `not_metered`.
+    """
     rest = None if cost is None else _rest(connection, found, _quantities(found, cost))
     if found.state == state:
         last = _used(connection, found, FINAL)
@@ -188,9 +202,9 @@ def finish(connection: sa.Connection, found: Reservation, state: State, cost: Co
 
 
 def moved(connection: sa.Connection, org_id: str, now_ms: int, freed_micro: int) -> Standing:
-    """Return an organisation's standing after one of its runs changed. If its verdict may change, it is refreshed.
+    """Return the state of an organisation's balance after one of its executions changed.
 
-    `freed_micro`: micro-credits that are no longer held.
+    If its verdict may change, it is refreshed. `freed_micro`: micro-credits that are no longer reserved.
     """
     found = standing(connection, org_id, now_ms)
     had = None if found.balance_micro is None else found.balance_micro - found.held_micro - freed_micro
@@ -209,7 +223,7 @@ def _quantities(found: Reservation, cost: Cost) -> dict[str, int]:
 
 
 def _rest(connection: sa.Connection, found: Reservation, quantities: dict[str, int]) -> dict[str, int]:
-    """Return the rest of a run's whole use. Errors: Denied `below_drawn`."""
+    """Return the quantities of an execution's total use that are not billed yet. Errors: Denied `below_drawn`."""
     rows = SQL.run(connection, "used_before", {"reservation": found.reservation})
     drawn = {row.feature: int(row.quantity) for row in rows}
     rest = {feature: quantities.get(feature, 0) - drawn.get(feature, 0) for feature in {*quantities, *drawn}}
@@ -226,7 +240,10 @@ def _used(connection: sa.Connection, found: Reservation, number: str) -> dict[st
 
 
 def price_of(connection: sa.Connection, card: RateCard, provider: str, line: tuple[str, int], at_ms: int) -> int:
-    """Return the draw of a feature's quantity on a provider's balance. Errors: Denied `no_rate`; UnknownId."""
+    """Return the cost of a feature's quantity by a provider's rates, in micro-credits.
+
+    Errors: Denied `no_rate`; UnknownId.
+    """
     feature, quantity = line
     amount = card.price(feature, at_ms, quantity)
     if amount is None:
@@ -237,7 +254,10 @@ def price_of(connection: sa.Connection, card: RateCard, provider: str, line: tup
 
 
 def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str, int]) -> list[Line]:
-    """Price quantities by the rates at the run's acceptance, of the provider that billed it then."""
+    """Return the costs of quantities by the rates at the execution's acceptance, of its provider at that time.
+
+    Errors: Denied `no_rate`; UnknownId; UsageError.
+    """
     at_ms = found.accepted_ms
     provider = str(SQL.run(connection, "org", {"org_id": found.org_id, "now_ms": at_ms}).one().provider)
     card = rate_card_of(connection, provider)
@@ -251,7 +271,10 @@ def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str,
 
 
 def _bill(connection: sa.Connection, found: Reservation, number: str, lines: Sequence[Line], by: By) -> int:
-    """Write the used quantities and the samples that bill them. Return their cost in micro-credits."""
+    """Write the used quantities and the samples that bill them. Return their cost in micro-credits.
+
+    Errors: Denied `not_metered`, `other_content`, or that of an execution with the overage `refuse`.
+    """
     total = sum(line.amount_micro for line in lines)
     above = max(found.drawn_micro + total - max(found.amount_micro, found.drawn_micro), 0)
     if above and found.overage == "refuse":
@@ -273,9 +296,9 @@ def _bill(connection: sa.Connection, found: Reservation, number: str, lines: Seq
 def _samples(
     found: Reservation, number: str, line: Line, mapped: Sequence[Segment], now_ms: int
 ) -> list[tuple[Sample, dict[str, object]]]:
-    """The samples of one line. They are used now: what is in no window yet is sealed with the next.
+    """Return the samples of one line, each with its row for `note_samples`. Their time of use is now.
 
-    Errors: Denied `not_metered` for a feature that no size makes, or a quantity that no samples come to.
+    Errors: Denied `not_metered` for a feature without a mapping, or a quantity that cannot be split into samples.
     """
     window = window_of(now_ms)
     makes = [one for one in mapped if one.feature == line.feature and one.start_ms <= window < one.end_ms]

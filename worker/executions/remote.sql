@@ -1,8 +1,8 @@
--- Runs of organisations with a balance at a provider.
+-- Executions of organisations with a balance at a provider.
 
 -- name: hold [postgresql]
--- Its row puts decisions in one order. A separate statement reads the facts for a decision: this one may have waited,
--- and its snapshot is as old as its beginning.
+-- The lock on the organisation's row makes decisions sequential. A separate statement reads the facts for a decision,
+-- because this statement may wait, and its snapshot is as old as its start.
 SELECT 1 FROM orgs WHERE org_id = :org_id FOR NO KEY UPDATE
 
 -- name: hold [sqlite]
@@ -20,7 +20,7 @@ FROM orgs o WHERE o.org_id = :org_id
 SELECT feature, quantity FROM run_usage WHERE reservation = :reservation AND number = :number
 
 -- name: used_before
--- By feature, without the usage that it ended with.
+-- The usage by feature, without that of the execution's end.
 SELECT feature, CAST(SUM(quantity) AS BIGINT) AS quantity FROM run_usage
 WHERE reservation = :reservation AND number <> 'final' GROUP BY feature
 

@@ -1,6 +1,6 @@
-"""The request of a run, its own checks, and the results of acts on runs.
+"""The request of an execution, its checks, and the results of calls.
 
-Guarantee: nothing is read and nothing is written here.
+Guarantee: pure. This module does not access the database.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 
 LEAST_LIFE_MS: Final = MINUTE_MS
-"""Shortest duration of a reservation."""
+"""Shortest duration of a reservation, in milliseconds."""
 MOST_LIFE_MS: Final = 30 * DAY_MS
-"""Longest duration of a reservation."""
+"""Longest duration of a reservation, in milliseconds."""
 MOST_FEATURES: Final = 100
 """Features of one estimate or cost."""
 MOST_SANDBOXES: Final = 100
 """Sandboxes that one execution can name."""
 USE: Final = "guard:"
-"""Stands before a use's name in the key of its run."""
+"""The prefix of the keys of executions that belong to uses of the guard."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """The request of a run.
+    """The request of an execution.
 
     The estimate is in micro-credits (`amount_micro`), or in base units by feature (`quantities`). `project`, `subject`
-    and `action` are labels. `overage`: what happens to cost above the hold. `for_ms`: how long the hold lasts, in
-    milliseconds; queued runs wait longer by default. `payer`: the wallet that pays; None: the organisation's own. A
-    request that names sandboxes states who charges for them: `metering`, by their samples, or the `receipt`.
+    and `action` are labels. `overage`: the treatment of cost above the reservation. `for_ms`: the duration of the
+    reservation in milliseconds (None: the default, which is longer for `queued` executions). `payer`: the wallet that
+    pays (None: the organisation's own). `settled_by`: for a request with sandboxes, the source of their charges:
+    `metering`, by their samples, or the `receipt`.
     """
 
     org_id: str
@@ -59,19 +60,21 @@ class Request:
 
     @property
     def named(self) -> list[str]:
-        """Its sandboxes, each once and in order."""
+        """Return the named sandboxes, each once, sorted."""
         return sorted(set(self.sandboxes))
 
 
 def require_key(key: str) -> None:
-    """Errors: UsageError."""
+    """Refuse an invalid key of an execution. Errors: UsageError."""
     if not is_clean_id(key):
         raise UsageError("invalid key of an execution: expected 1 to 200 characters without control characters")
 
 
 def fingerprint(request: Request) -> str:
-    """Tells a repetition from another request under the same key. One without a supplier, a payer or sandboxes reads
-    as before there were any."""
+    """Return a hash of a request. It distinguishes a repeated call from another request under the same key.
+
+    Without a supplier, a payer or sandboxes, the hash is the same as in versions that lacked these fields.
+    """
     quantities = None if request.quantities is None else dict(request.quantities)
     content = {**vars(request), "quantities": quantities, "sandboxes": request.named}
     for name in ("supplier", "payer", "settled_by", "sandboxes"):
@@ -82,14 +85,14 @@ def fingerprint(request: Request) -> str:
 
 
 def differing(before: Reservation, request: Request) -> list[str]:
-    """Return the names of the fields in which a request differs from the run accepted under its key.
+    """Return the names of the fields in which a request differs from the execution accepted under its key.
 
-    An organisation's run is not shown to another: then nothing else is named.
+    If the execution belongs to another organisation, it must not be shown, so only `organisation` is returned.
     """
     if before.org_id != request.org_id:
         return ["organisation"]
     payer = None if before.payer_number is None else before.customer_id
-    own = payer is None and request.payer == before.customer_id  # who names its own wallet names nobody
+    own = payer is None and request.payer == before.customer_id  # an own wallet as payer is the same as no payer
     pairs = {
         "project": (before.project, request.project),
         "subject": (before.subject, request.subject),
@@ -104,13 +107,13 @@ def differing(before: Reservation, request: Request) -> list[str]:
 
 
 def require_life(for_ms: int | None) -> None:
-    """Errors: UsageError."""
+    """Refuse a duration of a reservation outside LEAST_LIFE_MS to MOST_LIFE_MS. Errors: UsageError."""
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
         raise UsageError("invalid duration of a reservation: expected 1 minute to 30 days")
 
 
 def require_sane(request: Request) -> None:
-    """Errors: UsageError; Denied where sandboxes and who charges for them do not go together."""
+    """Refuse an invalid request. Errors: UsageError; Denied if sandboxes and `settled_by` do not fit together."""
     _require_said(request)
     for label in (request.project, request.subject, request.action):
         if label is not None and not is_clean_id(label):
@@ -126,7 +129,7 @@ def require_sane(request: Request) -> None:
 
 
 def bad_estimate() -> UsageError:
-    """An estimate that no run can have."""
+    """Return the error of an invalid estimate."""
     text = "invalid estimate: expected more than 0, and at most 1,000,000,000 credits"
     return UsageError(text, code="bad_estimate")
 
@@ -156,13 +159,13 @@ def _require_said(request: Request) -> None:
 
 
 def require_number(number: int) -> None:
-    """Insist on a number that a draw can have. Errors: UsageError."""
+    """Refuse an invalid number of a charge. Errors: UsageError."""
     if not 0 <= number < 2**31:
         raise UsageError("invalid number of a draw: expected 0 to 2,147,483,647")
 
 
 def require_quantities(quantities: Mapping[str, int] | None) -> None:
-    """Errors: UsageError."""
+    """Refuse invalid quantities, or too many of them. Errors: UsageError."""
     if quantities is None:
         return
     if not 0 < len(quantities) <= MOST_FEATURES:
@@ -172,7 +175,7 @@ def require_quantities(quantities: Mapping[str, int] | None) -> None:
 
 
 def sane_cost(cost: Cost) -> Cost:
-    """Errors: UsageError."""
+    """Return a cost that has either credits or quantities. Errors: UsageError for any other cost."""
     if (cost.amount_micro is None) == (cost.quantities is None):
         raise UsageError("specify the cost either in credits or in quantities of features")
     require_quantities(cost.quantities)
@@ -181,9 +184,10 @@ def sane_cost(cost: Cost) -> Cost:
 
 @dataclass(frozen=True)
 class Preview:
-    """The answer to a preview: is a run acceptable, which step refuses it, and what would be held (micro-credits).
+    """The answer to a preview of an execution, in micro-credits.
 
-    Another payer's credit is not shown.
+    `step`, `code`, `reason`: the step that refuses, and its error (None: it is allowed). `amount_micro`: the amount
+    that would be reserved. `available_micro`: the available credit (None: unknown, unlimited, or of another payer).
     """
 
     allowed: bool
@@ -195,15 +199,15 @@ class Preview:
     available_micro: int | None
     hold: Hold | None = None
     balance_read_ms: int | None = None
-    """Where the hold would lie, and, of a balance that a provider keeps, when its last read began."""
+    """The time when the last read of the provider's balance began. `hold`: the place of the reservation."""
 
 
 @dataclass(frozen=True)
 class RequestedExecution:
-    """A run that a program requests.
+    """An execution that a program requests.
 
     `tells_names`: the caller may learn names of any organisation. `own`: the API key is bound to its organisation, so
-    the keys of runs belong to that organisation.
+    the keys of its executions belong to that organisation.
     """
 
     key: str
@@ -215,7 +219,7 @@ class RequestedExecution:
 
     @property
     def names(self) -> tuple[str, str]:
-        """The name under which the run is kept, and the name if the other kind of API key requested it before."""
+        """Return the key under which the execution is stored, and the key if the other kind of API key requested it."""
         mine = own_name(self.request.org_id, self.key)
         return (mine, self.key) if self.own else (self.key, mine)
 
@@ -225,8 +229,11 @@ class RequestedExecution:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A reservation, whether it was there before, and its wallet now; or, of a balance that a provider keeps, what that
-    leaves by its last read (None: it has no end), and when that read began."""
+    """The result of an acceptance. `repeated`: the reservation existed before.
+
+    `wallet`: the wallet now, or the rest of the balance that a provider keeps (None: it is unlimited).
+    `balance_read_ms`: the time when the read of that balance began.
+    """
 
     reservation: Reservation
     repeated: bool
@@ -236,7 +243,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Settled:
-    """The result of an act, and the wallet now, as in `Accepted`."""
+    """The result of a charge or an end, and the wallet now, as in `Accepted`."""
 
     drawn: Drawn
     wallet: accounts.Wallet | None

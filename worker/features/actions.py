@@ -1,8 +1,8 @@
-"""Changes of the mapping: which memory sizes, and which event types, make which feature (rule S5).
+"""Changes of the mapping from memory sizes and event types to features (rule S5).
 
-Guarantee: a feature has one unit. A change starts after every watermark it touches. A change that reaches back may only
-fill a hole, after a dry run and a confirmation. The usage that a new mapping covers becomes dirty, and the next tick
-seals it.
+Guarantee: a feature has one unit. A change starts at or after the watermark. An earlier start can only add a feature to
+usage without one, and needs a confirmation. The pending usage with a new feature becomes dirty, and the next tick seals
+it.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ from drawdown.worker.wallets import actions as credit
 
 DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
 DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 100
-"""Default price of a GB for a second, in a new database."""
+"""Default price of a GB for a second in a new database, in micro-credits."""
 SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """One mapping that was added, and what it brings in of usage that had been pending."""
+    """A new row of the mapping, and the pending usage that it resolves."""
 
     start_ms: int
     resolved_s: int
-    """Seconds; of an event type, units."""
+    """Resolved usage in seconds; for an event type, in units."""
     resolved_windows: int
     resolved_sizes: int
     was: str | None = None
-    """The feature that the same selector (this size, or this tier) made until then."""
+    """The former feature of the same selector (this size, or this tier); None: it had no feature."""
     again: bool = False
-    """It was so already, from `start_ms` on: nothing was changed."""
+    """True if the mapping was already so, from `start_ms` on. Then the call had no effect."""
     unbegun: bool = False
-    """It was to make a feature later, and makes none in any window."""
+    """True if the ended mapping had not begun, so it never applies."""
 
 
 def map_size(
@@ -80,12 +80,13 @@ def map_size(
     confirmed: bool = False,
     new: bool = True,
 ) -> Mapped:
-    """Give a size (`exact`), or all sizes up to one (`up_to`; None: the open top), a feature from a window on.
+    """Map a memory size (`exact`), or all sizes up to a size (`up_to`; None: the open top), to a feature.
 
-    Errors: UsageError for values no mapping can have; Refused where it would change what sealed windows meant, or
-    where it reaches back (only holes can be filled so), or into history that was lost, and was not confirmed, or would
-    give the feature a second unit, or bill what the guard charges for (`billed_once`);
-    UnknownId, unless `new`, for a feature that there is not.
+    It applies from `from_ms` on (None: the next window).
+
+    Errors: UsageError for invalid values; Refused if it would change the feature of sealed windows, give the feature a
+    second unit, or bill usage that the guard charges (`double_billing`). An earlier start, or a start in lost history,
+    needs `confirmed`. UnknownId for an unknown feature unless `new`.
     """
     _require_name(feature)
     ids.require(connection, ids.FEATURE, feature, new=new)
@@ -106,14 +107,14 @@ def map_event(
     new: bool = True,
     value: EventValue | None = None,
 ) -> Mapped:
-    """Give an event type a feature from a window on: the quantities of its events are billed as that feature.
+    """Map an event type to a feature from a window on: the quantities of its events are billed as that feature.
 
-    The type may be mapped before its first event. Then, if no window is given, the mapping always applies. It applies
-    only from the next window on if history was lost, since the lost events may have been of it, or if a metric charged
-    for it before. `value`: the quantity of events that state none.
+    The type may be mapped before its first event. Then, without `from_ms`, the mapping applies to all its usage. If
+    history was lost, or a metric charged for the type before, it applies only from the next window on. `value`: the
+    quantity of events that do not state a quantity.
 
     Errors: as `map_size`; UnknownId, unless `new`, for an unknown feature or type that resembles a known one; Refused
-    if there are too many types, or the type already has events, or a value.
+    if the limit of event types is reached, or if `value` is given and the type already has events or another value.
     """
     _require_name(feature)
     if not ids.is_clean_id(event_type):
@@ -143,14 +144,16 @@ def _require_name(feature: str) -> None:
 def end_feature(
     connection: sa.Connection, feature: str, by: By, *, from_ms: int | None = None, confirmed: bool = False
 ) -> list[Mapped]:
-    """End every selector that makes this feature, from a window on: those that make it then, and those that are to make
-    it later, each from its own begin on. No other feature ends. By their begins; given again, as it ended (`again`).
+    """End every selector of a feature from a window on. Return the ended rows, sorted by their start.
 
-    Errors: UnknownId; Refused where nothing makes it from then on, and it did not end so, where windows from then on
-    are sealed already, or where it reaches into history that was lost and was not confirmed.
+    A selector that begins later ends at its own start. Other features do not end. A repeated call returns the same ends
+    (`again`).
+
+    Errors: UnknownId; Refused if no selector has the feature from then on, if windows from then on are already sealed,
+    or for a start in lost history unless `confirmed`.
     """
     start = next_window(by.now_ms) if from_ms is None else from_ms
-    lock_buckets(connection)  # what is mapped meanwhile would be overlooked
+    lock_buckets(connection)  # without the lock, a concurrent mapping would be missed
     rows = mapping_rows(connection)
     mine = making(rows, feature, start)
     if not mine:
@@ -171,7 +174,7 @@ def end_feature(
 
 
 def _ended(rows: list[MappingRow], feature: str) -> list[MappingRow]:
-    """Where selectors end that made a feature last; of several times the latest."""
+    """Return the rows that ended a feature's selectors most recently."""
     latest = {row.selector: row for row in rows}
     made = {row.selector: row.feature for row in rows if row.feature is not None}
     ends = [row for row in latest.values() if row.feature is None and made.get(row.selector) == feature]
@@ -188,7 +191,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     mapping = mapping_rows(connection)
     sealed_to = int(SQL.run(connection, "sealed_to").scalar_one())
     if [before for before in mapping if (before.selector, before.start_ms) == (row.selector, start)][-1:] == [row]:
-        # It is given again, perhaps for an answer that was lost.
+        # This is a repeated call, perhaps after a lost answer.
         return Mapped(start, 0, 0, 0, again=True)
     if from_ms is None and (since := _so_already(mapping, row)) is not None:
         return Mapped(since, 0, 0, 0, row.feature, again=True)
@@ -224,7 +227,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
 
 
 def _so_already(mapping: list[MappingRow], row: MappingRow) -> int | None:
-    """Since when a selector makes what it is to make, where nothing else is to come."""
+    """Return the start of a selector's newest row if it already has the wanted feature and unit; otherwise None."""
     mine = [before for before in mapping if before.selector == row.selector]
     newest = max(mine, key=lambda before: before.start_ms, default=None)
     if newest is None or newest.start_ms > row.start_ms or (newest.feature, newest.unit) != (row.feature, row.unit):
@@ -244,7 +247,7 @@ def _describe_selector(connection: sa.Connection, kind: str, memory_mb: int | No
 
 
 def _require_one_unit(connection: sa.Connection, mapping: list[MappingRow], row: MappingRow) -> None:
-    """A feature has one rate and one carry, so seconds and MB-seconds of it would be added up."""
+    """Refuse a second unit of a feature, because its rate and carry would add different units. Errors: Refused."""
     other = other_unit(mapping, row)
     if other is not None:
         instead = "Use" if UNITS in (other.unit, row.unit) else f"Pass --unit {other.unit}, or use"
@@ -267,7 +270,7 @@ def _check_size(row: MappingRow) -> None:
 
 
 def _fix(connection: sa.Connection, start: int, mapping: list[MappingRow], row: MappingRow) -> Mapped:
-    """Mark the windows in which pending usage has a feature by this row, and had none before it."""
+    """Mark the windows in which a new row gives pending usage its first feature. Return that usage."""
     seconds = windows = sizes = 0
     mapping = akin(mapping, row)
     for size in SQL.run(connection, "pending_sizes", {"start_ms": start}).scalars().all():
@@ -284,7 +287,7 @@ def _fix(connection: sa.Connection, start: int, mapping: list[MappingRow], row: 
 
 
 def _filled(mapping: list[MappingRow], row: MappingRow, size: int, start: int) -> list[tuple[int, int]]:
-    """The ranges of windows, from `start` on, in which the new row gives a size its first feature."""
+    """Return the ranges of windows, from `start` on, in which a new row gives a size its first feature."""
     times = sorted({start, *(before.start_ms for before in mapping if before.start_ms > start)})
 
     def has(rows: list[MappingRow], window: int) -> bool:
@@ -296,8 +299,10 @@ def _filled(mapping: list[MappingRow], row: MappingRow, size: int, start: int) -
 
 
 def install_defaults(connection: sa.Connection, by: By) -> None:
-    """The mapping and rate card of a new database: compute_1gb to compute_64gb by exact size, in seconds.
-    One that has a mapping keeps what it has, also where another creates it at once."""
+    """Install the mapping and rate card of a new database: compute_1gb to compute_64gb by exact size, in seconds.
+
+    A database with a mapping does not change, even if a concurrent call just added it.
+    """
     lock_buckets(connection)
     if mapping_rows(connection):
         return
@@ -310,7 +315,7 @@ def install_defaults(connection: sa.Connection, by: By) -> None:
             record(connection, "ledger_rate", feature, rate, by)
 
 
-# As people and programs do it.
+# Actions.
 
 EARLIER: Final = "earlier usage stays without a feature. To bill it, too, pass an earlier window with --from"
 BEFORE: Final = (
@@ -318,7 +323,7 @@ BEFORE: Final = (
     "types again"
 )
 MOST_FACTS: Final = 20
-"""Sizes without a feature, and as many event types, that a dry run names."""
+"""Sizes without a feature, and event types without a feature, that a dry run names."""
 Feature = Annotated[str, ID, "Feature: a-z, 0-9 and _"]
 From = Annotated[int | None, WINDOW, "Window boundary at which the mapping starts; the next if omitted"]
 Yes = Annotated[bool, FLAG, "Confirmation of a change to sealed or lost windows"]
@@ -326,7 +331,7 @@ Yes = Annotated[bool, FLAG, "Confirmation of a change to sealed or lost windows"
 
 @dataclass(frozen=True)
 class FeatureMapped:
-    """Sizes that make a feature: exactly so many MB, up to so many, or (neither) all larger ones."""
+    """Memory sizes mapped to a feature: exactly `memory_mb`, or up to `up_to` MB, or all larger (both null)."""
 
     feature: str
     memory_mb: int | None
@@ -374,8 +379,11 @@ def _sizes(done: FeatureMapped) -> list[str]:
 
 @dataclass(frozen=True)
 class EventMapped:
-    """An event type that makes a feature. `value`: how much its events count that state no quantity, where that was
-    declared now. `earlier_waits`: what was used before that has no feature by it."""
+    """An event type that is mapped to a feature.
+
+    `value`: the declared quantity of events that do not state a quantity (null: not declared by this call).
+    `earlier_waits`: earlier usage stays without a feature.
+    """
 
     event_type: str
     feature: str
@@ -407,7 +415,7 @@ def _map_event(
 
 
 def _value(path: str | None, scale: int, *, count: bool) -> EventValue | None:
-    """Errors: UsageError."""
+    """Return the value that the options declare; None without one. Errors: UsageError for invalid combinations."""
     if path is None and not count and scale != 1:
         raise UsageError("--scale needs --sum. Pass --sum PATH, too")
     if path is None and not count:
@@ -445,7 +453,7 @@ def _counted(number: int, noun: str) -> str:
 
 @dataclass(frozen=True)
 class FeatureEnded:
-    """The rows that made a feature, each with its end."""
+    """The selectors of a feature that ended, each with its end."""
 
     feature: str
     ended: list[Mapped]

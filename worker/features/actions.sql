@@ -1,4 +1,4 @@
--- The mapping from memory sizes to features, and the pending usage that it fixes (S5).
+-- The mapping from memory sizes and event types to features, and the pending usage that it resolves (S5).
 
 -- name: sealed_to
 SELECT MAX(watermark_ms) FROM (SELECT MAX(watermark_ms) AS watermark_ms FROM buckets

@@ -1,4 +1,4 @@
-"""The sizes and event types that make features, and usage without a feature. Reads only."""
+"""The memory sizes and event types with a feature, and usage without a feature. Reads only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class UnmappedSize:
-    """Usage of one memory size that waits for a feature."""
+    """Usage of one memory size that is pending for a feature."""
 
     memory_mb: int
     seconds: int
@@ -31,7 +31,7 @@ class UnmappedSize:
 
 @dataclass(frozen=True)
 class MappedEvent:
-    """An event type that makes a feature in windows that start in [start_ms, end_ms); `end_ms` None: for good."""
+    """An event type with a feature in windows that start in [start_ms, end_ms). `end_ms` None: it has no end."""
 
     event_type: str
     feature: str
@@ -39,13 +39,16 @@ class MappedEvent:
     start_ms: int
     end_ms: int | None
     value: str | None = None
-    """The quantity of an event that states none."""
+    """The declared quantity of events that do not state a quantity (None: not declared)."""
 
 
 @dataclass(frozen=True)
 class UnmappedEvent:
-    """Usage of one event type that waits for a feature. `metric`: the guard charges at once for what it counts, so that
-    some of it waits for one in vain, and is to be withdrawn and used there (None: none does)."""
+    """Usage of one event type that is pending for a feature.
+
+    `metric`: the metric by which the guard charges the type at once (None: no metric). Then some of the pending usage
+    cannot get a feature. Withdraw it, and send its use to the guard.
+    """
 
     event_type: str
     units: int
@@ -56,7 +59,7 @@ class UnmappedEvent:
 
 @dataclass(frozen=True)
 class FeatureList:
-    """The sizes and event types that make features, and used ones without a feature."""
+    """The memory sizes and event types with features, and used ones without a feature."""
 
     mapping: list[Segment]
     event_types: list[MappedEvent]
@@ -65,7 +68,7 @@ class FeatureList:
 
 
 def list_features(connection: sa.Connection) -> FeatureList:
-    """The whole mapping, the event types in the order of their first event."""
+    """Return the whole mapping, with event types in the order of their first use, and usage without a feature."""
     found = segments(mapping_rows(connection))
     names = {int(row.meter): str(row.event_type) for row in SQL.run(connection, "event_types")}
     counts = {name: str(value) for name, value in values(connection).items()}
@@ -86,12 +89,12 @@ def list_features(connection: sa.Connection) -> FeatureList:
 
 
 def unmapped_sizes(connection: sa.Connection) -> list[UnmappedSize]:
-    """Sizes that have no feature, the smallest first."""
+    """Return the pending usage of memory sizes without a feature, the smallest size first."""
     return [UnmappedSize(*map(int, row)) for row in SQL.run(connection, "unmapped_sizes")]
 
 
 def unmapped_events(connection: sa.Connection) -> list[UnmappedEvent]:
-    """Event types that have no feature, and of which something waits, in the order they were first seen."""
+    """Return the pending usage of event types without a feature, in the order of their first use."""
     return [
         UnmappedEvent(str(row.event_type), int(row.units), int(row.events), int(row.orgs), row.metric)
         for row in SQL.run(connection, "unmapped_events")
@@ -99,13 +102,15 @@ def unmapped_events(connection: sa.Connection) -> list[UnmappedEvent]:
 
 
 def mapped_features(connection: sa.Connection) -> list[str]:
-    """Features that some size makes, or made."""
+    """Return the features that the mapping has or had."""
     return list(SQL.run(connection, "mapped_features").scalars())
 
 
 def unestimated_features(connection: sa.Connection) -> dict[str, list[str]]:
-    """By each provider that bills and keeps balances itself, the features without a rate for estimates of what is left
-    there: no operator set one, and the provider tells no cost of it."""
+    """Return the features without a rate for estimates, by provider that bills them and keeps balances itself.
+
+    An operator did not set a rate for them, and the provider does not report their cost.
+    """
     kept_here = wallets_at(connection)
     billed = defaultdict[str, list[str]](list)
     for row in SQL.run(connection, "billed_features"):
@@ -120,11 +125,11 @@ def unestimated_features(connection: sa.Connection) -> dict[str, list[str]]:
 
 
 def unrated_features(connection: sa.Connection) -> list[str]:
-    """Features that the embedded ledger's rate card does not know."""
+    """Return the features without a rate on the embedded ledger's rate card."""
     return list(SQL.run(connection, "unrated_features").scalars())
 
 
-# As people and programs see it.
+# Lists.
 
 
 def _show(connection: sa.Connection, _look: Look) -> FeatureList:

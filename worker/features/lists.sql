@@ -1,11 +1,11 @@
--- Sizes and features.
+-- Memory sizes, event types and features.
 
 -- name: unmapped_sizes
 SELECT memory_mb, SUM(seconds) AS seconds, SUM(samples) AS samples, COUNT(DISTINCT org_id) AS orgs FROM pending_usage
 WHERE reason = 'no_mapping' AND memory_mb <= {most_memory_mb} GROUP BY memory_mb ORDER BY memory_mb
 
 -- name: unmapped_events
--- With the metric that prevents billing of the usage that waits, from its oldest window on.
+-- Pending usage of event types, with the metric that prevents its billing in its oldest window or later.
 SELECT q.event_type, q.units, q.events, q.orgs, (SELECT MIN(c.metric) FROM {charging} c
     WHERE c.counts = q.event_type AND c.end_ms > q.since_ms) AS metric
 FROM (SELECT t.event_type, t.meter, SUM(p.seconds) AS units, SUM(p.samples) AS events, COUNT(DISTINCT p.org_id) AS orgs,

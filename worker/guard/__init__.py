@@ -1,4 +1,6 @@
-"""The guard: may so much of a metric be used now? Its questions, counters, terms, overrides and pages.
+"""The guard: it decides whether an organisation may use a quantity of a metric now.
+
+Holds its checks, uses, counters, terms, overrides and pages.
 
 Guarantee: a use is allowed and counted once for each key.
 

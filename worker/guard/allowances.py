@@ -1,7 +1,7 @@
-"""An organisation's allowance of each metric: its limits, its use, and when each period begins again. Reads only.
+"""An organisation's allowance of each metric: its limits, its use, and the start of the next period. Reads only.
 
-Guarantee: the rules of each decision (`guard.decide.in_force`) determine the limits that count. A few statements,
-however many metrics there are on a page; each uses an index of this organisation.
+Guarantee: the rules of each decision (`guard.decide.in_force`) determine the limits that count. The number of
+statements does not depend on the number of metrics on a page. Each statement uses an index of this organisation.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ SQL = queries(__file__)
 
 PAGE_METRICS: Final = 50
 MOST_REASONS: Final = 50
-"""Pairs of a blocked metric and its reason that are shown."""
+"""Pairs of a blocked metric and a reason that one answer shows."""
 ANY_PLAN: Final = "*"
 
 
 @dataclass(frozen=True)
 class StandingRow:
-    """A limit of an organisation: base units of a metric in a period (None: without an end), and the use of it.
+    """A limit of an organisation, and its use of the metric in the limit's period.
 
-    Also the rule that gives it, and the time when the period begins again. `until_ms`: the end of an override; `phase`:
-    the effect of reaching it; `low`: little is left. `period` None: the plan has no limit for the metric, and allows
-    none.
+    `amount`: base units in the period (None: unlimited). `rule`: the rule that gives the limit. `resets_ms`: the time
+    when the period begins again. `until_ms`: the end of an override. `phase`: the effect of reaching the limit. `low`:
+    the remaining share is at or below the warning share. `period` None: the plan does not allow the metric.
     """
 
     metric: str
@@ -48,7 +48,7 @@ class StandingRow:
 
     @property
     def remaining(self) -> int | None:
-        """None: without an end."""
+        """Return the remaining base units; None: unlimited."""
         if self.period is None:
             return 0
         return None if self.amount is None else max(self.amount - self.used, 0)
@@ -56,7 +56,10 @@ class StandingRow:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Uses that were blocked in a day, or would be in phase 3 (not `enforced`), and the reason."""
+    """Uses of one metric that were blocked in a day for one reason.
+
+    Not `enforced`: phase 3 would block them. `quantity` is in base units.
+    """
 
     metric: str
     reason: str
@@ -70,9 +73,9 @@ class Refusal:
 class Standing:
     """An organisation's allowances.
 
-    `customer_id`: the payer. `plan`: the plan with the limits. `pays`: credit was ever bought. `halted`: why nothing
-    may be used. `rows`: the limits by metric. `refusals`: those of a day. `next_after`: the metric after which more
-    come.
+    `customer_id`: the payer. `plan`: the plan with the limits. `pays`: the payer ever bought credit. `halted`: the code
+    of the operator's halt (None: not halted by an operator). `rows`: the limits by metric. `refusals`: the refusals of
+    a day. `next_after`: the metric after which the next page begins.
     """
 
     org_id: str
@@ -86,7 +89,10 @@ class Standing:
 
 
 def standing_of(connection: sa.Connection, org_id: str, now_ms: int, *, after: str = "") -> Standing:
-    """Return the allowances of all metrics, by their names. Errors: UnknownId."""
+    """Return a page of an organisation's allowances, sorted by metric, after a name.
+
+    Errors: UnknownId for an unknown organisation.
+    """
     ids.require(connection, ids.CUSTOMER, org_id)
     asker = SQL.run(connection, "asker", {"org_id": org_id, "now_ms": now_ms}).one()
     found = guard_blocks.metrics_from(connection, after, PAGE_METRICS + 1)
@@ -141,7 +147,7 @@ def _by_metric(rows: Any) -> dict[str, list[sa.RowMapping]]:
 
 
 def _limits(rows: Sequence[sa.RowMapping]) -> list[Limit]:
-    """The plan's own before that of any plan."""
+    """Return one limit a period: the plan's own limit takes precedence over that of any plan."""
     found: dict[str, Limit] = {}
     for one in rows:
         found.setdefault(one["period"], Limit(one["period"], one["amount"], one["phase"], one["plan"]))

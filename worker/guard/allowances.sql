@@ -1,7 +1,7 @@
 -- The amount of each metric that an organisation may use, and has used.
 
 -- name: asker
--- The present payer, its plan, whether it ever bought credit, and why it runs nothing: always one row.
+-- The present payer, its plan, whether it ever bought credit, and the organisation's halt or stop: always one row.
 SELECT q.customer_id, COALESCE(w."plan", q."plan") AS "plan", q.is_halted, q.halt_reason, q.stopped_at_ms,
     EXISTS (SELECT 1 FROM ledger_lots l WHERE l.customer_id = q.customer_id AND l.kind = 'purchased') AS pays
 FROM (
@@ -13,14 +13,14 @@ FROM (
 ) q LEFT JOIN ledger_accounts w ON w.account_id = 'wallet:' || q.customer_id
 
 -- name: limits
--- The newest of each metric, plan and period; the plan's own stands before that of any plan.
+-- The newest limit of each metric, plan and period. The plan's own limit comes before that of any plan.
 SELECT l.metric, l."plan", l.period, l.amount, l.phase FROM guard_limits l
 WHERE l.metric IN :metrics AND l."plan" IN :plans AND NOT l.ended AND l.number = (SELECT MAX(x.number)
     FROM guard_limits x WHERE x.metric = l.metric AND x."plan" = l."plan" AND x.period = l.period)
 ORDER BY CASE WHEN l."plan" = '*' THEN 1 ELSE 0 END
 
 -- name: overrides
--- The newest override in force of each kind and period.
+-- The newest override in force of each metric, reach and period.
 SELECT q.metric, q.number, q.reach, q.period, q.amount, q.target, q.ends_ms FROM (
     SELECT o.metric, o.number, o.reach, o.period, o.amount, o.target, o.ends_ms,
         ROW_NUMBER() OVER (PARTITION BY o.metric, o.reach, o.period ORDER BY o.number DESC) AS place
@@ -37,7 +37,7 @@ SELECT metric, period, used, warned FROM guard_counters WHERE org_id = :org_id A
         OR (period = 'month' AND start_ms = :month_ms))
 
 -- name: overs
--- The amount that holds which are over still count for: the next use gives it back.
+-- The amount of expired uses that the counters still include. The next use returns it.
 SELECT metric, COALESCE(SUM(CASE WHEN at_ms >= :hour_ms THEN amount END), 0) AS "hour",
     COALESCE(SUM(CASE WHEN at_ms >= :day_ms THEN amount END), 0) AS "day",
     COALESCE(SUM(CASE WHEN at_ms >= :month_ms THEN amount END), 0) AS "month"
@@ -45,7 +45,7 @@ FROM guard_uses WHERE org_id = :org_id AND metric IN :metrics AND state = 'held'
 GROUP BY metric
 
 -- name: denials
--- Refusals of a day, by reason: at most a row a minute, metric, reason and phase.
+-- Refusals of a day, by metric, reason and whether they were enforced. The table has at most one such row a minute.
 SELECT metric, reason_code, enforced, SUM(count) AS times, SUM(amount) AS quantity, MAX(last_ms) AS last_ms
 FROM guard_denials WHERE org_id = :org_id AND metric IN :metrics AND minute_ms > :since_ms - 60000
 GROUP BY metric, reason_code, enforced ORDER BY times DESC, metric, reason_code, enforced LIMIT :at_most

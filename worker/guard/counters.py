@@ -1,13 +1,14 @@
-"""The guard's counters, each the sum of its uses: moved by each use, and compared with all of them.
+"""The guard's counters, each the sum of its uses. A use moves them, and a check compares them with all uses.
 
-Guarantee: a counter is locked before it is believed, and moves in the transaction of the use that it counts. Counters
-of an organisation's metric that count one moment are locked in one order: by the start of their period; if two begin
-together, the longer first. Then come uses, then reservations, then wallets. A hold that is over counts nowhere, whether
-or not any process has looked at it since. A transaction that gives it back locks counters of earlier hours after those
-of now: beside a correction of several, PostgreSQL may end one of the two as a deadlock, and that one runs again.
+Guarantee: a counter is locked before it is read for a decision, and moves in the transaction of the use that it counts.
+The counters of an organisation's metric at one moment are locked by the start of their period. If two periods begin
+together, the longer one is locked first. Then uses are locked, then reservations, then wallets. An expired hold does
+not count, even before a transaction marks it as expired. That transaction locks counters of earlier hours after those
+of now. If it meets a correction of several counters, PostgreSQL may end one of the two as a deadlock. The caller then
+retries it.
 
-A correction is a difference, computed under the counter's lock, and on record with the counter before and after. If a
-counter has no uses, it is left as it is: unknown is not zero.
+A correction is a difference that is computed under the counter's lock, and recorded with the counter before and after.
+If a counter has no uses, it is not corrected: unknown is not zero.
 """
 
 from __future__ import annotations
@@ -29,27 +30,27 @@ SQL = queries(__file__)
 
 State: TypeAlias = Literal["used", "held", "settled", "released", "expired"]
 OVER_AT_ONCE: Final = 1_000
-"""Expired holds of one metric that one statement returns."""
+"""Expired uses of one metric (`held`, past their end) that one statement returns to the counters."""
 MOST_OVER_PARTS: Final = 100
-"""Statements of OVER_AT_ONCE holds in one transaction. Other expired holds count until the next one."""
+"""Statements of OVER_AT_ONCE uses in one transaction. Other expired uses count until the next transaction."""
 TURN_MS: Final = 5 * MINUTE_MS
-"""The time around the turn of a month in which uses of the old and the new month may run at once.
+"""Time before and after the turn of a month in which uses of both months may run at once, in milliseconds.
 
-They share no counter, whichever server's clock is behind.
+Servers with different clocks then use different counters, so a counter's lock does not protect a use key.
 """
 NO_END: Final = 2**62
-"""More than any counter counts."""
+"""Amount above every counter, in base units. It stands for an unlimited amount in SQL."""
 
 
 class LimitReached(DatabaseBusy):
-    """A limit was reached this moment, past what was decided by; nothing of the transaction is kept."""
+    """A concurrent use reached a limit after this decision. The transaction is rolled back."""
 
 
 @dataclass(frozen=True)
 class Use:
     """A row of `guard_uses`: an amount used, or held to be used. Base units, micro-credits and milliseconds.
 
-    `price`: the price that it was decided by. `payer`: the wallet that its run charges; None: it has no run.
+    `price`: the price of the decision. `payer`: the wallet that its execution charges; None: it has no execution.
     """
 
     use_key: str
@@ -82,14 +83,17 @@ class Use:
 
     @property
     def price_micro(self) -> int:
-        """The cost of the use: as it ended, or as it is held."""
+        """Return the cost of the use in micro-credits: as it ended, or as it is held."""
         return self.price.hold_micro(self.amount) if self.state == "held" else self.charged_micro + self.forgone_micro
 
 
 @dataclass(frozen=True)
 class Counters:
-    """Those of an organisation's metric at a moment, locked or as they are. `uses`: those of the month; `overs`: how
-    many holds of the metric are over, and counted; `rows`: how many of the counters are there."""
+    """The counters of an organisation's metric at a moment, locked or as read.
+
+    `uses`: the number of uses in the month. `overs`: the number of expired uses of the metric that still count.
+    `rows`: the number of the counters that exist.
+    """
 
     org_id: str
     metric: str
@@ -101,7 +105,7 @@ class Counters:
 
 
 def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
-    """As they are; what is held and over is taken off. Nothing is written."""
+    """Return the counters of a metric without expired uses. Nothing is written or locked."""
     found = _read(connection, org_id, metric, now_ms, held="")
     if not found.overs:
         return found
@@ -115,7 +119,7 @@ def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
 
 
 def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
-    """Lock the counters of a metric until this transaction is over. Holds that are over are given back first."""
+    """Lock the counters of a metric until this transaction is over. The amounts of expired uses are returned first."""
     found = _locked(connection, org_id, metric, now_ms)
     for _ in range(MOST_OVER_PARTS):
         if not found.overs or not _give_back(connection, org_id, metric, now_ms):
@@ -125,9 +129,9 @@ def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
 
 
 def lock_keys(connection: sa.Connection, names: Collection[str], now_ms: int) -> None:
-    """Lock the keys of uses near the turn of a month; at any other time the counter's lock does this.
+    """Lock the keys of uses near the turn of a month. At any other time the counter's lock is sufficient.
 
-    The key has no row yet, so it is an advisory lock. SQLite has one writer at a time.
+    A key has no row yet, so this is an advisory lock. SQLite has one writer at a time and needs no lock.
     """
     part = keys_part(connection, names, now_ms)
     if part is not None:
@@ -135,7 +139,10 @@ def lock_keys(connection: sa.Connection, names: Collection[str], now_ms: int) ->
 
 
 def keys_part(connection: sa.Connection, names: Collection[str], now_ms: int) -> Part | None:
-    """Return the query that locks the keys, to run beside others in one statement; None if no lock is needed."""
+    """Return the query that locks the keys of uses, to run beside others in one statement.
+
+    Returns None if the keys need no lock (`lock_keys`).
+    """
     at_turn = start_of("month", now_ms - TURN_MS) != start_of("month", now_ms + TURN_MS)
     if not at_turn or connection.dialect.name != "postgresql":
         return None
@@ -143,7 +150,7 @@ def keys_part(connection: sa.Connection, names: Collection[str], now_ms: int) ->
 
 
 def _give_back(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> int:
-    """Give back holds that are over, and return their number."""
+    """Return the amounts of at most OVER_AT_ONCE expired uses to their counters. Returns the number of these uses."""
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": OVER_AT_ONCE}
     over = SQL.run(connection, "over", values).all()
     if not over:
@@ -158,12 +165,12 @@ def _give_back(connection: sa.Connection, org_id: str, metric: str, now_ms: int)
 
 
 def lock_of(connection: sa.Connection, use: Use) -> Counters:
-    """The counters that count a use, of the periods in which it was decided."""
+    """Lock and return the counters that count a use: those of the periods in which it was decided."""
     return _locked(connection, use.org_id, use.metric, use.at_ms)
 
 
 def after(found: Counters, amount: int, bounds: Sequence[Bound], warn_ppm: int, *, uses: int) -> Counters:
-    """Counters once so much more, or less, was used; `bounds` are those by which it is warned."""
+    """Return the counters after a change by `amount` base units and `uses`. `bounds` decide about warnings."""
     limits = {one.period: one.amount for one in bounds}
     counted: dict[Span, Counted] = {}
     for period, before in found.counted.items():
@@ -180,9 +187,9 @@ def write(
 ) -> None:  # fmt: skip
     """Move locked counters from `found` to `then`.
 
-    The statement checks the limits again. Only in the periods that `passes` names may the counters pass them.
+    The statement checks the limits again. Only in the periods that `passes` names may the counters exceed them.
 
-    Errors: LimitReached if a limit would be passed all the same: then the whole transaction is rolled back.
+    Errors: LimitReached if another limit would be exceeded: then the whole transaction is rolled back.
     """
     limits = {one.period: one.amount for one in bounds if one.period not in passes}
     most = {f"most_{period}": limits.get(period) for period in PERIODS}
@@ -201,48 +208,48 @@ def read_use(connection: sa.Connection, name: str) -> Use | None:
 
 
 def read_uses(connection: sa.Connection, names: Sequence[str]) -> dict[str, Use]:
-    """Those that are there."""
+    """Return the uses that exist among these names, by name."""
     return {one.use_key: one for one in map(_use, SQL.run(connection, "uses", {"names": names}, held="").mappings())}
 
 
 def uses_part(names: Collection[str], held: str = "") -> Part:
     """Return the query of existing uses, to read beside others in one statement: rows for `uses_of`.
 
-    `held`: a slot for the clause that locks them.
+    `held`: the name of the clause that locks them; empty: they are not locked.
     """
     return SQL.part("uses", {"names": sorted(set(names))}, held=held)
 
 
 def uses_of(rows: Iterable[Any]) -> dict[str, Use]:
-    """Uses of rows that were read, by their names."""
+    """Return uses from the rows of `uses_part`, by name."""
     return {one.use_key: one for one in (_use(vars(row)) for row in rows)}
 
 
 def hold_use(connection: sa.Connection, name: str) -> Use | None:
-    """Return a use; no other transaction ends it until this one is over."""
+    """Lock and return a use; None if it does not exist. No other transaction ends it until this one is over."""
     row = SQL.run(connection, "uses", {"names": [name]}, held="for_update").mappings().one_or_none()
     return None if row is None else _use(row)
 
 
 def add_uses(connection: sa.Connection, uses: Sequence[Use]) -> int:
-    """Write down uses; how many of their keys were free."""
+    """Insert the uses with free keys. Return the number of inserted uses."""
     return len(SQL.run(connection, "add_uses", {"uses": [_columns(one) for one in uses]}).all())
 
 
 def change_use(connection: sa.Connection, use: Use) -> None:
-    """Write the change of a use that is held, or over."""
+    """Update the row of a use: its amount, state, charge and end."""
     SQL.run(connection, "change_use", _columns(use))
 
 
 def change_uses(connection: sa.Connection, uses: Sequence[Use]) -> None:
-    """The same of several."""
+    """Update the rows of several uses (see `change_use`)."""
     SQL.run(connection, "change_use", [_columns(one) for one in uses])
 
 
 class Denials:
-    """Refusals of one metric in one minute, actual and possible.
+    """Refusals of one metric in one minute, enforced or not, by code.
 
-    Each has its number and its amount, by code and by whether the phase enforced it; with the key of the first.
+    Each has the number of refusals, their base units, and the key of the first one.
     """
 
     def __init__(self) -> None:
@@ -254,7 +261,7 @@ class Denials:
 
 
 def deny(connection: sa.Connection, found: Counters, denials: Denials, now_ms: int, *, pays: bool) -> None:
-    """Count what was refused, or would be: a row a minute."""
+    """Count refusals in one row for each minute, code and whether the phase enforced them."""
     of = {"org_id": found.org_id, "metric": found.metric, "now_ms": now_ms, "pays": pays}
     for (code, enforced), (count, amount, sample) in sorted(denials.found.items()):
         said = {"reason_code": code, "enforced": enforced, "count": count, "amount": amount, "sample": sample}
@@ -301,7 +308,7 @@ CORRECTED_AT_ONCE: Final = 1_000
 
 @dataclass(frozen=True)
 class Counter:
-    """Which one: a period's, by its begin."""
+    """The key of a counter: an organisation, a metric, and a period with its start."""
 
     org_id: str
     metric: str
@@ -311,7 +318,7 @@ class Counter:
 
 @dataclass(frozen=True)
 class Correction:
-    """A counter's amount before and after a correction."""
+    """A counter's amount before and after a correction, in base units."""
 
     counter: Counter
     before: int
@@ -319,7 +326,10 @@ class Correction:
 
 
 def correct(connection: sa.Connection, counters: list[Counter], by: By) -> list[Correction]:
-    """Make counters the sums of their uses; those that were none, in their order of locks. Errors: UsageError."""
+    """Set counters to the sums of their uses. Return the corrections, in the order of the locks.
+
+    Errors: UsageError for more than CORRECTED_AT_ONCE counters.
+    """
     if len(counters) > CORRECTED_AT_ONCE:
         raise UsageError(f"at most {CORRECTED_AT_ONCE:,} counters can be corrected at once")
     longer_first: dict[Period, int] = {"month": 0, "day": 1, "hour": 2}

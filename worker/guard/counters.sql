@@ -1,4 +1,4 @@
--- The guard's counters, and the uses they are sums of.
+-- The guard's counters, and the uses that they sum up.
 
 -- name: for_update [postgresql]
 FOR UPDATE
@@ -26,14 +26,15 @@ FALSE
 0
 
 -- name: counters
--- All transactions lock in this order: the month's counter first, because its holder lets no other count. `overs`: the
--- number of holds that were over when the statement began. A transaction that waited for the lock may give back none.
+-- All transactions lock in this order. The month's counter comes first, because its lock excludes all other uses.
+-- `overs`: the number of expired uses when the statement began. During a wait for the lock, another transaction may
+-- return them.
 SELECT period, used, uses, warned, (SELECT COUNT(*) FROM guard_uses WHERE {is_over}) AS overs
 FROM guard_counters WHERE {these}
 ORDER BY start_ms, CASE period WHEN 'month' THEN 0 WHEN 'day' THEN 1 ELSE 2 END {held}
 
 -- name: move
--- The rows decide: where a limit would be passed, fewer than three are moved.
+-- If the new amount exceeds a limit, the row is not updated. The caller then finds fewer than three updated rows.
 UPDATE guard_counters SET used = used + :amount, uses = uses + :uses,
     warned = CASE period WHEN 'hour' THEN :warned_hour WHEN 'day' THEN :warned_day ELSE :warned_month END
 WHERE {these} AND used + :amount
@@ -73,7 +74,7 @@ FROM guard_uses WHERE use_key IN :names ORDER BY use_key {held}
 m.metric = guard_uses.metric AND m.number = guard_uses.metric_number
 
 -- name: add_uses
--- In the order of their keys, as all who write many rows at once.
+-- All statements that insert several uses do so in the order of the keys, so they do not deadlock.
 INSERT INTO guard_uses ({columns})
 SELECT {columns} FROM {rows :uses (use_key text, org_id text, metric text, number bigint, month_ms bigint,
     metric_number integer, asked bigint, amount bigint, state text, decision text, would text, rule text,
@@ -94,7 +95,7 @@ ON CONFLICT (org_id, metric, minute_ms, reason_code, enforced) DO UPDATE SET cou
     amount = guard_denials.amount + excluded.amount, pays = excluded.pays,
     last_ms = CASE WHEN excluded.last_ms > guard_denials.last_ms THEN excluded.last_ms ELSE guard_denials.last_ms END
 
--- Counters are made the sums of their uses.
+-- Set counters to the sums of their uses.
 
 -- name: this
 org_id = :org_id AND metric = :metric AND period = :period AND start_ms = :start_ms

@@ -1,8 +1,8 @@
-"""The event that a use emits: what is counted against limits is billed by the same call.
+"""The event that a use emits: one call counts the use against limits and bills it.
 
-Guarantee: a use and its event are there together, or neither is. If its event is refused, a use uses nothing; one that
-is blocked emits nothing; a use that is repeated emits nothing more. The event is an event as any other: its source and
-id are its key, and it is sealed, withdrawn and proven as such.
+Guarantee: a use and its event are both recorded, or neither is. If its event is refused, the use does not count. A
+blocked use does not emit its event, and a repeated use does not emit it again. The event's source and id are its key.
+It is sealed, withdrawn and verified as any other event.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _KEPT: Final = ("accepted", "duplicate", "pending")
 class Emission:
     """An event that a use emits, once it is allowed.
 
-    Without a time of its own (`has_time`) it has that of the first call. `own`: as `Ask.own`. `by`: the sender, for the
-    bounds of event types.
+    `has_time`: the caller gave its time; otherwise it has the time of the first call. `own`: as `Ask.own`. `by`: the
+    sender, for the bounds of event types.
     """
 
     event: UsageEvent
@@ -38,7 +38,7 @@ class Emission:
 
     @property
     def content(self) -> list[object]:
-        """Return the caller's content of the event: a repeated call has the same."""
+        """Return the caller's content of the event. A repeated call has the same content."""
         one = self.event
         ts = one.occurred_ms if self.has_time else None
         labels = [one.subject, one.project, one.plan_key, one.properties_json]
@@ -49,7 +49,7 @@ class Emission:
 class Emitted:
     """The outcome of the event of a use, and its key.
 
-    `duplicate`: the event was there before. A repeated use also gives it for its own event.
+    Status `duplicate`: the event existed before. A repeated use has this status for its own event.
     """
 
     status: Status
@@ -60,12 +60,15 @@ class Emitted:
 
 
 def before(emission: Emission | None) -> Emitted | None:
-    """Return the outcome for a repeated use: the fingerprint shows that it was requested with this event."""
+    """Return the event's outcome for a repeated use: `duplicate`; None without an event.
+
+    The use's fingerprint proves that the first call had the same event.
+    """
     return None if emission is None else Emitted("duplicate", emission.event.source, emission.event.event_id)
 
 
 def emit(connection: sa.Connection, emission: Emission, now_ms: int) -> Emitted:
-    """Take one event. Errors: Denied `bad_event`; DatabaseBusy."""
+    """Record one event. Errors: Denied `bad_event`; DatabaseBusy."""
     (found,) = take_all(connection, [emission], now_ms)
     if not is_kept(found):
         raise Denied(REFUSED, f"its event was refused, so the use was not counted: {found.code}: {found.message}")
@@ -73,15 +76,15 @@ def emit(connection: sa.Connection, emission: Emission, now_ms: int) -> Emitted:
 
 
 def take_all(connection: sa.Connection, emissions: Sequence[Emission], now_ms: int) -> list[EventResult]:
-    """Take events of several senders; an answer for each, in their order. Errors: DatabaseBusy."""
+    """Record events of several senders. Return the answers in their order. Errors: DatabaseBusy."""
     found: dict[int, EventResult] = {}
     for own, by in sorted({(one.own, one.by) for one in emissions}, key=repr):
         mine = [at for at, one in enumerate(emissions) if (one.own, one.by) == (own, by)]
-        # What is that old waits for a seal, and a use waits for none.
+        # An event that is this old has to wait for a seal, and a use cannot wait.
         old = {at: _TOO_OLD for at in mine if emissions[at].event.occurred_ms < now_ms - NOT_YET_MS}
         left = [at for at in mine if at not in old]
         events = [emissions[at].event for at in left]
-        # A key that is bound to an organisation learns no names of others, so its types are like none.
+        # A key that is bound to an organisation must not learn names of others: it gets no similar names.
         taken = store.take(connection, events, now_ms, own=own, types_by=by, unlike=not own) if left else ()
         found |= old | dict(zip(left, taken, strict=True))
     return [found[at] for at in range(len(emissions))]
@@ -91,7 +94,7 @@ _TOO_OLD: Final = EventResult("invalid", "too_old", "it is over 34 days old. Sen
 
 
 def is_kept(taken: EventResult) -> bool:
-    """Return True if the event is kept, and is billed or waits to be."""
+    """Return True if the event is recorded, and is billed or pending."""
     return taken.status in _KEPT and taken.code != store.WITHDRAWN.code
 
 

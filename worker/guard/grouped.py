@@ -1,10 +1,12 @@
-"""Calls that arrive together: uses, the ends of uses, and acts on runs, of any organisations, in one transaction.
+"""Calls that arrive together, decided in one transaction: uses, their ends, and changes of executions.
 
-Guarantee: each call gets the answer that it would have got alone, and leaves the same rows. If a call is refused, or
-has more to it (see `executions.grouped`), it is left to be decided alone (`Alone`): nothing of it is kept, and it fails
-no other. If rows changed between read and write, nothing of the transaction is kept (`NotTogether`). Locks are taken in
-the guard's order: counters, then uses, then runs, then events, then wallets. If a lock takes longer than MOST_WAIT_MS,
-the transaction is given up. If a program's key has ended, its calls do nothing.
+The calls may be of any organisations.
+
+Guarantee: each call gets the answer that it would have got alone, and writes the same rows. If a call is refused, or
+needs a longer path (see `executions.grouped`), it is decided alone later (`Alone`). It then writes no rows, and the
+other calls continue. If rows changed between read and write, the transaction is rolled back (`NotTogether`). Locks are
+taken in the guard's order: counters, uses, executions, events, wallets. If a lock takes longer than MOST_WAIT_MS, the
+transaction is rolled back. Calls of an API key that has ended do not take effect.
 """
 
 from __future__ import annotations
@@ -46,14 +48,15 @@ from drawdown.worker.guard.use import Answer, Ask, AskerRows, Book, Charged, Cos
 SQL = queries(__file__)
 
 MOST_WAIT_MS: Final = 100
-"""Longest wait of a shared transaction for a lock."""
+"""Longest wait of a shared transaction for a lock, in milliseconds."""
 
 
 @dataclass(frozen=True)
 class End:
-    """The end of a held use, as a program requests it: the total use.
+    """The end of a held use, as a program requests it. `amount`: the total use, in base units.
 
-    `org_id`: of an API key that is bound to an organisation: it finds its own uses and changes those that it began.
+    `org_id`: the organisation to which the API key is bound (None: unbound). A bound key finds the uses of its
+    organisation, and changes those that it began.
     """
 
     key: str
@@ -73,19 +76,19 @@ class End:
 
 Call: TypeAlias = Ask | End | RequestedExecution | Change
 _Group: TypeAlias = tuple[str, str]
-"""An organisation and a metric, of which a transaction moves the counters of one moment."""
+"""An organisation and a metric. A transaction moves their counters of one moment."""
 _Counter: TypeAlias = tuple[str, str, Period, int]
 
 
 def do_all(
     connection: sa.Connection, proofs: Sequence[str], calls: Sequence[Call], now_ms: int
 ) -> tuple[Mapping[str, ApiKey], list[Any]]:
-    """Decide calls, each by the API key of this hash.
+    """Decide calls in one transaction, each by the API key with the hash in `proofs`.
 
-    Returns the valid keys, and the answers in the order of the calls: None for a key that has ended, Alone for a call
-    that has to be decided alone.
+    Returns the valid keys, and the answers in the order of the calls. An answer is None for a key that has ended, and
+    Alone for a call that has to be decided alone.
 
-    Errors: NotTogether, if each has to be decided alone; LockHeld; DatabaseBusy.
+    Errors: NotTogether if every call has to be decided alone; LockHeld; DatabaseBusy.
     """
     with prepared(connection):
         work = _Work(connection, proofs, calls, now_ms)
@@ -119,7 +122,7 @@ class _Work:
         before = list(self._found)
         self._decide(ends, moments)
         refused = self._emit()
-        if refused:  # those are decided alone, and of the others nothing is written yet: they are decided again
+        if refused:  # decide these alone; the others have written no rows yet, so decide them again
             self._found = [refused.get(at, one) for at, one in enumerate(before)]
             self._moves, self._books, self._changed = Moves(now_ms), {}, []
             self._decide(ends, moments)
@@ -127,7 +130,7 @@ class _Work:
                 raise NotTogether("an event was just refused")
 
     def finish(self) -> list[Any]:
-        """Write what was decided; the answers."""
+        """Write the decisions and return the answers."""
         moved = self._moves.write(self._connection)
         runs.tell(self._connection, moved, self._now_ms)
         self._write_counters()
@@ -135,7 +138,7 @@ class _Work:
         return [one if proof in self.keys else None for one, proof in zip(answers, self._proofs, strict=True)]
 
     def _read(self, **parts: Part) -> dict[str, list[Any]]:
-        """Several reads in one statement; the keys with the first."""
+        """Run several reads in one statement. The first call also reads the API keys."""
         first, self._first = self._first, {}
         read = read_together(self._connection, **first, **parts)
         if first:
@@ -143,7 +146,7 @@ class _Work:
         return read
 
     def _read_ends(self) -> dict[int, Use]:
-        """The uses that are to end, by the places of their calls: as they are, not locked."""
+        """Return the uses to end, by the places of their calls. They are not locked yet."""
         names = [name for one in self._calls if isinstance(one, End) for name in one.names]
         if not names:
             return {}
@@ -161,7 +164,7 @@ class _Work:
         return found
 
     def _moments(self, ends: Mapping[int, Use]) -> dict[_Group, int]:
-        """Return the moment by which each group of calls counts. Calls of another moment are decided alone."""
+        """Return the moment at which each group of calls counts. Calls of another moment are decided alone."""
         moments: dict[_Group, int] = {}
         for at, call in enumerate(self._calls):
             group = _group_of(call, ends.get(at))
@@ -174,7 +177,7 @@ class _Work:
         return moments
 
     def _lock(self, ends: Mapping[int, Use], moments: Mapping[_Group, int]) -> None:
-        """Lock keys if a month turns, counters of those moments and of now, then uses, then runs."""
+        """Lock keys if a month turns, then the counters of `moments` and of now, then uses, then executions."""
         held = [(USE + use.use_key, use.org_id) for use in ends.values() if use.reservation is not None]
         held += chain.from_iterable(one.names for one in self._calls if isinstance(one, Change))
         wanted = [
@@ -203,7 +206,7 @@ class _Work:
         self._runs = {row.reservation: Reservation(**vars(row)) for row in read.get("runs", ())}
 
     def _decide(self, ends: Mapping[int, Use], moments: Mapping[_Group, int]) -> None:
-        """One call after another, by what is read once all is locked."""
+        """Decide the calls one after another, by the rows that are read after all locks are taken."""
         seen, read = self._read_facts(ends)
         if self._missing and self._make(seen, ends):
             seen, read = self._read_facts(ends)
@@ -235,7 +238,7 @@ class _Work:
                 self._found[at] = error
 
     def _make(self, seen: Mapping[int, AskerRows], ends: Mapping[int, Use]) -> bool:
-        """Have the counters of a period that begins, of those who are known; whether there are any. They are locked."""
+        """Create and lock the missing counters of known organisations. Return True if there were any."""
         groups = {_group_of(self._calls[at], ends.get(at)) for at, one in seen.items() if one.is_known}
         if made := [one for one in self._missing if one[:2] in groups]:
             rows = {"counters": _rows(made)}
@@ -244,7 +247,10 @@ class _Work:
         return bool(made)
 
     def _read_facts(self, ends: Mapping[int, Use]) -> tuple[dict[int, AskerRows], dict[str, list[Any]]]:
-        """All that is decided by, but for what is locked: of each call what is seen of it, by its place."""
+        """Read the facts for the decisions, except the locked rows.
+
+        Returns the facts of the callers by the place of the call, and all rows that were read, by query.
+        """
         asked: list[tuple[int, tuple[str, str, str]]] = []
         names, there, spans, has_quantities = list[str](), list[str](), list[Mapping[str, object]](), False
         for at, call in enumerate(self._calls):
@@ -278,9 +284,9 @@ class _Work:
         return {at: seen[n] for n, (at, _) in enumerate(asked)}, read
 
     def _emit(self) -> dict[int, Alone]:
-        """Take the events of the allowed uses: all of them, or none if one is refused.
+        """Record the events of the allowed uses. If one event is refused, roll all of them back.
 
-        Returns the refused ones, by the places of their calls.
+        Returns the refused events, by the places of their calls.
         """
         if not self._emits:
             return {}
@@ -294,7 +300,7 @@ class _Work:
         return refused
 
     def _take(self, at: int, ask: Ask, seen: AskerRows) -> runs.Finish:
-        """A use, as `guard.take` decides it. Errors: Alone."""
+        """Decide a use as `guard.take` does. Errors: Alone."""
         if guard.used_before(self._uses, ask.wish.org_id, ask.key, own=ask.own):
             raise Alone("it was asked for before")
         book = self._book((ask.wish.org_id, ask.wish.metric), guard.known_with(ask.wish, seen), seen, self._now_ms)
@@ -312,7 +318,7 @@ class _Work:
         return lambda moved: replace(_shifted(answer, moved.get(customer)), event=self._emitted[at])
 
     def _charged(self, ask: Ask, known: AskerTerms, seen: AskerRows) -> Charged:
-        """Return the cost of a use, charged by its own organisation's wallet. Errors: Alone."""
+        """Charge a use to its own organisation's wallet. Return its cost and charge. Errors: Alone."""
         terms = known.metric.price
         price = terms.hold_micro(ask.wish.quantity) if ask.state == "held" else terms.of(ask.wish.quantity)
         if not price:
@@ -334,14 +340,14 @@ class _Work:
         return Charged(Costs(price, 0, run.org_id), None, "no_credit")
 
     def _has_none(self, standing: Standing, terms: HoldTerms, price: int) -> bool:
-        """Return True if a wallet has no room for an amount, even if all its holds end."""
+        """Return True if a wallet without reservations lacks the credit for a price in micro-credits."""
         wallet = self._moves.wallet(standing)
         return wallet is not None and not wallet.held_micro and terms.held_for(price) > wallet.available_micro
 
     def _end(
         self, call: End, before: Use, seen: AskerRows, standings: Mapping[str, Standing], moments: Mapping[_Group, int]
     ) -> runs.Finish:
-        """The end of a use, as `guard.settle` decides it. Errors: Alone."""
+        """End a use as `guard.settle` does. Errors: Alone."""
         use, group, by = self._locked.get(before.use_key), (before.org_id, before.metric), call.by(self._now_ms)
         if use is None or use.state != "held" or (use.expires_ms or 0) <= self._now_ms:
             raise Alone("it is held no longer")
@@ -409,15 +415,15 @@ class _Work:
         return found
 
     def _run_of(self, call: Change) -> Reservation | None:
-        """Return the run of a call. If the call is bound to an organisation, it is that organisation's run.
+        """Return the execution of a call. If the call is bound to an organisation, it must be that organisation's.
 
-        A neighbour's call may have found a run of another organisation.
+        Another call of the transaction may have locked an execution of another organisation with the same key.
         """
         there = ((self._runs[name], org) for name, org in call.names if name in self._runs)
         return next((run for run, org in there if org in ("", run.org_id)), None)
 
     def _book(self, group: _Group, known: AskerTerms, seen: AskerRows, at_ms: int) -> Book:
-        """The counters of a group. Errors: Alone where a hold of it is over, which is to be given back first."""
+        """Return the book of a group's counters. Errors: Alone if an expired hold must be returned first."""
         if seen.has_overs:
             raise Alone("expired holds must be returned first")
         if group not in self._books:
@@ -431,7 +437,10 @@ class _Work:
         return Counters(*group, at_ms, counted, int(rows["month"].uses), rows=len(rows))
 
     def _write_counters(self) -> None:
-        """Counters move, and what they count is written down."""
+        """Move the counters, and write the uses and refusals that they count.
+
+        Errors: NotTogether if a limit was just reached or a key was just used.
+        """
         books = [self._books[group] for group in sorted(self._books)]
         moves = [row for book in books for row in _moves_of(book)]
         if moves and SQL.run(self._connection, "move", {"moves": moves}).rowcount < len(moves):
@@ -446,7 +455,7 @@ class _Work:
 
 
 def _moves_of(book: Book) -> list[dict[str, object]]:
-    """Return the changes of a group's counters; empty if nothing was used."""
+    """Return the changes of a group's counters, a row for each period; empty if they did not change."""
     if book.counters == book.locked:
         return []
     bounds = () if book.passes else in_force(book.terms.facts(book.locked))
@@ -469,7 +478,7 @@ def _moves_of(book: Book) -> list[dict[str, object]]:
 
 
 def _group_of(call: Call, ending: Use | None) -> _Group | None:
-    """Return the group by which a call counts; None if it neither is a use nor ends one."""
+    """Return the group with the counters that a call moves; None if the call neither is a use nor ends a use."""
     if isinstance(call, Ask):
         return call.wish.org_id, call.wish.metric
     return None if ending is None else (ending.org_id, ending.metric)
@@ -482,7 +491,7 @@ def _its_use(uses: Mapping[str, Use], call: End) -> Use | None:
 
 
 def _facts(connection: sa.Connection, asker: Asker, seen: AskerRows, now_ms: int) -> Facts:
-    """Return the facts of a request for a run, as read in `seen`."""
+    """Return the facts of a requested execution, as read in `seen`."""
     account, balance, held, overdraft, over, due_ms, lots_over_ms, deferred = seen.wallet
     standing, plan = None, seen.plan or None
     if account is not None:
@@ -494,7 +503,7 @@ def _facts(connection: sa.Connection, asker: Asker, seen: AskerRows, now_ms: int
 
 
 def _shifted(answer: Answer, moved: Moved | None) -> Answer:
-    """A balance as it was reckoned, by what others had moved of it before."""
+    """Correct an answer's balance by the amounts that earlier calls of the transaction moved."""
     if moved is None or not moved.shift or answer.balance_micro is None:
         return answer
     return replace(answer, balance_micro=answer.balance_micro + moved.shift)

@@ -1,7 +1,7 @@
--- The facts for calls that are decided together: uses, the ends of uses, and acts on executions.
+-- The facts for calls that are decided together: uses, the ends of uses, and changes of executions.
 
 -- name: impatient [postgresql]
--- A shared transaction does not wait long for a lock: a call that needs one is then decided alone.
+-- A shared transaction waits only briefly for a lock. After that, its calls are decided alone.
 SELECT set_config('lock_timeout', :wait, TRUE) AS wait
 
 -- name: impatient [sqlite]
@@ -13,7 +13,7 @@ FOR UPDATE OF c
 -- name: for_update_of_counters [sqlite]
 
 -- name: hold_counters
--- In the order in which all lock them.
+-- All transactions lock counters in this order.
 SELECT c.org_id, c.metric, c.period, c.start_ms, c.used, c.uses, c.warned
 FROM {rows :counters (of_org text, of_metric text, its_period text, begins_ms bigint)} r JOIN guard_counters c
     ON c.org_id = r.of_org AND c.metric = r.of_metric AND c.period = r.its_period AND c.start_ms = r.begins_ms
@@ -27,7 +27,7 @@ FALSE
 0
 
 -- name: make
--- In the order in which all lock them.
+-- All transactions lock counters in this order.
 INSERT INTO guard_counters (org_id, metric, period, start_ms, used, uses, warned)
 SELECT of_org, of_metric, its_period, begins_ms, 0, 0, {no}
 FROM {rows :counters (of_org text, of_metric text, its_period text, begins_ms bigint)} r WHERE 1 = 1
@@ -35,7 +35,7 @@ ORDER BY of_org, of_metric, begins_ms, CASE its_period WHEN 'month' THEN 0 WHEN 
 ON CONFLICT DO NOTHING
 
 -- name: move
--- Rows that are locked. They decide: where a limit would be passed, fewer are moved.
+-- Update locked counters. If the new amount exceeds a limit, the row is not updated, and the count of rows shows it.
 UPDATE guard_counters SET used = used + r.amount, uses = uses + r.more_uses, warned = r.is_warned
 FROM {rows :moves (of_org text, of_metric text, its_period text, begins_ms bigint, amount bigint, more_uses bigint,
     is_warned boolean, most bigint)} r

@@ -1,4 +1,4 @@
-"""The limits of plans for a metric, as people and programs set and see them."""
+"""The actions and lists for the limits of plans for a metric."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Per = Annotated[Period, "Period, in UTC"]
 OfPlan = Annotated[str, ID, "Plan; * for all other plans, and for organisations without a plan"]
 OfMetric = Annotated[str, ID, "Metric to list"]
 MOST_LIMITS: Final = 1_000
-"""Limits of a metric in which a dry run looks for the one that it changes."""
+"""Limits of a metric among which a dry run finds the limit that it changes."""
 
 
 def amount_in_words(amount: int | None) -> str:
@@ -27,7 +27,7 @@ def amount_in_words(amount: int | None) -> str:
 
 @dataclass(frozen=True)
 class LimitSet(PlanLimit):
-    """A plan's limit of a metric in a period. `changed`: the limit is new."""
+    """A plan's limit of a metric in a period. `changed`: the call set or changed it."""
 
     changed: bool = False
 
@@ -53,7 +53,10 @@ def _sentence(done: LimitSet) -> str:
 
 @dataclass(frozen=True)
 class LimitEnded:
-    """A plan that no longer has a limit for a metric and a period. `periods`: those in which it still has one."""
+    """A plan that no longer has a limit for a metric and a period.
+
+    `changed`: the call ended the limit. `periods`: the periods in which the plan still has a limit.
+    """
 
     metric: str
     plan: str
@@ -97,7 +100,7 @@ def _blocked(rate: SpanRate) -> str:
 
 
 def _size(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
-    """Return the size of a limit: an unlimited amount is unbounded."""
+    """Return the size of a change of a limit: unbounded if the amount is unlimited."""
     return Size(unbounded=values["amount"] is None)
 
 

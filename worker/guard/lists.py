@@ -1,10 +1,8 @@
-"""The guard's metrics, the uses it allowed and refused, and those that a phase would block; its figures for metrics.
+"""Lists and figures of the guard: metrics, allowed and refused uses, and uses that a phase would block. Reads only.
 
-Reads only.
-
-Guarantee: for a page, a number of the newest uses and refusals of each metric is counted, by an index; a rate has the
-time of its first one. If all are counted, the figures are those of `drawdown guard list`. A number of metrics, of any
-names, have a figure of their own; all others share one.
+Guarantee: a page counts at most MOST_COUNTED of the newest uses and refusals of each metric, by an index. A rate gives
+the time from which it counts. If all uses are counted, the figures equal those of `drawdown guard list`. MOST_NAMES
+metrics have their own figures in the Prometheus metrics. All others share one figure.
 """
 
 from __future__ import annotations
@@ -31,9 +29,9 @@ SPANS: Final[dict[str, int]] = {"24h": DAY_MS, "7d": 7 * DAY_MS, "30d": 30 * DAY
 class SpanRate:
     """Figures of a metric in a span.
 
-    `asked`: requested uses. `blocked`: those that were blocked. `would`: those that phase 3 would have blocked. `dark`:
-    base units used without knowing the credit. `forgone_micro`: use that was not paid, in micro-credits. An extension
-    of a hold counts as requested only if it was blocked, or would be: other extensions are not on record.
+    `asked`: requested uses. `blocked`: blocked uses. `would`: uses that phase 3 would have blocked. `dark`: base units
+    used while the credit was unknown. `forgone_micro`: unpaid use, in micro-credits. An extension of a hold counts as
+    requested only if it was blocked, or phase 3 would block it: other extensions are not recorded.
     """
 
     span: str
@@ -50,7 +48,7 @@ class SpanRate:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric's terms, and its rates of 24 hours, 7 and 30 days."""
+    """A metric's terms, and its rates in 24 hours, 7 and 30 days."""
 
     metric: str
     number: int
@@ -100,9 +98,10 @@ class UseRow:
 
 @dataclass(frozen=True)
 class PhaseReport:
-    """The uses of a metric that a phase would have blocked since a moment, beside all requested uses.
+    """The uses of a metric that a phase would have blocked since a moment, and all requested uses.
 
-    They are given as a number, as base units, and as organisations, with the number of those that ever bought credit.
+    `asked`: requested uses. `blocked`: uses that the phase would have blocked. `quantity`: their base units. `orgs`:
+    their organisations. `paying`: the organisations among these that ever bought credit.
     """
 
     metric: str
@@ -117,8 +116,10 @@ class PhaseReport:
 
 @dataclass(frozen=True)
 class Drift:
-    """A counter that is not the sum of its uses. `has_uses`: there are uses; where there are none, nobody knows what it
-    should be, and it is not taken for nothing."""
+    """A counter that differs from the sum of its uses. `counted` and `quantity` are in base units.
+
+    Without `has_uses` the right amount is unknown, so the counter is not assumed to be zero.
+    """
 
     org_id: str
     metric: str
@@ -133,12 +134,12 @@ class Drift:
         return self.uses > 0
 
     def is_above(self, tolerance_ppm: int) -> bool:
-        """Return True if it is off by more than a share of its right quantity."""
+        """Return True if the difference exceeds a share of the sum of the uses, in parts per million."""
         return abs(self.counted - self.quantity) * ONE_PPM > self.quantity * tolerance_ppm
 
 
 def list_metrics(connection: sa.Connection, now_ms: int, most: int) -> list[MetricRow]:
-    """By their names."""
+    """Return metrics with their terms and rates, sorted by name."""
     rows = SQL.run(connection, "metrics", {"at_most": most}).mappings().all()
     return [
         MetricRow(**{**row, "fails_open": bool(row["fails_open"])}, rates=rates_of(connection, row["metric"], now_ms))
@@ -154,7 +155,7 @@ def rates_of(connection: sa.Connection, metric: str, now_ms: int) -> tuple[SpanR
 def list_limits(connection: sa.Connection, metric: str, most: int, *, known: bool = False) -> list[LimitRow]:
     """Return the limits in force now, of one metric if it is given.
 
-    Errors: UnknownId, except for one that is `known`.
+    Errors: UnknownId for an unknown metric. `known`: the caller has checked the metric.
     """
     if not known:
         _require(connection, metric, "")
@@ -177,9 +178,9 @@ def fits_nobody(connection: sa.Connection, pattern: str) -> bool:
 def list_uses(
     connection: sa.Connection, metric: str, org_id: str, now_ms: int, most: int, *, dark: bool = False
 ) -> list[UseRow]:
-    """Return the uses of a metric, the latest first. `dark`: only those that were let through without an answer.
+    """Return the uses of a metric, the latest first. `dark`: only those allowed while the credit was unknown.
 
-    A hold that is over is `expired`, with the quantity 0, as it counts. Errors: UnknownId.
+    A hold past its end is shown as `expired` with the quantity 0, as the guard counts it. Errors: UnknownId.
     """
     _require(connection, metric, org_id)
     values = {"metric": metric, "org_id": org_id, "dark": int(dark), "now_ms": now_ms, "at_most": most}
@@ -188,7 +189,7 @@ def list_uses(
 
 
 def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) -> PhaseReport:
-    """Before a phase is set: what it would have blocked. Errors: UnknownId."""
+    """Return the uses that a phase would have blocked since a moment. Errors: UnknownId."""
     _require(connection, metric, "")
     values = {"metric": metric, "phase": phase, "since_ms": since_ms}
     row = SQL.run(connection, "would_block", values).one()
@@ -198,14 +199,14 @@ def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) ->
 
 
 def drifts(connection: sa.Connection, since_ms: int, most: int) -> list[Drift]:
-    """Return the differences of counters with periods that begin at a moment or later."""
+    """Return the counters that differ from their uses, of periods that begin at a moment or later."""
     return [_drift(row) for row in SQL.run(connection, "drift", {"since_ms": since_ms, "at_most": most}).mappings()]
 
 
 def put_right(connection: sa.Connection, actor: str, reason: str, since_ms: int, most: int) -> list[Drift]:
-    """Return the counters that one actor corrected for one reason since a moment, as they were then.
+    """Return the counters that an actor corrected for a reason since a moment, as they were before.
 
-    The newest first.
+    The newest correction comes first.
     """
     values = {"actor": actor, "reason": reason, "since_ms": since_ms, "at_most": most}
     return [_drift(row) for row in SQL.run(connection, "put_right", values).mappings()]
@@ -232,7 +233,7 @@ def _require(connection: sa.Connection, metric: str, org_id: str) -> None:
 
 
 MOST_COUNTED: Final = 5_000
-"""Newest uses of one metric that are counted, and as many refusals."""
+"""Newest uses of one metric that a page counts, and as many minutes of refusals."""
 PAGE_METRICS: Final = 20
 MOST_BLOCKED: Final = 20
 """Organisations with the most blocked requests, by metric."""
@@ -243,9 +244,9 @@ _NAMES: Final = dict(zip(SPANS, ("day", "week", "month"), strict=True))
 class BlockRate:
     """The rate of blocks of a metric since a moment.
 
-    `asked`: requested uses. `blocked`: blocked ones. `would`: those that phase 3 would block. An extension of a hold
-    counts only if it was blocked. `whole`: the moment is the span's begin; otherwise there are more, and these are the
-    newest.
+    `asked`: requested uses. `blocked`: blocked uses. `would`: uses that phase 3 would block. An extension of a hold
+    counts only if it was blocked, or phase 3 would block it. `whole`: all uses of the span are counted; otherwise only
+    the newest.
     """
 
     span: str
@@ -257,14 +258,17 @@ class BlockRate:
 
     @property
     def blocked_ppm(self) -> int | None:
-        """The blocked uses in a million; None if no use was requested: the rate is unknown."""
+        """Return the blocked uses per million requested; None if no use was requested, so the rate is unknown."""
         return None if not self.asked else self.blocked * ONE_PPM // self.asked
 
 
 @dataclass(frozen=True)
 class MetricBlocks:
-    """A metric's terms; its rates of 24 hours, 7 and 30 days; and what phases 2 and 3 would have blocked in the 7 days,
-    of how many organisations, and how many of those ever bought credit."""
+    """A metric's terms, and its rates in 24 hours, 7 and 30 days.
+
+    `free_would`: the uses that phase 2 would have blocked in 7 days. `orgs`: the organisations with uses that phase 3
+    would have blocked in 7 days. `paying`: the organisations among these that ever bought credit.
+    """
 
     metric: str
     price_micro: int
@@ -278,14 +282,17 @@ class MetricBlocks:
     paying: int
 
     def would_in(self, phase: int) -> int:
-        """Return the number of uses that a phase would have blocked in 7 days."""
+        """Return the number of uses that a phase from 0 to 3 would have blocked in 7 days."""
         week = self.rates[1].would
         return (0, 0, self.free_would, week)[phase]
 
 
 @dataclass(frozen=True)
 class Blocked:
-    """An organisation that was blocked of a metric, or would be in phase 3."""
+    """An organisation with uses of a metric that were blocked, or would be in phase 3.
+
+    `blocked` and `would` are numbers of uses. `pays`: the organisation ever bought credit.
+    """
 
     org_id: str
     metric: str
@@ -297,7 +304,11 @@ class Blocked:
 
 @dataclass(frozen=True)
 class BlocksPage:
-    """Metrics by their names; `next_after`: the start of the next page. `most_blocked`: of the metrics of this page."""
+    """A page of metrics, sorted by name.
+
+    `most_blocked`: the organisations that these metrics blocked most. `next_after`: the metric after which the next
+    page begins (None: this is the last page).
+    """
 
     metrics: list[MetricBlocks]
     most_blocked: list[Blocked]
@@ -335,13 +346,13 @@ def block_rates(
 
 
 def metrics_from(connection: sa.Connection, after: str, most: int, metric: str = "") -> Sequence[sa.RowMapping]:
-    """Return the newest terms of the metrics after a name, by their names; of one metric if it is given."""
+    """Return the newest terms of the metrics after a name, sorted by name. With `metric`, return only that one."""
     values = {"metric": metric, "after": after, "at_most": most}
     return SQL.run(connection, "blocked_metrics", values).mappings().all()
 
 
 def _floors(connection: sa.Connection, metrics: Sequence[str], since_ms: int) -> dict[str, int]:
-    """Since when each is counted."""
+    """Return the time from which each metric is counted, in milliseconds."""
     values = {"metrics": [{"metric": name} for name in metrics], "since_ms": since_ms, "counted": MOST_COUNTED}
     return {
         row.metric: max(since_ms, row.use_ms or 0, row.minute_ms or 0) for row in SQL.run(connection, "floors", values)
@@ -369,14 +380,18 @@ def _most_blocked(connection: sa.Connection, floors: dict[str, int]) -> list[Blo
 
 
 MOST_NAMES: Final = 50
-"""Metrics of the guard with their own figures."""
+"""Metrics of the guard that have their own figures in the Prometheus metrics."""
 OTHER: Final = "other"
 
 
 @dataclass(frozen=True)
 class GuardFigures:
-    """Since a moment: how often each metric was denied, by whether it was enforced; and what was let through without
-    knowing the credit, as uses and base units. Overrides that wait for a decision, since when, and that end soon."""
+    """Figures of the guard since a moment, for the Prometheus metrics.
+
+    `denied`: refusals by metric and whether they were enforced. `dark`: uses allowed while the credit was unknown, as
+    their number and base units, by metric. `waiting`: limit overrides that wait for a decision, since
+    `waiting_since_ms`. `ending`: limit overrides that end soon.
+    """
 
     denied: dict[tuple[str, bool], int]
     dark: dict[str, tuple[int, int]]
@@ -388,7 +403,7 @@ class GuardFigures:
 def guard_figures(
     connection: sa.Connection, now_ms: int, denied_since_ms: int, dark_since_ms: int, ending_by_ms: int
 ) -> GuardFigures:
-    """Zeros included, of what has a name."""
+    """Return the guard's figures. A metric with its own figure is included even if the figure is zero."""
     named = list(SQL.run(connection, "names").scalars())
     kept = set(named[:MOST_NAMES])
     shown = [*named[:MOST_NAMES], *([OTHER] if len(named) > MOST_NAMES else [])]
@@ -405,9 +420,10 @@ def guard_figures(
 def open_overrides(
     connection: sa.Connection, now_ms: int, ending_by_ms: int, metric: str = ""
 ) -> tuple[int, int | None, int]:
-    """Return the number of overrides that wait for a decision, since when (None: none waits), and the number that end.
+    """Return three figures of limit overrides: the number that wait, the time of the oldest request, and the ending.
 
-    The last counts those that end by `ending_by_ms`. All of them are of all metrics, or of one metric.
+    The time is in milliseconds (None: no request waits for a decision). The last figure is the number of overrides
+    that end by `ending_by_ms`. With `metric`, only the overrides of that metric count.
     """
     values = {"now_ms": now_ms, "before_ms": ending_by_ms, "metric": metric}
     asked = SQL.run(connection, "overrides", values).one()

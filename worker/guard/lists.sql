@@ -7,18 +7,18 @@ FROM guard_metrics m WHERE m.number = (SELECT MAX(x.number) FROM guard_metrics x
 ORDER BY m.metric LIMIT :at_most
 
 -- name: limits
--- The newest of each plan and period that did not end.
+-- The newest limit of each plan and period, unless it ended.
 SELECT l.metric, l."plan", l.period, l.amount, l.phase, l.at_ms, l.actor, l.reason FROM guard_limits l
 WHERE (:metric = '' OR l.metric = :metric) AND NOT l.ended AND l.number = (SELECT MAX(x.number)
     FROM guard_limits x WHERE x.metric = l.metric AND x."plan" = l."plan" AND x.period = l.period)
 ORDER BY l.metric, l."plan", CASE l.period WHEN 'hour' THEN 0 WHEN 'day' THEN 1 ELSE 2 END LIMIT :at_most
 
 -- name: is_over
--- A hold that is over counts nowhere, even if it was not examined since.
+-- A reserved use past its end does not count, even before a transaction marks it as expired.
 state = 'held' AND expires_ms <= :now_ms
 
 -- name: limit_periods
--- In which a metric has limits that did not end, of some plans or (`every`) of any.
+-- The periods in which a metric has limits that did not end, of some plans or (`every`) of any plan.
 SELECT DISTINCT l.period FROM guard_limits l
 WHERE l.metric = :metric AND (:every = 1 OR l."plan" IN :plans) AND NOT l.ended AND l.number = (SELECT MAX(x.number)
     FROM guard_limits x WHERE x.metric = l.metric AND x."plan" = l."plan" AND x.period = l.period)
@@ -34,24 +34,24 @@ WHERE (:metric = '' OR metric = :metric) AND (:org_id = '' OR org_id = :org_id) 
 ORDER BY at_ms DESC, use_key LIMIT :at_most
 
 -- name: allowed_since
--- `passes`: the uses that phase 3 lets through, too; it would block the others.
+-- `passes`: the uses that phase 3 would allow, too. It would block the others.
 SELECT COUNT(CASE WHEN would <> 'block' THEN 1 END) AS passes,
     COALESCE(SUM(CASE WHEN degraded THEN amount ELSE 0 END), 0) AS dark, COALESCE(SUM(forgone_micro), 0) AS forgone_micro
 FROM guard_uses WHERE metric = :metric AND at_ms >= :since_ms
 
 -- name: denied_since
--- A minute counts as a whole. Extensions that were blocked, or would be, are among them.
+-- A minute counts as a whole. Refused extensions are included, whether or not the phase enforced the refusal.
 SELECT COALESCE(SUM(CASE WHEN enforced THEN count ELSE 0 END), 0) AS blocked, COALESCE(SUM(count), 0) AS would
 FROM guard_denials WHERE metric = :metric AND minute_ms > :since_ms - 60000
 
 -- name: would_block
--- The uses that would have been blocked by a phase that blocks organisations without bought credit, or all.
+-- The uses that phase 2 (organisations that never bought credit) or phase 3 (all) would have blocked.
 SELECT COALESCE(SUM(count), 0) AS times, COALESCE(SUM(amount), 0) AS quantity, COUNT(DISTINCT org_id) AS orgs,
     COUNT(DISTINCT CASE WHEN pays THEN org_id END) AS paying
 FROM guard_denials WHERE metric = :metric AND minute_ms > :since_ms - 60000 AND (:phase = 3 OR NOT pays) AND :phase >= 2
 
 -- name: lines
--- The sums of uses, by period: those that begin at :since_ms or later.
+-- The sums of the uses since :since_ms, by period.
 SELECT u.org_id, u.metric, p.period, CASE p.period WHEN 'hour' THEN u.at_ms - u.at_ms % 3600000
     WHEN 'day' THEN u.at_ms - u.at_ms % 86400000 ELSE u.month_ms END AS start_ms, SUM(u.amount) AS quantity,
     COUNT(*) AS uses
@@ -63,7 +63,7 @@ SELECT org_id, metric, period, start_ms, "before" AS counted, "after" AS quantit
 WHERE at_ms >= :since_ms AND actor = :actor AND reason = :reason ORDER BY number DESC LIMIT :at_most
 
 -- name: drift
--- Counters that are not the sum of their uses.
+-- Counters that differ from the sum of their uses.
 SELECT q.org_id, q.metric, q.period, q.start_ms, q.counted, q.quantity, q.uses
 FROM (SELECT COALESCE(c.org_id, l.org_id) AS org_id, COALESCE(c.metric, l.metric) AS metric,
         COALESCE(c.period, l.period) AS period, COALESCE(c.start_ms, l.start_ms) AS start_ms,
@@ -74,7 +74,7 @@ FROM (SELECT COALESCE(c.org_id, l.org_id) AS org_id, COALESCE(c.metric, l.metric
 WHERE (q.counted <> q.quantity OR q.counted_uses <> q.uses) AND q.start_ms >= :since_ms
 ORDER BY q.org_id, q.metric, q.start_ms, CASE q.period WHEN 'month' THEN 0 WHEN 'day' THEN 1 ELSE 2 END LIMIT :at_most
 
--- How often the guard was asked, and blocked, by metric: of the newest so many uses and refusals of each.
+-- Requested and blocked uses by metric, among the newest :counted uses and minutes of refusals of each metric.
 
 -- name: blocked_metrics
 -- The newest terms of each metric.
@@ -84,7 +84,8 @@ FROM guard_metrics m WHERE m.number = (SELECT MAX(x.number) FROM guard_metrics x
 ORDER BY m.metric LIMIT :at_most
 
 -- name: floors
--- Where there are so many that not all are counted: the moment of the oldest that is; else NULL.
+-- If a metric has :counted uses or more, `use_ms` is the time of the oldest counted use, else NULL. `minute_ms` is the
+-- same for refusals.
 WITH these AS MATERIALIZED (SELECT metric FROM {rows :metrics (metric text)} x)
 SELECT t.metric,
     (SELECT CASE WHEN COUNT(*) = :counted THEN MIN(q.at_ms) END FROM (SELECT u.at_ms FROM guard_uses u
@@ -95,7 +96,7 @@ SELECT t.metric,
 FROM these t
 
 -- name: newest_uses
--- The uses that phase 3 lets through, too; it would block the others.
+-- The uses that phase 3 would allow, too. It would block the others.
 WITH these AS MATERIALIZED (SELECT metric, since_ms FROM {rows :floors (metric text, since_ms bigint)} x)
 SELECT t.metric, COUNT(CASE WHEN u.at_ms >= :day_ms AND u.would <> 'block' THEN 1 END) AS day,
     COUNT(CASE WHEN u.at_ms >= :week_ms AND u.would <> 'block' THEN 1 END) AS week,
@@ -103,7 +104,7 @@ SELECT t.metric, COUNT(CASE WHEN u.at_ms >= :day_ms AND u.would <> 'block' THEN 
 FROM these t {then} guard_uses u ON u.metric = t.metric AND u.at_ms >= t.since_ms GROUP BY t.metric
 
 -- name: newest_denials
--- A minute counts as a whole. Phase 3 would block all of these; phase 2 asks whether the customer ever bought credit.
+-- A minute counts as a whole. Phase 3 would block all of these. Phase 2 would block those without bought credit.
 WITH these AS MATERIALIZED (SELECT metric, since_ms FROM {rows :floors (metric text, since_ms bigint)} x)
 SELECT t.metric, COALESCE(SUM(CASE WHEN d.enforced AND d.minute_ms > :day_ms - 60000 THEN d.count END), 0) AS day,
     COALESCE(SUM(CASE WHEN d.minute_ms > :day_ms - 60000 THEN d.count END), 0) AS day_would,
@@ -126,10 +127,10 @@ GROUP BY d.org_id, d.metric ORDER BY blocked DESC, would DESC, d.org_id, d.metri
 JOIN
 
 -- name: then [sqlite]
--- SQLite keeps the order of a cross join; else it might begin with all uses there ever were.
+-- SQLite keeps the order of a cross join. With another join it may begin with all rows of the other table.
 CROSS JOIN
 
--- The figures of the guard behind the metrics, by indexes.
+-- The guard's figures for the Prometheus metrics, read by indexes.
 
 -- name: names
 SELECT DISTINCT metric FROM guard_metrics ORDER BY metric
@@ -144,7 +145,7 @@ FROM (SELECT DISTINCT metric FROM guard_metrics) m
 JOIN guard_uses u ON u.metric = m.metric AND u.at_ms >= :since_ms AND u.degraded GROUP BY m.metric
 
 -- name: overrides
--- Few: a person asked for each of them.
+-- This reads all limit overrides. They are few, because each was requested one by one.
 SELECT COUNT(CASE WHEN state = 'asked' THEN 1 END) AS waiting, MIN(CASE WHEN state = 'asked' THEN at_ms END) AS since_ms,
     COUNT(CASE WHEN state = 'in_force' AND ends_ms > :now_ms AND ends_ms <= :before_ms THEN 1 END) AS ending
 FROM guard_overrides WHERE (:metric = '' OR metric = :metric)

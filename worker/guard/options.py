@@ -1,7 +1,7 @@
-"""The ways out of a block: top up, sponsor, request an override, run locally; which is open, and how to take it.
+"""The ways out of a block: top up, sponsor, request an override, run locally. Shows which is open, and how to use it.
 
-Guarantee: nothing is written. The guard's own answer (`options`) determines the possible ways, by one question to it.
-The same question with the sponsor as payer shows if a sponsor could pay.
+Guarantee: this module does not write. One check of the guard (`options` of its answer) determines the possible ways.
+The same check with the sponsor as payer shows if a sponsor could pay.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ OVERRIDES: Final = "/v1/guard/overrides"
 
 @dataclass(frozen=True)
 class WayTold:
-    """One way out.
+    """One way out of a block, as the HTTP API returns it.
 
-    `code`: the reason why it is closed (None: it is open). `call`: the body that a program sends, besides a key of the
-    use; `link`: the page where the organisation's own people do it; `command`: the operator's command; `missing`: in
-    credits.
+    `code`: the reason why it is closed (None: it is open). `said`: the way in words. `call`: the request that a
+    program sends; for a use, it adds a use key. `link`: the page for the organisation's users. `command`: the
+    operator's command. `payers`: organisations that could pay. `at`: the provider that sells the credit. `missing`:
+    the missing credit, in credits. `asked`: the number of override requests that wait for a decision.
     """
 
     option: Option
@@ -54,7 +55,7 @@ class WayTold:
 
 @dataclass(frozen=True)
 class WaysTold:
-    """The guard's answer to the wish now, and the four ways, always all of them."""
+    """The guard's present answer to a wish, and all four ways out, open or closed."""
 
     org_id: str
     metric: str
@@ -68,7 +69,10 @@ class WaysTold:
 
 
 def describe_ways(connection: sa.Connection, wish: Wish, page: str, now_ms: int) -> WaysTold:
-    """`page`: where an organisation's own people see their usage; empty: nowhere. Errors: as `guard.check`."""
+    """Return the ways out for a wish. Errors: as `guard.check`.
+
+    `page`: the address of the page where an organisation's users see their usage; empty: there is no such page.
+    """
     found = ways_out(connection, wish, now_ms)
     answer = found.answer
     ways = [_describe_way(way, wish, answer.payer or wish.org_id, page) for way in found.ways]
@@ -117,7 +121,7 @@ def _command(way: Way, wish: Wish, payer: str) -> str | None:
 
 OPTIONS: Final[tuple[Option, ...]] = get_args(Option)
 MOST_SPONSORS: Final = 5
-"""Payers of an organisation that are checked for credit. Each is a request to the guard."""
+"""Payers of an organisation that one answer checks for credit. Each costs one check of the guard."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +135,12 @@ class Override:
 
 @dataclass(frozen=True)
 class Way:
-    """One way out.
+    """One way out of a block.
 
-    `code` None: it is open; else the reason why it is closed, which `said` has in words. `payers`: organisations that
-    could pay; `override`: the override to request; `asked`: the number of overrides that wait for a decision; `at`: the
-    place where credit is kept and bought, if not here; `missing_micro`: the credit that is missing, if that is known.
+    `code`: the reason why it is closed (None: it is open). `said`: the way in words. `payers`: organisations that
+    could pay. `override`: the override to request. `asked`: the number of override requests that wait for a decision.
+    `at`: the provider that keeps and sells the credit, if it is not the embedded ledger. `missing_micro`: the missing
+    credit in micro-credits, if it is known.
     """
 
     option: Option
@@ -154,7 +159,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Ways:
-    """The guard's answer now, and the four ways, in the order of `OPTIONS`."""
+    """The guard's present answer, and the four ways in the order of `OPTIONS`."""
 
     answer: Answer
     ways: tuple[Way, ...]
@@ -163,8 +168,8 @@ class Ways:
 def ways_out(connection: sa.Connection, wish: Wish, now_ms: int, most_sponsors: int = MOST_SPONSORS) -> Ways:
     """Return the ways out for a wish that is blocked, or would be in phase 3.
 
-    `most_sponsors`: sponsors to check. If it is 0, the answer is short: only the existence of a sponsor is checked, and
-    the provider that keeps the balance is not. Errors: as `guard.check`.
+    `most_sponsors`: the number of sponsors to check. If it is 0, the answer shows only if a sponsor exists, and does
+    not name the provider that keeps the balance. Errors: as `guard.check`.
     """
     found = guard.check(connection, wish, now_ms)
     ways = {option: _closed(option, found) for option in OPTIONS if option not in found.options}

@@ -1,7 +1,7 @@
--- The options of a blocked organisation.
+-- The ways out of a block.
 
 -- name: sponsors
--- The customers who pay for an organisation's executions now, by the last row about each.
+-- The customers that pay for an organisation's executions now, by the newest row of each.
 SELECT p.payer FROM payers p WHERE p.org_id = :org_id AND p.allowed AND p.since_ms <= :now_ms
     AND p.number = (SELECT MAX(q.number) FROM payers q WHERE q.payer = p.payer AND q.org_id = p.org_id)
 ORDER BY p.payer LIMIT :at_most

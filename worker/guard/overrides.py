@@ -1,7 +1,7 @@
-"""Overrides: they replace a plan's limit for a while. They are requested and decided, or made by hand.
+"""Limit overrides, which replace a plan's limit for a while. They are requested and decided, or made by hand.
 
-Guarantee: each has an end, unless it is marked as permanent. A read decides if it has ended; no job ends it. The amount
-it allows never changes. Each act is on record with actor and reason.
+Guarantee: each has an end, unless it is marked as permanent. A read decides if it has ended: it needs no job for that.
+Its amount never changes. Each change is recorded with actor and reason.
 """
 
 from __future__ import annotations
@@ -57,13 +57,14 @@ OverrideState: TypeAlias = Literal["asked", "in_force", "refused", "ended"]
 Word: TypeAlias = Literal["approve", "refuse", "end"]
 
 MOST_LIFE_MS: Final = 90 * DAY_MS
-"""Longest life of a limit override that is not permanent."""
+"""Longest life of a limit override that is not permanent, in milliseconds."""
 MOST_ASKED: Final = 20
-"""Limit overrides of a metric that wait for a decision about one organisation, pattern or plan. So a program that sends
-requests in a loop cannot fill the disk.
+"""Requests for limit overrides of a metric that may wait for one organisation, pattern or plan.
+
+Without this bound, a program that sends requests in a loop could fill the disk.
 """
 SOON_MS: Final = 7 * DAY_MS
-"""Time before its end in which a limit override counts as ending soon."""
+"""Time before its end in which a limit override counts as ending soon, in milliseconds."""
 _AFTER: Final[dict[Word, OverrideState]] = {"approve": "in_force", "refuse": "refused", "end": "ended"}
 _TOLD: Final[dict[Word, str]] = {"approve": OVERRIDE_APPROVED, "refuse": OVERRIDE_REFUSED, "end": OVERRIDE_ENDED}
 _MAY_FOLLOW: Final[dict[Word, OverrideState]] = {"approve": "asked", "refuse": "asked", "end": "in_force"}
@@ -71,10 +72,10 @@ _MAY_FOLLOW: Final[dict[Word, OverrideState]] = {"approve": "asked", "refuse": "
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of an override: its metric, its target, the amount in a period, and its end.
+    """The terms of a limit override: its metric, its target, the amount in a period, and its end.
 
-    `target` by `reach`: an organisation, `acme-*`, or a plan. `amount` None: unlimited. `ends_ms`: milliseconds; None:
-    it is permanent.
+    `target`, by `reach`: an organisation, a pattern such as `acme-*`, or a plan. `amount`: base units (None:
+    unlimited). `ends_ms`: milliseconds (None: permanent).
     """
 
     metric: str
@@ -87,7 +88,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class OverrideRow:
-    """An override: its terms, its requester and reason, and the person who decided."""
+    """A limit override: its terms, its requester and reason, and the actor who decided."""
 
     number: int
     metric: str
@@ -114,12 +115,13 @@ class OverrideRow:
 def add(
     connection: sa.Connection, terms: Terms, by: By, *, asked: bool, permanent: bool = False
 ) -> tuple[OverrideRow, bool]:
-    """Make an override that counts from now on, or a requested one (`asked`), which counts once it is approved.
+    """Make a limit override, or request it (`asked`).
 
-    Returns it as it is now, and True if that changed anything. The same call again by the same actor, to the same
-    millisecond of its end, returns the first one: while that counts, or waits and is requested.
+    An override counts from now on, and a requested one from its approval on. Returns the override as it is now, and
+    True if the call created it. If the same actor repeats the call with the same terms, it returns the first override,
+    while that is in force or waits for a decision.
 
-    Errors: UnknownId; UsageError for an end or an amount that is not valid; Denied `too_many_asked`.
+    Errors: UnknownId; UsageError for an invalid end or amount; Denied `too_many_asked`.
     """
     guard_terms.find(connection, terms.metric)
     _require_target(connection, terms)
@@ -143,9 +145,9 @@ def add(
 
 
 def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[OverrideRow, bool]:
-    """Approve, refuse or end an override. Return it as it is now, and if that changed anything.
+    """Approve, refuse or end a limit override. Return it as it is now, and True if the call changed it.
 
-    Errors: UnknownId; Denied `ended` if it was decided otherwise, or has reached its end.
+    Errors: UnknownId; Denied `ended` if another decision was made, or it has reached its end.
     """
     found = show(connection, number)
     state = _AFTER[word]
@@ -168,7 +170,7 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
 
 
 def show(connection: sa.Connection, number: int) -> OverrideRow:
-    """Return an override; no other transaction decides it until this one is over. Errors: UnknownId."""
+    """Lock and return a limit override: no other transaction decides it meanwhile. Errors: UnknownId."""
     row = SQL.run(connection, "read", {"number": number}).mappings().one_or_none()
     if row is None:
         text = f"unknown override {number}; `drawdown override list --all` lists all"
@@ -177,7 +179,10 @@ def show(connection: sa.Connection, number: int) -> OverrideRow:
 
 
 def _before(connection: sa.Connection, terms: Terms, by: By, asked: bool) -> OverrideRow | None:
-    """Return the same override if it exists. Transactions that make or request one do so one after the other."""
+    """Return the same limit override; None if it does not exist. Locks the metric, so no other call makes it now.
+
+    Errors: Denied `too_many_asked`.
+    """
     guard_terms.hold(connection, terms.metric)
     said = {"asked": int(asked), "actor": by.actor, "now_ms": by.now_ms}
     row = SQL.run(connection, "same", {**vars(terms), **said}).mappings().one_or_none()
@@ -190,7 +195,7 @@ def _before(connection: sa.Connection, terms: Terms, by: By, asked: bool) -> Ove
 
 
 def _tell(connection: sa.Connection, event: str, row: OverrideRow, by: By) -> None:
-    """The operator's product."""
+    """Send the webhook event of a limit override to the operator's product."""
     said = {name: getattr(row, name) for name in ("metric", "reach", "target", "period", "amount", "ends_ms")}
     data = {"override": row.number, **said, "actor": by.actor, "reason": by.reason}
     org = row.target if row.reach == "org" else None
@@ -201,11 +206,13 @@ def list_overrides(
     connection: sa.Connection, metric: str, now_ms: int, most: int, *, everything: bool = False, soon: bool = False,
     org_id: str = "", state: OverrideState | Literal[""] = "", after: int = 0, known: bool = False,
 ) -> list[OverrideRow]:  # fmt: skip
-    """Return requested overrides first, then those in force, by their ends.
+    """Return limit overrides: requested ones first, then those in force, by their ends.
 
-    `everything`: also all past ones. `soon`: only those that end within a week. `org_id`: only those of one
-    organisation itself. `after`: of one `state`, only those after the override of that number. Errors: UnknownId,
-    except for a metric that is `known`.
+    `everything`: include past ones. `soon`: only those that end within 7 days. `org_id`: only those with this
+    organisation as target. `after`: with `state`, only those after the override of that number. `known`: the caller
+    has checked the metric.
+
+    Errors: UnknownId for an unknown metric, organisation or override.
     """
     if metric and not known:
         ids.require(connection, ids.METRIC, metric)
@@ -240,16 +247,16 @@ def _require_end(terms: Terms, now_ms: int, permanent: bool) -> None:
         )
 
 
-# As people and programs decide and see them.
+# Actions and lists.
 
 Number = Annotated[int, whole(1, MAX_NUMBER, 1), "Number of the limit override"]
 MOST_LIMITS: Final = 1_000
-"""Limits of a metric in which a dry run looks for its facts."""
+"""Limits, and limit overrides, of a metric among which a dry run finds its facts."""
 
 
 @dataclass(frozen=True)
 class OverrideDecided(OverrideRow):
-    """An override as it is now. `changed`: it was decided now."""
+    """A limit override as it is now. `changed`: this call decided it."""
 
     changed: bool
 
@@ -292,7 +299,7 @@ def _size_of_approval(connection: sa.Connection, _asked: Invocation, values: Val
 
 @dataclass(frozen=True)
 class OverrideShown(OverrideRow):
-    """An override in a list. `standing`: its state in words, as its end has it."""
+    """A limit override in a list. `standing`: its state in words, with regard to its end."""
 
     standing: str
 

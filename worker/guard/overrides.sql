@@ -1,4 +1,4 @@
--- Amounts that replace a plan's limit.
+-- Limit overrides, which replace a plan's limit.
 
 -- name: add
 INSERT INTO guard_overrides (metric, reach, target, period, amount, ends_ms, state, at_ms, actor, reason, decided_ms,
@@ -17,8 +17,8 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: same
--- An override that the same person made, or asked for, in the same words: where it counts, if no newer one replaces it;
--- where it is asked for, also one that waits.
+-- The override that the same actor made or requested with the same terms. It is in force, and a newer one does not
+-- replace it. If an override is requested (`asked`), a waiting one counts, too.
 SELECT {columns} FROM guard_overrides o WHERE metric = :metric AND reach = :reach AND target = :target
     AND period = :period AND COALESCE(amount, -1) = COALESCE(CAST(:amount AS BIGINT), -1)
     AND COALESCE(ends_ms, -1) = COALESCE(CAST(:ends_ms AS BIGINT), -1) AND actor = :actor
@@ -42,7 +42,7 @@ UPDATE guard_overrides SET state = :state, decided_ms = :decided_ms, decided_by 
 WHERE number = :number
 
 -- name: list
--- Those that are in force and over are shown as over.
+-- Without `everything`, requested overrides, and those in force before their end. An ended one is shown as over.
 SELECT {columns} FROM guard_overrides
 WHERE (:everything = 1 OR state = 'asked' OR (state = 'in_force' AND (ends_ms IS NULL OR ends_ms > :now_ms)))
     AND (:metric = '' OR metric = :metric) AND (:org_id = '' OR (reach = 'org' AND target = :org_id)) AND (CAST(:before_ms AS BIGINT) IS NULL OR ends_ms <= :before_ms)

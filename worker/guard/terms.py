@@ -1,7 +1,7 @@
-"""The terms of the guard: what it counts, prices, the limits of plans, and the facts that one decision needs.
+"""The terms of the guard: metrics, prices, the limits of plans, and the facts that a decision needs.
 
-Guarantee: terms and limits are rows that are appended. The last number counts; the same terms again add no row. Reading
-the facts of a decision (`know`) writes nothing.
+Guarantee: terms and limits are appended rows, and the row with the highest number counts. If the same terms are set
+again, no row is added. `know`, which reads the facts of a decision, does not write.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ SQL = queries(__file__)
 ANY_PLAN: Final = "*"
 """The plan name for every plan that has no limit of its own, and for organisations without a plan."""
 MAX_UNITS: Final = 10**12
-"""Base units of one use, of a limit, and of a price. Nine million such uses still fit in 64 bits."""
+"""Most base units of one use, of a limit, and of a price. The sum of nine million such uses still fits in 64 bits."""
 LITTLE_PPM: Final = 200_000
-"""At or below which part of a limit it is warned, unless it is given."""
+"""Part of a limit, in parts per million, at or below which the guard warns, if the metric does not set it."""
 
 
 @dataclass(frozen=True)
 class Metric:
     """A metric: its price, its payer and its phase.
 
-    `payer`: the organisation that pays instead; None: the organisation itself. `phase`: the effect of a decision.
-    `warn_ppm`: the part of a limit that is left when a warning begins. `fails_open`: use is allowed if the credit is
-    unknown. `counts`: the event type or feature of the mapping that it counts; None: the one with its name.
+    `price_micro`: micro-credits for `per_units` base units. `payer`: the organisation that pays (None: that which uses
+    it). `phase`: the effect of a decision. `warn_ppm`: the remaining part of a limit at which a warning begins.
+    `fails_open`: use is allowed if the credit is unknown. `counts`: the event type or feature of the mapping that it
+    counts (None: that with the metric's name).
     """
 
     metric: str
@@ -67,9 +68,9 @@ class Metric:
 
 @dataclass(frozen=True)
 class Change:
-    """The changes of a metric; None: it stays as it is.
+    """The changes of a metric. A field that is None does not change.
 
-    `payer` "": the organisation itself. `counts` "": the event type or feature with the metric's name.
+    `payer` "": the organisation itself pays. `counts` "": the event type or feature with the metric's name.
     """
 
     price_micro: int | None = None
@@ -85,7 +86,7 @@ class Change:
 class PlanLimit:
     """A plan's limit of a metric in a period, in base units.
 
-    `amount` None: unlimited. `phase` None: the metric's.
+    `amount` None: unlimited. `phase` None: the phase of the metric.
     """
 
     metric: str
@@ -96,15 +97,15 @@ class PlanLimit:
 
 
 def hold(connection: sa.Connection, metric: str) -> bool:
-    """Lock the metric; returns True if it exists.
+    """Lock a metric. Return True if it exists.
 
-    Until this transaction is over, no other one changes it or a limit of it, or makes or requests an override.
+    Until this transaction is over, another one cannot change the metric or its limits, or make or request an override.
     """
     return SQL.run(connection, "hold", {"metric": metric}).first() is not None
 
 
 def find(connection: sa.Connection, metric: str, number: int | None = None) -> Metric:
-    """A metric as it is, or as it was by a number. Errors: UnknownId."""
+    """Return a metric with its newest terms, or with those of a number. Errors: UnknownId."""
     found = _latest(connection, metric, number)
     if found is None:
         ids.require(connection, ids.METRIC, metric)
@@ -115,10 +116,13 @@ def find(connection: sa.Connection, metric: str, number: int | None = None) -> M
 def set_metric(
     connection: sa.Connection, metric: str, change: Change, by: By, *, new: bool = True
 ) -> tuple[Metric, Metric | None]:
-    """Change a metric or make one. Return it as it is now, and as it was. Earlier uses keep their price.
+    """Change or create a metric. Return it as it is now, and as it was (None: it is new).
 
-    Errors: UsageError for impossible values; UnknownId, unless `new`, and for an unknown payer; Refused for a price of
-    usage that the seal bills, or of an event type with usage that waits (`billed_once`); DatabaseBusy.
+    Earlier uses keep their price.
+
+    Errors: UsageError for invalid values; UnknownId for an unknown payer, and for an unknown metric unless `new`;
+    Refused for a price of usage that the seal bills, or of an event type with pending usage (`double_billing`);
+    DatabaseBusy.
     """
     if not is_clean_id(metric) or metric == ANY_PLAN:
         raise UsageError("invalid metric name: expected 1 to 200 characters without control characters")
@@ -146,7 +150,7 @@ def set_metric(
     if now != was:
         now = replace(now, number=now.number + 1)
         values = {**vars(now), "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-        if SQL.run(connection, "add_metric", values).first() is None:  # somebody made it this moment
+        if SQL.run(connection, "add_metric", values).first() is None:  # a concurrent call just created it
             return set_metric(connection, metric, change, by)
         details = {name: value for name, value in vars(now).items() if name != "metric"}
         record(connection, "guard_metric", metric, details, by)
@@ -154,11 +158,11 @@ def set_metric(
 
 
 def set_limit(connection: sa.Connection, limit: PlanLimit, by: By, *, ended: bool = False) -> bool:
-    """Set a plan's limit, or remove it if it is `ended`; returns True if anything changed.
+    """Set a plan's limit, or end it (`ended`). Return True if it changed.
 
-    It counts from now on, also in the current period.
+    The limit counts from now on, also in the current period.
 
-    Errors: UnknownId; UsageError for an amount or a phase that is not valid.
+    Errors: UnknownId; UsageError for an invalid amount or phase.
     """
     find(connection, limit.metric)
     if limit.plan != ANY_PLAN:
@@ -194,7 +198,7 @@ def _changed(metric: str, was: Metric | None, change: Change) -> Metric:
 
 
 def _charges_for(was: Metric | None, now: Metric) -> str | None:
-    """Return the event type or feature that it charges for, if that or the price is new; otherwise None."""
+    """Return the event type or feature that a metric charges for, if that or the price is new; otherwise None."""
     is_new = was is None or (was.price_micro, was.counts) != (now.price_micro, now.counts)
     return (now.counts or now.metric) if now.price_micro and is_new else None
 
@@ -221,8 +225,8 @@ def _require_phase(phase: int | None) -> None:
 class Wish:
     """A use to decide: a quantity of a metric, in base units, by an organisation.
 
-    `for_ms`: the length of a hold, in milliseconds. `project`, `subject`, …: the run's labels. `payer`: the payer in
-    place of the metric's setting (see `Request.payer`).
+    `for_ms`: the length of a hold, in milliseconds. `project`, `subject`: labels of the execution that charges it.
+    `payer`: the payer in place of the metric's setting (see `Request.payer`).
     """
 
     org_id: str
@@ -236,7 +240,11 @@ class Wish:
 
 @dataclass(frozen=True)
 class AskerTerms:
-    """The caller, and the parts of the metric that count for it. `customer_id`: the customer that has the plan."""
+    """The facts of a decision about a caller: its metric, plan, limits and overrides.
+
+    `customer_id`: the customer that has the plan. `pays`: it ever bought credit. `halted`: `stopped` or `halted` if an
+    operator stopped or halted the organisation.
+    """
 
     metric: Metric
     asker: Asker
@@ -262,7 +270,7 @@ class AskerTerms:
 
 
 def require_sane(wish: Wish) -> None:
-    """Errors: UsageError."""
+    """Refuse a wish with an invalid quantity, label or length. Errors: UsageError."""
     if not 0 < wish.quantity <= MAX_UNITS:
         raise UsageError(f"invalid quantity: expected a whole number from 1 to {MAX_UNITS:,} base units of the metric")
     for label in (wish.project, wish.subject):
@@ -272,7 +280,7 @@ def require_sane(wish: Wish) -> None:
 
 
 def know(connection: sa.Connection, wish: Wish, now_ms: int) -> AskerTerms:
-    """Errors: UnknownId for a metric that is none, or an organisation that nobody knows."""
+    """Return the facts of a decision, except the counters. Errors: UnknownId for the metric or the organisation."""
     metric = find(connection, wish.metric)
     asker = read_asker(connection, wish.org_id, now_ms)
     billed = asker.provider is not None and asker.provider not in EXEMPT_PROVIDERS
@@ -290,7 +298,7 @@ def know(connection: sa.Connection, wish: Wish, now_ms: int) -> AskerTerms:
 
 
 def limits_of(found: Iterable[Limit]) -> tuple[Limit, ...]:
-    """Those that count: in each period the plan's own, or else that of any plan."""
+    """Return the limits that count: in each period the plan's own, or else that of any plan."""
     limits: dict[str, Limit] = {}
     for one in sorted(found, key=lambda limit: limit.plan == ANY_PLAN):
         limits.setdefault(one.period, one)
@@ -298,16 +306,16 @@ def limits_of(found: Iterable[Limit]) -> tuple[Limit, ...]:
 
 
 def halted_by(asker: Asker) -> str | None:
-    """Why an operator lets nothing of an organisation run."""
+    """Return `stopped` or `halted` if an operator stopped or halted an organisation; otherwise None."""
     if asker.stopped_at_ms is not None:
         return "stopped"
     return "halted" if asker.is_halted and asker.halt_reason == "operator" else None
 
 
 def run_of(wish: Wish, metric: Metric, amount_micro: int) -> Request:
-    """Return the run that charges for a use: the organisation's own, or that of the payer that the metric names.
+    """Return the request of the execution that charges a use: for the organisation, or for the metric's payer.
 
-    The payer's run has the organisation as its subject.
+    The payer's execution has the organisation as its subject.
     """
     if metric.payer is None or wish.payer is not None:
         return Request(
@@ -319,7 +327,7 @@ def run_of(wish: Wish, metric: Metric, amount_micro: int) -> Request:
     )
 
 
-# As people and programs say them.
+# Actions.
 
 MetricName = Annotated[str, ID, "Name of the metric"]
 PhaseOf = Annotated[
@@ -329,7 +337,7 @@ PhaseOf = Annotated[
 
 @dataclass(frozen=True)
 class MetricSet(Metric):
-    """A metric as it is now, and as it was before (null: it is new). `changed`: whether they differ."""
+    """A metric as it is now, and as it was before (`was`, null: it is new). `changed`: they differ."""
 
     was: Metric | None = None
     changed: bool = False
@@ -392,7 +400,10 @@ def _facts_of_metric(connection: sa.Connection, _asked: Invocation, values: Valu
 
 
 def _size_of_metric(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
-    """A lower price, and another one's wallet, pay for any use from then on."""
+    """Return the size of a change of a metric: unbounded for a lower price or another payer, else one object.
+
+    Both affect every later use, so their effect has no bound.
+    """
     found, payer = _latest(connection, values["metric"]), values["payer"]
     if payer is not None and payer != "none" and (found is None or payer != found.payer):
         return Size(unbounded=True)

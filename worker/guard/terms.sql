@@ -1,4 +1,4 @@
--- Metrics that the guard counts, and the amounts that plans allow.
+-- The metrics of the guard, and the limits of plans.
 
 -- name: for_update [postgresql]
 FOR UPDATE
@@ -6,7 +6,7 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: hold
--- No other transaction sets the metric, or a limit of it, until this one is over: its first row stands for all.
+-- Lock the metric's first row. Until this transaction is over, another one cannot set the metric or a limit of it.
 SELECT 1 FROM guard_metrics WHERE metric = :metric AND number = 1 {for_update}
 
 -- name: metric
@@ -28,10 +28,10 @@ WHERE metric = :metric AND "plan" = :plan AND period = :period ORDER BY number D
 INSERT INTO guard_limits (metric, "plan", period, number, ended, amount, phase, at_ms, actor, reason)
 VALUES (:metric, :plan, :period, :number, :ended, :amount, :phase, :at_ms, :actor, :reason)
 
--- The facts for a decision of the guard, beside counters.
+-- The facts for a decision of the guard, except the counters.
 
 -- name: customer
--- A customer's plan, by its wallet or by the provider's answer, and whether it ever bought credit: one row, always.
+-- A customer's plan, by its wallet or by the provider's answer, and whether it ever bought credit: always one row.
 SELECT COALESCE(w."plan", o."plan") AS "plan", w.account_id IS NOT NULL AS has_wallet,
     EXISTS (SELECT 1 FROM ledger_lots l WHERE l.customer_id = :customer_id AND l.kind = 'purchased') AS pays
 FROM (SELECT 1 AS one) q LEFT JOIN ledger_accounts w ON w.account_id = :account_id
@@ -56,13 +56,13 @@ w.org_id
 w."plan"
 
 -- name: limits
--- The newest of each plan and period, of a plan and of any. `its_metric`, `its_plan`: those of a row, or those given.
+-- The newest limit of each period, of a plan and of any plan. `its_metric`, `its_plan`: columns, or parameters.
 SELECT l."plan", l.period, l.amount, l.phase FROM guard_limits l
 WHERE l.metric = {its_metric} AND l."plan" IN ({its_plan}, '*') AND NOT l.ended AND l.number = (SELECT MAX(x.number)
     FROM guard_limits x WHERE x.metric = l.metric AND x."plan" = l."plan" AND x.period = l.period)
 
 -- name: overrides
--- The overrides in force now for the caller, likewise: of one kind and period the newest counts.
+-- The overrides in force now for the caller, with the same parameters. The newest of a reach and a period counts.
 SELECT o.number, o.reach, o.period, o.amount FROM guard_overrides o
 WHERE o.metric = {its_metric} AND o.state = 'in_force' AND (o.ends_ms IS NULL OR o.ends_ms > :now_ms)
     AND ((o.reach = 'org' AND o.target = {its_org}) OR (o.reach = 'plan' AND o.target = {its_plan})
@@ -88,9 +88,9 @@ to_json
 json
 
 -- name: seen
--- All of that for many who ask at once, with their counters and wallets: of each one text, the fields of `Seen`, by
--- `n`. Many columns would cost more than their contents. For SQLite, a value that is appended to '' is text, and JSON
--- no more. The LIMIT, which cuts nothing off, tells PostgreSQL how few ask.
+-- The facts of many callers, with their counters and wallets. Each row is one JSON text with the fields of
+-- `AskerRows`, by the place `n`. Many columns would cost more than their contents. In SQLite, a value appended to '' is
+-- text and no longer JSON. The LIMIT equals the number of callers, so that PostgreSQL plans for few rows.
 WITH asked AS MATERIALIZED (
     SELECT r.* FROM {rows :asked (n integer, org_id text, metric text, project text)} r LIMIT :asking
 ),

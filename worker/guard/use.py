@@ -1,22 +1,23 @@
-"""The guard: may so much of a metric be used now? Checked (`check`), used at once (`consume`), or held and settled.
+"""Uses of a metric: checked (`check`), used at once (`consume`), or held and settled (`reserve`, `settle`).
 
-Guarantee: a use is counted, charged and recorded in one transaction, under the caller's key: the same call again gets
-the first answer, and another content under the key is refused. All limits of a metric hold, or nothing is used. The use
-is charged by a run of its own, `guard:KEY`, that is accepted and settled in that transaction: `verify`, statements and
-lots treat it as any run. Several uses of one counter may be decided in one transaction, one after another: each gets
+Guarantee: a use is counted, charged and recorded in one transaction, under the caller's key. A repeated call gets the
+first answer. Another content under the same key is refused. If a use exceeds any limit of its metric, it does not
+count. Its own execution, `guard:KEY`, charges it, and is accepted and settled in that transaction. `verify`, statements
+and lots treat it as any execution. One transaction may decide several uses of a counter, one after another. Each gets
 the answer that it would have got alone, and an error in one does not affect the others.
 
-A check is answered as `consume` would answer at that moment, and writes nothing. All checks that come at once are read
-by one statement. They are answered by it if their own wallets pay and nothing in those is due.
+A check gets the answer that `consume` would give at that moment, and does not write. One statement reads all checks
+that arrive together. It is sufficient if their own wallets pay, and those have no step due.
 
-A held amount counts as used until the use ends, or until its hold is over; then its final amount counts. The counters
-of the hour, day and month in which it was reserved move by the difference, in the transaction of the end.
+A held amount counts as used until the use ends or its hold expires. Then its final amount counts. The counters of the
+hour, day and month in which it was reserved move by the difference, in the transaction of the end.
 
-A use may emit an event (`emission`), by which the seal bills it: in the same transaction, once it is allowed.
+A use may emit an event (`emission`), by which the seal bills it. Once the use is allowed, the event is recorded in the
+same transaction.
 
-If an API key is bound to an organisation, its use keys belong to that organisation. An unbound key takes use keys among
-all organisations, and no bound key takes one of these. A bound key finds a use of an unbound key under the same key for
-its organisation: it is one use.
+If an API key is bound to an organisation, its use keys belong to that organisation. Use keys of unbound API keys are
+unique among all organisations, and separate from those of bound keys. If an unbound key has used a use key for the
+organisation, a bound key that sends the same use key finds that use.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ __all__ = ["Answer", "Wish", "check", "check_all", "check_by_keys"]
 class Ask:
     """A requested use, at once or to be `held`.
 
-    `own`: by an API key that is bound to its organisation. `failed_open`: it was allowed while the server could not be
-    reached.
+    `own`: the caller's API key is bound to the organisation. `failed_open`: the client allowed the use while it could
+    not reach the server.
     """
 
     key: str
@@ -88,7 +89,7 @@ class Ask:
     own: bool = False
     failed_open: bool = False
     event: Emission | None = None
-    """The event that it emits if it is allowed."""
+    """The event that the use emits if it is allowed."""
 
     @property
     def name(self) -> str:
@@ -96,7 +97,7 @@ class Ask:
 
     @property
     def fingerprint(self) -> str:
-        """Tells a repetition from another use under the same key."""
+        """Return a hash of the content. It distinguishes a repeated call from another use under the same key."""
         event = [] if self.event is None else [self.event.content]
         said = json.dumps([vars(self.wish), self.state, *event], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
@@ -107,7 +108,10 @@ class Ask:
 
 @dataclass(frozen=True)
 class Charged:
-    """The cost of a use, and its charge (None: it was refused by `code`)."""
+    """The cost of a use, and the reservation that charges it (None: it is not charged).
+
+    `code`: the reason why the charge was refused (None: it was not refused).
+    """
 
     costs: Costs
     reservation: str | None = None
@@ -116,10 +120,11 @@ class Charged:
 
 @dataclass
 class Book:
-    """Locked counters, and the decisions about them in one transaction. `counters` are as they will be.
+    """Locked counters, and the decisions about them in one transaction.
 
-    `charge`: returns the cost of a use and if it is charged, within its metric's limit or beyond it. `emit`: takes the
-    use's event, before a wallet is locked. If the use is blocked after all, the caller takes the event back.
+    `locked`: the counters as they were. `counters`: the counters after the decisions. `charge`: charges a use; the last
+    parameter is True beyond the metric's limit. `emit`: records the use's event, before a wallet is locked. If the use
+    is blocked later, the caller rolls the event back.
     """
 
     charge: Callable[[Ask, AskerTerms, bool], Charged]
@@ -130,20 +135,22 @@ class Book:
     new_uses: list[Use] = field(default_factory=list)
     denials: Denials = field(default_factory=Denials)
     passes: bool = False
-    """True if a use was let through beyond a limit."""
+    """True if a use was allowed beyond a limit."""
     emit: Callable[[Ask], Emitted | None] = lambda _: None
 
 
 def consume(connection: sa.Connection, key: str, wish: Wish, by: By, event: Emission | None = None) -> Answer:
     """Use a quantity at once, if that is allowed, and emit its event.
 
-    Errors: Denied `other_content` for a key of another use, `bad_event`; UnknownId; UsageError; DatabaseBusy.
+    Errors: Denied `other_content` for a key of another use, and `bad_event`; UnknownId; UsageError; DatabaseBusy.
     """
     return take(connection, Ask(key, wish, by, event=event))
 
 
 def let_through(connection: sa.Connection, key: str, wish: Wish, by: By, state: State) -> Answer:
-    """Count what was used, or is held, without the server, at any limit; it is charged if there is credit.
+    """Count a use, or a hold, that a client allowed while it could not reach the server.
+
+    It counts even above a limit, and is charged if the payer has credit.
 
     Errors: Denied `fails_closed`, `other_content`; UnknownId; UsageError; DatabaseBusy.
     """
@@ -151,7 +158,7 @@ def let_through(connection: sa.Connection, key: str, wish: Wish, by: By, state: 
 
 
 def take(connection: sa.Connection, ask: Ask) -> Answer:
-    """Do the same for any request."""
+    """Decide one requested use. Errors: as `consume` and `let_through`."""
     (found,) = take_all(connection, [ask])
     if isinstance(found, DrawdownError):
         raise found
@@ -161,9 +168,9 @@ def take(connection: sa.Connection, ask: Ask) -> Answer:
 def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | DrawdownError]:
     """Decide several uses of one organisation's metric at one moment, one after another, in their order.
 
-    A refused use has an error in the place of its answer, and nothing of it is kept.
+    A refused use has an error in the place of its answer, and does not count.
 
-    Errors: NotTogether, UnknownId if the uses must be decided alone; DatabaseBusy.
+    Errors: NotTogether or UnknownId if the uses must be decided alone; DatabaseBusy.
     """
     found: list[Answer | DrawdownError | None] = [wrong(one) for one in asked]
     keys = [(one.wish.org_id, one.key) for one, error in zip(asked, found, strict=True) if error is None]
@@ -185,7 +192,7 @@ def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | D
 
 
 def wrong(ask: Ask) -> UsageError | None:
-    """Return the error of a request that is not valid; None: it is valid."""
+    """Return the error of an invalid request; None if it is valid."""
     try:
         require_key(ask.key)
         require_sane(ask.wish)
@@ -195,7 +202,7 @@ def wrong(ask: Ask) -> UsageError | None:
 
 
 def _before(uses: dict[str, Use], ask: Ask) -> Answer | Denied | None:
-    """The answer to a key that was used before."""
+    """Return the answer to a key that was used before; None for a new key."""
     before = used_before(uses, ask.wish.org_id, ask.key, own=ask.own)
     if before is None:
         return None
@@ -210,7 +217,7 @@ def _answered(connection: sa.Connection, book: Book, ask: Ask) -> Answer | Drawd
             return decide_use(book, ask)
         with connection.begin_nested() as turn:
             found = decide_use(book, ask)
-            if found.state is None:  # for lack of credit, which is known once the event was taken
+            if found.state is None:  # credit is missing, which is found only after the event is recorded
                 turn.rollback()
             return found
     except (Refused, UsageError) as error:
@@ -253,7 +260,7 @@ def decide_use(book: Book, ask: Ask) -> Answer:
 
 
 def _decide_use(known: AskerTerms, counters: Counters, ask: Ask, code: str | None = None) -> Verdict:
-    """Return the decision; for a use that was let through before, the decision that would have been made."""
+    """Return the decision about a use. If the client already allowed it, it is allowed, with `would` as decided."""
     verdict = decide(known.facts(counters, code), ask.wish.quantity)
     if ask.failed_open and verdict.decision == "block":
         return replace(verdict, decision="allow", enforced=False)
@@ -261,7 +268,7 @@ def _decide_use(known: AskerTerms, counters: Counters, ask: Ask, code: str | Non
 
 
 def _write(connection: sa.Connection, book: Book, asked: int) -> None:
-    """Write all decisions. A limit is passed only if the decision allowed it."""
+    """Write all decisions. The counters exceed a limit only if a decision allowed it."""
     known = book.terms
     guard_counts.deny(connection, book.locked, book.denials, book.locked.at_ms, pays=known.pays)
     if not book.new_uses:
@@ -285,14 +292,17 @@ def refuse(
     verdict: Verdict,
     now_ms: int,
 ) -> None:
-    """Count what was refused, or would be, of a use that is there."""
+    """Count a refusal, enforced or not, of more of an existing use."""
     denials = Denials()
     denials.add(verdict.reason, amount, name, enforced=verdict.decision == "block")
     guard_counts.deny(connection, counters, denials, now_ms, pays=known.pays)
 
 
 def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[], Charged]) -> Charged:
-    """Charge, or keep nothing if that is refused. Errors: Denied for a run's key of another content."""
+    """Run `work`, which charges. If the charge is refused, roll it back and return the reason.
+
+    Errors: Denied `other_content` if the execution's key has another content.
+    """
     try:
         with connection.begin_nested():
             return work()
@@ -303,9 +313,9 @@ def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[]
 
 
 def _charge(connection: sa.Connection, ask: Ask, known: AskerTerms, is_beyond: bool) -> Charged:
-    """Charge a use by a run of its own, settled at once if it is used at once.
+    """Charge a use by its own execution, which is settled at once unless the use is held.
 
-    If a use was let through beyond the metric's limit, and the metric names another payer, no one is charged.
+    If the use is beyond the metric's limit, and the metric names another payer, that payer is not charged.
     """
     terms = known.metric.price
     price = terms.hold_micro(ask.wish.quantity) if ask.state == "held" else terms.of(ask.wish.quantity)
@@ -383,7 +393,7 @@ class Costs:
 
 
 Paying: TypeAlias = tuple[str | None, Costs]
-"""With which code credit is refused, and what it costs."""
+"""The code with which the charge is refused (None: it is not refused), and the cost."""
 NOTHING: Final[Paying] = None, Costs()
 
 
@@ -391,7 +401,7 @@ NOTHING: Final[Paying] = None, Costs()
 class AskerRows:
     """The facts about a caller, as one statement reads them.
 
-    Lists are its rows. If there is no wallet, or no terms, the rows of `wallet` and `terms` are empty.
+    Lists are rows of values. If a wallet or its plan's terms do not exist, the values of `wallet` or `terms` are None.
     """
 
     provider: str | None
@@ -408,21 +418,21 @@ class AskerRows:
     is_blocked: bool
     has_overs: bool
     has_other_owner: bool
-    """The wallet may have another owner: `owners` has it, for the time and the providers that count."""
+    """The wallet may have another owner (see `owners` for the time and the providers that count)."""
     has_used: bool
-    """There may be usage that the wallet is still to be charged for."""
+    """The wallet may still have to pay for recorded usage."""
     limits: list[list[Any]] | None
     overrides: list[list[Any]] | None
     counters: list[list[Any]] | None
 
     @property
     def is_known(self) -> bool:
-        """True if the metric exists, and the organisation is known."""
+        """Return True if the metric exists, and the organisation is known."""
         return self.metric is not None and (self.provider is not None or self.wallet[0] is not None)
 
 
 def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
-    """Return the answer that `consume` would give now. Nothing is written. Errors: UnknownId; UsageError."""
+    """Return the answer that `consume` would give now, without a write. Errors: UnknownId; UsageError."""
     (found,) = check_all(connection, [wish], now_ms)
     if isinstance(found, DrawdownError):
         raise found
@@ -437,7 +447,10 @@ def check_all(connection: sa.Connection, wishes: Sequence[Wish], now_ms: int) ->
 def check_by_keys(
     connection: sa.Connection, proofs: Collection[str], wishes: Sequence[Wish], now_ms: int
 ) -> tuple[Mapping[str, ApiKey], list[Answer | DrawdownError]]:
-    """The same, and the organisations of these keys, as `api_keys.find_all`: all of it by one statement."""
+    """Read API keys and the facts of wishes by one statement, and check the wishes.
+
+    Returns the valid keys of `proofs`, by hash, and the answers in the order of the wishes (see `check_all`).
+    """
     part = seen_part([(one.org_id, one.metric, one.project or "") for one in wishes], now_ms)
     with prepared(connection):
         read = read_together(connection, keys=api_keys.finding(proofs, now_ms), seen=part)
@@ -447,21 +460,24 @@ def check_by_keys(
 
 
 def known_with(wish: Wish, seen: AskerRows) -> AskerTerms:
-    """The same, or it is to be asked for alone. Errors: NotTogether."""
+    """Return the facts of a decision. Errors: NotTogether if the metric or the organisation is unknown."""
     if not seen.is_known:
         raise NotTogether(f"unknown metric {wish.metric}, or unknown organisation {wish.org_id}")
     return known_of(wish, seen)
 
 
 def seen_part(asked: Sequence[tuple[str, str, str]], now_ms: int) -> Part:
-    """Return the query of the facts about callers, each an organisation, a metric and a project: rows for `seen_of`."""
+    """Return the query of the facts about callers: rows for `seen_of`.
+
+    `asked`: an organisation, a metric and a project for each caller.
+    """
     rows = [{"n": n, "org_id": org, "metric": metric, "project": name} for n, (org, metric, name) in enumerate(asked)]
     moments = {"now_ms": now_ms, **{f"{period}_ms": start for period, start in starts(now_ms).items()}}
     return SQL.part("seen", {"asked": rows, "asking": len(rows), **moments})
 
 
 def seen_of(rows: Sequence[Any]) -> dict[int, AskerRows]:
-    """The same, by their places."""
+    """Return the facts about callers from the rows of `seen_part`, by their places."""
     return {int(row.n): AskerRows(*json.loads(row.seen)) for row in rows}
 
 
@@ -479,7 +495,7 @@ def _checked(connection: sa.Connection, wish: Wish, seen: AskerRows, now_ms: int
 
 
 def known_of(wish: Wish, seen: AskerRows) -> AskerTerms:
-    """Return the facts of a decision, if the caller and the metric are known."""
+    """Return the facts of a decision from the rows of a caller that `is_known`."""
     assert seen.metric is not None
     number, price, per_units, payer, phase, warn_ppm, fails_open, counts = seen.metric
     metric = Metric(wish.metric, number, price, per_units, payer, phase, warn_ppm, bool(fails_open), counts)
@@ -498,7 +514,7 @@ def known_of(wish: Wish, seen: AskerRows) -> AskerTerms:
 
 
 def _counters(wish: Wish, seen: AskerRows, now_ms: int) -> Counters:
-    """As `guard_counts.look`, where no hold is over."""
+    """Return the counters as `guard_counts.look` does, if the metric has no expired uses."""
     rows = {period: (Counted(used, bool(warned)), uses) for period, used, warned, uses in seen.counters or ()}
     none = Counted(), 0
     counted: dict[Span, Counted] = {period: rows.get(period, none)[0] for period in PERIODS}
@@ -506,8 +522,11 @@ def _counters(wish: Wish, seen: AskerRows, now_ms: int) -> Counters:
 
 
 def _paying(connection: sa.Connection, wish: Wish, known: AskerTerms, seen: AskerRows, now_ms: int) -> Paying | None:
-    """As `executions.preview`, where the organisation's own wallet pays, nothing in it is due, and no step of the
-    permission order but the last, credits, refuses; None elsewhere."""
+    """Return the result of `executions.preview` in the plain case, from the facts that are already read.
+
+    The case is plain if the organisation's own wallet pays and has no step due. Also, only the last step of the
+    permission order, credits, may refuse. Returns None in all other cases.
+    """
     price, asker = known.metric.price.of(wish.quantity), known.asker
     account, balance, held, overdraft, over, due_ms, *_ = seen.wallet
     is_sponsored = wish.payer is not None or known.metric.payer is not None
@@ -555,25 +574,29 @@ def _answer_of(wish: Wish, known: AskerTerms, counters: Counters, paying: Paying
 
 
 def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
-    """Hold a quantity for use, if that is allowed, for an hour or the given time. Errors: as `guard.consume`."""
+    """Hold a quantity for use, if that is allowed, for `wish.for_ms` or an hour. Errors: as `consume`."""
     return take(connection, Ask(key, wish, by, "held"))
 
 
 def settle(connection: sa.Connection, key: str, actual: int, by: By) -> Answer:
-    """End it with what was used in all, also after its hold was over; what is left is free. Errors: Denied `ended`,
-    `other_content`; UnknownId; UsageError."""
+    """End a held use with the total used quantity, in base units, even if its hold has expired.
+
+    The rest of the hold is released.
+
+    Errors: Denied `ended`, `other_content`; UnknownId; UsageError.
+    """
     return _end(connection, key, "settled", actual, by)
 
 
 def release(connection: sa.Connection, key: str, incurred: int, by: By) -> Answer:
-    """Give it up; what it used all the same counts. Errors: as `settle`."""
+    """Cancel a held use. A quantity that it used (`incurred`, in base units) counts. Errors: as `settle`."""
     return _end(connection, key, "released", incurred, by)
 
 
 def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | None, by: By) -> Answer:
-    """Extend a hold to `to` base units in all, and until `for_ms` from now (an hour); neither shrinks.
+    """Extend a hold to `to` base units in all, and to `for_ms` from now (None: an hour).
 
-    The call shows that the use continues. If so much is not allowed, nothing changes.
+    Neither shrinks. The call shows that the use continues. If the quantity is not allowed, the hold does not change.
 
     Errors: Denied `ended`; UnknownId; UsageError.
     """
@@ -605,9 +628,9 @@ def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | No
 def _grown(
     connection: sa.Connection, use: Use, counters: Counters, wanted: int, life_ms: int, known: AskerTerms, by: By
 ) -> tuple[Verdict, Charged]:
-    """Decide if a use may hold more. Its run holds the price, by the terms of its acceptance.
+    """Decide if a use may hold more. Its execution reserves the price, by the terms of its acceptance.
 
-    If the run cannot hold more, and the use is let through, it continues with the present hold.
+    If the execution cannot reserve more, and the use is allowed, it continues with the present reservation.
     """
     wish, done = Wish(use.org_id, use.metric, wanted - use.amount), Charged(Costs())
     verdict = decide(known.facts(counters), wish.quantity)
@@ -640,7 +663,7 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
     if use.state != "held" and (use.state, state) != ("expired", "settled"):
         raise _ended(use)
     price = use.price.of(amount)
-    if price > MAX_ENTRY_MICRO:  # where no run says so
+    if price > MAX_ENTRY_MICRO:  # without an execution, only this check bounds the price
         raise UsageError("the cost of a use is too large: expected at most 1,000,000,000 credits")
     known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
     is_beyond = beyond(known.facts(counters), amount - use.amount)
@@ -659,11 +682,11 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
 
 
 def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: By, *, is_beyond: bool) -> int:
-    """End a use's run, and return the part of its price that was charged.
+    """End a use's execution. Return the charged part of its price, in micro-credits.
 
-    If the payer allows no more, the rest is charged to no one: a past use has to be counted. If the metric names the
-    payer, the payer pays nothing that `is_beyond` its limit, nor more than its credit. The held amount is within all
-    that, until its hold is over.
+    A past use has to be counted, so the part above the payer's limit is not charged. If the metric names the payer, the
+    payer does not pay for use that `is_beyond` its limit, or for more than its credit. Until the hold expires, the
+    reserved amount is within these limits.
     """
     assert use.reservation is not None
     held = reservations.read(connection, use.reservation)
@@ -688,7 +711,10 @@ def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: 
 
 
 def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters, Use]:
-    """Return a use that no other transaction ends meanwhile, expired if it is due; and the counters that count it."""
+    """Lock a use, and return it with the locked counters that count it. If its hold is past its end, expire it.
+
+    Errors: UnknownId; UsageError; Denied `ended` if it was used at once.
+    """
     require_key(key)
     use = guard_counts.read_use(connection, key)
     if use is None:
@@ -706,7 +732,7 @@ def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters,
 
 
 def _moved(connection: sa.Connection, counters: Counters, amount: int, known: AskerTerms) -> None:
-    """Count an amount that was used, whatever the limit."""
+    """Add an amount to a use's counters, even above a limit."""
     bounds = in_force(known.facts(counters))
     then = guard_counts.after(counters, amount, bounds, known.metric.warn_ppm, uses=0)
     guard_counts.write(connection, counters, then, bounds, passes=PERIODS)
@@ -718,19 +744,19 @@ def _ended(use: Use) -> Denied:
 
 
 def own_name(org_id: str, key: str) -> str:
-    """Return the name under which an organisation's own key of a use is kept."""
+    """Return the name under which the database stores a use key of an organisation's own API key."""
     return own_keys.own_name(org_id, key, USE)
 
 
 def require_key(key: str) -> None:
-    """Errors: UsageError."""
+    """Refuse an invalid use key. Errors: UsageError."""
     if not is_clean_id(key) or not is_clean_id(USE + key):
         most = MAX_ID_CHARS - len(USE)
         raise UsageError(f"invalid use key: expected 1 to {most} characters without control characters")
 
 
 def read_by_keys(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> dict[str, Use]:
-    """All that may have been used under these keys, each beside its organisation, by their names."""
+    """Return the existing uses of these keys, by name. Each key comes with its organisation."""
     names = {name for org_id, key in keys for name in (key, own_name(org_id, key))}
     return guard_counts.read_uses(connection, sorted(names))
 
@@ -746,7 +772,7 @@ def used_before(uses: Mapping[str, Use], org_id: str, key: str, *, own: bool) ->
 def use_of(connection: sa.Connection, org_id: str, key: str) -> Use | None:
     """Return the use that a key of an organisation names; None if the organisation has no such use.
 
-    Errors: UsageError.
+    Errors: UsageError for an invalid key.
     """
     require_key(key)
     return used_before(read_by_keys(connection, [(org_id, key)]), org_id, key, own=True)
@@ -759,16 +785,17 @@ Option: TypeAlias = Literal["top_up", "sponsor", "request_override", "run_locall
 class Answer:
     """The answer about a use.
 
-    - `decision` counts. `would` is the decision of phase 3. `rule` decided, for `reason`.
-    - The nearest limit (None: all are unlimited): its period and amount, the use before, what is left after, and the
-      end of
-      its period.
-    - `price_micro`: the cost. `charged_micro`: charged now. `charged_before_micro`: charged then, if it is `repeated`.
-    - `payer`: the payer; None: it costs nothing, or no one is charged any more. `balance_micro`: the payer's available
-      credit; None: it was not read, or the caller may not know it.
-    - `options`: the ways out. `degraded`: decided without knowing the credit.
-    - `repeated`: it was decided before, and nothing was done.
-    - `state`: the state of the use; None: there is none. `event`: the outcome of the event that it emits.
+    - `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the rule that decided, for
+      `reason`.
+    - The nearest limit (None: all are unlimited): its `period` and `limit`, the use before (`used`), the rest after
+      (`remaining`), and the end of its period (`resets_ms`).
+    - `price_micro`: the cost. `charged_micro`: charged by this call. `charged_before_micro`: charged by the first call,
+      if this call is `repeated`.
+    - `payer`: the payer (None: it is free, or the payer is not charged). `balance_micro`: the payer's available credit
+      (None: it was not read, or the caller may not see it).
+    - `options`: the ways out. `degraded`: decided while the credit was unknown.
+    - `repeated`: an earlier call decided it, and this call did not change it.
+    - `state`: the state of the use (None: it is not recorded). `event`: the outcome of the event that it emits.
     """
 
     decision: Decision
@@ -798,7 +825,7 @@ class Answer:
 
 
 def answer(metric: str, quantity: int, verdict: Verdict, costs: Costs, now_ms: int, use: Use | None = None) -> Answer:
-    """By a verdict of now."""
+    """Return the answer for a verdict that was just reached."""
     bound = verdict.bound
     ends = bound is not None and bound.amount is not None
     return Answer(
@@ -856,15 +883,15 @@ def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answ
 
 
 def _resets_ms(span: Span | None, at_ms: int) -> int | None:
-    """Return when a span begins again; None for a limit of what exists at once."""
+    """Return the time when a span begins again, in milliseconds; None for an `at_once` limit."""
     return None if span is None or span == "at_once" else end_of(span, at_ms)
 
 
 def options_of(verdict: Verdict) -> tuple[Option, ...]:
     """Return the ways out of a block, for a caller that was or would be blocked.
 
-    Against an operator's decision there is none. A limit of what exists at once belongs to the provider or an operator,
-    so no override of the guard replaces it.
+    An operator's decision has no way out. An `at_once` limit belongs to the provider or an operator, so an override of
+    the guard does not replace it.
     """
     if verdict.would != "block" or verdict.rule == "operator":
         return ()

@@ -1,13 +1,13 @@
-"""The identity of the database, whether its history is whole, and how to go on after a loss (rule R1).
+"""The identity of the database, the completeness of its history, and the work after a loss (rule R1).
 
-Guarantee: a database that was restored, or that failed over to a copy which lacks commits, is noticed before anything
-is sealed or sent on it. Three marks show it: its system identifier and timeline, its count of sends, which is also kept
-outside of it, and the last tick that this machine began on it. The finding is written down in the database, so that
-every machine stands still until `drawdown recover`.
+Guarantee: Drawdown detects a restored database, or a failover to a copy that lacks commits, before it seals or sends.
+Three marks show it: the system identifier and timeline, the count of sends, and the last tick that this machine began.
+The local checkpoint also has the count. The finding is stored in the database, so that every machine stops until
+`drawdown recover`.
 
-After it, nothing of a window from before the loss is sent before its provider was asked for it. A push that the
-provider has is accepted, or adopted at the provider's quantity. The seal makes the rest from the samples. So usage that
-was billed and forgotten is not billed again, and usage that was not billed is.
+After a recovery, Drawdown asks the provider about each window from before the loss before it sends a push of it. A push
+that the provider has is accepted, or adopted at the provider's quantity. The seal makes the rest from the samples. So
+usage that was billed in the lost history is not billed again, and usage that was not billed is billed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SQL = queries(__file__)
 
 
 class HistoryDoubted(DrawdownError):
-    """The database was restored, or lost commits. Nothing is sealed or sent until `drawdown recover`."""
+    """The database was restored, or lost commits. Drawdown does not seal or send until `drawdown recover`."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Incarnation:
     timeline: str | None
     doubted: str | None
     server: tuple[str | None, str | None]
-    """The server's own system identifier and timeline; None where it has none, or does not tell."""
+    """The server's system identifier and timeline (None: it has none, or does not report it)."""
 
 
 def read_incarnation(connection: sa.Connection) -> Incarnation:
-    """The database's own row, and its server's identity."""
+    """Return the database's stored identity, and the identity of its server."""
     row = SQL.run(connection, "incarnation").one()
     return Incarnation(
         row.database_id, row.number, row.sends, row.system_id, row.timeline, row.doubted_reason, server_of(connection)
@@ -52,13 +52,13 @@ def read_incarnation(connection: sa.Connection) -> Incarnation:
 
 
 def server_of(connection: sa.Connection) -> tuple[str | None, str | None]:
-    """The server's system identifier and timeline; None where it has none, or does not tell."""
+    """Return the server's system identifier and timeline. Each is None if it has none, or does not report it."""
     if connection.dialect.name != "postgresql":
         return None, None
     try:
         with connection.begin_nested():
             server = SQL.run(connection, "server").one()
-    except DBAPIError as error:  # a service that does not tell: the count of sends and the last tick remain
+    except DBAPIError as error:  # the service does not report it; the count of sends and the last tick remain
         if error.connection_invalidated:
             raise
         return None, None
@@ -66,7 +66,7 @@ def server_of(connection: sa.Connection) -> tuple[str | None, str | None]:
 
 
 def recognise(connection: sa.Connection, witness: Witness | None, now_ms: int) -> Incarnation:
-    """Compare the database with what is remembered of it; a difference is written down as its doubt."""
+    """Compare the database with the local checkpoint, and store a difference as the database's doubt."""
     found = read_incarnation(connection)
     if found.doubted is None:
         doubted = difference(connection, found, witness)
@@ -84,13 +84,16 @@ def _keep_server(connection: sa.Connection, found: Incarnation) -> None:
 
 
 def read_doubt(connection: sa.Connection, witness: Witness | None) -> str | None:
-    """Why this database may have lost history, by itself or by what is remembered of it. Nothing is written."""
+    """Return the reason why this database may have lost history, or None. Nothing is written.
+
+    The reason is the stored doubt, or a difference from the local checkpoint.
+    """
     found = read_incarnation(connection)
     return found.doubted or difference(connection, found, witness)
 
 
 def difference(connection: sa.Connection, found: Incarnation, witness: Witness | None) -> str | None:
-    """Why this cannot be the database that was left, or None."""
+    """Return the reason why this database cannot be that of the local checkpoint, or None."""
     system, timeline = found.server
     if None not in (system, found.system_id) and system != found.system_id:
         return (
@@ -103,7 +106,7 @@ def difference(connection: sa.Connection, found: Incarnation, witness: Witness |
             "over, or a backup was restored"
         )
     if witness is None or witness.database_id != found.database_id or witness.number < found.number:
-        return None  # another machine has recovered it since this one looked
+        return None  # another machine has recovered it since this machine's last checkpoint
     if witness.number > found.number:
         return (
             f"the database has incarnation {found.number}, but this machine saw {witness.number}: "
@@ -115,7 +118,7 @@ def difference(connection: sa.Connection, found: Incarnation, witness: Witness |
             "was restored, or commits were lost"
         )
     worker = worker_of_tick(connection, witness.tick_id)
-    if witness.tick_id and worker != witness.tick_worker:  # 0: recovered before any tick was on record
+    if witness.tick_id and worker != witness.tick_worker:  # 0: recovered before the first tick was recorded
         return (
             f"the database lacks tick {witness.tick_id}, which this machine began: it was "
             "restored, or commits were lost"
@@ -124,15 +127,17 @@ def difference(connection: sa.Connection, found: Incarnation, witness: Witness |
 
 
 def worker_of_tick(connection: sa.Connection, tick_id: int) -> str | None:
-    """Return the worker of a tick; None if it is not on record."""
+    """Return the worker of a tick; None if the tick is not recorded."""
     worker: str | None = SQL.run(connection, "worker_of_tick", {"tick_id": tick_id}).scalar_one_or_none()
     return worker
 
 
 def count_sends(connection: sa.Connection, claimed: int, witness: Witness | None) -> Witness | None:
-    """Count claimed sends, last in the transaction that claims them; returns what to remember before they leave.
+    """Count claimed sends. Call it last in the transaction that claims them.
 
-    Errors: HistoryDoubted where the database is not the one that the tick began on, or stands still.
+    Returns the checkpoint to save before the sends; None without a checkpoint.
+
+    Errors: HistoryDoubted if the database is not that on which the tick began, or is stopped.
     """
     row = SQL.run(connection, "count_sends", {"claimed": claimed}).one_or_none()
     if row is None:
@@ -151,11 +156,11 @@ STANDS_STILL = (
 
 
 def require_same(connection: sa.Connection, witness: Witness | None) -> None:
-    """Refuse to continue on another history: the reads and claims of a tick are worthless there.
+    """Refuse to continue on another history, where the reads and claims of a tick are invalid.
 
-    A worker may live through a restore, and through `recover`.
+    A worker can continue to run during a restore, and during `recover`.
 
-    Errors: HistoryDoubted if the database is not the one that the tick began on, or is stopped.
+    Errors: HistoryDoubted if the database is not that on which the tick began, or is stopped.
     """
     require_whole(connection)
     if witness is None:
@@ -167,9 +172,9 @@ def require_same(connection: sa.Connection, witness: Witness | None) -> None:
 
 
 def present(connection: sa.Connection) -> Witness:
-    """The database as it is now, for a command that judges what it reads and changes something by it later.
+    """Return a checkpoint of the database now, for a command that reads in one transaction and changes in a later one.
 
-    Errors: HistoryDoubted while it stands still.
+    Errors: HistoryDoubted while the database is stopped.
     """
     require_whole(connection)
     row = SQL.run(connection, "incarnation_and_last_tick").one()
@@ -177,25 +182,25 @@ def present(connection: sa.Connection) -> Witness:
 
 
 def require_whole(connection: sa.Connection) -> None:
-    """Check that no recovery is needed. Errors: HistoryDoubted while one is."""
+    """Check that no recovery is needed. Errors: HistoryDoubted."""
     if SQL.run(connection, "doubted").first() is not None:
         raise HistoryDoubted(STANDS_STILL)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss: changes in [from_ms, until_ms) may not be on record here."""
+    """A loss of history: changes in [from_ms, until_ms) may not be recorded in this database."""
 
     from_ms: int
     until_ms: int
 
 
 def read_losses(connection: sa.Connection) -> list[Loss]:
-    """All there ever were."""
+    """Return all losses of this database's history."""
     return [Loss(row.from_ms, row.until_ms) for row in SQL.run(connection, "losses")]
 
 
 def loss_of(window_ms: int, losses: Sequence[Loss]) -> Loss | None:
-    """When the pushes of a window may have been sent, unknown to us."""
+    """Return the span in which pushes of a window may have been sent without a record here; None: no such span."""
     its = [loss for loss in losses if window_ms < loss.until_ms]
     return Loss(min(loss.from_ms for loss in its), max(loss.until_ms for loss in its)) if its else None

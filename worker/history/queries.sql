@@ -38,12 +38,12 @@ SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL
 SELECT from_ms, until_ms FROM losses
 
 -- name: last_loss
--- The one that this incarnation began after.
+-- The loss after which this incarnation began.
 SELECT from_ms, until_ms, at_ms FROM losses WHERE number < :number ORDER BY number DESC LIMIT 1
 
 -- name: last_before_doubt
--- Ticks that found the doubt, and those after them, belong to the time after the loss: by their order, for one machine's
--- clock may be behind another's. When they began: one that lives through a restore ends after it.
+-- The last tick before the doubt was found. The order of ticks decides, because the clocks of machines may differ. The
+-- start of a tick counts, because a tick that runs during a restore ends after it.
 SELECT MAX(started_ms) FROM ticks
 WHERE tick_id <= COALESCE((SELECT doubted_after_tick FROM incarnation), tick_id)
 
@@ -52,7 +52,7 @@ INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, rea
 VALUES (:number, :from_ms, :until_ms, :at_ms, (SELECT COALESCE(MAX(seal_id), 0) FROM seals), :found, :actor, :reason)
 
 -- name: read_all_again
--- S2: the database itself counts arrivals, and starts from the beginning. Reading all of them again only costs time.
+-- S2: the restored database counts arrivals from an earlier number on, so all arrivals are read again.
 UPDATE buckets SET cursor = 0, epoch = epoch + 1
 
 -- name: ask_all

@@ -1,8 +1,8 @@
-"""Recover: go on after the database was restored, or lost commits in a failover (rule R1).
+"""Recover after the database was restored, or lost commits in a failover (rule R1).
 
-Guarantee: nothing of a window from before the loss is sent before its provider was asked for it. A push that the
-provider has is accepted, or adopted at the provider's quantity. The seal makes the rest from the samples. So usage that
-was billed and forgotten is not billed again, and usage that was not billed is.
+Guarantee: Drawdown asks the provider about each window from before the loss before it sends a push of it. A push that
+the provider has is accepted, or adopted at the provider's quantity. The seal makes the rest from the samples. So usage
+that was billed in the lost history is not billed again, and usage that was not billed is billed.
 """
 
 from __future__ import annotations
@@ -28,34 +28,37 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Recovered:
-    """A loss as far as it can be known, and its consequences. Times are milliseconds."""
+    """A loss, as far as it is known, and its consequences. Times are in milliseconds."""
 
     found: str | None
-    """The evidence of the loss; None: nothing was lost, and nothing was done."""
+    """The evidence of the loss; None: no history was lost, and the call had no effect."""
     from_ms: int = 0
-    """The last moment that is on record: what happened since may be forgotten."""
+    """The last recorded time. Later changes may be lost."""
     until_ms: int = 0
     number: int = 0
     """The database's incarnation from now on."""
     to_look_up: int = 0
-    """Open pushes that are looked up before they are sent."""
+    """The number of open pushes that are looked up before they are sent."""
     to_decide: int = 0
-    """Open pushes of providers that cannot be asked, or that this machine does not have: a person decides (`drawdown
-    push resolve`), unless a machine that has their provider can ask it."""
+    """The number of open pushes to providers that have no look-up, or are not installed on this machine.
+
+    A person decides them (`drawdown push resolve`), unless another machine can look them up.
+    """
     last_sample_ms: int | None = None
-    """The newest sample that is there: what hosts wrote since has to be written again."""
+    """The time of the newest stored sample. Hosts have to write later samples again."""
     recovered_ms: int | None = None
-    """Where nothing was lost since: when it was recovered the last time, after a loss of [from_ms, until_ms)."""
+    """If no history was lost since: the time of the last recovery, after a loss of [from_ms, until_ms)."""
 
 
 def recover(
     context: Context, by: By, *, since_ms: int | None = None, restored: bool = False, dry_run: bool = False
 ) -> Steps[Recovered]:
-    """Take the database as it is now for the one to go on with. The next ticks look up and settle.
+    """Continue with the database as it is now. The next ticks look up and settle open pushes.
 
-    `since_ms`: the backup's moment, where a person knows it to be earlier than the last tick on record. `restored`: a
-    person says that history was lost, though nothing here shows it.
-    Errors: UsageError for a moment that is not in the past.
+    `since_ms`: the time of the backup, if a person knows that it is earlier than the last recorded tick. `restored`: a
+    person states that history was lost, although Drawdown has no evidence of it.
+
+    Errors: UsageError for a time in the future.
     """
     if since_ms is not None and since_ms > by.now_ms:
         raise UsageError("invalid --since: it is in the future. Pass the time of the backup")
@@ -84,7 +87,7 @@ def _recover(
         return _as_it_was(connection, incarnation.number), None
     from_ms = _last_before_doubt(connection, by.now_ms)
     from_ms = from_ms if since_ms is None else min(from_ms, since_ms)
-    # A process that claimed before the loss may still be sending what it claimed.
+    # A process that claimed pushes before the loss may still send them.
     until_ms = by.now_ms + LEASE_MS
     values = {
         "number": incarnation.number,
@@ -105,7 +108,7 @@ def _recover(
 
 
 def _as_it_was(connection: sa.Connection, number: int) -> Recovered:
-    """Nothing was lost; what is to be done after the last recovery is told again."""
+    """Return the result if no history was lost: the facts of the last recovery, if one was made."""
     last = SQL.run(connection, "last_loss", {"number": number}).one_or_none()
     if last is None:
         return Recovered(None, number=number)
@@ -118,10 +121,10 @@ def _last_before_doubt(connection: sa.Connection, now_ms: int) -> int:
 
 
 def _ask_first(connection: sa.Connection, capabilities: Mapping[str, Capabilities], now_ms: int) -> tuple[int, int]:
-    """Look up open pushes first, or leave them to a person: they may have been sent since.
+    """Mark open pushes to be looked up first, or to be decided by a person, because they may have been sent since.
 
-    If this machine lacks a provider, other machines know if it has look-ups: pushes in doubt are theirs to look up, or
-    a person's.
+    Returns the number of both. If this machine lacks a provider, its pushes become in doubt: another machine looks them
+    up, or a person decides.
     """
     to_look_up = to_decide = 0
     for provider in sorted(SQL.run(connection, "providers_of_open").scalars()):

@@ -1,7 +1,7 @@
-"""The local checkpoint of a database: this machine's memory of it, in a file outside of it (rule R1).
+"""The local checkpoint of a database: this machine's record of it, in a file outside the database (rule R1).
 
-Guarantee: the checkpoint is on disk before anything it counts is sent, and never goes back. Several processes of one
-machine share one file. The kernel's table of mounts decides if its folder outlives a container (pure).
+Guarantee: the checkpoint is on disk before the pushes that it counts are sent, and its counts never fall. Several
+processes of one machine share one file. The kernel's table of mounts shows if its folder survives a container (pure).
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ UNSENT: Final = (
 PROBE: Final = "x" * 4_096
 
 Kept: TypeAlias = str | int | Mapping[str, str | int]
-"""The values of such a file in one place."""
+"""A value in the JSON of a checkpoint file."""
 
 
 @dataclass(frozen=True)
 class KeptWitness:
-    """The checkpoint of a database at one place, and the first tick that this machine began on it there."""
+    """The checkpoint of a database at one place, and the first tick that this machine began there."""
 
     last: Witness
     since_tick: int
@@ -52,21 +52,21 @@ class KeptWitness:
 
 
 class WitnessFile:
-    """One file a database, in a folder that no backup of the database brings back.
+    """The checkpoint files, one for each database id, in a folder that a backup of the database does not restore.
 
-    A copy has the name of its original, and a history of its own from the moment it is used. So what is remembered is
-    kept by place (a file, or a server and a database on it). A database is compared with what is remembered of its own
-    place, and with what happened at other places that its own history went through, or that it was recovered at. At a
-    place that is new, it is compared with all there is: it may have been restored there.
+    A copy of a database has the id of its original, and its own history from its first use on. So checkpoints are
+    stored by place: a file, or a server and a database on it. A database is compared with the checkpoint of its own
+    place, and with those of other places that its history includes, or at which it was recovered. At a new place, it is
+    compared with all checkpoints, because it may have been restored there.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def load(self, engine: sa.Engine) -> Witness | None:
-        """Return the checkpoint of the database behind `engine`; None: nothing yet.
+        """Return the checkpoint of the database of `engine`; None if it has no checkpoint yet.
 
-        Errors: UsageError for a file that cannot be read.
+        Errors: UsageError for an unreadable or invalid file.
         """
         return read(engine, self._load_last)
 
@@ -82,7 +82,10 @@ class WitnessFile:
         return max(counts, key=lambda witness: (witness.number, witness.sends), default=None)
 
     def save(self, engine: sa.Engine, witness: Witness) -> None:
-        """Errors: UsageError where it cannot be written down: then nothing may be sent."""
+        """Write a checkpoint, unless the stored one is newer.
+
+        Errors: StorageFull; UsageError if it cannot be written. Then the caller must not send.
+        """
         file, place = self._file(witness.database_id), read(engine, place_of)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -106,7 +109,7 @@ class WitnessFile:
             raise UsageError(f"cannot write {file} ({error.strerror}): {ELSEWHERE}") from error
 
     def try_to_write(self) -> None:
-        """Write a file beside what is remembered, and take it away again. Errors: as `save`."""
+        """Check that the folder is writable: write a test file, and delete it. Errors: as `save`."""
         probe = self._folder / f".drawdown-doctor-{os.getpid()}"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -126,10 +129,10 @@ class WitnessFile:
         return self._folder / f"drawdown-{database_id}.json"
 
     def _load(self, file: Path) -> dict[str, KeptWitness]:
-        """By place."""
+        """Return the stored checkpoints, by place. Errors: UsageError for an unreadable or invalid file."""
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))
-            if "database_id" in kept:  # written before places were told apart
+            if "database_id" in kept:  # a file of a version without places
                 kept = {"": {"last": kept, "since_tick": kept["tick_id"], "since_worker": kept["tick_worker"]}}
             if not kept:
                 raise ValueError("nothing at all")
@@ -172,7 +175,7 @@ def _number(value: object) -> int:
 
 
 def place_of(connection: sa.Connection) -> str:
-    """Where a database lies: a backup that is put in its place lies there, too; a copy beside it does not."""
+    """Return the place of a database. A restored backup has the same place, and a copy beside it has another one."""
     if connection.dialect.name == "postgresql":
         name = str(SQL.run(connection, "current_database").scalar_one())
         return f"postgresql:{server_of(connection)[0] or ''}/{name}"
@@ -180,15 +183,15 @@ def place_of(connection: sa.Connection) -> str:
 
 
 def _went_through(connection: sa.Connection, kept: KeptWitness) -> bool:
-    """Return True if the database knows the first tick at that place.
+    """Return True if the database's history has the first tick at the place of a checkpoint.
 
-    Tick 0: the database was recovered there before any tick was on record.
+    Tick 0: the database was recovered there before its first tick was recorded.
     """
     return kept.since_tick == 0 or worker_of_tick(connection, kept.since_tick) == kept.since_worker
 
 
 def _private(file: Path) -> TextIO:
-    """A file to write that is nobody else's to read, whatever the umask."""
+    """Open a file for writing that only this user can read, for any umask."""
     return os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8")
 
 
@@ -201,7 +204,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 MOUNTS: Final = "/proc/self/mountinfo"
 _UNNAMED: Final = re.compile(r"/volumes/[0-9a-f]{64}/_data(/|$)")
-"""Docker and Podman name a volume that you did not name by 64 hexadecimal digits."""
+"""The path of an unnamed volume: Docker and Podman name it by 64 hexadecimal digits."""
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 

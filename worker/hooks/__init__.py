@@ -1,4 +1,4 @@
-"""Tells the operator's product what happened: sends the messages that lie in the outbox to its endpoints.
+"""Webhooks: send the messages of the outbox to the endpoints of the operator's product.
 
 Guarantee: a message is due until it is accepted, or its schedule ends.
 

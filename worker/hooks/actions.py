@@ -1,8 +1,8 @@
-"""Changes of webhooks to the operator's product by people: endpoints, their secrets, replays, and low balances.
+"""Changes of webhooks by people: endpoints, their secrets, replays, and low balances.
 
-Guarantee: no secret is stored here, or on record: an endpoint has the number of its secret, which is made from
-DRAWDOWN_HOOK_SECRET. A name is for good: an endpoint that was ended never continues. A replay sends the message as it
-was written.
+Guarantee: secrets are not stored or recorded. An endpoint has the number of its secret, which Drawdown derives from
+DRAWDOWN_HOOK_SECRET. An ended endpoint never continues, and its name is not used again. A replay sends the message with
+the same bytes.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ SQL = queries(__file__)
 MAX_ENDPOINTS: Final = 16
 """Active endpoints. Drawdown writes each message once for each endpoint, and calls the endpoints concurrently."""
 OVERLAP_MS: Final = DAY_MS
-"""Default time for which an endpoint's old secret signs beside the new one."""
+"""Default time for which an endpoint's old secret also signs after a rotation, in milliseconds."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
-"""Longest time for which an endpoint's old secret signs beside the new one."""
+"""Longest time for which an endpoint's old secret also signs after a rotation, in milliseconds."""
 REPLAYED_AT_ONCE: Final = 10_000
-"""Messages that one command sends again."""
+"""Failed messages that one command queues again."""
 EVERYBODY: Final = ""
-"""Stands where an organisation could stand."""
+"""The organisation id of the level for all organisations without their own level."""
 LEVELS: Final = {BALANCE_LOW: "low", BALANCE_EXHAUSTED: "exhausted"}
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the product listens, and for what; `generation`: of its secret."""
+    """An endpoint of the operator's product, and its events. `generation`: the number of its secret."""
 
     name: str
     url: str
@@ -68,7 +68,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Rotated:
-    """The number of the new secret, and until when the one before signs, too."""
+    """The number of the new secret, and the time until which the old secret also signs."""
 
     generation: int
     old_until_ms: int
@@ -76,7 +76,7 @@ class Rotated:
 
 @dataclass(frozen=True)
 class Replayed:
-    """The deliveries that are due again, and the failed ones beyond those that one call takes."""
+    """The number of messages that are queued again, and the number of failed ones above the limit of one call."""
 
     replayed: int
     left: int
@@ -85,11 +85,12 @@ class Replayed:
 def set_endpoint(
     connection: sa.Connection, name: str, url: str, events: Sequence[str], by: By, *, new: bool
 ) -> tuple[Endpoint, Endpoint | None]:
-    """Say where the product listens, and for which events (none: as before, or for all); now, and before. It is told
-    what happens from now on.
+    """Create or change an endpoint. Return it as it is now, and as it was (None: it is new).
 
-    Errors: UsageError for a name or URL that is none; UnknownId for an event there is not and, unless `new`, for an
-    endpoint there is not; Refused for one that was ended, and for too many.
+    It gets messages about later events. `events` empty: the events do not change; for a new endpoint, all events.
+
+    Errors: UsageError for an invalid name or URL; UnknownId for an unknown event, and unless `new`, for an unknown
+    endpoint; Refused for an ended endpoint, or if MAX_ENDPOINTS are active.
     """
     if not is_clean_id(name):
         raise UsageError("invalid endpoint name: expected 1 to 200 characters without control characters")
@@ -99,7 +100,7 @@ def set_endpoint(
         ids.require_among(ids.EVENT, event, EVENTS)
     ids.require(connection, ids.ENDPOINT, name, new=new)
     before = _endpoint(_hold(connection, name))
-    if before is None:  # nothing is locked yet: wait for any transaction that adds an endpoint
+    if before is None:  # no row is locked yet, so wait for other transactions that add an endpoint
         in_turn(connection)
         before = _endpoint(_hold(connection, name))
     told = find_wanted_events(connection)
@@ -110,7 +111,7 @@ def set_endpoint(
     values = {"name": name, "url": url, "events": " ".join(made.events), "now_ms": by.now_ms}
     SQL.run(connection, "set", {**values, "actor": by.actor, "reason": by.reason})
     for level in (level for event, level in LEVELS.items() if event in made.events and event not in told):
-        # Nobody listened: what was low then is told by the next read that finds it so.
+        # No endpoint wanted the event before, so the next read of a low balance must send it.
         SQL.run(connection, "end_episodes", {"level": level, "now_ms": by.now_ms})
     was = None if before is None else {"url": before.url, "events": before.events}
     record(connection, "hook_set", name, {"url": url, "events": made.events, "was": was}, by)
@@ -118,9 +119,9 @@ def set_endpoint(
 
 
 def rotate(connection: sa.Connection, name: str, by: By, *, overlap_ms: int = OVERLAP_MS) -> Rotated:
-    """Sign by a new secret, and for `overlap_ms` by the one before, too; no older one signs any more.
+    """Rotate an endpoint's secret. For `overlap_ms`, the old secret also signs. Older secrets no longer sign.
 
-    Errors: UsageError; UnknownId; Refused for an endpoint that was ended.
+    Errors: UsageError; UnknownId; Refused for an ended endpoint.
     """
     if not 0 <= overlap_ms <= MOST_OVERLAP_MS:
         raise UsageError("invalid overlap: expected 0 to 30 days")
@@ -132,7 +133,7 @@ def rotate(connection: sa.Connection, name: str, by: By, *, overlap_ms: int = OV
 
 
 def end(connection: sa.Connection, name: str, by: By) -> int | None:
-    """Tell an endpoint nothing more; how many messages it was still to be told, None where it was ended before.
+    """End an endpoint. Return the number of its messages that were still due; None if it was ended before.
 
     Errors: UnknownId.
     """
@@ -150,9 +151,9 @@ def end(connection: sa.Connection, name: str, by: By) -> int | None:
 
 
 def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str = "") -> list[str]:
-    """Send a message again, to all endpoints it was for or to one; to which. Its schedule begins again.
+    """Queue a message again for its endpoints, or for one of them. Return these endpoints.
 
-    Errors: UnknownId; Refused where none of its endpoints continues.
+    The schedule of attempts begins again. Errors: UnknownId; Refused if none of its endpoints is active.
     """
     ids.require(connection, ids.MESSAGE, message_id)
     if endpoint:
@@ -167,8 +168,10 @@ def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str 
 
 
 def replay_failed(connection: sa.Connection, endpoint: str, by: By) -> Replayed:
-    """Send again all that an endpoint failed to take, the oldest first. Errors: UnknownId; Refused for one that was
-    ended."""
+    """Queue an endpoint's failed messages again, the oldest first, at most REPLAYED_AT_ONCE.
+
+    Errors: UnknownId; Refused for an ended endpoint.
+    """
     _require_endpoint(connection, endpoint)
     values = {"endpoint": endpoint, "now_ms": by.now_ms, "at_most": REPLAYED_AT_ONCE}
     replayed = SQL.run(connection, "replay_failed", values).rowcount
@@ -178,7 +181,7 @@ def replay_failed(connection: sa.Connection, endpoint: str, by: By) -> Replayed:
 
 
 def try_endpoint(connection: sa.Connection, name: str, by: By) -> str:
-    """Have an endpoint told that a person tries it; the message's id. Errors: UnknownId; Refused where it was ended."""
+    """Queue a test message for an endpoint. Return its id. Errors: UnknownId; Refused for an ended endpoint."""
     _require_endpoint(connection, name)
     message = Message(TEST, f"{TEST}:{name}:{by.now_ms}", by.now_ms, {"endpoint": name})
     tell_one(connection, message, name)
@@ -196,10 +199,10 @@ def require_called(name: str, url: str, hooks: Hooks | None) -> None:
 def set_low(
     connection: sa.Connection, org_id: str, low_micro: int | None, by: By, *, new: bool = False
 ) -> tuple[bool, int | None]:
-    """Set the level at or below which a balance is low; None: never. Return if there was a level, and which.
+    """Set the level at or below which a balance is low, in micro-credits (None: never).
 
-    It is an organisation's level, or that of all organisations without their own. Errors: UsageError; UnknownId, unless
-    `new`.
+    `org_id`: an organisation, or EVERYBODY for all organisations without their own level. Returns True if a level was
+    set before, and that level. Errors: UsageError; UnknownId unless `new`.
     """
     if low_micro is not None and abs(low_micro) > MAX_ENTRY_MICRO:
         raise UsageError("invalid level: expected at most 1,000,000,000 credits above or below 0")
@@ -218,7 +221,7 @@ def _hold(connection: sa.Connection, name: str, lock: str = "to_change") -> sa.R
 
 
 def _endpoint(row: Any) -> Endpoint | None:
-    """Errors: Refused for one that was ended."""
+    """Return the endpoint of a row; None without a row. Errors: Refused for an ended endpoint."""
     if row is None:
         return None
     if row["ended_ms"] is not None:
@@ -227,7 +230,7 @@ def _endpoint(row: Any) -> Endpoint | None:
 
 
 def _require_endpoint(connection: sa.Connection, name: str) -> Endpoint:
-    """Nobody else changes it until this transaction is over. Errors: UnknownId; Refused for one that was ended."""
+    """Lock and return an endpoint. Errors: UnknownId; Refused for an ended endpoint."""
     found = _endpoint(_hold(connection, name))
     if found is None:
         ids.require(connection, ids.ENDPOINT, name)
@@ -235,14 +238,17 @@ def _require_endpoint(connection: sa.Connection, name: str) -> Endpoint:
     return found
 
 
-# As people and programs do it.
+# Actions.
 
 
 @dataclass(frozen=True)
 class EndpointSet:
-    """An endpoint of a product, and its events. `secret`: the secret of a new endpoint, which signs its messages; null
-    if the endpoint existed before, or if DRAWDOWN_HOOK_SECRET is not set. `was_url`: the URL before; null for a new
-    endpoint. `allowed`: DRAWDOWN_HOOK_ORIGINS allows its origin, so Drawdown calls it."""
+    """An endpoint of the operator's product, and its events.
+
+    `secret`: the secret that signs the messages of a new endpoint (null: the endpoint existed before, or
+    DRAWDOWN_HOOK_SECRET is not set). `was_url`: the former URL (null: the endpoint is new). `allowed`:
+    DRAWDOWN_HOOK_ORIGINS allows its origin, so Drawdown calls it.
+    """
 
     name: str
     url: str
@@ -254,7 +260,7 @@ class EndpointSet:
 
 
 def _secret_of(asked: Invocation, name: str, generation: int) -> str | None:
-    """None where this process has no root to make it from."""
+    """Return the secret of an endpoint; None if this process does not have DRAWDOWN_HOOK_SECRET."""
     found = () if asked.hooks is None else asked.hooks.secrets_of(name, (generation,))
     return found[0] if found else None
 
@@ -304,7 +310,7 @@ def _rotate(
 ) -> SecretRotated:
     done = rotate(connection, endpoint, asked.by, overlap_ms=overlap_ms)
     secret = _secret_of(asked, endpoint, done.generation)
-    if secret is None:  # one that cannot be shown is not made
+    if secret is None:  # do not rotate to a secret that cannot be shown
         raise UsageError("set DRAWDOWN_HOOK_SECRET: Drawdown derives each endpoint's own secret from it")
     return SecretRotated(endpoint, done.generation, done.old_until_ms, secret)
 
@@ -354,8 +360,10 @@ def _test(connection: sa.Connection, asked: Invocation, endpoint: EndpointName) 
 
 @dataclass(frozen=True)
 class LowSet:
-    """The balance at or below which Drawdown sends `balance.low` (null: never), for an organisation or for all others;
-    and the level before, if one was set."""
+    """The balance at or below which Drawdown sends `balance.low`, in micro-credits (null: never).
+
+    `org_id` null: for all organisations without their own level. `was_micro`: the former level, if `was_set`.
+    """
 
     org_id: str | None
     low_micro: int | None
@@ -385,8 +393,10 @@ def _is_low(done: LowSet) -> str:
 
 @dataclass(frozen=True)
 class SentAgain:
-    """Messages that are queued again: one message for these endpoints, or all messages that an endpoint failed to
-    accept. `left`: failed messages beyond the limit of one call."""
+    """Messages that are queued again: one message for these endpoints, or failed messages of one endpoint.
+
+    `replayed`: their number. `left`: the number of failed messages above the limit of one call.
+    """
 
     message_id: str | None
     endpoints: list[str]

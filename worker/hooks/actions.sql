@@ -1,4 +1,4 @@
--- Webhooks to the operator's product, as people change them.
+-- Changes of webhooks by people.
 
 -- name: to_change [postgresql]
 FOR NO KEY UPDATE
@@ -44,12 +44,12 @@ UPDATE hook_deliveries SET state = 'failed', ended_ms = :now_ms, claim_owner = N
 WHERE endpoint = :name AND state = 'due'
 
 -- name: due_again
--- Its schedule begins again. An answer that is still in flight and reports no success does not count any more.
+-- The schedule of attempts begins again. If a call is in flight and fails, its answer no longer counts.
 UPDATE hook_deliveries SET state = 'due', due_at_ms = :now_ms, failures = 0, replays = replays + 1, ended_ms = NULL,
     claim_owner = NULL
 
 -- name: going_on_of
--- The open endpoints of a message; no transaction ends them until this one is over.
+-- The active endpoints of a message, locked so that another transaction cannot end them.
 SELECT name FROM hook_endpoints WHERE ended_ms IS NULL AND (:endpoint = '' OR name = :endpoint)
     AND name IN (SELECT d.endpoint FROM hook_deliveries d WHERE d.message_id = :message_id)
 ORDER BY name {going_on}

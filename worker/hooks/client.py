@@ -1,8 +1,8 @@
 """Calls to endpoints of the operator's product over HTTP.
 
-Guarantee: only URLs on the operator's allow-list are called, as `worker/halts/cell_client.py` calls, and each request
-is signed. Each call ends within `CALL_MS`, whatever its endpoint does. A whole answer of 2xx says that the endpoint has
-the message, and nothing else does.
+Guarantee: only URLs on the operator's allow-list are called, as in `worker/halts/cell_client.py`, and each request is
+signed. Each call ends within `CALL_MS`, even if its endpoint hangs. Only a complete answer of 2xx proves that the
+endpoint has the message.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from drawdown.worker.hooks.deliver import CALL_MS
 from drawdown.worker.hooks.hook_settings import HookSettings, headers_of
 
 AT_ONCE: Final = 8
-"""Calls in flight to one endpoint."""
+"""Most concurrent calls to one endpoint."""
 MAX_ANSWER_BYTES: Final = 16 * 1024
-"""Size of an endpoint's response."""
+"""Largest size of an endpoint's response, in bytes."""
 
 
 class HookClient:
-    """Sends messages to endpoints."""
+    """A client that sends messages to endpoints."""
 
     def __init__(self, settings: HookSettings, clock: Clock, lookup: Lookup = system_lookup) -> None:
         self._settings = settings
@@ -37,7 +37,10 @@ class HookClient:
         self._lookup = lookup
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        """One answer each, in order, within CALL_MS. The caller gives no more at once than may be under way."""
+        """Send messages. Return an answer for each, in their order, within CALL_MS.
+
+        The caller must not pass more messages of an endpoint than AT_ONCE.
+        """
         lines: dict[str, tuple[Target, HttpClient]] = {}
         for text in {message.url for message in messages}:
             url = parse(text)

@@ -1,10 +1,10 @@
-"""Deliver: sends what lies in the outbox of messages to the endpoints of the operator's product.
+"""Deliver the messages of the outbox to the endpoints of the operator's product.
 
-Guarantee: at least once. A message stays due until its endpoint has taken it, or has failed to by the whole schedule:
-eight attempts in 27 hours and 35 minutes, as Svix publishes it. Then a person replays it. An attempt is committed
-before its call, under a lease. A message is the same bytes at each attempt. In which order messages arrive is not
-promised. Each endpoint has a lane of its own, with its own claims, time and circuit: one that is dead, slow or flooded
-delays no other, and no halt.
+Guarantee: at least once. A message stays due until its endpoint accepts it, or until the schedule ends: eight attempts
+in 27 hours and 35 minutes, as Svix publishes it. After that, a person must replay it. An attempt is committed before
+its call, under a lease. A message has the same bytes at each attempt. The order of messages is not guaranteed. Each
+endpoint has its own queue, with its own claims, time and circuit breaker. So an endpoint that is dead, slow or flooded
+does not delay other endpoints or halts.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 BATCH: Final = 8
-"""Messages claimed and sent at once for an endpoint that answers: a batch takes no longer than one call."""
+"""Messages that one step claims and sends concurrently to an endpoint that answers."""
 ENDPOINT_BUDGET_MS: Final = 30 * SECOND_MS
-"""Time that one delivery round spends on one endpoint. The rest waits for the next round."""
+"""Time that one delivery round spends on one endpoint, in milliseconds. The rest waits for the next round."""
 ALL: Final = ""
 
 
 @dataclass(frozen=True)
 class ClaimedMessage:
-    """One message this worker may send; `failures`: how often in a row the endpoint did not take it."""
+    """A message that this worker may send. `failures`: the number of its consecutive failures."""
 
     request: HookRequest
     failures: int
@@ -45,16 +45,16 @@ class ClaimedMessage:
 
 @dataclass
 class Deliveries:
-    """The outcome of messages."""
+    """The numbers of messages by outcome."""
 
     delivered: int = 0
     failed: int = 0
     given_up: int = 0
-    """Failed messages that are given up, after the whole schedule."""
+    """Failed messages after the end of their schedule."""
 
 
 def deliver(context: Context, only: str = ALL) -> Steps[Deliveries]:
-    """Send what is due to every endpoint that this machine may call, or to one. One that may call none does nothing."""
+    """Send the due messages to every endpoint that this machine may call, or to one endpoint (`only`)."""
     done = Deliveries()
     if not context.hooks or not context.leaves(CALL_MS):
         return done
@@ -69,8 +69,10 @@ def deliver(context: Context, only: str = ALL) -> Steps[Deliveries]:
 
 
 def _lane(context: Context, endpoint: str, done: Deliveries) -> Steps[None]:
-    """Tell one endpoint until nothing is due there, or it does not answer, or its time is up. Until it answers it is
-    told one message at a time."""
+    """Send messages to one endpoint until no message is due, it does not answer, or its time is up.
+
+    Until its first answer, it gets one message at a time.
+    """
     breaker, began_ms, most = context.telling(endpoint), context.clock.now_ms(), 1
     while context.leaves(CALL_MS):
         now = context.clock.now_ms()
@@ -95,12 +97,12 @@ def _lane(context: Context, endpoint: str, done: Deliveries) -> Steps[None]:
 
 
 def _send(context: Context, claimed: Sequence[ClaimedMessage], lease_end_ms: int) -> Steps[Sequence[HookAnswer]]:
-    """A worker that slept on its claim sends nothing: another one may have."""
+    """Send claimed messages. After the lease has ended, do not send, because another worker may have sent them."""
     over = partial(_is_over, context, lease_end_ms)
     try:
         answers: Sequence[HookAnswer] = yield SendHooks([message.request for message in claimed], over)
         assert len(answers) == len(claimed), f"{len(answers)} answers for {len(claimed)} messages"
-    except Exception as error:  # it has told us nothing of whether they arrived
+    except Exception as error:  # it is unknown if the messages arrived
         log.exception("endpoint_call_failed", endpoint=claimed[0].request.endpoint)
         return [HookAnswer(error=in_short(error))] * len(claimed)
     return answers
@@ -128,7 +130,7 @@ def _note(done: Deliveries, claimed: Sequence[ClaimedMessage], answers: Sequence
 
 
 def _due(connection: sa.Connection, *, now: int, only: str) -> dict[str, str]:
-    """The endpoints for which something is due, and where they are."""
+    """Return the endpoints with due messages, each with its URL."""
     return {row.name: row.url for row in SQL.run(connection, "due_endpoints", {"now_ms": now, "only": only})}
 
 
@@ -153,13 +155,13 @@ def _claim(connection: sa.Connection, *, endpoint: str, claim: str, now: int, mo
 def _settle(
     connection: sa.Connection, *, claimed: Sequence[ClaimedMessage], answers: Sequence[HookAnswer], claim: str, now: int
 ) -> None:
-    """Write the outcomes. A delivery is recorded whatever the claim; every other outcome only by the claimer."""
+    """Record outcomes. A delivery is recorded even without the claim, and any other outcome only with the claim."""
     values = [_end(message, answer, now) for message, answer in zip(claimed, answers, strict=True)]
     SQL.run(connection, "settle", [{**one, "claim_owner": claim} for one in values])
 
 
 def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, object]:
-    """Return the change of a delivery by an answer. A call that was not begun is no failure, and is due at once."""
+    """Return the change of a delivery by an answer. A call that was not begun does not fail, and is due at once."""
     wait_ms = next_wait_ms(message.failures + 1) if answer.is_sent else 0
     state = "delivered" if answer.error is None else "failed" if wait_ms is None else "due"
     return {
@@ -175,12 +177,14 @@ def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, obj
 
 
 WAITS: Final = (5 * SECOND_MS, *(minutes * MINUTE_MS for minutes in (5, 30, 120, 300, 600, 600)))
-"""Milliseconds after each failure in a row; the first call is made at once."""
+"""Waits after each consecutive failure, in milliseconds. The first call is made at once."""
 CALL_MS: Final = 4 * SECOND_MS
-"""Time limit of one call to an endpoint, from the look-up of its name to its response. It is shorter than a round of
-the watch, which makes these calls beside the halts."""
+"""Time limit of one call to an endpoint, from the look-up of its name to its response, in milliseconds.
+
+It is shorter than a round of the watch, which makes these calls concurrently with halts.
+"""
 
 
 def next_wait_ms(failures: int) -> int | None:
-    """Return the wait after a number of failures in a row (1 is the first); None: the delivery has failed."""
+    """Return the wait after a number of consecutive failures, in milliseconds; None: the delivery has failed."""
     return WAITS[failures - 1] if failures <= len(WAITS) else None

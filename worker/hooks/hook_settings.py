@@ -1,8 +1,8 @@
-"""Which endpoints of the operator's product may be called, and the secrets that sign what they are sent.
+"""The endpoints of the operator's product that Drawdown may call, and the secrets that sign messages.
 
 Guarantee: pure. Messages are signed by the open scheme "Standard Webhooks" (its specification, version 1.0.0). An
-endpoint's secrets are made from the root that this machine is given, so they are stored nowhere, and who has one can
-make neither the root of it nor another one.
+endpoint's secrets are derived from the root secret of the settings, so they are not stored. From one of them, an
+attacker cannot derive the root secret or another one.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ from drawdown.worker.halts.addresses import CellUrl, Network, address_refused, w
 
 @dataclass(frozen=True)
 class HookSettings:
-    """`allowed`: origins (scheme://host:port) that may be called. `roots` make each endpoint's secrets; of two, the
-    first is the new one. `networks` are allowed besides public addresses. Secrets never print."""
+    """The settings of webhooks. Secrets never print.
+
+    `allowed`: origins (scheme://host:port) that may be called. `roots`: the root secrets of the endpoints' secrets, the
+    newest first. `networks`: networks that are allowed in addition to public addresses.
+    """
 
     allowed: frozenset[str] = frozenset()
     roots: tuple[str, ...] = field(default=(), repr=False)
     networks: tuple[Network, ...] = ()
     outgoing: Outgoing = field(default_factory=Outgoing)
-    """The way of calls out: trusted authorities, and the proxy."""
+    """The trusted certificate authorities and the proxy of outgoing calls."""
 
     @property
     def origins(self) -> frozenset[str]:
-        """Those that this machine can tell something: none without a secret."""
+        """Return the origins that this machine can call; an empty set without a root secret."""
         return self.allowed if self.roots else frozenset()
 
     def secrets_of(self, endpoint: str, generations: Sequence[int]) -> tuple[str, ...]:
@@ -42,11 +45,11 @@ class HookSettings:
         return tuple(endpoint_secret(root, endpoint, number) for number in generations for root in self.roots)
 
     def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:
-        """Return the reason that prevents a message to this URL, as its name resolves now; None if nothing does."""
+        """Return the reason why a message to a URL is refused, as its name resolves now; None if it is allowed."""
         return why_not(url, self, lookup or system_lookup, "DRAWDOWN_HOOK")
 
     def address_refused(self, url: CellUrl, host: str) -> str | None:
-        """Why a connection for this URL is not made to this address; None where it may be."""
+        """Return the reason why a connection to an address is refused for a URL; None if it is allowed."""
         return address_refused(self, url, host)
 
 
@@ -54,18 +57,24 @@ PREFIX: Final = "whsec_"
 
 
 def endpoint_secret(root: str, endpoint: str, generation: int) -> str:
-    """`whsec_` and 256 bits in Base64: HMAC-SHA256 by the root over `hook:{endpoint}:{generation}`."""
+    """Return an endpoint's secret: `whsec_` and 256 bits in Base64.
+
+    The bits are the HMAC-SHA256 of `hook:{endpoint}:{generation}` with the root secret.
+    """
     made = hmac.new(root.encode(), f"hook:{endpoint}:{generation}".encode(), hashlib.sha256).digest()
     return f"{PREFIX}{base64.b64encode(made).decode()}"
 
 
 def signature(secret: str, message_id: str, timestamp_s: int, body: bytes) -> str:
-    """`v1,` and HMAC-SHA256 in Base64 over `{id}.{timestamp}.{body}`, by the scheme's own library."""
+    """Return the signature of a message: `v1,` and the HMAC-SHA256 of `{id}.{timestamp}.{body}` in Base64.
+
+    The scheme's own library makes it.
+    """
     return Webhook(secret).sign(message_id, datetime.fromtimestamp(timestamp_s, UTC), body.decode())
 
 
 def headers_of(secrets: Sequence[str], message_id: str, timestamp_s: int, body: bytes) -> dict[str, str]:
-    """Return the headers of a body; a signature for each secret in use."""
+    """Return the webhook headers of a message, with a signature for each secret."""
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp_s),

@@ -1,4 +1,4 @@
-"""Webhooks to the operator's product, as people and metrics look at them: never a secret. Reads only."""
+"""Lists of webhooks: endpoints, messages and low balances, without secrets. Reads only."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ STATES: Final = ("due", "delivered", "failed")
 
 @dataclass(frozen=True)
 class EndpointRow:
-    """An endpoint; times are milliseconds. `due` and `failed` count messages, `oldest_due_ms` is when the oldest of
-    those that are due happened, `old_until_ms` until when the secret before signs, too."""
+    """An endpoint. Times are in milliseconds.
+
+    `due`, `failed`: the numbers of its messages in these states. `oldest_due_ms`: the time of the oldest due event.
+    `old_until_ms`: the time until which the old secret also signs.
+    """
 
     name: str
     url: str
@@ -36,7 +39,10 @@ class EndpointRow:
 
 @dataclass(frozen=True)
 class DeliveryRow:
-    """A message for one endpoint. `attempts`: calls that were begun, or may have been; `failures`: in a row."""
+    """A message for one endpoint. `attempts`: the number of calls that may have begun.
+
+    `failures`: the number of consecutive failures. `at_ms`: the time of the event.
+    """
 
     message_id: str
     event: str
@@ -56,8 +62,10 @@ class DeliveryRow:
 
 @dataclass(frozen=True)
 class LevelRow:
-    """The balance at or below which an organisation's balance is low; None: never. The row without an organisation is
-    for all organisations without their own level."""
+    """The level at or below which an organisation's balance is low, in micro-credits (None: never).
+
+    `org_id` empty: the level for all organisations without their own level.
+    """
 
     org_id: str
     low_micro: int | None
@@ -65,7 +73,7 @@ class LevelRow:
 
 @dataclass(frozen=True)
 class MessageFilter:
-    """Which messages: in these states; to an endpoint, of an organisation. Empty: any."""
+    """A filter of messages by state, endpoint and organisation. Empty: any."""
 
     states: tuple[str, ...] = STATES
     endpoint: str = ""
@@ -73,24 +81,24 @@ class MessageFilter:
 
 
 def list_endpoints(connection: sa.Connection) -> list[EndpointRow]:
-    """Those that go on first, by their names."""
+    """Return the endpoints: active ones first, each group sorted by name."""
     rows = SQL.run(connection, "endpoints").mappings()
     return [EndpointRow(**{**row, "events": row["events"].split()}) for row in rows]
 
 
 def find_endpoint(connection: sa.Connection, name: str) -> EndpointRow:
-    """Errors: UnknownId."""
+    """Return an endpoint. Errors: UnknownId."""
     ids.require(connection, ids.ENDPOINT, name)
     return next(row for row in list_endpoints(connection) if row.name == name)
 
 
 def list_levels(connection: sa.Connection, most: int) -> list[LevelRow]:
-    """Everybody's first, then those of single organisations."""
+    """Return the low balances: the general level first, then those of single organisations."""
     return [LevelRow(**row) for row in SQL.run(connection, "levels", {"at_most": most}).mappings()]
 
 
 def list_messages(connection: sa.Connection, chosen: MessageFilter, most: int) -> list[DeliveryRow]:
-    """The newest first. Errors: UnknownId."""
+    """Return messages, the newest first. Errors: UnknownId."""
     for kind, name in ((ids.ENDPOINT, chosen.endpoint), (ids.ORG, chosen.org)):
         if name:
             ids.require(connection, kind, name)
@@ -99,7 +107,7 @@ def list_messages(connection: sa.Connection, chosen: MessageFilter, most: int) -
 
 
 def show_message(connection: sa.Connection, message_id: str) -> tuple[str, list[DeliveryRow]]:
-    """A message's body, as it is sent, and its deliveries. Errors: UnknownId."""
+    """Return the body of a message, as it is sent, and its deliveries. Errors: UnknownId."""
     ids.require(connection, ids.MESSAGE, message_id)
     values = {"message_id": message_id}
     body = str(SQL.run(connection, "body", values).scalar_one())
@@ -114,7 +122,7 @@ State = Literal["due", "delivered", "failed"]
 
 @dataclass(frozen=True)
 class ShownMessage:
-    """A message as it is sent, and its delivery to each endpoint."""
+    """The body of a message, as it is sent, and its delivery to each endpoint."""
 
     message_id: str
     body: str

@@ -1,7 +1,7 @@
--- Webhooks to the operator's product, as people and metrics read them.
+-- Lists of webhooks.
 
 -- name: endpoints
--- By the indexes on due and failed deliveries.
+-- The counts use the indexes on due and failed deliveries.
 SELECT e.name, e.url, e.events, e.generation, e.old_until_ms, e.created_ms, e.ended_ms,
     (SELECT COUNT(*) FROM hook_deliveries d WHERE d.endpoint = e.name AND d.state = 'due') AS due,
     (SELECT COUNT(*) FROM hook_deliveries d WHERE d.endpoint = e.name AND d.state = 'failed') AS failed,

@@ -1,13 +1,13 @@
--- Messages that are due, the endpoints to notify, the answers.
+-- Due messages, their endpoints, and the outcomes of calls.
 
 -- name: due_endpoints
--- One look into the index for each endpoint in use, of which there are few.
+-- One read of the index for each active endpoint. Endpoints are few.
 SELECT e.name, e.url FROM hook_endpoints e WHERE e.ended_ms IS NULL AND (:only = '' OR e.name = :only) AND EXISTS (
     SELECT 1 FROM hook_deliveries d WHERE d.endpoint = e.name AND d.state = 'due' AND d.due_at_ms <= :now_ms)
 ORDER BY e.name
 
 -- name: claim
--- Pick once: a plan that picks again for each row takes more than the limit.
+-- MATERIALIZED selects once. A plan that selects again for each row would claim more than the limit.
 WITH x AS MATERIALIZED (
     SELECT d.message_id FROM hook_deliveries d JOIN hook_endpoints e ON e.name = d.endpoint AND e.ended_ms IS NULL
     WHERE d.endpoint = :endpoint AND d.state = 'due' AND d.due_at_ms <= :now_ms

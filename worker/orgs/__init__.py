@@ -1,4 +1,4 @@
-"""Organisations: registered, assigned to a provider, moved to another, halted and listed.
+"""Organisations: register, assign to a provider, move to another provider, halt and list them.
 
 Guarantee: an organisation has one provider at a time; a flip bills once.
 

@@ -1,7 +1,7 @@
-"""Changes of an organisation by a person: registered, halted, overridden.
+"""Changes of an organisation by a person: register, halt, override, release.
 
-Guarantee: an operator's override wins over any provider's verdict at once, whether or not a provider can be asked. It
-is on record with actor and reason.
+Guarantee: an org override takes precedence over any provider's verdict at once, even if the provider is unreachable. It
+is recorded with actor and reason.
 """
 
 from __future__ import annotations
@@ -45,14 +45,11 @@ from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 MAX_HALTED: Final = 10_000
-"""Organisations that one command halts, in one transaction."""
+"""Organisations that one command may halt, in one transaction."""
 
 
 def register(connection: sa.Connection, org_id: str) -> None:
-    """Make the organisation known.
-
-    Errors: UsageError for an id that no sample could carry.
-    """
+    """Register an organisation. Errors: UsageError for an invalid id."""
     if not is_clean_id(org_id):
         raise UsageError(f"invalid organisation id: expected 1 to {MAX_ID_CHARS} characters without control characters")
     SQL.run(connection, "register", {"org_id": org_id, "bucket": bucket_of(org_id)})
@@ -62,7 +59,7 @@ def register(connection: sa.Connection, org_id: str) -> None:
 class Halted:
     """The effect of an operator's halt, or of its end, on an organisation.
 
-    `before`: an operator had already halted it. `halt_reason`: the reason if it is halted now.
+    `before`: an operator had already halted it. `halt_reason`: the reason of the present halt.
     """
 
     org_id: str
@@ -73,10 +70,11 @@ class Halted:
 
 
 def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: bool = False) -> list[Halted]:
-    """Halt organisations at once, or undo the operator's halt (then the provider's verdict counts again), in one
-    transaction. One answer for each, in order.
+    """Halt organisations in one transaction, or undo the operator's halt. Return an answer for each.
 
-    Errors: UnknownId, for all of them, where one is; UsageError for more than MAX_HALTED.
+    After an undo, the provider's verdict counts again.
+
+    Errors: UnknownId if one of them is unknown, and then none is halted; UsageError for more than MAX_HALTED.
     """
     if len(org_ids) > MAX_HALTED:
         raise UsageError(f"too many organisations: {len(org_ids):,}. You can halt at most {MAX_HALTED:,} at once")
@@ -96,8 +94,10 @@ def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: boo
 
 @dataclass(frozen=True)
 class Override:
-    """An org override: the limit of sandboxes at once, whether the organisation is halted, and the end. None: the
-    provider's verdict counts; for the end, until it is undone."""
+    """An org override: the limit of sandboxes at once, whether the organisation is halted, and its end.
+
+    A value None: the provider's verdict counts. `until_ms` None: the override has no end.
+    """
 
     max_concurrent: int | None = None
     halted: bool | None = None
@@ -110,7 +110,7 @@ class Override:
 
 @dataclass(frozen=True)
 class Overridden:
-    """The override before, the override now, and the organisation's state by it."""
+    """The org override before and now, and the organisation's present state."""
 
     org_id: str
     was: Override
@@ -128,11 +128,11 @@ def override(
     halted: bool | None = None,
     until_ms: int | None = None,
 ) -> Overridden:
-    """Let the operator's override win over the provider's verdict, until a time or until it is undone.
+    """Set an org override, which takes precedence over the provider's verdict until its end or an undo.
 
-    A value that is None stays as it was set before.
+    A value that is None keeps its former setting.
 
-    Errors: UnknownId; UsageError for no value at all, a limit below zero or an end in the past.
+    Errors: UnknownId; UsageError for an override without a value, a limit below zero or an end in the past.
     """
     if max_concurrent is not None and max_concurrent < 0:
         raise UsageError("invalid --max-concurrent: expected 0 or more")
@@ -150,12 +150,12 @@ def override(
 
 
 def end_override(connection: sa.Connection, org_id: str, by: By) -> Overridden:
-    """Undo all that an override says: the provider's word counts again. Errors: UnknownId."""
+    """End an org override, so that the provider's verdict counts again. Errors: UnknownId."""
     return _say(connection, org_id, _override_of(connection, org_id, by.now_ms), Override(), by)
 
 
 def _override_of(connection: sa.Connection, org_id: str, now_ms: int) -> Override:
-    """Lock an organisation and return its override in force. If the override has run out, return an empty one."""
+    """Lock an organisation and return its org override. If the override has ended, return an empty one."""
     require_org(connection, org_id)
     (row,) = lock_rows(connection, [org_id])
     if row.override_until_ms is not None and row.override_until_ms <= now_ms:
@@ -164,7 +164,7 @@ def _override_of(connection: sa.Connection, org_id: str, now_ms: int) -> Overrid
 
 
 def _say(connection: sa.Connection, org_id: str, was: Override, now: Override, by: By) -> Overridden:
-    from drawdown.schema.tables.orgs import orgs  # here: with it comes PostgreSQL's dialect, also for SQLite
+    from drawdown.schema.tables.orgs import orgs  # imported here, because it loads PostgreSQL's dialect
 
     connection.execute(
         orgs.update()
@@ -179,17 +179,17 @@ def _say(connection: sa.Connection, org_id: str, was: Override, now: Override, b
     return Overridden(org_id, was, now, bool(org.is_halted), org.max_concurrent_sandboxes)
 
 
-# As people and programs do it.
+# Actions.
 
 MOST_SAID: Final = 50
-"""Organisations that an answer's sentences name."""
+"""Organisations that the text of an answer names."""
 
 
 @dataclass(frozen=True)
 class OrgOverridden(Overridden):
-    """An operator's override before and now, and the organisation's state by it.
+    """The org override before and now, and the organisation's present state.
 
-    `cleared`: the provider's verdict counts again.
+    `cleared`: the override was ended, so the provider's verdict counts again.
     """
 
     cleared: bool
@@ -251,7 +251,7 @@ def _limits(connection: sa.Connection, _asked: Invocation, values: Values) -> Se
 
 
 def _size_of_override(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
-    """An organisation that is never halted uses what it has no credit for; so does one that is not for longer."""
+    """Return the size of an org override: unbounded if it prevents halts, because use without credit has no bound."""
     is_longer = values["until_ms"] is not None and not values["undo"]
     kept = is_longer and _override_of(connection, values["org_id"], asked.by.now_ms).halted is False
     return Size(unbounded=values["never_halt"] or kept)
@@ -259,9 +259,9 @@ def _size_of_override(connection: sa.Connection, asked: Invocation, values: Valu
 
 @dataclass(frozen=True)
 class HaltsMade:
-    """The outcome for each organisation. `undo`: the operator's halt was lifted.
+    """The outcome for each organisation. `undo`: the operator's halts were ended.
 
-    `cells`: the number of their sandboxes in each cell that is notified.
+    `cells`: the number of their sandboxes, by cell that is notified.
     """
 
     undo: bool
@@ -292,7 +292,7 @@ def _halt(
 def _chosen(
     connection: sa.Connection, asked: Invocation, org_ids: Sequence[str] | None, chosen: OrgFilter
 ) -> list[str]:
-    """Errors: UsageError for none, and for both ways to choose; UnknownId."""
+    """Return the chosen organisations. Errors: UsageError unless either ids or a filter is given; UnknownId."""
     if bool(org_ids) == (chosen != OrgFilter()):
         raise UsageError("specify either organisations (or --file), or a filter by --provider, --plan, --search")
     if org_ids:
@@ -324,7 +324,7 @@ def _halts(done: HaltsMade) -> list[str]:
 def _sentence(one: Halted, undo: bool) -> str:
     before = "halted" if one.was_halted else "running"
     now = f"halted ({one.halt_reason})" if one.is_halted else "running"
-    # the reason outlives the halt
+    # The reason stays after the halt ends.
     lifted = undo and one.is_halted and (one.before or one.halt_reason == "operator")
     if lifted:
         now = "no longer halted by an operator, but halted until its provider is asked"
@@ -354,7 +354,7 @@ def _size_of_halt(connection: sa.Connection, asked: Invocation, values: Values) 
 
 @dataclass(frozen=True)
 class OrgReleased:
-    """An organisation that is sealed and pushed again, and why it had been stopped."""
+    """An organisation that is sealed and pushed again. `was`: the reason of its stop."""
 
     org_id: str
     was: str

@@ -1,4 +1,4 @@
--- Organisations: registered, halted by an operator.
+-- Changes of organisations: register, halt.
 
 -- name: register
 INSERT INTO orgs (org_id, bucket, registered) VALUES (:org_id, :bucket, true)

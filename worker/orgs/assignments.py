@@ -1,7 +1,7 @@
-"""Assignments: which provider bills an organisation, from which window on.
+"""Assignments: the provider that bills an organisation, from a window on.
 
-Guarantee: an assignment starts at or after the watermark, or fills a hole where nothing was ever assigned (P4). The
-windows that it fixes become dirty, so that the next tick seals them (S6).
+Guarantee: an assignment starts at or after the watermark, or fills a gap without an assignment (P4). The windows with
+pending usage that it fixes become dirty, so that the next tick seals them (S6).
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from drawdown.worker.verdict.org_row import apply_now
 SQL = queries(__file__)
 
 Unseen: TypeAlias = Mapping[str, Sequence[int]]
-"""By organisation, windows for which something came in that no seal has looked at yet."""
+"""Windows with samples that no seal has read yet, by organisation."""
 
 
 @dataclass(frozen=True)
 class Waited:
-    """Usage that waited for an assignment, from its start on and before: seconds of sandboxes, and units of event
-    types, which are never added up."""
+    """Usage that was pending for lack of an assignment, from the assignment's start on (`resolved`) and before it.
+
+    Seconds of sandboxes and units of event types are never added up.
+    """
 
     resolved_s: int = 0
     resolved_units: int = 0
@@ -45,8 +47,7 @@ class Waited:
 
 @dataclass(frozen=True)
 class Assigned:
-    """One assignment that was made, and what it brings in that had been pending: seconds, and units of event types; and
-    what still waits, from before its start."""
+    """A new assignment, and the pending usage that it resolves or leaves."""
 
     org_id: str
     provider: str
@@ -57,7 +58,7 @@ class Assigned:
 
 @dataclass(frozen=True)
 class _Biller:
-    """A customer at a provider. `one_wallet` are the providers at which it would have the same wallet."""
+    """A customer at a provider. `one_wallet`: the providers at which the customer would have the same wallet."""
 
     provider: str
     customer_id: str
@@ -73,9 +74,9 @@ def assign(
     customer_id: str | None = None,
     from_ms: int | None = None,
 ) -> list[Assigned]:
-    """Assign organisations to a provider, from the next window boundary on unless a time is given.
+    """Assign organisations to a provider, from `from_ms` on (None: the next window boundary).
 
-    Errors: Refused where that would rewrite sealed windows, or take another organisation's customer or wallet.
+    Errors: Refused if that would change sealed windows, or use another organisation's customer or wallet; UsageError.
     """
     if customer_id is not None and len(org_ids) != 1:
         raise UsageError("--customer is for a single organisation. Name exactly one")
@@ -87,14 +88,14 @@ def assign(
 
 
 def unassigned(connection: sa.Connection) -> list[str]:
-    """Organisations with no assignment at all, those first seen in samples included."""
+    """Return the organisations without any assignment, including those that only samples name."""
     return [str(org_id) for org_id in SQL.run(connection, "unassigned").scalars()]
 
 
 def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unseen:
-    """Return the sealed windows of organisations with arrivals that no seal has looked at yet. Under S1's lock.
+    """Return the sealed windows of organisations with samples that no seal has read yet, under S1's lock.
 
-    Call it once for all of them: each reading goes through all arrivals.
+    Call it once for all organisations, because each call reads all unread arrivals.
     """
     found: dict[str, list[int]] = defaultdict(list)
     seen = seen_by_seals(connection)
@@ -105,9 +106,9 @@ def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unsee
 
 
 def start_of(from_ms: int | None, by: By) -> int:
-    """When an assignment begins: at the next window boundary, unless a time is given.
+    """Return the start of an assignment in milliseconds: `from_ms`, or the next window boundary.
 
-    Errors: UsageError for a time that is no boundary.
+    Errors: UsageError for a time that is not a window boundary.
     """
     start = next_window(by.now_ms) if from_ms is None else from_ms
     if start % WINDOW_MS:
@@ -126,8 +127,11 @@ def assign_one(
     unseen: Unseen,
     in_ledger: Collection[str] = (),
 ) -> Assigned:
-    """Assign one organisation, under S1's lock. `unseen`: its `unseen_windows`, among others'. `in_ledger`: providers
-    that declare that their customers' balances lie in the ledger, met by a tick or not. Errors: as `assign`."""
+    """Assign one organisation, under S1's lock. Errors: as `assign`.
+
+    `unseen`: the result of `unseen_windows`. `in_ledger`: providers that declare that the embedded ledger keeps their
+    customers' balances, even if no tick has recorded them yet.
+    """
     register(connection, org_id)
     biller = _Biller(provider, customer_id, one_wallet_at(connection, provider, in_ledger))
     if customer_id and (filled := _fill_customer(connection, org_id, biller, by, unseen)) is not None:
@@ -137,14 +141,17 @@ def assign_one(
     _insert(connection, org_id, biller, start, later, by)
     _take_effect(connection, org_id, start, by.now_ms)
     if provider in EXEMPT_PROVIDERS and start <= by.now_ms:
-        apply_now(connection, [org_id], by.now_ms)  # nobody will ask about it again
+        apply_now(connection, [org_id], by.now_ms)  # no later tick refreshes an exempt organisation
     details = {"provider": provider, "customer": customer_id, "start_ms": start}
     record(connection, "org_assign", org_id, details, by)
     return Assigned(org_id, provider, customer_id, start, _fix(connection, org_id, start, unseen))
 
 
 def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | None:
-    """When the only assignment there is begins, where it begins later. Errors: Refused where one may not begin then."""
+    """Check that an assignment may start at a time. Return the start of the only, later assignment, or None.
+
+    Errors: Refused.
+    """
     floor = require_org(connection, org_id).floor_ms
     if start < floor:
         raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {utc(floor)}")
@@ -165,7 +172,7 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
 
 
 def _insert(connection: sa.Connection, org_id: str, biller: _Biller, start: int, end: int | None, by: By) -> None:
-    """The one before it ends where it begins."""
+    """Insert an assignment, and end the assignment before it at its start."""
     values = {"org_id": org_id, "start_ms": start}
     SQL.run(connection, "end_the_one_before", values)
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
@@ -174,7 +181,10 @@ def _insert(connection: sa.Connection, org_id: str, biller: _Biller, start: int,
 
 
 def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: By, unseen: Unseen) -> Assigned | None:
-    """Give an assignment its customer where it had none: nothing was sealed for it yet. None where that is not so."""
+    """Add the customer to an assignment without a customer, for which no window is sealed yet.
+
+    Returns None if the organisation has no such assignment.
+    """
     provider, customer_id = biller.provider, biller.customer_id
     found = SQL.run(connection, "without_customer", {"org_id": org_id, "provider": provider}).one_or_none()
     if found is None:
@@ -190,17 +200,17 @@ def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: 
 
 
 def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | None:
-    """When the latest assignment of an organisation begins, where it has not begun."""
+    """Return the start of an organisation's latest assignment if it begins later; otherwise None."""
     found = SQL.run(connection, "latest_two", {"org_id": org_id}).first()
     return int(found.start_ms) if found is not None and found.start_ms > now_ms else None
 
 
 def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None = None) -> Assigned:
-    """Take back an assignment that has not begun. The provider that billed before continues.
+    """Cancel an assignment that has not begun. The former provider continues to bill.
 
-    `start_ms`: the start of the assignment that is meant, so that a repeated call takes back no other.
+    `start_ms`: the start of the assignment, so that a repeated call does not cancel another one.
 
-    Errors: Refused if the latest assignment is in force already, or is not the one that is meant.
+    Errors: UnknownId; Refused if the latest assignment is already in force, or has another start.
     """
     lock_buckets(connection)
     require_org(connection, org_id)
@@ -213,7 +223,7 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
             f"{org_id}: its latest assignment begins at {utc(latest.start_ms)}, not at {utc(start_ms)}. See "
             "`drawdown org scheduled`"
         )
-    _require_unsealed(connection, org_id, latest.start_ms)  # by a machine with a clock ahead of this one's
+    _require_unsealed(connection, org_id, latest.start_ms)  # a machine with a faster clock may have sealed it
     SQL.run(connection, "delete_assignment", {"org_id": org_id, "start_ms": latest.start_ms})
     if len(found) == 2:
         before = found[1]
@@ -226,8 +236,7 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
 
 
 def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, start: int, end: int | None) -> None:
-    """A customer is one organisation's at a time; and so is a wallet, whichever provider it is drawn on for. No
-    organisation is billed as a pool."""
+    """Refuse a customer if it, or its wallet, belongs to another organisation or a pool then. Errors: Refused."""
     provider, customer_id = biller.provider, biller.customer_id
     if provider in EXEMPT_PROVIDERS or not customer_id:
         return
@@ -265,7 +274,7 @@ def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int
 
 
 def _fix(connection: sa.Connection, org_id: str, start: int, unseen: Unseen) -> Waited:
-    """Mark the windows that had waited for an assignment. They are counted before: what is marked is counted again."""
+    """Mark the windows with usage that was pending for an assignment. Return that usage, counted before the marks."""
     values = {"org_id": org_id, "start_ms": start}
     mapped = [asdict(segment) for segment in segments(mapping_rows(connection))]
     late = [{"window_ms": window_ms} for window_ms in unseen.get(org_id, ())]

@@ -1,7 +1,7 @@
--- Assignments: which provider bills an organisation, as which customer, from which window on.
+-- Assignments: the provider and the customer of an organisation, from a window on.
 
 -- name: unassigned
--- Organisations with no assignment at all, those first seen in samples included.
+-- Organisations without any assignment, including those that only samples name.
 SELECT org_id FROM orgs o WHERE NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)
 UNION SELECT DISTINCT s.org_id FROM usage_samples s WHERE s.problem IS NULL AND NOT EXISTS
     (SELECT 1 FROM orgs o WHERE o.org_id = s.org_id) ORDER BY 1
@@ -44,24 +44,24 @@ AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)), billing
 projection_due_ms = :projection_due_ms, refresh_requests = refresh_requests + 1 WHERE org_id = :org_id
 
 -- name: forget_balance
--- It belonged to another customer. If the assignment begins later, or is undone before it began, the bill is as before.
+-- Delete the stored balance, because it belonged to another customer.
 UPDATE orgs SET balance_micro = NULL, balance_read_ms = NULL, unconfirmed_micro = NULL, unread_since_ms = NULL
 WHERE org_id = :org_id
 
 -- name: waiting_windows
--- The windows that had waited for an assignment.
+-- The windows with usage that was pending for an assignment.
 pending_usage WHERE org_id = :org_id AND window_ms >= :start_ms
 
 -- name: unseen
--- A late sample that no seal has seen is in no marked window: its arrival finds it (S2).
+-- A late sample that no seal has read has not marked its window, so it is found by its arrival (S2).
 SELECT DISTINCT s.org_id, {window} AS window_ms FROM usage_samples s WHERE {later} AND s.problem IS NULL
     AND s.ts < (SELECT MAX(watermark_ms) FROM buckets) AND s.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} g)
 
 -- name: waiting
--- Beside the usage that a seal recorded as pending: usage in windows without a biller that no seal has reached yet. If
--- the next seal computes a window again, its pending usage is counted again here, too: a sample was withdrawn or came
--- in.
-WITH segments AS MATERIALIZED ( -- else SQLite takes the mapping apart anew for each sample
+-- The usage that a seal recorded as pending, and usage in windows without a provider that no seal has reached yet. If a
+-- sample was withdrawn or arrived, the next seal computes its window again. The pending usage of such a window is
+-- counted again here, too.
+WITH segments AS MATERIALIZED ( -- otherwise SQLite parses the mapping again for each sample
     SELECT lo, hi, start_ms, end_ms
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint)} r),
 org AS (
@@ -96,7 +96,7 @@ SELECT COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND {sized} THEN seconds EN
     COALESCE(SUM(CASE WHEN window_ms < :start_ms AND NOT {sized} THEN seconds END), 0) AS before_start_units FROM waiting
 
 -- name: sized
--- The use of sandboxes, in seconds; all else is units of event types, and never added to those.
+-- The use of sandboxes, in seconds. All other usage is in units of event types, and never added to seconds.
 memory_mb <= {most_memory_mb}
 
 -- name: window

@@ -2,11 +2,11 @@
 
 A metric names the event type or feature of the mapping that it counts (`counts`).
 
-Guarantee: while a metric costs credit, no mapping makes a feature of the event type that it counts, or makes the
-feature that it counts, in any of those windows. If a price and a mapping meet, the second is refused. Both take rule
-S1's lock first, so if they come at once, the second sees the first. Nor does usage of an event type wait for a feature
-that no mapping may make: while some waits, a price is refused. Usage that comes in later is refused, with the call to
-use instead (`sources.events.charged`).
+Guarantee: a metric with a price may count an event type or a feature. Then the mapping cannot have a feature for that
+type, or map to that feature. If a price and a mapping conflict, the second change is refused. Both take rule S1's lock
+first, so if they come at once, the second sees the first. Usage of an event type cannot wait for a feature that the
+mapping may not have: while usage is pending, a price is refused. Later usage is refused, and the error names the call
+to use instead (`sources.events.types`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Charging:
-    """A metric costs credit in [start_ms, end_ms), and counts what has this name in the mapping."""
+    """A metric with a price in [start_ms, end_ms). `counts`: the event type or feature that it counts."""
 
     metric: str
     counts: str
@@ -35,14 +35,16 @@ class Charging:
     end_ms: int
 
     def meets(self, segment: Segment, event_type: str | None) -> bool:
-        """Return True if it costs something in one of the segment's windows."""
+        """Return True if the metric has a price in one of the segment's windows, and counts its usage."""
         named = self.counts in (segment.feature, event_type)
         return named and self.start_ms < segment.end_ms and segment.start_ms < self.end_ms
 
 
 def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_ms: int) -> None:
-    """Nothing bills by its window what a metric is to charge for from now on. The caller holds S1's lock. Errors:
-    Refused."""
+    """Check that the seal does not bill the usage that a metric will charge from now on. Errors: Refused.
+
+    The caller holds S1's lock.
+    """
     mine = Charging(metric, counts, now_ms, FOREVER_MS)
     for _, segment in _met([mine], segments(mapping_rows(connection)), _types(connection, [counts])):
         if segment.end_ms != FOREVER_MS:
@@ -59,8 +61,10 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
 
 
 def require_nothing_waits(connection: sa.Connection, metric: str, event_type: str, meter: int) -> None:
-    """No usage of an event type waits for a feature, which a price would keep it from for good. The caller holds the
-    type (`sources.events.charged.hold`), and S1's lock. Errors: Refused."""
+    """Check that no usage of an event type is pending for a feature, because a price would exclude that feature.
+
+    The caller holds the type (`sources.events.types.hold`) and S1's lock. Errors: Refused.
+    """
     found = SQL.run(connection, "waiting", {"meter": meter}).one()
     if found.orgs:
         who, since = f"{found.orgs:,} organisation{'s' if found.orgs > 1 else ''}", utc(found.since_ms)
@@ -75,8 +79,10 @@ def require_nothing_waits(connection: sa.Connection, metric: str, event_type: st
 def require_uncharged(
     connection: sa.Connection, mapping: Sequence[MappingRow], row: MappingRow, event_type: str | None
 ) -> None:
-    """No metric charges for what a new row of the mapping makes the seal bill. The caller holds S1's lock. Errors:
-    Refused."""
+    """Check that no metric charges for usage that the seal would bill by a new row of the mapping. Errors: Refused.
+
+    The caller holds S1's lock.
+    """
     before = akin(mapping, row)
     names = {one.feature for one in [*before, row] if one.feature} | ({event_type} if event_type else set())
     charging = [Charging(**one) for one in SQL.run(connection, "charging_for", {"names": sorted(names)}).mappings()]
@@ -92,14 +98,14 @@ def require_uncharged(
 
 
 def was_charged(connection: sa.Connection, names: Collection[str]) -> bool:
-    """Return True if a metric charges, or ever charged, for one of them."""
+    """Return True if a metric charges, or ever charged, for one of these event types or features."""
     return SQL.run(connection, "charging_for", {"names": sorted(names)}).first() is not None
 
 
 def _met(
     charging: Collection[Charging], made: Sequence[Segment], types: dict[int, str]
 ) -> Iterator[tuple[Charging, Segment]]:
-    """Return the usage that is both charged and billed. `types`: the event types of meters."""
+    """Yield pairs of a metric and a segment that would both bill the same usage. `types`: event types by meter."""
     for segment in made if charging else ():
         event_type = types.get(segment.lo) if is_meter(segment.lo) else None
         for one in charging:

@@ -1,16 +1,16 @@
--- Usage that the guard charges for, beside usage that the mapping makes the seal bill.
+-- Usage that the guard charges for, and usage that the seal bills by the mapping.
 
 -- name: charging_for
--- When metrics that count one of these names cost something.
+-- The times in which metrics that count one of these names have a price.
 SELECT c.metric, c.counts, c.start_ms, c.end_ms FROM {charging} c WHERE c.counts IN :names
 
 -- name: types
 SELECT meter, event_type FROM event_types WHERE event_type IN :names
 
 -- name: waiting
--- The organisations with unbilled usage of a meter that makes no feature, and since when. It includes pending usage,
--- and usage that is still to be sealed because no seal has looked at it, its window is not over, or it is dirty. Usage
--- that was withdrawn, is below a floor, or is never billed does not wait.
+-- The number of organisations with unbilled usage of a meter without a feature, and the time of the oldest. It includes
+-- pending usage, and usage that is not sealed because no seal has read it, its window is not over, or it is dirty. It
+-- excludes usage that was withdrawn, is below a floor, or is never billed.
 SELECT COUNT(DISTINCT k.org_id) AS orgs, MIN(k.window_ms) AS since_ms
 FROM (
     SELECT p.org_id, p.window_ms, p.memory_mb AS meter FROM pending_usage p
@@ -28,7 +28,7 @@ WHERE {feature_of_meter} IS NULL AND NOT EXISTS (SELECT 1 FROM assignments a WHE
 s.ts - s.ts % {window_length_ms}
 
 -- name: unsealed
--- By the ways that indexes lead: by arrival (S2), by time, by the windows of one organisation.
+-- This uses the indexes by arrival (S2), by time, and by the windows of one organisation.
 SELECT s.* FROM usage_samples s WHERE {of_the_meter} AND {unseen_by_some}
 UNION SELECT s.* FROM usage_samples s WHERE {of_the_meter} AND s.ts >= (SELECT MIN(watermark_ms) FROM buckets)
 UNION SELECT s.* FROM orgs h JOIN usage_samples s ON s.org_id = h.org_id AND s.ts >= h.held_watermark_ms

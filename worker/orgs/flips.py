@@ -1,9 +1,9 @@
-"""Flip: move organisations to another provider, or give them their first one, after a preflight at that provider.
+"""Flips: move organisations to another provider, or assign their first one, after a preflight at that provider.
 
-Guarantee: nothing is assigned that the preflight shows to be wrong (no such customer, a balance that would halt at
-once), unless a person says so. With one problem among organisations named by hand, nothing changes. From a file each
-line stands for itself, so that the same file can be given again until all of it is done. The rules, from the facts
-about both providers, are pure.
+Guarantee: if the preflight finds a problem, the organisation is not assigned, unless a person allows it. A problem is,
+for example, a missing customer, or a balance that would halt at once. If one organisation that a person named has a
+problem, no organisation is assigned. Each line of a file is independent, so you can use the same file again until all
+lines are done. The rules, from the facts about both providers, are pure.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from drawdown.worker.orgs.assignments import Unseen, assign_one, start_of, unsee
 SQL = queries(__file__)
 
 CHUNK: Final = 200
-"""Organisations that one transaction assigns, while a seal waits for it."""
+"""Organisations that one transaction assigns. Seals wait for that transaction."""
 
 
 def _nothing(_connection: sa.Connection) -> None:
@@ -45,10 +45,10 @@ def flip(
     by: By,
     first: Callable[[sa.Connection], None] = _nothing,
 ) -> Steps[list[Flip]]:
-    """Assign organisations, a chunk at a time; each chunk is one transaction, of which `first` comes first.
+    """Assign organisations in chunks. Each chunk is one transaction, which begins with `first`.
 
-    Errors: Refused, and nothing changed, for a problem with an organisation that was named by hand; UnknownId where it,
-    its customer in the embedded ledger or the provider is mistyped.
+    Errors: Refused for a problem with an organisation that a person named, without any change; UnknownId for an unknown
+    organisation, customer of the embedded ledger, or provider; UsageError.
     """
     done: list[Flip] = []
     ids.require_among(ids.PROVIDER, options.provider, {*context.capabilities, *EXEMPT_PROVIDERS})
@@ -99,8 +99,10 @@ def _chunk(
 
 
 def _checked(context: Context, provider: str, planned: Sequence[Flip]) -> Steps[list[Flip]]:
-    """Where customers have ids of the provider's own, whether it knows them is asked one by one: their state does not
-    tell, as it may come from a wallet here."""
+    """Check customers one by one at a provider that has its own ids of customers. Return the flips with problems added.
+
+    The state of a customer does not show if the provider knows it, because it may come from a wallet in this database.
+    """
     asked = [flip.customer_id for flip in planned if flip.customer_id and not flip.already and flip.problem is None]
     if provider not in context.ready() or not asked:
         return list(planned)
@@ -146,7 +148,10 @@ def candidates_of(
 
 
 def _unknown(connection: sa.Connection, wish: Wish, options: FlipOptions) -> str | None:
-    """Return the mistyped name, if each organisation stands for itself. Errors: UnknownId, if all stand together."""
+    """Return the error text of an unknown organisation or customer; None if both are known.
+
+    Errors: UnknownId, instead of the text, unless `options.each_alone`.
+    """
     try:
         ids.require_sampled_org(connection, wish.org_id, new=options.new)
         if options.provider == EMBEDDED and wish.customer_id not in (None, wish.org_id):
@@ -159,11 +164,11 @@ def _unknown(connection: sa.Connection, wish: Wish, options: FlipOptions) -> str
 
 
 def kept_provider(connection: sa.Connection, org_ids: Sequence[str], *, new: bool) -> str | None:
-    """Return the biller of these organisations by their latest assignments; None if they were never assigned.
+    """Return the provider of these organisations by their latest assignments; None if they were never assigned.
 
-    Unless `new`, unknown organisations are left out: the flip refuses them.
+    Unless `new`, unknown organisations are ignored here, because the flip refuses them.
 
-    Errors: UsageError if they do not have one biller.
+    Errors: UsageError if they have different providers.
     """
     found: dict[str | None, str] = {}
     for org_id in org_ids:
@@ -190,7 +195,7 @@ def _old_customers(candidates: Sequence[FlipCandidate]) -> dict[str, list[str]]:
 
 
 def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mapping[tuple[str, str], CustomerRead]]:
-    """The state of customers at each provider that can be asked; those it cannot ask are left out."""
+    """Return the states of customers at each provider that is ready, by provider and customer."""
     found: dict[tuple[str, str], CustomerRead] = {}
     for provider, customers in wanted.items():
         named = [customer for customer in dict.fromkeys(customers) if customer]
@@ -207,9 +212,9 @@ def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mappin
 def _preflight_states(
     context: Context, provider: str, there: Mapping[tuple[str, str], CustomerRead]
 ) -> Mapping[str, CustomerState]:
-    """Return the customers as the preflight read them, by customer.
+    """Return the states that the preflight read, by customer.
 
-    The first pushes may use up parts granted once before any tick reads the customer.
+    They are recorded, because the first pushes may use up a one-time grant before a tick reads the customer.
     """
     if provider not in context.capabilities or not context.capabilities[provider].costs:
         return {}
@@ -263,8 +268,11 @@ def _assign_one(
 
 @dataclass(frozen=True)
 class Wish:
-    """One organisation to assign. A customer of None stands for the organisation's own id, or for none yet where the
-    provider has ids of its own. `line` is where it stands in a file."""
+    """One organisation to assign.
+
+    `customer_id` None: the organisation's own id, or if the provider has its own ids, no customer yet. `line`: the
+    number of its line in a file.
+    """
 
     org_id: str
     customer_id: str | None = None
@@ -281,14 +289,17 @@ class FlipOptions:
     allow_halt: bool = False
     unchecked: bool = False
     each_alone: bool = False
-    """A problem stops only its own organisation (of a file, or of all that nobody bills), not all of them."""
+    """True: a problem affects only its own organisation, and not all (for a file, and for all unassigned ones)."""
     new: bool = False
-    """Also organisations, and customers of the embedded ledger, of which nothing is known yet."""
+    """True: accept unknown organisations, and unknown customers of the embedded ledger."""
 
 
 @dataclass(frozen=True)
 class Flip:
-    """A move, done or planned: `open_pushes` of the old biller stay with it, and so does `credit_behind_micro`."""
+    """A flip of one organisation, done or planned.
+
+    `open_pushes` (by state) and `credit_behind_micro` stay at the former provider.
+    """
 
     org_id: str
     customer_id: str
@@ -305,7 +316,7 @@ class Flip:
     already: bool = False
     problem: str | None = None
     away: bool = False
-    """The problem is that the provider did not say: it may do so later."""
+    """True if the problem is that the provider did not answer. A retry may succeed."""
     note: str | None = None
     line: int | None = None
 
@@ -331,9 +342,9 @@ def judge(
     behind: Mapping[tuple[str, str], CustomerRead],
     context: Context,
 ) -> Flip:
-    """Return the move that a flip would make.
+    """Return the flip that would be made for an organisation, with its problem.
 
-    `there`: the new biller's answer about its customer. `behind`: the old one's.
+    `there`: the states of customers at the new provider. `behind`: their states at the former provider.
     """
     state = there.get((options.provider, candidate.customer_id))
     left = behind.get((candidate.provider or "", candidate.customer_before or ""))
@@ -357,7 +368,7 @@ def judge(
 def problem_of(
     candidate: FlipCandidate, options: FlipOptions, state: CustomerRead | None, context: Context
 ) -> tuple[str | None, str | None]:
-    """Return the problem that prevents the flip, and a note."""
+    """Return the problem that prevents the flip, and a note. Each is None if it does not exist."""
     customer = candidate.customer_id
     if options.provider in EXEMPT_PROVIDERS:
         return None, "Drawdown does not bill its usage from then on"
@@ -382,5 +393,5 @@ def problem_of(
 
 
 def would_newly_halt(candidate: FlipCandidate, options: FlipOptions) -> bool:
-    """Return True if it runs now, under another biller."""
+    """Return True if the organisation is not halted now, and has another provider."""
     return candidate.provider is not None and candidate.provider != options.provider and not candidate.is_halted

@@ -1,9 +1,9 @@
-"""Lists of organisations: their state, credit, end of credit, billers, and related rows of one of them. Reads only.
+"""Lists of organisations: state, credit, end of credit and provider; and the rows of one organisation. Reads only.
 
-Guarantee: a page has at most MAX_ROWS rows, and continues after the last row of the page before it, so that rows which
-come or change meanwhile are neither shown twice nor shift the others. By name, a page costs the same however many
-organisations there are. The credit left is estimated only for those on the page, as the watch does
-(`effective_balance`), all at one moment, in as many statements for a thousand organisations as for one.
+Guarantee: a page has at most MAX_ROWS rows, and continues after the last row of the former page, so new rows do not
+shift other rows, and a row is not shown twice. The cost of a page by name does not depend on the number of
+organisations. The remaining credit is estimated only for organisations on the page, as the watch does
+(`effective_balance`), as of one moment. The number of statements does not depend on the number of organisations.
 """
 
 from __future__ import annotations
@@ -31,14 +31,18 @@ from drawdown.worker.verdict.watch_state import is_watched
 SQL = queries(__file__)
 
 MAX_ROWS: Final = 10_000
-"""Organisations of one list."""
+"""Organisations that one list returns."""
 MOST_AT_ONCE: Final = 4_000
-"""Rows of a download that Drawdown reads, and keeps in memory, at a time."""
+"""Rows of a download that Drawdown reads and holds in memory at a time."""
 MOST_LOOKED_AT: Final = 10_000
-"""Organisations among which plans of other providers are looked for."""
+"""Organisations among which a filter finds the plans of other providers."""
 State: TypeAlias = Literal["active", "halted", "stopped", "scheduled", "unassigned"]
-"""Stopped: a broken invariant keeps it from being billed; scheduled: its first assignment begins later; unassigned: it
-has none; active: none of these. One may be several: it is listed under each, and its `state` is the gravest."""
+"""The state of an organisation.
+
+`stopped`: a broken invariant prevents its billing. `scheduled`: its first assignment begins later. `unassigned`: it has
+no assignment. `active`: any other organisation that is not halted. If several states apply, the organisation is listed
+under each, and its `state` is the most severe.
+"""
 STATES: Final[tuple[State, ...]] = get_args(State)
 SORTS: Final = {
     "name": "ascending",
@@ -47,13 +51,16 @@ SORTS: Final = {
     "plan": "ascending",
     "end": "ascending",
 }
-"""By what a list may be sorted, and which way."""
+"""The sort orders of a list, each with its direction."""
 
 
 @dataclass(frozen=True)
 class OrgFilter:
-    """Which organisations: `search` is a part of the id, `state` one of STATES; `runs_out_by_ms`: the watch last
-    estimated that their credit ends by then. Empty: any."""
+    """A filter of organisations. Empty: any.
+
+    `search`: a part of the id. `state`: one of STATES. `runs_out_by_ms`: the credit ends by that time, by the watch's
+    last estimate.
+    """
 
     provider: str = ""
     plan: str = ""
@@ -61,12 +68,11 @@ class OrgFilter:
     state: str = ""
     runs_out_by_ms: int | None = None
     overridden: bool = False
-    """An operator's word stands in place of the provider's: no halt, or another number at once."""
+    """True: only organisations with an org override."""
 
 
 class OrgColumns(NamedTuple):
-    """A row of `list`. The driver's own take ten times as long to say what a column holds, and each is asked often: a
-    file has a hundred thousand of them."""
+    """A row of the query `list`. The driver's own rows are ten times slower, and a download may have 100,000 rows."""
 
     org_id: str
     billing_provider: str | None
@@ -90,9 +96,12 @@ class OrgColumns(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OrgRow:
-    """An organisation in a list. Money in millionths of its provider's credits: `balance_micro` as last read;
-    `left_now_micro` to `runs_out_ms`: as `CreditForecast`; `since_ms` and `why`: of a state that is not `active`;
-    `running`: sandboxes. None: unknown, or without an end."""
+    """An organisation in a list. Credit is in millionths of its provider's credits.
+
+    `balance_micro`: the last read balance. `left_now_micro` to `runs_out_ms`: as in `CreditForecast`. `since_ms`,
+    `why`: the time and the reason of a halt or stop. `running`: the number of its sandboxes. None: unknown, or
+    unlimited.
+    """
 
     org_id: str
     billing_provider: str | None
@@ -116,8 +125,10 @@ class OrgRow:
 
 @dataclass(frozen=True)
 class Place:
-    """Behind which organisation a list continues; by `end`, when that one's credit ended as the page was read. None: it
-    continues by what is so."""
+    """The organisation after which a list continues.
+
+    `ends_ms`: for the order by end, the end of its credit when the page was read (None: use its present value).
+    """
 
     org_id: str = ""
     ends_ms: int | None = None
@@ -125,7 +136,7 @@ class Place:
 
 @dataclass(frozen=True)
 class OrgPage:
-    """`following`: where the next page begins; None where there is no more."""
+    """A page of organisations. `following`: the start of the next page (None: this is the last page)."""
 
     orgs: list[OrgRow]
     following: Place | None
@@ -156,8 +167,11 @@ def list_orgs(
     after: Place = START,
     most: int = 100,
 ) -> OrgPage:
-    """One page, behind `after`. Errors: UsageError for a state or an order there is not, or more rows than MAX_ROWS;
-    UnknownId for a plan. A provider that bills nobody is no error: it may be known to the machine alone."""
+    """Return a page of organisations after `after`.
+
+    Errors: UsageError for an unknown state or order, or more rows than MAX_ROWS; UnknownId for an unknown plan. An
+    unknown provider gives an empty page, because only this machine's settings may have it.
+    """
     if sort not in SORTS:
         raise UsageError(f"invalid sort {sort!r}: expected {', '.join(SORTS)}")
     if not 0 < most <= MAX_ROWS:
@@ -168,7 +182,7 @@ def list_orgs(
 
 
 def every_org(connection: sa.Connection, chosen: OrgFilter, now_ms: int, sort: str) -> Iterator[OrgRow]:
-    """All of them, in the order of pages, with the same figures. Errors: as `list_orgs`."""
+    """Yield all chosen organisations, in the order of pages, with the same figures. Errors: as `list_orgs`."""
     _require(connection, chosen)
     after = START
     while rows := _read_rows(connection, chosen, now_ms, sort, after, MOST_AT_ONCE):
@@ -177,9 +191,9 @@ def every_org(connection: sa.Connection, chosen: OrgFilter, now_ms: int, sort: s
 
 
 def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int, now_ms: int) -> list[str]:
-    """The ids of all that a filter finds, in their order.
+    """Return the ids of all organisations that match a filter, sorted.
 
-    Errors: UsageError where they are more than `most`.
+    Errors: UsageError for more than `most` organisations.
     """
     found = SQL.run(connection, "ids", {**_values(chosen, now_ms), "at_most": most + 1}, **_slots(chosen)).scalars()
     names = [str(org) for org in found]
@@ -190,48 +204,51 @@ def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int, now_ms:
 
 @dataclass(frozen=True)
 class NeverHalted:
-    """The number of organisations that an operator keeps from a halt, and the first of them, each with its end."""
+    """The number of organisations with an org override against halts, and the first of them, each with its end."""
 
     orgs: int
     first: list[tuple[str, int | None]]
 
 
 def never_halted(connection: sa.Connection, now_ms: int, most: int) -> NeverHalted:
-    """Return the organisations that no empty balance halts, because a person decided so."""
+    """Return the organisations that an empty balance does not halt, because of an org override."""
     rows = SQL.run(connection, "never_halted", {"now_ms": now_ms, "at_most": most}).all()
     return NeverHalted(int(rows[0].orgs) if rows else 0, [(row.org_id, row.until_ms) for row in rows])
 
 
 @dataclass(frozen=True)
 class RunningOut:
-    """The number that run out within a day, by the watch's last estimate; the first of them, each with its moment."""
+    """The number of organisations with credit that ends within a day, by the watch's last estimate.
+
+    `first`: the first of them, each with the end of its credit in milliseconds.
+    """
 
     orgs: int = 0
     first: Sequence[tuple[str, int]] = ()
 
 
 def running_out(connection: sa.Connection, now_ms: int, most: int) -> RunningOut:
-    """Return the number of organisations that run out, and `most` of them at most (one or more)."""
+    """Return the organisations with credit that ends within a day: their number, and the first `most` (1 or more)."""
     rows = SQL.run(connection, "running_out", {"runs_out_by_ms": now_ms + DAY_MS, "at_most": most}).all()
     first = [(str(row.org_id), int(row.runs_out_ms)) for row in rows]
     return RunningOut(int(rows[0].orgs) if rows else 0, first)
 
 
 def scheduled_flips(connection: sa.Connection, provider: str, now_ms: int, most: int) -> list[ScheduledFlip]:
-    """The flips that are still to come, the next one first."""
+    """Return the assignments that begin later, the next one first."""
     values = {"now_ms": now_ms, "provider": provider, "at_most": min(most, MAX_ROWS)}
     return [ScheduledFlip(**row._mapping) for row in SQL.run(connection, "scheduled_flips", values)]
 
 
 def providers_and_plans(connection: sa.Connection) -> tuple[list[str], list[str]]:
-    """Return the choices of a filter: providers with an assignment, and plans that are here or were reported."""
+    """Return the choices of a filter: providers with an assignment, and plans of the ledger and of other providers."""
     plans = SQL.part("plans", {"looked_at": MOST_LOOKED_AT})
     found = read_together(connection, providers=SQL.part("providers"), plans=plans)
     return [str(row.provider) for row in found["providers"]], [str(row.plan) for row in found["plans"]]
 
 
 def _require(connection: sa.Connection, chosen: OrgFilter) -> None:
-    """Errors: UsageError, UnknownId."""
+    """Refuse a filter with an unknown state or plan. Errors: UsageError, UnknownId."""
     if chosen.state and chosen.state not in STATES:
         raise UsageError(f"invalid state {chosen.state!r}: expected {', '.join(STATES)}")
     if chosen.plan:
@@ -247,7 +264,7 @@ def _read_rows(
 
 
 def _order(sort: str, after: Place, *, known_end: bool) -> dict[str, str]:
-    """Return the fragments that order a list. `known_end`: each organisation in it has an end, which an index holds."""
+    """Return the query fragments that sort a list. `known_end`: all its organisations have an end, so an index fits."""
     if sort == "name":
         return {"order": "by_name", "later": "after_name"}
     way, known_end = SORTS[sort], known_end and sort == "end"
@@ -259,12 +276,12 @@ def _order(sort: str, after: Place, *, known_end: bool) -> dict[str, str]:
 
 
 def _place(row: OrgColumns) -> Place:
-    """Where a list continues behind a row."""
+    """Return the place after a row."""
     return Place(row.org_id, row.runs_out_ms)
 
 
 def _slots(chosen: OrgFilter) -> dict[str, str]:
-    """Which pieces narrow a list."""
+    """Return the query fragments for the state and the end of a filter."""
     return {
         "of_state": f"is_{chosen.state}" if chosen.state else "any",
         "ending": "any" if chosen.runs_out_by_ms is None else "ends_by",
@@ -296,7 +313,7 @@ def _row(row: OrgColumns, left: CreditForecast, now_ms: int) -> OrgRow:
     elif row.is_halted:
         state, since_ms = "halted", row.halted_at
     word: tuple[bool | None, int | None, int | None] = (None, None, None)
-    if row.override_until_ms is None or row.override_until_ms > now_ms:  # else no tick has forgotten it yet
+    if row.override_until_ms is None or row.override_until_ms > now_ms:  # an ended one stays until a tick deletes it
         halted = None if row.override_halted is None else bool(row.override_halted)
         word = halted, row.override_max_concurrent, row.override_until_ms
     return OrgRow(
@@ -314,7 +331,7 @@ MOST_HISTORY: Final = 200
 
 @dataclass(frozen=True)
 class PushLine:
-    """A push: base units of its feature that were sealed, and what was sent of them."""
+    """A push of an organisation. `sealed_qty`, `sent_qty`: base units that were sealed, and that were sent."""
 
     key: str
     window_ms: int
@@ -329,35 +346,35 @@ class PushLine:
 
 
 def pushes_between(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int) -> list[PushLine]:
-    """Return its pushes of windows in [from_ms, to_ms), both on their boundaries; the latest first."""
+    """Return an organisation's pushes of the windows in [from_ms, to_ms), the latest first."""
     values = {"org_id": org_id, "from_ms": from_ms - from_ms % WINDOW_MS, "to_ms": to_ms, "at_most": MOST_HISTORY}
     return [PushLine(**row._mapping) for row in SQL.run(connection, "pushes", values)]
 
 
 def halts_of(connection: sa.Connection, org_id: str) -> list[HaltRow]:
-    """Return the halts of its cells, the latest first."""
+    """Return the halts of an organisation at its cells, the latest first."""
     values = {"org_id": org_id, "at_most": MOST_HISTORY}
     return [HaltRow(**row._mapping) for row in SQL.run(connection, "halts", values)]
 
 
 def assignments_of(connection: sa.Connection, org_id: str) -> list[AssignmentRow]:
-    """Return its assignments, the latest first."""
+    """Return an organisation's assignments, the latest first."""
     values = {"org_id": org_id, "at_most": MOST_HISTORY}
     return [AssignmentRow(**row._mapping) for row in SQL.run(connection, "assignments", values)]
 
 
 class Billed(BalancedOrg, Protocol):
-    """An organisation with who bills it: a row of `orgs`."""
+    """A row of `orgs` with the organisation's provider."""
 
     @property
     def billing_provider(self) -> str | None: ...
 
 
 class CreditForecast(NamedTuple):
-    """The credit of one organisation, in micro-credits of its provider; None: unknown, or unlimited.
+    """The credit of one organisation, in micro-credits of its provider. None: unknown, or unlimited.
 
-    `left_now_micro`: its effective balance, or the last one read if no provider bills it. `used_a_minute_micro`: the
-    use in the last minutes. `runs_out_ms`: when the credit ends at that rate.
+    `left_now_micro`: its effective balance, or without a provider, its last read balance. `used_a_minute_micro`: the
+    use a minute, in the last minutes. `runs_out_ms`: the end of the credit at that rate.
     """
 
     left_now_micro: int | None
@@ -367,7 +384,7 @@ class CreditForecast(NamedTuple):
 
 UNBILLED: Final = frozenset((None, *EXEMPT_PROVIDERS))
 NOTHING: Final = Used()
-"""For an organisation without usage that its balance may not show."""
+"""The usage of an organisation with a balance that includes all its usage."""
 
 
 def left_of(connection: sa.Connection, rows: Sequence[Billed], now_ms: int) -> list[CreditForecast]:
@@ -391,11 +408,11 @@ def _forecast_credit(row: Billed, used: Used | None, now_ms: int) -> CreditForec
     return CreditForecast(row.balance_micro if effective is None else effective.value, burn, ends_ms)
 
 
-# As people and programs see it.
+# Lists.
 
 
 def override_in_words(halted: bool | None, max_concurrent: int | None, until_ms: int | None) -> str | None:
-    """Return an operator's override in words; None if it has no value."""
+    """Return an org override in words; None if it has no value."""
     if halted is None and max_concurrent is None:
         return None
     parts = []
@@ -416,7 +433,7 @@ WithText = Annotated[str, ID, "Text in the organisations' ids"]
 
 
 def require_provider(connection: sa.Connection, provider: str) -> None:
-    """Errors: UnknownId for one that bills nobody, and never did."""
+    """Refuse a provider that never had an assignment. Errors: UnknownId."""
     if provider and provider not in (EMBEDDED, *EXEMPT_PROVIDERS):
         ids.require(connection, ids.PROVIDER, provider)
 
@@ -443,7 +460,7 @@ def _list(
     chosen = OrgFilter(provider, plan, search, state or "", by_ms, overridden)
     found = list_orgs(connection, chosen, look.now_ms, sort=sort, after=after, most=look.most)
     following = None if found.following is None else found.following.org_id
-    if found.following is not None and sort == "end" and by_ms is not None:  # who tops up is not the end of the list
+    if found.following is not None and sort == "end" and by_ms is not None:  # a top-up must not shift the page
         following = f"{found.following.ends_ms}:{following}"
     notes = [] if by_ms is None or is_watched(connection, look.now_ms) else [UNWATCHED]
     return Page(found.orgs, following, notes)
@@ -453,7 +470,7 @@ UNWATCHED: Final = "no watch is running, so this list has no current estimates. 
 
 
 def _behind(after: str, sort: str) -> Place:
-    """Behind an organisation; by `end` a page says when that one's credit ended, too."""
+    """Return the place that a page's `next` names. For the order by end, it also has the end of that credit."""
     ends = re.fullmatch(r"([0-9]{1,16}):(.+)", after, re.DOTALL) if sort == "end" else None
     return Place(after) if ends is None else Place(ends[2], int(ends[1]))
 

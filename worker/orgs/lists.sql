@@ -1,8 +1,8 @@
 -- Lists of organisations.
 
 -- name: list
--- One page. `value`: the column to sort by; `order`: its direction, with names behind it; `later`: the rows after a
--- page in that order. The columns are those of `Found`.
+-- One page. `value`: the column to sort by. `order`: its direction, and then the name. `later`: the condition for rows
+-- after the former page. The columns are those of `OrgColumns`.
 SELECT o.org_id, o.billing_provider, o."plan", o.is_halted, o.halted_at, o.halt_reason, o.max_concurrent_sandboxes,
     o.balance_micro, o.balance_read_ms, o.unconfirmed_micro, o.stopped_at_ms, o.stopped_reason, o.runs_out_ms,
     o.override_halted, o.override_max_concurrent, o.override_until_ms,
@@ -25,11 +25,11 @@ SELECT o.org_id FROM orgs o WHERE {chosen} ORDER BY o.org_id LIMIT :at_most
 NOT o.is_halted AND o.stopped_at_ms IS NULL AND o.billing_provider IS NOT NULL
 
 -- name: is_halted
--- As it stands in the index: SQLite knows it by nothing else.
+-- The condition exactly as in the index, because SQLite uses the index only then.
 o.is_halted
 
 -- name: is_stopped
--- Looked up first: SQLite would else go through all organisations in the order of their ids.
+-- The subquery is read first. Otherwise SQLite would read all organisations in the order of their ids.
 o.org_id IN (SELECT x.org_id FROM orgs x
     WHERE (x.held_watermark_ms IS NOT NULL OR x.stopped_at_ms IS NOT NULL) AND x.stopped_at_ms IS NOT NULL)
 
@@ -43,15 +43,15 @@ o.billing_provider IS NULL AND NOT {has_assignment}
 EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)
 
 -- name: overrides
--- One that has run out says nothing, though no tick has forgotten it yet.
+-- An ended override does not count, even before a tick deletes it.
 (o.override_until_ms IS NULL OR o.override_until_ms > :now_ms)
 
 -- name: ends_by
--- By the index, then those that are still looked at.
+-- Select by the index, and then only organisations that the watch still estimates.
 o.runs_out_ms IS NOT NULL AND o.runs_out_ms <= :runs_out_by_ms AND {watched}
 
 -- name: ends
--- An organisation that the watch does not look at any more keeps its last estimate.
+-- An organisation that the watch no longer estimates keeps its last estimate, which must not be shown.
 CASE WHEN {watched} THEN o.runs_out_ms END
 
 -- name: watched
@@ -84,7 +84,7 @@ o.org_id > :after_org_id
 :after_ms
 
 -- name: by_now
--- The row that the page before ended with. If its value changed since, the page continues from the new value.
+-- The last row of the former page. If its value changed since, the page continues from the new value.
 (SELECT {value} FROM orgs o WHERE o.org_id = :after_org_id)
 
 -- name: by_name
@@ -107,7 +107,7 @@ o.runs_out_ms
 COALESCE(o."plan", '')
 
 -- name: providers
--- Each is looked up by the one before it: they are few, and their assignments many.
+-- Find each provider by the one before it, because providers are few and assignments are many.
 WITH RECURSIVE found (provider) AS (
     SELECT MIN(provider) FROM assignments
     UNION ALL SELECT (SELECT MIN(a.provider) FROM assignments a WHERE a.provider > f.provider) FROM found f
@@ -116,7 +116,7 @@ WITH RECURSIVE found (provider) AS (
 SELECT provider FROM found WHERE provider IS NOT NULL LIMIT 100
 
 -- name: plans
--- The ledger's plans, and those that other providers report: no index has these, so it looks at so many organisations.
+-- The ledger's plans, and plans that other providers report. These have no index, so :looked_at organisations are read.
 SELECT "plan" FROM ledger_plans
 UNION SELECT o."plan" FROM (SELECT "plan" FROM orgs LIMIT :looked_at) o WHERE o."plan" IS NOT NULL
 ORDER BY "plan" LIMIT 1000
@@ -130,7 +130,7 @@ ORDER BY a.start_ms, a.org_id LIMIT :at_most
 -- Rows that refer to one organisation.
 
 -- name: pushes
--- A push lies at its window and organisation: one look for each window, however many organisations there are.
+-- The index of pushes is by window and organisation, so each window costs one read, however many organisations exist.
 WITH RECURSIVE windows (window_ms) AS (
     SELECT CAST(:from_ms AS BIGINT)
     UNION ALL SELECT window_ms + {window_length_ms} FROM windows WHERE window_ms + {window_length_ms} < :to_ms
@@ -143,7 +143,7 @@ ORDER BY q.window_ms DESC, q.feature, q.revision DESC LIMIT :at_most
 JOIN
 
 -- name: then [sqlite]
--- SQLite keeps the order of a cross join; else it might begin with all pushes there ever were.
+-- SQLite keeps the order of a cross join. With another join it may begin with all pushes.
 CROSS JOIN
 
 -- name: halts

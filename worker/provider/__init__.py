@@ -1,6 +1,6 @@
-"""Providers as people set them: terms, pauses, rates, vendors' bills and shadows.
+"""Settings of providers by people: terms, pauses, rates, bills of vendors, and shadows.
 
-Guarantee: a person pauses, resumes and accepts a provider.
+Guarantee: only a person pauses or resumes a provider, or accepts its new terms.
 
 Tests: tests/integration/test_providers.py
 """

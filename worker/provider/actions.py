@@ -1,4 +1,4 @@
-"""Changes of providers by a person: their terms are accepted, one is paused, one continues, estimates get a rate."""
+"""Changes of providers by a person: accept terms, pause, resume, and set rates and policies of estimates."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ from drawdown.worker.verdict.rates import (
 SQL = queries(__file__)
 
 CHUNK: Final = 200
-"""Pushes that one transaction changes, while a seal waits for it."""
+"""Pushes that one transaction changes. Seals wait for that transaction."""
 UNCHANGED: Final = (
     "the terms of {} have not changed: this machine has the settings that are in force. If ticks report a change, "
     "this machine lacks one of their settings"
 )
 MAX_SHADOW_BILLED: Final = 20_000
-"""Pushes that one `bill_shadow` seals again."""
+"""Pushes that one call of `bill_shadow` lets the next tick seal again."""
 WIRE: Final = frozenset({"unit", "units", "names", "mode"})
-"""Terms by which usage lies elsewhere at the provider, or is counted otherwise."""
+"""Terms that change the place or the unit of usage at the provider."""
 
 
 @dataclass(frozen=True)
 class Portion:
-    """The number of pushes that one transaction of `accept` voided, and of those still to void.
+    """The number of pushes that one transaction of `accept` voided, and the number that it still has to void.
 
-    The new terms hold once none is left.
+    The new terms are in force when `pushes_left` is 0.
     """
 
     voided: int
@@ -59,13 +59,13 @@ class Portion:
 
 
 def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By, *, dry_run: bool = False) -> int:
-    """Use a provider on its new terms from now on. Return the number of voided pushes.
+    """Accept a provider's new terms from now on. Return the number of voided pushes.
 
-    Pushes that were sealed on the old terms and never sent are voided, so that the next tick seals them again.
+    Pushes that were sealed with the old terms and never sent are voided, so that the next tick seals them again.
 
-    CHUNK of them are a transaction, and each stands alone: a void is sealed again on the terms in force, and the new
-    ones are in force once all are voided, with the last of them. If it is cut off in between, the same command does the
-    rest. Errors: as `accept_some`.
+    Each transaction voids CHUNK of them, and the last one brings the new terms into force. A voided push is sealed
+    again with the terms that are in force then. If the command is interrupted, a repeated command does the rest.
+    Errors: as `accept_some`.
     """
     done, left = 0, 1
     while left:
@@ -83,7 +83,7 @@ def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By
 
 
 def half_way(provider: str, voided: int) -> str:
-    """Return the state if it ended in between."""
+    """Return a text about the state after an interrupted `accept`."""
     return (
         f"{voided:,} unsent push{' was' if voided == 1 else 'es were'} voided before that, and the next tick seals the "
         f"usage again; {provider} still has its old terms. Repeat the command"
@@ -93,10 +93,10 @@ def half_way(provider: str, voided: int) -> str:
 def accept_some(
     connection: sa.Connection, provider: str, capabilities: Capabilities, by: By, *, before: int = 0
 ) -> Portion:
-    """One portion. `before`: how many were voided by portions before it.
+    """Void one portion of unsent pushes. `before`: the number of pushes that earlier portions voided.
 
-    Errors: Refused while something sent on the old terms is unsettled, and where nothing changed; HistoryDoubted while
-    the database stands still: what it calls unsent may have been sent since (R1).
+    Errors: Refused while a push that was sent with the old terms is unsettled, or if the terms did not change;
+    HistoryDoubted while the database is stopped, because an unsent push may have been sent since (R1).
     """
     lock_buckets(connection)
     require_whole(connection)
@@ -119,24 +119,24 @@ def accept_some(
 
 
 def terms_of(capabilities: Capabilities) -> str:
-    """Return a provider's declaration as it is kept: equal declarations have the same text."""
+    """Return a provider's declaration as stored text. Equal declarations have equal texts."""
     return _text(capabilities)
 
 
 def terms_in_force(connection: sa.Connection, provider: str) -> str | None:
-    """As they are kept; None of a provider that no tick met."""
+    """Return a provider's terms in force as stored text; None if no tick has stored them."""
     stored = _stored(connection).get(provider)
     return None if stored is None else stored.terms
 
 
 def changes(connection: sa.Connection, provider: str, capabilities: Capabilities) -> dict[str, tuple[object, object]]:
-    """The terms that differ: as they are in force, and as they are declared."""
+    """Return the terms that differ, each as it is in force and as it is declared."""
     stored = terms_in_force(connection, provider)
     return differing(json.loads(stored or "{}"), _terms(capabilities))
 
 
 def open_at(connection: sa.Connection, provider: str) -> tuple[int, int]:
-    """Pushes that `accept` seals again, and those that were sent and keep it from being done."""
+    """Return the number of pushes that `accept` voids, and the number of sent pushes that prevent it."""
     counts = SQL.run(connection, "count_open", {"provider": provider}).one()
     return int(counts.due), int(counts.sent)
 
@@ -156,8 +156,11 @@ def _sealed_to(connection: sa.Connection) -> int:
 
 
 def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: int) -> int | None:
-    """A moment before which nothing is sent never moves back over windows that another system billed: who goes live
-    does so from the next window on, and after all that is sealed: a clock that is ahead has sealed in shadow."""
+    """Return the new start of sending, in milliseconds. It never moves back over windows that another system billed.
+
+    If the provider was in shadow, it goes live from the next window on, and after all sealed windows. A machine with a
+    faster clock may have sealed later windows in shadow.
+    """
     if was is not None and was > now_ms:
         return max(declared or 0, next_window(now_ms), sealed_to)
     return declared if was is None else max(was, declared or 0)
@@ -165,7 +168,10 @@ def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: in
 
 @dataclass(frozen=True)
 class Shadow:
-    """A feature's usage that was sealed in shadow, in base units, and of how many organisations; from which window."""
+    """A feature's usage that was sealed in shadow, in base units. `orgs`: the number of its organisations.
+
+    `from_ms`: its first window.
+    """
 
     feature: str
     quantity: int
@@ -175,9 +181,12 @@ class Shadow:
 
 @dataclass(frozen=True)
 class CutOver:
-    """From when a provider is sent what is sealed (None: from the beginning); `since_ms`: the cut-over that its
-    settings name. `unbilled`: what was sealed in shadow in between, which this provider does not bill; `unsealed_s`:
-    seconds and units of samples in between that no seal has come to."""
+    """The cut-over of a provider.
+
+    `live_from_ms`: the start of sending (None: always). `since_ms`: the cut-over in its settings. `unbilled`: the usage
+    between these that was sealed in shadow, and that this provider does not bill. `unsealed_s`: seconds and units of
+    samples between these that no seal has read.
+    """
 
     live_from_ms: int | None
     since_ms: int
@@ -187,7 +196,7 @@ class CutOver:
 
 
 def cut_over(connection: sa.Connection, provider: str, capabilities: Capabilities, now_ms: int) -> CutOver:
-    """Return the effect that `accept` of these settings has now, or had."""
+    """Return the cut-over that `accept` of these settings would make now, or made."""
     stored = _stored(connection).get(provider)
     live = None if stored is None else stored.live_from_ms
     if stored is not None and not is_same(stored.terms, capabilities):
@@ -201,7 +210,7 @@ def cut_over(connection: sa.Connection, provider: str, capabilities: Capabilitie
 
 
 def shadow_between(connection: sa.Connection, provider: str, from_ms: int, until_ms: int) -> tuple[list[Shadow], Worth]:
-    """Return the usage that was sealed in shadow and is never sent, and its worth by the rates in force."""
+    """Return the usage in a span that was sealed in shadow and is never sent, and its worth by the rates in force."""
     span = {"provider": provider, "from_ms": from_ms, "until_ms": until_ms}
     shadow = [Shadow(**row._mapping) for row in SQL.run(connection, "shadow_between", span)]
     worth = Prices(connection).worth(Quantity(provider, one.feature, one.from_ms, one.quantity) for one in shadow)
@@ -209,11 +218,12 @@ def shadow_between(connection: sa.Connection, provider: str, from_ms: int, until
 
 
 def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) -> int:
-    """Bill what was sealed in shadow from a window on: the provider is live from there, and the next tick sends it.
-    Returns how many pushes are sealed again.
+    """Bill usage that was sealed in shadow, from a window on. The provider is live from there, and the next tick sends.
 
-    Errors: Refused where the provider is not live, nothing is in shadow since then, or more than one may; UsageError
-    for a moment that begins no window.
+    Returns the number of pushes that are sealed again.
+
+    Errors: Refused if the provider is not live, has no shadow usage since then, or has more than MAX_SHADOW_BILLED
+    pushes; UsageError for a time that is not the start of a window.
     """
     if from_ms % WINDOW_MS:
         raise UsageError(f"--from must be the start of a five-minute window, such as {utc(window_of(from_ms))}")
@@ -251,8 +261,10 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
 
 
 def pause(connection: sa.Connection, provider: str, by: By) -> tuple[int, str] | None:
-    """Send nothing to a provider until it is resumed; what was sent before may still be looked up. Returns since when
-    and why it was paused already."""
+    """Pause a provider: Drawdown does not send pushes to it until it is resumed, and may look up earlier pushes.
+
+    Returns the start (milliseconds) and the reason of a pause before; None if it was not paused.
+    """
     before = paused(connection).get(provider)
     SQL.run(connection, "pause", {"provider": provider, "paused_ms": by.now_ms, "paused_reason": by.reason})
     record(connection, "provider_pause", provider, {"was": before}, by)
@@ -260,9 +272,9 @@ def pause(connection: sa.Connection, provider: str, by: By) -> tuple[int, str] |
 
 
 def resume(connection: sa.Connection, provider: str, by: By) -> int:
-    """Send again; returns since when it had been paused (milliseconds).
+    """Resume sending to a provider. Return the start of its pause, in milliseconds.
 
-    Errors: Refused where it is not paused.
+    Errors: Refused if it is not paused.
     """
     since = paused(connection).get(provider)
     if since is None:
@@ -284,13 +296,15 @@ def set_rate(
     new: bool = True,
     tells: bool = True,
 ) -> int:
-    """Set what usage of a feature costs: `rate` is (micro, per quantity). Returns from which window on.
+    """Set the rate of a feature at a provider, for estimates. Return the window from which it counts.
 
-    A feature's first rate counts for all its usage, later ones from the next window boundary on. The rate that holds
-    then anyway changes nothing: who was not told that it was kept says it again, and is told from when it has held.
-    `tells`: whether the provider declares that it tells costs. Errors: UsageError for a name no feature has; Refused
-    where the ledger's card holds, the provider told its costs, or there is a rate from then; UnknownId, unless `new`,
-    for a feature that nothing makes.
+    `rate`: (micro-units of the balance, base units). Without `from_ms`, a feature's first rate counts for all its
+    usage, and a later rate from the next window on. If the same rate is already in force then, it does not change. So a
+    caller that lost the answer can repeat the call, and gets the window from which the rate counts. `tells`: the
+    provider declares that it reports costs.
+
+    Errors: UsageError for an invalid feature name; Refused if the provider uses the ledger's rate card, if it reports
+    costs, or for a second rate from the same window on; UnknownId for an unknown feature unless `new`.
     """
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
@@ -314,7 +328,7 @@ def set_rate(
         return holds.start_ms
     details = {"feature": feature, "micro": rate[0], "per_quantity": rate[1], "start_ms": start}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-    # By the row itself: of two people who say it in one moment, the second is told.
+    # The insert decides: if two people set a rate at the same moment, the second one gets the error.
     if SQL.run(connection, "insert_rate", {**details, "provider": provider, **person}).first() is None:
         taken = rate_card_of(connection, provider).explain_taken_start(feature, start, by.now_ms)
         raise Refused(f"cannot set the rate of {feature} at {provider}: {taken}")
@@ -325,11 +339,11 @@ def set_rate(
 def set_when_down(
     connection: sa.Connection, provider: str, plan: str, policy: str, by: By, *, new: bool = True
 ) -> str | None:
-    """Set the policy for customers of a plan while the provider cannot be read. Return the policy before.
+    """Set the policy for customers of a plan while the provider is unreadable. Return the former policy or None.
 
     Plan '': every other plan.
 
-    Errors: UsageError; UnknownId, unless `new`, for a plan that no provider reported.
+    Errors: UsageError; UnknownId for an unknown plan unless `new`.
     """
     if policy not in POLICIES:
         raise UsageError(f"invalid policy {policy!r}: expected {', '.join(POLICIES)}")
@@ -343,7 +357,7 @@ def set_when_down(
 
 
 def end_when_down(connection: sa.Connection, provider: str, plan: str, by: By) -> str:
-    """Undo what was said of a plan (or '': of every other one); returns it. Errors: Refused where nothing was."""
+    """End the policy of a plan ('': every other plan), and return it. Errors: Refused if the plan has no policy."""
     was = policies_of(connection, provider).get(plan)
     if was is None:
         raise Refused(f"{provider} has no policy for {f'the plan {plan}' if plan else 'every other plan'}")

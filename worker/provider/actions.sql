@@ -1,7 +1,7 @@
--- Providers: accept new terms, pause one, resume one.
+-- Changes of providers: accept new terms, pause, resume.
 
 -- name: unsent
--- Proven not to have arrived, if it was tried at all.
+-- A push without an attempt, or with attempts that provably did not arrive.
 state = 'due' AND first_attempt_ms IS NULL
 
 -- name: open
@@ -11,7 +11,7 @@ provider = :provider AND state IN {open_states}
 SELECT * FROM pushes WHERE {open} AND {unsent} ORDER BY window_ms, org_id, feature, revision LIMIT :at_most {held}
 
 -- name: held [postgresql]
--- None of them is claimed meanwhile.
+-- Lock the pushes, so that a worker cannot claim them meanwhile.
 FOR UPDATE
 
 -- name: held [sqlite]
@@ -24,7 +24,7 @@ FROM pushes p WHERE p.provider = :provider AND p.state = 'shadow' AND p.window_m
 GROUP BY p.feature ORDER BY p.feature
 
 -- name: unsealed_between
--- Samples of organisations that the provider bills, in windows that no seal has come to.
+-- Samples of organisations that the provider bills, in windows that are not sealed yet.
 SELECT CAST(COALESCE(SUM(s.interval_s), 0) AS BIGINT) FROM assignments a
 JOIN orgs o ON o.org_id = a.org_id JOIN buckets b ON b.id = o.bucket
 JOIN usage_samples s ON s.org_id = a.org_id AND s.ts >= a.start_ms AND (a.end_ms IS NULL OR s.ts < a.end_ms)

@@ -1,6 +1,6 @@
-"""Providers, as people and programs see and change them.
+"""Actions and lists of providers.
 
-Guarantee: an action on a provider shows first what waits to be sent there, of which organisations, and from when.
+Guarantee: the dry run of a pause shows the usage that waits for the provider, its organisations, and its start.
 """
 
 from __future__ import annotations
@@ -46,17 +46,18 @@ from drawdown.worker.verdict.rules import UNREAD_STOP_MS
 SQL = queries(__file__)
 
 MAX_RATE: Final = 10**12
-"""Millionths, and base units, of a provider's rate."""
+"""Most millionths, and most base units, in a provider's rate."""
 MOST_NAMED: Final = 5
-"""Organisations that a dry run names; of others their number is shown."""
+"""Organisations that a dry run names. It shows the number of the others."""
 Name = Annotated[str, ID, "Name of the provider"]
 Policy = Literal["go_on", "estimate", "stop"]
 
 
 def require_biller(connection: sa.Connection, known: Providers | None, name: str, what: str) -> None:
-    """A provider that is set up here, or that somebody was assigned to.
+    """Refuse a provider that is not installed here and never had an assignment, or that does not bill.
 
-    Errors: Refused for one that bills nothing here; UnknownId for any other, with the nearest.
+    `what`: the consequence for the error text. Errors: Refused for a provider that does not bill here; UnknownId, which
+    names the nearest provider.
     """
     if name in EXEMPT_PROVIDERS:
         raise Refused(f"{name} does not bill usage here, so {what}")
@@ -68,8 +69,10 @@ def require_biller(connection: sa.Connection, known: Providers | None, name: str
 
 @dataclass(frozen=True)
 class ProviderPaused:
-    """A provider's pause. `paused`: Drawdown sends nothing to it now. `since_ms` and `was_reason`: of the pause before;
-    null if it was not paused."""
+    """A provider's pause. `paused`: Drawdown does not send pushes to it now.
+
+    `since_ms`, `was_reason`: the start and the reason of the pause before (null: it was not paused).
+    """
 
     provider: str
     paused: bool
@@ -98,9 +101,9 @@ def _paused(done: ProviderPaused) -> str:
 
 @dataclass(frozen=True)
 class PolicySet:
-    """The policy for running organisations of a plan (empty: every other plan) while the provider cannot be read.
+    """The policy for running organisations of a plan (empty: every other plan) while the provider is unreadable.
 
-    `was`: the policy before; null: none.
+    `was`: the former policy (null: not set).
     """
 
     provider: str
@@ -145,8 +148,10 @@ def _sentence(done: PolicySet) -> str:
 
 @dataclass(frozen=True)
 class ProviderRateSet:
-    """The rate of a feature at a provider, which estimates use: `micro` millionths of the balance's unit for each
-    `per_quantity` base units, for usage of windows from `start_ms` on."""
+    """The rate of a feature at a provider, for estimates, from the window `start_ms` on.
+
+    It is `micro` millionths of the balance's unit for each `per_quantity` base units.
+    """
 
     provider: str
     feature: str
@@ -184,11 +189,11 @@ def _rated(done: ProviderRateSet) -> str:
     return f"{done.feature} at {done.provider}: {each} from {show_time(done.start_ms)} on"
 
 
-# How it stands.
+# Facts for dry runs.
 
 
 def _billed(connection: sa.Connection, provider: str, now_ms: int) -> Fact:
-    """The organisations that are billed there now."""
+    """Return the fact of the organisations that a provider bills now: their number and the first names."""
     values = {"provider": provider, "now_ms": now_ms}
     count = int(SQL.run(connection, "count_billed", values).scalar_one())
     names = [str(name) for name in SQL.run(connection, "billed", {**values, "at_most": MOST_NAMED}).scalars()]
@@ -227,7 +232,7 @@ def _facts_of_policy(connection: sa.Connection, asked: Invocation, values: Value
 
 
 def _facts_of_rate(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    """Return the change of estimates for the usage that was sealed since then."""
+    """Return the facts of a rate for a dry run: the newest rate, and the usage that was sealed since `from_ms`."""
     name, feature = values["provider"], values["feature"]
     since = values["from_ms"] or 0
     rows = SQL.run(connection, "of_feature", {"provider": name, "feature": feature, "from_ms": since}).all()
@@ -242,14 +247,17 @@ def _facts_of_rate(connection: sa.Connection, asked: Invocation, values: Values)
     ]
 
 
-# What is shown.
+# Lists.
 
 
 @dataclass(frozen=True)
 class ProviderRow:
-    """A provider. `state`: ready, shadow, paused, changed (its settings differ from the terms in force), dormant (it
-    has no key here), broken (its settings are wrong here) or missing (it is not installed here); `why` says more.
-    `orgs`: organisations that it bills now; `oldest_ms`: the time since which the oldest push waits."""
+    """A provider in a list.
+
+    `state`: ready, shadow, paused, changed (its settings differ from the terms in force), dormant (it has no key here),
+    broken (its settings are invalid here) or missing (it is not installed here). `why`: the reason in words. `orgs`:
+    the number of organisations that it bills now. `oldest_ms`: the time since which the oldest push waits.
+    """
 
     provider: str
     state: str
@@ -262,7 +270,7 @@ class ProviderRow:
 
 @dataclass(frozen=True)
 class PolicyRow:
-    """The policy for a plan (empty: every other plan) while the provider cannot be read."""
+    """The policy for a plan (empty: every other plan) while the provider is unreadable."""
 
     plan: str
     policy: str
@@ -270,7 +278,7 @@ class PolicyRow:
 
 @dataclass(frozen=True)
 class ShownProvider(ProviderRow):
-    """A provider, the terms in force, its policies, and the rates that estimates use."""
+    """A provider with its terms in force, its policies, and its rates for estimates."""
 
     live_from_ms: int | None
     terms: dict[str, object]
@@ -279,7 +287,7 @@ class ShownProvider(ProviderRow):
 
 
 def rows_of(connection: sa.Connection, known: Providers | None, now_ms: int) -> list[ProviderRow]:
-    """All that are set up here, or that are known of, by name."""
+    """Return all providers that are installed here or known to the database, sorted by name."""
     kept = {one.provider: one for one in provider_lines(connection, now_ms)}
     paused = terms.paused(connection)
     changed = terms.changed(connection, _capabilities(known))

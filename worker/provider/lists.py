@@ -1,7 +1,7 @@
-"""Providers as people look at them: what is kept of each, who is billed there, which are in shadow. Reads only.
+"""Lists of providers: stored state, organisations, open pushes and latest sends. Reads only.
 
-Guarantee: only what is open, the latest sends, and organisations' assignments are counted. A circuit is each process's
-own and is not kept; the sends without an answer that open one are.
+Guarantee: it counts only open pushes, the latest sends, and assignments. Each process has its own circuit breakers,
+which are not stored. The unanswered sends that open a circuit breaker are stored.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ from drawdown.worker.push.lists import OpenSum, open_sums
 SQL = queries(__file__)
 
 WELL: Final = "read"
-"""The outcome of a read with a customer, as the watch and ticks count it."""
+"""The outcome of a successful read of a customer, as the watch and ticks count it."""
 
 MOST_SENDS: Final = 5_000
-"""Latest sends in the calls, errors and times of the page of providers."""
+"""Latest sends that the page of providers counts in its calls, errors and times."""
 USED_MS: Final = 7 * DAY_MS
-"""Age of the last bill up to which a customer counts as a user of a feature."""
+"""Age of a customer's last push of a feature up to which it counts as a user of it, in milliseconds."""
 SENDS_MS: Final = DAY_MS
-"""Age of the oldest send that counts."""
+"""Age of the oldest send that counts, in milliseconds."""
 
 
 @dataclass(frozen=True)
 class Unanswered:
-    """Sends of those latest that had no answer, or that the provider put off: how many since it last answered any, when
-    the first and the last of them ended, and when it last answered. None: there is none among them."""
+    """Sends, among the latest, without an answer or that the provider deferred.
+
+    `in_a_row`: their number since the provider's last answer. `since_ms`, `last_ms`: the ends of the first and the last
+    of them. `answered_ms`: the time of the last answer. None: the latest sends have no such send.
+    """
 
     in_a_row: int
     since_ms: int | None
@@ -43,17 +46,20 @@ class Unanswered:
     answered_ms: int | None
 
     def may_be_open(self, now_ms: int) -> bool:
-        """Return True if some process may send nothing now.
+        """Return True if the circuit breaker of a process may be open now.
 
-        A circuit counts batches, which are as many sends or fewer.
+        A circuit breaker counts requests, and a request has one or more sends.
         """
         return self.in_a_row >= OPEN_AFTER and self.last_ms is not None and now_ms < self.last_ms + OPEN_FOR_MS
 
 
 @dataclass(frozen=True)
 class ProviderLine:
-    """A provider: `state` by what is kept here (broken settings show on the machine alone, `drawdown provider list`);
-    calls are sends of the latest MOST_SENDS and no older than a day, `reads` all that were ever counted."""
+    """A provider by its stored state. Only `drawdown provider list` shows invalid settings of a machine.
+
+    `met`: a tick has stored its terms. `calls`, `failed`, `p95_ms`: figures of the latest MOST_SENDS sends within a
+    day. `reads`, `reads_failed`: all reads that were ever counted.
+    """
 
     provider: str
     met: bool = False
@@ -73,8 +79,11 @@ class ProviderLine:
     reads_failed: int | None = None
 
     def state(self, now_ms: int) -> str:
-        """paused, shadow (sealed and compared, and nothing is sent), failing (most sends are not accepted),
-        in use, or not met by any tick yet."""
+        """Return the state: paused, shadow, failing, in use, or not met.
+
+        In shadow, usage is sealed and compared, but not sent. Failing: most sends are not accepted. Not met: no tick
+        has stored its terms yet.
+        """
         if self.paused_ms is not None:
             return "paused"
         if not self.met:
@@ -83,12 +92,12 @@ class ProviderLine:
 
     @property
     def open_pushes(self) -> int:
-        """Pushes that are not decided."""
+        """Return the number of open pushes."""
         return sum(self.open.values())
 
     @property
     def is_failing(self) -> bool:
-        """True if most of its latest sends were not accepted."""
+        """Return True if most of its latest sends were not accepted."""
         return 2 * (self.failed or 0) > (self.calls or 0)
 
     @property
@@ -97,7 +106,7 @@ class ProviderLine:
 
 
 def provider_lines(connection: sa.Connection, now_ms: int) -> list[ProviderLine]:
-    """Each one that bills somebody, or was met; by name."""
+    """Return the providers with an assignment, open pushes, sends or stored state, sorted by name."""
     found: dict[str, ProviderLine] = {}
     for row in SQL.run(connection, "states"):
         found[row.provider] = ProviderLine(
@@ -133,7 +142,7 @@ def provider_lines(connection: sa.Connection, now_ms: int) -> list[ProviderLine]
 
 
 def customers_at(connection: sa.Connection, provider: str, now_ms: int, most: int) -> list[str]:
-    """Customers that are billed there, or will be."""
+    """Return up to `most` customers that a provider bills now or later."""
     values = {"provider": provider, "now_ms": now_ms, "at_most": most}
     return list(SQL.run(connection, "customers", values).scalars())
 
@@ -141,7 +150,10 @@ def customers_at(connection: sa.Connection, provider: str, now_ms: int, most: in
 def features_used(
     connection: sa.Connection, provider: str, customers: Sequence[str], now_ms: int
 ) -> dict[tuple[str, ...], list[str]]:
-    """The customers by the features that were billed to them there of late; of those without any, none."""
+    """Return the customers by the features that the provider billed to them within USED_MS.
+
+    Customers without such a feature have the key of no features.
+    """
     values = {"provider": provider, "customers": list(customers), "since_ms": now_ms - USED_MS}
     used: dict[str, list[str]] = {customer: [] for customer in customers}
     for row in SQL.run(connection, "features_used", values):
@@ -153,7 +165,7 @@ def features_used(
 
 
 def providers_in_use(connection: sa.Connection) -> list[str]:
-    """Providers that bill organisations from some time on without an end; `none` and `legacy` bill nothing."""
+    """Return the providers with an assignment without an end. `none` and `legacy` do not bill, and are omitted."""
     return list(SQL.run(connection, "in_use").scalars())
 
 

@@ -1,4 +1,4 @@
--- Providers, as people look at them.
+-- Lists of providers.
 
 -- name: states
 SELECT provider, terms, live_from_ms, wire_since_ms, paused_ms, paused_reason FROM provider_states ORDER BY provider
@@ -8,8 +8,8 @@ SELECT provider, COUNT(*) AS orgs, SUM(CASE WHEN customer_id = '' THEN 1 ELSE 0 
 FROM assignments WHERE start_ms <= :now_ms AND (end_ms IS NULL OR :now_ms < end_ms) GROUP BY provider
 
 -- name: attempts
--- Figures of the latest sends: how many, how many of them failed, and the time that 95 in 100 stayed within; and how
--- many had no answer since the last one that had. That count opens a circuit.
+-- Figures of the latest sends: their number, the number of failures, and the 95th percentile of their duration. Also
+-- the number of unanswered sends since the last answer, which opens a circuit breaker.
 WITH recent AS MATERIALIZED (SELECT a.window_ms, a.org_id, a.feature, a.revision, a.outcome,
         a.finished_ms - a.started_ms AS took_ms, a.finished_ms
     FROM attempts a WHERE a.started_ms >= :since_ms ORDER BY a.started_ms DESC LIMIT :at_most),
@@ -47,11 +47,11 @@ SELECT customer_id FROM assignments WHERE provider = :provider AND customer_id <
     AND (end_ms IS NULL OR :now_ms < end_ms) ORDER BY 1 LIMIT :at_most
 
 -- name: features_used
--- For these customers, of late.
+-- The features of the recent pushes of these customers.
 SELECT DISTINCT customer_id, feature FROM pushes WHERE window_ms >= :since_ms AND provider = :provider
     AND customer_id IN :customers ORDER BY 1, 2
 
 -- name: in_use
 SELECT DISTINCT provider FROM assignments WHERE end_ms IS NULL AND provider NOT IN {unbilled} ORDER BY 1
 
--- Providers in shadow: the usage that they are to bill is sealed and compared, and not sent.
+-- Providers in shadow: their usage is sealed and compared, but not sent.

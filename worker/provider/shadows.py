@@ -1,4 +1,4 @@
-"""Providers in shadow: since when, and until when. Reads only."""
+"""Providers in shadow, with the start and the end of their shadow. Reads only."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from drawdown.schema.sql import Part, queries, read_together
 SQL = queries(__file__)
 
 FOR_GOOD_MS: Final = 250_000_000_000_000
-"""Go-live time from which a provider stays in shadow until a person accepts its cut-over."""
+"""Go-live times from this one on, in milliseconds, mean shadow until a person accepts the cut-over."""
 
 
 @dataclass(frozen=True)
 class InShadow:
-    """A provider that is sent nothing before `live_from_ms`; `since_ms`: the first window sealed so, if any."""
+    """A provider to which Drawdown does not send usage before `live_from_ms`.
+
+    `since_ms`: the first window that was sealed in shadow (None: no window yet).
+    """
 
     provider: str
     live_from_ms: int
@@ -33,10 +36,10 @@ class InShadow:
 
 
 def shadow_part(now_ms: int) -> Part:
-    """One row for each provider in shadow."""
+    """Return the query of providers in shadow, to read beside others in one statement."""
     return SQL.part("in_shadow", {"now_ms": now_ms})
 
 
 def in_shadow(connection: sa.Connection, now_ms: int) -> list[InShadow]:
-    """The same, read alone."""
+    """Return the providers in shadow."""
     return [InShadow(**vars(row)) for row in read_together(connection, found=shadow_part(now_ms))["found"]]

@@ -1,4 +1,4 @@
-"""The costs of usage at vendors, and their bills beside them, as people and programs set and see them."""
+"""Actions and lists of the costs of usage at vendors, and of their bills."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ CURRENCY: Final = re.compile("[A-Z]{3}")
 
 @dataclass(frozen=True)
 class VendorCostSet:
-    """The cost of usage at a vendor from a day on: `per_quantity` base units take `units`, and cost `money`."""
+    """The cost of usage at a vendor from a day on.
+
+    `per_quantity` base units of the feature use `units` of the vendor's unit, and cost `money_micro` millionths of the
+    currency.
+    """
 
     feature: str
     from_ms: int
@@ -77,7 +81,7 @@ def _summary(done: VendorCostSet) -> str:
 
 
 def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    """Return the cost at the vendor as of the day from which the new one applies."""
+    """Return the former cost at the vendor for a dry run, as of the first day of the new cost."""
     then_ms = max(values["from_ms"], asked.by.now_ms)
     of = {"feature": values["feature"], "vendor": values["vendor"], "service": values["service"]}
     found = [one for one in vendors.costs(connection, then_ms) if of.items() <= vars(one).items()]

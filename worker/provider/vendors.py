@@ -1,10 +1,10 @@
-"""Vendors: their costs of features, their bills, and the expected cost of usage beside them.
+"""Vendors: the costs of features at vendors, the vendors' bills, and the expected cost of usage.
 
-Guarantee: costs and bills are append-only, on record with actor and reason. The same file again adds nothing, and only
-a final bill replaces a final day. A file (FOCUS columns, or a small CSV) that is not exactly in the required form is
-refused as a whole; so is a file of corrections. Whole numbers only: amounts are added up exactly and rounded once, and
-two currencies are never added. A day without a bill is unknown, not zero. A service without a mapping here is a line of
-its own. The last two days give no alert, nor does a single day.
+Guarantee: costs and bills are append-only, and recorded with actor and reason. A file that was imported before adds no
+rows, and only a final bill replaces a final day. A file has FOCUS columns, or is a small CSV. A file without the
+required form is refused as a whole, and so is a file of corrections. Amounts are added up exactly and rounded once, and
+different currencies are never added up. A day without a bill is unknown, and not zero. A service without a cost in this
+database has its own line. The last two days, and a single day, do not cause an alert.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ MAX_UNITS: Final = 10**15
 
 @dataclass(frozen=True)
 class Units:
-    """`per_quantity` base units of a feature, or of a metric of the guard, take so many `units` (of the word `unit`)
-    and cost `money_micro`."""
+    """The cost of a feature, or of a metric of the guard, at a vendor.
+
+    `per_quantity` base units use `units` of the vendor's `unit`, and cost `money_micro` millionths of the currency.
+    """
 
     vendor: str
     service: str
@@ -57,8 +59,11 @@ class Units:
 
 
 def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: int, by: By, *, new: bool) -> None:
-    """From the start of a day on. Errors: UsageError; UnknownId, unless `new`, for what is neither a feature that
-    something makes nor a metric of the guard; Refused where something else holds from then."""
+    """Set the cost of a feature at a vendor, from the start of a UTC day on.
+
+    Errors: UsageError; UnknownId, unless `new`, for a name that is neither a feature nor a metric of the guard; Refused
+    if another cost begins on that day.
+    """
     ids.require(connection, ids.COSTING, feature, new=new)
     if not all(map(is_clean_id, (units.vendor, units.service, units.unit))):
         raise UsageError("invalid vendor, service or unit: expected 1 to 200 characters without control characters")
@@ -85,7 +90,7 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
 def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
     """Import a file's bills, and return True if they are new. They replace all known bills of a vendor's day.
 
-    Errors: Refused if a day is final and the file's is not; DatabaseBusy if another file comes in this moment.
+    Errors: Refused if a stored day is final and the file's is not; DatabaseBusy if another file is being imported.
     """
     values = {"import_id": file.import_id, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     number = SQL.run(connection, "insert_import", values).scalar()
@@ -104,7 +109,7 @@ def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
 
 
 def _sums(file: BillFile) -> dict[str, int]:
-    """By currency, for the record."""
+    """Return the sums of a file by currency, in millionths, for the audit."""
     found: Counter[str] = Counter()
     for line in file.lines:
         found[line.currency] += line.billed_micro
@@ -112,19 +117,19 @@ def _sums(file: BillFile) -> dict[str, int]:
 
 
 MAX_FILE_BYTES: Final = 64 << 20
-"""Size of a file of vendors' bills."""
+"""Largest size of a file of vendors' bills, in bytes."""
 MAX_LINES: Final = 100_000
-"""Lines of one file of bills, each for a vendor, service, day and currency."""
+"""Sums of one file of bills, each for a vendor, service, day and currency."""
 MAX_AMOUNT: Final = 10**9
 """Largest amount of a bill."""
 MAX_AMOUNT_CHARS: Final = 40
-"""Digits of an amount of a bill."""
+"""Most characters of an amount of a bill."""
 SMALL: Final = {"day": "day", "vendor": "vendor", "service": "service", "amount": "amount", "currency": "currency"}
 FOCUS: Final = {
     "day": "ChargePeriodStart", "vendor": "ProviderName", "service": "ServiceName", "amount": "BilledCost",
     "currency": "BillingCurrency",
 }  # fmt: skip
-"""Columns of the FinOps Open Cost and Usage Specification 1.0 to 1.2; others are passed over, but for these two."""
+"""Columns of the FinOps Open Cost and Usage Specification 1.0 to 1.2. INVOICE and CLASS are read, too."""
 INVOICE: Final = "InvoiceId"
 CLASS: Final = "ChargeClass"
 CORRECTION: Final = (
@@ -137,7 +142,7 @@ _DAY: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
     r"(?:[T ](?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,9})?)?(?:Z| ?UTC|\+00:?00)?)?"
 )
-"""A day, or a moment of it in UTC."""
+"""The form of a day, or of a time in UTC."""
 _AMOUNT: Final = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _CURRENCY: Final = re.compile("[A-Z]{3}")
 
@@ -156,15 +161,17 @@ class BillLine:
 
 @dataclass(frozen=True)
 class BillFile:
-    """A file's lines, added up, and what it is known by: the hash of its bytes and of whether it is final."""
+    """A file's bills, added up. `import_id`: the hash of its bytes and of whether it is final."""
 
     import_id: str
     lines: list[BillLine]
 
 
 def read_bills(name: str, *, is_final: bool) -> BillFile:
-    """A file's bills. With `is_final`, or where all lines of a vendor's day have an invoice (`InvoiceId`, or `final`
-    as `true`), a day is final. Errors: UsageError naming the line."""
+    """Read a file's bills. Errors: UsageError, which names the line.
+
+    A vendor's day is final with `is_final`, or if all its lines have an invoice (`InvoiceId`, or `final` as `true`).
+    """
     raw = _raw(name)
     number = 1
     sums: dict[tuple[str, str, int, str], Decimal] = {}
@@ -204,7 +211,7 @@ def _raw(name: str) -> bytes:
 
 
 def _read_rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Each line by our names of its columns."""
+    """Yield each row with its line number, by the names of `SMALL` for its columns. Errors: ValueError."""
     table = Table(text)
     heads = [head.strip() for head in next(table, [])]
     names: Mapping[str, str] = FOCUS if FOCUS["amount"] in heads else SMALL
@@ -258,13 +265,13 @@ def _micro(total: Decimal) -> int:
 
 TOLERANCE_PPM: Final = 150_000
 LEAST_MICRO: Final = 1_000_000
-"""One of the currency: what differs by less is no drift, however many per cent it is."""
+"""Least difference that counts as drift, in millionths of the currency. A smaller one is ignored at any percentage."""
 FRESH_DAYS: Final = 2
-"""Vendors go on counting those."""
+"""Last days for which vendors may still add costs, so they do not cause an alert."""
 SPAN_DAYS: Final = 14
-"""Without a range: up to today."""
+"""Days of a comparison without a range, up to today."""
 MAX_DAYS: Final = 400
-"""Days of one comparison of bills."""
+"""Most days of one comparison of bills."""
 MAX_ROWS: Final = 100_000
 """Rows of bills, or of usage, that one comparison reads."""
 PPM: Final = 1_000_000
@@ -273,9 +280,12 @@ Key = tuple[str, str, str, int]
 
 @dataclass(frozen=True)
 class DriftLine:
-    """A vendor's service on one day, in millionths of the currency. `state`: `final` or `provisional` (the bill),
-    `unbilled` (no bill is known), `unmapped` (no cost is set here for it on that day). `is_off`: above the bounds.
-    `alerts`: the day before was also above the bounds, and neither day is one of the last two."""
+    """A vendor's service on one day, in millionths of the currency.
+
+    `state`: `final` or `provisional` (of the bill), `unbilled` (the bill is unknown), or `unmapped` (no cost is set for
+    the service on that day). `is_off`: the difference exceeds the bounds. `alerts`: the day before also exceeded them,
+    and the day is not one of the last FRESH_DAYS.
+    """
 
     day_ms: int
     vendor: str
@@ -290,9 +300,9 @@ class DriftLine:
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of `per_quantity` base units of a feature: in credits here, and in a vendor's money, in its words.
+    """The cost of `per_quantity` base units of a feature: in micro-credits here, and in a vendor's units and money.
 
-    Credits None: the feature has no rate.
+    `credits_micro` None: the feature has no rate.
     """
 
     feature: str
@@ -308,7 +318,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Drifted:
-    """All lines, how many of them alert, and the exit status."""
+    """The lines of a comparison, the number of those that alert, and the exit status."""
 
     drift: list[DriftLine]
     alerts: int
@@ -321,7 +331,7 @@ class Drifted:
 
 
 def tell(found: Drifted) -> None:
-    """An event for each line that alerts."""
+    """Log an error for each line that alerts."""
     for line in found.drift:
         if line.alerts:
             log.error("vendor_drift", **vars(line))
@@ -330,7 +340,10 @@ def tell(found: Drifted) -> None:
 def drift(
     connection: sa.Connection, from_ms: int, to_ms: int, now_ms: int, tolerance_ppm: int, least_micro: int
 ) -> list[DriftLine]:
-    """Days in [from_ms, to_ms), by vendor, service, currency and day. Errors: UsageError for a range that is none."""
+    """Compare estimates with bills of the UTC days in [from_ms, to_ms). Return a line for each service and day.
+
+    The lines are sorted by vendor, service, currency and day. Errors: UsageError for an invalid range.
+    """
     if from_ms % DAY_MS or to_ms % DAY_MS or not 0 < to_ms - from_ms <= MAX_DAYS * DAY_MS:
         raise UsageError(f"invalid range: expected whole days, at most {MAX_DAYS}, such as 2026-01-01 to 2026-02-01")
     values = {"from_ms": from_ms - DAY_MS, "to_ms": to_ms, "at_most": MAX_ROWS + 1}
@@ -374,7 +387,7 @@ def _is_off(own: int, theirs: int, tolerance_ppm: int, least_micro: int) -> bool
 def _estimated(
     connection: sa.Connection, values: Mapping[str, object]
 ) -> tuple[dict[Key, Fraction], dict[tuple[str, str, str], list[tuple[int, int]]]]:
-    """Exact, until all features of a line are added up; and what features are mapped to, on which days."""
+    """Return the exact expected costs, and the spans in which each vendor's service and currency has a cost."""
     found: dict[Key, Fraction] = defaultdict(Fraction)
     for row in _rows(connection, "estimated", values):
         key = (row.vendor, row.service, row.currency, int(row.day_ms))

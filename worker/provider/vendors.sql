@@ -16,7 +16,7 @@ SELECT start_ms FROM vendor_units
 WHERE feature = :feature AND vendor = :vendor AND service = :service AND start_ms > :start_ms
 
 -- name: insert_import
--- If two files come at once, one has the number; the other one waits for it and adds no row.
+-- If two files are imported at once, one takes the number. The other one waits for it, and adds no row.
 INSERT INTO vendor_imports (import_id, number, at_ms, actor, reason)
 SELECT :import_id, COALESCE(MAX(i.number), 0) + 1, CAST(:at_ms AS BIGINT), :actor, :reason FROM vendor_imports i
 WHERE 1 = 1
@@ -36,10 +36,10 @@ VALUES (:number, :vendor, :service, :day_ms, :currency, :billed_micro, :is_final
 -- Estimates and bills of vendors.
 
 -- name: estimated
--- Sealed usage, the receipts of runs, and the use of metrics, by feature and day, at the cost of the latest day before.
--- Use that was written off as it was drawn, or allowed without credit, was used all the same. A use that is free for
--- its organisation costs as much there. The seal may also bill the use of a metric without a price: `sealed_as` is the
--- feature that it makes of it in that window. A service with a mapping of this feature has it already.
+-- Sealed usage, receipts of executions, and use of metrics, by feature and day, at the cost that is in force on that
+-- day. Use that was written off, allowed without credit, or free for its organisation counts, because the vendor
+-- charges it. The seal may also bill the use of a metric without a price. `sealed_as` is the feature of such use in its
+-- window. If a service has a cost of that feature, the use of the metric does not count again.
 WITH made AS (
     SELECT x.feature, x.start_ms, x.end_ms FROM (SELECT feature, start_ms, COALESCE(LEAD(start_ms) OVER (
         PARTITION BY kind, memory_mb ORDER BY start_ms, mapping_id), {forever_ms}) AS end_ms FROM mappings) x
@@ -67,7 +67,7 @@ WHERE u.sealed_as IS NULL OR NOT EXISTS (SELECT 1 FROM vendor_units w WHERE w.fe
 LIMIT :at_most
 
 -- name: metered
--- The use of metrics by windows, with the event type or feature that each counts, and the meter of such a type.
+-- The use of metrics by window, with the event type or feature that each counts, and the meter of the event type.
 SELECT u.metric, u.at_ms - u.at_ms % {window_length_ms} AS window_ms, g.price_micro,
     COALESCE(g.counts, g.metric) AS counts, t.meter, SUM(u.amount) AS amount
 FROM guard_uses u JOIN guard_metrics g ON g.metric = u.metric AND g.number = u.metric_number
@@ -76,7 +76,7 @@ WHERE u.metric IN (SELECT x.feature FROM vendor_units x) AND u.at_ms >= :from_ms
     AND u.state IN ('used', 'settled', 'released') GROUP BY 1, 2, 3, 4, 5
 
 -- name: mapped
--- From when until when something costs money there in a currency; a vendor may change it.
+-- The spans in which a vendor's service has a cost in a currency. The currency may change.
 SELECT v.vendor, v.service, v.currency, v.start_ms, COALESCE(LEAD(v.start_ms) OVER (
     PARTITION BY v.feature, v.vendor, v.service ORDER BY v.start_ms), {forever_ms}) AS end_ms
 FROM vendor_units v
@@ -89,8 +89,8 @@ FROM vendor_bills b WHERE b.day_ms >= :from_ms AND b.day_ms < :to_ms
 LIMIT :at_most
 
 -- name: costs
--- A feature that the guard charges for has the price of its metric, and a billed feature has a rate. The rate of a
--- feature that was billed until the guard charged for it has no end.
+-- A feature that the guard charges for has the price of its metric, and a billed feature has a rate. A metric's price
+-- takes precedence, because the rate of a feature that was billed before has no end.
 SELECT v.feature, v.vendor, v.service, v.unit, v.units, v.money_micro, v.currency, v.per_quantity,
     COALESCE(CASE WHEN m.price_micro > 0 THEN m.price_micro END, r.micro_credits, m.price_micro) AS micro_credits,
     COALESCE(CASE WHEN m.price_micro > 0 THEN m.per_units END, r.per_quantity, m.per_units) AS rate_per

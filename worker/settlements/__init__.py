@@ -1,4 +1,4 @@
-"""Suppliers' credit: settlements, freezes, reversals and payout files.
+"""The credit of suppliers: settlements, freezes, reversals and payout files.
 
 Guarantee: a supplier is paid once for each settlement.
 

@@ -1,7 +1,7 @@
-"""Changes of suppliers by a person: their terms, freezes, reversals, payouts.
+"""Changes of suppliers by a person: terms, freezes, reversals and payouts.
 
-Guarantee: each act is one transaction, under the supplier's lock, on record with actor and reason. The same act again
-changes nothing, so if the answer was lost, a person can repeat it. No wallet moves.
+Guarantee: each call is one transaction, under the supplier's lock, and is recorded with actor and reason. It has its
+effect once, so a person who lost the answer can repeat it. Wallets do not change.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ from drawdown.worker.settlements.lists import (
 )
 
 MAX_HOLD_MS: Final = 3_650 * DAY_MS
-"""The longest hold of a settlement: ten years."""
+"""Longest hold of a settlement, in milliseconds: ten years."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """The changes of a supplier's terms; None: it stays as it is, or is the default."""
+    """The changes of a supplier's terms. A field that is None does not change, or has its default."""
 
     share_ppm: int | None = None
     hold_ms: int | None = None
@@ -68,7 +68,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Reversed:
-    """A reversal, whether it was made before, and its settlement now."""
+    """A reversal, and its settlement now. `repeated`: it was made before."""
 
     reversal: Reversal
     repeated: bool
@@ -78,9 +78,9 @@ class Reversed:
 def set_supplier(
     connection: sa.Connection, supplier: str, change: Change, by: By, *, new: bool = False
 ) -> tuple[Supplier, Supplier | None]:
-    """Set the terms of a supplier, for executions that end from now on; its terms now and before.
+    """Set the terms of a supplier, for executions that end from now on. Return it as it is now, and as it was.
 
-    Errors: UsageError for terms that make no sense; UnknownId, unless `new`.
+    Errors: UsageError for invalid terms; UnknownId unless `new`.
     """
     if not is_clean_id(supplier):
         raise UsageError("invalid supplier id: expected 1 to 200 characters without control characters")
@@ -102,16 +102,16 @@ def set_supplier(
 
 
 def freeze_supplier(connection: sa.Connection, supplier: str, by: By, *, undo: bool = False) -> bool:
-    """Let nothing of a supplier be released, or end that; whether it changes anything. Runs that name it go on.
+    """Freeze a supplier, so that its settlements are not released, or end the freeze. Return True if it changed.
 
-    Errors: UnknownId; Denied `clock_behind`.
+    Executions that name the supplier continue. Errors: UnknownId; Denied `clock_behind`.
     """
     _held_supplier(connection, supplier)
     return _freeze(connection, supplier, None, by, undo)
 
 
 def freeze(connection: sa.Connection, reservation: str, by: By, *, undo: bool = False) -> tuple[Settlement, bool]:
-    """The same of one settlement; as it stands now, and whether that changes anything.
+    """Freeze one settlement, or end its freeze. Return it as it is now, and True if the freeze changed.
 
     Errors: UnknownId; Denied `released`, `clock_behind`.
     """
@@ -126,8 +126,9 @@ def freeze(connection: sa.Connection, reservation: str, by: By, *, undo: bool = 
 
 
 def reverse(connection: sa.Connection, reservation: str, key: str, amount_micro: int | None, by: By) -> Reversed:
-    """Take a settlement back, in part or (without an amount) in whole, under a key of the caller's. The customer is
-    given nothing back by it: that is a grant.
+    """Reverse a settlement under the caller's key, in part, or without an amount in whole.
+
+    It does not refund the customer, who needs a grant for that.
 
     Errors: as `ledger.settlements.reverse`; UnknownId; UsageError.
     """
@@ -146,11 +147,12 @@ def reverse(connection: sa.Connection, reservation: str, key: str, amount_micro:
 def make_payout(
     connection: sa.Connection, supplier: str, period: str, by: By, expect_micro: int | None = None
 ) -> tuple[Payout, bool]:
-    """Release what a supplier is owed and is eligible now, as its payout of a period; also whether it was made before.
-    `expect_micro`: what the dry run came to.
+    """Release a supplier's eligible settlements as its payout of a period. Return it, and True if it was made before.
 
-    Errors: as `ledger.payouts.release`; UnknownId; HistoryDoubted while the database stands still: a payout that it
-    forgot may have been handed over, and would be paid twice (R1).
+    `expect_micro`: the amount of the dry run, in micro-credits.
+
+    Errors: as `ledger.payouts.release`; UnknownId; HistoryDoubted while the database is stopped, because a payout in
+    lost history may have been paid, and would be paid twice (R1).
     """
     require_whole(connection)
     made, repeated = payouts.release(connection, _held_supplier(connection, supplier), period, expect_micro, by)
@@ -205,12 +207,12 @@ def _require_sane(terms: Terms) -> None:
         )
 
 
-# As people and programs do it.
+# Actions.
 
 
 @dataclass(frozen=True)
 class SupplierSet:
-    """A supplier's terms, and those before (null: it is new). `changed`: whether they differ."""
+    """A supplier's terms, and its former terms (`was`, null: it is new). `changed`: they differ."""
 
     supplier: str
     share_ppm: int
@@ -253,7 +255,7 @@ def _terms(done: SupplierSet) -> str:
 
 @dataclass(frozen=True)
 class SupplierFrozen:
-    """A supplier's freeze. `is_frozen`: nothing is released to it now. `changed`: the call began or ended this."""
+    """A supplier's freeze. `is_frozen`: its settlements are not released now. `changed`: the call changed that."""
 
     supplier: str
     is_frozen: bool
@@ -268,7 +270,7 @@ def _freeze_supplier(
 
 @dataclass(frozen=True)
 class SettlementFrozen(SettlementRow):
-    """A settlement as it stands now. `changed`: whether a freeze of it began or ended."""
+    """A settlement as it is now. `changed`: the call began or ended its freeze."""
 
     is_frozen: bool
     changed: bool
@@ -321,8 +323,10 @@ def _taken_back(done: SettlementReversed) -> str:
 
 @dataclass(frozen=True)
 class PayoutMade(Payout):
-    """A payout. `made`: it exists now. `repeated`: it was made before. `unpaid`: the part for executions of wallets
-    that owe now."""
+    """A payout. `made`: it exists now. `repeated`: it was made before.
+
+    `unpaid_micro`: the part for executions of wallets with a negative balance now.
+    """
 
     made: bool
     repeated: bool
@@ -407,7 +411,7 @@ def _facts_of_settlement(connection: sa.Connection, asked: Invocation, values: V
 
 
 def _size_of_reversal(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
-    """As much is taken from a supplier as is given, or as is left."""
+    """Return the size of a reversal: its amount, or without one, the whole rest of the settlement."""
     amount: int | None = values["amount_micro"]
     if amount is None:
         amount = show_settlement(connection, values["execution"], asked.by.now_ms, 1)[0].left_micro
@@ -415,7 +419,7 @@ def _size_of_reversal(connection: sa.Connection, asked: Invocation, values: Valu
 
 
 def _size_of_payout(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
-    """What is handed over is as much as what is given."""
+    """Return the size of a payout: the eligible settlements less the claw-backs."""
     found = account_of_supplier(connection, values["supplier"], asked.by.now_ms)
     return Size(micro=max(found.sums.eligible_micro - found.sums.carried_micro, 0))
 

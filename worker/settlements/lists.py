@@ -1,9 +1,9 @@
-"""Suppliers' sums: owed, held, paid and given back; and the file of a payout to be paid. Reads only.
+"""Lists of settlements, suppliers and payouts, the sums of suppliers, and the file of a payout. Reads only.
 
-Guarantee: of each supplier, the sum of all its settlements (net) is hold + eligible + frozen + released + reversed; the
-sum of all its payouts (paid) is released less their claw-backs. A file's lines add up to its total; the same payout
-gives the same bytes each time, read and written in parts. A spreadsheet takes nothing in it for a formula, and nothing
-turns the direction of reading.
+Guarantee: for each supplier, the sum of all its settlements (net) is hold + eligible + frozen + released + reversed.
+The sum of all its payouts (paid) is released less their claw-backs. A file's lines add up to its total. The same payout
+always gives the same bytes, which are read and written in parts. A spreadsheet does not read a text in it as a formula,
+and a text does not change the direction of reading.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ SQL = queries(__file__)
 MOST_ON_PAGE: Final = 50
 """Settlements of one page."""
 MOST_SETTLEMENTS_AT_ONCE: Final = 1_000
-"""Settlements of a download that Drawdown reads, and keeps in memory, at a time."""
+"""Settlements of a download that Drawdown reads and holds in memory at a time."""
 
 
 @dataclass(frozen=True)
 class SettlementFilter:
-    """Which settlements: in these states; of a supplier, an organisation, a project. Empty: any."""
+    """A filter of settlements by state, supplier, organisation and project. Empty: any."""
 
     states: tuple[str, ...]
     supplier: str = ""
@@ -53,8 +53,8 @@ class SettlementFilter:
 class Sums:
     """The sums of a supplier's settlements, in micro-credits.
 
-    `clawed_back`: taken back after the release. `carried`: the part of it that no payout has deducted yet. `unsettled`:
-    drawn by its executions that expired and were not settled.
+    `clawed_back_micro`: reversed after the release. `carried_micro`: the part of it that no payout has deducted yet.
+    `unsettled_micro`: charges of its executions that expired and were not settled.
     """
 
     net_micro: int = 0
@@ -71,7 +71,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Account:
-    """A supplier at its newest terms, and what it is owed."""
+    """A supplier with its newest terms, and its sums."""
 
     supplier: str
     share_ppm: int
@@ -86,7 +86,7 @@ class Account:
 class NextPayout:
     """The amount of a supplier's payout this month, and the threshold that it must exceed, in micro-credits.
 
-    `is_made`: the month, or a later month, has a payout.
+    `is_made`: this or a later month already has a payout.
     """
 
     due_micro: int
@@ -101,14 +101,16 @@ class NextPayout:
 def page(
     connection: sa.Connection, chosen: SettlementFilter, now_ms: int, after: str = "", most: int = MOST_ON_PAGE
 ) -> tuple[list[Settlement], str | None]:
-    """Those behind the settlement of an execution, the newest first; behind which the next page begins (None: that was
-    the last). Errors: UnknownId."""
+    """Return a page of settlements after that of the execution `after`, the newest first. Errors: UnknownId.
+
+    The second value is the execution after which the next page begins (None: this is the last page).
+    """
     found = _page(connection, chosen, now_ms, after, most + 1)
     return found[:most], found[most - 1].reservation if len(found) > most else None
 
 
 def every(connection: sa.Connection, chosen: SettlementFilter, now_ms: int) -> Iterator[Settlement]:
-    """All of them, in that order."""
+    """Yield all chosen settlements, the newest first. Errors: as `page`."""
     after = ""
     while rows := _page(connection, chosen, now_ms, after, MOST_SETTLEMENTS_AT_ONCE):
         yield from rows
@@ -134,7 +136,7 @@ def _page(connection: sa.Connection, chosen: SettlementFilter, now_ms: int, afte
 def show_settlement(
     connection: sa.Connection, reservation: str, now_ms: int, most: int
 ) -> tuple[Settlement, list[Reversal], list[Freeze]]:
-    """A settlement, what was taken back of it, and when it or its supplier was frozen. Errors: UnknownId."""
+    """Return a settlement, its reversals, and the freezes of it and of its supplier. Errors: UnknownId."""
     found = settlements.read(connection, reservation, now_ms)
     if found is None:
         ids.require(connection, ids.SETTLEMENT, reservation)
@@ -147,14 +149,14 @@ def show_settlement(
 
 
 def list_suppliers(connection: sa.Connection, now_ms: int, most: int) -> list[Account]:
-    """By name, with what each is owed at a moment."""
+    """Return suppliers, sorted by name, with their sums at a moment."""
     rows = SQL.run(connection, "suppliers", {"at_most": most}, which="of_any").mappings().all()
     sums = _sums(connection, [row["supplier"] for row in rows], now_ms)
     return [_account(row, sums[row["supplier"]]) for row in rows]
 
 
 def account_of_supplier(connection: sa.Connection, supplier: str, now_ms: int) -> Account:
-    """One supplier, with what it is owed at a moment. Errors: UnknownId."""
+    """Return one supplier with its sums at a moment. Errors: UnknownId."""
     ids.require(connection, ids.SUPPLIER, supplier)
     values = {"supplier": supplier, "at_most": 1}
     row = SQL.run(connection, "suppliers", values, which="of_name").mappings().one()
@@ -162,7 +164,7 @@ def account_of_supplier(connection: sa.Connection, supplier: str, now_ms: int) -
 
 
 def next_payouts(connection: sa.Connection, found: Sequence[Account], now_ms: int) -> dict[str, NextPayout]:
-    """By supplier."""
+    """Return the next payouts of suppliers, by supplier."""
     values = {"suppliers": [one.supplier for one in found], "now_ms": now_ms}
     agreed = {
         row.supplier: row.threshold_micro
@@ -180,7 +182,7 @@ def next_payouts(connection: sa.Connection, found: Sequence[Account], now_ms: in
 
 
 def list_payouts(connection: sa.Connection, supplier: str, most: int) -> list[Payout]:
-    """The newest first; of one supplier, or ('') of all. Errors: UnknownId."""
+    """Return payouts, the newest first, of one supplier or ('') of all. Errors: UnknownId."""
     if supplier:
         ids.require(connection, ids.SUPPLIER, supplier)
     rows = SQL.run(connection, "payouts", {"supplier": supplier, "at_most": most}).mappings()
@@ -188,14 +190,14 @@ def list_payouts(connection: sa.Connection, supplier: str, most: int) -> list[Pa
 
 
 def unpaid(connection: sa.Connection, payout: str) -> int:
-    """Return the part of a payout, in micro-credits, for executions of wallets that owe now: it is not paid for yet."""
+    """Return the part of a payout for executions of wallets with a negative balance now, in micro-credits."""
     return int(SQL.run(connection, "unpaid", {"payout": payout}).scalar_one())
 
 
 def sums_of(connection: sa.Connection, chosen: SettlementFilter, now_ms: int) -> Sums:
     """Return the sums of the chosen settlements.
 
-    Sums that belong to suppliers (`carried`, `paid`, `unsettled`) are left out.
+    Sums that belong to suppliers (`carried`, `paid`, `unsettled`) stay 0.
     """
     found = Sums()
     of_settlements = "of_chosen_org" if chosen.org else "of_chosen"
@@ -206,7 +208,7 @@ def sums_of(connection: sa.Connection, chosen: SettlementFilter, now_ms: int) ->
 
 
 def _add(own: Sums, row: sa.Row[Any]) -> None:
-    """A supplier's settlements of one state."""
+    """Add a row, the sums of a supplier's settlements in one state, to `own`."""
     own.net_micro += int(row.net_micro)
     own.reversed_micro += int(row.reversed_micro)
     own.clawed_back_micro += int(row.clawed_back_micro)
@@ -236,18 +238,18 @@ def _account(row: sa.RowMapping, sums: Sums) -> Account:
 
 
 LINES_AT_ONCE: Final = 1_000
-"""Lines of a payout that Drawdown reads, and keeps in memory, at a time."""
+"""Lines of a payout that Drawdown reads and holds in memory at a time."""
 COLUMNS: Final = (
     "payout", "supplier", "period", "line", "kind", "execution", "settled_at", "gross_micro", "share_ppm", "net_micro",
     "amount_micro", "amount", "reason",
 )  # fmt: skip
 TEXTS: Final = ("payout", "supplier", "line", "execution", "reason")
-"""Columns of texts that others wrote."""
+"""Columns of texts that other people or programs wrote, so CSV escapes formulas."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A settlement that a payout releases, or a claw-back that it takes off (`reversal`, `reason`; below zero)."""
+    """A line of a payout: a released settlement, or a deducted claw-back (with `reversal` and `reason`, below zero)."""
 
     line: str
     reservation: str
@@ -261,7 +263,7 @@ class Line:
 
 
 def require_payout(connection: sa.Connection, payout: str) -> Payout:
-    """A payout by its id. Errors: UnknownId."""
+    """Return a payout by its id. Errors: UnknownId."""
     found = payouts.read(connection, payout)
     if found is None:
         ids.require(connection, ids.PAYOUT, payout)
@@ -270,7 +272,7 @@ def require_payout(connection: sa.Connection, payout: str) -> Payout:
 
 
 def lines_of(connection: sa.Connection, payout: str) -> Iterator[Line]:
-    """All lines of a payout, by their ids, a page at a time."""
+    """Yield all lines of a payout, sorted by id. They are read a page at a time."""
     after: str | None = ""
     while after is not None:
         values = {"payout": payout, "after": after, "at_most": LINES_AT_ONCE}
@@ -280,7 +282,7 @@ def lines_of(connection: sa.Connection, payout: str) -> Iterator[Line]:
 
 
 def csv_file(connection: sa.Connection, found: Payout) -> Iterator[str]:
-    """The file as CSV, line by line."""
+    """Yield the file of a payout as CSV, line by line."""
     yield _csv_line(COLUMNS)
     for line in lines_of(connection, found.payout):
         fields = _fields(found, line)
@@ -289,7 +291,7 @@ def csv_file(connection: sa.Connection, found: Payout) -> Iterator[str]:
 
 
 def json_file(connection: sa.Connection, found: Payout) -> Iterator[str]:
-    """The file as one JSON object, in parts: the payout, and its rows."""
+    """Yield the file of a payout as parts of one JSON object: the payout, and its rows."""
     yield json.dumps(vars(found), sort_keys=True)[:-1] + ', "rows": ['
     for number, line in enumerate(lines_of(connection, found.payout)):
         yield (", " if number else "") + json.dumps(_fields(found, line), sort_keys=True)
@@ -297,7 +299,7 @@ def json_file(connection: sa.Connection, found: Payout) -> Iterator[str]:
 
 
 def _fields(found: Payout, line: Line) -> dict[str, object]:
-    """A line's columns: exact micro-credits, and the amount in credits for people."""
+    """Return a line's columns: exact amounts in micro-credits, and the amount in credits for people."""
     return {
         "payout": found.payout,
         "supplier": found.supplier,
@@ -325,8 +327,8 @@ def _csv_line(texts: Sequence[str]) -> str:
 class SettlementRow:
     """A supplier's settlement of one execution.
 
-    `gross`: the charge of the execution. `net`: the supplier's share of it. `owed`: the share less what was `reversed`
-    before its release.
+    `gross_micro`: the charge of the execution. `net_micro`: the supplier's share of it. `owed_micro`: the share less
+    the part that was reversed before its release.
     """
 
     execution: str
@@ -359,7 +361,7 @@ class ReversalRow:
 
 @dataclass(frozen=True)
 class FreezeRow:
-    """A freeze of this settlement, or (`whole`) of its supplier."""
+    """A freeze of a settlement, or (`whole`) of its supplier."""
 
     whole: bool
     from_ms: int
@@ -372,7 +374,7 @@ class FreezeRow:
 
 @dataclass(frozen=True)
 class ShownSettlement(SettlementRow):
-    """A settlement, what was taken back of it, and when it or its supplier was frozen."""
+    """A settlement, its reversals, and the freezes of it and of its supplier."""
 
     reversals: list[ReversalRow]
     freezes: list[FreezeRow]
@@ -380,9 +382,10 @@ class ShownSettlement(SettlementRow):
 
 @dataclass
 class SupplierRow(Sums):
-    """A supplier at its newest terms, and what it is owed. `net` is hold, eligible, frozen, released and reversed
-    together; `carried`: claw-backs that no payout has deducted yet; `unsettled`: drawn by its executions that expired
-    and were not settled."""
+    """A supplier with its newest terms, and its sums in micro-credits (see `Sums`).
+
+    `net_micro` is the sum of hold, eligible, frozen, released and reversed.
+    """
 
     supplier: str = ""
     share_ppm: int = 0
@@ -398,7 +401,7 @@ OfSupplier = Annotated[str, ID, "Supplier to list"]
 
 
 def row_of(found: Settlement) -> SettlementRow:
-    """A settlement as people and programs see it."""
+    """Return a settlement as a row of lists."""
     kept = {one.name: getattr(found, one.name) for one in fields(SettlementRow) if one.name != "execution"}
     return SettlementRow(execution=found.reservation, **kept)
 
@@ -413,7 +416,7 @@ def _settlements(
     project: Annotated[str, ID, "Project of the executions"] = "",
 ) -> Page[SettlementRow]:
     if look.only is not None and (supplier or project):
-        # Whether there is such a supplier, or another's project, is not for this key to know.
+        # This key must not learn if such a supplier, or another organisation's project, exists.
         said = (
             f"suppliers and projects belong to all organisations, but this key is bound to {look.only}. Use another key"
         )
@@ -424,7 +427,7 @@ def _settlements(
 
 
 def _settlement(connection: sa.Connection, look: Look, execution: Run) -> ShownSettlement:
-    if look.only is not None:  # a key that is bound learns nothing of others' executions, nor whether there are any
+    if look.only is not None:  # a bound key must not learn if executions of other organisations exist
         there = settlements.read(connection, execution, look.now_ms)
         if there is None or there.org_id != look.only:
             raise UnknownId(f"{look.only} has no settlement of this execution", ids.SETTLEMENT.noun)
@@ -452,7 +455,7 @@ def _payouts(connection: sa.Connection, look: Look, *, supplier: OfSupplier = ""
 
 
 def _clawed(micro: int) -> str:
-    """Return the deduction of a payout."""
+    """Return the deduction of a payout, in credits as text."""
     return show_credits(-micro)
 
 

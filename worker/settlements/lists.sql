@@ -1,7 +1,7 @@
--- Settlements, suppliers and payouts, as people and programs read them.
+-- Lists of settlements, suppliers and payouts.
 
 -- name: page
--- The newest first, behind the settlement of `after`. `behind`: the page before, or nothing.
+-- Settlements, the newest first. `behind`: the condition for those after the former page.
 SELECT x.reservation, x.org_id, x.project, x.supplier, x.gross_micro, x.share_ppm, x.net_micro, x.settled_ms,
     x.hold_until_ms, x.threshold_micro, x.takes_clawbacks, x.reversed_micro, x.clawed_back_micro, x.payout, x.state
 FROM {settlements_now} x WHERE x.state IN :states AND {behind}
@@ -18,7 +18,7 @@ ORDER BY x.settled_ms DESC, x.reservation DESC LIMIT :at_most
     AND (:project = '' OR r.project = :project)
 
 -- name: of_chosen_org
--- By the index on an organisation's runs.
+-- This uses the index on an organisation's executions.
 r.org_id = :org AND (:supplier = '' OR s.supplier = :supplier) AND (:project = '' OR r.project = :project)
 
 -- name: reversals
@@ -26,7 +26,7 @@ SELECT reversal, reservation, amount_micro, is_clawback, at_ms, actor, reason FR
 WHERE reservation = :reservation ORDER BY at_ms, reversal LIMIT :at_most
 
 -- name: freezes
--- Its own, and those of its supplier.
+-- The freezes of the settlement, and those of its supplier.
 SELECT freeze_id, supplier, reservation, from_ms, actor, reason, ended_ms, ended_by, ended_reason
 FROM settlement_freezes WHERE supplier = :supplier AND (reservation IS NULL OR reservation = :reservation)
 ORDER BY from_ms DESC, freeze_id DESC LIMIT :at_most
@@ -67,7 +67,7 @@ GROUP BY x.supplier
 SELECT supplier, MAX(period) AS period FROM payouts WHERE supplier IN :suppliers GROUP BY supplier
 
 -- name: unsettled
--- Drawn by executions that expired and were not settled: no supplier is owed a share of them yet.
+-- The charges of executions that expired and were not settled. Their suppliers are not owed a share yet.
 SELECT supplier, CAST(SUM(drawn_micro) AS BIGINT) AS drawn_micro FROM reservations
 WHERE supplier IN :suppliers AND state = 'expired' GROUP BY supplier
 

@@ -1,4 +1,4 @@
-"""Where usage comes from.
+"""Sources of usage: events, samples and files of samples.
 
 Guarantee: a repeated item is one sample.
 

@@ -1,4 +1,4 @@
-"""The demo's hosts: they write sandboxes and samples, as any program of a fleet would."""
+"""The hosts of the demo. They write sandboxes and samples, as the programs of a fleet do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A sandbox that runs on a cell."""
+    """A sandbox on a cell. `memory_mb`: its memory in MB."""
 
     sandbox_id: str
     org_id: str
@@ -24,7 +24,7 @@ class Sandbox:
 
 @dataclass(frozen=True)
 class SandboxSample:
-    """So many seconds of a sandbox, dated at `ts`."""
+    """A sample: `interval_s` seconds of a sandbox, dated at `ts` in milliseconds."""
 
     id: str
     sandbox: Sandbox
@@ -33,12 +33,12 @@ class SandboxSample:
 
 
 def start_sandboxes(connection: sa.Connection, sandboxes: Sequence[Sandbox]) -> None:
-    """Sandboxes run from now on."""
+    """Insert running sandboxes."""
     SQL.run(connection, "start_sandbox", [asdict(sandbox) for sandbox in sandboxes])
 
 
 def stop_sandboxes(connection: sa.Connection, cell_id: str, org_id: str) -> None:
-    """A cell did as it was told."""
+    """Stop an organisation's sandboxes on a cell, as a halt requests."""
     SQL.run(connection, "stop_sandboxes", {"cell_id": cell_id, "org_id": org_id})
 
 

@@ -1,7 +1,7 @@
-"""Which column of a file is which field: `--map FIELD=COLUMN` and `--set FIELD=VALUE`, of an import and of a batch.
+"""The map from the columns of a file to fields: `--map FIELD=COLUMN` and `--set FIELD=VALUE` of an import or a batch.
 
-Guarantee: pure. A field has one source: a column, or a value that is the same for every row. `text` and `from_text` are
-inverse, and equal maps have equal texts.
+Guarantee: pure. A field has one source: a column, or a constant for every row. `text` and `from_text` are inverse, and
+equal maps have equal texts.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from drawdown.schema.errors import UsageError
 
 @dataclass(frozen=True)
 class FieldMap:
-    """`columns`: field -> the file's own name for it. `constants`: field -> its text for every row. A field in neither
-    has a column of its own name."""
+    """The sources of fields.
+
+    `columns`: the column's name, by field. `constants`: the text for every row, by field. Any other field has a column
+    with the field's name.
+    """
 
     columns: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)
 
     def require(self, fields: Collection[str]) -> None:
-        """Errors: UsageError for a field that there is not, or that has two sources."""
+        """Refuse an unknown field, or a field with two sources. Errors: UsageError."""
         for name in (*self.columns, *self.constants):
             if name not in fields:
                 raise UsageError(f"unknown field {name!r} in --map or --set: expected {', '.join(fields)}")
@@ -31,29 +34,29 @@ class FieldMap:
             raise UsageError(f"{twice[0]} is given twice. Use either --map or --set for it")
 
     def column_of(self, name: str) -> str:
-        """Return the file's name of this field, if no constant replaces it."""
+        """Return the name of a field's column. A constant may replace it (see `constants`)."""
         return self.columns.get(name, name)
 
     @property
     def text(self) -> str | None:
-        """As it is kept. None for a map that changes nothing."""
+        """Return the map as JSON, as the database stores it. None: each field has a column with the field's name."""
         if not self.columns and not self.constants:
             return None
         kept = {"columns": dict(self.columns), "constants": dict(self.constants)}
         return json.dumps(kept, sort_keys=True, ensure_ascii=False)
 
     def __str__(self) -> str:
-        """As the options that a person gives."""
+        """Return the map as options of a command."""
         mapped = [f"--map {name}={column}" for name, column in sorted(self.columns.items())]
         return " ".join(mapped + [f"--set {name}={value}" for name, value in sorted(self.constants.items())])
 
 
 OWN_NAMES: Final = FieldMap()
-"""Each field in a column of its own name."""
+"""The map in which each field has a column with the field's name."""
 
 
 def from_text(text: str | None) -> FieldMap:
-    """A map as it was kept."""
+    """Return the map from its stored text."""
     return OWN_NAMES if text is None else FieldMap(**json.loads(text))
 
 

@@ -1,7 +1,7 @@
-"""The rows of a CSV that is held as a text. Pure.
+"""The rows of a CSV text. Pure.
 
-Guarantee: a row takes no more memory than its bound, whatever the file holds: a line without an end, a quoted field
-that never closes, or a row of separators alone is an error before it is read into fields.
+Guarantee: the memory of a row is bounded for any content. A line without an end, a quoted field that never closes, and
+a row with only separators are errors before the row becomes fields.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from typing import Final
 
 MAX_ROW_CHARS: Final = 1_048_576
-"""One row of a CSV of bills or totals."""
+"""Characters of one row of a CSV of bills or totals."""
 MOST_COLUMNS: Final = 1_000
-"""Columns of a CSV of bills or totals: several times as many as the widest known export has."""
+"""Columns of a CSV of bills or totals. The widest known export has a fraction of these."""
 _LINE: Final = re.compile(r"[^\r\n]*+(?:\r\n?|\n)?")
 
 
 class Unfit(ValueError):
-    """The fault of a line that was read and not handed on."""
+    """The fault of a row. `line`: the number of its line."""
 
     def __init__(self, line: int, said: str) -> None:
         super().__init__(said)
@@ -27,7 +27,7 @@ class Unfit(ValueError):
 
 
 class Table:
-    """Iterates over the rows. `line`: where the last one ended. Errors: Unfit."""
+    """An iterator over the rows of a CSV. `line`: the line at which the last row ended. Errors: Unfit."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -53,7 +53,7 @@ class Table:
         return row
 
     def _read_lines(self) -> Iterator[str]:
-        """With their ends: a field may have some."""
+        """Yield lines with their line breaks, because a quoted field may contain line breaks. Errors: Unfit."""
         while self._at < len(self._text):
             most = self._row_at + MAX_ROW_CHARS
             found = _LINE.match(self._text, self._at, most + 1)

@@ -1,6 +1,6 @@
-"""Automatic top-ups: a wallet that runs low is filled, once for each gap, and what was paid is credited once.
+"""Automatic top-ups: a low wallet is filled by a charge at a payment service, once for each gap.
 
-Guarantee: a low wallet is charged for once, and credited once.
+Guarantee: a gap is charged once, and a paid charge is credited once.
 
 Tests: tests/integration/test_topups.py, tests/integration/test_topup_lives.py
 """

@@ -1,9 +1,9 @@
 """Changes of automatic top-ups by a person: terms, stop and start, a new card, the outcome of a charge in doubt.
 
-Guarantee: nothing here charges a card. If their payment service would refuse the terms, or their charges could not lift
-a wallet, the terms are refused at once. A service that tops its customer up by itself is asked first: only one may fill
-a wallet. The recorded outcome of a charge needs evidence. If a person records a charge as paid, it is credited in the
-same transaction.
+Guarantee: this module does not charge a card. If the payment service would refuse the terms, or their charges could not
+fill a wallet, the terms are refused at once. Drawdown first asks a service that can fill its customers' balances
+itself, because only one of both may fill a wallet. A person must give evidence for the outcome of a charge. If the
+outcome is paid, the same transaction credits it.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ SQL = queries(__file__)
 Mode: TypeAlias = Literal["live", "shadow", "stopped"]
 CURRENCY: Final = re.compile(r"[a-z]{3}")
 MOST_A_DAY: Final = 100
-"""Top-ups of one wallet in a day that terms may allow."""
+"""Most top-ups of one wallet in a day that terms may allow."""
 MOST_A_MONTH: Final = 1_000
-"""Top-ups of one wallet in 30 days that terms may allow."""
+"""Most top-ups of one wallet in 30 days that terms may allow."""
 MAX_MINOR: Final = 10**12
-"""A price, and one charge, that terms may name."""
+"""Largest price, and largest charge, that terms may name, in minor units of the currency."""
 MAX_EVIDENCE_CHARS: Final = 1_000
-"""Evidence of a charge that a person types."""
+"""Most characters of the evidence that a person gives for a charge."""
 STOPPED: Final = "top-ups of {} are stopped: `drawdown topup start {}`"
 KEPT: Final = ("at_ms", "actor", "reason", "declines", "wait_until_ms", "blocked_ms", "blocked_reason", "customer_id")
 
@@ -54,9 +54,9 @@ KEPT: Final = ("at_ms", "actor", "reason", "declines", "wait_until_ms", "blocked
 class Terms:
     """The terms of a wallet's top-ups.
 
-    A top-up begins at or below `threshold_micro`. It adds `amount_micro`, as often as needed, or fills up to
-    `fill_to_micro`, in one charge of at most `most_minor`. `price_minor`: minor units of `currency` for a credit. At
-    most `max_day` top-ups in 24 hours and `max_month` in 30 days count, whatever their outcome.
+    A top-up begins at or below `threshold_micro`. It adds a multiple of `amount_micro`, or fills up to `fill_to_micro`,
+    in one charge of at most `most_minor`. `price_minor`: minor units of `currency` for a credit. `max_day`,
+    `max_month`: the most top-ups in 24 hours and in 30 days, with any outcome.
     """
 
     threshold_micro: int
@@ -74,23 +74,24 @@ class Terms:
 
 @dataclass(frozen=True)
 class TermsChange:
-    """Terms afterwards, and before (None: there were none)."""
+    """A wallet's terms after a change, and before (`was`, None: it had no terms)."""
 
     terms: Terms
     was: Terms | None
     blocked_reason: str | None = None
-    """Why top-ups had stopped before."""
+    """The reason why top-ups had stopped before (None: they had not stopped)."""
 
 
 def set_terms(
     connection: sa.Connection, customer_id: str, terms: Terms, can: PaymentCapabilities, by: By, *, new: bool = False
 ) -> TermsChange:
-    """Have a wallet topped up. What had stopped its top-ups is over: terms may name another card's customer.
+    """Set the terms of a wallet's top-ups.
 
-    If its top-ups had stopped themselves, they continue: the terms may name another card's customer.
+    If its top-ups had stopped themselves, they continue, because the terms may name a customer with another card.
 
-    Errors: UsageError for impossible terms, and, unless `new`, for a currency that the service is not known to take, or
-    that differs from the one so far; Refused for a wallet that another service fills; UnknownId, unless `new`.
+    Errors: UsageError for invalid terms, and unless `new`, for a currency that the service is not known to take or that
+    differs from the former one; Refused for a wallet with a balance that a provider keeps; UnknownId for an unknown
+    customer, unless `new`.
     """
     if not is_clean_id(customer_id):
         raise UsageError("invalid customer id: expected 1 to 200 characters without control characters")
@@ -98,7 +99,7 @@ def set_terms(
     ids.require(connection, ids.CUSTOMER, customer_id, new=new)
     _require_own(connection, customer_id, by.now_ms)
     row = _row(connection, customer_id)
-    if row is None:  # nothing is locked yet: another person's first terms are terms before these
+    if row is None:  # no row is locked yet, so another person's first terms may come before these
         in_turn(connection)
         row = _row(connection, customer_id)
     if not new:
@@ -111,7 +112,7 @@ def set_terms(
 
 
 def set_mode(connection: sa.Connection, customer_id: str, mode: Mode, by: By) -> TermsChange:
-    """Stop, start or shadow one wallet's top-ups. What is in doubt is looked up all the same. Errors: UnknownId."""
+    """Stop, start or shadow one wallet's top-ups. Charges in doubt are still looked up. Errors: UnknownId."""
     row = _require_terms(connection, customer_id)
     terms, blocked = _before(row)
     assert terms is not None
@@ -123,10 +124,11 @@ def set_mode(connection: sa.Connection, customer_id: str, mode: Mode, by: By) ->
 
 
 def resume(connection: sa.Connection, customer_id: str, by: By) -> TermsChange:
-    """There is another card: declines so far are forgotten, and whatever is low is filled at once. The same again
-    changes nothing: a wallet that has a top-up open, or credit, begins none.
+    """Resume a wallet's top-ups after a change of the card. Its declines are deleted, so a low wallet fills at once.
 
-    Errors: UnknownId; Refused where top-ups are stopped.
+    You can repeat the call: a wallet with an open top-up, or with enough credit, does not begin another one.
+
+    Errors: UnknownId; Refused if its top-ups are stopped.
     """
     row = _require_terms(connection, customer_id)
     terms, blocked = _before(row)
@@ -139,7 +141,7 @@ def resume(connection: sa.Connection, customer_id: str, by: By) -> TermsChange:
 
 
 def switch(connection: sa.Connection, by: By, *, stopped: bool) -> str | None:
-    """The kill switch: charge nobody from now on, or go on; who had stopped it before, and why."""
+    """Set or end the kill switch for all charges. Return the actor and reason of the former stop; None without one."""
     row = SQL.run(connection, "switched").one_or_none()
     values = {"stopped_ms": by.now_ms if stopped else None, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "switch", values)
@@ -148,10 +150,11 @@ def switch(connection: sa.Connection, by: By, *, stopped: bool) -> str | None:
 
 
 def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evidence: str, by: By) -> str:
-    """Say what became of a charge in doubt: paid as `payment_id`, which is credited; or, with None, not charged.
+    """Record the outcome of a charge in doubt: paid as `payment_id` and credited, or with None, not charged.
 
-    Whatever proves to be paid later is credited then, all the same.
-    Errors: UsageError without evidence; UnknownId; Refused for one that is not in doubt.
+    Returns the new state. If a charge later proves to be paid, it is credited even then.
+
+    Errors: UsageError without evidence; UnknownId; Refused for a charge that is not in doubt.
     """
     if not 0 < len(evidence.strip()) <= MAX_EVIDENCE_CHARS:
         raise UsageError(f"invalid --evidence: expected 1 to {MAX_EVIDENCE_CHARS:,} characters that show the outcome")
@@ -176,7 +179,7 @@ def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evide
 
 
 def require_terms(connection: sa.Connection, customer_id: str) -> Terms:
-    """A wallet's terms. Errors: UnknownId."""
+    """Return a wallet's terms. Errors: UnknownId."""
     terms, _ = _before(_require_terms(connection, customer_id))
     assert terms is not None
     return terms
@@ -189,8 +192,10 @@ def terms_of(row: sa.RowMapping) -> Terms:
 
 
 def rearm_paid(connection: sa.Connection, customer_id: str, key: str) -> None:
-    """A person gives credit, as for a paid invoice, under a key that is new: top-ups that declines had stopped go on.
-    Before the wallet moves: terms are locked before wallets."""
+    """Let top-ups that declines had stopped continue, if a person grants credit under a new key.
+
+    Call it before the wallet changes, because terms are locked before wallets.
+    """
     SQL.run(connection, "rearm_paid", {"customer_id": customer_id, "key": key})
 
 
@@ -213,7 +218,7 @@ def _before(row: sa.RowMapping | None) -> tuple[Terms | None, str | None]:
 
 
 def _require_own(connection: sa.Connection, customer_id: str, now_ms: int) -> None:
-    """Only one may fill a wallet. A provider that keeps its balances itself draws on none here."""
+    """Refuse a wallet if a provider keeps its balance, because that provider fills it itself. Errors: Refused."""
     keeper = keeper_of(connection, customer_id, now_ms)
     if keeper is not None:
         raise Refused(f"cannot top up {customer_id}: {keeper} bills it, and keeps and fills its balances itself")
@@ -243,7 +248,7 @@ def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:
 
 
 def _require_known_currency(terms: Terms, can: PaymentCapabilities, before: str | None) -> None:
-    """Errors: UsageError for a currency that is probably a slip."""
+    """Refuse a currency that is probably a mistake. Errors: UsageError."""
     if before is not None and terms.currency != before:
         raise UsageError(
             f"charges were in {before} so far, and prices are not converted. To use {terms.currency}, pass --new"
@@ -255,7 +260,10 @@ def _require_known_currency(terms: Terms, can: PaymentCapabilities, before: str 
 
 
 def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities) -> None:
-    """Errors: UsageError where the least charge is too small for the service, or above the largest that is allowed."""
+    """Refuse terms with a smallest charge that is too small for the service, or above the largest allowed charge.
+
+    Errors: UsageError.
+    """
     money, least = money_of(least_micro, terms.price_minor), can.least.get(terms.currency, 1)
     if money < least:
         raise UsageError(
@@ -270,7 +278,7 @@ def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities
 
 
 def require_only_one(context: Context, service: str, service_customer: str) -> Steps[InDoubt | None]:
-    """Refuse a customer that the payment service tops up by itself. Return InDoubt if the service does not answer that.
+    """Refuse a customer if the payment service fills its balance itself. Return InDoubt if the service does not answer.
 
     Errors: Refused.
     """
@@ -284,10 +292,10 @@ def require_only_one(context: Context, service: str, service_customer: str) -> S
 
 @dataclass(frozen=True)
 class TopupStopped:
-    """Whether a wallet's top-ups, or (null) all top-ups, are stopped now.
+    """The stop of a wallet's top-ups, or of all top-ups (`customer_id` null). `is_stopped`: they are stopped now.
 
-    `was`: its mode before, or the person who had stopped all of them (null: none had). `blocked`: why its top-ups had
-    stopped themselves.
+    `was`: the wallet's mode before, or the person who had stopped all top-ups (null: they were not stopped).
+    `blocked`: the reason why the wallet's top-ups had stopped themselves.
     """
 
     customer_id: str | None
@@ -344,13 +352,13 @@ def facts_of_mode(connection: sa.Connection, customer_id: str) -> Sequence[Fact]
 
 
 def _size_of_stop(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
-    """Return the size: it is unbounded if everybody may be charged again."""
+    """Return the size of a stop or its undo: unbounded for an undo, after which all wallets may be charged again."""
     return Size(unbounded=values["undo"])
 
 
 @dataclass(frozen=True)
 class TopupResolved:
-    """The outcome of a top-up in doubt."""
+    """The recorded outcome of a top-up in doubt."""
 
     topup: str
     state: str
@@ -371,7 +379,7 @@ def _resolve(
 
 
 def facts_of_topup(connection: sa.Connection, topup: str) -> Sequence[Fact]:
-    """Return the facts that a person decides by."""
+    """Return the facts of a top-up for a dry run. Errors: UnknownId."""
     found, _ = show_topup(connection, topup, 1)
     return [
         Fact("Wallet", found.customer_id),
@@ -382,7 +390,7 @@ def facts_of_topup(connection: sa.Connection, topup: str) -> Sequence[Fact]:
 
 
 def size_of_topup(connection: sa.Connection, topup: str, paid: str | None) -> Size:
-    """Return the size of a decision: the paid credit comes into the wallet."""
+    """Return the size of an outcome: the credit that the wallet gets if it is paid."""
     found, _ = show_topup(connection, topup, 1)
     return Size(micro=0 if paid is None else found.credits_micro)
 

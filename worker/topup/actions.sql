@@ -1,4 +1,4 @@
--- Settings of automatic top-ups that people change.
+-- Changes of automatic top-ups by people.
 
 -- name: for_update [postgresql]
 FOR UPDATE

@@ -1,19 +1,19 @@
-"""The lane *fill*: fills wallets that have run low, settles charges that were called, and looks up those in doubt.
+"""The queue *fill*: charge for low wallets, settle the charges, and look up charges in doubt.
 
-Guarantee: claim and attempt are committed before a byte leaves (P1). A charge without an answer is looked up and never
-charged again blind. If a step dies anywhere, it leaves a row from which the next one continues. A payment service that
-hangs or is away costs only its own wallets' time, and counts as no decline. While history is in doubt (R1), nothing is
-charged: each transaction checks.
+Guarantee: claim and attempt are committed before a byte leaves (P1). A charge without an answer is looked up before it
+is charged again. If a step dies, it leaves a row from which the next step continues. A payment service that hangs or is
+unreachable delays only its own wallets, and does not count as a decline. While history is in doubt (R1), cards are not
+charged: each transaction checks that.
 
-A top-up is begun by the level and never by the edge: one charge for the whole gap. A wallet has one open top-up at a
-time; the table's own index holds it. Its id, `topup:{wallet}:{episode}`, is the payment's key, and holds no quantity
-and no incarnation (P6). If a restored database counts an episode again, the service knows the id, and the look-up that
-comes first reports its outcome. A charge is claimed only if it is wanted at that moment: the wallet is still low, its
-terms are live, and top-ups are not switched off. It is also proven that no earlier call charged it.
+A top-up begins because of the level, and not because of a fall to it, with one charge for the whole gap. A wallet has
+one open top-up at a time, which an index of the table enforces. Its id, `topup:{wallet}:{episode}`, is the payment's
+idempotency key, and has no quantity and no incarnation (P6). If a restored database counts an episode again, the
+service knows the id, and the look-up that comes first reports its outcome. A charge is claimed only if the wallet is
+still low, its terms are live, and top-ups are not stopped, and if no earlier call can have charged it.
 
-Paid and credited are one transaction, under the top-up's id as the key of the grant. This transaction also refreshes
-the organisation's verdict, so that a halted customer who paid is resumed. An answer that proves something is recorded
-even if the claim has passed on; any other answer is recorded only by its claimer.
+One transaction records a payment and credits it, with the top-up's id as the key of the grant. This transaction also
+refreshes the organisation's verdict, so that a halted customer who paid is resumed. An answer that proves an outcome is
+recorded even if the claim has expired. Any other answer is recorded only by the claim's worker.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 FILLING = 7
-"""Eighths of the time after which nothing more is charged."""
+"""Eighths of the round's time after which no further charge begins."""
 
 
 @dataclass
 class Filled:
-    """The effect of one look on top-ups."""
+    """The numbers of top-ups that one round changed, by effect, and the failures."""
 
     begun: int = 0
     shadow: int = 0
@@ -80,11 +80,11 @@ class Filled:
 
 
 ALL: Final = ""
-"""Stands where one wallet could stand."""
+"""The value of `only` for all wallets."""
 
 
 def fill(context: Context, only: str = ALL) -> Steps[Filled]:
-    """Begin, charge and look up, of all wallets or one. Where there is no payment service, it does nothing at all."""
+    """Begin top-ups, charge and look up, of all wallets or one. Without a payment service, it has no effect."""
     done = Filled()
     if not context.payments or context.out_of_time(FILLING):
         return done
@@ -102,7 +102,7 @@ def fill(context: Context, only: str = ALL) -> Steps[Filled]:
 
 
 def _at(context: Context, service: str, only: str, done: Filled) -> Steps[None]:
-    """Handle charges in doubt first: the credit that they free may be charged in the same look."""
+    """Handle a service's charges: first those in doubt, so that their gaps can be charged again in the same round."""
     for one in (_look_up, _charge):
         while not context.out_of_time(FILLING) and context.paying(service).allows(context.clock.now_ms()):
             if not (yield from one(context, service, only, done)):
@@ -115,14 +115,14 @@ def _asks(context: Context, service: str, only: str) -> Asks:
 
 
 def _charge(context: Context, service: str, only: str, done: Filled) -> Steps[bool]:
-    """One batch; whether there was any."""
+    """Claim, send and settle some charges. Return False if there were no charges."""
     asks = _asks(context, service, only)
     claim: Claim = yield Transaction("topup_claim", partial(claim_charges, asks=asks))
     if not claim.topups:
         return False
     if claim.witness is not None:
         context.witness = claim.witness
-        yield SaveWitness(claim.witness)  # R1: what may be charged is counted outside of the database, too
+        yield SaveWitness(claim.witness)  # R1: the local checkpoint counts possible charges outside the database
     charges = [one.charge for one in claim.topups]
     answers = yield from _answers(context, ChargeMoney(service, charges, _over(context, asks)))
     now = context.clock.now_ms()
@@ -135,7 +135,7 @@ def _charge(context: Context, service: str, only: str, done: Filled) -> Steps[bo
 
 
 def _look_up(context: Context, service: str, only: str, done: Filled) -> Steps[bool]:
-    """The same for what is in doubt."""
+    """Claim, look up and settle some charges in doubt. Return False if there were no charges in doubt."""
     asks = _asks(context, service, only)
     claim: Claim = yield Transaction("topup_claim_lookups", partial(claim_lookups, asks=asks))
     if not claim.topups:
@@ -159,12 +159,12 @@ def _over(context: Context, asks: Asks) -> Over:
 
 
 def _is_over(context: Context, lease_end_ms: int) -> bool:
-    """Checked again right before each call (P1)."""
+    """Return True if the time or the lease has ended. It is checked directly before each call (P1)."""
     return context.out_of_time(FILLING) or context.clock.now_ms() >= lease_end_ms
 
 
 def _is_outage(answer: ChargeResult) -> bool:
-    """Return True if an answer may be the service's fault, and not a customer's."""
+    """Return True if an answer may come from an outage of the service, and not from a customer's card."""
     return isinstance(answer, InDoubt) or (isinstance(answer, NotSent) and answer.retry_at_ms is not None)
 
 
@@ -172,7 +172,7 @@ def _answers(context: Context, asking: ChargeMoney | LookUpMoney) -> Steps[Seque
     try:
         answers: Sequence[ChargeResult] = yield asking
         assert len(answers) == len(asking.charges), f"{len(answers)} answers for {len(asking.charges)} charges"
-    except Exception as error:  # a service that breaks its contract proves nothing about the charges
+    except Exception as error:  # an answer against the contract does not prove an outcome
         log.exception("payment_service_failed", service=asking.service)
         answers = [InDoubt(in_short(error))] * len(asking.charges)
     failed = all(_is_outage(answer) for answer in answers)
@@ -181,18 +181,18 @@ def _answers(context: Context, asking: ChargeMoney | LookUpMoney) -> Steps[Seque
 
 
 CHARGES_AT_ONCE: Final = 16
-"""Charges that are claimed and sent together. If the process dies, each of them must be looked up."""
+"""Charges that one claim sends. If the process dies, each of them must be looked up."""
 LOOKUPS_AT_ONCE: Final = 16
-"""Look-ups of charges that one claim takes."""
+"""Charges in doubt that one claim looks up."""
 PROVEN_MS: Final = 10 * MINUTE_MS
-"""The time for which a lookup without a result allows a charge."""
+"""Time for which a look-up that found no charge allows a charge, in milliseconds."""
 UNWANTED_AT_ONCE: Final = 200
-"""Top-ups that are wanted no more, left by one claim."""
+"""Top-ups that are no longer wanted that one claim handles."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The top-ups of one claim, the history that was lost here, and the checkpoint to keep before a charge leaves."""
+    """The top-ups of one claim, the lost history, and the checkpoint to save before a charge is sent (None: none)."""
 
     topups: Sequence[Topup]
     loss: Loss | None
@@ -201,7 +201,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Asks:
-    """Which claim: at a service, under a name, of all wallets or one."""
+    """The parameters of a claim: the service, the claim's name, the time, and all wallets or one (`only`)."""
 
     service: str
     claim: str
@@ -214,8 +214,8 @@ class Asks:
 def claim_charges(connection: sa.Connection, *, asks: Asks) -> Claim:
     """Claim due and wanted charges, and count them as sends (R1).
 
-    If a charge is no longer wanted and was never called, it is given up. If it was called, it is looked up until its
-    outcome is known.
+    If a charge is no longer wanted and was never sent, it is given up. If it may have been sent, it is looked up until
+    its outcome is known.
     """
     require_same(connection, asks.witness)
     loss = read_loss(connection)
@@ -231,7 +231,7 @@ def claim_charges(connection: sa.Connection, *, asks: Asks) -> Claim:
 
 
 def claim_lookups(connection: sa.Connection, *, asks: Asks) -> Claim:
-    """Take what is in doubt, what nobody ever settled, and what a lost history may have charged (R1)."""
+    """Claim charges in doubt, charges that were never settled, and charges that a lost history may have sent (R1)."""
     require_same(connection, asks.witness)
     loss = read_loss(connection)
     values = _values(asks, loss)
@@ -281,20 +281,20 @@ def _topup(row: sa.Row[Any], loss: Loss | None, asks: Asks) -> Topup:
 
 
 MOST_DECLINES: Final = 3
-"""Declines of one wallet's card in a row, until its top-ups stop."""
+"""Consecutive declines of one wallet's card after which its top-ups stop."""
 WAITS_MS: Final = (HOUR_MS, DAY_MS)
-"""After the first decline in a row, and after the second."""
+"""Waits after the first and the second consecutive decline, in milliseconds."""
 WHERE: Final = {
     "credited": "if_not_credited",
     "declined": "if_open",
     "needs_customer": "if_open",
 }
-"""The condition under which an answer that is proof is recorded, whatever the claim."""
+"""The condition under which an answer that proves an outcome is recorded, even without the claim, by state."""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """A top-up and its end; `changed`: nobody had settled it before."""
+    """A top-up and its end. `changed`: it was not settled before."""
 
     topup: Topup
     end: End
@@ -315,7 +315,7 @@ def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
 def end_of_lookup(
     found: Topup, result: ChargeResult, asked_ms: int, now_ms: int, can: PaymentCapabilities, loss: Loss | None
 ) -> End:
-    """Return the end of a look-up, by its answer. An answer that it was not sent is no evidence."""
+    """Return the end of a look-up, by its answer. An answer that the look-up was not sent proves no outcome."""
     if isinstance(result, NotFound):
         return of_not_found(found.calls, loss, asked_ms, now_ms, can, refused=found.refused)
     if isinstance(result, NotSent):
@@ -334,7 +334,7 @@ def settle(
     witness: Witness | None,
     asked_ms: int | None = None,
 ) -> list[Settled]:
-    """Write down what became of claimed top-ups; `asked_ms`: when they were looked up, else they were charged."""
+    """Record the ends of claimed top-ups. `asked_ms`: the time of their look-up (None: they were charged)."""
     require_same(connection, witness)
     customers = sorted({found.customer_id for found, _ in ends})
     SQL.run(connection, "hold_terms", {"customers": customers}).all()
@@ -376,7 +376,7 @@ def _write(connection: sa.Connection, found: Topup, end: End, claim: str, now: i
 
 
 def _follow(connection: sa.Connection, found: Topup, end: End, now: int) -> None:
-    """Apply an end to the wallet and its terms. An outage of the service is no decline."""
+    """Apply an end to the wallet and its terms. An outage of the service does not count as a decline."""
     wallet_of = {"customer_id": found.customer_id}
     if end.state == "credited":
         credit(connection, found.charge.charge_id, found.customer_id, found.credits_micro, now, end.detail)
@@ -392,7 +392,7 @@ def _follow(connection: sa.Connection, found: Topup, end: End, now: int) -> None
 
 
 def credit(connection: sa.Connection, topup: str, customer_id: str, credits_micro: int, now: int, said: str) -> None:
-    """Give the wallet what was paid for, once for good; whatever had stopped its top-ups is over."""
+    """Credit a wallet with a paid top-up, once, and let its stopped top-ups continue."""
     rearm(connection, customer_id)
     wallet.grant(
         connection,
@@ -415,9 +415,9 @@ def _brief(said: str) -> str:
 
 
 BEGUN_AT_ONCE: Final = 200
-"""Wallets that one look begins to fill; the next one continues."""
+"""Wallets for which one round begins a top-up. The next round continues."""
 MONTH_MS: Final = 30 * DAY_MS
-"""Time over which caps are counted."""
+"""Time over which `max_month` counts top-ups, in milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -430,7 +430,7 @@ class Buy:
 
 @dataclass(frozen=True)
 class Begun:
-    """The charges that one look began, live and shadow, and the services with due charges."""
+    """The numbers of top-ups that one round began, live and shadow, and the services with due charges."""
 
     live: int = 0
     shadow: int = 0
@@ -439,7 +439,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Topup:
-    """A top-up that this worker may call about until its lease ends."""
+    """A top-up that this worker may charge or look up until its lease ends."""
 
     charge: Charge
     customer_id: str
@@ -448,9 +448,9 @@ class Topup:
     lookups: int
     calls: Calls
     arrived_before: bool
-    """True if a call before this one may have done something."""
+    """True if an earlier call may have charged the card."""
     refused: bool
-    """True if the last answer was that its id belongs to another payment."""
+    """True if the last answer stated that its id belongs to another payment."""
 
 
 def money_of(credits_micro: int, price_minor: int) -> int:
@@ -459,13 +459,15 @@ def money_of(credits_micro: int, price_minor: int) -> int:
 
 
 def is_wanted(connection: sa.Connection, customer_id: str) -> bool:
-    """Return True if live terms charge for a wallet as soon as no cap and no wait keeps them from it."""
+    """Return True if a wallet has live terms and is low, so that it is charged once caps and waits allow it."""
     return SQL.run(connection, "wants", {"customer_id": customer_id}).first() is not None
 
 
 def gap(terms: Mapping[str, Any], available_micro: int) -> Buy:
-    """One charge for the whole gap: up to a level, or as many times an amount as it takes to be above the threshold;
-    no more than the largest charge that the terms allow."""
+    """Return the size of one charge for the whole gap, at most the largest charge that the terms allow.
+
+    It fills up to the terms' level, or adds the least multiple of their amount that ends above the threshold.
+    """
     most_micro = min(int(terms["most_minor"]) * MICRO // int(terms["price_minor"]), MAX_ENTRY_MICRO)
     if terms["fill_to_micro"] is not None:
         micro = min(int(terms["fill_to_micro"]) - available_micro, most_micro)
@@ -477,13 +479,13 @@ def gap(terms: Mapping[str, Any], available_micro: int) -> Buy:
 
 
 def description(credits_micro: int) -> str:
-    """Return the text of the receipt; it is the same at each attempt."""
+    """Return the text of the receipt, such as `12.5 credits`. It is the same at each attempt."""
     whole, part = divmod(credits_micro, MICRO)
     return f"{whole}.{part:06d}".rstrip("0").rstrip(".") + " credits"
 
 
 def read_loss(connection: sa.Connection) -> Loss | None:
-    """Return the history that was ever lost here (R1)."""
+    """Return the span of this database's lost history (R1); None if no history was lost."""
     row = SQL.run(connection, "loss").one()
     return None if row.from_ms is None else Loss(int(row.from_ms), int(row.at_ms))
 
@@ -491,9 +493,9 @@ def read_loss(connection: sa.Connection) -> Loss | None:
 def begin(
     connection: sa.Connection, *, ready: Collection[str], now: int, witness: Witness | None, only: str = ALL
 ) -> Begun:
-    """Write down a top-up for each wallet that has run low, and has none open.
+    """Insert a top-up for each low wallet without an open top-up.
 
-    What is due by time is made true before a balance is believed.
+    Due changes of a wallet are booked before its balance is read.
     """
     if SQL.run(connection, "any_terms").first() is None:
         return Begun()
@@ -524,7 +526,10 @@ def _mature(connection: sa.Connection, customers: Sequence[str], now: int) -> No
 
 
 def _row(terms: Mapping[str, Any], now: int, loss: Loss | None) -> dict[str, object]:
-    """`begun_ms`: since when its id may have been called; a lost history may have called it (R1)."""
+    """Return the row of a new top-up.
+
+    `begun_ms`: the time since which its id may have been sent. A lost history may have sent it earlier (R1).
+    """
     buy = gap(terms, int(terms["available_micro"]))
     episode = int(terms["episodes"]) + 1
     same = ("customer_id", "price_minor", "currency", "service", "service_customer", "max_day", "max_month")
@@ -542,15 +547,20 @@ def _row(terms: Mapping[str, Any], now: int, loss: Loss | None) -> dict[str, obj
 
 
 def tell_ends(connection: sa.Connection, topups: Sequence[str], now_ms: int) -> None:
-    """Tell of top-ups that just ended: credited, or with nothing taken for all that is known. One that proves to be
-    paid after it was given up is notified of as credited, too."""
+    """Send webhook events about top-ups that just ended: credited, or failed without a known charge.
+
+    If a top-up proves to be paid after it was given up, an event about its credit follows.
+    """
     if topups:
         values = {"topups": [{"topup": topup} for topup in topups], "now_ms": now_ms}
         tell(connection, [_of_topup(row, now_ms) for row in SQL.run(connection, "ended", values).all()])
 
 
 def _of_topup(row: sa.Row[Any], now_ms: int) -> Message:
-    """`blocked`: whether this wallet's top-ups have stopped until there is another card."""
+    """Return the webhook event of an ended top-up.
+
+    Its field `blocked` is True if the wallet's top-ups have stopped until the customer adds another card.
+    """
     data: dict[str, object] = {
         "topup": row.topup,
         **amount("credits", row.credits_micro),

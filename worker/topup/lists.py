@@ -1,4 +1,4 @@
-"""Automatic top-ups: terms, charges and their calls; the figures behind their metrics. Reads only."""
+"""Lists of automatic top-ups: terms, charges and their calls; and their figures for Prometheus. Reads only."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ STATES: Final[tuple[str, ...]] = get_args(State)
 
 @dataclass(frozen=True)
 class WalletTerms:
-    """A wallet's terms, and what it has available, in micro-credits. `blocked_reason`: why its top-ups stopped until
-    another card; `wait_until_ms`: a decline is waited out."""
+    """A wallet's terms, and its available credit, in micro-credits.
+
+    `blocked_reason`: the reason why its top-ups stopped until the customer adds another card. `wait_until_ms`: the end
+    of the wait after a decline.
+    """
 
     customer_id: str
     mode: str
@@ -44,7 +47,7 @@ class WalletTerms:
 
 @dataclass(frozen=True)
 class TopupRow:
-    """A top-up: micro-credits, minor units of money; `answer` and `evidence` are what was said of it last."""
+    """A top-up, in micro-credits and minor units of money. `answer`, `evidence`: the last answer and its text."""
 
     topup: str
     customer_id: str
@@ -65,7 +68,7 @@ class TopupRow:
 
 @dataclass(frozen=True)
 class Call:
-    """One call that may have taken money; without an outcome, nobody knows."""
+    """One call that may have charged the card. `outcome` None: the outcome is unknown."""
 
     attempt: int
     started_ms: int
@@ -76,7 +79,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Switched:
-    """The stop of all top-ups: its actor, moment and reason."""
+    """The stop of all top-ups: its time, actor and reason."""
 
     stopped_ms: int
     actor: str
@@ -87,8 +90,9 @@ class Switched:
 class TopupFigures:
     """Figures of top-ups.
 
-    `open`: by state, their number and since when. `ended`: by state. `blocked`: wallets with top-ups that stopped
-    themselves. `manual_review`: top-ups that a person decides. `stopped`: all top-ups are stopped.
+    `open`: the number of open top-ups and the time of the oldest, by state. `ended`: the number of ended ones, by
+    state. `blocked`: the number of wallets with top-ups that stopped themselves. `manual_review`: the number of top-ups
+    that a person must decide. `stopped`: all top-ups are stopped.
     """
 
     open: dict[str, tuple[int, int]]
@@ -99,7 +103,7 @@ class TopupFigures:
 
 
 def list_terms(connection: sa.Connection, most: int, wallet: str = "") -> list[WalletTerms]:
-    """Return the terms of wallets. Those with top-ups that stopped themselves come first.
+    """Return the terms of wallets. Wallets with top-ups that stopped themselves come first.
 
     Errors: UnknownId for a wallet without terms.
     """
@@ -113,19 +117,19 @@ def list_terms(connection: sa.Connection, most: int, wallet: str = "") -> list[W
 def list_topups(
     connection: sa.Connection, most: int, states: Sequence[str] = STATES, wallet: str = ""
 ) -> list[TopupRow]:
-    """The newest first."""
+    """Return top-ups, the newest first."""
     values = {"states": list(states), "wallet": wallet, "at_most": most}
     return [TopupRow(**row) for row in SQL.run(connection, "topups", values).mappings()]
 
 
 def show_wallet(connection: sa.Connection, customer_id: str, most: int) -> tuple[WalletTerms, list[TopupRow]]:
-    """A wallet's terms and its newest top-ups. Errors: UnknownId."""
+    """Return a wallet's terms and its newest top-ups. Errors: UnknownId."""
     (terms,) = list_terms(connection, 1, customer_id)
     return terms, list_topups(connection, most, wallet=customer_id)
 
 
 def show_topup(connection: sa.Connection, topup: str, most: int) -> tuple[TopupRow, list[Call]]:
-    """A top-up and its calls, the newest first. Errors: UnknownId."""
+    """Return a top-up and its calls, the newest first. Errors: UnknownId."""
     ids.require(connection, ids.TOPUP, topup)
     row = SQL.run(connection, "topup", {"topup": topup}).mappings().one()
     calls = SQL.run(connection, "attempts", {"topup": topup, "at_most": most}).mappings()
@@ -133,7 +137,7 @@ def show_topup(connection: sa.Connection, topup: str, most: int) -> tuple[TopupR
 
 
 def switched(connection: sa.Connection) -> Switched | None:
-    """Return the stop of all top-ups; None if there is none."""
+    """Return the stop of all top-ups; None if they are not stopped."""
     row = SQL.run(connection, "switched").mappings().one_or_none()
     return None if row is None else Switched(**row)
 
@@ -144,7 +148,7 @@ def open_now(connection: sa.Connection) -> dict[str, int]:
 
 
 def figures(connection: sa.Connection, since_ms: int) -> TopupFigures:
-    """Those that ended since then, and what is open now."""
+    """Return the figures of top-ups: those that ended since `since_ms`, and those that are open now."""
     open_ = {row.state: (int(row.topups), int(row.oldest_ms)) for row in SQL.run(connection, "open")}
     ended = {row.state: int(row.topups) for row in SQL.run(connection, "ended", {"since_ms": since_ms})}
     blocked = int(SQL.run(connection, "blocked").scalar_one())
@@ -154,8 +158,10 @@ def figures(connection: sa.Connection, since_ms: int) -> TopupFigures:
 
 @dataclass(frozen=True)
 class Topups:
-    """Wallets that fill themselves, stopped ones first, and their top-ups, the newest first. `stopped`: the kill
-    switch, while it is on."""
+    """Wallets with automatic top-ups, stopped ones first, and their top-ups, the newest first.
+
+    `stopped`: the kill switch (None: it is off).
+    """
 
     stopped: Switched | None
     wallets: list[WalletTerms]
@@ -172,7 +178,7 @@ def _topups(
     terms = list_terms(connection, look.most, customer_id or "")
     found = list_topups(connection, look.most, tuple(state or STATES), customer_id or "")
     stopped = switched(connection)
-    if stopped is not None and look.only is not None:  # what an operator says of everybody is not for one of them
+    if stopped is not None and look.only is not None:  # an organisation must not see the operator's name and reason
         stopped = Switched(stopped.stopped_ms, "", "")
     return Topups(stopped, terms, found)
 

@@ -1,4 +1,4 @@
--- Automatic top-ups, as people and metrics read them.
+-- Lists and figures of automatic top-ups.
 
 -- name: terms
 SELECT t.*, COALESCE({available_micro}, 0) AS available_micro

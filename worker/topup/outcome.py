@@ -1,8 +1,8 @@
 """The consequence of a payment service's answer. Pure.
 
-Guarantee: a charge is made again only if each call before it is known to have done nothing: it was proven not to have
-been sent; or a look-up found nothing once the service's lag was over, while the service surely knows the charge's id
-again (P2), or once no earlier call can be applied any more. It is given up on that last proof alone, or by a person.
+Guarantee: a charge is sent again only if each earlier call provably had no effect. Either the call was not sent, or a
+look-up found no charge after the service's lag. That look-up must come while the service still knows the charge's id
+(P2), or after the time in which it can apply an earlier call. Only the latter proof, or a person, gives a charge up.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from drawdown.worker.engine.effects import backoff_ms
 
 HOUR_MS: Final = 60 * MINUTE_MS
 LEAST_WAIT_MS: Final = 1_000
-"""Shortest wait before a charge is tried again."""
+"""Shortest wait before a charge is retried, in milliseconds."""
 MOST_WAIT_MS: Final = 24 * HOUR_MS
-"""Longest wait before a charge that was not sent is tried again, whatever its service asks for."""
+"""Longest wait before an unsent charge is retried, in milliseconds, even if its service asks for a longer one."""
 PERSON_WAIT_MS: Final = HOUR_MS
-"""Interval between two look-ups of a charge that a person must decide: the service may show the outcome later."""
+"""Interval between two look-ups of a charge that a person must decide, in milliseconds. Its outcome may show later."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """History that was lost (R1): calls since `from_ms` may be on no record here; none is later than `at_ms`."""
+    """Lost history (R1): calls from `from_ms` to `at_ms` may not be recorded in this database."""
 
     from_ms: int
     at_ms: int
@@ -43,13 +43,13 @@ class Loss:
 
 @dataclass(frozen=True)
 class Calls:
-    """The first and the last call that may have done something, by when they were claimed; None: there is none."""
+    """The times of the claims of the first and the last call that may have had an effect (None: no such call)."""
 
     first_ms: int | None
     last_ms: int | None
 
     def with_lost(self, loss: Loss | None) -> Calls:
-        """Those of a lost history among them."""
+        """Return the calls, including possible calls of a lost history."""
         if loss is None:
             return self
         first = loss.from_ms if self.first_ms is None else min(self.first_ms, loss.from_ms)
@@ -58,9 +58,10 @@ class Calls:
 
 @dataclass(frozen=True)
 class End:
-    """The end of a top-up.
+    """The new state of a top-up after an answer.
 
-    `blocks`: why its wallet's top-ups stop until another card is set. `declined`: it counts as a decline.
+    `blocks`: the reason why its wallet's top-ups stop until the customer adds another card (None: they continue).
+    `declined`: it counts as a decline.
     """
 
     state: str
@@ -77,9 +78,9 @@ class End:
 
 
 def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: int, now_ms: int) -> End | None:
-    """Return the end that a call's answer proves or leaves in doubt.
+    """Return the state that follows from a call's answer alone.
 
-    None for the two answers that depend on the calls before.
+    Returns None for NotSent and NotFound, because their consequence depends on earlier calls.
     """
     soon = now_ms + backoff_ms(lookups + 1)
     match result:
@@ -103,7 +104,7 @@ def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: in
 
 
 def of_not_sent(result: NotSent, lookups: int, now_ms: int, *, arrived: bool) -> End:
-    """This call did nothing. `arrived`: an earlier one may have done something, and is looked up."""
+    """Return the state after a call that was not sent. `arrived`: an earlier call may have had an effect."""
     if arrived:
         return End("in_doubt", "not_sent", result.reason, now_ms + backoff_ms(lookups + 1))
     if result.retry_at_ms is None:
@@ -115,8 +116,11 @@ def of_not_sent(result: NotSent, lookups: int, now_ms: int, *, arrived: bool) ->
 def of_not_found(
     calls: Calls, loss: Loss | None, asked_ms: int, now_ms: int, can: PaymentCapabilities, *, refused: bool
 ) -> End:
-    """A look-up that was asked at `asked_ms` found nothing. A call is begun within its lease, or never. `refused`: the
-    last call was, as other content: it would be again."""
+    """Return the state after a look-up at `asked_ms` that found no charge.
+
+    A call begins within its lease, or never. `refused`: the service refused the last call because its id belongs to
+    another payment, so it would refuse the next call, too.
+    """
     known = calls.with_lost(loss)
     if known.first_ms is None or known.last_ms is None:
         return End("due", "not_found", "the service has no such charge", now_ms)
@@ -135,5 +139,5 @@ def of_not_found(
 
 
 def safe_retention_ms(retention_ms: int) -> int:
-    """For how long an id is surely known (P2)."""
+    """Return the time for which a service certainly knows an id, in milliseconds (P2)."""
     return retention_ms - HOUR_MS if retention_ms >= 2 * HOUR_MS else retention_ms // 2

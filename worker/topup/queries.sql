@@ -1,6 +1,6 @@
--- Automatic top-ups: begun, claimed, called, settled, looked up.
+-- Automatic top-ups: begin, claim, charge, settle, look up.
 --
--- Guarantee: each statement names its rows by their key or by an index on open rows. `t` is a wallet's terms, `p` a
+-- Guarantee: each statement finds its rows by their key or by an index on open rows. `t` is a wallet's terms, and `p` a
 -- top-up. Locks are taken in one order: terms, top-ups, reservations, wallets.
 
 -- name: for_update [postgresql]
@@ -26,7 +26,7 @@ COALESCE((SELECT {available_micro} FROM ledger_accounts a
     WHERE a.account_id = 'wallet:' || t.customer_id), 0)
 
 -- name: shadowed
--- Credit that would have been bought counts as bought, or a shadow would buy the same gap again at each look.
+-- Credit of shadow top-ups counts as bought. Otherwise a shadow would buy the same gap again in each round.
 COALESCE((SELECT CAST(SUM(p.credits_micro) AS BIGINT) FROM topups p WHERE p.customer_id = t.customer_id
     AND p.state = 'shadow' AND p.ended_ms IS NULL AND t.mode = 'shadow'), 0)
 
@@ -34,7 +34,7 @@ COALESCE((SELECT CAST(SUM(p.credits_micro) AS BIGINT) FROM topups p WHERE p.cust
 (SELECT COUNT(*) FROM topup_switch s WHERE s.stopped_ms IS NOT NULL) = 0
 
 -- name: of_those
--- All wallets, or one.
+-- The condition for all wallets, or one.
 (:only = '' OR t.customer_id = :only)
 
 -- name: is_wanted
@@ -44,8 +44,8 @@ t.mode = 'live' AND t.blocked_ms IS NULL AND {available} <= t.threshold_micro AN
 SELECT 1 FROM topup_terms t WHERE t.customer_id = :customer_id AND {is_wanted}
 
 -- name: may_begin
--- It checks the level each time, so that nothing depends on having seen it fall. Each top-up that was begun counts
--- towards the caps, whatever its outcome.
+-- This checks the level each time, and does not depend on a past fall. Each top-up that was begun counts towards the
+-- caps, with any outcome.
 (t.mode = 'shadow' OR (t.mode = 'live' AND t.service IN :ready)) AND t.blocked_ms IS NULL AND {of_those}
     AND (t.wait_until_ms IS NULL OR t.wait_until_ms <= :now_ms) AND {is_on}
     AND {available} + {shadowed} <= t.threshold_micro
@@ -53,7 +53,7 @@ SELECT 1 FROM topup_terms t WHERE t.customer_id = :customer_id AND {is_wanted}
     AND {begun} AND p.at_ms > :day_ago_ms) < t.max_day AND {begun} AND p.at_ms > :month_ago_ms) < t.max_month
 
 -- name: begun
--- Those of a shadow are counted apart.
+-- The number of a wallet's top-ups. Shadow top-ups are counted separately.
 (SELECT COUNT(*) FROM topups p WHERE p.customer_id = t.customer_id AND (p.state = 'shadow') = (t.mode = 'shadow')
 
 -- name: any_terms
@@ -82,7 +82,7 @@ FROM {rows :begun (topup text, customer_id text, episode integer, credits_micro 
 WHERE 1 = 1 ON CONFLICT DO NOTHING RETURNING topup
 
 -- name: end_shadows
--- Real credit came, or the shadow was switched off: credit that would have been bought counts no longer.
+-- If the wallet got real credit, or the shadow mode ended, the credit of shadow top-ups no longer counts.
 UPDATE topups SET ended_ms = :now_ms WHERE state = 'shadow' AND ended_ms IS NULL AND customer_id IN (
     SELECT t.customer_id FROM topup_terms t WHERE t.mode <> 'shadow' OR {available} > t.threshold_micro)
 
@@ -95,14 +95,14 @@ SELECT DISTINCT p.service FROM topups p JOIN topup_terms t ON t.customer_id = p.
 WHERE p.state IN {open} AND p.due_at_ms <= :now_ms AND {of_those}
 
 -- name: arrived
--- Whether a call of the top-up `p` may have done something.
+-- True if a call of the top-up `p` may have charged the card.
 EXISTS (SELECT 1 FROM topup_attempts x WHERE x.topup = p.topup AND {may_have_arrived})
 
 -- name: may_have_arrived
 (x.outcome IS NULL OR x.outcome <> 'not_sent')
 
 -- name: unwanted
--- Begun, and not wanted any more: if it was called, or may have been, its outcome is known later.
+-- Top-ups that were begun and are no longer wanted. `arrived`: the charge may have been sent, so it must be looked up.
 SELECT p.topup, {arrived} AS arrived, COALESCE(p.asked_ms, 0) AS asked_ms,
     (SELECT MAX(x.started_ms) FROM topup_attempts x WHERE x.topup = p.topup AND {may_have_arrived}) AS last_ms
 FROM topups p JOIN topup_terms t ON t.customer_id = p.customer_id
@@ -117,7 +117,7 @@ WHERE topup = :topup AND state = 'due'
 UPDATE topups SET state = 'in_doubt', due_at_ms = :due_at_ms, claim_owner = NULL WHERE topup = :topup AND state = 'due'
 
 -- name: is_proven
--- Never called, by all records; or a look-up has just shown that no such charge exists.
+-- The charge was never sent, by all records; or a look-up has just shown that it does not exist.
 ((:lost = 0 AND NOT {arrived}) OR COALESCE(p.asked_ms, 0) >= :proven_ms)
 
 -- name: claim
@@ -169,7 +169,7 @@ UPDATE topups SET state = :state, due_at_ms = :due_at_ms, answer = :answer, evid
 WHERE topup = :topup AND {where} RETURNING topup
 
 -- name: if_not_credited
--- A paid top-up is credited, whatever its state was before.
+-- A paid top-up is credited, with any former state except a shadow.
 state NOT IN ('credited', 'shadow')
 
 -- name: if_open
@@ -190,10 +190,10 @@ WHERE customer_id = :customer_id RETURNING declines
 UPDATE topup_terms SET blocked_ms = :now_ms, blocked_reason = :reason
 WHERE customer_id = :customer_id AND blocked_ms IS NULL
 
--- Top-ups that ended.
+-- Top-ups that ended, for webhook events.
 
 -- name: ended
--- With the organisations that the wallet pays for now.
+-- The ended top-ups, each with an organisation for which the wallet pays now.
 SELECT p.topup, p.customer_id, p.credits_micro, p.money_minor, p.currency, p.service, p.state, p.evidence, p.payment_id,
     t.blocked_ms, (SELECT MIN(a.org_id) FROM assignments a WHERE a.customer_id = p.customer_id
         AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)) AS org_id

@@ -1,4 +1,4 @@
-"""Usage after it arrived: lists, withdrawals, backfills, quarantine, pruning and folding.
+"""Usage after its arrival: lists, withdrawals, backfills, quarantine, pruning and folding.
 
 Guarantee: a correction reverses exactly the billed usage.
 

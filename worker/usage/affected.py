@@ -1,4 +1,4 @@
-"""Usage that a person is about to take back: its worth, its owners, and its time. Reads only."""
+"""Usage that a person is about to withdraw: its worth, its organisations, and its time. Reads only."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from drawdown.worker.verdict.rates import Prices, Quantity, Worth, size_of
 SQL = queries(__file__)
 
 MOST_NAMED: Final = 5
-"""Organisations that are named; of others their number is shown."""
+"""Organisations that a dry run names. It shows the number of the others."""
 
 
 @dataclass(frozen=True)
 class Affected:
-    """Samples that still count, above the floors of their organisations. `first`: some of the organisations by name.
-    `from_ms`, `to_ms`: the times of the first and the last one."""
+    """Samples in force above the floors of their organisations.
+
+    `orgs`: the number of organisations. `first`: the names of up to MOST_NAMED of them. `from_ms`, `to_ms`: the times
+    of the first and the last sample.
+    """
 
     samples: int
     orgs: int
@@ -35,7 +38,7 @@ class Affected:
     worth: Worth
 
     def facts(self) -> list[Fact]:
-        """As a dry run shows them."""
+        """Return the facts that a dry run shows."""
         more = self.orgs - len(self.first)
         named = ", ".join(self.first) + (f" and {more:,} more" if more else "")
         return [
@@ -47,22 +50,22 @@ class Affected:
         ]
 
     def size(self, rows: int) -> Size:
-        """Return the size of an action that takes it back. `rows`: the number that it touches in all."""
+        """Return the size of an action that withdraws the usage. `rows`: the number of rows that it changes."""
         return size_of(self.worth, rows)
 
 
 def of_batch(connection: sa.Connection, first_id: str, beyond_id: str) -> Affected:
-    """Samples between two ids."""
+    """Return the samples in force between two ids."""
     return _affected(connection, "between_ids", {"first_id": first_id, "beyond_id": beyond_id})
 
 
 def of_backfill(connection: sa.Connection, backfill: str) -> Affected:
-    """Events that went in by a backfill."""
+    """Return the samples in force that a backfill added."""
     return _affected(connection, "of_that", {"backfill": backfill})
 
 
 def of_samples(connection: sa.Connection, sample_ids: Sequence[str]) -> Affected:
-    """Samples by their ids."""
+    """Return those of the samples with these ids that are in force."""
     return _affected(connection, "these_samples", {"samples": [{"sample_id": one} for one in sample_ids]})
 
 
@@ -75,7 +78,7 @@ def _affected(connection: sa.Connection, chosen: str, values: dict[str, object])
 
 
 def _worth(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> Worth:
-    """By the mapping that is in force in each window."""
+    """Return the worth of usage, by the mapping in force in each window."""
     of_meters: dict[int, list[MappingRow]] = defaultdict(list)
     of_sizes: list[MappingRow] = []
     for rule in mapping_rows(connection):

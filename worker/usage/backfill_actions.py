@@ -1,4 +1,4 @@
-"""Backfills, as people and programs see and change them."""
+"""Actions and lists of backfills."""
 
 from __future__ import annotations
 
@@ -47,16 +47,19 @@ from drawdown.worker.usage.withdrawals import judge_backfill
 
 Name = Annotated[str, ID, "Name of the backfill"]
 MOST_REVERTED: Final = 5_000
-"""Events that a form, a call or a dry run takes back in one transaction, which seals wait for."""
+"""Events that a form, a call or a dry run may withdraw in one transaction. Seals wait for that transaction."""
 MOST_COMPARED: Final = 10_000
-"""Events of an open one that a program may have compared; the command line compares any number."""
+"""Events of an open backfill up to which an API call compares them. The command line compares any number."""
 
 
 @dataclass(frozen=True)
 class ShownBackfill(BackfillRow):
-    """A backfill. While it is open: events by what would become of them, what closing would bill by feature and in all
-    (null: a feature has no price, or it is closed), what that leaves of the wallet, and the hash that closes it; null
-    of one that holds too much to compare at once."""
+    """A backfill, and while it is open, the effect of closing it.
+
+    `counts`: events by outcome. `lines`: the usage that would be billed, by feature. `price_micro`: the total in
+    micro-credits (null: a feature has no price, or the effect is not shown). `left`: the rest of the wallet. `hash`:
+    the hash that closes it (null: it is not open, or has too many events to compare at once).
+    """
 
     counts: dict[str, int]
     lines: list[DiffLine]
@@ -67,7 +70,10 @@ class ShownBackfill(BackfillRow):
 
 @dataclass(frozen=True)
 class BackfillClosed(BackfillRow):
-    """A backfill that is usage now. `price`: by the ledger's rate card (null: not known, or it was closed before)."""
+    """A closed backfill. Its events are usage now.
+
+    `price_micro`: the charge by the ledger's rate card (null: a feature has no price). `left`: the rest of the wallet.
+    """
 
     price_micro: int | None
     left: WalletForecast | None
@@ -75,7 +81,10 @@ class BackfillClosed(BackfillRow):
 
 @dataclass(frozen=True)
 class BackfillReverted:
-    """A backfill with events that no longer count, and its state before. `withdrawn`: the number of its events."""
+    """A reverted backfill. Its events no longer count. `was`: its state before.
+
+    `withdrawn`: the number of its withdrawn events.
+    """
 
     backfill: str
     was: str
@@ -137,7 +146,10 @@ def _close(
 
 @dataclass(frozen=True)
 class _Going:
-    """The state of a revert: the backfill's state before its first portion, and the database that was judged then."""
+    """The state of a revert between portions.
+
+    `was`: the backfill's state before the first portion. `witness`: the state of the database before it.
+    """
 
     was: str
     witness: Witness | None
@@ -155,7 +167,10 @@ def _revert(connection: sa.Connection, asked: Invocation, backfill: Name) -> Bac
 
 
 def _forecast_wallet(connection: sa.Connection, found: BackfillRow, diff: Diff, now_ms: int) -> WalletForecast | None:
-    """What it leaves of the wallet here that it is charged to; None: of none, or what it costs is not known."""
+    """Return the rest of the embedded ledger's wallet that a backfill is charged to.
+
+    None: it is not charged to such a wallet, or a feature has no price.
+    """
     prices = [one.price_micro for one in diff.lines if one.provider == EMBEDDED and one.code is None]
     known = [price for price in prices if price is not None]
     if not prices or len(known) < len(prices):
@@ -163,7 +178,7 @@ def _forecast_wallet(connection: sa.Connection, found: BackfillRow, diff: Diff, 
     return backfills.left_after(connection, found, sum(known), now_ms)
 
 
-# In words.
+# Sentences for people.
 
 
 def _opened(done: Backfill) -> str:
@@ -186,7 +201,7 @@ def _reverted(done: BackfillReverted) -> str:
 
 
 def _would(found: ShownBackfill) -> list[str]:
-    """Return the effect of closing it, for the text below its table."""
+    """Return lines about the effect of closing a backfill, for the text below its table."""
     if found.hash is None:
         return []
     counts = ", ".join(f"{times:,} {what}" for what, times in sorted(found.counts.items())) or "no events"
@@ -211,7 +226,7 @@ def _waits_lines(found: ShownBackfill) -> list[str]:
 
 
 def _left_lines(left: WalletForecast | None, what: str) -> list[str]:
-    """`what`: what takes it."""
+    """Return lines about the rest of a wallet. `what`: the step that charges it, such as `closing`."""
     if left is None:
         return []
     command = typed("drawdown", "ledger", "grant", left.customer_id, "CREDITS")
@@ -228,7 +243,7 @@ def _waits(line: DiffLine) -> str:
     return f"pending: {line.code}" if line.code else ""
 
 
-# How it stands.
+# Facts for dry runs.
 
 
 def _standing(connection: sa.Connection, _asked: Invocation, values: Values) -> list[Fact]:

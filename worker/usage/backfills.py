@@ -1,12 +1,14 @@
-"""Backfills: usage events of the past are staged, shown with their sums, and put in when a person decides it.
+"""Backfills: usage events of the past are staged and shown with their sums, and become usage when a person closes them.
 
-Guarantee: a staged event is no usage: no seal, watch or proof reads it. Closing names the hash of the difference that
-was shown, and puts in exactly that, in one transaction, or nothing. Reverting withdraws all events that it put in, and
-the seal gives the money back; if it is interrupted, the same command again does the rest. The ids of reverted events
-are never taken again. A backfill concerns its organisation alone: another organisation may have used the same id.
+Guarantee: a staged event is not usage yet, so seals, the watch and proofs do not read it. To close a backfill, a person
+names the hash of the shown effect. Exactly that effect happens in one transaction, or the call is refused. A revert
+withdraws all events that the backfill added, and the seal refunds the charges. If a revert is interrupted, a repeated
+command completes it. The ids of reverted events are never accepted again. A backfill affects only its organisation:
+another organisation may have used the same id.
 
 A file has one event on each line: the envelope, or CloudEvents. Each line that is not blank gives one event, or one
-reason against it, under its number. Each event in a file has its time: without one, each read would give another event.
+error, with the number of the line. Each event in a file must have a time: without it, each read would give another
+event.
 """
 
 from __future__ import annotations
@@ -51,11 +53,11 @@ from drawdown.worker.verdict.rules import Overrides, verdict
 SQL = queries(__file__)
 
 MAX_RANGE_MS: Final = 31 * DAY_MS
-"""Range of one backfill."""
+"""Longest range of one backfill, in milliseconds."""
 MOST_STAGED: Final = 100_000
-"""Events of one backfill: closing puts them in by one transaction."""
+"""Events of one backfill. To close it, one transaction adds all of them."""
 TAKEN_AT_ONCE: Final = 1_000
-"""Events of one batch, within that transaction."""
+"""Events that one step of that transaction adds."""
 REVERTED_AT_ONCE: Final = 500
 """Events that one transaction withdraws."""
 _REPEATED: Final = EventResult("duplicate")
@@ -66,7 +68,7 @@ _OTHER: Final = EventResult(
 
 @dataclass(frozen=True)
 class Backfill:
-    """A row of `backfills`: it holds events in [from_ms, to_ms) of one organisation."""
+    """A row of `backfills`, with events of one organisation in [from_ms, to_ms)."""
 
     backfill: str
     org_id: str
@@ -85,8 +87,9 @@ class Backfill:
 class DiffLine:
     """A line of usage that would be billed.
 
-    `quantity` of a feature, in `windows`. If an event type makes no feature, `code` is the reason why it would wait.
-    `price_micro`: by the ledger's rate card; None: it has no price; 0: no provider bills it here.
+    `what`: a feature, or an event type without a feature. `quantity`: its base units. `windows`: the number of windows.
+    `code`: the reason why the usage would be pending (None: it would be billed). `price_micro`: the charge by the
+    ledger's rate card (None: it has no price; 0: the usage would not be billed).
     """
 
     what: str
@@ -102,8 +105,9 @@ class DiffLine:
 class Diff:
     """The effect of closing a backfill.
 
-    `counts`: events by their outcome. A `new` event goes in. A `duplicate` is usage already. A `conflict` has another
-    event's key. A `too_late`, `withdrawn` or `charged_at_once` event never goes in.
+    `counts`: the number of events by outcome. A `new` event becomes usage. A `duplicate` is usage already. A `conflict`
+    has another event's key. A `too_late`, `withdrawn` or `charged_at_once` event never becomes usage. `price_micro`:
+    the total charge (None: a feature has no price). `hash`: the hash that closes the backfill.
     """
 
     backfill: Backfill
@@ -114,10 +118,10 @@ class Diff:
 
 
 def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: int, to_ms: int, by: By) -> Backfill:
-    """Open a backfill. The same call again, while it is open, returns the same one.
+    """Open a backfill. While it is open, a repeated call returns the same backfill.
 
-    Errors: UsageError for an invalid name or range; UnknownId; Refused for a name that was used for another backfill or
-    has ended, a range below the organisation's floor, or if another one is open.
+    Errors: UsageError for an invalid name or range; UnknownId; Refused if the name belongs to another or a closed
+    backfill, if the range is below the organisation's floor, or if the organisation has another open backfill.
     """
     if not is_clean_id(name):
         raise UsageError("invalid backfill name: expected 1 to 200 characters without control characters")
@@ -149,9 +153,9 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
 
 
 def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], now_ms: int) -> list[EventResult]:
-    """Add events to one that is open; an answer for each. Nothing of them is usage yet.
+    """Add events to an open backfill, without making them usage. Return an answer for each.
 
-    Errors: UnknownId; Refused if it is not open, or would hold more than MOST_STAGED.
+    Errors: UnknownId; Refused if the backfill is not open, or would exceed MOST_STAGED events.
     """
     found = _require_open(_hold(connection, name))
     names = names_of(events, own=True)
@@ -174,7 +178,7 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
 
 
 def _staged(row: Mapping[str, Any], stored: Mapping[str, Any], new: set[str]) -> EventResult:
-    """The answer to an event, by what stands under its key. Of those that are `new` the first is accepted."""
+    """Return the answer to an event by the stored event with its key. The first event of a `new` key is accepted."""
     if stored != row:
         return _OTHER
     if row["sample_id"] not in new:
@@ -184,7 +188,7 @@ def _staged(row: Mapping[str, Any], stored: Mapping[str, Any], new: set[str]) ->
 
 
 def _find_pruned(connection: sa.Connection, names: Sequence[str], events: Sequence[UsageEvent]) -> set[str]:
-    """Those that were withdrawn, and pruned since: nothing shows them."""
+    """Return the names of events that were withdrawn, and lost their samples to pruning since."""
     asked = store.keyed(names, events, own=True)
     gone = store.withdrawn_among(connection, asked)
     return gone - {name for name, _ in store.stored(connection, asked)} if gone else gone
@@ -204,9 +208,12 @@ def diff(connection: sa.Connection, name: str) -> Diff:
 
 
 def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
-    """Put the shown events in: `shown` is their hash. The same call again, once it is done, does nothing.
+    """Close a backfill: the shown events become usage. `shown`: the hash of the shown effect.
 
-    Errors: UnknownId; Refused for another hash, if it was reverted, or if windows were closed for good.
+    You can repeat the call: it has its effect once.
+
+    Errors: UnknownId; Refused for another hash, if the backfill was reverted, or if some of its windows were closed for
+    good.
     """
     found = _hold(connection, name)
     if found.state == "closed" and found.diff_hash == shown:
@@ -234,9 +241,10 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
 
 
 def revert(connection: sa.Connection, name: str, by: By, judged: Witness | None = None) -> tuple[int, bool]:
-    """Withdraw a part of a backfill. Return the number of events, and True if it is done; call it until then.
+    """Withdraw a portion of a backfill. Return the number of events, and True after the last portion.
 
-    A backfill that was never closed is forgotten at once. `judged`: by `judge_backfill`, before the first part.
+    Call it until it returns True. The events of an open backfill are deleted at once. `judged`: the result of
+    `judge_backfill` before the first portion.
 
     Errors: UnknownId; Refused and HistoryDoubted as for `withdraw`.
     """
@@ -282,7 +290,7 @@ def _diff(connection: sa.Connection, found: Backfill) -> Diff:
 
 
 def _resolve_feature(row: Any) -> tuple[str, str | None]:
-    """A feature; or the type that makes none that is billed, and why it would wait."""
+    """Return the feature and None; or the name and the code because of which the usage would be pending."""
     if row.feature is None:
         return str(row.event_type), "unmapped"
     return str(row.feature), "unassigned" if row.provider is None else None
@@ -333,15 +341,18 @@ def _require_open(found: Backfill) -> Backfill:
 
 
 OPEN_MS: Final = 7 * DAY_MS
-"""The time that a backfill may stay open before a person is notified."""
+"""Time that a backfill may stay open before Drawdown notifies a person, in milliseconds."""
 MOST_OPEN: Final = 1_000
-"""Open ones that are looked at: an organisation has one."""
+"""Open backfills that one check reads. An organisation has one open backfill at most."""
 
 
 @dataclass(frozen=True)
 class BackfillRow:
-    """One backfill of events used in [from_ms, to_ms). `events`: what it holds; once it is closed, what went in by
-    it, of which `withdrawn` were taken back. `diff_hash`: of what was shown before it was closed."""
+    """A backfill of events used in [from_ms, to_ms).
+
+    `events`: the number of its staged events; once it is closed, of the events that it added. `withdrawn`: the number
+    of these that were withdrawn. `diff_hash`: the hash of the effect that a person confirmed.
+    """
 
     backfill: str
     org_id: str
@@ -359,15 +370,17 @@ class BackfillRow:
 
     @property
     def went_in(self) -> str:
-        """The result of a closed backfill, in words."""
+        """Return the result of a closed backfill in words."""
         back = f" (withdrawn since: {self.withdrawn:,})" if self.withdrawn else ""
         return f"added events: {self.events:,}{back}"
 
 
 @dataclass(frozen=True)
 class WalletForecast:
-    """What a wallet has for use, and what of it is left once what a backfill adds is charged, in micro-credits.
-    `halts`: the organisation is not halted, and would be."""
+    """A wallet's credit for use now (`has_micro`) and after the charge of a backfill (`left_micro`), in micro-credits.
+
+    `halts`: the charge would halt the organisation, which is not halted now.
+    """
 
     org_id: str
     customer_id: str
@@ -380,7 +393,7 @@ class WalletForecast:
 class Overdue:
     """An open backfill that waits for a person's decision.
 
-    `why`: it is open for too long; or a part of its range is below its organisation's floor, and never goes in.
+    `why`: it is open for too long; or a part of its range is below its organisation's floor, so it never becomes usage.
     """
 
     backfill: str
@@ -392,14 +405,14 @@ class Overdue:
 
 @dataclass(frozen=True)
 class OpenBackfills:
-    """The number of open backfills, and since when the oldest is; None: there is none."""
+    """The number of open backfills, and the time when the oldest was opened (None: no backfill is open)."""
 
     count: int
     since_ms: int | None
 
 
 def overdue(connection: sa.Connection, now_ms: int, open_ms: int = OPEN_MS) -> list[Overdue]:
-    """Return open backfills that need a person, the oldest first. Only a person closes or reverts one."""
+    """Return open backfills that need a person's decision, the oldest first."""
     found = []
     for row in SQL.run(connection, "open_lists", {"at_most": MOST_OPEN}):
         is_below = int(row.floor_ms) > int(row.from_ms)
@@ -410,7 +423,7 @@ def overdue(connection: sa.Connection, now_ms: int, open_ms: int = OPEN_MS) -> l
 
 
 def open_backfills(connection: sa.Connection) -> OpenBackfills:
-    """By the index on open ones."""
+    """Return the number of open backfills and the time of the oldest, by the index on open backfills."""
     row = SQL.run(connection, "figures").one()
     return OpenBackfills(int(row.backfills), None if row.since_ms is None else int(row.since_ms))
 
@@ -423,7 +436,7 @@ def list_backfills(connection: sa.Connection, *, org_id: str = "", most: int = 1
 
 
 def show_backfill(connection: sa.Connection, backfill: str) -> BackfillRow:
-    """One of them. Errors: UnknownId."""
+    """Return one backfill. Errors: UnknownId."""
     found = _rows(connection, "", backfill, 1)
     if not found:
         ids.require(connection, ids.BACKFILL, backfill)
@@ -432,8 +445,10 @@ def show_backfill(connection: sa.Connection, backfill: str) -> BackfillRow:
 
 
 def left_after(connection: sa.Connection, found: BackfillRow, price_micro: int, now_ms: int) -> WalletForecast | None:
-    """What so much more leaves of the wallet that is charged for a backfill's range, by what is charged so far; None:
-    that is no wallet of the embedded ledger, or several are."""
+    """Return the rest of the wallet that pays for a backfill's range, after a further charge in micro-credits.
+
+    None: a wallet of the embedded ledger does not pay for it, or several do.
+    """
     span = {"org_id": found.org_id, "from_ms": found.from_ms, "to_ms": found.to_ms}
     rows = SQL.run(connection, "wallets", {**span, "provider": EMBEDDED, "now_ms": now_ms}).all()
     if len(rows) != 1:
@@ -458,9 +473,9 @@ def _rows(connection: sa.Connection, org_id: str, backfill: str, most: int) -> l
 def read_events(
     lines: NumberedLines, org_id: str, now_ms: int, values: Mapping[str, EventValue]
 ) -> Iterator[tuple[int, UsageEvent | Unfit]]:
-    """Yield the events of one organisation, with the numbers of their lines; `values`: of event types.
+    """Yield the events of one organisation, or the reasons against them, with the numbers of their lines.
 
-    Errors: DrawdownError if the file cannot be read to its end.
+    `values`: how events of a type are counted, by type. Errors: DrawdownError if the file cannot be read to its end.
     """
     for number, raw in lines:
         if not is_blank(raw):

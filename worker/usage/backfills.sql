@@ -10,7 +10,7 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: open
--- No row is returned if the name is taken, or the organisation has another one open.
+-- Returns no row if the name is used, or the organisation has another open backfill.
 INSERT INTO backfills (backfill, org_id, from_ms, to_ms, state, at_ms, actor, reason)
 VALUES (:backfill, :org_id, :from_ms, :to_ms, 'open', :at_ms, :actor, :reason) ON CONFLICT DO NOTHING RETURNING backfill
 
@@ -24,7 +24,7 @@ sample_id, source, event_id, event_type, quantity, ts, subject, project, plan_ke
 SELECT COUNT(*) FROM backfill_events WHERE backfill = :backfill
 
 -- name: stage
--- In the order of ids, as all who write many rows at once.
+-- All statements that insert several rows do so in the order of ids, so they do not deadlock.
 INSERT INTO backfill_events (backfill, {columns})
 SELECT :backfill, {columns} FROM {rows :events (sample_id text, source text, event_id text, event_type text,
     quantity bigint, ts bigint, subject text, project text, plan_key text, properties text)} r
@@ -39,7 +39,7 @@ e.org_id = :org_id AND e.event_type = b.event_type AND e.quantity = b.quantity A
     AND COALESCE(e.plan_key, '') = COALESCE(b.plan_key, '') AND e.properties = b.properties
 
 -- name: standing
--- The outcome of each event if the backfill is closed: an id that was taken, or withdrawn, is never taken again.
+-- The outcome of each event if the backfill is closed. An id that was used or withdrawn is never accepted again.
 (SELECT b.sample_id, b.source, b.event_id, b.event_type, b.quantity, b.ts, b.subject, b.project, b.plan_key, b.properties,
         CASE WHEN w.sample_id IS NOT NULL THEN 'withdrawn' WHEN b.ts < COALESCE(o.floor_ms, 0) THEN 'too_late'
             WHEN s.id IS NULL AND c.metric IS NOT NULL THEN 'charged_at_once' WHEN s.id IS NULL THEN 'new' WHEN {same} THEN 'duplicate' ELSE 'conflict' END AS standing
@@ -52,7 +52,7 @@ e.org_id = :org_id AND e.event_type = b.event_type AND e.quantity = b.quantity A
     WHERE b.backfill = :backfill)
 
 -- name: charged
--- Its types and windows that are charged at once.
+-- The event types and windows of the backfill that the guard charges at once.
 SELECT k.event_type, k.window_ms, {charged_by} AS metric
 FROM (SELECT DISTINCT g.event_type, g.ts - g.ts % {window_length_ms} AS window_ms, t.meter FROM backfill_events g
     LEFT JOIN event_types t ON t.event_type = g.event_type WHERE g.backfill = :backfill) k
@@ -65,7 +65,8 @@ SELECT standing, COUNT(*) AS events FROM {standing} b GROUP BY standing
 SELECT {columns} FROM {standing} b WHERE standing = 'new' ORDER BY sample_id
 
 -- name: windows
--- The usage that would result, by window and type, with its provider and feature then: as the seal reads it (S5, P4).
+-- The usage that would result, by window and type, with its provider and feature in the window, as the seal reads it
+-- (S5, P4).
 SELECT k.window_ms, k.event_type, k.events, k.quantity, a.provider, {feature_of_meter} AS feature
 FROM (SELECT g.*, t.meter FROM (SELECT ts - ts % {window_length_ms} AS window_ms, event_type, COUNT(*) AS events,
             CAST(SUM(quantity) AS BIGINT) AS quantity
@@ -76,7 +77,7 @@ LEFT JOIN assignments a ON a.org_id = :org_id AND a.start_ms <= k.window_ms
 ORDER BY k.window_ms, k.event_type
 
 -- name: drop_others
--- Once it is closed, a backfill holds the events that became usage.
+-- A closed backfill contains only the events that became usage.
 DELETE FROM backfill_events WHERE backfill = :backfill
     AND sample_id IN (SELECT sample_id FROM {standing} b WHERE standing <> 'new')
 
@@ -97,7 +98,7 @@ SELECT b.sample_id FROM backfill_events b WHERE b.backfill = :backfill
     AND NOT EXISTS (SELECT 1 FROM withdrawals w WHERE w.sample_id = b.sample_id)
 ORDER BY b.sample_id LIMIT :at_most
 
--- Backfills as they stand.
+-- Lists and figures of backfills.
 
 -- name: list
 SELECT b.backfill, b.org_id, b.from_ms, b.to_ms, b.state, b.at_ms, b.closed_ms, b.reverted_ms, b.diff_hash, b.actor,
@@ -116,8 +117,8 @@ ORDER BY b.at_ms, b.backfill LIMIT :at_most
 SELECT COUNT(*) AS backfills, MIN(at_ms) AS since_ms FROM backfills WHERE state = 'open'
 
 -- name: wallets
--- The wallets here that pay for an organisation's usage of a range, whether they do now, and the other facts that
--- decide whether the organisation is halted.
+-- The wallets of the embedded ledger that pay for an organisation's usage of a range, and whether they pay now. Also
+-- the other facts that decide whether the organisation is halted.
 SELECT DISTINCT a.customer_id, o.is_halted, o.operator_halt, o.override_halted, o.override_until_ms,
     CASE WHEN n.org_id IS NULL THEN 0 ELSE 1 END AS bills_now
 FROM assignments a JOIN orgs o ON o.org_id = a.org_id

@@ -1,8 +1,8 @@
-"""Samples that hosts send over HTTP, a batch at a time; each has an answer of its own, like usage events.
+"""Samples that hosts send over HTTP, several in a request. Each sample gets its own answer, like usage events.
 
-Guarantee: a sample goes in once by its id; the same id with other content is kept aside (S7). A sample below its
-organisation's floor does not go in: its window is closed for good (S4). A sample that is answered `accepted` is above
-the floor once it is committed.
+Guarantee: a sample is stored once by its id. The same id with other content is stored apart, as a conflict (S7). A
+sample below its organisation's floor is not stored, because its window is closed for good (S4). If the answer is
+`accepted`, the sample is above the floor when it is committed.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ _OTHER: Final = EventResult(
 
 @dataclass(frozen=True)
 class _Standing:
-    """The state of an organisation in a window."""
+    """The provider of an organisation in a window (None: unassigned), and the organisation's floor."""
 
     provider: str | None
     floor_ms: int
 
 
 def take_samples(connection: sa.Connection, rows: Sequence[Sample], origin: str, now_ms: int) -> list[EventResult]:
-    """Take samples; an answer for each, in their order. `origin`: what is kept beside those in conflict."""
+    """Store samples. Return an answer for each, in their order. `origin`: the text stored with conflicts."""
     turn = connection.begin_nested()
     taken = _take(connection, rows, origin)
     if store.hold(connection, [(row[1], row[7]) for row in rows], taken, now_ms):
         return taken
     turn.rollback()
-    # What the floor was raised past is told so. It was raised this moment: nobody raises it again until this is over.
+    # A floor was raised past some samples just now, so they get TOO_LATE. The lock prevents that it is raised again.
     lock_orgs(connection, {row[1] for row in rows})
     return _take(connection, rows, origin)
 
@@ -77,7 +77,7 @@ def _standing(connection: sa.Connection, spots: Sequence[tuple[str, int]]) -> Ma
 
 
 def _waits(mapping: Sequence[MappingRow], memory_mb: int, window_ms: int, provider: str | None) -> EventResult | None:
-    """Why a sample that went in is not billed with its window, if it is not."""
+    """Return the reason why an accepted sample is pending; None if it is billed with its window."""
     if provider is None:
         return UNASSIGNED
     if provider in EXEMPT_PROVIDERS or resolve(mapping, memory_mb, window_ms) is not None:

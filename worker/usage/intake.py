@@ -1,9 +1,9 @@
-"""Usage events that came in: by source and type, one by one, in conflict and quarantined; and their results.
+"""Received usage events: by source and type, one by one, in conflict and quarantined; and the pushes of an event.
 
-It also lists bounds of event types that are nearly used. Reads only.
+It also lists limits of event types that are nearly reached. Reads only.
 
-Guarantee: however many events there are, a bounded number of the newest is read, by the index of their arrival; the
-page states since when. A page that continues begins where the last one ended, and leaves none out.
+Guarantee: a page reads a bounded number of the newest events, by the index of their arrival, and states the time since
+which it counts. The next page begins where the last page ended, and omits no event.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from drawdown.worker.sources.events.store import require_source, samples_of
 SQL = queries(__file__)
 
 MOST_SEEN: Final = 20_000
-"""Usage events that one page reads, and items of each kind of quarantine."""
+"""Usage events that one page reads, and quarantined samples of each kind that it counts."""
 MOST_KINDS: Final = 200
-"""Listed sources, by type."""
+"""Pairs of a source and a type that one page lists."""
 MOST_SAID_CHARS: Final = 200
-"""Shown part of a conflict's content, source and sample."""
+"""Characters of a conflict's content, source and sample id that a page shows."""
 MOST_OF_EVENT: Final = 50
-"""Pushes, or entries, of one event's window that are shown."""
+"""Pushes, and entries, of one event's window that a page shows."""
 _LAST: Final = 2**62
 
 
 @dataclass(frozen=True)
 class EventFilter:
-    """Which events: from a source, of a type, of an organisation. Empty: any."""
+    """A filter of events by source, type and organisation. Empty: any."""
 
     source: str = ""
     event_type: str = ""
@@ -48,7 +48,7 @@ class EventFilter:
 
 @dataclass(frozen=True)
 class Place:
-    """A place in the order in which events came in, the newest first: what comes after it is older."""
+    """A place in the order of arrival, the newest first. Events after it are older."""
 
     ingested_ms: int
     sample_id: str
@@ -59,7 +59,7 @@ _BEGIN: Final = Place(_LAST, "")
 
 @dataclass(frozen=True)
 class EventLine:
-    """An event, as it came in. `quantity` in units of its type; `ts`: when it was used."""
+    """A received event. `quantity`: units of its type. `ts`: the time of use. `ingested_ms`: the time of arrival."""
 
     source: str
     event_id: str
@@ -74,7 +74,10 @@ class EventLine:
 
 @dataclass(frozen=True)
 class SourceRow:
-    """Events of a source and a type, among those that were read: `of_day` came in the last 24 hours."""
+    """The number of events of a source and a type, among those that were read.
+
+    `of_day`: those that arrived in the last 24 hours. `first_ms`, `last_ms`: the first and the last arrival.
+    """
 
     source: str
     event_type: str
@@ -87,8 +90,10 @@ class SourceRow:
 
 @dataclass(frozen=True)
 class Sources:
-    """By source and type, of the newest `seen` events; `since_ms`: when the oldest of them came in (None: there is
-    none); `whole`: these are all there are."""
+    """Numbers of events by source and type, of the newest `seen` events.
+
+    `since_ms`: the arrival of the oldest of them (None: there are no events). `whole`: these are all events.
+    """
 
     rows: list[SourceRow]
     seen: int
@@ -98,7 +103,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """A page of events. `next`: the start of the next page; None: this is the last."""
+    """A page of events. `next`: the start of the next page (None: this is the last page)."""
 
     events: list[EventLine]
     next: Place | None
@@ -108,7 +113,8 @@ class Arrivals:
 class ConflictRow:
     """An item with other content than the stored one with its id.
 
-    `event_source`, `event_id`, `org_id`: of the stored event, if it is an event. `closed`: a person dealt with it.
+    `event_source`, `event_id`, `org_id`: those of the stored event (None: it is not an event). `closed`: a person
+    dismissed the conflict or fixed it.
     """
 
     conflict_id: int
@@ -124,7 +130,7 @@ class ConflictRow:
 
 @dataclass(frozen=True)
 class ConflictsPage:
-    """Conflicts, the latest first; `next_before`: the start of the next page."""
+    """Conflicts, the latest first. `next_before`: the start of the next page (None: this is the last page)."""
 
     conflicts: list[ConflictRow]
     next_before: int | None
@@ -145,7 +151,7 @@ class PushLine:
 
 @dataclass(frozen=True)
 class EntryLine:
-    """The entry of a push in a wallet; `moved_micro`: positive if the wallet gained."""
+    """The entry of a push in a wallet. `moved_micro`: micro-credits, positive if the wallet gained."""
 
     key: str
     customer_id: str
@@ -156,9 +162,9 @@ class EntryLine:
 
 @dataclass(frozen=True)
 class Became:
-    """The result of an event: its window, the pushes of that and its feature, and their entries in wallets here.
+    """The result of an event: its window, the pushes of that window and its feature, and their ledger entries.
 
-    Each is of the whole window: of all events and samples that make the feature.
+    Each push is for the whole window: for all events and samples of the feature.
     """
 
     window_ms: int
@@ -167,7 +173,7 @@ class Became:
 
 
 def sources(connection: sa.Connection, now_ms: int, chosen: EventFilter = EventFilter()) -> Sources:
-    """Return recent events by source and type; those with most events first. Errors: UnknownId."""
+    """Return numbers of recent events by source and type, the highest first. Errors: UnknownId."""
     require_known(connection, chosen)
     values = {**vars(chosen), **_from(_BEGIN), "since_ms": now_ms - DAY_MS, "at_most": MOST_KINDS}
     rows = [
@@ -181,7 +187,7 @@ def sources(connection: sa.Connection, now_ms: int, chosen: EventFilter = EventF
 
 
 def require_known(connection: sa.Connection, chosen: EventFilter) -> None:
-    """Errors: UnknownId for a source, a type or an organisation that there is not."""
+    """Refuse a filter with an unknown source, type or organisation. Errors: UnknownId."""
     if chosen.source:
         require_source(connection, chosen.source)
     for kind, name in ((ids.EVENT_TYPE, chosen.event_type), (ids.CUSTOMER, chosen.org_id)):
@@ -192,8 +198,11 @@ def require_known(connection: sa.Connection, chosen: EventFilter) -> None:
 def arrivals(
     connection: sa.Connection, chosen: EventFilter = EventFilter(), *, after: Place | None = None, most: int = 50
 ) -> Arrivals:
-    """Events as they came in, the newest first. A page may have few, or none, and go on: of a filter that fits hardly
-    any, so many are looked through at once."""
+    """Return a page of events in the order of arrival, the newest first.
+
+    A page reads MOST_SEEN events at most. If few of them match the filter, the page may be short or empty, and still
+    have a next page.
+    """
     values = {**vars(chosen), **_from(after or _BEGIN), "at_most": most + 1}
     found = [
         EventLine(**{**row, "withdrawn": bool(row["withdrawn"])})
@@ -215,13 +224,17 @@ def conflicts(connection: sa.Connection, *, before: int = 0, most: int = 50) -> 
 
 
 def quarantined(connection: sa.Connection) -> dict[str, int]:
-    """Return the number of quarantined samples, by reason. MOST_SEEN of a way into quarantine means that, or more."""
+    """Return the number of quarantined samples, by reason.
+
+    Invalid samples, late samples and conflicts are each counted up to MOST_SEEN. A count of MOST_SEEN means that number
+    or more.
+    """
     rows = SQL.run(connection, "quarantined", {"counted": MOST_SEEN})
     return {str(row.reason): int(row.samples) for row in rows}
 
 
 def became(connection: sa.Connection, event: EventRow) -> Became:
-    """Return the result of an event."""
+    """Return the pushes and ledger entries of an event's window and feature."""
     window = window_of(event.ts)
     values = {"window_ms": window, "org_id": event.org_id, "feature": event.feature or "", "at_most": MOST_OF_EVENT}
     pushes = [PushLine(**row._mapping) for row in SQL.run(connection, "pushes", values)]
@@ -241,15 +254,15 @@ def _from(place: Place) -> dict[str, object]:
 
 
 MOST_LISTED: Final = 10_000
-"""Events of one page."""
+"""Most events of one page."""
 
 
 @dataclass(frozen=True)
 class EventRow:
     """One event.
 
-    `quantity` in units of its type and `ts`, the time of use, are the event's own. `feature` None: the type had no
-    feature then. `withdrawn`: the reason. `properties` as JSON.
+    `quantity`: units of its type, as sent. `ts`: the time of use, as sent. `feature` None: the type had no feature at
+    that time. `withdrawn`: the reason of the withdrawal (None: it is in force). `properties`: JSON.
     """
 
     source: str
@@ -270,8 +283,11 @@ class EventRow:
 
 @dataclass(frozen=True)
 class EventPage:
-    """A page of events; `next_after`: the sample id after which the next one begins, of events used from `next_from_ms`
-    on."""
+    """A page of events.
+
+    `next_after`: the sample id after which the next page begins, with events used from `next_from_ms` on. Both are
+    None on the last page.
+    """
 
     events: list[EventRow]
     next_from_ms: int | None
@@ -281,11 +297,11 @@ class EventPage:
 def list_events(
     connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, *, after: str = "", most: int = 100
 ) -> EventPage:
-    """Return an organisation's events dated in [from, to), the oldest first, also withdrawn ones.
+    """Return an organisation's events dated in [from, to), the oldest first, including withdrawn ones.
 
-    `after`: only those after this sample.
+    `after`: only those after this sample id.
 
-    Errors: UsageError for a page of more than MOST_LISTED, and for an `after` that is no event's sample.
+    Errors: UsageError for a page of more than MOST_LISTED, and if `after` is not a sample of the organisation's events.
     """
     if not 0 < most <= MOST_LISTED:
         raise UsageError(f"invalid page size: expected 1 to {MOST_LISTED:,} events")
@@ -310,7 +326,7 @@ def show_event(connection: sa.Connection, source: str, event_id: str, org_id: st
 
 
 NEAR_TYPES: Final = MAX_EVENT_TYPES * 9 // 10
-"""Event types from which a person is notified of the number that is left."""
+"""Event types in use from which Drawdown notifies a person of the limit."""
 MOST_NAMED: Final = 20
 """Listed keys, sources and organisations that reached their limit of event types."""
 NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature map-event TYPE FEATURE adds a type"
@@ -319,10 +335,10 @@ NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature ma
 
 @dataclass(frozen=True)
 class ShortOfTypes:
-    """The owner of a bound on event types that is nearly or fully used.
+    """The owner of a limit of event types that is nearly or fully reached.
 
-    The first field is its kind: database, organisation, key or source. `name`: its name. `types`: how many it brought,
-    or has.
+    The first field is the kind of owner: database, organisation, key or source. `name`: its name. `types`: the
+    number of types that it added, or has.
     """
 
     whose: str
@@ -338,13 +354,13 @@ class ShortOfTypes:
 
 
 def short_of_types_part() -> Part:
-    """Return a row for each bound that is nearly used up; none if all have room."""
+    """Return the query of limits of event types that are nearly reached, to read beside others in one statement."""
     most = {"most_org": MAX_ORG_TYPES, "most_key": MAX_KEY_TYPES, "most_source": MAX_SOURCE_TYPES}
     return SQL.part("short_of_types", {"near": NEAR_TYPES, "at_most": MOST_NAMED, **most})
 
 
 def short_of_types(connection: sa.Connection) -> list[ShortOfTypes]:
-    """The same, read alone."""
+    """Return the limits of event types that are nearly reached."""
     return [ShortOfTypes(**vars(row)) for row in read_together(connection, found=short_of_types_part())["found"]]
 
 
@@ -355,8 +371,8 @@ EventSource = Annotated[str, ID, "Source of the events"]
 class ListedEvent:
     """A usage event.
 
-    `quantity` in units of its type and `at_ms`, the time of use, are the event's own. `feature`: null if its type had
-    none then. `withdrawn`: it no longer counts, for this reason.
+    `quantity`: units of its type, as sent. `at_ms`: the time of use, as sent. `feature`: null if its type had no
+    feature at that time. `withdrawn`: it no longer counts, for `withdrawn_reason`.
     """
 
     source: str
@@ -418,7 +434,7 @@ def _event(
 class ListedSource:
     """Recent events of one source and type.
 
-    `of_day`: in 24 hours. `events`: among the newest that were read, of `orgs` organisations.
+    `of_day`: events of the last 24 hours. `events`: events among the newest that were read, of `orgs` organisations.
     """
 
     source: str

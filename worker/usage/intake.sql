@@ -1,7 +1,8 @@
--- Incoming data: usage events by source and type, conflicts, and quarantined samples. By indexes, and so many rows.
+-- Incoming data: usage events by source and type, conflicts, and quarantined samples. Each query reads a bounded number
+-- of rows by an index.
 
 -- name: seen
--- The newest so many before a place in the order in which they came in.
+-- The newest :counted events before a place in the order of arrival.
 SELECT source, event_id, event_type, org_id, quantity, ts, ingested_ms, sample_id FROM usage_events
 WHERE ingested_ms < :before_ms OR (ingested_ms = :before_ms AND sample_id < :before_id)
 ORDER BY ingested_ms DESC, sample_id DESC LIMIT :counted
@@ -16,7 +17,7 @@ SELECT e.source, e.event_id, e.event_type, e.org_id, e.quantity, e.ts, e.ingeste
 FROM ({seen}) e WHERE {chosen} ORDER BY e.ingested_ms DESC, e.sample_id DESC LIMIT :at_most
 
 -- name: last_seen
--- How many were looked through, and the oldest of them.
+-- The number of events that were read, and the oldest of them.
 SELECT COUNT(*) OVER () AS events, e.ingested_ms, e.sample_id FROM ({seen}) e ORDER BY e.ingested_ms, e.sample_id LIMIT 1
 
 -- name: by_source
@@ -27,7 +28,7 @@ FROM ({seen}) e WHERE {chosen} GROUP BY e.source, e.event_type
 ORDER BY events DESC, e.source, e.event_type LIMIT :at_most
 
 -- name: conflicts
--- A host may write ids of megabytes: they are cut here.
+-- A host may write ids of megabytes, so this query cuts them.
 SELECT c.conflict_id, SUBSTR(c.sample_id, 1, :chars) AS sample_id, SUBSTR(c.source, 1, :chars) AS source,
     SUBSTR(c.content, 1, :chars) AS content, c.seen_ms, e.source AS event_source, e.event_id, e.org_id,
     EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = c.sample_id AND q.at_ms >= c.seen_ms) AS closed
@@ -35,7 +36,7 @@ FROM sample_conflicts c LEFT JOIN usage_events e ON e.sample_id = c.sample_id
 WHERE :before = 0 OR c.conflict_id < :before ORDER BY c.conflict_id DESC LIMIT :at_most
 
 -- name: quarantined
--- A bounded number of samples is counted for each way into quarantine.
+-- Counts at most :counted invalid samples, as many late samples, and as many conflicts.
 SELECT q.reason, COUNT(*) AS samples FROM (
     SELECT * FROM (SELECT s.problem AS reason FROM usage_samples s WHERE s.problem IS NOT NULL
         AND NOT EXISTS (SELECT 1 FROM quarantine_closed x WHERE x.sample_id = s.id) LIMIT :counted) a
@@ -75,10 +76,11 @@ SELECT ts FROM usage_samples WHERE id = :sample_id AND org_id = :org_id
 -- name: show
 {event} WHERE s.id = :sample_id
 
--- Room for event types.
+-- The limits of event types.
 
 -- name: short_of_types
--- The senders that have brought as many types as they may, and the database if few are left. Unused types do not count.
+-- The senders that have added as many types as they may, and the database if few types are left. Unused types do not
+-- count.
 SELECT whose, name, types FROM (
     SELECT 'database' AS whose, '' AS name, COUNT(*) AS types, CAST(:near AS BIGINT) AS most FROM {in_use} t
     UNION ALL SELECT 'organisation', org_id, COUNT(*), :most_org FROM {in_use} t WHERE org_id IS NOT NULL GROUP BY org_id

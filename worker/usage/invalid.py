@@ -1,8 +1,8 @@
-"""Items of programs that were answered `invalid`: their number, by key, code and hour, with one example by its name.
+"""Items of programs that got the answer `invalid`: their number by API key, code and hour, with one example.
 
-Guarantee: only an item's source and id are kept, cut short, and only if neither looks private. A client that sends in a
-loop adds to existing rows: a key has as many rows an hour as there are codes. All keys together have MOST_ROWS_A_DAY in
-a day, and as many more as servers write in the same moment.
+Guarantee: only an item's source and id are stored, shortened, and only if neither looks private. A client that sends in
+a loop adds to existing rows, because a key has one row for each code and hour. All keys together have MOST_ROWS_A_DAY
+rows a day. Servers that write at the same moment may exceed it by a few rows.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 MOST_ROWS_A_DAY: Final = 5_000
-"""Stored rows a day of invalid items that programs sent. Beyond it, only /metrics counts them."""
+"""Rows a day that Drawdown stores about invalid items. Above it, only /metrics counts them."""
 
 
 @dataclass(frozen=True)
 class InvalidItems:
-    """Items of one key that were invalid for one reason. `source`, `item_id`: of one of them, if it may be shown."""
+    """Items of one API key that were invalid for one reason.
+
+    `source`, `item_id`: those of one of the items (None: they look private).
+    """
 
     key_name: str
     kind: Literal["events", "samples"]
@@ -39,7 +42,7 @@ class InvalidItems:
 
 
 def keep(connection: sa.Connection, found: Sequence[InvalidItems], now_ms: int) -> None:
-    """Count them in the hour that this is. Rows are written in their order: two servers never wait crosswise."""
+    """Add invalid items to the counts of the present hour. Rows are written in their order, to avoid deadlocks."""
     hour, day = now_ms - now_ms % HOUR_MS, now_ms - now_ms % DAY_MS
     known = {tuple(row) for row in SQL.run(connection, "of_hour", {"hour_ms": hour})}
     room = MOST_ROWS_A_DAY - int(SQL.run(connection, "of_day", {"day_ms": day}).scalar_one())
@@ -54,15 +57,15 @@ def _slot(one: InvalidItems) -> tuple[str, str, str]:
 
 
 def forget(connection: sa.Connection, before_ms: int) -> int:
-    """Those of hours that began before a moment; how many rows."""
+    """Delete rows of hours that began before a moment. Return the number of rows."""
     return SQL.run(connection, "forget", {"before_ms": before_ms}).rowcount
 
 
 @dataclass(frozen=True)
 class InvalidRow:
-    """Items of a key that were invalid for one reason.
+    """Items of an API key that were invalid for one reason.
 
-    `source`, `item_id`: of one of them, shortened if it is long; None if none may be shown.
+    `source`, `item_id`: those of one of the items, shortened (None: they look private).
     """
 
     key_name: str
@@ -76,9 +79,9 @@ class InvalidRow:
 
 
 def invalid_items(connection: sa.Connection, since_ms: int, most: int, *, key: str = "") -> list[InvalidRow]:
-    """Return rows of whole hours that began at this moment or later, those with most items first.
+    """Return rows of hours that began at `since_ms` or later, the highest number of items first.
 
-    Errors: UnknownId for a key that never existed.
+    Errors: UnknownId for an API key that never existed.
     """
     if key:
         ids.require(connection, ids.API_KEY, key)

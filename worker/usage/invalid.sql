@@ -1,4 +1,4 @@
--- Items that were answered `invalid`, counted by key, code and hour.
+-- Items that got the answer `invalid`, counted by API key, code and hour.
 
 -- name: of_hour
 SELECT key_name, kind, code FROM invalid_items WHERE hour_ms = :hour_ms
@@ -21,10 +21,10 @@ ON CONFLICT (hour_ms, key_name, kind, code) DO UPDATE SET items = invalid_items.
 -- name: forget
 DELETE FROM invalid_items WHERE hour_ms < :before_ms
 
--- Items that were answered `invalid`.
+-- The list of items that got the answer `invalid`.
 
 -- name: invalid
--- The example is the latest hour's that has one.
+-- The example is that of the latest hour with an example.
 SELECT i.key_name, i.kind, i.code, SUM(i.items) AS items, MIN(i.first_ms) AS first_ms, MAX(i.last_ms) AS last_ms,
     MAX(CASE WHEN i.place = 1 THEN i.source END) AS source, MAX(CASE WHEN i.place = 1 THEN i.item_id END) AS item_id
 FROM (SELECT n.*, ROW_NUMBER() OVER (PARTITION BY n.key_name, n.kind, n.code

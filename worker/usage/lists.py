@@ -1,10 +1,11 @@
-"""One organisation's usage, and its sealed part, by feature, day, sandbox, project or subject; its samples as they are
-stored. Reads only.
+"""An organisation's usage and its sealed part, by feature, day, sandbox, project or subject; and its stored samples.
 
-Guarantee: used is the sum of the samples in force, mapped as the seal maps them. If samples were pruned, below the
-floor, it is their sealed quantity, which is the same (invariant 1). Each grouping has the same sums. Nothing is cut: a
-table that would be too long is refused, and all pages together are the whole table. A page reads only its own rows from
-the database.
+Reads only.
+
+Guarantee: `used` is the sum of the samples in force, mapped as the seal maps them. Below the floor, where samples are
+pruned, it is their sealed quantity, which is the same (invariant 1). Each grouping has the same sums. A report is never
+cut: if it would be too long, it is refused. All pages together are the whole report. A page reads only its own rows
+from the database.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from drawdown.worker.sources.samples.quarantine import SampleRow, row_of
 SQL = queries(__file__)
 
 MAX_DAYS: Final = 400
-"""Days of one export of usage."""
+"""Days of one usage report."""
 MAX_ROWS: Final = 100_000
-"""Lines of one export of usage."""
+"""Rows of one usage report."""
 BY: Final = ("feature", "day", "sandbox", "project", "subject")
 OF_SAMPLES: Final = ("sandbox", "project", "subject")
-"""Groupings that only samples have, and no push."""
+"""Groupings that samples have, and pushes do not have."""
 
 
 @dataclass(frozen=True)
 class UsageRow:
-    """One line: base units of `feature` ('': usage without one; then seconds, of event types units).
+    """One row of a report: base units of `feature`. '': usage without a feature, in seconds or units of event types.
 
-    `group`: the day (UTC), sandbox, project or subject ('': no event has one, or the window's samples were pruned).
-    `sealed` None: no push has the parts of this grouping.
+    `group`: the day (UTC), sandbox, project or subject ('': the events have no such label, or the samples were pruned).
+    `sealed` None: pushes do not have this grouping.
     """
 
     group: str
@@ -54,8 +55,10 @@ class UsageRow:
 
 @dataclass(frozen=True)
 class Carried:
-    """Base units that are sealed and wait for a whole unit of their provider (rule S10), as of now. Below 0: more was
-    sent than is sealed."""
+    """Base units that are sealed now, and wait for a whole unit of their provider (rule S10).
+
+    Below 0: more was sent than is sealed.
+    """
 
     provider: str
     customer_id: str
@@ -65,7 +68,10 @@ class Carried:
 
 @dataclass(frozen=True)
 class UsageReport:
-    """The usage of an organisation in [from_ms, to_ms), whether windows in it were pruned, and what is carried now."""
+    """The usage of an organisation in [from_ms, to_ms), and its present carries.
+
+    `pruned`: samples of some windows in the range were pruned.
+    """
 
     org_id: str
     by: str
@@ -78,7 +84,7 @@ class UsageReport:
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a row in a report: a page begins after it. For by=day, `group` is the day as the row states it."""
+    """The place of a row in a report, after which a page begins. For `by=day`, `group` is the day as in the row."""
 
     group: str
     feature: str
@@ -86,12 +92,12 @@ class Place:
 
 
 def until_now(now_ms: int) -> int:
-    """Return the end of a range that names none: the end of the current window."""
+    """Return the default end of a range: the end of the current window, in milliseconds."""
     return window_of(now_ms) + WINDOW_MS
 
 
 def last_days(now_ms: int, days: int) -> tuple[int, int]:
-    """The range of the last days: that of `drawdown usage --from 7d`."""
+    """Return the range of the last days in milliseconds, as `drawdown usage --from 7d` has it."""
     return window_of(now_ms) - days * DAY_MS, until_now(now_ms)
 
 
@@ -110,8 +116,9 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
 def usage_page(
     connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str, *, most: int, after: Place | None = None
 ) -> tuple[UsageReport, bool]:
-    """So many rows of it at most, those after a place; and whether there are more. A row that is gone has kept
-    its place. Errors: as `read_usage`; UsageError for a place that no row can have.
+    """Return a report with at most `most` rows after a place, and True if more rows follow.
+
+    The place is valid even if its row no longer exists. Errors: as `read_usage`; UsageError for an invalid place.
     """
     if by not in BY:
         raise UsageError(f"--by {by!r}: expected one of {', '.join(BY)}")
@@ -124,7 +131,7 @@ def usage_page(
     group: str | int = "" if after is None else after.group
     if by == "day" and after is not None:
         group = _day_ms(after.group)
-        begin_ms = max(from_ms, group)  # nothing before it is added up again
+        begin_ms = max(from_ms, group)  # days before the place are not summed up again
     values = {
         "org_id": org_id,
         "from_ms": begin_ms,
@@ -151,7 +158,7 @@ def usage_page(
 
 
 def _require_range(from_ms: int, to_ms: int) -> None:
-    """Errors: UsageError."""
+    """Refuse a range off the windows' boundaries, an empty one, or one longer than MAX_DAYS. Errors: UsageError."""
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
         text = "`from` and `to` must lie on a window boundary (a multiple of five minutes)"
         raise UsageError(text, at="from_ms" if from_ms % WINDOW_MS else "to_ms")
@@ -170,7 +177,7 @@ def _require_whole_days(connection: sa.Connection, org_id: str, ends_ms: Sequenc
 
 
 def _begins(group: str | int, after: Place | None) -> dict[str, object]:
-    """The row that a page follows, as the statement names it; of a whole report, nothing reads it."""
+    """Return the values of the row after which a page begins. A whole report has no such row and ignores them."""
     if after is None:
         return {"what": group, "feature": "", "of_events": 0}
     return {"what": group, "feature": after.feature, "of_events": int((after.feature, after.unit) == ("", UNITS))}
@@ -199,8 +206,9 @@ class Share:
 def read_shares(
     connection: sa.Connection, org_id: str, floor_ms: int, from_ms: int, to_ms: int
 ) -> dict[str, list[Share]]:
-    """An organisation's usage by sandbox and by project, in one read of its samples: the same figures as `read_usage`
-    has of windows that are not pruned (`floor_ms`: the organisation's), the most first.
+    """Return an organisation's usage by sandbox and by project, the highest first, by one read of its samples.
+
+    The figures equal those of `read_usage` for windows that are not pruned. `floor_ms`: the organisation's floor.
 
     Errors: UsageError for more than MAX_ROWS pairs of sandbox and project.
     """
@@ -232,14 +240,17 @@ def _units(rules: Sequence[MappingRow]) -> dict[str, str]:
 
 
 def _floor(connection: sa.Connection, org_id: str) -> int:
-    """Return the floor of an organisation; 0 if it has usage and no tick has met it yet. Errors: UnknownId."""
+    """Return the floor of an organisation, in milliseconds. Errors: UnknownId.
+
+    It is 0 if the organisation has usage, and no tick has registered it yet.
+    """
     if ids.is_known(connection, ids.ORG, org_id) or not ids.has_samples(connection, org_id):
         return int(require_org(connection, org_id).floor_ms)
     return 0
 
 
 def _carried(connection: sa.Connection, org_id: str) -> list[Carried]:
-    """One for each feature at each customer the organisation ever was, so they are few."""
+    """Return the carries of an organisation. They are few: one for each feature and former or present customer."""
     found = SQL.run(connection, "carried", {"org_id": org_id, "at_most": MAX_ROWS})
     return [Carried(**row._mapping) for row in found]
 
@@ -257,6 +268,6 @@ def _day(start_ms: int) -> str:
 
 
 def list_samples(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, most: int) -> list[SampleRow]:
-    """An organisation's samples dated in [from, to), the oldest first, the withdrawn ones among them."""
+    """Return an organisation's samples dated in [from, to), the oldest first, including withdrawn ones."""
     values = {"org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "at_most": min(most, MAX_SAMPLES)}
     return [replace(row_of(row), event_type=row.event_type) for row in SQL.run(connection, "list", values)]

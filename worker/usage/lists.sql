@@ -1,9 +1,9 @@
--- One organisation's usage, and its sealed part.
+-- An organisation's usage and its sealed part.
 
 -- name: usage
--- `grouping`: the group; `label`: its value in a sample, `of_event` where only its event has it; `shown`: the lines
--- besides those with usage; `of_page`: which of them a page shows. A push lies at its window and organisation: one look
--- for each window, however many organisations there are.
+-- `grouping`: the group. `label`: its value in a sample. `of_event`: the join for a value that only the event has.
+-- `shown`: the rows besides those with usage. `of_page`: the condition for the rows of a page. The index of pushes is
+-- by window and organisation, so each window costs one read, however many organisations exist.
 WITH RECURSIVE windows (window_ms) AS (
     SELECT CAST(:from_ms AS BIGINT)
     UNION ALL SELECT window_ms + {window_length_ms} FROM windows WHERE window_ms + {window_length_ms} < :to_ms
@@ -35,16 +35,15 @@ SELECT {grouping} AS what, feature, of_events, SUM(used) AS used, SUM(sealed) AS
 WHERE (used <> 0 OR {shown}) {of_page} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT :at_most
 
 -- name: cut_days
--- Days of which a part is asked about, and sums alone are left.
+-- Folded days, which have only sums, at the ends of a range that cuts them.
 SELECT 1 FROM folded_pushes WHERE org_id = :org_id AND day_ms IN :days LIMIT 1
 
 -- name: later_rows
--- Those after the last row of the page before, in the order of the report.
+-- The rows after the last row of the former page, in the order of the report.
 AND ({grouping} > :what OR ({grouping} = :what AND (feature > :feature OR (feature = :feature AND of_events > :of_events))))
 
 -- name: shares
--- By sandbox and project at once. Which samples are withdrawn is looked up once, and an event for those alone that are
--- of one.
+-- Usage by sandbox and project. The withdrawn samples are read once, and events only for samples that have an event.
 WITH segments AS MATERIALIZED (
     SELECT lo, hi, start_ms, end_ms, feature, unit
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} r
@@ -65,8 +64,8 @@ FROM taken u LEFT JOIN segments g ON {in_segment} AND u.window_ms >= g.start_ms 
 GROUP BY 1, 2, 3, 4 LIMIT :at_most
 
 -- name: then [postgresql]
--- From the windows to their rows. SQLite keeps the order of a cross join; else it might begin with all pushes there
--- ever were.
+-- Join from the windows to their rows. SQLite keeps the order of a cross join. With another join it may begin with all
+-- pushes.
 JOIN
 
 -- name: then [sqlite]
@@ -97,11 +96,11 @@ LEFT JOIN usage_events e ON e.sample_id = s.id
 sealed <> 0
 
 -- name: nothing_more
--- No push says for which sandbox, project or subject it is.
+-- Pushes do not have a sandbox, project or subject.
 1 = 0
 
 -- name: carried
--- One for each feature at each customer the organisation ever was, so they are few.
+-- The carries of an organisation. They are few: one for each feature and former or present customer.
 SELECT provider, customer_id, feature, carry_qty AS quantity FROM carries WHERE org_id = :org_id AND carry_qty <> 0
 ORDER BY 1, 2, 3 LIMIT :at_most
 

@@ -1,5 +1,6 @@
-"""The scanner beside this database, for the text of a person or a program; and the public summary of events, which the
-scanner checks before it is returned. Reads only.
+"""The privacy scanner with the ids of this database, and the public summary of events. Reads only.
+
+The scanner checks reports of people and programs. It also checks the summary before it is returned.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 WORDS_AT_ONCE: Final = 5_000
-"""Words of a report that one statement looks for among ids."""
+"""Words of a report that one statement compares with ids."""
 SHAPES: Final[dict[str, Shape]] = {NAME: SHAPE}
-"""Reports that are published, by the name in their field `report`."""
+"""The shapes of published reports, by the name in their field `report`."""
 
 
 @dataclass(frozen=True)
 class ScannedFile:
-    """The findings of one file: `count` in all, and the first of them.
+    """The findings of one file. `reports`: the number of its reports. `count`: the number of all findings.
 
-    For JSON lines, the line comes before the path.
+    `findings`: the first MAX_FINDINGS. For JSON lines, the line comes before the path.
     """
 
     file: str
@@ -43,9 +44,9 @@ class ScannedFile:
 
 
 def known_ids(connection: sa.Connection, words: frozenset[str]) -> set[str]:
-    """Return the words that are ids here: of customers, payers, suppliers, people who sign in, and their records.
+    """Return the words that are ids in this database: of customers, payers, suppliers, users, and their records.
 
-    Tables without an index for it are read whole, once for WORDS_AT_ONCE words.
+    Tables without a suitable index are read as a whole, once for WORDS_AT_ONCE words.
     """
     asked = sorted(filter(is_clean_id, words))
     found: set[str] = set()
@@ -57,22 +58,22 @@ def known_ids(connection: sa.Connection, words: frozenset[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class Beside:
-    """The inputs of a scan beside the rules: a shape's name, configured secrets, rules of others."""
+    """Further inputs of a scan: the name of a required shape, configured secrets, and rules of other programs."""
 
     shape: str | None = None
     secrets: Collection[str] = ()
     others: Collection[ForeignRule] = ()
 
     def __post_init__(self) -> None:
-        """Errors: UsageError for a shape there is not."""
+        """Refuse an unknown shape. Errors: UsageError."""
         if self.shape is not None and self.shape not in SHAPES:
             raise UsageError(f"--shape {self.shape!r}: expected one of {', '.join(SHAPES)}")
 
 
 def scan_file(connection: sa.Connection | None, name: str, content: bytes, beside: Beside) -> ScannedFile:
-    """Scan a file of reports. `connection` None: beside no database. The shape is the one that each has to have.
+    """Scan a file of reports. `connection` None: do not compare with ids of a database.
 
-    Errors: UsageError for what cannot be read, with the file's name.
+    Each report must have the shape of `beside`. Errors: UsageError with the file's name if it cannot be read.
     """
     try:
         reports = read_reports(content)
@@ -95,17 +96,17 @@ def scan_file(connection: sa.Connection | None, name: str, content: bytes, besid
 
 
 MAX_SUMMARY_DAYS: Final = 400
-"""Days of one public summary."""
+"""Most days of one public summary."""
 MAX_USES: Final = 1_000_000
-"""Organisations by plan, kind and day that one summary is made of."""
+"""Rows of organisation, plan, kind and day from which one summary is made."""
 
 
 def summarise(
     connection: sa.Connection, from_ms: int, to_ms: int, now_ms: int, secrets: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the summary of the days of [from_ms, to_ms) in UTC, as it may be published: `events.summary.SHAPE`.
+    """Return the public summary of the UTC days of [from_ms, to_ms), with the shape `events.summary.SHAPE`.
 
-    Errors: UsageError for a range of parts of days, an empty one, or too long a one; NotPublic if a label is private.
+    Errors: UsageError for a range that is empty, too long, or not of whole days; NotPublic if a label is private.
     """
     if from_ms % DAY_MS or to_ms % DAY_MS:
         raise UsageError("--from and --to must be whole days in UTC, such as 2026-01-31")
@@ -123,7 +124,7 @@ def summarise(
         "withheld": withheld,
         "rows": [asdict(row) for row in rows],
     }
-    shared = {label for row in rows for label in (row.plan, row.kind)}  # by LEAST organisations: it is no one's id
+    shared = {label for row in rows for label in (row.plan, row.kind)}  # LEAST organisations use it, so it is not an id
 
     def private(words: frozenset[str]) -> set[str]:
         return known_ids(connection, words - shared)

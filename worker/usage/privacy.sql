@@ -1,8 +1,8 @@
 -- Ids of this database among the words of a report.
 
 -- name: known
--- No index serves most of these: a scan reads such a table once, whole. A person waits for that; incoming data does
--- not. An id that is the name of a feature, a type of events or a tier as well is a public word.
+-- Most of these tables have no suitable index, so a scan reads each once, as a whole. Only scans of people wait for
+-- that. An id that is also the name of a feature, an event type or a tier is a public word.
 WITH asked AS MATERIALIZED (SELECT word FROM {rows :words (word text)} r)
 SELECT word FROM (
     SELECT a.word FROM asked a JOIN orgs o ON o.org_id = a.word

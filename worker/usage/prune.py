@@ -1,16 +1,17 @@
-"""Old usage is removed: samples below the floor are pruned (S4), settled pushes are folded into sums of a day (S3).
+"""Remove old usage: prune samples below the floor (S4), and fold settled pushes into sums of a day (S3).
 
 Guarantee: the floor is raised first, under the seal's lock, and never past a window that is pending, unsealed, dirty or
-unread. So a deleted sample can never look like a refund, nor go unbilled. Samples are deleted afterwards, and no step
-waits for it. A quarantined sample is deleted only once it was fixed or dismissed: its time may be the very field that
-is wrong. The database's own guard checks the floor alone. Hosts may delete nothing there, and a worker's login deletes
-rows only here.
+unread. So a deleted sample cannot look like a refund, and cannot stay unbilled. Samples are deleted afterwards, and
+other steps do not wait for it. A quarantined sample is deleted only after it was fixed or dismissed, because its time
+may be the wrong field. The database's trigger checks only the floor. Hosts cannot delete rows, and the worker's login
+deletes samples only in this module.
 
-A push is folded only below its organisation's floor, where nothing is sealed any more, and in the transaction that adds
-it to the sum of its day, customer, feature and state. So sums and pushes together equal the pushes, at any moment;
-`verify` proves them against the ledger. Only pushes of the embedded ledger are folded: its entries record each charge,
-and stay. Pushes to other providers are looked up, compared and given back push by push, and stay, too. So do voids and
-adoptions: they are evidence, few, and keep a sender that slept from charging a voided push.
+A push is folded only below its organisation's floor, where windows are no longer sealed. The same transaction adds it
+to the sum of its day, customer, feature and state. So the sums and the remaining pushes always equal all pushes, and
+`verify` proves them against the ledger. Only pushes of the embedded ledger are folded, because its entries record each
+charge, and stay. Pushes to other providers stay, because Drawdown looks up, compares and refunds them push by push.
+Voids and adoptions stay, too. They are few and are evidence, and they prevent a delayed sender from charging a voided
+push.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from drawdown.worker.usage import invalid
 SQL = queries(__file__)
 
 LEAST_TS_MS: Final = 946_684_800_000
-"""2000-01-01: samples dated before are quarantined."""
+"""2000-01-01, in milliseconds. Samples dated before are quarantined."""
 EVER_MS: Final = -(1 << 62)
 AT_ONCE: Final = 20_000
-"""Samples, or pushes, that one transaction deletes, about: a fraction of a second. A window alone may have more."""
+"""Approximate number of samples or pushes that one transaction deletes. A single window may have more."""
 HOUR_MS: Final = 3_600_000
 
 
@@ -49,7 +50,7 @@ class Portion(Protocol):
 
 
 class Next(Protocol):
-    """The first window or time from a moment on that has rows to look at; None: no row is left."""
+    """A function that returns the first window or time from a moment on with rows to check; None: no row is left."""
 
     def __call__(self, connection: sa.Connection, *, since: int) -> int | None: ...
 
@@ -58,8 +59,8 @@ class Next(Protocol):
 class Pruned:
     """The result of a prune.
 
-    `held_back`: organisations with a lower floor, because something below it is still open. `quarantined`: samples
-    below the floor that are kept, because no person has dealt with them.
+    `orgs`: organisations with the new floor. `held_back`: organisations with a lower floor, because an earlier window
+    is still open. `quarantined`: samples below the floor that stay, because they were not fixed or dismissed.
     """
 
     before_ms: int
@@ -70,11 +71,11 @@ class Pruned:
 
 
 def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -> Pruned:
-    """Delete samples of windows that ended before a moment, as far as each organisation allows.
+    """Delete samples of windows that ended before a moment, up to each organisation's floor.
 
-    The floors are one short transaction, under the lock. Samples go some windows at a time, each portion in a
-    transaction of its own that no seal waits for. If it is cut off in between, the same command deletes the rest.
-    Records of invalid items of that time are forgotten, too.
+    One short transaction raises the floors under the lock. Then samples are deleted in portions of some windows, each
+    in its own transaction for which seals do not wait. If the command is interrupted, a repeated command deletes the
+    rest. Records of invalid items of that time are deleted, too.
 
     Errors: UsageError for a moment within the late horizon (35 days), in which samples may still arrive.
     """
@@ -94,9 +95,10 @@ def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) 
 
 
 def raise_floors(connection: sa.Connection, *, before: int, by: By) -> Mapping[str, int]:
-    """Close windows before a moment for good; returns each organisation's floor, lower if it has an open window.
+    """Close windows before a moment for good. Return each organisation's floor.
 
-    Organisations are written in their order, so that two writers never deadlock.
+    The floor is lower than the moment if the organisation has an open window before it. Organisations are written in
+    their order, so that two writers never deadlock.
     """
     lock_buckets(connection)
     values = {"before_ms": before}
@@ -122,8 +124,8 @@ def _first_sample(connection: sa.Connection, *, since: int, before: int) -> int 
 def in_portions(transact: Transact, portion: Portion, following: Next, before: int) -> int:
     """Delete one portion after the other, and return the number of deleted rows.
 
-    A portion is as many windows as have about `AT_ONCE` rows, an hour's at most. The first portion, and each that
-    follows an empty one, has all up to the next window with rows.
+    A portion has as many windows as have about `AT_ONCE` rows, at most an hour. The first portion, and each portion
+    after an empty one, extends to the next window with rows.
     """
     since, gone = EVER_MS, 0
     deleted, length = 0, WINDOW_MS
@@ -151,20 +153,20 @@ def _count(connection: sa.Connection, *, floors: Mapping[str, int], before: int,
 
 
 def _rows(floors: Mapping[str, int]) -> list[dict[str, object]]:
-    """The floors as rows of a statement."""
+    """Return floors as rows of a statement."""
     return [{"org_id": org_id, "floor_ms": floor} for org_id, floor in floors.items()]
 
 
 MONTHS_KEPT: Final = 13
-"""A year, and the month before it to compare with."""
+"""The number of months for which pushes stay: a year, and the month before it for comparison."""
 
 
 @dataclass(frozen=True)
 class FoldedMonths:
     """The result of folding pushes.
 
-    `kept`: pushes of the embedded ledger before that moment that stay, of `held_back` organisations: their floor is
-    lower, or a push is open.
+    `kept`: pushes of the embedded ledger before that moment that stay. `held_back`: the organisations of these, which
+    have a lower floor or an open push.
     """
 
     before_ms: int
@@ -174,11 +176,12 @@ class FoldedMonths:
 
 
 def fold(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -> FoldedMonths:
-    """Fold the pushes of the months that ended before a moment, the start of a month.
+    """Fold the pushes of the months that ended before a moment, which must be the start of a month.
 
-    Some windows at a time, each portion in a transaction of its own that no seal waits for: below the floor nothing is
-    sealed. Cut off in between, the same command folds the rest.
-    Errors: UsageError for another moment than a month's start, or one less than MONTHS_KEPT months ago.
+    Pushes are folded in portions of some windows, each in its own transaction. Seals do not wait for it, because
+    windows below the floor are not sealed. If the command is interrupted, a repeated command folds the rest.
+
+    Errors: UsageError if the moment is not the start of a month, or less than MONTHS_KEPT months ago.
     """
     _require_month(before_ms, by.now_ms)
     values = {"from_ms": EVER_MS, "to_ms": before_ms, "before_ms": before_ms}
@@ -204,7 +207,7 @@ def _first_push(connection: sa.Connection, *, since: int, before: int) -> int | 
 
 
 def fold_between(connection: sa.Connection, *, since: int, to: int, before: int, now_ms: int) -> int:
-    """Fold those of windows in [since, to) that may go; how many went."""
+    """Fold the pushes of windows in [since, to) that can be folded. Return their number."""
     values = {"from_ms": since, "to_ms": to, "before_ms": before, "now_ms": now_ms}
     return int(SQL.run(connection, "fold", values).scalar_one())
 

@@ -1,10 +1,10 @@
-"""Quarantined samples: fixed with the intended time, or dismissed for good.
+"""Quarantined samples: fixed with the intended time, or dismissed.
 
-Guarantee: nothing is edited (S7). A fixed sample is inserted once, under an id made from its own, with the same content
-but for its time. It comes in like any other sample, and the next tick seals it. A sample stays quarantined, with the
-reason, if a correct one came in since, if it is below the floor, or if its time is ambiguous. Both are chosen and
-judged under rule S1's lock, even if several people fix and dismiss at once: of samples that mean one moment one goes
-in, and a dismissed sample is not billed.
+Guarantee: samples are not edited (S7). A fixed sample is inserted once, under an id made from its own, with the same
+content except its time. It arrives like any other sample, and the next tick seals it. A sample stays quarantined, with
+the reason, if a correct sample arrived since, if it is below the floor, or if its time is ambiguous. Both commands
+choose and judge samples under rule S1's lock, so they are safe even if several people use them at once. If several
+samples mean one sandbox and moment, one of them is inserted. A dismissed sample is not billed.
 """
 
 from __future__ import annotations
@@ -40,18 +40,22 @@ from drawdown.worker.sources.samples.rows import Sample, plain
 from drawdown.worker.sources.samples.store import store
 
 MAX_MENDED: Final = 5_000
-"""Samples of one command, in one transaction."""
+"""Samples that one command fixes or dismisses, in one transaction."""
 AS: Final = ("auto", *UNITS, "iso")
 _SUFFIX: Final = ":fixed"
 SandboxMoment: TypeAlias = tuple[str, str, int]
-"""An organisation, its sandbox, a moment."""
+"""An organisation, its sandbox, and a moment in milliseconds."""
 Row: TypeAlias = sa.Row[tuple[object, ...]]
 SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
 class Mended:
-    """The outcome for one sample: entered as `new_id` with the time `ts_ms`, read as `unit`; or the reason why not."""
+    """The outcome for one sample.
+
+    It was inserted as `new_id` with the time `ts_ms`, read as `unit`; or `why_not` is the reason why not. `ts`: its
+    original time as text.
+    """
 
     sample_id: str
     org_id: str
@@ -64,16 +68,16 @@ class Mended:
 
 
 def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: str = "auto") -> list[Mended]:
-    """Enter quarantined samples again if only their time is wrong, at the time that its text means in a unit.
+    """Insert quarantined samples again if only their time is wrong, with the time that its text means in a unit.
 
-    `unit` `auto`: the unit in which it is a time between 2000 and now. If several samples mean one sandbox and moment,
-    the first by id goes in.
+    `unit` `auto`: the unit in which the text is a time between 2000 and now. If several samples mean one sandbox and
+    moment, the first by id is inserted.
 
     Errors: UsageError for an unknown unit, or more than MAX_MENDED samples; UnknownId for an unknown id.
     """
     if unit not in AS:
         raise UsageError(f"--as {unit!r}: expected one of {', '.join(AS)}")
-    lock_buckets(connection)  # of two that mean one moment, or of a floor that is raised, the second sees the first
+    lock_buckets(connection)  # so that this call sees what a concurrent fix inserted, or a raised floor
     rows = _chosen(connection, chosen, by)
     wrong_time = [row.sample_id for row in rows if _is_of_its_time(row)]
     asked = {"sample_ids": wrong_time}
@@ -99,11 +103,11 @@ def _details(fixed: Mended) -> dict[str, object]:
 
 
 def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list[str]:
-    """Set quarantined samples aside: they are never billed and no longer counted. Returns their ids.
+    """Dismiss quarantined samples: they are not billed and no longer counted. Return their ids.
 
     Errors: as `fix`.
     """
-    lock_buckets(connection)  # what is fixed meanwhile is billed, and no longer here to be set aside
+    lock_buckets(connection)  # a sample that was fixed meanwhile is billed, and must not be dismissed
     rows = _chosen(connection, chosen, by)
     names = list(dict.fromkeys(row.sample_id for row in rows if row.id_bytes is None))
     _close(connection, dict.fromkeys(names), by)
@@ -119,7 +123,7 @@ def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list
 def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], by: By, only: str | None = None) -> list[str]:
     """Quarantine dismissed samples again. `only`: the organisation that the samples must belong to.
 
-    Errors: Refused, for all, if one was not dismissed; UnknownId if `only` has no such sample.
+    Errors: Refused, for all samples, if one of them was not dismissed; UnknownId if a sample does not belong to `only`.
     """
     for name in sample_ids:
         its_id = "cut_id" if is_cut(name) else "whole_id"
@@ -134,7 +138,10 @@ def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], by: By, o
 
 
 def _chosen(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list[SampleRow]:
-    """Those that are quarantined, each once; of those named, each has to be there."""
+    """Return the chosen quarantined samples, each once.
+
+    Errors: UsageError for more than MAX_MENDED; UnknownId, or Refused, for a named sample that is not quarantined.
+    """
     page = list_quarantined(connection, chosen, by.now_ms, most=MAX_MENDED)
     if page.next_after is not None:
         raise UsageError(f"more than {MAX_MENDED:,} samples match. Choose fewer with --org, --why, --from and --to")
@@ -180,10 +187,10 @@ def _is_of_its_time(row: SampleRow) -> bool:
 
 
 def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mapping[SandboxMoment, str]) -> str | None:
-    """Return a sample in force of the same sandbox and moment: it was fixed already, and both would be billed.
+    """Return the id of a sample in force of the same sandbox and moment, or None. Otherwise both would be billed.
 
-    Samples that this command is about to enter count as in force, so that one command bills the same as one for each
-    sample.
+    Samples that this command is about to insert count as in force. So one command for all samples bills the same as
+    one command for each sample.
     """
     if (before := entered.get((row.org_id, row.sandbox_id, moment))) is not None:
         return before
@@ -193,7 +200,7 @@ def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mappi
 
 
 def _new_id(sample_id: str) -> str:
-    """An id of its own for what is entered again; always the same."""
+    """Return the id under which a sample is inserted again. It is always the same."""
     if len(sample_id) + len(_SUFFIX) <= MAX_ID_CHARS:
         return f"{sample_id}{_SUFFIX}"
     return f"{sample_id[:100]}…{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}{_SUFFIX}"
@@ -207,7 +214,7 @@ def _sample(fixed: Mended, row: SampleRow, whole: Row, now_ms: int) -> Sample:
 
 
 def _close_long(connection: sa.Connection, name: str, chosen: QuarantineFilter, by: By) -> int:
-    """Close the samples with ids that begin so, and return their number."""
+    """Dismiss the samples with long ids that begin like `name`. Return their number."""
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason_given": by.reason}
     values = {**values_of(chosen), **CUT_AT, **person, "sample_id": name}
     return QUARANTINE.run(connection, "close_long", values).rowcount

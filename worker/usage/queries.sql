@@ -1,10 +1,10 @@
--- Samples that people act on: pruned, taken back, entered again, set aside.
+-- Changes of samples by people: pruned, withdrawn, fixed or dismissed.
 
 -- name: window
 s.ts - s.ts % {window_length_ms}
 
 -- name: unseen [postgresql]
--- True of a sample of an organisation in the bucket `b` if no seal has looked at it (S2).
+-- True for a sample of an organisation in the bucket `b` if no seal has read it yet (S2).
 (s.arrival >= b.cursor OR s.arrival = ANY (b.in_flight))
 
 -- name: unseen [sqlite]
@@ -27,7 +27,7 @@ SELECT org_id, MIN(window_ms) AS window_ms FROM pushes WHERE state IN {open_stat
     AND window_ms < :before_ms GROUP BY org_id
 
 -- name: arrived
--- A late sample that no seal has looked at yet has made nothing dirty, and would go unbilled.
+-- A late sample that no seal has read yet has not made its window dirty, and would stay unbilled.
 SELECT s.org_id, MIN({window}) AS window_ms FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
 JOIN buckets b ON b.id = o.bucket
 WHERE {unseen_by_some} AND {unseen} AND s.problem IS NULL
@@ -37,12 +37,13 @@ WHERE {unseen_by_some} AND {unseen} AND s.problem IS NULL
 {rows :floors (org_id text, floor_ms bigint)} f
 
 -- name: forget_nothing
--- A row without seconds does not wait for billing; a guard lets no floor pass any row that is pending.
+-- A row without seconds does not wait for billing. It is deleted, because a trigger refuses a floor above pending rows.
 DELETE FROM pending_usage WHERE seconds = 0 AND EXISTS (SELECT 1 FROM {floors}
     WHERE f.org_id = pending_usage.org_id AND pending_usage.window_ms < f.floor_ms)
 
 -- name: raise_floors [postgresql]
--- One statement, as seals wait for it: 10,000 of them took four times as long. Rows are locked in their order before.
+-- This is one statement because seals wait for it. For 10,000 organisations, single statements took four times as long.
+-- The rows are locked in their order before.
 SELECT COUNT(*) FROM (SELECT 1 FROM orgs WHERE org_id IN (SELECT org_id FROM {floors})
     ORDER BY org_id FOR NO KEY UPDATE) q;
 {move_floors}
@@ -55,8 +56,8 @@ WITH f AS MATERIALIZED (SELECT org_id, floor_ms FROM {floors})
 UPDATE orgs SET floor_ms = f.floor_ms FROM f WHERE orgs.org_id = f.org_id AND orgs.floor_ms < f.floor_ms
 
 -- name: first_sample
--- A sample that was never sealed under any floor goes with the first window. A quarantined one begins no walk: it may
--- stay.
+-- A valid sample that a seal never read under a floor is deleted with the first window. A quarantined sample does not
+-- determine the first window, because it may stay.
 SELECT MIN(ts) FROM usage_samples WHERE ts >= :least_ts_ms AND ts < :before_ms AND problem IS NULL
 
 -- name: dealt_with
@@ -69,7 +70,7 @@ EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = s.id)
 s.problem IS NOT NULL AND NOT {dealt_with}
 
 -- name: delete_between
--- No seal has seen a sample that arrived since: the next one quarantines and counts it, and then it goes.
+-- A sample that arrived since is unread. The next seal quarantines and counts it, and a later prune deletes it.
 DELETE FROM usage_samples AS s WHERE
 s.ts >= :from_ms AND s.ts < :to_ms AND EXISTS (SELECT 1 FROM orgs o JOIN buckets b ON b.id = o.bucket
     WHERE o.org_id = s.org_id AND s.ts < o.floor_ms AND NOT {unseen})
@@ -89,7 +90,7 @@ SELECT 1 FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id LEFT JOIN 
 WHERE s.id = :sample_id AND {still_to_seal}
 
 -- name: left_of_backfill
--- While it is open, none of its events is usage by it.
+-- The events of a closed backfill. While a backfill is open, its events are not usage.
 SELECT COUNT(*) AS events, COUNT(w.sample_id) AS withdrawn,
     COUNT(CASE WHEN w.sample_id IS NULL AND s.ts < :until_ms AND {still_to_seal} THEN 1 END) AS unsealed,
     COUNT(CASE WHEN w.sample_id IS NULL AND s.ts < COALESCE(o.floor_ms, 0) THEN 1 END) AS below_floor
@@ -116,7 +117,7 @@ SELECT s.id FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id W
 AND s.ts = :ts AND s.sandbox_id = :sandbox_id AND s.problem IS NULL AND w.sample_id IS NULL AND s.id <> :new_id LIMIT 1
 
 -- name: close
--- A conflict that was seen again is closed again.
+-- A conflict that occurred again after it was closed is closed again.
 INSERT INTO quarantine_closed (sample_id, new_id, at_ms, actor, reason)
 SELECT sample_id, new_id, :at_ms, :actor, :reason
 FROM {rows :closed (sample_id text, new_id text)} r WHERE 1 = 1
@@ -128,7 +129,7 @@ ON CONFLICT (sample_id) DO UPDATE SET at_ms = excluded.at_ms
 p.window_ms - p.window_ms % 86400000
 
 -- name: folding
--- Whole days below the floor. An organisation with a push here that is open keeps all of its.
+-- Pushes of whole days below the floor. If an organisation has an open push in the range, none of its pushes is folded.
 p.provider = 'embedded' AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.state NOT IN {open_states}
     AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = p.org_id AND o.floor_ms >= {day} + 86400000)
     AND p.org_id NOT IN (SELECT q.org_id FROM pushes q WHERE q.state IN {open_states} AND q.provider = 'embedded'
@@ -159,14 +160,14 @@ ON CONFLICT (day_ms, org_id, provider, customer_id, feature, state) DO UPDATE SE
     folded_ms = excluded.folded_ms
 
 -- name: fold [postgresql]
--- One statement: it adds up exactly the rows that it removes, even if others write at the same time.
+-- One statement sums up exactly the rows that it deletes, even if other transactions write at the same time.
 WITH gone AS (DELETE FROM pushes p WHERE {folding} RETURNING p.*),
 tries AS (DELETE FROM attempts x USING gone p WHERE {is_of_push}),
 kept AS ({into_sums} FROM gone p {and_add})
 SELECT COUNT(*) FROM gone
 
 -- name: fold [sqlite]
--- It has one writer at a time. Pushes go last, for the others are found by them.
+-- SQLite has one writer at a time. Pushes are deleted last, because the other statements find their rows by them.
 {into_sums} FROM pushes p WHERE {folding} {and_add};
 DELETE FROM attempts AS x WHERE x.window_ms >= :from_ms AND x.window_ms < :to_ms
     AND EXISTS (SELECT 1 FROM pushes p WHERE {is_of_push} AND {folding});

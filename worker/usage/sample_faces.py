@@ -1,4 +1,4 @@
-"""Samples, as people and programs see and change them: listed, repaired, set aside, withdrawn."""
+"""Actions and lists of samples: list, repair, dismiss, withdraw."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def chosen_of(
     from_ms: int | None,
     to_ms: int | None,
 ) -> QuarantineFilter:
-    """Errors: UnknownId for an organisation or a reason there is not; UsageError."""
+    """Return the filter of quarantined samples. Errors: UnknownId for an unknown organisation or reason; UsageError."""
     require_range(from_ms, to_ms)
     if org_id:
         require_org(connection, org_id)
@@ -68,9 +68,9 @@ def chosen_of(
 
 
 def require_choice(chosen: QuarantineFilter, only: str | None) -> None:
-    """`only`: a bound key's organisation: it restricts the ids, and is not a filter beside them.
+    """Refuse a choice with neither ids nor filters, or with both. Errors: UsageError.
 
-    Errors: UsageError for neither ids nor a filter, and for both.
+    `only`: the organisation of a bound API key. It restricts the ids, and does not count as a filter.
     """
     named = QuarantineFilter(chosen.ids, chosen.org if chosen.org == only else "")
     if chosen == QuarantineFilter() or (chosen.ids and chosen != named):
@@ -78,14 +78,14 @@ def require_choice(chosen: QuarantineFilter, only: str | None) -> None:
 
 
 def require_expected(expect: int | None, found: int) -> None:
-    """Errors: Refused for another number than was seen."""
+    """Refuse a number of samples that differs from the expected one. Errors: Refused."""
     if expect not in (None, found):
         raise Refused(f"expected {expect:,}, but found {found:,}. Check again with --dry-run")
 
 
 @dataclass(frozen=True)
 class SamplesMended:
-    """Quarantined samples that are entered again, each under an id of its own; or why one is not."""
+    """The outcomes of quarantined samples: inserted again under their own new ids, or the reasons why not."""
 
     repaired: list[Mended]
 
@@ -111,7 +111,7 @@ def _mend(
 
 @dataclass(frozen=True)
 class SamplesDismissed:
-    """Quarantined samples that are set aside, and never billed; or, undone, are quarantined again."""
+    """Ids of samples that were dismissed and are not billed. `undo`: they were quarantined again instead."""
 
     dismissed: list[str]
     undo: bool
@@ -143,7 +143,7 @@ def _dismiss(
 
 @dataclass(frozen=True)
 class SamplesWithdrawn:
-    """Samples that count no more; `already`: it was withdrawn before."""
+    """Withdrawn samples, which no longer count."""
 
     withdrawn: list[Withdrawn]
 
@@ -165,7 +165,7 @@ def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size
 
 
 def _waiting(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    """Return the number of chosen samples that are quarantined; after a dry run, none may have the reason any more."""
+    """Return the number of chosen samples that are quarantined. After the dry run, samples may lose the reason."""
     chosen = QuarantineFilter(
         tuple(values["ids"] or ()), values["org_id"] or "", values["why"], values["from_ms"], values["to_ms"]
     )
@@ -200,7 +200,10 @@ def _list(
 
 
 def _id(sample: SampleRow) -> str:
-    """Whole, so that it can be copied; of one that is too long, its size, and the number that begin so."""
+    """Return a sample's whole id, so that a person can copy it.
+
+    If the id is too long, return its beginning, its size, and the number of ids that begin so.
+    """
     if sample.id_bytes is None:
         return sample.sample_id
     alike = f"; {sample.samples:,} ids begin like this" if sample.samples > 1 else ""

@@ -1,8 +1,8 @@
 """Usage across organisations, in sums by organisation, feature, project, subject, day or hour.
 
-Guarantee: reads only. Used is the sum of the samples in force, mapped as the seal maps them; if an organisation's
-samples were pruned, it is their sealed quantity, as in `lists`. Units are never added up. A day or hour is that of the
-time zone. All pages of one question together are all of its rows.
+Guarantee: reads only. `used` is the sum of the samples in force, mapped as the seal maps them. If an organisation's
+samples were pruned, it is their sealed quantity, as in `lists`. Different units are never added up. A day or hour is in
+the given time zone. All pages of one query together are all of its rows.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from drawdown.worker.usage.lists import MAX_DAYS, until_now
 SQL = queries(__file__)
 
 MAX_FLEET_DAYS: Final = 93
-"""Days of usage across organisations: all samples in it are read."""
+"""Days of one query of usage across organisations, which reads all their samples."""
 UTC_NAME: Final = "UTC"
 _QUARTER: Final = 15 * MINUTE_MS
-"""No time zone changes within one."""
+"""15 minutes, in milliseconds. The offset of a time zone changes only at the start of such a quarter of an hour."""
 By = Literal["org", "feature", "project", "subject", "day", "hour"]
 _KEYS: Final = ("org_id", "feature", "unit", "project", "subject", "local_ms", "offset_ms")
 _TYPES: Final = (str, str, str, str, str, int, int)
@@ -41,11 +41,11 @@ _TYPES: Final = (str, str, str, str, str, int, int)
 
 @dataclass(frozen=True)
 class UsageTotal:
-    """A sum of base units of one unit (`s`, `mb_s` or `units`): of all that the row does not name.
+    """A sum of base units of one unit (`s`, `mb_s` or `units`).
 
-    A field that was not grouped by is null. `feature` empty: no mapping makes a feature of it yet. `project` or
-    `subject` empty: none was named, or the samples were pruned. `period`: the day, or the start of the hour with its
-    offset.
+    A field is null if the query does not group by it, and the sum includes all its values. `feature` empty: the mapping
+    has no feature for the usage yet. `project` or `subject` empty: the usage has no such label, or the samples were
+    pruned. `period`: the day, or the start of the hour with its offset.
     """
 
     org_id: str | None
@@ -59,7 +59,7 @@ class UsageTotal:
 
 @dataclass(frozen=True)
 class Zone:
-    """A time in which a time zone keeps its offset."""
+    """A span in which a time zone has one offset. All fields are in milliseconds."""
 
     from_ms: int
     to_ms: int
@@ -67,7 +67,7 @@ class Zone:
 
 
 def zones(name: str, from_ms: int, to_ms: int) -> list[Zone]:
-    """The offsets of a time zone in a range. Errors: UsageError for a zone there is not."""
+    """Return the spans and offsets of a time zone in a range. Errors: UsageError for an unknown zone."""
     try:
         zone = ZoneInfo(name)
     except (ValueError, OSError, LookupError):  # such as ZoneInfoNotFoundError, and names that are paths
@@ -84,7 +84,7 @@ def zones(name: str, from_ms: int, to_ms: int) -> list[Zone]:
 
 
 def _spans(zone: ZoneInfo, from_ms: int, to_ms: int) -> Iterator[tuple[int, int]]:
-    """Days, and the quarters of an hour of those in which the offset changes."""
+    """Yield the days of a range. Yield quarters of an hour for a day in which the offset changes."""
     for begin in range(from_ms, to_ms, DAY_MS):
         end = min(begin + DAY_MS, to_ms)
         if _offset_ms(zone, begin) == _offset_ms(zone, end):
@@ -163,7 +163,7 @@ def _slots(groups: frozenset[str], filters: dict[str, str | None], *, is_first: 
 
 
 def _require_range(from_ms: int, to_ms: int, days: int) -> None:
-    """Errors: UsageError."""
+    """Refuse a range that is empty or longer than `days`. Errors: UsageError."""
     if to_ms <= from_ms:
         raise UsageError("the range is empty: it ends before it begins. Without an end, it ends now", at="to_ms")
     if to_ms - from_ms > days * DAY_MS:
@@ -172,9 +172,9 @@ def _require_range(from_ms: int, to_ms: int, days: int) -> None:
 
 
 def _require_whole_days(connection: sa.Connection, org_id: str | None, from_ms: int, to_ms: int, *, cuts: bool) -> None:
-    """Check that a range has whole days in UTC, if their pushes were folded: only sums of days are left.
+    """Refuse a range that splits a UTC day of folded pushes, because such a day has only sums. Errors: UsageError.
 
-    `cuts`: the question splits such days. Errors: UsageError.
+    `cuts`: the query splits all days, such as by hour.
     """
     ends = [ms - ms % DAY_MS for ms in (from_ms, to_ms) if ms % DAY_MS]
     if not cuts and not ends:
@@ -203,13 +203,13 @@ def _usage_total(row: Any, groups: frozenset[str]) -> UsageTotal:
 
 
 def _name(row: Any) -> str:
-    """A row's key, as `next` holds it."""
+    """Return the key of a row as text, for the field `next` of a page."""
     said = json.dumps([getattr(row, name) for name in _KEYS[:5]] + [int(row.local_ms), int(row.offset_ms)])
     return base64.urlsafe_b64encode(said.encode()).decode().rstrip("=")
 
 
 def _place(after: str) -> list[Any]:
-    """Return the place of a page. Errors: UsageError if the text is no `next` of a page."""
+    """Return the place after which a page begins. Errors: UsageError if the text is not the `next` of a page."""
     if not after:
         return [kind() for kind in _TYPES]
     try:

@@ -1,8 +1,8 @@
 -- Usage across organisations, in sums.
 
 -- name: totals
--- `by_…`: the column to group by, or the value in its place otherwise; `of_…`: filters; `later`: the rows of a later
--- page.
+-- `by_…`: the column to group by, or a constant instead. `of_…`: filters. `later`: the condition for the rows of a
+-- later page.
 WITH segments AS MATERIALIZED (
     SELECT lo, hi, start_ms, end_ms, feature, unit
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} r

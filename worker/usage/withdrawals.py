@@ -1,8 +1,8 @@
-"""Withdrawals: samples and events that were wrong no longer count; and what usage is worth that a person is to correct.
+"""Withdrawals of wrong samples and events, and the worth of usage that a person is about to correct.
 
-Guarantee: nothing is edited (S7). A withdrawal is a row of its own, with actor and reason. It makes the window dirty,
-so that the next tick seals the difference. An event is billed by its sample, and its id is never taken again. An amount
-is by the rates in force at the time of use, as a charge is; usage without a rate is named by its feature.
+Guarantee: samples are not edited (S7). A withdrawal is a separate row with actor and reason. It makes the window dirty,
+so that the next tick seals the difference. An event is billed by its sample, and its id is never accepted again. A
+worth uses the rates in force at the time of use, as a charge does. It names the features of usage without a rate.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """One withdrawn sample; `already`: it was withdrawn before."""
+    """One withdrawn sample. `interval_s`: its seconds or units. `already`: it was withdrawn before."""
 
     sample_id: str
     org_id: str
@@ -46,14 +46,14 @@ class Withdrawn:
 def withdraw(
     connection: sa.Connection, sample_ids: Sequence[str], by: By, judged: Witness | None = None
 ) -> list[Withdrawn]:
-    """Declare samples wrong: each takes its whole sample out of the owed usage.
+    """Withdraw samples: they no longer count as owed usage.
 
-    Rejected pushes of their windows are sealed again without them. `judged`: they were sealed since history was lost,
-    as `judge_backfill` saw on this database.
+    Rejected pushes of their windows are sealed again without them. `judged`: the result of `judge_backfill`, which
+    proves that the samples were sealed since history was lost.
 
-    Errors: Refused, for all of them, if one is unknown, quarantined (it was never billed), below the floor, or of a
-    window that was not sealed since history was lost; HistoryDoubted while the database is stopped, or if it is not the
-    one that was judged.
+    Errors: Refused, for all samples, if one of them is unknown, quarantined (it was never billed), below the floor, or
+    in a window that was not sealed since history was lost; HistoryDoubted while the database is stopped, or if it
+    is not the judged database.
     """
     lock_buckets(connection)
     require_same(connection, judged)
@@ -61,8 +61,8 @@ def withdraw(
     done = [_withdraw_one(connection, sample_id, by, losses) for sample_id in sample_ids]
     taken = [sample for sample in done if not sample.already]
     void_rejected(connection, taken, by)
-    seal_again(connection, taken)  # after all were judged: it makes them unsealed
-    if taken:  # recorded last: other recorders hold their own rows already
+    seal_again(connection, taken)  # call it after all checks, because it makes the windows unsealed
+    if taken:  # record last: other transactions that record have locked their own rows before
         record_many(connection, "sample_withdraw", [(one.sample_id, _details(one)) for one in taken], by)
     return done
 
@@ -72,12 +72,12 @@ def _details(sample: Withdrawn) -> dict[str, object]:
 
 
 def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
-    """Check that all of a backfill can be withdrawn, before its first portion is.
+    """Check that all events of a backfill can be withdrawn, before the first portion.
 
     Each portion makes its windows dirty. After that, they look the same as windows that were not sealed since history
-    was lost. None while it is open: there is nothing to judge yet.
+    was lost. Returns None for an open backfill, because its events are not usage.
 
-    Errors: Refused if some of it was not sealed, or is below the floor; HistoryDoubted while a recovery is needed.
+    Errors: Refused if an event was not sealed, or is below the floor; HistoryDoubted while a recovery is needed.
     """
     found = present(connection)
     until_ms = max((loss.until_ms for loss in read_losses(connection)), default=0)
@@ -107,7 +107,7 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
     if found.already:
         return found
     if loss_of(window, losses) and SQL.run(connection, "unsealed", {"sample_id": sample_id}).first():
-        # Without a push of ours its provider would never be asked, and may have billed it (R1).
+        # Without a push of this history, Drawdown would not ask the provider, which may have billed the usage (R1).
         raise Refused(
             f"cannot withdraw {sample_id}: it is from the lost history, and not sealed again yet. Withdraw it after "
             "the next tick, or when the open pushes of its organisation are settled. "
@@ -124,15 +124,12 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
 def withdraw_events(
     connection: sa.Connection, source: str, event_ids: Sequence[str], by: By, org_id: str | None = None
 ) -> list[Withdrawn]:
-    """Declare events of a source wrong, of one organisation if it is named.
-
-    Errors: as for samples; those of `samples_of`.
-    """
+    """Withdraw events of a source, of one organisation if it is given. Errors: as `withdraw` and `samples_of`."""
     return withdraw(connection, list(samples_of(connection, source, event_ids, org_id).values()), by)
 
 
 def worth_of_pushes(connection: sa.Connection, keys: Sequence[str]) -> Worth:
-    """Return the worth of pushes, by their keys; unknown keys count nothing."""
+    """Return the worth of pushes, by their keys. Unknown keys are ignored."""
     found = find_pushes(connection, keys).values()
     return Prices(connection).worth(
         Quantity(one.provider, one.feature, one.window_ms, abs(int(one.sealed_qty))) for one in found
@@ -140,7 +137,7 @@ def worth_of_pushes(connection: sa.Connection, keys: Sequence[str]) -> Worth:
 
 
 def worth_of_events(connection: sa.Connection, source: str, event_ids: Sequence[str], org_id: str | None) -> Worth:
-    """Return the worth of events that count. Errors: those of `samples_of`."""
+    """Return the worth of those of the events that are in force. Errors: as `samples_of`."""
     samples = list(samples_of(connection, source, event_ids, org_id).values())
     return _worth(connection, "these", {"samples": [{"sample_id": one} for one in samples]})
 
@@ -151,12 +148,12 @@ def _worth(connection: sa.Connection, chosen: str, values: dict[str, object]) ->
 
 
 MOST_FACTS: Final = 20
-"""Events that a dry run names, of those it would withdraw."""
+"""Events to withdraw that a dry run names."""
 
 
 @dataclass(frozen=True)
 class EventsWithdrawn:
-    """Events that count no more, and their samples; `already`: it was withdrawn before."""
+    """Withdrawn events of a source, by their samples. They no longer count."""
 
     source: str
     withdrawn: list[Withdrawn]

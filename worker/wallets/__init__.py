@@ -1,4 +1,4 @@
-"""The wallets of the embedded ledger, as people and programs use them: grants, lots, pools, tiers, statements.
+"""Actions and lists of the embedded ledger's wallets: grants, lots, pools, tiers, statements.
 
 Guarantee: each change of credit is an entry with actor and reason.
 

@@ -1,14 +1,15 @@
-"""An account: a wallet in its parts, its entries and the rate card, as people and programs read it. Reads only.
+"""An account: a wallet in its parts, its entries and the rate card. Reads only.
 
-Guarantee: due changes of the wallet count as done, as they do for a reservation: a hold that is over is free, and the
-credit of a month that began is given. Use that is not charged yet is not available. The rest of the lots, less the use
-that no lot paid for, is the balance. Available, reserved and unbilled are the balance, too, with the ended part: the
-rest of ended lots that is not booked yet is in the balance, and in no lot. A tier that falls due is in the balance
-sooner than in the lots.
+Guarantee: due changes of the wallet count as done, as they do for a reservation. For example, an expired reservation is
+available again, and the credit of a month that began is granted. Use that is not charged yet is not available.
 
-An organisation's own people see the wallet that pays for it, without an operator's name or a reason. If a wallet pays,
-or ever paid, for another organisation's metered usage, none of them sees it: its credit and its entries would reveal
-the other's.
+The balance equals the rest of the lots minus use that a lot has not paid for. It also equals `available` plus
+`reserved`, `unbilled` and `over`. The rest of ended lots that is not booked yet is in the balance, but not in the lots.
+A due charge of a tier changes the balance before the lots.
+
+An organisation's users see the wallet that pays for it, without an operator's name or reason. If a wallet pays, or ever
+paid, for the metered usage of several organisations, their users cannot see it. Its credit and its entries would reveal
+the use of another organisation.
 """
 
 from __future__ import annotations
@@ -40,10 +41,12 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Account:
-    """A customer's wallet, in micro-credits. `unbilled`: used, and not charged yet. `over`: left of lots that are
-    over, and reserved by no run: it is on its way out of the balance. `included` to `refund`: what is left of lots of
-    each kind. `owed`: used, and paid for by no lot. `hold`: of what its runs cost, what suppliers wait for; it was
-    charged, and is in nothing else here."""
+    """A customer's wallet, in micro-credits.
+
+    `unbilled`: used, and not charged yet. `over`: the rest of ended lots that is not reserved. A later booking takes it
+    out of the balance. `included` to `refund`: the rest of the lots of each kind. `owed`: used, and not paid by a lot.
+    `hold`: the part of its executions' cost that suppliers wait for. It is charged already, and in no other field.
+    """
 
     customer_id: str
     plan: str | None
@@ -61,7 +64,7 @@ class Account:
     hold_micro: int
 
     def in_credits(self) -> dict[str, int | float]:
-        """Each amount by its name, in credits."""
+        """Return each amount in credits, by its name without `_micro`."""
         suffix = "_micro"
         return {
             name.removesuffix(suffix): in_credits(value) for name, value in vars(self).items() if name.endswith(suffix)
@@ -94,10 +97,11 @@ def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Acco
 
 @dataclass(frozen=True)
 class PaidFrom:
-    """The wallet that pays for an organisation's runs, and the provider that bills it now (None: none).
+    """The wallet that pays for an organisation's executions.
 
-    `keeper`: the biller, if it keeps the balance itself and no wallet here pays. `has_wallet`: the wallet has ever
-    moved. `begins_ms`: when its first assignment begins, or began.
+    `provider`: the provider that bills the organisation now (None: it has no provider). `keeper`: the same provider, if
+    it keeps the balance itself, so no wallet in this database pays. `has_wallet`: the wallet was ever used.
+    `begins_ms`: the start of the organisation's first assignment.
     """
 
     customer_id: str
@@ -108,30 +112,33 @@ class PaidFrom:
 
     @property
     def is_here(self) -> bool:
-        """True if a balance is kept here. If another provider bills, this needs credit that was given to the wallet."""
+        """Return True if this database keeps the balance. With another provider, the wallet must have been used."""
         return self.keeper is None and (self.has_wallet or self.provider == EMBEDDED)
 
     @property
     def takes_credit(self) -> bool:
-        """True if credit can be given here.
+        """Return True if you can grant credit to this wallet.
 
-        A customer that is billed afterwards has no wallet: its end would halt the customer.
+        A customer that is billed afterwards has no wallet: at the end of its credit, Drawdown would halt the customer.
         """
         return self.is_here or (self.keeper is None and self.provider in (None, *EXEMPT_PROVIDERS))
 
 
 def payer_of(connection: sa.Connection, org_id: str, now_ms: int) -> str:
-    """Return the wallet that pays for an organisation's runs.
+    """Return the id of the wallet that pays for an organisation's executions.
 
-    It is its customer's at a biller that keeps wallets here, otherwise its own. Errors: UnknownId.
+    If the organisation's provider keeps wallets in this database, it is the customer's wallet. Otherwise it is the
+    organisation's own. Errors: UnknownId.
     """
     return paid_from(connection, org_id, now_ms).customer_id
 
 
 def require_paying(connection: sa.Connection, org_id: str, now_ms: int, *, past: bool) -> str:
-    """Return the wallet that pays for an organisation. `past`: also one that paid for it before a provider did.
+    """Return the id of the wallet that pays for an organisation.
 
-    Errors: UnknownId; Denied `billed_elsewhere` if a provider bills the organisation, and no wallet here pays.
+    `past`: a wallet that paid before another provider bills counts, too.
+
+    Errors: UnknownId; Denied `billed_elsewhere` if a provider bills the organisation without a wallet here.
     """
     paid = paid_from(connection, org_id, now_ms)
     if paid.is_here or paid.provider in (None, *EXEMPT_PROVIDERS) or (past and paid.has_wallet):
@@ -147,7 +154,7 @@ def require_paying(connection: sa.Connection, org_id: str, now_ms: int, *, past:
 
 
 def paid_from(connection: sa.Connection, org_id: str, now_ms: int) -> PaidFrom:
-    """Return the account, with its biller; for an id that is only a customer's, the customer's biller.
+    """Return the wallet that pays for an organisation or customer, with the provider that bills it now.
 
     Errors: UnknownId.
     """
@@ -177,7 +184,7 @@ STATES: Final = {"in use": 0, "to come": 1, "over": 2}
 
 @dataclass(frozen=True)
 class WalletRow:
-    """One wallet; `account_id` is `wallet:` and the customer's id."""
+    """One wallet. `account_id`: `wallet:` and the customer's id."""
 
     account_id: str
     balance_micro: int
@@ -188,8 +195,8 @@ class WalletRow:
 class EntryRow:
     """One entry of a wallet.
 
-    `amount_micro`: taken for usage, given for a grant. `moved_micro`: the change of the wallet, up or down. It counts
-    for the time `ts`, and was booked `at_ms`, by which statements go.
+    `amount_micro`: the amount of the charge or grant. `moved_micro`: the change of the wallet, up or down. `ts`: the
+    time of use. `at_ms`: the time of booking, by which statements select entries.
     """
 
     key: str
@@ -209,9 +216,11 @@ LotState: TypeAlias = Literal["in use", "to come", "over"]
 
 @dataclass(frozen=True)
 class LotRow:
-    """A lot, in micro-credits: `amount = left + waits + used + expired + taken`. `place` is its place in the order of
-    use among those in use; `waits` is what is over and not booked yet; `taken` is what was taken back of it, and
-    what it paid of what was taken back of no lot."""
+    """A lot, in micro-credits: `amount = left + waits + used + expired + taken`.
+
+    `place`: its place in the order of use among the lots in use. `waits`: the rest of an ended lot that is not booked
+    yet. `taken`: the credit that was taken back from this lot, and its share of credit taken back without a lot.
+    """
 
     lot: str
     kind: str
@@ -233,9 +242,9 @@ class LotRow:
 
 @dataclass(frozen=True)
 class LotsView:
-    """A wallet's lots: those in use in their order, those to come, and ended ones, the latest first.
+    """A wallet's lots: lots in use in their order, then later ones, then ended ones, the latest first.
 
-    `owed_micro`: use that no lot paid for. `back_micro`: credit given back beyond the use, which pays for later use.
+    `owed_micro`: use that a lot has not paid for. `back_micro`: refunds beyond the use, which pay for later use.
     """
 
     order: str
@@ -244,7 +253,7 @@ class LotsView:
     back_micro: int
 
     def left_by_kind(self) -> dict[str, int]:
-        """Return the credit that may still be used, by kind."""
+        """Return the rest of the lots in use, in micro-credits, by kind."""
         return {
             kind: sum(row.left_micro for row in self.lots if row.kind == kind and row.state == "in use")
             for kind in KINDS
@@ -252,9 +261,9 @@ class LotsView:
 
 
 def list_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> LotsView:
-    """Return all lots of a customer, by the ledger as it is now.
+    """Return all lots of a customer as they are now.
 
-    They include the credit of plans, whether or not any process has looked at the wallet since.
+    They include the credit of plans that is due and not booked yet.
     """
     kept = lots.read_all(connection, [customer_id])[customer_id]
     return view_lots(connection, kept, look_ahead_with_lots(connection, customer_id, now_ms)[1], customer_id, now_ms)
@@ -263,7 +272,7 @@ def list_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> LotsV
 def view_lots(
     connection: sa.Connection, kept: Sequence[Lot], given: Sequence[Lot], customer_id: str, now_ms: int
 ) -> LotsView:
-    """The same by lots that were read, and those that a plan gives."""
+    """Return a view of the lots that were read (`kept`) and those that a plan grants now (`given`)."""
     found = {customer_id: sorted((*kept, *given), key=lambda lot: lot.turn)}
     allocation = lots.allocations(connection, found, now_ms)[customer_id]
     rows, places = [], itertools.count(1)
@@ -295,19 +304,19 @@ def view_lots(
 
 
 def list_wallets(connection: sa.Connection, most: int) -> list[WalletRow]:
-    """The lowest first."""
+    """Return wallets, the lowest balance first."""
     return [WalletRow(**row._mapping) for row in SQL.run(connection, "wallets", {"at_most": most})]
 
 
 def list_rates(connection: sa.Connection) -> list[Rate]:
-    """The rate card, by feature and beginning."""
+    """Return the rate card, sorted by feature and start."""
     return read_rate_card(connection).rates
 
 
 def list_entries(connection: sa.Connection, customer_id: str, most: int, after: str = "") -> list[EntryRow]:
-    """Return a customer's entries, the latest first; with `after`, those that follow the entry of that key.
+    """Return a customer's entries, the latest first. With `after`, return those that follow the entry with that key.
 
-    Errors: UsageError if no entry has that key.
+    Errors: UsageError if an entry with that key does not exist.
     """
     values = {"account_id": wallet_account(customer_id), "at_most": most, "after": after}
     if after and SQL.run(connection, "is_entry", values).first() is None:
@@ -316,15 +325,15 @@ def list_entries(connection: sa.Connection, customer_id: str, most: int, after: 
 
 
 MOST_BLOCKED: Final = 20
-"""Metrics with blocked requests that one list shows."""
+"""Metrics with blocked uses that one list shows."""
 BLOCKED_DAYS: Final = 30
 MOST_OVERRIDES: Final = 20
-"""Overrides of one metric that `/my` lists; more do not wait for one organisation (`guard_overrides.MOST_ASKED`)."""
+"""Limit overrides of one metric that `/my` lists. All waiting ones fit (`overrides.MOST_ASKED`)."""
 
 
 @dataclass(frozen=True)
 class Blocked:
-    """A metric of which something was blocked lately: how often, how much, when last."""
+    """A metric with blocked uses: their number, their base units, and the time of the last one."""
 
     metric: str
     times: int
@@ -333,7 +342,7 @@ class Blocked:
 
 
 def blocked(connection: sa.Connection, org_id: str, now_ms: int) -> list[Blocked]:
-    """Return the blocked uses of an organisation in the last days, the latest first."""
+    """Return the blocked uses of an organisation in the last BLOCKED_DAYS days, the latest first."""
     values = {"org_id": org_id, "since_ms": now_ms - BLOCKED_DAYS * DAY_MS, "at_most": MOST_BLOCKED}
     rows = SQL.run(connection, "blocked", values)
     return [Blocked(row.metric, int(row.times), int(row.amount), int(row.last_ms)) for row in rows]
@@ -341,10 +350,10 @@ def blocked(connection: sa.Connection, org_id: str, now_ms: int) -> list[Blocked
 
 @dataclass(frozen=True)
 class Card:
-    """A wallet's automatic top-up, from a card at a service, as its customer.
+    """A wallet's automatic top-up, from a card of `service_customer` at a payment service.
 
-    It begins at or below `threshold_micro`, and adds `amount_micro` (None: up to a sum). `stopped`: charges failed, and
-    none is made until there is another card.
+    A top-up begins at or below `threshold_micro`, and adds `amount_micro` (None: it fills up to a sum). `stopped`:
+    charges failed, so top-ups are stopped until the customer adds another card.
     """
 
     service: str
@@ -356,7 +365,7 @@ class Card:
 
 @dataclass(frozen=True)
 class WalletView:
-    """A customer's wallet: whether others draw on it, or did, and its card where nobody else does."""
+    """A customer's wallet. `is_shared`: other organisations use it, or did. `card`: its card, unless it is shared."""
 
     paid: PaidFrom
     is_shared: bool
@@ -367,8 +376,8 @@ class WalletView:
 class Org:
     """An organisation's halt, with its begin and reason, and its balance.
 
-    The balance is the biller's last answer (micro-credits there), with the time of the read. The end of credit is the
-    watch's estimate.
+    `balance_micro`: the provider's last answer, in its micro-credits, read at `balance_read_ms`. `runs_out_ms`: the end
+    of credit, as the watch estimates it.
     """
 
     billing_provider: str | None
@@ -392,8 +401,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class OrgOverride:
-    """An override of the organisation's own: `asked` waits for a word, `in_force` counts; `amount` None: without an
-    end."""
+    """A limit override of one organisation. `amount`: base units (None: unlimited).
+
+    `state`: `asked` waits for a decision, and `in_force` counts.
+    """
 
     number: int
     period: str
@@ -404,7 +415,7 @@ class OrgOverride:
 
 
 def told_of(connection: sa.Connection, org_id: str, now_ms: int) -> WalletView:
-    """Return the paying wallet, and the facts about it that may be shown to the organisation. Errors: UnknownId."""
+    """Return the paying wallet, and the facts about it that the organisation may see. Errors: UnknownId."""
     paid = paid_from(connection, org_id, now_ms)
     row = SQL.run(connection, "told", {"customer_id": paid.customer_id, "org_id": org_id}).one()
     if row.is_shared:
@@ -422,13 +433,13 @@ def org_of(connection: sa.Connection, org_id: str) -> Org | None:
 
 
 def standing(connection: sa.Connection, customer_id: str, now_ms: int) -> Standing:
-    """As it is once all that is due is done."""
+    """Return the credit of a wallet, with due changes counted as done."""
     found = due_changes.look_ahead(connection, customer_id, now_ms)
     unbilled = unbilled_micro(connection, customer_id, now_ms)
     return Standing(found.available_micro - unbilled, found.held_micro, found.balance_micro)
 
 
 def overrides(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> list[OrgOverride]:
-    """Of one metric: what waits first, then the newest."""
+    """Return an organisation's limit overrides of one metric, waiting ones first, then the newest."""
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": MOST_OVERRIDES}
     return [OrgOverride(**row._mapping) for row in SQL.run(connection, "overrides", values)]

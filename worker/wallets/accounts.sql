@@ -1,7 +1,8 @@
--- The owner of an organisation's wallet, and the amount of it that suppliers wait for.
+-- The provider that bills an organisation, and the amount of its wallet that suppliers wait for.
 
 -- name: biller
--- One row, even if no provider bills it; and whether its own wallet, or its customer's, was ever used.
+-- Always one row, with NULL for an organisation without a provider. `has_own`, `has_theirs`: its own wallet, or its
+-- customer's, was ever used.
 SELECT a.provider, a.customer_id, (SELECT MIN(f.start_ms) FROM assignments f WHERE f.org_id = :org_id) AS begins_ms,
     EXISTS (SELECT 1 FROM ledger_accounts l WHERE l.account_id = :own) AS has_own,
     EXISTS (SELECT 1 FROM ledger_accounts l WHERE l.account_id = 'wallet:' || a.customer_id) AS has_theirs
@@ -34,11 +35,11 @@ FROM ledger_entries WHERE {of_wallet}
     AND (:after = '' OR (at_ms, key) < (SELECT e.at_ms, e.key FROM ledger_entries e WHERE e.key = :after))
 ORDER BY at_ms DESC, key DESC LIMIT :at_most
 
--- The rows that an organisation's own people may see.
+-- The rows that an organisation's users may see.
 
 -- name: told
--- Whether another organisation draws on a wallet, or did: past draws are in the ledger, too. A customer that is an
--- organisation itself draws on its own wallet. And its top-up terms, if it has any.
+-- Whether another organisation uses a wallet, or did: past charges are in the ledger, too. A customer that is an
+-- organisation itself uses its own wallet. The row also has the wallet's top-up terms, or NULL.
 SELECT EXISTS (
         SELECT 1 FROM assignments a WHERE a.customer_id = :customer_id AND a.org_id <> :org_id AND a.provider IN (
             SELECT p.provider FROM provider_states p WHERE p.terms IS NOT NULL UNION ALL SELECT 'embedded')
@@ -57,7 +58,7 @@ FROM guard_denials WHERE org_id = :org_id AND minute_ms >= :since_ms AND enforce
 GROUP BY metric ORDER BY MAX(last_ms) DESC, metric LIMIT :at_most
 
 -- name: overrides
--- Overrides that were asked for or made for an organisation itself, and are not over: waiting ones first.
+-- Limit overrides that were requested or made for one organisation, and have not ended: waiting ones first.
 SELECT number, period, amount, ends_ms, state, at_ms FROM guard_overrides
 WHERE metric = :metric AND reach = 'org' AND target = :org_id
     AND (state = 'asked' OR (state = 'in_force' AND (ends_ms IS NULL OR ends_ms > :now_ms)))

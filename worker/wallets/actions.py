@@ -1,6 +1,6 @@
 """An operator's changes of the embedded ledger.
 
-Guarantee: organisations that may get another verdict by a change are marked, so that the next tick refreshes them.
+Guarantee: an organisation is marked if its verdict may change, so that the next tick refreshes it.
 """
 
 from __future__ import annotations
@@ -71,15 +71,15 @@ from drawdown.worker.wallets.accounts import PaidFrom, account_of, list_lots, pa
 SQL = queries(__file__)
 
 MAX_PRIORITY: Final = 1_000
-"""The last priority of a lot."""
+"""Highest priority number of a lot. Drawdown uses lots with lower numbers first."""
 MOST_FEATURES: Final = 100
-"""Features that a lot is for."""
+"""Features to which one lot may be restricted."""
 MOST_FACTOR_PPM: Final = 1_000 * ONE_PPM
-"""A plan's factor of an estimate."""
+"""Highest factor by which a plan multiplies an estimate, in parts per million."""
 MOST_NAMED: Final = 3
 """Organisations of a wallet that a dry run names."""
 MAX_RATE: Final = 10**12
-"""A million credits for a base unit: a higher rate is a typing error."""
+"""Highest number in a rate: a million credits, or as many base units. A higher one is probably a typing error."""
 UNCHANGED: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -94,14 +94,14 @@ def grant(
     new: bool = True,
     terms: Terms = PLAIN,
 ) -> wallet.Granted:
-    """Give credit, in micro-credits, as a lot on these terms.
+    """Grant credit, in micro-credits, as a lot on these terms.
 
-    The same grant under the same key again adds nothing, so a caller without an answer can repeat it. The record has
-    the grant once, and of a repetition only the plan that it changed.
+    A repeated grant under the same key does not add credit, so a caller without an answer can repeat it. The audit log
+    records the grant once, and a repetition only if it changes the plan.
 
-    Errors: Refused for a key used before with other content; UsageError for impossible terms; UnknownId for an unknown
-    plan, and, unless `new`, for a feature that no mapping makes and for an unknown customer with an id like a known
-    one.
+    Errors: Refused for a key that was used before with other content; UsageError for invalid terms; UnknownId for an
+    unknown plan. Unless `new`, UnknownId also for an unknown feature, and for an unknown customer with an id like an
+    existing one.
     """
     if not is_clean_id(customer_id):
         raise UsageError("invalid customer id: expected 1 to 200 characters without control characters")
@@ -149,9 +149,13 @@ def _require_sane(terms: Terms, amount_micro: int, now_ms: int) -> None:
 
 @dataclass(frozen=True)
 class TakenBack:
-    """The lot, what was taken back of it now, what of it executions have reserved, the balance after it, and the pool
-    (null: none) that has it again. `orgs`: those that the wallet pays for; once it is empty, the next tick halts them.
-    `is_refilled`: automatic top-ups fill the wallet again."""
+    """The result of taking back a lot.
+
+    `taken_micro`: the credit taken back now. `reserved_micro`: the part of the lot that executions have reserved.
+    `balance_micro`: the balance afterwards. `pool`: the pool that got the credit (null: not an allotment). `orgs`: the
+    organisations for which the wallet pays. When it is empty, the next tick halts them. `is_refilled`: automatic
+    top-ups fill the wallet again.
+    """
 
     lot: str
     customer_id: str
@@ -164,9 +168,9 @@ class TakenBack:
 
 
 def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> TakenBack:
-    """Take back the part of a lot that is neither used nor reserved; `whole`: all of the lot.
+    """Take back the part of a lot that is neither used nor reserved. With `whole`, take back the whole lot.
 
-    Credit that was taken before is not taken again, so a caller without an answer can repeat this.
+    Credit that was taken before is not taken again, so a caller without an answer can repeat the call.
 
     Errors: UnknownId; DatabaseBusy.
     """
@@ -192,7 +196,10 @@ def wallet_of(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
 
 
 def require_wallet(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
-    """Return the wallet of a customer who is an organisation, was assigned or has credit. Errors: UnknownId."""
+    """Return the wallet of a known customer. Errors: UnknownId.
+
+    A customer is known if it is an organisation, was ever assigned, or has ever had credit.
+    """
     ids.require(connection, ids.CUSTOMER, customer_id)
     return wallet_of(connection, customer_id)
 
@@ -204,9 +211,9 @@ def rate_at(connection: sa.Connection, feature: str, moment_ms: int) -> Rate | N
 
 @dataclass(frozen=True)
 class RateEffect:
-    """The cost of the last day's usage by the price before (`was`) and by another one (`now`).
+    """The cost of the last day's usage at the former rate (`was`) and at the new one (`now`), in micro-credits.
 
-    `orgs`: the number of organisations with such usage.
+    `quantity`: the usage in base units. `orgs`: the number of organisations with such usage.
     """
 
     quantity: int
@@ -218,7 +225,7 @@ class RateEffect:
 def rate_effect(
     connection: sa.Connection, feature: str, was: Rate | None, micro: int, per: int, now_ms: int
 ) -> RateEffect:
-    """Return the effect of a rate on the pushes of the last day, at providers with balances that are wallets here."""
+    """Return the effect of a rate on the pushes of the last day, at providers that keep wallets in this database."""
     values = {"feature": feature, "from_ms": now_ms - DAY_MS, "providers": sorted(wallets_at(connection))}
     row = SQL.run(connection, "used_since", values).one()
     quantity = int(row.quantity)
@@ -236,12 +243,14 @@ def set_rate(
     from_ms: int | None,
     new: bool = True,
 ) -> int:
-    """Set the cost of `per_quantity` base units of a feature, for usage from a window on; returns that window.
+    """Set the price of `per_quantity` base units of a feature, for usage from a window on. Return that window.
 
-    A feature's first rate counts for all its usage, later ones from the next window boundary on. A rate that is in
-    force then anyway changes nothing: a caller who lost the answer repeats the call, and gets the window since which it
-    counts. Errors: UsageError for an invalid feature name; Refused for a second rate from the same window on;
-    UnknownId, unless `new`, for a feature that nothing makes.
+    Without `from_ms`, a feature's first rate counts for all its usage, and a later rate from the next window on. If the
+    same rate is already in force then, it does not change. So a caller that lost the answer can repeat the call, and
+    gets the window from which the rate counts.
+
+    Errors: UsageError for an invalid feature name; Refused for a second rate from the same window on; UnknownId for an
+    unknown feature unless `new`.
     """
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
@@ -256,7 +265,7 @@ def set_rate(
         return holds.start_ms
     details = {"micro_credits": micro_credits, "per_quantity": per_quantity, "start_ms": start}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-    # By the row itself: of two people who say it in one moment, the second is told.
+    # The insert decides: if two people set a rate at the same moment, the second one gets the error.
     if SQL.run(connection, "insert_rate", {**details, "feature": feature, **person}).first() is None:
         taken = read_rate_card(connection).explain_taken_start(feature, start, by.now_ms)
         raise Refused(f"cannot set the rate of {feature}: {taken}")
@@ -274,11 +283,12 @@ def set_plan_limit(
     holds: Mapping[str, Any] = UNCHANGED,
     gives: Mapping[str, Any] = UNCHANGED,
 ) -> int | None:
-    """Change a plan, or make one; returns its former limit of sandboxes at once, None if it is new.
+    """Change or create a plan. Return its former limit of sandboxes at once; None if it is new.
 
-    `max_concurrent`: sandboxes at once (None: unchanged). `holds`: changed fields of `HoldTerms`, for the holds of its
-    runs. `gives`: changed fields of `Gives`, for its grants from now on. Errors: UsageError for an invalid name or
-    terms, or a new plan without a number; UnknownId, unless `new`.
+    `max_concurrent`: sandboxes at once (None: unchanged). `holds`: changed fields of `HoldTerms`, for the reservations
+    of executions. `gives`: changed fields of `Gives`, for grants from now on.
+
+    Errors: UsageError for an invalid name or terms, or a new plan without `max_concurrent`; UnknownId unless `new`.
     """
     if not is_clean_id(plan):
         raise UsageError("invalid plan name: expected 1 to 200 characters without control characters")
@@ -304,9 +314,9 @@ def set_plan_limit(
 
 
 def _hold_plan(connection: sa.Connection, plan: str, max_concurrent: int | None) -> int | None:
-    """Make or hold a plan until this transaction is over. Return the number it allowed; None for a new plan.
+    """Create a plan, or lock it until this transaction is over. Return its former limit; None for a new plan.
 
-    `max_concurrent`: the number that it allows from now on; None: as it is. Read its other terms after this call.
+    `max_concurrent`: the limit of sandboxes at once from now on (None: unchanged). Read other terms after this call.
     """
     values = {"plan": plan, "max_concurrent_sandboxes": max_concurrent}
     if max_concurrent is not None and SQL.run(connection, "make_plan", values).first() is not None:
@@ -320,7 +330,7 @@ def _hold_plan(connection: sa.Connection, plan: str, max_concurrent: int | None)
 
 
 def require_sane_gives(plan: str, gives: Gives) -> None:
-    """Errors: UsageError for what no plan can give."""
+    """Refuse invalid credit of a plan. Errors: UsageError."""
     if any(not 0 <= amount <= MAX_ENTRY_MICRO for amount in vars(gives).values()):
         raise UsageError("invalid credit of a plan: expected 0 to 1,000,000,000 credits")
     if gives.rollover_min_micro > gives.rollover_max_micro:
@@ -341,10 +351,10 @@ def _require_sane_terms(holds: HoldTerms) -> None:
 
 
 def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, *, new: bool = True) -> str | None:
-    """Put a customer on a plan, and give its credit. Return the plan before (None: none).
+    """Put a customer on a plan, and grant the plan's credit. Return the former plan; None if there was no plan.
 
-    The same call again changes nothing. Errors: UnknownId for an unknown plan, and, unless `new`, for an unknown
-    customer with an id like a known one.
+    You can repeat the call: it has an effect once. Errors: UsageError for an invalid id; UnknownId for an unknown plan,
+    and unless `new`, for an unknown customer with an id like an existing one.
     """
     if not is_clean_id(customer_id):
         raise UsageError("invalid customer id: expected 1 to 200 characters without control characters")
@@ -359,8 +369,7 @@ def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, 
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan of the embedded ledger: sandboxes at once, how many customers are on it, what its runs hold
-    and what it gives."""
+    """A plan of the embedded ledger: sandboxes at once, number of customers, terms of reservations, and credit."""
 
     plan: str
     max_concurrent: int
@@ -377,7 +386,7 @@ class Plan:
 
 
 def list_plans(connection: sa.Connection) -> list[Plan]:
-    """All plans, by name."""
+    """Return all plans, sorted by name."""
     return [Plan(**{**row, "holds_halt": bool(row["holds_halt"])}) for row in SQL.run(connection, "plans").mappings()]
 
 
@@ -389,9 +398,9 @@ PlanName = Annotated[str, ID, "Name of the plan"]
 class CreditGiven:
     """A customer's credit after a grant.
 
-    `granted`: the credit that was added now; none for a `repeated` grant. `before`: the credit before (null: `is_new`).
-    `begins_ms`: from when on the credit counts (null: at once). `lot`: the lot to take it back by (null: the grant gave
-    nothing).
+    `granted_micro`: the credit that this call added (0 for a `repeated` grant). `before_micro`: the balance before
+    (null: the customer `is_new`). `begins_ms`: the time from which the credit counts (null: at once). `lot`: the lot by
+    which you can take the credit back (null: the grant did not add a lot).
     """
 
     customer_id: str
@@ -455,8 +464,10 @@ HTTP: Final = "http"
 
 
 def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -> None:
-    """Errors: WrongField for a wallet that nothing draws on: credit would lie there unseen. An operator's command line
-    fills one, before a move to it."""
+    """Refuse a wallet that does not pay for an organisation: its credit would have no effect. Errors: WrongField.
+
+    An operator can fill such a wallet on the command line, before a move to it.
+    """
     if not ids.is_known(connection, ids.CUSTOMER, customer_id):
         return
     paid = paid_from(connection, customer_id, now_ms)
@@ -470,7 +481,7 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
 
 
 def _keeper(connection: sa.Connection, paid: PaidFrom, customer_id: str, now_ms: int) -> str | None:
-    """Return the provider that keeps the balance of a known customer or organisation, or None."""
+    """Return the provider that keeps the balance of a known customer or organisation; None if it is kept here."""
     return paid.keeper or keeper_of(connection, customer_id, now_ms)
 
 
@@ -487,7 +498,7 @@ def _grant_sentence(done: CreditGiven) -> str:
 
 
 def facts_of_wallet(connection: sa.Connection, customer_id: str, now_ms: int) -> Sequence[Fact]:
-    """Balances move by themselves; plans and lots do not."""
+    """Return the facts of a wallet for a dry run. Those that change by themselves, as a balance, are not `fixed`."""
     account = account_of(connection, customer_id, now_ms)
     given = list_lots(connection, customer_id, now_ms).lots
     known = ids.is_known(connection, ids.CUSTOMER, customer_id)
@@ -506,7 +517,7 @@ def facts_of_wallet(connection: sa.Connection, customer_id: str, now_ms: int) ->
 
 
 def _whose(connection: sa.Connection, customer_id: str, now_ms: int) -> str:
-    """A wallet, and what it pays for."""
+    """Return a sentence that names a wallet and the organisations for which it pays."""
     found = sorted(billed_as(connection, customer_id, now_ms))
     named = ", ".join(f"{org} (billed at {provider})" for org, provider in found[:MOST_NAMED])
     more = f" and {len(found) - MOST_NAMED:,} more" if len(found) > MOST_NAMED else ""
@@ -528,7 +539,7 @@ def _size_of_grant(connection: sa.Connection, _asked: Invocation, values: Values
 
 
 def _given_by(gives: Gives) -> int:
-    """Return the most credit that a plan gives to a new customer, and each month."""
+    """Return the credit that a plan grants to a new customer in the first month, in micro-credits."""
     return gives.included_micro + gives.first_micro
 
 
@@ -564,7 +575,7 @@ def _lot_named(connection: sa.Connection, lot: str) -> Lot | None:
 
 
 def _facts_of_lot(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    """What is left of a lot falls with each charge; what was taken back of it does not change by itself."""
+    """Return the facts of a lot for a dry run. The rest is not `fixed`, because each charge reduces it."""
     ids.require(connection, ids.LOT, values["lot"])
     found = _lot_named(connection, values["lot"])
     assert found is not None
@@ -587,8 +598,11 @@ def _size_of_lot(connection: sa.Connection, _asked: Invocation, values: Values) 
 
 @dataclass(frozen=True)
 class RateSet:
-    """The rate of a feature from `start_ms` on, and the one that held then (null: none). `is_past`: usage since then
-    which is charged already keeps its price. `effect`: by what the last day used."""
+    """The rate of a feature from `start_ms` on. `was`: the former rate at that time (null: there was no rate).
+
+    `is_past`: the start is in the past, and usage that is charged already keeps its price. `effect`: the effect on the
+    usage of the last day.
+    """
 
     feature: str
     micro_credits: int
@@ -653,7 +667,7 @@ def _facts_of_rate(connection: sa.Connection, asked: Invocation, values: Values)
 
 def _factor(text: str, name: str, _now_ms: int) -> int:
     try:
-        found = parse_credits(text)  # as exact as an amount, and as many decimals
+        found = parse_credits(text)  # a factor has the same decimals as an amount
     except UsageError:
         found = 0
     if not 0 < found <= MOST_FACTOR_PPM:
@@ -662,7 +676,7 @@ def _factor(text: str, name: str, _now_ms: int) -> int:
 
 
 def show_factor(ppm: int) -> str:
-    """As people type it."""
+    """Return a factor in parts per million as a decimal number, as people type it."""
     return f"{Decimal(ppm) / ONE_PPM:f}"
 
 
@@ -671,7 +685,7 @@ FACTOR: Final = ValueKind("number", "N", _factor, show_factor, "_ppm", least=1, 
 
 @dataclass(frozen=True)
 class PlanSet(Plan):
-    """A plan as it is now. `was`: how many sandboxes at once it allowed before (null: it is new)."""
+    """A plan as it is now. `was`: its former limit of sandboxes at once (null: it is new)."""
 
     was: int | None
 
@@ -735,7 +749,7 @@ def _plan_named(connection: sa.Connection, plan: str) -> Plan:
 
 
 def _terms_of_plan(done: Plan) -> list[tuple[str, str]]:
-    """Return the terms of a plan's holds and credit, as far as they are set."""
+    """Return the terms of a plan's reservations and credit that are set, as pairs of a name and a text."""
     amounts = {name: getattr(done, f"{name}_micro") for name in _AMOUNTS}
     factor = [("hold-factor", show_factor(done.hold_factor_ppm))] if done.hold_factor_ppm != ONE_PPM else []
     halts = [("holds-halt", str(done.holds_halt).lower())] if not done.holds_halt else []
@@ -766,19 +780,19 @@ def _facts_of_plan(connection: sa.Connection, _asked: Invocation, values: Values
 
 
 def _size_of_plan(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
-    """What a month of it gives to those who are on it, or to the next one: as much is given each month, by time."""
+    """Return the size of a change of a plan: the credit of one month for all its customers, at least for one."""
     found = next((one for one in list_plans(connection) if one.plan == values["plan"]), None)
     customers = 1 if found is None else max(found.customers, 1)
     gives = [values["included_micro"], values["rollover_max_micro"], values["first_micro"]]
     least = values["rollover_min_micro"]
     if found is not None and least is not None and least < (found.rollover_min_micro or 0) and not gives[1]:
-        gives.append(found.rollover_max_micro)  # what was too little to roll over does so then
+        gives.append(found.rollover_max_micro)  # amounts below the former minimum now roll over
     return Size(rows=customers, micro=customers * sum(micro or 0 for micro in gives))
 
 
 @dataclass(frozen=True)
 class OnPlan:
-    """A customer's plan, the one before (null: none), and what it may have and has now."""
+    """A customer's plan, the former plan (`was`, null: no plan), its limit of sandboxes, and its balance."""
 
     customer_id: str
     plan: str
@@ -791,7 +805,7 @@ class OnPlan:
 def _put_on_plan(
     connection: sa.Connection,
     asked: Invocation,
-    # Of another kind than its organisation's: a key that is bound to one chooses no plan for it.
+    # The kind is ID and not ORG, so that a key bound to an organisation cannot choose the organisation's plan.
     customer_id: Annotated[str, ID, "Customer's id; by default the organisation's id"],
     plan: PlanName,
     *,

@@ -1,10 +1,10 @@
-"""A wallet's entries, the latest use first, a page at a time; its days; and when its credit ends. Reads only.
+"""A wallet's entries by page, the latest use first; its days; and a forecast of the end of its credit. Reads only.
 
-Guarantee: the cost of a page does not depend on the number of entries: it begins after the last one of the page before,
-and if it omits some it reads MOST_LOOKED_AT at most. The entries of all pages add up to the balance. Days are UTC, by
-the time of use, and have the entries of `list_entries`. Other wallets are not read: each statement uses an index of
-this one. A forecast rests on full days of use alone, seven at most and three at least; with fewer there is none, and no
-use is not taken for an end in the far future.
+Guarantee: the cost of a page does not depend on the number of entries. A page begins after the last entry of the former
+page, and if it omits entries, it reads at most MOST_LOOKED_AT. The entries of all pages add up to the balance. Days are
+in UTC, by the time of use, and have the entries of `list_entries`. Each statement uses an index of this wallet, so
+other wallets are not read. A forecast needs MIN_DAYS full days of use, and counts at most DAYS. With fewer days the
+state is `unknown`, and without any use `lasts`.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ SQL = queries(__file__)
 MOST_ENTRIES_ON_PAGE: Final = 50
 """Entries of one page."""
 MOST_ENTRIES_AT_ONCE: Final = 1_000
-"""Entries of a download that Drawdown reads, and keeps in memory, at a time."""
+"""Entries of a download that Drawdown reads and holds in memory at a time."""
 MOST_LOOKED_AT: Final = 10_000
-"""Entries that one page reads, if a time of booking or an amount is chosen."""
+"""Entries that one page reads, if the reader chooses a time of booking or an amount."""
 NEVER: Final = 2**53
 CENTS: Final = 2
 """Decimals of amounts for people."""
 CENT: Final = MICRO // 10**CENTS
 TYPED: Final = re.compile(r"[+-]?(\d{1,3}(?:,\d{3})+(?:\.\d*)?|[^,+-]*)")
-"""An amount as a page shows it, or without commas: elsewhere a comma may be meant as a decimal point."""
+"""An amount as a page shows it, or without commas. Another comma may mean a decimal point, so it is invalid."""
 BELOW_A_CENT: Final = ("<0.01", ">-0.01")
-"""The text for an amount that would round to 0.00, up and down."""
+"""Texts for a positive and a negative amount that would round to 0.00."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The chosen entries: used, and booked, in [from, to) in milliseconds.
+    """The choice of entries: by time of use and time of booking, each [from, to) in milliseconds, and by size.
 
-    Their size is in `sizes`, [from, to) micro-credits, without the sign. The default is all entries.
+    `sizes`: [from, to) in micro-credits, without the sign. The default is all entries.
     """
 
     used_from_ms: int = 0
@@ -55,12 +55,12 @@ class Chosen:
 
     @property
     def narrows(self) -> bool:
-        """True if entries between others, by their use, may be left out."""
+        """Return True if the choice may omit entries within the time of use."""
         return (self.booked_from_ms, self.booked_to_ms, *self.sizes) != (0, NEVER, 0, NEVER)
 
     @property
     def amount(self) -> str | None:
-        """The amount that `sizes` are of, as `sizes_of` reads it; None: any."""
+        """Return the amount for which `sizes_of` returns `sizes`; None for any amount."""
         begin, end = self.sizes
         if self.sizes == ALL.sizes:
             return None
@@ -73,9 +73,9 @@ ALL: Final = Chosen()
 
 
 def sizes_of(text: str, option: str) -> tuple[int, int]:
-    """Return the sizes that an amount may mean: `4.8` is all that rounds to 4.80.
+    """Return the sizes that an amount may mean, [from, to) in micro-credits: `4.8` means all that round to 4.80.
 
-    An amount with more than two decimals is itself alone. The sign is ignored. Errors: UsageError naming the option.
+    An amount with more than two decimals means itself only. The sign is ignored. Errors: UsageError for `option`.
     """
     plain = text.strip().replace("\N{MINUS SIGN}", "-")
     if plain in BELOW_A_CENT:
@@ -95,10 +95,10 @@ def sizes_of(text: str, option: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class EntryLine:
-    """An entry: the micro-credits by which it moved the wallet, up or down.
+    """An entry of a wallet. `moved_micro`: the change of the wallet, up or down, in micro-credits.
 
-    `ts`: the time of use. `at_ms`: when it was booked. `key`: the push's, for usage. `reservation`: the run. `lot`: the
-    lot that it expires or takes.
+    `ts`: the time of use. `at_ms`: the time of booking. `key`: for usage, the key of the push. `reservation`: the
+    execution that it charges. `lot`: the lot that it expires or takes back.
     """
 
     key: str
@@ -118,9 +118,9 @@ class EntryLine:
 class Entries:
     """A page of entries.
 
-    `after`: the key after which the next page begins; None: this is the last. `booked_micro`: the wallet's balance
-    after the first of them; None if they do not begin with the latest. `is_cut`: the page ended because it had read
-    MOST_LOOKED_AT entries.
+    `after`: the key after which the next page begins (None: this is the last page). `booked_micro`: the wallet's
+    balance after the first entry of the page (None: it is not the latest entry). `is_cut`: the page ended because it
+    had read MOST_LOOKED_AT entries.
     """
 
     entries: list[EntryLine]
@@ -137,9 +137,9 @@ def page(
     *,
     chosen: Chosen = ALL,
 ) -> Entries:
-    """Return the entries after the entry of that key.
+    """Return a page of entries, after the entry with the key `after`.
 
-    Errors: UsageError if no entry of the wallet has that key, or for a time that ends before it begins.
+    Errors: UsageError if the wallet has no entry with that key, or if the time of booking ends before it begins.
     """
     if chosen.booked_from_ms >= chosen.booked_to_ms:
         raise UsageError("invalid range: `to` must be later than `from`")
@@ -153,7 +153,7 @@ def page(
             raise UsageError("invalid after: this wallet has no such entry. Start at the first page")
         behind = min(behind, (int(moment), after))
     values["after_ms"], values["after_key"] = behind
-    # What leaves a wallet is booked once it was used, and no sooner: its index is entered there.
+    # A charge is booked after its use, so its index can be read from the end of the time of booking on.
     values["left_ms"], values["left_key"] = min(behind, (chosen.booked_to_ms, ""))
     last = SQL.run(connection, "last", values).one_or_none() if chosen.narrows else None
     is_cut, down_to = last is not None and last.looked == MOST_LOOKED_AT, ""
@@ -169,9 +169,9 @@ def page(
 
 
 def every(connection: sa.Connection, customer_id: str, chosen: Chosen = ALL) -> Iterator[tuple[EntryLine, int | None]]:
-    """Yield all of them, in the order of pages, each with the balance after it; None if some between them are omitted.
+    """Yield all chosen entries, in the order of pages, each with the balance after it.
 
-    Errors: as `page`.
+    The balance is None if the choice may omit entries. Errors: as `page`.
     """
     left = None if chosen.narrows else closing_micro(connection, customer_id, chosen.used_to_ms)
     after: str | None = ""
@@ -186,12 +186,12 @@ def every(connection: sa.Connection, customer_id: str, chosen: Chosen = ALL) -> 
 MOST_DAY_ROWS: Final = 20_000
 """Rows that one page reads, by day and feature, or by day and kind."""
 MOST_DAY_ENTRIES: Final = 200
-"""Entries of one day that are shown at once."""
+"""Entries of one day that a page shows."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """The cost of a feature in a day or an hour from a moment on; '': entries without a feature."""
+    """The cost of a feature in a day or an hour from `at_ms` on, in micro-credits. '': entries without a feature."""
 
     at_ms: int
     feature: str
@@ -200,7 +200,7 @@ class Use:
 
 @dataclass(frozen=True)
 class LedgerDay:
-    """The sum of one kind of entry on a day; positive: the wallet gained."""
+    """The sum of one kind of entry on a day, in micro-credits; positive if the wallet gained."""
 
     day_ms: int
     kind: str
@@ -210,9 +210,9 @@ class LedgerDay:
 
 @dataclass(frozen=True)
 class DayEntry:
-    """One entry of a day: its feature, or the reason of the person who made it.
+    """One entry of a day, with its feature, or with the actor and reason.
 
-    `reservation` names the run of a run's entry; `lot`: the lot that expires or is taken.
+    `reservation`: the execution that it charges. `lot`: the lot that it expires or takes back.
     """
 
     key: str
@@ -230,9 +230,12 @@ class DayEntry:
 
 @dataclass(frozen=True)
 class RunSteps:
-    """Runs of an organisation that were accepted since a moment, by how far they have come, in micro-credits. `going`:
-    held, of which so many have drawn nothing yet; `settling`: settled with a supplier; `left`: what of its shares was
-    not taken back; `unreleased`: what of that suppliers wait for."""
+    """Executions of an organisation that were accepted since a moment, by step. Amounts are in micro-credits.
+
+    `going`: executions that continue. `waiting`: those of them that were not charged yet. `held_micro`: their reserved
+    credit. `settling`: executions that a supplier has a share of. `left_micro`: the shares that were not reversed.
+    `unreleased_micro`: the part of the shares that suppliers wait for.
+    """
 
     accepted: int
     accepted_micro: int
@@ -257,7 +260,7 @@ def _uses(rows: Iterable[Any]) -> list[Use]:
 
 
 def ledger_by_day(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> list[LedgerDay]:
-    """By day, the latest first, and kind."""
+    """Return the sums of entries by day and kind, the latest day first."""
     values = {"account_id": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms, "at_most": MOST_DAY_ROWS}
     return _days(SQL.run(connection, "ledger_by_day", values))
 
@@ -267,14 +270,14 @@ def _days(rows: Iterable[Any]) -> list[LedgerDay]:
 
 
 def entries_of_day(connection: sa.Connection, customer_id: str, day_ms: int) -> list[DayEntry]:
-    """The latest first, MOST_DAY_ENTRIES at most."""
+    """Return the entries of a day, the latest first, at most MOST_DAY_ENTRIES."""
     span = {"from_ms": day_ms, "to_ms": day_ms + DAY_MS, "at_most": MOST_DAY_ENTRIES}
     rows = SQL.run(connection, "entries_of_day", {"account_id": wallet_account(customer_id), **span})
     return [DayEntry(**row._mapping) for row in rows]
 
 
 def closing_micro(connection: sa.Connection, customer_id: str, to_ms: int) -> int:
-    """Return the booked credit of the wallet at a moment."""
+    """Return the balance of the wallet at a moment, in micro-credits, by the time of use."""
     return int(SQL.run(connection, "closing", _from_then(customer_id, to_ms)).scalar_one())
 
 
@@ -289,10 +292,10 @@ def _steps(*found: Any) -> RunSteps:
 
 @dataclass(frozen=True)
 class EntriesQuery:
-    """A question about a wallet's days, in milliseconds. Days begin at midnight (UTC).
+    """A query of a wallet's days, in milliseconds. Days begin at midnight (UTC).
 
-    `from_ms` to `to_ms`: the days. Use is shown from `use_from_ms` on, and by hours from `hours_from_ms` on.
-    `opened_ms`: the day to show the entries of; None: no day.
+    `from_ms` to `to_ms`: the days. `use_from_ms`: the start of the use by day. `hours_from_ms`: the start of the use by
+    hour. `opened_ms`: the day with entries to show (None: no entries).
     """
 
     customer_id: str
@@ -306,8 +309,10 @@ class EntriesQuery:
 
 @dataclass(frozen=True)
 class WalletDays:
-    """Use by feature, by day and of late by hour; the ledger by day, and the entries of the day that is opened; how far
-    runs have come; what a forecast rests on (a row for `forecast_by`); what was in the wallet when the days ended."""
+    """A wallet's days: use by day and by hour, ledger sums, entries of one day, and steps of executions.
+
+    `forecast`: a row for `forecast_by`. `closing_micro`: the balance at the end of the days, in micro-credits.
+    """
 
     by_day: list[Use]
     by_hour: list[Use]
@@ -319,7 +324,7 @@ class WalletDays:
 
 
 def read_days(connection: sa.Connection, asked: EntriesQuery, now_ms: int) -> WalletDays:
-    """All of it, in one statement."""
+    """Return a wallet's days, read by one statement."""
     account = {"account_id": wallet_account(asked.customer_id), "to_ms": asked.to_ms, "at_most": MOST_DAY_ROWS}
     day = -DAY_MS if asked.opened_ms is None else asked.opened_ms
     of_runs = {"org_id": asked.org_id, "from_ms": asked.from_ms, "now_ms": now_ms}
@@ -349,7 +354,7 @@ def read_days(connection: sa.Connection, asked: EntriesQuery, now_ms: int) -> Wa
 DAYS: Final = 7
 MIN_DAYS: Final = 3
 FURTHEST_MS: Final = 253_402_300_799_999
-"""The last moment of the year 9999: an end beyond it is none."""
+"""The last moment of the year 9999, in milliseconds. Credit that ends later `lasts`."""
 
 
 ForecastState: TypeAlias = Literal["ends", "spent", "lasts", "unknown"]
@@ -357,10 +362,11 @@ ForecastState: TypeAlias = Literal["ends", "spent", "lasts", "unknown"]
 
 @dataclass(frozen=True)
 class Forecast:
-    """When what is available now ends. `state`: `ends` (at `ends_ms`), `spent` (nothing is available), `lasts` (nothing
-    was used on those days, or it lasts beyond any calendar), `unknown` (fewer than three full days of use are known).
+    """A forecast of the end of the credit that is available now.
 
-    It rests on `used_micro` in `days` full days from `from_ms` on: by what it was used for, not by when it was booked.
+    `state`: `ends` (at `ends_ms`), `spent` (no credit is available), `lasts` (without use on those days, or beyond
+    FURTHEST_MS), or `unknown` (fewer than MIN_DAYS full days of use). The forecast uses `used_micro` in `days` full
+    days from `from_ms` on, by the time of use and not of booking.
     """
 
     state: ForecastState
@@ -370,14 +376,14 @@ class Forecast:
     used_micro: int | None
 
     def to_json(self) -> dict[str, object]:
-        """As programs are told it: what was used in credits, too."""
+        """Return the forecast as JSON for programs. `used` is the used amount in credits."""
         return {**vars(self), "used": None if self.used_micro is None else in_credits(self.used_micro)}
 
 
 def forecast_of(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> Forecast:
     """Return the forecast of a wallet with this available credit.
 
-    It leaves out credit that ends by itself or is still to come, and the monthly cost of plans and tiers.
+    It ignores credit that expires or begins later, and the monthly changes by plans and tiers.
     """
     part = used_part(customer_id, now_ms)
     return forecast_by(SQL.run(connection, part.name, part.values).one(), available_micro, now_ms)
@@ -390,7 +396,7 @@ def used_part(customer_id: str, now_ms: int) -> Part:
 
 
 def forecast_by(row: Any, available_micro: int, now_ms: int) -> Forecast:
-    """The forecast by what was read."""
+    """Return the forecast from a row of `used_part`."""
     days = 0 if row.days is None else int(row.days)
     if days < MIN_DAYS:
         return Forecast("spent" if available_micro <= 0 else "unknown", None, max(days, 0), None, None)

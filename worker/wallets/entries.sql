@@ -1,7 +1,8 @@
 -- A wallet's entries, a page at a time, by the time of use.
 
 -- name: page
--- Each part goes by its own index and is as long as the page: by both sides at once, the whole ledger would be read.
+-- Each part uses its own index and has at most a page of rows. A query by both accounts at once would read the whole
+-- ledger.
 SELECT l.* FROM (
     SELECT * FROM (SELECT {columns}, -amount_micro AS moved_micro FROM ledger_entries
         WHERE from_account = :account_id AND {left} AND {meant} {down_to}
@@ -29,7 +30,7 @@ ts >= :used_from_ms AND (ts, key) < (:left_ms, :left_key)
 at_ms >= :booked_from_ms AND at_ms < :booked_to_ms AND ABS(amount_micro) >= :size_from AND ABS(amount_micro) < :size_to
 
 -- name: last
--- The last one that is looked at, of the entries that leave the wallet: few come in.
+-- The last of :looked_at entries that leave the wallet. Entries that come in are few, so they are not bounded.
 SELECT ts, key, COUNT(*) OVER () AS looked FROM (SELECT ts, key FROM ledger_entries
     WHERE from_account = :account_id AND {left} ORDER BY ts DESC, key DESC LIMIT :looked_at) looked
 ORDER BY ts, key LIMIT 1
@@ -46,8 +47,8 @@ SELECT ts FROM ledger_entries WHERE key = :after_key AND (from_account = :accoun
 -- A wallet by days.
 
 -- name: lines
--- Use and tiers leave a wallet; a grant, and credit that an expiry gave back, comes in. Each part has its index: by
--- both sides at once, the whole ledger would be read.
+-- Use and tiers leave a wallet. Grants, and credit that an expiry returns, come in. Each part uses its own index: a
+-- query by both accounts at once would read the whole ledger.
 SELECT {columns}, -amount_micro AS moved_micro FROM ledger_entries
 WHERE from_account = :account_id AND ts >= :from_ms AND ts < :to_ms
 UNION ALL
@@ -70,12 +71,12 @@ FROM ({lines}) l GROUP BY 1, 2 ORDER BY 1 DESC, 2 LIMIT :at_most
 SELECT l.* FROM ({lines}) l ORDER BY l.ts DESC, l.key DESC LIMIT :at_most
 
 -- name: closing
--- The balance of the wallet when the days ended: all booked entries, less those that count for later.
+-- The balance of the wallet at the end of the days: the present balance, less later entries.
 SELECT CAST(COALESCE((SELECT a.balance_micro FROM ledger_accounts a WHERE a.account_id = :account_id), 0)
     - COALESCE((SELECT SUM(l.moved_micro) FROM ({lines}) l), 0) AS BIGINT) AS closing_micro
 
 -- name: goes_on
--- A run that is over does not continue, whether anything has looked at it since or not.
+-- An execution past its end does not continue, even before a transaction expires it.
 r.state = 'held' AND r.expires_ms > :now_ms
 
 -- name: run_steps
@@ -101,15 +102,14 @@ FROM {settlements_now} x
 -- name: of_settlements
 {of_org}
 
--- The use of a wallet: all that metering and executions took from it, less the amounts they gave back, by the time of
--- use.
+-- The use of a wallet: all charges of metering and executions, less their refunds, by the time of use.
 
 -- name: is_use
 from_account = :account_id AND kind IN ('usage', 'execution')
 
 -- name: used
--- `days`: the full ones since the first use, :most_days at most; that day itself is full only if it began with the use.
--- NULL: the wallet was never used.
+-- `days`: the full days since the first use, at most :most_days. The day of the first use is full only if the use was
+-- at its start. NULL: the wallet was never used.
 SELECT d.days, (SELECT COALESCE(CAST(SUM(amount_micro) AS BIGINT), 0) FROM ledger_entries
         WHERE {is_use} AND ts >= :today_ms - d.days * 86400000 AND ts < :today_ms) AS used_micro
 FROM (SELECT CASE WHEN f.days > :most_days THEN :most_days ELSE f.days END AS days FROM (

@@ -1,9 +1,9 @@
-"""The ledger and sealed usage as other programs take them: CSV, or JSON lines, row by row. Reads only.
+"""The ledger and sealed usage as CSV or JSON lines for other programs, row by row. Reads only.
 
-Guarantee: what is read is read at one moment, however long it takes, and never held as a whole. Each row has an id that
-never changes, so that a second export of the same time can be laid over the first. Amounts are exact: whole
-micro-credits, and credits as a decimal text; times are milliseconds since 1970 (UTC). In CSV nothing is taken for a
-formula, nor turns the direction of reading.
+Guarantee: an export reads the database as of one moment, however long it takes, and never holds all rows in memory.
+Each row has an id that never changes, so a program can merge a second export of the same time into the first. Amounts
+are exact: whole micro-credits, and credits as a decimal text. Times are milliseconds since 1970 (UTC). In CSV, a
+spreadsheet does not read a text as a formula, and a text does not change the direction of reading.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from drawdown.worker.wallets.accounts import payer_of
 SQL = queries(__file__)
 
 ROWS_AT_ONCE: Final = 1_000
-"""Rows of an export that Drawdown reads, and keeps in memory, at a time."""
+"""Rows of an export that Drawdown reads and holds in memory at a time."""
 Kind = Literal["ledger", "usage"]
 Format = Literal["csv", "jsonl"]
 ByTime = Literal["booked", "used"]
@@ -48,14 +48,14 @@ TEXTS: Final = frozenset((
     "key", "kind", "from_account", "to_account", "feature", "execution", "lot", "actor", "reason", "org_id", "provider",
     "customer_id", "state",
 ))  # fmt: skip
-"""Columns of texts, some of which others wrote."""
+"""Columns of texts. Other people or programs wrote some of them, so CSV escapes formulas."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A span to export, from `from_ms` to before `to_ms`, of one organisation ('': of all).
+    """A span to export, from `from_ms` to before `to_ms`, of one organisation ('': all).
 
-    The ledger is chosen by its booking, or by its use (`by`). Usage is chosen by window.
+    `by`: the ledger's entries are selected by time of booking or by time of use. Usage is selected by window.
     """
 
     org_id: str
@@ -65,10 +65,12 @@ class Span:
 
 
 def export_lines(connection: sa.Connection, kind: Kind, span: Span, form: Format, now_ms: int) -> Iterator[str]:
-    """The export, line by line; CSV begins with the columns' names. Errors: UnknownId for an organisation that has
-    neither usage nor a wallet."""
+    """Yield the lines of an export. CSV begins with the names of the columns.
+
+    Errors: UnknownId for an unknown organisation; UsageError for usage in pushes that were folded into sums of a day.
+    """
     rows = _ledger(connection, span, now_ms) if kind == "ledger" else _usage(connection, span, now_ms)
-    columns, first = COLUMNS[kind], list(islice(rows, 1))  # before anything is printed: it may be refused
+    columns, first = COLUMNS[kind], list(islice(rows, 1))  # read a row before the first output: errors come here
     if form == "csv":
         yield _csv_line({name: name for name in columns}, columns)
     for row in chain(first, rows):
@@ -88,7 +90,7 @@ def _ledger(connection: sa.Connection, span: Span, now_ms: int) -> Iterator[dict
 
 def _usage(connection: sa.Connection, span: Span, now_ms: int) -> Iterator[dict[str, object]]:
     if span.org_id:
-        payer_of(connection, span.org_id, now_ms)  # an id that names nobody is refused
+        payer_of(connection, span.org_id, now_ms)  # refuses an unknown id
     values = {"from_ms": span.from_ms, "to_ms": span.to_ms, "org_id": span.org_id}
     of_whom = "of_org" if span.org_id else "of_all"
     folded = SQL.run(connection, "folded", values, of_whom=of_whom).scalar()

@@ -1,4 +1,4 @@
--- Everything of a time, in an order that does not change.
+-- All rows of a span, in an order that does not change.
 
 -- name: entries
 SELECT key, at_ms, ts AS ts_ms, kind, from_account, to_account, amount_micro, feature, quantity, reservation AS execution,
@@ -15,7 +15,7 @@ ts
 (from_account = :account_id OR to_account = :account_id)
 
 -- name: pushes
--- It includes voided pushes, so that a reader of an earlier export learns of them.
+-- The export includes voided pushes, so that a program with an earlier export sees the change.
 SELECT key, window_ms, org_id, feature, revision, sealed_qty AS quantity, provider, customer_id,
     sent_qty AS sent_quantity, state
 FROM pushes WHERE window_ms >= :from_ms AND window_ms < :to_ms AND {of_whom}

@@ -1,10 +1,10 @@
-"""Wallets, the lowest first, a page at a time; the biggest spenders; a wallet's relations; the figures of the metrics.
+"""Wallets by page, the lowest balance first; the highest spenders; a wallet's relations; figures for Prometheus.
 
 Reads only.
 
-Guarantee: a page costs the same however many wallets there are: it begins behind the last one of the page before. The
-biggest spenders are those that the last look found (`worker.checks.checks`), with its moment: a look reads all charges.
-The relations of a wallet are one statement for each list, by indexes of this wallet alone, and bounded in each part.
+Guarantee: the cost of a page does not depend on the number of wallets: it begins after the last wallet of the former
+page. The highest spenders are those of the last check (`worker.checks.checks`), with its time, because a check reads
+all charges. Each list of a wallet's relations is one statement by indexes of this wallet, with a bound for each part.
 """
 
 from __future__ import annotations
@@ -31,18 +31,21 @@ SQL = queries(__file__)
 MOST_ON_PAGE: Final = 50
 """Wallets of one page."""
 MOST_WALLETS_AT_ONCE: Final = 1_000
-"""Wallets of a download that Drawdown reads, and keeps in memory, at a time."""
+"""Wallets of a download that Drawdown reads and holds in memory at a time."""
 MOST_SPENDERS: Final = 20
-"""High spenders that are reported."""
+"""High spenders that one report names."""
 SPENT_DAYS: Final = 30
 WHICH: Final = ("", "owed", "low")
-"""By what a list may be narrowed; '': all. Low: at or below the threshold of its automatic top-up, or the level at
-which balances are low; without either, at nothing."""
+"""The filters of a list; '': all wallets.
+
+A wallet is low at or below the threshold of its automatic top-up, or at or below the level at which balances are low.
+If it has neither, it is low at 0.
+"""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which wallets; `search` is a part of the customer's id. Empty: any."""
+    """A choice of wallets. `which`: one of WHICH. `search`: a part of the customer's id. Empty: any."""
 
     which: str = ""
     plan: str = ""
@@ -51,9 +54,9 @@ class Chosen:
 
 @dataclass(frozen=True)
 class WalletLine:
-    """A wallet in the list, in micro-credits; changes due by time count once it was read.
+    """A wallet in the list, in micro-credits. Changes that are due by time are not included until they are booked.
 
-    `mode` to `blocked_reason`: of its automatic top-up, None if it has none.
+    `mode` to `blocked_reason`: the terms of its automatic top-up (None: it has no automatic top-up).
     """
 
     customer_id: str
@@ -76,7 +79,7 @@ class After:
 
 @dataclass(frozen=True)
 class WalletLines:
-    """A page of wallets. `after`: the start of the next page; None: this is the last."""
+    """A page of wallets. `after`: the start of the next page (None: this is the last page)."""
 
     lines: list[WalletLine]
     after: After | None
@@ -84,7 +87,7 @@ class WalletLines:
 
 @dataclass(frozen=True)
 class Spender:
-    """The use of a wallet from `from_ms` to `at_ms`, the moment of the look; its balance and plan now."""
+    """The use of a wallet from `from_ms` to `at_ms`, the time of the check, and its balance and plan now."""
 
     place: int
     customer_id: str
@@ -98,15 +101,17 @@ class Spender:
 def page(
     connection: sa.Connection, chosen: Chosen, after: After | None = None, most: int = MOST_ON_PAGE
 ) -> WalletLines:
-    """Those behind `after`, the lowest balance first. Errors: UsageError for a choice there is not; UnknownId for a
-    plan."""
+    """Return a page of wallets after `after`, the lowest balance first.
+
+    Errors: UsageError for an invalid choice; UnknownId for an unknown plan.
+    """
     found = _rows(connection, chosen, after, most + 1)
     shown = found[:most]
     return WalletLines(shown, _end(shown) if len(found) > most else None)
 
 
 def every(connection: sa.Connection, chosen: Chosen) -> Iterator[WalletLine]:
-    """All of them, in that order."""
+    """Yield all chosen wallets, the lowest balance first. Errors: as `page`."""
     after: After | None = None
     while rows := _rows(connection, chosen, after, MOST_WALLETS_AT_ONCE):
         yield from rows
@@ -114,7 +119,7 @@ def every(connection: sa.Connection, chosen: Chosen) -> Iterator[WalletLine]:
 
 
 def spenders_now(connection: sa.Connection, now_ms: int, most: int = MOST_SPENDERS) -> list[Spender]:
-    """Return the customers who spent most in the last 30 days: charges of usage and runs, less refunds.
+    """Return the customers who spent most in the last SPENT_DAYS days: charges of usage and executions, less refunds.
 
     Tiers do not count.
     """
@@ -124,7 +129,7 @@ def spenders_now(connection: sa.Connection, now_ms: int, most: int = MOST_SPENDE
 
 
 def spenders_kept(connection: sa.Connection, most: int = MOST_SPENDERS) -> list[Spender]:
-    """Return the result of the last look; empty if there was none."""
+    """Return the highest spenders of the last check; empty if no check has run yet."""
     return [Spender(**row._mapping) for row in SQL.run(connection, "spenders_kept", {"at_most": most})]
 
 
@@ -148,29 +153,30 @@ def _rows(connection: sa.Connection, chosen: Chosen, after: After | None, most: 
 
 HAPPENED_DAYS: Final = 30
 CHARGED_DAYS: Final = 7
-"""Days for which charges are shown, day by day."""
+"""Days for which a page shows charges, day by day."""
 MOST_HAPPENED: Final = 50
-"""Events of a wallet, of each kind that is read, and of all that are shown."""
+"""Events of a wallet that a page reads of each kind, and shows in all."""
 MOST_TOPUPS: Final = 10
 """Latest top-ups of a wallet that a page shows."""
 MOST_RELATED: Final = 25
-"""Relations of a wallet that are shown, of each kind."""
+"""Relations of a wallet that a page shows of each kind."""
 MOST_OFFERS: Final = 50
 """Plans, and as many tiers, that a page shows."""
 MOST_LOOKED_AT: Final = 1_000
-"""Runs among which suppliers are looked for."""
+"""Executions of a wallet among which a page finds suppliers."""
 Part: TypeAlias = Literal["biller", "shares", "pays_for_it", "it_pays_for", "pool", "sponsor", "member", "supplier"]
 UPSTREAM: Final[tuple[Part, ...]] = ("biller", "shares", "pays_for_it", "pool", "sponsor")
-"""Relations from which a wallet's credit comes, or by which others draw on it; all other relations are downstream."""
+"""Relations from which a wallet's credit comes, or by which others use it. All other relations are downstream."""
 
 
 @dataclass(frozen=True)
 class BillingTerms:
-    """The terms of billing of a wallet. Micro-credits, minor units of money, milliseconds.
+    """The terms of billing of a wallet. Amounts are in micro-credits or minor units of money, times in milliseconds.
 
-    `mode` to `blocked_reason`: its automatic top-up; None: it has none. `stopped_ms`, `stopped_by`: since when all
-    top-ups are stopped, and the actor. `low_micro`: the balance at or below which a message is sent. `org_id` to
-    `balance_read_ms`: the organisation; None: it does not exist. `pool`: set if the wallet is a pool's.
+    `mode` to `blocked_reason`: its automatic top-up (None: it has no automatic top-up). `stopped_ms`, `stopped_by`: the
+    time since which all top-ups are stopped, and the actor. `low_micro`: the balance at or below which Drawdown sends a
+    message. `org_id` to `balance_read_ms`: the organisation (None: it does not exist). `pool`: the name of the wallet's
+    pool, if it is a pool's wallet.
     """
 
     mode: str | None
@@ -204,10 +210,11 @@ class BillingTerms:
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation of a wallet.
+    """A relation of a wallet to `who`.
 
-    `limit_micro`: the limit of credit (None: unlimited, or not meant), of which `spent_micro` is used. `other`: for a
-    biller, its customer; for an organisation that shares the wallet, the biller; for a sponsor, its lot.
+    `limit_micro`: the limit of credit (None: unlimited, or the relation has no limit). `spent_micro`: the used part of
+    the limit. `other`: for a biller, its customer; for an organisation that shares the wallet, the biller; for a
+    sponsor, its lot.
     """
 
     part: Part
@@ -223,8 +230,8 @@ class Relation:
 class Offer:
     """A plan or a tier, in micro-credits.
 
-    For a plan: the included credit of a month, the most that rolls over, and the first credit of a new customer. For a
-    tier: the price of a month, and until when this customer paid for it.
+    For a plan: the monthly credit, the maximum that rolls over, and the first credit of a new customer. For a tier: the
+    price of a month, and the time up to which this customer has paid.
     """
 
     part: Literal["plan", "tier"]
@@ -238,20 +245,23 @@ class Offer:
     most_hold_micro: int | None
     paid_to_ms: int | None
     goes_on: bool
-    """For a plan: True if held credit counts for halts."""
+    """For a plan: True if reserved credit counts for halts. For a tier: True if it renews."""
     ended_ms: int | None
     ended_reason: str | None
 
     @property
     def is_held(self) -> bool:
-        """True if the customer has this tier now."""
+        """Return True if the customer has this tier now."""
         return self.paid_to_ms is not None and self.ended_ms is None
 
 
 @dataclass(frozen=True)
 class Happened:
-    """Something that happened to a wallet: a day's charges, a grant, a top-up, another plan. `micro`: by
-    how much it moved the wallet, or (`topup`) would; `minor`: money, in minor units."""
+    """An event of a wallet: a day's charges, a grant, a top-up, a new plan.
+
+    `micro`: the change of the wallet in micro-credits; for a top-up, also a change that is not made yet. `minor`: money
+    in minor units of the currency.
+    """
 
     part: Literal["charge", "given back", "entry", "topup", "plan", "tier"]
     at_ms: int
@@ -259,7 +269,7 @@ class Happened:
     key: str
     micro: int | None
     entries: int
-    """The number of entries in it; for a top-up, the number of calls."""
+    """The number of entries of the event; for a top-up, the number of calls."""
     minor: int | None
     currency: str
     state: str
@@ -282,14 +292,17 @@ def related(connection: sa.Connection, customer_id: str, org_id: str, now_ms: in
 
 
 def offers(connection: sa.Connection, customer_id: str) -> tuple[list[Offer], list[Offer]]:
-    """Plans, and tiers, those that allow the least first."""
+    """Return the plans and the tiers, each sorted by their sandboxes at once, the lowest first."""
     rows = SQL.run(connection, "offers", {"customer_id": customer_id, "at_most": MOST_OFFERS}).mappings()
     found = [Offer(**{**row, "goes_on": bool(row["goes_on"])}) for row in rows]
     return [one for one in found if one.part == "plan"], [one for one in found if one.part == "tier"]
 
 
 def happened(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[list[Happened], list[Happened]]:
-    """Return the events of a wallet in the last days, the latest first; and its last top-ups, whenever they were."""
+    """Return the events of a wallet in the last HAPPENED_DAYS days, and its last top-ups of any time.
+
+    Both come with the latest first.
+    """
     values = {
         "customer_id": customer_id,
         "account_id": wallet_account(customer_id),
@@ -310,7 +323,10 @@ def _latest(found: Sequence[Happened]) -> list[Happened]:
 
 @dataclass(frozen=True)
 class RunFigures:
-    """Runs that hold credit; those of them that are over, and since when; and expired ones that are not settled."""
+    """Numbers of executions. `held`: those that have credit reserved. `overdue`: those of them past their end.
+
+    `overdue_since_ms`: the earliest such end. `expired`: executions that expired and were not settled.
+    """
 
     held: int
     overdue: int
@@ -320,7 +336,10 @@ class RunFigures:
 
 @dataclass(frozen=True)
 class OwedFigures:
-    """Credit that suppliers are owed and no payout has released, in micro-credits; open freezes, and since when."""
+    """Credit that suppliers are owed before a payout releases it, in micro-credits, and open freezes.
+
+    `frozen_since_ms`: the time of the oldest open freeze.
+    """
 
     waiting_micro: int
     freezes: int
@@ -328,7 +347,7 @@ class OwedFigures:
 
 
 def run_figures(connection: sa.Connection, now_ms: int, since_ms: int) -> RunFigures:
-    """Return the figures of runs as they are now; `expired` since `since_ms`."""
+    """Return the present figures of executions. `expired` counts from `since_ms` on."""
     held = SQL.run(connection, "held").scalar_one()
     overdue = SQL.run(connection, "overdue", {"now_ms": now_ms}).one()
     expired = SQL.run(connection, "expired", {"since_ms": since_ms}).scalar_one()
@@ -365,10 +384,10 @@ def _wallets(
 
 @dataclass(frozen=True)
 class WalletEntry:
-    """An entry of a wallet: the change of its credit, up or down.
+    """An entry of a wallet. `moved_micro`: the change of its credit, up or down, in micro-credits.
 
-    `ts_ms`: the time of use. `at_ms`: when it was booked. `key`: the push's, for usage. `run`: the run that it is for.
-    `lot`: the lot that it expires or takes.
+    `ts_ms`: the time of use. `at_ms`: the time of booking. `key`: for usage, the key of the push. `execution`: the
+    execution that it charges. `lot`: the lot that it expires or takes back.
     """
 
     key: str
@@ -390,7 +409,7 @@ def _amount(text: str, name: str, _now_ms: int) -> str:
 
 
 SHOWN_AMOUNT: Final = Kind("text", "CREDITS", _amount, str, example="4.80")
-"""As a page shows it."""
+"""The kind of an amount as a page shows it, such as `4.80`, with the sizes that `sizes_of` reads."""
 
 
 def _entries(
@@ -426,8 +445,10 @@ def _entries(
 
 @dataclass(frozen=True)
 class WalletLots:
-    """A wallet's lots in their order of use; `more`: so many were left out. `owed`: used, and paid for by no lot;
-    `back`: given back, and pays for later use."""
+    """A wallet's lots in their order of use. `more`: the number of lots that are not shown.
+
+    `owed_micro`: use that a lot has not paid for. `back_micro`: refunds beyond the use, which pay for later use.
+    """
 
     customer_id: str
     order: str

@@ -1,7 +1,8 @@
 -- Wallets, a page at a time.
 
 -- name: page
--- The lowest first. `behind`: the page before, or nothing; `which`: those that are owed or low, or any.
+-- Wallets, the lowest balance first. `behind`: the condition for the place of the page. `which`: the condition for
+-- wallets that are owed or low, or any.
 SELECT w.customer_id, w.balance_micro, w.held_micro, w.available_micro, w."plan", w.mode, w.threshold_micro,
     w.blocked_reason
 FROM (
@@ -26,9 +27,9 @@ ORDER BY w.balance_micro, w.account_id LIMIT :at_most
 w.balance_micro < 0
 
 -- name: is_low
--- At or below the level that it is topped up from, or the level at which balances are low: its own, or everybody's. A
--- debt is more than low, and is shown by itself. A wallet that has more than the highest of these levels, all of it
--- available, is not low: nearly all are passed over by that, and need not have their level looked up.
+-- A wallet is low at or below its top-up threshold, or the level at which balances are low: its own or the general one.
+-- A negative balance is `owed` instead. A wallet with its whole balance available and above the highest level is not
+-- low. This excludes nearly all wallets without a read of their own level.
 w.balance_micro >= 0 AND (w.balance_micro <= {highest_level} OR w.available_micro < w.balance_micro) AND w.available_micro <= CASE WHEN w.threshold_micro IS NULL THEN {level} WHEN {level} > w.threshold_micro THEN {level}
     ELSE w.threshold_micro END
 
@@ -41,7 +42,7 @@ COALESCE((SELECT l.low_micro FROM balance_levels l WHERE l.org_id IN (w.customer
     ORDER BY l.org_id DESC LIMIT 1), 0)
 
 -- name: spenders_now
--- The use of each wallet in a time, less the amounts given back: all entries of it are read; and its balance.
+-- The use of each wallet in a span, less refunds, with its balance. This reads all entries of the span.
 SELECT s.customer_id, s.used_micro, a.balance_micro, a."plan"
 FROM (
     SELECT e.from_account, SUBSTR(e.from_account, 8) AS customer_id, CAST(SUM(e.amount_micro) AS BIGINT) AS used_micro
@@ -51,12 +52,12 @@ FROM (
 ) s LEFT JOIN ledger_accounts a ON a.account_id = s.from_account ORDER BY s.used_micro DESC, s.customer_id
 
 -- name: spenders_kept
--- From the last look alone: wallets that it did not find any more stay behind it.
+-- The rows of the last check only: rows of earlier checks can remain.
 SELECT k.place, k.customer_id, k.used_micro, k.from_ms, k.at_ms, a.balance_micro, a."plan"
 FROM high_spenders k LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || k.customer_id
 WHERE k.at_ms = (SELECT f.at_ms FROM high_spenders f WHERE f.place = 1) ORDER BY k.place LIMIT :at_most
 
--- The relations of one wallet: its terms, payers and payees, plans and tiers beside its own, its latest events.
+-- The relations of one wallet: its terms, payers and payees, all plans and tiers, and its latest events.
 
 -- name: terms
 -- Always one row.
@@ -71,7 +72,7 @@ FROM (SELECT 1 AS one) x LEFT JOIN topup_terms t ON t.customer_id = :customer_id
 LEFT JOIN topup_switch s ON s.stopped_ms IS NOT NULL LEFT JOIN orgs o ON o.org_id = :org_id
 
 -- name: related
--- Each part is bounded by itself. Where a number is unknown it is NULL.
+-- Each part has its own bound. An unknown number is NULL.
 SELECT * FROM (SELECT 'biller' AS part, a.provider AS who, a.customer_id AS other, CAST(NULL AS BIGINT) AS limit_micro,
         CAST(NULL AS BIGINT) AS spent_micro, a.start_ms AS since_ms, a.reason AS said
     FROM assignments a WHERE a.org_id = :org_id AND a.start_ms <= :now_ms
@@ -133,8 +134,8 @@ SELECT * FROM (SELECT 'tier', t.tier, t.at_once, t.price_micro, CAST(NULL AS BIG
     ORDER BY t.at_once, t.tier LIMIT :at_most) sold
 
 -- name: happened
--- Charges are one row a day, and so are amounts given back: a wallet is charged every few minutes. A top-up that was
--- paid is shown by itself, and not once more by its grant.
+-- Charges are one row a day, because a wallet is charged every few minutes. Refunds are one row a day, too. A paid
+-- top-up is shown as a top-up, and its grant is omitted.
 SELECT * FROM (SELECT CASE WHEN e.amount_micro < 0 THEN 'given back' ELSE 'charge' END AS part, MAX(e.ts) AS at_ms,
         '' AS kind, '' AS key, CAST(-SUM(e.amount_micro) AS BIGINT) AS micro, COUNT(*) AS entries,
         CAST(NULL AS BIGINT) AS minor, '' AS currency, '' AS state, '' AS said, '' AS actor
@@ -168,20 +169,20 @@ SELECT * FROM (SELECT 'tier', h.ended_ms, 'tier', h.tier, CAST(NULL AS BIGINT), 
     FROM tier_holders h WHERE h.customer_id = :customer_id AND h.ended_ms >= :from_ms
     ORDER BY h.ended_ms DESC LIMIT :at_most) ended
 
--- The figures of runs and settlements behind the metrics.
+-- The figures of executions and settlements for the Prometheus metrics.
 
 -- name: held
 SELECT COUNT(*) FROM reservations WHERE state = 'held'
 
 -- name: overdue
--- A decision by the balance of a wallet removes these first: not even the sweep has met them yet.
+-- A decision by a wallet's balance expires these first. The sweep has not reached them yet.
 SELECT COUNT(*) AS runs, MIN(expires_ms) AS since_ms FROM reservations WHERE state = 'held' AND expires_ms <= :now_ms
 
 -- name: expired
 SELECT COUNT(*) FROM reservations WHERE state = 'expired' AND ended_ms > :since_ms
 
 -- name: waiting
--- Net is the amount that is waiting, was reversed before its release, or was released.
+-- The waiting amount: all net amounts, less those reversed before their release, less those released.
 SELECT CAST(COALESCE((SELECT SUM(net_micro) FROM settlements), 0)
     - COALESCE((SELECT SUM(amount_micro) FROM settlement_reversals WHERE NOT is_clawback), 0)
     - COALESCE((SELECT SUM(released_micro) FROM payouts), 0) AS BIGINT)

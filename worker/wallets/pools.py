@@ -1,7 +1,7 @@
-"""Pools, their allotments and the use of these, and the payers of runs.
+"""Pools, their allotments and the use of these, and the payers of executions.
 
-Guarantee: the same act again changes nothing, so that a caller who lost the answer can repeat it. Organisations that
-may get another verdict by an act are marked, so that the next tick refreshes them. The lists read only.
+Guarantee: each call has its effect once, so that a caller who lost the answer can repeat it. An organisation is marked
+if its verdict may change, so that the next tick refreshes it. The lists only read.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Allotted:
-    """The lot, whether it was allotted before, and the wallets of pool and member afterwards."""
+    """The lot of an allotment, and the wallets of pool and member afterwards. `repeated`: it was allotted before."""
 
     lot: Lot
     repeated: bool
@@ -60,8 +60,11 @@ class Allotted:
 
 
 def make(connection: sa.Connection, pool: str, by: By, *, new: bool = True) -> bool:
-    """Have a pool with a wallet of its name; whether it is new. Errors: UsageError for a name that is none; Denied
-    `taken` for the name of a customer; UnknownId, unless `new`, for a name like that of a pool or customer."""
+    """Create a pool, with a wallet of its name, if it does not exist. Return True if it is new.
+
+    Errors: UsageError for an invalid name; Denied `taken` for the name of a customer; UnknownId, unless `new`, for a
+    name that resembles that of a pool or customer.
+    """
     if not is_clean_id(pool) or ":" in pool:
         raise UsageError("invalid pool name: expected 1 to 200 characters without colons and control characters")
     if not pools.is_pool(connection, pool) and ids.is_known(connection, ids.CUSTOMER, pool):
@@ -76,11 +79,11 @@ def make(connection: sa.Connection, pool: str, by: By, *, new: bool = True) -> b
 def allot(
     connection: sa.Connection, pool: str, customer_id: str, amount_micro: int, expires_ms: int, by: By, *, key: str
 ) -> Allotted:
-    """Move credit out of a pool into a lot of a customer.
+    """Move credit, in micro-credits, out of a pool into a lot of a customer.
 
     The lot pays before all others, and its rest returns to the pool at its end.
 
-    Errors: UnknownId; UsageError for an impossible amount or end; Denied `pays_itself`, `is_pool`, `other_content`,
+    Errors: UnknownId; UsageError for an invalid amount, end or key; Denied `pays_itself`, `is_pool`, `other_content`,
     `no_credit`; DatabaseBusy.
     """
     ids.require(connection, ids.POOL, pool)
@@ -109,9 +112,11 @@ def allot(
 def allow(
     connection: sa.Connection, payer: str, org_id: str, by: By, *, limit_micro: int | None = None
 ) -> tuple[Payer, Payer | None]:
-    """Let runs of an organisation be paid from another wallet, up to a limit (None: none); what counts now, and before.
+    """Allow a wallet to pay for executions of an organisation, up to a limit in micro-credits (None: unlimited).
 
-    Errors: UnknownId; UsageError for a limit that makes no sense; Denied `pays_itself`, `no_wallet`.
+    Returns the permission in force now, and the one before (None: there was no permission).
+
+    Errors: UnknownId; UsageError for an invalid limit; Denied `pays_itself`, `no_wallet`.
     """
     ids.require(connection, ids.CUSTOMER, payer)
     ids.require(connection, ids.CUSTOMER, org_id)
@@ -133,8 +138,10 @@ def allow(
 
 
 def end(connection: sa.Connection, payer: str, org_id: str, by: By) -> bool:
-    """Let no more runs of an organisation be paid from another wallet; whether any could be. Runs that were accepted
-    are paid for all the same. Errors: UnknownId."""
+    """End the permission of a wallet to pay for new executions of an organisation. Return True if it was in force.
+
+    The wallet still pays for executions that were accepted. Errors: UnknownId.
+    """
     ids.require(connection, ids.PAYER, payer)
     ids.require(connection, ids.CUSTOMER, org_id)
     found, was = pools.say(connection, payer, org_id, by, allowed=False)
@@ -146,8 +153,11 @@ def end(connection: sa.Connection, payer: str, org_id: str, by: By) -> bool:
 
 @dataclass(frozen=True)
 class PoolRow:
-    """A pool, in micro-credits: what is available, what it ever allotted less what was taken back, and what of that
-    came back at an end; how many have an allotment that continues."""
+    """A pool, in micro-credits.
+
+    `allotted_micro`: all allotments, less the credit that the pool took back. `returned_micro`: the part of these that
+    returned when an allotment ended. `members`: the number of customers with an allotment that continues.
+    """
 
     pool: str
     available_micro: int
@@ -158,8 +168,11 @@ class PoolRow:
 
 @dataclass(frozen=True)
 class AllotmentRow:
-    """An allotment, in micro-credits: `amount = left + waits + used + returned + taken`. `waits` is what is over and
-    has not come back yet; `used` is all that its member's wallet drew of it, `taken` what the pool took back."""
+    """An allotment, in micro-credits: `amount = left + waits + used + returned + taken`.
+
+    `waits`: the rest of an ended allotment that has not returned yet. `used`: the credit that the member used. `taken`:
+    the credit that the pool took back.
+    """
 
     lot: str
     customer_id: str
@@ -178,7 +191,7 @@ class AllotmentRow:
 
 @dataclass(frozen=True)
 class PoolView:
-    """A pool's wallet and its allotments, those that end last first; whether there are more."""
+    """A pool's wallet and its allotments, those that end last first. `more`: others are not shown."""
 
     pool: str
     wallet: Wallet
@@ -188,9 +201,10 @@ class PoolView:
 
 @dataclass(frozen=True)
 class PayerRow:
-    """A payer of an organisation's runs, its limit, and since when (milliseconds).
+    """A payer of an organisation's executions, its limit, and the start of the permission (milliseconds).
 
-    `spent_micro`: the credit held and charged by executions that were accepted under its last permission, ended or not.
+    `spent_micro`: the credit reserved and charged by executions that were accepted under its last permission, including
+    ended executions.
     """
 
     payer: str
@@ -204,12 +218,12 @@ class PayerRow:
 
 
 def list_pools(connection: sa.Connection, now_ms: int, most: int) -> list[PoolRow]:
-    """By their names."""
+    """Return pools, sorted by name."""
     return [PoolRow(**row) for row in SQL.run(connection, "pools", {"now_ms": now_ms, "at_most": most}).mappings()]
 
 
 def show_pool(connection: sa.Connection, pool: str, now_ms: int, most: int) -> PoolView:
-    """A pool and what became of what it allotted. Errors: UnknownId."""
+    """Return a pool with its allotments. Errors: UnknownId."""
     ids.require(connection, ids.POOL, pool)
     rows = SQL.run(connection, "allotments", {"pool": pool, "at_most": most + 1}).all()
     chosen = [row.lot for row in rows[:most]]
@@ -251,7 +265,7 @@ def list_payers(connection: sa.Connection, payer: str, org_id: str, now_ms: int,
 
 
 PoolName = Annotated[str, ID, "Name of the pool"]
-# Of these, a key that is bound to the customer may name none: what is paid is another's.
+# These have the kind ID and not ORG: an API key that is bound to an organisation must not spend the credit of others.
 Member = Annotated[str, ID, "Customer's id; by default the organisation's id"]
 PayerName = Annotated[str, ID, "Customer or pool that pays"]
 PaidOrg = Annotated[str, ID, "Organisation that the payer pays for"]
@@ -259,7 +273,7 @@ PaidOrg = Annotated[str, ID, "Organisation that the payer pays for"]
 
 @dataclass(frozen=True)
 class PoolMade:
-    """A pool; `made`: it is new."""
+    """A pool. `made`: this call created it."""
 
     pool: str
     made: bool
@@ -284,8 +298,10 @@ def _facts_of_pool(connection: sa.Connection, _asked: Invocation, values: Values
 
 @dataclass(frozen=True)
 class PoolAllotted:
-    """An allotment of `amount`, and what pool and customer have available after it. `allotted` is what was moved now,
-    so nothing of one that is `repeated`."""
+    """An allotment, and the credit available to pool and customer after it, in micro-credits.
+
+    `allotted_micro`: the credit that this call moved, so 0 if it is `repeated`.
+    """
 
     pool: str
     customer_id: str
@@ -340,7 +356,7 @@ def _facts_of_allotment(connection: sa.Connection, asked: Invocation, values: Va
 
 
 def _size_of_allotment(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
-    """What leaves the pool's wallet is given to the customer's."""
+    """Return the size of an allotment: the customer gets the credit that leaves the pool's wallet."""
     return Size(micro=max(values["amount_micro"], 0))
 
 
@@ -371,7 +387,7 @@ def _allowed(done: PayerAllowed) -> str:
 
 @dataclass(frozen=True)
 class PayerEnded:
-    """No more runs of an organisation are paid by another; `changed`: whether any were until now."""
+    """A payer that no longer pays for new executions of an organisation. `changed`: it paid until now."""
 
     payer: str
     org_id: str
@@ -413,7 +429,7 @@ def _pools(connection: sa.Connection, look: Look) -> Page[PoolRow]:
 
 @dataclass(frozen=True)
 class ShownPool:
-    """A pool's credit, and its allotments, those that end last first. `more`: there are others."""
+    """A pool's credit in micro-credits, and its allotments, those that end last first. `more`: others are not shown."""
 
     pool: str
     available_micro: int
@@ -436,7 +452,7 @@ def _payers(
     payer: Annotated[str, ID, "Payer to list"] = "",
     org_id: Annotated[str | None, ORG, "Organisation to show"] = None,
 ) -> Page[PayerRow]:
-    if look.only is not None and payer:  # whether there is such a payer is not for this key to know
+    if look.only is not None and payer:  # this key must not learn if such a payer exists
         said = f"payers belong to all organisations, but this key is bound to {look.only}. Use another key"
         raise Denied("foreign_org", said)
     return Page(list_payers(connection, payer, org_id or "", look.now_ms, look.most))

@@ -23,5 +23,5 @@ FROM payers p WHERE (:payer = '' OR p.payer = :payer) AND (:org_id = '' OR p.org
 ORDER BY p.payer, p.org_id LIMIT :at_most
 
 -- name: allowed_last
--- The last permission of a payer: an end has a number of its own, under which nothing was accepted.
+-- The last permission of a payer. An end has its own number, and no execution was accepted under it.
 (SELECT MAX(l.number) FROM payers l WHERE l.payer = p.payer AND l.org_id = p.org_id AND l.allowed)

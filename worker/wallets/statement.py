@@ -1,16 +1,16 @@
-"""An account's statement of a span of time, mostly a month: its opening, its changes and its closing. Reads only.
+"""An account's statement of a span, mostly a month: its opening balance, changes and closing balance. Reads only.
 
 It is one object, or CSV.
 
-Guarantee: it adds up to the micro-credit. Opening and all changes are closing, each section is the sum of its lines,
-and a line of usage is quantity times rate, except for the rounding of its charges. It uses the time of booking, so that
-a month does not change once it is over (`is_final`); the month of use is given beside usage. The database adds up the
-entries, all at one moment. Each section has a bounded number of lines; the last sums up those left out. If figures do
-not add up, they are named (`problems`).
+Guarantee: it adds up to the micro-credit. The opening balance plus all changes is the closing balance, and each section
+is the sum of its lines. A line of usage is quantity times rate, except for the rounding of its charges. It uses the
+time of booking, so a month does not change once it is over (`is_final`). A line of usage also has the month of use. The
+database adds up the entries, all as of one moment. Each section has a bounded number of lines, and the last line sums
+up those that are not shown. `problems` names figures that do not add up.
 
-In the CSV, `balance` of the first row and the column `moved` of all rows add up to `balance` of the row `closing`; held
-credit has a column of its own. A spreadsheet takes nothing in it for a formula, and nothing turns the direction of
-reading.
+In the CSV, `balance` of the first row and the column `moved` of all rows add up to `balance` of the row `closing`.
+Reserved credit has its own column. A spreadsheet does not read a text as a formula, and a text does not change the
+direction of reading.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from drawdown.schema.units import MICRO, MINUTE_MS, in_credits
 SQL = queries(__file__)
 
 FINAL_AFTER_MS: Final = 60 * MINUTE_MS
-"""The time after its end in which a statement may still change: a transaction that began before may commit later."""
+"""Time after its end in which a statement may change, in milliseconds: a transaction that began before may commit."""
 LINES: Final = 100
-"""Lines of one section, unless another number is given."""
+"""Default number of lines of one section."""
 
 Section: TypeAlias = Literal["given", "began", "topped_up", "expired", "taken_back", "usage", "executions", "other"]
 SECTIONS: Final[tuple[Section, ...]] = get_args(Section)
-"""In the order of the statement."""
+"""The sections, in the order of the statement."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Span:
 
 @dataclass(frozen=True)
 class CreditLine:
-    """Credit that came in, or went without being used, of one kind of lot (`what`), and its change of the wallet.
+    """Credit that came in, or left without use, of one kind of lot (`what`). `moved_micro`: the change of the wallet.
 
-    For top-ups: the money that was paid, in minor units of a currency.
+    `money_minor`: for top-ups, the paid money, in minor units of `currency`.
     """
 
     section: Section
@@ -73,8 +73,8 @@ class UsageLine:
     """Charges of one feature, by the month of use and the rate.
 
     `charged = quantity * micro_credits / per_quantity`, rounded to a micro-credit (a half away from zero), plus
-    `rounding`: each charge was rounded by itself. A line without a rate has the charges that match no rate. `more`: the
-    number of lines that are not shown and are added up in this line; their features differ.
+    `rounding`, because each charge was rounded by itself. A line without a rate sums up charges that do not match a
+    rate. `more`: the number of lines that are not shown and are added up in this line. Their features can differ.
     """
 
     feature: str | None
@@ -90,10 +90,10 @@ class UsageLine:
 
 @dataclass(frozen=True)
 class ExecutionsLine:
-    """The charges of executions of one project (None: of none), less the amounts written off.
+    """The charges of executions of one project (None: without a project), less the amounts written off.
 
-    `drawn`: while they continued. `settled`: as they ended. `late`: after their hold was over. `more`: the number of
-    lines that are added up in this line.
+    `drawn_micro`: charged while they continued. `settled_micro`: charged at their end. `late_micro`: charged after
+    their reservation expired. `more`: the number of lines that are added up in this line.
     """
 
     project: str | None
@@ -108,7 +108,10 @@ class ExecutionsLine:
 
 @dataclass(frozen=True)
 class HeldLine:
-    """An execution that had credit reserved at the end, and until when. `more`: so many lines in one."""
+    """An execution that had credit reserved at the end of the span, and the end of its reservation.
+
+    `more`: the number of lines that are added up in this line.
+    """
 
     execution: str | None
     org_id: str | None
@@ -120,7 +123,7 @@ class HeldLine:
 
 @dataclass(frozen=True)
 class Change:
-    """A section's sum: by how much it moved the wallet."""
+    """A section's sum: its change of the wallet, in micro-credits."""
 
     section: Section
     moved_micro: int
@@ -128,9 +131,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Statement:
-    """`opening + all changes = closing`, in micro-credits. Held credit is a part of the closing balance, not a change.
+    """A statement in micro-credits: `opening + all changes = closing`.
 
-    `is_final`: no entry is booked into this span any more.
+    Reserved credit is a part of the closing balance, not a change. `is_final`: the entries of this span can no longer
+    change.
     """
 
     customer_id: str
@@ -149,7 +153,10 @@ class Statement:
 
 
 def span_of(month: str | None, from_ms: int | None, to_ms: int | None) -> Span:
-    """A month in UTC (2026-02), or from a moment to another one. Errors: UsageError."""
+    """Return the span of a month in UTC (2026-02), or of two times in milliseconds.
+
+    Errors: UsageError unless exactly one of them is given, or if it is invalid.
+    """
     if month is not None:
         if from_ms is not None or to_ms is not None:
             raise UsageError("specify either a month or a beginning and an end, not both", at="month")
@@ -173,8 +180,10 @@ def _of_month(month: str) -> Span:
 
 
 def of_customer(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int = LINES) -> Statement:
-    """The statement of a customer's wallet, with `most` lines of each section. It must come first in its transaction:
-    all that it reads is of one moment."""
+    """Return the statement of a customer's wallet, with at most `most` lines of each section.
+
+    Call it first in its transaction, so that all its reads are as of one moment.
+    """
     return _read(connection, customer_id, span, now_ms, most)
 
 
@@ -206,7 +215,7 @@ def _read(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, 
 
 
 def _list_held(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int) -> list[HeldLine]:
-    """At the end of the span; of one that continues, now."""
+    """Return the reserved credit at the end of the span; if the span has not ended, the present reserved credit."""
     is_over = span.to_ms <= now_ms
     values = {"customer_id": customer_id, "until_ms": min(span.to_ms, now_ms + 1), "at_most": most}
     rows = SQL.run(connection, "held", values, standing="stood_then" if is_over else "stands_now")
@@ -252,14 +261,14 @@ def _executions_line(row: sa.RowMapping) -> ExecutionsLine:
 
 
 def _whole(value: Any) -> int | None:
-    """A sum comes as a decimal number from one database, and as an integer from the other."""
+    """Convert a sum to an integer. PostgreSQL returns a sum as a decimal number, and SQLite as an integer."""
     return None if value is None else int(value)
 
 
 def _changes(
     credits: Sequence[CreditLine], usage: Sequence[UsageLine], executions: Sequence[ExecutionsLine]
 ) -> list[Change]:
-    """Those that there are, in their order."""
+    """Return the sums of the sections that have lines, in the order of the statement."""
     moved: dict[Section, int] = {}
     for line in credits:
         moved[line.section] = moved.get(line.section, 0) + line.moved_micro
@@ -271,7 +280,7 @@ def _changes(
 
 
 def _problems(found: Statement, ever_micro: int, kept_micro: int) -> list[str]:
-    """Return the figures that do not add up: rows were changed past the ledger."""
+    """Return texts that name figures that do not add up. This happens if rows were changed without the ledger."""
     problems = []
     moved = sum(change.moved_micro for change in found.changes)
     if found.opening_micro + moved != found.closing_micro:
@@ -299,14 +308,14 @@ COLUMNS: Final = (
     "organisation", "project", "until", "held_micro", "moved_micro", "moved", "balance_micro", "balance",
 )  # fmt: skip
 TEXTS: Final = ("customer", "item", "currency", "organisation", "project")
-"""Columns of texts that others wrote."""
+"""Columns of texts that other people or programs wrote, so CSV escapes formulas."""
 _SUFFIX: Final = "_micro"
 _RATES: Final = ("rounding_micro",)
-"""Amounts that are shown in micro-credits alone."""
+"""Amounts that are shown only in micro-credits."""
 
 
 def as_object(found: Statement) -> dict[str, object]:
-    """A statement as JSON holds it: each amount in micro-credits (`…_micro`), and in credits."""
+    """Return a statement as an object for JSON, with each amount in micro-credits (`…_micro`) and in credits."""
     return {name: _twice(value) for name, value in _with_credits(asdict(found)).items()}
 
 
@@ -325,8 +334,11 @@ def _with_credits(row: Mapping[str, object]) -> dict[str, object]:
 
 
 def csv_lines(found: Statement) -> Iterator[str]:
-    """The statement as CSV: a head, the opening balance, the lines of all sections, the closing balance, what is held,
-    and what does not add up."""
+    """Yield the statement as lines of CSV.
+
+    They are the header, the opening balance, the lines of all sections, the closing balance, the reserved credit, and
+    the problems.
+    """
     span = {"customer": found.customer_id, "from": _time(found.from_ms), "to": _time(found.to_ms)}
     yield _csv_line({name: name for name in COLUMNS})
     for row in _rows(found):

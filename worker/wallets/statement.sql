@@ -1,18 +1,18 @@
--- An account's statement. Entries are summed up here: the answer has a bounded number of lines.
+-- An account's statement. The database sums up the entries, so the answer has a bounded number of lines.
 
 -- name: entries
--- A wallet's entries, and by how much each moved it. Only grants come in, and credit that comes back to a pool.
+-- A wallet's entries with their changes of the wallet. Only grants, and credit that returns to a pool, come in.
 (SELECT key, kind, feature, quantity, amount_micro, ts, at_ms, reservation, lot, -amount_micro AS moved_micro, 1 AS pays
     FROM ledger_entries WHERE from_account = :account_id
 UNION ALL SELECT key, kind, feature, quantity, amount_micro, ts, at_ms, reservation, lot, amount_micro, 0
     FROM ledger_entries WHERE to_account = :account_id AND kind IN ('grant', 'expiry')) e
 
 -- name: booked
--- By the time of booking: a later entry is in a later statement, whenever it was used.
+-- A statement selects by the time of booking, so late usage is in a later statement.
 e.at_ms >= :from_ms AND e.at_ms < :to_ms
 
 -- name: sums
--- Before the beginning, before the end, and ever; and the balance that the wallet keeps.
+-- The sums of entries before the start, before the end, and of all time, and the balance in the wallet's row.
 SELECT COALESCE(SUM(CASE WHEN e.at_ms < :from_ms THEN e.moved_micro END), 0) AS opening_micro,
     COALESCE(SUM(CASE WHEN e.at_ms < :to_ms THEN e.moved_micro END), 0) AS closing_micro,
     COALESCE(SUM(e.moved_micro), 0) AS ever_micro,
@@ -20,8 +20,8 @@ SELECT COALESCE(SUM(CASE WHEN e.at_ms < :from_ms THEN e.moved_micro END), 0) AS 
 FROM {entries}
 
 -- name: credits
--- All entries but usage and executions. A grant's key is its lot, or its top-up; an entry that took back, or expired,
--- names its lot.
+-- All entries except usage and executions. A grant's key is its lot or its top-up. An entry that takes back or expires
+-- credit names its lot.
 SELECT q.section, q.what, q.currency, COUNT(*) AS entries, SUM(q.money_minor) AS money_minor,
     SUM(q.moved_micro) AS moved_micro
 FROM (
@@ -37,8 +37,8 @@ FROM (
 ) q GROUP BY q.section, q.what, q.currency ORDER BY q.section, q.what, q.currency
 
 -- name: usage
--- By feature, month of use and rate: the rate that gives the amount of each charge. NULL: no rate does. Those come
--- first, and are never among those left out.
+-- Charges by feature, month of use and rate. The rate is that which gives the charge's amount (NULL: no rate gives it).
+-- Lines without a rate come first, so they are always shown.
 WITH charged AS (
     SELECT e.feature, {month} AS month, e.quantity, e.amount_micro,
         COALESCE((SELECT MAX(r.start_ms) FROM {fitting} AND r.at_ms <= e.at_ms),
@@ -65,7 +65,7 @@ FROM (SELECT SUM(charges) AS charges, SUM(charged_micro) AS charged_micro, COUNT
 ORDER BY more, feature, month, micro_credits, per_quantity
 
 -- name: fitting
--- If several rates give an entry's amount, those on record when it was booked are asked first.
+-- If several rates give an entry's amount, those that were recorded before its booking come first.
 ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.rate_ms IS NULL OR r.start_ms = e.rate_ms)
     AND {is_priced}
 
@@ -85,7 +85,7 @@ ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.rate_ms
 (2 * CAST(ABS(e.quantity) % r.per_quantity AS NUMERIC) * r.micro_credits + r.per_quantity)
 
 -- name: month [postgresql]
--- The month of use, in UTC; empty for a moment that no calendar has.
+-- The month of use, in UTC; empty for a time before 1970 or after the year 9999.
 CASE WHEN e.ts BETWEEN 0 AND 253402300799999
     THEN TO_CHAR(TO_TIMESTAMP(e.ts / 1000) AT TIME ZONE 'UTC', 'YYYY-MM') ELSE '' END
 
@@ -93,7 +93,7 @@ CASE WHEN e.ts BETWEEN 0 AND 253402300799999
 CASE WHEN e.ts BETWEEN 0 AND 253402300799999 THEN STRFTIME('%Y-%m', e.ts / 1000, 'unixepoch') ELSE '' END
 
 -- name: executions
--- By project: drawn while they went on, as they ended, and after their hold was over.
+-- Charges by project: while executions continued, at their end, and after their reservation expired.
 WITH drawn AS (
     SELECT COALESCE(r.project, '') AS project, e.reservation, e.amount_micro,
         CASE WHEN SUBSTR(e.key, LENGTH(e.key) - 1) = ':-' THEN 'written off'
@@ -124,8 +124,9 @@ FROM (SELECT SUM(executions) AS executions, SUM(drawn_micro) AS drawn_micro, SUM
 ORDER BY more, project
 
 -- name: held
--- Executions that had credit reserved just before :until_ms, `standing` then. The amount of an execution before its extension is not
--- on record: the present one counts. Nor is the time when metering drew on a hold: all that it has drawn counts.
+-- Executions that had credit reserved just before :until_ms (`standing`). The amount of an execution before an
+-- extension is not recorded, so the present amount counts. The time when metering charged a reservation is not
+-- recorded either, so all its charges count.
 WITH holding AS (
     SELECT r.reservation, r.org_id, COALESCE(r.project, '') AS project, r.expires_ms, r.amount_micro
         - CASE WHEN r.settled_by = 'metering' THEN r.drawn_micro ELSE COALESCE((

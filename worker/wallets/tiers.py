@@ -1,7 +1,7 @@
-"""Tiers: more sandboxes at once, which a customer buys a month at a time from its own credit; their prices and holders.
+"""Tiers, their prices and holders. A tier is more sandboxes at once, which a customer buys by the month.
 
-Guarantee: organisations that may get another verdict by an act are marked, so that the next tick refreshes them. The
-same act again changes nothing, so that a caller who lost the answer can repeat it. The lists read only.
+Guarantee: an organisation is marked if its verdict may change, so that the next tick refreshes it. Each call has its
+effect once, so that a caller who lost the answer can repeat it. The lists only read.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ from drawdown.worker.verdict.refresh_requests import mark_for_projection
 SQL = queries(__file__)
 
 NAME: Final = re.compile(r"[a-z0-9_+.-]{1,64}")
-"""The form of a tier's name. It is part of keys: without a colon, no two keys read alike."""
+"""The form of a tier's name. It is a part of keys, so it must not contain a colon, which separates the parts."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """The changes of a tier; None: it stays as it is."""
+    """The changes of a tier. A field that is None does not change."""
 
     at_once: int | None = None
     price_micro: int | None = None
@@ -63,7 +63,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Bought:
-    """A customer's tier and wallet afterwards, what was charged now in micro-credits, and whether anything changed."""
+    """A customer's tier and wallet after a call. `charged_micro`: micro-credits that this call charged."""
 
     holder: Holder
     wallet: Wallet
@@ -74,11 +74,11 @@ class Bought:
 def set_tier(
     connection: sa.Connection, tier: str, change: Change, by: By, *, new: bool = True
 ) -> tuple[Tier, Tier | None]:
-    """Change a tier or make one. Return it as it is now, and as it was.
+    """Change or create a tier. Return it as it is now, and as it was (None: it is new).
 
-    Its holders may have so many sandboxes from now on, and pay the new price from the next month on.
+    The new number of sandboxes counts for its holders from now on, and the new price from the next month on.
 
-    Errors: UsageError for impossible values, or values that a new tier lacks; UnknownId, unless `new`.
+    Errors: UsageError for invalid values, or for a new tier without all values; UnknownId unless `new`.
     """
     if NAME.fullmatch(tier) is None:
         raise UsageError("invalid tier name: expected 1 to 64 of a-z, 0-9 and _+.-")
@@ -100,9 +100,10 @@ def set_tier(
 
 
 def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bought:
-    """Sell a tier to a customer from now on, charged for this month at once and for each later month as it begins.
+    """Sell a tier to a customer from now on. Charge this month at once, and each later month as it begins.
 
-    Errors: UnknownId; Denied `no_plan` for a customer without a limit, or with another's, `no_credit`; DatabaseBusy.
+    Errors: UnknownId; Denied `no_plan` for a customer without a plan of the embedded ledger, and `no_credit`;
+    DatabaseBusy.
     """
     found = _require_tier(connection, customer_id, tier)
     keeper = keeper_of(connection, customer_id, by.now_ms)
@@ -128,8 +129,10 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
 
 
 def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bought:
-    """Have a customer's tier end with the month that is paid for. Errors: UnknownId; UsageError where it is not held;
-    DatabaseBusy."""
+    """Let a customer's tier end with the paid month.
+
+    Errors: UnknownId; UsageError if the customer never bought the tier; DatabaseBusy.
+    """
     _require_tier(connection, customer_id, tier)
     wallet.make_true(connection, [customer_id], by.now_ms)
     before = tiers.holder(connection, customer_id, tier)
@@ -168,7 +171,7 @@ def _changed(connection: sa.Connection, customer_id: str, tier: str, charged_mic
 
 @dataclass(frozen=True)
 class TierRow:
-    """A tier: sandboxes at once, what a month costs in micro-credits, and how many customers hold it."""
+    """A tier: its sandboxes at once, monthly price in micro-credits, and number of holders."""
 
     tier: str
     at_once: int
@@ -180,7 +183,8 @@ class TierRow:
 class HeldTier:
     """A tier of a customer, paid until `paid_to_ms` (milliseconds).
 
-    `renews`: it continues then. `ended_ms`, `ended_reason`: when and why it ended.
+    `renews`: it continues after that. `ended_ms`, `ended_reason`: the time and the reason of its end (None: it has not
+    ended).
     """
 
     tier: str
@@ -193,12 +197,12 @@ class HeldTier:
 
 
 def list_tiers(connection: sa.Connection) -> list[TierRow]:
-    """All tiers, by how many they allow."""
+    """Return all tiers, sorted by their sandboxes at once."""
     return [TierRow(**row) for row in SQL.run(connection, "tiers").mappings()]
 
 
 def tiers_of(connection: sa.Connection, customer_id: str) -> list[HeldTier]:
-    """The tiers of a customer, those that ended last."""
+    """Return the tiers of a customer. Ended tiers come last."""
     rows = SQL.run(connection, "of_customer", {"customer_id": customer_id}).mappings()
     return [HeldTier(**{**row, "renews": bool(row["renews"])}) for row in rows]
 
@@ -246,8 +250,10 @@ def _facts_of_tier(connection: sa.Connection, _asked: Invocation, values: Values
 
 @dataclass(frozen=True)
 class TierBought(Holder):
-    """A customer's tier, what was charged for it now, and what the customer may have and has. `changed`: whether
-    anything is otherwise than before."""
+    """A customer's tier after a call, with the customer's balance and limit of sandboxes.
+
+    `charged_micro`: the amount that this call charged. `changed`: the call changed the tier.
+    """
 
     charged_micro: int
     balance_micro: int

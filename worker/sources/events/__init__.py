@@ -1,1 +1,1 @@
-"""Usage events into the database, each with the sample by which it is billed."""
+"""The storage of usage events, each with the sample by which it is billed."""

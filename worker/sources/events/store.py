@@ -1,14 +1,14 @@
-"""Usage events into the database: the content of each, and the sample by which it is sealed, pushed and proven.
+"""The storage of usage events: the content of each, and the sample by which it is sealed, pushed and verified.
 
-Guarantee: an event goes in once by its key, with its sample, in the transaction given; both or neither. The same key
-with other content goes to `sample_conflicts`, once, and is never billed (S7). A fault of one item is that item's
-answer, and the others go in. A few statements, however many events there are. An event that is answered `accepted` is
-above its organisation's floor once it is committed (S4).
+Guarantee: an event is inserted once by its key, with its sample, in the caller's transaction: both or neither. The same
+key with other content goes to `sample_conflicts`, once, and is never billed (S7). An invalid item gets an error as its
+answer, and the others are inserted. The number of statements does not depend on the number of events. If the answer is
+`accepted`, the event is above its organisation's floor when it is committed (S4).
 
-An event belongs to its organisation, source and id. A sender that speaks for one organisation alone (a key that is
-bound to it, a backfill) neither meets nor takes another one's events. A sender that speaks for any claims source and id
-for all of them: the same for another organisation is other content. Either finds the events that the other took of its
-organisation.
+The key of an event is its organisation, source and id. A sender for one organisation only (a bound API key, a backfill)
+does not see or take events of other organisations. A sender for all organisations claims the source and id among all:
+the same key for another organisation is other content. Each kind of sender finds the events of its organisation that
+the other kind sent.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ from drawdown.worker.sources.samples.store import keep_conflicts
 SQL = queries(__file__)
 
 CELL: Final = "events"
-"""Stands where the cell of a sandbox stands."""
+"""The cell of samples that belong to events."""
 FEW: Final = 20
-"""Events of a batch for which planning would take longer than to insert them. The plan of many is made for as many."""
+"""Most events of a request for which a prepared plan is used. For more, PostgreSQL plans for their number."""
 
 Status: TypeAlias = Literal["accepted", "duplicate", "conflict", "invalid", "pending"]
 Event: TypeAlias = tuple[dict[str, str], UsageEvent]
-"""An event, and all that it may have been taken under before it (`keyed`)."""
+"""An event, and all the keys under which it may be stored already (`keyed`)."""
 
 
 @dataclass(frozen=True)
 class EventResult:
-    """What became of one event. `pending`: it is kept, and billed once the reason (`code`) is fixed."""
+    """The answer to one event. Status `pending`: it is stored, and billed once its reason (`code`) is fixed."""
 
     status: Status
     code: str | None = None
@@ -103,7 +103,7 @@ UNASSIGNED: Final = EventResult(
 
 
 def sandbox_of(event_type: str) -> str:
-    """Return the name in the place of a sandbox for a type's samples."""
+    """Return the sandbox id of the samples of an event type."""
     whole = PREFIX + event_type
     if len(whole) <= MAX_ID_CHARS:
         return whole
@@ -119,16 +119,17 @@ def take(
     types_by: Bringer = PEOPLE,
     unlike: bool = False,
 ) -> list[EventResult]:
-    """Take events in one batch. Return an answer for each, in their order.
+    """Store events. Return an answer for each, in their order.
 
-    `own`: the sender speaks only for its own organisation, and claims no id among all. `types_by`: the sender, for the
-    bounds of event types. `unlike`: an event of an unknown type that is like a known one is `invalid`, `unknown_type`.
+    `own`: the sender sends only for its own organisation, and does not claim ids among all organisations. `types_by`:
+    the sender, for the limits of event types. `unlike`: an event of an unknown type that resembles a known one gets
+    `invalid`, `unknown_type`.
 
-    An event below its organisation's floor is `invalid`, `too_late`, and not kept: above the floor keys hold for good.
-    If the floor rises before the commit, the event is quarantined, as a host's insert would be (S4), unless
-    `keep_above_floor` or `hold` follows.
+    An event below its organisation's floor gets `invalid`, `too_late`, and is not stored. Only above the floor, a key
+    is unique for good. If the floor rises before the commit, the event is quarantined, as a host's insert would be
+    (S4), unless `keep_above_floor` or `hold` follows.
 
-    Errors: DatabaseBusy if a sample took an event's id at this moment.
+    Errors: DatabaseBusy if a concurrent sample used an event's id.
     """
     with prepared(connection) if len(events) <= FEW else nullcontext():
         return _take(connection, events, now_ms, own=own, types_by=types_by, unlike=unlike)
@@ -163,11 +164,11 @@ def _take(
 
 
 def keep_above_floor(connection: sa.Connection, org_id: str, events: Sequence[UsageEvent]) -> None:
-    """Keep an organisation's floor below its events that were taken here.
+    """Check that an organisation's floor is below its new events, and prevent that it rises before the commit.
 
-    A transaction that raises a floor looks, under S1's lock, at what came in before. It does not see events of a
-    transaction that continues. No seal waits for more than what follows this call. Errors: Refused if the floor was
-    raised past the events since they were taken.
+    A transaction that raises a floor reads, under S1's lock, the committed events. It does not see the events of open
+    transactions. Seals wait from this call to the end of the transaction. Errors: Refused if the floor was raised past
+    the events since they were stored.
     """
     lock_org(connection, org_id)
     floor = max((int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": [org_id]})), default=0)
@@ -180,12 +181,12 @@ def _is_told(key: dict[str, str], found: dict[str, EventResult], before: dict[tu
 
 
 def names_of(events: Sequence[UsageEvent], *, own: bool) -> list[str]:
-    """The ids of their samples."""
+    """Return the ids of the events' samples, in their order."""
     return [sample_id_of(one.source, one.event_id, one.org_id if own else None) for one in events]
 
 
 def times(connection: sa.Connection, events: Sequence[UsageEvent], *, own: bool) -> dict[tuple[str, str], int]:
-    """When events were used, by what was taken under their keys before; by their names and organisations."""
+    """Return the times of use of stored events with these keys, in milliseconds, by sample id and organisation."""
     found = stored(connection, keyed(names_of(events, own=own), events, own=own))
     at = _SAID.index("ts")
     return {key: int(one.content[at]) for key, one in found.items()}
@@ -195,7 +196,7 @@ def _keep_apart(
     connection: sa.Connection, asked: list[dict[str, str]], events: Sequence[UsageEvent], answers: list[EventResult],
     before: dict[tuple[str, str], Stored], now_ms: int,
 ) -> None:  # fmt: skip
-    """Quarantine events with other content, under the sample that stays."""
+    """Store events with other content as conflicts of the sample that stays."""
     kept = []
     for key, event, answer in zip(asked, events, answers, strict=True):
         if answer.status == "conflict":
@@ -219,7 +220,7 @@ def _went_in(answer: EventResult | None) -> bool:
 
 
 def _answer_before(stored: Stored | None, event: UsageEvent) -> EventResult | None:
-    """The answer to a key that was taken before this batch; None for one that was not."""
+    """Return the answer to an event with a key that is stored already; None for a new key."""
     if stored is None:
         return None
     if not is_same(stored.content, content_of(event)):
@@ -228,7 +229,7 @@ def _answer_before(stored: Stored | None, event: UsageEvent) -> EventResult | No
 
 
 def _repeated(first: EventResult, *, alike: bool) -> EventResult:
-    """The answer to a key that stood in this batch before."""
+    """Return the answer to an event with the key of an earlier event in this request. `first`: the earlier answer."""
     if _went_in(first):
         return _DUPLICATE if alike and first.status != "conflict" else _OTHER
     return first if alike else _REPEATED
@@ -237,7 +238,7 @@ def _repeated(first: EventResult, *, alike: bool) -> EventResult:
 def _take_each(
     connection: sa.Connection, batch: list[Event], now_ms: int, types_by: Bringer, *, unlike: bool
 ) -> dict[str, EventResult]:
-    """Insert events, of different names. The answers to those that went in, or have no place, by name."""
+    """Insert events with different sample ids. Return the answers to inserted and refused events, by sample id."""
     if not batch:
         return {}
     asked = {"orgs": sorted({event.org_id for _, event in batch})}
@@ -270,7 +271,7 @@ def _why_no_type(by: Bringer, *, full: bool) -> EventResult:
 
 
 def _insert(connection: sa.Connection, batch: list[Event], known: dict[str, int], now_ms: int) -> set[str]:
-    """Insert the events with new keys, with their samples, and return the samples' ids. Errors: DatabaseBusy."""
+    """Insert the events with new keys, and their samples. Return the samples' ids. Errors: DatabaseBusy."""
     if not batch:
         return set()
     if connection.dialect.name == "postgresql":
@@ -294,7 +295,7 @@ def _insert(connection: sa.Connection, batch: list[Event], known: dict[str, int]
              event.occurred_ms, now_ms) for name, event in new
         ]  # fmt: skip
         said = [(name, event.source, event.event_id, *content_of(event), now_ms) for name, event in new]
-        # Straight to the driver: a mapping for each row would take longer than to insert it.
+        # Call the driver directly: a mapping for each row would take longer than its insert.
         connection.exec_driver_sql(SQL.text("insert_samples", "sqlite"), samples)
         connection.exec_driver_sql(SQL.text("insert_events", "sqlite"), said)
     return {name for name, _ in new}
@@ -309,7 +310,10 @@ def _normalized_content(event: UsageEvent) -> str:
 
 
 def _why_not(connection: sa.Connection, asked: list[dict[str, str]], found: dict[str, EventResult]) -> None:
-    """Why samples did not go in that are no stored events': they were withdrawn, and pruned since; or say otherwise."""
+    """Add the answers to events that were not inserted and are not stored.
+
+    Such an event was withdrawn and its sample pruned since, or a sample without an event has its id.
+    """
     withdrawn = withdrawn_among(connection, asked)
     for name in (one["sample_id"] for one in asked):
         found[name] = WITHDRAWN if name in withdrawn else _FOREIGN
@@ -318,12 +322,12 @@ def _why_not(connection: sa.Connection, asked: list[dict[str, str]], found: dict
 def _standing(
     connection: sa.Connection, events: list[tuple[str, UsageEvent]], known: dict[str, int]
 ) -> dict[str, EventResult]:
-    """Of those that went in: whether they are billed with their window, or wait."""
+    """Return the answers to inserted events, by sample id: accepted, or pending with the reason."""
     spots = {name: (event.org_id, int(window_of(event.occurred_ms)), known[event.event_type]) for name, event in events}
     if not spots:
         return {}
     by_meter = {meter: name for name, meter in known.items()}
-    # Also what makes a feature: it may have ended by the commit, and a price be set for what nothing bills then.
+    # Types with a feature are locked, too: before the commit, the feature may end and a metric may get a price.
     types.share(connection, {by_meter[meter] for _, _, meter in spots.values()})
     rows = [dict(zip(("org_id", "window_ms", "meter"), spot, strict=True)) for spot in sorted(set(spots.values()))]
     billed, featureless = {}, set()
@@ -339,7 +343,7 @@ def _standing(
 
 
 def charged_at_once(event: UsageEvent, at_once: Mapping[types.Spot, str]) -> EventResult | None:
-    """The answer to an event where it is; `at_once`: what `charged` found."""
+    """Return the answer to an event that the guard charges at once; None for any other. `at_once`: from `charged`."""
     metric = at_once.get(types.spot_of(event))
     return None if metric is None else EventResult("invalid", types.CODE, types.WHY.format(event.event_type, metric))
 
@@ -350,12 +354,12 @@ def _unmapped(event_type: str, window_ms: int) -> EventResult:
 
 
 PREFIX: Final = OF_EVENTS
-"""Begins the ids of events' samples, and what stands where the id of a sandbox stands."""
+"""The prefix of the sample ids and sandbox ids of events."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An event that was taken before: its content, as from `content_of`, and its sample."""
+    """A stored event: its sample, its content as in `content_of`, and whether it was withdrawn."""
 
     sample_id: str
     content: tuple[Any, ...]
@@ -363,14 +367,17 @@ class Stored:
 
 
 def sample_id_of(source: str, event_id: str, org_id: str | None = None) -> str:
-    """The id of an event's sample: the same for the same key, on every host. Without an organisation it is a claim on
-    source and id among all of them; with one it is the id of an event for which its organisation alone was spoken."""
+    """Return the id of an event's sample. The same key has the same id on every host.
+
+    Without an organisation, it claims the source and id among all organisations. With an organisation, it is the id of
+    an event of a sender for only that organisation.
+    """
     parts = (source, event_id) if org_id is None else (org_id, source, event_id)
     return PREFIX + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
 
 
 def content_of(event: UsageEvent) -> tuple[Any, ...]:
-    """Return the content of an event beside its key, in the order of the table."""
+    """Return the content of an event without its source and id, in the order of the table's columns."""
     return (event.event_type, event.org_id, event.quantity, event.occurred_ms, event.subject, event.project,
             event.plan_key, event.properties_json)  # fmt: skip
 
@@ -378,8 +385,8 @@ def content_of(event: UsageEvent) -> tuple[Any, ...]:
 def is_same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     """Return True if two events of one key have the same content.
 
-    A CloudEvent's subject is a label if the sender is bound to an organisation; otherwise it is the organisation
-    itself. So a subject equal to the organisation adds nothing.
+    If the sender is bound to an organisation, a CloudEvent's subject is a label. Otherwise it is the organisation. So a
+    subject equal to the organisation is ignored.
     """
     return _meant(one) == _meant(other)
 
@@ -390,8 +397,10 @@ def _meant(content: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def keyed(names: Sequence[str], events: Sequence[UsageEvent], *, own: bool) -> list[dict[str, str]]:
-    """Each event by all that it may have been taken under: its sample's id (its name), that of the other way to send
-    it, and its key."""
+    """Return all the keys under which each event may be stored.
+
+    They are its sample id (`names`), the sample id from the other kind of sender, and its source, id and organisation.
+    """
     return [
         {
             "sample_id": name,
@@ -405,9 +414,9 @@ def keyed(names: Sequence[str], events: Sequence[UsageEvent], *, own: bool) -> l
 
 
 def stored(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> dict[tuple[str, str], Stored]:
-    """Return the events that were taken under these keys, by their names and organisations.
+    """Return the stored events with these keys, by sample id and organisation.
 
-    An event of the own organisation comes first, then one with the same claimed source and id.
+    An event of the own organisation takes precedence over one that claims the same source and id.
     """
     if not asked:
         return {}
@@ -419,20 +428,23 @@ def stored(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> dict[t
 
 
 def withdrawn_among(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> set[str]:
-    """The names of those that were withdrawn, also if they were pruned since."""
+    """Return the sample ids of withdrawn events, including those with samples that were pruned since."""
     return set(SQL.run(connection, "withdrawn", {"keys": asked}).scalars()) if asked else set()
 
 
 NOT_YET_MS: Final = LATE_HORIZON_MS - DAY_MS
-"""Age from which an event or a sample holds its organisation's floor while it is taken: `prune` refuses the rest."""
+"""Age from which a new event or sample locks its organisation's floor, in milliseconds.
+
+A floor cannot rise past newer ones, because `prune` refuses it.
+"""
 
 
 def hold(connection: sa.Connection, used: Sequence[tuple[str, int]], taken: Sequence[EventResult], now_ms: int) -> bool:
-    """Keep floors below the old usage that was taken here, until it is committed.
+    """Lock floors below old usage until it is committed. Return False if a floor was raised past some of it.
 
-    Return False if a floor was raised past some of it since: then it has to be taken again. A transaction that raises a
-    floor looks, under S1's lock, at what came in before, and does not see a transaction that continues. SQLite has one
-    writer at a time. `used`: the organisation and the time of each item.
+    Then the caller must store the usage again. A transaction that raises a floor reads, under S1's lock, the committed
+    usage, and does not see open transactions. SQLite has one writer at a time, so it needs no lock. `used`: the
+    organisation and the time of each item. `taken`: the answers.
     """
     if connection.dialect.name != "postgresql":
         return True
@@ -449,8 +461,10 @@ def hold(connection: sa.Connection, used: Sequence[tuple[str, int]], taken: Sequ
 def samples_of(
     connection: sa.Connection, source: str, event_ids: Sequence[str], org_id: str | None = None
 ) -> dict[str, str]:
-    """The ids of the samples of a source's events, by the events' ids, each once, in the order that was given; of one
-    organisation where it is named. Errors: UnknownId; UsageError for an id that several organisations used."""
+    """Return the sample ids of a source's events, by event id, each once, in the order of `event_ids`.
+
+    `org_id`: only events of this organisation. Errors: UnknownId; UsageError for an id that several organisations used.
+    """
     values = {"source": source, "event_ids": list(event_ids), "org_id": org_id or ""}
     rows = SQL.run(connection, "of_keys", values).all()
     found: dict[str, str] = {}
@@ -468,16 +482,16 @@ def samples_of(
 
 
 def require_source(connection: sa.Connection, source: str) -> None:
-    """Errors: UnknownId for a source that no event has, with the nearest."""
+    """Refuse a source without events, and name the nearest known source. Errors: UnknownId."""
     if SQL.run(connection, "is_source", {"source": source}).first() is None:
         values = {"scanned": ids.SCANNED, "at_most": ids.NEIGHBOURS}
         raise ids.unknown(ids.SOURCE, source, map(str, SQL.run(connection, "sources", values).scalars()))
 
 
 def no_event(connection: sa.Connection, source: str, event_id: str) -> UnknownId:
-    """Return the error for a key without an event: it names the nearest source, or the nearest event of that source.
+    """Return the error for a key without an event. It names the nearest source, or the nearest event of that source.
 
-    However many events there are, a bounded number is compared (`ids.SCANNED`).
+    At most `ids.SCANNED` events are compared.
     """
     if not ids.tells_names(connection):
         return UnknownId("unknown event among those that you may see", ids.USAGE_EVENT.noun)

@@ -1,4 +1,4 @@
--- Usage events into the database, each with its sample. The database fills a sample's `arrival` and `problem`.
+-- Inserts and reads of usage events with their samples. The database fills a sample's `arrival` and `problem`.
 
 -- name: floors
 SELECT org_id, floor_ms FROM orgs WHERE org_id IN :orgs AND floor_ms > 0
@@ -10,10 +10,10 @@ id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at
 sample_id, source, event_id, event_type, org_id, quantity, ts, subject, project, plan_key, properties, ingested_ms
 
 -- name: insert [postgresql]
--- One statement from arrays. An event decides whether it is new, by its organisation's key and by its claim alike. In the
--- order of keys, because two batches of the same events would otherwise wait for each other crosswise, however they are
--- sent. One that was withdrawn stays out, though it be pruned. The answer: those that did not go in. One that was `noted`
--- all the same: a sample took its id meanwhile.
+-- One statement inserts events from arrays. An event is new if neither its organisation's key nor its claim exists.
+-- Inserts are in the order of keys. Otherwise two requests with the same events could deadlock. A withdrawn event is
+-- not inserted, even if its sample was pruned. The statement returns the events without a new sample. If `noted` is set
+-- for one of them, a concurrent sample used its id.
 WITH incoming AS MATERIALIZED (
     SELECT * FROM unnest(
         CAST(:sample_id AS text[]), CAST(:other_id AS text[]), CAST(:source AS text[]), CAST(:event_id AS text[]),
@@ -42,7 +42,7 @@ SELECT i.sample_id, n.sample_id AS noted FROM incoming i LEFT JOIN noted n ON n.
 LEFT JOIN taken t ON t.id = i.sample_id WHERE t.id IS NULL
 
 -- name: insert_samples [sqlite]
--- Bound by place, a tuple a row.
+-- The parameters are positional: one tuple for each row.
 INSERT INTO usage_samples ({sample_columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: insert_events [sqlite]
@@ -55,13 +55,13 @@ FROM {rows :spots (org_id text, window_ms bigint, meter bigint)} k
 LEFT JOIN assignments a ON a.org_id = k.org_id AND a.start_ms <= k.window_ms
     AND (a.end_ms IS NULL OR k.window_ms < a.end_ms)
 
--- The content that was taken under the keys of events.
+-- The stored content of the keys of events.
 
 -- name: keys
 {rows :keys (sample_id text, other_id text, source text, event_id text, org_id text)}
 
 -- name: stored
--- By the claim (0), and by the organisation's own key (1).
+-- Stored events by the claim of source and id (place 0), and by the organisation's own key (place 1).
 WITH asked AS MATERIALIZED (SELECT * FROM {keys} k)
 SELECT q.name, q.asker, q.place, q.sample_id, q.event_type, q.org_id, q.quantity, q.ts, q.subject, q.project, q.plan_key,
     q.properties, CASE WHEN w.sample_id IS NULL THEN 0 ELSE 1 END AS withdrawn
@@ -76,14 +76,14 @@ WITH asked AS MATERIALIZED (SELECT * FROM {keys} k)
 SELECT i.sample_id FROM asked i WHERE EXISTS ({was_withdrawn})
 
 -- name: not_new
--- Looked up before, because no other transaction writes meanwhile.
+-- SQLite reads these before the insert, because it has one writer at a time.
 WITH asked AS MATERIALIZED (SELECT * FROM {keys} k)
 SELECT i.sample_id FROM asked i WHERE EXISTS ({was_withdrawn})
     OR EXISTS (SELECT 1 FROM usage_samples s WHERE s.id = i.sample_id)
     OR EXISTS (SELECT 1 FROM usage_events e WHERE e.source = i.source AND e.event_id = i.event_id
         AND e.org_id = i.org_id)
 
--- Events by their keys, and those that may be meant by a mistyped one.
+-- Events by their keys, and events with similar keys for a mistyped one.
 
 -- name: of_keys
 SELECT event_id, org_id, sample_id FROM usage_events
@@ -96,6 +96,6 @@ SELECT 1 FROM usage_events WHERE source = :source LIMIT 1
 SELECT DISTINCT source FROM (SELECT source FROM usage_events LIMIT :scanned) e ORDER BY 1 LIMIT :at_most
 
 -- name: alike
--- Those that begin or end as the one that was given.
+-- Events with ids that begin or end like the given id.
 SELECT event_id FROM (SELECT source, event_id FROM usage_events LIMIT :scanned) e
 WHERE source = :source AND (event_id LIKE :head ESCAPE '!' OR event_id LIKE :tail ESCAPE '!') LIMIT :at_most

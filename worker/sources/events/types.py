@@ -1,16 +1,16 @@
-"""Event types and their meters: samples of events have a meter in the place of the memory size.
+"""Event types and their meters. Samples of events have a meter in place of the memory size.
 
-Guarantee: a type has one meter, for good, and no other type has it. Transactions that meet types at once wait for one
-another and fail no statement; the bounds hold among them all. If a sender brings types that nothing uses, it has their
-room again the day after.
+Guarantee: a type has one meter, for good, and other types do not have it. Transactions that add types at the same time
+wait for one another without errors, and the limits hold among all of them. Unused types no longer count to the limits
+of their sender after a day.
 
-The quantity of an event that states none is declared once for its type, before its first event. So the same event
-counts the same, whenever it is sent again.
+If events of a type do not state a quantity, its value is declared once, before the first event. So a repeated event has
+the same quantity.
 
-If a metric that costs credit counts a type, and no mapping makes a feature of it, no usage of the type goes in: the
-guard charges it at once, and no seal could ever bill it. A transaction that takes usage of a type, and one that sets a
-price for it, wait for one another on the type's row: the second sees what the first did. This also holds for a type
-with a feature at the time it is taken: the feature may end, and the price be set, before that is committed.
+If a metric with a price counts a type, and the mapping has no feature for the type, its usage is refused. The guard
+charges it at once, and a seal could never bill it. A transaction that stores usage of a type, and another that sets a
+price for it, wait for each other on the type's row. So the second sees the first one's change. This also holds for a
+type with a feature, because the feature may end, and the price be set, before the usage is committed.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Bringer:
-    """A sender of events, who brings their types: a key of an organisation (`org_id`), or a key of none.
+    """A sender of events, which adds their types: an API key of one organisation (`org_id`), or an unbound key.
 
-    A key of none is known by its name, and by the source that it is bound to. MAX_EVENT_TYPES alone bounds the types
-    that people name and that files bring.
+    An unbound key is identified by its name, and by the source to which it may be bound. For people and files, only the
+    limit MAX_EVENT_TYPES applies.
     """
 
     org_id: str | None = None
@@ -56,29 +56,29 @@ class Bringer:
 
 PEOPLE: Final = Bringer()
 FREE_AFTER_MS: Final = DAY_MS
-"""Age of an unused event type from which it no longer counts: its first usage is sealed, or waits for a feature."""
+"""Age from which an unused event type no longer counts, in milliseconds. Its first usage is sealed or pending then."""
 
 
 def meters(
     connection: sa.Connection, event_types: Collection[str], now_ms: int, by: Bringer = PEOPLE
 ) -> dict[str, int]:
-    """Return the meter of each type. An unknown type is given the next meter, within the bounds of its sender.
+    """Return the meter of each type. An unknown type gets the next meter, within the limits of its sender.
 
-    If those bounds, or MAX_EVENT_TYPES, leave no room for a type, it is missing from the result.
+    If the sender's limits or MAX_EVENT_TYPES are reached, the type is missing from the result.
     """
     found = find_meters(connection, sorted(set(event_types)))
     return found | add_meters(connection, sorted(set(event_types) - found.keys()), now_ms, by)
 
 
 def add_meters(connection: sa.Connection, event_types: list[str], now_ms: int, by: Bringer = PEOPLE) -> dict[str, int]:
-    """Give each of some unknown types the next meter, as `meters` does."""
+    """Give unknown types the next meters, as `meters` does. Return their meters by type."""
     found: dict[str, int] = {}
-    for _ in range(MAX_EVENT_TYPES):  # of two that take one number the second takes another: each time one more is in
+    for _ in range(MAX_EVENT_TYPES):  # if another call took the same number, retry: each round at least one type is new
         unknown = [name for name in event_types if name not in found]
         if not unknown or is_full(connection) or (by != PEOPLE and not _has_room(connection, by)):
             break
         if by != PEOPLE:
-            unknown = unknown[:1]  # one statement counts and takes the next number, so its taker counted them all
+            unknown = unknown[:1]  # one type a statement, so that each statement checks the sender's limits
         types = [{"event_type": name} for name in unknown]
         values = {"types": types, "first_seen_ms": now_ms, "below": MAX_MEMORY_MB, **_most()}
         SQL.run(connection, "meet", {**values, **_bounds(by)})
@@ -90,9 +90,10 @@ MAP_FIRST: Final = "to use a new one, map it first: `drawdown feature map-event`
 
 
 def find_mistyped(connection: sa.Connection, event_types: Collection[str]) -> dict[str, str]:
-    """Return what is wrong with each unknown type that is like a known one.
+    """Return an error text for each unknown type that resembles a known one.
 
-    A transaction that calls share shows no names. There each unknown type is wrong, and its call is tried again alone.
+    A transaction that several calls share must not show names. There each unknown type has an error, and its call is
+    retried alone.
     """
     if not ids.tells_names(connection):
         return {name: f"the event type {name} is unknown" for name in event_types}
@@ -105,23 +106,25 @@ def find_mistyped(connection: sa.Connection, event_types: Collection[str]) -> di
 
 
 def is_known(connection: sa.Connection, event_type: str) -> bool:
-    """Whether an event, a mapping or a backfill named it before."""
+    """Return True if an event, a mapping or a backfill has named the type before."""
     return bool(find_meters(connection, [event_type]))
 
 
 def is_full(connection: sa.Connection) -> bool:
-    """Return True if there is no room for one more type."""
+    """Return True if the limit of event types or of meters is reached."""
     return bool(SQL.run(connection, "is_full", _most()).scalar())
 
 
 def free_unused(connection: sa.Connection, now_ms: int) -> None:
-    """Have types count to no bound that nothing uses, FREE_AFTER_MS after they came; those that are used again count
-    again. Each keeps its meter, and its events are taken as before."""
+    """Mark unused types, so that they do not count to the limits from FREE_AFTER_MS after their first use on.
+
+    A type that is used again counts again. Each type keeps its meter, and its events are accepted as before.
+    """
     SQL.run(connection, "free", {"now_ms": now_ms, "before_ms": now_ms - FREE_AFTER_MS})
 
 
 def _has_room(connection: sa.Connection, by: Bringer) -> bool:
-    """Return True if each bound of the sender leaves room for another type."""
+    """Return True if the sender has not reached any of its limits of event types."""
     return bool(SQL.run(connection, "has_room", _bounds(by)).scalar())
 
 
@@ -135,24 +138,28 @@ def _bounds(by: Bringer) -> dict[str, object]:
 
 
 def find_meters(connection: sa.Connection, wanted: list[str]) -> dict[str, int]:
-    """The meters of those that were met before."""
+    """Return the meters of the known ones among these types."""
     rows = SQL.run(connection, "known", {"event_types": wanted})
     return {str(row.event_type): int(row.meter) for row in rows}
 
 
 def values(connection: sa.Connection, event_types: Collection[str] | None = None) -> dict[str, EventValue]:
-    """Return the values of these event types, or of all: how much an event counts that states no quantity."""
+    """Return the declared values of these event types, or of all types.
+
+    A value defines the quantity of an event that does not state its quantity.
+    """
     asked = {} if event_types is None else {"event_types": sorted(set(event_types))}
     rows = SQL.run(connection, "all_values" if event_types is None else "values", asked)
     return {str(row.event_type): EventValue(row.aggregation, row.path, int(row.scale)) for row in rows}
 
 
 def declare_value(connection: sa.Connection, event_type: str, value: EventValue, by: By) -> bool:
-    """Declare, for good, how events of a type count; return False if they do already.
+    """Declare the value of an event type for good. Return False if the type already has it.
 
-    Call it first in its transaction: transactions that take events of the type wait for one another.
+    Call it first in its transaction, because it locks the type's row, for which transactions with events wait.
 
-    Errors: Refused if the type has another value, has no room, or has events already, which state their own quantities.
+    Errors: Refused if the type has another value, if the limit of event types is reached, or if the type already has
+    events, which state their quantity.
     """
     if hold(connection, event_type, by.now_ms) is None:
         raise Refused(f"the maximum of {MAX_EVENT_TYPES:,} event types is reached. See `drawdown feature list`")
@@ -172,7 +179,7 @@ def declare_value(connection: sa.Connection, event_type: str, value: EventValue,
 
 
 def require_values(connection: sa.Connection, event_types: Collection[str], read: Mapping[str, EventValue]) -> None:
-    """Insist that no value was declared since it was read, for types that are shared. Errors: DatabaseBusy."""
+    """Check that the values of locked types (`share`) did not change since they were read. Errors: DatabaseBusy."""
     if connection.dialect.name == "postgresql" and values(connection, event_types) != read:
         raise DatabaseBusy("another call just declared a value for an event type. Try again")
 
@@ -187,31 +194,33 @@ Spot: TypeAlias = tuple[str, int]
 
 
 def spot_of(event: UsageEvent) -> Spot:
-    """Return the facts of an event that decide if it is charged at once."""
+    """Return the event type and the window of an event, which decide if the guard charges it at once."""
     return event.event_type, int(window_of(event.occurred_ms))
 
 
 def charged(connection: sa.Connection, spots: Collection[Spot]) -> dict[Spot, str]:
-    """Return those that are charged at once, each with its metric."""
+    """Return the spots that the guard charges at once, each with its metric."""
     asked = [{"event_type": event_type, "window_ms": window_ms} for event_type, window_ms in sorted(set(spots))]
     found = SQL.run(connection, "charged", {"spots": asked})
     return {(str(row.event_type), int(row.window_ms)): str(row.metric) for row in found if row.metric is not None}
 
 
 def ever_charged(connection: sa.Connection, event_types: Collection[str]) -> set[str]:
-    """Those that are charged at once in some window."""
+    """Return the types that the guard charges at once in at least one window."""
     return set(map(str, SQL.run(connection, "ever", {"event_types": sorted(set(event_types))}).scalars()))
 
 
 def share(connection: sa.Connection, event_types: Collection[str]) -> None:
-    """Nobody sets a price for types, which have their meters, until this transaction is over. SQLite has one writer at
-    a time."""
+    """Lock known types: until this transaction is over, another one cannot set a price for them.
+
+    SQLite has one writer at a time, so it needs no lock.
+    """
     if connection.dialect.name == "postgresql":
         SQL.run(connection, "share", {"event_types": sorted(set(event_types))}).all()
 
 
 def require_uncharged(connection: sa.Connection, spots: Collection[Spot]) -> None:
-    """Insist that no price was set since it was read, for types that are shared and make no feature.
+    """Check that locked types (`share`) without a feature did not get a price since it was read.
 
     Errors: DatabaseBusy.
     """
@@ -220,8 +229,11 @@ def require_uncharged(connection: sa.Connection, spots: Collection[Spot]) -> Non
 
 
 def hold(connection: sa.Connection, event_type: str, now_ms: int) -> int | None:
-    """Nothing of a type goes in that makes no feature, until this transaction is over, which has no lock yet but such.
-    The type's meter, which it gets here if it has none; None where there is no room for one, and so for no event."""
+    """Lock a type: until this transaction is over, another one cannot store its usage. Return its meter.
+
+    A type without a meter gets one. Returns None if the limit of event types is reached, so that its events are
+    refused. Call it before this transaction takes locks of another kind.
+    """
     meter = meters(connection, [event_type], now_ms).get(event_type)
     if connection.dialect.name == "postgresql":
         SQL.run(connection, "hold", {"event_type": event_type}).all()

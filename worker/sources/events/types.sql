@@ -4,12 +4,12 @@
 SELECT event_type, meter FROM event_types WHERE event_type IN :event_types
 
 -- name: is_full
--- One type more does not fit.
+-- A row is returned if another type would exceed a limit.
 SELECT 1 WHERE (SELECT COUNT(*) FROM event_types WHERE freed_ms IS NULL) >= :most_types
     OR (SELECT MAX(meter) FROM event_types) >= :most
 
 -- name: room
--- The bounds of a key that brings types: a key of an organisation, or a key of none and the source that it is bound to.
+-- The limits of a key that adds types: a key of an organisation, or an unbound key and its source.
 (CAST(:org_id AS TEXT) IS NULL
         OR (SELECT COUNT(*) FROM event_types WHERE org_id = :org_id AND freed_ms IS NULL) < :most_org)
     AND (CAST(:key_name AS TEXT) IS NULL
@@ -21,8 +21,8 @@ SELECT 1 WHERE (SELECT COUNT(*) FROM event_types WHERE freed_ms IS NULL) >= :mos
 SELECT 1 WHERE {room}
 
 -- name: meet
--- In the order of their meters: if two transactions meet types at once, the second waits before it has any. It inserts
--- none if the sender has brought as many as it may: types that came in meanwhile took this number.
+-- Types are inserted in the order of their meters. If two transactions add types at once, the second waits at its first
+-- insert. It does not insert types if the limits are reached, or if a concurrent type took the number.
 INSERT INTO event_types (event_type, meter, first_seen_ms, org_id, key_name, source)
 SELECT event_type, meter, :first_seen_ms, :org_id, :key_name, :source FROM (
     SELECT event_type, COALESCE((SELECT MAX(meter) FROM event_types), :below)
@@ -33,10 +33,10 @@ SELECT event_type, meter, :first_seen_ms, :org_id, :key_name, :source FROM (
 ORDER BY meter
 ON CONFLICT DO NOTHING
 
--- Types that nothing uses count to no bound.
+-- Unused types do not count to the limits.
 
 -- name: used
--- A feature, a value or a metric names it, a backfill has events of it, or usage of it waits to be billed.
+-- A type is used if a mapping, a value or a metric names it, a backfill has its events, or its usage is pending.
 (meter IN (SELECT memory_mb FROM mappings WHERE memory_mb IS NOT NULL)
     OR meter IN (SELECT memory_mb FROM pending_usage WHERE seconds <> 0)
     OR event_type IN (SELECT event_type FROM event_values)
@@ -50,11 +50,11 @@ ON CONFLICT DO NOTHING
 UPDATE event_types SET freed_ms = CASE WHEN freed_ms IS NULL THEN :now_ms END WHERE {changed_use}
 
 -- name: free [postgresql]
--- A transaction that takes usage of a type holds its row: that type is looked at the day after.
+-- A transaction that stores usage of a type locks its row. Such a type is skipped, and checked again a day later.
 UPDATE event_types SET freed_ms = CASE WHEN freed_ms IS NULL THEN :now_ms END WHERE event_type IN (
     SELECT event_type FROM event_types WHERE {changed_use} FOR NO KEY UPDATE SKIP LOCKED)
 
--- How much events count that state no quantity.
+-- The values of event types, for events that do not state a quantity.
 
 -- name: values
 SELECT event_type, aggregation, path, scale FROM event_values WHERE event_type IN :event_types
@@ -63,7 +63,7 @@ SELECT event_type, aggregation, path, scale FROM event_values WHERE event_type I
 SELECT event_type, aggregation, path, scale FROM event_values
 
 -- name: has_events
--- None of them came before its type was met. Events of a backfill have their quantities, too.
+-- Events of a type arrive after its first use, so the search begins there. Events of a backfill state quantities, too.
 SELECT 1 WHERE EXISTS (SELECT 1 FROM usage_events e WHERE e.event_type = :event_type
         AND e.ingested_ms >= (SELECT first_seen_ms FROM event_types WHERE event_type = :event_type))
     OR EXISTS (SELECT 1 FROM backfill_events b WHERE b.event_type = :event_type)
@@ -72,7 +72,7 @@ SELECT 1 WHERE EXISTS (SELECT 1 FROM usage_events e WHERE e.event_type = :event_
 INSERT INTO event_values (event_type, aggregation, path, scale, at_ms, actor, reason)
 VALUES (:event_type, :aggregation, :path, :scale, :at_ms, :actor, :reason)
 
--- Event types that are charged at once.
+-- Event types that the guard charges at once.
 
 -- name: charged
 SELECT k.event_type, k.window_ms, {charged_by} AS metric

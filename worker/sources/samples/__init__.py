@@ -1,1 +1,1 @@
-"""Samples from files into the database."""
+"""The storage and import of samples."""

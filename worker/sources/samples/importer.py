@@ -1,10 +1,10 @@
-"""Loading samples from files into the database: from files to lines, from lines to records, from records to rows.
+"""The import of samples from files: from files to lines, from lines to records, from records to rows.
 
-Guarantee: after any failure half-way, importing again ends in the same rows. A sample goes in once by its id, and the
-same id with other content is quarantined (S7). Every row read is counted as exactly one of inserted, already there,
-rejected, conflict. Every line that is not blank becomes part of exactly one record, under its own number, for any bytes
-it holds. A broken record is refused with all its lines, for they may be the inside of a field. Memory is bounded by the
-longest record, not by the file.
+Guarantee: if an import fails half-way, a repeated import ends in the same rows. A sample is inserted once by its id,
+and the same id with other content is quarantined (S7). Every row counts as exactly one of inserted, already there,
+rejected, or conflict. Every line that is not blank, with any bytes, becomes a part of exactly one record, under its own
+number. A broken record is refused with all its lines, because they may be inside a field. The longest record bounds the
+memory, and not the file.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ if TYPE_CHECKING:
 
 FIRST_FEW: Final = 20
 MAX_SHOWN_CHARS: Final = 120
-"""Length of a refused row that the report shows."""
+"""Characters of a refused row that the report shows."""
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with the file's name, the bytes read of it so far, and the rows read so far in all files."""
+"""A function that gets the file's name, the bytes read of it so far, and the rows read so far in all files."""
 
 
 @dataclass(frozen=True)
 class RefusedRow:
-    """Why a row is not among the samples."""
+    """A row that was not imported, and the reason."""
 
     file: str
     line: int
     column: str
-    """Empty where the whole row is meant."""
+    """The wrong column; empty if the whole row is wrong."""
     reason: str
     text: str
-    """The offending text, cut short."""
+    """The wrong text, shortened to MAX_SHOWN_CHARS."""
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: {self.column} {meaning(self.reason)}".replace(":  ", ": ")
@@ -77,13 +77,13 @@ class ImportReport:
     inserted: int = 0
     already_there: int = 0
     withdrawn: int = 0
-    """Rows that were withdrawn before: they are no longer billed, and never will be."""
+    """Rows with samples that were withdrawn before, so they are never billed."""
     rejected: int = 0
     conflicts: int = 0
     committed: bool = True
-    """False: a strict import met a refused or conflicting row, and nothing of it is in the database."""
+    """False: a strict import found a rejected or conflicting row, and was rolled back."""
     reasons: Counter[str] = field(default_factory=Counter)
-    """Rejected rows by reason."""
+    """Numbers of rejected rows, by reason."""
     first_rejects: list[RefusedRow] = field(default_factory=list)
     first_conflicts: list[RefusedRow] = field(default_factory=list)
 
@@ -98,9 +98,10 @@ def import_samples(
 ) -> ImportReport:
     """Import files (`-`: standard input) in this order, in transactions of `options.chunk_rows` rows.
 
-    With `options.strict` all of them go in within one transaction, or nothing does. It begins once pipes are read.
-    Errors: UsageError (files and options; nothing was changed), DatabaseBusy, DatabaseNotReady, and DrawdownError
-    where a file breaks off; what was committed before it stays, and importing again completes it.
+    With `options.strict`, one transaction imports all rows, or is rolled back. It begins after pipes are read.
+
+    Errors: UsageError for files and options, before any change; DatabaseBusy; DatabaseNotReady; DrawdownError if a file
+    cannot be read to its end. Committed rows stay, and a repeated import completes them.
     """
     _check(sources, options, now_ms)
     run = _ImportRun(sources, options, now_ms, on_progress, stdin)
@@ -127,7 +128,7 @@ class _Undone(Exception):
 
 
 def _check(sources: Sequence[str], options: ImportOptions, now_ms: int) -> None:
-    """Find what is wrong with any file before a row of the first goes in."""
+    """Check all files and options before the first row is imported. Errors: UsageError; DrawdownError."""
     if not sources:
         raise UsageError("missing file. Name the files to import, or - for standard input")
     prefixes = [prefix_of(name, options) for name in sources]
@@ -144,15 +145,15 @@ def _check(sources: Sequence[str], options: ImportOptions, now_ms: int) -> None:
 
 
 def _is_repeatable(name: str) -> bool:
-    """Standard input and other pipes can be read only once; a second reading would look like an empty file."""
+    """Return True if a source can be read twice. A pipe, such as standard input, would be empty the second time."""
     return name != STDIN and Path(name).is_file()
 
 
 @contextmanager
 def _keep(lines: NumberedLines) -> Iterator[BinaryIO]:
-    """Copy lines into a temporary file, unpacked and within the bounds of a file; each ends, as only the last may not.
+    """Copy lines into a temporary file, unpacked and within the bounds of a file. Each line gets an end.
 
-    Errors: DrawdownError.
+    Errors: DrawdownError if the file cannot be written.
     """
     with TemporaryFile() as file:
         try:
@@ -191,13 +192,13 @@ def _rejects_file(path: Path | None) -> Iterator[_Reject]:
 
 
 _Stored = tuple[int, list[int], int]
-"""Inserted rows, the positions of those in conflict, and the number of others that were withdrawn."""
+"""The number of inserted rows, the positions of rows in conflict, and the number of withdrawn rows."""
 _Load = Callable[[Callable[[sa.Connection], _Stored]], _Stored]
-"""Runs the work of one chunk in a transaction."""
+"""A function that runs the work of one chunk in a transaction."""
 
 
 class _ImportRun:
-    """The files of one call and what has become of them."""
+    """The files of one import, and its report."""
 
     def __init__(
         self,
@@ -213,13 +214,13 @@ class _ImportRun:
         self._on_progress = on_progress
         self._stdin = stdin
         self._kept: dict[int, BinaryIO] = {}
-        """By their places: sources that can be read only once, as they were read."""
+        """Copies of sources that can be read only once, by their places."""
 
     @contextmanager
     def pipes_kept(self) -> Iterator[None]:
-        """Read pipes into temporary files: a transaction would hold its locks while their programs pause.
+        """Copy pipes into temporary files. Otherwise a transaction would hold its locks while their programs pause.
 
-        Errors: UsageError for a pipe that is empty; DrawdownError where it breaks off or cannot be kept.
+        Errors: UsageError for an empty pipe; DrawdownError if it cannot be read to its end, or not be copied.
         """
         with ExitStack() as opened:
             for place, name in enumerate(self._sources):
@@ -238,7 +239,7 @@ class _ImportRun:
         yield NumberedLines(name, self._kept[place])
 
     def load_all(self, load: _Load) -> ImportReport:
-        """Every file, from the first."""
+        """Import all files in their order. Return the report."""
         self._load, self._report = load, ImportReport()
         with _rejects_file(self._options.rejects) as self._reject:
             for place, name in enumerate(self._sources):
@@ -247,7 +248,7 @@ class _ImportRun:
         return self._report
 
     def all_or_nothing(self, connection: sa.Connection) -> ImportReport:
-        """Every file within one transaction, which may be run again. Raises _Undone to have it rolled back."""
+        """Import all files in one transaction, which may be repeated. To roll it back, raise _Undone."""
         report = self.load_all(lambda chunk: chunk(connection))
         if report.rejected or report.conflicts:
             report.committed = False
@@ -260,7 +261,7 @@ class _ImportRun:
             self._on_progress(lines.name, lines.bytes_read, self._report.read)
 
     def _load_chunk(self, file: str, records: Iterator[Record]) -> bool:
-        """False at the end of the file."""
+        """Import one chunk. Return False at the end of the file."""
         before = self._report.read
         rows: list[Sample] = []
         numbers: list[int] = []
@@ -298,16 +299,16 @@ class _ImportRun:
 
 
 MAX_RECORD_LINES: Final = 256
-"""Lines that one quoted field may span. In a field with more, the closing quote is missing."""
+"""Lines that one quoted field may span. If a field has more, its closing quote is probably missing."""
 MAX_PREFIX_CHARS: Final = 180
-"""Length of an id prefix. The rest of an id is for the line number."""
+"""Characters of an id prefix. The rest of an id is for the line number."""
 
 
 _SUFFIXES: Final = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
 def format_of(name: str, options: ImportOptions) -> str:
-    """`csv` or `jsonl`. Errors: UsageError where neither the option nor the suffix says."""
+    """Return the format of a file, `csv` or `jsonl`. Errors: UsageError if neither option nor suffix determines it."""
     found = options.format or _SUFFIXES.get(unzipped(name).suffix.lower())
     if found is None:
         raise UsageError(f"{name}: unknown format. Pass --format csv or --format jsonl")
@@ -315,7 +316,7 @@ def format_of(name: str, options: ImportOptions) -> str:
 
 
 def prefix_of(name: str, options: ImportOptions) -> str | None:
-    """Return the prefix of ids made from line numbers; None if the file has ids of its own. Errors: UsageError."""
+    """Return the prefix of ids made from line numbers; None if the file contains ids. Errors: UsageError."""
     if not options.id_from_line:
         return None
     prefix = options.id_prefix
@@ -334,9 +335,9 @@ def prefix_of(name: str, options: ImportOptions) -> str | None:
 
 
 def read_records(lines: NumberedLines, options: ImportOptions, now_ms: int) -> Iterator[Record]:
-    """Each record of a file, refused or not. The header is read at once.
+    """Return an iterator over the records of a file, including refused ones. The header is read at once.
 
-    Errors: UsageError for a header without the fields needed; DrawdownError where the file breaks off.
+    Errors: UsageError for a header without the required fields; DrawdownError if the file cannot be read to its end.
     """
     prefix = prefix_of(lines.name, options)
     if format_of(lines.name, options) == "jsonl":
@@ -362,7 +363,7 @@ def _header(lines: NumberedLines) -> list[str]:
 
 
 def _csv_records(lines: NumberedLines, read: RowReader) -> Iterator[Record]:
-    inside = False  # of a quote that a refused record left open
+    inside = False  # True inside a quote that a refused record left open
     for number, raw in lines:
         if is_blank(raw):
             continue
@@ -377,7 +378,7 @@ def _csv_records(lines: NumberedLines, read: RowReader) -> Iterator[Record]:
                 whole, found = _quoted(lines, number, raw, read)
                 outcome = found if isinstance(found, BadRow) else read(found, number)
                 inside = isinstance(found, BadRow) and _flips_quote(whole)
-            else:  # then CSV is no more than this
+            else:  # without quotes, a comma always separates fields
                 outcome = read(text_of(raw).split(","), number)
         except BadRow as bad:
             outcome = bad
@@ -385,17 +386,17 @@ def _csv_records(lines: NumberedLines, read: RowReader) -> Iterator[Record]:
 
 
 def _flips_quote(raw: bytes) -> bool:
-    """Whether a quote is open after these lines that was closed before them, or the other way round."""
+    """Return True if these lines open a quote that was closed, or close a quote that was open."""
     return raw.count(b'"') % 2 == 1
 
 
 def _quoted(
     lines: NumberedLines, number: int, raw: bytes, read: RowReader | None = None
 ) -> tuple[bytes, list[str] | BadRow]:
-    """Return a record that has quotes, with the lines it spans.
+    """Return a record with quotes, and the lines that it spans.
 
-    If it cannot be a row, all of its lines are refused with it. They are the inside of a field, and the author of that
-    text must not be able to write samples. So an open quote costs the lines after it, and the refusal names it.
+    If it cannot be a row, all its lines are refused. They are inside a field, and the author of that text must not be
+    able to write samples. So an open quote also causes the refusal of the lines after it, and the reason names it.
     """
     taken, clean = [(number, raw)], True
 
@@ -412,7 +413,7 @@ def _quoted(
             taken.append(following)
             line = following[1]
 
-    csv.field_size_limit(2 * MAX_LINE_BYTES)  # the bound on a record is ours, and refuses it whole
+    csv.field_size_limit(2 * MAX_LINE_BYTES)  # above our own bound of a record, which refuses the whole record
     try:
         fields = next(csv.reader(feed(), strict=True))
     except csv.Error as error:
@@ -442,7 +443,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-# Numbers stay the text they were written as: exact, and bounded however large, until a field's own reader has looked.
+# Numbers stay texts until a field's reader converts them, so they are exact, and a huge number does not cost more.
 _decode: Final = json.JSONDecoder(
     object_pairs_hook=_once, parse_float=str, parse_int=str, parse_constant=str, strict=True
 ).decode
@@ -473,30 +474,29 @@ def _object(text: str) -> dict[str, object]:
 
 
 def _scalar(value: object, id_field: str | None) -> str:
-    """Return the text for a field's reader; null counts as missing."""
+    """Return the text of a JSON value for a field's reader. null counts as missing. Errors: BadRow for an id."""
     if isinstance(value, str):
         return value
     if value is None:
         return ""
     if id_field:
         raise BadRow(id_field, f"bad_{id_field}", json.dumps(value))
-    return json.dumps(value)  # true, [] and {} are no numbers and no times
+    return json.dumps(value)  # the reader refuses true, [] and {}
 
 
 STDIN: Final = "-"
 
 
 MAX_LINE_BYTES: Final = 1 << 20
-"""Size of a line in a file of samples."""
+"""Largest size of a line in a file of samples."""
 
 
 MAX_PASSED_OVER_BYTES: Final = 64 << 20
-"""Skipped part of a line that is too long: one without an end, as /dev/zero or a packed file may hold, ends the
-import."""
+"""Bytes of a too long line that the import skips. A longer line, such as that of /dev/zero, ends the import."""
 
 
 MAX_BLANK_BYTES: Final = 1 << 20
-"""Unpacked size of successive blank lines in a file of samples. A small packed file may hold hours of them."""
+"""Unpacked bytes of successive blank lines in a file of samples. A small packed file may contain hours of them."""
 
 
 MAX_FILE_LINES: Final = 10**9
@@ -504,7 +504,7 @@ MAX_FILE_LINES: Final = 10**9
 
 
 Record = tuple[int, bytes, Sample | BadRow]
-"""The number of its first line, its bytes, and what came of it."""
+"""The number of a record's first line, its bytes, and its sample or the reason of its refusal."""
 
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -517,7 +517,7 @@ def unzipped(name: str) -> Path:
 
 
 class _Counted(io.RawIOBase):
-    """Counts the bytes that are read of a file before they are unpacked."""
+    """A file that counts the bytes read from it, before they are unpacked."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw
@@ -533,9 +533,9 @@ class _Counted(io.RawIOBase):
 
 
 class NumberedLines:
-    """The lines of a file with their numbers; a line may be put back.
+    """An iterator over the lines of a file with their numbers. You can put lines back.
 
-    Errors: DrawdownError where the file cannot be read to its end.
+    Errors: DrawdownError if the file cannot be read to its end.
     """
 
     def __init__(self, name: str, raw: BinaryIO) -> None:
@@ -550,7 +550,7 @@ class NumberedLines:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes taken from the file itself, before they are unpacked."""
+        """Return the number of bytes read from the file, before they are unpacked."""
         return self._counted.count
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
@@ -576,11 +576,11 @@ class NumberedLines:
         return self._number, raw
 
     def put_back(self, lines: list[tuple[int, bytes]]) -> None:
-        """These come next, in this order."""
+        """Put lines back, so that they come next, in this order."""
         self._back.extendleft(reversed(lines))
 
     def _line(self) -> bytes:
-        """The next line with its end; of one that is too long a byte too many, and the rest is passed over."""
+        """Return the next line with its end. Of a too long line, return one byte above the bound, and skip the rest."""
         try:
             raw = rest = self._stream.readline(MAX_LINE_BYTES + 1)
             passed = 0
@@ -601,9 +601,9 @@ class NumberedLines:
 
 @contextmanager
 def open_lines(name: str, stdin: BinaryIO | None = None) -> Iterator[NumberedLines]:
-    """The lines of a file, or of standard input for `-`; gzip is known by its first bytes.
+    """Open the lines of a file, or of standard input for `-`. The first bytes show if it is gzip.
 
-    Errors: UsageError where there is no such file, it may not be read, or it is empty.
+    Errors: UsageError if the file does not exist, cannot be read, or is empty.
     """
     if name == STDIN:
         yield _begun(NumberedLines(name, stdin if stdin is not None else sys.stdin.buffer))

@@ -1,8 +1,8 @@
-"""Quarantined samples as a person looks for them: each with its reason and the ways to fix it. Reads only.
+"""The list of quarantined samples, each with its reason and its probable time. Reads only.
 
-Guarantee: a page has at most MAX_ROWS rows and continues after the last id of the page before. Every sample in the
-quarantine's counts is in it. A host may write ids of megabytes: the database cuts text that is too long. Samples with
-texts that begin alike are one row, which gives their number.
+Guarantee: a page has at most MAX_ROWS rows, and continues after the last id of the former page. The list has every
+sample that the quarantine's counts include. A host may write ids of megabytes, so the database cuts too long texts.
+Samples with equal cut texts are one row with their number.
 """
 
 from __future__ import annotations
@@ -24,27 +24,29 @@ from drawdown.worker.sources.samples.rows import BadRow, time_reader
 SQL = queries(__file__)
 
 MAX_ROWS: Final = 10_000
-"""Samples of one list."""
+"""Samples that one list returns."""
 
 MAX_TEXT_BYTES: Final = 804
-"""More than any sound id has: 200 characters of four bytes."""
+"""Most bytes of a text before the database cuts it. A valid id has at most 200 characters of four bytes."""
 CUT: Final = "…"
 CUT_AT: Final = {"max_bytes": MAX_TEXT_BYTES, "max_chars": MAX_ID_CHARS}
-"""The values of the fragments that cut a text."""
+"""The parameters of the query fragments that cut a text."""
 
 _OF_ONE_ID: Final = 3
-"""Rows that one id may have: a conflict, below the floor, a problem."""
+"""Most rows of one id: a conflict, a late sample below the floor, and an invalid sample."""
 REASON: Final = ids.Kind("reason", (), "drawdown sample quarantined")
 UNITS: Final = {"s": Decimal(1000), "ms": Decimal(1), "us": Decimal("0.001"), "ns": Decimal("0.000001")}
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(?:\.[0-9]{1,12})?")
 TIME_REASON: Final = "ts_"
-"""Reasons that begin so are about the time alone: all else was looked at before, and is well."""
+"""The prefix of reasons that concern only the time. The other fields were checked before, and are valid."""
 
 
 @dataclass(frozen=True)
 class QuarantineFilter:
-    """Which quarantined samples: those named, or of an organisation, for a reason, that came in [from, to). Empty:
-    any."""
+    """A filter of quarantined samples: by ids, or by organisation, reason and time of arrival in [from, to).
+
+    Empty: any.
+    """
 
     ids: tuple[str, ...] = ()
     org: str = ""
@@ -55,8 +57,11 @@ class QuarantineFilter:
 
 @dataclass(frozen=True)
 class SampleRow:
-    """A sample as it is stored; `ts` as text, since it may be no time at all. `reason`: why it is quarantined (or
-    `withdrawn`). `meant_ms`: the time its text is taken to mean, in the unit `meant_as`; None where it means none."""
+    """A stored sample. `ts` is a text, because it may be invalid.
+
+    `reason`: the reason of its quarantine, or `withdrawn`. `came_ms`: the time of arrival. `meant_ms`: the probable
+    time in milliseconds, from its text in the unit `meant_as`. Both are None if its text is not a time in any unit.
+    """
 
     sample_id: str
     org_id: str
@@ -78,14 +83,14 @@ class SampleRow:
 
 @dataclass(frozen=True)
 class SamplePage:
-    """`next_after`: where the next page begins; None where there is no more."""
+    """A page of samples. `next_after`: the id after which the next page begins (None: this is the last page)."""
 
     samples: list[SampleRow]
     next_after: str | None
 
 
 def require_reason(connection: sa.Connection, given: str) -> None:
-    """Errors: UnknownId for a reason that nothing is quarantined for."""
+    """Refuse a reason without quarantined samples. Errors: UnknownId."""
     there = [str(reason) for reason in SQL.run(connection, "reasons").scalars()]
     if given not in there:
         raise ids.unknown(REASON, given, there, listed=", ".join(there) or "none, because no sample is quarantined")
@@ -94,13 +99,16 @@ def require_reason(connection: sa.Connection, given: str) -> None:
 def list_quarantined(
     connection: sa.Connection, chosen: QuarantineFilter, now_ms: int, *, after: str = "", most: int = 100
 ) -> SamplePage:
-    """One page, by id, with the time that each could be fixed to. Errors: UsageError for more than MAX_ROWS rows."""
+    """Return a page of quarantined samples, sorted by id, each with its probable time.
+
+    Errors: UsageError for more than MAX_ROWS rows.
+    """
     if not 0 < most <= MAX_ROWS:
         raise UsageError(f"invalid page size: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--after`")
     rows = _quarantined(connection, chosen, after, most + _OF_ONE_ID)
     found = [_with_meaning(_counted(row_of(row), row), now_ms) for row in rows]
     last = found[most - 1].sample_id if len(found) > most else ""
-    page = found[:most] + [row for row in found[most:] if row.sample_id == last]  # no id is on two pages
+    page = found[:most] + [row for row in found[most:] if row.sample_id == last]  # all rows of an id are on one page
     return SamplePage(page, last if len(found) > len(page) else None)
 
 
@@ -116,7 +124,7 @@ def _quarantined(connection: sa.Connection, chosen: QuarantineFilter, after: str
 
 
 def values_of(chosen: QuarantineFilter) -> dict[str, object]:
-    """Return the values of the fragment `chosen`. Named ids are a condition of their own."""
+    """Return the parameters of the query fragment `chosen`. Ids are a separate condition."""
     return {
         "org_id": chosen.org,
         "reason": chosen.reason,
@@ -127,12 +135,12 @@ def values_of(chosen: QuarantineFilter) -> dict[str, object]:
 
 
 def cut(text: str) -> str:
-    """A text as it is read here: whole, or its beginning where it is too long."""
+    """Return a text as the list shows it: whole, or its beginning if it is too long."""
     return text if len(text.encode("utf-8", "surrogatepass")) <= MAX_TEXT_BYTES else text[:MAX_ID_CHARS] + CUT
 
 
 def is_cut(sample_id: str) -> bool:
-    """Return True if this is the start of longer ids, as the list shows it."""
+    """Return True if this is the beginning of longer ids, as the list shows it."""
     return len(sample_id) == MAX_ID_CHARS + 1 and sample_id.endswith(CUT)
 
 
@@ -154,7 +162,7 @@ def _counted(sample: SampleRow, row: sa.Row[Any]) -> SampleRow:
 
 
 def _text(value: object) -> str:
-    """Whatever another program stored: SQLite keeps any type in any column."""
+    """Return a stored value as text. In SQLite, another program may store any type in any column."""
     return "" if value is None else repr(value) if isinstance(value, bytes) else str(value)
 
 
@@ -169,10 +177,11 @@ def _with_meaning(row: SampleRow, now_ms: int) -> SampleRow:
 
 
 def time_of(text: str, unit: str) -> int | None:
-    """The moment that a text names when it is read as seconds, milliseconds, microseconds or nanoseconds since 1970, or
-    as ISO 8601 (UTC unless it says otherwise); None where it is none. Anything finer than milliseconds is cut off.
+    """Return the time of a text in milliseconds since 1970, rounded down; None if it is not a time in this unit.
 
-    The four units never mean times of this century at once: they lie a thousandfold apart.
+    `unit`: seconds (`s`), milliseconds (`ms`), microseconds (`us`) or nanoseconds (`ns`) since 1970, or `iso` for ISO
+    8601, in UTC by default. A number means a time of this century in at most one of the four units, because they differ
+    by a factor of 1,000.
     """
     if unit == "iso":
         try:

@@ -1,8 +1,8 @@
 -- Quarantined samples, and the reasons.
 
 -- name: quarantined
--- Samples that still count as quarantined, no text longer than a sound one. A host may write ids of megabytes: the
--- database cuts them, before it sorts or sends any.
+-- Samples that still count as quarantined, with cut texts. A host may write ids of megabytes, so the database cuts
+-- texts before it sorts or sends them.
 SELECT {cut_sample_id} AS sample_id, {cut_sample_org_id} AS org_id, {cut_sample_sandbox_id} AS sandbox_id,
     s.problem AS reason, {cut_sample_ts} AS ts, {cut_sample_memory_mb} AS memory_mb,
     {cut_sample_interval_s} AS interval_s, {sample_came_ms} AS came_ms, {bytes_of_sample_id} AS id_bytes
@@ -17,7 +17,7 @@ SELECT {cut_conflict_id}, {cut_sample_org_id}, {cut_sample_sandbox_id}, 'id_conf
 {from_conflicts}
 
 -- name: quarantined_whole
--- With whole ids, which no process should hold many of.
+-- Quarantined samples with whole ids. A process must not read many of these ids.
 SELECT s.id AS sample_id, s.org_id AS org_id, s.sandbox_id AS sandbox_id, s.problem AS reason, s.ts AS ts,
     s.memory_mb AS memory_mb, s.interval_s AS interval_s, s.ingested_at AS came_ms, NULL AS id_bytes
 {from_problems}
@@ -41,7 +41,7 @@ FROM late_quarantine l LEFT JOIN usage_samples s ON s.id = l.sample_id
 WHERE NOT EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = l.sample_id)
 
 -- name: from_conflicts
--- A conflict that was seen after its sample was dealt with is a new one.
+-- A conflict that was seen after its sample was closed is a new conflict.
 FROM sample_conflicts c LEFT JOIN usage_samples s ON s.id = c.sample_id
 WHERE NOT EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = c.sample_id AND q.at_ms >= c.seen_ms)
 
@@ -66,14 +66,15 @@ SELECT DISTINCT reason FROM ({quarantined_reasons}) x ORDER BY 1
 SELECT reason, COUNT(*) AS samples FROM ({quarantined_reasons}) x GROUP BY reason ORDER BY reason
 
 -- name: close_long
--- All samples with ids that begin so. Only the database holds the ids: they may be of any length.
+-- Close all samples with ids that begin like :sample_id. Only the database reads the ids, because they can be of any
+-- length.
 INSERT INTO quarantine_closed (sample_id, new_id, at_ms, actor, reason)
 SELECT DISTINCT x.sample_id, CAST(NULL AS TEXT), CAST(:at_ms AS BIGINT), :actor, :reason_given
 FROM ({quarantined_whole}) x WHERE {chosen} AND {cut_id} = :sample_id
 ON CONFLICT (sample_id) DO UPDATE SET at_ms = excluded.at_ms
 
 -- name: undo_dismiss
--- org_id: the sample's organisation; '' for any.
+-- :org_id: the sample's organisation; '' for any.
 DELETE FROM quarantine_closed AS x WHERE {its_id} = :sample_id AND new_id IS NULL AND (:org_id = ''
     OR EXISTS (SELECT 1 FROM usage_samples s WHERE s.id = x.sample_id AND s.org_id = :org_id)
     OR EXISTS (SELECT 1 FROM late_quarantine l WHERE l.sample_id = x.sample_id AND l.org_id = :org_id))
@@ -86,14 +87,14 @@ CASE WHEN {octets}(CAST(x.sample_id AS {raw})) > :max_bytes
     THEN SUBSTR(x.sample_id, 1, :max_chars) || '…' ELSE x.sample_id END
 
 -- name: sample_came_ms [sqlite]
--- SQLite keeps any type in any column.
+-- SQLite can store any type in any column.
 CASE WHEN TYPEOF(s.ingested_at) = 'integer' THEN s.ingested_at END
 
 -- name: sample_came_ms [postgresql]
 s.ingested_at
 
 -- name: octets [sqlite]
--- The number of bytes of a text: SQLite counts each of its bytes, but characters of a text up to the first NUL.
+-- The function that returns the bytes of a blob. For a text, SQLite would count characters up to the first NUL.
 LENGTH
 
 -- name: octets [postgresql]

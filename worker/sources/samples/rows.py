@@ -1,13 +1,13 @@
-"""One row of a file, or one JSON object of a host, becomes one sample, or the reason for its refusal.
+"""Convert one row of a file, or one JSON object of a host, to one sample or the reason for its refusal.
 
-Guarantee: pure and exact (integers and Decimals, never a float). A row gives exactly one sample or one reason, the same
-each time, and the database never quarantines such a sample. No text, however long or large its number, costs more than
-its own length. The reasons are the words of the column `usage_samples.problem` wherever the database has one. If a
-sender is bound to a value, that replaces a missing field of the object; no other value is accepted. No id is that of a
-sample of an event or a run.
+Guarantee: pure and exact (integers and Decimals, never a float). A row always gives the same sample or the same reason,
+and the database never quarantines such a sample. The cost of a text is at most proportional to its length, for any
+number in it. The reasons are the codes of the column `usage_samples.problem`, where the database has one. If a sender
+is bound to a value, it fills a missing field of the object, and any other value is refused. An id cannot be that of a
+sample of an event, an execution or a batch.
 
-Samples are also made of a quantity of a feature: they add up to it exactly, or it is refused. The same call makes the
-same ids.
+This module also splits a quantity of a feature into samples. They add up to it exactly, or it is refused. The same call
+makes the same ids.
 """
 
 from __future__ import annotations
@@ -42,35 +42,35 @@ FORMATS: Final = ("csv", "jsonl")
 ID_FIELDS: Final = FIELDS[:4]
 
 _CACHE_LIMIT: Final = 65_536
-"""Values of samples that are remembered."""
+"""Values of one field that the cache holds."""
 _INDEXED_BYTES: Final = 1_600
-"""A conflict's content is indexed, and PostgreSQL indexes rows of 2,704 bytes at most, its sample's id included."""
+"""Most bytes of a conflict's content. PostgreSQL can index at most 2,704 bytes, including the sample's id."""
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """The options by which files are read. Errors: UsageError."""
+    """The options of an import. Errors: UsageError for invalid options."""
 
     format: str | None = None
-    """`csv` or `jsonl`; None: by each file's suffix."""
+    """`csv` or `jsonl` (None: by each file's suffix)."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Field -> the file's own name for it (`--map org_id=groupId`)."""
+    """The column's name, by field (`--map org_id=groupId`)."""
     constants: Mapping[str, str] = field(default_factory=dict)
-    """Field -> its text for every row (`--set cell_id=c1`)."""
+    """The text for every row, by field (`--set cell_id=c1`)."""
     id_from_line: bool = False
-    """Ids are `PREFIX:LINE`, lines counted from 1, a CSV's header included."""
+    """True: ids are `PREFIX:LINE`, with lines counted from 1, including a CSV's header."""
     id_prefix: str | None = None
-    """None: the file's base name without its suffixes."""
+    """The prefix of ids from lines (None: the file's base name without its suffixes)."""
     time_format: str = "iso"
-    """`iso`, `s`, `ms`, or a strptime pattern."""
+    """The format of times: `iso`, `s`, `ms`, or a strptime pattern."""
     zone: str = "UTC"
-    """Where times that name no offset were taken; see `time_reader`."""
+    """The time zone of times without an offset (see `time_reader`)."""
     strict: bool = False
-    """All files of the call, every row, or nothing."""
+    """True: import all rows of all files, or roll back."""
     rejects: Path | None = None
-    """A CSV file (file, line, column, reason, text) for the refused rows; written again by each call."""
+    """A CSV file (file, line, column, reason, text) for the refused rows. Each call overwrites it."""
     chunk_rows: int = 10_000
-    """Rows per transaction."""
+    """Rows that one transaction imports."""
 
     def __post_init__(self) -> None:
         FieldMap(self.columns, self.constants).require(FIELDS)
@@ -87,17 +87,17 @@ class ImportOptions:
         time_reader(self.time_format, self.zone)
 
     def source_of(self, name: str) -> str:
-        """Return the file's name of this field."""
+        """Return the name of a field's column in the file."""
         return self.columns.get(name, name)
 
     def sources(self) -> list[str]:
-        """Return the file's names of the fields that are read from it, each once."""
+        """Return the names of the columns that are read from the file, each once."""
         read = [name for name in FIELDS if name not in self.constants and not (name == "id" and self.id_from_line)]
         return list(dict.fromkeys(self.source_of(name) for name in read))
 
 
 class _Remembered(dict[str, T], Generic[T]):
-    """Texts already read: few differ from row to row, and reading is what costs. Bounded."""
+    """A bounded cache of values by their text. Rows have few different texts, and the conversion is slow."""
 
     def __init__(self, read: Callable[[str], T]) -> None:
         self._read = read
@@ -111,9 +111,9 @@ class _Remembered(dict[str, T], Generic[T]):
 
 
 class RowReader:
-    """Reads the rows of one file under one header.
+    """A reader of the rows of one file with one header.
 
-    Errors: UsageError where the header lacks a field or a constant is not a value.
+    Errors: UsageError if the header lacks a field, or a constant is invalid.
     """
 
     def __init__(self, name: str, header: Sequence[str], options: ImportOptions, prefix: str | None, now_ms: int):
@@ -129,13 +129,13 @@ class RowReader:
         self._interval = _Remembered(read_interval_s)
         self._time = time_reader(options.time_format, options.zone)
         self._given = list(options.constants.values())
-        self._given.append("")  # for what a file may leave out
+        self._given.append("")  # the value of a field that the file may omit
         self.positions = [_position(name, field, header, options) for field in FIELDS]
         self._pick = itemgetter(*self.positions)
         self._check_constants(options.constants)
 
     def __call__(self, fields: list[str], line: int) -> Sample:
-        """The sample of a row; `line` is the number of its first line. Raises BadRow."""
+        """Return the sample of a row. `line`: the number of its first line. Errors: BadRow."""
         if len(fields) != self.width:
             raise BadRow("", "too_few_columns" if len(fields) < self.width else "too_many_columns")
         id_, org, sandbox, cell, memory, cpu, interval, ts = self._pick(fields + self._given)
@@ -152,7 +152,7 @@ class RowReader:
         )
 
     def has_line_break(self, fields: list[str]) -> bool:
-        """Return True if a used field contains a line break: none may, so a quote was left open."""
+        """Return True if a used field contains a line break. That is invalid, so a quote was left open."""
         return any("\n" in fields[at] for at in self.positions if at < len(fields))
 
     def _ts(self, text: str) -> int:
@@ -179,7 +179,10 @@ class RowReader:
 
 
 def _position(name: str, field: str, header: Sequence[str], options: ImportOptions) -> int:
-    """Where a row, with the constants and an empty text behind it, holds a field."""
+    """Return the position of a field in a row that is followed by the constants and an empty text.
+
+    Errors: UsageError if the header lacks the field.
+    """
     if field in options.constants:
         return len(header) + list(options.constants).index(field)
     source = options.source_of(field)
@@ -194,17 +197,17 @@ def _position(name: str, field: str, header: Sequence[str], options: ImportOptio
 
 
 def meaning(reason: str) -> str:
-    """A reason as a person reads it."""
+    """Return a reason in words, for a sentence after the column's name."""
     return REASONS["bad_id" if reason.startswith("bad_") else reason]
 
 
 def content(sample: Sample) -> str:
-    """Return a sample's content as canonical JSON: equal texts for equal content. The time it came is left out."""
+    """Return a sample's content as canonical JSON: equal texts for equal content. The time of arrival is omitted."""
     return content_of(dict(zip(FIELDS[1:], sample[1:8], strict=True)))
 
 
 def content_of(values: Mapping[str, object]) -> str:
-    """As canonical JSON, of a length that the database can index."""
+    """Return values as canonical JSON, of a length that the database can index."""
     text = _canonical(values)
     if len(text.encode()) > _INDEXED_BYTES:
         text = _canonical({key: _shortened(value) for key, value in values.items()})
@@ -216,23 +219,25 @@ def _canonical(values: Mapping[str, object]) -> str:
 
 
 def _shortened(value: object) -> object:
-    """Long ids cut, with a digest of the whole so that different ones stay different."""
+    """Return a long text cut, with a hash of the whole text, so that different texts stay different."""
     if not isinstance(value, str) or len(value) <= 80:
         return value
     return f"{value[:60]}…sha256:{hashlib.sha256(value.encode()).hexdigest()[:32]}"
 
 
 MAX_CPU_COUNT: Final = 100_000
-"""CPUs of one sample."""
+"""Most CPUs of one sample."""
 _MAX_NUMBER_CHARS: Final = 100
-"""Characters of a number in a file of samples."""
+"""Most characters of a number in a file of samples."""
 
 OF_EVENTS: Final = "event:"
 OF_RUNS: Final = "run:"
 OF_BATCHES: Final = "batch:"
 RESERVED_IDS: Final = (OF_EVENTS, OF_RUNS, OF_BATCHES)
-"""Begin the ids of samples that events, runs and batches have: no host gives a sample one of them, and the database
-refuses it."""
+"""Prefixes of the sample ids of events, executions and batches.
+
+Drawdown and the database refuse a host's sample with such an id.
+"""
 REASONS: Final = {
     "bad_id": "must have 1 to 200 characters and no control characters",
     "reserved_id": f"begins with {', '.join(RESERVED_IDS[:-1])} or {RESERVED_IDS[-1]}, which Drawdown reserves: "
@@ -263,11 +268,11 @@ REASONS: Final = {
     "line_too_long": "the line is longer than 1 MiB",
     "conflict": "the same id exists with other content",
 }
-"""Each reason, as a machine says it and as a person reads it after the column's name."""
+"""The text of each reason by its code, for a sentence after the column's name."""
 
 
 class BadRow(Exception):
-    """A row is refused: `column` (empty where the whole row is meant), `reason`, and the offending `text`."""
+    """A refused row. `column`: the wrong column (empty: the whole row). `reason`: the code. `text`: the wrong text."""
 
     def __init__(self, column: str, reason: str, text: str = "") -> None:
         super().__init__(column, reason, text)
@@ -279,7 +284,7 @@ _EXACT: Final = Context(prec=2 * _MAX_NUMBER_CHARS)
 
 
 def id_reader(column: str) -> Callable[[str], str]:
-    """A reader of ids for one column. It raises BadRow `bad_{column}`."""
+    """Return a reader of ids for one column. The reader raises BadRow `bad_{column}`."""
 
     def read(text: str) -> str:
         if not is_clean_id(text):
@@ -293,8 +298,8 @@ _READ_ID: Final = id_reader("id")
 
 
 def read_sample_id(text: str) -> str:
-    """Read the id of a sample that was observed. Raises BadRow `reserved_id`, too."""
-    if text.startswith(RESERVED_IDS):  # the database refuses it, and with it all that goes in together
+    """Read the id of a host's sample. Errors: BadRow `bad_id`, `reserved_id`."""
+    if text.startswith(RESERVED_IDS):  # the database would refuse it with all other rows of the statement
         raise BadRow("id", "reserved_id", text)
     return _READ_ID(text)
 
@@ -313,7 +318,7 @@ def _is_whole(number: Decimal) -> bool:
 
 
 def read_memory_mb(text: str) -> int:
-    """Whole megabytes. Raises BadRow."""
+    """Read a memory size in whole megabytes. Errors: BadRow."""
     number = _number("memory_mb", "memory", text)
     if not 0 <= number <= MAX_MEMORY_MB:
         raise BadRow("memory_mb", "memory_out_of_bounds", text)
@@ -323,7 +328,7 @@ def read_memory_mb(text: str) -> int:
 
 
 def read_interval_s(text: str) -> int:
-    """Whole seconds: "32", "32.0" and "3.2e1" are 32. Raises BadRow."""
+    """Read whole seconds: "32", "32.0" and "3.2e1" are 32. Errors: BadRow."""
     number = _number("interval_s", "interval", text)
     if number < 0:
         raise BadRow("interval_s", "interval_negative", text)
@@ -335,9 +340,9 @@ def read_interval_s(text: str) -> int:
 
 
 def read_cpu_count(text: str) -> str | None:
-    """CPUs to nine decimals (what SQLite keeps exactly), in the one shortest spelling; None where empty.
+    """Read a number of CPUs to nine decimals, which SQLite stores exactly. Return its shortest text; None if empty.
 
-    Raises BadRow. Never billed; kept because other programs read it.
+    It is never billed, and stored because other programs read it. Errors: BadRow.
     """
     if not text.strip():
         return None
@@ -348,7 +353,7 @@ def read_cpu_count(text: str) -> str | None:
 
 
 def plain(number: Decimal) -> str:
-    """The one shortest spelling of a number of CPUs, without an exponent."""
+    """Return the shortest text of a number of CPUs, without an exponent."""
     rounded = number.quantize(Decimal("1e-9"), context=_EXACT)
     return f"{rounded:f}".rstrip("0").rstrip(".")
 
@@ -357,15 +362,16 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
 _PROBE: Final = datetime(2024, 11, 25, 16, 57, 50, tzinfo=UTC)
 _MAX_MS_DIGITS: Final = 18
-"""Digits of a time in a file of samples."""
+"""Most digits of a time in a file of samples."""
 
 
 def time_reader(style: str, zone: str) -> Callable[[str], int]:
-    """A reader of times into milliseconds since the epoch; anything finer is cut off.
+    """Return a reader of times. It returns milliseconds since 1970, rounded down, and raises BadRow.
 
-    `style` is `iso`, `s` or `ms` (since the epoch, decimals allowed), or a strptime pattern. Times that name no offset
-    are local in `zone`: where clocks were put back the first of the two is meant, and a time that clocks skipped is
-    refused. The reader raises BadRow; a wrong style or zone is a UsageError.
+    `style`: `iso`, `s` or `ms` (since 1970, with decimals), or a strptime pattern. Times without an offset are local in
+    `zone`. If clocks were put back, the first of the two times counts. A time that clocks skipped is refused.
+
+    Errors: UsageError for an invalid style or zone.
     """
     if style in ("s", "ms"):
         return _counted(1000 if style == "s" else 1)
@@ -400,7 +406,7 @@ def _counted(factor: int) -> Callable[[str], int]:
             number = _number("ts", "ts", text)
         except BadRow as bad:
             raise BadRow("ts", bad.reason.replace("not_a_number", "unreadable"), text) from bad
-        if number and number.adjusted() > _MAX_MS_DIGITS:  # before any arithmetic: 1e999999 has a million digits
+        if number and number.adjusted() > _MAX_MS_DIGITS:  # check it before arithmetic: 1e999999 has a million digits
             raise BadRow("ts", "ts_before_2000" if number < 0 else "ts_in_the_future", text)
         return int(_EXACT.multiply(number, Decimal(factor)).to_integral_value(ROUND_FLOOR))
 
@@ -426,7 +432,7 @@ def _dated(parse: Callable[[str], datetime], zone: tzinfo) -> Callable[[str], in
 
 
 def _local(moment: datetime, zone: tzinfo) -> datetime:
-    """The first moment at which the clocks of `zone` showed this; LookupError where they never did."""
+    """Return the first moment at which the clocks of `zone` showed a time. Errors: LookupError if they skipped it."""
     first = moment.replace(tzinfo=zone)
     if zone is UTC:
         return first
@@ -441,8 +447,10 @@ _READ_GIVEN: Final = {"id": read_sample_id, **{name: id_reader(name) for name in
 
 
 def sample_of(item: Item, org_id: str | None, cell_id: str | None, now_ms: int) -> Sample:
-    """Errors: Unfit `unknown_field`, `…_missing` of an id, `reserved_id`, `foreign_org`, `foreign_cell`, or a reason of
-    `REASONS`."""
+    """Convert a host's JSON object to a sample. `org_id`, `cell_id`: the values to which the sender is bound, or None.
+
+    Errors: Unfit `unknown_field`, `…_missing` of an id, `foreign_org`, `foreign_cell`, or a reason of `REASONS`.
+    """
     for name in item:
         if name not in FIELDS:
             raise Unfit("unknown_field", f"a sample has no field {name}: expected {', '.join(FIELDS)}", name)
@@ -511,22 +519,23 @@ def _moment(item: Item, now_ms: int) -> int:
 
 
 MOST_SAMPLES: Final = 1_000
-"""Samples that one quantity of a run becomes: 86,400,000 seconds, or MB-seconds of that many times the largest size."""
+"""Samples that one quantity of an execution may become: 86,400,000 seconds, or so many at the largest memory size."""
 MAX_UNITS: Final = 10**11
-"""Units of one sample that bills a run: times its meter they still fit in 64 bits."""
+"""Most units of one sample of an execution. Multiplied by its meter, they still fit in 64 bits."""
 CELL: Final = "runs"
-"""Stands where the cell of a sandbox stands."""
+"""The cell of samples that belong to executions."""
 
 
 class NotMade(Refused):
-    """No samples come to a quantity."""
+    """A quantity cannot be split into samples."""
 
 
 def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, int]]:
-    """(memory in MB, seconds) of samples of the sizes lo to hi that come to a quantity of base units; of an event type,
-    its meter and units.
+    """Yield (memory in MB, seconds) of samples with sizes from `lo` to `hi` that add up to a quantity of base units.
 
-    Errors: NotMade for one that they cannot come to, or that takes too many.
+    For the unit `units`, yield (meter, units) instead.
+
+    Errors: NotMade if the sizes cannot add up to the quantity, or need more than MOST_SAMPLES samples.
     """
     if unit == "units":
         yield from _in_parts(lo, quantity, MAX_UNITS)
@@ -557,7 +566,7 @@ def _in_parts(size: int, quantity: int, most: int) -> Iterator[tuple[int, int]]:
 
 
 def id_of(*parts: object) -> str:
-    """`run:` and the parts; where that is too long for an id, its beginning and a hash of all."""
+    """Return an id of `run:` and the parts. If it would be too long, return its beginning and a hash of the whole."""
     whole = OF_RUNS + ":".join(map(str, parts))
     if len(whole) <= MAX_ID_CHARS:
         return whole

@@ -1,7 +1,7 @@
-"""Samples into the database.
+"""The storage of samples.
 
-Guarantee: a sample goes in once by its id. The same id with other content goes to `sample_conflicts`, once, and is
-never billed (S7). Both happen in the transaction given, and may be repeated.
+Guarantee: a sample is inserted once by its id. The same id with other content goes to `sample_conflicts`, once, and is
+never billed (S7). Both happen in the caller's transaction, and can be repeated.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from drawdown.worker.sources.samples.rows import COLUMNS, Sample, content
 SQL = queries(__file__)
 
 StoredSamples = tuple[int, list[int]]
-"""Inserted rows, and the positions of those in conflict; the others existed already."""
+"""The number of inserted rows, and the positions of rows in conflict. The other rows existed already."""
 
 
 def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> StoredSamples:
-    """Insert a chunk of samples; `origins` says of each where it came from (file:line)."""
+    """Insert a chunk of samples. `origins`: the place from which each sample came (file:line)."""
     assert rows and len(rows) == len(origins)
     inserted = _insert(connection, rows)
     if inserted == len(rows):
@@ -39,7 +39,7 @@ def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> 
 def store_each(
     connection: sa.Connection, rows: list[Sample], origin: str
 ) -> list[Literal["accepted", "duplicate", "conflict"]]:
-    """Do as `store`, and return the outcome of each. If ids are equal, the first sample goes in."""
+    """Insert samples as `store` does, and return the outcome of each. Of equal ids, the first sample is inserted."""
     assert rows
     new = _insert_each(connection, rows)
     if len(new) == len(rows):
@@ -75,14 +75,14 @@ def _insert(connection: sa.Connection, rows: list[Sample]) -> int:
         arrays = map(list, zip(*rows, strict=True))
         return SQL.run(connection, "insert", dict(zip(COLUMNS, arrays, strict=True))).rowcount
     unknown = list(_unknown(connection, rows))
-    # Straight to the driver: a mapping for each row would take longer than to insert it.
+    # Call the driver directly: a mapping for each row would take longer than its insert.
     return connection.exec_driver_sql(SQL.text("insert", "sqlite"), unknown).rowcount if unknown else 0
 
 
 def _unknown(connection: sa.Connection, rows: list[Sample]) -> Iterator[Sample]:
-    """Return the samples with new ids, of equal ids the first. On SQLite no other writer can add them meanwhile.
+    """Return the samples with new ids; of equal ids the first. SQLite has one writer at a time, so they stay new.
 
-    A trigger would set repeated ones aside as well, but does not know their file and line.
+    A trigger would store repeated ones as conflicts, too, but it does not know their file and line.
     """
     names = [row[0] for row in rows]
     there = set(SQL.run(connection, "there", {"sample_ids": json.dumps(names)}).scalars())
@@ -97,7 +97,7 @@ def _stored(connection: sa.Connection, rows: list[Sample]) -> dict[str, tuple[ob
 
 
 def withdrawn_of(connection: sa.Connection, rows: list[Sample]) -> set[str]:
-    """The ids of those that were withdrawn: they are there, and billed no more."""
+    """Return the ids of the samples that were withdrawn, so they exist and are no longer billed."""
     return set(SQL.run(connection, "withdrawn", _ids(connection, rows)).scalars())
 
 
@@ -111,7 +111,7 @@ def _same(stored: tuple[object, ...] | None, row: Sample) -> bool:
 
     Numbers are compared as numbers, whatever their type.
     """
-    if stored is None:  # it was there a moment ago, and was pruned since: below the floor nothing changes any more
+    if stored is None:  # it was just pruned, so it is below the floor, where usage no longer changes
         return True
     cpu, wanted = stored[5], row[5]
     if (cpu is None) != (wanted is None) or (wanted is not None and Decimal(str(cpu)) != Decimal(wanted)):
@@ -120,8 +120,8 @@ def _same(stored: tuple[object, ...] | None, row: Sample) -> bool:
 
 
 def keep_conflicts(connection: sa.Connection, found: Iterable[tuple[str, str, str, int]]) -> None:
-    """Keep what was said otherwise, each once: the sample's id, where that came from, its content, and when."""
+    """Store conflicts, each once: the sample's id, the origin, the content, and the time in milliseconds."""
     fields = ("sample_id", "source", "content", "seen_ms")
     values = [dict(zip(fields, one, strict=True)) for one in found]
-    values.sort(key=lambda value: (value["sample_id"], value["content"]))  # as for the samples: no crosswise waiting
+    values.sort(key=lambda value: (value["sample_id"], value["content"]))  # in one order, to avoid deadlocks
     SQL.run(connection, "keep_conflict", values)

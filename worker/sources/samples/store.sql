@@ -1,15 +1,15 @@
--- Samples into the database, a chunk at a time. The database fills `arrival` and `problem`.
+-- Inserts and reads of samples, a chunk at a time. The database fills `arrival` and `problem`.
 
 -- name: columns
 id, org_id, sandbox_id, cell_id, memory_mb, cpu_count, interval_s, ts, ingested_at
 
 -- name: insert [sqlite]
--- Bound by place, a tuple a row, as a file's rows come.
+-- The parameters are positional: one tuple for each row of a file.
 INSERT INTO usage_samples ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: insert [postgresql]
--- One statement from arrays, without a temporary table; of equal ids in one chunk the first wins. In the order of ids,
--- because two imports of the same samples would otherwise wait for each other crosswise.
+-- One statement inserts from arrays, without a temporary table. Of equal ids in one chunk, the first is inserted.
+-- Inserts are in the order of ids. Otherwise two imports of the same samples could deadlock.
 INSERT INTO usage_samples ({columns}) SELECT {columns} FROM unnest(
     CAST(:id AS text[]), CAST(:org_id AS text[]), CAST(:sandbox_id AS text[]), CAST(:cell_id AS text[]),
     CAST(:memory_mb AS bigint[]), CAST(:cpu_count AS numeric[]), CAST(:interval_s AS bigint[]), CAST(:ts AS bigint[]),
@@ -26,7 +26,7 @@ SELECT id FROM usage_samples WHERE id {among}
 SELECT id, org_id, sandbox_id, cell_id, memory_mb, cpu_count, interval_s, ts FROM usage_samples WHERE id {among}
 
 -- name: among [sqlite]
--- Ids as JSON.
+-- The condition for ids that are passed as JSON.
 IN (SELECT value FROM json_each(:sample_ids))
 
 -- name: among [postgresql]
