@@ -130,16 +130,16 @@ TIME_SAID: Final = "occurred_at"
 _UNCLEAN: Final = "[\\u0000-\\u001f\\u007f-\\u009f\\ud800-\\udfff\\ufffd-\\uffff]"
 _MOMENT: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$"
 _SAYS: Final[Mapping[str, str]] = {
-    "source": "Who sends it; with event_id, its key.",
-    "event_id": "Its own, within its source: the same again is the same event.",
-    "event_type": "The action; a mapping makes a feature of it.",
-    "org_id": "Who used it.",
-    "quantity": "In base units: a sender that counts fractions scales them.",
-    "subject": "A label of the user or part of the organisation.",
-    "project": "A label by which usage is listed.",
-    "plan_key": "The plan as it was then; never looked up later.",
-    "properties": f"Its own, {MAX_PROPERTIES_BYTES} bytes as JSON at most; not billed by.",
-    TIME_SAID: "When: ISO 8601 with its offset, or milliseconds since 1970. Without it, the time of arrival.",
+    "source": "Sender of the event. With event_id, it is the key of the event.",
+    "event_id": "Id within the source. A second event with the same source and id is the same event.",
+    "event_type": "Name of the action. A mapping assigns it to a feature.",
+    "org_id": "Organisation that is billed.",
+    "quantity": "Quantity in base units. A sender that counts fractions must scale them.",
+    "subject": "Label of a user or a part of the organisation.",
+    "project": "Label by which usage is listed.",
+    "plan_key": "Plan at the time of the event. Drawdown never looks it up later.",
+    "properties": f"Your own data, at most {MAX_PROPERTIES_BYTES} bytes as JSON. It does not affect billing.",
+    TIME_SAID: "Time of the event: ISO 8601 with an offset, or milliseconds since 1970. Default: the time of arrival.",
 }
 
 

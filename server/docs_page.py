@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, Final
@@ -77,7 +78,7 @@ def _link(path: str, method: str) -> str:
 
 
 def _first_line(one: Json) -> str:
-    return escape(str(one.get("description", "")).partition(". ")[0])
+    return escape(re.split(r"\.\s", str(one.get("description", "")), maxsplit=1)[0])
 
 
 def _route(path: str, method: str, one: Json) -> Iterator[str]:

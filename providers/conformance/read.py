@@ -133,7 +133,7 @@ class ReadTests(Tools):
         if capabilities.costs:
             assert isinstance(costs := self.costs(), ReadFailed), f"{name}: {costs}"
         lines = self.check([request.feature], [request.customer_id])
-        assert lines or self.wire.calls == asked, f"{name}: no trouble is told"
+        assert lines or self.wire.calls == asked, f"{name}: the check reports no problem"
 
     def test_a_read_field_of_another_type_is_no_crash(self) -> None:
         request = self.request()
@@ -206,7 +206,7 @@ class CheckTests(Tools):
 
     def test_a_bad_key_charges_nothing_and_is_told(self) -> None:
         self.bench.provider = self.bench.with_bad_key()
-        assert self.check([self.bench.feature], [self.bench.customer]), "no trouble is told"
+        assert self.check([self.bench.feature], [self.bench.customer]), "the check reports no problem"
         assert self.check([], []), "before a feature is mapped or a customer assigned, a check has to test the key"
         request = self.request()
         # A person can fix a key, so the provider must not reject its pushes.
@@ -217,8 +217,8 @@ class CheckTests(Tools):
 
     def test_without_a_key_it_sleeps_and_says_so(self) -> None:
         self.bench.provider = self.bench.without_key()
-        assert self.bench.provider.dormant, "it does not say why it sleeps"
-        assert self.check([self.bench.feature], [self.bench.customer]), "no trouble is told"
+        assert self.bench.provider.dormant, "it does not report why it is dormant"
+        assert self.check([self.bench.feature], [self.bench.customer]), "the check reports no problem"
 
 
 class WebhookTests(Tools):

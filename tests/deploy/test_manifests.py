@@ -357,7 +357,7 @@ def test_a_command_is_given_the_settings_of_a_file_word_for_word(tmp_path: Path)
 
     assert ended("tick", "--quiet").stdout == f"{url}|a b|tick --quiet\n"
     file.write_text("export X\n")
-    assert (ended("tick").returncode, "a line is no NAME=value" in ended("tick").stderr) == (2, True)
+    assert (ended("tick").returncode, "invalid line: expected NAME=value" in ended("tick").stderr) == (2, True)
     file.unlink()
     assert (ended("tick").returncode, "cannot read" in ended("tick").stderr) == (2, True)
 
