@@ -124,16 +124,16 @@ TIME_SAID: Final = "occurred_at"
 _UNCLEAN: Final = "[\\u0000-\\u001f\\u007f-\\u009f\\ud800-\\udfff\\ufffd-\\uffff]"
 _MOMENT: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$"
 _SAYS: Final[Mapping[str, str]] = {
-    "source": "Who sends it; with event_id, its key.",
-    "event_id": "Its own, within its source: the same again is the same event.",
-    "event_type": "The action; a mapping makes a feature of it.",
-    "org_id": "Who used it.",
-    "quantity": "In base units: a sender that counts fractions scales them.",
-    "subject": "A label of the user or part of the organisation.",
-    "project": "A label by which usage is listed.",
-    "plan_key": "The plan as it was then; never looked up later.",
-    "properties": f"Its own, {MAX_PROPERTIES_BYTES} bytes as JSON at most; not billed by.",
-    TIME_SAID: "When: ISO 8601 with its offset, or milliseconds since 1970. Without it, the time of arrival.",
+    "source": "Sender of the event. Source and event_id together identify the event.",
+    "event_id": "Id of the event within its source. A repeat with this id is the same event.",
+    "event_type": "Action, which a mapping turns into a feature.",
+    "org_id": "Organisation that used it.",
+    "quantity": "Quantity in whole base units. To send fractions, count in a smaller unit.",
+    "subject": "Label for the user or part of the organisation.",
+    "project": "Label by which Drawdown lists usage.",
+    "plan_key": "Plan at the time of use, as the sender knows it.",
+    "properties": f"Properties of your own, at most {MAX_PROPERTIES_BYTES} bytes as JSON. They do not change the bill.",
+    TIME_SAID: "Time of use: ISO 8601 with its offset, or milliseconds since 1970. The time of arrival if omitted.",
 }
 
 
@@ -152,7 +152,7 @@ def envelope_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "UsageEvent",
-        "description": "One act of use. The same key with the same content is one event, however often it is sent.",
+        "description": "One act of use. A repeat with the same key and content is the same event.",
         "type": "object",
         "properties": {name: {"description": _SAYS[name], **rules} for name, rules in said.items()},
         "required": [name for name, hint in hints.items() if hint in (str, int) and name != TIME],
