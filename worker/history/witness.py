@@ -132,7 +132,7 @@ class WitnessFile:
             if "database_id" in kept:  # written before places were told apart
                 kept = {"": {"last": kept, "since_tick": kept["tick_id"], "since_worker": kept["tick_worker"]}}
             if not kept:
-                raise ValueError("nothing at all")
+                raise ValueError("the file is empty")
             return {place: _kept_witness(parts) for place, parts in kept.items()}
         except FileNotFoundError:
             return {}
