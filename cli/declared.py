@@ -180,14 +180,16 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
             raise AnswerLost(error.why, f"repeat it with {again}, and it counts once") from error
         raise
     if isinstance(done, More):
-        said = f"it concerns more than {action.at_once:,} rows, so they are not tried: this is the present state"
+        said = (
+            f"the change affects more than {action.at_once:,} rows, so the dry run does not try it. The present state:"
+        )
         rows = [(fact.name, fact.value) for fact in before]
         show(app, {"dry_run": True, "facts": changes(before, after)}, [DRY, said, table("", ("", "now"), rows)])
         return
     lines: list[str | Table] = [*action.sentences(done), *_first_rows(action, done)]
     answer = answer_of(done)
     if dry_run:
-        expected = [] if action.count is None else [f"for just these: --expect {action.count(done)}"]
+        expected = [] if action.count is None else [f"to change only these, pass --expect {action.count(done)}"]
         lines = [DRY, *lines, *_facts(before, after), *expected]
         answer |= {action.shown_once: None} if action.shown_once else {}
         answer |= {"dry_run": True, "facts": changes(before, after)}
@@ -200,8 +202,8 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
         print(secret)
     else:
         show(app, answer, [*lines, f"the {action.shown_once}: {secret}"])
-    why = action.lost_hint(values) if action.lost_hint is not None else "give the command again"
-    require_shown(f"it was done, and the new {action.shown_once} could not be shown: {why}")
+    why = action.lost_hint(values) if action.lost_hint is not None else "repeat the command"
+    require_shown(f"the change is done, but the new {action.shown_once} could not be shown: {why}")
 
 
 def _end(status: Exit) -> None:
@@ -255,12 +257,15 @@ def read_orgs(file: Path) -> list[str]:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             rows = csv.DictReader(lines, strict=True)
             if "org_id" not in (rows.fieldnames or ()):
-                raise UsageError(f"{file}: missing column org_id in the first line")
+                raise UsageError(f"{file}: missing column org_id in the first line. Add it")
             found = [(row.get("org_id") or "").strip() for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file} cannot be read: {why_unread(error)}") from error
     if not found or not all(found):
-        raise UsageError(f"{file}: {'a line has no org_id' if found else 'the file has no organisations'}")
+        raise UsageError(
+            f"{file}: "
+            f"{'a line has no org_id. Fill it in' if found else 'the file has no organisations. Add a line for each'}"
+        )
     return list(dict.fromkeys(found))
 
 

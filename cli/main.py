@@ -24,7 +24,7 @@ from drawdown.schema.errors import MEANINGS, Exit
 EPILOG = (
     "\b\nExamples:\n" + "\n".join(f"  drawdown {line}" for line in EXAMPLES[""]) + "\n\n"
     "--database-url, --at, --json work on every command, in any place; DRAWDOWN_DATABASE_URL sets the database, too. "
-    "(`demo` makes a file of its own.) "
+    "(`demo` creates its own file.) "
     "A time is 2026-01-31, 2026-01-31T12:05+01:00, milliseconds since 1970, now, today, yesterday, tomorrow, "
     "2h or 3d (ago), +2h (from now). "
     f"Exit status: {'; '.join(f'{status} {meaning}' for status, meaning in MEANINGS.items())}."
@@ -157,7 +157,9 @@ def run(arguments: list[str]) -> int:
         return int(ended.exit_code)
     except NothingAsked as help_:
         Stderr().write(f"{help_}\n")
-        return fail(Fault("name a command", Exit.USAGE, BAD_USAGE), as_json=as_json)
+        return fail(
+            Fault("missing command. Name one of the commands, or pass --help", Exit.USAGE, BAD_USAGE), as_json=as_json
+        )
     except typer.Abort:
         return fail(Fault("stopped", Exit.PERSON, "stopped"), as_json=as_json)
     except typer.TyperException as error:

@@ -57,7 +57,7 @@ class Stopping:
 
     def is_set(self) -> bool:
         if not self._signal and self._parent is not None and os.getppid() != self._parent:
-            self._signal = "none: the command is gone"
+            self._signal = "none: the command has ended"
         return bool(self._signal)
 
     def wait(self, seconds: float | None = None) -> None:

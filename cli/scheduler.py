@@ -104,7 +104,11 @@ class _Loop:
         if event.job_id != "tick":
             return  # the next round catches up
         self.overlaps += 1
-        log.warning("tick_overlaps", count=self.overlaps, detail="the tick before still runs; it will be made up for")
+        log.warning(
+            "tick_overlaps",
+            count=self.overlaps,
+            detail="the previous tick still runs; a later tick does the work of this one",
+        )
 
 
 def at_night(at: dt.time) -> CronTrigger:
@@ -195,7 +199,7 @@ class Night:
         with subprocess.Popen(COMMAND, env=environment, stdout=subprocess.PIPE, text=True) as nightly:  # noqa: S603 our own
             said = self._read_output(nightly)
         if said is None or nightly.returncode in ENDED:
-            log.warning("nightly_stopped", detail="the next night makes up for it")
+            log.warning("nightly_stopped", detail="the next night does these checks")
             return
         status, failed = Exit.PERSON, ["drawdown nightly"]
         with suppress(ValueError, KeyError, TypeError):  # it was killed, or failed before its first command

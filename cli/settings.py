@@ -192,15 +192,18 @@ def _read(path: Path) -> str:
     try:
         found = _bytes(path)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'no such name'}") from None
+        raise UsageError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or 'no such name'}. Check the "
+            "path and its permissions"
+        ) from None
     if len(found) > MAX_BYTES:
         raise UsageError(f"{path} has more than {MAX_BYTES:,} bytes")
     try:
         text = found.decode().rstrip("\r\n")
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8") from None
+        raise UsageError(f"{path} is not UTF-8 text. Write the value as UTF-8") from None
     if not text.strip():
-        raise UsageError(f"{path} is empty")
+        raise UsageError(f"{path} is empty. Write the value into it")
     return text
 
 
@@ -209,7 +212,7 @@ def _bytes(path: Path) -> bytes:
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would block
     try:
         if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise UsageError(f"{path} is not a regular file")
+            raise UsageError(f"{path} is not a regular file. Name a regular file")
         with os.fdopen(number, "rb", closefd=False) as file:
             return file.read(MAX_BYTES + 1)
     finally:

@@ -113,4 +113,4 @@ def meaning_of(error: Exception) -> Fault:
         return Fault(in_short(error), Exit.PERSON, "database")
     if structlog.is_configured():  # one line for the caller; the log has the place for a developer
         log.debug("unexpected_error", exc_info=error)
-    return Fault(f"{in_short(error)}; DRAWDOWN_LOG_LEVEL=DEBUG shows where", Exit.PERSON, "failed")
+    return Fault(f"{in_short(error)}. To see where, set DRAWDOWN_LOG_LEVEL=DEBUG", Exit.PERSON, "failed")

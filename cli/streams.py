@@ -72,7 +72,7 @@ def say_what_was_lost() -> None:
     raw = _flushed()
     if raw is not None and raw.lost is not None and raw.lost.errno not in LEFT and not raw.told:
         why = f"the output could not be written: {raw.lost.strerror}"
-        Stderr().write(f"drawdown: {why}; the command's changes stay, as the exit status shows\n")
+        Stderr().write(f"drawdown: {why}; the command's changes stay. The exit status shows the outcome\n")
 
 
 def require_shown(told: str) -> None:
@@ -93,7 +93,7 @@ def print_file(parts: Iterable[str]) -> None:
         sys.stdout.write(part)
         if raw is not None and raw.lost is not None:
             break
-    _require(_flushed(), "this file is incomplete: the rest could not be written", LEFT)
+    _require(_flushed(), "this file is incomplete, because the rest could not be written. Repeat the command", LEFT)
 
 
 def _raw() -> Stdout | None:

@@ -130,16 +130,16 @@ TIME_SAID: Final = "occurred_at"
 _UNCLEAN: Final = "[\\u0000-\\u001f\\u007f-\\u009f\\ud800-\\udfff\\ufffd-\\uffff]"
 _MOMENT: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$"
 _SAYS: Final[Mapping[str, str]] = {
-    "source": "Sender of the event. With event_id, it is the key of the event.",
-    "event_id": "Id within the source. A second event with the same source and id is the same event.",
-    "event_type": "Name of the action. A mapping assigns it to a feature.",
-    "org_id": "Organisation that is billed.",
-    "quantity": "Quantity in base units. A sender that counts fractions must scale them.",
-    "subject": "Label of a user or a part of the organisation.",
-    "project": "Label by which usage is listed.",
-    "plan_key": "Plan at the time of the event. Drawdown never looks it up later.",
-    "properties": f"Your own data, at most {MAX_PROPERTIES_BYTES} bytes as JSON. It does not affect billing.",
-    TIME_SAID: "Time of the event: ISO 8601 with an offset, or milliseconds since 1970. Default: the time of arrival.",
+    "source": "Sender of the event. Source and event_id together identify the event.",
+    "event_id": "Id of the event within its source. A repeat with this id is the same event.",
+    "event_type": "Action, which a mapping turns into a feature.",
+    "org_id": "Organisation that used it.",
+    "quantity": "Quantity in whole base units. To send fractions, count in a smaller unit.",
+    "subject": "Label for the user or part of the organisation.",
+    "project": "Label by which Drawdown lists usage.",
+    "plan_key": "Plan at the time of use, as the sender knows it.",
+    "properties": f"Properties of your own, at most {MAX_PROPERTIES_BYTES} bytes as JSON. They do not change the bill.",
+    TIME_SAID: "Time of use: ISO 8601 with its offset, or milliseconds since 1970. The time of arrival if omitted.",
 }
 
 
@@ -158,7 +158,7 @@ def envelope_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "UsageEvent",
-        "description": "One act of use. The same key with the same content is one event, however often it is sent.",
+        "description": "One act of use. A repeat with the same key and content is the same event.",
         "type": "object",
         "properties": {name: {"description": _SAYS[name], **rules} for name, rules in said.items()},
         "required": [name for name, hint in hints.items() if hint in (str, int) and name != TIME],

@@ -122,7 +122,7 @@ def owe(connection: sa.Connection, ended: Reservation, now_ms: int) -> None:
     if ended.supplier is None or (ended.state == "released" and not ended.drawn_micro):
         return
     found = read_supplier(connection, ended.supplier)
-    assert found is not None, "a supplier is never deleted, and was there when the run was accepted"
+    assert found is not None, "a supplier is never deleted, and existed when the execution was accepted"
     terms = found.terms
     row = {
         "reservation": ended.reservation,

@@ -89,7 +89,7 @@ class EmbeddedProvider:
         return {}
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
-        raise WebhookRefused("the embedded ledger sends no webhooks")
+        raise WebhookRefused("the embedded ledger does not send webhooks")
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         return self._read(partial(_features_without_rate, features=features))
@@ -103,7 +103,7 @@ class EmbeddedProvider:
             return write(self._engine, partial(_charge, batch=batch, now_ms=self._clock.now_ms()))
         except entries.BeyondBalance as error:
             if len(batch) == 1:
-                return [Rejected(f"{error} Then `drawdown push retry`")]
+                return [Rejected(f"{error} Then run `drawdown push retry`")]
             middle = len(batch) // 2
             return [*self._charged(batch[:middle]), *self._charged(batch[middle:])]
 
@@ -125,7 +125,7 @@ def _charge(connection: sa.Connection, *, batch: Sequence[PushRequest], now_ms: 
         if push.key not in voided
     ]
     charges = iter(wallet.charge(connection, uses, now_ms) if uses else ())
-    gone = Rejected("it was voided meanwhile, and is owed under a later revision")
+    gone = Rejected("it was voided meanwhile. Its usage is owed under a later revision")
     return [gone if push.key in voided else _outcome(next(charges), push) for push in batch]
 
 
@@ -142,18 +142,18 @@ def _outcome(charge: wallet.Charge, push: PushRequest) -> Outcome:
         return Duplicate()
     if charge is wallet.Charge.NO_RATE:
         return Rejected(
-            f"no rate for {push.feature}: `drawdown ledger rate {push.feature} --micro-credits N`, "
+            f"feature {push.feature} has no rate. Run `drawdown ledger rate {push.feature} --micro-credits N`, "
             "then `drawdown push retry`"
         )
     if charge is wallet.Charge.TOO_LARGE:
-        return Rejected(f"more than 1,000,000,000 credits. Check the rate of {push.feature}")
+        return Rejected(f"the charge exceeds 1,000,000,000 credits. Check the rate of {push.feature}")
     return Rejected(f"the key {push.key} was charged before with another customer, feature or quantity")
 
 
 def _features_without_rate(connection: sa.Connection, *, features: Sequence[str]) -> list[str]:
     rated = set(SQL.run(connection, "features_with_rate").scalars())
     return [
-        f"the feature {feature} has no rate: `drawdown ledger rate {feature} --micro-credits N`"
+        f"feature {feature} has no rate. Run `drawdown ledger rate {feature} --micro-credits N`"
         for feature in sorted(set(features) - rated)
     ]
 

@@ -166,12 +166,12 @@ class Lago:
             return CannotTell(f"Lago has no billable metric {feature}. Create it with the aggregation sum")
         metric = found.get("billable_metric")
         if not isinstance(metric, Mapping) or metric.get("code") != feature:
-            return ReadFailed("HTTP 200, but not the metric")
+            return ReadFailed("HTTP 200 with another metric")
         field = metric.get("field_name")
         if metric.get("aggregation_type") != "sum_agg" or not isinstance(field, str) or not field:
             return CannotTell(f"the billable metric {feature} does not sum a property. Use the aggregation sum")
         if metric.get("expression") or metric.get("rounding_function"):
-            return CannotTell(f"the billable metric {feature} has an expression or rounds. Remove it")
+            return CannotTell(f"the billable metric {feature} has an expression or a rounding function. Remove it")
         return field
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
@@ -196,16 +196,16 @@ class Lago:
         told = await self._api.get("api", "v1", "wallets", external_customer_id=owner, per_page=str(PAGE))
         wallets = told.get("wallets") if isinstance(told, Mapping) else None
         if not isinstance(wallets, list):
-            return told if isinstance(told, ReadFailed) else ReadFailed("HTTP 200, but no wallets")
+            return told if isinstance(told, ReadFailed) else ReadFailed("HTTP 200 without wallets")
         if len(wallets) >= MAX_WALLETS:
-            return ReadFailed(f"the customer has {len(wallets)} wallets or more")
+            return ReadFailed(f"the customer has too many wallets: {len(wallets)} or more")
         balances: list[Decimal] = []
         for wallet in wallets:
             if not isinstance(wallet, Mapping) or wallet.get("status") not in ("active", "terminated"):
-                return ReadFailed("a wallet without a status")
+                return ReadFailed("Lago returned a wallet without a status")
             credits = number(wallet.get("credits_ongoing_balance"))
             if credits is None:
-                return ReadFailed("a wallet without credits_ongoing_balance")
+                return ReadFailed("Lago returned a wallet without credits_ongoing_balance")
             balances += [credits] if wallet["status"] == "active" else []
         return CustomerState(int(sum(balances) * MICRO) if balances else None, plan, None)
 
@@ -217,7 +217,7 @@ class Lago:
             return found
         event = found.get("event")
         if not isinstance(event, Mapping) or event.get("transaction_id") != request.key:
-            return ReadFailed("HTTP 200, but not the event")
+            return ReadFailed("HTTP 200 with another event")
         if (event.get("code"), event.get("external_subscription_id")) != (request.feature, request.customer_id):
             return CannotTell("Lago has an event of this key for another metric or subscription")
         field = await self._field(request.feature)
@@ -240,10 +240,10 @@ class Lago:
         for page in range(1, MAX_PAGES + 1):
             found = await self._api.get("api", "v1", "events", **asked, page=str(page), per_page=str(PAGE))
             if not isinstance(found, Mapping):
-                return found if isinstance(found, ReadFailed) else ReadFailed("Lago lists no events")
+                return found if isinstance(found, ReadFailed) else ReadFailed("Lago did not return a list of events")
             events, meta = found.get("events"), found.get("meta")
             if not isinstance(events, list) or not isinstance(meta, Mapping) or "next_page" not in meta:
-                return ReadFailed("HTTP 200, but no page of events")
+                return ReadFailed("HTTP 200 without a page of events")
             for event in events:
                 why = await self._add(totals, event, from_ms, to_ms)
                 if why is not None:
@@ -254,10 +254,10 @@ class Lago:
 
     async def _add(self, totals: dict[str, int], event: object, from_ms: int, to_ms: int) -> ReadFailed | None:
         if not isinstance(event, Mapping):
-            return ReadFailed("an event that is not an object")
+            return ReadFailed("Lago returned an event that is not an object")
         code, at_ms = event.get("code"), moment_ms(event.get("timestamp"))
         if not isinstance(code, str) or at_ms is None:
-            return ReadFailed("an event without a code or a time")
+            return ReadFailed("Lago returned an event without a code or a time")
         field = await self._field(code)
         if isinstance(field, ReadFailed):
             return field
@@ -265,7 +265,7 @@ class Lago:
             return None  # not a metric that Drawdown could have used
         quantity = _quantity(event, field)
         if quantity is None:
-            return ReadFailed(f"{code}: an event without a whole quantity")
+            return ReadFailed(f"{code}: Lago returned an event without a whole quantity")
         totals[code] = totals.get(code, 0) + quantity
         return None
 
@@ -279,7 +279,7 @@ class Lago:
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         if self.dormant:
-            return [f"{self.dormant}: nothing is sent to Lago"]
+            return [f"{self.dormant}, so Drawdown does not send to Lago"]
         if isinstance(probe := await self._customer(PROBE), ReadFailed):
             return [f"{probe.reason}. Check the key and the address"]
         fields = {feature: await self._field(feature) for feature in features}
@@ -296,7 +296,7 @@ def _part(found: Mapping[str, object], name: str, wanted: str) -> Mapping[str, o
     part = found.get(name)
     if isinstance(part, Mapping) and part.get("external_id") == wanted:
         return part
-    return ReadFailed(f"HTTP 200, but not the {name}")
+    return ReadFailed(f"HTTP 200 with another {name}")
 
 
 def _quantity(event: Mapping[str, object], field: str) -> int | None:

@@ -125,7 +125,7 @@ class OpenMeter:
         if isinstance(customer, ReadFailed):
             return self._api.retry_later(customer, push.attempt, f"the customer {push.customer_id}")
         if isinstance(customer, NoCustomer):
-            return Rejected(f"not sent: OpenMeter has no customer of the subject {push.customer_id}. Create it")
+            return Rejected(f"not sent: OpenMeter has no customer with the subject key {push.customer_id}. Create it")
         kind, field = meter
         event = {
             "specversion": "1.0",
@@ -157,9 +157,9 @@ class OpenMeter:
         if isinstance(found, Absent):
             return CannotTell(f"OpenMeter has no meter {feature}. Create it with the aggregation SUM")
         if found.get("slug") != feature:
-            return ReadFailed("HTTP 200, but not the meter")
+            return ReadFailed("HTTP 200 with another meter")
         return _summed(found) or CannotTell(
-            f"the meter {feature} does not sum one property ($.name). Create one that does"
+            f"the meter {feature} does not sum one property ($.name). Create a meter that does"
         )
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
@@ -181,7 +181,7 @@ class OpenMeter:
             feature = await self._api.get_cached("api", "v1", "features", self._balance)
             if isinstance(feature, Mapping):
                 return CustomerState(0, None, None)  # a customer without the entitlement cannot spend
-            why = f"{self._variable} names {self._balance}, and OpenMeter has no feature of that key"
+            why = f"{self._variable} names {self._balance}, but OpenMeter has no feature with this key"
             return (
                 ReadFailed(f"{NEEDS_YOU}{why}. Set it to a feature's key") if isinstance(feature, Absent) else feature
             )
@@ -189,7 +189,7 @@ class OpenMeter:
             return value
         access, balance, overage = value.get("hasAccess"), number(value.get("balance")), number(value.get("overage", 0))
         if not isinstance(access, bool) or balance is None or overage is None:
-            return ReadFailed("HTTP 200, but not the value of a metered entitlement")
+            return ReadFailed("HTTP 200 without the value of a metered entitlement")
         micro = int((balance - overage) * MICRO)
         return CustomerState(micro if access else min(micro, 0), None, None)
 
@@ -202,7 +202,7 @@ class OpenMeter:
         attribution = found.get("usageAttribution")
         subjects = attribution.get("subjectKeys") if isinstance(attribution, Mapping) else None
         if not isinstance(found.get("key"), str | None) or not isinstance(subjects, list):
-            return ReadFailed("HTTP 200, but not the customer")
+            return ReadFailed("HTTP 200 without the customer")
         return CustomerState(None, None, None) if customer_id in subjects else NoCustomer()
 
     async def lookup(self, request: PushRequest) -> LookupResult:
@@ -214,11 +214,11 @@ class OpenMeter:
         found = await self._api.get("api", "v2", "events", filter=json.dumps(_filter(request)))
         items = found.get("items") if isinstance(found, Mapping) else None
         if not isinstance(items, list):
-            return found if isinstance(found, ReadFailed) else ReadFailed("OpenMeter lists no events")
+            return found if isinstance(found, ReadFailed) else ReadFailed("OpenMeter did not return a list of events")
         if not items:
             return Absent()
         if len(items) > 1:
-            return CannotTell(f"OpenMeter has {len(items)} events of this id: is deduplication on?")
+            return CannotTell(f"OpenMeter has {len(items)} events with this id. Check that deduplication is on")
         return _judge_event(items[0], request, *meter)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
@@ -236,7 +236,7 @@ class OpenMeter:
             if isinstance(meters, ReadFailed):
                 return meters
             if page == 1 and not meters:
-                return ReadFailed("OpenMeter lists no meters, and something was billed by one")
+                return ReadFailed("OpenMeter lists no meters, although a meter billed usage")
             for slug in [str(meter.get("slug")) for meter in meters if _summed(meter) is not None]:
                 asked = {"subject": customer_id, "from": iso(from_ms), "to": iso(to_ms)}
                 total = _total(await self._api.get("api", "v1", "meters", slug, "query", **asked))
@@ -259,7 +259,7 @@ class OpenMeter:
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         if self.dormant:
-            return [f"{self.dormant}: nothing is sent to OpenMeter"]
+            return [f"{self.dormant}, so Drawdown does not send to OpenMeter"]
         if isinstance(probe := await self._state(PROBE), ReadFailed):
             return [f"{probe.reason}. Check the key and the address"]
         meters = {feature: await self._meter(feature) for feature in features}
@@ -291,13 +291,13 @@ def _filter(request: PushRequest) -> Mapping[str, object]:
 def _judge_event(item: object, request: PushRequest, kind: str, field: str) -> LookupResult:
     """Return the result of a look-up, by the event of the push."""
     if not isinstance(item, Mapping) or not isinstance(event := item.get("event"), Mapping):
-        return ReadFailed("an item that is not an event")
+        return ReadFailed("OpenMeter returned an item that is not an event")
     if (event.get("id"), event.get("source")) != (request.key, SOURCE):
-        return ReadFailed("OpenMeter listed another event than was asked for")
+        return ReadFailed("OpenMeter returned another event than requested")
     if (event.get("type"), event.get("subject")) != (kind, request.customer_id):
-        return CannotTell("OpenMeter has an event of this id for another meter or customer")
+        return CannotTell("OpenMeter has an event with this id for another meter or customer")
     if item.get("validationError") or item.get("validationErrors"):
-        return CannotTell("OpenMeter stored the event and cannot count it. See its validation errors")
+        return CannotTell("OpenMeter stored the event, but cannot count it. See its validation errors")
     data = event.get("data")
     quantity = whole(data.get(field)) if isinstance(data, Mapping) else None
     return ReadFailed("the event has no whole quantity") if quantity is None else FoundPush(quantity)
@@ -310,10 +310,12 @@ def _total(found: Mapping[str, object] | Absent | ReadFailed) -> int | ReadFaile
     """
     rows = found.get("data") if isinstance(found, Mapping) else None
     if not isinstance(rows, list):
-        return found if isinstance(found, ReadFailed) else ReadFailed("HTTP 200, but no sum")
+        return found if isinstance(found, ReadFailed) else ReadFailed("HTTP 200 without a sum")
     values = [whole(row.get("value")) if isinstance(row, Mapping) else None for row in rows]
     known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else ReadFailed("a sum that is not a whole number")
+    return (
+        sum(known) if len(known) == len(values) else ReadFailed("OpenMeter returned a sum that is not a whole number")
+    )
 
 
 def build(setup: Setup) -> OpenMeter:

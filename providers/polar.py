@@ -110,7 +110,7 @@ class Polar:
             return self._api.retry_later(ReadFailed(self.dormant), push.attempt, "Polar")
         if push.ts > self._clock.now_ms():
             return RetryAt(
-                min(push.ts + MINUTE_MS, self._clock.now_ms() + 15 * MINUTE_MS), "Polar takes no future time"
+                min(push.ts + MINUTE_MS, self._clock.now_ms() + 15 * MINUTE_MS), "Polar rejects times in the future"
             )
         field = await self._property(push.feature)
         if isinstance(field, ReadFailed):
@@ -156,7 +156,7 @@ class Polar:
         fields = {field for name, field in found if name == feature}
         if len(fields) == 1:
             return fields.pop()
-        how = "a meter with the filter name = it, which sums a property of metadata"
+        how = "a meter that filters by this name, and sums a property of metadata"
         return CannotTell(f"Polar has {len(fields) or 'no'} meters of {feature}. Create {how}")
 
     async def _meters(self) -> list[tuple[str, str]] | ReadFailed:
@@ -190,20 +190,20 @@ class Polar:
             return NoCustomer() if isinstance(found, Absent) else found
         bought, meters = found.get("active_subscriptions"), found.get("active_meters")
         if found.get("external_id") != customer_id or not isinstance(bought, list) or not isinstance(meters, list):
-            return ReadFailed("HTTP 200, but not the customer's state")
+            return ReadFailed("HTTP 200 without the customer's state")
         plans = [one.get("product_id") if isinstance(one, Mapping) else None for one in bought]
         named = frozenset(plan for plan in plans if isinstance(plan, str))
         if len(named) != len(set(map(str, plans))):
-            return ReadFailed("a subscription without a product")
+            return ReadFailed("Polar returned a subscription without a product")
         plan = min(named, default=None)
         if self._meter is None:
             return CustomerState(None, plan, None, plans=named)
         mine = [one for one in meters if isinstance(one, Mapping) and one.get("meter_id") == self._meter]
         balances = [number(one.get("balance")) for one in mine]
         if len(mine) > 1 or None in balances or any(not isinstance(one, Mapping) for one in meters):
-            return ReadFailed("the balance meter has no balance")
+            return ReadFailed("Polar returned the balance meter without a balance")
         if not mine and not isinstance(meter := await self._api.get_cached("v1", "meters", self._meter), Mapping):
-            why = f"{self._variable} names {self._meter}, and Polar has no meter of that id. Set it to a meter's id"
+            why = f"{self._variable} names {self._meter}, but Polar has no meter with this id. Set it to a meter's id"
             return ReadFailed(f"{NEEDS_YOU}{why}") if isinstance(meter, Absent) else meter
         balance = balances[0] if balances else number(0)
         assert balance is not None
@@ -221,9 +221,9 @@ class Polar:
             return items
         events = [(_key_of(item), _quantity(item, field)) for item in items]
         if any(key != request.key for key, _ in events):
-            return ReadFailed("Polar listed another event than was asked for")
+            return ReadFailed("Polar returned another event than requested")
         if len(events) > 1:
-            return CannotTell(f"Polar has {len(events)} events of this key")
+            return CannotTell(f"Polar has {len(events)} events with this key, but must have at most one")
         if not events:
             return Absent()
         quantity = events[0][1]
@@ -250,11 +250,11 @@ class Polar:
             for item in items:
                 name, at_ms = item.get("name"), moment_ms(item.get("timestamp"))
                 if not isinstance(name, str) or at_ms is None:
-                    return ReadFailed("an event without a name or a time")
+                    return ReadFailed("Polar returned an event without a name or a time")
                 if name in fields and from_ms <= at_ms < to_ms:
                     quantity = _quantity(item, fields[name])
                     if quantity is None:
-                        return ReadFailed(f"{name}: an event without a whole quantity")
+                        return ReadFailed(f"{name}: Polar returned an event without a whole quantity")
                     totals[name] = totals.get(name, 0) + quantity
             if len(items) < PAGE:
                 return totals
@@ -272,7 +272,7 @@ class Polar:
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         if self.dormant:
-            return [f"{self.dormant}: nothing is sent to Polar"]
+            return [f"{self.dormant}, so Drawdown does not send to Polar"]
         if isinstance(probe := await self._customer(PROBE), ReadFailed):
             return [f"{probe.reason}. Check the key and the address"]
         fields = {feature: await self._property(feature) for feature in features}
@@ -289,7 +289,7 @@ def _items(found: rest.ReadResult) -> list[Mapping[str, object]] | ReadFailed:
     """Return the items of one page; ReadFailed if it has none."""
     items = found.get("items") if isinstance(found, Mapping) else None
     if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
-        return found if isinstance(found, ReadFailed) else ReadFailed("Polar lists no items")
+        return found if isinstance(found, ReadFailed) else ReadFailed("Polar did not return a list of items")
     return items
 
 

@@ -92,7 +92,7 @@ def _checked_name(name: str, taken: Mapping[str, Provider]) -> str:
     if not NAME.fullmatch(name) or name in EXEMPT_PROVIDERS:
         raise ValueError(f"{name!r} is not a valid name for a provider. Use a-z, 0-9 and _, and no reserved word")
     if name in taken:
-        raise ValueError(f"two installed packages offer a provider named {name}")
+        raise ValueError(f"two installed packages provide {name}. Uninstall one of them")
     return name
 
 
@@ -107,14 +107,14 @@ def _checked(name: str, built: object) -> Provider:
         raise TypeError(f"{type(built).__name__} lacks {', '.join(missing)} of drawdown.providers.protocol.Provider")
     capabilities = built.capabilities
     if built.name != name:
-        raise ValueError(f"it calls itself {built.name!r}")
+        raise ValueError(f"its name {built.name!r} differs from the name of its entry point")
     counts = (capabilities.batch_size, capabilities.in_flight, capabilities.reads_a_call)
     if min(*counts, capabilities.unit, *capabilities.units.values()) < 1:
         raise ValueError("batch_size, in_flight, reads_a_call and units must be 1 or more")
     if not capabilities.duplicate_proves_delivery and not capabilities.lookup:
-        raise ValueError("a duplicate that proves no delivery must be looked up. Declare lookup_lag_ms")
+        raise ValueError("a duplicate that does not prove a delivery must be looked up. Declare lookup_lag_ms")
     if not capabilities.success_proves_charge and not capabilities.lookup:
-        raise ValueError("a success that proves no charge must be looked up. Declare lookup_lag_ms")
+        raise ValueError("a success that does not prove a charge must be looked up. Declare lookup_lag_ms")
     if capabilities.locks:
         raise ValueError("a provider's own locks are not supported: Drawdown keeps the reservations of its customers")
     for client in clients_of(built):

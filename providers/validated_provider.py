@@ -146,13 +146,14 @@ def sound(state: CustomerRead) -> CustomerRead:
     if balance is not None and not _is_figure(balance):
         return ReadFailed(f"the balance {_format_value(balance)} is not a number of micro-credits")
     if limit is not None and (type(limit) is not int or not 0 <= limit < 2**31):
-        return ReadFailed(f"{_format_value(limit)} is not a number of sandboxes")
+        return ReadFailed(f"the limit {_format_value(limit)} is not a number of sandboxes")
     if plan is not None and not isinstance(plan, str):
-        return ReadFailed(f"{_format_value(plan)} is not a plan")
+        return ReadFailed(f"the plan {_format_value(plan)} is not a text")
     refused = frozenset(clean(feature, MAX_NAME_CHARS) for feature in state.refused)
     if len(refused) > MAX_FEATURES or max(len(state.parts), len(state.plans)) > MAX_PARTS:
         return ReadFailed(
-            f"{len(refused)} refused features, {len(state.parts)} parts of balances and {len(state.plans)} plans"
+            f"too many values: {len(refused)} refused features, {len(state.parts)} parts of balances and "
+            f"{len(state.plans)} plans"
         )
     plan = None if plan is None else clean(plan, MAX_NAME_CHARS)
     return CustomerState(balance, plan, limit, refused, _parts(state.parts), _plans(state.plans))
@@ -197,7 +198,7 @@ def outcome(found: Outcome) -> Outcome:
             left = left if left is not None and _is_left(left) else None
             return Accepted(left, _cost_or_none(cost), _parts(parts) if len(parts) <= MAX_PARTS else ())
         case Queued(at_ms) if not _is_moment(at_ms):
-            return Unknown(f"queued, to be confirmed at an invalid time, {_format_value(at_ms)}")
+            return Unknown(f"queued, with an invalid time of confirmation {_format_value(at_ms)}")
         case RetryAt(at_ms, reason, too_many, by_person):
             # The push was provably not applied. If its time to retry is invalid, do not wait for it.
             return RetryAt(at_ms if _is_moment(at_ms) else 0, _reason(reason), too_many is True, by_person is True)
@@ -241,7 +242,7 @@ def totals(found: Totals | ReadFailed) -> Totals | ReadFailed:
     if isinstance(found, ReadFailed):
         return _failed(found)
     if len(found) > MAX_FEATURES:
-        return ReadFailed(f"totals of {len(found)} features")
+        return ReadFailed(f"too many features in the totals: {len(found)}")
     wrong = [value for value in found.values() if not _is_figure(value)]
     if wrong:
         return ReadFailed(f"invalid quantity {_format_value(wrong[0])} in a total")
@@ -253,7 +254,7 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
     if isinstance(found, ReadFailed):
         return _failed(found)
     if len(found) > MAX_FEATURES:
-        return ReadFailed(f"balances of {len(found)} features")
+        return ReadFailed(f"too many features in the balances: {len(found)}")
     for balance in found.values():
         moments = [one for one in (balance.since_ms, balance.earliest_ms) if one is not None]
         if not _is_amount(balance.quantity) or not all(map(_is_moment, moments)):
@@ -262,7 +263,7 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
             )
         # If a part were left out here, it would pass for a part that was used up.
         if max(len(balance.parts), len(balance.plans)) > MAX_PARTS or not all(map(_is_part, balance.parts)):
-            return ReadFailed(f"{len(balance.parts)} parts of a balance, or one that has no amount")
+            return ReadFailed(f"a balance has too many parts ({len(balance.parts)}), or a part without an amount")
     return {
         clean(feature, MAX_NAME_CHARS): replace(
             balance, parts=_parts(balance.parts), lasting=_lasting(balance.lasting), plans=_plans(balance.plans)
@@ -280,7 +281,7 @@ def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
     if isinstance(found, ReadFailed):
         return _failed(found)
     if len(found) > MAX_FEATURES:
-        return ReadFailed(f"costs of {len(found)} features")
+        return ReadFailed(f"too many features in the costs: {len(found)}")
     told = [
         Cost(clean(one.feature, MAX_NAME_CHARS), clean(one.balance, MAX_NAME_CHARS), one.credits, one.unread is True)
         for one in found

@@ -133,9 +133,10 @@ class AnswerLost(DatabaseBusy):
 
     code = "answer_lost"
 
-    def __init__(self, why: str, again: str = "the same command again is safe") -> None:
+    def __init__(self, why: str, again: str = "you can safely repeat the command") -> None:
         super().__init__(
-            f"the connection was lost while the database committed, so this may have been kept, or not; {again} ({why})"
+            "the connection was lost while the database committed, so the change may or may not be stored; "
+            f"{again} ({why})"
         )
         self.why = why
 

@@ -74,7 +74,7 @@ class _Statement:
             found[name] = _array(found[name])
         for name in self.lists:
             value = found[name]
-            assert isinstance(value, Sequence) and not isinstance(value, str), "IN takes a list"
+            assert isinstance(value, Sequence) and not isinstance(value, str), "expected a list for IN"
             found[name] = _array(list(value)) if self.is_array else json.dumps(list(value))
         return found
 
@@ -109,7 +109,7 @@ class Queries:
         """
         found = _pieces(self.path)
         if twice := {name for name, _ in found} & {name for name, _ in _words()}:
-            raise SqlError(f"{self.path}: {', '.join(sorted(twice))} stands in words.sql, too")
+            raise SqlError(f"{self.path}: {', '.join(sorted(twice))} is also in words.sql")
         return found
 
     def run(
@@ -244,7 +244,7 @@ def _array(values: object) -> object:
     JSON has the same notation except for control characters. A list with one goes to the driver, which takes ten times
     as long, because it converts each value.
     """
-    assert isinstance(values, list), "an array is a list"
+    assert isinstance(values, list), "expected a list"
     text = json.dumps(values, ensure_ascii=False)
     return values if _CONTROL.search(text.replace("\\\\", "")) else f"{{{text[1:-1]}}}"
 
@@ -296,13 +296,13 @@ def _pieces(path: Path) -> dict[tuple[str, str], str]:
     text = path.read_text(encoding="utf-8")
     heads = list(_HEAD.finditer(text))
     if not heads:
-        raise SqlError(f"{path}: no line begins a piece: -- name: …")
+        raise SqlError(f"{path}: no query found: expected a line such as -- name: …")
     ends = [*(head.start() for head in heads[1:]), len(text)]
     found: dict[tuple[str, str], str] = {}
     for head, end in zip(heads, ends, strict=True):
         key = (head[1], head[2] or "")
         if key in found:
-            raise SqlError(f"{path}: {key[0]} stands there twice")
+            raise SqlError(f"{path}: {key[0]} occurs twice")
         found[key] = "\n".join(
             line.rstrip() for line in _WORDS.sub(_literal, text[head.end() : end]).splitlines() if line.strip()
         )

@@ -131,7 +131,10 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     both = (("pack", marks.oldest_ms), ("held_back", marks.held_ms))
     lags = [((which,), seconds(now_ms - ms)) for which, ms in both if ms is not None]
     yield gauge(
-        "watermark_lag_seconds", "Seconds since the oldest watermark, by kind: pack or held_back.", lags, ("of",)
+        "watermark_lag_seconds",
+        "Seconds since the oldest watermark: of buckets (pack) or single organisations (held_back).",
+        lags,
+        ("of",),
     )
     helps = {
         "pending_seconds": "Seconds of sandbox usage that cannot be sealed yet, by reason.",
@@ -296,7 +299,7 @@ def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     )
     yield _cut(connection, now_ms)
     yield gauge(
-        "tick_duration_seconds", "Seconds that the last completed tick of each shard of buckets took.",
+        "tick_duration_seconds", "Duration in seconds of the last completed tick of each shard of buckets.",
         [(shard, seconds(row.finished_ms - row.started_ms)) for shard, row in of], SHARD,
     )  # fmt: skip
     yield gauge(
@@ -309,7 +312,8 @@ def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         [(shard, seconds(row.finished_ms)) for shard, row in of], SHARD,
     )  # fmt: skip
     yield gauge(
-        "tick_last_success_timestamp_seconds", "Unix time of the last tick in 24 hours with status 0 or 75, by shard.",
+        "tick_last_success_timestamp_seconds",
+        "Unix time in seconds of the last tick in 24 hours that ended with status 0 or 75, by shard.",
         [(shard, seconds(at)) for (shard, _), at in zip(of, well, strict=True) if at is not None], SHARD,
     )  # fmt: skip
 
@@ -323,7 +327,7 @@ def _cut(connection: sa.Connection, now_ms: int) -> Metric:
     found = calls_cut(connection, now_ms - CUT_LATELY_MS)
     return gauge(
         "calls_cut_to",
-        "Lowest number of concurrent calls in 15 minutes at a provider that limited its rate.",
+        "Lowest number of concurrent calls in the last 15 minutes at a provider that limited Drawdown's rate.",
         [((provider,), at_once) for provider, at_once in found.items()],
         ("provider",),
     )
@@ -572,9 +576,11 @@ def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     "(enforced no).",
                 denied, ("metric", "enforced"))  # fmt: skip
     dark = sorted(found.dark.items())
-    yield gauge("guard_dark_uses", "Guard uses of 24 hours allowed while the credit was unknown, by metric.",
+    yield gauge("guard_dark_uses", "Guard uses that were allowed while the credit was unknown in the last 24 hours, "
+                "by metric.",
                 [((name,), uses) for name, (uses, _) in dark], ("metric",))  # fmt: skip
-    yield gauge("guard_dark_units", "Base units of 24 hours allowed while the credit was unknown, by metric.",
+    yield gauge("guard_dark_units", "Base units that were allowed while the credit was unknown in the last 24 hours, "
+                "by metric.",
                 [((name,), units) for name, (_, units) in dark], ("metric",))  # fmt: skip
     states = [(("waiting",), found.waiting), (("ending",), found.ending)]
     yield gauge(
@@ -619,7 +625,7 @@ def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     last = dict.fromkeys(CHECKS, NEVER) | last_checks(connection)
     label = ("check",)
     off = [((name,), one.off) for name, one in sorted(last.items())]
-    yield gauge("check_off", "Lines with a deviation in the last run of a check, by check.", off, label)
+    yield gauge("check_off", "Lines that differed in the last run of a check, by check.", off, label)
     alerts = [((name,), one.alerts) for name, one in sorted(last.items())]
     yield gauge("check_alerts", "Lines that need manual review in the last run of a check, by check.", alerts, label)
     ages = [((name,), seconds(now_ms - one.at_ms) if one.at_ms else 0.0) for name, one in sorted(last.items())]

@@ -52,7 +52,7 @@ def refusals(refused: Mapping[str, int]) -> Metric:
     """Return the refusals of this process, by kind."""
     return _counted(
         "server_refused",
-        "Requests that this process refused since its start because of too many concurrent ones.",
+        "Requests that this process refused since its start because too many were concurrent.",
         "what",
         refused,
     )

@@ -311,7 +311,7 @@ def _sweep(context: Context, report: Report) -> Steps[None]:
         report.failures.append(f"sweep: {in_short(error)}")
         return
     if swept is not None and swept.pushes:
-        log.error("sweep_found_usage", pushes=swept.pushes, detail="the arrival cursor had missed it")
+        log.error("sweep_found_usage", pushes=swept.pushes, detail="the arrival cursor had missed this usage")
         report.swept = swept.pushes
 
 

@@ -65,7 +65,7 @@ from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.sources.demo_host import Sandbox, SandboxSample, start_sandboxes, stop_sandboxes, write_samples
 
 DECLINED_CARD: Final = "cus_declined"
-TANGLED: Final = "the minute's sum holds more than this push: somebody else writes to this meter"
+TANGLED: Final = "the minute's sum is higher than this push: another program writes to this meter"
 PRICES_MICRO: Final[Mapping[int, int]] = {4096: 400, 8192: 800}
 """Micro-credits a second by memory in MB, at Autumn and in the ledger's rates."""
 

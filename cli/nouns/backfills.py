@@ -26,7 +26,7 @@ commands = of_noun("backfill", *ACTIONS, *LISTS)
 
 FIRST_FEW: Final = 20
 """Refused lines that the result shows."""
-WHY: Final = {"open_long": "open for long", "below_floor": "a part of it never goes in: below the floor"}
+WHY: Final = {"open_long": "open for too long", "below_floor": "partly below the floor, which is never billed"}
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the backfill")]
 
 
@@ -54,7 +54,7 @@ def stage(
                 counts[status] += 1
                 if status in ("invalid", "conflict") and len(wrong) < FIRST_FEW:
                     wrong.append((number, code, message))
-    said = ", ".join(f"{times:,} {status}" for status, times in sorted(counts.items())) or "no event"
+    said = ", ".join(f"{times:,} {status}" for status, times in sorted(counts.items())) or "the file has no event"
     wrong.sort()
     rows = [f"line {number}: {code}: {clean(message)}" for number, code, message in wrong]
     result = {
@@ -88,13 +88,13 @@ def overdue(
 ) -> None:
     """List backfills that are open too long or below a floor.
 
-    The command closes and reverts no backfill. The exit status is 1 if it lists a backfill: you must close or revert
-    it.
+    The command does not close or revert a backfill. The exit status is 1 if it lists a backfill: you must close or
+    revert it.
     """
     app: App = context.obj
     found = app.read(lambda c: backfills.overdue(c, app.clock.now_ms(), parse_length(open_for, "--open-for")))
     rows = [(one.backfill, one.org_id, show_time(one.at_ms), one.actor, WHY[one.why]) for one in found]
     columns = ("backfill", "org", "open since", "by", "")
-    text, status = f"{len(found):,} backfills wait for a person's word", Exit.PERSON if found else Exit.SETTLED
+    text, status = f"{len(found):,} backfills are overdue. Close or revert each", Exit.PERSON if found else Exit.SETTLED
     show(app, {"overdue": found, "exit_status": int(status)}, [table(text, columns, rows)])
     raise typer.Exit(status)

@@ -74,7 +74,7 @@ def add(
         question = _question(app, query, database, every, closed_after)
         from_ms = None if from_ is None else app.moment(from_, "--from")
         found = app.write(lambda c: sources.add_query(c, source, question, by, from_ms))
-    watches = "watches" if found.paused_ms is None else "is paused, and `source pause --undo` has it watch"
+    watches = "watches" if found.paused_ms is None else "is paused (`source pause --undo` resumes it), and watches"
     line = f"{source}: {watches} {found.folder}"
     if found.query is not None:
         line += f" of {found.asked_of}, each {every} from {show_time(found.next_ms)} on"
@@ -88,7 +88,7 @@ def _listed(app: App, prefix: str) -> None:
     try:
         require_listed(app.settings.objects(), prefix)
     except NotNow as error:
-        raise Refused(f"{error}; the source was not added. Fix it, or pass --force") from error
+        raise Refused(f"the source was not added: {error}. Fix it, or pass --force") from error
 
 
 def _question(app: App, query: Path, database: str, every: Every, closed_after: str) -> Question:
@@ -97,10 +97,10 @@ def _question(app: App, query: Path, database: str, every: Every, closed_after: 
     Errors: UsageError for an unreadable file, or if this machine does not have the database.
     """
     if not database:
-        raise UsageError("--query needs --database NAME, with the NAME of DRAWDOWN_QUERY_NAME_URL")
+        raise UsageError("--query needs a database. Pass --database NAME, with the NAME of DRAWDOWN_QUERY_NAME_URL")
     if database.lower() not in (known := app.settings.databases().urls):
-        named = f"this machine has {', '.join(sorted(known))}" if known else "this machine has none"
-        raise UsageError(f"--database: set {Databases.setting(database)}; {named}")
+        named = f"expected one of {', '.join(sorted(known))}" if known else "this machine has no database to query"
+        raise UsageError(f"unknown --database: {named}. To add this one, set {Databases.setting(database)}")
     try:
         with query.open(encoding="utf-8") as file:
             text = file.read(MAX_QUERY_CHARS + 1).strip()

@@ -89,5 +89,5 @@ def _report(one: TakenFile) -> list[str]:
         return [str(one)]
     lines = [f"{one.name}: taken, {one.rows:,} rows, {one.refused:,} refused; batch {one.batch}"]
     if one.refused:
-        lines.append(f"  `{typed('drawdown', 'batch', 'show', one.batch)}` shows the refused rows")
+        lines.append(f"  to see the refused rows, run `{typed('drawdown', 'batch', 'show', one.batch)}`")
     return lines

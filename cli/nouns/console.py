@@ -47,7 +47,10 @@ def add(
         until = app.write(lambda c: console_users.add(c, name, role, link, by, grant_limit_micro=limit))
     except AnswerLost as error:
         word = typed(name)
-        again = f"where `drawdown console user list` has {name}, `drawdown console user reset {word}` shows a link"
+        again = (
+            f"if `drawdown console user list` shows {name}, run `drawdown console user reset {word}`, which "
+            "shows a link"
+        )
         raise AnswerLost(error.why, again) from error
     _tell(app, name, link, until)
 
@@ -112,8 +115,10 @@ def _tell(app: App, name: str, link: str, until_ms: int) -> None:
     """Print a sign-in link. No other function prints a link."""
     root = app.settings.console_url.rstrip("/")
     url = f"{root}/console/link?token={link}"
-    lines = [f"{name} sets a password by this link, shown this once, until {show_time(until_ms)}:", url]
+    lines = [f"{name} must set a password with this link by {show_time(until_ms)}. The link is shown only once:", url]
     if not root:
-        lines.append("DRAWDOWN_CONSOLE_URL is not set. Set it to the server's address, and put that before this path")
+        lines.append("DRAWDOWN_CONSOLE_URL is not set, so the link is only a path. Put the server's address before it")
     show(app, {"name": name, "url": url, "until_ms": until_ms}, lines)
-    require_shown(f"the link could not be printed: `drawdown console user reset {typed(name)}` shows another")
+    require_shown(
+        f"the link could not be printed: run `drawdown console user reset {typed(name)}`, which shows another link"
+    )

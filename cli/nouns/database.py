@@ -60,8 +60,8 @@ def proof(
     more = [f"older runs exist: --before {page.next_before}"] if page.next_before is not None else []
     last = app.read(lambda c: proof_lists.last_held(c, app.clock.now_ms()))
     held_last = [
-        f"all held last: looking at all of it {show_time(last.whole_ms) or 'never on record'}, "
-        f"since the last run {show_time(last.continued_ms) or 'never on record'}"
+        f"last proof of all invariants: of everything {show_time(last.whole_ms) or 'never on record'}, "
+        f"of the changes since the last run {show_time(last.continued_ms) or 'never on record'}"
     ]
     tables: list[str | Table] = [
         *held_last,
@@ -135,7 +135,11 @@ def _roles(app: App, apply: bool) -> None:
     if apply:
         apply_roles(app.engine)
         names = [HOST, READ, WORKER]
-        show(app, {"roles": names}, [f"made, or brought up to date: {', '.join(names)}; make your logins members"])
+        show(
+            app,
+            {"roles": names},
+            [f"created or updated the roles {', '.join(names)}. Make your logins members of them"],
+        )
     else:
         show(app, {"sql": script()}, script().splitlines())
 
@@ -218,18 +222,21 @@ def _report(found: Verification, stopped: list[str], since_last: bool) -> list[s
     rows = [(b.invariant, b.org_id, show_time(b.window_ms), b.feature, b.text) for b in found.breaches]
     lines: list[str | Table] = [
         "verified: " + ", ".join(f"{count:,} {what}" for what, count in found.checked.items()),
-        *(f"open, and no breach: {count:,} {what}" for what, count in found.open.items() if count),
+        *(f"open, but not a breach: {count:,} {what}" for what, count in found.open.items() if count),
         *(_from(found) if since_last else ()),
     ]
     if not rows:
         whole = found.point is None or found.point.window_ms <= 0
-        lines.append("all invariants hold" if whole else "from there on, all invariants hold")
+        lines.append("all invariants hold" if whole else "all invariants hold in the later windows")
         return lines
     title = f"BREACHES: {found.count:,}" + (f", the first {len(rows):,}" if found.count > len(rows) else "")
     lines.append(table(title, ("#invariant", "org", "window", "feature", "what"), rows))
     return [
         *lines,
-        *(f"stopped: {one}; fix it, then `drawdown org release --reason … {typed(one)}`" for one in stopped),
+        *(
+            f"stopped: {one}. Fix the breach, then run `drawdown org release --reason … {typed(one)}`"
+            for one in stopped
+        ),
     ]
 
 
@@ -237,13 +244,13 @@ def _from(found: Verification) -> list[str]:
     """Return the text about skipped windows. The report always states it."""
     begins = found.point
     if begins is None:
-        return ["verified everything: no run of the last week held, so none can be continued"]
+        return ["verified everything: verify continues a run only if it is at most a week old and all invariants held"]
     if begins.window_ms <= 0:
         return [f"verified everything: since run {begins.run}, {begins.why} changed the first window"]
-    touched = f"since then {begins.why} reached back to it" if begins.why else "since then nothing reached further back"
+    touched = f"since then {begins.why} changed this window" if begins.why else "no earlier window changed since then"
     return [
-        f"windows before {show_time(begins.window_ms)} were passed over: proven by run {begins.run} at "
-        f"{show_time(begins.at_ms)} and by those that it continued; {touched}"
+        f"skipped the windows before {show_time(begins.window_ms)}: proven by run {begins.run} at "
+        f"{show_time(begins.at_ms)} and by the runs that it continued; {touched}"
     ]
 
 
@@ -256,5 +263,5 @@ def _keep_proof(app: App, found: Verification, by: By, orgs: int | None, doubted
     try:
         app.write(lambda c: proofs.keep(c, found, by, took_ms=took_ms, orgs=orgs, doubted=doubted))
     except DrawdownError as error:
-        return [f"not kept for `drawdown proof`: {error}"]
+        return [f"this run is not stored for `drawdown proof`: {error}"]
     return []

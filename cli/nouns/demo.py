@@ -277,11 +277,11 @@ def next_steps(demo: Demo) -> None:
     demo.app.out.print(f"  export DRAWDOWN_DATABASE_URL={url}", highlight=False)
     key = demo.app.read(revised_pushes)[0].key
     for what, command in (
-        ("how things stand", "tick && drawdown status"),
+        ("the open work", "tick && drawdown status"),
         ("one organisation", "org show initech"),
         ("one push, from its samples to the ledger's answer", f"push show {key}"),
-        ("pay, and see it resume", "ledger grant initech 5 --reason paid && drawdown tick"),
-        ("take a sample back", "sample withdraw late-1 --reason 'wrong host' && drawdown tick"),
+        ("pay, and the organisation resumes", "ledger grant initech 5 --reason paid && drawdown tick"),
+        ("withdraw a sample", "sample withdraw late-1 --reason 'wrong host' && drawdown tick"),
         ("all commands", "--help"),
     ):
         demo.app.out.print(f"  drawdown {command:60} # {what}", highlight=False, markup=False)

@@ -84,7 +84,7 @@ def private(path: Path, mode: str) -> Iterator[Finding]:
 
 def _cells(app: App) -> Iterator[Finding]:
     if not app.read(knows_sandboxes):
-        what = "no sandbox is known: halts reach no cell, until hosts keep the table `sandboxes` (docs/samples.md)"
+        what = "the table `sandboxes` is empty: halts do not reach a cell until hosts fill it (docs/samples.md)"
         yield Finding(True, what, off=True)
     settings = app.settings.cells()
     for cell in app.read(list_cells):
@@ -99,9 +99,9 @@ def _cell_secret(settings: CellSettings, cell: str) -> Finding:
     shared = () if cell in settings.secrets else settings.secrets.get(SHARED, ())
     given = settings.secrets.get(cell) or (*settings.roots, *shared)
     weak = _is_weak(given)
-    notes = ["several, while they are rotated"] * (len(given) > 1) + ["one is shared with other cells"] * bool(shared)
+    notes = ["several, for a rotation"] * (len(given) > 1) + ["one is shared with other cells"] * bool(shared)
     what = f"the secret that signs halts for cell {cell}" + (f" ({'; '.join(notes)})" if notes else "")
-    fix = f"set DRAWDOWN_CELL_SECRET or DRAWDOWN_CELL_SECRETS, {MIN_SECRET_CHARS} characters or more"
+    fix = f"set DRAWDOWN_CELL_SECRET or DRAWDOWN_CELL_SECRETS to {MIN_SECRET_CHARS} characters or more"
     return Finding(not weak, what, fix if weak else "")
 
 
@@ -114,8 +114,8 @@ def _hooks(app: App) -> Iterator[Finding]:
         yield Finding(not fix, f"endpoint {row.name} at {row.url}", fix)
     if going:
         weak = _is_weak(settings.roots)
-        fix = f"set DRAWDOWN_HOOK_SECRET, {MIN_SECRET_CHARS} characters or more"
-        yield Finding(not weak, "the secret that endpoints' own secrets are made from", fix if weak else "")
+        fix = f"set DRAWDOWN_HOOK_SECRET to {MIN_SECRET_CHARS} characters or more"
+        yield Finding(not weak, "the secret from which Drawdown derives the secrets of endpoints", fix if weak else "")
 
 
 def _files(app: App) -> Iterator[Finding]:
@@ -141,8 +141,8 @@ def _secrets(app: App) -> Iterator[Finding]:
         ("DRAWDOWN_CONSOLE_PROXY_SECRET", tuple(filter(None, [proxy]))),
     ):
         if given and _is_weak(given):
-            fix = f"set {name}, {MIN_SECRET_CHARS} characters or more: `openssl rand -hex 32`"
-            yield Finding(False, f"a secret of {name} can be guessed", fix)
+            fix = f"set {name} to {MIN_SECRET_CHARS} characters or more: `openssl rand -hex 32`"
+            yield Finding(False, f"a secret of {name} is too short, so it can be guessed", fix)
 
 
 def _is_weak(secrets: Sequence[str]) -> bool:
@@ -187,7 +187,9 @@ def _ways_out(app: App) -> Iterator[Finding]:
         (settings.outgoing("provider").certificate, "providers"),
     ):
         if certificate is not None:
-            yield Finding(True, f"{called} know Drawdown by {certificate.file} ({certificate.setting})")
+            yield Finding(
+                True, f"{called} identify Drawdown by the certificate {certificate.file} ({certificate.setting})"
+            )
             yield from private(Path(certificate.key or certificate.file), "600")
     out = settings.outgoing()
     if out.proxy is None:
@@ -201,7 +203,7 @@ def _ways_out(app: App) -> Iterator[Finding]:
         yield Finding(False, f"{what}: {error.strerror or error}", f"set {PROXY} to a proxy that listens, or unset it")
         return
     if answer is not None and not answer.startswith(b"HTTP/1."):
-        yield Finding(False, f"{what}: the answer is not HTTP", f"set {PROXY} to a proxy that connects (CONNECT)")
+        yield Finding(False, f"{what}: the answer is not HTTP", f"set {PROXY} to a proxy that supports CONNECT")
     elif answer is not None and answer[8:12] == b" 407":
         yield Finding(False, f"{what}: it refuses this user (407)", f"set the user and the password in {PROXY}")
     else:
@@ -226,8 +228,8 @@ def _proxies(trusted: str) -> Finding:
     """Check how the server's limits and sign-ins identify a caller behind proxies."""
     entries = [entry.strip() for entry in trusted.split(",") if entry.strip()]
     if EVERYBODY in entries:
-        what = "DRAWDOWN_TRUSTED_PROXIES believes every caller: each can name another address, and has no limit"
-        return Finding(False, what, "name the proxy's addresses, such as 10.0.0.7 or 10.1.0.0/16")
+        what = "DRAWDOWN_TRUSTED_PROXIES trusts every caller: each can claim another address, and so avoid its limits"
+        return Finding(False, what, "set it to the proxy's addresses, such as 10.0.0.7 or 10.1.0.0/16")
     if entries:
         return Finding(True, f"X-Forwarded-For of the proxies {', '.join(entries)} names the caller")
     what = "DRAWDOWN_TRUSTED_PROXIES is not set: behind a proxy all callers share one address's limits and sign-ins"
@@ -248,7 +250,7 @@ def _unread(app: App) -> Iterator[Finding]:
             theirs = [f"{service}_{_rest(name, service)}" for service in services]
             near, said = nearest(name, [*Settings.model_fields, *theirs]), f"{PREFIX}{name.upper()}"
             fix = "" if near is None else f"did you mean {PREFIX}{near.upper()}?"
-            yield Finding(near is None, f"{said} is set, and nothing here reads it", fix)
+            yield Finding(near is None, f"{said} is set, but no program on this machine reads it", fix)
 
 
 def _rest(name: str, service: str) -> str:
@@ -313,7 +315,9 @@ def _sqlite(app: App) -> Iterator[Finding]:
         return
     version = sqlite3.sqlite_version_info
     yield Finding(
-        version >= MIN_SQLITE, f"SQLite {sqlite3.sqlite_version}", "needs 3.39 or newer: a newer Python has it"
+        version >= MIN_SQLITE,
+        f"SQLite {sqlite3.sqlite_version}",
+        "install a newer Python: Drawdown needs SQLite 3.39 or newer",
     )
     file = sqlite_file(app.engine)
     if file is not None:
@@ -337,14 +341,14 @@ def _witness(app: App) -> Iterator[Finding]:
         WitnessFile(folder).load(app.engine)
         doubted = app.doubt()
         WitnessFile(folder).try_to_write()
-        yield Finding(True, f"what this machine remembers is kept in {folder}")
+        yield Finding(True, f"the local checkpoint is in {folder}")
         yield from private(folder, "700")
         yield from _check_volume(folder)
     except DrawdownError as error:
-        yield Finding(False, f"what this machine remembers, in {folder}", str(error))
+        yield Finding(False, f"the local checkpoint in {folder}", str(error))
         return
     if doubted is not None:
-        yield Finding(False, f"the database's history is in doubt: {doubted}", "`drawdown recover --dry-run`")
+        yield Finding(False, f"the database may have lost history: {doubted}", "`drawdown recover --dry-run`")
 
 
 def _check_volume(folder: Path) -> Iterator[Finding]:
@@ -357,8 +361,8 @@ def _check_volume(folder: Path) -> Iterator[Finding]:
     except OSError:
         return
     if is_on_unnamed_volume(str(folder.absolute()), mounts):
-        fix = f"name one: `docker run -v drawdown-state:{folder} ...`, or docker-compose.yml"
-        yield Finding(False, f"{folder} is on a volume without a name, which a new container does not get", fix)
+        fix = f"use a named volume: `docker run -v drawdown-state:{folder} ...`, or docker-compose.yml"
+        yield Finding(False, f"{folder} is on an unnamed volume, which a new container does not get", fix)
 
 
 def _folders(app: App) -> Iterator[Finding]:
@@ -366,13 +370,15 @@ def _folders(app: App) -> Iterator[Finding]:
     watched = [one for one in app.read(list_sources) if one.paused_ms is None]
     if not watched:
         return
-    fix = "install drawdown[columnar], or no file is taken"
+    fix = "install drawdown[columnar]: without it, Drawdown takes no file"
     yield Finding(find_spec("duckdb") is not None, "DuckDB, which reads watched folders' files", fix)
     for source in watched:
         if source.asked_of is not None:
             known = source.asked_of in app.settings.databases().urls
             setting = Databases.setting(source.asked_of)
-            yield Finding(known, f"the database that {source.source} asks", f"set {setting} on each machine that ticks")
+            yield Finding(
+                known, f"the database that {source.source} queries", f"set {setting} on each machine that ticks"
+            )
             continue
         if is_prefix(source.folder):
             yield _prefix(app, source)
@@ -384,7 +390,7 @@ def _folders(app: App) -> Iterator[Finding]:
     yield Finding(
         not count,
         f"files of watched folders that could not be imported: {count:,}",
-        "run `drawdown batch list` for the reasons; fix the files, or move them away",
+        "run `drawdown batch list` for the reasons. Fix the files, or move them away",
     )
 
 
@@ -395,13 +401,13 @@ def _prefix(app: App, source: BatchSource) -> Finding:
         require_listed(app.settings.objects(), source.folder)
     except DrawdownError as error:
         return Finding(False, what, str(error))
-    return Finding(True, f"{what}, is listed")
+    return Finding(True, f"{what}, can be listed")
 
 
 def _clock(app: App) -> Iterator[Finding]:
     now = app.clock.now_ms()
     skew = app.read(lambda c: abs(database_now(c, now) - now))
-    fix = "set both clocks right (NTP); a tick stops above 30 s"
+    fix = "synchronise both clocks with NTP: a tick stops if they differ by more than 30 s"
     yield Finding(skew <= MAX_SKEW_MS or app.clock.trusted, f"the clocks differ by {skew / 1000:.1f} s", fix)
 
 
@@ -412,11 +418,11 @@ def _open_for_long(app: App) -> Iterator[Finding]:
     """
     oldest = app.read(oldest_open)
     if oldest is not None and oldest.age_ms is None:
-        what = "how long transactions are open cannot be seen by this database user"
-        yield Finding(True, f"{what} (GRANT pg_monitor shows it)")
+        what = "this database user cannot see the age of open transactions"
+        yield Finding(True, f"{what} (to show it, GRANT pg_monitor)")
     elif oldest is not None:
         what = f"the oldest transaction: {oldest.who}, {lasting(oldest.age_ms or 0)}"
-        fix = "its inserts are billed once it ends: end it, or have its program commit sooner"
+        fix = "end it, or make its program commit sooner: Drawdown bills its inserts only once it ends"
         yield Finding(not oldest.is_long, what, fix if oldest.is_long else "")
 
 
@@ -428,21 +434,23 @@ def _upkeep(app: App) -> Iterator[Finding]:
     found = app.read(upkeep)
     if found is None:
         return
-    fix = "set autovacuum and track_counts to on: tables that grow with use take ever more room"
-    yield Finding(found.works, "PostgreSQL vacuums by itself" if found.works else "autovacuum is off", fix)
+    fix = "set autovacuum and track_counts to on: without them, tables grow without a limit"
+    yield Finding(found.works, "autovacuum is on" if found.works else "autovacuum is off", fix)
     for table, statement in found.statements.items():
-        yield Finding(False, f"{table} is vacuumed too seldom: its settings are gone", f"`{statement}`, by its owner")
+        yield Finding(False, f"{table} lost its autovacuum settings", f"run `{statement}` as its owner")
     for table, statement in found.attached.items():
-        what = f"{table} was attached to a table of this program, whose keys and guards its rows do not have"
-        yield Finding(False, what, f"`{statement}`, by its owner, then `drawdown verify`")
+        what = (
+            f"{table} was attached to a table of Drawdown, but its rows do not have the keys and guards of that table"
+        )
+        yield Finding(False, what, f"run `{statement}` as its owner, then `drawdown verify`")
 
 
 def _ticks(app: App) -> Iterator[Finding]:
     now = app.clock.now_ms()
     newest, last = app.read(newest_tick_ms), app.read(lambda c: last_tick_ms(c, now))
     if newest is not None and newest > now + MAX_SKEW_MS:
-        what = f"the newest tick says that it ended at {show_time(newest)}, {lasting(newest - now)} ahead of now"
-        yield Finding(False, what, "set the clock of what ticks right (NTP), and this machine's")
+        what = f"the newest tick is recorded as ended at {show_time(newest)}, {lasting(newest - now)} ahead of now"
+        yield Finding(False, what, "synchronise the clock of the machine that ticks, and of this machine, with NTP")
         if last == newest:  # there is only one
             return
     late = last is None or now - last > 3 * WINDOW_MS
@@ -461,7 +469,7 @@ def _sealing(app: App) -> Iterator[Finding]:
     """
     now, sealed = app.clock.now_ms(), app.read(sealed_to_ms)
     if sealed > now:
-        fix = "wait until then; whatever set the clock ahead has to be fixed before"
+        fix = "fix the clock that was ahead, then wait until that time"
         yield Finding(False, f"usage is sealed {sealed_to(sealed, now)}", fix)
 
 
@@ -485,7 +493,10 @@ def _overrides(app: App) -> Iterator[Finding]:
         named = [f"{org} {'without an end' if end is None else f'until {show_time(end)}'}" for org, end in found.first]
         some = ", ".join(named) + (f" and {found.orgs - FEW:,} more" if found.orgs > FEW else "")
         who = "organisations are" if found.orgs > 1 else "organisation is"
-        what = f"{found.orgs:,} {who} never halted, by your word: {some} (`drawdown org list --overridden`)"
+        what = (
+            f"{found.orgs:,} {who} never halted, because of your org overrides: {some} (`drawdown org list "
+            "--overridden`)"
+        )
         yield Finding(True, what, off=True)
 
 
@@ -493,11 +504,11 @@ def _proofs(app: App) -> Iterator[Finding]:
     """Check that a run of verify read all of the database lately."""
     last = app.read(lambda c: last_held(c, app.clock.now_ms())).whole_ms
     if last is None:
-        what = "no run of verify that looked at all of it is on record (`drawdown verify`, e.g. nightly)"
+        what = "no full run of verify is on record: run `drawdown verify`"
         yield Finding(True, what, off=True)
         return
-    fix = "run `drawdown verify`; `drawdown verify --since-last`, nightly, looks at all of it once a week"
-    what = f"all invariants held last at {show_time(last)}, when all of it was looked at"
+    fix = "run `drawdown verify`. Each night, run `drawdown verify --since-last`, which verifies everything once a week"
+    what = f"the last full run of verify in which all invariants held was at {show_time(last)}"
     yield Finding(app.clock.now_ms() - last <= WHOLE_LATE_MS, what, fix)
 
 
@@ -513,7 +524,7 @@ def _keys(app: App) -> Iterator[Finding]:
     if found:
         more = f" and {len(found) - FEW:,} more" if len(found) > FEW else ""
         what = f"keys of one organisation that send usage of every source: {', '.join(found[:FEW])}{more}"
-        yield Finding(True, f"{what}; if a tenant holds one, make it another with --source", off=True)
+        yield Finding(True, f"{what}; if a tenant has such a key, create another key for it with --source", off=True)
 
 
 def _mapping(app: App) -> Iterator[Finding]:
@@ -525,7 +536,10 @@ def _mapping(app: App) -> Iterator[Finding]:
         yield Finding(True, "every feature has a rate in the embedded ledger")
     for provider, features in app.read(unestimated_features).items():
         some = ", ".join(features[:FEW]) + (f" and {len(features) - FEW:,} more" if len(features) > FEW else "")
-        what = f"nothing is estimated at {provider} for {some}: while it cannot be asked, its users continue "
+        what = (
+            f"{some} have no rate at {provider}: while Drawdown cannot read the provider, their use does not lead "
+            "to a halt "
+        )
         told = app.read(lambda c, name=provider: tells_costs(c, name))  # type: ignore[misc]
         what += f"(`drawdown provider {f'check {provider}' if told else f'rate {provider} {features[0]} --micro N'}`)"
         yield Finding(True, what, off=True)
@@ -546,7 +560,7 @@ def _providers(app: App) -> Iterator[Finding]:
         if name in app.registry.broken:
             continue
         if provider is None:
-            yield Finding(False, f"the provider {name} bills organisations", "its package is not installed here")
+            yield Finding(False, f"the provider {name} bills organisations", "install its package on this machine")
         else:
             fix = provider.dormant or ""
             yield Finding(not fix, f"the provider {name} is {'dormant' if fix else 'ready'}", fix)
@@ -565,5 +579,5 @@ def _account(app: App, name: str, provider: Provider) -> Iterator[Finding]:
     for line in check_account(app, provider, features, by_use)[:FEW]:
         yield Finding(False, f"{name}: {line}", f"`drawdown provider check {name}` shows all")
     if len(customers) > MOST_CUSTOMERS:
-        what = f"{name}: {MOST_CUSTOMERS} customers were looked at (`drawdown provider check {name} --most N` for more)"
+        what = f"{name}: doctor checked {MOST_CUSTOMERS} customers (`drawdown provider check {name} --most N` for more)"
         yield Finding(True, what, off=True)

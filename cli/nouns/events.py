@@ -33,7 +33,7 @@ def summary(
     report = app.read(lambda c: summarise(c, start, end, app.clock.now_ms(), app.settings.secrets()))
     columns = ("day", "kind", "plan", "#events", "#quantity")
     rows = [[row[name.lstrip("#")] for name in columns] for row in report["rows"]]
-    notes = ["something is left out: it is of fewer organisations"] if report["withheld"] else []
+    notes = ["some usage is left out: fewer than five organisations have it"] if report["withheld"] else []
     show(app, report, [table(f"Usage from {report['from']} to {report['to']}", columns, rows), *notes])
 
 
@@ -59,7 +59,7 @@ def invalid(
          one.item_id or "-", one.source or "-")
         for one in found
     ]  # fmt: skip
-    columns = ("key", "why", "of", "#items", "first", "last", "one of them", "its source, or cell")
+    columns = ("key", "why", "of", "#items", "first", "last", "example", "source or cell of the example")
     show(app, {"invalid": found}, [table("Invalid, by key and reason", columns, rows)])
 
 

@@ -60,7 +60,7 @@ def preview_of(found: Preview) -> str:
     if found.hold == "wallet" and found.available_micro is None:
         return f"{found.customer_id}'s"
     if found.available_micro is None:
-        return f"no bound ({found.hold}{read_at(found.balance_read_ms)})"
+        return f"an unlimited amount ({found.hold}{read_at(found.balance_read_ms)})"
     return f"{show_credits(found.available_micro)} available ({found.hold}{read_at(found.balance_read_ms)})"
 
 
@@ -100,7 +100,7 @@ def show_with_wallet(app: App, run: Reservation, done: Accepted | Settled, line:
 
 def read_at(read_ms: int | None) -> str:
     """Return the age of a balance that a provider keeps."""
-    return "" if read_ms is None else f", by the balance that was read {show_time(read_ms)}"
+    return "" if read_ms is None else f", by the balance read at {show_time(read_ms)}"
 
 
 commands = of_noun("execution", *ACTIONS)
@@ -186,7 +186,7 @@ def preview(
     request = _request(org, estimate, use, **labels, **_settled_by(settled_by, sandbox))
     found = app.read(lambda c: executions.preview(c, request, app.clock.now_ms()))
     amount = None if found.amount_micro is None else show_credits(found.amount_micro)
-    line = f"allowed: {amount} credits would be held of {preview_of(found)}"
+    line = f"allowed: {amount} credits would be reserved of {preview_of(found)}"
     if not found.allowed:
         line = f"refused at {found.step or 'the request'} ({found.code}): {found.reason}"
     show(app, {**vars(found), **credits_of(amount=found.amount_micro, available=found.available_micro)}, [line])
@@ -266,7 +266,7 @@ def extend(
     by, to_micro, for_ms = app.by(actor, reason), None if to is None else parse_credits(to), _length(for_)
     done = app.write(lambda c: executions.extend(c, key, to_micro, for_ms, by))
     found = done.reservation
-    said = "nothing changes" if done.repeated else "extended"
+    said = "unchanged" if done.repeated else "extended"
     line = f"{key}: {said}. {show_credits(found.left_micro)} credits are reserved until {show_time(found.expires_ms)}"
     show_with_wallet(app, found, done, line, repeated=done.repeated)
 
@@ -340,7 +340,7 @@ def list_(
         for run in found.runs
     ]  # fmt: skip
     columns = ("execution", "org", "payer", "project", "state", "settled by", "#reserved", "#drawn", "#held", "expires")
-    why = f"{MOST_LOOKED_AT:,} runs were looked through" if found.is_cut else "more executions exist"
+    why = f"the search stopped after {MOST_LOOKED_AT:,} executions" if found.is_cut else "more executions exist"
     more = [] if found.next_after is None else [f"{why}: --after {typed(found.next_after)}"]
     result = {"executions": list(map(said_of, found.runs)), "next_after": found.next_after, "is_cut": found.is_cut}
     show(app, result, [table("Executions", columns, rows), *more])

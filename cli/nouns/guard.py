@@ -70,7 +70,7 @@ def options(
 ) -> None:
     """List the ways out for an organisation that is blocked.
 
-    The command shows if each way is open, and how to take it. It changes nothing.
+    The command shows whether each way is open, and the next step. It changes nothing.
     """
     app: App = context.obj
     found = _read_ways(app, Wish(org, metric, quantity, payer=payer))
@@ -123,7 +123,7 @@ def reserve(
 ) -> int:
     """Reserve a quantity before the use, if it is allowed.
 
-    Use it if the final quantity is not known yet.
+    Use this command if you do not know the final quantity yet.
     """
     app: App = context.obj
     for_ms = None if for_ is None else parse_length(for_, "--for")
@@ -171,7 +171,15 @@ def extend(
     found = app.write(lambda c: guard.extend(c, key, to, for_ms, by))
     less = to is not None and to < found.quantity
     sooner = for_ms is not None and by.now_ms + for_ms < (found.expires_ms or 0)
-    return _tell(app, found, *(["a hold never shrinks or ends sooner"] if less or sooner else []))
+    return _tell(
+        app,
+        found,
+        *(
+            ["a reservation cannot shrink or end sooner, so this part of the call had no effect"]
+            if less or sooner
+            else []
+        ),
+    )
 
 
 def _read_ways(app: App, wish: Wish) -> WaysTold:
@@ -194,7 +202,7 @@ def _tell(app: App, found: Answer, *more: str, wish: Wish | None = None) -> int:
     said = f"{found.decision}: {found.metric} {found.quantity:,} by {found.rule} ({found.reason})"
     if found.state in ("settled", "released") and found.decision != "block":
         was = "; unchanged" if found.repeated else ""
-        said = f"{found.state}: {found.metric} {found.quantity:,}, let through by {found.rule}{was}"
+        said = f"{found.state}: {found.metric} {found.quantity:,}, allowed by {found.rule}{was}"
     if found.would != found.decision:
         said += f"; it would be: {found.would}"
     lines = [said]
@@ -207,17 +215,17 @@ def _tell(app: App, found: Answer, *more: str, wish: Wish | None = None) -> int:
         )
         lines.append(f"costs {show_credits(found.price_micro)}, {charged}")
     if found.state == "held" and found.expires_ms is not None:
-        lines.append(f"held until {show_time(found.expires_ms)}")
+        lines.append(f"reserved until {show_time(found.expires_ms)}")
     if found.options and wish is not None:
         lines += _ways(app, wish)
     elif found.options:
-        lines.append(f"what can be done: {', '.join(found.options)}")
+        lines.append(f"ways out: {', '.join(found.options)}")
     show(app, vars(found), [*lines, *more])
     return Exit.PERSON if found.decision == "block" else Exit.SETTLED
 
 
 commands = of_noun("guard", *guard_terms.ACTIONS, *limits.LISTS)
-PUT_RIGHT = "repeat it. `drawdown audit list --action guard_correct` shows each corrected counter"
+PUT_RIGHT = "repeat the command. `drawdown audit list --action guard_correct` shows each corrected counter"
 _register(commands)
 
 
@@ -284,19 +292,19 @@ def reconcile(
     try:
         done = checks.judge_drift(drifts, ppm) if dry_run else app.write(lambda c: checks.put_right(c, drifts, ppm, by))
     except AnswerLost as error:
-        raise AnswerLost(error.why, f"{len(drifts):,} counters were off: {PUT_RIGHT}") from error
+        raise AnswerLost(error.why, f"{len(drifts):,} counters differed: {PUT_RIGHT}") from error
     rows = [
         (one.org_id, one.metric, one.period, show_time(one.start_ms), one.counted,
          one.quantity if one.has_uses else None, _describe_drift(one, dry_run))
         for one in drifts
     ]  # fmt: skip
     columns = ("organisation", "metric", "a", "from", "#counted", "#used", "")
-    text = f"{len(drifts):,} counters are off, {done.above_tolerance:,} by more than the tolerance"
+    text = f"{len(drifts):,} counters differ, {done.above_tolerance:,} by more than the tolerance"
     show(app, {**vars(done), "exit_status": done.exit_status}, [table(text, columns, rows)])
     raise typer.Exit(done.exit_status)
 
 
 def _describe_drift(one: Drift, dry_run: bool) -> str:
     if not one.has_uses:
-        return "no uses: left as it is"
-    return "to be put right" if dry_run else "put right"
+        return "unchanged, because it has no uses"
+    return "would be corrected" if dry_run else "corrected"

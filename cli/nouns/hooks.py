@@ -67,5 +67,5 @@ def _secret(app: App, name: str, generation: int) -> str:
 
 def _came_to(row: DeliveryRow) -> str:
     if row.state == "delivered":
-        return f"{row.endpoint} took it ({row.last_status})"
-    return f"{row.endpoint} did not take it: {row.last_error or 'it did not answer in time'}"
+        return f"{row.endpoint} accepted the message ({row.last_status})"
+    return f"{row.endpoint} did not accept the message: {row.last_error or 'it did not answer in time'}"

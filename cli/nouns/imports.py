@@ -118,6 +118,6 @@ def _report(report: ImportReport, rejects: Path | None) -> list[str]:
         lines.append("  withdrawn: Drawdown never bills a withdrawn id again. To bill such a row, give it a new id")
     shown = len(report.first_rejects)
     if report.rejected > shown:
-        where = f"all are in {rejects}" if rejects else "see all with --rejects FILE"
+        where = f"all are in {rejects}" if rejects else "to see all, pass --rejects FILE"
         lines.append(f"  … and {report.rejected - shown:,} more refused; {where}")
     return lines

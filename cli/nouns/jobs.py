@@ -8,5 +8,5 @@ from drawdown.cli.declared import of_noun
 from drawdown.worker.jobs.lists import LISTS
 from drawdown.worker.jobs.queue import ACTIONS
 
-QUEUED: Final = "job {}: the next tick does it, or begins to; `drawdown job list` shows how far it is"
+QUEUED: Final = "job {}: the next tick starts it. To see its progress, run `drawdown job list`"
 commands = of_noun("job", *ACTIONS, *LISTS)

@@ -83,7 +83,7 @@ def _report(found: Statement) -> Iterator[str | Table]:
     if found.held:
         yield _held_table(found)
     for problem in found.problems:
-        yield f"this does not add up: {problem}"
+        yield f"the statement does not add up: {problem}"
 
 
 def _addition(found: Statement) -> Table:
@@ -139,7 +139,7 @@ def _held_table(found: Statement) -> Table:
     ]  # fmt: skip
     rows.append(("all", None, None, None, show_credits(found.reserved_micro)))
     columns = ("execution", "organisation", "project", "until", "#credits")
-    return table("Reserved at the end: of the closing balance, and not spent", columns, rows)
+    return table("Reserved at the end: included in the closing balance", columns, rows)
 
 
 def _more(lines: int) -> str | None:
@@ -269,12 +269,15 @@ def _show_one(app: App, customer: str, most: int) -> None:
 def _ends(found: Forecast) -> str:
     """Return when the credit ends, and the use behind this forecast."""
     if found.used_micro is None:
-        state = "nothing is available" if found.state == "spent" else "the end of the credit is not known yet"
+        state = "no credit is available" if found.state == "spent" else "the end of the credit is not known yet"
         return f"{state}: {found.days} of {MIN_DAYS} full days of use are known"
-    rests = f"{show_credits(found.used_micro)} were used in {found.days} full days from {show_time(found.from_ms)} on"
-    said = {"ends": f"the credit ends at {show_time(found.ends_ms)}", "spent": "nothing is available",
+    rests = (
+        f"{show_credits(found.used_micro)} credits were used in {found.days} full days from "
+        f"{show_time(found.from_ms)} on"
+    )
+    said = {"ends": f"the credit ends at {show_time(found.ends_ms)}", "spent": "no credit is available",
             "lasts": "the credit does not end"}  # fmt: skip
-    return f"{said[found.state]}, by the use of late: {rests}"
+    return f"{said[found.state]}, by recent use: {rests}"
 
 
 def _parts(account: Account) -> list[str]:
@@ -282,12 +285,12 @@ def _parts(account: Account) -> list[str]:
     micro = {name: vars(account)[f"{name}_micro"] for name in KINDS}
     parts = [f"{name} {show_credits(left)}" for name, left in micro.items() if left]
     parts += [f"owed {show_credits(account.owed_micro)}"] if account.owed_micro else []
-    waits = f"suppliers wait for {show_credits(account.hold_micro)} of these charges"
+    waits = f"on hold for suppliers: {show_credits(account.hold_micro)} of these charges"
     return [f"left: {', '.join(parts)}"] * bool(parts) + [waits] * bool(account.hold_micro)
 
 
 def _tier(held: HeldTier) -> str:
-    then = "goes on" if held.renews else "ends"
+    then = "renews" if held.renews else "ends"
     return f"{held.tier} ({held.at_once:,} at once, {then} at {show_time(held.paid_to_ms)})"
 
 

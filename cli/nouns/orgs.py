@@ -169,7 +169,7 @@ def _biller(app: App, given: str | None, wishes: list[flips.Wish], *, new: bool)
     kept = app.read(lambda c: flips.kept_provider(c, [wish.org_id for wish in wishes], new=new))
     if kept is None:
         return app.require_provider(EMBEDDED), []
-    return app.require_provider(kept), [f"billed by {kept} as before; --provider names another"]
+    return app.require_provider(kept), [f"billed by {kept} as before. For another provider, pass --provider"]
 
 
 def read_flips(file: Path) -> list[flips.Wish]:
@@ -181,7 +181,9 @@ def read_flips(file: Path) -> list[flips.Wish]:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             rows = csv.DictReader(lines, strict=True)
             if not rows.fieldnames or "org_id" not in rows.fieldnames:
-                raise UsageError(f"{file}: missing column org_id in the first line. Expected org_id, customer_id")
+                raise UsageError(
+                    f"{file}: missing column org_id in the first line. Expected the columns org_id and customer_id"
+                )
             found = [_wish(file, rows.line_num, row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file} cannot be read: {why_unread(error)}") from error
@@ -189,7 +191,10 @@ def read_flips(file: Path) -> list[flips.Wish]:
     for wish in found:
         assert wish.line is not None
         if wish.org_id in seen:
-            raise UsageError(f"{file}, line {wish.line}: {wish.org_id} is already in line {seen[wish.org_id]}")
+            raise UsageError(
+                f"{file}, line {wish.line}: {wish.org_id} is already in line {seen[wish.org_id]}. "
+                "Remove one of the lines"
+            )
         seen[wish.org_id] = wish.line
     return found
 
@@ -198,7 +203,9 @@ def _wish(file: Path, line: int, row: dict[str, str | None]) -> flips.Wish:
     org, customer = (row.get("org_id") or "").strip(), (row.get("customer_id") or "").strip()
     for name, text in (("org_id", org), ("customer_id", customer or "-")):
         if not is_clean_id(text):
-            raise UsageError(f"{file}, line {line}: invalid {name} {text!r}")
+            raise UsageError(
+                f"{file}, line {line}: invalid {name} {text!r}: expected 1 to 200 characters without control characters"
+            )
     return flips.Wish(org, customer or None, line)
 
 
@@ -207,7 +214,7 @@ def _flip_lines(done: list[flips.Flip], options: flips.FlipOptions) -> list[str 
     already = sum(flip.already for flip in done)
     title = f"{'Would assign' if options.dry_run else 'Assigned'} {len(moved):,} to {options.provider}"
     if already:
-        title += f"; {already:,} were so already"
+        title += f"; {already:,} were already assigned to it"
     columns = ("org", "billed before by", "as", "customer now", "from", "#pending, now billed", "#pending before")
     rows = [
         (
@@ -241,7 +248,7 @@ def _notes(flip: flips.Flip) -> str | None:
     parts = [flip.note] if flip.note else []
     if flip.open_pushes:
         held = ", ".join(f"{count:,} {state}" for state, count in flip.open_pushes.items())
-        parts.append(f"open with {flip.was}, and settled there: {held}")
+        parts.append(f"open pushes that {flip.was} still settles: {held}")
     if flip.credit_behind_micro:
         parts.append(f"{show_credits(flip.credit_behind_micro)} credits stay behind")
     if flip.credit_there_micro is not None:

@@ -104,7 +104,7 @@ def _add(
     said = f"override {made.number}: {shown(terms.amount)} of {terms.metric} per {terms.period} for {terms.target}, "
     said += f"{_until(made)}; "
     waits = made.state == "asked"
-    said += f"`drawdown override approve {made.number}` lets it count" if waits else "in force"
+    said += f"to put it in force, run `drawdown override approve {made.number}`" if waits else "in force"
     lines = [f"{said}{'' if changed else '; unchanged'}", *beside]
     show_change(app, {**vars(made), "changed": changed}, lines, dry_run=dry_run)
 
@@ -120,7 +120,11 @@ def _beside(connection: sa.Connection, terms: Terms, now_ms: int) -> list[str]:
         plans = [terms.target, ANY_PLAN] if terms.reach == "plan" else plans_of(connection, terms.target, now_ms)
     periods = limit_periods(connection, terms.metric, plans)
     others = " and per ".join(one for one in periods if one != terms.period)
-    none = "" if terms.period in periods else f"no limit per {terms.period} exists that it could replace; "
+    none = (
+        ""
+        if terms.period in periods
+        else f"the override does not replace a limit, because no limit per {terms.period} exists; "
+    )
     lines = [f"{none}limits per {others} stay in force"] if others else []
     if terms.reach == "pattern" and fits_nobody(connection, terms.target):
         lines.append(f"no organisation matches {terms.target} yet")

@@ -102,7 +102,9 @@ def _report(found: Checked, tolerance_ppm: int) -> list[str | Table]:
         lines.append(table("Differing and unknown days, in seconds", (*_columns("cell", "org"), ""), rows))
         lines += [f"{_whose(line)}: {line.note}" for line in found.lines[:SHOWN] if line.note]
     left = found.more + len(found.lines[SHOWN:])
-    return [*lines, f"{left:,} more. To see more, pass --json. The table parity_checks has all"] if left else lines
+    return (
+        [*lines, f"{left:,} more. To see more, pass --json. The table parity_checks has all lines"] if left else lines
+    )
 
 
 def _columns(*names: str) -> tuple[str, ...]:

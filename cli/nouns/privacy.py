@@ -108,7 +108,7 @@ def _content(name: str, most: int) -> bytes:
         with Path(name).open("rb") as file:
             return file.read(most + 1)
     except OSError as error:
-        raise UsageError(f"{name}: {error.strerror or 'it cannot be read'}") from error
+        raise UsageError(f"{name}: {error.strerror or 'cannot be read'}") from error
 
 
 def _report(found: list[ScannedFile], alone: str) -> list[str]:
@@ -117,7 +117,7 @@ def _report(found: list[ScannedFile], alone: str) -> list[str]:
     if count > told:
         lines.append(f"and {count - told:,} more")
     reports = sum(one.reports for one in found)
-    compared = f". Not compared with the ids of a database: {alone}" if alone else ""
+    compared = f". The scan did not compare the reports with the ids of a database: {alone}" if alone else ""
     what = (
         ". Remove each value, or replace it with a reference. To see the rules, run `drawdown privacy rules`"
         if count

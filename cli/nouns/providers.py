@@ -68,7 +68,7 @@ def check(
     features = feature or sorted({one for used in by_use for one in used}) or app.read(mapped_features)
     found = [provider.dormant] if provider.dormant else check_account(app, provider, features, by_use)
     done = {"provider": name, "problems": found, "features": features, "customers": len(customers)}
-    good = f"{name}: well ({len(features)} features, {len(customers)} customers looked at)"
+    good = f"{name}: ready ({len(features)} features and {len(customers)} customers checked)"
     show(app, done, [f"{name}: {line}" for line in found] or [good])
     raise typer.Exit(Exit.PERSON if found else Exit.SETTLED)
 
@@ -168,8 +168,8 @@ def _effect(name: str, effect: CutOver) -> list[str]:
         return [*lines, f"in shadow since {since}, and not billed here: {', '.join(parts)}; worth {effect.worth}"]
     return [
         *lines,
-        f"since {since} stay unbilled here, in base units: {', '.join(parts)}; the sealed part is worth {effect.worth}",
-        f"if no other system billed them, bill them here: drawdown provider bill-shadow {name} --from {since}",
+        f"unbilled here since {since}, in base units: {', '.join(parts)}; the sealed part is worth {effect.worth}",
+        f"if no other system billed this usage, bill it here: drawdown provider bill-shadow {name} --from {since}",
     ]
 
 
@@ -184,8 +184,8 @@ def bill_shadow(
 ) -> None:
     """Bill usage that was sealed in shadow mode.
 
-    Use it for usage before a provider went live. The next tick seals and sends it. You must make sure that no other
-    system billed this usage: Drawdown cannot know that.
+    Use the command for usage before the provider went live. The next tick seals and sends the usage. You must make
+    sure that no other system billed this usage: Drawdown cannot know that.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
@@ -242,4 +242,4 @@ def webhook(
         show(app, {"provider": name, "done": [], "later": notices.reason}, [f"{name}: later: {notices.reason}"])
         raise typer.Exit(Exit.LEFT)
     done = app.write(lambda c: apply_notices(c, name, notices, now))
-    show(app, {"provider": name, "done": done}, done or [f"{name}: nothing that concerns us"])
+    show(app, {"provider": name, "done": done}, done or [f"{name}: the webhook does not concern this database"])

@@ -77,7 +77,7 @@ def resolve_doubted(
 def _doubted_lines(done: list[ResolvedAll], chosen: DoubtFilter, evidence: str) -> Iterator[str]:
     found = done[0].found
     if not found:
-        yield "no push in doubt is like that; nothing was changed"
+        yield "no push in doubt matches; nothing was changed"
         return
     for one in done:
         yield from _of_outcome(one)
@@ -174,8 +174,8 @@ def _cancel_lines(done: CancelReport) -> list[str]:
         lines += [f"  {key}" for key in done.voided]
     lines += [f"{key}: cancelled; it was voided meanwhile" for key in done.before]
     lines += [
-        f"{key}: the provider did not confirm it: {why}. The push is in doubt. Run this again, or let a tick look it "
-        "up an hour from now"
+        f"{key}: the provider did not confirm it: {why}. The push is in doubt. Repeat the command, or "
+        "wait: a tick looks it up an hour from now"
         for key, why in done.unconfirmed.items()
     ]
     return lines
@@ -276,7 +276,8 @@ def fold_(
     did = "would fold" if dry_run else "folded"
     text = f"{did} {done.pushes:,} pushes of windows before {show_time(done.before_ms)} into sums of a day"
     kept = (
-        f"; {done.kept:,} of {done.held_back:,} organisations stay, above their floor or beside one that is open"
+        f"; {done.kept:,} pushes of {done.held_back:,} organisations stay: they are above the floor, or share a day "
+        "with an open push"
         if done.kept
         else ""
     )

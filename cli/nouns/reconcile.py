@@ -141,7 +141,7 @@ def _acknowledge(app: App, org: str, by: By) -> None:
         f"{show_difference(int(one.told_qty), int(one.unsure_qty), int(one.scale))}"
         for one in seen
     ]
-    show(app, {"acknowledged": done}, [f"{len(done):,} told of balances are acknowledged", *done])
+    show(app, {"acknowledged": done}, [f"{len(done):,} reported balance differences are acknowledged", *done])
 
 
 def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int | None]:
@@ -160,12 +160,14 @@ def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int 
 def _report(found: Reconciled, threshold: float, shadow_threshold: float) -> list[str | Table]:
     text = f"{found.compared:,} compared (organisation, feature, day), {len(found.differing):,} differ"
     if found.forgiven:
-        allowed = f"{shadow_threshold:g} % in shadow" + (f", {threshold:g} % else" if threshold else "")
+        allowed = f"{shadow_threshold:g} % in shadow" + (f", {threshold:g} % otherwise" if threshold else "")
         text += f" by more than {allowed}; {found.forgiven:,} by less (--shadow-threshold 0 lists them)"
     if found.waiting:
-        text += f"; {found.waiting:,} wait: unsettled, or fresher than the provider's lag"
+        text += f"; {found.waiting:,} wait: unsettled, or newer than the provider's lag"
     if found.covered:
-        text += f"; {found.covered:,} show less in events, and the customer's balance was drawn on: they are charged"
+        text += (
+            f"; {found.covered:,} show less in events, but the customer's balance fell by the amount: they are charged"
+        )
     if found.left_out:
         text += f"; {len(found.left_out):,} balances were not compared"
     if found.unfinished:

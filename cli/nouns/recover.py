@@ -91,32 +91,32 @@ def _report(found: Recovered, *, dry_run: bool) -> list[str]:
         return [
             f"recovered at {show_time(found.recovered_ms)} already (incarnation {found.number}), and nothing was lost "
             "since. Nothing was changed.",
-            f"on record up to {show_time(found.from_ms)}, from before that.",
+            f"on record up to {show_time(found.from_ms)} before the recovery.",
             *_after(found),
-            "If it was restored again, and no machine that ticked on it is left, pass `--restored`.",
+            "If the database was restored again, and every machine that ticked on it is gone, pass `--restored`.",
             OF_THE_LEDGER,
         ]
     if found.found is None:
         return [
             f"nothing was lost: this is the database of the last tick (incarnation {found.number}). Nothing was "
             "changed.",
-            "If it was restored all the same, and no machine that ticked on it is left, pass `--restored`.",
+            "If it was still restored, and every machine that ticked on it is gone, pass `--restored`.",
         ]
     since, sample = show_time(found.from_ms), show_time(found.last_sample_ms)
     lines = [
-        f"the evidence: {found.found}",
-        f"on record up to {since}. This database lost all later changes; the providers can have them",
+        f"evidence of the loss: {found.found}",
+        f"on record up to {since}. This database lost all later changes, but the providers may have them",
         f"Drawdown looks up {counted(found.to_look_up, 'open push', 'open pushes')} before it sends anything. It also "
         "looks up each push that it seals from now on for an earlier window",
     ]
     if found.to_decide:
         lines.append(
             f"a person must decide {counted(found.to_decide, 'open push', 'open pushes')}, unless a machine with that "
-            "provider's key can ask it. To list them, run `drawdown push list --state in_doubt`"
+            "provider's key can look them up. To list them, run `drawdown push list --state in_doubt`"
         )
     if dry_run:
         lines += [
-            f"Before: import again the samples written since {since} (the newest here is of {sample}), and do again "
+            f"First import again the samples written since {since} (the newest here is of {sample}), and repeat "
             "the changes that people made since. `ops/runbooks/database-restored.md` has the steps:",
             *(f"- {what}: {_words(commands)}" for what, commands in BEFORE.items()),
             "Then repeat this command without --dry-run. Nothing was changed.",

@@ -137,9 +137,9 @@ def echoed(made: ReplayPlan, given: tuple[str, str], asked: tuple[int, int], zon
     if zone_name != "UTC":
         lines.append(f"         {local[0].isoformat()} to {local[1].isoformat()} ({zone_name})")
     if offsets[0] != offsets[1]:
-        lines.append(f"         the clocks of {zone_name} change inside it: from {offsets[0]} to {offsets[1]}")
+        lines.append(f"         the clocks of {zone_name} change in the range: from {offsets[0]} to {offsets[1]}")
     lines += [
-        f"         {text}: a daylight change lies there; taken as {moment.isoformat()}, write the offset to choose"
+        f"         {text}: this time occurs twice; read as {moment.isoformat()}. To choose, write the offset"
         for text, moment in zip(given, local, strict=True)
         if is_said_twice(text, zone)
     ]
@@ -185,7 +185,7 @@ def by_provider(totals: list[Tally]) -> list[Tally]:
 
 def priced(micro: int | None) -> str:
     """Return credits by the rate card, or that there is no price."""
-    return "no price known" if micro is None else f"{show_credits(micro)}"
+    return "unknown" if micro is None else f"{show_credits(micro)}"
 
 
 def lines_of(found: Replayed) -> list[str | Table]:
@@ -193,18 +193,18 @@ def lines_of(found: Replayed) -> list[str | Table]:
     lines: list[str | Table] = []
     if found.resumed_from_ms is not None:
         lines.append(
-            f"went on at {show_time(found.resumed_from_ms)}, where it had been stopped; "
+            f"continued at {show_time(found.resumed_from_ms)}, where it had stopped; "
             f"sealed before that: {_count(found.pushes_before, 'push', 'pushes')}"
         )
     lines.append(_sealed(found))
     lines += [
-        f"left out {org.org_id} {org.reason}; the rest went on without it. Fix it, then `drawdown org release "
-        f"{org.org_id}`, then replay it"
+        f"left out {org.org_id} {org.reason}; the replay continued without it. Fix it, run `drawdown org release "
+        f"{org.org_id}`, and replay it"
         for org in found.stopped
     ]
     if found.pushes:
         rows = [(t.provider, t.feature, t.pushes, t.quantity, priced(t.price_micro)) for t in by_provider(found.totals)]
-        columns = ("provider", "feature", "#pushes", "#quantity", "#credits, by our rate card")
+        columns = ("provider", "feature", "#pushes", "#quantity", "#credits, by the rate card")
         lines.append(table("By provider", columns, rows))
         rows_org = [
             (t.org_id, t.provider, t.feature, t.pushes, t.quantity, priced(t.price_micro))
@@ -218,9 +218,9 @@ def lines_of(found: Replayed) -> list[str | Table]:
         names = ("org", "window", "feature", "#revision", "#quantity", "#credits")
         lines.append(table(_title("Windows", found.pushes), names, each))
     lines += [
-        f"not among them, {left.why}: {left.quantity:,} {left.unit} in {_count(left.windows, 'window', 'windows')}"
+        f"excluded, {left.why}: {left.quantity:,} {left.unit} in {_count(left.windows, 'window', 'windows')}"
         if left.unit != "samples"
-        else f"not among them, {left.why}: {_count(left.quantity, 'sample', 'samples')}"
+        else f"excluded, {left.why}: {_count(left.quantity, 'sample', 'samples')}"
         for left in found.left_out
     ]
     return lines + _after(found)
@@ -234,7 +234,7 @@ def _sealed(found: Replayed) -> str:
     verb, still = "would seal" if found.dry_run else "sealed", found.to_settle
     said = f"{verb} {_count(found.pushes, 'push', 'pushes')}, {_count(found.quantity, 'unit', 'units')}"
     if not found.pushes and not found.stopped:
-        said += ": nothing more to seal" if still else ": no more usage is owed there"
+        said += ": no more usage to seal" if still else ": no more usage is owed"
     return f"{said}; {still}" if still else said
 
 
@@ -248,9 +248,11 @@ def _title(what: str, count: int) -> str:
 
 def _after(found: Replayed) -> list[str | Table]:
     if found.dry_run:
-        return ["nothing was changed; the same without --dry-run does it"]
+        return ["nothing was changed. To replay, repeat the command without --dry-run"]
     left = found.backlog
-    lines: list[str | Table] = [f"{name}: cannot be sent to now; its pushes wait" for name in found.not_ready]
+    lines: list[str | Table] = [
+        f"{name}: Drawdown cannot send to it now, so its pushes wait" for name in found.not_ready
+    ]
     lines += [f"failed: {failure}" for failure in found.failures]
     facts = {"due": left.due, "queued": left.queued, "in doubt": left.in_doubt, "rejected": left.rejected}
     some = ", ".join(f"{count:,} {what}" for what, count in facts.items() if count)

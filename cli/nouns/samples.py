@@ -34,10 +34,10 @@ def prune_(
     by, moment = app.by(actor, reason), app.moment(before, "--before")
     done = prune.prune(app.write, moment, by, dry_run=dry_run)
     text = f"{'would delete' if dry_run else 'deleted'} {done.samples:,} samples before {show_time(done.before_ms)}"
-    held = f"; {done.held_back:,} organisations have something open before that" if done.held_back else ""
+    held = f"; {done.held_back:,} organisations have pending or unsettled usage before that" if done.held_back else ""
     kept = [
-        f"{done.quarantined:,} quarantined samples {'would be' if dry_run else 'were'} kept. See `drawdown sample "
-        "quarantined`; `drawdown sample repair` bills those with a readable time, and a prune deletes those that "
-        "`drawdown sample dismiss` set aside"
+        f"{done.quarantined:,} quarantined samples {'would stay' if dry_run else 'stay'}. To list them, run `drawdown "
+        "sample quarantined`. Then correct them with `drawdown sample repair`, or dismiss them with `drawdown sample "
+        "dismiss`: a prune deletes dismissed samples"
     ]
     show(app, {"pruned": done, "dry_run": dry_run}, [text + held, *(kept if done.quarantined else [])])

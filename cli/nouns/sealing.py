@@ -18,7 +18,7 @@ def sealed_to(watermark_ms: int, now_ms: int) -> str:
         return f"up to {show_time(watermark_ms)}, {lasting(now_ms - watermark_ms)} ago"
     return (
         f"up to {show_time(watermark_ms)}, {lasting(watermark_ms - now_ms)} ahead of now: a clock was ahead. "
-        "Usage before then is billed all the same. Another provider or feature can begin only after it"
+        "Drawdown still bills usage before that time. Another provider or feature can begin only after it"
     )
 
 
@@ -30,5 +30,5 @@ def sealing(found: Standing) -> str:
     now, dirty, came = found.at_ms, found.left.dirty_windows, found.unread_samples
     watermark = max(found.watermark_ms, found.sealed_to_ms if found.sealed_to_ms > now else 0)
     text = sealed_to(watermark, now) if watermark else "nothing yet"
-    text += f"; {dirty:,} windows to be sealed again" if dirty else ""
-    return text + (f"; {came:,} sample{'s' if came > 1 else ''} came in since, for the next tick" if came else "")
+    text += f"; {dirty:,} windows to seal again" if dirty else ""
+    return text + (f"; {came:,} sample{'s' if came > 1 else ''} arrived since, for the next tick" if came else "")

@@ -47,7 +47,7 @@ def serve_(
     read(app.engine, require_ready)
     server = Server(services_of(app))
     listening, url = open_door(app, host, port)
-    show(app, {"url": url}, [f"listening on {url}; SIGTERM or Ctrl-C ends it"])
+    show(app, {"url": url}, [f"listening on {url}; SIGTERM or Ctrl-C ends the server"])
     sys.stdout.flush()
     log.info("serving", url=url)
     listen.serve(server, listening, app.settings.trusted_proxies)
@@ -64,7 +64,11 @@ def open_door(app: App, host: str, port: int) -> tuple[socket.socket, str]:
     proxies(app.settings.trusted_proxies)  # report an invalid proxy before the server starts
     listening = listen.bind(host, port)
     if not _is_loopback(host):
-        log.warning("reachable_by_others", host=host, detail="the gate and the metrics need no key")
+        log.warning(
+            "reachable_by_others",
+            host=host,
+            detail="anyone who can reach this address can read the gate and the metrics",
+        )
     shown_host = f"[{host}]" if ":" in host else host
     return listening, f"http://{shown_host}:{listening.getsockname()[1]}"
 

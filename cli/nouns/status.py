@@ -133,7 +133,9 @@ def _looked_up(provider: Waiting, now: int) -> str:
     """
     until = "" if provider.looked_up_by_ms is None else _by(provider.looked_up_by_ms, now)
     if until:
-        return f"{provider.queued:,} queued: looked up {until} at the latest. You must resolve those in doubt then"
+        return (
+            f"{provider.queued:,} queued: looked up {until} at the latest. Afterwards you must resolve those in doubt"
+        )
     return f"{provider.queued:,} queued: ticks look them up again. You must resolve those still in doubt"
 
 
@@ -141,16 +143,16 @@ def _worth(provider: Waiting) -> str:
     units = [f"{quantity:,} {feature}" for feature, quantity in sorted(provider.units.items())]
     some = ", ".join(units[:3]) + (f" and {len(units) - 3} more features" if len(units) > 3 else "")
     if len(provider.unpriced) == len(provider.units):
-        return f"worth: no price known; {some}"
+        return f"worth: unknown, because no price is set; {some}"
     without = f", without {', '.join(sorted(provider.unpriced))}, which has no price" if provider.unpriced else ""
-    return f"worth {show_credits(provider.price_micro)} credits by our rate card{without}; {some}"
+    return f"worth {show_credits(provider.price_micro)} credits by the rate card{without}; {some}"
 
 
 def _drained(provider: Waiting, now: int) -> str:
     if provider.paused_ms is not None:
         return "not draining: paused"
     if provider.drained_ms is None:
-        return "not draining: no tick of the last 15 min settled any"
+        return "not draining: the ticks of the last 15 min settled no push"
     until = _by(provider.drained_ms, now).removeprefix("by ")
     return f"drained at {provider.settled_per_min:,}/min: about {until}"
 
@@ -264,9 +266,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
         for reason, count in left.quarantined.items()
     ]
     if left.dated_ahead:
-        ahead = (
-            f"{counted(left.dated_ahead, 'sample', 'samples')} dated later than now: billed only when their time comes"
-        )
+        ahead = f"{counted(left.dated_ahead, 'sample', 'samples')} dated in the future: billed when their time comes"
         lines.append(("ahead", ahead))
     if found.stopped:
         oldest = min(org.stopped_at_ms for org in found.stopped)
@@ -275,7 +275,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
     lines += [("halts" if not number else "", one.said) for number, one in enumerate(found.undelivered[:MOST_CELLS])]
     lines += [("ignored" if not number else "", halt.said) for number, halt in enumerate(found.ignored[:3])]
     if left.projections_due:
-        lines.append(("reading", f"{_orgs(left.projections_due)} to ask the provider about"))
+        lines.append(("reading", f"{_orgs(left.projections_due)} due for a read of their provider"))
     lines += [
         ("unread", f"{_orgs(unread.orgs)} of {unread.provider or 'no provider'}, {since(unread.since_ms, now)}")
         for unread in found.unread
@@ -283,7 +283,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
     if (minutes := unwatched_minutes(found)) and found.watch_ms is not None:
         lines.append(("watch", f"no round for {minutes:,} min ({show_time(found.watch_ms)})"))
     lines += [
-        ("totals", f"{days.days:,} organisation-days {days.verdict} at {days.provider}, when last compared")
+        ("totals", f"{days.days:,} organisation-days {days.verdict} at {days.provider}, at the last comparison")
         for days in found.differing
     ]
     lines += [("shadow", str(one)) for one in found.shadow]
@@ -315,8 +315,8 @@ def _jobs(found: JobsLeft, now: int) -> str:
 
 
 def _replay(replay: OpenReplay, now: int) -> str:
-    span = f"{show_time(replay.from_ms)} to {show_time(replay.to_ms)}, come to {show_time(replay.next_ms)}"
-    stands = "at work" if replay.lease_ms > now else "stopped; the same command goes on with it"
+    span = f"{show_time(replay.from_ms)} to {show_time(replay.to_ms)}, reached {show_time(replay.next_ms)}"
+    stands = "running" if replay.lease_ms > now else "stopped; the same command continues it"
     return f"{stands}: by {replay.actor}, {span}"
 
 
@@ -329,7 +329,7 @@ def _tick(found: Standing) -> str:
         f"exit status {last.exit_status}"
     )
     if minutes := missed_minutes(found):
-        return f"no tick for {minutes:,} min: is the cron running? The last: {text}"
+        return f"no tick for {minutes:,} min: check that cron runs. The last: {text}"
     running = last.another_began_ms
     return text + (f"; another began {lasting(now - running)} ago" if running else "")
 
@@ -340,7 +340,7 @@ def org_lines(found: OrgStatus, now: int) -> list[str | Table]:
     if found.watermark_ms:
         lines.append(wrapped("sealed", sealed_to(found.watermark_ms, now)))
     if found.floor_ms:
-        lines.append(wrapped("floor", f"{show_time(found.floor_ms)}; before it all is closed for good"))
+        lines.append(wrapped("floor", f"{show_time(found.floor_ms)}; earlier windows are closed for good"))
     for usage in found.pending:
         of = f"s of {usage.memory_mb:,} MB" if usage.event_type is None else f"units of {usage.event_type}"
         text = f"{usage.seconds:,} {of}, {since(usage.since_ms, now)}: {usage.reason}"
@@ -359,8 +359,11 @@ def org_lines(found: OrgStatus, now: int) -> list[str | Table]:
 def _stands(found: OrgStatus, now: int) -> str:
     if found.stopped_at_ms is not None:
         why = found.stopped_reason
-        return f"stopped {since(found.stopped_at_ms, now)}: {why}; then `drawdown org release {typed(found.org_id)}`"
-    biller = found.billing_provider or "nobody"
+        return (
+            f"stopped {since(found.stopped_at_ms, now)}: {why}; fix it, then run `drawdown org release "
+            f"{typed(found.org_id)}`"
+        )
+    biller = found.billing_provider or "no provider"
     if found.is_halted:
         when = "" if found.halted_at is None else f" {since(found.halted_at, now)}"
         return f"billed by {biller}, halted{when}: {found.halt_reason}"

@@ -225,16 +225,16 @@ def report_lines(report: Report) -> list[str]:
     lines = [
         f"windows up to {show_time(report.horizon_ms)}: {report.sealed:,} sealed, {report.accepted:,} accepted, "
         f"{report.not_accepted:,} not accepted; {report.halted:,} halted, {report.resumed:,} resumed; "
-        f"{report.halts_acknowledged:,} halts acknowledged, {report.halts_failed:,} not taken by their cells"
+        f"{report.halts_acknowledged:,} halts acknowledged, {report.halts_failed:,} not accepted by their cells"
     ]
     if report.swept:
         lines.append(
-            f"the nightly sweep found {report.swept:,} that the arrival cursor had missed. Tell the developers"
+            f"the nightly sweep sealed {report.swept:,} pushes that the arrival cursor had missed. Report this as a bug"
         )
     if report.batches_taken:
         lines.append(f"files of watched folders taken: {report.batches_taken:,}; the next tick bills them")
     lines += [
-        f"{name} turned calls away: as few as {at_once:,} at once were made there"
+        f"{name} limited the rate of calls: Drawdown made as few as {at_once:,} at once"
         for name, at_once in report.calls_cut.items()
     ]
     facts = {
@@ -251,7 +251,7 @@ def report_lines(report: Report) -> list[str]:
         **{f"seconds pending ({reason})": seconds for reason, seconds in left.pending_s.items()},
         **{f"units of events pending ({reason})": units for reason, units in left.pending_units.items()},
         **{f"samples quarantined ({reason})": number for reason, number in left.quarantined.items()},
-        "samples dated later than now": left.dated_ahead,
+        "samples dated in the future": left.dated_ahead,
     }
     lines += [
         f"  left: {number:,} {what if number > 1 else _singular(what)}" for what, number in facts.items() if number
@@ -261,7 +261,7 @@ def report_lines(report: Report) -> list[str]:
     if report.batches_wait:
         lines.append("  left: files of watched folders, more than a tick takes or while another reads them")
     lines += [f"  {problem}" for problem in report.problems]
-    lines += [f"  stopped: {org}; `drawdown org show {typed(org)}` says why" for org in report.stopped_orgs]
+    lines += [f"  stopped: {org}; `drawdown org show {typed(org)}` shows the reason" for org in report.stopped_orgs]
     return lines + [f"  failed: {failure}" for failure in report.failures]
 
 
@@ -321,7 +321,7 @@ def run_(
     show(
         app,
         {"tick_every_s": every, "watch_every_s": options.watch_every_s},
-        [f"a tick now, and one every {every:,} s; {between}SIGTERM or Ctrl-C ends it"],
+        [f"a tick now, and another every {every:,} s; {between}SIGTERM or Ctrl-C ends the command"],
     )
     sys.stdout.flush()
     if len(parts) > 1:

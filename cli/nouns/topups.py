@@ -81,7 +81,7 @@ def set_(
     said = app.write(lambda c: topups.set_terms(c, wallet, terms, can, by, new=new))
     before = "before: none" if said.was is None else f"before: {_in_words(said.was)}"
     dormant = app.payments.services[service].dormant
-    waits = [] if dormant is None or shadow else [f"nothing is charged yet: {dormant}"]
+    waits = [] if dormant is None or shadow else [f"Drawdown does not charge yet: {dormant}"]
     show(
         app,
         {"customer_id": wallet, "terms": terms, "was": said.was},
@@ -117,7 +117,7 @@ def resume(
 ) -> None:
     """Resume top-ups after the customer changed the card.
 
-    If the wallet is low, Drawdown charges it once at once.
+    If the wallet is low, Drawdown charges the card once, immediately.
     """
     app: App = context.obj
     by = app.by(actor, reason)
@@ -145,7 +145,7 @@ def start(
     """Start the automatic top-ups of a wallet again."""
     app: App = context.obj
     if shadow and queue:
-        raise UsageError("specify either --shadow or --queue")
+        raise UsageError("specify either --shadow or --queue, not both")
     if queue:
         return _queue(app, TopupJob(wallet, "start"), app.by(actor, reason))
     if not shadow:
@@ -200,7 +200,9 @@ def _set_mode(app: App, wallet: str, mode: Mode, actor: str | None, reason: str)
     assert said.was is not None
     lines = [f"{wallet}: {mode}; before: {said.was.mode}"]
     if said.blocked_reason and mode == "live":
-        lines.append(f"they have stopped: {said.blocked_reason}; `drawdown topup resume {typed(wallet)}`")
+        lines.append(
+            f"they stopped: {said.blocked_reason}. To resume them, run `drawdown topup resume {typed(wallet)}`"
+        )
     show(app, {"customer_id": wallet, "mode": mode, "was": said.was.mode, "blocked": said.blocked_reason}, lines)
 
 

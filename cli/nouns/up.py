@@ -76,7 +76,7 @@ def up_(
         app,
         {"url": url, "tick_every_s": every, "watch_every_s": options.watch_every_s,
          "nightly_at": None if night is None else f"{night:%H:%M}"},
-        [f"{told} them; {when}; SIGTERM or Ctrl-C ends it"],
+        [f"{told} them; {when}; SIGTERM or Ctrl-C ends the command"],
     )  # fmt: skip
     sys.stdout.flush()
     log.info("serving", url=url)

@@ -57,10 +57,13 @@ def usage(
     rows = [tuple(line) for line in _table_rows(found)]
     title = f"{org}, {show_time(start)} to {show_time(end)}"
     notes = (
-        ["samples at the range's beginning were pruned: used shows the sealed quantity there"] if found.pruned else []
+        ["the samples at the start of the range were pruned: there `used` shows the sealed quantity"]
+        if found.pruned
+        else []
     )
     notes += [
-        f"sealed and not sent, but carried to a later window: {carry.quantity:,} of {carry.feature} at {carry.provider}"
+        f"sealed, not sent yet, and carried to a later window: {carry.quantity:,} of {carry.feature} at "
+        f"{carry.provider}"
         for carry in found.carried
     ]
     result = {"usage": found, "used": _sum(found, "used"), "sealed": _sum(found, "sealed")}

@@ -82,7 +82,7 @@ def drift(
 
 def _report(found: list[DriftLine], alerts: int, tolerance_ppm: int) -> list[str | Table]:
     text = f"{len(found):,} lines (vendor, service, day), {alerts:,} drifted by more than "
-    text += f"{show_percent(tolerance_ppm)} two days running"
+    text += f"{show_percent(tolerance_ppm)} on two successive days"
     rows = [
         (show_time(line.day_ms)[:10], line.vendor, line.service, _format_credits(line.estimated_micro),
          _format_credits(line.billed_micro), line.currency, line.state,
@@ -91,7 +91,7 @@ def _report(found: list[DriftLine], alerts: int, tolerance_ppm: int) -> list[str
     ]  # fmt: skip
     columns = ("day", "vendor", "service", "#estimated", "#billed", "currency", "", "")
     lines: list[str | Table] = [text, table("Estimates and bills", columns, rows)]
-    return [*lines, f"{len(found) - SHOWN:,} lines before these: --json shows all"] if len(found) > SHOWN else lines
+    return [*lines, f"{len(found) - SHOWN:,} earlier lines. To see all, pass --json"] if len(found) > SHOWN else lines
 
 
 def _micro_of(text: str, option: str) -> int:

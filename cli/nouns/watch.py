@@ -49,11 +49,16 @@ def watch_(
     watch_loop = WatchLoop(app, parse_shard(shard), stopping, Watcher(once=once))
     if once:
         done = watch_loop.round()
-        text = f"{done.looked:,} looked at, {done.read:,} read; {done.halted:,} halted, {done.resumed:,} resumed"
+        text = (
+            f"organisations: {done.looked:,} checked, {done.read:,} read; {done.halted:,} halted, "
+            f"{done.resumed:,} resumed"
+        )
         show(app, {"watch": asdict(done)}, [text])
         raise typer.Exit(Exit.LEFT if done.halts_failed or done.failures else Exit.SETTLED)
     stopping.on_signals()
-    told = f"a watch round every {every} s: halts whose credit is used up, bills nothing; SIGTERM or Ctrl-C ends it"
+    told = (
+        f"a watch round every {every} s, which halts organisations without credit; SIGTERM or Ctrl-C ends the command"
+    )
     show(app, {"watch_every_s": every}, [told])
     sys.stdout.flush()
     while not stopping.is_set():

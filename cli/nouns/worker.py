@@ -63,7 +63,7 @@ def worker_(
     taken: Membership = app.write(lambda c: take_part(c, member, wanted))
     terms = taken.terms
     made = cluster.Jobs(app, terms, member, stopping)
-    others = f"{taken.living - 1:,} other workers live" if taken.living > 1 else "no other worker lives"
+    others = f"{taken.living - 1:,} other workers are live" if taken.living > 1 else "no other worker is live"
     told = f"{member.name}: {terms.shards:,} shards, a tick every {terms.every_s:,} s; {others}; SIGTERM or Ctrl-C ends"
     found = {"worker": member.name, "shards": terms.shards, "tick_every_s": terms.every_s, "living": taken.living}
     show(app, found, [told])

@@ -98,14 +98,14 @@ SECRETS: Final = (
     ),
     rule(
         "authorization",
-        "a header that lets somebody in",
+        "an authentication header",
         r"authorization[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?:basic|bearer|token|digest|apikey)\s{1,3}[^\s\"']{4}",
         r"\b(?:x-api-key|x-auth-token|set-cookie|cookie)[\"']?\s{0,3}[:=]\s{0,3}[\"']?[^\s\"']{6}",
         needles="authorization x-api-key x-auth-token cookie",
     ),
     rule(
         "basic_auth",
-        "a name with a password, as HTTP has them",
+        "a user name with a password, in the form of HTTP",
         r"\bbasic[\s:=]{1,3}[a-z0-9+/]{8,200}={0,2}",
         needles="basic",
         holds=_is_basic,
@@ -134,10 +134,10 @@ SECRETS: Final = (
         r"\bEAAA[\w-]{40}",
         needles="k_live_ k_test_ am_sk_ am_pk_ sq0 eaaa",
     ),
-    rule("api_key", "a key of this program's", r"\bddk_[\w-]{16}", needles="ddk_"),
+    rule("api_key", "an API key of Drawdown", r"\bddk_[\w-]{16}", needles="ddk_"),
     rule(
         "model_key",
-        "a key of a service for models",
+        "a key of a model service",
         r"\bsk-(?:ant|proj|or|svcacct|admin|lf)-[\w-]{8}",
         r"\bsk-[a-z0-9]{20}",
         rf"\b(?:hf|gsk|r8|xai|pplx|nvapi|jina|tgp_v1)[_-]{DIGIT}\w{{16}}",
@@ -147,7 +147,7 @@ SECRETS: Final = (
     ),
     rule(
         "cloud_key",
-        "a key of a cloud",
+        "a key of a cloud provider",
         r"\b(?:AKIA|ASIA|ABIA|ACCA|AROA|AIDA)[A-Z0-9]{16}\b",
         r"\bAIza[\w-]{30}",
         r"\bya29\.[\w-]{10}",
@@ -160,7 +160,7 @@ SECRETS: Final = (
     ),
     rule(
         "code_host_token",
-        "a token of a host of code or packages",
+        "a token of a code or package host",
         r"\bgh[pousr]_[a-z0-9]{16}",
         r"\bgithub_pat_\w{16}",
         r"\bgl(?:pat|dt|rt|ptt|cbt)-[\w-]{12}",
@@ -174,7 +174,7 @@ SECRETS: Final = (
     ),
     rule(
         "chat_token",
-        "a token or address of a chat",
+        "a token or URL of a chat service",
         r"\bxox[abeoprs]-[\w-]{8}",
         r"\bxapp-\d-[\w-]{8}",
         r"hooks\.slack\.com/(?:services|workflows)/",
@@ -184,7 +184,7 @@ SECRETS: Final = (
     ),
     rule(
         "mail_key",
-        "a key of a service for mail or messages",
+        "a key of a mail or message service",
         r"\bSG\.[\w-]{12,40}\.[\w-]{12}",
         r"\bkey-[0-9a-f]{32}",
         r"\b(?:AC|SK)[0-9a-f]{32}\b",
@@ -209,7 +209,7 @@ SECRETS: Final = (
     ),
     rule(
         "named_secret",
-        "a secret with its name before it",
+        "a named secret",
         r"(?:secret|token|api[_-]?key|access[_-]?key|private[_-]?key|signing[_-]?key|credential)s?[\"']?\s{0,3}[:=]{1,2}\s{0,3}[\"']?"
         r"(?=[^\s\"',;&]{0,60}\d)(?=[^\s\"',;&]{0,60}[a-z])(?!ref_)[^\s\"',;&*<\[]{8}",
         r"(?:password|passwd|pwd|passphrase|passcode)[\"']?\s{0,3}[:=]{1,2}\s{0,3}[\"']?(?=[^\s\"',;]{0,60}[\d!@#$%^&])[^\s\"',;*<\[]{4}",
@@ -227,7 +227,7 @@ SECRETS: Final = (
     ),
     rule(
         "signed_url",
-        "a URL that contains its own access",
+        "a URL that contains its own credentials",
         r"[?&](?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|signature|sig|token|access_token|"
         r"auth|api_?key|key|awsaccesskeyid|key-pair-id|googleaccessid|hdnts|hmac|jwt|code|secret)=[^\s&#\"']{4}",
         needles="=",
@@ -304,7 +304,7 @@ IDS: Final = (
     ),
     rule(
         "raw_actor_id",
-        "who did something",
+        "an actor",
         *_owned("actor", "user", "usr", "member", "person", "viewer", "uid"),
         rf"{_BEGIN}(?:auth0|google-oauth2|github|windowslive|samlp)\|[^\s\"']{{4}}",
         needles="actor user usr member person viewer uid | auth0",
@@ -356,7 +356,7 @@ IDS: Final = (
     ),
     rule(
         "execution_field",
-        "an id of a run, a request or a session, with its name",
+        "a named id of a run, a request or a session",
         rf"{_BEGIN}(?:run|execution|job|task|prediction|request|correlation|trace|span|session|sandbox|invocation|idempotency)[_-]?(?:id|key)[\"']?"
         rf"\s{{0,3}}[:=]\s{{0,3}}[\"']?{_SCOPE}[^\s\"',;}}\])*<\[]",
         needles="id key",
@@ -403,13 +403,13 @@ def _iban(found: str) -> bool:
 PLACES: Final = (
     rule(
         "storage_url",
-        "an object in a store, by its URL",
+        "the URL of an object in an object store",
         r"\b(?:s3[an]?|gs|gcs|r2|az|abfss?|wasbs?|b2|oss|minio|blob|file)://[^\s\"']",
         needles="://",
     ),
     rule(
         "storage_host",
-        "a store of objects, by its host",
+        "the host of an object store",
         r"\bs3[\w.-]{0,40}\.amazonaws\.com",
         r"\.r2\.cloudflarestorage\.com",
         r"\.r2\.dev\b",
@@ -423,7 +423,7 @@ PLACES: Final = (
     ),
     rule(
         "object_key",
-        "the key of an object in a store",
+        "the key of an object in an object store",
         rf"(?<![\w.-]){_HOMES}/[^\s\"'?#]{{1,250}}\.{_ENDINGS}\b",
         rf"(?<![\w.-])[\w.=-]{{1,80}}/(?=[^\s\"']{{0,200}}\d)[^\s\"'?#]{{1,200}}\.{_ENDINGS}\b",
         rf"(?<![\w.-]){_HOMES}/(?=[^\s/\"'\d]{{0,60}}\d)[^\s/\"']{{1,100}}/[^\s/\"']",
@@ -446,13 +446,13 @@ PLACES: Final = (
     ),
     rule(
         "database_url",
-        "where a database is",
+        "the address of a database",
         r"\b(?:postgres(?:ql)?|mysql|mariadb|mongodb(?:\+srv)?|rediss?|amqps?|kafka|nats|sqlite|libsql|clickhouse|mssql)://[^\s\"']",
         needles="://",
     ),
     rule(
         "cloud_resource",
-        "a resource of a cloud",
+        "a resource at a cloud provider",
         r"\barn:aws[\w-]{0,10}:[\w-]{1,40}:",
         r"\bprojects/[\w-]{4,40}/(?:locations|secrets|topics|subscriptions|serviceaccounts)/",
         r"/subscriptions/[\w-]{8,40}/resourcegroups",
@@ -474,7 +474,7 @@ PLACES: Final = (
     ),
     rule(
         "home_path",
-        "a path of somebody's machine",
+        "a path on a machine",
         r"/(?:home|users)/[^/\s\"']{1,64}/",
         r"\b[a-z]:\\{1,2}users\\{1,2}[^\\\s\"']",
         needles="/home/ /users/ :\\",
@@ -489,51 +489,51 @@ PLACES: Final = (
         r"<svg[\s>]",
         r"\x89PNG|\xff\xd8\xff",
     ),
-    rule("base64_blob", "many bytes as text", r"[a-z0-9+/_-]{120}"),
+    rule("base64_blob", "a long base64 text", r"[a-z0-9+/_-]{120}"),
     rule(
         "email",
-        "an address of mail",
+        "an email address",
         r"[\w.+%\"-]@(?:[a-z0-9-]{1,63}\.){1,4}[a-z][a-z0-9-]{1,23}",
         r"\w\s?[\[(]at[\])]\s?[\w-]{1,63}\s?(?:[\[(]dot[\])]|\.)\s?[a-z]{2}",
         needles="@ at) at]",
     ),
     rule(
         "ip_address",
-        "an address of a machine",
+        "an IPv4 address",
         r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d{1,2})\.){3}(?:25[0-5]|2[0-4]\d|1?\d{1,2})(?!\.?\d)",
         needles=".",
     ),
     rule(
         "ipv6_address",
-        "an address of a machine, of version 6",
+        "an IPv6 address",
         r"(?<![\w:.])[0-9a-f:]{4,39}(?![\w:])",
         needles=":",
         holds=_is_ip6,
     ),
     rule(
         "mac_address",
-        "an address of a network card",
+        "a MAC address",
         r"(?<![0-9a-f:])(?:[0-9a-f]{2}:){5}[0-9a-f]{2}(?![0-9a-f:])",
         r"(?<![0-9a-f-])(?:[0-9a-f]{2}-){5}[0-9a-f]{2}(?![0-9a-f-])",
         needles=": -",
     ),
     rule(
         "phone_number",
-        "a number of a telephone",
+        "a telephone number",
         r"(?<![\d.])\+\d{1,3}[ .-]?\(?\d{1,4}\)?(?:[ .-]?\d{2,4}){2,4}(?![\d,])",
         needles="+",
         holds=_is_phone,
     ),
     rule(
         "card_number",
-        "a number of a card",
+        "a card number",
         r"(?<![0-9a-z])(?:4\d|5[1-5]|3[47]|6[05])\d{2}[ -]?\d{4}[ -]?\d{4}[ -]?\d{1,7}(?![0-9a-z])",
         r"(?<![0-9a-z])3[47]\d{2}[ -]?\d{6}[ -]?\d{5}(?![0-9a-z])",
         holds=_luhn,
     ),
     rule(
         "bank_account",
-        "a number of a bank account",
+        "a bank account number",
         r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b",
         holds=_iban,
     ),
@@ -642,19 +642,19 @@ OF_NUMBERS: Final = tuple(one for one in RULES if one.name == "card_number")
 
 
 OTHERS: Final[Mapping[str, str]] = {
-    "personal_data": "by its field's name: a telephone, a person's name, an address",
-    "private_content": "by its field's name: a prompt, a message, the body of a request",
-    "secret_field": "by its field's name: a password, token, key or signature",
+    "personal_data": "a field that is named as a telephone, a person's name or an address",
+    "private_content": "a field that is named as a prompt, a message or the body of a request",
+    "secret_field": "a field that is named as a password, token, key or signature",
     "known_id": "an id of this database",
-    "configured_secret": "a secret that is configured here",
-    "too_large": "more values than are looked through",
-    "too_deep": "more than 32 levels",
-    "duplicate_key": "a key that stands twice in one object",
+    "configured_secret": "a secret of this machine's configuration",
+    "too_large": "more values than a scan reads",
+    "too_deep": "nested more than 32 levels deep",
+    "duplicate_key": "a key that occurs twice in one object",
     "long_text": "a text of more than 10,000 characters",
-    "many_readings": "a text that can be read in more than twelve ways",
+    "many_readings": "a text with more than twelve possible decodings",
     "unknown_field": "a field that the shape does not name",
-    "missing_field": "a field of the shape is missing",
-    "not_of_its_class": "a value of another class than the shape says",
+    "missing_field": "a missing field of the shape",
+    "not_of_its_class": "a value of another class than the shape requires",
 }
 """The meanings of findings without a pattern: by a field's name, by comparison, by the form, by the shape."""
 

@@ -127,7 +127,10 @@ class AutumnProvider:
         result = await self._send("track", body, wire.header_key(request.key))
         if with_body_key and wire.refuses_body_key(result):
             self._body_key = False
-            return RetryAt(self._clock.now_ms(), "Autumn refuses idempotency_key in the body: sent by the header alone")
+            return RetryAt(
+                self._clock.now_ms(),
+                "Autumn refuses idempotency_key in the body, so Drawdown sends it only in the header",
+            )
         outcome = self._judge(request, result)
         if (
             wire.is_unmatched(request, result, outcome)
@@ -240,7 +243,7 @@ class AutumnProvider:
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         if self.dormant is not None:
-            return [f"{self.dormant}: nothing is sent to Autumn"]
+            return [f"{self.dormant}, so Drawdown does not send to Autumn"]
         try:
             listed = await self._account.read()
         except Unreadable as trouble:
@@ -250,8 +253,8 @@ class AutumnProvider:
         report = CheckReport(self._settings, listed)
         if wire.refuses_body_key(await self._send("track", wire.CHECK_OF_KEY, wire.header_key("drawdown-check"))):
             report.lines.append(
-                "Autumn refuses idempotency_key in the body of a charge: Drawdown sends it in the header alone, and "
-                "nothing is charged twice; look for a newer Drawdown"
+                "Autumn refuses idempotency_key in the body of a charge: Drawdown sends it only in the header, which "
+                "also prevents double charges. Check for a newer version of Drawdown"
             )
         report.lines += feature_lines(self._settings, listed, features)
         for customer_id in dict.fromkeys(customer_ids):

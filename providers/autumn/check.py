@@ -48,13 +48,18 @@ def balance_feature_fault(settings: AutumnSettings, schema: Schema) -> str | Non
 
 def _billed(name: str, found: AutumnFeature | None) -> str | None:
     if found is None:
-        return f"feature {name}: Autumn has none of that name; create it there, metered and consumable"
+        return f"feature {name} does not exist at Autumn. Create it there, metered and consumable"
     if found.archived:
-        return f"feature {name} is archived at Autumn"
+        return f"feature {name} is archived at Autumn. Restore it, or map its usage to another feature"
     if found.kind != "metered":
-        return f"feature {name} is {found.kind} at Autumn, and only metered ones can be charged"
+        return (
+            f"feature {name} is {found.kind} at Autumn, and Autumn charges only metered features. Create a "
+            "metered feature"
+        )
     if not found.consumable:
-        return f"feature {name} is not consumable at Autumn: usage would be held, not used up"
+        return (
+            f"feature {name} is not consumable at Autumn: usage would be held, not used up. Create a consumable feature"
+        )
     return None
 
 
@@ -63,30 +68,30 @@ def _costs(name: str, schema: Schema) -> Iterator[str]:
     payers = sorted(schema.payers(name))
     if len(payers) > 1:
         yield (
-            f"feature {name} is in {len(payers)} credit systems at Autumn ({', '.join(payers)}), so that its cost is "
-            "not known; leave it in one of them"
+            f"feature {name} is in {len(payers)} credit systems at Autumn ({', '.join(payers)}), so its cost is "
+            "unknown. Leave it in one credit system"
         )
     found = schema.features.get(name)
     if payers and found is not None and found.kind == "metered" and not found.consumable:
         yield (
-            f"feature {name} is held as seats at Autumn, and credit system {payers[0]} charges for it; "
-            "create a consumable feature for its usage"
+            f"feature {name} is held as seats at Autumn, and credit system {payers[0]} charges for it. "
+            "Create a consumable feature for its usage"
         )
     for system in payers:
         cost = schema.cost(name, system)
         if cost is None:
-            yield f"feature {name} has no readable cost in credit system {system}; set a cost at Autumn"
+            yield f"feature {name} has no readable cost in credit system {system}. Set a cost at Autumn"
         elif cost <= 0:
-            yield f"feature {name} costs {cost:f} in credit system {system}: its usage is free; set a cost above zero"
+            yield f"feature {name} costs {cost:f} in credit system {system}: its usage is free. Set a cost above zero"
         elif cost > MAX_COST:
             yield (
                 f"feature {name} costs {cost:f} in credit system {system}: Drawdown counts costs up to {MAX_COST:,} "
-                "credits; use a smaller unit of usage"
+                "credits. Use a smaller unit of usage"
             )
         elif decimals(cost) > MAX_DECIMALS:
             yield (
                 f"feature {name} costs {cost:f} in credit system {system}: Autumn keeps balances to {MAX_DECIMALS} "
-                "decimals; use a larger unit of usage, or a cost with fewer decimals"
+                "decimals. Use a larger unit of usage, or a cost with fewer decimals"
             )
 
 
@@ -107,14 +112,17 @@ class CheckReport:
         unpaid = sorted(name for name in set(features) - has if not has & set(self.schema.payers(name)))
         if unpaid:
             self.lines.append(
-                f"customer {customer_id} has no balance of {', '.join(unpaid)}: its usage would be charged nothing; "
-                "give it a plan that grants some, or credits of a credit system that pays for it"
+                f"customer {customer_id} has no balance of {', '.join(unpaid)}: Autumn would not charge its usage. "
+                "Give it a plan that grants a balance, or credits of a credit system that pays for the feature"
             )
         wanted = self.settings.balance_feature
         if wanted is not None and wanted not in has:
-            self.lines.append(f"customer {customer_id} has no balance of {wanted}, so it would be halted")
+            self.lines.append(
+                f"customer {customer_id} has no balance of {wanted}, so Drawdown would halt it. Give "
+                "it a plan with this balance"
+            )
         for control in customer.controls.unknown:
             self.lines.append(
                 f"customer {customer_id} has {control}, which Drawdown does not understand: Autumn may refuse usage "
-                "that Drawdown allows; remove it, or report it"
+                "that Drawdown allows. Remove it, or report it"
             )

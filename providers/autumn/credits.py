@@ -316,20 +316,22 @@ def charged(taken: Deduction, asked: Decimal | None, costs: Costs) -> Units | Un
     if not taken.credits:
         return Units(taken.own, taken.own == asked)
     if any(not costs.get(system) for system in taken.credits):
-        return Untold(f"Autumn took {_describe_deduction(taken)}, and no cost of this feature is known")
+        return Untold(f"Autumn took {_describe_deduction(taken)}, but the cost of this feature is unknown")
     matched = None if asked is None else _matched(taken, asked, costs)
     if asked is not None and matched is not None:
         return Units(asked, exact=True, cost=matched if len(taken.credits) == 1 else None)
     if any(len(costs[system]) > 1 for system in taken.credits):
         return Untold(
-            f"Autumn took {_describe_deduction(taken)}, which is the quantity that was asked at none of the known costs"
+            f"Autumn took {_describe_deduction(taken)}, which does not match the requested quantity at any known cost"
         )
     units = taken.own + sum(value / costs[system][0] for system, value in taken.credits.items())
     nearest = whole(units)
     quantity = units.to_integral_value(ROUND_UP) if nearest is None else Decimal(nearest)
     if asked is not None and (abs(quantity) > abs(asked) or quantity * asked < 0):
         # `overflow` never takes more than the requested quantity (recorded), so Autumn charged at another cost.
-        return Untold(f"Autumn took {_describe_deduction(taken)}, more than was asked at the known cost")
+        return Untold(
+            f"Autumn took {_describe_deduction(taken)}, more than the requested quantity costs at the known cost"
+        )
     if len(taken.credits) != 1:
         return Units(quantity, exact=False)
     ((system, value),) = taken.credits.items()
@@ -475,7 +477,7 @@ class AutumnAccount:
             if trouble is not None:
                 raise trouble
             return self.schema
-        self._waiting, trouble = [], Unreadable("features.list: the reading was given up")
+        self._waiting, trouble = [], Unreadable("features.list: the read was cancelled")
         try:
             schema = await self.read()
             trouble = None

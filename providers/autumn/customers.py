@@ -713,7 +713,7 @@ def _entries(found: Mapping[str, object], kind: str, *, default: bool) -> Iterat
 def _feature(one: Mapping[str, object], kind: str) -> str:
     name = one.get("feature_id")
     if not isinstance(name, str) or not name:
-        raise Unreadable(f"Autumn's answer has {kind} that name no feature")
+        raise Unreadable(f"Autumn's answer has {kind} without a feature")
     return name
 
 

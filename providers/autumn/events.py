@@ -236,7 +236,7 @@ class EventReader:
         except Unreadable as trouble:
             if isinstance(trouble, TooMany) and len(dates) > 1:
                 return await self._in_halves(requests)
-            said = CannotTell(f"Autumn will not list this customer's events: {trouble}")
+            said = CannotTell(f"Autumn refused to list this customer's events: {trouble}")
             return [said if _is_refused(trouble) else failed(trouble)] * len(requests)
         try:
             events = by_key(items)
@@ -284,7 +284,11 @@ class EventReader:
             await self._account.read()
         except Unreadable as trouble:
             return failed(trouble)
-        return None if self._account.has_history else ReadFailed("the costs that were known before are not loaded yet")
+        return (
+            None
+            if self._account.has_history
+            else ReadFailed("the earlier costs are not loaded yet. The next lookup retries")
+        )
 
     async def _in_halves(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
         dates = sorted({request.ts for request in requests})

@@ -113,7 +113,8 @@ class AutumnPayments:
             would = f"{total} {clean(str(currency), 10)}"
             return NotSent(
                 f"Autumn would take {would} for {request.amount} of {self._settings.topup_feature}: the plan "
-                f"{self._settings.topup_plan} has to cost one minor unit of {request.currency} for each",
+                f"{self._settings.topup_plan} must cost one minor unit of {request.currency} for each unit of the "
+                "feature",
                 None,
             )
         return None
@@ -133,8 +134,9 @@ class AutumnPayments:
         more = f" and {len(since) - MAX_NAMED} more" if len(since) > MAX_NAMED else ""
         return InDoubt(
             clean(
-                f"Autumn's books do not carry our ids; invoices of the customer since then: {named}{more}. The one "
-                f"whose metadata at Stripe says {METADATA} = {request.charge_id} is it: `drawdown topup resolve`",
+                f"Autumn does not store Drawdown's ids. Invoices of the customer since then: {named}{more}. Find the "
+                f"invoice with the metadata {METADATA} = {request.charge_id} at Stripe, then run `drawdown topup "
+                "resolve`",
                 2 * MAX_CHARS,
             )
         )
@@ -153,7 +155,9 @@ class AutumnPayments:
         if not on:
             return None
         of = clean(", ".join(sorted(str(one.get("feature_id")) for one in on)), MAX_CHARS)
-        return NotSent(f"Autumn tops this customer up by itself ({of}): switch one of the two off", None)
+        return NotSent(
+            f"Autumn tops up this customer itself ({of}). Stop the top-ups at Autumn, or those of Drawdown", None
+        )
 
     async def card_link(self, customer_id: str, return_url: str) -> Link | NoLink:
         return await self._link("billing.setup_payment", {"customer_id": customer_id, "success_url": return_url})
@@ -172,7 +176,7 @@ class AutumnPayments:
         url = found.get("url")
         ours = found.get("customer_id") == body["customer_id"]
         if not ours or not isinstance(url, str) or not url.startswith("https://") or len(url) > MAX_URL_CHARS:
-            return NoLink("HTTP 200, but no page of this customer")
+            return NoLink("HTTP 200 without a page of this customer")
         return Link(url, None)
 
     def _purchase(self, request: Charge) -> dict[str, object]:
@@ -248,20 +252,23 @@ def _judge_invoice(found: Mapping[str, object], charge: Charge) -> ChargeResult:
         if status == "paid" and isinstance(name, str) and name:
             total, currency = wire.number(invoice.get("total")), str(invoice.get("currency")).lower()
             if total != charge.amount or currency != charge.currency:
-                return OtherContent(clean(f"{name} is paid, with {total} {currency}", MAX_CHARS))
+                return OtherContent(clean(f"{name} is paid, but with another amount: {total} {currency}", MAX_CHARS))
             return Payment(clean(name, MAX_CHARS), charge.amount, charge.currency)
         if status != "void":
             # Stripe may retry an open invoice, and the customer may pay it, so the outcome is still unknown.
             return InDoubt(
-                clean(f"the invoice {name} is {status}. Void it at Stripe, then say so. {reason}", MAX_CHARS)
+                clean(
+                    f"the invoice {name} is {status}. Void it at Stripe, then run `drawdown topup resolve`. {reason}",
+                    MAX_CHARS,
+                )
             )
     if found.get("payment_url"):
-        return InDoubt("Autumn opened a page where the customer may pay, though none was asked for")
+        return InDoubt("Autumn opened a page where the customer may pay, which Drawdown did not request")
     match code:
         case "payment_method_required":
             return NotSent(reason or "the customer has no card on file", None)
         case "3ds_required":
-            return NeedsCustomer(reason or "the bank wants the customer")
+            return NeedsCustomer(reason or "the bank requires the customer to confirm the payment")
         case "payment_failed":
             return Declined(code, reason or "the card was declined", retry=True)
     return InDoubt(f"HTTP 200 without an invoice: {code or 'no action'}")

@@ -124,13 +124,13 @@ class _SettingTexts:
             raise self.wrong("secret_key", "is a publishable key (am_pk_…), which cannot bill. Set a secret key")
         if text and not _SECRET_KEY.fullmatch(text):
             raise self.wrong(
-                "secret_key", "is not a secret key of Autumn, which is am_sk_ and 8 to 200 letters, digits, _ or -"
+                "secret_key", "is not a secret key of Autumn: expected am_sk_ and 8 to 200 letters, digits, _ or -"
             )
         return text or None
 
     def origin(self) -> str:
         text = self.text("url") or URL
-        wrong = self.wrong("url", f"has to be an address such as {URL}, without path, user or query")
+        wrong = self.wrong("url", f"must be an address such as {URL}, without path, user or query")
         try:
             parts = urlsplit(text)
             port = parts.port

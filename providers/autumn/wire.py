@@ -132,7 +132,9 @@ def unsendable(request: PushRequest) -> Rejected | None:
             "valid. Assign the organisation to the customer's id at Autumn"
         )
     if not ID.fullmatch(request.feature):
-        return Rejected(f"unsent: Autumn rejects the feature id {request.feature!r}")
+        return Rejected(
+            f"unsent: Autumn rejects the feature id {request.feature!r}: only letters, digits, _ - and : are valid"
+        )
     if abs(request.quantity) > MAX_QUANTITY:
         return Rejected("unsent: Autumn counts in floating point, and this quantity is above 2^53")
     return None
@@ -192,20 +194,21 @@ def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
     """
     customer, feature, quantity = request.customer_id, request.feature, request.quantity
     if quantity < 0:
-        why = f"the balance of {feature} is as full as it was granted"
+        why = f"the balance of {feature} is already as high as it was granted"
         if body.get("balance") is None:
-            why = f"customer {customer} has no balance of {feature} any more"
+            why = f"customer {customer} no longer has a balance of {feature}"
         return Rejected(
-            f"Autumn gave nothing back: {why}. Drawdown gives it back once Autumn shows credit. To settle it sooner, "
+            f"Autumn did not refund: {why}. Drawdown refunds the usage once Autumn shows credit. To "
+            "settle it sooner, "
             f"run `drawdown push resolve KEY --outcome accepted`, then credit {-quantity:,} on an invoice",
             until_credit=True,
         )
-    why = f"customer {customer} has a balance of {feature}, and a limit at Autumn allows no more of it"
+    why = f"customer {customer} has a balance of {feature}, but a limit at Autumn does not allow more use of it"
     if body.get("balance") is None:
         why = f"customer {customer} has no balance of {feature}"
     return Rejected(
-        f"Autumn charged nothing: {why}. Drawdown bills this usage again once Autumn shows credit: "
-        "grant some, or raise the limit",
+        f"Autumn charged nothing: {why}. Drawdown bills this usage again once Autumn shows credit. "
+        "Grant credit, or raise the limit",
         until_credit=True,
     )
 
@@ -217,7 +220,7 @@ def costs_nothing(request: PushRequest, system: str) -> Rejected:
     """
     return Rejected(
         f"Autumn charged nothing: feature {request.feature} costs 0 in credit system {system}. "
-        "Set a cost above zero at Autumn, then `drawdown push retry --state rejected --error 'costs 0 in'`"
+        "Set a cost above zero at Autumn, then run `drawdown push retry --state rejected --error 'costs 0 in'`"
     )
 
 
@@ -229,7 +232,7 @@ def in_no_system(request: PushRequest) -> Rejected:
     return Rejected(
         f"Autumn charged nothing: feature {request.feature} is in no credit system, and customer "
         f"{request.customer_id} has no balance of it. Add it to the credit system at Autumn, then "
-        "`drawdown push retry --state rejected --error 'in no credit system'`"
+        "run `drawdown push retry --state rejected --error 'in no credit system'`"
     )
 
 
@@ -265,9 +268,9 @@ def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
         # A fix of the setting fixes every push. If each were rejected, a person would have to retry each.
         return RetryAt(now_ms + REFUSED_MS, fixable, by_person=True)
     if said.status == 400 and "in the future" in said.message:
-        return RetryAt(now_ms + MINUTE_MS, f"Autumn's clock is behind ours: {said}")
+        return RetryAt(now_ms + MINUTE_MS, f"Autumn's clock is behind the clock of this machine: {said}")
     if said.code == "customer_not_found":
-        return Rejected(f"{said}. Create the customer at Autumn, or assign the organisation to the right one")
+        return Rejected(f"{said}. Create the customer at Autumn, or assign the organisation to the right customer")
     if said.code == "feature_not_found":
         return Rejected(f"{said}. Create {request.feature} at Autumn, or set a key of its environment")
     return Rejected(str(said))
@@ -283,9 +286,11 @@ def access_trouble(said: WireAnswer) -> str | None:
     if said.code is None:
         return None
     if said.code == "invalid_api_version":
-        return f"Autumn does not know API version {VERSION}: this server may be older than August 2026"
+        return f"Autumn does not know API version {VERSION}: this server may be older than August 2026. Upgrade it"
     if said.code == "no_auth_header":
-        return f"HTTP 401 no_auth_header: no such route over there; the address or API version {VERSION} is wrong"
+        return (
+            f"HTTP 401 no_auth_header: Autumn does not have this route. Check the address and the API version {VERSION}"
+        )
     if said.status in (401, 403):
         return f"the key is refused (HTTP {said.status} {said.code}). Set a secret key that may bill"
     return None

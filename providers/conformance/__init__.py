@@ -34,10 +34,14 @@ class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CreditTests, Can
         counts = [capabilities.batch_size, capabilities.in_flight, capabilities.reads_a_call]
         assert min(*counts, capabilities.unit, *capabilities.units.values()) >= 1
         proven = capabilities.duplicate_proves_delivery or capabilities.lookup
-        assert proven, "a duplicate that proves nothing has to be looked up"
-        assert capabilities.success_proves_charge or capabilities.lookup, "a success that proves nothing, likewise"
+        assert proven, "a duplicate that does not prove a delivery must be looked up"
+        assert capabilities.success_proves_charge or capabilities.lookup, (
+            "a success that does not prove a charge must be looked up"
+        )
         kept_ms = capabilities.key_retention_ms
-        assert kept_ms is None or kept_ms >= HOUR_MS, "key_retention_ms is an hour at least, or None: for good"
+        assert kept_ms is None or kept_ms >= HOUR_MS, (
+            "key_retention_ms must be at least an hour, or None for an unlimited time"
+        )
         assert all(
             rate is None or rate > 0
             for rate in (capabilities.calls_per_s, capabilities.reads_per_s, capabilities.lookups_per_s)
@@ -49,11 +53,17 @@ class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CreditTests, Can
         unit = capabilities.unit_of(self.bench.feature)
         assert capabilities.max_quantity is None or capabilities.max_quantity >= unit
         oldest_ms = capabilities.oldest_ms
-        assert oldest_ms is None or oldest_ms > WINDOW_MS + GRACE_MS, "a window is older once it is sealed"
-        assert capabilities.max_key_chars is None or capabilities.max_key_chars >= 40, "no room for a hash"
+        assert oldest_ms is None or oldest_ms > WINDOW_MS + GRACE_MS, (
+            "oldest_ms is shorter than the age of a window when it is sealed"
+        )
+        assert capabilities.max_key_chars is None or capabilities.max_key_chars >= 40, (
+            "max_key_chars must be at least 40, the length of a hash"
+        )
         cancel_ms = capabilities.cancel_within_ms
-        assert cancel_ms is None or (cancel_ms > 0 and hasattr(self.bench.provider, "cancel")), "it has no `cancel`"
-        assert not capabilities.costs or hasattr(self.bench.provider, "costs"), "it has no `costs`"
+        assert cancel_ms is None or (cancel_ms > 0 and hasattr(self.bench.provider, "cancel")), (
+            "the provider does not have `cancel`"
+        )
+        assert not capabilities.costs or hasattr(self.bench.provider, "costs"), "the provider does not have `costs`"
         assert isinstance(self.bench.provider, Provider) and self.bench.provider.dormant is None
         self.clean()
 

@@ -130,7 +130,7 @@ class Law:
                 break
         if self._bench.wire is not None:
             self._bench.wire.spoil = None
-        assert course.state == "settled", f"{request.key} comes to no end: {self.story[-60:]}"
+        assert course.state == "settled", f"{request.key} does not settle: {self.story[-60:]}"
         return course.request
 
     def _step(self, course: Course) -> None:
@@ -154,7 +154,9 @@ class Law:
             case Accepted():
                 course.state = "settled"
             case Duplicate():
-                assert course.may_have_arrived, f"never sent before, and said to be known: {self.story}"
+                assert course.may_have_arrived, (
+                    f"the push was never sent, but the provider reported it as known: {self.story}"
+                )
                 course.state = "settled" if capabilities.duplicate_proves_delivery else "queued"
                 course.claimed = True
                 self._bench.advance(capabilities.lookup_lag_ms or 0)
@@ -164,7 +166,7 @@ class Law:
             case RetryAt(at_ms):
                 self._bench.advance(at_ms - self._now_ms)
             case Rejected(reason):
-                raise AssertionError(f"nothing that happened is a reason to reject a push: {reason}")
+                raise AssertionError(f"the provider rejected a push without a cause: {reason}")
             case Unknown():
                 course.may_have_arrived, course.last_ms = True, self._now_ms
                 course.state = "due" if capabilities.duplicate_proves_delivery or not capabilities.lookup else "queued"
@@ -191,7 +193,9 @@ class Law:
         capabilities = self._bench.provider.capabilities
         waited_ms = self._now_ms - course.last_ms
         if waited_ms >= max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0):
-            assert not self._bench.charged(course.request), f"absent for good, and charged: {self.story}"
+            assert not self._bench.charged(course.request), (
+                f"the lookup proved the push absent, but it was charged: {self.story}"
+            )
             course.revise()  # rule P5
         elif not course.claimed and self._may_send(course):
             course.state = "due"

@@ -98,7 +98,7 @@ class ChargeTests(Tools):
     def test_an_unknown_customer_is_told(self) -> None:
         request = self.request(customer=self.bench.unknown_customer)
         (outcome,) = self.run(outcomes(self.bench.provider, [request]))
-        assert not isinstance(outcome, Duplicate | RetryAt), f"waiting does not fix it: {outcome}"
+        assert not isinstance(outcome, Duplicate | RetryAt), f"a retry does not fix it: {outcome}"
         if isinstance(outcome, Accepted) and not self.bench.charged(request):
             notices = self.notices(*self.bench.late_refusal(request))
             assert [notice.key for notice in notices if isinstance(notice, PushRefused)] == [request.key], notices
@@ -154,7 +154,7 @@ class TroubleTests(Tools):
             with self.wire.spoiled(spoil):
                 outcome = self.push(self.request())
             assert isinstance(outcome, Unknown), f"{spoil.__name__}: {outcome}"
-            assert self.wire.calls == calls + 1, "one push is one call: sending again is the worker's"
+            assert self.wire.calls == calls + 1, "a push must be one call: only the worker sends it again"
 
     def test_after_a_timeout_the_same_push_is_not_charged_twice(self) -> None:
         request = self.request()
@@ -218,7 +218,7 @@ class CreditTests(Tools):
         of = {cost.feature: (cost.balance, cost.credits) for cost in told}
         assert of.get(self.bench.feature) == self.bench.cost(self.bench.feature), told
         older = [replace(cost, credits=cost.credits * 2) for cost in told]
-        assert self.told_costs([*older, *told]) == told, "costs that were known before do not change the current ones"
+        assert self.told_costs([*older, *told]) == told, "earlier costs must not change the current costs"
 
     def test_what_is_not_given_back_is_not_accepted(self) -> None:
         """Test that a negative push without a balance is rejected, or waits for a balance.

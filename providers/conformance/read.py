@@ -133,7 +133,7 @@ class ReadTests(Tools):
         if capabilities.costs:
             assert isinstance(costs := self.costs(), ReadFailed), f"{name}: {costs}"
         lines = self.check([request.feature], [request.customer_id])
-        assert lines or self.wire.calls == asked, f"{name}: the check reports no problem"
+        assert lines or self.wire.calls == asked, f"{name}: the check reported no fault"
 
     def test_a_read_field_of_another_type_is_no_crash(self) -> None:
         request = self.request()
@@ -192,7 +192,7 @@ class CheckTests(Tools):
 
     def test_check_finds_nothing_wrong_where_all_is_well(self) -> None:
         assert self.check([self.bench.feature], [self.bench.customer]) == []
-        assert self.bench.charged_total(self.bench.customer, self.bench.feature) == 0, "a check charges nothing"
+        assert self.bench.charged_total(self.bench.customer, self.bench.feature) == 0, "a check must not charge"
 
     def test_check_names_an_unknown_feature(self) -> None:
         lines = self.check([self.bench.feature, self.bench.unknown_feature], [])
@@ -206,8 +206,8 @@ class CheckTests(Tools):
 
     def test_a_bad_key_charges_nothing_and_is_told(self) -> None:
         self.bench.provider = self.bench.with_bad_key()
-        assert self.check([self.bench.feature], [self.bench.customer]), "the check reports no problem"
-        assert self.check([], []), "before a feature is mapped or a customer assigned, a check has to test the key"
+        assert self.check([self.bench.feature], [self.bench.customer]), "the check reported no fault"
+        assert self.check([], []), "a check must test the key, even without features and customers"
         request = self.request()
         # A person can fix a key, so the provider must not reject its pushes.
         assert isinstance(outcome := self.push(request), RetryAt | Unknown), outcome
@@ -217,8 +217,8 @@ class CheckTests(Tools):
 
     def test_without_a_key_it_sleeps_and_says_so(self) -> None:
         self.bench.provider = self.bench.without_key()
-        assert self.bench.provider.dormant, "it does not report why it is dormant"
-        assert self.check([self.bench.feature], [self.bench.customer]), "the check reports no problem"
+        assert self.bench.provider.dormant, "`dormant` must have the reason"
+        assert self.check([self.bench.feature], [self.bench.customer]), "the check reported no fault"
 
 
 class WebhookTests(Tools):
@@ -251,7 +251,7 @@ class WebhookTests(Tools):
     def test_a_webhook_without_its_signature_is_refused(self) -> None:
         headers, body = self.webhook()
         unsigned = [name for name in headers if self.refuses({k: v for k, v in headers.items() if k != name}, body)]
-        assert unsigned, "no header is missed"
+        assert unsigned, "the provider accepted a webhook without its headers"
         for name in unsigned:
             own = headers[name]
             for value in (
@@ -291,7 +291,9 @@ class WebhookTests(Tools):
             calls = self.wire.calls
             with self.wire.spoiled(spoil):
                 found = self.run(awaited(self.bench.provider.notices(headers, body, self.now_ms)))
-            assert isinstance(found, ReadFailed) or self.wire.calls == calls, f"{name}: the webhook must come again"
+            assert isinstance(found, ReadFailed) or self.wire.calls == calls, (
+                f"{name}: the provider must request the webhook again"
+            )
             self.clean(found)
         self.wire.last = None
         (refusal,) = self.notices(headers, body)

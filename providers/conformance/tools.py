@@ -115,11 +115,11 @@ class Tools:
         (outcome,) = self.run(outcomes(self.bench.provider, [request]))
         after = self.bench.charged(request)
         if isinstance(outcome, Accepted):
-            assert (after or 0) == request.quantity, f"said to be accepted; charged {after} of {request.quantity}"
+            assert (after or 0) == request.quantity, f"reported as accepted, but charged {after} of {request.quantity}"
         if isinstance(outcome, Rejected | RetryAt):
-            assert after == before, f"said not to be applied, and it was: {outcome}"
+            assert after == before, f"reported as not applied, but it was: {outcome}"
         if isinstance(outcome, Rejected) and outcome.until_credit:
-            assert not after, f"said to wait for credit, and it was charged: {outcome}"
+            assert not after, f"reported as waiting for credit, but it was charged: {outcome}"
         if isinstance(outcome, RetryAt):
             assert self.now_ms < outcome.at_ms <= self.now_ms + DAY_MS, f"in {outcome.at_ms - self.now_ms} ms"
         if isinstance(outcome, Queued):
@@ -135,7 +135,7 @@ class Tools:
         outcome = self.push(request)
         if self.bench.provider.capabilities.success_proves_charge:
             return outcome == Accepted()
-        assert isinstance(outcome, Queued), f"a success proves nothing here: {outcome}"
+        assert isinstance(outcome, Queued), f"a success does not prove a charge here: {outcome}"
         self.bench.advance(outcome.confirm_at_ms - self.now_ms)
         return self.look_up(request) == FoundPush(request.quantity)
 
@@ -145,13 +145,17 @@ class Tools:
         Each reason must be one line of text.
         """
         for shown in (*said, self.bench.provider):
-            assert not any(secret in repr(shown) + str(shown) for secret in self.bench.secrets), "a secret is told"
+            assert not any(secret in repr(shown) + str(shown) for secret in self.bench.secrets), (
+                "an answer shows a secret"
+            )
             reason = getattr(shown, "reason", "some")
-            assert 0 < len(reason) <= MAX_REASON_CHARS and "\n" not in reason, f"no reason for a person: {reason!r}"
+            assert 0 < len(reason) <= MAX_REASON_CHARS and "\n" not in reason, (
+                f"the reason is empty, too long or has several lines: {reason!r}"
+            )
 
     def read(self, customer_id: str) -> CustomerRead:
         found = self.run(awaited(self.bench.provider.customers([customer_id])))
-        assert list(found) == [customer_id], f"asked for {customer_id}, told of {list(found)}"
+        assert list(found) == [customer_id], f"requested {customer_id}, but got {list(found)}"
         assert isinstance(found[customer_id], get_args(CustomerRead))
         self.clean(found[customer_id])
         return found[customer_id]

@@ -146,7 +146,7 @@ class HttpClient:
         try:
             origin, request = _request(call)
         except (ValueError, TypeError):  # the URL, the method or a header; nothing was opened yet
-            return NotSent("not a request that can be sent")
+            return NotSent("invalid request: it cannot be sent")
         lines = self._here()
         ends_at = lines.loop.time() + call.timeout_s
         try:
@@ -304,16 +304,16 @@ def _plain(body: bytes, encoding: str, most: int) -> bytes:
     if encoding.lower() == "identity" or not body:
         return body
     if encoding.lower() != "gzip":
-        raise Unusable("an answer in an encoding that was not requested")
+        raise Unusable("the answer has an encoding that Drawdown did not request")
     unzip = zlib.decompressobj(wbits=31)
     try:
         plain = unzip.decompress(body, most + 1)
     except zlib.error:
-        raise Unusable("an answer with invalid gzip") from None
+        raise Unusable("the answer has invalid gzip") from None
     if len(plain) > most:
         raise Unusable(f"{TOO_MUCH} {most} bytes")
     if not unzip.eof or unzip.unused_data:
-        raise Unusable("an answer with invalid gzip")
+        raise Unusable("the answer has invalid gzip")
     return plain
 
 
@@ -342,13 +342,13 @@ class Unusable(Exception):
     """
 
 
-CUT_OFF: Final = "more than an answer has: cut off"
+CUT_OFF: Final = "the answer is too large, so Drawdown cut it off"
 CUT_SHORT: Final = "the answer was cut short"
-NO_ANSWER: Final = "closed before an answer"
+NO_ANSWER: Final = "the connection closed before an answer"
 BROKE: Final = "the connection broke"
 NOT_HTTP: Final = "the answer is not HTTP"
-TOO_MUCH: Final = "an answer of over"
-INTERIM: Final = "an answer of 1xx, and no other"
+TOO_MUCH: Final = "the answer has more than"
+INTERIM: Final = "the answers are only interim ones (1xx)"
 
 
 class Connection(asyncio.Protocol):
@@ -501,7 +501,7 @@ class Connection(asyncio.Protocol):
         if len(self.body) > self._most:
             raise Unusable(f"{TOO_MUCH} {self._most} bytes")
         if self._held[self._origin] > ORIGIN_BYTES:
-            raise Unusable(f"answers of over {ORIGIN_BYTES} bytes at once")
+            raise Unusable(f"concurrent answers have more than {ORIGIN_BYTES} bytes")
 
     def on_message_complete(self) -> None:
         if self._has_head and not self._is_whole:
@@ -519,7 +519,7 @@ NEXT_ADDRESS_S: Final = 0.25
 
 MAX_PROXY_HEAD_BYTES: Final = 16 * 1024
 """Size of a proxy's response to CONNECT."""
-NOT_TRUSTED: Final = f"the certificate is not trusted (name its authority in {CA_FILE})"
+NOT_TRUSTED: Final = f"the certificate is not trusted. Name its authority in {CA_FILE}"
 NO_ADDRESS: Final = f"the host has no address. Set {PROXY} if only a proxy reaches it"
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 
@@ -599,7 +599,9 @@ class Dialer:
         try:
             found = await self._addresses(loop, origin)
         except (OSError, UnicodeError):  # UnicodeError: an invalid name
-            raise NoConnection(f"{PROXY}: the proxy has no address" if is_proxy else NO_ADDRESS) from None
+            raise NoConnection(
+                f"{PROXY}: the host name of the proxy has no address. Check it" if is_proxy else NO_ADDRESS
+            ) from None
         socket_to = _socket_to if is_proxy else self._socket_to
         try:
             return await aiohappyeyeballs.start_connection(
@@ -676,6 +678,6 @@ def _why(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return NOT_TRUSTED
     if isinstance(error, ssl.SSLError | ConnectionResetError | ConnectionAbortedError):
-        return "no TLS"
+        return "TLS failed"
     name = errno.errorcode.get(error.errno or 0) if isinstance(error, OSError) else None
     return "no connection" + (f" ({name})" if name else "")

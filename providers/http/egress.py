@@ -164,7 +164,9 @@ def _load(context: ssl.SSLContext, path: str, setting: str) -> None:
     try:
         context.load_verify_locations(cafile=path)
     except ssl.SSLError:
-        raise UsageError(f"{setting}: {path} holds no certificate. Name a file of certificates in PEM") from None
+        raise UsageError(
+            f"{setting}: {path} does not contain a certificate. Name a file of certificates in PEM"
+        ) from None
     except OSError as error:
         raise UsageError(f"{setting}: {path} cannot be read: {error.strerror or error}") from None
 
@@ -220,7 +222,7 @@ def exceptions(text: str) -> tuple[str, ...]:
     """
     found = tuple(entry.strip().lower() for entry in text.split(",") if entry.strip())
     if len(found) > MOST_EXCEPTIONS:
-        raise UsageError(f"{NO_PROXY}: it has more than {MOST_EXCEPTIONS:,} entries")
+        raise UsageError(f"{NO_PROXY} has too many entries: expected at most {MOST_EXCEPTIONS:,}")
     return found
 
 

@@ -152,7 +152,7 @@ def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
         too_many = result.status == 429
         return ReadFailed(f"HTTP {result.status}{': too many calls' if too_many else ''}", too_many=too_many)
     found = json_object(result.body)
-    return ReadFailed("HTTP 200, but no JSON object") if found is None else found
+    return ReadFailed("HTTP 200 without a JSON object") if found is None else found
 
 
 def quoted(message: object, *secrets: str | None) -> str:

@@ -73,7 +73,7 @@ async def ask(
     try:
         request = client.build_request(method, url, timeout=timeout_s, **options)
     except (ValueError, TypeError, library.InvalidURL):
-        return NotSent("not a request that can be sent")
+        return NotSent("invalid request: it cannot be sent")
     trace = _Trace()
     request.extensions = {**request.extensions, "trace": trace}
     try:
@@ -88,7 +88,7 @@ async def ask(
     if trace.begun > 1:
         return NoAnswer(SENDS_AGAIN)
     if body is None:
-        return NoAnswer(f"an answer of over {most_bytes} bytes")
+        return NoAnswer(f"the answer has more than {most_bytes} bytes")
     return Answer(response.status_code, {name.lower(): text for name, text in response.headers.items()}, body)
 
 

@@ -72,7 +72,7 @@ class Rest:
         found = self._read(result)
         items = found.get("items") if isinstance(found, Mapping) else None
         if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
-            return found if isinstance(found, ReadFailed) else ReadFailed("HTTP 200, but no list of objects")
+            return found if isinstance(found, ReadFailed) else ReadFailed("HTTP 200 without a list of objects")
         return items
 
     async def post(self, path: str, body: object, attempt: int) -> Outcome | Answer:

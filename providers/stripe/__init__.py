@@ -108,18 +108,18 @@ class StripeProvider:
         if windowed is not None:
             return Rejected(
                 f"not sent: the meter {windowed.id} ({windowed.event_name}) keeps only the newest event of each "
-                f"{windowed.window}; archive it and create one without event_time_window"
+                f"{windowed.window}. Archive it, and create a meter without event_time_window"
             )
         if not self._settings.stream_url:
             return None  # v1 refuses the remaining cases itself
         if not meters:
-            return Rejected(f"Stripe has no active meter with event name {self._event_name(push)}")
+            return Rejected(f"Stripe has no active meter with event name {self._event_name(push)}. Create it")
         if push.ts > now_ms + AHEAD_MS:
             return RetryAt(
-                min(push.ts - AHEAD_MS, now_ms + MAX_RETRY_MS), "it is dated further ahead than Stripe takes"
+                min(push.ts - AHEAD_MS, now_ms + MAX_RETRY_MS), "it is dated further ahead than Stripe accepts"
             )
         if push.ts < now_ms - OLDEST_MS:
-            return Rejected("it is dated further back than Stripe takes")
+            return Rejected("it is dated further back than Stripe accepts")
         return None
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
@@ -209,7 +209,7 @@ class StripeProvider:
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         if self.dormant:
-            return [f"{self.dormant}: nothing is sent to Stripe"]
+            return [f"{self.dormant}, so Drawdown does not send to Stripe"]
         lines = await stripe_check.check(self._settings, self._http, self._meters, features, customer_ids)
         session = await self._stream.session() if self._settings.stream_url else None
         return [*lines, f"DRAWDOWN_STRIPE_STREAM_URL: {session.why}"] if isinstance(session, NoSession) else lines
@@ -221,15 +221,15 @@ def _judge_units(request: PushRequest, units: Decimal, unit: int) -> LookupResul
     Absent: the minute has no units. FoundPush: the units are the quantity that was sent. CannotTell: they differ, or
     several revisions may share the minute.
     """
-    figures = f"Stripe holds {units.normalize():f} units for that minute, {request.quantity // unit} were sent"
+    figures = f"Stripe holds {units.normalize():f} units for that minute, but {request.quantity // unit} were sent"
     if request.ts % WINDOW_MS >= OWN_MINUTES * MINUTE_MS:
-        return CannotTell(f"several revisions may share the minute it is dated in: {figures}")
+        return CannotTell(f"several revisions may share the minute of the push: {figures}")
     if units == 0:
         return Absent()
     if units * unit == request.quantity:
         return FoundPush(request.quantity)
     whole = units == int(units)
-    return CannotTell(f"another figure than was sent: {figures}", int(units) * unit if whole else None)
+    return CannotTell(f"the sum differs from the sent quantity: {figures}", int(units) * unit if whole else None)
 
 
 def _wallets(connection: sa.Connection, *, customer_ids: Sequence[str], now_ms: int) -> Mapping[str, CustomerState]:

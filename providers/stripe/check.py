@@ -42,7 +42,9 @@ def _url(settings: StripeSettings) -> list[str]:
     parts = urlsplit(settings.url)
     if parts.scheme == "https" or parts.hostname in _LOOPBACK:
         return []
-    return ["DRAWDOWN_STRIPE_URL is plain http to another machine: anybody on the way can read the key; use https"]
+    return [
+        "DRAWDOWN_STRIPE_URL is plain http to another machine, so others on the network can read the key. Use https"
+    ]
 
 
 async def _key(settings: StripeSettings, http: Http) -> list[str]:
@@ -55,19 +57,21 @@ async def _key(settings: StripeSettings, http: Http) -> list[str]:
         return [f"DRAWDOWN_STRIPE_URL: {settings.url} does not answer: {clean(answer.reason)}"]
     said = described(answer)
     if answer.status == 401:
-        return [f"DRAWDOWN_STRIPE_SECRET_KEY is refused by Stripe: {said}; make a key in the dashboard and set it"]
+        return [f"DRAWDOWN_STRIPE_SECRET_KEY is refused by Stripe: {said}. Create a key in the dashboard and set it"]
     if answer.status == 403:
         return [
-            f"DRAWDOWN_STRIPE_SECRET_KEY may not read meters: {said}; a restricted key needs Billing Meters: read, "
+            f"DRAWDOWN_STRIPE_SECRET_KEY may not read meters: {said}. A restricted key needs Billing Meters: read, "
             "Meter Events: write and Customers: read"
         ]
     if answer.status == 400:
         return [f"DRAWDOWN_STRIPE_API_VERSION {settings.api_version} is refused by Stripe: {said}"]
     if answer.status != 200 or json_object(answer.body) is None:
-        return [f"DRAWDOWN_STRIPE_URL: {settings.url} does not answer as Stripe does: {said}"]
+        return [f"DRAWDOWN_STRIPE_URL: {settings.url} does not answer like Stripe: {said}"]
     used = answer.headers.get("stripe-version", settings.api_version)
     if used != settings.api_version:
-        return [f"DRAWDOWN_STRIPE_API_VERSION is {settings.api_version}, but Stripe answers by {clean(used, 40)}"]
+        return [
+            f"DRAWDOWN_STRIPE_API_VERSION is {settings.api_version}, but Stripe answers in version {clean(used, 40)}"
+        ]
     return []
 
 
@@ -77,11 +81,14 @@ async def _account(settings: StripeSettings, http: Http) -> list[str]:
     answer = await http.send(get(settings, "/v1/account"))
     if not isinstance(answer, Answer) or answer.status != 200:
         why = described(answer) if isinstance(answer, Answer) else clean(answer.reason)
-        return [f"DRAWDOWN_STRIPE_ACCOUNT: whose key this is could not be read: {why}"]
+        return [f"DRAWDOWN_STRIPE_ACCOUNT: the account of the key could not be read: {why}"]
     found = clean(str((json_object(answer.body) or {}).get("id")), 60)
     if found == settings.account:
         return []
-    return [f"DRAWDOWN_STRIPE_ACCOUNT is {settings.account}, but the key is of {found}. Set the key of that account"]
+    return [
+        f"DRAWDOWN_STRIPE_ACCOUNT is {settings.account}, but the key belongs to {found}. Set the key of the "
+        "right account"
+    ]
 
 
 def _feature(settings: StripeSettings, feature: str, found: Sequence[Meter]) -> list[str]:
@@ -89,7 +96,7 @@ def _feature(settings: StripeSettings, feature: str, found: Sequence[Meter]) -> 
     name = settings.meter_of(feature).event_name
     other = settings.conflicting_feature(feature)
     if other is not None:
-        return [f"{feature}: its meter {name} is that of {other}; give it one of its own in DRAWDOWN_STRIPE_METERS"]
+        return [f"{feature}: its meter {name} belongs to {other}. Give it its own meter in DRAWDOWN_STRIPE_METERS"]
     named = [meter for meter in found if meter.event_name == name]
     active = [meter for meter in named if meter.active]
     if not named:
@@ -98,7 +105,7 @@ def _feature(settings: StripeSettings, feature: str, found: Sequence[Meter]) -> 
             "Create it, or set another in DRAWDOWN_STRIPE_METERS"
         ]
     if not active:
-        return [f"{feature}: the meter with event name {name} is archived; reactivate it"]
+        return [f"{feature}: the meter with event name {name} is archived. Reactivate it"]
     return [f"{feature}: the meter {meter.id} ({name}) {line}" for meter in active for line in _shape(meter)]
 
 
@@ -107,14 +114,17 @@ def _shape(meter: Meter) -> list[str]:
     if meter.window:
         lines.append(
             f"keeps one event a{'n' if meter.window == 'hour' else ''} {meter.window} and drops the others "
-            "(event_time_window); pushes to it are rejected: archive it and create one without a window"
+            "(event_time_window), so Drawdown rejects pushes to it. Archive it, and create a meter without a window"
         )
     if meter.formula != "sum":
-        lines.append(f"aggregates by {meter.formula or 'nothing'}; usage has to be summed. Create one with formula sum")
+        lines.append(
+            f"aggregates by {meter.formula or 'no formula'}, but usage must be summed. Create a meter "
+            "with the formula sum"
+        )
     if meter.customer_key != CUSTOMER_KEY:
-        lines.append(f"finds the customer under {meter.customer_key or 'nothing'}; it has to be {CUSTOMER_KEY}")
+        lines.append(f"finds the customer under {meter.customer_key or 'no key'}: expected {CUSTOMER_KEY}")
     if meter.value_key != VALUE_KEY:
-        lines.append(f"finds the value under {meter.value_key or 'nothing'}; it has to be {VALUE_KEY}")
+        lines.append(f"finds the value under {meter.value_key or 'no key'}: expected {VALUE_KEY}")
     return lines
 
 
@@ -126,9 +136,9 @@ def explain_unbilled(answer: HttpResult) -> str | None:
     if not isinstance(answer, Answer):
         return None
     if answer.status == 404:
-        return "Stripe has no such customer; assign the organisation to one it has"
+        return "the customer does not exist at Stripe. Assign the organisation to an existing customer"
     if answer.status == 200 and (json_object(answer.body) or {}).get("deleted") is True:
-        return "this customer was deleted at Stripe; assign the organisation to another"
+        return "this customer was deleted at Stripe. Assign the organisation to another customer"
     return None
 
 

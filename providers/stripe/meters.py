@@ -139,7 +139,9 @@ class Meters:
         total = Decimal(0)
         for meter in meters:
             if meter.formula != "sum":
-                return CannotTell(f"the meter {meter.id} does not sum but {meter.formula}: its figures say nothing")
+                return CannotTell(
+                    f"the meter {meter.id} uses the formula {meter.formula}, not sum, so its figures prove nothing"
+                )
             asked = {"customer": customer_id, "start_time": str(from_ms // 1000), "end_time": str(to_ms // 1000)}
             found = await self._list(path_of("v1", "billing", "meters", meter.id, "event_summaries"), asked)
             if not isinstance(found, list):
@@ -167,14 +169,14 @@ class Meters:
                 return page
             data = page.get("data")
             if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
-                return ReadFailed("HTTP 200, but no list")
+                return ReadFailed("HTTP 200 without a list")
             found += data
             if page.get("has_more") is not True:
                 return found
             if not data or not isinstance(data[-1].get("id"), str):
-                return ReadFailed("a list that goes on, but not where")
+                return ReadFailed("the list continues, but Stripe did not send the next position")
             params["starting_after"] = str(data[-1]["id"])
-        return ReadFailed(f"a list of more than {MAX_PAGES * PAGE}")
+        return ReadFailed(f"the list has more than {MAX_PAGES * PAGE} items")
 
 
 def _meter(found: Mapping[str, object]) -> Meter:
@@ -238,12 +240,12 @@ def cancelled(result: HttpResult, push: PushRequest) -> Cancelled | ReadFailed:
     if result.status != 200:
         error = error_of(result)
         if error is not None and error.type == "invalid_request_error" and _BEFORE.search(error.message):
-            return Cancelled(f"Stripe had cancelled it before: {described(result)}")
+            return Cancelled(f"Stripe had already cancelled it: {described(result)}")
         return ReadFailed(described(result), too_many=result.status == 429)
     body = json_object(result.body) or {}
     cancel, status = body.get("cancel"), body.get("status")
     ours = isinstance(cancel, dict) and cancel.get("identifier") == push.key
     if body.get("object") != "billing.meter_event_adjustment" or not ours or status not in ("pending", "complete"):
-        return ReadFailed("HTTP 200, but not for this push")
+        return ReadFailed("HTTP 200, but for another push")
     request = request_id(result)
-    return Cancelled(f"Stripe took the meter event adjustment, {status}" + (f" ({request})" if request else ""))
+    return Cancelled(f"Stripe accepted the meter event adjustment, {status}" + (f" ({request})" if request else ""))

@@ -142,7 +142,7 @@ class StripePayments:
             return found
         if len(found) > 1:
             names = ", ".join(sorted(clean(name, 40) for name in found))
-            return OtherContent(f"{len(found)} payments carry this charge's id: {clean(names)}")
+            return OtherContent(f"{len(found)} payments have this charge's id: {clean(names)}")
         return judge_intent(next(iter(found.values())), request) if found else NotFound()
 
     async def _intents_of(self, request: Charge) -> Mapping[str, Mapping[str, object]] | InDoubt:
@@ -178,15 +178,15 @@ class StripePayments:
             return InDoubt(f"the payments could not be read: {page.reason}")
         data, goes_on = page.get("data"), page.get("has_more")
         if page.get("object") != "list" or not isinstance(data, list) or not isinstance(goes_on, bool):
-            return InDoubt("HTTP 200, but no list of payments")
+            return InDoubt("HTTP 200 without a list of payments")
         if goes_on and not data:
-            return InDoubt("a list that goes on, but not where")
+            return InDoubt("the list continues, but Stripe did not send the next position")
         for item in data:
             name = item.get("id") if isinstance(item, dict) else None
             if not isinstance(name, str) or not INTENT_ID.fullmatch(name):
-                return InDoubt("HTTP 200, but no list of payments")
+                return InDoubt("HTTP 200 without a list of payments")
             if customer_of(item) != request.customer_id and not is_of(item, request):
-                return InDoubt("asked for one customer's payments, another's came")
+                return InDoubt("Stripe returned the payments of another customer")
         return data, goes_on
 
     async def card_link(self, customer_id: str, return_url: str) -> Link | NoLink:
@@ -245,14 +245,14 @@ _REFUSED: Final = ("requires_payment_method", "requires_confirmation")
 def unfit(charge: Charge) -> str | None:
     """Return why a charge can never be sent to Stripe; None if it can."""
     if not 0 < len(charge.charge_id) <= MAX_CHARGE_ID_CHARS or not charge.charge_id.isprintable():
-        return "its id is empty, too long, or does not print"
+        return "its id is empty, too long, or has characters that cannot be printed"
     if not is_customer(charge.customer_id):
-        return "that is not a customer id of Stripe"
+        return "the customer id is not an id of Stripe"
     if not _CURRENCY.fullmatch(charge.currency):
         return "its currency is not an ISO 4217 code in lower case"
     least = LEAST.get(charge.currency, 1)
     if type(charge.amount) is not int or not least <= charge.amount <= MAX_AMOUNT:
-        return f"Stripe takes {least} to {MAX_AMOUNT} minor units of {charge.currency}"
+        return f"Stripe accepts {least} to {MAX_AMOUNT} minor units of {charge.currency}"
     return None
 
 
@@ -313,7 +313,7 @@ def created(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
         found = json_object(result.body) or {}
         if found.get("object") == "payment_intent" and is_of(found, charge):
             return judge_intent(found, charge)
-        return InDoubt("HTTP 200, but not for this charge")
+        return InDoubt("HTTP 200, but for another charge")
     if result.status in (401, 403):
         return NotSent(f"Stripe refuses the key: {described(result)}", now_ms + KEY_WAIT_MS)
     if result.status == 402:
@@ -348,7 +348,7 @@ def _refused_card(answer: Answer, charge: Charge) -> ChargeResult:
         return InDoubt(described(answer))
     if intent:
         if not is_of(intent, charge):
-            return InDoubt("HTTP 402, but not for this charge")
+            return InDoubt("HTTP 402, but for another charge")
         if _difference(intent, charge) or intent.get("status") not in _REFUSED:
             return judge_intent(intent, charge)
     return _declined((json_object(answer.body) or {}).get("error"))
@@ -364,10 +364,10 @@ def judge_intent(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
     """Return the outcome of a charge, by an intent that carries its id."""
     payment_id, status = intent.get("id"), intent.get("status")
     if not isinstance(payment_id, str) or not INTENT_ID.fullmatch(payment_id):
-        return InDoubt("a payment without an id")
+        return InDoubt("Stripe returned a payment without an id")
     difference = _difference(intent, charge)
     if difference:
-        return OtherContent(f"{payment_id} carries this charge's id, but {difference}")
+        return OtherContent(f"{payment_id} has this charge's id, but {difference}")
     match status:
         case "succeeded":
             return _succeeded(intent, payment_id, charge)
@@ -381,7 +381,7 @@ def judge_intent(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
         case "requires_payment_method" if isinstance(intent.get("last_payment_error"), dict):
             return _declined(intent.get("last_payment_error"))
         case "processing":
-            return InDoubt(f"{payment_id} is under way")
+            return InDoubt(f"{payment_id} is in progress")
     # Not confirmed, or authorised and not captured: our call leaves no such intent. A person cancels it at Stripe.
     return InDoubt(f"{payment_id} is {_text(intent, 'status')}")
 
@@ -389,7 +389,7 @@ def judge_intent(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
 def _succeeded(intent: Mapping[str, object], payment_id: str, charge: Charge) -> ChargeResult:
     received = intent.get("amount_received")
     if type(received) is not int:
-        return InDoubt(f"{payment_id} does not say how much was received")
+        return InDoubt(f"{payment_id} does not show the received amount")
     if received != charge.amount:
         return OtherContent(f"{payment_id} received another amount than {charge.amount} {charge.currency}")
     return Payment(payment_id, received, charge.currency)
@@ -449,7 +449,7 @@ async def card_of(settings: StripeSettings, http: Http, customer_id: str, now_ms
     if isinstance(customer, ReadFailed):
         return _unread(result, "the customer", customer.reason, now_ms)
     if customer.get("id") != customer_id:
-        return _unread(result, "the customer", "another one came", now_ms)
+        return _unread(result, "the customer", "Stripe returned another customer", now_ms)
     if customer.get("deleted") is True:
         return NotSent(f"the customer {clean(customer_id)} was deleted at Stripe", None)
     chosen = _card_in(customer.get("invoice_settings"), "default_payment_method")
@@ -532,7 +532,7 @@ async def _page(
     settings: StripeSettings, http: Http, path: str, form: Mapping[str, str], return_url: str
 ) -> Link | NoLink:
     if not is_customer(form["customer"]):
-        return NoLink("that is not a customer id of Stripe")
+        return NoLink("the customer id is not an id of Stripe")
     if not _is_url(return_url, ("https", "http")):
         return NoLink("invalid return URL: expected an http or https URL")
     result = await http.send(post(settings, path, form))
@@ -543,7 +543,7 @@ async def _page(
         return NoLink(described(result))
     url, expires_s = found.get("url"), found.get("expires_at")
     if not isinstance(url, str) or not _is_url(url, ("https",)) or found.get("customer") != form["customer"]:
-        return NoLink("HTTP 200, but no page of this customer")
+        return NoLink("HTTP 200 without a page of this customer")
     known = type(expires_s) is int and 0 < expires_s <= LATEST_S
     return Link(url, expires_s * SECOND_MS if known and isinstance(expires_s, int) else None)
 

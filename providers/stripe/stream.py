@@ -103,7 +103,9 @@ class Stream:
                 continue
             now_ms = self._clock.now_ms()
             came |= {push.key: outcome(result, push, now_ms) for push in part}
-        later = RetryAt(self._clock.now_ms() + MIN_RETRY_MS, "not sent: too much of its batch was refused before it")
+        later = RetryAt(
+            self._clock.now_ms() + MIN_RETRY_MS, "not sent: Stripe refused too many earlier pushes of its batch"
+        )
         return [came.get(push.key, later) for push in batch]
 
     async def session(self) -> Session | NoSession:
@@ -156,14 +158,16 @@ def _event(settings: StripeSettings, push: PushRequest) -> dict[str, object]:
 
 def _session(result: HttpResult, now_ms: int) -> Session | NoSession:
     if not isinstance(result, Answer):
-        return NoSession(clean(f"no session for the stream: {result.reason}"))
+        return NoSession(clean(f"the stream has no session: {result.reason}"))
     if result.status != 200:
         refused = result.status in (401, 403)
-        return NoSession(f"Stripe gives no session for the stream: {described(result)}", refused, result.headers)
+        return NoSession(
+            f"Stripe did not create a session for the stream: {described(result)}", refused, result.headers
+        )
     body = json_object(result.body) or {}
     token, lasts_ms = body.get("authentication_token"), _lasts_ms(body.get("created"), body.get("expires_at"))
     if not isinstance(token, str) or not _TOKEN.fullmatch(token) or lasts_ms is None:
-        return NoSession("HTTP 200, but no session for the stream")
+        return NoSession("HTTP 200 without a session for the stream")
     return Session(token, now_ms + max(lasts_ms - RENEWED_MS, 0))
 
 
@@ -222,7 +226,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
         return _judge_answer(result)
     error = error_of(result)
     if _is_over(error):
-        return RetryAt(now_ms + MIN_RETRY_MS, f"the session of the stream is over: {described(result)}")
+        return RetryAt(now_ms + MIN_RETRY_MS, f"the session of the stream expired: {described(result)}")
     if result.status in (401, 403) or (result.status == 404 and error is not None):
         return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe has no stream for this session: {described(result)}")
     if result.status == 429:

@@ -105,13 +105,13 @@ async def _refusals(
     if not settings.secret_key:
         return ReadFailed("DRAWDOWN_STRIPE_SECRET_KEY is not set")
     if not isinstance(event_id, str) or not _EVENT_ID.fullmatch(event_id):
-        return ReadFailed("a thin event without an id")
+        return ReadFailed("the thin event has no id")
     inside = context if isinstance(context, str) and _CONTEXT.fullmatch(context) else ""
     fetched = read_object(await http.send(get(settings, path_of("v2", "core", "events", event_id), context=inside)))
     if isinstance(fetched, ReadFailed):
         return fetched
     if fetched.get("id") != event_id or str(fetched.get("type")) not in ERROR_REPORTS:
-        return ReadFailed(f"asked for the event {event_id}, another one came")
+        return ReadFailed(f"Stripe returned another event than {event_id}")
     return list({refused.key: refused for refused in _samples(fetched)}.values())
 
 

@@ -133,11 +133,11 @@ def never_sent(settings: StripeSettings, push: PushRequest) -> Rejected | None:
     meter = settings.meter_of(push.feature)
     other = settings.conflicting_feature(push.feature)
     if other is not None:
-        return Rejected(f"{push.feature} is the meter of {other}. Give it one of its own in DRAWDOWN_STRIPE_METERS")
+        return Rejected(f"{push.feature} shares the meter of {other}. Give it its own meter in DRAWDOWN_STRIPE_METERS")
     if push.quantity % meter.unit:
         return Rejected(f"{push.quantity} is not a whole number of units of {meter.unit} at meter {meter.event_name}")
     if abs(push.quantity // meter.unit) >= 10**MAX_DIGITS:
-        return Rejected(f"{push.quantity // meter.unit} has more than the {MAX_DIGITS} digits that Stripe takes")
+        return Rejected(f"{push.quantity // meter.unit} has more than the {MAX_DIGITS} digits that Stripe accepts")
     return None
 
 
@@ -194,7 +194,7 @@ def _judge_answer(answer: Answer, push: PushRequest) -> Outcome:
     body = json_object(answer.body) or {}
     if body.get("object") == "billing.meter_event" and body.get("identifier") == push.key:
         return Accepted()
-    return Unknown("HTTP 200, but not for this push")
+    return Unknown("HTTP 200, but for another push")
 
 
 def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
@@ -249,4 +249,4 @@ def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
     if result.status != 200:
         return ReadFailed(described(result), too_many=result.status == 429)
     found = json_object(result.body)
-    return ReadFailed("HTTP 200, but no JSON object") if found is None else found
+    return ReadFailed("HTTP 200 without a JSON object") if found is None else found

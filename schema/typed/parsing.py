@@ -40,7 +40,7 @@ def parse_time(text: str, option: str, now_ms: int, zone: str = "UTC") -> int:
         if moment is None:
             moment = _absolute(text, zone)
         if not EARLIEST_MS <= moment <= LATEST_MS:
-            raise ValueError("no calendar here knows it")
+            raise ValueError("the time is outside the supported years")
         return moment
     except ZoneInfoNotFoundError as error:
         raise UsageError(f"unknown time zone {zone!r}: expected a name such as Europe/Berlin") from error

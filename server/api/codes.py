@@ -26,21 +26,22 @@ class ItemCode(NamedTuple):
 
 
 CALLS: Final[Mapping[str, CallCode]] = {
-    "bad_request": CallCode((400,), "The request cannot be parsed. Fix it"),
+    "bad_request": CallCode((400,), "The request cannot be parsed. Fix its syntax"),
     "not_json": CallCode(
         (400, 415),
         "The body is not JSON. With 415, its `Content-Type` is not JSON. Send `application/json`",
     ),
     "bad_encoding": CallCode(
         (400, 415),
-        "The body is declared as gzip and is not. With 415, the `Content-Encoding` is unknown",
+        "The body is declared as gzip, but is not gzip. With 415, the `Content-Encoding` is unknown",
     ),
     "other_key": CallCode((400,), "The body's key and `Idempotency-Key` differ. Send one key"),
     "cut_short": CallCode((400,), "The body ended too early. Send it again"),
-    "unauthorized": CallCode((401,), "The API key is missing, unknown, expired or ended. Make or rotate one"),
+    "unauthorized": CallCode((401,), "The API key is missing, unknown, expired or ended. Create or rotate a key"),
     "no_credit": CallCode(
         (402,),
-        "The credit is too low. Grant credit, or end other executions. The message names those that hold credit",
+        "The credit is too low. Grant credit, or end other executions. The message names the executions with "
+        "reserved credit",
     ),
     "payer_limit": CallCode(
         (402,),
@@ -48,32 +49,38 @@ CALLS: Final[Mapping[str, CallCode]] = {
         "/v1/payers/{payer}/orgs/{org_id}/allow`",
     ),
     "no_scope": CallCode((403,), "The key does not have the scope of this route. Use a key that has it"),
-    "foreign_org": CallCode((403,), "The key is bound to another organisation. Use a key that may name this one"),
+    "foreign_org": CallCode(
+        (403,), "The key is bound to another organisation. Use a key that may name this organisation"
+    ),
     "grant_limit": CallCode(
         (403,),
         "The key may not give so much credit at once. Use a key that was created with a higher `gives`",
     ),
     "foreign_key": CallCode(
         (403, 409),
-        "Another key began this execution or use. Use that key, or one that is not bound. With 409, the execution's"
-        " key is taken. Choose another",
+        "Another key began this execution or use. Use that key, or an unbound key. With 409, the execution's key is "
+        "taken. Choose another key",
     ),
     "unknown_execution": CallCode(
         (404,),
-        "No execution has this key. Unless the API key is bound, the message names the nearest",
+        "No execution has this key. Unless the API key is bound, the message names the nearest key",
     ),
     "unknown_org": CallCode(
         (404,),
-        "No organisation has this id. After more than 50 answers with 404 a second, further ones come up to 5 "
-        "seconds later",
+        "No organisation has this id. After more than 50 answers with 404 a second, Drawdown delays further ones by up "
+        "to 5 seconds",
     ),
     "unknown_settlement": CallCode((404,), "No settlement has this name"),
     "unknown_metric": CallCode(
         (404,), "The guard has no metric of this name. Add one with `POST /v1/metrics/{metric}`"
     ),
-    "unknown_use": CallCode((404,), "The guard has no use of this key. A blocked use keeps no key"),
+    "unknown_use": CallCode(
+        (404,), "The guard has no use of this key. Drawdown does not keep the key of a blocked use"
+    ),
     "too_slow": CallCode((408,), "The body arrived too slowly. Send it without pauses"),
-    "above_cap": CallCode((409,), "The execution would hold more than the plan allows for one execution. Request less"),
+    "above_cap": CallCode(
+        (409,), "The execution would reserve more than the plan allows for one execution. Request less"
+    ),
     "balance_unknown": CallCode(
         (409,),
         "The provider's balance was never read, and Drawdown does not assume zero. The watch or the next tick reads it",
@@ -86,7 +93,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "beyond_balance": CallCode((409,), "The wallet would exceed the largest balance, or the largest debt, of a wallet"),
     "beyond_hold": CallCode(
         (409,),
-        "The cost exceeds the hold, and the execution's overage is `refuse`. Extend the execution first",
+        "The cost exceeds the reservation, and the execution's overage is `refuse`. Extend the execution first",
     ),
     "billed_elsewhere": CallCode(
         (409,),
@@ -97,7 +104,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
         (409,),
         "A person blocked the project or action. To unblock it, call `POST /v1/orgs/{org_id}/block` with `undo`",
     ),
-    "ended": CallCode((409,), "The execution or use has ended, or was used at once. It cannot change"),
+    "ended": CallCode((409,), "The execution or use has ended, or the use was immediate. You cannot change it"),
     "fails_closed": CallCode(
         (409,),
         "The call passes `let_through`, and the metric does not fail open. Call `POST /v1/metrics/{metric}` with "
@@ -131,10 +138,10 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "of_a_use": CallCode((409,), "The execution belongs to a use of the guard. Settle or release the use"),
     "other_content": CallCode(
         (409,),
-        "The key or number was used with other content. To repeat that call, send its first body. If it is another "
-        "call, use a new one",
+        "The key or number was used with other content. To repeat that call, send its first body. For another "
+        "call, use a new key or number",
     ),
-    "other_org": CallCode((409,), "The sandbox belongs to another organisation. Name your own"),
+    "other_org": CallCode((409,), "The sandbox belongs to another organisation. Name a sandbox of this organisation"),
     "other_unit": CallCode((409,), "Earlier charges of the execution are in credits. Send its cost in credits"),
     "payer_not_allowed": CallCode(
         (409,),
@@ -145,9 +152,11 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "refused": CallCode((409,), "A rule forbids the request. The message explains why and names the next step"),
     "sandbox_taken": CallCode((409,), "An open execution names the sandbox. End that execution first"),
     "stopped": CallCode((409,), "The organisation is stopped. `GET /v1/orgs/{org_id}` has the reason"),
-    "too_many_asked": CallCode((409,), "20 limit overrides wait for approval. Ask a person to decide one"),
+    "too_many_asked": CallCode(
+        (409,), "20 limit overrides wait for approval. Ask a person to approve or refuse a request"
+    ),
     "too_many_executions": CallCode(
-        (409,), "Metering settles the maximum number of executions of this wallet. Settle some"
+        (409,), "Metering settles the maximum number of executions of this wallet. Settle an execution"
     ),
     "bad_event": CallCode(
         (409,),
@@ -155,7 +164,9 @@ CALLS: Final[Mapping[str, CallCode]] = {
         "its reason",
     ),
     "too_many_sandboxes": CallCode((409,), "The execution names too many sandboxes. Accept several executions"),
-    "too_much_held": CallCode((409,), "All executions together hold as much as the plan allows. Wait until one ends"),
+    "too_much_held": CallCode(
+        (409,), "All executions together reserve as much as the plan allows. Wait until one ends"
+    ),
     "too_large": CallCode(
         (413,),
         "A body is too large: more than 64 KB. A body of events or samples may have 4 MB, 8 MB unpacked, and 1,000 "
@@ -176,7 +187,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
         (422,),
         "The execution names sandboxes, but not [who charges](credits.md#executions-in-sandboxes). Send `settled_by`",
     ),
-    "no_sandbox": CallCode((422,), "Metering must charge, and no sandbox is named"),
+    "no_sandbox": CallCode((422,), "Metering must charge the execution, but no sandbox is named. Name a sandbox"),
     "metering_alone": CallCode(
         (422,),
         "Metering allows neither a supplier nor an overage other than `charge`. Omit them",
@@ -194,45 +205,49 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "busy": CallCode(
         (429, 503),
-        "Too many batches, or uses of one counter, wait. With 503, the database is busy, or a large batch did not "
-        "get its turn. Wait for `Retry-After`",
+        "Too many batches, or uses of one counter, wait. With 503, the database is busy, or a large batch waited "
+        "too long. Wait for `Retry-After`",
     ),
     "clock_doubted": CallCode(
         (503,),
-        "The server's clock is wrong, so it dates nothing. Wait until its operator has set it, then send the "
-        "call again",
+        "The server's clock is wrong, so Drawdown refuses the call. Wait until the operator sets the clock, then send "
+        "the call again",
     ),
     "database": CallCode((503,), "The database is not available. Wait for `Retry-After`"),
     "answer_lost": CallCode((503,), "The call may have succeeded. Send the same call again: this is safe"),
 }
 
 ITEMS: Final = (
-    ItemCode("accepted", "", "both", "Drawdown keeps it, and bills it once its window closes"),
+    ItemCode("accepted", "", "both", "Drawdown keeps the item, and bills it once its window closes"),
     ItemCode(
         "accepted, duplicate",
         "subject_is_label",
         "events",
         "The key is bound to an organisation, which pays. The subject of the CloudEvent is only a label. To bill "
-        "that one, use a key that is not bound",
+        "the subject, use a key that is not bound",
     ),
-    ItemCode("duplicate", "", "both", "Drawdown has it already"),
-    ItemCode("duplicate", "withdrawn", "both", "Drawdown has it already, and it was withdrawn for good"),
-    ItemCode("pending", "unmapped", "both", "Drawdown keeps it, and bills it once its type or size maps to a feature"),
-    ItemCode("pending", "unassigned", "both", "Drawdown keeps it, and bills it once its organisation has a biller"),
+    ItemCode("duplicate", "", "both", "Drawdown already has the item"),
+    ItemCode("duplicate", "withdrawn", "both", "Drawdown already has the item, which was withdrawn for good"),
+    ItemCode(
+        "pending", "unmapped", "both", "Drawdown keeps the item, and bills it once its type or size has a feature"
+    ),
+    ItemCode(
+        "pending", "unassigned", "both", "Drawdown keeps the item, and bills it once its organisation has a provider"
+    ),
     ItemCode(
         "conflict",
         "other_content",
         "both",
-        "Its id was used with other content, which stays. If it is other usage, give it a new id: a repeat under a new "
+        "The item's id was used with other content, which stays. For other usage, use a new id: a repeat under a new "
         "id is billed too. The API key decides [the scope of an id](events.md#the-scope-of-an-id)",
     ),
     ItemCode("invalid", "empty_line", "both", "A line of JSON lines is empty. Send one item on each line"),
-    ItemCode("invalid", "not_json", "both", "It is not JSON"),
-    ItemCode("invalid", "not_an_object", "both", "It is JSON, but not an object"),
-    ItemCode("invalid", "duplicate_keys", "both", "It has the same name twice"),
-    ItemCode("invalid", "too_deep", "both", "Its objects and arrays are nested too deep"),
-    ItemCode("invalid", "too_large", "both", "It has more than 16 KB"),
-    ItemCode("invalid", "unknown_field", "both", "It has an unknown field, most likely a mistyped one"),
+    ItemCode("invalid", "not_json", "both", "The item is not JSON"),
+    ItemCode("invalid", "not_an_object", "both", "The item is JSON, but not an object"),
+    ItemCode("invalid", "duplicate_keys", "both", "The item has the same name twice"),
+    ItemCode("invalid", "too_deep", "both", "The item's objects and arrays are nested too deeply"),
+    ItemCode("invalid", "too_large", "both", "The item has more than 16 KB"),
+    ItemCode("invalid", "unknown_field", "both", "The item has an unknown field, most likely a mistyped name"),
     ItemCode("invalid", "missing", "events", "A field is missing"),
     ItemCode("invalid", "wrong_type", "events", "A field has the wrong type"),
     ItemCode("invalid", "bad_specversion", "events", "A CloudEvent's `specversion` must be `1.0`"),
@@ -243,16 +258,16 @@ ITEMS: Final = (
         "both",
         "An id or label must be a text of 1 to 200 characters, without control characters and U+FFFD to U+FFFF",
     ),
-    ItemCode("invalid", "bad_text", "events", "A text cannot be stored"),
-    ItemCode("invalid", "bad_number", "events", "A number cannot be stored"),
+    ItemCode("invalid", "bad_text", "events", "A text has a NUL character or half of a surrogate pair"),
+    ItemCode("invalid", "bad_number", "events", "A number is out of range"),
     ItemCode("invalid", "bad_time", "events", "A time must be ISO 8601 with its offset, or milliseconds since 1970"),
     ItemCode("invalid", "bad_properties", "events", "Properties must be valid JSON values"),
-    ItemCode("invalid", "properties_too_large", "events", "Properties may have 4,096 bytes and 100 values"),
+    ItemCode("invalid", "properties_too_large", "events", "Properties may have at most 4,096 bytes and 100 values"),
     ItemCode("invalid", "not_whole", "events", "A quantity is not a whole number. Count in a smaller unit"),
     ItemCode("invalid", "bad_quantity", "events", "A quantity must be a whole number from 0 to 1,000,000,000,000"),
-    ItemCode("invalid", "too_old", "events", "Its time is before 2000, most likely in another unit"),
-    ItemCode("invalid", "in_the_future", "events", "Its time is over five minutes ahead. Check the clock"),
-    ItemCode("invalid", "too_late", "both", "Its window is closed for good"),
+    ItemCode("invalid", "too_old", "events", "The item's time is before 2000, most likely in another unit"),
+    ItemCode("invalid", "in_the_future", "events", "The item's time is over five minutes ahead. Check the clock"),
+    ItemCode("invalid", "too_late", "both", "The item's window is closed for good"),
     ItemCode("invalid", "foreign_org", "both", "The key is bound to another organisation"),
     ItemCode("invalid", "foreign_cell", "samples", "The key is bound to another cell"),
     ItemCode(
@@ -265,28 +280,32 @@ ITEMS: Final = (
         "invalid",
         "reserved_id",
         "samples",
-        "Its id begins with `event:`, `run:` or `batch:`, which Drawdown reserves. Choose another",
+        "The item's id begins with `event:`, `run:` or `batch:`, which Drawdown reserves. Choose another id",
     ),
-    ItemCode("invalid", "too_many_types", "events", "10,000 event types are in use already, and its type is new"),
+    ItemCode(
+        "invalid", "too_many_types", "events", "10,000 event types are in use already, and the event's type is new"
+    ),
     ItemCode(
         "invalid",
         "too_many_org_types",
         "events",
-        "Keys of its organisation already added 100 event types, and its type is new",
+        "Keys of the event's organisation already added 100 event types, and the event's type is new",
     ),
     ItemCode(
         "invalid",
         "too_many_key_types",
         "events",
-        "Its key, or the keys of its source, already added 1,000 event types. Add the type with `POST "
+        "The API key, or all keys of its source, already added 1,000 event types. Add the type with `POST "
         "/v1/event-types/{event_type}/map`",
     ),
-    ItemCode("invalid", "key_repeated", "events", "Another item of the body has its source and id, and was refused"),
+    ItemCode(
+        "invalid", "key_repeated", "events", "Another item of the body has the same source and id, and was refused"
+    ),
     ItemCode(
         "invalid",
         "withdrawn",
         "events",
-        "An event of its source and id was withdrawn, and has been pruned since",
+        "An event with the same source and id was withdrawn, and has been pruned since",
     ),
     ItemCode(
         "invalid",
@@ -294,31 +313,46 @@ ITEMS: Final = (
         "events",
         "The guard charges for this event type in this window, so Drawdown would not bill the event",
     ),
-    ItemCode("invalid", "id_missing", "samples", "The column is missing"),
-    ItemCode("invalid", "org_id_missing", "samples", "As `id_missing`"),
-    ItemCode("invalid", "sandbox_id_missing", "samples", "As `id_missing`"),
-    ItemCode("invalid", "cell_id_missing", "samples", "As `id_missing`"),
-    ItemCode("invalid", "memory_missing", "samples", "As `id_missing`"),
-    ItemCode("invalid", "interval_missing", "samples", "As `id_missing`"),
-    ItemCode("invalid", "ts_missing", "samples", "As `id_missing`"),
-    ItemCode("invalid", "bad_org_id", "samples", "As `bad_id`"),
-    ItemCode("invalid", "bad_sandbox_id", "samples", "As `bad_id`"),
-    ItemCode("invalid", "bad_cell_id", "samples", "As `bad_id`"),
-    ItemCode("invalid", "memory_not_a_number", "samples", "Memory must be whole megabytes, from 0 to 16,777,216"),
-    ItemCode("invalid", "memory_fractional", "samples", "As `memory_not_a_number`"),
-    ItemCode("invalid", "memory_out_of_bounds", "samples", "As `memory_not_a_number`"),
-    ItemCode("invalid", "interval_not_a_number", "samples", "An interval must be whole seconds, from 0 to 86,400"),
-    ItemCode("invalid", "interval_fractional", "samples", "As `interval_not_a_number`"),
-    ItemCode("invalid", "interval_negative", "samples", "As `interval_not_a_number`"),
-    ItemCode("invalid", "interval_over_a_day", "samples", "As `interval_not_a_number`"),
-    ItemCode("invalid", "cpu_not_a_number", "samples", "CPUs must be a number from 0 to 100,000"),
-    ItemCode("invalid", "cpu_out_of_bounds", "samples", "As `cpu_not_a_number`"),
+    ItemCode("invalid", "id_missing", "samples", "The sample has no `id`"),
+    ItemCode("invalid", "org_id_missing", "samples", "The sample has no `org_id`"),
+    ItemCode("invalid", "sandbox_id_missing", "samples", "The sample has no `sandbox_id`"),
+    ItemCode("invalid", "cell_id_missing", "samples", "The sample has no `cell_id`"),
+    ItemCode("invalid", "memory_missing", "samples", "The sample has no `memory_mb`"),
+    ItemCode("invalid", "interval_missing", "samples", "The sample has no `interval_s`"),
+    ItemCode("invalid", "ts_missing", "samples", "The sample has no `ts`"),
+    ItemCode(
+        "invalid",
+        "bad_org_id",
+        "samples",
+        "An id must be a text of 1 to 200 characters, without control characters and U+FFFD to U+FFFF",
+    ),
+    ItemCode(
+        "invalid",
+        "bad_sandbox_id",
+        "samples",
+        "An id must be a text of 1 to 200 characters, without control characters and U+FFFD to U+FFFF",
+    ),
+    ItemCode(
+        "invalid",
+        "bad_cell_id",
+        "samples",
+        "An id must be a text of 1 to 200 characters, without control characters and U+FFFD to U+FFFF",
+    ),
+    ItemCode("invalid", "memory_not_a_number", "samples", "`memory_mb` must be whole megabytes, from 0 to 16,777,216"),
+    ItemCode("invalid", "memory_fractional", "samples", "`memory_mb` must be whole megabytes, from 0 to 16,777,216"),
+    ItemCode("invalid", "memory_out_of_bounds", "samples", "`memory_mb` must be whole megabytes, from 0 to 16,777,216"),
+    ItemCode("invalid", "interval_not_a_number", "samples", "`interval_s` must be whole seconds, from 0 to 86,400"),
+    ItemCode("invalid", "interval_fractional", "samples", "`interval_s` must be whole seconds, from 0 to 86,400"),
+    ItemCode("invalid", "interval_negative", "samples", "`interval_s` must be whole seconds, from 0 to 86,400"),
+    ItemCode("invalid", "interval_over_a_day", "samples", "`interval_s` must be whole seconds, from 0 to 86,400"),
+    ItemCode("invalid", "cpu_not_a_number", "samples", "`cpu_count` must be a number from 0 to 100,000"),
+    ItemCode("invalid", "cpu_out_of_bounds", "samples", "`cpu_count` must be a number from 0 to 100,000"),
     ItemCode(
         "invalid",
         "ts_unreadable",
         "samples",
         "A time must be ISO 8601 with its offset, or milliseconds since 1970",
     ),
-    ItemCode("invalid", "ts_before_2000", "samples", "Its time is before 2000, most likely in another unit"),
-    ItemCode("invalid", "ts_in_the_future", "samples", "Its time is over five minutes ahead. Check the clock"),
+    ItemCode("invalid", "ts_before_2000", "samples", "The item's time is before 2000, most likely in another unit"),
+    ItemCode("invalid", "ts_in_the_future", "samples", "The item's time is over five minutes ahead. Check the clock"),
 )

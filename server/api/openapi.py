@@ -44,15 +44,16 @@ SCHEMES: Final = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {
         "type": "http", "scheme": "bearer",
-        "description": "An API key, made by `POST /v1/keys` or `drawdown key create`.",
+        "description": "An API key, created by `POST /v1/keys` or `drawdown key create`.",
     },
     "timestamp": {
-        "type": "apiKey", "in": "header", "name": "X-Timestamp", "description": "Seconds; at most 300 s from now."
+        "type": "apiKey", "in": "header", "name": "X-Timestamp",
+        "description": "Unix time in seconds, at most 300 s from now.",
     },
     "signature": {
         "type": "apiKey", "in": "header", "name": "X-Signature",
         "description": "`v2=` and HMAC-SHA256 in hex over `v2\\n{timestamp}\\n{method}\\n{host}\\n{path}?{query}\\n"
-        "{body}`, byte for byte; each counts once.",
+        "{body}`, byte for byte. The server accepts each signature once.",
     },
 }  # fmt: skip
 _NEEDS: Final[dict[str, object]] = {"signed": [{"timestamp": [], "signature": []}], "bearer": [{"bearer": []}]}

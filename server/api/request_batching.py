@@ -195,7 +195,7 @@ class RequestBatcher(Generic[A, R]):
             tell_few_names(connection, self._names)
         else:
             tell_no_names(connection)
-        assert self._way.alone is not None, "what is handed back is not asked for here"
+        assert self._way.alone is not None, "a request that is decided alone needs a function for it"
         return self._way.alone(connection, asked, self._clock.now_ms())
 
     async def _alone(self, one: _Waiting[A, R]) -> None:

@@ -97,9 +97,9 @@ class Stream:
     def _give_up(self) -> None:
         self._gone = True
         self._forget()
-        path, last = self._taken.path, f"no piece was taken for {TAKEN_WITHIN_S:.0f} s"
+        path, last = self._taken.path, f"the client took no data for {TAKEN_WITHIN_S:.0f} s"
         if self._loop.time() >= self._ends_at:
-            last = f"it was not taken whole within {WHOLE_WITHIN_S:.0f} s"
+            last = f"the client did not take the whole file within {WHOLE_WITHIN_S:.0f} s"
         self._pieces.put_nowait(NotTaken(f"{path}: {last}"))
 
     def _forget(self) -> None:

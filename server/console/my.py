@@ -72,7 +72,9 @@ Act = Callable[[Request, Mapping[str, str]], Awaitable[Response]]
 COOKIE: Final = "__Host-drawdown-my"
 HOME: Final = "/my/usage"
 OVER: Final = "you are not signed in, or your session ended. Open this page from your product again"
-ANOTHER: Final = "this browser is now signed in for {}, and the page was another organisation's. Open that page again"
+ANOTHER: Final = (
+    "this browser is now signed in for {}, but the page belongs to another organisation. Open that page again"
+)
 AT_ONCE: Final = 4
 """Concurrent reads and writes of `/my`, in their own threads. The console and `/my` do not delay each other. Downloads
 use at most half of them."""

@@ -332,9 +332,10 @@ SAMPLE_EXAMPLE: Final[Schema] = {
 }  # fmt: skip
 EVENT: Final[Schema] = {
     "type": "object",
-    "description": "A CloudEvent. The organisation is the subject, unless the key is bound to one: then the subject is "
-    "a label. If the key is bound to a source, `source` may be missing. Without a time, it is dated when it first "
-    "comes. Extension attributes are not kept.",
+    "description": "A CloudEvent. The organisation is the subject. If the key is bound to an organisation, the "
+    "subject is "
+    "a label. If the key is bound to a source, you may omit `source`. Without a time, the event has the time of its "
+    "first arrival. Drawdown does not keep extension attributes.",
     "required": ["specversion", "id", "type"],
     "properties": {
         "specversion": {"const": cloudevents.VERSION},
@@ -343,8 +344,8 @@ EVENT: Final[Schema] = {
         "datacontenttype": {"type": "string"},
         "data": {
             "type": "object",
-            "description": "The quantity, the project and the plan; other fields are kept beside them. If an "
-            "operator declared a value of the type, that counts, and the quantity may be missing.",
+            "description": "The quantity, project and plan. Drawdown also keeps other fields. If an "
+            "operator declared a value for the type, Drawdown bills that value, and you may omit the quantity.",
             "properties": {"quantity": _QUANTITY, "project": _ID, "plan": _ID},
         },
     },
@@ -355,22 +356,23 @@ PROPERTIES: Final[JsonDict] = {
     "occurred_at": _MOMENT,
     "recorded_at": {
         **_MOMENT,
-        "description": "When it was recorded, of an event without occurred_at: one that is "
-        "recorded again is the same event",
+        "description": "Time of the record, for an event without occurred_at. An event that "
+        "is recorded again is the same event",
     },
     "properties": {"type": "object"},
 }
 OWN: Final[Schema] = {
     "type": "object",
-    "description": "An event by the names of the envelope. `org_id` and `source` may be missing if the key is bound to "
-    "them.",
+    "description": "An event with the field names of the envelope. You may omit `org_id` and `source` if the key "
+    "is bound "
+    "to them.",
     "required": ["event_id", "event_type"],
     "additionalProperties": False,
     "properties": PROPERTIES,
 }
 SAMPLE: Final[Schema] = {
     "type": "object",
-    "description": "A sample. `org_id` and `cell_id` may be missing where the key is bound to one.",
+    "description": "A sample. You may omit `org_id` and `cell_id` if the key is bound to them.",
     "required": ["id", "sandbox_id", "memory_mb", "interval_s", "ts"],
     "additionalProperties": False,
     "properties": {

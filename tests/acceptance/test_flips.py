@@ -353,7 +353,7 @@ def test_a_customer_belongs_to_one_organisation_at_a_time(billers: Billers) -> N
     ("provider", "says"),
     [
         ("autumn", "acme: autumn has no customer ghost.*--unchecked"),
-        ("stripe", "acme: .*ghost.*Stripe has no such customer.*--unchecked"),
+        ("stripe", "acme: .*ghost.*the customer does not exist at Stripe.*--unchecked"),
     ],
 )
 def test_a_customer_has_to_exist_there(billers: Billers, provider: str, says: str) -> None:

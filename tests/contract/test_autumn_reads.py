@@ -353,7 +353,8 @@ def test_each_thing_that_is_wrong_is_named_with_what_to_do() -> None:
     world.emulator.account.add_customer("cus_2", NOW_MS)
     lines = "\n".join(done(world.provider.check(["compute", "nothing", "pro_flag", "concurrency"], ["cus_2", "cus_3"])))
     for words in (
-        "feature nothing: Autumn has none", "feature pro_flag is boolean", "feature concurrency is not consumable",
+        "feature nothing does not exist at Autumn", "feature pro_flag is boolean",
+        "feature concurrency is not consumable",
         "DRAWDOWN_AUTUMN_BALANCE_FEATURE names gold", "DRAWDOWN_AUTUMN_CONCURRENCY_FEATURE names compute",
         "customer cus_2 has no balance of compute", "customer cus_2 has no balance of gold", "customer cus_3: ",
     ):  # fmt: skip

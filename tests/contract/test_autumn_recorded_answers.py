@@ -123,7 +123,7 @@ def test_charge_that_took_nothing_says_why(name: str, words: str) -> None:
 
 def test_give_back_that_gave_nothing_says_so() -> None:
     found = one(provider(CALLS["B2-14"].answer), charge(CALLS["B2-14"]))
-    assert isinstance(found, Rejected) and "gave nothing back" in found.reason
+    assert isinstance(found, Rejected) and "did not refund" in found.reason
 
 
 def looked_up(call: Recorded) -> LookupResult:

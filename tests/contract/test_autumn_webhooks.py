@@ -223,7 +223,9 @@ def test_without_a_key_it_is_dormant_and_sends_nothing() -> None:
     assert provider.dormant == "DRAWDOWN_AUTUMN_SECRET_KEY is not set"
     assert isinstance(one(provider, push()), RetryAt)
     assert isinstance(done(provider.customers(["cus_1"]))["cus_1"], ReadFailed)
-    assert done(provider.check([], [])) == ["DRAWDOWN_AUTUMN_SECRET_KEY is not set: nothing is sent to Autumn"]
+    assert done(provider.check([], [])) == [
+        "DRAWDOWN_AUTUMN_SECRET_KEY is not set, so Drawdown does not send to Autumn"
+    ]
     assert http.sent == []
 
 

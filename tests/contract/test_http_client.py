@@ -186,7 +186,7 @@ def test_a_connection_that_closes_as_it_is_made_was_sent_nothing(run: Run[Any]) 
 )
 def test_what_http_cannot_say_is_not_sent(run: Run[HttpResult], url: str, method: str, headers: dict[str, str]) -> None:
     result = run(once(HttpClient(), call(url, method, headers=headers)))
-    assert result == NotSent("not a request that can be sent")
+    assert result == NotSent("invalid request: it cannot be sent")
 
 
 # What may have reached it.
@@ -198,9 +198,9 @@ def test_what_http_cannot_say_is_not_sent(run: Run[HttpResult], url: str, method
     [
         (sockets.close_at_once, None, 0),
         (sockets.reset_at_once, None, 0),
-        (answering(b""), "closed before an answer", 1),
+        (answering(b""), "the connection closed before an answer", 1),
         (sockets.reset_after_reading, "the connection broke", 1),
-        (answering(b"HTTP/1.1 200 OK\r\ncontent-le"), "closed before an answer", 1),
+        (answering(b"HTTP/1.1 200 OK\r\ncontent-le"), "the connection closed before an answer", 1),
         (answering(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"), "the answer was cut short", 1),
         (answering(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf"), "the answer was cut short", 1),
         (answering(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"), None, 1),
@@ -210,19 +210,31 @@ def test_what_http_cannot_say_is_not_sent(run: Run[HttpResult], url: str, method
         (answering(b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n"), "the answer is not HTTP", 1),
         (answering(b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n"), "the answer is not HTTP", 1),
         (answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nokk"), None, 1),
-        (answering(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000 + b"\r\n\r\n"), "more than an answer has: cut off", 1),
+        (
+            answering(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000 + b"\r\n\r\n"),
+            "the answer is too large, so Drawdown cut it off",
+            1,
+        ),
         (answering(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"), None, 1),
-        (answering(b"HTTP/1.1 100 Continue\r\n\r\n"), "closed before an answer", 1),
-        (over_and_over(b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000), "more than an answer has: cut off", 1),
-        (over_and_over(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"), "more than an answer has: cut off", 1),
+        (answering(b"HTTP/1.1 100 Continue\r\n\r\n"), "the connection closed before an answer", 1),
+        (over_and_over(b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000), "the answer is too large, so Drawdown cut it off", 1),
+        (
+            over_and_over(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"),
+            "the answer is too large, so Drawdown cut it off",
+            1,
+        ),
         (over_and_over(b"x: y\r\n" * 20, b"HTTP/1.1 200 OK\r\n"), None, 1),
         (over_and_over(b"1;" + b"x" * 9_000 + b"\r\nx\r\n", CHUNKED), None, 1),
-        (sockets.crumbs, "more than an answer has: cut off", 1),
-        (answering(body_of(b"not gzip", GZIP)), "an answer with invalid gzip", 1),
-        (answering(body_of(gzip.compress(b"x" * 999)[:-9], GZIP)), "an answer with invalid gzip", 1),
-        (answering(body_of(b"x", b"content-encoding: br\r\n")), "an answer in an encoding that was not requested", 1),
-        (answering(sockets.BOMB), f"an answer of over {MAX_ANSWER_BYTES} bytes", 1),
-        (sockets.endless, f"an answer of over {MAX_ANSWER_BYTES} bytes", 1),
+        (sockets.crumbs, "the answer is too large, so Drawdown cut it off", 1),
+        (answering(body_of(b"not gzip", GZIP)), "the answer has invalid gzip", 1),
+        (answering(body_of(gzip.compress(b"x" * 999)[:-9], GZIP)), "the answer has invalid gzip", 1),
+        (
+            answering(body_of(b"x", b"content-encoding: br\r\n")),
+            "the answer has an encoding that Drawdown did not request",
+            1,
+        ),
+        (answering(sockets.BOMB), f"the answer has more than {MAX_ANSWER_BYTES} bytes", 1),
+        (sockets.endless, f"the answer has more than {MAX_ANSWER_BYTES} bytes", 1),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -160,7 +160,7 @@ def test_polar_balance_meter_that_does_not_exist_is_no_balance_of_zero() -> None
     bench.service.customers["c-1"] = {"credits": {}}
     bench.meter = "meter-computer"
     bench.provider = bench._with_key("kit_key_canary_0123456789")
-    said = "DRAWDOWN_POLAR_BALANCE_METER names meter-computer, and Polar has no meter of that id"
+    said = "DRAWDOWN_POLAR_BALANCE_METER names meter-computer, but Polar has no meter with this id"
     assert state(bench) == ReadFailed(f"{NEEDS_YOU}{said}. Set it to a meter's id")
     lines = asyncio.run(bench.provider.check(["compute"], ["c-1"]))
     assert lines == [f"c-1: {said}. Set it to a meter's id"]
@@ -217,7 +217,7 @@ def test_openmeter_balance_feature_that_does_not_exist_is_not_zero() -> None:
     bench = OpenMeterBench()
     settings = {"api_key": KEY, "dedupe_h": "24", "balance_feature": "computer"}
     bench.provider = openmeter.build(bench._setup("openmeter", settings))
-    said = "DRAWDOWN_OPENMETER_BALANCE_FEATURE names computer, and OpenMeter has no feature of that key"
+    said = "DRAWDOWN_OPENMETER_BALANCE_FEATURE names computer, but OpenMeter has no feature with this key"
     assert state(bench) == ReadFailed(f"{NEEDS_YOU}{said}. Set it to a feature's key")
 
 

@@ -25,7 +25,7 @@ def charged(world: World) -> int:
 
 def test_a_cancellation_is_one_adjustment_without_an_idempotency_key() -> None:
     provider, stub = stubbed(answer())
-    assert done(provider.cancel(push())) == Cancelled("Stripe took the meter event adjustment, pending (req_1)")
+    assert done(provider.cancel(push())) == Cancelled("Stripe accepted the meter event adjustment, pending (req_1)")
     (call,) = stub.calls
     assert (call.method, call.url) == ("POST", "https://stripe.test/v1/billing/meter_event_adjustments")
     assert dict(parse_qsl((call.body or b"").decode())) == {

@@ -217,7 +217,7 @@ def test_totals_are_base_units_by_feature_of_a_range() -> None:
     assert done(world.provider.totals("cus_1", WINDOW - WINDOW_MS, WINDOW)) == {}
 
 
-@cases(("customer", "said"), [("cus_1", "was deleted at Stripe"), ("cus_9", "Stripe has no such customer")])
+@cases(("customer", "said"), [("cus_1", "was deleted at Stripe"), ("cus_9", "does not exist at Stripe")])
 def test_totals_of_a_customer_that_is_gone_are_no_zero(customer: str, said: str) -> None:
     """Stripe takes its events, and counts none: a zero would have the whole day sent again, each night."""
     world = World()
@@ -276,14 +276,14 @@ def test_what_is_wrong_with_meters_and_customers_is_named() -> None:
     lines = done(world.provider.check(features, ["cus_1", "cus_2", "cus_3"]))
     assert len(lines) == 8
     for start, words in (
-        ("archived:", "reactivate"),
+        ("archived:", "Reactivate"),
         ("counts:", "formula sum"),
         ("gb_seconds:", "DRAWDOWN_STRIPE_METERS"),
         ("keys:", "stripe_customer_id"),
-        ("keys:", "under amount; it has to be value"),
+        ("keys:", "under amount: expected value"),
         ("missing:", "Create it"),
         ("cus_2:", "deleted"),
-        ("cus_3:", "no such customer"),
+        ("cus_3:", "does not exist at Stripe"),
     ):
         assert any(line.startswith(start) and words in line for line in lines), (start, lines)
 
@@ -295,8 +295,8 @@ def test_what_is_wrong_with_meters_and_customers_is_named() -> None:
         (said(403, error("no permissions")), "restricted key needs"),
         (said(400, error("Invalid Stripe API version")), "DRAWDOWN_STRIPE_API_VERSION"),
         (said(200, {"data": []}, stripe_version="2020-01-01"), "DRAWDOWN_STRIPE_API_VERSION"),
-        (said(200, b"<html>"), "does not answer as Stripe does"),
-        (said(503, b""), "does not answer as Stripe does"),
+        (said(200, b"<html>"), "does not answer like Stripe"),
+        (said(503, b""), "does not answer like Stripe"),
         (NoAnswer("timed out"), "DRAWDOWN_STRIPE_URL"),
         (NotSent("refused"), "DRAWDOWN_STRIPE_URL"),
     ],

@@ -45,7 +45,7 @@ def _left_is_taken(patch: pytest.MonkeyPatch) -> None:
     """What a batch that ends early did not come to counts as sent."""
 
     def wrong(at_ms: int, reason: str, **more: Any) -> Any:
-        return Accepted() if reason.startswith("not sent: too much") else RetryAt(at_ms, reason, **more)
+        return Accepted() if reason.startswith("not sent: Stripe refused too many") else RetryAt(at_ms, reason, **more)
 
     patch.setattr(stream, "RetryAt", wrong)
 

@@ -33,7 +33,7 @@ def test_pushes_to_a_meter_with_a_window_are_rejected_unsent(window: str, stream
     pushes = [push(1024 * (n + 1), key=f"k{n}", ts=HOUR + n * WINDOW_MS) for n in range(12)]
     outcomes = [one(world.provider, request) for request in pushes]
     assert [type(outcome) for outcome in outcomes] == [Rejected] * 12
-    assert all(f"newest event of each {window}; archive it" in str(outcome) for outcome in outcomes)
+    assert all(f"newest event of each {window}. Archive it" in str(outcome) for outcome in outcomes)
     assert not any(name.startswith("POST") for name in world.stripe.calls)
 
 
@@ -51,7 +51,7 @@ def test_the_emulated_meter_with_a_window_keeps_the_newest_event_of_each() -> No
 def test_check_names_the_window_and_the_next_step() -> None:
     (line,) = done(windowed("hour").provider.check(["compute"], ["cus_1"]))
     assert line.startswith("compute: the meter mtr_1 (gb_seconds) keeps one event an hour")
-    assert line.endswith("archive it and create one without a window")
+    assert line.endswith("Archive it, and create a meter without a window")
 
 
 def test_a_meter_made_again_without_a_window_takes_pushes() -> None:

@@ -117,12 +117,12 @@ BROKEN: Mapping[str, tuple[str | None, str]] = {
     ),
     "lies_about_its_name": (
         PROVIDER + "\ndef build(setup):\n    one = Tally(setup)\n    one.name = 'embedded'\n    return one",
-        "ValueError: it calls itself 'embedded'",
+        "ValueError: its name 'embedded' differs from the name of its entry point",
     ),
     "contradicts_itself": (
         PROVIDER + "\ndef build(setup):\n    one = Tally(setup)\n    one.capabilities = p.Capabilities(None, False)\n"
         "    return one",
-        "ValueError: a duplicate that proves no delivery must be looked up",
+        "ValueError: a duplicate that does not prove a delivery must be looked up",
     ),
     "holds_credit_itself": (
         PROVIDER + "\ndef build(setup):\n    one = Tally(setup)\n"
@@ -173,7 +173,7 @@ def test_nobody_takes_the_place_of_a_provider_of_ours(beside: Callable[..., regi
     assert found.capabilities["embedded"].same_database, "the ledger in our own database, and not the other's"
     (name,) = found.broken
     assert name.startswith("embedded of "), "it is named by its package, and ours goes on"
-    assert found.broken[name] == "ValueError: two installed packages offer a provider named embedded"
+    assert found.broken[name] == "ValueError: two installed packages provide embedded. Uninstall one of them"
 
 
 # A provider that is wrong in one place, and what the suite must say to it.

@@ -39,7 +39,7 @@ def test_status_shows_usage_since_last_tick_and_stays_settled(shell: Shell) -> N
     fleet.sample("nobody", T0 - 6 * DAY_MS)
     fleet.sample("acme", T0 + 2, interval_s=-5)  # quarantined: no tick will bill it
     said = shell("status", 75)
-    assert "2 samples came in since, for the next tick" in " ".join(said.split())
+    assert "2 samples arrived since, for the next tick" in " ".join(said.split())
     fleet.tick(T0 + 4 * WINDOW_MS)
     assert "came in since" not in shell("status", 75)
 
@@ -100,4 +100,4 @@ def test_doctor_says_at_once_that_a_backup_was_restored(tmp_path: Path, capsys: 
     assert "in doubt" not in does("doctor")
     shutil.copy(backup, file)
     said = does("doctor")
-    assert "WRONG" in said and "the database's history is in doubt" in said and "drawdown recover --dry-run" in said
+    assert "WRONG" in said and "the database may have lost history" in said and "drawdown recover --dry-run" in said

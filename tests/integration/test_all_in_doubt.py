@@ -122,7 +122,7 @@ def test_all_are_resolved_and_each_is_on_record(lab: Lab, outcome: str) -> None:
         ("ann", "ticket 7", "their console")
     }
     before = lab.everything()
-    assert lab.command(*ALL, "--outcome", outcome, *SHOWN) == "no push in doubt is like that; nothing was changed"
+    assert lab.command(*ALL, "--outcome", outcome, *SHOWN) == "no push in doubt matches; nothing was changed"
     assert lab.everything() == before, "repeated, it changes nothing"
     lab.provider.answers.clear()
     lab.fleet.tick_windows(2)
@@ -355,7 +355,7 @@ def test_queued_push_is_not_said_to_drain_by_itself(engine: sa.Engine) -> None:
     said = " ".join(text(fleet).split())
     assert "the queue drains" not in said and "drained at" not in said
     assert "next: wait until 2026-01-01T01:10:00Z while ticks look up pushes that may have arrived" in said
-    assert "1 queued: looked up by 01:10 UTC at the latest. You must resolve those in doubt then" in said
+    assert "1 queued: looked up by 01:10 UTC at the latest. Afterwards you must resolve those in doubt" in said
     fleet.write("UPDATE ticks SET report = :report", {"report": json.dumps({"applied_within_ms": {"fake": DAY_MS}})})
     said = " ".join(text(fleet).split())
     assert "1 queued: looked up by 2026-01-02 00:10 UTC at the latest" in said, "and not at 00:10 of today"

@@ -317,7 +317,7 @@ def test_the_commands_tell_of_queries(
         found = capsys.readouterr()
         return status, found.out + found.err
 
-    assert "needs --database NAME" in said(*add[:-2])[1]
+    assert "Pass --database NAME" in said(*add[:-2])[1]
     assert said(*add) == (2, said(*add)[1]) and "set DRAWDOWN_QUERY_WAREHOUSE_URL" in said(*add)[1]
     monkeypatch.setenv("DRAWDOWN_QUERY_WAREHOUSE_URL", "sqlite:////nowhere/hunter2.db")
     status, text = said(*add, "--every", "day", "--closed-after", "3h", "--from", "2d")

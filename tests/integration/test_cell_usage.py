@@ -122,7 +122,7 @@ def test_no_signature_is_good_for_anything_else() -> None:
         ("redirect", "the cell answered 302"),
         ("endless", "the cell's answer is too long"),
         ("nonsense", "the answer is not HTTP"),
-        ("cut", "closed before an answer"),
+        ("cut", "the connection closed before an answer"),
         ("short", "the answer was cut short"),
     ],
 )
@@ -166,7 +166,7 @@ def test_one_that_is_not_there_costs_no_other_its_answer() -> None:
 
 
 def test_a_broken_cell_is_an_error_and_not_an_empty_answer() -> None:
-    for kind, error in (("broken", "the cell answered 500"), ("down", "closed before an answer")):
+    for kind, error in (("broken", "the cell answered 500"), ("down", "the connection closed before an answer")):
         cell = CellEmulator(faults=FaultPlan(rates={kind: 1.0}))
         with serving_in_thread(cell, FixedClock(T0)) as url:
             assert asked(url).error == error

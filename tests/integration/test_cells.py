@@ -117,7 +117,7 @@ def test_only_a_success_acknowledges(odd: str, kind: str, answer: str | None) ->
 
 @pytest.mark.parametrize("kind", ["nonsense", "cut"])
 def test_nonsense_and_cut_connections_are_failures(odd: str, kind: str) -> None:
-    assert send(f"{odd}/{kind}") in ("the answer is not HTTP", "closed before an answer")
+    assert send(f"{odd}/{kind}") in ("the answer is not HTTP", "the connection closed before an answer")
 
 
 def test_nobody_listening_is_a_failure() -> None:

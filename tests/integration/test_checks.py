@@ -94,7 +94,10 @@ def test_where_the_answer_is_lost_it_says_where_to_look(
     url = guarded.fleet.engine.url.render_as_string(hide_password=False)
     monkeypatch.setattr(database, "_commit", lost)
     assert drawdown(["--database-url", url, "--at", "2026-01-10", "guard", "reconcile"]) == 75
-    assert "1 counters were off: repeat it. `drawdown audit list --action guard_correct`" in capfd.readouterr().err
+    assert (
+        "1 counters differed: repeat the command. `drawdown audit list --action guard_correct`"
+        in capfd.readouterr().err
+    )
 
 
 def billed(fleet: Fleet, *dollars: int) -> None:

@@ -181,11 +181,11 @@ def test_doctor_refuses_guessable_secrets_and_proxy_open_to_all(shell: Shell) ->
     for name in names:
         said = {"DRAWDOWN_" + name: f"cell-1={'x' * 15}" if name == "CELL_SECRETS" else "x" * 15}
         shell.environment |= said
-        assert f"set DRAWDOWN_{name}, 16 characters or more" in wrong(), name
+        assert f"set DRAWDOWN_{name} to 16 characters or more" in wrong(), name
         shell.environment |= {key: f"{text}y" for key, text in said.items()}
-        assert f"set DRAWDOWN_{name}, " not in wrong(), name
+        assert f"set DRAWDOWN_{name} to " not in wrong(), name
     shell.environment["DRAWDOWN_TRUSTED_PROXIES"] = "10.0.0.7,*"
-    assert "DRAWDOWN_TRUSTED_PROXIES believes every caller" in wrong()
+    assert "DRAWDOWN_TRUSTED_PROXIES trusts every caller" in wrong()
     shell.environment["DRAWDOWN_TRUSTED_PROXIES"] = "10.0.0.7"
     assert "TRUSTED_PROXIES" not in wrong()
 
@@ -203,14 +203,14 @@ def test_doctor_says_that_halts_reach_no_cell_while_no_sandbox_is_known(shell: S
         return [one["what"] for one in shell.json("doctor", status=1)["findings"] if one["off"]]
 
     shell.run("init")
-    assert any("no sandbox is known" in what for what in off())
+    assert any("`sandboxes` is empty" in what for what in off())
     engine = connect(shell.environment["DRAWDOWN_DATABASE_URL"])
     with engine.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('box', 'acme', 'cell-1', 'running')"
         )
     engine.dispose()
-    assert not any("no sandbox is known" in what for what in off())
+    assert not any("`sandboxes` is empty" in what for what in off())
 
 
 def test_doctor_names_what_nothing_is_estimated_for(shell: Shell) -> None:
@@ -218,7 +218,7 @@ def test_doctor_names_what_nothing_is_estimated_for(shell: Shell) -> None:
     shell.run("org", "assign", "acme", "--provider", "autumn", "--customer", "acme", "--new", "--from", "2026-01-01")
 
     def estimates() -> list[str]:
-        return [one["what"] for one in shell.json("doctor", status=1)["findings"] if "estimated" in one["what"]]
+        return [one["what"] for one in shell.json("doctor", status=1)["findings"] if "have no rate at" in one["what"]]
 
     (said,) = estimates()
     assert "compute_16gb, compute_1gb, compute_32gb and 3 more" in said
@@ -289,15 +289,15 @@ def test_what_goes_on_until_it_is_told_to_end_says_so_at_once(shell: Shell) -> N
     shell.begin()
     for command, says in (
         (["watch"], "a watch round every 5 s"),
-        (["run", "--every", "60"], "a tick now, and one every 60 s; a watch round every 5 s between them"),
-        (["run", "--no-watch"], "a tick now, and one every 300 s; no watch"),
+        (["run", "--every", "60"], "a tick now, and another every 60 s; a watch round every 5 s between them"),
+        (["run", "--no-watch"], "a tick now, and another every 300 s; no watch"),
     ):
         with Path(os.devnull).open("wb") as nothing:
             going = fork_server.Started(command, env=shell.environment, cwd=shell.folder, err=nothing)
         first = going.stdout.readline()
         going.send_signal(signal.SIGTERM)
         assert going.wait(300) == 0
-        assert first.startswith(says) and first.endswith("SIGTERM or Ctrl-C ends it\n"), command
+        assert first.startswith(says) and first.endswith("SIGTERM or Ctrl-C ends the command\n"), command
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

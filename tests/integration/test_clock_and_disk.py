@@ -93,7 +93,7 @@ def test_proof_with_a_clock_that_was_set_back_is_told_and_not_kept(
     ticked(fleet)
     behind(monkeypatch, 10 * MINUTE_MS)
     assert run(["verify"]) == 0
-    assert "not kept for `drawdown proof`" in capsys.readouterr().out
+    assert "is not stored for `drawdown proof`" in capsys.readouterr().out
     assert fleet.one("SELECT COUNT(*) FROM proofs") == 0
 
 

@@ -57,5 +57,5 @@ def test_customers_beyond_the_bound_are_not_looked_at_and_that_is_said(engine: s
     assert provider.customers_asked == names
     fleet.assign("org-99", provider="fake", from_ms=T0)
     found = said(fleet, "fake", provider)
-    assert found[0] == wrong and found[1][0] == "off" and "20 customers were looked at" in found[1][1]
+    assert found[0] == wrong and found[1][0] == "off" and "doctor checked 20 customers" in found[1][1]
     assert provider.customers_asked == 2 * names

@@ -117,7 +117,7 @@ def test_samples_of_a_reason_are_shown_though_none_has_it_afterwards(shell: Shel
     shell.fleet.sample("acme", T0 + 1, -5)
     shell.fleet.tick_windows(1)
     said, _ = dry(shell, "sample dismiss --why interval_negative")
-    assert "for just these: --expect 1" in said
+    assert "to change only these, pass --expect 1" in said
 
 
 def test_sums_of_pushes_are_refused_rather_than_cut(shell: Shell) -> None:

@@ -82,7 +82,7 @@ def test_lost_rotation_answer_shows_how_to_check_for_a_new_secret(
     with monkeypatch.context() as patch:
         patch.setattr(database, "_commit", lost)
         said = told("rotate", "app", status=75)["error"]
-    assert "the same command again is safe" not in said and endpoint_secret(ROOT, "app", 2) not in said
+    assert "you can safely repeat the command" not in said and endpoint_secret(ROOT, "app", 2) not in said
     assert "the generation of the secret of app" in said and "`drawdown hook secret app`" in said
     assert [row["generation"] for row in told("list")["endpoints"]] == [2]
     assert told("secret", "app")["secret"] == endpoint_secret(ROOT, "app", 2)

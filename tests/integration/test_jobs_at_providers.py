@@ -46,7 +46,10 @@ def test_an_organisation_moves_by_orders_and_each_window_is_billed_once(home: Bi
         use(home)
     by_biller = {biller: seconds for (biller, _, _), seconds in home.charged().items()}
     assert by_biller == {"embedded": 60, "autumn": 60, "stripe": 60}
-    for name, said in (("autumn", "autumn has no customer cus_of_nobody"), ("stripe", "Stripe has no such customer")):
+    for name, said in (
+        ("autumn", "autumn has no customer cus_of_nobody"),
+        ("stripe", "the customer does not exist at Stripe"),
+    ):
         job(fleet, AssignJob("acme", name, "cus_of_nobody"))
         report = fleet.tick_windows(1)
         assert (report.jobs_ended, listed(fleet)[0].state) == (1, "failed")

@@ -120,5 +120,5 @@ def test_what_cannot_be_kept_was_proven_all_the_same(fleet: Fleet, capfd: pytest
     url = fleet.engine.url.render_as_string(hide_password=False)
     assert drawdown(["--database-url", url, "--at", str(fleet.clock.at_ms), "verify"]) == 0
     out = capfd.readouterr().out
-    assert "all invariants hold" in out and "not kept for `drawdown proof`" in out
+    assert "all invariants hold" in out and "is not stored for `drawdown proof`" in out
     assert fleet.rows("SELECT 1 FROM proofs") == [], "a run is kept whole, or not at all"

@@ -96,7 +96,7 @@ def test_a_wrong_push_is_undone_there_and_its_usage_is_owed_again(billed: Billed
     assert billed.charged() == 0
     ((evidence, kind, reason),) = billed.fleet.rows("SELECT evidence, evidence_kind, reason FROM voids")
     assert (kind, reason) == ("operator", "wrong customer")
-    assert str(evidence).startswith("cancelled at stripe: Stripe took the meter event adjustment, pending (req_")
+    assert str(evidence).startswith("cancelled at stripe: Stripe accepted the meter event adjustment, pending (req_")
     assert billed.fleet.rows("SELECT action, target FROM operator_actions WHERE action LIKE 'push%' ORDER BY 1") == [
         ("push_cancel", KEY),
         ("push_void", KEY),

@@ -290,7 +290,7 @@ def test_what_was_credited_by_hand_is_not_taken_for_drawn_twice(engine: sa.Engin
     drawn(provider, 67 - 500)
     assert compare(fleet, correct=True).exit_status == 1, "a top-up, told once: from here on it is compared"
     write(engine, lambda c: pushes.acknowledge(c, "", fleet.by))
-    credit_by_hand(fleet, provider, "the balance is as full as it was granted")
+    credit_by_hand(fleet, provider, "the balance is already as high as it was granted")
     drawn(provider, 67 - 500 - credited)
     assert compare(fleet, correct=True).differing == [], "an event may still show it"
     fleet.clock.at_ms += SHOWN
@@ -480,7 +480,7 @@ def test_what_was_credited_by_hand_does_not_hide_what_the_balance_lacks(
     fleet, provider = sent_twice(engine)
     drawn(provider, 67 - 500 * marked)
     assert compare(fleet, correct=True).exit_status == (1 if marked else 0)
-    credit_by_hand(fleet, provider, "the balance is as full as it was granted")
+    credit_by_hand(fleet, provider, "the balance is already as high as it was granted")
     fleet.clock.at_ms += SHOWN
     drawn(provider, 67 - 500 * marked - credited - 7)
     found = compare(fleet, correct=True)

@@ -401,4 +401,4 @@ def test_the_command_line_says_what_it_rests_on(far: Far, capsys: pytest.Capture
     assert (shown["execution"]["hold"], shown["entries"][0]["key"]) == ("local", "run:e-1:final:compute_4gb")
     assert run([*at[:-1], "execution", "show", "e-1"]) == 0
     assert run([*at[:-1], "execution", "preview", "--org", "acme", "--use", "compute_4gb=1"]) == 0
-    assert "by the balance that was read" in capsys.readouterr().out
+    assert "by the balance read at" in capsys.readouterr().out

@@ -313,7 +313,7 @@ def test_what_is_sealed_and_not_settled_is_told_apart_from_what_is_owed(fleet: F
     assert run(fleet, planned(fleet)).open_pushes == 1
     again = run(fleet, planned(fleet), dry_run=True)
     waits = "1 push (10 units) is still to be settled"
-    assert lines_of(again)[0] == f"would seal 0 pushes, 0 units: nothing more to seal; {waits}"
+    assert lines_of(again)[0] == f"would seal 0 pushes, 0 units: no more usage to seal; {waits}"
     assert in_words(0, again) == f"nothing more to seal; {waits}"
     assert in_words(3, again) == f"sealed 3 pushes; {waits}"
     for scope, waiting in (
@@ -325,7 +325,7 @@ def test_what_is_sealed_and_not_settled_is_told_apart_from_what_is_owed(fleet: F
     provider.answers.clear()
     fleet.tick_windows(1)
     again = run(fleet, planned(fleet), dry_run=True)
-    assert lines_of(again)[0] == "would seal 0 pushes, 0 units: no more usage is owed there"
+    assert lines_of(again)[0] == "would seal 0 pushes, 0 units: no more usage is owed"
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_a_name_that_nothing_reads_is_told_with_the_nearest(monkeypatch: pytest.
     }
     said = told(monkeypatch, capsys, *meant)
     for name, nearest in meant.items():
-        assert f"{name} is set, and nothing here reads it" in said and f"did you mean {nearest}?" in said
+        assert f"{name} is set, but no program on this machine reads it" in said and f"did you mean {nearest}?" in said
 
 
 def test_a_misspelt_file_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:

@@ -272,26 +272,30 @@ def test_the_command_says_what_it_passed_over(fleet: Fleet, capfd: pytest.Captur
 
     assert asked("verify", "--since-last", "--org", "acme")[0] == 2
     status, out = asked("verify", "--since-last")
-    assert status == 0 and "verified everything: no run" in out and "\nall invariants hold" in out
+    assert (
+        status == 0 and "verified everything: verify continues a run only if" in out and "\nall invariants hold" in out
+    )
     status, out = asked("--json", "verify", "--since-last")
     assert status == 0 and json.loads(out)["point"]["run"] == 1
     status, out = asked("verify", "--since-last")
     words = " ".join(out.split())
-    assert "were passed over: proven by run 2 at 2026-01-11" in words and "from there on, all invariants hold" in words
-    assert "since then nothing reached further back" in words
+    assert ": proven by run 2 at 2026-01-11" in words and "all invariants hold in the later windows" in words
+    assert "no earlier window changed since then" in words
     fleet.sample("acme", T0 + 2, 7)
-    assert "a late sample reached back to it" in " ".join(asked("verify", "--since-last")[1].split())
+    assert "a late sample changed this window" in " ".join(asked("verify", "--since-last")[1].split())
     begins = Point(0, "a mapping", 3, fleet.clock.at_ms)
     found = replace(read(fleet.engine, verify), point=begins)
     (said,) = database._from(found)
     assert said == "verified everything: since run 3, a mapping changed the first window"
     assert "all invariants hold" in database._report(found, [], since_last=True)
     words = " ".join(asked("proof")[1].split())
-    assert "all held last: looking at all of it 2026-01-11" in words and "since the last run 2026-01-11" in words
+    assert (
+        "last proof of all invariants: of everything 2026-01-11" in words and "since the last run 2026-01-11" in words
+    )
 
     def proven_lately(day: int) -> list[bool]:
         told = json.loads(asked("--json", "doctor", at_ms=fleet.clock.at_ms + day * DAY_MS)[1])
-        return [bool(one["ok"]) for one in told["findings"] if one["what"].startswith("all invariants held last")]
+        return [bool(one["ok"]) for one in told["findings"] if one["what"].startswith("the last full run of verify")]
 
     assert (proven_lately(9), proven_lately(10)) == ([True], [False])
 

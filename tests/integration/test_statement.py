@@ -322,4 +322,4 @@ def test_the_command_says_it_as_tables_json_and_csv(
     assert "not both" in asked("--month", "2026-01", "--csv", "--json", status=2)
     assert "missing period" in asked(status=2)
     tamper(books.fleet, "UPDATE ledger_accounts SET balance_micro = balance_micro - 1")
-    assert "this does not add up: the wallet has" in asked("--month", "2026-01", status=1)
+    assert "the statement does not add up: the wallet has" in asked("--month", "2026-01", status=1)

@@ -144,7 +144,7 @@ def test_what_was_settled_before_an_outage_predicts_no_end_of_it(
     monkeypatch.setattr("drawdown.worker.push.push.log", log)
     fleet.tick(fleet.clock.at_ms + 2 * WINDOW_MS)
     assert look(fleet)["providers"][0]["drained_ms"] is None
-    assert "not draining: no tick" in text(fleet)
+    assert "not draining: the ticks" in text(fleet)
     (told,) = [call.kwargs for call in log.calls if call.args == ("pushes_settled",)]
     assert (told["other"], told["why"]) == (4, {"unknown: ConnectionError: down": 4})
 

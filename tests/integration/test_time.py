@@ -150,7 +150,7 @@ def _sealed(fleet: Fleet) -> dict[object, object]:
     return dict(fleet.rows("SELECT org_id, CAST(SUM(sealed_qty) AS BIGINT) FROM pushes GROUP BY org_id"))  # type: ignore[arg-type]
 
 
-TWICE = "a daylight change lies there; taken as "
+TWICE = "this time occurs twice; read as "
 BERLIN = "Europe/Berlin"
 AUTUMN, SPRING = "2025-10-26T00:30:00Z to 2025-10-26T03:00:00Z", "2025-03-30T01:30:00Z to 2025-03-30T02:00:00Z"
 HOURS = (
@@ -190,7 +190,7 @@ def test_an_hour_that_is_there_twice_or_never_is_said_with_the_one_taken(engine:
     for zone, begin, end, range_, taken_as, units in HOURS:
         lines = replayed("--from", begin, "--to", end, "--zone", zone, "--dry-run")
         told = [line.strip() for line in lines if TWICE in line]
-        hint = [f"{begin}: {TWICE}{taken_as}, write the offset to choose"] if taken_as else []
+        hint = [f"{begin}: {TWICE}{taken_as}. To choose, write the offset"] if taken_as else []
         if (lines[0], told, any(f" {units} units" in line for line in lines)) != (
             f"range    {range_} (UTC)", hint, True,
         ):  # fmt: skip

@@ -318,7 +318,7 @@ def test_proxy_that_does_not_connect_is_named_and_nothing_is_sent(
 
 BROKEN: Final[dict[str, tuple[str, str]]] = {
     "no such file": ("DRAWDOWN_CA_FILE", "cannot be read"),
-    "no certificate": ("DRAWDOWN_CA_FILE", "holds no certificate"),
+    "no certificate": ("DRAWDOWN_CA_FILE", "does not contain a certificate"),
     "a certificate without its key": ("DRAWDOWN_CELL_CERT_FILE and DRAWDOWN_CELL_KEY_FILE", "and its key"),
     "a key without its certificate": ("DRAWDOWN_PROVIDER_KEY_FILE", "DRAWDOWN_PROVIDER_CERT_FILE"),
     "another's key": ("DRAWDOWN_PROVIDER_CERT_FILE and DRAWDOWN_PROVIDER_KEY_FILE", "and its key"),
@@ -407,7 +407,7 @@ def test_doctor_names_a_system_store_without_certificates(company: Company, give
     nothing.write_text("no certificate")
     given(SSL_CERT_FILE=str(nothing))
     (wrong,) = doctor._ways_out(App(settings=all_settings.load("sqlite://"), clock=SystemClock()))
-    assert not wrong.ok and wrong.what.startswith(f"SSL_CERT_FILE: {nothing} holds no certificate")
+    assert not wrong.ok and wrong.what.startswith(f"SSL_CERT_FILE: {nothing} does not contain a certificate")
 
 
 def test_exceptions_are_names_addresses_and_networks() -> None:

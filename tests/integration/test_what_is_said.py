@@ -27,7 +27,10 @@ def test_an_override_says_which_limits_count_on_beside_it(shell: Shell) -> None:
         "override make draw 9 --org a*",
     ):
         said = shell(f"{make} --expires +7d")
-        assert "no limit per month exists that it could replace; limits per day stay in force" in said, said
+        assert (
+            "the override does not replace a limit, because no limit per month exists; limits per day stay in force"
+            in said
+        ), said
         assert "no organisation" not in said
     assert "beside it" not in shell("override make draw 500 --org acme --per day --expires +7d")
     shell("limit set draw 90")
@@ -52,11 +55,11 @@ def test_what_is_yet_to_come_is_not_looked_at(shell: Shell) -> None:
 def test_what_became_of_a_hold_and_until_when_it_stands(shell: Shell) -> None:
     shell("guard set bw --credits 0 --new")
     shell("limit set bw none")
-    assert "held until 2026-01-01T00:10:00.010Z" in shell("guard reserve r1 bw 10 --org acme --for 10m")
-    assert "held until 2026-01-01T00:30:00.010Z" in shell("guard extend r1 --for 30m")
+    assert "reserved until 2026-01-01T00:10:00.010Z" in shell("guard reserve r1 bw 10 --org acme --for 10m")
+    assert "reserved until 2026-01-01T00:30:00.010Z" in shell("guard extend r1 --for 30m")
     for less in ("--to 1", "--for 1m"):
-        assert "never shrinks or ends sooner" in shell(f"guard extend r1 {less}")
-    assert shell("guard settle r1 7").startswith("settled: bw 7, let through by unlimited\n")
+        assert "cannot shrink or end sooner" in shell(f"guard extend r1 {less}")
+    assert shell("guard settle r1 7").startswith("settled: bw 7, allowed by unlimited\n")
     assert "; unchanged" in shell("guard settle r1 7")
     shell("guard reserve r2 bw 10 --org acme")
     assert shell("guard release r2").startswith("released: bw 0")
@@ -135,7 +138,10 @@ def test_whoever_is_never_halted_is_told_until_that_ends(shell: Shell) -> None:
     words = [(row["org_id"], row["override_halted"], row["override_max_concurrent"]) for row in listed]
     assert words == [("acme", False, None), ("globex", False, None), ("initech", None, 3)]
     said = " ".join(shell("doctor", 1).split())
-    assert "2 organisations are never halted, by your word: acme without an end, globex until 2026-01-02T" in said
+    assert (
+        "2 organisations are never halted, because of your org overrides: acme without an end, globex until 2026-01-02T"
+        in said
+    )
     assert "drawdown org list --overridden" in said
     shell.fleet.clock.at_ms += 2 * DAY_MS  # no tick has forgotten those that have ended
     assert [row["org_id"] for row in shell.json("org list --overridden")["orgs"]] == ["acme"]
@@ -143,7 +149,9 @@ def test_whoever_is_never_halted_is_told_until_that_ends(shell: Shell) -> None:
         (row["org_id"], row["override_halted"], row["override_until_ms"]) for row in shell.json("org list")["orgs"]
     ]
     assert words == [("acme", False, None), ("globex", None, None), ("initech", None, None)]
-    assert "1 organisation is never halted, by your word: acme without an end" in " ".join(shell("doctor", 1).split())
+    assert "1 organisation is never halted, because of your org overrides: acme without an end" in " ".join(
+        shell("doctor", 1).split()
+    )
 
 
 def test_a_range_that_ends_before_it_begins_is_refused(shell: Shell) -> None:

@@ -1,7 +1,7 @@
 """Every answer lost: the connection is cut before and after each statement of each transaction, its commit included.
 
-Guarantee: what is said then is true (a commit without an answer "may have been kept"; everything else was not), and
-whoever does what it says, the same again, ends where one who lost nothing does.
+Guarantee: what is said then is true (a commit without an answer "may or may not be stored"; everything else was not),
+and whoever does what it says, the same again, ends where one who lost nothing does.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def test_a_grant_without_a_key_says_under_which_it_counts_once(
     lost.hand.cut(COMMIT, where)
     assert run(["--database-url", url, "--json", "ledger", "grant", "spent", "5"]) == 75
     told = json.loads(capsys.readouterr().out)["error"]
-    assert "may have been kept, or not; repeat it with --key a1b2, and it counts once" in told
+    assert "may or may not be stored; repeat it with --key a1b2, and it counts once" in told
     monkeypatch.undo()
     lost.hand.engine.dispose()
     assert run(["--database-url", url, "ledger", "grant", "spent", "5", "--key", "a1b2"]) == 0

@@ -481,7 +481,7 @@ def test_where_the_answer_is_lost_it_says_what_to_do(
         patched.setattr(threads, "write", cut)
         lost = home.send(f"/console/act/{name}", sent, KIM)
     page = as_read(lost.text)
-    assert lost.status_code == 503 and "may have been kept, or not" in page
+    assert lost.status_code == 503 and "may or may not be stored" in page
     assert [words for words in told if words not in page] == []
     again = home.send(f"/console/act/{name}", sent, KIM)
     assert again.status_code == 303 and "ddk_" not in lost.text

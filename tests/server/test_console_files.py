@@ -147,7 +147,7 @@ def test_a_file_that_is_read_slowly_gives_its_place_to_another(
 
     async def work(_client: httpx.AsyncClient, console: Any) -> None:
         slow = await console._my._files.open(long, taken, of="acme")
-        with pytest.raises(console_files.NotTaken, match="not taken whole"):
+        with pytest.raises(console_files.NotTaken, match="did not take the whole file"):
             async for _ in slow:
                 await asyncio.sleep(0.01)
         async with asyncio.timeout(30):

@@ -515,7 +515,7 @@ def test_a_slow_issuer_and_one_that_talks_without_end_are_given_up(
 
     slow, long = home.ask(work)
     assert slow == "the issuer does not answer: no whole answer within 0.3 s"
-    assert long == f"the issuer does not answer: an answer of over {jwks.MOST_BYTES} bytes"
+    assert long == f"the issuer does not answer: the answer has more than {jwks.MOST_BYTES} bytes"
     engine.dispose()
 
 

@@ -30,7 +30,7 @@ from tests.simulation.providers import STRIPE
 from tests.simulation.world import World
 
 TOO_OLD: Final = "not sent: the provider takes nothing"
-NOTHING_BACK: Final = "Autumn gave nothing back"
+NOTHING_BACK: Final = "Autumn did not refund"
 
 
 def said(world: World) -> By:

@@ -65,7 +65,9 @@ def test_a_group_alone_says_its_help_as_it_is(capsys: pytest.CaptureFixture[str]
     for path in TREE.keys() - set(LEAVES):
         assert run(list(path)) == 2
         said = capsys.readouterr()
-        assert said.err.startswith("Usage: drawdown") and said.err.endswith("\ndrawdown: name a command\n"), path
+        assert said.err.startswith("Usage: drawdown") and said.err.endswith(
+            "\ndrawdown: missing command. Name one of the commands, or pass --help\n"
+        ), path
         assert "\\n" not in said.err and "Examples:" in said.err and said.out == "", path
 
 

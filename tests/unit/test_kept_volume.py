@@ -45,6 +45,6 @@ def test_doctor_names_a_volume_without_a_name(tmp_path: Path, monkeypatch: pytes
     assert list(doctor._check_volume(folder)) == []
     mounts.write_text(f"{ROOT}\n{UNNAMED}\n", encoding="utf-8")
     (finding,) = doctor._check_volume(folder)
-    assert not finding.ok and "volume without a name" in finding.what and "-v drawdown-state:" in finding.fix
+    assert not finding.ok and "unnamed volume" in finding.what and "-v drawdown-state:" in finding.fix
     mounts.unlink()
     assert list(doctor._check_volume(folder)) == [], "not Linux"

@@ -155,7 +155,7 @@ def test_what_is_missing_is_named(sql: Queries, table: sa.Engine) -> None:
 
 def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "queries.sql").write_text("-- name: a\nSELECT 1\n-- name: a\nSELECT 2\n")
-    with pytest.raises(SqlError, match="a stands there twice"):
+    with pytest.raises(SqlError, match="a occurs twice"):
         queries(str(tmp_path / "module.py")).text("a", "sqlite")
 
 
@@ -163,7 +163,7 @@ def test_what_many_say_is_a_word_of_all_and_no_file_says_it_again(tmp_path: Path
     (tmp_path / "queries.sql").write_text("-- name: a\nSELECT {unbilled}\n")
     assert queries(str(tmp_path / "module.py")).text("a", "sqlite") == "SELECT ('legacy', 'none')"
     (tmp_path / "own.sql").write_text("-- name: unbilled\n('none')\n")
-    with pytest.raises(SqlError, match=r"own\.sql: unbilled stands in words\.sql, too"):
+    with pytest.raises(SqlError, match=r"own\.sql: unbilled is also in words\.sql"):
         queries(str(tmp_path / "own.py")).text("unbilled", "sqlite")
 
 

@@ -88,7 +88,7 @@ class Facts:
         may_run = not (self.is_blocked or self.has_other_owner or asker.is_halted or asker.stopped_at_ms is not None)
         here = asker.provider in (None, EMBEDDED, *EXEMPT_PROVIDERS)
         if self.standing is None or not may_run or not (here or asker.provider in wallets_at(connection)):
-            raise Alone("no wallet here may pay")
+            raise Alone("the organisation does not have a wallet here that may pay")
         return self.standing
 
 
@@ -142,14 +142,14 @@ def accept(
     """Accept an execution with a new key: reserve the credit that it may cost. Errors: Alone."""
     request = asked.request
     if request.payer or request.supplier or request.sandboxes or request.settled_by == "metering":
-        raise Alone("more than a wallet is asked for")
+        raise Alone("the request names a payer, a supplier or sandboxes")
     try:
         run_request.require_key(asked.key)
         run_request.require_sane(request)
         if not asked.own:
             own_keys.require_open(asked.key)
         if asked.key.startswith(USE):
-            raise Alone("a use's key")
+            raise Alone("the key belongs to a use of the guard")
         standing = facts.payer(connection)
         amount = to_hold(connection, request, Paying(standing.customer_id, facts.terms), now_ms, card)
     except (Refused, UsageError) as error:
@@ -158,7 +158,7 @@ def accept(
     made = runs.noted(ask_of(asked.names[0], request, permit, now_ms), asked.by(now_ms))
     wallet = moves.accept(standing, made, facts.terms.most_held_micro)
     if wallet is None:
-        raise Alone("no room")
+        raise Alone("the wallet does not have room for the amount")
     moves.lasts(made)
     return lambda moved: Accepted(made, False, _shifted(wallet, moved[standing.customer_id]))
 
@@ -196,7 +196,7 @@ def change(
     by = asked.by(now_ms)
     require_plain(found, now_ms)
     if asked.org_id is not None and found.actor != asked.actor:
-        raise Alone("another key began it")
+        raise Alone("another API key began the execution")
     try:
         if asked.kind == "draw":
             lines, number = _drawn(asked, found, before, card), f"d{asked.number}"
@@ -220,7 +220,7 @@ def end_of_use(
     """End the execution of a use that was not charged yet. Return the charge in micro-credits. Errors: Alone."""
     require_plain(found, by.now_ms)
     if found.drawn_micro or found.overage != "charge":
-        raise Alone("it does not belong to a use")
+        raise Alone("the execution does not belong to a use")
     lines = [Line(None, None, price)] if price or state == "settled" else []
     entries, charged, _ = draws.entries_for(found, FINAL, lines, by)
     apply(standing, found, _ended(found, state, charged, by), entries, moves)
@@ -231,9 +231,9 @@ def require_plain(found: Reservation, now_ms: int) -> None:
     """Check that an execution continues, and that only its own organisation's wallet is involved. Errors: Alone."""
     special = found.payer_number is not None or found.supplier is not None or found.settled_by != "receipt"
     if special or found.hold != "wallet" or found.sandboxes != NO_SANDBOXES:
-        raise Alone("more than a wallet has part in it")
+        raise Alone("the execution has a payer, a supplier, sandboxes or no wallet")
     if found.state != "held" or found.expires_ms <= now_ms:
-        raise Alone("it has ended")
+        raise Alone("the execution has ended")
 
 
 def apply(
@@ -242,7 +242,7 @@ def apply(
     """Change an execution from `found` to `after`. Return the wallet. Errors: Alone if the wallet has a change due."""
     is_late = standing.lots_over_ms is not None and standing.lots_over_ms > found.accepted_ms
     if moves.wallet(standing) is None or (entries and is_late):
-        raise Alone("something waits in its wallet")
+        raise Alone("changes are due in the wallet")
     moves.change(after)
     return moves.charge(standing, found, after, entries)
 
@@ -251,7 +251,7 @@ def _drawn(asked: Change, found: Reservation, before: Sequence[Line], card: Rate
     cost = run_request.sane_cost(asked.cost or Cost())
     run_request.require_number(asked.number)
     if before:
-        raise Alone("it was drawn before")
+        raise Alone("the draw was made before")
     return draws.priced(found, cost, card or RateCard(()))
 
 
@@ -261,9 +261,9 @@ def _last(asked: Change, found: Reservation) -> list[Line]:
         return []
     cost = run_request.sane_cost(asked.cost or Cost())
     if cost.amount_micro is None or found.overage == "cap":
-        raise Alone("its cost depends on its draws, or was written off")
+        raise Alone("the cost depends on the draws, or may be written off")
     if not found.drawn_micro <= cost.amount_micro <= MAX_ENTRY_MICRO:
-        raise Alone("it costs less than was drawn, or more than any")
+        raise Alone("the cost is below the draws, or above the maximum")
     return [Line(None, None, cost.amount_micro - found.drawn_micro)]
 
 

@@ -169,7 +169,7 @@ class _Work:
         for at, call in enumerate(self._calls):
             group = _group_of(call, ends.get(at))
             if isinstance(call, Ask) and (call.failed_open or guard.wrong(call) is not None):
-                self._found[at] = Alone("it makes no sense, or was let through before")
+                self._found[at] = Alone("the request is invalid, or a client already allowed the use")
             elif group is not None and isinstance(call, Ask):
                 moments[group] = self._now_ms
             elif group is not None:
@@ -293,7 +293,9 @@ class _Work:
         with self._connection.begin_nested() as turn:
             found = emissions.take_all(self._connection, list(self._emits.values()), self._now_ms)
             taken = dict(zip(self._emits, found, strict=True))
-            refused = {at: Alone("its event is refused") for at, one in taken.items() if not emissions.is_kept(one)}
+            refused = {
+                at: Alone("the event of the use is refused") for at, one in taken.items() if not emissions.is_kept(one)
+            }
             if refused:
                 turn.rollback()
         self._emitted = {at: emissions.emitted(self._emits[at], one) for at, one in taken.items()}
@@ -302,7 +304,7 @@ class _Work:
     def _take(self, at: int, ask: Ask, seen: AskerRows) -> runs.Finish:
         """Decide a use as `guard.take` does. Errors: Alone."""
         if guard.used_before(self._uses, ask.wish.org_id, ask.key, own=ask.own):
-            raise Alone("it was asked for before")
+            raise Alone("the key was used before")
         book = self._book((ask.wish.org_id, ask.wish.metric), guard.known_with(ask.wish, seen), seen, self._now_ms)
         book.charge = lambda one, known, _: self._charged(one, known, seen)
         book.terms = guard.known_with(ask.wish, seen)
@@ -324,19 +326,19 @@ class _Work:
         if not price:
             return Charged(Costs())
         if ask.wish.payer is not None or known.metric.payer is not None:
-            raise Alone("another pays")
+            raise Alone("another wallet pays")
         run, name = run_of(ask.wish, known.metric, price), USE + ask.name
         require_sane(run)
         facts = _facts(self._connection, known.asker, seen, self._now_ms)
         standing = facts.payer(self._connection)
         if facts.terms.most_hold_micro is not None and price > facts.terms.most_hold_micro:
-            raise Alone("more than the plan's limit for one execution")
+            raise Alone("the price exceeds the plan's limit for one execution")
         wallet = runs.consume(standing, run, name, price, self._moves, facts.terms, ask.by, ends=ask.state == "used")
         if wallet is not None:
             charged = price if ask.state == "used" else 0
             return Charged(Costs(price, charged, standing.customer_id, wallet.available_micro), name)
         if not self._has_none(standing, facts.terms, price):
-            raise Alone("it may have room once all is looked at")
+            raise Alone("the wallet may have room after a full check")
         return Charged(Costs(price, 0, run.org_id), None, "no_credit")
 
     def _has_none(self, standing: Standing, terms: HoldTerms, price: int) -> bool:
@@ -350,13 +352,13 @@ class _Work:
         """End a use as `guard.settle` does. Errors: Alone."""
         use, group, by = self._locked.get(before.use_key), (before.org_id, before.metric), call.by(self._now_ms)
         if use is None or use.state != "held" or (use.expires_ms or 0) <= self._now_ms:
-            raise Alone("it is held no longer")
+            raise Alone("the use is no longer held")
         if call.org_id is not None and use.actor != call.actor:
-            raise Alone("another key began it")
+            raise Alone("another API key began the use")
         if starts(moments[group]) != starts(use.at_ms):
-            raise Alone("another moment's counters count it")
+            raise Alone("the use belongs to the counters of an earlier period")
         if not 0 <= call.amount <= MAX_UNITS or (price := use.price.of(call.amount)) > MAX_ENTRY_MICRO:
-            raise Alone("it is more than any use")
+            raise Alone("the quantity exceeds the maximum of a use")
         known = guard.known_with(guard.Wish(use.org_id, use.metric, 1), seen)
         book = self._book(group, known, seen, use.at_ms)
         charged = 0
@@ -364,7 +366,7 @@ class _Work:
             run = self._runs.get(use.reservation)
             standing = None if run is None else standings.get(run.customer_id)
             if run is None or standing is None or run.org_id != use.org_id:
-                raise Alone("another pays")
+                raise Alone("another wallet pays")
             charged = runs.end_of_use(run, standing, call.state, price, self._moves, by)
         after = replace(
             use,
@@ -386,7 +388,7 @@ class _Work:
         self, asked: RequestedExecution, seen: AskerRows, there: Iterable[str], rates: Sequence[Any] | None
     ) -> runs.Finish:
         if not set(asked.names).isdisjoint(there):
-            raise Alone("it was asked for before")
+            raise Alone("the key was used before")
         asker = Asker(
             asked.request.org_id, seen.provider, seen.billed_as, bool(seen.is_halted), seen.halt_reason,
             seen.stopped_at_ms,
@@ -408,7 +410,7 @@ class _Work:
             raise Alone("the execution is unknown, or another call changes it")
         standing = standings.get(run.customer_id)
         if standing is None:
-            raise Alone("no wallet here pays")
+            raise Alone("the execution does not have a wallet here")
         card = None if rates is None else runs.card_at(rates, run.accepted_ms)
         found = runs.change(call, run, standing, self._moves, drawn.get(run.reservation, ()), card, self._now_ms)
         changed.add(run.reservation)

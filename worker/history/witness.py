@@ -135,7 +135,7 @@ class WitnessFile:
             if "database_id" in kept:  # a file of a version without places
                 kept = {"": {"last": kept, "since_tick": kept["tick_id"], "since_worker": kept["tick_worker"]}}
             if not kept:
-                raise ValueError("nothing at all")
+                raise ValueError("the file is empty")
             return {place: _kept_witness(parts) for place, parts in kept.items()}
         except FileNotFoundError:
             return {}

@@ -309,7 +309,7 @@ def calls(found: Standing) -> Iterator[Call]:
         yield Call("ignored", halt.said, then, command="ops/runbooks/cell-gone.md", about=halt.org_id)
     if minutes := missed_minutes(found):
         reason = f"no tick for {minutes:,} min. Check that cron runs"
-        yield Call("missed", reason, "drawdown tick, then fix what calls it", command="drawdown tick")
+        yield Call("missed", reason, "drawdown tick, then fix the program that calls it", command="drawdown tick")
     count = found.left.stopped_orgs
     for org in found.stopped:
         reason = f"{count:,} organisation{'s are' if count > 1 else ' is'} stopped; {org.org_id}: {org.stopped_reason}"

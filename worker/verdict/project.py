@@ -117,7 +117,11 @@ class Projected:
         log.info("projection_changed", org=org.org_id, halted=halted, reason=change.reason)
         if change.history["reason"] == ESTIMATE_WRONG:
             self.wrong_estimates += 1
-            log.error("estimate_wrong", org=org.org_id, detail="halted on an estimate, but credit is left: resumed")
+            log.error(
+                "estimate_wrong",
+                org=org.org_id,
+                detail="Drawdown halted it on an estimate, but credit is left, so it resumed",
+            )
 
 
 def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:

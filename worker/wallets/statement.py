@@ -171,12 +171,12 @@ def span_of(month: str | None, from_ms: int | None, to_ms: int | None) -> Span:
 def _of_month(month: str) -> Span:
     try:
         if not PERIOD.fullmatch(month):
-            raise ValueError("it is not written as one")
+            raise ValueError("the month does not have the form YYYY-MM")
         year, number = int(month[:4]), int(month[5:])
         first, after = (datetime(year + n // 12, n % 12 + 1, 1, tzinfo=UTC) for n in (number - 1, number))
         return Span(int(first.timestamp()) * 1000, int(after.timestamp()) * 1000)
     except ValueError as error:
-        raise UsageError(f"invalid month {month!r}: expected one such as 2026-02", at="month") from error
+        raise UsageError(f"invalid month {month!r}: expected a month such as 2026-02", at="month") from error
 
 
 def of_customer(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int = LINES) -> Statement:

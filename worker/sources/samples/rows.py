@@ -254,7 +254,7 @@ REASONS: Final = {
     "ts_missing": "is missing",
     "ts_unreadable": "does not have the time format given (--time-format)",
     "ts_not_in_zone": "does not exist in its zone: the clocks were put forward over it",
-    "ts_before_2000": "is before the year 2000; are the units right (--time-format s, or ms)?",
+    "ts_before_2000": "is before the year 2000. Check the unit (--time-format s, or ms)",
     "ts_in_the_future": "is more than 5 minutes ahead of now",
     "cpu_not_a_number": "is not a number",
     "cpu_out_of_bounds": f"must be between 0 and {MAX_CPU_COUNT}",

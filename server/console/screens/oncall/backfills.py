@@ -99,7 +99,7 @@ def _tiles(found: BackfillRow, would: Diff | None) -> list[Tile]:
         Tile("Events", figures.count(found.events), f"{found.withdrawn:,} of them withdrawn"),
     ]  # fmt: skip
     if would is not None:
-        tiles.append(Tile("Charge on close", figures.credits(would.price_micro), "credits, by our rate card"))
+        tiles.append(Tile("Charge on close", figures.credits(would.price_micro), "credits, by the rate card"))
     return tiles
 
 
