@@ -45,9 +45,9 @@ def clean(text: str, most_chars: int | None = None) -> str:
     return shown if most_chars is None else shown[:most_chars]
 
 
-def counted(count: int, one: str, many: str) -> str:
-    """Return a number with its noun, singular or plural."""
-    return f"{count:,} {one if count == 1 else many}"
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return a number and its noun, such as `1 push`. `many`: the plural; empty: `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def no_formula(text: str) -> str:

@@ -266,7 +266,7 @@ def report(
     found = app.read(lambda c: views.report(c, metric, phase, since_ms))
     part = show_percent(0 if not found.asked else found.blocked * 1_000_000 // found.asked)
     said = f"{metric} in phase {phase} since {show_time(since_ms)}: {found.blocked:,} of {found.asked:,} blocked "
-    said += f"({part}), {found.quantity:,} units of {counted(found.orgs, 'organisation', 'organisations')}, "
+    said += f"({part}), {found.quantity:,} units of {counted(found.orgs, 'organisation')}, "
     said += f"{found.paying:,} of which bought credit"
     show(app, vars(found), [said])
 

@@ -104,7 +104,7 @@ def _plain(report: ImportReport) -> dict[str, object]:
 
 def _report(report: ImportReport, rejects: Path | None) -> list[str]:
     lines = [
-        f"{counted(report.read, 'row', 'rows')} read: {report.inserted:,} new, {report.already_there:,} already stored"
+        f"{counted(report.read, 'row')} read: {report.inserted:,} new, {report.already_there:,} already stored"
         f"{f' ({report.withdrawn:,} of them withdrawn)' if report.withdrawn else ''}, "
         f"{report.rejected:,} refused, {report.conflicts:,} with a stored id but other content"
     ]

@@ -123,4 +123,4 @@ def _report(found: list[ScannedFile], alone: str) -> list[str]:
         if count
         else ""
     )
-    return [*lines, f"{counted(reports, 'report', 'reports')}: {counted(count, 'finding', 'findings')}{what}{compared}"]
+    return [*lines, f"{counted(reports, 'report')}: {counted(count, 'finding')}{what}{compared}"]

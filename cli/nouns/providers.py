@@ -159,10 +159,7 @@ def _effect(name: str, effect: CutOver) -> list[str]:
     if not (effect.unbilled or effect.unsealed_s):
         return lines
     since = show_time(effect.since_ms or min((one.from_ms for one in effect.unbilled), default=0))
-    parts = [
-        f"{one.quantity:,} of {one.feature} ({counted(one.orgs, 'organisation', 'organisations')})"
-        for one in effect.unbilled
-    ]
+    parts = [f"{one.quantity:,} of {one.feature} ({counted(one.orgs, 'organisation')})" for one in effect.unbilled]
     parts += [f"{effect.unsealed_s:,} not sealed yet"] if effect.unsealed_s else []
     if not effect.since_ms:
         return [*lines, f"in shadow since {since}, and not billed here: {', '.join(parts)}; worth {effect.worth}"]
@@ -198,9 +195,7 @@ def bill_shadow(
 
     done, (usage, worth) = app.write(work, rollback=dry_run)
     would = "would be" if dry_run else "are"
-    parts = ", ".join(
-        f"{one.quantity:,} of {one.feature} ({counted(one.orgs, 'organisation', 'organisations')})" for one in usage
-    )
+    parts = ", ".join(f"{one.quantity:,} of {one.feature} ({counted(one.orgs, 'organisation')})" for one in usage)
     lines = [
         f"{name}: {done:,} pushes in shadow since {show_time(start)} {would} sealed again and sent by the next tick",
         f"{parts}: {worth}",

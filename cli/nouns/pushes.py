@@ -90,7 +90,7 @@ def _doubted_lines(done: list[ResolvedAll], chosen: DoubtFilter, evidence: str) 
 def _of_outcome(one: ResolvedAll) -> Iterator[str]:
     """Yield the totals of one outcome, then the pushes that stay in doubt, by reason."""
     would = "would be " if one.dry_run else ""
-    orgs = counted(one.orgs, "organisation", "organisations")
+    orgs = counted(one.orgs, "organisation")
     yield f"{one.pushes:,} of {one.found:,} pushes in doubt, of {orgs}: {would}{DONE[one.outcome]}"
     if one.pushes:
         yield f"  worth {one.worth}"

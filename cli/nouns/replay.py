@@ -20,7 +20,7 @@ from drawdown.cli.options import Actor, DryRun, Queued, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
-from drawdown.schema.text import clean
+from drawdown.schema.text import clean, counted
 from drawdown.schema.typed.parsing import in_zone, is_said_twice, offset_of, parse_zone, show_credits, show_time
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.catalog.wallets import add
@@ -194,7 +194,7 @@ def lines_of(found: Replayed) -> list[str | Table]:
     if found.resumed_from_ms is not None:
         lines.append(
             f"continued at {show_time(found.resumed_from_ms)}, where it had stopped; "
-            f"sealed before that: {_count(found.pushes_before, 'push', 'pushes')}"
+            f"sealed before that: {counted(found.pushes_before, 'push', 'pushes')}"
         )
     lines.append(_sealed(found))
     lines += [
@@ -218,9 +218,9 @@ def lines_of(found: Replayed) -> list[str | Table]:
         names = ("org", "window", "feature", "#revision", "#quantity", "#credits")
         lines.append(table(_title("Windows", found.pushes), names, each))
     lines += [
-        f"excluded, {left.why}: {left.quantity:,} {left.unit} in {_count(left.windows, 'window', 'windows')}"
+        f"excluded, {left.why}: {left.quantity:,} {left.unit} in {counted(left.windows, 'window')}"
         if left.unit != "samples"
-        else f"excluded, {left.why}: {_count(left.quantity, 'sample', 'samples')}"
+        else f"excluded, {left.why}: {counted(left.quantity, 'sample')}"
         for left in found.left_out
     ]
     return lines + _after(found)
@@ -232,14 +232,10 @@ def _sealed(found: Replayed) -> str:
     Pushes of earlier seals that are not settled are listed, too.
     """
     verb, still = "would seal" if found.dry_run else "sealed", found.to_settle
-    said = f"{verb} {_count(found.pushes, 'push', 'pushes')}, {_count(found.quantity, 'unit', 'units')}"
+    said = f"{verb} {counted(found.pushes, 'push', 'pushes')}, {counted(found.quantity, 'unit')}"
     if not found.pushes and not found.stopped:
         said += ": no more usage to seal" if still else ": no more usage is owed"
     return f"{said}; {still}" if still else said
-
-
-def _count(count: int, singular: str, plural: str) -> str:
-    return f"{count:,} {singular if count == 1 else plural}"
 
 
 def _title(what: str, count: int) -> str:

@@ -5,6 +5,7 @@ These functions read nothing.
 
 from __future__ import annotations
 
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import lasting, show_time
 from drawdown.worker.status.system_state import Standing
 
@@ -31,4 +32,4 @@ def sealing(found: Standing) -> str:
     watermark = max(found.watermark_ms, found.sealed_to_ms if found.sealed_to_ms > now else 0)
     text = sealed_to(watermark, now) if watermark else "nothing yet"
     text += f"; {dirty:,} windows to seal again" if dirty else ""
-    return text + (f"; {came:,} sample{'s' if came > 1 else ''} arrived since, for the next tick" if came else "")
+    return text + (f"; {counted(came, 'sample')} arrived since, for the next tick" if came else "")

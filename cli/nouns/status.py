@@ -249,7 +249,7 @@ def _halted(found: Standing, now: int) -> str:
 
 
 def _orgs(count: int) -> str:
-    return counted(count, "organisation", "organisations")
+    return counted(count, "organisation")
 
 
 def _split(lines: Iterable[str | Table]) -> Iterator[str | Table]:
@@ -261,12 +261,9 @@ def _split(lines: Iterable[str | Table]) -> Iterator[str | Table]:
 def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
     """Return the other faults: labels and texts."""
     left = found.left
-    lines = [
-        ("bad", f"{counted(count, 'sample', 'samples')} quarantined: {reason}")
-        for reason, count in left.quarantined.items()
-    ]
+    lines = [("bad", f"{counted(count, 'sample')} quarantined: {reason}") for reason, count in left.quarantined.items()]
     if left.dated_ahead:
-        ahead = f"{counted(left.dated_ahead, 'sample', 'samples')} dated in the future: billed when their time comes"
+        ahead = f"{counted(left.dated_ahead, 'sample')} dated in the future: billed when their time comes"
         lines.append(("ahead", ahead))
     if found.stopped:
         oldest = min(org.stopped_at_ms for org in found.stopped)

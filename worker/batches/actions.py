@@ -28,6 +28,7 @@ from drawdown.schema.declare import (
 )
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
+from drawdown.schema.text import counted
 from drawdown.worker.batches import sources
 from drawdown.worker.batches.sources import BatchRow, BatchSource, RefusedRowOf
 from drawdown.worker.batches.take import WithdrawnBatch, accept, ids_of, is_accepted, judge_batch, withdraw_some
@@ -89,7 +90,7 @@ def _withdraw(connection: sa.Connection, asked: Invocation, batch: Batch) -> Wit
 def _withdrawn(done: WithdrawnBatch) -> str:
     if done.already:
         return f"{done.batch}: already withdrawn"
-    said = f"{done.batch}: {done.samples:,} {'sample' if done.samples == 1 else 'samples'} withdrawn"
+    said = f"{done.batch}: {counted(done.samples, 'sample')} withdrawn"
     if done.closed:
         more = "sample is" if done.closed == 1 else "samples are"
         said += f"; {done.closed:,} {more} below a floor, in windows closed for good: their charges stay"

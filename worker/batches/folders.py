@@ -22,7 +22,7 @@ import structlog
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.batches.duck import READING_TIME_S
 from drawdown.worker.batches.file_sums import Sums, add_up
@@ -181,7 +181,7 @@ def _new(_context: Context, source: BatchSource, quiet_ms: int, done: BatchesDon
 def _set_aside(source: BatchSource, strange: Collection[str], done: BatchesDone) -> None:
     """Report files with invalid names as a failure. They do not prevent other files from being taken."""
     if strange:
-        some = "1 file has an invalid name" if len(strange) == 1 else f"{len(strange):,} files have invalid names"
+        some = counted(len(strange), "file has an invalid name", "files have invalid names")
         done.failures.append(f"{source.source}: {some}. Rename {min(strange)!a}")
 
 

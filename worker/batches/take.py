@@ -26,7 +26,7 @@ from drawdown.schema.clock import utc
 from drawdown.schema.errors import DrawdownError, Refused
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
-from drawdown.schema.text import clean
+from drawdown.schema.text import clean, counted
 from drawdown.worker.batches.file_sums import (
     MAX_BATCH_SAMPLES,
     MAX_BATCH_SAMPLES_SQLITE,
@@ -380,7 +380,7 @@ def _find_overlap(sums: Sums, found: Collection[Shared], names: dict[str, str], 
         shown.append(f"and {len(uses) - _SHOWN:,} more")
     rows = sum(by_batch.values())
     about = "" if is_exact else "at least "
-    where = names[first] + (f" and {len(others):,} more {'batch' if len(others) == 1 else 'batches'}" if others else "")
+    where = names[first] + (f" and {counted(len(others), 'more batch', 'more batches')}" if others else "")
     taken = "was" if rows == 1 else "were"
     said = f"{about}{rows:,} of its {sums.rows:,} rows {taken} taken before, in {where}: {', '.join(shown)}"
     return Overlap(rows, said)

@@ -23,6 +23,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import MAX_EVENT_TYPES, MAX_MEMORY_MB, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import (
@@ -370,7 +371,7 @@ def _sizes(done: FeatureMapped) -> list[str]:
     what = what if done.memory_mb is None else f"{done.memory_mb:,} MB"
     if made.again:
         return [f"{what}: already mapped to {done.feature}, {_since(made)}; nothing was changed"]
-    sizes, windows = _counted(made.resolved_sizes, "size"), _counted(made.resolved_windows, "window")
+    sizes, windows = counted(made.resolved_sizes, "size"), counted(made.resolved_windows, "window")
     return [
         f"mapped {what} to {done.feature} {_since(made)}; before: {made.was or 'no mapping of their own'}",
         f"{made.resolved_s:,} s of {sizes} in {windows} without a feature will be sealed by the next tick",
@@ -426,14 +427,14 @@ def _value(path: str | None, scale: int, *, count: bool) -> EventValue | None:
 
 
 def _types(done: EventMapped) -> list[str]:
-    made, counted = done.mapped, [f"quantity of each event: {done.value.share}"] if done.value else []
+    made, factor = done.mapped, [f"quantity of each event: {done.value.share}"] if done.value else []
     if made.again:
-        unchanged = "" if counted else "; nothing was changed"
-        return [f"{done.event_type} is already mapped to {done.feature}, {_since(made)}{unchanged}", *counted]
-    units, windows = _counted(made.resolved_s, "unit"), _counted(made.resolved_windows, "window")
+        unchanged = "" if factor else "; nothing was changed"
+        return [f"{done.event_type} is already mapped to {done.feature}, {_since(made)}{unchanged}", *factor]
+    units, windows = counted(made.resolved_s, "unit"), counted(made.resolved_windows, "window")
     return [
         f"mapped {done.event_type} to {done.feature} {_since(made)}; before: {made.was or 'no feature'}",
-        *counted,
+        *factor,
         f"{units} in {windows} without a feature will be sealed by the next tick",
         *([EARLIER] if done.earlier_waits else []),
     ]
@@ -444,11 +445,7 @@ def _since(made: Mapped) -> str:
 
 
 def _selectors(number: int) -> str:
-    return "1 size or event type" if number == 1 else f"{number:,} sizes or event types"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return counted(number, "size or event type", "sizes or event types")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from drawdown.guard.periods import PERIODS, Period, end_of
 from drawdown.schema.clock import utc
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.units import as_credits, in_credits
 from drawdown.worker.catalog.wallets import keeper_of
 from drawdown.worker.guard import use as guard
@@ -232,5 +232,5 @@ def _request(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int) 
     asked = int(SQL.run(connection, "asked", values).scalar_one())
     if asked >= MOST_ASKED:
         return Way("request_override", "too_many_asked", f"{asked} requests already wait for a decision", asked=asked)
-    waits = f"; {asked} {'requests wait' if asked > 1 else 'request waits'} for a decision" if asked else ""
+    waits = f"; {counted(asked, 'request waits', 'requests wait')} for a decision" if asked else ""
     return Way("request_override", None, f"a person decides{waits}", override=wanted, asked=asked)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.clock import utc
 from drawdown.schema.sql import Part, queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.addresses import ANSWERED, NOT_ALLOWED, NOT_CALLED, UNSIGNED
 
@@ -86,7 +86,7 @@ class Undelivered:
         return self.error is not None and any(cause in self.error for cause in MENDED_BY_PEOPLE)
 
     def __str__(self) -> str:
-        halts = f"{self.halts:,} halt{'s' if self.halts > 1 else ''}"
+        halts = counted(self.halts, "halt")
         why = self.error or "not tried yet"
         return (
             f"Drawdown could not deliver {halts} (of {self.org_id}) to cell {self.cell_id} since "

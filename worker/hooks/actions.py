@@ -35,7 +35,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.messages import BALANCE_EXHAUSTED, BALANCE_LOW, EVENTS, TEST, Message, find_wanted_events, tell_one
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.halts.addresses import origin
@@ -340,7 +340,7 @@ def _end(connection: sa.Connection, asked: Invocation, endpoint: EndpointName) -
 def _ended(done: EndpointEnded) -> str:
     if not done.changed:
         return f"{done.name}: was ended before"
-    return f"{done.name}: ended with {done.untold:,} message{'' if done.untold == 1 else 's'} still due"
+    return f"{done.name}: ended with {counted(done.untold or 0, 'message')} still due"
 
 
 @dataclass(frozen=True)
@@ -425,7 +425,7 @@ def _sentence(done: SentAgain) -> str:
     if done.message_id is not None:
         return f"{done.message_id}: queued again for {', '.join(done.endpoints)}"
     more = f"; {done.left:,} more failed. Repeat the command to queue them" if done.left else ""
-    return f"{done.endpoints[0]}: {done.replayed:,} message{'' if done.replayed == 1 else 's'} queued again{more}"
+    return f"{done.endpoints[0]}: {counted(done.replayed, 'message')} queued again{more}"
 
 
 def _facts(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:

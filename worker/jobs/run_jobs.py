@@ -26,6 +26,7 @@ from drawdown.providers.protocol import Capabilities
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import show_quantity
 from drawdown.worker.engine.context import Context
@@ -144,7 +145,7 @@ def in_words(pushes: int, found: Replayed) -> str:
     `pushes`: the pushes of all its turns.
     """
     none = "nothing more to seal" if found.to_settle else "no further push was needed"
-    said = [f"sealed {pushes:,} push{'' if pushes == 1 else 'es'}" if pushes else none]
+    said = [f"sealed {counted(pushes, 'push', 'pushes')}" if pushes else none]
     said += [found.to_settle] if found.to_settle else []
     said += [f"left out {bad.org_id}: {bad.reason}" for bad in found.stopped[:SAID]]
     said += _some([f"Drawdown cannot send to {name} now" for name in found.not_ready])
@@ -280,7 +281,7 @@ def corrections_in_words(found: Reconciled) -> str:
     said += [f"{found.waiting:,} wait: unsettled, or fresher than the provider's lag"] if found.waiting else []
     said += [f"{found.unread:,} could not be read: {'; '.join(found.reasons)}"] if found.unread else []
     if found.left_out:
-        said += [f"{len(found.left_out):,} balance{' was' if len(found.left_out) == 1 else 's were'} not compared"]
+        said += [f"{counted(len(found.left_out), 'balance was', 'balances were')} not compared"]
     said += ["time ran out before the comparison was complete: queue a smaller range"] if found.unfinished else []
     return "; ".join([*said, *(f"{name}: not compared: {why}" for name, why in sorted(found.skipped.items()))])
 

@@ -34,7 +34,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import MAX_ID_CHARS
 from drawdown.worker.halts.lists import running_of, told_in_words
@@ -282,9 +282,7 @@ def _halt(
 ) -> HaltsMade:
     found = _chosen(connection, asked, org_id, OrgFilter(provider, plan, search))
     if expect not in (None, len(found)):
-        raise Refused(
-            f"expected {expect:,} organisation{'' if expect == 1 else 's'}, found {len(found):,}. Repeat --dry-run"
-        )
+        raise Refused(f"expected {counted(expect, 'organisation')}, found {len(found):,}. Repeat --dry-run")
     told = {} if undo else running_of(connection, found)
     return HaltsMade(undo, halt(connection, found, asked.by, undo=undo), told)
 
@@ -312,7 +310,7 @@ def _halts(done: HaltsMade) -> list[str]:
     lines = [_sentence(one, done.undo) for one in done.halts[:MOST_SAID]]
     if len(done.halts) > MOST_SAID:
         lines.append(f"… and {len(done.halts) - MOST_SAID:,} more")
-    count = f"{len(done.halts):,} organisation{'' if len(done.halts) == 1 else 's'}"
+    count = counted(len(done.halts), "organisation")
     if done.undo:
         return [*lines, f"{count}; the next tick asks the provider again"]
     one = len(done.halts) == 1

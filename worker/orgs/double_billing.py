@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.worker.catalog.mapping import FOREVER_MS, MappingRow, Segment, akin, is_meter, mapping_rows, segments
 
 SQL = queries(__file__)
@@ -67,7 +67,7 @@ def require_nothing_waits(connection: sa.Connection, metric: str, event_type: st
     """
     found = SQL.run(connection, "waiting", {"meter": meter}).one()
     if found.orgs:
-        who, since = f"{found.orgs:,} organisation{'s' if found.orgs > 1 else ''}", utc(found.since_ms)
+        who, since = counted(found.orgs, "organisation"), utc(found.since_ms)
         raise Refused(
             f"usage of {event_type} by {who} waits for a feature, in windows from {since} on. If {metric} has a price, "
             f"that usage is never billed. Map it first (`drawdown feature map-event {typed(event_type)} FEATURE "

@@ -21,6 +21,7 @@ import structlog
 
 from drawdown.schema.clock import Clock
 from drawdown.schema.sql import queries
+from drawdown.schema.text import counted
 from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, MINUTE_MS
 from drawdown.worker.engine.effects import Over, ReadCells, Steps, Transaction, UsageAnswer, UsageRequest, never
 from drawdown.worker.parity.totals import ALL_CELLS, BadTotal, BySize, Days, day_text, of_answer
@@ -135,9 +136,7 @@ def _compare(
 def _explained(line: Line, quarantined: int) -> Line:
     if not quarantined or line.verdict not in ALERTING:
         return line
-    note = (
-        f"{quarantined:,} sample{'' if quarantined == 1 else 's'} of that day quarantined: drawdown sample quarantined"
-    )
+    note = f"{counted(quarantined, 'sample')} of that day quarantined: drawdown sample quarantined"
     return replace(line, note=f"{line.note}; {note}" if line.note else note)
 
 

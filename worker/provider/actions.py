@@ -18,6 +18,7 @@ from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
+from drawdown.schema.text import counted
 from drawdown.schema.units import WINDOW_MS, next_window, window_of
 from drawdown.worker.catalog.terms import StoredTerms, _keep, _stored, _terms, _text, differing, is_same, paused
 from drawdown.worker.history.incarnation import require_whole
@@ -85,7 +86,7 @@ def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By
 def half_way(provider: str, voided: int) -> str:
     """Return a text about the state after an interrupted `accept`."""
     return (
-        f"{voided:,} unsent push{' was' if voided == 1 else 'es were'} voided before that, and the next tick seals the "
+        f"{counted(voided, 'unsent push was', 'unsent pushes were')} voided before that, and the next tick seals the "
         f"usage again; {provider} still has its old terms. Repeat the command"
     )
 

@@ -42,7 +42,7 @@ from drawdown.schema.database import Transact
 from drawdown.schema.errors import Exit, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.units import MINUTE_MS, PUSH_ID, SECOND_MS
 from drawdown.worker.engine.effects import CLOCKS_APART_MS, Steps, look_up_all
 from drawdown.worker.history.incarnation import require_whole
@@ -560,7 +560,7 @@ class PushEffect:
     def __str__(self) -> str:
         if self.from_ms is None:
             return "no push"
-        orgs = f"{self.orgs:,} organisation{'' if self.orgs == 1 else 's'}"
+        orgs = counted(self.orgs, "organisation")
         return f"{self.worth} of {orgs}, used from {utc(self.from_ms)} on"
 
 

@@ -46,7 +46,7 @@ class Unresolved:
     @property
     def size(self) -> str:
         """Return the numbers of pushes and organisations, for people."""
-        return f"{counted(self.pushes, 'push', 'pushes')} of {counted(self.orgs, 'organisation', 'organisations')}"
+        return f"{counted(self.pushes, 'push', 'pushes')} of {counted(self.orgs, 'organisation')}"
 
     @property
     def waits(self) -> str:

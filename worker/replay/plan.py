@@ -18,6 +18,7 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.sql import NOTHING, Values, queries
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon, window_of
 
@@ -237,7 +238,7 @@ def notes(made: ReplayPlan) -> list[tuple[str, str]]:
 
 
 def _orgs(count: int) -> str:
-    return f"{count:,} organisation{' is' if count == 1 else 's are'}"
+    return counted(count, "organisation is", "organisations are")
 
 
 def in_the_way(row: Row) -> str:

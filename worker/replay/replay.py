@@ -22,7 +22,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.database import Transact
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.text import in_short
+from drawdown.schema.text import counted, in_short
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.catalog.wallets import add, rate_card
 from drawdown.worker.engine.context import LEASE_MS, Context
@@ -87,7 +87,7 @@ class Replayed:
         """Return a text about the unsettled pushes of the range; '' if all are settled."""
         if not self.open_pushes:
             return ""
-        what = "1 push" if self.open_pushes == 1 else f"{self.open_pushes:,} pushes"
+        what = counted(self.open_pushes, "push", "pushes")
         return f"{what} ({self.open_quantity:,} units) {'is' if self.open_pushes == 1 else 'are'} still to be settled"
 
     @property

@@ -36,7 +36,7 @@ from drawdown.schema.declare import (
 )
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.typed.parsing import lasting, show_credits, show_percent
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, in_credits
 from drawdown.worker.history.incarnation import require_whole
@@ -362,7 +362,7 @@ def _payout(
 def _payout_sentences(done: PayoutMade) -> list[str]:
     line = f"{done.payout}: {show_credits(done.total_micro)} credits, {show_credits(done.released_micro)} released"
     line += f" and {show_credits(-done.carried_micro)} clawed back" if done.carried_micro else ""
-    line += f", {done.lines:,} line{'' if done.lines == 1 else 's'}"
+    line += f", {counted(done.lines, 'line')}"
     if done.repeated:
         line += "; it was made before: nothing changes"
     file = f"`drawdown settlement export {typed(done.payout)}` exports its file"

@@ -312,7 +312,7 @@ def calls(found: Standing) -> Iterator[Call]:
         yield Call("missed", reason, "drawdown tick, then fix the program that calls it", command="drawdown tick")
     count = found.left.stopped_orgs
     for org in found.stopped:
-        reason = f"{count:,} organisation{'s are' if count > 1 else ' is'} stopped; {org.org_id}: {org.stopped_reason}"
+        reason = f"{counted(count, 'organisation is', 'organisations are')} stopped; {org.org_id}: {org.stopped_reason}"
         show, what = f"drawdown org show {typed(org.org_id)}", org.stopped_reason or "sealing is stopped"
         yield Call("stopped", reason, show, what, about=org.org_id)
     yield from _seen_by_tick(found)
@@ -320,8 +320,8 @@ def calls(found: Standing) -> Iterator[Call]:
         yield from _at_provider(provider, found)
     for one in found.uncompared:
         if one.for_person:
-            customers = counted(one.for_person, "customer", "customers")
-            days = counted(one.open_days, "day", "days")
+            customers = counted(one.for_person, "customer")
+            days = counted(one.open_days, "day")
             reason = f"no provider bills {days} of usage of {customers} at {one.provider}: {one.said_to_person}"
             check = typed("drawdown", "provider", "check", one.provider)
             yield Call("gone", reason, f"{check}, then drawdown org assign", command=check, about=one.provider)
@@ -447,7 +447,7 @@ def _waits_for_tick(found: Standing) -> Headline | None:
             NEXT_TICK,
         )
     if count := found.jobs.open:
-        reason = f"{count:,} job{' waits' if count == 1 else 's wait'} for a tick"
+        reason = f"{counted(count, 'job waits', 'jobs wait')} for a tick"
         return Headline("behind", reason, "wait for the ticks that do them; drawdown job list shows the progress")
     return None
 
@@ -482,13 +482,10 @@ def _unsettled(found: Standing) -> Headline | None:
             "behind", reason, "fix that host's clock, run drawdown sample withdraw ID, and enter them again"
         )
     if count := found.files.refused + found.files.conflicts:
-        reason = f"Drawdown rejected {count:,} file{'s' if count > 1 else ''} of watched folders and did not bill them"
+        reason = f"Drawdown rejected {counted(count, 'file')} of watched folders and did not bill them"
         return Headline("behind", reason, "drawdown batch list shows the reason; fix the files, or move them away")
     if count := found.files.failing:
-        reason = (
-            f"Drawdown could not read {count:,} file{'s' if count > 1 else ''} of watched folders, "
-            "and retries in each tick"
-        )
+        reason = f"Drawdown could not read {counted(count, 'file')} of watched folders, and retries in each tick"
         return Headline("behind", reason, "drawdown batch list shows the reason")
     if found.short_of_types:
         return Headline("behind", str(found.short_of_types[0]), NAME_ONE)
@@ -503,19 +500,19 @@ def uncompared(one: Uncompared) -> list[str]:
     """Return texts for people about missing comparisons with a provider."""
     said = []
     if one.open_days:
-        days, since = counted(one.open_days, "day", "days"), utc(one.open_since_ms or 0)[:10]
+        days, since = counted(one.open_days, "day"), utc(one.open_since_ms or 0)[:10]
         said.append(f"reconcile has not compared {days} of customers at {one.provider} since {since} ({one.said})")
     elif one.is_late:
         said.append(f"reconcile has not compared {one.provider} since {utc(one.compared_ms or 0)}")
     if one.balances:
-        customers, since = counted(one.balances, "customer", "customers"), utc(one.balances_since_ms or 0)[:10]
+        customers, since = counted(one.balances, "customer"), utc(one.balances_since_ms or 0)[:10]
         reason = f"reconcile has not compared the balances of {customers} at {one.provider} since {since}"
         said.append(f"{reason} ({one.said_of_balance})")
     return said
 
 
 def _unread(unread: UnreadOrgs) -> Headline:
-    orgs = counted(unread.orgs, "organisation", "organisations")
+    orgs = counted(unread.orgs, "organisation")
     reason = f"Drawdown cannot read {orgs} at {unread.provider or 'their provider'}: {UNREAD}"
     return Headline("behind", reason, f"drawdown provider check {unread.provider}, and org show {unread.first_org}")
 

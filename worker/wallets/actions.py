@@ -52,7 +52,7 @@ from drawdown.schema.declare import Kind as ValueKind
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME, is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
 from drawdown.schema.units import DAY_MS, EARLIEST_TS, EVER_MS, next_window
 from drawdown.worker.catalog.wallets import (
@@ -642,7 +642,7 @@ def _rated(done: RateSet) -> list[str]:
     before = "no rate" if done.was is None else f"{done.was.micro_credits:,} per {done.was.per_quantity:,}"
     now = f"{done.micro_credits:,} micro-credits per {done.per_quantity:,} from {show_time(done.start_ms)} on"
     used = done.effect
-    orgs = f"{used.orgs:,} organisation{'' if used.orgs == 1 else 's'}"
+    orgs = counted(used.orgs, "organisation")
     lines = [
         f"{done.feature}: {now}; before: {before}",
         f"the last day's usage, {used.quantity:,} base units of {orgs}, costs {show_credits(used.now_micro)} credits "

@@ -13,7 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Tile
@@ -144,7 +144,7 @@ def _worst(ticks: list[TickRow]) -> tuple[str, str]:
 
 
 def _many(ticks: list[TickRow]) -> str:
-    return "1 tick" if len(ticks) == 1 else f"{len(ticks)} ticks"
+    return counted(len(ticks), "tick")
 
 
 PUSHES: Final = "/console/pushes"
@@ -250,7 +250,7 @@ def _soon(around: Around, at_ms: int) -> list[Need]:
     """Return requested overrides, and organisations with credit for under a day."""
     found = []
     if around.asked:
-        words = "1 override" if around.asked == 1 else f"{around.asked:,} overrides"
+        words = counted(around.asked, "override")
         since = figures.time(around.asked_since_ms)
         what = f"{words} requested, the first at {since} ({figures.ago(around.asked_since_ms, at_ms)})"
         found.append(Need("warn", "requested", what, "drawdown override list", href="/console/limits"))
@@ -310,15 +310,14 @@ def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
         Need(
             "warn",
             "pending",
-            f"{how_much(usage)} of {usage.orgs:,} organisation{'' if usage.orgs == 1 else 's'}: "
-            + WHAT.get(usage.reason, usage.reason),
+            f"{how_much(usage)} of {counted(usage.orgs, 'organisation')}: " + WHAT.get(usage.reason, usage.reason),
             PENDING.get(usage.reason, "drawdown org list --state unassigned"),
             href=url("/console/pending", reason=usage.reason),
         )
         for usage in standing.pending
     ]
     if count := standing.jobs.failed:
-        what = f"{count:,} job{'' if count == 1 else 's'} failed in the last 24 hours"
+        what = f"{counted(count, 'job')} failed in the last 24 hours"
         found.append(Need("warn", "failed", what, "drawdown job list", href=JOBS))
     return found
 
@@ -336,7 +335,7 @@ def _reasons(reasons: Sequence[WaitSum], provider: str, states: Sequence[str]) -
         return "".join(counts)
     named = [f"{count:,}: {error}" for error, count in counts.most_common(MOST_REASONS)]
     others = len(counts) - len(named)
-    return "; ".join([*named, *([f"{others:,} other reason{'' if others == 1 else 's'}"] if others else [])])
+    return "; ".join([*named, *([counted(others, "other reason")] if others else [])])
 
 
 def _why(one: Waiting, reasons: Sequence[WaitSum]) -> str:
@@ -349,4 +348,4 @@ def _why(one: Waiting, reasons: Sequence[WaitSum]) -> str:
     if "waiting" not in one.errors:
         return ""
     others = one.other_errors.get("waiting", 0)
-    return f": {one.errors['waiting']}" + (f"; {others:,} other reason{'' if others == 1 else 's'}" if others else "")
+    return f": {one.errors['waiting']}" + (f"; {counted(others, 'other reason')}" if others else "")

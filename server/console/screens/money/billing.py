@@ -13,7 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.declare import YES
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, PageContent, Table, Tile, act, to_context
@@ -153,7 +153,7 @@ def _moved(one: Happened) -> str:
 
 def _many(one: Happened) -> str:
     if one.part == "charge":
-        return "1 charge" if one.entries == 1 else f"{one.entries:,} charges"
+        return counted(one.entries, "charge")
     return "given back" if one.entries == 1 else f"given back {one.entries:,} times"
 
 

@@ -15,6 +15,7 @@ from drawdown.ledger.settlements import Freeze, Reversal, Settlement, Standing
 from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.declare import YES, Fact
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import show_percent
 from drawdown.schema.units import show_difference
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
@@ -289,7 +290,7 @@ def _acknowledge(connection: sa.Connection, doing: Doing) -> ActionResult:
     org = doing.text("org")
     require_org(connection, org)
     seen = balances.acknowledge(connection, org, doing.by)
-    return ActionResult(f"{org}: {len(seen):,} reported difference{'' if len(seen) == 1 else 's'} acknowledged")
+    return ActionResult(f"{org}: {counted(len(seen), 'reported difference')} acknowledged")
 
 
 def _difference_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:

@@ -18,6 +18,7 @@ from drawdown.schema.database import Transact
 from drawdown.schema.declare import Fact, WrongField
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.locks import lock_buckets
+from drawdown.schema.text import counted
 from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.frame import figures
@@ -167,7 +168,7 @@ def _pushes_table(found: Replayed, command: str) -> Table:
         for one in found.totals[:MOST_LISTED]
     ]
     heads = ("Organisation", "Provider", "Feature", "#Pushes", "#Quantity", "#Estimated credits")
-    pushes = "1 push" if found.pushes == 1 else f"{found.pushes:,} pushes"
+    pushes = counted(found.pushes, "push", "pushes")
     all_ = f"In total {pushes}, {found.quantity:,} units" if found.pushes else ""
     more = f". The first {MOST_LISTED} of {len(found.totals):,} sums" if len(found.totals) > MOST_LISTED else ""
     stopped = "".join(f" Drawdown left out {bad.org_id}: {bad.reason}." for bad in found.stopped[:MOST_LISTED])

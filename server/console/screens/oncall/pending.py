@@ -16,7 +16,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.errors import Refused
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
@@ -107,7 +107,7 @@ def _reasons(reasons: list[PendingUsage], held: Mapping[str, int], beside: Besid
     ]
     for name, samples in held.items():
         fix = "drawdown sample dismiss" if name == LATE else "drawdown sample repair, or dismiss"
-        much = f"{samples:,} sample{'' if samples == 1 else 's'}"
+        much = counted(samples, "sample")
         rows.append(
             (Cell(f"quarantined: {_words(name)}", href=url(PATH, why=name)), Cell(much, "number"),
              Cell(figures.UNKNOWN, "number"), Cell(figures.UNKNOWN, narrow=False), Cell(fix, "step"))

@@ -13,6 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.declare import YES
+from drawdown.schema.text import counted
 from drawdown.schema.units import SECOND_MS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, PageContent, Table, Tile, act, to_context
@@ -94,7 +95,7 @@ def _why(one: ProviderLine, waits: WaitSums) -> Cell:
     if not reasons:
         return Cell(figures.UNKNOWN)
     (error, pushes), *others = reasons.most_common()
-    many = f"{'at least ' if waits.more else ''}{len(others):,} other reason{'' if len(others) == 1 else 's'}"
+    many = f"{'at least ' if waits.more else ''}{counted(len(others), 'other reason')}"
     return replace(cells_of.text_cell(f"{pushes:,}: {error}", narrow=True), under=f"and {many}" if others else "")
 
 

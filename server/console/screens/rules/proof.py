@@ -10,6 +10,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.text import counted
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, PageContent, Table, Tile, to_context
@@ -98,11 +99,7 @@ def _invariants(held: Sequence[Invariant]) -> Table:
 def _state(one: Invariant) -> tuple[str, str, str]:
     if one.holds is None:
         return "not proven", "state", "warn"
-    return (
-        ("holds", "state", "")
-        if one.holds
-        else (f"broken, {one.breaches:,} time{'' if one.breaches == 1 else 's'}", "state", "bad")
-    )
+    return ("holds", "state", "") if one.holds else (f"broken, {counted(one.breaches, 'time')}", "state", "bad")
 
 
 def _runs(runs: Sequence[Run], next_: str, first: str) -> Table:
@@ -140,5 +137,5 @@ def _of(one: Run) -> str:
 def _result_cell(one: Run) -> tuple[str, str, str]:
     if one.breaches:
         which = ", ".join(f"{invariant}" for invariant in one.by_invariant)
-        return f"{one.breaches:,} breach{'' if one.breaches == 1 else 'es'} of {which}", "state", "bad"
+        return f"{counted(one.breaches, 'breach', 'breaches')} of {which}", "state", "bad"
     return ("history was lost", "state", "warn") if one.doubted is not None else ("all hold", "state", "")
