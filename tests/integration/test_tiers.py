@@ -172,7 +172,7 @@ def test_commands_on_plans_and_tiers(tmp_path: Path) -> None:
     bought = run(url, "tier", "buy", "acme", "pro")
     assert "pro, paid for until 2026-02-01T00:00:00Z, and renews then; 25.00 credits charged, 100 sandboxes" in bought
     shown = run(url, "ledger", "show", "acme")
-    assert "plan team, tier pro (100 at once, goes on at 2026-02-01T00:00:00Z)" in shown
+    assert "plan team, tier pro (100 at once, renews at 2026-02-01T00:00:00Z)" in shown
     assert "ends at 2026" not in shown
     run(url, "tier", "buy", "acme", "pro", "--undo")
     assert "ends at 2026-02-01T00:00:00Z" in run(url, "ledger", "show", "acme")
