@@ -236,7 +236,7 @@ def test_what_cannot_be_cancelled_is_refused_before_anybody_is_asked(billed: Bil
     billed.fleet.clock.at_ms = T0 + 3 * WINDOW_MS + DAY_MS
     assert len(_dry(billed)) == 1
     billed.fleet.clock.at_ms += 1
-    _refused(billed, Refused, "cancels only within 24 hours. Run `drawdown sample withdraw`")
+    _refused(billed, Refused, "cancels a push only within 24 hours. Run `drawdown sample withdraw`")
 
 
 def test_a_push_that_is_not_accepted_is_not_cancelled(billed: Billed) -> None:
@@ -244,7 +244,7 @@ def test_a_push_that_is_not_accepted_is_not_cancelled(billed: Billed) -> None:
     billed.fleet.sample("acme", T0 + 3 * WINDOW_MS + 1)
     billed.fleet.tick(T0 + 6 * WINDOW_MS)
     key = f"usage:acme:{T0 + 3 * WINDOW_MS}:{FEATURE}"
-    _refused(billed, Refused, f"cancel {key}: it is due, and you can cancel only an accepted push", key)
+    _refused(billed, Refused, f"cannot cancel {key}: it is due, and you can cancel only an accepted push", key)
     billed.fleet.write("UPDATE pushes SET state = 'in_doubt' WHERE key = :key", {"key": key})
     _refused(
         billed,
