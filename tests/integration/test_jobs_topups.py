@@ -229,7 +229,7 @@ def test_what_would_change_nothing_is_not_ordered(purses: Purses) -> None:
         with pytest.raises(Refused, match=why):
             job(purses, asked)
     mode(purses, "stopped")
-    with pytest.raises(Refused, match="top-ups of acme are stopped. Run `drawdown topup start acme`"):
+    with pytest.raises(Refused, match=r"top-ups of acme are stopped\. Run `drawdown topup start acme`"):
         job(purses, RESUME)
     job(purses, START)
     with pytest.raises(Refused, match="the same job is already queued"):

@@ -28,8 +28,8 @@ def test_an_override_says_which_limits_count_on_beside_it(shell: Shell) -> None:
     ):
         said = shell(f"{make} --expires +7d")
         assert (
-            "the limit override does not replace a limit, because no limit per month exists; limits per day stay in force"
-            in said
+            "the limit override does not replace a limit, because no limit per month exists; "
+            "limits per day stay in force" in said
         ), said
         assert "no organisation" not in said
     assert "beside it" not in shell("override make draw 500 --org acme --per day --expires +7d")
