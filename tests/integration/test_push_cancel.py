@@ -267,7 +267,7 @@ def test_a_provider_that_cannot_cancel_is_not_asked(engine: sa.Engine) -> None:
     fleet.tick(T0 + 3 * WINDOW_MS)
     by = By(fleet.clock.now_ms(), "test", "wrong")
     can = {"fake": capabilities()}
-    with pytest.raises(Refused, match=r"fake does not support it\. Run `drawdown sample withdraw`"):
+    with pytest.raises(Refused, match=r"fake does not support cancellation\. Run `drawdown sample withdraw`"):
         write(engine, lambda c: intend(c, [KEY], by, can))
 
 
@@ -297,7 +297,7 @@ def test_the_command_cancels_says_so_and_is_refused(engine: sa.Engine, database_
         assert stripe.charged("cus_1", FEATURE) == 60
         stripe.faults.rates = {"answer_lost": 1.0}
         status, text = run(*cancel)
-        assert status == 1 and f"{KEY}: the provider did not confirm it" in text
+        assert status == 1 and f"{KEY}: the provider did not confirm the cancellation" in text
         stripe.faults.rates = {}
         assert run(*cancel) == (0, f"1 cancelled and voided; the next tick seals their usage again\n  {KEY}\n")
         assert stripe.charged("cus_1", FEATURE) == 0
