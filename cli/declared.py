@@ -258,15 +258,14 @@ def read_orgs(file: Path) -> list[str]:
             rows = csv.DictReader(lines, strict=True)
             if "org_id" not in (rows.fieldnames or ()):
                 raise UsageError(f"{file}: missing column org_id in the first line. Add it")
-            found = [(row.get("org_id") or "").strip() for row in rows]
+            found = [(rows.line_num, (row.get("org_id") or "").strip()) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file} cannot be read: {why_unread(error)}") from error
-    if not found or not all(found):
-        raise UsageError(
-            f"{file}: "
-            f"{'a line has no org_id. Fill it in' if found else 'the file has no organisations. Add a line for each'}"
-        )
-    return list(dict.fromkeys(found))
+    if not found:
+        raise UsageError(f"{file}: the file has no organisations. Add a line for each")
+    if lacking := next((line for line, org_id in found if not org_id), None):
+        raise UsageError(f"{file}, line {lacking}: missing org_id. Add it")
+    return list(dict.fromkeys(org_id for _, org_id in found))
 
 
 def _facts(before: Sequence[Fact], after: Sequence[Fact]) -> list[Table]:

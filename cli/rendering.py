@@ -41,7 +41,7 @@ def show(app: App, result: Mapping[str, object], lines: Iterable[str | Table]) -
         app.out.print(line if isinstance(line, Table) else escape(clean(line)), highlight=False)
 
 
-DRY: Final = "dry run: nothing was changed. The command would say:"
+DRY: Final = "dry run: nothing was changed. The command would print:"
 
 
 def show_change(app: App, result: Mapping[str, object], lines: Iterable[str | Table], *, dry_run: bool) -> None:

@@ -154,8 +154,8 @@ def _require_unmetered(found: Reservation, cost: Cost | None) -> None:
     if cost is not None and found.settled_by == "metering":
         raise Denied(
             "metered",
-            f"samples of its sandboxes charge {found.reservation}: do not draw on it, and "
-            "settle or release it without a cost",
+            f"samples of its sandboxes charge {found.reservation}. Do not draw on it, and settle or release it "
+            "without a cost",
         )
 
 
@@ -306,7 +306,7 @@ def _above(found: Reservation, total_micro: int) -> int:
 def beyond_hold(found: Reservation, above_micro: int) -> Denied:
     """Return the refusal of a draw above the reserved credit."""
     more = f"{as_credits(above_micro)} credits above the reservation of {found.reservation}"
-    return Denied("beyond_hold", f"{more}: extend the execution first, or draw less")
+    return Denied("beyond_hold", f"{more}. Extend the execution first, or draw less")
 
 
 def _entry(found: Reservation, name: str, line: Line, by: By) -> dict[str, object]:

@@ -422,7 +422,7 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
     values = {"customer_id": customer_id, "now_ms": now_ms, "at_most": most + 1}
     if int(SQL.run(connection, "metered", values).scalar_one()) > most:
         text = f"the limit of {MOST_METERED:,} open executions that metering settles is reached for {customer_id}"
-        raise Denied("too_many_executions", f"{text}. Settle some, or name more sandboxes in one execution", "account")
+        raise Denied("too_many_executions", f"{text}. Settle executions, or name more sandboxes in each", "account")
 
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
@@ -436,7 +436,7 @@ def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], n
         until = utc(row.expires_ms)
         raise Denied(
             "sandbox_taken",
-            f"execution {row.reservation} names {row.sandbox_id} until {until}. End it first",
+            f"execution {row.reservation} names {row.sandbox_id} until {until}. End that execution first",
         )
 
 
@@ -476,7 +476,9 @@ def take(
     if len(new) < len(named):
         missing = [name for name in names if name not in new]
         require_free(connection, org_id, missing, now_ms)
-        raise Denied("sandbox_taken", f"a concurrent execution named {missing[0]}. Settle or release that one first")
+        raise Denied(
+            "sandbox_taken", f"a concurrent execution named {missing[0]}. Settle or release that execution first"
+        )
 
 
 class Denied(Refused):

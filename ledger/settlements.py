@@ -211,7 +211,7 @@ def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> N
     if last_ms is not None and now_ms < int(last_ms):
         raise Denied(
             "clock_behind",
-            f"the clock of this host is {int(last_ms) - now_ms} ms behind the last change "
+            f"the clock of this machine is {int(last_ms) - now_ms} ms behind the last change "
             f"or payout of {supplier}. Wait, or fix the clock",
         )
 
@@ -247,8 +247,8 @@ def reverse(
     if found.is_final:
         raise Denied(
             "no_clawbacks",
-            f"{found.reservation} was released with {found.payout}, and the terms of "
-            f"{found.supplier} allow no clawback. Settle the difference with the supplier "
+            f"{found.reservation} was released with {found.payout}, and the terms of {found.supplier} do not allow "
+            "clawbacks. Settle the difference with the supplier "
             "directly",
         )
     made = Reversal(key, found.reservation, amount, found.payout is not None, by.now_ms, by.actor, by.reason)
@@ -259,8 +259,8 @@ def reverse(
 
 def _other_content(key: str) -> Denied:
     text = (
-        f"key {key} was used for another reversal. To repeat that one, send its first execution and amount. "
-        "If this is another reversal, use a new key"
+        f"key {key} was used for another reversal. To repeat that reversal, send its first execution and amount. "
+        "For another reversal, use a new key"
     )
     return Denied("other_content", text)
 

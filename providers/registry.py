@@ -116,7 +116,7 @@ def _checked(name: str, built: object) -> Provider:
     if not capabilities.success_proves_charge and not capabilities.lookup:
         raise ValueError("a success that does not prove a charge must be looked up. Declare lookup_lag_ms")
     if capabilities.locks:
-        raise ValueError("a provider's own locks are not supported: Drawdown keeps the reservations of its customers")
+        raise ValueError("a provider must not declare its own locks. Drawdown keeps the reservations of its customers")
     for client in clients_of(built):
         if (why := trouble(client)) is not None:
             raise ValueError(why)

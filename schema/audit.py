@@ -18,7 +18,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.errors import Refused
+from drawdown.schema.errors import Refused, explain_race
 from drawdown.schema.sql import queries
 
 SQL = queries(__file__)
@@ -78,7 +78,7 @@ def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
         if ids.has_samples(connection, org_id):
             raise Refused(f"{org_id} has usage that no tick has seen yet. Run `drawdown tick`, then try again")
         ids.require(connection, ids.ORG, org_id)
-        raise Refused(f"{org_id} was just created. Try again")
+        raise Refused(explain_race("organisation", org_id))
     return row
 
 

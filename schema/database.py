@@ -403,20 +403,20 @@ LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
 DISK_FULL: Final = "53100"
-FULL: Final = "the database's disk is full: free some space, then try again; nothing uncommitted was kept"
+FULL: Final = "the disk of the database is full, and uncommitted changes are lost. Free some space, then try again"
 
 
-ANOTHER: Final = "if you mean another one, set DRAWDOWN_DATABASE_URL"
+ANOTHER: Final = "if you mean another database, set DRAWDOWN_DATABASE_URL"
 
 
 NOT_READY: Final = {
     "3D000": f"the database does not exist: {ANOTHER}, else create it, then run `drawdown init`",
     "42P01": f"the database has no Drawdown tables: {ANOTHER}, else run `drawdown init`",
     "42703": "the database is of another version. Run `drawdown init` to upgrade it",
-    "25006": "the database is read-only: connect to the primary, or grant write access",
+    "25006": "the database is read-only. Connect to the primary, or grant write access",
     "42501": "the database refuses this user. Grant it the tables",
-    "28P01": "the database refuses the password",
-    "28000": "the database refuses this user",
+    "28P01": "the database refuses the password. Check DRAWDOWN_DATABASE_URL",
+    "28000": "the database refuses this user. Check DRAWDOWN_DATABASE_URL",
 }
 
 
@@ -449,18 +449,18 @@ def explain(error: Exception) -> DrawdownError | None:
     if state is None and "role" in text and "does not exist" in text:
         return DatabaseNotReady(NOT_READY["28000"])
     if state == LOCK_NOT_AVAILABLE:
-        return LockHeld(f"another program holds a lock on these rows; no change was kept, try again ({text})")
+        return LockHeld(f"another program locks these rows, so nothing was changed. Try again ({text})")
     lost = error.connection_invalidated or (state is None and isinstance(error, sa.exc.OperationalError))
     if lost or (state or "")[:2] in ("08", "53", "57") or state in _CONFLICTS:
         return DatabaseBusy(
-            f"the database does not answer or is busy; nothing uncommitted was kept, try again ({text})"
+            f"the database does not answer or is busy, and uncommitted changes are lost. Try again ({text})"
         )
     return None
 
 
 def _explain_sqlite(text: str) -> DrawdownError | None:
     if "locked" in text or "busy" in text:
-        return DatabaseBusy("the database is locked by another program; nothing was done, try again")
+        return DatabaseBusy("another program locks the database, so nothing was changed. Try again")
     if "readonly" in text:
         return DatabaseNotReady("the database is read-only. Make the file and its folder writable")
     if "no such table" in text or "no such column" in text:
@@ -474,7 +474,7 @@ def _explain_sqlite(text: str) -> DrawdownError | None:
     if "is full" in text:
         return StorageFull(f"{FULL} ({text})")
     if "disk" in text:
-        return DatabaseBusy(f"the database cannot be written: {text}")
+        return DatabaseBusy(f"Drawdown cannot write the database: {text}")
     return None
 
 

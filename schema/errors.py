@@ -36,6 +36,14 @@ MEANINGS: Final = {
 }
 
 
+def explain_race(noun: str, name: str) -> str:
+    """Return the message for an object that another call created while this call looked for it.
+
+    `noun`: the kind of the object, such as `backfill`. `name`: its id.
+    """
+    return f"cannot use the {noun} {name!r} yet: another call just created it. Try again"
+
+
 class DrawdownError(Exception):
     """An error that a person must check.
 

@@ -88,8 +88,8 @@ def require_ready(connection: sa.Connection) -> None:
         raise DatabaseNotReady(f"the database has no Drawdown tables: {ANOTHER}, else run `drawdown init`")
     if found.is_unreleased:
         raise DatabaseNotReady(
-            f"the database has schema {found.current}, of a version before the first release: no upgrade exists. "
-            "Keep it with the program that made it, and run `drawdown init` on a new database"
+            f"the database has schema {found.current}, of a version before the first release, so it cannot be "
+            "upgraded. Keep the database with the program that made it, and run `drawdown init` on a new database"
         )
     if not found.supported:
         raise DatabaseNotReady(

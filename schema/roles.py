@@ -66,8 +66,8 @@ def apply(engine: sa.Engine) -> None:
     except Exception as error:
         if "42501" in (getattr(cause, "sqlstate", None) for cause in _causes(error)):
             raise Refused(
-                "this user cannot create the roles: only the owner of the tables with the right CREATEROLE can. "
-                "An administrator can run the SQL that `drawdown init --roles` prints"
+                "this user cannot create the roles, because only the owner of the tables with the right CREATEROLE "
+                "can. An administrator can run the SQL that `drawdown init --roles` prints"
             ) from error
         raise
 

@@ -27,6 +27,8 @@ COMPARED_AT_MOST: Final = 20
 """Known ids that Drawdown compares, letter by letter, with an unknown id."""
 MAX_COMPARED_CHARS: Final = 64
 """Compared characters of two ids, without their common start and end."""
+MAX_QUOTED_CHARS: Final = 60
+"""Characters of an invalid value that an error quotes."""
 
 
 _FORMULA: Final = re.compile('((?:^|;)[ "]*)(?=[=+@\\-\uff1d\uff0b\uff0d\uff20])')
@@ -60,6 +62,12 @@ def no_formula(text: str) -> str:
         return clean(text)
     shown = _FORMULA.sub(r"\1'", clean(text))
     return f"'{shown}" if shown[:1] == "'" and text[:1] == "'" else shown
+
+
+def quote_value(value: object) -> str:
+    """Return an invalid value in quotes, cut to MAX_QUOTED_CHARS, with its unprintable characters escaped."""
+    text = str(value)
+    return repr(text if len(text) <= MAX_QUOTED_CHARS else f"{text[: MAX_QUOTED_CHARS - 1]}…")
 
 
 def in_short(error: BaseException) -> str:

@@ -79,7 +79,7 @@ def render(engine: sa.Engine, now_ms: int, doubt: Callable[[sa.Engine], str | No
         doubted = doubt(engine) is not None
         metrics = read(engine, lambda connection: list(measure(connection, now_ms, doubted=doubted)))
     except Exception:
-        metrics = [gauge("database_up", "1 if the database can be read, 0 if not.", [((), 0)])]
+        metrics = [gauge("database_up", "1 if Drawdown can read the database, 0 if not.", [((), 0)])]
     return text(metrics)
 
 
@@ -100,10 +100,10 @@ class _GivenMetrics(Collector):
 
 def measure(connection: sa.Connection, now_ms: int, *, doubted: bool = False) -> Iterator[Metric]:
     """Yield all metrics of the database."""
-    yield gauge("database_up", "1 if the database can be read, 0 if not.", [((), 1)])
+    yield gauge("database_up", "1 if Drawdown can read the database, 0 if not.", [((), 1)])
     yield gauge(
         "history_doubted",
-        "1 if database history may be lost. Drawdown seals and sends no usage until `drawdown recover`.",
+        "1 if database history may be lost. Drawdown does not seal or send usage until you run `drawdown recover`.",
         [((), int(doubted or figures.doubted_histories(connection) > 0))],
     )
     yield from _sealing(connection, now_ms)
@@ -160,7 +160,7 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     )
     found = dict.fromkeys(PROBLEMS, 0) | quarantined(connection)
     bad = [((problem,), samples) for problem, samples in sorted(found.items())]
-    yield gauge("quarantined_samples", "Samples that cannot be billed, by problem.", bad, ("problem",))
+    yield gauge("quarantined_samples", "Samples that Drawdown cannot bill, by problem.", bad, ("problem",))
 
 
 def _unmapped(connection: sa.Connection) -> Counter[tuple[str]]:
@@ -489,7 +489,7 @@ def _buckets(within: dict[int | None, int]) -> list[tuple[str, float]]:
 def reserving(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Yield the metrics of all wallets and suppliers together."""
     runs = run_figures(connection, now_ms, now_ms - DAY_MS)
-    yield gauge("reservations_open", "Reservations that hold credit.", [((), runs.held)])
+    yield gauge("reservations_open", "Executions with reserved credit.", [((), runs.held)])
     yield gauge("reservations_overdue", "Expired reservations that are not released yet.", [((), runs.overdue)])
     age = 0 if runs.overdue_since_ms is None else now_ms - runs.overdue_since_ms
     yield gauge(
@@ -584,12 +584,15 @@ def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
                 [((name,), units) for name, (_, units) in dark], ("metric",))  # fmt: skip
     states = [(("waiting",), found.waiting), (("ending",), found.ending)]
     yield gauge(
-        "guard_overrides", "Overrides that wait for approval, or that end within a week, by state.", states, ("state",)
+        "guard_overrides",
+        "Limit overrides that wait for approval, or that end within a week, by state.",
+        states,
+        ("state",),
     )
     age = 0 if found.waiting_since_ms is None else now_ms - found.waiting_since_ms
     yield gauge(
         "guard_overrides_oldest_age_seconds",
-        "Seconds since the oldest override that waits for approval was requested.",
+        "Seconds since the oldest limit override that waits for approval was requested.",
         [((), seconds(age))],
     )
 

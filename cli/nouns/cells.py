@@ -17,6 +17,7 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import quote_value
 from drawdown.worker.halts import cells
 from drawdown.worker.halts import lists as views_cells
 from drawdown.worker.halts.addresses import origin
@@ -55,7 +56,7 @@ def set_(
     settings = app.settings.cells()
     why = settings.why_not(url)
     note = "" if was is None else f"; before: {was}"
-    note += "" if why is None else f"; it will not be called yet: {why}"
+    note += "" if why is None else f"; Drawdown does not call the cell yet: {why}"
     result = {"cell_id": cell, "url": url, "was": was, "allowed": origin(url) in settings.allowed}
     show(app, result, [f"{cell}: {url}{note}"])
 
@@ -68,7 +69,9 @@ def secret(context: typer.Context, cell: CellArgument, new: New = False) -> None
     """
     app: App = context.obj
     if not is_clean_id(cell):
-        raise UsageError("invalid cell id: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid cell id {quote_value(cell)}: expected 1 to 200 characters without control characters"
+        )
     app.read(lambda c: ids.require(c, ids.CELL, cell, new=new))
     found = app.settings.cells().secrets_of(cell)
     if not found:

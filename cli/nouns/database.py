@@ -187,7 +187,7 @@ def verify_(
     lines += _keep_proof(app, found, by, len(set(org)) if org else None, doubted)
     if doubted is not None:
         lines.append(
-            f"but this database lost history: {doubted}. The lost part cannot be verified. Run `drawdown recover`"
+            f"but this database lost history: {doubted}. Drawdown cannot verify the lost part. Run `drawdown recover`"
         )
     result = {"breaches": found.breaches, "count": found.count, "checked": found.checked, "open": found.open}
     result |= {"newest_action": found.newest_action, "doubted": doubted, "point": found.point}

@@ -79,12 +79,12 @@ class Finding:
 def private(path: Path, mode: str) -> Iterator[Finding]:
     """Report a path that every user of this machine can open. A group may be intended."""
     if path.exists() and path.stat().st_mode & 0o007:
-        yield Finding(False, f"{path} is open to everybody on this machine", f"`chmod {mode} {path}`")
+        yield Finding(False, f"every user of this machine can read {path}", f"`chmod {mode} {path}`")
 
 
 def _cells(app: App) -> Iterator[Finding]:
     if not app.read(knows_sandboxes):
-        what = "the table `sandboxes` is empty: halts do not reach a cell until hosts fill it (docs/samples.md)"
+        what = "the table `sandboxes` is empty, so halts do not reach a cell until hosts fill it (docs/samples.md)"
         yield Finding(True, what, off=True)
     settings = app.settings.cells()
     for cell in app.read(list_cells):
@@ -142,7 +142,7 @@ def _secrets(app: App) -> Iterator[Finding]:
     ):
         if given and _is_weak(given):
             fix = f"set {name} to {MIN_SECRET_CHARS} characters or more: `openssl rand -hex 32`"
-            yield Finding(False, f"a secret of {name} is too short, so it can be guessed", fix)
+            yield Finding(False, f"a secret of {name} is too short, so an attacker can guess it", fix)
 
 
 def _is_weak(secrets: Sequence[str]) -> bool:
@@ -166,7 +166,7 @@ def _server(app: App) -> Iterator[Finding]:
         variable = f"{name}_webhook_secrets"
         sends = provider.dormant is None and provider.capabilities.webhook_headers
         if sends and not app.settings.of_providers().get(variable):
-            what = f"webhooks of {name} are refused: DRAWDOWN_{variable.upper()} is not set"
+            what = f"Drawdown refuses webhooks of {name}, because DRAWDOWN_{variable.upper()} is not set"
             yield Finding(True, what, off=True)
 
 
@@ -228,11 +228,11 @@ def _proxies(trusted: str) -> Finding:
     """Check how the server's limits and sign-ins identify a caller behind proxies."""
     entries = [entry.strip() for entry in trusted.split(",") if entry.strip()]
     if EVERYBODY in entries:
-        what = "DRAWDOWN_TRUSTED_PROXIES trusts every caller: each can claim another address, and so avoid its limits"
+        what = "DRAWDOWN_TRUSTED_PROXIES trusts every caller, so each can claim another address and avoid its limits"
         return Finding(False, what, "set it to the proxy's addresses, such as 10.0.0.7 or 10.1.0.0/16")
     if entries:
         return Finding(True, f"X-Forwarded-For of the proxies {', '.join(entries)} names the caller")
-    what = "DRAWDOWN_TRUSTED_PROXIES is not set: behind a proxy all callers share one address's limits and sign-ins"
+    what = "DRAWDOWN_TRUSTED_PROXIES is not set, so behind a proxy all callers share the limits of a single address"
     return Finding(True, what, off=True)
 
 
@@ -370,7 +370,7 @@ def _folders(app: App) -> Iterator[Finding]:
     watched = [one for one in app.read(list_sources) if one.paused_ms is None]
     if not watched:
         return
-    fix = "install drawdown[columnar]: without it, Drawdown takes no file"
+    fix = "install drawdown[columnar]. Without it, Drawdown cannot take a file"
     yield Finding(find_spec("duckdb") is not None, "DuckDB, which reads watched folders' files", fix)
     for source in watched:
         if source.asked_of is not None:
@@ -407,7 +407,7 @@ def _prefix(app: App, source: BatchSource) -> Finding:
 def _clock(app: App) -> Iterator[Finding]:
     now = app.clock.now_ms()
     skew = app.read(lambda c: abs(database_now(c, now) - now))
-    fix = "synchronise both clocks with NTP: a tick stops if they differ by more than 30 s"
+    fix = "synchronise both clocks with NTP. A tick stops if they differ by more than 30 s"
     yield Finding(skew <= MAX_SKEW_MS or app.clock.trusted, f"the clocks differ by {skew / 1000:.1f} s", fix)
 
 
@@ -422,7 +422,7 @@ def _open_for_long(app: App) -> Iterator[Finding]:
         yield Finding(True, f"{what} (to show it, GRANT pg_monitor)")
     elif oldest is not None:
         what = f"the oldest transaction: {oldest.who}, {lasting(oldest.age_ms or 0)}"
-        fix = "end it, or make its program commit sooner: Drawdown bills its inserts only once it ends"
+        fix = "end the transaction, or make its program commit sooner. Drawdown bills its inserts only after its end"
         yield Finding(not oldest.is_long, what, fix if oldest.is_long else "")
 
 
@@ -434,7 +434,7 @@ def _upkeep(app: App) -> Iterator[Finding]:
     found = app.read(upkeep)
     if found is None:
         return
-    fix = "set autovacuum and track_counts to on: without them, tables grow without a limit"
+    fix = "set autovacuum and track_counts to on. Without them, tables grow without a limit"
     yield Finding(found.works, "autovacuum is on" if found.works else "autovacuum is off", fix)
     for table, statement in found.statements.items():
         yield Finding(False, f"{table} lost its autovacuum settings", f"run `{statement}` as its owner")
@@ -504,10 +504,10 @@ def _proofs(app: App) -> Iterator[Finding]:
     """Check that a run of verify read all of the database lately."""
     last = app.read(lambda c: last_held(c, app.clock.now_ms())).whole_ms
     if last is None:
-        what = "no full run of verify is on record: run `drawdown verify`"
+        what = "no full run of verify is on record. Run `drawdown verify`"
         yield Finding(True, what, off=True)
         return
-    fix = "run `drawdown verify`. Each night, run `drawdown verify --since-last`, which verifies everything once a week"
+    fix = "run `drawdown verify`, and each night `drawdown verify --since-last`, which verifies everything once a week"
     what = f"the last full run of verify in which all invariants held was at {show_time(last)}"
     yield Finding(app.clock.now_ms() - last <= WHOLE_LATE_MS, what, fix)
 
@@ -530,15 +530,18 @@ def _keys(app: App) -> Iterator[Finding]:
 def _mapping(app: App) -> Iterator[Finding]:
     unrated = app.read(unrated_features)
     for feature in unrated:
-        what = f"the feature {feature} has no rate: no wallet is charged for it, whichever provider bills it"
+        what = (
+            f"the feature {feature} has no rate, so Drawdown does not charge a wallet for it, whichever "
+            "provider bills it"
+        )
         yield Finding(False, what, f"`drawdown ledger rate {feature} --micro-credits N`")
     if not unrated:
         yield Finding(True, "every feature has a rate in the embedded ledger")
     for provider, features in app.read(unestimated_features).items():
         some = ", ".join(features[:FEW]) + (f" and {len(features) - FEW:,} more" if len(features) > FEW else "")
         what = (
-            f"{some} have no rate at {provider}: while Drawdown cannot read the provider, their use does not lead "
-            "to a halt "
+            f"{some} have no rate at {provider}, so their use does not lead to a halt while Drawdown cannot read "
+            "the provider "
         )
         told = app.read(lambda c, name=provider: tells_costs(c, name))  # type: ignore[misc]
         what += f"(`drawdown provider {f'check {provider}' if told else f'rate {provider} {features[0]} --micro N'}`)"

@@ -8,5 +8,5 @@ from drawdown.cli.declared import of_noun
 from drawdown.worker.jobs.lists import LISTS
 from drawdown.worker.jobs.queue import ACTIONS
 
-QUEUED: Final = "job {}: the next tick starts it. To see its progress, run `drawdown job list`"
+QUEUED: Final = "queued as job {}. The next tick starts the job. To see its progress, run `drawdown job list`"
 commands = of_noun("job", *ACTIONS, *LISTS)

@@ -43,7 +43,7 @@ WORDS: Final = {
 
 def statement(
     context: typer.Context,
-    customer: Annotated[str, typer.Argument(help="Customer's id; by default the organisation's id")],
+    customer: Annotated[str, typer.Argument(help="Customer's id; usually the organisation's id")],
     month: Annotated[
         str | None, typer.Option(metavar="MONTH", help="Month of the statement in UTC, such as 2026-02")
     ] = None,
@@ -146,7 +146,7 @@ def _more(lines: int) -> str | None:
     return f"{lines:,} more" if lines else None
 
 
-Customer = Annotated[str, typer.Argument(help="Customer's id; by default the organisation's id")]
+Customer = Annotated[str, typer.Argument(help="Customer's id; usually the organisation's id")]
 
 
 def billing_(context: typer.Context, customer: Customer) -> None:

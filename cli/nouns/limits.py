@@ -12,6 +12,7 @@ from drawdown.cli.declared import of_noun
 from drawdown.cli.rendering import show, table
 from drawdown.guard.periods import PERIODS, Period
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import quote_value
 from drawdown.schema.typed.parsing import is_quantity, show_time
 from drawdown.worker.guard import limits
 from drawdown.worker.guard.allowances import standing_of
@@ -37,14 +38,14 @@ def show_(
          show_time(one.until_ms))
         for one in found.rows
     ]  # fmt: skip
-    columns = ("metric", "period", "#limit", "#used", "#left", "source", "resets", "override ends")
+    columns = ("metric", "period", "#limit", "#used", "#left", "source", "resets", "limit override ends")
     refused = [
         (one.metric, one.reason, one.times, one.quantity, one.enforced, show_time(one.last_ms))
         for one in found.refusals
     ]
     heads = ("metric", "reason", "#times", "#quantity", "blocked", "last")
     more = [f"more refusals exist: --after {found.next_after}"] if found.next_after is not None else []
-    halted = [f"{org} is {found.halted}: nothing may be used"] if found.halted else []
+    halted = [f"{org} is {found.halted}, so it cannot use any metric"] if found.halted else []
     plan = f"Limits of {org}, {f'plan {found.plan}' if found.plan else 'on no plan'}"
     refusals = table("Blocked in 24 hours, or would be in phase 3", heads, refused)
     lines: list[str | Table] = [*halted, table(plan, columns, rows), *more, refusals]
@@ -64,5 +65,7 @@ def units_of(text: str) -> int | None:
     if text == "none":
         return None
     if not is_quantity(text):
-        raise UsageError("invalid amount: expected a whole number of base units, or none for unlimited")
+        raise UsageError(
+            f"invalid amount {quote_value(text)}: expected a whole number of base units, or none for unlimited"
+        )
     return int(text)

@@ -34,7 +34,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import AnswerLost, Exit, UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.text import why_unread
+from drawdown.schema.text import quote_value, why_unread
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.engine.runner import run
@@ -152,7 +152,9 @@ def _require_choice(names: list[str] | None, unassigned: bool, file: Path | None
     if customer is not None and (not names or len(names) != 1):
         raise UsageError("--customer applies to one organisation. Name exactly one")
     if customer is not None and not is_clean_id(customer):
-        raise UsageError("invalid --customer: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid --customer {quote_value(customer)}: expected 1 to 200 characters without control characters"
+        )
 
 
 def _wishes(app: App, names: list[str] | None, customer: str | None, file: Path | None) -> list[flips.Wish]:
@@ -288,5 +290,5 @@ def _repeat_hint(meant: Sequence[tuple[str, int | None]]) -> str:
     """
     starts = sorted({start for _, start in meant if start is not None})
     if len(starts) == 1:
-        return f"repeat it with --from {show_time(starts[0])}, which removes only that assignment"
+        return f"repeat the command with --from {show_time(starts[0])}, which removes only that assignment"
     return "run `drawdown org scheduled` for the rest, and repeat the command for those"

@@ -101,7 +101,9 @@ def _add(
     except AnswerLost as error:
         end = "--permanent" if terms.ends_ms is None else f"--expires {show_time(terms.ends_ms)}"
         raise AnswerLost(error.why, f"repeat it with {end}, and it counts once") from error
-    said = f"override {made.number}: {shown(terms.amount)} of {terms.metric} per {terms.period} for {terms.target}, "
+    said = (
+        f"limit override {made.number}: {shown(terms.amount)} of {terms.metric} per {terms.period} for {terms.target}, "
+    )
     said += f"{_until(made)}; "
     waits = made.state == "asked"
     said += f"to put it in force, run `drawdown override approve {made.number}`" if waits else "in force"
@@ -123,7 +125,7 @@ def _beside(connection: sa.Connection, terms: Terms, now_ms: int) -> list[str]:
     none = (
         ""
         if terms.period in periods
-        else f"the override does not replace a limit, because no limit per {terms.period} exists; "
+        else f"the limit override does not replace a limit, because no limit per {terms.period} exists; "
     )
     lines = [f"{none}limits per {others} stay in force"] if others else []
     if terms.reach == "pattern" and fits_nobody(connection, terms.target):

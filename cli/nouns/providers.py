@@ -153,7 +153,7 @@ def _effect(name: str, effect: CutOver) -> list[str]:
     if effect.live_from_ms is None:
         return []
     if effect.live_from_ms >= FOR_GOOD_MS:
-        return [f"in shadow: usage is sealed and compared, and not sent to {name}"]
+        return [f"in shadow, so Drawdown seals and compares usage, but does not send it to {name}"]
     live = show_time(effect.live_from_ms)
     lines = [f"live from {live}: usage of windows before that is not sent to {name}"]
     if not (effect.unbilled or effect.unsealed_s):

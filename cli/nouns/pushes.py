@@ -172,10 +172,10 @@ def _cancel_lines(done: CancelReport) -> list[str]:
     if done.voided:
         lines = [f"{len(done.voided):,} cancelled and voided; {SEALED_AGAIN}"]
         lines += [f"  {key}" for key in done.voided]
-    lines += [f"{key}: cancelled; it was voided meanwhile" for key in done.before]
+    lines += [f"{key}: cancelled. Another call voided the push meanwhile" for key in done.before]
     lines += [
-        f"{key}: the provider did not confirm it: {why}. The push is in doubt. Repeat the command, or "
-        "wait: a tick looks it up an hour from now"
+        f"{key}: the provider did not confirm the cancellation ({why}). The push is in doubt. Repeat the command, "
+        "or wait until a tick looks the push up in an hour"
         for key, why in done.unconfirmed.items()
     ]
     return lines

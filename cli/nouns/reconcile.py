@@ -163,7 +163,7 @@ def _report(found: Reconciled, threshold: float, shadow_threshold: float) -> lis
         allowed = f"{shadow_threshold:g} % in shadow" + (f", {threshold:g} % otherwise" if threshold else "")
         text += f" by more than {allowed}; {found.forgiven:,} by less (--shadow-threshold 0 lists them)"
     if found.waiting:
-        text += f"; {found.waiting:,} wait: unsettled, or newer than the provider's lag"
+        text += f"; {found.waiting:,} wait, because they are unsettled, or newer than the provider's lag"
     if found.covered:
         text += (
             f"; {found.covered:,} show less in events, but the customer's balance fell by the amount: they are charged"

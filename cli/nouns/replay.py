@@ -198,7 +198,8 @@ def lines_of(found: Replayed) -> list[str | Table]:
         )
     lines.append(_sealed(found))
     lines += [
-        f"left out {org.org_id} {org.reason}; the replay continued without it. Fix it, run `drawdown org release "
+        f"left out {org.org_id} {org.reason}; the replay continued without it. Fix the fault, run `drawdown org "
+        "release "
         f"{org.org_id}`, and replay it"
         for org in found.stopped
     ]

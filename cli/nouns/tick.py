@@ -82,7 +82,7 @@ def parse_parts(app: App, shard: str | None, processes: int) -> list[Shard]:
     if shard is not None:
         raise UsageError("specify either --shard or --processes, not both")
     if app.ready().dialect.name == "sqlite":
-        raise UsageError("--processes needs PostgreSQL: SQLite has one writer at a time, so two processes are slower")
+        raise UsageError("--processes needs PostgreSQL. SQLite has one writer at a time, so two processes are slower")
     return shards(processes)
 
 
@@ -232,7 +232,7 @@ def report_lines(report: Report) -> list[str]:
             f"the nightly sweep sealed {report.swept:,} pushes that the arrival cursor had missed. Report this as a bug"
         )
     if report.batches_taken:
-        lines.append(f"files of watched folders taken: {report.batches_taken:,}; the next tick bills them")
+        lines.append(f"files of watched folders taken: {report.batches_taken:,}. The next tick bills them")
     lines += [
         f"{name} limited the rate of calls: Drawdown made as few as {at_once:,} at once"
         for name, at_once in report.calls_cut.items()

@@ -128,7 +128,7 @@ def resume(
         _require_only_one(app, terms)
     said = app.write(lambda c: topups.resume(c, wallet, by))
     done = runner.run(fill(app.context(), wallet), app.world())
-    was = f"; they had stopped: {said.blocked_reason}" if said.blocked_reason else ""
+    was = f"; before, they were stopped ({said.blocked_reason})" if said.blocked_reason else ""
     result = {"customer_id": wallet, "was_blocked": said.blocked_reason, "filled": done}
     show(app, result, [f"{wallet}: top-ups are resumed{was}", _sentence(done)])
 

@@ -57,7 +57,7 @@ def usage(
     rows = [tuple(line) for line in _table_rows(found)]
     title = f"{org}, {show_time(start)} to {show_time(end)}"
     notes = (
-        ["the samples at the start of the range were pruned: there `used` shows the sealed quantity"]
+        ["the samples at the start of the range were pruned. For them, `used` shows the sealed quantity"]
         if found.pruned
         else []
     )

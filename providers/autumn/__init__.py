@@ -253,7 +253,7 @@ class AutumnProvider:
         report = CheckReport(self._settings, listed)
         if wire.refuses_body_key(await self._send("track", wire.CHECK_OF_KEY, wire.header_key("drawdown-check"))):
             report.lines.append(
-                "Autumn refuses idempotency_key in the body of a charge: Drawdown sends it only in the header, which "
+                "Autumn refuses idempotency_key in the body of a charge. Drawdown sends it only in the header, which "
                 "also prevents double charges. Check for a newer version of Drawdown"
             )
         report.lines += feature_lines(self._settings, listed, features)

@@ -26,8 +26,8 @@ def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[s
     held = schema.features.get(settings.concurrency_feature)
     if held is not None and held.consumable:
         lines.append(
-            f"{settings.variable('concurrency_feature')} names {held.name}, which is consumable at Autumn: "
-            "concurrency is held, not used up"
+            f"{settings.variable('concurrency_feature')} names {held.name}, which is consumable at Autumn, but "
+            "concurrency is not used up. Name a feature that is not consumable"
         )
     return lines
 
@@ -57,9 +57,7 @@ def _billed(name: str, found: AutumnFeature | None) -> str | None:
             "metered feature"
         )
     if not found.consumable:
-        return (
-            f"feature {name} is not consumable at Autumn: usage would be held, not used up. Create a consumable feature"
-        )
+        return f"feature {name} is not consumable at Autumn, so usage would not be used up. Create a consumable feature"
     return None
 
 
@@ -112,17 +110,18 @@ class CheckReport:
         unpaid = sorted(name for name in set(features) - has if not has & set(self.schema.payers(name)))
         if unpaid:
             self.lines.append(
-                f"customer {customer_id} has no balance of {', '.join(unpaid)}: Autumn would not charge its usage. "
-                "Give it a plan that grants a balance, or credits of a credit system that pays for the feature"
+                f"customer {customer_id} has no balance of {', '.join(unpaid)}, so Autumn would not charge its "
+                "usage. Give the customer a plan that grants a balance, or credits of a credit system that pays "
+                "for the feature"
             )
         wanted = self.settings.balance_feature
         if wanted is not None and wanted not in has:
             self.lines.append(
-                f"customer {customer_id} has no balance of {wanted}, so Drawdown would halt it. Give "
-                "it a plan with this balance"
+                f"customer {customer_id} has no balance of {wanted}, so Drawdown would halt it. Give the customer "
+                "a plan with this balance"
             )
         for control in customer.controls.unknown:
             self.lines.append(
-                f"customer {customer_id} has {control}, which Drawdown does not understand: Autumn may refuse usage "
-                "that Drawdown allows. Remove it, or report it"
+                f"customer {customer_id} has {control}, which Drawdown does not understand. Autumn may refuse "
+                "usage that Drawdown allows. Remove the control, or report it"
             )

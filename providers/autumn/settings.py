@@ -88,8 +88,8 @@ def read(setup: Setup) -> AutumnSettings:
     """Read the settings of one provider. Errors: UsageError, which names the setting."""
     given = _SettingTexts(setup.name, {key: text.strip(" ") for key, text in setup.settings.items()})
     if unknown := sorted(set(setup.settings) - NAMES):
-        names = ", ".join(name.upper() for name in sorted(NAMES))
-        raise UsageError(f"{_variable(setup.name, unknown[0])} is not a setting of Autumn. Use one of: {names}")
+        names = ", ".join(_variable(setup.name, name) for name in sorted(NAMES))
+        raise UsageError(f"{_variable(setup.name, unknown[0])} is not a setting of Autumn: expected one of {names}")
     return AutumnSettings(
         name=setup.name,
         secret_key=given.secret_key(),

@@ -65,6 +65,6 @@ def read_settings(setup: Setup, names: Collection[str]) -> SettingTexts:
     """
     found = SettingTexts(setup.name, {key: text.strip(" ") for key, text in setup.settings.items()})
     if unknown := sorted(set(setup.settings) - set(names)):
-        known = ", ".join(name.upper() for name in sorted(names))
-        raise UsageError(f"{found.variable(unknown[0])} is not a setting of {setup.name}. Use one of: {known}")
+        known = ", ".join(map(found.variable, sorted(names)))
+        raise UsageError(f"{found.variable(unknown[0])} is not a setting of {setup.name}: expected one of {known}")
     return found

@@ -85,10 +85,7 @@ async def _account(settings: StripeSettings, http: Http) -> list[str]:
     found = clean(str((json_object(answer.body) or {}).get("id")), 60)
     if found == settings.account:
         return []
-    return [
-        f"DRAWDOWN_STRIPE_ACCOUNT is {settings.account}, but the key belongs to {found}. Set the key of the "
-        "right account"
-    ]
+    return [f"DRAWDOWN_STRIPE_ACCOUNT is {settings.account}, but the key belongs to {found}. Set a key of that account"]
 
 
 def _feature(settings: StripeSettings, feature: str, found: Sequence[Meter]) -> list[str]:

@@ -114,10 +114,8 @@ def read_settings(given: Mapping[str, str]) -> StripeSettings:
     """
     unknown = sorted(set(given) - NAMES)
     if unknown:
-        names = ", ".join(sorted(NAMES)).upper()
-        raise UsageError(
-            f"{PREFIX}{unknown[0].upper()} is not a setting of Stripe. Use one of these after {PREFIX}: {names}"
-        )
+        names = ", ".join(f"{PREFIX}{name.upper()}" for name in sorted(NAMES))
+        raise UsageError(f"{PREFIX}{unknown[0].upper()} is not a setting of Stripe: expected one of {names}")
     return StripeSettings(
         secret_key=_secret_key(given.get("secret_key", "")),
         url=_url(given.get("url") or DEFAULT_URL),
@@ -188,7 +186,7 @@ def _matching(pattern: re.Pattern[str], text: str, name: str, like: str) -> str:
 
 def _secret_key(text: str, name: str = "secret_key") -> str:
     if text.startswith("pk_"):
-        raise _refused(name, "a secret key, but a publishable one. Set one that begins with sk_ or rk_")
+        raise _refused(name, "a secret key, but a publishable key. Set a key that begins with sk_ or rk_")
     if text and not _KEY.fullmatch(text):
         raise _refused(name, "a key of Stripe: expected sk_… or rk_…, without spaces and line ends")
     return text

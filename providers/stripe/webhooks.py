@@ -62,7 +62,7 @@ def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> Non
     if not sum([hmac.compare_digest(expected, offered) for expected in wanted for offered in given]):
         raise WebhookRefused("it is not signed with any of DRAWDOWN_STRIPE_WEBHOOK_SECRETS")
     if abs(now_ms - int(stamps[0]) * 1000) > TOLERANCE_MS:
-        raise WebhookRefused("its timestamp differs by more than 300 s from the clock of this host")
+        raise WebhookRefused("its timestamp differs by more than 300 s from the clock of this machine")
 
 
 def _check_account(account: str | None, event: Mapping[str, object]) -> None:

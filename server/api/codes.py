@@ -33,15 +33,16 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "bad_encoding": CallCode(
         (400, 415),
-        "The body is declared as gzip, but is not gzip. With 415, the `Content-Encoding` is unknown",
+        "The body is declared as gzip, but is not gzip. With 415, `Content-Encoding` is neither gzip nor identity. "
+        "Send the body in either form",
     ),
     "other_key": CallCode((400,), "The body's key and `Idempotency-Key` differ. Send one key"),
     "cut_short": CallCode((400,), "The body ended too early. Send it again"),
     "unauthorized": CallCode((401,), "The API key is missing, unknown, expired or ended. Create or rotate a key"),
     "no_credit": CallCode(
         (402,),
-        "The credit is too low. Grant credit, or end other executions. The message names the executions with "
-        "reserved credit",
+        "The available credit of the wallet is too low. Grant credit, or end other executions. The message names "
+        "the executions with reserved credit",
     ),
     "payer_limit": CallCode(
         (402,),
@@ -63,19 +64,21 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "unknown_execution": CallCode(
         (404,),
-        "No execution has this key. Unless the API key is bound, the message names the nearest key",
+        "No execution has this key. Unless your API key is bound to an organisation, the message names the nearest key",
     ),
     "unknown_org": CallCode(
         (404,),
         "No organisation has this id. After more than 50 answers with 404 a second, Drawdown delays further ones by up "
         "to 5 seconds",
     ),
-    "unknown_settlement": CallCode((404,), "No settlement has this name"),
+    "unknown_settlement": CallCode(
+        (404,), "No settlement belongs to an execution with this key. `GET /v1/settlements` lists them"
+    ),
     "unknown_metric": CallCode(
-        (404,), "The guard has no metric of this name. Add one with `POST /v1/metrics/{metric}`"
+        (404,), "The guard does not have a metric with this name. Add it with `POST /v1/metrics/{metric}`"
     ),
     "unknown_use": CallCode(
-        (404,), "The guard has no use of this key. Drawdown does not keep the key of a blocked use"
+        (404,), "The guard does not have a use with this key. Drawdown does not keep the key of a blocked use"
     ),
     "too_slow": CallCode((408,), "The body arrived too slowly. Send it without pauses"),
     "above_cap": CallCode(
@@ -97,8 +100,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "billed_elsewhere": CallCode(
         (409,),
-        "A provider bills the organisation, and no wallet here pays for it. The message names the provider, and the "
-        "call to use instead",
+        "A provider bills the organisation, so a wallet here does not pay for it. The message names the provider, "
+        "and the call to use instead",
     ),
     "blocked": CallCode(
         (409,),
@@ -113,7 +116,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "halted": CallCode((409,), "The organisation is halted. `GET /v1/orgs/{org_id}` has the reason"),
     "metered": CallCode(
         (409,),
-        "The samples of its sandboxes charge for the execution. Do not draw on it, and end it without a cost",
+        "The samples of the execution's sandboxes charge for it. Do not draw on the execution, and end it without "
+        "a cost",
     ),
     "needs_quantities": CallCode(
         (409,),
@@ -146,17 +150,18 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "payer_not_allowed": CallCode(
         (409,),
         "The payer does not pay for this organisation, or not yet. Call `POST "
-        "/v1/payers/{payer}/orgs/{org_id}/allow`, or omit it. Or the wallet belongs to a pool or to another "
+        "/v1/payers/{payer}/orgs/{org_id}/allow`, or omit the payer. Or the wallet belongs to a pool or to another "
         "organisation. Call `POST /v1/orgs/{org_id}/assign` with `customer_id`",
     ),
     "refused": CallCode((409,), "A rule forbids the request. The message explains why and names the next step"),
     "sandbox_taken": CallCode((409,), "An open execution names the sandbox. End that execution first"),
     "stopped": CallCode((409,), "The organisation is stopped. `GET /v1/orgs/{org_id}` has the reason"),
     "too_many_asked": CallCode(
-        (409,), "20 limit overrides wait for approval. Ask a person to approve or refuse a request"
+        (409,),
+        "20 limit overrides of this metric and target wait for approval. Ask a person to approve or refuse a request",
     ),
     "too_many_executions": CallCode(
-        (409,), "Metering settles the maximum number of executions of this wallet. Settle an execution"
+        (409,), "The wallet has the maximum number of open executions that metering settles. Settle an execution"
     ),
     "bad_event": CallCode(
         (409,),
@@ -165,39 +170,43 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "too_many_sandboxes": CallCode((409,), "The execution names too many sandboxes. Accept several executions"),
     "too_much_held": CallCode(
-        (409,), "All executions together reserve as much as the plan allows. Wait until one ends"
+        (409,), "All executions of the wallet together reserve as much as the plan allows. Wait until an execution ends"
     ),
     "too_large": CallCode(
         (413,),
-        "A body is too large: more than 64 KB. A body of events or samples may have 4 MB, 8 MB unpacked, and 1,000 "
-        "items",
+        "The body has more than 64 KB. A body of events or samples may have 4 MB, 8 MB unpacked, and 1,000 items. "
+        "Send several bodies",
     ),
     "bad_value": CallCode(
         (422,),
-        "`details.wrong` names the invalid values of a body or query, or none if several do not fit together",
+        "`details.wrong` names the invalid values of a body or query. It is empty if several values do not fit "
+        "together",
     ),
     "bad_items": CallCode(
         (422,),
-        "No item of the body was kept: `results` explains each. On OpenMeter's path, `details.results` lists the "
-        "refused items, and the others are kept",
+        "Drawdown kept no item of the body. `results` explains each. On OpenMeter's path, `details.results` lists "
+        "the refused items, and Drawdown keeps the others",
     ),
-    "bad_estimate": CallCode((422,), "The estimate is zero, negative or implausible"),
+    "bad_estimate": CallCode((422,), "The estimate must be above 0, and at most 1,000,000,000 credits"),
     "no_estimate": CallCode((422,), "The execution needs an estimate: credits, or quantities of features"),
     "settled_by_missing": CallCode(
         (422,),
         "The execution names sandboxes, but not [who charges](credits.md#executions-in-sandboxes). Send `settled_by`",
     ),
-    "no_sandbox": CallCode((422,), "Metering must charge the execution, but no sandbox is named. Name a sandbox"),
+    "no_sandbox": CallCode(
+        (422,), "Metering must charge the execution, but the request does not name a sandbox. Name a sandbox"
+    ),
     "metering_alone": CallCode(
         (422,),
-        "Metering allows neither a supplier nor an overage other than `charge`. Omit them",
+        "If metering settles an execution, it cannot have a supplier, a payer, or an overage other than `charge`. "
+        "Omit them",
     ),
-    "unknown_feature": CallCode((422,), "No feature has this name"),
-    "unknown_project": CallCode((422,), "No execution has this project"),
-    "unknown_subject": CallCode((422,), "No execution has this subject"),
+    "unknown_feature": CallCode((422,), "No feature has this name. `GET /v1/features` lists them"),
+    "unknown_project": CallCode((422,), "No execution has this project. Check its spelling and its case"),
+    "unknown_subject": CallCode((422,), "No execution has this subject. Check its spelling and its case"),
     "unknown_supplier": CallCode((422,), "No supplier has this name. Call `POST /v1/suppliers/{supplier}`"),
-    "unknown_action": CallCode((422,), "No execution has this action"),
-    "unknown_payer": CallCode((422,), "No payer has this name"),
+    "unknown_action": CallCode((422,), "No execution has this action. Check its spelling and its case"),
+    "unknown_payer": CallCode((422,), "No payer has this name. Call `POST /v1/payers/{payer}/orgs/{org_id}/allow`"),
     "too_many_requests": CallCode(
         (429,),
         "Wait for `Retry-After`. A key may send 1,000 requests and 50,000 items a second, an organisation 40,000 "
@@ -214,7 +223,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
         "the call again",
     ),
     "database": CallCode((503,), "The database is not available. Wait for `Retry-After`"),
-    "answer_lost": CallCode((503,), "The call may have succeeded. Send the same call again: this is safe"),
+    "answer_lost": CallCode((503,), "The call may have succeeded. Send the same call again, because this is safe"),
 }
 
 ITEMS: Final = (
@@ -238,10 +247,10 @@ ITEMS: Final = (
         "conflict",
         "other_content",
         "both",
-        "The item's id was used with other content, which stays. For other usage, use a new id: a repeat under a new "
-        "id is billed too. The API key decides [the scope of an id](events.md#the-scope-of-an-id)",
+        "The item's id was used with other content, which stays. For other usage, use a new id. Drawdown bills a "
+        "repeat under a new id, too. The API key decides [the scope of an id](events.md#the-scope-of-an-id)",
     ),
-    ItemCode("invalid", "empty_line", "both", "A line of JSON lines is empty. Send one item on each line"),
+    ItemCode("invalid", "empty_line", "both", "A line of JSON lines is empty. Send an item on each line"),
     ItemCode("invalid", "not_json", "both", "The item is not JSON"),
     ItemCode("invalid", "not_an_object", "both", "The item is JSON, but not an object"),
     ItemCode("invalid", "duplicate_keys", "both", "The item has the same name twice"),
@@ -311,7 +320,8 @@ ITEMS: Final = (
         "invalid",
         "charged_at_once",
         "events",
-        "The guard charges for this event type in this window, so Drawdown would not bill the event",
+        "The guard charges for this event type in this window, so Drawdown would not bill the event. Send the use "
+        "to `POST /v1/guard/consume`",
     ),
     ItemCode("invalid", "id_missing", "samples", "The sample has no `id`"),
     ItemCode("invalid", "org_id_missing", "samples", "The sample has no `org_id`"),

@@ -325,6 +325,9 @@ class FailOpen:
 
 def _not_now(error: BaseException) -> BaseException:
     if isinstance(error, TimeoutError):
-        message = "the database timed out, so the request may have succeeded. Send the same request again: this is safe"
+        message = (
+            "the database timed out, so the request may have succeeded. Send the same request again, because "
+            "this is safe"
+        )
         return ApiError(503, "answer_lost", message, headers=SOON)
     return error

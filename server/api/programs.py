@@ -467,7 +467,10 @@ async def soon(work: Awaitable[T]) -> T:
         async with asyncio.timeout(WITHIN_S):
             return await work
     except TimeoutError:
-        message = "the database timed out, so the request may have succeeded. Send the same request again: this is safe"
+        message = (
+            "the database timed out, so the request may have succeeded. Send the same request again, because "
+            "this is safe"
+        )
         raise ApiError(503, "answer_lost", message, headers=SOON) from None
 
 

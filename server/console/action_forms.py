@@ -27,7 +27,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import Transact, write
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.errors import AnswerLost, ClockDoubted, Refused, UnknownId, UsageError
-from drawdown.schema.text import clean
+from drawdown.schema.text import clean, quote_value
 from drawdown.schema.units import MICRO, as_credits
 from drawdown.server.console import action as declared
 from drawdown.server.console import session_auth
@@ -133,7 +133,9 @@ class Acting:
     async def _take_step(self, action: Action, request: Request, form: Mapping[str, str]) -> Response:
         step = form.get("step")
         if step not in ("look", "do"):
-            raise ApiError(400, "bad_form", "the form has no valid step. Open it again")
+            raise ApiError(
+                400, "bad_form", f"invalid field step {quote_value(step)}: expected look or do. Open the form again"
+            )
         try:
             if step == "look":
                 return await self._looked(action, request, form)

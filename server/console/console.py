@@ -163,7 +163,7 @@ class Console:
             return await self._noted(request, do)
         except SignedOut:
             if "hx-request" in request.headers:  # a part of an open page: the page keeps its figures
-                return failed(401, "your session ended: load the page again")
+                return failed(401, "your session ended. Load the page again")
             return RedirectResponse(f"/console/sign-in?{urlencode({'next': _place(request)})}", 303)
         except ApiError as error:
             return failed(error.status, error.message)

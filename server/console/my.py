@@ -32,6 +32,7 @@ from drawdown.providers.payments.protocol import NoLink
 from drawdown.schema.audit import By
 from drawdown.schema.errors import AnswerLost, Refused, UnknownId, UsageError
 from drawdown.schema.ids import is_clean_id, tell_no_names
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import DAY_MS
 from drawdown.server import jwts
 from drawdown.server.console import files, session_auth
@@ -511,7 +512,9 @@ def terms_of(form: Mapping[str, str], org_id: str, now_ms: int) -> Terms:
     """
     metric = form.get("metric", "")
     if not is_clean_id(metric):
-        raise UsageError("invalid metric: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid metric {quote_value(metric)}: expected 1 to 200 characters without control characters"
+        )
     return Terms(metric, "org", org_id, _period(form), _amount(form), _ends_ms(form, now_ms))
 
 

@@ -191,7 +191,9 @@ class Oidc:
             why = "this sign-in began in another browser, is over ten minutes old, or was used. Begin again"
             return self._show_form(why, 400)
         if trip is None:  # the cookie of the newer sign-in stays valid
-            return self._show_form("another sign-in has begun in this browser since: finish it, or begin again", 400)
+            return self._show_form(
+                "another sign-in has begun in this browser since. Finish that sign-in, or begin again", 400
+            )
         try:
             if not 0 <= self._services.clock.now_ms() - trip.began_ms <= WITHIN_MS:
                 raise Unproven("this sign-in took longer than ten minutes. Begin again")

@@ -19,7 +19,7 @@ from drawdown.schema.errors import DatabaseBusy, DrawdownError
 
 T = TypeVar("T")
 
-_TOO_SLOW: Final = "the query takes longer than {:g} s: narrow the filter, or try again"
+_TOO_SLOW: Final = "the query takes longer than {:g} s. Narrow the filter, or try again"
 _ENDED: Final = ("57014", "25P02")
 """SQLSTATEs of PostgreSQL: statement canceled, and the transaction that failed with it."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import quote_value
 from drawdown.server.http.bodies import Budget, body_of
 from drawdown.server.http.errors import ApiError
 from drawdown.server.settings import ServerSettings
@@ -130,8 +132,12 @@ async def form_of(request: Request, url: str, budget: Budget, home: str = "/cons
         try:
             pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="strict")
         except (UnicodeDecodeError, ValueError):
-            raise ApiError(400, "bad_form", "the form cannot be read") from None
+            raise ApiError(
+                400,
+                "bad_form",
+                f"the form cannot be read: expected at most {MOST_FIELDS} fields in UTF-8. Open it again",
+            ) from None
     found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ApiError(400, "bad_form", "the form has a field twice")
+    if twice := next((name for name, count in Counter(name for name, _ in pairs).items() if count > 1), None):
+        raise ApiError(400, "bad_form", f"the form has the field {quote_value(twice)} twice. Open it again")
     return found

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 
-from drawdown.schema.text import clean, nearest
+from drawdown.schema.text import clean, nearest, quote_value
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import connection_of, resting
@@ -91,7 +91,7 @@ async def body_of(request: Request, most_bytes: int, budget: Budget, key: str = 
     """
     said = request.headers.get("content-length", "0")
     if not (said.isascii() and said.isdigit() and len(said) <= _LENGTH_DIGITS):
-        raise ApiError(400, "bad_request", "invalid Content-Length: expected a number")
+        raise ApiError(400, "bad_request", f"invalid Content-Length {quote_value(said)}: expected a number")
     if int(said) > most_bytes:
         raise _too_large(most_bytes)
     caller = caller_of(request.client and request.client.host)
@@ -222,7 +222,11 @@ def is_packed(content_encoding: str) -> bool:
         return False
     if found in ("gzip", "x-gzip"):
         return True
-    raise ApiError(415, "bad_encoding", "invalid Content-Encoding. Send gzip, or omit it")
+    raise ApiError(
+        415,
+        "bad_encoding",
+        f"invalid Content-Encoding {quote_value(content_encoding)}: expected gzip or identity, or no such header",
+    )
 
 
 def unpack(body: bytes, most_bytes: int) -> bytes:

@@ -24,13 +24,14 @@ from drawdown.schema.errors import (
 
 SOON: Final = {"Retry-After": "1"}
 ANSWER_LOST: Final = (
-    "the connection ended during a commit, so the request may have succeeded. Send the same request again: this is safe"
+    "the connection ended during a commit, so the request may have succeeded. Send the same request again, because "
+    "this is safe"
 )
 Handlers = Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 _MESSAGES = {
-    404: "unknown path: `/openapi.json` lists all. Percent-encode ids in a path",
-    405: "method not allowed: `/openapi.json` lists the methods of this path",
+    404: "unknown path. `/openapi.json` lists all paths. Percent-encode ids in a path",
+    405: "method not allowed. `/openapi.json` lists the methods of this path",
 }
 
 
@@ -122,4 +123,4 @@ HANDLERS: Final[Handlers] = {ApiError: on_api_error, DrawdownError: on_drawdown_
 
 async def on_any_error(_request: Request, _error: Exception) -> JSONResponse:
     """Answer an internal error. The limits around the route log its place."""
-    return error_answer(ApiError(500, "failed", "internal error: the log of the server has the details"))
+    return error_answer(ApiError(500, "failed", "internal error. The log of the server has the details"))

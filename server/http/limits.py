@@ -169,7 +169,7 @@ class Limits:
         except Exception as error:
             log.error("request_failed", **describe_error(error), status=status)
             if not status:
-                await error_answer(ApiError(500, "failed", "internal error: the log of the server has the details"))(
+                await error_answer(ApiError(500, "failed", "internal error. The log of the server has the details"))(
                     scope, receive, framed
                 )
         if status == HTTPStatus.UNAUTHORIZED and not _has_own_limits(scope["path"]):

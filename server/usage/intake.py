@@ -35,7 +35,7 @@ from drawdown.events.example import example_of
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError
-from drawdown.schema.text import MAX_ERROR_CHARS, clean
+from drawdown.schema.text import MAX_ERROR_CHARS, clean, quote_value
 from drawdown.server.api.programs import WITHIN_S, Programs, of_program, soon
 from drawdown.server.http import limits
 from drawdown.server.http.bodies import SMALL_BODY_BYTES, Budget, body_of, is_packed, unpack
@@ -312,7 +312,9 @@ def _kind_of(request: Request, taker: Taker[Any]) -> tuple[str, bool]:
         raise ApiError(400, "bad_request", f"send {double} once")
     kind = headers.get("content-type", JSON if is_binary(headers) else "")
     if type_of(kind) not in taker.types:
-        raise ApiError(415, "not_json", f"invalid Content-Type. Send one of {', '.join(taker.types)}")
+        raise ApiError(
+            415, "not_json", f"invalid Content-Type {quote_value(kind)}: expected one of {', '.join(taker.types)}"
+        )
     return kind, is_packed(headers.get("content-encoding", ""))
 
 

@@ -79,7 +79,7 @@ def _with_payer(given: ReceivedEvent, found: Result) -> Result:
     if not given.other_subject or found.code is not None:
         return found
     org, subject = given.event.org_id, clean(given.event.subject or "")
-    text = f"{org} pays, because the key is bound to it: the subject {subject} is only a label"
+    text = f"{org} pays, because the key is bound to it. The subject {subject} is only a label"
     return replace(found, code=LABEL, message=text)
 
 
@@ -177,7 +177,9 @@ class Events:
         found = await self._intake.take(request, EVENTS)
         wrong = [{"item": at, **one.to_json()} for at, one in enumerate(found) if one.status not in KEPT]
         if wrong:
-            message = f"{len(wrong)} of {len(found)} events were refused: fix them. The others were stored"
+            message = (
+                f"{len(wrong)} of {len(found)} events were refused. Fix and send them again. The others were stored"
+            )
             raise ApiError(422, "bad_items", message, details={"results": wrong[:MOST_SAID]})
         return Response(status_code=204)
 
@@ -297,7 +299,10 @@ class UntakenAnswer(TakenAnswer):
         json_schema_extra={
             "examples": [
                 {
-                    "error": {"code": "bad_items", "message": "the item was not kept: `results` has the reasons"},
+                    "error": {
+                        "code": "bad_items",
+                        "message": "Drawdown did not keep the item. `results` has the reason",
+                    },
                     "results": [{"status": "invalid", "code": "not_whole", "message": "…", "at": "data.quantity"}],
                 }
             ]

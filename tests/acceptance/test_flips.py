@@ -193,7 +193,9 @@ class Story:
     def moved(self, done: Sequence[Flip], biller: str, start: int) -> None:
         for one in done:
             if one.start_ms is None:
-                assert one.already or "a later assignment" in str(one.problem) or "starts then" in str(one.problem)
+                assert (
+                    one.already or "a later assignment" in str(one.problem) or "starts at that time" in str(one.problem)
+                )
                 self.count["already there" if one.already else "one was scheduled"] += 1
                 continue
             assert one.start_ms == start and one.problem is None
@@ -367,7 +369,7 @@ def test_nobody_is_halted_by_a_flip_unless_that_is_said(billers: Billers) -> Non
         grant.balance = 0
     refused(billers, "acme: the customer acme has no credit at autumn.*--allow-halt", [Wish("acme")], "autumn")
     (done,) = billers.flip([Wish("acme")], "autumn", allow_halt=True)
-    assert done.start_ms is not None and "the assignment halts it when it takes effect" in str(done.note)
+    assert done.start_ms is not None and "the assignment halts the organisation when it takes effect" in str(done.note)
     billers.fleet.tick_windows(2)
     halted = "SELECT org_id, billing_provider, is_halted, halt_reason FROM orgs WHERE is_halted"
     assert [tuple(row) for row in billers.fleet.rows(halted)] == [("acme", "autumn", True, "credits_exhausted")]

@@ -640,11 +640,11 @@ def test_a_database_was_restored(home: Home) -> None:
         Path(f"{home.folder}/home.db{suffix}").unlink(missing_ok=True)
     shutil.copyfile(home.folder / "kept.db", home.folder / "home.db")
     assert "history was lost" in home.run(*handed_over, status=1).err, "at once, not only after a tick"
-    assert "The lost part cannot be verified" in home.run("verify", status=1).out
+    assert "Drawdown cannot verify the lost part" in home.run("verify", status=1).out
     home.use("bob", 50)  # since then, and nobody was billed for it
     home.tick(status=1)
     assert "history was lost" in home.run(*handed_over, status=1).err
-    assert "The lost part cannot be verified" in home.run("verify", status=1).out
+    assert "Drawdown cannot verify the lost part" in home.run("verify", status=1).out
     assert number(home.url, "SELECT COUNT(*) FROM pushes") == 4, "nothing is sealed meanwhile"
 
     again = home.folder / "again.csv"

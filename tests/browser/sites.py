@@ -135,7 +135,7 @@ class Site:
 
 
 async def _down(_work: object) -> None:
-    raise DatabaseBusy("the database does not answer or is busy; nothing uncommitted was kept, try again")
+    raise DatabaseBusy("the database does not answer or is busy, and uncommitted changes are lost. Try again")
 
 
 def people(connection: sa.Connection, fleet: Fleet, *, demo: bool) -> None:

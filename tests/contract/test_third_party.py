@@ -127,7 +127,7 @@ BROKEN: Mapping[str, tuple[str | None, str]] = {
     "holds_credit_itself": (
         PROVIDER + "\ndef build(setup):\n    one = Tally(setup)\n"
         "    one.capabilities = p.Capabilities(None, True, locks=True)\n    return one",
-        "ValueError: a provider's own locks are not supported",
+        "ValueError: a provider must not declare its own locks",
     ),
     "legacy": (PROVIDER + "\nbuild = Tally", "ValueError: 'legacy' is not a valid name for a provider"),
     "Upper-case": (PROVIDER + "\nbuild = Tally", "ValueError: 'Upper-case' is not a valid name for a provider"),

@@ -92,7 +92,7 @@ def test_the_same_undo_again_takes_back_no_other(
     with monkeypatch.context() as patch:
         patch.setattr(database, "_commit", lost)
         code, said = undo()
-    again = re.search(r"repeat it with --from (\S+),", said)
+    again = re.search(r"repeat the command with --from (\S+),", said)
     assert code == Exit.LEFT and again is not None and to_come(fleet) == [first]
     code, said = undo("--from", again[1])
     assert code == Exit.PERSON and "its latest assignment begins at" in said and to_come(fleet) == [first]

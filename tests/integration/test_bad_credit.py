@@ -40,7 +40,7 @@ CORRECT: Final = "o correct it, run `drawdown ledger grant`"
 BAD: Final[dict[str, tuple[int, str, str]]] = {
     "ledger grant acme 5 --plan smal": (2, "unknown_plan", "did you mean small? `drawdown plan list`"),
     "execution accept new --org acme --use render=5": (
-        2, "unknown_feature", "`drawdown feature list` lists all; to create it, run `drawdown "
+        2, "unknown_feature", "`drawdown feature list` lists all. To create the rate, run `drawdown "
         "ledger rate render --micro-credits 2 --new`"),
     "execution accept new --org acme --use compute_1gb=5 --supplier pixle --estimate 1": (
         2, "bad_value", "in credits or in quantities of features, not both"),
@@ -77,8 +77,8 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution settle settled --actual 5": (1, "other_content", CORRECT),
     "execution settle going --actual 0.50": (1, "below_drawn", "To return credit, run `drawdown ledger grant`"),
     "execution settle going --use compute_1gb=1": (1, "other_unit", "Send its cost in credits"),
-    "execution draw strict 1 --credits 7": (1, "beyond_hold", "extend the execution first, or draw less"),
-    "execution settle strict --actual 7": (1, "beyond_hold", "extend the execution first, or draw less"),
+    "execution draw strict 1 --credits 7": (1, "beyond_hold", "Extend the execution first, or draw less"),
+    "execution settle strict --actual 7": (1, "beyond_hold", "Extend the execution first, or draw less"),
     "settlement payout pixel --expect 1": (1, "frozen_supplier", "--undo"),
     "settlement reverse settled --amount 3": (1, "above_left", "credits are left"),
     "key rotate ap": (2, "unknown_key", "did you mean app? `drawdown key list`"),

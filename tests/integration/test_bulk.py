@@ -257,7 +257,9 @@ def test_lost_answer_says_what_a_refused_repetition_means(
     with monkeypatch.context() as patched:
         patched.setattr(App, "write", cut)
         assert run(words) == 75
-    assert "If it is refused because a push is voided or accepted, that push needs no more" in capsys.readouterr().err
+    assert (
+        "If Drawdown refuses it because a push is voided or accepted, that push is settled" in capsys.readouterr().err
+    )
     assert run(words) == 1
     said = capsys.readouterr().err
     assert "is voided: " in said and "This changed none of the 40 pushes" in said

@@ -135,12 +135,12 @@ def test_full_disk_of_the_database_has_its_own_error_and_doctor_meets_it(
     with pytest.raises(sa.exc.OperationalError) as raised:
         full()
     found = explain(raised.value)
-    assert isinstance(found, StorageFull) and found.exit_status == Exit.PERSON and "free some space" in str(found)
+    assert isinstance(found, StorageFull) and found.exit_status == Exit.PERSON and "Free some space" in str(found)
     monkeypatch.setattr(doctor, "touch", full)
     assert run(["doctor"]) == Exit.PERSON
     said = " ".join(capsys.readouterr().out.split())
     assert "cannot be written" in said
-    assert "free some space" in said
+    assert "Free some space" in said
 
 
 @pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "Free some space"), (errno.EROFS, "DRAWDOWN_STATE_DIR")])

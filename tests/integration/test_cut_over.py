@@ -71,11 +71,12 @@ def test_shadow_is_shown_with_its_times(engine: sa.Engine) -> None:
     now = fleet.clock.at_ms
     (found,) = read(engine, lambda c: status(c, now)).standing.shadow
     assert str(found) == (
-        f"fake is in shadow since {utc(T0)}, until its cut-over is accepted: usage is sealed and compared, and not sent"
+        f"fake is in shadow since {utc(T0)}, until its cut-over is accepted. "
+        "Drawdown seals and compares its usage, but does not send it"
     )
     accept(lambda work, **_: write(engine, work), "fake", provider.capabilities, fleet.by)
     (found,) = read(engine, lambda c: status(c, now)).standing.shadow
-    assert f"until {utc(found.live_from_ms)}: " in str(found)
+    assert f"until {utc(found.live_from_ms)}. " in str(found)
     assert read(engine, lambda c: status(c, found.live_from_ms)).standing.shadow == []
 
 

@@ -161,7 +161,7 @@ def test_what_lies_above_the_hold_goes_by_the_overage(
 ) -> None:
     bank.accept("e-1", 6, overage=overage)
     if charged is None:
-        with pytest.raises(Denied, match="extend the execution first"):
+        with pytest.raises(Denied, match="Extend the execution first"):
             bank.settle("e-1", 10)
     else:
         assert bank.settle("e-1", 10).drawn.charged_micro == charged * MICRO

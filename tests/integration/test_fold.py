@@ -140,7 +140,7 @@ def test_a_range_that_cuts_a_folded_day_is_refused_and_so_is_a_folded_push(fleet
 
 
 def test_only_months_that_are_long_over_are_folded(fleet: Fleet) -> None:
-    for before, why in ((MARCH + DAY_MS, "whole months"), (MARCH + 31 * DAY_MS, "13 months")):
+    for before, why in ((MARCH + DAY_MS, "the first month to keep"), (MARCH + 31 * DAY_MS, "13 months")):
         with pytest.raises(UsageError, match=why):
             folded(fleet, before)
     assert folded(fleet, FEBRUARY).pushes == 0

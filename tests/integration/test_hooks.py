@@ -491,7 +491,7 @@ def test_an_endpoint_is_changed_and_keeps_what_was_not_said(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("name", "url", "events", "error"),
     [
-        ("", "https://a.example", (), "name: expected 1 to 200"),
+        ("", "https://a.example", (), "name '': expected 1 to 200"),
         ("app", "https://a.example/?x=1", (), "a plain http"),
         ("app", "ftp://a.example", (), "a plain http"),
         ("app", "https://user:pw@a.example", (), "a plain http"),

@@ -290,6 +290,6 @@ def test_where_the_seal_waits_in_vain_verdicts_and_halts_go_on(
         other.execute(sa.text(held))
         report = wakeful.tick_windows(1)
     assert wakeful.cells.received and report.exit_status == 75
-    assert any("another program holds a lock" in one for one in report.failures)
+    assert any("another program locks these rows" in one for one in report.failures)
     assert wakeful.tick_windows(1).failures == []
     engine.dispose()

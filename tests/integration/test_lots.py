@@ -152,8 +152,8 @@ def test_a_key_with_other_content_is_refused(purse: Purse, other: dict[str, obje
 
 
 WRONG = {
-    "already over": ({"expires_ms": T0}, "must expire in the future"),
-    "over before it begins": ({"begins_ms": T0 + DAY_MS, "expires_ms": T0 + HOUR_MS}, "after it begins"),
+    "already over": ({"expires_ms": T0}, "invalid end of credit"),
+    "over before it begins": ({"begins_ms": T0 + DAY_MS, "expires_ms": T0 + HOUR_MS}, "after the credit begins"),
     "below the first priority": ({"priority": -1}, "invalid priority"),
     "beyond the last priority": ({"priority": 1001}, "invalid priority"),
     "of no kind": ({"kind": "free"}, "included, bonus, purchased, sponsor, refund"),
@@ -507,7 +507,7 @@ def test_commands_on_lots(tmp_path: Path) -> None:
     assert "was used for" in run(url, *given[:-1], "2026-03-01", status=1)
     assert "invalid time" in run(url, *given[:-1], "whenever", status=2)
     assert "For 1d from now, pass +1d" in run(url, "ledger", "grant", "acme", "1", "--expires", "1d", status=2)
-    assert "must expire in the future" in run(url, "ledger", "grant", "acme", "1", "--expires", "yesterday", status=2)
+    assert "invalid end of credit" in run(url, "ledger", "grant", "acme", "1", "--expires", "yesterday", status=2)
     assert "included, bonus, purchased" in run(url, "ledger", "grant", "acme", "1", "--kind", "gift", status=2)
     assert "did you mean grant:k" in run(url, "ledger", "take-back", "grant:kk", status=2)
     assert "took back 12.50 credits of grant:k; 0.00 credits now" in run(url, "ledger", "take-back", "k")

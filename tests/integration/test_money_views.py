@@ -221,7 +221,7 @@ def test_comparisons_stand_with_what_differs_first(fleet: Fleet) -> None:
     assert {one.org_id for one in of_acme} == {"acme"} and len(of_acme) == 6
     with pytest.raises(UnknownId, match="did you mean acme"):
         look(fleet, lambda c: reconciliations.page(c, ComparedFilter(org="acmee")))
-    with pytest.raises(UsageError, match="invalid verdict: expected"):
+    with pytest.raises(UsageError, match="invalid verdict 'even': expected"):
         look(fleet, lambda c: reconciliations.page(c, ComparedFilter(verdict="even")))
 
 

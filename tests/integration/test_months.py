@@ -266,7 +266,7 @@ def test_what_is_taken_back_of_a_month_does_not_roll_over(account: Account) -> N
 
 WRONG = {
     "less than nothing": (Gives(-1), "team", "expected 0 to 1,000,000,000"),
-    "from more than up to": (Gives(10, 5, 4), "team", "Pass --rollover-max"),
+    "from more than up to": (Gives(10, 5, 4), "team", "Pass a higher --rollover-max"),
     "a plan with a colon": (Gives(10), "te:am", "a colon"),
 }
 

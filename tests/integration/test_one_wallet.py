@@ -153,7 +153,7 @@ def test_whom_the_owner_allowed_spends_its_wallet(fleet: Fleet) -> None:
 def test_no_pool_takes_the_name_of_an_organisation(fleet: Fleet) -> None:
     owned(fleet)
     for name in ("xorg", "bob"):
-        with pytest.raises(Denied, match="is taken by a customer"):
+        with pytest.raises(Denied, match="a customer's wallet has the name"):
             write(fleet.engine, lambda c, name=name: pools.make(c, name, fleet.by))  # type: ignore[misc]
 
 

@@ -127,7 +127,7 @@ def test_an_assignment_cannot_rewrite_sealed_windows_or_take_a_customer(fleet: F
     fleet.tick_windows(3)
     with pytest.raises(Refused, match="sealed"):
         fleet.assign("acme", from_ms=T0 + WINDOW_MS)
-    with pytest.raises(Refused, match="already has an assignment that starts then"):
+    with pytest.raises(Refused, match="already has an assignment that starts at that time"):
         fleet.assign("acme", from_ms=T0)
     with pytest.raises(Refused, match="belongs to"):
         write(

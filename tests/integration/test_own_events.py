@@ -48,7 +48,7 @@ GONE = ("invalid", "withdrawn")
 def test_each_org_is_billed_for_its_own_events_only(fleet: Fleet) -> None:
     assert [own(fleet, of(org, quantity=number)) for org, number in (("acme", 3), ("globex", 4))] == [[IN], [IN]]
     engine, by = fleet.engine, fleet.by
-    with pytest.raises(UsageError, match="several organisations, acme, globex: name one with --org"):
+    with pytest.raises(UsageError, match=r"several organisations, acme, globex\. Name the organisation with --org"):
         read(engine, lambda c: show_event(c, "app", "a"))
     assert read(engine, lambda c: show_event(c, "app", "a", "globex")).quantity == 4
     with pytest.raises(UnknownId):

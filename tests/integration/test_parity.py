@@ -358,7 +358,7 @@ def test_the_command_compares_a_file(database_url: str, tmp_path: Path, capfd: p
     for bad in (["--cells", "x.csv"], [], ["--cells", "--from", "2026-01-01T00:05"]):
         assert drawdown([*line, *bad]) == 2
     assert drawdown([*line, str(totals_file(tmp_path, f"day,org_id,seconds\n{DAY},acme,x\n"))]) == 2
-    assert "line 2: invalid seconds: expected a whole number" in capfd.readouterr().err
+    assert "line 2: invalid seconds 'x': expected a whole number" in capfd.readouterr().err
 
 
 class TestRealDay:

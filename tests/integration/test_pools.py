@@ -223,7 +223,7 @@ def test_what_makes_no_sense_is_refused(course: Course) -> None:
         ("course", "acmee", 1, END, "did you mean acme"),
         ("course", "acme", 0, END, "expected more than 0"),
         ("course", "acme", -1, END, "expected more than 0"),
-        ("course", "acme", 1, T0, "end in the future"),
+        ("course", "acme", 1, T0, "invalid end of an allotment"),
         ("course", "acme", 101, END, "100|0.0001 credits left"),
         ("course", "course", 1, END, "cannot allot to itself"),
         ("course", "other", 1, END, "is a pool, too"),

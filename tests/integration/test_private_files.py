@@ -36,7 +36,7 @@ def test_database_and_state_are_private_and_doctor_says_when_they_are_not(
     assert {"drawdown.db"} < set(found) and len(found) >= 3, "the database, and what is remembered, and its lock"
     assert set(found.values()) == {"0o600"}
     run(["--database-url", url, "doctor"])
-    assert "open to everybody" not in capfd.readouterr().out
+    assert "every user of this machine can read" not in capfd.readouterr().out
     (tmp_path / "drawdown.db").chmod(0o644)
     (tmp_path / "state").chmod(0o755)
     assert run(["--database-url", url, "doctor"]) == 1

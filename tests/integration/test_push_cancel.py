@@ -236,7 +236,7 @@ def test_what_cannot_be_cancelled_is_refused_before_anybody_is_asked(billed: Bil
     billed.fleet.clock.at_ms = T0 + 3 * WINDOW_MS + DAY_MS
     assert len(_dry(billed)) == 1
     billed.fleet.clock.at_ms += 1
-    _refused(billed, Refused, "cancels only within 24 hours. Run `drawdown sample withdraw`")
+    _refused(billed, Refused, "cancels a push only within 24 hours. Run `drawdown sample withdraw`")
 
 
 def test_a_push_that_is_not_accepted_is_not_cancelled(billed: Billed) -> None:
@@ -244,7 +244,7 @@ def test_a_push_that_is_not_accepted_is_not_cancelled(billed: Billed) -> None:
     billed.fleet.sample("acme", T0 + 3 * WINDOW_MS + 1)
     billed.fleet.tick(T0 + 6 * WINDOW_MS)
     key = f"usage:acme:{T0 + 3 * WINDOW_MS}:{FEATURE}"
-    _refused(billed, Refused, f"cancel {key}: it is due, and you can cancel only an accepted push", key)
+    _refused(billed, Refused, f"cannot cancel {key}: it is due, and you can cancel only an accepted push", key)
     billed.fleet.write("UPDATE pushes SET state = 'in_doubt' WHERE key = :key", {"key": key})
     _refused(
         billed,
@@ -267,7 +267,7 @@ def test_a_provider_that_cannot_cancel_is_not_asked(engine: sa.Engine) -> None:
     fleet.tick(T0 + 3 * WINDOW_MS)
     by = By(fleet.clock.now_ms(), "test", "wrong")
     can = {"fake": capabilities()}
-    with pytest.raises(Refused, match=r"fake does not support it\. Run `drawdown sample withdraw`"):
+    with pytest.raises(Refused, match=r"fake does not support cancellation\. Run `drawdown sample withdraw`"):
         write(engine, lambda c: intend(c, [KEY], by, can))
 
 
@@ -297,7 +297,7 @@ def test_the_command_cancels_says_so_and_is_refused(engine: sa.Engine, database_
         assert stripe.charged("cus_1", FEATURE) == 60
         stripe.faults.rates = {"answer_lost": 1.0}
         status, text = run(*cancel)
-        assert status == 1 and f"{KEY}: the provider did not confirm it" in text
+        assert status == 1 and f"{KEY}: the provider did not confirm the cancellation" in text
         stripe.faults.rates = {}
         assert run(*cancel) == (0, f"1 cancelled and voided; the next tick seals their usage again\n  {KEY}\n")
         assert stripe.charged("cus_1", FEATURE) == 0

@@ -123,7 +123,7 @@ def test_one_push_is_one_push(fleet: Fleet, capsys: pytest.CaptureFixture[str]) 
     command(fleet, *given, "--dry-run")
     said = capsys.readouterr().out
     assert "would seal 1 push, 10 units\n" in said
-    assert "floor    1 organisation is cut at the floor" in said
+    assert "floor    1 organisation is replayed only from the floor on" in said
     break_org(fleet, "bad", T0)
     command(fleet, *given, "--dry-run", status=1)
     said = " ".join(capsys.readouterr().out.split())

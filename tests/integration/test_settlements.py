@@ -370,7 +370,7 @@ def test_freezes_and_batches_are_dated_in_their_order(shop: Shop) -> None:
     shop.freeze("e-1", undo=True)
     shop.later(-3)
     for act in (shop.payout, lambda: shop.freeze("e-1"), lambda: shop.freeze_all("pixel")):
-        with pytest.raises(Denied, match="the clock of this host is 3 ms behind") as denied:
+        with pytest.raises(Denied, match="the clock of this machine is 3 ms behind") as denied:
             act()
         assert denied.value.code == "clock_behind"
     shop.later(3)
@@ -409,7 +409,7 @@ REVERSALS: dict[str, tuple[str, str, Callable[[Shop], object]]] = {
     "its key of another run": ("other_content", "key r was used", lambda s: s.reverse("e-2", 10)),
     "its key for the whole of it": ("other_content", "key r was used", lambda s: s.reverse("e-1")),
     "after a release for good": ("no_clawbacks", "pixel allow no clawback", lambda s: s.reverse("paid", 1, "k")),
-    "a freeze of what was released": ("released", "was released with payout", lambda s: s.freeze("paid")),
+    "a freeze of what was released": ("released", "released it", lambda s: s.freeze("paid")),
 }
 
 
@@ -471,8 +471,8 @@ def test_nothing_but_claw_backs_is_no_batch(shop: Shop) -> None:
 WRONG_TERMS = {
     "a name with a line break": ("a\nb", Change(1), True, "characters"),
     "no share": ("new", Change(), True, "Pass its share"),
-    "more than all": ("pixel", Change(1_000_001), False, "1,000,000 parts"),
-    "less than nothing": ("pixel", Change(-1), False, "1,000,000 parts"),
+    "more than all": ("pixel", Change(1_000_001), False, "millionths: expected 0 to 1,000,000"),
+    "less than nothing": ("pixel", Change(-1), False, "millionths: expected 0 to 1,000,000"),
     "a negative threshold": ("pixel", Change(threshold_micro=-1), False, "threshold"),
     "a threshold beyond all": ("pixel", Change(threshold_micro=10**15 + 1), False, "threshold"),
     "a hold under 35 days": ("pixel", Change(hold_ms=HOLD_MS - 1), False, "at least 35 days"),
@@ -683,7 +683,7 @@ def test_the_commands_say_what_to_do(
         said = capsys.readouterr()
         return said.err if status else said.out
 
-    assert "claw-backs: no" in asked("supplier set stone --share 12.5 --hold 40d --threshold 5 --no-clawbacks --new")
+    assert "clawbacks: no" in asked("supplier set stone --share 12.5 --hold 40d --threshold 5 --no-clawbacks --new")
     assert "nothing changes" in asked("supplier set stone --share 12.5%")
     assert "at least 35 days" in asked("supplier set stone --hold 34d", 2)
     assert "expected 0 to 100" in asked("supplier set stone --share 101", 2)

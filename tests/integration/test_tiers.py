@@ -160,7 +160,7 @@ def test_commands_on_plans_and_tiers(tmp_path: Path) -> None:
     made = run(url, "plan", "set", "team", "--max-concurrent", "5", "--included", "20", "--rollover-max", "10",
                "--first", "2.50", "--new")  # fmt: skip
     assert "included: 20.00" in made and "first: 2.50" in made
-    assert "Pass --rollover-max" in run(url, "plan", "set", "team", "--rollover-min", "11", status=2)
+    assert "Pass a higher --rollover-max" in run(url, "plan", "set", "team", "--rollover-min", "11", status=2)
     changed = json.loads(run(url, "plan", "set", "team", "--rollover-min", "1", "--json"))
     assert (changed["max_concurrent"], changed["was"], changed["rollover_min_micro"]) == (5, 5, 1_000_000)
     (plan,) = json.loads(run(url, "plan", "list", "--json"))["plans"]

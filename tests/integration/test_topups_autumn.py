@@ -160,7 +160,7 @@ def test_a_start_is_ordered_where_it_may_be(
         ("start acme --shadow --queue", 2, "either --shadow or --queue"),
         ("stop acme", 0, "acme: stopped"),
         ("resume acme --queue", 1, "top-ups of acme are stopped"),
-        ("start acme --queue", 0, "job 1: the next tick starts it"),
+        ("start acme --queue", 0, "queued as job 1. The next tick starts the job"),
         ("start acme --queue", 1, "the same job is already queued: job 1"),
     ):
         ended = run(["--database-url", url, "--at", "2026-01-01T00:00:00Z", "topup", *words.split()])

@@ -226,7 +226,7 @@ def test_what_it_costs_changes_with_a_day_and_is_append_only(fleet: Fleet) -> No
     mapped(fleet, Units("cloud", "vm", "vcpu-hour", 1, 7_200_000, 3600, "USD"), T0 + DAY_MS)
     with pytest.raises(Refused, match=r"append-only\. The earliest day for a new cost is --from 2026-01-04"):
         mapped(fleet, Units("cloud", "vm", "vcpu-hour", 2, 3_600_000, 3600, "USD"))
-    with pytest.raises(UsageError, match="must begin with a day"):
+    with pytest.raises(UsageError, match="invalid start of a cost"):
         mapped(fleet, from_ms=T0 + 1)
     with pytest.raises(UnknownId, match="compute_1gb"):
         mapped(fleet, feature="compute_1g")
@@ -358,7 +358,7 @@ def test_a_correction_replaces_no_day(fleet: Fleet, tmp_path: Path, word: str) -
         (HEAD + "2026-01-01,,vm,1,USD,\n", "line 2: invalid vendor"),
         (HEAD + "2026-01-01,cloud,v\x1bm,1,USD,\n", "line 2: invalid service"),
         (HEAD + "2026-01-01,cloud,vm,1,usd,\n", "line 2: invalid currency"),
-        (HEAD + "2026-01-01,cloud,vm,1,USD,maybe\n", "line 2: invalid final: expected true or false"),
+        (HEAD + "2026-01-01,cloud,vm,1,USD,maybe\n", "line 2: invalid final 'maybe': expected true or false"),
         *((HEAD + f"2026-01-01,cloud,vm,{wrong},USD,\n", "line 2: invalid amount")
           for wrong in ("", "x", "NaN", "Infinity", "1e10", "1e999999", "1e-999999", "٣", "1" * 41,
                         "1E999999999999999999", "-1E999999999999999999", "1E" + "9" * 30, "1_000", " 1", "1 ", ".")),

@@ -364,7 +364,9 @@ def test_doctor_shows_each_way_out(company: Company, given: Callable[..., Settin
         proof = {"DRAWDOWN_PROVIDER_CERT_FILE": company.client[0], "DRAWDOWN_PROVIDER_KEY_FILE": company.client[1]}
         given(DRAWDOWN_CA_FILE=company.ca, HTTPS_PROXY=url, NO_PROXY="corp.test", **proof)
         text = str(said())
-        assert all(ok for ok, what in said() if "open to everybody" not in what) and CANARY not in text
+        assert (
+            all(ok for ok, what in said() if "every user of this machine can read" not in what) and CANARY not in text
+        )
         for name in ("DRAWDOWN_CA_FILE", "HTTPS_PROXY", "NO_PROXY", "DRAWDOWN_PROVIDER_CERT_FILE"):
             assert name in text
     (wrong,) = [what for ok, what in said() if not ok and "HTTPS_PROXY" in what]

@@ -28,8 +28,8 @@ def test_an_override_says_which_limits_count_on_beside_it(shell: Shell) -> None:
     ):
         said = shell(f"{make} --expires +7d")
         assert (
-            "the override does not replace a limit, because no limit per month exists; limits per day stay in force"
-            in said
+            "the limit override does not replace a limit, because no limit per month exists; "
+            "limits per day stay in force" in said
         ), said
         assert "no organisation" not in said
     assert "beside it" not in shell("override make draw 500 --org acme --per day --expires +7d")
@@ -66,7 +66,7 @@ def test_what_became_of_a_hold_and_until_when_it_stands(shell: Shell) -> None:
 
 
 def test_a_range_says_what_is_wrong_with_it(shell: Shell) -> None:
-    assert "the range is empty: it ends before it begins" in shell("usage acme --from +1d", 2)
+    assert "invalid range: it ends before it begins" in shell("usage acme --from +1d", 2)
     assert "longer than 400 days" in shell("usage acme --from 2020-01-10", 2)
 
 
@@ -167,7 +167,7 @@ def test_a_range_that_ends_before_it_begins_is_refused(shell: Shell) -> None:
 def test_a_recovery_that_is_given_again_tells_again_what_is_to_be_done(shell: Shell) -> None:
     """Whoever lost the terminal has nothing else that says it."""
     never = shell("recover")
-    assert "nothing was lost: this is the database of the last tick (incarnation 1)" in never
+    assert "no history was lost: this is the database of the last tick (incarnation 1)" in never
     assert "`key list`" not in never
     assert "`--restored`" in never
     shell("tick")
@@ -176,7 +176,7 @@ def test_a_recovery_that_is_given_again_tells_again_what_is_to_be_done(shell: Sh
     assert again[0].startswith("recovered at 2026-01-01T00:00:00.010Z already (incarnation 2), and nothing was lost")
     kept = [line for line in first if line.startswith(("incarnation", "When ", "A key ", "The ledger"))]
     assert len(kept) == 5 and [line for line in again if line in kept] == kept
-    assert "(incarnation 2)" in shell("recover --dry-run") and "nothing was lost: " in never
+    assert "(incarnation 2)" in shell("recover --dry-run") and "no history was lost: " in never
     assert "Before the next payout, repeat them" in first[-1] and "batch" not in first[-1], "a batch is a file of usage"
 
 

@@ -30,7 +30,7 @@ NEW_UNIT: Final = replace(OTHER_CAN, unit=60)
 NEW_TERMS: Final = AcceptJob("other", terms_of(NEW_UNIT))
 CORRECTION: Final = CorrectJob(provider="embedded")
 START: Final = TopupJob("spent", "start")
-RIGHTLY: Final = ("changed since it was queued", "left to a person", "unknown organisation hermit")
+RIGHTLY: Final = ("changed since the job was queued", "left to a person", "unknown organisation hermit")
 
 
 def _place(stage: Stage, asked: Asked) -> None:

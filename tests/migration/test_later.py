@@ -117,6 +117,8 @@ def test_a_database_of_before_the_first_release_is_left_alone(engine: sa.Engine)
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0085'"))
     before = objects(engine)
     for work in (lambda: upgrade(engine), lambda: read(engine, require_ready)):
-        with pytest.raises(DatabaseNotReady, match=r"before the first release: no upgrade exists\. Keep it"):
+        with pytest.raises(
+            DatabaseNotReady, match=r"before the first release, so it cannot be upgraded\. Keep the database"
+        ):
             work()
     assert objects(engine) == before

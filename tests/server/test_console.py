@@ -264,8 +264,8 @@ NONSENSE: Final = [
     ("/console/org?id=../../etc&tab=usage", 404, "unknown organisation"),
     ("/console/org?id=acme&tab=x", 400, "invalid tab: expected usage"),
     ("/console/org?id=acme&days=31", 400, "invalid days: expected 30, 7, 90"),
-    ("/console/org?id=acme&day=2026-13-01", 400, "invalid day: expected a date"),
-    ("/console/org?id=acme&day=1", 400, "invalid day: expected a date"),
+    ("/console/org?id=acme&day=2026-13-01", 400, "invalid day '2026-13-01': expected a date"),
+    ("/console/org?id=acme&day=1", 400, "invalid day '1': expected a date"),
     ("/console/org.csv?id=acmee", 404, "did you mean acme?"),
     ("/console/nothing", 404, "this page does not exist"),
 ]

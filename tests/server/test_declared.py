@@ -511,9 +511,9 @@ def test_message_of_a_refused_call_names_the_fault(shop: House) -> None:
         ),
         (
             "/v1/hooks/app/try", {"url": "https://a.example/", "new": True}, 404,
-            "unknown path: `/openapi.json` lists all. Percent-encode ids in a path",
+            "unknown path. `/openapi.json` lists all paths. Percent-encode ids in a path",
         ),
-        ("/v1/hooks", {}, 405, "method not allowed: `/openapi.json` lists the methods of this path"),
+        ("/v1/hooks", {}, 405, "method not allowed. `/openapi.json` lists the methods of this path"),
     ]  # fmt: skip
 
     async def work(caller: Caller) -> None:

@@ -575,7 +575,7 @@ def test_each_field_that_is_wrong_is_refused_in_words(home: Home) -> None:
             assert (await client.get(path)).status_code == 400
         for number in range(guard_overrides.MOST_ASKED + 1):
             answer = await client.post("/my/override", data=form(amount=str(10 + number)), headers=OURS)
-        assert answer.status_code == 409 and "wait for a decision" in answer.text
+        assert answer.status_code == 409 and "wait for approval" in answer.text
 
     home.inside(work)
     assert home.fleet.one("SELECT COUNT(*) FROM guard_overrides") == guard_overrides.MOST_ASKED

@@ -58,7 +58,7 @@ FINE = (
     "HistoryDoubted",
     "ticks could not finish it",
     "left to a person",
-    "since it was queued",
+    "since the job was queued",
 )
 ACTS, WEIGHTS = [action for action, _ in ACTING], [weight for _, weight in ACTING]
 

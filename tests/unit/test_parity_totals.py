@@ -64,7 +64,7 @@ def test_csv_and_json_lines_say_the_same() -> None:
         (f'day,org_id,seconds\n{DAY},"acme,1\n', "not valid CSV"),
         (f"day,org_id,seconds\n{DAY},ac\x1bme,1\n", "line 2: invalid org_id"),
         (f"day,org_id,seconds\n{DAY},{'a' * 201},1\n", "line 2: invalid org_id"),
-        *((f"day,org_id,seconds\n{DAY},acme,{wrong}\n", "line 2: invalid seconds: expected a whole number")
+        *((f"day,org_id,seconds\n{DAY},acme,{wrong}\n", "line 2: invalid seconds '")
           for wrong in ("", "-1", "1.0", "1e3", " 1", "٣", "10000000000000001", "9" * 5_000, "NaN")),
         *((f"day,org_id,seconds\n{wrong},acme,1\n", "line 2: invalid day")
           for wrong in ("", "2026-1-1", "20260101", "2026-02-30", "2026-01-01T00:00", "2026-W01-4")),

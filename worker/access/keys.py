@@ -36,10 +36,10 @@ from drawdown.schema.declare import (
     Reach,
     Values,
 )
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import Refused, UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import Part, prepared, queries, read_together
-from drawdown.schema.text import typed
+from drawdown.schema.text import quote_value, typed
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO
 
@@ -186,7 +186,9 @@ def create(
     for a name that is used.
     """
     if not is_clean_id(name):
-        raise UsageError("invalid key name: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid key name {quote_value(name)}: expected 1 to 200 characters without control characters"
+        )
     if not scopes:
         raise UsageError(f"invalid scopes: expected at least one of {', '.join(SCOPES)}")
     for scope in scopes:
@@ -270,7 +272,7 @@ def _hold(connection: sa.Connection, name: str) -> int:
     found = SQL.run(connection, "hold_name", {"name": name}).all()
     if not found:
         ids.require(connection, ids.API_KEY, name)
-        raise Refused(f"another call just created {name}. Try again")
+        raise Refused(explain_race("key", name))
     return len(found)
 
 
@@ -463,11 +465,17 @@ def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) ->
     for name in ("org_id", "cell_id", "source"):
         own = getattr(reach, name)
         if own is not None and getattr(key, name) != own:
-            raise Refused(f"your key is bound to {own}, and the other key is not. Use a key without that binding")
+            raise Refused(f"your key is bound to {own}, and the other key is not. Use a key without this binding")
     if key.gives_micro > reach.gives_micro:
-        raise Refused(f"your key can grant {show_credits(reach.gives_micro)} credits at once, and the other key more")
+        raise Refused(
+            f"your key can grant {show_credits(reach.gives_micro)} credits at once, and the other key "
+            "more. Use a key with a higher limit"
+        )
     if reach.expires_ms is not None and (expires_ms is None or expires_ms > reach.expires_ms):
-        raise Refused(f"your key expires at {show_time(reach.expires_ms)}, and the other key would be valid for longer")
+        raise Refused(
+            f"your key expires at {show_time(reach.expires_ms)}, and the other key would be valid for "
+            "longer. Pass a shorter lifetime"
+        )
 
 
 def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:

@@ -20,9 +20,9 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import Refused, UsageError, explain_race
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import quote_value, typed
 from drawdown.schema.units import DAY_MS
 
 if TYPE_CHECKING:
@@ -140,7 +140,10 @@ def add(
     Errors: UsageError; UnknownId for an unknown role; Refused for a name that is used.
     """
     if not NAME.fullmatch(name):
-        raise UsageError("invalid name: expected 1 to 64 of a-z, 0-9 and . _ @ + -, with a letter or digit first")
+        raise UsageError(
+            f"invalid name {quote_value(name)}: expected 1 to 64 of a-z, 0-9 and . _ @ + -, with a "
+            "letter or digit first"
+        )
     _require_role(role, grant_limit_micro)
     values = {
         "name": name,
@@ -251,14 +254,14 @@ def _row(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
     row = SQL.run(connection, "hold", {"name": name}).one_or_none()
     if row is None:
         ids.require(connection, ids.CONSOLE_USER, name)
-        raise Refused(f"another call just created {name}. Try again")
+        raise Refused(explain_race("person", name))
     return row
 
 
 def _hold(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
     row = _row(connection, name)
     if row.ended_ms is not None:
-        raise Refused(f"{name} was ended. Add a person with another name")
+        raise Refused(f"the person {name} was ended. Add a person with another name")
     return row
 
 

@@ -26,7 +26,7 @@ from drawdown.schema.declare import (
     Undo,
     Values,
 )
-from drawdown.schema.errors import Refused
+from drawdown.schema.errors import Refused, explain_race
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted
 from drawdown.worker.batches import sources
@@ -64,7 +64,7 @@ def _shared(connection: sa.Connection, _asked: Invocation, values: Values) -> Se
     waits = [one for one in found if one.outcome == "conflict"]
     accepted = is_accepted(connection, values["batch"])
     return [
-        Fact("State", "accepted: the next tick takes it" if accepted else found[0].outcome if found else "unknown"),
+        Fact("State", "accepted, for the next tick" if accepted else found[0].outcome if found else "unknown"),
         Fact("Files", ", ".join(sorted({one.name for one in waits})) or "none"),
         Fact("Billed again", waits[0].said.partition(". To bill all of it")[0] if waits else "none"),
     ]
@@ -165,7 +165,7 @@ def _show(connection: sa.Connection, _look: Look, batch: Batch) -> ShownBatch:
     refused = sources.refused_rows(connection, batch)
     found = sources.files_of(connection, batch)
     if not found:
-        raise Refused(f"another call just created {batch}. Try again")
+        raise Refused(explain_race("batch", batch))
     return ShownBatch(**vars(found[0]), files=found, refused_rows=refused)
 
 
@@ -216,7 +216,8 @@ ACTIONS: Final = (
     Action(
         "source pause",
         "Pause a source",
-        "Pause a source: ticks take nothing more from it. Usage that was taken stays. --undo resumes the source.",
+        "Pause a source, so that ticks take no more files from it. Usage that was taken stays. --undo resumes the "
+        "source.",
         _pause,
         lambda done: f"{done.source}: {'paused' if done.paused else 'watched'}",
         path="/v1/sources/{source}/pause",
@@ -226,7 +227,7 @@ ACTIONS: Final = (
     Action(
         "source remove",
         "Remove a source",
-        "Remove a source that never took anything. If a source took usage, pause it.",
+        "Remove a source that never took a file. If a source took usage, pause it.",
         _remove,
         lambda done: f"{done.source}: removed",
         path="/v1/sources/{source}/remove",

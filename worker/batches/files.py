@@ -101,7 +101,7 @@ def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
             f"{path}: {getattr(error, 'strerror', None) or error}. Name a file that Drawdown can read"
         ) from error
     if within is not None and not whole.is_relative_to(within.resolve()):
-        raise UsageError(f"{path}: the file is outside its folder")
+        raise UsageError(f"{path}: the file is outside its folder. Move it into the folder")
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{path}: not a regular file")
     if status.st_size > MAX_BATCH_BYTES:

@@ -105,7 +105,7 @@ def _begin(context: Context, its: BatchSource, file: FoundFile, most: int, done:
     elif readings > MAX_READINGS:
         fix = "Run `drawdown batch take`, or move the file away"
         if is_asked(file.place):
-            fix = "Use `drawdown source add --from` to request the period again, or to skip it"
+            fix = "To request the period again, or to skip it, run `drawdown source add --from`"
         said = f"{MAX_READINGS} ticks ended or gave up while they read the file. {fix}"
         yield from _became(context, source, file, TakenFile(source, file.name, UNREAD, "refused", said=said), done)
     else:

@@ -18,10 +18,10 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import By, in_turn, record
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import Refused, UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import quote_value, typed
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.batches.file_sums import FILE_FIELDS
 from drawdown.worker.batches.files import FoundFile
@@ -119,7 +119,9 @@ def add_source(
     """
     fields.require(FILE_FIELDS)
     if not is_clean_id(source):
-        raise UsageError("invalid source name: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid source name {quote_value(source)}: expected 1 to 200 characters without control characters"
+        )
     whole = prefix_of(str(folder)) if is_prefix(str(folder)) else _folder(Path(folder))
     sources = _there(connection, source)
     there = {name: row.folder for name, row in sources.items()}
@@ -146,7 +148,9 @@ def add_query(
     ago, or if MAX_SOURCES exist.
     """
     if not is_clean_id(source):
-        raise UsageError("invalid source name: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid source name {quote_value(source)}: expected 1 to 200 characters without control characters"
+        )
     require_question(question)
     length, from_now_ms = question.period_ms, by.now_ms if from_ms is None else from_ms
     first_ms = -(-from_now_ms // length) * length
@@ -221,7 +225,7 @@ def _source(connection: sa.Connection, source: str) -> BatchSource:
     """Return a source. Errors: Refused if another person removed it."""
     found = next((one for one in list_sources(connection) if one.source == source), None)
     if found is None:
-        raise Refused(f"another call just removed the source {source}. Try again")
+        raise Refused(f"cannot show the source {source!r}: another call just removed it. Run `drawdown source list`")
     return found
 
 
@@ -238,7 +242,7 @@ def pause_source(connection: sa.Connection, source: str, by: By, *, resume: bool
     """
     if not SQL.run(connection, "pause", {"source": source, "paused_ms": None if resume else by.now_ms}).rowcount:
         ids.require(connection, ids.BATCH_SOURCE, source)
-        raise Refused(f"another call just created the source {source}. Try again")
+        raise Refused(explain_race("source", source))
     record(connection, "source_resume" if resume else "source_pause", source, {}, by)
 
 
@@ -253,7 +257,7 @@ def remove_source(connection: sa.Connection, source: str, by: By) -> None:
     folder = SQL.run(connection, "hold", {"source": source}).scalar()
     if folder is None:
         ids.require(connection, ids.BATCH_SOURCE, source)
-        raise Refused(f"another call just created the source {source}. Try again")
+        raise Refused(explain_race("source", source))
     if batch := SQL.run(connection, "its_batch", {"source": source}).scalar():
         raise Refused(
             f"source {source} took the batch {batch}, so it cannot be removed. "

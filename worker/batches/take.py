@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.clock import utc
-from drawdown.schema.errors import DrawdownError, Refused
+from drawdown.schema.errors import DrawdownError, Refused, explain_race
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
 from drawdown.schema.text import clean, counted
@@ -218,7 +218,7 @@ def _overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap |
         return None
     same = same_rows(connection, sums)
     if same is not None and same.is_withdrawn:
-        return Overlap(sums.rows, f"it has the same rows as {same.name}, which was withdrawn")
+        return Overlap(sums.rows, f"the file has the same rows as {same.name}, which was withdrawn")
     return found
 
 
@@ -297,7 +297,10 @@ def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
     types = [str(kind) for kind in sums.kinds]
     found: dict[int | str, int] = dict(find_meters(connection, types).items())
     if missing := sorted(set(types) - {str(kind) for kind in found}):
-        raise NotNow(f"{sums.file.name}: its event type {missing[0]} exceeds the limit of event types")
+        raise NotNow(
+            f"{sums.file.name}: its event type {missing[0]} exceeds the limit of event types. Run "
+            "`drawdown feature list`"
+        )
     return found
 
 
@@ -443,7 +446,7 @@ def withdraw_some(
     row = SQL.run(connection, "standing", {"batch": batch}).one_or_none()
     if row is None:
         ids.require(connection, ids.BATCH, batch)
-        raise Refused(f"another call just created the batch {batch}. Try again")
+        raise Refused(explain_race("batch", batch))
     if row.withdrawn_ms is not None:
         return WithdrawnBatch(batch, 0, 0, already=True)
     its = ids_of(batch)

@@ -21,7 +21,7 @@ from drawdown.ledger.rates import read_rate_card
 from drawdown.ledger.reservations import NO_SANDBOXES, Ask, Denied, NotTogether, Reservation, Room, State
 from drawdown.schema import ids
 from drawdown.schema.audit import By
-from drawdown.schema.errors import UsageError
+from drawdown.schema.errors import UsageError, explain_race
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS, in_credits
 from drawdown.worker.catalog.wallets import orgs_of
@@ -238,7 +238,9 @@ def extend(
     """
     require_life(for_ms)
     if to_micro is not None and not 0 < to_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("invalid amount to reserve: expected more than 0, and at most 1,000,000,000 credits")
+        raise UsageError(
+            f"invalid amount to reserve {in_credits(to_micro)}: expected more than 0, and at most 1,000,000,000 credits"
+        )
     unbilled = 0
     before = None if to_micro is None else grouped.read(connection, key)
     if before is not None and to_micro is not None and before.hold == "wallet":
@@ -246,7 +248,7 @@ def extend(
         unbilled = make_room(connection, before.customer_id, to_micro, most, by.now_ms, before)
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     if found.state != "held":
-        raise Denied("ended", f"{key} is {found.state}, so it cannot be extended. Accept another execution")
+        raise Denied("ended", f"{key} is {found.state}, so you cannot extend it. Accept another execution")
     until_ms, to_micro = by.now_ms + (for_ms or LIFE_MS), to_micro or found.amount_micro
     if found.hold != "wallet":
         grown = remote_runs.grow(connection, found, to_micro, until_ms, by.now_ms)
@@ -305,7 +307,7 @@ def _hold_execution(connection: sa.Connection, key: str, now_ms: int, *, of_use:
     found = grouped.hold(connection, key)
     if found is None:
         ids.require(connection, ids.RUN, key)
-        raise UsageError(f"another call just created {key}. Try again")
+        raise UsageError(explain_race("execution", key))
     if found.state == "held" and found.expires_ms <= now_ms:
         over = grouped.expire_one(connection, found, now_ms)
         _read_balance(connection, found, now_ms, freed_micro=found.left_micro)

@@ -123,7 +123,7 @@ def list_runs(
     learn names, the page is empty instead, so that it does not learn if another organisation has the label.
     """
     if chosen.phase and not chosen.is_of_held:
-        raise UsageError("phase: applies only to held executions")
+        raise UsageError("invalid phase: it applies only to executions with the state held")
     _require(connection, chosen)
     values = {**_values(chosen, now_ms), **_place(chosen, after)}
     slots, is_narrowed = _slots(chosen)

@@ -266,7 +266,7 @@ def _require_feature(connection: sa.Connection, feature: str) -> None:
     try:
         ids.require(connection, ids.FEATURE, feature)
     except UnknownId as error:
-        text = f"{error}; to create it, run `drawdown ledger rate {feature} --micro-credits 2 --new`"
+        text = f"{error}. To create the rate, run `drawdown ledger rate {feature} --micro-credits 2 --new`"
         raise UnknownId(text, error.noun, error.near) from error
 
 

@@ -19,6 +19,7 @@ from drawdown.ledger.reservations import Denied, Hold, Overage, Reservation, Set
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 
 LEAST_LIFE_MS: Final = MINUTE_MS
@@ -67,7 +68,9 @@ class Request:
 def require_key(key: str) -> None:
     """Refuse an invalid key of an execution. Errors: UsageError."""
     if not is_clean_id(key):
-        raise UsageError("invalid key of an execution: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid key of an execution {quote_value(key)}: expected 1 to 200 characters without control characters"
+        )
 
 
 def fingerprint(request: Request) -> str:
@@ -118,7 +121,8 @@ def require_sane(request: Request) -> None:
     for label in (request.project, request.subject, request.action):
         if label is not None and not is_clean_id(label):
             raise UsageError(
-                "invalid project, subject or action: expected 1 to 200 characters without control characters"
+                f"invalid project, subject or action {quote_value(label)}: expected 1 to 200 characters without "
+                "control characters"
             )
     require_life(request.for_ms)
     if request.amount_micro is not None and request.quantities is not None:
@@ -144,7 +148,8 @@ def _require_said(request: Request) -> None:
     if request.sandboxes and request.settled_by is None:
         raise Denied(
             "settled_by_missing",
-            "specify what charges for the sandboxes: metering (their samples) or receipt (the cost; do not meter them)",
+            "specify settled_by: metering, if samples of the sandboxes charge the execution, or receipt, if they "
+            "are not metered",
         )
     if request.settled_by != "metering":
         return
@@ -161,7 +166,7 @@ def _require_said(request: Request) -> None:
 def require_number(number: int) -> None:
     """Refuse an invalid number of a charge. Errors: UsageError."""
     if not 0 <= number < 2**31:
-        raise UsageError("invalid number of a draw: expected 0 to 2,147,483,647")
+        raise UsageError(f"invalid number of a draw {number}: expected 0 to 2,147,483,647")
 
 
 def require_quantities(quantities: Mapping[str, int] | None) -> None:

@@ -23,7 +23,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
-from drawdown.schema.text import counted
+from drawdown.schema.text import counted, quote_value
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import MAX_EVENT_TYPES, MAX_MEMORY_MB, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import (
@@ -119,9 +119,11 @@ def map_event(
     """
     _require_name(feature)
     if not ids.is_clean_id(event_type):
-        raise UsageError("invalid event type: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid event type {quote_value(event_type)}: expected 1 to 200 characters without control characters"
+        )
     if unit != UNITS:
-        raise UsageError(f"invalid --unit: expected {UNITS}, the base unit of every event type")
+        raise UsageError(f"invalid --unit {quote_value(unit)}: expected {UNITS}, the base unit of every event type")
     ids.require_unlike(connection, ids.FEATURE, feature, new=new)
     ids.require_unlike(connection, ids.EVENT_TYPE, event_type, new=new)
     is_new = from_ms is None and not is_known(connection, event_type) and not read_losses(connection)
@@ -138,7 +140,8 @@ def map_event(
 def _require_name(feature: str) -> None:
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
-            "invalid feature name: expected 1 to 64 of a-z, 0-9 and _, and neither a number nor r and a number"
+            f"invalid feature name {quote_value(feature)}: expected 1 to 64 of a-z, 0-9 and _, and neither a "
+            "number nor r and a number"
         )
 
 
@@ -261,10 +264,11 @@ def _require_one_unit(connection: sa.Connection, mapping: list[MappingRow], row:
 
 def _check_size(row: MappingRow) -> None:
     if row.memory_mb is not None and not 0 <= row.memory_mb <= MAX_MEMORY_MB:
-        raise UsageError(f"invalid memory size: expected 0 to {MAX_MEMORY_MB} MB")
+        raise UsageError(f"invalid memory size {row.memory_mb}: expected 0 to {MAX_MEMORY_MB} MB")
     if row.unit not in (SECONDS, MB_SECONDS):
         raise UsageError(
-            "invalid --unit: expected s (seconds) or mb_s (MB-seconds). To map an event type, use `feature map-event`"
+            f"invalid --unit {quote_value(row.unit)}: expected s (seconds) or mb_s (MB-seconds). To map an event "
+            "type, use `feature map-event`"
         )
     if row.kind not in ("exact", "up_to") or (row.kind == "exact" and row.memory_mb is None):
         raise UsageError("specify --memory-mb N, --up-to N or --rest")

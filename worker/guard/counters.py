@@ -199,7 +199,7 @@ def write(
     ends = {name: NO_END if limit is None else limit for name, limit in most.items()}
     moved = SQL.run(connection, "move", {**values, **ends, **warned, **_starts(found.at_ms)}).rowcount
     if moved != len(PERIODS):
-        raise LimitReached(f"another use just reached a limit of {found.metric}. Try again")
+        raise LimitReached(f"cannot count the use: another use just reached a limit of {found.metric!r}. Try again")
 
 
 def read_use(connection: sa.Connection, name: str) -> Use | None:

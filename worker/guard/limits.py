@@ -73,7 +73,7 @@ def _end(
 
 
 def _ended(done: LimitEnded) -> str:
-    none = f"if {done.plan} has no other limit of {done.metric}, it now allows no use of it"
+    none = f"if {done.plan} does not have another limit of {done.metric}, it no longer allows any use of it"
     but = f"; its limit per {' and per '.join(done.periods)} remains" if done.periods else ""
     said = f"ended; {none}" if done.changed else f"this limit does not exist{but}"
     return f"{done.metric} of {done.plan}, per {done.period}: {said}"
@@ -123,8 +123,8 @@ ACTIONS: Final = (
     Action(
         "limit end",
         "End a limit",
-        "End a plan's limit for a metric and a period. If the plan then has no limit for the metric, it allows no "
-        "use of it.",
+        "End a plan's limit for a metric and a period. If the plan then does not have a limit for the metric, it "
+        "does not allow any use of it.",
         _end,
         _ended,
         path="/v1/metrics/{metric}/limits/end",

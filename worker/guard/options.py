@@ -202,7 +202,7 @@ def _top_up(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, *
     missing = None if found.balance_micro is None else max(found.price_micro - found.balance_micro, 0)
     keeper = keeper_of(connection, payer, now_ms) if asks_keeper else None
     if keeper is not None:
-        return Way("top_up", None, f"{keeper} keeps the balance. Buy credit there", at=keeper)
+        return Way("top_up", None, f"{keeper} keeps the balance. Buy credit at {keeper}", at=keeper)
     short = "" if not missing else f"; {as_credits(missing)} credits are missing"
     return Way("top_up", None, f"credit for the wallet of {payer}{short}", missing_micro=missing)
 
@@ -219,7 +219,7 @@ def _sponsor(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, 
     )
     if not able:
         return Way(
-            "sponsor", "sponsor_short", f"{', '.join(names[:most])}: not enough is left of the credit or the limit"
+            "sponsor", "sponsor_short", f"{', '.join(names[:most])}: the credit or the limit that is left is too low"
         )
     return Way("sponsor", None, f"{', '.join(able)} can pay for it", payers=able)
 
@@ -231,6 +231,6 @@ def _request(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int) 
     values = {"org_id": wish.org_id, "metric": wish.metric}
     asked = int(SQL.run(connection, "asked", values).scalar_one())
     if asked >= MOST_ASKED:
-        return Way("request_override", "too_many_asked", f"{asked} requests already wait for a decision", asked=asked)
-    waits = f"; {counted(asked, 'request waits', 'requests wait')} for a decision" if asked else ""
+        return Way("request_override", "too_many_asked", f"{asked} requests already wait for approval", asked=asked)
+    waits = f"; {counted(asked, 'request waits', 'requests wait')} for approval" if asked else ""
     return Way("request_override", None, f"a person decides{waits}", override=wanted, asked=asked)

@@ -44,6 +44,7 @@ from drawdown.schema.messages import (
     tell,
 )  # fmt: skip
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.guard import terms as guard_terms
@@ -127,7 +128,8 @@ def add(
     _require_target(connection, terms)
     if terms.amount is not None and not 0 <= terms.amount <= MAX_UNITS:
         raise UsageError(
-            f"invalid amount: expected a whole number from 0 to {MAX_UNITS:,}, or none for unlimited", at="amount"
+            f"invalid amount {terms.amount}: expected a whole number from 0 to {MAX_UNITS:,}, or none for unlimited",
+            at="amount",
         )
     _require_end(terms, by.now_ms, permanent)
     before = _before(connection, terms, by, asked)
@@ -158,10 +160,10 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
             "asked": f"Run `drawdown override refuse {number}`",
             "in_force": f"Run `drawdown override end {number}`",
         }
-        next_ = instead.get(found.state, "To make another one, run `drawdown override make`")
+        next_ = instead.get(found.state, "To make another limit override, run `drawdown override make`")
         raise Denied("ended", f"limit override {number} is {found.state.replace('_', ' ')}. {next_}")
     if word == "approve" and found.ends_ms is not None and found.ends_ms <= by.now_ms:
-        raise Denied("ended", f"limit override {number} has reached its end. Make one that ends later")
+        raise Denied("ended", f"limit override {number} has reached its end. Make a limit override that ends later")
     after = replace(found, state=state, decided_ms=by.now_ms, decided_by=by.actor, decided_reason=by.reason)
     SQL.run(connection, "decide", vars(after))
     record(connection, f"override_{word}", str(number), {"was": found.state}, by)
@@ -173,7 +175,7 @@ def show(connection: sa.Connection, number: int) -> OverrideRow:
     """Lock and return a limit override: no other transaction decides it meanwhile. Errors: UnknownId."""
     row = SQL.run(connection, "read", {"number": number}).mappings().one_or_none()
     if row is None:
-        text = f"unknown override {number}; `drawdown override list --all` lists all"
+        text = f"unknown limit override {number}; `drawdown override list --all` lists all"
         raise UnknownId(text, "override")
     return OverrideRow(**row)
 
@@ -189,8 +191,8 @@ def _before(connection: sa.Connection, terms: Terms, by: By, asked: bool) -> Ove
     if row is not None:
         return OverrideRow(**row)
     if asked and SQL.run(connection, "asked_for", vars(terms)).scalar_one() >= MOST_ASKED:
-        text = f"{MOST_ASKED} limit overrides of {terms.metric} for {terms.target} already wait for a decision"
-        raise Denied("too_many_asked", f"{text}. Run `drawdown override list`")
+        text = f"{MOST_ASKED} limit overrides of {terms.metric} for {terms.target} already wait for approval"
+        raise Denied("too_many_asked", f"cannot request a limit override: {text}. Run `drawdown override list`")
     return None
 
 
@@ -219,7 +221,7 @@ def list_overrides(
     if org_id:
         ids.require(connection, ids.CUSTOMER, org_id)
     if after and SQL.run(connection, "is_there", {"number": after}).first() is None:
-        raise UnknownId(f"unknown override {after}. Start at the first page", "override")
+        raise UnknownId(f"unknown limit override {after}. Start at the first page", "override")
     values = {"metric": metric, "org_id": org_id, "now_ms": now_ms, "at_most": most, "everything": int(everything)}
     before_ms = now_ms + SOON_MS if soon else None
     more = {"before_ms": before_ms, "state": state, "after": after}
@@ -235,7 +237,9 @@ def _require_target(connection: sa.Connection, terms: Terms) -> None:
     elif terms.reach == "plan":
         ids.require(connection, ids.ANY_PLAN, terms.target)
     elif not is_clean_id(terms.target) or not terms.target.endswith("*") or len(terms.target) < 2:
-        raise UsageError("invalid prefix of ids: expected a beginning and a star, such as 'acme-*'")
+        raise UsageError(
+            f"invalid prefix of ids {quote_value(terms.target)}: expected a beginning and a star, such as 'acme-*'"
+        )
 
 
 def _require_end(terms: Terms, now_ms: int, permanent: bool) -> None:
@@ -346,9 +350,9 @@ def _decision(word: Word, title: str, said: str) -> Action[OverrideDecided]:
 
 
 ACTIONS: Final = (
-    _decision("approve", "Approve a limit override", "Approve a limit override: it is in force from now on."),
+    _decision("approve", "Approve a limit override", "Approve a limit override, which is then in force."),
     _decision("refuse", "Refuse a limit override", "Refuse a limit override that was requested."),
-    _decision("end", "End a limit override", "End a limit override that is in force, now."),
+    _decision("end", "End a limit override", "End a limit override that is in force."),
 )
 LISTS: Final = (
     Listing(

@@ -19,10 +19,11 @@ from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.declare import CREDITS, ID, ONE, PERCENT, Action, Fact, Invocation, Label, New, Size, Values, whole
-from drawdown.schema.errors import DatabaseBusy, UsageError
+from drawdown.schema.errors import DatabaseBusy, UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
 from drawdown.schema.typed.parsing import show_credits
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.executions.permission import Asker, read_asker
@@ -109,7 +110,7 @@ def find(connection: sa.Connection, metric: str, number: int | None = None) -> M
     found = _latest(connection, metric, number)
     if found is None:
         ids.require(connection, ids.METRIC, metric)
-        raise UsageError(f"another call just created {metric}. Try again")
+        raise UsageError(explain_race("metric", metric))
     return found
 
 
@@ -125,7 +126,9 @@ def set_metric(
     DatabaseBusy.
     """
     if not is_clean_id(metric) or metric == ANY_PLAN:
-        raise UsageError("invalid metric name: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid metric name {quote_value(metric)}: expected 1 to 200 characters without control characters"
+        )
     ids.require(connection, ids.METRIC, metric, new=new)
     if change.payer:
         ids.require(connection, ids.CUSTOMER, change.payer)
@@ -141,7 +144,7 @@ def set_metric(
     was = _latest(connection, metric) if hold(connection, metric) else None
     now = _changed(metric, was, change)
     if _charges_for(was, now) not in (None, counts):
-        raise DatabaseBusy(f"another call just changed {metric}. Try again")
+        raise DatabaseBusy(f"cannot change the metric {metric!r}: another call just changed it. Try again")
     if counts is not None:
         double_billing.require_unmetered(connection, metric, counts, by.now_ms)
         is_new = was is None or not was.price_micro or was.counts != now.counts
@@ -168,7 +171,9 @@ def set_limit(connection: sa.Connection, limit: PlanLimit, by: By, *, ended: boo
     if limit.plan != ANY_PLAN:
         ids.require(connection, ids.ANY_PLAN, limit.plan)
     if limit.amount is not None and not 0 <= limit.amount <= MAX_UNITS:
-        raise UsageError(f"invalid limit: expected a whole number from 0 to {MAX_UNITS:,}, or none for unlimited")
+        raise UsageError(
+            f"invalid limit {limit.amount}: expected a whole number from 0 to {MAX_UNITS:,}, or none for unlimited"
+        )
     _require_phase(limit.phase)
     hold(connection, limit.metric)
     key = {"metric": limit.metric, "plan": limit.plan, "period": limit.period}
@@ -209,14 +214,17 @@ def _require_sane(metric: Metric) -> None:
     if not 0 <= metric.warn_ppm <= ONE_PPM:
         raise UsageError("invalid part of a limit to warn at: expected 0 to 1")
     if metric.counts is not None and not is_clean_id(metric.counts):
-        raise UsageError("invalid counts: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid counts {quote_value(metric.counts)}: expected 1 to 200 characters without control characters"
+        )
     _require_phase(metric.phase)
 
 
 def _require_phase(phase: int | None) -> None:
     if phase is not None and not SILENT <= phase <= BLOCK_ALL:
         raise UsageError(
-            "invalid phase: expected 0 (silent), 1 (warn), 2 (block organisations that never bought credit) or "
+            f"invalid phase {phase}: expected 0 (silent), 1 (warn), 2 (block organisations that never bought "
+            "credit) or "
             "3 (block all)"
         )
 
@@ -272,10 +280,16 @@ class AskerTerms:
 def require_sane(wish: Wish) -> None:
     """Refuse a wish with an invalid quantity, label or length. Errors: UsageError."""
     if not 0 < wish.quantity <= MAX_UNITS:
-        raise UsageError(f"invalid quantity: expected a whole number from 1 to {MAX_UNITS:,} base units of the metric")
+        raise UsageError(
+            f"invalid quantity {wish.quantity}: expected a whole number from 1 to {MAX_UNITS:,} base "
+            "units of the metric"
+        )
     for label in (wish.project, wish.subject):
         if label is not None and not is_clean_id(label):
-            raise UsageError("invalid project or subject: expected 1 to 200 characters without control characters")
+            raise UsageError(
+                f"invalid project or subject {quote_value(label)}: expected 1 to 200 characters "
+                "without control characters"
+            )
     require_life(wish.for_ms)
 
 

@@ -42,7 +42,7 @@ from drawdown.ledger.reservations import Denied, NotTogether
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.audit import By
-from drawdown.schema.errors import DrawdownError, Refused, UsageError
+from drawdown.schema.errors import DrawdownError, Refused, UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import Part, prepared, read_together
 from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_ID_CHARS
@@ -234,7 +234,7 @@ def decide_use(book: Book, ask: Ask) -> Answer:
     wish, known, before = ask.wish, book.terms, book.counters
     if ask.failed_open and not known.metric.fails_open:
         text = f"{wish.metric} fails closed, so no client may let a use through. "
-        text += f"To change that: `guard set {wish.metric} --fail open`"
+        text += f"To change that, run `drawdown guard set {wish.metric} --fail open`"
         raise Denied("fails_closed", text)
     verdict = _decide_use(known, before, ask)
     done, event = Charged(Costs()), None
@@ -603,7 +603,7 @@ def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | No
     require_life(for_ms)
     if to is not None and not 0 < to <= MAX_UNITS:
         raise UsageError(
-            f"invalid quantity to hold: expected a whole number from 1 to {MAX_UNITS:,} base units of the metric"
+            f"invalid quantity to hold {to}: expected a whole number from 1 to {MAX_UNITS:,} base units of the metric"
         )
     counters, use = _locked(connection, key, by.now_ms)
     if use.state != "held":
@@ -652,12 +652,15 @@ def _grown(
 def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By) -> Answer:
     if not 0 <= amount <= MAX_UNITS:
         raise UsageError(
-            f"invalid used quantity: expected a whole number from 0 to {MAX_UNITS:,} base units of the metric"
+            f"invalid used quantity {amount}: expected a whole number from 0 to {MAX_UNITS:,} base units of the metric"
         )
     counters, use = _locked(connection, key, by.now_ms)
     if use.state == state:
         if use.amount != amount:
-            text = f"{strip_own_prefix(key)} is already {state}, with {use.amount:,}. The used quantity cannot change"
+            text = (
+                f"{strip_own_prefix(key)} is already {state}, with {use.amount:,} base units. You cannot change "
+                "the used quantity"
+            )
             raise Denied("other_content", text)
         return of_use(use, 0, by.now_ms, repeated=True)
     if use.state != "held" and (use.state, state) != ("expired", "settled"):
@@ -707,7 +710,7 @@ def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: 
         except Denied as error:
             if error.code != "payer_limit" or not cost:
                 raise
-    raise AssertionError("nothing at all is within any limit")
+    raise AssertionError("every quantity would exceed a limit")
 
 
 def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters, Use]:
@@ -719,15 +722,13 @@ def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters,
     use = guard_counts.read_use(connection, key)
     if use is None:
         ids.require(connection, ids.USE, key)
-        raise UsageError(f"another call just created {key}. Try again")
+        raise UsageError(explain_race("use", strip_own_prefix(key)))
     guard_counts.lock(connection, use.org_id, use.metric, now_ms)
     counters = guard_counts.lock_of(connection, use)
     found = guard_counts.hold_use(connection, key)
     assert found is not None
     if found.state == "used":
-        raise Denied(
-            "ended", f"{strip_own_prefix(key)} was used at once, so it cannot be settled, released or extended"
-        )
+        raise Denied("ended", f"{strip_own_prefix(key)} was used at once, so you cannot settle, release or extend it")
     return counters, found
 
 
@@ -739,7 +740,7 @@ def _moved(connection: sa.Connection, counters: Counters, amount: int, known: As
 
 
 def _ended(use: Use) -> Denied:
-    late = "settle it with the used quantity, even if it is late" if use.state == "expired" else "reserve another use"
+    late = "settle the use with its quantity, even if it is late" if use.state == "expired" else "reserve another use"
     return Denied("ended", f"{strip_own_prefix(use.use_key)} is {use.state}; {late}")
 
 

@@ -32,6 +32,7 @@ from drawdown.schema.declare import (
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
 from drawdown.worker.halts import lists
 from drawdown.worker.halts.addresses import origin
 
@@ -44,7 +45,9 @@ def set_cell(connection: sa.Connection, cell_id: str, url: str, by: By, *, new: 
     Errors: UsageError for an invalid id or URL; UnknownId for an unknown cell, unless `new`.
     """
     if not is_clean_id(cell_id):
-        raise UsageError("invalid cell id: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid cell id {quote_value(cell_id)}: expected 1 to 200 characters without control characters"
+        )
     if origin(url) is None:
         raise UsageError("invalid URL: expected a plain http(s) URL such as https://cell-1.internal:8443")
     ids.require(connection, ids.CELL, cell_id, new=new)
@@ -64,12 +67,15 @@ def remove_cell(connection: sa.Connection, cell_id: str, by: By) -> str:
     ids.require(connection, ids.CELL, cell_id)
     was = _url_of(connection, cell_id)
     if was is None:
-        raise Refused(f"cannot remove the URL of cell {cell_id}: it has none. Hosts report the cell in `sandboxes`")
+        raise Refused(
+            f"cannot remove the URL of cell {cell_id}: the cell does not have a URL. Hosts report the "
+            "cell in `sandboxes`"
+        )
     needed = SQL.run(connection, "needed", {"cell_id": cell_id}).one()
     if needed.sandboxes or needed.halts:
         raise Refused(
             f"cannot remove cell {cell_id}: {needed.sandboxes:,} sandboxes still run there, and "
-            f"{needed.halts:,} halts are not acknowledged. See `drawdown cell list`"
+            f"{needed.halts:,} halts are not acknowledged. Run `drawdown cell list`"
         )
     SQL.run(connection, "delete_cell", {"cell_id": cell_id})
     details = {"was": was}

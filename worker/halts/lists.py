@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
 
 SQL = queries(__file__)
 
@@ -105,7 +106,7 @@ def page(connection: sa.Connection, chosen: Chosen, after: str = "", most: int =
     place; UnknownId for an unknown organisation or cell.
     """
     if chosen.state not in STATES:
-        raise UsageError(f"invalid state: expected {', '.join(STATES)}")
+        raise UsageError(f"invalid state {quote_value(chosen.state)}: expected {', '.join(STATES)}")
     for kind, name in ((ids.ORG, chosen.org), (ids.CELL, chosen.cell)):
         if name:
             ids.require(connection, kind, name)

@@ -31,11 +31,11 @@ from drawdown.schema.declare import (
     New,
     Values,
 )
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import Refused, UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.messages import BALANCE_EXHAUSTED, BALANCE_LOW, EVENTS, TEST, Message, find_wanted_events, tell_one
 from drawdown.schema.sql import queries
-from drawdown.schema.text import counted, typed
+from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.halts.addresses import origin
@@ -93,7 +93,9 @@ def set_endpoint(
     endpoint; Refused for an ended endpoint, or if MAX_ENDPOINTS are active.
     """
     if not is_clean_id(name):
-        raise UsageError("invalid endpoint name: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid endpoint name {quote_value(name)}: expected 1 to 200 characters without control characters"
+        )
     if origin(url) is None:
         raise UsageError("invalid url: expected a plain http(s) URL such as https://app.example/webhooks/drawdown")
     for event in events:
@@ -140,7 +142,7 @@ def end(connection: sa.Connection, name: str, by: By) -> int | None:
     row = _hold(connection, name, lock="to_end")
     if row is None:
         ids.require(connection, ids.ENDPOINT, name)
-        raise Refused(f"another call just created {name}. Try again")
+        raise Refused(explain_race("endpoint", name))
     if row["ended_ms"] is not None:
         return None
     values = {"name": name, "now_ms": by.now_ms}
@@ -234,7 +236,7 @@ def _require_endpoint(connection: sa.Connection, name: str) -> Endpoint:
     found = _endpoint(_hold(connection, name))
     if found is None:
         ids.require(connection, ids.ENDPOINT, name)
-        raise Refused(f"another call just created {name}. Try again")
+        raise Refused(explain_race("endpoint", name))
     return found
 
 

@@ -67,7 +67,7 @@ ACTIONS: Final = (
         "Accept changed settings",
         "Queue a job that accepts a provider's changed settings. The settings are those of this server.",
         _accept,
-        lambda done: f"{done.provider}: queued; the next tick starts the job",
+        lambda done: f"{done.provider}: queued. The next tick starts the job",
         path="/v1/providers/{provider}/accept",
         scope="jobs:write",
         facts=_changes,

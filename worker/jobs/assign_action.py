@@ -108,7 +108,7 @@ def _sentence(done: OrgAssigned) -> str:
     if done.undone:
         return f"{done.org_id}: cancelled its assignment to {done.provider} at {show_time(done.start_ms)}"
     if done.job_id is not None:
-        return f"job {done.job_id}: a tick asks {done.provider} and then assigns {done.org_id}"
+        return f"queued as job {done.job_id}. A tick asks {done.provider}, and then assigns {done.org_id}"
     whose = f"{done.org_id}: billed by {done.provider} as {done.customer_id} from {show_time(done.start_ms)} on"
     return f"{whose}; nothing changes" if done.already else whose
 
@@ -135,8 +135,8 @@ ACTIONS: Final = (
     Action(
         "org assign",
         "Assign an organisation",
-        "Assign an organisation to a provider. To create the organisation, pass new. If the provider is remote, the "
-        "next tick asks it: the answer has the job's number.",
+        "Assign an organisation to a provider. To create the organisation, pass new. If the provider is remote, "
+        "the next tick looks up the customer there. The answer then has the number of the job.",
         _assign,
         _sentence,
         path="/v1/orgs/{org_id}/assign",

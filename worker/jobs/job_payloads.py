@@ -32,8 +32,8 @@ class ReplayJob:
     def __post_init__(self) -> None:
         if len(self.scope.orgs) > MAX_JOB_ORGS:
             raise UsageError(
-                f"too many organisations for a job: {len(self.scope.orgs):,}. A job names at most {MAX_JOB_ORGS:,}: "
-                "queue it by provider, or for all organisations"
+                f"too many organisations for a job: {len(self.scope.orgs):,}. A job names at most "
+                f"{MAX_JOB_ORGS:,}. Queue the job by provider, or for all organisations"
             )
 
     def __str__(self) -> str:
@@ -204,7 +204,7 @@ class CorrectJob:
         if any(day is not None and day % DAY_MS for day in (self.from_ms, self.to_ms)):
             raise UsageError("a correction is for whole days in UTC, such as 2026-01-31")
         if self.from_ms is not None and self.to_ms is not None and self.to_ms <= self.from_ms:
-            raise UsageError("the range ends before it starts: the end is the day after the last day")
+            raise UsageError("invalid range: expected the day after the last day as its end")
 
     def __str__(self) -> str:
         since = "" if self.from_ms is None else f", from {_day(self.from_ms)}"

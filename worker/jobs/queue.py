@@ -19,7 +19,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.declare import Action, Fact, Values
 from drawdown.schema.declare import Invocation as Who
-from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.errors import Refused, UnknownId, UsageError, explain_race
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS
@@ -93,7 +93,10 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
     if same is not None:
         raise Refused(f"the same job is already queued: {same}. See `drawdown job list`")
     if SQL.run(connection, "count_open").scalar_one() >= MAX_OPEN_JOBS:
-        raise Refused(f"the maximum of {MAX_OPEN_JOBS:,} queued jobs is reached: let ticks do them, or cancel some")
+        raise Refused(
+            f"the maximum of {MAX_OPEN_JOBS:,} queued jobs is reached. Wait until ticks do jobs, or run "
+            "`drawdown job cancel`"
+        )
     values = {
         "kind": asked.kind,
         "payload": asked.text(),
@@ -141,7 +144,8 @@ def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
         latest = latest_biller(connection, asked.org_id)
         if latest != asked.was and not asked.is_so(latest):
             raise Refused(
-                f"{asked.org_id} got another assignment since it was queued. Check it, and queue the job again"
+                f"{asked.org_id} got another assignment since the job was queued. Check the assignment, and queue "
+                "the job again"
             )
 
 
@@ -160,7 +164,9 @@ def cancel(connection: sa.Connection, job_id: int, by: By) -> None:
     values = {"job_id": job_id, "now_ms": by.now_ms}
     if SQL.run(connection, "cancel", values).rowcount != 1:
         state = state_of(connection, job_id)
-        raise Refused(f"job {job_id} is {state.replace('_', ' ')}: you can cancel a job only while it waits")
+        raise Refused(
+            f"cannot cancel job {job_id}: it is {state.replace('_', ' ')}, and you can cancel a job only while it waits"
+        )
     record(connection, "job_cancel", str(job_id), {}, by)
 
 
@@ -221,7 +227,7 @@ def stands(connection: sa.Connection, wallet: str) -> Stood:
     row = SQL.run(connection, "topup_terms", {"wallet": wallet}).mappings().one_or_none()
     if row is None:
         ids.require(connection, ids.TOPPED_UP, wallet)
-        raise Refused(f"another call just set the terms of {wallet}. Try again")
+        raise Refused(explain_race("top-up of", wallet))
     terms = asdict(terms_of(row))
     mode = terms.pop("mode")
     return Stood(
@@ -240,7 +246,7 @@ def require_use(asked: TopupJob) -> None:
     if asked.what == "resume" and asked.was.mode == "stopped":
         raise Refused(STOPPED.format(asked.wallet, typed(asked.wallet)))
     if asked.what == "resume" and asked.was.stops == (0, None, None):
-        raise Refused(f"the top-ups of {asked.wallet} have not stopped: its cards were not declined")
+        raise Refused(f"the top-ups of {asked.wallet} have not stopped, because its cards were not declined")
 
 
 def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:
@@ -256,13 +262,16 @@ def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:
         return False
     if (now.terms, now.mode, now.said_ms) != (was.terms, was.mode, was.said_ms):
         raise Refused(
-            f"the terms of {asked.wallet} have changed since it was queued. Check them, and queue the job again"
+            f"the terms of {asked.wallet} have changed since the job was queued. Check the terms, and queue the "
+            "job again"
         )
     if asked.what == "start" or now.stops == was.stops:
         return True
     if now.stops == (0, None, None):
         return False
-    raise Refused(f"a charge of {asked.wallet} was declined since it was queued. Check it, and queue the job again")
+    raise Refused(
+        f"a charge of {asked.wallet} was declined since the job was queued. Check the charge, and queue the job again"
+    )
 
 
 @dataclass(frozen=True)

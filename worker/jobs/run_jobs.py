@@ -190,7 +190,7 @@ def accept(context: Context, asked: AcceptJob, by: By) -> Steps[Turn]:
             rest = f"; {providers.half_way(asked.provider, voided)}" if voided else ""
             return Turn("failed", f"{error}{rest}")
         if some is None or not some.pushes_left:
-            done = "pushes that were sealed on the old ones and never sent are sealed again"
+            done = "unsent pushes with the old settings are sealed again"
             return Turn("done", f"the new settings of {asked.provider} are in force; {done}")
         voided += some.voided
     return Turn(None)
@@ -278,11 +278,15 @@ def corrections_in_words(found: Reconciled) -> str:
         said += [f"{len(corrected):,} corrected{_by(corrected)}"]
     said += [f"left to a person: {_describe_line(line)}" for line in rest[:LINES_SAID]]
     said += [f"and {len(rest) - LINES_SAID:,} more"] if len(rest) > LINES_SAID else []
-    said += [f"{found.waiting:,} wait: unsettled, or fresher than the provider's lag"] if found.waiting else []
+    said += (
+        [f"{found.waiting:,} wait, because they are unsettled, or newer than the provider's lag"]
+        if found.waiting
+        else []
+    )
     said += [f"{found.unread:,} could not be read: {'; '.join(found.reasons)}"] if found.unread else []
     if found.left_out:
         said += [f"{counted(len(found.left_out), 'balance was', 'balances were')} not compared"]
-    said += ["time ran out before the comparison was complete: queue a smaller range"] if found.unfinished else []
+    said += ["time ran out before the comparison was complete. Queue a smaller range"] if found.unfinished else []
     return "; ".join([*said, *(f"{name}: not compared: {why}" for name, why in sorted(found.skipped.items()))])
 
 
@@ -320,7 +324,7 @@ def top_up(context: Context, asked: TopupJob, by: By) -> Steps[Turn]:
         if asked.what == "start" or terms.mode != "shadow":
             silent = yield from require_only_one(context, terms.service, terms.service_customer)
             if silent is not None:
-                why = f"could not find out if {terms.service} itself fills {terms.service_customer}: {silent.reason}"
+                why = f"cannot read whether {terms.service} itself tops up {terms.service_customer}: {silent.reason}"
                 return Turn(None, why, in_vain=True)
         said: TermsChange | None = yield Transaction("topup_queued", partial(_say, asked=asked, by=by))
     except Refused as error:

@@ -34,7 +34,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.sql import queries
-from drawdown.schema.text import counted, typed
+from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import MAX_ID_CHARS
 from drawdown.worker.halts.lists import running_of, told_in_words
@@ -51,7 +51,10 @@ MAX_HALTED: Final = 10_000
 def register(connection: sa.Connection, org_id: str) -> None:
     """Register an organisation. Errors: UsageError for an invalid id."""
     if not is_clean_id(org_id):
-        raise UsageError(f"invalid organisation id: expected 1 to {MAX_ID_CHARS} characters without control characters")
+        raise UsageError(
+            f"invalid organisation id {quote_value(org_id)}: expected 1 to {MAX_ID_CHARS} characters "
+            "without control characters"
+        )
     SQL.run(connection, "register", {"org_id": org_id, "bucket": bucket_of(org_id)})
 
 
@@ -135,9 +138,9 @@ def override(
     Errors: UnknownId; UsageError for an override without a value, a limit below zero or an end in the past.
     """
     if max_concurrent is not None and max_concurrent < 0:
-        raise UsageError("invalid --max-concurrent: expected 0 or more")
+        raise UsageError(f"invalid --max-concurrent {max_concurrent}: expected 0 or more")
     if until_ms is not None and until_ms <= by.now_ms:
-        raise UsageError("--until is in the past. Pass a later time")
+        raise UsageError("invalid --until: it is in the past. Pass a later time")
     was = _override_of(connection, org_id, by.now_ms)
     now = Override(
         was.max_concurrent if max_concurrent is None else max_concurrent,
@@ -207,7 +210,7 @@ def _override(
         Label("Maximum concurrent sandboxes"),
     ] = None,
     never_halt: Annotated[bool, FLAG, "Exemption from halts, whatever the balance"] = False,
-    until_ms: Annotated[int | None, AHEAD, "End of the override (none if omitted)"] = None,
+    until_ms: Annotated[int | None, AHEAD, "End of the org override (none if omitted)"] = None,
     undo: Undo = False,
 ) -> OrgOverridden:
     says = max_concurrent is not None or never_halt or until_ms is not None
@@ -245,7 +248,7 @@ def _limits(connection: sa.Connection, _asked: Invocation, values: Values) -> Se
         Fact("Halted", f"yes: {row.halt_reason}" if row.is_halted else "no"),
         Fact("Sandboxes at once", "no limit" if at_once is None else f"{at_once:,}"),
         Fact("Override of halts", "-" if halted is None else "not halted, whatever the balance"),
-        Fact("Override of the limit", "-" if most is None else f"{most:,}"),
+        Fact("Org override of the limit", "-" if most is None else f"{most:,}"),
         Fact("Override ends", until if says else "-"),
     ]
 
@@ -374,7 +377,7 @@ OVERRIDE: Final = Action(
     "org override",
     "Override limits",
     "Set an org override, in place of the provider's verdict. Drawdown keeps the values that you do not name. "
-    "--undo removes the org override: the provider's verdict counts again.",
+    "--undo removes the org override, so that the provider's verdict counts again.",
     _override,
     _overridden,
     path="/v1/orgs/{org_id}/override",
@@ -389,7 +392,8 @@ ACTIONS: Final = (
         "org halt",
         "Halt organisations",
         "Halt organisations at once. The next round of the watch, or the next tick, notifies their cells. --undo "
-        "ends the halt: the provider's verdict counts again. To halt by a filter, first use --dry-run, and then "
+        "ends the halt, so that the provider's verdict counts again. To halt by a filter, first use --dry-run, and "
+        "then "
         "confirm the number with --expect.",
         _halt,
         _halts,

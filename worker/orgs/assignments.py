@@ -154,12 +154,15 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     """
     floor = require_org(connection, org_id).floor_ms
     if start < floor:
-        raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {utc(floor)}")
+        raise Refused(
+            f"cannot assign {org_id}: windows before its floor are closed for good. Start at {utc(floor)} or later"
+        )
     there = SQL.run(connection, "first_and_later", {"org_id": org_id, "start_ms": start}).one()
     first, later = there.first_start_ms, there.later_start_ms
     if later == start:
         raise Refused(
-            f"{org_id} already has an assignment that starts then. See `drawdown org show {typed(org_id)}`. Until it "
+            f"{org_id} already has an assignment that starts at that time. See `drawdown org show "
+            f"{typed(org_id)}`. Until it "
             f"begins, `drawdown org assign {typed(org_id, '--undo')}` cancels it"
         )
     if later is not None and first != later:
@@ -245,16 +248,18 @@ def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, sta
         return
     if other.org_id is None:
         raise Refused(
-            f"{customer_id} is a pool, and an organisation cannot be billed as a pool. Give {org_id} another customer "
-            f"(--customer), and allot credits to it with `drawdown pool allot {typed(customer_id)}`"
+            f"{customer_id} is a pool, and Drawdown cannot bill an organisation as a pool. Give {org_id} another "
+            f"customer (--customer), and allot credits to it with `drawdown pool allot {typed(customer_id)}`"
         )
     if other.provider == provider:
         raise Refused(
-            f"the customer {customer_id} at {provider} belongs to the organisation {other.org_id} in that time"
+            f"the customer {customer_id} at {provider} belongs to the organisation {other.org_id} at that time. "
+            "Name another customer"
         )
     raise Refused(
         f"{org_id} at {provider} and {other.org_id} at {other.provider} would both draw on the wallet of the customer "
-        f"{customer_id}. Give {org_id} another customer (--customer), or first assign {other.org_id} elsewhere"
+        f"{customer_id}. Give {org_id} another customer (--customer), or first assign {other.org_id} to another "
+        "provider"
     )
 
 
@@ -262,7 +267,8 @@ def _require_unsealed(connection: sa.Connection, org_id: str, start: int) -> Non
     watermark = SQL.run(connection, "watermark", {"org_id": org_id}).scalar_one()
     if start < watermark:
         raise Refused(
-            f"{org_id}: windows up to {utc(watermark)} are sealed for its present provider; start at or after that"
+            f"cannot assign {org_id}: windows up to {utc(watermark)} are sealed for its present provider. Start "
+            "then or later"
         )
 
 

@@ -50,7 +50,7 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
         if segment.end_ms != FOREVER_MS:
             raise Refused(
                 f"the seal bills {counts} as {segment.feature} in windows until {utc(segment.end_ms)}, and usage must "
-                f"be billed only once. Try again then, or set the price of {metric} to 0 (--credits 0)"
+                f"be billed only once. Try again after that, or set the price of {metric} to 0 (--credits 0)"
             )
         raise Refused(
             f"the seal bills {counts} as {segment.feature} in windows from {utc(segment.start_ms)} on, and usage must "
@@ -91,8 +91,9 @@ def require_uncharged(
     for one, segment in _met(charging, segments([*before, row]), types):
         if (one.metric, segment.feature) not in known:
             raise Refused(
-                f"the guard charges {one.counts} as {one.metric}, and usage must be billed only once. Give the metric "
-                f"no price (`drawdown guard set {typed(one.metric)} --credits 0`) and map it from the next window on, "
+                f"the guard charges {one.counts} as {one.metric}, and usage must be billed only once. Set the "
+                f"price of the metric to 0 (`drawdown guard set {typed(one.metric)} --credits 0`) and map it from "
+                "the next window on, "
                 f"or let the metric count another name (--counts NAME)"
             )
 

@@ -53,7 +53,7 @@ def flip(
     done: list[Flip] = []
     ids.require_among(ids.PROVIDER, options.provider, {*context.capabilities, *EXEMPT_PROVIDERS})
     if len(wishes) > CHUNK and not options.each_alone:
-        raise UsageError(f"you can name at most {CHUNK} organisations at once. For more, give a --file")
+        raise UsageError(f"you can name at most {CHUNK} organisations at once. For more, pass --file")
     for at in range(0, len(wishes), CHUNK):
         done += yield from _chunk(context, wishes[at : at + CHUNK], options, by, first)
     return done
@@ -114,7 +114,7 @@ def _checked(context: Context, provider: str, planned: Sequence[Flip]) -> Steps[
 def _with_problem(flip: Flip, wrong: Sequence[str] | ReadFailed) -> Flip:
     if isinstance(wrong, ReadFailed):
         return replace(flip, problem=f"could not be checked: {wrong.reason}. Try again, or pass --unchecked", away=True)
-    return replace(flip, problem=f"{'; '.join(wrong)}; --unchecked assigns it without this check", away=False)
+    return replace(flip, problem=f"{'; '.join(wrong)}. To assign it without this check, pass --unchecked", away=False)
 
 
 def candidates_of(
@@ -178,7 +178,7 @@ def kept_provider(connection: sa.Connection, org_ids: Sequence[str], *, new: boo
         found.setdefault(latest, org_id)
     if len(found) > 1:
         who = " and ".join(f"{org} by {name or 'no provider yet'}" for name, org in list(found.items())[:2])
-        raise UsageError(f"pass --provider, because the organisations have different billers: {who}")
+        raise UsageError(f"pass --provider, because the organisations have different providers: {who}")
     return next(iter(found), None)
 
 
@@ -371,24 +371,33 @@ def problem_of(
     """Return the problem that prevents the flip, and a note. Each is None if it does not exist."""
     customer = candidate.customer_id
     if options.provider in EXEMPT_PROVIDERS:
-        return None, "Drawdown does not bill its usage from then on"
+        return None, "Drawdown does not bill the organisation from then on"
     if customer == "":
-        return None, f"it has no customer at {options.provider} yet: its usage waits until you give one"
+        return None, (
+            f"the organisation does not have a customer at {options.provider} yet, so its usage waits "
+            "until you name one"
+        )
     match state:
         case None:
-            return None, f"Drawdown did not ask {options.provider}: it cannot call this provider yet"
+            return None, f"Drawdown did not look up the customer, because it cannot call {options.provider} yet"
         case NoCustomer() if not options.unchecked:
-            text = f"{options.provider} has no customer {customer}. Create it there first, or give --customer"
-            return f"{text}; --unchecked assigns it before it exists", None
+            text = (
+                f"the customer {customer} does not exist at {options.provider}. Create the customer there "
+                "first, or pass --customer"
+            )
+            return f"{text}. To assign it before it exists, pass --unchecked", None
         case ReadFailed(reason) if not options.unchecked:
-            return f"could not read {customer} at {options.provider} ({reason}). Try again, or pass --unchecked", None
+            return f"cannot read {customer} at {options.provider} ({reason}). Try again, or pass --unchecked", None
         case CustomerState(balance) if balance is not None and balance <= 0 and would_newly_halt(candidate, options):
             if not options.allow_halt:
                 text = (
-                    f"the customer {customer} has no credit at {options.provider}: the assignment would halt it at once"
+                    f"the customer {customer} has no credit at {options.provider}, so the assignment would halt "
+                    "the organisation at once"
                 )
-                return f"{text}; grant credit there first, or pass --allow-halt", None
-            return None, "it has no credit there: the assignment halts it when it takes effect"
+                return f"{text}. Grant credit there first, or pass --allow-halt", None
+            return None, (
+                "the customer has no credit there, so the assignment halts the organisation when it takes effect"
+            )
     return None, None
 
 

@@ -175,7 +175,9 @@ def list_orgs(
     if sort not in SORTS:
         raise UsageError(f"invalid sort {sort!r}: expected {', '.join(SORTS)}")
     if not 0 < most <= MAX_ROWS:
-        raise UsageError(f"invalid page size: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--after`")
+        raise UsageError(
+            f"invalid page size {most}: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--after`"
+        )
     _require(connection, chosen)
     rows = _read_rows(connection, chosen, now_ms, sort, after, most + 1)
     return OrgPage(_rows(connection, rows[:most], now_ms), _place(rows[most - 1]) if len(rows) > most else None)
@@ -466,7 +468,9 @@ def _list(
     return Page(found.orgs, following, notes)
 
 
-UNWATCHED: Final = "no watch is running, so this list has no current estimates. Start drawdown watch, run or worker"
+UNWATCHED: Final = (
+    "no watch is running, so this list does not have current estimates. Start `drawdown watch`, `run` or `worker`"
+)
 
 
 def _behind(after: str, sort: str) -> Place:

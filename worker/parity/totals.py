@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Final
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import DAY_MS, MAX_ID_CHARS, MAX_MEMORY_MB, SECOND_MS
 from drawdown.worker.sources.table import Table, Unfit
 
@@ -143,9 +144,13 @@ def total_of(row: Mapping[str, object]) -> Total:
     """Return a total from texts (CSV) or JSON values. Errors: BadTotal."""
     org, cell = row.get("org_id"), row.get("cell_id")
     if not isinstance(org, str) or not is_clean_id(org):
-        raise BadTotal(f"invalid org_id: expected 1 to {MAX_ID_CHARS} characters without control characters")
+        raise BadTotal(
+            f"invalid org_id {quote_value(org)}: expected 1 to {MAX_ID_CHARS} characters without control characters"
+        )
     if cell not in (None, "") and not (isinstance(cell, str) and is_clean_id(cell)):
-        raise BadTotal(f"invalid cell_id: expected 1 to {MAX_ID_CHARS} characters without control characters")
+        raise BadTotal(
+            f"invalid cell_id {quote_value(cell)}: expected 1 to {MAX_ID_CHARS} characters without control characters"
+        )
     size = row.get("memory_mb")
     memory_mb = None if size in (None, "") else _whole("memory_mb", size, MAX_MEMORY_MB)
     seconds = _whole("seconds", row.get("seconds"), MAX_SECONDS)
@@ -168,7 +173,9 @@ def by_day(totals: Iterable[Total]) -> Days:
         raise BadTotal(f"more than {MAX_DAYS} days. Pass fewer days at once")
     both = {day for day, cell in found if cell == ALL_CELLS} & {day for day, cell in found if cell != ALL_CELLS}
     if both:
-        raise BadTotal(f"{day_text(min(both))} has totals with a cell_id and totals without one")
+        raise BadTotal(
+            f"{day_text(min(both))} has totals with a cell_id and totals without a cell_id. Pass either form"
+        )
     return found
 
 
@@ -251,7 +258,7 @@ def _whole(name: str, value: object, most: int) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(most)):
         value = int(value)
     if type(value) is not int or not 0 <= value <= most:
-        raise BadTotal(f"invalid {name}: expected a whole number from 0 to {most:,}")
+        raise BadTotal(f"invalid {name} {quote_value(value)}: expected a whole number from 0 to {most:,}")
     return value
 
 
@@ -261,4 +268,4 @@ def _day(value: object) -> int:
             raise ValueError
         return (date.fromisoformat(value) - date(1970, 1, 1)).days * DAY_MS
     except ValueError as error:
-        raise BadTotal("invalid day: expected a date such as 2026-01-31") from error
+        raise BadTotal(f"invalid day {quote_value(value)}: expected a date such as 2026-01-31") from error

@@ -18,7 +18,7 @@ from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.text import counted
+from drawdown.schema.text import counted, quote_value
 from drawdown.schema.units import WINDOW_MS, next_window, window_of
 from drawdown.worker.catalog.terms import StoredTerms, _keep, _stored, _terms, _text, differing, is_same, paused
 from drawdown.worker.history.incarnation import require_whole
@@ -109,7 +109,8 @@ def accept_some(
     if counts.sent:
         raise Refused(
             f"pushes that were sent to {provider} on its old terms are not settled: {counts.sent:,}. Restore the "
-            "settings until ticks have settled them. Resolve pushes in doubt or rejected with `drawdown push resolve`"
+            "settings until ticks have settled these pushes. Resolve pushes in doubt or rejected with `drawdown "
+            "push resolve`"
         )
     why = f"never sent: the terms of {provider} changed before"
     void_many(connection, unsent, by, [why] * len(unsent), "operator")
@@ -227,7 +228,9 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
     pushes; UsageError for a time that is not the start of a window.
     """
     if from_ms % WINDOW_MS:
-        raise UsageError(f"--from must be the start of a five-minute window, such as {utc(window_of(from_ms))}")
+        raise UsageError(
+            f"invalid --from: expected the start of a five-minute window, such as {utc(window_of(from_ms))}"
+        )
     lock_buckets(connection)
     require_whole(connection)
     stored = _stored(connection).get(provider)
@@ -309,7 +312,8 @@ def set_rate(
     """
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
-            "invalid feature name: expected 1 to 64 of a-z, 0-9 and _, and neither a number nor r and a number"
+            f"invalid feature name {quote_value(feature)}: expected 1 to 64 of a-z, 0-9 and _, and neither a "
+            "number nor r and a number"
         )
     if uses_ledger(connection, provider):
         raise Refused(
@@ -317,8 +321,8 @@ def set_rate(
         )
     if tells and tells_costs(connection, provider):
         raise Refused(
-            f"the rate of {feature} is not set: {provider} reports its own costs, and estimates use these. "
-            f"Run `drawdown provider rates {provider}` to list them"
+            f"cannot set the rate of {feature}: {provider} reports its own costs, and estimates use these costs. "
+            f"To list them, run `drawdown provider rates {provider}`"
         )
     ids.require(connection, ids.FEATURE, feature, new=new)
     card = rate_card_of(connection, provider)

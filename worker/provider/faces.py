@@ -30,7 +30,7 @@ from drawdown.schema.declare import (
     Values,
     whole,
 )
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import Refused, UsageError, explain_race
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
@@ -96,7 +96,7 @@ def _paused(done: ProviderPaused) -> str:
         return f"{done.provider}: resumed; it had been paused since {show_time(done.since_ms)}"
     undo = typed("drawdown", "provider", "pause", done.provider, "--undo")
     was = "not paused" if done.since_ms is None else f"paused since {show_time(done.since_ms)}: {done.was_reason}"
-    return f"{done.provider}: paused; before: {was}; `{undo}` ends the pause"
+    return f"{done.provider}: paused; before: {was}. To end the pause, run `{undo}`"
 
 
 @dataclass(frozen=True)
@@ -323,7 +323,7 @@ def _state(
         return "changed", changed[name]
     live = provider.capabilities.live_from_ms
     if live is not None and live > now_ms:
-        return "shadow", shadows.get(name, "usage is sealed and compared, but not sent")
+        return "shadow", shadows.get(name, "Drawdown seals and compares usage, but does not send it")
     return "ready", None
 
 
@@ -335,7 +335,7 @@ def _show(connection: sa.Connection, look: Look, provider: Name) -> ShownProvide
     require_biller(connection, look.providers, provider, "it has no state to show")
     row = next((one for one in rows_of(connection, look.providers, look.now_ms) if one.provider == provider), None)
     if row is None:
-        raise Refused(f"another call just created {provider}. Try again")
+        raise Refused(explain_race("provider", provider))
     line = next((one for one in provider_lines(connection, look.now_ms) if one.provider == provider), None)
     policies = [PolicyRow(*pair) for pair in sorted(rates.policies_of(connection, provider).items())]
     stored = line or ProviderLine(provider)
@@ -377,7 +377,7 @@ ACTIONS: Final = (
     Action(
         "provider when-down",
         "Set a policy for outages",
-        "Set the policy for an unreadable provider. The policy is for running organisations: a halted organisation "
+        "Set the policy for an unreadable provider. The policy is for running organisations. A halted organisation "
         "stays halted.",
         _when_down,
         _sentence,

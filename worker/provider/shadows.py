@@ -32,7 +32,9 @@ class InShadow:
         until = (
             "until its cut-over is accepted" if self.live_from_ms >= FOR_GOOD_MS else f"until {utc(self.live_from_ms)}"
         )
-        return f"{self.provider} is in shadow{since}, {until}: usage is sealed and compared, and not sent"
+        return (
+            f"{self.provider} is in shadow{since}, {until}. Drawdown seals and compares its usage, but does not send it"
+        )
 
 
 def shadow_part(now_ms: int) -> Part:

@@ -30,7 +30,7 @@ from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy, Exit, Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.text import why_unread
+from drawdown.schema.text import quote_value, why_unread
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.sources.table import Table, Unfit
 
@@ -68,7 +68,7 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
     if not all(map(is_clean_id, (units.vendor, units.service, units.unit))):
         raise UsageError("invalid vendor, service or unit: expected 1 to 200 characters without control characters")
     if from_ms % DAY_MS:
-        raise UsageError("the cost at a vendor must begin with a day, such as 2026-01-31")
+        raise UsageError("invalid start of a cost: expected a day, such as 2026-01-31")
     if not (0 < units.per_quantity <= MAX_UNITS and max(units.units, units.money_micro) <= MAX_UNITS):
         raise UsageError(f"invalid units, money or quantity: expected whole numbers up to {MAX_UNITS:,}")
     values = {**vars(units), "feature": feature, "start_ms": from_ms}
@@ -80,8 +80,8 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
             free = next(day for day in count(from_ms + DAY_MS, DAY_MS) if day not in begun)
             raise Refused(
                 f"{feature} already has another cost at {units.vendor} from {utc(from_ms)[:10]} on, and costs are "
-                f"append-only. The earliest day for a new cost is --from {utc(free)[:10]}. Estimates of earlier days "
-                "use the existing cost"
+                f"append-only. The earliest day for a new cost is --from {utc(free)[:10]}. Estimates of earlier "
+                "days use the existing cost"
             )
         return
     record(connection, "vendor_set", feature, values, by)
@@ -226,7 +226,7 @@ def _read_rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
             said = row.get(final, "").strip()
             is_final = bool(said) if names is FOCUS else said == "true"
             if names is SMALL and said not in ("", "true", "false"):
-                raise Unfit(table.line, "invalid final: expected true or false")
+                raise Unfit(table.line, f"invalid final {quote_value(said)}: expected true or false")
             if names is FOCUS and row.get(CLASS, "").strip().casefold() == "correction":
                 raise Unfit(table.line, CORRECTION)
             yield table.line, {**{ours: row[theirs] for ours, theirs in names.items()}, "final": "1" * is_final}
@@ -235,15 +235,17 @@ def _read_rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
 def _line(row: Mapping[str, str]) -> tuple[tuple[str, str, int, str], Decimal, bool]:
     for name in ("vendor", "service"):
         if not is_clean_id(row[name]):
-            raise ValueError(f"invalid {name}: expected 1 to 200 characters without control characters")
+            raise ValueError(
+                f"invalid {name} {quote_value(row[name])}: expected 1 to 200 characters without control characters"
+            )
     found = _DAY.fullmatch(row["day"])
     if found is None:
-        raise ValueError("invalid day: expected a day or a time in UTC, such as 2026-01-31")
+        raise ValueError(f"invalid day {quote_value(row['day'])}: expected a day or a time in UTC, such as 2026-01-31")
     day_ms = (date.fromisoformat(found[1]) - date(1970, 1, 1)).days * DAY_MS
     if day_ms < 0:
-        raise ValueError("invalid day: expected 1970-01-01 or later")
+        raise ValueError(f"invalid day {quote_value(row['day'])}: expected 1970-01-01 or later")
     if not _CURRENCY.fullmatch(row["currency"]):
-        raise ValueError("invalid currency: expected three capitals, such as USD")
+        raise ValueError(f"invalid currency {quote_value(row['currency'])}: expected three capitals, such as USD")
     return (row["vendor"], row["service"], day_ms, row["currency"]), _amount(row["amount"]), bool(row["final"])
 
 
@@ -253,9 +255,9 @@ def _amount(text: str) -> Decimal:
             raise InvalidOperation
         amount = Decimal(text)
     except InvalidOperation as error:
-        raise ValueError("invalid amount: expected a decimal number") from error
+        raise ValueError(f"invalid amount {quote_value(text)}: expected a decimal number") from error
     if amount.copy_abs() > MAX_AMOUNT or (amount and amount.adjusted() < -MAX_AMOUNT_CHARS):
-        raise ValueError(f"invalid amount: expected a number of the currency up to {MAX_AMOUNT:,}")
+        raise ValueError(f"invalid amount {quote_value(text)}: expected a number of the currency up to {MAX_AMOUNT:,}")
     return amount
 
 

@@ -78,9 +78,7 @@ def void(
     while a recovery is needed, because a push that is unsent here may have been sent (R1).
     """
     if not evidence.strip():
-        raise UsageError(
-            "missing evidence: a void must show that the provider does not have this push. Pass `--evidence`"
-        )
+        raise UsageError("missing evidence that the provider does not have this push. Pass `--evidence`")
     lock_buckets(connection)
     require_whole(connection)
     with _all_or_none(keys):
@@ -90,8 +88,8 @@ def void(
         _require_unchanged(accepted, lost or ())
         for key, adopted in sorted(taken_back(connection, accepted).items()):
             raise Refused(
-                f"cannot void {key}: reconcile found its loss, and has billed its usage again "
-                f"since {adopted}. {typed('drawdown', 'push', 'show', key)}"
+                f"cannot void {key}: reconcile found its loss, and has billed its usage again since {adopted}. Run "
+                f"`{typed('drawdown', 'push', 'show', key)}`"
             )
         void_many(connection, chosen, by, [evidence.strip()] * len(chosen), kind)
         own_up_to_lost(connection, accepted)
@@ -155,7 +153,7 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
     HistoryDoubted while a recovery is needed.
     """
     if not evidence.strip():
-        raise UsageError("missing evidence: show that the provider has this push with `--evidence`")
+        raise UsageError("missing evidence that the provider has this push. Pass `--evidence`")
     require_whole(connection)
     rule = "you can resolve a push only if it was sent and is not settled"
     with _all_or_none(keys):
@@ -259,7 +257,7 @@ def require_lost(pushes: Sequence[PushRow], known: Mapping[str, Capabilities], n
             if isinstance(answer, FoundPush) and answer.quantity:
                 raise Refused(
                     f"cannot void {push.key}: {provider} has it, and charged {answer.quantity:,}. "
-                    f"A void would bill its usage twice. Compare: `drawdown push show {push.key}`"
+                    f"A void would bill its usage twice. To compare, run `drawdown push show {push.key}`"
                 )
             if isinstance(answer, ReadFailed):
                 raise Refused(
@@ -319,7 +317,7 @@ class Chosen:
 MAX_KEYS: Final = 100
 """The most keys of one `push cancel`: each is one request to the provider."""
 CANCELLING: Final = (
-    "the cancellation is not confirmed yet. Run `drawdown push cancel` for it again, or wait for its lookup"
+    "the cancellation is not confirmed yet. Run `drawdown push cancel` again, or wait for the lookup of the push"
 )
 
 
@@ -369,13 +367,13 @@ def intend(
 
 def _require_cancellable(push: PushRow, can: Capabilities | None, asked_before: bool, now_ms: int) -> None:
     """Refuse a push that cannot be cancelled. Errors: Refused."""
-    failed = f"cancel {push.key}"
+    failed = f"cannot cancel {push.key}"
     if can is None:
         raise Refused(f"{failed}: {push.provider} is unavailable. See `drawdown provider list`")
     if can.cancel_within_ms is None:
         raise Refused(
-            f"{failed}: {push.provider} does not support it. Run `drawdown sample withdraw`, and "
-            "the next tick gives back its charge"
+            f"{failed}: {push.provider} does not support cancellation. Run `drawdown sample withdraw`, and the "
+            "next tick refunds the charge"
         )
     if push.state != "accepted" and not (push.state == "in_doubt" and asked_before):
         raise Refused(f"{failed}: it is {push.state}, and you can cancel only an accepted push. {_next_step(push)}")
@@ -384,8 +382,8 @@ def _require_cancellable(push: PushRow, can: Capabilities | None, asked_before: 
         since = "at an unknown time" if sent_ms is None else f"at {utc(sent_ms)}"
         hours = can.cancel_within_ms // (3_600 * SECOND_MS)
         raise Refused(
-            f"{failed}: it was sent {since}, and {push.provider} cancels only within {hours} "
-            "hours. Run `drawdown sample withdraw`, and the next tick gives back its charge"
+            f"{failed}: it was sent {since}, and {push.provider} cancels a push only within {hours} hours. Run "
+            "`drawdown sample withdraw`, and the next tick refunds the charge"
         )
 
 
@@ -619,7 +617,7 @@ def resolve_all(
     HistoryDoubted while a recovery is needed.
     """
     if not (dry_run or evidence.strip()):
-        raise UsageError("missing evidence. Pass --evidence")
+        raise UsageError("missing evidence of the outcome. Pass --evidence")
     evidence = evidence.strip() or "dry run"
     left = found = transact(chosen.require, rollback=True)
     sums, after = _Sums(), (FIRST_MS, "", "", -1)

@@ -336,7 +336,7 @@ def _lookups(found: ExplainedPush) -> list[str]:
 
 
 def _lost_hint(_values: Values) -> str:
-    return "repeat it. If it is refused because a push is voided or accepted, that push needs no more"
+    return "repeat the command. If Drawdown refuses it because a push is voided or accepted, that push is settled"
 
 
 READ: Final = "usage:read"

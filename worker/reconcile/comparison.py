@@ -124,8 +124,8 @@ UNTOLD: Final = (
 BELOW: Final = "fall below the floor, so that Drawdown cannot seal a replacement. Settle them with the customer"
 
 BY_HAND: Final = (
-    "compare them with the provider's console. Run `drawdown push void-lost KEY` for lost ones, "
-    "and invoice those that it refunded twice"
+    "compare them with the provider's console. Run `drawdown push void-lost KEY` for lost pushes, and invoice the "
+    "pushes that it refunded twice"
 )
 
 

@@ -17,7 +17,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import Part, queries, read_together
-from drawdown.schema.text import NEEDS_YOU
+from drawdown.schema.text import NEEDS_YOU, quote_value
 from drawdown.schema.units import DAY_MS
 
 SQL = queries(__file__)
@@ -176,7 +176,7 @@ def _require(connection: sa.Connection, chosen: ComparedFilter) -> None:
     if chosen.org:
         require_org(connection, chosen.org)
     if chosen.verdict not in ("", *VERDICTS):
-        raise UsageError(f"invalid verdict: expected {', '.join(VERDICTS)}")
+        raise UsageError(f"invalid verdict {quote_value(chosen.verdict)}: expected {', '.join(VERDICTS)}")
 
 
 def _rows(connection: sa.Connection, chosen: ComparedFilter, after: After | None, most: int) -> list[Compared]:

@@ -106,8 +106,8 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
     start, end, last = window_of(from_ms), window_of(to_ms + WINDOW_MS - 1), horizon(now_ms)
     if start >= last:
         raise UsageError(
-            f"the range begins at {utc(start)}, in windows that are not closed yet; the next tick will seal them. "
-            f"You can replay windows up to {utc(last)}"
+            f"the range begins at {utc(start)}, in windows that are not closed yet. The next tick seals them. You "
+            f"can replay windows up to {utc(last)}"
         )
     orgs = _orgs_of(connection, scope, start, end)
     _above_floor(connection, scope, start)
@@ -115,8 +115,8 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
     begin = max(start, min(window_of(first), _first_push(connection)))
     if begin >= last:
         raise UsageError(
-            f"the first sample of {scope} ({utc(first)}) is in a window that is not closed yet; the next tick will "
-            f"seal it. You can replay windows up to {utc(last)}"
+            f"the first sample of {scope} ({utc(first)}) is in a window that is not closed yet. The next tick "
+            f"seals it. You can replay windows up to {utc(last)}"
         )
     values = {"start_ms": begin, "end_ms": end}
     flips = [PlannedFlip(row.org_id, row.at_ms, row.was, row.becomes) for row in _of(connection, "flips", orgs, values)]
@@ -170,8 +170,8 @@ def _first_use(connection: sa.Connection, scope: ReplayScope, orgs: tuple[str, .
         raise UsageError(f"no sample of {scope} exists, so you cannot replay any usage")
     if end <= window_of(first):
         raise UsageError(
-            f"the range ends at {utc(end)}, before the first sample of {scope} ({utc(first)}). Give a range "
-            "that ends later"
+            f"the range ends at {utc(end)}, before the first sample of {scope} ({utc(first)}). Pass a range that "
+            "ends later"
         )
     return int(first)
 
@@ -189,10 +189,7 @@ def _above_floor(connection: sa.Connection, scope: ReplayScope, start: int) -> N
     for org_id in scope.orgs:
         floor = require_org(connection, org_id).floor_ms
         if start < floor:
-            raise UsageError(
-                f"{org_id}: windows before {utc(floor)} are closed for good (its samples may be gone); "
-                f"give --from {utc(floor)}"
-            )
+            raise UsageError(f"{org_id}: windows before {utc(floor)} are closed for good. Pass --from {utc(floor)}")
 
 
 def _open_from(connection: sa.Connection, end: int) -> int | None:
@@ -218,16 +215,20 @@ def notes(made: ReplayPlan) -> list[tuple[str, str]]:
     if made.cut_at_first_use:
         lines.append(("", "the replay begins with the first sample"))
     if made.cut_at_horizon:
-        lines.append(("", f"cut at {show_time(made.to_ms)}: later windows are not closed yet"))
+        lines.append(("", f"the range ends at {show_time(made.to_ms)}, because later windows are not closed yet"))
     if made.open_from_ms is not None:
         lines.append(
-            ("", f"windows from {show_time(made.open_from_ms)} on are not sealed yet: the next tick seals them")
+            ("", f"windows from {show_time(made.open_from_ms)} on are not sealed yet. The next tick seals them")
         )
     if made.floored:
-        lines.append(("floor", f"{_orgs(made.floored)} cut at the floor; earlier windows are closed for good"))
+        lines.append(
+            ("floor", f"{_orgs(made.floored)} replayed only from the floor on. Earlier windows are closed for good")
+        )
     if made.stopped:
         names = ", ".join(made.stopped[:3]) + (" …" if len(made.stopped) > 3 else "")
-        lines.append(("stopped", f"{_orgs(len(made.stopped))} left out ({names}): `drawdown org release`"))
+        lines.append(
+            ("stopped", f"{_orgs(len(made.stopped))} left out ({names}). To include them, run `drawdown org release`")
+        )
     lines += [
         ("flip", f"{flip.org_id} at {show_time(flip.at_ms)}: {flip.was} before, {flip.becomes} from then on")
         for flip in made.flips[:5]
@@ -246,6 +247,6 @@ def in_the_way(row: Row) -> str:
     return (
         f"another replay of some of these windows is running: {row.actor} ({row.worker}) started it at "
         f"{utc(row.started_ms)} for {ReplayScope.of(row.scope)}, {utc(row.from_ms)} to {utc(row.to_ms)}, "
-        f"and it has reached {utc(row.next_ms)}. Wait for it. If it died, its lease ends at {utc(row.lease_ms)}, "
-        "and then the same command continues from there"
+        f"and it has reached {utc(row.next_ms)}. Wait for that replay. If its process died, repeat this command "
+        f"after {utc(row.lease_ms)}: it continues there"
     )

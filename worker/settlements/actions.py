@@ -34,9 +34,9 @@ from drawdown.schema.declare import (
     Undo,
     Values,
 )
-from drawdown.schema.errors import UsageError
+from drawdown.schema.errors import UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.text import counted, typed
+from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import lasting, show_credits, show_percent
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, in_credits
 from drawdown.worker.history.incarnation import require_whole
@@ -83,12 +83,14 @@ def set_supplier(
     Errors: UsageError for invalid terms; UnknownId unless `new`.
     """
     if not is_clean_id(supplier):
-        raise UsageError("invalid supplier id: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid supplier id {quote_value(supplier)}: expected 1 to 200 characters without control characters"
+        )
     ids.require(connection, ids.SUPPLIER, supplier, new=new)
 
     def changed(was: Supplier | None) -> Terms:
         if was is None and change.share_ppm is None:
-            raise UsageError(f"{supplier} is new. Pass its share with --share")
+            raise UsageError(f"the supplier {supplier} is new. Pass its share with --share")
         terms = Terms(0) if was is None else was.terms
         terms = replace(terms, **{name: value for name, value in vars(change).items() if value is not None})
         _require_sane(terms)
@@ -119,7 +121,8 @@ def freeze(connection: sa.Connection, reservation: str, by: By, *, undo: bool = 
     if found.payout is not None and not undo:
         raise Denied(
             "released",
-            f"{reservation} was released with {found.payout}: `drawdown settlement reverse {typed(reservation)}`",
+            f"cannot freeze {reservation}: {found.payout} released it. Run `drawdown settlement reverse "
+            f"{typed(reservation)}`",
         )
     done = _freeze(connection, found.supplier, reservation, by, undo)
     return _read(connection, reservation, by.now_ms), done
@@ -133,9 +136,13 @@ def reverse(connection: sa.Connection, reservation: str, key: str, amount_micro:
     Errors: as `ledger.settlements.reverse`; UnknownId; UsageError.
     """
     if not is_clean_id(key):
-        raise UsageError("invalid reversal key: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid reversal key {quote_value(key)}: expected 1 to 200 characters without control characters"
+        )
     if amount_micro is not None and not 0 < amount_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("invalid reversal: expected more than 0, and at most 1,000,000,000 credits")
+        raise UsageError(
+            f"invalid reversal {in_credits(amount_micro)}: expected more than 0, and at most 1,000,000,000 credits"
+        )
     found = _hold_settlement(connection, reservation, by.now_ms)
     made, repeated = settlements.reverse(connection, found, key, amount_micro, by)
     if not repeated:
@@ -175,7 +182,7 @@ def _held_supplier(connection: sa.Connection, supplier: str) -> Supplier:
     found = settlements.hold_supplier(connection, supplier)
     if found is None:
         ids.require(connection, ids.SUPPLIER, supplier)
-        raise UsageError(f"another call just created {supplier}. Try again")
+        raise UsageError(explain_race("supplier", supplier))
     return found
 
 
@@ -183,7 +190,7 @@ def _hold_settlement(connection: sa.Connection, reservation: str, now_ms: int) -
     found = settlements.hold(connection, reservation, now_ms)
     if found is None:
         ids.require(connection, ids.SETTLEMENT, reservation)
-        raise UsageError(f"another call just created {reservation}. Try again")
+        raise UsageError(explain_race("settlement", reservation))
     return found
 
 
@@ -195,14 +202,16 @@ def _read(connection: sa.Connection, reservation: str, now_ms: int) -> Settlemen
 
 def _require_sane(terms: Terms) -> None:
     if not 0 <= terms.share_ppm <= PPM:
-        raise UsageError("invalid share: expected 0 to 100 per cent (1,000,000 parts per million)")
+        raise UsageError(
+            f"invalid share of {terms.share_ppm:,} millionths: expected 0 to 1,000,000, which is 100 per cent"
+        )
     if not 0 <= terms.threshold_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("invalid threshold: expected 0 to 1,000,000,000 credits")
+        raise UsageError(f"invalid threshold {in_credits(terms.threshold_micro)}: expected 0 to 1,000,000,000 credits")
     if not 0 <= terms.hold_ms <= MAX_HOLD_MS:
         raise UsageError("invalid hold: expected at most ten years")
     if terms.hold_ms < LATE_HORIZON_MS and not terms.takes_clawbacks:
         raise UsageError(
-            f"without claw-backs, the hold must be at least {LATE_HORIZON_MS // DAY_MS} days, because an execution may "
+            f"without clawbacks, the hold must be at least {LATE_HORIZON_MS // DAY_MS} days, because an execution may "
             "be corrected until then. Pass a longer --hold, or --clawbacks"
         )
 
@@ -250,7 +259,7 @@ def _terms(done: SupplierSet) -> str:
     more = f"a payout of more than {show_credits(done.threshold_micro)} credits"
     terms = f"{show_percent(done.share_ppm)}, held for {lasting(done.hold_ms)}, {more}"
     same = "" if done.changed else "nothing changes; "
-    return f"supplier {done.supplier}: {same}{terms}, claw-backs: {'yes' if done.takes_clawbacks else 'no'}"
+    return f"supplier {done.supplier}: {same}{terms}, clawbacks: {'yes' if done.takes_clawbacks else 'no'}"
 
 
 @dataclass(frozen=True)
@@ -316,8 +325,12 @@ def _reverse(
 
 
 def _taken_back(done: SettlementReversed) -> str:
-    how = "to be taken off the next payout" if done.is_clawback else "no longer owed"
-    left = "it was done before: nothing changes" if done.repeated else f"{show_credits(done.left_micro)} are left"
+    how = "deducted from the next payout" if done.is_clawback else "no longer owed"
+    left = (
+        "the same reversal was made before, so nothing changed"
+        if done.repeated
+        else f"{show_credits(done.left_micro)} are left"
+    )
     return f"{done.execution}: {show_credits(done.amount_micro)} credits are {how}; {left}"
 
 
@@ -364,7 +377,7 @@ def _payout_sentences(done: PayoutMade) -> list[str]:
     line += f" and {show_credits(-done.carried_micro)} clawed back" if done.carried_micro else ""
     line += f", {counted(done.lines, 'line')}"
     if done.repeated:
-        line += "; it was made before: nothing changes"
+        line += "; the same payout was made before, so nothing changed"
     file = f"`drawdown settlement export {typed(done.payout)}` exports its file"
     if not done.made:
         file = f"--expect {in_credits(done.total_micro)} releases it"
@@ -442,7 +455,7 @@ ACTIONS: Final = (
     Action(
         "supplier freeze",
         "Freeze a supplier",
-        "Freeze a supplier: nothing is released to it. --undo ends the freeze. Drawdown still accepts and settles "
+        "Freeze a supplier, so that it gets no payout. --undo ends the freeze. Drawdown still accepts and settles "
         "executions that name the supplier.",
         _freeze_supplier,
         lambda done: _frozen(f"supplier {done.supplier}", done.is_frozen, done.changed),
@@ -454,7 +467,7 @@ ACTIONS: Final = (
     Action(
         "settlement freeze",
         "Freeze a settlement",
-        "Freeze a settlement: it is not released. --undo ends the freeze.",
+        "Freeze a settlement, so that no payout includes it. --undo ends the freeze.",
         _freeze_one,
         lambda done: f"{_frozen(done.execution, done.is_frozen, done.changed)}; its state is {done.state}",
         path="/v1/settlements/{execution}/freeze",
@@ -466,7 +479,7 @@ ACTIONS: Final = (
         "settlement reverse",
         "Reverse a settlement",
         "Reverse a settlement, whole or in part. If the settlement was released, the next payout is lower by the "
-        "amount. Drawdown does not refund the customer. Use `drawdown ledger grant`.",
+        "amount. Drawdown does not refund the customer. To refund, run `drawdown ledger grant`.",
         _reverse,
         _taken_back,
         path="/v1/settlements/{execution}/reverse",
@@ -480,7 +493,7 @@ ACTIONS: Final = (
         "settlement payout",
         "Release a payout",
         "Release a supplier's eligible settlements as a payout. A supplier has one payout a month, and only above "
-        "its threshold. Drawdown pays nothing: you pay the supplier.",
+        "its threshold. Drawdown does not pay the supplier. You do.",
         _payout,
         _payout_sentences,
         path="/v1/suppliers/{supplier}/payout",

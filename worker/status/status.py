@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import ClockDoubted, Exit, UsageError
 from drawdown.schema.sql import queries, read_together
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS
 from drawdown.worker.batches.lists import FilesLeft, files_part
 from drawdown.worker.catalog import terms
@@ -301,7 +302,7 @@ def page(connection: sa.Connection, reason: str = "", after: str = "", most: int
     Errors: UsageError for an invalid reason.
     """
     if reason and reason not in WHAT:
-        raise UsageError(f"invalid reason: expected {', '.join(WHAT)}")
+        raise UsageError(f"invalid reason {quote_value(reason)}: expected {', '.join(WHAT)}")
     values = {"reason": reason, "after": after, "at_most": most + len(WHAT)}
     found = [
         PendingOrg(row.org_id, row.reason, int(row.seconds), int(row.units), int(row.samples), row.sizes, row.since_ms)

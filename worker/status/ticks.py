@@ -93,7 +93,7 @@ def one_tick(connection: sa.Connection, tick_id: int) -> TickDone:
     """
     found = [one for one in latest_ticks(connection, tick_id + 1, 1) if one.tick_id == tick_id]
     if not found:
-        raise UnknownId(f"unknown tick {tick_id}: `/console/ticks` lists the ticks", "tick")
+        raise UnknownId(f"unknown tick {tick_id}. See the list at `/console/ticks`", "tick")
     return found[0]
 
 

@@ -21,12 +21,12 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By, in_turn, record
 from drawdown.schema.currencies import show_money
 from drawdown.schema.declare import FLAG, ID, KEY, ORG, TEXT, Action, Fact, Invocation, Label, Size, Values
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import Refused, UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import quote_value, typed
 from drawdown.schema.typed.parsing import show_credits
-from drawdown.schema.units import as_credits
+from drawdown.schema.units import as_credits, in_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import AskWhoFills, Steps
@@ -46,7 +46,7 @@ MAX_MINOR: Final = 10**12
 """Largest price, and largest charge, that terms may name, in minor units of the currency."""
 MAX_EVIDENCE_CHARS: Final = 1_000
 """Most characters of the evidence that a person gives for a charge."""
-STOPPED: Final = "top-ups of {} are stopped: `drawdown topup start {}`"
+STOPPED: Final = "top-ups of {} are stopped. Run `drawdown topup start {}`"
 KEPT: Final = ("at_ms", "actor", "reason", "declines", "wait_until_ms", "blocked_ms", "blocked_reason", "customer_id")
 
 
@@ -94,7 +94,9 @@ def set_terms(
     customer, unless `new`.
     """
     if not is_clean_id(customer_id):
-        raise UsageError("invalid customer id: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid customer id {quote_value(customer_id)}: expected 1 to 200 characters without control characters"
+        )
     _require_sane(terms, can)
     ids.require(connection, ids.CUSTOMER, customer_id, new=new)
     _require_own(connection, customer_id, by.now_ms)
@@ -159,13 +161,15 @@ def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evide
     if not 0 < len(evidence.strip()) <= MAX_EVIDENCE_CHARS:
         raise UsageError(f"invalid --evidence: expected 1 to {MAX_EVIDENCE_CHARS:,} characters that show the outcome")
     if payment_id is not None and not is_clean_id(payment_id):
-        raise UsageError("invalid payment id: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid payment id {quote_value(payment_id)}: expected 1 to 200 characters without control characters"
+        )
     ids.require(connection, ids.TOPUP, topup)
     customer_id = str(SQL.run(connection, "wallet_of", {"topup": topup}).scalar_one())
     _require_terms(connection, customer_id)  # terms are locked before top-ups
     found = SQL.run(connection, "topup", {"topup": topup}).one()
     if found.state != "in_doubt" and not (found.state == "given_up" and payment_id is not None):
-        raise Refused(f"cannot resolve {topup}: it is {found.state}, and not in doubt")
+        raise Refused(f"cannot resolve {topup}: it is {found.state}, not in doubt. Run `drawdown topup list`")
     state = "given_up" if payment_id is None else "credited"
     answer = f"a person: {'absent' if payment_id is None else 'paid'}"
     values = {"topup": topup, "state": state, "payment_id": payment_id, "answer": answer, "evidence": evidence}
@@ -207,7 +211,7 @@ def _require_terms(connection: sa.Connection, customer_id: str) -> sa.RowMapping
     row = _row(connection, customer_id)
     if row is None:
         ids.require(connection, ids.TOPPED_UP, customer_id)
-        raise Refused(f"another call just set the terms of {customer_id}. Try again")
+        raise Refused(explain_race("top-up of", customer_id))
     return row
 
 
@@ -228,9 +232,15 @@ def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:
     if (terms.amount_micro is None) == (terms.fill_to_micro is None):
         raise UsageError("specify either an amount or a level to fill up to")
     if not CURRENCY.fullmatch(terms.currency):
-        raise UsageError("invalid currency: expected an ISO 4217 code in lower case, such as usd or eur")
+        raise UsageError(
+            f"invalid currency {quote_value(terms.currency)}: expected an ISO 4217 code in lower "
+            "case, such as usd or eur"
+        )
     if not is_clean_id(terms.service_customer):
-        raise UsageError("invalid id at the payment service: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid id at the payment service {quote_value(terms.service_customer)}: expected 1 to "
+            "200 characters without control characters"
+        )
     if not 0 < terms.price_minor <= MAX_MINOR or not 0 < terms.most_minor <= MAX_MINOR:
         raise UsageError(f"invalid price or largest charge: expected 1 to {MAX_MINOR:,} minor units")
     if not (0 < terms.max_day <= MOST_A_DAY and 0 < terms.max_month <= MOST_A_MONTH):
@@ -238,12 +248,15 @@ def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:
             f"invalid number of top-ups: expected 1 to {MOST_A_DAY} a day, and 1 to {MOST_A_MONTH:,} in 30 days"
         )
     if not 0 <= terms.threshold_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("invalid threshold: expected 0 to 1,000,000,000 credits")
+        raise UsageError(f"invalid threshold {in_credits(terms.threshold_micro)}: expected 0 to 1,000,000,000 credits")
     micro = terms.amount_micro
     if terms.fill_to_micro is not None:
         micro = terms.fill_to_micro - terms.threshold_micro
     if micro is None or not 0 < micro <= MAX_ENTRY_MICRO:
-        raise UsageError("invalid top-up: it must end above the threshold, by at most 1,000,000,000 credits")
+        raise UsageError(
+            "invalid top-up: expected a balance afterwards that is above the threshold, by at most "
+            "1,000,000,000 credits"
+        )
     _require_chargeable(terms, micro, can)
 
 
@@ -412,7 +425,7 @@ ACTIONS: Final = (
     Action(
         "topup resolve",
         "Record outcome of a top-up",
-        "Record the outcome of a top-up in doubt. Read it from the payment service's own dashboard. If another "
+        "Record the outcome of a top-up in doubt. Read the outcome in the payment service's own dashboard. If another "
         "amount was paid, pass --absent, and grant the credit with `drawdown ledger grant`.",
         _resolve,
         lambda done: f"{done.topup}: {done.state}",

@@ -123,18 +123,20 @@ def of_not_found(
     """
     known = calls.with_lost(loss)
     if known.first_ms is None or known.last_ms is None:
-        return End("due", "not_found", "the service has no such charge", now_ms)
+        return End("due", "not_found", "the service does not have this charge", now_ms)
     last_ms = known.last_ms + LEASE_MS
     if asked_ms < last_ms + can.lookup_lag_ms:
-        said = "the service has no such charge yet, but an earlier call may not show"
+        said = "the service does not have this charge yet, but an earlier call may not show"
         return End("in_doubt", "not_found", said, last_ms + can.lookup_lag_ms)
     if asked_ms >= last_ms + can.applied_within_ms:
-        said = "the service has no such charge, and can no longer apply an earlier call"
+        said = "the service does not have this charge, and can no longer apply an earlier call"
         return End("due" if calls.last_ms is None else "given_up", "not_found", said, now_ms)
     knows = can.key_retention_ms is None or now_ms < known.first_ms + safe_retention_ms(can.key_retention_ms)
     if knows and not refused:
-        return End("due", "not_found", "the service has no such charge. Drawdown charges again under its id", now_ms)
-    said = "the service has no such charge, but its id may be forgotten or taken: Drawdown does not charge again"
+        return End(
+            "due", "not_found", "the service does not have this charge. Drawdown charges again under its id", now_ms
+        )
+    said = "the service does not show this charge, but may have forgotten its id. Drawdown does not charge again"
     return End("in_doubt", "not_found", said, last_ms + can.applied_within_ms)
 
 

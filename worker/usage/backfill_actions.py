@@ -222,7 +222,7 @@ def _waits_lines(found: ShownBackfill) -> list[str]:
             commands[one.code] = ("drawdown", "org", "assign", found.org_id, "--from", since)
         elif one.code == "unmapped":
             commands[one.what] = ("drawdown", "feature", "map-event", one.what, "FEATURE", "--from", since)
-    return [f"{clean(what)}: pending. To bill it, run `{typed(*words)}`" for what, words in commands.items()]
+    return [f"{clean(what)}: pending. To bill this usage, run `{typed(*words)}`" for what, words in commands.items()]
 
 
 def _left_lines(left: WalletForecast | None, what: str) -> list[str]:
@@ -286,7 +286,7 @@ OPEN: Final = Action(
 CLOSE: Final = Action(
     "backfill close",
     "Close the backfill",
-    "Close a backfill: its events become usage. The next tick bills them as late usage.",
+    "Close a backfill, so that its events become usage. The next tick bills them as late usage.",
     _close,
     _closed,
     path="/v1/backfills/{backfill}/close",

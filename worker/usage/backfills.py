@@ -30,9 +30,10 @@ from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record, require_org
 from drawdown.schema.clock import utc
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import Refused, UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.catalog.wallets import add, rate_card
 from drawdown.worker.engine.witness import Witness
@@ -124,14 +125,16 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
     backfill, if the range is below the organisation's floor, or if the organisation has another open backfill.
     """
     if not is_clean_id(name):
-        raise UsageError("invalid backfill name: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid backfill name {quote_value(name)}: expected 1 to 200 characters without control characters"
+        )
     floor = int(require_org(connection, org_id).floor_ms)
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
-        raise UsageError("--from and --to must lie on a window boundary (a multiple of five minutes)")
+        raise UsageError("invalid range: --from and --to must be window boundaries (multiples of five minutes)")
     if not 0 < to_ms - from_ms <= MAX_RANGE_MS:
         raise UsageError(f"invalid range: --to must be later than --from, by at most {MAX_RANGE_MS // DAY_MS} days")
     if to_ms > by.now_ms:
-        raise UsageError("--to is in the future: a backfill is for past events")
+        raise UsageError("invalid --to: it is in the future, but a backfill is for past events")
     if from_ms < floor:
         raise Refused(f"windows of {org_id} before {utc(floor)} are closed for good. Pass --from {utc(floor)}")
     values = {"backfill": name, "org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "at_ms": by.now_ms}
@@ -142,7 +145,7 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
         return found
     if found is None:
         other = SQL.run(connection, "open_of", {"org_id": org_id}).scalar()
-        first = "it just ended. Try again" if other is None else f"close or revert {other} first"
+        first = "this backfill just ended. Try again" if other is None else f"close or revert {other} first"
         raise Refused(f"{org_id} has an open backfill: {first}")
     if (found.org_id, found.from_ms, found.to_ms) != (org_id, from_ms, to_ms):
         raise Refused(
@@ -326,7 +329,7 @@ def _require(connection: sa.Connection, name: str, held: str = "") -> Backfill:
     found = _read(connection, name, held)
     if found is None:
         ids.require(connection, ids.BACKFILL, name)
-        raise Refused(f"another call just created the backfill {name}. Try again")
+        raise Refused(explain_race("backfill", name))
     return found
 
 
@@ -440,7 +443,7 @@ def show_backfill(connection: sa.Connection, backfill: str) -> BackfillRow:
     found = _rows(connection, "", backfill, 1)
     if not found:
         ids.require(connection, ids.BACKFILL, backfill)
-        raise Refused(f"another call just created the backfill {backfill}. Try again")
+        raise Refused(explain_race("backfill", backfill))
     return found[0]
 
 

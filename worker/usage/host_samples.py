@@ -27,7 +27,7 @@ SQL = queries(__file__)
 
 _PLAIN: Final = {"accepted": EventResult("accepted"), "duplicate": EventResult("duplicate")}
 _OTHER: Final = EventResult(
-    "conflict", "other_content", "its id was used before with other content: this sample is stored apart"
+    "conflict", "other_content", "its id was used before with other content, so Drawdown stores this sample apart"
 )
 
 

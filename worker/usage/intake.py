@@ -304,7 +304,7 @@ def list_events(
     Errors: UsageError for a page of more than MOST_LISTED, and if `after` is not a sample of the organisation's events.
     """
     if not 0 < most <= MOST_LISTED:
-        raise UsageError(f"invalid page size: expected 1 to {MOST_LISTED:,} events")
+        raise UsageError(f"invalid page size {most}: expected 1 to {MOST_LISTED:,} events")
     if after:
         place = SQL.run(connection, "place", {"org_id": org_id, "sample_id": after}).scalar()
         if place is None:

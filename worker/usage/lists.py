@@ -160,10 +160,10 @@ def usage_page(
 def _require_range(from_ms: int, to_ms: int) -> None:
     """Refuse a range off the windows' boundaries, an empty one, or one longer than MAX_DAYS. Errors: UsageError."""
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
-        text = "`from` and `to` must lie on a window boundary (a multiple of five minutes)"
+        text = "invalid range: `from` and `to` must be window boundaries (multiples of five minutes)"
         raise UsageError(text, at="from_ms" if from_ms % WINDOW_MS else "to_ms")
     if to_ms <= from_ms:
-        raise UsageError("the range is empty: it ends before it begins. Without --to, it ends now", at="to_ms")
+        raise UsageError("invalid range: it ends before it begins. Without --to, it ends now", at="to_ms")
     if to_ms - from_ms > MAX_DAYS * DAY_MS:
         text = f"the range is longer than {MAX_DAYS} days. Split it into shorter ranges"
         raise UsageError(text, at="from_ms")

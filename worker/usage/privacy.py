@@ -111,7 +111,7 @@ def summarise(
     if from_ms % DAY_MS or to_ms % DAY_MS:
         raise UsageError("--from and --to must be whole days in UTC, such as 2026-01-31")
     if to_ms <= from_ms:
-        raise UsageError("the range is empty: --to must be later than --from")
+        raise UsageError("invalid range: --to must be later than --from")
     if to_ms - from_ms > MAX_SUMMARY_DAYS * DAY_MS:
         raise UsageError(f"the range is longer than {MAX_SUMMARY_DAYS} days. Make a summary of each part")
     rows, withheld = grouped(_uses(connection, from_ms, to_ms))

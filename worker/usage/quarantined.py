@@ -152,7 +152,7 @@ def _chosen(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list
                 raise ids.not_of(ids.SAMPLE, name, chosen.org)
             ids.require(connection, ids.SAMPLE, name)
             raise Refused(
-                f"the sample {name} is not quarantined. To list those that are, run `drawdown sample quarantined`"
+                f"the sample {name} is not quarantined. To list quarantined samples, run `drawdown sample quarantined`"
             )
     return page.samples
 
@@ -167,14 +167,16 @@ def _judge(
 ) -> Mended:
     no = Mended(row.sample_id, row.org_id, row.ts)
     if whole is None or not _is_of_its_time(row):
-        return Mended(row.sample_id, row.org_id, row.ts, why_not=f"its time is not the problem, but {row.reason}")
+        return Mended(
+            row.sample_id, row.org_id, row.ts, why_not=f"the fault of the sample is not its time, but {row.reason}"
+        )
     moment, read_as = (row.meant_ms, row.meant_as) if unit == "auto" else (time_of(row.ts, unit), unit)
     if moment is None:
-        why = "its time cannot be read. Specify its unit"
+        why = "Drawdown cannot read its time. Pass --as with the unit"
     elif not EARLIEST_TS <= moment <= now_ms + FUTURE_SLACK_MS:
         why = f"read as {read_as}, its time is before the year 2000 or in the future"
     elif moment < whole.floor_ms:
-        why = "its window is below the floor, and closed for good"
+        why = "the window of the sample is below the floor, and closed for good"
     elif (twin := _twin(connection, row, moment, entered)) is not None:
         why = f"its sandbox already has a sample of that time: {twin}"
     else:

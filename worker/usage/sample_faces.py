@@ -242,7 +242,11 @@ def _ends(done: SamplesMended) -> Exit:
 
 
 def _set_aside(done: SamplesDismissed) -> list[str]:
-    what = "quarantined again" if done.undo else "dismissed, and never billed. To reverse it, pass --undo"
+    what = (
+        "quarantined again"
+        if done.undo
+        else ("dismissed. Drawdown never bills them. To undo the dismissal, pass --undo")
+    )
     return [f"{len(done.dismissed):,} {what}", *(f"  {name}" for name in done.dismissed[:20])]
 
 
@@ -285,7 +289,7 @@ ACTIONS: Final = (
     Action(
         "sample dismiss",
         "Dismiss samples",
-        "Dismiss quarantined samples: they are never billed. Drawdown no longer counts them as quarantined.",
+        "Dismiss quarantined samples. Drawdown never bills them, and no longer counts them as quarantined.",
         _dismiss,
         _set_aside,
         path="/v1/samples/dismiss",

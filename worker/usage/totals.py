@@ -123,7 +123,7 @@ def _totals(
             ids.require(connection, kind, name)
     groups = frozenset(by or ("org", "feature"))
     if {"day", "hour"} <= groups:
-        raise UsageError("group by day or by hour, not by both", at="by")
+        raise UsageError("specify either day or hour in the groups, not both", at="by")
     filters = {"org_id": org, "feature": feature, "project": project, "subject": subject}
     parts = zones(time_zone, start, end)
     _require_whole_days(connection, org, start, end, cuts="hour" in groups or any(one.offset_ms for one in parts))
@@ -165,7 +165,7 @@ def _slots(groups: frozenset[str], filters: dict[str, str | None], *, is_first: 
 def _require_range(from_ms: int, to_ms: int, days: int) -> None:
     """Refuse a range that is empty or longer than `days`. Errors: UsageError."""
     if to_ms <= from_ms:
-        raise UsageError("the range is empty: it ends before it begins. Without an end, it ends now", at="to_ms")
+        raise UsageError("invalid range: it ends before it begins. Without an end, it ends now", at="to_ms")
     if to_ms - from_ms > days * DAY_MS:
         text = f"the range is longer than {days} days. Split it, or choose one organisation ({MAX_DAYS} days)"
         raise UsageError(text, at="from_ms")

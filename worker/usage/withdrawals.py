@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record_many, require_org
 from drawdown.schema.declare import ID, ORG, Action, Fact, Invocation, Label, Size, Values
-from drawdown.schema.errors import Refused
+from drawdown.schema.errors import Refused, explain_race
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
@@ -99,9 +99,9 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
     sample = SQL.run(connection, "sample", {"sample_id": sample_id}).one_or_none()
     if sample is None:
         ids.require(connection, ids.USED_SAMPLE, sample_id)
-        raise Refused(f"another call just created the sample {sample_id}. Try again")
+        raise Refused(explain_race("sample", sample_id))
     if sample.problem is not None:
-        raise Refused(f"the sample {sample_id} is quarantined ({sample.problem}) and was never billed")
+        raise Refused(f"cannot withdraw {sample_id}: it is quarantined ({sample.problem}), so it was never billed")
     window = window_of(sample.ts)
     found = Withdrawn(sample_id, sample.org_id, window, int(sample.interval_s), sample.withdrawn is not None)
     if found.already:
@@ -109,12 +109,14 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
     if loss_of(window, losses) and SQL.run(connection, "unsealed", {"sample_id": sample_id}).first():
         # Without a push of this history, Drawdown would not ask the provider, which may have billed the usage (R1).
         raise Refused(
-            f"cannot withdraw {sample_id}: it is from the lost history, and not sealed again yet. Withdraw it after "
-            "the next tick, or when the open pushes of its organisation are settled. "
-            f"Run `drawdown push list {typed('--org', sample.org_id)}`"
+            f"cannot withdraw {sample_id}: it is from the lost history, and not sealed again yet. Withdraw the "
+            "sample after the next tick, or when the open pushes of its organisation are settled. To list them, "
+            f"run `drawdown push list {typed('--org', sample.org_id)}`"
         )
     if sample.ts < sample.floor_ms:
-        raise Refused(f"the sample {sample_id} is below the floor of {sample.org_id}: its window is closed for good")
+        raise Refused(
+            f"cannot withdraw {sample_id}: it is below the floor of {sample.org_id}, so its window is closed for good"
+        )
     taken = {"ts": sample.ts, "memory_mb": sample.memory_mb, "interval_s": int(sample.interval_s)}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "insert_withdrawal", {"sample_id": sample_id, "org_id": sample.org_id, **taken, **person})

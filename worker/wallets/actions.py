@@ -52,7 +52,7 @@ from drawdown.schema.declare import Kind as ValueKind
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME, is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.text import counted, typed
+from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
 from drawdown.schema.units import DAY_MS, EARLIEST_TS, EVER_MS, next_window
 from drawdown.worker.catalog.wallets import (
@@ -104,7 +104,9 @@ def grant(
     existing one.
     """
     if not is_clean_id(customer_id):
-        raise UsageError("invalid customer id: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid customer id {quote_value(customer_id)}: expected 1 to 200 characters without control characters"
+        )
     ids.require_meant(connection, customer_id, new=new)
     _require_sane(terms, amount_micro, by.now_ms)
     for feature in terms.features or ():
@@ -134,14 +136,14 @@ def _require_sane(terms: Terms, amount_micro: int, now_ms: int) -> None:
     if amount_micro <= 0 and terms != PLAIN:
         raise UsageError("kind, begin, end, priority and features need a positive amount of credit")
     if not 0 <= terms.priority <= MAX_PRIORITY:
-        raise UsageError(f"invalid priority: expected 0, which is used first, to {MAX_PRIORITY}")
+        raise UsageError(f"invalid priority {terms.priority}: expected 0, which is used first, to {MAX_PRIORITY}")
     if terms.kind not in KINDS:
-        raise UsageError(f"invalid kind of credit: expected one of {', '.join(KINDS)}")
+        raise UsageError(f"invalid kind of credit {quote_value(terms.kind)}: expected one of {', '.join(KINDS)}")
     begins_ms = now_ms if terms.begins_ms is None else terms.begins_ms
     if begins_ms < EARLIEST_TS:
-        raise UsageError("credit must begin in the year 2000 or later")
+        raise UsageError("invalid begin of credit: expected a time in the year 2000 or later")
     if terms.expires_ms is not None and terms.expires_ms <= max(begins_ms, now_ms):
-        raise UsageError("credit must expire in the future, and after it begins")
+        raise UsageError("invalid end of credit: expected a time in the future, after the credit begins")
     features = terms.features
     if features is not None and (not 0 < len(features) <= MOST_FEATURES or sorted(set(features)) != list(features)):
         raise UsageError(f"invalid features: expected 1 to {MOST_FEATURES}, each once, in the order of their names")
@@ -254,7 +256,8 @@ def set_rate(
     """
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
-            "invalid feature name: expected 1 to 64 of a-z, 0-9 and _, and neither a number nor r and a number"
+            f"invalid feature name {quote_value(feature)}: expected 1 to 64 of a-z, 0-9 and _, and neither a "
+            "number nor r and a number"
         )
     ids.require(connection, ids.FEATURE, feature, new=new)
     card = read_rate_card(connection)
@@ -291,7 +294,9 @@ def set_plan_limit(
     Errors: UsageError for an invalid name or terms, or a new plan without `max_concurrent`; UnknownId unless `new`.
     """
     if not is_clean_id(plan):
-        raise UsageError("invalid plan name: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid plan name {quote_value(plan)}: expected 1 to 200 characters without control characters"
+        )
     ids.require(connection, ids.PLAN, plan, new=new)
     was = _hold_plan(connection, plan, max_concurrent)
     details: dict[str, object] = {"max_concurrent": was if max_concurrent is None else max_concurrent, "was": was}
@@ -334,17 +339,19 @@ def require_sane_gives(plan: str, gives: Gives) -> None:
     if any(not 0 <= amount <= MAX_ENTRY_MICRO for amount in vars(gives).values()):
         raise UsageError("invalid credit of a plan: expected 0 to 1,000,000,000 credits")
     if gives.rollover_min_micro > gives.rollover_max_micro:
-        raise UsageError("the minimum rollover is above the maximum rollover. Pass --rollover-max, too")
+        raise UsageError("the minimum rollover is above the maximum rollover. Pass a higher --rollover-max")
     if ":" in plan and gives.included_micro:
-        raise UsageError("a plan with monthly credit must not have a colon in its name: the name is part of keys")
+        raise UsageError(
+            "a plan with monthly credit must not have a colon in its name, because the name is part of keys"
+        )
 
 
 def _require_sane_terms(holds: HoldTerms) -> None:
     amounts = (holds.unknown_hold_micro, holds.most_hold_micro, holds.most_held_micro)
     if any(amount is not None and not 0 < amount <= MAX_ENTRY_MICRO for amount in amounts):
-        raise UsageError("invalid hold of a plan: expected more than 0, and at most 1,000,000,000 credits")
+        raise UsageError("invalid reservation of a plan: expected more than 0, and at most 1,000,000,000 credits")
     if not 0 < holds.hold_factor_ppm <= MOST_FACTOR_PPM:
-        raise UsageError("invalid hold factor of a plan: expected more than 0, and at most 1,000")
+        raise UsageError("invalid factor of reservations of a plan: expected more than 0, and at most 1,000")
     most = holds.most_hold_micro
     if most is not None and (holds.unknown_hold_micro or 0) > most:
         raise UsageError("the credit reserved without an estimate is more than one execution may reserve")
@@ -357,7 +364,9 @@ def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, 
     and unless `new`, for an unknown customer with an id like an existing one.
     """
     if not is_clean_id(customer_id):
-        raise UsageError("invalid customer id: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid customer id {quote_value(customer_id)}: expected 1 to 200 characters without control characters"
+        )
     ids.require_meant(connection, customer_id, new=new)
     ids.require(connection, ids.PLAN, plan)
     was = wallet_of(connection, customer_id).plan
@@ -390,7 +399,7 @@ def list_plans(connection: sa.Connection) -> list[Plan]:
     return [Plan(**{**row, "holds_halt": bool(row["holds_halt"])}) for row in SQL.run(connection, "plans").mappings()]
 
 
-CustomerId = Annotated[str, ORG, "Customer's id; by default the organisation's id"]
+CustomerId = Annotated[str, ORG, "Customer's id; usually the organisation's id"]
 PlanName = Annotated[str, ID, "Name of the plan"]
 
 
@@ -472,12 +481,15 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
         return
     paid = paid_from(connection, customer_id, now_ms)
     if (keeper := _keeper(connection, paid, customer_id, now_ms)) is not None:
-        said = f"{customer_id} is billed at {keeper}, which keeps its balance. Give the credit there"
+        said = f"{customer_id} is billed at {keeper}, which keeps the balance. Grant the credit at {keeper}"
         raise WrongField(
             "customer_id", f"{said}. To fill a wallet here before a move to it, run `drawdown ledger grant`"
         )
     if paid.customer_id != customer_id and not billed_as(connection, customer_id, now_ms):
-        raise WrongField("customer_id", f"{customer_id} is paid from the wallet of {paid.customer_id}. Give it there")
+        raise WrongField(
+            "customer_id",
+            f"the wallet of {paid.customer_id} pays for {customer_id}. Grant the credit to {paid.customer_id}",
+        )
 
 
 def _keeper(connection: sa.Connection, paid: PaidFrom, customer_id: str, now_ms: int) -> str | None:
@@ -558,16 +570,22 @@ def _take_back_sentences(done: TakenBack) -> list[str]:
     back = f", which returned to the pool {done.pool}" if done.pool and done.taken_micro else ""
     line = f"{done.customer_id}: {did} of {done.lot}{back}; {show_credits(done.balance_micro)} credits now"
     if done.reserved_micro:
-        line += f"; {show_credits(done.reserved_micro)} of it is reserved: take it back when the executions have ended"
+        line += (
+            f"; {show_credits(done.reserved_micro)} of it is reserved. When the executions have ended, repeat "
+            "the command"
+        )
     lines = [line]
     if done.is_refilled:
         stop = f"drawdown topup stop {typed(done.customer_id)}"
-        lines.append(f"{done.customer_id}: the next top-up charges its card again. To prevent that, run `{stop}`")
+        lines.append(
+            f"{done.customer_id}: the next automatic top-up charges the customer's card again. To prevent "
+            f"that, run `{stop}`"
+        )
     if not done.orgs:
         return lines
     more = f" and {len(done.orgs) - MOST_NAMED:,} more" if len(done.orgs) > MOST_NAMED else ""
     halts = ", which the next tick halts" if done.taken_micro and done.balance_micro <= 0 else ""
-    return [*lines, f"{done.customer_id}: it pays for {', '.join(done.orgs[:MOST_NAMED])}{more}{halts}"]
+    return [*lines, f"{done.customer_id}: the wallet pays for {', '.join(done.orgs[:MOST_NAMED])}{more}{halts}"]
 
 
 def _lot_named(connection: sa.Connection, lot: str) -> Lot | None:
@@ -806,7 +824,7 @@ def _put_on_plan(
     connection: sa.Connection,
     asked: Invocation,
     # The kind is ID and not ORG, so that a key bound to an organisation cannot choose the organisation's plan.
-    customer_id: Annotated[str, ID, "Customer's id; by default the organisation's id"],
+    customer_id: Annotated[str, ID, "Customer's id; usually the organisation's id"],
     plan: PlanName,
     *,
     new: New = False,
@@ -851,7 +869,8 @@ ACTIONS: Final = (
         "Give credit",
         "Grant credit to a customer as a lot. The next tick checks the halts of the organisations that the customer"
         " pays for. Without --kind, the credit counts as purchased. A negative amount takes from the lots in the order"
-        " of use; to undo one grant, run `drawdown ledger take-back`. If a provider keeps the customer's balance, this"
+        " of use; to undo a single grant, run `drawdown ledger take-back`. If a provider keeps the customer's "
+        "balance, this"
         " credit pays for nothing before a move to the ledger. If the customer is unknown, Drawdown creates a wallet."
         " If the id resembles an existing one, you must pass --new.",
         _grant,

@@ -361,7 +361,7 @@ def owed_figures(connection: sa.Connection) -> OwedFigures:
     return OwedFigures(int(waiting), int(freezes.freezes), freezes.since_ms)
 
 
-CustomerId = Annotated[str, ORG, "Customer's id; by default the organisation's id"]
+CustomerId = Annotated[str, ORG, "Customer's id; usually the organisation's id"]
 
 
 def _wallets(

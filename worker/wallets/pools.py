@@ -41,8 +41,9 @@ from drawdown.schema.declare import (
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import quote_value, typed
 from drawdown.schema.typed.parsing import show_credits, show_time
+from drawdown.schema.units import in_credits
 from drawdown.worker.catalog.wallets import billed_elsewhere, orgs_of
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
@@ -66,9 +67,11 @@ def make(connection: sa.Connection, pool: str, by: By, *, new: bool = True) -> b
     name that resembles that of a pool or customer.
     """
     if not is_clean_id(pool) or ":" in pool:
-        raise UsageError("invalid pool name: expected 1 to 200 characters without colons and control characters")
+        raise UsageError(
+            f"invalid pool name {quote_value(pool)}: expected 1 to 200 characters without colons and control characters"
+        )
     if not pools.is_pool(connection, pool) and ids.is_known(connection, ids.CUSTOMER, pool):
-        raise Denied("taken", f"the name {pool} is taken by a customer's wallet. Choose another one")
+        raise Denied("taken", f"a customer's wallet has the name {pool}. Choose another name")
     ids.require_meant(connection, pool, new=new, kind=ids.POOL)
     is_new = pools.make(connection, pool, by)
     if is_new:
@@ -93,13 +96,17 @@ def allot(
         )
     ids.require(connection, ids.CUSTOMER, customer_id)
     if pools.is_pool(connection, customer_id):
-        raise Denied("is_pool", f"{customer_id} is a pool, too. Allot to the customer who is to use the credit")
+        raise Denied("is_pool", f"{customer_id} is a pool, too. Name the customer who is to use the credit")
     if not 0 < amount_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("invalid allotment: expected more than 0, and at most 1,000,000,000 credits")
+        raise UsageError(
+            f"invalid allotment {in_credits(amount_micro)}: expected more than 0, and at most 1,000,000,000 credits"
+        )
     if expires_ms <= by.now_ms:
-        raise UsageError("an allotment must end in the future")
+        raise UsageError("invalid end of an allotment: expected a time in the future")
     if not is_clean_id(key):
-        raise UsageError("invalid allotment key: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid allotment key {quote_value(key)}: expected 1 to 200 characters without control characters"
+        )
     done = pools.allot(connection, pool, customer_id, amount_micro, expires_ms, key, by)
     if not done.repeated:
         details = {"lot": done.lot.lot, "customer_id": customer_id, "amount_micro": amount_micro}
@@ -123,7 +130,9 @@ def allow(
     if payer == org_id:
         raise Denied("pays_itself", f"{payer} pays for its own executions anyway. Name another organisation")
     if limit_micro is not None and not 0 < limit_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("invalid limit: expected more than 0, and at most 1,000,000,000 credits")
+        raise UsageError(
+            f"invalid limit {in_credits(limit_micro)}: expected more than 0, and at most 1,000,000,000 credits"
+        )
     if not has_wallet(connection, payer) and billed_elsewhere(connection, payer, by.now_ms):
         # An empty wallet would halt a customer who is billed afterwards.
         text = f"{payer} has no credit here to pay with. Run `drawdown ledger grant {typed(payer, 'CREDITS')}` first"
@@ -266,7 +275,7 @@ def list_payers(connection: sa.Connection, payer: str, org_id: str, now_ms: int,
 
 PoolName = Annotated[str, ID, "Name of the pool"]
 # These have the kind ID and not ORG: an API key that is bound to an organisation must not spend the credit of others.
-Member = Annotated[str, ID, "Customer's id; by default the organisation's id"]
+Member = Annotated[str, ID, "Customer's id; usually the organisation's id"]
 PayerName = Annotated[str, ID, "Customer or pool that pays"]
 PaidOrg = Annotated[str, ID, "Organisation that the payer pays for"]
 

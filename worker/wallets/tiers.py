@@ -41,9 +41,9 @@ from drawdown.schema.declare import (
 )
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import quote_value, typed
 from drawdown.schema.typed.parsing import show_credits, show_time
-from drawdown.schema.units import as_credits
+from drawdown.schema.units import as_credits, in_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
@@ -81,7 +81,7 @@ def set_tier(
     Errors: UsageError for invalid values, or for a new tier without all values; UnknownId unless `new`.
     """
     if NAME.fullmatch(tier) is None:
-        raise UsageError("invalid tier name: expected 1 to 64 of a-z, 0-9 and _+.-")
+        raise UsageError(f"invalid tier name {quote_value(tier)}: expected 1 to 64 of a-z, 0-9 and _+.-")
     ids.require(connection, ids.TIER, tier, new=new)
     was = tiers.hold(connection, tier)
     at_once = change.at_once if change.at_once is not None or was is None else was.at_once
@@ -89,7 +89,7 @@ def set_tier(
     if at_once is None or price is None:
         raise UsageError(f"the tier {tier} is new. Pass --at-once and --price")
     if not 0 <= price <= MAX_ENTRY_MICRO:
-        raise UsageError("invalid price of a tier: expected 0 to 1,000,000,000 credits a month")
+        raise UsageError(f"invalid price of a tier {in_credits(price)}: expected 0 to 1,000,000,000 credits a month")
     found = Tier(tier, at_once, price)
     if found != was:
         tiers.set_tier(connection, found)
@@ -264,7 +264,7 @@ class TierBought(Holder):
 def _buy(
     connection: sa.Connection,
     asked: Invocation,
-    customer_id: Annotated[str, ORG, "Customer's id; by default the organisation's id"],
+    customer_id: Annotated[str, ORG, "Customer's id; usually the organisation's id"],
     tier: TierName,
     *,
     undo: Undo = False,

@@ -87,7 +87,7 @@ def test_a_filter_denies_no_entry_of_a_wallet_that_has_no_lot(home: Home) -> Non
 
 def test_credit_for_org_paid_elsewhere_is_refused_and_dry_run_names_wallet(home: Home) -> None:
     assert look(home, "stark")[0] == 400
-    assert f"stark is paid from the wallet of {CUSTOMER}. Give it there" in look(home, "stark")[1]
+    assert f"the wallet of {CUSTOMER} pays for stark. Grant the credit to {CUSTOMER}" in look(home, "stark")[1]
     assert look(home, "tyrell")[0] == 400
     assert "tyrell is billed at autumn, which keeps its balance" in look(home, "tyrell")[1]
     facts = {

@@ -69,11 +69,11 @@ class EventResult:
 _ACCEPTED: Final = EventResult("accepted")
 _DUPLICATE: Final = EventResult("duplicate")
 _WITHDRAWN: Final = (
-    "it was accepted before and withdrawn since, for good. Send the correct usage as a new event with its own id"
+    "the event was accepted before and withdrawn for good. Send the correct usage as a new event with its own id"
 )
 WITHDRAWN: Final = EventResult("invalid", "withdrawn", _WITHDRAWN)
 TOO_LATE: Final = EventResult(
-    "invalid", "too_late", "it is below the floor of its organisation: its window is closed for good"
+    "invalid", "too_late", "the event is below the floor of its organisation, so its window is closed for good"
 )
 _TOO_MANY: Final = EventResult(
     "invalid", "too_many_types", f"the maximum of {MAX_EVENT_TYPES:,} event types is reached. Send a known type"
@@ -88,17 +88,18 @@ _TOO_MANY_KEY: Final = EventResult(
     "or add this one with `drawdown feature map-event`",
 )
 _OTHER: Final = EventResult(
-    "conflict", "other_content", "an event with its source and id, but other content, was accepted before. That event "
-    "stays, and this one is quarantined: withdraw that event, and send this one with its own id",
+    "conflict", "other_content", "an event with its source and id, but other content, was accepted before. That "
+                                 "event stays, and this event is quarantined. Withdraw that event, and send this "
+                                 "event with its own id",
 )  # fmt: skip
 UNKNOWN_TYPE: Final = "unknown_type"
 REPEATED: Final = "key_repeated"
 _REPEATED: Final = EventResult(
-    "invalid", REPEATED, "another item of this batch has the same source and id, and was refused. Send this one alone"
+    "invalid", REPEATED, "another item of the body has the same source and id, and was refused. Send this item alone"
 )
 _FOREIGN: Final = EventResult("conflict", "other_content", "a sample that does not belong to an event has its id")
 UNASSIGNED: Final = EventResult(
-    "pending", "unassigned", "no provider bills its organisation then: `drawdown org assign`"
+    "pending", "unassigned", "no provider bills its organisation at that time. Run `drawdown org assign`"
 )
 
 
@@ -285,7 +286,9 @@ def _insert(connection: sa.Connection, batch: list[Event], known: dict[str, int]
         }
         out = SQL.run(connection, "insert", {**arrays, "cell_id": CELL, "now_ms": now_ms}).all()
         if any(row.noted is not None for row in out):
-            raise DatabaseBusy("another call just stored a sample with the id of an event. Try again")
+            raise DatabaseBusy(
+                "cannot store the events: another call just stored a sample with the id of one of them. Try again"
+            )
         return {key["sample_id"] for key, _ in batch} - {str(row.sample_id) for row in out}
     there = set(SQL.run(connection, "not_new", {"keys": [key for key, _ in batch]}).scalars())
     new = [(key["sample_id"], event) for key, event in batch if key["sample_id"] not in there]
@@ -350,7 +353,9 @@ def charged_at_once(event: UsageEvent, at_once: Mapping[types.Spot, str]) -> Eve
 
 def _unmapped(event_type: str, window_ms: int) -> EventResult:
     command = f"drawdown feature map-event {typed(event_type, 'FEATURE', '--from', utc(window_ms))}"
-    return EventResult("pending", "unmapped", f"no feature is mapped to {event_type} at {utc(window_ms)}: `{command}`")
+    return EventResult(
+        "pending", "unmapped", f"no feature is mapped to {event_type} at {utc(window_ms)}. Run `{command}`"
+    )
 
 
 PREFIX: Final = OF_EVENTS
@@ -475,7 +480,7 @@ def samples_of(
         if len(mine) > 1:
             orgs = ", ".join(str(row.org_id) for row in mine[: ids.NEIGHBOURS])
             raise UsageError(
-                f"{event_id} of {source} is an event of several organisations, {orgs}: name one with --org"
+                f"{event_id} of {source} is an event of several organisations, {orgs}. Name the organisation with --org"
             )
         found[event_id] = str(mine[0].sample_id)
     return found

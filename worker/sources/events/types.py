@@ -86,7 +86,7 @@ def add_meters(connection: sa.Connection, event_types: list[str], now_ms: int, b
     return found
 
 
-MAP_FIRST: Final = "to use a new one, map it first: `drawdown feature map-event`"
+MAP_FIRST: Final = "to use a new event type, first map it with `drawdown feature map-event`"
 
 
 def find_mistyped(connection: sa.Connection, event_types: Collection[str]) -> dict[str, str]:
@@ -96,7 +96,7 @@ def find_mistyped(connection: sa.Connection, event_types: Collection[str]) -> di
     retried alone.
     """
     if not ids.tells_names(connection):
-        return {name: f"the event type {name} is unknown" for name in event_types}
+        return {name: f"unknown event type {name}" for name in event_types}
     near = {name: ids.find_near(connection, ids.EVENT_TYPE, name) for name in event_types}
     return {
         name: f"{ids.unknown(ids.EVENT_TYPE, name, [known])}; {MAP_FIRST}"
@@ -181,12 +181,15 @@ def declare_value(connection: sa.Connection, event_type: str, value: EventValue,
 def require_values(connection: sa.Connection, event_types: Collection[str], read: Mapping[str, EventValue]) -> None:
     """Check that the values of locked types (`share`) did not change since they were read. Errors: DatabaseBusy."""
     if connection.dialect.name == "postgresql" and values(connection, event_types) != read:
-        raise DatabaseBusy("another call just declared a value for an event type. Try again")
+        raise DatabaseBusy(
+            "cannot store the events: another call just declared a value for one of their types. Try again"
+        )
 
 
 CODE: Final = "charged_at_once"
 WHY: Final = (
-    "events of {} are not billed or kept in this window, because the guard charges it at once as {}. Send its use to "
+    "events of {} are not billed or kept in this window, because the guard charges their use at once as {}. Send "
+    "the use to "
     "POST /v1/guard/consume"
 )
 Spot: TypeAlias = tuple[str, int]
@@ -225,7 +228,7 @@ def require_uncharged(connection: sa.Connection, spots: Collection[Spot]) -> Non
     Errors: DatabaseBusy.
     """
     if spots and connection.dialect.name == "postgresql" and charged(connection, spots):
-        raise DatabaseBusy("another call just set a price for an event type. Try again")
+        raise DatabaseBusy("cannot store the events: another call just set a price for one of their types. Try again")
 
 
 def hold(connection: sa.Connection, event_type: str, now_ms: int) -> int | None:

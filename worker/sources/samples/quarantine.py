@@ -104,7 +104,9 @@ def list_quarantined(
     Errors: UsageError for more than MAX_ROWS rows.
     """
     if not 0 < most <= MAX_ROWS:
-        raise UsageError(f"invalid page size: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--after`")
+        raise UsageError(
+            f"invalid page size {most}: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--after`"
+        )
     rows = _quarantined(connection, chosen, after, most + _OF_ONE_ID)
     found = [_with_meaning(_counted(row_of(row), row), now_ms) for row in rows]
     last = found[most - 1].sample_id if len(found) > most else ""

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MICRO
 from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.frame.parts import Tile
@@ -254,7 +255,7 @@ def opened_day(ask: Ask) -> int | None:
     try:
         found = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
-        raise UsageError("invalid day: expected a date such as 2026-01-31") from None
+        raise UsageError(f"invalid day {quote_value(text)}: expected a date such as 2026-01-31") from None
     return int(found.timestamp()) * 1000
 
 

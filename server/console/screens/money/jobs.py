@@ -30,7 +30,7 @@ from drawdown.worker.reconcile.lists import Compared, ComparedFilter
 from drawdown.worker.topup.lists import show_wallet, switched
 
 PLACE: Final = "/console/jobs"
-QUEUED: Final = "queued; the next tick does the job"
+QUEUED: Final = "queued. The next tick does the job"
 
 
 def _queued(connection: sa.Connection, asked: Asked) -> Fact:

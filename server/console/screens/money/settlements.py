@@ -310,6 +310,6 @@ ACKNOWLEDGE: Final = Action(
     _difference_facts,
     lambda doing: ["reconcile", doing.text("org"), "--acknowledge"],
     lambda _doing: "/console/reconcile",
-    "A person has handled the reported balance differences. Drawdown compares and corrects nothing.",
+    "Acknowledge reported balance differences that a person has handled. Drawdown does not correct any balance.",
 )
 ACTIONS: Final = (ACKNOWLEDGE,)

@@ -115,7 +115,7 @@ SHADOW: Final = Action(
     _mode,
     lambda doing: ["topup", "start", doing.text("id"), "--shadow"],
     lambda doing: url("/console/billing", id=doing.text("id")),
-    "Drawdown records the charges that it would make, and charges nothing.",
+    "Drawdown records the charges that it would make, and does not charge.",
 )
 
 

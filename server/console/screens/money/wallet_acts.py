@@ -28,7 +28,7 @@ MEANING: Final[Mapping[str, str]] = {
 
 Finance must choose the kind, so the form has no default.
 """
-CREDITED: Final = Field("id", "Customer", hint="Customer who owns the wallet; by default the organisation's id.")
+CREDITED: Final = Field("id", "Customer", hint="Customer who owns the wallet; usually the organisation's id.")
 
 
 def _grant(connection: sa.Connection, doing: Doing) -> ActionResult:

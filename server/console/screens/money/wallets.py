@@ -139,7 +139,7 @@ def _rates(rates: list[Rate], now_ms: int) -> Table:
             )
         )
     heads = ("Feature", f"#Credits for {figures.PRICED:,}", "#Micro-credits", "#Per base units", "From, UTC", "State")
-    none = "No feature has a rate: usage of the embedded ledger costs nothing."
+    none = "No feature has a rate, so the embedded ledger does not charge usage."
     note = f"This table shows the first {MOST_RATES} of {len(rows):,} rates." if len(rows) > MOST_RATES else ""
     command = "drawdown ledger show" if rows else "drawdown ledger rate compute_1gb --micro-credits 100"
     return Table("Rate card", heads, rows[:MOST_RATES], none, command, note=note)
@@ -368,7 +368,7 @@ def lots_table(view: LotsView, customer_id: str) -> Table:
     heads = ("Order", "Lot", "#Given", "#Left", "#Used", "#Expired or taken", "Expires, UTC", "Features")
     note = f"Order of use: {view.order}."
     if view.owed_micro:
-        note += f" No lot paid for {figures.credits(view.owed_micro)} of the used credits: the next one does."
+        note += f" No lot paid for {figures.credits(view.owed_micro)} of the used credits yet. The next lot does."
     if view.back_micro:
         note += f" Later use draws first on {figures.credits(view.back_micro)} credits that were given back."
     if len(view.lots) > MOST_LOTS:

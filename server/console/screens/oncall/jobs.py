@@ -106,7 +106,7 @@ def _replay_job(doing: Doing) -> ReplayJob:
 
 def _job(connection: sa.Connection, doing: Doing) -> ActionResult:
     queue.place(connection, _replay_job(doing), doing.by)  # each dry run would get another job number
-    return ActionResult("queued; the next tick does or begins the job")
+    return ActionResult("queued. The next tick does or begins the job")
 
 
 def _standing(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
@@ -212,7 +212,7 @@ ACTIONS: Final = (ORDER,)
 
 
 AT_ONCE: Final = "use the form of the organisation's tab Assignment, which works at once"
-QUEUED: Final = "queued; the next tick does or begins the job"
+QUEUED: Final = "queued. The next tick does or begins the job"
 
 
 def _declared(connection: sa.Connection, doing: Doing) -> Capabilities:

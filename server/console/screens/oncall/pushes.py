@@ -91,7 +91,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         [_row(one) for one in found.lines],
         "No push matches the filter."
         if query
-        else "No push is open: every push is settled. Sealed usage makes new ones.",
+        else "No push is open, because every push is settled. Sealed usage makes new pushes.",
         _command(query),
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
         note=" ".join(filter(None, (_order(chosen), CUT if found.is_cut else ""))),

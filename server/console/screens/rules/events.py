@@ -188,7 +188,7 @@ def _conflicts(connection: sa.Connection, ask: Ask, query: Mapping[str, object])
         )
     heads = ("Seen, UTC", "Kept event", "Sender", "Other content", "State")
     next_ = url(PATH, **{**query, "conflict": found.next_before}) if found.next_before else ""
-    none = "No conflict exists: no event came again under its id with other content."
+    none = "No conflict exists. An event conflicts if it comes again under its id with other content."
     first = url(PATH, **query) if ask.place("conflict") else ""
     command = "drawdown sample quarantined --why id_conflict"
     return Table("Conflicts", heads, rows, none, command, next_, first=first)

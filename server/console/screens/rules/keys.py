@@ -36,7 +36,9 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     )
     next_ = url(PATH, after=found.next_after) if found.next_after else ""
     note = (
-        "Rotated keys stay in the table while Drawdown accepts them. Drawdown keeps a key's hash alone." if rows else ""
+        "Rotated keys stay in the table while Drawdown accepts them. Drawdown stores only the hash of a key."
+        if rows
+        else ""
     )
     first = PATH if after else ""
     table = Table("Keys of programs", heads, rows, none, command, next_, note, first=first)

@@ -144,9 +144,9 @@ def _in_force(connection: sa.Connection, ask: Ask, metric: str, query: Mapping[s
         "Reason",
         "Approved by",
     )
-    none = "No override is in force."
+    none = "No limit override is in force."
     return Table(
-        "Overrides in force, by end",
+        "Limit overrides in force, by end",
         heads,
         rows,
         none,
@@ -371,7 +371,9 @@ def _terms(doing: Doing) -> Terms:
 def _make(connection: sa.Connection, doing: Doing) -> ActionResult:
     terms = _terms(doing)
     made, changed = guard_overrides.add(connection, terms, doing.by, asked=False, permanent=terms.ends_ms is None)
-    return ActionResult(f"override {made.number}: {_terms_said(made)}; in force{'' if changed else '; unchanged'}")
+    return ActionResult(
+        f"limit override {made.number}: {_terms_said(made)}; in force{'' if changed else '; unchanged'}"
+    )
 
 
 def _making(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
@@ -411,7 +413,8 @@ MAKE: Final = Action(
     _making,
     _make_command,
     _to_limits,
-    "It replaces the plan's limit from now on. An organisation's own has precedence, then a pattern's, then a plan's.",
+    "It replaces the plan's limit from now on. A limit override of an organisation has precedence, then that of a "
+    "pattern, then that of a plan.",
     size=_made_size,
 )
 

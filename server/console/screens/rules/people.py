@@ -101,7 +101,7 @@ def _row(one: UserRow) -> tuple[Cell, ...]:
 NAME: Final = Field("name", "Name", hint="Name of the person as actor in the audit log.")
 ROLE: Final = Field("role", "Role", "choice", choices=[(one, one) for one in console_users.ROLES])
 LIMIT: Final = Field(
-    "limit", "Maximum grant", "credits", "Credits; without a limit, an operator can grant nothing.", optional=True
+    "limit", "Maximum grant", "credits", "Credits. Without a limit, an operator cannot grant credit.", optional=True
 )
 PLACE: Final = "/console/people"
 
@@ -187,7 +187,8 @@ SET_ROLE: Final = Action(
     _person,
     lambda doing: [*_named("role", doing), *_limited(doing)],
     lambda _doing: PLACE,
-    "The role counts from the next request. The maximum grant is the amount here, or nothing.",
+    "The role counts from the next request. The amount here is the maximum grant. Without an amount, the person "
+    "cannot grant credit.",
     role="admin",
 )
 RESET: Final = Action(
