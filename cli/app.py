@@ -1,7 +1,7 @@
 """Assemble the inputs of every command in one place.
 
-Guarantee: the modules that call over HTTP are a fifth of a command's imports. The program imports, opens and reads none
-of them before the first call.
+Guarantee: the modules that call over HTTP are a fifth of a command's imports. Before the first call, the program does
+not import these modules, open a connection or read certificates.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ class App:
     err: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True, emoji=False))
     http: Http = None  # type: ignore[assignment]  # __post_init__ sets it
     processes: int = 1
-    """Processes of this command. They share its work, and the rate limits of providers."""
+    """Processes of this command.
+
+    They share its work, and the rate limits of providers.
+    """
     _engine: sa.Engine | None = None
     _registry: Registry | None = None
     _payments: PaymentServices | None = None
@@ -97,7 +100,7 @@ class App:
 
     @property
     def engine(self) -> sa.Engine:
-        """The database, whatever its schema."""
+        """Return the database, even with another schema than this program's."""
         if self._engine is None:
             self._engine = connect(self.settings.database_url, self.settings.latest_database_url)
         return self._engine
@@ -142,9 +145,9 @@ class App:
             self.read(lambda connection: require_clock(connection, self.clock.now_ms()))
 
     def doubt(self) -> str | None:
-        """Return why the database may have lost history; None if there is no doubt.
+        """Return why the database may have lost history; None without such a doubt.
 
-        It writes nothing.
+        The method only reads.
         """
         from drawdown.worker.history.incarnation import read_doubt
 
@@ -207,7 +210,7 @@ class App:
         return True
 
     def require_provider(self, name: str) -> str:
-        """Return the provider's name if it can be used, or bills nothing.
+        """Return the name of a usable provider, or of one that does not bill.
 
         Errors: UnknownId for any other, with the nearest name; Refused for one with wrong settings.
         """

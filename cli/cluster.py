@@ -5,8 +5,8 @@ The engine is procrastinate, on the same PostgreSQL, in its own schema.
 Guarantee: ticks and short jobs have their own connections, so no tick delays a halt. For each kind and shard, at most
 one job waits, and at most one runs. A job is acknowledged after its work; if its worker died, another takes it over.
 Drawdown logs and records a fault in a job, and the next job of the shard continues from the committed work. If a job is
-stopped, or needs a newer program, it goes back to the queue. No money depends on the engine: a job that runs twice, or
-late, does no harm. A worker ends between two effects. If the database is unavailable, the worker waits for it.
+stopped, or needs a newer program, it goes back to the queue. Money does not depend on the engine, because a job can
+safely run twice, or late. A worker ends between two effects. If the database is unavailable, the worker waits for it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from drawdown.worker.watch import ROUND_MS
 log = structlog.get_logger()
 
 QUICK_AT_ONCE: Final = 2
-"""Watch rounds and nightly comparisons that a worker runs at once, beside its tick."""
+"""Concurrent watch rounds and nightly comparisons of a worker, beside its tick."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,9 +185,14 @@ def _apart(app: App, count: int) -> queue.Queue[App]:
 TAKE_OVER_EVERY_S: Final = 15
 """Seconds between two take-overs of the jobs of dead workers (see LIVES_S)."""
 MAX_KEPT_HOURS: Final = 24
-"""Hours for which the engine keeps jobs that failed to start. It deletes successful jobs at once."""
+"""Hours for which the engine keeps jobs that failed to start.
+
+It deletes successful jobs at once.
+"""
 ACKNOWLEDGED_S: Final = 30
-"""Seconds that a worker tries to note the end of a job. They are more than two heartbeats.
+"""Seconds that a worker tries to note the end of a job.
+
+They are more than two heartbeats.
 
 If a worker cannot note it by then, it has lost its heartbeat, too. It begins again, and its jobs are taken over.
 """
@@ -357,13 +362,17 @@ async def take_over(engine: Engine) -> None:
 BEAT_S: Final = 5.0
 """Seconds between two heartbeats of a worker."""
 POLL_S: Final = 1.0
-"""Seconds between two searches for a job that waited for another job of its shard. The engine sends no notification for
-it."""
+"""Seconds between two searches for a job that waited for another job of its shard.
+
+The engine sends no notification for it.
+"""
 AGAIN_S: Final = 1.0
 """Seconds before a worker connects again to a lost database."""
 MAX_TICK_S: Final = 3_600.0
-"""Seconds that a tick of a worker may last. A longer tick hangs, so the process ends, and other workers take over its
-jobs."""
+"""Seconds that a tick of a worker may last.
+
+A longer tick hangs, so the process ends, and other workers take over its jobs.
+"""
 AWAY: Final = (exceptions.ConnectorException, PoolTimeout)
 
 

@@ -1,7 +1,7 @@
 """Run the parts of `--processes N` and `drawdown up`, each in its own process.
 
 Guarantee: each part ends with a result, even if its process was killed. SIGTERM and SIGINT reach every part, and end it
-between two effects. No part outlives the command. Each part opens its own connections. The signal handler takes no
+between two effects. Each part ends with the command, and opens its own connections. The signal handler does not take a
 lock, because the interrupted thread may hold it and would wait for itself. The code that waits for the signal logs it.
 """
 

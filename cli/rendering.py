@@ -51,7 +51,10 @@ def show_change(app: App, result: Mapping[str, object], lines: Iterable[str | Ta
 
 
 BLANKS: Final = re.compile("^ +| +$|(?<= ) +")
-"""Matches blanks that a table would drop: at a text's ends, and all but the first of several."""
+"""Matches blanks that a table would drop.
+
+They are at a text's ends, and all but the first of several in a row.
+"""
 MAX_WIDTH: Final = 10_000
 """Width at which a table is measured, in characters. It is wider than any row."""
 

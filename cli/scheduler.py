@@ -42,7 +42,10 @@ log = structlog.get_logger()
 
 
 WITHIN: Final = 0.8
-"""Default time limit of a tick, as a share of the interval between ticks. A tick that hangs ends then."""
+"""Default time limit of a tick, as a share of the interval between ticks.
+
+A tick that hangs ends at this limit.
+"""
 
 
 @dataclass
@@ -56,7 +59,10 @@ class Options:
     watch_every_s: int | None = None
     """Seconds between watch rounds; None: no watch."""
     deadline_s: float | None = None
-    """Seconds after which a tick leaves the rest to the next tick. None: the share WITHIN of the interval."""
+    """Seconds after which a tick leaves the rest to the next tick.
+
+    None: the share WITHIN of the interval.
+    """
     nightly_at: dt.time | None = None
     """Time of day of the nightly checks in UTC. None: they run elsewhere."""
 
@@ -180,8 +186,10 @@ class WatchLoop:
 
 COMMAND: Final = (sys.executable, "-c", "from drawdown.cli.main import main; main()", "nightly", "--json")
 ENDED: Final = (-signal.SIGTERM, -signal.SIGINT)
-"""Exit statuses of a process that a signal ended. When the machine stops, all processes get it, so the nightly process
-may end first."""
+"""Exit statuses of a process that a signal ended.
+
+When the machine stops, all processes get the signal, so the nightly process may end first.
+"""
 ENDS_WITHIN_S: Final = 20.0
 """Seconds to wait for the nightly process to end after a request."""
 

@@ -106,7 +106,10 @@ log = structlog.get_logger()
 
 SUFFIX: Final = "_FILE"
 MAX_BYTES: Final = 128 * 1024
-"""Bytes of a file with a setting: as much as one environment variable may hold on Linux."""
+"""Bytes of a file with a setting.
+
+One environment variable may hold as much on Linux.
+"""
 
 Check = Callable[[str, str | None], object]
 """Checks the present content of a file and, in a running process, the previous content. Errors: UsageError."""

@@ -1,8 +1,8 @@
 """Handle the process's streams.
 
-Guarantee: a closed, full or broken stream stops no work and changes no exit status. There are two exceptions, in which
-the output is the work. A printed file fails if its disk is full (`print_file`). A secret that is shown once fails if it
-was not shown (`require_shown`).
+Guarantee: a closed, full or broken stream does not stop work or change the exit status. There are two exceptions, in
+which the output is the work. A printed file fails if its disk is full (`print_file`). A secret that is shown once fails
+if it was not shown (`require_shown`).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def keep_stdout(*, closed: bool) -> None:
 def say_what_was_lost() -> None:
     """Report lost output on stderr at the end of a command.
 
-    If the reader left, report nothing.
+    If the reader left, do not report the loss.
     """
     raw = _flushed()
     if raw is not None and raw.lost is not None and raw.lost.errno not in LEFT and not raw.told:

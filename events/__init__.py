@@ -1,1 +1,1 @@
-"""Usage events: their shape, and the check of reports about them. Nothing here does I/O."""
+"""The shape of usage events, and the check of reports about them. Pure."""

@@ -1,9 +1,11 @@
-"""The items of a body: one JSON object, an array of them, or one on each line.
+"""Read the items of a body.
 
-Guarantee: pure. Each item is read and bounded separately. If an item is invalid, only it is reported, and the others
-are read. That needs the end of the item, and Drawdown passes over at most MOST_PASSED_OVER tokens of a body to find
-ends. Every reading of a body is the same: a repeated name, a number that JSON does not have, and bytes that are not
-UTF-8 are rejected.
+A body is one JSON object, an array of objects, or one object on each line.
+
+Guarantee: pure. Each item is read and bounded separately. If an item is invalid, only that item is reported, and the
+others are read. To find the ends of invalid items, Drawdown passes over at most MOST_PASSED_OVER tokens of a body. A
+body has one meaning, because repeated names, numbers that JSON does not have, and bytes that are not UTF-8 are
+rejected.
 """
 
 from __future__ import annotations
@@ -22,10 +24,15 @@ MOST_ITEMS: Final = 1_000
 MAX_ITEM_BYTES: Final = 16 * 1024
 """Size of one item in a body of events or samples."""
 _FIRST_LOOK: Final = 1024
-"""Bytes of an item to read first, enough for most items. If they are not enough, the whole item is read."""
+"""Bytes of an item to read first, enough for most items.
+
+If they are not enough, the whole item is read.
+"""
 MOST_PASSED_OVER: Final = 200_000
-"""Brackets, texts and commas of one body that Drawdown passes over to skip invalid items. A thousand invalid items have
-fewer."""
+"""Tokens of one body that Drawdown passes over to skip invalid items.
+
+Tokens are brackets, texts and commas. A thousand invalid items have fewer.
+"""
 MAX_DEPTH: Final = 8
 """Nested objects and arrays of one item, including the item itself."""
 
@@ -34,16 +41,19 @@ Item = dict[str, object]
 _BLANK: Final = re.compile(rb"[ \t\r\n]*")
 _LINE: Final = re.compile(rb"[^\n]*\n|[^\n]+")
 _TOKENS: Final = re.compile(rb'"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z)|[\[{]+|[\]}]+|,', re.DOTALL)
-"""Tokens that decide where an item ends. A text without an end is one token up to the end of the body."""
+"""Tokens that decide where an item ends.
+
+A text without an end is one token up to the end of the body.
+"""
 
 
 _NO_UTF8: Final = re.compile("[\ud800-\udfff]")
 
 
 class Unreadable(UsageError):
-    """An error: a body cannot be read, so no item of it counts.
+    """An error: a body cannot be read, so all of its items are rejected.
 
-    `code`: `not_json`, `too_large`.
+    `code`: `not_json` or `too_large`.
     """
 
 
@@ -87,7 +97,7 @@ def is_array(body: bytes) -> bool:
 def array(body: bytes) -> Iterator[Item | Unfit]:
     """Yield the items of a JSON array.
 
-    Errors: Unreadable, also after some items: then none of them counts.
+    Errors: Unreadable, also after some items. Then reject these items, too.
     """
     at, number, left = _skip(body, 0), 0, MOST_PASSED_OVER
     if _sign(body, at) != b"[":

@@ -1,7 +1,9 @@
-"""Usage events as they are sent: CloudEvents 1.0, or objects with the field names of Drawdown's envelope.
+"""Read usage events as they are sent.
+
+They are CloudEvents 1.0, or objects with the field names of Drawdown's envelope.
 
 Guarantee: pure. Each item becomes one usage event, or one `Unfit` with a code and a place. If a sender repeats an
-event, the result is the same event: extension attributes, which a tracing library changes with each attempt, are
+event, the result is the same event. Extension attributes, which a tracing library changes with each attempt, are
 dropped. This module does not read with the official `cloudevents` package. That package accepts repeated names and
 numbers that JSON does not have, reads all numbers as floats, and rejects a batch for one invalid event.
 """
@@ -35,7 +37,10 @@ OWN: Final = frozenset(
     {"source", "event_id", "event_type", "org_id", "subject", "project", "plan_key", "quantity", "occurred_at",
      "recorded_at", "properties"}
 )  # fmt: skip
-"""The field names of the envelope. Another name is rejected, because it is probably one of these, mistyped."""
+"""The field names of the envelope.
+
+Other names are rejected, because they are probably mistyped.
+"""
 
 _PLACES: Final = {
     "event_id": "id", "event_type": "type", "org_id": "subject", "project": "data.project", "plan_key": "data.plan",
@@ -53,9 +58,9 @@ _JSON_DATA: Final = re.compile(r"(?:application|text)/(?:[a-z0-9.-]+\+)?json", r
 class ReceivedEvent:
     """An event as it was sent.
 
-    Without a time of its own, it has the time at which its sender recorded it, or of its arrival. A repetition is the
-    same event, whenever it comes: its time is looked up if it came before. `wrong`: why it states no quantity. Until it
-    is `counted`, its quantity is 0.
+    An event without a time has the time at which its sender recorded it, or else of its arrival. A later repetition is
+    the same event, because Drawdown looks up the time of the first. `wrong`: why the event lacks a quantity; its
+    quantity is 0 until `counted` sets it.
     """
 
     event: UsageEvent
@@ -63,9 +68,9 @@ class ReceivedEvent:
     wrong: Unfit | None = field(default=None, compare=False)
     again: Callable[[EventValue | None], ReceivedEvent | Unfit] | None = field(default=None, compare=False, repr=False)
     other_subject: bool = False
-    """True if its subject differs from the organisation.
+    """True if the event's subject differs from the organisation.
 
-    If the sender has no organisation of its own, the subject is the organisation.
+    For a sender without an organisation of its own, the subject is the organisation.
     """
 
     def counted(self, value: EventValue | None) -> ReceivedEvent | Unfit:
@@ -92,7 +97,7 @@ def parse_events(
 
     `headers`: names in lower case; a repeated header is there twice. `org_id`, `source`: the organisation and source
     that the sender is bound to, if any. An event without a source has that source. Errors: Unreadable, also after some
-    events: then none of them counts.
+    events. Then reject these events, too.
     """
     for one in _each(body, content_type, headers, org_id, now_ms, source):
         if isinstance(one, ReceivedEvent) and source is not None and one.event.source != source:

@@ -1,10 +1,12 @@
-"""The envelope: the fields of every usage event, from any product; its JSON, and its JSON Schema.
+"""The envelope of usage events, its JSON and its JSON Schema.
+
+The envelope has the fields of every usage event, from any product.
 
 Guarantee: pure. The database accepts every event that is made here. The fault of any other item is named by a code and
-its place, without its value. Numbers are integers of base units: an adapter scales the fractions of its product. The
-schema follows from the fields of `UsageEvent` and its bounds: `usage-event.schema.json` here is the result of
-`envelope_schema`, which a test checks. Faults that a schema cannot express (the bytes of `properties`, times far ahead)
-are rejected when the event arrives.
+its place, without its value. Numbers are integers of base units, so an adapter scales the fractions of its product. The
+schema follows from the fields of `UsageEvent` and its bounds. A test checks that `usage-event.schema.json` here is the
+result of `envelope_schema`. Faults that a schema cannot express (the bytes of `properties`, times far ahead) are
+rejected when the event arrives.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
 
 MAX_QUANTITY: Final = 10**12
-"""Base units of one event. Nine million such events in a window still fit in 64 bits."""
+"""Base units of one event.
+
+Nine million such events in a window still fit in 64 bits.
+"""
 MAX_PROPERTIES_BYTES: Final = 4_096
 """Size of the properties of one usage event, as JSON."""
 

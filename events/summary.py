@@ -1,8 +1,10 @@
-"""The public summary of usage events: counts and quantities by plan, kind and day, without organisations.
+"""The public summary of usage events, without organisations.
+
+It has counts and quantities by plan, kind and day.
 
 Guarantee: pure. Each row covers at least LEAST organisations. A smaller group joins the other plans of its kind and
-day, then all kinds of that day, then all days. If it is still too small, it is left out. The summary has no total, from
-which a row that is left out could be computed.
+day, then all kinds of that day, then all days. If the group is still too small, it is omitted. The summary is without
+totals, because an omitted row could be computed from a total.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class OrgUse:
 class SummaryRow:
     """A group of at least LEAST organisations.
 
-    `quantity` None: the group has several kinds, so units do not add up.
+    `quantity`: base units; None if the group has several kinds, because their units do not add up.
     """
 
     plan: str

@@ -1,8 +1,10 @@
-"""The quantity of an event that states none: 1, or the value at a path in its data.
+"""The quantity of an event that does not state a quantity.
 
-Guarantee: pure and exact. A value times its scale is a whole number of base units; otherwise it is rejected by a code
-with its place. No number is rounded. The terms are those of OpenMeter's meters: an aggregation (`count`, `sum`) and a
-value property (`$.usage.tokens`).
+The quantity is 1, or the value at a path in the event's data.
+
+Guarantee: pure and exact. A value times its scale must be a whole number of base units. Otherwise the value is rejected
+by a code with its place. Numbers are never rounded. The terms are those of OpenMeter's meters: an aggregation (`count`,
+`sum`) and a value property (`$.usage.tokens`).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The guard's rules: which use is allowed now, and why not. Nothing here does I/O."""
+"""The guard's rules, which decide whether a use is allowed now, and why. Pure."""

@@ -1,9 +1,11 @@
-"""The decision if an amount of a metric can be used now, by which rule, and how much is left. Pure.
+"""Decide if an amount of a metric can be used now. Pure.
 
-Guarantee: rules apply in one order: the operator, an override in place of the plan's limit, the plan's limit, the
-credit of the payer. If the credit is unknown, a setting decides. If a plan has no limit for a metric, it allows no use
-of it: unlimited use must be set. The decision of phase 3 is always computed (`would`), and the phase determines its
-effect. The gate of sandboxes uses the same rules (`worker/verdict/refresh_requests.py`).
+The decision has its rule, and the amount that is left.
+
+Guarantee: rules apply in one order: the operator, a limit override in place of the plan's limit, the plan's limit, the
+credit of the payer. If the credit is unknown, a setting decides. If a plan lacks a limit for a metric, it does not
+allow the use of the metric. Unlimited use must be set. The decision of phase 3 is always computed (`would`), and the
+phase determines its effect. The gate of sandboxes uses the same rules (`worker/verdict/refresh_requests.py`).
 
     phase          nothing left                     little left
     0 silent       allow                            allow
@@ -22,11 +24,17 @@ from drawdown.guard.periods import SPANS, Span
 
 Decision: TypeAlias = Literal["allow", "warn", "block"]
 Reach: TypeAlias = Literal["org", "pattern", "plan"]
-"""The reach of an override: one organisation, all organisations with a common prefix, or a plan."""
+"""The reach of a limit override.
+
+It is one organisation, all organisations with a common prefix, or a plan.
+"""
 
 ONE_PPM: Final = 1_000_000
 HYSTERESIS_PPM: Final = 100_000
-"""The part of a limit (in a million) by which use must fall below the level of a warning before the next warning."""
+"""Parts per million of a limit by which use must fall before the next warning.
+
+The fall counts from the level of the warning.
+"""
 SILENT: Final = 0
 WARN: Final = 1
 BLOCK_FREE: Final = 2
@@ -42,7 +50,7 @@ _CLOSENESS: Final[Mapping[Reach, int]] = {"org": 0, "pattern": 1, "plan": 2}
 class Limit:
     """A plan's limit of a metric in a period, in base units.
 
-    `amount` None: unlimited. `phase` None: that of the metric.
+    `amount`: base units in the period; None: unlimited. `phase`: the phase; None: that of the metric.
     """
 
     period: Span
@@ -55,7 +63,7 @@ class Limit:
 class Override:
     """An override in place of a plan's limit, with its reach.
 
-    `number` 0: the override of one organisation (`org override`), of which there is at most one.
+    `number`: the number of a limit override; 0: the org override (`drawdown org override`).
     """
 
     number: int
@@ -68,7 +76,7 @@ class Override:
 class Counted:
     """The use of a metric in a period, in base units.
 
-    `warned`: the caller was warned of it.
+    `warned`: True if the caller was warned in this period.
     """
 
     used: int = 0
@@ -79,9 +87,10 @@ class Counted:
 class Facts:
     """The facts that a decision uses.
 
-    `halted`: the operator's reason to halt all use. `limits`: the plan's, at most one for each span. `overrides`: those
-    in force for the caller, in any order. `no_credit`: the code with which the payer was refused, or why the credit is
-    unknown. `fails_open`: allow use if the credit is unknown. `pays`: credit was bought at some time.
+    `halted`: the operator's reason to halt all use. `limits`: the limits of the plan, at most one for each span.
+    `overrides`: the overrides in force for the caller, in any order. `no_credit`: the code with which the payer was
+    refused, or why the credit is unknown. `fails_open`: True to allow use if the credit is unknown. `pays`: True if
+    credit was ever bought.
     """
 
     phase: int
@@ -114,9 +123,10 @@ class Bound:
 class Verdict:
     """The result of a decision.
 
-    `decision`: the one that counts. `would`: the decision if each phase were 3. `enforced`: the phase enforces the
-    decision. `rule`: the rule that decided. `reason`: its code. `bound`: the nearest bound, with its amount and period
-    (None: all are unlimited). `used`: the use before. `remaining`: the amount left after it.
+    `decision`: the decision that counts. `would`: the decision if each phase were 3. `enforced`: True if the phase
+    enforces the decision. `rule`: the rule that decided. `reason`: the code of the reason. `bound`: the nearest bound,
+    with its amount and period (None: all are unlimited). `used`: the use before this use. `remaining`: the amount left
+    after this use.
     """
 
     decision: Decision
@@ -178,7 +188,7 @@ def beyond(facts: Facts, amount: int) -> bool:
 
 
 def holds(phase: int, pays: bool) -> bool:
-    """Return True if a phase enforces the decision."""
+    """Return True if a phase enforces a decision."""
     return phase == BLOCK_ALL or (phase == BLOCK_FREE and not pays)
 
 
@@ -238,6 +248,6 @@ class Price:
     def hold_micro(self, amount: int) -> int:
         """Return the micro-credits to reserve for an amount.
 
-        If the metric has a cost, it is at least 1, because the use can be larger.
+        If the metric has a cost, the result is at least 1, because the use can be larger.
         """
         return max(self.of(amount), 1) if self.micro else 0

@@ -1,4 +1,6 @@
-"""The periods in which the guard counts (hours, days, months, in UTC), and the span of concurrent use. Pure.
+"""The periods in which the guard counts, and the span of concurrent use. Pure.
+
+Periods are hours, days and months in UTC.
 
 Guarantee: the periods of a kind do not overlap, and cover every moment. Each counter has the start of its period in its
 key, so Drawdown never resets a counter to zero. Moments are milliseconds.
@@ -13,7 +15,10 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS
 
 Period: TypeAlias = Literal["hour", "day", "month"]
 Span: TypeAlias = Literal["hour", "day", "month", "at_once"]
-"""The span of a limit: the use in a period, or the number that exists at the same time."""
+"""The span of a limit.
+
+A limit bounds the use in a period, or the number that exists at the same time.
+"""
 
 PERIODS: Final[tuple[Period, ...]] = get_args(Period)
 """The periods, from the shortest to the longest."""

@@ -1,4 +1,7 @@
-"""Accounts: the wallet of each customer, its plan, its concurrent sandboxes, and its reserved credit."""
+"""The wallets of customers.
+
+A wallet has a plan, a number of concurrent sandboxes, and reserved credit.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +40,9 @@ class Wallet:
 
     @property
     def lapsed_micro(self) -> int:
-        """Return the rest of ended lots that no execution has reserved.
+        """Return the unreserved rest of ended lots, in micro-credits.
 
-        It pays for no more use, and will leave the balance.
+        This credit cannot pay for further use, and will leave the balance.
         """
         return self.over_micro - promised(self.over_micro, self.balance_micro, self.held_micro)
 
@@ -52,7 +55,7 @@ class Wallet:
     def available_micro(self) -> int:
         """Return the credit that can still be reserved, in micro-credits.
 
-        In SQL, except for unbilled use, it is `available_micro` of `words.sql`.
+        The same amount in SQL, without unbilled use, is `available_micro` of `words.sql`.
         """
         return self.payable_micro - self.held_micro + self.overdraft_micro - self.unbilled_micro
 
@@ -103,8 +106,8 @@ def hold_plans(connection: sa.Connection, plans: Collection[str]) -> int:
 
     Return how many exist.
 
-    This transaction already holds the wallets that it grants credit to. It grants by the present terms. A transaction
-    that changes them later sees who received credit before.
+    This transaction already holds the wallets to which it grants credit by the present terms. A transaction that
+    changes the terms later can read which wallets received credit before.
     """
     return len(SQL.run(connection, "hold_plans", {"plans": sorted(plans)}).all())
 
@@ -112,7 +115,7 @@ def hold_plans(connection: sa.Connection, plans: Collection[str]) -> int:
 def open_accounts(connection: sa.Connection, accounts: Iterable[str]) -> None:
     """Make the wallets that do not exist.
 
-    They are made in one order, so that transactions do not deadlock.
+    All transactions make accounts in one order, so that they do not deadlock.
     """
     rows = [{"id": account} for account in sorted(set(accounts))]
     SQL.run(connection, "open_accounts", {"accounts": rows})
@@ -127,7 +130,7 @@ class HoldTerms:
 
     `hold_factor_ppm`: the factor of the estimate (parts in a million). `unknown_hold_micro`: the amount without an
     estimate; None: refuse such an execution. `most_hold_micro`, `most_held_micro`: the most for one execution, and for
-    all executions of a wallet; None: no limit. `holds_halt`: reserved credit can halt the organisation.
+    all executions of a wallet; None: unlimited. `holds_halt`: True if reserved credit can halt the organisation.
     """
 
     hold_factor_ppm: int = ONE_PPM
@@ -139,7 +142,7 @@ class HoldTerms:
     def held_for(self, estimate_micro: int) -> int:
         """Return the amount to reserve for an estimate, in micro-credits.
 
-        It is rounded up, and at most `most_hold_micro`.
+        The amount is rounded up, and is at most `most_hold_micro`.
         """
         amount = -(-estimate_micro * self.hold_factor_ppm // ONE_PPM)
         return amount if self.most_hold_micro is None else min(amount, self.most_hold_micro)

@@ -1,8 +1,8 @@
 """Lots, and the use that each of them pays for. Pure.
 
-Guarantee: the same lots and the same use give the same result, in whatever order they came into the database. Time is
-cut where lots begin and expire. Within a part of time, lots pay in their order of use. If no lot pays for a use, it is
-owed, and later lots pay for it. A refund beyond the use of its part pays for later use, before any lot does. The
+Guarantee: the same lots and the same use give the same result, in any order of their rows in the database. Time is cut
+where lots begin and expire. Within a part of time, lots pay in their order of use. If the lots cannot pay for a use, it
+is owed, and later lots pay for it. A refund beyond the use of its part pays for later use, before any lot does. The
 payments of the lots are exactly the use, less the owed part, plus the refunds that were not used up, in micro-credits.
 A lot that has not begun does not pay.
 """
@@ -23,9 +23,15 @@ from drawdown.schema.units import in_credits
 Kind: TypeAlias = Literal["included", "bonus", "purchased", "sponsor", "refund"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
 Uses: TypeAlias = Mapping[int, Mapping[str | None, int]]
-"""The use in micro-credits, by the number of a part of time and by feature (None: use without a feature)."""
+"""The use in micro-credits, by part of time and by feature.
+
+The key is the number of the part and the feature (None: use without a feature).
+"""
 TAKEN: Final = ""
-"""In place of a feature: credit that was taken back without a lot. Lots pay for it as for use without a feature."""
+"""Marks credit that was taken back without a lot, in place of a feature.
+
+Lots pay for it as for use without a feature.
+"""
 DEFAULT_PRIORITY: Final = 50
 Part: TypeAlias = Literal["included", "rollover", "first"]
 """The source of a lot in its plan."""
@@ -41,10 +47,10 @@ class Lot:
 
     These fields belong to some kinds only:
 
-    - granted by a plan: `part` and `plan` name its source, `period` the month that it is for
-    - included credit: the amount that can roll over
-    - rolled-over credit: `reduced_micro`, part of `taken_micro`, is the amount that late use took
-    - an allotment: `pool` is the owner of the credit, to which it returns
+    - `part`, `plan`, `period`: for credit of a plan, the source, the plan and the month of the grant.
+    - `rollover_min_micro`, `rollover_max_micro`: for included credit, the amount that can roll over.
+    - `reduced_micro`: for rolled-over credit, the part of `taken_micro` that late use took.
+    - `pool`: for an allotment, the pool to which the credit returns.
     """
 
     lot: str
@@ -72,7 +78,7 @@ class Lot:
 
     @property
     def turn(self) -> tuple[int, bool, int, bool, int, str]:
-        """Return the lot's place in the order of use (`ORDER`), as a key to sort by."""
+        """Return a sort key for the lot's place in the order of use (`ORDER`)."""
         ends = self.expires_ms
         return (self.priority, ends is None, ends or 0, self.features is None, self.begins_ms, self.lot)
 
@@ -85,8 +91,8 @@ class Lot:
 class Allocation:
     """The result of an allocation, in micro-credits.
 
-    `used`: the payment of each lot. `taken_back`: the part of it for credit that was taken back without a lot.
-    `unpaid`: use that no lot paid for, by feature. `back`: refunds that were not used up.
+    `used`: the payment of each lot. `taken_back`: the part of that payment for credit that was taken back without a
+    lot. `unpaid`: use that lots did not pay for, by feature. `back`: refunds that were not used up.
     """
 
     used: dict[str, int]
@@ -98,8 +104,8 @@ class Allocation:
 def is_same(before: Lot, lot: Lot) -> bool:
     """Return True if two lots are the same grant.
 
-    A default begin, and an end such as `+30d`, count from the moment of the grant, which differs each time. They are
-    the same if their distances from that moment are the same.
+    A default start, and an end such as `+30d`, count from the moment of the grant, which differs each time. So the lots
+    are compared by their distances from that moment.
     """
     later_ms = lot.at_ms - before.at_ms
     begins, expires = lot.begins_ms, lot.expires_ms
@@ -114,7 +120,7 @@ def is_same(before: Lot, lot: Lot) -> bool:
 def other_content(before: Lot) -> Refused:
     """Return the refusal of a key that was used before with other content.
 
-    A person may follow its advice after a lost answer, so it must not cause a second grant.
+    A person may follow the advice in the message after a lost answer, so the advice must not cause a second grant.
     """
     ends = "without an end" if before.expires_ms is None else f"until {utc(before.expires_ms)}"
     pays = "" if before.features is None else f", for {', '.join(before.features)}"
@@ -131,7 +137,7 @@ def other_content(before: Lot) -> Refused:
 def parts(lots: Sequence[Lot], cuts: Collection[int] = ()) -> list[tuple[int | None, int | None]]:
     """Return the parts of time in order, as start and end; None: unbounded.
 
-    `cuts`: further moments to cut at.
+    `cuts`: further moments at which a part ends.
     """
     ends = {lot.expires_ms for lot in lots if lot.expires_ms is not None}
     moments: list[int | None] = [None, *sorted({lot.begins_ms for lot in lots} | ends | set(cuts)), None]

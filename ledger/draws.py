@@ -1,9 +1,11 @@
-"""Draws: charges of an execution to its wallet, in parts, at its end, or when it is released.
+"""The draws, which charge an execution to its wallet.
+
+An execution is charged in parts, at its end, or when it is released.
 
 Guarantee: each number of an execution is drawn once, with one content. The final cost never changes. An amount in base
 units is priced by the rate card at the acceptance of the execution (`card`). Rates that were set later for an earlier
-time do not apply. The overage decides about cost above the reserved credit: charge it, cap it (a second entry writes
-the rest off), or refuse it. If metering settles an execution, it is not charged here, and has no entry.
+time do not apply. The overage is the rule for cost above the reserved credit, which is to charge it, cap it, or refuse
+it. With a cap, a second entry writes the rest off. If metering settles an execution, this module does not charge it.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Cost:
 class Line:
     """A part of a draw: an amount in micro-credits, and the quantity of a feature.
 
-    The quantity is None if the cost has none.
+    The quantity is None if the cost is an amount of credits.
     """
 
     feature: str | None
@@ -64,7 +66,7 @@ class Drawn:
 
     The amounts are those of this draw, in micro-credits.
 
-    `repeated`: the same draw exists, and nothing was charged.
+    `repeated`: True if the same draw existed before, so this call did not charge.
     """
 
     reservation: Reservation
@@ -88,7 +90,7 @@ def other_draw(found: Reservation, number: int) -> Denied:
 def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, card: RateCard, by: By) -> Drawn:
     """Charge a part of an open execution, under a number of the caller.
 
-    This transaction must hold `found`.
+    This transaction must have locked `found`.
 
     Errors: Denied `other_content` for a number with other content, `ended`, `beyond_hold`, `no_rate`, `metered`.
     """
@@ -115,11 +117,12 @@ def finish(
 
     `settled` needs its whole cost. `released` has its draws, or the whole `cost`.
 
-    It frees the rest of the reserved credit, and owes the supplier its share. An expired execution can still be
-    settled. This transaction must hold `found`.
+    The function frees the rest of the reserved credit, and makes the supplier's settlement. An expired execution can
+    still be settled. This transaction must hold `found`.
 
-    Errors: Denied `ended` for an execution that ended otherwise, `other_content` for another cost, `below_drawn` for
-    less than was drawn before, `beyond_hold`, `no_rate`, `metered` for a cost of an execution that metering settles.
+    Errors: Denied `ended` for an execution that ended otherwise, and `other_content` for another cost. Denied
+    `below_drawn` for less than was drawn before, `beyond_hold`, and `no_rate`. Denied `metered` for a cost of an
+    execution that metering settles.
     """
     _require_unmetered(found, cost)
     if found.state == state:
@@ -245,7 +248,7 @@ def _written_off(connection: sa.Connection, found: Reservation) -> dict[str, int
 def span(reservation: str, number: str) -> dict[str, object]:
     """Return the range of keys of the entries of one number.
 
-    It is from `first` up to `beyond`, which is excluded.
+    The range is from `first` up to `beyond`, which is excluded.
     """
     head = f"run:{reservation}:{number}"
     return {"reservation": reservation, "first": f"{head}:", "beyond": f"{head};"}

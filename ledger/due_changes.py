@@ -1,11 +1,11 @@
 """Changes of a wallet that are due by time, booked before its balance is used.
 
-They are reservations that expire, lots that begin or expire, credit of plans, and tiers. If an execution expires, the
-same transaction queues a webhook to the operator's product.
+The changes are reservations that expire, lots that begin or expire, credit of plans, and tiers. If an execution
+expires, the same transaction queues a webhook to the operator's product.
 
-Guarantee: a transaction that decides by a balance matures its wallet first, under its lock. The sweep does the same
-earlier. All code takes locks in one order: reservations by their keys, then wallets by their ids, then plans by their
-names.
+Guarantee: a transaction that decides by a balance matures its wallet first, under its lock. The sweep matures wallets
+before a transaction needs them. All code takes locks in one order: reservations by their keys, then wallets by their
+ids, then plans by their names.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ SWEPT_AT_ONCE: Final = 1_000
 LOOK_AGAIN: Final = 0
 """The due time of a wallet that must be checked again at once."""
 TO_TELL: Final = 1
-"""The due time of a wallet that was checked, and only has to be reported."""
+"""The due time of a wallet that was checked, and only must be reported."""
 
 
 @dataclass(frozen=True)
 class Matured:
     """The result of maturing wallets.
 
-    `moved`: customers with a changed balance or credit to pay with. `more`: more is due than one call takes.
+    `moved`: customers with a changed balance, or with a changed amount to pay with. `more`: True if more changes are
+    due than one call books.
     """
 
     moved: list[str]
@@ -49,7 +50,7 @@ class Matured:
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wallet:
-    """Return a wallet as if all its due changes were booked. It does not write anything."""
+    """Return a wallet as if all its due changes were booked. Only read."""
     return look_ahead_with_lots(connection, customer_id, now_ms)[0]
 
 
@@ -70,9 +71,9 @@ def look_part(customer_id: str, now_ms: int) -> Part:
 def look_ahead_by(
     connection: sa.Connection, customer_id: str, wallet: Sequence[Any], now_ms: int
 ) -> tuple[Wallet, list[Lot]]:
-    """Return what `look_ahead_with_lots` returns, for a wallet that was already read.
+    """Return the result of `look_ahead_with_lots` for a wallet that was already read.
 
-    It reads more only if a change is due in the wallet.
+    The function reads more rows only if a change is due in the wallet.
     """
     if not wallet:
         return Wallet(0, None, None), []
@@ -115,13 +116,13 @@ def _due_left(customers: Sequence[str], now_ms: int) -> Part:
 
 
 def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> bool:
-    """Book all due changes of these wallets. Return True if no more are due.
+    """Book all due changes of these wallets. Return True if all are booked.
 
-    They are reservations that expire (a bounded number at once), lots that begin or expire, credit of plans, and tiers.
-    For pools, they include the allotments that return. It locks the reservations, then the wallets, including those of
-    the pools to which allotments return.
+    The changes are reservations that expire (a bounded number at once), lots that begin or expire, credit of plans, and
+    tiers. For pools, they include the allotments that return. The function locks the reservations, then the wallets,
+    including those of the pools to which allotments return.
 
-    A wallet can be marked as due although the cause has ended. Then only the mark is corrected.
+    If a wallet is still marked as due although the cause has ended, only the mark is corrected.
     """
     return not _mature(connection, customer_ids, now_ms).more
 
@@ -204,7 +205,7 @@ def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
 def tell_expired(connection: sa.Connection, expired: Sequence[sa.Row[Any]], now_ms: int) -> None:
     """Queue a webhook for each reservation that just expired.
 
-    That applies even if it is settled later.
+    The webhook is sent even if the execution is settled later.
     """
     tell(connection, [_of_reservation(row, now_ms) for row in expired])
 

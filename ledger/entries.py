@@ -1,7 +1,7 @@
-"""Posting of entries: each key once, and the entry moves the balance of the wallet on its side.
+"""Post entries, each key once, and move the balances of their wallets.
 
-The other side is a name: a feature's revenue, or the source of grants. Its balance is not stored. If all customers'
-charges changed one row, each of them would wait for the others.
+The other side of an entry is a name, such as a feature's revenue or the source of grants. Drawdown does not store a
+balance for that side, because all customers' charges would then change one row, and wait for each other.
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ SQL = queries(__file__)
 SOURCE = "source:grants"
 
 MAX_ENTRY_MICRO = 10**15
-"""Largest amount of an entry, as of a grant: 1,000,000,000 credits. Balances of many such entries fit in 64 bits."""
+"""Largest amount of an entry, such as a grant: 1,000,000,000 credits.
+
+Balances of many such entries fit in 64 bits.
+"""
 MOST_BALANCE_MICRO: Final = 10**18
-"""Balance or debt of a wallet in micro-credits: a thousand of the largest entries. It can always be read, summed, and
-moved once more."""
+"""Largest balance or debt of a wallet in micro-credits.
+
+It is a thousand of the largest entries, so it can always be read, summed, and moved once more.
+"""
 BOUNDED: Final = frozenset({"usage", "execution"})
 """The kinds of entries that come from outside, in any number."""
 
@@ -34,7 +39,7 @@ BOUNDED: Final = frozenset({"usage", "execution"})
 class BeyondBalance(Refused):
     """An error: an entry would move a wallet beyond the largest balance or debt.
 
-    No entry was posted.
+    All entries of the call were refused.
     """
 
     code = "beyond_balance"

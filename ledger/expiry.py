@@ -1,8 +1,10 @@
-"""The end of lots: unused credit expires, and a plan's rollover begins again. Pure.
+"""The end of lots. Pure.
+
+Unused credit expires, and a plan's rollover begins again.
 
 Guarantee: the result is the difference to the amounts booked before. So late use refunds expired credit, and takes it
-from rolled-over credit, as far as that is left. Credit that executions have reserved is not taken from them. Months are
-corrected in their order: the rollover out of a month follows the rollover into it.
+from rolled-over credit, as far as that is left. Executions keep the credit that they have reserved. Months are
+corrected in order, because the rollover out of a month depends on the rollover into it.
 """
 
 from __future__ import annotations
@@ -17,15 +19,18 @@ from drawdown.ledger.calendar import next_start, period_of
 ROLLED_AT_ONCE: Final = 24
 """Months of one wallet with a rollover that one transaction corrects."""
 ROLLED_PRIORITY: Final = DEFAULT_PRIORITY - 1
-"""The priority of rolled-over credit, which is used before the credit that the month itself includes."""
+"""The priority of rolled-over credit.
+
+Rolled-over credit is used before the credit that the month itself includes.
+"""
 
 
 @dataclass(frozen=True)
 class Closing:
     """The result of closing the lots of a wallet.
 
-    `lots`: all lots after it. `new`: the new ones among them. `deferred_micro`: the amount that waits for the end of
-    executions, or for unused rolled-over credit. `unfinished`: another call is needed.
+    `lots`: all lots after the closing. `new`: the new lots among them. `deferred_micro`: the amount that waits for the
+    end of executions, or for unused rolled-over credit. `unfinished`: True if another call is needed.
     """
 
     lots: Mapping[str, Lot]
@@ -45,7 +50,7 @@ class Room:
 def unused_micro(lot: Lot, allocation: Allocation) -> int:
     """Return the unused credit of a lot, in micro-credits.
 
-    It neither expired nor was taken back.
+    Expired credit, and credit that was taken back, are excluded.
     """
     return lot.amount_micro - lot.taken_micro - lot.expired_micro - allocation.used[lot.lot]
 
@@ -61,7 +66,7 @@ def promised(amount_micro: int, balance_micro: int, held_micro: int) -> int:
 def cut_for(lots: Sequence[Lot]) -> list[tuple[int | None, int | None]]:
     """Return the finest parts of time.
 
-    Time is cut also at the ends of credit that these lots roll over.
+    Parts also end where credit that these lots roll over ends.
     """
     ends = (lot.expires_ms for lot in lots if lot.part == "included")
     return parts(lots, {next_start(end) for end in ends if end is not None})
@@ -92,11 +97,12 @@ def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int
 
 
 def leaves(lots: Sequence[Lot], uses: Uses, room: Room, now_ms: int) -> int:
-    """Return the amount of ended lots that still has to leave a wallet.
+    """Return the amount of ended lots that must still leave a wallet.
 
-    It counts as if all were booked and no credit reserved.
+    The amount is the rest of these lots, less the part that rolls over. It ignores reserved credit and earlier
+    bookings.
 
-    It is their rest, less the part that rolls over. `lots`: as they were closed, by the same `uses`.
+    `lots`: as they were closed, by the same `uses`.
     """
     then = Room(room.balance_micro, 0)
     close(lots, uses, then, now_ms, now_ms)
@@ -168,7 +174,7 @@ def _roll(
 def rolls(expired_micro: int, last: Lot) -> int:
     """Return the rollover of a month's expired credit, in micro-credits.
 
-    It follows from the terms of the last lot of the month.
+    The terms of the last lot of the month decide.
     """
     if expired_micro <= 0 or expired_micro < last.rollover_min_micro:
         return 0

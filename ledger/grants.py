@@ -1,10 +1,12 @@
-"""The credit of plans: included credit each month, its rollover, and a new customer's first credit.
+"""The credit of plans.
+
+Plans grant included credit each month, its rollover, and a new customer's first credit.
 
 Guarantee: terms are added and never changed. Lots that begin later use the new terms, and earlier lots do not change.
 Due credit follows from rows alone: the plan of a customer since a moment, and the terms of that plan then. Each month
-of a plan is granted only once, under its key, however often Drawdown checks it. A late check still grants it, even if
-no process ran in that month. A customer who joins a plan during a month gets all of its credit, from then on. The
-caller holds the wallet's lock.
+of a plan is granted only once, under its key, however often Drawdown checks it. A late check still grants the month,
+even if Drawdown did not run in that month. A customer who joins a plan during a month gets all of its credit, from then
+on. The caller holds the wallet's lock.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ GIVEN_AT_ONCE: Final = 12
 class Stay:
     """The time of a customer on a plan, from `since_ms` to the next stay.
 
-    `since_ms` is in milliseconds. `number`: 1 is the first stay.
+    `since_ms` is in milliseconds. `number`: the stays of a customer count from 1.
     """
 
     number: int
@@ -47,7 +49,7 @@ class DueGrants:
     """The credit that plans owe.
 
     `lots`: the lots to grant. `caught_up`: customers who then have all of their credit. `unfinished`: customers with
-    more due than one call takes.
+    more overdue lots than one call returns.
     """
 
     lots: list[Lot] = field(default_factory=list)
@@ -58,7 +60,7 @@ class DueGrants:
 def hold_plans(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
     """Lock the plans that may owe these customers credit, until this transaction ends.
 
-    So no transaction changes the terms between the computation and the commit.
+    So the terms cannot change between the computation and the commit.
     """
     plans = SQL.run(connection, "plans_behind", _of(customer_ids, now_ms)).scalars().all()
     if plans:
@@ -76,7 +78,7 @@ def behind_part(customer_ids: Sequence[str], now_ms: int) -> Part:
 def due(connection: sa.Connection, behind: Sequence[str], now_ms: int) -> DueGrants:
     """Return the credit that plans owe these customers and have not granted.
 
-    It does not write anything.
+    The function only reads.
     """
     found = DueGrants()
     if not behind:
@@ -189,8 +191,9 @@ def _of(customer_ids: Sequence[str], now_ms: int) -> dict[str, object]:
 class Gives:
     """The credit of a plan, in micro-credits.
 
-    `included_micro`: each month; 0: none. `rollover_min_micro`, `rollover_max_micro`: the unused part rolls over if it
-    is at least the first, and up to the second; 0: none. `first_micro`: once, for a new customer.
+    `included_micro`: the credit of each month; 0: the plan does not include credit. `rollover_min_micro`,
+    `rollover_max_micro`: unused credit rolls over if it is at least the first, and up to the second; 0: it does not
+    roll over. `first_micro`: the credit that a new customer gets once.
     """
 
     included_micro: int = 0
@@ -219,7 +222,8 @@ def newest(connection: sa.Connection, plan: str) -> Gives:
 def set_gives(connection: sa.Connection, plan: str, gives: Gives, by: By) -> int | None:
     """Set the credit that a plan grants from now on.
 
-    Return the moment from which it applies; None if it changes nothing. This transaction must hold the plan's row.
+    Return the moment from which it applies; None if the credit stays the same. This transaction must hold the plan's
+    row.
     """
     if newest(connection, plan) == gives:
         return None

@@ -1,9 +1,11 @@
-"""Changes of wallets by several calls, decided one after another from rows that were read, and written at once.
+"""Decide several calls one after another, and write their changes at once.
 
-Guarantee: the decisions are written only if each wallet has room for all of them when its row changes, and no change is
-due in it. Otherwise the whole transaction is rolled back (`NotTogether`), and each call is decided alone. Locks are
-taken in the ledger's order: executions by their keys, then wallets by their ids. A wallet is excluded if a change is
-due in it, or if some of its lots ended. It is also excluded if the end of an execution may expire its lots.
+The decisions use rows of wallets that were read before.
+
+Guarantee: the decisions are written only if each wallet has room for all of them at that moment, and is not due for
+another change. Otherwise the whole transaction is rolled back (`NotTogether`), and each call is decided alone. Locks
+are taken in the ledger's order: executions by their keys, then wallets by their ids. A wallet is excluded if a change
+is due in it, or if some of its lots ended. It is also excluded if the end of an execution may expire its lots.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Standing:
     deferred_micro: int
 
     def is_still(self, now_ms: int) -> bool:
-        """Return True if the wallet has no pending change."""
+        """Return True if the wallet is without a pending change."""
         is_due = self.next_due_ms is not None and self.next_due_ms <= now_ms
         return not (is_due or self.deferred_micro or self.wallet.over_micro)
 
@@ -69,8 +71,8 @@ class _Move:
 class Moved:
     """A wallet after all changes.
 
-    `shift`: the additional credit (micro-credits), because other transactions changed the wallet meanwhile. `may_halt`:
-    its last credit may have been reserved or used.
+    `shift`: the credit (micro-credits) that other transactions added to the wallet meanwhile. `may_halt`: True if its
+    last credit may have been reserved or used.
     """
 
     wallet: Wallet
@@ -101,7 +103,7 @@ class Moves:
     def accept(self, standing: Standing, made: Reservation, most_held_micro: int | None) -> Wallet | None:
         """Reserve the credit of a new execution, and return its wallet after that.
 
-        None: there is no room, and nothing changes.
+        If the wallet lacks the credit, return None and change nothing.
         """
         wallet, amount = self.wallet(standing), made.amount_micro
         most = NO_END_MICRO if most_held_micro is None else most_held_micro
@@ -116,7 +118,7 @@ class Moves:
         return move.now
 
     def lasts(self, made: Reservation) -> None:
-        """Leave a new execution open. Its wallet is due when its reservation expires."""
+        """Keep a new execution open. Its wallet is due when its reservation expires."""
         move = self._wallets[made.customer_id]
         move.ends_ms = made.expires_ms if move.ends_ms is None else min(move.ends_ms, made.expires_ms)
 
@@ -211,7 +213,7 @@ def hold_part(runs: Sequence[tuple[str, str]]) -> Part:
 
     Pass its rows to `held`.
 
-    It locks them: no other transaction ends or extends them until this one is over.
+    The query locks them, so that other transactions cannot end or extend them until this transaction is over.
     """
     return SQL.part("hold_runs", {"runs": [{"name": name, "of_org": org} for name, org in sorted(set(runs))]})
 

@@ -1,9 +1,9 @@
-"""Lots: credit with a kind, an order of use, a start and an end.
+"""The lots, which are credit with a kind, an order of use, a start and an end.
 
-Guarantee: a balance is always one number. A lot is part of it from its start on. From its end on, its rest is not
-available. After the last windows of its life are sealed, its unused credit is booked as the difference to the amount
-booked before. So late use refunds it. Credit that open executions have reserved is not taken from them. The caller
-holds the wallet's lock.
+Guarantee: a balance is always one number. A lot is part of it from the lot's start on. From the lot's end on, its rest
+is not available. After the last windows of its life are sealed, its unused credit is booked as the difference to the
+amount booked before. So late use refunds expired credit. Open executions keep the credit that they have reserved. The
+caller holds the wallet's lock.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ SQL = queries(__file__)
 BREAKAGE: Final = "breakage"
 """The account of credit that was not used in time."""
 EXPIRY_WAIT_MS: Final = 2 * WINDOW_MS + GRACE_MS
-"""Time after its end at which a lot is booked. By then a tick has sealed the last window of its life, after its grace.
+"""Time after its end at which a lot is booked.
 
-Later use books it again. The wait only avoids that use in time is booked twice.
+By then a tick has sealed the last window of the lot's life, after its grace. Later use causes another booking of the
+lot. The wait only avoids a second booking for use in time.
 """
 
 RETURNED_AT_ONCE: Final = 1_000
@@ -45,7 +46,8 @@ RETURNED_AT_ONCE: Final = 1_000
 class Terms:
     """The terms of use of credit. Times are milliseconds.
 
-    `begins_ms` None: now. `expires_ms` None: never. `features` None: it pays for all. A lower `priority` is used first.
+    `begins_ms` None: now. `expires_ms` None: never. `features` None: it pays for all features. Credit with a lower
+    `priority` is used first.
     """
 
     kind: Kind = "purchased"
@@ -62,10 +64,10 @@ PLAIN: Final = Terms()
 class Due:
     """The due changes of wallets. Amounts are micro-credits by customer.
 
-    `entries`: to post. `deferred`: the amount that waits for the end of an execution, for each checked wallet. `over`:
-    the rest of its ended lots. `moved`: customers with another amount to pay with. `new_lots`: lots that plans grant,
-    and lots that roll over. `caught_up`: customers who then have all credit of their plans. `unfinished`: customers to
-    check again at once.
+    `entries`: the entries to post. `deferred`: the amount that waits for the end of an execution, for each checked
+    wallet. `over`: the rest of the ended lots, for each checked wallet. `moved`: customers with another amount to pay
+    with. `new_lots`: lots that plans grant, and lots that roll over. `caught_up`: customers who then have all credit of
+    their plans. `unfinished`: customers to check again at once.
     """
 
     entries: list[dict[str, object]] = field(default_factory=list)
@@ -108,7 +110,7 @@ def give(connection: sa.Connection, lot: Lot) -> bool:
 
 
 def look_again(connection: sa.Connection, customer_id: str) -> None:
-    """Make a wallet due at once, because the value of one of its lots changed."""
+    """Make a wallet due at once, because the value of a lot of it changed."""
     SQL.run(connection, "expect", {"account_id": wallet_account(customer_id), "moment_ms": 0})
 
 
@@ -198,7 +200,7 @@ def uses_in(
 def due(connection: sa.Connection, freed: Mapping[str, int], now_ms: int) -> Due:
     """Return the changes that lots and plans require in these wallets.
 
-    It does not write anything.
+    The function only reads.
 
     `freed`: the credit of each wallet (micro-credits) that is not reserved any more, although its row still shows it.
     """

@@ -1,4 +1,6 @@
-"""Keys that belong to one organisation: two organisations can use the same key without a conflict.
+"""Keys that belong to one organisation.
+
+Two organisations can use the same key without a conflict.
 
 Guarantee: the stored name of such a key begins with OWN, differs from that of any other organisation, and is not longer
 than an id. A key that is not bound to an organisation cannot begin with OWN.
@@ -21,7 +23,7 @@ _OWN: Final = re.compile(rf"{OWN}[0-9a-f]{{20}}:")
 def own_name(org_id: str, key: str, before: str = "") -> str:
     """Return the stored name of an organisation's own key.
 
-    After the prefix `before`, it is still a valid id.
+    With the prefix `before`, the name is still a valid id.
     """
     whole = f"{OWN}{hashlib.sha256(org_id.encode()).hexdigest()[:20]}:{key}"
     return (

@@ -1,7 +1,9 @@
-"""Payouts: each month you release a supplier's eligible settlements, less its clawbacks.
+"""Payouts of suppliers.
+
+Each month you release a supplier's eligible settlements, less its clawbacks.
 
 Guarantee: a supplier and period have one payout, of exactly the amount that is eligible when it is made. Each
-settlement and each clawback is in one payout. Drawdown makes no payment here: you pay by the file of the payout.
+settlement and each clawback is in one payout. Drawdown does not pay the supplier. Pay by the file of the payout.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ def period_of(moment_ms: int) -> str:
 def above_micro(agreed_micro: int | None, newest_micro: int) -> int:
     """Return the threshold that a payout must exceed, in micro-credits.
 
-    It is the lowest threshold agreed on for one of its settlements. Without one, the supplier's newest terms decide.
+    The threshold is the lowest that was agreed on for a settlement of the payout. Without settlements, the supplier's
+    newest terms decide.
     """
     return newest_micro if agreed_micro is None else int(agreed_micro)
 

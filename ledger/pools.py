@@ -1,11 +1,13 @@
-"""Pools, wallets that allot credit to others; and payers, wallets that pay for executions of other organisations.
+"""Pools and payers.
 
-Guarantee: an allotment creates no credit. It is a lot of its member. When it ends, it returns to the pool's wallet
-instead of expiring. One entry, under the locks of both wallets, moves the credit. A pool allots at most its available
-credit.
+A pool is a wallet that allots credit to others. A payer is a wallet that pays for executions of other organisations.
 
-The list of payers is append-only: the last row of a payer and an organisation counts. The decision is made under the
-lock of the payer's wallet. If a payer ends it, or lowers its limit, that applies to every execution accepted later.
+Guarantee: an allotment moves credit, and never creates it. It is a lot of its member. When it ends, it returns to the
+pool's wallet instead of expiring. One entry, under the locks of both wallets, moves the credit. A pool allots at most
+its available credit.
+
+The list of payers is append-only, and the last row of a payer and an organisation counts. A payer is checked under the
+lock of its wallet. If a payer ends its agreement or lowers its limit, every execution accepted later follows.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ ALLOTTED_PRIORITY: Final = DEFAULT_PRIORITY - 10
 class Allotment:
     """A lot that a pool allotted.
 
-    `repeated`: it was allotted before, and no credit was moved.
+    `repeated`: True if it was allotted before, so this call did not move credit.
     """
 
     lot: Lot
@@ -61,7 +63,8 @@ def allot(
 ) -> Allotment:
     """Move credit of a pool into a lot of a customer, under a key of the pool.
 
-    A repetition moves nothing. Errors: Denied `other_content` for a key with other content, `no_credit`; DatabaseBusy.
+    A repetition does not move credit. Errors: Denied `other_content` for a key with other content, `no_credit`;
+    DatabaseBusy.
     """
     lot = Lot(
         lot=f"allot:{pool}:{key}",
@@ -99,7 +102,7 @@ def allot(
 
 
 MOST_PAYERS: Final = 500
-"""Payers of one organisation that are listed, or searched for the nearest name."""
+"""Payers of one organisation in a list, or in a search for the nearest name."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Payer:
     """The last decision on a payer and an organisation.
 
     `allowed`: from `since_ms` (milliseconds) on, the payer's wallet can pay for its executions. `limit_micro`: the most
-    that executions accepted this way can reserve and cost in total; None: no limit.
+    that executions accepted this way can reserve and cost in total; None: unlimited.
     """
 
     payer: str
@@ -122,7 +125,7 @@ class Payer:
 
 
 def read(connection: sa.Connection, payer: str, org_id: str) -> Payer | None:
-    """Return the decision in force; None if there never was a decision."""
+    """Return the decision in force; None if a decision never existed."""
     row = SQL.run(connection, "newest", {"payer": payer, "org_id": org_id}).mappings().one_or_none()
     return None if row is None else Payer(**{**row, "allowed": bool(row["allowed"])})
 
@@ -142,7 +145,7 @@ def say(
 
     Return the decisions now and before.
 
-    A repetition changes nothing. The payer still pays for executions that were accepted before.
+    A repetition does not change the decision. The payer still pays for executions that were accepted before.
     """
     SQL.run(connection, "hold_wallet", {"account_id": wallet_account(payer)}).all()
     was = read(connection, payer, org_id)
@@ -210,7 +213,7 @@ def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) 
 def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_ms: int) -> None:
     """Check the payer's limit for an additional amount.
 
-    Executions that are open at `now_ms` count too.
+    Executions that are open at `now_ms` count towards the limit, too.
 
     Errors: Denied `payer_limit`, at step `credits`.
     """

@@ -51,7 +51,7 @@ class RateCard:
     def rate(self, feature: str, ts: int) -> Rate | None:
         """Return the rate in force for a feature at a moment (milliseconds).
 
-        Return None if it has none.
+        Return None if the feature is without a rate at that moment.
         """
         return next((rate for rate in reversed(self._of.get(feature, [])) if rate.start_ms <= ts), None)
 
@@ -76,7 +76,7 @@ class RateCard:
     def price(self, feature: str, ts: int, quantity: int) -> MicroCredits | None:
         """Return the cost of a quantity of a feature used at a moment, in micro-credits.
 
-        Return None if it has no rate.
+        Return None if the feature is without a rate at that moment.
         """
         rate = self.rate(feature, ts)
         return None if rate is None else rate.price(quantity)

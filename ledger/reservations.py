@@ -1,14 +1,16 @@
-"""Reservations: an execution reserves its possible cost before it starts. Its cost is charged once, and the rest is
-freed.
+"""Reservations of executions.
+
+An execution reserves its possible cost before it starts. Its cost is charged once, and the rest is freed.
 
 Guarantee: reserved, drawn and freed amounts change in one transaction with their entries. A repeated call gets the
 first answer, and the same key with other content is refused. Due changes are booked before a balance is used. All code
 takes locks in one order: an execution's own key, then its sandboxes by their ids, then wallets by their ids. The end of
 an execution never waits for a transaction that names its sandboxes.
 
-Reservations of one wallet can be decided together: all are made as `reserve` would make them, or none (`NotTogether`),
-and then each is requested alone. The table's own index prevents that two open executions of an organisation name one
-sandbox. Ids belong to the organisation: an execution of another organisation with the same id does not conflict.
+Reservations of one wallet can be decided together. Then all are made as `reserve` would make them. If that is
+impossible (`NotTogether`), each is requested alone. The table's own index prevents that two open executions of an
+organisation name one sandbox. Ids belong to the organisation: an execution of another organisation with the same id
+does not conflict.
 """
 
 from __future__ import annotations
@@ -36,14 +38,23 @@ SQL = queries(__file__)
 Overage: TypeAlias = Literal["charge", "cap", "refuse"]
 State: TypeAlias = Literal["held", "settled", "released", "expired"]
 SettledBy: TypeAlias = Literal["receipt", "metering"]
-"""The way an execution is charged: by its own draws and end, or by the samples of its sandboxes."""
+"""The way in which an execution is charged.
+
+Either its own draws and end charge it, or the samples of its sandboxes.
+"""
 NO_SANDBOXES: Final = "[]"
 Hold: TypeAlias = Literal["wallet", "local", "declared"]
-"""The place of reserved credit: a wallet here, a provider's balance as it was last read, or none without a balance."""
+"""The place of reserved credit.
+
+`wallet`: a wallet here. `local`: a provider's balance as it was last read. `declared`: outside of balances.
+"""
 NO_END_MICRO: Final = 2**62
 """An amount larger than any wallet can have, in place of "no limit"."""
 MATURE_TRIES: Final = 3
-"""Times that one transaction matures a wallet. The next change is due an hour later, unless clocks differ that much."""
+"""Times that one transaction matures a wallet.
+
+The next change is due an hour later, unless clocks differ by an hour.
+"""
 MOST_HOLDERS_SAID: Final = 3
 """Holders of a wallet's credit that a refusal lists."""
 
@@ -52,7 +63,7 @@ MOST_HOLDERS_SAID: Final = 3
 class Room:
     """Bounds of a reservation beside the wallet's balance, in micro-credits.
 
-    `most_held_micro`: the most that all executions of the wallet can reserve; None: no limit. `unbilled_micro`: use
+    `most_held_micro`: the most that all executions of the wallet can reserve; None: unlimited. `unbilled_micro`: use
     that is not charged yet, and that the wallet pays for first.
     """
 
@@ -68,10 +79,10 @@ class Room:
 class Ask:
     """A request for a reservation. Times are milliseconds.
 
-    `amount_micro`: the amount to reserve. `estimate`: the base units by feature that its price came from, as JSON;
-    None: without base units. `project`, `subject` and `action` are labels. `fingerprint`: distinguishes a repetition
-    from another request under the same key. `sandboxes`: ids as JSON, in order. `payer_number`: if `customer_id` is not
-    the organisation's own, the row of `payers` by which it pays.
+    `amount_micro`: the amount to reserve. `estimate`: the base units by feature from which the price was computed, as
+    JSON; None: the estimate is in credits. `project`, `subject` and `action` are labels. `fingerprint`: distinguishes a
+    repetition from another request under the same key. `sandboxes`: ids as JSON, in order. `payer_number`: if
+    `customer_id` is not the organisation's own, the row of `payers` by which it pays.
     """
 
     reservation: str
@@ -208,7 +219,7 @@ def read(connection: sa.Connection, reservation: str) -> Reservation | None:
 def hold(connection: sa.Connection, reservation: str) -> Reservation | None:
     """Return a reservation, locked; None if it does not exist.
 
-    No other transaction ends or extends it until this one is over.
+    Other transactions cannot end or extend it until this transaction is over.
     """
     row = SQL.run(connection, "read", {"reservation": reservation}, held="for_update").mappings().one_or_none()
     return None if row is None else Reservation(**row)
@@ -228,8 +239,8 @@ def reserve(
     `most_held_micro`: the most that all executions of the wallet can reserve. `make_room` is called before the wallet
     is locked for a new execution, and returns the use that the wallet pays for first.
 
-    Errors: Denied `other_content` for a key with other content, `too_much_held`, `no_credit` without room, and
-    `too_many_executions` for too many metered executions.
+    Errors: Denied `other_content` for a key with other content, `too_much_held`, `no_credit` if the wallet lacks
+    credit, and `too_many_executions` for too many metered executions.
     """
     found, is_new = note(connection, ask, by)
     if not is_new:
@@ -249,7 +260,7 @@ def note(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, bool
 
     Return the reservation, and True if it is new.
 
-    It reserves nothing yet. Errors: Denied `other_content`.
+    The call does not reserve credit yet. Errors: Denied `other_content`.
     """
     values = {**vars(ask), "accepted_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     if SQL.run(connection, "insert", values).first() is not None:
@@ -286,9 +297,9 @@ def grow(
 ) -> Reservation:
     """Extend a reservation to at least `amount_micro` and `expires_ms`.
 
-    It never shrinks.
+    The call never reduces the amount or the time.
 
-    Errors: Denied `no_credit` or `too_much_held` if there is no room for the additional amount.
+    Errors: Denied `no_credit` or `too_much_held` if the additional amount exceeds the credit or the limit.
     """
     grown = replace(
         found,
@@ -352,7 +363,7 @@ def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Re
 
 
 def free(connection: sa.Connection, before: Reservation, after: Reservation) -> None:
-    """Free the credit in the wallet that a reservation does not hold any more.
+    """Free the credit in the wallet that a reservation does not need any more.
 
     Credit outside a wallet is free at the end of the reservation.
     """
@@ -365,9 +376,8 @@ def free(connection: sa.Connection, before: Reservation, after: Reservation) -> 
 class NotTogether(Refused):
     """An error: one statement cannot reserve for all requests.
 
-    Roll the transaction back.
-
-    A key was used before, there is no room for all, or a change is due in the wallet.
+    A key was used before, the wallet lacks credit for all requests, or a change is due in it. Roll the transaction
+    back.
     """
 
 
@@ -409,14 +419,17 @@ def _insert(connection: sa.Connection, made: Sequence[Reservation]) -> int:
 
 
 MOST_METERED: Final = 1_000
-"""Open executions of one wallet that metering settles. All of them are read if the wallet has no room."""
+"""Open executions of one wallet that metering settles.
+
+Drawdown reads all of them if the wallet lacks credit.
+"""
 
 
 def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, with_new: bool) -> None:
     """Refuse another metered execution if its wallet has too many.
 
-    `with_new`: the execution is written, and this transaction holds the wallet, so it sees the executions of all
-    earlier transactions. Errors: Denied `too_many_executions`, at step `account`.
+    `with_new`: True if the execution is already written. This transaction has locked the wallet, so it reads the
+    executions of all earlier transactions. Errors: Denied `too_many_executions`, at step `account`.
     """
     most = MOST_METERED if with_new else MOST_METERED - 1
     values = {"customer_id": customer_id, "now_ms": now_ms, "at_most": most + 1}
@@ -484,7 +497,8 @@ def take(
 class Denied(Refused):
     """An error: an execution, or a step of it, is refused.
 
-    `code`: for programs. `step`: the step of the permission order that refused; None: no step.
+    `code`: for programs. `step`: the step of the permission order that refused; None if the refusal is not part of that
+    order.
     """
 
     def __init__(self, code: str, text: str, step: str | None = None) -> None:

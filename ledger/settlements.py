@@ -1,13 +1,15 @@
-"""Suppliers and their settlements: one for each execution, made in the transaction that ends it.
+"""Suppliers and their settlements.
 
-Guarantee: a settlement moves no wallet. A supplier is owed a part of the execution's charge, which is never a second
-deduction. A settlement never changes. An amount that is not owed after all is a reversal, in a row of its own. Time and
-rows decide if a settlement is held, eligible, frozen, released or reversed: no job does. A supplier's terms are added
+The transaction that ends an execution makes the settlement of the execution.
+
+Guarantee: a settlement does not change a wallet. A supplier is owed a part of the execution's charge, which is never a
+second deduction. A settlement never changes. An amount that is not owed after all is a reversal, in a row of its own.
+Time and rows alone decide if a settlement is held, eligible, frozen, released or reversed. A supplier's terms are added
 and never changed, and a settlement keeps its terms.
 
 Order of locks: reservations by their keys, then wallets by their ids, then settlements, of which only new ones are
-inserted. A freeze, a reversal, a payout and new terms lock the supplier first (`hold_supplier`). After it, they take no
-lock of a reservation or wallet, so a deadlock is impossible.
+inserted. A freeze, a reversal, a payout and new terms lock the supplier first (`hold_supplier`). After that lock, they
+do not lock a reservation or wallet, so a deadlock is impossible.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class Settlement:
 
     @property
     def is_final(self) -> bool:
-        """Return True if it was released, and its supplier accepts no clawbacks."""
+        """Return True if it was released, and its supplier does not accept clawbacks."""
         return self.payout is not None and not self.takes_clawbacks
 
 
@@ -71,7 +73,7 @@ class Settlement:
 class Freeze:
     """A stop of releases, with its start, actor and reason.
 
-    It is for one settlement; or, if `reservation` is None, for the whole supplier.
+    The stop is for one settlement or, if `reservation` is None, for the whole supplier.
     """
 
     freeze_id: int
@@ -89,7 +91,7 @@ class Freeze:
 class Reversal:
     """A part of a settlement that is not owed after all.
 
-    `is_clawback`: it was released before.
+    `is_clawback`: True if the settlement was released before.
     """
 
     reversal: str
@@ -104,9 +106,7 @@ class Reversal:
 def net_of(gross_micro: int, share_ppm: int) -> int:
     """Return a supplier's share of an execution's charge, in micro-credits.
 
-    It is rounded down.
-
-    The operator keeps the fraction.
+    The share is rounded down, and the operator keeps the fraction.
     """
     return gross_micro * share_ppm // PPM
 
@@ -116,8 +116,8 @@ def owe(connection: sa.Connection, ended: Reservation, now_ms: int) -> None:
 
     This transaction ends and holds the execution.
 
-    An execution that was released free of charge has no settlement. One that was settled has a row, even with an amount
-    of 0.
+    An execution that was released free of charge gets no settlement row. A settled execution gets a row, even with an
+    amount of 0.
     """
     if ended.supplier is None or (ended.state == "released" and not ended.drawn_micro):
         return
@@ -161,9 +161,9 @@ def hold(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement
 
 
 def freeze_of(connection: sa.Connection, supplier: str, reservation: str | None) -> Freeze | None:
-    """Return the open freeze of a settlement or supplier; None if there is none.
+    """Return the open freeze of a settlement or supplier; None without a freeze.
 
-    `reservation` None: of the whole supplier.
+    `reservation` None: the freeze of the whole supplier.
     """
     values = {"supplier": supplier, **({"reservation": reservation} if reservation else {})}
     of_what = "of_all" if reservation is None else "of_one"
@@ -187,7 +187,7 @@ def freeze(connection: sa.Connection, supplier: str, reservation: str | None, by
 
 
 def unfreeze(connection: sa.Connection, supplier: str, reservation: str | None, by: By) -> bool:
-    """End a freeze, and return True if there was one. Errors: Denied `clock_behind`.
+    """End a freeze, and return True if it existed. Errors: Denied `clock_behind`.
 
     This transaction must hold the supplier.
     """
@@ -205,7 +205,7 @@ def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> N
 
     Acts are freezes, their ends, and payouts.
 
-    So their times show if a settlement was released while it was frozen. Errors: Denied `clock_behind`.
+    So the times of acts show if a settlement was released while it was frozen. Errors: Denied `clock_behind`.
     """
     last_ms = SQL.run(connection, "last_act", {"supplier": supplier}).scalar()
     if last_ms is not None and now_ms < int(last_ms):
@@ -223,8 +223,8 @@ def reverse(
 
     Return it, and True if it existed before.
 
-    Without an amount, reverse all that is left. Before its release the settlement is owed less; afterwards the next
-    payout is lower. This transaction must hold `found`.
+    Without an amount, reverse all that is left. Before the release, the supplier is owed less for the settlement. After
+    it, the next payout is lower. This transaction must have locked `found`.
 
     Errors: Denied `other_content`, `nothing_left`, `above_left`, `no_clawbacks`.
     """
@@ -268,7 +268,10 @@ def _other_content(key: str) -> Denied:
 PPM: Final = 1_000_000
 """The whole charge of an execution, in parts per million."""
 THRESHOLD_MICRO: Final = 100 * MICRO
-"""The threshold that a payout must exceed, in micro-credits, unless the supplier's terms set another."""
+"""The default threshold that a payout must exceed, in micro-credits.
+
+A supplier's terms can set another.
+"""
 
 
 @dataclass(frozen=True)
@@ -276,8 +279,8 @@ class Terms:
     """A supplier's terms.
 
     `share_ppm`: its share in parts per million. `hold_ms`: the time for which a settlement is held. `threshold_micro`:
-    a payout must exceed it. `takes_clawbacks`: released amounts can be clawed back. Without clawbacks, the hold is
-    never shorter than the correction horizon.
+    the amount that a payout must exceed. `takes_clawbacks`: True if released amounts can be clawed back. Otherwise the
+    hold is never shorter than the correction horizon.
     """
 
     share_ppm: int
@@ -323,7 +326,8 @@ def set_terms(
 
     Return the supplier now and before.
 
-    `terms_after`: returns the new terms by the old supplier (None: a new one). The same terms again change nothing.
+    `terms_after`: returns the new terms by the old supplier (None: a new one). The same terms again do not make a
+    revision.
     """
     found = hold_supplier(connection, supplier)
     made = _revised(connection, supplier, found, terms_after(found), by)

@@ -1,8 +1,10 @@
-"""Tiers: more concurrent sandboxes, paid for each month from the wallet's own credit.
+"""The tiers, which add concurrent sandboxes for a monthly price.
+
+The wallet's own credit pays for each month.
 
 Guarantee: a month of a tier is charged once, under its key, before it is used. A customer with several tiers can have
-as many sandboxes as the largest allows. A tier continues into a month after the rest of the previous month is booked:
-then it is paid for, or ends. If no process ran for a whole month, that month is not charged. The caller holds the
+as many sandboxes as the largest allows. After the rest of the previous month is booked, the wallet pays for the next
+month, or the tier ends. If Drawdown did not run for a whole month, that month is not charged. The caller holds the
 wallet's lock.
 """
 
@@ -42,7 +44,7 @@ class Tier:
 class Holder:
     """A customer's tier, paid until `paid_to_ms`. Times are milliseconds.
 
-    `renews`: it continues then. `ended_ms`, `ended_reason`: the moment and the reason of its end.
+    `renews`: True if the tier then continues. `ended_ms`, `ended_reason`: the moment and the reason of its end.
     """
 
     customer_id: str
@@ -75,7 +77,7 @@ def read(connection: sa.Connection, tier: str) -> Tier | None:
 
 
 def hold(connection: sa.Connection, tier: str) -> Tier | None:
-    """Return a tier, locked: no other transaction changes it until this one is over.
+    """Return a tier, locked until this transaction is over.
 
     Return None if it does not exist.
     """
@@ -124,7 +126,7 @@ def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> b
 def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> int:
     """Return the next charge of a customer's tiers, in micro-credits.
 
-    It does not write anything.
+    The function only reads.
     """
     turns = _allocate_turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
     return sum(turn.price_micro for turn in turns if turn.pays)

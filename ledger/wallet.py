@@ -1,8 +1,8 @@
 """The embedded prepaid wallet, in Drawdown's database.
 
-Guarantee: double-entry: each entry moves one amount between two accounts, so its lines sum to zero. A usage key is
-charged only once. Usage is never refused: used quantities are owed, and a balance can be below zero. A batch of any
-size needs only a few statements.
+Guarantee: the ledger is double-entry, so each entry moves one amount between two accounts, and its lines sum to zero. A
+usage key is charged only once. Usage is never refused. Used quantities are owed, so a balance can be below zero. A
+batch of any size needs only a few statements.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Charge(Enum):
 class Granted:
     """The balance after a grant, in micro-credits.
 
-    `repeated`: the grant existed before, and nothing was added.
+    `repeated`: True if the grant existed before, so this call did not add credit.
     """
 
     balance_micro: int
@@ -107,7 +107,7 @@ def _rates_of(connection: sa.Connection, batch: Sequence[Usage]) -> dict[tuple[s
 def reverse(connection: sa.Connection, keys: Sequence[str], now_ms: int) -> set[str]:
     """Refund the charges under these keys, and return the keys that were charged.
 
-    It refunds the charged amount, even if the rate changed, and each key only once.
+    The refund is the charged amount, even if the rate changed. Each key is refunded only once.
     """
     rows = SQL.run(connection, "charges", {"keys": [{"key": key} for key in keys]}).mappings().all()
     back = [
@@ -148,8 +148,8 @@ def grant(
 
     If the lot begins later, the balance includes it from then on.
 
-    A negative amount takes credit back without a lot. A repeated grant changes nothing. Errors: Refused if this key was
-    used before with other content.
+    A negative amount takes credit back without a lot. A repeated grant does not add credit. Errors: Refused if this key
+    was used before with other content.
     """
     if amount_micro > 0:
         begins_ms = now_ms if terms.begins_ms is None else terms.begins_ms
@@ -213,8 +213,8 @@ class TakeBack:
 def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> TakeBack:
     """Take back the credit of a lot that is neither used nor reserved.
 
-    `whole`: take all of it. Other lots then pay for its use, or it is owed, and reserved credit may be missing. Errors:
-    DatabaseBusy if more is due in the wallet than one transaction takes.
+    `whole`: True to take back the used and reserved credit, too. Other lots then pay for its use, or the use is owed,
+    and reserved credit may be missing. Errors: DatabaseBusy if more is due in the wallet than one transaction takes.
     """
     customer = lot.customer_id
     whose = [customer, *([] if lot.pool is None else [lot.pool])]
@@ -258,10 +258,10 @@ def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) 
 
 
 def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: int) -> Mapping[str, Wallet]:
-    """Return wallets, for verdicts. It does not write anything.
+    """Return wallets, for verdicts. Only read.
 
-    If a wallet has no available credit, or has ended lots, the result includes its due changes. So no organisation is
-    halted because a month's credit was not granted yet, or because of use that an ended lot has paid for.
+    If a wallet lacks available credit, or has ended lots, the result includes its due changes. Otherwise an
+    organisation could be halted before its month's credit is granted, or because of use that an ended lot has paid for.
     """
     found = dict(read_wallets(connection, customer_ids))
     spent = [wallet_account(name) for name, one in found.items() if one.available_micro <= 0 or one.over_micro]
@@ -288,7 +288,7 @@ def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: in
 def read_totals(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> dict[str, int]:
     """Return the charged quantity by feature, in base units.
 
-    It is of usage dated in [from_ms, to_ms).
+    The usage is dated in [from_ms, to_ms).
     """
     values = {"from_account": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms}
     return {row.feature: int(row.quantity) for row in SQL.run(connection, "totals", values)}
@@ -305,7 +305,7 @@ def read_charge(connection: sa.Connection, key: str) -> int | None:
 def read_charges(connection: sa.Connection, keys: Sequence[str]) -> dict[str, int]:
     """Return the charged quantity by key, in base units.
 
-    A key without a charge is not in the result.
+    The result omits keys without a charge.
     """
     rows = SQL.run(connection, "charges", {"keys": [{"key": key} for key in keys]})
     return {row.key: int(row.quantity) for row in rows}

@@ -1,18 +1,20 @@
-"""Lago as a billing provider: one event for each push, the balance of the customer's wallets.
+"""Lago as a billing provider.
+
+A push is one event, and the balance is the sum of the customer's wallets.
 
 Guarantee: the push's key is the event's `transaction_id`, and Lago stores a `transaction_id` only once. Drawdown's
 customer is the subscription's `external_id`, so the same key always goes to the same subscription. Sources:
-docs.getlago.com and the source of lago-api. Nothing here was tried against a Lago server.
+docs.getlago.com and the source of lago-api. This module was not tried against a Lago server.
 
 Lago's answers prove:
 
-- 200 with our `transaction_id`: the event is stored. Lago bills it only if the metric and an active subscription
-  exist, so Drawdown reads both before the push.
+- 200 with our `transaction_id`: the event is stored. Lago bills it only if the metric and an active subscription exist,
+  so Drawdown reads both before the push.
 - 422 `value_already_exist`: the event was stored before. Lago does not delete it, so a duplicate proves delivery.
 - With Lago's ClickHouse store a repeat answers 200, and Lago counts it once by `transaction_id` and time.
 - Lago stores an event of a period with a final invoice, and does not bill it. Set a grace period at Lago.
-- Lago documents no negative sums, so Drawdown carries them. Lago's HMAC signature has no time, so Drawdown accepts no
-  webhook.
+- Lago does not document negative sums, so Drawdown carries them. Lago's HMAC signature is without a time, so Drawdown
+  rejects all webhooks.
 """
 
 from __future__ import annotations
@@ -54,14 +56,20 @@ NAMES: Final = frozenset({"api_key", "url"})
 MAX_QUANTITY: Final = 10**15
 """Quantity of one event at Lago."""
 LOOKUP_LAG_MS: Final = MINUTE_MS
-"""Time after which a look-up finds an event. With the ClickHouse store, events pass through a queue."""
+"""Time after which a look-up finds an event.
+
+With the ClickHouse store, events pass through a queue.
+"""
 BALANCE_LAG_MS: Final = 5 * MINUTE_MS
 """Interval at which Lago subtracts present usage from a wallet's ongoing balance."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Pages of one subscription's events, for its totals."""
 MAX_WALLETS: Final = PAGE
-"""Wallets of one customer. Drawdown reads one page of them, and cannot add up more."""
+"""Wallets of one customer.
+
+Drawdown reads one page of them, and cannot add up more.
+"""
 
 
 def error_of(status: int, body: Mapping[str, object]) -> str | None:
@@ -229,9 +237,8 @@ class Lago:
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the totals of each metric that sums a property.
 
-        They are of events dated in [from_ms, to_ms).
-
-        Lago's range includes both ends, so an event at `to_ms` is left out here.
+        The events are dated in [from_ms, to_ms). Lago's range includes both ends, so this method drops an event at
+        `to_ms`.
         """
         if self.dormant:
             return ReadFailed(self.dormant)

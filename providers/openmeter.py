@@ -1,8 +1,10 @@
-"""OpenMeter as a billing provider: one CloudEvent for each push, the balance of an entitlement.
+"""OpenMeter as a billing provider.
+
+A push is one CloudEvent, and the balance is that of an entitlement.
 
 Guarantee: the push's key is the event's `id` under the source `drawdown`. A 204 proves only that the event is in
 OpenMeter's queue, so each push is Queued and settled by its look-up. Sources: openmeter.io/docs, its OpenAPI
-description and the source of openmeterio/openmeter. Nothing here was tried against OpenMeter itself.
+description and the source of openmeterio/openmeter. This module was not tried against OpenMeter itself.
 
 OpenMeter's answers prove:
 
@@ -11,7 +13,7 @@ OpenMeter's answers prove:
   DEDUPE_H to the hours for which your server remembers an event. Without it, the provider is dormant.
 - An event that no meter can read is stored with `validationErrors` and not counted. Drawdown reads the meter and the
   customer before the push.
-- A meter's sum is sent in floating point. OpenMeter documents no negative sums, so Drawdown carries them.
+- A meter's sum is sent in floating point. OpenMeter does not document negative sums, so Drawdown carries them.
 """
 
 from __future__ import annotations
@@ -61,7 +63,10 @@ PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Pages of meters, for totals."""
 CONFIRM_MS: Final = MINUTE_MS
-"""Wait after a 204 before the event is looked up. By then, OpenMeter's sink worker has written it."""
+"""Wait after a 204 before the event is looked up.
+
+By then, OpenMeter's sink worker has written the event.
+"""
 CHANGES: Final = frozenset({"entitlements.balance.threshold", "entitlements.reset"})
 
 
@@ -224,7 +229,7 @@ class OpenMeter:
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the totals of every meter that sums one property.
 
-        They are of events dated in [from_ms, to_ms).
+        The events are dated in [from_ms, to_ms).
         """
         if self.dormant:
             return ReadFailed(self.dormant)

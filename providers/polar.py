@@ -1,15 +1,17 @@
-"""Polar as a billing provider: one event for each push, the balance of a customer meter.
+"""Polar as a billing provider.
+
+A push is one event, and the balance is that of a customer meter.
 
 Guarantee: the push's key is the event's `external_id`, and Polar stores an `external_id` only once. Sources:
-polar.sh/docs and the source of polarsource/polar. Nothing here was tried against Polar itself.
+polar.sh/docs and the source of polarsource/polar. This module was not tried against Polar itself.
 
 Polar's answers prove:
 
 - 200 `{"inserted": 1, "duplicates": 0}`: the event is stored, in one transaction. Polar counts it only if a meter's
   filter matches and the customer exists, so Drawdown reads both before the push.
-- 200 `{"inserted": 0, "duplicates": 1}`: an event of this `external_id` is stored. It proves delivery.
+- 200 `{"inserted": 0, "duplicates": 1}`: an event of this `external_id` is stored. This answer proves delivery.
 - The list of events does not promise `external_id`, so the key is also in `metadata`, and is looked up there.
-- A job adds events to a customer meter later. Polar documents no negative sums, so Drawdown carries them.
+- A job adds events to a customer meter later. Polar does not document negative sums, so Drawdown carries them.
 """
 
 from __future__ import annotations
@@ -232,7 +234,7 @@ class Polar:
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the totals of each meter, for events dated in [from_ms, to_ms).
 
-        They are added up from events, because Polar's own sums cover whole hours. Polar's range leaves out both ends.
+        This method adds up events, because Polar's own sums cover whole hours. Polar's range excludes both ends.
         """
         if self.dormant:
             return ReadFailed(self.dormant)

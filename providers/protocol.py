@@ -1,7 +1,7 @@
-"""The protocol of a billing provider: its inputs, its capabilities, and its possible answers.
+"""The inputs, the capabilities and the answers of a billing provider.
 
-Guarantee: outcomes are a closed type. "Not sent" is never guessed: an outcome that is not proven is Unknown. The worker
-obeys the capabilities that a provider declares. A provider makes one call of its service and returns the outcome.
+Guarantee: outcomes are a closed type. "Not sent" is never guessed, so an outcome that is not proven is Unknown. The
+worker obeys the capabilities that a provider declares. A provider calls its service once and returns the outcome.
 """
 
 from __future__ import annotations
@@ -32,89 +32,151 @@ class Capabilities:
     """
 
     key_retention_ms: int | None
-    """The time that the provider remembers a key, at least an hour; None: permanently. Rule P2 depends on it."""
+    """The time for which the provider remembers a key, at least an hour.
+
+    None: permanently. Rule P2 depends on this time.
+    """
     duplicate_proves_delivery: bool
     """True if "this key was seen" proves that the push was charged (rule P3)."""
 
     success_proves_charge: bool = True
-    """True if an answer of success proves the charge. If False, each push is Queued, and its look-up settles it."""
+    """True if an answer of success proves the charge.
+
+    If False, each push is Queued, and its look-up settles it.
+    """
 
     batch_size: int = 1
     """The largest number of pushes in one call."""
     in_flight: int = 1
     """The largest number of concurrent calls."""
     calls_per_s: float | None = None
-    """The most pushing calls a second of one worker; None: no limit."""
+    """The most pushing calls a second of one worker; None: unlimited."""
     reads_per_s: float | None = None
-    """The most reading calls (customers, look-ups, totals, checks) a second of one worker; None: no limit."""
+    """The most reading calls a second of one worker; None: unlimited.
+
+    Reading calls are customers, look-ups, totals and checks.
+    """
     lookups_per_s: float | None = None
-    """The most look-ups and totals of one customer a second of one worker; None: no limit."""
+    """The most look-ups and totals of a customer a second of a worker.
+
+    None: unlimited.
+    """
     one_at_a_time: bool = False
     """True if two pushes of one customer and feature must not be in flight at once."""
     reads_a_call: int = 1
     """The largest number of customers in one read."""
     max_key_chars: int | None = None
-    """The length of a key. The worker sends a stable hash of a longer key; None: no limit."""
+    """The largest number of characters of a key; None: unlimited.
+
+    The worker sends a stable hash of a longer key.
+    """
 
     negatives: bool = True
-    """True if a negative quantity refunds usage. If False, Drawdown carries it (rule S10)."""
+    """True if a negative quantity refunds usage.
+
+    If False, Drawdown carries a negative quantity (rule S10).
+    """
     unit: int = 1
-    """The base units in one unit of the provider. Drawdown carries the remainder (rule S10)."""
+    """The base units in one unit of the provider.
+
+    Drawdown carries the remainder (rule S10).
+    """
     units: Mapping[str, int] = field(default_factory=dict)
-    """The base units in one unit of the provider, by feature, for features that differ from `unit`."""
+    """The base units in one unit of the provider, by feature.
+
+    Features that are not listed have `unit`.
+    """
     names: Mapping[str, str] = field(default_factory=dict)
-    """The provider's name of each feature that is configured here, so that usage cannot change its place unnoticed."""
+    """The provider's name of each feature that is configured here.
+
+    Drawdown compares the names, so that usage cannot move to another place unnoticed.
+    """
     way: str = ""
-    """The path that pushes take, if the provider has several. A key sent on one path may be unknown on another."""
+    """The path that pushes take, if the provider has several.
+
+    A key sent on one path may be unknown on another.
+    """
     mode: str = ""
-    """`live` or `test`, if the key shows it, so that usage of one mode cannot go to the other unnoticed."""
+    """The mode of the key, `live` or `test`, if the key shows it.
+
+    Drawdown compares the mode, so that usage cannot go to the other mode unnoticed.
+    """
     max_quantity: int | None = None
-    """The largest quantity of one push, in base units, positive or negative. A larger one is rejected unsent."""
+    """The largest quantity of one push, in base units, positive or negative.
+
+    The worker rejects a push with a larger quantity, and does not send it.
+    """
 
     oldest_ms: int | None = None
-    """The largest age of a push. An older one is rejected unsent."""
+    """The largest age of a push. The worker rejects an older push unsent."""
     live_from_ms: int | None = None
-    """The start of live windows. Earlier windows are sealed and compared, never sent (shadow mode, a cut-over)."""
+    """The start of live windows.
+
+    Earlier windows are sealed and compared, never sent (shadow mode, a cut-over).
+    """
 
     lookup_lag_ms: int | None = None
-    """The time after a send in which a look-up can still miss an applied push; None: one push cannot be looked up."""
+    """The time after a send in which a look-up can still miss an applied push.
+
+    None: a push cannot be looked up.
+    """
     lookup_span_ms: int = 0
-    """The longest span of one customer's pushes that one call looks up (`ManyLookups`); 0: one push a call."""
+    """The longest span of one customer's pushes that one call looks up.
+
+    See `ManyLookups`. 0: a call looks up one push.
+    """
     applied_within_ms: int = HOUR_MS
-    """The time after a send in which the service can still apply it. Before that, absence is not final (rule P5)."""
+    """The time after a send in which the service can still apply the push.
+
+    Before that time is over, absence is not final (rule P5).
+    """
     totals_lag_ms: int | None = None
-    """The lag of totals behind accepted pushes; None: the provider has no totals."""
+    """The lag of totals behind accepted pushes; None if totals cannot be read."""
     balance_lag_ms: int = 0
     """The longest lag of a customer's balance behind accepted pushes."""
     drawn: bool = False
     """True if a balance itself shows its draws, independently of the events.
 
-    A provider needs this if its key store can fail open, or if it can charge without an event. Then absence alone
-    proves nothing (rule P5).
+    A provider needs this if its key store can fail open, or if it can charge without an event. Then absence alone is
+    not proof (rule P5).
     """
 
     cancel_within_ms: int | None = None
-    """The time after a send in which the provider can cancel a charge (`Cancels`); None: it cannot."""
+    """The time after a send in which the provider can cancel a charge.
+
+    See `Cancels`. None: the provider cannot cancel.
+    """
     costs: bool = False
-    """True if the provider reports the credits that a unit of a feature draws from a balance (`TellsCosts`)."""
+    """True if the provider reports the credits that a unit of a feature draws.
+
+    See `TellsCosts`.
+    """
 
     same_database: bool = False
-    """True if its charges are in Drawdown's database, so that a restore restores both (rule R1)."""
-    own_customer_ids: bool = False
-    """True if the provider makes the ids of its customers, so that an organisation's id cannot be a customer's id."""
-    balance_in_ledger: bool = False
-    """True if the provider never stops a customer. The balance is then a wallet of the embedded ledger, if there is
-    one."""
-    locks: bool = False
-    """True if the provider holds credit for an execution, so that it cannot be lost or charged twice.
+    """True if its charges are in Drawdown's database.
 
-    Not supported (decision 17): a provider that declares it is not loaded.
+    Then a restore restores both (rule R1).
+    """
+    own_customer_ids: bool = False
+    """True if the provider makes the ids of its customers.
+
+    Then an organisation's id cannot be a customer's id.
+    """
+    balance_in_ledger: bool = False
+    """True if the provider never stops a customer.
+
+    The balance is then the customer's wallet in the embedded ledger, if it exists.
+    """
+    locks: bool = False
+    """True if the provider reserves credit for an execution.
+
+    Drawdown does not support this (decision 17), and does not load a provider that declares it.
     """
 
     webhook_headers: tuple[str, ...] = ()
-    """The headers with a signature, in lower case. A webhook without any of them is refused before its body is read.
+    """The headers with a signature, in lower case; empty: unknown.
 
-    Empty: unknown.
+    A webhook without any of them is refused before its body is read.
     """
 
     @property
@@ -148,8 +210,8 @@ class ShownCredit:
 
     Amounts are micro-credits.
 
-    `balance_micro` None: unlimited. `part`: the balance that the answer shows, if others may decide too; None: the
-    whole.
+    `balance_micro`: the credit; None: unlimited. `part`: the name of the shown balance, if other balances may decide,
+    too; None: the answer shows the whole credit.
     """
 
     balance_micro: int | None
@@ -160,7 +222,7 @@ class ShownCredit:
 UnitCost: TypeAlias = Decimal | Fraction
 """Credits for one base unit of a charge.
 
-A Fraction: a limit ended the charge inside a unit, and this is the mean cost of the units that count as charged.
+If a limit ended the charge inside a unit, it is a Fraction, the mean cost of the units that count as charged.
 """
 
 
@@ -173,7 +235,10 @@ class Accepted:
     cost: UnitCost | None = field(default=None, compare=False)
     """Credits for one base unit of the charge; None: the answer does not show them."""
     parts: tuple[Part, ...] = field(default=(), compare=False)
-    """Parts of balances that the answer shows. No read shows a part that the next charge uses up."""
+    """Parts of balances that the answer shows.
+
+    A later read cannot show a part that the next charge uses up.
+    """
 
 
 @dataclass(frozen=True)
@@ -197,9 +262,9 @@ class RetryAt:
 
     Send the same bytes again at `at_ms`.
 
-    `too_many`: the service refused it because of too many calls, so the customer's other pushes should wait too.
-    `by_person`: the service refuses it until a person changes a setting, such as a key. Status asks for a person at
-    once.
+    `too_many`: True if the service refused the push because of too many calls, so the customer's other pushes should
+    wait, too. `by_person`: True if the service refuses the push until a person changes a setting, such as a key.
+    `drawdown status` then reports at once that a person is needed.
     """
 
     at_ms: int
@@ -214,8 +279,8 @@ class Rejected:
 
     A person or a rule decides what happens next.
 
-    `until_credit`: the customer had no credit to draw on, or no drawn balance to refund. Drawdown bills the usage again
-    once the provider shows credit.
+    `until_credit`: True if the customer lacked credit to draw on, or a drawn balance to refund. Drawdown bills the
+    usage again once the provider shows credit.
     """
 
     reason: str
@@ -259,7 +324,7 @@ class Part:
         return self.plan is not None and self.used is None
 
     def ended(self, plans: Collection[str]) -> bool:
-        """Return True if a part that no answer shows any more ended before it was used up.
+        """Return True if a missing part ended before it was used up.
 
         `plans`: those of the customer. Source: the answer to the charge that uses a part up shows it at zero
         (recorded).
@@ -274,9 +339,9 @@ class CustomerState:
 
     `balance_micro`: the credit that the customer can still spend in micro-credits (a millionth of a credit), with
     overage and limits included; None: unlimited. If the service blocks a customer, report 0, or a balance below zero.
-    `max_concurrent` None: no limit. `refused`: features that a limit of the provider refuses although the balance
-    lasts. `parts`: credit that was granted once or by a plan. `plans`: all plans that the customer has, bought ones
-    too.
+    `max_concurrent`: concurrent sandboxes; None: unlimited. `refused`: features that a limit of the provider refuses
+    although the balance lasts. `parts`: credit that was granted once or by a plan. `plans`: all plans that the customer
+    has, bought ones too.
     """
 
     balance_micro: int | None
@@ -289,7 +354,7 @@ class CustomerState:
 
 @dataclass(frozen=True)
 class NoCustomer:
-    """The result of a read if the provider has no such customer.
+    """The result of a read if the customer does not exist at the provider.
 
     It does not mean a balance of zero.
     """
@@ -297,9 +362,10 @@ class NoCustomer:
 
 @dataclass(frozen=True)
 class ReadFailed:
-    """The result of a failed read: read again later.
+    """The result of a failed read, which Drawdown retries later.
 
-    A balance that cannot be read is not zero. `too_many`: the service refused it because of too many calls.
+    A balance that cannot be read is not zero. `too_many`: True if the service refused the read because of too many
+    calls.
     """
 
     reason: str
@@ -323,9 +389,9 @@ class FoundPush:
 
 @dataclass(frozen=True)
 class Absent:
-    """The result of a look-up: the provider does not have this push.
+    """The result of a look-up if the provider does not have this push.
 
-    It is proof only after the declared lag.
+    The result is proof only after the declared lag.
     """
 
 
@@ -333,20 +399,22 @@ class Absent:
 class CannotTell:
     """The result of a look-up that the provider cannot answer, now or later.
 
-    A person decides, by this reason.
+    It has the reason, and a person decides.
     """
 
     reason: str
     holds: int | None = None
-    """Base units that the provider charged in this push's place, from any sender, if the place belongs to this push
-    alone."""
+    """Base units that the provider charged in the place of this push.
+
+    They are from any sender. The figure exists only if the place belongs to this push alone.
+    """
 
 
 @dataclass(frozen=True)
 class Cancelled:
     """The result of a cancellation that the provider confirmed.
 
-    `evidence`: its answer, in one line.
+    `evidence`: the provider's answer, in one line.
     """
 
     evidence: str
@@ -363,7 +431,7 @@ class Cost:
 
     `balance`: the name of the credit system.
 
-    `unread`: the present cost cannot be read, and this is the last known cost, which changes nothing.
+    `unread`: True if the present cost cannot be read, so this is the last known cost. Drawdown then keeps that cost.
     """
 
     feature: str
@@ -374,12 +442,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Lasting:
-    """The part of a balance that outlasts its cycle.
+    """The part of a balance that does not end with the cycle.
 
-    It consists of parts granted once, beside parts that renew at `ends_ms`.
+    It was granted once. The other part of the balance renews at `ends_ms` (milliseconds), and charges use it first.
 
-    `used`: the draws on the parts granted once. `lasting_left`: the rest of them. `cycle_left`: the rest of the parts
-    that renew, which charges empty first. All figures are in the unit of the balance.
+    `used`: the draws on the lasting part. `lasting_left`: the rest of the lasting part. `cycle_left`: the rest of the
+    part that renews. These three figures are in the unit of the balance.
     """
 
     used: Decimal
@@ -392,9 +460,9 @@ class Lasting:
 class Drawn:
     """The draws that a balance shows since `since_ms`; None: since it began.
 
-    A person's change of the balance may count as a draw or a refund: the figure cannot distinguish it. `quantity`: in
-    base units of the balance's feature, or in credits for a credit system. `parts`: the parts of the balance, granted
-    once or by a plan.
+    A person's change of the balance may count as a draw or a refund, because the figure cannot distinguish it.
+    `quantity`: the draws, in base units of the balance's feature, or in credits for a credit system. `parts`: the parts
+    of the balance, granted once or by a plan.
     """
 
     quantity: int | Decimal
@@ -402,29 +470,39 @@ class Drawn:
     whole: bool = True
     """True if there were no draws at `since_ms`.
 
-    If False, two reads in the same cycle can be compared, but not one read with the pushes.
+    If False, two reads in the same cycle can be compared. A single read cannot be compared with the pushes.
     """
     parts: tuple[Part, ...] = ()
     lasting: Lasting | None = None
-    """The part that outlasts the cycle; None: there is none, or the order of draws on the parts is unknown."""
+    """The part of the balance that does not end with the cycle.
+
+    None: the balance lacks such a part, or the order of draws on the parts is unknown.
+    """
     plans: frozenset[str] = frozenset()
     """All plans that the customer has."""
     own: Mapping[str, Decimal] = field(default_factory=dict)
-    """Draws by feature on own balances of features of a credit system, beside `quantity`.
+    """Draws on own balances of features of a credit system, by feature.
 
-    They are in base units of the feature. No answer shows the costs at which credits would have been drawn.
+    They are in base units of the feature, beside `quantity`. Answers do not show the costs at which credits would have
+    been drawn.
     """
     earliest_ms: int | None = None
-    """The earliest possible start of the cycle, if `since_ms` is the latest; None: it began at `since_ms`."""
+    """The earliest possible start of the cycle, if `since_ms` is the latest.
+
+    None: the cycle began at `since_ms`.
+    """
     is_first: bool = False
-    """True if each part that begins again is in its first cycle, as its plan shows, and was never reset."""
+    """True if each part that begins again is in its first cycle.
+
+    The plan shows this, and the part was never reset.
+    """
 
 
 @dataclass(frozen=True)
 class CustomerChanged:
-    """A notice that this customer changed: read it again.
+    """A notice that this customer changed, so Drawdown reads the customer again.
 
-    A webhook's own figures are never used.
+    Drawdown never uses a webhook's own figures.
     """
 
     customer_id: str
@@ -447,7 +525,7 @@ Notice: TypeAlias = CustomerChanged | PushRefused
 class WebhookRefused(DrawdownError):
     """An error: a webhook is not signed correctly, too old, or of another account.
 
-    Drawdown did nothing.
+    Drawdown did not use it.
     """
 
 
@@ -461,7 +539,10 @@ class Provider(Protocol):
     name: str
     capabilities: Capabilities
     dormant: str | None
-    """The reason why the provider makes no call (no key is set); None if it is ready."""
+    """The reason why the provider is dormant, such as a missing key.
+
+    A dormant provider does not call. None: it is ready.
+    """
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         """Push at most `batch_size` pushes in one call.
@@ -486,9 +567,7 @@ class Provider(Protocol):
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the charges by feature, in base units.
 
-        They are of events dated in [from_ms, to_ms).
-
-        The worker calls it only if `totals_lag_ms` is declared.
+        The events are dated in [from_ms, to_ms). The worker calls it only if `totals_lag_ms` is declared.
         """
 
     async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
@@ -508,9 +587,8 @@ class Provider(Protocol):
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         """Return the faults of the configuration, a line each; empty without faults.
 
-        It checks the key, the version, these features and these customers.
-
-        It charges nothing, and tests the key even if both lists are empty.
+        The method checks the key, the version, these features and these customers. It does not charge, and tests the
+        key even if both lists are empty.
         """
 
 
@@ -530,9 +608,8 @@ class Cancels(Protocol):
     async def cancel(self, request: PushRequest) -> Cancelled | ReadFailed:
         """Cancel a push that was accepted.
 
-        A repeated call for the same push changes nothing more.
-
-        ReadFailed: the provider did not confirm it, and may have cancelled it.
+        A repeated call for the same push has no further effect. Return ReadFailed if the provider did not confirm the
+        cancellation; it may still have cancelled the push.
         """
 
 
@@ -545,7 +622,7 @@ class TellsCosts(Protocol):
         The result is empty without a credit system.
 
         A known feature without a cost draws on a balance of its own from now on, unless its cost is `unread`. `known`:
-        every cost that was learned before, so that a charge made at an older cost is read at that cost.
+        every cost that was learned before, so that a charge at an older cost is converted at that cost.
         """
 
 
@@ -577,4 +654,7 @@ class Setup:
 
 
 Build: TypeAlias = Callable[[Setup], Provider]
-"""The object of an entry point of the group `drawdown.providers`. Errors: UsageError for unusable settings."""
+"""The object of an entry point of the group `drawdown.providers`.
+
+Errors: UsageError for unusable settings.
+"""

@@ -1,4 +1,6 @@
-"""The list of providers: entry points of the group `drawdown.providers`, built from the settings.
+"""The list of providers, built from the settings.
+
+The providers are the entry points of the group `drawdown.providers`.
 
 Guarantee: a provider that cannot be loaded or built is named with its reason, and disables only itself.
 """
@@ -40,7 +42,7 @@ class Registry:
     def renewed(self, made: Registry) -> Registry:
         """Return the providers of a newer registry.
 
-        It keeps those of this registry that could not be built again.
+        A provider that could not be built again stays as in this registry.
         """
         kept = {name: provider for name, provider in self.providers.items() if name in made.broken}
         return Registry(

@@ -1,8 +1,10 @@
-"""The only entry of providers' answers: all other code calls a provider through this module.
+"""The only entry of providers' answers.
+
+All other code calls a provider through this module.
 
 Guarantee: every returned answer can be stored by every database and shown on every terminal. Text is clean and bounded,
-numbers are integers within bounds, and lists are bounded. An invalid figure proves nothing: a push becomes Unknown, and
-a read ReadFailed. So a customer's name or figure at a provider never fails a batch of others (rule S8).
+numbers are integers within bounds, and lists are bounded. An invalid figure is not proof, so the push becomes Unknown,
+or the read ReadFailed. So a customer's name or figure at a provider never fails a batch of others (rule S8).
 """
 
 from __future__ import annotations
@@ -48,13 +50,19 @@ from drawdown.providers.protocol import (
 from drawdown.schema.text import clean
 
 MAX_FIGURE: Final = 9 * 10**18
-"""A balance in micro-credits, or a quantity in base units. It fits in 64 bits, as does the sum of two."""
+"""Largest balance in micro-credits, or quantity in base units.
+
+It fits in 64 bits, as does the sum of two.
+"""
 LATEST_MS: Final = 253_402_300_799_999
 """The last moment of the year 9999."""
 MAX_REASON_CHARS: Final = 500
 """Length of a reason that a provider returns."""
 MAX_NAME_CHARS: Final = 200
-"""Length of a name that a provider returns: a plan, a feature, a customer. An id has the same limit."""
+"""Length of a name of a plan, feature or customer that a provider returns.
+
+An id has the same limit.
+"""
 MAX_KEY_CHARS: Final = 1_000
 """Length of a key or customer in a webhook."""
 MAX_FEATURES: Final = 10_000
@@ -64,11 +72,17 @@ MAX_PARTS: Final = 1_000
 MAX_LINES: Final = 1_000
 """Lines of one check."""
 MAX_DECIMALS: Final = 10
-"""Decimals of a cost in credits. Autumn reports balances to ten decimals (recorded)."""
+"""Decimals of a cost in credits.
+
+Autumn reports balances to ten decimals (recorded).
+"""
 MAX_COST: Final = 10**8
 """Credits for one base unit. With MAX_DECIMALS, a rate fits in 64 bits."""
 MOST_PLACES: Final = 400
-"""Digits after the decimal point of an amount. Floating point has no more, and a message must not print a million."""
+"""Digits after the decimal point of an amount.
+
+Floating point cannot have more digits, and a message must not print a million of them.
+"""
 MAX_NOTICES: Final = 1_000
 """Notices of one webhook."""
 
@@ -275,8 +289,8 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
 def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
     """Return the costs of units, validated.
 
-    A cost is left out if it is not positive, not an exact decimal, or not the only one of its feature. `check` reports
-    it.
+    The result omits a cost that is not positive, not an exact decimal, or not the only cost of its feature. `check`
+    reports it.
     """
     if isinstance(found, ReadFailed):
         return _failed(found)

@@ -1,10 +1,10 @@
-"""The audit: the record of people's actions, chained by hashes.
+"""The record of people's actions, chained by hashes.
 
 Guarantee: every change by a person is on record with actor and reason, in the transaction that makes it. The hash of a
 row covers its content and the hash of the previous row. Rows are chained one transaction after the other, so `verify`
 finds a row that was changed, removed, inserted or moved. It also finds removed last rows, because a separate row stores
-their number and the newest hash. A login that can write both tables can make a new chain. So `verify` prints the newest
-hash, and you can store it elsewhere.
+the number of rows and the newest hash. A login that can write both tables can make a new chain. So `verify` prints the
+newest hash, and you can store the hash elsewhere.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SQL = queries(__file__)
 class By:
     """The actor, the moment and the reason of an action, and its channel.
 
-    `via`: the command line (`cli`; `cli --at` with a given time), a signed request (`http`), or a program that calls
-    the functions itself.
+    `via`: the command line (`cli`, or `cli --at` with a given time), a signed request (`http`), or a program that calls
+    the functions itself (`program`).
     """
 
     now_ms: int
@@ -58,10 +58,10 @@ def record_many(
 
 
 def in_turn(connection: sa.Connection) -> None:
-    """Let only one transaction at a time add the rows that follow.
+    """Let only one transaction at a time add rows after this call.
 
-    A row that does not exist yet cannot be locked. After this call, earlier transactions have committed, so the next
-    statement reads their rows.
+    A lock of rows cannot do this, because the new rows do not exist yet. After this call, earlier transactions have
+    committed, so the next statement reads their rows.
     """
     hold(connection)
 
@@ -91,7 +91,10 @@ _LAST_ID: Final = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class Head:
-    """The number of chained rows, and the hash of the newest; '' for an empty chain."""
+    """The number of chained rows, and the hash of the newest row.
+
+    The hash is '' for an empty chain.
+    """
 
     actions: int
     hash: str
@@ -162,7 +165,7 @@ def _actions(connection: sa.Connection) -> Iterator[sa.RowMapping]:
 def newest(connection: sa.Connection) -> str:
     """Return the newest hash.
 
-    Stored elsewhere, it shows if the record was chained again.
+    If you store the hash elsewhere, you can detect a record that was chained again.
     """
     return _head(connection).hash
 

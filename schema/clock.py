@@ -1,4 +1,7 @@
-"""The clock. Guarantee: the time comes from one injected clock. Only `SystemClock` reads the machine's clock."""
+"""The clock.
+
+Guarantee: the time comes from one injected clock. Only `SystemClock` reads the machine's clock.
+"""
 
 import time
 from dataclasses import dataclass
@@ -10,7 +13,10 @@ class Clock(Protocol):
     """The source of the time, passed to all code that needs it."""
 
     trusted: bool
-    """True if an operator set the time (`--at`). Then rule S9 does not doubt the clock."""
+    """True if an operator set the time (`--at`).
+
+    Rule S9 does not doubt a trusted clock.
+    """
 
     def now_ms(self) -> int:
         """Return the present moment, in milliseconds since 1970 in UTC."""

@@ -1,6 +1,9 @@
-"""The creation of a new database: the tables, the guards, and the parts that only one kind of database has.
+"""The creation of a new database.
 
-Guarantee: it is the whole schema of this program. `schema/migrations` upgrades an older database to the same schema.
+A database has tables, guards, and parts that only SQLite or only PostgreSQL has.
+
+Guarantee: a new database has the whole schema of this program. `schema/migrations` upgrades an older database to the
+same schema.
 """
 
 from __future__ import annotations
@@ -19,7 +22,10 @@ from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import BUCKETS
 
 NAMED: Final = {"postgresql": "replace(gen_random_uuid()::text, '-', '')", "sqlite": "lower(hex(randomblob(16)))"}
-"""SQL for the name of a new database. A copy keeps the name, so a machine remembers the history of the name (R1)."""
+"""SQL for the name of a new database.
+
+A copy keeps the name, so a machine remembers the history of the name (R1).
+"""
 
 
 def create_schema(connection: sa.Connection) -> None:

@@ -1,4 +1,7 @@
-"""Amounts of money as text: minor units, as payment services count them, with the decimals of the currency."""
+"""Amounts of money as text.
+
+Payment services count minor units. The text has the decimals of the currency.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from typing import Final
 WHOLE: Final = frozenset(
     ["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"]
 )
-"""Currencies without decimals. Payment services count Icelandic krónur and Ugandan shillings by the hundredth."""
+"""Currencies without decimals.
+
+Icelandic krónur and Ugandan shillings are excluded, because payment services count them by the hundredth.
+"""
 THOUSANDTHS: Final = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
 """Currencies with three decimals. All other currencies have two."""
 

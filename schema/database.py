@@ -1,9 +1,9 @@
-"""Connections and transactions on SQLite and PostgreSQL, and the errors of their drivers.
+"""Connections, transactions and drivers' errors on SQLite and PostgreSQL.
 
-Guarantee: a write transaction takes its lock at its start (`BEGIN IMMEDIATE` on SQLite: deferred ones failed 756 times
-for 301 commits; READ COMMITTED on PostgreSQL: rule S1). A commit is durable before the call returns (P1). Every error
-of the driver about the database becomes one clear line: a conflict to retry, no database, or a value that cannot be
-stored.
+Guarantee: a write transaction on SQLite takes its lock at its start (`BEGIN IMMEDIATE`), because deferred transactions
+failed 756 times for 301 commits. On PostgreSQL it is READ COMMITTED, with rule S1's lock. A commit is durable before
+the call returns (P1). Every error of the driver becomes one clear line, about a conflict to retry, an unusable
+database, or a value that cannot be stored.
 """
 
 from __future__ import annotations
@@ -46,13 +46,19 @@ LOCK_TIMEOUT_S: Final = 60
 CONNECT_S: Final = 10
 """Seconds to wait for a connection to PostgreSQL."""
 SILENT_S: Final = 30
-"""Seconds without an acknowledgement of data sent to PostgreSQL before Drawdown gives the connection up."""
+"""Seconds without PostgreSQL's acknowledgement of data until the connection ends.
+
+Drawdown then treats the connection as lost.
+"""
 IDLE_BEFORE_PROBE_S: Final = 30
-"""Seconds without data from PostgreSQL before Drawdown probes its host. A network can drop a connection silently."""
+"""Seconds without data from PostgreSQL before Drawdown probes its host.
+
+A network can drop a connection silently.
+"""
 PROBE_INTERVAL_S: Final = 10
 """Seconds between two probes of the host of PostgreSQL."""
 MAX_PROBES: Final = 3
-"""Probes without an answer before Drawdown gives a connection to PostgreSQL up."""
+"""Unanswered probes after which Drawdown closes a connection to PostgreSQL."""
 PG_WAITS: Final = {
     "connect_timeout": CONNECT_S,
     "tcp_user_timeout": SILENT_S * 1_000,
@@ -60,14 +66,22 @@ PG_WAITS: Final = {
     "keepalives_interval": PROBE_INTERVAL_S,
     "keepalives_count": MAX_PROBES,
 }
-"""The parameters of a connection to PostgreSQL. By default, a wait for a lost host takes two hours."""
+"""The parameters of a connection to PostgreSQL.
+
+Without them, a wait for a lost host takes two hours.
+"""
 SQLITE_PREPARED: Final = 1_000
 """Prepared statements of a connection. A tick and the verify after it have fewer."""
 SQLITE_CACHE_KIB: Final = 32 * 1024
-"""KiB of the database file that a connection caches, nearly all that a tick reads. Twice as much made no tick
-faster."""
+"""KiB of the database file that a connection to SQLite caches.
+
+A tick reads little more. Twice the size did not make a tick faster.
+"""
 MAX_OVERFLOW: Final = 15
-"""Connections of a process beyond the pool of five. Together they exceed the threads of a server that need one."""
+"""Connections of a process beyond the pool of five.
+
+The sum exceeds the number of a server's threads that need a connection.
+"""
 # Set for each transaction and never for a connection, so that a transaction pooler can be in front.
 PG_SETTINGS: Final = (
     "synchronous_commit=on",  # P1: a commit is durable
@@ -82,7 +96,7 @@ PG_SETTINGS: Final = (
 class Transact(Protocol):
     """A function that runs work in a transaction and commits it.
 
-    With `rollback=True`, it changes nothing.
+    With `rollback=True`, it rolls the transaction back.
     """
 
     def __call__(self, work: Callable[[sa.Connection], T], /, *, rollback: bool = False) -> T: ...
@@ -93,8 +107,8 @@ def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
 
     It opens no connection yet.
 
-    `latest`: returns the present URL. Each new connection logs in with its user and password. Errors: UsageError for
-    any other kind of URL.
+    `latest`: a function that returns the present URL. Each new connection logs in with the user and password of that
+    URL. Errors: UsageError for any other kind of URL.
     """
     try:
         engine = _engine(url_of(url))
@@ -293,11 +307,9 @@ def _require_file(engine: sa.Engine) -> None:
 def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
     """Run `work` in one write transaction and commit it.
 
-    With `rollback`, change nothing (a dry run).
-
-    Deadlocks and serialisation failures provably did not commit, and are retried up to CONFLICT_TRIES. Errors:
-    AnswerLost if it is unknown whether the transaction committed; DatabaseBusy and DatabaseNotReady if it did not; or
-    any error of `work`.
+    With `rollback`, roll the transaction back (a dry run). Deadlocks and serialisation failures provably did not
+    commit, so the function tries up to CONFLICT_TRIES times. Errors: AnswerLost if it is unknown whether the
+    transaction committed; DatabaseBusy and DatabaseNotReady if it did not; or any error of `work`.
     """
     _require_file(engine)
 
@@ -343,9 +355,9 @@ def _is_unanswered(error: DBAPIError) -> bool:
 
 
 def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
-    """Run `work` in one read transaction: all of its statements read the same moment.
+    """Run `work` in one read transaction.
 
-    On SQLite it waits for no writer.
+    All of its statements read the same moment. On SQLite, it does not wait for a writer.
     """
     _require_file(engine)
     one_moment = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
@@ -358,7 +370,8 @@ def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
 def waiting_at_most(connection: sa.Connection, ms: int) -> Iterator[None]:
     """Limit the wait for locks in a part of a transaction, which is rolled back alone.
 
-    SQLite has one writer, so there is no wait here. Errors: LockHeld, after which the transaction can continue.
+    On SQLite this function does not limit a wait, because SQLite has one writer. Errors: LockHeld, after which the
+    transaction can continue.
     """
     if connection.dialect.name != "postgresql":
         yield
@@ -421,7 +434,10 @@ NOT_READY: Final = {
 
 
 UNSTORABLE: Final = (DBAPIError, ValueError, OverflowError)
-"""Errors that the values of one row can cause: the database rejects them, or the driver cannot send them."""
+"""Errors that the values of one row can cause.
+
+The database rejects such values, or the driver cannot send them.
+"""
 
 
 def explain(error: Exception) -> DrawdownError | None:
@@ -489,7 +505,7 @@ def is_conflict(error: BaseException) -> bool:
 def place_of(url: sa.URL) -> str:
     """Return the place of a database without secrets.
 
-    It is a file's absolute path, or a server and a name.
+    The place is a file's absolute path, or a server and a name.
     """
     if url.get_backend_name() == "sqlite":
         return str(Path(url.database).resolve()) if url.database not in (None, "", ":memory:") else "in memory"

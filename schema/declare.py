@@ -5,11 +5,12 @@ HTTP operation, and an action also a form of the console. The parameters are tho
 annotations. A parameter before the `*` is an argument of the command, and a part of the path. A parameter after it is
 an option, and is in the body or in the query.
 
-The name of a parameter has its unit at the end, as does a field of an answer: `hold_ms`, `share_ppm`, `amount_micro`.
-People type it without the unit (`--hold 45d`, `--share 70`, `--amount 1.50`). Programs send milliseconds and parts per
-million by the whole name. They send an amount in credits, by the name without `_micro`.
+Names of parameters and of an answer's fields end with the unit: `hold_ms`, `share_ppm`, `amount_micro`. People type the
+name without the unit (`--hold 45d`, `--share 70`, `--amount 1.50`). Programs send milliseconds and parts per million by
+the whole name. They send an amount in credits, by the name without `_micro`.
 
-Guarantee: a value has one meaning and one check, from any channel. Pure: time and randomness are passed in.
+Guarantee: a value has one meaning and one check, from any channel. The module is pure, so time and randomness are
+passed in.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ R = TypeVar("R")
 MAX_KEY_CHARS: Final = 700
 """Characters of a key that joins three ids with separators."""
 MAX_AT_ONCE: Final = 2**31 - 1
-"""Concurrent sandboxes of a plan, a tier or an override: the largest value of the column."""
+"""Concurrent sandboxes of a plan, a tier or an org override.
+
+It is the largest value of the column.
+"""
 MAX_TEXT_CHARS: Final = 1_000
 """Length of a text or address that a parameter accepts."""
 MAX_AMOUNT: Final = 10**12
@@ -83,8 +87,8 @@ class WrongField(UsageError):
 class Fact:
     """A value that an action changes, shown before and after it.
 
-    `fixed`: if another person changes it between the dry run and the action, the action requires another dry run. A
-    change by time alone does not count.
+    `fixed`: True if a change of the value between the dry run and the action requires another dry run. A change by time
+    alone does not count.
     """
 
     name: str
@@ -115,7 +119,7 @@ ONE: Final = Size()
 class Reach:
     """The rights of a program's key, which it can also pass on to another key.
 
-    They are its scopes, its bindings (None: unbound), its limit of credit, and its end (None: without an end). A person
+    The rights are its scopes, its bindings (None: unbound), its limit of credit, and its end (None: never). A person
     can pass on any right.
     """
 
@@ -130,7 +134,7 @@ class Reach:
 class Hooks(Protocol):
     """The webhooks of this process.
 
-    They are the origins that it may call, and the secrets that sign for an endpoint.
+    It has the origins that the process may call, and the secrets that sign for an endpoint.
     """
 
     @property
@@ -141,7 +145,7 @@ class Hooks(Protocol):
 class Providers(Protocol):
     """The providers of this process.
 
-    They are the usable ones, their capabilities, and the reasons why others are unusable.
+    It has the usable providers, their capabilities, and the reasons why others are unusable.
     """
 
     @property
@@ -156,9 +160,9 @@ class Providers(Protocol):
 class Invocation:
     """A request for an action: its actor, moment and reason (`by`).
 
-    `key`: makes a repetition harmless. `secret`: 43 new random characters, for an action that shows a new secret.
-    `reach`: the rights of a program. `dry_run`: the action is rolled back. `hooks`, `read_providers`: as in a look.
-    `state`: that of the previous portion (`More`).
+    `key`: the idempotency key of the request. `secret`: 43 new random characters, for an action that shows a new
+    secret. `reach`: the rights of a program. `dry_run`: True if the action is rolled back. `hooks`, `read_providers`:
+    as in a `Look`. `state`: the state that the previous portion returned (`More`).
     """
 
     by: By
@@ -197,9 +201,10 @@ class More:
 class Look:
     """A request to read.
 
-    `now_ms`: its moment. `after`: the row before its page. `most`: the rows of the page. `only`: the only organisation
-    that a bound key may see; a view that is declared `open` applies it itself. `hooks`: the webhooks of this process.
-    `read_providers`: returns its providers. `patient`: a person waits at a command line, so slow parts are shown too.
+    `now_ms`: the moment of the request. `after`: the row before the page. `most`: the rows of the page. `only`: the
+    only organisation that a bound key may see; a view that is declared `open` filters by it. `hooks`: the webhooks of
+    this process. `read_providers`: a function that returns the providers of this process. `patient`: True if a person
+    waits at a command line, so slow parts are shown too.
     """
 
     now_ms: int
@@ -219,7 +224,7 @@ class Look:
 class Page(Generic[R]):
     """A page of a list.
 
-    `next`: the value of `after` for the next page; None: this is the last page. `notes`: texts for people below it.
+    `next`: the value of `after` for the next page; None on the last page. `notes`: texts for people below the list.
     """
 
     rows: Sequence[R]
@@ -236,8 +241,8 @@ class Kind:
 
     The written form can be read again.
 
-    `read`: takes a text, the name of the value for messages, and the moment. `ending`: the part of a parameter's name
-    that people leave out.
+    `read`: a function that reads a text, with the name of the value for messages, and the moment. `ending`: the end of
+    a parameter's name that people omit.
     """
 
     name: str
@@ -276,7 +281,7 @@ def _any_id(text: str, name: str, _now_ms: int) -> str:
 def is_storable(text: str) -> bool:
     """Return True if a database can store a text.
 
-    It is not empty, has no NUL, and is valid UTF-8.
+    Such a text is not empty, is without NUL, and is valid UTF-8.
     """
     return bool(text) and "\0" not in text and not re.search("[\ud800-\udfff]", text)
 
@@ -395,7 +400,7 @@ class Label:
 class Param:
     """A parameter of an action or a list.
 
-    `says`: its line of help. `many`: it has several values.
+    `says`: its line of help. `many`: True if it has several values.
     """
 
     name: str
@@ -410,14 +415,14 @@ class Param:
 
     @property
     def word(self) -> str:
-        """Return its name for people, without the unit."""
+        """Return the parameter's name for people, without the unit."""
         return self.name.removesuffix(self.kind.ending).strip("_")
 
     @property
     def option(self) -> str:
-        """Return it as people type it.
+        """Return the argument or option as people type it.
 
-        An option with several values is typed once for each, in the singular.
+        An option with several values is typed once for each value, in the singular.
         """
         word = self.word.removesuffix("s") if self.many else self.word
         return self.metavar if self.is_argument else f"--{word.replace('_', '-')}"
@@ -428,9 +433,9 @@ class Param:
 
     @property
     def field(self) -> str:
-        """Return its name for programs, with the unit.
+        """Return the parameter's name for programs, with the unit.
 
-        Only an amount has no unit in its name: programs send it in credits.
+        The name of an amount is without a unit, because programs send amounts in credits.
         """
         return self.word if self.kind.name == CREDITS.name else self.name.strip("_")
 
@@ -537,17 +542,17 @@ Values = Mapping[str, Any]
 
 
 def no_facts(_connection: sa.Connection, _asked: Invocation, _values: Values) -> Sequence[Fact]:
-    """Return no facts: the default of an action."""
+    """Return an empty list of facts, the default of an action."""
     return ()
 
 
 def one(_connection: sa.Connection, _asked: Invocation, _values: Values) -> Size:
-    """Return the size of one row without credit: the default of an action."""
+    """Return the size of one row without credit, the default of an action."""
     return ONE
 
 
 def is_done(_result: object) -> Exit:
-    """Return the default exit status of an action: all is settled."""
+    """Return the default exit status of an action, which is that all is settled."""
     return Exit.SETTLED
 
 
@@ -557,15 +562,15 @@ class Action(Generic[R]):
 
     `name`: the words of the command. `help`: its effect, in one sentence. `do`: the work, in one transaction, with the
     connection, the request and the parameters; its result is a dataclass, which `--json` and HTTP return. `says`: the
-    result in sentences. `path`: of the HTTP operation, a POST. `scope`: the scope that a key needs. `role`: the role
-    that a person of the console needs. `facts`: the values that it changes. `size`: its size.
+    result in sentences. `path`: the path of the HTTP operation, a POST. `scope`: the scope that a key needs. `role`:
+    the role that a person of the console needs. `facts`: the values that it changes. `size`: its size.
 
-    `place`: the page after the form, with parameters in braces; empty: no page links to a form of it. `keyed`:
-    `asked.key` makes a repetition harmless, so people can choose it. `shown_once`: the field of the result with a
-    secret that is not stored. `lost_hint`: the next step if the answer is lost. `by_hand`: the command of this name
-    does more, and is written in the noun's module. `at_once`: the rows of one transaction of a form, a call or a dry
-    run, for work in portions; the command does any number, a portion in each. `parts`: tables of the command, as in a
-    showing. `count`: the number that the parameter `expect` names. `ends`: the exit status of the command.
+    `place`: the page after the form, with parameters in braces; empty: the action is without a form. `keyed`: True if
+    people can choose `asked.key`, the idempotency key. `shown_once`: the field of the result with a secret that is not
+    stored. `lost_hint`: the next step if the answer is lost. `by_hand`: True if the command of this name does more, and
+    is written in the noun's module. `at_once`: for work in portions, the rows of one transaction of a form, a call or a
+    dry run. The command runs any number of portions. `parts`: tables of the command, as in a showing. `count`: the
+    number that the parameter `expect` names. `ends`: the exit status of the command.
     """
 
     name: str
@@ -623,7 +628,7 @@ class Action(Generic[R]):
 
     @property
     def slug(self) -> str:
-        """Return its name for a URL."""
+        """Return the action's name for a URL."""
         return self.name.replace(" ", "-")
 
     def sentences(self, result: R) -> list[str]:
@@ -673,8 +678,9 @@ def changes(before: Sequence[Fact], after: Sequence[Fact]) -> list[dict[str, str
 class Column:
     """A column of a table: the field of a row, and its head.
 
-    `head`: `#` marks numbers. `show`: returns the text for people, from the value. `of_row`: returns it from the whole
-    row. `rare`: the column is left out if no row has a value.
+    `head`: the head; a `#` marks numbers. `show`: a function that returns the text for people, from the value.
+    `of_row`: a function that returns the text from the whole row. `rare`: True if the column is omitted when all of its
+    values are empty.
     """
 
     name: str
@@ -692,11 +698,11 @@ class Column:
 class Listing(Generic[R]):
     """A list of rows for people and programs.
 
-    `read`: returns a page, with the connection, a `Look` and the filters; the rows are of one dataclass. `holds`: the
-    name of the rows in the answer. `columns`: of the table for people. `most`: the default rows of a page. `paged`:
-    `next` leads to more rows. `open`: a key that is bound to an organisation may see it, although no parameter names
-    one. Then it is the same for all, or `read` shows only that organisation's rows (`Look.only`). `by_hand`: as of an
-    action.
+    `read`: a function that returns a page, from the connection, a `Look` and the filters. The rows are of one
+    dataclass. `holds`: the name of the rows in the answer. `columns`: the columns of the table for people. `most`: the
+    default rows of a page. `paged`: True if `next` leads to more rows. `open`: True if a key that is bound to an
+    organisation may see the list without naming the organisation. Then the list is the same for all, or `read` returns
+    only that organisation's rows (`Look.only`). `by_hand`: as in an action.
     """
 
     name: str
@@ -730,11 +736,11 @@ class Listing(Generic[R]):
 class Showing(Generic[R]):
     """A view of one thing for people and programs.
 
-    `read`: returns a dataclass, with the connection, a `Look` and the names of the thing. `parts`: tables for the
-    fields that are lists of dataclasses, with their titles and columns. A field of a field is named by both
-    (`credit.holders`). A field that is a dataclass is a table of its own. `most`: the default rows of a part; 0: its
-    parts have bounds of their own. `open`: as of a list. `notes`: returns texts for people below it. `by_hand`: as of
-    an action.
+    `read`: a function that returns a dataclass, from the connection, a `Look` and the names of the thing. `parts`:
+    tables for the fields that are lists of dataclasses, with their titles and columns. A field of a field is named by
+    both (`credit.holders`). A field that is a dataclass is a table of its own. `most`: the default rows of a part; 0 if
+    the parts have bounds of their own. `open`: as in a list. `notes`: a function that returns texts for people below
+    the view. `by_hand`: as in an action.
     """
 
     name: str
@@ -767,9 +773,8 @@ CREDIT_END: Final = "_micro"
 def answer_of(value: Any) -> Any:
     """Return a result as JSON, for `--json` and HTTP.
 
-    It has the fields of a dataclass by their names.
-
-    Beside each field in micro-credits it has the amount in credits.
+    The JSON has the fields of a dataclass by their names. Beside each field in micro-credits, it has the amount in
+    credits.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return answer_of({one.name: getattr(value, one.name) for one in fields(value)})

@@ -1,7 +1,9 @@
-"""The errors that Drawdown raises on purpose. A message names the fault, its place and the next step.
+"""The errors that Drawdown raises on purpose.
+
+A message names the fault, its place and the next step.
 
 Guarantee: `exit_status` is the exit status of the command, and always a value of `Exit`. `code` is for programs, and
-never changes.
+stays the same in later versions.
 """
 
 from collections.abc import Iterable
@@ -16,7 +18,7 @@ class Exit(IntEnum):
     PERSON = 1
     USAGE = 2
     LEFT = 75
-    """EX_TEMPFAIL of sysexits.h, which schedulers know."""
+    """The status EX_TEMPFAIL of sysexits.h, after which schedulers retry."""
 
 
 def worst(statuses: Iterable[int]) -> int:
@@ -47,7 +49,7 @@ def explain_race(noun: str, name: str) -> str:
 class DrawdownError(Exception):
     """An error that a person must check.
 
-    `step`: the step of the permission order that refused; None: no step.
+    `step`: the step of the permission order that refused; None if the error is not part of that order.
     """
 
     exit_status = Exit.PERSON
@@ -56,9 +58,9 @@ class DrawdownError(Exception):
 
 
 class UsageError(DrawdownError):
-    """An error: the command, or one of its values, is wrong. Drawdown changed nothing.
+    """An error: a command or a value is wrong, so Drawdown did not change anything.
 
-    `at`: the name of the wrong value, as a program sends it; None: it is not a single value.
+    `at`: the name of the wrong value, as a program sends it; None if the error is not about a single value.
     """
 
     exit_status = Exit.USAGE
@@ -86,7 +88,7 @@ class UnknownId(UsageError):
 
 
 class Refused(DrawdownError):
-    """An error: a rule forbids the requested change. Drawdown changed nothing."""
+    """An error: a rule forbids the requested change, so Drawdown did not make it."""
 
     code = "refused"
 
@@ -126,7 +128,7 @@ class StorageFull(DatabaseBusy):
 class LockHeld(DatabaseBusy):
     """An error: another transaction held a lock for longer than the wait.
 
-    This transaction changed nothing.
+    This part of the transaction was rolled back.
     """
 
 
@@ -135,8 +137,8 @@ class AnswerLost(DatabaseBusy):
 
     So it is unknown whether the change is stored.
 
-    `again`: the next step. Most commands can be run again. A command with another effect the second time has its own
-    text.
+    `again`: the next step. You can run most commands again. A command that has another effect the second time sets its
+    own text.
     """
 
     code = "answer_lost"

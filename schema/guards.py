@@ -1,4 +1,6 @@
-"""Rules that the database enforces by triggers, for every writer, declared once for SQLite and PostgreSQL.
+"""Rules that the database enforces by triggers, for every writer.
+
+Each rule is declared once for SQLite and PostgreSQL.
 
 Guarantee: a guard rejects a statement, with a message that names the rule. PostgreSQL never truncates its table. SQL
 that differs between the databases is in `by_hand.postgresql.sql` and `by_hand.sqlite.sql`.
@@ -15,8 +17,8 @@ from typing import Final
 class Guard:
     """A trigger that rejects `event` on `table` if `when` holds.
 
-    `when`: SQL over NEW and OLD; `<>?` is a comparison in which NULL is a value. `only_if`: a part of it without a
-    subquery, so that PostgreSQL calls no function for the rows that it excludes.
+    `when`: SQL over NEW and OLD; `<>?` is a comparison in which NULL is a value. `only_if`: a part of `when` without a
+    subquery. PostgreSQL then does not call a function for the rows that this part excludes.
     """
 
     name: str
@@ -51,7 +53,7 @@ def statements(guard: Guard, dialect: str) -> Iterator[str]:
 def never_truncated(table: str) -> str:
     """Return the SQL that prevents PostgreSQL from truncating a table.
 
-    SQLite has no such statement.
+    SQLite cannot truncate a table.
     """
     return (
         f"CREATE TRIGGER {table}_never_truncated BEFORE TRUNCATE ON {table} FOR EACH STATEMENT "
@@ -68,7 +70,7 @@ APPEND_ONLY: Final = (
     "mappings", "operator_actions", "plan_lots", "projections", "sample_conflicts", "seals", "voids",
     "withdrawals",
 )  # fmt: skip
-"""Tables that accept only inserts: a row is never changed or deleted."""
+"""Tables that accept only inserts. A row is never changed or deleted."""
 
 NEVER_TRUNCATED: Final = (
     "adoptions", "api_keys", "assignments", "attempts", "backfill_events", "backfills", "balance_episodes",

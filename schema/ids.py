@@ -1,9 +1,12 @@
-"""Ids that people type: an unknown id is rejected, with the nearest known id.
+"""Ids that people type.
 
-Guarantee: an unknown id changes nothing, and is reported. The search for the nearest id reads a bounded number of rows,
-for a table of any size: the neighbours of the id in sorted order, and SCANNED others that share a half with it. The
-comparison has a bound, too (`text.nearest`). If a caller may see only one organisation (`tell_no_names`), there is no
-search, and no name is shown. The same holds for a caller beyond a server's budget (`tell_few_names`).
+Drawdown rejects an unknown id, and its message names the nearest known id.
+
+Guarantee: a request with an unknown id does not change anything. The search for the nearest id reads a bounded number
+of rows, for a table of any size. The rows are the neighbours of the id in sorted order, and SCANNED others that share a
+half with it. The comparison has a bound, too (`text.nearest`). If a caller may see only one organisation
+(`tell_no_names`), Drawdown does not search, and does not show a name. The same holds for a caller beyond a server's
+budget (`tell_few_names`).
 """
 
 from __future__ import annotations
@@ -23,7 +26,10 @@ from drawdown.schema.units import MAX_ID_CHARS
 SQL = queries(__file__)
 
 NEIGHBOURS: Final = 500
-"""Ids to read on either side of a mistyped id in sorted order, in each source of such ids."""
+"""Ids to read on either side of a mistyped id in sorted order.
+
+The limit is for each source of such ids.
+"""
 MAX_SAID_CHARS: Final = 200
 """Characters of an id that a message repeats."""
 SCANNED: Final = 100_000
@@ -69,7 +75,10 @@ CUSTOMER: Final = Kind(
     "drawdown ledger show",
 )
 ASKING: Final = Kind("organisation", CUSTOMER.sources, ORG.shown_by)
-"""An organisation in a product's call. It can have a wallet before a tick registers it."""
+"""An organisation in a product's call.
+
+The organisation can have a wallet before a tick registers it.
+"""
 POOL: Final = Kind("pool", (IdSource("pools"),), "drawdown pool list")
 PAYER: Final = Kind("payer", (IdSource("payers"),), "drawdown payer list")
 PLAN: Final = Kind("plan", (IdSource("ledger_plans"),), "drawdown plan list")
@@ -143,8 +152,8 @@ def is_known(connection: sa.Connection, kind: Kind, given: str) -> bool:
 def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | None = None) -> None:
     """Check that an id is known.
 
-    `new` True: accept an unknown id. False: the error states how to do that. None: it cannot be new. Errors: UnknownId,
-    with the nearest known id.
+    `new` True: accept an unknown id. False: reject it, and explain in the error how to accept it. None: reject it.
+    Errors: UnknownId, with the nearest known id.
     """
     if not (new or is_known(connection, kind, given)):
         if not tells_names(connection):
@@ -153,7 +162,7 @@ def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | No
 
 
 def tell_no_names(connection: sa.Connection) -> None:
-    """Show no names of other organisations while this connection is used.
+    """Hide the names of other organisations while this connection is used.
 
     The caller may see only one organisation.
     """
@@ -163,7 +172,7 @@ def tell_no_names(connection: sa.Connection) -> None:
 def tell_few_names(connection: sa.Connection, may: Callable[[], bool]) -> None:
     """Limit the searches for the nearest name to those that `may` allows.
 
-    That lasts while this connection is used.
+    The limit lasts while this connection is used.
     """
     connection.execution_options(may_search=may)
 
@@ -182,7 +191,7 @@ def _near(connection: sa.Connection, kind: Kind, given: str) -> Iterable[str]:
 def require_unlike(connection: sa.Connection, kind: Kind, given: str, *, new: bool) -> None:
     """Check that an id is known, or unlike any known id.
 
-    Then it is new, and not mistyped.
+    An id that is unlike all others is new, and not mistyped.
 
     `new`: accept it in any case. Errors: UnknownId, with the nearest known id.
     """
@@ -201,12 +210,10 @@ def find_near(connection: sa.Connection, kind: Kind, given: str) -> str | None:
 
 
 def require_meant(connection: sa.Connection, given: str, *, new: bool, kind: Kind = CUSTOMER) -> None:
-    """Check that a customer is known, has samples, or is unlike any known one.
+    """Check that a customer is known, has samples, or is unlike all known customers.
 
-    Then it is new, and not mistyped.
-
-    The same holds for another `kind` that has a wallet. `new`: accept it in any case. Errors: UnknownId, with the
-    nearest known id.
+    A customer that is unlike all others is new, and not mistyped. The same holds for another `kind` that has a wallet.
+    `new`: accept it in any case. Errors: UnknownId, with the nearest known id.
     """
     if not (new or is_known(connection, CUSTOMER, given) or has_samples(connection, given)):
         around = [*_around(connection, CUSTOMER, given), *_sampled_around(connection, given)]
@@ -252,7 +259,7 @@ def unknown(
 ) -> UnknownId:
     """Return the error for an unknown id.
 
-    It has the nearest of the candidates, and the command that lists all.
+    The error has the nearest of the candidates, and the command that lists all.
     """
     near = nearest(given, (one for one in candidates if one != given))  # another organisation may have this id
     parts = [f"unknown {kind.noun} {_shorten(given)}"]
@@ -267,7 +274,7 @@ def unknown(
 def not_of(kind: Kind, given: str, org_id: str) -> UnknownId:
     """Return the error for a key that is bound to an organisation.
 
-    It is the same for an id of another organisation and for an unknown id.
+    The error is the same for an id of another organisation and for an unknown id.
     """
     said = f"unknown {kind.noun} {_shorten(given)}. To list those of {org_id}, run `{kind.shown_by}`"
     return UnknownId(said, kind.noun)
@@ -307,7 +314,7 @@ _UNCLEAN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd-\uffff]")
 
 
 def is_clean(text: str) -> bool:
-    """Return True if a text has no characters that databases store differently.
+    """Return True if all databases store a text in the same way.
 
     Excluded are control characters (C0, DEL, C1), and halves of surrogate pairs, which no database stores. U+FFFD is
     excluded because it is the rest of invalid UTF-8. U+FFFE and U+FFFF are excluded because SQLite's functions read
@@ -323,5 +330,7 @@ def is_clean_id(text: str) -> bool:
 
 
 FEATURE_NAME: Final = re.compile(r"(?!r?[0-9]+$)[a-z0-9_]{1,64}")
-"""The form of a feature's name. It is neither a number nor like a revision, so keys of two pushes are never
-equal (P6)."""
+"""The form of a feature's name.
+
+The name is neither a number nor like a revision, so keys of two pushes are never equal (P6).
+"""

@@ -1,4 +1,4 @@
-"""Rule S1's lock, the marks of dirty windows (S6), and the lock between charges and voids (P5).
+"""The locks of rules S1 and P5, and the marks of dirty windows (S6).
 
 Guarantee: the rows that a seal reads change only under rule S1's lock. Otherwise a concurrent seal would see one half
 of the change, and lose the other half.
@@ -19,9 +19,9 @@ SQL = queries(__file__)
 def lock_charges(connection: sa.Connection, *, shared: bool = False) -> None:
     """Let either the charge or the void of an embedded push count (P5).
 
-    Charges share the row of the ledger's terms, which exists before anything is sealed for it. A void locks that row
-    alone. The second of the two reads the result of the first. It is a row and not an advisory lock, which any login
-    can take, also that of a host. SQLite has one writer at a time.
+    Charges share a lock of the row with the ledger's terms, which exists before the first seal. A void locks that row
+    alone. The later of the two reads the result of the earlier. The lock is on a row, because any login, also that of a
+    host, can take an advisory lock. SQLite has one writer at a time.
     """
     if connection.dialect.name == "postgresql":
         SQL.run(connection, "share_charges" if shared else "hold_charges").all()
@@ -53,7 +53,7 @@ def make_windows_dirty(
 ) -> None:
     """Let the next seal compute the differences of windows again.
 
-    `windows`: a fragment of the caller's `own` queries that follows FROM, with a WHERE. It takes S1's lock itself, of
+    `windows`: a fragment of the caller's `own` queries that follows FROM, with a WHERE. The function takes S1's lock of
     buckets `lo` to `hi`. A seal deletes the rows that it has read, so without the lock a row inserted meanwhile would
     be lost.
     """

@@ -1,8 +1,8 @@
-"""Messages: the webhooks to the operator's product.
+"""The messages to the operator's product, sent as webhooks.
 
 Guarantee: a message is written in the transaction that writes its fact, with the bytes that will be sent. Its id
-follows from the fact, so a repeated fact adds no message. Only events that an endpoint subscribes to at that moment are
-written. Nothing is sent here: `worker/hooks` sends committed messages.
+follows from the fact, so a repeated fact adds no message. A message is written only if an endpoint subscribes to its
+event at that moment. `worker/hooks` sends messages after the commit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EVENTS: Final = (
 )  # fmt: skip
 """The events that an endpoint can subscribe to."""
 TEST: Final = "endpoint.test"
-"""The event of a test of an endpoint by a person. It has no fact."""
+"""The event of a person's test of an endpoint."""
 ID_CHARS: Final = 32
 """Hex digits of a message's id: 128 bits."""
 TOLD_AT_ONCE: Final = 1_000
@@ -64,7 +64,7 @@ class Message:
     def message_id(self) -> str:
         """Return the id of the message, the same for the same fact.
 
-        It has no full stop, which separates a signature's parts.
+        The id is without a full stop, because full stops separate a signature's parts.
         """
         return f"msg_{hashlib.sha256(self.fact.encode()).hexdigest()[:ID_CHARS]}"
 

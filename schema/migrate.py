@@ -20,7 +20,10 @@ from drawdown.schema.units import BUCKETS
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 REVISIONS: Final = sorted(file.name.partition("_")[0] for file in MIGRATIONS.glob("versions/[0-9]*.py"))
-"""The revisions of the schema. The name of each migration's file begins with its revision."""
+"""The revisions of the schema.
+
+The name of each migration's file begins with its revision.
+"""
 
 _PIN_FUNCTIONS: Final = """
 DO $$ DECLARE one record; BEGIN
@@ -38,9 +41,15 @@ of that name would be used. With this, each function searches it last. Functions
 """
 
 ONE_UPGRADE: Final = 4_927_306_118
-"""Number of the PostgreSQL advisory lock for the creation or upgrade of the schema. The value has no meaning."""
+"""Number of PostgreSQL's advisory lock for a creation or upgrade of the schema.
+
+The value is arbitrary.
+"""
 UPGRADE_LOCK_S: Final = 5
-"""Seconds that an upgrade waits for a table, because later statements on the table wait too. You can run it again."""
+"""Seconds that an upgrade waits for a table.
+
+Later statements on the table wait too. If the wait is too short, run the upgrade again.
+"""
 
 
 NAMED: Final = 3
@@ -51,7 +60,7 @@ NAMED: Final = 3
 class Version:
     """The version of a database.
 
-    `current`: its revision; None: it has no tables of Drawdown.
+    `current`: its revision; None: it is without tables of Drawdown.
     """
 
     current: str | None
@@ -171,6 +180,6 @@ def _bring_up_to_date(connection: sa.Connection, *, new: bool) -> None:
 def bucket_of(org_id: str) -> int:
     """Return the fixed bucket of an organisation.
 
-    It is the same on all machines, versions and databases.
+    The bucket is the same on all machines, versions and databases.
     """
     return zlib.crc32(org_id.encode("utf-8", "surrogatepass")) % BUCKETS

@@ -1,8 +1,10 @@
-"""The rights on PostgreSQL: three roles without a login, of which an operator makes their own logins members.
+"""The rights on PostgreSQL.
+
+Drawdown makes three roles without a login. An operator makes logins members of these roles.
 
 Guarantee: a host inserts samples, and the database writes their arrival. A host writes only the sandboxes of the cell
-that its login is named after, and reads no other data. A reader changes nothing. A worker can do all that Drawdown's
-commands do, but cannot change the schema or disable a guard, as only the owner of the tables can.
+that its login is named after, and cannot read other data. A reader cannot write. A worker can do all that Drawdown's
+commands do. Only the owner of the tables can change the schema or disable a guard.
 """
 
 from __future__ import annotations
@@ -20,13 +22,17 @@ HOST: Final = "drawdown_host"
 READ: Final = "drawdown_read"
 WORKER: Final = "drawdown_worker"
 OF_CELL: Final = "drawdown_cell_"
-"""Prefix of the logins of cells. A login of this prefix and a cell's id can write that cell's sandboxes.
+"""Prefix of the logins of cells.
 
-PostgreSQL cuts names at 63 bytes. A login with a cut name can write no sandboxes.
+A login of this prefix and a cell's id can write that cell's sandboxes. PostgreSQL cuts names at 63 bytes. A login with
+a cut name cannot write sandboxes.
 """
 
 SAMPLE_COLUMNS: Final = ("id", "org_id", "sandbox_id", "cell_id", "memory_mb", "cpu_count", "interval_s", "ts")
-"""The columns of a sample that a host writes. The database writes `arrival`, `ingested_at` and `problem`."""
+"""The columns of a sample that a host writes.
+
+The database writes `arrival`, `ingested_at` and `problem`.
+"""
 DELETED_FROM: Final = (
     "assignments", "attempts", "backfill_events", "batch_files", "batch_sources", "cells", "console_acts",
     "console_failures", "console_sessions", "dirty_windows", "halts", "invalid_items", "my_sessions", "pending_usage",
@@ -34,7 +40,7 @@ DELETED_FROM: Final = (
 )  # fmt: skip
 """Tables from which Drawdown's own commands delete rows, within the guards."""
 UNREAD: Final = ("console_users",)
-"""Tables that a reader cannot read, because they have people's passwords, although as slow hashes."""
+"""Tables that a reader cannot read, because they have hashes of passwords."""
 
 _ROLES = ", ".join((HOST, READ, WORKER))
 _OWN = f"'{OF_CELL}' || cell_id = current_user"

@@ -1,20 +1,23 @@
-"""The only source of SQL: named statements with a comment, in `.sql` files beside the code that runs them.
+"""The only source of SQL.
+
+SQL is in named statements with a comment, in `.sql` files beside the code that runs them.
 
 A file is a list of queries. `-- name: due_cells` begins a query, and `-- name: skip_locked [postgresql]` one for that
 database alone. Comments and blank lines are removed. A query can contain:
 
 - `{other}`: another query of the same file or of `words.sql`, or the one that the caller chose for this slot
   (`slot="other"`; `slot=""` inserts nothing). Text never comes from another source.
-- `:value`: a bound value. `IN :values` binds a list of strings or integers, as one value.
+- `:value`: a bound value. After `IN`, `:values` is a list of strings or integers, bound as one value.
 - `CAST(:texts AS text[])`: a list, as one value of PostgreSQL.
 - `{rows :rows (org_id text, window_ms bigint)}`: a list of mappings, bound as one value, as a SELECT of rows.
-- several statements, each but the last ended by `;` at the end of its line. They run in order.
+- several statements. A `;` at the end of a line ends a statement. They run in order.
 
-`read_together` joins several reading queries into one statement: one round trip for all of them, at one moment.
+`read_together` joins several reading queries into one statement. All of them need one round trip, and read the same
+moment.
 
 Guarantee: values are bound, never pasted. A missing value or query, and an unused slot, is an error that names the file
-and the query. Each text is assembled once for each process. Rows on the inner side of a join are in a `WITH … AS
-MATERIALIZED`, or have a LIMIT: SQLite would parse their JSON again for each outer row.
+and the query. Each text is assembled once for each process. Bound rows on the inner side of a join are in a `WITH … AS
+MATERIALIZED`, or have a LIMIT. Otherwise SQLite would parse their JSON again for each outer row.
 """
 
 from __future__ import annotations
@@ -93,8 +96,8 @@ class _Statement:
 class Queries:
     """The queries of one `.sql` file.
 
-    `pieces` maps (name, database or "") to text. It bounds the cache: a slot with an unknown name fails before anything
-    is cached.
+    `pieces` maps (name, database or "") to text. The cache is bounded, because a slot with an unknown name fails before
+    its text is cached.
     """
 
     def __init__(self, path: Path) -> None:
@@ -323,8 +326,8 @@ def prepared(connection: sa.Connection) -> Iterator[None]:
 
     Planning is most of the cost of a short query.
 
-    Use it only for statements that name their columns, and use no temporary table. If a pooler may be in between,
-    nothing is planned in advance: then another process answers than the one that accepted the connection.
+    Use it only for statements that name their columns and do not use temporary tables. If a pooler may be in between,
+    the function does not plan in advance, because another process may then answer the connection.
     """
     driver: Any = connection.connection.dbapi_connection
     known = connection.connection.info

@@ -1,9 +1,9 @@
 """Text of other programs, made safe to store and show.
 
-Guarantee: the result has no control character (ESC, NUL, a line's end), and no mark that changes the direction of
-reading. It has no half of a surrogate pair, which PostgreSQL does not store. Each is replaced by its escape. The search
-for the nearest text to a mistyped one is bounded: it compares the COMPARED_AT_MOST texts with the most common start and
-end, and of each the middle part, up to MAX_COMPARED_CHARS.
+Guarantee: each control character (ESC, NUL, a line's end), and each mark that changes the direction of reading, is
+replaced by its escape. So is a half of a surrogate pair, which PostgreSQL does not store. The search for the nearest
+text to a mistyped text is bounded. It compares the COMPARED_AT_MOST texts with the longest common start and end. Of
+each text, it compares the part in between, up to MAX_COMPARED_CHARS.
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ from drawdown.schema.units import MAX_ID_CHARS
 MAX_ERROR_CHARS: Final = 300
 """Length of an error's first line in reports and logs."""
 NEEDS_YOU: Final = "needs you: "
-"""Start of a reason that only a person can remove, by a setting. Retries do not help."""
+"""Start of a reason that only a person can remove, by a setting.
+
+Retries do not help.
+"""
 ALIKE: Final = 0.6
-"""Smallest similarity of an unknown id and the id that it probably means, as difflib counts: 1 is equal."""
+"""Smallest similarity of an unknown id and the id that it probably means.
+
+It is difflib's ratio, which is 1 for equal texts.
+"""
 COMPARED_AT_MOST: Final = 20
 """Known ids that Drawdown compares, letter by letter, with an unknown id."""
 MAX_COMPARED_CHARS: Final = 64
@@ -32,7 +38,10 @@ MAX_QUOTED_CHARS: Final = 60
 
 
 _FORMULA: Final = re.compile('((?:^|;)[ "]*)(?=[=+@\\-\uff1d\uff0b\uff0d\uff20])')
-"""The start of a formula in a spreadsheet. Some spreadsheets accept wide signs, too."""
+"""The start of a formula in a spreadsheet.
+
+Some spreadsheets accept wide signs, too.
+"""
 
 
 def clean(text: str, most_chars: int | None = None) -> str:
@@ -48,7 +57,10 @@ def clean(text: str, most_chars: int | None = None) -> str:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """Return a number and its noun, such as `1 push`. `many`: the plural; empty: `one` with an s."""
+    """Return a number and its noun, such as `1 push`.
+
+    `many`: the plural; if it is empty, `one` with an s.
+    """
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 

@@ -31,33 +31,49 @@ WINDOW_MS: Final = 300 * SECOND_MS
 GRACE_MS: Final = 120 * SECOND_MS
 """Time after the end of a window before it can be sealed."""
 OWN_MINUTES: Final = WINDOW_MS // MINUTE_MS - 1
-"""Revisions of a window that have a minute of their own. So a provider with sums by the minute can look each up.
+"""Revisions of a window that have a minute of their own.
 
-Revisions 0 to 3 of a window are dated into minutes of their own. Later revisions share the fifth minute.
+So a provider with sums by the minute can look each revision up. Revisions 0 to 3 of a window are dated into minutes of
+their own. Later revisions share the fifth minute.
 """
 LATE_HORIZON_MS: Final = 35 * DAY_MS
-"""Age of the oldest windows that the nightly sweep reads (rule S2), and of the oldest timestamp that Stripe accepts."""
+"""Age of the oldest windows that the nightly sweep reads (rule S2).
+
+Stripe accepts timestamps up to the same age.
+"""
 
 BUCKETS: Final = 256
 EVER_MS: Final = 2**62
 """A moment later than any other, in milliseconds."""
 MICRO: Final = 1_000_000
 MAX_AMOUNT_MICRO: Final = 10**15
-"""Largest amount: 1,000,000,000 credits. As a JSON number, any amount up to it is exact."""
+"""Largest amount: 1,000,000,000 credits.
+
+As a JSON number, any amount up to it is exact.
+"""
 _MICRO_CREDIT: Final = Decimal("0.000001")
 
 EARLIEST_TS: Final = 946_684_800_000
-"""2000-01-01T00:00:00Z. An earlier sample has a wrong unit (seconds read as milliseconds)."""
+"""Earliest time of a sample: 2000-01-01T00:00:00Z.
+
+An earlier sample has a wrong unit (seconds read as milliseconds).
+"""
 FUTURE_SLACK_MS: Final = 5 * MINUTE_MS
 """Longest time that a sample can be ahead of now."""
 MAX_INTERVAL_S: Final = 86_400
 """Seconds of one sample."""
 MAX_MEMORY_MB: Final = 16_777_216
-"""Memory of one sample: 16 TiB. With MAX_INTERVAL_S, six million samples of a window fit in 64 bits as MB-seconds."""
+"""Memory of one sample: 16 TiB.
+
+With MAX_INTERVAL_S, six million samples of a window fit in 64 bits as MB-seconds.
+"""
 MAX_EVENT_TYPES: Final = 10_000
 """Event types in use. Above the limit, Drawdown refuses events of new types."""
 MAX_METERS: Final = 1_000_000
-"""Event types that a database stores in total. Each keeps its meter, even after its last use."""
+"""Event types that a database stores in total.
+
+Each keeps its meter, even after its last use.
+"""
 MAX_ORG_TYPES: Final = 100
 """Event types in use that the keys of one organisation added."""
 MAX_KEY_TYPES: Final = 1_000
@@ -70,9 +86,12 @@ MAX_ID_CHARS: Final = 200
 """Length of an id, such as that of an organisation, sandbox or sample."""
 
 EMBEDDED: Final = "embedded"
-"""The name of the embedded ledger as a provider, for code that only compares names."""
+"""The provider name of the embedded ledger, for code that only compares names."""
 EXEMPT_PROVIDERS: Final = frozenset({"legacy", "none"})
-"""Providers of assignments that Drawdown does not bill: another system bills them, or no system."""
+"""Providers of assignments that Drawdown does not bill.
+
+Another system bills them, or they stay unbilled.
+"""
 
 
 def micro_of(amount: Decimal) -> int:
@@ -126,19 +145,26 @@ def window_of(ts_ms: int) -> WindowStart:
 
 
 def next_window(ts_ms: int) -> WindowStart:
-    """Return the first start of a window at or after a moment: "bill forward only"."""
+    """Return the first start of a window at or after a moment.
+
+    Drawdown bills from that window on, never backwards.
+    """
     return WindowStart(-(-ts_ms // WINDOW_MS) * WINDOW_MS)
 
 
 def horizon(now_ms: int) -> WindowStart:
-    """Return the boundary up to which windows can be sealed: their grace is over."""
+    """Return the boundary up to which windows can be sealed.
+
+    The grace of these windows is over.
+    """
     return window_of(now_ms - GRACE_MS)
 
 
 def push_key(org_id: str, window_ms: int, feature: str, revision: int) -> PushKey:
-    """Return the idempotency key of a push. It has no quantity and no epoch (rule P6).
+    """Return the idempotency key of a push.
 
-    A collision that is visible is better than a second charge that is not.
+    The key does not contain the quantity or an epoch (rule P6). A collision that is visible is better than a second
+    charge that is not.
     """
     suffix = f":r{revision}" if revision else ""
     return PushKey(f"usage:{org_id}:{window_ms}:{feature}{suffix}")

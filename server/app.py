@@ -47,7 +47,7 @@ from drawdown.server.usage.routes import UsageRoutes
 log = structlog.get_logger()
 
 METRICS_KEPT_MS: Final = 5_000
-"""Age up to which Drawdown returns metrics without another read of the database."""
+"""Largest age of metrics that Drawdown returns without another database read."""
 RENEWED_EVERY_S: Final = 5.0
 """Seconds between two reads of the settings' files."""
 
@@ -88,7 +88,7 @@ class Server:
     def close(self) -> None:
         """End the work in progress at its next effect.
 
-        All promised work is in the database.
+        The database has the rest of the accepted work, and the next process does it.
         """
         self.step_threads.close()
         self._dark.close()

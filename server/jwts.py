@@ -1,8 +1,8 @@
 """Verify tokens that others signed (JWT, RFC 7519), with joserfc.
 
-Guarantee: Drawdown selects the algorithm by the kind of key. It never takes a public key for a secret, and never
-accepts `none` as a signature. It verifies the signature, the audience and the end before it uses any other claim. It
-uses its own clock.
+Guarantee: Drawdown selects the algorithm by the kind of key. It never uses a public key as a secret, and never accepts
+the algorithm `none`. It verifies the signature, the audience and the end before it uses any other claim. It uses its
+own clock.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ else:
 SLACK_S: Final = 60
 """Seconds that the clocks of the signer and of Drawdown may differ."""
 MAX_TOKEN_BYTES: Final = 12 * 1024
-"""Size of one signed token. A larger token does not fit into a request's head."""
+"""Bytes of one signed token.
+
+A larger token does not fit into a request's head.
+"""
 LEAST_SECRET_BYTES: Final = 32
 """Bytes of the hash of HS256. A shorter secret can be guessed."""
 _KINDS: Final[Mapping[str, str]] = {"RS256": "RSA", "ES256": "EC", "HS256": "oct"}

@@ -2,9 +2,9 @@
 
 process_metrics.py has the metrics of a server's process.
 
-Guarantee: this module only reads, by indexes. If a label's value is known, its zero is written, because an alert on a
-change does not see a series begin. A failed or missing shard is visible beside others. An age is never negative, even
-if two clocks differ. If the database cannot be read, the only metric is `drawdown_database_up 0`.
+Guarantee: this module only reads, by indexes. If a label's value is known, a zero is written for it, because an alert
+on a change would miss the first value. A failed or missing shard is visible beside others. An age is never negative,
+even if two clocks differ. If the database cannot be read, the only metric is `drawdown_database_up 0`.
 """
 
 from __future__ import annotations
@@ -60,20 +60,24 @@ PROBLEMS: Final = (
     "interval_missing", "interval_not_a_number", "interval_negative", "interval_over_a_day", "interval_fractional",
     "ts_missing", "ts_not_milliseconds", "ts_before_2000", "ts_in_the_future", "id_conflict", "below_floor",
 )  # fmt: skip
-"""Reasons with a value of 0 before their first sample. An alert on a change does not see a series begin."""
+"""Reasons that have the value 0 before their first sample.
+
+Without the 0, an alert on a change would miss the first sample.
+"""
 
 MOST_TYPES: Final = 20
 """Event types without a feature that have their own series."""
 OTHER_TYPES: Final = "other"
 
 OTHER_CELLS: Final = "other"
-"""Label of all cells that are not registered. Samples may name any cell."""
+"""Label of all cells that are not registered, because samples may name any cell."""
 
 
 def render(engine: sa.Engine, now_ms: int, doubt: Callable[[sa.Engine], str | None] = lambda _: None) -> bytes:
     """Return all metrics in Prometheus' text format.
 
-    It never raises. `doubt`: returns why this machine's checkpoint doubts the history, before a tick records it.
+    It never raises an error. `doubt`: a function that returns why this machine's checkpoint doubts the history, before
+    a tick records it.
     """
     try:
         doubted = doubt(engine) is not None
@@ -336,7 +340,7 @@ def _cut(connection: sa.Connection, now_ms: int) -> Metric:
 def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Yield the metrics of queued jobs, zeros included.
 
-    An alert on a change does not see a series begin.
+    Without a zero, an alert on a change would miss the first job.
     """
     found = jobs_left(connection, now_ms)
     age = 0 if found.since_ms is None else now_ms - found.since_ms
@@ -516,7 +520,7 @@ TOPUPS_ENDED: Final = ("credited", "declined", "needs_customer", "given_up")
 def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Yield the metrics of top-ups, zeros included.
 
-    An alert on a change does not see a series begin.
+    Without a zero, an alert on a change would miss the first top-up.
     """
     found = topup_figures(connection, now_ms - DAY_MS)
     counts = [((state,), found.open.get(state, (0, 0))[0]) for state in TOPUPS_OPEN]
@@ -541,7 +545,7 @@ def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 def hooking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Yield the metrics of each endpoint in use, zeros included.
 
-    An alert on a change does not see a series begin.
+    Without a zero, an alert on a change would miss the first message.
     """
     going = [row for row in list_endpoints(connection) if row.ended_ms is None]
     labels = ("endpoint",)
@@ -602,7 +606,10 @@ def _word(enforced: bool) -> str:
 
 
 PARITY_RECENT_MS: Final = 8 * DAY_MS
-"""Age of the oldest day that the metrics of parity count. It covers the days that began in the last week."""
+"""Age of the oldest day that the metrics of parity count.
+
+The age covers the days that began in the last week.
+"""
 
 
 def comparing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:

@@ -1,4 +1,6 @@
-"""Count refusals, items and guard decisions of one process, which no table holds.
+"""Count refusals, items and guard decisions of one process.
+
+The database does not store these counts, so they begin at zero with the process.
 
 Guarantee: each label has a bounded number of values, whatever callers send.
 """
@@ -26,12 +28,15 @@ class GuardCalls:
         self.decided: Counter[tuple[str, str, str, str]] = Counter()
         """Answers by call, metric, decision and enforcement (`true` or `false`)."""
         self.took: dict[str, Counter[float | None]] = {call: Counter() for call in CALLS}
-        """Answers of each call by the first limit of LIMITS_S that they met; None above all."""
+        """Answers of each call, by the smallest limit of LIMITS_S that they met.
+
+        None: above all limits.
+        """
         self.sums: Counter[str] = Counter()
         self._named: set[str] = set()
 
     def answered(self, call: str, answer: Mapping[str, object]) -> None:
-        """Count an answer that decided something. A repeat counts once."""
+        """Count the guard's decision in this answer. A repeat of a call is not counted."""
         if call in DECIDING and not answer["repeated"]:
             enforced = str(answer["enforced"]).lower()
             self.decided[call, self._name(str(answer["metric"])), str(answer["decision"]), enforced] += 1
@@ -61,7 +66,7 @@ def refusals(refused: Mapping[str, int]) -> Metric:
 def in_the_dark(uses: Mapping[str, int]) -> Metric:
     """Return the uses that the guard allowed while its database was unavailable.
 
-    They are counted by outcome.
+    The metric counts them by outcome.
     """
     says = "Guard uses that this process allowed since its start while its database was unavailable, by state."
     return _counted("guard_in_the_dark", says, "outcome", uses)

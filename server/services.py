@@ -1,6 +1,6 @@
 """The services that the server receives.
 
-Guarantee: this module reads neither the environment nor a clock. Secrets never print.
+Guarantee: this module reads neither the environment nor a clock. It never prints a secret.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from drawdown.worker.hooks.hook_settings import HookSettings
 class ThreadKit:
     """The tools of one thread: its own connections and providers.
 
-    `context` returns a fresh context for each piece of work, and updates the world before.
+    `context`: a function that returns a new context for each piece of work, with the present settings.
     """
 
     world: World
@@ -46,8 +46,8 @@ def _no_payments(_name: str) -> PaymentService | None:
 class Services:
     """The services that the routes use.
 
-    `unasked`: the same providers without a network, so they verify a webhook without a call. `renew`: replaces settings
-    and providers if they changed.
+    `unasked`: the same providers without a network, so they verify a webhook without a call. `renew`: a function that
+    replaces changed settings and providers.
     """
 
     engine: sa.Engine
@@ -62,7 +62,7 @@ class Services:
     payments: Callable[[str], PaymentService | None] = _no_payments
     """Returns the payment service of this name; None if it is not set up."""
     console_engine: sa.Engine | None = None
-    """Connections of the console; None without a console."""
+    """Database connections of the console; None without a console."""
     witness: WitnessStore = field(default_factory=NoWitness)
     """Local checkpoint of the database on this machine (R1)."""
     restores: Restores = field(init=False)
@@ -76,10 +76,10 @@ class Services:
 
 
 class NobodyThere:
-    """An `Http` without a network: it sends no call."""
+    """An `Http` without a network. It never sends a call."""
 
     async def send(self, call: Call) -> HttpResult:
         return NotSent("not asked")
 
     async def close(self) -> None:
-        """Do nothing: there are no connections to close."""
+        """Do nothing, because this object does not open connections."""

@@ -1,6 +1,6 @@
 """The settings that the server receives.
 
-Guarantee: this module does not read the environment. Secrets never print.
+Guarantee: this module does not read the environment. It never prints a secret.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ UnknownOrg = Literal["not_found", "deny", "allow"]
 class OidcSettings:
     """The issuer at which people of the console may sign in.
 
-    If `issuer` is empty, none.
+    If `issuer` is empty, this sign-in is off.
     """
 
     issuer: str = ""
@@ -23,9 +23,12 @@ class OidcSettings:
     client_secret: str = field(default="", repr=False)
     """If it is empty, the client is public and proves itself by PKCE alone."""
     claim: str = "email"
-    """Claim that is a person's name in Drawdown."""
+    """Claim with a person's name in Drawdown."""
     label: str = ""
-    """Name of the issuer on the button. If it is empty, the button has the issuer's host."""
+    """Name of the issuer on the button.
+
+    If it is empty, the button has the issuer's host.
+    """
     unverified_email: bool = False
     """True if Drawdown accepts an `email` that the issuer does not state as verified."""
 
@@ -34,13 +37,13 @@ class OidcSettings:
 class MySettings:
     """The links by which an organisation's own people sign in.
 
-    Without a secret and a JWKS URL, Drawdown accepts no link.
+    Without both a secret and a JWKS URL, Drawdown rejects every link.
     """
 
     secrets: tuple[str, ...] = field(default=(), repr=False)
     jwks_url: str = ""
     url: str = ""
-    """Address of these pages. If it is empty, the console's address."""
+    """Address of these pages. If it is empty, they have the console's address."""
     contact: str = ""
     """A person or address to contact."""
 
@@ -53,27 +56,38 @@ class MySettings:
 class ServerSettings:
     """The settings of the server.
 
-    If the tuple or text of a secret is empty, its routes answer 503.
+    If a secret is not set, the routes that need it answer 503.
     """
 
     admin_secrets: tuple[str, ...] = field(default=(), repr=False)
     admin_hosts: tuple[str, ...] = ()
-    """Names of this deployment, in lower case. Drawdown refuses requests that were signed for another host. If empty,
-    it accepts any."""
+    """Names of this deployment, in lower case.
+
+    Drawdown refuses requests that were signed for another host. If the setting is empty, it accepts any host.
+    """
     cron_secret: str = field(default="", repr=False)
     gate_unknown_org: UnknownOrg = "not_found"
     gate_open_when_in_doubt: bool = False
     requests_per_s: int = 1_000
-    """Average requests a second of one caller's address. A burst may have twice as many."""
+    """Average requests a second of one caller's address.
+
+    A burst may have twice as many.
+    """
     console_url: str = ""
-    """Address of the console. If it is empty, the server has no console."""
+    """Address of the console. If it is empty, the console is off."""
     console_proxy_header: str = ""
-    """Header, in lower case, in which a proxy names the signed-in person. If it is empty, Drawdown trusts no proxy."""
+    """Header, in lower case, in which a proxy names the signed-in person.
+
+    If it is empty, Drawdown does not trust a proxy.
+    """
     console_proxy_secret: str = field(default="", repr=False)
     oidc: OidcSettings = OidcSettings()
     my: MySettings = MySettings()
 
     @property
     def my_page(self) -> str:
-        """Address of the page for an organisation's own people; empty if it is not set up."""
+        """Return the address of the page for an organisation's own people.
+
+        The address is empty if that page is not set up.
+        """
         return f"{self.my.url or self.console_url}/my/usage" if self.console_url and self.my.is_set else ""

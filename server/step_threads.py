@@ -2,10 +2,10 @@
 
 Each thread has its own connections and providers.
 
-Guarantee: the numbers of threads and of waiting pieces are bounded. If a piece finds no place, the next tick does it,
-because the database already has its mark. A piece that must stop does so between two effects. Unauthenticated requests,
-such as reads for the gate, have their own threads, so they never delay a tick or a signed request. If a provider does
-not answer, all threads stop calling it for a time.
+Guarantee: the numbers of threads and of waiting requests are bounded. If all places are taken, the next tick does the
+work of a request, because the database already has its mark. Work that must stop does so between two effects.
+Unauthenticated requests, such as reads for the gate, have their own threads, so they never delay a tick or a signed
+request. If a provider does not answer, all threads stop calling it for a time.
 """
 
 from __future__ import annotations
@@ -43,13 +43,16 @@ MAX_ORDERS: Final = 100
 MOST_WAITING: Final = 1_000
 """Organisations that wait for a read."""
 DISPATCH_MS: Final = 5 * SECOND_MS
-"""Time for which a thread notifies cells after a read. The rest stays due for the next watch or tick."""
+"""Time for which a thread notifies cells after a read.
+
+Later notifications stay due for the next watch or tick.
+"""
 
 
 class StepThreads:
     """The threads of one server.
 
-    Each read is for one organisation. A read that already waits is not queued twice.
+    Each read is for one organisation. If a read for it already waits, a second is not queued.
     """
 
     def __init__(self, services: Services, threads: int = THREADS) -> None:
@@ -89,7 +92,7 @@ class StepThreads:
     def read_again(self, org_id: str, provider: str) -> Future[None] | None:
         """Read an organisation at its provider in a thread.
 
-        The thread projects the verdict, and notifies the cells of a halt at once. None if too many reads wait.
+        The thread projects the verdict, and notifies the cells of a halt at once. Return None if too many reads wait.
         """
         with self._lock:
             if org_id in self._waiting:

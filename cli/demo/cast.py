@@ -20,9 +20,15 @@ DAYS: Final = 30
 CELLS: Final = ("cell-1", "cell-2", "cell-3")
 WHOLE_DAY: Final = (0, 24)
 HOSTILE: Final = '<b>Bobby</b>/../?id=acme&"\u202etxt.exe'
-"""An id with tags, a path, a query, and a character that reverses text. A customer may choose such an id."""
+"""An id with tags, a path, a query, and a character that reverses text.
+
+A customer may choose such an id.
+"""
 QUIET_WINDOWS: Final = 2
-"""Windows at the end of an hour without samples, so that only the story's samples are there."""
+"""Windows at the end of an hour without the members' samples.
+
+The story adds its own samples to these windows.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,10 @@ class Member:
     customer_id: str | None = None
     plan: str | None = None
     steady: bool = False
-    """True if all hours are alike, so that the member's credit ends when the story needs it."""
+    """True if all hours are alike.
+
+    Then the member's credit ends when the story needs it.
+    """
     since: int = 0
 
 

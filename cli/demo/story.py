@@ -475,7 +475,10 @@ EVENTS: Final = (
     ("globex", "render.finished", 20),
     ("initech", "llm.completion", 9_000),
 )
-"""Organisations with a product that sends events, the event type, and the largest quantity of an event."""
+"""Organisations with a product that sends events.
+
+Each has its event type, and the largest quantity of an event.
+"""
 
 
 def story(stage: Stage, calendar: Calendar) -> list[Act]:
@@ -558,9 +561,15 @@ def _consume(key: str, wish: Wish) -> Work:
 
 
 BURST: Final = 40
-"""Sandboxes of acme in a burst. Five minutes of them, with 4 GB each, cost 4.80 credits."""
+"""Sandboxes of acme in a burst.
+
+Five minutes of them, with 4 GB each, cost 4.80 credits.
+"""
 LATE: Final = (("acme", 18, 3), ("cyberdyne", 23, 2), ("vandelay", 28, 4))
-"""Late samples after a host was cut off: the organisation, the day on which they arrive, and their delay in days."""
+"""Late samples after a host was cut off.
+
+They have the organisation, the day on which they arrive, and their delay in days.
+"""
 
 
 def live(

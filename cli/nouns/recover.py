@@ -44,7 +44,10 @@ AFTER: Final = (
     "push resolve", "push resolve-all", "push void", "push void-lost", "push cancel", "push retry",
     "provider accept", "provider bill-shadow", "topup resolve",
 )  # fmt: skip
-"""Changes of people to repeat after ticks have settled, by their subject. Their objects exist again only then."""
+"""Changes of people to repeat after ticks have settled, by their subject.
+
+The objects of these changes exist again only after those ticks.
+"""
 OF_THE_LEDGER: Final = (
     "The ledger also lost executions that were accepted or settled since, reversals and payouts. Before the next "
     "payout, repeat them in the order of `ops/runbooks/database-restored.md`. Otherwise a supplier is paid twice. "

@@ -1,4 +1,7 @@
-"""The Python client of Drawdown. It sends usage in the background, each event once, and calls the guard before use."""
+"""The Python client of Drawdown.
+
+The client sends usage in the background, each event once, and calls the guard before use.
+"""
 
 from drawdown_client.async_client import AsyncClient
 from drawdown_client.async_guard import AsyncBudget

@@ -1,9 +1,9 @@
 """One call of the server: its request, its answer, and its retries.
 
-Guarantee: a call is retried only if the same call is safe and may help: no connection, a cut one, an answer that cannot
-be read, 408, 429, 5xx. Any other refusal is final. A wait that the server requests is respected, up to
-LONGEST_RETRY_AFTER_S. Redirects are not followed, so the key goes to no other address. An answer is a JSON object of
-bounded size; otherwise the client raises a ClientError.
+Guarantee: a call is retried only if the same call is safe and may help. Such outcomes are a missing or cut connection,
+an answer that cannot be read, 408, 429 and 5xx. Any other refusal is final. A wait that the server requests is
+respected, up to LONGEST_RETRY_AFTER_S. Redirects are not followed, so the key goes to no other address. An answer is a
+JSON object of bounded size; otherwise the client raises a ClientError.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     is_packed: bool = False
     once: str | None = None
-    """The Idempotency-Key of the call: the server does it only once, however often it is sent."""
+    """The Idempotency-Key of the call.
+
+    The server does the call only once, even if it is sent several times.
+    """
 
     @property
     def headers(self) -> dict[str, str]:
@@ -76,7 +79,7 @@ class Call:
 
 
 def get(*path: str, query: Mapping[str, str | None] | None = None) -> Call:
-    """Return a GET of a path, by its parts: each is an id or a word."""
+    """Return a GET of a path. Each part of the path is an id or a word."""
     given = {name: value for name, value in (query or {}).items() if value is not None}
     return Call("GET", "/" + "/".join(quote(part, safe="") for part in path), query=given)
 
@@ -276,7 +279,7 @@ class Backoff(wait_base):
 
     The pause starts at FIRST_PAUSE_S and doubles up to `longest_s()`.
 
-    It is never less than a wait that the server requests. `asked`: the last answer requested one.
+    It is never less than a wait that the server requests. `asked`: True if the last answer requested a wait.
     """
 
     def __init__(self, world: World, longest_s: Callable[[], float] = lambda: LONGEST_PAUSE_S) -> None:

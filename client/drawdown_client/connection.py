@@ -1,4 +1,4 @@
-"""The connection to a server, for programs with threads and for programs with an event loop.
+"""The connection to a server, for threads and for event loops.
 
 Guarantee: a forked process shares no connection with its parent process.
 """
@@ -42,7 +42,10 @@ class Line:
         self._settings = settings
         self._world = world
         self._made: dict[int, httpx.Client] = {}
-        """The HTTP client of each process. Another process still uses its own, so this process never closes it."""
+        """The HTTP client of each process.
+
+        Another process still uses its own, so this process never closes it.
+        """
 
     def _http(self) -> httpx.Client:
         pid = os.getpid()

@@ -27,8 +27,9 @@ class Closed(ClientError):
 class Unsent(ClientError):
     """An error: the server does not have some items.
 
-    `count`: items not sent in time. `kept`: a spool has them for the next start. `rejected`: items answered `invalid`
-    or `conflict` since this error was last raised. `dead_letter`: the file with those; None without a spool.
+    `count`: the number of items not sent in time. `kept`: True if a spool has them for the next start. `rejected`: the
+    number of items answered `invalid` or `conflict` since this error was last raised. `dead_letter`: the file with the
+    rejected items; None without a spool.
     """
 
     def __init__(self, count: int, *, kept: bool, rejected: int = 0, dead_letter: str | None = None) -> None:
@@ -49,7 +50,7 @@ class Unsent(ClientError):
 class Refused(ClientError):
     """An error: the server refused a call, and would refuse the same call again.
 
-    `status`: of HTTP. `code`: one of docs/codes.md.
+    `status`: the HTTP status. `code`: a code of docs/codes.md.
     """
 
     def __init__(self, status: int, code: str, message: str, details: Mapping[str, object] | None = None) -> None:
@@ -61,12 +62,12 @@ class Refused(ClientError):
 
 
 class Unreachable(ClientError):
-    """An error: no answer after all attempts, so it is unknown if the call was done.
+    """An error: the server did not answer, so it is unknown if the call was done.
 
-    The same call with its key is safe.
+    You can safely repeat the call with the same key.
 
-    `retry_after_s`: the wait that the server requested after the last attempt; None: it requested none. `too_many`: the
-    server answered, and requested fewer calls.
+    `retry_after_s`: the wait in seconds that the server requested after the last attempt; None without a requested
+    wait. `too_many`: True if the server answered, and requested fewer calls.
     """
 
     def __init__(self, why: str, retry_after_s: float | None = None, *, too_many: bool = False) -> None:

@@ -1,4 +1,7 @@
-"""The guard for programs with threads: ask before a use, and reserve its possible cost while it runs."""
+"""The guard for programs with threads.
+
+A program checks a use before it starts, and reserves its possible cost while it runs.
+"""
 
 from __future__ import annotations
 

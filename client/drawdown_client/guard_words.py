@@ -1,7 +1,7 @@
 """The calls of the guard, and its answers.
 
-Guarantee: this module makes no call. Quantities are whole numbers of base units of the metric. The caller chooses the
-key of a use. If an answer is lost, the server does the same call only once.
+Guarantee: this module does not call a server. Quantities are whole numbers of base units of the metric. The caller
+chooses the key of a use. If an answer is lost, the server does the same call only once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ HELD: Final = "held"
 ENDED: Final = "ended"
 NOT_HELD: Final = "unknown_use"
 UNWRITTEN: Final = "database_unreadable"
-"""The reason code of a use that a server lets through without its database. No other server has the use yet."""
+"""The reason code of a use that a server lets through without its database.
+
+Other servers do not have the use yet.
+"""
 HOLD_S: Final = 3_600.0
 """Default seconds of a reservation."""
 
@@ -26,11 +29,11 @@ HOLD_S: Final = 3_600.0
 class Decision:
     """The guard's answer.
 
-    `decision`: the one that counts. `would`: the decision of phase 3. `rule`: the rule that decided. `reason`: its
-    code. `limit`, `used`, `remaining`, `resets_at`: of the nearest limit, the amount, the use before, the amount left
-    after, and the next reset. `options`: the ways out of a block. `degraded`: the credit was unknown. `event`: the
-    outcome of the emitted event (`accepted`, `pending`, `duplicate`; None: no event was emitted). `said`: the whole
-    answer.
+    `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the rule that decided. `reason`: the
+    code of the reason. `limit`, `used`, `remaining`, `resets_at`: for the nearest limit, its amount, the use before,
+    the amount left after this use, and the next reset. `options`: the ways out of a block. `degraded`: the credit was
+    unknown. `event`: the outcome of the emitted event (`accepted`, `pending`, `duplicate`; None: no event was emitted).
+    `said`: the whole answer.
     """
 
     decision: Literal["allow", "warn", "block"]
@@ -67,8 +70,8 @@ class Blocked(ClientError):
 class WayOut:
     """One way out of a block.
 
-    If not `is_open`, `code` and `said` have the reason. `call`: method, path and body for a program. `link`: the page
-    for the organisation's own people. `whole`: the whole answer.
+    If `is_open` is False, `code` and `said` have the reason. `call`: method, path and body for a program. `link`: the
+    page for the organisation's own people. `whole`: the whole answer.
     """
 
     option: str

@@ -1,4 +1,7 @@
-"""The HTTP library: httpx. If it is not installed: httpx2, its maintained successor with the same API."""
+"""The HTTP library.
+
+The client uses httpx. If httpx is not installed, it uses httpx2, the maintained successor with the same API.
+"""
 
 from typing import TYPE_CHECKING
 

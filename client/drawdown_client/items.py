@@ -1,4 +1,6 @@
-"""Events and samples as they are sent: one JSON text each, made once.
+"""Events and samples as they are sent.
+
+Each is one JSON text, made once.
 
 Guarantee: a repeated item has the same bytes and the same id, so that the server recognises it. An invalid item is
 rejected at once, in the call that made it.
@@ -16,7 +18,10 @@ from typing import Final, Literal, TypeAlias
 from drawdown_client.errors import BadItem
 
 Kind: TypeAlias = Literal["events", "samples", "guard"]
-"""The kind of an item. `guard`: a call of the guard that was let through, in a spool."""
+"""The kind of an item.
+
+`guard`: a spooled call of the guard for a use that was let through.
+"""
 Status: TypeAlias = Literal["accepted", "duplicate", "pending", "conflict", "invalid", "refused"]
 
 MAX_ID_CHARS: Final = 200
@@ -57,7 +62,7 @@ class Result:
 
     - `accepted`: the server stored it.
     - `duplicate`: the server stored it before.
-    - `pending`: the server stored it, and bills it after a person fixes the fault in `code`.
+    - `pending`: the server stored it, and bills it once the fault in `code` is fixed.
     - `conflict`: its id exists with other content.
     - `invalid`: the server rejects it; `at` is the place of the fault.
     - `refused`: the server refused the call, and this item with it.

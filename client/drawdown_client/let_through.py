@@ -1,7 +1,9 @@
-"""Calls of the guard for uses that a program lets through without an answer, until the server has them.
+"""Store the guard's calls for uses that were let through without an answer.
 
-Guarantee: each call is sent to the server once, in order, under its key. With a spool they outlive the program. A lost
-call is counted and logged.
+The calls are stored until the server has them.
+
+Guarantee: each call is sent to the server once, in order, under its key. With a spool, the calls outlive the program. A
+lost call is counted and logged.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ log = logging.getLogger("drawdown_client")
 
 
 class LetThrough:
-    """The uses that were let through without an answer, as calls in order. For any thread.
+    """The calls for uses that were let through without an answer. For any thread.
 
     They include uses that a server without its database let through.
 

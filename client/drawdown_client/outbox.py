@@ -1,11 +1,11 @@
 """Items that wait to be sent, and the thread that sends them.
 
 Guarantee: the client sends each recorded item, with the same bytes and id, until the server has answered for it or
-refused the call. It calls `on_result` once for each item. The number of waiting items is bounded. No item is lost
+refused the call. It calls `on_result` once for each item. The number of waiting items is bounded. An item is never lost
 silently. If an item is not sent at the end, it is in the spool, or the client raises or logs the count. The end is the
-close of the client, or the end of the program. If the server rejects an item, the client moves it from the spool to the
-dead-letter file beside it, logs it whole, and raises the count. A forked process begins empty: the process that
-recorded an item sends it.
+close of the client, or the end of the program. If the server rejects an item, the client moves the item from the spool
+to the dead-letter file. The client logs the whole item, and raises the count. A forked process begins empty, because
+the process that recorded an item sends it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from drawdown_client.settings import BATCH_BYTES, LONGEST_PAUSE_S, Settings
 from drawdown_client.spool import Spool, dead_letter_of
 
 Send: TypeAlias = Callable[[Kind, Sequence[Item]], list[Result]]
-"""A function that sends items once, and returns their results. Errors: Unreachable, Refused."""
+"""A function that sends items once, and returns their results.
+
+Errors: Unreachable, Refused.
+"""
 
 CLOSING_PAUSE_S: Final = 0.5
 """Longest pause in seconds while the client is closed."""

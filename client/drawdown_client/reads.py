@@ -1,4 +1,7 @@
-"""Reads of an organisation's usage and balance. Pure: it makes the calls, and joins pages."""
+"""Reads of an organisation's usage and balance. Pure.
+
+The module makes the calls to send, and joins pages.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ By: TypeAlias = Literal["feature", "day", "sandbox", "project", "subject"]
 class UsageRow(TypedDict):
     """The usage of a feature in base units.
 
-    `group`: the day, sandbox, project or subject. `sealed` None: not in a push.
+    `group`: the day, sandbox, project or subject. `sealed`: the sealed quantity; None if pushes do not distinguish the
+    groups.
     """
 
     group: str
@@ -61,7 +65,7 @@ class Usage(TypedDict):
 class Balance(TypedDict):
     """The main fields of GET /v1/balance/{org_id}, in credits and in micro-credits.
 
-    `available`: credit that can still be reserved. `unbilled`: used, and charged by the next ticks.
+    `available`: credit that you can still reserve. `unbilled`: used credit that the next ticks charge.
     """
 
     org_id: str

@@ -22,7 +22,7 @@ BLOCK_S: Final = 5.0
 CLOSE_S: Final = 10.0
 """Seconds for which `close`, and the end of the program, wait."""
 KEPT_CALLS: Final = 1_000
-"""Calls of the guard without an answer that wait to be sent. Beyond them, the client raises `Unreachable`."""
+"""Waiting calls of the guard. Beyond them, the client raises `Unreachable`."""
 SPOOL_BYTES: Final = 64 * 1024 * 1024
 """Bytes of a spool."""
 CALL_TRIES: Final = 4
@@ -32,7 +32,7 @@ CALL_WITHIN_S: Final = 15.0
 CONNECT_S: Final = 5.0
 """Seconds to connect."""
 ANSWER_S: Final = 30.0
-"""Seconds between two bytes of an answer. `Client` rounds them up to whole seconds."""
+"""Seconds between two bytes of an answer, in `Client` rounded up to a second."""
 WHOLE_ANSWER_S: Final = 60.0
 """Seconds of a whole attempt, from the connection to the end of the answer."""
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024

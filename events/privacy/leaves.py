@@ -1,4 +1,6 @@
-"""The leaves of a report: each text, number and key, with its place, and every way to decode it.
+"""The leaves of a report, and their readings.
+
+A leaf is a text, number or key, with its place. A reading is a way to decode it.
 
 Guarantee: bounded in depth and in number. Values beyond the bounds are reported as trouble, never skipped. JSON inside
 a text is read, too. Each text has at most MAX_READINGS readings, of at most MAX_TEXT_CHARS each. More or longer
@@ -28,10 +30,15 @@ MAX_DEPTH: Final = 32
 MAX_LEAVES: Final = 200_000
 """Values of one report. Texts, numbers, objects and lists count."""
 MAX_DECODED_CHARS: Final = 4_194_304
-"""Characters to decode of the texts of one report, and of the JSON in them. Otherwise a short text could have very many
-readings."""
+"""Characters to decode of the texts of one report, and of the JSON in them.
+
+Without this limit, a short text could have very many readings.
+"""
 LEAST_DECODED_CHARS: Final = 64
-"""Characters that the shortest reading of a text counts for, because each reading takes time."""
+"""Least characters that a reading of a text counts as.
+
+Even a short reading takes time.
+"""
 _NESTED: Final = ("{", "[", '"')
 
 
@@ -196,10 +203,15 @@ MAX_TEXT_CHARS: Final = 10_000
 MAX_READINGS: Final = 12
 """Readings of one text of a report."""
 MAX_MARKS: Final = 30
-"""Combining marks in a row, as in Unicode's stream-safe form. The time to sort more grows with the square of their
-number."""
+"""Combining marks in a row, as in Unicode's stream-safe form.
+
+The time to sort more of them grows with the square of their number.
+"""
 MAX_RUNS: Final = 20
-"""Runs of one text that are each decoded as base64. The remaining runs are one reading together."""
+"""Runs of one text that are each decoded as base64.
+
+The remaining runs are one reading together.
+"""
 
 _UNSEEN: Final = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
@@ -223,7 +235,7 @@ def readings(text: str) -> list[str]:
 
 
 def look(text: str) -> tuple[list[str], bool]:
-    """Return the readings of a text, and True if they are complete and none is cut."""
+    """Return the readings of a text, and True if they are complete and uncut."""
     if _PLAIN.fullmatch(text):
         return [text], True
     found, is_all = [text[:MAX_TEXT_CHARS]], len(text) <= MAX_TEXT_CHARS
@@ -393,8 +405,10 @@ _WHOLE: Final = frozenset(("gateway_metadata", "private_content", "personal_data
 _NAMES: Final = frozenset(("name", "displayname", "label", "handle", "slug", "title", "value"))
 """Fields that are private in the object of any private field: `account: {name: …}`."""
 _HOW_MUCH: Final = ("quantity", "quantitie", "count", "total", "second", "byte", "micro", "unit", "credit", "event")
-"""Ends of the bare names of fields with quantities. One in ten long numbers looks like a card number by its check
-digit."""
+"""Ends of the bare names of fields with quantities.
+
+One in ten long numbers looks like a card number by its check digit.
+"""
 _MASK: Final = re.compile(r"[*•.…\[\](){}<> -]*|x{3,}|[\[(<]?redacted[\])>]?", re.IGNORECASE)
 
 

@@ -1,4 +1,6 @@
-"""The privacy rules: patterns of secrets, ids, places and people, names of other findings, and your own rules.
+"""The privacy rules, built in and your own.
+
+They have patterns of secrets, ids, places and people, and names of other findings.
 
 Guarantee: no built-in pattern has an unbounded repetition, so its time grows no faster than the text. Each pattern has
 texts that it must and must not match in `tests/unit/test_privacy_rules.py`.
@@ -242,8 +244,10 @@ _SPAN: Final = rf"(?!\d{{1,4}}(?:d|h|m|w|y|s|k|x|days?|th){_END}|[qhvp]\d{{1,2}}
 _SOME: Final = rf"(?:\d{{1,20}}{_END}|{DIGIT}[a-z0-9]{{6}}|{_SPAN}{DIGIT}(?=\d{{0,40}}[a-z])[a-z0-9]{{3}})"
 """A number, or letters and digits, after `user_` and similar words."""
 _AFTER_DASH: Final = rf"(?:\d{{5,20}}{_END}|{DIGIT}[a-z0-9]{{8}})"
-"""A number, or letters and digits, after `user-` and similar words. A short number, as in `user-2026`, may be
-a label."""
+"""A number, or letters and digits, after `user-` and similar words.
+
+A short number, as in `user-2026`, may be a label.
+"""
 _RAW: Final = r"(?:raw|private|secret|real|test|live|internal)[_-][a-z0-9]"
 """Words after `user_` and similar words that show an id and not a label."""
 _SCOPE: Final = r"(?!(?:read|write|admin|manage|list|create|delete|any|all|none|other|redacted|ref_)\b|ref_)"
@@ -547,8 +551,10 @@ MAX_RULES: Final = 2_000
 RE2_MEMORY_BYTES: Final = 67_108_864
 """Memory for one of your patterns in RE2."""
 MOST_ENTROPY: Final = 20
-"""Bits of entropy for each character that a rule can require. A text hardly ever has more, so such a rule would find
-nothing."""
+"""Bits of entropy for each character that a rule can require.
+
+A rule that requires more would hardly ever match a text.
+"""
 
 
 class Pattern(Protocol):
@@ -638,7 +644,10 @@ def entropy_of(text: str) -> float:
 
 RULES: Final[tuple[Rule, ...]] = (*SECRETS, *IDS, *PLACES)
 OF_NUMBERS: Final = tuple(one for one in RULES if one.name == "card_number")
-"""The rules that search numbers: they distinguish a card number from a quantity by its digits alone."""
+"""The rules that search numbers.
+
+They distinguish a card number from a quantity by its digits alone.
+"""
 
 
 OTHERS: Final[Mapping[str, str]] = {
@@ -656,7 +665,10 @@ OTHERS: Final[Mapping[str, str]] = {
     "missing_field": "a missing field of the shape",
     "not_of_its_class": "a value of another class than the shape requires",
 }
-"""The meanings of findings without a pattern: by a field's name, by comparison, by the form, by the shape."""
+"""The meanings of findings without a pattern.
+
+Such findings come from a field's name, from comparison, from the form, or from the shape.
+"""
 
 
 def meanings() -> dict[str, str]:

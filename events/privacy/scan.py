@@ -1,8 +1,8 @@
 """The scan of a report for private values, and the gate of published reports.
 
-Guarantee: neither shows a value, or a private key. If a report is too large, too deep or repeats a key, it has a
-finding: a value that cannot be scanned is not public. Values that are known to be private (this database's own ids, the
-configured secrets) are compared with whole words of a report, in any case.
+Guarantee: the scan and the gate never show a private value or key. If a report is too large, too deep or repeats a key,
+it has a finding, because an unscanned value is not public. Values that are known to be private (this database's own
+ids, the configured secrets) are compared with whole words of a report, in any case.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ MAX_FINDINGS: Final = 1_000
 _SHOWN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 
 KnownIds: TypeAlias = Callable[[frozenset[str]], Collection[str]]
-"""A function that returns the words of a report that are ids. `worker.usage.privacy` reads the database."""
+"""A function that returns the words of a report that are ids.
+
+`worker.usage.privacy` reads them from the database.
+"""
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,10 @@ def format_path(path: Path, masked: Collection[str]) -> str:
 LEAST_CHARS: Final = 3
 """Shortest id that a scan searches for."""
 LEAST_DIGITS: Final = 6
-"""Digits of the shortest number that is compared with ids. A shorter number can equal an id by chance."""
+"""Digits of the shortest number that is compared with ids.
+
+A shorter number can equal an id by chance.
+"""
 LEAST_SECRET_CHARS: Final = 6
 """Shortest secret that a scan searches for."""
 _BETWEEN_WORDS: Final = re.compile(r"[\s\"'`,;<>()\[\]{}|]+")

@@ -1,4 +1,6 @@
-"""The allow-list: the shape of a published report. Each value has a class, and unknown fields are faults.
+"""The allow-list of a published report, which is its shape.
+
+Each value has a class, and unknown fields are faults.
 
 A shape consists of dictionaries (fields), `Rows` (lists of one shape) and classes of values. The redacted reference of
 a thing is always the same, and useless without the key.

@@ -1,6 +1,6 @@
 """Autumn (useautumn.com, hosted or on your own server) as a billing provider.
 
-Guarantee: a charge is one HTTP call. Drawdown does not retry or wait here. It reports only an outcome that an answer
+Guarantee: a charge is one HTTP call. This package does not retry or wait. It reports only an outcome that an answer
 proves. A duplicate is a claim and not proof, so Drawdown looks it up. The nightly comparison reads balances and events
 back, because a 200 of Autumn is not durable and its key store fails open. Facts: observed on a running server, August
 2026.
@@ -58,7 +58,10 @@ CHANGES: Final = frozenset(
         "customer.threshold_reached",
     }
 )
-"""Types of webhooks after which Drawdown reads the customer again. It accepts and ignores other types."""
+"""Types of webhooks after which Drawdown reads the customer again.
+
+Drawdown accepts and ignores other types.
+"""
 
 BALANCE_LAG_MS: Final = 30 * SECOND_MS
 """Age of a customer's state below which a charge may be missing in it."""
@@ -67,8 +70,8 @@ BALANCE_LAG_MS: Final = 30 * SECOND_MS
 def capabilities(settings: AutumnSettings) -> Capabilities:
     """Return Autumn's capabilities.
 
-    The batch call is not used (batch_size 1). It answers 200 even if an item failed, and drops duplicates silently, so
-    it proves nothing.
+    The batch call is not used (batch_size 1). That call answers 200 even if an item failed, and drops duplicates
+    silently, so its answer does not prove a charge.
     """
     return Capabilities(
         batch_size=1,
@@ -109,8 +112,10 @@ class AutumnProvider:
         self._clock: Clock = setup.clock
         self._account = AutumnAccount(self._ask, setup.clock)
         self._body_key = True
-        """True if a charge carries its key in the body too, beside the header. False once Autumn refused it in the
-        body."""
+        """True if a charge carries its key in the body too, beside the header.
+
+        False once Autumn refused it in the body.
+        """
         self._events = EventReader(self._ask, self._account)
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:

@@ -33,7 +33,7 @@ def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[s
 
 
 def balance_feature_fault(settings: AutumnSettings, schema: Schema) -> str | None:
-    """Return the fault of BALANCE_FEATURE; None if there is no fault.
+    """Return the fault of BALANCE_FEATURE; None without a fault.
 
     With such a fault, each customer would have a balance of zero.
     """
@@ -104,7 +104,7 @@ class CheckReport:
     def customer(self, customer_id: str, customer: AutumnCustomer, features: Sequence[str]) -> None:
         """Add the faults of one customer.
 
-        If the customer has no balance of a feature, Autumn answers 200 and charges nothing (recorded).
+        If the customer lacks a balance of a feature, Autumn answers 200 without a charge (recorded).
         """
         has = customer.balances.keys()
         unpaid = sorted(name for name in set(features) - has if not has & set(self.schema.payers(name)))

@@ -1,10 +1,12 @@
-"""The account's features at Autumn, the costs in its credit systems, and the conversion of deductions to units.
+"""The account's features and their costs at Autumn.
 
-Guarantee: a cost is the exact decimal that Autumn sends. An unusable cost is left out, and `check` reports it: a cost
-of zero or less, above MAX_COST, with more than ten decimals, or of a feature that two credit systems pay for. A failed
-read raises an error, and never returns zero. Calls that need the account at the same time share one read of it. After a
-mismatch, Drawdown judges a charge by newer costs if it can read them. The requested quantity never counts as the
-charged quantity. Credits are converted at a known cost; otherwise the result is `Untold`.
+The module also converts deductions in credits to units.
+
+Guarantee: a cost is the exact decimal that Autumn sends. An unusable cost is omitted, and `check` reports it. A cost is
+unusable if it is zero or less, above MAX_COST, or has more than ten decimals. It is also unusable if two credit systems
+pay for the feature. A failed read raises an error, and never returns zero. Calls that need the account at the same time
+share one read of it. After a mismatch, Drawdown judges a charge by newer costs if it can read them. The requested
+quantity never counts as the charged quantity. Credits are converted at a known cost; otherwise the result is `Untold`.
 
 Facts (all recorded): a charge can be split over own units and credits, and over a plan and top-ups. A spend limit
 clamps an overflow. A sum can be printed as 5.759999999999999.
@@ -29,7 +31,10 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
 SYSTEM = "credit_system"
 MOST_COSTS: Final = 100
-"""Newest costs to keep of one feature in one credit system. The effect of a charge at an older cost is unknown."""
+"""Newest costs to keep of one feature in one credit system.
+
+The effect of a charge at an older cost is unknown.
+"""
 MOST_NAMES: Final = 2 * MAX_FEATURES
 """Features for which Drawdown keeps costs in memory."""
 
@@ -87,7 +92,7 @@ class Schema:
     def cost(self, feature: str, system: str) -> Decimal | None:
         """Return the cost of one unit in a credit system.
 
-        Return None if the schema has no readable cost.
+        Return None if the schema lacks a readable cost.
         """
         found = self.features.get(system)
         return None if found is None else found.costs.get(feature)
@@ -111,13 +116,16 @@ class Schema:
         return found.archived or (found.names_all and feature not in found.costs)
 
     def is_in_none(self, feature: str) -> bool:
-        """Return True if the account has credit systems, but none for a feature."""
+        """Return True if the account's credit systems all lack a feature.
+
+        Return False for an account without credit systems.
+        """
         if not self.systems or feature in self.systems:
             return False
         return all(self.is_without(system, feature) for system in self.systems)
 
     def is_consumable(self, feature: str) -> bool:
-        """Return True if usage of a feature is used up, not held as seats are.
+        """Return True if a feature is consumed, and not held as seats are.
 
         An unlisted feature counts as consumable.
         """
@@ -221,13 +229,19 @@ class KnownCosts:
 
 
 _LIMIT: Final = 10**18
-"""Largest number of a customer that is accepted. A larger number is an error, and 1e999999 would exhaust the memory."""
+"""Largest number of a customer that is accepted.
+
+A larger number is an error, and 1e999999 would exhaust the memory.
+"""
 MOST_WAYS: Final = 1_000
-"""Combinations of known costs that one charge over several credit systems is compared with."""
+"""Combinations of known costs to try for a charge over several credit systems."""
 _HALF_UNIT: Final = Decimal("0.000001")
 """Largest difference between a sum of binary fractions and the whole number that it means."""
 _PRINTED: Final = Decimal("5e-14")
-"""Relative error of a sum of Autumn's. It sums in binary floating point, of which 14 printed digits are exact."""
+"""Relative error of a sum of Autumn's.
+
+It sums in binary floating point, of which 14 printed digits are exact.
+"""
 
 Costs: TypeAlias = Mapping[str, Sequence[Decimal]]
 """Every known cost of one feature, by credit system."""
@@ -251,9 +265,9 @@ NOTHING: Final = Deduction(Decimal(0), {})
 class Units:
     """The units that were charged.
 
-    `exact`: they are the requested quantity, at a known cost. `cost`: credits for one unit; None if the charge drew on
-    no credit system, or on several. If a limit ended the charge inside a unit, that unit counts as charged. Then `cost`
-    is a Fraction: the credits taken, divided by all units.
+    `exact`: True if the units are the requested quantity, at a known cost. `cost`: credits for one unit; None unless
+    the charge drew on exactly one credit system. If a limit ended the charge inside a unit, that unit counts as
+    charged. Then `cost` is a Fraction, which is the credits taken divided by all units.
     """
 
     quantity: Decimal
@@ -380,7 +394,10 @@ def _describe_deduction(taken: Deduction) -> str:
 
 
 LIST_AGAIN_MS: Final = 5 * SECOND_MS
-"""Shortest time between two reads of the list of features for charges. Autumn allows an account 25 reads a second."""
+"""Shortest time between two reads of the list of features for charges.
+
+Autumn allows an account 25 reads a second.
+"""
 SCHEMA_AGE_MS: Final = 10 * MINUTE_MS
 """Largest age of the credit schema with which customers are read."""
 
@@ -397,8 +414,10 @@ class AutumnAccount:
         self.costs = KnownCosts()
         self.is_read = False
         self.has_history = False
-        """True if `read_with_history` added the costs that were learned before. Only then can a cost be known to be the
-        only cost."""
+        """True if `read_with_history` added the costs that were learned before.
+
+        Only then can a cost be known to be the only cost.
+        """
         self._unlisted: set[str] = set()
         self._again_ms = self._read_ms = 0
         self._waiting: list[asyncio.Future[Unreadable | None]] | None = None
@@ -493,9 +512,9 @@ class AutumnAccount:
 
 
 class Unreadable(DrawdownError):
-    """An error: an answer of Autumn reports one, or cannot be read.
+    """An error: an answer of Autumn reports an error, or cannot be read.
 
-    `their_code`: Autumn's code, if the answer has one.
+    `their_code`: Autumn's error code; None if the answer is without a code.
     """
 
     def __init__(self, reason: str, their_code: str | None = None, status: int | None = None) -> None:

@@ -1,4 +1,6 @@
-"""Autumn's answers about a customer: balances, plans, concurrency, draws, and the credit left to spend. Pure.
+"""Autumn's answers about a customer. Pure.
+
+They have balances, plans, concurrency, draws, and the credit left to spend.
 
 Guarantee: an answer that cannot be read is Unreadable, never zero. Drawdown reads two shapes, as recorded: today's
 (`remaining`, `granted`, `next_reset_at`) and that of API 2.0 (`current_balance`, `granted_balance`, `reset`). The
@@ -28,7 +30,10 @@ from drawdown.providers.protocol import CustomerState, Drawn, Lasting, Part, Sho
 from drawdown.schema.units import MICRO, MINUTE_MS, SECOND_MS
 
 ACTIVE: Final = frozenset({"active", "trialing", "past_due"})
-"""Statuses in which a plan grants credit. In `scheduled` and `expired` it does not."""
+"""Statuses in which a plan grants credit.
+
+The statuses `scheduled` and `expired` are not among them.
+"""
 FIXED: Final = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 
@@ -37,9 +42,9 @@ MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 class Begun:
     """The start of the cycle of one part of a balance.
 
-    It has the latest and the earliest moment (milliseconds).
+    It has the latest and the earliest possible moment (milliseconds).
 
-    `at_ms` 0: the part has no cycle that repeats. `untouched`: nothing was drawn from it since the start.
+    `at_ms` 0: the part is without a cycle that repeats. `untouched`: True if the part is unused since the start.
     """
 
     at_ms: int
@@ -82,7 +87,7 @@ class Controls:
     """The controls that Drawdown does not understand, as text for `check`."""
 
     def remaining_units(self, feature: str) -> Decimal | None:
-        """Return the units that the usage limits of a feature leave; None if it has none."""
+        """Return the units that a feature's usage limits leave; None without limits."""
         return self._remaining_by_feature.get(feature)
 
     @cached_property
@@ -113,7 +118,7 @@ class AutumnCustomer:
 def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
     """Read a customer.
 
-    Errors: Unreadable for a body without balances, or with a balance that has no numbers.
+    Errors: Unreadable for a body without balances, or with a balance without numbers.
     """
     balances = body.get("balances")
     if not isinstance(balances, dict):
@@ -201,16 +206,14 @@ def _plans(body: Mapping[str, object]) -> list[str]:
 class PlanBegins:
     """The starts of a customer's plan and of its present period (milliseconds).
 
-    It has them as far as Autumn shows them.
-
-    Only `started` was recorded.
+    The lists lack starts that Autumn does not show. Only `started` was recorded.
     """
 
     started: list[int] = field(default_factory=list)
     periods: list[int] = field(default_factory=list)
 
     def is_first(self, cycle_ms: int) -> bool:
-        """Return True if there was no cycle before this one."""
+        """Return True if this cycle is the first."""
         return bool(self.started) and min(self.started) > cycle_ms - MINUTE_MS
 
 
@@ -235,7 +238,7 @@ def _bought(body: Mapping[str, object]) -> list[str]:
 
 
 def candidates(customer: AutumnCustomer, settings: AutumnSettings) -> list[Balance]:
-    """Return the balances that may decide, all but that of concurrency.
+    """Return the balances that may decide, which are all but that of concurrency.
 
     Only the list of features shows which of them are used up and which are held.
     """
@@ -245,12 +248,12 @@ def candidates(customer: AutumnCustomer, settings: AutumnSettings) -> list[Balan
 def drawn(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) -> dict[str, Drawn]:
     """Return the draws on each balance in its present cycle.
 
-    An unknown one is left out.
+    The result omits a balance with unknown draws.
 
-    The draws include each deduction, also one that left no event (a key store that fails open). They follow an
-    operator's change of a balance: `usage` is the granted quantity less the remaining one. A credit system counts in
-    credits, beside the own units of its features. It is always in the result: a grant that was used up exactly leaves
-    no balance.
+    The draws include each deduction, also a deduction without an event (a key store that fails open). They follow an
+    operator's change of a balance, because `usage` is the granted quantity less the remaining quantity. A credit system
+    counts in credits, beside the own units of its features. It is always in the result, because a grant that was used
+    up exactly disappears.
     """
     found: dict[str, Drawn] = {}
     pooled: set[str] = set()
@@ -444,7 +447,10 @@ def _months_after(at_ms: int, months: int) -> int:
 
 
 MAX_MICRO: Final = 10**18
-"""Largest balance in micro-credits: 10^12 credits. A larger balance is reported as this, so that it fits in 64 bits."""
+"""Largest balance in micro-credits: 10^12 credits.
+
+A larger balance is reported as this amount, so that it fits in 64 bits.
+"""
 MAX_CONCURRENT: Final = 10**9
 """Concurrent sandboxes that a plan at Autumn allows."""
 _LEAST: Final = Decimal(1) / MICRO
@@ -591,8 +597,9 @@ def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, sche
 
     Return None if it does not show it.
 
-    An answer shows no limits. So of a credit system it shows a part, never the whole, and never that it is unlimited.
-    It can show an unchanged balance under `balance`, and the deciding one under `balances` (recorded).
+    An answer does not show limits. So for a credit system, it shows a part and never the whole, and never that the
+    credit is unlimited. It can show an unchanged balance under `balance`, and the deciding one under `balances`
+    (recorded).
     """
     shown = body.get("balance")
     named = shown.get("feature_id") if isinstance(shown, dict) else None

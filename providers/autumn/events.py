@@ -1,9 +1,9 @@
 """Autumn's list of events: a push found again by its key, and totals of charges.
 
-Guarantee: a quantity is the deducted one, never the requested one (the list has both). If an event cannot be read, the
-result is "cannot tell", never "absent". A part of a list never passes for the whole, and only the whole list proves
-absence. If credits match no known cost, they are judged only after the costs were read again. Drawdown reads two shapes
-of pages, as recorded: `next_cursor` (2.3) and `has_more` (2.1).
+Guarantee: a quantity is the deducted quantity, never the requested quantity (the list has both). If an event cannot be
+read, the result is "cannot tell", never "absent". A part of a list never counts as the whole, and only the whole list
+proves absence. If credits do not match a known cost, Drawdown reads the costs again before it judges them. Drawdown
+reads two shapes of pages, as recorded: `next_cursor` (2.3) and `has_more` (2.1).
 """
 
 from __future__ import annotations
@@ -44,10 +44,14 @@ from drawdown.schema.units import SECOND_MS
 PAGE: Final = 1_000
 """Events for each call: the largest limit in Autumn's published source."""
 MAX_PAGES: Final = 20
-"""Pages of one list of Autumn's events. Autumn allows five calls a second for a customer's list, and answers 429 to
-more."""
+"""Pages of one list of Autumn's events.
+
+Autumn allows five calls a second for a customer's list, and answers 429 to more.
+"""
 MARGIN_MS: Final = 10 * SECOND_MS
-"""Margin on both sides of a requested range, in case Autumn rounds its bounds. Drawdown drops events within the margin.
+"""Margin on both sides of a requested range, in case Autumn rounds its bounds.
+
+Drawdown drops events within the margin.
 """
 
 
@@ -73,7 +77,7 @@ class Event:
         return charged(self.applied, self.requested_quantity, costs.of(self.feature))
 
     def is_unmatched(self, costs: KnownCosts) -> bool:
-        """Return True if no known cost converts the event's credits to its quantity."""
+        """Return True if the known costs cannot convert the credits to the quantity."""
         if self.applied is None or not self.applied.credits:
             return False
         found = self.units(costs)
@@ -84,7 +88,7 @@ class Event:
 class EventPage:
     """One page of events.
 
-    `rest`: the fields that the next call adds to its question; None: this was the last page.
+    `rest`: the fields that the next call adds to its question; None on the last page.
     """
 
     items: Sequence[object]
@@ -94,9 +98,9 @@ class EventPage:
 def question(customer_id: str, from_ms: int, to_ms: int, key: str | None = None) -> dict[str, object]:
     """Return the question for the first page of a customer's events.
 
-    The events are dated in [from_ms, to_ms), with a margin. `key`: only the events of this push. The question names no
-    feature, because the list's mapping of a feature to the names of its events was never observed. A push that the list
-    missed would be called absent, and billed again.
+    The events are dated in [from_ms, to_ms), with a margin. `key`: only the events of this push. The question does not
+    name a feature, because it was never observed how the list maps a feature to names of events. A push that the list
+    omits would count as absent, and would be billed again.
     """
     asked: dict[str, object] = {
         "customer_id": customer_id,
@@ -176,8 +180,8 @@ def find(request: PushRequest, events: Mapping[str | None, Sequence[Event]], cos
 def by_key(items: Iterable[object]) -> Mapping[str | None, Sequence[Event]]:
     """Return events by push key; None: events without a key.
 
-    Errors: Unreadable for an incomplete event. It may be the push that is looked up. If that push were called absent,
-    it would be billed twice.
+    Errors: Unreadable for an incomplete event, because it may be the push that is looked up. If that push counted as
+    absent, it would be billed twice.
     """
     found: dict[str | None, list[Event]] = defaultdict(list)
     for event in {event.event_id: event for event in map(read_event, items)}.values():
@@ -223,8 +227,8 @@ class EventReader:
     async def find(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
         """Return the outcomes of pushes of one customer, in their order.
 
-        One push is looked up by its key, in one call. Several are looked up in one list of events. If the list is too
-        long, or has an event that cannot be read, each half is looked up.
+        One push is looked up by its key, in one call. Several pushes are looked up in one list of events. If the list
+        is too long, or has an event that cannot be read, each half of the pushes is looked up.
         """
         if len(requests) == 1:
             found = await self._by_key(requests[0])

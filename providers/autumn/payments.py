@@ -1,9 +1,10 @@
-"""Autumn as a payment service: a plan of one prepaid feature, attached once for each charge.
+"""Autumn as a payment service.
 
-Guarantee: a charge is attached at most once. Before it, Drawdown asks Autumn for the amount (`preview_attach`). If it
-is another amount, Drawdown does not attach. If an answer proves neither that money was taken nor that none was, the
-charge stays in doubt, and a person decides. A look-up never reports "paid" or "not found", because no fact proves
-either.
+Each charge attaches a plan of one prepaid feature once.
+
+Guarantee: a charge is attached at most once. Before it, Drawdown reads the amount from Autumn (`preview_attach`). If
+the amount differs, Drawdown does not attach. If an answer does not prove whether money was taken, the charge stays in
+doubt, and a person decides. A look-up never reports "paid" or "not found", because Autumn's facts cannot prove either.
 
 Recorded on a running server (August 2026): `billing.attach` without a Stripe account is a 400 `invalid_request`. 30
 calls a minute are allowed. The header's key is shared across customers and routes, lasts a day, and its store fails
@@ -47,7 +48,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS
 
 METADATA: Final = "drawdown_charge"
 NEVER_MS: Final = 100 * 365 * DAY_MS
-"""A lag that never ends: absence never proves anything."""
+"""A lag that never ends, because absence is never proof."""
 MAX_NAMED: Final = 5
 """Invoices that a look-up lists for the person who decides."""
 MAX_CHARS: Final = 200
@@ -65,9 +66,8 @@ _JSON: Final = json.JSONEncoder(separators=(",", ":"))
 class AutumnPayments:
     """A payment service that charges the card of an Autumn customer.
 
-    It attaches the plan for top-ups once for each charge.
-
-    It has the settings of the billing provider of the same name.
+    The service attaches the plan for top-ups once for each charge. It uses the settings of the billing provider of the
+    same name.
     """
 
     capabilities = PaymentCapabilities(
@@ -224,7 +224,7 @@ def _dormant(settings: AutumnSettings) -> str | None:
 def attached(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
     """Return the outcome of the call that takes money.
 
-    It proves that Autumn did nothing if the call was never sent, or if Autumn answers before it claims a key (429 and
+    The outcome is "not charged" only if the call was never sent, or if Autumn answered before it claims a key (429 and
     401, recorded). A later error may have come after the card was charged.
     """
     if isinstance(result, NeverLeft):

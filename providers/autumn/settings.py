@@ -18,10 +18,15 @@ from drawdown.schema.errors import UsageError
 
 URL: Final = "https://api.useautumn.com"
 KEY_RETENTION_H: Final = (1, 24, 30 * 24)
-"""Least, default and largest hours that an Autumn account can be set to (observed default: a day)."""
+"""Least, default and largest hours for which an Autumn account keeps a key.
+
+The observed default is a day.
+"""
 CALLS_PER_S: Final = 1_900.0
-"""Default charges a second, below the account's cap of 120,000 a minute. Above the cap Autumn queues (202),
-never 429."""
+"""Default charges a second, below the account's cap of 120,000 a minute.
+
+Above the cap, Autumn queues charges (202), and never answers 429.
+"""
 
 NAMES: Final = frozenset(
     {
@@ -37,7 +42,10 @@ NAMES: Final = frozenset(
         "topup_feature",
     }
 )
-"""The settings that exist. Any other name is rejected, because a mistyped setting could bill by mistake."""
+"""The names of the settings.
+
+Any other name is rejected, because a mistyped setting could bill by mistake.
+"""
 ID: Final = re.compile(r"[A-Za-z0-9_:-]{1,200}")
 """The form of Autumn's ids. Autumn answers 400 to any other form (recorded)."""
 _SECRET_KEY: Final = re.compile(r"am_sk_[A-Za-z0-9_-]{8,200}")
@@ -50,7 +58,7 @@ _PLAN: Final = re.compile(r"([A-Za-z0-9_:-]{1,200})=([0-9]{1,9})")
 class AutumnSettings:
     """The settings of one Autumn account.
 
-    `secret_key` None: it is not set, and the provider is dormant.
+    `secret_key`: the key; None if it is not set, so the provider is dormant.
     """
 
     name: str
@@ -63,7 +71,10 @@ class AutumnSettings:
     key_retention_ms: int
     calls_per_s: float
     topup_plan: str | None = None
-    """The plan that a charge attaches, used for nothing else. Its prepaid feature costs one minor unit each."""
+    """The plan that a charge attaches.
+
+    Use the plan only for charges. A unit of its prepaid feature must cost one minor unit.
+    """
     topup_feature: str | None = None
 
     @property

@@ -1,9 +1,9 @@
-"""Autumn's calls for billing, and the outcome that each of its answers proves. Pure.
+"""Autumn's calls for billing, and the outcomes that its answers prove. Pure.
 
 Guarantee: the outcome is Accepted only if the answer itself shows the charge. It is Rejected or RetryAt only if Autumn
-is known not to have charged. Any other outcome is Unknown or Queued, and is looked up. A quoted message of Autumn shows
-no text like a key. Facts: the recording of a running server, API 2.3.0, August 2026. The code names each fact that it
-uses.
+is known not to have charged. Any other outcome is Unknown or Queued, and is looked up. A quoted message of Autumn is
+without texts that look like a key. Facts: the recording of a running server, API 2.3.0, August 2026. The code names
+each fact that it uses.
 """
 
 from __future__ import annotations
@@ -29,19 +29,33 @@ from drawdown.providers.protocol import Accepted, Duplicate, Outcome, PushReques
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
 VERSION: Final = "2.3.0"
-"""The API version of each call. The shape of answers depends on it. Without the header, the account's version
-applies."""
+"""The API version of each call.
+
+The shape of answers depends on the version. Without the header, the account's version applies.
+"""
 KEY_PROPERTY: Final = "drawdown_key"
-"""The property with our key. The list of events returns `properties`, and not the idempotency key."""
+"""The property with our key.
+
+The list of events returns `properties`, and not the idempotency key.
+"""
 BODY_KEY: Final = "idempotency_key"
 HEADER_PREFIX: Final = "drawdown-usage-"
 MAX_QUANTITY: Final = 2**53 - 1
-"""Largest quantity of one charge at Autumn. It sums in binary floating point, which loses a unit above this."""
+"""Largest quantity of one charge at Autumn.
+
+Autumn sums in binary floating point, which loses a unit above this quantity.
+"""
 
 CONFIRM_MS: Final = 45 * SECOND_MS
-"""Wait after a 202 before the charge is looked up. Autumn applies it about 30 s later (recorded)."""
+"""Wait after a 202 before the charge is looked up.
+
+Autumn applies the charge about 30 s later (recorded).
+"""
 REFUSED_MS: Final = 5 * MINUTE_MS
-"""Wait before a retry after Autumn refused the key or the version: a person must fix it."""
+"""Wait before a retry after Autumn refused the key or the version.
+
+A person must fix such a fault.
+"""
 
 _CODE: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+){1,10}")
 """The form of every recorded code: words and underscores."""
@@ -52,7 +66,7 @@ _SECRETS: Final = re.compile(r"\b(?:am|sk|pk|whsec)_[A-Za-z0-9_*+/=-]+|[Bb]earer
 class WireAnswer:
     """An answer that reports an error.
 
-    `code` None: it is not Autumn's JSON, so the sender is unknown.
+    `code`: Autumn's code; None if the body is not Autumn's JSON, so the sender is unknown.
     """
 
     status: int
@@ -67,8 +81,8 @@ class WireAnswer:
 def track(request: PushRequest, *, body_key: bool = True) -> dict[str, object]:
     """Return the body of one charge, in the safe form.
 
-    - `overflow`: otherwise the deduction stops at zero, and the key is used up.
-    - The time is in milliseconds: Autumn would read seconds as a moment in 1970.
+    - `overflow` is set, because otherwise the deduction stops at zero, and the key is used up.
+    - The time is in milliseconds, because Autumn would read seconds as a moment in 1970.
     - The key is in the body too, because Autumn's events have a unique constraint on it. All routes of the account
       share the namespace of the header, so the header has another key.
 
@@ -92,16 +106,17 @@ CHECK_OF_KEY: Final[Mapping[str, object]] = {
     "value": "0",
     BODY_KEY: "drawdown-check",
 }
-"""A charge that Autumn refuses before it does anything: its value is not a number (recorded, 400 `invalid_inputs`).
+"""A charge that Autumn always refuses with 400 `invalid_inputs` (recorded).
 
-If the answer is about the key in the body, a real charge would get the same answer.
+Its value is not a number, so Autumn refuses it before it does anything. If the answer is about the key in the body, a
+real charge would get the same answer.
 """
 
 
 def refuses_body_key(result: HttpResult) -> bool:
     """Return True if a 400 is about the key in the body.
 
-    Autumn's schema marks that key as internal, and its documentation no longer has it. Autumn charged nothing, and
+    Autumn's schema marks that key as internal, and its documentation no longer has it. Autumn did not charge, and
     released both keys, as after each 4xx (recorded).
     """
     if not isinstance(result, Answer) or result.status != 400:
@@ -179,7 +194,7 @@ def _of_success(request: PushRequest, answer: Answer, now_ms: int, costs: Costs 
 
 
 def is_unmatched(request: PushRequest, result: HttpResult, found: Outcome) -> bool:
-    """Return True if no known cost converts a charge's credits to its quantity."""
+    """Return True if the known costs cannot convert the credits to the quantity."""
     if not isinstance(found, Queued) or not isinstance(result, Answer) or result.status != 200:
         return False
     body = parse(result.body)
@@ -214,9 +229,9 @@ def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
 
 
 def costs_nothing(request: PushRequest, system: str) -> Rejected:
-    """Return the rejection of a charge that took nothing because it costs zero.
+    """Return the rejection of a charge that costs zero, so Autumn did not deduct.
 
-    Credit does not change that.
+    More credit would not change the outcome.
     """
     return Rejected(
         f"Autumn charged nothing: feature {request.feature} costs 0 in credit system {system}. "
@@ -225,9 +240,9 @@ def costs_nothing(request: PushRequest, system: str) -> Rejected:
 
 
 def in_no_system(request: PushRequest) -> Rejected:
-    """Return the rejection of a charge of a feature that no credit system has.
+    """Return the rejection of a charge of a feature without a credit system.
 
-    The customer's credit does not change that.
+    More credit of the customer would not change the outcome.
     """
     return Rejected(
         f"Autumn charged nothing: feature {request.feature} is not in a credit system, and customer "
@@ -237,7 +252,7 @@ def in_no_system(request: PushRequest) -> Rejected:
 
 
 def has_no_balance(request: PushRequest, result: HttpResult, found: Outcome) -> bool:
-    """Return True if a charge took nothing, and its answer shows no balance."""
+    """Return True if Autumn did not deduct, and its answer does not show a balance."""
     if not isinstance(found, Rejected) or not isinstance(result, Answer) or result.status != 200:
         return False
     body = parse(result.body)
@@ -279,9 +294,9 @@ def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
 def access_trouble(said: WireAnswer) -> str | None:
     """Return the fault of key, address or version that an answer reports.
 
-    Return None if it reports no such fault.
+    Return None without such a fault.
 
-    The message of a 401 repeats a part of the key, so only its code is shown.
+    The message of a 401 repeats a part of the key, so the fault has only its code.
     """
     if said.code is None:
         return None
@@ -313,5 +328,7 @@ def _quoted(message: str) -> str:
 
 
 parse: Final = lru_cache(1)(json_object)
-"""The parser of answers. It caches one, because the answer to a charge is read twice: for the charge and the
-balance."""
+"""The parser of answers, with a cache of one answer.
+
+The answer to a charge is read twice, for the charge and for the balance.
+"""

@@ -1,4 +1,6 @@
-"""The conformance suite: the pytest tests that every provider has to pass, Drawdown's own and yours.
+"""The conformance suite for providers.
+
+Every provider must pass these pytest tests, Drawdown's own providers and yours.
 
 Guarantee: a provider's answers are compared with the service's own charges, which the bench reports. Accepted means
 charged. Rejected and RetryAt mean not charged. A push is charged exactly once, even if calls are cut, lost or answered

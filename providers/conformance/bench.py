@@ -1,4 +1,4 @@
-"""The tools of the conformance suite: the bench that a provider's author supplies, and faults for calls.
+"""The bench that a provider's author supplies, and faults for calls.
 
 Guarantee: the tools do not wait. Only the spoil in force changes an answer.
 """
@@ -19,7 +19,10 @@ from drawdown.providers.protocol import Provider, PushRequest
 from drawdown.schema.clock import FixedClock
 
 Secret: TypeAlias = Literal["current", "previous", "strange"]
-"""The secret that signs a webhook: the current one, the previous one (still accepted), or that of a stranger."""
+"""The secret that signs a webhook.
+
+It is the current secret, the previous secret (still accepted), or that of a stranger.
+"""
 Path: TypeAlias = tuple[str | int, ...]
 """The path to a part of a JSON value."""
 WRONG_TYPES: Final[Sequence[object]] = (None, "x", -7, 1.5, True, [None], {"x": [None]}, 10**400)
@@ -33,7 +36,7 @@ class Unsupported(unittest.SkipTest):
 
 @dataclass
 class Wire:
-    """The `Http` of the provider under test: passes calls on, or spoils them."""
+    """The `Http` of the provider under test, which passes calls on or spoils them."""
 
     inner: Http
     spoil: Spoil | None = None
@@ -105,7 +108,7 @@ def retyped(path: Path, value: object) -> Spoil:
 def changed(body: object, path: Path, value: object) -> object:
     """Return the JSON with another value at one path.
 
-    Return it unchanged if it has no such path.
+    Return the JSON unchanged if it lacks that path.
     """
     if not path:
         return value
@@ -176,7 +179,10 @@ NONSENSE: Final[Mapping[str, Answer]] = {
     "an error of somebody in between": Answer(502, {"content-type": "text/html"}, _HTML),
     "an error of another shape": Answer(500, _JSON, b'{"error": [null], "code": 7, "message": {}}'),
 }
-"""Answers that a service never sends on purpose. They do not show whether the push was charged before."""
+"""Answers that a service never sends on purpose.
+
+They do not show whether the push was charged before.
+"""
 
 FOREIGN: Final[Mapping[str, Answer]] = {
     f"{status} {name}": Answer(status, headers, body)
@@ -221,14 +227,14 @@ class Bench(ABC):
     tells_duplicates: bool = True
     """True if the service reports that it received a key before.
 
-    If it does not, only look-ups find another quantity under a key that was sent before the history was lost (rule R1).
+    Otherwise only look-ups find another quantity under a key that was sent before the history was lost (rule R1).
     """
 
     @abstractmethod
     def charged(self, request: PushRequest) -> int | None:
         """Return the service's total charge under the key of this push, in base units.
 
-        Return None if it has no charge.
+        Return None without such a charge.
         """
 
     @abstractmethod
@@ -251,7 +257,7 @@ class Bench(ABC):
     def late_refusal(self, request: PushRequest) -> tuple[Mapping[str, str], bytes]:
         """Return headers and body of a webhook that reports a late refusal of a push.
 
-        The push was answered with success before.
+        The service had answered the push with success.
         """
 
     @abstractmethod
@@ -265,7 +271,7 @@ class Bench(ABC):
     def cost(self, feature: str) -> tuple[str, Decimal] | None:
         """Return the balance that pays for a feature, and the credits for one base unit.
 
-        Return None if it has a balance of its own.
+        Return None if the feature has a balance of its own.
         """
         return None
 

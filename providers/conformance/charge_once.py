@@ -1,4 +1,4 @@
-"""The law of money: a push is charged exactly once, whatever happens to the calls that charge it.
+"""The law that a push is charged exactly once, even if its calls fail.
 
 Guarantee: the law decides only by the protocol and the declared capabilities, by the rules of every worker (P2, P3,
 P5). The faults come from a seed, so the same seed gives the same sequence again.
@@ -43,7 +43,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 MAX_STEPS: Final = 300
 """Steps of one push: attempts and lookups."""
 FAULTY_STEPS: Final = 6
-"""Steps with faults. After them no call fails, and the push must be settled."""
+"""Steps with faults. After them all calls succeed, and the push must be settled."""
 
 OUTAGE_CHANCE: Final = 0.05
 """Probability that a day passes before the next step."""
@@ -75,7 +75,10 @@ class Course:
     """Start of the last attempt that may have arrived."""
     may_have_arrived: bool = False
     claimed: bool = False
-    """True if the service reported that it has the key. A retry would get the same report."""
+    """True if the service reported that it has the key.
+
+    A retry would get the same report.
+    """
     revision: int = 0
 
     def revise(self) -> None:
@@ -115,7 +118,7 @@ class Law:
     def see_through(self, request: PushRequest) -> PushRequest:
         """Send and look up a push until it is settled.
 
-        Return it as it was charged, which may be a later revision.
+        Return the push that was charged, which may be a later revision.
         """
         course = Course(request)
         for step in range(MAX_STEPS):

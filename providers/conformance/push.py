@@ -1,4 +1,6 @@
-"""The part of the suite that charges and cancels: once, exactly, and only as the service itself shows the charge.
+"""The part of the suite that charges and cancels.
+
+Charges must be exact, happen once, and equal those that the service itself shows.
 
 Guarantee: each test has a service of its own, and each outcome is compared with the charges of that service. A provider
 that declares neither credits nor cancelling is not tested for them.
@@ -185,7 +187,7 @@ class TroubleTests(Tools):
                 assert isinstance(outcome, Unknown | Queued), f"{name}: {outcome}"
 
     def test_a_no_that_is_not_the_services_own_refuses_nothing(self) -> None:
-        """Test that the error of another host rejects nothing.
+        """Test that the error of another host is not a rejection.
 
         Behind a gateway, a proxy or a firewall, the call may have arrived.
         """

@@ -1,7 +1,7 @@
 """The part of the suite that reads and accepts webhooks.
 
-An unreadable answer is never a figure. A webhook is accepted only from the service and in time, and only to read its
-customer again.
+An unreadable answer must never become a figure. A provider must accept a webhook only from the service and in time, and
+use it only to read the customer again.
 
 Guarantee: each test has a service of its own, and each read is compared with the charges of that service. Each webhook
 is signed as the service signs it. If a test changes a webhook afterwards, the test states the change.
@@ -188,7 +188,7 @@ def _is_sound(part: Part) -> bool:
 
 
 class CheckTests(Tools):
-    """Tests of the configuration: `check` reports each fault and charges nothing."""
+    """Tests of the configuration: `check` reports each fault and does not charge."""
 
     def test_check_finds_nothing_wrong_where_all_is_well(self) -> None:
         assert self.check([self.bench.feature], [self.bench.customer]) == []

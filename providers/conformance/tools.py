@@ -1,4 +1,6 @@
-"""The building blocks of the conformance tests. Each calls the provider once and checks the form of the answer.
+"""The building blocks of the conformance tests.
+
+Each calls the provider once and checks the form of the answer.
 
 Guarantee: every answer is compared with the service, must be of a closed type, and must not show a secret.
 """
@@ -73,7 +75,7 @@ class Tools:
     def run(self, work: Coroutine[object, object, T]) -> T:
         """Run a coroutine and return its result.
 
-        Errors: TimeoutError after `patience_s`: only the worker may wait.
+        Errors: TimeoutError after `patience_s`, because only the worker may wait.
         """
         # Runner.run replaces and restores the handler of SIGINT, which is a third of the time of a call.
         return self._runner.get_loop().run_until_complete(asyncio.wait_for(work, self.patience_s))
@@ -103,7 +105,7 @@ class Tools:
         return PushRequest(push_key("o-1", window, name, 0), who, name, units, window, 1)
 
     def sign_in(self) -> None:
-        """Push once, so that the provider has signed in and cached what it needs."""
+        """Push once, so that the provider signs in and fills its caches."""
         self.push(self.request())
 
     def push(self, request: PushRequest) -> Outcome:
@@ -130,7 +132,7 @@ class Tools:
     def charge(self, request: PushRequest) -> bool:
         """Send a push, and return True if it was charged.
 
-        If the answer proves nothing by declaration, the look-up decides.
+        If the provider declares that its answer is not proof, the look-up decides.
         """
         outcome = self.push(request)
         if self.bench.provider.capabilities.success_proves_charge:
@@ -140,7 +142,7 @@ class Tools:
         return self.look_up(request) == FoundPush(request.quantity)
 
     def clean(self, *said: object) -> None:
-        """Check that values and the provider show no secret.
+        """Check that values and the provider do not show a secret.
 
         Each reason must be one line of text.
         """

@@ -10,14 +10,22 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
 TIMEOUT_S: Final = 30.0
-"""Default time limit of a call to a provider, from its start to the last byte of the response."""
+"""Default time limit of a call to a provider.
+
+The time is from the start of the call to the last byte of the response.
+"""
 READ_TIMEOUT_S: Final = 10.0
-"""Time limit of a read call to a provider. A push may take longer, because Drawdown must look it up if its response
-is lost."""
+"""Time limit of a read call to a provider.
+
+A push may take longer, because Drawdown must look it up if its response is lost.
+"""
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 """Default size of a provider's unpacked response."""
 PUSH_ANSWER_BYTES: Final = 64 * 1024
-"""Size of a provider's response to a push. Hundreds of pushes are in flight at once."""
+"""Size of a provider's response to a push.
+
+The limit is small because hundreds of pushes are in flight at once.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class NotSent:
 class NoAnswer:
     """A call that was sent, at least in part, and has an unknown outcome.
 
-    No whole answer came back.
+    A whole answer did not arrive.
     """
 
     reason: str
@@ -74,7 +82,7 @@ class Http(Protocol):
     """
 
     async def send(self, call: Call) -> HttpResult:
-        """Send a call once, and return its result. There are no retries."""
+        """Send a call once without a retry, and return its result."""
         ...
 
     async def close(self) -> None:

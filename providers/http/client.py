@@ -1,16 +1,18 @@
-"""A client that sends calls over real sockets: HTTP/1.1, parsed by httptools (llhttp), over TCP and TLS.
+"""A client that sends calls over real sockets.
 
-Guarantee: `NotSent` has one proof: there was no connection to write the request to. As soon as a connection has the
-request (`Connection.ask`), every failure is `NoAnswer`. There are no retries, no redirects and no cookies. If the
-dialer chooses a proxy, the proxy connects, and it sees no byte of a request. A connection leads only to an address that
-`socket_to` made a socket for, and each address is resolved at that moment.
+It speaks HTTP/1.1 over TCP and TLS, and parses with httptools (llhttp).
+
+Guarantee: `NotSent` is returned only if a connection to write the request to did not exist. As soon as a connection has
+the request (`Connection.ask`), every failure is `NoAnswer`. The client does not retry, follow redirects or store
+cookies. If the dialer chooses a proxy, the proxy only connects, and cannot read a request. A connection leads only to
+an address that `socket_to` made a socket for, and each address is resolved at that moment.
 
 An answer is whole, or it is a failure. A server that answers without end (`100 Continue`, headers, tiny pieces, empty
-chunks) is cut off after a few kilobytes. Unrequested bytes end the connection, and never pass for the answer to the
+chunks) is cut off after a few kilobytes. Unrequested bytes end the connection, and never count as the answer to the
 next request.
 
-Drawdown uses no other library for this: ops/decisions/0022 lists the situations that each of them reports wrongly, or
-lets cost others. Each situation was tried on a socket (tests/contract/test_http_client.py).
+Drawdown does not use another library for this. ops/decisions/0022 lists the situations that each library reports
+wrongly, or in which it delays other calls. Each situation was tried on a socket (tests/contract/test_http_client.py).
 """
 
 from __future__ import annotations
@@ -39,14 +41,19 @@ from drawdown.schema.errors import UsageError
 MAX_CONNECTIONS: Final = 512
 """Open connections to providers."""
 KEEP_ALIVE_S: Final = 4.0
-"""Seconds that a connection can be idle and is used again. Common servers close it after five seconds. A request on a
-closing connection has an unknown outcome."""
+"""Seconds that an idle connection can still be used again.
+
+Common servers close an idle connection after five seconds. A request on a closing connection has an unknown outcome.
+"""
 UNPROVEN: Final = " (if it asks for a client certificate: DRAWDOWN_CELL_CERT_FILE or DRAWDOWN_PROVIDER_CERT_FILE)"
 URLS_KEPT: Final = 256
 """Parsed URLs in the cache."""
 
 _OWN_HEADERS: Final = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"})
-"""Headers that only the client sets, because they decide where a request ends. A wrong one garbles the next request."""
+"""Headers that only the client sets, because they decide where a request ends.
+
+A wrong one garbles the next request.
+"""
 _URL: Final = re.compile(r"[!-~]+")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _BROKEN_LINE: Final = re.compile(r"[\r\n\0]")
@@ -117,7 +124,10 @@ class _ConnectionPool:
 
 
 CONNECT_TIMEOUT_S: Final = 10.0
-"""Time limit of a new connection, from the wait for a free slot to the end of the TLS handshake."""
+"""Time limit of a new connection.
+
+The time is from the wait for a free slot to the end of the TLS handshake.
+"""
 
 
 class HttpClient:
@@ -326,13 +336,21 @@ MAX_INTERIM: Final = 8
 MAX_WIRE_BYTES: Final = MAX_HEAD_BYTES + 2 * MAX_ANSWER_BYTES
 """Size of a response with its framing."""
 CHUNK_BYTES: Final = 7
-"""Framing for each byte of a response body. Chunks of a single byte add five bytes each."""
+"""Bytes of framing for each byte of a response body.
+
+Chunks of a single byte add five bytes each.
+"""
 FREE_PIECES: Final = 256
 PIECE_BYTES: Final = 128
-"""Limits for the pieces of an answer: FREE_PIECES, and one more for each PIECE_BYTES. Each piece costs the
-same time."""
+"""Bytes of an answer for each piece beyond FREE_PIECES.
+
+The number of pieces is limited, because each piece takes the same time.
+"""
 ORIGIN_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of one service's answers in flight. A service that floods costs others no time, and Drawdown no more memory."""
+"""Bytes of one service's answers in flight.
+
+So a service that floods does not delay others, and does not use more memory.
+"""
 
 
 class Unusable(Exception):
@@ -510,9 +528,15 @@ class Connection(asyncio.Protocol):
 
 
 NAMES_AT_ONCE: Final = 4
-"""Concurrent look-ups of host names, in threads of their own. A name server that hangs delays no transaction."""
+"""Concurrent look-ups of host names, in threads of their own.
+
+So a name server that hangs does not delay transactions.
+"""
 NAMES_KEPT_S: Final = 10.0
-"""Seconds for which a resolved address is cached, for many connections to one host at a time."""
+"""Seconds for which a resolved address is cached.
+
+Many connections to one host at a time need only one look-up.
+"""
 NEXT_ADDRESS_S: Final = 0.25
 """Seconds before Drawdown also tries a host's next address."""
 
@@ -525,12 +549,15 @@ _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 
 
 class NoConnection(Exception):
-    """An error: nothing was sent. The message has the reason, in Drawdown's own words."""
+    """An error: a connection failed, so the call was not sent.
+
+    The message has the reason, in Drawdown's own words.
+    """
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The target of a connection. `host_header`: the host as the URL has it."""
+    """The target of a connection. `host_header`: the host as the URL spells it."""
 
     tls: bool
     host: str
@@ -549,9 +576,9 @@ def _socket_to(found: tuple[Any, ...]) -> socket.socket:
 class Dialer:
     """The maker of connections for one client.
 
-    `outgoing`: the trusted authorities, and the proxy. `socket_to`: makes the socket for an address, or raises OSError
-    for an address that must not be reached. The operator sets the proxy, so its address is not checked. `names_kept_s`
-    0: each connection resolves the name again.
+    `outgoing`: the trusted authorities, and the proxy. `socket_to`: a function that makes the socket for an address, or
+    raises OSError for a forbidden address. The operator sets the proxy, so its address is not checked. `names_kept_s`:
+    seconds to cache a resolved name; 0: each connection resolves the name again.
     """
 
     def __init__(
@@ -571,7 +598,7 @@ class Dialer:
 
     @property
     def is_proven(self) -> bool:
-        """Return True if there is a client certificate to present."""
+        """Return True if the dialer presents a client certificate."""
         return self._outgoing.certificate is not None
 
     async def connect(self, loop: asyncio.AbstractEventLoop, origin: Origin, protocol: asyncio.Protocol) -> None:

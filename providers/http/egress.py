@@ -1,11 +1,13 @@
-"""The settings of outgoing calls: trusted authorities, client certificates, the proxy, and name resolution.
+"""The settings of outgoing calls.
+
+They are trusted authorities, client certificates, the proxy, and name resolution.
 
 Guarantee: an invalid setting is rejected by its name, before Drawdown sends a call. A proxy's password is never
 printed.
 
-Drawdown trusts the system's authorities as OpenSSL finds them (`SSL_CERT_FILE`, `SSL_CERT_DIR`), or those of certifi if
-the system has none. It also trusts a company's own authorities. This module imports no network client, so that settings
-can be checked without one.
+Drawdown trusts the system's authorities as OpenSSL finds them (`SSL_CERT_FILE`, `SSL_CERT_DIR`). If the system lacks
+authorities, Drawdown trusts those of certifi. It also trusts a company's own authorities. This module does not import a
+network client, so that a check of settings stays fast.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ MOST_EXCEPTIONS: Final = 1_000
 class Certificate:
     """A client certificate, in PEM files.
 
-    `key` "": the key is in the certificate's file.
+    `key`: the file of the key; "" if the key is in the certificate's file.
     """
 
     setting: str
@@ -78,7 +80,7 @@ class Outgoing:
     def tls(self) -> ssl.SSLContext:
         """Return the TLS context.
 
-        It is made again if a file changes. Errors: UsageError, which names the setting.
+        If a file changes, the context is made again. Errors: UsageError, which names the setting.
         """
         return _tls(self.system_file, self.ca_file, self.certificate, self._stands())
 
@@ -195,7 +197,7 @@ def proxy_url(text: str, setting: str = PROXY) -> ProxyUrl | None:
 
     Return None for an empty text.
 
-    Errors: UsageError, which quotes no password.
+    Errors: UsageError, which does not quote the password.
     """
     text = text.strip()
     if not text:

@@ -1,7 +1,7 @@
-"""The kit for authors of providers: tools for a plug-in beside `drawdown.providers.protocol`.
+"""The tools for a plug-in, beside `drawdown.providers.protocol`.
 
-Guarantee: nothing here, in `protocol` or in `conformance` imports the worker, the server or a database driver. Only the
-functions to which you pass httpx or httpx2 use one of them.
+Guarantee: this package, `protocol` and `conformance` do not import the worker, the server or a database driver. Only
+the functions to which you pass httpx or httpx2 use one of them.
 
     answers    the proof in an answer: JSON, a bearer key, Retry-After, the outcomes that every service shares
     clients    httpx and httpx2: a client on Drawdown's engine, and Drawdown's `Http` over your own client

@@ -27,9 +27,15 @@ MIN_RETRY_MS: Final = SECOND_MS
 MAX_RETRY_MS: Final = 15 * MINUTE_MS
 """Longest wait that a service can request by Retry-After."""
 KEY_WAIT_MS: Final = 5 * MINUTE_MS
-"""Wait before a retry after a service refused the key. A person must replace the key."""
+"""Wait before a retry after a service refused the key.
+
+A person must replace the key.
+"""
 PROBE: Final = "drawdown-check"
-"""The customer that a check reads to test the key. The service answers that it does not exist."""
+"""The customer that a check reads to test the key.
+
+The service answers that the customer does not exist.
+"""
 MAX_QUOTED_CHARS: Final = 200
 """Length of a service's message that Drawdown quotes in a reason."""
 
@@ -98,7 +104,7 @@ def whole(value: object) -> int | None:
 def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int | None:
     """Return the wait in milliseconds that Retry-After requests.
 
-    Return None if it is missing or invalid.
+    Return None if the header is missing or invalid.
 
     Retry-After is in seconds, or a date. The wait is at least MIN_RETRY_MS and at most MAX_RETRY_MS.
     """
@@ -126,9 +132,9 @@ def backoff_ms(attempt: int) -> int:
 
 
 def shared_outcome(result: HttpResult, attempt: int, now_ms: int) -> Outcome | Answer:
-    """Return the outcome of a push if every service means the same by the result.
+    """Return the outcome of a push if the result means the same at every service.
 
-    Otherwise return the answer, for you to judge.
+    Otherwise return the answer, and your provider must judge it.
     """
     match result:
         case NotSent(reason):

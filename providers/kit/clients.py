@@ -1,7 +1,9 @@
-"""httpx and httpx2 for providers: a client on Drawdown's engine, and Drawdown's `Http` over your own client.
+"""Use httpx and httpx2 in providers.
+
+A client can run on Drawdown's engine, and Drawdown's `Http` can run over your own client.
 
 Guarantee: "not sent" needs two proofs. The client's `trace` never began to send the request's headers, and the error is
-an error of connecting. The name of an exception alone proves neither. A mocked transport emits no trace, so a mocked
+an error of connecting. The name of an exception alone is not a proof. A mocked transport emits no trace, so a mocked
 `ReadTimeout` is unknown. A client that sends a request twice is stopped before the second.
 
 This module imports neither library. Each function uses the one that you pass, or that made your client.
@@ -26,9 +28,15 @@ SENDS_AGAIN: Final = "its httpx client sends a request again by itself"
 
 _SENT: Final = "send_request_headers.started"
 _UNCONNECTED: Final = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol")
-"""Errors that can occur before the client sends anything. Each can also occur later, after a retry or a redirect."""
+"""Errors that can occur before the client sends anything.
+
+Each can also occur later, after a retry or a redirect.
+"""
 _AFTER_SENDING: Final = ("ReadTimeout", "ReadError", "RemoteProtocolError", "ConnectError", "ConnectTimeout")
-"""Errors of a cut connection, in turn, for the suite. A retry that was refused ends in a `ConnectError`."""
+"""Errors of a cut connection, in turn, for the suite.
+
+A retry that was refused ends in a `ConnectError`.
+"""
 _OURS: Final = frozenset({"host", "content-length", "connection", "transfer-encoding", "expect", "upgrade"})
 
 
@@ -117,7 +125,7 @@ class OwnClient:
 
     Example: `OwnClient(lambda: httpx.AsyncClient(http2=True))`.
 
-    Each event loop gets a new client: a tick ends its loop, and the connections of a client end with the loop.
+    Each event loop gets a new client, because a tick ends its loop, and the connections of a client end with the loop.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
@@ -163,7 +171,7 @@ class EngineTransport:
 
     The `Http` is Drawdown's engine, or a `Wire` of the suite.
 
-    `varied`: calls without an answer raise different errors in turn, for the suite.
+    `varied`: True if calls without an answer raise different errors in turn, for the suite.
     """
 
     def __init__(self, http: Http, library: ModuleType, *, varied: bool = False) -> None:
@@ -189,7 +197,7 @@ class EngineTransport:
         return self._library.Response(result.status, headers=told, content=result.body, request=request)
 
     async def aclose(self) -> None:
-        """Do nothing: the connections belong to the engine, which outlives the client."""
+        """Do nothing, because the connections belong to the engine."""
 
     async def __aenter__(self) -> EngineTransport:
         return self
@@ -201,8 +209,8 @@ class EngineTransport:
 def client_on(http: Http, library: ModuleType | None = None, **options: Any) -> Any:
     """Return an `AsyncClient` on an `Http`, by default of httpx2.
 
-    It follows no redirect, stores no cookie, and reads no settings of the environment. Errors: UsageError for options
-    that send a request twice, or if httpx2 is not installed.
+    The client does not follow redirects, store cookies, or read settings of the environment. Errors: UsageError for
+    options that send a request twice, or if httpx2 is not installed.
     """
     if library is None:
         try:
@@ -220,7 +228,7 @@ def client_on(http: Http, library: ModuleType | None = None, **options: Any) -> 
 def trouble(client: Any) -> str | None:
     """Return why a client must not bill.
 
-    Return None if it shows no sign of redirects or retries.
+    Return None for a client without signs of redirects or retries.
     """
     if getattr(client, "follow_redirects", False):
         return "its httpx client follows redirects, and a push must be sent once. Pass follow_redirects=False"

@@ -1,6 +1,8 @@
-"""The base of an emulator: a state machine that takes a call and returns its result.
+"""The base of an emulator.
 
-Guarantee: an emulator does no I/O and reads no clock. Only the call, the state, the time that you pass and the seeded
+An emulator is a state machine that takes a call and returns its result.
+
+Guarantee: an emulator does not do I/O or read a clock. Only the call, the state, the time that you pass and the seeded
 fault plan decide. If you serve it over HTTP, cut the connection for `NoAnswer`.
 """
 
@@ -69,4 +71,4 @@ class Direct:
         return self.emulator.handle(call, self.clock.now_ms())
 
     async def close(self) -> None:
-        """Do nothing: an emulator has no connections."""
+        """Do nothing, because an emulator does not open connections."""

@@ -47,7 +47,7 @@ class Rest:
         self._kept: dict[str, tuple[int, Mapping[str, object]]] = {}
 
     async def get(self, *path: str, **query: str) -> ReadResult:
-        """Read one object. Absent: the service answers that it does not exist."""
+        """Read one object. Return Absent if the service answers that it does not exist."""
         return self._read(await self._http.send(self._call(path, query)))
 
     async def get_cached(self, *path: str, **query: str) -> ReadResult:
@@ -78,7 +78,8 @@ class Rest:
     async def post(self, path: str, body: object, attempt: int) -> Outcome | Answer:
         """Send a push.
 
-        Return its outcome if HTTP or a refused key proves one; otherwise the answer, for you to judge.
+        Return its outcome if HTTP or a refused key proves it. Otherwise return the answer, and your provider must judge
+        it.
         """
         call = Call(
             "POST",

@@ -1,9 +1,9 @@
-"""Webhooks signed as Svix signs them (the open "standard webhooks" scheme), checked against a given moment.
+"""The check of webhooks with the signatures of "standard webhooks", as from Svix.
 
 Guarantee: a body is used only after its signature was compared in constant time. The signature is made with one of the
-secrets over id, time and body, and its time is within TOLERANCE_MS of the given moment. This module reads no clock. The
-library's own `verify` reads one, so only its signing is used. Source: Svix's documentation and the library
-standardwebhooks.
+secrets over id, time and body, and its time is within TOLERANCE_MS of the given moment. This module does not read a
+clock. The library's own `verify` reads a clock, so only its signing is used. Source: Svix's documentation and the
+library standardwebhooks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ TOLERANCE_MS: Final = 5 * MINUTE_MS
 SIGNATURE_HEADERS: Final = ("svix-signature", "webhook-signature")
 VERSION: Final = "v1"
 MAX_SIGNATURES: Final = 20
-"""Signatures of one header that are compared: one for each secret in use, and some more."""
+"""Signatures of one header that are compared.
+
+A sender has one for each secret in use.
+"""
 _SECRET: Final = re.compile(r"whsec_[A-Za-z0-9+/_-]{16,}={0,2}")
 _SECONDS: Final = re.compile(r"[0-9]{1,12}")
 
@@ -47,7 +50,7 @@ def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_
 
     Header names are in lower case.
 
-    Errors: WebhookRefused, which names the fault and shows no part of a secret or signature.
+    Errors: WebhookRefused, which names the fault and does not show a part of a secret or signature.
     """
     message_id, sent, signatures = (_header(headers, part) for part in ("id", "timestamp", "signature"))
     sent_at = _fresh(sent, now_ms)

@@ -1,1 +1,4 @@
-"""Payment services, which take money for credits. A billing provider (`drawdown.providers.protocol`) takes usage."""
+"""Payment services, which take money for credits.
+
+A billing provider (`drawdown.providers.protocol`) takes usage.
+"""

@@ -1,12 +1,12 @@
 """The protocol of a payment service: its calls, and their possible outcomes.
 
-Guarantee: results are a closed type, and never guessed. A service does one charge or one look-up, and returns its
-outcome. The caller decides by the capabilities when to call again. `NotSent` is about one call alone. If an earlier
-call is in doubt, the charge stays in doubt.
+Guarantee: results are a closed type, and never guessed. A service does one charge or one look-up for each call, and
+returns the outcome. The caller decides by the capabilities when to call again. `NotSent` is about one call alone. If an
+earlier call is in doubt, the charge stays in doubt.
 
 A caller avoids charging twice by these rules. It records the charge and each attempt before the call. It looks up a
 charge in doubt. It repeats the charge only after a `NotFound`, once `lookup_lag_ms` have passed since the last call.
-Only a `NotFound` after `applied_within_ms` proves for good that no money was taken. Then the caller can give up the
+Only a `NotFound` after `applied_within_ms` proves for good that money was not taken. Then the caller can give up the
 charge, and make another under another id.
 """
 
@@ -27,13 +27,22 @@ class PaymentCapabilities:
     """
 
     key_retention_ms: int | None
-    """The time after the first call for which the service surely remembers a charge's id; None: permanently."""
+    """The time after the first call for which the service remembers a charge's id.
+
+    None: permanently.
+    """
     lookup_lag_ms: int
     """The time after a call in which a look-up can still miss its effect."""
     applied_within_ms: int
-    """The time after a call in which the service can still apply it. After that time, absence is final proof."""
+    """The time after a call in which the service can still apply it.
+
+    After that time, absence is final proof.
+    """
     least: Mapping[str, int] = field(default_factory=dict)
-    """The smallest amount of one charge in minor units, by currency; 1 for a currency that is not listed."""
+    """The smallest amount of one charge in minor units, by currency.
+
+    For a currency that is not listed, it is 1.
+    """
     most: int | None = None
     """The largest amount of one charge, in minor units of any currency; None: unknown."""
 
@@ -43,17 +52,26 @@ class Charge:
     """One charge, with the same content at each attempt."""
 
     charge_id: str
-    """`topup:{wallet}:{episode}`: the id by which the service deduplicates, and a look-up finds the charge."""
+    """The id `topup:{wallet}:{episode}`.
+
+    The service deduplicates by this id, and a look-up finds the charge by it.
+    """
     customer_id: str
     """The customer's id at the payment service."""
     amount: int
-    """The amount in minor units of the currency, as the service counts them: cents, or whole yen."""
+    """The amount in minor units of the currency.
+
+    The service counts cents, or whole yen.
+    """
     currency: str
     """The currency as ISO 4217, in lower case."""
     description: str
     """The text that the customer may read on a receipt."""
     begun_ms: int
-    """The moment of the decision to charge (milliseconds). A look-up starts there, less a margin for clocks."""
+    """The moment of the decision to charge (milliseconds).
+
+    A look-up starts at this moment, less a margin for clocks.
+    """
 
 
 @dataclass(frozen=True)
@@ -70,24 +88,26 @@ class Payment:
 
 @dataclass(frozen=True)
 class Declined:
-    """The result if no money was taken, and none will be taken under this id.
+    """The result if money was not taken, and never will be under this id.
 
-    To retry, make another charge.
-
-    `code` and `reason` are for the operator: do not show a customer that a card is reported as stolen.
+    To retry, make another charge. `code` and `reason` are for the operator. Do not show a customer that a card is
+    reported as stolen.
     """
 
     code: str
     reason: str
     retry: bool
-    """True if the same card can be charged again later. False if only another card helps."""
+    """True if the same card can be charged again later.
+
+    False if only another card helps.
+    """
 
 
 @dataclass(frozen=True)
 class NeedsCustomer:
     """The result if the bank requires the customer's confirmation.
 
-    No money was taken. It counts as declined.
+    The money was not taken, so the charge counts as declined.
     """
 
     reason: str
@@ -95,9 +115,9 @@ class NeedsCustomer:
 
 @dataclass(frozen=True)
 class InDoubt:
-    """The result if the outcome is unknown: look it up.
+    """The result if the outcome is unknown, so the caller must look it up.
 
-    There was no answer, an unreadable answer, or a pending payment.
+    The answer is missing or unreadable, or the payment is pending.
     """
 
     reason: str
@@ -120,18 +140,18 @@ class NotSent:
 
     reason: str
     retry_at_ms: int | None
-    """The earliest time to retry (milliseconds). None: a person, or the customer, must first fix a fault.
+    """The earliest time to retry (milliseconds).
 
-    Such a fault is a missing card or customer. If no call is in doubt, the caller gives the charge up. After the fix,
-    it makes another charge.
+    None: a person, or the customer, must first fix a fault, such as a missing card or customer. Unless a call is in
+    doubt, the caller gives the charge up. After the fix, it makes another charge.
     """
 
 
 @dataclass(frozen=True)
 class OtherContent:
-    """The result if the id belongs to another charge, or to two. A person decides.
+    """The result if the id belongs to another charge, or to two charges.
 
-    The other charge differs in amount, currency or customer.
+    A person decides. The other charge differs in amount, currency or customer.
 
     From `charge` it can also mean that only the card changed since a failed attempt. Then a look-up returns `NotFound`,
     and the caller gives the charge up as one in doubt.
@@ -147,7 +167,7 @@ ChargeResult: TypeAlias = Payment | Declined | NeedsCustomer | InDoubt | NotFoun
 class Link:
     """A page of the service for one customer.
 
-    The service treats anyone with the URL as the customer: show it only to the customer.
+    The service treats anyone with the URL as the customer, so show it only to the customer.
     """
 
     url: str = field(repr=False)
@@ -157,7 +177,7 @@ class Link:
 
 @dataclass(frozen=True)
 class NoLink:
-    """The result if the service gives no page now, with the reason."""
+    """The result if the service cannot return a page now, with the reason."""
 
     reason: str
 
@@ -172,7 +192,10 @@ class PaymentService(Protocol):
     name: str
     capabilities: PaymentCapabilities
     dormant: str | None
-    """The reason why the service makes no call (no key is set); None if it is ready."""
+    """The reason why the service is dormant, such as a missing key.
+
+    A dormant service does not call. None: it is ready.
+    """
 
     async def charge(self, request: Charge) -> ChargeResult:
         """Charge the customer's card on file, only once for each id.
@@ -184,14 +207,14 @@ class PaymentService(Protocol):
     async def look_up(self, request: Charge) -> ChargeResult:
         """Return the outcome of a charge, without charging.
 
-        It is never `NotSent`: if the outcome cannot be read, it stays in doubt.
+        The outcome is never `NotSent`. If it cannot be read, the charge stays in doubt.
         """
         ...
 
     async def card_link(self, customer_id: str, return_url: str) -> Link | NoLink:
         """Return a page where the customer enters the first card.
 
-        It charges nothing, and `charge` then uses that card.
+        The page does not charge, and `charge` then uses that card.
         """
         ...
 
@@ -210,12 +233,13 @@ class FillsItself(Protocol):
     async def fills_itself(self, customer_id: str) -> NotSent | InDoubt | None:
         """Return why Drawdown must not top this customer up.
 
-        Return None if there is no known reason.
-
-        InDoubt: the service's setting cannot be read now.
+        Return None if Drawdown may. Return InDoubt if the service's setting cannot be read now.
         """
         ...
 
 
 BuildPayments: TypeAlias = Callable[[Setup], PaymentService]
-"""The object of an entry point of the group `drawdown.payments`. Errors: UsageError for unusable settings."""
+"""The object of an entry point of the group `drawdown.payments`.
+
+Errors: UsageError for unusable settings.
+"""

@@ -1,4 +1,6 @@
-"""The list of payment services: entry points of the group `drawdown.payments`, built from the settings.
+"""The list of payment services, built from the settings.
+
+The services are the entry points of the group `drawdown.payments`.
 
 Guarantee: a service that cannot be loaded or built is named with its reason, and disables only itself. A reason never
 shows a secret.
@@ -24,7 +26,7 @@ GROUP = "drawdown.payments"
 
 @dataclass(frozen=True)
 class PaymentServices:
-    """The usable payment services, and the reason why each of the others is not."""
+    """The usable payment services, and why each of the others is unusable."""
 
     services: Mapping[str, PaymentService] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)

@@ -1,10 +1,12 @@
-"""Stripe's billing meters as a billing provider: one meter event for each push, by v1 or by v2's stream.
+"""Stripe's billing meters as a billing provider.
 
-Guarantee: the identifier of a meter event is the push's key, so the same push is charged once however often it is sent
-within 24 hours. If Stripe did not state an outcome, it is unknown, never guessed. The worker retries, waits and limits
+A push is one meter event, by v1 or by v2's stream.
+
+Guarantee: the identifier of a meter event is the push's key, so a push that is sent several times within 24 hours is
+charged once. If Stripe did not state an outcome, it is unknown, never guessed. The worker retries, waits and limits
 rates by the capabilities. Sources: docs.stripe.com (billing/meter-event, meter-event-summary, rate-limits,
-idempotent_requests, error-low-level, webhooks/signature) and the stripe-python package. Nothing here was tried against
-Stripe itself.
+idempotent_requests, error-low-level, webhooks/signature) and the stripe-python package. This package was not tried
+against Stripe itself.
 """
 
 from __future__ import annotations
@@ -157,9 +159,7 @@ class StripeProvider:
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the totals of every meter with an event name that can be a feature.
 
-        They are of events dated in [from_ms, to_ms).
-
-        An account may hold meters that are not Drawdown's.
+        The events are dated in [from_ms, to_ms). An account may hold meters that are not Drawdown's.
         """
         if self.dormant:
             return ReadFailed(self.dormant)

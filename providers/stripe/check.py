@@ -1,6 +1,6 @@
-"""The check of Stripe's key, version, meters and customers against the needs of billing.
+"""The check that Stripe's key, version, meters and customers suit billing.
 
-Guarantee: it only reads. Each line names the fault, its place and the next step.
+Guarantee: the check only reads. Each line names the fault, its place and the next step.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _shape(meter: Meter) -> list[str]:
 def explain_unbilled(answer: HttpResult) -> str | None:
     """Return why Stripe cannot bill a customer, by its answer about the customer.
 
-    Return None if it shows no reason.
+    Return None if the answer does not show a reason.
     """
     if not isinstance(answer, Answer):
         return None

@@ -1,7 +1,9 @@
-"""Stripe's meters: their list, the sums of a customer's usage, and the cancellation of an event by its identifier.
+"""Stripe's meters.
+
+The module lists them, sums a customer's usage, and cancels an event by its identifier.
 
 Guarantee: a figure is returned only if it is whole and exact. If a meter was archived and made again under the same
-event name, the usage of both is counted. So charged usage never passes for absent. "Cancelled" is returned only if
+event name, the usage of both is counted. So charged usage never counts as absent. "Cancelled" is returned only if
 Stripe's answer names our identifier, or states that the event was cancelled before.
 
 Stripe applies an adjustment after its answer, as it does an event (status `pending`), and offers no way to read it
@@ -43,7 +45,8 @@ REMEMBERED_MS: Final = 10 * MINUTE_MS
 """Time for which the list of meters is cached.
 
 It is much shorter than the hour that a look-up waits, so a later meter cannot hold the event that is looked up. A meter
-never changes its time window. Only a meter that was archived and made again within this time can pass for the old one.
+never changes its time window. Only a meter that was archived and made again within this time can be mistaken for the
+old meter.
 """
 MAX_VALUE: Final = Decimal(10**30)
 CUSTOMER_KEY: Final = "stripe_customer_id"
@@ -64,7 +67,10 @@ class Meter:
     customer_key: str
     value_key: str
     window: str
-    """`hour` or `day`: Stripe keeps only the newest event of each such period. Empty: all events count."""
+    """The time window of the meter.
+
+    With `hour` or `day`, Stripe keeps only the newest event of each such period. Empty: all events count.
+    """
 
 
 class Meters:
@@ -107,7 +113,10 @@ class Meters:
         return self._meters
 
     async def named(self, event_name: str) -> Sequence[Meter] | ReadFailed:
-        """Return the meters with this event name. If there is none, read the list again."""
+        """Return the meters with this event name.
+
+        If the cached list lacks them, read the list again.
+        """
         for afresh in (False, True):
             found = await self.all(afresh=afresh)
             if isinstance(found, ReadFailed):
@@ -120,7 +129,7 @@ class Meters:
     async def active(self, event_name: str) -> Sequence[Meter] | ReadFailed:
         """Return the active meters with this event name.
 
-        If there is none, read the list again.
+        If the cached list lacks them, read the list again.
         """
         for afresh in (False, True):
             found = await self.all(afresh=afresh)
@@ -220,7 +229,7 @@ _BEFORE: Final = re.compile(r"\balready (been )?cancell?ed\b")
 def adjustment(settings: StripeSettings, push: PushRequest) -> Call:
     """Return the call that cancels a push. Its identifier deduplicates.
 
-    It has no Idempotency-Key, under which Stripe would repeat a stored 500.
+    The call is without an Idempotency-Key, because Stripe would repeat a stored 500 under it.
     """
     form = {
         "type": "cancel",

@@ -1,15 +1,17 @@
-"""Stripe as a payment service: one PaymentIntent for each charge, confirmed at once while the customer is away.
+"""Stripe as a payment service.
 
-Guarantee: the charge's id is the Idempotency-Key, and is in the intent's metadata. So the same charge is made once,
-however often it is called within 24 hours, and is found again by its id. "Paid" needs an intent with our id, amount,
-currency and customer that states that it received the whole amount. "Declined" needs Stripe's own statement that the
-card was refused. Every other call that may have charged is in doubt. The card is the customer's default, or else the
-one that they entered on a page of ours. Nothing is retried here. Nothing was tried against Stripe itself. A restricted
-key needs Payment Intents, Checkout Sessions and Customer portal: write, and Customers: read.
+Each charge is one PaymentIntent, confirmed at once while the customer is away.
+
+Guarantee: the charge's id is the Idempotency-Key, and is in the intent's metadata. So several calls for a charge within
+24 hours charge once, and a look-up finds the charge by its id. "Paid" needs an intent with our id, amount, currency and
+customer that states that it received the whole amount. "Declined" needs Stripe's own statement that the card was
+refused. Every other call that may have charged is in doubt. The card is the customer's default, or else the card that
+they entered on a page of ours. This module does not retry, and was not tried against Stripe itself. A restricted key
+needs Payment Intents, Checkout Sessions and Customer portal: write, and Customers: read.
 
 A look-up lists intents, because Stripe's search by metadata is a minute late, and an hour late in an outage. The search
-is not offered to accounts in India. Stripe advises against it after a write (docs.stripe.com/search). A list has none
-of these limits. So Drawdown lists the customer's intents from the decision to charge, and picks those with the charge's
+is not offered to accounts in India. Stripe advises against it after a write (docs.stripe.com/search). A list is without
+these limits. So Drawdown lists the customer's intents from the decision to charge, and picks those with the charge's
 id. One lag remains: Drawdown may have given up a call while Stripe still works on it.
 
 Facts (docs.stripe.com: api/payment_intents, declines/codes, declines/card, error-low-level, idempotent_requests,
@@ -73,16 +75,27 @@ NAME: Final = "stripe"
 DORMANT: Final = "DRAWDOWN_STRIPE_SECRET_KEY is not set"
 PAGE: Final = 100
 MAX_PAGES: Final = 20
-"""Pages of one customer's payments at Stripe. If there are more, a look-up stays in doubt."""
+"""Pages of one customer's payments at Stripe.
+
+If there are more, a look-up stays in doubt.
+"""
 CLOCKS_MS: Final = HOUR_MS
-"""Largest difference by which our clock may be ahead of Stripe's, so that a look-up misses no intent."""
+"""Largest difference by which our clock may be ahead of Stripe's.
+
+A look-up begins earlier by this time, so that it finds every intent.
+"""
 LOOKUP_LAG_MS: Final = 10 * MINUTE_MS
-"""Time after a call before absence can be proof. Drawdown gives a call up after 30 s, Stripe's own clients
-after 80 s."""
+"""Time after a call before absence can be proof.
+
+Drawdown stops waiting for a call after 30 s, Stripe's own clients after 80 s.
+"""
 
 
 MAX_AMOUNT: Final = 99_999_999
-"""Largest amount of one charge, in minor units. Stripe allows eight digits for almost every currency."""
+"""Largest amount of one charge, in minor units.
+
+Stripe allows eight digits for almost every currency.
+"""
 
 
 LEAST: Final = {
@@ -98,7 +111,7 @@ Stripe compares them in its payout currency, so it may refuse an amount just abo
 class StripePayments:
     """A payment service that charges by v1 PaymentIntents.
 
-    It has the settings of the billing provider of the same name.
+    The service uses the settings of the billing provider of the same name.
     """
 
     capabilities = PaymentCapabilities(
@@ -440,7 +453,7 @@ _CARD: Final = re.compile(r"[A-Za-z0-9_]{1,255}")
 async def card_of(settings: StripeSettings, http: Http, customer_id: str, now_ms: int) -> str | NotSent:
     """Return the payment method to charge.
 
-    NotSent: there is none, or it could not be read, and nothing was charged.
+    Return NotSent, without a charge, if the payment method is missing or cannot be read.
     """
     result = await http.send(get(settings, path_of("v1", "customers", customer_id)))
     if isinstance(result, Answer) and result.status == 404 and error_of(result):
@@ -507,7 +520,7 @@ def _unread(result: HttpResult, what: str, why: str, now_ms: int) -> NotSent:
 async def card_page(settings: StripeSettings, http: Http, customer_id: str, return_url: str) -> Link | NoLink:
     """Return a Checkout page in setup mode.
 
-    The customer enters a card there, and is charged nothing.
+    The customer enters a card on the page, and is not charged.
     """
     form = {
         "mode": "setup",

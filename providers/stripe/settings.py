@@ -21,26 +21,36 @@ PREFIX: Final = "DRAWDOWN_STRIPE_"
 DEFAULT_URL: Final = "https://api.stripe.com"
 STREAM_URL: Final = "https://meter-events.stripe.com"
 DEFAULT_VERSION: Final = "2026-08-26.dahlia"
-"""The API version that this code was written to and is tested with: the shapes of stripe-python 15.6.
+"""The API version that this code was written to and is tested with.
 
-Every call names it, so an upgrade of the account changes nothing here.
+Its shapes are those of stripe-python 15.6. Every call names the version, so an upgrade of the account does not affect
+Drawdown.
 """
 NAMES: Final = frozenset(
     {"secret_key", "url", "stream_url", "api_version", "webhook_secrets", "account", "meters", "mode", "cut_over"}
     | {"payments_key"}
 )
 OLDEST_MS: Final = 35 * DAY_MS - HOUR_MS
-"""Largest age of a push: 35 days, less an hour. Stripe checks the timestamp later, by its own clock."""
+"""Largest age of a push: 35 days, less an hour.
+
+Stripe checks the timestamp later, by its own clock.
+"""
 CANCEL_WITHIN_MS: Final = 24 * HOUR_MS
 """Time after its receipt in which Stripe cancels an event."""
 AHEAD_MS: Final = 4 * MINUTE_MS
-"""Time that a push may be ahead of our clock. Stripe accepts timestamps up to five minutes ahead of its own."""
+"""Time that a push may be ahead of our clock.
+
+Stripe accepts timestamps up to five minutes ahead of its own clock.
+"""
 MAX_STREAM_EVENTS: Final = 100
 """Events of one call."""
 MAX_DIGITS: Final = 15
 """Significant digits of a value. Stripe refuses more."""
 NEVER_MS: Final = next_window(253_402_300_000_000)
-"""The last day of the year 9999: after any window, and still a date that can be printed."""
+"""The last day of the year 9999.
+
+It is after any window, and is still a date that can be printed.
+"""
 
 _KEY: Final = re.compile(r"(sk|rk)_[A-Za-z0-9_]+")
 _MODE: Final = re.compile(r"(?:sk|rk)_(live|test)_")
@@ -65,7 +75,7 @@ class MeterName:
 class StripeSettings:
     """The settings of Stripe.
 
-    A repr shows no secret. `live_from_ms`: windows that start before it are never sent.
+    A repr does not show a secret. `live_from_ms`: the start of the first window that is sent.
     """
 
     secret_key: str = field(repr=False)
@@ -90,7 +100,7 @@ class StripeSettings:
     def conflicting_feature(self, feature: str) -> str | None:
         """Return the listed feature that already has the meter of an unlisted feature.
 
-        Return None if there is none.
+        Return None without such a feature.
         """
         if feature in self.meters:
             return None

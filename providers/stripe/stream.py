@@ -1,10 +1,12 @@
-"""Stripe's meter event stream (v2): up to MAX_STREAM_EVENTS pushes in a call, under the token of a session.
+"""Stripe's meter event stream (v2).
+
+A call has up to MAX_STREAM_EVENTS pushes, and the token of a session.
 
 Guarantee: a push is accepted only if the answer is the documented one and has Stripe's Request-Id. It is "not applied"
-only if the call never left, or Stripe itself refused it. The event's identifier is the push's key, as in v1,
-and is unique for 24 hours. Stripe checks events after its answer. Error reports (`webhooks`) notify of samples of its
-errors, and reconcile finds the others. Sources: docs.stripe.com (usage-based/recording-usage-api,
-api/v2/billing/meter-event-stream, meter-event-session) and stripe-python 15.6. Nothing here was tried against Stripe
+only if the call never left, or Stripe itself refused it. The event's identifier is the push's key, as in v1, and is
+unique for 24 hours. Stripe checks events after its answer. Error reports (`webhooks`) notify of samples of its errors,
+and reconcile finds the others. Sources: docs.stripe.com (usage-based/recording-usage-api,
+api/v2/billing/meter-event-stream, meter-event-session) and stripe-python 15.6. This module was not tried against Stripe
 itself.
 """
 
@@ -41,7 +43,10 @@ EVENTS: Final = "/v2/billing/meter_event_stream"
 RENEWED_MS: Final = MINUTE_MS
 """Time before its end from which a session is not used any more."""
 MAX_CALLS: Final = 32
-"""Calls of Stripe's stream for one batch. A single invalid event of a hundred takes fifteen."""
+"""Calls of Stripe's stream for one batch.
+
+A single invalid event of a hundred takes fifteen calls.
+"""
 EXPIRED: Final = frozenset({"billing_meter_event_session_expired", "temporary_session_expired"})
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,4096}")
 
@@ -59,7 +64,7 @@ class Session:
 
 @dataclass(frozen=True)
 class NoSession:
-    """The result if there is no session, so no push was sent.
+    """The result if a session could not be opened, so the pushes were not sent.
 
     `why`: the reason, in one line. `refused`: the key may not open a session. `headers`: those of the answer, which may
     show when to retry.
@@ -135,7 +140,8 @@ def new_session(settings: StripeSettings) -> Call:
 def meter_events(settings: StripeSettings, session: Session, batch: Sequence[PushRequest]) -> Call:
     """Return the call that bills. The same pushes make the same bytes at each attempt.
 
-    It has no Idempotency-Key, under which another batch would be another request. The identifiers deduplicate.
+    The call is without an Idempotency-Key, because another batch would be another request under it. The identifiers
+    deduplicate.
     """
     headers = common_headers(settings) | {
         "Authorization": f"Bearer {session.token}",

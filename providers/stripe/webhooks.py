@@ -1,4 +1,4 @@
-"""Stripe's webhooks: the check of their signatures, and the customers that they concern.
+"""Stripe's webhooks, the check of their signatures, and the customers in them.
 
 Guarantee: a webhook is accepted only if it is signed with one of our secrets, within five minutes. A figure in a
 webhook is never used. A thin event has only an id, so Drawdown fetches its content from Stripe.
@@ -47,7 +47,7 @@ async def notices(
 def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> None:
     """Check the signature header `t=…,v1=…[,v1=…]` of a webhook.
 
-    It is HMAC-SHA256 over `{t}.{body}`, by any of the secrets, at most 300 s old. Errors: WebhookRefused.
+    The signature is an HMAC-SHA256 over `{t}.{body}`, by any of the secrets, at most 300 s old. Errors: WebhookRefused.
     """
     if not secrets:
         raise WebhookRefused("DRAWDOWN_STRIPE_WEBHOOK_SECRETS is not set")

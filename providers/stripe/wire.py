@@ -105,7 +105,7 @@ def idempotency_key(push: PushRequest) -> str:
     """Return the Idempotency-Key of a push, `{key}.{attempt}`.
 
     Stripe's later error reports name it, so it must lead back to the push. A key that a header cannot carry is
-    percent-encoded. If that is too long, it is hashed, and a report of it does not lead to the push.
+    percent-encoded. If the result is too long, it is hashed, and a report about it does not lead to the push.
     """
     return header_key(push.key, f".{push.attempt}")
 
@@ -113,7 +113,7 @@ def idempotency_key(push: PushRequest) -> str:
 def header_key(text: str, end: str = "") -> str:
     """Return a text as an Idempotency-Key.
 
-    It is percent-encoded, and hashed if that is too long.
+    The text is percent-encoded, and hashed if the result is too long.
     """
     key = quote(text, safe=_SAFE)
     return key + end if len(key + end) <= MAX_IDEMPOTENCY_CHARS else sha256(key.encode()).hexdigest() + end
@@ -167,7 +167,7 @@ def described(answer: Answer) -> str:
 
 
 def request_id(answer: Answer) -> str:
-    """Return the Request-Id of Stripe's answer; empty if it has none."""
+    """Return the Request-Id of Stripe's answer; empty if it is missing."""
     found = re.match(r"req_[A-Za-z0-9]{1,60}", answer.headers.get("request-id", ""))
     return found.group() if found else ""
 
@@ -225,9 +225,8 @@ def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
 def wait_ms(headers: Mapping[str, str], attempt: int, now_ms: int) -> int:
     """Return the wait after a refused call, in milliseconds.
 
-    It is from a second to a quarter of an hour.
-
-    Retry-After decides, otherwise stripe-should-retry. Otherwise the wait grows with each attempt.
+    The wait is from a second to a quarter of an hour. Retry-After decides, or else stripe-should-retry. Without both,
+    the wait grows with each attempt.
     """
     asked_ms = retry_after_ms(headers, now_ms)
     if asked_ms is not None:

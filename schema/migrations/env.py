@@ -1,4 +1,7 @@
-"""Alembic's entry. It runs on the connection of `schema.migrate`, inside its transaction."""
+"""Alembic's entry.
+
+It runs on the connection of `schema.migrate`, inside its transaction.
+"""
 
 from alembic import context
 

@@ -1,4 +1,7 @@
-"""The tables of recurring checks: the latest result of each, runs of `verify`, and the counts of cells and vendors."""
+"""The tables of recurring checks.
+
+They have the latest result of each check, runs of `verify`, and the counts of cells and vendors.
+"""
 
 from __future__ import annotations
 

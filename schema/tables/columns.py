@@ -1,7 +1,7 @@
 """The kinds of columns of the tables.
 
-Guarantee: ids compare byte by byte on both databases (C collation on PostgreSQL: mixed collations made one join 540
-times slower). Times are integer milliseconds. Quantities are integers.
+Guarantee: ids compare byte by byte on both databases. PostgreSQL uses the C collation, because mixed collations made a
+join 540 times slower. Times are integer milliseconds. Quantities are integers.
 """
 
 from typing import Any, Final
@@ -13,7 +13,7 @@ metadata = sa.MetaData()
 OFTEN_VACUUMED: Final[dict[str, Any]] = {
     "postgresql_with": {"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_insert_scale_factor": "0.02"}
 }
-"""Let PostgreSQL vacuum a table once a fiftieth of its rows changed, not a fifth.
+"""Setting by which PostgreSQL vacuums a table once a fiftieth of its rows changed.
 
 A push leaves two dead rows until it is settled, and a pruned day is a small part of the table.
 """
@@ -24,7 +24,10 @@ Big = sa.BigInteger()
 Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 """A key that the database increments by itself."""
 Exact = sa.BigInteger().with_variant(sa.Numeric(), "postgresql")
-"""A column that stores a fraction that another program inserted, so that it is quarantined and not rounded."""
+"""A column that stores a fraction that another program inserted.
+
+Drawdown can then quarantine the row, and does not round the fraction.
+"""
 
 
 def id_column(name: str, *, key: bool = False, null: bool = False) -> "sa.Column[str]":

@@ -1,4 +1,7 @@
-"""The tables of the fleet and of its operators: cells, sandboxes, halts, verdicts, ticks, the audit, jobs."""
+"""The tables of the fleet and of its operators.
+
+They have cells, sandboxes, halts, verdicts, ticks, the audit and jobs.
+"""
 
 from __future__ import annotations
 

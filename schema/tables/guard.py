@@ -1,4 +1,7 @@
-"""The tables of the guard: its metrics, prices, limits and overrides, and the uses that it allowed and refused."""
+"""The tables of the guard.
+
+They have metrics, prices, limits and limit overrides, and the uses that the guard allowed and refused.
+"""
 
 import sqlalchemy as sa
 

@@ -1,4 +1,7 @@
-"""The tables of webhooks to the operator's product: endpoints, messages, deliveries, and the levels of balances."""
+"""The tables of webhooks to the operator's product.
+
+They have endpoints, messages, deliveries, and the levels of balances.
+"""
 
 import sqlalchemy as sa
 

@@ -1,4 +1,7 @@
-"""The tables of the embedded ledger: wallets, plans and their monthly credit, tiers, pools, and payers."""
+"""The tables of the embedded ledger.
+
+They have wallets, plans and their monthly credit, tiers, pools, and payers.
+"""
 
 from __future__ import annotations
 

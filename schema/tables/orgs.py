@@ -1,6 +1,7 @@
-"""The tables of organisations: their features, their providers, and the window from which each applies.
+"""The tables of organisations.
 
-They also hold the cost of usage at other providers, and the policies while a provider cannot be read.
+They have the features and providers of organisations, and the window from which each applies. They also hold the cost
+of usage at other providers, and the policies while a provider cannot be read.
 """
 
 from __future__ import annotations

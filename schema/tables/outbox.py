@@ -1,4 +1,7 @@
-"""The tables of the outbox: owed, sealed and sent quantities, and the outcome of each push."""
+"""The tables of the outbox.
+
+They have owed, sealed and sent quantities, and the outcome of each push.
+"""
 
 import sqlalchemy as sa
 

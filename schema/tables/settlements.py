@@ -1,11 +1,14 @@
-"""The tables of the amounts that suppliers are owed. Rows are append-only, except for the end of a freeze."""
+"""The tables of the amounts that suppliers are owed.
+
+Rows are append-only, except for the end of a freeze.
+"""
 
 import sqlalchemy as sa
 
 from drawdown.schema.tables.columns import Big, Serial, id_column, metadata, ms_column, said_columns
 
 _HORIZON = "3024000000"
-"""35 days in milliseconds: the shortest hold of a settlement if its supplier accepts no clawbacks."""
+"""The shortest hold of a settlement without clawbacks: 35 days, in milliseconds."""
 
 supplier_terms = sa.Table(
     "supplier_terms",

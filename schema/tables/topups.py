@@ -1,4 +1,7 @@
-"""The tables of automatic top-ups: wallets and their terms, each charge, and each call that may take money."""
+"""The tables of automatic top-ups.
+
+They have wallets and their terms, each charge, and each call that may take money.
+"""
 
 import sqlalchemy as sa
 

@@ -1,6 +1,7 @@
-"""The tables of usage: samples as hosts wrote them, quarantine, events, batches, watched folders and backfills.
+"""The tables of usage.
 
-A batch is an accepted file. A backfill waits until a person closes it.
+They have samples as hosts wrote them, quarantine, events, batches, watched folders and backfills. A batch is an
+accepted file. A backfill waits until a person closes it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The metadata of all tables. `schema.create` makes them, with the triggers that enforce the rules.
+"""The metadata of all tables.
+
+`schema.create` makes the tables, with the triggers that enforce the rules.
 
 A table that is added to one of these files is in the metadata.
 """

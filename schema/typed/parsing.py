@@ -51,7 +51,7 @@ def parse_time(text: str, option: str, now_ms: int, zone: str = "UTC") -> int:
 def parse_ahead(text: str, option: str, now_ms: int) -> int:
     """Return a future time, as `parse_time` reads it, such as an end.
 
-    Errors: UsageError, also for `7d`, which is seven days ago.
+    Errors: UsageError, also for `7d`, which means seven days ago.
     """
     moment = parse_time(text, option, now_ms)
     if RELATIVE.fullmatch(text) and not text.startswith("+"):
@@ -178,7 +178,7 @@ def plain_decimal(text: str) -> Decimal:
 
     Errors: InvalidOperation.
 
-    It accepts no exponent, no digits of other scripts, and no underscore: in an amount, each is probably a mistake.
+    An exponent, digits of other scripts and underscores are rejected, because in an amount they are probably mistakes.
     """
     if not _PLAIN.fullmatch(text):
         raise InvalidOperation

@@ -61,7 +61,7 @@ class Accounts:
         return await self._programs.ask(request, SCOPE, models.MostQuery, partial(_lots, org_id=org_id))
 
     async def statement(self, org_id: str, request: Request) -> JSONResponse:
-        """Return the sums of the changes of an organisation's wallet in a month."""
+        """Return the sums of the changes of an organisation's wallet in a range of time."""
         query = StatementQuery
         return await self._programs.ask(request, SCOPE, query, partial(_statement, org_id=org_id))
 
@@ -118,9 +118,10 @@ def _entry(row: EntryRow) -> dict[str, object]:
 
 
 class PayerAnswer(BaseModel):
-    """A payer of executions of an organisation that name this payer.
+    """A customer that pays for those executions of an organisation that name it.
 
-    `limit`: null means no limit. `spent`: the credit that these executions hold and have cost.
+    `limit`: the most credits that these executions may reserve and cost; null means unlimited. `spent`: the credits
+    that they reserve and have cost.
     """
 
     payer: str
@@ -133,8 +134,8 @@ class PayerAnswer(BaseModel):
 class ForecastAnswer(BaseModel):
     """A forecast of when the available credit ends, at the rate of the last full days.
 
-    `days`: the number of these days; `from_ms`: the start of the first. `ends_ms` has a value only in the state `ends`.
-    The state is `unknown` below three full days of use.
+    `state`: `ends` (at `ends_ms`), `spent`, `lasts`, or `unknown` below three full days of use. `days`: the number of
+    these days. `from_ms`: the start of the first day. `used`: the credits used on these days.
     """
 
     state: ForecastState
@@ -148,11 +149,12 @@ class ForecastAnswer(BaseModel):
 class AccountAnswer(BaseModel):
     """The credit of an organisation's wallet, and the payers of its executions.
 
-    The balance is the sum of available, reserved, unbilled and over. `available`: can still be reserved. `unbilled`:
-    used, and charged by the next ticks. `over`: the rest of ended lots, which the next entries take out of the balance.
+    The balance is the sum of available, reserved, unbilled and over. `available`: credit that you can still reserve.
+    `unbilled`: used credit that the next ticks charge. `over`: the rest of ended lots, which the next entries take out
+    of the balance.
 
-    `included` to `refund`: the rest of lots of each kind. `owed`: used, and not covered by a lot. `hold`: the part of
-    executions' cost that suppliers wait for. It was charged, and no other figure contains it.
+    `included` to `refund`: the rest of lots of each kind. `owed`: used credit that no lot covers. `hold`: the charged
+    cost of executions that suppliers still wait for. The other figures do not include `hold`.
     """
 
     org_id: str
@@ -189,8 +191,9 @@ class AccountAnswer(BaseModel):
 class LotAnswer(BaseModel):
     """A lot of credit.
 
-    `amount` is the sum of `left`, `waits`, `used`, `expired` and `taken`. `waits`: ended, and not booked yet. `place`:
-    the position in the order of use, for a lot in use. `features`: null means that it pays for all.
+    `amount` is the sum of `left`, `waits`, `used`, `expired` and `taken`. `waits`: the credit of an ended lot that is
+    not booked yet. `taken`: the credit that was taken back. `place`: the position in the order of use, for a lot in
+    use. `expires_ms`: null means never. `features`: null means that the lot pays for all features.
     """
 
     lot: str
@@ -220,8 +223,8 @@ class LotAnswer(BaseModel):
 class LotsAnswer(BaseModel):
     """The lots of a wallet.
 
-    `more`: the number of lots that the answer leaves out. `owed`: used credit that no lot covers. `back`: credit that
-    was given back, and pays for later use.
+    `order`: the rule that orders them. `more`: the number of lots that the answer omits. `owed`: used credit that no
+    lot covers. `back`: refunded credit that pays for later use.
     """
 
     org_id: str
@@ -238,7 +241,9 @@ class LotsAnswer(BaseModel):
 class StatementQuery(BaseModel):
     """The range of a statement: a month in UTC, or two times.
 
-    For a month, send `month=2026-02`. `most`: the largest number of lines of a section; the last line sums the others.
+    Send either `month=2026-02`, or both `from_ms` and `to_ms`. The range begins at `from_ms` and ends before `to_ms`,
+    in milliseconds. `most`: the largest number of lines of a section. If a section has more, its last line sums the
+    others.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -260,7 +265,8 @@ class ChangeAnswer(BaseModel):
 class CreditLineAnswer(ChangeAnswer):
     """Credit that was added or expired, by kind of lot or by currency.
 
-    `money_minor`: minor units of the currency.
+    `what`: the kind. `entries`: the number of entries. `money_minor`: for top-ups, the paid money in minor units of
+    `currency`.
     """
 
     what: str
@@ -272,8 +278,8 @@ class CreditLineAnswer(ChangeAnswer):
 class UsageLineAnswer(BaseModel):
     """The charges of a feature, by the month of use and the rate.
 
-    A charge is quantity times rate plus rounding; half a micro-credit rounds up. `more`: the number of lines that this
-    line sums.
+    `charged` is `quantity * micro_credits / per_quantity`, rounded half away from zero, plus `rounding_micro`. `more`:
+    the number of lines that this line sums.
     """
 
     feature: str | None
@@ -291,7 +297,8 @@ class UsageLineAnswer(BaseModel):
 class ExecutionsLineAnswer(BaseModel):
     """The charges of executions of a project: drawn, settled and late.
 
-    Amounts written off are subtracted. `more`: the number of lines that this line sums.
+    `late`: charged after the reservation expired. `charged` is the sum of the three, less `written_off`. `more`: the
+    number of lines that this line sums.
     """
 
     project: str | None
@@ -310,9 +317,9 @@ class ExecutionsLineAnswer(BaseModel):
 
 
 class HeldLineAnswer(BaseModel):
-    """An execution that held reserved credit at the end of the range.
+    """An execution with reserved credit at the end of the range.
 
-    `more`: the number of lines that this line sums.
+    `held`: that credit. `more`: the number of lines that this line sums.
     """
 
     execution: str | None
@@ -327,7 +334,8 @@ class HeldLineAnswer(BaseModel):
 class StatementAnswer(BaseModel):
     """A statement: `opening` plus all changes equals `closing`.
 
-    `reserved`: the part of the closing balance that executions hold. `problems`: sums that do not agree.
+    `is_final`: True if the entries of this range can no longer change. `reserved`: the part of the closing balance that
+    executions reserve. `problems`: sums that do not agree.
     """
 
     customer_id: str

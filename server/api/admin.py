@@ -1,10 +1,10 @@
 """Serve POST /admin/orgs/{org_id}/provider and /override, with signed requests.
 
-They do the work of `drawdown org assign` and `drawdown org override`.
+The routes do the work of `drawdown org assign` and `drawdown org override`.
 
-Guarantee: they call the same functions with the same checks, and record the actor and the reason. Drawdown verifies the
-signature before any work. The transaction of the request uses the signature up, so a repeated request counts once. If
-the request failed, the caller may send it again.
+Guarantee: the routes call the same functions with the same checks, and record the actor and the reason. Drawdown
+verifies the signature before any work. The transaction of the request marks the signature as used, so a repeated
+request counts once. If the request failed, the caller may send it again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Signed(Generic[M]):
     """A request with a verified signature.
 
     Call `use_up` first in the transaction that does the request. Errors of `use_up`: ApiError 401 if the signature is
-    no longer fresh, 409 if the request was done before.
+    no longer fresh, or 409 if a request already used it.
     """
 
     order: M
@@ -55,7 +55,7 @@ class Signed(Generic[M]):
 
 
 async def order_of(services: Services, budget: bodies.Budget, request: Request, model: type[M]) -> Signed[M]:
-    """Return the content of a signed request after verification. Errors: ApiError."""
+    """Verify a signed request, and return its content. Errors: ApiError."""
     if not services.settings.admin_secrets:
         raise ApiError(503, "not_configured", "no admin secret is set. Ask the operator to set DRAWDOWN_ADMIN_SECRET")
     async with bodies.body_of(request, MAX_BYTES, budget) as body:

@@ -1,9 +1,9 @@
 """Serve an operation for each declared action and list (`schema.declare`).
 
 Guarantee: an operation takes the parameters of its declaration, and refuses any other field by its name. Drawdown does
-an action in one transaction, once for each Idempotency-Key. A dry run does the same, and rolls back. If a key is bound
-to an organisation, it may use only operations that name an organisation, and only its own. A key gives at most its own
-limit of credit at once.
+an action in one transaction, once for each Idempotency-Key. A dry run does the action, and rolls it back. If a key is
+bound to an organisation, it may use only operations that name an organisation, and only its own. One call grants at
+most the key's own limit of credit.
 """
 
 from __future__ import annotations
@@ -253,9 +253,9 @@ class Operations:
 def call_of(action: Action[Any], actor: str, key: str, values: Values, reason: str) -> idempotency.Call:
     """Return a call by its Idempotency-Key.
 
-    A value that equals its default is not part of the content. So a version with a new parameter takes the same call as
-    a repeat. A default must never change, because the old value and the new one would compare equal. Rename the
-    parameter instead.
+    A value that equals its default is not part of the call's content. So a later version with a new parameter
+    recognises an earlier call as a repeat. Never change a default, because two different values would then count as
+    equal. Rename the parameter instead.
     """
     given = {one.name: values[one.name] for one in action.params if values[one.name] != one.default}
     return idempotency.Call(actor, key, action.name, json.dumps([given, reason], sort_keys=True, default=str))
@@ -273,8 +273,8 @@ def carry_out(
 ) -> Answer:
     """Do the action of a call, unless the call was already done.
 
-    A repeat returns the first answer, without the secret. Errors: ApiError 403 if the key may not do it; OtherContent
-    if the call's key was used for another call; those of the action.
+    A repeat returns the first answer, without the secret. Errors: ApiError 403 if the API key may not do the action;
+    OtherContent if the Idempotency-Key was used for another call; those of the action.
     """
     values = _values(said, action.params, given)
     if call is not None and not order.dry_run:

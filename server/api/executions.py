@@ -1,7 +1,7 @@
 """Serve /v1/executions with the functions of `drawdown execution`.
 
 Guarantee: each call is one transaction of the same function that the command line calls. The caller's own key or number
-identifies the call, so the caller may repeat it if the answer is lost. Concurrent calls share a transaction
+identifies the call. If the answer is lost, the caller can repeat the call. Concurrent calls share a transaction
 (`payment_calls`). Concurrent acceptances of one organisation may share one, too (`request_batching`). If a key is bound
 to an organisation, it changes only executions that it began (`require_maker`).
 """
@@ -58,7 +58,10 @@ def _accept(connection: sa.Connection, asked: RequestedExecution, now_ms: int) -
 WAY: Final = Way[RequestedExecution, Accepted](
     lambda asked: asked.request.org_id, _accept_all, _accept, lambda asked: asked.tells_names
 )
-"""Acceptances of one organisation share a transaction, so a busy wallet is locked once."""
+"""The batching of acceptances.
+
+Acceptances of one organisation share a transaction, so Drawdown locks a busy wallet once.
+"""
 
 
 class Executions:
@@ -113,11 +116,11 @@ class Executions:
         return router  # fmt: skip
 
     async def preview(self, request: Request) -> JSONResponse:
-        """Check whether an execution would be accepted now. It changes nothing."""
+        """Check whether Drawdown would accept an execution now. Change nothing."""
         return await self._programs.act(request, "executions:read", models.PreviewRequest, _preview, reads=True)
 
     async def accept(self, request: Request) -> JSONResponse:
-        """Reserve credit for an execution before it starts. A repeat changes nothing."""
+        """Reserve credit for an execution before it starts. A repeat has no effect."""
         given = request.headers.getlist("idempotency-key")
 
         async def accept(order: models.AcceptRequest, said: Caller) -> Mapping[str, object]:
@@ -196,11 +199,11 @@ class Executions:
         return await self._change(request, execution, models.DrawRequest, change, _draw)
 
     async def extend(self, execution: str, request: Request) -> JSONResponse:
-        """Hold an execution's credit for another hour, or `for_ms`. It may increase."""
+        """Extend an execution's reservation by an hour or `for_ms`, or increase it."""
         return await self._programs.act(request, SCOPE, models.ExtendRequest, partial(_extend, key=execution))
 
     async def settle(self, execution: str, request: Request) -> JSONResponse:
-        """End an execution: charge its total cost once, and free the rest of its hold."""
+        """End an execution, charge its total cost once, and free its other credit."""
 
         def change(order: models.SettleRequest) -> tuple[Literal["settled"], Cost | None, int]:
             return "settled", _cost(order.actual, order.use), 0
@@ -216,7 +219,10 @@ class Executions:
         return await self._change(request, execution, models.ReleaseRequest, change, _release)
 
     async def list_(self, request: Request) -> JSONResponse:
-        """List executions: newest first, or held executions of all organisations by end."""
+        """List executions.
+
+        The newest execution is first. A list of held executions of all organisations begins with the first to end.
+        """
         return await self._programs.ask(request, "executions:read", models.RunsQuery, _list)
 
     async def show(self, execution: str, request: Request) -> JSONResponse:

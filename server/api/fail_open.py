@@ -3,10 +3,10 @@
 Drawdown records them afterwards.
 
 Guarantee: Drawdown allows such a use only if this process knows its key, the key has not expired, and the metric fails
-open. The outage must be shorter than DARK_MS. After it, Drawdown counts each use with its quantity, under its key. If a
-program repeats the call meanwhile, the use counts once. At KEPT_AT_MOST unrecorded uses, Drawdown allows no more. Until
-a use is recorded, Drawdown refuses calls that end it. If a process ends first, it logs the unrecorded uses with their
-quantities, and they are lost.
+open. The outage must be shorter than DARK_MS. After the outage, Drawdown counts each use with its quantity, under its
+key. If a program repeats the call meanwhile, the use counts once. If KEPT_AT_MOST uses are unrecorded, Drawdown refuses
+further uses. Until a use is recorded, Drawdown refuses calls that end it. If a process ends first, it logs the
+unrecorded uses with their quantities, and they are lost.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 DARK_MS: Final = 15 * MINUTE_MS
-"""Time after the start of an outage in which the guard still allows uses of fail-open metrics."""
+"""Time from the start of an outage in which fail-open metrics are allowed."""
 WITHIN_S: Final = 2.0
 """Longest time that a check of a fail-open metric waits for the database."""
 LOOK_AGAIN_MS: Final = SECOND_MS
@@ -55,13 +55,13 @@ LOOK_AGAIN_MS: Final = SECOND_MS
 MOST_REMEMBERED: Final = 1_000
 """Remembered keys, and as many remembered metrics."""
 REMEMBERED_MS: Final = 60 * MINUTE_MS
-"""Longest time that a process uses a remembered key or metric without the database."""
+"""Longest use of a remembered key or metric without the database."""
 LEARNED_EVERY_MS: Final = MINUTE_MS
 """Age of a metric's terms from which a server's guard reads them again."""
 KEPT_AT_MOST: Final = 10_000
 """Uses that a process allowed without the database, and has not recorded yet."""
 RECORD_EVERY_S: Final = 1.0
-"""Seconds between two attempts to record uses that were allowed without the database."""
+"""Seconds between two attempts to record uses of an outage."""
 CLOSING_S: Final = 5.0
 """Seconds that the end of the process waits for uses to be recorded."""
 UNREADABLE: Final = "database_unreadable"
@@ -112,7 +112,7 @@ class FailOpen:
     async def find(self, offered: str, now_ms: int) -> ApiKey | None:
         """Return the key in this text; None if it is unknown or ended.
 
-        If the database does not answer, return the remembered key. Errors: those of AWAY, if no key is remembered.
+        If the database does not answer, return the remembered key. Errors: those of AWAY, if the key is not remembered.
         """
         return await self._find(api_keys.hash_of(offered), now_ms)
 
@@ -158,7 +158,7 @@ class FailOpen:
     async def ask(self, asked: Ask, work: Callable[[], Awaitable[Answer]], *, uses: bool = True) -> Answer:
         """Return the answer of `work`, or an answer without the database.
 
-        `uses`: False for a check. Errors: those of `work`; ApiError 503.
+        `uses`: True for a use, False for a check. Errors: those of `work`; ApiError 503.
         """
         metric, now = asked.wish.metric, asked.by.now_ms
         terms = self._terms.get(metric, now)

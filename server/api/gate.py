@@ -1,10 +1,10 @@
 """Serve GET /v1/gate/{org_id}: whether a sandbox may be created or woken.
 
 Guarantee: the answer is the guard's decision (`guard/decide.py`) by one read of the organisation's row. If the
-organisation is halted or was never projected, the gate reads the provider again. Across all processes, it does so at
-most every ten seconds, with one call at a time. Callers of the gate are not authenticated, so the reads of all
-organisations at a provider share a limit a second. The answer is the new verdict if it comes in time, else the stored
-one. In doubt the gate is closed, unless a setting opens it.
+organisation is halted or was never projected, the gate reads the provider again. All processes together read an
+organisation at most every ten seconds, with one call at a time. Callers of the gate are not authenticated, so the reads
+of all organisations at a provider share a limit a second. The answer is the new verdict if it comes in time, or else
+the stored verdict. In doubt, the gate is closed unless a setting opens it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,22 @@ FRESH_WITHIN_S: Final = 1.0
 READ_WITHIN_S: Final = 2.0
 """Longest time that the gate waits for the database."""
 READS_AT_ONCE: Final = 2
-"""Concurrent reads of the gate, on its own threads. Other routes do not delay them."""
+"""Concurrent reads of the gate, on its own threads.
+
+Other routes do not delay them.
+"""
 LIMIT_ZERO: Final = "limit_zero"
-"""Reason of a gate that a limit of zero closes. Hosts check any other limit, because they count running sandboxes."""
+"""Reason of a gate that a limit of zero closes.
+
+Hosts check any other limit, because they count running sandboxes.
+"""
 MOST_REMEMBERED: Final = 10_000
 """Organisations with a remembered refresh request."""
 ASKS_PER_S: Final = 20
-"""Average reads a second that the gate of one process makes at one provider. A burst may have twice as many. Ticks
-and the watch make the other reads."""
+"""Average reads a second that the gate of one process makes at one provider.
+
+A burst may have twice as many. Reads by ticks and the watch do not count.
+"""
 
 
 class Gate:
@@ -51,7 +59,7 @@ class Gate:
     """
 
     def __init__(self, services: Services, threads: Threads, reading: Threads, step_threads: StepThreads) -> None:
-        """Keep the parts.
+        """Store the parts of the gate.
 
         `reading`: the gate's own threads, READS_AT_ONCE of them.
         """
@@ -67,7 +75,7 @@ class Gate:
         self._reading.close()
 
     async def answer(self, org_id: str) -> dict[str, object]:
-        """Return the answer.
+        """Return the gate's answer for an organisation.
 
         Errors: ApiError 404 for an unknown organisation, if the setting requires it.
         """

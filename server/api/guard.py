@@ -6,8 +6,8 @@ request to /admin/overrides.
 Guarantee: the function that the command line calls decides each call. The caller's own key identifies the call, so the
 caller may repeat it if the answer is lost. Concurrent uses and ends of uses share a transaction (`payment_calls`).
 Other uses share one with those of their metric and organisation (`request_batching`), and so do all checks. A block is
-an answer, not an error. A check writes nothing and waits for no writer; one transaction finds its key and decides. A
-program requests a limit override only for an organisation. The override takes effect when a person approves it.
+an answer, not an error. A check only reads, and does not wait for a writer. One transaction finds its key and decides.
+A program requests a limit override only for an organisation. The override takes effect when a person approves it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
 SOURCE: Final = "/guard"
 """Source of an event that a use emits, if the key is not bound to a source."""
 NUMBER_DIGITS: Final = 18
-"""Digits of an override's number in a path."""
+"""Digits of a limit override's number in a path."""
 UsedUnits = Annotated[int, Field(ge=0, le=MAX_UNITS)]
 
 
@@ -95,8 +95,10 @@ class UseRequest(CheckRequest):
     subject: Id | None = None
     reason: Why = "not given"
     let_through: bool = False
-    """True if your program allowed the use while no server answered. It counts at any limit, for a metric that fails
-    open."""
+    """True if your program allowed the use while the server did not answer.
+
+    Drawdown then counts the use at any limit, if the metric fails open.
+    """
 
 
 EMITTED: Final[JsonDict] = {
@@ -111,7 +113,10 @@ EMITTED: Final[JsonDict] = {
 
 
 class ConsumeRequest(UseRequest):
-    """The parameters of `drawdown guard consume`. `event`: the event that it emits."""
+    """The parameters of `drawdown guard consume`.
+
+    `event`: the event that the use emits.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"key": "idea-1", "org_id": "acme", "metric": "idea.create", "subject": "ann"}]}
@@ -184,9 +189,9 @@ class OverrideAsk(_Body):
 
 
 class OverridesQuery(BaseModel):
-    """The filter of a list of overrides.
+    """The filter of a list of limit overrides.
 
-    `all`: also refused, ended and expired overrides.
+    `all`: also refused, ended and expired limit overrides.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -198,7 +203,7 @@ class OverridesQuery(BaseModel):
 
 
 class LimitOverride(BaseModel):
-    """A limit override, requested or in force.
+    """A limit override: requested, in force, refused or ended.
 
     `target` by `reach`: an organisation, a pattern or a plan. `ends_ms`: null means permanent. `actor`: the person or
     key that requested it. `decided_by`: the actor who decided.
@@ -227,7 +232,8 @@ class OverridesAnswer(BaseModel):
 class EmittedEvent(BaseModel):
     """The outcome and the key of the event that a use emits.
 
-    `pending`: Drawdown keeps it, and bills it once the fault in `code` is fixed. `duplicate`: Drawdown has it already.
+    `accepted`: Drawdown stored the event. `pending`: Drawdown stored it, and bills it after the fault in `code` is
+    fixed. `duplicate`: Drawdown stored it before. `message`: the fault in words.
     """
 
     status: Literal["accepted", "duplicate", "pending"]
@@ -240,16 +246,18 @@ class EmittedEvent(BaseModel):
 class GuardAnswer(BaseModel):
     """The guard's answer.
 
-    `decision` is the answer that counts. `would`: the decision in phase 3. `enforced`: True if the phase enforces that
-    decision. `rule` and `reason`: the rule that decided, and why.
+    `decision`: the decision that counts. `would`: the decision in phase 3. `enforced`: True if the metric's phase
+    enforces the decision. `rule` and `reason`: the rule that decided, and why.
 
     `period`, `limit`, `used`, `remaining` and `resets_at` are of the nearest limit; null if all are unlimited. `used`
     excludes this use, `remaining` includes it.
 
-    `charged`: by this call, so 0 if `repeated`; `drawdown guard uses` shows a use's whole charge. `balance`: the
-    payer's available credit, if the payer is the organisation and its balance was read. `degraded`: the decision did
-    not know the credit. `state`: the state of the use; null for a check or a block. `event`: the outcome of the event
-    that the use emits.
+    `price`: the cost in credits. `charged`: the credits that this call charged, 0 if `repeated`. `drawdown guard uses`
+    shows the whole charge of a use. `payer`: the payer; null if the use is free, or its payer is not charged.
+    `balance`: the payer's available credit, if the payer is the organisation and its balance was read. `options` and
+    `links`: the ways out of a block. `degraded`: True if the credit was unknown. `as_of`: the time of the decision.
+    `state`: the state of the use; null for a check or a block. `expires_ms`: the end of a reservation. `event`: the
+    outcome of the event that the use emits.
     """
 
     decision: Decision
@@ -282,7 +290,7 @@ class GuardAnswer(BaseModel):
 
 
 class OptionsQuery(BaseModel):
-    """The use to find ways for, with the parameters of a check."""
+    """A use that the guard blocks, with the parameters of a check."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -292,7 +300,7 @@ class OptionsQuery(BaseModel):
 
 
 class WayCall(BaseModel):
-    """A call of this API, with the same key."""
+    """A call of this API that your program can send with the same API key."""
 
     method: Literal["POST"]
     path: str
@@ -300,12 +308,15 @@ class WayCall(BaseModel):
 
 
 class WayOut(BaseModel):
-    """A way out of a block.
+    """A way out of a block, open or closed.
 
-    `code`: why the way is closed; null if it is open. `said`: the same in words. `call`: the call that a program can
-    send. `link`: the page for the organisation's own people. `command`: the operator's command. `payers`: organisations
-    that could pay. `at`: where to buy credit, if not at Drawdown. `missing`: missing credits. `asked`: pending
-    overrides.
+    `option`: its name. `open`: True if it can be used now. `code`: the reason why it is closed; null if it is open.
+    `said`: the way, or that reason, in words. `payers`: organisations that could pay. `asked`: the number of requests
+    for a limit override that wait for a decision.
+
+    These fields are null if they do not apply. `call`: the API call that a program can send. `link`: the page for the
+    organisation's own people. `command`: the operator's command. `at`: the provider that sells the credit, if it is not
+    the embedded ledger. `missing`: the missing credits.
     """
 
     option: Option
@@ -323,7 +334,11 @@ class WayOut(BaseModel):
 
 
 class OptionsAnswer(BaseModel):
-    """The guard's present answer to the use, and all four ways out of a block."""
+    """The guard's present answer to the use, and the four ways out of a block.
+
+    `decision` to `reason`: as in a `GuardAnswer`. `options`: the ways out, open or closed. `as_of_ms`: the time of the
+    answer.
+    """
 
     org_id: str
     metric: str
@@ -358,7 +373,10 @@ WAY: Final = Way[Ask, Answer](
     _take,
     lambda asked: not asked.own,
 )
-"""Uses of one counter share a transaction, so the counter and the paying wallet are locked once."""
+"""The batching of uses.
+
+Uses of one counter share a transaction, so Drawdown locks the counter and the paying wallet once.
+"""
 
 
 @dataclass(frozen=True)
@@ -392,7 +410,10 @@ def _check(connection: sa.Connection, asked: Question, now_ms: int) -> Checked:
 CHECKING: Final = Way[Question, Checked](
     lambda _asked: None, _check_all, _check, lambda asked: asked.key.org_id is None, reads=True
 )
-"""All checks share transactions and statements. A check that comes during one of them is in the next."""
+"""The batching of checks.
+
+All checks share transactions and statements. A check that arrives during a transaction is in the next one.
+"""
 
 
 class Guard:
@@ -422,7 +443,7 @@ class Guard:
         return router
 
     async def check(self, request: Request) -> JSONResponse:
-        """Check whether this quantity of a metric may be used now. It changes nothing."""
+        """Check whether this quantity of a metric may be used now. Change nothing."""
         return await self._answer("check", request, CheckRequest, self._look)
 
     async def _look(self, order: CheckRequest, said: Caller) -> Mapping[str, object]:
@@ -695,18 +716,18 @@ class Overrides:
         return router
 
     async def ask(self, request: Request) -> JSONResponse:
-        """Request more of a metric, for a time. A person must approve it."""
+        """Request a limit override for a metric. A person must approve it."""
         return await self._programs.act(request, SCOPE, OverrideAsk, _ask_override)
 
     async def list(self, request: Request) -> JSONResponse:
-        """Return an organisation's own overrides: first requested, then in force."""
+        """Return an organisation's own limit overrides: first requested, then in force."""
         return await self._programs.ask(request, SCOPE, OverridesQuery, _list_overrides)
 
 
 async def decide_override(
     threads: Threads, now_ms: int, number: str, word: str, signed: Signed[DecideRequest]
 ) -> Mapping[str, object]:
-    """Approve, refuse or end an override. Errors: ApiError; DrawdownError."""
+    """Approve, refuse or end a limit override. Errors: ApiError; DrawdownError."""
     if word not in WORDS or not (number.isascii() and number.isdecimal() and len(number) <= NUMBER_DIGITS):
         raise ApiError(404, "unknown_override", "POST /admin/overrides/NUMBER/approve, refuse or end")
     by = By(now_ms, signed.order.actor, signed.order.reason, "http")

@@ -1,7 +1,7 @@
 """Serve the health of this process.
 
-Guarantee: /healthz reads nothing outside the process. /readyz fails while the database is unavailable, has another
-schema, or may have lost history (R1). It fails even before that doubt is recorded.
+Guarantee: /healthz reads only the process itself. /readyz fails while the database is unavailable, has another schema,
+or may have lost history (R1). /readyz also fails before a process records that doubt.
 """
 
 from __future__ import annotations

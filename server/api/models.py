@@ -2,8 +2,8 @@
 
 pydantic checks them, and OpenAPI describes them.
 
-Guarantee: a program sends an amount as a number of credits. Drawdown takes it exactly, to the micro-credit, or refuses
-it. An answer has it twice: in credits, and as a whole number of micro-credits.
+Guarantee: a program sends an amount as a number of credits. Drawdown reads the amount exactly, to the micro-credit, or
+rejects it. An answer has each amount in credits, and as a whole number of micro-credits.
 """
 
 from __future__ import annotations
@@ -53,14 +53,17 @@ class _Body(BaseModel):
 class PreviewRequest(_Body):
     """The parameters of `drawdown execution preview`.
 
-    An estimate is in credits (`estimate`), or in base units by feature (`use`). If you send `sandboxes`, also send
-    `settled_by`: whether the receipt or metering charges for them.
+    Send the estimate in credits (`estimate`), or in base units by feature (`use`). If you send `sandboxes`, also send
+    `settled_by`, which decides whether the receipt or metering charges for them.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"org_id": "acme", "estimate": 6}]})
 
     org_id: Id | None = None
-    """Organisation of the execution. A key that is bound to an organisation may omit it."""
+    """Organisation of the execution.
+
+    A key that is bound to an organisation may omit it.
+    """
     estimate: Credits | None = None
     use: Uses | None = None
     project: Id | None = None
@@ -106,7 +109,7 @@ class DrawRequest(_Body):
 class ExtendRequest(_Body):
     """The parameters of `drawdown execution extend`.
 
-    `to`: the highest total cost. `for_ms`: the time from now until its hold ends.
+    `to`: the highest total cost in credits. `for_ms`: milliseconds from now until the reservation ends.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"to": 9, "for_ms": 7_200_000}]})
@@ -149,8 +152,8 @@ class _Query(BaseModel):
 class RunsQuery(_Query):
     """The filter and the page of a list of executions.
 
-    If you filter for `held` executions of all organisations, the first to end is first. Otherwise the newest is first.
-    `after`: `next` of the previous page.
+    If you filter for `held` executions of all organisations, the list begins with the first to end. Other lists begin
+    with the newest. `after`: `next` of the previous page.
     """
 
     org_id: Id | None = None
@@ -169,7 +172,7 @@ class MostQuery(_Query):
 
 
 class EntriesQuery(MostQuery):
-    """The page of entries. `after`: `next` of the previous page's answer."""
+    """The page of entries to return. `after`: `next` of the previous page's answer."""
 
     after: After = ""
 
@@ -201,10 +204,10 @@ class Run(BaseModel):
     """An execution.
 
     `customer_id`: the wallet that pays; it never changes. `sponsored`: True if that wallet is not the organisation's.
-    `reserved`: the amount reserved at acceptance or by an extension. `held`: the amount still held. `hold`: where it is
-    held: in a wallet, in the last read balance of a provider (`local`), or in no balance (`declared`). `drawn`: the
-    credit charged so far. If metering settles the execution, the samples of its `sandboxes` charge it. `supplier`: the
-    supplier that is owed a share of its cost.
+    `reserved`: the amount reserved at acceptance or by an extension. `held`: the amount still reserved. `hold`: the
+    place of that amount, which is a wallet, the last read balance of a provider (`local`), or outside of balances
+    (`declared`). `drawn`: the credit charged so far. If metering settles the execution, the samples of its `sandboxes`
+    charge it. `supplier`: the supplier that is owed a share of its cost.
     """
 
     key: str
@@ -239,8 +242,8 @@ class Run(BaseModel):
 class RunAnswer(Run):
     """An execution after it was accepted or extended, and its wallet's credit.
 
-    The credit is null for a sponsor's wallet. `repeated`: the call changed nothing. If a provider keeps the balance,
-    the credit is the rest of it at `balance_read_ms`; null means unlimited.
+    The credit is null for a sponsor's wallet. `repeated`: True if an earlier call did the same. If a provider keeps the
+    balance, the credit is the provider's balance as read at `balance_read_ms`; null means unlimited.
     """
 
     repeated: bool
@@ -254,7 +257,7 @@ class RunAnswer(Run):
 class ChargedAnswer(RunAnswer):
     """An execution after a draw, a settlement or a release.
 
-    `charged`: by this call. `written_off`: the cost above the hold of a capped execution.
+    `charged`: the credits that this call charged. `written_off`: the cost above the reservation of a capped execution.
     """
 
     charged: float
@@ -283,8 +286,8 @@ class ShownRunAnswer(Run):
 class RunsAnswer(BaseModel):
     """A page of executions.
 
-    `next`: the `after` of the next page; null on the last page. `is_cut`: Drawdown searched many executions and found
-    fewer than requested. The next page continues after them.
+    `next`: the `after` of the next page; null on the last page. `is_cut`: True if Drawdown ended its search before it
+    found as many as requested. The next page continues the search.
     """
 
     executions: list[Run]
@@ -295,8 +298,8 @@ class RunsAnswer(BaseModel):
 class LedgerEntryAnswer(BaseModel):
     """An entry of a wallet.
 
-    `moved`: its change of the balance, up or down. `ts_ms`: the time that it counts for. `at_ms`: the time of its
-    booking.
+    `moved`: the change of the balance, positive or negative. `ts_ms`: the time for which the entry counts. `at_ms`: the
+    time of booking.
     """
 
     key: str
@@ -342,7 +345,7 @@ class _Strict(BaseModel):
 class ProviderRequest(_Strict):
     """The parameters of `drawdown org assign`.
 
-    They set the organisation's biller from a window on.
+    They set the provider that bills the organisation, from a window on.
     """
 
     provider: Name
@@ -351,7 +354,7 @@ class ProviderRequest(_Strict):
     undo: bool = False
     """Cancel an assignment that has not begun."""
     new: bool = False
-    """Accept an organisation, or a customer of the embedded ledger, that Drawdown does not know yet."""
+    """Accept an organisation, or a customer of the embedded ledger, that is unknown."""
     allow_halt: bool = False
     unchecked: bool = False
     dry_run: bool = False
@@ -360,7 +363,7 @@ class ProviderRequest(_Strict):
 class OverrideRequest(_Strict):
     """The parameters of `drawdown org override`.
 
-    The override replaces the provider's verdict with yours. A field that you omit keeps its value.
+    An org override replaces the provider's verdict with yours. A field that you omit keeps its value.
     """
 
     max_concurrent: Annotated[int, Field(ge=0, le=MAX_AT_ONCE)] | None = None
@@ -389,9 +392,8 @@ class Error(BaseModel):
 class GateAnswer(BaseModel):
     """The gate's answer: whether a sandbox may be created or woken.
 
-    `max_concurrent_sandboxes`: null means no limit. `as_of`: the time of the provider's answer; null if the provider
-    was not read, or could not be read. `decision`, `rule` and `options` are the guard's. `degraded`: the decision did
-    not know the credit.
+    `max_concurrent_sandboxes`: null means unlimited. `as_of`: the time of the provider's answer; null without an
+    answer. `decision`, `rule` and `options` are the guard's. `degraded`: True if the credit was unknown.
     """
 
     org_id: str
@@ -406,7 +408,7 @@ class GateAnswer(BaseModel):
 
 
 class WebhookAnswer(BaseModel):
-    """The outcome of a webhook: `done`, `ignored` (it changes nothing) or `repeated`."""
+    """The outcome of a webhook: `done`, `ignored` (not used) or `repeated`."""
 
     status: str
 

@@ -66,17 +66,23 @@ CONTENT_ENCODING: Final[Mapping[str, object]] = {
     "schema": {"type": "string", "enum": ["identity", "gzip"], "default": "identity"},
     "description": "Encoding of the body.",
 }  # fmt: skip
-"""Header of each operation with several types of body. Without an optional parameter, openapi-python-client 0.27 to
-0.29 generates a module that cannot be imported."""
+"""Header of each operation with several types of body.
+
+Without an optional parameter, openapi-python-client 0.27 to 0.29 generates a module that cannot be imported.
+"""
 
 
 EXAMPLES: Final = Path(__file__).with_name("examples.json")
-"""File of examples: bodies and answers by operation, and parameters by name. The examples of one operation fit together
-in one request; null leaves a parameter out."""
+"""File of examples: bodies and answers by operation, and parameters by name.
+
+The examples of one operation fit together in one request. A null omits a parameter.
+"""
 REF: Final = "#/components/schemas/{model}"
 _ERROR: Final[Mapping[str, object]] = {"application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}}
-"""Reference to the model of errors. With the model itself, FastAPI would read it again for each status of each
-route."""
+"""Reference to the model of errors.
+
+With the model itself, FastAPI would read it again for each status of each route.
+"""
 NO_BODIES: Final[Mapping[str, Mapping[str, object]]] = {}
 NO_OTHERS: Final[Mapping[int, type[BaseModel]]] = {}
 
@@ -102,8 +108,9 @@ def operation(
 ) -> _Operation:
     """Return the description of a route for FastAPI.
 
-    It has the answers, body, query, headers and authentication. `bodies`: the bodies by type, if there are several.
-    `scope`: the scope that an API key needs. `empty`: the answer is 204. `also`: other statuses with their own answer.
+    The description has the answers, body, query, headers and authentication. `bodies`: the bodies by type, if there are
+    several. `scope`: the scope that an API key needs. `empty`: True if the answer is 204. `also`: other statuses with
+    their own answer.
     """
     extra: dict[str, object] = {}
     if body == "any":
@@ -185,7 +192,7 @@ def _exemplify(paths: Mapping[str, Mapping[str, Any]], now_ms: int) -> None:
 def describe(app: FastAPI, clock: Clock) -> None:
     """Serve the description of the application at PATH.
 
-    It is created and serialized once, because any caller may read it often.
+    Drawdown creates and serializes the description once, because callers may read it often.
     """
     made: dict[str, object] = {}
     written: list[bytes] = []

@@ -3,7 +3,7 @@
 The calls are uses, ends of uses, and changes of executions.
 
 Guarantee: each call gets the answer that it would get alone, after the commit. Its transaction reads its API key again.
-If a call must be decided alone, its route gets NotTogether, and nothing of the call is stored.
+If a call must be decided alone, its route gets NotTogether, and Drawdown does not store any part of the call.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Order:
 
 
 Decided: TypeAlias = tuple[ApiKey | None, Any]
-"""The present key and the answer. The key is None if it ended."""
+"""The present API key of a call, and its answer. The key is None if it ended."""
 
 
 def _decide_all(connection: sa.Connection, orders: Sequence[Order], now_ms: int) -> list[Decided | DrawdownError]:
@@ -46,7 +46,10 @@ def _decide_all(connection: sa.Connection, orders: Sequence[Order], now_ms: int)
 
 
 WAY: Final = Way[Order, Decided](lambda _order: None, _decide_all, None, lambda order: order.key.org_id is None)
-"""All calls share one queue. While a transaction runs, the next calls gather."""
+"""The batching of calls: all calls share one queue.
+
+While a transaction runs, the next calls wait for a transaction together.
+"""
 
 
 class PaymentCalls:

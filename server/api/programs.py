@@ -1,11 +1,10 @@
 """Authenticate programs by API key, and answer in one transaction.
 
-Guarantee: Drawdown reads no body before it found the key with the required scope. A key that it found a short time ago
-also counts, if the answering transaction reads it again. Drawdown does and answers nothing for an ended key. It looks
-up unknown keys on their own thread, so callers with invented keys delay no program. A key that is bound to an
-organisation may name no other, and learns nothing of another's executions. Programs have their own threads, so they do
-not delay the gate, a webhook or a signed request. Every refusal has a code, and a refusal of the permission order has
-its step.
+Guarantee: Drawdown finds the key and checks its scope before it reads a body. A key that it found a short time ago also
+counts, if the answering transaction reads it again. Drawdown refuses all calls of an ended key. It looks up unknown
+keys on their own thread, so callers with invented keys do not delay programs. A key that is bound to an organisation
+cannot name another organisation, or see its executions. Programs have their own threads, so they do not delay the gate,
+a webhook or a signed request. Every refusal has a code, and a refusal of the permission order has its step.
 """
 
 from __future__ import annotations
@@ -55,13 +54,25 @@ MAX_BYTES: Final = 64 * 1024
 MOST_PARAMETERS: Final = 50
 """Parameters of a program's query."""
 AT_ONCE: Final = 4
-"""Concurrent transactions of programs. All transactions of a process use fewer connections than its engine has."""
+"""Concurrent transactions of programs.
+
+All transactions of a process use fewer connections than its engine has.
+"""
 READS_AT_ONCE: Final = 2
-"""Concurrent lookups of keys and checks of the guard. No write and no slow read delays them."""
+"""Concurrent lookups of keys and checks of the guard.
+
+Writes and slow reads do not delay them.
+"""
 WITHIN_S: Final = 20.0
-"""Seconds that a program waits for the database. Its request may still be done later."""
+"""Seconds that a program waits for the database.
+
+Its request may still be done later.
+"""
 REQUESTS_PER_S: Final = 1_000
-"""Average requests a second with one API key at one process. A burst may have twice as many."""
+"""Average requests a second with one API key at one process.
+
+A burst may have twice as many.
+"""
 STATUSES: Final[Mapping[str, int]] = {
     "no_credit": 402, "payer_limit": 402, "no_estimate": 422, "settled_by_missing": 422, "no_sandbox": 422,
     "metering_alone": 422, "foreign_org": 403,
@@ -93,9 +104,10 @@ class Caller:
         return By(self.now_ms, self.key.actor, reason, "http")
 
     def require_org(self, org_id: str | None) -> str:
-        """Return the named organisation, or the key's own if the request names none.
+        """Return the named organisation, or else that of the key.
 
-        Errors: ApiError 403 for another organisation than the key's own, 422 if there is none.
+        Errors: ApiError 403 if the request names another organisation than the key's own. ApiError 422 if neither the
+        request nor the key names an organisation.
         """
         own = self.key.org_id
         if (named := org_id or own) is None:
@@ -110,7 +122,7 @@ class Caller:
 class Programs:
     """The common entry of programs' routes.
 
-    `denied`: the number of refusals by code. The counter `refused` has the requests above a limit.
+    `denied`: the number of refusals by code. `refused`: the number of requests above a limit.
     """
 
     def __init__(self, services: Services, budget: bodies.Budget, refused: Counter[str]) -> None:
@@ -156,7 +168,7 @@ class Programs:
     ) -> JSONResponse:
         """Do the work of a request in one transaction.
 
-        `reads`: the work writes nothing, so it waits for no writer. Errors: ApiError.
+        `reads`: True if the work only reads, so it does not wait for writers. Errors: ApiError.
         """
 
         def do(order: M, said: Caller) -> Awaitable[Answer]:
@@ -175,17 +187,18 @@ class Programs:
         find: Find | None = None,
         again: Again | None = None,
     ) -> JSONResponse:
-        """Do the work of a request; `do` makes the transaction, which others may share.
+        """Do the work of a request by `do`, which makes the transaction.
 
-        `find`: looks up keys in its own way. `again`: confirms the key before an error of the body, because `find` may
-        have returned an ended key. Errors: ApiError.
+        Other requests may share that transaction. `find`: a function that looks up keys in its own way. `again`: a
+        function that confirms the key before an error of the body is returned, because `find` may have returned an
+        ended key. Errors: ApiError.
         """
         return await self._answered(self._ordered(request, scope, model, do, find, again))
 
     async def take(self, request: Request, scope: str, do: Callable[[ApiKey], Awaitable[T]]) -> T:
-        """Pass a body to `do`, once the key is found with the scope.
+        """Find the key, check its scope, and then pass the body to `do`.
 
-        The key may be from a short time ago, so `do` must read it again before it answers. Errors: ApiError.
+        The key may come from a cache, so `do` must read it again before it answers. Errors: ApiError.
         """
 
         async def answer() -> T:
@@ -242,7 +255,7 @@ class Programs:
     def identify(self, key: ApiKey, connection: sa.Connection) -> Caller:
         """Return the caller, with the time of this transaction.
 
-        The thread may have waited before it. A remembered key is read again here, because it may have ended. Errors:
+        This method reads a remembered key again, because the key may have ended while the thread waited. Errors:
         ApiError 401 for an ended key.
         """
         said = self._now(key)
@@ -330,7 +343,7 @@ class Programs:
         return JSONResponse(dict(await self.refused(work)))
 
     async def refused(self, work: Awaitable[T]) -> T:
-        """Return the work's answer. A refusal counts by its code."""
+        """Return the work's answer, and count a refusal by its code."""
         try:
             return await work
         except DrawdownError as error:
@@ -391,7 +404,8 @@ _SETTING: Final = re.compile(r"\b([Ss]et)(?= DRAWDOWN_)")
 def for_programs(text: str) -> str:
     """Return an error's text for a program.
 
-    It has the operation of a command, and the field of an option. Any other command is for the operator of the server.
+    The text names the operation in place of a command, and the field in place of an option. A command without an
+    operation stays, for the operator of the server.
     """
 
     def field_of(found: re.Match[str]) -> str:
@@ -456,7 +470,7 @@ def of_program(error: DrawdownError, org_id: str | None = None) -> ApiError:
 
 
 def clean_id(text: str, what: str) -> str:
-    """Return an id if a database can store it. Errors: ApiError 422."""
+    """Return an id after a check that a database can store it. Errors: ApiError 422."""
     if not is_clean_id(text):
         raise ApiError(422, "bad_value", f"invalid {what}: expected 1 to 200 characters, without control characters")
     return text
@@ -503,9 +517,15 @@ def require_scope(key: ApiKey, scope: str) -> None:
 STRANGERS_AT_ONCE: Final = 1
 """Concurrent lookups of keys that this process has not found before."""
 RECALLED_MS: Final = MINUTE_MS
-"""Time in which Drawdown uses a found key without a lookup, if the call reads it again in its transaction."""
+"""Time for which Drawdown uses a found key without a lookup.
+
+The call reads the key again in its transaction.
+"""
 NAMES_PER_S: Final = 5
-"""Average searches a second for the id nearest to a mistyped id, for all programs. A burst may have twice as many."""
+"""Average searches a second for the id nearest to a mistyped id.
+
+All programs share the limit. A burst may have twice as many.
+"""
 _ALL: Final = ""
 
 
@@ -543,7 +563,10 @@ def _find(connection: sa.Connection, proof: str, now_ms: int) -> ApiKey | None:
 
 
 FINDING: Final = Way[str, ApiKey | None](lambda _proof: None, _find_all, _find, lambda _proof: False, reads=True)
-"""Lookups share transactions and statements. A lookup that comes during one of them is in the next."""
+"""The batching of lookups.
+
+Lookups share transactions and statements. A lookup that arrives during a transaction is in the next one.
+"""
 
 
 FOREIGN_KEY: Final = "foreign_key"

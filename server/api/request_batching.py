@@ -3,8 +3,9 @@
 Drawdown locks and commits a busy wallet or counter once for all of them. Requests that only read share one read.
 
 Guarantee: each request gets the answer that it would get alone, after the commit. If requests cannot be decided
-together, each is decided alone, and so is each refused one. A lane waits for no other lane. A request that comes alone
-does not wait. If several requests came just before, a request that writes waits at most GATHER_S.
+together, each is decided alone. A refused request is decided alone, too. A lane does not wait for other lanes. A
+request that comes alone does not wait. If several requests came just before, a request that writes waits at most
+GATHER_S.
 """
 
 from __future__ import annotations
@@ -25,13 +26,19 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
 GATHER_S: Final = 0.005
-"""Time that a shared transaction waits for as many requests as the last transaction had."""
+"""Longest wait of a shared transaction for further requests.
+
+It ends once the transaction has as many requests as the last.
+"""
 MOST_TOGETHER: Final = 256
 """Requests that share one transaction."""
 STUCK_S: Final = 1.0
 """Longest time that a read delays later calls."""
 MOST_WAITING: Final = 1_024
-"""Requests that wait in one queue. Above the limit, Drawdown refuses a request, and the client must send it again."""
+"""Requests that wait in one queue.
+
+Above the limit, Drawdown refuses a request, and the client must send it again.
+"""
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -71,9 +78,9 @@ class _Lane(Generic[A, R]):
 class Way(Generic[A, R]):
     """A way to decide requests, at the time of their transaction.
 
-    `all_`: returns an answer for each. A DrawdownError in its place refuses that request, and nothing of it is stored.
-    It raises Refused or UsageError if each request must be decided alone. `alone`: decides one request; if it is None,
-    the caller gets NotTogether instead. `lane`: returns the row that a request needs.
+    `all_`: returns an answer for each request. A DrawdownError in place of an answer refuses that request, which is
+    then not stored. If each request must be decided alone, `all_` raises Refused or UsageError. `alone`: decides one
+    request; if it is None, the caller gets NotTogether. `lane`: returns the row that a request needs.
     """
 
     lane: Callable[[A], object]
@@ -82,16 +89,16 @@ class Way(Generic[A, R]):
     tells_names: Callable[[A], bool]
     """Returns True if the caller may learn names of any organisation."""
     reads: bool = False
-    """True if the requests write nothing."""
+    """True if the requests only read."""
 
 
 class RequestBatcher(Generic[A, R]):
-    """The lanes by row, each while requests wait in it. For one event loop."""
+    """The lanes of waiting requests, by row, for one event loop."""
 
     def __init__(self, threads: Threads, clock: Clock, way: Way[A, R], names: Callable[[], bool]) -> None:
-        """Keep the parts.
+        """Store the parts of the batcher.
 
-        `names`: returns True if a mistyped id may be searched for now.
+        `names`: returns True if Drawdown may search for the nearest id now.
         """
         self._clock = clock
         self._names = names

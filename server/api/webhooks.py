@@ -1,9 +1,9 @@
 """Serve POST /webhooks/{provider}: notices of providers.
 
-Guarantee: Drawdown stores and does nothing before the provider's own scheme proves that the body is genuine and fresh.
-It applies the content in the same transaction that stores the event's id, so each event counts once. If Drawdown fails,
-it answers 5xx, and the provider sends the event again. Drawdown does not use figures of an event. It reads the customer
-at once, and once more seconds later, because the first answer may be stale.
+Guarantee: the provider's own scheme must prove that the body is genuine and fresh before Drawdown stores or does
+anything. Drawdown applies the content in the same transaction that stores the event's id, so each event counts once. If
+Drawdown fails, it answers 5xx, and the provider sends the event again. Drawdown does not use figures of an event. It
+reads the customer at once, and again seconds later, because the first answer may be stale.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ log = structlog.get_logger()
 MAX_BYTES: Final = 1_000_000
 """Bytes of a webhook's body."""
 END: Final = {"Connection": "close"}
-"""Header that ends a connection with an unread body, which would look like the next request."""
+"""Header that ends a connection with an unread body.
+
+Otherwise the body would be read as the next request.
+"""
 ID_HEADERS: Final = ("svix-id", "webhook-id")
 _ID: Final = re.compile(r"[!-~]{1,200}")
 

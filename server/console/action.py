@@ -2,8 +2,9 @@
 
 Each action is declared once, in the list of its area.
 
-Guarantee: an action calls a function of `worker/` that the command line also calls. It declares its fields, its effect,
-the state that it changes, and the equivalent command. The form, the dry run and the action use this declaration alone.
+Guarantee: an action calls a function of `worker/` that the command line also calls. The action declares its fields, its
+effect, the state that it changes, and the equivalent command. The form, the dry run and the action use this declaration
+alone.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ MAX_EVIDENCE_CHARS: Final = 500
 class Field:
     """A field of an action's form.
 
-    `kind`: text (an id or a word), credits, number, time, choice, or fixed. A fixed value comes from the page before;
-    the form shows it and does not change it. `many`: one value on each line. `unless`: another field that replaces this
+    `kind`: text (an id or a word), credits, number, time, choice, or fixed. A fixed value comes from the previous page,
+    and a person cannot change it. `many`: True if each line is a value. `unless`: another field that replaces this
     field.
     """
 
@@ -58,7 +59,7 @@ REASON: Final = Field("reason", "Reason", hint="Drawdown records it in the audit
 class ActionResult:
     """The result of an action.
 
-    `said`: its effect, in a sentence. `secret`: a secret that the next page shows once and Drawdown does not store.
+    `said`: the effect, in a sentence. `secret`: a secret that Drawdown does not store, and shows once on the next page.
     """
 
     said: str
@@ -69,7 +70,7 @@ class ActionResult:
 class Doing:
     """A form that a person sent, with its values.
 
-    `key`: the form's idempotency key. `secret`: 43 new random characters, for an action that shows a secret.
+    `key`: the form's idempotency key. `secret`: 43 new random characters, for an action that creates a secret.
     """
 
     person: Person
@@ -159,12 +160,12 @@ Tell = Callable[[Transact, Context, Doing], Sequence[Table]]
 
 
 def nothing_more(_transact: Transact, _context: Context, _doing: Doing) -> Sequence[Table]:
-    """Return no tables: the facts of most actions show their whole effect."""
+    """Return an empty list of tables, because the facts show the whole effect."""
     return ()
 
 
 def one(_connection: sa.Connection, _doing: Doing) -> Size:
-    """Return the size of an action that changes one row and gives no credit."""
+    """Return the size of an action that changes one row and does not grant credit."""
     return ONE
 
 
@@ -173,9 +174,9 @@ class Action:
     """An action of the console.
 
     `name`: its name in the address. `do`: its function. `look`: the present state. `command`: the equivalent command
-    line, without `drawdown` and the reason. `place`: the page that follows. `said`: its effect, in a sentence above the
-    form. `size`: the rows it changes, and the credit it gives. `lost_hint`: the next step if an answer with a secret
-    was lost. `tell`: more results of the dry run, each from a transaction that it rolls back.
+    line, without `drawdown` and the reason. `place`: the page that follows. `said`: the effect, in a sentence above the
+    form. `size`: the number of changed rows, and the granted credit. `lost_hint`: the next step if an answer with a
+    secret was lost. `tell`: further results of the dry run, each from a transaction that is rolled back.
 
     Drawdown requires a reason for every action.
     """
@@ -197,7 +198,7 @@ class Action:
 def way_back(action: Action, doing: Doing) -> str:
     """Return the page for a person who cancels the action.
 
-    It is the page of the action's object, or the overview.
+    The page is that of the action's object, or else the overview.
     """
     first = action.fields[0].name if action.fields else ""
     if not doing.values.get(first, "").strip():

@@ -1,9 +1,9 @@
 """Serve the form, the dry run and the execution of each action.
 
-Guarantee: the dry run does the action in a transaction that it rolls back. It changes nothing, and shows the result
-that the action would have. Drawdown does the action of a form once, in one transaction with its audit record. The
-person must be allowed to give so much credit, and must confirm a large number by typing it. The state must still be the
-state that the dry run showed. If the action fails, the form keeps its values.
+Guarantee: the dry run does the action in a transaction, rolls it back, and shows the result. Drawdown does the action
+of a form once, in one transaction with its audit record. The person's limit must allow the granted credit, and the
+person must type a large number to confirm it. The state must still equal the state that the dry run showed. If the
+action fails, the form keeps its values.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ WITHIN_S: Final = 10.0
 
 
 MOST_KEPT: Final = 4_000
-"""Characters of a form's values that the address keeps while a person signs in again."""
+"""Characters of a form's values in the address while a person signs in again."""
 
 
 ONCE: Final = "go back and send the form again. Drawdown executes it once"
@@ -320,10 +320,13 @@ def _reason(form: Mapping[str, str]) -> str:
 
 
 MOST_FACTS: Final = 40
-"""Facts that a dry run shows, changes first. The check that the state did not change uses all facts."""
+"""Facts that a dry run shows, changes first.
+
+All facts count for the check that the state did not change.
+"""
 TYPED_ROWS: Final = 100
 TYPED_MICRO: Final = 1_000 * MICRO
-"""Rows, or micro-credits, above which a person must type the number to confirm an action."""
+"""Rows, or micro-credits, above which a person must type the number to confirm."""
 SEEN: Final = re.compile(r"[0-9a-f]{64}")
 """Matches the hash of a dry run's result, which the form carries."""
 CHANGED: Final = "the state changed since the dry run. Check the new dry run, and decide again"
@@ -357,7 +360,7 @@ class Tried:
 
 
 def rehearse(connection: sa.Connection, action: Action, doing: Doing) -> Tried:
-    """Return the dry run of an action.
+    """Do the dry run of an action, and return its result.
 
     The caller rolls back the transaction. Errors: those of `_allowed` and of the action.
     """

@@ -1,7 +1,7 @@
 """Serve the console: its pages, their files, sign-in and sign-out.
 
-Guarantee: a page reads in one read-only transaction of the console's own pool, for at most WITHIN_S. So no reader
-delays the gate or a tick. Drawdown checks the session in that same transaction. A page reports each failure: the part
+Guarantee: a page reads in one read-only transaction of the console's own pool, for at most WITHIN_S. So readers do not
+delay the gate or a tick. Drawdown checks the session in the same transaction. For each failure, a page names the part
 that could not be read, since when, and why. If a filter is invalid, its page keeps the filter's values, and shows the
 error and no rows.
 """
@@ -56,7 +56,10 @@ POLICY: Final = (
     "base-uri 'none'; frame-ancestors 'none'"
 )
 AT_ONCE: Final = 4
-"""Concurrent reads and writes of pages. Each uses a connection of the console's own pool."""
+"""Concurrent reads and writes of pages.
+
+Each uses a connection of the console's own pool.
+"""
 WITHIN_S: Final = 5.0
 """Time limit of the reads of one page."""
 
@@ -132,8 +135,8 @@ class Console:
     def render(self, template: str, shown: Mapping[str, object], status: int = 200) -> HTMLResponse:
         """Return a rendered page.
 
-        The base values `person`, `page`, `demo` and `live` are empty unless `shown` has them. Errors: UndefinedError
-        for any other missing value.
+        The base values `person`, `page`, `demo` and `live` are empty unless `shown` has them. Errors: UndefinedError if
+        any other value is missing.
         """
         base: dict[str, object] = {"person": None, "page": None, "demo": False, "live": False, "now_ms": self.now_ms()}
         base["oidc"] = oidc.label_of(self.services.settings.oidc)
@@ -141,7 +144,10 @@ class Console:
         return HTMLResponse(text, status, headers={"content-security-policy": POLICY})
 
     def context(self) -> Context:
-        """Return the context of a dry run: the providers' declarations, without calls."""
+        """Return the context of a dry run, with the providers' declarations.
+
+        It does not call a provider.
+        """
         providers, broken = self.services.providers, self.services.broken
         dormant = {name: one.dormant for name, one in providers.items() if one.dormant is not None}
         return Context(
@@ -157,7 +163,7 @@ class Console:
         do: Callable[[], Awaitable[Response]],
         failed: Callable[[int, str], Response] | None = None,
     ) -> Response:
-        """Return the answer; if the work fails, return the error page."""
+        """Return the answer of the work, or the error page if the work fails."""
         failed = failed or self.failed
         try:
             return await self._noted(request, do)
@@ -205,10 +211,10 @@ class Console:
         person: Person | None = None,
         page: Page | None = None,
     ) -> HTMLResponse:
-        """Return the error page, which shows no figures.
+        """Return the error page, without figures.
 
-        `part`: the part that could not be read. `since_ms`: since when, if Drawdown knows it. `person` and `page`: for
-        the menu.
+        `part`: the part that could not be read. `since_ms`: the start of the failure, if Drawdown knows it. `person`
+        and `page`: the person and the page for the menu.
         """
         shown: dict[str, object] = {"status": status, "why": why, "part": part, "since_ms": since_ms}
         if person is not None:
@@ -355,7 +361,7 @@ WHOSE: Final = ("id", "key", "tab")
 def in_words(ask: Ask) -> Iterator[None]:
     """Turn UnknownId into UsageError if the page is a list.
 
-    On a page about one object, UnknownId stays: the answer is 404. Errors: UsageError.
+    On a page about one object, UnknownId stays, and the answer is 404. Errors: UsageError.
     """
     try:
         yield

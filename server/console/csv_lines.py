@@ -1,7 +1,7 @@
 """Write rows of a file as CSV for spreadsheets, or as JSON for programs.
 
-Guarantee: a spreadsheet does not take a text for a formula, and JSON has each text unchanged. Numbers are plain.
-Decimals are texts, so that no program rounds them.
+Guarantee: a spreadsheet does not read a text as a formula, and JSON has each text unchanged. Numbers are plain.
+Decimals are texts, so that programs do not round them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ FORMS: Final[tuple[Form, ...]] = ("csv", "jsonl")
 
 
 PLAIN: Final = re.compile("[0-9A-Za-z][ ,-:@-Z_a-z]*").fullmatch
-"""Matches a text that needs no escape and is not a formula. Most texts match, and a file has many."""
+"""Matches a text that is not a formula and can stay unescaped.
+
+Most texts match, so a file is written fast.
+"""
 
 
 class Line(str):
@@ -47,7 +50,7 @@ def _escaped(text: str) -> str:
 def as_json(lines: Iterator[str]) -> Iterator[str]:
     """Return the lines as JSON, an object each.
 
-    The first line of `csv_line` has the names. A line of another origin is already JSON.
+    The first line from `csv_line` has the names. A line that does not come from `csv_line` is already JSON.
     """
     names: tuple[str | int | None, ...] = ()
     for line in lines:

@@ -1,9 +1,9 @@
 """Send files of pages row by row.
 
 Guarantee: a process holds few rows in memory, however many a file has. It reads all rows in one transaction, and sends
-them in pieces of PIECE_BYTES. A browser that stops reading delays only its own file, for TAKEN_WITHIN_S. A browser that
-reads slowly has WHOLE_WITHIN_S. At most MOST_FILES are in progress, and one for each customer's own people. After the
-last row, Drawdown records the person and the number of rows.
+them in pieces of PIECE_BYTES. If a browser stops reading, its file ends after TAKEN_WITHIN_S, and other files continue.
+If a browser reads slowly, its file ends after WHOLE_WITHIN_S. At most MOST_FILES are in progress, and one for each
+customer's own people. After the last row, Drawdown records the person and the number of rows.
 """
 
 from __future__ import annotations
@@ -25,18 +25,26 @@ from drawdown.server.http.threads import Threads
 PIECE_BYTES: Final = 64 * 1024
 """Bytes of a piece of a file of the console."""
 MOST_FILES: Final = 2
-"""Files that one process sends at once: half of the console's connections, so that pages still load."""
+"""Files that one process sends at once.
+
+They use half of the console's connections, so that pages still load.
+"""
 MOST_PIECES: Final = 4
 """Pieces of a file that are read but not sent yet."""
 
 GONE_EVERY_S: Final = 1.0
-"""Seconds after which a thread notices that no browser waits for its file."""
+"""Seconds after which a thread notices that the browser of its file is gone."""
 TAKEN_WITHIN_S: Final = 30.0
-"""Seconds that a client may take to read one piece. After them, the server ends the file and frees its place."""
+"""Seconds that a client may take to read one piece.
+
+After this time, the server ends the file and frees its place.
+"""
 
 WHOLE_WITHIN_S: Final = 300.0
-"""Seconds for a whole file. Without this limit, two slow readers would block all other files. A fast reader gets
-millions of rows in this time."""
+"""Seconds for a whole file.
+
+Without this limit, two slow readers would block all other files. A fast reader gets millions of rows in this time.
+"""
 
 
 class NotTaken(Exception):
@@ -65,7 +73,7 @@ class Stream:
     async def pieces(self, first: bytes) -> AsyncIterator[bytes]:
         """Yield each piece.
 
-        An error ends the file early, so that no program takes it for complete.
+        An error ends the file early, so that a program detects that the file is incomplete.
         """
         try:
             yield first
@@ -168,8 +176,8 @@ class Files:
     ) -> AsyncIterator[bytes]:
         """Begin a file, and return its pieces.
 
-        `of`: a customer, who may have one file in progress at a time. Errors: ApiError 503 if too many files are in
-        progress; those of the first rows.
+        `of`: a customer; its people may have one file in progress at a time. Errors: ApiError 503 if too many files are
+        in progress; those of the first rows.
         """
         if of in self._of:
             raise ApiError(503, "busy", "your last file is not complete yet. Try again in a moment", headers=SOON)

@@ -2,7 +2,7 @@
 
 Guarantee: calls use https, or stay on this machine, and follow no redirects. Drawdown rejects an answer that takes
 longer than WITHIN_S or has more than MOST_BYTES. At most MOST_AT_ONCE callers wait. Drawdown caches an answer for
-KEPT_MS. An unknown key causes a new read, at most every AGAIN_MS. Every error is a `Trouble`.
+KEPT_MS. Drawdown reads the keys again for an unknown key, at most every AGAIN_MS. Every error is a `Trouble`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WITHIN_S: Final = 5.0
 MOST_BYTES: Final = 64 * 1024
 """Bytes of a sign-in service's answer. Drawdown rejects a larger answer."""
 MOST_AT_ONCE: Final = 8
-"""Concurrent calls to sign-in services, and callers that wait for a document that is being read."""
+"""Concurrent calls to sign-in services, and callers that wait for their answers."""
 TOO_MANY: Final = "too many people sign in at this moment. Try again"
 MOST_KEYS: Final = 50
 """Public keys at one address that Drawdown uses. It ignores all others."""
@@ -34,7 +34,10 @@ KEPT_MS: Final = 10 * MINUTE_MS
 AGAIN_MS: Final = 30 * SECOND_MS
 """Shortest time between two reads of the public keys because of an unknown key."""
 MOST_KEPT: Final = 8
-"""Cached addresses. They come from settings, or from an answer of a configured address."""
+"""Cached addresses.
+
+The addresses come from settings, or from the answer of a configured address.
+"""
 
 
 class Trouble(Exception):
@@ -42,7 +45,10 @@ class Trouble(Exception):
 
 
 def is_safe(url: str) -> bool:
-    """Return True if no host in between can read or change a call to this URL."""
+    """Return True if a call to this URL is safe from hosts in between.
+
+    They can neither read nor change the call.
+    """
     try:
         parts = urlsplit(url)
         _ = parts.port

@@ -4,12 +4,12 @@ People come in with a signed link, and see only their organisation. Your product
 
     {"aud": "https://drawdown.internal", "org": "acme", "sub": "ann", "exp": 1767225900, "jti": "6f1c…"}
 
-Guarantee: a link works once, within fifteen minutes. Drawdown accepts HS256 only with the shared secret, and RS256 and
-ES256 only with your product's public keys. A link must have an audience, an organisation, an end and its own id. The
-session belongs to that organisation, whatever the address names. If the organisation shares its wallet with others, the
-pages show no part of the wallet. They show no name of another organisation or operator, and no reason that an operator
-wrote. The only change that a visitor can request is an override, which a person must approve. Drawdown rejects an
-invalid value, and never reads it as another value.
+Guarantee: a link can be used once, within fifteen minutes. Drawdown accepts HS256 only with the shared secret, and
+RS256 and ES256 only with your product's public keys. A link must have an audience, an organisation, an end and its own
+id. The session belongs to that organisation, even if the address names another. If the organisation shares its wallet
+with others, the pages do not show the wallet. They never show the name of another organisation or operator, or a reason
+that an operator wrote. The only change that a visitor can request is a limit override, which a person must approve.
+Drawdown rejects an invalid value, and never reads it as another value.
 """
 
 from __future__ import annotations
@@ -77,8 +77,10 @@ ANOTHER: Final = (
     "this browser is now signed in for {}, but the page belongs to another organisation. Open that page again"
 )
 AT_ONCE: Final = 4
-"""Concurrent reads and writes of `/my`, in their own threads. The console and `/my` do not delay each other. Downloads
-use at most half of them."""
+"""Concurrent reads and writes of `/my`, in their own threads.
+
+The console and `/my` do not delay each other. Downloads use at most half of these threads.
+"""
 WITHIN_S: Final = 5.0
 """Time limit of the reads of one page of `/my`."""
 MOST_CARD_PAGES: Final = 4
@@ -159,7 +161,7 @@ class My:
 
     @property
     def url(self) -> str:
-        """The address of these pages. It is also the audience of links (`aud`)."""
+        """Return the address of these pages, which is also the audience of links (`aud`)."""
         return self._services.settings.my.url or self._console.url
 
     async def _answered(
@@ -388,7 +390,10 @@ def _id(claims: Mapping[str, Any], name: str) -> str:
 
 COLUMNS: Final = ("used_at", "booked_at", "kind", "event", "quantity", "amount", "balance")
 DAY_CHOICES: Final = (7, 30, 89)
-"""Choices of days for a requested override. The override ends at a midnight, at most 90 days from now."""
+"""Choices of days for a requested limit override.
+
+The limit override ends at a midnight, at most 90 days from now.
+"""
 
 
 def usage(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -493,7 +498,7 @@ def blocked(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def until(now_ms: int, days: int) -> int:
-    """Return the midnight that ends an override.
+    """Return the midnight that ends a limit override.
 
     If a person sends the form twice on a day, both requests have the same end.
     """
@@ -501,12 +506,12 @@ def until(now_ms: int, days: int) -> int:
 
 
 MAX_REASON_CHARS: Final = 500
-"""Characters of the reason of an override, on a form of `/my`."""
+"""Characters of the reason for a limit override, on a form of `/my`."""
 _DIGITS: Final = 15
 
 
 def terms_of(form: Mapping[str, str], org_id: str, now_ms: int) -> Terms:
-    """Return the terms for this organisation, whatever the form names.
+    """Return the terms for the session's organisation, never for another.
 
     Errors: UsageError.
     """

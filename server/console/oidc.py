@@ -3,10 +3,10 @@
 It uses the authorization code flow with PKCE.
 
 Guarantee: the browser that returns is the browser that left, within WITHIN_MS. Drawdown derives the state, the nonce
-and PKCE's verifier from one secret, which it uses once. Only that browser's cookie has the secret. Drawdown accepts the
-issuer's token if it has the issuer's signature, this audience, this nonce and a valid time. The issuer identifies a
-person. Drawdown decides whether the person may come in, and with which role. It redirects a browser only to the issuer,
-and then into the console.
+and PKCE's verifier from one secret, which it uses once. Only that browser's cookie has the secret. Drawdown accepts a
+token only with the issuer's signature, this audience, this nonce and a valid time. The issuer identifies a person.
+Drawdown decides whether the person may come in, and with which role. It redirects a browser only to the issuer, and
+then into the console.
 """
 
 from __future__ import annotations
@@ -49,13 +49,19 @@ BEGIN: Final = "/console/oidc"
 BACK: Final = "/console/oidc/back"
 COOKIE: Final = "__Host-drawdown-oidc"
 WITHIN_MS: Final = 10 * MINUTE_MS
-"""Time limit of a sign-in through another service, from the button to the person's return."""
+"""Time limit of a sign-in at the issuer, from the button to the person's return."""
 MAX_NEXT_CHARS: Final = 1_000
-"""Length of the page's address that Drawdown remembers during a sign-in. It forgets a longer address."""
+"""Length of the page's address that Drawdown remembers during a sign-in.
+
+Drawdown drops a longer address.
+"""
 MAX_CODE_CHARS: Final = 4_000
 """Length of the code with which a person returns from a sign-in service."""
 _CODE: Final = re.compile(r"[a-z_]{1,50}")
-"""Matches an issuer's error code. Drawdown never shows the issuer's text: it may have any content."""
+"""Matches an issuer's error code.
+
+Drawdown never shows the issuer's text: it may have any content.
+"""
 SCOPES: Final = "openid profile email"
 
 
@@ -102,7 +108,7 @@ class Trip:
 
     @property
     def challenge(self) -> str:
-        """Challenge of PKCE with the method S256 (RFC 7636)."""
+        """Return PKCE's challenge with the method S256 (RFC 7636)."""
         return _base64(hashlib.sha256(self.verifier.encode()).digest())
 
     def _derive(self, what: str) -> str:
@@ -110,7 +116,7 @@ class Trip:
 
 
 def trip_of(secret: str, state: str) -> Trip | None:
-    """Return the trip of a state; None unless this secret signed it."""
+    """Return the sign-in of a state; None unless this secret signed the state."""
     began, _, _ = state.partition(".")
     if not (began.isascii() and began.isdecimal() and len(began) <= 15 and secret):
         return None

@@ -1,7 +1,7 @@
 """List the pages and actions by area, for the router, the menu and the tests.
 
-Guarantee: the console serves only the pages of these lists. The tests try each of them in each of its states, for each
-of its roles.
+Guarantee: the console serves only the pages of these lists. The tests try each page in each of its states, for each of
+its roles.
 """
 
 from __future__ import annotations
@@ -46,4 +46,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
     *WRITTEN,
     *(form_of(one) for one in DECLARED.values() if one.place and one.slug not in {each.name for each in WRITTEN}),
 )
-"""All actions, each at `/console/act/NAME`. Every declared action with a place has a form."""
+"""All actions, each at `/console/act/NAME`.
+
+Every declared action with a place has a form.
+"""

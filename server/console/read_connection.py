@@ -21,11 +21,11 @@ T = TypeVar("T")
 
 _TOO_SLOW: Final = "the query takes longer than {:g} s. Narrow the filter, or try again"
 _ENDED: Final = ("57014", "25P02")
-"""SQLSTATEs of PostgreSQL: statement canceled, and the transaction that failed with it."""
+"""SQLSTATEs of PostgreSQL: a cancelled statement, and its failed transaction."""
 
 
 class TooSlow(DatabaseBusy):
-    """The query takes longer than a reader of the console may take."""
+    """An error: the query takes longer than a reader of the console may take."""
 
     code = "too_slow"
 
@@ -63,7 +63,7 @@ def in_words(within_s: float) -> Iterator[None]:
 def limited(connection: sa.Connection, within_s: float) -> Iterator[None]:
     """Limit the statements of this context to `within_s` seconds.
 
-    After that time, no statement begins, and the database ends a running statement. Errors: TooSlow; those that
+    After that time, a new statement is refused, and the database ends a running statement. Errors: TooSlow; those that
     `in_words` turns into TooSlow.
     """
     end = time.monotonic() + within_s

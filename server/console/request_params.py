@@ -1,7 +1,7 @@
 """Read the parameters of a page: the person, the time, and texts of the address.
 
-Guarantee: Drawdown rejects an invalid value, and never reads it as another value. Every text of an address passes
-`said_by`, so that no text reaches a database that cannot store it. A number has the bounds of its unit.
+Guarantee: Drawdown rejects an invalid value, and never reads it as another value. `said_by` checks every text of an
+address, so that a database gets only texts that it can store. A number has the bounds of its unit.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ MAX_NAME_CHARS: Final = 40
 MOST_PARAMETERS: Final = 20
 """Query parameters of one page of the console."""
 MAX_TEXT_CHARS: Final = 12 * 1024
-"""Characters of a text in an address of the console, such as a link's token, or the form of a person who was signed
-out."""
+"""Characters of a text in an address of the console.
+
+Such a text is a link's token, or the form of a person who was signed out.
+"""
 
 
 def said_by(request: Request) -> dict[str, str]:
@@ -59,14 +61,14 @@ class Ask:
 
     @property
     def names_one(self) -> bool:
-        """Return True if the page is about one object, by its id or key.
+        """Return True if the page is about one object, by the id or key in the address.
 
         Otherwise an id in the address filters a list.
         """
         return bool(self.query.get("id") or self.query.get("key"))
 
     def text(self, name: str) -> str:
-        """Return an id or a part of it; '' if the address has none.
+        """Return an id or a part of an id; '' if the parameter is missing.
 
         Errors: UsageError if no id can have this text.
         """
@@ -76,7 +78,7 @@ class Ask:
         return found
 
     def key(self, name: str) -> str:
-        """Return a key of several ids, such as an entry's; '' if the address has none.
+        """Return a key of several ids, such as an entry's; '' if it is missing.
 
         Errors: UsageError if no key can have this text.
         """
@@ -88,9 +90,9 @@ class Ask:
         return found
 
     def place_text(self, name: str) -> str:
-        """Return the end of the previous page, as the database has it.
+        """Return the parameter that names the last row of the previous page.
 
-        Other programs may have written this text. Errors: UsageError if it is too long.
+        Other programs may have written this text into the database. Errors: UsageError if the text is too long.
         """
         found = self.query.get(name, "")
         if len(found) > MAX_KEY_CHARS:
@@ -100,14 +102,14 @@ class Ask:
     def required(self, name: str) -> str:
         """Return the id in a required parameter.
 
-        Errors: UsageError if the address has none.
+        Errors: UsageError if the parameter is missing.
         """
         if not self.query.get(name):
             raise UsageError(f"the address has no {name}. Add ?{name}=…")
         return self.text(name)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
-        """Return one of several choices; the first if the address has none.
+        """Return one of several choices; the first if the parameter is missing.
 
         Errors: UsageError for any other text.
         """
@@ -117,7 +119,7 @@ class Ask:
         return found
 
     def whole(self, name: str) -> int | None:
-        """Return a whole number that a database can store; None if the address has none.
+        """Return a whole number that a database can store; None if it is missing.
 
         Errors: UsageError for any other text.
         """
@@ -137,7 +139,7 @@ class Ask:
         return found
 
     def instant(self, name: str) -> int | None:
-        """Return a time in milliseconds; None if the address has none.
+        """Return a time in milliseconds; None if the parameter is missing.
 
         Errors: UsageError if no calendar has the time.
         """
@@ -149,13 +151,13 @@ class Ask:
     def moment(self, name: str) -> int | None:
         """Return a typed time such as `2026-01-31` or `7d`, in milliseconds.
 
-        None if the address has none. Errors: UsageError for any other text.
+        Return None if the parameter is missing. Errors: UsageError for any other text.
         """
         found = self.text(name).strip()
         return parse_time(found, name, self.now_ms) if found else None
 
     def number(self, name: str, choices: tuple[int, ...]) -> int:
-        """Return one of several numbers; the first if the address has none.
+        """Return one of several numbers; the first if the parameter is missing.
 
         Errors: UsageError for any other number.
         """

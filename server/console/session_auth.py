@@ -1,9 +1,9 @@
 """Authenticate people, and reject forms from other sites.
 
-Guarantee: the cookie's name begins with __Host-, so that no other host, path or plain connection can set it. Browsers
-send it only over HTTPS, or over HTTP to this machine. Drawdown accepts a form only if the browser states that it comes
-from a page of the console. It holds no form above MAX_FORM_BYTES. A proxy may name a person only with the proxy's
-secret, and Drawdown decides the person's role.
+Guarantee: the cookie's name begins with __Host-, so that other hosts, other paths and plain connections cannot set it.
+Browsers send it only over HTTPS, or over HTTP to this machine. Drawdown accepts a form only if the browser states that
+it comes from a page of the console. It rejects a form above MAX_FORM_BYTES. A proxy may name a person only with the
+proxy's secret, and Drawdown decides the person's role.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ def require_url(text: str) -> str:
 
 @dataclass(frozen=True)
 class SignedIn:
-    """A signed-in person. `seen_ms`: the last use of the session, if there is one."""
+    """A signed-in person.
+
+    `seen_ms`: the last use of the session (milliseconds), if there is a session.
+    """
 
     person: Person
     session: str = ""
@@ -65,7 +68,7 @@ FOUND: Final = "drawdown.session"
 
 
 def who(connection: sa.Connection, settings: ServerSettings, request: Request, now_ms: int) -> SignedIn | None:
-    """Return the signed-in person; None if the request has no valid session or proxy."""
+    """Return the signed-in person; None without a valid session or proxy."""
     named = proxied(settings, request)
     if named is not None:
         person = console_sessions.person_named(connection, named)
@@ -79,7 +82,7 @@ def who(connection: sa.Connection, settings: ServerSettings, request: Request, n
 def proxied(settings: ServerSettings, request: Request) -> str | None:
     """Return the person that the proxy names.
 
-    None if it names no person, or does not prove that it is the proxy.
+    Return None if the proxy does not name a person, or does not prove that it is the proxy.
     """
     if not (settings.console_proxy_header and settings.console_proxy_secret):
         return None
@@ -95,7 +98,7 @@ def proxied(settings: ServerSettings, request: Request) -> str | None:
 def is_ours(request: Request, url: str) -> bool:
     """Return True if a form comes from a page of this console.
 
-    Browsers state this in a header that no script can set. Older browsers send the origin.
+    Browsers state this in a header that scripts cannot set. Older browsers send the origin.
     """
     site = request.headers.get("sec-fetch-site")
     if site is not None:

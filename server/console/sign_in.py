@@ -37,7 +37,10 @@ from drawdown.worker.access.sessions import TooManyFailures
 HASHES_AT_ONCE: Final = 2
 """Concurrent password checks. Each uses 19 MiB, or 32 MiB for an older hash."""
 MOST_HASHES: Final = 20
-"""Password checks that run or wait. Above the limit, Drawdown asks the person to try again."""
+"""Password checks that run or wait.
+
+Above the limit, Drawdown asks the person to try again.
+"""
 WRONG: Final = "wrong name or password"
 NO_LINK: Final = "the link was used, or expired. Ask an admin for another one (`drawdown console user reset`)"
 
@@ -203,9 +206,9 @@ def _in(place: str, session: str) -> Response:
 
 
 def inside(place: str | None) -> str:
-    """Return the path to continue at, if it is inside the console; else `/console/`.
+    """Return the path if it is inside the console; otherwise `/console/`.
 
-    A browser resolves `..` in a path, and so may a proxy, percent-encoded or not.
+    A browser resolves `..` in a path. A proxy may resolve it too, percent-encoded or not.
     """
     if place is None or not (place.startswith("/console/") and place.isprintable()):
         return "/console/"

@@ -1,9 +1,9 @@
 """Read the bodies of requests, and unpack gzip.
 
-Guarantee: no body in memory exceeds its route's limit. All large bodies in memory share a budget, and no address and no
-key gets more than its share. The budget does not count small bodies, so large bodies do not block them. Drawdown never
-unpacks a body beyond its limit. It waits a limited time for a caller, and the caller's connection does not block others
-meanwhile.
+Guarantee: a body in memory never exceeds its route's limit. All large bodies in memory share a budget, and each address
+and each key has a limited share of it. The budget does not count small bodies, so large bodies do not block them.
+Drawdown never unpacks a body beyond its limit. It waits a limited time for a caller, and that wait does not block other
+connections.
 """
 
 from __future__ import annotations
@@ -33,15 +33,24 @@ MAX_HELD_BYTES: Final = 32 * 1024 * 1024
 MAX_HELD_OF_AN_ADDRESS_BYTES: Final = 4 * 1024 * 1024
 """Bytes of large bodies of one caller in memory."""
 MAX_HELD_OF_A_KEY_BYTES: Final = 16 * 1024 * 1024
-"""Bytes of large bodies of one API key in memory, so that one program cannot block all others. All requests without a
-key, such as webhooks, share one such limit."""
+"""Bytes of large bodies of one API key in memory.
+
+The limit prevents that one program blocks all others. All requests without a key, such as webhooks, share one such
+limit.
+"""
 SMALL_BODY_BYTES: Final = 64 * 1024
-"""Bytes of each body that the budget does not count. The number of connections limits them."""
+"""Bytes of each body that the budget does not count.
+
+The number of connections limits their sum.
+"""
 _LENGTH_DIGITS: Final = 15
 MOST_SAID_WRONG: Final = 20
 """Errors in the answer to one invalid body or query."""
 MAX_AT_CHARS: Final = 300
-"""Characters of the path to the field in each listed error. The path includes names that the caller chose."""
+"""Characters of the path to the field in each listed error.
+
+The path includes names that the caller chose.
+"""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -86,8 +95,8 @@ class Budget:
 async def body_of(request: Request, most_bytes: int, budget: Budget, key: str = "") -> AsyncIterator[bytes]:
     """Yield the whole body. The budget counts it until the context ends.
 
-    `key`: as in `Budget.take`. Errors: ApiError 413 if it is too large, and 408 if it is too slow. ApiError 400 if it
-    is cut short or has an invalid length. ApiError 503 if the budget is used up.
+    `key`: as in `Budget.take`. Errors: ApiError 413 if the body is too large, 408 if it is too slow, and 400 if it is
+    cut or its length is invalid. ApiError 503 if the budget is used up.
     """
     said = request.headers.get("content-length", "0")
     if not (said.isascii() and said.isdigit() and len(said) <= _LENGTH_DIGITS):
@@ -160,13 +169,16 @@ def parse(body: bytes, content_type: str, model: type[M]) -> M:
 
 
 MEANT: Final = {"amount": "quantity"}
-"""The right field for a wrong word: credits are an amount, base units a quantity."""
+"""The right field in place of a wrong one.
+
+Credits are an `amount`, and base units a `quantity`.
+"""
 
 
 def not_taken(what: str, error: ValidationError, model: type[BaseModel]) -> ApiError:
     """Return the error of an invalid body or query.
 
-    It repeats no value. Its message has the first of `details.wrong`.
+    The error does not repeat values. Its message has the first fault of `details.wrong`.
     """
     found = error.errors(include_url=False, include_context=False, include_input=False)
     names = [field.alias or name for name, field in model.model_fields.items()]
@@ -232,7 +244,8 @@ def is_packed(content_encoding: str) -> bool:
 def unpack(body: bytes, most_bytes: int) -> bytes:
     """Return the unpacked body.
 
-    It may have several gzip members, one after the other. Errors: ApiError 413, 400.
+    The body may have several gzip members, one after the other. Errors: ApiError 413 if it is too large, 400 if it is
+    invalid.
     """
     found = bytearray()
     at = members = 0

@@ -1,7 +1,7 @@
 """Name the callers for limits, and bound the rate of each.
 
-Guarantee: each caller has one name. For IPv6 it is the /64, because a network gives a /64 to one customer, who has 2^64
-addresses. This module remembers a bounded number of callers, and reads no clock.
+Guarantee: each caller has one name. For IPv6 the name is the /64, because a network gives a /64 with its 2^64 addresses
+to one customer. This module remembers a bounded number of callers, and does not read a clock.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from drawdown.schema.units import SECOND_MS
 PREFIX_V6: Final = 64
 EVERYBODY: Final = "*"
 CALLERS_KEPT: Final = 1_000
-"""Addresses with a cached caller's name. The latest addresses stay."""
+"""Addresses for which the caller's name is cached. The latest addresses stay."""
 
 
 @lru_cache(CALLERS_KEPT)
 def caller_of(address: str | None) -> str:
     """Return the name of the caller at this address.
 
-    It is "-" without an address, as on a Unix socket.
+    The name is "-" without an address, as on a Unix socket.
     """
     if not address:
         return "-"
@@ -70,13 +70,16 @@ def _network(entry: str) -> IPv4Network | IPv6Network:
 
 
 MOST_CALLERS: Final = 10_000
-"""Callers with a remembered rate. Above the limit, Drawdown forgets the caller that it saw longest ago."""
+"""Callers with a remembered rate.
+
+Above the limit, Drawdown forgets the caller that it saw longest ago.
+"""
 
 
 class TokenBuckets:
     """A bucket of tokens for each caller.
 
-    It holds two seconds' tokens. If there are too many callers, it forgets the caller that it saw longest ago.
+    A bucket holds two seconds' tokens. Above MOST_CALLERS, Drawdown forgets the caller that it saw longest ago.
     """
 
     def __init__(self, per_s: int, most_callers: int = MOST_CALLERS) -> None:
@@ -93,9 +96,9 @@ class TokenBuckets:
         return self._now(caller, now_ms) >= amount * SECOND_MS
 
     def take(self, caller: str, now_ms: int, amount: int = 1) -> bool:
-        """Take this many tokens from a caller.
+        """Take this many tokens from a caller, and return True.
 
-        Return True if the caller had them; otherwise all tokens stay.
+        If the caller has fewer tokens, return False; all tokens stay.
         """
         left = self._now(caller, now_ms)
         allowed = left >= amount * SECOND_MS

@@ -1,11 +1,11 @@
 """Bound the number of connections, and the time that each may be idle.
 
-Guarantee: no address holds more than its share of the slots. A connection that waits for a head, a body or its turn
-does not block others. If all slots are taken, Drawdown closes such a connection of the caller with the most of them. If
-all connections have a request in progress, some extra slots serve health alone. Drawdown closes a connection if the
-head of a request, the rest of an answered request, or a reader of the answer is too slow. The class meets uvicorn's
-protocol only by asyncio's interfaces. It feeds the protocol in pieces, and gives it a transport of its own. A request
-finds its connection in ASGI's state.
+Guarantee: each address has a limited share of the slots. A connection that waits for a head, a body or its turn does
+not block others. If all slots are taken, Drawdown closes a waiting connection of the caller with the most waiting
+connections. If all connections have a request in progress, some extra slots serve health alone. Drawdown closes a
+connection if the head of a request, the rest of an answered request, or a reader of the answer is too slow. The class
+uses uvicorn's protocol only by asyncio's interfaces. It feeds the protocol in pieces, and gives it a transport of its
+own. A request finds its connection in ASGI's state.
 """
 
 from __future__ import annotations
@@ -28,20 +28,31 @@ from drawdown.server.http.limits import CONNECTION, HEADERS
 MAX_CONNECTIONS: Final = 512
 """Connections of a server."""
 MAX_OF_AN_ADDRESS: Final = 128
-"""Connections of one caller. Trusted proxies are exempt, because many callers share a proxy."""
+"""Connections of one caller.
+
+Trusted proxies are exempt, because many callers share a proxy.
+"""
 HEALTH_SLOTS: Final = 32
-"""Connections beyond MAX_CONNECTIONS. Each gets one answer about health, and a new connection closes the oldest."""
+"""Connections beyond MAX_CONNECTIONS, for health alone.
+
+Each gets one answer about health. If all are in use, a new connection closes the oldest of them.
+"""
 PATIENCE_S: Final = 15.0
 """Seconds to wait for a head, or for the rest of an answered request."""
 HEALTH_PATIENCE_S: Final = 2.0
-"""Seconds to wait for a head, or for the rest of an answered request, on the slots for health."""
+"""Seconds to wait on the slots for health.
+
+The wait is for a head, or for the rest of an answered request.
+"""
 WRITE_PATIENCE_S: Final = 15.0
 """Seconds to wait for a client that does not read a response."""
 SWEEP_S: Final = 0.5
 """Seconds between two searches for connections that waited too long."""
 MAX_HEAD_BYTES: Final = 16 * 1024
-"""Bytes of a request's first line and headers, up to the empty line; also of its trailers. The server never refuses
-fewer bytes."""
+"""Bytes of a request's first line and headers, up to the empty line.
+
+The limit holds for trailers, too. The server never refuses fewer bytes.
+"""
 PIECE_BYTES: Final = 4 * 1024
 """Bytes of a head that are read before its length is checked again."""
 
@@ -54,7 +65,8 @@ FULL: Final = ApiError(
 class ConnectionSlot:
     """The slot of a connection.
 
-    `close`: closes the connection in any state. `check`: closes it if it waited too long.
+    `close`: a function that closes the connection in any state. `check`: a function that closes the connection if it
+    waited too long.
     """
 
     caller: str
@@ -78,8 +90,10 @@ class ConnectionSlots:
         self._all: dict[ConnectionSlot, None] = {}
         self._for_health: dict[ConnectionSlot, None] = {}
         self._idle: dict[str, OrderedDict[ConnectionSlot, None]] = {}
-        """Connections that wait for a head, a body or their turn, by caller. The connection that waits longest is
-        first."""
+        """Connections that wait for a head, a body or their turn, by caller.
+
+        The connection that waits longest is first.
+        """
         self._sweeping: asyncio.TimerHandle | None = None
 
     @property
@@ -91,8 +105,8 @@ class ConnectionSlots:
     ) -> ConnectionSlot | None:
         """Return a slot for a connection; None if its address has its share already.
 
-        If all slots are taken, an idle connection is closed for it. If none is idle, it gets a slot for health. If
-        those are full, the oldest connection on them is closed.
+        If all slots are taken, an idle connection is closed for the new one. If all connections are busy, the new
+        connection gets a slot for health. If these slots are full, the oldest connection on them is closed.
         """
         caller, of_proxy = caller_of(address), self._is_proxy(address)
         if not of_proxy and self._taken[caller] >= MAX_OF_AN_ADDRESS:
@@ -119,7 +133,10 @@ class ConnectionSlots:
         return made
 
     def wait(self, slot: ConnectionSlot) -> None:
-        """Mark a connection as idle: without a request, or waiting for a body or a turn."""
+        """Mark a connection as idle.
+
+        An idle connection is without a request, or waits for a body or a turn.
+        """
         if slot.is_held and not slot.of_proxy and not slot.for_health:
             self._idle.setdefault(slot.caller, OrderedDict())[slot] = None
 
@@ -191,7 +208,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def for_health(self) -> bool:
-        """True if the connection answers only health, once."""
+        """Return True if the connection answers only health, once."""
         return self._slot is not None and self._slot.for_health
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -236,7 +253,7 @@ class Connection(asyncio.Protocol):
     # What a request reports, through ASGI's state.
 
     def enter(self) -> None:
-        """Count a request after its head was read. The connection is busy."""
+        """Count a request after its head was read, and mark the connection as busy."""
         self._under_way += 1
         self._since = None
         if self._slot is not None:
@@ -276,7 +293,7 @@ class Connection(asyncio.Protocol):
     def closed(self) -> None:
         """Note that the transport is closing.
 
-        It still waits until the client has read the last byte.
+        The transport still waits until the client has read the last byte.
         """
         self._unread_since = self._unread_since or self._loop.time()
 

@@ -1,6 +1,6 @@
 """Define errors for programs: one shape, a code, and a message for people.
 
-Guarantee: an answer never has a part of a secret, a statement or a stack.
+Guarantee: an answer never has a part of a secret, of an SQL statement or of a stack.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ApiError(Exception):
 def bad_value(at: str | None, message: str, code: str = "bad_value") -> ApiError:
     """Return the error 422 for a wrong value.
 
-    `at`: the field of a body or query; None if it is not about one field.
+    `at`: the field of a body or query; None if the error is not about one field.
     """
     return ApiError(422, code, message, details=None if at is None else {"wrong": [{"at": at, "message": message}]})
 
@@ -74,7 +74,7 @@ def error_answer(error: ApiError) -> JSONResponse:
 def of_drawdown(error: DrawdownError) -> ApiError:
     """Return a Drawdown error as an HTTP error.
 
-    It is 400 for a wrong value, 409 for a broken rule, 503 for a temporary fault, and 500 otherwise.
+    The status is 400 for a wrong value, 409 for a broken rule, 503 for a temporary fault, and 500 otherwise.
     """
     match error:
         case UnknownId() if error.noun == "organisation":

@@ -2,10 +2,10 @@
 
 A caller is an IPv4 address or an IPv6 /64. A request with two lengths is refused.
 
-Guarantee: no exception leaves this layer. The log has the kind and the place of a failure, never its message.
-Unauthenticated callers do not wait below their limits. Above them, their requests share a queue with TURNS_PER_S,
-however many connections or invented keys they have. If its turn would come later than LONGEST_TURN_S, a request is
-refused after that time.
+Guarantee: exceptions do not leave this layer. The log has the kind and the place of a failure, never its message.
+Unauthenticated callers do not wait below their limits. Above the limits, all their requests share one queue with
+TURNS_PER_S, for any number of connections or invented keys. If its turn would come later than LONGEST_TURN_S, a request
+is refused after that time.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Connected(Protocol):
 def connection_of(scope: Scope) -> Connected | None:
     """Return the connection of a request.
 
-    None if it has none, as in a test without a socket.
+    Return None without a socket, as in a test.
     """
     found: Connected | None = scope.get("state", {}).get(CONNECTION)
     return found
@@ -102,7 +102,10 @@ class KnownProofs(Generic[T]):
         return found is not None and 0 <= now_ms - found[0] <= KNOWN_MS
 
     def note(self, proof: str, now_ms: int, found: T | None) -> None:
-        """Remember a proof; None: it is invalid or has ended, so forget it."""
+        """Remember the result of a proof.
+
+        If the result is None, the proof is invalid or has ended, so forget it.
+        """
         self.found.pop(proof, None)
         if found is None:
             return
@@ -281,15 +284,18 @@ PAGES: Final = ("/console", "/my")
 _PROVEN: Final = ("/v1/", "/api/v1/", "/admin/", "/cron/", "/webhooks/")
 """Prefixes of paths that need a key or a signature, or have their own limits."""
 OPEN_PER_S: Final = 20
-"""Average requests a second of one caller for health, metrics, descriptions, and pages without a known session."""
+"""Average requests a second of one caller for open paths.
+
+They are health, metrics, descriptions, and pages without a known session.
+"""
 FAILED_PER_S: Final = 10
 """Failed authentications of one caller before it must wait."""
 ALL_FAILED_PER_S: Final = 50
 """Average failed requests a second of all callers together."""
 TURNS_PER_S: Final = 100
-"""Requests a second that the server accepts from its queue of callers above their limits."""
+"""Requests a second that the server accepts from callers above their limits."""
 LONGEST_TURN_S: Final = 5.0
-"""Longest wait in the queue of callers above their limits."""
+"""Longest wait in the queue of callers above their limits, in seconds."""
 _ALL: Final = ""
 
 
@@ -324,7 +330,10 @@ class Strangers:
         return not (self._failed.has(caller, now_ms) and self._all_failed.has(_ALL, now_ms))
 
     def turn(self, now_s: float) -> float | None:
-        """Return the seconds until the next request's turn; None if they are too many."""
+        """Return the seconds until the next request's turn.
+
+        Return None if they exceed LONGEST_TURN_S.
+        """
         at = max(self._next_s, now_s)
         if at - now_s > LONGEST_TURN_S:
             return None

@@ -1,7 +1,7 @@
 """Serve the application on a socket with uvicorn.
 
-Guarantee: SIGTERM and SIGINT end it cleanly. The server accepts no new request, and requests in progress end. A tick
-ends at its next effect. Then the process continues to its exit status.
+Guarantee: SIGTERM and SIGINT end the server cleanly. The server then stops accepting requests, and finishes requests in
+progress. A tick ends at its next effect. Then the process continues to its exit status.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Limit log lines that unauthenticated callers can cause.
 
-Guarantee: the log gets at most one line a minute of each kind, and MOST_KINDS + 1 lines a minute in all. No line is
-lost without a count: the next line has the number of suppressed lines. This module reads no clock. Use it only in the
+Guarantee: the log gets at most one line a minute of each kind, and MOST_KINDS + 1 lines a minute in all. Every lost
+line is counted: the next line has the number of suppressed lines. This module does not read a clock. Use it only in the
 event loop.
 """
 
@@ -14,8 +14,10 @@ from drawdown.schema.units import MINUTE_MS
 EVERY_MS: Final = MINUTE_MS
 """Time in which unauthenticated callers cause at most one log line of a kind."""
 MOST_KINDS: Final = 100
-"""Kinds of log lines that a minute distinguishes, because the caller may choose some of their words. All others are one
-kind."""
+"""Kinds of log lines that a minute distinguishes.
+
+The number is bounded because a caller may choose some of the words. All other lines count as one kind.
+"""
 _OTHERS: Final = ("others",)
 
 
@@ -31,7 +33,8 @@ class LogThrottle:
     def passed_over(self, now_ms: int, *kind: object) -> int | None:
         """Return the number of suppressed lines of this kind if a line is due now.
 
-        It includes lines of kinds that were forgotten meanwhile. None: do not write this line.
+        The number includes lines of kinds that were forgotten meanwhile. If a line is not due, return None; then do not
+        write it.
         """
         if kind not in self._kinds and len(self._kinds) >= MOST_KINDS:
             self._forget(now_ms)

@@ -1,8 +1,8 @@
 """Delay answers that found no object.
 
-Guarantee: Drawdown answers a number of such requests of a key a second at once. Each further answer waits, longer if
-more of them wait. So a caller with many connections costs the others little. A request that finds its object never
-waits here, even with the same key.
+Guarantee: Drawdown answers MISSES_PER_S such requests of a key without delay. Each further answer waits, longer if more
+answers wait. So a caller with many connections hardly delays other callers. A request that finds its object never waits
+here, even with the same key.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Final
 from drawdown.server.http.callers import TokenBuckets
 
 MISSES_PER_S: Final = 50
-"""Answers a second that found no object and do not wait, for one key and process. A burst may have twice as many."""
+"""Answers a second that found no object and are sent without delay.
+
+The limit is for one key and process. A burst may have twice as many.
+"""
 LONGEST_MISS_S: Final = 5.0
 """Longest delay of a further answer that found no object."""
 

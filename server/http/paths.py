@@ -43,7 +43,7 @@ register_url_convertor("id", _IdConvertor())
 class PathsAsSent:
     """Give the application each path as it was sent, in one spelling.
 
-    A character that needs no percent-encoding is plain.
+    A character is percent-encoded only if it must be.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -63,8 +63,9 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class RouteTable:
     """Call the endpoint of a fixed path directly, and pass on every other request.
 
-    `routes`: it uses the routes without parameters that take only the request. `handlers`: the nearest base class of an
-    error selects its answer. An error without a handler goes to the outer layer.
+    `routes`: the routes; those with parameters, or with more arguments than the request, are passed on. `handlers`: the
+    answers to errors, selected by the nearest base class of an error. An error without a handler goes to the outer
+    layer.
     """
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], handlers: Handlers) -> None:

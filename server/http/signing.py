@@ -1,10 +1,10 @@
 """Verify signed admin requests, and the cron's bearer secret.
 
-Guarantee: Drawdown accepts an admin request only with an HMAC-SHA256 by one of the secrets. It covers the timestamp,
-method, host, path and query byte for byte as they came, and the body. The timestamp differs from now by at most 300 s,
-and each signature counts once. A signature for a path or an action is invalid for any other. If the deployment's hosts
-are set, the host must be one of them. Otherwise deployments with the same secret would accept each other's requests.
-Comparisons take the same time for any input.
+Guarantee: Drawdown accepts an admin request only with an HMAC-SHA256 by one of the secrets. The HMAC covers the
+timestamp, method, host, path and query byte for byte as they came, and the body. The timestamp differs from now by at
+most 300 s, and each signature counts once. A signature for a path or an action is invalid for any other. If the
+deployment's hosts are set, the host must be one of them. Otherwise deployments with the same secret would accept each
+other's requests. Comparisons take the same time for any input.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Signed:
 def signature(secret: str, timestamp: str, of: Signed) -> str:
     """Return `v2=` and the HMAC-SHA256 of a request in hex.
 
-    It covers lines, each with its line feed: `v2`, timestamp, method, host in lower case, and `{path}?{query}`; then
-    the body. The `?` is there even without a query.
+    The HMAC covers five lines, each with its line feed, and then the body. The lines are `v2`, the timestamp, the
+    method, the host in lower case, and `{path}?{query}`. The `?` is there even without a query.
     """
     head = f"{VERSION}\n{timestamp}\n{of.method}\n{of.host.lower()}\n".encode()
     signed = head + of.path + b"?" + of.query + b"\n" + of.body
@@ -52,10 +52,10 @@ def signature(secret: str, timestamp: str, of: Signed) -> str:
 def verify(
     secrets: Sequence[str], headers: Mapping[str, str], of: Signed, now_ms: int, hosts: Sequence[str] = ()
 ) -> str:
-    """Return the signature after verification.
+    """Verify a signature, and return it.
 
-    `worker.access.idempotency.use_once` uses it up. `headers` and `hosts` are in lower case. `hosts`: the deployment's
-    names; empty to accept any. Errors: ApiError 503 if no secret is set, 401 otherwise.
+    `worker.access.idempotency.use_once` then marks it as used. `headers` and `hosts` are in lower case. `hosts`: the
+    deployment's names; empty to accept any. Errors: ApiError 503 if no secret is set, 401 otherwise.
     """
     if not secrets:
         raise ApiError(503, "not_configured", "no admin secret is set. Ask the operator to set DRAWDOWN_ADMIN_SECRET")
@@ -77,7 +77,7 @@ def verify(
 def require_fresh(headers: Mapping[str, str], now_ms: int) -> None:
     """Refuse a verified request that is no longer fresh. Errors: ApiError 401.
 
-    Drawdown forgets a used signature once it is too old. So a caller that waited must check again.
+    Drawdown forgets a used signature once it is too old. So check again after a wait.
     """
     if abs(now_ms - int(headers["x-timestamp"]) * SECOND_MS) > TOLERANCE_MS:
         raise _refused("the timestamp differs by more than 300 s from the clock of the server")

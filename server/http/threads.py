@@ -1,9 +1,9 @@
 """Run database work of asynchronous routes, and detect a restored database (R1).
 
-Guarantee: at most `at_once` short transactions run at a time. Requests for a dead database wait here, and the server
-continues to answer. A server detects a restored database as a command does: before each action of the console, and by
-any other write within EVERY_MS. It records this in its own transaction, so no refusal reverts it. One check serves the
-whole process, so reads cost nothing more.
+Guarantee: at most `at_once` short transactions run at a time. If the database does not answer, its requests wait here,
+and the server continues to answer others. A server detects a restored database before each action of the console, and
+by any other write within EVERY_MS. It records this in its own transaction, so that a refusal does not revert it. One
+check serves the whole process, and reads do not check.
 """
 
 from __future__ import annotations
@@ -66,8 +66,10 @@ log = structlog.get_logger()
 
 
 EVERY_MS: Final = 1_000
-"""Milliseconds for which a process writes without another check for a restored database, if no payment depends on
-it."""
+"""Milliseconds between two checks for a restored database.
+
+Meanwhile a process writes without a check, unless a payment depends on the write.
+"""
 
 
 class Restores:
@@ -83,9 +85,9 @@ class Restores:
         self._writing = threading.Lock()
 
     def doubt(self, engine: sa.Engine) -> str | None:
-        """Return why the database may have lost history; None if there is no doubt.
+        """Return why the database may have lost history; None without such a doubt.
 
-        It writes nothing.
+        It only reads.
         """
         witness = self._load_witness(engine)
         return read(engine, lambda connection: read_doubt(connection, witness))
@@ -101,9 +103,9 @@ class Restores:
         """Write as `schema.database.write`, after a check for a restored database.
 
         `always`: check even if the last check was just now, and again in the transaction, with a trusted clock, as a
-        command does. SQLite has one writer. If two threads of this process write, a lock starts the second at once
-        after the first. SQLite itself would try again only after up to 0.1 s. Errors: those of `schema.database.write`;
-        DatabaseBusy; with `always`, also ClockDoubted.
+        command does. SQLite has one writer. If two threads of this process write, a lock of this class starts the
+        second write directly after the first. SQLite alone would retry only after up to 0.1 s. Errors: those of
+        `schema.database.write`; DatabaseBusy; with `always`, also ClockDoubted.
         """
         if engine.dialect.name != "sqlite":
             return self._write(engine, work, rollback=rollback, always=always)

@@ -2,13 +2,13 @@
 
 One transaction stores the items of a body.
 
-Guarantee: the answer 200 comes after the commit, and an invalid item does not affect others. A refused batch changed
-nothing. Reading and storing have their own threads, so no batch delays an execution, the gate or a webhook. At most
-MOST_BATCHES wait, no key has more than its share, and AT_ONCE are unpacked. Keys take turns, so a busy key delays
-another only by the batches in progress. A small body, such as one event, does not wait for large batches. It shares a
-transaction with concurrent bodies of its key (`singles`). A body in transfer waits only for its sender, within the
-budget of all bodies. Drawdown counts invalid items after each answer, and writes the counts every EVERY_S, so no
-request waits for them.
+Guarantee: the answer 200 comes after the commit, and an invalid item does not affect others. A refused batch does not
+change the database. Reading and storing have their own threads, so no batch delays an execution, the gate or a webhook.
+At most MOST_BATCHES wait, each key has at most its share of them, and at most AT_ONCE are unpacked at a time. Keys take
+turns, so a busy key delays another only by the batches in progress. A small body, such as one event, does not wait for
+large batches. It shares a transaction with concurrent bodies of its key (`singles`). A body in transfer waits only for
+its sender, within the budget of all bodies. Drawdown counts invalid items after each answer, and writes the counts
+every EVERY_S, so no request waits for them.
 """
 
 from __future__ import annotations
@@ -56,16 +56,25 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 MAX_UNPACKED_BYTES: Final = 8 * 1024 * 1024
 """Unpacked bytes of a body of events or samples, enough for 1,000 items of 8 KB."""
 AT_ONCE: Final = 2
-"""Concurrent batches, and as many shared transactions of small bodies. All transactions of a process use fewer
-connections than its engine has."""
+"""Concurrent batches, and as many shared transactions of small bodies.
+
+All transactions of a process use fewer connections than its engine has.
+"""
 MOST_BATCHES: Final = 32
-"""Batches in work or waiting. A batch counts from the arrival of its body, so that a slow sender occupies no place."""
+"""Batches in work or waiting.
+
+A batch counts from the arrival of its body, so that a slow sender does not occupy a place.
+"""
 MOST_BATCHES_OF_A_KEY: Final = 16
-"""Batches of one key if no other key sends. A key gets a further place only if it has fewer than are free, so two busy
-keys leave places for a third."""
+"""Batches of one key while other keys do not send.
+
+A key gets a further place only if it has fewer places than are free. So two busy keys leave places for a third.
+"""
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")
-"""Outcomes by which the metrics count items. An event that the guard charges at once is invalid, but not a mistake that
-its sender can fix."""
+"""Outcomes by which the metrics count items.
+
+An event that the guard charges at once is invalid, but its sender cannot fix it.
+"""
 KEPT: Final = ("accepted", "duplicate", "pending")
 """Statuses of items that the server keeps."""
 KINDS: Final = ("events", "samples")
@@ -80,8 +89,8 @@ R = TypeVar("R")
 class Result:
     """The outcome of an item.
 
-    `code` and `message`: the fault, if the item is not simply accepted. `at`: the place of the fault. `named`: its
-    source and id, as the item has them.
+    `code` and `message`: the fault; None for an item without a fault. `at`: the place of the fault in the item.
+    `named`: the source and the id that the item states.
     """
 
     status: Status
@@ -114,7 +123,7 @@ class Taker(Generic[T]):
     kind: Literal["events", "samples"]
     scope: str
     types: Sequence[str]
-    """Content types of bodies."""
+    """Content types of the bodies that the route accepts."""
     read: Callable[[ReceivedBody], Iterable[T | Unfit]]
     org_of: Callable[[T], str]
     named: Callable[[T], Named]
@@ -155,7 +164,7 @@ class Intake:
     async def take(self, request: Request, taker: Taker[T]) -> list[Result]:
         """Return the outcome of each item of a body, in order.
 
-        Errors: ApiError; then nothing was stored.
+        Errors: ApiError; then Drawdown has not stored any item.
         """
         return await self._programs.take(request, taker.scope, partial(self._take, request, taker))
 
@@ -350,7 +359,7 @@ def _bare(error: ApiError) -> ApiError:
 def answer(found: Sequence[Result]) -> JSONResponse:
     """Return the answer to a body.
 
-    It is 200 if the server keeps each item, 207 if it keeps some, 422 if it keeps none.
+    Its status is 200 if the server keeps each item, 207 if it keeps some, and 422 if it rejects all.
     """
     body: dict[str, object] = {"results": [one.to_json() for one in found]}
     kept = sum(one.status in KEPT for one in found)
@@ -384,7 +393,10 @@ class FairQueue:
     def __init__(self, at_once: int) -> None:
         self._free = at_once
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}
-        """Lines in the order of their turns. A request in a line that no longer waits is skipped."""
+        """Lines in the order of their turns.
+
+        A request in a line that no longer waits is skipped.
+        """
 
     @asynccontextmanager
     async def turn(self, key: str) -> AsyncIterator[None]:
@@ -422,9 +434,15 @@ class FairQueue:
 
 
 KEY_ITEMS_PER_S: Final = 50_000
-"""Average items a second with one API key at one process. A burst may have twice as many."""
+"""Average items a second with one API key at one process.
+
+A burst may have twice as many.
+"""
 ORG_ITEMS_PER_S: Final = 40_000
-"""Average items a second of one organisation at one process, from all senders. A burst may have twice as many."""
+"""Average items a second of one organisation at one process, from all senders.
+
+A burst may have twice as many.
+"""
 
 
 class Quotas:
@@ -439,7 +457,7 @@ class Quotas:
     def take(self, key: str, items: int, by_org: Counter[str], now_ms: int) -> None:
         """Take items from the quotas.
 
-        Errors: ApiError 429 if a quota is used up; then no quota changed.
+        Errors: ApiError 429 if a quota is used up; then all quotas stay unchanged.
         """
         with self._lock:
             if not self._keys.has(key, now_ms, items):
@@ -461,7 +479,7 @@ log = structlog.get_logger()
 EVERY_S: Final = 1.0
 """Seconds between two writes of the invalid items that a process holds."""
 MOST_NOTED: Final = 1_000
-"""Pairs of key and code with unwritten counts of invalid items."""
+"""Combinations of key, kind and code with an unwritten count of invalid items."""
 
 
 class Answered(Protocol):

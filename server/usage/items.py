@@ -3,8 +3,8 @@
 /api/v1/events takes events as OpenMeter's clients send them.
 
 Guarantee: an `accepted` item is committed, once. An event without a time gets the time of its first receipt. A repeat
-is the same event, not a conflict, even if both arrive at once. Drawdown checks, stores and compares a sample as it does
-a sample of a file. A key that is bound to a cell writes samples of that cell only. The models describe bodies and
+is the same event, not a conflict, even if both arrive at once. Drawdown handles a sample from HTTP as it handles a
+sample from a file. A key that is bound to a cell writes samples of that cell only. The models describe bodies and
 answers. The routes read items one by one.
 """
 
@@ -43,7 +43,10 @@ EVENTS_SCOPE: Final = "events:write"
 MOST_SAID: Final = 20
 """Items that the error of one refused batch names."""
 MOST_TURNS: Final = 10
-"""Attempts to store a batch. Another request may date some of its events first, or a floor may rise meanwhile."""
+"""Attempts to store a batch.
+
+An attempt fails if another request dates some of its events first, or if a floor rises meanwhile.
+"""
 Key: TypeAlias = tuple[str, str]
 """An event's name and its organisation."""
 
@@ -165,14 +168,14 @@ class Events:
     async def take(self, request: Request) -> JSONResponse:
         """Take 1 to 1,000 usage events. The answer has the outcome of each, in order.
 
-        If the answer is lost, send the same again.
+        If the answer is lost, send the same events again.
         """
         return answer(await self._intake.take(request, EVENTS))
 
     async def take_as_openmeter(self, request: Request) -> Response:
         """Take CloudEvents as OpenMeter does. Answer 204 if all are stored.
 
-        If some are refused, Drawdown stores the others, and answers 422.
+        If Drawdown rejects some events, it stores the others, and answers 422.
         """
         found = await self._intake.take(request, EVENTS)
         wrong = [{"item": at, **one.to_json()} for at, one in enumerate(found) if one.status not in KEPT]
@@ -241,7 +244,7 @@ class Samples:
     async def take(self, request: Request) -> JSONResponse:
         """Take 1 to 1,000 samples. The answer has the outcome of each, in order.
 
-        If the answer is lost, send the same again.
+        If the answer is lost, send the same samples again.
         """
         return answer(await self._intake.take(request, SAMPLES))
 
@@ -252,9 +255,9 @@ Schema = Mapping[str, object]
 class ItemAnswer(BaseModel):
     """The outcome of one item.
 
-    `accepted`: Drawdown keeps it. `duplicate`: Drawdown has it already. `pending`: Drawdown keeps it, and bills it once
-    the fault in `code` is fixed. `conflict`: its id was used with other content. `invalid`: Drawdown does not keep it;
-    `at` is the place of the fault. `id`: the item's own, if it can be read.
+    `accepted`: Drawdown stored the item. `duplicate`: Drawdown stored it before. `pending`: Drawdown stored it, and
+    bills it after the fault in `code` is fixed. `conflict`: its id was used with other content. `invalid`: Drawdown
+    rejected it; `at` is the place of the fault. `id`: the item's own id, if it can be read.
     """
 
     status: Literal["accepted", "duplicate", "pending", "conflict", "invalid"]
@@ -267,7 +270,7 @@ class ItemAnswer(BaseModel):
 class TakenAnswer(BaseModel):
     """One outcome for each item, in order.
 
-    The status is 200 if the server has each item, 207 if it has some, 422 if it has none.
+    The status is 200 if the server stored each item, 207 if it stored some, and 422 if it rejected all.
     """
 
     model_config = ConfigDict(

@@ -82,7 +82,8 @@ TO: Final = "The end of the last window. By default the end of the current one"
 class UsageQuery(BaseModel):
     """The range and the page of usage.
 
-    The windows are from `from_ms` on and before `to_ms`. `after`: `next` of the previous page.
+    The range has the windows that start at `from_ms` or later, and before `to_ms`. `after`: `next` of the previous
+    page.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -97,8 +98,8 @@ class UsageQuery(BaseModel):
 class UsageRowAnswer(BaseModel):
     """Base units of a feature: seconds (`s`), MB-seconds (`mb_s`) or `units`.
 
-    `group`: the day, sandbox, project or subject; empty if it is unknown or pruned. `feature`: empty if no feature is
-    mapped yet. `sealed`: null if pushes do not distinguish the groups.
+    `group`: the day, sandbox, project or subject; empty if it is unknown or pruned. `feature`: empty if the usage is
+    not mapped to a feature yet. `sealed`: the sealed quantity; null if pushes do not distinguish the groups.
     """
 
     group: str
@@ -132,8 +133,8 @@ USAGE_EXAMPLE: Final[JsonDict] = {
 class UsageAnswer(BaseModel):
     """An organisation's usage.
 
-    `pruned`: True if samples at the start of the range were pruned; there, `used` is the sealed quantity. `next`: the
-    `after` of the next page; null on the last page.
+    `pruned`: True if samples at the start of the range were pruned. For these samples, `used` is the sealed quantity.
+    `next`: the `after` of the next page; null on the last page.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [USAGE_EXAMPLE]})

@@ -1,8 +1,8 @@
 """Store concurrent small bodies of one key in a shared transaction.
 
 Guarantee: each body gets the answer that it would get alone, after the commit. A fault of one body does not affect
-others: if they cannot be stored together, each is stored alone. A body that comes alone does not wait. The number of
-waiting bodies is bounded, for each key and in all.
+others, because bodies that cannot be stored together are stored alone. A body that comes alone does not wait. The
+number of waiting bodies is bounded, for each key and in all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
 SINGLE_BYTES: Final = 4 * 1024
-"""Bytes of the largest body that shares a transaction with others of its key: a few events."""
+"""Bytes of the largest body that shares a transaction with others of its key.
+
+Such a body has a few events.
+"""
 MOST_SINGLES_OF_A_KEY: Final = 1_024
 """Small bodies of one key that wait for a shared transaction."""
 MOST_SINGLES: Final = 4_096

@@ -1,4 +1,7 @@
-"""Version 0.1.0, the first migration. `schema.create` makes this schema. Older schemas cannot be migrated to it."""
+"""Version 0.1.0, the first migration.
+
+`schema.create` makes this schema. Older schemas cannot be migrated to it.
+"""
 
 revision = "0100"
 down_revision = None
@@ -7,9 +10,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Do nothing: a new database is created at the newest revision."""
+    """Do nothing, because a new database is created at the newest revision."""
 
 
 def downgrade() -> None:
-    """Refuse a downgrade: there is no earlier version."""
+    """Refuse a downgrade, because this is the first version."""
     raise NotImplementedError("no version comes before 0.1.0")

@@ -1,1 +1,4 @@
-"""The migrations, one file for each version of the schema: tables as SQL for each database, rules as guards."""
+"""The migrations, one file for each version of the schema.
+
+A migration has tables as SQL for each database, and rules as guards.
+"""

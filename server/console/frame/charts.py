@@ -1,7 +1,8 @@
 """Draw charts as SVG on the server.
 
-Guarantee: bars have percentages of their box and hold no text, so no text shrinks on a narrow screen. A table beside a
-chart has its values. The largest series has the first colour. The series add up to the sum of the days.
+Guarantee: bars have percentages of their box and do not hold text, so text does not shrink on a narrow screen. A table
+beside each chart has the chart's values. The largest series has the first colour. The series add up to the sum of the
+days.
 """
 
 from __future__ import annotations
@@ -15,9 +16,15 @@ from typing import Final
 from markupsafe import Markup
 
 SERIES: Final = 4
-"""Number of colours. If there are more series, the smallest series share the last colour."""
+"""Number of colours.
+
+If there are more series, the smallest series share the last colour.
+"""
 OTHERS: Final = "all others"
-"""Name of the sum of the smallest series. A feature cannot have this name, because it has spaces."""
+"""Name of the sum of the smallest series.
+
+A feature cannot have this name, because the name has spaces.
+"""
 STEPS: Final = (Decimal(1), Decimal(2), Decimal(5), Decimal(10))
 
 
@@ -38,7 +45,7 @@ class Chart:
 def stacked(days: Sequence[tuple[str, Mapping[str, int]]], said: str, unit: int) -> Chart:
     """Return a chart with a bar for each day, its series stacked.
 
-    `said`: the label for screen readers. `unit`: the quantity of one step of the axis, such as 1,000,000 micro-credits
+    `said`: the label for screen readers. `unit`: the quantity that the axis shows as 1, such as 1,000,000 micro-credits
     for a credit.
     """
     net = [(day, _net(parts)) for day, parts in days]
@@ -103,7 +110,10 @@ def _bar(
 
 
 HIGH: Final[Mapping[str, int]] = {"none": 8, "ok": 30, "warn": 60, "bad": 100}
-"""Height of a box of a strip, in per cent. A worse state is higher, so that no reader depends on colours."""
+"""Height of a box of a strip, in per cent.
+
+A worse state is higher, so that readers do not depend on colours.
+"""
 
 
 def strip(cells: Sequence[tuple[str, str]], said: str) -> Markup:

@@ -1,7 +1,7 @@
 """Format money, quantities and times for pages.
 
-Guarantee: an unknown value is a dash, never a zero. A negative number has a minus sign (U+2212), which no font shows as
-a hyphen. If an amount would round to zero, it shows as less than a cent. Times are in UTC, to the minute.
+Guarantee: an unknown value is a dash, never a zero. A negative number has a minus sign (U+2212), which differs from a
+hyphen in every font. If an amount would round to zero, the text is `<0.01`. Times are in UTC, to the minute.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ UNKNOWN: Final = "\N{EN DASH}"
 MINUS: Final = "\N{MINUS SIGN}"
 _CENT: Final = MICRO // 100
 PRICED: Final = 1_000
-"""Number of base units that a shown price is for. The price of one unit is often too small to read."""
+"""Number of base units of a shown price.
+
+The price of one unit is often too small to read.
+"""
 
 
 def credits(micro: int | None) -> str:
@@ -32,7 +35,7 @@ def credits(micro: int | None) -> str:
 
 
 def exact(micro: int | None) -> str:
-    """Return an exact amount of credits, with two to six decimals, to compare it."""
+    """Return an exact amount of credits, with two to six decimals."""
     if micro is None:
         return UNKNOWN
     whole, rest = divmod(abs(micro), MICRO)

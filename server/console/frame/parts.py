@@ -1,6 +1,6 @@
 """The parts of pages: figures, tables, filters, and links to actions.
 
-Guarantee: a page that is a list declares its content, not its looks; `list.html` shows every list the same way.
+Guarantee: a list page declares its content only, and `list.html` shows every list the same way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Link:
 def act(text: str, name: str, role: str = "operator", /, **values: object) -> Link:
     """Return a link to an action's form, with values for its fields.
 
-    It leaves out a value that is None or ''.
+    The link omits a value that is None or ''.
     """
     return Link(text, url(f"/console/act/{name}", **values), role)
 
@@ -32,7 +32,7 @@ def act(text: str, name: str, role: str = "operator", /, **values: object) -> Li
 class Tile:
     """A figure with its name.
 
-    `tone`: the colour of its ground, if a person must see it. `href`: the page with the details.
+    `tone`: the background colour, if the figure needs a person. `href`: the page with the details.
     """
 
     name: str
@@ -46,15 +46,15 @@ class Tile:
 class Cell:
     """A cell of a table.
 
-    `kind`: number, time, id, state, step (a command with its values), or empty. `tone`: the colour of a state, or bad
-    for a number. `href`: its link. `links`: the actions on the row. `under`: a second, lighter line.
+    `kind`: number, time, id, state, step (a command with its values), or empty. `tone`: the colour of a state, or `bad`
+    for a number. `href`: the address of its link. `links`: the actions on the row. `under`: a second, lighter line.
     """
 
     text: str
     kind: str = ""
     tone: str = ""
     narrow: bool = True
-    """True if a narrow screen shows it, too."""
+    """True if a narrow screen shows the cell, too."""
     href: str = ""
     links: tuple[Link, ...] = ()
     under: str = ""
@@ -62,7 +62,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. A head that begins with # is above numbers.
+    """A table. A head that begins with # is above a column of numbers.
 
     `none`: the text of an empty table. `command`: the command that shows or fills the table. `next`: the address of the
     next page. `folded`: the text that opens the table; '' if it is open. `first`: the address of the first page; '' on
@@ -107,9 +107,10 @@ class Filter:
 class PageContent:
     """The content of a list page for `list.html`, in the order of the page.
 
-    `acts`, `filters`, `tiles` (they refresh on their own) and `tables` are its parts. `path`: its path. `query`: the
-    parameters of its address. `file`: the address of its file; '' if it has none. `said`: a sentence below its head.
-    `above`: a link to its parent page. `heading`: an id, in place of the title. `wrong`: an error of the whole filter.
+    `acts`, `filters`, `tiles` (they refresh on their own) and `tables` are its parts. `path`: the page's path. `query`:
+    the parameters of its address. `file`: the address of the page's file; '' without a file. `said`: a sentence below
+    the head. `above`: a link to its parent page. `heading`: an id, in place of the title. `wrong`: an error of the
+    whole filter.
     """
 
     path: str
@@ -126,7 +127,7 @@ class PageContent:
 
     @property
     def narrowed(self) -> bool:
-        """True if a filter has a value."""
+        """Return True if a filter has a value."""
         return any(one.value for one in self.filters)
 
     @property
@@ -149,7 +150,7 @@ class PageContent:
 def to_context(page: PageContent) -> Mapping[str, object]:
     """Return the page for the template.
 
-    `empty` is True if the page has no rows and no filter.
+    `empty` is True if the page has neither rows nor a filter.
     """
     nothing = bool(page.tables) and not any(table.rows or table.first for table in page.tables) and not page.narrowed
     return {"shown": page, "empty": nothing}

@@ -31,7 +31,10 @@ HALTED_FOR: Final[Mapping[str, str]] = {
     "estimate": "no credit is left, by an estimate", "unreadable": "the balance cannot be read",
     "usage_limit": "a usage limit is reached", "operator": "an operator halted the organisation",
 }  # fmt: skip
-"""Reasons of a halt, in words for the organisation's people. Only operators see other reasons."""
+"""Reasons of a halt, in words for the organisation's people.
+
+Only operators see other reasons.
+"""
 
 
 @cache
@@ -84,13 +87,16 @@ def running(entries: Iterable[Any], closing_micro: int) -> Iterator[tuple[Any, i
 
 
 LONG: Final = re.compile(r"[^\s-]{17}")
-"""Matches a word that is too long for a table. A browser may break only such words."""
+"""Matches a word that is too long for a table.
+
+A browser may break only such words.
+"""
 
 
 def bdi(text: object) -> Markup:
     """Return an id, or another text that others chose, as escaped HTML.
 
-    It cannot reverse the text around it.
+    The text cannot reverse the text around it.
     """
     if text is None:
         return escape(figures.UNKNOWN)
@@ -125,7 +131,7 @@ def step(text: object) -> Markup:
 
 
 def url(path: str, **values: object) -> str:
-    """Return a path with its query. It leaves out a value that is None or ''."""
+    """Return a path with its query, without values that are None or ''."""
     given = {name: str(value) for name, value in values.items() if value not in (None, "")}
     return f"{path}?{urlencode(given)}" if given else path
 

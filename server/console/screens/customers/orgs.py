@@ -22,8 +22,10 @@ PAGE_ROWS: Final = 50
 WITHIN: Final[Mapping[str, int]] = {
     "": 0, "1h": 60 * MINUTE_MS, "6h": 360 * MINUTE_MS, "24h": DAY_MS, "7d": 7 * DAY_MS,
 }  # fmt: skip
-"""Milliseconds within which the credit of an organisation ends, sorted by that time. '' selects all organisations,
-sorted by id."""
+"""Choices of a time in milliseconds within which an organisation's credit ends.
+
+The list is then sorted by that end. '' selects all organisations, sorted by id.
+"""
 FILTERS: Final = ("search", "state", "provider", "plan", "within")
 """Parameters of the address that filter the list."""
 

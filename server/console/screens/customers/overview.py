@@ -1,7 +1,7 @@
 """Show the overview: the verdict, work for a person, and the last day's ticks.
 
-Guarantee: the verdict, its reason and its next step are exactly those of `drawdown status`. The page has all work for a
-person: the worst first, then work for a tick, then what is due within a day.
+Guarantee: the verdict, its reason and its next step are exactly those of `drawdown status`. The page lists the work for
+a person, the worst first. Below it is the work for a tick, and then the work that is due within a day.
 """
 
 from __future__ import annotations
@@ -159,7 +159,10 @@ WORDS: Final[Mapping[Why, str]] = {
 }  # fmt: skip
 OF_ORGS: Final[tuple[Why, ...]] = ("stopped", "undelivered", "ignored", "balance")
 MOST_ENDING: Final = 5
-"""Organisations that run out of credit within a day and have their own row. The list has all of them."""
+"""Organisations that run out of credit within a day and have their own row.
+
+The list of organisations has all of them.
+"""
 MOST_REASONS: Final = 3
 """Reasons of waiting pushes that one row names."""
 MOST_CALLS: Final = 50
@@ -168,7 +171,10 @@ MOST_CALLS: Final = 50
 
 @dataclass(frozen=True)
 class Need:
-    """Work for a person: its urgency, its object, and a command that shows or does it."""
+    """Work for a person, with its urgency, its object and its command.
+
+    The command shows the work, or does it.
+    """
 
     tone: str
     word: str
@@ -190,8 +196,8 @@ NOBODY: Final = RunningOut()
 class Around:
     """Other facts for the work list.
 
-    They are the reasons of waiting pushes, organisations that soon run out of credit, and requested overrides.
-    `asked`: the number of requested overrides. `asked_since_ms`: the time of the first.
+    These facts are the reasons of waiting pushes, organisations that soon run out of credit, and requests for limit
+    overrides. `asked`: the number of these requests. `asked_since_ms`: the time of the first request, in milliseconds.
     """
 
     reasons: Sequence[WaitSum] = ()

@@ -36,8 +36,10 @@ A feature cannot have this name, because it has spaces.
 """
 HOUR_MS: Final = DAY_MS // 24
 HOURS_BELOW_MS: Final = 3 * DAY_MS
-"""Age of a wallet's first use below which the chart has a bar for each hour. Three bars of days would show too
-little."""
+"""Age of a wallet's first use below which the chart has a bar for each hour.
+
+Three bars of days would show too little.
+"""
 LEAST_BARS: Final = 12
 """Least number of bars in a chart, so that one bar is not as wide as the chart."""
 SPLIT_DAYS: Final = 7
@@ -69,7 +71,7 @@ class Step:
 
 
 HERE: Final = frozenset({None, EMBEDDED, *EXEMPT_PROVIDERS})
-"""Providers that keep no balance outside Drawdown."""
+"""Providers without a balance outside Drawdown; None: no provider is assigned."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ def _tiles(account: Account, said: str, used_: Tile) -> list[Tile]:
 def provider_balance_tiles(connection: sa.Connection, org: Any, paid: PaidFrom, now_ms: int) -> list[Tile]:
     """Return the tiles of an organisation with its balance at a provider.
 
-    They show the provider's last balance, less the usage that it does not include yet. If no balance was read, they
-    show that it is unknown. `org`: the organisation's row.
+    The tiles show the provider's last balance, less the usage that it does not include yet. Before the first read of a
+    balance, they show that the balance is unknown. `org`: the organisation's row.
     """
     if org is None or org.billing_provider in HERE or org.balance_micro is None:
         return [wallets.nothing_here(paid)]
@@ -181,7 +183,7 @@ def outlook(found: Forecast, now_ms: int) -> str:
 def chart(use: list[Use], now_ms: int, from_ms: int, step_ms: int = DAY_MS) -> charts.Chart:
     """Return the chart of credits by feature, with a bar for each day or hour.
 
-    It begins with the first use, or at `from_ms`. `step_ms`: the time span of a bar.
+    The chart begins with the first use, or at `from_ms`. `step_ms`: the time span of a bar in milliseconds.
     """
     last = now_ms - now_ms % step_ms
     first = max(from_ms, min([*(one.at_ms for one in use), last - (LEAST_BARS - 1) * step_ms]))
@@ -245,7 +247,7 @@ def ledger_days(rows: list[LedgerDay], closing_micro: int) -> list[Day]:
 
 
 def opened_day(ask: Ask) -> int | None:
-    """Return the start of the day with shown entries; None if the page shows none.
+    """Return the start of the day with shown entries; None without such a day.
 
     Errors: UsageError for an invalid day.
     """

@@ -56,7 +56,7 @@ def balance(micro: int | None, *, narrow: bool = True) -> Cell:
 def available(micro: int, *, narrow: bool = True) -> Cell:
     """Return a cell with an available amount.
 
-    It is negative if more credit was used or reserved than the wallet has.
+    The amount is negative if more credit was used or reserved than the wallet has.
     """
     if micro < 0:
         return Cell(f"{figures.credits(micro)} overdrawn", "number", "bad", narrow=narrow)
@@ -86,7 +86,7 @@ def format_money(minor: int | None, currency: str | None) -> str:
 
 
 def of_entry(key: str, reservation: str | None = None, lot: str | None = None, customer_id: str = "") -> str:
-    """Return the page of an entry's push, execution, top-up or lot, or ''."""
+    """Return the address of an entry's push, execution, top-up or lot, or ''."""
     if parse_push_key(key) is not None:
         return url("/console/push", key=key)
     if reservation:

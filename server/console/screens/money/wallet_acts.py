@@ -26,7 +26,7 @@ MEANING: Final[Mapping[str, str]] = {
 }
 """Meaning of each kind of lot, on the form.
 
-Finance must choose the kind, so the form has no default.
+Finance must choose the kind, so the form does not propose one.
 """
 CREDITED: Final = Field("id", "Customer", hint="Customer who owns the wallet; usually the organisation's id.")
 

@@ -222,7 +222,7 @@ def _never_used(customer: str, paid: PaidFrom) -> PageContent:
 
 
 def whose(paid: PaidFrom) -> str:
-    """Return why Drawdown has no balance to show; '' if it keeps the balance."""
+    """Return why Drawdown cannot show a balance; '' if it keeps the balance."""
     if paid.is_here:
         return ""
     if paid.provider is None:
@@ -236,7 +236,7 @@ def nothing_here(paid: PaidFrom) -> Tile:
 
 
 def no_wallet(customer_id: str, paid: PaidFrom) -> Table:
-    """Return a table that explains why the wallet has no ledger in Drawdown."""
+    """Return a table that explains why the wallet's ledger is not in Drawdown."""
     command: tuple[str, ...] = ("org", "list", "--provider", f"{paid.provider}")
     if paid.takes_credit:
         command = ("ledger", "grant", paid.customer_id, "10")

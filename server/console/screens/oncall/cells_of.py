@@ -15,7 +15,10 @@ TONES: Final[Mapping[str, str]] = {
     "open": "warn", "over": "warn", "not met": "warn", "failing": "warn",
     "may be open": "warn", "no answer": "warn",
 }  # fmt: skip
-"""Colour of each state: red if a person is needed, amber if work waits. Other states have no colour."""
+"""Colour of each state: red if a person is needed, amber if work waits.
+
+Other states are without a colour.
+"""
 MOST_TEXT: Final = 160
 """Characters of an error in a table. The page of its object has the whole error."""
 

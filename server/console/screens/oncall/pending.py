@@ -209,7 +209,10 @@ def _meant(one: SampleRow) -> str:
 
 EMBEDDED: Final = "embedded"
 BILLERS: Final = ((EMBEDDED, "the embedded ledger"), ("none", "no provider"), ("legacy", "another system"))
-"""Billers with a customer that needs no lookup. For other billers, a tick looks up the customer (`jobs`)."""
+"""Billers to which Drawdown can assign a customer without a lookup.
+
+For other billers, a tick looks up the customer (`jobs`).
+"""
 YES: Final = (("no", "no"), ("yes", "yes"))
 FROM: Final = Field("from", "From", "time", "Window boundary; the next if left empty.", optional=True)
 MOST_FACTS: Final = 20

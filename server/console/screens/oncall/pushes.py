@@ -1,7 +1,7 @@
 """Show open pushes, other pushes by the same filter, and one push.
 
 The page of a push leads from its samples to the provider's answer, the ledger's entry, the next verdict and the
-notified cells. A person acts on pushes by their keys, or on all of a filter with the shown count.
+notified cells. A person acts on pushes by their keys, or on all pushes of a filter by confirming the shown count.
 """
 
 from __future__ import annotations
@@ -265,9 +265,15 @@ def _command(query: Mapping[str, str]) -> str:
 
 PUSH_PATH: Final = "/console/push"
 SAMPLES_OPEN: Final = 12
-"""Number of samples up to which the table is open. A longer table is folded, so that the next tables stay in view."""
+"""Number of samples up to which the table is open.
+
+A longer table is folded, so that the next tables stay in view.
+"""
 DIGITS: Final = re.compile(r"[0-9]+")
-"""Matches numbers. Answers that differ only in numbers, such as times, share a row."""
+"""Matches numbers.
+
+Answers that differ only in numbers, such as times, share a row.
+"""
 
 
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

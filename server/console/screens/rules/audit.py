@@ -1,4 +1,4 @@
-"""Show the audit log, and whether the chain of the shown rows is whole.
+"""Show the audit log, and check the chain of the shown rows.
 
 Each change has its actor, target, reason and channel.
 
@@ -35,7 +35,7 @@ MOST_LOOKED_THROUGH: Final = 50_000
 MOST_DETAIL_CHARS: Final = 200
 """Characters of an action's details on a page."""
 YEAR_2000_MS: Final = 946_684_800_000
-"""The year 2000. Milliseconds below it are a duration, not a time."""
+"""The start of the year 2000. Milliseconds below it are a duration, not a time."""
 EVER_MS: Final = 2**53
 CHAINED: Final = 6
 """Number of the invariant that covers the chain."""

@@ -1,8 +1,10 @@
-"""Show limits: requests, overrides in force, block rates, phases, plans' limits.
+"""Show limits: limit overrides, block rates, phases and plans' limits.
+
+Limit overrides are those that are requested and those in force.
 
 Guarantee: the figures equal `drawdown override list`, `guard list`, `guard report` and `limit list`. If there are more
-checks than one read counts, the page states since when it counts. The actions on limit overrides and on phases of
-metrics are in this module.
+checks than one read counts, the page shows the start of the counted time. The actions on limit overrides and on phases
+of metrics are in this module.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from drawdown.worker.guard.terms import Change
 
 PATH: Final = "/console/limits"
 PAGE_OVERRIDES: Final = 50
-"""Overrides of one state on a page."""
+"""Limit overrides of one state on a page."""
 MOST_LIMITS: Final = 200
 """Limits of plans that a page shows, or that a dry run reads."""
 WORDS: Final = {"24h": "24 hours", "7d": "7 days", "30d": "30 days"}
@@ -292,7 +294,7 @@ def _listed(command: str, metric: str) -> str:
 
 
 MOST_OVERRIDES: Final = 200
-"""Overrides that a dry run reads."""
+"""Limit overrides that a dry run reads."""
 METRIC: Final = Field("metric", "Metric")
 AMOUNT: Final = Field("amount", "Amount", hint="Base units; none for no limit.")
 PER: Final = Field("per", "Per", "choice", choices=[(one, one) for one in reversed(PERIODS)])

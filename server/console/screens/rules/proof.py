@@ -1,6 +1,6 @@
 """Show the invariants, and the runs of `drawdown verify` that proved them.
 
-Guarantee: the page shows the stored results of runs. No request proves an invariant.
+Guarantee: the page shows the stored results of runs. A request of the page never proves an invariant.
 """
 
 from __future__ import annotations
