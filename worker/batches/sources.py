@@ -99,7 +99,10 @@ class BatchRow:
 
 @dataclass(frozen=True)
 class RefusedRowOf:
-    """A refused row of a batch: its number, the wrong column, and the value of that column (`said`)."""
+    """A refused row of a batch: its number, the wrong column, and the value.
+
+    `said` is the value of that column.
+    """
 
     batch: str
     number: int
@@ -110,7 +113,9 @@ class RefusedRowOf:
 def add_source(
     connection: sa.Connection, source: str, folder: Path | str, by: By, fields: FieldMap = OWN_NAMES
 ) -> BatchSource:
-    """Watch a folder, or a prefix of objects (s3://BUCKET/PREFIX). `fields`: the columns of its files.
+    """Watch a folder, or a prefix of objects (s3://BUCKET/PREFIX).
+
+    `fields`: the columns of its files.
 
     You can repeat the call: it has an effect once.
 
@@ -138,7 +143,9 @@ def add_source(
 def add_query(
     connection: sa.Connection, source: str, question: Question, by: By, from_ms: int | None = None
 ) -> BatchSource:
-    """Run a query for each closed period, from the first that begins at or after `from_ms` (None: now).
+    """Run a query for each closed period.
+
+    The first period begins at or after `from_ms` (None: now).
 
     A second call with a time starts again from that time, and earlier periods are no longer read.
 
@@ -174,7 +181,9 @@ def add_query(
 def due_periods(
     connection: sa.Connection, source: str, question: Question, now_ms: int
 ) -> list[tuple[bool, int, FoundFile]]:
-    """Return the closed periods of a query that are without an outcome, or are to be read a second time.
+    """Return the closed periods of a query that are due.
+
+    They have no outcome yet, or a second read is due.
 
     Each has True if the last read failed, its start, and its file. Completed periods are skipped. If the source was
     removed meanwhile, the list is empty.
@@ -232,7 +241,9 @@ def _folder(folder: Path) -> str:
 
 
 def pause_source(connection: sa.Connection, source: str, by: By, *, resume: bool = False) -> None:
-    """Pause a source, or resume it. Ticks do not take files from a paused source. Taken batches stay in force.
+    """Pause a source, or resume it.
+
+    Ticks do not take files from a paused source. Taken batches stay in force.
 
     Errors: UnknownId.
     """
@@ -243,7 +254,9 @@ def pause_source(connection: sa.Connection, source: str, by: By, *, resume: bool
 
 
 def remove_source(connection: sa.Connection, source: str, by: By) -> None:
-    """Remove a source that never took a batch, and the outcomes of files in its folder.
+    """Remove a source that never took a batch.
+
+    The outcomes of files in its folder are removed, too.
 
     A tick that is reading one of the files now may still take it.
 
@@ -270,7 +283,9 @@ def list_sources(connection: sa.Connection) -> list[BatchSource]:
 
 
 def list_batches(connection: sa.Connection, *, source: str | None = None, most: int = 100) -> list[BatchRow]:
-    """Return files with their outcomes, the latest first. `source` '': files that people named by hand.
+    """Return files with their outcomes, the latest first.
+
+    `source` '': files that people named by hand.
 
     Errors: UnknownId for an unknown source.
     """
@@ -300,13 +315,18 @@ def refused_rows(connection: sa.Connection, batch: str) -> list[RefusedRowOf]:
 MAX_READINGS: Final = 3
 """Incomplete reads of one file after which ticks do not read it again."""
 READING_LEASE_MS: Final = 4 * MINUTE_MS
-"""Lease of the tick that reads a file, in milliseconds. It ends before the next tick."""
+"""Lease of the tick that reads a file, in milliseconds.
+
+It ends before the next tick.
+"""
 MAX_OPEN_LOOKED_AT: Final = 10_000
 """Files of a folder that wait for a person or a retry, and that one tick looks up."""
 
 
 def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_ms: int) -> int | None:
-    """Record that a read of a file begins. Return the number of its incomplete reads, including this one.
+    """Record that a read of a file begins.
+
+    Return the number of its incomplete reads, including this one.
 
     Returns None while another tick reads the file.
     """
@@ -334,13 +354,19 @@ def new_files(connection: sa.Connection, source: str, found: Sequence[FoundFile]
 
 
 def forget_gone(connection: sa.Connection, source: str, there: Collection[str]) -> None:
-    """Record that files that waited are gone from the folder, so they no longer need a person."""
+    """Record that waiting files are gone from the folder.
+
+    They then need a person no longer.
+    """
     if gone := [{"name": name} for name in left_open(connection, source) if name not in there]:
         SQL.run(connection, "gone", {"source": source, "gone": gone})
 
 
 def left_open(connection: sa.Connection, source: str) -> list[str]:
-    """Return the names of a source's files that wait for a person or a retry, at most MAX_OPEN_LOOKED_AT, sorted."""
+    """Return the names of a source's files that wait for a person or a retry, sorted.
+
+    It returns at most MAX_OPEN_LOOKED_AT.
+    """
     names = SQL.run(connection, "open", {"source": source, "at_most": MAX_OPEN_LOOKED_AT}).scalars()
     return [str(name) for name in names]
 

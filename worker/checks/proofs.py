@@ -26,8 +26,9 @@ from drawdown.worker.verify.verify import Breach, Verification
 SQL = queries(__file__)
 
 WHOLE_EACH_MS: Final = 7 * DAY_MS - DAY_MS // 4
-"""Age of the last full run from which `verify --since-last` makes a full run. If it runs each night, that is once a
-week.
+"""Age of the last full run from which `verify --since-last` makes a full run.
+
+If it runs each night, that is once a week.
 """
 
 

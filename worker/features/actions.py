@@ -81,7 +81,9 @@ def map_size(
     confirmed: bool = False,
     new: bool = True,
 ) -> Mapped:
-    """Map a memory size (`exact`), or all sizes up to a size (`up_to`; None: the open top), to a feature.
+    """Map a memory size, or all sizes up to a size, to a feature.
+
+    `exact` maps one size. `up_to` maps all up to a size (None: the open top).
 
     It applies from `from_ms` on (None: the next window).
 
@@ -108,7 +110,9 @@ def map_event(
     new: bool = True,
     value: EventValue | None = None,
 ) -> Mapped:
-    """Map an event type to a feature from a window on: the quantities of its events are billed as that feature.
+    """Map an event type to a feature from a window on.
+
+    The quantities of its events are billed as that feature.
 
     The type may be mapped before its first event. Then, without `from_ms`, the mapping applies to all its usage. If
     history was lost, or a metric charged for the type before, it applies only from the next window on. `value`: the
@@ -145,7 +149,9 @@ def _require_name(feature: str) -> None:
 def end_feature(
     connection: sa.Connection, feature: str, by: By, *, from_ms: int | None = None, confirmed: bool = False
 ) -> list[Mapped]:
-    """End every selector of a feature from a window on. Return the ended rows, sorted by their start.
+    """End every selector of a feature from a window on.
+
+    Return the ended rows, sorted by their start.
 
     A selector that begins later ends at its own start. Other features do not end. A repeated call returns the same ends
     (`again`).
@@ -300,7 +306,9 @@ def _filled(mapping: list[MappingRow], row: MappingRow, size: int, start: int) -
 
 
 def install_defaults(connection: sa.Connection, by: By) -> None:
-    """Install the mapping and rate card of a new database: compute_1gb to compute_64gb by exact size, in seconds.
+    """Install the mapping and rate card of a new database.
+
+    They bill compute_1gb to compute_64gb by exact size, in seconds.
 
     A database with a mapping does not change, even if a concurrent call just added it.
     """
@@ -324,7 +332,10 @@ BEFORE: Final = (
     "types again"
 )
 MOST_FACTS: Final = 20
-"""Sizes without a feature, and event types without a feature, that a dry run names."""
+"""Most memory sizes without a feature that a dry run names.
+
+The limit also applies to event types.
+"""
 Feature = Annotated[str, ID, "Feature: a-z, 0-9 and _"]
 From = Annotated[int | None, WINDOW, "Window boundary at which the mapping starts; the next if omitted"]
 Yes = Annotated[bool, FLAG, "Confirmation of a change to sealed or lost windows"]
@@ -332,7 +343,10 @@ Yes = Annotated[bool, FLAG, "Confirmation of a change to sealed or lost windows"
 
 @dataclass(frozen=True)
 class FeatureMapped:
-    """Memory sizes mapped to a feature: exactly `memory_mb`, or up to `up_to` MB, or all larger (both null)."""
+    """Memory sizes mapped to a feature.
+
+    They are exactly `memory_mb`, or up to `up_to` MB, or all larger (both null).
+    """
 
     feature: str
     memory_mb: int | None

@@ -1,4 +1,6 @@
-"""An organisation's allowance of each metric: its limits, its use, and the start of the next period. Reads only.
+"""An organisation's allowance of each metric.
+
+It has the limits, the use, and the start of the next period. Reads only.
 
 Guarantee: the rules of each decision (`guard.decide.in_force`) determine the limits that count. The number of
 statements does not depend on the number of metrics on a page. Each statement uses an index of this organisation.

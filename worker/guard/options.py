@@ -1,4 +1,6 @@
-"""The ways out of a block: top up, sponsor, request an override, run locally. Shows which is open, and how to use it.
+"""The ways out of a block: top up, sponsor, request an override, run locally.
+
+Shows which is open, and how to use it.
 
 Guarantee: this module does not write. One check of the guard (`options` of its answer) determines the possible ways.
 The same check with the sponsor as payer shows if a sponsor could pay.
@@ -121,12 +123,18 @@ def _command(way: Way, wish: Wish, payer: str) -> str | None:
 
 OPTIONS: Final[tuple[Option, ...]] = get_args(Option)
 MOST_SPONSORS: Final = 5
-"""Payers of an organisation that one answer checks for credit. Each costs one check of the guard."""
+"""Payers of an organisation that one answer checks for credit.
+
+Each costs one check of the guard.
+"""
 
 
 @dataclass(frozen=True)
 class Override:
-    """An override of the nearest limit, as a program may request it: enough for this use, until the period ends."""
+    """The limit override of the nearest limit that a program may request.
+
+    It is enough for this use, until the period ends.
+    """
 
     period: Period
     amount: int

@@ -168,9 +168,15 @@ class CellClient:
 
 USAGE_PATH: Final = "/admin/usage"
 USAGE_TIMEOUT_S: Final = 30.0
-"""Time limit of a request for a cell's totals, from the look-up of its name to the end of its response."""
+"""Most seconds of a request for a cell's totals.
+
+They count from the look-up of its name to the end of its response.
+"""
 MAX_USAGE_BYTES: Final = 8 << 20
-"""Size of a cell's response with its totals of a day, enough for some 100,000 organisations and sizes."""
+"""Most bytes of a cell's response with its totals of a day.
+
+They are enough for some 100,000 organisations and sizes.
+"""
 
 
 def usage_signature(secret: str, timestamp_s: int, cell_id: str, day: str) -> str:

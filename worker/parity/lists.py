@@ -15,7 +15,10 @@ from drawdown.schema.sql import queries
 SQL = queries(__file__)
 
 MOST_FOUND: Final = 100
-"""Lines in the list of cells' days, and in the list of organisations' days that differ."""
+"""Most lines of each list of days.
+
+A list has the days of cells, or the days of organisations that differ.
+"""
 
 
 @dataclass(frozen=True)

@@ -178,10 +178,16 @@ Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
 CHUNK: Final = 200
 """Customers of one read of balances."""
 MOST_SUMS: Final = 2_000
-"""Different sums of some pushes. Beyond it, a choice of pushes counts as not the only one."""
+"""Different sums of some pushes.
+
+Beyond it, a choice of pushes counts as not the only one.
+"""
 
 MOST_UNSURE: Final = 12
-"""Pushes that a balance may or may not include. Beyond it, only the bounds are compared."""
+"""Pushes that a balance may or may not include.
+
+Beyond it, only the bounds are compared.
+"""
 
 
 @dataclass(frozen=True)
@@ -1024,9 +1030,10 @@ def unknown_of(
 
 
 NEXT_REVISIONS: Final = 3
-"""Revisions after the newest known one that are looked up at once after a loss. If the provider has the last of them,
-as many more are looked up. Later revisions are found step by step. After an adoption, the next seal makes a push for
-the difference. It is looked up together with the revisions after it.
+"""Revisions after the newest known one that are looked up at once after a loss.
+
+If the provider has the last of them, as many more are looked up. Later revisions are found step by step. After an
+adoption, the next seal makes a push for the difference. It is looked up together with the revisions after it.
 """
 
 

@@ -52,7 +52,10 @@ SHOWN: Final = 120
 SENDING: Final = 5
 """Eighths of a tick's time after which further pushes are not sent."""
 SPELL_MS: Final = 20 * SECOND_MS
-"""Time in which a provider's pushes are sent before verdicts and halts have their turn."""
+"""Milliseconds in which a provider's pushes are sent.
+
+Afterwards verdicts and halts have their turn.
+"""
 
 
 @dataclass
@@ -299,9 +302,15 @@ def _settle(
 AT_ONCE: Final = 4_096
 """Pushes that one transaction charges."""
 MOST_RATE: Final = 10**12
-"""Largest amount and units of a rate that is charged in place, as in `ledger rate`."""
+"""Largest amount, and most units, of a rate that is charged in place.
+
+`ledger rate` has the same limit.
+"""
 MOST_PRODUCT: Final = 2**62
-"""Twice the product of a quantity and its rate, so that results of SQL stay within 64 bits."""
+"""Twice the largest product of a quantity and its rate.
+
+Results of SQL then stay within 64 bits.
+"""
 
 
 class NotPlain(Refused):

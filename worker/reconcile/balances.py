@@ -87,7 +87,10 @@ BESIDE: Final = (
     "event. Charge or refund it in the provider's console"
 )
 MOST_LOST: Final = 500
-"""Newest pushes of a customer that are compared with the missing amount of a balance."""
+"""Newest pushes that are compared with the missing amount of a balance.
+
+They are of one customer.
+"""
 LOST_SPAN_MS: Final = 15 * MINUTE_MS
 """Milliseconds within which lost pushes were settled.
 
@@ -95,16 +98,30 @@ A provider's store writes every few seconds, and a crash loses the changes since
 equals the sum of pushes within this time, it counts as such a loss.
 """
 MOST_BESIDE: Final = 12
-"""Pushes in flight at the provider's last write, of which the write may include any."""
+"""Pushes in flight at the provider's last write.
+
+The write may include any of them.
+"""
 MOST_SUMS: Final = 10_000
-"""Sums of pushes that a comparison tries before it leaves the difference to a person."""
+"""Sums of pushes that one comparison tries.
+
+Afterwards it leaves the difference to a person.
+"""
 MOST_LOST_SUMS: Final = 50_000
-"""Sums of pushes that are compared with the missing amount of a balance, while seals wait."""
+"""Sums of pushes that are compared with a balance's missing amount.
+
+Seals wait meanwhile.
+"""
 MOST_CHARGES: Final = 5_000
-"""Pushes since the last comparison that may have used up a part that was granted once. Beyond it, a person decides."""
+"""Pushes since the last comparison that may have used up a part.
+
+The part was granted once. Beyond it, a person decides.
+"""
 CHANCE: Final = 20
-"""Ratio of possible round amounts to those that equal a sum of pushes. Below it, Drawdown leaves a difference to a
-person, because a top-up may equal a sum by chance."""
+"""Ratio of possible round amounts to those that equal a sum of pushes.
+
+Below it, Drawdown leaves a difference to a person, because a top-up may equal a sum by chance.
+"""
 AGREES: Final = (
     "the balance equals the pushes only if it excludes charges that a person resolved, or if "
     "charges drew the lower of two costs"

@@ -29,7 +29,10 @@ MOST_DIFFERING: Final = 100
 MOST_RUNS: Final = 10
 """Latest comparisons that are shown."""
 MOST_COUNTED: Final = 1_000
-"""Lines of one comparison that are counted. Beyond it, the page shows the number as "or more"."""
+"""Lines of one comparison that are counted.
+
+Beyond it, the page shows the number as "or more".
+"""
 MOST_TOLD: Final = 50
 """Reported balances that are shown."""
 MOST_LINES_AT_ONCE: Final = 1_000

@@ -51,10 +51,14 @@ __all__ = ["Line", "ReconcileScope", "Reconciled", "reconcile"]
 CHUNK: Final = 200
 """Comparisons of one transaction."""
 SETTLING_MS: Final = 15 * MINUTE_MS
-"""Age from which usage is normally settled: time for a window, its grace and a tick."""
+"""Milliseconds from which usage is normally settled.
+
+They allow for a window, its grace and a tick.
+"""
 RECENT_MS: Final = 2 * DAY_MS
-"""Age up to which a settled push includes its day in a comparison without a range. All days since the customer's mark
-are compared, too.
+"""Age up to which a settled push includes its day in a comparison without a range.
+
+All days since the customer's mark are compared, too.
 """
 
 

@@ -45,10 +45,14 @@ SHOWN: Final = 1000
 FIRST_CHUNK: Final = 12 * WINDOW_MS
 """Range of the first chunk of a replay."""
 CHUNK_LOAD: Final = 400_000
-"""Approximate number of samples and sums that a transaction reads, in a second or two."""
+"""Approximate number of samples and sums that one transaction reads.
+
+It takes a second or two.
+"""
 RESUME_MS: Final = DAY_MS
-"""Age from which a replay that died begins again instead of continuing, because the new caller may have another
-reason.
+"""Milliseconds after which a replay that died begins again instead of continuing.
+
+The new caller may have another reason.
 """
 
 

@@ -119,7 +119,10 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
 
 
 LONG_MS: Final = 15 * MINUTE_MS
-"""Age from which Drawdown reports an open transaction. Three ticks have then run without its rows."""
+"""Age from which Drawdown reports an open transaction.
+
+Three ticks have then run without its rows.
+"""
 
 
 @dataclass(frozen=True)

@@ -59,13 +59,19 @@ JUST_NOW_MS: Final = MINUTE_MS
 """Age up to which usage counts as current."""
 READINGS: Final = 3
 UNSAMPLED_S: Final = 2 * MINUTE_MS // SECOND_MS
-"""Most seconds of use that are assumed for a new sandbox without a sample: two intervals of a minute."""
+"""Most seconds of use that are assumed for a new sandbox without a sample.
+
+They are two intervals of a minute.
+"""
 BEGUN_MS: Final = 3 * MINUTE_MS
 """Age from which a sandbox without a sample in three intervals counts as unused."""
 CLOCKS_APART_MS: Final = 30 * SECOND_MS
 """Assumed difference between a host's clock and ours, in either direction."""
 MOST_CHANGES: Final = 8
-"""Latest verdicts of an organisation that are searched for its last halt: fewer happen within BEGUN_MS."""
+"""Latest verdicts of an organisation that are searched for its last halt.
+
+Fewer verdicts happen within BEGUN_MS.
+"""
 
 
 @dataclass
@@ -374,7 +380,10 @@ MOST_SAMPLES: Final = 1_000
 KEPT_MS: Final = 5 * SECOND_MS
 """Time for which the sum of a customer's unsealed samples is cached."""
 MOST_KEPT: Final = 10_000
-"""Customers with many samples and a cached sum. Beyond it, the oldest entry is removed."""
+"""Customers with many samples and a cached sum.
+
+Beyond it, the oldest entry is removed.
+"""
 _KEPT: Final = "unbilled_micro"
 
 

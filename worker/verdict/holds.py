@@ -40,9 +40,15 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 READ_TRIES: Final = 3
-"""Reads of reserved credit, repeated if reservations that metering settles change meanwhile."""
+"""Reads of reserved credit.
+
+They repeat if reservations that metering settles change meanwhile.
+"""
 MOST_SWEEPS: Final = 10
-"""Transactions of one tick that apply due changes to wallets. The next tick applies the rest."""
+"""Transactions of one tick that apply due changes to wallets.
+
+The next tick applies the rest.
+"""
 MOST_OVER_AT_ONCE: Final = 1_000
 """Reservations outside of wallets that one transaction ends."""
 
