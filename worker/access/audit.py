@@ -52,7 +52,8 @@ class AuditFilter:
 class AuditEntry:
     """One action.
 
-    `details`: the new values and the values that they replaced. `via`: the channel, one of VIAS.
+    `details`: the new values and the values that they replaced. `via`: the channel, one of VIAS. `target`: the changed
+    object. `at_ms`: the time, in milliseconds.
     """
 
     action_id: int

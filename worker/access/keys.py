@@ -84,7 +84,8 @@ class ApiKey:
     """An API key with its rights.
 
     `org_id`, `cell_id`, `source`: the organisation, cell and source of usage to which the key is bound (None: any).
-    `gives_micro`: the maximum of one grant, in micro-credits.
+    `gives_micro`: the maximum of one grant, in micro-credits. `expires_ms`: its end in milliseconds (None: it does not
+    end).
     """
 
     name: str
@@ -318,7 +319,8 @@ class KeyRow:
 
     `org_id`, `cell_id`, `source`: the organisation, cell or source to which it is bound (None: any). `used_ms`: its
     last use, accurate to a minute (None: never). `maker_ended`: the console user who created it was ended, and the key
-    still works. Only `page_of_keys` sets `maker_ended`.
+    still works. Only `page_of_keys` sets `maker_ended`. `gives_micro`: the maximum of one grant, in micro-credits.
+    `expires_ms` None: it does not expire. `rotated_ms`, `ended_ms` None: that did not happen.
     """
 
     name: str

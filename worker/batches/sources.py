@@ -46,7 +46,9 @@ class BatchSource:
     """A watched folder, or a query on another database.
 
     `batches`: the number of its batches in force. `asked_of`: the database of the query, by its name in the settings.
-    `next_ms`: the start of the first period that Drawdown may still query.
+    `next_ms`: the start of the first period that Drawdown may still query. `paused_ms`: the start of its pause (None:
+    it is not paused). `period_ms`, `closes_after_ms`: the length of a query's period, and the delay after it.
+    `field_map`: the map of columns to fields. For a folder, the fields of a query are None.
     """
 
     source: str
@@ -80,7 +82,8 @@ class BatchRow:
     """A file and its outcome.
 
     If it was taken: `rows` became `samples`, and `refused` rows did not. `from_ms`, `to_ms`: its windows.
-    `withdrawn_ms`: the time of its withdrawal (None: it is in force).
+    `withdrawn_ms`: the time of its withdrawal (None: it is in force). `said`: the outcome in words. `seen_ms`: the time
+    when Drawdown last read it, in milliseconds.
     """
 
     source: str

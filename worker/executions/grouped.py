@@ -109,7 +109,12 @@ Finish: TypeAlias = Callable[[Mapping[str, Moved]], Any]
 
 @dataclass(frozen=True)
 class WalletRow:
-    """A wallet's row. `has_used`: the wallet may still have to pay for recorded usage."""
+    """A wallet's row.
+
+    `has_used`: the wallet may still have to pay for recorded usage. Amounts are in micro-credits. `held_micro`:
+    reserved credit. `over_micro`: the rest of ended lots that is not booked yet. `lots_over_ms`: use dated earlier may
+    change this rest. `next_due_ms`: the time of the next due change (None: no change is due).
+    """
 
     customer_id: str
     balance_micro: int

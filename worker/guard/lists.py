@@ -82,7 +82,12 @@ class LimitRow:
 
 @dataclass(frozen=True)
 class UseRow:
-    """A use, in base units, micro-credits and milliseconds."""
+    """A use, in base units, micro-credits and milliseconds.
+
+    `asked`: the requested quantity. `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the
+    rule that decided. `degraded`: the credit was unknown. `forgone_micro`: the price of use without credit.
+    `expires_ms`: the end of a hold (None: it was not held).
+    """
 
     use_key: str
     org_id: str

@@ -94,7 +94,11 @@ class Terms:
 
 @dataclass(frozen=True)
 class OverrideRow:
-    """A limit override: terms, requester, reason, and the actor who decided."""
+    """A limit override: terms, requester, reason, and the actor who decided.
+
+    `metric` to `ends_ms` are as in `Terms`. `at_ms`: the time of the request. `decided_ms`: the time of the decision
+    (None: not decided).
+    """
 
     number: int
     metric: str

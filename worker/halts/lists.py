@@ -73,7 +73,11 @@ class HaltPage:
 
 @dataclass(frozen=True)
 class HaltFigures:
-    """The figures of all due halts."""
+    """The figures of all due halts.
+
+    `due`: their number. `since_ms`: the oldest (None: no halt is due). `most_tries`: the highest number of attempts.
+    `cells`: the number of their cells.
+    """
 
     due: int
     since_ms: int | None

@@ -36,7 +36,12 @@ class HistoryDoubted(DrawdownError):
 
 @dataclass(frozen=True)
 class Incarnation:
-    """The database's own identity, and that of its server."""
+    """The database's own identity, and that of its server.
+
+    `number`: the incarnation, which grows by 1 with each recovery. `sends`: the number of sends that were claimed.
+    `system_id`, `timeline`: the stored identity of the server. `doubted`: the reason for which history may be lost
+    (None: it is complete).
+    """
 
     database_id: str
     number: int

@@ -48,7 +48,8 @@ Kept: TypeAlias = str | int | Mapping[str, str | int]
 class KeptWitness:
     """The checkpoint of a database at one place.
 
-    It has the first tick that this machine began there.
+    It has the first tick that this machine began there. `last`: the checkpoint. `since_tick`, `since_worker`: that tick
+    and its worker.
     """
 
     last: Witness

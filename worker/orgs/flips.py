@@ -287,7 +287,11 @@ class Wish:
 
 @dataclass(frozen=True)
 class FlipOptions:
-    """The options for all organisations of one command."""
+    """The options for all organisations of one command.
+
+    `from_ms`: the start (None: the next window). `allow_halt`: continue even if the organisation is then halted.
+    `unchecked`: omit the preflight at the provider.
+    """
 
     provider: str
     from_ms: int | None = None
@@ -304,7 +308,9 @@ class FlipOptions:
 class Flip:
     """A flip of one organisation, done or planned.
 
-    `open_pushes` (by state) and `credit_behind_micro` stay at the former provider.
+    `open_pushes` (by state) and `credit_behind_micro` stay at the former provider. `was`, `customer_was`: the former
+    provider and customer (None: not assigned). `credit_there_micro`: the credit at the new provider (None: unknown).
+    `already`: it is already assigned so. `problem`: the reason against the flip. `line`: its line in the file.
     """
 
     org_id: str

@@ -277,7 +277,10 @@ A command changes them only if it names their keys or this state.
 
 @dataclass(frozen=True)
 class Chosen:
-    """The pushes that a command names by their keys, or by a filter."""
+    """The pushes that a command names by their keys, or by a filter.
+
+    `error`: a part of the last error. `expect`: the expected number of pushes; another number is refused (None: any).
+    """
 
     keys: list[str] | None
     states: list[str] | None

@@ -112,7 +112,7 @@ class Outlasting:
 class Between:
     """The bounds of the charges between a comparison and the end of a cycle.
 
-    `back`: the amount that may have been given back besides.
+    `back`: the amount that may have been given back besides. All are quantities of the balance.
     """
 
     least: int = 0

@@ -108,7 +108,11 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Begun:
-    """The stored progress of a replay. `resumed`: it continues an earlier run."""
+    """The stored progress of a replay.
+
+    `resumed`: it continues an earlier run. `next_ms`: the window from which it continues. `pushes`: the pushes that it
+    sealed before.
+    """
 
     replay_id: int
     next_ms: int
@@ -118,7 +122,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The result of one chunk."""
+    """The result of one chunk.
+
+    `load`: the number of samples and sums that it read.
+    """
 
     pushes: Sequence[FoundPush]
     left_out: Sequence[SkippedUsage]

@@ -55,7 +55,10 @@ FILLING = 7
 
 @dataclass
 class Filled:
-    """The numbers of top-ups that one round changed, by effect, and the failures."""
+    """The numbers of top-ups that one round changed, by effect, and the failures.
+
+    `looked_up`: the number of look-ups. The other numbers are of top-ups. `failures`: texts about calls that failed.
+    """
 
     begun: int = 0
     shadow: int = 0
@@ -471,7 +474,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Topup:
-    """A top-up that this worker may charge or look up until its lease ends."""
+    """A top-up that this worker may charge or look up until its lease ends.
+
+    `credits_micro`: the credit that it adds. `attempt`: the number of this call. `lookups`: the number of its look-ups.
+    """
 
     charge: Charge
     customer_id: str

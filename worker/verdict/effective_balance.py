@@ -76,7 +76,10 @@ Fewer verdicts happen within BEGUN_MS.
 
 @dataclass
 class Used:
-    """The use of an organisation that its balance may not show yet, in micro-credits."""
+    """The use of an organisation that its balance may not show yet, in micro-credits.
+
+    `lately`, `just_now`: the use in the last LATELY_MS and JUST_NOW_MS, for the rate of use.
+    """
 
     unsealed: int = 0
     """Used and not sealed, without usage that ended lots pay for."""

@@ -388,7 +388,12 @@ def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, 
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan of the embedded ledger."""
+    """A plan of the embedded ledger.
+
+    `max_concurrent`: sandboxes at once. `customers`: the number of its customers. `hold_factor_ppm` to `holds_halt`:
+    the terms of reservations, as in `HoldTerms`. The other fields are its credit in micro-credits, as in
+    `ledger.grants.Gives`.
+    """
 
     plan: str
     max_concurrent: int
