@@ -6,7 +6,7 @@ The same round fills wallets that ran low, and delivers messages to the operator
 
 Guarantee: the watch does not seal, send or bill usage. An estimate only decides which organisations to read at their
 provider. The fresh read decides (`project`), and its halts go to the cells in the same round. The result does not
-depend on this process's memory: several watches, or a restarted watch, act alike under the same locks and leases.
+depend on this process's memory. Several watches, or a restarted watch, act alike under the same locks and leases.
 
 Tests: tests/integration/test_watch.py
 """

@@ -123,7 +123,7 @@ def _floor(connection: sa.Connection, chosen: AuditFilter, before: int, within: 
 
 
 def unchained(connection: sa.Connection, actions: Sequence[AuditEntry]) -> list[int]:
-    """Return the numbers of actions with a hash that does not follow from the former one.
+    """Return the numbers of actions with a hash that breaks the chain.
 
     `schema.audit` defines the hash.
     """

@@ -3,10 +3,10 @@
 Add a user, set a role, reset a user by a link, end and list users.
 
 Guarantee: neither a password nor a link is stored, logged or recorded. The SHA-256 of a link is stored, because a link
-has 256 random bits. For a password, its Argon2id hash is stored, with version and cost: a person chose it, so each
-guess must cost memory and time. An older hash is verified, and replaced at the next sign-in. A name belongs to one
-person for good, because it is the actor of that person's actions. If a person is ended or gets another link, the same
-transaction signs them out.
+has 256 random bits. For a password, Drawdown stores its Argon2id hash, with version and cost. A person chose the
+password, so each guess must cost memory and time. An older hash is verified, and replaced at the next sign-in. A name
+belongs to one person for good, because it is the actor of that person's actions. If a person is ended or gets another
+link, the same transaction signs them out.
 """
 
 from __future__ import annotations

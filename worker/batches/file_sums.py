@@ -160,7 +160,7 @@ def add_up(
     The file must not change while it is read. `most`: the maximum number of samples. `fields`: the column of each
     field.
 
-    Errors: Unreadable if DuckDB is not installed; NotNow; UsageError for an unknown field; Refused if the file does not
+    Errors: Unreadable if DuckDB is not installed. NotNow. UsageError for an unknown field. Refused if the file does not
     have the format of its name, has other columns, is broken, or becomes too many samples.
     """
     fields.require(FILE_FIELDS)

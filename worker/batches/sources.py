@@ -122,7 +122,7 @@ def add_source(
 
     You can repeat the call: it has an effect once.
 
-    Errors: UsageError for an invalid name or folder, or an unknown field; Refused if the name or the folder belongs to
+    Errors: UsageError for an invalid name or folder, or an unknown field. Refused if the name or the folder belongs to
     another source, if this source has other columns, or if MAX_SOURCES exist.
     """
     fields.require(FILE_FIELDS)
@@ -150,9 +150,9 @@ def add_query(
 
     The first period begins at or after `from_ms` (None: now).
 
-    A second call with a time starts again from that time, and earlier periods are no longer read.
+    A second call with a time starts again from that time. Drawdown then does not read earlier periods.
 
-    Errors: UsageError for an invalid name or query; Refused if the name belongs to another source, for a time too long
+    Errors: UsageError for an invalid name or query. Refused if the name belongs to another source, for a time too long
     ago, or if MAX_SOURCES exist.
     """
     if not is_clean_id(source):

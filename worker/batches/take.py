@@ -8,8 +8,8 @@ conflict, and it is not taken. If a file shares rows with another batch, it wait
 without ids do not show if they are the same use. Drawdown stores the hashes of up to MAX_ROWS_KEPT rows of each batch:
 of a larger batch, those with the smallest hashes. The seal finds the samples by their arrival, as other samples (S2).
 
-A withdrawal does not edit samples (S7): each gets its own withdrawal row, and the next tick refunds the charges. A
-withdrawal works in portions, because each holds S1's lock. The batch stays in force until the last portion is done.
+A withdrawal does not edit samples (S7). Each sample gets its own withdrawal row, and the next tick refunds the charges.
+A withdrawal works in portions, because each holds S1's lock. The batch stays in force until the last portion is done.
 Usage below a floor is closed for good. A withdrawn batch is never taken again, and other content can have its name.
 """
 
@@ -457,7 +457,7 @@ def withdraw_some(
     Returns the id of the last sample of the portion, or the result after the last portion. `judged`: the result of
     `judge_batch` before the first portion.
 
-    Errors: UnknownId; Refused if its windows were not sealed since history was lost; HistoryDoubted while the database
+    Errors: UnknownId. Refused if its windows were not sealed since history was lost. HistoryDoubted while the database
     is halted, or if it is not the one that was judged.
     """
     lock_buckets(connection)

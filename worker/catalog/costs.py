@@ -65,7 +65,8 @@ def own_cost(feature: str, confirmed_ms: int | None, at_ms: int) -> ToldCost:
 class Pools:
     """The balances of one provider that pay for features.
 
-    A feature without a reported cost is paid from a balance with the feature's name: one unit for each unit.
+    A feature without a reported cost is paid from a balance with the feature's name. A unit of use costs a unit of this
+    balance.
     """
 
     def __init__(self, told: Iterable[ToldCost]) -> None:

@@ -9,7 +9,7 @@ new row would change the feature. So a change of past windows can only add missi
 
 A size is looked up in this order: an exact row for that size, the smallest "up to" tier that includes it, the open top.
 Rows with the same selector (kind and size) follow one another in time. The row that started last is in force, and a row
-without a feature ends the selector. A meter is above all sizes, and has only exact rows: tiers and the open top do not
+without a feature ends the selector. A meter is above all sizes, and has only exact rows. Tiers and the open top do not
 include it.
 """
 

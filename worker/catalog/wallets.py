@@ -3,8 +3,8 @@
 Guarantee: all callers use this module to decide which customers use a wallet and its rate card, and are read again
 after its changes. They are the ledger's own customers, and those of providers without a hard stop. Only its owner uses
 a wallet, or an organisation that the owner allowed (`ledger.pools`). A pool is its own owner. Any other wallet belongs
-to the organisation that is billed as its customer. Prices are in integer micro-credits, and a feature without a rate
-has no price.
+to the organisation that is billed as its customer. Prices are in integer micro-credits. A feature without a rate does
+not have a price.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def one_wallet_at(connection: sa.Connection, provider: str, in_ledger: Collectio
 
     They include this provider.
 
-    `in_ledger`: providers that declare such a wallet and have no terms in force yet.
+    `in_ledger`: providers that declare such a wallet, and do not have terms in force yet.
     """
     theirs = {*wallets_at(connection), *in_ledger}
     return sorted(theirs) if provider in theirs else [provider]
@@ -81,7 +81,8 @@ def orgs_of(connection: sa.Connection, customer_ids: Sequence[str]) -> list[str]
 def keeper_of(connection: sa.Connection, customer_id: str, now_ms: int) -> str | None:
     """Return the provider that keeps a customer's balance itself.
 
-    Returns None if the customer has no provider, or if one of its providers keeps its balance in the embedded ledger.
+    Returns None if the customer does not have a provider, or if one of its providers keeps its balance in the embedded
+    ledger.
     """
     here, billers = wallets_at(connection), _billers(connection, customer_id, now_ms)
     others = [biller for biller in billers if biller not in {*here, *EXEMPT_PROVIDERS}]

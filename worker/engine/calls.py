@@ -529,7 +529,7 @@ async def _answer(service: PaymentService, request: Charge, *, charges: bool) ->
 
 
 async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | InDoubt | None:
-    """Return a service's answer: does it top up a customer by itself?
+    """Return a service's answer whether it tops up a customer by itself.
 
     If the service hangs, wait until the effect is `over`.
     """

@@ -284,7 +284,10 @@ class ReadCells:
 
 @dataclass(frozen=True)
 class LoadWitness:
-    """Load this machine's checkpoint of the database: a Witness, or None."""
+    """Load this machine's checkpoint of the database.
+
+    The answer is a Witness, or None if a checkpoint does not exist.
+    """
 
 
 @dataclass(frozen=True)

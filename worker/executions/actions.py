@@ -117,7 +117,7 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
 
     `of_use`, here and below: the guard is the caller. Other callers cannot accept or end its executions.
 
-    Errors: Denied with the step that refuses, or `other_content` for a key of another execution; UsageError;
+    Errors: Denied with the step that refuses, or `other_content` for a key of another execution. UsageError.
     DatabaseBusy if the organisation's provider or its kind of balance just changed.
     """
     run_request.require_key(key)
@@ -155,8 +155,8 @@ def accept_asked(connection: sa.Connection, asked: RequestedExecution, now_ms: i
 
     The key is of its organisation, or of an unbound API key.
 
-    If the key of its organisation has no execution, it finds one of its organisation under the same unbound key. An
-    unbound API key does not find executions under keys of an organisation. Errors: as `accept`.
+    If an execution does not exist under the organisation's key, the call finds the organisation's execution under the
+    same unbound key. An unbound API key does not find executions under keys of an organisation. Errors: as `accept`.
     """
     run_request.require_key(asked.key)
     _require_no_use(asked.key)
@@ -170,7 +170,9 @@ def accept_asked(connection: sa.Connection, asked: RequestedExecution, now_ms: i
 
 
 def accept_together(connection: sa.Connection, asked: Sequence[RequestedExecution], now_ms: int) -> list[Accepted]:
-    """Accept several new executions of one organisation, all or none.
+    """Accept several new executions of one organisation together.
+
+    If a request fails, the call does not accept any of them.
 
     The transaction must not have other work.
 

@@ -72,7 +72,7 @@ class RunPage:
     """A page of executions.
 
     `next_after`: the start of the next page (None: this is the last page). `is_cut`: the page ended because it had read
-    MOST_LOOKED_AT rows, so it may have few rows or none.
+    MOST_LOOKED_AT rows, so it may have few rows or be empty.
     """
 
     runs: list[Reservation]

@@ -330,9 +330,9 @@ class Paying:
 def read_asker(connection: sa.Connection, org_id: str, now_ms: int) -> Asker:
     """Return an organisation that requests an execution.
 
-    An unknown organisation has no provider.
+    An unknown organisation is returned without a provider.
 
-    Every execution needs it, so it is one statement.
+    Every execution needs this call, so it is one statement.
     """
     row = SQL.run(connection, "asker", {"org_id": org_id, "now_ms": now_ms}).mappings().one()
     return Asker(org_id, **{**row, "is_halted": bool(row["is_halted"])})
@@ -362,9 +362,10 @@ def sponsor(connection: sa.Connection, request: Request, asker: Asker, now_ms: i
 def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
     """Return the wallet that pays for an organisation.
 
-    It is that of its customer at its provider. If the organisation has no provider, it is its own wallet, unless that
-    has another owner. If the provider keeps the balance itself, the result has no wallet, but the provider. The same
-    applies to a customer that is billed afterwards and never had credit. Errors: Denied; UnknownId.
+    It is the wallet of the organisation's customer at its provider. Without a provider, it is the organisation's own
+    wallet, unless that wallet has another owner. If the provider keeps the balance itself, the result names the
+    provider instead of a wallet. The same applies to a customer that is billed afterwards and never had credit. Errors:
+    Denied; UnknownId.
     """
     org_id, provider = asker.org_id, asker.provider
     billed = provider is not None and provider not in EXEMPT_PROVIDERS

@@ -3,11 +3,11 @@
 Credit is reserved here, and use is billed at the provider.
 
 Guarantee: the row in this database defines a reservation. It counts against the effective balance of the last read
-(`local`). If the provider has no balance, the reservation does not guarantee credit (`declared`). Credit does not move
-here: the usage of an execution becomes samples, in the transaction that charges or ends it. It is sealed and sent once,
-as all usage is. Locks: the reservation, then the organisation's row, so that its executions are decided one after the
-other. The facts that permitted an execution are read again under that lock, because an assignment deletes the balance
-and may change the provider.
+(`local`). If the provider does not have a balance, the reservation does not guarantee credit (`declared`). Credit does
+not move here: the usage of an execution becomes samples, in the transaction that charges or ends it. It is sealed and
+sent once, as all usage is. Locks: the reservation, then the organisation's row, so that its executions are decided one
+after the other. The facts that permitted an execution are read again under that lock, because an assignment deletes the
+balance and may change the provider.
 
 Autumn has its own locks (`check` with `lock`, `balances.finalize`). Drawdown does not use them: docs/providers.md
 explains why.
@@ -80,7 +80,7 @@ class Line:
 def standing(connection: sa.Connection, org_id: str, now_ms: int, *, held: bool = False) -> Standing:
     """Return the state of an organisation's balance at its provider.
 
-    With `held`, lock it: until this transaction is over, another one cannot decide by it.
+    With `held`, lock it. Until this transaction is over, another transaction cannot decide by it.
     """
     if held:
         SQL.run(connection, "hold", {"org_id": org_id})

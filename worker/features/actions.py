@@ -87,7 +87,7 @@ def map_size(
 
     It applies from `from_ms` on (None: the next window).
 
-    Errors: UsageError for invalid values; Refused if it would change the feature of sealed windows, give the feature a
+    Errors: UsageError for invalid values. Refused if it would change the feature of sealed windows, give the feature a
     second unit, or bill usage that the guard charges (`double_billing`). An earlier start, or a start in lost history,
     needs `confirmed`. UnknownId for an unknown feature unless `new`.
     """
@@ -118,7 +118,7 @@ def map_event(
     history was lost, or a metric charged for the type before, it applies only from the next window on. `value`: the
     quantity of events that do not state a quantity.
 
-    Errors: as `map_size`; UnknownId, unless `new`, for an unknown feature or type that resembles a known one; Refused
+    Errors: as `map_size`. UnknownId, unless `new`, for an unknown feature or type that resembles a known one. Refused
     if the limit of event types is reached, or if `value` is given and the type already has events or another value.
     """
     _require_name(feature)
@@ -156,7 +156,7 @@ def end_feature(
     A selector that begins later ends at its own start. Other features do not end. A repeated call returns the same ends
     (`again`).
 
-    Errors: UnknownId; Refused if no selector has the feature from then on, if windows from then on are already sealed,
+    Errors: UnknownId. Refused if no selector has the feature from then on, if windows from then on are already sealed,
     or for a start in lost history unless `confirmed`.
     """
     start = next_window(by.now_ms) if from_ms is None else from_ms

@@ -10,7 +10,7 @@ of now. If it meets a correction of several counters, PostgreSQL may end one of 
 retries it.
 
 A correction is a difference that is computed under the counter's lock, and recorded with the counter before and after.
-If a counter has no uses, it is not corrected: unknown is not zero.
+A counter without uses is not corrected, because its right amount is unknown.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def lock_keys(connection: sa.Connection, names: Collection[str], now_ms: int) ->
 
     At any other time the counter's lock is sufficient.
 
-    A key has no row yet, so this is an advisory lock. SQLite has one writer at a time and needs no lock.
+    A row of the key does not exist yet, so this is an advisory lock. SQLite has one writer at a time and needs no lock.
     """
     part = keys_part(connection, names, now_ms)
     if part is not None:

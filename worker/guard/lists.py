@@ -33,7 +33,7 @@ class SpanRate:
 
     `asked`: requested uses. `blocked`: blocked uses. `would`: uses that phase 3 would have blocked. `dark`: base units
     used while the credit was unknown. `forgone_micro`: unpaid use, in micro-credits. An extension of a hold counts as
-    requested only if it was blocked, or phase 3 would block it: other extensions are not recorded.
+    requested only if it was blocked, or phase 3 would block it. Other extensions are not recorded.
     """
 
     span: str

@@ -128,8 +128,8 @@ def add(
     """Make a limit override, or request it (`asked`).
 
     An override counts from now on, and a requested one from its approval on. Returns the override as it is now, and
-    True if the call created it. If the same actor repeats the call with the same terms, it returns the first override,
-    while that is in force or waits for a decision.
+    True if the call created it. If the same actor repeats the call with the same terms, it returns the first limit
+    override. This applies while that one is in force or waits for a decision.
 
     Errors: UnknownId; UsageError for an invalid end or amount; Denied `too_many_asked`.
     """

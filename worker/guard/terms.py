@@ -134,8 +134,8 @@ def set_metric(
 
     Earlier uses keep their price.
 
-    Errors: UsageError for invalid values; UnknownId for an unknown payer, and for an unknown metric unless `new`;
-    Refused for a price of usage that the seal bills, or of an event type with pending usage (`double_billing`);
+    Errors: UsageError for invalid values. UnknownId for an unknown payer, and for an unknown metric unless `new`.
+    Refused for a price of usage that the seal bills, or of an event type with pending usage (`double_billing`).
     DatabaseBusy.
     """
     if not is_clean_id(metric) or metric == ANY_PLAN:

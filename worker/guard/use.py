@@ -9,7 +9,7 @@ and lots treat it as any execution. One transaction may decide several uses of a
 the answer that it would have got alone, and an error in one does not affect the others.
 
 A check gets the answer that `consume` would give at that moment, and does not write. One statement reads all checks
-that arrive together. It is sufficient if their own wallets pay, and those have no step due.
+that arrive together. Their own wallets must pay, and these wallets must not have a step due.
 
 A held amount counts as used until the use ends or its hold expires. Then its final amount counts. The counters of the
 hour, day and month in which it was reserved move by the difference, in the transaction of the end.
@@ -830,8 +830,8 @@ class Answer:
 
     - `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the rule that decided, for
       `reason`.
-    - The nearest limit (None: all are unlimited): its `period` and `limit`, the use before (`used`), the rest after
-      (`remaining`), and the end of its period (`resets_ms`).
+    - `period`, `limit`: the nearest limit (None: all are unlimited). `used`: the use before. `remaining`: the rest
+      after. `resets_ms`: the end of the period.
     - `price_micro`: the cost. `charged_micro`: charged by this call. `charged_before_micro`: charged by the first call,
       if this call is `repeated`.
     - `payer`: the payer (None: it is free, or the payer is not charged). `balance_micro`: the payer's available credit
@@ -933,8 +933,8 @@ def _resets_ms(span: Span | None, at_ms: int) -> int | None:
 def options_of(verdict: Verdict) -> tuple[Option, ...]:
     """Return the ways out of a block, for a caller that was or would be blocked.
 
-    An operator's decision has no way out. An `at_once` limit belongs to the provider or an operator, so an override of
-    the guard does not replace it.
+    A block by an operator does not have a way out. An `at_once` limit belongs to the provider or an operator, so an
+    override of the guard does not replace it.
     """
     if verdict.would != "block" or verdict.rule == "operator":
         return ()

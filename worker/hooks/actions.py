@@ -111,8 +111,8 @@ def set_endpoint(
 
     It gets messages about later events. `events` empty: the events do not change; for a new endpoint, all events.
 
-    Errors: UsageError for an invalid name or URL; UnknownId for an unknown event, and unless `new`, for an unknown
-    endpoint; Refused for an ended endpoint, or if MAX_ENDPOINTS are active.
+    Errors: UsageError for an invalid name or URL. UnknownId for an unknown event, and, unless `new`, for an unknown
+    endpoint. Refused for an ended endpoint, or if MAX_ENDPOINTS are active.
     """
     if not is_clean_id(name):
         raise UsageError("invalid endpoint name: expected 1 to 200 characters without control characters")

@@ -1,10 +1,10 @@
 """Deliver the messages of the outbox to the endpoints of the operator's product.
 
-Guarantee: at least once. A message stays due until its endpoint accepts it, or until the schedule ends: eight attempts
-in 27 hours and 35 minutes, as Svix publishes it. After that, a person must replay it. An attempt is committed before
-its call, under a lease. A message has the same bytes at each attempt. The order of messages is not guaranteed. Each
-endpoint has its own queue, with its own claims, time and circuit breaker. So an endpoint that is dead, slow or flooded
-does not delay other endpoints or halts.
+Guarantee: at least once. A message stays due until its endpoint accepts it, or until the schedule ends. The schedule
+has eight attempts in 27 hours and 35 minutes, as Svix publishes it. After that, a person must replay it. An attempt is
+committed before its call, under a lease. A message has the same bytes at each attempt. The order of messages is not
+guaranteed. Each endpoint has its own queue, with its own claims, time and circuit breaker. So an endpoint that is dead,
+slow or flooded does not delay other endpoints or halts.
 """
 
 from __future__ import annotations

@@ -76,7 +76,8 @@ def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: boo
 
     After an undo, the provider's verdict counts again.
 
-    Errors: UnknownId if one of them is unknown, and then none is halted; UsageError for more than MAX_HALTED.
+    Errors: UnknownId if an organisation is unknown. The call then does not halt any of them. UsageError for more than
+    MAX_HALTED.
     """
     if len(org_ids) > MAX_HALTED:
         raise UsageError(f"too many organisations: {len(org_ids):,}. You can halt at most {MAX_HALTED:,} at once")

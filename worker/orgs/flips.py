@@ -51,8 +51,8 @@ def flip(
 
     Each chunk is one transaction, which begins with `first`.
 
-    Errors: Refused for a problem with an organisation that a person named, without any change; UnknownId for an unknown
-    organisation, customer of the embedded ledger, or provider; UsageError.
+    Errors: Refused for a problem with an organisation that a person named, without any change. UnknownId for an unknown
+    organisation, customer of the embedded ledger, or provider. UsageError.
     """
     done: list[Flip] = []
     ids.require_among(ids.PROVIDER, options.provider, {*context.capabilities, *EXEMPT_PROVIDERS})

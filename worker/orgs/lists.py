@@ -2,7 +2,7 @@
 
 They show the state, credit, end of credit and provider. Reads only.
 
-Guarantee: a page has at most MAX_ROWS rows, and continues after the last row of the former page, so new rows do not
+Guarantee: a page has at most MAX_ROWS rows, and continues after the last row of the former page. So new rows do not
 shift other rows, and a row is not shown twice. The cost of a page by name does not depend on the number of
 organisations. The remaining credit is estimated only for organisations on the page, as the watch does
 (`effective_balance`), as of one moment. The number of statements does not depend on the number of organisations.
@@ -444,7 +444,10 @@ def _forecast_credit(row: Billed, used: Used | None, now_ms: int) -> CreditForec
 
 
 def override_in_words(halted: bool | None, max_concurrent: int | None, until_ms: int | None) -> str | None:
-    """Return an org override in words; None if it has no value."""
+    """Return an org override in words.
+
+    Returns None if it does not have a value.
+    """
     if halted is None and max_concurrent is None:
         return None
     parts = []

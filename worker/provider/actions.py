@@ -103,7 +103,7 @@ def accept_some(
 
     `before`: the number of pushes that earlier portions voided.
 
-    Errors: Refused while a push that was sent with the old terms is unsettled, or if the terms did not change;
+    Errors: Refused while a push that was sent with the old terms is unsettled, or if the terms did not change.
     HistoryDoubted while the database is stopped, because an unsent push may have been sent since (R1).
     """
     lock_buckets(connection)
@@ -245,7 +245,7 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
     Returns the number of pushes that are sealed again.
 
     Errors: Refused if the provider is not live, has no shadow usage since then, or has more than MAX_SHADOW_BILLED
-    pushes; UsageError for a time that is not the start of a window.
+    pushes. UsageError for a time that is not the start of a window.
     """
     if from_ms % WINDOW_MS:
         raise UsageError(f"--from must be the start of a five-minute window, such as {utc(window_of(from_ms))}")
@@ -329,8 +329,8 @@ def set_rate(
     caller that lost the answer can repeat the call, and gets the window from which the rate counts. `tells`: the
     provider declares that it reports costs.
 
-    Errors: UsageError for an invalid feature name; Refused if the provider uses the ledger's rate card, if it reports
-    costs, or for a second rate from the same window on; UnknownId for an unknown feature unless `new`.
+    Errors: UsageError for an invalid feature name. Refused if the provider uses the ledger's rate card, if it reports
+    costs, or for a second rate from the same window on. UnknownId for an unknown feature unless `new`.
     """
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
@@ -387,7 +387,7 @@ def set_when_down(
 def end_when_down(connection: sa.Connection, provider: str, plan: str, by: By) -> str:
     """End the policy of a plan ('': every other plan), and return it.
 
-    Errors: Refused if the plan has no policy.
+    Errors: Refused if the plan does not have a policy.
     """
     was = policies_of(connection, provider).get(plan)
     if was is None:

@@ -260,9 +260,10 @@ def _facts_of_rate(connection: sa.Connection, asked: Invocation, values: Values)
 class ProviderRow:
     """A provider in a list.
 
-    `state`: ready, shadow, paused, changed (its settings differ from the terms in force), dormant (it has no key here),
-    broken (its settings are invalid here) or missing (it is not installed here). `why`: the reason in words. `orgs`:
-    the number of organisations that it bills now. `oldest_ms`: the time since which the oldest push waits.
+    `state`: ready, shadow, paused, changed, dormant, broken or missing. `changed`: its settings differ from the terms
+    in force. `dormant`: it lacks a key here. `broken`: its settings are invalid here. `missing`: it is not installed
+    here. `why`: the reason in words. `orgs`: the number of organisations that it bills now. `oldest_ms`: the time since
+    which the oldest push waits.
     """
 
     provider: str

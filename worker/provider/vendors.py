@@ -66,7 +66,7 @@ class Units:
 def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: int, by: By, *, new: bool) -> None:
     """Set the cost of a feature at a vendor, from the start of a UTC day on.
 
-    Errors: UsageError; UnknownId, unless `new`, for a name that is neither a feature nor a metric of the guard; Refused
+    Errors: UsageError. UnknownId, unless `new`, for a name that is neither a feature nor a metric of the guard. Refused
     if another cost begins on that day.
     """
     ids.require(connection, ids.COSTING, feature, new=new)

@@ -47,7 +47,9 @@ a few at a time.
 """
 
 MOST_LOOKUPS: Final = 1_000
-"""Look-ups of a batch: enough that customers can take turns.
+"""Look-ups of a batch.
+
+They are enough that customers can take turns.
 
 A look-up that has not begun when its lease ends is claimed again.
 """
@@ -57,7 +59,10 @@ MOST_TOGETHER: Final = 1_000
 One balance then covers all pushes of the batch. A person settles the others.
 """
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
-"""Look-ups of a batch, if history was lost: each may take several calls."""
+"""Look-ups of a batch, if history was lost.
+
+Each may take several calls.
+"""
 
 
 @dataclass(frozen=True)

@@ -308,8 +308,8 @@ DRAWN: Final = "no event shows it, but the customer's balance fell by its amount
 MOST_WAITS: Final = 100
 """Look-ups in which a push waits for other pushes of its customer.
 
-They last at least a day in all. After them, a person can decide: the others may belong to an organisation that is
-stopped.
+They last at least a day in all. Afterwards a person can decide, because the other pushes may belong to a stopped
+organisation.
 """
 UNTOLD: Final = (
     "absent, and the customer's balance does not prove a charge. Compare with the provider's "

@@ -9,9 +9,10 @@ balance and pushes at the last comparison, so that a difference is reported once
 equals a draw without an event, Drawdown cannot see either.
 
 A balance pays for one feature, or, as a credit system, for several features at a cost each. All quantities here are
-those of the balance (`worker.catalog.costs.Pools`): base units of its feature, or parts of a credit, `Pools.scale` to
-the credit. A feature of a credit system may have units of its own, drawn on first. They count at the cost in force when
-they are read. If it changed since the last comparison, the amount of units that were drawn since is a range.
+those of the balance (`worker.catalog.costs.Pools`). They are base units of its feature, or parts of a credit.
+`Pools.scale` is the number of parts in a credit. A feature of a credit system may have units of its own, drawn on
+first. They count at the cost in force when they are read. If it changed since the last comparison, the amount of units
+that were drawn since is a range.
 
 If a balance does not show a part that was ever reset, all draws since its beginning are compared. If a part ended
 before it was used up, the amount is a range. It follows from its last shown use, or, for a plan, from all charges since
@@ -79,7 +80,8 @@ CustomerPool = tuple[str, str]
 class Outlasting:
     """`Lasting` in quantities of a balance.
 
-    `used` includes parts that were used up and are no longer shown.
+    `used` includes parts that were used up and that the provider does not show. `lasting_left`: the rest of the parts
+    granted once. `cycle_left`: the rest of the parts that renew at `ends_ms`.
     """
 
     used: int

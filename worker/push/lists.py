@@ -148,7 +148,7 @@ def list_pushes(
     """Return the page of pushes after `after`.
 
     Open pushes: first those that need a person, in doubt before rejected, the oldest window first. Then those that
-    ticks send, by provider, in the order of their due time. Other lists, and lists of one organisation: the latest
+    ticks send, by provider, in the order of their due time. Other lists, and lists of one organisation, have the latest
     window first.
 
     Errors: UsageError for an unknown state, an invalid range or place, or an error `why` without open pushes; UnknownId

@@ -5,9 +5,9 @@ without an answer is due again under the same key, or is looked up. Answers are 
 that a process that dies loses few of them. For any number of due pushes, verdicts and halts wait at most for one spell
 and its last calls.
 
-The embedded ledger's own pushes are charged in place: picked, charged and settled in one transaction, so that an answer
-cannot be lost. Each key is charged once. If a push is special (sent before, without a rate, beyond a bound, or charged
-already), it stays due. It is then sent like a push of any provider, and those outcomes cover these cases.
+The embedded ledger's own pushes are charged in place. One transaction picks, charges and settles them, so that an
+answer cannot be lost. Each key is charged once. If a push is special (sent before, without a rate, beyond a bound, or
+charged already), it stays due. It is then sent like a push of any provider, and those outcomes cover these cases.
 """
 
 from __future__ import annotations

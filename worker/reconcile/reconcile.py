@@ -4,10 +4,10 @@ A line is an organisation's feature on a day.
 
 Guarantee: a line is compared only after the provider's lag, and only if its pushes are settled. A mark for each
 customer moves only past windows that were compared. If a night is skipped, or its totals cannot be read, a later run
-compares it. Without `--correct`, a comparison does not change pushes. A correction follows the provider's own report: a
-push that the provider lacks is voided, and a charge without a push is adopted. The next seal then bills or gives back
-the difference. If a difference cannot be assigned to a push, it is reported as a note. Once time is over, the run does
-not make further calls or corrections.
+compares it. Without `--correct`, a comparison does not change pushes. A correction follows the provider's own report.
+It voids a push that the provider lacks, and adopts a charge without a push. The next seal then bills or gives back the
+difference. If a difference cannot be assigned to a push, it is reported as a note. Once time is over, the run does not
+make further calls or corrections.
 
 Days with a lost history (R1) may have charges without a push here. They are reported, and not corrected.
 """
@@ -66,7 +66,7 @@ def reconcile(context: Context, scope: ReconcileScope, by: By) -> Steps[Reconcil
     """Compare each provider; with `scope.correct`, correct proven differences.
 
     Errors: HistoryDoubted for corrections while a recovery is needed, or if the database is not that of
-    `context.witness`: they would rest on a lost history (R1).
+    `context.witness`. They would rest on a lost history (R1).
     """
     done = Reconciled()
     if scope.correct:

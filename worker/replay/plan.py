@@ -102,7 +102,7 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
     """Check the range and scope of a replay, and return its plan.
 
     Errors: UsageError for a range that is empty, in the future, before the first sample or below an organisation's
-    floor; UnknownId for an unknown organisation; Refused for a provider without an assignment in the range.
+    floor. UnknownId for an unknown organisation. Refused for a provider without an assignment in the range.
     """
     require_range(from_ms, to_ms)
     start, end, last = window_of(from_ms), window_of(to_ms + WINDOW_MS - 1), horizon(now_ms)

@@ -112,7 +112,7 @@ SELECT cursor, in_flight FROM buckets
 
 -- name: seen_now [postgresql]
 -- If a transaction was not visible, its number is in the list, or at or above the cursor. The cursor is at most the
--- reader's own number: after a crash, the server uses numbers above the newest commit again.
+-- reader's own number. After a crash, the server uses numbers above the newest commit again.
 SELECT least(pg_snapshot_xmax(s.now)::text::bigint, pg_current_xact_id()::text::bigint) AS cursor,
     ARRAY(SELECT one::text::bigint FROM pg_snapshot_xip(s.now) one) AS in_flight
 FROM (SELECT pg_current_snapshot() AS now) s

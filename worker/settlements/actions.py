@@ -53,7 +53,10 @@ from drawdown.worker.settlements.lists import (
 )
 
 MAX_HOLD_MS: Final = 3_650 * DAY_MS
-"""Longest hold of a settlement, in milliseconds: ten years."""
+"""Longest hold of a settlement, in milliseconds.
+
+It is ten years.
+"""
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ def make_payout(
 
     `expect_micro`: the amount of the dry run, in micro-credits.
 
-    Errors: as `ledger.payouts.release`; UnknownId; HistoryDoubted while the database is stopped, because a payout in
+    Errors: as `ledger.payouts.release`. UnknownId. HistoryDoubted while the database is stopped, because a payout in
     lost history may have been paid, and would be paid twice (R1).
     """
     require_whole(connection)

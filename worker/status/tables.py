@@ -94,7 +94,7 @@ def raw_rows(connection: sa.Connection, table: str, org_id: str, customer_id: st
 
 
 GROWING: Final = ("usage_samples", "pushes")
-"""Tables that gain by these settings, as measured: ops/scale.md."""
+"""Tables that gain by these settings, as ops/scale.md measures."""
 SETTINGS: Final = ("autovacuum_vacuum_scale_factor", "autovacuum_vacuum_insert_scale_factor")
 SHARE: Final = 0.02
 """Share of a table's rows after which vacuum runs.

@@ -9,9 +9,9 @@ charged: each transaction checks that.
 
 A top-up begins because of the level, and not because of a fall to it, with one charge for the whole gap. A wallet has
 one open top-up at a time, which an index of the table enforces. Its id, `topup:{wallet}:{episode}`, is the payment's
-idempotency key, and has no quantity and no incarnation (P6). If a restored database counts an episode again, the
-service knows the id, and the look-up that comes first reports its outcome. A charge is claimed only if the wallet is
-still low, its terms are live, and top-ups are not stopped, and if no earlier call can have charged it.
+idempotency key. The id does not contain a quantity or an incarnation (P6). If a restored database counts an episode
+again, the service knows the id, and the look-up that comes first reports its outcome. A charge is claimed only if the
+wallet is still low, its terms are live, and top-ups are not stopped. Earlier calls must not have charged it.
 
 One transaction records a payment and credits it, with the top-up's id as the key of the grant. This transaction also
 refreshes the organisation's verdict, so that a halted customer who paid is resumed. An answer that proves an outcome is
@@ -91,7 +91,7 @@ ALL: Final = ""
 def fill(context: Context, only: str = ALL) -> Steps[Filled]:
     """Begin top-ups, charge and look up, of all wallets or one.
 
-    Without a payment service, it has no effect.
+    Without a payment service, it does not have an effect.
     """
     done = Filled()
     if not context.payments or context.out_of_time(FILLING):
@@ -198,7 +198,7 @@ LOOKUPS_AT_ONCE: Final = 16
 PROVEN_MS: Final = 10 * MINUTE_MS
 """Time for which a look-up that found no charge allows a charge, in milliseconds."""
 UNWANTED_AT_ONCE: Final = 200
-"""Top-ups that are no longer wanted that one claim handles."""
+"""Unwanted top-ups that one claim handles."""
 
 
 @dataclass(frozen=True)
@@ -231,8 +231,8 @@ class Asks:
 def claim_charges(connection: sa.Connection, *, asks: Asks) -> Claim:
     """Claim due and wanted charges, and count them as sends (R1).
 
-    If a charge is no longer wanted and was never sent, it is given up. If it may have been sent, it is looked up until
-    its outcome is known.
+    If an unwanted charge was never sent, Drawdown gives it up. If it may have been sent, Drawdown looks it up until its
+    outcome is known.
     """
     require_same(connection, asks.witness)
     loss = read_loss(connection)

@@ -118,7 +118,7 @@ def last_days(now_ms: int, days: int) -> tuple[int, int]:
 def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str) -> UsageReport:
     """Return the usage of windows in [from_ms, to_ms), both on window boundaries.
 
-    Errors: UnknownId for the organisation; UsageError for a range that is empty, longer than MAX_DAYS or off the
+    Errors: UnknownId for the organisation. UsageError for a range that is empty, longer than MAX_DAYS or off the
     windows' boundaries, an unknown grouping, or more than MAX_ROWS rows.
     """
     found, is_more = usage_page(connection, org_id, from_ms, to_ms, by, most=MAX_ROWS)

@@ -276,7 +276,8 @@ FROM (SELECT e.from_account, e.feature, e.ts AS window_ms, MIN(e.rate_ms) AS fir
 LEFT JOIN {owners} w ON w.account_id = q.from_account
 
 -- name: beyond_whole
--- The part of the amount beyond the price of the whole quantities. ABS(q) = n * per + rest: products stay small.
+-- The part of the amount beyond the price of the whole quantities. ABS(q) = n * per + rest, so that products stay
+-- small.
 (ABS(e.amount_micro) - CAST(ABS(e.quantity) / r.per_quantity AS NUMERIC) * r.micro_credits)
 
 -- name: price_of_rest

@@ -122,7 +122,8 @@ class PaidFrom:
     def takes_credit(self) -> bool:
         """Return True if you can grant credit to this wallet.
 
-        A customer that is billed afterwards has no wallet: at the end of its credit, Drawdown would halt the customer.
+        Do not create a wallet for a customer that is billed afterwards. At the end of its credit, Drawdown would halt
+        the customer.
         """
         return self.is_here or (self.keeper is None and self.provider in (None, *EXEMPT_PROVIDERS))
 

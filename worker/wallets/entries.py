@@ -149,7 +149,8 @@ def page(
 ) -> Entries:
     """Return a page of entries, after the entry with the key `after`.
 
-    Errors: UsageError if the wallet has no entry with that key, or if the time of booking ends before it begins.
+    Errors: UsageError if the wallet does not have an entry with that key, or if the time of booking ends before it
+    begins.
     """
     if chosen.booked_from_ms >= chosen.booked_to_ms:
         raise UsageError("invalid range: `to` must be later than `from`")

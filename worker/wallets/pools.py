@@ -67,7 +67,7 @@ def make(connection: sa.Connection, pool: str, by: By, *, new: bool = True) -> b
 
     Return True if it is new.
 
-    Errors: UsageError for an invalid name; Denied `taken` for the name of a customer; UnknownId, unless `new`, for a
+    Errors: UsageError for an invalid name. Denied `taken` for the name of a customer. UnknownId, unless `new`, for a
     name that resembles that of a pool or customer.
     """
     if not is_clean_id(pool) or ":" in pool:

@@ -9,10 +9,10 @@ of their sender after a day.
 If events of a type do not state a quantity, its value is declared once, before the first event. So a repeated event has
 the same quantity.
 
-If a metric with a price counts a type, and the mapping has no feature for the type, its usage is refused. The guard
-charges it at once, and a seal could never bill it. A transaction that stores usage of a type, and another that sets a
-price for it, wait for each other on the type's row. So the second sees the first one's change. This also holds for a
-type with a feature, because the feature may end, and the price be set, before the usage is committed.
+If a metric with a price counts a type without a feature in the mapping, its usage is refused. The guard charges it at
+once, and a seal could never bill it. A transaction that stores usage of a type, and another that sets a price for it,
+wait for each other on the type's row. So the second sees the first one's change. This also holds for a type with a
+feature, because the feature may end, and the price be set, before the usage is committed.
 """
 
 from __future__ import annotations
@@ -174,8 +174,8 @@ def declare_value(connection: sa.Connection, event_type: str, value: EventValue,
 
     Call it first in its transaction, because it locks the type's row, for which transactions with events wait.
 
-    Errors: Refused if the type has another value, if the limit of event types is reached, or if the type already has
-    events, which state their quantity.
+    Errors: Refused if the type has another value or already has events, which state their quantity. Refused if the
+    limit of event types is reached.
     """
     if hold(connection, event_type, by.now_ms) is None:
         raise Refused(f"the maximum of {MAX_EVENT_TYPES:,} event types is reached. See `drawdown feature list`")

@@ -207,7 +207,9 @@ def meaning(reason: str) -> str:
 
 
 def content(sample: Sample) -> str:
-    """Return a sample's content as canonical JSON: equal texts for equal content.
+    """Return a sample's content as canonical JSON.
+
+    Equal content has equal texts.
 
     The time of arrival is omitted.
     """
