@@ -65,7 +65,10 @@ class HaltLine:
 
 @dataclass(frozen=True)
 class HaltPage:
-    """A page of halts. `next_after`: the next page's place; None: this is the last."""
+    """A page of halts.
+
+    `next_after`: the start of the next page (None: this is the last page).
+    """
 
     lines: list[HaltLine]
     next_after: str | None

@@ -145,7 +145,7 @@ class PushPage:
 def list_pushes(
     connection: sa.Connection, chosen: PushFilter, now_ms: int, after: str = "", most: int = PAGE_ROWS
 ) -> PushPage:
-    """Return the page of pushes after `after`.
+    """Return the page of pushes that follows `after`.
 
     Open pushes: first those that need a person, in doubt before rejected, the oldest window first. Then those that
     ticks send, by provider, in the order of their due time. Other lists, and lists of one organisation, have the latest

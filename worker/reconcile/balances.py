@@ -120,7 +120,7 @@ The part was granted once. Beyond it, a person decides.
 CHANCE: Final = 20
 """Ratio of possible round amounts to those that equal a sum of pushes.
 
-Below it, Drawdown leaves a difference to a person, because a top-up may equal a sum by chance.
+Below this ratio, Drawdown leaves a difference to a person, because a top-up may equal a sum by chance.
 """
 AGREES: Final = (
     "the balance equals the pushes only if it excludes charges that a person resolved, or if "

@@ -1,7 +1,5 @@
 """Automatic top-ups fill a low wallet by a charge at a payment service.
 
-Each gap is charged once.
-
 Guarantee: a gap is charged once, and a paid charge is credited once.
 
 Tests: tests/integration/test_topups.py, tests/integration/test_topup_lives.py

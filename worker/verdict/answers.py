@@ -43,8 +43,8 @@ class Charge(Protocol):
 class OrgAnswers:
     """The answers to one claim's pushes of one organisation.
 
-    `shown_credits`: the credits that the answers show (None: an answer shows no credit). `all_charged`: the provider
-    accepted each push. `all_answered`: all pushes have an answer.
+    `shown_credits`: the credits that the answers show (None: an answer does not show credit). `all_charged`: the
+    provider accepted each push. `all_answered`: all pushes have an answer.
     """
 
     org_id: str

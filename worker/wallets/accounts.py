@@ -122,8 +122,8 @@ class PaidFrom:
     def takes_credit(self) -> bool:
         """Return True if you can grant credit to this wallet.
 
-        Do not create a wallet for a customer that is billed afterwards. At the end of its credit, Drawdown would halt
-        the customer.
+        Returns False for a customer that is billed afterwards, because at the end of the credit Drawdown would halt the
+        customer.
         """
         return self.is_here or (self.keeper is None and self.provider in (None, *EXEMPT_PROVIDERS))
 
