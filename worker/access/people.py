@@ -117,7 +117,7 @@ def is_password(password: str, stored: str | None) -> bool:
     """Return True if a password matches the stored hash.
 
     The check takes as long if `stored` is None, so that the time does not reveal which names exist. An older hash takes
-    longer: until its person signs in, the time reveals that the name exists.
+    longer. Until its person signs in, the time reveals that the name exists.
     """
     given, fits = _bytes(password[:MAX_PASSWORD_CHARS]), len(password) <= MAX_PASSWORD_CHARS
     older = _SCRYPT_STORED.fullmatch(stored or "")

@@ -6,8 +6,8 @@ Guarantee: a tick takes at most MAX_FILES_A_TICK files and MAX_BYTES_A_TICK byte
 a tick ends while it reads a file, the next tick takes that file, once. After MAX_READINGS such ticks, a person has to
 decide. A file's result is reported once. A file that cannot be read does not prevent others from being taken. A file is
 refused for good by its content, or by the ticks that it ended. If the machine lacks the space for it, that is a
-failure, and it is retried after all others. A file that was written in the last QUIET_MS is not read: its writer may
-not have finished.
+failure, and it is retried after all others. A file that was written in the last QUIET_MS is not read, because its
+writer may not have finished.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def add_source(
 
     `fields`: the columns of its files.
 
-    You can repeat the call: it has an effect once.
+    You can repeat the call, because it has an effect once.
 
     Errors: UsageError for an invalid name or folder, or an unknown field. Refused if the name or the folder belongs to
     another source, if this source has other columns, or if MAX_SOURCES exist.
@@ -263,7 +263,7 @@ def remove_source(connection: sa.Connection, source: str, by: By) -> None:
 
     A tick that is reading one of the files now may still take it.
 
-    Errors: UnknownId; Refused for a source that took a batch, even if the batch is withdrawn: the batch keeps the
+    Errors: UnknownId; Refused for a source that took a batch, even a withdrawn one, because the batch keeps the
     source's name.
     """
     folder = SQL.run(connection, "hold", {"source": source}).scalar()

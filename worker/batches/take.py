@@ -1,4 +1,6 @@
-"""Take a batch: the sums of a file become samples in one transaction.
+"""Take a batch.
+
+The sums of a file become samples in one transaction.
 
 A batch can be withdrawn.
 

@@ -2,7 +2,7 @@
 
 A cost is for a base unit, and names the balance that pays for a feature.
 
-Guarantee: reads only. A cost is exact: a balance is compared in whole quantities, of which `scale` make one unit of the
+Guarantee: reads only. A cost is exact. A balance is compared in whole quantities, of which `scale` make a unit of the
 balance. A charge during a change of its cost has a minimum and a maximum cost, and not one assumed cost. Source: Autumn
 charges by its schema at the time of the charge, and not at the time of use (observed, API 2.3.0).
 """

@@ -88,7 +88,10 @@ def _reach(found: Verification) -> dict[str, int | None]:
 
 
 WHOLE_LATE_MS: Final = 9 * DAY_MS
-"""Age from which the last full run is late: it is due once a week."""
+"""Age from which the last full run is late.
+
+It is due once a week.
+"""
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,7 @@ def _run(row: sa.RowMapping) -> Run:
 def stop_breached(connection: sa.Connection, verification: Verification, now_ms: int, actor: str) -> list[str]:
     """Stop each organisation with a breach; return those that were running.
 
-    An organisation that a person released after the run began is left out: its breach may be fixed, and the next run
+    An organisation that a person released after the run began is left out. Its breach may be fixed, and the next run
     shows that.
 
     This must be the transaction's first statement. So a seal that is under way ends first, and the stored watermarks

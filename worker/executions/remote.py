@@ -4,7 +4,7 @@ Credit is reserved here, and use is billed at the provider.
 
 Guarantee: the row in this database defines a reservation. It counts against the effective balance of the last read
 (`local`). If the provider does not have a balance, the reservation does not guarantee credit (`declared`). Credit does
-not move here: the usage of an execution becomes samples, in the transaction that charges or ends it. It is sealed and
+not move here. The usage of an execution becomes samples, in the transaction that charges or ends it. It is sealed and
 sent once, as all usage is. Locks: the reservation, then the organisation's row, so that its executions are decided one
 after the other. The facts that permitted an execution are read again under that lock, because an assignment deletes the
 balance and may change the provider.

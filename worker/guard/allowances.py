@@ -34,8 +34,8 @@ class StandingRow:
     """A limit of an organisation, and its use of the metric in the limit's period.
 
     `amount`: base units in the period (None: unlimited). `rule`: the rule that gives the limit. `resets_ms`: the time
-    when the period begins again. `until_ms`: the end of an override. `phase`: the effect of reaching the limit. `low`:
-    the remaining share is at or below the warning share. `period` None: the plan does not allow the metric.
+    when the period begins again. `until_ms`: the end of a limit override. `phase`: the effect of reaching the limit.
+    `low`: the remaining share is at or below the warning share. `period` None: the plan does not allow the metric.
     """
 
     metric: str

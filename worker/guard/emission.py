@@ -1,4 +1,6 @@
-"""The event that a use emits: one call counts the use against limits and bills it.
+"""The event that a use emits.
+
+One call counts the use against limits and bills it.
 
 Guarantee: a use and its event are both recorded, or neither is. If its event is refused, the use does not count. A
 blocked use does not emit its event, and a repeated use does not emit it again. The event's source and id are its key.

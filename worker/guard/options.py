@@ -35,10 +35,10 @@ OVERRIDES: Final = "/v1/guard/overrides"
 class WayTold:
     """One way out of a block, as the HTTP API returns it.
 
-    `code`: the reason why it is closed (None: it is open). `said`: the way in words. `call`: the request that a
-    program sends; for a use, it adds a use key. `link`: the page for the organisation's users. `command`: the
-    operator's command. `payers`: organisations that could pay. `at`: the provider that sells the credit. `missing`:
-    the missing credit, in credits. `asked`: the number of override requests that wait for a decision.
+    `code`: the reason why it is closed (None: it is open). `said`: the way in words. `call`: the request that a program
+    sends; for a use, it adds a use key. `link`: the page for the organisation's users. `command`: the operator's
+    command. `payers`: organisations that could pay. `at`: the provider that sells the credit. `missing`: the missing
+    credit, in credits. `asked`: the number of requests for a limit override that wait for a decision.
     """
 
     option: Option
@@ -145,10 +145,10 @@ class Override:
 class Way:
     """One way out of a block.
 
-    `code`: the reason why it is closed (None: it is open). `said`: the way in words. `payers`: organisations that
-    could pay. `override`: the override to request. `asked`: the number of override requests that wait for a decision.
-    `at`: the provider that keeps and sells the credit, if it is not the embedded ledger. `missing_micro`: the missing
-    credit in micro-credits, if it is known.
+    `code`: the reason why it is closed (None: it is open). `said`: the way in words. `payers`: organisations that could
+    pay. `override`: the limit override to request. `asked`: the number of requests for a limit override that wait for a
+    decision. `at`: the provider that keeps and sells the credit, if it is not the embedded ledger. `missing_micro`: the
+    missing credit in micro-credits, if it is known.
     """
 
     option: Option

@@ -2,8 +2,8 @@
 
 They are requested and decided, or made by hand.
 
-Guarantee: each has an end, unless it is marked as permanent. A read decides if it has ended: it needs no job for that.
-Its amount never changes. Each change is recorded with actor and reason.
+Guarantee: each has an end, unless it is marked as permanent. A read decides if it has ended, so it does not need a job
+for that. Its amount never changes. Each change is recorded with actor and reason.
 """
 
 from __future__ import annotations
@@ -182,7 +182,9 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
 
 
 def show(connection: sa.Connection, number: int) -> OverrideRow:
-    """Lock and return a limit override: no other transaction decides it meanwhile.
+    """Lock and return a limit override.
+
+    Other transactions cannot decide it meanwhile.
 
     Errors: UnknownId.
     """
@@ -226,10 +228,10 @@ def list_overrides(
     Requested ones come first, then those in force, by their ends.
 
     `everything`: include past ones. `soon`: only those that end within 7 days. `org_id`: only those with this
-    organisation as target. `after`: with `state`, only those after the override of that number. `known`: the caller
-    has checked the metric.
+    organisation as target. `after`: with `state`, only those after the limit override of that number. `known`: the
+    caller has checked the metric.
 
-    Errors: UnknownId for an unknown metric, organisation or override.
+    Errors: UnknownId for an unknown metric, organisation or limit override.
     """
     if metric and not known:
         ids.require(connection, ids.METRIC, metric)

@@ -1,7 +1,7 @@
 """Call cells to send halts and read counts; share code for webhook endpoints.
 
 Guarantee: only URLs on the operator's allow-list are called, and each request to a cell is signed. A connection is made
-only to an address that is checked at that time: an earlier answer of DNS does not count. If the operator set a proxy,
+only to an address that is checked at that time. An earlier answer of DNS does not count. If the operator set a proxy,
 the proxy resolves the name, and only the origin is checked. Redirects are not followed, and cookies are not stored. An
 answer that is invalid, too long or endless is an error with our text, because a library's text may contain headers. It
 costs its own halt a retry, or its cell's own count, which is then unknown and not zero.

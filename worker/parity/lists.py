@@ -1,6 +1,6 @@
 """List the last results of parity, and read its figures for metrics.
 
-This module only reads: the checks of the last days, by their key.
+This module only reads the checks of the last days, by their key.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Claim due pushes, record their attempts (P1), and claim due look-ups.
 
-Guarantee: an attempt is committed before a byte leaves. A backlog does not delay new usage: a claim takes the newest
+Guarantee: an attempt is committed before a byte leaves. A backlog does not delay new usage. A claim takes the newest
 windows first, in which organisations take turns. It also takes a few pushes that wait longest, so that each push is
 sent at some time.
 """

@@ -152,7 +152,7 @@ def list_pushes(
     window first.
 
     Errors: UsageError for an unknown state, an invalid range or place, or an error `why` without open pushes; UnknownId
-    for an unknown feature or organisation. A provider without pushes is valid: only this machine may know it.
+    for an unknown feature or organisation. A provider without pushes is valid, because only this machine may know it.
     """
     if chosen.state not in STATES:
         raise UsageError(f"invalid state {chosen.state!r}: expected {', '.join(STATES)}")

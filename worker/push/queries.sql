@@ -80,7 +80,7 @@ WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_
 RETURNING org_id
 
 -- name: sent_before
--- Pushes with an earlier attempt that may have arrived: its answer is missing or does not exclude that.
+-- Pushes with an earlier attempt that may have arrived. Its answer is missing or does not exclude that.
 SELECT x.window_ms, x.org_id, x.feature, x.revision FROM attempts x JOIN pushes p ON {is_of_push}
 WHERE p.provider = :provider AND p.state IN {open_states} AND p.state = 'due'
     AND p.due_at_ms = :lease_end_ms AND p.claim_owner = :claim_owner AND x.attempt < p.attempts
@@ -238,7 +238,7 @@ UPDATE pushes SET {to} FROM {push_ids} x WHERE {is_of_updated_push}
 state = 'voided', settled_ms = :now_ms
 
 -- name: to_accepted
--- Accepted by a person: a push that the provider had rejected was billed by hand.
+-- Accepted by a person. A push that the provider had rejected was billed by hand.
 by_hand = (state = 'rejected'), state = 'accepted', settled_ms = :now_ms
 
 -- name: to_due

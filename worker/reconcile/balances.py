@@ -4,10 +4,10 @@ Guarantee: if pushes that were sent twice add up to an excess exactly, the secon
 A second draw is as large as its push. If a part that reads never showed may have paid for more, the amount is reported
 to a person.
 
-If a balance lacks exactly the draws of pushes within a few minutes, the provider lost these draws with its store. This
-was observed: the events stay, and the balance goes back. If an earlier comparison agreed, the lack is adopted, so that
-the next seal sends the usage again. A first comparison of credits does not suffice, because a part that reads never
-showed may be used up.
+If a balance lacks exactly the draws of pushes within a few minutes, the provider lost these draws with its store. It
+was observed that the events stay, and the balance goes back. If an earlier comparison agreed, the lack is adopted, so
+that the next seal sends the usage again. A first comparison of credits does not suffice, because a part that reads
+never showed may be used up.
 
 Any other difference between a balance and our pushes is reported to a person once, with the amount, and stored as a
 mark. Later comparisons begin from the mark. If a push was on its way meanwhile, the balance is not compared. If events

@@ -234,7 +234,7 @@ class Uncompared:
 
 
 def uncompared_part(now_ms: int) -> Part:
-    """Return the query of missing comparisons: a row for each compared provider."""
+    """Return the query of missing comparisons, with a row for each compared provider."""
     return SQL.part("uncompared", {"late_ms": now_ms - LATE_AFTER_MS, "needs_you": f"{NEEDS_YOU}%"})
 
 

@@ -242,7 +242,7 @@ WHERE id BETWEEN :lo AND :hi
 UPDATE buckets SET sweep_next_ms = :next_ms, sweep_began_ms = :began_ms WHERE id BETWEEN :lo AND :hi
 
 -- name: give_bucket
--- One statement for all: a host may name any number of unknown organisations.
+-- One statement for all, because a host may name any number of unknown organisations.
 INSERT INTO orgs (org_id, bucket, registered)
 SELECT r.org_id, r.bucket, false FROM {rows :strangers (org_id text, bucket bigint)} r WHERE 1 = 1 ORDER BY r.org_id
 ON CONFLICT (org_id) DO UPDATE SET bucket = excluded.bucket

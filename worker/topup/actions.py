@@ -136,7 +136,7 @@ def resume(connection: sa.Connection, customer_id: str, by: By) -> TermsChange:
 
     Its declines are deleted, so a low wallet fills at once.
 
-    You can repeat the call: a wallet with an open top-up, or with enough credit, does not begin another one.
+    You can repeat the call. A wallet with an open top-up, or with enough credit, does not begin another top-up.
 
     Errors: UnknownId; Refused if its top-ups are stopped.
     """

@@ -5,7 +5,7 @@ It charges, settles the charges, and looks up charges in doubt.
 Guarantee: claim and attempt are committed before a byte leaves (P1). A charge without an answer is looked up before it
 is charged again. If a step dies, it leaves a row from which the next step continues. A payment service that hangs or is
 unreachable delays only its own wallets, and does not count as a decline. While history is in doubt (R1), cards are not
-charged: each transaction checks that.
+charged. Each transaction checks that.
 
 A top-up begins because of the level, and not because of a fall to it, with one charge for the whole gap. A wallet has
 one open top-up at a time, which an index of the table enforces. Its id, `topup:{wallet}:{episode}`, is the payment's

@@ -5,8 +5,8 @@ They become usage when a person closes the backfill.
 Guarantee: a staged event is not usage yet, so seals, the watch and proofs do not read it. To close a backfill, a person
 names the hash of the shown effect. Exactly that effect happens in one transaction, or the call is refused. A revert
 withdraws all events that the backfill added, and the seal refunds the charges. If a revert is interrupted, a repeated
-command completes it. The ids of reverted events are never accepted again. A backfill affects only its organisation:
-another organisation may have used the same id.
+command completes it. The ids of reverted events are never accepted again. A backfill affects only its organisation,
+because another organisation may have used the same id.
 
 A file has one event on each line: the envelope, or CloudEvents. Each line that is not blank gives one event, or one
 error, with the number of the line. Each event in a file must have a time: without it, each read would give another
@@ -215,11 +215,11 @@ def diff(connection: sa.Connection, name: str) -> Diff:
 
 
 def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
-    """Close a backfill: the shown events become usage.
+    """Close a backfill, so that the shown events become usage.
 
     `shown`: the hash of the shown effect.
 
-    You can repeat the call: it has its effect once.
+    You can repeat the call, because it has its effect once.
 
     Errors: UnknownId; Refused for another hash, if the backfill was reverted, or if some of its windows were closed for
     good.

@@ -183,7 +183,7 @@ class Became:
 
     The pushes are those of the event's feature. The entries are those of the ledger.
 
-    Each push is for the whole window: for all events and samples of the feature.
+    Each push is for the whole window, with all events and samples of the feature.
     """
 
     window_ms: int

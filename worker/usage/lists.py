@@ -6,7 +6,7 @@ Reads only.
 
 Guarantee: `used` is the sum of the samples in force, mapped as the seal maps them. Below the floor, where samples are
 pruned, it is their sealed quantity, which is the same (invariant 1). Each grouping has the same sums. A report is never
-cut: if it would be too long, it is refused. All pages together are the whole report. A page reads only its own rows
+cut. If it would be too long, it is refused. All pages together are the whole report. A page reads only its own rows
 from the database.
 """
 
@@ -271,7 +271,10 @@ def _floor(connection: sa.Connection, org_id: str) -> int:
 
 
 def _carried(connection: sa.Connection, org_id: str) -> list[Carried]:
-    """Return the carries of an organisation. They are few: one for each feature and former or present customer."""
+    """Return the carries of an organisation.
+
+    They are few, because each feature has one for each former or present customer.
+    """
     found = SQL.run(connection, "carried", {"org_id": org_id, "at_most": MAX_ROWS})
     return [Carried(**row._mapping) for row in found]
 

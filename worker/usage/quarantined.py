@@ -105,7 +105,9 @@ def _details(fixed: Mended) -> dict[str, object]:
 
 
 def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list[str]:
-    """Dismiss quarantined samples: they are not billed and no longer counted.
+    """Dismiss quarantined samples.
+
+    They are then not billed or counted.
 
     Return their ids.
 

@@ -51,7 +51,7 @@ class Withdrawn:
 def withdraw(
     connection: sa.Connection, sample_ids: Sequence[str], by: By, judged: Witness | None = None
 ) -> list[Withdrawn]:
-    """Withdraw samples: they no longer count as owed usage.
+    """Withdraw samples, so that they no longer count as owed usage.
 
     Rejected pushes of their windows are sealed again without them. `judged`: the result of `judge_backfill`, which
     proves that the samples were sealed since history was lost.

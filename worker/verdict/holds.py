@@ -172,7 +172,7 @@ def mature_wallets(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
 
     A wallet counts as changed if its balance moved, or if it can pay another amount.
 
-    Verdicts wait for it if usage came late: an ended lot may pay for that usage, and until then the balance is too low.
+    Verdicts wait for it if usage came late. An ended lot may pay for that usage, and until then the balance is too low.
     """
     done = 0
     for _ in range(sweeps):

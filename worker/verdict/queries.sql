@@ -86,7 +86,7 @@ WHERE orgs.org_id = x.org_id;
 {end_by_key}
 
 -- name: write_verdicts [sqlite]
--- One row at a time: JSON would change a figure that is too large.
+-- One row at a time, because JSON would change a figure that is too large.
 UPDATE orgs SET is_halted = :is_halted, halted_at = :halted_at, halt_reason = :halt_reason,
     max_concurrent_sandboxes = :max_concurrent_sandboxes, projection_read_ms = :projection_read_ms,
     projection_due_ms = :projection_due_ms, balance_micro = :balance_micro, balance_read_ms = :balance_read_ms,

@@ -43,9 +43,9 @@ CREDIT_REASONS: Final = frozenset({"credits_exhausted", "reserved", "estimate", 
 
 
 UNREAD_STOP_MS: Final = 15 * MINUTE_MS
-"""Milliseconds for which a provider can be unavailable before a plan halts.
+"""Milliseconds without a provider after which plans may halt organisations.
 
-Organisations are halted if their plan requires it. These are three ticks.
+If the plan of an organisation requires it, the organisation is then halted. These are three ticks.
 """
 
 
@@ -192,7 +192,10 @@ LOOKS_TO_ZERO: Final = 4
 
 
 FURTHEST_MS: Final = 253_402_300_799_999
-"""The last moment of the year 9999: a later end counts as unlimited."""
+"""The last moment of the year 9999.
+
+A later end counts as unlimited.
+"""
 
 
 def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:

@@ -16,7 +16,7 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 pushes
 
 -- name: pushes_since
--- For a continued run: the pushes from its point on.
+-- In a continued run, the pushes from its point on.
 (SELECT * FROM pushes WHERE window_ms >= :since_ms)
 
 -- name: proven_attempts

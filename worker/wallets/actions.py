@@ -372,8 +372,8 @@ def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, 
 
     Return the former plan; None if there was no plan.
 
-    You can repeat the call: it has an effect once. Errors: UsageError for an invalid id; UnknownId for an unknown plan,
-    and unless `new`, for an unknown customer with an id like an existing one.
+    You can repeat the call, because it has an effect once. Errors: UsageError for an invalid id; UnknownId for an
+    unknown plan, and unless `new`, for an unknown customer with an id like an existing one.
     """
     if not is_clean_id(customer_id):
         raise UsageError("invalid customer id: expected 1 to 200 characters without control characters")

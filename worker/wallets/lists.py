@@ -78,7 +78,7 @@ class WalletLine:
 
 @dataclass(frozen=True)
 class After:
-    """The place where a page continues: after this customer, at this balance."""
+    """The place where a page continues, after this customer at this balance."""
 
     customer_id: str
     balance_micro: int

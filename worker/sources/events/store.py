@@ -8,8 +8,8 @@ answer, and the others are inserted. The number of statements does not depend on
 `accepted`, the event is above its organisation's floor when it is committed (S4).
 
 The key of an event is its organisation, source and id. A sender for one organisation only (a bound API key, a backfill)
-does not see or take events of other organisations. A sender for all organisations claims the source and id among all:
-the same key for another organisation is other content. Each kind of sender finds the events of its organisation that
+does not see or take events of other organisations. A sender for all organisations claims the source and id among all.
+The same key for another organisation is other content. Each kind of sender finds the events of its organisation that
 the other kind sent.
 """
 

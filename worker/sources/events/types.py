@@ -255,7 +255,9 @@ def require_uncharged(connection: sa.Connection, spots: Collection[Spot]) -> Non
 
 
 def hold(connection: sa.Connection, event_type: str, now_ms: int) -> int | None:
-    """Lock a type: until this transaction is over, another one cannot store its usage.
+    """Lock a type.
+
+    Until this transaction is over, another transaction cannot store its usage.
 
     Return its meter.
 
