@@ -254,7 +254,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class AskerTerms:
-    """The facts of a decision about a caller: its metric, plan, limits and limit overrides.
+    """The facts of a decision about a caller, with its metric, plan and limits.
 
     `customer_id`: the customer that has the plan. `pays`: it ever bought credit. `halted`: `stopped` or `halted` if an
     operator stopped or halted the organisation.

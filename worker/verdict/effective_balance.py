@@ -66,7 +66,7 @@ They are two intervals of a minute.
 BEGUN_MS: Final = 3 * MINUTE_MS
 """Age from which a sandbox without a sample in three intervals counts as unused."""
 CLOCKS_APART_MS: Final = 30 * SECOND_MS
-"""Assumed difference between a host's clock and Drawdown's clock, in either direction."""
+"""Largest assumed difference between a host's clock and Drawdown's, in either way."""
 MOST_CHANGES: Final = 8
 """Latest verdicts of an organisation that are searched for its last halt.
 
