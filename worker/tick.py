@@ -1,4 +1,6 @@
-"""One tick: seal; then push, project and dispatch, for all providers concurrently; then the other steps.
+"""Run one tick for all providers concurrently.
+
+It seals, then pushes, projects and dispatches, and then does the other steps.
 
 The other steps fill wallets, deliver messages to the operator's product, do queued jobs, and take files of watched
 folders.

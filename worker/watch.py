@@ -1,10 +1,12 @@
-"""The watch: between ticks, it halts an organisation without credit within seconds, and resumes one that paid.
+"""The watch between ticks.
+
+It halts an organisation without credit within seconds, and resumes one that paid.
 
 The same round fills wallets that ran low, and delivers messages to the operator's product.
 
 Guarantee: the watch does not seal, send or bill usage. An estimate only decides which organisations to read at their
 provider. The fresh read decides (`project`), and its halts go to the cells in the same round. The result does not
-depend on this process's memory: several watches, or a restarted watch, act alike under the same locks and leases.
+depend on this process's memory. Several watches, or a restarted watch, act alike under the same locks and leases.
 
 Tests: tests/integration/test_watch.py
 """
@@ -48,13 +50,22 @@ ROUND_MS: Final = 5 * SECOND_MS
 LOOKS_A_ROUND: Final = 5_000
 """Organisations of one provider that a round of the watch estimates."""
 COSTS_MS: Final = 5 * MINUTE_MS
-"""Interval between a watch's reads of the costs of units, in milliseconds. Each tick reads them, too."""
+"""Interval between a watch's reads of the costs of units, in milliseconds.
+
+Each tick reads them, too.
+"""
 HALTED_SHARE: Final = 4
-"""One in this many reads of a round is for halted organisations. The others are for those with credit that may end."""
+"""One in this many reads of a round is for halted organisations.
+
+The others are for those with credit that may end.
+"""
 
 
 BEGUN_FOR_MS: Final = MINUTE_MS
-"""Age of a new sandbox up to which it wakes its organisation, in milliseconds. Hosts may write its row late."""
+"""Age of a new sandbox up to which it wakes its organisation, in milliseconds.
+
+Hosts may write its row late.
+"""
 
 Begun: TypeAlias = Mapping[str, tuple[int, int]]
 """The number of an organisation's new sandboxes, and the start of the newest in milliseconds, by organisation."""
@@ -62,7 +73,10 @@ Begun: TypeAlias = Mapping[str, tuple[int, int]]
 
 @dataclass
 class Watched:
-    """The numbers of organisations, halts, top-ups and messages of one round, by effect, and the failures."""
+    """The counts of one round of the watch.
+
+    It counts organisations, halts, top-ups and messages, by effect, and the failures.
+    """
 
     looked: int = 0
     asked: int = 0
@@ -82,7 +96,11 @@ class Watched:
 
 @dataclass
 class Looked:
-    """The result of one look: the arrivals that it has read, and the numbers of estimates and of requested reads."""
+    """The result of one look of the watch.
+
+    `arrivals`: the arrivals that it has read. `looked`: the number of estimates. `refresh_requests`: the number of
+    requested reads.
+    """
 
     arrivals: ArrivalCursor
     begun: Begun
@@ -109,7 +127,10 @@ class Watcher:
 
 
 def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
-    """Do one round: estimate, read at providers, halt or resume, and send halts to the cells."""
+    """Do one round.
+
+    Estimate, read at providers, halt or resume, and send halts to the cells.
+    """
     done = Watched()
     context.hurried = True
     witness: Witness | None = yield LoadWitness()
@@ -206,7 +227,10 @@ def _billed_by(context: Context, provider: str, now_ms: int) -> dict[str, object
 
 
 def reads_a_round(capabilities: Capabilities) -> int:
-    """Return the number of customers that one round may read: half of what the provider declares."""
+    """Return the number of customers that one round may read.
+
+    It is half of what the provider declares.
+    """
     a_second = capabilities.reads_per_s if capabilities.reads_per_s is not None else READS_A_S
     return max(int(a_second * ROUND_MS / SECOND_MS / 2), 1) * capabilities.reads_a_call
 

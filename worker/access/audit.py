@@ -1,4 +1,6 @@
-"""The audit: each action of a person or program, with its actor, time, reason, object and channel. Reads only.
+"""The audit of each action of a person or program.
+
+An entry has the actor, time, reason, object and channel. Reads only.
 
 Guarantee: pages have a bounded size, with the newest action first. A filter with an unknown name is refused, so an
 empty list means that no such action exists.
@@ -23,7 +25,10 @@ from drawdown.schema.typed.parsing import require_range
 MAX_ROWS: Final = 10_000
 """Rows of one page of the audit."""
 VIAS: Final = ("cli", "cli --at", "console", "my", "http", "webhook", "program", "unknown")
-"""The channels. `program`: a program that calls the functions itself. `unknown`: an action before channels existed."""
+"""The channels.
+
+`program`: a program that calls the functions itself. `unknown`: an action before channels existed.
+"""
 SQL = queries(__file__)
 
 
@@ -45,7 +50,11 @@ class AuditFilter:
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """One action. `details`: the new values and the values that they replaced. `via`: the channel, one of VIAS."""
+    """One action.
+
+    `details`: the new values and the values that they replaced. `via`: the channel, one of VIAS. `target`: the changed
+    object. `at_ms`: the time, in milliseconds.
+    """
 
     action_id: int
     at_ms: int
@@ -59,7 +68,10 @@ class AuditEntry:
 
 @dataclass(frozen=True)
 class AuditPage:
-    """A page of actions. `next_before`: the start of the next, older page (None: this is the last page)."""
+    """A page of actions.
+
+    `next_before`: the start of the next, older page (None: this is the last page).
+    """
 
     actions: list[AuditEntry]
     next_before: int | None
@@ -111,7 +123,10 @@ def _floor(connection: sa.Connection, chosen: AuditFilter, before: int, within: 
 
 
 def unchained(connection: sa.Connection, actions: Sequence[AuditEntry]) -> list[int]:
-    """Return the numbers of actions with a hash that does not follow from the action before (`schema.audit`)."""
+    """Return the numbers of actions with a hash that breaks the chain.
+
+    `schema.audit` defines the hash.
+    """
     rows = SQL.run(connection, "with_those_before", {"ids": [one.action_id for one in actions]}).mappings()
     return [
         int(row["action_id"])
@@ -121,7 +136,7 @@ def unchained(connection: sa.Connection, actions: Sequence[AuditEntry]) -> list[
 
 
 def is_cut(connection: sa.Connection, chain: Head) -> bool:
-    """Return True if the newest recorded action differs from the last action of the chain."""
+    """Return True if the newest recorded action is not the last of the chain."""
     newest = SQL.run(connection, "newest_hash").scalar()
     return (newest or "") != chain.hash
 

@@ -1,4 +1,6 @@
-"""Requests that take effect once: forms of the console, calls of programs, and signed requests.
+"""Requests that take effect once.
+
+They are forms of the console, calls of programs, and signed requests.
 
 Guarantee: each form has its own key. A double click, a reload or a lost answer may send it twice. It takes effect once,
 and both requests get the same answer. The key is stored in the transaction of the change, and valid until LIFE_MS after
@@ -26,15 +28,24 @@ from drawdown.worker.access.sessions import LIFE_MS
 SQL = queries(__file__)
 
 KEY: Final = re.compile(r"([0-9]{13})-[A-Za-z0-9_-]{43}")
-"""The form of a key: the time when the form was created, in milliseconds, and 256 random bits."""
+"""The form of a key: its time of creation and 256 random bits.
+
+The time is in milliseconds.
+"""
 SKEW_MS: Final = MINUTE_MS
-"""Largest lead of the clock of another server that created the form, in milliseconds."""
+"""Milliseconds by which the clock of another server may be ahead.
+
+That server created the form.
+"""
 OLD: Final = "this form has expired, or was not created here. Open the form again"
 
 
 @dataclass(frozen=True)
 class Acted:
-    """The effect of a form: the action, its text (`said`), and the page that follows (`place`)."""
+    """The effect of a form: the action, its text and the next page.
+
+    `said` is the text, and `place` the page.
+    """
 
     action: str
     at_ms: int
@@ -43,12 +54,17 @@ class Acted:
 
 
 def new_key(now_ms: int, secret: str) -> str:
-    """Return the key of a new form. `secret`: 43 random characters of base 64, new for each form."""
+    """Return the key of a new form.
+
+    `secret`: 43 random characters of base 64, new for each form.
+    """
     return f"{now_ms:013}-{secret}"
 
 
 def claim(connection: sa.Connection, key: str, person: Person, action: str, now_ms: int) -> Acted | None:
-    """Claim a form's key for this transaction. Return its effect if it was done before; None if it is new.
+    """Claim a form's key for this transaction.
+
+    Return its effect if it was done before; None if it is new.
 
     Errors: Refused for a key that has expired, or belongs to another form or person.
     """
@@ -66,7 +82,9 @@ def claim(connection: sa.Connection, key: str, person: Person, action: str, now_
 
 
 def take_turn(connection: sa.Connection, picture: str, person: Person, now_ms: int) -> None:
-    """Serialise changes that were decided by the same shown state, for all actors and reasons.
+    """Serialise changes that were decided by the same shown state.
+
+    This applies to all actors and reasons.
 
     The next change then reads again, and sees the effect of the former change. `picture`: the hash of the shown state.
     """
@@ -79,7 +97,10 @@ def keep(connection: sa.Connection, key: str, said: str, place: str) -> None:
 
 
 def read(connection: sa.Connection, key: str, person: Person) -> Acted | None:
-    """Return the effect of a person's form; None if the person did not send such a form."""
+    """Return the effect of a person's form.
+
+    Returns None if the person did not send such a form.
+    """
     row = SQL.run(connection, "read", {"key": key}).one_or_none()
     return None if row is None or row.name != person.name else Acted(row.action, row.at_ms, row.answer, row.place)
 
@@ -116,12 +137,17 @@ class Call:
 
     @property
     def key(self) -> str:
-        """Return the key under which the call is stored. Keys of different programs differ."""
+        """Return the key under which the call is stored.
+
+        Keys of different programs differ.
+        """
         return "call:" + _sha256(f"{self.actor}\n{self.idempotency_key}")
 
 
 def claim_call(connection: sa.Connection, call: Call, now_ms: int) -> str | None:
-    """Claim a call's key for this transaction. Return its answer if the call was done before; None if it is new.
+    """Claim a call's key for this transaction.
+
+    Return its answer if the call was done before; None if it is new.
 
     Errors: OtherContent for a key of another call.
     """

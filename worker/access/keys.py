@@ -67,7 +67,10 @@ OVERLAP_MS: Final = DAY_MS
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
 """Longest time for which a rotated API key still works, in milliseconds."""
 MOST_OF_A_NAME: Final = 1_000
-"""Keys of one name, over all rotations. Each stays in its table for good, so that a key is never reused."""
+"""Keys of one name, over all rotations.
+
+Each stays in its table for good, so that a key is never reused.
+"""
 MOST_LIFE_MS: Final = 3_650 * DAY_MS
 """Longest lifetime of an API key, in milliseconds."""
 LEAST_LIFE_MS: Final = 60_000
@@ -81,7 +84,8 @@ class ApiKey:
     """An API key with its rights.
 
     `org_id`, `cell_id`, `source`: the organisation, cell and source of usage to which the key is bound (None: any).
-    `gives_micro`: the maximum of one grant, in micro-credits.
+    `gives_micro`: the maximum of one grant, in micro-credits. `expires_ms`: its end in milliseconds (None: it does not
+    end).
     """
 
     name: str
@@ -106,7 +110,10 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class Rotated:
-    """The new key of a rotation, its end (None: no end), and the time until which the old key works."""
+    """The new key of a rotation, and the ends of both keys.
+
+    `expires_ms`: the end of the new key (None: it has no end). `old_until_ms`: the time until which the old key works.
+    """
 
     key: ApiKey
     expires_ms: int | None
@@ -119,7 +126,10 @@ def hash_of(key: str) -> str:
 
 
 def find(connection: sa.Connection, key: str, now_ms: int) -> ApiKey | None:
-    """Return the key, with its owner and rights; None if it is unknown, expired or ended."""
+    """Return the key, with its owner and rights.
+
+    Returns None if it is unknown, expired or ended.
+    """
     if not KEY.fullmatch(key):
         return None
     proof = hash_of(key)
@@ -127,7 +137,10 @@ def find(connection: sa.Connection, key: str, now_ms: int) -> ApiKey | None:
 
 
 def find_all(connection: sa.Connection, proofs: Collection[str], now_ms: int) -> Mapping[str, ApiKey]:
-    """Return the valid keys with these hashes, by hash. Unknown, expired and ended keys are omitted."""
+    """Return the valid keys with these hashes, by hash.
+
+    Unknown, expired and ended keys are omitted.
+    """
     with prepared(connection):
         read = read_together(connection, keys=finding(proofs, now_ms))
     return index_keys(read["keys"])
@@ -177,7 +190,9 @@ def create(
     new: bool = False,
     any_source: bool = False,
 ) -> int | None:
-    """Create an API key from the secret `key`. Return the time of its end in milliseconds; None if it has no end.
+    """Create an API key from the secret `key`.
+
+    Return the time of its end in milliseconds; None if it has no end.
 
     `any_source`: a key of one organisation may send events of every source, and samples with every id. It could then
     use the ids of other producers' usage.
@@ -224,7 +239,9 @@ def create(
 
 
 def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms: int = OVERLAP_MS) -> Rotated:
-    """Rotate an API key: `key` is the new secret, and the old key works for `overlap_ms` longer.
+    """Rotate an API key.
+
+    `key` is the new secret. The old key works for `overlap_ms` longer.
 
     The new key has the lifetime that the old key had from its creation.
 
@@ -256,7 +273,10 @@ def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms
 
 
 def end(connection: sa.Connection, name: str, by: By) -> bool:
-    """End all API keys of a name. Return True if a key was valid before. Errors: UnknownId."""
+    """End all API keys of a name.
+
+    Return True if a key was valid before. Errors: UnknownId.
+    """
     _hold(connection, name)
     ended = SQL.run(connection, "end", {"name": name, "now_ms": by.now_ms}).all()
     if ended:
@@ -301,7 +321,8 @@ class KeyRow:
 
     `org_id`, `cell_id`, `source`: the organisation, cell or source to which it is bound (None: any). `used_ms`: its
     last use, accurate to a minute (None: never). `maker_ended`: the console user who created it was ended, and the key
-    still works. Only `page_of_keys` sets `maker_ended`.
+    still works. Only `page_of_keys` sets `maker_ended`. `gives_micro`: the maximum of one grant, in micro-credits.
+    `expires_ms` None: it does not expire. `rotated_ms`, `ended_ms` None: that did not happen.
     """
 
     name: str
@@ -331,14 +352,20 @@ def list_keys(connection: sa.Connection, now_ms: int, most: int) -> list[KeyRow]
 
 @dataclass(frozen=True)
 class KeysPage:
-    """A page of API keys. `next_after`: the name after which the next page begins (None: this is the last page)."""
+    """A page of API keys.
+
+    `next_after`: the name after which the next page begins (None: this is the last page).
+    """
 
     keys: list[KeyRow]
     next_after: str | None
 
 
 def page_of_keys(connection: sa.Connection, now_ms: int, *, after: str = "", most: int = 100) -> KeysPage:
-    """Return a page of programs, sorted by name: the newest key of each, and older keys that still work."""
+    """Return a page of programs, sorted by name.
+
+    It has the newest key of each, and the older keys that still work.
+    """
     values = {"after": after, "at_most": most + 1, "now_ms": now_ms}
     found = [_row(row._mapping, now_ms) for row in SQL.run(connection, "taken", values)]
     names = list(dict.fromkeys(one.name for one in found))
@@ -384,7 +411,10 @@ class KeyMade:
 
 @dataclass(frozen=True)
 class KeyRotated(KeyMade):
-    """The new key of a rotation. `old_until_ms`: the time until which the old key works."""
+    """The new key of a rotation.
+
+    `old_until_ms`: the time until which the old key works.
+    """
 
     old_until_ms: int
 

@@ -1,4 +1,6 @@
-"""Sessions of an organisation's users. They sign in by a link, and see only that organisation.
+"""Sessions of an organisation's users.
+
+They sign in by a link, and see only that organisation.
 
 Guarantee: a link begins one session, even if several callers use it at once. A session belongs to one organisation, and
 ends LIFE_MS after its start. Only the SHA-256 of links and sessions is stored. The hash of a link is stored as long as
@@ -30,7 +32,10 @@ MOST_SESSIONS: Final = 200
 """Sessions of one organisation at `/my`. A further one ends the oldest."""
 VIA: Final = "my"
 STAFF: Final = "console:"
-"""Prefix of the names of console users who view an organisation's pages. Links cannot have such a name."""
+"""Prefix of the names of console users who view an organisation's pages.
+
+Links cannot have such a name.
+"""
 
 
 class UsedLink(Refused):
@@ -86,7 +91,10 @@ def enter(connection: sa.Connection, link_id: str, who: Visitor, session: str, a
 
 
 def find(connection: sa.Connection, session: str, now_ms: int) -> Visitor | None:
-    """Return the visitor of a session; None if the session has ended or does not exist."""
+    """Return the visitor of a session.
+
+    Returns None if the session has ended or does not exist.
+    """
     if not LINK.fullmatch(session):
         return None
     values = {"session_sha256": hash_of(session), "life_ms": now_ms - LIFE_MS}

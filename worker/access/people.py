@@ -1,10 +1,12 @@
-"""Users of the console: add, set a role, reset by a link, end and list; and their passwords.
+"""Users of the console and their passwords.
+
+Add a user, set a role, reset a user by a link, end and list users.
 
 Guarantee: neither a password nor a link is stored, logged or recorded. The SHA-256 of a link is stored, because a link
-has 256 random bits. For a password, its Argon2id hash is stored, with version and cost: a person chose it, so each
-guess must cost memory and time. An older hash is verified, and replaced at the next sign-in. A name belongs to one
-person for good, because it is the actor of that person's actions. If a person is ended or gets another link, the same
-transaction signs them out.
+has 256 random bits. For a password, Drawdown stores its Argon2id hash, with version and cost. A person chose the
+password, so each guess must cost memory and time. An older hash is verified, and replaced at the next sign-in. A name
+belongs to one person for good, because it is the actor of that person's actions. If a person is ended or gets another
+link, the same transaction signs them out.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ ROLES: Final = ("viewer", "operator", "admin")
 """The roles, in ascending order. Each includes the rights of the roles before it."""
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
 LINK: Final = re.compile(r"[A-Za-z0-9_-]{43}")
-"""The form of the secret of a link or a session. Any other text is refused without a read of the database."""
+"""The form of the secret of a link or a session.
+
+Any other text is refused without a read of the database.
+"""
 LINK_MS: Final = DAY_MS
 """Lifetime of a link with which a person sets a password, in milliseconds."""
 LEAST_PASSWORD_CHARS: Final = 12
@@ -69,7 +74,10 @@ class Person:
 
     @property
     def actor(self) -> str:
-        """Return the actor of their actions. It differs from a user of the operating system with the same name."""
+        """Return the actor of their actions.
+
+        It differs from a user of the operating system with the same name.
+        """
         return f"console:{self.name}"
 
     def may(self, role: str) -> bool:
@@ -94,7 +102,9 @@ def _hasher() -> PasswordHasher:
 
 
 def hash_password(password: str) -> str:
-    """Return the text to store for a password: scheme, version, cost, salt and hash. It takes about 40 ms and 19 MiB.
+    """Return the text to store for a password: scheme, version, cost, salt and hash.
+
+    It takes about 40 ms and 19 MiB.
 
     Errors: UsageError if it is too short or too long.
     """
@@ -107,7 +117,7 @@ def is_password(password: str, stored: str | None) -> bool:
     """Return True if a password matches the stored hash.
 
     The check takes as long if `stored` is None, so that the time does not reveal which names exist. An older hash takes
-    longer: until its person signs in, the time reveals that the name exists.
+    longer. Until its person signs in, the time reveals that the name exists.
     """
     given, fits = _bytes(password[:MAX_PASSWORD_CHARS]), len(password) <= MAX_PASSWORD_CHARS
     older = _SCRYPT_STORED.fullmatch(stored or "")
@@ -123,7 +133,10 @@ def is_password(password: str, stored: str | None) -> bool:
 
 
 def rehashed(password: str, stored: str) -> str:
-    """Return the text to store for a verified password: the stored one, or a new hash with the present cost."""
+    """Return the text to store for a verified password.
+
+    It is the stored text, or a new hash with the present cost.
+    """
     current = not _SCRYPT_STORED.fullmatch(stored) and not _hasher().check_needs_rehash(stored)
     return stored if current else _hasher().hash(_bytes(password))
 
@@ -135,7 +148,9 @@ def _bytes(password: str) -> bytes:
 def add(
     connection: sa.Connection, name: str, role: str, link: str, by: By, *, grant_limit_micro: int | None = None
 ) -> int:
-    """Add a person, who sets a password with `link`. Return the end of the link, in milliseconds.
+    """Add a person, who sets a password with `link`.
+
+    Return the end of the link, in milliseconds.
 
     Errors: UsageError; UnknownId for an unknown role; Refused for a name that is used.
     """
@@ -164,7 +179,9 @@ def add(
 
 
 def set_role(connection: sa.Connection, name: str, role: str, by: By, *, grant_limit_micro: int | None = None) -> bool:
-    """Set a person's role and grant limit, from their next request on. Return True if it changed.
+    """Set a person's role and grant limit, from their next request on.
+
+    Return True if it changed.
 
     Errors: UsageError; UnknownId; Refused for an ended person.
     """
@@ -181,7 +198,9 @@ def set_role(connection: sa.Connection, name: str, role: str, by: By, *, grant_l
 
 
 def reset(connection: sa.Connection, name: str, link: str, by: By) -> int:
-    """Delete a person's password, and sign them out everywhere. They set another one with `link`.
+    """Delete a person's password, and sign them out everywhere.
+
+    They set another one with `link`.
 
     Returns the end of the link, in milliseconds. Errors: UnknownId; Refused for an ended person.
     """
@@ -193,7 +212,10 @@ def reset(connection: sa.Connection, name: str, link: str, by: By) -> int:
 
 
 def end(connection: sa.Connection, name: str, by: By) -> bool:
-    """End a person's access, and sign them out everywhere. Return True if they had access. Errors: UnknownId."""
+    """End a person's access, and sign them out everywhere.
+
+    Return True if they had access. Errors: UnknownId.
+    """
     if _row(connection, name).ended_ms is not None:
         return False
     SQL.run(connection, "end", {"name": name, "now_ms": by.now_ms})
@@ -203,7 +225,9 @@ def end(connection: sa.Connection, name: str, by: By) -> bool:
 
 
 def set_password(connection: sa.Connection, link: str, password: str, now_ms: int) -> Person | None:
-    """Set a person's password by a link, use the link up, and sign the person out everywhere.
+    """Set a person's password by a link, and sign the person out everywhere.
+
+    The link is then used up.
 
     `password`: the text from `hash_password`. Returns None if the link does not exist or has expired.
     """
@@ -221,7 +245,10 @@ def set_password(connection: sa.Connection, link: str, password: str, now_ms: in
 
 
 def linked(connection: sa.Connection, link: str, now_ms: int) -> str | None:
-    """Return the name of the person who may set a password by this link; None if the link is not valid."""
+    """Return the name of the person who may set a password by this link.
+
+    Returns None if the link is not valid.
+    """
     if not LINK.fullmatch(link):
         return None
     name: str | None = SQL.run(
@@ -231,7 +258,10 @@ def linked(connection: sa.Connection, link: str, now_ms: int) -> str | None:
 
 
 def mark_demo(connection: sa.Connection, now_ms: int) -> None:
-    """Mark this database for good as one with only demo data. The console shows that on each page."""
+    """Mark this database for good as one with only demo data.
+
+    The console shows that on each page.
+    """
     SQL.run(connection, "mark_demo", {"now_ms": now_ms})
 
 
@@ -289,9 +319,9 @@ class UserRow:
 def list_users(
     connection: sa.Connection, now_ms: int, most: int, *, after: str = "", ended: bool = False
 ) -> list[UserRow]:
-    """Return users, sorted by name, with ended users last. `after`: the name after which the page begins.
+    """Return users, sorted by name, with ended users last.
 
-    `ended`: the user with that name is ended.
+    `after`: the name after which the page begins. `ended`: the user with that name is ended.
     """
     values = {"at_most": most, "after": after, "ended": int(ended)}
     return [_listed(row._mapping, now_ms) for row in SQL.run(connection, "list", values)]

@@ -35,7 +35,9 @@ WITHIN_MS: Final = 15 * MINUTE_MS
 MOST_FAILURES: Final = 5
 """Failed sign-ins with one name from one address."""
 MOST_ADDRESS_FAILURES: Final = 50
-"""Failed sign-ins from one address with unknown names. This bounds their stored rows.
+"""Failed sign-ins from one address with unknown names.
+
+This bounds their stored rows.
 
 Unknown names do not lock out a person at the same address, because MOST_FAILURES bounds a person's own tries.
 """
@@ -51,7 +53,9 @@ class TooManyFailures(Refused):
 
 
 def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -> str | None:
-    """Count a try of a name from an address. Return the stored hash of the password; None if the name has none.
+    """Count a try of a name from an address.
+
+    Return the stored hash of the password; None if the name has none.
 
     Errors: TooManyFailures. The try is then not counted.
     """
@@ -70,7 +74,9 @@ def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -
 def begin(
     connection: sa.Connection, name: str, password: str, session: str, address: str, now_ms: int, anew: str = ""
 ) -> Person | None:
-    """Begin a session of a person after the stored hash `password` was verified. Return None if the hash has changed.
+    """Begin a session of a person after the stored hash `password` was verified.
+
+    Return None if the hash has changed.
 
     The last parameter is a hash of the same password with the present cost. It replaces the stored hash ('': keep it).
     """
@@ -86,7 +92,9 @@ def begin(
 
 
 def enter(connection: sa.Connection, link: str, session: str, address: str, now_ms: int) -> Person | None:
-    """Begin a session by a link without a password, in a database with only demo data. The link stays valid.
+    """Begin a session by a link without a password, in a database with only demo data.
+
+    The link stays valid.
 
     Returns None in any other database, or if the link does not exist.
     """
@@ -103,7 +111,9 @@ def enter(connection: sa.Connection, link: str, session: str, address: str, now_
 def begin_proven(
     connection: sa.Connection, name: str, session: str, address: str, now_ms: int, through: str
 ) -> Person | None:
-    """Begin a session of a person after another service authenticated them. Return None for an unknown or ended name.
+    """Begin a session of a person after another service authenticated them.
+
+    Return None for an unknown or ended name.
 
     `through`: the address of that service.
     """
@@ -144,7 +154,10 @@ def find(connection: sa.Connection, session: str, now_ms: int) -> tuple[Person, 
 
 
 def note_use(connection: sa.Connection, session: str, now_ms: int) -> None:
-    """Record that a session is used now, unless a use within the last minute is recorded."""
+    """Record that a session is used now.
+
+    If a use within the last minute is recorded, it does not write.
+    """
     values = {"session_sha256": hash_of(session), "now_ms": now_ms, "since_ms": now_ms - SEEN_EVERY_MS}
     SQL.run(connection, "note_use", values)
 

@@ -40,12 +40,18 @@ SQL = queries(__file__)
 Batch = Annotated[str, ID, "Batch's id, as `batch list` shows it"]
 Source = Annotated[str, ID, "Name of the source"]
 MOST_WITHDRAWN: Final = 20_000
-"""Samples that a form, a call or a dry run may withdraw in one transaction. Seals wait for that transaction."""
+"""Samples that a form, a call or a dry run may withdraw in one transaction.
+
+Seals wait for that transaction.
+"""
 
 
 @dataclass(frozen=True)
 class BatchAccepted:
-    """A batch that a person accepted although it shares rows with others. `files`: the number of its files."""
+    """A batch that a person accepted although it shares rows with others.
+
+    `files`: the number of its files.
+    """
 
     batch: str
     files: int

@@ -1,4 +1,6 @@
-"""An isolated DuckDB, which can access one file and its own spill folder, but not the network or extensions.
+"""An isolated DuckDB.
+
+It can access one file and its own spill folder, but not the network or extensions.
 
 This module sets its limits of memory, disk and time.
 
@@ -29,7 +31,10 @@ READING_SPILL_MB: Final = 8_192
 READING_THREADS: Final = 2
 """Threads that read one file."""
 READING_TIME_S: Final = 120
-"""Longest read of one file, in seconds. A tick with less time left reads for less time."""
+"""Longest read of one file, in seconds.
+
+A tick with less time left reads for less time.
+"""
 INTERRUPT_EVERY_S: Final = 0.01
 """Interval between two interrupts of a read that is out of time, in seconds."""
 _SAID_OF_ERROR: Final = 300
@@ -37,7 +42,10 @@ _NO_TEXT: Final = re.compile(r"Error on Line: ([0-9]+)\b.*\bis not utf-8", re.DO
 
 
 def shut_in(file: FoundFile, spill: str, *, in_order: bool) -> duckdb.DuckDBPyConnection:
-    """Open DuckDB with access to one file only. Errors: Unreadable if DuckDB is not installed."""
+    """Open DuckDB with access to one file only.
+
+    Errors: Unreadable if DuckDB is not installed.
+    """
     try:
         import duckdb
     except ImportError as error:

@@ -1,4 +1,6 @@
-"""The sums of a file: DuckDB adds up the use by organisation, window, and memory size or event type.
+"""The sums of a file, by organisation, window, and memory size or event type.
+
+DuckDB adds them up.
 
 Guarantee: sums are exact. Every row counts once, in a sum or as refused, and sums are integers of 128 bits. A file with
 other columns, types or syntax is refused as a whole, with the name of the column. A packed file is unpacked as a whole.
@@ -92,6 +94,8 @@ class Sums:
     the sums become. `total`: the sum of all samples, in seconds or units. `from_ms`, `to_ms`: the start of the first
     window and the end of the last. `rows_hash`: a hash of the rows that does not depend on their order. `labels`: the
     columns that distinguish rows. `is_whole`: all rows, not a sample of them, are compared with earlier batches.
+    `of_events`: the file has events, not samples of sandboxes. `kinds`: its memory sizes in MB, or its event types.
+    `first_refused`: the first refused rows. `opened`: closes the connection and the file.
     """
 
     batch: str
@@ -124,7 +128,10 @@ class Sums:
             yield found
 
     def kept_rows(self) -> str:
-        """Return the hashes of up to MAX_ROWS_KEPT rows as text, for `shared` of a later file."""
+        """Return the hashes of up to MAX_ROWS_KEPT rows as text.
+
+        `shared` of a later file uses them.
+        """
         rows = self.connection.execute(SQL.text("kept_rows", "duckdb"), {"most": MAX_ROWS_KEPT}).fetchall()
         return base64.b64encode(array("Q", [number for row in rows for number in row]).tobytes()).decode()
 
@@ -153,7 +160,7 @@ def add_up(
     The file must not change while it is read. `most`: the maximum number of samples. `fields`: the column of each
     field.
 
-    Errors: Unreadable if DuckDB is not installed; NotNow; UsageError for an unknown field; Refused if the file does not
+    Errors: Unreadable if DuckDB is not installed. NotNow. UsageError for an unknown field. Refused if the file does not
     have the format of its name, has other columns, is broken, or becomes too many samples.
     """
     fields.require(FILE_FIELDS)
@@ -265,7 +272,10 @@ SQL = queries(__file__)
 MAX_ROW_BYTES: Final = 1_048_576
 """Largest size of one row of CSV or JSON lines."""
 NAMES_SAY_NOTHING: Final = "hive_partitioning = false"
-"""An option of DuckDB. Without it, a folder called `org_id=globex` would override the organisation in the rows."""
+"""An option of DuckDB.
+
+Without it, a folder called `org_id=globex` would override the organisation in the rows.
+"""
 MAX_REFUSED_KEPT: Final = 100
 """Refused rows of one file that Drawdown stores with the reason. It counts all."""
 _SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
@@ -352,7 +362,10 @@ class Columns:
         return found
 
     def with_ids(self, what: str, name: str) -> Refused:
-        """Return the error for a file with ids in the column `name`. `what`: the fault in words."""
+        """Return the error for a file with ids in the column `name`.
+
+        `what`: the fault in words.
+        """
         why = "Use `drawdown import`, which bills each id once, or omit that column"
         return Refused(f"{self.file.name}: {what} ({name}). {why}")
 
@@ -468,11 +481,17 @@ class Columns:
 
 
 MAX_UNPACKED_BYTES: Final = 8 * 1024**3
-"""Largest unpacked size of a `.gz` or `.zst`. The content of a `.zst` is in the spill folder while it is read."""
+"""Largest unpacked size of a `.gz` or `.zst`.
+
+The content of a `.zst` is in the spill folder while it is read.
+"""
 GZIP_RATIO: Final = 1_032
 """Most bytes to which one byte of gzip can unpack."""
 MAX_WINDOW_LOG: Final = 27
-"""Most memory for unpacking a file, as a power of two: 128 MiB. Files of `zstd --ultra` and `--long` may need more."""
+"""Most memory for unpacking a file, as a power of two: 128 MiB.
+
+Files of `zstd --ultra` and `--long` may need more.
+"""
 _CHUNK_BYTES: Final = 1 << 20
 """Unpacked bytes of a `.gz` or `.zst` that one step reads."""
 _PACKED_BYTES: Final = 1 << 16
@@ -481,7 +500,9 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 def unpacked(file: FoundFile, folder: Path, over: Event) -> FoundFile:
-    """Return the file to read: the file itself, or for zstd its unpacked content in `folder`.
+    """Return the file to read.
+
+    For zstd this is the unpacked content in `folder`, and otherwise the file itself.
 
     For gzip, DuckDB unpacks the content, and this function checks its size before.
 

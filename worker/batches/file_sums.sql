@@ -149,7 +149,7 @@ DROP TABLE groups
 SELECT number, org_id, window_ms, kind, quantity FROM parts ORDER BY number
 
 -- name: refused
--- The first rows that do not fit, in the order of the file: the wrong column, and its value.
+-- The wrong column and its value of the first rows that do not fit, in the order of the file.
 SELECT number, CASE WHEN NOT org_fits THEN 'org_id' WHEN NOT COALESCE(kind_fits(kind), false) THEN kind_column()
         WHEN NOT COALESCE(quantity BETWEEN 0 AND most_quantity(), false) THEN quantity_column() ELSE 'ts' END AS wrong,
     CASE wrong WHEN 'org_id' THEN said_org WHEN 'ts' THEN said_ts WHEN kind_column() THEN said_kind

@@ -33,7 +33,10 @@ PACKED: Final = {".gz": "gzip", ".zst": "zstd"}
 
 
 class NotNow(Refused):
-    """The file was not taken, for a reason other than its content. A retry can succeed."""
+    """The file was not taken, for a reason other than its content.
+
+    A retry can succeed.
+    """
 
 
 class TimeUp(NotNow):
@@ -41,11 +44,14 @@ class TimeUp(NotNow):
 
 
 class Unreadable(UsageError):
-    """This machine cannot access the file, or lacks a program to read it. The error does not show the content."""
+    """This machine cannot access the file, or lacks a program to read it.
+
+    The error does not show the content.
+    """
 
 
 class FileChanged(NotNow):
-    """The file was written, replaced or deleted while it was read, so it was not taken."""
+    """The file was written, replaced or deleted during the read, so it was not taken."""
 
 
 Bring = Callable[[Path, Event], "FoundFile"]
@@ -53,7 +59,9 @@ Bring = Callable[[Path, Event], "FoundFile"]
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file that can be read: its whole path, and its size and time of change when it was found.
+    """A file that can be read, with its whole path.
+
+    Its size and time of change are those when it was found.
 
     `number`: the descriptor of the opened file (None: it is not open).
     """
@@ -84,12 +92,17 @@ class FoundFile:
 
     @property
     def opened(self) -> str:
-        """Return the path of the opened file. If the system lacks such paths, return the file's own path."""
+        """Return the path of the opened file.
+
+        If the system lacks such paths, return the file's own path.
+        """
         return str(self.path if self.number is None or not _OPENED.is_dir() else _OPENED / str(self.number))
 
 
 def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
-    """Return a file by its path. `within`: the folder that must contain it after links are resolved.
+    """Return a file by its path.
+
+    `within`: the folder that must contain it after links are resolved.
 
     Errors: Unreadable; UsageError if it is not a plain file, is too large, or its name has no format.
     """
@@ -111,7 +124,10 @@ def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
 
 
 def format_by_name(name: str, place: str) -> tuple[str, str | None]:
-    """Return the format of a batch's name, as `format_of`. Errors: UsageError for an invalid name or format."""
+    """Return the format of a batch's name, as `format_of`.
+
+    Errors: UsageError for an invalid name or format.
+    """
     if not is_clean_id(name):
         raise UsageError(f"invalid batch name {name!r}: expected 1 to 200 characters without control characters")
     format_, packed = format_of(name)
@@ -123,7 +139,9 @@ def format_by_name(name: str, place: str) -> tuple[str, str | None]:
 
 
 def format_of(name: str) -> tuple[str | None, str | None]:
-    """Return the format (`parquet`, `csv` or `jsonl`) and the packing (`gzip` or `zstd`) that a name ends with.
+    """Return the format and the packing that a name ends with.
+
+    Formats are `parquet`, `csv` and `jsonl`. Packings are `gzip` and `zstd`.
 
     Each is None if the name does not have it.
     """
@@ -135,7 +153,9 @@ def format_of(name: str) -> tuple[str | None, str | None]:
 
 @contextmanager
 def unchanged(file: FoundFile, over: Event | None = None) -> Iterator[tuple[str, FoundFile]]:
-    """Yield the hash of a file and the opened file, to read it inside the block. `over` is set when its time is up.
+    """Yield the hash of a file and the opened file, to read it inside the block.
+
+    `over` is set when its time is up.
 
     Errors: FileChanged if it is deleted, is not a plain file, or changed meanwhile; NotNow if its time is up.
     """
@@ -165,7 +185,10 @@ def _require_same(file: FoundFile, number: int, before: str, over: Event | None)
 
 
 def hash_of(file: FoundFile) -> str:
-    """Return the hash of a file. Errors: FileChanged if it was deleted or changed since it was found."""
+    """Return the hash of a file.
+
+    Errors: FileChanged if it was deleted or changed since it was found.
+    """
     with _open(file) as number:
         return _hash(file, number, None)
 

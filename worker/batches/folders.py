@@ -1,11 +1,13 @@
-"""The step of a tick that takes the files of watched folders, and the answers of queries about closed periods.
+"""The step of a tick that takes files.
+
+They are in watched folders, or are answers of queries about closed periods.
 
 Guarantee: a tick takes at most MAX_FILES_A_TICK files and MAX_BYTES_A_TICK bytes, and the next tick takes the rest. If
 a tick ends while it reads a file, the next tick takes that file, once. After MAX_READINGS such ticks, a person has to
 decide. A file's result is reported once. A file that cannot be read does not prevent others from being taken. A file is
 refused for good by its content, or by the ticks that it ended. If the machine lacks the space for it, that is a
-failure, and it is retried after all others. A file that was written in the last QUIET_MS is not read: its writer may
-not have finished.
+failure, and it is retried after all others. A file that was written in the last QUIET_MS is not read, because its
+writer may not have finished.
 """
 
 from __future__ import annotations
@@ -52,17 +54,26 @@ MAX_FILES_A_TICK: Final = 100
 MAX_BYTES_A_TICK: Final = 4 * 1024**3
 """Bytes of the files that one tick takes. A single file may have more."""
 MAX_LISTED_FILES: Final = 10_000
-"""Files of a folder that a tick looks up together, by name. If so many are new, it does not look up more."""
+"""Files of a folder that a tick looks up together, by name.
+
+If so many are new, it does not look up more.
+"""
 QUIET_MS: Final = MINUTE_MS
-"""Time without a change before a tick takes a file of a watched folder, in milliseconds."""
+"""Milliseconds without a change before a tick takes a file of a watched folder."""
 LEAST_READING_MS: Final = 10 * SECOND_MS
 """Least remaining time of a tick in which it begins a file, in milliseconds."""
 FULL_READING_S: Final = 60
-"""Time after which an incomplete read counts for MAX_READINGS, in seconds: later ticks do not have more time."""
+"""Seconds after which an incomplete read counts for MAX_READINGS.
+
+Later ticks do not have more time.
+"""
 
 
 def take_watched(context: Context) -> Steps[BatchesDone]:
-    """Take the new files of each watched folder, the oldest first. Errors: those of the database."""
+    """Take the new files of each watched folder, the oldest first.
+
+    Errors: those of the database.
+    """
     done, left = BatchesDone(), [MAX_FILES_A_TICK, MAX_BYTES_A_TICK]
     sources, most = yield Transaction("read_sources", _sources)
     for source in sources:

@@ -1,4 +1,6 @@
-"""The files of watched folders that wait for a person, and a tick's results. Reads only.
+"""The files of watched folders that wait for a person, and a tick's results.
+
+Reads only.
 
 This module does not import readers of files, because `status` and each tick import it.
 """
@@ -16,7 +18,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class FilesLeft:
-    """Numbers of files that remain in watched folders and wait for a person or a retry.
+    """Numbers of files that wait in watched folders for a person or a retry.
 
     `refused`, `conflicts`: by outcome. `failing`: files that each tick fails to read. `since_ms`: the time of the
     oldest such outcome.
@@ -41,9 +43,10 @@ def files_left(connection: sa.Connection) -> FilesLeft:
 
 @dataclass
 class BatchesDone:
-    """The result of one tick: the number of files that it took, and texts about those that it could not take.
+    """The result of one tick, with the number of files that it took.
 
-    `wait`: some files wait for the next tick.
+    `problems`: texts about files that it did not take. `failures`: texts about sources that it could not read. `wait`:
+    some files wait for the next tick.
     """
 
     taken: int = 0

@@ -1,4 +1,6 @@
-"""Prefixes of object stores with the S3 API: lists of their objects, and a local copy of one object.
+"""Prefixes of object stores with the S3 API.
+
+It lists their objects, and makes a local copy of an object.
 
 Guarantee: an object is copied whole, as it was listed, or not at all. The bytes of an object, and the pages, bytes and
 time of a listing, have the bounds in this module. Requests go only to the store of the settings.
@@ -33,7 +35,10 @@ from drawdown.worker.engine.stores import ObjectStore
 
 SCHEME: Final = "s3://"
 MAX_OBJECT_BYTES: Final = 4 * 1024**3
-"""Largest size of one object of usage. The object is in the spill folder while Drawdown reads it."""
+"""Largest size of one object of usage.
+
+The object is in the spill folder while Drawdown reads it.
+"""
 OBJECTS_A_PAGE: Final = 1_000
 MAX_PAGES: Final = 100
 """Pages of a listing of objects that one tick reads."""
@@ -44,7 +49,10 @@ STORE_READ_S: Final = 30
 STORE_TRIES: Final = 3
 """Tries of one call to an object store."""
 MAX_ANSWER_BYTES: Final = 8 * 1024**2
-"""Largest size of a listing of objects, or of a store's error. A thousand of the longest names need less."""
+"""Largest size of a listing of objects, or of a store's error.
+
+A thousand of the longest names need less.
+"""
 STORE_ANSWER_S: Final = 10
 """Longest time for a listing or an error of an object store to arrive, in seconds."""
 _CHUNK_BYTES: Final = 1 << 20
@@ -55,7 +63,11 @@ _GONE: Final = frozenset({"404", "NoSuchKey"})
 
 @dataclass(frozen=True)
 class Page:
-    """A page of a prefix: names that a batch may have, files that no longer change, and the start of the next page."""
+    """A page of a prefix: its files, and the start of the next page.
+
+    `names`: names that a batch may have. `files`: files that no longer change. `goes_on`: the start of the next page
+    (None: this is the last).
+    """
 
     names: list[str]
     strange: list[str]
@@ -82,7 +94,9 @@ def prefix_of(place: str) -> str:
 
 
 def page_of(store: ObjectStore, place: str, goes_on: str | None, quiet_ms: int) -> Page:
-    """Return a page of the objects directly under a prefix. Errors: NotNow, Unreadable.
+    """Return a page of the objects directly under a prefix.
+
+    Errors: NotNow, Unreadable.
 
     `files` has the objects that were not written after `quiet_ms`.
     """
@@ -131,7 +145,9 @@ def object_at(store: ObjectStore, place: str) -> FoundFile:
 
 
 def brought(store: ObjectStore, place: str, folder: Path, over: Event) -> Path | None:
-    """Copy one object into a folder of this machine. Return its path; None if it does not exist or changes.
+    """Copy one object into a folder of this machine.
+
+    Return its path; None if it does not exist or changes.
 
     Errors: NotNow, Unreadable; OSError.
     """

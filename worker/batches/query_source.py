@@ -1,4 +1,6 @@
-"""A query of another database as a source: its answer for a closed period is a file.
+"""A query of another database as a source.
+
+Its answer for a closed period is a file.
 
 Guarantee: a period is read by one statement, in one read-only transaction, on one snapshot. The same rows make the same
 file, in any order. The number of rows is at most MAX_RESULT_ROWS, and they are read in portions. A fault of the
@@ -38,21 +40,27 @@ from drawdown.worker.engine.stores import Databases
 SCHEME: Final = "query:"
 PERIODS_MS: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
 ASKED_AGAIN_MS: Final = DAY_MS
-"""Time from the first read of a period to the second, which finds late rows, in milliseconds."""
+"""Milliseconds from the first read of a period to the second.
+
+The second read finds late rows.
+"""
 MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
-"""Longest delay after the end of a period before Drawdown queries it, in milliseconds."""
+"""Most milliseconds after the end of a period before Drawdown queries it."""
 MAX_QUERY_CHARS: Final = 20_000
 """Characters of a query."""
 MAX_RESULT_ROWS: Final = 5_000_000
 """Rows that a query returns for one period."""
 MAX_RESULT_BYTES: Final = 2 * 1024**3
-"""Bytes of CSV that a query returns for one period. The spill folder has them twice: as received, and sorted."""
+"""Bytes of CSV that a query returns for one period.
+
+The spill folder has them twice: as received, and sorted.
+"""
 ROWS_AT_ONCE: Final = 1_000
 """Rows of a query's result that Drawdown holds in memory at a time."""
 DATABASE_CONNECT_S: Final = 5
 """Longest wait for a connection to a queried database, in seconds."""
 DATABASE_SILENT_S: Final = 30
-"""Longest time without an acknowledgement before Drawdown closes a connection, in seconds."""
+"""Most seconds without an acknowledgement before Drawdown closes a connection."""
 END_EVERY_S: Final = 0.1
 """Interval between two tries to end a statement that is out of time, in seconds."""
 MAX_SAID_CHARS: Final = 300
@@ -65,7 +73,10 @@ _KINDS: Final = ("postgresql", "sqlite")
 
 @dataclass(frozen=True)
 class Question:
-    """A query, the name of its database in the settings, the length of its periods, and the delay after each."""
+    """A query, the name of its database in the settings, and its periods.
+
+    `period_ms`: their length. `closes_after_ms`: the delay after a period before Drawdown queries it.
+    """
 
     query: str
     database: str
@@ -78,7 +89,10 @@ def is_asked(place: str) -> bool:
 
 
 def require_question(question: Question) -> None:
-    """Refuse a query that is too long or lacks the two ends of a period, or a too long delay. Errors: UsageError."""
+    """Refuse an invalid query or a delay that is too long.
+
+    A query is invalid if it is too long or lacks the two ends of a period. Errors: UsageError.
+    """
     if len(question.query) > MAX_QUERY_CHARS:
         raise UsageError(f"invalid query: expected at most {MAX_QUERY_CHARS:,} characters")
     if question.closes_after_ms > MAX_CLOSES_AFTER_MS:

@@ -46,7 +46,9 @@ class BatchSource:
     """A watched folder, or a query on another database.
 
     `batches`: the number of its batches in force. `asked_of`: the database of the query, by its name in the settings.
-    `next_ms`: the start of the first period that Drawdown may still query.
+    `next_ms`: the start of the first period that Drawdown may still query. `paused_ms`: the start of its pause (None:
+    it is not paused). `period_ms`, `closes_after_ms`: the length of a query's period, and the delay after it.
+    `field_map`: the map of columns to fields. For a folder, the fields of a query are None.
     """
 
     source: str
@@ -80,7 +82,8 @@ class BatchRow:
     """A file and its outcome.
 
     If it was taken: `rows` became `samples`, and `refused` rows did not. `from_ms`, `to_ms`: its windows.
-    `withdrawn_ms`: the time of its withdrawal (None: it is in force).
+    `withdrawn_ms`: the time of its withdrawal (None: it is in force). `said`: the outcome in words. `seen_ms`: the time
+    when Drawdown last read it, in milliseconds.
     """
 
     source: str
@@ -99,7 +102,10 @@ class BatchRow:
 
 @dataclass(frozen=True)
 class RefusedRowOf:
-    """A refused row of a batch: its number, the wrong column, and the value of that column (`said`)."""
+    """A refused row of a batch: its number, the wrong column, and the value.
+
+    `said` is the value of that column.
+    """
 
     batch: str
     number: int
@@ -110,11 +116,13 @@ class RefusedRowOf:
 def add_source(
     connection: sa.Connection, source: str, folder: Path | str, by: By, fields: FieldMap = OWN_NAMES
 ) -> BatchSource:
-    """Watch a folder, or a prefix of objects (s3://BUCKET/PREFIX). `fields`: the columns of its files.
+    """Watch a folder, or a prefix of objects (s3://BUCKET/PREFIX).
 
-    You can repeat the call: it has an effect once.
+    `fields`: the columns of its files.
 
-    Errors: UsageError for an invalid name or folder, or an unknown field; Refused if the name or the folder belongs to
+    You can repeat the call, because it has an effect once.
+
+    Errors: UsageError for an invalid name or folder, or an unknown field. Refused if the name or the folder belongs to
     another source, if this source has other columns, or if MAX_SOURCES exist.
     """
     fields.require(FILE_FIELDS)
@@ -140,11 +148,13 @@ def add_source(
 def add_query(
     connection: sa.Connection, source: str, question: Question, by: By, from_ms: int | None = None
 ) -> BatchSource:
-    """Run a query for each closed period, from the first that begins at or after `from_ms` (None: now).
+    """Run a query for each closed period.
 
-    A second call with a time starts again from that time, and earlier periods are no longer read.
+    The first period begins at or after `from_ms` (None: now).
 
-    Errors: UsageError for an invalid name or query; Refused if the name belongs to another source, for a time too long
+    A second call with a time starts again from that time. Drawdown then does not read earlier periods.
+
+    Errors: UsageError for an invalid name or query. Refused if the name belongs to another source, for a time too long
     ago, or if MAX_SOURCES exist.
     """
     if not is_clean_id(source):
@@ -178,7 +188,9 @@ def add_query(
 def due_periods(
     connection: sa.Connection, source: str, question: Question, now_ms: int
 ) -> list[tuple[bool, int, FoundFile]]:
-    """Return the closed periods of a query that are without an outcome, or are to be read a second time.
+    """Return the closed periods of a query that are due.
+
+    They have no outcome yet, or a second read is due.
 
     Each has True if the last read failed, its start, and its file. Completed periods are skipped. If the source was
     removed meanwhile, the list is empty.
@@ -236,7 +248,9 @@ def _folder(folder: Path) -> str:
 
 
 def pause_source(connection: sa.Connection, source: str, by: By, *, resume: bool = False) -> None:
-    """Pause a source, or resume it. Ticks do not take files from a paused source. Taken batches stay in force.
+    """Pause a source, or resume it.
+
+    Ticks do not take files from a paused source. Taken batches stay in force.
 
     Errors: UnknownId.
     """
@@ -247,11 +261,13 @@ def pause_source(connection: sa.Connection, source: str, by: By, *, resume: bool
 
 
 def remove_source(connection: sa.Connection, source: str, by: By) -> None:
-    """Remove a source that never took a batch, and the outcomes of files in its folder.
+    """Remove a source that never took a batch.
+
+    The outcomes of files in its folder are removed, too.
 
     A tick that is reading one of the files now may still take it.
 
-    Errors: UnknownId; Refused for a source that took a batch, even if the batch is withdrawn: the batch keeps the
+    Errors: UnknownId; Refused for a source that took a batch, even a withdrawn one, because the batch keeps the
     source's name.
     """
     folder = SQL.run(connection, "hold", {"source": source}).scalar()
@@ -274,7 +290,9 @@ def list_sources(connection: sa.Connection) -> list[BatchSource]:
 
 
 def list_batches(connection: sa.Connection, *, source: str | None = None, most: int = 100) -> list[BatchRow]:
-    """Return files with their outcomes, the latest first. `source` '': files that people named by hand.
+    """Return files with their outcomes, the latest first.
+
+    `source` '': files that people named by hand.
 
     Errors: UnknownId for an unknown source.
     """
@@ -304,13 +322,18 @@ def refused_rows(connection: sa.Connection, batch: str) -> list[RefusedRowOf]:
 MAX_READINGS: Final = 3
 """Incomplete reads of one file after which ticks do not read it again."""
 READING_LEASE_MS: Final = 4 * MINUTE_MS
-"""Lease of the tick that reads a file, in milliseconds. It ends before the next tick."""
+"""Lease of the tick that reads a file, in milliseconds.
+
+It ends before the next tick.
+"""
 MAX_OPEN_LOOKED_AT: Final = 10_000
 """Files of a folder that wait for a person or a retry, and that one tick looks up."""
 
 
 def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_ms: int) -> int | None:
-    """Record that a read of a file begins. Return the number of its incomplete reads, including this one.
+    """Record that a read of a file begins.
+
+    Return the number of its incomplete reads, including this one.
 
     Returns None while another tick reads the file.
     """
@@ -338,13 +361,19 @@ def new_files(connection: sa.Connection, source: str, found: Sequence[FoundFile]
 
 
 def forget_gone(connection: sa.Connection, source: str, there: Collection[str]) -> None:
-    """Record that files that waited are gone from the folder, so they no longer need a person."""
+    """Record that waiting files are gone from the folder.
+
+    They then need a person no longer.
+    """
     if gone := [{"name": name} for name in left_open(connection, source) if name not in there]:
         SQL.run(connection, "gone", {"source": source, "gone": gone})
 
 
 def left_open(connection: sa.Connection, source: str) -> list[str]:
-    """Return the names of a source's files that wait for a person or a retry, at most MAX_OPEN_LOOKED_AT, sorted."""
+    """Return the names of a source's files that wait for a person or a retry, sorted.
+
+    It returns at most MAX_OPEN_LOOKED_AT.
+    """
     names = SQL.run(connection, "open", {"source": source, "at_most": MAX_OPEN_LOOKED_AT}).scalars()
     return [str(name) for name in names]
 

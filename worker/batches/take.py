@@ -1,4 +1,8 @@
-"""Take a batch: the sums of a file become samples in one transaction. A batch can be withdrawn.
+"""Take a batch.
+
+The sums of a file become samples in one transaction.
+
+A batch can be withdrawn.
 
 Guarantee: the same rows are taken once, under any name or format of their file. The hash of the file is the batch's
 key, and is inserted in the same transaction as the usage. If other content has the name of a batch in force, it is a
@@ -6,8 +10,8 @@ conflict, and it is not taken. If a file shares rows with another batch, it wait
 without ids do not show if they are the same use. Drawdown stores the hashes of up to MAX_ROWS_KEPT rows of each batch:
 of a larger batch, those with the smallest hashes. The seal finds the samples by their arrival, as other samples (S2).
 
-A withdrawal does not edit samples (S7): each gets its own withdrawal row, and the next tick refunds the charges. A
-withdrawal works in portions, because each holds S1's lock. The batch stays in force until the last portion is done.
+A withdrawal does not edit samples (S7). Each sample gets its own withdrawal row, and the next tick refunds the charges.
+A withdrawal works in portions, because each holds S1's lock. The batch stays in force until the last portion is done.
 Usage below a floor is closed for good. A withdrawn batch is never taken again, and other content can have its name.
 """
 
@@ -96,12 +100,17 @@ def unread(source: str, name: str, error: DrawdownError) -> TakenFile:
 
 
 def most_samples(connection: sa.Connection) -> int:
-    """Return the maximum number of samples of a file. It is lower in SQLite, which has one writer at a time."""
+    """Return the maximum number of samples of a file.
+
+    It is lower in SQLite, which has one writer at a time.
+    """
     return MAX_BATCH_SAMPLES if connection.dialect.name == "postgresql" else MAX_BATCH_SAMPLES_SQLITE
 
 
 def meet_types(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
-    """Create the meters of a file's event types, in a separate transaction before `take`.
+    """Create the meters of a file's event types.
+
+    This is a separate transaction before `take`.
 
     Another file with a new type then waits only for this short transaction, and not for the whole file. If the limit of
     event types is reached, `take` reports it.
@@ -111,7 +120,9 @@ def meet_types(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
 
 
 def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:
-    """Take the sums of a file as samples. Call `meet_types` first. `by.now_ms`: a time before the file was read.
+    """Take the sums of a file as samples.
+
+    Call `meet_types` first. `by.now_ms`: a time before the file was read.
 
     Errors: Refused if the guard charges one of its event types at once, or if another program used one of its sample
     ids. NotNow if the limit of event types is reached, if a floor was raised past its usage meanwhile, or if a file
@@ -322,7 +333,10 @@ _SHOWN: Final = 3
 
 @dataclass(frozen=True)
 class Overlap:
-    """The rows that a file shares with other batches. `rows`: their number. `detail`: the batches and the use."""
+    """The rows that a file shares with other batches.
+
+    `rows`: their number. `detail`: the batches and the use.
+    """
 
     rows: int
     detail: str
@@ -338,7 +352,10 @@ class SameRows:
 
 
 def same_rows(connection: sa.Connection, sums: Sums) -> SameRows | None:
-    """Return the batch with other content and the same rows as a file; None if it does not exist."""
+    """Return the batch with other content and the same rows as a file.
+
+    Returns None if such a batch does not exist.
+    """
     if sums.rows_hash is None:
         return None
     found = SQL.run(connection, "same_rows", {"rows_hash": sums.rows_hash}).one_or_none()
@@ -351,7 +368,10 @@ def is_accepted(connection: sa.Connection, batch: str) -> bool:
 
 
 def overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | None:
-    """Return the overlap of a file with batches in force, except those in `seen`, and add them to `seen`."""
+    """Return the overlap of a file with batches in force.
+
+    It omits the batches in `seen`, and adds the found ones to `seen`.
+    """
     if sums.rows_hash is None:
         return None
     its = {"batch": sums.batch, "from_ms": sums.from_ms, "to_ms": sums.to_ms, "row_count": sums.rows}
@@ -395,7 +415,9 @@ def _amount(sums: Sums, org_id: str, kind: str, quantity: int) -> str:
 
 
 def accept(connection: sa.Connection, batch: str, by: By) -> int:
-    """Accept a file although it shares rows with others. The next tick or `batch take` takes all of it.
+    """Accept a file although it shares rows with others.
+
+    The next tick or `batch take` takes all of it.
 
     Returns the number of files with this content. Errors: UnknownId; Refused if such a file does not wait.
     """
@@ -433,12 +455,14 @@ def withdraw_some(
     at_most: int = WITHDRAWN_AT_ONCE,
     judged: Witness | None = None,
 ) -> str | WithdrawnBatch:
-    """Withdraw a portion of a batch: up to `at_most` samples after the id `after` (at first '').
+    """Withdraw up to `at_most` samples of a batch.
+
+    They follow the id `after` (at first '').
 
     Returns the id of the last sample of the portion, or the result after the last portion. `judged`: the result of
     `judge_batch` before the first portion.
 
-    Errors: UnknownId; Refused if its windows were not sealed since history was lost; HistoryDoubted while the database
+    Errors: UnknownId. Refused if its windows were not sealed since history was lost. HistoryDoubted while the database
     is halted, or if it is not the one that was judged.
     """
     lock_buckets(connection)
@@ -468,7 +492,9 @@ def withdraw_some(
 
 
 def judge_batch(connection: sa.Connection, batch: str) -> Witness:
-    """Check that all of a batch was sealed since history was lost, before its first portion is withdrawn.
+    """Check that a batch was sealed in full since history was lost.
+
+    Call it before the first portion is withdrawn.
 
     Each portion makes its windows dirty. After that, they look the same as windows that were not sealed.
 

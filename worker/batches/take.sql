@@ -13,9 +13,9 @@ FOR SHARE OF b
 -- name: shared [sqlite]
 
 -- name: other_of_name
--- A batch in force with this name, or with this path from another source: from the watched folder or by hand. It also
--- finds a batch if its file has another name now. The lock is shared. A withdrawal of the batch, which makes ticks read
--- files in conflict again, comes before this transaction or waits for it.
+-- A batch in force with this name, or with this path from another source. The other source is a watched folder or a
+-- person. It also finds a batch if its file has another name now. The lock is shared. A withdrawal of the batch, which
+-- makes ticks read files in conflict again, comes before this transaction or waits for it.
 SELECT f.batch, f.seen_ms > :now_ms AS is_newer FROM batch_files f JOIN batches b ON b.batch = f.batch
 WHERE f.source IN (SELECT :source UNION ALL SELECT '' UNION ALL SELECT source FROM batch_sources WHERE folder = :folder)
     AND (f.source = :source OR f.source <> '' OR f.path = :path)
@@ -73,7 +73,7 @@ UPDATE batch_files SET outcome = 'gone' WHERE source = :source AND name = :name 
 -- Rows that a file shares with batches that were taken before.
 
 -- name: same_rows
--- The batch with the same rows, in any format of its file: one in force, or else one that was withdrawn.
+-- The batch with the same rows, in any format of its file. A batch in force comes before a withdrawn one.
 SELECT batch, name, withdrawn_ms FROM batches WHERE rows_hash = :rows_hash
 ORDER BY withdrawn_ms IS NOT NULL, taken_ms, batch LIMIT 1
 

@@ -1,4 +1,4 @@
-"""The terms of billing: features and their units, the terms of providers, and wallets.
+"""The terms of billing: features, units, wallets and the terms of providers.
 
 Guarantee: all machines bill by the same features, units and terms.
 

@@ -2,7 +2,7 @@
 
 Guarantee: Drawdown stores a part from the first read that showed it. Source: Autumn omits a one-time part from all its
 answers as soon as it is used up exactly (recorded). Only its absence shows the use. A part is also absent if it
-expired, or if its plan ended. Drawdown records the use of a part from reads and from answers to charges: each answer
+expired, or if its plan ended. Drawdown records the use of a part from reads and from answers to charges. Each answer
 shows the parts that its charge used. Answers and reads arrive out of order, and a read may be seconds old. So for a
 minute the recorded use of a part does not fall.
 """
@@ -26,23 +26,31 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 MOST_KEPT: Final = 10_000
-"""Most parts of one customer. Above it, Drawdown does not store new parts, and logs a warning."""
+"""Most parts of one customer.
+
+Above it, Drawdown does not store new parts, and logs a warning.
+"""
 STALE_MS: Final = MINUTE_MS
-"""Age of a recorded use below which an answer may be older than the record, in milliseconds.
+"""Milliseconds after a recorded use in which an answer may be older than it.
 
 After this time, the use of an unchanged part is recorded again.
 """
 UNSETTLED_MS: Final = 2 * STALE_MS
-"""Time after a charge in which a shown part does not prove the charge, in milliseconds.
+"""Milliseconds after a charge in which a shown part does not prove the charge.
 
 The read may be old, or the provider may lose the charge.
 """
 ENDS_SOON_MS: Final = 15 * MINUTE_MS
-"""Time before the end of a part in which each read of its customer schedules the next read, in milliseconds."""
+"""Milliseconds before a part ends in which each read schedules the next read.
+
+Each customer has its own reads.
+"""
 
 
 def last_look_ms(ends_ms: Iterable[int | None], now_ms: int) -> int | None:
-    """Return the time of the next read of a customer if a part ends soon; otherwise None.
+    """Return the time of the next read of a customer if a part ends soon.
+
+    Otherwise returns None.
 
     After the end of a part, reads cannot show that the provider lost a charge on it.
     """
@@ -63,7 +71,10 @@ def known_parts(connection: sa.Connection, provider: str, customers: Collection[
 
 
 def note_parts(connection: sa.Connection, provider: str, read: Mapping[str, CustomerState], now_ms: int) -> None:
-    """Record the parts that reads of customers showed. Reads without a change do not write."""
+    """Record the parts that reads of customers showed.
+
+    Reads without a change do not write.
+    """
     known = known_parts(connection, provider, read)
     shown = {
         customer: [*state.parts, *_ended(known.get(customer, ()), state, now_ms)] for customer, state in read.items()
@@ -74,7 +85,10 @@ def note_parts(connection: sa.Connection, provider: str, read: Mapping[str, Cust
 def note_shown_parts(
     connection: sa.Connection, provider: str, shown: Mapping[str, Sequence[Part]], now_ms: int
 ) -> None:
-    """Record the parts that answers to charges showed, because the next charge may use up a part before a read."""
+    """Record the parts that answers to charges showed.
+
+    The next charge may use up a part before a read.
+    """
     if shown:
         _keep(connection, provider, shown, known_parts(connection, provider, shown), now_ms)
 

@@ -1,6 +1,8 @@
-"""Costs in credits that a provider reported: the balance that pays for a feature, and the cost of a base unit.
+"""Costs in credits that a provider reported.
 
-Guarantee: reads only. A cost is exact: a balance is compared in whole quantities, of which `scale` make one unit of the
+A cost is for a base unit, and names the balance that pays for a feature.
+
+Guarantee: reads only. A cost is exact. A balance is compared in whole quantities, of which `scale` make a unit of the
 balance. A charge during a change of its cost has a minimum and a maximum cost, and not one assumed cost. Source: Autumn
 charges by its schema at the time of the charge, and not at the time of use (observed, API 2.3.0).
 """
@@ -53,14 +55,18 @@ class ToldCost:
 
 
 def own_cost(feature: str, confirmed_ms: int | None, at_ms: int) -> ToldCost:
-    """Return the cost of a feature that no credit system pays for from a time on: its own balance pays."""
+    """Return the cost of a feature that its own balance pays for.
+
+    A credit system stopped to pay for it between `confirmed_ms` and `at_ms`.
+    """
     return ToldCost(feature, feature, 0, 1, confirmed_ms, at_ms)
 
 
 class Pools:
     """The balances of one provider that pay for features.
 
-    A feature without a reported cost is paid from a balance with the feature's name: one unit for each unit.
+    A feature without a reported cost is paid from a balance with the feature's name. A unit of use costs a unit of this
+    balance.
     """
 
     def __init__(self, told: Iterable[ToldCost]) -> None:
@@ -88,7 +94,10 @@ class Pools:
         return costs[-1].balance if costs else feature
 
     def features(self, pool: str) -> Sequence[str]:
-        """Return the features that a balance ever paid for, and a credit system itself, which can be charged."""
+        """Return the features that a balance ever paid for.
+
+        They include a credit system itself, which can be charged.
+        """
         return self._features.get(pool, (pool,))
 
     def scale(self, pool: str) -> int:
@@ -99,7 +108,10 @@ class Pools:
         return pool in self._scales
 
     def changes(self, features: Iterable[str]) -> list[dict[str, object]]:
-        """Return the changes of costs, for statements that find the changes that a charge may have seen."""
+        """Return the changes of costs.
+
+        Statements use them to find the changes that a charge may have seen.
+        """
         return [
             {"feature": cost.feature, "confirmed_ms": _begins(cost), "at_ms": _holds(cost)}
             for feature in features
@@ -107,7 +119,9 @@ class Pools:
         ]
 
     def weight(self, pool: str, feature: str, first: int, last: int) -> tuple[int, int]:
-        """Return the minimum and maximum cost of one base unit, in quantities of a balance.
+        """Return the minimum and maximum cost of one base unit.
+
+        Both are quantities of a balance.
 
         The charge saw the cost of one of the changes `first` to `last` (0: the cost before any change).
         """
@@ -117,7 +131,9 @@ class Pools:
     def weight_told(
         self, pool: str, feature: str, first: int, last: int, cost: str | None
     ) -> tuple[Fraction, Fraction]:
-        """Return the minimum and maximum cost as `weight` does, for a charge with a `cost` that the provider reported.
+        """Return the minimum and maximum cost of a charge as `weight` does.
+
+        The provider reported the `cost` of this charge.
 
         `cost`: a text of `as_text`. If a limit ended the charge inside a unit, the cost of a unit is a fraction. The
         cost of the whole charge is a whole number.
@@ -207,14 +223,20 @@ def pools_of(rows: Iterable[Any]) -> Pools:
 
 
 def as_text(cost: UnitCost | None) -> str | None:
-    """Return a cost as it is stored with a push: a decimal, or a fraction if the charge ended inside a unit."""
+    """Return a cost as it is stored with a push.
+
+    It is a decimal, or a fraction if the charge ended inside a unit.
+    """
     if isinstance(cost, Fraction):
         return f"{cost.numerator}/{cost.denominator}"
     return None if cost is None else f"{cost.normalize():f}"
 
 
 def as_rate(credits: Decimal) -> tuple[int, int]:
-    """Return the exact rate of a cost in credits: micro-credits, and the base units for which they are."""
+    """Return the exact rate of a cost in credits.
+
+    It is an amount of micro-credits, and the base units that cost so much.
+    """
     numerator, denominator = (credits * MICRO).as_integer_ratio()
     # The number of base units is a power of ten, so that the costs of a schema have a small common multiple.
     tens = 1

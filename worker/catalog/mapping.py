@@ -1,4 +1,6 @@
-"""The mapping: the feature of each memory size, and of each event type by its meter, in each window (rule S5).
+"""The mapping from memory sizes and meters to features, by window (rule S5).
+
+An event type has a meter.
 
 Pure, except `mapping_rows` and `read_in_use`, which read.
 
@@ -7,7 +9,7 @@ new row would change the feature. So a change of past windows can only add missi
 
 A size is looked up in this order: an exact row for that size, the smallest "up to" tier that includes it, the open top.
 Rows with the same selector (kind and size) follow one another in time. The row that started last is in force, and a row
-without a feature ends the selector. A meter is above all sizes, and has only exact rows: tiers and the open top do not
+without a feature ends the selector. A meter is above all sizes, and has only exact rows. Tiers and the open top do not
 include it.
 """
 
@@ -35,12 +37,18 @@ UNITS: Final = "units"
 
 
 MOST_MAPPINGS: Final = 8
-"""Mappings with segments that a process caches. Each tick and each guard needs them, and they seldom change."""
+"""Mappings with segments that a process caches.
+
+Each tick and each guard needs them, and they seldom change.
+"""
 
 
 @dataclass(frozen=True)
 class MappingRow:
-    """One row of `mappings`. `memory_mb` None: the open top. `feature` None: the selector ends."""
+    """One row of `mappings`.
+
+    `memory_mb` None: the open top. `feature` None: the selector ends.
+    """
 
     kind: str
     memory_mb: int | None
@@ -60,7 +68,10 @@ class MappingRow:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of the mapping: sizes `lo` to `hi` have `feature` in windows that start in [start_ms, end_ms)."""
+    """A part of the mapping, for a range of sizes and of windows.
+
+    Sizes `lo` to `hi` have `feature` in windows that start in [start_ms, end_ms).
+    """
 
     lo: int
     hi: int
@@ -81,7 +92,10 @@ def mapping_rows(connection: sa.Connection) -> list[MappingRow]:
 
 
 def mapping_part() -> Part:
-    """Return the query of the mapping's rows, to read beside others in one statement: rows for `mapping_of`."""
+    """Return the query of the mapping's rows, to run with others in one statement.
+
+    `mapping_of` reads its rows.
+    """
     return SQL.part("mapping_rows")
 
 
@@ -106,7 +120,9 @@ def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> Mappi
 
 
 def making(rows: Iterable[MappingRow], feature: str, from_ms: int) -> list[MappingRow]:
-    """Return the rows with a feature that are in force at `from_ms` or begin later, by selector and begin.
+    """Return the rows with a feature that are in force at `from_ms` or later.
+
+    They are grouped by selector, and sorted by begin.
 
     A row that another row replaced before that time is not included.
     """
@@ -132,7 +148,9 @@ def _size_edges(rows: Iterable[MappingRow]) -> list[int]:
 
 
 def segments(rows: Sequence[MappingRow]) -> list[Segment]:
-    """Return the mapping as segments of sizes and windows that do not overlap. Segments of meters come last.
+    """Return the mapping as segments of sizes and windows that do not overlap.
+
+    Segments of meters come last.
 
     The seal joins samples to these segments.
     """
@@ -180,14 +198,19 @@ def _segments(rows: tuple[MappingRow, ...]) -> Sequence[Segment]:
 
 
 def akin(rows: Iterable[MappingRow], new: MappingRow) -> list[MappingRow]:
-    """Return the rows that can affect the sizes of a new row: those of its meter, or of all memory sizes."""
+    """Return the rows that can affect the sizes of a new row.
+
+    They are those of its meter, or of all memory sizes.
+    """
     if new.is_of_events:
         return [row for row in rows if row.memory_mb == new.memory_mb]
     return [row for row in rows if not row.is_of_events]
 
 
 def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> tuple[int, int, str] | None:
-    """Return the first (size, window, feature) below `sealed_to_ms` that a new row would change.
+    """Return the first sealed window in which a new row would change the feature.
+
+    The result is (size, window, feature). Sealed windows are below `sealed_to_ms`.
 
     Returns None if it changes no existing feature there. It may add a feature to usage without one.
     """
@@ -206,7 +229,9 @@ def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> 
 
 
 def other_unit(rows: Sequence[MappingRow], new: MappingRow) -> MappingRow | None:
-    """Return a row with the new row's feature in another unit, at any time; None if no such row exists.
+    """Return a row that has the new row's feature in another unit, at any time.
+
+    Returns None if such a row does not exist.
 
     A row that the new row replaces before it began is ignored, and so are rows that were replaced this way.
     """

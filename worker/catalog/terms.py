@@ -23,13 +23,21 @@ if TYPE_CHECKING:
 SQL = queries(__file__)
 
 MODE: Final = "mode"
-"""The only term that is added later: older databases do not have it, and machines without a key do not report it."""
+"""The only term that was added later.
+
+Older databases do not have it, and machines without a key do not report it.
+"""
 UNSAID: Final = {"way": "v1"}
-"""Default values of terms that are not stored: `way` is Stripe's way before there was a choice."""
+"""Default values of terms that are not stored.
+
+`way` is Stripe's way before there was a choice.
+"""
 
 
 def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
-    """Store the terms of new providers, and new terms of providers without sealed usage.
+    """Store the terms of new providers.
+
+    It also stores new terms of providers without sealed usage.
 
     Windows with usage that waited for these terms become dirty. Terms affect seals, so they are stored under the
     seal's lock.
@@ -73,7 +81,9 @@ def is_same(stored: str, capabilities: Capabilities) -> bool:
 
 
 def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> dict[str, str]:
-    """Return the providers that declare other terms than those in force, each with the difference.
+    """Return the providers that declare other terms than those in force.
+
+    Each has the difference.
 
     Their usage would go to another place, or in another unit, than the usage that was sealed and compared so far.
     Machines with different settings would bill in turn.
@@ -108,7 +118,9 @@ def differing(then: Mapping[str, object], now: Mapping[str, object]) -> dict[str
 
 @dataclass(frozen=True)
 class StoredTerms:
-    """The terms in force of a provider, as declared, except `live_from_ms`, which a cut-over can change.
+    """The terms in force of a provider, as declared.
+
+    Only `live_from_ms` can differ, by a cut-over.
 
     `wire_since_ms`: the time since which the names and units are in force.
     """
@@ -161,12 +173,18 @@ def stored_terms(connection: sa.Connection) -> dict[str, Capabilities]:
 
 
 def wire_since(connection: sa.Connection, provider: str) -> int:
-    """Return the time since which usage has its present names and units at a provider, in milliseconds."""
+    """Return the time since which a provider has the present names and units.
+
+    It is in milliseconds.
+    """
     found = _stored(connection).get(provider)
     return 0 if found is None else found.wire_since_ms
 
 
 def paused(connection: sa.Connection) -> dict[str, tuple[int, str]]:
-    """Return the paused providers, each with the start (milliseconds) and the reason of its pause."""
+    """Return the paused providers.
+
+    Each has the start (milliseconds) and the reason of its pause.
+    """
     rows = SQL.run(connection, "paused")
     return {row.provider: (int(row.paused_ms), str(row.paused_reason)) for row in rows}

@@ -1,10 +1,10 @@
-"""The wallets of the embedded ledger: their customers, their owners (P4), and the prices of its rate card.
+"""The wallets of the embedded ledger: customers, owners (P4) and prices.
 
 Guarantee: all callers use this module to decide which customers use a wallet and its rate card, and are read again
 after its changes. They are the ledger's own customers, and those of providers without a hard stop. Only its owner uses
 a wallet, or an organisation that the owner allowed (`ledger.pools`). A pool is its own owner. Any other wallet belongs
-to the organisation that is billed as its customer. Prices are in integer micro-credits, and a feature without a rate
-has no price.
+to the organisation that is billed as its customer. Prices are in integer micro-credits. A feature without a rate does
+not have a price.
 """
 
 from __future__ import annotations
@@ -24,22 +24,31 @@ SQL = queries(__file__)
 
 
 def wallets_at(connection: sa.Connection) -> Collection[str]:
-    """Return the providers that keep customers' balances in the ledger, by the terms in force."""
+    """Return the providers that keep balances in the ledger, by the terms in force."""
     return with_wallets(SQL.run(connection, "terms_in_force"))
 
 
 def terms_part() -> Part:
-    """Return the query of the terms in force, to read beside others in one statement: rows for `with_wallets`."""
+    """Return the query of the terms in force, to run with others in one statement.
+
+    `with_wallets` reads its rows.
+    """
     return SQL.part("terms_in_force")
 
 
 def with_wallets(stored: Iterable[Any]) -> Collection[str]:
-    """Return the providers that keep customers' balances in the ledger, from the rows of `terms_part`."""
+    """Return the providers that keep balances in the ledger.
+
+    It uses the rows of `terms_part`.
+    """
     return {EMBEDDED, *(row.provider for row in stored if json.loads(row.terms).get("balance_in_ledger"))}
 
 
 def mirrors(provider: str) -> bool:
-    """Return True if a wallet mirrors the bills of this provider: accepted pushes are charged to the wallet, too."""
+    """Return True if a wallet mirrors the bills of this provider.
+
+    Accepted pushes are then charged to the wallet, too.
+    """
     return provider != EMBEDDED
 
 
@@ -49,16 +58,21 @@ def mirrored_at(connection: sa.Connection) -> Collection[str]:
 
 
 def one_wallet_at(connection: sa.Connection, provider: str, in_ledger: Collection[str] = ()) -> list[str]:
-    """Return the providers at which a customer of this id has the same wallet, this provider included.
+    """Return the providers at which a customer of this id has the same wallet.
 
-    `in_ledger`: providers that declare such a wallet and have no terms in force yet.
+    They include this provider.
+
+    `in_ledger`: providers that declare such a wallet, and do not have terms in force yet.
     """
     theirs = {*wallets_at(connection), *in_ledger}
     return sorted(theirs) if provider in theirs else [provider]
 
 
 def orgs_of(connection: sa.Connection, customer_ids: Sequence[str]) -> list[str]:
-    """Return the organisations that may get another verdict when these customers' wallets change."""
+    """Return the organisations that may get another verdict by these wallets.
+
+    The wallets are of these customers, and just changed.
+    """
     theirs = wallets_at(connection)
     rows = SQL.run(connection, "orgs_of_customers", {"customers": [{"id": customer} for customer in customer_ids]})
     return sorted({str(row.org_id) for row in rows if row.provider in theirs})
@@ -67,7 +81,8 @@ def orgs_of(connection: sa.Connection, customer_ids: Sequence[str]) -> list[str]
 def keeper_of(connection: sa.Connection, customer_id: str, now_ms: int) -> str | None:
     """Return the provider that keeps a customer's balance itself.
 
-    Returns None if the customer has no provider, or if one of its providers keeps its balance in the embedded ledger.
+    Returns None if the customer does not have a provider, or if one of its providers keeps its balance in the embedded
+    ledger.
     """
     here, billers = wallets_at(connection), _billers(connection, customer_id, now_ms)
     others = [biller for biller in billers if biller not in {*here, *EXEMPT_PROVIDERS}]
@@ -84,13 +99,13 @@ def _billers(connection: sa.Connection, customer_id: str, now_ms: int) -> list[s
 
 
 def billed_as(connection: sa.Connection, customer_id: str, now_ms: int) -> list[tuple[str, str]]:
-    """Return the organisations that are billed as a customer now, each with its provider."""
+    """Return the organisations that are billed as a customer now, by provider."""
     values = {"customer_id": customer_id, "at_ms": now_ms}
     return [(str(row.org_id), str(row.provider)) for row in SQL.run(connection, "billers", values)]
 
 
 def billers_part(customer_id: str, now_ms: int) -> Part:
-    """Return the query of a customer's billers, to read beside others in one statement."""
+    """Return the query of a customer's billers, to run with others in one statement."""
     return SQL.part("billers", {"customer_id": customer_id, "at_ms": now_ms})
 
 
@@ -102,7 +117,10 @@ def customers_on(connection: sa.Connection, plan: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Claim:
-    """The claim of an organisation to use a customer's credit from `start_ms` to before `end_ms` (None: for good)."""
+    """The claim of an organisation to use a customer's credit for a time.
+
+    It lasts from `start_ms` to before `end_ms` (None: for good).
+    """
 
     org_id: str
     customer_id: str
@@ -112,14 +130,19 @@ class Claim:
 
 @dataclass(frozen=True)
 class Owner:
-    """Another owner of credit: an organisation, billed by `provider`; or a pool (both None)."""
+    """Another owner of credit: an organisation, or a pool.
+
+    `provider` bills the organisation. For a pool, both fields are None.
+    """
 
     org_id: str | None = None
     provider: str | None = None
 
 
 def other_owners(connection: sa.Connection, claims: Sequence[Claim], providers: Collection[str]) -> dict[Claim, Owner]:
-    """Return the claims to credit that has another owner, each with the first such owner.
+    """Return the claims to credit that has another owner.
+
+    Each has the first such owner.
 
     `providers`: the providers at which such a customer has the same balance (`one_wallet_at`).
     """
@@ -133,7 +156,10 @@ def other_owners(connection: sa.Connection, claims: Sequence[Claim], providers: 
 
 
 def other_owner(connection: sa.Connection, claim: Claim, providers: Collection[str]) -> Owner | None:
-    """Return the other owner of the credit of one claim; None if no other owner exists."""
+    """Return the other owner of the credit of one claim.
+
+    Returns None if the credit has only one owner.
+    """
     return other_owners(connection, [claim], providers).get(claim)
 
 

@@ -38,9 +38,15 @@ def keep(connection: sa.Connection, check: Check, at_ms: int, *, off: int, alert
 
 
 SPAN_MS: Final = 35 * DAY_MS
-"""Default range of a check. It covers the periods that began in the range, and so a whole month."""
+"""Default range of a check.
+
+It covers the periods that began in the range, and so a whole month.
+"""
 AGAIN_MS: Final = 60 * MINUTE_MS
-"""Time in which a repeated reconciliation reports the corrections of the first one, in case its response was lost."""
+"""Milliseconds in which a repeated reconciliation reports the first corrections.
+
+The response of the first one may be lost.
+"""
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from drawdown.worker.verify.verify import Breach, Verification
 SQL = queries(__file__)
 
 WHOLE_EACH_MS: Final = 7 * DAY_MS - DAY_MS // 4
-"""Age of the last full run from which `verify --since-last` makes a full run. If it runs each night, that is once a
-week.
+"""Age of the last full run from which `verify --since-last` makes a full run.
+
+If it runs each night, that is once a week.
 """
 
 
@@ -87,7 +88,10 @@ def _reach(found: Verification) -> dict[str, int | None]:
 
 
 WHOLE_LATE_MS: Final = 9 * DAY_MS
-"""Age from which the last full run is late: it is due once a week."""
+"""Age from which the last full run is late.
+
+It is due once a week.
+"""
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,7 @@ def _run(row: sa.RowMapping) -> Run:
 def stop_breached(connection: sa.Connection, verification: Verification, now_ms: int, actor: str) -> list[str]:
     """Stop each organisation with a breach; return those that were running.
 
-    An organisation that a person released after the run began is left out: its breach may be fixed, and the next run
+    An organisation that a person released after the run began is left out. Its breach may be fixed, and the next run
     shows that.
 
     This must be the transaction's first statement. So a seal that is under way ends first, and the stored watermarks

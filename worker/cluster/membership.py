@@ -19,9 +19,15 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import BUCKETS, DAY_MS, SECOND_MS
 
 MAX_SHARDS: Final = BUCKETS
-"""Shards of a tick. At most this number of jobs of each kind wait, and as many run."""
+"""Shards of a tick.
+
+At most this number of jobs of each kind wait, and as many run.
+"""
 LIVES_S: Final = 30
-"""Time after which an unseen worker counts as dead. Other workers take over its jobs."""
+"""Time after which an unseen worker counts as dead.
+
+Other workers take over its jobs.
+"""
 KEPT_S: Final = DAY_MS // SECOND_MS
 """Seconds for which a dead worker stays in the list."""
 SHARDS: Final = 4

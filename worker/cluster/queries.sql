@@ -1,4 +1,4 @@
--- The schema of `drawdown worker`, only on PostgreSQL: the job engine's tables, and the workers.
+-- The tables of the job engine and of the workers. Only `drawdown worker` uses them, only on PostgreSQL.
 
 -- name: make_schema
 -- The engine's tables are in a separate schema, so that our statements cannot name one of them by accident.

@@ -21,7 +21,8 @@ OPEN_FOR_MS: Final = 30 * SECOND_MS
 class Breaker:
     """The circuit of a provider or cell, which counts failures in a row.
 
-    If failures name their customers, each new name counts once.
+    If failures name their customers, each new name counts once. `open_after`: the number of failures that opens it.
+    `open_until_ms`: the end of the wait, in milliseconds. `named`: the names that counted.
     """
 
     failures: int = 0

@@ -72,14 +72,20 @@ log = structlog.get_logger()
 A = TypeVar("A")
 B = TypeVar("B")
 GIVE_UP_AFTER: Final = 20
-"""Calls of a batch that fail in a row before the rest is not sent: in an outage, each would cost a timeout."""
+"""Calls of a batch that fail in a row before the rest is not sent.
+
+In an outage, each call would cost a timeout.
+"""
 MOST_UNSETTLED: Final = 512
 """Calls with pushes to one provider, of all lanes, without recorded answers.
 
 If a process dies, these have to be looked up or sent again.
 """
 LAST_ANSWERS_S: Final = 10.0
-"""Wait for pushes under way once time is over. Drawdown must look up each push that it gives up."""
+"""Wait for pushes under way once time is over.
+
+Drawdown must look up each push that it gives up.
+"""
 
 
 class Calls:
@@ -332,7 +338,10 @@ def _unread(_place: int, begun: bool) -> ReadFailed:
 
 
 PORTION: Final = 128
-"""Answers fetched at once, unless one call has more: a lost portion costs little, and so do commits."""
+"""Answers that are fetched at once, unless one call has more.
+
+A lost portion costs little, and so do commits.
+"""
 PORTION_S: Final = 1.0
 """Longest wait of an answer for others, to be written together."""
 POLL_S: Final = 0.1
@@ -474,7 +483,10 @@ class Flight(Generic[A]):
 PAYMENTS_AT_ONCE: Final = 8
 """Calls to a payment service at once."""
 LAST_CHARGES_S: Final = 5.0
-"""Wait for charges under way once time is over. Drawdown must look up each charge that it gives up."""
+"""Wait for charges under way once time is over.
+
+Drawdown must look up each charge that it gives up.
+"""
 
 
 async def answers(service: PaymentService, effect: ChargeMoney | LookUpMoney, clock: Clock) -> list[ChargeResult]:
@@ -517,7 +529,7 @@ async def _answer(service: PaymentService, request: Charge, *, charges: bool) ->
 
 
 async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | InDoubt | None:
-    """Return a service's answer: does it top up a customer by itself?
+    """Return a service's answer whether it tops up a customer by itself.
 
     If the service hangs, wait until the effect is `over`.
     """

@@ -27,7 +27,10 @@ Cut: TypeAlias = Callable[[int], None]  # receives the reduced number of calls a
 NOT_SENT: Final = "not sent: no time was left"
 """The answer to a request that was not begun before it was `over`."""
 LANES: Final = 2
-"""Batches of pushes to one provider at once: the answers of one are stored while the other is sent."""
+"""Batches of pushes that are sent to one provider at once.
+
+The answers of a batch are stored while the other is sent.
+"""
 
 
 def never() -> bool:
@@ -281,7 +284,10 @@ class ReadCells:
 
 @dataclass(frozen=True)
 class LoadWitness:
-    """Load this machine's checkpoint of the database: a Witness, or None."""
+    """Load this machine's checkpoint of the database.
+
+    The answer is a Witness, or None if a checkpoint does not exist.
+    """
 
 
 @dataclass(frozen=True)
@@ -363,7 +369,10 @@ MAX_BACKOFF_MS: Final = 15 * MINUTE_MS
 
 
 CLOCKS_APART_MS: Final = 10 * MINUTE_MS
-"""Largest assumed difference of two hosts' clocks, unless a clock was set meanwhile (S9 allows half a minute)."""
+"""Largest assumed difference of two machines' clocks, in milliseconds.
+
+S9 allows half a minute. A clock that was set meanwhile can differ more.
+"""
 
 
 def backoff_ms(attempt: int) -> int:

@@ -21,26 +21,40 @@ from drawdown.worker.engine.pace import Pace, pace
 
 Answer = TypeVar("Answer")
 AT_ONCE: Final = 4
-"""Pushes of one customer in flight. If a provider fails, each may stay in doubt for a day. Providers that limit
-customers refuse larger bursts.
+"""Pushes of one customer in flight.
+
+If a provider fails, each may stay in doubt for a day. Providers that limit customers refuse larger bursts.
 """
 PACED_MS: Final = 30 * SECOND_MS
-"""Longest wait of a customer's pushes after its first "too many calls". The rest is left to a later tick."""
+"""Longest wait of a customer's pushes after its first "too many calls".
+
+The rest is left to a later tick.
+"""
 
 TURNED_AWAY: Final = 10
-"""Customers with "too many calls" in a round after which the calls at once are halved. The number is at most an eighth
-of the calls at once, but at least 2. It is below GIVE_UP_AFTER, after which the rest is not sent.
+"""Customers with "too many calls" in a round that halve the calls at once.
+
+The number is at most an eighth of the calls at once, but at least 2. It is below GIVE_UP_AFTER, after which the rest is
+not sent.
 """
 STEPS: Final = 32
-"""Rounds without "too many calls" in which the calls at once grow from 0 to the declared number."""
+"""Rounds without "too many calls" until the calls at once are back at the maximum.
+
+They grow from 0 to the number that the provider declares.
+"""
 READ_TRIES: Final = 8
-"""Attempts of a read that the provider rejects for too many calls. Six halvings reduce the concurrent reads from all
-to one."""
+"""Attempts of a read that the provider rejects for too many calls.
+
+Six halvings reduce the concurrent reads from all to one.
+"""
 
 
 @dataclass(frozen=True)
 class NotBegun(RetryAt):
-    """The outcome of a push without a call, which does not count for its provider's circuit."""
+    """The outcome of a push without a call.
+
+    It does not count for its provider's circuit.
+    """
 
 
 class InARow:

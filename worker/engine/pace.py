@@ -11,7 +11,10 @@ from collections import deque
 from typing import Final
 
 SLICE_S: Final = 0.02
-"""Length of a slice of a second. The calls that the rate allows in a slice begin together."""
+"""Length of a slice of a second.
+
+The calls that the rate allows in a slice begin together.
+"""
 USED_SHARE: Final = 0.94
 """Used share of the allowed rate.
 
@@ -19,8 +22,10 @@ The rest allows for calls that arrive closer together than they were sent. It al
 inside a slice, and so touches two more slices.
 """
 ALIGNED: Final = 2.0
-"""Calls a slice from which a late timer does not move the next slices. With fewer calls, slices begin at least their
-length apart. Otherwise a late slice and an early slice would exceed the limit of a second by one call.
+"""Calls a slice from which a late timer does not move the next slices.
+
+With fewer calls, slices begin at least their length apart. Otherwise a late slice and an early slice would exceed the
+limit of a second by one call.
 """
 
 

@@ -1,4 +1,6 @@
-"""Executions on credit: previewed, accepted with a reservation, charged, extended, settled or released.
+"""Executions on credit: previewed, accepted, charged, extended, settled, released.
+
+An accepted execution has a reservation.
 
 Guarantee: an execution starts with its credit reserved. Its reservation ends once.
 

@@ -57,13 +57,16 @@ SQL = queries(__file__)
 __all__ = ["Accepted", "Preview", "RequestedExecution", "Settled"]
 
 LIFE_MS: Final = 60 * MINUTE_MS
-"""Default duration of a reservation, in milliseconds, if the execution does not wait in a queue."""
+"""Default milliseconds of a reservation if its execution does not wait in a queue."""
 QUEUED_LIFE_MS: Final = DAY_MS
 """Default duration of a reservation of a queued execution, in milliseconds."""
 
 
 def preview(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Preview:
-    """Return the answer that `accept` would give now, without a write. `asker`: the caller, if it was just read."""
+    """Return the answer that `accept` would give now, without a write.
+
+    `asker`: the caller, if it was just read.
+    """
     found: Permit | None = None
     wallet: accounts.Wallet | None = None
     denied: Denied | None = None
@@ -114,7 +117,7 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
 
     `of_use`, here and below: the guard is the caller. Other callers cannot accept or end its executions.
 
-    Errors: Denied with the step that refuses, or `other_content` for a key of another execution; UsageError;
+    Errors: Denied with the step that refuses, or `other_content` for a key of another execution. UsageError.
     DatabaseBusy if the organisation's provider or its kind of balance just changed.
     """
     run_request.require_key(key)
@@ -148,10 +151,12 @@ def _require_no_use(key: str) -> None:
 
 
 def accept_asked(connection: sa.Connection, asked: RequestedExecution, now_ms: int) -> Accepted:
-    """Accept an execution for a program, under a key of its organisation or a key of an unbound API key.
+    """Accept an execution for a program.
 
-    If the key of its organisation has no execution, it finds one of its organisation under the same unbound key. An
-    unbound API key does not find executions under keys of an organisation. Errors: as `accept`.
+    The key is of its organisation, or of an unbound API key.
+
+    If an execution does not exist under the organisation's key, the call finds the organisation's execution under the
+    same unbound key. An unbound API key does not find executions under keys of an organisation. Errors: as `accept`.
     """
     run_request.require_key(asked.key)
     _require_no_use(asked.key)
@@ -165,7 +170,11 @@ def accept_asked(connection: sa.Connection, asked: RequestedExecution, now_ms: i
 
 
 def accept_together(connection: sa.Connection, asked: Sequence[RequestedExecution], now_ms: int) -> list[Accepted]:
-    """Accept several new executions of one organisation, all or none. The transaction must not have other work.
+    """Accept several new executions of one organisation together.
+
+    If a request fails, the call does not accept any of them.
+
+    The transaction must not have other work.
 
     Errors: NotTogether, Denied, UsageError or UnknownId if at least one of them has to be accepted alone.
     """
@@ -217,7 +226,10 @@ def ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
 
 
 def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -> Settled:
-    """Charge a part of an execution, under a number that the caller chooses. Errors: as `draws.draw`; UnknownId."""
+    """Charge a part of an execution, under a number that the caller chooses.
+
+    Errors: as `draws.draw`; UnknownId.
+    """
     run_request.require_number(number)
     found, cost = _hold_execution(connection, key, by.now_ms, of_use=False), run_request.sane_cost(cost)
     if found.hold != "wallet":
@@ -230,7 +242,9 @@ def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -
 def extend(
     connection: sa.Connection, key: str, to_micro: int | None, for_ms: int | None, by: By, *, of_use: bool = False
 ) -> Accepted:
-    """Extend an execution to `to_micro` reserved micro-credits in all, and to `for_ms` from now (None: LIFE_MS).
+    """Extend an execution to `to_micro` reserved micro-credits in all.
+
+    It then ends `for_ms` from now (None: LIFE_MS).
 
     Neither shrinks. The call shows that the execution continues.
 
@@ -264,7 +278,9 @@ def extend(
 
 
 def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of_use: bool = False) -> Settled:
-    """Settle an execution with its total cost, or without a cost if metering charges for it.
+    """Settle an execution with its total cost.
+
+    Omit the cost if metering charges for it.
 
     The rest of its reservation is released. Errors: as `ledger.draws.finish`; UnknownId; UsageError.
     """
@@ -278,7 +294,7 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of
 
 
 def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By, *, of_use: bool = False) -> Settled:
-    """Release an execution: charge its total incurred cost, and release the rest of its reservation.
+    """Charge the incurred cost of an execution, and release its other credit.
 
     `incurred` None: earlier charges stay, without a further charge. Errors: as `ledger.draws.finish`; UnknownId.
     """

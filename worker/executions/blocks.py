@@ -20,7 +20,10 @@ Kind = Literal["project", "action"]
 
 @dataclass(frozen=True)
 class Blocked:
-    """An organisation's project or action. `blocked`: new executions are refused. `changed`: this call changed that."""
+    """An organisation's project or action.
+
+    `blocked`: new executions are refused. `changed`: this call changed that.
+    """
 
     org_id: str
     project: str | None

@@ -1,4 +1,6 @@
-"""Changes of executions that are decided together in one transaction: accept, charge, settle or release.
+"""Changes of executions that are decided together in one transaction.
+
+They accept, charge, settle or release.
 
 Guarantee: this module decides only plain calls: a wallet in this database pays, the execution continues, and the call
 is not refused. It decides each call as it would be decided alone, one after another. Repeated and refused calls are
@@ -39,12 +41,17 @@ SQL = queries(__file__)
 
 
 class Alone(NotTogether):
-    """A call that has to be decided alone. It did not write, and the other calls continue."""
+    """A call that has to be decided alone.
+
+    It did not write, and the other calls continue.
+    """
 
 
 @dataclass(frozen=True)
 class Change:
-    """A program's change of an execution: a charge (`draw`) under a number, or its end as `settled` or `released`.
+    """A program's change of an execution.
+
+    It is a charge (`draw`) under a number, or the end as `settled` or `released`.
 
     `org_id`: the organisation to which the API key is bound (None: unbound). A bound key finds the executions of its
     organisation, and changes those that it began.
@@ -60,7 +67,10 @@ class Change:
 
     @property
     def names(self) -> list[tuple[str, str]]:
-        """Return the keys under which the execution may be stored, each with its organisation ('': any)."""
+        """Return the keys under which the execution may be stored.
+
+        Each has its organisation ('': any).
+        """
         if self.org_id is None:
             return [(self.key, "")]
         return [(own_name(self.org_id, self.key), self.org_id), (self.key, self.org_id)]
@@ -71,9 +81,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts about an organisation that requests an execution: the paying wallet, its terms, and obstacles.
+    """The facts about an organisation that requests an execution.
 
-    `has_other_owner`: another organisation or a pool may own the wallet.
+    `standing`: the paying wallet. `terms`: the terms of its reservations. `is_blocked`: the operator blocked the
+    project or action. `has_other_owner`: another organisation or a pool may own the wallet.
     """
 
     asker: Asker
@@ -98,7 +109,12 @@ Finish: TypeAlias = Callable[[Mapping[str, Moved]], Any]
 
 @dataclass(frozen=True)
 class WalletRow:
-    """A wallet's row. `has_used`: the wallet may still have to pay for recorded usage."""
+    """A wallet's row.
+
+    `has_used`: the wallet may still have to pay for recorded usage. Amounts are in micro-credits. `held_micro`:
+    reserved credit. `over_micro`: the rest of ended lots that is not booked yet. `lots_over_ms`: use dated earlier may
+    change this rest. `next_due_ms`: the time of the next due change (None: no change is due).
+    """
 
     customer_id: str
     balance_micro: int
@@ -139,7 +155,10 @@ def card_at(rows: Sequence[Any], known_ms: int) -> RateCard:
 def accept(
     connection: sa.Connection, asked: RequestedExecution, facts: Facts, moves: Moves, card: RateCard | None, now_ms: int
 ) -> Finish:
-    """Accept an execution with a new key: reserve the credit that it may cost. Errors: Alone."""
+    """Accept an execution with a new key: reserve the credit that it may cost.
+
+    Errors: Alone.
+    """
     request = asked.request
     if request.payer or request.supplier or request.sandboxes or request.settled_by == "metering":
         raise Alone("the request names a payer, a supplier or sandboxes")
@@ -167,7 +186,9 @@ def consume(
     standing: Standing, run: run_request.Request, name: str, price: int, moves: Moves, terms: HoldTerms, by: By,
     *, ends: bool,
 ) -> Wallet | None:  # fmt: skip
-    """Accept the execution of a use, and settle it at once if it `ends`. Return the wallet afterwards.
+    """Accept the execution of a use, and settle it at once if it `ends`.
+
+    Return the wallet afterwards.
 
     Returns None, without a change, if the wallet lacks the credit.
     """
@@ -217,7 +238,10 @@ def change(
 def end_of_use(
     found: Reservation, standing: Standing, state: Literal["settled", "released"], price: int, moves: Moves, by: By
 ) -> int:
-    """End the execution of a use that was not charged yet. Return the charge in micro-credits. Errors: Alone."""
+    """End the execution of a use that was not charged yet.
+
+    Return the charge in micro-credits. Errors: Alone.
+    """
     require_plain(found, by.now_ms)
     if found.drawn_micro or found.overage != "charge":
         raise Alone("the execution does not belong to a use")
@@ -228,7 +252,10 @@ def end_of_use(
 
 
 def require_plain(found: Reservation, now_ms: int) -> None:
-    """Check that an execution continues, and that only its own organisation's wallet is involved. Errors: Alone."""
+    """Check that an execution continues, and that only its own wallet is involved.
+
+    It must not have a payer, a supplier or sandboxes. Errors: Alone.
+    """
     special = found.payer_number is not None or found.supplier is not None or found.settled_by != "receipt"
     if special or found.hold != "wallet" or found.sandboxes != NO_SANDBOXES:
         raise Alone("the execution has a payer, a supplier, sandboxes or no wallet")
@@ -239,7 +266,10 @@ def require_plain(found: Reservation, now_ms: int) -> None:
 def apply(
     standing: Standing, found: Reservation, after: Reservation, entries: Sequence[dict[str, object]], moves: Moves
 ) -> Wallet:
-    """Change an execution from `found` to `after`. Return the wallet. Errors: Alone if the wallet has a change due."""
+    """Change an execution from `found` to `after`.
+
+    Return the wallet. Errors: Alone if the wallet has a change due.
+    """
     is_late = standing.lots_over_ms is not None and standing.lots_over_ms > found.accepted_ms
     if moves.wallet(standing) is None or (entries and is_late):
         raise Alone("changes are due in the wallet")

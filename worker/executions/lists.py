@@ -1,4 +1,6 @@
-"""Lists of executions, a single execution with its charges, and the reserved credit. Reads only.
+"""Lists of executions, an execution with its charges, and the reserved credit.
+
+Reads only.
 
 Guarantee: a page reads at most MOST_LOOKED_AT rows of an index. The next page begins after its last row, so new rows
 do not shift other rows, and a row is not shown twice.
@@ -25,7 +27,10 @@ PAGE_ROWS: Final = 50
 MOST_AT_ONCE: Final = 1_000
 """Rows of a download that Drawdown reads and holds in memory at a time."""
 MOST_LOOKED_AT: Final = 10_000
-"""Executions that one page reads, and executions with reserved credit that its sums include."""
+"""Executions that one page reads.
+
+The sums of reserved credit include at most this number.
+"""
 MOST_HOLDERS: Final = 10
 """Wallets with the most reserved credit that a page lists."""
 STATES: Final[tuple[State, ...]] = get_args(State)
@@ -55,15 +60,19 @@ class RunFilter:
 
     @property
     def ends_first(self) -> bool:
-        """Return True if the list is sorted by end. Otherwise the newest execution comes first."""
+        """Return True if the list is sorted by end.
+
+        Otherwise the newest execution comes first.
+        """
         return self.is_of_held and not self.org
 
 
 @dataclass(frozen=True)
 class RunPage:
-    """A page of executions. `next_after`: the start of the next page (None: this is the last page).
+    """A page of executions.
 
-    `is_cut`: the page ended because it had read MOST_LOOKED_AT rows, so it may have few rows or none.
+    `next_after`: the start of the next page (None: this is the last page). `is_cut`: the page ended because it had read
+    MOST_LOOKED_AT rows, so it may have few rows or be empty.
     """
 
     runs: list[Reservation]
@@ -73,7 +82,10 @@ class RunPage:
 
 @dataclass(frozen=True)
 class RunEntry:
-    """A charge of an execution, in micro-credits. `quantity`: base units of `feature`, if they were sent."""
+    """A charge of an execution, in micro-credits.
+
+    `quantity`: base units of `feature`, if they were sent.
+    """
 
     key: str
     at_ms: int
@@ -103,7 +115,11 @@ class HeldFigures:
 
 @dataclass(frozen=True)
 class Holder:
-    """A wallet, the number of executions with its reserved credit, that credit, and the end of the last of them."""
+    """A wallet and its reserved credit.
+
+    `runs`: the number of executions with this credit. `held_micro`: the credit in micro-credits. `until_ms`: the end of
+    the last execution.
+    """
 
     customer_id: str
     runs: int
@@ -155,7 +171,10 @@ def every_run(connection: sa.Connection, chosen: RunFilter, now_ms: int) -> Iter
 
 
 def org_of_run(connection: sa.Connection, key: str) -> str | None:
-    """Return the organisation of an execution, which never changes; None if the execution does not exist."""
+    """Return the organisation of an execution, which never changes.
+
+    Returns None if the execution does not exist.
+    """
     org: str | None = SQL.run(connection, "org", {"reservation": key}).scalar_one_or_none()
     return org
 

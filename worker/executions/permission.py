@@ -1,4 +1,6 @@
-"""The permission for an execution: organisation, paying wallet, account state, plan, project, action and credits.
+"""The permission for an execution.
+
+It depends on organisation, paying wallet, account state, plan, project, action and credits.
 
 Guarantee: the order of the steps is fixed, and an error names the first step that refuses (`Denied.step`). This module
 writes only the blocks that a person sets.
@@ -37,7 +39,9 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Permit:
-    """The permission: the customer that pays, the amount to reserve in micro-credits, and the terms.
+    """The permission: the paying customer, the amount to reserve, and the terms.
+
+    The amount is in micro-credits.
 
     `payer`: the permission of another payer (None: the organisation's own wallet or customer pays). `hold`: the place
     of the reservation. Another payer's is always in its wallet. `provider`: the provider that bills, if the reservation
@@ -53,7 +57,9 @@ class Permit:
 
 
 def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Permit:
-    """Check every step of permission except the last, credits. The reservation itself checks the credits.
+    """Check every step of permission except the last, credits.
+
+    The reservation itself checks the credits.
 
     `asker`: the requesting organisation, if it was read already. Errors: Denied with its step; UnknownId.
     """
@@ -77,7 +83,9 @@ def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Aske
 
 
 def permit_together(connection: sa.Connection, requests: Sequence[Request], now_ms: int) -> list[Permit]:
-    """Check several requests of one organisation as `permit` does. Common facts are read once.
+    """Check several requests of one organisation as `permit` does.
+
+    Common facts are read once.
 
     Errors: Denied or UnknownId of any of them; NotTogether if a wallet in this database does not pay.
     """
@@ -97,7 +105,9 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
 
 
 def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wallet, now_ms: int) -> None:
-    """Check the last step, credits, for a preview by the paying wallet. Errors: Denied.
+    """Check the last step, credits, for a preview by the paying wallet.
+
+    Errors: Denied.
 
     For an acceptance, the reservation itself checks the credits. `remote.require_room` checks a provider's balance.
     """
@@ -115,7 +125,10 @@ def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wall
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
-    """Return a wallet with its due changes, with reservations reduced by metering, and with its uncharged usage."""
+    """Return a wallet with its due changes and its uncharged usage.
+
+    Its reservations are reduced by the charges of metering.
+    """
     found = without_freed(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     return with_unbilled(connection, customer_id, found, now_ms)
 
@@ -140,7 +153,9 @@ def make_room(
     now_ms: int,
     growing: Reservation | None = None,
 ) -> int:
-    """If a wallet seems to lack credit, reduce its reservations by the charges of metering since their last check.
+    """If a wallet seems to lack credit, reduce its reservations by metered charges.
+
+    It counts the charges since their last check.
 
     Reservations are not checked if the credit would be missing even without them. `growing`: the execution for
     which the reservation grows to `wanted_micro` in all. Returns the wallet's uncharged usage, in micro-credits.
@@ -190,7 +205,7 @@ def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: 
 def to_hold(
     connection: sa.Connection, request: Request, paying: Paying, now_ms: int, card: RateCard | None = None
 ) -> int:
-    """Return the amount to reserve, in micro-credits: the estimate times the plan's factor.
+    """Return the micro-credits to reserve, the estimate times the plan's factor.
 
     Without an estimate, it is the plan's amount for unknown costs.
 
@@ -272,7 +287,9 @@ def _require_feature(connection: sa.Connection, feature: str) -> None:
 
 @dataclass(frozen=True)
 class Asker:
-    """An organisation that requests an execution, with its present provider and customer, its halt and its stop.
+    """An organisation that requests an execution, as it is now.
+
+    It has a provider, a customer, a halt with its reason, and a stop.
 
     `provider` None: the organisation is not assigned.
     """
@@ -311,9 +328,11 @@ class Paying:
 
 
 def read_asker(connection: sa.Connection, org_id: str, now_ms: int) -> Asker:
-    """Return an organisation that requests an execution. An unknown organisation has no provider.
+    """Return an organisation that requests an execution.
 
-    Every execution needs it, so it is one statement.
+    An unknown organisation is returned without a provider.
+
+    Every execution needs this call, so it is one statement.
     """
     row = SQL.run(connection, "asker", {"org_id": org_id, "now_ms": now_ms}).mappings().one()
     return Asker(org_id, **{**row, "is_halted": bool(row["is_halted"])})
@@ -343,9 +362,10 @@ def sponsor(connection: sa.Connection, request: Request, asker: Asker, now_ms: i
 def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
     """Return the wallet that pays for an organisation.
 
-    It is that of its customer at its provider. If the organisation has no provider, it is its own wallet, unless that
-    has another owner. If the provider keeps the balance itself, the result has no wallet, but the provider. The same
-    applies to a customer that is billed afterwards and never had credit. Errors: Denied; UnknownId.
+    It is the wallet of the organisation's customer at its provider. Without a provider, it is the organisation's own
+    wallet, unless that wallet has another owner. If the provider keeps the balance itself, the result names the
+    provider instead of a wallet. The same applies to a customer that is billed afterwards and never had credit. Errors:
+    Denied; UnknownId.
     """
     org_id, provider = asker.org_id, asker.provider
     billed = provider is not None and provider not in EXEMPT_PROVIDERS
@@ -395,7 +415,9 @@ def block(
     undo: bool = False,
     new: bool = True,
 ) -> bool:
-    """Block new executions of an organisation's project or action, or unblock them (`undo`). Return True if it changed.
+    """Block new executions of an organisation's project or action.
+
+    `undo` unblocks them. Return True if it changed.
 
     Accepted executions continue. Errors: UsageError; UnknownId, unless `new` also for a name without executions.
     """

@@ -1,11 +1,13 @@
-"""Executions of organisations with a balance that a provider keeps: reserved here, and billed there as usage.
+"""Executions of organisations with a balance that a provider keeps.
+
+Credit is reserved here, and use is billed at the provider.
 
 Guarantee: the row in this database defines a reservation. It counts against the effective balance of the last read
-(`local`). If the provider has no balance, the reservation does not guarantee credit (`declared`). Credit does not move
-here: the usage of an execution becomes samples, in the transaction that charges or ends it. It is sealed and sent once,
-as all usage is. Locks: the reservation, then the organisation's row, so that its executions are decided one after the
-other. The facts that permitted an execution are read again under that lock, because an assignment deletes the balance
-and may change the provider.
+(`local`). If the provider does not have a balance, the reservation does not guarantee credit (`declared`). Credit does
+not move here. The usage of an execution becomes samples, in the transaction that charges or ends it. It is sealed and
+sent once, as all usage is. Locks: the reservation, then the organisation's row, so that its executions are decided one
+after the other. The facts that permitted an execution are read again under that lock, because an assignment deletes the
+balance and may change the provider.
 
 Autumn has its own locks (`check` with `lock`, `balances.finalize`). Drawdown does not use them: docs/providers.md
 explains why.
@@ -78,7 +80,7 @@ class Line:
 def standing(connection: sa.Connection, org_id: str, now_ms: int, *, held: bool = False) -> Standing:
     """Return the state of an organisation's balance at its provider.
 
-    With `held`, lock it: until this transaction is over, another one cannot decide by it.
+    With `held`, lock it. Until this transaction is over, another transaction cannot decide by it.
     """
     if held:
         SQL.run(connection, "hold", {"org_id": org_id})
@@ -94,7 +96,9 @@ def standing(connection: sa.Connection, org_id: str, now_ms: int, *, held: bool 
 
 
 def hold_at(connection: sa.Connection, org_id: str, now_ms: int, *, in_ledger: bool) -> Hold:
-    """Return the place of an execution's reservation without a wallet. `in_ledger`: its provider has no balance.
+    """Return the place of an execution's reservation without a wallet.
+
+    `in_ledger`: its provider has no balance.
 
     Errors: Denied `balance_unknown` if the balance was never read, because unknown is not zero.
     """
@@ -116,7 +120,10 @@ def _keeps_balance(connection: sa.Connection, provider: str) -> bool:
 
 
 def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
-    """Refuse an amount above the unreserved balance at the provider. Errors: Denied `no_credit`."""
+    """Refuse an amount above the unreserved balance at the provider.
+
+    Errors: Denied `no_credit`.
+    """
     if found.balance_micro is not None and wanted_micro > found.balance_micro - found.held_micro:
         left = as_credits(found.balance_micro - found.held_micro)
         read = "" if found.read_ms is None else f" (read at {utc(found.read_ms)})"
@@ -129,7 +136,9 @@ def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
 
 
 def reserve(connection: sa.Connection, ask: Ask, provider: str, by: By) -> tuple[Reservation, bool]:
-    """Reserve the cost of an execution that was permitted at `provider`. Return it, and True if it existed before.
+    """Reserve the cost of an execution that was permitted at `provider`.
+
+    Return it, and True if it existed before.
 
     Errors: Denied `other_content`, `balance_unknown`, `no_credit`; DatabaseBusy if the provider or its kind of balance
     changed meanwhile.
@@ -147,7 +156,10 @@ def reserve(connection: sa.Connection, ask: Ask, provider: str, by: By) -> tuple
 
 
 def grow(connection: sa.Connection, found: Reservation, amount_micro: int, expires_ms: int, now_ms: int) -> Reservation:
-    """Extend a reservation to at least this amount and end. Errors: Denied `balance_unknown`, `no_credit`."""
+    """Extend a reservation to at least this amount and end.
+
+    Errors: Denied `balance_unknown`, `no_credit`.
+    """
     grown = replace(
         found, amount_micro=max(found.amount_micro, amount_micro), expires_ms=max(found.expires_ms, expires_ms)
     )
@@ -181,7 +193,9 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
 
 
 def finish(connection: sa.Connection, found: Reservation, state: State, cost: Cost | None, by: By) -> Drawn:
-    """End an execution with its total use. Without a cost, only its earlier charges stay.
+    """End an execution with its total use.
+
+    Without a cost, only its earlier charges stay.
 
     Errors: as `ledger.draws.finish`; Denied `needs_quantities`, `not_metered`.
     """
@@ -202,7 +216,7 @@ def finish(connection: sa.Connection, found: Reservation, state: State, cost: Co
 
 
 def moved(connection: sa.Connection, org_id: str, now_ms: int, freed_micro: int) -> Standing:
-    """Return the state of an organisation's balance after one of its executions changed.
+    """Return an organisation's balance after one of its executions changed.
 
     If its verdict may change, it is refreshed. `freed_micro`: micro-credits that are no longer reserved.
     """

@@ -74,7 +74,9 @@ def require_key(key: str) -> None:
 
 
 def fingerprint(request: Request) -> str:
-    """Return a hash of a request. It distinguishes a repeated call from another request under the same key.
+    """Return a hash of a request.
+
+    It distinguishes a repeated call from another request under the same key.
 
     Without a supplier, a payer or sandboxes, the hash is the same as in versions that lacked these fields.
     """
@@ -88,7 +90,9 @@ def fingerprint(request: Request) -> str:
 
 
 def differing(before: Reservation, request: Request) -> list[str]:
-    """Return the names of the fields in which a request differs from the execution accepted under its key.
+    """Return the fields in which a request differs from an accepted execution.
+
+    Both have the same key.
 
     If the execution belongs to another organisation, it must not be shown, so only `organisation` is returned.
     """
@@ -110,13 +114,19 @@ def differing(before: Reservation, request: Request) -> list[str]:
 
 
 def require_life(for_ms: int | None) -> None:
-    """Refuse a duration of a reservation outside LEAST_LIFE_MS to MOST_LIFE_MS. Errors: UsageError."""
+    """Refuse a duration of a reservation outside LEAST_LIFE_MS to MOST_LIFE_MS.
+
+    Errors: UsageError.
+    """
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
         raise UsageError("invalid duration of a reservation: expected 1 minute to 30 days")
 
 
 def require_sane(request: Request) -> None:
-    """Refuse an invalid request. Errors: UsageError; Denied if sandboxes and `settled_by` do not fit together."""
+    """Refuse an invalid request.
+
+    Errors: UsageError; Denied if sandboxes and `settled_by` do not fit together.
+    """
     _require_said(request)
     for label in (request.project, request.subject, request.action):
         if label is not None and not is_clean_id(label):
@@ -180,7 +190,10 @@ def require_quantities(quantities: Mapping[str, int] | None) -> None:
 
 
 def sane_cost(cost: Cost) -> Cost:
-    """Return a cost that has either credits or quantities. Errors: UsageError for any other cost."""
+    """Return a cost that has either credits or quantities.
+
+    Errors: UsageError for any other cost.
+    """
     if (cost.amount_micro is None) == (cost.quantities is None):
         raise UsageError("specify the cost either in credits or in quantities of features")
     require_quantities(cost.quantities)
@@ -224,7 +237,10 @@ class RequestedExecution:
 
     @property
     def names(self) -> tuple[str, str]:
-        """Return the key under which the execution is stored, and the key if the other kind of API key requested it."""
+        """Return the key under which the execution is stored, and an alternative.
+
+        The alternative is the key that applies if the other kind of API key requested it.
+        """
         mine = own_name(self.request.org_id, self.key)
         return (mine, self.key) if self.own else (self.key, mine)
 

@@ -81,11 +81,13 @@ def map_size(
     confirmed: bool = False,
     new: bool = True,
 ) -> Mapped:
-    """Map a memory size (`exact`), or all sizes up to a size (`up_to`; None: the open top), to a feature.
+    """Map a memory size, or all sizes up to a size, to a feature.
+
+    `exact` maps one size. `up_to` maps all up to a size (None: the open top).
 
     It applies from `from_ms` on (None: the next window).
 
-    Errors: UsageError for invalid values; Refused if it would change the feature of sealed windows, give the feature a
+    Errors: UsageError for invalid values. Refused if it would change the feature of sealed windows, give the feature a
     second unit, or bill usage that the guard charges (`double_billing`). An earlier start, or a start in lost history,
     needs `confirmed`. UnknownId for an unknown feature unless `new`.
     """
@@ -108,13 +110,15 @@ def map_event(
     new: bool = True,
     value: EventValue | None = None,
 ) -> Mapped:
-    """Map an event type to a feature from a window on: the quantities of its events are billed as that feature.
+    """Map an event type to a feature from a window on.
+
+    The quantities of its events are billed as that feature.
 
     The type may be mapped before its first event. Then, without `from_ms`, the mapping applies to all its usage. If
     history was lost, or a metric charged for the type before, it applies only from the next window on. `value`: the
     quantity of events that do not state a quantity.
 
-    Errors: as `map_size`; UnknownId, unless `new`, for an unknown feature or type that resembles a known one; Refused
+    Errors: as `map_size`. UnknownId, unless `new`, for an unknown feature or type that resembles a known one. Refused
     if the limit of event types is reached, or if `value` is given and the type already has events or another value.
     """
     _require_name(feature)
@@ -148,12 +152,14 @@ def _require_name(feature: str) -> None:
 def end_feature(
     connection: sa.Connection, feature: str, by: By, *, from_ms: int | None = None, confirmed: bool = False
 ) -> list[Mapped]:
-    """End every selector of a feature from a window on. Return the ended rows, sorted by their start.
+    """End every selector of a feature from a window on.
+
+    Return the ended rows, sorted by their start.
 
     A selector that begins later ends at its own start. Other features do not end. A repeated call returns the same ends
     (`again`).
 
-    Errors: UnknownId; Refused if no selector has the feature from then on, if windows from then on are already sealed,
+    Errors: UnknownId. Refused if no selector has the feature from then on, if windows from then on are already sealed,
     or for a start in lost history unless `confirmed`.
     """
     start = next_window(by.now_ms) if from_ms is None else from_ms
@@ -304,7 +310,9 @@ def _filled(mapping: list[MappingRow], row: MappingRow, size: int, start: int) -
 
 
 def install_defaults(connection: sa.Connection, by: By) -> None:
-    """Install the mapping and rate card of a new database: compute_1gb to compute_64gb by exact size, in seconds.
+    """Install the mapping and rate card of a new database.
+
+    They bill compute_1gb to compute_64gb by exact size, in seconds.
 
     A database with a mapping does not change, even if a concurrent call just added it.
     """
@@ -328,7 +336,10 @@ BEFORE: Final = (
     "types again"
 )
 MOST_FACTS: Final = 20
-"""Sizes without a feature, and event types without a feature, that a dry run names."""
+"""Most memory sizes without a feature that a dry run names.
+
+The limit also applies to event types.
+"""
 Feature = Annotated[str, ID, "Feature: a-z, 0-9 and _"]
 From = Annotated[int | None, WINDOW, "Window boundary at which the mapping starts; the next if omitted"]
 Yes = Annotated[bool, FLAG, "Confirmation of a change to sealed or lost windows"]
@@ -336,7 +347,10 @@ Yes = Annotated[bool, FLAG, "Confirmation of a change to sealed or lost windows"
 
 @dataclass(frozen=True)
 class FeatureMapped:
-    """Memory sizes mapped to a feature: exactly `memory_mb`, or up to `up_to` MB, or all larger (both null)."""
+    """Memory sizes mapped to a feature.
+
+    They are exactly `memory_mb`, or up to `up_to` MB, or all larger (both null).
+    """
 
     feature: str
     memory_mb: int | None

@@ -1,4 +1,7 @@
-"""The memory sizes and event types with a feature, and usage without a feature. Reads only."""
+"""The memory sizes and event types with a feature, and usage without a feature.
+
+Reads only.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ class UnmappedSize:
 
 @dataclass(frozen=True)
 class MappedEvent:
-    """An event type with a feature in windows that start in [start_ms, end_ms). `end_ms` None: it has no end."""
+    """An event type with a feature in windows that start in [start_ms, end_ms).
+
+    `end_ms` None: it has no end.
+    """
 
     event_type: str
     feature: str
@@ -68,7 +74,10 @@ class FeatureList:
 
 
 def list_features(connection: sa.Connection) -> FeatureList:
-    """Return the whole mapping, with event types in the order of their first use, and usage without a feature."""
+    """Return the whole mapping, and usage without a feature.
+
+    Event types are in the order of their first use.
+    """
     found = segments(mapping_rows(connection))
     names = {int(row.meter): str(row.event_type) for row in SQL.run(connection, "event_types")}
     counts = {name: str(value) for name, value in values(connection).items()}
@@ -89,12 +98,18 @@ def list_features(connection: sa.Connection) -> FeatureList:
 
 
 def unmapped_sizes(connection: sa.Connection) -> list[UnmappedSize]:
-    """Return the pending usage of memory sizes without a feature, the smallest size first."""
+    """Return the pending usage of memory sizes without a feature.
+
+    The smallest size comes first.
+    """
     return [UnmappedSize(*map(int, row)) for row in SQL.run(connection, "unmapped_sizes")]
 
 
 def unmapped_events(connection: sa.Connection) -> list[UnmappedEvent]:
-    """Return the pending usage of event types without a feature, in the order of their first use."""
+    """Return the pending usage of event types without a feature.
+
+    They are in the order of their first use.
+    """
     return [
         UnmappedEvent(str(row.event_type), int(row.units), int(row.events), int(row.orgs), row.metric)
         for row in SQL.run(connection, "unmapped_events")
@@ -107,7 +122,9 @@ def mapped_features(connection: sa.Connection) -> list[str]:
 
 
 def unestimated_features(connection: sa.Connection) -> dict[str, list[str]]:
-    """Return the features without a rate for estimates, by provider that bills them and keeps balances itself.
+    """Return the features without a rate for estimates, by provider.
+
+    These providers bill them and keep balances themselves.
 
     An operator did not set a rate for them, and the provider does not report their cost.
     """

@@ -1,4 +1,4 @@
-"""The guard: it decides whether an organisation may use a quantity of a metric now.
+"""The guard decides whether an organisation may use a quantity of a metric now.
 
 Holds its checks, uses, counters, terms, overrides and pages.
 

@@ -1,4 +1,6 @@
-"""An organisation's allowance of each metric: its limits, its use, and the start of the next period. Reads only.
+"""An organisation's allowance of each metric.
+
+It has the limits, the use, and the start of the next period. Reads only.
 
 Guarantee: the rules of each decision (`guard.decide.in_force`) determine the limits that count. The number of
 statements does not depend on the number of metrics on a page. Each statement uses an index of this organisation.
@@ -32,8 +34,8 @@ class StandingRow:
     """A limit of an organisation, and its use of the metric in the limit's period.
 
     `amount`: base units in the period (None: unlimited). `rule`: the rule that gives the limit. `resets_ms`: the time
-    when the period begins again. `until_ms`: the end of an override. `phase`: the effect of reaching the limit. `low`:
-    the remaining share is at or below the warning share. `period` None: the plan does not allow the metric.
+    when the period begins again. `until_ms`: the end of a limit override. `phase`: the effect of reaching the limit.
+    `low`: the remaining share is at or below the warning share. `period` None: the plan does not allow the metric.
     """
 
     metric: str

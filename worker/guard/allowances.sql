@@ -1,7 +1,8 @@
 -- The amount of each metric that an organisation may use, and has used.
 
 -- name: asker
--- The present payer, its plan, whether it ever bought credit, and the organisation's halt or stop: always one row.
+-- The present payer, its plan, whether it ever bought credit, and the organisation's halt or stop. The result is always
+-- one row.
 SELECT q.customer_id, COALESCE(w."plan", q."plan") AS "plan", q.is_halted, q.halt_reason, q.stopped_at_ms,
     EXISTS (SELECT 1 FROM ledger_lots l WHERE l.customer_id = q.customer_id AND l.kind = 'purchased') AS pays
 FROM (

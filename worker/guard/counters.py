@@ -1,4 +1,6 @@
-"""The guard's counters, each the sum of its uses. A use moves them, and a check compares them with all uses.
+"""The guard's counters, each the sum of its uses.
+
+A use moves them, and a check compares them with all uses.
 
 Guarantee: a counter is locked before it is read for a decision, and moves in the transaction of the use that it counts.
 The counters of an organisation's metric at one moment are locked by the start of their period. If two periods begin
@@ -8,7 +10,7 @@ of now. If it meets a correction of several counters, PostgreSQL may end one of 
 retries it.
 
 A correction is a difference that is computed under the counter's lock, and recorded with the counter before and after.
-If a counter has no uses, it is not corrected: unknown is not zero.
+A counter without uses is not corrected, because its right amount is unknown.
 """
 
 from __future__ import annotations
@@ -30,25 +32,41 @@ SQL = queries(__file__)
 
 State: TypeAlias = Literal["used", "held", "settled", "released", "expired"]
 OVER_AT_ONCE: Final = 1_000
-"""Expired uses of one metric (`held`, past their end) that one statement returns to the counters."""
+"""Expired uses of one metric that one statement returns to the counters.
+
+They are `held` and past their end.
+"""
 MOST_OVER_PARTS: Final = 100
-"""Statements of OVER_AT_ONCE uses in one transaction. Other expired uses count until the next transaction."""
+"""Statements of OVER_AT_ONCE uses in one transaction.
+
+Other expired uses count until the next transaction.
+"""
 TURN_MS: Final = 5 * MINUTE_MS
-"""Time before and after the turn of a month in which uses of both months may run at once, in milliseconds.
+"""Milliseconds around the turn of a month.
+
+In this time, before and after, uses of both months may run at once.
 
 Servers with different clocks then use different counters, so a counter's lock does not protect a use key.
 """
 NO_END: Final = 2**62
-"""Amount above every counter, in base units. It stands for an unlimited amount in SQL."""
+"""Amount above every counter, in base units.
+
+It stands for an unlimited amount in SQL.
+"""
 
 
 class LimitReached(DatabaseBusy):
-    """A concurrent use reached a limit after this decision. The transaction is rolled back."""
+    """A concurrent use reached a limit after this decision.
+
+    The transaction is rolled back.
+    """
 
 
 @dataclass(frozen=True)
 class Use:
-    """A row of `guard_uses`: an amount used, or held to be used. Base units, micro-credits and milliseconds.
+    """A row of `guard_uses`: an amount used, or held to be used.
+
+    Base units, micro-credits and milliseconds.
 
     `price`: the price of the decision. `payer`: the wallet that its execution charges; None: it has no execution.
     """
@@ -105,7 +123,10 @@ class Counters:
 
 
 def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
-    """Return the counters of a metric without expired uses. Nothing is written or locked."""
+    """Return the counters of a metric without expired uses.
+
+    Nothing is written or locked.
+    """
     found = _read(connection, org_id, metric, now_ms, held="")
     if not found.overs:
         return found
@@ -119,7 +140,10 @@ def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
 
 
 def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
-    """Lock the counters of a metric until this transaction is over. The amounts of expired uses are returned first."""
+    """Lock the counters of a metric until this transaction is over.
+
+    The amounts of expired uses are returned first.
+    """
     found = _locked(connection, org_id, metric, now_ms)
     for _ in range(MOST_OVER_PARTS):
         if not found.overs or not _give_back(connection, org_id, metric, now_ms):
@@ -129,9 +153,11 @@ def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
 
 
 def lock_keys(connection: sa.Connection, names: Collection[str], now_ms: int) -> None:
-    """Lock the keys of uses near the turn of a month. At any other time the counter's lock is sufficient.
+    """Lock the keys of uses near the turn of a month.
 
-    A key has no row yet, so this is an advisory lock. SQLite has one writer at a time and needs no lock.
+    At any other time the counter's lock is sufficient.
+
+    A row of the key does not exist yet, so this is an advisory lock. SQLite has one writer at a time and needs no lock.
     """
     part = keys_part(connection, names, now_ms)
     if part is not None:
@@ -139,7 +165,9 @@ def lock_keys(connection: sa.Connection, names: Collection[str], now_ms: int) ->
 
 
 def keys_part(connection: sa.Connection, names: Collection[str], now_ms: int) -> Part | None:
-    """Return the query that locks the keys of uses, to run beside others in one statement.
+    """Return the query that locks the keys of uses.
+
+    It can run with other queries in one statement.
 
     Returns None if the keys need no lock (`lock_keys`).
     """
@@ -165,12 +193,15 @@ def _give_back(connection: sa.Connection, org_id: str, metric: str, now_ms: int)
 
 
 def lock_of(connection: sa.Connection, use: Use) -> Counters:
-    """Lock and return the counters that count a use: those of the periods in which it was decided."""
+    """Lock and return the counters of the periods in which a use was decided."""
     return _locked(connection, use.org_id, use.metric, use.at_ms)
 
 
 def after(found: Counters, amount: int, bounds: Sequence[Bound], warn_ppm: int, *, uses: int) -> Counters:
-    """Return the counters after a change by `amount` base units and `uses`. `bounds` decide about warnings."""
+    """Return the counters after a change by `amount` base units and `uses`.
+
+    `bounds` decide about warnings.
+    """
     limits = {one.period: one.amount for one in bounds}
     counted: dict[Span, Counted] = {}
     for period, before in found.counted.items():
@@ -213,9 +244,9 @@ def read_uses(connection: sa.Connection, names: Sequence[str]) -> dict[str, Use]
 
 
 def uses_part(names: Collection[str], held: str = "") -> Part:
-    """Return the query of existing uses, to read beside others in one statement: rows for `uses_of`.
+    """Return the query of existing uses, to run with others in one statement.
 
-    `held`: the name of the clause that locks them; empty: they are not locked.
+    `uses_of` reads its rows. `held`: the name of the clause that locks them; empty: they are not locked.
     """
     return SQL.part("uses", {"names": sorted(set(names))}, held=held)
 
@@ -226,7 +257,10 @@ def uses_of(rows: Iterable[Any]) -> dict[str, Use]:
 
 
 def hold_use(connection: sa.Connection, name: str) -> Use | None:
-    """Lock and return a use; None if it does not exist. No other transaction ends it until this one is over."""
+    """Lock and return a use; None if it does not exist.
+
+    No other transaction ends it until this one is over.
+    """
     row = SQL.run(connection, "uses", {"names": [name]}, held="for_update").mappings().one_or_none()
     return None if row is None else _use(row)
 
@@ -261,7 +295,10 @@ class Denials:
 
 
 def deny(connection: sa.Connection, found: Counters, denials: Denials, now_ms: int, *, pays: bool) -> None:
-    """Count refusals in one row for each minute, code and whether the phase enforced them."""
+    """Count refusals by minute, code, and whether the phase enforced them.
+
+    Each combination has one row.
+    """
     of = {"org_id": found.org_id, "metric": found.metric, "now_ms": now_ms, "pays": pays}
     for (code, enforced), (count, amount, sample) in sorted(denials.found.items()):
         said = {"reason_code": code, "enforced": enforced, "count": count, "amount": amount, "sample": sample}
@@ -326,7 +363,9 @@ class Correction:
 
 
 def correct(connection: sa.Connection, counters: list[Counter], by: By) -> list[Correction]:
-    """Set counters to the sums of their uses. Return the corrections, in the order of the locks.
+    """Set counters to the sums of their uses.
+
+    Return the corrections, in the order of the locks.
 
     Errors: UsageError for more than CORRECTED_AT_ONCE counters.
     """

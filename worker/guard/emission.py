@@ -1,4 +1,6 @@
-"""The event that a use emits: one call counts the use against limits and bills it.
+"""The event that a use emits.
+
+One call counts the use against limits and bills it.
 
 Guarantee: a use and its event are both recorded, or neither is. If its event is refused, the use does not count. A
 blocked use does not emit its event, and a repeated use does not emit it again. The event's source and id are its key.
@@ -60,7 +62,9 @@ class Emitted:
 
 
 def before(emission: Emission | None) -> Emitted | None:
-    """Return the event's outcome for a repeated use: `duplicate`; None without an event.
+    """Return the event's outcome for a repeated use.
+
+    It is `duplicate`, or None without an event.
 
     The use's fingerprint proves that the first call had the same event.
     """
@@ -76,7 +80,10 @@ def emit(connection: sa.Connection, emission: Emission, now_ms: int) -> Emitted:
 
 
 def take_all(connection: sa.Connection, emissions: Sequence[Emission], now_ms: int) -> list[EventResult]:
-    """Record events of several senders. Return the answers in their order. Errors: DatabaseBusy."""
+    """Record events of several senders.
+
+    Return the answers in their order. Errors: DatabaseBusy.
+    """
     found: dict[int, EventResult] = {}
     for own, by in sorted({(one.own, one.by) for one in emissions}, key=repr):
         mine = [at for at, one in enumerate(emissions) if (one.own, one.by) == (own, by)]

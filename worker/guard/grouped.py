@@ -1,4 +1,6 @@
-"""Calls that arrive together, decided in one transaction: uses, their ends, and changes of executions.
+"""Calls that arrive together and are decided in one transaction.
+
+They are uses, their ends, and changes of executions.
 
 The calls may be of any organisations.
 
@@ -53,10 +55,10 @@ MOST_WAIT_MS: Final = 100
 
 @dataclass(frozen=True)
 class End:
-    """The end of a held use, as a program requests it. `amount`: the total use, in base units.
+    """The end of a held use, as a program requests it.
 
-    `org_id`: the organisation to which the API key is bound (None: unbound). A bound key finds the uses of its
-    organisation, and changes those that it began.
+    `amount`: the total use, in base units. `org_id`: the organisation to which the API key is bound (None: unbound). A
+    bound key finds the uses of its organisation, and changes those that it began.
     """
 
     key: str

@@ -1,4 +1,6 @@
-"""Lists and figures of the guard: metrics, allowed and refused uses, and uses that a phase would block. Reads only.
+"""Lists and figures of the guard.
+
+They show metrics, allowed and refused uses, and uses that a phase would block. Reads only.
 
 Guarantee: a page counts at most MOST_COUNTED of the newest uses and refusals of each metric, by an index. A rate gives
 the time from which it counts. If all uses are counted, the figures equal those of `drawdown guard list`. MOST_NAMES
@@ -31,7 +33,7 @@ class SpanRate:
 
     `asked`: requested uses. `blocked`: blocked uses. `would`: uses that phase 3 would have blocked. `dark`: base units
     used while the credit was unknown. `forgone_micro`: unpaid use, in micro-credits. An extension of a hold counts as
-    requested only if it was blocked, or phase 3 would block it: other extensions are not recorded.
+    requested only if it was blocked, or phase 3 would block it. Other extensions are not recorded.
     """
 
     span: str
@@ -63,7 +65,10 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class LimitRow:
-    """A plan's limit of a metric in a period, in base units (None: unlimited), and the metric's phase."""
+    """A plan's limit of a metric in a period, and the metric's phase.
+
+    The limit is in base units (None: unlimited).
+    """
 
     metric: str
     plan: str
@@ -77,7 +82,12 @@ class LimitRow:
 
 @dataclass(frozen=True)
 class UseRow:
-    """A use, in base units, micro-credits and milliseconds."""
+    """A use, in base units, micro-credits and milliseconds.
+
+    `asked`: the requested quantity. `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the
+    rule that decided. `degraded`: the credit was unknown. `forgone_micro`: the price of use without credit.
+    `expires_ms`: the end of a hold (None: it was not held).
+    """
 
     use_key: str
     org_id: str
@@ -98,7 +108,9 @@ class UseRow:
 
 @dataclass(frozen=True)
 class PhaseReport:
-    """The uses of a metric that a phase would have blocked since a moment, and all requested uses.
+    """The requested uses of a metric, and those that a phase would have blocked.
+
+    Both count from `since_ms` on.
 
     `asked`: requested uses. `blocked`: uses that the phase would have blocked. `quantity`: their base units. `orgs`:
     their organisations. `paying`: the organisations among these that ever bought credit.
@@ -116,7 +128,9 @@ class PhaseReport:
 
 @dataclass(frozen=True)
 class Drift:
-    """A counter that differs from the sum of its uses. `counted` and `quantity` are in base units.
+    """A counter that differs from the sum of its uses.
+
+    `counted` and `quantity` are in base units.
 
     Without `has_uses` the right amount is unknown, so the counter is not assumed to be zero.
     """
@@ -134,7 +148,10 @@ class Drift:
         return self.uses > 0
 
     def is_above(self, tolerance_ppm: int) -> bool:
-        """Return True if the difference exceeds a share of the sum of the uses, in parts per million."""
+        """Return True if the difference exceeds a share of the sum of the uses.
+
+        The share is in parts per million.
+        """
         return abs(self.counted - self.quantity) * ONE_PPM > self.quantity * tolerance_ppm
 
 
@@ -164,7 +181,10 @@ def list_limits(connection: sa.Connection, metric: str, most: int, *, known: boo
 
 
 def limit_periods(connection: sa.Connection, metric: str, plans: Collection[str] = ()) -> list[Period]:
-    """Return the periods, shortest first, in which these plans limit a metric; without names, any plan counts."""
+    """Return the periods in which these plans limit a metric, shortest first.
+
+    Without names, any plan counts.
+    """
     values = {"metric": metric, "plans": list(plans) or [""], "every": int(not plans)}
     found = set(SQL.run(connection, "limit_periods", values).scalars())
     return [period for period in PERIODS if period in found]
@@ -178,7 +198,9 @@ def fits_nobody(connection: sa.Connection, pattern: str) -> bool:
 def list_uses(
     connection: sa.Connection, metric: str, org_id: str, now_ms: int, most: int, *, dark: bool = False
 ) -> list[UseRow]:
-    """Return the uses of a metric, the latest first. `dark`: only those allowed while the credit was unknown.
+    """Return the uses of a metric, the latest first.
+
+    `dark`: only those allowed while the credit was unknown.
 
     A hold past its end is shown as `expired` with the quantity 0, as the guard counts it. Errors: UnknownId.
     """
@@ -189,7 +211,10 @@ def list_uses(
 
 
 def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) -> PhaseReport:
-    """Return the uses that a phase would have blocked since a moment. Errors: UnknownId."""
+    """Return the uses that a phase would have blocked since a moment.
+
+    Errors: UnknownId.
+    """
     _require(connection, metric, "")
     values = {"metric": metric, "phase": phase, "since_ms": since_ms}
     row = SQL.run(connection, "would_block", values).one()
@@ -199,12 +224,17 @@ def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) ->
 
 
 def drifts(connection: sa.Connection, since_ms: int, most: int) -> list[Drift]:
-    """Return the counters that differ from their uses, of periods that begin at a moment or later."""
+    """Return the counters that differ from their uses.
+
+    Their periods begin at a moment or later.
+    """
     return [_drift(row) for row in SQL.run(connection, "drift", {"since_ms": since_ms, "at_most": most}).mappings()]
 
 
 def put_right(connection: sa.Connection, actor: str, reason: str, since_ms: int, most: int) -> list[Drift]:
-    """Return the counters that an actor corrected for a reason since a moment, as they were before.
+    """Return the counters that an actor corrected, as they were before.
+
+    The corrections have this reason, and were made at `since_ms` or later.
 
     The newest correction comes first.
     """
@@ -258,7 +288,10 @@ class BlockRate:
 
     @property
     def blocked_ppm(self) -> int | None:
-        """Return the blocked uses per million requested; None if no use was requested, so the rate is unknown."""
+        """Return the blocked uses per million requested.
+
+        Returns None if no use was requested, because the rate is then unknown.
+        """
         return None if not self.asked else self.blocked * ONE_PPM // self.asked
 
 
@@ -318,7 +351,9 @@ class BlocksPage:
 def block_rates(
     connection: sa.Connection, now_ms: int, *, metric: str = "", span: str = "7d", after: str = ""
 ) -> BlocksPage:
-    """Return a page of metrics, or one metric, with the organisations that they blocked most in a span.
+    """Return a page of metrics, or one metric.
+
+    Each has the organisations that it blocked most in a span.
 
     Errors: UnknownId.
     """
@@ -346,7 +381,10 @@ def block_rates(
 
 
 def metrics_from(connection: sa.Connection, after: str, most: int, metric: str = "") -> Sequence[sa.RowMapping]:
-    """Return the newest terms of the metrics after a name, sorted by name. With `metric`, return only that one."""
+    """Return the newest terms of the metrics after a name, sorted by name.
+
+    With `metric`, return only that one.
+    """
     values = {"metric": metric, "after": after, "at_most": most}
     return SQL.run(connection, "blocked_metrics", values).mappings().all()
 
@@ -403,7 +441,10 @@ class GuardFigures:
 def guard_figures(
     connection: sa.Connection, now_ms: int, denied_since_ms: int, dark_since_ms: int, ending_by_ms: int
 ) -> GuardFigures:
-    """Return the guard's figures. A metric with its own figure is included even if the figure is zero."""
+    """Return the guard's figures.
+
+    A metric with its own figure is included even if the figure is zero.
+    """
     named = list(SQL.run(connection, "names").scalars())
     kept = set(named[:MOST_NAMES])
     shown = [*named[:MOST_NAMES], *([OTHER] if len(named) > MOST_NAMES else [])]
@@ -420,7 +461,9 @@ def guard_figures(
 def open_overrides(
     connection: sa.Connection, now_ms: int, ending_by_ms: int, metric: str = ""
 ) -> tuple[int, int | None, int]:
-    """Return three figures of limit overrides: the number that wait, the time of the oldest request, and the ending.
+    """Return figures of limit overrides that wait or end soon.
+
+    They are the number that wait, the time of the oldest request, and the number that end soon.
 
     The time is in milliseconds (None: no request waits for a decision). The last figure is the number of overrides
     that end by `ending_by_ms`. With `metric`, only the overrides of that metric count.

@@ -1,4 +1,6 @@
-"""The ways out of a block: top up, sponsor, request an override, run locally. Shows which is open, and how to use it.
+"""The ways out of a block: top up, sponsor, request an override, run locally.
+
+Shows which is open, and how to use it.
 
 Guarantee: this module does not write. One check of the guard (`options` of its answer) determines the possible ways.
 The same check with the sponsor as payer shows if a sponsor could pay.
@@ -33,10 +35,10 @@ OVERRIDES: Final = "/v1/guard/overrides"
 class WayTold:
     """One way out of a block, as the HTTP API returns it.
 
-    `code`: the reason why it is closed (None: it is open). `said`: the way in words. `call`: the request that a
-    program sends; for a use, it adds a use key. `link`: the page for the organisation's users. `command`: the
-    operator's command. `payers`: organisations that could pay. `at`: the provider that sells the credit. `missing`:
-    the missing credit, in credits. `asked`: the number of override requests that wait for a decision.
+    `code`: the reason why it is closed (None: it is open). `said`: the way in words. `call`: the request that a program
+    sends; for a use, it adds a use key. `link`: the page for the organisation's users. `command`: the operator's
+    command. `payers`: organisations that could pay. `at`: the provider that sells the credit. `missing`: the missing
+    credit, in credits. `asked`: the number of requests for a limit override that wait for a decision.
     """
 
     option: Option
@@ -121,12 +123,18 @@ def _command(way: Way, wish: Wish, payer: str) -> str | None:
 
 OPTIONS: Final[tuple[Option, ...]] = get_args(Option)
 MOST_SPONSORS: Final = 5
-"""Payers of an organisation that one answer checks for credit. Each costs one check of the guard."""
+"""Payers of an organisation that one answer checks for credit.
+
+Each costs one check of the guard.
+"""
 
 
 @dataclass(frozen=True)
 class Override:
-    """An override of the nearest limit, as a program may request it: enough for this use, until the period ends."""
+    """The limit override of the nearest limit that a program may request.
+
+    It is enough for this use, until the period ends.
+    """
 
     period: Period
     amount: int
@@ -137,10 +145,10 @@ class Override:
 class Way:
     """One way out of a block.
 
-    `code`: the reason why it is closed (None: it is open). `said`: the way in words. `payers`: organisations that
-    could pay. `override`: the override to request. `asked`: the number of override requests that wait for a decision.
-    `at`: the provider that keeps and sells the credit, if it is not the embedded ledger. `missing_micro`: the missing
-    credit in micro-credits, if it is known.
+    `code`: the reason why it is closed (None: it is open). `said`: the way in words. `payers`: organisations that could
+    pay. `override`: the limit override to request. `asked`: the number of requests for a limit override that wait for a
+    decision. `at`: the provider that keeps and sells the credit, if it is not the embedded ledger. `missing_micro`: the
+    missing credit in micro-credits, if it is known.
     """
 
     option: Option

@@ -1,7 +1,9 @@
-"""Limit overrides, which replace a plan's limit for a while. They are requested and decided, or made by hand.
+"""Limit overrides, which replace a plan's limit for a while.
 
-Guarantee: each has an end, unless it is marked as permanent. A read decides if it has ended: it needs no job for that.
-Its amount never changes. Each change is recorded with actor and reason.
+They are requested and decided, or made by hand.
+
+Guarantee: each has an end, unless it is marked as permanent. A read decides if it has ended, so it does not need a job
+for that. Its amount never changes. Each change is recorded with actor and reason.
 """
 
 from __future__ import annotations
@@ -60,12 +62,14 @@ Word: TypeAlias = Literal["approve", "refuse", "end"]
 MOST_LIFE_MS: Final = 90 * DAY_MS
 """Longest life of a limit override that is not permanent, in milliseconds."""
 MOST_ASKED: Final = 20
-"""Requests for limit overrides of a metric that may wait for one organisation, pattern or plan.
+"""Waiting requests for limit overrides of a metric and a target.
+
+The target is one organisation, pattern or plan.
 
 Without this bound, a program that sends requests in a loop could fill the disk.
 """
 SOON_MS: Final = 7 * DAY_MS
-"""Time before its end in which a limit override counts as ending soon, in milliseconds."""
+"""Milliseconds before its end in which a limit override counts as ending soon."""
 _AFTER: Final[dict[Word, OverrideState]] = {"approve": "in_force", "refuse": "refused", "end": "ended"}
 _TOLD: Final[dict[Word, str]] = {"approve": OVERRIDE_APPROVED, "refuse": OVERRIDE_REFUSED, "end": OVERRIDE_ENDED}
 _MAY_FOLLOW: Final[dict[Word, OverrideState]] = {"approve": "asked", "refuse": "asked", "end": "in_force"}
@@ -73,7 +77,9 @@ _MAY_FOLLOW: Final[dict[Word, OverrideState]] = {"approve": "asked", "refuse": "
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of a limit override: its metric, its target, the amount in a period, and its end.
+    """The terms of a limit override.
+
+    It names a metric, a target, the amount in a period, and an end.
 
     `target`, by `reach`: an organisation, a pattern such as `acme-*`, or a plan. `amount`: base units (None:
     unlimited). `ends_ms`: milliseconds (None: permanent).
@@ -89,7 +95,11 @@ class Terms:
 
 @dataclass(frozen=True)
 class OverrideRow:
-    """A limit override: its terms, its requester and reason, and the actor who decided."""
+    """A limit override: terms, requester, reason, and the actor who decided.
+
+    `metric` to `ends_ms` are as in `Terms`. `at_ms`: the time of the request. `decided_ms`: the time of the decision
+    (None: not decided).
+    """
 
     number: int
     metric: str
@@ -119,8 +129,8 @@ def add(
     """Make a limit override, or request it (`asked`).
 
     An override counts from now on, and a requested one from its approval on. Returns the override as it is now, and
-    True if the call created it. If the same actor repeats the call with the same terms, it returns the first override,
-    while that is in force or waits for a decision.
+    True if the call created it. If the same actor repeats the call with the same terms, it returns the first limit
+    override. This applies while that one is in force or waits for a decision.
 
     Errors: UnknownId; UsageError for an invalid end or amount; Denied `too_many_asked`.
     """
@@ -147,7 +157,9 @@ def add(
 
 
 def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[OverrideRow, bool]:
-    """Approve, refuse or end a limit override. Return it as it is now, and True if the call changed it.
+    """Approve, refuse or end a limit override.
+
+    Return it as it is now, and True if the call changed it.
 
     Errors: UnknownId; Denied `ended` if another decision was made, or it has reached its end.
     """
@@ -172,7 +184,12 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
 
 
 def show(connection: sa.Connection, number: int) -> OverrideRow:
-    """Lock and return a limit override: no other transaction decides it meanwhile. Errors: UnknownId."""
+    """Lock and return a limit override.
+
+    Other transactions cannot decide it meanwhile.
+
+    Errors: UnknownId.
+    """
     row = SQL.run(connection, "read", {"number": number}).mappings().one_or_none()
     if row is None:
         text = f"unknown limit override {number}; `drawdown override list --all` lists all"
@@ -208,13 +225,15 @@ def list_overrides(
     connection: sa.Connection, metric: str, now_ms: int, most: int, *, everything: bool = False, soon: bool = False,
     org_id: str = "", state: OverrideState | Literal[""] = "", after: int = 0, known: bool = False,
 ) -> list[OverrideRow]:  # fmt: skip
-    """Return limit overrides: requested ones first, then those in force, by their ends.
+    """Return limit overrides.
+
+    Requested ones come first, then those in force, by their ends.
 
     `everything`: include past ones. `soon`: only those that end within 7 days. `org_id`: only those with this
-    organisation as target. `after`: with `state`, only those after the override of that number. `known`: the caller
-    has checked the metric.
+    organisation as target. `after`: with `state`, only those after the limit override of that number. `known`: the
+    caller has checked the metric.
 
-    Errors: UnknownId for an unknown metric, organisation or override.
+    Errors: UnknownId for an unknown metric, organisation or limit override.
     """
     if metric and not known:
         ids.require(connection, ids.METRIC, metric)
@@ -303,7 +322,10 @@ def _size_of_approval(connection: sa.Connection, _asked: Invocation, values: Val
 
 @dataclass(frozen=True)
 class OverrideShown(OverrideRow):
-    """A limit override in a list. `standing`: its state in words, with regard to its end."""
+    """A limit override in a list.
+
+    `standing`: its state in words, with regard to its end.
+    """
 
     standing: str
 

@@ -1,4 +1,4 @@
-"""The terms of the guard: metrics, prices, the limits of plans, and the facts that a decision needs.
+"""The terms of the guard: metrics, prices, plans' limits, facts for a decision.
 
 Guarantee: terms and limits are appended rows, and the row with the highest number counts. If the same terms are set
 again, no row is added. `know`, which reads the facts of a decision, does not write.
@@ -35,11 +35,20 @@ from drawdown.worker.sources.events import types
 SQL = queries(__file__)
 
 ANY_PLAN: Final = "*"
-"""The plan name for every plan that has no limit of its own, and for organisations without a plan."""
+"""The plan name for every plan without a limit of its own.
+
+It also applies to organisations without a plan.
+"""
 MAX_UNITS: Final = 10**12
-"""Most base units of one use, of a limit, and of a price. The sum of nine million such uses still fits in 64 bits."""
+"""Most base units of one use, of a limit, and of a price.
+
+The sum of nine million such uses still fits in 64 bits.
+"""
 LITTLE_PPM: Final = 200_000
-"""Part of a limit, in parts per million, at or below which the guard warns, if the metric does not set it."""
+"""Parts per million of a limit, at or below which the guard warns.
+
+A metric can set another value.
+"""
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,10 @@ def hold(connection: sa.Connection, metric: str) -> bool:
 
 
 def find(connection: sa.Connection, metric: str, number: int | None = None) -> Metric:
-    """Return a metric with its newest terms, or with those of a number. Errors: UnknownId."""
+    """Return a metric with its newest terms, or with those of a number.
+
+    Errors: UnknownId.
+    """
     found = _latest(connection, metric, number)
     if found is None:
         ids.require(connection, ids.METRIC, metric)
@@ -117,12 +129,14 @@ def find(connection: sa.Connection, metric: str, number: int | None = None) -> M
 def set_metric(
     connection: sa.Connection, metric: str, change: Change, by: By, *, new: bool = True
 ) -> tuple[Metric, Metric | None]:
-    """Change or create a metric. Return it as it is now, and as it was (None: it is new).
+    """Change or create a metric.
+
+    Return it as it is now, and as it was (None: it is new).
 
     Earlier uses keep their price.
 
-    Errors: UsageError for invalid values; UnknownId for an unknown payer, and for an unknown metric unless `new`;
-    Refused for a price of usage that the seal bills, or of an event type with pending usage (`double_billing`);
+    Errors: UsageError for invalid values. UnknownId for an unknown payer, and for an unknown metric unless `new`.
+    Refused for a price of usage that the seal bills, or of an event type with pending usage (`double_billing`).
     DatabaseBusy.
     """
     if not is_clean_id(metric) or metric == ANY_PLAN:
@@ -248,7 +262,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class AskerTerms:
-    """The facts of a decision about a caller: its metric, plan, limits and overrides.
+    """The facts of a decision about a caller, with its metric, plan and limits.
 
     `customer_id`: the customer that has the plan. `pays`: it ever bought credit. `halted`: `stopped` or `halted` if an
     operator stopped or halted the organisation.
@@ -294,7 +308,10 @@ def require_sane(wish: Wish) -> None:
 
 
 def know(connection: sa.Connection, wish: Wish, now_ms: int) -> AskerTerms:
-    """Return the facts of a decision, except the counters. Errors: UnknownId for the metric or the organisation."""
+    """Return the facts of a decision, except the counters.
+
+    Errors: UnknownId for the metric or the organisation.
+    """
     metric = find(connection, wish.metric)
     asker = read_asker(connection, wish.org_id, now_ms)
     billed = asker.provider is not None and asker.provider not in EXEMPT_PROVIDERS
@@ -312,7 +329,10 @@ def know(connection: sa.Connection, wish: Wish, now_ms: int) -> AskerTerms:
 
 
 def limits_of(found: Iterable[Limit]) -> tuple[Limit, ...]:
-    """Return the limits that count: in each period the plan's own, or else that of any plan."""
+    """Return the limits that count.
+
+    In each period, they are the plan's own, or else that of any plan.
+    """
     limits: dict[str, Limit] = {}
     for one in sorted(found, key=lambda limit: limit.plan == ANY_PLAN):
         limits.setdefault(one.period, one)
@@ -320,14 +340,19 @@ def limits_of(found: Iterable[Limit]) -> tuple[Limit, ...]:
 
 
 def halted_by(asker: Asker) -> str | None:
-    """Return `stopped` or `halted` if an operator stopped or halted an organisation; otherwise None."""
+    """Return the code of an operator's halt or stop of an organisation.
+
+    It is `stopped` or `halted`, or None if neither is in force.
+    """
     if asker.stopped_at_ms is not None:
         return "stopped"
     return "halted" if asker.is_halted and asker.halt_reason == "operator" else None
 
 
 def run_of(wish: Wish, metric: Metric, amount_micro: int) -> Request:
-    """Return the request of the execution that charges a use: for the organisation, or for the metric's payer.
+    """Return the request of the execution that charges a use.
+
+    It is for the organisation, or for the metric's payer.
 
     The payer's execution has the organisation as its subject.
     """
@@ -351,7 +376,10 @@ PhaseOf = Annotated[
 
 @dataclass(frozen=True)
 class MetricSet(Metric):
-    """A metric as it is now, and as it was before (`was`, null: it is new). `changed`: they differ."""
+    """A metric as it is now, and as it was before (`was`, null: it is new).
+
+    `changed`: they differ.
+    """
 
     was: Metric | None = None
     changed: bool = False

@@ -31,7 +31,8 @@ VALUES (:metric, :plan, :period, :number, :ended, :amount, :phase, :at_ms, :acto
 -- The facts for a decision of the guard, except the counters.
 
 -- name: customer
--- A customer's plan, by its wallet or by the provider's answer, and whether it ever bought credit: always one row.
+-- A customer's plan, by its wallet or by the provider's answer, and whether it ever bought credit. The result is always
+-- one row.
 SELECT COALESCE(w."plan", o."plan") AS "plan", w.account_id IS NOT NULL AS has_wallet,
     EXISTS (SELECT 1 FROM ledger_lots l WHERE l.customer_id = :customer_id AND l.kind = 'purchased') AS pays
 FROM (SELECT 1 AS one) q LEFT JOIN ledger_accounts w ON w.account_id = :account_id

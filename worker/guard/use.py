@@ -1,4 +1,6 @@
-"""Uses of a metric: checked (`check`), used at once (`consume`), or held and settled (`reserve`, `settle`).
+"""Uses of a metric: checked, used at once, or held and settled.
+
+The calls are `check`, `consume`, `reserve` and `settle`.
 
 Guarantee: a use is counted, charged and recorded in one transaction, under the caller's key. A repeated call gets the
 first answer. Another content under the same key is refused. If a use exceeds any limit of its metric, it does not
@@ -7,7 +9,7 @@ and lots treat it as any execution. One transaction may decide several uses of a
 the answer that it would have got alone, and an error in one does not affect the others.
 
 A check gets the answer that `consume` would give at that moment, and does not write. One statement reads all checks
-that arrive together. It is sufficient if their own wallets pay, and those have no step due.
+that arrive together. Their own wallets must pay, and these wallets must not have a step due.
 
 A held amount counts as used until the use ends or its hold expires. Then its final amount counts. The counters of the
 hour, day and month in which it was reserved move by the difference, in the transaction of the end.
@@ -97,7 +99,10 @@ class Ask:
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of the content. It distinguishes a repeated call from another use under the same key."""
+        """Return a hash of the content.
+
+        It distinguishes a repeated call from another use under the same key.
+        """
         event = [] if self.event is None else [self.event.content]
         said = json.dumps([vars(self.wish), self.state, *event], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
@@ -108,9 +113,10 @@ class Ask:
 
 @dataclass(frozen=True)
 class Charged:
-    """The cost of a use, and the reservation that charges it (None: it is not charged).
+    """The cost of a use, and the reservation that charges it.
 
-    `code`: the reason why the charge was refused (None: it was not refused).
+    `reservation` None: the use is not charged. `code`: the reason why the charge was refused (None: it was not
+    refused).
     """
 
     costs: Costs
@@ -148,7 +154,9 @@ def consume(connection: sa.Connection, key: str, wish: Wish, by: By, event: Emis
 
 
 def let_through(connection: sa.Connection, key: str, wish: Wish, by: By, state: State) -> Answer:
-    """Count a use, or a hold, that a client allowed while it could not reach the server.
+    """Count a use or a hold that a client allowed.
+
+    The client could not reach the server then.
 
     It counts even above a limit, and is charged if the payer has credit.
 
@@ -166,7 +174,9 @@ def take(connection: sa.Connection, ask: Ask) -> Answer:
 
 
 def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | DrawdownError]:
-    """Decide several uses of one organisation's metric at one moment, one after another, in their order.
+    """Decide several uses of one organisation's metric at one moment.
+
+    It decides them one after another, in their order.
 
     A refused use has an error in the place of its answer, and does not count.
 
@@ -299,7 +309,9 @@ def refuse(
 
 
 def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[], Charged]) -> Charged:
-    """Run `work`, which charges. If the charge is refused, roll it back and return the reason.
+    """Run `work`, which charges.
+
+    If the charge is refused, roll it back and return the reason.
 
     Errors: Denied `other_content` if the execution's key has another content.
     """
@@ -383,7 +395,11 @@ def other_content(key: str) -> Denied:
 
 @dataclass(frozen=True)
 class Costs:
-    """The cost of a use, the part that was charged now, the payer, and the payer's available credit."""
+    """The cost of a use and its payer.
+
+    `price_micro`: the cost. `charged_micro`: the part that was charged now. `balance_micro`: the payer's available
+    credit. All are in micro-credits.
+    """
 
     price_micro: int = 0
     charged_micro: int = 0
@@ -432,7 +448,10 @@ class AskerRows:
 
 
 def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
-    """Return the answer that `consume` would give now, without a write. Errors: UnknownId; UsageError."""
+    """Return the answer that `consume` would give now, without a write.
+
+    Errors: UnknownId; UsageError.
+    """
     (found,) = check_all(connection, [wish], now_ms)
     if isinstance(found, DrawdownError):
         raise found
@@ -440,7 +459,10 @@ def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
 
 
 def check_all(connection: sa.Connection, wishes: Sequence[Wish], now_ms: int) -> list[Answer | DrawdownError]:
-    """Check many wishes at one moment. If a wish is refused, the error is in the place of its answer."""
+    """Check many wishes at one moment.
+
+    If a wish is refused, the error is in the place of its answer.
+    """
     return check_by_keys(connection, (), wishes, now_ms)[1]
 
 
@@ -460,7 +482,10 @@ def check_by_keys(
 
 
 def known_with(wish: Wish, seen: AskerRows) -> AskerTerms:
-    """Return the facts of a decision. Errors: NotTogether if the metric or the organisation is unknown."""
+    """Return the facts of a decision.
+
+    Errors: NotTogether if the metric or the organisation is unknown.
+    """
     if not seen.is_known:
         raise NotTogether(f"unknown metric {wish.metric}, or unknown organisation {wish.org_id}")
     return known_of(wish, seen)
@@ -574,12 +599,17 @@ def _answer_of(wish: Wish, known: AskerTerms, counters: Counters, paying: Paying
 
 
 def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
-    """Hold a quantity for use, if that is allowed, for `wish.for_ms` or an hour. Errors: as `consume`."""
+    """Hold a quantity for use, if that is allowed, for `wish.for_ms` or an hour.
+
+    Errors: as `consume`.
+    """
     return take(connection, Ask(key, wish, by, "held"))
 
 
 def settle(connection: sa.Connection, key: str, actual: int, by: By) -> Answer:
-    """End a held use with the total used quantity, in base units, even if its hold has expired.
+    """End a held use with the total used quantity, even if its hold has expired.
+
+    The quantity is in base units.
 
     The rest of the hold is released.
 
@@ -589,12 +619,17 @@ def settle(connection: sa.Connection, key: str, actual: int, by: By) -> Answer:
 
 
 def release(connection: sa.Connection, key: str, incurred: int, by: By) -> Answer:
-    """Cancel a held use. A quantity that it used (`incurred`, in base units) counts. Errors: as `settle`."""
+    """Cancel a held use.
+
+    A quantity that it used (`incurred`, in base units) counts. Errors: as `settle`.
+    """
     return _end(connection, key, "released", incurred, by)
 
 
 def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | None, by: By) -> Answer:
-    """Extend a hold to `to` base units in all, and to `for_ms` from now (None: an hour).
+    """Extend a hold to `to` base units in all, and to `for_ms` from now.
+
+    `for_ms` None: an hour.
 
     Neither shrinks. The call shows that the use continues. If the quantity is not allowed, the hold does not change.
 
@@ -745,7 +780,7 @@ def _ended(use: Use) -> Denied:
 
 
 def own_name(org_id: str, key: str) -> str:
-    """Return the name under which the database stores a use key of an organisation's own API key."""
+    """Return the stored name of a use key of an organisation's own API key."""
     return own_keys.own_name(org_id, key, USE)
 
 
@@ -757,13 +792,19 @@ def require_key(key: str) -> None:
 
 
 def read_by_keys(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> dict[str, Use]:
-    """Return the existing uses of these keys, by name. Each key comes with its organisation."""
+    """Return the existing uses of these keys, by name.
+
+    Each key comes with its organisation.
+    """
     names = {name for org_id, key in keys for name in (key, own_name(org_id, key))}
     return guard_counts.read_uses(connection, sorted(names))
 
 
 def used_before(uses: Mapping[str, Use], org_id: str, key: str, *, own: bool) -> Use | None:
-    """Return the earlier use of a key, or None. `own`: the API key is bound to the organisation."""
+    """Return the earlier use of a key, or None.
+
+    `own`: the API key is bound to the organisation.
+    """
     all_ = uses.get(key)
     if not own:
         return all_
@@ -771,7 +812,9 @@ def used_before(uses: Mapping[str, Use], org_id: str, key: str, *, own: bool) ->
 
 
 def use_of(connection: sa.Connection, org_id: str, key: str) -> Use | None:
-    """Return the use that a key of an organisation names; None if the organisation has no such use.
+    """Return the use that a key of an organisation names.
+
+    Returns None if the organisation does not have such a use.
 
     Errors: UsageError for an invalid key.
     """
@@ -788,8 +831,8 @@ class Answer:
 
     - `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the rule that decided, for
       `reason`.
-    - The nearest limit (None: all are unlimited): its `period` and `limit`, the use before (`used`), the rest after
-      (`remaining`), and the end of its period (`resets_ms`).
+    - `period`, `limit`: the nearest limit (None: all are unlimited). `used`: the use before. `remaining`: the rest
+      after. `resets_ms`: the end of the period.
     - `price_micro`: the cost. `charged_micro`: charged by this call. `charged_before_micro`: charged by the first call,
       if this call is `repeated`.
     - `payer`: the payer (None: it is free, or the payer is not charged). `balance_micro`: the payer's available credit
@@ -891,8 +934,8 @@ def _resets_ms(span: Span | None, at_ms: int) -> int | None:
 def options_of(verdict: Verdict) -> tuple[Option, ...]:
     """Return the ways out of a block, for a caller that was or would be blocked.
 
-    An operator's decision has no way out. An `at_once` limit belongs to the provider or an operator, so an override of
-    the guard does not replace it.
+    A block by an operator does not have a way out. An `at_once` limit belongs to the provider or an operator, so an
+    override of the guard does not replace it.
     """
     if verdict.would != "block" or verdict.rule == "operator":
         return ()

@@ -7,7 +7,7 @@ ASCII. So are addresses in unusual forms: as one number, octal, hexadecimal or s
 
 An address that is not public is refused, unless an operator allowed its network or named this address as an origin. If
 an IPv6 address contains an IPv4 address, both are checked. A cloud's metadata service is refused unless its address is
-allowed alone: a wider network does not include it.
+allowed alone. An allowed wider network does not include this address.
 """
 
 from __future__ import annotations

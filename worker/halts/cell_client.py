@@ -1,7 +1,7 @@
 """Call cells to send halts and read counts; share code for webhook endpoints.
 
 Guarantee: only URLs on the operator's allow-list are called, and each request to a cell is signed. A connection is made
-only to an address that is checked at that time: an earlier answer of DNS does not count. If the operator set a proxy,
+only to an address that is checked at that time. An earlier answer of DNS does not count. If the operator set a proxy,
 the proxy resolves the name, and only the origin is checked. Redirects are not followed, and cookies are not stored. An
 answer that is invalid, too long or endless is an error with our text, because a library's text may contain headers. It
 costs its own halt a retry, or its cell's own count, which is then unknown and not zero.
@@ -168,9 +168,15 @@ class CellClient:
 
 USAGE_PATH: Final = "/admin/usage"
 USAGE_TIMEOUT_S: Final = 30.0
-"""Time limit of a request for a cell's totals, from the look-up of its name to the end of its response."""
+"""Most seconds of a request for a cell's totals.
+
+They count from the look-up of its name to the end of its response.
+"""
 MAX_USAGE_BYTES: Final = 8 << 20
-"""Size of a cell's response with its totals of a day, enough for some 100,000 organisations and sizes."""
+"""Most bytes of a cell's response with its totals of a day.
+
+They are enough for some 100,000 organisations and sizes.
+"""
 
 
 def usage_signature(secret: str, timestamp_s: int, cell_id: str, day: str) -> str:

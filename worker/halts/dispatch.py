@@ -36,13 +36,25 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 STILL_RUNNING_MS = MINUTE_MS
-"""Time for a cell to stop its sandboxes after its acknowledgement, before it is notified again."""
+"""Milliseconds for a cell to stop its sandboxes after its acknowledgement.
+
+Afterwards Drawdown notifies it again.
+"""
 MOST_BACKOFF_MS: Final = MINUTE_MS
-"""Longest wait before a halt is sent to its cell again. While the cell is down, its circuit holds back all others."""
+"""Longest wait before a halt is sent to its cell again.
+
+While the cell is down, its circuit holds back all others.
+"""
 BATCH: Final = 50
-"""Halts claimed at once for a cell that answers. The lease lasts longer than the sum of their timeouts."""
+"""Halts claimed at once for a cell that answers.
+
+The lease lasts longer than the sum of their timeouts.
+"""
 EMPTY_FOR_MS: Final = 10 * MINUTE_MS
-"""Time after a halt without a reported sandbox of the organisation at a cell, after which the halt is removed."""
+"""Milliseconds after which Drawdown removes a halt without sandboxes at a cell.
+
+In this time, the cell did not report a sandbox of the organisation.
+"""
 CELL_BUDGET_MS: Final = 30 * SECOND_MS
 """Time that one dispatch spends on one cell."""
 
@@ -70,8 +82,10 @@ class Dispatched:
 
 
 MISSED_WAIT_MS: Final = 200
-"""Longest wait for the lock of a missed halt. A host that is starting a sandbox may hold it, and then the next
-dispatch sends the halt."""
+"""Longest wait for the lock of a missed halt.
+
+A host that is starting a sandbox may hold it, and then the next dispatch sends the halt.
+"""
 
 
 def dispatch(context: Context, provider: str = "") -> Steps[Dispatched]:

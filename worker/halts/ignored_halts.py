@@ -21,14 +21,18 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.addresses import ANSWERED, NOT_ALLOWED, NOT_CALLED, UNSIGNED
 
 ESCALATE_AFTER: Final = 3
-"""Acknowledgements without effect after which a person is needed. The cell has a minute after each to stop its
-sandboxes.
+"""Acknowledgements without effect after which a person is needed.
+
+The cell has a minute after each to stop its sandboxes.
 """
 NAMED: Final = 10
 MENDED_BY_PEOPLE: Final = (
     NOT_ALLOWED, UNSIGNED, NOT_CALLED, *(f"{ANSWERED} {status}" for status in (401, 403, 404, 405, 410)),
 )  # fmt: skip
-"""Errors that last until a setting is changed: the cell must not be called, or refuses the call."""
+"""Errors that last until a person changes a setting.
+
+Drawdown must not call the cell, or the cell refuses the call.
+"""
 SQL = queries(__file__)
 
 

@@ -66,7 +66,10 @@ class HaltLine:
 
 @dataclass(frozen=True)
 class HaltPage:
-    """A page of halts. `next_after`: the next page's place; None: this is the last."""
+    """A page of halts.
+
+    `next_after`: the start of the next page (None: this is the last page).
+    """
 
     lines: list[HaltLine]
     next_after: str | None
@@ -74,7 +77,11 @@ class HaltPage:
 
 @dataclass(frozen=True)
 class HaltFigures:
-    """The figures of all due halts."""
+    """The figures of all due halts.
+
+    `due`: their number. `since_ms`: the oldest (None: no halt is due). `most_tries`: the highest number of attempts.
+    `cells`: the number of their cells.
+    """
 
     due: int
     since_ms: int | None

@@ -22,7 +22,7 @@ DELETE FROM halts WHERE due_at_ms IS NOT NULL AND (NOT EXISTS (
 -- Two transactions may not see each other. One halts an organisation, or removes its halt as obsolete, and the other
 -- starts a sandbox of it. A trigger does not see such rows, so each dispatch reads the present rows. With a lock
 -- instead, a host's open transaction would delay a halt, and a halt would delay the host. OFFSET keeps PostgreSQL from
--- a join with all halts: each halt is looked up by its key.
+-- a join with all halts, so that each halt is looked up by its key.
 FROM orgs o JOIN sandboxes s ON s.org_id = o.org_id AND s.state <> 'stopped'
 WHERE o.is_halted AND o.bucket BETWEEN :lo AND :hi AND (:provider = '' OR o.billing_provider = :provider)
     AND NOT EXISTS (SELECT 1 FROM halts h

@@ -1,4 +1,6 @@
-"""The identity of the database, the completeness of its history, and the work after a loss (rule R1).
+"""The identity of the database and the completeness of its history (rule R1).
+
+It also has the work that follows a loss.
 
 Guarantee: Drawdown detects a restored database, or a failover to a copy that lacks commits, before it seals or sends.
 Three marks show it: the system identifier and timeline, the count of sends, and the last tick that this machine began.
@@ -26,12 +28,20 @@ SQL = queries(__file__)
 
 
 class HistoryDoubted(DrawdownError):
-    """The database was restored, or lost commits. Drawdown does not seal or send until `drawdown recover`."""
+    """The database was restored, or lost commits.
+
+    Drawdown does not seal or send until `drawdown recover`.
+    """
 
 
 @dataclass(frozen=True)
 class Incarnation:
-    """The database's own identity, and that of its server."""
+    """The database's own identity, and that of its server.
+
+    `number`: the incarnation, which grows by 1 with each recovery. `sends`: the number of sends that were claimed.
+    `system_id`, `timeline`: the stored identity of the server. `doubted`: the reason for which history may be lost
+    (None: it is complete).
+    """
 
     database_id: str
     number: int
@@ -52,7 +62,10 @@ def read_incarnation(connection: sa.Connection) -> Incarnation:
 
 
 def server_of(connection: sa.Connection) -> tuple[str | None, str | None]:
-    """Return the server's system identifier and timeline. Each is None if it has none, or does not report it."""
+    """Return the server's system identifier and timeline.
+
+    Each is None if it has none, or does not report it.
+    """
     if connection.dialect.name != "postgresql":
         return None, None
     try:
@@ -66,7 +79,10 @@ def server_of(connection: sa.Connection) -> tuple[str | None, str | None]:
 
 
 def recognise(connection: sa.Connection, witness: Witness | None, now_ms: int) -> Incarnation:
-    """Compare the database with the local checkpoint, and store a difference as the database's doubt."""
+    """Compare the database with the local checkpoint.
+
+    A difference is stored as the database's doubt.
+    """
     found = read_incarnation(connection)
     if found.doubted is None:
         doubted = difference(connection, found, witness)
@@ -84,7 +100,9 @@ def _keep_server(connection: sa.Connection, found: Incarnation) -> None:
 
 
 def read_doubt(connection: sa.Connection, witness: Witness | None) -> str | None:
-    """Return the reason why this database may have lost history, or None. Nothing is written.
+    """Return the reason why this database may have lost history, or None.
+
+    Nothing is written.
 
     The reason is the stored doubt, or a difference from the local checkpoint.
     """
@@ -93,7 +111,10 @@ def read_doubt(connection: sa.Connection, witness: Witness | None) -> str | None
 
 
 def difference(connection: sa.Connection, found: Incarnation, witness: Witness | None) -> str | None:
-    """Return the reason why this database cannot be that of the local checkpoint, or None."""
+    """Return why this database cannot be that of the local checkpoint.
+
+    Returns None if it can be.
+    """
     system, timeline = found.server
     if None not in (system, found.system_id) and system != found.system_id:
         return (
@@ -156,7 +177,9 @@ STANDS_STILL = (
 
 
 def require_same(connection: sa.Connection, witness: Witness | None) -> None:
-    """Refuse to continue on another history, where the reads and claims of a tick are invalid.
+    """Refuse to continue on another history.
+
+    There, the reads and claims of a tick are invalid.
 
     A worker can continue to run during a restore, and during `recover`.
 
@@ -172,7 +195,9 @@ def require_same(connection: sa.Connection, witness: Witness | None) -> None:
 
 
 def present(connection: sa.Connection) -> Witness:
-    """Return a checkpoint of the database now, for a command that reads in one transaction and changes in a later one.
+    """Return a checkpoint of the database now.
+
+    It is for a command that reads in one transaction and changes in a later one.
 
     Errors: HistoryDoubted while the database is stopped.
     """
@@ -189,7 +214,10 @@ def require_whole(connection: sa.Connection) -> None:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss of history: changes in [from_ms, until_ms) may not be recorded in this database."""
+    """A loss of history.
+
+    Changes in [from_ms, until_ms) may not be recorded in this database.
+    """
 
     from_ms: int
     until_ms: int
@@ -201,6 +229,9 @@ def read_losses(connection: sa.Connection) -> list[Loss]:
 
 
 def loss_of(window_ms: int, losses: Sequence[Loss]) -> Loss | None:
-    """Return the span in which pushes of a window may have been sent without a record here; None: no such span."""
+    """Return the span in which unrecorded pushes of a window may have been sent.
+
+    Returns None if such a span does not exist.
+    """
     its = [loss for loss in losses if window_ms < loss.until_ms]
     return Loss(min(loss.from_ms for loss in its), max(loss.until_ms for loss in its)) if its else None

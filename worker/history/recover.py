@@ -1,4 +1,6 @@
-"""Recover after the database was restored, or lost commits in a failover (rule R1).
+"""Recover after a restore of the database, or a failover that lost commits.
+
+This is rule R1.
 
 Guarantee: Drawdown asks the provider about each window from before the loss before it sends a push of it. A push that
 the provider has is accepted, or adopted at the provider's quantity. The seal makes the rest from the samples. So usage
@@ -53,7 +55,9 @@ class Recovered:
 def recover(
     context: Context, by: By, *, since_ms: int | None = None, restored: bool = False, dry_run: bool = False
 ) -> Steps[Recovered]:
-    """Continue with the database as it is now. The next ticks look up and settle open pushes.
+    """Continue with the database as it is now.
+
+    The next ticks look up and settle open pushes.
 
     `since_ms`: the time of the backup, if a person knows that it is earlier than the last recorded tick. `restored`: a
     person states that history was lost, although Drawdown has no evidence of it.

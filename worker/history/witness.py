@@ -1,4 +1,6 @@
-"""The local checkpoint of a database: this machine's record of it, in a file outside the database (rule R1).
+"""The local checkpoint, this machine's record of a database (rule R1).
+
+It is a file outside the database.
 
 Guarantee: the checkpoint is on disk before the pushes that it counts are sent, and its counts never fall. Several
 processes of one machine share one file. The kernel's table of mounts shows if its folder survives a container (pure).
@@ -44,7 +46,11 @@ Kept: TypeAlias = str | int | Mapping[str, str | int]
 
 @dataclass(frozen=True)
 class KeptWitness:
-    """The checkpoint of a database at one place, and the first tick that this machine began there."""
+    """The checkpoint of a database at one place.
+
+    It has the first tick that this machine began there. `last`: the checkpoint. `since_tick`, `since_worker`: that tick
+    and its worker.
+    """
 
     last: Witness
     since_tick: int
@@ -52,19 +58,23 @@ class KeptWitness:
 
 
 class WitnessFile:
-    """The checkpoint files, one for each database id, in a folder that a backup of the database does not restore.
+    """The checkpoint files, one for each database id.
+
+    A backup of the database does not restore their folder.
 
     A copy of a database has the id of its original, and its own history from its first use on. So checkpoints are
     stored by place: a file, or a server and a database on it. A database is compared with the checkpoint of its own
-    place, and with those of other places that its history includes, or at which it was recovered. At a new place, it is
-    compared with all checkpoints, because it may have been restored there.
+    place. It is also compared with those of places that its history includes, or at which it was recovered. At a new
+    place, it is compared with all checkpoints, because it may have been restored there.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def load(self, engine: sa.Engine) -> Witness | None:
-        """Return the checkpoint of the database of `engine`; None if it has no checkpoint yet.
+        """Return the checkpoint of the database of `engine`.
+
+        Returns None if a checkpoint does not exist yet.
 
         Errors: UsageError for an unreadable or invalid file.
         """
@@ -109,7 +119,10 @@ class WitnessFile:
             raise UsageError(f"cannot write {file} ({error.strerror}): {ELSEWHERE}") from error
 
     def try_to_write(self) -> None:
-        """Check that the folder is writable: write a test file, and delete it. Errors: as `save`."""
+        """Check that the folder is writable: write a test file, and delete it.
+
+        Errors: as `save`.
+        """
         probe = self._folder / f".drawdown-doctor-{os.getpid()}"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -175,7 +188,10 @@ def _number(value: object) -> int:
 
 
 def place_of(connection: sa.Connection) -> str:
-    """Return the place of a database. A restored backup has the same place, and a copy beside it has another one."""
+    """Return the place of a database.
+
+    A restored backup has the same place, and a copy beside it has another one.
+    """
     if connection.dialect.name == "postgresql":
         name = str(SQL.run(connection, "current_database").scalar_one())
         return f"postgresql:{server_of(connection)[0] or ''}/{name}"
@@ -209,7 +225,9 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
 def is_on_unnamed_volume(folder: str, mounts: str) -> bool:
-    """Return True if a folder is on an unnamed volume, which a new container does not get.
+    """Return True if a folder is on an unnamed volume.
+
+    A new container does not get such a volume.
 
     `mounts`: the text of MOUNTS.
     """

@@ -1,4 +1,6 @@
-"""Changes of webhooks by people: endpoints, their secrets, replays, and low balances.
+"""Changes of webhooks by people.
+
+They change endpoints, secrets and low balances, and replay messages.
 
 Guarantee: secrets are not stored or recorded. An endpoint has the number of its secret, which Drawdown derives from
 DRAWDOWN_HOOK_SECRET. An ended endpoint never continues, and its name is not used again. A replay sends the message with
@@ -44,11 +46,20 @@ from drawdown.worker.hooks.lists import AtEndpoint, EndpointName, MessageId, fin
 SQL = queries(__file__)
 
 MAX_ENDPOINTS: Final = 16
-"""Active endpoints. Drawdown writes each message once for each endpoint, and calls the endpoints concurrently."""
+"""Active endpoints.
+
+Drawdown writes each message once for each endpoint, and calls the endpoints concurrently.
+"""
 OVERLAP_MS: Final = DAY_MS
-"""Default time for which an endpoint's old secret also signs after a rotation, in milliseconds."""
+"""Default milliseconds for which an old secret also signs after a rotation.
+
+The secret is that of an endpoint.
+"""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
-"""Longest time for which an endpoint's old secret also signs after a rotation, in milliseconds."""
+"""Most milliseconds for which an old secret also signs after a rotation.
+
+The secret is that of an endpoint.
+"""
 REPLAYED_AT_ONCE: Final = 10_000
 """Failed messages that one command queues again."""
 EVERYBODY: Final = ""
@@ -58,7 +69,10 @@ LEVELS: Final = {BALANCE_LOW: "low", BALANCE_EXHAUSTED: "exhausted"}
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint of the operator's product, and its events. `generation`: the number of its secret."""
+    """An endpoint of the operator's product, and its events.
+
+    `generation`: the number of its secret.
+    """
 
     name: str
     url: str
@@ -68,7 +82,10 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Rotated:
-    """The number of the new secret, and the time until which the old secret also signs."""
+    """The number of the new secret, and the end of the old secret.
+
+    Until then, the old secret also signs.
+    """
 
     generation: int
     old_until_ms: int
@@ -76,7 +93,10 @@ class Rotated:
 
 @dataclass(frozen=True)
 class Replayed:
-    """The number of messages that are queued again, and the number of failed ones above the limit of one call."""
+    """The numbers of messages that are queued again, and of those that are not.
+
+    `left`: failed messages above the limit of one call.
+    """
 
     replayed: int
     left: int
@@ -85,12 +105,14 @@ class Replayed:
 def set_endpoint(
     connection: sa.Connection, name: str, url: str, events: Sequence[str], by: By, *, new: bool
 ) -> tuple[Endpoint, Endpoint | None]:
-    """Create or change an endpoint. Return it as it is now, and as it was (None: it is new).
+    """Create or change an endpoint.
+
+    Return it as it is now, and as it was (None: it is new).
 
     It gets messages about later events. `events` empty: the events do not change; for a new endpoint, all events.
 
-    Errors: UsageError for an invalid name or URL; UnknownId for an unknown event, and unless `new`, for an unknown
-    endpoint; Refused for an ended endpoint, or if MAX_ENDPOINTS are active.
+    Errors: UsageError for an invalid name or URL. UnknownId for an unknown event, and, unless `new`, for an unknown
+    endpoint. Refused for an ended endpoint, or if MAX_ENDPOINTS are active.
     """
     if not is_clean_id(name):
         raise UsageError(
@@ -121,7 +143,9 @@ def set_endpoint(
 
 
 def rotate(connection: sa.Connection, name: str, by: By, *, overlap_ms: int = OVERLAP_MS) -> Rotated:
-    """Rotate an endpoint's secret. For `overlap_ms`, the old secret also signs. Older secrets no longer sign.
+    """Rotate an endpoint's secret.
+
+    For `overlap_ms`, the old secret also signs. Older secrets no longer sign.
 
     Errors: UsageError; UnknownId; Refused for an ended endpoint.
     """
@@ -135,7 +159,9 @@ def rotate(connection: sa.Connection, name: str, by: By, *, overlap_ms: int = OV
 
 
 def end(connection: sa.Connection, name: str, by: By) -> int | None:
-    """End an endpoint. Return the number of its messages that were still due; None if it was ended before.
+    """End an endpoint.
+
+    Return the number of its messages that were still due; None if it was ended before.
 
     Errors: UnknownId.
     """
@@ -153,7 +179,9 @@ def end(connection: sa.Connection, name: str, by: By) -> int | None:
 
 
 def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str = "") -> list[str]:
-    """Queue a message again for its endpoints, or for one of them. Return these endpoints.
+    """Queue a message again for its endpoints, or for one of them.
+
+    Return these endpoints.
 
     The schedule of attempts begins again. Errors: UnknownId; Refused if none of its endpoints is active.
     """
@@ -170,7 +198,9 @@ def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str 
 
 
 def replay_failed(connection: sa.Connection, endpoint: str, by: By) -> Replayed:
-    """Queue an endpoint's failed messages again, the oldest first, at most REPLAYED_AT_ONCE.
+    """Queue an endpoint's failed messages again, the oldest first.
+
+    One call queues at most REPLAYED_AT_ONCE.
 
     Errors: UnknownId; Refused for an ended endpoint.
     """
@@ -183,7 +213,10 @@ def replay_failed(connection: sa.Connection, endpoint: str, by: By) -> Replayed:
 
 
 def try_endpoint(connection: sa.Connection, name: str, by: By) -> str:
-    """Queue a test message for an endpoint. Return its id. Errors: UnknownId; Refused for an ended endpoint."""
+    """Queue a test message for an endpoint.
+
+    Return its id. Errors: UnknownId; Refused for an ended endpoint.
+    """
     _require_endpoint(connection, name)
     message = Message(TEST, f"{TEST}:{name}:{by.now_ms}", by.now_ms, {"endpoint": name})
     tell_one(connection, message, name)
@@ -201,7 +234,9 @@ def require_called(name: str, url: str, hooks: Hooks | None) -> None:
 def set_low(
     connection: sa.Connection, org_id: str, low_micro: int | None, by: By, *, new: bool = False
 ) -> tuple[bool, int | None]:
-    """Set the level at or below which a balance is low, in micro-credits (None: never).
+    """Set the level at or below which a balance is low.
+
+    It is in micro-credits (None: never).
 
     `org_id`: an organisation, or EVERYBODY for all organisations without their own level. Returns True if a level was
     set before, and that level. Errors: UsageError; UnknownId unless `new`.
@@ -327,7 +362,10 @@ def _lost_rotation(values: Values) -> str:
 
 @dataclass(frozen=True)
 class EndpointEnded:
-    """The end of an endpoint. `changed`: it received messages before. `untold`: the messages that were still due."""
+    """The end of an endpoint.
+
+    `changed`: it received messages before. `untold`: the messages that were still due.
+    """
 
     name: str
     changed: bool
@@ -347,7 +385,10 @@ def _ended(done: EndpointEnded) -> str:
 
 @dataclass(frozen=True)
 class QueuedTest:
-    """A test message that is due at an endpoint. `GET /v1/messages/{message}` shows its outcome."""
+    """A test message that is due at an endpoint.
+
+    `GET /v1/messages/{message}` shows its outcome.
+    """
 
     name: str
     url: str
@@ -362,7 +403,9 @@ def _test(connection: sa.Connection, asked: Invocation, endpoint: EndpointName) 
 
 @dataclass(frozen=True)
 class LowSet:
-    """The balance at or below which Drawdown sends `balance.low`, in micro-credits (null: never).
+    """The balance at or below which Drawdown sends `balance.low`.
+
+    It is in micro-credits (null: never).
 
     `org_id` null: for all organisations without their own level. `was_micro`: the former level, if `was_set`.
     """
@@ -395,7 +438,9 @@ def _is_low(done: LowSet) -> str:
 
 @dataclass(frozen=True)
 class SentAgain:
-    """Messages that are queued again: one message for these endpoints, or failed messages of one endpoint.
+    """Messages that are queued again.
+
+    They are one message for these endpoints, or failed messages of one endpoint.
 
     `replayed`: their number. `left`: the number of failed messages above the limit of one call.
     """

@@ -1,10 +1,10 @@
 """Deliver the messages of the outbox to the endpoints of the operator's product.
 
-Guarantee: at least once. A message stays due until its endpoint accepts it, or until the schedule ends: eight attempts
-in 27 hours and 35 minutes, as Svix publishes it. After that, a person must replay it. An attempt is committed before
-its call, under a lease. A message has the same bytes at each attempt. The order of messages is not guaranteed. Each
-endpoint has its own queue, with its own claims, time and circuit breaker. So an endpoint that is dead, slow or flooded
-does not delay other endpoints or halts.
+Guarantee: at least once. A message stays due until its endpoint accepts it, or until the schedule ends. The schedule
+has eight attempts in 27 hours and 35 minutes, as Svix publishes it. After that, a person must replay it. An attempt is
+committed before its call, under a lease. A message has the same bytes at each attempt. The order of messages is not
+guaranteed. Each endpoint has its own queue, with its own claims, time and circuit breaker. So an endpoint that is dead,
+slow or flooded does not delay other endpoints or halts.
 """
 
 from __future__ import annotations
@@ -29,15 +29,24 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 BATCH: Final = 8
-"""Messages that one step claims and sends concurrently to an endpoint that answers."""
+"""Messages that one step sends concurrently to an endpoint that answers.
+
+It claims them together.
+"""
 ENDPOINT_BUDGET_MS: Final = 30 * SECOND_MS
-"""Time that one delivery round spends on one endpoint, in milliseconds. The rest waits for the next round."""
+"""Time that one delivery round spends on one endpoint, in milliseconds.
+
+The rest waits for the next round.
+"""
 ALL: Final = ""
 
 
 @dataclass(frozen=True)
 class ClaimedMessage:
-    """A message that this worker may send. `failures`: the number of its consecutive failures."""
+    """A message that this worker may send.
+
+    `failures`: the number of its consecutive failures.
+    """
 
     request: HookRequest
     failures: int
@@ -54,7 +63,10 @@ class Deliveries:
 
 
 def deliver(context: Context, only: str = ALL) -> Steps[Deliveries]:
-    """Send the due messages to every endpoint that this machine may call, or to one endpoint (`only`)."""
+    """Send the due messages to every endpoint that this machine may call.
+
+    `only` limits it to one endpoint.
+    """
     done = Deliveries()
     if not context.hooks or not context.leaves(CALL_MS):
         return done
@@ -177,14 +189,22 @@ def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, obj
 
 
 WAITS: Final = (5 * SECOND_MS, *(minutes * MINUTE_MS for minutes in (5, 30, 120, 300, 600, 600)))
-"""Waits after each consecutive failure, in milliseconds. The first call is made at once."""
+"""Waits after each consecutive failure, in milliseconds.
+
+The first call is made at once.
+"""
 CALL_MS: Final = 4 * SECOND_MS
-"""Time limit of one call to an endpoint, from the look-up of its name to its response, in milliseconds.
+"""Most milliseconds of one call to an endpoint.
+
+They count from the look-up of its name to its response.
 
 It is shorter than a round of the watch, which makes these calls concurrently with halts.
 """
 
 
 def next_wait_ms(failures: int) -> int | None:
-    """Return the wait after a number of consecutive failures, in milliseconds; None: the delivery has failed."""
+    """Return the wait after a number of consecutive failures, in milliseconds.
+
+    Returns None if the delivery has failed.
+    """
     return WAITS[failures - 1] if failures <= len(WAITS) else None

@@ -1,4 +1,6 @@
-"""The endpoints of the operator's product that Drawdown may call, and the secrets that sign messages.
+"""The endpoints that Drawdown may call, and the secrets that sign messages.
+
+The endpoints belong to the operator's product.
 
 Guarantee: pure. Messages are signed by the open scheme "Standard Webhooks" (its specification, version 1.0.0). An
 endpoint's secrets are derived from the root secret of the settings, so they are not stored. From one of them, an
@@ -37,7 +39,10 @@ class HookSettings:
 
     @property
     def origins(self) -> frozenset[str]:
-        """Return the origins that this machine can call; an empty set without a root secret."""
+        """Return the origins that this machine can call.
+
+        The set is empty without a root secret.
+        """
         return self.allowed if self.roots else frozenset()
 
     def secrets_of(self, endpoint: str, generations: Sequence[int]) -> tuple[str, ...]:
@@ -45,11 +50,17 @@ class HookSettings:
         return tuple(endpoint_secret(root, endpoint, number) for number in generations for root in self.roots)
 
     def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:
-        """Return the reason why a message to a URL is refused, as its name resolves now; None if it is allowed."""
+        """Return the reason why a message to a URL is refused, as its name resolves now.
+
+        Returns None if the message is allowed.
+        """
         return why_not(url, self, lookup or system_lookup, "DRAWDOWN_HOOK")
 
     def address_refused(self, url: CellUrl, host: str) -> str | None:
-        """Return the reason why a connection to an address is refused for a URL; None if it is allowed."""
+        """Return the reason why a connection to an address is refused for a URL.
+
+        Returns None if the connection is allowed.
+        """
         return address_refused(self, url, host)
 
 
@@ -66,7 +77,9 @@ def endpoint_secret(root: str, endpoint: str, generation: int) -> str:
 
 
 def signature(secret: str, message_id: str, timestamp_s: int, body: bytes) -> str:
-    """Return the signature of a message: `v1,` and the HMAC-SHA256 of `{id}.{timestamp}.{body}` in Base64.
+    """Return the signature of a message.
+
+    It is `v1,` and the HMAC-SHA256 of `{id}.{timestamp}.{body}` in Base64.
 
     The scheme's own library makes it.
     """

@@ -1,4 +1,7 @@
-"""Lists of webhooks: endpoints, messages and low balances, without secrets. Reads only."""
+"""Lists of webhooks: endpoints, messages and low balances, without secrets.
+
+Reads only.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,9 @@ class DeliveryRow:
 
 @dataclass(frozen=True)
 class LevelRow:
-    """The level at or below which an organisation's balance is low, in micro-credits (None: never).
+    """The level at or below which an organisation's balance is low.
+
+    It is in micro-credits (None: never).
 
     `org_id` empty: the level for all organisations without their own level.
     """
@@ -93,7 +98,10 @@ def find_endpoint(connection: sa.Connection, name: str) -> EndpointRow:
 
 
 def list_levels(connection: sa.Connection, most: int) -> list[LevelRow]:
-    """Return the low balances: the general level first, then those of single organisations."""
+    """Return the low balances.
+
+    The general level comes first, then those of single organisations.
+    """
     return [LevelRow(**row) for row in SQL.run(connection, "levels", {"at_most": most}).mappings()]
 
 
@@ -107,7 +115,10 @@ def list_messages(connection: sa.Connection, chosen: MessageFilter, most: int) -
 
 
 def show_message(connection: sa.Connection, message_id: str) -> tuple[str, list[DeliveryRow]]:
-    """Return the body of a message, as it is sent, and its deliveries. Errors: UnknownId."""
+    """Return the body of a message, as it is sent, and its deliveries.
+
+    Errors: UnknownId.
+    """
     ids.require(connection, ids.MESSAGE, message_id)
     values = {"message_id": message_id}
     body = str(SQL.run(connection, "body", values).scalar_one())
@@ -131,7 +142,10 @@ class ShownMessage:
 
 @dataclass(frozen=True)
 class ListedEndpoint(EndpointRow):
-    """An endpoint. `allowed`: DRAWDOWN_HOOK_ORIGINS allows its origin, so Drawdown calls it."""
+    """An endpoint.
+
+    `allowed`: DRAWDOWN_HOOK_ORIGINS allows its origin, so Drawdown calls it.
+    """
 
     allowed: bool
 

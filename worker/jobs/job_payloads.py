@@ -17,7 +17,10 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
 from drawdown.worker.replay.plan import ReplayScope
 
 MAX_JOB_ORGS: Final = 100
-"""Organisations that a job names. For more, name a provider or all organisations, or replay by hand."""
+"""Organisations that a job names.
+
+For more, name a provider or all organisations, or replay by hand.
+"""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,10 @@ SQL = queries(__file__)
 TURN_MS: Final = 2 * MINUTE_MS
 """Longest work of a tick on jobs. The next tick continues the rest."""
 JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
-"""Lease of a job. It is shorter than the time between two ticks, so the next tick takes over from a tick that died."""
+"""Lease of a job.
+
+It is shorter than the time between two ticks, so the next tick takes over from a tick that died.
+"""
 MAX_TRIES: Final = 5
 """Turns in a row without progress after which a job fails.
 
@@ -75,7 +78,7 @@ class ClaimedJob:
 def place(connection: sa.Connection, asked: Asked, by: By) -> int:
     """Queue a job, and return its number.
 
-    Errors: those of `plan`; HistoryDoubted for a correction while a recovery is needed; Refused if the job is not
+    Errors: those of `plan`. HistoryDoubted for a correction while a recovery is needed. Refused if the job is not
     needed, the same job is already queued, or too many jobs are open. If two equal jobs are queued at the same moment,
     both may be stored. The second finds its work done.
     """
@@ -150,7 +153,10 @@ def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
 
 
 def same_as(connection: sa.Connection, asked: Asked) -> str | None:
-    """Return a text about an equal open job; None if there is none."""
+    """Return a text about an equal open job.
+
+    Returns None if such a job does not exist.
+    """
     values = {"kind": asked.kind, "payload": understood(connection, asked).text()}
     row = SQL.run(connection, "same", values).one_or_none()
     return None if row is None else f"job {row.job_id}, by {row.actor}, is {row.state.replace('_', ' ')}"
@@ -179,7 +185,10 @@ def state_of(connection: sa.Connection, job_id: int) -> str:
 
 
 def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | None:
-    """Claim the oldest open job; None if there is none, or another worker has it."""
+    """Claim the oldest open job.
+
+    Returns None if an open job does not exist, or another worker has it.
+    """
     values = {"worker": worker, "lease_ms": now_ms + JOB_LEASE_MS, "now_ms": now_ms}
     row = SQL.run(connection, "take", values).one_or_none()
     if row is None:

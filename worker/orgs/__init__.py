@@ -1,4 +1,6 @@
-"""Organisations: register, assign to a provider, move to another provider, halt and list them.
+"""Organisations.
+
+Register, assign, move, halt and list them.
 
 Guarantee: an organisation has one provider at a time; a flip bills once.
 

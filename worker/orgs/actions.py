@@ -73,11 +73,14 @@ class Halted:
 
 
 def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: bool = False) -> list[Halted]:
-    """Halt organisations in one transaction, or undo the operator's halt. Return an answer for each.
+    """Halt organisations in one transaction, or undo the operator's halt.
+
+    Return an answer for each.
 
     After an undo, the provider's verdict counts again.
 
-    Errors: UnknownId if one of them is unknown, and then none is halted; UsageError for more than MAX_HALTED.
+    Errors: UnknownId if an organisation is unknown. The call then does not halt any of them. UsageError for more than
+    MAX_HALTED.
     """
     if len(org_ids) > MAX_HALTED:
         raise UsageError(f"too many organisations: {len(org_ids):,}. You can halt at most {MAX_HALTED:,} at once")
@@ -97,7 +100,9 @@ def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: boo
 
 @dataclass(frozen=True)
 class Override:
-    """An org override: the limit of sandboxes at once, whether the organisation is halted, and its end.
+    """An org override of the limit, the halt, or both.
+
+    `max_concurrent`: the limit of sandboxes at once. `halted`: whether the organisation is halted.
 
     A value None: the provider's verdict counts. `until_ms` None: the override has no end.
     """
@@ -131,7 +136,9 @@ def override(
     halted: bool | None = None,
     until_ms: int | None = None,
 ) -> Overridden:
-    """Set an org override, which takes precedence over the provider's verdict until its end or an undo.
+    """Set an org override.
+
+    It takes precedence over the provider's verdict until its end or an undo.
 
     A value that is None keeps its former setting.
 
@@ -153,7 +160,10 @@ def override(
 
 
 def end_override(connection: sa.Connection, org_id: str, by: By) -> Overridden:
-    """End an org override, so that the provider's verdict counts again. Errors: UnknownId."""
+    """End an org override, so that the provider's verdict counts again.
+
+    Errors: UnknownId.
+    """
     return _say(connection, org_id, _override_of(connection, org_id, by.now_ms), Override(), by)
 
 

@@ -34,7 +34,9 @@ Unseen: TypeAlias = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class Waited:
-    """Usage that was pending for lack of an assignment, from the assignment's start on (`resolved`) and before it.
+    """Usage that was pending for lack of an assignment.
+
+    `resolved`: from the assignment's start on. `before_start`: before that start.
 
     Seconds of sandboxes and units of event types are never added up.
     """
@@ -74,7 +76,9 @@ def assign(
     customer_id: str | None = None,
     from_ms: int | None = None,
 ) -> list[Assigned]:
-    """Assign organisations to a provider, from `from_ms` on (None: the next window boundary).
+    """Assign organisations to a provider from a time on.
+
+    `from_ms`: the time (None: the next window boundary).
 
     Errors: Refused if that would change sealed windows, or use another organisation's customer or wallet; UsageError.
     """
@@ -88,12 +92,17 @@ def assign(
 
 
 def unassigned(connection: sa.Connection) -> list[str]:
-    """Return the organisations without any assignment, including those that only samples name."""
+    """Return the organisations without any assignment.
+
+    They include organisations that only samples name.
+    """
     return [str(org_id) for org_id in SQL.run(connection, "unassigned").scalars()]
 
 
 def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unseen:
-    """Return the sealed windows of organisations with samples that no seal has read yet, under S1's lock.
+    """Return the sealed windows with samples that a seal has not read.
+
+    They are by organisation. It reads under S1's lock.
 
     Call it once for all organisations, because each call reads all unread arrivals.
     """
@@ -106,7 +115,9 @@ def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unsee
 
 
 def start_of(from_ms: int | None, by: By) -> int:
-    """Return the start of an assignment in milliseconds: `from_ms`, or the next window boundary.
+    """Return the start of an assignment in milliseconds.
+
+    It is `from_ms`, or the next window boundary.
 
     Errors: UsageError for a time that is not a window boundary.
     """
@@ -203,7 +214,10 @@ def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: 
 
 
 def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | None:
-    """Return the start of an organisation's latest assignment if it begins later; otherwise None."""
+    """Return the start of an organisation's latest assignment if it begins later.
+
+    Otherwise returns None.
+    """
     found = SQL.run(connection, "latest_two", {"org_id": org_id}).first()
     return int(found.start_ms) if found is not None and found.start_ms > now_ms else None
 

@@ -1,4 +1,4 @@
-"""The rule that usage is billed by the seal or charged by the guard, never by both.
+"""The rule that either the seal bills usage or the guard charges it, never both.
 
 A metric names the event type or feature of the mapping that it counts (`counts`).
 
@@ -27,7 +27,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Charging:
-    """A metric with a price in [start_ms, end_ms). `counts`: the event type or feature that it counts."""
+    """A metric with a price in [start_ms, end_ms).
+
+    `counts`: the event type or feature that it counts.
+    """
 
     metric: str
     counts: str
@@ -35,13 +38,18 @@ class Charging:
     end_ms: int
 
     def meets(self, segment: Segment, event_type: str | None) -> bool:
-        """Return True if the metric has a price in one of the segment's windows, and counts its usage."""
+        """Return True if the metric has a price in one of the segment's windows.
+
+        The metric must also count the segment's usage.
+        """
         named = self.counts in (segment.feature, event_type)
         return named and self.start_ms < segment.end_ms and segment.start_ms < self.end_ms
 
 
 def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_ms: int) -> None:
-    """Check that the seal does not bill the usage that a metric will charge from now on. Errors: Refused.
+    """Check that the seal does not bill usage that a metric charges from now on.
+
+    Errors: Refused.
 
     The caller holds S1's lock.
     """
@@ -61,7 +69,9 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
 
 
 def require_nothing_waits(connection: sa.Connection, metric: str, event_type: str, meter: int) -> None:
-    """Check that no usage of an event type is pending for a feature, because a price would exclude that feature.
+    """Check that no usage of an event type is pending for a feature.
+
+    A price would exclude that feature.
 
     The caller holds the type (`sources.events.types.hold`) and S1's lock. Errors: Refused.
     """
@@ -79,7 +89,9 @@ def require_nothing_waits(connection: sa.Connection, metric: str, event_type: st
 def require_uncharged(
     connection: sa.Connection, mapping: Sequence[MappingRow], row: MappingRow, event_type: str | None
 ) -> None:
-    """Check that no metric charges for usage that the seal would bill by a new row of the mapping. Errors: Refused.
+    """Check that no metric charges for usage that a new row would bill.
+
+    The row is of the mapping, and the seal bills by it. Errors: Refused.
 
     The caller holds S1's lock.
     """
@@ -99,7 +111,10 @@ def require_uncharged(
 
 
 def was_charged(connection: sa.Connection, names: Collection[str]) -> bool:
-    """Return True if a metric charges, or ever charged, for one of these event types or features."""
+    """Return True if a metric charges, or ever charged, for one of these usages.
+
+    They are event types or features.
+    """
     return SQL.run(connection, "charging_for", {"names": sorted(names)}).first() is not None
 
 

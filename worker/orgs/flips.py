@@ -1,4 +1,6 @@
-"""Flips: move organisations to another provider, or assign their first one, after a preflight at that provider.
+"""Flips assign organisations to their first or another provider.
+
+A preflight at that provider comes first.
 
 Guarantee: if the preflight finds a problem, the organisation is not assigned, unless a person allows it. A problem is,
 for example, a missing customer, or a balance that would halt at once. If one organisation that a person named has a
@@ -45,10 +47,12 @@ def flip(
     by: By,
     first: Callable[[sa.Connection], None] = _nothing,
 ) -> Steps[list[Flip]]:
-    """Assign organisations in chunks. Each chunk is one transaction, which begins with `first`.
+    """Assign organisations in chunks.
 
-    Errors: Refused for a problem with an organisation that a person named, without any change; UnknownId for an unknown
-    organisation, customer of the embedded ledger, or provider; UsageError.
+    Each chunk is one transaction, which begins with `first`.
+
+    Errors: Refused for a problem with an organisation that a person named, without any change. UnknownId for an unknown
+    organisation, customer of the embedded ledger, or provider. UsageError.
     """
     done: list[Flip] = []
     ids.require_among(ids.PROVIDER, options.provider, {*context.capabilities, *EXEMPT_PROVIDERS})
@@ -164,7 +168,9 @@ def _unknown(connection: sa.Connection, wish: Wish, options: FlipOptions) -> str
 
 
 def kept_provider(connection: sa.Connection, org_ids: Sequence[str], *, new: bool) -> str | None:
-    """Return the provider of these organisations by their latest assignments; None if they were never assigned.
+    """Return the provider of these organisations by their latest assignments.
+
+    Returns None if they were never assigned.
 
     Unless `new`, unknown organisations are ignored here, because the flip refuses them.
 
@@ -281,7 +287,11 @@ class Wish:
 
 @dataclass(frozen=True)
 class FlipOptions:
-    """The options for all organisations of one command."""
+    """The options for all organisations of one command.
+
+    `from_ms`: the start (None: the next window). `allow_halt`: continue even if the organisation is then halted.
+    `unchecked`: omit the preflight at the provider.
+    """
 
     provider: str
     from_ms: int | None = None
@@ -298,7 +308,9 @@ class FlipOptions:
 class Flip:
     """A flip of one organisation, done or planned.
 
-    `open_pushes` (by state) and `credit_behind_micro` stay at the former provider.
+    `open_pushes` (by state) and `credit_behind_micro` stay at the former provider. `was`, `customer_was`: the former
+    provider and customer (None: not assigned). `credit_there_micro`: the credit at the new provider (None: unknown).
+    `already`: it is already assigned so. `problem`: the reason against the flip. `line`: its line in the file.
     """
 
     org_id: str
@@ -368,7 +380,10 @@ def judge(
 def problem_of(
     candidate: FlipCandidate, options: FlipOptions, state: CustomerRead | None, context: Context
 ) -> tuple[str | None, str | None]:
-    """Return the problem that prevents the flip, and a note. Each is None if it does not exist."""
+    """Return the problem that prevents the flip, and a note.
+
+    Each is None if it does not exist.
+    """
     customer = candidate.customer_id
     if options.provider in EXEMPT_PROVIDERS:
         return None, "Drawdown does not bill the organisation from then on"

@@ -1,6 +1,8 @@
-"""Lists of organisations: state, credit, end of credit and provider; and the rows of one organisation. Reads only.
+"""Lists of organisations, and the rows of one organisation.
 
-Guarantee: a page has at most MAX_ROWS rows, and continues after the last row of the former page, so new rows do not
+They show the state, credit, end of credit and provider. Reads only.
+
+Guarantee: a page has at most MAX_ROWS rows, and continues after the last row of the former page. So new rows do not
 shift other rows, and a row is not shown twice. The cost of a page by name does not depend on the number of
 organisations. The remaining credit is estimated only for organisations on the page, as the watch does
 (`effective_balance`), as of one moment. The number of statements does not depend on the number of organisations.
@@ -72,7 +74,10 @@ class OrgFilter:
 
 
 class OrgColumns(NamedTuple):
-    """A row of the query `list`. The driver's own rows are ten times slower, and a download may have 100,000 rows."""
+    """A row of the query `list`.
+
+    The driver's own rows are ten times slower, and a download may have 100,000 rows.
+    """
 
     org_id: str
     billing_provider: str | None
@@ -136,7 +141,10 @@ class Place:
 
 @dataclass(frozen=True)
 class OrgPage:
-    """A page of organisations. `following`: the start of the next page (None: this is the last page)."""
+    """A page of organisations.
+
+    `following`: the start of the next page (None: this is the last page).
+    """
 
     orgs: list[OrgRow]
     following: Place | None
@@ -184,7 +192,10 @@ def list_orgs(
 
 
 def every_org(connection: sa.Connection, chosen: OrgFilter, now_ms: int, sort: str) -> Iterator[OrgRow]:
-    """Yield all chosen organisations, in the order of pages, with the same figures. Errors: as `list_orgs`."""
+    """Yield all chosen organisations, in the order of pages, with the same figures.
+
+    Errors: as `list_orgs`.
+    """
     _require(connection, chosen)
     after = START
     while rows := _read_rows(connection, chosen, now_ms, sort, after, MOST_AT_ONCE):
@@ -206,23 +217,30 @@ def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int, now_ms:
 
 @dataclass(frozen=True)
 class NeverHalted:
-    """The number of organisations with an org override against halts, and the first of them, each with its end."""
+    """Organisations with an org override against halts.
+
+    `orgs`: their number. `first`: the first of them, each with the override's end in milliseconds (None: it has no
+    end).
+    """
 
     orgs: int
     first: list[tuple[str, int | None]]
 
 
 def never_halted(connection: sa.Connection, now_ms: int, most: int) -> NeverHalted:
-    """Return the organisations that an empty balance does not halt, because of an org override."""
+    """Return the organisations that an org override protects from halts.
+
+    An empty balance does not halt them.
+    """
     rows = SQL.run(connection, "never_halted", {"now_ms": now_ms, "at_most": most}).all()
     return NeverHalted(int(rows[0].orgs) if rows else 0, [(row.org_id, row.until_ms) for row in rows])
 
 
 @dataclass(frozen=True)
 class RunningOut:
-    """The number of organisations with credit that ends within a day, by the watch's last estimate.
+    """Organisations with credit that ends within a day, by the watch's last estimate.
 
-    `first`: the first of them, each with the end of its credit in milliseconds.
+    `orgs`: their number. `first`: the first of them, each with the end of its credit in milliseconds.
     """
 
     orgs: int = 0
@@ -230,7 +248,10 @@ class RunningOut:
 
 
 def running_out(connection: sa.Connection, now_ms: int, most: int) -> RunningOut:
-    """Return the organisations with credit that ends within a day: their number, and the first `most` (1 or more)."""
+    """Return the organisations with credit that ends within a day.
+
+    The result has their number, and the first `most` (1 or more).
+    """
     rows = SQL.run(connection, "running_out", {"runs_out_by_ms": now_ms + DAY_MS, "at_most": most}).all()
     first = [(str(row.org_id), int(row.runs_out_ms)) for row in rows]
     return RunningOut(int(rows[0].orgs) if rows else 0, first)
@@ -243,7 +264,10 @@ def scheduled_flips(connection: sa.Connection, provider: str, now_ms: int, most:
 
 
 def providers_and_plans(connection: sa.Connection) -> tuple[list[str], list[str]]:
-    """Return the choices of a filter: providers with an assignment, and plans of the ledger and of other providers."""
+    """Return the providers and the plans that a filter can choose.
+
+    The providers have an assignment. The plans are those of the ledger and of other providers.
+    """
     plans = SQL.part("plans", {"looked_at": MOST_LOOKED_AT})
     found = read_together(connection, providers=SQL.part("providers"), plans=plans)
     return [str(row.provider) for row in found["providers"]], [str(row.plan) for row in found["plans"]]
@@ -333,7 +357,10 @@ MOST_HISTORY: Final = 200
 
 @dataclass(frozen=True)
 class PushLine:
-    """A push of an organisation. `sealed_qty`, `sent_qty`: base units that were sealed, and that were sent."""
+    """A push of an organisation.
+
+    `sealed_qty`, `sent_qty`: base units that were sealed, and that were sent.
+    """
 
     key: str
     window_ms: int
@@ -348,7 +375,10 @@ class PushLine:
 
 
 def pushes_between(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int) -> list[PushLine]:
-    """Return an organisation's pushes of the windows in [from_ms, to_ms), the latest first."""
+    """Return an organisation's pushes of a range of windows, the latest first.
+
+    The windows are in [from_ms, to_ms).
+    """
     values = {"org_id": org_id, "from_ms": from_ms - from_ms % WINDOW_MS, "to_ms": to_ms, "at_most": MOST_HISTORY}
     return [PushLine(**row._mapping) for row in SQL.run(connection, "pushes", values)]
 
@@ -373,7 +403,9 @@ class Billed(BalancedOrg, Protocol):
 
 
 class CreditForecast(NamedTuple):
-    """The credit of one organisation, in micro-credits of its provider. None: unknown, or unlimited.
+    """The credit of one organisation, in micro-credits of its provider.
+
+    None: unknown, or unlimited.
 
     `left_now_micro`: its effective balance, or without a provider, its last read balance. `used_a_minute_micro`: the
     use a minute, in the last minutes. `runs_out_ms`: the end of the credit at that rate.
@@ -414,7 +446,10 @@ def _forecast_credit(row: Billed, used: Used | None, now_ms: int) -> CreditForec
 
 
 def override_in_words(halted: bool | None, max_concurrent: int | None, until_ms: int | None) -> str | None:
-    """Return an org override in words; None if it has no value."""
+    """Return an org override in words.
+
+    Returns None if it does not have a value.
+    """
     if halted is None and max_concurrent is None:
         return None
     parts = []

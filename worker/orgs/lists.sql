@@ -116,7 +116,8 @@ WITH RECURSIVE found (provider) AS (
 SELECT provider FROM found WHERE provider IS NOT NULL LIMIT 100
 
 -- name: plans
--- The ledger's plans, and plans that other providers report. These have no index, so :looked_at organisations are read.
+-- The ledger's plans, and plans that other providers report. The plans of other providers do not have an index, so
+-- :looked_at organisations are read.
 SELECT "plan" FROM ledger_plans
 UNION SELECT o."plan" FROM (SELECT "plan" FROM orgs LIMIT :looked_at) o WHERE o."plan" IS NOT NULL
 ORDER BY "plan" LIMIT 1000

@@ -1,6 +1,6 @@
 """List the last results of parity, and read its figures for metrics.
 
-This module only reads: the checks of the last days, by their key.
+This module only reads the checks of the last days, by their key.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from drawdown.schema.sql import queries
 SQL = queries(__file__)
 
 MOST_FOUND: Final = 100
-"""Lines in the list of cells' days, and in the list of organisations' days that differ."""
+"""Most lines of each list of days.
+
+A list has the days of cells, or the days of organisations that differ.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ def parity_figures(connection: sa.Connection, since_ms: int) -> ParityFigures:
 class ParityLine:
     """A day at a cell: seconds by samples, and by the cell itself.
 
-    `cell_id`: '' for all cells. `org_id`: '' for the whole cell. None: unknown.
+    `cell_id`: '' for all cells. `org_id`: '' for the whole cell. None: unknown. `off_s`: the sum of the differences of
+    all sizes. `ppm`: this sum in parts per million of the larger sides. `withdrawn_s`: seconds of withdrawn samples.
     """
 
     day_ms: int

@@ -23,5 +23,5 @@ WHERE p.day_ms >= :since_ms AND {is_told} AND p.verdict <> 'compared'
 ORDER BY p.day_ms DESC, p.cell_id, p.org_id LIMIT :at_most
 
 -- name: is_told
--- This repeats the condition of the index, because SQLite does not infer it: all verdicts except `equal`.
+-- This repeats the condition of the index (all verdicts except `equal`), because SQLite does not infer it.
 p.verdict IN ('compared', 'differs', 'only_here', 'only_there', 'unread', 'pruned')

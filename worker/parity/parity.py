@@ -4,8 +4,8 @@ A line is an organisation's day at a cell.
 
 Guarantee: a day is compared once it is over and its last samples have arrived. A comparison writes only its own result.
 If a cell does not answer, sends an invalid answer or is not registered, it is unread, and does not count as unused.
-Sizes are compared one by one, so that an excess of one size does not hide a lack of another. Unknown is not zero: if
-only one side has an organisation, or our samples are pruned, a difference is not computed. All numbers are whole: a
+Sizes are compared one by one, so that an excess of one size does not hide a lack of another. Unknown is not zero. If
+only one side has an organisation, or our samples are pruned, a difference is not computed. All numbers are whole. A
 difference in parts per million is rounded up.
 """
 
@@ -34,13 +34,22 @@ SQL = queries(__file__)
 TOLERANCE_PPM: Final = 70
 """Difference, in parts per million, up to which a line is not reported (0.007 %)."""
 SETTLING_MS: Final = 15 * MINUTE_MS
-"""Wait after the end of a day before its first comparison, because hosts write the last samples after the day."""
+"""Milliseconds after the end of a day before its first comparison.
+
+Hosts write the last samples of a day after its end.
+"""
 CELLS_AT_ONCE: Final = 8
-"""Cells that Drawdown requests totals from at a time. It keeps as many responses in memory."""
+"""Cells that Drawdown requests totals from at a time.
+
+It keeps as many responses in memory.
+"""
 MAX_STRANGERS: Final = 100
 """Unregistered cells that the comparison of a day reports."""
 MAX_LINES: Final = 1_000
-"""Lines in the report and in the log. Drawdown records all lines, and counts those above the limit."""
+"""Lines in the report and in the log.
+
+Drawdown records all lines, and counts those above the limit.
+"""
 KEPT_AT_ONCE: Final = 1_000
 """Lines of a check that one statement stores."""
 

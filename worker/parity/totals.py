@@ -30,9 +30,15 @@ MAX_FILE_BYTES: Final = 64 << 20
 MAX_TOTALS: Final = 500_000
 """Totals in one file."""
 MAX_ANSWER_TOTALS: Final = 100_000
-"""Totals of a cell's day. Each may name an organisation that Drawdown does not know yet."""
+"""Totals of a cell's day.
+
+Each may name an organisation that Drawdown does not know yet.
+"""
 MAX_SECONDS: Final = 10**15
-"""Seconds of a total: a million sandboxes for thirty years."""
+"""Seconds of a total.
+
+They are enough for a million sandboxes for thirty years.
+"""
 MAX_DAYS: Final = 400
 """Days of a file of totals, or of one check."""
 STDIN: Final = "-"

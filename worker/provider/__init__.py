@@ -1,4 +1,6 @@
-"""Settings of providers by people: terms, pauses, rates, bills of vendors, and shadows.
+"""Settings of providers by people.
+
+They are terms, pauses, rates, bills of vendors, and shadows.
 
 Guarantee: only a person pauses or resumes a provider, or accepts its new terms.
 

@@ -1,4 +1,7 @@
-"""Changes of providers by a person: accept terms, pause, resume, and set rates and policies of estimates."""
+"""Changes of providers by a person.
+
+Accept terms, pause, resume, and set rates and policies of estimates.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,9 @@ WIRE: Final = frozenset({"unit", "units", "names", "mode"})
 
 @dataclass(frozen=True)
 class Portion:
-    """The number of pushes that one transaction of `accept` voided, and the number that it still has to void.
+    """The progress of `accept` after one of its transactions.
+
+    `voided`: pushes that this transaction voided. `pushes_left`: pushes that are still to be voided.
 
     The new terms are in force when `pushes_left` is 0.
     """
@@ -94,9 +99,11 @@ def half_way(provider: str, voided: int) -> str:
 def accept_some(
     connection: sa.Connection, provider: str, capabilities: Capabilities, by: By, *, before: int = 0
 ) -> Portion:
-    """Void one portion of unsent pushes. `before`: the number of pushes that earlier portions voided.
+    """Void one portion of unsent pushes.
 
-    Errors: Refused while a push that was sent with the old terms is unsettled, or if the terms did not change;
+    `before`: the number of pushes that earlier portions voided.
+
+    Errors: Refused while a push that was sent with the old terms is unsettled, or if the terms did not change.
     HistoryDoubted while the database is stopped, because an unsent push may have been sent since (R1).
     """
     lock_buckets(connection)
@@ -121,12 +128,18 @@ def accept_some(
 
 
 def terms_of(capabilities: Capabilities) -> str:
-    """Return a provider's declaration as stored text. Equal declarations have equal texts."""
+    """Return a provider's declaration as stored text.
+
+    Equal declarations have equal texts.
+    """
     return _text(capabilities)
 
 
 def terms_in_force(connection: sa.Connection, provider: str) -> str | None:
-    """Return a provider's terms in force as stored text; None if no tick has stored them."""
+    """Return a provider's terms in force as stored text.
+
+    Returns None if no tick has stored them.
+    """
     stored = _stored(connection).get(provider)
     return None if stored is None else stored.terms
 
@@ -138,7 +151,10 @@ def changes(connection: sa.Connection, provider: str, capabilities: Capabilities
 
 
 def open_at(connection: sa.Connection, provider: str) -> tuple[int, int]:
-    """Return the number of pushes that `accept` voids, and the number of sent pushes that prevent it."""
+    """Return the number of pushes that `accept` voids, and of those that prevent it.
+
+    The latter are sent pushes.
+    """
     counts = SQL.run(connection, "count_open", {"provider": provider}).one()
     return int(counts.due), int(counts.sent)
 
@@ -170,9 +186,9 @@ def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: in
 
 @dataclass(frozen=True)
 class Shadow:
-    """A feature's usage that was sealed in shadow, in base units. `orgs`: the number of its organisations.
+    """A feature's usage that was sealed in shadow, in base units.
 
-    `from_ms`: its first window.
+    `orgs`: the number of its organisations. `from_ms`: its first window.
     """
 
     feature: str
@@ -212,7 +228,10 @@ def cut_over(connection: sa.Connection, provider: str, capabilities: Capabilitie
 
 
 def shadow_between(connection: sa.Connection, provider: str, from_ms: int, until_ms: int) -> tuple[list[Shadow], Worth]:
-    """Return the usage in a span that was sealed in shadow and is never sent, and its worth by the rates in force."""
+    """Return the usage in a span that was sealed in shadow, and its worth.
+
+    It is never sent. The worth is by the rates in force.
+    """
     span = {"provider": provider, "from_ms": from_ms, "until_ms": until_ms}
     shadow = [Shadow(**row._mapping) for row in SQL.run(connection, "shadow_between", span)]
     worth = Prices(connection).worth(Quantity(provider, one.feature, one.from_ms, one.quantity) for one in shadow)
@@ -220,12 +239,14 @@ def shadow_between(connection: sa.Connection, provider: str, from_ms: int, until
 
 
 def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) -> int:
-    """Bill usage that was sealed in shadow, from a window on. The provider is live from there, and the next tick sends.
+    """Bill usage that was sealed in shadow, from a window on.
+
+    The provider is live from there, and the next tick sends.
 
     Returns the number of pushes that are sealed again.
 
     Errors: Refused if the provider is not live, has no shadow usage since then, or has more than MAX_SHADOW_BILLED
-    pushes; UsageError for a time that is not the start of a window.
+    pushes. UsageError for a time that is not the start of a window.
     """
     if from_ms % WINDOW_MS:
         raise UsageError(
@@ -265,7 +286,9 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
 
 
 def pause(connection: sa.Connection, provider: str, by: By) -> tuple[int, str] | None:
-    """Pause a provider: Drawdown does not send pushes to it until it is resumed, and may look up earlier pushes.
+    """Pause a provider.
+
+    Drawdown does not send pushes to it until it is resumed, but may look up earlier pushes.
 
     Returns the start (milliseconds) and the reason of a pause before; None if it was not paused.
     """
@@ -300,15 +323,17 @@ def set_rate(
     new: bool = True,
     tells: bool = True,
 ) -> int:
-    """Set the rate of a feature at a provider, for estimates. Return the window from which it counts.
+    """Set the rate of a feature at a provider, for estimates.
+
+    Return the window from which it counts.
 
     `rate`: (micro-units of the balance, base units). Without `from_ms`, a feature's first rate counts for all its
     usage, and a later rate from the next window on. If the same rate is already in force then, it does not change. So a
     caller that lost the answer can repeat the call, and gets the window from which the rate counts. `tells`: the
     provider declares that it reports costs.
 
-    Errors: UsageError for an invalid feature name; Refused if the provider uses the ledger's rate card, if it reports
-    costs, or for a second rate from the same window on; UnknownId for an unknown feature unless `new`.
+    Errors: UsageError for an invalid feature name. Refused if the provider uses the ledger's rate card, if it reports
+    costs, or for a second rate from the same window on. UnknownId for an unknown feature unless `new`.
     """
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
@@ -344,7 +369,9 @@ def set_rate(
 def set_when_down(
     connection: sa.Connection, provider: str, plan: str, policy: str, by: By, *, new: bool = True
 ) -> str | None:
-    """Set the policy for customers of a plan while the provider is unreadable. Return the former policy or None.
+    """Set the policy for customers of a plan while the provider is unreadable.
+
+    Return the former policy or None.
 
     Plan '': every other plan.
 
@@ -362,7 +389,10 @@ def set_when_down(
 
 
 def end_when_down(connection: sa.Connection, provider: str, plan: str, by: By) -> str:
-    """End the policy of a plan ('': every other plan), and return it. Errors: Refused if the plan has no policy."""
+    """End the policy of a plan ('': every other plan), and return it.
+
+    Errors: Refused if the plan does not have a policy.
+    """
     was = policies_of(connection, provider).get(plan)
     if was is None:
         raise Refused(f"{provider} has no policy for {f'the plan {plan}' if plan else 'every other plan'}")

@@ -54,7 +54,9 @@ Policy = Literal["go_on", "estimate", "stop"]
 
 
 def require_biller(connection: sa.Connection, known: Providers | None, name: str, what: str) -> None:
-    """Refuse a provider that is not installed here and never had an assignment, or that does not bill.
+    """Refuse a provider that does not bill, or that Drawdown does not know.
+
+    An unknown provider is not installed here and never had an assignment.
 
     `what`: the consequence for the error text. Errors: Refused for a provider that does not bill here; UnknownId, which
     names the nearest provider.
@@ -101,7 +103,9 @@ def _paused(done: ProviderPaused) -> str:
 
 @dataclass(frozen=True)
 class PolicySet:
-    """The policy for running organisations of a plan (empty: every other plan) while the provider is unreadable.
+    """The policy for running organisations while the provider is unreadable.
+
+    It applies to a plan (empty: every other plan).
 
     `was`: the former policy (null: not set).
     """
@@ -148,7 +152,9 @@ def _sentence(done: PolicySet) -> str:
 
 @dataclass(frozen=True)
 class ProviderRateSet:
-    """The rate of a feature at a provider, for estimates, from the window `start_ms` on.
+    """The rate of a feature at a provider, for estimates.
+
+    It applies from the window `start_ms` on.
 
     It is `micro` millionths of the balance's unit for each `per_quantity` base units.
     """
@@ -254,9 +260,10 @@ def _facts_of_rate(connection: sa.Connection, asked: Invocation, values: Values)
 class ProviderRow:
     """A provider in a list.
 
-    `state`: ready, shadow, paused, changed (its settings differ from the terms in force), dormant (it has no key here),
-    broken (its settings are invalid here) or missing (it is not installed here). `why`: the reason in words. `orgs`:
-    the number of organisations that it bills now. `oldest_ms`: the time since which the oldest push waits.
+    `state`: ready, shadow, paused, changed, dormant, broken or missing. `changed`: its settings differ from the terms
+    in force. `dormant`: it lacks a key here. `broken`: its settings are invalid here. `missing`: it is not installed
+    here. `why`: the reason in words. `orgs`: the number of organisations that it bills now. `oldest_ms`: the time since
+    which the oldest push waits.
     """
 
     provider: str
@@ -270,7 +277,10 @@ class ProviderRow:
 
 @dataclass(frozen=True)
 class PolicyRow:
-    """The policy for a plan (empty: every other plan) while the provider is unreadable."""
+    """The policy for running organisations while the provider is unreadable.
+
+    It applies to a plan (empty: every other plan).
+    """
 
     plan: str
     policy: str
@@ -287,7 +297,10 @@ class ShownProvider(ProviderRow):
 
 
 def rows_of(connection: sa.Connection, known: Providers | None, now_ms: int) -> list[ProviderRow]:
-    """Return all providers that are installed here or known to the database, sorted by name."""
+    """Return all providers, sorted by name.
+
+    They are installed here, or known to the database.
+    """
     kept = {one.provider: one for one in provider_lines(connection, now_ms)}
     paused = terms.paused(connection)
     changed = terms.changed(connection, _capabilities(known))

@@ -1,4 +1,6 @@
-"""Lists of providers: stored state, organisations, open pushes and latest sends. Reads only.
+"""Lists of providers: stored state, organisations, open pushes and latest sends.
+
+Reads only.
 
 Guarantee: it counts only open pushes, the latest sends, and assignments. Each process has its own circuit breakers,
 which are not stored. The unanswered sends that open a circuit breaker are stored.
@@ -27,7 +29,10 @@ WELL: Final = "read"
 MOST_SENDS: Final = 5_000
 """Latest sends that the page of providers counts in its calls, errors and times."""
 USED_MS: Final = 7 * DAY_MS
-"""Age of a customer's last push of a feature up to which it counts as a user of it, in milliseconds."""
+"""Milliseconds for which a push makes its customer count as a user of the feature.
+
+They count from the customer's last push.
+"""
 SENDS_MS: Final = DAY_MS
 """Age of the oldest send that counts, in milliseconds."""
 
@@ -55,7 +60,9 @@ class Unanswered:
 
 @dataclass(frozen=True)
 class ProviderLine:
-    """A provider by its stored state. Only `drawdown provider list` shows invalid settings of a machine.
+    """A provider by its stored state.
+
+    Only `drawdown provider list` shows invalid settings of a machine.
 
     `met`: a tick has stored its terms. `calls`, `failed`, `p95_ms`: figures of the latest MOST_SENDS sends within a
     day. `reads`, `reads_failed`: all reads that were ever counted.
@@ -106,7 +113,10 @@ class ProviderLine:
 
 
 def provider_lines(connection: sa.Connection, now_ms: int) -> list[ProviderLine]:
-    """Return the providers with an assignment, open pushes, sends or stored state, sorted by name."""
+    """Return the providers in use, sorted by name.
+
+    They have an assignment, open pushes, sends or stored state.
+    """
     found: dict[str, ProviderLine] = {}
     for row in SQL.run(connection, "states"):
         found[row.provider] = ProviderLine(
@@ -150,7 +160,9 @@ def customers_at(connection: sa.Connection, provider: str, now_ms: int, most: in
 def features_used(
     connection: sa.Connection, provider: str, customers: Sequence[str], now_ms: int
 ) -> dict[tuple[str, ...], list[str]]:
-    """Return the customers by the features that the provider billed to them within USED_MS.
+    """Return the customers by the features that the provider billed to them.
+
+    It counts the bills within USED_MS.
 
     Customers without such a feature have the key of no features.
     """
@@ -165,7 +177,10 @@ def features_used(
 
 
 def providers_in_use(connection: sa.Connection) -> list[str]:
-    """Return the providers with an assignment without an end. `none` and `legacy` do not bill, and are omitted."""
+    """Return the providers with an assignment without an end.
+
+    `none` and `legacy` do not bill, and are omitted.
+    """
     return list(SQL.run(connection, "in_use").scalars())
 
 

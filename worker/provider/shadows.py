@@ -13,7 +13,10 @@ from drawdown.schema.sql import Part, queries, read_together
 SQL = queries(__file__)
 
 FOR_GOOD_MS: Final = 250_000_000_000_000
-"""Go-live times from this one on, in milliseconds, mean shadow until a person accepts the cut-over."""
+"""Go-live times from this one on mean shadow, in milliseconds.
+
+The shadow lasts until a person accepts the cut-over.
+"""
 
 
 @dataclass(frozen=True)

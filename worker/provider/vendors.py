@@ -1,4 +1,6 @@
-"""Vendors: the costs of features at vendors, the vendors' bills, and the expected cost of usage.
+"""Vendors, their bills, and the expected cost of usage.
+
+Each feature has a cost at a vendor.
 
 Guarantee: costs and bills are append-only, and recorded with actor and reason. A file that was imported before adds no
 rows, and only a final bill replaces a final day. A file has FOCUS columns, or is a small CSV. A file without the
@@ -39,7 +41,10 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 MAX_UNITS: Final = 10**15
-"""Largest number of a vendor's units, of its money in millionths, and of base units of a price."""
+"""Largest number in a vendor's bill or price.
+
+It limits units, money in millionths, and the base units of a price.
+"""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Units:
 def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: int, by: By, *, new: bool) -> None:
     """Set the cost of a feature at a vendor, from the start of a UTC day on.
 
-    Errors: UsageError; UnknownId, unless `new`, for a name that is neither a feature nor a metric of the guard; Refused
+    Errors: UsageError. UnknownId, unless `new`, for a name that is neither a feature nor a metric of the guard. Refused
     if another cost begins on that day.
     """
     ids.require(connection, ids.COSTING, feature, new=new)
@@ -88,7 +93,9 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
 
 
 def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
-    """Import a file's bills, and return True if they are new. They replace all known bills of a vendor's day.
+    """Import a file's bills, and return True if they are new.
+
+    They replace all known bills of a vendor's day.
 
     Errors: Refused if a stored day is final and the file's is not; DatabaseBusy if another file is being imported.
     """
@@ -129,7 +136,10 @@ FOCUS: Final = {
     "day": "ChargePeriodStart", "vendor": "ProviderName", "service": "ServiceName", "amount": "BilledCost",
     "currency": "BillingCurrency",
 }  # fmt: skip
-"""Columns of the FinOps Open Cost and Usage Specification 1.0 to 1.2. INVOICE and CLASS are read, too."""
+"""Columns of the FinOps Open Cost and Usage Specification 1.0 to 1.2.
+
+INVOICE and CLASS are read, too.
+"""
 INVOICE: Final = "InvoiceId"
 CLASS: Final = "ChargeClass"
 CORRECTION: Final = (
@@ -161,7 +171,10 @@ class BillLine:
 
 @dataclass(frozen=True)
 class BillFile:
-    """A file's bills, added up. `import_id`: the hash of its bytes and of whether it is final."""
+    """A file's bills, added up.
+
+    `import_id`: the hash of its bytes and of whether it is final.
+    """
 
     import_id: str
     lines: list[BillLine]
@@ -267,7 +280,10 @@ def _micro(total: Decimal) -> int:
 
 TOLERANCE_PPM: Final = 150_000
 LEAST_MICRO: Final = 1_000_000
-"""Least difference that counts as drift, in millionths of the currency. A smaller one is ignored at any percentage."""
+"""Least difference that counts as drift, in millionths of the currency.
+
+A smaller one is ignored at any percentage.
+"""
 FRESH_DAYS: Final = 2
 """Last days for which vendors may still add costs, so they do not cause an alert."""
 SPAN_DAYS: Final = 14
@@ -302,9 +318,10 @@ class DriftLine:
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of `per_quantity` base units of a feature: in micro-credits here, and in a vendor's units and money.
+    """The cost of a feature in micro-credits and at a vendor.
 
-    `credits_micro` None: the feature has no rate.
+    It is for `per_quantity` base units. `units`: the vendor's units, of the kind `unit`. `money_micro`: millionths of
+    `currency`. `credits_micro` None: the feature has no rate.
     """
 
     feature: str
@@ -342,7 +359,9 @@ def tell(found: Drifted) -> None:
 def drift(
     connection: sa.Connection, from_ms: int, to_ms: int, now_ms: int, tolerance_ppm: int, least_micro: int
 ) -> list[DriftLine]:
-    """Compare estimates with bills of the UTC days in [from_ms, to_ms). Return a line for each service and day.
+    """Compare estimates with bills of the UTC days in [from_ms, to_ms).
+
+    Return a line for each service and day.
 
     The lines are sorted by vendor, service, currency and day. Errors: UsageError for an invalid range.
     """
@@ -371,7 +390,10 @@ def drift(
 
 
 def costs(connection: sa.Connection, now_ms: int) -> list[Cost]:
-    """Return the present cost of each feature, and of each metric of the guard: in credits, and at each vendor."""
+    """Return the present costs of features and of the guard's metrics.
+
+    Each row has the cost in micro-credits, and the cost at one vendor.
+    """
     found = []
     for row in SQL.run(connection, "costs", {"now_ms": now_ms}):
         rate = None if row.micro_credits is None else Fraction(int(row.micro_credits), int(row.rate_per))

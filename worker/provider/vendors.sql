@@ -90,7 +90,7 @@ LIMIT :at_most
 
 -- name: costs
 -- A feature that the guard charges for has the price of its metric, and a billed feature has a rate. A metric's price
--- takes precedence, because the rate of a feature that was billed before has no end.
+-- takes precedence. The rate of a feature that was billed before does not end.
 SELECT v.feature, v.vendor, v.service, v.unit, v.units, v.money_micro, v.currency, v.per_quantity,
     COALESCE(CASE WHEN m.price_micro > 0 THEN m.price_micro END, r.micro_credits, m.price_micro) AS micro_credits,
     COALESCE(CASE WHEN m.price_micro > 0 THEN m.per_units END, r.per_quantity, m.per_units) AS rate_per

@@ -14,8 +14,9 @@ Until the command ends, the push counts as neither accepted nor absent, and its 
 lost, there are three ways to continue, and each keeps the bill correct:
 
 - The command runs again. The provider cancels by identifier, so it does no more than once, and the push is voided.
-- The look-up finds the push: the cancellation did not happen. The push is accepted again at its quantity.
-- The look-up does not find the push: a tick voids it once the provider could no longer apply it, and it is owed again.
+- If the look-up finds the push, the cancellation did not happen. The push is accepted again at its quantity.
+- If the look-up does not find the push, a tick voids it once the provider can no longer apply it. Its usage is then
+  owed again.
 
 If the provider confirms a cancellation and does not do it, its totals are higher than ours, and reconcile shows it
 (R2).
@@ -275,7 +276,10 @@ A command changes them only if it names their keys or this state.
 
 @dataclass(frozen=True)
 class Chosen:
-    """The pushes that a command names by their keys, or by a filter."""
+    """The pushes that a command names by their keys, or by a filter.
+
+    `error`: a part of the last error. `expect`: the expected number of pushes; another number is refused (None: any).
+    """
 
     keys: list[str] | None
     states: list[str] | None
@@ -337,7 +341,7 @@ def intend(
 
     `capabilities`: those of the providers that can be called now.
 
-    Errors: UsageError without a reason or for too many keys; Refused, for all of them, if a push cannot be cancelled;
+    Errors: UsageError without a reason or for too many keys. Refused, for all of them, if a push cannot be cancelled.
     HistoryDoubted while a recovery is needed.
     """
     if not by.reason.strip() or by.reason == "not given":
@@ -480,7 +484,7 @@ class DoubtFilter:
     def require(self, connection: sa.Connection) -> int:
         """Return the number of pushes that the filter finds, and check the filter.
 
-        Errors: UsageError for an empty range; UnknownId for a mistyped organisation, customer or feature; Refused for a
+        Errors: UsageError for an empty range. UnknownId for a mistyped organisation, customer or feature. Refused for a
         provider that never billed a customer, or for more pushes than `at_most`.
         """
         if self.from_ms is not None and self.to_ms is not None and self.from_ms >= self.to_ms:

@@ -32,7 +32,9 @@ class Waiting:
     """The open pushes of a provider. Prices are micro-credits.
 
     They are priced by the provider's own rates, otherwise by the embedded ledger's rate card. Pushes without a rate are
-    only in `unpriced`. If several balances pay for the pushes, all of them are in `unpriced`.
+    only in `unpriced`. If several balances pay for the pushes, all of them are in `unpriced`. `due` to `rejected`:
+    numbers of pushes by state. `oldest_window_ms`: the start of the oldest window. `error_pushes`: the pushes with
+    `error`. `units`: base units by feature. `settled_per_min`: the present rate.
     """
 
     provider: str

@@ -1,6 +1,6 @@
 """Claim due pushes, record their attempts (P1), and claim due look-ups.
 
-Guarantee: an attempt is committed before a byte leaves. A backlog does not delay new usage: a claim takes the newest
+Guarantee: an attempt is committed before a byte leaves. A backlog does not delay new usage. A claim takes the newest
 windows first, in which organisations take turns. It also takes a few pushes that wait longest, so that each push is
 sent at some time.
 """
@@ -27,28 +27,42 @@ from drawdown.worker.push.rows import plan, request_of
 SQL = queries(__file__)
 
 MAX_CLAIM: Final = 2_048
-"""Pushes a claim, with two claims a provider. If a process is killed, its unsent pushes wait for the end of the
-lease.
+"""Pushes a claim, with two claims a provider.
+
+If a process is killed, its unsent pushes wait for the end of the lease.
 """
 CALLS_A_CLAIM: Final = 2
-"""Pushes that a claim holds for each call that may be on its way, so that all calls are kept busy.
+"""Pushes that a claim holds for each call that may be in flight.
+
+All calls are then kept busy.
 
 If a process dies, its claimed and unsent pushes wait for the claim's lease to end.
 """
 
 LONGEST_DUE: Final = 16
-"""Pushes of a claim that are taken by the longest wait; of a small claim, a quarter. They are few, because all may
-belong to one customer, and its pushes are sent a few at a time.
+"""Pushes of a claim that are chosen by the longest wait.
+
+In a small claim, a quarter is chosen so. They are few, because all may belong to one customer, and its pushes are sent
+a few at a time.
 """
 
 MOST_LOOKUPS: Final = 1_000
-"""Look-ups of a batch: enough that customers can take turns. A look-up that has not begun when its lease ends is
-claimed again.
+"""Look-ups of a batch.
+
+They are enough that customers can take turns.
+
+A look-up that has not begun when its lease ends is claimed again.
 """
 MOST_TOGETHER: Final = 1_000
-"""Look-ups that are added to a batch, so that one balance covers all of its pushes. A person settles the others."""
+"""Look-ups that are added to a batch.
+
+One balance then covers all pushes of the batch. A person settles the others.
+"""
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
-"""Look-ups of a batch, if history was lost: each may take several calls."""
+"""Look-ups of a batch, if history was lost.
+
+Each may take several calls.
+"""
 
 
 @dataclass(frozen=True)

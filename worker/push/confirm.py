@@ -306,8 +306,10 @@ def _still_mine(connection: sa.Connection, row: PushRow, claim: str) -> bool:
 
 DRAWN: Final = "no event shows it, but the customer's balance fell by its amount"
 MOST_WAITS: Final = 100
-"""Look-ups (at least a day in all) in which a push waits for others of its customer. After them, a person can decide:
-the others may belong to an organisation that is stopped.
+"""Look-ups in which a push waits for other pushes of its customer.
+
+They last at least a day in all. Afterwards a person can decide, because the other pushes may belong to a stopped
+organisation.
 """
 UNTOLD: Final = (
     "absent, and the customer's balance does not prove a charge. Compare with the provider's "

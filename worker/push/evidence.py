@@ -9,9 +9,10 @@ balance and pushes at the last comparison, so that a difference is reported once
 equals a draw without an event, Drawdown cannot see either.
 
 A balance pays for one feature, or, as a credit system, for several features at a cost each. All quantities here are
-those of the balance (`worker.catalog.costs.Pools`): base units of its feature, or parts of a credit, `Pools.scale` to
-the credit. A feature of a credit system may have units of its own, drawn on first. They count at the cost in force when
-they are read. If it changed since the last comparison, the amount of units that were drawn since is a range.
+those of the balance (`worker.catalog.costs.Pools`). They are base units of its feature, or parts of a credit.
+`Pools.scale` is the number of parts in a credit. A feature of a credit system may have units of its own, drawn on
+first. They count at the cost in force when they are read. If it changed since the last comparison, the amount of units
+that were drawn since is a range.
 
 If a balance does not show a part that was ever reset, all draws since its beginning are compared. If a part ended
 before it was used up, the amount is a range. It follows from its last shown use, or, for a plan, from all charges since
@@ -79,7 +80,8 @@ CustomerPool = tuple[str, str]
 class Outlasting:
     """`Lasting` in quantities of a balance.
 
-    `used` includes parts that were used up and are no longer shown.
+    `used` includes parts that were used up and that the provider does not show. `lasting_left`: the rest of the parts
+    granted once. `cycle_left`: the rest of the parts that renew at `ends_ms`.
     """
 
     used: int
@@ -112,7 +114,7 @@ class Outlasting:
 class Between:
     """The bounds of the charges between a comparison and the end of a cycle.
 
-    `back`: the amount that may have been given back besides.
+    `back`: the amount that may have been given back besides. All are quantities of the balance.
     """
 
     least: int = 0
@@ -178,10 +180,16 @@ Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
 CHUNK: Final = 200
 """Customers of one read of balances."""
 MOST_SUMS: Final = 2_000
-"""Different sums of some pushes. Beyond it, a choice of pushes counts as not the only one."""
+"""Different sums of some pushes.
+
+Beyond it, a choice of pushes counts as not the only one.
+"""
 
 MOST_UNSURE: Final = 12
-"""Pushes that a balance may or may not include. Beyond it, only the bounds are compared."""
+"""Pushes that a balance may or may not include.
+
+Beyond it, only the bounds are compared.
+"""
 
 
 @dataclass(frozen=True)
@@ -1024,9 +1032,10 @@ def unknown_of(
 
 
 NEXT_REVISIONS: Final = 3
-"""Revisions after the newest known one that are looked up at once after a loss. If the provider has the last of them,
-as many more are looked up. Later revisions are found step by step. After an adoption, the next seal makes a push for
-the difference. It is looked up together with the revisions after it.
+"""Revisions after the newest known one that are looked up at once after a loss.
+
+If the provider has the last of them, as many more are looked up. Later revisions are found step by step. After an
+adoption, the next seal makes a push for the difference. It is looked up together with the revisions after it.
 """
 
 

@@ -95,7 +95,10 @@ class ShownAttempt:
 
 @dataclass(frozen=True)
 class ShownVoid:
-    """The void of a push: a person or a look-up states that it never arrived."""
+    """The void of a push.
+
+    A person or a look-up states that the push never arrived.
+    """
 
     at_ms: int
     evidence_kind: str
@@ -106,7 +109,10 @@ class ShownVoid:
 
 @dataclass(frozen=True)
 class Adoption:
-    """The adoption of a push: only the provider had it, or had another quantity."""
+    """The adoption of a push.
+
+    Only the provider had the push, or it had another quantity.
+    """
 
     at_ms: int
     kind: str

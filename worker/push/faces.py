@@ -68,7 +68,10 @@ Evidence = Annotated[str, TEXT, "Evidence of the outcome"]
 
 @dataclass(frozen=True)
 class PushesChanged:
-    """The keys of the changed pushes, and their effect. All were changed or none."""
+    """The keys of the changed pushes, and their effect.
+
+    If a push could not be changed, the command does not change any of them.
+    """
 
     pushes: list[str]
     effect: PushEffect
@@ -76,7 +79,10 @@ class PushesChanged:
 
 @dataclass(frozen=True)
 class PushesResolved:
-    """The keys of the resolved pushes, their outcome and effect; all or none."""
+    """The keys of the resolved pushes, their outcome and effect.
+
+    If a push cannot be resolved, the command does not resolve any of them.
+    """
 
     pushes: list[str]
     outcome: str

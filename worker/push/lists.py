@@ -27,7 +27,10 @@ SQL = queries(__file__)
 
 PAGE_ROWS: Final = 50
 RANKS: Final = {"in_doubt": -3, "rejected": -2}
-"""Ranks that stand for the due time of pushes that ticks do not send, so that these come first."""
+"""Ranks in place of the due time, for pushes that ticks do not send.
+
+These pushes then come first.
+"""
 MOST_AT_ONCE: Final = 1_000
 """Rows of a download that Drawdown reads, and keeps in memory, at a time."""
 MOST_LOOKED_AT: Final = 5_000
@@ -40,10 +43,16 @@ OpenState: TypeAlias = Literal["open", Open]
 AnyState: TypeAlias = Literal[OpenState, "accepted", "voided", "carried", "shadow", "any"]
 FOR_PEOPLE: Final = ("in_doubt", "rejected")
 UNSENT: Final = (*FOR_PEOPLE, AWAITING_CREDIT)
-"""States in which ticks do not send a push. Lists read them by the index on pushes that need a person."""
+"""States in which ticks do not send a push.
+
+Lists read them by the index on pushes that need a person.
+"""
 NO_ERROR: Final = "no error on record"
 STATES: Final[tuple[AnyState, ...]] = get_args(AnyState)
-"""The states that a list accepts. `open` stands for all states that are not settled."""
+"""The states that a list accepts.
+
+`open` stands for all states that are not settled.
+"""
 FIRST: Final = -1
 LAST: Final = 2**62
 """A time after every window."""
@@ -136,14 +145,14 @@ class PushPage:
 def list_pushes(
     connection: sa.Connection, chosen: PushFilter, now_ms: int, after: str = "", most: int = PAGE_ROWS
 ) -> PushPage:
-    """Return the page of pushes after `after`.
+    """Return the page of pushes that follows `after`.
 
     Open pushes: first those that need a person, in doubt before rejected, the oldest window first. Then those that
-    ticks send, by provider, in the order of their due time. Other lists, and lists of one organisation: the latest
+    ticks send, by provider, in the order of their due time. Other lists, and lists of one organisation, have the latest
     window first.
 
     Errors: UsageError for an unknown state, an invalid range or place, or an error `why` without open pushes; UnknownId
-    for an unknown feature or organisation. A provider without pushes is valid: only this machine may know it.
+    for an unknown feature or organisation. A provider without pushes is valid, because only this machine may know it.
     """
     if chosen.state not in STATES:
         raise UsageError(f"invalid state {chosen.state!r}: expected {', '.join(STATES)}")

@@ -56,9 +56,10 @@ class Settlement:
 MOST_RETRY_MS: Final = DAY_MS
 """The longest wait before a retry, even if a provider asks for more."""
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
-"""Wait after a charge that failed for lack of credit, or a refund that failed for lack of a balance. Afterwards the
-push is billed again once the provider shows credit (`worker.push.void`). If only a person can settle a rejection, its
-due time is the time of the rejection.
+"""Milliseconds to wait after a charge failed for lack of credit.
+
+It also applies to a refund that failed for lack of a balance. Afterwards the push is billed again once the provider
+shows credit (`worker.push.void`). If only a person can settle a rejection, its due time is the time of the rejection.
 """
 
 

@@ -5,9 +5,9 @@ without an answer is due again under the same key, or is looked up. Answers are 
 that a process that dies loses few of them. For any number of due pushes, verdicts and halts wait at most for one spell
 and its last calls.
 
-The embedded ledger's own pushes are charged in place: picked, charged and settled in one transaction, so that an answer
-cannot be lost. Each key is charged once. If a push is special (sent before, without a rate, beyond a bound, or charged
-already), it stays due. It is then sent like a push of any provider, and those outcomes cover these cases.
+The embedded ledger's own pushes are charged in place. One transaction picks, charges and settles them, so that an
+answer cannot be lost. Each key is charged once. If a push is special (sent before, without a rate, beyond a bound, or
+charged already), it stays due. It is then sent like a push of any provider, and those outcomes cover these cases.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ SHOWN: Final = 120
 SENDING: Final = 5
 """Eighths of a tick's time after which further pushes are not sent."""
 SPELL_MS: Final = 20 * SECOND_MS
-"""Time in which a provider's pushes are sent before verdicts and halts have their turn."""
+"""Milliseconds in which a provider's pushes are sent.
+
+Afterwards verdicts and halts have their turn.
+"""
 
 
 @dataclass
@@ -299,9 +302,15 @@ def _settle(
 AT_ONCE: Final = 4_096
 """Pushes that one transaction charges."""
 MOST_RATE: Final = 10**12
-"""Largest amount and units of a rate that is charged in place, as in `ledger rate`."""
+"""Largest amount, and most units, of a rate that is charged in place.
+
+`ledger rate` has the same limit.
+"""
 MOST_PRODUCT: Final = 2**62
-"""Twice the product of a quantity and its rate, so that results of SQL stay within 64 bits."""
+"""Twice the largest product of a quantity and its rate.
+
+Results of SQL then stay within 64 bits.
+"""
 
 
 class NotPlain(Refused):

@@ -29,9 +29,9 @@ p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AND o.st
     AND o.bucket BETWEEN :lo AND :hi AND {is_not_paused}
 
 -- name: claim
--- `due_at_ms` is also the end of the lease: if the claimer has not settled a push by then, it is due again. Rule P2 is
--- checked here as well, because a process may have slept since it expired old pushes. The rows are picked once, because
--- a plan that picks again for each row exceeds the limit.
+-- `due_at_ms` is also the end of the lease. If the claimer has not settled a push by then, the push is due again. Rule
+-- P2 is checked here as well, because a process may have slept since it expired old pushes. The rows are picked once,
+-- because a plan that picks again for each row exceeds the limit.
 WITH x AS MATERIALIZED (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
     WHERE {may_be_sent} AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt_ms)
@@ -80,7 +80,7 @@ WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_
 RETURNING org_id
 
 -- name: sent_before
--- Pushes with an earlier attempt that may have arrived: its answer is missing or does not exclude that.
+-- Pushes with an earlier attempt that may have arrived. Its answer is missing or does not exclude that.
 SELECT x.window_ms, x.org_id, x.feature, x.revision FROM attempts x JOIN pushes p ON {is_of_push}
 WHERE p.provider = :provider AND p.state IN {open_states} AND p.state = 'due'
     AND p.due_at_ms = :lease_end_ms AND p.claim_owner = :claim_owner AND x.attempt < p.attempts
@@ -238,7 +238,7 @@ UPDATE pushes SET {to} FROM {push_ids} x WHERE {is_of_updated_push}
 state = 'voided', settled_ms = :now_ms
 
 -- name: to_accepted
--- Accepted by a person: a push that the provider had rejected was billed by hand.
+-- Accepted by a person. A push that the provider had rejected was billed by hand.
 by_hand = (state = 'rejected'), state = 'accepted', settled_ms = :now_ms
 
 -- name: to_due
@@ -339,7 +339,7 @@ SET LOCAL enable_sort TO DEFAULT;
 SET LOCAL enable_seqscan TO DEFAULT
 
 -- name: post_charges
--- Entries are inserted in the order of their keys, and so are wallets: all transactions lock in this order.
+-- Entries and wallets are inserted in the order of their keys, because all transactions lock in this order.
 INSERT INTO ledger_accounts (account_id) SELECT DISTINCT account_id FROM charges_work WHERE 1 = 1
 ORDER BY account_id ON CONFLICT (account_id) DO NOTHING;
 INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor,
@@ -386,9 +386,9 @@ SELECT DISTINCT org_id FROM charges_work ORDER BY org_id
 -- name: accounted
 -- A push belongs to the balance's present cycle if it was settled in it. If it was sent just before the cycle began, or
 -- was billed by hand, it may be drawn from the balance or not. `from_ms`: the earliest possible start of the cycle. A
--- push that may have arrived is open until it is settled. If a negative push was sent and a person voided it, a part of
--- it may have been given back: Autumn gives back at most the drawn quantity, and not always with an event. A charge was
--- made at one of the costs from `first` to `last`: the exact times of charges and of changes of cost are unknown.
+-- push that may have arrived is open until it is settled. If a person voided a negative push that was sent, a part of
+-- it may have been given back. Autumn gives back at most the drawn quantity, and not always with an event. A charge was
+-- made at one of the costs from `first` to `last`, because the exact times of charges and of changes are unknown.
 -- `fresh` is the amount that counts in the cycle since the last comparison.
 {with_changes}
 SELECT p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last, p.credit_cost, SUM(p.attempts) AS attempts,

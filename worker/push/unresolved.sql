@@ -4,7 +4,7 @@
 -- word for word.
 
 -- name: sums
--- One row for each rate in force, of the ledger and of the provider: all windows of a row have the same price.
+-- One row for each rate in force, of the ledger and of the provider. All windows of a row have the same price.
 SELECT p.provider, {open_state} AS state, p.feature,
     COALESCE((SELECT MAX(r.start_ms) FROM ledger_rates r
         WHERE r.feature = p.feature AND r.start_ms <= p.window_ms), -1) AS here_ms,

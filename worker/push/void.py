@@ -43,7 +43,10 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 MAY_ARRIVE_MS: Final = 3_600_000
-"""Milliseconds for which an unanswered attempt may still reach the provider, and be charged there (P5)."""
+"""Milliseconds in which an unanswered attempt may still reach the provider.
+
+The provider may then charge it (P5).
+"""
 
 Barrier = Literal["below_floor", "charged", "may_arrive", "not_charged"]
 
@@ -277,10 +280,14 @@ def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterat
 
 
 MOST_AGAIN: Final = 1_000
-"""Rejections that one transaction bills again. A tick repeats it until all are done."""
+"""Rejections that one transaction bills again.
+
+A tick repeats it until all are done.
+"""
 MOST_GIVE_BACKS: Final = 9
-"""Revisions of a push that gives back, after which only a person decides about it. By then its waits have added up to
-two days in which its customer had credit.
+"""Revisions of a push that gives back, after which only a person decides about it.
+
+By then its waits have added up to two days in which its customer had credit.
 """
 LONGEST_WAIT_MS: Final = DAY_MS
 """Longest wait between two tries of a window."""

@@ -1,7 +1,7 @@
 """Apply webhooks of providers, each event once.
 
 Guarantee: each webhook was authenticated. The content of an event is applied in the transaction that stores its id. An
-event that could not be fetched is stored as failed, and may come again. The figures in a notice are not used: a
+event that could not be fetched is stored as failed, and may come again. The figures in a notice are not used. A
 customer that changed is read again, twice. A refused push becomes rejected, and a person or `push retry` decides. If
 another of its attempts may have been charged, it is in doubt, and looked up.
 """
@@ -28,7 +28,10 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 KEPT_MS: Final = 30 * DAY_MS
-"""Time for which a webhook's id is kept. It is longer than any provider repeats an event."""
+"""Time for which a webhook's id is kept.
+
+It is longer than any provider repeats an event.
+"""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ _SHOWN = {"rejected": "rejected", "in_doubt": "in doubt"}
 def apply_notices(connection: sa.Connection, provider: str, notices: Sequence[Notice], now_ms: int) -> list[str]:
     """Apply authenticated notices of a provider, and return a line about each.
 
-    A notice of an unknown customer or push is valid and gets a line too: the provider may serve other systems.
+    A notice of an unknown customer or push is valid and gets a line too, because the provider may serve other systems.
     """
     return [_apply(connection, provider, notice, now_ms) for notice in notices]
 

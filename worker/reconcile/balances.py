@@ -4,10 +4,10 @@ Guarantee: if pushes that were sent twice add up to an excess exactly, the secon
 A second draw is as large as its push. If a part that reads never showed may have paid for more, the amount is reported
 to a person.
 
-If a balance lacks exactly the draws of pushes within a few minutes, the provider lost these draws with its store. This
-was observed: the events stay, and the balance goes back. If an earlier comparison agreed, the lack is adopted, so that
-the next seal sends the usage again. A first comparison of credits does not suffice, because a part that reads never
-showed may be used up.
+If a balance lacks exactly the draws of pushes within a few minutes, the provider lost these draws with its store. It
+was observed that the events stay, and the balance goes back. If an earlier comparison agreed, the lack is adopted, so
+that the next seal sends the usage again. A first comparison of credits does not suffice, because a part that reads
+never showed may be used up.
 
 Any other difference between a balance and our pushes is reported to a person once, with the amount, and stored as a
 mark. Later comparisons begin from the mark. If a push was on its way meanwhile, the balance is not compared. If events
@@ -87,7 +87,10 @@ BESIDE: Final = (
     "event. Charge or refund it in the provider's console"
 )
 MOST_LOST: Final = 500
-"""Newest pushes of a customer that are compared with the missing amount of a balance."""
+"""Newest pushes that are compared with the missing amount of a balance.
+
+They are of one customer.
+"""
 LOST_SPAN_MS: Final = 15 * MINUTE_MS
 """Milliseconds within which lost pushes were settled.
 
@@ -95,16 +98,30 @@ A provider's store writes every few seconds, and a crash loses the changes since
 equals the sum of pushes within this time, it counts as such a loss.
 """
 MOST_BESIDE: Final = 12
-"""Pushes in flight at the provider's last write, of which the write may include any."""
+"""Pushes in flight at the provider's last write.
+
+The write may include any of them.
+"""
 MOST_SUMS: Final = 10_000
-"""Sums of pushes that a comparison tries before it leaves the difference to a person."""
+"""Sums of pushes that one comparison tries.
+
+Afterwards it leaves the difference to a person.
+"""
 MOST_LOST_SUMS: Final = 50_000
-"""Sums of pushes that are compared with the missing amount of a balance, while seals wait."""
+"""Sums of pushes that are compared with a balance's missing amount.
+
+Seals wait meanwhile.
+"""
 MOST_CHARGES: Final = 5_000
-"""Pushes since the last comparison that may have used up a part that was granted once. Beyond it, a person decides."""
+"""Pushes since the last comparison that may have used up a part.
+
+The part was granted once. Beyond it, a person decides.
+"""
 CHANCE: Final = 20
-"""Ratio of possible round amounts to those that equal a sum of pushes. Below it, Drawdown leaves a difference to a
-person, because a top-up may equal a sum by chance."""
+"""Ratio of possible round amounts to those that equal a sum of pushes.
+
+Below this ratio, Drawdown leaves a difference to a person, because a top-up may equal a sum by chance.
+"""
 AGREES: Final = (
     "the balance equals the pushes only if it excludes charges that a person resolved, or if "
     "charges drew the lower of two costs"

@@ -131,7 +131,10 @@ BY_HAND: Final = (
 
 @dataclass
 class Short:
-    """A line with its pushes, their look-ups and the results."""
+    """A line with its pushes, their look-ups and the results.
+
+    `corrected`: corrected now. `covered`: the balance shows the charge. `untold`: the outcome is not proven.
+    """
 
     line: Line
     rows: Sequence[PushRow] = ()

@@ -29,7 +29,10 @@ MOST_DIFFERING: Final = 100
 MOST_RUNS: Final = 10
 """Latest comparisons that are shown."""
 MOST_COUNTED: Final = 1_000
-"""Lines of one comparison that are counted. Beyond it, the page shows the number as "or more"."""
+"""Lines of one comparison that are counted.
+
+Beyond it, the page shows the number as "or more".
+"""
 MOST_TOLD: Final = 50
 """Reported balances that are shown."""
 MOST_LINES_AT_ONCE: Final = 1_000
@@ -72,7 +75,7 @@ class UnacknowledgedDifference:
     """An unacknowledged difference between a balance's draws and our pushes.
 
     `feature`: the balance, of which `scale` quantities make one unit. `unsure_qty`: the uncertainty, because of which
-    the difference may be 0.
+    the difference may be 0. `told_qty`: the reported difference. `told_ms`: the time of the report.
     """
 
     provider: str
@@ -204,7 +207,7 @@ class Uncompared:
 
     `compared_ms`: up to when it was compared as a whole. `open_days`: the number of open days of customers.
     `open_since_ms`: the first of these days. `said`: the reason of one of them. `is_late`: True if it was not compared
-    for LATE_AFTER_MS.
+    for LATE_AFTER_MS. Times are in milliseconds.
     """
 
     provider: str
@@ -231,7 +234,7 @@ class Uncompared:
 
 
 def uncompared_part(now_ms: int) -> Part:
-    """Return the query of missing comparisons: a row for each compared provider."""
+    """Return the query of missing comparisons, with a row for each compared provider."""
     return SQL.part("uncompared", {"late_ms": now_ms - LATE_AFTER_MS, "needs_you": f"{NEEDS_YOU}%"})
 
 

@@ -4,7 +4,7 @@
 k.day_ms, k.org_id, k.provider, k.customer_id, k.feature, k.ours_qty, k.theirs_qty, k.verdict, k.at_ms
 
 -- name: differing
--- By the index of differing lines: the condition on the verdict repeats that of the index.
+-- By the index of differing lines. The condition on the verdict repeats that of the index.
 SELECT {columns} FROM reconciliations k
 WHERE k.verdict IN ('short', 'over') AND (:verdict = '' OR k.verdict = :verdict)
     AND (:provider = '' OR k.provider = :provider) AND (:org_id = '' OR k.org_id = :org_id)

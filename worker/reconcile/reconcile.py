@@ -4,10 +4,10 @@ A line is an organisation's feature on a day.
 
 Guarantee: a line is compared only after the provider's lag, and only if its pushes are settled. A mark for each
 customer moves only past windows that were compared. If a night is skipped, or its totals cannot be read, a later run
-compares it. Without `--correct`, a comparison does not change pushes. A correction follows the provider's own report: a
-push that the provider lacks is voided, and a charge without a push is adopted. The next seal then bills or gives back
-the difference. If a difference cannot be assigned to a push, it is reported as a note. Once time is over, the run does
-not make further calls or corrections.
+compares it. Without `--correct`, a comparison does not change pushes. A correction follows the provider's own report.
+It voids a push that the provider lacks, and adopts a charge without a push. The next seal then bills or gives back the
+difference. If a difference cannot be assigned to a push, it is reported as a note. Once time is over, the run does not
+make further calls or corrections.
 
 Days with a lost history (R1) may have charges without a push here. They are reported, and not corrected.
 """
@@ -51,10 +51,14 @@ __all__ = ["Line", "ReconcileScope", "Reconciled", "reconcile"]
 CHUNK: Final = 200
 """Comparisons of one transaction."""
 SETTLING_MS: Final = 15 * MINUTE_MS
-"""Age from which usage is normally settled: time for a window, its grace and a tick."""
+"""Milliseconds from which usage is normally settled.
+
+They allow for a window, its grace and a tick.
+"""
 RECENT_MS: Final = 2 * DAY_MS
-"""Age up to which a settled push includes its day in a comparison without a range. All days since the customer's mark
-are compared, too.
+"""Age up to which a settled push includes its day in a comparison without a range.
+
+All days since the customer's mark are compared, too.
 """
 
 
@@ -62,7 +66,7 @@ def reconcile(context: Context, scope: ReconcileScope, by: By) -> Steps[Reconcil
     """Compare each provider; with `scope.correct`, correct proven differences.
 
     Errors: HistoryDoubted for corrections while a recovery is needed, or if the database is not that of
-    `context.witness`: they would rest on a lost history (R1).
+    `context.witness`. They would rest on a lost history (R1).
     """
     done = Reconciled()
     if scope.correct:

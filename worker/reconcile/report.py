@@ -16,7 +16,8 @@ FEW: Final = 5
 class ReconcileScope:
     """The scope of a comparison.
 
-    `threshold`: the share of our quantity by which the provider's may differ without a report.
+    `threshold`: the share of our quantity by which the provider's may differ without a report. `org_id`, `provider`: ''
+    for all. `correct`: correct proven differences. `recent`: compare days that were settled recently.
     """
 
     from_ms: int = 0
@@ -32,7 +33,10 @@ class ReconcileScope:
 
 @dataclass(frozen=True)
 class Line:
-    """A comparison of an organisation's feature on a day, in base units."""
+    """A comparison of an organisation's feature on a day, in base units.
+
+    `ours`: the accepted quantity. `theirs`: the quantity at the provider. `note`: further facts in words.
+    """
 
     day_ms: int
     org_id: str
@@ -86,7 +90,8 @@ class LeftOut:
 class Reconciled:
     """The result of a comparison.
 
-    `waiting`: lines left for later, because some of their pushes are unsettled or too recent.
+    `waiting`: lines left for later, because some of their pushes are unsettled or too recent. `compared`: the number of
+    compared lines. `differing`: the lines that differ.
     """
 
     compared: int = 0

@@ -76,7 +76,9 @@ class PlannedFlip:
 class ReplayPlan:
     """The plan of a replay: the windows in [from_ms, to_ms) of `scope`.
 
-    [asked_from_ms, asked_to_ms) was requested. `orgs`: None for all organisations.
+    [asked_from_ms, asked_to_ms) was requested. `orgs`: None for all organisations. `cut_at_horizon`: the end was moved
+    to the last closed window. `cut_at_first_use`: the start was moved to the first sample. `flips`: the first changes
+    of the biller in the range. `flip_count`: their number.
     """
 
     scope: ReplayScope
@@ -100,7 +102,7 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
     """Check the range and scope of a replay, and return its plan.
 
     Errors: UsageError for a range that is empty, in the future, before the first sample or below an organisation's
-    floor; UnknownId for an unknown organisation; Refused for a provider without an assignment in the range.
+    floor. UnknownId for an unknown organisation. Refused for a provider without an assignment in the range.
     """
     require_range(from_ms, to_ms)
     start, end, last = window_of(from_ms), window_of(to_ms + WINDOW_MS - 1), horizon(now_ms)

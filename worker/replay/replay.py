@@ -45,10 +45,14 @@ SHOWN: Final = 1000
 FIRST_CHUNK: Final = 12 * WINDOW_MS
 """Range of the first chunk of a replay."""
 CHUNK_LOAD: Final = 400_000
-"""Approximate number of samples and sums that a transaction reads, in a second or two."""
+"""Approximate number of samples and sums that one transaction reads.
+
+It takes a second or two.
+"""
 RESUME_MS: Final = DAY_MS
-"""Age from which a replay that died begins again instead of continuing, because the new caller may have another
-reason.
+"""Milliseconds after which a replay that died begins again instead of continuing.
+
+The new caller may have another reason.
 """
 
 
@@ -104,7 +108,11 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Begun:
-    """The stored progress of a replay. `resumed`: it continues an earlier run."""
+    """The stored progress of a replay.
+
+    `resumed`: it continues an earlier run. `next_ms`: the window from which it continues. `pushes`: the pushes that it
+    sealed before.
+    """
 
     replay_id: int
     next_ms: int
@@ -114,7 +122,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The result of one chunk."""
+    """The result of one chunk.
+
+    `load`: the number of samples and sums that it read.
+    """
 
     pushes: Sequence[FoundPush]
     left_out: Sequence[SkippedUsage]

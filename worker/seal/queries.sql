@@ -112,7 +112,7 @@ SELECT cursor, in_flight FROM buckets
 
 -- name: seen_now [postgresql]
 -- If a transaction was not visible, its number is in the list, or at or above the cursor. The cursor is at most the
--- reader's own number: after a crash, the server uses numbers above the newest commit again.
+-- reader's own number. After a crash, the server uses numbers above the newest commit again.
 SELECT least(pg_snapshot_xmax(s.now)::text::bigint, pg_current_xact_id()::text::bigint) AS cursor,
     ARRAY(SELECT one::text::bigint FROM pg_snapshot_xip(s.now) one) AS in_flight
 FROM (SELECT pg_current_snapshot() AS now) s
@@ -242,7 +242,7 @@ WHERE id BETWEEN :lo AND :hi
 UPDATE buckets SET sweep_next_ms = :next_ms, sweep_began_ms = :began_ms WHERE id BETWEEN :lo AND :hi
 
 -- name: give_bucket
--- One statement for all: a host may name any number of unknown organisations.
+-- One statement for all, because a host may name any number of unknown organisations.
 INSERT INTO orgs (org_id, bucket, registered)
 SELECT r.org_id, r.bucket, false FROM {rows :strangers (org_id text, bucket bigint)} r WHERE 1 = 1 ORDER BY r.org_id
 ON CONFLICT (org_id) DO UPDATE SET bucket = excluded.bucket

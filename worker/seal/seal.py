@@ -259,7 +259,10 @@ class SealRequest:
 
 @dataclass(frozen=True)
 class Sealed:
-    """The result of one seal transaction."""
+    """The result of one seal transaction.
+
+    `pushes`, `new_orgs`: their numbers. `restored`: S2 found that the database was restored.
+    """
 
     seal_id: int
     pushes: int
@@ -269,7 +272,10 @@ class Sealed:
 
 @dataclass(frozen=True)
 class Lock:
-    """The state of the locked bucket rows."""
+    """The state of the locked bucket rows.
+
+    `arrivals`: the arrivals that seals have read. `epoch`: grows by 1 when all arrivals are read again.
+    """
 
     arrivals: ArrivalCursor
     watermark_ms: int

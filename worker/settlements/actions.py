@@ -53,12 +53,18 @@ from drawdown.worker.settlements.lists import (
 )
 
 MAX_HOLD_MS: Final = 3_650 * DAY_MS
-"""Longest hold of a settlement, in milliseconds: ten years."""
+"""Longest hold of a settlement, in milliseconds.
+
+It is ten years.
+"""
 
 
 @dataclass(frozen=True)
 class Change:
-    """The changes of a supplier's terms. A field that is None does not change, or has its default."""
+    """The changes of a supplier's terms.
+
+    A field that is None does not change, or has its default.
+    """
 
     share_ppm: int | None = None
     hold_ms: int | None = None
@@ -78,7 +84,9 @@ class Reversed:
 def set_supplier(
     connection: sa.Connection, supplier: str, change: Change, by: By, *, new: bool = False
 ) -> tuple[Supplier, Supplier | None]:
-    """Set the terms of a supplier, for executions that end from now on. Return it as it is now, and as it was.
+    """Set the terms of a supplier, for executions that end from now on.
+
+    Return it as it is now, and as it was.
 
     Errors: UsageError for invalid terms; UnknownId unless `new`.
     """
@@ -104,7 +112,9 @@ def set_supplier(
 
 
 def freeze_supplier(connection: sa.Connection, supplier: str, by: By, *, undo: bool = False) -> bool:
-    """Freeze a supplier, so that its settlements are not released, or end the freeze. Return True if it changed.
+    """Freeze a supplier, so that its settlements are not released, or end the freeze.
+
+    Return True if it changed.
 
     Executions that name the supplier continue. Errors: UnknownId; Denied `clock_behind`.
     """
@@ -113,7 +123,9 @@ def freeze_supplier(connection: sa.Connection, supplier: str, by: By, *, undo: b
 
 
 def freeze(connection: sa.Connection, reservation: str, by: By, *, undo: bool = False) -> tuple[Settlement, bool]:
-    """Freeze one settlement, or end its freeze. Return it as it is now, and True if the freeze changed.
+    """Freeze one settlement, or end its freeze.
+
+    Return it as it is now, and True if the freeze changed.
 
     Errors: UnknownId; Denied `released`, `clock_behind`.
     """
@@ -129,7 +141,9 @@ def freeze(connection: sa.Connection, reservation: str, by: By, *, undo: bool = 
 
 
 def reverse(connection: sa.Connection, reservation: str, key: str, amount_micro: int | None, by: By) -> Reversed:
-    """Reverse a settlement under the caller's key, in part, or without an amount in whole.
+    """Reverse a settlement under the caller's key.
+
+    Without an amount, the whole settlement is reversed.
 
     It does not refund the customer, who needs a grant for that.
 
@@ -154,11 +168,13 @@ def reverse(connection: sa.Connection, reservation: str, key: str, amount_micro:
 def make_payout(
     connection: sa.Connection, supplier: str, period: str, by: By, expect_micro: int | None = None
 ) -> tuple[Payout, bool]:
-    """Release a supplier's eligible settlements as its payout of a period. Return it, and True if it was made before.
+    """Release a supplier's eligible settlements as its payout of a period.
+
+    Return it, and True if it was made before.
 
     `expect_micro`: the amount of the dry run, in micro-credits.
 
-    Errors: as `ledger.payouts.release`; UnknownId; HistoryDoubted while the database is stopped, because a payout in
+    Errors: as `ledger.payouts.release`. UnknownId. HistoryDoubted while the database is stopped, because a payout in
     lost history may have been paid, and would be paid twice (R1).
     """
     require_whole(connection)
@@ -221,7 +237,10 @@ def _require_sane(terms: Terms) -> None:
 
 @dataclass(frozen=True)
 class SupplierSet:
-    """A supplier's terms, and its former terms (`was`, null: it is new). `changed`: they differ."""
+    """A supplier's terms, and its former terms (`was`, null: it is new).
+
+    `changed`: they differ.
+    """
 
     supplier: str
     share_ppm: int
@@ -264,7 +283,10 @@ def _terms(done: SupplierSet) -> str:
 
 @dataclass(frozen=True)
 class SupplierFrozen:
-    """A supplier's freeze. `is_frozen`: its settlements are not released now. `changed`: the call changed that."""
+    """A supplier's freeze.
+
+    `is_frozen`: its settlements are not released now. `changed`: the call changed that.
+    """
 
     supplier: str
     is_frozen: bool
@@ -298,7 +320,10 @@ def _frozen(what: str, is_frozen: bool, changed: bool) -> str:
 
 @dataclass(frozen=True)
 class SettlementReversed(SettlementRow):
-    """A settlement after a part of it was reversed under a key. `left`: the part that is not reversed."""
+    """A settlement after a part of it was reversed under a key.
+
+    `left`: the part that is not reversed.
+    """
 
     reversal: str
     amount_micro: int

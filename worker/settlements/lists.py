@@ -1,4 +1,6 @@
-"""Lists of settlements, suppliers and payouts, the sums of suppliers, and the file of a payout. Reads only.
+"""Lists of settlements, suppliers and payouts.
+
+They include the sums of suppliers and the file of a payout. Reads only.
 
 Guarantee: for each supplier, the sum of all its settlements (net) is hold + eligible + frozen + released + reversed.
 The sum of all its payouts (paid) is released less their claw-backs. A file's lines add up to its total. The same payout
@@ -41,7 +43,10 @@ MOST_SETTLEMENTS_AT_ONCE: Final = 1_000
 
 @dataclass(frozen=True)
 class SettlementFilter:
-    """A filter of settlements by state, supplier, organisation and project. Empty: any."""
+    """A filter of settlements by state, supplier, organisation and project.
+
+    Empty: any.
+    """
 
     states: tuple[str, ...]
     supplier: str = ""
@@ -84,7 +89,9 @@ class Account:
 
 @dataclass(frozen=True)
 class NextPayout:
-    """The amount of a supplier's payout this month, and the threshold that it must exceed, in micro-credits.
+    """The amount of a supplier's payout this month, and the threshold.
+
+    `due_micro` must exceed the threshold `above_micro`. Both are in micro-credits.
 
     `is_made`: this or a later month already has a payout.
     """
@@ -101,7 +108,9 @@ class NextPayout:
 def page(
     connection: sa.Connection, chosen: SettlementFilter, now_ms: int, after: str = "", most: int = MOST_ON_PAGE
 ) -> tuple[list[Settlement], str | None]:
-    """Return a page of settlements after that of the execution `after`, the newest first. Errors: UnknownId.
+    """Return a page of settlements, the newest first.
+
+    It continues after the settlement of the execution `after`. Errors: UnknownId.
 
     The second value is the execution after which the next page begins (None: this is the last page).
     """
@@ -136,7 +145,10 @@ def _page(connection: sa.Connection, chosen: SettlementFilter, now_ms: int, afte
 def show_settlement(
     connection: sa.Connection, reservation: str, now_ms: int, most: int
 ) -> tuple[Settlement, list[Reversal], list[Freeze]]:
-    """Return a settlement, its reversals, and the freezes of it and of its supplier. Errors: UnknownId."""
+    """Return a settlement, its reversals, and the freezes of it and of its supplier.
+
+    Errors: UnknownId.
+    """
     found = settlements.read(connection, reservation, now_ms)
     if found is None:
         ids.require(connection, ids.SETTLEMENT, reservation)
@@ -182,7 +194,10 @@ def next_payouts(connection: sa.Connection, found: Sequence[Account], now_ms: in
 
 
 def list_payouts(connection: sa.Connection, supplier: str, most: int) -> list[Payout]:
-    """Return payouts, the newest first, of one supplier or ('') of all. Errors: UnknownId."""
+    """Return payouts, the newest first, of one supplier or ('') of all.
+
+    Errors: UnknownId.
+    """
     if supplier:
         ids.require(connection, ids.SUPPLIER, supplier)
     rows = SQL.run(connection, "payouts", {"supplier": supplier, "at_most": most}).mappings()
@@ -190,7 +205,10 @@ def list_payouts(connection: sa.Connection, supplier: str, most: int) -> list[Pa
 
 
 def unpaid(connection: sa.Connection, payout: str) -> int:
-    """Return the part of a payout for executions of wallets with a negative balance now, in micro-credits."""
+    """Return the part of a payout for executions of overdrawn wallets.
+
+    These wallets have a negative balance now. The part is in micro-credits.
+    """
     return int(SQL.run(connection, "unpaid", {"payout": payout}).scalar_one())
 
 
@@ -249,7 +267,10 @@ TEXTS: Final = ("payout", "supplier", "line", "execution", "reason")
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a payout: a released settlement, or a deducted claw-back (with `reversal` and `reason`, below zero)."""
+    """A line of a payout: a released settlement or a deducted clawback.
+
+    A clawback has `reversal` and `reason`, and its amount is below zero.
+    """
 
     line: str
     reservation: str
@@ -291,7 +312,10 @@ def csv_file(connection: sa.Connection, found: Payout) -> Iterator[str]:
 
 
 def json_file(connection: sa.Connection, found: Payout) -> Iterator[str]:
-    """Yield the file of a payout as parts of one JSON object: the payout, and its rows."""
+    """Yield the file of a payout as parts of one JSON object.
+
+    The object has the payout and its rows.
+    """
     yield json.dumps(vars(found), sort_keys=True)[:-1] + ', "rows": ['
     for number, line in enumerate(lines_of(connection, found.payout)):
         yield (", " if number else "") + json.dumps(_fields(found, line), sort_keys=True)

@@ -1,4 +1,7 @@
-"""The hosts of the demo. They write sandboxes and samples, as the programs of a fleet do."""
+"""The hosts of the demo.
+
+They write sandboxes and samples, as the programs of a fleet do.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The map from the columns of a file to fields: `--map FIELD=COLUMN` and `--set FIELD=VALUE` of an import or a batch.
+"""The map from the columns of a file to fields, of an import or a batch.
+
+`--map FIELD=COLUMN` and `--set FIELD=VALUE` set it.
 
 Guarantee: pure. A field has one source: a column, or a constant for every row. `text` and `from_text` are inverse, and
 equal maps have equal texts.
@@ -34,12 +36,18 @@ class FieldMap:
             raise UsageError(f"{twice[0]} is given twice. Use either --map or --set for it")
 
     def column_of(self, name: str) -> str:
-        """Return the name of a field's column. A constant may replace it (see `constants`)."""
+        """Return the name of a field's column.
+
+        A constant may replace it (see `constants`).
+        """
         return self.columns.get(name, name)
 
     @property
     def text(self) -> str | None:
-        """Return the map as JSON, as the database stores it. None: each field has a column with the field's name."""
+        """Return the map as JSON, as the database stores it.
+
+        None: each field has a column with the field's name.
+        """
         if not self.columns and not self.constants:
             return None
         kept = {"columns": dict(self.columns), "constants": dict(self.constants)}

@@ -14,7 +14,10 @@ from typing import Final
 MAX_ROW_CHARS: Final = 1_048_576
 """Characters of one row of a CSV of bills or totals."""
 MOST_COLUMNS: Final = 1_000
-"""Columns of a CSV of bills or totals. The widest known export has a fraction of these."""
+"""Columns of a CSV of bills or totals.
+
+The widest known export has a fraction of these.
+"""
 _LINE: Final = re.compile(r"[^\r\n]*+(?:\r\n?|\n)?")
 
 
@@ -27,7 +30,10 @@ class Unfit(ValueError):
 
 
 class Table:
-    """An iterator over the rows of a CSV. `line`: the line at which the last row ended. Errors: Unfit."""
+    """An iterator over the rows of a CSV.
+
+    `line`: the line at which the last row ended. Errors: Unfit.
+    """
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -27,7 +27,9 @@ SQL = queries(__file__)
 class Backlog:
     """Counts of unsettled work.
 
-    `pending_s`: seconds of pending usage, by reason. `pending_units`: units of event types, by reason.
+    `pending_s`: seconds of pending usage, by reason. `pending_units`: units of event types, by reason. `due` to
+    `rejected`: pushes by state. `dirty_windows`: windows with usage to seal. `quarantined`: quarantined samples, by
+    reason.
     """
 
     due: int = 0
@@ -119,7 +121,10 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
 
 
 LONG_MS: Final = 15 * MINUTE_MS
-"""Age from which Drawdown reports an open transaction. Three ticks have then run without its rows."""
+"""Age from which Drawdown reports an open transaction.
+
+Three ticks have then run without its rows.
+"""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,10 @@ MOST_TICKS: Final = 1_000
 """Newest ticks that are searched for the tick that ended last."""
 FILES_WAIT: Final = "files of watched folders wait for a tick"
 NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
-"""Columns of an organisation's row that are not shown, because only the seal or lists use them."""
+"""Columns of an organisation's row that are not shown.
+
+Only the seal or lists use them.
+"""
 
 
 def status(
@@ -244,7 +247,10 @@ WHAT: Final = {
     "no_provider": "assigned to a provider that no tick has used yet",
     "no_mapping": "unmapped: no feature is mapped to it",
 }
-"""Reasons of pending usage, for people. `system_state.PENDING` has the command that fixes each."""
+"""Reasons of pending usage, for people.
+
+`system_state.PENDING` has the command that fixes each.
+"""
 assert set(WHAT) == set(PENDING)
 
 

@@ -251,7 +251,10 @@ class Status:
 HALTS_LATE_MS: Final = 10 * MINUTE_MS
 """Age from which an unacknowledged halt needs a person."""
 STUCK_MS: Final = 60 * MINUTE_MS
-"""Time of failures after which pushes count as stuck, if other pushes settle meanwhile."""
+"""Milliseconds of failures after which pushes count as stuck.
+
+Other pushes settle meanwhile.
+"""
 TICK_MISSED_MS: Final = 15 * MINUTE_MS
 """Time without a tick after which ticks count as stopped: three intervals."""
 NEXT_TICK: Final = "wait for the next tick, which tries again"
@@ -518,7 +521,10 @@ def _unread(unread: UnreadOrgs) -> Headline:
 
 
 MENDED: Final = ("send them", "look up what may have arrived, and send the rest,")
-"""The next steps of ticks for waiting pushes: if all are unsent, and if some may have arrived."""
+"""The next steps of ticks for waiting pushes.
+
+The first is for unsent pushes, the second if some may have arrived.
+"""
 UNREAD: Final = (
     "it is down, a setting is wrong, or it does not know the customer. "
     "The organisations run until the last balance read is used up"

@@ -94,11 +94,12 @@ def raw_rows(connection: sa.Connection, table: str, org_id: str, customer_id: st
 
 
 GROWING: Final = ("usage_samples", "pushes")
-"""Tables that gain by these settings, as measured: ops/scale.md."""
+"""Tables that gain by these settings, as ops/scale.md measures."""
 SETTINGS: Final = ("autovacuum_vacuum_scale_factor", "autovacuum_vacuum_insert_scale_factor")
 SHARE: Final = 0.02
-"""Share of a table's rows after which vacuum runs. A pruned day of 36 is more, so that the next day reuses its
-space.
+"""Share of a table's rows after which vacuum runs.
+
+A pruned day of 36 is more, so that the next day reuses its space.
 """
 ENABLED: Final = "autovacuum_enabled"
 ON: Final = ("true", "on", "yes", "1")

@@ -113,7 +113,11 @@ def ticks_since(connection: sa.Connection, since_ms: int) -> list[TickRow]:
 
 @dataclass
 class Report:
-    """The work of a tick, and the backlog that it left."""
+    """The work of a tick, and the backlog that it left.
+
+    `horizon_ms`: the end of the sealed windows. `sealed`: sealed pushes. `swept`: sealed pushes of usage that the
+    arrival cursor had missed.
+    """
 
     tick_id: int
     at_ms: int

@@ -1,4 +1,4 @@
-"""Automatic top-ups: a low wallet is filled by a charge at a payment service, once for each gap.
+"""Automatic top-ups fill a low wallet by a charge at a payment service.
 
 Guarantee: a gap is charged once, and a paid charge is credited once.
 

@@ -1,4 +1,6 @@
-"""Changes of automatic top-ups by a person: terms, stop and start, a new card, the outcome of a charge in doubt.
+"""Changes of automatic top-ups by a person.
+
+They set terms, stop or start top-ups, name a new card, or settle a charge in doubt.
 
 Guarantee: this module does not charge a card. If the payment service would refuse the terms, or their charges could not
 fill a wallet, the terms are refused at once. Drawdown first asks a service that can fill its customers' balances
@@ -43,7 +45,10 @@ MOST_A_DAY: Final = 100
 MOST_A_MONTH: Final = 1_000
 """Most top-ups of one wallet in 30 days that terms may allow."""
 MAX_MINOR: Final = 10**12
-"""Largest price, and largest charge, that terms may name, in minor units of the currency."""
+"""Largest price, and largest charge, of terms.
+
+Both are in minor units of the currency.
+"""
 MAX_EVIDENCE_CHARS: Final = 1_000
 """Most characters of the evidence that a person gives for a charge."""
 STOPPED: Final = "top-ups of {} are stopped. Run `drawdown topup start {}`"
@@ -89,9 +94,9 @@ def set_terms(
 
     If its top-ups had stopped themselves, they continue, because the terms may name a customer with another card.
 
-    Errors: UsageError for invalid terms, and unless `new`, for a currency that the service is not known to take or that
-    differs from the former one; Refused for a wallet with a balance that a provider keeps; UnknownId for an unknown
-    customer, unless `new`.
+    Errors: UsageError for invalid terms, and, unless `new`, for a currency that the service is not known to take or
+    that differs from the former one. Refused for a wallet with a balance that a provider keeps. UnknownId for an
+    unknown customer, unless `new`.
     """
     if not is_clean_id(customer_id):
         raise UsageError(
@@ -114,7 +119,10 @@ def set_terms(
 
 
 def set_mode(connection: sa.Connection, customer_id: str, mode: Mode, by: By) -> TermsChange:
-    """Stop, start or shadow one wallet's top-ups. Charges in doubt are still looked up. Errors: UnknownId."""
+    """Stop, start or shadow one wallet's top-ups.
+
+    Charges in doubt are still looked up. Errors: UnknownId.
+    """
     row = _require_terms(connection, customer_id)
     terms, blocked = _before(row)
     assert terms is not None
@@ -126,9 +134,11 @@ def set_mode(connection: sa.Connection, customer_id: str, mode: Mode, by: By) ->
 
 
 def resume(connection: sa.Connection, customer_id: str, by: By) -> TermsChange:
-    """Resume a wallet's top-ups after a change of the card. Its declines are deleted, so a low wallet fills at once.
+    """Resume a wallet's top-ups after a change of the card.
 
-    You can repeat the call: a wallet with an open top-up, or with enough credit, does not begin another one.
+    Its declines are deleted, so a low wallet fills at once.
+
+    You can repeat the call. A wallet with an open top-up, or with enough credit, does not begin another top-up.
 
     Errors: UnknownId; Refused if its top-ups are stopped.
     """
@@ -143,7 +153,10 @@ def resume(connection: sa.Connection, customer_id: str, by: By) -> TermsChange:
 
 
 def switch(connection: sa.Connection, by: By, *, stopped: bool) -> str | None:
-    """Set or end the kill switch for all charges. Return the actor and reason of the former stop; None without one."""
+    """Set or end the kill switch for all charges.
+
+    Return the actor and reason of the former stop; None without one.
+    """
     row = SQL.run(connection, "switched").one_or_none()
     values = {"stopped_ms": by.now_ms if stopped else None, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "switch", values)
@@ -152,7 +165,9 @@ def switch(connection: sa.Connection, by: By, *, stopped: bool) -> str | None:
 
 
 def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evidence: str, by: By) -> str:
-    """Record the outcome of a charge in doubt: paid as `payment_id` and credited, or with None, not charged.
+    """Record the outcome of a charge in doubt.
+
+    It was paid as `payment_id` and is credited, or with None, it was not charged.
 
     Returns the new state. If a charge later proves to be paid, it is credited even then.
 
@@ -196,7 +211,9 @@ def terms_of(row: sa.RowMapping) -> Terms:
 
 
 def rearm_paid(connection: sa.Connection, customer_id: str, key: str) -> None:
-    """Let top-ups that declines had stopped continue, if a person grants credit under a new key.
+    """Let top-ups that declines had stopped continue.
+
+    Call it if a person grants credit under a new key.
 
     Call it before the wallet changes, because terms are locked before wallets.
     """
@@ -291,7 +308,9 @@ def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities
 
 
 def require_only_one(context: Context, service: str, service_customer: str) -> Steps[InDoubt | None]:
-    """Refuse a customer if the payment service fills its balance itself. Return InDoubt if the service does not answer.
+    """Refuse a customer if the payment service fills its balance itself.
+
+    Return InDoubt if the service does not answer.
 
     Errors: Refused.
     """
@@ -305,10 +324,10 @@ def require_only_one(context: Context, service: str, service_customer: str) -> S
 
 @dataclass(frozen=True)
 class TopupStopped:
-    """The stop of a wallet's top-ups, or of all top-ups (`customer_id` null). `is_stopped`: they are stopped now.
+    """The stop of a wallet's top-ups, or of all top-ups (`customer_id` null).
 
-    `was`: the wallet's mode before, or the person who had stopped all top-ups (null: they were not stopped).
-    `blocked`: the reason why the wallet's top-ups had stopped themselves.
+    `is_stopped`: they are stopped now. `was`: the wallet's mode before, or the person who had stopped all top-ups
+    (null: they were not stopped). `blocked`: the reason why the wallet's top-ups had stopped themselves.
     """
 
     customer_id: str | None

@@ -1,15 +1,17 @@
-"""The queue *fill*: charge for low wallets, settle the charges, and look up charges in doubt.
+"""The queue *fill* for low wallets.
+
+It charges, settles the charges, and looks up charges in doubt.
 
 Guarantee: claim and attempt are committed before a byte leaves (P1). A charge without an answer is looked up before it
 is charged again. If a step dies, it leaves a row from which the next step continues. A payment service that hangs or is
 unreachable delays only its own wallets, and does not count as a decline. While history is in doubt (R1), cards are not
-charged: each transaction checks that.
+charged. Each transaction checks that.
 
 A top-up begins because of the level, and not because of a fall to it, with one charge for the whole gap. A wallet has
 one open top-up at a time, which an index of the table enforces. Its id, `topup:{wallet}:{episode}`, is the payment's
-idempotency key, and has no quantity and no incarnation (P6). If a restored database counts an episode again, the
-service knows the id, and the look-up that comes first reports its outcome. A charge is claimed only if the wallet is
-still low, its terms are live, and top-ups are not stopped, and if no earlier call can have charged it.
+idempotency key. The id does not contain a quantity or an incarnation (P6). If a restored database counts an episode
+again, the service knows the id, and the look-up that comes first reports its outcome. A charge is claimed only if the
+wallet is still low, its terms are live, and top-ups are not stopped. Earlier calls must not have charged it.
 
 One transaction records a payment and credits it, with the top-up's id as the key of the grant. This transaction also
 refreshes the organisation's verdict, so that a halted customer who paid is resumed. An answer that proves an outcome is
@@ -53,7 +55,10 @@ FILLING = 7
 
 @dataclass
 class Filled:
-    """The numbers of top-ups that one round changed, by effect, and the failures."""
+    """The numbers of top-ups that one round changed, by effect, and the failures.
+
+    `looked_up`: the number of look-ups. The other numbers are of top-ups. `failures`: texts about calls that failed.
+    """
 
     begun: int = 0
     shadow: int = 0
@@ -84,7 +89,10 @@ ALL: Final = ""
 
 
 def fill(context: Context, only: str = ALL) -> Steps[Filled]:
-    """Begin top-ups, charge and look up, of all wallets or one. Without a payment service, it has no effect."""
+    """Begin top-ups, charge and look up, of all wallets or one.
+
+    Without a payment service, it does not have an effect.
+    """
     done = Filled()
     if not context.payments or context.out_of_time(FILLING):
         return done
@@ -181,18 +189,24 @@ def _answers(context: Context, asking: ChargeMoney | LookUpMoney) -> Steps[Seque
 
 
 CHARGES_AT_ONCE: Final = 16
-"""Charges that one claim sends. If the process dies, each of them must be looked up."""
+"""Charges that one claim sends.
+
+If the process dies, each of them must be looked up.
+"""
 LOOKUPS_AT_ONCE: Final = 16
 """Charges in doubt that one claim looks up."""
 PROVEN_MS: Final = 10 * MINUTE_MS
 """Time for which a look-up that found no charge allows a charge, in milliseconds."""
 UNWANTED_AT_ONCE: Final = 200
-"""Top-ups that are no longer wanted that one claim handles."""
+"""Unwanted top-ups that one claim handles."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The top-ups of one claim, the lost history, and the checkpoint to save before a charge is sent (None: none)."""
+    """The top-ups of one claim, with the lost history and a checkpoint.
+
+    Drawdown saves `witness` before it sends a charge (None: it does not save a checkpoint).
+    """
 
     topups: Sequence[Topup]
     loss: Loss | None
@@ -201,7 +215,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Asks:
-    """The parameters of a claim: the service, the claim's name, the time, and all wallets or one (`only`)."""
+    """The parameters of a claim of top-ups.
+
+    `now`: the time in milliseconds. `can`: the capabilities of the service. `only`: one wallet, or all wallets.
+    """
 
     service: str
     claim: str
@@ -214,8 +231,8 @@ class Asks:
 def claim_charges(connection: sa.Connection, *, asks: Asks) -> Claim:
     """Claim due and wanted charges, and count them as sends (R1).
 
-    If a charge is no longer wanted and was never sent, it is given up. If it may have been sent, it is looked up until
-    its outcome is known.
+    If an unwanted charge was never sent, Drawdown gives it up. If it may have been sent, Drawdown looks it up until its
+    outcome is known.
     """
     require_same(connection, asks.witness)
     loss = read_loss(connection)
@@ -231,7 +248,10 @@ def claim_charges(connection: sa.Connection, *, asks: Asks) -> Claim:
 
 
 def claim_lookups(connection: sa.Connection, *, asks: Asks) -> Claim:
-    """Claim charges in doubt, charges that were never settled, and charges that a lost history may have sent (R1)."""
+    """Claim charges that a look-up must decide.
+
+    They are in doubt, were never settled, or may have been sent by a lost history (R1).
+    """
     require_same(connection, asks.witness)
     loss = read_loss(connection)
     values = _values(asks, loss)
@@ -289,7 +309,10 @@ WHERE: Final = {
     "declined": "if_open",
     "needs_customer": "if_open",
 }
-"""The condition under which an answer that proves an outcome is recorded, even without the claim, by state."""
+"""The conditions under which an answer proves an outcome, by state.
+
+Such an answer is recorded even without the claim.
+"""
 
 
 @dataclass(frozen=True)
@@ -315,7 +338,10 @@ def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
 def end_of_lookup(
     found: Topup, result: ChargeResult, asked_ms: int, now_ms: int, can: PaymentCapabilities, loss: Loss | None
 ) -> End:
-    """Return the end of a look-up, by its answer. An answer that the look-up was not sent proves no outcome."""
+    """Return the end of a look-up, by its answer.
+
+    An answer that the look-up was not sent proves no outcome.
+    """
     if isinstance(result, NotFound):
         return of_not_found(found.calls, loss, asked_ms, now_ms, can, refused=found.refused)
     if isinstance(result, NotSent):
@@ -334,7 +360,10 @@ def settle(
     witness: Witness | None,
     asked_ms: int | None = None,
 ) -> list[Settled]:
-    """Record the ends of claimed top-ups. `asked_ms`: the time of their look-up (None: they were charged)."""
+    """Record the ends of claimed top-ups.
+
+    `asked_ms`: the time of their look-up (None: they were charged).
+    """
     require_same(connection, witness)
     customers = sorted({found.customer_id for found, _ in ends})
     SQL.run(connection, "hold_terms", {"customers": customers}).all()
@@ -422,7 +451,10 @@ MONTH_MS: Final = 30 * DAY_MS
 
 @dataclass(frozen=True)
 class Buy:
-    """The size of a purchase: micro-credits, and minor units of money, rounded up to a whole one."""
+    """The size of a purchase in micro-credits and in minor units of money.
+
+    The money is rounded up to a whole unit.
+    """
 
     credits_micro: int
     money_minor: int
@@ -430,7 +462,10 @@ class Buy:
 
 @dataclass(frozen=True)
 class Begun:
-    """The numbers of top-ups that one round began, live and shadow, and the services with due charges."""
+    """The numbers of live and shadow top-ups that one round began.
+
+    `due_at`: the services with due charges.
+    """
 
     live: int = 0
     shadow: int = 0
@@ -439,7 +474,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Topup:
-    """A top-up that this worker may charge or look up until its lease ends."""
+    """A top-up that this worker may charge or look up until its lease ends.
+
+    `credits_micro`: the credit that it adds. `attempt`: the number of this call. `lookups`: the number of its look-ups.
+    """
 
     charge: Charge
     customer_id: str
@@ -459,12 +497,17 @@ def money_of(credits_micro: int, price_minor: int) -> int:
 
 
 def is_wanted(connection: sa.Connection, customer_id: str) -> bool:
-    """Return True if a wallet has live terms and is low, so that it is charged once caps and waits allow it."""
+    """Return True if a wallet has live terms and is low.
+
+    It is then charged once caps and waits allow it.
+    """
     return SQL.run(connection, "wants", {"customer_id": customer_id}).first() is not None
 
 
 def gap(terms: Mapping[str, Any], available_micro: int) -> Buy:
-    """Return the size of one charge for the whole gap, at most the largest charge that the terms allow.
+    """Return the size of one charge for the whole gap.
+
+    It is at most the largest charge that the terms allow.
 
     It fills up to the terms' level, or adds the least multiple of their amount that ends above the threshold.
     """
@@ -479,13 +522,19 @@ def gap(terms: Mapping[str, Any], available_micro: int) -> Buy:
 
 
 def description(credits_micro: int) -> str:
-    """Return the text of the receipt, such as `12.5 credits`. It is the same at each attempt."""
+    """Return the text of the receipt, such as `12.5 credits`.
+
+    It is the same at each attempt.
+    """
     whole, part = divmod(credits_micro, MICRO)
     return f"{whole}.{part:06d}".rstrip("0").rstrip(".") + " credits"
 
 
 def read_loss(connection: sa.Connection) -> Loss | None:
-    """Return the span of this database's lost history (R1); None if no history was lost."""
+    """Return the span of this database's lost history (R1).
+
+    Returns None if its history is complete.
+    """
     row = SQL.run(connection, "loss").one()
     return None if row.from_ms is None else Loss(int(row.from_ms), int(row.at_ms))
 
@@ -547,7 +596,9 @@ def _row(terms: Mapping[str, Any], now: int, loss: Loss | None) -> dict[str, obj
 
 
 def tell_ends(connection: sa.Connection, topups: Sequence[str], now_ms: int) -> None:
-    """Send webhook events about top-ups that just ended: credited, or failed without a known charge.
+    """Send webhook events about top-ups that just ended.
+
+    They were credited, or failed without a known charge.
 
     If a top-up proves to be paid after it was given up, an event about its credit follows.
     """

@@ -1,4 +1,7 @@
-"""Lists of automatic top-ups: terms, charges and their calls; and their figures for Prometheus. Reads only."""
+"""Lists of automatic top-ups, and their figures for Prometheus.
+
+The lists have terms, charges and their calls. Reads only.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ class WalletTerms:
 
 @dataclass(frozen=True)
 class TopupRow:
-    """A top-up, in micro-credits and minor units of money. `answer`, `evidence`: the last answer and its text."""
+    """A top-up, in micro-credits and minor units of money.
+
+    `answer`, `evidence`: the last answer and its text.
+    """
 
     topup: str
     customer_id: str
@@ -103,7 +109,9 @@ class TopupFigures:
 
 
 def list_terms(connection: sa.Connection, most: int, wallet: str = "") -> list[WalletTerms]:
-    """Return the terms of wallets. Wallets with top-ups that stopped themselves come first.
+    """Return the terms of wallets.
+
+    Wallets with top-ups that stopped themselves come first.
 
     Errors: UnknownId for a wallet without terms.
     """
@@ -148,7 +156,10 @@ def open_now(connection: sa.Connection) -> dict[str, int]:
 
 
 def figures(connection: sa.Connection, since_ms: int) -> TopupFigures:
-    """Return the figures of top-ups: those that ended since `since_ms`, and those that are open now."""
+    """Return the figures of open top-ups, and of those that ended since a time.
+
+    `since_ms`: the time.
+    """
     open_ = {row.state: (int(row.topups), int(row.oldest_ms)) for row in SQL.run(connection, "open")}
     ended = {row.state: int(row.topups) for row in SQL.run(connection, "ended", {"since_ms": since_ms})}
     blocked = int(SQL.run(connection, "blocked").scalar_one())
@@ -158,7 +169,9 @@ def figures(connection: sa.Connection, since_ms: int) -> TopupFigures:
 
 @dataclass(frozen=True)
 class Topups:
-    """Wallets with automatic top-ups, stopped ones first, and their top-ups, the newest first.
+    """Wallets with automatic top-ups, and the top-ups.
+
+    Stopped wallets and the newest top-ups come first.
 
     `stopped`: the kill switch (None: it is off).
     """

@@ -28,14 +28,23 @@ HOUR_MS: Final = 60 * MINUTE_MS
 LEAST_WAIT_MS: Final = 1_000
 """Shortest wait before a charge is retried, in milliseconds."""
 MOST_WAIT_MS: Final = 24 * HOUR_MS
-"""Longest wait before an unsent charge is retried, in milliseconds, even if its service asks for a longer one."""
+"""Most milliseconds before an unsent charge is retried.
+
+A longer wait that its service asks for is cut.
+"""
 PERSON_WAIT_MS: Final = HOUR_MS
-"""Interval between two look-ups of a charge that a person must decide, in milliseconds. Its outcome may show later."""
+"""Milliseconds between two look-ups of a charge that a person must decide.
+
+Its outcome may show later.
+"""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Lost history (R1): calls from `from_ms` to `at_ms` may not be recorded in this database."""
+    """Lost history (R1).
+
+    Calls from `from_ms` to `at_ms` may not be recorded in this database.
+    """
 
     from_ms: int
     at_ms: int
@@ -43,7 +52,10 @@ class Loss:
 
 @dataclass(frozen=True)
 class Calls:
-    """The times of the claims of the first and the last call that may have had an effect (None: no such call)."""
+    """The claim times of the first and last call that may have had an effect.
+
+    None: such a call does not exist.
+    """
 
     first_ms: int | None
     last_ms: int | None
@@ -104,7 +116,10 @@ def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: in
 
 
 def of_not_sent(result: NotSent, lookups: int, now_ms: int, *, arrived: bool) -> End:
-    """Return the state after a call that was not sent. `arrived`: an earlier call may have had an effect."""
+    """Return the state after a call that was not sent.
+
+    `arrived`: an earlier call may have had an effect.
+    """
     if arrived:
         return End("in_doubt", "not_sent", result.reason, now_ms + backoff_ms(lookups + 1))
     if result.retry_at_ms is None:

@@ -1,4 +1,6 @@
-"""Usage after its arrival: lists, withdrawals, backfills, quarantine, pruning and folding.
+"""Usage after its arrival.
+
+List, withdraw, backfill, quarantine, prune and fold it.
 
 Guarantee: a correction reverses exactly the billed usage.
 

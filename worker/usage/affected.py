@@ -1,4 +1,7 @@
-"""Usage that a person is about to withdraw: its worth, its organisations, and its time. Reads only."""
+"""Usage that a person is about to withdraw.
+
+It has a worth, organisations, and a time. Reads only.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,10 @@ class Affected:
         ]
 
     def size(self, rows: int) -> Size:
-        """Return the size of an action that withdraws the usage. `rows`: the number of rows that it changes."""
+        """Return the size of an action that withdraws the usage.
+
+        `rows`: the number of rows that it changes.
+        """
         return size_of(self.worth, rows)
 
 

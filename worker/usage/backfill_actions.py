@@ -47,9 +47,15 @@ from drawdown.worker.usage.withdrawals import judge_backfill
 
 Name = Annotated[str, ID, "Name of the backfill"]
 MOST_REVERTED: Final = 5_000
-"""Events that a form, a call or a dry run may withdraw in one transaction. Seals wait for that transaction."""
+"""Events that a form, a call or a dry run may withdraw in one transaction.
+
+Seals wait for that transaction.
+"""
 MOST_COMPARED: Final = 10_000
-"""Events of an open backfill up to which an API call compares them. The command line compares any number."""
+"""Events of an open backfill up to which an API call compares them.
+
+The command line compares any number.
+"""
 
 
 @dataclass(frozen=True)

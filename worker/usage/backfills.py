@@ -1,10 +1,12 @@
-"""Backfills: usage events of the past are staged and shown with their sums, and become usage when a person closes them.
+"""Backfills stage usage events of the past and show their sums.
+
+They become usage when a person closes the backfill.
 
 Guarantee: a staged event is not usage yet, so seals, the watch and proofs do not read it. To close a backfill, a person
 names the hash of the shown effect. Exactly that effect happens in one transaction, or the call is refused. A revert
 withdraws all events that the backfill added, and the seal refunds the charges. If a revert is interrupted, a repeated
-command completes it. The ids of reverted events are never accepted again. A backfill affects only its organisation:
-another organisation may have used the same id.
+command completes it. The ids of reverted events are never accepted again. A backfill affects only its organisation,
+because another organisation may have used the same id.
 
 A file has one event on each line: the envelope, or CloudEvents. Each line that is not blank gives one event, or one
 error, with the number of the line. Each event in a file must have a time: without it, each read would give another
@@ -121,7 +123,7 @@ class Diff:
 def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: int, to_ms: int, by: By) -> Backfill:
     """Open a backfill. While it is open, a repeated call returns the same backfill.
 
-    Errors: UsageError for an invalid name or range; UnknownId; Refused if the name belongs to another or a closed
+    Errors: UsageError for an invalid name or range. UnknownId. Refused if the name belongs to another or a closed
     backfill, if the range is below the organisation's floor, or if the organisation has another open backfill.
     """
     if not is_clean_id(name):
@@ -156,7 +158,9 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
 
 
 def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], now_ms: int) -> list[EventResult]:
-    """Add events to an open backfill, without making them usage. Return an answer for each.
+    """Add events to an open backfill, without making them usage.
+
+    Return an answer for each.
 
     Errors: UnknownId; Refused if the backfill is not open, or would exceed MOST_STAGED events.
     """
@@ -206,14 +210,19 @@ def _outside(found: Backfill, event: UsageEvent) -> EventResult | None:
 
 
 def diff(connection: sa.Connection, name: str) -> Diff:
-    """Return the effect that closing has now. Errors: UnknownId; Refused if it is not open."""
+    """Return the effect that closing has now.
+
+    Errors: UnknownId; Refused if it is not open.
+    """
     return _diff(connection, _require_open(_require(connection, name)))
 
 
 def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
-    """Close a backfill: the shown events become usage. `shown`: the hash of the shown effect.
+    """Close a backfill, so that the shown events become usage.
 
-    You can repeat the call: it has its effect once.
+    `shown`: the hash of the shown effect.
+
+    You can repeat the call, because it has its effect once.
 
     Errors: UnknownId; Refused for another hash, if the backfill was reverted, or if some of its windows were closed for
     good.
@@ -244,7 +253,9 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
 
 
 def revert(connection: sa.Connection, name: str, by: By, judged: Witness | None = None) -> tuple[int, bool]:
-    """Withdraw a portion of a backfill. Return the number of events, and True after the last portion.
+    """Withdraw a portion of a backfill.
+
+    Return the number of events, and True after the last portion.
 
     Call it until it returns True. The events of an open backfill are deleted at once. `judged`: the result of
     `judge_backfill` before the first portion.
@@ -344,9 +355,12 @@ def _require_open(found: Backfill) -> Backfill:
 
 
 OPEN_MS: Final = 7 * DAY_MS
-"""Time that a backfill may stay open before Drawdown notifies a person, in milliseconds."""
+"""Milliseconds that a backfill may stay open before Drawdown notifies a person."""
 MOST_OPEN: Final = 1_000
-"""Open backfills that one check reads. An organisation has one open backfill at most."""
+"""Open backfills that one check reads.
+
+An organisation has one open backfill at most.
+"""
 
 
 @dataclass(frozen=True)
@@ -380,7 +394,9 @@ class BackfillRow:
 
 @dataclass(frozen=True)
 class WalletForecast:
-    """A wallet's credit for use now (`has_micro`) and after the charge of a backfill (`left_micro`), in micro-credits.
+    """A wallet's credit now and after the charge of a backfill.
+
+    `has_micro` can be used now. `left_micro` is left after the charge. Both are in micro-credits.
 
     `halts`: the charge would halt the organisation, which is not halted now.
     """
@@ -408,7 +424,10 @@ class Overdue:
 
 @dataclass(frozen=True)
 class OpenBackfills:
-    """The number of open backfills, and the time when the oldest was opened (None: no backfill is open)."""
+    """The number of open backfills, and the start of the oldest.
+
+    `since_ms`: the start (None: no backfill is open).
+    """
 
     count: int
     since_ms: int | None
@@ -426,13 +445,19 @@ def overdue(connection: sa.Connection, now_ms: int, open_ms: int = OPEN_MS) -> l
 
 
 def open_backfills(connection: sa.Connection) -> OpenBackfills:
-    """Return the number of open backfills and the time of the oldest, by the index on open backfills."""
+    """Return the number of open backfills and the time of the oldest.
+
+    It uses the index on open backfills.
+    """
     row = SQL.run(connection, "figures").one()
     return OpenBackfills(int(row.backfills), None if row.since_ms is None else int(row.since_ms))
 
 
 def list_backfills(connection: sa.Connection, *, org_id: str = "", most: int = 100) -> list[BackfillRow]:
-    """Return backfills, the latest first; of one organisation if it is given. Errors: UnknownId."""
+    """Return backfills, the latest first; of one organisation if it is given.
+
+    Errors: UnknownId.
+    """
     if org_id:
         ids.require(connection, ids.ORG, org_id)
     return _rows(connection, org_id, "", most)
@@ -448,7 +473,9 @@ def show_backfill(connection: sa.Connection, backfill: str) -> BackfillRow:
 
 
 def left_after(connection: sa.Connection, found: BackfillRow, price_micro: int, now_ms: int) -> WalletForecast | None:
-    """Return the rest of the wallet that pays for a backfill's range, after a further charge in micro-credits.
+    """Return the forecast of the wallet that pays for a backfill's range.
+
+    `price_micro`: the further charge in micro-credits.
 
     None: a wallet of the embedded ledger does not pay for it, or several do.
     """
@@ -476,7 +503,9 @@ def _rows(connection: sa.Connection, org_id: str, backfill: str, most: int) -> l
 def read_events(
     lines: NumberedLines, org_id: str, now_ms: int, values: Mapping[str, EventValue]
 ) -> Iterator[tuple[int, UsageEvent | Unfit]]:
-    """Yield the events of one organisation, or the reasons against them, with the numbers of their lines.
+    """Yield the events of one organisation, or the reasons against them.
+
+    Each has the number of its line.
 
     `values`: how events of a type are counted, by type. Errors: DrawdownError if the file cannot be read to its end.
     """

@@ -1,4 +1,6 @@
-"""Samples that hosts send over HTTP, several in a request. Each sample gets its own answer, like usage events.
+"""Samples that hosts send over HTTP, several in a request.
+
+Each sample gets its own answer, like usage events.
 
 Guarantee: a sample is stored once by its id. The same id with other content is stored apart, as a conflict (S7). A
 sample below its organisation's floor is not stored, because its window is closed for good (S4). If the answer is
@@ -40,7 +42,10 @@ class _Standing:
 
 
 def take_samples(connection: sa.Connection, rows: Sequence[Sample], origin: str, now_ms: int) -> list[EventResult]:
-    """Store samples. Return an answer for each, in their order. `origin`: the text stored with conflicts."""
+    """Store samples.
+
+    Return an answer for each, in their order. `origin`: the text stored with conflicts.
+    """
     turn = connection.begin_nested()
     taken = _take(connection, rows, origin)
     if store.hold(connection, [(row[1], row[7]) for row in rows], taken, now_ms):

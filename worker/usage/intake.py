@@ -1,4 +1,6 @@
-"""Received usage events: by source and type, one by one, in conflict and quarantined; and the pushes of an event.
+"""Received usage events, and the pushes of an event.
+
+Events are shown by source and type, one by one, in conflict, and quarantined.
 
 It also lists limits of event types that are nearly reached. Reads only.
 
@@ -27,7 +29,10 @@ from drawdown.worker.sources.events.store import require_source, samples_of
 SQL = queries(__file__)
 
 MOST_SEEN: Final = 20_000
-"""Usage events that one page reads, and quarantined samples of each kind that it counts."""
+"""Usage events that one page reads.
+
+It counts at most as many quarantined samples of each kind.
+"""
 MOST_KINDS: Final = 200
 """Pairs of a source and a type that one page lists."""
 MOST_SAID_CHARS: Final = 200
@@ -59,7 +64,10 @@ _BEGIN: Final = Place(_LAST, "")
 
 @dataclass(frozen=True)
 class EventLine:
-    """A received event. `quantity`: units of its type. `ts`: the time of use. `ingested_ms`: the time of arrival."""
+    """A received event.
+
+    `quantity`: units of its type. `ts`: the time of use. `ingested_ms`: the time of arrival.
+    """
 
     source: str
     event_id: str
@@ -103,7 +111,10 @@ class Sources:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """A page of events. `next`: the start of the next page (None: this is the last page)."""
+    """A page of events.
+
+    `next`: the start of the next page (None: this is the last page).
+    """
 
     events: list[EventLine]
     next: Place | None
@@ -130,7 +141,10 @@ class ConflictRow:
 
 @dataclass(frozen=True)
 class ConflictsPage:
-    """Conflicts, the latest first. `next_before`: the start of the next page (None: this is the last page)."""
+    """Conflicts, the latest first.
+
+    `next_before`: the start of the next page (None: this is the last page).
+    """
 
     conflicts: list[ConflictRow]
     next_before: int | None
@@ -151,7 +165,10 @@ class PushLine:
 
 @dataclass(frozen=True)
 class EntryLine:
-    """The entry of a push in a wallet. `moved_micro`: micro-credits, positive if the wallet gained."""
+    """The entry of a push in a wallet.
+
+    `moved_micro`: micro-credits, positive if the wallet gained.
+    """
 
     key: str
     customer_id: str
@@ -162,9 +179,11 @@ class EntryLine:
 
 @dataclass(frozen=True)
 class Became:
-    """The result of an event: its window, the pushes of that window and its feature, and their ledger entries.
+    """The result of an event: its window, the window's pushes, and their entries.
 
-    Each push is for the whole window: for all events and samples of the feature.
+    The pushes are those of the event's feature. The entries are those of the ledger.
+
+    Each push is for the whole window, with all events and samples of the feature.
     """
 
     window_ms: int
@@ -173,7 +192,10 @@ class Became:
 
 
 def sources(connection: sa.Connection, now_ms: int, chosen: EventFilter = EventFilter()) -> Sources:
-    """Return numbers of recent events by source and type, the highest first. Errors: UnknownId."""
+    """Return numbers of recent events by source and type, the highest first.
+
+    Errors: UnknownId.
+    """
     require_known(connection, chosen)
     values = {**vars(chosen), **_from(_BEGIN), "since_ms": now_ms - DAY_MS, "at_most": MOST_KINDS}
     rows = [
@@ -216,7 +238,10 @@ def arrivals(
 
 
 def conflicts(connection: sa.Connection, *, before: int = 0, most: int = 50) -> ConflictsPage:
-    """Return the items with other content than the stored one with their id, the latest first."""
+    """Return the items that differ from the stored item with their id.
+
+    The latest comes first.
+    """
     values = {"before": before, "at_most": most + 1, "chars": MOST_SAID_CHARS}
     rows = SQL.run(connection, "conflicts", values).mappings()
     found = [ConflictRow(**{**row, "closed": bool(row["closed"])}) for row in rows]
@@ -297,7 +322,9 @@ class EventPage:
 def list_events(
     connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, *, after: str = "", most: int = 100
 ) -> EventPage:
-    """Return an organisation's events dated in [from, to), the oldest first, including withdrawn ones.
+    """Return an organisation's events dated in [from, to), the oldest first.
+
+    They include withdrawn ones.
 
     `after`: only those after this sample id.
 
@@ -320,7 +347,10 @@ def list_events(
 
 
 def show_event(connection: sa.Connection, source: str, event_id: str, org_id: str | None = None) -> EventRow:
-    """Return one event by its key, of an organisation if it is named. Errors: those of `samples_of`."""
+    """Return one event by its key, of an organisation if it is named.
+
+    Errors: those of `samples_of`.
+    """
     sample_id = samples_of(connection, source, [event_id], org_id)[event_id]
     return EventRow(**SQL.run(connection, "show", {"sample_id": sample_id}).one()._mapping)
 
@@ -354,7 +384,10 @@ class ShortOfTypes:
 
 
 def short_of_types_part() -> Part:
-    """Return the query of limits of event types that are nearly reached, to read beside others in one statement."""
+    """Return the query of limits of event types that are nearly reached.
+
+    It runs with other queries in one statement.
+    """
     most = {"most_org": MAX_ORG_TYPES, "most_key": MAX_KEY_TYPES, "most_source": MAX_SOURCE_TYPES}
     return SQL.part("short_of_types", {"near": NEAR_TYPES, "at_most": MOST_NAMED, **most})
 

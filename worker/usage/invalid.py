@@ -1,4 +1,6 @@
-"""Items of programs that got the answer `invalid`: their number by API key, code and hour, with one example.
+"""Items of programs that got the answer `invalid`.
+
+They are counted by API key, code and hour, with one example.
 
 Guarantee: only an item's source and id are stored, shortened, and only if neither looks private. A client that sends in
 a loop adds to existing rows, because a key has one row for each code and hour. All keys together have MOST_ROWS_A_DAY
@@ -21,7 +23,10 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 MOST_ROWS_A_DAY: Final = 5_000
-"""Rows a day that Drawdown stores about invalid items. Above it, only /metrics counts them."""
+"""Rows a day that Drawdown stores about invalid items.
+
+Above it, only /metrics counts them.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,10 @@ class InvalidItems:
 
 
 def keep(connection: sa.Connection, found: Sequence[InvalidItems], now_ms: int) -> None:
-    """Add invalid items to the counts of the present hour. Rows are written in their order, to avoid deadlocks."""
+    """Add invalid items to the counts of the present hour.
+
+    Rows are written in their order, to avoid deadlocks.
+    """
     hour, day = now_ms - now_ms % HOUR_MS, now_ms - now_ms % DAY_MS
     known = {tuple(row) for row in SQL.run(connection, "of_hour", {"hour_ms": hour})}
     room = MOST_ROWS_A_DAY - int(SQL.run(connection, "of_day", {"day_ms": day}).scalar_one())
@@ -79,7 +87,9 @@ class InvalidRow:
 
 
 def invalid_items(connection: sa.Connection, since_ms: int, most: int, *, key: str = "") -> list[InvalidRow]:
-    """Return rows of hours that began at `since_ms` or later, the highest number of items first.
+    """Return rows of hours that began at `since_ms` or later.
+
+    The highest number of items comes first.
 
     Errors: UnknownId for an API key that never existed.
     """

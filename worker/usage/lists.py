@@ -1,10 +1,12 @@
-"""An organisation's usage and its sealed part, by feature, day, sandbox, project or subject; and its stored samples.
+"""An organisation's usage with its sealed part, and its stored samples.
+
+Usage is by feature, day, sandbox, project or subject.
 
 Reads only.
 
 Guarantee: `used` is the sum of the samples in force, mapped as the seal maps them. Below the floor, where samples are
 pruned, it is their sealed quantity, which is the same (invariant 1). Each grouping has the same sums. A report is never
-cut: if it would be too long, it is refused. All pages together are the whole report. A page reads only its own rows
+cut. If it would be too long, it is refused. All pages together are the whole report. A page reads only its own rows
 from the database.
 """
 
@@ -40,10 +42,11 @@ OF_SAMPLES: Final = ("sandbox", "project", "subject")
 
 @dataclass(frozen=True)
 class UsageRow:
-    """One row of a report: base units of `feature`. '': usage without a feature, in seconds or units of event types.
+    """One row of a report, in base units of a feature.
 
-    `group`: the day (UTC), sandbox, project or subject ('': the events have no such label, or the samples were pruned).
-    `sealed` None: pushes do not have this grouping.
+    `feature` '': usage without a feature, in seconds or units of event types. `group`: the day (UTC), sandbox, project
+    or subject ('': the events have no such label, or the samples were pruned). `sealed` None: pushes do not have this
+    grouping.
     """
 
     group: str
@@ -55,7 +58,9 @@ class UsageRow:
 
 @dataclass(frozen=True)
 class Carried:
-    """Base units that are sealed now, and wait for a whole unit of their provider (rule S10).
+    """Base units that are sealed now, and wait for a whole unit.
+
+    Their provider bills whole units (rule S10).
 
     Below 0: more was sent than is sealed.
     """
@@ -84,7 +89,10 @@ class UsageReport:
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a row in a report, after which a page begins. For `by=day`, `group` is the day as in the row."""
+    """The place of a row in a report, after which a page begins.
+
+    For `by=day`, `group` is the day as in the row.
+    """
 
     group: str
     feature: str
@@ -92,19 +100,25 @@ class Place:
 
 
 def until_now(now_ms: int) -> int:
-    """Return the default end of a range: the end of the current window, in milliseconds."""
+    """Return the default end of a range in milliseconds.
+
+    It is the end of the current window.
+    """
     return window_of(now_ms) + WINDOW_MS
 
 
 def last_days(now_ms: int, days: int) -> tuple[int, int]:
-    """Return the range of the last days in milliseconds, as `drawdown usage --from 7d` has it."""
+    """Return the range of the last days in milliseconds.
+
+    `drawdown usage --from 7d` has the same range.
+    """
     return window_of(now_ms) - days * DAY_MS, until_now(now_ms)
 
 
 def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str) -> UsageReport:
     """Return the usage of windows in [from_ms, to_ms), both on window boundaries.
 
-    Errors: UnknownId for the organisation; UsageError for a range that is empty, longer than MAX_DAYS or off the
+    Errors: UnknownId for the organisation. UsageError for a range that is empty, longer than MAX_DAYS or off the
     windows' boundaries, an unknown grouping, or more than MAX_ROWS rows.
     """
     found, is_more = usage_page(connection, org_id, from_ms, to_ms, by, most=MAX_ROWS)
@@ -116,7 +130,9 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
 def usage_page(
     connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str, *, most: int, after: Place | None = None
 ) -> tuple[UsageReport, bool]:
-    """Return a report with at most `most` rows after a place, and True if more rows follow.
+    """Return a report with at most `most` rows after a place.
+
+    It also returns True if more rows follow.
 
     The place is valid even if its row no longer exists. Errors: as `read_usage`; UsageError for an invalid place.
     """
@@ -195,7 +211,10 @@ def _slots(by: str, after: Place | None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Share:
-    """The use of a feature by a sandbox, or a project, in base units. `feature` '': usage without a feature."""
+    """The use of a feature by a sandbox, or a project, in base units.
+
+    `feature` '': usage without a feature.
+    """
 
     group: str
     feature: str
@@ -206,7 +225,9 @@ class Share:
 def read_shares(
     connection: sa.Connection, org_id: str, floor_ms: int, from_ms: int, to_ms: int
 ) -> dict[str, list[Share]]:
-    """Return an organisation's usage by sandbox and by project, the highest first, by one read of its samples.
+    """Return an organisation's usage by sandbox and by project.
+
+    The highest usage comes first. It reads the samples once.
 
     The figures equal those of `read_usage` for windows that are not pruned. `floor_ms`: the organisation's floor.
 
@@ -250,7 +271,10 @@ def _floor(connection: sa.Connection, org_id: str) -> int:
 
 
 def _carried(connection: sa.Connection, org_id: str) -> list[Carried]:
-    """Return the carries of an organisation. They are few: one for each feature and former or present customer."""
+    """Return the carries of an organisation.
+
+    They are few, because each feature has one for each former or present customer.
+    """
     found = SQL.run(connection, "carried", {"org_id": org_id, "at_most": MAX_ROWS})
     return [Carried(**row._mapping) for row in found]
 
@@ -268,6 +292,9 @@ def _day(start_ms: int) -> str:
 
 
 def list_samples(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, most: int) -> list[SampleRow]:
-    """Return an organisation's samples dated in [from, to), the oldest first, including withdrawn ones."""
+    """Return an organisation's samples dated in [from, to), the oldest first.
+
+    They include withdrawn ones.
+    """
     values = {"org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "at_most": min(most, MAX_SAMPLES)}
     return [replace(row_of(row), event_type=row.event_type) for row in SQL.run(connection, "list", values)]

@@ -1,4 +1,6 @@
-"""The privacy scanner with the ids of this database, and the public summary of events. Reads only.
+"""The privacy scanner of this database, and the public summary of events.
+
+The scanner uses the ids of this database. Reads only.
 
 The scanner checks reports of people and programs. It also checks the summary before it is returned.
 """
@@ -32,9 +34,10 @@ SHAPES: Final[dict[str, Shape]] = {NAME: SHAPE}
 
 @dataclass(frozen=True)
 class ScannedFile:
-    """The findings of one file. `reports`: the number of its reports. `count`: the number of all findings.
+    """The findings of one file.
 
-    `findings`: the first MAX_FINDINGS. For JSON lines, the line comes before the path.
+    `reports`: the number of its reports. `count`: the number of all findings. `findings`: the first MAX_FINDINGS. For
+    JSON lines, the line comes before the path.
     """
 
     file: str
@@ -44,7 +47,9 @@ class ScannedFile:
 
 
 def known_ids(connection: sa.Connection, words: frozenset[str]) -> set[str]:
-    """Return the words that are ids in this database: of customers, payers, suppliers, users, and their records.
+    """Return the words that are ids in this database.
+
+    They are of customers, payers, suppliers, users, and their records.
 
     Tables without a suitable index are read as a whole, once for WORDS_AT_ONCE words.
     """
@@ -58,7 +63,10 @@ def known_ids(connection: sa.Connection, words: frozenset[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class Beside:
-    """Further inputs of a scan: the name of a required shape, configured secrets, and rules of other programs."""
+    """Further inputs of a scan.
+
+    `shape`: the name of a required shape. `secrets`: configured secrets. `others`: rules of other programs.
+    """
 
     shape: str | None = None
     secrets: Collection[str] = ()
@@ -71,7 +79,9 @@ class Beside:
 
 
 def scan_file(connection: sa.Connection | None, name: str, content: bytes, beside: Beside) -> ScannedFile:
-    """Scan a file of reports. `connection` None: do not compare with ids of a database.
+    """Scan a file of reports.
+
+    `connection` None: do not compare with ids of a database.
 
     Each report must have the shape of `beside`. Errors: UsageError with the file's name if it cannot be read.
     """
@@ -104,7 +114,9 @@ MAX_USES: Final = 1_000_000
 def summarise(
     connection: sa.Connection, from_ms: int, to_ms: int, now_ms: int, secrets: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the public summary of the UTC days of [from_ms, to_ms), with the shape `events.summary.SHAPE`.
+    """Return the public summary of the UTC days of [from_ms, to_ms).
+
+    It has the shape `events.summary.SHAPE`.
 
     Errors: UsageError for a range that is empty, too long, or not of whole days; NotPublic if a label is private.
     """

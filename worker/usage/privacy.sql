@@ -1,7 +1,7 @@
 -- Ids of this database among the words of a report.
 
 -- name: known
--- Most of these tables have no suitable index, so a scan reads each once, as a whole. Only scans of people wait for
+-- Most of these tables lack a suitable index, so a scan reads each once, as a whole. Only scans of people wait for
 -- that. An id that is also the name of a feature, an event type or a tier is a public word.
 WITH asked AS MATERIALIZED (SELECT word FROM {rows :words (word text)} r)
 SELECT word FROM (

@@ -1,4 +1,6 @@
-"""Remove old usage: prune samples below the floor (S4), and fold settled pushes into sums of a day (S3).
+"""Remove old usage.
+
+Prune samples below the floor (S4), and fold settled pushes into sums of a day (S3).
 
 Guarantee: the floor is raised first, under the seal's lock, and never past a window that is pending, unsealed, dirty or
 unread. So a deleted sample cannot look like a refund, and cannot stay unbilled. Samples are deleted afterwards, and
@@ -39,18 +41,27 @@ LEAST_TS_MS: Final = 946_684_800_000
 """2000-01-01, in milliseconds. Samples dated before are quarantined."""
 EVER_MS: Final = -(1 << 62)
 AT_ONCE: Final = 20_000
-"""Approximate number of samples or pushes that one transaction deletes. A single window may have more."""
+"""Approximate number of samples or pushes that one transaction deletes.
+
+A single window may have more.
+"""
 HOUR_MS: Final = 3_600_000
 
 
 class Portion(Protocol):
-    """A function that deletes rows in windows of [since, to), in one transaction, and returns their number."""
+    """A function that deletes rows in windows of [since, to) in one transaction.
+
+    It returns the number of deleted rows.
+    """
 
     def __call__(self, connection: sa.Connection, *, since: int, to: int) -> int: ...
 
 
 class Next(Protocol):
-    """A function that returns the first window or time from a moment on with rows to check; None: no row is left."""
+    """A function that returns the first window or time with rows to check.
+
+    It searches from a moment on, and returns None if no row is left.
+    """
 
     def __call__(self, connection: sa.Connection, *, since: int) -> int | None: ...
 
@@ -71,7 +82,9 @@ class Pruned:
 
 
 def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -> Pruned:
-    """Delete samples of windows that ended before a moment, up to each organisation's floor.
+    """Delete samples of windows that ended before a moment.
+
+    It deletes up to each organisation's floor.
 
     One short transaction raises the floors under the lock. Then samples are deleted in portions of some windows, each
     in its own transaction for which seals do not wait. If the command is interrupted, a repeated command deletes the
@@ -158,7 +171,10 @@ def _rows(floors: Mapping[str, int]) -> list[dict[str, object]]:
 
 
 MONTHS_KEPT: Final = 13
-"""The number of months for which pushes stay: a year, and the month before it for comparison."""
+"""Months for which pushes stay.
+
+They are a year, and the month before it for comparison.
+"""
 
 
 @dataclass(frozen=True)
@@ -176,7 +192,9 @@ class FoldedMonths:
 
 
 def fold(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -> FoldedMonths:
-    """Fold the pushes of the months that ended before a moment, which must be the start of a month.
+    """Fold the pushes of the months that ended before a moment.
+
+    The moment must be the start of a month.
 
     Pushes are folded in portions of some windows, each in its own transaction. Seals do not wait for it, because
     windows below the floor are not sealed. If the command is interrupted, a repeated command folds the rest.
@@ -207,7 +225,10 @@ def _first_push(connection: sa.Connection, *, since: int, before: int) -> int | 
 
 
 def fold_between(connection: sa.Connection, *, since: int, to: int, before: int, now_ms: int) -> int:
-    """Fold the pushes of windows in [since, to) that can be folded. Return their number."""
+    """Fold the pushes of windows in [since, to) that can be folded.
+
+    Return their number.
+    """
     values = {"from_ms": since, "to_ms": to, "before_ms": before, "now_ms": now_ms}
     return int(SQL.run(connection, "fold", values).scalar_one())
 

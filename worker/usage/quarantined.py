@@ -68,7 +68,9 @@ class Mended:
 
 
 def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: str = "auto") -> list[Mended]:
-    """Insert quarantined samples again if only their time is wrong, with the time that its text means in a unit.
+    """Insert quarantined samples again if only their time is wrong.
+
+    The new time is the meaning of its text in a unit.
 
     `unit` `auto`: the unit in which the text is a time between 2000 and now. If several samples mean one sandbox and
     moment, the first by id is inserted.
@@ -103,7 +105,11 @@ def _details(fixed: Mended) -> dict[str, object]:
 
 
 def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list[str]:
-    """Dismiss quarantined samples: they are not billed and no longer counted. Return their ids.
+    """Dismiss quarantined samples.
+
+    They are then not billed or counted.
+
+    Return their ids.
 
     Errors: as `fix`.
     """
@@ -121,7 +127,9 @@ def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list
 
 
 def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], by: By, only: str | None = None) -> list[str]:
-    """Quarantine dismissed samples again. `only`: the organisation that the samples must belong to.
+    """Quarantine dismissed samples again.
+
+    `only`: the organisation that the samples must belong to.
 
     Errors: Refused, for all samples, if one of them was not dismissed; UnknownId if a sample does not belong to `only`.
     """

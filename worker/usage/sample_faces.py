@@ -58,7 +58,10 @@ def chosen_of(
     from_ms: int | None,
     to_ms: int | None,
 ) -> QuarantineFilter:
-    """Return the filter of quarantined samples. Errors: UnknownId for an unknown organisation or reason; UsageError."""
+    """Return the filter of quarantined samples.
+
+    Errors: UnknownId for an unknown organisation or reason; UsageError.
+    """
     require_range(from_ms, to_ms)
     if org_id:
         require_org(connection, org_id)
@@ -85,7 +88,10 @@ def require_expected(expect: int | None, found: int) -> None:
 
 @dataclass(frozen=True)
 class SamplesMended:
-    """The outcomes of quarantined samples: inserted again under their own new ids, or the reasons why not."""
+    """The outcomes of quarantined samples.
+
+    Each was inserted again under a new id, or has the reason why not.
+    """
 
     repaired: list[Mended]
 
@@ -111,7 +117,10 @@ def _mend(
 
 @dataclass(frozen=True)
 class SamplesDismissed:
-    """Ids of samples that were dismissed and are not billed. `undo`: they were quarantined again instead."""
+    """Ids of samples that were dismissed and are not billed.
+
+    `undo`: they were quarantined again instead.
+    """
 
     dismissed: list[str]
     undo: bool

@@ -1,4 +1,6 @@
-"""Usage across organisations, in sums by organisation, feature, project, subject, day or hour.
+"""Usage across organisations.
+
+Its sums are by organisation, feature, project, subject, day or hour.
 
 Guarantee: reads only. `used` is the sum of the samples in force, mapped as the seal maps them. If an organisation's
 samples were pruned, it is their sealed quantity, as in `lists`. Different units are never added up. A day or hour is in
@@ -67,7 +69,10 @@ class Zone:
 
 
 def zones(name: str, from_ms: int, to_ms: int) -> list[Zone]:
-    """Return the spans and offsets of a time zone in a range. Errors: UsageError for an unknown zone."""
+    """Return the spans and offsets of a time zone in a range.
+
+    Errors: UsageError for an unknown zone.
+    """
     try:
         zone = ZoneInfo(name)
     except (ValueError, OSError, LookupError):  # such as ZoneInfoNotFoundError, and names that are paths

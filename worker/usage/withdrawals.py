@@ -1,4 +1,6 @@
-"""Withdrawals of wrong samples and events, and the worth of usage that a person is about to correct.
+"""Withdrawals of wrong samples and events.
+
+They show the worth of usage that a person is about to correct.
 
 Guarantee: samples are not edited (S7). A withdrawal is a separate row with actor and reason. It makes the window dirty,
 so that the next tick seals the difference. An event is billed by its sample, and its id is never accepted again. A
@@ -34,7 +36,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """One withdrawn sample. `interval_s`: its seconds or units. `already`: it was withdrawn before."""
+    """One withdrawn sample.
+
+    `interval_s`: its seconds or units. `already`: it was withdrawn before.
+    """
 
     sample_id: str
     org_id: str
@@ -46,14 +51,14 @@ class Withdrawn:
 def withdraw(
     connection: sa.Connection, sample_ids: Sequence[str], by: By, judged: Witness | None = None
 ) -> list[Withdrawn]:
-    """Withdraw samples: they no longer count as owed usage.
+    """Withdraw samples, so that they no longer count as owed usage.
 
     Rejected pushes of their windows are sealed again without them. `judged`: the result of `judge_backfill`, which
     proves that the samples were sealed since history was lost.
 
     Errors: Refused, for all samples, if one of them is unknown, quarantined (it was never billed), below the floor, or
-    in a window that was not sealed since history was lost; HistoryDoubted while the database is stopped, or if it
-    is not the judged database.
+    in a window that was not sealed since history was lost. HistoryDoubted while the database is stopped, or if it is
+    not the judged database.
     """
     lock_buckets(connection)
     require_same(connection, judged)
@@ -126,7 +131,10 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
 def withdraw_events(
     connection: sa.Connection, source: str, event_ids: Sequence[str], by: By, org_id: str | None = None
 ) -> list[Withdrawn]:
-    """Withdraw events of a source, of one organisation if it is given. Errors: as `withdraw` and `samples_of`."""
+    """Withdraw events of a source, of one organisation if it is given.
+
+    Errors: as `withdraw` and `samples_of`.
+    """
     return withdraw(connection, list(samples_of(connection, source, event_ids, org_id).values()), by)
 
 
@@ -139,7 +147,10 @@ def worth_of_pushes(connection: sa.Connection, keys: Sequence[str]) -> Worth:
 
 
 def worth_of_events(connection: sa.Connection, source: str, event_ids: Sequence[str], org_id: str | None) -> Worth:
-    """Return the worth of those of the events that are in force. Errors: as `samples_of`."""
+    """Return the worth of those of the events that are in force.
+
+    Errors: as `samples_of`.
+    """
     samples = list(samples_of(connection, source, event_ids, org_id).values())
     return _worth(connection, "these", {"samples": [{"sample_id": one} for one in samples]})
 

@@ -41,7 +41,11 @@ class Charge(Protocol):
 
 @dataclass
 class OrgAnswers:
-    """The answers to one claim's pushes of one organisation."""
+    """The answers to one claim's pushes of one organisation.
+
+    `shown_credits`: the credits that the answers show (None: an answer does not show credit). `all_charged`: the
+    provider accepted each push. `all_answered`: all pushes have an answer.
+    """
 
     org_id: str
     customer_ids: set[str] = field(default_factory=set)

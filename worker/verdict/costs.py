@@ -30,9 +30,15 @@ SQL = queries(__file__)
 
 
 AT_ONCE: Final = 500
-"""Costs that one transaction writes: an account may have thousands, and other writers wait."""
+"""Costs that one transaction writes.
+
+An account may have thousands, and other writers wait.
+"""
 MOST_CHANGES: Final = 1_000
-"""Costs of a feature that are ever learned. Each estimate reads all of them, and they are never removed."""
+"""Costs of a feature that are ever learned.
+
+Each estimate reads all of them, and they are never removed.
+"""
 
 
 def learn_costs(context: Context, provider: str) -> Steps[None]:

@@ -59,18 +59,27 @@ JUST_NOW_MS: Final = MINUTE_MS
 """Age up to which usage counts as current."""
 READINGS: Final = 3
 UNSAMPLED_S: Final = 2 * MINUTE_MS // SECOND_MS
-"""Most seconds of use that are assumed for a new sandbox without a sample: two intervals of a minute."""
+"""Most seconds of use that are assumed for a new sandbox without a sample.
+
+They are two intervals of a minute.
+"""
 BEGUN_MS: Final = 3 * MINUTE_MS
 """Age from which a sandbox without a sample in three intervals counts as unused."""
 CLOCKS_APART_MS: Final = 30 * SECOND_MS
-"""Assumed difference between a host's clock and ours, in either direction."""
+"""Largest assumed difference between a host's clock and Drawdown's, in either way."""
 MOST_CHANGES: Final = 8
-"""Latest verdicts of an organisation that are searched for its last halt: fewer happen within BEGUN_MS."""
+"""Latest verdicts of an organisation that are searched for its last halt.
+
+Fewer verdicts happen within BEGUN_MS.
+"""
 
 
 @dataclass
 class Used:
-    """The use of an organisation that its balance may not show yet, in micro-credits."""
+    """The use of an organisation that its balance may not show yet, in micro-credits.
+
+    `lately`, `just_now`: the use in the last LATELY_MS and JUST_NOW_MS, for the rate of use.
+    """
 
     unsealed: int = 0
     """Used and not sealed, without usage that ended lots pay for."""
@@ -374,7 +383,10 @@ MOST_SAMPLES: Final = 1_000
 KEPT_MS: Final = 5 * SECOND_MS
 """Time for which the sum of a customer's unsealed samples is cached."""
 MOST_KEPT: Final = 10_000
-"""Customers with many samples and a cached sum. Beyond it, the oldest entry is removed."""
+"""Customers with many samples and a cached sum.
+
+Beyond it, the oldest entry is removed.
+"""
 _KEPT: Final = "unbilled_micro"
 
 

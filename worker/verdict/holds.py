@@ -40,9 +40,15 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 READ_TRIES: Final = 3
-"""Reads of reserved credit, repeated if reservations that metering settles change meanwhile."""
+"""Reads of reserved credit.
+
+They repeat if reservations that metering settles change meanwhile.
+"""
 MOST_SWEEPS: Final = 10
-"""Transactions of one tick that apply due changes to wallets. The next tick applies the rest."""
+"""Transactions of one tick that apply due changes to wallets.
+
+The next tick applies the rest.
+"""
 MOST_OVER_AT_ONCE: Final = 1_000
 """Reservations outside of wallets that one transaction ends."""
 
@@ -166,7 +172,7 @@ def mature_wallets(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
 
     A wallet counts as changed if its balance moved, or if it can pay another amount.
 
-    Verdicts wait for it if usage came late: an ended lot may pay for that usage, and until then the balance is too low.
+    Verdicts wait for it if usage came late. An ended lot may pay for that usage, and until then the balance is too low.
     """
     done = 0
     for _ in range(sweeps):

@@ -38,7 +38,7 @@ SELECT a.org_id, w.balance_micro - w.held_micro + w.overdraft_micro - {available
 FROM {billed_now} a {look_up} ledger_accounts w {looked_up_by} w.account_id = 'wallet:' || a.customer_id {end_look_w}
 WHERE w.over_micro > 0
 
--- Executions that metering settles: the use of their sandboxes, and their charges.
+-- The use of the sandboxes of executions that metering settles, and the charges of these executions.
 
 -- name: run
 -- `from_ms`: the first window that is not finally counted.

@@ -76,8 +76,9 @@ MAX_UNWRITTEN: Final = 20
 """Unwritten verdicts that a report names. The log has all of them."""
 NOT_ASKED = ReadFailed("not requested: the provider did not answer a moment ago")
 ORGS_A_ROUND = 64
-"""Reads at once, if the provider allows several: enough to use the connection fully, and few enough that verdicts do
-not wait long.
+"""Reads at once, if the provider allows several.
+
+They are enough to use the connection fully, but verdicts do not wait long.
 """
 
 
@@ -361,8 +362,9 @@ def _used(
 
 
 HOLD_MS: Final = 15 * MINUTE_MS
-"""Time after a halt in which a small credit does not resume an organisation: three ticks, after which late samples have
-arrived.
+"""Milliseconds after a halt in which a small credit does not resume a customer.
+
+These are three ticks. Afterwards late samples have arrived.
 """
 
 

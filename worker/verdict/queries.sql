@@ -19,8 +19,8 @@ UPDATE orgs SET refresh_deadline_ms = :twice WHERE org_id IN (SELECT org_id FROM
 
 -- name: projections_due
 -- The requested reads. Running organisations come first, the least credit first. Then come halted organisations, the
--- longest wait first: the watch requests all of them repeatedly, and by credit those that paid would never be read.
--- Then come organisations in their turn. An index gives each order, because there may be many rows.
+-- longest wait first. The watch requests all of them repeatedly. In the order of their credit, those that paid would
+-- never be read. Then come organisations in their turn. An index gives each order, because there may be many rows.
 SELECT d.org_id, d.customer_id, d.asks, d.read_before_ms, d.balance_before_ms,
     EXISTS (SELECT 1 FROM ledger_accounts w WHERE w.next_due_ms = 0) AS wallets_wait
 FROM (SELECT * FROM ({running}) r UNION ALL SELECT * FROM ({halted}) h UNION ALL SELECT * FROM ({in_turn}) t) d
@@ -86,7 +86,7 @@ WHERE orgs.org_id = x.org_id;
 {end_by_key}
 
 -- name: write_verdicts [sqlite]
--- One row at a time: JSON would change a figure that is too large.
+-- One row at a time, because JSON would change a figure that is too large.
 UPDATE orgs SET is_halted = :is_halted, halted_at = :halted_at, halt_reason = :halt_reason,
     max_concurrent_sandboxes = :max_concurrent_sandboxes, projection_read_ms = :projection_read_ms,
     projection_due_ms = :projection_due_ms, balance_micro = :balance_micro, balance_read_ms = :balance_read_ms,

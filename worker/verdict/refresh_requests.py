@@ -22,18 +22,24 @@ from drawdown.worker.engine.shard import Shard
 SQL = queries(__file__)
 
 MOST_READS: Final = 3
-"""Reads of one organisation in a round of verdicts. Programs or the watch may request another read during each read.
-Without a bound, the round could use up all of its time, and other organisations, pushes and halts would wait.
+"""Reads of one organisation in a round of verdicts.
+
+Programs or the watch may request another read during each read. Without a bound, the round could use up all of its
+time, and other organisations, pushes and halts would wait.
 """
 
 
 SECOND_READ_MS: Final = 5 * SECOND_MS
-"""Time after a read for a webhook until the provider is read again, because its first answer may be stale.
+"""Milliseconds after a read for a webhook until the provider is read again.
+
+Its first answer may be stale.
 """
 
 HALTED_AGAIN_MS: Final = 5 * MINUTE_MS
-"""Age of a halted organisation's last read at which a tick reads it again; a watch reads it sooner. Without use, a push
-does not cause a read, and a provider may not send a webhook of a grant.
+"""Milliseconds after which a tick reads a halted organisation again.
+
+They count from the last read. A watch reads it sooner. Without use, a push does not cause a read, and a provider may
+not send a webhook of a grant.
 """
 
 HALTED_READS_MS: Final = 10 * SECOND_MS
@@ -43,7 +49,10 @@ READS_A_S: Final = 200
 """Reads a second, if a provider does not declare a rate."""
 
 READ_TWICE: Final = 0
-"""The value of `refresh_deadline_ms` for two reads. The reader's clock sets the time of the second read."""
+"""The value of `refresh_deadline_ms` for two reads.
+
+The reader's clock sets the time of the second read.
+"""
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,10 @@ def mark_for_two_reads(connection: sa.Connection, org_ids: Sequence[str], now_ms
 ASK_EVERY_MS: Final = 10 * SECOND_MS
 """Shortest time between two requests for an organisation."""
 BUSY_MS: Final = 60 * SECOND_MS
-"""Longest wait for a read of another process, which may have died. It is longer than any call."""
+"""Longest wait for a read of another process, which may have died.
+
+It is longer than any call.
+"""
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,9 @@ CREDIT_REASONS: Final = frozenset({"credits_exhausted", "reserved", "estimate", 
 
 
 UNREAD_STOP_MS: Final = 15 * MINUTE_MS
-"""Time for which a provider can be unavailable before organisations are halted, if their plan requires it: three
-ticks.
+"""Milliseconds without a provider after which plans may halt organisations.
+
+If the plan of an organisation requires it, the organisation is then halted. These are three ticks.
 """
 
 
@@ -181,7 +182,9 @@ FIRST_LOOK_MS: Final = 5 * SECOND_MS
 
 
 LAST_LOOK_MS: Final = MINUTE_MS
-"""Longest wait before a look at an organisation: its use may grow a hundredfold at any time.
+"""Most milliseconds before a look at an organisation.
+
+Its use may grow a hundredfold at any time.
 """
 
 
@@ -189,7 +192,10 @@ LOOKS_TO_ZERO: Final = 4
 
 
 FURTHEST_MS: Final = 253_402_300_799_999
-"""The last moment of the year 9999: a later end counts as unlimited."""
+"""The last moment of the year 9999.
+
+A later end counts as unlimited.
+"""
 
 
 def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
@@ -214,7 +220,10 @@ def next_look_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -
 
 
 TURN_MS: Final = 60 * MINUTE_MS
-"""Interval after which a push causes a read of its customer, even if the credit lasts much longer."""
+"""Milliseconds after which a push causes a read of its customer.
+
+This applies even if the credit lasts much longer.
+"""
 WINDOWS_A_TURN: Final = TURN_MS // WINDOW_MS
 
 

@@ -25,7 +25,10 @@ WATCHED_FOR_MS: Final = 5 * MINUTE_MS
 ESTIMATE_WRONG: Final = "estimate_wrong"
 """The reason in the history if a halt on a wrong estimate ends."""
 STOPPED_FOR_MS: Final = DAY_MS
-"""Time without a round after which alerts no longer expect a watch: Drawdown can run with ticks alone."""
+"""Milliseconds without a round after which alerts no longer expect a watch.
+
+Drawdown can run with ticks alone.
+"""
 
 
 @dataclass(frozen=True)

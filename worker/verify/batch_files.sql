@@ -26,7 +26,8 @@ CREATE MACRO moment(x) AS CASE WHEN x SIMILAR TO '.*[Tt ]24([^0-9].*|)' THEN NUL
     WHEN x SIMILAR TO '.*[0-9][0-9][^0-9]60([.,][0-9]+|)([Zz+-].*|)' THEN epoch_ms(TRY_CAST(
         regexp_replace(x, '([0-9][0-9][^0-9])60([.,][0-9]+)?($|[Zz+-])', '\159.999\3') AS TIMESTAMPTZ))
     ELSE epoch_ms(TRY_CAST(regexp_replace(x, 'z *$', 'Z') AS TIMESTAMPTZ)) END;
--- As text. A floating-point number is written with its exact value, not as the shortest text that parses to it.
+-- The value as text. A floating-point number is written with its exact value, not as the shortest text that parses to
+-- it.
 CREATE MACRO said(x) AS CASE WHEN typeof(x) IN ('FLOAT', 'DOUBLE') THEN CAST(TRY_CAST(x AS DOUBLE) + 0 AS VARCHAR)
     ELSE CAST(x AS VARCHAR) END;
 -- A time in text must not have a point, unless it is an ISO time.

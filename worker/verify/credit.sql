@@ -68,7 +68,7 @@ EXISTS (SELECT 1 FROM ledger_entries e WHERE e.reservation = r.reservation
     OR EXISTS (SELECT 1 FROM run_usage u WHERE u.reservation = r.reservation AND u.number = 'final')
 
 -- name: run_twice
--- An execution is paid only once: by entries of a wallet, or by its usage at a provider.
+-- An execution is paid only once, by entries of a wallet or by its usage at a provider.
 SELECT 'run_twice' AS what, r.org_id, {no_window}, r.reservation, r.hold
 FROM reservations r WHERE CASE WHEN r.hold = 'wallet'
     THEN EXISTS (SELECT 1 FROM run_usage u WHERE u.reservation = r.reservation)

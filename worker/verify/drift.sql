@@ -1,4 +1,4 @@
--- Counts of cells and vendors for the same usage (invariant 15): their record is complete.
+-- Complete records of counts of cells and vendors for the same usage (invariant 15).
 --
 -- Guarantee: as in `ledger.sql`. A breach does not stop an organisation, because usage is not billed by others' counts.
 -- Lines that an earlier check of a day left are not claimed to be complete.

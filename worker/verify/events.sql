@@ -10,7 +10,7 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN {chosen}
 usage_samples
 
 -- name: samples_since
--- For a continued run: the samples from its point on.
+-- In a continued run, the samples from its point on.
 (SELECT * FROM usage_samples WHERE ts >= :since_ms)
 
 -- name: proven_events

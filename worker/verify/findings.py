@@ -1,4 +1,6 @@
-"""The messages of `verify`, and the invariants that it proves, by the numbers and names of docs/invariants.md.
+"""The messages of `verify`, and the invariants that it proves.
+
+Their numbers and names are those of docs/invariants.md.
 
 Guarantee: each breach that a statement may return has its invariant and its message here.
 """

@@ -23,8 +23,9 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 APART_MS: Final = DAY_MS
-"""Time by which a record that a run did not see may be dated before the run, because of clocks and open
-transactions.
+"""Milliseconds by which an unseen record may be dated before the run.
+
+Clocks and open transactions cause this.
 """
 
 
@@ -118,6 +119,9 @@ BY_WINDOW: Final[Mapping[str, Mapping[str, str]]] = {
     **dict.fromkeys(("sampleless", "event_otherwise"), EVENTS),
     "eventless": SAMPLES,
 }
-"""The statements that a continued run limits to rows from its point on. All other statements read all rows."""
+"""The statements that a continued run limits to rows from its point on.
+
+All other statements read all rows.
+"""
 COUNTED: Final[Mapping[str, Mapping[str, str]]] = {"pushes": PUSHES, "attempts": ATTEMPTS, "entries": ENTRIES}
 """The counts that a continued run limits to the rows that it checked."""

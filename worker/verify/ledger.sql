@@ -16,7 +16,7 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 pushes
 
 -- name: pushes_since
--- For a continued run: the pushes from its point on.
+-- In a continued run, the pushes from its point on.
 (SELECT * FROM pushes WHERE window_ms >= :since_ms)
 
 -- name: proven_entries
@@ -120,9 +120,8 @@ folded_pushes
 (SELECT * FROM ledger_entries WHERE ts >= :since_ms - :since_ms % 86400000)
 
 -- name: mirrored
--- Usage at a provider without a hard stop is also drawn from a wallet: once if its push is accepted, else never. Each
--- draw has the push's customer, feature, quantity and window. The first is written at the settlement, with a day for
--- clocks.
+-- Usage at a provider without a hard stop is also drawn from a wallet, once and only if its push is accepted. Each draw
+-- has the push's customer, feature, quantity and window. The first is written at the settlement, with a day for clocks.
 SELECT CASE WHEN p.org_id IS NULL THEN 'mirrored_nothing' WHEN i.provider IS NULL THEN 'mirrored_elsewhere'
         WHEN {drawn_otherwise} THEN 'mirrored' ELSE 'mirrored_otherwise' END AS what,
     p.org_id, p.window_ms, p.feature, q.mirrored AS key, p.state, p.sent_qty, p.provider, p.customer_id,
@@ -146,7 +145,7 @@ q.drawn <> CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END
 
 -- name: drawn
 -- Keys of entries that gave back end in `:back`. Keys of entries that drew again end in `:redrawn`, once for each time.
--- A feature may have such a name too: the text after the window is its name. While the ends are cut, a control
+-- A feature may have such a name too, because the text after the window is its name. While the ends are cut, a control
 -- character, which ids cannot have, replaces `:redrawn`.
 (SELECT CASE WHEN cut LIKE '%:' || ts THEN cut || ':redrawn' ELSE cut END AS mirrored, e.*
     FROM (SELECT REPLACE(RTRIM(REPLACE({forward}, ':redrawn', {control}), {control}), {control}, ':redrawn') AS cut, f.*
@@ -255,7 +254,7 @@ EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.p
 -- name: priced
 -- Each charge is computed again. The amount is the cost of the quantity, rounded to a micro-credit, by a rate of the
 -- feature that had begun by then. If the entry names a rate, it is that rate. A rate may be set for the past, so which
--- rate was on record then is not claimed. Executions are an exception: they use the rates on record at their
+-- rate was on record then is not claimed. Executions are an exception. They use the rates on record at their
 -- acceptance.
 SELECT 'priced' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, e.amount_micro
 FROM {proven_entries} e LEFT JOIN {owners} w ON w.account_id = e.from_account
@@ -276,7 +275,8 @@ FROM (SELECT e.from_account, e.feature, e.ts AS window_ms, MIN(e.rate_ms) AS fir
 LEFT JOIN {owners} w ON w.account_id = q.from_account
 
 -- name: beyond_whole
--- The part of the amount beyond the price of the whole quantities. ABS(q) = n * per + rest: products stay small.
+-- The part of the amount beyond the price of the whole quantities. ABS(q) = n * per + rest, so that products stay
+-- small.
 (ABS(e.amount_micro) - CAST(ABS(e.quantity) / r.per_quantity AS NUMERIC) * r.micro_credits)
 
 -- name: price_of_rest

@@ -1,4 +1,4 @@
--- Executions that metering settles (invariant 10): each sandbox is paid for once.
+-- Executions that metering settles (invariant 10). Each sandbox is paid for once.
 --
 -- Guarantee: as in `ledger.sql`. The amount by which a reservation shrank is compared with all samples of its
 -- sandboxes, also withdrawn ones. They count at the highest rate that their size ever had. So late samples and

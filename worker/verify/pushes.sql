@@ -16,7 +16,7 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 pushes
 
 -- name: pushes_since
--- For a continued run: the pushes from its point on.
+-- In a continued run, the pushes from its point on.
 (SELECT * FROM pushes WHERE window_ms >= :since_ms)
 
 -- name: proven_attempts
@@ -190,9 +190,9 @@ WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.trie
         AND NOT {by_person} AND NOT EXISTS (SELECT 1 FROM adoptions a WHERE {adoption_of_push}))
 
 -- name: resent
--- Invariant 6, by the order of writes and not by clocks: an answer and a void record the number of attempts at that
+-- Invariant 6, by the order of writes and not by clocks. An answer and a void record the number of attempts at that
 -- time. If the key of a first attempt was already known, its push was put in doubt (rule R1). If another worker had
--- taken over its claim before, it was not: there were two attempts when its answer was written.
+-- taken over its claim before, the number was two when its answer was written.
 SELECT 'resent' AS what, {push}, t.finished_ms AS doubt_ms, n.started_ms
 FROM attempts t JOIN attempts n ON n.window_ms = t.window_ms AND n.org_id = t.org_id AND n.feature = t.feature
     AND n.revision = t.revision AND n.attempt = 2

@@ -84,7 +84,10 @@ STATEMENTS: Final = (
     (STATE, ("swept_ahead", "stopped_unrecorded", "halt_waits", "read_waits")),
     (STATE, ("no_halt", "half_halted", "halted_never", "verdict_regressed", "verdict", "verdict_unrecorded")),
 )
-"""All statements of `verify`. `usage` also returns one row with the counts of examined rows."""
+"""All statements of `verify`.
+
+`usage` also returns one row with the counts of examined rows.
+"""
 
 CHECKED: Final = {
     "pushes": True,
@@ -94,7 +97,9 @@ CHECKED: Final = {
     "actions": False,
     "projections": True,
 }
-"""Counts of checked rows besides samples and windows, which show that a clean run read rows.
+"""Counts of checked rows besides samples and windows.
+
+They show that a clean run read rows.
 
 The value is True if the count can be limited to the chosen organisations.
 """

@@ -39,7 +39,7 @@ k.features
 json(k.features)
 
 -- name: acts
--- The stored terms against the recorded terms: each must have its equal. Earlier versions do not record when terms
+-- The stored terms against the recorded terms. Each must have its equal. Earlier versions do not record when terms
 -- begin. Most actions are grants, so the other actions are selected once.
 WITH did AS MATERIALIZED (SELECT x.* FROM {actions} WHERE x.action IN ('pool_make', 'payer_allow', 'payer_end',
     'ledger_tier', 'ledger_plan', 'ledger_rate', 'provider_rate', 'feature_map', 'feature_end', 'event_value',

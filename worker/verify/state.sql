@@ -15,7 +15,7 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN {chosen}
 pushes
 
 -- name: pushes_since
--- For a continued run: the pushes from its point on.
+-- In a continued run, the pushes from its point on.
 (SELECT * FROM pushes WHERE window_ms >= :since_ms)
 
 -- name: proven_attempts

@@ -13,7 +13,7 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = p.customer_id) AS org_id
 
 -- name: uncredited
--- Paid credit is in the wallet once: the entry's key is the top-up's id.
+-- Paid credit is in the wallet once, because the entry's key is the top-up's id.
 SELECT 'uncredited' AS what, {owner}, {no_window}, p.topup, p.credits_micro, p.customer_id, e.amount_micro, e.to_account
 FROM topups p LEFT JOIN ledger_entries e ON e.key = p.topup AND e.kind = 'grant'
 WHERE p.state = 'credited' AND (e.key IS NULL OR e.amount_micro <> p.credits_micro

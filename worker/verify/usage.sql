@@ -5,7 +5,7 @@
 --
 -- Samples that arrived at or after their bucket's cursor may be sealed already or not yet. On PostgreSQL, the seal may
 -- have seen some of these. It may not have seen some samples before the cursor that were in flight. So the sealed
--- quantity must be between the usage without them and the usage with them. If there are none, both are equal. Dirty
+-- quantity must be between the usage without them and the usage with them. Without such samples, both are equal. Dirty
 -- windows are known to be unsettled until the next tick, or the release of their organisation. In them, the sealed
 -- quantity is at most the sum of all samples, including withdrawn ones, unless a push was adopted.
 
@@ -69,7 +69,7 @@ p.org_id IN {chosen}
 usage_samples
 
 -- name: samples_since
--- For a continued run: the samples from its point on.
+-- In a continued run, the samples from its point on.
 (SELECT * FROM usage_samples WHERE ts >= :since_ms)
 
 -- name: proven_pushes
@@ -243,5 +243,5 @@ a.org_id = q.org_id AND a.start_ms <= q.window_ms AND (a.end_ms IS NULL OR q.win
 NOT EXISTS (SELECT 1 FROM dirty_windows d WHERE d.org_id = q.org_id AND d.window_ms = q.window_ms)
 
 -- name: other_reason
--- The reason may be old: if an unknown organisation is registered later, its pending usage keeps the reason.
+-- The reason may be old. If an unknown organisation is registered later, its pending usage keeps the reason.
 q.wanted <> '' AND q.kept <> '' AND q.kept <> q.wanted AND NOT (q.kept = 'unknown_org' AND q.wanted = 'no_assignment')

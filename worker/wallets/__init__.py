@@ -1,4 +1,6 @@
-"""Actions and lists of the embedded ledger's wallets: grants, lots, pools, tiers, statements.
+"""Actions and lists of the embedded ledger's wallets.
+
+They concern grants, lots, pools, tiers and statements.
 
 Guarantee: each change of credit is an entry with actor and reason.
 

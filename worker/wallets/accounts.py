@@ -112,14 +112,18 @@ class PaidFrom:
 
     @property
     def is_here(self) -> bool:
-        """Return True if this database keeps the balance. With another provider, the wallet must have been used."""
+        """Return True if this database keeps the balance.
+
+        With another provider, the wallet must have been used.
+        """
         return self.keeper is None and (self.has_wallet or self.provider == EMBEDDED)
 
     @property
     def takes_credit(self) -> bool:
         """Return True if you can grant credit to this wallet.
 
-        A customer that is billed afterwards has no wallet: at the end of its credit, Drawdown would halt the customer.
+        Returns False for a customer that is billed afterwards, because at the end of the credit Drawdown would halt the
+        customer.
         """
         return self.is_here or (self.keeper is None and self.provider in (None, *EXEMPT_PROVIDERS))
 
@@ -154,7 +158,9 @@ def require_paying(connection: sa.Connection, org_id: str, now_ms: int, *, past:
 
 
 def paid_from(connection: sa.Connection, org_id: str, now_ms: int) -> PaidFrom:
-    """Return the wallet that pays for an organisation or customer, with the provider that bills it now.
+    """Return the wallet that pays for an organisation or customer.
+
+    The result names the provider that bills it now.
 
     Errors: UnknownId.
     """
@@ -242,7 +248,9 @@ class LotRow:
 
 @dataclass(frozen=True)
 class LotsView:
-    """A wallet's lots: lots in use in their order, then later ones, then ended ones, the latest first.
+    """A wallet's lots.
+
+    Lots in use come first in their order, then later ones, then ended ones, the latest first.
 
     `owed_micro`: use that a lot has not paid for. `back_micro`: refunds beyond the use, which pay for later use.
     """
@@ -272,7 +280,10 @@ def list_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> LotsV
 def view_lots(
     connection: sa.Connection, kept: Sequence[Lot], given: Sequence[Lot], customer_id: str, now_ms: int
 ) -> LotsView:
-    """Return a view of the lots that were read (`kept`) and those that a plan grants now (`given`)."""
+    """Return a view of a wallet's lots.
+
+    `kept`: lots that were read. `given`: lots that a plan grants now.
+    """
     found = {customer_id: sorted((*kept, *given), key=lambda lot: lot.turn)}
     allocation = lots.allocations(connection, found, now_ms)[customer_id]
     rows, places = [], itertools.count(1)
@@ -314,7 +325,9 @@ def list_rates(connection: sa.Connection) -> list[Rate]:
 
 
 def list_entries(connection: sa.Connection, customer_id: str, most: int, after: str = "") -> list[EntryRow]:
-    """Return a customer's entries, the latest first. With `after`, return those that follow the entry with that key.
+    """Return a customer's entries, the latest first.
+
+    With `after`, return those that follow the entry with that key.
 
     Errors: UsageError if an entry with that key does not exist.
     """
@@ -328,12 +341,18 @@ MOST_BLOCKED: Final = 20
 """Metrics with blocked uses that one list shows."""
 BLOCKED_DAYS: Final = 30
 MOST_OVERRIDES: Final = 20
-"""Limit overrides of one metric that `/my` lists. All waiting ones fit (`overrides.MOST_ASKED`)."""
+"""Limit overrides of one metric that `/my` lists.
+
+All waiting ones fit (`overrides.MOST_ASKED`).
+"""
 
 
 @dataclass(frozen=True)
 class Blocked:
-    """A metric with blocked uses: their number, their base units, and the time of the last one."""
+    """A metric with blocked uses.
+
+    `times`: their number. `amount`: their base units. `last_ms`: the time of the last one.
+    """
 
     metric: str
     times: int
@@ -342,7 +361,10 @@ class Blocked:
 
 
 def blocked(connection: sa.Connection, org_id: str, now_ms: int) -> list[Blocked]:
-    """Return the blocked uses of an organisation in the last BLOCKED_DAYS days, the latest first."""
+    """Return the blocked uses of an organisation, the latest first.
+
+    They happened in the last BLOCKED_DAYS days.
+    """
     values = {"org_id": org_id, "since_ms": now_ms - BLOCKED_DAYS * DAY_MS, "at_most": MOST_BLOCKED}
     rows = SQL.run(connection, "blocked", values)
     return [Blocked(row.metric, int(row.times), int(row.amount), int(row.last_ms)) for row in rows]
@@ -350,7 +372,9 @@ def blocked(connection: sa.Connection, org_id: str, now_ms: int) -> list[Blocked
 
 @dataclass(frozen=True)
 class Card:
-    """A wallet's automatic top-up, from a card of `service_customer` at a payment service.
+    """A wallet's automatic top-up.
+
+    It charges a card of `service_customer` at a payment service.
 
     A top-up begins at or below `threshold_micro`, and adds `amount_micro` (None: it fills up to a sum). `stopped`:
     charges failed, so top-ups are stopped until the customer adds another card.
@@ -365,7 +389,10 @@ class Card:
 
 @dataclass(frozen=True)
 class WalletView:
-    """A customer's wallet. `is_shared`: other organisations use it, or did. `card`: its card, unless it is shared."""
+    """A customer's wallet.
+
+    `is_shared`: other organisations use it, or did. `card`: its card, unless it is shared.
+    """
 
     paid: PaidFrom
     is_shared: bool
@@ -415,7 +442,10 @@ class OrgOverride:
 
 
 def told_of(connection: sa.Connection, org_id: str, now_ms: int) -> WalletView:
-    """Return the paying wallet, and the facts about it that the organisation may see. Errors: UnknownId."""
+    """Return the paying wallet, and the facts about it that the organisation may see.
+
+    Errors: UnknownId.
+    """
     paid = paid_from(connection, org_id, now_ms)
     row = SQL.run(connection, "told", {"customer_id": paid.customer_id, "org_id": org_id}).one()
     if row.is_shared:
@@ -440,6 +470,9 @@ def standing(connection: sa.Connection, customer_id: str, now_ms: int) -> Standi
 
 
 def overrides(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> list[OrgOverride]:
-    """Return an organisation's limit overrides of one metric, waiting ones first, then the newest."""
+    """Return an organisation's limit overrides of one metric.
+
+    Waiting ones come first, then the newest.
+    """
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": MOST_OVERRIDES}
     return [OrgOverride(**row._mapping) for row in SQL.run(connection, "overrides", values)]

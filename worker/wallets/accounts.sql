@@ -10,7 +10,7 @@ FROM (SELECT 1 AS one) q LEFT JOIN assignments a ON a.org_id = :org_id AND a.sta
     AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 
 -- name: hold
--- The part of the cost of a wallet's executions that suppliers wait for: the amount owed that no payout has released.
+-- The part of the cost of a wallet's executions that suppliers wait for. It is owed, and a payout has not released it.
 SELECT COALESCE(CAST(SUM(x.owed_micro) AS BIGINT), 0) AS hold_micro FROM {settlements_now} x WHERE x.state <> 'released'
 
 -- name: of_customer
@@ -38,7 +38,7 @@ ORDER BY at_ms DESC, key DESC LIMIT :at_most
 -- The rows that an organisation's users may see.
 
 -- name: told
--- Whether another organisation uses a wallet, or did: past charges are in the ledger, too. A customer that is an
+-- Whether another organisation uses a wallet, or did. Past charges are in the ledger, too. A customer that is an
 -- organisation itself uses its own wallet. The row also has the wallet's top-up terms, or NULL.
 SELECT EXISTS (
         SELECT 1 FROM assignments a WHERE a.customer_id = :customer_id AND a.org_id <> :org_id AND a.provider IN (
@@ -58,7 +58,7 @@ FROM guard_denials WHERE org_id = :org_id AND minute_ms >= :since_ms AND enforce
 GROUP BY metric ORDER BY MAX(last_ms) DESC, metric LIMIT :at_most
 
 -- name: overrides
--- Limit overrides that were requested or made for one organisation, and have not ended: waiting ones first.
+-- Limit overrides that were requested or made for one organisation, and have not ended. Waiting ones come first.
 SELECT number, period, amount, ends_ms, state, at_ms FROM guard_overrides
 WHERE metric = :metric AND reach = 'org' AND target = :org_id
     AND (state = 'asked' OR (state = 'in_force' AND (ends_ms IS NULL OR ends_ms > :now_ms)))

@@ -79,7 +79,10 @@ MOST_FACTOR_PPM: Final = 1_000 * ONE_PPM
 MOST_NAMED: Final = 3
 """Organisations of a wallet that a dry run names."""
 MAX_RATE: Final = 10**12
-"""Highest number in a rate: a million credits, or as many base units. A higher one is probably a typing error."""
+"""Highest number in a rate: a million credits, or as many base units.
+
+A higher one is probably a typing error.
+"""
 UNCHANGED: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -170,7 +173,9 @@ class TakenBack:
 
 
 def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> TakenBack:
-    """Take back the part of a lot that is neither used nor reserved. With `whole`, take back the whole lot.
+    """Take back the part of a lot that is neither used nor reserved.
+
+    With `whole`, take back the whole lot.
 
     Credit that was taken before is not taken again, so a caller without an answer can repeat the call.
 
@@ -207,13 +212,18 @@ def require_wallet(connection: sa.Connection, customer_id: str) -> accounts.Wall
 
 
 def rate_at(connection: sa.Connection, feature: str, moment_ms: int) -> Rate | None:
-    """Return the cost of a feature at a moment, by the rate card; None if it has no rate."""
+    """Return the cost of a feature at a moment, by the rate card.
+
+    Returns None if the feature does not have a rate.
+    """
     return read_rate_card(connection).rate(feature, moment_ms)
 
 
 @dataclass(frozen=True)
 class RateEffect:
-    """The cost of the last day's usage at the former rate (`was`) and at the new one (`now`), in micro-credits.
+    """The cost of the last day's usage at the former and the new rate.
+
+    `was_micro` is at the former rate, `now_micro` at the new one. Both are in micro-credits.
 
     `quantity`: the usage in base units. `orgs`: the number of organisations with such usage.
     """
@@ -227,7 +237,10 @@ class RateEffect:
 def rate_effect(
     connection: sa.Connection, feature: str, was: Rate | None, micro: int, per: int, now_ms: int
 ) -> RateEffect:
-    """Return the effect of a rate on the pushes of the last day, at providers that keep wallets in this database."""
+    """Return the effect of a rate on the pushes of the last day.
+
+    It counts the providers that keep wallets in this database.
+    """
     values = {"feature": feature, "from_ms": now_ms - DAY_MS, "providers": sorted(wallets_at(connection))}
     row = SQL.run(connection, "used_since", values).one()
     quantity = int(row.quantity)
@@ -245,7 +258,9 @@ def set_rate(
     from_ms: int | None,
     new: bool = True,
 ) -> int:
-    """Set the price of `per_quantity` base units of a feature, for usage from a window on. Return that window.
+    """Set the price of base units of a feature.
+
+    It is for `per_quantity` base units, from a window on. Return that window.
 
     Without `from_ms`, a feature's first rate counts for all its usage, and a later rate from the next window on. If the
     same rate is already in force then, it does not change. So a caller that lost the answer can repeat the call, and
@@ -286,7 +301,9 @@ def set_plan_limit(
     holds: Mapping[str, Any] = UNCHANGED,
     gives: Mapping[str, Any] = UNCHANGED,
 ) -> int | None:
-    """Change or create a plan. Return its former limit of sandboxes at once; None if it is new.
+    """Change or create a plan.
+
+    Return its former limit of sandboxes at once; None if it is new.
 
     `max_concurrent`: sandboxes at once (None: unchanged). `holds`: changed fields of `HoldTerms`, for the reservations
     of executions. `gives`: changed fields of `Gives`, for grants from now on.
@@ -358,10 +375,12 @@ def _require_sane_terms(holds: HoldTerms) -> None:
 
 
 def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, *, new: bool = True) -> str | None:
-    """Put a customer on a plan, and grant the plan's credit. Return the former plan; None if there was no plan.
+    """Put a customer on a plan, and grant the plan's credit.
 
-    You can repeat the call: it has an effect once. Errors: UsageError for an invalid id; UnknownId for an unknown plan,
-    and unless `new`, for an unknown customer with an id like an existing one.
+    Return the former plan; None if there was no plan.
+
+    You can repeat the call, because it has an effect once. Errors: UsageError for an invalid id; UnknownId for an
+    unknown plan, and unless `new`, for an unknown customer with an id like an existing one.
     """
     if not is_clean_id(customer_id):
         raise UsageError(
@@ -378,7 +397,12 @@ def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, 
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan of the embedded ledger: sandboxes at once, number of customers, terms of reservations, and credit."""
+    """A plan of the embedded ledger.
+
+    `max_concurrent`: sandboxes at once. `customers`: the number of its customers. `hold_factor_ppm` to `holds_halt`:
+    the terms of reservations, as in `HoldTerms`. The other fields are its credit in micro-credits, as in
+    `ledger.grants.Gives`.
+    """
 
     plan: str
     max_concurrent: int
@@ -473,7 +497,9 @@ HTTP: Final = "http"
 
 
 def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -> None:
-    """Refuse a wallet that does not pay for an organisation: its credit would have no effect. Errors: WrongField.
+    """Refuse a wallet that does not pay for an organisation.
+
+    Its credit would not have an effect. Errors: WrongField.
 
     An operator can fill such a wallet on the command line, before a move to it.
     """
@@ -510,7 +536,10 @@ def _grant_sentence(done: CreditGiven) -> str:
 
 
 def facts_of_wallet(connection: sa.Connection, customer_id: str, now_ms: int) -> Sequence[Fact]:
-    """Return the facts of a wallet for a dry run. Those that change by themselves, as a balance, are not `fixed`."""
+    """Return the facts of a wallet for a dry run.
+
+    Those that change by themselves, as a balance, are not `fixed`.
+    """
     account = account_of(connection, customer_id, now_ms)
     given = list_lots(connection, customer_id, now_ms).lots
     known = ids.is_known(connection, ids.CUSTOMER, customer_id)
@@ -616,10 +645,10 @@ def _size_of_lot(connection: sa.Connection, _asked: Invocation, values: Values) 
 
 @dataclass(frozen=True)
 class RateSet:
-    """The rate of a feature from `start_ms` on. `was`: the former rate at that time (null: there was no rate).
+    """The rate of a feature from `start_ms` on.
 
-    `is_past`: the start is in the past, and usage that is charged already keeps its price. `effect`: the effect on the
-    usage of the last day.
+    `was`: the former rate at that time (null: there was no rate). `is_past`: the start is in the past, and usage that
+    is charged already keeps its price. `effect`: the effect on the usage of the last day.
     """
 
     feature: str
@@ -703,7 +732,10 @@ FACTOR: Final = ValueKind("number", "N", _factor, show_factor, "_ppm", least=1, 
 
 @dataclass(frozen=True)
 class PlanSet(Plan):
-    """A plan as it is now. `was`: its former limit of sandboxes at once (null: it is new)."""
+    """A plan as it is now.
+
+    `was`: its former limit of sandboxes at once (null: it is new).
+    """
 
     was: int | None
 
@@ -810,7 +842,10 @@ def _size_of_plan(connection: sa.Connection, _asked: Invocation, values: Values)
 
 @dataclass(frozen=True)
 class OnPlan:
-    """A customer's plan, the former plan (`was`, null: no plan), its limit of sandboxes, and its balance."""
+    """A customer's plan, limit of sandboxes and balance.
+
+    `was`: the former plan (null: the customer did not have a plan).
+    """
 
     customer_id: str
     plan: str

@@ -1,4 +1,6 @@
-"""A wallet's entries by page, the latest use first; its days; and a forecast of the end of its credit. Reads only.
+"""A wallet's entries by page, its days, and a forecast of the end of its credit.
+
+The latest use comes first. Reads only.
 
 Guarantee: the cost of a page does not depend on the number of entries. A page begins after the last entry of the former
 page, and if it omits entries, it reads at most MOST_LOOKED_AT. The entries of all pages add up to the balance. Days are
@@ -29,20 +31,25 @@ MOST_ENTRIES_ON_PAGE: Final = 50
 MOST_ENTRIES_AT_ONCE: Final = 1_000
 """Entries of a download that Drawdown reads and holds in memory at a time."""
 MOST_LOOKED_AT: Final = 10_000
-"""Entries that one page reads, if the reader chooses a time of booking or an amount."""
+"""Entries that one page reads for a choice by time of booking or by amount."""
 NEVER: Final = 2**53
 CENTS: Final = 2
 """Decimals of amounts for people."""
 CENT: Final = MICRO // 10**CENTS
 TYPED: Final = re.compile(r"[+-]?(\d{1,3}(?:,\d{3})+(?:\.\d*)?|[^,+-]*)")
-"""An amount as a page shows it, or without commas. Another comma may mean a decimal point, so it is invalid."""
+"""An amount as a page shows it, or without commas.
+
+Another comma may mean a decimal point, so it is invalid.
+"""
 BELOW_A_CENT: Final = ("<0.01", ">-0.01")
 """Texts for a positive and a negative amount that would round to 0.00."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The choice of entries: by time of use and time of booking, each [from, to) in milliseconds, and by size.
+    """The choice of entries by time of use, time of booking, and size.
+
+    Each time is in [from, to), in milliseconds.
 
     `sizes`: [from, to) in micro-credits, without the sign. The default is all entries.
     """
@@ -73,7 +80,9 @@ ALL: Final = Chosen()
 
 
 def sizes_of(text: str, option: str) -> tuple[int, int]:
-    """Return the sizes that an amount may mean, [from, to) in micro-credits: `4.8` means all that round to 4.80.
+    """Return the sizes that an amount may mean.
+
+    They are [from, to) in micro-credits. For example, `4.8` means all that round to 4.80.
 
     An amount with more than two decimals means itself only. The sign is ignored. Errors: UsageError for `option`.
     """
@@ -95,10 +104,11 @@ def sizes_of(text: str, option: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class EntryLine:
-    """An entry of a wallet. `moved_micro`: the change of the wallet, up or down, in micro-credits.
+    """An entry of a wallet.
 
-    `ts`: the time of use. `at_ms`: the time of booking. `key`: for usage, the key of the push. `reservation`: the
-    execution that it charges. `lot`: the lot that it expires or takes back.
+    `moved_micro`: the change of the wallet, up or down, in micro-credits. `ts`: the time of use. `at_ms`: the time of
+    booking. `key`: for usage, the key of the push. `reservation`: the execution that it charges. `lot`: the lot that it
+    expires or takes back.
     """
 
     key: str
@@ -139,7 +149,8 @@ def page(
 ) -> Entries:
     """Return a page of entries, after the entry with the key `after`.
 
-    Errors: UsageError if the wallet has no entry with that key, or if the time of booking ends before it begins.
+    Errors: UsageError if the wallet does not have an entry with that key, or if the time of booking ends before it
+    begins.
     """
     if chosen.booked_from_ms >= chosen.booked_to_ms:
         raise UsageError("invalid range: `to` must be later than `from`")
@@ -191,7 +202,10 @@ MOST_DAY_ENTRIES: Final = 200
 
 @dataclass(frozen=True)
 class Use:
-    """The cost of a feature in a day or an hour from `at_ms` on, in micro-credits. '': entries without a feature."""
+    """The cost of a feature in a day or an hour from `at_ms` on.
+
+    It is in micro-credits. `feature` '': entries without a feature.
+    """
 
     at_ms: int
     feature: str
@@ -200,7 +214,10 @@ class Use:
 
 @dataclass(frozen=True)
 class LedgerDay:
-    """The sum of one kind of entry on a day, in micro-credits; positive if the wallet gained."""
+    """The sum of one kind of entry on a day.
+
+    It is in micro-credits, and positive if the wallet gained.
+    """
 
     day_ms: int
     kind: str
@@ -230,7 +247,9 @@ class DayEntry:
 
 @dataclass(frozen=True)
 class RunSteps:
-    """Executions of an organisation that were accepted since a moment, by step. Amounts are in micro-credits.
+    """Executions of an organisation that were accepted since a moment, by step.
+
+    Amounts are in micro-credits.
 
     `going`: executions that continue. `waiting`: those of them that were not charged yet. `held_micro`: their reserved
     credit. `settling`: executions that a supplier has a share of. `left_micro`: the shares that were not reversed.
@@ -250,7 +269,10 @@ class RunSteps:
 
 
 def use_by(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int, step_ms: int = DAY_MS) -> list[Use]:
-    """Return the use by feature and day, or by any length that divides a day. Refunds reduce it."""
+    """Return the use by feature and day, or by any length that divides a day.
+
+    Refunds reduce it.
+    """
     values = {"account_id": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms, "step_ms": step_ms}
     return _uses(SQL.run(connection, "use_by", {**values, "at_most": MOST_DAY_ROWS}))
 
@@ -277,7 +299,10 @@ def entries_of_day(connection: sa.Connection, customer_id: str, day_ms: int) -> 
 
 
 def closing_micro(connection: sa.Connection, customer_id: str, to_ms: int) -> int:
-    """Return the balance of the wallet at a moment, in micro-credits, by the time of use."""
+    """Return the balance of the wallet at a moment, by the time of use.
+
+    It is in micro-credits.
+    """
     return int(SQL.run(connection, "closing", _from_then(customer_id, to_ms)).scalar_one())
 
 
@@ -309,7 +334,9 @@ class EntriesQuery:
 
 @dataclass(frozen=True)
 class WalletDays:
-    """A wallet's days: use by day and by hour, ledger sums, entries of one day, and steps of executions.
+    """The use, ledger sums, entries and execution steps of a wallet's days.
+
+    Use is by day and by hour. The entries are of one day.
 
     `forecast`: a row for `forecast_by`. `closing_micro`: the balance at the end of the days, in micro-credits.
     """
@@ -354,7 +381,10 @@ def read_days(connection: sa.Connection, asked: EntriesQuery, now_ms: int) -> Wa
 DAYS: Final = 7
 MIN_DAYS: Final = 3
 FURTHEST_MS: Final = 253_402_300_799_999
-"""The last moment of the year 9999, in milliseconds. Credit that ends later `lasts`."""
+"""The last moment of the year 9999, in milliseconds.
+
+Credit that ends later `lasts`.
+"""
 
 
 ForecastState: TypeAlias = Literal["ends", "spent", "lasts", "unknown"]
@@ -390,7 +420,10 @@ def forecast_of(connection: sa.Connection, customer_id: str, available_micro: in
 
 
 def used_part(customer_id: str, now_ms: int) -> Part:
-    """Return the query of a wallet's use on its last full days, to read beside others: a row for `forecast_by`."""
+    """Return the query of a wallet's use on its last full days.
+
+    It runs with other queries, and `forecast_by` reads its row.
+    """
     values = {"account_id": wallet_account(customer_id), "today_ms": now_ms - now_ms % DAY_MS, "most_days": DAYS}
     return SQL.part("used", values)
 

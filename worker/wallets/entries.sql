@@ -47,8 +47,8 @@ SELECT ts FROM ledger_entries WHERE key = :after_key AND (from_account = :accoun
 -- A wallet by days.
 
 -- name: lines
--- Use and tiers leave a wallet. Grants, and credit that an expiry returns, come in. Each part uses its own index: a
--- query by both accounts at once would read the whole ledger.
+-- Use and tiers leave a wallet. Grants, and credit that an expiry returns, come in. Each part uses its own index,
+-- because a query by both accounts at once would read the whole ledger.
 SELECT {columns}, -amount_micro AS moved_micro FROM ledger_entries
 WHERE from_account = :account_id AND ts >= :from_ms AND ts < :to_ms
 UNION ALL
@@ -71,7 +71,7 @@ FROM ({lines}) l GROUP BY 1, 2 ORDER BY 1 DESC, 2 LIMIT :at_most
 SELECT l.* FROM ({lines}) l ORDER BY l.ts DESC, l.key DESC LIMIT :at_most
 
 -- name: closing
--- The balance of the wallet at the end of the days: the present balance, less later entries.
+-- The balance of the wallet at the end of the days. It is the present balance, less later entries.
 SELECT CAST(COALESCE((SELECT a.balance_micro FROM ledger_accounts a WHERE a.account_id = :account_id), 0)
     - COALESCE((SELECT SUM(l.moved_micro) FROM ({lines}) l), 0) AS BIGINT) AS closing_micro
 

@@ -1,4 +1,6 @@
-"""The ledger and sealed usage as CSV or JSON lines for other programs, row by row. Reads only.
+"""The ledger and sealed usage as CSV or JSON lines for other programs, row by row.
+
+Reads only.
 
 Guarantee: an export reads the database as of one moment, however long it takes, and never holds all rows in memory.
 Each row has an id that never changes, so a program can merge a second export of the same time into the first. Amounts
@@ -48,12 +50,17 @@ TEXTS: Final = frozenset((
     "key", "kind", "from_account", "to_account", "feature", "execution", "lot", "actor", "reason", "org_id", "provider",
     "customer_id", "state",
 ))  # fmt: skip
-"""Columns of texts. Other people or programs wrote some of them, so CSV escapes formulas."""
+"""Columns of texts.
+
+Other people or programs wrote some of them, so CSV escapes formulas.
+"""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A span to export, from `from_ms` to before `to_ms`, of one organisation ('': all).
+    """A span to export, of one organisation ('': all).
+
+    It is from `from_ms` to before `to_ms`.
 
     `by`: the ledger's entries are selected by time of booking or by time of use. Usage is selected by window.
     """

@@ -1,4 +1,6 @@
-"""Wallets by page, the lowest balance first; the highest spenders; a wallet's relations; figures for Prometheus.
+"""Wallets by page, the highest spenders, relations, and figures for Prometheus.
+
+The lowest balance comes first.
 
 Reads only.
 
@@ -45,7 +47,10 @@ If it has neither, it is low at 0.
 
 @dataclass(frozen=True)
 class Chosen:
-    """A choice of wallets. `which`: one of WHICH. `search`: a part of the customer's id. Empty: any."""
+    """A choice of wallets.
+
+    `which`: one of WHICH. `search`: a part of the customer's id. Empty: any.
+    """
 
     which: str = ""
     plan: str = ""
@@ -54,7 +59,9 @@ class Chosen:
 
 @dataclass(frozen=True)
 class WalletLine:
-    """A wallet in the list, in micro-credits. Changes that are due by time are not included until they are booked.
+    """A wallet in the list, in micro-credits.
+
+    Changes that are due by time are not included until they are booked.
 
     `mode` to `blocked_reason`: the terms of its automatic top-up (None: it has no automatic top-up).
     """
@@ -71,7 +78,7 @@ class WalletLine:
 
 @dataclass(frozen=True)
 class After:
-    """The place where a page continues: after this customer, at this balance."""
+    """The place where a page continues, after this customer at this balance."""
 
     customer_id: str
     balance_micro: int
@@ -79,7 +86,10 @@ class After:
 
 @dataclass(frozen=True)
 class WalletLines:
-    """A page of wallets. `after`: the start of the next page (None: this is the last page)."""
+    """A page of wallets.
+
+    `after`: the start of the next page (None: this is the last page).
+    """
 
     lines: list[WalletLine]
     after: After | None
@@ -87,7 +97,10 @@ class WalletLines:
 
 @dataclass(frozen=True)
 class Spender:
-    """The use of a wallet from `from_ms` to `at_ms`, the time of the check, and its balance and plan now."""
+    """The use of a wallet from `from_ms` on, and its balance and plan.
+
+    `at_ms`: the time of the check, and the end of the use.
+    """
 
     place: int
     customer_id: str
@@ -119,7 +132,9 @@ def every(connection: sa.Connection, chosen: Chosen) -> Iterator[WalletLine]:
 
 
 def spenders_now(connection: sa.Connection, now_ms: int, most: int = MOST_SPENDERS) -> list[Spender]:
-    """Return the customers who spent most in the last SPENT_DAYS days: charges of usage and executions, less refunds.
+    """Return the customers who spent most in the last SPENT_DAYS days.
+
+    Spent are charges of usage and executions, less refunds.
 
     Tiers do not count.
     """
@@ -166,12 +181,17 @@ MOST_LOOKED_AT: Final = 1_000
 """Executions of a wallet among which a page finds suppliers."""
 Part: TypeAlias = Literal["biller", "shares", "pays_for_it", "it_pays_for", "pool", "sponsor", "member", "supplier"]
 UPSTREAM: Final[tuple[Part, ...]] = ("biller", "shares", "pays_for_it", "pool", "sponsor")
-"""Relations from which a wallet's credit comes, or by which others use it. All other relations are downstream."""
+"""Relations from which a wallet's credit comes, or by which others use it.
+
+All other relations are downstream.
+"""
 
 
 @dataclass(frozen=True)
 class BillingTerms:
-    """The terms of billing of a wallet. Amounts are in micro-credits or minor units of money, times in milliseconds.
+    """The terms of billing of a wallet.
+
+    Amounts are in micro-credits or minor units of money, times in milliseconds.
 
     `mode` to `blocked_reason`: its automatic top-up (None: it has no automatic top-up). `stopped_ms`, `stopped_by`: the
     time since which all top-ups are stopped, and the actor. `low_micro`: the balance at or below which Drawdown sends a
@@ -284,7 +304,10 @@ def terms_of(connection: sa.Connection, customer_id: str, org_id: str) -> Billin
 
 
 def related(connection: sa.Connection, customer_id: str, org_id: str, now_ms: int) -> list[Relation]:
-    """Return the relations of a customer: payers and other sources of its credit first."""
+    """Return the relations of a customer.
+
+    Payers and other sources of its credit come first.
+    """
     values = {"customer_id": customer_id, "org_id": org_id, "now_ms": now_ms}
     rows = SQL.run(connection, "related", {**values, "at_most": MOST_RELATED, "looked_at": MOST_LOOKED_AT}).mappings()
     found = [Relation(**row) for row in rows]
@@ -292,14 +315,19 @@ def related(connection: sa.Connection, customer_id: str, org_id: str, now_ms: in
 
 
 def offers(connection: sa.Connection, customer_id: str) -> tuple[list[Offer], list[Offer]]:
-    """Return the plans and the tiers, each sorted by their sandboxes at once, the lowest first."""
+    """Return the plans and the tiers.
+
+    Each list is sorted by sandboxes at once, the lowest first.
+    """
     rows = SQL.run(connection, "offers", {"customer_id": customer_id, "at_most": MOST_OFFERS}).mappings()
     found = [Offer(**{**row, "goes_on": bool(row["goes_on"])}) for row in rows]
     return [one for one in found if one.part == "plan"], [one for one in found if one.part == "tier"]
 
 
 def happened(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[list[Happened], list[Happened]]:
-    """Return the events of a wallet in the last HAPPENED_DAYS days, and its last top-ups of any time.
+    """Return the events of a wallet, and its last top-ups.
+
+    The events are of the last HAPPENED_DAYS days, the top-ups of any time.
 
     Both come with the latest first.
     """
@@ -323,9 +351,10 @@ def _latest(found: Sequence[Happened]) -> list[Happened]:
 
 @dataclass(frozen=True)
 class RunFigures:
-    """Numbers of executions. `held`: those that have credit reserved. `overdue`: those of them past their end.
+    """Numbers of executions.
 
-    `overdue_since_ms`: the earliest such end. `expired`: executions that expired and were not settled.
+    `held`: those that have credit reserved. `overdue`: those of them past their end. `overdue_since_ms`: the earliest
+    such end. `expired`: executions that expired and were not settled.
     """
 
     held: int
@@ -336,9 +365,10 @@ class RunFigures:
 
 @dataclass(frozen=True)
 class OwedFigures:
-    """Credit that suppliers are owed before a payout releases it, in micro-credits, and open freezes.
+    """Credit that suppliers are owed, and open freezes.
 
-    `frozen_since_ms`: the time of the oldest open freeze.
+    `waiting_micro`: the credit before a payout releases it, in micro-credits. `frozen_since_ms`: the time of the oldest
+    open freeze.
     """
 
     waiting_micro: int
@@ -384,10 +414,11 @@ def _wallets(
 
 @dataclass(frozen=True)
 class WalletEntry:
-    """An entry of a wallet. `moved_micro`: the change of its credit, up or down, in micro-credits.
+    """An entry of a wallet.
 
-    `ts_ms`: the time of use. `at_ms`: the time of booking. `key`: for usage, the key of the push. `execution`: the
-    execution that it charges. `lot`: the lot that it expires or takes back.
+    `moved_micro`: the change of its credit, up or down, in micro-credits. `ts_ms`: the time of use. `at_ms`: the time
+    of booking. `key`: for usage, the key of the push. `execution`: the execution that it charges. `lot`: the lot that
+    it expires or takes back.
     """
 
     key: str
@@ -409,7 +440,10 @@ def _amount(text: str, name: str, _now_ms: int) -> str:
 
 
 SHOWN_AMOUNT: Final = Kind("text", "CREDITS", _amount, str, example="4.80")
-"""The kind of an amount as a page shows it, such as `4.80`, with the sizes that `sizes_of` reads."""
+"""The kind of an amount as a page shows it, such as `4.80`.
+
+It includes the sizes that `sizes_of` reads.
+"""
 
 
 def _entries(
@@ -445,9 +479,10 @@ def _entries(
 
 @dataclass(frozen=True)
 class WalletLots:
-    """A wallet's lots in their order of use. `more`: the number of lots that are not shown.
+    """A wallet's lots in their order of use.
 
-    `owed_micro`: use that a lot has not paid for. `back_micro`: refunds beyond the use, which pay for later use.
+    `more`: the number of lots that are not shown. `owed_micro`: use that a lot has not paid for. `back_micro`: refunds
+    beyond the use, which pay for later use.
     """
 
     customer_id: str

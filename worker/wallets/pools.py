@@ -52,7 +52,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Allotted:
-    """The lot of an allotment, and the wallets of pool and member afterwards. `repeated`: it was allotted before."""
+    """The lot of an allotment, and the wallets of pool and member afterwards.
+
+    `repeated`: it was allotted before.
+    """
 
     lot: Lot
     repeated: bool
@@ -61,9 +64,11 @@ class Allotted:
 
 
 def make(connection: sa.Connection, pool: str, by: By, *, new: bool = True) -> bool:
-    """Create a pool, with a wallet of its name, if it does not exist. Return True if it is new.
+    """Create a pool, with a wallet of its name, if it does not exist.
 
-    Errors: UsageError for an invalid name; Denied `taken` for the name of a customer; UnknownId, unless `new`, for a
+    Return True if it is new.
+
+    Errors: UsageError for an invalid name. Denied `taken` for the name of a customer. UnknownId, unless `new`, for a
     name that resembles that of a pool or customer.
     """
     if not is_clean_id(pool) or ":" in pool:
@@ -119,7 +124,9 @@ def allot(
 def allow(
     connection: sa.Connection, payer: str, org_id: str, by: By, *, limit_micro: int | None = None
 ) -> tuple[Payer, Payer | None]:
-    """Allow a wallet to pay for executions of an organisation, up to a limit in micro-credits (None: unlimited).
+    """Allow a wallet to pay for executions of an organisation, up to a limit.
+
+    The limit is in micro-credits (None: unlimited).
 
     Returns the permission in force now, and the one before (None: there was no permission).
 
@@ -147,7 +154,9 @@ def allow(
 
 
 def end(connection: sa.Connection, payer: str, org_id: str, by: By) -> bool:
-    """End the permission of a wallet to pay for new executions of an organisation. Return True if it was in force.
+    """End the permission of a wallet to pay for new executions of an organisation.
+
+    Return True if it was in force.
 
     The wallet still pays for executions that were accepted. Errors: UnknownId.
     """
@@ -177,10 +186,10 @@ class PoolRow:
 
 @dataclass(frozen=True)
 class AllotmentRow:
-    """An allotment, in micro-credits: `amount = left + waits + used + returned + taken`.
+    """An allotment, with its parts in micro-credits.
 
-    `waits`: the rest of an ended allotment that has not returned yet. `used`: the credit that the member used. `taken`:
-    the credit that the pool took back.
+    `amount = left + waits + used + returned + taken`. `waits`: the rest of an ended allotment that has not returned
+    yet. `used`: the credit that the member used. `taken`: the credit that the pool took back.
     """
 
     lot: str
@@ -200,7 +209,10 @@ class AllotmentRow:
 
 @dataclass(frozen=True)
 class PoolView:
-    """A pool's wallet and its allotments, those that end last first. `more`: others are not shown."""
+    """A pool's wallet and its allotments, those that end last first.
+
+    `more`: others are not shown.
+    """
 
     pool: str
     wallet: Wallet
@@ -210,7 +222,9 @@ class PoolView:
 
 @dataclass(frozen=True)
 class PayerRow:
-    """A payer of an organisation's executions, its limit, and the start of the permission (milliseconds).
+    """A payer of an organisation's executions, and its limit.
+
+    The permission starts at a time in milliseconds.
 
     `spent_micro`: the credit reserved and charged by executions that were accepted under its last permission, including
     ended executions.
@@ -263,7 +277,10 @@ def show_pool(connection: sa.Connection, pool: str, now_ms: int, most: int) -> P
 
 
 def list_payers(connection: sa.Connection, payer: str, org_id: str, now_ms: int, most: int) -> list[PayerRow]:
-    """Return the decisions in force, of a payer or an organisation if they are given. Errors: UnknownId."""
+    """Return the decisions in force, of a payer or an organisation if they are given.
+
+    Errors: UnknownId.
+    """
     if payer:
         ids.require(connection, ids.PAYER, payer)
     if org_id:
@@ -307,7 +324,9 @@ def _facts_of_pool(connection: sa.Connection, _asked: Invocation, values: Values
 
 @dataclass(frozen=True)
 class PoolAllotted:
-    """An allotment, and the credit available to pool and customer after it, in micro-credits.
+    """An allotment, and the credit available to pool and customer after it.
+
+    Amounts are in micro-credits.
 
     `allotted_micro`: the credit that this call moved, so 0 if it is `repeated`.
     """
@@ -371,7 +390,10 @@ def _size_of_allotment(_connection: sa.Connection, _asked: Invocation, values: V
 
 @dataclass(frozen=True)
 class PayerAllowed(Payer):
-    """The decision in force on a payer and an organisation. `changed`: it was different before."""
+    """The decision in force on a payer and an organisation.
+
+    `changed`: it was different before.
+    """
 
     changed: bool
 
@@ -396,7 +418,10 @@ def _allowed(done: PayerAllowed) -> str:
 
 @dataclass(frozen=True)
 class PayerEnded:
-    """A payer that no longer pays for new executions of an organisation. `changed`: it paid until now."""
+    """A payer that no longer pays for new executions of an organisation.
+
+    `changed`: it paid until now.
+    """
 
     payer: str
     org_id: str
@@ -438,7 +463,10 @@ def _pools(connection: sa.Connection, look: Look) -> Page[PoolRow]:
 
 @dataclass(frozen=True)
 class ShownPool:
-    """A pool's credit in micro-credits, and its allotments, those that end last first. `more`: others are not shown."""
+    """A pool's credit in micro-credits, and its allotments, those that end last first.
+
+    `more`: others are not shown.
+    """
 
     pool: str
     available_micro: int

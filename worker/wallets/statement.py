@@ -1,4 +1,6 @@
-"""An account's statement of a span, mostly a month: its opening balance, changes and closing balance. Reads only.
+"""An account's statement of a span, mostly a month.
+
+It has an opening balance, changes and a closing balance. Reads only.
 
 It is one object, or CSV.
 
@@ -36,7 +38,10 @@ from drawdown.schema.units import MICRO, MINUTE_MS, in_credits
 SQL = queries(__file__)
 
 FINAL_AFTER_MS: Final = 60 * MINUTE_MS
-"""Time after its end in which a statement may change, in milliseconds: a transaction that began before may commit."""
+"""Milliseconds after its end in which a statement may change.
+
+A transaction that began before the end may commit.
+"""
 LINES: Final = 100
 """Default number of lines of one section."""
 
@@ -55,9 +60,9 @@ class Span:
 
 @dataclass(frozen=True)
 class CreditLine:
-    """Credit that came in, or left without use, of one kind of lot (`what`). `moved_micro`: the change of the wallet.
+    """Credit that came in, or left without use, of one kind of lot (`what`).
 
-    `money_minor`: for top-ups, the paid money, in minor units of `currency`.
+    `moved_micro`: the change of the wallet. `money_minor`: for top-ups, the paid money, in minor units of `currency`.
     """
 
     section: Section
@@ -90,10 +95,11 @@ class UsageLine:
 
 @dataclass(frozen=True)
 class ExecutionsLine:
-    """The charges of executions of one project (None: without a project), less the amounts written off.
+    """The charges of executions of one project, less the amounts written off.
 
-    `drawn_micro`: charged while they continued. `settled_micro`: charged at their end. `late_micro`: charged after
-    their reservation expired. `more`: the number of lines that are added up in this line.
+    `project` None: executions without a project. `drawn_micro`: charged while they continued. `settled_micro`: charged
+    at their end. `late_micro`: charged after their reservation expired. `more`: the number of lines that are added up
+    in this line.
     """
 
     project: str | None
@@ -108,9 +114,10 @@ class ExecutionsLine:
 
 @dataclass(frozen=True)
 class HeldLine:
-    """An execution that had credit reserved at the end of the span, and the end of its reservation.
+    """An execution with credit reserved at the end of the span.
 
-    `more`: the number of lines that are added up in this line.
+    `expires_ms`: the end of its reservation. `held_micro`: the credit in micro-credits. `more`: the number of lines
+    that are added up in this line.
     """
 
     execution: str | None
@@ -180,7 +187,9 @@ def _of_month(month: str) -> Span:
 
 
 def of_customer(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int = LINES) -> Statement:
-    """Return the statement of a customer's wallet, with at most `most` lines of each section.
+    """Return the statement of a customer's wallet.
+
+    It has at most `most` lines of each section.
 
     Call it first in its transaction, so that all its reads are as of one moment.
     """
@@ -315,7 +324,10 @@ _RATES: Final = ("rounding_micro",)
 
 
 def as_object(found: Statement) -> dict[str, object]:
-    """Return a statement as an object for JSON, with each amount in micro-credits (`…_micro`) and in credits."""
+    """Return a statement as an object for JSON.
+
+    Each amount is in micro-credits (`…_micro`) and in credits.
+    """
     return {name: _twice(value) for name, value in _with_credits(asdict(found)).items()}
 
 

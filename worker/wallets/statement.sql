@@ -71,7 +71,7 @@ ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.rate_ms
 
 -- name: is_priced
 -- Whether the entry's amount is the cost of its quantity at the rate `r`, rounded to the nearest micro-credit, a half
--- away from zero. ABS(q) = n * per + rest: products stay small.
+-- away from zero. ABS(q) = n * per + rest, so that products stay small.
 (e.amount_micro = 0 OR (e.amount_micro < 0) = (e.quantity < 0))
     AND 2 * r.per_quantity * {beyond_whole} <= {price_of_rest}
     AND {price_of_rest} < 2 * r.per_quantity * ({beyond_whole} + 1)

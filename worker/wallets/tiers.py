@@ -1,4 +1,6 @@
-"""Tiers, their prices and holders. A tier is more sandboxes at once, which a customer buys by the month.
+"""Tiers, their prices and holders.
+
+A tier is more sandboxes at once, which a customer buys by the month.
 
 Guarantee: an organisation is marked if its verdict may change, so that the next tick refreshes it. Each call has its
 effect once, so that a caller who lost the answer can repeat it. The lists only read.
@@ -50,7 +52,10 @@ from drawdown.worker.verdict.refresh_requests import mark_for_projection
 SQL = queries(__file__)
 
 NAME: Final = re.compile(r"[a-z0-9_+.-]{1,64}")
-"""The form of a tier's name. It is a part of keys, so it must not contain a colon, which separates the parts."""
+"""The form of a tier's name.
+
+It is a part of keys, so it must not contain a colon, which separates the parts.
+"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Bought:
-    """A customer's tier and wallet after a call. `charged_micro`: micro-credits that this call charged."""
+    """A customer's tier and wallet after a call.
+
+    `charged_micro`: micro-credits that this call charged.
+    """
 
     holder: Holder
     wallet: Wallet
@@ -74,7 +82,9 @@ class Bought:
 def set_tier(
     connection: sa.Connection, tier: str, change: Change, by: By, *, new: bool = True
 ) -> tuple[Tier, Tier | None]:
-    """Change or create a tier. Return it as it is now, and as it was (None: it is new).
+    """Change or create a tier.
+
+    Return it as it is now, and as it was (None: it is new).
 
     The new number of sandboxes counts for its holders from now on, and the new price from the next month on.
 
@@ -100,7 +110,9 @@ def set_tier(
 
 
 def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bought:
-    """Sell a tier to a customer from now on. Charge this month at once, and each later month as it begins.
+    """Sell a tier to a customer from now on.
+
+    Charge this month at once, and each later month as it begins.
 
     Errors: UnknownId; Denied `no_plan` for a customer without a plan of the embedded ledger, and `no_credit`;
     DatabaseBusy.
@@ -171,7 +183,11 @@ def _changed(connection: sa.Connection, customer_id: str, tier: str, charged_mic
 
 @dataclass(frozen=True)
 class TierRow:
-    """A tier: its sandboxes at once, monthly price in micro-credits, and number of holders."""
+    """A tier of sandboxes.
+
+    `at_once`: its sandboxes at once. `price_micro`: its monthly price in micro-credits. `customers`: its number of
+    holders.
+    """
 
     tier: str
     at_once: int
@@ -250,7 +266,9 @@ def _facts_of_tier(connection: sa.Connection, _asked: Invocation, values: Values
 
 @dataclass(frozen=True)
 class TierBought(Holder):
-    """A customer's tier after a call, with the customer's balance and limit of sandboxes.
+    """A customer's tier after a call.
+
+    It includes the customer's balance and limit of sandboxes.
 
     `charged_micro`: the amount that this call charged. `changed`: the call changed the tier.
     """

@@ -1,4 +1,6 @@
-"""The storage of usage events: the content of each, and the sample by which it is sealed, pushed and verified.
+"""The storage of usage events, each with its content and its sample.
+
+An event is sealed, pushed and verified by its sample.
 
 Guarantee: an event is inserted once by its key, with its sample, in the caller's transaction: both or neither. The same
 key with other content goes to `sample_conflicts`, once, and is never billed (S7). An invalid item gets an error as its
@@ -6,8 +8,8 @@ answer, and the others are inserted. The number of statements does not depend on
 `accepted`, the event is above its organisation's floor when it is committed (S4).
 
 The key of an event is its organisation, source and id. A sender for one organisation only (a bound API key, a backfill)
-does not see or take events of other organisations. A sender for all organisations claims the source and id among all:
-the same key for another organisation is other content. Each kind of sender finds the events of its organisation that
+does not see or take events of other organisations. A sender for all organisations claims the source and id among all.
+The same key for another organisation is other content. Each kind of sender finds the events of its organisation that
 the other kind sent.
 """
 
@@ -50,7 +52,10 @@ SQL = queries(__file__)
 CELL: Final = "events"
 """The cell of samples that belong to events."""
 FEW: Final = 20
-"""Most events of a request for which a prepared plan is used. For more, PostgreSQL plans for their number."""
+"""Most events of a request for which a prepared plan is used.
+
+For more, PostgreSQL plans for their number.
+"""
 
 Status: TypeAlias = Literal["accepted", "duplicate", "conflict", "invalid", "pending"]
 Event: TypeAlias = tuple[dict[str, str], UsageEvent]
@@ -59,7 +64,10 @@ Event: TypeAlias = tuple[dict[str, str], UsageEvent]
 
 @dataclass(frozen=True)
 class EventResult:
-    """The answer to one event. Status `pending`: it is stored, and billed once its reason (`code`) is fixed."""
+    """The answer to one event.
+
+    Status `pending`: it is stored, and billed once its reason (`code`) is fixed.
+    """
 
     status: Status
     code: str | None = None
@@ -165,7 +173,9 @@ def _take(
 
 
 def keep_above_floor(connection: sa.Connection, org_id: str, events: Sequence[UsageEvent]) -> None:
-    """Check that an organisation's floor is below its new events, and prevent that it rises before the commit.
+    """Check that an organisation's floor is below its new events.
+
+    The floor then cannot rise before the commit.
 
     A transaction that raises a floor reads, under S1's lock, the committed events. It does not see the events of open
     transactions. Seals wait from this call to the end of the transaction. Errors: Refused if the floor was raised past
@@ -187,7 +197,10 @@ def names_of(events: Sequence[UsageEvent], *, own: bool) -> list[str]:
 
 
 def times(connection: sa.Connection, events: Sequence[UsageEvent], *, own: bool) -> dict[tuple[str, str], int]:
-    """Return the times of use of stored events with these keys, in milliseconds, by sample id and organisation."""
+    """Return the times of use of stored events with these keys.
+
+    They are in milliseconds, by sample id and organisation.
+    """
     found = stored(connection, keyed(names_of(events, own=own), events, own=own))
     at = _SAID.index("ts")
     return {key: int(one.content[at]) for key, one in found.items()}
@@ -346,7 +359,10 @@ def _standing(
 
 
 def charged_at_once(event: UsageEvent, at_once: Mapping[types.Spot, str]) -> EventResult | None:
-    """Return the answer to an event that the guard charges at once; None for any other. `at_once`: from `charged`."""
+    """Return the answer to an event that the guard charges at once.
+
+    Returns None for any other event. `at_once`: from `charged`.
+    """
     metric = at_once.get(types.spot_of(event))
     return None if metric is None else EventResult("invalid", types.CODE, types.WHY.format(event.event_type, metric))
 
@@ -364,7 +380,10 @@ PREFIX: Final = OF_EVENTS
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored event: its sample, its content as in `content_of`, and whether it was withdrawn."""
+    """A stored event: its sample, its content, and whether it was withdrawn.
+
+    `content` is as in `content_of`.
+    """
 
     sample_id: str
     content: tuple[Any, ...]
@@ -382,7 +401,10 @@ def sample_id_of(source: str, event_id: str, org_id: str | None = None) -> str:
 
 
 def content_of(event: UsageEvent) -> tuple[Any, ...]:
-    """Return the content of an event without its source and id, in the order of the table's columns."""
+    """Return the content of an event without its source and id.
+
+    It is in the order of the table's columns.
+    """
     return (event.event_type, event.org_id, event.quantity, event.occurred_ms, event.subject, event.project,
             event.plan_key, event.properties_json)  # fmt: skip
 
@@ -433,19 +455,24 @@ def stored(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> dict[t
 
 
 def withdrawn_among(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> set[str]:
-    """Return the sample ids of withdrawn events, including those with samples that were pruned since."""
+    """Return the sample ids of withdrawn events.
+
+    They include those with samples that were pruned since.
+    """
     return set(SQL.run(connection, "withdrawn", {"keys": asked}).scalars()) if asked else set()
 
 
 NOT_YET_MS: Final = LATE_HORIZON_MS - DAY_MS
-"""Age from which a new event or sample locks its organisation's floor, in milliseconds.
+"""Milliseconds from which a new event or sample locks its organisation's floor.
 
 A floor cannot rise past newer ones, because `prune` refuses it.
 """
 
 
 def hold(connection: sa.Connection, used: Sequence[tuple[str, int]], taken: Sequence[EventResult], now_ms: int) -> bool:
-    """Lock floors below old usage until it is committed. Return False if a floor was raised past some of it.
+    """Lock floors below old usage until it is committed.
+
+    Return False if a floor was raised past some of it.
 
     Then the caller must store the usage again. A transaction that raises a floor reads, under S1's lock, the committed
     usage, and does not see open transactions. SQLite has one writer at a time, so it needs no lock. `used`: the
@@ -466,7 +493,9 @@ def hold(connection: sa.Connection, used: Sequence[tuple[str, int]], taken: Sequ
 def samples_of(
     connection: sa.Connection, source: str, event_ids: Sequence[str], org_id: str | None = None
 ) -> dict[str, str]:
-    """Return the sample ids of a source's events, by event id, each once, in the order of `event_ids`.
+    """Return the sample ids of a source's events, by event id.
+
+    Each occurs once, in the order of `event_ids`.
 
     `org_id`: only events of this organisation. Errors: UnknownId; UsageError for an id that several organisations used.
     """
@@ -487,14 +516,19 @@ def samples_of(
 
 
 def require_source(connection: sa.Connection, source: str) -> None:
-    """Refuse a source without events, and name the nearest known source. Errors: UnknownId."""
+    """Refuse a source without events, and name the nearest known source.
+
+    Errors: UnknownId.
+    """
     if SQL.run(connection, "is_source", {"source": source}).first() is None:
         values = {"scanned": ids.SCANNED, "at_most": ids.NEIGHBOURS}
         raise ids.unknown(ids.SOURCE, source, map(str, SQL.run(connection, "sources", values).scalars()))
 
 
 def no_event(connection: sa.Connection, source: str, event_id: str) -> UnknownId:
-    """Return the error for a key without an event. It names the nearest source, or the nearest event of that source.
+    """Return the error for a key without an event.
+
+    It names the nearest source, or the nearest event of that source.
 
     At most `ids.SCANNED` events are compared.
     """

@@ -42,7 +42,7 @@ SELECT i.sample_id, n.sample_id AS noted FROM incoming i LEFT JOIN noted n ON n.
 LEFT JOIN taken t ON t.id = i.sample_id WHERE t.id IS NULL
 
 -- name: insert_samples [sqlite]
--- The parameters are positional: one tuple for each row.
+-- The parameters are positional, with a tuple for each row.
 INSERT INTO usage_samples ({sample_columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: insert_events [sqlite]

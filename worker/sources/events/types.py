@@ -1,4 +1,6 @@
-"""Event types and their meters. Samples of events have a meter in place of the memory size.
+"""Event types and their meters.
+
+Samples of events have a meter in place of the memory size.
 
 Guarantee: a type has one meter, for good, and other types do not have it. Transactions that add types at the same time
 wait for one another without errors, and the limits hold among all of them. Unused types no longer count to the limits
@@ -7,10 +9,10 @@ of their sender after a day.
 If events of a type do not state a quantity, its value is declared once, before the first event. So a repeated event has
 the same quantity.
 
-If a metric with a price counts a type, and the mapping has no feature for the type, its usage is refused. The guard
-charges it at once, and a seal could never bill it. A transaction that stores usage of a type, and another that sets a
-price for it, wait for each other on the type's row. So the second sees the first one's change. This also holds for a
-type with a feature, because the feature may end, and the price be set, before the usage is committed.
+If a metric with a price counts a type without a feature in the mapping, its usage is refused. The guard charges it at
+once, and a seal could never bill it. A transaction that stores usage of a type, and another that sets a price for it,
+wait for each other on the type's row. So the second sees the first one's change. This also holds for a type with a
+feature, because the feature may end, and the price be set, before the usage is committed.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Bringer:
-    """A sender of events, which adds their types: an API key of one organisation (`org_id`), or an unbound key.
+    """A sender of events, which adds their types.
+
+    It is an API key of one organisation (`org_id`), or an unbound key.
 
     An unbound key is identified by its name, and by the source to which it may be bound. For people and files, only the
     limit MAX_EVENT_TYPES applies.
@@ -56,13 +60,18 @@ class Bringer:
 
 PEOPLE: Final = Bringer()
 FREE_AFTER_MS: Final = DAY_MS
-"""Age from which an unused event type no longer counts, in milliseconds. Its first usage is sealed or pending then."""
+"""Age from which an unused event type no longer counts, in milliseconds.
+
+Its first usage is sealed or pending then.
+"""
 
 
 def meters(
     connection: sa.Connection, event_types: Collection[str], now_ms: int, by: Bringer = PEOPLE
 ) -> dict[str, int]:
-    """Return the meter of each type. An unknown type gets the next meter, within the limits of its sender.
+    """Return the meter of each type.
+
+    An unknown type gets the next meter, within the limits of its sender.
 
     If the sender's limits or MAX_EVENT_TYPES are reached, the type is missing from the result.
     """
@@ -71,7 +80,10 @@ def meters(
 
 
 def add_meters(connection: sa.Connection, event_types: list[str], now_ms: int, by: Bringer = PEOPLE) -> dict[str, int]:
-    """Give unknown types the next meters, as `meters` does. Return their meters by type."""
+    """Give unknown types the next meters, as `meters` does.
+
+    Return their meters by type.
+    """
     found: dict[str, int] = {}
     for _ in range(MAX_EVENT_TYPES):  # if another call took the same number, retry: each round at least one type is new
         unknown = [name for name in event_types if name not in found]
@@ -116,7 +128,9 @@ def is_full(connection: sa.Connection) -> bool:
 
 
 def free_unused(connection: sa.Connection, now_ms: int) -> None:
-    """Mark unused types, so that they do not count to the limits from FREE_AFTER_MS after their first use on.
+    """Mark unused types, so that they do not count to the limits.
+
+    This applies from FREE_AFTER_MS after their first use on.
 
     A type that is used again counts again. Each type keeps its meter, and its events are accepted as before.
     """
@@ -154,12 +168,14 @@ def values(connection: sa.Connection, event_types: Collection[str] | None = None
 
 
 def declare_value(connection: sa.Connection, event_type: str, value: EventValue, by: By) -> bool:
-    """Declare the value of an event type for good. Return False if the type already has it.
+    """Declare the value of an event type for good.
+
+    Return False if the type already has it.
 
     Call it first in its transaction, because it locks the type's row, for which transactions with events wait.
 
-    Errors: Refused if the type has another value, if the limit of event types is reached, or if the type already has
-    events, which state their quantity.
+    Errors: Refused if the type has another value or already has events, which state their quantity. Refused if the
+    limit of event types is reached.
     """
     if hold(connection, event_type, by.now_ms) is None:
         raise Refused(f"the maximum of {MAX_EVENT_TYPES:,} event types is reached. See `drawdown feature list`")
@@ -179,7 +195,10 @@ def declare_value(connection: sa.Connection, event_type: str, value: EventValue,
 
 
 def require_values(connection: sa.Connection, event_types: Collection[str], read: Mapping[str, EventValue]) -> None:
-    """Check that the values of locked types (`share`) did not change since they were read. Errors: DatabaseBusy."""
+    """Check that the values of locked types did not change since they were read.
+
+    `share` locks the types. Errors: DatabaseBusy.
+    """
     if connection.dialect.name == "postgresql" and values(connection, event_types) != read:
         raise DatabaseBusy(
             "cannot store the events: another call just declared a value for one of their types. Try again"
@@ -197,7 +216,10 @@ Spot: TypeAlias = tuple[str, int]
 
 
 def spot_of(event: UsageEvent) -> Spot:
-    """Return the event type and the window of an event, which decide if the guard charges it at once."""
+    """Return the event type and the window of an event.
+
+    They decide if the guard charges it at once.
+    """
     return event.event_type, int(window_of(event.occurred_ms))
 
 
@@ -214,7 +236,9 @@ def ever_charged(connection: sa.Connection, event_types: Collection[str]) -> set
 
 
 def share(connection: sa.Connection, event_types: Collection[str]) -> None:
-    """Lock known types: until this transaction is over, another one cannot set a price for them.
+    """Lock known types.
+
+    Until this transaction is over, another transaction cannot set a price for them.
 
     SQLite has one writer at a time, so it needs no lock.
     """
@@ -223,7 +247,9 @@ def share(connection: sa.Connection, event_types: Collection[str]) -> None:
 
 
 def require_uncharged(connection: sa.Connection, spots: Collection[Spot]) -> None:
-    """Check that locked types (`share`) without a feature did not get a price since it was read.
+    """Check that locked types without a feature did not get a price since it was read.
+
+    `share` locks the types.
 
     Errors: DatabaseBusy.
     """
@@ -232,7 +258,11 @@ def require_uncharged(connection: sa.Connection, spots: Collection[Spot]) -> Non
 
 
 def hold(connection: sa.Connection, event_type: str, now_ms: int) -> int | None:
-    """Lock a type: until this transaction is over, another one cannot store its usage. Return its meter.
+    """Lock a type.
+
+    Until this transaction is over, another transaction cannot store its usage.
+
+    Return its meter.
 
     A type without a meter gets one. Returns None if the limit of event types is reached, so that its events are
     refused. Call it before this transaction takes locks of another kind.

@@ -1,4 +1,6 @@
-"""The import of samples from files: from files to lines, from lines to records, from records to rows.
+"""The import of samples from files.
+
+It converts files to lines, lines to records, and records to rows.
 
 Guarantee: if an import fails half-way, a repeated import ends in the same rows. A sample is inserted once by its id,
 and the same id with other content is quarantined (S7). Every row counts as exactly one of inserted, already there,
@@ -71,7 +73,10 @@ class RefusedRow:
 
 @dataclass
 class ImportReport:
-    """The outcome of an import. read = inserted + already_there + rejected + conflicts."""
+    """The outcome of an import.
+
+    The numbers add up: `read = inserted + already_there + rejected + conflicts`.
+    """
 
     read: int = 0
     inserted: int = 0
@@ -96,7 +101,9 @@ def import_samples(
     on_progress: OnProgress = lambda _file, _bytes, _rows: None,
     stdin: BinaryIO | None = None,
 ) -> ImportReport:
-    """Import files (`-`: standard input) in this order, in transactions of `options.chunk_rows` rows.
+    """Import files in this order (`-`: standard input).
+
+    Each transaction has `options.chunk_rows` rows.
 
     With `options.strict`, one transaction imports all rows, or is rolled back. It begins after pipes are read.
 
@@ -218,7 +225,9 @@ class _ImportRun:
 
     @contextmanager
     def pipes_kept(self) -> Iterator[None]:
-        """Copy pipes into temporary files. Otherwise a transaction would hold its locks while their programs pause.
+        """Copy pipes into temporary files.
+
+        Otherwise a transaction would hold its locks while their programs pause.
 
         Errors: UsageError for an empty pipe; DrawdownError if it cannot be read to its end, or not be copied.
         """
@@ -248,7 +257,10 @@ class _ImportRun:
         return self._report
 
     def all_or_nothing(self, connection: sa.Connection) -> ImportReport:
-        """Import all files in one transaction, which may be repeated. To roll it back, raise _Undone."""
+        """Import all files in one transaction, which may be repeated.
+
+        To roll it back, raise _Undone.
+        """
         report = self.load_all(lambda chunk: chunk(connection))
         if report.rejected or report.conflicts:
             report.committed = False
@@ -299,7 +311,10 @@ class _ImportRun:
 
 
 MAX_RECORD_LINES: Final = 256
-"""Lines that one quoted field may span. If a field has more, its closing quote is probably missing."""
+"""Lines that one quoted field may span.
+
+If a field has more, its closing quote is probably missing.
+"""
 MAX_PREFIX_CHARS: Final = 180
 """Characters of an id prefix. The rest of an id is for the line number."""
 
@@ -308,7 +323,10 @@ _SUFFIXES: Final = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
 def format_of(name: str, options: ImportOptions) -> str:
-    """Return the format of a file, `csv` or `jsonl`. Errors: UsageError if neither option nor suffix determines it."""
+    """Return the format of a file, `csv` or `jsonl`.
+
+    Errors: UsageError if neither option nor suffix determines it.
+    """
     found = options.format or _SUFFIXES.get(unzipped(name).suffix.lower())
     if found is None:
         raise UsageError(f"{name}: unknown format. Pass --format csv or --format jsonl")
@@ -316,7 +334,10 @@ def format_of(name: str, options: ImportOptions) -> str:
 
 
 def prefix_of(name: str, options: ImportOptions) -> str | None:
-    """Return the prefix of ids made from line numbers; None if the file contains ids. Errors: UsageError."""
+    """Return the prefix of ids made from line numbers; None if the file contains ids.
+
+    Errors: UsageError.
+    """
     if not options.id_from_line:
         return None
     prefix = options.id_prefix
@@ -335,7 +356,9 @@ def prefix_of(name: str, options: ImportOptions) -> str | None:
 
 
 def read_records(lines: NumberedLines, options: ImportOptions, now_ms: int) -> Iterator[Record]:
-    """Return an iterator over the records of a file, including refused ones. The header is read at once.
+    """Return an iterator over the records of a file, including refused ones.
+
+    The header is read at once.
 
     Errors: UsageError for a header without the required fields; DrawdownError if the file cannot be read to its end.
     """
@@ -492,15 +515,24 @@ MAX_LINE_BYTES: Final = 1 << 20
 
 
 MAX_PASSED_OVER_BYTES: Final = 64 << 20
-"""Bytes of a too long line that the import skips. A longer line, such as that of /dev/zero, ends the import."""
+"""Bytes of a too long line that the import skips.
+
+A longer line, such as that of /dev/zero, ends the import.
+"""
 
 
 MAX_BLANK_BYTES: Final = 1 << 20
-"""Unpacked bytes of successive blank lines in a file of samples. A small packed file may contain hours of them."""
+"""Unpacked bytes of successive blank lines in a file of samples.
+
+A small packed file may contain hours of them.
+"""
 
 
 MAX_FILE_LINES: Final = 10**9
-"""Lines of one file of samples. Split a larger file. The limit also ends a stream without an end."""
+"""Lines of one file of samples.
+
+Split a larger file. The limit also ends a stream without an end.
+"""
 
 
 Record = tuple[int, bytes, Sample | BadRow]
@@ -601,7 +633,9 @@ class NumberedLines:
 
 @contextmanager
 def open_lines(name: str, stdin: BinaryIO | None = None) -> Iterator[NumberedLines]:
-    """Open the lines of a file, or of standard input for `-`. The first bytes show if it is gzip.
+    """Open the lines of a file, or of standard input for `-`.
+
+    The first bytes show if it is gzip.
 
     Errors: UsageError if the file does not exist, cannot be read, or is empty.
     """

@@ -1,4 +1,6 @@
-"""The list of quarantined samples, each with its reason and its probable time. Reads only.
+"""The list of quarantined samples, each with its reason and its probable time.
+
+Reads only.
 
 Guarantee: a page has at most MAX_ROWS rows, and continues after the last id of the former page. The list has every
 sample that the quarantine's counts include. A host may write ids of megabytes, so the database cuts too long texts.
@@ -27,7 +29,10 @@ MAX_ROWS: Final = 10_000
 """Samples that one list returns."""
 
 MAX_TEXT_BYTES: Final = 804
-"""Most bytes of a text before the database cuts it. A valid id has at most 200 characters of four bytes."""
+"""Most bytes of a text before the database cuts it.
+
+A valid id has at most 200 characters of four bytes.
+"""
 CUT: Final = "…"
 CUT_AT: Final = {"max_bytes": MAX_TEXT_BYTES, "max_chars": MAX_ID_CHARS}
 """The parameters of the query fragments that cut a text."""
@@ -38,12 +43,17 @@ REASON: Final = ids.Kind("reason", (), "drawdown sample quarantined")
 UNITS: Final = {"s": Decimal(1000), "ms": Decimal(1), "us": Decimal("0.001"), "ns": Decimal("0.000001")}
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(?:\.[0-9]{1,12})?")
 TIME_REASON: Final = "ts_"
-"""The prefix of reasons that concern only the time. The other fields were checked before, and are valid."""
+"""The prefix of reasons that concern only the time.
+
+The other fields were checked before, and are valid.
+"""
 
 
 @dataclass(frozen=True)
 class QuarantineFilter:
-    """A filter of quarantined samples: by ids, or by organisation, reason and time of arrival in [from, to).
+    """A filter of quarantined samples, by ids or by properties.
+
+    The properties are organisation, reason and time of arrival in [from_ms, to_ms).
 
     Empty: any.
     """
@@ -83,7 +93,10 @@ class SampleRow:
 
 @dataclass(frozen=True)
 class SamplePage:
-    """A page of samples. `next_after`: the id after which the next page begins (None: this is the last page)."""
+    """A page of samples.
+
+    `next_after`: the id after which the next page begins (None: this is the last page).
+    """
 
     samples: list[SampleRow]
     next_after: str | None
@@ -126,7 +139,10 @@ def _quarantined(connection: sa.Connection, chosen: QuarantineFilter, after: str
 
 
 def values_of(chosen: QuarantineFilter) -> dict[str, object]:
-    """Return the parameters of the query fragment `chosen`. Ids are a separate condition."""
+    """Return the parameters of the query fragment `chosen`.
+
+    Ids are a separate condition.
+    """
     return {
         "org_id": chosen.org,
         "reason": chosen.reason,
@@ -179,7 +195,9 @@ def _with_meaning(row: SampleRow, now_ms: int) -> SampleRow:
 
 
 def time_of(text: str, unit: str) -> int | None:
-    """Return the time of a text in milliseconds since 1970, rounded down; None if it is not a time in this unit.
+    """Return the time of a text in milliseconds since 1970, rounded down.
+
+    Returns None if the text is not a time in this unit.
 
     `unit`: seconds (`s`), milliseconds (`ms`), microseconds (`us`) or nanoseconds (`ns`) since 1970, or `iso` for ISO
     8601, in UTC by default. A number means a time of this century in at most one of the four units, because they differ

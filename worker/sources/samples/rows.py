@@ -1,4 +1,6 @@
-"""Convert one row of a file, or one JSON object of a host, to one sample or the reason for its refusal.
+"""Convert one row of a file, or one JSON object of a host, to one sample.
+
+If it is refused, the result is the reason.
 
 Guarantee: pure and exact (integers and Decimals, never a float). A row always gives the same sample or the same reason,
 and the database never quarantines such a sample. The cost of a text is at most proportional to its length, for any
@@ -152,7 +154,10 @@ class RowReader:
         )
 
     def has_line_break(self, fields: list[str]) -> bool:
-        """Return True if a used field contains a line break. That is invalid, so a quote was left open."""
+        """Return True if a used field contains a line break.
+
+        That is invalid, so a quote was left open.
+        """
         return any("\n" in fields[at] for at in self.positions if at < len(fields))
 
     def _ts(self, text: str) -> int:
@@ -202,7 +207,12 @@ def meaning(reason: str) -> str:
 
 
 def content(sample: Sample) -> str:
-    """Return a sample's content as canonical JSON: equal texts for equal content. The time of arrival is omitted."""
+    """Return a sample's content as canonical JSON.
+
+    Equal content has equal texts.
+
+    The time of arrival is omitted.
+    """
     return content_of(dict(zip(FIELDS[1:], sample[1:8], strict=True)))
 
 
@@ -272,7 +282,10 @@ REASONS: Final = {
 
 
 class BadRow(Exception):
-    """A refused row. `column`: the wrong column (empty: the whole row). `reason`: the code. `text`: the wrong text."""
+    """A refused row.
+
+    `column`: the wrong column (empty: the whole row). `reason`: the code. `text`: the wrong text.
+    """
 
     def __init__(self, column: str, reason: str, text: str = "") -> None:
         super().__init__(column, reason, text)
@@ -340,7 +353,9 @@ def read_interval_s(text: str) -> int:
 
 
 def read_cpu_count(text: str) -> str | None:
-    """Read a number of CPUs to nine decimals, which SQLite stores exactly. Return its shortest text; None if empty.
+    """Read a number of CPUs to nine decimals, which SQLite stores exactly.
+
+    Return its shortest text; None if empty.
 
     It is never billed, and stored because other programs read it. Errors: BadRow.
     """
@@ -366,7 +381,9 @@ _MAX_MS_DIGITS: Final = 18
 
 
 def time_reader(style: str, zone: str) -> Callable[[str], int]:
-    """Return a reader of times. It returns milliseconds since 1970, rounded down, and raises BadRow.
+    """Return a reader of times.
+
+    It returns milliseconds since 1970, rounded down, and raises BadRow.
 
     `style`: `iso`, `s` or `ms` (since 1970, with decimals), or a strptime pattern. Times without an offset are local in
     `zone`. If clocks were put back, the first of the two times counts. A time that clocks skipped is refused.
@@ -447,7 +464,9 @@ _READ_GIVEN: Final = {"id": read_sample_id, **{name: id_reader(name) for name in
 
 
 def sample_of(item: Item, org_id: str | None, cell_id: str | None, now_ms: int) -> Sample:
-    """Convert a host's JSON object to a sample. `org_id`, `cell_id`: the values to which the sender is bound, or None.
+    """Convert a host's JSON object to a sample.
+
+    `org_id`, `cell_id`: the values to which the sender is bound, or None.
 
     Errors: Unfit `unknown_field`, `…_missing` of an id, `foreign_org`, `foreign_cell`, or a reason of `REASONS`.
     """
@@ -519,9 +538,15 @@ def _moment(item: Item, now_ms: int) -> int:
 
 
 MOST_SAMPLES: Final = 1_000
-"""Samples that one quantity of an execution may become: 86,400,000 seconds, or so many at the largest memory size."""
+"""Samples that one quantity of an execution may become.
+
+They allow 86,400,000 seconds, also at the largest memory size.
+"""
 MAX_UNITS: Final = 10**11
-"""Most units of one sample of an execution. Multiplied by its meter, they still fit in 64 bits."""
+"""Most units of one sample of an execution.
+
+Multiplied by its meter, they still fit in 64 bits.
+"""
 CELL: Final = "runs"
 """The cell of samples that belong to executions."""
 
@@ -531,7 +556,9 @@ class NotMade(Refused):
 
 
 def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, int]]:
-    """Yield (memory in MB, seconds) of samples with sizes from `lo` to `hi` that add up to a quantity of base units.
+    """Yield (memory in MB, seconds) of samples that add up to a quantity.
+
+    The quantity is in base units, and the sizes are from `lo` to `hi`.
 
     For the unit `units`, yield (meter, units) instead.
 
@@ -566,7 +593,10 @@ def _in_parts(size: int, quantity: int, most: int) -> Iterator[tuple[int, int]]:
 
 
 def id_of(*parts: object) -> str:
-    """Return an id of `run:` and the parts. If it would be too long, return its beginning and a hash of the whole."""
+    """Return an id of `run:` and the parts.
+
+    If it would be too long, return its beginning and a hash of the whole.
+    """
     whole = OF_RUNS + ":".join(map(str, parts))
     if len(whole) <= MAX_ID_CHARS:
         return whole

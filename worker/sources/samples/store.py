@@ -23,7 +23,10 @@ StoredSamples = tuple[int, list[int]]
 
 
 def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> StoredSamples:
-    """Insert a chunk of samples. `origins`: the place from which each sample came (file:line)."""
+    """Insert a chunk of samples.
+
+    `origins`: the place from which each sample came (file:line).
+    """
     assert rows and len(rows) == len(origins)
     inserted = _insert(connection, rows)
     if inserted == len(rows):
@@ -39,7 +42,10 @@ def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> 
 def store_each(
     connection: sa.Connection, rows: list[Sample], origin: str
 ) -> list[Literal["accepted", "duplicate", "conflict"]]:
-    """Insert samples as `store` does, and return the outcome of each. Of equal ids, the first sample is inserted."""
+    """Insert samples as `store` does, and return the outcome of each.
+
+    Of equal ids, the first sample is inserted.
+    """
     assert rows
     new = _insert_each(connection, rows)
     if len(new) == len(rows):
@@ -97,7 +103,10 @@ def _stored(connection: sa.Connection, rows: list[Sample]) -> dict[str, tuple[ob
 
 
 def withdrawn_of(connection: sa.Connection, rows: list[Sample]) -> set[str]:
-    """Return the ids of the samples that were withdrawn, so they exist and are no longer billed."""
+    """Return the ids of the samples that were withdrawn.
+
+    These samples exist and are no longer billed.
+    """
     return set(SQL.run(connection, "withdrawn", _ids(connection, rows)).scalars())
 
 
@@ -120,7 +129,10 @@ def _same(stored: tuple[object, ...] | None, row: Sample) -> bool:
 
 
 def keep_conflicts(connection: sa.Connection, found: Iterable[tuple[str, str, str, int]]) -> None:
-    """Store conflicts, each once: the sample's id, the origin, the content, and the time in milliseconds."""
+    """Store conflicts, each once.
+
+    A conflict has the sample's id, the origin, the content, and the time in milliseconds.
+    """
     fields = ("sample_id", "source", "content", "seen_ms")
     values = [dict(zip(fields, one, strict=True)) for one in found]
     values.sort(key=lambda value: (value["sample_id"], value["content"]))  # in one order, to avoid deadlocks

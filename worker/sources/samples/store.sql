@@ -4,7 +4,7 @@
 id, org_id, sandbox_id, cell_id, memory_mb, cpu_count, interval_s, ts, ingested_at
 
 -- name: insert [sqlite]
--- The parameters are positional: one tuple for each row of a file.
+-- The parameters are positional, with a tuple for each row of a file.
 INSERT INTO usage_samples ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: insert [postgresql]
