@@ -274,7 +274,7 @@ def test_large_batches_of_keys_take_turns(shop: House, monkeypatch: pytest.Monke
             )
             made = asyncio.create_task(Sender(caller, name).send(EVENTS, body))
             while caller.server._intake._batches.total() == there:
-                assert not made.done(), said(made)
+                assert not made.done(), said(made.result())
                 await asyncio.sleep(0.01)
             return made
 
