@@ -46,7 +46,7 @@ from drawdown.schema.errors import AnswerLost, Exit, UsageError
 from drawdown.schema.text import why_unread
 
 Key = Annotated[
-    str | None, typer.Option(help="Idempotency key, such as a ticket number", show_default="one of its own")
+    str | None, typer.Option(help="Idempotency key, such as a ticket number", show_default="generated")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Output of the secret only")]
 After = Annotated[str, typer.Option(help="Cursor of the next page: `next` of the previous answer")]

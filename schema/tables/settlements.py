@@ -112,7 +112,7 @@ payouts = sa.Table(
     ),
     sa.UniqueConstraint("supplier", "period", name="payouts_one_a_period"),
     comment="The amount to pay a supplier for a month, outside Drawdown. `released_micro`: released settlements. "
-    "`carried_micro`: claw-backs (zero or negative).",
+    "`carried_micro`: clawbacks (zero or negative).",
 )
 
 payout_lines = sa.Table(
@@ -129,5 +129,5 @@ payout_lines = sa.Table(
         name="payout_lines_sane",
     ),
     sa.Index("payout_lines_by_payout", "payout", "line"),
-    comment="The settlements that a payout releases, and its claw-backs. The key keeps each in one payout.",
+    comment="The settlements that a payout releases, and its clawbacks. The key keeps each in one payout.",
 )

@@ -226,7 +226,7 @@ def _require_sane(metric: Metric) -> None:
     if not 0 <= metric.price_micro <= MAX_ENTRY_MICRO or not 0 < metric.per_units <= MAX_UNITS:
         raise UsageError(f"invalid price: expected 0 or more credits, for 1 to {MAX_UNITS:,} units")
     if not 0 <= metric.warn_ppm <= ONE_PPM:
-        raise UsageError("invalid part of a limit to warn at: expected 0 to 1")
+        raise UsageError("invalid share left to warn at: expected 0 to 1")
     if metric.counts is not None and not is_clean_id(metric.counts):
         raise UsageError(
             f"invalid counts {quote_value(metric.counts)}: expected 1 to 200 characters without control characters"

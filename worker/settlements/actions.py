@@ -433,7 +433,7 @@ def _facts_of_terms(connection: sa.Connection, _asked: Invocation, values: Value
         Fact("Share", show_percent(terms.share_ppm)),
         Fact("Held for", lasting(terms.hold_ms)),
         Fact("Payout threshold", show_credits(terms.threshold_micro)),
-        Fact("Claw-backs", "yes" if terms.takes_clawbacks else "no"),
+        Fact("Clawbacks", "yes" if terms.takes_clawbacks else "no"),
     ]
 
 
@@ -457,7 +457,7 @@ def _size_of_reversal(connection: sa.Connection, asked: Invocation, values: Valu
 
 
 def _size_of_payout(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
-    """Return the size of a payout: the eligible settlements less the claw-backs."""
+    """Return the size of a payout: the eligible settlements less the clawbacks."""
     found = account_of_supplier(connection, values["supplier"], asked.by.now_ms)
     return Size(micro=max(found.sums.eligible_micro - found.sums.carried_micro, 0))
 

@@ -3,7 +3,7 @@
 They include the sums of suppliers and the file of a payout. Reads only.
 
 Guarantee: for each supplier, the sum of all its settlements (net) is hold + eligible + frozen + released + reversed.
-The sum of all its payouts (paid) is released less their claw-backs. A file's lines add up to its total. The same payout
+The sum of all its payouts (paid) is released less their clawbacks. A file's lines add up to its total. The same payout
 always gives the same bytes, which are read and written in parts. A spreadsheet does not read a text in it as a formula,
 and a text does not change the direction of reading.
 """
@@ -510,7 +510,7 @@ LISTS: Final = (
         parts={
             "reversals": (
                 "Reversed",
-                (Column("at_ms", "at"), "amount_micro", Column("is_clawback", "claw-back"), "actor", "reason",
+                (Column("at_ms", "at"), "amount_micro", Column("is_clawback", "clawback"), "actor", "reason",
                  Column("reversal", "key")),
             ),
             "freezes": (

@@ -68,7 +68,7 @@ WHERE v.is_clawback AND (NOT s.takes_clawbacks OR NOT EXISTS (SELECT 1 FROM payo
     WHERE l.reservation = v.reservation AND l.reversal IS NULL))
 
 -- name: released_early
--- A release waits for the hold, and at least 35 days (the correction horizon) unless the supplier accepts claw-backs.
+-- A release waits for the hold, and at least 35 days (the correction horizon) unless the supplier accepts clawbacks.
 SELECT 'released_early' AS what, r.org_id, {no_window}, l.reservation, l.payout, p.at_ms, s.hold_until_ms
 FROM {released} WHERE p.at_ms < s.hold_until_ms OR (NOT s.takes_clawbacks AND p.at_ms < s.settled_ms + 3024000000)
 
@@ -85,7 +85,7 @@ FROM {released} JOIN settlement_freezes f ON f.supplier = s.supplier
 WHERE f.from_ms < p.at_ms AND (f.ended_ms IS NULL OR p.at_ms < f.ended_ms)
 
 -- name: released_amount
--- A settlement is released for its rest. A claw-back subtracts the amount that was taken back.
+-- A settlement is released for its rest. A clawback subtracts the amount that was taken back.
 SELECT 'released_amount' AS what, r.org_id, {no_window}, l.line, l.payout, l.amount_micro,
     CASE WHEN l.reversal IS NULL THEN s.net_micro - COALESCE(q.taken, 0) ELSE -v.amount_micro END AS wanted
 FROM payout_lines l JOIN settlements s ON s.reservation = l.reservation

@@ -267,7 +267,7 @@ def _facts(one: Settlement) -> list[tuple[Cell, Cell]]:
 def _reversals(found: list[Reversal], command: str) -> Table:
     rows = [
         (cells.time(one.at_ms), Cell(figures.exact(one.amount_micro), "number"),
-         Cell("claw-back" if one.is_clawback else "before release"), Cell(one.actor, "id"),
+         Cell("clawback" if one.is_clawback else "before release"), Cell(one.actor, "id"),
          Cell(one.reason, "id", narrow=False), Cell(one.reversal, "id", narrow=False))
         for one in found
     ]  # fmt: skip
