@@ -365,8 +365,10 @@ UNNAMED = {"list": [{"id": "credits", "type": "credit_system", "credit_schema": 
 def test_charge_of_feature_in_no_credit_system_needs_a_person(listed: object, balance: object, waits: bool) -> None:
     found = one(made(Stub(account(took(balance=balance), listed))), charge())
     assert isinstance(found, Rejected) and found.until_credit is waits
-    assert (f"{FEATURE} is in no credit system, and customer cus_1 has no balance of it" in found.reason) is not waits
-    assert ("`drawdown push retry --state rejected --error 'in no credit system'`" in found.reason) is not waits
+    assert (
+        f"{FEATURE} is not in a credit system, and customer cus_1 has no balance of it" in found.reason
+    ) is not waits
+    assert ("`drawdown push retry --state rejected --error 'not in a credit system'`" in found.reason) is not waits
 
 
 def test_list_is_read_again_before_a_feature_counts_as_in_no_credit_system() -> None:

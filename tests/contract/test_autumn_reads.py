@@ -392,7 +392,7 @@ def test_a_schema_that_cannot_bill_is_named_before_anything_is_billed() -> None:
 def test_a_feature_that_nothing_pays_for_is_named_once_a_customer() -> None:
     alone = [{"id": name, "type": "metered", "consumable": True} for name in ("one", "two")]
     lines = checked(credits(*alone, compute=3), ["compute", "one", "two"])
-    assert lines.startswith("customer cus_1 has no balance of one, two: ") and "\n" not in lines
+    assert lines.startswith("customer cus_1 has no balance of one, two, so ") and "\n" not in lines
 
 
 def test_a_feature_of_two_credit_systems_or_held_as_seats_is_named() -> None:

@@ -161,7 +161,7 @@ def test_feature_in_no_credit_system_needs_a_person_and_is_billed_later(engine: 
     house.wait(DAY_MS)
     assert house.states("acme") == [("compute_8gb", 0, 60, "rejected")]
     found = read(engine, lambda connection: status(connection, house.fleet.clock.at_ms)).headline
-    assert found.verdict == "person_needed" and "compute_8gb is in no credit system" in found.reason
+    assert found.verdict == "person_needed" and "compute_8gb is not in a credit system" in found.reason
     system["compute_8gb"] = cost
     rejected = [str(key) for (key,) in house.fleet.rows("SELECT key FROM pushes WHERE state = 'rejected'")]
     write(engine, lambda connection: pushes.retry(connection, rejected, house.fleet.by))
@@ -946,7 +946,7 @@ def test_loss_that_was_healed_is_voided_by_nobody(engine: sa.Engine) -> None:
     house.autumn.lose_balances(house.fleet.clock.at_ms)
     key = str(house.fleet.one("SELECT key FROM pushes WHERE feature = 'compute_4gb'"))
     assert told(house.compare(correct=True))[0][4] == 40_000
-    with pytest.raises(Refused, match=f"cannot void {key}: .* since {key}:r1. drawdown push show {key}"):
+    with pytest.raises(Refused, match=f"cannot void {key}: .* since {key}:r1. Run `drawdown push show {key}`"):
         void_lost(house.fleet, "their support", key)
     house.bill()
     house.is_exact()

@@ -128,7 +128,7 @@ def test_rows_of_a_withdrawn_batch_wait_unless_some_changed(fleet: Fleet, tmp_pa
     packed = _packed(tmp_path / "u2")
     done = taken(fleet, packed)
     assert (done.outcome, done.shared_rows) == ("conflict", 5)
-    assert "it has the same rows as u.csv, which was withdrawn" in done.said
+    assert "the file has the same rows as u.csv, which was withdrawn" in done.said
     write(fleet.engine, lambda c: accept(c, done.batch, fleet.by))
     assert taken(fleet, packed).outcome == "taken"
     withdrawn(fleet, done.batch)

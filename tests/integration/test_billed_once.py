@@ -99,7 +99,7 @@ def test_it_passes_from_one_to_the_other_at_a_window(guarded: Guarded) -> None:
     by = guarded.fleet.by
     guarded.write(lambda c: end_feature(c, "render", by))
     text = refused(lambda: price(guarded, "page.render"))
-    assert "in windows until 2026-01-01T01:05:00Z" in text and "Try again then" in text, text
+    assert "in windows until 2026-01-01T01:05:00Z" in text and "Try again after that" in text, text
     guarded.later(WINDOW_MS)
     price(guarded, "page.render")
     guarded.limit("page.render", None)

@@ -76,7 +76,7 @@ def test_a_price_is_shown_by_the_last_day(shell: Shell) -> None:
 def test_a_lot_that_would_be_taken_back_names_whom_it_halts(shell: Shell) -> None:
     said, result = dry(shell, "ledger take-back of-acme")
     assert "acme: took back 10.00 credits of grant:of-acme; 0.00 credits now" in said
-    assert "acme: it pays for acme, which the next tick halts" in said
+    assert "acme: the wallet pays for acme, which the next tick halts" in said
     assert (result["orgs"], result["taken_micro"]) == (["acme"], 10_000_000)
     assert "acme: took back 10.00 credits" in shell("ledger take-back of-acme")
 

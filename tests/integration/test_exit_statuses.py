@@ -74,7 +74,7 @@ def test_a_database_that_there_is_not(capfd: pytest.CaptureFixture[str]) -> None
 
 def test_a_database_that_does_not_answer(capfd: pytest.CaptureFixture[str]) -> None:
     nobody = "postgresql://nobody@127.0.0.1:1/x"
-    assert wrong(STORED, capfd, Exit.LEFT, "try again", "--database-url", nobody) == []
+    assert wrong(STORED, capfd, Exit.LEFT, "Try again", "--database-url", nobody) == []
 
 
 @pytest.mark.parametrize("where", ["drawdown.cli.startup.open_state", "drawdown.worker.orgs.lists.list_orgs"])

@@ -71,8 +71,8 @@ def test_an_override_that_is_asked_for_counts_once_it_is_approved(guarded: Guard
     assert guarded.decide(two.number, "refuse")[0].state == "refused"
     for number, word, next_ in (
         (one.number, "refuse", f"is in force. Run `drawdown override end {one.number}`"),
-        (two.number, "approve", "is refused. To make another one"),
-        (two.number, "end", "is refused. To make another one"),
+        (two.number, "approve", "is refused. To make another limit override"),
+        (two.number, "end", "is refused. To make another limit override"),
     ):
         with pytest.raises(Denied, match=next_) as found:
             guarded.decide(number, word)  # type: ignore[arg-type]

@@ -214,13 +214,13 @@ def test_what_waits_is_cancelled_and_nothing_else(fleet: Fleet) -> None:
     number = job(fleet)
     write(fleet.engine, lambda c: queue.cancel(c, number, fleet.by))
     assert later(fleet).ended == 0 and listed(fleet)[0].state == "cancelled"
-    with pytest.raises(Refused, match="is cancelled: you can cancel a job only while it waits"):
+    with pytest.raises(Refused, match="it is cancelled, and you can cancel a job only while it waits"):
         write(fleet.engine, lambda c: queue.cancel(c, number, fleet.by))
     with pytest.raises(UnknownId, match="unknown job 99"):
         write(fleet.engine, lambda c: queue.cancel(c, 99, fleet.by))
     taken = job(fleet)
     write(fleet.engine, lambda c: queue.take(c, "w1", fleet.clock.now_ms()))
-    with pytest.raises(Refused, match="is under way: you can cancel"):
+    with pytest.raises(Refused, match="it is under way, and you can cancel"):
         write(fleet.engine, lambda c: queue.cancel(c, taken, fleet.by))
 
 

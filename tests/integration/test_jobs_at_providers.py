@@ -47,7 +47,7 @@ def test_an_organisation_moves_by_orders_and_each_window_is_billed_once(home: Bi
     by_biller = {biller: seconds for (biller, _, _), seconds in home.charged().items()}
     assert by_biller == {"embedded": 60, "autumn": 60, "stripe": 60}
     for name, said in (
-        ("autumn", "autumn has no customer cus_of_nobody"),
+        ("autumn", "the customer cus_of_nobody does not exist at autumn"),
         ("stripe", "the customer does not exist at Stripe"),
     ):
         job(fleet, AssignJob("acme", name, "cus_of_nobody"))

@@ -103,7 +103,7 @@ def test_an_organisation_is_assigned_once_its_customer_is_there(fleet: Fleet) ->
 def test_without_its_customer_it_fails_in_words(fleet: Fleet, fake: FakeProvider) -> None:
     fake.states["cus_1"] = NoCustomer()
     job(fleet, TO_FAKE)
-    assert "fake has no customer cus_1" in later(fleet).failures[0]
+    assert "the customer cus_1 does not exist at fake" in later(fleet).failures[0]
     assert billers(fleet) == [("embedded", "acme")]
 
 

@@ -408,7 +408,7 @@ REVERSALS: dict[str, tuple[str, str, Callable[[Shop], object]]] = {
     "its key at another amount": ("other_content", "key r was used", lambda s: s.reverse("e-1", 11)),
     "its key of another run": ("other_content", "key r was used", lambda s: s.reverse("e-2", 10)),
     "its key for the whole of it": ("other_content", "key r was used", lambda s: s.reverse("e-1")),
-    "after a release for good": ("no_clawbacks", "pixel allow no clawback", lambda s: s.reverse("paid", 1, "k")),
+    "after a release for good": ("no_clawbacks", "pixel do not allow clawbacks", lambda s: s.reverse("paid", 1, "k")),
     "a freeze of what was released": ("released", "released it", lambda s: s.freeze("paid")),
 }
 
@@ -699,9 +699,9 @@ def test_the_commands_say_what_to_do(
     assert "0 credits are releasable" in asked("settlement payout pixel --dry-run", 1)
     assert "not frozen; its state is eligible" in asked("settlement freeze e-1 --undo")
     assert "30.00 credits are no longer owed; 110.00 are left" in asked("settlement reverse e-1 --amount 30 --key t-7")
-    assert "it was done before" in asked("settlement reverse e-1 --amount 30 --key t-7")
+    assert "the same reversal was made before" in asked("settlement reverse e-1 --amount 30 --key t-7")
     assert "settlement export payout:pixel:2026-02" in asked("settlement payout pixel --expect 110")
-    assert "it was made before" in asked("settlement payout pixel --expect 110")
+    assert "the same payout was made before" in asked("settlement payout pixel --expect 110")
     assert json.loads(asked("--json settlement export payout:pixel:2026-02"))["rows"][0]["execution"] == "e-1"
     assert asked("settlement export payout:pixel:2026-02").count("\n") == 2
     assert "110.00" in asked("settlement payouts --supplier pixel")

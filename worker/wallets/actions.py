@@ -509,7 +509,7 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
     if (keeper := _keeper(connection, paid, customer_id, now_ms)) is not None:
         said = f"{customer_id} is billed at {keeper}, which keeps the balance. Grant the credit at {keeper}"
         raise WrongField(
-            "customer_id", f"{said}. To fill a wallet here before a move to it, run `drawdown ledger grant`"
+            "customer_id", f"{said}. To fill the wallet here before a move to it, an operator uses the command line"
         )
     if paid.customer_id != customer_id and not billed_as(connection, customer_id, now_ms):
         raise WrongField(

@@ -89,7 +89,7 @@ def test_credit_for_org_paid_elsewhere_is_refused_and_dry_run_names_wallet(home:
     assert look(home, "stark")[0] == 400
     assert f"the wallet of {CUSTOMER} pays for stark. Grant the credit to {CUSTOMER}" in look(home, "stark")[1]
     assert look(home, "tyrell")[0] == 400
-    assert "tyrell is billed at autumn, which keeps its balance" in look(home, "tyrell")[1]
+    assert "tyrell is billed at autumn, which keeps the balance" in look(home, "tyrell")[1]
     facts = {
         one.name: one for one in read(home.engine, lambda c: credit.facts_of_wallet(c, "tyrell", home.fleet.by.now_ms))
     }
