@@ -150,7 +150,7 @@ def test_locked(fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(database, "SQLITE_BUSY_S", 0.2)
     monkeypatch.setattr(database, "PG_SETTINGS", (*database.PG_SETTINGS, "lock_timeout=200ms"))
     with _locked(database_url):
-        _refused(database_url, WRITING, 75, "try again")
+        _refused(database_url, WRITING, 75, "Try again")
         for arguments in READING:
             assert _here(database_url, arguments) == (75 if arguments == ("status",) else 0, ""), "no tick has run yet"
     assert number(database_url, "SELECT COUNT(*) FROM ticks") == 0

@@ -354,7 +354,7 @@ def test_a_customer_belongs_to_one_organisation_at_a_time(billers: Billers) -> N
 @pytest.mark.parametrize(
     ("provider", "says"),
     [
-        ("autumn", "acme: autumn has no customer ghost.*--unchecked"),
+        ("autumn", "acme: the customer ghost does not exist at autumn.*--unchecked"),
         ("stripe", "acme: .*ghost.*the customer does not exist at Stripe.*--unchecked"),
     ],
 )
@@ -377,14 +377,14 @@ def test_nobody_is_halted_by_a_flip_unless_that_is_said(billers: Billers) -> Non
 
 def test_where_the_provider_does_not_say_nothing_moves_unless_unchecked(billers: Billers) -> None:
     billers.autumn.balance_store = "down"
-    refused(billers, "could not read acme at autumn .*--unchecked", [Wish("acme")], "autumn")
+    refused(billers, "cannot read acme at autumn .*--unchecked", [Wish("acme")], "autumn")
     (done,) = billers.flip([Wish("acme")], "autumn", unchecked=True)
     assert done.problem is None and done.start_ms is not None
 
 
 def test_flip_problem_stops_all_named_by_hand_but_only_itself_in_a_file(billers: Billers) -> None:
     wishes = [Wish("acme", line=2), Wish("bolt", "ghost", line=3)]
-    refused(billers, "bolt: autumn has no customer ghost", wishes[::-1], "autumn")
+    refused(billers, "bolt: the customer ghost does not exist at autumn", wishes[::-1], "autumn")
     done = billers.flip(wishes, "autumn", each_alone=True)
     assert [one.problem is None for one in done] == [True, False]
     assert billers.fleet.one("SELECT COUNT(*) FROM assignments WHERE provider = 'autumn'") == 1

@@ -84,7 +84,7 @@ def test_connections_lost_in_the_middle(fleet: Fleet, database_url: str, tmp_pat
         status, err = ended()
         _sound(status, err)
         if mark in ("inside begin_tick", "inside seal", "inside claim", "inside settle"):
-            lost_where = ("try again", "may or may not be stored; you can safely repeat the command")
+            lost_where = ("Try again", "may or may not be stored; you can safely repeat the command")
             assert status == 75 and any(told in err for told in lost_where)
     fleet.tick(LATER_MS)
     billed_exactly(database_url, EXPECTED)
@@ -122,7 +122,7 @@ def test_a_server_that_stops_in_the_middle_and_comes_back(tmp_path: Path) -> Non
             os.kill(server.postmaster(), signal.SIGQUIT)  # at once, as a machine does that loses its power
             status, err = ended()
             _sound(status, err)
-            lost_where = ("try again", "may or may not be stored; you can safely repeat the command")
+            lost_where = ("Try again", "may or may not be stored; you can safely repeat the command")
             assert status == 75 and any(told in err for told in lost_where)
         one_clear_line(drawdown(url, "tick", at=AT), 75)
         server.start()

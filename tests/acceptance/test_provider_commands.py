@@ -107,7 +107,7 @@ def test_push_refused_later_by_stripe_webhook_is_rejected_and_sent_again(home: H
 
 WRONG: Final[tuple[tuple[tuple[str, ...], int, str], ...]] = (
     (("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_nobody"), 1, "does not exist at Stripe"),
-    (("org", "assign", "dave", "--provider", "autumn", "--new"), 1, "no customer dave"),
+    (("org", "assign", "dave", "--provider", "autumn", "--new"), 1, "the customer dave does not exist at autumn"),
     (("org", "assign", "bob", "--provider", "strip"), 2, "unknown provider strip; did you mean stripe?"),
     (("provider", "check", "nosuch"), 2, "unknown provider nosuch"),
     (("provider", "pause", "legacy"), 1, "does not bill usage here"),

@@ -239,7 +239,7 @@ def test_what_is_imported_again_only_later_is_billed_once_too(place: Place, back
 def nothing_to_recover(place: Place) -> None:
     """A database that was never restored is left as it is."""
     before = rows(place.url, "SELECT * FROM incarnation")
-    assert "nothing was lost" in place.run("recover").out
+    assert "no history was lost" in place.run("recover").out
     assert place.json("recover", "--since", str(T0))["recover"]["found"] is None
     assert "in the future" in place.run("recover", "--since", str(place.clock.at_ms + 1), status=2).err
     assert rows(place.url, "SELECT * FROM incarnation") == before

@@ -63,7 +63,7 @@ def test_a_connection_lost_while_the_server_is_identified_is_said_as_such(postgr
     patches = Patches()
     read_id, end_it = "system_identifier FROM pg_control_system()", "pg_terminate_backend(pg_backend_pid())"
     patches.query(incarnation, "server", read_id, end_it)
-    with patches.kept(), pytest.raises(DatabaseBusy, match="try again"):
+    with patches.kept(), pytest.raises(DatabaseBusy, match="Try again"):
         write(postgres, incarnation.read_incarnation)
 
 

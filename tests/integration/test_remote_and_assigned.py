@@ -55,7 +55,7 @@ def test_no_run_is_held_at_a_biller_that_becomes_another_as_it_asks(far: Far) ->
     """It was permitted by the rates and the balance of the first one."""
     _, said = beside(far.fleet.engine, moves(far, "metered"), asks(far))
     if far.fleet.engine.dialect.name == "postgresql":
-        assert isinstance(said, DatabaseBusy) and "try again" in str(said), said
+        assert isinstance(said, DatabaseBusy) and "Try again" in str(said), said
     assert held(far) == (0 if isinstance(said, DatabaseBusy) else TOO_MUCH * MICRO)
 
 

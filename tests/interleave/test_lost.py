@@ -43,7 +43,7 @@ def test_what_is_said_is_true_and_the_same_again_is_safe(lost: Lost, name: str) 
 
 def test_a_statement_without_an_answer_has_kept_nothing(lost: Lost) -> None:
     seen = list(lost.party(share("cli.declared:run ledger rate", whole="cli.declared:run sample withdraw")))
-    assert len([one for one in seen if one.at != COMMIT and "try again" in one.said]) > share(2, whole=10)
+    assert len([one for one in seen if one.at != COMMIT and "Try again" in one.said]) > share(2, whole=10)
     assert [one for one in seen if one.wrong] == []
 
 

@@ -84,7 +84,7 @@ def test_a_migration_does_not_wait_long_for_a_table(
     example.bring(monkeypatch, tmp_path)
     with postgres.connect() as report, report.begin():
         report.execute(sa.text("SELECT COUNT(*) FROM cells"))
-        with pytest.raises(LockHeld, match="try again"):
+        with pytest.raises(LockHeld, match="Try again"):
             upgrade(postgres)
 
 
