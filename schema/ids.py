@@ -51,7 +51,7 @@ class IdSource:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of id, and the command that lists the known ones."""
+    """A kind of id, and the command that lists the known ids."""
 
     noun: str
     sources: tuple[IdSource, ...]

@@ -151,7 +151,7 @@ class Schema:
 
 
 def decimals(value: Decimal) -> int:
-    """Return the digits after the decimal point, without trailing zeros."""
+    """Return the number of digits after the decimal point, without trailing zeros."""
     exponent = value.normalize().as_tuple().exponent
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
@@ -238,9 +238,9 @@ MOST_WAYS: Final = 1_000
 _HALF_UNIT: Final = Decimal("0.000001")
 """Largest difference between a sum of binary fractions and the whole number that it means."""
 _PRINTED: Final = Decimal("5e-14")
-"""Relative error of a sum of Autumn's.
+"""Largest relative error of a sum that Autumn computes.
 
-It sums in binary floating point, of which 14 printed digits are exact.
+Autumn sums in binary floating point, so 14 printed digits are exact.
 """
 
 Costs: TypeAlias = Mapping[str, Sequence[Decimal]]

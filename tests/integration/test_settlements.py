@@ -476,8 +476,8 @@ WRONG_TERMS = {
     "a negative threshold": ("pixel", Change(threshold_micro=-1), False, "threshold"),
     "a threshold beyond all": ("pixel", Change(threshold_micro=10**15 + 1), False, "threshold"),
     "a hold under 35 days": ("pixel", Change(hold_ms=HOLD_MS - 1), False, "at least 35 days"),
-    "a negative hold": ("loop", Change(hold_ms=-1), False, "at most ten years"),
-    "a hold beyond ten years": ("pixel", Change(hold_ms=MAX_HOLD_MS + 1), False, "at most ten years"),
+    "a negative hold": ("loop", Change(hold_ms=-1), False, "0 to 3,650 days"),
+    "a hold beyond ten years": ("pixel", Change(hold_ms=MAX_HOLD_MS + 1), False, "0 to 3,650 days"),
     "claw-backs given up, with a short hold": ("loop", Change(takes_clawbacks=False), False, "at least 35 days"),
 }
 

@@ -162,7 +162,7 @@ def _list(
     connection: sa.Connection,
     look: Look,
     *,
-    source: Annotated[str | None, ID, "Watched folder of the files"] = None,
+    source: Annotated[str | None, ID, "Id of the source: a watched folder or a query"] = None,
 ) -> Page[BatchRow]:
     return Page(sources.list_batches(connection, source=source, most=look.most))
 

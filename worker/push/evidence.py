@@ -176,7 +176,10 @@ class Level:
 
 
 Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
-"""The balances that were read, by customer."""
+"""The draws that were read, by customer and balance.
+
+`ReadFailed`: the read of the customer failed.
+"""
 CHUNK: Final = 200
 """Customers of one read of balances."""
 MOST_SUMS: Final = 2_000

@@ -222,7 +222,7 @@ def _payouts(found: Sequence[Payout], supplier: str) -> Table:
 
 SETTLEMENT_PATH: Final = "/console/settlement"
 MOST_ACTS: Final = 100
-"""Reversals, and freezes, of one settlement that a page shows."""
+"""Reversals that the page of a settlement shows, and as many freezes."""
 
 
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
