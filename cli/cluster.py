@@ -371,7 +371,7 @@ AGAIN_S: Final = 1.0
 MAX_TICK_S: Final = 3_600.0
 """Seconds that a tick of a worker may last.
 
-A longer tick hangs, so the process ends, and other workers take over its jobs.
+Drawdown treats a longer tick as hung: the process ends, and other workers take over its jobs.
 """
 AWAY: Final = (exceptions.ConnectorException, PoolTimeout)
 

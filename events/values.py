@@ -47,7 +47,7 @@ class EventValue:
     def __post_init__(self) -> None:
         if self.aggregation == COUNT:
             if self.path is not None or self.scale != 1:
-                raise UsageError("invalid count: it needs neither a path nor a scale. To bill a value, pass --sum PATH")
+                raise UsageError("invalid count: it cannot have a path or a scale. To bill a value, pass --sum PATH")
             return
         path = self.path or ""
         if self.aggregation != SUM or len(path) > MAX_PATH_CHARS or not _PATH.fullmatch(path):

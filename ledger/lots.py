@@ -297,9 +297,9 @@ def returned_to(found: Due) -> set[str]:
 
 
 def lenders(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> list[str]:
-    """Return the pools that may gain or lose credit by ended lots of these wallets.
+    """Return the pools that ended lots of these wallets may credit or debit.
 
-    A lot never ends before its grant, so the list is complete once the wallets are held.
+    A lot never ends before its grant, so the list is complete once the wallets are locked.
     """
     values = {"customers": list(customer_ids), "over_ms": now_ms - EXPIRY_WAIT_MS}
     return list(SQL.run(connection, "lenders", values).scalars())

@@ -219,7 +219,7 @@ def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         "orgs_stopped", "Stopped organisations that need manual review.", [((), figures.stopped_orgs(connection))]
     )
     asked = figures.projections_due(connection, now_ms)
-    yield gauge("projections_due", "Organisations due for a read of their provider.", [((), asked.count)])
+    yield gauge("projections_due", "Organisations with a balance to read at the provider.", [((), asked.count)])
     oldest = 0.0 if asked.since_ms is None else seconds(now_ms - asked.since_ms)
     yield gauge(
         "projections_oldest_age_seconds", "Seconds since the oldest pending request to read a provider.", [((), oldest)]
@@ -580,10 +580,10 @@ def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     "(enforced no).",
                 denied, ("metric", "enforced"))  # fmt: skip
     dark = sorted(found.dark.items())
-    yield gauge("guard_dark_uses", "Guard uses that were allowed while the credit was unknown in the last 24 hours, "
+    yield gauge("guard_dark_uses", "Guard uses of the last 24 hours that were allowed while the credit was unknown, "
                 "by metric.",
                 [((name,), uses) for name, (uses, _) in dark], ("metric",))  # fmt: skip
-    yield gauge("guard_dark_units", "Base units that were allowed while the credit was unknown in the last 24 hours, "
+    yield gauge("guard_dark_units", "Base units of the last 24 hours that were allowed while the credit was unknown, "
                 "by metric.",
                 [((name,), units) for name, (_, units) in dark], ("metric",))  # fmt: skip
     states = [(("waiting",), found.waiting), (("ending",), found.ending)]

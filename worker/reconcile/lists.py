@@ -34,7 +34,7 @@ MOST_COUNTED: Final = 1_000
 Beyond it, the page shows the number as "or more".
 """
 MOST_TOLD: Final = 50
-"""Reported balances that are shown."""
+"""Reported differences of balances that are shown."""
 MOST_LINES_AT_ONCE: Final = 1_000
 """Comparisons of a download that Drawdown reads, and keeps in memory, at a time."""
 VERDICTS: Final = ("short", "over", "equal", "shadow")
