@@ -455,7 +455,7 @@ class Settings(BaseSettings):
         file = self.cell_cert_file if cell else self.provider_cert_file
         key = self.cell_key_file if cell else self.provider_key_file
         if key and not file:
-            raise UsageError(f"{name}_KEY_FILE is set without its certificate. Set {name}_CERT_FILE, too")
+            raise UsageError(f"{name}_KEY_FILE: the certificate of this key is missing. Set {name}_CERT_FILE, too")
         return Certificate(f"{name}_CERT_FILE", file, f"{name}_KEY_FILE", key) if file else None
 
     def require_ways_out(self) -> None:

@@ -128,7 +128,7 @@ class StorageFull(DatabaseBusy):
 class LockHeld(DatabaseBusy):
     """An error: another transaction held a lock for longer than the wait.
 
-    This part of the transaction was rolled back.
+    The transaction was rolled back.
     """
 
 

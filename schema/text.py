@@ -33,7 +33,7 @@ COMPARED_AT_MOST: Final = 20
 """Known ids that Drawdown compares, letter by letter, with an unknown id."""
 MAX_COMPARED_CHARS: Final = 64
 """Compared characters of two ids, without their common start and end."""
-MAX_QUOTED_CHARS: Final = 60
+MAX_VALUE_CHARS: Final = 60
 """Characters of an invalid value that an error quotes."""
 
 
@@ -77,9 +77,9 @@ def no_formula(text: str) -> str:
 
 
 def quote_value(value: object) -> str:
-    """Return an invalid value in quotes, cut to MAX_QUOTED_CHARS, with its unprintable characters escaped."""
+    """Return an invalid value in quotes, cut to MAX_VALUE_CHARS, with its unprintable characters escaped."""
     text = str(value)
-    return repr(text if len(text) <= MAX_QUOTED_CHARS else f"{text[: MAX_QUOTED_CHARS - 1]}…")
+    return repr(text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 1]}…")
 
 
 def in_short(error: BaseException) -> str:

@@ -141,6 +141,6 @@ async def form_of(request: Request, url: str, budget: Budget, home: str = "/cons
                 f"the form cannot be read: expected at most {MOST_FIELDS} fields in UTF-8. Open it again",
             ) from None
     found = dict(pairs)
-    if twice := next((name for name, count in Counter(name for name, _ in pairs).items() if count > 1), None):
-        raise ApiError(400, "bad_form", f"the form has the field {quote_value(twice)} twice. Open it again")
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise ApiError(400, "bad_form", f"the form has the field {quote_value(twice[0])} twice. Open it again")
     return found

@@ -34,14 +34,14 @@ def test_status_shows_usage_since_last_tick_and_stays_settled(shell: Shell) -> N
     """While hosts work there is always some: nobody is woken by it, and a verdict that came and went would say less."""
     fleet = shell.fleet
     fleet.tick(T0 + 3 * WINDOW_MS)
-    assert "came in since" not in shell("status") and shell.json("status")["unread_samples"] == 0
+    assert "arrived since" not in shell("status") and shell.json("status")["unread_samples"] == 0
     fleet.sample("acme", T0 + 1)
     fleet.sample("nobody", T0 - 6 * DAY_MS)
     fleet.sample("acme", T0 + 2, interval_s=-5)  # quarantined: no tick will bill it
     said = shell("status", 75)
     assert "2 samples arrived since, for the next tick" in " ".join(said.split())
     fleet.tick(T0 + 4 * WINDOW_MS)
-    assert "came in since" not in shell("status", 75)
+    assert "arrived since" not in shell("status", 75)
 
 
 def test_a_tick_of_a_time_to_come_does_not_hide_that_no_tick_runs(

@@ -73,8 +73,10 @@ def test_a_misspelt_file_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_what_something_reads_is_not_told(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
     """Those of a provider, of a query's database, and each that there is."""
     names = ["DRAWDOWN_STRIPE_SECRET_KEY", "DRAWDOWN_STRIPE_PAYMENTS_KEY", "DRAWDOWN_AUTUMN_SECRET_KEY"]
-    assert "nothing here reads" not in told(monkeypatch, capsys, *names, "DRAWDOWN_QUERY_WAREHOUSE_URL")
+    assert "no program on this machine reads it" not in told(
+        monkeypatch, capsys, *names, "DRAWDOWN_QUERY_WAREHOUSE_URL"
+    )
     for name, field in Settings.model_fields.items():
         if isinstance(field.default, str) and name not in ("database_url", "log_level", "gate_unknown_org"):
             monkeypatch.setenv(f"DRAWDOWN_{name.upper()}", field.default)
-    assert "nothing here reads" not in told(monkeypatch, capsys)
+    assert "no program on this machine reads it" not in told(monkeypatch, capsys)

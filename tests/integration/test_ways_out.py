@@ -349,7 +349,7 @@ def test_nonsense_is_one_line_with_the_settings_name(
     with pytest.raises(UsageError) as error:
         given(**said[request.node.callspec.id])
     text = str(error.value)
-    assert text.startswith(setting) and why in text and "\n" not in text and CANARY not in text
+    assert text.startswith(f"{setting}: ") and why in text and "\n" not in text and CANARY not in text
 
 
 def test_doctor_shows_each_way_out(company: Company, given: Callable[..., Settings]) -> None:

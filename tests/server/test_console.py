@@ -173,6 +173,7 @@ def test_a_form_is_taken_from_our_own_pages_alone(home: Home) -> None:
 
 FORMS: Final = [
     (b"name=a&name=b", 400),
+    (b"=a&=b", 400),
     (b"name=%ff", 400),
     ("&".join(f"f{n}=1" for n in range(session_auth.MOST_FIELDS + 1)).encode(), 400),
     (b"x" * (session_auth.MAX_FORM_BYTES + 1), 413),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
+from pathlib import Path
 
 import pytest
 
-from drawdown.schema.errors import DrawdownError
+from drawdown.cli.declared import read_orgs
+from drawdown.schema.errors import DrawdownError, UsageError
 from drawdown.worker.sources.samples.importer import MAX_BLANK_BYTES, MAX_PASSED_OVER_BYTES, NumberedLines
 from tests.cases import cases
 from tests.whole import share
@@ -36,3 +38,17 @@ def test_no_error_of_a_file_says_what_became_of_its_lines() -> None:
     for data in (b"\0" * (MAX_PASSED_OVER_BYTES + (2 << 20)), gzip.compress(b"x\n" * 99)[:-9]):
         with pytest.raises(DrawdownError, match="import all of it again: each row counts once"):
             list(NumberedLines("-", io.BytesIO(data)))
+
+
+def test_file_of_organisations_without_an_id_names_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "orgs.csv"
+    for text, fault in {
+        "org_id,note\nacme,x\n ,y\n": "orgs.csv, line 3: missing org_id. Add it",
+        "org_id\n": "orgs.csv: the file has no organisations",
+        "org\nacme\n": "orgs.csv: missing column org_id in the first line",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(UsageError, match=fault):
+            read_orgs(file)
+    file.write_text("org_id\nacme\nglobex\nacme\n")
+    assert read_orgs(file) == ["acme", "globex"]

@@ -14,7 +14,7 @@ from drawdown.cli.app import App
 from drawdown.cli.rendering import show, table
 from drawdown.cli.settings import Settings
 from drawdown.schema.clock import FixedClock
-from drawdown.schema.text import no_formula
+from drawdown.schema.text import MAX_VALUE_CHARS, counted, no_formula, quote_value
 from tests.cases import cases
 
 KEY = "usage:organisation-of-some-length:1767225600000:compute_4gb:r1"
@@ -62,6 +62,18 @@ def test_a_cell_of_a_spreadsheet_is_clean_and_no_formula() -> None:
         "\x1b[2J": "\\x1b[2J", "": "",
     }.items():  # fmt: skip
         assert no_formula(text) == shown
+
+
+def test_quoted_value_is_short_and_has_no_unprintable_character() -> None:
+    values = {"a'b": '"a\'b"', "": "''", 7: "'7'", "\x1b[2J\u202e": "'\\x1b[2J\\u202e'"}
+    assert {value: quote_value(value) for value in values} == values
+    full, longer = "x" * MAX_VALUE_CHARS, "x" * (MAX_VALUE_CHARS + 1)
+    assert quote_value(full) == f"'{full}'" and quote_value(longer) == f"'{full[:-1]}…'"
+
+
+def test_counted_noun_is_singular_for_one_alone() -> None:
+    assert [counted(number, "push", "pushes") for number in (0, 1, 2_000)] == ["0 pushes", "1 push", "2,000 pushes"]
+    assert [counted(number, "sample") for number in (1, 2)] == ["1 sample", "2 samples"]
 
 
 def test_a_name_between_colons_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:

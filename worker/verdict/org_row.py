@@ -38,10 +38,7 @@ Row: TypeAlias = sa.Row[tuple[object, ...]]
 ENDLESS_MICRO: Final = 2**62
 """The number for an unlimited balance: larger than any balance of a wallet."""
 EXEMPT: Final = "exempt"
-"""The reason of a resume if the organisation is not billed now.
-
-It was halted for lack of credit.
-"""
+"""The reason of a resume after a halt for lack of credit, if the organisation is not billed now."""
 
 
 def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[Row]:
