@@ -251,19 +251,28 @@ def read_orgs(file: Path) -> list[str]:
 
     Errors: UsageError with the fault.
     """
+    found = [(line, (row["org_id"] or "").strip()) for line, row in org_rows(file)]
+    if lacking := next((line for line, org_id in found if not org_id), None):
+        raise UsageError(f"{file}, line {lacking}: missing org_id. Add it")
+    return list(dict.fromkeys(org_id for _, org_id in found))
+
+
+def org_rows(file: Path) -> list[tuple[int, dict[str, str | None]]]:
+    """Return the lines of a CSV file with the column org_id, each with its number.
+
+    Errors: UsageError with the fault.
+    """
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             rows = csv.DictReader(lines, strict=True)
             if "org_id" not in (rows.fieldnames or ()):
                 raise UsageError(f"{file}: missing column org_id in the first line. Add it")
-            found = [(rows.line_num, (row.get("org_id") or "").strip()) for row in rows]
+            found = [(rows.line_num, row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file} cannot be read: {why_unread(error)}") from error
     if not found:
         raise UsageError(f"{file}: the file has no organisations. Add a line for each")
-    if lacking := next((line for line, org_id in found if not org_id), None):
-        raise UsageError(f"{file}, line {lacking}: missing org_id. Add it")
-    return list(dict.fromkeys(org_id for _, org_id in found))
+    return found
 
 
 def _facts(before: Sequence[Fact], after: Sequence[Fact]) -> list[Table]:

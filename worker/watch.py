@@ -35,7 +35,7 @@ from drawdown.worker.hooks.deliver import Deliveries, deliver
 from drawdown.worker.seal.arrivals import ArrivalCursor, seen_by_all, seen_now
 from drawdown.worker.topup.fill import Filled, fill
 from drawdown.worker.verdict.costs import learn_costs
-from drawdown.worker.verdict.effective_balance import CLOCKS_APART_MS, read_used, since_read
+from drawdown.worker.verdict.effective_balance import HOST_CLOCK_APART_MS, read_used, since_read
 from drawdown.worker.verdict.holds import expire_holds
 from drawdown.worker.verdict.project import Projected, project
 from drawdown.worker.verdict.refresh_requests import READS_A_S, mark_for_projection
@@ -245,7 +245,7 @@ def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -
 
 def _wake_begun(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> Begun:
     """Make organisations with new sandboxes due at once, because they use more from now on. Return the woken ones."""
-    times = {"from_ms": now - BEGUN_FOR_MS - CLOCKS_APART_MS, "to_ms": now + CLOCKS_APART_MS}
+    times = {"from_ms": now - BEGUN_FOR_MS - HOST_CLOCK_APART_MS, "to_ms": now + HOST_CLOCK_APART_MS}
     begun = {row.org_id: (int(row.sandboxes), int(row.since_ms)) for row in SQL.run(connection, "begun", times)}
     known = {org_id: newest for org_id, newest in begun.items() if watcher.begun.get(org_id) == newest}
     fresh = [{"org_id": org_id} for org_id in sorted(begun.keys() - known.keys())]

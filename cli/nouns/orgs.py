@@ -5,7 +5,6 @@ Written by hand: `assign`, which calls providers, and takes many organisations, 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.declared import of_noun
+from drawdown.cli.declared import of_noun, org_rows
 from drawdown.cli.nouns.jobs import QUEUED
 from drawdown.cli.options import (
     Actor,
@@ -34,7 +33,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import AnswerLost, Exit, UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.text import quote_value, why_unread
+from drawdown.schema.text import quote_value
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.engine.runner import run
@@ -179,16 +178,7 @@ def read_flips(file: Path) -> list[flips.Wish]:
 
     Errors: UsageError with the line. Then nothing is assigned.
     """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = csv.DictReader(lines, strict=True)
-            if not rows.fieldnames or "org_id" not in rows.fieldnames:
-                raise UsageError(
-                    f"{file}: missing column org_id in the first line. Expected the columns org_id and customer_id"
-                )
-            found = [_wish(file, rows.line_num, row) for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{file} cannot be read: {why_unread(error)}") from error
+    found = [_wish(file, line, row) for line, row in org_rows(file)]
     seen: dict[str, int] = {}
     for wish in found:
         assert wish.line is not None

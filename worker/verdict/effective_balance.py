@@ -65,7 +65,7 @@ They are two intervals of a minute.
 """
 BEGUN_MS: Final = 3 * MINUTE_MS
 """Age from which a sandbox without a sample in three intervals counts as unused."""
-CLOCKS_APART_MS: Final = 30 * SECOND_MS
+HOST_CLOCK_APART_MS: Final = 30 * SECOND_MS
 """Largest assumed difference between a host's clock and Drawdown's, in either way."""
 MOST_CHANGES: Final = 8
 """Latest verdicts of an organisation that are searched for its last halt.
@@ -260,7 +260,7 @@ def parts_of(
         "lately_ms": now_ms - LATELY_MS,
         "just_now_ms": now_ms - JUST_NOW_MS,
         "begun_ms": now_ms - BEGUN_MS,
-        "ahead_ms": now_ms + CLOCKS_APART_MS,
+        "ahead_ms": now_ms + HOST_CLOCK_APART_MS,
         "unsampled_s": UNSAMPLED_S,
         "changes": MOST_CHANGES,
         "since_ms": max(min(read_before, read_ms - lag_ms), now_ms - DAY_MS),
