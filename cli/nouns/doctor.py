@@ -454,7 +454,7 @@ def _ticks(app: App) -> Iterator[Finding]:
         if last == newest:  # there is only one
             return
     late = last is None or now - last > 3 * WINDOW_MS
-    fix = "run `drawdown tick` every five minutes from cron, or keep `drawdown run` or `drawdown worker` running"
+    fix = "keep `drawdown up` or `drawdown worker` running, or run `drawdown tick` every five minutes from cron"
     yield Finding(
         not late,
         "no tick yet" if last is None else f"the last tick ended at {show_time(last)}",
@@ -479,7 +479,7 @@ def _watch(app: App) -> Iterator[Finding]:
         what = "no watch runs between ticks, so only ticks halt (`drawdown watch` halts within seconds)"
         yield Finding(True, what, off=True)
         return
-    fix = "keep `drawdown watch` running beside the cron, or `drawdown run`, or `drawdown worker`"
+    fix = "keep `drawdown watch` running beside the cron, or keep `drawdown up` or `drawdown worker` running"
     yield Finding(now - last < WATCHED_FOR_MS, f"the last round of a watch was at {show_time(last)}", fix)
 
 
