@@ -471,6 +471,26 @@ def test_what_a_person_billed_by_hand_does_not_hide_as_much_that_was_lost(
     clean(fleet)
 
 
+@pytest.mark.parametrize(("shown", "voided"), [(60, 0), (30, 1), (70, 1)])
+def test_uncertain_amount_between_its_bounds_voids_no_push(engine: sa.Engine, shown: int, voided: int) -> None:
+    """A push of 60 has no event, one of 30 has, and 40 billed by hand may be in the balance.
+
+    If the balance shows 60, its distance from the push of 30 has the bounds -10 and 30, which include 0. But no choice
+    leaves exactly 0: the push of 60 was drawn, and the push of 30 was not. If it shows 30 or 70, one choice does.
+    """
+    by_hand = KEY.replace(str(T0), str(T0 + WINDOW_MS))
+    provider = FakeProvider(capabilities(**TOTALS, drawn=True))
+    provider.answers[by_hand] = Rejected("no")
+    fleet, provider = billed(engine, 40, 30, provider=provider)
+    write(engine, lambda c: pushes.resolve_accepted(c, [by_hand], fleet.by, "invoice item ii_1"))
+    del provider.charged[KEY]
+    drawn(provider, shown)
+    fleet.clock.at_ms += SHOWN
+    compare(fleet, correct=True)
+    assert fleet.one("SELECT COUNT(*) FROM voids") == voided
+    clean(fleet)
+
+
 @pytest.mark.parametrize("marked", [True, False])
 @pytest.mark.parametrize("credited", [0, 60])
 def test_what_was_credited_by_hand_does_not_hide_what_the_balance_lacks(

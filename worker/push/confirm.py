@@ -39,6 +39,7 @@ from drawdown.worker.push.evidence import (
     Level,
     ShownEvents,
     Sought,
+    can_be_zero,
     carry_doubt,
     charged_among,
     drawn_of,
@@ -421,8 +422,9 @@ def ends_by_balance(
         )
         unknown = unknown_of(connection, provider, pair, pools, weighed.shown_events.get(pair), lost)
         charged = None
-        if some and len(some) == len(drew):
-            charged = _charged(some, now[pair], weighed.before[pair], drawn, lost, unknown)
+        if drawn is not None and some and len(some) == len(drew):
+            fits = partial(can_be_zero, connection, provider, pair, drawn, now[pair])
+            charged = _charged(some, now[pair], weighed.before[pair], drawn, lost, unknown, fits)
         together = all(_is_last_word(decided[number]) and is_mine(asked[number].row) for number in absent)
         if charged is not None and not together and not is_only_choice(some, charged):
             charged = None  # a single push may still be charged after this
@@ -499,14 +501,20 @@ def _wait_longer(row: PushRow, asked_ms: int, *, alone: bool) -> Settlement:
 
 
 def _charged(
-    drew: Sequence[int], now: Accounted, before: Accounted, drawn: Level | None, lost: int, unknown: int | None
+    drew: Sequence[int],
+    now: Accounted,
+    before: Accounted,
+    drawn: Level,
+    lost: int,
+    unknown: int | None,
+    fits: Callable[[int], bool],
 ) -> frozenset[int] | None:
     """Return the places of the pushes that drew on a balance; None if unknown.
 
     If other pushes are open, a balance is conclusive only if it does not show any draw. A draw may be of the other
     pushes or of these, and the provider may have lost something else.
     """
-    if drawn is None or (now.send_counts, now.accepted) != (before.send_counts, before.accepted):
+    if (now.send_counts, now.accepted) != (before.send_counts, before.accepted):
         return None
     found = now.beyond(drawn)
     if found is None:
@@ -515,4 +523,4 @@ def _charged(
     if now.open > len(drew):
         cancels = now.open_above != 0 and now.open_below != 0
         return frozenset() if beyond == (0, 0) and not cancels else None
-    return None if unknown is None else charged_among(drew, *(it - unknown for it in beyond))
+    return None if unknown is None else charged_among(drew, beyond[0] - unknown, beyond[1] - unknown, fits)

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
@@ -675,6 +675,37 @@ def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, dr
     return Unsure([quantity for quantity in found if quantity], decided > MOST_UNSURE)
 
 
+def nearest(least: int, unsure: Unsure) -> int:
+    """Return the smallest possible difference of a balance from our pushes.
+
+    Each uncertain push is in the balance or not. `least` counts each at the value that makes the difference smallest.
+    If people decided more than MOST_UNSURE pushes, some of these would explain any amount. In that case each counts as
+    it was decided, because otherwise a loss would never be reported.
+    """
+    if unsure.is_decided:
+        return least
+    if len(unsure.quantities) > MOST_UNSURE:
+        return 0
+    sums = {least}
+    for quantity in unsure.quantities:
+        sums |= {one + abs(quantity) for one in sums}
+    return min(sums, key=lambda one: (abs(one), one))
+
+
+def can_be_zero(
+    connection: sa.Connection, provider: str, pair: CustomerPool, drawn: Level, now: Accounted, least: int
+) -> bool:
+    """Return True if a balance can show exactly the accepted pushes.
+
+    `least`: the least draw beyond them. Each uncertain amount is in the balance or not, and never in part. Draws on a
+    part that ended, before a first comparison, or while a cost changed can be any amount between their bounds.
+    """
+    is_first = now.apart is None and (now.is_range or (now.of_cycle is None and drawn.earliest_ms is not None))
+    if is_first or now.is_unmatched or now.is_repriced or now.expired != (0, 0):
+        return True
+    return nearest(least, read_unsure(connection, provider, pair, drawn, now)) == 0
+
+
 def _since(balance: Mapping[str, Level] | ReadFailed | None, pool: str) -> int:
     level = None if balance is None or isinstance(balance, ReadFailed) else balance.get(pool)
     return 0 if level is None else level.since_ms or 0
@@ -808,15 +839,21 @@ def is_of_cycle(sent_ms: int, drawn: Level) -> bool:
     return drawn.since_ms is None or sent_ms >= drawn.since_ms + CLOCKS_APART_MS
 
 
-def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset[int] | None:
+def charged_among(
+    quantities: Sequence[int], least: int, most: int, can_be_zero: Callable[[int], bool]
+) -> frozenset[int] | None:
     """Return the places of pushes that drew `least` to `most` on a balance.
+
+    `can_be_zero`: returns True if the draw is 0 for some choice of the uncertain amounts that make it at least `least`.
+    If no choice explains the balance exactly, another charge was lost or drawn twice. So the balance does not prove
+    that these pushes were not charged (P5).
 
     None: the balance does not show it. If all pushes are settled together, any set with the same sum costs the customer
     the same. Otherwise the caller must check `is_only_choice`. If events show another set later, reconcile compares the
     windows together.
     """
     whole, draws = sum(quantities), all(quantity > 0 for quantity in quantities)
-    if least == most == 0 or (draws and least <= 0 <= most < min(quantities)):
+    if least == most == 0 or (draws and least <= 0 <= most < min(quantities) and can_be_zero(least)):
         return frozenset()  # also for draws that cancel out: they lack an event, and the balance agrees
     if least == most == whole:
         return frozenset(range(len(quantities)))

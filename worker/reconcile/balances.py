@@ -42,14 +42,13 @@ from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_excess
 from drawdown.worker.push.evidence import (
     CHUNK,
-    MOST_UNSURE,
     Accounted,
     Balances,
     CustomerPool,
     Level,
     Mark,
-    Unsure,
     drawn_of,
+    nearest,
     read_accounted,
     read_balances,
     read_unsure,
@@ -287,7 +286,7 @@ def _of_pair(
     agrees, is_range = False, is_first or ours.is_unmatched or ours.expired != (0, 0)
     if least <= 0 <= most and not is_sure:
         is_open = is_range or ours.is_repriced
-        apart = 0 if is_open else _nearest(least, read_unsure(connection, asked.provider, pair, drawn, ours))
+        apart = 0 if is_open else nearest(least, read_unsure(connection, asked.provider, pair, drawn, ours))
         # If uncertain amounts explain the difference, this is a guess: the same amount may be lost or drawn twice.
         agrees = not apart and (is_range or not ours.is_as_settled(drawn))
     if apart == 0 and not agrees:
@@ -366,23 +365,6 @@ def _of_told(
 
 def _noted(note: str, line: Line) -> str:
     return note + (UNSURE.format(show_quantity(line.unsure, line.scale)) if line.unsure else "")
-
-
-def _nearest(least: int, unsure: Unsure) -> int:
-    """Return the smallest possible difference of a balance from our pushes.
-
-    Each uncertain push is in the balance or not. `least` counts each at the value that makes the difference smallest.
-    If people decided more than MOST_UNSURE pushes, some of these would explain any amount. In that case each counts as
-    it was decided, because otherwise a loss would never be reported.
-    """
-    if unsure.is_decided:
-        return least
-    if len(unsure.quantities) > MOST_UNSURE:
-        return 0
-    sums = {least}
-    for quantity in unsure.quantities:
-        sums |= {one + abs(quantity) for one in sums}
-    return min(sums, key=lambda one: (abs(one), one))
 
 
 def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int) -> list[PushRow]:

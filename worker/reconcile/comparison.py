@@ -13,7 +13,7 @@ another seal, a person decides.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
@@ -38,6 +38,7 @@ from drawdown.worker.push.evidence import (
     Balances,
     CustomerPool,
     Level,
+    can_be_zero,
     charged_among,
     drawn_of,
     is_of_cycle,
@@ -257,7 +258,9 @@ def _standing(
     return now
 
 
-def _charged_of(quantities: Sequence[int], beyond: tuple[int, int], extra: int) -> frozenset[int] | None:
+def _charged_of(
+    quantities: Sequence[int], beyond: tuple[int, int], extra: int, fits: Callable[[int], bool]
+) -> frozenset[int] | None:
     """Return the places of absent pushes that drew on the balance.
 
     These stay accepted. None: the balance does not show it. None, too, if it does not include the excess of events,
@@ -268,7 +271,7 @@ def _charged_of(quantities: Sequence[int], beyond: tuple[int, int], extra: int) 
     if beyond[0] >= extra and all(quantity > 0 for quantity in quantities):
         return frozenset(range(len(quantities)))  # it covers all of them, and possibly draws of others
     of_absent = sum(quantities) - extra
-    return charged_among(quantities, beyond[0] + of_absent, beyond[1] + of_absent)
+    return charged_among(quantities, beyond[0] + of_absent, beyond[1] + of_absent, fits)
 
 
 def weighed(
@@ -300,7 +303,10 @@ def weighed(
         beyond = None  # it was sent during a change of cost, or drew on another balance: this one cannot show it
     places = [place for place, is_told in enumerate(told) if is_told]
     quantities = [amounts[place] for place in places]
-    among = None if beyond is None else _charged_of(quantities, beyond, extra)
+    among = None
+    if now is not None and drawn is not None and beyond is not None:
+        fits = partial(can_be_zero, connection, some[0].line.provider, pair, drawn, now)
+        among = _charged_of(quantities, beyond, extra, fits)
     # A reported difference may be the excess of events. Then the figures agree for another reason.
     hidden = now is not None and 0 < extra <= (now.apart or 0)
     balanced = among is None and beyond == (0, 0) and not hidden
