@@ -8,7 +8,17 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger import entries
-from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, FoundPush, PushRefused, Queued, RetryAt, Unknown
+from drawdown.providers.protocol import (
+    CannotTell,
+    Drawn,
+    Duplicate,
+    FoundPush,
+    PushRefused,
+    Queued,
+    Rejected,
+    RetryAt,
+    Unknown,
+)
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine.context import LEASE_MS
@@ -169,6 +179,27 @@ def test_balance_difference_is_explained_before_other_pushes_are_voided(engine: 
     fleet.tick(fleet.clock.at_ms + DAY_MS)
     assert [row[3] for row in states(fleet)] == ["in_doubt", "accepted", "in_doubt"], "once all have been looked up"
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
+    clean(fleet)
+
+
+@pytest.mark.parametrize(("shown", "state"), [(60, "in_doubt"), (30, "voided"), (70, "voided")])
+def test_uncertain_amount_between_its_bounds_does_not_void_a_push(engine: sa.Engine, shown: int, state: str) -> None:
+    """60 s have no event, 30 were accepted, and 40 billed by hand may be in the balance.
+
+    If the balance shows 60, the 30 were lost and the 60 drawn: the bounds of the difference, -10 and 30, include 0, but
+    no choice leaves it.
+    """
+    by_hand = f"usage:acme:{T0 + 2 * WINDOW_MS}:compute_1gb"
+    fleet, provider = claimed_and_unanswered(engine, 0)
+    provider.answers[by_hand] = Rejected("no")
+    fleet.sample("acme", T0 + WINDOW_MS, 30)
+    fleet.sample("acme", T0 + 2 * WINDOW_MS, 40)
+    fleet.tick_windows(3)
+    write(engine, lambda c: pushes.resolve_accepted(c, [by_hand], fleet.by, "invoice item ii_1"))
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(shown, None)}}
+    for _ in range(2):
+        fleet.tick(fleet.clock.at_ms + DAY_MS)
+    assert next(row[3] for row in states(fleet) if row[1] == 60) == state
     clean(fleet)
 
 

@@ -132,6 +132,12 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
         None,
         "a charge of own units and credits was taken for more than was asked, by its last printed digit",
     ),
+    (
+        800091,
+        200,
+        None,
+        "uncertain amounts hid that a balance fits no choice, and a push that drew was voided and billed again",
+    ),
 )
 """Seeds that once failed: (seed, ticks, restores, what it was). `restores` is what it failed with: None, as the seed
 says, or False, before there were any."""
