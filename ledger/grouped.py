@@ -31,7 +31,11 @@ _ANY: Final = -NO_END_MICRO
 
 @dataclass(frozen=True)
 class Standing:
-    """A wallet as it was read, with its uncharged use and its pending changes."""
+    """A wallet as it was read, with its uncharged use and its pending changes.
+
+    `next_due_ms`: the next due change (None: no change is due). `lots_over_ms`: use dated earlier may change the rest
+    of ended lots. `deferred_micro`: credit of ended lots that waits for the end of executions.
+    """
 
     customer_id: str
     wallet: Wallet

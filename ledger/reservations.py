@@ -80,9 +80,10 @@ class Ask:
     """A request for a reservation. Times are milliseconds.
 
     `amount_micro`: the amount to reserve. `estimate`: the base units by feature from which the price was computed, as
-    JSON; None: the estimate is in credits. `project`, `subject` and `action` are labels. `fingerprint`: distinguishes a
-    repetition from another request under the same key. `sandboxes`: ids as JSON, in order. `payer_number`: if
-    `customer_id` is not the organisation's own, the row of `payers` by which it pays.
+    JSON; None: the estimate is in credits. `project`, `subject` and `action` are labels. `overage`: charge, cap or
+    refuse cost above the amount. `supplier` None: no supplier gets a share. `hold`: the place of the credit.
+    `fingerprint`: distinguishes a repetition from another request under the same key. `sandboxes`: ids as JSON, in
+    order. `payer_number`: if `customer_id` is not the organisation's own, the row of `payers` by which it pays.
     """
 
     reservation: str
@@ -107,7 +108,8 @@ class Ask:
 class Reservation:
     """A row of `reservations`, in micro-credits and milliseconds.
 
-    `sandboxes`: ids as JSON, in order.
+    Fields of the request are as in `Ask`. `drawn_micro`: the amount charged so far. `ended_ms` to `ended_reason`: its
+    end (None: it is open).
 
     If metering settles the execution, metering charged its draws.
     """

@@ -34,7 +34,9 @@ Standing: TypeAlias = Literal["hold", "eligible", "frozen", "released", "reverse
 class Settlement:
     """A settlement at a moment, in micro-credits, parts per million and milliseconds.
 
-    `reversed_micro` was deducted before its release, `clawed_back_micro` afterwards.
+    `gross_micro`: the charge. `share_ppm`, `net_micro`: the supplier's share of it. `hold_until_ms`: the end of its
+    hold. `reversed_micro` was deducted before its release, `clawed_back_micro` afterwards. `payout` None: it is not
+    released.
     """
 
     reservation: str
@@ -73,7 +75,8 @@ class Settlement:
 class Freeze:
     """A stop of releases, with its start, actor and reason.
 
-    The stop is for one settlement or, if `reservation` is None, for the whole supplier.
+    `ended_ms` to `ended_reason`: its end (None: it is open). The stop is for one settlement or, if `reservation` is
+    None, for the whole supplier.
     """
 
     freeze_id: int
@@ -291,7 +294,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Supplier:
-    """A supplier's terms, their revision, and the act that set them."""
+    """A supplier's terms, their revision, and when, by whom and why they were set."""
 
     supplier: str
     revision: int

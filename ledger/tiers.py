@@ -60,7 +60,8 @@ class Holder:
 class Turn:
     """A tier at the end of its paid month.
 
-    The wallet pays for the next month, or the tier ends.
+    The wallet pays for the next month, or the tier ends. `renews`: True if it should continue. `pays`: True if the
+    wallet has the credit.
     """
 
     customer_id: str
@@ -77,10 +78,7 @@ def read(connection: sa.Connection, tier: str) -> Tier | None:
 
 
 def hold(connection: sa.Connection, tier: str) -> Tier | None:
-    """Return a tier, locked until this transaction is over.
-
-    Return None if it does not exist.
-    """
+    """Return a tier, locked until this transaction is over; None if it does not exist."""
     row = SQL.run(connection, "tier_to_change", {"tier": tier}).mappings().one_or_none()
     return None if row is None else Tier(**row)
 

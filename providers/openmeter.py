@@ -56,12 +56,12 @@ URL: Final = "https://openmeter.cloud"
 NAMES: Final = frozenset({"api_key", "url", "dedupe_h", "balance_feature", "webhook_secrets"})
 SOURCE: Final = "drawdown"
 MAX_QUANTITY: Final = 2**53 - 1
-"""Quantity of one event at OpenMeter."""
+"""Largest quantity of one event at OpenMeter."""
 MAX_DEDUPE_H: Final = 10_000
-"""Hours for which OpenMeter deduplicates."""
+"""Most hours for which OpenMeter deduplicates."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
-"""Pages of meters, for totals."""
+"""Most pages of meters that totals read."""
 CONFIRM_MS: Final = MINUTE_MS
 """Wait after a 204 before the event is looked up.
 

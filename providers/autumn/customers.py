@@ -56,7 +56,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Balance:
-    """The balance of one feature.
+    """The balance of one feature, in its units.
 
     `overage`: the customer pays for usage beyond it afterwards, up to `max_purchase` if that is set.
     """

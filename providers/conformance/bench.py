@@ -36,7 +36,10 @@ class Unsupported(unittest.SkipTest):
 
 @dataclass
 class Wire:
-    """The `Http` of the provider under test, which passes calls on or spoils them."""
+    """The `Http` of the provider under test, which passes calls on or spoils them.
+
+    `spoil` None: calls are passed on. `calls`: their number. `last`: the last result (None: there was no call).
+    """
 
     inner: Http
     spoil: Spoil | None = None

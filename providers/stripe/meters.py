@@ -58,7 +58,11 @@ Summed: TypeAlias = Decimal | ReadFailed | CannotTell
 
 @dataclass(frozen=True)
 class Meter:
-    """A meter as Stripe lists it. A missing field is empty."""
+    """A meter as Stripe lists it. A missing field is "".
+
+    `formula`: how it aggregates, such as `sum`. `customer_key`, `value_key`: the keys of an event's payload with the
+    customer and the value.
+    """
 
     id: str
     event_name: str

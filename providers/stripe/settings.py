@@ -75,7 +75,8 @@ class MeterName:
 class StripeSettings:
     """The settings of Stripe.
 
-    A repr does not show a secret. `live_from_ms`: the start of the first window that is sent.
+    A repr does not show a secret. `account`: the Stripe account of the key and of webhooks (None: not checked).
+    `meters`: by feature. `live_from_ms`: the start of the first window that is sent (None: all are sent).
     """
 
     secret_key: str = field(repr=False)

@@ -25,7 +25,7 @@ from drawdown.schema.typed.parsing import require_range
 MAX_ROWS: Final = 10_000
 """Rows of one page of the audit."""
 VIAS: Final = ("cli", "cli --at", "console", "my", "http", "webhook", "program", "unknown")
-"""The channels.
+"""The channels through which people and programs act.
 
 `program`: a program that calls the functions itself. `unknown`: an action before channels existed.
 """
@@ -34,7 +34,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """A filter of actions. Empty: any.
+    """A filter of actions. An empty field matches any action.
 
     `target`: the changed object, such as an organisation, a customer or a push. `via`: the channel. Actions are in
     [from_ms, to_ms), in milliseconds.

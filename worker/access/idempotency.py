@@ -42,9 +42,9 @@ OLD: Final = "this form has expired, or was not created here. Open the form agai
 
 @dataclass(frozen=True)
 class Acted:
-    """The effect of a form: the action, its text and the next page.
+    """The effect of a form.
 
-    `said` is the text, and `place` the page.
+    `at_ms`: the time when the form took effect. `said`: the message for the person. `place`: the page to show.
     """
 
     action: str

@@ -95,7 +95,8 @@ class Sums:
     window and the end of the last. `rows_hash`: a hash of the rows that does not depend on their order. `labels`: the
     columns that distinguish rows. `is_whole`: all rows, not a sample of them, are compared with earlier batches.
     `of_events`: the file has events, not samples of sandboxes. `kinds`: its memory sizes in MB, or its event types.
-    `first_refused`: the first refused rows. `opened`: closes the connection and the file.
+    `first_refused`: the first refused rows. `fields`: the column of each field. `connection`: DuckDB, with the samples.
+    `opened`: closes the connection and the file.
     """
 
     batch: str

@@ -344,7 +344,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class SameRows:
-    """A batch with the same rows as a file."""
+    """A batch with the same rows as a file. `name`: the batch's file."""
 
     batch: str
     name: str

@@ -70,7 +70,7 @@ class MappingRow:
 class Segment:
     """A part of the mapping, for a range of sizes and of windows.
 
-    Sizes `lo` to `hi` have `feature` in windows that start in [start_ms, end_ms).
+    Sizes `lo` to `hi` have `feature`, in `unit`, in windows that start in [start_ms, end_ms).
     """
 
     lo: int

@@ -422,7 +422,7 @@ class Flight(Generic[A]):
 
     @property
     def is_done(self) -> bool:
-        """True if all answers were fetched."""
+        """Return True if all answers were fetched."""
         return not self._left and not self._ready
 
     async def fetch(self) -> dict[int, A]:

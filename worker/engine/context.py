@@ -33,7 +33,12 @@ def _never() -> bool:
 
 @dataclass
 class Context:
-    """The context of one worker's tick."""
+    """The context of one worker's tick.
+
+    `new_orgs`: how to assign new organisations (None: leave them unassigned). `began_ms`, `deadline_ms`: the start and
+    the end of its time (None: unlimited). `accept_clock`: a person accepted the clock. `breakers`: the circuits of
+    providers and services. `progress`: a function that is called with a step's name and a count.
+    """
 
     worker: str
     clock: Clock
@@ -77,7 +82,7 @@ class Context:
     """Shared with all contexts made from this one, so that each claim of a worker has its own name."""
 
     def out_of_time(self, eighths: int = 8) -> bool:
-        """Return True if so many eighths of the tick's time are over.
+        """Return True if this many `eighths` of the tick's time are over.
 
         The rest is left to the next tick.
 
@@ -91,7 +96,7 @@ class Context:
         return self.clock.now_ms() >= self.deadline_ms - whole_ms * (8 - eighths) // 8
 
     def leaves(self, duration_ms: int) -> bool:
-        """Return True if at least this much of the tick's time is left."""
+        """Return True if at least `duration_ms` of the tick's time is left."""
         ends_ms = self.deadline_ms
         return not self.stopping() and (ends_ms is None or self.clock.now_ms() + duration_ms <= ends_ms)
 

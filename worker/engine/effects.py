@@ -56,7 +56,8 @@ class Push:
 
     Once it is `over` or `closed`, further calls do not begin. If it is only `closed`, calls under way have all the time
     that they take. The answer is a portion of the outcomes that arrived, by the place of the push. Yield the same
-    effect again until each push has an outcome.
+    effect again until each push has an outcome. `cut`: a function that is called with the fewest calls at once, if
+    fewer than declared were allowed.
     """
 
     provider: str
@@ -118,7 +119,7 @@ class ReadCosts:
 class ReadCustomers:
     """Read the states of a provider's customers.
 
-    The answer has a CustomerState or ReadFailed for each id.
+    The answer has a CustomerState or ReadFailed for each id. `cut`: as for `Push`.
     """
 
     provider: str
@@ -177,7 +178,7 @@ class AskWhoFills:
 
 @dataclass(frozen=True)
 class HaltRequest:
-    """A halt to send to a cell."""
+    """A halt to send to a cell. `halted_at`: its start, in milliseconds."""
 
     org_id: str
     cell_id: str
@@ -203,7 +204,8 @@ class HookRequest:
 class HookAnswer:
     """The outcome of a message.
 
-    `error`: None if the endpoint has it. `is_sent`: False if the call was not begun.
+    `status`: the HTTP status (None: no response). `error`: None if the endpoint has it. `is_sent`: False if the call
+    was not begun.
     """
 
     status: int | None = None
@@ -239,14 +241,14 @@ class HookSender(Protocol):
     """A sender of messages to the operator's product."""
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        """Send messages, and return an answer each, in order, in bounded time."""
+        """Send messages. Return an answer for each, in order, in bounded time."""
 
 
 class CellReader(Protocol):
     """A reader of cells' counts."""
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
-        """Read counts, and return an answer each, in order, in bounded time."""
+        """Read counts. Return an answer for each, in order, in bounded time."""
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,8 @@ class HeldFigures:
     """Figures of the chosen executions in the state `held`.
 
     `runs`: the number of those before their end. `over`: the number of those past their end. `waiting`: the number of
-    those that were not charged yet. `held_micro`: their reserved credit. `is_cut`: more may exist, because only the
-    MOST_LOOKED_AT that end first were read.
+    those that were not charged yet. `held_micro`: their reserved credit. `oldest_ms`: the acceptance of the oldest one
+    before its end. `is_cut`: more may exist, because only the MOST_LOOKED_AT that end first were read.
     """
 
     is_cut: bool

@@ -54,7 +54,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Mapped:
-    """A new row of the mapping, and the pending usage that it resolves."""
+    """A new row of the mapping, and the pending usage that it resolves.
+
+    `resolved_windows`, `resolved_sizes`: their numbers of windows and of memory sizes.
+    """
 
     start_ms: int
     resolved_s: int

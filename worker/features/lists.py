@@ -24,7 +24,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class UnmappedSize:
-    """Usage of one memory size that is pending for a feature."""
+    """The pending usage of a memory size without a feature.
+
+    `samples`, `orgs`: the numbers of its samples and organisations.
+    """
 
     memory_mb: int
     seconds: int
@@ -50,10 +53,11 @@ class MappedEvent:
 
 @dataclass(frozen=True)
 class UnmappedEvent:
-    """Usage of one event type that is pending for a feature.
+    """The pending usage of an event type without a feature.
 
-    `metric`: the metric by which the guard charges the type at once (None: no metric). Then some of the pending usage
-    cannot get a feature. Withdraw it, and send its use to the guard.
+    `units`, `events`, `orgs`: its units, and the numbers of its events and organisations. `metric`: the metric by which
+    the guard charges the type at once (None: no metric). Then some of the pending usage cannot get a feature. Withdraw
+    it, and send its use to the guard.
     """
 
     event_type: str

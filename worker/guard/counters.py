@@ -66,7 +66,11 @@ class LimitReached(DatabaseBusy):
 class Use:
     """A row of `guard_uses`: an amount used, or held to be used.
 
-    Base units, micro-credits and milliseconds.
+    `asked`: the requested base units. `amount`: the base units that count now. `number`: its place among the
+    organisation's uses of the metric in the month. `metric_number`: the terms of the metric. `would`: the decision of
+    phase 3. `limit_period`, `limit_amount`: the nearest limit, in base units (None: unlimited, or phase 3 would block).
+    `forgone_micro`: the price of use without credit. `expires_ms` None: it was not held. `ended_ms` None: it has not
+    ended.
 
     `price`: the price of the decision. `payer`: the wallet that its execution charges; None: it has no execution.
     """

@@ -50,7 +50,7 @@ class SpanRate:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric's terms, and its rates in 24 hours, 7 and 30 days."""
+    """A metric's terms (see `terms.Metric`), and its rates in 24 hours, 7 and 30 days."""
 
     metric: str
     number: int
@@ -65,9 +65,9 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class LimitRow:
-    """A plan's limit of a metric in a period, and the metric's phase.
+    """A plan's limit of a metric in a period, in base units (None: unlimited).
 
-    The limit is in base units (None: unlimited).
+    `phase`: the effect of reaching it (None: the phase of the metric). `at_ms`, `actor`, `reason`: of the last change.
     """
 
     metric: str
@@ -297,7 +297,7 @@ class BlockRate:
 
 @dataclass(frozen=True)
 class MetricBlocks:
-    """A metric's terms, and its rates in 24 hours, 7 and 30 days.
+    """A metric's terms (see `terms.Metric`), and its rates in 24 hours, 7 and 30 days.
 
     `free_would`: the uses that phase 2 would have blocked in 7 days. `orgs`: the organisations with uses that phase 3
     would have blocked in 7 days. `paying`: the organisations among these that ever bought credit.

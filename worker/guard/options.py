@@ -57,7 +57,10 @@ class WayTold:
 
 @dataclass(frozen=True)
 class WaysTold:
-    """The guard's present answer to a wish, and all four ways out, open or closed."""
+    """The guard's present answer to a wish, and all four ways out, open or closed.
+
+    `decision` to `reason`: as in `Answer`.
+    """
 
     org_id: str
     metric: str

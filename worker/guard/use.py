@@ -398,7 +398,8 @@ class Costs:
     """The cost of a use and its payer.
 
     `price_micro`: the cost. `charged_micro`: the part that was charged now. `balance_micro`: the payer's available
-    credit. All are in micro-credits.
+    credit. All are in micro-credits. `payer` None: it is free, or the payer is not charged. `degraded`: the credit was
+    unknown.
     """
 
     price_micro: int = 0
@@ -832,7 +833,8 @@ class Answer:
     - `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the rule that decided, for
       `reason`.
     - `period`, `limit`: the nearest limit (None: all are unlimited). `used`: the use before. `remaining`: the rest
-      after. `resets_ms`: the end of the period.
+      after. `resets_ms`: the end of the period. `enforced`: the phase enforces the decision. `expires_ms`: the end of a
+      hold (None: it was not held).
     - `price_micro`: the cost. `charged_micro`: charged by this call. `charged_before_micro`: charged by the first call,
       if this call is `repeated`.
     - `payer`: the payer (None: it is free, or the payer is not charged). `balance_micro`: the payer's available credit

@@ -106,9 +106,9 @@ class CellClient:
         self._slots: dict[str | None, asyncio.Semaphore] = {}
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
-        """Send halts, and return an answer each, in order.
+        """Send halts. Return None or the error for each, in order.
 
-        None: the cell acknowledged the halt. Otherwise it is the error.
+        None: the cell acknowledged the halt.
         """
         lines: dict[str, _Line] = {}
         for text in {halt.url for halt in halts}:
@@ -197,7 +197,7 @@ class CellUsageClient:
         self._lookup = lookup
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
-        """Request the counts, and return an answer each, in order."""
+        """Request the counts. Return an answer for each, in order."""
         return list(await asyncio.gather(*(self._one(request) for request in requests)))
 
     async def _one(self, request: UsageRequest) -> UsageAnswer:

@@ -63,7 +63,8 @@ CELL_BUDGET_MS: Final = 30 * SECOND_MS
 class ClaimedHalt:
     """A halt that this worker may send.
 
-    `request`: None if the cell does not have a URL.
+    `request`: None if the cell does not have a URL. `halted_at`: the start of the halt, in milliseconds. `attempt`: the
+    number of this attempt.
     """
 
     request: HaltRequest | None

@@ -86,7 +86,7 @@ class Undelivered:
 
     @property
     def needs_person(self) -> bool:
-        """True if a retry cannot deliver them, because a setting is missing or wrong."""
+        """Return True if a retry cannot deliver them, because a setting is wrong."""
         return self.error is not None and any(cause in self.error for cause in MENDED_BY_PEOPLE)
 
     def __str__(self) -> str:

@@ -330,7 +330,10 @@ def _listens(done: EndpointSet) -> list[str]:
 
 @dataclass(frozen=True)
 class SecretRotated:
-    """The new secret, and the time until which the old secret also signs."""
+    """The new secret, and the time until which the old secret also signs.
+
+    `generation`: its number. `secret` null: the call was repeated.
+    """
 
     name: str
     generation: int
@@ -364,7 +367,8 @@ def _lost_rotation(values: Values) -> str:
 class EndpointEnded:
     """The end of an endpoint.
 
-    `changed`: it received messages before. `untold`: the messages that were still due.
+    `changed`: it was active before. `untold`: the number of its messages that were still due (null: it was ended
+    before).
     """
 
     name: str
@@ -442,7 +446,8 @@ class SentAgain:
 
     They are one message for these endpoints, or failed messages of one endpoint.
 
-    `replayed`: their number. `left`: the number of failed messages above the limit of one call.
+    `message_id`: the one message (null: failed messages). `replayed`: their number. `left`: the number of failed
+    messages above the limit of one call.
     """
 
     message_id: str | None

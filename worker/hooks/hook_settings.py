@@ -79,9 +79,8 @@ def endpoint_secret(root: str, endpoint: str, generation: int) -> str:
 def signature(secret: str, message_id: str, timestamp_s: int, body: bytes) -> str:
     """Return the signature of a message.
 
-    It is `v1,` and the HMAC-SHA256 of `{id}.{timestamp}.{body}` in Base64.
-
-    The scheme's own library makes it.
+    It is `v1,` and the HMAC-SHA256 of `{id}.{timestamp}.{body}` in Base64. The library of Standard Webhooks computes
+    it.
     """
     return Webhook(secret).sign(message_id, datetime.fromtimestamp(timestamp_s, UTC), body.decode())
 

@@ -25,7 +25,8 @@ class EndpointRow:
     """An endpoint. Times are in milliseconds.
 
     `due`, `failed`: the numbers of its messages in these states. `oldest_due_ms`: the time of the oldest due event.
-    `old_until_ms`: the time until which the old secret also signs.
+    `old_until_ms`: the time until which the old secret also signs. `oldest_due_ms` None: no message is due.
+    `old_until_ms` None: the secret was never rotated. `ended_ms` None: it is active.
     """
 
     name: str
@@ -44,7 +45,9 @@ class EndpointRow:
 class DeliveryRow:
     """A message for one endpoint. `attempts`: the number of calls that may have begun.
 
-    `failures`: the number of consecutive failures. `at_ms`: the time of the event.
+    `failures`: the number of consecutive failures. `at_ms`: the time of the event. `replays`: how often it was queued
+    again. `due_at_ms`: the next call. `ended_ms`: the delivery, or the last failure (None: it is due). `last_status`:
+    the HTTP status of the last response (None: there was no response).
     """
 
     message_id: str

@@ -153,10 +153,7 @@ def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
 
 
 def same_as(connection: sa.Connection, asked: Asked) -> str | None:
-    """Return a text about an equal open job.
-
-    Returns None if such a job does not exist.
-    """
+    """Return a text about an equal open job; None if such a job does not exist."""
     values = {"kind": asked.kind, "payload": understood(connection, asked).text()}
     row = SQL.run(connection, "same", values).one_or_none()
     return None if row is None else f"job {row.job_id}, by {row.actor}, is {row.state.replace('_', ' ')}"

@@ -104,8 +104,8 @@ class OrgRow:
     """An organisation in a list. Credit is in millionths of its provider's credits.
 
     `balance_micro`: the last read balance. `left_now_micro` to `runs_out_ms`: as in `CreditForecast`. `since_ms`,
-    `why`: the time and the reason of a halt or stop. `running`: the number of its sandboxes. None: unknown, or
-    unlimited.
+    `why`: the time and the reason of a halt or stop. `running`: the number of its running sandboxes. `override_halted`
+    to `override_until_ms`: its org override (see `Override`). Any other None: unknown, or unlimited.
     """
 
     org_id: str
@@ -446,10 +446,7 @@ def _forecast_credit(row: Billed, used: Used | None, now_ms: int) -> CreditForec
 
 
 def override_in_words(halted: bool | None, max_concurrent: int | None, until_ms: int | None) -> str | None:
-    """Return an org override in words.
-
-    Returns None if it does not have a value.
-    """
+    """Return an org override in words; None if it does not have a value."""
     if halted is None and max_concurrent is None:
         return None
     parts = []

@@ -64,8 +64,10 @@ class ProviderLine:
 
     Only `drawdown provider list` shows invalid settings of a machine.
 
-    `met`: a tick has stored its terms. `calls`, `failed`, `p95_ms`: figures of the latest MOST_SENDS sends within a
-    day. `reads`, `reads_failed`: all reads that were ever counted.
+    `met`: a tick has stored its terms. `paused_ms` None: it is not paused. `live_from_ms`: the start of sending (None:
+    always). `without_customer`: the number of its organisations without a customer there. `open`: open pushes by state.
+    `oldest_ms`: when the oldest of them was sealed. `calls`, `failed`, `p95_ms`: figures of the latest MOST_SENDS sends
+    within a day. `reads`, `reads_failed`: all reads that were ever counted (None: no figures).
     """
 
     provider: str

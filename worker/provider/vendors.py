@@ -300,9 +300,10 @@ Key = tuple[str, str, str, int]
 class DriftLine:
     """A vendor's service on one day, in millionths of the currency.
 
-    `state`: `final` or `provisional` (of the bill), `unbilled` (the bill is unknown), or `unmapped` (no cost is set for
-    the service on that day). `is_off`: the difference exceeds the bounds. `alerts`: the day before also exceeded them,
-    and the day is not one of the last FRESH_DAYS.
+    `estimated_micro`: the cost of the usage (None: no cost is set). `billed_micro`: the bill (None: unknown). `state`:
+    `final` or `provisional` (of the bill), `unbilled` (the bill is unknown), or `unmapped` (no cost is set for the
+    service on that day). `is_off`: the difference exceeds the bounds. `alerts`: the day before also exceeded them, and
+    the day is not one of the last FRESH_DAYS.
     """
 
     day_ms: int

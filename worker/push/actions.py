@@ -532,7 +532,11 @@ class Stays:
 
 @dataclass(frozen=True)
 class ResolvedAll:
-    """The result of `resolve_all`; in a dry run, the planned result."""
+    """The result of `resolve_all`; in a dry run, the planned result.
+
+    `found`: the number of pushes that the filter found. `pushes`, `orgs`: the numbers of resolved pushes and of their
+    organisations. `worth`: that of the resolved pushes. `stays`: the others, by the rule that protects them.
+    """
 
     outcome: Outcome
     dry_run: bool
@@ -552,7 +556,10 @@ class ResolvedAll:
 
 @dataclass(frozen=True)
 class PushEffect:
-    """The size of a set of pushes. `from_ms`: the start of their first window."""
+    """The size of a set of pushes.
+
+    `from_ms`: the start of their first window (None: the set is empty). `worth`: their quantities and prices.
+    """
 
     pushes: int
     orgs: int

@@ -59,10 +59,7 @@ MOST_TOGETHER: Final = 1_000
 One balance then covers all pushes of the batch. A person settles the others.
 """
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
-"""Look-ups of a batch, if history was lost.
-
-Each may take several calls.
-"""
+"""Look-ups of a batch, if history was lost. Each may take several calls."""
 
 
 @dataclass(frozen=True)

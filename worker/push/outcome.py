@@ -38,7 +38,8 @@ from drawdown.worker.engine.fair_queue import NotBegun
 class Settlement:
     """The new state of a push.
 
-    `due_at_ms`: the time of the next attempt or look-up.
+    `due_at_ms`: the time of the next attempt or look-up. `outcome`: the attempt's outcome as a word. `error`: its
+    reason, if it has one.
     """
 
     state: str

@@ -36,7 +36,7 @@ It is longer than any provider repeats an event.
 
 @dataclass(frozen=True)
 class WebhookEvent:
-    """An authenticated webhook."""
+    """An authenticated webhook. `body_sha256`: the hash of its body."""
 
     provider: str
     event_id: str

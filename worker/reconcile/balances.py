@@ -151,7 +151,11 @@ ONCE: Final = ". Reported once, until you run `drawdown reconcile ORG --acknowle
 
 @dataclass(frozen=True)
 class Compared:
-    """The inputs of a comparison: balances, pushes and options."""
+    """The inputs of a comparison: balances, pushes and options.
+
+    `before`: the accepted pushes, read before the balances. `settled_by`: later settled pushes may be missing at the
+    provider (milliseconds). `pools`: the balances that pay for features.
+    """
 
     provider: str
     balances: Balances

@@ -76,7 +76,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Account:
-    """A supplier with its newest terms, and its sums."""
+    """A supplier with its newest terms (see `ledger.settlements.Terms`), and its sums."""
 
     supplier: str
     share_ppm: int
@@ -352,7 +352,8 @@ class SettlementRow:
     """A supplier's settlement of one execution.
 
     `gross_micro`: the charge of the execution. `net_micro`: the supplier's share of it. `owed_micro`: the share less
-    the part that was reversed before its release.
+    the part that was reversed before its release. `share_ppm`: the share in parts per million. `payout`: the payout
+    that released it (None: not released).
     """
 
     execution: str
@@ -385,7 +386,10 @@ class ReversalRow:
 
 @dataclass(frozen=True)
 class FreezeRow:
-    """A freeze of a settlement, or (`whole`) of its supplier."""
+    """A freeze of a settlement, or (`whole`) of its supplier.
+
+    `ended_ms` to `ended_reason`: its end (None: it is open).
+    """
 
     whole: bool
     from_ms: int

@@ -131,7 +131,7 @@ Three ticks have then run without its rows.
 class LongOpen:
     """The oldest open transaction, with its owner.
 
-    `age_ms`: None if this user may not see it.
+    `age_ms`: None if this user may not see it. `who`: its process or name, its database, and its program.
     """
 
     who: str
@@ -139,7 +139,7 @@ class LongOpen:
 
     @property
     def is_long(self) -> bool:
-        """True if the transaction is old enough to report."""
+        """Return True if the transaction is old enough to report."""
         return self.age_ms is not None and self.age_ms >= LONG_MS
 
 

@@ -13,7 +13,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class FleetRow:
-    """An organisation of the demo."""
+    """An organisation of the demo. `running`: the number of its running sandboxes.
+
+    `halted_at`: the start of its halt, in milliseconds (None: it is not halted).
+    """
 
     org_id: str
     plan: str | None

@@ -258,7 +258,7 @@ assert set(WHAT) == set(PENDING)
 class PendingOrg:
     """The pending usage of one organisation, for one reason.
 
-    `sizes`: the number of memory sizes and event types.
+    `seconds`, `units`: its usage of sandboxes and of event types. `sizes`: the number of memory sizes and event types.
     """
 
     org_id: str

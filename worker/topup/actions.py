@@ -61,7 +61,8 @@ class Terms:
 
     A top-up begins at or below `threshold_micro`. It adds a multiple of `amount_micro`, or fills up to `fill_to_micro`,
     in one charge of at most `most_minor`. `price_minor`: minor units of `currency` for a credit. `max_day`,
-    `max_month`: the most top-ups in 24 hours and in 30 days, with any outcome.
+    `max_month`: the most top-ups in 24 hours and in 30 days, with any outcome. `service_customer`: the customer's id at
+    `service`.
     """
 
     threshold_micro: int

@@ -205,7 +205,8 @@ UNWANTED_AT_ONCE: Final = 200
 class Claim:
     """The top-ups of one claim, with the lost history and a checkpoint.
 
-    Drawdown saves `witness` before it sends a charge (None: it does not save a checkpoint).
+    `loss`: the lost history (None: the history is complete). Drawdown saves `witness` before it sends a charge (None:
+    it does not save a checkpoint).
     """
 
     topups: Sequence[Topup]
@@ -217,7 +218,8 @@ class Claim:
 class Asks:
     """The parameters of a claim of top-ups.
 
-    `now`: the time in milliseconds. `can`: the capabilities of the service. `only`: one wallet, or all wallets.
+    `now`: the time in milliseconds. `claim`: the name of the claim. `can`: the capabilities of the service. `only`: one
+    wallet, or all wallets.
     """
 
     service: str

@@ -71,7 +71,11 @@ _OTHER: Final = EventResult(
 
 @dataclass(frozen=True)
 class Backfill:
-    """A row of `backfills`, with events of one organisation in [from_ms, to_ms)."""
+    """A row of `backfills`, with events of one organisation in [from_ms, to_ms).
+
+    `closed_ms`, `reverted_ms` None: that did not happen. `diff_hash`: the hash of the effect that a person confirmed
+    (None: it is not closed).
+    """
 
     backfill: str
     org_id: str
@@ -90,9 +94,10 @@ class Backfill:
 class DiffLine:
     """A line of usage that would be billed.
 
-    `what`: a feature, or an event type without a feature. `quantity`: its base units. `windows`: the number of windows.
-    `code`: the reason why the usage would be pending (None: it would be billed). `price_micro`: the charge by the
-    ledger's rate card (None: it has no price; 0: the usage would not be billed).
+    `what`: a feature, or an event type without a feature. `quantity`: its base units. `provider`: the provider that
+    would bill (None: no assignment). `windows`: the number of windows. `code`: the reason why the usage would be
+    pending (None: it would be billed). `price_micro`: the charge by the ledger's rate card (None: it has no price; 0:
+    the usage would not be billed).
     """
 
     what: str
@@ -368,7 +373,8 @@ class BackfillRow:
     """A backfill of events used in [from_ms, to_ms).
 
     `events`: the number of its staged events; once it is closed, of the events that it added. `withdrawn`: the number
-    of these that were withdrawn. `diff_hash`: the hash of the effect that a person confirmed.
+    of these that were withdrawn. `closed_ms`, `reverted_ms` None: that did not happen. `diff_hash`: the hash of the
+    effect that a person confirmed.
     """
 
     backfill: str

@@ -66,7 +66,8 @@ _BEGIN: Final = Place(_LAST, "")
 class EventLine:
     """A received event.
 
-    `quantity`: units of its type. `ts`: the time of use. `ingested_ms`: the time of arrival.
+    `quantity`: units of its type. `ts`: the time of use. `ingested_ms`: the time of arrival. `withdrawn`: it no longer
+    counts.
     """
 
     source: str
@@ -287,7 +288,8 @@ class EventRow:
     """One event.
 
     `quantity`: units of its type, as sent. `ts`: the time of use, as sent. `feature` None: the type had no feature at
-    that time. `withdrawn`: the reason of the withdrawal (None: it is in force). `properties`: JSON.
+    that time. `withdrawn`: the reason of the withdrawal (None: it is in force). `properties`: JSON. `subject`,
+    `project`, `plan_key` None: the event does not have one.
     """
 
     source: str
@@ -367,7 +369,7 @@ NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature ma
 class ShortOfTypes:
     """The owner of a limit of event types that is nearly or fully reached.
 
-    The first field is the kind of owner: database, organisation, key or source. `name`: its name. `types`: the
+    `whose`: the kind of owner: `database`, `organisation`, `key` or `source`. `name`: the owner's name. `types`: the
     number of types that it added, or has.
     """
 
@@ -405,7 +407,8 @@ class ListedEvent:
     """A usage event.
 
     `quantity`: units of its type, as sent. `at_ms`: the time of use, as sent. `feature`: null if its type had no
-    feature at that time. `withdrawn`: it no longer counts, for `withdrawn_reason`.
+    feature at that time. `withdrawn`: it no longer counts, for `withdrawn_reason`. `subject`, `project`, `plan`: null
+    if the event does not have one.
     """
 
     source: str

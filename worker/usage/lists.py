@@ -44,9 +44,9 @@ OF_SAMPLES: Final = ("sandbox", "project", "subject")
 class UsageRow:
     """One row of a report, in base units of a feature.
 
-    `feature` '': usage without a feature, in seconds or units of event types. `group`: the day (UTC), sandbox, project
-    or subject ('': the events have no such label, or the samples were pruned). `sealed` None: pushes do not have this
-    grouping.
+    `used`: by samples. `sealed`: by pushes. `feature` '': usage without a feature, in seconds or units of event types.
+    `group`: the day (UTC), sandbox, project or subject ('': the events have no such label, or the samples were pruned).
+    `sealed` None: pushes do not have this grouping.
     """
 
     group: str
@@ -213,7 +213,7 @@ def _slots(by: str, after: Place | None) -> dict[str, str]:
 class Share:
     """The use of a feature by a sandbox, or a project, in base units.
 
-    `feature` '': usage without a feature.
+    `group`: the sandbox or project. `feature` '': usage without a feature.
     """
 
     group: str

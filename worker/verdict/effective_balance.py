@@ -486,7 +486,11 @@ class Holder:
 class Credit:
     """The effective balance with its parts, in millionths of the provider's credits.
 
-    None: the balance was not read yet, or is unlimited.
+    `unaccepted_micro`: use that is sent and that the balance may not show. `unsealed_micro`, `not_sampled_micro`: use
+    that is not sealed, or not sampled yet. `burn_a_minute_micro`: the present use a minute. `no_estimate_for`: features
+    without a rate. `unread_since_ms`: the start of failing reads (None: the last read succeeded). `when_down`: the
+    policy while the provider is unreadable. `holders`: the first executions with reserved credit. Any other None: the
+    balance was not read yet, or is unlimited.
     """
 
     provider: str
@@ -506,7 +510,10 @@ class Credit:
 
 @dataclass(frozen=True)
 class VerdictChange:
-    """A change of the verdict, with its reason and figures (micro-credits)."""
+    """A change of the verdict, with its reason and figures (micro-credits).
+
+    None: not known, or unlimited. `read_ms`: the start of the read. The figures are as in `Credit`.
+    """
 
     at_ms: int
     read_ms: int

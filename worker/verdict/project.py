@@ -84,7 +84,11 @@ They are enough to use the connection fully, but verdicts do not wait long.
 
 @dataclass
 class Projected:
-    """The counts of a projection's reads and verdicts."""
+    """The counts of a projection's reads and verdicts.
+
+    `read`, `failed`: customers that were read, and failed reads. `wrong_estimates`: halts on an estimate that a read
+    proved wrong.
+    """
 
     read: int = 0
     failed: int = 0

@@ -156,8 +156,9 @@ It is longer than any call.
 class Gated:
     """An organisation's row for the gate.
 
-    `unknown`: neither a provider nor an operator has decided about it; `overridden`: an operator's decision replaces
-    the provider's.
+    `unknown`: neither a provider nor an operator has decided about it. `overridden`: an operator's decision replaces
+    the provider's. `projection_read_ms`: the start of the last read (None: never). `max_concurrent_sandboxes` None:
+    unlimited.
     """
 
     billing_provider: str | None

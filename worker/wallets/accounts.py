@@ -201,8 +201,9 @@ class WalletRow:
 class EntryRow:
     """One entry of a wallet.
 
-    `amount_micro`: the amount of the charge or grant. `moved_micro`: the change of the wallet, up or down. `ts`: the
-    time of use. `at_ms`: the time of booking, by which statements select entries.
+    `feature`, `quantity`: the charged base units (None: the entry is not for usage). `amount_micro`: the amount of the
+    charge or grant. `moved_micro`: the change of the wallet, up or down. `ts`: the time of use. `at_ms`: the time of
+    booking, by which statements select entries.
     """
 
     key: str
@@ -224,8 +225,9 @@ LotState: TypeAlias = Literal["in use", "to come", "over"]
 class LotRow:
     """A lot, in micro-credits: `amount = left + waits + used + expired + taken`.
 
-    `place`: its place in the order of use among the lots in use. `waits`: the rest of an ended lot that is not booked
-    yet. `taken`: the credit that was taken back from this lot, and its share of credit taken back without a lot.
+    `expires_ms` None: it has no end. `features` None: it pays for all. `place`: its place in the order of use among the
+    lots in use. `waits`: the rest of an ended lot that is not booked yet. `taken`: the credit that was taken back from
+    this lot, and its share of credit taken back without a lot.
     """
 
     lot: str
@@ -403,8 +405,9 @@ class WalletView:
 class Org:
     """An organisation's halt, with its begin and reason, and its balance.
 
-    `balance_micro`: the provider's last answer, in its micro-credits, read at `balance_read_ms`. `runs_out_ms`: the end
-    of credit, as the watch estimates it.
+    `halted_at`: the start of the halt, in milliseconds. `unconfirmed_micro`: sent use that the balance does not show
+    yet. `balance_micro`: the provider's last answer, in its micro-credits, read at `balance_read_ms`. `runs_out_ms`:
+    the end of credit, as the watch estimates it.
     """
 
     billing_provider: str | None
@@ -430,7 +433,7 @@ class Standing:
 class OrgOverride:
     """A limit override of one organisation. `amount`: base units (None: unlimited).
 
-    `state`: `asked` waits for a decision, and `in_force` counts.
+    `number`: its id. `ends_ms` None: it is permanent. `state`: `asked` waits for a decision, and `in_force` counts.
     """
 
     number: int

@@ -844,7 +844,7 @@ def _size_of_plan(connection: sa.Connection, _asked: Invocation, values: Values)
 class OnPlan:
     """A customer's plan, limit of sandboxes and balance.
 
-    `was`: the former plan (null: the customer did not have a plan).
+    `was`: the former plan (null: the customer did not have a plan). `changed`: they differ.
     """
 
     customer_id: str

@@ -107,8 +107,8 @@ class EntryLine:
     """An entry of a wallet.
 
     `moved_micro`: the change of the wallet, up or down, in micro-credits. `ts`: the time of use. `at_ms`: the time of
-    booking. `key`: for usage, the key of the push. `reservation`: the execution that it charges. `lot`: the lot that it
-    expires or takes back.
+    booking. `key`: for usage, the key of the push. `feature`, `quantity`: the charged base units (None: the entry is
+    not for usage). `reservation`: the execution that it charges. `lot`: the lot that it expires or takes back.
     """
 
     key: str
@@ -252,8 +252,9 @@ class RunSteps:
     Amounts are in micro-credits.
 
     `going`: executions that continue. `waiting`: those of them that were not charged yet. `held_micro`: their reserved
-    credit. `settling`: executions that a supplier has a share of. `left_micro`: the shares that were not reversed.
-    `unreleased_micro`: the part of the shares that suppliers wait for.
+    credit. `complete`: executions that have ended. `drawn_micro`: their charges. `settling`: executions that a supplier
+    has a share of. `left_micro`: the shares that were not reversed. `unreleased_micro`: the part of the shares that
+    suppliers wait for.
     """
 
     accepted: int

@@ -99,7 +99,7 @@ class WalletLines:
 class Spender:
     """The use of a wallet from `from_ms` on, and its balance and plan.
 
-    `at_ms`: the time of the check, and the end of the use.
+    `place`: the rank by use, from 1. `at_ms`: the time of the check, and the end of the use.
     """
 
     place: int
@@ -234,7 +234,7 @@ class Relation:
 
     `limit_micro`: the limit of credit (None: unlimited, or the relation has no limit). `spent_micro`: the used part of
     the limit. `other`: for a biller, its customer; for an organisation that shares the wallet, the biller; for a
-    sponsor, its lot.
+    sponsor, its lot. `since_ms`: its start. `said`: the reason of the person who made it.
     """
 
     part: Part
@@ -250,8 +250,9 @@ class Relation:
 class Offer:
     """A plan or a tier, in micro-credits.
 
-    For a plan: the monthly credit, the maximum that rolls over, and the first credit of a new customer. For a tier: the
-    price of a month, and the time up to which this customer has paid.
+    `at_once`: its sandboxes at once. A field that the other kind has is None. For a plan: the monthly credit, the
+    maximum that rolls over, and the first credit of a new customer. For a tier: the price of a month, and the time up
+    to which this customer has paid.
     """
 
     part: Literal["plan", "tier"]
@@ -279,8 +280,8 @@ class Offer:
 class Happened:
     """An event of a wallet: a day's charges, a grant, a top-up, a new plan.
 
-    `micro`: the change of the wallet in micro-credits; for a top-up, also a change that is not made yet. `minor`: money
-    in minor units of the currency.
+    `micro`: the change of the wallet in micro-credits; for a top-up, also a change that is not made yet. `kind`, `key`,
+    `state`, `said`: of the entry or top-up. `minor`: money in minor units of the currency.
     """
 
     part: Literal["charge", "given back", "entry", "topup", "plan", "tier"]
@@ -417,8 +418,8 @@ class WalletEntry:
     """An entry of a wallet.
 
     `moved_micro`: the change of its credit, up or down, in micro-credits. `ts_ms`: the time of use. `at_ms`: the time
-    of booking. `key`: for usage, the key of the push. `execution`: the execution that it charges. `lot`: the lot that
-    it expires or takes back.
+    of booking. `key`: for usage, the key of the push. `feature`, `quantity`: the charged base units (null: the entry is
+    not for usage). `execution`: the execution that it charges. `lot`: the lot that it expires or takes back.
     """
 
     key: str

@@ -224,7 +224,7 @@ class PoolView:
 class PayerRow:
     """A payer of an organisation's executions, and its limit.
 
-    The permission starts at a time in milliseconds.
+    `allowed`: it pays for new executions now. `limit_micro` None: unlimited. `since_ms`: the start of the permission.
 
     `spent_micro`: the credit reserved and charged by executions that were accepted under its last permission, including
     ended executions.
