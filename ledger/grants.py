@@ -68,18 +68,12 @@ def hold_plans(connection: sa.Connection, customer_ids: Sequence[str], now_ms: i
 
 
 def behind_part(customer_ids: Sequence[str], now_ms: int) -> Part:
-    """Return the query of the customers that plans may owe credit, by their accounts.
-
-    Pass its rows to `due`.
-    """
+    """Return the query of customers that plans may owe credit: rows for `due`."""
     return SQL.part("behind", _of(customer_ids, now_ms))
 
 
 def due(connection: sa.Connection, behind: Sequence[str], now_ms: int) -> DueGrants:
-    """Return the credit that plans owe these customers and have not granted.
-
-    The function only reads.
-    """
+    """Return the credit that plans owe these customers, without granting it."""
     found = DueGrants()
     if not behind:
         return found

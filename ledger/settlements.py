@@ -152,10 +152,7 @@ def read(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement
 
 
 def hold(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement | None:
-    """Return an execution's settlement, locked until this transaction is over.
-
-    Return None if it does not exist.
-    """
+    """Return an execution's settlement, locked; None if it does not exist."""
     supplier = SQL.run(connection, "supplier_of", {"reservation": reservation}).scalar()
     if supplier is None:
         return None
@@ -314,10 +311,7 @@ def read_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
 
 
 def hold_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
-    """Return a supplier, locked until this transaction is over.
-
-    Return None if it does not exist.
-    """
+    """Return a supplier, locked until the commit; None if it does not exist."""
     SQL.run(connection, "hold", {"supplier": supplier}).all()
     return read_supplier(connection, supplier)
 

@@ -113,19 +113,13 @@ def buy(connection: sa.Connection, customer_id: str, tier: Tier, by: By) -> int:
 
 
 def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> bool:
-    """Let a customer's tier end with its paid month.
-
-    Return True if that changes anything.
-    """
+    """Let a customer's tier end with its paid month. Return True if it renewed before."""
     values = {"customer_id": customer_id, "tier": tier, **vars(by)}
     return SQL.run(connection, "let_end", values).first() is not None
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> int:
-    """Return the next charge of a customer's tiers, in micro-credits.
-
-    The function only reads.
-    """
+    """Return the next charge of a customer's tiers, in micro-credits. Only read."""
     turns = _allocate_turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
     return sum(turn.price_micro for turn in turns if turn.pays)
 

@@ -278,10 +278,7 @@ class OpenMeter:
 
 
 def _summed(meter: Mapping[str, object]) -> tuple[str, str] | None:
-    """Return the event type and property of a meter that sums one property.
-
-    Return None for another meter.
-    """
+    """Return the event type and property of a meter that sums one property, or None."""
     match meter:
         case {"slug": str(), "eventType": str(kind), "aggregation": "SUM", "valueProperty": str(path)}:
             field = path.removeprefix("$.")

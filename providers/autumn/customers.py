@@ -30,10 +30,7 @@ from drawdown.providers.protocol import CustomerState, Drawn, Lasting, Part, Sho
 from drawdown.schema.units import MICRO, MINUTE_MS, SECOND_MS
 
 ACTIVE: Final = frozenset({"active", "trialing", "past_due"})
-"""Statuses in which a plan grants credit.
-
-The statuses `scheduled` and `expired` are not among them.
-"""
+"""Statuses in which a plan grants credit, so not `scheduled` or `expired`."""
 FIXED: Final = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 
@@ -675,10 +672,7 @@ ABSOLUTE: Final = (None, "absolute")
 
 @dataclass(frozen=True)
 class UsageLimit:
-    """The rest of a limit on the usage of one feature, in its units.
-
-    Zero or less: it is reached.
-    """
+    """The rest of a feature's usage limit, in its units; reached at zero or less."""
 
     feature: str
     remaining_units: Decimal

@@ -109,10 +109,7 @@ def retyped(path: Path, value: object) -> Spoil:
 
 
 def changed(body: object, path: Path, value: object) -> object:
-    """Return the JSON with another value at one path.
-
-    Return the JSON unchanged if it lacks that path.
-    """
+    """Return the JSON with another value at a path; unchanged if it lacks the path."""
     if not path:
         return value
     first, rest = path[0], path[1:]
@@ -124,10 +121,7 @@ def changed(body: object, path: Path, value: object) -> object:
 
 
 def paths(body: object) -> Iterator[Path]:
-    """Yield the path to every part of a JSON value.
-
-    For a list, yield only the first two items.
-    """
+    """Yield the path to every part of a JSON value; of a list, to its first two items."""
     within: Iterable[tuple[str | int, object]] = ()
     if isinstance(body, Mapping):
         within = body.items()

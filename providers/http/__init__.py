@@ -54,10 +54,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class NotSent:
-    """A call that provably did not reach the service.
-
-    Examples: connection refused, no such host, no TLS.
-    """
+    """A call that provably did not reach the service, such as a refused connection."""
 
     reason: str
 

@@ -354,10 +354,7 @@ So a service that floods does not delay others, and does not use more memory.
 
 
 class Unusable(Exception):
-    """An error: the received bytes are not an answer.
-
-    The message has the reason, in Drawdown's own words.
-    """
+    """An error: the received bytes are not an answer. The message has the reason."""
 
 
 CUT_OFF: Final = "the answer is too large, so Drawdown cut it off"

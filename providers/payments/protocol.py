@@ -76,10 +76,7 @@ class Charge:
 
 @dataclass(frozen=True)
 class Payment:
-    """The result if the money was taken.
-
-    `amount` and `currency` are those of the charge.
-    """
+    """The result if the money was taken, with the charge's amount and currency."""
 
     payment_id: str
     amount: int
@@ -125,10 +122,7 @@ class InDoubt:
 
 @dataclass(frozen=True)
 class NotFound:
-    """The result of a look-up if the charge does not exist.
-
-    It is proof only after the declared lag.
-    """
+    """The result of a look-up without a charge: proof only after the declared lag."""
 
 
 @dataclass(frozen=True)

@@ -126,10 +126,7 @@ def hash_of(key: str) -> str:
 
 
 def find(connection: sa.Connection, key: str, now_ms: int) -> ApiKey | None:
-    """Return the key, with its owner and rights.
-
-    Returns None if it is unknown, expired or ended.
-    """
+    """Return a key, with its owner and rights; None if it is unknown or has ended."""
     if not KEY.fullmatch(key):
         return None
     proof = hash_of(key)

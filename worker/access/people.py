@@ -245,10 +245,7 @@ def set_password(connection: sa.Connection, link: str, password: str, now_ms: in
 
 
 def linked(connection: sa.Connection, link: str, now_ms: int) -> str | None:
-    """Return the name of the person who may set a password by this link.
-
-    Returns None if the link is not valid.
-    """
+    """Return the name of the person with this link; None if the link is not valid."""
     if not LINK.fullmatch(link):
         return None
     name: str | None = SQL.run(

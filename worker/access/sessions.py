@@ -154,10 +154,7 @@ def find(connection: sa.Connection, session: str, now_ms: int) -> tuple[Person, 
 
 
 def note_use(connection: sa.Connection, session: str, now_ms: int) -> None:
-    """Record that a session is used now.
-
-    If a use within the last minute is recorded, it does not write.
-    """
+    """Record that a session is used now, at most once a minute."""
     values = {"session_sha256": hash_of(session), "now_ms": now_ms, "since_ms": now_ms - SEEN_EVERY_MS}
     SQL.run(connection, "note_use", values)
 

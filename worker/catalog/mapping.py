@@ -92,10 +92,7 @@ def mapping_rows(connection: sa.Connection) -> list[MappingRow]:
 
 
 def mapping_part() -> Part:
-    """Return the query of the mapping's rows, to run with others in one statement.
-
-    `mapping_of` reads its rows.
-    """
+    """Return the query of the mapping, to run with others: rows for `mapping_of`."""
     return SQL.part("mapping_rows")
 
 
@@ -198,10 +195,7 @@ def _segments(rows: tuple[MappingRow, ...]) -> Sequence[Segment]:
 
 
 def akin(rows: Iterable[MappingRow], new: MappingRow) -> list[MappingRow]:
-    """Return the rows that can affect the sizes of a new row.
-
-    They are those of its meter, or of all memory sizes.
-    """
+    """Return the rows that can affect a new row's sizes: its meter's, or all sizes'."""
     if new.is_of_events:
         return [row for row in rows if row.memory_mb == new.memory_mb]
     return [row for row in rows if not row.is_of_events]

@@ -172,18 +172,12 @@ def stored_terms(connection: sa.Connection) -> dict[str, Capabilities]:
 
 
 def wire_since(connection: sa.Connection, provider: str) -> int:
-    """Return the time since which a provider has the present names and units.
-
-    It is in milliseconds.
-    """
+    """Return the time (milliseconds) since which a provider has its names and units."""
     found = _stored(connection).get(provider)
     return 0 if found is None else found.wire_since_ms
 
 
 def paused(connection: sa.Connection) -> dict[str, tuple[int, str]]:
-    """Return the paused providers.
-
-    Each has the start (milliseconds) and the reason of its pause.
-    """
+    """Return the paused providers, each with its start (milliseconds) and reason."""
     rows = SQL.run(connection, "paused")
     return {row.provider: (int(row.paused_ms), str(row.paused_reason)) for row in rows}

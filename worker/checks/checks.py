@@ -68,10 +68,7 @@ class Reconciled:
 
 
 def look(connection: sa.Connection, since_ms: int) -> list[Drift]:
-    """Return counters with a difference, of periods from `since_ms` on.
-
-    There are at most CORRECTED_AT_ONCE.
-    """
+    """Return up to CORRECTED_AT_ONCE differing counters of periods from `since_ms` on."""
     return views.drifts(connection, since_ms, CORRECTED_AT_ONCE)
 
 

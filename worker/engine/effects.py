@@ -70,10 +70,7 @@ class Push:
 
 @dataclass(frozen=True, eq=False)
 class LookUp:
-    """Look up pushes at a provider.
-
-    The answers are portions of LookupResults, as for `Push`.
-    """
+    """Look up pushes at a provider. The answers are portions of LookupResults."""
 
     provider: str
     requests: Sequence[PushRequest]
@@ -386,8 +383,5 @@ def backoff_ms(attempt: int) -> int:
 
 
 def visible_by(now_ms: int, capabilities: Capabilities) -> int:
-    """Return the time up to which settled pushes are visible at the provider now.
-
-    It allows for slow clocks.
-    """
+    """Return the time up to which settled pushes are visible, even with slow clocks."""
     return now_ms - (capabilities.totals_lag_ms or 0) - CLOCKS_APART_MS

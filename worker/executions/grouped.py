@@ -41,10 +41,7 @@ SQL = queries(__file__)
 
 
 class Alone(NotTogether):
-    """A call that has to be decided alone.
-
-    It did not write, and the other calls continue.
-    """
+    """A call that must be decided alone. It did not write, and other calls continue."""
 
 
 @dataclass(frozen=True)

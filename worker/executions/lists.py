@@ -60,10 +60,7 @@ class RunFilter:
 
     @property
     def ends_first(self) -> bool:
-        """Return True if the list is sorted by end.
-
-        Otherwise the newest execution comes first.
-        """
+        """Return True if the list is sorted by end, and not with the newest first."""
         return self.is_of_held and not self.org
 
 
@@ -171,10 +168,7 @@ def every_run(connection: sa.Connection, chosen: RunFilter, now_ms: int) -> Iter
 
 
 def org_of_run(connection: sa.Connection, key: str) -> str | None:
-    """Return the organisation of an execution, which never changes.
-
-    Returns None if the execution does not exist.
-    """
+    """Return the organisation of an execution; None if the execution does not exist."""
     org: str | None = SQL.run(connection, "org", {"reservation": key}).scalar_one_or_none()
     return org
 

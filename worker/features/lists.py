@@ -102,18 +102,12 @@ def list_features(connection: sa.Connection) -> FeatureList:
 
 
 def unmapped_sizes(connection: sa.Connection) -> list[UnmappedSize]:
-    """Return the pending usage of memory sizes without a feature.
-
-    The smallest size comes first.
-    """
+    """Return the pending usage of memory sizes without a feature, the smallest first."""
     return [UnmappedSize(*map(int, row)) for row in SQL.run(connection, "unmapped_sizes")]
 
 
 def unmapped_events(connection: sa.Connection) -> list[UnmappedEvent]:
-    """Return the pending usage of event types without a feature.
-
-    They are in the order of their first use.
-    """
+    """Return the pending usage of event types without a feature, by their first use."""
     return [
         UnmappedEvent(str(row.event_type), int(row.units), int(row.events), int(row.orgs), row.metric)
         for row in SQL.run(connection, "unmapped_events")

@@ -127,10 +127,7 @@ class Counters:
 
 
 def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
-    """Return the counters of a metric without expired uses.
-
-    Nothing is written or locked.
-    """
+    """Return the counters of a metric without expired uses. Only read."""
     found = _read(connection, org_id, metric, now_ms, held="")
     if not found.overs:
         return found

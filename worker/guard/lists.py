@@ -224,10 +224,7 @@ def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) ->
 
 
 def drifts(connection: sa.Connection, since_ms: int, most: int) -> list[Drift]:
-    """Return the counters that differ from their uses.
-
-    Their periods begin at a moment or later.
-    """
+    """Return the counters that differ from their uses, of periods from `since_ms` on."""
     return [_drift(row) for row in SQL.run(connection, "drift", {"since_ms": since_ms, "at_most": most}).mappings()]
 
 

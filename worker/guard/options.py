@@ -126,10 +126,7 @@ def _command(way: Way, wish: Wish, payer: str) -> str | None:
 
 OPTIONS: Final[tuple[Option, ...]] = get_args(Option)
 MOST_SPONSORS: Final = 5
-"""Payers of an organisation that one answer checks for credit.
-
-Each costs one check of the guard.
-"""
+"""Payers of an organisation that one answer checks, by one guard check each."""
 
 
 @dataclass(frozen=True)

@@ -460,10 +460,7 @@ def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
 
 
 def check_all(connection: sa.Connection, wishes: Sequence[Wish], now_ms: int) -> list[Answer | DrawdownError]:
-    """Check many wishes at one moment.
-
-    If a wish is refused, the error is in the place of its answer.
-    """
+    """Check many wishes at one moment. An error takes the place of an answer."""
     return check_by_keys(connection, (), wishes, now_ms)[1]
 
 
@@ -793,10 +790,7 @@ def require_key(key: str) -> None:
 
 
 def read_by_keys(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> dict[str, Use]:
-    """Return the existing uses of these keys, by name.
-
-    Each key comes with its organisation.
-    """
+    """Return the existing uses of keys by name. Each key has its organisation."""
     names = {name for org_id, key in keys for name in (key, own_name(org_id, key))}
     return guard_counts.read_uses(connection, sorted(names))
 

@@ -106,10 +106,7 @@ class CellClient:
         self._slots: dict[str | None, asyncio.Semaphore] = {}
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
-        """Send halts. Return None or the error for each, in order.
-
-        None: the cell acknowledged the halt.
-        """
+        """Send halts. Return None (acknowledged) or the error for each, in order."""
         lines: dict[str, _Line] = {}
         for text in {halt.url for halt in halts}:
             url = parse(text)

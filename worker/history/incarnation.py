@@ -79,10 +79,7 @@ def server_of(connection: sa.Connection) -> tuple[str | None, str | None]:
 
 
 def recognise(connection: sa.Connection, witness: Witness | None, now_ms: int) -> Incarnation:
-    """Compare the database with the local checkpoint.
-
-    A difference is stored as the database's doubt.
-    """
+    """Compare the database with the local checkpoint. Store a difference as doubt."""
     found = read_incarnation(connection)
     if found.doubted is None:
         doubted = difference(connection, found, witness)
@@ -214,10 +211,7 @@ def require_whole(connection: sa.Connection) -> None:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss of history.
-
-    Changes in [from_ms, until_ms) may not be recorded in this database.
-    """
+    """A loss of history: changes in [from_ms, until_ms) may not be recorded here."""
 
     from_ms: int
     until_ms: int

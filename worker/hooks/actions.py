@@ -51,15 +51,9 @@ MAX_ENDPOINTS: Final = 16
 Drawdown writes each message once for each endpoint, and calls the endpoints concurrently.
 """
 OVERLAP_MS: Final = DAY_MS
-"""Default milliseconds for which an old secret also signs after a rotation.
-
-The secret is that of an endpoint.
-"""
+"""Default milliseconds for which an endpoint's old secret also signs."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
-"""Most milliseconds for which an old secret also signs after a rotation.
-
-The secret is that of an endpoint.
-"""
+"""Most milliseconds for which an endpoint's old secret also signs."""
 REPLAYED_AT_ONCE: Final = 10_000
 """Failed messages that one command queues again."""
 EVERYBODY: Final = ""
@@ -82,10 +76,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Rotated:
-    """The number of the new secret, and the end of the old secret.
-
-    Until then, the old secret also signs.
-    """
+    """The number of the new secret, and the time until which the old one also signs."""
 
     generation: int
     old_until_ms: int

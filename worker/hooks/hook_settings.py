@@ -39,10 +39,7 @@ class HookSettings:
 
     @property
     def origins(self) -> frozenset[str]:
-        """Return the origins that this machine can call.
-
-        The set is empty without a root secret.
-        """
+        """Return the origins that this machine can call; empty without a root secret."""
         return self.allowed if self.roots else frozenset()
 
     def secrets_of(self, endpoint: str, generations: Sequence[int]) -> tuple[str, ...]:

@@ -101,10 +101,7 @@ def find_endpoint(connection: sa.Connection, name: str) -> EndpointRow:
 
 
 def list_levels(connection: sa.Connection, most: int) -> list[LevelRow]:
-    """Return the low balances.
-
-    The general level comes first, then those of single organisations.
-    """
+    """Return the low balances, the general level first."""
     return [LevelRow(**row) for row in SQL.run(connection, "levels", {"at_most": most}).mappings()]
 
 

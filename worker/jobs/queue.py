@@ -182,10 +182,7 @@ def state_of(connection: sa.Connection, job_id: int) -> str:
 
 
 def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | None:
-    """Claim the oldest open job.
-
-    Returns None if an open job does not exist, or another worker has it.
-    """
+    """Claim the oldest open job; None if it is claimed already or does not exist."""
     values = {"worker": worker, "lease_ms": now_ms + JOB_LEASE_MS, "now_ms": now_ms}
     row = SQL.run(connection, "take", values).one_or_none()
     if row is None:
@@ -218,10 +215,7 @@ def end(connection: sa.Connection, job_id: int, worker: str, state: State, said:
 
 
 def sealed(connection: sa.Connection, job_id: int) -> int:
-    """Return the number of pushes that all replays of a job sealed.
-
-    This includes replays of ticks that died.
-    """
+    """Return the pushes that all replays of a job sealed, also those of dead ticks."""
     return int(SQL.run(connection, "sealed", {"job_id": job_id}).scalar_one())
 
 

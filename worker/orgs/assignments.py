@@ -92,10 +92,7 @@ def assign(
 
 
 def unassigned(connection: sa.Connection) -> list[str]:
-    """Return the organisations without any assignment.
-
-    They include organisations that only samples name.
-    """
+    """Return organisations without any assignment, also those that only samples name."""
     return [str(org_id) for org_id in SQL.run(connection, "unassigned").scalars()]
 
 
@@ -214,10 +211,7 @@ def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: 
 
 
 def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | None:
-    """Return the start of an organisation's latest assignment if it begins later.
-
-    Otherwise returns None.
-    """
+    """Return the start of an organisation's latest assignment if it is later, or None."""
     found = SQL.run(connection, "latest_two", {"org_id": org_id}).first()
     return int(found.start_ms) if found is not None and found.start_ms > now_ms else None
 

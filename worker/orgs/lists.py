@@ -228,10 +228,7 @@ class NeverHalted:
 
 
 def never_halted(connection: sa.Connection, now_ms: int, most: int) -> NeverHalted:
-    """Return the organisations that an org override protects from halts.
-
-    An empty balance does not halt them.
-    """
+    """Return the organisations that an org override protects from halts."""
     rows = SQL.run(connection, "never_halted", {"now_ms": now_ms, "at_most": most}).all()
     return NeverHalted(int(rows[0].orgs) if rows else 0, [(row.org_id, row.until_ms) for row in rows])
 
@@ -375,10 +372,7 @@ class PushLine:
 
 
 def pushes_between(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int) -> list[PushLine]:
-    """Return an organisation's pushes of a range of windows, the latest first.
-
-    The windows are in [from_ms, to_ms).
-    """
+    """Return an organisation's pushes of [from_ms, to_ms), the latest window first."""
     values = {"org_id": org_id, "from_ms": from_ms - from_ms % WINDOW_MS, "to_ms": to_ms, "at_most": MOST_HISTORY}
     return [PushLine(**row._mapping) for row in SQL.run(connection, "pushes", values)]
 

@@ -128,18 +128,12 @@ def accept_some(
 
 
 def terms_of(capabilities: Capabilities) -> str:
-    """Return a provider's declaration as stored text.
-
-    Equal declarations have equal texts.
-    """
+    """Return a provider's declaration as stored text, equal for equal declarations."""
     return _text(capabilities)
 
 
 def terms_in_force(connection: sa.Connection, provider: str) -> str | None:
-    """Return a provider's terms in force as stored text.
-
-    Returns None if no tick has stored them.
-    """
+    """Return a provider's terms in force as stored text; None before the first tick."""
     stored = _stored(connection).get(provider)
     return None if stored is None else stored.terms
 

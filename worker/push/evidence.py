@@ -265,10 +265,7 @@ class Accounted:
     """
 
     def beyond(self, drawn: Level) -> tuple[int, int] | None:
-        """Return the least and the most draws beyond the accepted pushes.
-
-        None: the balance does not show it.
-        """
+        """Return the least and most draws beyond the accepted pushes; None: unknown."""
         if self.is_unmatched:
             return None
         found = self._beyond(drawn)

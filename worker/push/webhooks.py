@@ -44,10 +44,7 @@ class WebhookEvent:
 
 
 def is_taken(connection: sa.Connection, event: WebhookEvent) -> bool:
-    """Return True if the event was applied or ignored before.
-
-    A failed event counts as new.
-    """
+    """Return True if the event was applied or ignored before; False if it failed."""
     values = {"provider": event.provider, "event_id": event.event_id}
     return SQL.run(connection, "taken", values).first() is not None
 

@@ -96,10 +96,7 @@ def jobs_left(connection: sa.Connection, now_ms: int) -> JobsLeft:
 
 
 def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:
-    """Count the backlog of a shard, in one statement.
-
-    The default shard is the whole database.
-    """
+    """Count a shard's backlog in one statement. The default is the whole database."""
     values: dict[str, object] = {"lo": shard.lo, "hi": shard.hi, "now_ms": now_ms, "ahead_ms": now_ms + FUTURE_SLACK_MS}
     values["needs_you"] = f"{NEEDS_YOU}%"
     found = read_together(

@@ -59,10 +59,7 @@ MOST_TICKS: Final = 1_000
 """Newest ticks that are searched for the tick that ended last."""
 FILES_WAIT: Final = "files of watched folders wait for a tick"
 NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
-"""Columns of an organisation's row that are not shown.
-
-Only the seal or lists use them.
-"""
+"""Columns of an organisation's row that only the seal or lists use, and are hidden."""
 
 
 def status(
@@ -272,10 +269,7 @@ class PendingOrg:
 
 @dataclass(frozen=True)
 class PendingPage:
-    """A page of pending usage.
-
-    `next_after`: the start of the next page; None: this is the last.
-    """
+    """A page of pending usage. `next_after`: the next page (None: this is the last)."""
 
     orgs: list[PendingOrg]
     next_after: str | None

@@ -42,10 +42,7 @@ _UNNAMED: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class RawRows:
-    """Rows of a table, with cells as text (None: NULL).
-
-    `whole`: True if all rows are shown.
-    """
+    """Rows of a table as text (None: NULL). `whole`: True if all rows are shown."""
 
     columns: tuple[str, ...]
     rows: list[tuple[str | None, ...]]

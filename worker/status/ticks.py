@@ -43,10 +43,7 @@ LAST_TICK: Final = 2**62
 
 @dataclass(frozen=True)
 class TickRow:
-    """A tick.
-
-    `finished_ms`, `exit_status`: None if it has not ended, or its worker died.
-    """
+    """A tick. `finished_ms`, `exit_status`: None until it ends, or if its worker died."""
 
     tick_id: int
     worker: str
@@ -106,10 +103,7 @@ def _report(text: str | None) -> dict[str, object]:
 
 
 def ticks_since(connection: sa.Connection, since_ms: int) -> list[TickRow]:
-    """Return ticks that began since then, the newest first.
-
-    Only the last MOST_TICKS are read.
-    """
+    """Return ticks since then, the newest first, of the last MOST_TICKS."""
     rows = SQL.run(connection, "since", {"since_ms": since_ms, "at_most": MOST_TICKS})
     return [TickRow(**row._mapping) for row in rows]
 

@@ -45,10 +45,7 @@ MOST_A_DAY: Final = 100
 MOST_A_MONTH: Final = 1_000
 """Most top-ups of one wallet in 30 days that terms may allow."""
 MAX_MINOR: Final = 10**12
-"""Largest price, and largest charge, of terms.
-
-Both are in minor units of the currency.
-"""
+"""Largest price, and largest charge, of terms, in minor units of the currency."""
 MAX_EVIDENCE_CHARS: Final = 1_000
 """Most characters of the evidence that a person gives for a charge."""
 STOPPED: Final = "top-ups of {} are stopped. Run `drawdown topup start {}`"

@@ -533,10 +533,7 @@ def description(credits_micro: int) -> str:
 
 
 def read_loss(connection: sa.Connection) -> Loss | None:
-    """Return the span of this database's lost history (R1).
-
-    Returns None if its history is complete.
-    """
+    """Return the span of this database's lost history (R1); None if it is complete."""
     row = SQL.run(connection, "loss").one()
     return None if row.from_ms is None else Loss(int(row.from_ms), int(row.at_ms))
 

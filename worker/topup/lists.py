@@ -160,10 +160,7 @@ def open_now(connection: sa.Connection) -> dict[str, int]:
 
 
 def figures(connection: sa.Connection, since_ms: int) -> TopupFigures:
-    """Return the figures of open top-ups, and of those that ended since a time.
-
-    `since_ms`: the time.
-    """
+    """Return the figures of open top-ups, and of those that ended since `since_ms`."""
     open_ = {row.state: (int(row.topups), int(row.oldest_ms)) for row in SQL.run(connection, "open")}
     ended = {row.state: int(row.topups) for row in SQL.run(connection, "ended", {"since_ms": since_ms})}
     blocked = int(SQL.run(connection, "blocked").scalar_one())

@@ -41,10 +41,7 @@ Its outcome may show later.
 
 @dataclass(frozen=True)
 class Loss:
-    """Lost history (R1).
-
-    Calls from `from_ms` to `at_ms` may not be recorded in this database.
-    """
+    """Lost history (R1): calls from `from_ms` to `at_ms` may not be recorded here."""
 
     from_ms: int
     at_ms: int

@@ -451,10 +451,7 @@ def overdue(connection: sa.Connection, now_ms: int, open_ms: int = OPEN_MS) -> l
 
 
 def open_backfills(connection: sa.Connection) -> OpenBackfills:
-    """Return the number of open backfills and the time of the oldest.
-
-    It uses the index on open backfills.
-    """
+    """Return the number of open backfills and the time of the oldest, by an index."""
     row = SQL.run(connection, "figures").one()
     return OpenBackfills(int(row.backfills), None if row.since_ms is None else int(row.since_ms))
 

@@ -112,10 +112,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """A page of events.
-
-    `next`: the start of the next page (None: this is the last page).
-    """
+    """A page of events. `next`: the start of the next page (None: this is the last)."""
 
     events: list[EventLine]
     next: Place | None
@@ -142,10 +139,7 @@ class ConflictRow:
 
 @dataclass(frozen=True)
 class ConflictsPage:
-    """Conflicts, the latest first.
-
-    `next_before`: the start of the next page (None: this is the last page).
-    """
+    """Conflicts, the latest first. `next_before`: the next page (None: the last page)."""
 
     conflicts: list[ConflictRow]
     next_before: int | None
@@ -239,10 +233,7 @@ def arrivals(
 
 
 def conflicts(connection: sa.Connection, *, before: int = 0, most: int = 50) -> ConflictsPage:
-    """Return the items that differ from the stored item with their id.
-
-    The latest comes first.
-    """
+    """Return the items that differ from the stored item with their id, newest first."""
     values = {"before": before, "at_most": most + 1, "chars": MOST_SAID_CHARS}
     rows = SQL.run(connection, "conflicts", values).mappings()
     found = [ConflictRow(**{**row, "closed": bool(row["closed"])}) for row in rows]

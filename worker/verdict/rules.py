@@ -208,10 +208,7 @@ def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int 
 
 
 def next_look_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
-    """Return when to look at an organisation's credit again.
-
-    None: when its use begins again.
-    """
+    """Return when to look at an organisation's credit again; None: once it is used."""
     if effective_micro is None:  # unlimited, or never read yet
         return now_ms + LAST_LOOK_MS
     if burn_a_minute <= 0:

@@ -363,10 +363,7 @@ class Blocked:
 
 
 def blocked(connection: sa.Connection, org_id: str, now_ms: int) -> list[Blocked]:
-    """Return the blocked uses of an organisation, the latest first.
-
-    They happened in the last BLOCKED_DAYS days.
-    """
+    """Return an organisation's blocked uses of the last BLOCKED_DAYS, newest first."""
     values = {"org_id": org_id, "since_ms": now_ms - BLOCKED_DAYS * DAY_MS, "at_most": MOST_BLOCKED}
     rows = SQL.run(connection, "blocked", values)
     return [Blocked(row.metric, int(row.times), int(row.amount), int(row.last_ms)) for row in rows]
@@ -473,9 +470,6 @@ def standing(connection: sa.Connection, customer_id: str, now_ms: int) -> Standi
 
 
 def overrides(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> list[OrgOverride]:
-    """Return an organisation's limit overrides of one metric.
-
-    Waiting ones come first, then the newest.
-    """
+    """Return an organisation's limit overrides of a metric: waiting, then the newest."""
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": MOST_OVERRIDES}
     return [OrgOverride(**row._mapping) for row in SQL.run(connection, "overrides", values)]

@@ -732,10 +732,7 @@ FACTOR: Final = ValueKind("number", "N", _factor, show_factor, "_ppm", least=1, 
 
 @dataclass(frozen=True)
 class PlanSet(Plan):
-    """A plan as it is now.
-
-    `was`: its former limit of sandboxes at once (null: it is new).
-    """
+    """A plan as it is now. `was`: its former limit of sandboxes (null: it is new)."""
 
     was: int | None
 

@@ -214,10 +214,7 @@ class Use:
 
 @dataclass(frozen=True)
 class LedgerDay:
-    """The sum of one kind of entry on a day.
-
-    It is in micro-credits, and positive if the wallet gained.
-    """
+    """The sum of one kind of entry on a day, positive if the wallet gained."""
 
     day_ms: int
     kind: str
@@ -300,10 +297,7 @@ def entries_of_day(connection: sa.Connection, customer_id: str, day_ms: int) -> 
 
 
 def closing_micro(connection: sa.Connection, customer_id: str, to_ms: int) -> int:
-    """Return the balance of the wallet at a moment, by the time of use.
-
-    It is in micro-credits.
-    """
+    """Return a wallet's balance at a moment, by the time of use, in micro-credits."""
     return int(SQL.run(connection, "closing", _from_then(customer_id, to_ms)).scalar_one())
 
 

@@ -86,10 +86,7 @@ class After:
 
 @dataclass(frozen=True)
 class WalletLines:
-    """A page of wallets.
-
-    `after`: the start of the next page (None: this is the last page).
-    """
+    """A page of wallets. `after`: the start of the next page (None: the last page)."""
 
     lines: list[WalletLine]
     after: After | None
@@ -305,10 +302,7 @@ def terms_of(connection: sa.Connection, customer_id: str, org_id: str) -> Billin
 
 
 def related(connection: sa.Connection, customer_id: str, org_id: str, now_ms: int) -> list[Relation]:
-    """Return the relations of a customer.
-
-    Payers and other sources of its credit come first.
-    """
+    """Return the relations of a customer, sources of its credit first."""
     values = {"customer_id": customer_id, "org_id": org_id, "now_ms": now_ms}
     rows = SQL.run(connection, "related", {**values, "at_most": MOST_RELATED, "looked_at": MOST_LOOKED_AT}).mappings()
     found = [Relation(**row) for row in rows]

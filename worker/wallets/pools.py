@@ -418,10 +418,7 @@ def _allowed(done: PayerAllowed) -> str:
 
 @dataclass(frozen=True)
 class PayerEnded:
-    """A payer that no longer pays for new executions of an organisation.
-
-    `changed`: it paid until now.
-    """
+    """A payer that no longer pays for new executions. `changed`: it paid until now."""
 
     payer: str
     org_id: str

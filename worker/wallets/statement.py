@@ -325,10 +325,7 @@ _RATES: Final = ("rounding_micro",)
 
 
 def as_object(found: Statement) -> dict[str, object]:
-    """Return a statement as an object for JSON.
-
-    Each amount is in micro-credits (`…_micro`) and in credits.
-    """
+    """Return a statement for JSON, with amounts in micro-credits and in credits."""
     return {name: _twice(value) for name, value in _with_credits(asdict(found)).items()}
 
 
