@@ -102,7 +102,7 @@ def set_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> 
 
 
 def hold_plans(connection: sa.Connection, plans: Collection[str]) -> int:
-    """Lock plans, so that no transaction changes their terms until this one ends.
+    """Lock plans, so that their terms cannot change until this transaction ends.
 
     Return how many exist.
 

@@ -81,9 +81,9 @@ class Ask:
 
     `amount_micro`: the amount to reserve. `estimate`: the base units by feature from which the price was computed, as
     JSON; None: the estimate is in credits. `project`, `subject` and `action` are labels. `overage`: charge, cap or
-    refuse cost above the amount. `supplier` None: no supplier gets a share. `hold`: the place of the credit.
-    `fingerprint`: distinguishes a repetition from another request under the same key. `sandboxes`: ids as JSON, in
-    order. `payer_number`: if `customer_id` is not the organisation's own, the row of `payers` by which it pays.
+    refuse cost above the amount. `supplier` None: without a supplier. `hold`: the place of the credit. `fingerprint`:
+    distinguishes a repetition from another request under the same key. `sandboxes`: ids as JSON, in order.
+    `payer_number`: if `customer_id` is not the organisation's own, the row of `payers` by which it pays.
     """
 
     reservation: str
@@ -441,7 +441,7 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
 
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
-    """Check that no open execution names these sandboxes, before `take` decides it.
+    """Check that open executions do not name these sandboxes. `take` decides it later.
 
     Errors: Denied `sandbox_taken`.
     """

@@ -119,8 +119,8 @@ def owe(connection: sa.Connection, ended: Reservation, now_ms: int) -> None:
 
     This transaction ends and holds the execution.
 
-    An execution that was released free of charge gets no settlement row. A settled execution gets a row, even with an
-    amount of 0.
+    An execution that was released free of charge does not get a settlement row. A settled execution gets a row, even
+    with an amount of 0.
     """
     if ended.supplier is None or (ended.state == "released" and not ended.drawn_micro):
         return

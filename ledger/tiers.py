@@ -33,7 +33,7 @@ NO_CREDIT: Final = "no_credit"
 
 @dataclass(frozen=True)
 class Tier:
-    """A tier: its concurrent sandboxes, and its price for a month in micro-credits."""
+    """A tier: its sandboxes at once, and its price for a month in micro-credits."""
 
     tier: str
     at_once: int

@@ -200,7 +200,7 @@ def _used_before(connection: sa.Connection, key: str) -> Refused:
 class TakeBack:
     """The result of taking back a lot. Amounts are micro-credits.
 
-    `amount_micro` was taken now, under `key` (None: no amount was taken). `promised_micro` was not taken, because
+    `amount_micro` was taken now, under `key` (None: an amount was not taken). `promised_micro` was not taken, because
     executions have reserved it. `balance_micro`: the balance after it.
     """
 

@@ -43,8 +43,8 @@ MOST_NAMES: Final = 2 * MAX_FEATURES
 class AutumnFeature:
     """One feature of the account.
 
-    `costs`: for a credit system, the cost of one unit of each feature that it pays for; None: unreadable. `names_all`
-    False: its schema may name features that cannot be read.
+    `costs`: for a credit system, the cost of one unit of each feature that it pays for; None: unreadable. `consumable`:
+    it is consumed, and not held as seats are. `names_all` False: its schema may name features that cannot be read.
     """
 
     name: str
@@ -313,7 +313,7 @@ def charged(taken: Deduction, asked: Decimal | None, costs: Costs) -> Units | Un
     """Return the units that were charged.
 
     Credits that match `asked` at a known cost are exactly that quantity. Other credits are converted if only one cost
-    is known. They are rounded up to a whole unit, so that no part of a unit is charged twice.
+    is known. They are rounded up to a whole unit, so that a part of a unit is not charged twice.
     """
     if not taken.credits:
         return Units(taken.own, taken.own == asked)

@@ -624,7 +624,7 @@ def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, sche
 def shown_parts(body: Mapping[str, object], settings: AutumnSettings) -> tuple[Part, ...]:
     """Return the parts that the answer to a charge shows.
 
-    No read shows a part that the next charge uses up exactly (recorded).
+    A read does not show a part that the next charge uses up exactly (recorded).
     """
     others = body.get("balances")
     shown = [body.get("balance"), *(others.values() if isinstance(others, dict) else ())]

@@ -64,7 +64,7 @@ _SECRETS: Final = re.compile(r"\b(?:am|sk|pk|whsec)_[A-Za-z0-9_*+/=-]+|[Bb]earer
 
 @dataclass(frozen=True)
 class WireAnswer:
-    """An answer that reports an error.
+    """An answer that reports an error. `status`: its HTTP status.
 
     `code`: Autumn's code; None if the body is not Autumn's JSON, so the sender is unknown.
     """

@@ -220,7 +220,7 @@ class Bench(ABC):
     unknown_customer: str
     unknown_feature: str
     secrets: Sequence[str] = ()
-    """Texts that no message may contain."""
+    """Texts that a message must not contain."""
     tells_duplicates: bool = True
     """True if the service reports that it received a key before.
 

@@ -30,7 +30,10 @@ The limit is small because hundreds of pushes are in flight at once.
 
 @dataclass(frozen=True)
 class Call:
-    """One request. Headers and body may hold secrets, so a repr shows neither."""
+    """One request. A repr hides headers and body, which may hold secrets.
+
+    `timeout_s`: seconds until the last byte of the answer. `most_bytes`: the largest unpacked body of the answer.
+    """
 
     method: str
     url: str

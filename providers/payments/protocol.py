@@ -127,7 +127,7 @@ class NotFound:
 
 @dataclass(frozen=True)
 class NotSent:
-    """The result of `charge` if this call provably did nothing.
+    """The result of `charge` if this call provably did not have an effect.
 
     An earlier call may have charged.
     """
@@ -180,7 +180,7 @@ class NoLink:
 class PaymentService(Protocol):
     """A service that takes money.
 
-    A method never raises an error for a service's answer: it returns a result.
+    A method returns a result for each answer of the service, and never raises an error for it.
     """
 
     name: str

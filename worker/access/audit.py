@@ -82,8 +82,8 @@ def list_audit(
 ) -> AuditPage:
     """Return a page of actions. `before`: the `next_before` of the former page.
 
-    `within`: the number of actions to read if no index fits the filter. A page may then be short or empty, and still
-    have a next page.
+    `within`: the number of actions to read if the filter does not fit an index. A page may then be short or empty, and
+    still have a next page.
 
     Errors: UsageError for more rows than MAX_ROWS; UnknownId for an actor, action, target or channel that never
     occurred.

@@ -112,7 +112,8 @@ class ApiKey:
 class Rotated:
     """The new key of a rotation, and the ends of both keys.
 
-    `expires_ms`: the end of the new key (None: it has no end). `old_until_ms`: the time until which the old key works.
+    `expires_ms`: the end of the new key (None: it does not end). `old_until_ms`: the time until which the old key
+    works.
     """
 
     key: ApiKey
@@ -189,7 +190,7 @@ def create(
 ) -> int | None:
     """Create an API key from the secret `key`.
 
-    Return the time of its end in milliseconds; None if it has no end.
+    Return the time of its end in milliseconds; None if it does not end.
 
     `any_source`: a key of one organisation may send events of every source, and samples with every id. It could then
     use the ids of other producers' usage.

@@ -55,7 +55,7 @@ class TooManyFailures(Refused):
 def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -> str | None:
     """Count a try of a name from an address.
 
-    Return the stored hash of the password; None if the name has none.
+    Return the stored hash of the password; None without a password.
 
     Errors: TooManyFailures. The try is then not counted.
     """
@@ -168,7 +168,7 @@ def end(connection: sa.Connection, session: str, now_ms: int) -> None:
 
 
 def person_named(connection: sa.Connection, name: str) -> Person | None:
-    """Return the person that a trusted proxy names; None if the name has no access."""
+    """Return the person that a trusted proxy names; None without access."""
     row = SQL.run(connection, "named", {"name": name}).one_or_none()
     return None if row is None else _person(row)
 

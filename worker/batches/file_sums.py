@@ -52,7 +52,7 @@ MAX_UNCLEAN: Final = 1_000
 MAX_BATCH_SAMPLES: Final = 5_000_000
 """Samples of one file. One transaction stores all of its sums."""
 MAX_BATCH_SAMPLES_SQLITE: Final = 500_000
-"""Samples of one file in SQLite, where no other process can write meanwhile."""
+"""Samples of one file in SQLite, where other processes cannot write meanwhile."""
 MAX_SAID_CHARS: Final = 120
 """Stored characters of one refused value."""
 MAX_ROWS_COMPARED: Final = 200_000

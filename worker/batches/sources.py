@@ -188,7 +188,7 @@ def due_periods(
 ) -> list[tuple[bool, int, FoundFile]]:
     """Return the closed periods of a query that are due.
 
-    They have no outcome yet, or a second read is due.
+    They do not have an outcome yet, or a second read is due.
 
     Each has True if the last read failed, its start, and its file. Completed periods are skipped. If the source was
     removed meanwhile, the list is empty.

@@ -102,7 +102,7 @@ def mapping_of(rows: Iterable[Any]) -> list[MappingRow]:
 
 
 def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> MappingRow | None:
-    """Return the row in force for a size in a window; None if the size has no feature."""
+    """Return the row in force for a size in a window; None without a feature."""
     in_force: dict[tuple[str, int | None], MappingRow] = {}
     for row in rows:  # in the order they were added: of two with one start, the later one counts
         before = in_force.get(row.selector)
@@ -206,7 +206,7 @@ def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> 
 
     The result is (size, window, feature). Sealed windows are below `sealed_to_ms`.
 
-    Returns None if it changes no existing feature there. It may add a feature to usage without one.
+    Returns None if it does not change an existing feature there. It may add a feature to usage without one.
     """
     rows = akin(rows, new)
     after = [*rows, new]

@@ -84,7 +84,7 @@ def keeper_of(connection: sa.Connection, customer_id: str, now_ms: int) -> str |
 
 
 def billed_elsewhere(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
-    """Return True if a provider bills a customer, so that it needs no wallet."""
+    """Return True if a provider bills a customer, so that it does not need a wallet."""
     return not {EMBEDDED, *EXEMPT_PROVIDERS}.issuperset(_billers(connection, customer_id, now_ms))
 
 

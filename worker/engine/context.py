@@ -70,10 +70,9 @@ class Context:
     """Returns True once the process must end. Steps call it between effects."""
     breakers: dict[str, Breaker] = field(default_factory=dict)
     cell_breakers: dict[str, Breaker] = field(default_factory=dict)
-    """Circuits by cell, shared by all dispatches: once one finds a dead cell, the others do not call it."""
+    """Circuits by cell, shared by all dispatches, so that they call a dead cell only once."""
     hurried: bool = False
-    """True in a watch: a provider that just failed is not called, because an outage would use up the time of each
-    round.
+    """True in a watch, which does not call a provider that just failed. An outage would use up the time of each round.
     """
     witness: Witness | None = None
     """This machine's checkpoint of the database, updated during the tick."""
@@ -112,7 +111,7 @@ class Context:
     def declared(self) -> dict[str, Capabilities]:
         """Return the providers that declare their terms.
 
-        Providers that cannot be called yet are left out: settings that determine their terms may be missing.
+        Providers that cannot be called yet are left out, because settings of their terms may be missing.
         """
         return {name: capabilities for name, capabilities in self.capabilities.items() if name not in self.dormant}
 

@@ -81,7 +81,7 @@ class LookUp:
 class ReadTotals:
     """Read a provider's charges of customers in [from_ms, to_ms).
 
-    The answer is Totals or ReadFailed for each, in order.
+    The answer is Totals or ReadFailed for each, in order. Once it is `over`, further calls do not begin.
     """
 
     provider: str
@@ -93,7 +93,8 @@ class ReadTotals:
 class ReadDrawn:
     """Read the draws that customers' balances at a provider show.
 
-    The answer is Drawn by feature, or ReadFailed, for each customer in order.
+    The answer is Drawn by feature, or ReadFailed, for each customer in order. Once it is `over`, further calls do not
+    begin.
     """
 
     provider: str
@@ -187,7 +188,7 @@ class HaltRequest:
 class HookRequest:
     """A message for an endpoint.
 
-    `generations`: the generations of the endpoint's secret that sign it, the present first.
+    `generations`: the generations of the endpoint's secret that sign it, the present first. `body`: JSON.
     """
 
     message_id: str
@@ -201,8 +202,8 @@ class HookRequest:
 class HookAnswer:
     """The outcome of a message.
 
-    `status`: the HTTP status (None: no response). `error`: None if the endpoint has it. `is_sent`: False if the call
-    was not begun.
+    `status`: the HTTP status (None: a response did not arrive). `error`: None if the endpoint has it. `is_sent`: False
+    if the call was not begun.
     """
 
     status: int | None = None

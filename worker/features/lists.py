@@ -39,7 +39,7 @@ class UnmappedSize:
 class MappedEvent:
     """An event type with a feature in windows that start in [start_ms, end_ms).
 
-    `end_ms` None: it has no end.
+    `end_ms` None: it does not end.
     """
 
     event_type: str
@@ -56,8 +56,8 @@ class UnmappedEvent:
     """The pending usage of an event type without a feature.
 
     `units`, `events`, `orgs`: its units, and the numbers of its events and organisations. `metric`: the metric by which
-    the guard charges the type at once (None: no metric). Then some of the pending usage cannot get a feature. Withdraw
-    it, and send its use to the guard.
+    the guard charges the type at once (None: the guard does not charge it). Then some of the pending usage cannot get a
+    feature. Withdraw it, and send its use to the guard.
     """
 
     event_type: str

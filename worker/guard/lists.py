@@ -191,7 +191,7 @@ def limit_periods(connection: sa.Connection, metric: str, plans: Collection[str]
 
 
 def fits_nobody(connection: sa.Connection, pattern: str) -> bool:
-    """Return True if no organisation matches a pattern such as `acme-*`."""
+    """Return True if a pattern such as `acme-*` does not match an organisation."""
     return SQL.run(connection, "fits", {"begins": pattern.removesuffix("*")}).first() is None
 
 
@@ -287,7 +287,7 @@ class BlockRate:
     def blocked_ppm(self) -> int | None:
         """Return the blocked uses per million requested.
 
-        Returns None if no use was requested, because the rate is then unknown.
+        Returns None without a requested use, because the rate is then unknown.
         """
         return None if not self.asked else self.blocked * ONE_PPM // self.asked
 
@@ -462,8 +462,8 @@ def open_overrides(
 
     They are the number that wait, the time of the oldest request, and the number that end soon.
 
-    The time is in milliseconds (None: no request waits for a decision). The last figure is the number of overrides
-    that end by `ending_by_ms`. With `metric`, only the overrides of that metric count.
+    The time is in milliseconds (None: a request does not wait). The last figure is the number of overrides that end by
+    `ending_by_ms`. With `metric`, only the overrides of that metric count.
     """
     values = {"now_ms": now_ms, "before_ms": ending_by_ms, "metric": metric}
     asked = SQL.run(connection, "overrides", values).one()

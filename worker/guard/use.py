@@ -418,7 +418,9 @@ NOTHING: Final[Paying] = None, Costs()
 class AskerRows:
     """The facts about a caller, as one statement reads them.
 
-    Lists are rows of values. If a wallet or its plan's terms do not exist, the values of `wallet` or `terms` are None.
+    `provider`, `billed_as`: the provider, and the customer there (None: not assigned). `pays`: the payer ever bought
+    credit. `is_blocked`: the operator blocked the project. `has_overs`: expired uses still count. Lists are rows of
+    values. If a wallet or its plan's terms do not exist, the values of `wallet` or `terms` are None.
     """
 
     provider: str | None

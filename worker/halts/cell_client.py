@@ -58,7 +58,10 @@ ANSWER_TOO_LONG: Final = "the answer is too long"
 
 @dataclass
 class Target:
-    """A URL to call. `refused`: the reason against its last address, or None."""
+    """A URL to call, with the policy that allows its addresses.
+
+    `refused`: the reason against its last address, or None.
+    """
 
     url: CellUrl
     judge: Judge

@@ -208,7 +208,7 @@ def told_in_words(running: Mapping[str, int]) -> str:
 
 
 def knows_sandboxes(connection: sa.Connection) -> bool:
-    """Return True if hosts report sandboxes: halts are sent only to their cells."""
+    """Return True if hosts report sandboxes, because halts go only to their cells."""
     return bool(SQL.run(connection, "any_sandbox").scalar_one())
 
 

@@ -174,7 +174,7 @@ def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str 
 
     Return these endpoints.
 
-    The schedule of attempts begins again. Errors: UnknownId; Refused if none of its endpoints is active.
+    The schedule of attempts begins again. Errors: UnknownId; Refused if all its endpoints are ended.
     """
     ids.require(connection, ids.MESSAGE, message_id)
     if endpoint:

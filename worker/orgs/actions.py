@@ -104,7 +104,7 @@ class Override:
 
     `max_concurrent`: the limit of sandboxes at once. `halted`: True halts, and False prevents a halt.
 
-    A value None: the provider's verdict counts. `until_ms` None: the override has no end.
+    A value None: the provider's verdict counts. `until_ms` None: it does not end.
     """
 
     max_concurrent: int | None = None

@@ -29,7 +29,7 @@ from drawdown.worker.verdict.org_row import apply_now
 SQL = queries(__file__)
 
 Unseen: TypeAlias = Mapping[str, Sequence[int]]
-"""Windows with samples that no seal has read yet, by organisation."""
+"""Windows with samples that seals have not read yet, by organisation."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def assign_one(
     """Assign one organisation, under S1's lock. Errors: as `assign`.
 
     `unseen`: the result of `unseen_windows`. `in_ledger`: providers that declare that the embedded ledger keeps their
-    customers' balances, even if no tick has recorded them yet.
+    customers' balances, even if a tick has not recorded them yet.
     """
     register(connection, org_id)
     biller = _Biller(provider, customer_id, one_wallet_at(connection, provider, in_ledger))

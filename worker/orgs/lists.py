@@ -41,9 +41,9 @@ MOST_LOOKED_AT: Final = 10_000
 State: TypeAlias = Literal["active", "halted", "stopped", "scheduled", "unassigned"]
 """The state of an organisation.
 
-`stopped`: a broken invariant prevents its billing. `scheduled`: its first assignment begins later. `unassigned`: it has
-no assignment. `active`: any other organisation that is not halted. If several states apply, the organisation is listed
-under each, and its `state` is the most severe.
+`stopped`: a broken invariant prevents its billing. `scheduled`: its first assignment begins later. `unassigned`: it
+lacks an assignment. `active`: any other organisation that is not halted. If several states apply, the organisation is
+listed under each, and its `state` is the most severe.
 """
 STATES: Final[tuple[State, ...]] = get_args(State)
 SORTS: Final = {
@@ -74,9 +74,10 @@ class OrgFilter:
 
 
 class OrgColumns(NamedTuple):
-    """A row of the query `list`.
+    """A row of the query `list`, with columns of `orgs`.
 
-    The driver's own rows are ten times slower, and a download may have 100,000 rows.
+    `running`: the number of running sandboxes. `is_scheduled`: its first assignment begins later. The driver's own rows
+    are ten times slower, and a download may have 100,000 rows.
     """
 
     org_id: str
@@ -219,7 +220,7 @@ def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int, now_ms:
 class NeverHalted:
     """Organisations with an org override against halts.
 
-    `orgs`: their number. `first`: the first of them, each with the override's end in milliseconds (None: it has no
+    `orgs`: their number. `first`: the first of them, each with the override's end in milliseconds (None: it does not
     end).
     """
 

@@ -84,7 +84,10 @@ class Claimed:
 
 @dataclass(frozen=True)
 class Claim:
-    """The pushes of a claim, and the local checkpoint to save before they are sent."""
+    """The pushes of a claim, and the local checkpoint to save before they are sent.
+
+    `witness` None: this machine does not have a checkpoint.
+    """
 
     pushes: Sequence[Claimed]
     witness: Witness | None

@@ -104,7 +104,10 @@ class ShownAttempt:
 
 @dataclass(frozen=True)
 class ShownVoid:
-    """The void of a push. A person or a look-up states that the push never arrived."""
+    """The void of a push. A person or a look-up states that the push never arrived.
+
+    `evidence_kind`: rejected, absent (by a look-up), operator or adopted. `evidence`: the proof, in words.
+    """
 
     at_ms: int
     evidence_kind: str
@@ -148,7 +151,8 @@ class ExplainedPush:
     """A push with the rows that explain it.
 
     `samples`: the first SAMPLES_SHOWN. `samples_in_force_qty`: the base units of all samples in force. `sealed_qty`:
-    the base units of all revisions that are not voided. `revisions`: the first MOST_REVISIONS.
+    the base units of all revisions that are not voided. `void`, `adoption` None: it was not voided or adopted.
+    `revisions`: the first MOST_REVISIONS.
     """
 
     push: PushColumns
@@ -227,7 +231,8 @@ MOST_TOLD: Final = 100
 class PushEntry:
     """An entry of a push in the embedded ledger.
 
-    It is the push's charge, or a draw that mirrors a charge at another provider.
+    It is the push's charge, or a draw that mirrors a charge at another provider. `from_account`, `to_account`: the
+    accounts of the ledger that lose and get the amount.
     """
 
     key: str

@@ -55,7 +55,7 @@ Barrier = Literal["below_floor", "charged", "may_arrive", "not_charged"]
 class Refusal:
     """The reason why a person cannot resolve a push now.
 
-    `wait_ms`: milliseconds until the reason ends; 0: unknown.
+    `barrier`: the rule as a word. `text`: the error. `wait_ms`: milliseconds until the reason ends; 0: unknown.
     """
 
     key: str

@@ -44,7 +44,8 @@ VERDICTS: Final = ("short", "over", "equal", "shadow")
 class Compared:
     """The last comparison of an organisation's feature on a day, in base units.
 
-    `verdict`: short (the provider has less), over, equal, or shadow (another system bills there).
+    `ours_qty`, `theirs_qty`: the accepted quantity, and the provider's. `verdict`: short (the provider has less), over,
+    equal, or shadow (another system bills there).
     """
 
     day_ms: int

@@ -64,7 +64,7 @@ class ReplayScope:
 
 @dataclass(frozen=True)
 class PlannedFlip:
-    """A change of the biller inside the range."""
+    """A change of the biller inside the range, from `was` to `becomes`."""
 
     org_id: str
     at_ms: int

@@ -58,7 +58,7 @@ class SettlementFilter:
 class Sums:
     """The sums of a supplier's settlements, in micro-credits.
 
-    `clawed_back_micro`: reversed after the release. `carried_micro`: the part of it that no payout has deducted yet.
+    `clawed_back_micro`: reversed after the release. `carried_micro`: the part of it that payouts have not deducted yet.
     `unsettled_micro`: charges of its executions that expired and were not settled.
     """
 
@@ -269,7 +269,8 @@ TEXTS: Final = ("payout", "supplier", "line", "execution", "reason")
 class Line:
     """A line of a payout: a released settlement or a deducted clawback.
 
-    A clawback has `reversal` and `reason`, and its amount is below zero.
+    `reservation`: the execution. `share_ppm`: the supplier's share, in parts per million. A clawback has `reversal` and
+    `reason`, and its amount is below zero.
     """
 
     line: str

@@ -143,7 +143,7 @@ class LongOpen:
 def oldest_open(connection: sa.Connection) -> LongOpen | None:
     """Return the oldest transaction that writes, in any database of the server.
 
-    None: there is none, or the database is SQLite, where a transaction that writes blocks all others.
+    None: it does not exist, or the database is SQLite, where a transaction that writes blocks all others.
     """
     if connection.dialect.name != "postgresql":
         return None

@@ -29,7 +29,7 @@ class FleetRow:
 
 @dataclass(frozen=True)
 class RevisedPush:
-    """A push with the difference of a window that was sealed before."""
+    """A push with the difference (`sealed_qty`) of a window that was sealed before."""
 
     key: str
     sealed_qty: int

@@ -77,7 +77,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class TermsChange:
-    """A wallet's terms after a change, and before (`was`, None: it had no terms)."""
+    """A wallet's terms after a change, and before (`was`, None: they are new)."""
 
     terms: Terms
     was: Terms | None

@@ -50,7 +50,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 FILLING = 7
-"""Eighths of the round's time after which no further charge begins."""
+"""Eighths of the round's time after which further charges do not begin."""
 
 
 @dataclass
@@ -196,7 +196,7 @@ If the process dies, each of them must be looked up.
 LOOKUPS_AT_ONCE: Final = 16
 """Charges in doubt that one claim looks up."""
 PROVEN_MS: Final = 10 * MINUTE_MS
-"""Time for which a look-up that found no charge allows a charge, in milliseconds."""
+"""Time for which a look-up that did not find a charge allows a charge, in milliseconds."""
 UNWANTED_AT_ONCE: Final = 200
 """Unwanted top-ups that one claim handles."""
 
@@ -342,7 +342,7 @@ def end_of_lookup(
 ) -> End:
     """Return the end of a look-up, by its answer.
 
-    An answer that the look-up was not sent proves no outcome.
+    An answer that the look-up was not sent does not prove an outcome.
     """
     if isinstance(result, NotFound):
         return of_not_found(found.calls, loss, asked_ms, now_ms, can, refused=found.refused)

@@ -52,7 +52,7 @@ class WalletTerms:
 class TopupRow:
     """A top-up, in micro-credits and minor units of money.
 
-    `answer`, `evidence`: the last answer and its text. `ended_ms` None: it is open. `payment_id` None: no payment is
+    `answer`, `evidence`: the last answer and its text. `ended_ms` None: it is open. `payment_id` None: a payment is not
     known.
     """
 

@@ -129,7 +129,7 @@ def of_not_sent(result: NotSent, lookups: int, now_ms: int, *, arrived: bool) ->
 def of_not_found(
     calls: Calls, loss: Loss | None, asked_ms: int, now_ms: int, can: PaymentCapabilities, *, refused: bool
 ) -> End:
-    """Return the state after a look-up at `asked_ms` that found no charge.
+    """Return the state after a look-up at `asked_ms` that did not find a charge.
 
     A call begins within its lease, or never. `refused`: the service refused the last call because its id belongs to
     another payment, so it would refuse the next call, too.

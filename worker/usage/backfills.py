@@ -95,9 +95,9 @@ class DiffLine:
     """A line of usage that would be billed.
 
     `what`: a feature, or an event type without a feature. `quantity`: its base units. `provider`: the provider that
-    would bill (None: no assignment). `windows`: the number of windows. `code`: the reason why the usage would be
-    pending (None: it would be billed). `price_micro`: the charge by the ledger's rate card (None: it has no price; 0:
-    the usage would not be billed).
+    would bill (None: the organisation is not assigned). `windows`: the number of windows. `code`: the reason why the
+    usage would be pending (None: it would be billed). `price_micro`: the charge by the ledger's rate card (None: it
+    lacks a price; 0: the usage would not be billed).
     """
 
     what: str
@@ -115,7 +115,7 @@ class Diff:
 
     `counts`: the number of events by outcome. A `new` event becomes usage. A `duplicate` is usage already. A `conflict`
     has another event's key. A `too_late`, `withdrawn` or `charged_at_once` event never becomes usage. `price_micro`:
-    the total charge (None: a feature has no price). `hash`: the hash that closes the backfill.
+    the total charge (None: a feature lacks a price). `hash`: the hash that closes the backfill.
     """
 
     backfill: Backfill
@@ -432,7 +432,7 @@ class Overdue:
 class OpenBackfills:
     """The number of open backfills, and the start of the oldest.
 
-    `since_ms`: the start (None: no backfill is open).
+    `since_ms`: the start (None: a backfill is not open).
     """
 
     count: int

@@ -101,7 +101,7 @@ class SourceRow:
 class Sources:
     """Numbers of events by source and type, of the newest `seen` events.
 
-    `since_ms`: the arrival of the oldest of them (None: there are no events). `whole`: these are all events.
+    `since_ms`: the arrival of the oldest of them (None: without events). `whole`: these are all events.
     """
 
     rows: list[SourceRow]
@@ -278,7 +278,7 @@ MOST_LISTED: Final = 10_000
 class EventRow:
     """One event.
 
-    `quantity`: units of its type, as sent. `ts`: the time of use, as sent. `feature` None: the type had no feature at
+    `quantity`: units of its type, as sent. `ts`: the time of use, as sent. `feature` None: the type lacked a feature at
     that time. `withdrawn`: the reason of the withdrawal (None: it is in force). `properties`: JSON. `subject`,
     `project`, `plan_key` None: the event does not have one.
     """
@@ -397,7 +397,7 @@ EventSource = Annotated[str, ID, "Source of the events"]
 class ListedEvent:
     """A usage event.
 
-    `quantity`: units of its type, as sent. `at_ms`: the time of use, as sent. `feature`: null if its type had no
+    `quantity`: units of its type, as sent. `at_ms`: the time of use, as sent. `feature`: null if its type lacked a
     feature at that time. `withdrawn`: it no longer counts, for `withdrawn_reason`. `subject`, `project`, `plan`: null
     if the event does not have one.
     """

@@ -45,7 +45,7 @@ class UsageRow:
     """One row of a report, in base units of a feature.
 
     `used`: by samples. `sealed`: by pushes. `feature` '': usage without a feature, in seconds or units of event types.
-    `group`: the day (UTC), sandbox, project or subject ('': the events have no such label, or the samples were pruned).
+    `group`: the day (UTC), sandbox, project or subject ('': the events lack such a label, or the samples were pruned).
     `sealed` None: pushes do not have this grouping.
     """
 

@@ -60,7 +60,7 @@ class Portion(Protocol):
 class Next(Protocol):
     """A function that returns the first window or time with rows to check.
 
-    It searches from a moment on, and returns None if no row is left.
+    It searches from a moment on, and returns None after the last row.
     """
 
     def __call__(self, connection: sa.Connection, *, since: int) -> int | None: ...

@@ -84,7 +84,7 @@ class Used:
     unsealed: int = 0
     """Used and not sealed, without usage that ended lots pay for."""
     unsampled: int = 0
-    """Use without a sample yet: running sandboxes are assumed to run until their next sample."""
+    """Use without a sample yet, as if running sandboxes run until their next sample."""
     unsent: int = 0
     """Sealed, but not sent yet, or proven not to have arrived."""
     rejected: int = 0
@@ -95,11 +95,11 @@ class Used:
     held_micro: int = 0
     """The credit of its wallet that executions have reserved."""
     wallet: int | None = None
-    """The credit of its wallet, if the wallet is here: executions charge it between reads."""
+    """The credit of its wallet, if the wallet is here, because executions charge it between reads."""
     in_flight: int = 0
     """Sent, but not accepted yet."""
     mirrors: bool = False
-    """True if its wallet mirrors another service's bills: accepted pushes are drawn from it.
+    """True if its wallet mirrors another service's bills, so that accepted pushes are drawn from it.
 
     So a read of the wallet never includes pushes in flight, even if executions made it fall.
     """

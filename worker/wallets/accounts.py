@@ -45,7 +45,8 @@ class Account:
 
     `unbilled`: used, and not charged yet. `over`: the rest of ended lots that is not reserved. A later booking takes it
     out of the balance. `included` to `refund`: the rest of the lots of each kind. `owed`: used, and not paid by a lot.
-    `hold`: the part of its executions' cost that suppliers wait for. It is charged already, and in no other field.
+    `hold`: the part of its executions' cost that suppliers wait for. It is charged already, and other fields do not
+    include it.
     """
 
     customer_id: str
@@ -99,8 +100,8 @@ def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Acco
 class PaidFrom:
     """The wallet that pays for an organisation's executions.
 
-    `provider`: the provider that bills the organisation now (None: it has no provider). `keeper`: the same provider, if
-    it keeps the balance itself, so no wallet in this database pays. `has_wallet`: the wallet was ever used.
+    `provider`: the provider that bills the organisation now (None: it is not assigned). `keeper`: the same provider, if
+    it keeps the balance itself, so a wallet in this database does not pay. `has_wallet`: the wallet was ever used.
     `begins_ms`: the start of the organisation's first assignment.
     """
 
@@ -225,9 +226,9 @@ LotState: TypeAlias = Literal["in use", "to come", "over"]
 class LotRow:
     """A lot, in micro-credits: `amount = left + waits + used + expired + taken`.
 
-    `expires_ms` None: it has no end. `features` None: it pays for all. `place`: its place in the order of use among the
-    lots in use. `waits`: the rest of an ended lot that is not booked yet. `taken`: the credit that was taken back from
-    this lot, and its share of credit taken back without a lot.
+    `expires_ms` None: it does not end. `features` None: it pays for all. A lower `priority` is used first. `place`: its
+    place in the order of use among the lots in use. `waits`: the rest of an ended lot that is not booked yet. `taken`:
+    the credit that was taken back from this lot, and its share of credit taken back without a lot.
     """
 
     lot: str

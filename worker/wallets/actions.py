@@ -647,8 +647,8 @@ def _size_of_lot(connection: sa.Connection, _asked: Invocation, values: Values) 
 class RateSet:
     """The rate of a feature from `start_ms` on.
 
-    `was`: the former rate at that time (null: there was no rate). `is_past`: the start is in the past, and usage that
-    is charged already keeps its price. `effect`: the effect on the usage of the last day.
+    `was`: the former rate at that time (null: it lacked a rate). `is_past`: the start is in the past, and usage that is
+    charged already keeps its price. `effect`: the effect on the usage of the last day.
     """
 
     feature: str

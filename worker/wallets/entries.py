@@ -315,7 +315,7 @@ class EntriesQuery:
     """A query of a wallet's days, in milliseconds. Days begin at midnight (UTC).
 
     `from_ms` to `to_ms`: the days. `use_from_ms`: the start of the use by day. `hours_from_ms`: the start of the use by
-    hour. `opened_ms`: the day with entries to show (None: no entries).
+    hour. `opened_ms`: the day with entries to show (None: entries are not shown).
     """
 
     customer_id: str
@@ -389,7 +389,7 @@ ForecastState: TypeAlias = Literal["ends", "spent", "lasts", "unknown"]
 class Forecast:
     """A forecast of the end of the credit that is available now.
 
-    `state`: `ends` (at `ends_ms`), `spent` (no credit is available), `lasts` (without use on those days, or beyond
+    `state`: `ends` (at `ends_ms`), `spent` (the available credit is 0), `lasts` (without use on those days, or beyond
     FURTHEST_MS), or `unknown` (fewer than MIN_DAYS full days of use). The forecast uses `used_micro` in `days` full
     days from `from_ms` on, by the time of use and not of booking.
     """

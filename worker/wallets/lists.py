@@ -63,7 +63,7 @@ class WalletLine:
 
     Changes that are due by time are not included until they are booked.
 
-    `mode` to `blocked_reason`: the terms of its automatic top-up (None: it has no automatic top-up).
+    `mode` to `blocked_reason`: the terms of its automatic top-up (None: it does not have one).
     """
 
     customer_id: str
@@ -96,7 +96,8 @@ class WalletLines:
 class Spender:
     """The use of a wallet from `from_ms` on, and its balance and plan.
 
-    `place`: the rank by use, from 1. `at_ms`: the time of the check, and the end of the use.
+    `balance_micro` None: the wallet does not exist. `place`: the rank by use, from 1. `at_ms`: the time of the check,
+    and the end of the use.
     """
 
     place: int
@@ -141,7 +142,7 @@ def spenders_now(connection: sa.Connection, now_ms: int, most: int = MOST_SPENDE
 
 
 def spenders_kept(connection: sa.Connection, most: int = MOST_SPENDERS) -> list[Spender]:
-    """Return the highest spenders of the last check; empty if no check has run yet."""
+    """Return the highest spenders of the last check; empty before the first check."""
     return [Spender(**row._mapping) for row in SQL.run(connection, "spenders_kept", {"at_most": most})]
 
 
@@ -190,8 +191,8 @@ class BillingTerms:
 
     Amounts are in micro-credits or minor units of money, times in milliseconds.
 
-    `mode` to `blocked_reason`: its automatic top-up (None: it has no automatic top-up). `stopped_ms`, `stopped_by`: the
-    time since which all top-ups are stopped, and the actor. `low_micro`: the balance at or below which Drawdown sends a
+    `mode` to `blocked_reason`: its automatic top-up (None: it does not have one). `stopped_ms`, `stopped_by`: the time
+    since which all top-ups are stopped, and the actor. `low_micro`: the balance at or below which Drawdown sends a
     message. `org_id` to `balance_read_ms`: the organisation (None: it does not exist). `pool`: the name of the wallet's
     pool, if it is a pool's wallet.
     """
@@ -229,9 +230,9 @@ class BillingTerms:
 class Relation:
     """A relation of a wallet to `who`.
 
-    `limit_micro`: the limit of credit (None: unlimited, or the relation has no limit). `spent_micro`: the used part of
-    the limit. `other`: for a biller, its customer; for an organisation that shares the wallet, the biller; for a
-    sponsor, its lot. `since_ms`: its start. `said`: the reason of the person who made it.
+    `limit_micro`: the limit of credit (None: unlimited, or a limit does not apply). `spent_micro`: the used part of the
+    limit. `other`: for a biller, its customer; for an organisation that shares the wallet, the biller; for a sponsor,
+    its lot. `since_ms`: its start. `said`: the reason of the person who made it.
     """
 
     part: Part

@@ -128,7 +128,7 @@ def allow(
 
     The limit is in micro-credits (None: unlimited).
 
-    Returns the permission in force now, and the one before (None: there was no permission).
+    Returns the permission in force now, and the one before (None: a permission did not exist).
 
     Errors: UnknownId; UsageError for an invalid limit; Denied `pays_itself`, `no_wallet`.
     """

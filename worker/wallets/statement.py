@@ -62,7 +62,8 @@ class Span:
 class CreditLine:
     """Credit that came in, or left without use, of one kind of lot (`what`).
 
-    `moved_micro`: the change of the wallet. `money_minor`: for top-ups, the paid money, in minor units of `currency`.
+    `entries`: the number of entries. `moved_micro`: the change of the wallet. `money_minor`: for top-ups, the paid
+    money, in minor units of `currency`.
     """
 
     section: Section
