@@ -186,7 +186,7 @@ class Gives:
     """The credit of a plan, in micro-credits.
 
     `included_micro`: the credit of each month; 0: the plan does not include credit. `rollover_min_micro`,
-    `rollover_max_micro`: unused credit rolls over if it is at least the first, and up to the second; 0: it does not
+    `rollover_max_micro`: unused credit rolls over if it is at least the first, and up to the second. 0: it does not
     roll over. `first_micro`: the credit that a new customer gets once.
     """
 

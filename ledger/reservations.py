@@ -241,8 +241,8 @@ def reserve(
     `most_held_micro`: the most that all executions of the wallet can reserve. `make_room` is called before the wallet
     is locked for a new execution, and returns the use that the wallet pays for first.
 
-    Errors: Denied `other_content` for a key with other content, `too_much_held`, `no_credit` if the wallet lacks
-    credit, and `too_many_executions` for too many metered executions.
+    Errors: Denied `other_content` for a key with other content, and `no_credit` if the wallet lacks credit. Denied
+    `too_much_held` above the limit, and `too_many_executions` for too many metered executions.
     """
     found, is_new = note(connection, ask, by)
     if not is_new:

@@ -61,7 +61,7 @@ LOOKUP_LAG_MS: Final = MINUTE_MS
 With the ClickHouse store, events pass through a queue.
 """
 BALANCE_LAG_MS: Final = 5 * MINUTE_MS
-"""Interval at which Lago subtracts present usage from a wallet's ongoing balance."""
+"""Milliseconds between Lago's updates of a wallet's ongoing balance by usage."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Most pages of one subscription's events that totals read."""

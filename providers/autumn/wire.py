@@ -47,12 +47,12 @@ Autumn sums in binary floating point, which loses a unit above this quantity.
 """
 
 CONFIRM_MS: Final = 45 * SECOND_MS
-"""Wait after a 202 before the charge is looked up.
+"""Milliseconds after a 202 before the charge is looked up.
 
 Autumn applies the charge about 30 s later (recorded).
 """
 REFUSED_MS: Final = 5 * MINUTE_MS
-"""Wait before a retry after Autumn refused the key or the version.
+"""Milliseconds before a retry after Autumn refused the key or the version.
 
 A person must fix such a fault.
 """

@@ -21,11 +21,11 @@ from drawdown.schema.text import clean
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
 FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
-"""First wait before a call to a provider is retried."""
+"""First wait before a call to a provider is retried, in milliseconds."""
 MIN_RETRY_MS: Final = SECOND_MS
-"""Shortest wait before a call to a service is retried."""
+"""Shortest wait before a call to a service is retried, in milliseconds."""
 MAX_RETRY_MS: Final = 15 * MINUTE_MS
-"""Longest wait that a service can request by Retry-After."""
+"""Longest wait that a service can request by Retry-After, in milliseconds."""
 KEY_WAIT_MS: Final = 5 * MINUTE_MS
 """Milliseconds before a retry after a service refused a key. A person replaces it."""
 PROBE: Final = "drawdown-check"
@@ -34,7 +34,7 @@ PROBE: Final = "drawdown-check"
 The service answers that the customer does not exist.
 """
 MAX_QUOTED_CHARS: Final = 200
-"""Length of a service's message that Drawdown quotes in a reason."""
+"""Most characters of a service's message that Drawdown quotes in a reason."""
 
 
 def bearer(key: str) -> dict[str, str]:

@@ -28,7 +28,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS
 
 KEPT_MS: Final = MINUTE_MS
-"""Time for which an object from a provider is cached."""
+"""Milliseconds for which an object from a provider is cached."""
 MAX_KEPT: Final = 10_000
 """Cached objects of a provider. Above the limit, the cache starts empty again."""
 

@@ -42,7 +42,7 @@ PAGE: Final = 100
 MAX_PAGES: Final = 50
 """Pages of Stripe's meters."""
 REMEMBERED_MS: Final = 10 * MINUTE_MS
-"""Time for which the list of meters is cached.
+"""Milliseconds for which the list of meters is cached.
 
 It is much shorter than the hour that a look-up waits, so a later meter cannot hold the event that is looked up. A meter
 never changes its time window. Only a meter that was archived and made again within this time can be mistaken for the

@@ -36,9 +36,9 @@ OLDEST_MS: Final = 35 * DAY_MS - HOUR_MS
 Stripe checks the timestamp later, by its own clock.
 """
 CANCEL_WITHIN_MS: Final = 24 * HOUR_MS
-"""Time after its receipt in which Stripe cancels an event."""
+"""Milliseconds after its receipt in which Stripe cancels an event."""
 AHEAD_MS: Final = 4 * MINUTE_MS
-"""Time that a push may be ahead of our clock.
+"""Milliseconds that a push may be ahead of our clock.
 
 Stripe accepts timestamps up to five minutes ahead of its own clock.
 """

@@ -26,7 +26,7 @@ from drawdown.worker.verify.verify import Breach, Verification
 SQL = queries(__file__)
 
 WHOLE_EACH_MS: Final = 7 * DAY_MS - DAY_MS // 4
-"""Age of the last full run from which `verify --since-last` makes a full run.
+"""Milliseconds after a full run from which `verify --since-last` makes another.
 
 If it runs each night, that is once a week.
 """
@@ -88,7 +88,7 @@ def _reach(found: Verification) -> dict[str, int | None]:
 
 
 WHOLE_LATE_MS: Final = 9 * DAY_MS
-"""Age from which the last full run is late. It is due once a week."""
+"""Age in milliseconds from which the last full run is late. It is due once a week."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ MAX_SHARDS: Final = BUCKETS
 At most this number of jobs of each kind wait, and as many run.
 """
 LIVES_S: Final = 30
-"""Time after which an unseen worker counts as dead.
+"""Seconds after which an unseen worker counts as dead.
 
 Other workers take over its jobs.
 """

@@ -21,7 +21,7 @@ from drawdown.worker.engine.stores import Databases, ObjectStore
 from drawdown.worker.engine.witness import Witness
 
 LEASE_MS = 2 * MINUTE_MS
-"""Time for which a claim excludes other workers.
+"""Milliseconds for which a claim excludes other workers.
 
 Correctness does not depend on it, because two senders send identical bytes (P1).
 """

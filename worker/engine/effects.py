@@ -361,11 +361,11 @@ def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, Lo
 
 
 FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
-"""First wait between two attempts of a push."""
+"""First wait between two attempts of a push, in milliseconds."""
 
 
 MAX_BACKOFF_MS: Final = 15 * MINUTE_MS
-"""Longest wait between two attempts of a push."""
+"""Longest wait between two attempts of a push, in milliseconds."""
 
 
 CLOCKS_APART_MS: Final = 10 * MINUTE_MS

@@ -26,7 +26,7 @@ AT_ONCE: Final = 4
 If a provider fails, each may stay in doubt for a day. Providers that limit customers refuse larger bursts.
 """
 PACED_MS: Final = 30 * SECOND_MS
-"""Longest wait of a customer's pushes after its first "too many calls".
+"""Longest wait of a customer's pushes after "too many calls", in milliseconds.
 
 The rest is left to a later tick.
 """

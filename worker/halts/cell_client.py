@@ -29,13 +29,16 @@ from drawdown.worker.halts.cell_settings import CellSettings
 
 HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0
-"""Time limit of one halt, from the look-up of the cell's name to its response."""
+"""Time limit of one halt, in seconds.
+
+It counts from the look-up of the cell's name to its response.
+"""
 AT_ONCE: Final = 256
 """Halts in flight to all cells."""
 AT_ONCE_PER_CELL: Final = 8
 """Halts in flight to one cell."""
 MAX_ANSWER_BYTES: Final = 64 * 1024
-"""Size of a cell's response to a halt."""
+"""Largest size of a cell's response to a halt."""
 TOO_LONG: Final = "the cell's answer is too long"
 
 

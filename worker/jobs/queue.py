@@ -46,7 +46,7 @@ SQL = queries(__file__)
 TURN_MS: Final = 2 * MINUTE_MS
 """Longest work of a tick on jobs. The next tick continues the rest."""
 JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
-"""Lease of a job.
+"""Lease of a job, in milliseconds.
 
 It is shorter than the time between two ticks, so the next tick takes over from a tick that died.
 """

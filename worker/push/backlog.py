@@ -20,7 +20,7 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.verdict.rates import Prices, Quantity
 
 RATE_SPAN_MS: Final = 15 * MINUTE_MS
-"""Time over which the rate of a backlog is measured."""
+"""Milliseconds over which the rate of a backlog is measured."""
 TICKS_LOOKED_AT: Final = 1_000
 """Newest ticks of all shards that are read, more than end within RATE_SPAN_MS."""
 RANKS: Final = {1: "in_doubt", 2: "rejected", 3: "waiting"}

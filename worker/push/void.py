@@ -290,7 +290,7 @@ MOST_GIVE_BACKS: Final = 9
 By then its waits have added up to two days in which its customer had credit.
 """
 LONGEST_WAIT_MS: Final = DAY_MS
-"""Longest wait between two tries of a window."""
+"""Longest wait between two tries of a window, in milliseconds."""
 
 
 def bill_again(context: Context) -> Steps[int]:

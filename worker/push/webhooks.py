@@ -28,7 +28,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 KEPT_MS: Final = 30 * DAY_MS
-"""Time for which a webhook's id is kept.
+"""Milliseconds for which a webhook's id is kept.
 
 It is longer than any provider repeats an event.
 """

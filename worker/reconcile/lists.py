@@ -199,7 +199,7 @@ def _end(line: Compared) -> After:
 
 
 LATE_AFTER_MS: Final = 2 * DAY_MS
-"""Age of the last comparison with a billing provider from which it is late."""
+"""Milliseconds after which the last comparison with a billing provider is late."""
 
 
 @dataclass(frozen=True)

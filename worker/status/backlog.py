@@ -118,7 +118,7 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
 
 
 LONG_MS: Final = 15 * MINUTE_MS
-"""Age from which Drawdown reports an open transaction.
+"""Age in milliseconds from which Drawdown reports an open transaction.
 
 Three ticks have then run without its rows.
 """

@@ -268,14 +268,14 @@ class Status:
 
 
 HALTS_LATE_MS: Final = 10 * MINUTE_MS
-"""Age from which an unacknowledged halt needs a person."""
+"""Age in milliseconds from which an unacknowledged halt needs a person."""
 STUCK_MS: Final = 60 * MINUTE_MS
 """Milliseconds of failures after which pushes count as stuck.
 
 Other pushes settle meanwhile.
 """
 TICK_MISSED_MS: Final = 15 * MINUTE_MS
-"""Time without a tick after which ticks count as stopped: three intervals."""
+"""Milliseconds without a tick after which ticks count as stopped: three intervals."""
 NEXT_TICK: Final = "wait for the next tick, which tries again"
 UNANSWERED: Final = {
     True: "sent, but no answer is on record. A tick takes them up again when the sender's claim expires",

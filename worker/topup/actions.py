@@ -92,8 +92,8 @@ def set_terms(
 
     If its top-ups had stopped themselves, they continue, because the terms may name a customer with another card.
 
-    Errors: UsageError for invalid terms, and, unless `new`, for a currency that the service is not known to take or
-    that differs from the former one. Refused for a wallet with a balance that a provider keeps. UnknownId for an
+    Errors: UsageError for invalid terms. Unless `new`, UsageError also for another currency than before, or one that
+    the service is not known to take. Refused for a wallet with a balance that a provider keeps. UnknownId for an
     unknown customer, unless `new`.
     """
     if not is_clean_id(customer_id):

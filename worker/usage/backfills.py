@@ -129,7 +129,7 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
     """Open a backfill. While it is open, a repeated call returns the same backfill.
 
     Errors: UsageError for an invalid name or range. UnknownId. Refused if the name belongs to another or a closed
-    backfill, if the range is below the organisation's floor, or if the organisation has another open backfill.
+    backfill, or the range is below the floor. Refused if the organisation has another open backfill.
     """
     if not is_clean_id(name):
         raise UsageError(

@@ -54,9 +54,9 @@ from drawdown.worker.verdict.rates import card_of, policies_of, policy_for, rate
 SQL = queries(__file__)
 
 LATELY_MS: Final = 5 * MINUTE_MS
-"""Age up to which usage counts as recent."""
+"""Age in milliseconds up to which usage counts as recent."""
 JUST_NOW_MS: Final = MINUTE_MS
-"""Age up to which usage counts as current."""
+"""Age in milliseconds up to which usage counts as current."""
 READINGS: Final = 3
 UNSAMPLED_S: Final = 2 * MINUTE_MS // SECOND_MS
 """Most seconds of use that are assumed for a new sandbox without a sample.
@@ -64,7 +64,10 @@ UNSAMPLED_S: Final = 2 * MINUTE_MS // SECOND_MS
 They are two intervals of a minute.
 """
 BEGUN_MS: Final = 3 * MINUTE_MS
-"""Age from which a sandbox without a sample in three intervals counts as unused."""
+"""Age in milliseconds from which a sandbox without a sample counts as unused.
+
+These are three intervals of a minute.
+"""
 CLOCKS_APART_MS: Final = 30 * SECOND_MS
 """Largest assumed difference between a host's clock and Drawdown's, in either way."""
 MOST_CHANGES: Final = 8
@@ -381,7 +384,7 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Balance
 MOST_SAMPLES: Final = 1_000
 """Samples of a customer from which their sum is cached."""
 KEPT_MS: Final = 5 * SECOND_MS
-"""Time for which the sum of a customer's unsealed samples is cached."""
+"""Milliseconds for which the sum of a customer's unsealed samples is cached."""
 MOST_KEPT: Final = 10_000
 """Customers with many samples and a cached sum.
 

@@ -221,7 +221,7 @@ def _expire(connection: sa.Connection, *, now_ms: int) -> Matured:
 SHRUNK_AT_ONCE: Final = 500
 """Executions that one transaction reads."""
 LOOKED_BACK_MS: Final = 60 * MINUTE_MS
-"""Time for which late usage may still shrink a reservation."""
+"""Milliseconds for which late usage may still shrink a reservation."""
 
 
 @dataclass(frozen=True)

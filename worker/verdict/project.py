@@ -71,7 +71,7 @@ SQL = queries(__file__)
 READING: Final = 7
 """Eighths of a tick's time after which further customers are not read."""
 READ_AGAIN_MS = MINUTE_MS
-"""Wait before a read that failed is repeated."""
+"""Milliseconds before a read that failed is repeated."""
 MAX_UNWRITTEN: Final = 20
 """Unwritten verdicts that a report names. The log has all of them."""
 NOT_ASKED = ReadFailed("not requested: the provider did not answer a moment ago")

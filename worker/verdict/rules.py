@@ -182,7 +182,7 @@ def _operator(overrides: Overrides, limit: int | None, now_ms: int) -> Verdict |
 
 
 FIRST_LOOK_MS: Final = 5 * SECOND_MS
-"""Shortest wait before a balance is read again."""
+"""Shortest wait before a balance is read again, in milliseconds."""
 
 
 LAST_LOOK_MS: Final = MINUTE_MS
