@@ -291,7 +291,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Supplier:
-    """A supplier's terms, their revision, and when, by whom and why they were set."""
+    """A supplier's newest terms, their revision, and the time, actor and reason."""
 
     supplier: str
     revision: int

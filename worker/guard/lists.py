@@ -191,7 +191,7 @@ def limit_periods(connection: sa.Connection, metric: str, plans: Collection[str]
 
 
 def fits_nobody(connection: sa.Connection, pattern: str) -> bool:
-    """Return True if a pattern such as `acme-*` does not match an organisation."""
+    """Return True if a pattern such as `acme-*` does not match any organisation."""
     return SQL.run(connection, "fits", {"begins": pattern.removesuffix("*")}).first() is None
 
 

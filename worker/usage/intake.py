@@ -360,8 +360,8 @@ NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature ma
 class ShortOfTypes:
     """The owner of a limit of event types that is nearly or fully reached.
 
-    `whose`: the kind of owner: `database`, `organisation`, `key` or `source`. `name`: the owner's name. `types`: the
-    number of types that it added, or has.
+    The first field is the kind of owner: `database`, `organisation`, `key` or `source`. `name`: the owner's name.
+    `types`: the number of types that it added, or has.
     """
 
     whose: str
