@@ -91,7 +91,7 @@ class Reconciled:
     """The result of a comparison.
 
     `waiting`: lines left for later, because some of their pushes are unsettled or too recent. `unread`: the number of
-    lines that could not be read. `compared`: the number of compared lines. `differing`: the lines that differ.
+    failed reads. `compared`: the number of compared lines. `differing`: the lines that differ.
     """
 
     compared: int = 0
