@@ -102,7 +102,7 @@ def set_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> 
 
 
 def hold_plans(connection: sa.Connection, plans: Collection[str]) -> int:
-    """Lock plans, so that no transaction changes their terms until this one ends.
+    """Lock plans, so that their terms cannot change until this transaction ends.
 
     Return how many exist.
 
@@ -153,10 +153,7 @@ PLAIN: Final = HoldTerms()
 
 
 def hold_terms(connection: sa.Connection, customer_id: str) -> HoldTerms | None:
-    """Return the terms of a wallet's plan.
-
-    Return PLAIN without a plan, and None without a wallet.
-    """
+    """Return a wallet's terms: PLAIN without a plan, None without a wallet."""
     row = SQL.run(connection, "of_wallet", {"account_id": wallet_account(customer_id)}).mappings().one_or_none()
     return None if row is None else PLAIN if row["holds_halt"] is None else _terms(row)
 

@@ -42,8 +42,9 @@ ORDER: Final = "priority (lower first), end (none last), restricted before free,
 class Lot:
     """Credit as it was granted. Amounts are micro-credits, times are milliseconds.
 
-    `features`: the features that it pays for; None: all. `expired_micro` and `taken_micro`: the amounts booked since,
-    in `expiries` and `takes` entries.
+    `lot`: its key. `expires_ms` None: it does not end. `features`: the features that it pays for; None: all. A lower
+    `priority` is used first. `expired_micro` and `taken_micro`: the amounts booked since, in `expiries` and `takes`
+    entries.
 
     These fields belong to some kinds only:
 

@@ -37,7 +37,10 @@ OTHER_SIDE: Final = "revenue"
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of an execution: an amount in micro-credits, or base units by feature."""
+    """The cost of an execution.
+
+    Either `amount_micro`, or `quantities` (base units by feature) is set; the other is None.
+    """
 
     amount_micro: int | None = None
     quantities: Mapping[str, int] | None = None

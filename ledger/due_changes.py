@@ -61,10 +61,7 @@ def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: in
 
 
 def look_part(customer_id: str, now_ms: int) -> Part:
-    """Return the query of a wallet, to read beside others in one statement.
-
-    Pass its rows to `look_ahead_by`.
-    """
+    """Return the query of a wallet, to run with others: rows for `look_ahead_by`."""
     return SQL.part("look", {"account_id": wallet_account(customer_id), "now_ms": now_ms})
 
 

@@ -68,18 +68,12 @@ def hold_plans(connection: sa.Connection, customer_ids: Sequence[str], now_ms: i
 
 
 def behind_part(customer_ids: Sequence[str], now_ms: int) -> Part:
-    """Return the query of the customers that plans may owe credit, by their accounts.
-
-    Pass its rows to `due`.
-    """
+    """Return the query of customers that plans may owe credit: rows for `due`."""
     return SQL.part("behind", _of(customer_ids, now_ms))
 
 
 def due(connection: sa.Connection, behind: Sequence[str], now_ms: int) -> DueGrants:
-    """Return the credit that plans owe these customers and have not granted.
-
-    The function only reads.
-    """
+    """Return the credit that plans owe these customers, without granting it."""
     found = DueGrants()
     if not behind:
         return found
@@ -192,7 +186,7 @@ class Gives:
     """The credit of a plan, in micro-credits.
 
     `included_micro`: the credit of each month; 0: the plan does not include credit. `rollover_min_micro`,
-    `rollover_max_micro`: unused credit rolls over if it is at least the first, and up to the second; 0: it does not
+    `rollover_max_micro`: unused credit rolls over if it is at least the first, and up to the second. 0: it does not
     roll over. `first_micro`: the credit that a new customer gets once.
     """
 

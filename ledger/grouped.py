@@ -31,7 +31,11 @@ _ANY: Final = -NO_END_MICRO
 
 @dataclass(frozen=True)
 class Standing:
-    """A wallet as it was read, with its uncharged use and its pending changes."""
+    """A wallet as it was read, with its uncharged use and its pending changes.
+
+    `next_due_ms`: the next due change (None: a change is not due). `lots_over_ms`: use dated earlier may change the
+    rest of ended lots. `deferred_micro`: credit of ended lots that waits for the end of executions.
+    """
 
     customer_id: str
     wallet: Wallet
@@ -103,7 +107,7 @@ class Moves:
     def accept(self, standing: Standing, made: Reservation, most_held_micro: int | None) -> Wallet | None:
         """Reserve the credit of a new execution, and return its wallet after that.
 
-        If the wallet lacks the credit, return None and change nothing.
+        If the wallet lacks the credit, return None without a change.
         """
         wallet, amount = self.wallet(standing), made.amount_micro
         most = NO_END_MICRO if most_held_micro is None else most_held_micro

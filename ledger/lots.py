@@ -32,7 +32,7 @@ SQL = queries(__file__)
 BREAKAGE: Final = "breakage"
 """The account of credit that was not used in time."""
 EXPIRY_WAIT_MS: Final = 2 * WINDOW_MS + GRACE_MS
-"""Time after its end at which a lot is booked.
+"""Milliseconds after its end at which a lot is booked.
 
 By then a tick has sealed the last window of the lot's life, after its grace. Later use causes another booking of the
 lot. The wait only avoids a second booking for use in time.
@@ -133,10 +133,7 @@ def entry_of(lot: Lot, now_ms: int) -> dict[str, object]:
 
 
 def read(connection: sa.Connection, lot: str) -> Lot | None:
-    """Return a lot as it was granted, without later bookings.
-
-    Return None if it does not exist.
-    """
+    """Return a lot as it was granted, without later bookings; None if it is missing."""
     row = SQL.run(connection, "one", {"lot": lot}).mappings().one_or_none()
     return None if row is None else _lot(row)
 
@@ -151,10 +148,7 @@ def read_all(connection: sa.Connection, customer_ids: Sequence[str]) -> dict[str
 
 
 def wallets_part(customer_ids: Sequence[str]) -> Part:
-    """Return the query of the lots of wallets, to read beside others in one statement.
-
-    Pass its rows to `lots_of`.
-    """
+    """Return the query of the lots of wallets, to run with others: rows for `lots_of`."""
     return SQL.part("of_wallets", {"customers": list(customer_ids)})
 
 

@@ -109,8 +109,9 @@ MOST_PAYERS: Final = 500
 class Payer:
     """The last decision on a payer and an organisation.
 
-    `allowed`: from `since_ms` (milliseconds) on, the payer's wallet can pay for its executions. `limit_micro`: the most
-    that executions accepted this way can reserve and cost in total; None: unlimited.
+    `number`: the decisions on the pair count from 1. `allowed`: from `since_ms` (milliseconds) on, the payer's wallet
+    can pay for its executions. `limit_micro`: the most that executions accepted this way can reserve and cost in total;
+    None: unlimited.
     """
 
     payer: str

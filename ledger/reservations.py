@@ -80,9 +80,10 @@ class Ask:
     """A request for a reservation. Times are milliseconds.
 
     `amount_micro`: the amount to reserve. `estimate`: the base units by feature from which the price was computed, as
-    JSON; None: the estimate is in credits. `project`, `subject` and `action` are labels. `fingerprint`: distinguishes a
-    repetition from another request under the same key. `sandboxes`: ids as JSON, in order. `payer_number`: if
-    `customer_id` is not the organisation's own, the row of `payers` by which it pays.
+    JSON; None: the estimate is in credits. `project`, `subject` and `action` are labels. `overage`: charge, cap or
+    refuse cost above the amount. `supplier` None: without a supplier. `hold`: the place of the credit. `fingerprint`:
+    distinguishes a repetition from another request under the same key. `sandboxes`: ids as JSON, in order.
+    `payer_number`: if `customer_id` is not the organisation's own, the row of `payers` by which it pays.
     """
 
     reservation: str
@@ -107,7 +108,8 @@ class Ask:
 class Reservation:
     """A row of `reservations`, in micro-credits and milliseconds.
 
-    `sandboxes`: ids as JSON, in order.
+    Fields of the request are as in `Ask`. `drawn_micro`: the amount charged so far. `ended_ms` to `ended_reason`: its
+    end (None: it is open).
 
     If metering settles the execution, metering charged its draws.
     """
@@ -239,8 +241,8 @@ def reserve(
     `most_held_micro`: the most that all executions of the wallet can reserve. `make_room` is called before the wallet
     is locked for a new execution, and returns the use that the wallet pays for first.
 
-    Errors: Denied `other_content` for a key with other content, `too_much_held`, `no_credit` if the wallet lacks
-    credit, and `too_many_executions` for too many metered executions.
+    Errors: Denied `other_content` for a key with other content, and `no_credit` if the wallet lacks credit. Denied
+    `too_much_held` above the limit, and `too_many_executions` for too many metered executions.
     """
     found, is_new = note(connection, ask, by)
     if not is_new:
@@ -439,7 +441,7 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
 
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
-    """Check that no open execution names these sandboxes, before `take` decides it.
+    """Check that open executions do not name these sandboxes. `take` decides it later.
 
     Errors: Denied `sandbox_taken`.
     """

@@ -34,7 +34,9 @@ Standing: TypeAlias = Literal["hold", "eligible", "frozen", "released", "reverse
 class Settlement:
     """A settlement at a moment, in micro-credits, parts per million and milliseconds.
 
-    `reversed_micro` was deducted before its release, `clawed_back_micro` afterwards.
+    `gross_micro`: the charge. `share_ppm`, `net_micro`: the supplier's share of it. `hold_until_ms`: the end of its
+    hold. `reversed_micro` was deducted before its release, `clawed_back_micro` afterwards. `payout` None: it is not
+    released.
     """
 
     reservation: str
@@ -73,7 +75,8 @@ class Settlement:
 class Freeze:
     """A stop of releases, with its start, actor and reason.
 
-    The stop is for one settlement or, if `reservation` is None, for the whole supplier.
+    `ended_ms` to `ended_reason`: its end (None: it is open). The stop is for one settlement or, if `reservation` is
+    None, for the whole supplier.
     """
 
     freeze_id: int
@@ -116,8 +119,8 @@ def owe(connection: sa.Connection, ended: Reservation, now_ms: int) -> None:
 
     This transaction ends and holds the execution.
 
-    An execution that was released free of charge gets no settlement row. A settled execution gets a row, even with an
-    amount of 0.
+    An execution that was released free of charge does not get a settlement row. A settled execution gets a row, even
+    with an amount of 0.
     """
     if ended.supplier is None or (ended.state == "released" and not ended.drawn_micro):
         return
@@ -149,10 +152,7 @@ def read(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement
 
 
 def hold(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement | None:
-    """Return an execution's settlement, locked until this transaction is over.
-
-    Return None if it does not exist.
-    """
+    """Return an execution's settlement, locked; None if it does not exist."""
     supplier = SQL.run(connection, "supplier_of", {"reservation": reservation}).scalar()
     if supplier is None:
         return None
@@ -291,7 +291,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Supplier:
-    """A supplier's terms, their revision, and the act that set them."""
+    """A supplier's newest terms, their revision, and the time, actor and reason."""
 
     supplier: str
     revision: int
@@ -311,10 +311,7 @@ def read_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
 
 
 def hold_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
-    """Return a supplier, locked until this transaction is over.
-
-    Return None if it does not exist.
-    """
+    """Return a supplier, locked until the commit; None if it does not exist."""
     SQL.run(connection, "hold", {"supplier": supplier}).all()
     return read_supplier(connection, supplier)
 

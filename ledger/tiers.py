@@ -33,7 +33,7 @@ NO_CREDIT: Final = "no_credit"
 
 @dataclass(frozen=True)
 class Tier:
-    """A tier: its concurrent sandboxes, and its price for a month in micro-credits."""
+    """A tier: its sandboxes at once, and its price for a month in micro-credits."""
 
     tier: str
     at_once: int
@@ -60,7 +60,8 @@ class Holder:
 class Turn:
     """A tier at the end of its paid month.
 
-    The wallet pays for the next month, or the tier ends.
+    The wallet pays for the next month, or the tier ends. `renews`: True if it should continue. `pays`: True if the
+    wallet has the credit.
     """
 
     customer_id: str
@@ -77,10 +78,7 @@ def read(connection: sa.Connection, tier: str) -> Tier | None:
 
 
 def hold(connection: sa.Connection, tier: str) -> Tier | None:
-    """Return a tier, locked until this transaction is over.
-
-    Return None if it does not exist.
-    """
+    """Return a tier, locked until this transaction is over; None if it does not exist."""
     row = SQL.run(connection, "tier_to_change", {"tier": tier}).mappings().one_or_none()
     return None if row is None else Tier(**row)
 
@@ -115,19 +113,13 @@ def buy(connection: sa.Connection, customer_id: str, tier: Tier, by: By) -> int:
 
 
 def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> bool:
-    """Let a customer's tier end with its paid month.
-
-    Return True if that changes anything.
-    """
+    """Let a customer's tier end with its paid month. Return True if it renewed before."""
     values = {"customer_id": customer_id, "tier": tier, **vars(by)}
     return SQL.run(connection, "let_end", values).first() is not None
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> int:
-    """Return the next charge of a customer's tiers, in micro-credits.
-
-    The function only reads.
-    """
+    """Return the next charge of a customer's tiers, in micro-credits. Only read."""
     turns = _allocate_turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
     return sum(turn.price_micro for turn in turns if turn.pays)
 

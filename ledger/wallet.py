@@ -200,7 +200,7 @@ def _used_before(connection: sa.Connection, key: str) -> Refused:
 class TakeBack:
     """The result of taking back a lot. Amounts are micro-credits.
 
-    `amount_micro` was taken now, under `key` (None: no amount was taken). `promised_micro` was not taken, because
+    `amount_micro` was taken now, under `key` (None: an amount was not taken). `promised_micro` was not taken, because
     executions have reserved it. `balance_micro`: the balance after it.
     """
 
@@ -286,26 +286,17 @@ def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: in
 
 
 def read_totals(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> dict[str, int]:
-    """Return the charged quantity by feature, in base units.
-
-    The usage is dated in [from_ms, to_ms).
-    """
+    """Return the base units charged by feature, for usage dated in [from_ms, to_ms)."""
     values = {"from_account": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms}
     return {row.feature: int(row.quantity) for row in SQL.run(connection, "totals", values)}
 
 
 def read_charge(connection: sa.Connection, key: str) -> int | None:
-    """Return the quantity charged under a key, in base units.
-
-    Return None if it was never charged.
-    """
+    """Return the base units charged under a key; None if it was never charged."""
     return read_charges(connection, [key]).get(key)
 
 
 def read_charges(connection: sa.Connection, keys: Sequence[str]) -> dict[str, int]:
-    """Return the charged quantity by key, in base units.
-
-    The result omits keys without a charge.
-    """
+    """Return the charged base units by key, without keys that were never charged."""
     rows = SQL.run(connection, "charges", {"keys": [{"key": key} for key in keys]})
     return {row.key: int(row.quantity) for row in rows}

@@ -54,10 +54,7 @@ CAPABILITIES: Final = Capabilities(
 
 
 class EmbeddedProvider:
-    """A provider that bills from wallets in Drawdown's database.
-
-    Its calls never leave the process.
-    """
+    """A provider that bills from wallets in this database, within the process."""
 
     name = NAME
     capabilities = CAPABILITIES

@@ -54,21 +54,21 @@ from drawdown.schema.units import MICRO, MINUTE_MS, SECOND_MS
 URL: Final = "https://api.getlago.com"
 NAMES: Final = frozenset({"api_key", "url"})
 MAX_QUANTITY: Final = 10**15
-"""Quantity of one event at Lago."""
+"""Largest quantity of one event at Lago."""
 LOOKUP_LAG_MS: Final = MINUTE_MS
-"""Time after which a look-up finds an event.
+"""Milliseconds after a send from which a look-up finds an event.
 
 With the ClickHouse store, events pass through a queue.
 """
 BALANCE_LAG_MS: Final = 5 * MINUTE_MS
-"""Interval at which Lago subtracts present usage from a wallet's ongoing balance."""
+"""Milliseconds between Lago's updates of a wallet's ongoing balance by usage."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
-"""Pages of one subscription's events, for its totals."""
+"""Most pages of one subscription's events that totals read."""
 MAX_WALLETS: Final = PAGE
-"""Wallets of one customer.
+"""Most wallets of one customer.
 
-Drawdown reads one page of them, and cannot add up more.
+Drawdown reads one page of wallets, and cannot add up more.
 """
 
 

@@ -56,14 +56,14 @@ URL: Final = "https://openmeter.cloud"
 NAMES: Final = frozenset({"api_key", "url", "dedupe_h", "balance_feature", "webhook_secrets"})
 SOURCE: Final = "drawdown"
 MAX_QUANTITY: Final = 2**53 - 1
-"""Quantity of one event at OpenMeter."""
+"""Largest quantity of one event at OpenMeter."""
 MAX_DEDUPE_H: Final = 10_000
-"""Hours for which OpenMeter deduplicates."""
+"""Most hours for which OpenMeter deduplicates."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
-"""Pages of meters, for totals."""
+"""Most pages of meters that totals read."""
 CONFIRM_MS: Final = MINUTE_MS
-"""Wait after a 204 before the event is looked up.
+"""Milliseconds after a 204 before the event is looked up.
 
 By then, OpenMeter's sink worker has written the event.
 """
@@ -278,10 +278,7 @@ class OpenMeter:
 
 
 def _summed(meter: Mapping[str, object]) -> tuple[str, str] | None:
-    """Return the event type and property of a meter that sums one property.
-
-    Return None for another meter.
-    """
+    """Return the event type and property of a meter that sums one property, or None."""
     match meter:
         case {"slug": str(), "eventType": str(kind), "aggregation": "SUM", "valueProperty": str(path)}:
             field = path.removeprefix("$.")

@@ -53,17 +53,17 @@ from drawdown.schema.units import MICRO, MINUTE_MS
 URL: Final = "https://api.polar.sh"
 NAMES: Final = frozenset({"access_token", "url", "balance_meter", "webhook_secrets"})
 MAX_QUANTITY: Final = 2**53 - 1
-"""Quantity of one event at Polar, which sums metadata in floating point."""
+"""Largest quantity of one event at Polar, which sums in floating point."""
 MAX_KEY_CHARS: Final = 500
-"""Length of a key at Polar."""
+"""Most characters of a key at Polar."""
 KEY: Final = "drawdown_key"
 LOOKUP_LAG_MS: Final = MINUTE_MS
-"""Time after which a look-up finds an event."""
+"""Milliseconds after a send from which a look-up finds an event."""
 BALANCE_LAG_MS: Final = MINUTE_MS
-"""Time after which a balance shows a charge."""
+"""Milliseconds after a charge from which a balance shows it."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
-"""Pages of meters, or of one customer's events for its totals."""
+"""Most pages of meters, or of one customer's events, that totals read."""
 
 
 def error_of(status: int, body: Mapping[str, object]) -> str | None:

@@ -468,7 +468,7 @@ class Drawn:
     quantity: int | Decimal
     since_ms: int | None
     whole: bool = True
-    """True if there were no draws at `since_ms`.
+    """True if the draws were zero at `since_ms`.
 
     If False, two reads in the same cycle can be compared. A single read cannot be compared with the pushes.
     """
@@ -533,7 +533,7 @@ class WebhookRefused(DrawdownError):
 class Provider(Protocol):
     """A service that bills usage.
 
-    A method never raises an error for a service's answer: it returns a result.
+    A method returns a result for each answer of the service, and never raises an error for it.
     """
 
     name: str
@@ -608,8 +608,8 @@ class Cancels(Protocol):
     async def cancel(self, request: PushRequest) -> Cancelled | ReadFailed:
         """Cancel a push that was accepted.
 
-        A repeated call for the same push has no further effect. Return ReadFailed if the provider did not confirm the
-        cancellation; it may still have cancelled the push.
+        A repeated call for the same push does not have a further effect. Return ReadFailed if the provider did not
+        confirm the cancellation; it may still have cancelled the push.
         """
 
 
@@ -630,7 +630,7 @@ class TellsCosts(Protocol):
 class Setup:
     """The inputs from which a provider is built.
 
-    `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names, in lower case. No message may
+    `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names, in lower case. A message must not
     contain a secret of them. A name never ends in `_file`: the environment's setting with that end names a file with
     the value. If the content of the file changes, the provider is built again.
     """

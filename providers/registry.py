@@ -30,7 +30,7 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 @dataclass(frozen=True)
 class Registry:
-    """The providers that can be used, and the reason why each of the others cannot."""
+    """The usable providers, and the reason why each other one is `broken`."""
 
     providers: Mapping[str, Provider] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)

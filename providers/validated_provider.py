@@ -57,14 +57,14 @@ It fits in 64 bits, as does the sum of two.
 LATEST_MS: Final = 253_402_300_799_999
 """The last moment of the year 9999."""
 MAX_REASON_CHARS: Final = 500
-"""Length of a reason that a provider returns."""
+"""Most characters of a reason that a provider returns."""
 MAX_NAME_CHARS: Final = 200
-"""Length of a name of a plan, feature or customer that a provider returns.
+"""Most characters of the name of a plan, feature or customer from a provider.
 
 An id has the same limit.
 """
 MAX_KEY_CHARS: Final = 1_000
-"""Length of a key or customer in a webhook."""
+"""Most characters of a key or customer in a webhook."""
 MAX_FEATURES: Final = 10_000
 """Features in one customer's totals or balances."""
 MAX_PARTS: Final = 1_000

@@ -75,7 +75,9 @@ Begun: TypeAlias = Mapping[str, tuple[int, int]]
 class Watched:
     """The counts of one round of the watch.
 
-    It counts organisations, halts, top-ups and messages, by effect, and the failures.
+    `looked`: estimated organisations. `asked`: requested reads. `read`, `failed`: customers that were read, and failed
+    reads. `wrong_estimates`: halts on an estimate that a read proved wrong. `failures`: texts. The others are numbers
+    of organisations, halts, top-ups and messages.
     """
 
     looked: int = 0
@@ -98,8 +100,8 @@ class Watched:
 class Looked:
     """The result of one look of the watch.
 
-    `arrivals`: the arrivals that it has read. `looked`: the number of estimates. `refresh_requests`: the number of
-    requested reads.
+    `arrivals`: the arrivals that it has read. `begun`: organisations that new sandboxes woke. `doubted`: the history is
+    in doubt. `looked`: the number of estimates. `refresh_requests`: the number of requested reads.
     """
 
     arrivals: ArrivalCursor
@@ -227,10 +229,7 @@ def _billed_by(context: Context, provider: str, now_ms: int) -> dict[str, object
 
 
 def reads_a_round(capabilities: Capabilities) -> int:
-    """Return the number of customers that one round may read.
-
-    It is half of what the provider declares.
-    """
+    """Return the customers that one round may read: half of the provider's limit."""
     a_second = capabilities.reads_per_s if capabilities.reads_per_s is not None else READS_A_S
     return max(int(a_second * ROUND_MS / SECOND_MS / 2), 1) * capabilities.reads_a_call
 

@@ -64,7 +64,7 @@ Drawdown accepts and ignores other types.
 """
 
 BALANCE_LAG_MS: Final = 30 * SECOND_MS
-"""Age of a customer's state below which a charge may be missing in it."""
+"""Age in milliseconds of a customer's state below which it may lack a charge."""
 
 
 def capabilities(settings: AutumnSettings) -> Capabilities:

@@ -43,8 +43,8 @@ MOST_NAMES: Final = 2 * MAX_FEATURES
 class AutumnFeature:
     """One feature of the account.
 
-    `costs`: for a credit system, the cost of one unit of each feature that it pays for; None: unreadable. `names_all`
-    False: its schema may name features that cannot be read.
+    `costs`: for a credit system, the cost of one unit of each feature that it pays for; None: unreadable. `consumable`:
+    it is consumed, and not held as seats are. `names_all` False: its schema may name features that cannot be read.
     """
 
     name: str
@@ -90,10 +90,7 @@ class Schema:
         return [name for name in names if len(self.payers(name)) == 1 and self.is_consumable(name)]
 
     def cost(self, feature: str, system: str) -> Decimal | None:
-        """Return the cost of one unit in a credit system.
-
-        Return None if the schema lacks a readable cost.
-        """
+        """Return the cost of one unit in a credit system; None if it is not readable."""
         found = self.features.get(system)
         return None if found is None else found.costs.get(feature)
 
@@ -195,10 +192,7 @@ def _costs(found: object) -> dict[str, Decimal | None]:
 
 
 class KnownCosts:
-    """The costs that Drawdown learned, by feature and credit system.
-
-    Each has at most MOST_COSTS.
-    """
+    """The learned costs by feature and credit system, at most MOST_COSTS of each."""
 
     def __init__(self) -> None:
         self._found: dict[str, dict[str, dict[Decimal, None]]] = {}
@@ -217,10 +211,7 @@ class KnownCosts:
                 del ever[next(iter(ever))]
 
     def learn(self, schema: Schema) -> None:
-        """Add each cost of a schema, unusable costs included.
-
-        So a charge at one of them can be read.
-        """
+        """Add all costs of a schema, even unusable ones, so that charges at them are read."""
         for system in schema.features.values():
             self.add(Cost(name, system.name, cost) for name, cost in system.costs.items() if cost is not None)
 
@@ -301,10 +292,7 @@ def whole(value: Decimal) -> int | None:
 
 
 def deducted(item: Mapping[str, object], feature: str) -> Deduction | None:
-    """Return the deductions of an answer to a charge, or of a listed event.
-
-    Return None if it does not show them.
-    """
+    """Return the deductions of a charge's answer or of a listed event; None if absent."""
     deductions = item.get("deductions")
     if not isinstance(deductions, list):
         return None
@@ -325,7 +313,7 @@ def charged(taken: Deduction, asked: Decimal | None, costs: Costs) -> Units | Un
     """Return the units that were charged.
 
     Credits that match `asked` at a known cost are exactly that quantity. Other credits are converted if only one cost
-    is known. They are rounded up to a whole unit, so that no part of a unit is charged twice.
+    is known. They are rounded up to a whole unit, so that a part of a unit is not charged twice.
     """
     if not taken.credits:
         return Units(taken.own, taken.own == asked)
@@ -470,10 +458,7 @@ class AutumnAccount:
         return all(name in self.schema.features or name in self._unlisted for name in names)
 
     async def read_again(self) -> bool:
-        """Read the list again, unless the last read was less than LIST_AGAIN_MS ago.
-
-        Return True if it was read.
-        """
+        """Read the list again and return True, unless it was read within LIST_AGAIN_MS."""
         now = self._clock.now_ms()
         if self._waiting is None and now < self._again_ms:
             return False

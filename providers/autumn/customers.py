@@ -30,10 +30,7 @@ from drawdown.providers.protocol import CustomerState, Drawn, Lasting, Part, Sho
 from drawdown.schema.units import MICRO, MINUTE_MS, SECOND_MS
 
 ACTIVE: Final = frozenset({"active", "trialing", "past_due"})
-"""Statuses in which a plan grants credit.
-
-The statuses `scheduled` and `expired` are not among them.
-"""
+"""Statuses in which a plan grants credit, so not `scheduled` or `expired`."""
 FIXED: Final = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 
@@ -56,7 +53,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Balance:
-    """The balance of one feature.
+    """The balance of one feature, in its units.
 
     `overage`: the customer pays for usage beyond it afterwards, up to `max_purchase` if that is set.
     """
@@ -627,7 +624,7 @@ def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, sche
 def shown_parts(body: Mapping[str, object], settings: AutumnSettings) -> tuple[Part, ...]:
     """Return the parts that the answer to a charge shows.
 
-    No read shows a part that the next charge uses up exactly (recorded).
+    A read does not show a part that the next charge uses up exactly (recorded).
     """
     others = body.get("balances")
     shown = [body.get("balance"), *(others.values() if isinstance(others, dict) else ())]
@@ -675,10 +672,7 @@ ABSOLUTE: Final = (None, "absolute")
 
 @dataclass(frozen=True)
 class UsageLimit:
-    """The rest of a limit on the usage of one feature, in its units.
-
-    Zero or less: it is reached.
-    """
+    """The rest of a feature's usage limit, in its units; reached at zero or less."""
 
     feature: str
     remaining_units: Decimal

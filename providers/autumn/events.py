@@ -59,7 +59,8 @@ Drawdown drops events within the margin.
 class Event:
     """One event of Autumn's list.
 
-    `applied` None: the list does not show the deduction.
+    `ts`: the time in milliseconds. `key`: the key of the push (None: another program sent it). `requested_quantity`
+    None: unreadable. `applied` None: the list does not show the deduction.
     """
 
     event_id: str
@@ -88,7 +89,7 @@ class Event:
 class EventPage:
     """One page of events.
 
-    `rest`: the fields that the next call adds to its question; None on the last page.
+    `rest`: the fields that the next call adds to its query; None on the last page.
     """
 
     items: Sequence[object]
@@ -96,9 +97,9 @@ class EventPage:
 
 
 def question(customer_id: str, from_ms: int, to_ms: int, key: str | None = None) -> dict[str, object]:
-    """Return the question for the first page of a customer's events.
+    """Return the query for the first page of a customer's events.
 
-    The events are dated in [from_ms, to_ms), with a margin. `key`: only the events of this push. The question does not
+    The events are dated in [from_ms, to_ms), with a margin. `key`: only the events of this push. The query does not
     name a feature, because it was never observed how the list maps a feature to names of events. A push that the list
     omits would count as absent, and would be billed again.
     """

@@ -58,7 +58,9 @@ _PLAN: Final = re.compile(r"([A-Za-z0-9_:-]{1,200})=([0-9]{1,9})")
 class AutumnSettings:
     """The settings of one Autumn account.
 
-    `secret_key`: the key; None if it is not set, so the provider is dormant.
+    `secret_key`: the key; None if it is not set, so the provider is dormant. `balance_feature`: the feature of the
+    balance that decides (None: not set). `concurrency_feature`: the feature with the limit of sandboxes. `plans`: the
+    limit of sandboxes by plan. `topup_feature`: the prepaid feature of `topup_plan`.
     """
 
     name: str

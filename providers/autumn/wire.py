@@ -47,12 +47,12 @@ Autumn sums in binary floating point, which loses a unit above this quantity.
 """
 
 CONFIRM_MS: Final = 45 * SECOND_MS
-"""Wait after a 202 before the charge is looked up.
+"""Milliseconds after a 202 before the charge is looked up.
 
 Autumn applies the charge about 30 s later (recorded).
 """
 REFUSED_MS: Final = 5 * MINUTE_MS
-"""Wait before a retry after Autumn refused the key or the version.
+"""Milliseconds before a retry after Autumn refused the key or the version.
 
 A person must fix such a fault.
 """
@@ -64,7 +64,7 @@ _SECRETS: Final = re.compile(r"\b(?:am|sk|pk|whsec)_[A-Za-z0-9_*+/=-]+|[Bb]earer
 
 @dataclass(frozen=True)
 class WireAnswer:
-    """An answer that reports an error.
+    """An answer that reports an error. `status`: its HTTP status.
 
     `code`: Autumn's code; None if the body is not Autumn's JSON, so the sender is unknown.
     """

@@ -36,7 +36,10 @@ class Unsupported(unittest.SkipTest):
 
 @dataclass
 class Wire:
-    """The `Http` of the provider under test, which passes calls on or spoils them."""
+    """The `Http` of the provider under test, which passes calls on or spoils them.
+
+    `spoil` None: calls are passed on. `calls`: their number. `last`: the last result (None: there was no call).
+    """
 
     inner: Http
     spoil: Spoil | None = None
@@ -106,10 +109,7 @@ def retyped(path: Path, value: object) -> Spoil:
 
 
 def changed(body: object, path: Path, value: object) -> object:
-    """Return the JSON with another value at one path.
-
-    Return the JSON unchanged if it lacks that path.
-    """
+    """Return the JSON with another value at a path; unchanged if it lacks the path."""
     if not path:
         return value
     first, rest = path[0], path[1:]
@@ -121,10 +121,7 @@ def changed(body: object, path: Path, value: object) -> object:
 
 
 def paths(body: object) -> Iterator[Path]:
-    """Yield the path to every part of a JSON value.
-
-    For a list, yield only the first two items.
-    """
+    """Yield the path to every part of a JSON value; of a list, to its first two items."""
     within: Iterable[tuple[str | int, object]] = ()
     if isinstance(body, Mapping):
         within = body.items()
@@ -223,7 +220,7 @@ class Bench(ABC):
     unknown_customer: str
     unknown_feature: str
     secrets: Sequence[str] = ()
-    """Texts that no message may contain."""
+    """Texts that a message must not contain."""
     tells_duplicates: bool = True
     """True if the service reports that it received a key before.
 

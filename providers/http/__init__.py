@@ -15,14 +15,14 @@ TIMEOUT_S: Final = 30.0
 The time is from the start of the call to the last byte of the response.
 """
 READ_TIMEOUT_S: Final = 10.0
-"""Time limit of a read call to a provider.
+"""Time limit of a read call to a provider, in seconds.
 
 A push may take longer, because Drawdown must look it up if its response is lost.
 """
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 """Default size of a provider's unpacked response."""
 PUSH_ANSWER_BYTES: Final = 64 * 1024
-"""Size of a provider's response to a push.
+"""Largest size of a provider's response to a push.
 
 The limit is small because hundreds of pushes are in flight at once.
 """
@@ -30,7 +30,10 @@ The limit is small because hundreds of pushes are in flight at once.
 
 @dataclass(frozen=True)
 class Call:
-    """One request. Headers and body may hold secrets, so a repr shows neither."""
+    """One request. A repr hides headers and body, which may hold secrets.
+
+    `timeout_s`: seconds until the last byte of the answer. `most_bytes`: the largest unpacked body of the answer.
+    """
 
     method: str
     url: str
@@ -54,10 +57,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class NotSent:
-    """A call that provably did not reach the service.
-
-    Examples: connection refused, no such host, no TLS.
-    """
+    """A call that provably did not reach the service, such as a refused connection."""
 
     reason: str
 

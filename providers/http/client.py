@@ -124,7 +124,7 @@ class _ConnectionPool:
 
 
 CONNECT_TIMEOUT_S: Final = 10.0
-"""Time limit of a new connection.
+"""Time limit of a new connection, in seconds.
 
 The time is from the wait for a free slot to the end of the TLS handshake.
 """
@@ -328,13 +328,13 @@ def _plain(body: bytes, encoding: str, most: int) -> bytes:
 
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Size of a response's head, including interim responses."""
+"""Largest size of a response's head, including interim responses."""
 MAX_HEADERS: Final = 256
 """Headers and trailers of a response."""
 MAX_INTERIM: Final = 8
 """Interim responses (1xx) before the final response."""
 MAX_WIRE_BYTES: Final = MAX_HEAD_BYTES + 2 * MAX_ANSWER_BYTES
-"""Size of a response with its framing."""
+"""Largest size of a response with its framing."""
 CHUNK_BYTES: Final = 7
 """Bytes of framing for each byte of a response body.
 
@@ -354,10 +354,7 @@ So a service that floods does not delay others, and does not use more memory.
 
 
 class Unusable(Exception):
-    """An error: the received bytes are not an answer.
-
-    The message has the reason, in Drawdown's own words.
-    """
+    """An error: the received bytes are not an answer. The message has the reason."""
 
 
 CUT_OFF: Final = "the answer is too large, so Drawdown cut it off"
@@ -542,7 +539,7 @@ NEXT_ADDRESS_S: Final = 0.25
 
 
 MAX_PROXY_HEAD_BYTES: Final = 16 * 1024
-"""Size of a proxy's response to CONNECT."""
+"""Largest size of a proxy's response to CONNECT."""
 NOT_TRUSTED: Final = f"the certificate is not trusted. Name its authority in {CA_FILE}"
 NO_ADDRESS: Final = f"the host has no address. Set {PROXY} if only a proxy reaches it"
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")

@@ -21,23 +21,20 @@ from drawdown.schema.text import clean
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
 FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
-"""First wait before a call to a provider is retried."""
+"""First wait before a call to a provider is retried, in milliseconds."""
 MIN_RETRY_MS: Final = SECOND_MS
-"""Shortest wait before a call to a service is retried."""
+"""Shortest wait before a call to a service is retried, in milliseconds."""
 MAX_RETRY_MS: Final = 15 * MINUTE_MS
-"""Longest wait that a service can request by Retry-After."""
+"""Longest wait that a service can request by Retry-After, in milliseconds."""
 KEY_WAIT_MS: Final = 5 * MINUTE_MS
-"""Wait before a retry after a service refused the key.
-
-A person must replace the key.
-"""
+"""Milliseconds before a retry after a service refused a key. A person replaces it."""
 PROBE: Final = "drawdown-check"
 """The customer that a check reads to test the key.
 
 The service answers that the customer does not exist.
 """
 MAX_QUOTED_CHARS: Final = 200
-"""Length of a service's message that Drawdown quotes in a reason."""
+"""Most characters of a service's message that Drawdown quotes in a reason."""
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -51,10 +48,7 @@ def path_of(*parts: str) -> str:
 
 
 def json_object(body: bytes) -> Mapping[str, object] | None:
-    """Return a JSON object with exact numbers (int or Decimal).
-
-    Return None for anything else.
-    """
+    """Return a JSON object with exact numbers (int or Decimal); None for other texts."""
     try:
         found = _DECODER.decode(body.decode())
     except (ValueError, RecursionError, InvalidOperation):
@@ -63,10 +57,7 @@ def json_object(body: bytes) -> Mapping[str, object] | None:
 
 
 def number(value: object) -> Decimal | None:
-    """Return an exact number, of JSON or of a text such as "12.50".
-
-    Return None for anything else.
-    """
+    """Return an exact number, of JSON or of a text such as "12.50"; otherwise None."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return Decimal(value)
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
@@ -84,10 +75,7 @@ def iso(at_ms: int) -> str:
 
 
 def moment_ms(value: object) -> int | None:
-    """Return the milliseconds of an RFC 3339 time with its zone.
-
-    Return None for anything else.
-    """
+    """Return the milliseconds of an RFC 3339 time with its zone; otherwise None."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
         return None if moment is None or moment.tzinfo is None else (moment - _EPOCH) // timedelta(milliseconds=1)
@@ -148,10 +136,7 @@ def shared_outcome(result: HttpResult, attempt: int, now_ms: int) -> Outcome | A
 
 
 def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
-    """Return the JSON object that a reading call returned with status 200.
-
-    Otherwise return ReadFailed.
-    """
+    """Return the JSON object of a reading call with status 200; otherwise ReadFailed."""
     if not isinstance(result, Answer):
         return ReadFailed(result.reason)
     if result.status != 200:

@@ -226,10 +226,7 @@ def client_on(http: Http, library: ModuleType | None = None, **options: Any) -> 
 
 
 def trouble(client: Any) -> str | None:
-    """Return why a client must not bill.
-
-    Return None for a client without signs of redirects or retries.
-    """
+    """Return why a client must not bill, such as redirects or retries; None if it may."""
     if getattr(client, "follow_redirects", False):
         return "its httpx client follows redirects, and a push must be sent once. Pass follow_redirects=False"
     transports = [getattr(client, "_transport", None), *(getattr(client, "_mounts", None) or {}).values()]

@@ -44,10 +44,7 @@ class FaultPlan:
         self.rng = random.Random(self.seed)  # noqa: S311 - a fault that strikes again from its seed
 
     def draw(self, *kinds: str) -> str | None:
-        """Draw at most one of these kinds, each with its own probability.
-
-        Return None for no fault.
-        """
+        """Draw at most one of these kinds, each with its own probability; None: no fault."""
         roll = self.rng.random()
         for kind in kinds:
             roll -= self.rates.get(kind, 0.0)

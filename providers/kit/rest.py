@@ -28,7 +28,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS
 
 KEPT_MS: Final = MINUTE_MS
-"""Time for which an object from a provider is cached."""
+"""Milliseconds for which an object from a provider is cached."""
 MAX_KEPT: Final = 10_000
 """Cached objects of a provider. Above the limit, the cache starts empty again."""
 
@@ -39,7 +39,7 @@ ReadResult: TypeAlias = Mapping[str, object] | Absent | ReadFailed
 class Rest:
     """A client of a JSON API.
 
-    `error_of` returns an error in the service's own words, by status and body; None if another host sent it.
+    `error_of` returns an error in the service's own words, by status and body, or None if another host sent it.
     """
 
     def __init__(self, http: Http, clock: Clock, url: str, key: str | None, error_of: ErrorOf) -> None:

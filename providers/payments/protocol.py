@@ -76,10 +76,7 @@ class Charge:
 
 @dataclass(frozen=True)
 class Payment:
-    """The result if the money was taken.
-
-    `amount` and `currency` are those of the charge.
-    """
+    """The result if the money was taken, with the charge's amount and currency."""
 
     payment_id: str
     amount: int
@@ -125,15 +122,12 @@ class InDoubt:
 
 @dataclass(frozen=True)
 class NotFound:
-    """The result of a look-up if the charge does not exist.
-
-    It is proof only after the declared lag.
-    """
+    """The result of a look-up without a charge: proof only after the declared lag."""
 
 
 @dataclass(frozen=True)
 class NotSent:
-    """The result of `charge` if this call provably did nothing.
+    """The result of `charge` if this call provably did not have an effect.
 
     An earlier call may have charged.
     """
@@ -186,7 +180,7 @@ class NoLink:
 class PaymentService(Protocol):
     """A service that takes money.
 
-    A method never raises an error for a service's answer: it returns a result.
+    A method returns a result for each answer of the service, and never raises an error for it.
     """
 
     name: str

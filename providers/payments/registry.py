@@ -26,7 +26,7 @@ GROUP = "drawdown.payments"
 
 @dataclass(frozen=True)
 class PaymentServices:
-    """The usable payment services, and why each of the others is unusable."""
+    """The usable payment services, and the reason why each other one is `broken`."""
 
     services: Mapping[str, PaymentService] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)

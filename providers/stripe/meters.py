@@ -42,7 +42,7 @@ PAGE: Final = 100
 MAX_PAGES: Final = 50
 """Pages of Stripe's meters."""
 REMEMBERED_MS: Final = 10 * MINUTE_MS
-"""Time for which the list of meters is cached.
+"""Milliseconds for which the list of meters is cached.
 
 It is much shorter than the hour that a look-up waits, so a later meter cannot hold the event that is looked up. A meter
 never changes its time window. Only a meter that was archived and made again within this time can be mistaken for the
@@ -58,7 +58,11 @@ Summed: TypeAlias = Decimal | ReadFailed | CannotTell
 
 @dataclass(frozen=True)
 class Meter:
-    """A meter as Stripe lists it. A missing field is empty."""
+    """A meter as Stripe lists it. A missing field is "".
+
+    `formula`: how it aggregates, such as `sum`. `customer_key`, `value_key`: the keys of an event's payload with the
+    customer and the value.
+    """
 
     id: str
     event_name: str

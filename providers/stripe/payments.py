@@ -85,7 +85,7 @@ CLOCKS_MS: Final = HOUR_MS
 A look-up begins earlier by this time, so that it finds every intent.
 """
 LOOKUP_LAG_MS: Final = 10 * MINUTE_MS
-"""Time after a call before absence can be proof.
+"""Milliseconds after a call before absence can be proof.
 
 Drawdown stops waiting for a call after 30 s, Stripe's own clients after 80 s.
 """
@@ -228,11 +228,11 @@ def build(setup: Setup) -> StripePayments:
 PAYMENT_INTENTS: Final = "/v1/payment_intents"
 METADATA: Final = "drawdown_charge"
 MAX_CHARGE_ID_CHARS: Final = 1_000
-"""Length of a charge's id at Stripe."""
+"""Most characters of a charge's id at Stripe."""
 MAX_CUSTOMER_CHARS: Final = 255
-"""Length of a customer's id at Stripe, for a charge."""
+"""Most characters of a customer's id at Stripe, for a charge."""
 MAX_CODE_CHARS: Final = 60
-"""Length of Stripe's code for a refused card."""
+"""Most characters of Stripe's code for a refused card."""
 
 NO_RETRY: Final = frozenset(
     {
@@ -443,7 +443,7 @@ CARD_PAGE: Final = "drawdown_card_page"
 NEWEST_PAGES: Final = 20
 """Newest completed pages of a customer that are searched for a card."""
 MAX_URL_CHARS: Final = 5_000
-"""Length of a URL to or from a page of Stripe."""
+"""Most characters of a URL to or from a page of Stripe."""
 LATEST_S: Final = 253_402_300_799
 """Latest end of a page of Stripe (seconds): the end of the year 9999."""
 

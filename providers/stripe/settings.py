@@ -36,9 +36,9 @@ OLDEST_MS: Final = 35 * DAY_MS - HOUR_MS
 Stripe checks the timestamp later, by its own clock.
 """
 CANCEL_WITHIN_MS: Final = 24 * HOUR_MS
-"""Time after its receipt in which Stripe cancels an event."""
+"""Milliseconds after its receipt in which Stripe cancels an event."""
 AHEAD_MS: Final = 4 * MINUTE_MS
-"""Time that a push may be ahead of our clock.
+"""Milliseconds that a push may be ahead of our clock.
 
 Stripe accepts timestamps up to five minutes ahead of its own clock.
 """
@@ -75,7 +75,8 @@ class MeterName:
 class StripeSettings:
     """The settings of Stripe.
 
-    A repr does not show a secret. `live_from_ms`: the start of the first window that is sent.
+    A repr does not show a secret. `account`: the Stripe account of the key and of webhooks (None: not checked).
+    `meters`: by feature. `live_from_ms`: the start of the first window that is sent (None: all are sent).
     """
 
     secret_key: str = field(repr=False)

@@ -41,7 +41,7 @@ from drawdown.schema.units import MINUTE_MS
 SESSIONS: Final = "/v2/billing/meter_event_session"
 EVENTS: Final = "/v2/billing/meter_event_stream"
 RENEWED_MS: Final = MINUTE_MS
-"""Time before its end from which a session is not used any more."""
+"""Milliseconds before its end from which a session is not used any more."""
 MAX_CALLS: Final = 32
 """Calls of Stripe's stream for one batch.
 

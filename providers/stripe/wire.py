@@ -35,9 +35,9 @@ from drawdown.schema.units import SECOND_MS
 
 METER_EVENTS: Final = "/v1/billing/meter_events"
 MAX_TEXT: Final = 200
-"""Length of Stripe's text in a message."""
+"""Most characters of Stripe's text in a message."""
 MAX_IDEMPOTENCY_CHARS: Final = 255
-"""Length of an idempotency key at Stripe."""
+"""Most characters of an idempotency key at Stripe."""
 DUPLICATE: Final = "An event already exists with identifier"
 _LATER: Final = frozenset({"rate_limit", "lock_timeout"})
 _SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")

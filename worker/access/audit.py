@@ -25,7 +25,7 @@ from drawdown.schema.typed.parsing import require_range
 MAX_ROWS: Final = 10_000
 """Rows of one page of the audit."""
 VIAS: Final = ("cli", "cli --at", "console", "my", "http", "webhook", "program", "unknown")
-"""The channels.
+"""The channels through which people and programs act.
 
 `program`: a program that calls the functions itself. `unknown`: an action before channels existed.
 """
@@ -34,7 +34,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """A filter of actions. Empty: any.
+    """A filter of actions. An empty field matches any action.
 
     `target`: the changed object, such as an organisation, a customer or a push. `via`: the channel. Actions are in
     [from_ms, to_ms), in milliseconds.
@@ -82,8 +82,8 @@ def list_audit(
 ) -> AuditPage:
     """Return a page of actions. `before`: the `next_before` of the former page.
 
-    `within`: the number of actions to read if no index fits the filter. A page may then be short or empty, and still
-    have a next page.
+    `within`: the number of actions to read if the filter does not fit an index. A page may then be short or empty, and
+    still have a next page.
 
     Errors: UsageError for more rows than MAX_ROWS; UnknownId for an actor, action, target or channel that never
     occurred.

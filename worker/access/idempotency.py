@@ -28,23 +28,17 @@ from drawdown.worker.access.sessions import LIFE_MS
 SQL = queries(__file__)
 
 KEY: Final = re.compile(r"([0-9]{13})-[A-Za-z0-9_-]{43}")
-"""The form of a key: its time of creation and 256 random bits.
-
-The time is in milliseconds.
-"""
+"""The form of a key: its time of creation (milliseconds) and 256 random bits."""
 SKEW_MS: Final = MINUTE_MS
-"""Milliseconds by which the clock of another server may be ahead.
-
-That server created the form.
-"""
+"""Milliseconds by which the clock of the server that made a form may be ahead."""
 OLD: Final = "this form has expired, or was not created here. Open the form again"
 
 
 @dataclass(frozen=True)
 class Acted:
-    """The effect of a form: the action, its text and the next page.
+    """The effect of a form.
 
-    `said` is the text, and `place` the page.
+    `at_ms`: the time when the form took effect. `said`: the message for the person. `place`: the page to show.
     """
 
     action: str
@@ -97,10 +91,7 @@ def keep(connection: sa.Connection, key: str, said: str, place: str) -> None:
 
 
 def read(connection: sa.Connection, key: str, person: Person) -> Acted | None:
-    """Return the effect of a person's form.
-
-    Returns None if the person did not send such a form.
-    """
+    """Return the effect of a person's form; None if the person did not send it."""
     row = SQL.run(connection, "read", {"key": key}).one_or_none()
     return None if row is None or row.name != person.name else Acted(row.action, row.at_ms, row.answer, row.place)
 

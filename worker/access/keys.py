@@ -112,7 +112,8 @@ class ApiKey:
 class Rotated:
     """The new key of a rotation, and the ends of both keys.
 
-    `expires_ms`: the end of the new key (None: it has no end). `old_until_ms`: the time until which the old key works.
+    `expires_ms`: the end of the new key (None: it does not end). `old_until_ms`: the time until which the old key
+    works.
     """
 
     key: ApiKey
@@ -126,10 +127,7 @@ def hash_of(key: str) -> str:
 
 
 def find(connection: sa.Connection, key: str, now_ms: int) -> ApiKey | None:
-    """Return the key, with its owner and rights.
-
-    Returns None if it is unknown, expired or ended.
-    """
+    """Return a key, with its owner and rights; None if it is unknown or has ended."""
     if not KEY.fullmatch(key):
         return None
     proof = hash_of(key)
@@ -192,7 +190,7 @@ def create(
 ) -> int | None:
     """Create an API key from the secret `key`.
 
-    Return the time of its end in milliseconds; None if it has no end.
+    Return the time of its end in milliseconds; None if it does not end.
 
     `any_source`: a key of one organisation may send events of every source, and samples with every id. It could then
     use the ids of other producers' usage.
@@ -322,7 +320,8 @@ class KeyRow:
     `org_id`, `cell_id`, `source`: the organisation, cell or source to which it is bound (None: any). `used_ms`: its
     last use, accurate to a minute (None: never). `maker_ended`: the console user who created it was ended, and the key
     still works. Only `page_of_keys` sets `maker_ended`. `gives_micro`: the maximum of one grant, in micro-credits.
-    `expires_ms` None: it does not expire. `rotated_ms`, `ended_ms` None: that did not happen.
+    `expires_ms` None: it does not expire. `rotated_ms`, `ended_ms` None: that did not happen. `actor`, `reason`: of the
+    key's creation.
     """
 
     name: str
@@ -362,9 +361,9 @@ class KeysPage:
 
 
 def page_of_keys(connection: sa.Connection, now_ms: int, *, after: str = "", most: int = 100) -> KeysPage:
-    """Return a page of programs, sorted by name.
+    """Return a page of API keys, sorted by name.
 
-    It has the newest key of each, and the older keys that still work.
+    It has the newest key of each name, and the older keys that still work.
     """
     values = {"after": after, "at_most": most + 1, "now_ms": now_ms}
     found = [_row(row._mapping, now_ms) for row in SQL.run(connection, "taken", values)]
@@ -393,10 +392,10 @@ def _row(row: sa.RowMapping, now_ms: int) -> KeyRow:
 
 @dataclass(frozen=True)
 class KeyMade:
-    """A new API key. `key` is shown this once, and never stored.
+    """A new API key. `key`: shown only once (null: the call was repeated).
 
-    `org_id`, `cell_id`, `source`: the organisation, cell and source to which it is bound (null: any). `gives_micro`:
-    the maximum of one grant, in micro-credits.
+    `org_id`, `cell_id`, `source`: the organisation, cell and source to which it is bound (null: any). `expires_ms`
+    null: it does not expire. `gives_micro`: the maximum of one grant, in micro-credits.
     """
 
     name: str

@@ -91,10 +91,7 @@ def enter(connection: sa.Connection, link_id: str, who: Visitor, session: str, a
 
 
 def find(connection: sa.Connection, session: str, now_ms: int) -> Visitor | None:
-    """Return the visitor of a session.
-
-    Returns None if the session has ended or does not exist.
-    """
+    """Return the visitor of a session; None if it has ended or does not exist."""
     if not LINK.fullmatch(session):
         return None
     values = {"session_sha256": hash_of(session), "life_ms": now_ms - LIFE_MS}

@@ -245,10 +245,7 @@ def set_password(connection: sa.Connection, link: str, password: str, now_ms: in
 
 
 def linked(connection: sa.Connection, link: str, now_ms: int) -> str | None:
-    """Return the name of the person who may set a password by this link.
-
-    Returns None if the link is not valid.
-    """
+    """Return the name of the person with this link; None if the link is not valid."""
     if not LINK.fullmatch(link):
         return None
     name: str | None = SQL.run(
@@ -300,7 +297,8 @@ class UserRow:
     """A user in a list. Times are in milliseconds.
 
     State `invited`: their link is valid until `link_expires_ms`. State `locked`: the link expired before use.
-    `sessions`: the number of browsers in which they are signed in.
+    `sessions`: the number of browsers in which they are signed in. `grant_limit_micro` None: they cannot grant credit.
+    `link_expires_ms` None: they do not have a link. `signed_in_ms`, `ended_ms` None: that did not happen.
     """
 
     name: str

@@ -55,7 +55,7 @@ class TooManyFailures(Refused):
 def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -> str | None:
     """Count a try of a name from an address.
 
-    Return the stored hash of the password; None if the name has none.
+    Return the stored hash of the password; None without a password.
 
     Errors: TooManyFailures. The try is then not counted.
     """
@@ -154,10 +154,7 @@ def find(connection: sa.Connection, session: str, now_ms: int) -> tuple[Person, 
 
 
 def note_use(connection: sa.Connection, session: str, now_ms: int) -> None:
-    """Record that a session is used now.
-
-    If a use within the last minute is recorded, it does not write.
-    """
+    """Record that a session is used now, at most once a minute."""
     values = {"session_sha256": hash_of(session), "now_ms": now_ms, "since_ms": now_ms - SEEN_EVERY_MS}
     SQL.run(connection, "note_use", values)
 
@@ -171,7 +168,7 @@ def end(connection: sa.Connection, session: str, now_ms: int) -> None:
 
 
 def person_named(connection: sa.Connection, name: str) -> Person | None:
-    """Return the person that a trusted proxy names; None if the name has no access."""
+    """Return the person that a trusted proxy names; None without access."""
     row = SQL.run(connection, "named", {"name": name}).one_or_none()
     return None if row is None else _person(row)
 

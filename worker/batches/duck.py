@@ -73,7 +73,7 @@ def shut_in(file: FoundFile, spill: str, *, in_order: bool) -> duckdb.DuckDBPyCo
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[Event]:
-    """Yield an event that is set after so many seconds."""
+    """Yield an event that is set after this many seconds."""
     over = Event()
     timer = Timer(seconds, over.set)
     timer.daemon = True

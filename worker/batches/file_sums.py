@@ -52,7 +52,7 @@ MAX_UNCLEAN: Final = 1_000
 MAX_BATCH_SAMPLES: Final = 5_000_000
 """Samples of one file. One transaction stores all of its sums."""
 MAX_BATCH_SAMPLES_SQLITE: Final = 500_000
-"""Samples of one file in SQLite, where no other process can write meanwhile."""
+"""Samples of one file in SQLite, where other processes cannot write meanwhile."""
 MAX_SAID_CHARS: Final = 120
 """Stored characters of one refused value."""
 MAX_ROWS_COMPARED: Final = 200_000
@@ -95,7 +95,8 @@ class Sums:
     window and the end of the last. `rows_hash`: a hash of the rows that does not depend on their order. `labels`: the
     columns that distinguish rows. `is_whole`: all rows, not a sample of them, are compared with earlier batches.
     `of_events`: the file has events, not samples of sandboxes. `kinds`: its memory sizes in MB, or its event types.
-    `first_refused`: the first refused rows. `opened`: closes the connection and the file.
+    `first_refused`: the first refused rows. `fields`: the column of each field. `connection`: DuckDB, with the samples.
+    `opened`: closes the connection and the file.
     """
 
     batch: str

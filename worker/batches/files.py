@@ -104,7 +104,7 @@ def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
 
     `within`: the folder that must contain it after links are resolved.
 
-    Errors: Unreadable; UsageError if it is not a plain file, is too large, or its name has no format.
+    Errors: Unreadable; UsageError if it is not a plain file, is too large, or its name lacks a format.
     """
     try:
         whole = path.resolve(strict=True)

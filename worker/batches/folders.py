@@ -56,7 +56,7 @@ MAX_BYTES_A_TICK: Final = 4 * 1024**3
 MAX_LISTED_FILES: Final = 10_000
 """Files of a folder that a tick looks up together, by name.
 
-If so many are new, it does not look up more.
+If this many are new, it does not look up more.
 """
 QUIET_MS: Final = MINUTE_MS
 """Milliseconds without a change before a tick takes a file of a watched folder."""

@@ -40,10 +40,7 @@ from drawdown.worker.engine.stores import Databases
 SCHEME: Final = "query:"
 PERIODS_MS: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
 ASKED_AGAIN_MS: Final = DAY_MS
-"""Milliseconds from the first read of a period to the second.
-
-The second read finds late rows.
-"""
+"""Milliseconds from the first read of a period to the second, which finds late rows."""
 MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
 """Most milliseconds after the end of a period before Drawdown queries it."""
 MAX_QUERY_CHARS: Final = 20_000
@@ -136,7 +133,7 @@ def brought(databases: Databases, question: Question, start_ms: int, file: Found
 def reach(databases: Databases, question: Question) -> None:
     """Check that the database can be reached.
 
-    Errors: Unreadable if no setting names it; NotNow if it cannot be reached.
+    Errors: Unreadable if a setting does not name it; NotNow if it cannot be reached.
     """
     with _explained(question.database, Event()), _connected(databases, question.database, Event()):
         pass

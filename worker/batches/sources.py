@@ -81,9 +81,10 @@ class BatchSource:
 class BatchRow:
     """A file and its outcome.
 
-    If it was taken: `rows` became `samples`, and `refused` rows did not. `from_ms`, `to_ms`: its windows.
-    `withdrawn_ms`: the time of its withdrawal (None: it is in force). `said`: the outcome in words. `seen_ms`: the time
-    when Drawdown last read it, in milliseconds.
+    `rows`, `refused`: the numbers of its taken and refused rows. `samples`: the number of samples that the taken rows
+    became. `from_ms`, `to_ms`: its windows. These five are None if it was not taken. `withdrawn_ms`: the time of its
+    withdrawal (None: it is in force). `said`: the outcome in words. `seen_ms`: the time when Drawdown last read it, in
+    milliseconds.
     """
 
     source: str
@@ -102,10 +103,7 @@ class BatchRow:
 
 @dataclass(frozen=True)
 class RefusedRowOf:
-    """A refused row of a batch: its number, the wrong column, and the value.
-
-    `said` is the value of that column.
-    """
+    """A refused row of a batch: its number, the wrong column, and its value (`said`)."""
 
     batch: str
     number: int
@@ -190,7 +188,7 @@ def due_periods(
 ) -> list[tuple[bool, int, FoundFile]]:
     """Return the closed periods of a query that are due.
 
-    They have no outcome yet, or a second read is due.
+    They do not have an outcome yet, or a second read is due.
 
     Each has True if the last read failed, its start, and its file. Completed periods are skipped. If the source was
     removed meanwhile, the list is empty.

@@ -125,7 +125,7 @@ def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFil
     Call `meet_types` first. `by.now_ms`: a time before the file was read.
 
     Errors: Refused if the guard charges one of its event types at once, or if another program used one of its sample
-    ids. NotNow if the limit of event types is reached, if a floor was raised past its usage meanwhile, or if a file
+    ids. NotNow if the limit of event types is reached, or a floor was raised past its usage meanwhile. NotNow if a file
     that was read later has its name.
     """
     seen: set[str] = set()
@@ -344,7 +344,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class SameRows:
-    """A batch with the same rows as a file."""
+    """A batch with the same rows as a file. `name`: the batch's file."""
 
     batch: str
     name: str

@@ -235,7 +235,7 @@ def as_text(cost: UnitCost | None) -> str | None:
 def as_rate(credits: Decimal) -> tuple[int, int]:
     """Return the exact rate of a cost in credits.
 
-    It is an amount of micro-credits, and the base units that cost so much.
+    It is a number of micro-credits, and the number of base units that cost this amount.
     """
     numerator, denominator = (credits * MICRO).as_integer_ratio()
     # The number of base units is a power of ten, so that the costs of a schema have a small common multiple.

@@ -70,7 +70,7 @@ class MappingRow:
 class Segment:
     """A part of the mapping, for a range of sizes and of windows.
 
-    Sizes `lo` to `hi` have `feature` in windows that start in [start_ms, end_ms).
+    Sizes `lo` to `hi` have `feature`, in `unit`, in windows that start in [start_ms, end_ms).
     """
 
     lo: int
@@ -92,10 +92,7 @@ def mapping_rows(connection: sa.Connection) -> list[MappingRow]:
 
 
 def mapping_part() -> Part:
-    """Return the query of the mapping's rows, to run with others in one statement.
-
-    `mapping_of` reads its rows.
-    """
+    """Return the query of the mapping, to run with others: rows for `mapping_of`."""
     return SQL.part("mapping_rows")
 
 
@@ -105,7 +102,7 @@ def mapping_of(rows: Iterable[Any]) -> list[MappingRow]:
 
 
 def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> MappingRow | None:
-    """Return the row in force for a size in a window; None if the size has no feature."""
+    """Return the row in force for a size in a window; None without a feature."""
     in_force: dict[tuple[str, int | None], MappingRow] = {}
     for row in rows:  # in the order they were added: of two with one start, the later one counts
         before = in_force.get(row.selector)
@@ -198,10 +195,7 @@ def _segments(rows: tuple[MappingRow, ...]) -> Sequence[Segment]:
 
 
 def akin(rows: Iterable[MappingRow], new: MappingRow) -> list[MappingRow]:
-    """Return the rows that can affect the sizes of a new row.
-
-    They are those of its meter, or of all memory sizes.
-    """
+    """Return the rows that can affect a new row's sizes: its meter's, or all sizes'."""
     if new.is_of_events:
         return [row for row in rows if row.memory_mb == new.memory_mb]
     return [row for row in rows if not row.is_of_events]
@@ -212,7 +206,7 @@ def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> 
 
     The result is (size, window, feature). Sealed windows are below `sealed_to_ms`.
 
-    Returns None if it changes no existing feature there. It may add a feature to usage without one.
+    Returns None if it does not change an existing feature there. It may add a feature to usage without one.
     """
     rows = akin(rows, new)
     after = [*rows, new]

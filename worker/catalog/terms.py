@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 SQL = queries(__file__)
 
 MODE: Final = "mode"
-"""The only term that was added later.
+"""The mode of a provider's key, the only term that was added later.
 
-Older databases do not have it, and machines without a key do not report it.
+Databases of earlier versions do not have it. A machine without the key does not report it.
 """
 UNSAID: Final = {"way": "v1"}
-"""Default values of terms that are not stored.
+"""Values of terms that a provider does not store or declare.
 
-`way` is Stripe's way before there was a choice.
+`way`: Stripe's only way before a setting could choose it.
 """
 
 
@@ -118,11 +118,10 @@ def differing(then: Mapping[str, object], now: Mapping[str, object]) -> dict[str
 
 @dataclass(frozen=True)
 class StoredTerms:
-    """The terms in force of a provider, as declared.
+    """The terms in force of a provider. `terms`: the declaration, as JSON.
 
-    Only `live_from_ms` can differ, by a cut-over.
-
-    `wire_since_ms`: the time since which the names and units are in force.
+    `live_from_ms`: the start of sending, which only a cut-over changes (None: always). `wire_since_ms`: the time since
+    which the names and units are in force.
     """
 
     terms: str
@@ -173,18 +172,12 @@ def stored_terms(connection: sa.Connection) -> dict[str, Capabilities]:
 
 
 def wire_since(connection: sa.Connection, provider: str) -> int:
-    """Return the time since which a provider has the present names and units.
-
-    It is in milliseconds.
-    """
+    """Return the time (milliseconds) since which a provider has its names and units."""
     found = _stored(connection).get(provider)
     return 0 if found is None else found.wire_since_ms
 
 
 def paused(connection: sa.Connection) -> dict[str, tuple[int, str]]:
-    """Return the paused providers.
-
-    Each has the start (milliseconds) and the reason of its pause.
-    """
+    """Return the paused providers, each with its start (milliseconds) and reason."""
     rows = SQL.run(connection, "paused")
     return {row.provider: (int(row.paused_ms), str(row.paused_reason)) for row in rows}

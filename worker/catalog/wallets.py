@@ -29,18 +29,12 @@ def wallets_at(connection: sa.Connection) -> Collection[str]:
 
 
 def terms_part() -> Part:
-    """Return the query of the terms in force, to run with others in one statement.
-
-    `with_wallets` reads its rows.
-    """
+    """Return the query of the terms in force, with others: rows for `with_wallets`."""
     return SQL.part("terms_in_force")
 
 
 def with_wallets(stored: Iterable[Any]) -> Collection[str]:
-    """Return the providers that keep balances in the ledger.
-
-    It uses the rows of `terms_part`.
-    """
+    """Return the providers that keep balances in the ledger, by rows of `terms_part`."""
     return {EMBEDDED, *(row.provider for row in stored if json.loads(row.terms).get("balance_in_ledger"))}
 
 
@@ -90,7 +84,7 @@ def keeper_of(connection: sa.Connection, customer_id: str, now_ms: int) -> str |
 
 
 def billed_elsewhere(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
-    """Return True if a provider bills a customer, so that it needs no wallet."""
+    """Return True if a provider bills a customer, so that it does not need a wallet."""
     return not {EMBEDDED, *EXEMPT_PROVIDERS}.issuperset(_billers(connection, customer_id, now_ms))
 
 
@@ -156,10 +150,7 @@ def other_owners(connection: sa.Connection, claims: Sequence[Claim], providers: 
 
 
 def other_owner(connection: sa.Connection, claim: Claim, providers: Collection[str]) -> Owner | None:
-    """Return the other owner of the credit of one claim.
-
-    Returns None if the credit has only one owner.
-    """
+    """Return the other owner of a claim's credit; None if it has only one owner."""
     return other_owners(connection, [claim], providers).get(claim)
 
 

@@ -68,10 +68,7 @@ class Reconciled:
 
 
 def look(connection: sa.Connection, since_ms: int) -> list[Drift]:
-    """Return counters with a difference, of periods from `since_ms` on.
-
-    There are at most CORRECTED_AT_ONCE.
-    """
+    """Return up to CORRECTED_AT_ONCE differing counters of periods from `since_ms` on."""
     return views.drifts(connection, since_ms, CORRECTED_AT_ONCE)
 
 
@@ -118,7 +115,10 @@ def check_spenders(connection: sa.Connection, now_ms: int) -> Sequence[Spender]:
 def check_vendors(
     connection: sa.Connection, now_ms: int, tolerance_ppm: int = TOLERANCE_PPM, least_micro: int = LEAST_MICRO
 ) -> Drifted:
-    """Compare vendors' bills of the last days before today, and store the result."""
+    """Compare vendors' bills of the last SPAN_DAYS days, and store the result.
+
+    Today is left out. `tolerance_ppm`, `least_micro`: differences up to either bound are ignored (see `vendors.drift`).
+    """
     today = now_ms - now_ms % DAY_MS
     lines = vendors.drift(connection, today - vendors.SPAN_DAYS * DAY_MS, today, now_ms, tolerance_ppm, least_micro)
     found = Drifted.of(lines)

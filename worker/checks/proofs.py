@@ -26,7 +26,7 @@ from drawdown.worker.verify.verify import Breach, Verification
 SQL = queries(__file__)
 
 WHOLE_EACH_MS: Final = 7 * DAY_MS - DAY_MS // 4
-"""Age of the last full run from which `verify --since-last` makes a full run.
+"""Milliseconds after a full run from which `verify --since-last` makes another.
 
 If it runs each night, that is once a week.
 """
@@ -88,19 +88,16 @@ def _reach(found: Verification) -> dict[str, int | None]:
 
 
 WHOLE_LATE_MS: Final = 9 * DAY_MS
-"""Age from which the last full run is late.
-
-It is due once a week.
-"""
+"""Age in milliseconds from which the last full run is late. It is due once a week."""
 
 
 @dataclass(frozen=True)
 class Invariant:
     """An invariant, with its last runs.
 
-    `findings`: the number of kinds of breach that are checked. `held_by`: the last run by which it held. `broken_by`:
-    the last run with a breach; None: not on record. `breaches`: their number in that run. `rows`: the rows that the run
-    `held_by` checked, by kind.
+    `findings`: the number of kinds of breach that are checked. `says`: its meaning in short. `held_by`: the last run by
+    which it held; None: not on record. `broken_by`: the last run with a breach; None: not on record. `breaches`: their
+    number in that run. `rows`: the rows that the run `held_by` checked, by kind.
     """
 
     invariant: int
@@ -126,10 +123,10 @@ class Invariant:
 class Run:
     """A run of `verify`.
 
-    `orgs`: the number of checked organisations; None: all. `checked`: the number of checked rows by kind. `open`: the
-    counts of open items. `newest_action`: the hash of the newest action. `doubted`: the reason for which history may be
-    lost, so that the run does not prove it. `follows`: the run that it continued, from the window `from_ms` on; None:
-    it was a full run.
+    `orgs`: the number of checked organisations; None: all. `by_invariant`: the number of breaches by invariant.
+    `checked`: the number of checked rows by kind. `open`: the counts of open items. `newest_action`: the hash of the
+    newest action. `doubted`: the reason for which history may be lost, so that the run does not prove it. `follows`:
+    the run that it continued, from the window `from_ms` on; None: it was a full run.
     """
 
     number: int

@@ -38,10 +38,7 @@ def is_there(connection: sa.Connection) -> bool:
 
 
 def there_part() -> Part:
-    """Return the query of `is_there`, to read together with others.
-
-    It returns a row if the schema exists.
-    """
+    """Return the query of `is_there`, to run with others: a row if the schema exists."""
     return SQL.part("is_there")
 
 

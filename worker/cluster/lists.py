@@ -25,7 +25,8 @@ MOST_TOLD: Final = 3
 class WorkerRow:
     """A worker of the last day. Ages are in milliseconds.
 
-    `state`: lives, ended, or gone (it died without notice).
+    `state`: lives, ended, or gone (it died without notice). `done`: the number of its finished jobs. `failed_ms`,
+    `failure`: the age and the text of its last failure (None: it never failed).
     """
 
     name: str
@@ -54,7 +55,10 @@ class JobsOfKind:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The terms of all workers, the workers, and their jobs."""
+    """The terms of all workers, the workers, and their jobs.
+
+    `shards`: the parts of a tick. `every_s`: seconds between two ticks.
+    """
 
     shards: int
     every_s: int

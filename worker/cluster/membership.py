@@ -24,7 +24,7 @@ MAX_SHARDS: Final = BUCKETS
 At most this number of jobs of each kind wait, and as many run.
 """
 LIVES_S: Final = 30
-"""Time after which an unseen worker counts as dead.
+"""Seconds after which an unseen worker counts as dead.
 
 Other workers take over its jobs.
 """
@@ -40,14 +40,16 @@ SQL = queries(__file__)
 
 
 NOBODY: Final = "none"
-"""The name of a provider that leaves new organisations unassigned."""
+"""The option's value that leaves new organisations unassigned."""
 
 
 @dataclass(frozen=True)
 class Terms:
     """The terms of all workers of a database.
 
-    `providers`: those that can be used. If a worker lacks one of them, it would leave its pushes to others.
+    `shards`: the parts of a tick. `every_s`: seconds between two ticks. `new_org_provider`: the provider of new
+    organisations (None: they stay unassigned). `providers`: those that can be used. If a worker lacks one of them, it
+    would leave its pushes to others.
     """
 
     shards: int

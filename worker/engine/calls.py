@@ -82,7 +82,7 @@ MOST_UNSETTLED: Final = 512
 If a process dies, these have to be looked up or sent again.
 """
 LAST_ANSWERS_S: Final = 10.0
-"""Wait for pushes under way once time is over.
+"""Seconds of the wait for pushes under way once time is over.
 
 Drawdown must look up each push that it gives up.
 """
@@ -422,7 +422,7 @@ class Flight(Generic[A]):
 
     @property
     def is_done(self) -> bool:
-        """True if all answers were fetched."""
+        """Return True if all answers were fetched."""
         return not self._left and not self._ready
 
     async def fetch(self) -> dict[int, A]:
@@ -483,7 +483,7 @@ class Flight(Generic[A]):
 PAYMENTS_AT_ONCE: Final = 8
 """Calls to a payment service at once."""
 LAST_CHARGES_S: Final = 5.0
-"""Wait for charges under way once time is over.
+"""Seconds of the wait for charges under way once time is over.
 
 Drawdown must look up each charge that it gives up.
 """

@@ -20,10 +20,7 @@ MAX_JUMP_MS = DAY_MS
 
 
 def database_now(connection: sa.Connection, now: int) -> int:
-    """Return the time of the database server (milliseconds).
-
-    For SQLite, it is `now`.
-    """
+    """Return the time of the database server (milliseconds). For SQLite, it is `now`."""
     if connection.dialect.name != "postgresql":
         return now
     return int(SQL.run(connection, "database_now").scalar_one())

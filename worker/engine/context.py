@@ -21,7 +21,7 @@ from drawdown.worker.engine.stores import Databases, ObjectStore
 from drawdown.worker.engine.witness import Witness
 
 LEASE_MS = 2 * MINUTE_MS
-"""Time for which a claim excludes other workers.
+"""Milliseconds for which a claim excludes other workers.
 
 Correctness does not depend on it, because two senders send identical bytes (P1).
 """
@@ -33,7 +33,12 @@ def _never() -> bool:
 
 @dataclass
 class Context:
-    """The context of one worker's tick."""
+    """The context of one worker's tick.
+
+    `new_orgs`: how to assign new organisations (None: leave them unassigned). `began_ms`, `deadline_ms`: the start and
+    the end of its time (None: unlimited). `accept_clock`: a person accepted the clock. `breakers`: the circuits of
+    providers and services. `progress`: a function that is called with a step's name and a count.
+    """
 
     worker: str
     clock: Clock
@@ -65,10 +70,9 @@ class Context:
     """Returns True once the process must end. Steps call it between effects."""
     breakers: dict[str, Breaker] = field(default_factory=dict)
     cell_breakers: dict[str, Breaker] = field(default_factory=dict)
-    """Circuits by cell, shared by all dispatches: once one finds a dead cell, the others do not call it."""
+    """Circuits by cell, shared by all dispatches, so that they call a dead cell only once."""
     hurried: bool = False
-    """True in a watch: a provider that just failed is not called, because an outage would use up the time of each
-    round.
+    """True in a watch, which does not call a provider that just failed. An outage would use up the time of each round.
     """
     witness: Witness | None = None
     """This machine's checkpoint of the database, updated during the tick."""
@@ -77,7 +81,7 @@ class Context:
     """Shared with all contexts made from this one, so that each claim of a worker has its own name."""
 
     def out_of_time(self, eighths: int = 8) -> bool:
-        """Return True if so many eighths of the tick's time are over.
+        """Return True if this many `eighths` of the tick's time are over.
 
         The rest is left to the next tick.
 
@@ -91,7 +95,7 @@ class Context:
         return self.clock.now_ms() >= self.deadline_ms - whole_ms * (8 - eighths) // 8
 
     def leaves(self, duration_ms: int) -> bool:
-        """Return True if at least this much of the tick's time is left."""
+        """Return True if at least `duration_ms` of the tick's time is left."""
         ends_ms = self.deadline_ms
         return not self.stopping() and (ends_ms is None or self.clock.now_ms() + duration_ms <= ends_ms)
 
@@ -107,7 +111,7 @@ class Context:
     def declared(self) -> dict[str, Capabilities]:
         """Return the providers that declare their terms.
 
-        Providers that cannot be called yet are left out: settings that determine their terms may be missing.
+        Providers that cannot be called yet are left out, because settings of their terms may be missing.
         """
         return {name: capabilities for name, capabilities in self.capabilities.items() if name not in self.dormant}
 

@@ -56,7 +56,8 @@ class Push:
 
     Once it is `over` or `closed`, further calls do not begin. If it is only `closed`, calls under way have all the time
     that they take. The answer is a portion of the outcomes that arrived, by the place of the push. Yield the same
-    effect again until each push has an outcome.
+    effect again until each push has an outcome. `cut`: a function that is called with the fewest calls at once, if
+    fewer than declared were allowed.
     """
 
     provider: str
@@ -69,10 +70,7 @@ class Push:
 
 @dataclass(frozen=True, eq=False)
 class LookUp:
-    """Look up pushes at a provider.
-
-    The answers are portions of LookupResults, as for `Push`.
-    """
+    """Look up pushes at a provider. The answers are portions of LookupResults."""
 
     provider: str
     requests: Sequence[PushRequest]
@@ -83,7 +81,7 @@ class LookUp:
 class ReadTotals:
     """Read a provider's charges of customers in [from_ms, to_ms).
 
-    The answer is Totals or ReadFailed for each, in order.
+    The answer is Totals or ReadFailed for each, in order. Once it is `over`, further calls do not begin.
     """
 
     provider: str
@@ -95,7 +93,8 @@ class ReadTotals:
 class ReadDrawn:
     """Read the draws that customers' balances at a provider show.
 
-    The answer is Drawn by feature, or ReadFailed, for each customer in order.
+    The answer is Drawn by feature, or ReadFailed, for each customer in order. Once it is `over`, further calls do not
+    begin.
     """
 
     provider: str
@@ -118,7 +117,7 @@ class ReadCosts:
 class ReadCustomers:
     """Read the states of a provider's customers.
 
-    The answer has a CustomerState or ReadFailed for each id.
+    The answer has a CustomerState or ReadFailed for each id. `cut`: as for `Push`.
     """
 
     provider: str
@@ -177,7 +176,7 @@ class AskWhoFills:
 
 @dataclass(frozen=True)
 class HaltRequest:
-    """A halt to send to a cell."""
+    """A halt to send to a cell. `halted_at`: its start, in milliseconds."""
 
     org_id: str
     cell_id: str
@@ -189,7 +188,7 @@ class HaltRequest:
 class HookRequest:
     """A message for an endpoint.
 
-    `generations`: the generations of the endpoint's secret that sign it, the present first.
+    `generations`: the generations of the endpoint's secret that sign it, the present first. `body`: JSON.
     """
 
     message_id: str
@@ -203,7 +202,8 @@ class HookRequest:
 class HookAnswer:
     """The outcome of a message.
 
-    `error`: None if the endpoint has it. `is_sent`: False if the call was not begun.
+    `status`: the HTTP status (None: a response did not arrive). `error`: None if the endpoint has it. `is_sent`: False
+    if the call was not begun.
     """
 
     status: int | None = None
@@ -239,14 +239,14 @@ class HookSender(Protocol):
     """A sender of messages to the operator's product."""
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        """Send messages, and return an answer each, in order, in bounded time."""
+        """Send messages. Return an answer for each, in order, in bounded time."""
 
 
 class CellReader(Protocol):
     """A reader of cells' counts."""
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
-        """Read counts, and return an answer each, in order, in bounded time."""
+        """Read counts. Return an answer for each, in order, in bounded time."""
 
 
 @dataclass(frozen=True)
@@ -361,11 +361,11 @@ def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, Lo
 
 
 FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
-"""First wait between two attempts of a push."""
+"""First wait between two attempts of a push, in milliseconds."""
 
 
 MAX_BACKOFF_MS: Final = 15 * MINUTE_MS
-"""Longest wait between two attempts of a push."""
+"""Longest wait between two attempts of a push, in milliseconds."""
 
 
 CLOCKS_APART_MS: Final = 10 * MINUTE_MS
@@ -384,8 +384,5 @@ def backoff_ms(attempt: int) -> int:
 
 
 def visible_by(now_ms: int, capabilities: Capabilities) -> int:
-    """Return the time up to which settled pushes are visible at the provider now.
-
-    It allows for slow clocks.
-    """
+    """Return the time up to which settled pushes are visible, even with slow clocks."""
     return now_ms - (capabilities.totals_lag_ms or 0) - CLOCKS_APART_MS

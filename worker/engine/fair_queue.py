@@ -26,7 +26,7 @@ AT_ONCE: Final = 4
 If a provider fails, each may stay in doubt for a day. Providers that limit customers refuse larger bursts.
 """
 PACED_MS: Final = 30 * SECOND_MS
-"""Longest wait of a customer's pushes after its first "too many calls".
+"""Longest wait of a customer's pushes after "too many calls", in milliseconds.
 
 The rest is left to a later tick.
 """
@@ -68,7 +68,7 @@ class InARow:
 
 
 class CustomerLine:
-    """The state of a line of pushes."""
+    """A customer's line of pushes, with its limit of pushes in flight and its wait."""
 
     def __init__(self, at_once: int = 1) -> None:
         self.turn = asyncio.Semaphore(at_once)
@@ -84,7 +84,7 @@ class CustomerLine:
             self._paced_since_ms = now_ms if self._paced_since_ms is None else self._paced_since_ms
 
     def is_closed(self, now_ms: int) -> bool:
-        """Return True if its wait is so long that the rest is left to a later tick."""
+        """Return True if its wait is so long that a later tick sends the rest."""
         since = self._paced_since_ms
         return since is not None and self.wait_until_ms > now_ms and self.wait_until_ms - since > PACED_MS
 

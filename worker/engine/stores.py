@@ -23,10 +23,7 @@ class ObjectStore:
 
 @dataclass(frozen=True)
 class Databases:
-    """The databases that sources query.
-
-    `urls`: their URLs by name in lower case, with passwords.
-    """
+    """The databases that sources query: URLs with passwords, by lower-case name."""
 
     urls: Mapping[str, str] = field(default_factory=dict, repr=False)
 

@@ -13,7 +13,10 @@ import sqlalchemy as sa
 
 @dataclass(frozen=True)
 class Witness:
-    """This machine's local checkpoint of a database."""
+    """This machine's local checkpoint of a database.
+
+    `database_id`: the id that the database got when it was created.
+    """
 
     database_id: str
     number: int

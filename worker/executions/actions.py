@@ -113,7 +113,7 @@ def _ahead(
 
 
 def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_use: bool = False) -> Accepted:
-    """Accept an execution: reserve the credit that it may cost.
+    """Accept an execution, and reserve the credit that it may cost.
 
     `of_use`, here and below: the guard is the caller. Other callers cannot accept or end its executions.
 

@@ -41,10 +41,7 @@ SQL = queries(__file__)
 
 
 class Alone(NotTogether):
-    """A call that has to be decided alone.
-
-    It did not write, and the other calls continue.
-    """
+    """A call that must be decided alone. It did not write, and other calls continue."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ class WalletRow:
 
     `has_used`: the wallet may still have to pay for recorded usage. Amounts are in micro-credits. `held_micro`:
     reserved credit. `over_micro`: the rest of ended lots that is not booked yet. `lots_over_ms`: use dated earlier may
-    change this rest. `next_due_ms`: the time of the next due change (None: no change is due).
+    change this rest. `next_due_ms`: the time of the next due change (None: a change is not due).
     """
 
     customer_id: str
@@ -155,7 +152,7 @@ def card_at(rows: Sequence[Any], known_ms: int) -> RateCard:
 def accept(
     connection: sa.Connection, asked: RequestedExecution, facts: Facts, moves: Moves, card: RateCard | None, now_ms: int
 ) -> Finish:
-    """Accept an execution with a new key: reserve the credit that it may cost.
+    """Accept an execution with a new key, and reserve its possible cost.
 
     Errors: Alone.
     """

@@ -60,10 +60,7 @@ class RunFilter:
 
     @property
     def ends_first(self) -> bool:
-        """Return True if the list is sorted by end.
-
-        Otherwise the newest execution comes first.
-        """
+        """Return True if the list is sorted by end, and not with the newest first."""
         return self.is_of_held and not self.org
 
 
@@ -101,8 +98,8 @@ class HeldFigures:
     """Figures of the chosen executions in the state `held`.
 
     `runs`: the number of those before their end. `over`: the number of those past their end. `waiting`: the number of
-    those that were not charged yet. `held_micro`: their reserved credit. `is_cut`: more may exist, because only the
-    MOST_LOOKED_AT that end first were read.
+    those that were not charged yet. `held_micro`: their reserved credit. `oldest_ms`: the acceptance of the oldest one
+    before its end. `is_cut`: more may exist, because only the MOST_LOOKED_AT that end first were read.
     """
 
     is_cut: bool
@@ -171,10 +168,7 @@ def every_run(connection: sa.Connection, chosen: RunFilter, now_ms: int) -> Iter
 
 
 def org_of_run(connection: sa.Connection, key: str) -> str | None:
-    """Return the organisation of an execution, which never changes.
-
-    Returns None if the execution does not exist.
-    """
+    """Return the organisation of an execution; None if the execution does not exist."""
     org: str | None = SQL.run(connection, "org", {"reservation": key}).scalar_one_or_none()
     return org
 

@@ -291,7 +291,7 @@ class Asker:
 
     It has a provider, a customer, a halt with its reason, and a stop.
 
-    `provider` None: the organisation is not assigned.
+    `provider`, `customer_id` None: the organisation is not assigned. `stopped_at_ms` None: it is not stopped.
     """
 
     org_id: str

@@ -49,9 +49,9 @@ FINAL: Final = "final"
 class Standing:
     """The state of a provider's balance by its last read, in micro-credits.
 
-    `balance_micro`: the usable balance, including reserved credit. None: it is unlimited, or the provider has no
-    balance; if `read_ms` is None, too, it was never read. `held_micro`: the reserved part. `read_ms`: the time when the
-    read began.
+    `balance_micro`: the usable balance, including reserved credit. None: it is unlimited, or the provider does not keep
+    a balance. If `read_ms` is None, too, it was never read. `held_micro`: the reserved part. `read_ms`: the time when
+    the read began (None: never). `is_halted`: the organisation is halted now.
     """
 
     balance_micro: int | None
@@ -98,7 +98,7 @@ def standing(connection: sa.Connection, org_id: str, now_ms: int, *, held: bool 
 def hold_at(connection: sa.Connection, org_id: str, now_ms: int, *, in_ledger: bool) -> Hold:
     """Return the place of an execution's reservation without a wallet.
 
-    `in_ledger`: its provider has no balance.
+    `in_ledger`: its provider does not keep a balance.
 
     Errors: Denied `balance_unknown` if the balance was never read, because unknown is not zero.
     """

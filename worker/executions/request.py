@@ -40,9 +40,9 @@ class Request:
 
     The estimate is in micro-credits (`amount_micro`), or in base units by feature (`quantities`). `project`, `subject`
     and `action` are labels. `overage`: the treatment of cost above the reservation. `for_ms`: the duration of the
-    reservation in milliseconds (None: the default, which is longer for `queued` executions). `payer`: the wallet that
-    pays (None: the organisation's own). `settled_by`: for a request with sandboxes, the source of their charges:
-    `metering`, by their samples, or the `receipt`.
+    reservation in milliseconds (None: the default, which is longer for `queued` executions). `supplier`: the party that
+    gets a share (None: without a supplier). `payer`: the wallet that pays (None: the organisation's own). `settled_by`:
+    for a request with sandboxes, the source of their charges: `metering`, by their samples, or the `receipt`.
     """
 
     org_id: str
@@ -204,8 +204,9 @@ def sane_cost(cost: Cost) -> Cost:
 class Preview:
     """The answer to a preview of an execution, in micro-credits.
 
-    `step`, `code`, `reason`: the step that refuses, and its error (None: it is allowed). `amount_micro`: the amount
-    that would be reserved. `available_micro`: the available credit (None: unknown, unlimited, or of another payer).
+    `step`, `code`, `reason`: the step that refuses, and its error (None: it is allowed). `customer_id`: the customer
+    that would pay. It, `amount_micro` and `hold` are None if an earlier step refuses. `amount_micro`: the amount that
+    would be reserved. `available_micro`: the available credit (None: unknown, unlimited, or of another payer).
     """
 
     allowed: bool

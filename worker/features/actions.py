@@ -54,7 +54,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Mapped:
-    """A new row of the mapping, and the pending usage that it resolves."""
+    """A new row of the mapping, and the pending usage that it resolves.
+
+    `resolved_windows`, `resolved_sizes`: their numbers of windows and of memory sizes.
+    """
 
     start_ms: int
     resolved_s: int
@@ -62,9 +65,9 @@ class Mapped:
     resolved_windows: int
     resolved_sizes: int
     was: str | None = None
-    """The former feature of the same selector (this size, or this tier); None: it had no feature."""
+    """The former feature of the same selector (this size, or this tier); None: it lacked a feature."""
     again: bool = False
-    """True if the mapping was already so, from `start_ms` on. Then the call had no effect."""
+    """True if the mapping was already so, from `start_ms` on. Then the call did not have an effect."""
     unbegun: bool = False
     """True if the ended mapping had not begun, so it never applies."""
 
@@ -159,8 +162,8 @@ def end_feature(
     A selector that begins later ends at its own start. Other features do not end. A repeated call returns the same ends
     (`again`).
 
-    Errors: UnknownId. Refused if no selector has the feature from then on, if windows from then on are already sealed,
-    or for a start in lost history unless `confirmed`.
+    Errors: UnknownId. Refused if the feature lacks a selector from then on, or windows from then on are sealed. Refused
+    for a start in lost history unless `confirmed`.
     """
     start = next_window(by.now_ms) if from_ms is None else from_ms
     lock_buckets(connection)  # without the lock, a concurrent mapping would be missed

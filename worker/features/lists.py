@@ -24,7 +24,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class UnmappedSize:
-    """Usage of one memory size that is pending for a feature."""
+    """The pending usage of a memory size without a feature.
+
+    `samples`, `orgs`: the numbers of its samples and organisations.
+    """
 
     memory_mb: int
     seconds: int
@@ -36,7 +39,7 @@ class UnmappedSize:
 class MappedEvent:
     """An event type with a feature in windows that start in [start_ms, end_ms).
 
-    `end_ms` None: it has no end.
+    `end_ms` None: it does not end.
     """
 
     event_type: str
@@ -50,10 +53,11 @@ class MappedEvent:
 
 @dataclass(frozen=True)
 class UnmappedEvent:
-    """Usage of one event type that is pending for a feature.
+    """The pending usage of an event type without a feature.
 
-    `metric`: the metric by which the guard charges the type at once (None: no metric). Then some of the pending usage
-    cannot get a feature. Withdraw it, and send its use to the guard.
+    `units`, `events`, `orgs`: its units, and the numbers of its events and organisations. `metric`: the metric by which
+    the guard charges the type at once (None: the guard does not charge it). Then some of the pending usage cannot get a
+    feature. Withdraw it, and send its use to the guard.
     """
 
     event_type: str
@@ -98,18 +102,12 @@ def list_features(connection: sa.Connection) -> FeatureList:
 
 
 def unmapped_sizes(connection: sa.Connection) -> list[UnmappedSize]:
-    """Return the pending usage of memory sizes without a feature.
-
-    The smallest size comes first.
-    """
+    """Return the pending usage of memory sizes without a feature, the smallest first."""
     return [UnmappedSize(*map(int, row)) for row in SQL.run(connection, "unmapped_sizes")]
 
 
 def unmapped_events(connection: sa.Connection) -> list[UnmappedEvent]:
-    """Return the pending usage of event types without a feature.
-
-    They are in the order of their first use.
-    """
+    """Return the pending usage of event types without a feature, by their first use."""
     return [
         UnmappedEvent(str(row.event_type), int(row.units), int(row.events), int(row.orgs), row.metric)
         for row in SQL.run(connection, "unmapped_events")

@@ -77,7 +77,7 @@ class Standing:
 
     `customer_id`: the payer. `plan`: the plan with the limits. `pays`: the payer ever bought credit. `halted`: the code
     of the operator's halt (None: not halted by an operator). `rows`: the limits by metric. `refusals`: the refusals of
-    a day. `next_after`: the metric after which the next page begins.
+    a day. `next_after`: the metric after which the next page begins (None: this is the last page).
     """
 
     org_id: str

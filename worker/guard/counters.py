@@ -66,9 +66,15 @@ class LimitReached(DatabaseBusy):
 class Use:
     """A row of `guard_uses`: an amount used, or held to be used.
 
-    Base units, micro-credits and milliseconds.
+    `asked`: the requested base units. `amount`: the base units that count now. `number`: its place among the
+    organisation's uses of the metric in the month. `metric_number`: the terms of the metric. `decision`: the decision
+    that counts. `would`: that of phase 3. `enforced`: the phase enforces it. `rule`: the rule that decided. `degraded`:
+    the credit was unknown. `reservation`: the execution that charges it (None: it is not charged). `limit_period`,
+    `limit_amount`: the nearest limit, in base units (None: unlimited, or phase 3 would block). `forgone_micro`: the
+    price of use without credit. `expires_ms` None: it was not held. `ended_ms` None: it has not ended.
 
-    `price`: the price of the decision. `payer`: the wallet that its execution charges; None: it has no execution.
+    `price`: the price of the decision. `payer`: the wallet that its execution charges; None: it does not have an
+    execution.
     """
 
     use_key: str
@@ -123,10 +129,7 @@ class Counters:
 
 
 def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
-    """Return the counters of a metric without expired uses.
-
-    Nothing is written or locked.
-    """
+    """Return the counters of a metric without expired uses. Only read."""
     found = _read(connection, org_id, metric, now_ms, held="")
     if not found.overs:
         return found
@@ -157,7 +160,8 @@ def lock_keys(connection: sa.Connection, names: Collection[str], now_ms: int) ->
 
     At any other time the counter's lock is sufficient.
 
-    A row of the key does not exist yet, so this is an advisory lock. SQLite has one writer at a time and needs no lock.
+    A row of the key does not exist yet, so this is an advisory lock. SQLite has one writer at a time, so it does not
+    need a lock.
     """
     part = keys_part(connection, names, now_ms)
     if part is not None:
@@ -169,7 +173,7 @@ def keys_part(connection: sa.Connection, names: Collection[str], now_ms: int) ->
 
     It can run with other queries in one statement.
 
-    Returns None if the keys need no lock (`lock_keys`).
+    Returns None if the keys do not need a lock (`lock_keys`).
     """
     at_turn = start_of("month", now_ms - TURN_MS) != start_of("month", now_ms + TURN_MS)
     if not at_turn or connection.dialect.name != "postgresql":
@@ -259,7 +263,7 @@ def uses_of(rows: Iterable[Any]) -> dict[str, Use]:
 def hold_use(connection: sa.Connection, name: str) -> Use | None:
     """Lock and return a use; None if it does not exist.
 
-    No other transaction ends it until this one is over.
+    Another transaction cannot end it until this one is over.
     """
     row = SQL.run(connection, "uses", {"names": [name]}, held="for_update").mappings().one_or_none()
     return None if row is None else _use(row)

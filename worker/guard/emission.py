@@ -51,7 +51,8 @@ class Emission:
 class Emitted:
     """The outcome of the event of a use, and its key.
 
-    Status `duplicate`: the event existed before. A repeated use has this status for its own event.
+    Status `duplicate`: the event existed before. A repeated use has this status for its own event. `code`, `message`:
+    the reason if it is not accepted.
     """
 
     status: Status

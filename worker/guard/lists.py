@@ -50,7 +50,7 @@ class SpanRate:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric's terms, and its rates in 24 hours, 7 and 30 days."""
+    """A metric's terms (see `terms.Metric`), and its rates in 24 hours, 7 and 30 days."""
 
     metric: str
     number: int
@@ -65,9 +65,9 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class LimitRow:
-    """A plan's limit of a metric in a period, and the metric's phase.
+    """A plan's limit of a metric in a period, in base units (None: unlimited).
 
-    The limit is in base units (None: unlimited).
+    `phase`: the effect of reaching it (None: the phase of the metric). `at_ms`, `actor`, `reason`: of the last change.
     """
 
     metric: str
@@ -191,7 +191,7 @@ def limit_periods(connection: sa.Connection, metric: str, plans: Collection[str]
 
 
 def fits_nobody(connection: sa.Connection, pattern: str) -> bool:
-    """Return True if no organisation matches a pattern such as `acme-*`."""
+    """Return True if a pattern such as `acme-*` does not match any organisation."""
     return SQL.run(connection, "fits", {"begins": pattern.removesuffix("*")}).first() is None
 
 
@@ -224,10 +224,7 @@ def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) ->
 
 
 def drifts(connection: sa.Connection, since_ms: int, most: int) -> list[Drift]:
-    """Return the counters that differ from their uses.
-
-    Their periods begin at a moment or later.
-    """
+    """Return the counters that differ from their uses, of periods from `since_ms` on."""
     return [_drift(row) for row in SQL.run(connection, "drift", {"since_ms": since_ms, "at_most": most}).mappings()]
 
 
@@ -290,14 +287,14 @@ class BlockRate:
     def blocked_ppm(self) -> int | None:
         """Return the blocked uses per million requested.
 
-        Returns None if no use was requested, because the rate is then unknown.
+        Returns None without a requested use, because the rate is then unknown.
         """
         return None if not self.asked else self.blocked * ONE_PPM // self.asked
 
 
 @dataclass(frozen=True)
 class MetricBlocks:
-    """A metric's terms, and its rates in 24 hours, 7 and 30 days.
+    """A metric's terms (see `terms.Metric`), and its rates in 24 hours, 7 and 30 days.
 
     `free_would`: the uses that phase 2 would have blocked in 7 days. `orgs`: the organisations with uses that phase 3
     would have blocked in 7 days. `paying`: the organisations among these that ever bought credit.
@@ -465,8 +462,8 @@ def open_overrides(
 
     They are the number that wait, the time of the oldest request, and the number that end soon.
 
-    The time is in milliseconds (None: no request waits for a decision). The last figure is the number of overrides
-    that end by `ending_by_ms`. With `metric`, only the overrides of that metric count.
+    The time is in milliseconds (None: a request does not wait). The last figure is the number of overrides that end by
+    `ending_by_ms`. With `metric`, only the overrides of that metric count.
     """
     values = {"now_ms": now_ms, "before_ms": ending_by_ms, "metric": metric}
     asked = SQL.run(connection, "overrides", values).one()

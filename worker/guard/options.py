@@ -37,8 +37,9 @@ class WayTold:
 
     `code`: the reason why it is closed (None: it is open). `said`: the way in words. `call`: the request that a program
     sends; for a use, it adds a use key. `link`: the page for the organisation's users. `command`: the operator's
-    command. `payers`: organisations that could pay. `at`: the provider that sells the credit. `missing`: the missing
-    credit, in credits. `asked`: the number of requests for a limit override that wait for a decision.
+    command. `payers`: organisations that could pay. `at`: the provider that sells the credit. `missing`,
+    `missing_micro`: the missing credit in credits and micro-credits (null: unknown). `asked`: the number of requests
+    for a limit override that wait for a decision.
     """
 
     option: Option
@@ -57,7 +58,10 @@ class WayTold:
 
 @dataclass(frozen=True)
 class WaysTold:
-    """The guard's present answer to a wish, and all four ways out, open or closed."""
+    """The guard's present answer to a wish, and all four ways out, open or closed.
+
+    `decision` to `reason`: as in `Answer`.
+    """
 
     org_id: str
     metric: str
@@ -73,7 +77,7 @@ class WaysTold:
 def describe_ways(connection: sa.Connection, wish: Wish, page: str, now_ms: int) -> WaysTold:
     """Return the ways out for a wish. Errors: as `guard.check`.
 
-    `page`: the address of the page where an organisation's users see their usage; empty: there is no such page.
+    `page`: the address of the page where an organisation's users see their usage; empty: such a page does not exist.
     """
     found = ways_out(connection, wish, now_ms)
     answer = found.answer
@@ -123,10 +127,7 @@ def _command(way: Way, wish: Wish, payer: str) -> str | None:
 
 OPTIONS: Final[tuple[Option, ...]] = get_args(Option)
 MOST_SPONSORS: Final = 5
-"""Payers of an organisation that one answer checks for credit.
-
-Each costs one check of the guard.
-"""
+"""Payers of an organisation that one answer checks, by one guard check each."""
 
 
 @dataclass(frozen=True)

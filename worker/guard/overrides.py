@@ -98,7 +98,7 @@ class OverrideRow:
     """A limit override: terms, requester, reason, and the actor who decided.
 
     `metric` to `ends_ms` are as in `Terms`. `at_ms`: the time of the request. `decided_ms`: the time of the decision
-    (None: not decided).
+    (None: not decided, as `decided_by` and `decided_reason`).
     """
 
     number: int

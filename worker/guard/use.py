@@ -398,7 +398,8 @@ class Costs:
     """The cost of a use and its payer.
 
     `price_micro`: the cost. `charged_micro`: the part that was charged now. `balance_micro`: the payer's available
-    credit. All are in micro-credits.
+    credit. All are in micro-credits. `payer` None: it is free, or the payer is not charged. `degraded`: the credit was
+    unknown.
     """
 
     price_micro: int = 0
@@ -417,7 +418,9 @@ NOTHING: Final[Paying] = None, Costs()
 class AskerRows:
     """The facts about a caller, as one statement reads them.
 
-    Lists are rows of values. If a wallet or its plan's terms do not exist, the values of `wallet` or `terms` are None.
+    `provider`, `billed_as`: the provider, and the customer there (None: not assigned). `pays`: the payer ever bought
+    credit. `is_blocked`: the operator blocked the project. `has_overs`: expired uses still count. Lists are rows of
+    values. If a wallet or its plan's terms do not exist, the values of `wallet` or `terms` are None.
     """
 
     provider: str | None
@@ -459,10 +462,7 @@ def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
 
 
 def check_all(connection: sa.Connection, wishes: Sequence[Wish], now_ms: int) -> list[Answer | DrawdownError]:
-    """Check many wishes at one moment.
-
-    If a wish is refused, the error is in the place of its answer.
-    """
+    """Check many wishes at one moment. An error takes the place of an answer."""
     return check_by_keys(connection, (), wishes, now_ms)[1]
 
 
@@ -792,10 +792,7 @@ def require_key(key: str) -> None:
 
 
 def read_by_keys(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> dict[str, Use]:
-    """Return the existing uses of these keys, by name.
-
-    Each key comes with its organisation.
-    """
+    """Return the existing uses of keys by name. Each key has its organisation."""
     names = {name for org_id, key in keys for name in (key, own_name(org_id, key))}
     return guard_counts.read_uses(connection, sorted(names))
 
@@ -832,7 +829,8 @@ class Answer:
     - `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the rule that decided, for
       `reason`.
     - `period`, `limit`: the nearest limit (None: all are unlimited). `used`: the use before. `remaining`: the rest
-      after. `resets_ms`: the end of the period.
+      after. `resets_ms`: the end of the period. `enforced`: the phase enforces the decision. `expires_ms`: the end of a
+      hold (None: it was not held).
     - `price_micro`: the cost. `charged_micro`: charged by this call. `charged_before_micro`: charged by the first call,
       if this call is `repeated`.
     - `payer`: the payer (None: it is free, or the payer is not charged). `balance_micro`: the payer's available credit

@@ -29,13 +29,16 @@ from drawdown.worker.halts.cell_settings import CellSettings
 
 HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0
-"""Time limit of one halt, from the look-up of the cell's name to its response."""
+"""Time limit of one halt, in seconds.
+
+It counts from the look-up of the cell's name to its response.
+"""
 AT_ONCE: Final = 256
 """Halts in flight to all cells."""
 AT_ONCE_PER_CELL: Final = 8
 """Halts in flight to one cell."""
 MAX_ANSWER_BYTES: Final = 64 * 1024
-"""Size of a cell's response to a halt."""
+"""Largest size of a cell's response to a halt."""
 TOO_LONG: Final = "the cell's answer is too long"
 
 
@@ -58,7 +61,10 @@ ANSWER_TOO_LONG: Final = "the answer is too long"
 
 @dataclass
 class Target:
-    """A URL to call. `refused`: the reason against its last address, or None."""
+    """A URL to call, with the policy that allows its addresses.
+
+    `refused`: the reason against its last address, or None.
+    """
 
     url: CellUrl
     judge: Judge
@@ -106,10 +112,7 @@ class CellClient:
         self._slots: dict[str | None, asyncio.Semaphore] = {}
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
-        """Send halts, and return an answer each, in order.
-
-        None: the cell acknowledged the halt. Otherwise it is the error.
-        """
+        """Send halts. Return None (acknowledged) or the error for each, in order."""
         lines: dict[str, _Line] = {}
         for text in {halt.url for halt in halts}:
             url = parse(text)
@@ -197,7 +200,7 @@ class CellUsageClient:
         self._lookup = lookup
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
-        """Request the counts, and return an answer each, in order."""
+        """Request the counts. Return an answer for each, in order."""
         return list(await asyncio.gather(*(self._one(request) for request in requests)))
 
     async def _one(self, request: UsageRequest) -> UsageAnswer:

@@ -40,10 +40,7 @@ class CellSettings:
         return self.secrets.get(cell_id) or (*made, *self.secrets.get(SHARED, ()))
 
     def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:
-        """Return the reason that prevents a halt to this URL, or None.
-
-        Its host name is resolved now.
-        """
+        """Return why a halt to this URL is refused, as its name resolves now, or None."""
         return why_not(url, self, lookup or system_lookup, "DRAWDOWN_CELL")
 
     def address_refused(self, url: CellUrl, host: str) -> str | None:

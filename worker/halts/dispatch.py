@@ -41,7 +41,7 @@ STILL_RUNNING_MS = MINUTE_MS
 Afterwards Drawdown notifies it again.
 """
 MOST_BACKOFF_MS: Final = MINUTE_MS
-"""Longest wait before a halt is sent to its cell again.
+"""Longest wait before a halt is sent to its cell again, in milliseconds.
 
 While the cell is down, its circuit holds back all others.
 """
@@ -56,14 +56,15 @@ EMPTY_FOR_MS: Final = 10 * MINUTE_MS
 In this time, the cell did not report a sandbox of the organisation.
 """
 CELL_BUDGET_MS: Final = 30 * SECOND_MS
-"""Time that one dispatch spends on one cell."""
+"""Milliseconds that one dispatch spends on one cell."""
 
 
 @dataclass(frozen=True)
 class ClaimedHalt:
     """A halt that this worker may send.
 
-    `request`: None if the cell does not have a URL.
+    `request`: None if the cell does not have a URL. `halted_at`: the start of the halt, in milliseconds. `attempt`: the
+    number of this attempt.
     """
 
     request: HaltRequest | None
@@ -82,7 +83,7 @@ class Dispatched:
 
 
 MISSED_WAIT_MS: Final = 200
-"""Longest wait for the lock of a missed halt.
+"""Longest wait for the lock of a missed halt, in milliseconds.
 
 A host that is starting a sandbox may hold it, and then the next dispatch sends the halt.
 """

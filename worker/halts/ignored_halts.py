@@ -63,10 +63,7 @@ def ignored_halts(connection: sa.Connection, shard: Shard) -> list[Ignored]:
 
 
 def ignored_part(shard: Shard) -> Part:
-    """Return the query of ignored halts: fields of `Ignored`.
-
-    It can be read together with others in one statement.
-    """
+    """Return the query of ignored halts, beside others: fields of `Ignored`."""
     return SQL.part("ignored", {"lo": shard.lo, "hi": shard.hi, "escalate_after": ESCALATE_AFTER})
 
 
@@ -86,7 +83,7 @@ class Undelivered:
 
     @property
     def needs_person(self) -> bool:
-        """True if a retry cannot deliver them, because a setting is missing or wrong."""
+        """Return True if a retry cannot deliver them, because a setting is wrong."""
         return self.error is not None and any(cause in self.error for cause in MENDED_BY_PEOPLE)
 
     def __str__(self) -> str:
@@ -105,10 +102,7 @@ def undelivered(connection: sa.Connection, shard: Shard) -> list[Undelivered]:
 
 
 def undelivered_part(shard: Shard) -> Part:
-    """Return the query of undelivered halts: fields of `Undelivered`.
-
-    It can be read together with others in one statement.
-    """
+    """Return the query of undelivered halts, beside others: fields of `Undelivered`."""
     return SQL.part("undelivered", {"lo": shard.lo, "hi": shard.hi})
 
 

@@ -32,7 +32,7 @@ PLACE: Final = re.compile(r"([0-9]{1,16}):([0-9]{1,16}):([0-9]{1,3}):(.+)", re.D
 
 @dataclass(frozen=True)
 class Chosen:
-    """A filter of halts. `org` and `cell`: empty matches all."""
+    """A filter of halts. An empty `org` or `cell` matches all. `state`: one of STATES."""
 
     state: str = "any"
     org: str = ""
@@ -43,7 +43,9 @@ class Chosen:
 class HaltLine:
     """A halt at a cell, which is due until the cell acknowledges it.
 
-    `ignored`: the number of acknowledgements after which its sandboxes still ran.
+    `ignored`: the number of acknowledgements after which its sandboxes still ran (`ignored_since_ms`: the first of
+    them). `halted_at`: the start, in milliseconds. `due_at_ms`: the next try (None: it is not due). `acked_at_ms` None:
+    not acknowledged.
     """
 
     org_id: str
@@ -93,8 +95,8 @@ class HaltFigures:
 class CellLine:
     """A cell, with the figures of its due halts.
 
-    `url`: None if it is not set. `since_ms`: the oldest due halt. `tries`: the most attempts. `error`: an error of one
-    of them.
+    `url`: None if it is not set. `running`: the number of its running sandboxes. `since_ms`: the oldest due halt.
+    `tries`: the most attempts. `error`: an error of one of them.
     """
 
     cell_id: str
@@ -206,7 +208,7 @@ def told_in_words(running: Mapping[str, int]) -> str:
 
 
 def knows_sandboxes(connection: sa.Connection) -> bool:
-    """Return True if hosts report sandboxes: halts are sent only to their cells."""
+    """Return True if hosts report sandboxes, because halts go only to their cells."""
     return bool(SQL.run(connection, "any_sandbox").scalar_one())
 
 

@@ -50,7 +50,7 @@ class Incarnation:
     timeline: str | None
     doubted: str | None
     server: tuple[str | None, str | None]
-    """The server's system identifier and timeline (None: it has none, or does not report it)."""
+    """The server's system identifier and timeline (None: it does not have or report one)."""
 
 
 def read_incarnation(connection: sa.Connection) -> Incarnation:
@@ -64,7 +64,7 @@ def read_incarnation(connection: sa.Connection) -> Incarnation:
 def server_of(connection: sa.Connection) -> tuple[str | None, str | None]:
     """Return the server's system identifier and timeline.
 
-    Each is None if it has none, or does not report it.
+    Each is None if it does not have or report one.
     """
     if connection.dialect.name != "postgresql":
         return None, None
@@ -79,10 +79,7 @@ def server_of(connection: sa.Connection) -> tuple[str | None, str | None]:
 
 
 def recognise(connection: sa.Connection, witness: Witness | None, now_ms: int) -> Incarnation:
-    """Compare the database with the local checkpoint.
-
-    A difference is stored as the database's doubt.
-    """
+    """Compare the database with the local checkpoint. Store a difference as doubt."""
     found = read_incarnation(connection)
     if found.doubted is None:
         doubted = difference(connection, found, witness)
@@ -102,7 +99,7 @@ def _keep_server(connection: sa.Connection, found: Incarnation) -> None:
 def read_doubt(connection: sa.Connection, witness: Witness | None) -> str | None:
     """Return the reason why this database may have lost history, or None.
 
-    Nothing is written.
+    It only reads.
 
     The reason is the stored doubt, or a difference from the local checkpoint.
     """
@@ -207,17 +204,14 @@ def present(connection: sa.Connection) -> Witness:
 
 
 def require_whole(connection: sa.Connection) -> None:
-    """Check that no recovery is needed. Errors: HistoryDoubted."""
+    """Check that a recovery is not needed. Errors: HistoryDoubted."""
     if SQL.run(connection, "doubted").first() is not None:
         raise HistoryDoubted(STANDS_STILL)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss of history.
-
-    Changes in [from_ms, until_ms) may not be recorded in this database.
-    """
+    """A loss of history: changes in [from_ms, until_ms) may not be recorded here."""
 
     from_ms: int
     until_ms: int

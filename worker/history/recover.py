@@ -33,7 +33,7 @@ class Recovered:
     """A loss, as far as it is known, and its consequences. Times are in milliseconds."""
 
     found: str | None
-    """The evidence of the loss; None: no history was lost, and the call had no effect."""
+    """The evidence of the loss; None: history was not lost, and the call did not have an effect."""
     from_ms: int = 0
     """The last recorded time. Later changes may be lost."""
     until_ms: int = 0
@@ -42,14 +42,14 @@ class Recovered:
     to_look_up: int = 0
     """The number of open pushes that are looked up before they are sent."""
     to_decide: int = 0
-    """The number of open pushes to providers that have no look-up, or are not installed on this machine.
+    """The number of open pushes to providers that lack a look-up, or are not installed on this machine.
 
     A person decides them (`drawdown push resolve`), unless another machine can look them up.
     """
     last_sample_ms: int | None = None
     """The time of the newest stored sample. Hosts have to write later samples again."""
     recovered_ms: int | None = None
-    """If no history was lost since: the time of the last recovery, after a loss of [from_ms, until_ms)."""
+    """If history was not lost since: the time of the last recovery, after a loss of [from_ms, until_ms)."""
 
 
 def recover(
@@ -60,7 +60,7 @@ def recover(
     The next ticks look up and settle open pushes.
 
     `since_ms`: the time of the backup, if a person knows that it is earlier than the last recorded tick. `restored`: a
-    person states that history was lost, although Drawdown has no evidence of it.
+    person states that history was lost, although Drawdown lacks evidence of it.
 
     Errors: UsageError for a time in the future.
     """

@@ -119,7 +119,7 @@ class WitnessFile:
             raise UsageError(f"cannot write {file} ({error.strerror}): {ELSEWHERE}") from error
 
     def try_to_write(self) -> None:
-        """Check that the folder is writable: write a test file, and delete it.
+        """Check that the folder is writable by a test file, which is then deleted.
 
         Errors: as `save`.
         """

@@ -51,15 +51,9 @@ MAX_ENDPOINTS: Final = 16
 Drawdown writes each message once for each endpoint, and calls the endpoints concurrently.
 """
 OVERLAP_MS: Final = DAY_MS
-"""Default milliseconds for which an old secret also signs after a rotation.
-
-The secret is that of an endpoint.
-"""
+"""Default milliseconds for which an endpoint's old secret also signs."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
-"""Most milliseconds for which an old secret also signs after a rotation.
-
-The secret is that of an endpoint.
-"""
+"""Most milliseconds for which an endpoint's old secret also signs."""
 REPLAYED_AT_ONCE: Final = 10_000
 """Failed messages that one command queues again."""
 EVERYBODY: Final = ""
@@ -82,10 +76,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Rotated:
-    """The number of the new secret, and the end of the old secret.
-
-    Until then, the old secret also signs.
-    """
+    """The number of the new secret, and the time until which the old one also signs."""
 
     generation: int
     old_until_ms: int
@@ -183,7 +174,7 @@ def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str 
 
     Return these endpoints.
 
-    The schedule of attempts begins again. Errors: UnknownId; Refused if none of its endpoints is active.
+    The schedule of attempts begins again. Errors: UnknownId; Refused if all its endpoints are ended.
     """
     ids.require(connection, ids.MESSAGE, message_id)
     if endpoint:
@@ -330,7 +321,10 @@ def _listens(done: EndpointSet) -> list[str]:
 
 @dataclass(frozen=True)
 class SecretRotated:
-    """The new secret, and the time until which the old secret also signs."""
+    """The new secret, and the time until which the old secret also signs.
+
+    `generation`: its number. `secret` null: the call was repeated.
+    """
 
     name: str
     generation: int
@@ -364,7 +358,8 @@ def _lost_rotation(values: Values) -> str:
 class EndpointEnded:
     """The end of an endpoint.
 
-    `changed`: it received messages before. `untold`: the messages that were still due.
+    `changed`: it was active before. `untold`: the number of its messages that were still due (null: it was ended
+    before).
     """
 
     name: str
@@ -442,7 +437,8 @@ class SentAgain:
 
     They are one message for these endpoints, or failed messages of one endpoint.
 
-    `replayed`: their number. `left`: the number of failed messages above the limit of one call.
+    `message_id`: the one message (null: failed messages). `replayed`: their number. `left`: the number of failed
+    messages above the limit of one call.
     """
 
     message_id: str | None

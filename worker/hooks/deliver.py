@@ -29,10 +29,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 BATCH: Final = 8
-"""Messages that one step sends concurrently to an endpoint that answers.
-
-It claims them together.
-"""
+"""Messages that one step claims and sends at once to an endpoint that answers."""
 ENDPOINT_BUDGET_MS: Final = 30 * SECOND_MS
 """Time that one delivery round spends on one endpoint, in milliseconds.
 
@@ -189,10 +186,7 @@ def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, obj
 
 
 WAITS: Final = (5 * SECOND_MS, *(minutes * MINUTE_MS for minutes in (5, 30, 120, 300, 600, 600)))
-"""Waits after each consecutive failure, in milliseconds.
-
-The first call is made at once.
-"""
+"""Waits after each consecutive failure, in milliseconds. The first call is at once."""
 CALL_MS: Final = 4 * SECOND_MS
 """Most milliseconds of one call to an endpoint.
 

@@ -39,10 +39,7 @@ class HookSettings:
 
     @property
     def origins(self) -> frozenset[str]:
-        """Return the origins that this machine can call.
-
-        The set is empty without a root secret.
-        """
+        """Return the origins that this machine can call; empty without a root secret."""
         return self.allowed if self.roots else frozenset()
 
     def secrets_of(self, endpoint: str, generations: Sequence[int]) -> tuple[str, ...]:
@@ -79,9 +76,8 @@ def endpoint_secret(root: str, endpoint: str, generation: int) -> str:
 def signature(secret: str, message_id: str, timestamp_s: int, body: bytes) -> str:
     """Return the signature of a message.
 
-    It is `v1,` and the HMAC-SHA256 of `{id}.{timestamp}.{body}` in Base64.
-
-    The scheme's own library makes it.
+    It is `v1,` and the HMAC-SHA256 of `{id}.{timestamp}.{body}` in Base64. The library of Standard Webhooks computes
+    it.
     """
     return Webhook(secret).sign(message_id, datetime.fromtimestamp(timestamp_s, UTC), body.decode())
 

@@ -25,7 +25,8 @@ class EndpointRow:
     """An endpoint. Times are in milliseconds.
 
     `due`, `failed`: the numbers of its messages in these states. `oldest_due_ms`: the time of the oldest due event.
-    `old_until_ms`: the time until which the old secret also signs.
+    `old_until_ms`: the time until which the old secret also signs. `oldest_due_ms` None: a message is not due.
+    `old_until_ms` None: the secret was never rotated. `ended_ms` None: it is active.
     """
 
     name: str
@@ -44,7 +45,9 @@ class EndpointRow:
 class DeliveryRow:
     """A message for one endpoint. `attempts`: the number of calls that may have begun.
 
-    `failures`: the number of consecutive failures. `at_ms`: the time of the event.
+    `failures`: the number of consecutive failures. `at_ms`: the time of the event. `replays`: how often it was queued
+    again. `due_at_ms`: the next call. `ended_ms`: the delivery, or the last failure (None: it is due). `last_status`:
+    the HTTP status of the last response (None: a response did not arrive).
     """
 
     message_id: str
@@ -98,10 +101,7 @@ def find_endpoint(connection: sa.Connection, name: str) -> EndpointRow:
 
 
 def list_levels(connection: sa.Connection, most: int) -> list[LevelRow]:
-    """Return the low balances.
-
-    The general level comes first, then those of single organisations.
-    """
+    """Return the low balances, the general level first."""
     return [LevelRow(**row) for row in SQL.run(connection, "levels", {"at_most": most}).mappings()]
 
 

@@ -35,7 +35,8 @@ from drawdown.worker.provider.actions import terms_in_force
 class OrgAssigned:
     """The biller of an organisation from `start_ms` on, and its customer there.
 
-    `waited`: usage that had been pending. `already`: the assignment existed before. `undone`: the assignment was
+    `waited`: usage that had been pending. `customer_id` null: the present id, or the organisation's own. `start_ms`
+    null: the next window when the job runs. `already`: the assignment existed before. `undone`: the assignment was
     cancelled, and the biller before continues. `job_id`: the job in which a tick reads the provider and then assigns;
     until then, the biller stays.
     """

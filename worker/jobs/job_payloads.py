@@ -104,7 +104,8 @@ class AssignJob:
     """The assignment of an organisation to a provider that must be read first.
 
     `customer_id`: None keeps the present id, or uses the organisation's id for a first assignment. `from_ms`: None is
-    the next window at the time of the assignment. `was`: the biller when the job was queued.
+    the next window at the time of the assignment. `allow_halt`: continue even if the organisation is then halted.
+    `was`: the biller when the job was queued.
     """
 
     kind: ClassVar[str] = "assign"
@@ -144,9 +145,10 @@ class AssignJob:
 
 @dataclass(frozen=True)
 class Stood:
-    """The state of a wallet's top-ups: terms, mode, and later stops.
+    """The state of a wallet's top-ups. `terms`: as JSON, without the mode.
 
-    `said_ms`: when a person last set them.
+    `said_ms`: when a person last set them. `declines`: declined charges in a row. `wait_until_ms`: the end of the wait
+    after a decline. `blocked_ms`: when they stopped for a new card. None: they do not wait, or did not stop.
     """
 
     terms: str

@@ -46,7 +46,7 @@ SQL = queries(__file__)
 TURN_MS: Final = 2 * MINUTE_MS
 """Longest work of a tick on jobs. The next tick continues the rest."""
 JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
-"""Lease of a job.
+"""Lease of a job, in milliseconds.
 
 It is shorter than the time between two ticks, so the next tick takes over from a tick that died.
 """
@@ -153,10 +153,7 @@ def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
 
 
 def same_as(connection: sa.Connection, asked: Asked) -> str | None:
-    """Return a text about an equal open job.
-
-    Returns None if such a job does not exist.
-    """
+    """Return a text about an equal open job; None if such a job does not exist."""
     values = {"kind": asked.kind, "payload": understood(connection, asked).text()}
     row = SQL.run(connection, "same", values).one_or_none()
     return None if row is None else f"job {row.job_id}, by {row.actor}, is {row.state.replace('_', ' ')}"
@@ -185,10 +182,7 @@ def state_of(connection: sa.Connection, job_id: int) -> str:
 
 
 def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | None:
-    """Claim the oldest open job.
-
-    Returns None if an open job does not exist, or another worker has it.
-    """
+    """Claim the oldest open job; None if it is claimed already or does not exist."""
     values = {"worker": worker, "lease_ms": now_ms + JOB_LEASE_MS, "now_ms": now_ms}
     row = SQL.run(connection, "take", values).one_or_none()
     if row is None:
@@ -221,10 +215,7 @@ def end(connection: sa.Connection, job_id: int, worker: str, state: State, said:
 
 
 def sealed(connection: sa.Connection, job_id: int) -> int:
-    """Return the number of pushes that all replays of a job sealed.
-
-    This includes replays of ticks that died.
-    """
+    """Return the pushes that all replays of a job sealed, also those of dead ticks."""
     return int(SQL.run(connection, "sealed", {"job_id": job_id}).scalar_one())
 
 

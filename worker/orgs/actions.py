@@ -102,9 +102,9 @@ def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: boo
 class Override:
     """An org override of the limit, the halt, or both.
 
-    `max_concurrent`: the limit of sandboxes at once. `halted`: whether the organisation is halted.
+    `max_concurrent`: the limit of sandboxes at once. `halted`: True halts, and False prevents a halt.
 
-    A value None: the provider's verdict counts. `until_ms` None: the override has no end.
+    A value None: the provider's verdict counts. `until_ms` None: it does not end.
     """
 
     max_concurrent: int | None = None
@@ -118,7 +118,10 @@ class Override:
 
 @dataclass(frozen=True)
 class Overridden:
-    """The org override before and now, and the organisation's present state."""
+    """The org override before and now, and the organisation's present state.
+
+    `max_concurrent_sandboxes` null: unlimited.
+    """
 
     org_id: str
     was: Override

@@ -29,7 +29,7 @@ from drawdown.worker.verdict.org_row import apply_now
 SQL = queries(__file__)
 
 Unseen: TypeAlias = Mapping[str, Sequence[int]]
-"""Windows with samples that no seal has read yet, by organisation."""
+"""Windows with samples that seals have not read yet, by organisation."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,7 @@ def assign(
 
 
 def unassigned(connection: sa.Connection) -> list[str]:
-    """Return the organisations without any assignment.
-
-    They include organisations that only samples name.
-    """
+    """Return organisations without any assignment, also those that only samples name."""
     return [str(org_id) for org_id in SQL.run(connection, "unassigned").scalars()]
 
 
@@ -141,7 +138,7 @@ def assign_one(
     """Assign one organisation, under S1's lock. Errors: as `assign`.
 
     `unseen`: the result of `unseen_windows`. `in_ledger`: providers that declare that the embedded ledger keeps their
-    customers' balances, even if no tick has recorded them yet.
+    customers' balances, even if a tick has not recorded them yet.
     """
     register(connection, org_id)
     biller = _Biller(provider, customer_id, one_wallet_at(connection, provider, in_ledger))
@@ -214,10 +211,7 @@ def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: 
 
 
 def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | None:
-    """Return the start of an organisation's latest assignment if it begins later.
-
-    Otherwise returns None.
-    """
+    """Return the start of an organisation's latest assignment if it is later, or None."""
     found = SQL.run(connection, "latest_two", {"org_id": org_id}).first()
     return int(found.start_ms) if found is not None and found.start_ms > now_ms else None
 

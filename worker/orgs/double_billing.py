@@ -69,7 +69,7 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
 
 
 def require_nothing_waits(connection: sa.Connection, metric: str, event_type: str, meter: int) -> None:
-    """Check that no usage of an event type is pending for a feature.
+    """Check that usage of an event type is not pending for a feature.
 
     A price would exclude that feature.
 
@@ -89,7 +89,7 @@ def require_nothing_waits(connection: sa.Connection, metric: str, event_type: st
 def require_uncharged(
     connection: sa.Connection, mapping: Sequence[MappingRow], row: MappingRow, event_type: str | None
 ) -> None:
-    """Check that no metric charges for usage that a new row would bill.
+    """Check that metrics do not charge for usage that a new row would bill.
 
     The row is of the mapping, and the seal bills by it. Errors: Refused.
 

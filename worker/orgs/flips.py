@@ -310,7 +310,8 @@ class Flip:
 
     `open_pushes` (by state) and `credit_behind_micro` stay at the former provider. `was`, `customer_was`: the former
     provider and customer (None: not assigned). `credit_there_micro`: the credit at the new provider (None: unknown).
-    `already`: it is already assigned so. `problem`: the reason against the flip. `line`: its line in the file.
+    `resolved_s` to `before_start_units`: as in `Waited`. `already`: it is already assigned so. `problem`: the reason
+    against the flip. `note`: a warning about it. `line`: its line in the file.
     """
 
     org_id: str
@@ -335,7 +336,11 @@ class Flip:
 
 @dataclass(frozen=True)
 class FlipCandidate:
-    """The state of one organisation before the flip."""
+    """The state of one organisation before the flip.
+
+    `customer_id`: the customer to assign. `provider`, `customer_before`: the present ones (None: not assigned).
+    `open_pushes`: their number by state. `unknown`: the problem with an unknown id.
+    """
 
     wish: Wish
     customer_id: str
@@ -380,10 +385,7 @@ def judge(
 def problem_of(
     candidate: FlipCandidate, options: FlipOptions, state: CustomerRead | None, context: Context
 ) -> tuple[str | None, str | None]:
-    """Return the problem that prevents the flip, and a note.
-
-    Each is None if it does not exist.
-    """
+    """Return the problem that prevents the flip, and a note; each None if absent."""
     customer = candidate.customer_id
     if options.provider in EXEMPT_PROVIDERS:
         return None, "Drawdown does not bill the organisation from then on"

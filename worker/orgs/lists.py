@@ -41,9 +41,9 @@ MOST_LOOKED_AT: Final = 10_000
 State: TypeAlias = Literal["active", "halted", "stopped", "scheduled", "unassigned"]
 """The state of an organisation.
 
-`stopped`: a broken invariant prevents its billing. `scheduled`: its first assignment begins later. `unassigned`: it has
-no assignment. `active`: any other organisation that is not halted. If several states apply, the organisation is listed
-under each, and its `state` is the most severe.
+`stopped`: a broken invariant prevents its billing. `scheduled`: its first assignment begins later. `unassigned`: it
+lacks an assignment. `active`: any other organisation that is not halted. If several states apply, the organisation is
+listed under each, and its `state` is the most severe.
 """
 STATES: Final[tuple[State, ...]] = get_args(State)
 SORTS: Final = {
@@ -74,9 +74,10 @@ class OrgFilter:
 
 
 class OrgColumns(NamedTuple):
-    """A row of the query `list`.
+    """A row of the query `list`, with columns of `orgs`.
 
-    The driver's own rows are ten times slower, and a download may have 100,000 rows.
+    `running`: the number of running sandboxes. `is_scheduled`: its first assignment begins later. The driver's own rows
+    are ten times slower, and a download may have 100,000 rows.
     """
 
     org_id: str
@@ -104,8 +105,8 @@ class OrgRow:
     """An organisation in a list. Credit is in millionths of its provider's credits.
 
     `balance_micro`: the last read balance. `left_now_micro` to `runs_out_ms`: as in `CreditForecast`. `since_ms`,
-    `why`: the time and the reason of a halt or stop. `running`: the number of its sandboxes. None: unknown, or
-    unlimited.
+    `why`: the time and the reason of a halt or stop. `running`: the number of its running sandboxes. `override_halted`
+    to `override_until_ms`: its org override (see `Override`). Any other None: unknown, or unlimited.
     """
 
     org_id: str
@@ -219,7 +220,7 @@ def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int, now_ms:
 class NeverHalted:
     """Organisations with an org override against halts.
 
-    `orgs`: their number. `first`: the first of them, each with the override's end in milliseconds (None: it has no
+    `orgs`: their number. `first`: the first of them, each with the override's end in milliseconds (None: it does not
     end).
     """
 
@@ -228,10 +229,7 @@ class NeverHalted:
 
 
 def never_halted(connection: sa.Connection, now_ms: int, most: int) -> NeverHalted:
-    """Return the organisations that an org override protects from halts.
-
-    An empty balance does not halt them.
-    """
+    """Return the organisations that an org override protects from halts."""
     rows = SQL.run(connection, "never_halted", {"now_ms": now_ms, "at_most": most}).all()
     return NeverHalted(int(rows[0].orgs) if rows else 0, [(row.org_id, row.until_ms) for row in rows])
 
@@ -375,10 +373,7 @@ class PushLine:
 
 
 def pushes_between(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int) -> list[PushLine]:
-    """Return an organisation's pushes of a range of windows, the latest first.
-
-    The windows are in [from_ms, to_ms).
-    """
+    """Return an organisation's pushes of [from_ms, to_ms), the latest window first."""
     values = {"org_id": org_id, "from_ms": from_ms - from_ms % WINDOW_MS, "to_ms": to_ms, "at_most": MOST_HISTORY}
     return [PushLine(**row._mapping) for row in SQL.run(connection, "pushes", values)]
 
@@ -446,10 +441,7 @@ def _forecast_credit(row: Billed, used: Used | None, now_ms: int) -> CreditForec
 
 
 def override_in_words(halted: bool | None, max_concurrent: int | None, until_ms: int | None) -> str | None:
-    """Return an org override in words.
-
-    Returns None if it does not have a value.
-    """
+    """Return an org override in words; None if it does not have a value."""
     if halted is None and max_concurrent is None:
         return None
     parts = []

@@ -44,8 +44,9 @@ def parity_figures(connection: sa.Connection, since_ms: int) -> ParityFigures:
 class ParityLine:
     """A day at a cell: seconds by samples, and by the cell itself.
 
-    `cell_id`: '' for all cells. `org_id`: '' for the whole cell. None: unknown. `off_s`: the sum of the differences of
-    all sizes. `ppm`: this sum in parts per million of the larger sides. `withdrawn_s`: seconds of withdrawn samples.
+    `cell_id`: '' for all cells. `org_id`: '' for the whole cell. `ours_s`, `theirs_s`: by samples, and by the cell
+    (None: unknown). `off_s`: the sum of the differences of all sizes. `ppm`: this sum in parts per million of the
+    larger sides. `withdrawn_s`: seconds of withdrawn samples.
     """
 
     day_ms: int

@@ -267,9 +267,9 @@ class Line:
     """An organisation's day at a cell, in seconds.
 
     `cell_id`: '' for all cells. `org_id`: '' for the whole cell. `ours`: None if samples are missing or pruned.
-    `theirs`: None if the cell does not name the organisation, or did not answer. `off`: the sum of the differences of
-    all sizes. `ppm`: `off` in parts per million of the sum of the larger sides, rounded up. `note`: further facts, such
-    as the sizes that differ.
+    `theirs`: None if the cell does not name the organisation, or did not answer. `withdrawn`: seconds of withdrawn
+    samples. `off`: the sum of the differences of all sizes. `ppm`: `off` in parts per million of the sum of the larger
+    sides, rounded up. `note`: further facts, such as the sizes that differ.
     """
 
     day_ms: int

@@ -128,18 +128,12 @@ def accept_some(
 
 
 def terms_of(capabilities: Capabilities) -> str:
-    """Return a provider's declaration as stored text.
-
-    Equal declarations have equal texts.
-    """
+    """Return a provider's declaration as stored text, equal for equal declarations."""
     return _text(capabilities)
 
 
 def terms_in_force(connection: sa.Connection, provider: str) -> str | None:
-    """Return a provider's terms in force as stored text.
-
-    Returns None if no tick has stored them.
-    """
+    """Return a provider's terms in force as stored text; None before the first tick."""
     stored = _stored(connection).get(provider)
     return None if stored is None else stored.terms
 
@@ -203,7 +197,7 @@ class CutOver:
 
     `live_from_ms`: the start of sending (None: always). `since_ms`: the cut-over in its settings. `unbilled`: the usage
     between these that was sealed in shadow, and that this provider does not bill. `unsealed_s`: seconds and units of
-    samples between these that no seal has read.
+    samples between these that seals have not read.
     """
 
     live_from_ms: int | None
@@ -245,7 +239,7 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
 
     Returns the number of pushes that are sealed again.
 
-    Errors: Refused if the provider is not live, has no shadow usage since then, or has more than MAX_SHADOW_BILLED
+    Errors: Refused if the provider is not live, lacks shadow usage since then, or has more than MAX_SHADOW_BILLED
     pushes. UsageError for a time that is not the start of a window.
     """
     if from_ms % WINDOW_MS:

@@ -262,8 +262,8 @@ class ProviderRow:
 
     `state`: ready, shadow, paused, changed, dormant, broken or missing. `changed`: its settings differ from the terms
     in force. `dormant`: it lacks a key here. `broken`: its settings are invalid here. `missing`: it is not installed
-    here. `why`: the reason in words. `orgs`: the number of organisations that it bills now. `oldest_ms`: the time since
-    which the oldest push waits.
+    here. `why`: the reason in words. `orgs`: the number of organisations that it bills now. `without_customer`: how
+    many of these lack a customer there. `oldest_ms`: the time since which the oldest push waits.
     """
 
     provider: str

@@ -42,7 +42,7 @@ class Unanswered:
     """Sends, among the latest, without an answer or that the provider deferred.
 
     `in_a_row`: their number since the provider's last answer. `since_ms`, `last_ms`: the ends of the first and the last
-    of them. `answered_ms`: the time of the last answer. None: the latest sends have no such send.
+    of them. `answered_ms`: the time of the last answer. None: the latest sends do not include such a send.
     """
 
     in_a_row: int
@@ -64,8 +64,10 @@ class ProviderLine:
 
     Only `drawdown provider list` shows invalid settings of a machine.
 
-    `met`: a tick has stored its terms. `calls`, `failed`, `p95_ms`: figures of the latest MOST_SENDS sends within a
-    day. `reads`, `reads_failed`: all reads that were ever counted.
+    `met`: a tick has stored its terms. `paused_ms` None: it is not paused. `live_from_ms`: the start of sending (None:
+    always). `without_customer`: the number of its organisations without a customer there. `open`: open pushes by state.
+    `oldest_ms`: when the oldest of them was sealed. `calls`, `failed`, `p95_ms`: figures of the latest MOST_SENDS sends
+    within a day. `reads`, `reads_failed`: all reads that were ever counted (None: unknown).
     """
 
     provider: str
@@ -88,8 +90,8 @@ class ProviderLine:
     def state(self, now_ms: int) -> str:
         """Return the state: paused, shadow, failing, in use, or not met.
 
-        In shadow, usage is sealed and compared, but not sent. Failing: most sends are not accepted. Not met: no tick
-        has stored its terms yet.
+        In shadow, usage is sealed and compared, but not sent. Failing: most sends are not accepted. Not met: a tick has
+        not stored its terms yet.
         """
         if self.paused_ms is not None:
             return "paused"
@@ -164,7 +166,7 @@ def features_used(
 
     It counts the bills within USED_MS.
 
-    Customers without such a feature have the key of no features.
+    Customers without such a feature have the empty key.
     """
     values = {"provider": provider, "customers": list(customers), "since_ms": now_ms - USED_MS}
     used: dict[str, list[str]] = {customer: [] for customer in customers}

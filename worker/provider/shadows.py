@@ -23,7 +23,7 @@ The shadow lasts until a person accepts the cut-over.
 class InShadow:
     """A provider to which Drawdown does not send usage before `live_from_ms`.
 
-    `since_ms`: the first window that was sealed in shadow (None: no window yet).
+    `since_ms`: the first window that was sealed in shadow (None: not yet).
     """
 
     provider: str

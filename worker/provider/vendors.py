@@ -159,7 +159,10 @@ _CURRENCY: Final = re.compile("[A-Z]{3}")
 
 @dataclass(frozen=True)
 class BillLine:
-    """A vendor's bill for a service on a day (UTC), in millionths of the currency."""
+    """A vendor's bill for a service on a day (UTC), in millionths of the currency.
+
+    `is_final`: it is invoiced, or the operator marked the file as final.
+    """
 
     vendor: str
     service: str
@@ -300,9 +303,10 @@ Key = tuple[str, str, str, int]
 class DriftLine:
     """A vendor's service on one day, in millionths of the currency.
 
-    `state`: `final` or `provisional` (of the bill), `unbilled` (the bill is unknown), or `unmapped` (no cost is set for
-    the service on that day). `is_off`: the difference exceeds the bounds. `alerts`: the day before also exceeded them,
-    and the day is not one of the last FRESH_DAYS.
+    `estimated_micro`: the cost of the usage (None: a cost is not set). `billed_micro`: the bill (None: unknown).
+    `state`: `final` or `provisional` (of the bill), `unbilled` (the bill is unknown), or `unmapped` (a cost is not set
+    for the service on that day). `is_off`: the difference exceeds the bounds. `alerts`: the day before also exceeded
+    them, and the day is not one of the last FRESH_DAYS.
     """
 
     day_ms: int
@@ -321,7 +325,7 @@ class Cost:
     """The cost of a feature in micro-credits and at a vendor.
 
     It is for `per_quantity` base units. `units`: the vendor's units, of the kind `unit`. `money_micro`: millionths of
-    `currency`. `credits_micro` None: the feature has no rate.
+    `currency`. `credits_micro` None: the feature lacks a rate.
     """
 
     feature: str

@@ -278,7 +278,8 @@ A command changes them only if it names their keys or this state.
 class Chosen:
     """The pushes that a command names by their keys, or by a filter.
 
-    `error`: a part of the last error. `expect`: the expected number of pushes; another number is refused (None: any).
+    `keys` None: the filter counts. `states` None: all states that the command accepts. `error`: a part of the last
+    error. `expect`: the expected number of pushes; another number is refused (None: any).
     """
 
     keys: list[str] | None
@@ -440,7 +441,7 @@ def conclude(
 
 
 AT_ONCE: Final = 1_000
-"""The most pushes that one transaction resolves: seals wait for it."""
+"""Most pushes that one transaction resolves, because seals wait for it."""
 FIRST_MS: Final = -1
 """A time before every window."""
 LAST_MS: Final = 2**62
@@ -449,7 +450,7 @@ LAST_MS: Final = 2**62
 Outcome = Literal["accepted", "absent"]
 Judge = Callable[[sa.Connection, Sequence[PushRow], int], Iterator[Refusal]]
 PASSING: Final[frozenset[Barrier]] = frozenset({"charged", "may_arrive"})
-"""Reasons that pass: repeat the command later for these pushes."""
+"""Reasons that pass, so that a later command can resolve these pushes."""
 
 
 @dataclass(frozen=True)
@@ -532,7 +533,11 @@ class Stays:
 
 @dataclass(frozen=True)
 class ResolvedAll:
-    """The result of `resolve_all`; in a dry run, the planned result."""
+    """The result of `resolve_all`; in a dry run, the planned result.
+
+    `found`: the number of pushes that the filter found. `pushes`, `orgs`: the numbers of resolved pushes and of their
+    organisations. `worth`: that of the resolved pushes. `stays`: the others, by the rule that protects them.
+    """
 
     outcome: Outcome
     dry_run: bool
@@ -552,7 +557,10 @@ class ResolvedAll:
 
 @dataclass(frozen=True)
 class PushEffect:
-    """The size of a set of pushes. `from_ms`: the start of their first window."""
+    """The size of a set of pushes.
+
+    `from_ms`: the start of their first window (None: the set is empty). `worth`: their quantities and prices.
+    """
 
     pushes: int
     orgs: int

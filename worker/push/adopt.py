@@ -25,7 +25,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Other:
-    """A push that a provider has and this database does not."""
+    """A push that only the provider has. `quantity`: in base units."""
 
     revision: int
     wire_key: str

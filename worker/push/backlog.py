@@ -20,9 +20,9 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.verdict.rates import Prices, Quantity
 
 RATE_SPAN_MS: Final = 15 * MINUTE_MS
-"""Time over which the rate of a backlog is measured."""
+"""Milliseconds over which the rate of a backlog is measured."""
 TICKS_LOOKED_AT: Final = 1_000
-"""The newest ticks of all shards that are read: more than end within RATE_SPAN_MS."""
+"""Newest ticks of all shards that are read, more than end within RATE_SPAN_MS."""
 RANKS: Final = {1: "in_doubt", 2: "rejected", 3: "waiting"}
 SQL = queries(__file__)
 
@@ -34,7 +34,8 @@ class Waiting:
     They are priced by the provider's own rates, otherwise by the embedded ledger's rate card. Pushes without a rate are
     only in `unpriced`. If several balances pay for the pushes, all of them are in `unpriced`. `due` to `rejected`:
     numbers of pushes by state. `oldest_window_ms`: the start of the oldest window. `error_pushes`: the pushes with
-    `error`. `units`: base units by feature. `settled_per_min`: the present rate.
+    `error`. `units`: base units by feature. `settled_per_min`: the present rate. `paused_ms` to `paused_reason`: its
+    pause (None: it is not paused).
     """
 
     provider: str

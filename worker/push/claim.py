@@ -59,10 +59,7 @@ MOST_TOGETHER: Final = 1_000
 One balance then covers all pushes of the batch. A person settles the others.
 """
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
-"""Look-ups of a batch, if history was lost.
-
-Each may take several calls.
-"""
+"""Look-ups of a batch, if history was lost. Each may take several calls."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,10 @@ class Claimed:
 
 @dataclass(frozen=True)
 class Claim:
-    """The pushes of a claim, and the local checkpoint to save before they are sent."""
+    """The pushes of a claim, and the local checkpoint to save before they are sent.
+
+    `witness` None: this machine does not have a checkpoint.
+    """
 
     pushes: Sequence[Claimed]
     witness: Witness | None

@@ -67,7 +67,7 @@ ASKING: Final = 5
 
 @dataclass
 class Confirmed:
-    """The number of look-ups, and of their results."""
+    """The number of look-ups, and of the pushes that they accepted, voided or adopted."""
 
     lookups: int = 0
     accepted: int = 0

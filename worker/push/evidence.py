@@ -147,8 +147,8 @@ class Expired:
 class Level:
     """The draws that a balance shows since `since_ms`, in its own quantities.
 
-    `since_ms`: None counts all draws. `expired`: parts that are gone and may not be used up. `is_gone`: the provider
-    does not show any balance, so that credit was not given back to it.
+    `since_ms`: None counts all draws. `expired`: parts that are gone and may not be used up. `whole`: the draws were
+    zero at `since_ms`. `is_gone`: the provider does not show any balance, so that credit was not given back to it.
     """
 
     quantity: int
@@ -216,7 +216,7 @@ class Accounted:
     """
     hand_above: int = 0
     hand_below: int = 0
-    """The sums billed and credited by hand since the last comparison: they may be in the balance or not. If a person
+    """The sums billed and credited by hand since the last comparison, which the balance may include or not. If a person
     voided a push that gives back, it counts as credited, because a part of it may have been. If a charge was made while
     its cost changed, the balance may have it at the lower cost, so the difference counts here too.
     """
@@ -265,10 +265,7 @@ class Accounted:
     """
 
     def beyond(self, drawn: Level) -> tuple[int, int] | None:
-        """Return the least and the most draws beyond the accepted pushes.
-
-        None: the balance does not show it.
-        """
+        """Return the least and most draws beyond the accepted pushes; None: unknown."""
         if self.is_unmatched:
             return None
         found = self._beyond(drawn)
@@ -889,7 +886,8 @@ def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
 class Mark:
     """The difference of a balance from the accepted pushes.
 
-    `reported_quantity`: the part that is reported to a person now. `unsure`: its uncertainty.
+    `pair`: the customer and the balance. `apart`: the difference, in quantities. `scale`: the quantities in one unit of
+    the balance. `reported_quantity`: the part that is reported to a person now. `unsure`: its uncertainty.
     """
 
     pair: CustomerPool
@@ -990,7 +988,10 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
 
 @dataclass(frozen=True)
 class ShownEvents:
-    """The events of a customer's windows in [from_ms, until_ms)."""
+    """The events of a customer's windows in [from_ms, until_ms).
+
+    `totals`: base units by feature.
+    """
 
     from_ms: int
     until_ms: int

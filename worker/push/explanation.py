@@ -28,7 +28,12 @@ MOST_REVISIONS: Final = 100
 
 @dataclass(frozen=True)
 class PushColumns:
-    """A push as it is stored."""
+    """A push as it is stored.
+
+    `sealed_qty`: the sealed base units. `sent_qty`: the whole units of the provider, in base units. `seal_id`: the seal
+    that wrote it. `claim_owner`: the claim that sends it now. `wire_key`: its key at the provider. `by_hand`: a person
+    billed it. `lookup_answer`: found, absent, cannot_tell or not_read. A time is None if that did not happen.
+    """
 
     window_ms: int
     org_id: str
@@ -57,7 +62,7 @@ class PushColumns:
 
 @dataclass(frozen=True)
 class SentAs:
-    """The key, customer and time that are sent to the provider."""
+    """The key, customer and time (`ts`, milliseconds) that the provider gets."""
 
     key: str
     customer: str
@@ -68,7 +73,8 @@ class SentAs:
 class ShownSample:
     """A sample that counts for the push's feature.
 
-    `interval_s`: seconds of a sandbox with `memory_mb`, or units of `event_type`, with its meter in `memory_mb`.
+    `ts`: the time in milliseconds. `interval_s`: seconds of a sandbox with `memory_mb`, or units of `event_type`, with
+    its meter in `memory_mb`.
     """
 
     id: str
@@ -83,7 +89,10 @@ class ShownSample:
 
 @dataclass(frozen=True)
 class ShownAttempt:
-    """An attempt to send a push. If `outcome` is None, an answer was not recorded."""
+    """An attempt to send a push. `owner`: the worker.
+
+    `outcome` None: an answer was not recorded. `finished_ms` None: it did not end. `detail`: the provider's reason.
+    """
 
     attempt: int
     started_ms: int
@@ -95,9 +104,9 @@ class ShownAttempt:
 
 @dataclass(frozen=True)
 class ShownVoid:
-    """The void of a push.
+    """The void of a push. A person or a look-up states that the push never arrived.
 
-    A person or a look-up states that the push never arrived.
+    `evidence_kind`: rejected, absent (by a look-up), operator or adopted. `evidence`: the proof, in words.
     """
 
     at_ms: int
@@ -123,7 +132,10 @@ class Adoption:
 
 @dataclass(frozen=True)
 class Revision:
-    """A push of the same window and feature, under its revision."""
+    """A push of the same window and feature, under its revision.
+
+    `sealed_qty`, `sent_qty`: base units, as in `PushColumns`. `settled_ms` None: it is not settled.
+    """
 
     revision: int
     key: str
@@ -139,7 +151,8 @@ class ExplainedPush:
     """A push with the rows that explain it.
 
     `samples`: the first SAMPLES_SHOWN. `samples_in_force_qty`: the base units of all samples in force. `sealed_qty`:
-    the base units of all revisions that are not voided. `revisions`: the first MOST_REVISIONS.
+    the base units of all revisions that are not voided. `void`, `adoption` None: it was not voided or adopted.
+    `revisions`: the first MOST_REVISIONS.
     """
 
     push: PushColumns
@@ -218,7 +231,8 @@ MOST_TOLD: Final = 100
 class PushEntry:
     """An entry of a push in the embedded ledger.
 
-    It is the push's charge, or a draw that mirrors a charge at another provider.
+    It is the push's charge, or a draw that mirrors a charge at another provider. `from_account`, `to_account`: the
+    accounts of the ledger that lose and get the amount.
     """
 
     key: str
@@ -231,7 +245,10 @@ class PushEntry:
 
 @dataclass(frozen=True)
 class VerdictAfter:
-    """A verdict in force when the push was settled, or a later verdict."""
+    """A verdict in force when the push was settled, or a later verdict.
+
+    `balance_micro`: the balance by the read (None: unlimited or unknown).
+    """
 
     at_ms: int
     is_halted: bool

@@ -62,8 +62,8 @@ LAST: Final = 2**62
 class PushFilter:
     """A filter of pushes. An empty field matches all.
 
-    `state`: one of STATES. Their windows are in [from_ms, to_ms). `why`: the first 160 characters of their last error,
-    or NO_ERROR.
+    `state`: one of STATES. `from_ms`, `to_ms`: windows in [from_ms, to_ms). `why`: the first 160 characters of the last
+    error, or NO_ERROR.
     """
 
     state: str = "open"
@@ -76,12 +76,12 @@ class PushFilter:
 
     @property
     def is_open(self) -> bool:
-        """True if the filter selects some of the open pushes."""
+        """Return True if the filter selects some of the open pushes."""
         return self.state in ("open", *OPEN)
 
     @property
     def narrows(self) -> bool:
-        """True if the filter may skip rows of the index that a list reads."""
+        """Return True if the filter may skip rows of the index that a list reads."""
         return self.state != "any" or bool(
             self.provider or self.feature or self.why or self.from_ms is not None or self.to_ms is not None
         )
@@ -106,6 +106,7 @@ class PushLine:
     """A push in a list.
 
     `sealed_qty`: the sealed base units. `sent_qty`: the whole units of the provider that are sent, in base units.
+    `due_at_ms`: the next attempt or look-up, if ticks settle the push.
     """
 
     key: str

@@ -38,7 +38,8 @@ from drawdown.worker.engine.fair_queue import NotBegun
 class Settlement:
     """The new state of a push.
 
-    `due_at_ms`: the time of the next attempt or look-up.
+    `due_at_ms`: the time of the next attempt or look-up. `outcome`: the attempt's outcome as a word. `error`: its
+    reason, if it has one.
     """
 
     state: str
@@ -46,9 +47,9 @@ class Settlement:
     outcome: str
     error: str | None = None
     first_sent_ms: int | None = None
-    """The earliest time at which its key may have been sent by a lost history (R1): P2 counts from then."""
+    """The earliest time at which its key may have been sent by a lost history (R1), from which P2 counts."""
     never_sent: bool = False
-    """True if it is proven that the key never arrived: then P2 counts from the next attempt."""
+    """True if it is proven that the key never arrived, so that P2 counts from the next attempt."""
     cost: UnitCost | None = None
     """The credits that the provider charged for one base unit, if it reported them."""
 
@@ -161,18 +162,18 @@ class LookedUpPush:
     """The start of the last attempt that may have arrived; the first attempt's start if unknown."""
     first_sent_ms: int
     claimed: bool
-    """True if the provider reported that it has the key: sending again would only repeat that."""
+    """True if the provider reported that it has the key, so that a retry would only repeat that."""
     may_be_sent: bool = False
     """True if it is unsent in this database, but a lost history may have sent it (R1)."""
     stale: bool = False
     """True if it was sealed before an adoption of its customer and feature, so that it rests on an obsolete carry.
     """
     waits: bool = False
-    """True if other pushes of its customer and feature are still unknown: their outcome may make it stale."""
+    """True if other pushes of its customer and feature are still unknown, and their outcome may make it stale."""
     arrivals: int = 1
     """The number of its attempts that may have arrived."""
     others: bool = False
-    """True if the provider has later revisions of its window that this database lacks: they have its quantity."""
+    """True if the provider has later revisions of its window, with its quantity, that this database lacks."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ Afterwards verdicts and halts have their turn.
 
 @dataclass
 class Pushed:
-    """The number of pushes by their outcome."""
+    """The number of pushes by their outcome. `rounds`: the number of claims."""
 
     accepted: int = 0
     other: int = 0

@@ -101,10 +101,7 @@ def newest_unanswered(connection: sa.Connection, rows: Sequence[Row]) -> list[in
 
 
 def wire_key(key: str, capabilities: Capabilities) -> str:
-    """Return a push's key at the provider.
-
-    It is the key, or its hash if the key is too long.
-    """
+    """Return a push's key at the provider: the key, or its hash if it is too long."""
     if capabilities.max_key_chars is None or len(key) <= capabilities.max_key_chars:
         return key
     return f"usage:{hashlib.sha256(key.encode()).hexdigest()}"

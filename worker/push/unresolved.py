@@ -22,10 +22,7 @@ from drawdown.worker.verdict.rates import Prices, Quantity, Worth
 SQL = queries(__file__)
 
 AWAITING_CREDIT: Final = "awaiting_credit"
-"""The state of a rejected push that waits for credit.
-
-It is billed again once the provider shows credit.
-"""
+"""The state of a rejected push that is billed again once credit is shown."""
 UNTIL_CREDIT: Final = "billed when the provider shows credit"
 
 

@@ -55,7 +55,7 @@ Barrier = Literal["below_floor", "charged", "may_arrive", "not_charged"]
 class Refusal:
     """The reason why a person cannot resolve a push now.
 
-    `wait_ms`: milliseconds until the reason ends; 0: unknown.
+    `barrier`: the rule as a word. `text`: the error. `wait_ms`: milliseconds until the reason ends; 0: unknown.
     """
 
     key: str
@@ -290,7 +290,7 @@ MOST_GIVE_BACKS: Final = 9
 By then its waits have added up to two days in which its customer had credit.
 """
 LONGEST_WAIT_MS: Final = DAY_MS
-"""Longest wait between two tries of a window."""
+"""Longest wait between two tries of a window, in milliseconds."""
 
 
 def bill_again(context: Context) -> Steps[int]:

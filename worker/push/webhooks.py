@@ -28,7 +28,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 KEPT_MS: Final = 30 * DAY_MS
-"""Time for which a webhook's id is kept.
+"""Milliseconds for which a webhook's id is kept.
 
 It is longer than any provider repeats an event.
 """
@@ -36,7 +36,7 @@ It is longer than any provider repeats an event.
 
 @dataclass(frozen=True)
 class WebhookEvent:
-    """An authenticated webhook."""
+    """An authenticated webhook. `body_sha256`: the hash of its body."""
 
     provider: str
     event_id: str
@@ -44,10 +44,7 @@ class WebhookEvent:
 
 
 def is_taken(connection: sa.Connection, event: WebhookEvent) -> bool:
-    """Return True if the event was applied or ignored before.
-
-    A failed event counts as new.
-    """
+    """Return True if the event was applied or ignored before; False if it failed."""
     values = {"provider": event.provider, "event_id": event.event_id}
     return SQL.run(connection, "taken", values).first() is not None
 

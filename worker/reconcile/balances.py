@@ -150,7 +150,11 @@ ONCE: Final = ". Reported once, until you run `drawdown reconcile ORG --acknowle
 
 @dataclass(frozen=True)
 class Compared:
-    """The inputs of a comparison: balances, pushes and options."""
+    """The inputs of a comparison: balances, pushes and options.
+
+    `before`: the accepted pushes, read before the balances. `settled_by`: later settled pushes may be missing at the
+    provider (milliseconds). `pools`: the balances that pay for features.
+    """
 
     provider: str
     balances: Balances
@@ -461,8 +465,8 @@ def _find_lost_pushes(
 def lost_among(drew: Sequence[int], settled_ms: Sequence[int], amount: int) -> list[int] | None:
     """Return the places of charges that add up to an amount, the newest first.
 
-    They are consecutive charges within LOST_SPAN_MS, and any of the MOST_BESIDE before them. None: there are none, too
-    many sums are possible, or so many sums were tried that a top-up may equal one by chance.
+    They are consecutive charges within LOST_SPAN_MS, and any of the MOST_BESIDE before them. None: such charges do not
+    exist, too many sums are possible, or a top-up may equal a tried sum by chance.
     """
     tried: set[int] = set()
     tries = 0

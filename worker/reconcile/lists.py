@@ -44,7 +44,8 @@ VERDICTS: Final = ("short", "over", "equal", "shadow")
 class Compared:
     """The last comparison of an organisation's feature on a day, in base units.
 
-    `verdict`: short (the provider has less), over, equal, or shadow (another system bills there).
+    `ours_qty`, `theirs_qty`: the accepted quantity, and the provider's. `verdict`: short (the provider has less), over,
+    equal, or shadow (another system bills there).
     """
 
     day_ms: int
@@ -198,7 +199,7 @@ def _end(line: Compared) -> After:
 
 
 LATE_AFTER_MS: Final = 2 * DAY_MS
-"""Age of the last comparison with a billing provider from which it is late."""
+"""Milliseconds after which the last comparison with a billing provider is late."""
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,9 @@ SETTLING_MS: Final = 15 * MINUTE_MS
 They allow for a window, its grace and a tick.
 """
 RECENT_MS: Final = 2 * DAY_MS
-"""Age up to which a settled push includes its day in a comparison without a range.
+"""Age in milliseconds up to which a settled push includes its day.
 
-All days since the customer's mark are compared, too.
+This is for a comparison without a range. All days since the customer's mark are compared, too.
 """
 
 
@@ -451,7 +451,7 @@ def _spans(
 
 
 OPEN_AFTER_MS: Final = DAY_MS
-"""Age from which a settled push counts as open if it was not compared."""
+"""Milliseconds after which a settled push without a comparison counts as open."""
 FIRST_LOOK_MS: Final = 35 * DAY_MS
 """Range before now that the first comparison of a customer covers."""
 

@@ -90,8 +90,8 @@ class LeftOut:
 class Reconciled:
     """The result of a comparison.
 
-    `waiting`: lines left for later, because some of their pushes are unsettled or too recent. `compared`: the number of
-    compared lines. `differing`: the lines that differ.
+    `waiting`: lines left for later, because some of their pushes are unsettled or too recent. `unread`: the number of
+    failed reads. `compared`: the number of compared lines. `differing`: the lines that differ.
     """
 
     compared: int = 0

@@ -64,7 +64,7 @@ class ReplayScope:
 
 @dataclass(frozen=True)
 class PlannedFlip:
-    """A change of the biller inside the range."""
+    """A change of the biller inside the range, from `was` to `becomes`."""
 
     org_id: str
     at_ms: int
@@ -77,8 +77,9 @@ class ReplayPlan:
     """The plan of a replay: the windows in [from_ms, to_ms) of `scope`.
 
     [asked_from_ms, asked_to_ms) was requested. `orgs`: None for all organisations. `cut_at_horizon`: the end was moved
-    to the last closed window. `cut_at_first_use`: the start was moved to the first sample. `flips`: the first changes
-    of the biller in the range. `flip_count`: their number.
+    to the last closed window. `cut_at_first_use`: the start was moved to the first sample. `stopped`: stopped
+    organisations, which are left out. `flips`: the first changes of the biller in the range. `flip_count`: their
+    number.
     """
 
     scope: ReplayScope

@@ -60,7 +60,9 @@ The new caller may have another reason.
 class Replayed:
     """The result of a replay.
 
-    `pushes` and `quantity`: of all found pushes. `first`: the first of them.
+    `pushes` and `quantity`: of all found pushes. `first`: the first of them. `resumed_from_ms`: where it continued an
+    earlier run (None: it did not). `totals`: the sums of all found pushes. `left_out`: usage that did not become a
+    push, by reason. `quantity` and `open_quantity` are in base units.
     """
 
     from_ms: int
@@ -122,10 +124,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The result of one chunk.
-
-    `load`: the number of samples and sums that it read.
-    """
+    """The result of one chunk. `load`: the number of samples and sums that it read."""
 
     pushes: Sequence[FoundPush]
     left_out: Sequence[SkippedUsage]
@@ -366,7 +365,10 @@ class FoundPush:
 
 @dataclass
 class Tally:
-    """The sum of an organisation's found pushes of a feature at a provider."""
+    """The sum of an organisation's found pushes of a feature at a provider.
+
+    `quantity`: base units. `price_micro`: micro-credits by the rate card (None: without a rate).
+    """
 
     org_id: str
     provider: str

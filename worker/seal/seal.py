@@ -244,7 +244,11 @@ def advance(run: Statements, *, whole: bool) -> None:
 
 @dataclass(frozen=True)
 class SealRequest:
-    """The inputs of one seal transaction."""
+    """The inputs of one seal transaction. `providers`: their capabilities, by name.
+
+    `horizon_ms`: the end of the windows to seal. `new_orgs`: how to assign new organisations (None: leave them
+    unassigned).
+    """
 
     shard: Shard
     horizon_ms: int

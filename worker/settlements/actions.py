@@ -53,15 +53,12 @@ from drawdown.worker.settlements.lists import (
 )
 
 MAX_HOLD_MS: Final = 3_650 * DAY_MS
-"""Longest hold of a settlement, in milliseconds.
-
-It is ten years.
-"""
+"""Longest hold of a settlement, in milliseconds. It is ten years."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """The changes of a supplier's terms.
+    """The changes of a supplier's terms (see `ledger.settlements.Terms`).
 
     A field that is None does not change, or has its default.
     """
@@ -322,7 +319,7 @@ def _frozen(what: str, is_frozen: bool, changed: bool) -> str:
 class SettlementReversed(SettlementRow):
     """A settlement after a part of it was reversed under a key.
 
-    `left`: the part that is not reversed.
+    `left`: the part that is not reversed. `repeated`: the key was used before for the same reversal.
     """
 
     reversal: str

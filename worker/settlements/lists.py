@@ -58,7 +58,7 @@ class SettlementFilter:
 class Sums:
     """The sums of a supplier's settlements, in micro-credits.
 
-    `clawed_back_micro`: reversed after the release. `carried_micro`: the part of it that no payout has deducted yet.
+    `clawed_back_micro`: reversed after the release. `carried_micro`: the part of it that payouts have not deducted yet.
     `unsettled_micro`: charges of its executions that expired and were not settled.
     """
 
@@ -76,7 +76,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Account:
-    """A supplier with its newest terms, and its sums."""
+    """A supplier with its newest terms (see `ledger.settlements.Terms`), and its sums."""
 
     supplier: str
     share_ppm: int
@@ -269,7 +269,8 @@ TEXTS: Final = ("payout", "supplier", "line", "execution", "reason")
 class Line:
     """A line of a payout: a released settlement or a deducted clawback.
 
-    A clawback has `reversal` and `reason`, and its amount is below zero.
+    `reservation`: the execution. `share_ppm`: the supplier's share, in parts per million. A clawback has `reversal` and
+    `reason`, and its amount is below zero.
     """
 
     line: str
@@ -352,7 +353,8 @@ class SettlementRow:
     """A supplier's settlement of one execution.
 
     `gross_micro`: the charge of the execution. `net_micro`: the supplier's share of it. `owed_micro`: the share less
-    the part that was reversed before its release.
+    the part that was reversed before its release. `share_ppm`: the share in parts per million. `payout`: the payout
+    that released it (None: not released).
     """
 
     execution: str
@@ -385,7 +387,10 @@ class ReversalRow:
 
 @dataclass(frozen=True)
 class FreezeRow:
-    """A freeze of a settlement, or (`whole`) of its supplier."""
+    """A freeze of a settlement, or (`whole`) of its supplier.
+
+    `ended_ms` to `ended_reason`: its end (None: it is open).
+    """
 
     whole: bool
     from_ms: int

@@ -96,10 +96,7 @@ def jobs_left(connection: sa.Connection, now_ms: int) -> JobsLeft:
 
 
 def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:
-    """Count the backlog of a shard, in one statement.
-
-    The default shard is the whole database.
-    """
+    """Count a shard's backlog in one statement. The default is the whole database."""
     values: dict[str, object] = {"lo": shard.lo, "hi": shard.hi, "now_ms": now_ms, "ahead_ms": now_ms + FUTURE_SLACK_MS}
     values["needs_you"] = f"{NEEDS_YOU}%"
     found = read_together(
@@ -121,7 +118,7 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
 
 
 LONG_MS: Final = 15 * MINUTE_MS
-"""Age from which Drawdown reports an open transaction.
+"""Age in milliseconds from which Drawdown reports an open transaction.
 
 Three ticks have then run without its rows.
 """
@@ -131,7 +128,7 @@ Three ticks have then run without its rows.
 class LongOpen:
     """The oldest open transaction, with its owner.
 
-    `age_ms`: None if this user may not see it.
+    `age_ms`: None if this user may not see it. `who`: its process or name, its database, and its program.
     """
 
     who: str
@@ -139,14 +136,14 @@ class LongOpen:
 
     @property
     def is_long(self) -> bool:
-        """True if the transaction is old enough to report."""
+        """Return True if the transaction is old enough to report."""
         return self.age_ms is not None and self.age_ms >= LONG_MS
 
 
 def oldest_open(connection: sa.Connection) -> LongOpen | None:
     """Return the oldest transaction that writes, in any database of the server.
 
-    None: there is none, or the database is SQLite, where a transaction that writes blocks all others.
+    None: it does not exist, or the database is SQLite, where a transaction that writes blocks all others.
     """
     if connection.dialect.name != "postgresql":
         return None

@@ -13,7 +13,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class FleetRow:
-    """An organisation of the demo."""
+    """An organisation of the demo. `running`: the number of its running sandboxes.
+
+    `halted_at`: the start of its halt, in milliseconds (None: it is not halted).
+    """
 
     org_id: str
     plan: str | None
@@ -26,7 +29,7 @@ class FleetRow:
 
 @dataclass(frozen=True)
 class RevisedPush:
-    """A push with the difference of a window that was sealed before."""
+    """A push with the difference (`sealed_qty`) of a window that was sealed before."""
 
     key: str
     sealed_qty: int

@@ -77,7 +77,7 @@ class Reads:
 
 @dataclass(frozen=True)
 class EndedTick:
-    """A tick that has ended, and its buckets."""
+    """A tick that has ended. Its shard has the buckets `bucket_lo` to `bucket_hi`."""
 
     bucket_lo: int
     bucket_hi: int

@@ -59,10 +59,7 @@ MOST_TICKS: Final = 1_000
 """Newest ticks that are searched for the tick that ended last."""
 FILES_WAIT: Final = "files of watched folders wait for a tick"
 NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
-"""Columns of an organisation's row that are not shown.
-
-Only the seal or lists use them.
-"""
+"""Columns of an organisation's row that only the seal or lists use, and are hidden."""
 
 
 def status(
@@ -204,7 +201,7 @@ def _last_tick(found: Sequence[Any], running: Sequence[Any], firsts: Sequence[An
 
 
 def _first_failure(tick: Any) -> str:
-    """Return the first failure that a tick leaves to the next one; '' if none."""
+    """Return the first failure that a tick leaves to the next one; '' without one."""
     report = json.loads(tick.report or "{}") if tick.exit_status == Exit.LEFT else {}
     return str(next(iter(report.get("failures", [])), FILES_WAIT if report.get("batches_wait") else ""))
 
@@ -258,7 +255,7 @@ assert set(WHAT) == set(PENDING)
 class PendingOrg:
     """The pending usage of one organisation, for one reason.
 
-    `sizes`: the number of memory sizes and event types.
+    `seconds`, `units`: its usage of sandboxes and of event types. `sizes`: the number of memory sizes and event types.
     """
 
     org_id: str
@@ -272,10 +269,7 @@ class PendingOrg:
 
 @dataclass(frozen=True)
 class PendingPage:
-    """A page of pending usage.
-
-    `next_after`: the start of the next page; None: this is the last.
-    """
+    """A page of pending usage. `next_after`: the next page (None: this is the last)."""
 
     orgs: list[PendingOrg]
     next_after: str | None

@@ -80,7 +80,10 @@ class UndeliveredHalts:
 
 @dataclass(frozen=True)
 class IgnoredHalt:
-    """A halt that a cell acknowledged and did not obey. `said`: the text for people."""
+    """A halt that a cell acknowledged and did not obey, `times` times.
+
+    `said`: the text for people.
+    """
 
     cell_id: str
     org_id: str
@@ -91,7 +94,10 @@ class IgnoredHalt:
 
 @dataclass(frozen=True)
 class Differing:
-    """Days of organisations on which a provider charged less or more than accepted."""
+    """Days of organisations on which a provider charged less or more than accepted.
+
+    `days`: their number. `since_ms`: the first day. `compared_ms`: the last comparison.
+    """
 
     provider: str
     verdict: str
@@ -102,7 +108,10 @@ class Differing:
 
 @dataclass(frozen=True)
 class ToldBalance:
-    """A reported difference of a balance that a person has not acknowledged."""
+    """A reported difference of a balance that a person has not acknowledged.
+
+    The fields are those of `UnacknowledgedDifference`.
+    """
 
     provider: str
     customer_id: str
@@ -116,7 +125,7 @@ class ToldBalance:
 
 @dataclass(frozen=True)
 class StoppedOrg:
-    """An organisation that is stopped until a person releases it."""
+    """An organisation that is stopped until a person releases it, with the reason."""
 
     org_id: str
     stopped_at_ms: int
@@ -125,7 +134,7 @@ class StoppedOrg:
 
 @dataclass(frozen=True)
 class HaltedOrg:
-    """One of the organisations that were halted last."""
+    """One of the organisations that were halted last. `halted_at` is in milliseconds."""
 
     org_id: str
     halt_reason: str | None
@@ -142,7 +151,11 @@ class Doubt:
 
 @dataclass(frozen=True)
 class OpenReplay:
-    """A replay that has not ended."""
+    """A replay that has not ended.
+
+    `next_ms`: the window from which it continues. `pushes`: the pushes that it sealed. `lease_ms`: the end of its
+    lease.
+    """
 
     replay_id: int
     scope: str
@@ -159,6 +172,7 @@ class OpenReplay:
 class LastTick:
     """The tick that ended last.
 
+    `bucket_lo`, `bucket_hi`: the buckets of its shard. `clock_trusted`: an operator set its time (`--at`).
     `another_began_ms`: the start of a later tick that has not ended, or None.
     """
 
@@ -179,7 +193,12 @@ class LastTick:
 
 @dataclass(frozen=True)
 class Standing:
-    """The state of the whole system."""
+    """The state of the whole system.
+
+    `orgs`, `halted`, `unassigned`: numbers of organisations. `left`: the unsettled work. `providers`: those with open
+    pushes, and paused ones. `paused`: pauses by provider. `unread`: organisations with a failed last read. `stopped`,
+    `halted_orgs`: the first and the last of them. `doubted` None: the history is complete.
+    """
 
     orgs: int
     halted: int
@@ -249,14 +268,14 @@ class Status:
 
 
 HALTS_LATE_MS: Final = 10 * MINUTE_MS
-"""Age from which an unacknowledged halt needs a person."""
+"""Age in milliseconds from which an unacknowledged halt needs a person."""
 STUCK_MS: Final = 60 * MINUTE_MS
 """Milliseconds of failures after which pushes count as stuck.
 
 Other pushes settle meanwhile.
 """
 TICK_MISSED_MS: Final = 15 * MINUTE_MS
-"""Time without a tick after which ticks count as stopped: three intervals."""
+"""Milliseconds without a tick after which ticks count as stopped: three intervals."""
 NEXT_TICK: Final = "wait for the next tick, which tries again"
 UNANSWERED: Final = {
     True: "sent, but no answer is on record. A tick takes them up again when the sender's claim expires",

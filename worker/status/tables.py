@@ -28,7 +28,7 @@ SQL = queries(__file__)
 MOST_ROWS: Final = 50
 """Rows of a table about one organisation that are shown as they are stored."""
 MOST_CELL_CHARS: Final = 200
-"""Length of a stored value that a table of raw rows shows."""
+"""Most characters of a stored value that a table of raw rows shows."""
 HIDDEN: Final = re.compile(r".*(sha256|password|secret|fingerprint|token|claim_owner)$")
 """The ends of names of columns that are never shown."""
 _LEADS: Final = ("org_id", "customer_id", "account_id", "from_account")
@@ -42,10 +42,7 @@ _UNNAMED: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class RawRows:
-    """Rows of a table, with cells as text (None: NULL).
-
-    `whole`: True if all rows are shown.
-    """
+    """Rows of a table as text (None: NULL). `whole`: True if all rows are shown."""
 
     columns: tuple[str, ...]
     rows: list[tuple[str | None, ...]]

@@ -43,7 +43,7 @@ LAST_TICK: Final = 2**62
 
 @dataclass(frozen=True)
 class TickRow:
-    """A tick. `exit_status`: None if it has not ended, or its worker died."""
+    """A tick. `finished_ms`, `exit_status`: None until it ends, or if its worker died."""
 
     tick_id: int
     worker: str
@@ -54,7 +54,10 @@ class TickRow:
 
 @dataclass(frozen=True)
 class TickDone:
-    """A tick with its report, which is empty until the tick has ended."""
+    """A tick with its report, which is empty until the tick has ended.
+
+    `bucket_lo`, `bucket_hi`: the buckets of its shard. `finished_ms`, `exit_status`: as in `TickRow`.
+    """
 
     tick_id: int
     worker: str
@@ -87,10 +90,7 @@ def latest_ticks(connection: sa.Connection, before: int = LAST_TICK, most: int =
 
 
 def one_tick(connection: sa.Connection, tick_id: int) -> TickDone:
-    """Return a tick by its number.
-
-    Errors: UnknownId if it does not exist.
-    """
+    """Return a tick by its number. Errors: UnknownId if it does not exist."""
     found = [one for one in latest_ticks(connection, tick_id + 1, 1) if one.tick_id == tick_id]
     if not found:
         raise UnknownId(f"unknown tick {tick_id}. See the list at `/console/ticks`", "tick")
@@ -103,10 +103,7 @@ def _report(text: str | None) -> dict[str, object]:
 
 
 def ticks_since(connection: sa.Connection, since_ms: int) -> list[TickRow]:
-    """Return ticks that began since then, the newest first.
-
-    Only the last MOST_TICKS are read.
-    """
+    """Return ticks since then, the newest first, of the last MOST_TICKS."""
     rows = SQL.run(connection, "since", {"since_ms": since_ms, "at_most": MOST_TICKS})
     return [TickRow(**row._mapping) for row in rows]
 
@@ -116,7 +113,8 @@ class Report:
     """The work of a tick, and the backlog that it left.
 
     `horizon_ms`: the end of the sealed windows. `sealed`: sealed pushes. `swept`: sealed pushes of usage that the
-    arrival cursor had missed.
+    arrival cursor had missed. The other figures are numbers of pushes, organisations, halts, top-ups, messages, jobs
+    and batches. `projected`: organisations that were read at their provider.
     """
 
     tick_id: int

@@ -45,10 +45,7 @@ MOST_A_DAY: Final = 100
 MOST_A_MONTH: Final = 1_000
 """Most top-ups of one wallet in 30 days that terms may allow."""
 MAX_MINOR: Final = 10**12
-"""Largest price, and largest charge, of terms.
-
-Both are in minor units of the currency.
-"""
+"""Largest price, and largest charge, of terms, in minor units of the currency."""
 MAX_EVIDENCE_CHARS: Final = 1_000
 """Most characters of the evidence that a person gives for a charge."""
 STOPPED: Final = "top-ups of {} are stopped. Run `drawdown topup start {}`"
@@ -61,7 +58,8 @@ class Terms:
 
     A top-up begins at or below `threshold_micro`. It adds a multiple of `amount_micro`, or fills up to `fill_to_micro`,
     in one charge of at most `most_minor`. `price_minor`: minor units of `currency` for a credit. `max_day`,
-    `max_month`: the most top-ups in 24 hours and in 30 days, with any outcome.
+    `max_month`: the most top-ups in 24 hours and in 30 days, with any outcome. `service_customer`: the customer's id at
+    `service`.
     """
 
     threshold_micro: int
@@ -79,7 +77,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class TermsChange:
-    """A wallet's terms after a change, and before (`was`, None: it had no terms)."""
+    """A wallet's terms after a change, and before (`was`, None: they are new)."""
 
     terms: Terms
     was: Terms | None
@@ -94,8 +92,8 @@ def set_terms(
 
     If its top-ups had stopped themselves, they continue, because the terms may name a customer with another card.
 
-    Errors: UsageError for invalid terms, and, unless `new`, for a currency that the service is not known to take or
-    that differs from the former one. Refused for a wallet with a balance that a provider keeps. UnknownId for an
+    Errors: UsageError for invalid terms. Unless `new`, UsageError also for another currency than before, or one that
+    the service is not known to take. Refused for a wallet with a balance that a provider keeps. UnknownId for an
     unknown customer, unless `new`.
     """
     if not is_clean_id(customer_id):

@@ -50,7 +50,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 FILLING = 7
-"""Eighths of the round's time after which no further charge begins."""
+"""Eighths of the round's time after which further charges do not begin."""
 
 
 @dataclass
@@ -196,7 +196,7 @@ If the process dies, each of them must be looked up.
 LOOKUPS_AT_ONCE: Final = 16
 """Charges in doubt that one claim looks up."""
 PROVEN_MS: Final = 10 * MINUTE_MS
-"""Time for which a look-up that found no charge allows a charge, in milliseconds."""
+"""Time for which a look-up that did not find a charge allows a charge, in milliseconds."""
 UNWANTED_AT_ONCE: Final = 200
 """Unwanted top-ups that one claim handles."""
 
@@ -205,7 +205,8 @@ UNWANTED_AT_ONCE: Final = 200
 class Claim:
     """The top-ups of one claim, with the lost history and a checkpoint.
 
-    Drawdown saves `witness` before it sends a charge (None: it does not save a checkpoint).
+    `loss`: the lost history (None: the history is complete). Drawdown saves `witness` before it sends a charge (None:
+    it does not save a checkpoint).
     """
 
     topups: Sequence[Topup]
@@ -217,7 +218,8 @@ class Claim:
 class Asks:
     """The parameters of a claim of top-ups.
 
-    `now`: the time in milliseconds. `can`: the capabilities of the service. `only`: one wallet, or all wallets.
+    `now`: the time in milliseconds. `claim`: the name of the claim. `can`: the capabilities of the service. `only`: one
+    wallet, or all wallets.
     """
 
     service: str
@@ -340,7 +342,7 @@ def end_of_lookup(
 ) -> End:
     """Return the end of a look-up, by its answer.
 
-    An answer that the look-up was not sent proves no outcome.
+    An answer that the look-up was not sent does not prove an outcome.
     """
     if isinstance(result, NotFound):
         return of_not_found(found.calls, loss, asked_ms, now_ms, can, refused=found.refused)
@@ -531,10 +533,7 @@ def description(credits_micro: int) -> str:
 
 
 def read_loss(connection: sa.Connection) -> Loss | None:
-    """Return the span of this database's lost history (R1).
-
-    Returns None if its history is complete.
-    """
+    """Return the span of this database's lost history (R1); None if it is complete."""
     row = SQL.run(connection, "loss").one()
     return None if row.from_ms is None else Loss(int(row.from_ms), int(row.at_ms))
 

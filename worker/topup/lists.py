@@ -23,10 +23,10 @@ STATES: Final[tuple[str, ...]] = get_args(State)
 
 @dataclass(frozen=True)
 class WalletTerms:
-    """A wallet's terms, and its available credit, in micro-credits.
+    """A wallet's terms (see `actions.Terms`), and its available credit.
 
     `blocked_reason`: the reason why its top-ups stopped until the customer adds another card. `wait_until_ms`: the end
-    of the wait after a decline.
+    of the wait after a decline. `declines`: declined charges in a row. `blocked_ms` None: its top-ups have not stopped.
     """
 
     customer_id: str
@@ -52,7 +52,8 @@ class WalletTerms:
 class TopupRow:
     """A top-up, in micro-credits and minor units of money.
 
-    `answer`, `evidence`: the last answer and its text.
+    `answer`, `evidence`: the last answer and its text. `ended_ms` None: it is open. `payment_id` None: a payment is not
+    known.
     """
 
     topup: str
@@ -74,7 +75,10 @@ class TopupRow:
 
 @dataclass(frozen=True)
 class Call:
-    """One call that may have charged the card. `outcome` None: the outcome is unknown."""
+    """One call that may have charged the card. `outcome` None: it is unknown.
+
+    `finished_ms` None: the call has not ended, or its process died. `detail`: the answer in words.
+    """
 
     attempt: int
     started_ms: int
@@ -156,10 +160,7 @@ def open_now(connection: sa.Connection) -> dict[str, int]:
 
 
 def figures(connection: sa.Connection, since_ms: int) -> TopupFigures:
-    """Return the figures of open top-ups, and of those that ended since a time.
-
-    `since_ms`: the time.
-    """
+    """Return the figures of open top-ups, and of those that ended since `since_ms`."""
     open_ = {row.state: (int(row.topups), int(row.oldest_ms)) for row in SQL.run(connection, "open")}
     ended = {row.state: int(row.topups) for row in SQL.run(connection, "ended", {"since_ms": since_ms})}
     blocked = int(SQL.run(connection, "blocked").scalar_one())

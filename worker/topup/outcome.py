@@ -41,10 +41,7 @@ Its outcome may show later.
 
 @dataclass(frozen=True)
 class Loss:
-    """Lost history (R1).
-
-    Calls from `from_ms` to `at_ms` may not be recorded in this database.
-    """
+    """Lost history (R1): calls from `from_ms` to `at_ms` may not be recorded here."""
 
     from_ms: int
     at_ms: int
@@ -72,8 +69,9 @@ class Calls:
 class End:
     """The new state of a top-up after an answer.
 
-    `blocks`: the reason why its wallet's top-ups stop until the customer adds another card (None: they continue).
-    `declined`: it counts as a decline.
+    `answer`, `detail`: the answer as a word and as text. `due_at_ms`: the next call, if it is open. `blocks`: the
+    reason why its wallet's top-ups stop until the customer adds another card (None: they continue). `declined`: it
+    counts as a decline.
     """
 
     state: str
@@ -131,7 +129,7 @@ def of_not_sent(result: NotSent, lookups: int, now_ms: int, *, arrived: bool) ->
 def of_not_found(
     calls: Calls, loss: Loss | None, asked_ms: int, now_ms: int, can: PaymentCapabilities, *, refused: bool
 ) -> End:
-    """Return the state after a look-up at `asked_ms` that found no charge.
+    """Return the state after a look-up at `asked_ms` that did not find a charge.
 
     A call begins within its lease, or never. `refused`: the service refused the last call because its id belongs to
     another payment, so it would refuse the next call, too.

@@ -63,7 +63,7 @@ class ShownBackfill(BackfillRow):
     """A backfill, and while it is open, the effect of closing it.
 
     `counts`: events by outcome. `lines`: the usage that would be billed, by feature. `price_micro`: the total in
-    micro-credits (null: a feature has no price, or the effect is not shown). `left`: the rest of the wallet. `hash`:
+    micro-credits (null: a feature lacks a price, or the effect is not shown). `left`: the rest of the wallet. `hash`:
     the hash that closes it (null: it is not open, or has too many events to compare at once).
     """
 
@@ -78,7 +78,7 @@ class ShownBackfill(BackfillRow):
 class BackfillClosed(BackfillRow):
     """A closed backfill. Its events are usage now.
 
-    `price_micro`: the charge by the ledger's rate card (null: a feature has no price). `left`: the rest of the wallet.
+    `price_micro`: the charge by the ledger's rate card (null: a feature lacks a price). `left`: the rest of the wallet.
     """
 
     price_micro: int | None

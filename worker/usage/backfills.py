@@ -71,7 +71,11 @@ _OTHER: Final = EventResult(
 
 @dataclass(frozen=True)
 class Backfill:
-    """A row of `backfills`, with events of one organisation in [from_ms, to_ms)."""
+    """A row of `backfills`, with events of one organisation in [from_ms, to_ms).
+
+    `closed_ms`, `reverted_ms` None: that did not happen. `diff_hash`: the hash of the effect that a person confirmed
+    (None: it is not closed).
+    """
 
     backfill: str
     org_id: str
@@ -90,9 +94,10 @@ class Backfill:
 class DiffLine:
     """A line of usage that would be billed.
 
-    `what`: a feature, or an event type without a feature. `quantity`: its base units. `windows`: the number of windows.
-    `code`: the reason why the usage would be pending (None: it would be billed). `price_micro`: the charge by the
-    ledger's rate card (None: it has no price; 0: the usage would not be billed).
+    `what`: a feature, or an event type without a feature. `quantity`: its base units. `provider`: the provider that
+    would bill (None: the organisation is not assigned). `windows`: the number of windows. `code`: the reason why the
+    usage would be pending (None: it would be billed). `price_micro`: the charge by the ledger's rate card (None: it
+    lacks a price; 0: the usage would not be billed).
     """
 
     what: str
@@ -110,7 +115,7 @@ class Diff:
 
     `counts`: the number of events by outcome. A `new` event becomes usage. A `duplicate` is usage already. A `conflict`
     has another event's key. A `too_late`, `withdrawn` or `charged_at_once` event never becomes usage. `price_micro`:
-    the total charge (None: a feature has no price). `hash`: the hash that closes the backfill.
+    the total charge (None: a feature lacks a price). `hash`: the hash that closes the backfill.
     """
 
     backfill: Backfill
@@ -124,7 +129,7 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
     """Open a backfill. While it is open, a repeated call returns the same backfill.
 
     Errors: UsageError for an invalid name or range. UnknownId. Refused if the name belongs to another or a closed
-    backfill, if the range is below the organisation's floor, or if the organisation has another open backfill.
+    backfill, or the range is below the floor. Refused if the organisation has another open backfill.
     """
     if not is_clean_id(name):
         raise UsageError(
@@ -368,7 +373,8 @@ class BackfillRow:
     """A backfill of events used in [from_ms, to_ms).
 
     `events`: the number of its staged events; once it is closed, of the events that it added. `withdrawn`: the number
-    of these that were withdrawn. `diff_hash`: the hash of the effect that a person confirmed.
+    of these that were withdrawn. `closed_ms`, `reverted_ms` None: that did not happen. `diff_hash`: the hash of the
+    effect that a person confirmed.
     """
 
     backfill: str
@@ -426,7 +432,7 @@ class Overdue:
 class OpenBackfills:
     """The number of open backfills, and the start of the oldest.
 
-    `since_ms`: the start (None: no backfill is open).
+    `since_ms`: the start (None: a backfill is not open).
     """
 
     count: int
@@ -445,10 +451,7 @@ def overdue(connection: sa.Connection, now_ms: int, open_ms: int = OPEN_MS) -> l
 
 
 def open_backfills(connection: sa.Connection) -> OpenBackfills:
-    """Return the number of open backfills and the time of the oldest.
-
-    It uses the index on open backfills.
-    """
+    """Return the number of open backfills and the time of the oldest, by an index."""
     row = SQL.run(connection, "figures").one()
     return OpenBackfills(int(row.backfills), None if row.since_ms is None else int(row.since_ms))
 

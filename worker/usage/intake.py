@@ -66,7 +66,8 @@ _BEGIN: Final = Place(_LAST, "")
 class EventLine:
     """A received event.
 
-    `quantity`: units of its type. `ts`: the time of use. `ingested_ms`: the time of arrival.
+    `quantity`: units of its type. `ts`: the time of use. `ingested_ms`: the time of arrival. `withdrawn`: it no longer
+    counts.
     """
 
     source: str
@@ -100,7 +101,7 @@ class SourceRow:
 class Sources:
     """Numbers of events by source and type, of the newest `seen` events.
 
-    `since_ms`: the arrival of the oldest of them (None: there are no events). `whole`: these are all events.
+    `since_ms`: the arrival of the oldest of them (None: without events). `whole`: these are all events.
     """
 
     rows: list[SourceRow]
@@ -111,10 +112,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """A page of events.
-
-    `next`: the start of the next page (None: this is the last page).
-    """
+    """A page of events. `next`: the start of the next page (None: this is the last)."""
 
     events: list[EventLine]
     next: Place | None
@@ -141,10 +139,7 @@ class ConflictRow:
 
 @dataclass(frozen=True)
 class ConflictsPage:
-    """Conflicts, the latest first.
-
-    `next_before`: the start of the next page (None: this is the last page).
-    """
+    """Conflicts, the latest first. `next_before`: the next page (None: the last page)."""
 
     conflicts: list[ConflictRow]
     next_before: int | None
@@ -238,10 +233,7 @@ def arrivals(
 
 
 def conflicts(connection: sa.Connection, *, before: int = 0, most: int = 50) -> ConflictsPage:
-    """Return the items that differ from the stored item with their id.
-
-    The latest comes first.
-    """
+    """Return the items that differ from the stored item with their id, newest first."""
     values = {"before": before, "at_most": most + 1, "chars": MOST_SAID_CHARS}
     rows = SQL.run(connection, "conflicts", values).mappings()
     found = [ConflictRow(**{**row, "closed": bool(row["closed"])}) for row in rows]
@@ -286,8 +278,9 @@ MOST_LISTED: Final = 10_000
 class EventRow:
     """One event.
 
-    `quantity`: units of its type, as sent. `ts`: the time of use, as sent. `feature` None: the type had no feature at
-    that time. `withdrawn`: the reason of the withdrawal (None: it is in force). `properties`: JSON.
+    `quantity`: units of its type, as sent. `ts`: the time of use, as sent. `feature` None: the type lacked a feature at
+    that time. `withdrawn`: the reason of the withdrawal (None: it is in force). `properties`: JSON. `subject`,
+    `project`, `plan_key` None: the event does not have one.
     """
 
     source: str
@@ -367,8 +360,8 @@ NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature ma
 class ShortOfTypes:
     """The owner of a limit of event types that is nearly or fully reached.
 
-    The first field is the kind of owner: database, organisation, key or source. `name`: its name. `types`: the
-    number of types that it added, or has.
+    The first field is the kind of owner: `database`, `organisation`, `key` or `source`. `name`: the owner's name.
+    `types`: the number of types that it added, or has.
     """
 
     whose: str
@@ -404,8 +397,9 @@ EventSource = Annotated[str, ID, "Source of the events"]
 class ListedEvent:
     """A usage event.
 
-    `quantity`: units of its type, as sent. `at_ms`: the time of use, as sent. `feature`: null if its type had no
-    feature at that time. `withdrawn`: it no longer counts, for `withdrawn_reason`.
+    `quantity`: units of its type, as sent. `at_ms`: the time of use, as sent. `feature`: null if its type lacked a
+    feature at that time. `withdrawn`: it no longer counts, for `withdrawn_reason`. `subject`, `project`, `plan`: null
+    if the event does not have one.
     """
 
     source: str

@@ -44,9 +44,9 @@ OF_SAMPLES: Final = ("sandbox", "project", "subject")
 class UsageRow:
     """One row of a report, in base units of a feature.
 
-    `feature` '': usage without a feature, in seconds or units of event types. `group`: the day (UTC), sandbox, project
-    or subject ('': the events have no such label, or the samples were pruned). `sealed` None: pushes do not have this
-    grouping.
+    `used`: by samples. `sealed`: by pushes. `feature` '': usage without a feature, in seconds or units of event types.
+    `group`: the day (UTC), sandbox, project or subject ('': the events lack such a label, or the samples were pruned).
+    `sealed` None: pushes do not have this grouping.
     """
 
     group: str
@@ -100,18 +100,12 @@ class Place:
 
 
 def until_now(now_ms: int) -> int:
-    """Return the default end of a range in milliseconds.
-
-    It is the end of the current window.
-    """
+    """Return the default end of a range: the end of the current window (milliseconds)."""
     return window_of(now_ms) + WINDOW_MS
 
 
 def last_days(now_ms: int, days: int) -> tuple[int, int]:
-    """Return the range of the last days in milliseconds.
-
-    `drawdown usage --from 7d` has the same range.
-    """
+    """Return the range of the last days (milliseconds), as `drawdown usage --from 7d`."""
     return window_of(now_ms) - days * DAY_MS, until_now(now_ms)
 
 
@@ -213,7 +207,7 @@ def _slots(by: str, after: Place | None) -> dict[str, str]:
 class Share:
     """The use of a feature by a sandbox, or a project, in base units.
 
-    `feature` '': usage without a feature.
+    `group`: the sandbox or project. `feature` '': usage without a feature.
     """
 
     group: str
@@ -292,9 +286,6 @@ def _day(start_ms: int) -> str:
 
 
 def list_samples(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, most: int) -> list[SampleRow]:
-    """Return an organisation's samples dated in [from, to), the oldest first.
-
-    They include withdrawn ones.
-    """
+    """Return an organisation's samples in [from, to), withdrawn too, oldest first."""
     values = {"org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "at_most": min(most, MAX_SAMPLES)}
     return [replace(row_of(row), event_type=row.event_type) for row in SQL.run(connection, "list", values)]

@@ -60,7 +60,7 @@ class Portion(Protocol):
 class Next(Protocol):
     """A function that returns the first window or time with rows to check.
 
-    It searches from a moment on, and returns None if no row is left.
+    It searches from a moment on, and returns None after the last row.
     """
 
     def __call__(self, connection: sa.Connection, *, since: int) -> int | None: ...
@@ -225,10 +225,7 @@ def _first_push(connection: sa.Connection, *, since: int, before: int) -> int | 
 
 
 def fold_between(connection: sa.Connection, *, since: int, to: int, before: int, now_ms: int) -> int:
-    """Fold the pushes of windows in [since, to) that can be folded.
-
-    Return their number.
-    """
+    """Fold the pushes of windows in [since, to) where possible. Return their number."""
     values = {"from_ms": since, "to_ms": to, "before_ms": before, "now_ms": now_ms}
     return int(SQL.run(connection, "fold", values).scalar_one())
 

@@ -53,8 +53,8 @@ SQL = queries(__file__)
 class Mended:
     """The outcome for one sample.
 
-    It was inserted as `new_id` with the time `ts_ms`, read as `unit`; or `why_not` is the reason why not. `ts`: its
-    original time as text.
+    `new_id`, `ts_ms`, `unit`: the new sample, its time, and the unit in which the text was read (None: not inserted).
+    `why_not`: the reason why not (None: it was inserted). `ts`: its original time as text.
     """
 
     sample_id: str

@@ -117,10 +117,7 @@ def _mend(
 
 @dataclass(frozen=True)
 class SamplesDismissed:
-    """Ids of samples that were dismissed and are not billed.
-
-    `undo`: they were quarantined again instead.
-    """
+    """Ids of dismissed samples. `undo`: they were quarantined again instead."""
 
     dismissed: list[str]
     undo: bool

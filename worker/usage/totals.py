@@ -43,10 +43,10 @@ _TYPES: Final = (str, str, str, str, str, int, int)
 
 @dataclass(frozen=True)
 class UsageTotal:
-    """A sum of base units of one unit (`s`, `mb_s` or `units`).
+    """A sum (`used`) of base units of one unit (`s`, `mb_s` or `units`).
 
     A field is null if the query does not group by it, and the sum includes all its values. `feature` empty: the mapping
-    has no feature for the usage yet. `project` or `subject` empty: the usage has no such label, or the samples were
+    lacks a feature for the usage. `project` or `subject` empty: the usage lacks such a label, or the samples were
     pruned. `period`: the day, or the start of the hour with its offset.
     """
 

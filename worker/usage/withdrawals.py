@@ -56,9 +56,9 @@ def withdraw(
     Rejected pushes of their windows are sealed again without them. `judged`: the result of `judge_backfill`, which
     proves that the samples were sealed since history was lost.
 
-    Errors: Refused, for all samples, if one of them is unknown, quarantined (it was never billed), below the floor, or
-    in a window that was not sealed since history was lost. HistoryDoubted while the database is stopped, or if it is
-    not the judged database.
+    Errors: Refused, for all samples, if one of them is unknown, quarantined (it was never billed) or below the floor.
+    Refused if its window was not sealed since history was lost. HistoryDoubted while the database is stopped, or if it
+    is not the judged database.
     """
     lock_buckets(connection)
     require_same(connection, judged)

@@ -108,7 +108,7 @@ class ClaimAnswers:
 
 @dataclass(frozen=True)
 class ClaimedAt:
-    """The provider of claimed pushes, and the time of the claim."""
+    """The provider of claimed pushes, its capabilities, and the time of the claim."""
 
     provider: str
     capabilities: Capabilities

@@ -54,9 +54,9 @@ from drawdown.worker.verdict.rates import card_of, policies_of, policy_for, rate
 SQL = queries(__file__)
 
 LATELY_MS: Final = 5 * MINUTE_MS
-"""Age up to which usage counts as recent."""
+"""Age in milliseconds up to which usage counts as recent."""
 JUST_NOW_MS: Final = MINUTE_MS
-"""Age up to which usage counts as current."""
+"""Age in milliseconds up to which usage counts as current."""
 READINGS: Final = 3
 UNSAMPLED_S: Final = 2 * MINUTE_MS // SECOND_MS
 """Most seconds of use that are assumed for a new sandbox without a sample.
@@ -64,7 +64,10 @@ UNSAMPLED_S: Final = 2 * MINUTE_MS // SECOND_MS
 They are two intervals of a minute.
 """
 BEGUN_MS: Final = 3 * MINUTE_MS
-"""Age from which a sandbox without a sample in three intervals counts as unused."""
+"""Age in milliseconds from which a sandbox without a sample counts as unused.
+
+These are three intervals of a minute.
+"""
 HOST_CLOCK_APART_MS: Final = 30 * SECOND_MS
 """Largest assumed difference between a host's clock and Drawdown's, in either way."""
 MOST_CHANGES: Final = 8
@@ -84,7 +87,7 @@ class Used:
     unsealed: int = 0
     """Used and not sealed, without usage that ended lots pay for."""
     unsampled: int = 0
-    """Use without a sample yet: running sandboxes are assumed to run until their next sample."""
+    """Use without a sample yet, as if running sandboxes run until their next sample."""
     unsent: int = 0
     """Sealed, but not sent yet, or proven not to have arrived."""
     rejected: int = 0
@@ -95,11 +98,11 @@ class Used:
     held_micro: int = 0
     """The credit of its wallet that executions have reserved."""
     wallet: int | None = None
-    """The credit of its wallet, if the wallet is here: executions charge it between reads."""
+    """The credit of its wallet, if the wallet is here, because executions charge it between reads."""
     in_flight: int = 0
     """Sent, but not accepted yet."""
     mirrors: bool = False
-    """True if its wallet mirrors another service's bills: accepted pushes are drawn from it.
+    """True if its wallet mirrors another service's bills, so that accepted pushes are drawn from it.
 
     So a read of the wallet never includes pushes in flight, even if executions made it fall.
     """
@@ -381,7 +384,7 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Balance
 MOST_SAMPLES: Final = 1_000
 """Samples of a customer from which their sum is cached."""
 KEPT_MS: Final = 5 * SECOND_MS
-"""Time for which the sum of a customer's unsealed samples is cached."""
+"""Milliseconds for which the sum of a customer's unsealed samples is cached."""
 MOST_KEPT: Final = 10_000
 """Customers with many samples and a cached sum.
 
@@ -486,7 +489,11 @@ class Holder:
 class Credit:
     """The effective balance with its parts, in millionths of the provider's credits.
 
-    None: the balance was not read yet, or is unlimited.
+    `unaccepted_micro`: use that is sent and that the balance may not show. `unsealed_micro`, `not_sampled_micro`: use
+    that is not sealed, or not sampled yet. `burn_a_minute_micro`: the present use a minute. `no_estimate_for`: features
+    without a rate. `unread_since_ms`: the start of failing reads (None: the last read succeeded). `when_down`: the
+    policy while the provider is unreadable. `holders`: the first executions with reserved credit. Any other None: the
+    balance was not read yet, or is unlimited.
     """
 
     provider: str
@@ -506,7 +513,10 @@ class Credit:
 
 @dataclass(frozen=True)
 class VerdictChange:
-    """A change of the verdict, with its reason and figures (micro-credits)."""
+    """A change of the verdict, with its reason and figures (micro-credits).
+
+    None: not known, or unlimited. `read_ms`: the start of the read. The figures are as in `Credit`.
+    """
 
     at_ms: int
     read_ms: int

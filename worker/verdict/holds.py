@@ -118,10 +118,7 @@ def read_lapsed(connection: sa.Connection, provider: str, org_ids: Sequence[str]
 
 
 def lapsed_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
-    """Return the query of ended lots: rows for `lapsed_of`.
-
-    It can be read together with others in one statement.
-    """
+    """Return the query of ended lots, to run with others: rows for `lapsed_of`."""
     return SQL.part("lapsed", {"org_ids": org_ids, "provider": provider, "now_ms": now_ms})
 
 
@@ -142,10 +139,7 @@ def read_in_wallets(connection: sa.Connection, provider: str, org_ids: Sequence[
 
 
 def wallets_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
-    """Return the query of wallets: rows for `wallets_of`.
-
-    It can be read together with others in one statement.
-    """
+    """Return the query of wallets, to run with others: rows for `wallets_of`."""
     return SQL.part("in_wallets", {"org_ids": org_ids, "provider": provider, "now_ms": now_ms})
 
 
@@ -227,7 +221,7 @@ def _expire(connection: sa.Connection, *, now_ms: int) -> Matured:
 SHRUNK_AT_ONCE: Final = 500
 """Executions that one transaction reads."""
 LOOKED_BACK_MS: Final = 60 * MINUTE_MS
-"""Time for which late usage may still shrink a reservation."""
+"""Milliseconds for which late usage may still shrink a reservation."""
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,9 @@ def is_asked_for(org: Row, now_ms: int) -> bool:
 class Effective(NamedTuple):
     """An effective balance with its parts, in micro-credits.
 
-    `unsealed`: the usage that samples show; if the organisation is not halted, also the usage that they will show next.
-    `held_micro`: the credit that executions have reserved.
+    `unaccepted`: the sent usage that the balance may not show. `unsealed`: the usage that samples show; if the
+    organisation is not halted, also the usage that they will show next. `held_micro`: the credit that executions have
+    reserved.
     """
 
     balance: int
@@ -81,7 +82,14 @@ class Effective(NamedTuple):
 
 @dataclass(frozen=True)
 class OrgState:
-    """The columns of `orgs` that a verdict writes."""
+    """The columns of `orgs` that a verdict writes.
+
+    `projection_read_ms`, `balance_read_ms`: the start of the last read of the verdict and of the balance.
+    `projection_due_ms`: the next read. `unconfirmed_micro`: the sent use that the balance does not show yet.
+    `unread_since_ms`: the start of failing reads. `watch_due_ms`: when the watch looks again. `resume_above_micro`: the
+    credit above which the organisation resumes. `refused`: features that a limit of the provider refuses, as JSON.
+    None: unknown, unlimited, or not the case.
+    """
 
     org_id: str
     is_halted: bool
@@ -258,10 +266,7 @@ def tell_verdicts(
 
 
 def _of_verdict(verdict: Mapping[str, Any], org: sa.Row[Any]) -> Message:
-    """Return the notice of a halt or resume.
-
-    Both name the halt by its start.
-    """
+    """Return the notice of a halt or resume. Both name the halt by its start."""
     halted = bool(verdict["is_halted"])
     since_ms = verdict["at_ms"] if halted else verdict["was_halted_at"]
     event = ORG_HALTED if halted else ORG_RESUMED
@@ -321,10 +326,7 @@ def release_exempt(connection: sa.Connection, shard: Shard, now_ms: int) -> None
 
 
 def apply_now(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
-    """Write verdicts by the stored facts, without a read of a provider.
-
-    A provider may be unavailable.
-    """
+    """Write verdicts by the stored facts, because a provider may be unavailable."""
     ordered = sorted(set(org_ids))
     for start in range(0, len(ordered), APPLIED_AT_ONCE):
         some = ordered[start : start + APPLIED_AT_ONCE]

@@ -37,7 +37,7 @@ class PendingSize:
 
 @dataclass(frozen=True)
 class PushState:
-    """Pushes of one state, provider and feature."""
+    """Pushes of one state, provider and feature. `quantity`: base units to send."""
 
     state: str
     provider: str
@@ -48,7 +48,10 @@ class PushState:
 
 @dataclass(frozen=True)
 class HaltRow:
-    """A halt at a cell. It is due until the cell acknowledges it."""
+    """A halt at a cell. `halted_at`: its start, in milliseconds.
+
+    `due_at_ms`: the next try (None: it is not due). `acked_at_ms`: the cell's acknowledgement (None: not acknowledged).
+    """
 
     cell_id: str
     halted_at: int
@@ -60,7 +63,11 @@ class HaltRow:
 
 @dataclass(frozen=True)
 class OrgStatus:
-    """An organisation's row, without columns of the seal, and its related rows."""
+    """An organisation's row, without columns of the seal, and its related rows.
+
+    Fields of the verdict are as in `OrgState`. `registered`: False if only its samples named it. `credit` None: it is
+    not billed.
+    """
 
     org_id: str
     registered: bool

@@ -71,7 +71,7 @@ SQL = queries(__file__)
 READING: Final = 7
 """Eighths of a tick's time after which further customers are not read."""
 READ_AGAIN_MS = MINUTE_MS
-"""Wait before a read that failed is repeated."""
+"""Milliseconds before a read that failed is repeated."""
 MAX_UNWRITTEN: Final = 20
 """Unwritten verdicts that a report names. The log has all of them."""
 NOT_ASKED = ReadFailed("not requested: the provider did not answer a moment ago")
@@ -84,7 +84,11 @@ They are enough to use the connection fully, but verdicts do not wait long.
 
 @dataclass
 class Projected:
-    """The counts of a projection's reads and verdicts."""
+    """The counts of a projection's reads and verdicts.
+
+    `read`, `failed`: customers that were read, and failed reads. `wrong_estimates`: halts on an estimate that a read
+    proved wrong.
+    """
 
     read: int = 0
     failed: int = 0

@@ -45,10 +45,7 @@ def uses_ledger(connection: sa.Connection, provider: str) -> bool:
 
 
 def rate_card_of(connection: sa.Connection, provider: str) -> RateCard:
-    """Return the costs of usage at a provider.
-
-    They are in millionths of the unit of its balance.
-    """
+    """Return the costs at a provider, in millionths of the unit of its balance."""
     if uses_ledger(connection, provider):
         return read_rate_card(connection)
     return card_of(SQL.run(connection, "rates", {"provider": provider}))

@@ -43,7 +43,7 @@ not send a webhook of a grant.
 """
 
 HALTED_READS_MS: Final = 10 * SECOND_MS
-"""Time that these reads may take in a tick, at the rate that a provider declares."""
+"""Milliseconds that these reads may take in a tick, at the declared rate."""
 
 READS_A_S: Final = 200
 """Reads a second, if a provider does not declare a rate."""
@@ -156,8 +156,9 @@ It is longer than any call.
 class Gated:
     """An organisation's row for the gate.
 
-    `unknown`: neither a provider nor an operator has decided about it; `overridden`: an operator's decision replaces
-    the provider's.
+    `unknown`: neither a provider nor an operator has decided about it. `overridden`: an operator's decision replaces
+    the provider's. `projection_read_ms`: the start of the last read (None: never). `max_concurrent_sandboxes` None:
+    unlimited.
     """
 
     billing_provider: str | None

@@ -14,7 +14,10 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict that is copied to the organisation."""
+    """The verdict that is copied to the organisation.
+
+    `reason`: of the halt (None: it is not halted). `max_concurrent`: sandboxes at once (None: unlimited).
+    """
 
     is_halted: bool
     reason: str | None
@@ -25,7 +28,8 @@ class Verdict:
 class Overrides:
     """The operator's halt and org override of one organisation.
 
-    `until_ms`: the end of the org override; None: until it is cleared.
+    `halted`, `max_concurrent` None: the provider's verdict counts. `until_ms`: the end of the org override; None: until
+    it is cleared.
     """
 
     operator_halt: bool = False
@@ -53,7 +57,7 @@ If the plan of an organisation requires it, the organisation is then halted. The
 class Estimate:
     """The credit of a fresh read, minus the use that it does not show.
 
-    Amounts are micro-credits.
+    Amounts are micro-credits. `may_halt`: the estimate may halt an organisation that runs.
     """
 
     effective_micro: int
@@ -77,7 +81,7 @@ class Refused:
 
     @property
     def halts(self) -> bool:
-        """True if the organisation must be halted or stay halted."""
+        """Return True if the organisation must be halted or stay halted."""
         return bool(self.features) and (self.halted or not self.features.isdisjoint(self.in_use))
 
 
@@ -178,7 +182,7 @@ def _operator(overrides: Overrides, limit: int | None, now_ms: int) -> Verdict |
 
 
 FIRST_LOOK_MS: Final = 5 * SECOND_MS
-"""Shortest wait before a balance is read again."""
+"""Shortest wait before a balance is read again, in milliseconds."""
 
 
 LAST_LOOK_MS: Final = MINUTE_MS
@@ -192,10 +196,7 @@ LOOKS_TO_ZERO: Final = 4
 
 
 FURTHEST_MS: Final = 253_402_300_799_999
-"""The last moment of the year 9999.
-
-A later end counts as unlimited.
-"""
+"""The last moment of the year 9999. A later end counts as unlimited."""
 
 
 def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
@@ -207,10 +208,7 @@ def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int 
 
 
 def next_look_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
-    """Return when to look at an organisation's credit again.
-
-    None: when its use begins again.
-    """
+    """Return when to look at an organisation's credit again; None: once it is used."""
     if effective_micro is None:  # unlimited, or never read yet
         return now_ms + LAST_LOOK_MS
     if burn_a_minute <= 0:

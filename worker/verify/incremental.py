@@ -54,7 +54,7 @@ class Point:
     """The point from which a run continues.
 
     The run `run` at `at_ms`, or a run before it, proved the windows before `window_ms`. `why`: the record that touched
-    the window at the point since; '' if none.
+    the window at the point since; '' if a record did not touch it.
     """
 
     window_ms: int
@@ -65,7 +65,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Before:
-    """The newest stored run, and the newest action, when a run began (0: none).
+    """The newest stored run, and the newest action, when a run began (0: never).
 
     Runs may overlap, and clocks differ, so these numbers show which rows a run saw.
     """

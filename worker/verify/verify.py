@@ -70,7 +70,8 @@ class Breach:
 class Verification:
     """The result of a run.
 
-    `checked` and `open` are counts by name; `first` is the first breach of each organisation.
+    `breaches`: the first LISTED. `by_invariant`: the number of all. `first`: the first breach of each organisation.
+    `checked`, `open`: counts by name.
     """
 
     breaches: list[Breach] = field(default_factory=list)

@@ -45,7 +45,8 @@ class Account:
 
     `unbilled`: used, and not charged yet. `over`: the rest of ended lots that is not reserved. A later booking takes it
     out of the balance. `included` to `refund`: the rest of the lots of each kind. `owed`: used, and not paid by a lot.
-    `hold`: the part of its executions' cost that suppliers wait for. It is charged already, and in no other field.
+    `hold`: the part of its executions' cost that suppliers wait for. It is charged already, and other fields do not
+    include it.
     """
 
     customer_id: str
@@ -99,8 +100,8 @@ def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Acco
 class PaidFrom:
     """The wallet that pays for an organisation's executions.
 
-    `provider`: the provider that bills the organisation now (None: it has no provider). `keeper`: the same provider, if
-    it keeps the balance itself, so no wallet in this database pays. `has_wallet`: the wallet was ever used.
+    `provider`: the provider that bills the organisation now (None: it is not assigned). `keeper`: the same provider, if
+    it keeps the balance itself, so a wallet in this database does not pay. `has_wallet`: the wallet was ever used.
     `begins_ms`: the start of the organisation's first assignment.
     """
 
@@ -201,8 +202,9 @@ class WalletRow:
 class EntryRow:
     """One entry of a wallet.
 
-    `amount_micro`: the amount of the charge or grant. `moved_micro`: the change of the wallet, up or down. `ts`: the
-    time of use. `at_ms`: the time of booking, by which statements select entries.
+    `feature`, `quantity`: the charged base units (None: the entry is not for usage). `amount_micro`: the amount of the
+    charge or grant. `moved_micro`: the change of the wallet, up or down. `ts`: the time of use. `at_ms`: the time of
+    booking, by which statements select entries.
     """
 
     key: str
@@ -224,8 +226,9 @@ LotState: TypeAlias = Literal["in use", "to come", "over"]
 class LotRow:
     """A lot, in micro-credits: `amount = left + waits + used + expired + taken`.
 
-    `place`: its place in the order of use among the lots in use. `waits`: the rest of an ended lot that is not booked
-    yet. `taken`: the credit that was taken back from this lot, and its share of credit taken back without a lot.
+    `expires_ms` None: it does not end. `features` None: it pays for all. A lower `priority` is used first. `place`: its
+    place in the order of use among the lots in use. `waits`: the rest of an ended lot that is not booked yet. `taken`:
+    the credit that was taken back from this lot, and its share of credit taken back without a lot.
     """
 
     lot: str
@@ -361,10 +364,7 @@ class Blocked:
 
 
 def blocked(connection: sa.Connection, org_id: str, now_ms: int) -> list[Blocked]:
-    """Return the blocked uses of an organisation, the latest first.
-
-    They happened in the last BLOCKED_DAYS days.
-    """
+    """Return an organisation's blocked uses of the last BLOCKED_DAYS, newest first."""
     values = {"org_id": org_id, "since_ms": now_ms - BLOCKED_DAYS * DAY_MS, "at_most": MOST_BLOCKED}
     rows = SQL.run(connection, "blocked", values)
     return [Blocked(row.metric, int(row.times), int(row.amount), int(row.last_ms)) for row in rows]
@@ -403,8 +403,9 @@ class WalletView:
 class Org:
     """An organisation's halt, with its begin and reason, and its balance.
 
-    `balance_micro`: the provider's last answer, in its micro-credits, read at `balance_read_ms`. `runs_out_ms`: the end
-    of credit, as the watch estimates it.
+    `halted_at`: the start of the halt, in milliseconds. `unconfirmed_micro`: sent use that the balance does not show
+    yet. `balance_micro`: the provider's last answer, in its micro-credits, read at `balance_read_ms`. `runs_out_ms`:
+    the end of credit, as the watch estimates it.
     """
 
     billing_provider: str | None
@@ -430,7 +431,7 @@ class Standing:
 class OrgOverride:
     """A limit override of one organisation. `amount`: base units (None: unlimited).
 
-    `state`: `asked` waits for a decision, and `in_force` counts.
+    `number`: its id. `ends_ms` None: it is permanent. `state`: `asked` waits for a decision, and `in_force` counts.
     """
 
     number: int
@@ -470,9 +471,6 @@ def standing(connection: sa.Connection, customer_id: str, now_ms: int) -> Standi
 
 
 def overrides(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> list[OrgOverride]:
-    """Return an organisation's limit overrides of one metric.
-
-    Waiting ones come first, then the newest.
-    """
+    """Return an organisation's limit overrides of a metric: waiting, then the newest."""
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": MOST_OVERRIDES}
     return [OrgOverride(**row._mapping) for row in SQL.run(connection, "overrides", values)]

@@ -647,8 +647,8 @@ def _size_of_lot(connection: sa.Connection, _asked: Invocation, values: Values) 
 class RateSet:
     """The rate of a feature from `start_ms` on.
 
-    `was`: the former rate at that time (null: there was no rate). `is_past`: the start is in the past, and usage that
-    is charged already keeps its price. `effect`: the effect on the usage of the last day.
+    `was`: the former rate at that time (null: it lacked a rate). `is_past`: the start is in the past, and usage that is
+    charged already keeps its price. `effect`: the effect on the usage of the last day.
     """
 
     feature: str
@@ -732,10 +732,7 @@ FACTOR: Final = ValueKind("number", "N", _factor, show_factor, "_ppm", least=1, 
 
 @dataclass(frozen=True)
 class PlanSet(Plan):
-    """A plan as it is now.
-
-    `was`: its former limit of sandboxes at once (null: it is new).
-    """
+    """A plan as it is now. `was`: its former limit of sandboxes (null: it is new)."""
 
     was: int | None
 
@@ -844,7 +841,7 @@ def _size_of_plan(connection: sa.Connection, _asked: Invocation, values: Values)
 class OnPlan:
     """A customer's plan, limit of sandboxes and balance.
 
-    `was`: the former plan (null: the customer did not have a plan).
+    `was`: the former plan (null: the customer did not have a plan). `changed`: they differ.
     """
 
     customer_id: str

@@ -107,8 +107,8 @@ class EntryLine:
     """An entry of a wallet.
 
     `moved_micro`: the change of the wallet, up or down, in micro-credits. `ts`: the time of use. `at_ms`: the time of
-    booking. `key`: for usage, the key of the push. `reservation`: the execution that it charges. `lot`: the lot that it
-    expires or takes back.
+    booking. `key`: for usage, the key of the push. `feature`, `quantity`: the charged base units (None: the entry is
+    not for usage). `reservation`: the execution that it charges. `lot`: the lot that it expires or takes back.
     """
 
     key: str
@@ -214,10 +214,7 @@ class Use:
 
 @dataclass(frozen=True)
 class LedgerDay:
-    """The sum of one kind of entry on a day.
-
-    It is in micro-credits, and positive if the wallet gained.
-    """
+    """The sum of one kind of entry on a day, positive if the wallet gained."""
 
     day_ms: int
     kind: str
@@ -252,8 +249,9 @@ class RunSteps:
     Amounts are in micro-credits.
 
     `going`: executions that continue. `waiting`: those of them that were not charged yet. `held_micro`: their reserved
-    credit. `settling`: executions that a supplier has a share of. `left_micro`: the shares that were not reversed.
-    `unreleased_micro`: the part of the shares that suppliers wait for.
+    credit. `complete`: executions that have ended. `drawn_micro`: their charges. `settling`: executions that a supplier
+    has a share of. `left_micro`: the shares that were not reversed. `unreleased_micro`: the part of the shares that
+    suppliers wait for.
     """
 
     accepted: int
@@ -299,10 +297,7 @@ def entries_of_day(connection: sa.Connection, customer_id: str, day_ms: int) -> 
 
 
 def closing_micro(connection: sa.Connection, customer_id: str, to_ms: int) -> int:
-    """Return the balance of the wallet at a moment, by the time of use.
-
-    It is in micro-credits.
-    """
+    """Return a wallet's balance at a moment, by the time of use, in micro-credits."""
     return int(SQL.run(connection, "closing", _from_then(customer_id, to_ms)).scalar_one())
 
 
@@ -320,7 +315,7 @@ class EntriesQuery:
     """A query of a wallet's days, in milliseconds. Days begin at midnight (UTC).
 
     `from_ms` to `to_ms`: the days. `use_from_ms`: the start of the use by day. `hours_from_ms`: the start of the use by
-    hour. `opened_ms`: the day with entries to show (None: no entries).
+    hour. `opened_ms`: the day with entries to show (None: entries are not shown).
     """
 
     customer_id: str
@@ -394,7 +389,7 @@ ForecastState: TypeAlias = Literal["ends", "spent", "lasts", "unknown"]
 class Forecast:
     """A forecast of the end of the credit that is available now.
 
-    `state`: `ends` (at `ends_ms`), `spent` (no credit is available), `lasts` (without use on those days, or beyond
+    `state`: `ends` (at `ends_ms`), `spent` (the available credit is 0), `lasts` (without use on those days, or beyond
     FURTHEST_MS), or `unknown` (fewer than MIN_DAYS full days of use). The forecast uses `used_micro` in `days` full
     days from `from_ms` on, by the time of use and not of booking.
     """

@@ -63,7 +63,7 @@ class WalletLine:
 
     Changes that are due by time are not included until they are booked.
 
-    `mode` to `blocked_reason`: the terms of its automatic top-up (None: it has no automatic top-up).
+    `mode` to `blocked_reason`: the terms of its automatic top-up (None: it does not have one).
     """
 
     customer_id: str
@@ -86,10 +86,7 @@ class After:
 
 @dataclass(frozen=True)
 class WalletLines:
-    """A page of wallets.
-
-    `after`: the start of the next page (None: this is the last page).
-    """
+    """A page of wallets. `after`: the start of the next page (None: the last page)."""
 
     lines: list[WalletLine]
     after: After | None
@@ -99,7 +96,8 @@ class WalletLines:
 class Spender:
     """The use of a wallet from `from_ms` on, and its balance and plan.
 
-    `at_ms`: the time of the check, and the end of the use.
+    `balance_micro` None: the wallet does not exist. `place`: the rank by use, from 1. `at_ms`: the time of the check,
+    and the end of the use.
     """
 
     place: int
@@ -144,7 +142,7 @@ def spenders_now(connection: sa.Connection, now_ms: int, most: int = MOST_SPENDE
 
 
 def spenders_kept(connection: sa.Connection, most: int = MOST_SPENDERS) -> list[Spender]:
-    """Return the highest spenders of the last check; empty if no check has run yet."""
+    """Return the highest spenders of the last check; empty before the first check."""
     return [Spender(**row._mapping) for row in SQL.run(connection, "spenders_kept", {"at_most": most})]
 
 
@@ -193,8 +191,8 @@ class BillingTerms:
 
     Amounts are in micro-credits or minor units of money, times in milliseconds.
 
-    `mode` to `blocked_reason`: its automatic top-up (None: it has no automatic top-up). `stopped_ms`, `stopped_by`: the
-    time since which all top-ups are stopped, and the actor. `low_micro`: the balance at or below which Drawdown sends a
+    `mode` to `blocked_reason`: its automatic top-up (None: it does not have one). `stopped_ms`, `stopped_by`: the time
+    since which all top-ups are stopped, and the actor. `low_micro`: the balance at or below which Drawdown sends a
     message. `org_id` to `balance_read_ms`: the organisation (None: it does not exist). `pool`: the name of the wallet's
     pool, if it is a pool's wallet.
     """
@@ -232,9 +230,9 @@ class BillingTerms:
 class Relation:
     """A relation of a wallet to `who`.
 
-    `limit_micro`: the limit of credit (None: unlimited, or the relation has no limit). `spent_micro`: the used part of
-    the limit. `other`: for a biller, its customer; for an organisation that shares the wallet, the biller; for a
-    sponsor, its lot.
+    `limit_micro`: the limit of credit (None: unlimited, or a limit does not apply). `spent_micro`: the used part of the
+    limit. `other`: for a biller, its customer; for an organisation that shares the wallet, the biller; for a sponsor,
+    its lot. `since_ms`: its start. `said`: the reason of the person who made it.
     """
 
     part: Part
@@ -250,8 +248,9 @@ class Relation:
 class Offer:
     """A plan or a tier, in micro-credits.
 
-    For a plan: the monthly credit, the maximum that rolls over, and the first credit of a new customer. For a tier: the
-    price of a month, and the time up to which this customer has paid.
+    `at_once`: its sandboxes at once. A field that the other kind has is None. For a plan: the monthly credit, the
+    maximum that rolls over, and the first credit of a new customer. For a tier: the price of a month, and the time up
+    to which this customer has paid.
     """
 
     part: Literal["plan", "tier"]
@@ -279,8 +278,8 @@ class Offer:
 class Happened:
     """An event of a wallet: a day's charges, a grant, a top-up, a new plan.
 
-    `micro`: the change of the wallet in micro-credits; for a top-up, also a change that is not made yet. `minor`: money
-    in minor units of the currency.
+    `micro`: the change of the wallet in micro-credits; for a top-up, also a change that is not made yet. `kind`, `key`,
+    `state`, `said`: of the entry or top-up. `minor`: money in minor units of the currency.
     """
 
     part: Literal["charge", "given back", "entry", "topup", "plan", "tier"]
@@ -304,10 +303,7 @@ def terms_of(connection: sa.Connection, customer_id: str, org_id: str) -> Billin
 
 
 def related(connection: sa.Connection, customer_id: str, org_id: str, now_ms: int) -> list[Relation]:
-    """Return the relations of a customer.
-
-    Payers and other sources of its credit come first.
-    """
+    """Return the relations of a customer, sources of its credit first."""
     values = {"customer_id": customer_id, "org_id": org_id, "now_ms": now_ms}
     rows = SQL.run(connection, "related", {**values, "at_most": MOST_RELATED, "looked_at": MOST_LOOKED_AT}).mappings()
     found = [Relation(**row) for row in rows]
@@ -417,8 +413,8 @@ class WalletEntry:
     """An entry of a wallet.
 
     `moved_micro`: the change of its credit, up or down, in micro-credits. `ts_ms`: the time of use. `at_ms`: the time
-    of booking. `key`: for usage, the key of the push. `execution`: the execution that it charges. `lot`: the lot that
-    it expires or takes back.
+    of booking. `key`: for usage, the key of the push. `feature`, `quantity`: the charged base units (null: the entry is
+    not for usage). `execution`: the execution that it charges. `lot`: the lot that it expires or takes back.
     """
 
     key: str

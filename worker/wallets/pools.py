@@ -128,7 +128,7 @@ def allow(
 
     The limit is in micro-credits (None: unlimited).
 
-    Returns the permission in force now, and the one before (None: there was no permission).
+    Returns the permission in force now, and the one before (None: a permission did not exist).
 
     Errors: UnknownId; UsageError for an invalid limit; Denied `pays_itself`, `no_wallet`.
     """
@@ -224,7 +224,7 @@ class PoolView:
 class PayerRow:
     """A payer of an organisation's executions, and its limit.
 
-    The permission starts at a time in milliseconds.
+    `allowed`: it pays for new executions now. `limit_micro` None: unlimited. `since_ms`: the start of the permission.
 
     `spent_micro`: the credit reserved and charged by executions that were accepted under its last permission, including
     ended executions.
@@ -418,10 +418,7 @@ def _allowed(done: PayerAllowed) -> str:
 
 @dataclass(frozen=True)
 class PayerEnded:
-    """A payer that no longer pays for new executions of an organisation.
-
-    `changed`: it paid until now.
-    """
+    """A payer that no longer pays for new executions. `changed`: it paid until now."""
 
     payer: str
     org_id: str

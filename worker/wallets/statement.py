@@ -62,7 +62,8 @@ class Span:
 class CreditLine:
     """Credit that came in, or left without use, of one kind of lot (`what`).
 
-    `moved_micro`: the change of the wallet. `money_minor`: for top-ups, the paid money, in minor units of `currency`.
+    `entries`: the number of entries. `moved_micro`: the change of the wallet. `money_minor`: for top-ups, the paid
+    money, in minor units of `currency`.
     """
 
     section: Section
@@ -79,7 +80,8 @@ class UsageLine:
 
     `charged = quantity * micro_credits / per_quantity`, rounded to a micro-credit (a half away from zero), plus
     `rounding`, because each charge was rounded by itself. A line without a rate sums up charges that do not match a
-    rate. `more`: the number of lines that are not shown and are added up in this line. Their features can differ.
+    rate. `feature` None: charges without a feature. `more`: the number of lines that are not shown and are added up in
+    this line. Their features can differ.
     """
 
     feature: str | None
@@ -116,8 +118,8 @@ class ExecutionsLine:
 class HeldLine:
     """An execution with credit reserved at the end of the span.
 
-    `expires_ms`: the end of its reservation. `held_micro`: the credit in micro-credits. `more`: the number of lines
-    that are added up in this line.
+    `execution` None: the line adds up others. `expires_ms`: the end of its reservation. `held_micro`: the credit in
+    micro-credits. `more`: the number of lines that are added up in this line.
     """
 
     execution: str | None
@@ -140,8 +142,8 @@ class Change:
 class Statement:
     """A statement in micro-credits: `opening + all changes = closing`.
 
-    Reserved credit is a part of the closing balance, not a change. `is_final`: the entries of this span can no longer
-    change.
+    Reserved credit is a part of the closing balance, not a change. `held`: the executions with reserved credit.
+    `problems`: figures that do not add up. `is_final`: the entries of this span can no longer change.
     """
 
     customer_id: str
@@ -324,10 +326,7 @@ _RATES: Final = ("rounding_micro",)
 
 
 def as_object(found: Statement) -> dict[str, object]:
-    """Return a statement as an object for JSON.
-
-    Each amount is in micro-credits (`…_micro`) and in credits.
-    """
+    """Return a statement for JSON, with amounts in micro-credits and in credits."""
     return {name: _twice(value) for name, value in _with_credits(asdict(found)).items()}
 
 

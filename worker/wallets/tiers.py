@@ -70,7 +70,7 @@ class Change:
 class Bought:
     """A customer's tier and wallet after a call.
 
-    `charged_micro`: micro-credits that this call charged.
+    `charged_micro`: micro-credits that this call charged. `changed`: the call changed the tier.
     """
 
     holder: Holder

@@ -66,7 +66,8 @@ Event: TypeAlias = tuple[dict[str, str], UsageEvent]
 class EventResult:
     """The answer to one event.
 
-    Status `pending`: it is stored, and billed once its reason (`code`) is fixed.
+    Status `pending`: it is stored, and billed once its reason (`code`) is fixed. `code`, `message`: the reason (None:
+    it is accepted, or a duplicate).
     """
 
     status: Status
@@ -475,7 +476,7 @@ def hold(connection: sa.Connection, used: Sequence[tuple[str, int]], taken: Sequ
     Return False if a floor was raised past some of it.
 
     Then the caller must store the usage again. A transaction that raises a floor reads, under S1's lock, the committed
-    usage, and does not see open transactions. SQLite has one writer at a time, so it needs no lock. `used`: the
+    usage, and does not see open transactions. SQLite has one writer at a time, so it does not need a lock. `used`: the
     organisation and the time of each item. `taken`: the answers.
     """
     if connection.dialect.name != "postgresql":

@@ -240,7 +240,7 @@ def share(connection: sa.Connection, event_types: Collection[str]) -> None:
 
     Until this transaction is over, another transaction cannot set a price for them.
 
-    SQLite has one writer at a time, so it needs no lock.
+    SQLite has one writer at a time, so it does not need a lock.
     """
     if connection.dialect.name == "postgresql":
         SQL.run(connection, "share", {"event_types": sorted(set(event_types))}).all()

@@ -139,10 +139,7 @@ def _quarantined(connection: sa.Connection, chosen: QuarantineFilter, after: str
 
 
 def values_of(chosen: QuarantineFilter) -> dict[str, object]:
-    """Return the parameters of the query fragment `chosen`.
-
-    Ids are a separate condition.
-    """
+    """Return the parameters of the query fragment `chosen`, without the ids."""
     return {
         "org_id": chosen.org,
         "reason": chosen.reason,

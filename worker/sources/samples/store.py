@@ -103,10 +103,7 @@ def _stored(connection: sa.Connection, rows: list[Sample]) -> dict[str, tuple[ob
 
 
 def withdrawn_of(connection: sa.Connection, rows: list[Sample]) -> set[str]:
-    """Return the ids of the samples that were withdrawn.
-
-    These samples exist and are no longer billed.
-    """
+    """Return the ids of withdrawn samples, which exist and are no longer billed."""
     return set(SQL.run(connection, "withdrawn", _ids(connection, rows)).scalars())
 
 
