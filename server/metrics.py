@@ -141,7 +141,8 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     lags = [((which,), seconds(now_ms - ms)) for which, ms in both if ms is not None]
     yield gauge(
         "watermark_lag_seconds",
-        "Seconds since the oldest watermark, of buckets (`pack`) or of organisations behind their bucket (`held_back`).",
+        "Seconds since the oldest watermark of buckets (`pack`), or of organisations behind their bucket "
+        "(`held_back`).",
         lags,
         ("of",),
     )
@@ -155,7 +156,7 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     waiting = sorted(_unmapped(connection).items())
     yield gauge(
         "unmapped_units",
-        f"Units of event types without a feature. All types after the {MOST_TYPES} with the most units share one series.",
+        f"Units of event types without a feature. Types after the {MOST_TYPES} with the most units share one series.",
         waiting,
         ("event_type",),
     )
@@ -168,7 +169,7 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     age = 0 if oldest is None else oldest.age_ms
     yield gauge(
         "oldest_transaction_seconds",
-        "Seconds since the start of the oldest open PostgreSQL transaction that writes. Its inserts are not billed yet.",
+        "Seconds since the start of the oldest open PostgreSQL transaction with writes. Its inserts are not billed.",
         [] if age is None else [((), seconds(age))],
     )
     found = dict.fromkeys(PROBLEMS, 0) | quarantined(connection)
@@ -208,7 +209,7 @@ def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     )
     yield gauge(
         "open_quantity",
-        "Sealed and unsettled quantity in base units, by provider and feature. Usage that is not sealed yet is excluded.",
+        "Sealed and unsettled quantity in base units, by provider and feature. Unsealed usage is excluded.",
         sorted(owed.items()),
         ("provider", "feature"),
     )

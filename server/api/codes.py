@@ -55,7 +55,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "grant_limit": CallCode(
         (403,),
-        "The grant exceeds the limit `gives` of the key. Grant less, or use a key with a higher `gives`",
+        "The call gives more credit than the key may give at once. Give less, or use a key with a higher `gives`",
     ),
     "foreign_key": CallCode(
         (403, 409),
