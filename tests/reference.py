@@ -137,7 +137,8 @@ def findings() -> str:
     parts = [
         f"# Findings of `drawdown verify`\n\n{MADE}",
         "`drawdown verify` prints a finding for each breach of an [invariant](../invariants.md). A name in braces"
-        " stands for a value of the breach. Unless you pass `--no-stop`, Drawdown stops the pushes of an organisation"
+        " stands for a value of the breach. Amounts of credit are in micro-credits, and times are in milliseconds since"
+        " 1970 (UTC). Unless you pass `--no-stop`, Drawdown stops the pushes of an organisation"
         " with a finding. To resume them, run `drawdown org release`.",
     ]
     for number, (name, meaning) in INVARIANTS.items():
