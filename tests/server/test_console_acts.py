@@ -141,7 +141,7 @@ def require_refusals(home: Home, action: Action, example: Example) -> None:
     for name, value in example.wrong.items():
         answer = home.send(path, filled(example, step="look") | {name: value}, mine)
         assert answer.status_code in (400, 404, 409), (name, answer.status_code)
-        assert 'role="alert"' in answer.text and "It changes nothing yet" in answer.text, name
+        assert 'role="alert"' in answer.text and "The dry run does not change anything" in answer.text, name
         assert REASON in answer.text, "what was filled in stays"
     for field in action.fields:
         if not field.optional:
@@ -228,7 +228,7 @@ def test_a_form_of_a_foreign_page_is_looked_at_by_nobody(home: Home) -> None:
 
 def test_a_reason_that_is_too_long_keeps_the_form(home: Home) -> None:
     answer = grant_of(home, "1", reason="x" * (MAX_REASON_CHARS + 1))
-    assert answer.status_code == 400 and 'role="alert"' in answer.text and "It changes nothing yet" in answer.text
+    assert answer.status_code == 400 and 'role="alert"' in answer.text and "The dry run does not change anything" in answer.text
 
 
 @pytest.mark.parametrize("name", ["grant", "event-withdraw"])

@@ -543,7 +543,7 @@ def test_override_requested_by_plain_form_applies_once_approved(home: Home) -> N
         assert ">requested<" in page.text and "You reached the limit" in page.text
         write(home.engine, lambda c: guard_overrides.decide(c, 1, "approve", replace(home.fleet.by, now_ms=home.now)))
         page = await client.get("/my/blocked?metric=idea")
-        assert "You can use one more now" in page.text and ">in force<" in page.text
+        assert "You can use 1 more now" in page.text and ">in force<" in page.text
 
     home.inside(work)
     rows = home.fleet.rows("SELECT target, reach, actor, reason, amount, ends_ms FROM guard_overrides")
