@@ -228,7 +228,11 @@ def test_a_form_of_a_foreign_page_is_looked_at_by_nobody(home: Home) -> None:
 
 def test_a_reason_that_is_too_long_keeps_the_form(home: Home) -> None:
     answer = grant_of(home, "1", reason="x" * (MAX_REASON_CHARS + 1))
-    assert answer.status_code == 400 and 'role="alert"' in answer.text and "The dry run does not change anything" in answer.text
+    assert (
+        answer.status_code == 400
+        and 'role="alert"' in answer.text
+        and "The dry run does not change anything" in answer.text
+    )
 
 
 @pytest.mark.parametrize("name", ["grant", "event-withdraw"])

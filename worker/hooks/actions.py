@@ -422,7 +422,7 @@ def _low(
     low_micro: Annotated[int | None, CREDITS, "Low balance in credits"] = None,
     *,
     org_id: Annotated[str | None, ORG, "Organisation; all without their own level if omitted"] = None,
-    never: Annotated[bool, FLAG, "No low balance"] = False,
+    never: Annotated[bool, FLAG, "Removal of the low balance"] = False,
     new: New = False,
 ) -> LowSet:
     if (low_micro is None) != never:
@@ -507,7 +507,7 @@ ACTIONS: Final = (
     Action(
         "hook set",
         "Set an endpoint",
-        "Create or change an endpoint for webhooks. To create it, pass --new: the answer has its secret. Without "
+        "Create or change an endpoint for webhooks. To create it, pass --new. The answer has its secret. Without "
         "--event, a new endpoint gets all events, and an existing one keeps its events. Drawdown calls it only if "
         "DRAWDOWN_HOOK_ORIGINS allows its origin.",
         _set,
