@@ -323,7 +323,7 @@ BROKEN = {
     "a pending row that went away": Broken(
         9,
         ("DELETE FROM pending_usage WHERE org_id = 'acme'",),
-        "3000 MB: usage that cannot be sealed is 20 s (samples: 1",
+        "usage of 3000 MB that cannot be sealed is 20 s (samples: 1",
         T0,
     ),
     "a pending row of other seconds": Broken(

@@ -19,7 +19,7 @@ def _lets(micro: int) -> tuple[str, str]:
 
 PLANS = {
     "a month that was not given": _of(
-        "club included credit for 2026-01, but planned, who was on it, got none",
+        "club included credit for 2026-01, but planned, who was on this plan, did not get it",
         f"DELETE FROM plan_lots WHERE {JANUARY}",
         also=(2,),
     ),
@@ -54,7 +54,7 @@ PLANS = {
         "UPDATE plan_stays SET plan = 'free' WHERE customer_id = 'planned'",
     ),
     "a wallet that does not know of the next month": _of(
-        "the wallet of planned is on the plan club, but misses its next month: it is next due at none",
+        "the wallet of planned is on the plan club, but misses its next month, because it is next due at none",
         "UPDATE ledger_accounts SET next_due_ms = NULL WHERE account_id = 'wallet:planned'",
     ),
     "a charge of a tier that nobody bought": _of(

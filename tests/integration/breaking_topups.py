@@ -30,7 +30,8 @@ TOPUPS = {
         also=(10,),
     ),
     "credit of a top-up that was declined": _of(
-        "the ledger has 20 to wallet:filled as topup:filled:2, but that top-up was not paid: its state is declined",
+        "the ledger has 20 to wallet:filled as topup:filled:2, but that top-up is missing, or was not paid (state: "
+        "declined)",
         f"UPDATE topups SET state = 'declined', payment_id = NULL WHERE {_PAID}",
     ),
     "credit of no top-up": _of(

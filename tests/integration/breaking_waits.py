@@ -63,7 +63,7 @@ WAITS = {
     "an organisation stopped by no action": Broken(
         4,
         ("UPDATE orgs SET stopped_at_ms = 1, stopped_reason = 'x' WHERE org_id = 'acme'",),
-        "has been stopped since 1, but the audit log does not say so",
+        "has been stopped since 1, but the last action in the audit log is not its stop",
     ),
     "an organisation released by no action": Broken(
         4,

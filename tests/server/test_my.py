@@ -446,7 +446,7 @@ def test_one_organisation_has_so_many_sessions_and_the_oldest_ends(home: Home, m
 
 def test_whoever_is_not_known_yet_is_told_what_will_fill_the_page(home: Home) -> None:
     answer = home.get("/my/usage", org="stark")
-    assert answer.status_code == 200 and "No usage or credit of <bdi>stark</bdi> exists yet" in answer.text
+    assert answer.status_code == 200 and "<bdi>stark</bdi> does not have usage or credit yet" in answer.text
 
 
 def test_of_a_wallet_that_another_drew_on_nothing_is_shown(home: Home) -> None:

@@ -166,7 +166,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "settled_otherwise": (11, "{reservation} was settled at {settled_ms}, but its receipt was written at {at_ms}"),
     "topup_paid": (
         12,
-        "{topup} requested {money_minor} {currency}, but its payment {payment_id} is booked as {booked}",
+        "{topup} requested {money_minor} {currency}, but its payment {payment_id} is booked as: {booked}",
     ),
     "unproven": (5, "{key} is {state}, but neither an attempt nor a person settled it"),
     "charged_unsent": (5, "the ledger charged {quantity} for {key}, but the push was never sent"),
@@ -316,7 +316,8 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "plan_unrecorded": (10, "the wallet of {customer_id} is on the plan {plan}, but the last plan on record is {said}"),
     "plan_never_due": (
         10,
-        "the wallet of {customer_id} is on the plan {plan}, but is next due at {next_due_ms}, after its next month",
+        "the wallet of {customer_id} is on the plan {plan}, but misses its next month, because it is next due at "
+        "{next_due_ms}",
     ),
     "tier_entry": (10, "{from_account} was charged {amount_micro} as {key}, but does not have that tier"),
     "tier_unpaid": (10, "{customer_id} has the tier {tier} until {paid_to_ms}, but was not charged for it"),
