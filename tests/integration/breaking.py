@@ -327,7 +327,7 @@ BROKEN = {
         T0,
     ),
     "a pending row of other seconds": Broken(
-        9, ("UPDATE pending_usage SET seconds = 21 WHERE org_id = 'acme'",), "pending is 21 s (samples: 1", T0
+        9, ("UPDATE pending_usage SET seconds = 21 WHERE org_id = 'acme'",), "record is 21 s (samples: 1", T0
     ),
     "a pending row of other reason": Broken(
         9, ("UPDATE pending_usage SET reason = 'unknown_org' WHERE org_id = 'acme'",), "reason: unknown_org)", T0

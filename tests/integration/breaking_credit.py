@@ -74,7 +74,7 @@ CREDIT = {
             "UPDATE reservations SET state = 'released', ended_ms = accepted_ms WHERE reservation = 'going'",
             "UPDATE ledger_accounts SET next_due_ms = NULL WHERE account_id = 'wallet:acme'",
         ),
-        "has 40 reserved, but its reservations have 0 left",
+        "has 40 reserved, but the rest of its reservations sums to 0",
     ),
     "a hold that nobody would end": Broken(
         10,
@@ -169,7 +169,7 @@ CREDIT = {
             "DELETE FROM ledger_entries WHERE key = 'expiry:grant:over:r0'",
             "UPDATE ledger_accounts SET balance_micro = balance_micro + 30 WHERE account_id = 'wallet:other'",
         ),
-        "grant:over ended and is booked, but 30 of it did not expire from wallet:other: at most 0 was used",
+        "grant:over ended and is booked, but 30 of it did not expire from wallet:other, and at most 0 was used",
         org="other",
     ),
     "more that waits to expire than runs hold": Broken(
@@ -270,7 +270,7 @@ CREDIT = {
             "UPDATE run_usage SET number = 'd2' WHERE reservation = 'far-done' AND number = 'final'",
             "UPDATE run_samples SET number = 'd2' WHERE reservation = 'far-done' AND number = 'final'",
         ),
-        "far-done is settled, but has no receipt",
+        "far-done is settled, but does not have a receipt",
         org="far",
     ),
     "a wallet that may be overdrawn": Broken(
@@ -290,7 +290,7 @@ CREDIT = {
             "UPDATE ledger_accounts SET lots_ended_ms = (SELECT expires_ms FROM ledger_lots WHERE lot = 'grant:ends') "
             "WHERE account_id = 'wallet:other'",
         ),
-        "wallet:other has booked lots that ended at",
+        "wallet:other records the end of a lot at",
         org="other",
     ),
     "a wallet that forgot which lots are over, so that late use gives nothing back": Broken(
@@ -302,7 +302,7 @@ CREDIT = {
     "a wallet that takes lots to be over up to no end of any": Broken(
         10,
         ("UPDATE ledger_accounts SET lots_over_ms = lots_over_ms + 1 WHERE account_id = 'wallet:other'",),
-        "wallet:other has booked lots that ended at",
+        "wallet:other records the end of a lot at",
         org="other",
     ),
     "a run that was charged for before it was accepted": Broken(

@@ -96,7 +96,7 @@ WAITS = {
     "a run that somebody unknown released": Broken(
         10,
         ("UPDATE reservations SET state = 'released', ended_ms = accepted_ms WHERE reservation = 'far-going'",),
-        "far-going is released since",
+        "far-going has been released since",
         org="far",
     ),
     "a settlement whose times were moved together": Broken(

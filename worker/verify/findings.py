@@ -460,13 +460,13 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "guard_unrecorded": (14, "{thing} is {kept}, but the audit log has {said}"),
     "parity_sum": (
         15,
-        "{cell_id} on the day of {day_ms} has {ours_s} s by samples, {theirs_s} s by the cell, {withdrawn_s} s "
-        "withdrawn and {off_s} s apart ({ppm} ppm), but its organisations sum to {ours}, {theirs}, {withdrawn}, {off}",
+        "{cell_id} on the day of {day_ms} has, in seconds, {ours_s} by samples, {theirs_s} by the cell, {withdrawn_s} "
+        "withdrawn, {off_s} apart ({ppm} ppm), but its organisations sum to {ours}, {theirs}, {withdrawn}, {off}",
     ),
     "parity_line": (
         15,
-        "{its_org} at {cell_id} on the day of {day_ms} has {ours_s} s by samples and {theirs_s} s by the cell, "
-        "{off_s} s apart ({ppm} ppm), which does not match the verdict {verdict}",
+        "{its_org} at {cell_id} on the day of {day_ms} has, in seconds, {ours_s} by samples, {theirs_s} by the cell, "
+        "{off_s} apart ({ppm} ppm), which does not match the verdict {verdict}",
     ),
     "parity_stray": (
         15,
