@@ -107,7 +107,7 @@ def measure(connection: sa.Connection, now_ms: int, *, doubted: bool = False) ->
     yield gauge("database_up", "1 if Drawdown can read the database, 0 if not.", [((), 1)])
     yield gauge(
         "history_doubted",
-        "1 if database history may be lost. Drawdown does not seal or send usage until you run `drawdown recover`.",
+        "1 if the database may have lost history. Until you run `drawdown recover`, Drawdown does not seal or push.",
         [((), int(doubted or figures.doubted_histories(connection) > 0))],
     )
     yield from _sealing(connection, now_ms)
@@ -355,7 +355,7 @@ def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """
     found = jobs_left(connection, now_ms)
     age = 0 if found.since_ms is None else now_ms - found.since_ms
-    yield gauge("jobs_open", "Jobs pending or running.", [((), found.open)])
+    yield gauge("jobs_open", "Pending or running jobs.", [((), found.open)])
     yield gauge(
         "jobs_oldest_age_seconds", "Seconds since the oldest pending or running job was queued.", [((), seconds(age))]
     )
@@ -380,7 +380,7 @@ def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     days = [((one.provider,), one.open_days) for one in found]
     yield gauge(
         "uncompared_days",
-        "Customer days settled over 24 hours ago and not yet compared, by provider.",
+        "Days of customers that were settled over 24 hours ago and are not compared yet, by provider.",
         days,
         ["provider"],
     )
@@ -444,7 +444,7 @@ def of_workers(found: Cluster) -> Iterator[Metric]:
     ages = dict.fromkeys(JOB_KINDS, 0.0) | {
         one.kind: seconds(one.oldest_ms) for one in found.jobs if one.state == "waits"
     }
-    yield gauge("worker_jobs_oldest_age_seconds", "Seconds since the oldest waiting worker job was queued, by kind.",
+    yield gauge("worker_jobs_oldest_age_seconds", "Seconds since the oldest waiting worker job began to wait, by kind.",
                 [((kind,), ages[kind]) for kind in JOB_KINDS], ("kind",))  # fmt: skip
     failed = [one.failed_ms for one in found.workers if one.failed_ms is not None]
     yield gauge("worker_last_failure_age_seconds", "Seconds since the last failed worker job of the last 24 hours.",
@@ -544,7 +544,9 @@ def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     ended = [((state,), found.ended.get(state, 0)) for state in TOPUPS_ENDED]
     yield gauge("topups_ended", "Top-ups that ended in the last 24 hours, by state.", ended, ("state",))
     yield gauge(
-        "topups_blocked", "Wallets with top-ups stopped until the customer enters another card.", [((), found.blocked)]
+        "topups_blocked",
+        "Wallets with automatic top-ups that stopped until the customer enters another card.",
+        [((), found.blocked)],
     )
     yield gauge(
         "topups_manual_review",

@@ -57,7 +57,7 @@ def refusals(refused: Mapping[str, int]) -> Metric:
     """Return the refusals of this process, by kind."""
     return _counted(
         "server_refused",
-        "Requests and connections that this process refused since its start because of a limit, by limited thing.",
+        "Requests and connections that this process refused since its start because of a limit, by kind (`what`).",
         "what",
         refused,
     )

@@ -108,12 +108,13 @@ def metrics() -> str:
         f"# Metrics\n\n{MADE}",
         "The [alerts](../../ops/deploy/prometheus/alerts.yaml) read these metrics, and so does the"
         " [dashboard](../../ops/deploy/grafana/drawdown.json).",
-        "Some metrics have no value before the first tick, watch or worker.",
+        "Some metrics do not have a value before the first tick, watch or worker.",
         "## From the database",
         "`drawdown tick --metrics-file FILE` writes these metrics, and `/metrics` of `drawdown serve` returns them.",
         _metrics([*stored, *workers]),
         "## Of a server's process",
-        "`/metrics` returns these for its own process. They begin at zero with it.",
+        "`/metrics` of `drawdown serve` returns these metrics for its own process. Each begins at zero when the process"
+        " starts.",
         _metrics(own),
     ]
     return "\n\n".join(parts) + "\n"
