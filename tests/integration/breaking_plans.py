@@ -42,9 +42,9 @@ PLANS = {
         also=(2,),
     ),
     "less that rolled over than expired": _of(
-        "for 2025-12, 50 expired and 30 rolled over, but 40 must roll over", *_lets(40)
+        "for 2025-12 expired and 30 rolled over, but 40 must roll over", *_lets(40)
     ),
-    "more that rolled over than the plan lets": _of("for 2025-12, 30 rolled over, but the plan allows 20", *_lets(20)),
+    "more that rolled over than the plan lets": _of("for 2025-12 rolled over, but the plan allows 20", *_lets(20)),
     "late use that took from what did not roll over": _of(
         "takes -6 from grant:planned, but that lot did not roll over",
         "UPDATE ledger_entries SET lot = 'grant:planned' WHERE key LIKE 'reduced:%'",

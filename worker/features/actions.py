@@ -524,8 +524,8 @@ MAP_EVENT: Final = Action(
     "feature map-event",
     "Map an event type to a feature",
     "Map an event type to a feature that is billed. The quantity is the sum of the events' quantities. If the type "
-    "has no usage yet, the mapping holds for all of its usage. Otherwise it starts at the next window, unless you "
-    "pass --from. Drawdown never changes a feature in sealed windows. To map sealed windows without a feature, "
+    "does not have usage yet, the mapping holds for all of its usage. Otherwise it starts at the next window, unless "
+    "you pass --from. Drawdown never changes a feature in sealed windows. To map sealed windows without a feature, "
     "pass --from and --yes. To bill any CloudEvent of the type, pass --sum or --count before its first event. You "
     "cannot change --sum or --count later.",
     _map_event,

@@ -305,12 +305,12 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "rolled_short": (
         10,
-        "of {customer_id}'s credit for {period}, {expired} expired and {rolled} rolled over, but {wanted} "
+        "{expired} of {customer_id}'s credit for {period} expired and {rolled} rolled over, but {wanted} "
         "must roll over",
     ),
     "rolled_beyond": (
         10,
-        "of {customer_id}'s credit for {period}, {rolled} rolled over, but the plan allows {allowed}",
+        "{rolled} of {customer_id}'s credit for {period} rolled over, but the plan allows {allowed}",
     ),
     "reduced_otherwise": (10, "{key} takes {amount_micro} from {lot}, but that lot did not roll over"),
     "plan_unrecorded": (10, "the wallet of {customer_id} is on the plan {plan}, but the last plan on record is {said}"),
