@@ -166,7 +166,7 @@ def test_an_action_from_its_form_to_its_end(home: Home, tmp_path: Path, action: 
     after = dump(home.engine)
     assert after != before
     if example.secret:
-        assert done.status_code == 200 and "shows it once" in done.text
+        assert done.status_code == 200 and "shows the secret once" in done.text
     again = home.send(path_of(action), sent, session_of(action))
     assert again.status_code == 303 and dump(home.engine) == after, "sent twice, it is done once"
     (said,) = home.get(again.headers["location"], session=session_of(action))
