@@ -107,7 +107,7 @@ def measure(connection: sa.Connection, now_ms: int, *, doubted: bool = False) ->
     yield gauge("database_up", "1 if Drawdown can read the database, 0 if not.", [((), 1)])
     yield gauge(
         "history_doubted",
-        "1 if database history may be lost. Drawdown does not seal or send usage until you run `drawdown recover`.",
+        "1 if the database may have lost history. Until you run `drawdown recover`, Drawdown does not seal or push.",
         [((), int(doubted or figures.doubted_histories(connection) > 0))],
     )
     yield from _sealing(connection, now_ms)
@@ -127,7 +127,12 @@ def measure(connection: sa.Connection, now_ms: int, *, doubted: bool = False) ->
     yield from guarding(connection, now_ms)
     yield from _samples(connection, now_ms)
     webhooks = figures.webhooks_since(connection, now_ms - 12 * WINDOW_MS)
-    yield gauge("webhooks", "Genuine webhooks received in the last hour.", webhooks.items(), ("provider", "state"))
+    yield gauge(
+        "webhooks",
+        "Authenticated webhooks received in the last hour, by provider and state.",
+        webhooks.items(),
+        ("provider", "state"),
+    )
 
 
 def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
@@ -136,7 +141,8 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     lags = [((which,), seconds(now_ms - ms)) for which, ms in both if ms is not None]
     yield gauge(
         "watermark_lag_seconds",
-        "Seconds since the oldest watermark: of buckets (pack) or single organisations (held_back).",
+        "Seconds since the oldest watermark of buckets (`pack`), or of organisations behind their bucket "
+        "(`held_back`).",
         lags,
         ("of",),
     )
@@ -150,21 +156,25 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     waiting = sorted(_unmapped(connection).items())
     yield gauge(
         "unmapped_units",
-        "Units of the event types with the most usage and without a feature.",
+        f"Units of event types without a feature. Types after the {MOST_TYPES} with the most units share one series.",
         waiting,
         ("event_type",),
     )
-    yield gauge("dirty_windows", "Windows due to be sealed again.", [((), figures.dirty_windows(connection))])
+    yield gauge(
+        "dirty_windows",
+        "Windows of organisations that are due to be sealed again.",
+        [((), figures.dirty_windows(connection))],
+    )
     oldest = oldest_open(connection)
     age = 0 if oldest is None else oldest.age_ms
     yield gauge(
         "oldest_transaction_seconds",
-        "Seconds since the start of the oldest open database transaction. Its inserts are not billed yet.",
+        "Seconds since the start of the oldest open PostgreSQL transaction with writes. Its inserts are not billed.",
         [] if age is None else [((), seconds(age))],
     )
     found = dict.fromkeys(PROBLEMS, 0) | quarantined(connection)
     bad = [((problem,), samples) for problem, samples in sorted(found.items())]
-    yield gauge("quarantined_samples", "Samples that Drawdown cannot bill, by problem.", bad, ("problem",))
+    yield gauge("quarantined_samples", "Quarantined samples that are not closed yet, by problem.", bad, ("problem",))
 
 
 def _unmapped(connection: sa.Connection) -> Counter[tuple[str]]:
@@ -199,7 +209,7 @@ def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     )
     yield gauge(
         "open_quantity",
-        "Sealed and unsettled quantity, in base units of the feature. Usage that cannot be sealed yet is excluded.",
+        "Sealed and unsettled quantity in base units, by provider and feature. Unsealed usage is excluded.",
         sorted(owed.items()),
         ("provider", "feature"),
     )
@@ -208,7 +218,7 @@ def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     due = figures.halts_due(connection)
-    yield gauge("halts_due", "Halts that a cell did not acknowledge yet.", [((), due.count)])
+    yield gauge("halts_due", "Halts that a cell has not acknowledged yet.", [((), due.count)])
     age = 0.0 if due.since_ms is None else seconds(now_ms - due.since_ms)
     yield gauge("halts_oldest_age_seconds", "Seconds since the oldest unacknowledged halt was issued.", [((), age)])
     ignored = len(ignored_halts(connection, Shard()))
@@ -219,10 +229,10 @@ def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         "orgs_stopped", "Stopped organisations that need manual review.", [((), figures.stopped_orgs(connection))]
     )
     asked = figures.projections_due(connection, now_ms)
-    yield gauge("projections_due", "Organisations with a balance to read at the provider.", [((), asked.count)])
+    yield gauge("projections_due", "Organisations with a due read of their provider.", [((), asked.count)])
     oldest = 0.0 if asked.since_ms is None else seconds(now_ms - asked.since_ms)
     yield gauge(
-        "projections_oldest_age_seconds", "Seconds since the oldest pending request to read a provider.", [((), oldest)]
+        "projections_oldest_age_seconds", "Seconds since the oldest due read of a provider became due.", [((), oldest)]
     )
     yield gauge("providers_paused", "Providers paused by an operator.", [((), figures.paused_providers(connection))])
 
@@ -273,11 +283,12 @@ def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield wrong
     unread = unread_orgs(connection)
     yield gauge(
-        "orgs_unread", "Organisations with a failed last provider read, by provider.",
+        "orgs_unread", "Organisations for which the last read of the provider failed, by provider.",
         [((row.provider,), row.orgs) for row in unread], ("provider",),
     )  # fmt: skip
     yield gauge(
-        "orgs_unread_oldest_age_seconds", "Seconds since the first failed read of an unread organisation, by provider.",
+        "orgs_unread_oldest_age_seconds",
+        "Seconds since the oldest failed read of an organisation that was not read since, by provider.",
         [((row.provider,), seconds(now_ms - row.since_ms)) for row in unread], ("provider",),
     )  # fmt: skip
 
@@ -303,12 +314,12 @@ def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     )
     yield _cut(connection, now_ms)
     yield gauge(
-        "tick_duration_seconds", "Duration in seconds of the last completed tick of each shard of buckets.",
+        "tick_duration_seconds", "Seconds from start to end of the last completed tick, by shard of buckets.",
         [(shard, seconds(row.finished_ms - row.started_ms)) for shard, row in of], SHARD,
     )  # fmt: skip
     yield gauge(
-        "tick_last_exit_status", "Exit status of the last completed tick: 0 settled, 75 work pending, 1 manual "
-        "action needed.",
+        "tick_last_exit_status", "Exit status of the last completed tick, by shard: 0 settled, 75 work pending, "
+        "1 manual action needed.",
         [(shard, row.exit_status) for shard, row in of], SHARD,
     )  # fmt: skip
     yield gauge(
@@ -331,7 +342,7 @@ def _cut(connection: sa.Connection, now_ms: int) -> Metric:
     found = calls_cut(connection, now_ms - CUT_LATELY_MS)
     return gauge(
         "calls_cut_to",
-        "Lowest number of concurrent calls in the last 15 minutes at a provider that limited Drawdown's rate.",
+        "Lowest limit of concurrent calls in ticks of the last 15 minutes, by provider that refused calls as too many.",
         [((provider,), at_once) for provider, at_once in found.items()],
         ("provider",),
     )
@@ -344,7 +355,7 @@ def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """
     found = jobs_left(connection, now_ms)
     age = 0 if found.since_ms is None else now_ms - found.since_ms
-    yield gauge("jobs_open", "Jobs pending or running.", [((), found.open)])
+    yield gauge("jobs_open", "Pending or running jobs.", [((), found.open)])
     yield gauge(
         "jobs_oldest_age_seconds", "Seconds since the oldest pending or running job was queued.", [((), seconds(age))]
     )
@@ -369,7 +380,7 @@ def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     days = [((one.provider,), one.open_days) for one in found]
     yield gauge(
         "uncompared_days",
-        "Customer days settled over 24 hours ago and not yet compared, by provider.",
+        "Days of customers that were settled over 24 hours ago and are not compared yet, by provider.",
         days,
         ["provider"],
     )
@@ -378,14 +389,14 @@ def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     ]
     yield gauge(
         "uncompared_balance_age_seconds",
-        "Seconds since reconcile first left out a balance that no later run compared, by provider.",
+        "Seconds since reconcile left out the oldest balance that is still not compared, by provider.",
         left_out,
         ["provider"],
     )
     ages = [((one.provider,), seconds(now_ms - one.compared_ms)) for one in found if one.compared_ms is not None]
     yield gauge(
         "compared_age_seconds",
-        "Seconds since the end of the period up to which provider totals were compared.",
+        "Seconds since the end of the period up to which totals were compared with the provider, by provider.",
         ages,
         ["provider"],
     )
@@ -419,7 +430,7 @@ def working(connection: sa.Connection) -> Iterator[Metric]:
 def of_workers(found: Cluster) -> Iterator[Metric]:
     """Yield the metrics of a cluster that was already read."""
     counts = dict.fromkeys(WORKER_STATES, 0) | Counter(one.state for one in found.workers if one.state in WORKER_STATES)
-    yield gauge("workers", "Workers of the last 24 hours, by state: live, or lost without signing off.",
+    yield gauge("workers", "Workers of the last 24 hours, by state: `lives`, or `gone` (died without signing off).",
                 [((state,), count) for state, count in sorted(counts.items())], ("state",))  # fmt: skip
     alive = found.of("lives")
     yield gauge("worker_jobs_done", "Jobs completed by each live worker since its start.",
@@ -428,11 +439,12 @@ def of_workers(found: Cluster) -> Iterator[Metric]:
                 [((one.name,), seconds(one.seen_ms)) for one in alive], ("worker",))  # fmt: skip
     jobs = {(kind, state): 0 for kind in JOB_KINDS for state in ("waits", "runs")}
     jobs |= {(one.kind, one.state): one.jobs for one in found.jobs if one.kind in JOB_KINDS}
-    yield gauge("worker_jobs", "Jobs of workers, by kind and state.", sorted(jobs.items()), ("kind", "state"))
+    yield gauge("worker_jobs", "Waiting, running and failed jobs of workers, by kind and state.",
+                sorted(jobs.items()), ("kind", "state"))  # fmt: skip
     ages = dict.fromkeys(JOB_KINDS, 0.0) | {
         one.kind: seconds(one.oldest_ms) for one in found.jobs if one.state == "waits"
     }
-    yield gauge("worker_jobs_oldest_age_seconds", "Seconds since the oldest waiting worker job was queued, by kind.",
+    yield gauge("worker_jobs_oldest_age_seconds", "Seconds since the oldest waiting worker job began to wait, by kind.",
                 [((kind,), ages[kind]) for kind in JOB_KINDS], ("kind",))  # fmt: skip
     failed = [one.failed_ms for one in found.workers if one.failed_ms is not None]
     yield gauge("worker_last_failure_age_seconds", "Seconds since the last failed worker job of the last 24 hours.",
@@ -470,7 +482,7 @@ def calls(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield metric
     reads = CounterMetricFamily(
         "drawdown_provider_reads",
-        "Customers read from providers since installation, by provider and outcome.",
+        "Reads of customers at providers since installation, by provider and outcome.",
         labels=CALL_LABELS,
     )
     for row in provider_reads(connection):
@@ -532,7 +544,9 @@ def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     ended = [((state,), found.ended.get(state, 0)) for state in TOPUPS_ENDED]
     yield gauge("topups_ended", "Top-ups that ended in the last 24 hours, by state.", ended, ("state",))
     yield gauge(
-        "topups_blocked", "Wallets with top-ups stopped until the customer enters another card.", [((), found.blocked)]
+        "topups_blocked",
+        "Wallets with automatic top-ups that stopped until the customer enters another card.",
+        [((), found.blocked)],
     )
     yield gauge(
         "topups_manual_review",
@@ -576,8 +590,8 @@ def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Yield the metrics of the guard's tables, of all processes."""
     found = guard_figures(connection, now_ms, now_ms - GUARD_RECENT_MS, now_ms - DAY_MS, now_ms + SOON_MS)
     denied = [((name, _word(enforced)), times) for (name, enforced), times in sorted(found.denied.items())]
-    yield gauge("guard_denied", "Guard requests of the last hour that were denied, or that phase 3 would deny "
-    "(enforced no).",
+    yield gauge("guard_denied", "Guard requests of the last hour that were denied (`enforced` is `true`), or that "
+                "phase 3 would deny (`false`).",
                 denied, ("metric", "enforced"))  # fmt: skip
     dark = sorted(found.dark.items())
     yield gauge("guard_dark_uses", "Guard uses of the last 24 hours that were allowed while the credit was unknown, "
@@ -589,7 +603,7 @@ def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     states = [(("waiting",), found.waiting), (("ending",), found.ending)]
     yield gauge(
         "guard_overrides",
-        "Limit overrides that wait for approval, or that end within a week, by state.",
+        "Limit overrides, by state: `waiting` for approval, or `ending` within a week.",
         states,
         ("state",),
     )
@@ -635,9 +649,19 @@ def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     last = dict.fromkeys(CHECKS, NEVER) | last_checks(connection)
     label = ("check",)
     off = [((name,), one.off) for name, one in sorted(last.items())]
-    yield gauge("check_off", "Lines that differed in the last run of a check, by check.", off, label)
+    yield gauge(
+        "check_off",
+        "Guard counters or bill lines of vendors that differed in the last run of their check, by check.",
+        off,
+        label,
+    )
     alerts = [((name,), one.alerts) for name, one in sorted(last.items())]
-    yield gauge("check_alerts", "Lines that need manual review in the last run of a check, by check.", alerts, label)
+    yield gauge(
+        "check_alerts",
+        "Guard counters or bill lines of vendors that need manual review since the last run of their check, by check.",
+        alerts,
+        label,
+    )
     ages = [((name,), seconds(now_ms - one.at_ms) if one.at_ms else 0.0) for name, one in sorted(last.items())]
     yield gauge(
         "check_age_seconds", "Seconds since the last run of a check, or 0 without a run, by check.", ages, label

@@ -57,7 +57,7 @@ def refusals(refused: Mapping[str, int]) -> Metric:
     """Return the refusals of this process, by kind."""
     return _counted(
         "server_refused",
-        "Requests that this process refused since its start because too many were concurrent.",
+        "Requests and connections that this process refused since its start because of a limit, by kind (`what`).",
         "what",
         refused,
     )
@@ -68,7 +68,7 @@ def in_the_dark(uses: Mapping[str, int]) -> Metric:
 
     The metric counts them by outcome.
     """
-    says = "Guard uses that this process allowed since its start while its database was unavailable, by state."
+    says = "Guard uses that this process allowed since its start while its database was unavailable, by outcome."
     return _counted("guard_in_the_dark", says, "outcome", uses)
 
 
@@ -81,7 +81,7 @@ def intake(items: Mapping[tuple[str, str], int]) -> Metric:
     """Return the items that programs sent to this process, by kind and outcome."""
     labels = ("kind", "status")
     metric = CounterMetricFamily(
-        "drawdown_intake_items", "Items that this process received since its start, by result.", labels=labels
+        "drawdown_intake_items", "Items that this process received since its start, by kind and status.", labels=labels
     )
     for found, count in sorted(items.items()):
         metric.add_metric(found, count)
@@ -92,14 +92,16 @@ def guard_calls(calls: GuardCalls) -> Iterator[Metric]:
     """Yield the guard's decisions of this process, and the durations of its answers."""
     labels = ("call", "metric", "decision", "enforced")
     metric = CounterMetricFamily(
-        "drawdown_guard_decisions", "Guard answers of this process since its start.", labels=labels
+        "drawdown_guard_decisions",
+        "Guard decisions of this process since its start, without repeats, by call, metric, decision and enforcement.",
+        labels=labels,
     )
     for key, times in sorted(calls.decided.items()):
         metric.add_metric(key, times)
     yield metric
     took = HistogramMetricFamily(
         "drawdown_guard_seconds",
-        "Seconds that this process took to answer a guard call, since its start.",
+        "Seconds from request to answer of a guard call, in this process since its start, by call.",
         labels=("call",),
     )
     for call in CALLS:

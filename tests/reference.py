@@ -108,12 +108,13 @@ def metrics() -> str:
         f"# Metrics\n\n{MADE}",
         "The [alerts](../../ops/deploy/prometheus/alerts.yaml) read these metrics, and so does the"
         " [dashboard](../../ops/deploy/grafana/drawdown.json).",
-        "Some metrics have no value before the first tick, watch or worker.",
+        "Some metrics do not have a value before the first tick, watch or worker.",
         "## From the database",
         "`drawdown tick --metrics-file FILE` writes these metrics, and `/metrics` of `drawdown serve` returns them.",
         _metrics([*stored, *workers]),
         "## Of a server's process",
-        "`/metrics` returns these for its own process. They begin at zero with it.",
+        "`/metrics` of `drawdown serve` returns these metrics for its own process. Each begins at zero when the process"
+        " starts.",
         _metrics(own),
     ]
     return "\n\n".join(parts) + "\n"
@@ -137,7 +138,8 @@ def findings() -> str:
     parts = [
         f"# Findings of `drawdown verify`\n\n{MADE}",
         "`drawdown verify` prints a finding for each breach of an [invariant](../invariants.md). A name in braces"
-        " stands for a value of the breach. Unless you pass `--no-stop`, Drawdown stops the pushes of an organisation"
+        " stands for a value of the breach. Amounts of credit are in micro-credits, and times are in milliseconds since"
+        " 1970 (UTC). Unless you pass `--no-stop`, Drawdown stops the pushes of an organisation"
         " with a finding. To resume them, run `drawdown org release`.",
     ]
     for number, (name, meaning) in INVARIANTS.items():

@@ -88,7 +88,7 @@ def overdue(
 ) -> None:
     """List backfills that are open too long or below a floor.
 
-    The command does not close or revert a backfill. The exit status is 1 if it lists a backfill: you must close or
+    The command does not close or revert a backfill. The exit status is 1 if it lists a backfill. You must then close or
     revert it.
     """
     app: App = context.obj

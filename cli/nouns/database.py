@@ -168,7 +168,7 @@ def verify_(
     """Prove the invariants from the raw tables.
 
     If an organisation breaches an invariant, Drawdown stops the pushes of this organisation only. If the database
-    lost history, the command reports it and ends with 1, because it proves nothing about lost rows.
+    lost history, the command reports it and ends with 1, because it cannot prove lost rows.
     """
     app: App = context.obj
     if since_last and (deep or org):

@@ -131,7 +131,7 @@ class StateName(StrEnum):
 
 
 Key = Annotated[
-    str, typer.Argument(metavar="KEY", help="Key of the execution, which you choose; a repetition changes nothing")
+    str, typer.Argument(metavar="KEY", help="Key of the execution, which you choose; a repeated call counts once")
 ]
 Made = Annotated[str, typer.Argument(metavar="KEY", help="Key of the execution")]
 OfOrg = Annotated[str, typer.Option("--org", help="Organisation of the execution")]
@@ -158,7 +158,9 @@ Payer = Annotated[
     typer.Option(help="Wallet that pays, if `payer allow` permits it", show_default="the organisation's own"),
 ]
 Overage = Annotated[OverageName, typer.Option(help="Policy for a cost above the reservation")]
-For = Annotated[str | None, typer.Option("--for", metavar="TIME", help="Length of the reservation: 45m, 6h")]
+For = Annotated[
+    str | None, typer.Option("--for", metavar="TIME", help="Length of the reservation: 45m, 6h; 1h if omitted")
+]
 Queued = Annotated[bool, typer.Option("--queued", help="Reservation for a day, for an execution that waits in a queue")]
 Actual = Annotated[str | None, typer.Option(metavar="CREDITS", help="Total cost in credits")]
 
@@ -179,7 +181,7 @@ def preview(
 ) -> None:
     """Check whether an execution would be accepted now.
 
-    The command shows the credit that it would reserve, and changes nothing.
+    The command shows the credit that it would reserve, and does not change anything.
     """
     app: App = context.obj
     labels = {"project": project, "subject": subject, "action": action, "supplier": supplier, "payer": payer}
@@ -235,7 +237,7 @@ def accept(
 def draw(
     context: typer.Context,
     key: Made,
-    number: Annotated[int, typer.Argument(min=0, help="Number of the part; a repetition changes nothing")],
+    number: Annotated[int, typer.Argument(min=0, help="Number of the part; a repeated call counts once")],
     credits: Annotated[
         str | None, typer.Option("--credits", metavar="CREDITS", help="Cost of this part in credits")
     ] = None,
@@ -282,7 +284,7 @@ def settle(
 ) -> None:
     """End an execution and charge its total cost once.
 
-    Drawdown releases the rest of the reservation. If metering charges the execution, pass no cost.
+    Drawdown releases the rest of the reservation. If metering charges the execution, omit the cost.
     """
     app: App = context.obj
     by, cost = app.by(actor, reason), None if actual is None and not use else _cost(actual, use)

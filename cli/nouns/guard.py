@@ -70,7 +70,7 @@ def options(
 ) -> None:
     """List the ways out for an organisation that is blocked.
 
-    The command shows whether each way is open, and the next step. It changes nothing.
+    The command shows whether each way is open, and the next step. It does not change anything.
     """
     app: App = context.obj
     found = _read_ways(app, Wish(org, metric, quantity, payer=payer))
@@ -99,7 +99,7 @@ def consume(
 ) -> int:
     """Use a quantity at once, if it is allowed.
 
-    Drawdown counts and charges the use. If you repeat the command with the same key, it changes nothing.
+    Drawdown counts and charges the use. If you repeat the command with the same key, Drawdown does not count it again.
     """
     app: App = context.obj
     by, wish = app.by(actor, reason), Wish(org, metric, quantity, None, project, subject, payer)
@@ -146,7 +146,7 @@ def settle(
 def release(
     context: typer.Context, key: Key, quantity: Quantity = 0, actor: Actor = None, reason: Reason = "not given"
 ) -> int:
-    """Release a reservation. A used quantity is still charged."""
+    """Release a reservation and charge only QUANTITY."""
     app: App = context.obj
     by = app.by(actor, reason)
     return _tell(app, app.write(lambda c: guard.release(c, key, quantity, by)))

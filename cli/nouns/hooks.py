@@ -31,7 +31,8 @@ Endpoint = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Name of the e
 def secret(context: typer.Context, endpoint: Endpoint) -> None:
     """Print an endpoint's secret.
 
-    Give it to the person who sets up your product. Drawdown signs messages to the endpoint with this secret only.
+    Give the secret to the person who sets up your product. Drawdown signs messages to the endpoint only with this
+    secret.
     """
     app: App = context.obj
     found = app.read(lambda c: find_endpoint(c, endpoint))

@@ -44,14 +44,14 @@ def import_(
     format_: Annotated[
         str | None, typer.Option("--format", help="Format of the file: csv or jsonl", show_default="by the name")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="All rows or none")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Rollback if a row is rejected or conflicts")] = False,
     rejects: Annotated[Path | None, typer.Option(help="CSV file for the rejected rows")] = None,
 ) -> None:
     """Import usage samples from a file.
 
     The columns are id, org_id, sandbox_id, cell_id, memory_mb, cpu_count (optional), interval_s and ts. The import is
-    idempotent by id: if you repeat it after a failure, it adds only the missing samples. Drawdown reports each bad
-    row with file, line, column and reason, and imports the others. The exit status is then 1.
+    idempotent by id. If you repeat it after a failure, it adds only the missing samples. If a row is invalid, Drawdown
+    reports its file, line, column and reason, imports the other rows, and ends with 1.
     """
     app: App = context.obj
     fields = field_map(map_, set_)

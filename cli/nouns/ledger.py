@@ -55,7 +55,7 @@ def statement(
     """Show a wallet's monthly statement.
 
     The statement has the opening balance, all entries, and the closing balance, so that you can check the sum. It
-    uses the time of booking: late usage is in the month of its booking, with its own month beside it. If a section
+    uses the time of booking. Late usage is in the month of its booking, with its own month beside it. If a section
     has more rows than --most, its last line sums the others.
     """
     app: App = context.obj

@@ -47,8 +47,8 @@ def nightly_(context: typer.Context) -> None:
     bills. It lists overdue backfills, open work, and usage without a provider. If DRAWDOWN_CELL_ORIGINS is set, it
     also compares samples with the counts of cells.
 
-    Each check is a command of its own, and all of them run. The exit status is the worst of theirs: 1 before 75
-    before 0.
+    Each check is a command of its own. All checks run, even if one of them fails. The exit status is 1 if a check
+    ends with 1, otherwise 75 if a check ends with 75, otherwise 0.
     """
     app: App = context.obj
     ended = [(line, *_run(context, line)) for line in _report(app)]

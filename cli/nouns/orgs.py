@@ -50,7 +50,7 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Org
 ProviderOption = Annotated[
     str | None,
     typer.Option(
-        help="Provider: embedded, autumn, stripe, …; none or legacy to bill nothing here",
+        help="Provider: embedded, autumn, stripe, …; none or legacy if Drawdown must not bill",
         show_default="its provider; embedded if it has none",
     ),
 ]
@@ -92,11 +92,11 @@ def assign(
     """Assign organisations to a provider that bills them.
 
     The assignment starts at the next window boundary unless you pass --from. Drawdown reads the provider first. If
-    the customer does not exist there, or has no credit, Drawdown rejects the assignment, because it would halt a
-    running organisation at once. Drawdown does not bill usage before the start: the usage stays visible as pending.
-    An organisation's first assignment may start in the past. A later one may start only at a window that is not
-    sealed yet. --undo removes the latest assignment if it has not begun. With --from, it removes the assignment that
-    begins then.
+    the customer does not exist there, or does not have credit, Drawdown rejects the assignment, because it would halt a
+    running organisation at once. Drawdown does not bill usage before the start. That usage stays visible as pending.
+    An organisation's first assignment may start in the past. A later assignment may start only at a window that is not
+    sealed yet. --undo removes the latest assignment if it has not begun. With --from, --undo removes the assignment
+    that begins then.
     """
     app: App = context.obj
     start = app.window(from_, "--from")

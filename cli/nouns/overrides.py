@@ -49,7 +49,7 @@ def make(
 ) -> None:
     """Create a limit override, in force from now on.
 
-    The closest match has precedence: an organisation's own, then a pattern's, then a plan's. Of equal matches, the
+    The closest match has precedence: an organisation's own, then a pattern's, then a plan's. If matches are equal, the
     newest has precedence.
     """
     app: App = context.obj

@@ -34,8 +34,8 @@ def scan(
     """Scan reports for private data.
 
     The scan looks for secrets, ids, addresses and image bytes. It also looks for the configured secrets, and for the
-    ids of the database if there is one. A finding is a place and a rule, never the value. The exit status is 1 with
-    findings and 0 without. If a file cannot be read, it is 2, and the scan still reads the other files.
+    ids of the database if it exists. A finding is a place and a rule, never the value. The exit status is 1 with
+    findings and 0 without. If a file cannot be read, the status is 2, and the scan still reads other files.
     """
     app: App = context.obj
     by = Beside(shape, app.settings.secrets(), () if rules is None else _others(str(rules)))

@@ -52,7 +52,7 @@ def check(
 ) -> None:
     """Check a provider before you bill anything at it.
 
-    The command proves the key, version, features and customers. It charges nothing.
+    The command proves the key, version, features and customers. It does not charge a customer.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
@@ -181,8 +181,8 @@ def bill_shadow(
 ) -> None:
     """Bill usage that was sealed in shadow mode.
 
-    Use the command for usage before the provider went live. The next tick seals and sends the usage. You must make
-    sure that no other system billed this usage: Drawdown cannot know that.
+    Use the command for usage before the provider went live. The next tick seals and sends the usage. First
+    make sure that another system did not bill this usage, because Drawdown cannot check that.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
@@ -216,7 +216,7 @@ def webhook(
     """Process a webhook that was received elsewhere.
 
     Drawdown first verifies it by the provider's own scheme. If it is genuine but its object cannot be fetched, the
-    exit status is 75: repeat the command.
+    exit status is 75. Then repeat the command.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:

@@ -236,7 +236,7 @@ def void_lost(
 ) -> None:
     """Void pushes that their provider accepted and lost.
 
-    If the provider supports lookups, Drawdown asks it first.
+    If the provider supports lookups, Drawdown first looks the pushes up there.
     """
     app: App = context.obj
     by = app.by(actor, reason)

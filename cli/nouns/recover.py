@@ -76,7 +76,7 @@ def recover_(
 ) -> None:
     """Continue after a restore, or after lost commits.
 
-    Drawdown looks up each push that was sent since the backup, and settles the rest. First have the hosts import
+    Drawdown looks up each push that was sent since the backup, and settles the rest. First make the hosts import
     their samples again, and repeat the changes that people made since the backup.
     """
     app: App = context.obj

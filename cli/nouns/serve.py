@@ -37,7 +37,7 @@ def serve_(
 ) -> None:
     """Serve the HTTP API, webhooks, console and metrics.
 
-    The server takes webhooks, answers the gate and admin and cron calls, and shows health and metrics. It ends with
+    The server takes webhooks, answers gate, admin and cron calls, and shows health and metrics. It ends with
     SIGTERM.
     """
     from drawdown.server.app import Server

@@ -157,7 +157,7 @@ def start(
 def card(context: typer.Context, wallet: Wallet, return_to: ReturnTo) -> None:
     """Print the link with which a customer adds a card.
 
-    Send it to the customer only: it needs no sign-in.
+    Send the link to the customer only, because it works without a sign-in.
     """
     _link(context.obj, wallet, return_to, portal=False)
 
@@ -166,7 +166,7 @@ def card(context: typer.Context, wallet: Wallet, return_to: ReturnTo) -> None:
 def portal(context: typer.Context, wallet: Wallet, return_to: ReturnTo) -> None:
     """Print the link to a customer's cards and payments.
 
-    Send it to the customer only: it needs no sign-in.
+    Send the link to the customer only, because it works without a sign-in.
     """
     _link(context.obj, wallet, return_to, portal=True)
 

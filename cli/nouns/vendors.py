@@ -33,13 +33,13 @@ def import_(
     file: Annotated[
         str, typer.Argument(help="CSV with FOCUS columns, or with day, vendor, service, amount, currency, final")
     ],
-    final: Annotated[bool, typer.Option("--final", help="Invoice, which no provisional bill replaces")] = False,
+    final: Annotated[bool, typer.Option("--final", help="Final bill, which a provisional bill cannot replace")] = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Import vendors' bills.
 
-    The latest file replaces a vendor's whole day. If you import the same file again, it adds nothing.
+    The latest file replaces a vendor's whole day. If you import the same file again, Drawdown does not count it twice.
     """
     app: App = context.obj
     found, by = read_bills(file, is_final=final), app.by(actor, reason)

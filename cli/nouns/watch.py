@@ -34,8 +34,8 @@ def watch_(
 ) -> None:
     """Halt and resume organisations within seconds.
 
-    The watch halts organisations without credit, and resumes organisations that paid, until SIGTERM or Ctrl-C. It
-    bills nothing: ticks do. `drawdown run` watches, too.
+    The watch halts organisations without credit, and resumes organisations that paid, until SIGTERM or Ctrl-C. Ticks
+    bill usage, and the watch does not. `drawdown run` watches, too.
     """
     from drawdown.cli.scheduler import WatchLoop  # it imports the scheduler of ticks
 

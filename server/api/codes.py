@@ -29,56 +29,59 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "bad_request": CallCode((400,), "The request cannot be parsed. Fix its syntax"),
     "not_json": CallCode(
         (400, 415),
-        "The body is not JSON. With 415, its `Content-Type` is not JSON. Send `application/json`",
+        "The body is not JSON. With 415, its `Content-Type` is not JSON. Send JSON as `application/json`",
     ),
     "bad_encoding": CallCode(
         (400, 415),
         "The body is declared as gzip, but is not gzip. With 415, `Content-Encoding` is neither gzip nor identity. "
         "Send the body in either form",
     ),
-    "other_key": CallCode((400,), "The body's key and `Idempotency-Key` differ. Send one key"),
+    "other_key": CallCode((400,), "The body's key and the header `Idempotency-Key` differ. Send the same key in both"),
     "cut_short": CallCode((400,), "The body ended too early. Send it again"),
     "unauthorized": CallCode((401,), "The API key is missing, unknown, expired or ended. Create or rotate a key"),
     "no_credit": CallCode(
         (402,),
-        "The available credit of the wallet is too low. Grant credit, or end other executions. The message names "
-        "the executions with reserved credit",
+        "The available credit of the wallet is too low. Grant credit, or end other executions that reserve credit. "
+        "The message names them",
     ),
     "payer_limit": CallCode(
         (402,),
         "The request exceeds the payer's limit. Request less, or raise the limit with `POST "
         "/v1/payers/{payer}/orgs/{org_id}/allow`",
     ),
-    "no_scope": CallCode((403,), "The key does not have the scope of this route. Use a key that has it"),
+    "no_scope": CallCode((403,), "The key does not have the scope of this route. Use a key with this scope"),
     "foreign_org": CallCode(
         (403,), "The key is bound to another organisation. Use a key that may name this organisation"
     ),
     "grant_limit": CallCode(
         (403,),
-        "The key may not give so much credit at once. Use a key that was created with a higher `gives`",
+        "The call gives more credit than the key may give at once. Give less, or use a key with a higher `gives`",
     ),
     "foreign_key": CallCode(
         (403, 409),
-        "Another key began this execution or use. Use that key, or an unbound key. With 409, the execution's key is "
-        "taken. Choose another key",
+        "Another API key began this execution or use. Use that API key, or an unbound API key. With 409, the "
+        "execution's own key is taken. Choose another key for the execution",
     ),
     "unknown_execution": CallCode(
         (404,),
-        "No execution has this key. Unless your API key is bound to an organisation, the message names the nearest key",
+        "An execution with this key does not exist. Unless your API key is bound to an organisation, the message names "
+        "the nearest key",
     ),
     "unknown_org": CallCode(
         (404,),
-        "No organisation has this id. After more than 50 answers with 404 a second, Drawdown delays further ones by up "
-        "to 5 seconds",
+        "An organisation with this id does not exist. Check the spelling. After more than 50 answers with 404 a "
+        "second, Drawdown delays further answers by up to 5 seconds",
     ),
     "unknown_settlement": CallCode(
-        (404,), "No settlement belongs to an execution with this key. `GET /v1/settlements` lists them"
+        (404,),
+        "A settlement of an execution with this key does not exist. To list settlements, call `GET /v1/settlements`",
     ),
     "unknown_metric": CallCode(
         (404,), "The guard does not have a metric with this name. Add it with `POST /v1/metrics/{metric}`"
     ),
     "unknown_use": CallCode(
-        (404,), "The guard does not have a use with this key. Drawdown does not keep the key of a blocked use"
+        (404,),
+        "The guard does not have a use with this key. Check the key. Drawdown does not keep the key of a blocked use",
     ),
     "too_slow": CallCode((408,), "The body arrived too slowly. Send it without pauses"),
     "above_cap": CallCode(
@@ -86,34 +89,40 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "balance_unknown": CallCode(
         (409,),
-        "The provider's balance was never read, and Drawdown does not assume zero. The watch or the next tick reads it",
+        "The balance at the provider was never read, and Drawdown does not assume zero. The watch or the next tick "
+        "reads the balance. Send the call again after that",
     ),
     "below_drawn": CallCode(
         (409,),
         "The execution has drawn more than this cost. Return credit with a grant or, at a provider, with `POST "
         "/v1/samples/withdraw`",
     ),
-    "beyond_balance": CallCode((409,), "The wallet would exceed the largest balance, or the largest debt, of a wallet"),
+    "beyond_balance": CallCode(
+        (409,),
+        "The call would move the wallet beyond a balance or a debt of 1,000,000,000,000 credits. Send a smaller amount",
+    ),
     "beyond_hold": CallCode(
         (409,),
         "The cost exceeds the reservation, and the execution's overage is `refuse`. Extend the execution first",
     ),
     "billed_elsewhere": CallCode(
         (409,),
-        "A provider bills the organisation, so a wallet here does not pay for it. The message names the provider, "
-        "and the call to use instead",
+        "A provider bills the organisation, so a wallet of the embedded ledger does not pay for it. The message names "
+        "the provider, and the call to use instead",
     ),
     "blocked": CallCode(
         (409,),
         "A person blocked the project or action. To unblock it, call `POST /v1/orgs/{org_id}/block` with `undo`",
     ),
-    "ended": CallCode((409,), "The execution or use has ended, or the use was immediate. You cannot change it"),
+    "ended": CallCode(
+        (409,), "You cannot change this execution or use, because it has ended, or because the use was immediate"
+    ),
     "fails_closed": CallCode(
         (409,),
-        "The call passes `let_through`, and the metric does not fail open. Call `POST /v1/metrics/{metric}` with "
-        "`fail` `open`",
+        "The call reports a use that a client allowed (`let_through`), but this metric does not allow that. To allow "
+        "it, call `POST /v1/metrics/{metric}` with `fail` `open`",
     ),
-    "halted": CallCode((409,), "The organisation is halted. `GET /v1/orgs/{org_id}` has the reason"),
+    "halted": CallCode((409,), "The organisation is halted. To read the reason, call `GET /v1/orgs/{org_id}`"),
     "metered": CallCode(
         (409,),
         "The samples of the execution's sandboxes charge for it. Do not draw on the execution, and end it without "
@@ -125,24 +134,26 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "needs_wallet": CallCode(
         (409,),
-        "A supplier, overage `cap` or sandboxes need a wallet at the embedded ledger. Omit them, or name a payer "
-        "that has one",
+        "A supplier, overage `cap` and sandboxes need a wallet at the embedded ledger. Omit them, or name a payer "
+        "with a wallet",
     ),
     "no_rate": CallCode(
         (409,),
-        "The feature has no price, or had none when the execution was accepted. Set one with `POST "
-        "/v1/rates/{feature}` or `POST /v1/providers/{provider}/rates/{feature}`, or send credits",
+        "The feature does not have a price, or did not have a price when the execution was accepted. Send credits, or "
+        "set a price with `POST /v1/rates/{feature}` or `POST /v1/providers/{provider}/rates/{feature}`",
     ),
-    "no_wallet": CallCode((409,), "The paying customer never had credit. Call `POST /v1/wallets/{customer_id}/grants`"),
+    "no_wallet": CallCode(
+        (409,), "The paying customer never had credit. To grant credit, call `POST /v1/wallets/{customer_id}/grants`"
+    ),
     "not_metered": CallCode(
         (409,),
-        "No memory size or event type maps to the feature, or no samples add up to the quantity. Call `POST "
-        "/v1/features/{feature}/map`",
+        "The feature does not have a mapping, or its samples cannot add up to the quantity. Call `POST "
+        "/v1/features/{feature}/map`, or send another quantity",
     ),
     "of_a_use": CallCode((409,), "The execution belongs to a use of the guard. Settle or release the use"),
     "other_content": CallCode(
         (409,),
-        "The key or number was used with other content. To repeat that call, send its first body. For another "
+        "The key or number was used before, with other content. To repeat that call, send its first body. For another "
         "call, use a new key or number",
     ),
     "other_org": CallCode((409,), "The sandbox belongs to another organisation. Name a sandbox of this organisation"),
@@ -155,22 +166,27 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "refused": CallCode((409,), "A rule forbids the request. The message explains why and names the next step"),
     "sandbox_taken": CallCode((409,), "An open execution names the sandbox. End that execution first"),
-    "stopped": CallCode((409,), "The organisation is stopped. `GET /v1/orgs/{org_id}` has the reason"),
+    "stopped": CallCode((409,), "The organisation is stopped. To read the reason, call `GET /v1/orgs/{org_id}`"),
     "too_many_asked": CallCode(
         (409,),
-        "20 limit overrides of this metric and target wait for approval. Ask a person to approve or refuse a request",
+        "20 limit overrides of this metric and target wait for approval. Ask an operator to approve or refuse a limit "
+        "override",
     ),
     "too_many_executions": CallCode(
-        (409,), "The wallet has the maximum number of open executions that metering settles. Settle an execution"
+        (409,),
+        "The wallet has 1,000 open executions that metering settles, which is the maximum. Settle an execution, or "
+        "name more sandboxes in each",
     ),
     "bad_event": CallCode(
         (409,),
-        "The event that a use emits was refused, and nothing was used. The message has the code of the event, and "
-        "its reason",
+        "Drawdown refused the event that the use emits, so it did not count the use. Correct the event. The message "
+        "has the event's code and the reason",
     ),
-    "too_many_sandboxes": CallCode((409,), "The execution names too many sandboxes. Accept several executions"),
+    "too_many_sandboxes": CallCode((409,), "The execution names more than 100 sandboxes. Accept several executions"),
     "too_much_held": CallCode(
-        (409,), "All executions of the wallet together reserve as much as the plan allows. Wait until an execution ends"
+        (409,),
+        "With this execution, all executions of the wallet would reserve more credit than the plan allows. Wait until "
+        "an execution ends, or change the plan",
     ),
     "too_large": CallCode(
         (413,),
@@ -179,13 +195,13 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "bad_value": CallCode(
         (422,),
-        "`details.wrong` names the invalid values of a body or query. It is empty if several values do not fit "
-        "together",
+        "A value of the body or query is invalid. Correct the values in `details.wrong`. If several values contradict "
+        "each other, this list is empty, and the message explains why",
     ),
     "bad_items": CallCode(
         (422,),
-        "Drawdown kept no item of the body. `results` explains each. On OpenMeter's path, `details.results` lists "
-        "the refused items, and Drawdown keeps the others",
+        "Drawdown refused all items of the body. `results` explains each. On OpenMeter's path, `details.results` "
+        "lists the refused items, and Drawdown keeps the others",
     ),
     "bad_estimate": CallCode((422,), "The estimate must be above 0, and at most 1,000,000,000 credits"),
     "no_estimate": CallCode((422,), "The execution needs an estimate: credits, or quantities of features"),
@@ -194,35 +210,47 @@ CALLS: Final[Mapping[str, CallCode]] = {
         "The execution names sandboxes, but not [who charges](credits.md#executions-in-sandboxes). Send `settled_by`",
     ),
     "no_sandbox": CallCode(
-        (422,), "Metering must charge the execution, but the request does not name a sandbox. Name a sandbox"
+        (422,), "Metering settles the execution, but the request does not name a sandbox. Name a sandbox"
     ),
     "metering_alone": CallCode(
         (422,),
         "If metering settles an execution, it cannot have a supplier, a payer, or an overage other than `charge`. "
         "Omit them",
     ),
-    "unknown_feature": CallCode((422,), "No feature has this name. `GET /v1/features` lists them"),
-    "unknown_project": CallCode((422,), "No execution has this project. Check its spelling and its case"),
-    "unknown_subject": CallCode((422,), "No execution has this subject. Check its spelling and its case"),
-    "unknown_supplier": CallCode((422,), "No supplier has this name. Call `POST /v1/suppliers/{supplier}`"),
-    "unknown_action": CallCode((422,), "No execution has this action. Check its spelling and its case"),
-    "unknown_payer": CallCode((422,), "No payer has this name. Call `POST /v1/payers/{payer}/orgs/{org_id}/allow`"),
+    "unknown_feature": CallCode(
+        (422,), "A feature with this name does not exist. To list features, call `GET /v1/features`"
+    ),
+    "unknown_project": CallCode(
+        (422,), "An execution with this project does not exist. Check the spelling and case of the project"
+    ),
+    "unknown_subject": CallCode(
+        (422,), "An execution with this subject does not exist. Check the spelling and case of the subject"
+    ),
+    "unknown_supplier": CallCode(
+        (422,), "A supplier with this name does not exist. To add it, call `POST /v1/suppliers/{supplier}`"
+    ),
+    "unknown_action": CallCode(
+        (422,), "An execution with this action does not exist. Check the spelling and case of the action"
+    ),
+    "unknown_payer": CallCode(
+        (422,), "A payer with this name does not exist. To add it, call `POST /v1/payers/{payer}/orgs/{org_id}/allow`"
+    ),
     "too_many_requests": CallCode(
         (429,),
-        "Wait for `Retry-After`. A key may send 1,000 requests and 50,000 items a second, an organisation 40,000 "
-        "items, and twice as many in a burst",
+        "The API key, organisation or address exceeds its rate. Wait for `Retry-After`. A key may send 1,000 requests "
+        "and 50,000 items a second, an organisation 40,000 items, and twice as many in a burst",
     ),
     "busy": CallCode(
         (429, 503),
-        "Too many batches, or uses of one counter, wait. With 503, the database is busy, or a large batch waited "
-        "too long. Wait for `Retry-After`",
+        "Too many batches, small requests or uses of one counter wait. With 503, the server or the database is busy, "
+        "or a large batch waited too long. Wait for `Retry-After`, then send the call again",
     ),
     "clock_doubted": CallCode(
         (503,),
         "The server's clock is wrong, so Drawdown refuses the call. Wait until the operator sets the clock, then send "
         "the call again",
     ),
-    "database": CallCode((503,), "The database is not available. Wait for `Retry-After`"),
+    "database": CallCode((503,), "The database is not available. Wait for `Retry-After`, then send the call again"),
     "answer_lost": CallCode((503,), "The call may have succeeded. Send the same call again, because this is safe"),
 }
 
@@ -232,11 +260,13 @@ ITEMS: Final = (
         "accepted, duplicate",
         "subject_is_label",
         "events",
-        "The key is bound to an organisation, which pays. The subject of the CloudEvent is only a label. To bill "
-        "the subject, use a key that is not bound",
+        "The key is bound to an organisation, which pays for the event. The subject of the CloudEvent is only a label. "
+        "To bill the subject, use a key that is not bound",
     ),
     ItemCode("duplicate", "", "both", "Drawdown already has the item"),
-    ItemCode("duplicate", "withdrawn", "both", "Drawdown already has the item, which was withdrawn for good"),
+    ItemCode(
+        "duplicate", "withdrawn", "both", "Drawdown already has the item, but it was withdrawn, so it is not billed"
+    ),
     ItemCode(
         "pending", "unmapped", "both", "Drawdown keeps the item, and bills it once its type or size has a feature"
     ),
@@ -247,18 +277,19 @@ ITEMS: Final = (
         "conflict",
         "other_content",
         "both",
-        "The item's id was used with other content, which stays. For other usage, use a new id. Drawdown bills a "
-        "repeat under a new id, too. The API key decides [the scope of an id](events.md#the-scope-of-an-id)",
+        "The item's id was used with other content, which stays. For other usage, send a new id. Do not repeat the "
+        "same usage under a new id, because Drawdown bills both. The API key decides [the scope of an "
+        "id](events.md#the-scope-of-an-id)",
     ),
     ItemCode("invalid", "empty_line", "both", "A line of JSON lines is empty. Send an item on each line"),
     ItemCode("invalid", "not_json", "both", "The item is not JSON"),
     ItemCode("invalid", "not_an_object", "both", "The item is JSON, but not an object"),
     ItemCode("invalid", "duplicate_keys", "both", "The item has the same name twice"),
-    ItemCode("invalid", "too_deep", "both", "The item's objects and arrays are nested too deeply"),
-    ItemCode("invalid", "too_large", "both", "The item has more than 16 KB"),
+    ItemCode("invalid", "too_deep", "both", "The item's objects and arrays are nested more than 8 levels deep"),
+    ItemCode("invalid", "too_large", "both", "The item has more than 16 KB. Send less"),
     ItemCode("invalid", "unknown_field", "both", "The item has an unknown field, most likely a mistyped name"),
-    ItemCode("invalid", "missing", "events", "A field is missing"),
-    ItemCode("invalid", "wrong_type", "events", "A field has the wrong type"),
+    ItemCode("invalid", "missing", "events", "A required field is missing. The message names the field"),
+    ItemCode("invalid", "wrong_type", "events", "A field has the wrong type. The message names the field and the type"),
     ItemCode("invalid", "bad_specversion", "events", "A CloudEvent's `specversion` must be `1.0`"),
     ItemCode("invalid", "bad_data", "events", "A CloudEvent's `data` must be a JSON object with the quantity"),
     ItemCode(
@@ -268,7 +299,7 @@ ITEMS: Final = (
         "An id or label must be a text of 1 to 200 characters, without control characters and U+FFFD to U+FFFF",
     ),
     ItemCode("invalid", "bad_text", "events", "A text has a NUL character or half of a surrogate pair"),
-    ItemCode("invalid", "bad_number", "events", "A number is out of range"),
+    ItemCode("invalid", "bad_number", "events", "A number is too large for a 64-bit floating-point number"),
     ItemCode("invalid", "bad_time", "events", "A time must be ISO 8601 with its offset, or milliseconds since 1970"),
     ItemCode("invalid", "bad_properties", "events", "Properties must be valid JSON values"),
     ItemCode("invalid", "properties_too_large", "events", "Properties may have at most 4,096 bytes and 100 values"),
@@ -276,9 +307,11 @@ ITEMS: Final = (
     ItemCode("invalid", "bad_quantity", "events", "A quantity must be a whole number from 0 to 1,000,000,000,000"),
     ItemCode("invalid", "too_old", "events", "The item's time is before 2000, most likely in another unit"),
     ItemCode("invalid", "in_the_future", "events", "The item's time is over five minutes ahead. Check the clock"),
-    ItemCode("invalid", "too_late", "both", "The item's window is closed for good"),
-    ItemCode("invalid", "foreign_org", "both", "The key is bound to another organisation"),
-    ItemCode("invalid", "foreign_cell", "samples", "The key is bound to another cell"),
+    ItemCode(
+        "invalid", "too_late", "both", "The item's window is below the organisation's floor, so it is closed for good"
+    ),
+    ItemCode("invalid", "foreign_org", "both", "The key is bound to another organisation. Use that organisation's key"),
+    ItemCode("invalid", "foreign_cell", "samples", "The key is bound to another cell. Use that cell's key"),
     ItemCode(
         "invalid",
         "foreign_source",
@@ -292,29 +325,35 @@ ITEMS: Final = (
         "The item's id begins with `event:`, `run:` or `batch:`, which Drawdown reserves. Choose another id",
     ),
     ItemCode(
-        "invalid", "too_many_types", "events", "10,000 event types are in use already, and the event's type is new"
+        "invalid",
+        "too_many_types",
+        "events",
+        "The event's type is new, but 10,000 event types are in use already. Send a known type",
     ),
     ItemCode(
         "invalid",
         "too_many_org_types",
         "events",
-        "Keys of the event's organisation already added 100 event types, and the event's type is new",
+        "The event's type is new, but keys of its organisation already added 100 event types. Send a known type",
     ),
     ItemCode(
         "invalid",
         "too_many_key_types",
         "events",
-        "The API key, or all keys of its source, already added 1,000 event types. Add the type with `POST "
-        "/v1/event-types/{event_type}/map`",
+        "The event's type is new, but the API key, or all keys of its source, already added 1,000 event types. Add the "
+        "type with `POST /v1/event-types/{event_type}/map`",
     ),
     ItemCode(
-        "invalid", "key_repeated", "events", "Another item of the body has the same source and id, and was refused"
+        "invalid",
+        "key_repeated",
+        "events",
+        "Another item of the body has the same source and id, and was refused. Send this item alone",
     ),
     ItemCode(
         "invalid",
         "withdrawn",
         "events",
-        "An event with the same source and id was withdrawn, and has been pruned since",
+        "An event with the same source and id was withdrawn, and has been pruned since. Use a new id for other usage",
     ),
     ItemCode(
         "invalid",
@@ -323,13 +362,13 @@ ITEMS: Final = (
         "The guard charges for this event type in this window, so Drawdown would not bill the event. Send the use "
         "to `POST /v1/guard/consume`",
     ),
-    ItemCode("invalid", "id_missing", "samples", "The sample has no `id`"),
-    ItemCode("invalid", "org_id_missing", "samples", "The sample has no `org_id`"),
-    ItemCode("invalid", "sandbox_id_missing", "samples", "The sample has no `sandbox_id`"),
-    ItemCode("invalid", "cell_id_missing", "samples", "The sample has no `cell_id`"),
-    ItemCode("invalid", "memory_missing", "samples", "The sample has no `memory_mb`"),
-    ItemCode("invalid", "interval_missing", "samples", "The sample has no `interval_s`"),
-    ItemCode("invalid", "ts_missing", "samples", "The sample has no `ts`"),
+    ItemCode("invalid", "id_missing", "samples", "The field `id` of the sample is missing"),
+    ItemCode("invalid", "org_id_missing", "samples", "The field `org_id` of the sample is missing"),
+    ItemCode("invalid", "sandbox_id_missing", "samples", "The field `sandbox_id` of the sample is missing"),
+    ItemCode("invalid", "cell_id_missing", "samples", "The field `cell_id` of the sample is missing"),
+    ItemCode("invalid", "memory_missing", "samples", "The field `memory_mb` of the sample is missing"),
+    ItemCode("invalid", "interval_missing", "samples", "The field `interval_s` of the sample is missing"),
+    ItemCode("invalid", "ts_missing", "samples", "The field `ts` of the sample is missing"),
     ItemCode(
         "invalid",
         "bad_org_id",

@@ -638,7 +638,7 @@ def _own(connection: sa.Connection, key: str, said: Caller) -> str:
         return key
     use = guard.use_of(connection, said.key.org_id, key)
     if use is None:
-        raise ApiError(404, "unknown_use", f"{said.key.org_id} has no use with this key")
+        raise ApiError(404, "unknown_use", f"{said.key.org_id} does not have a use with this key. Check the key")
     require_maker(said.key, use.actor, "this use")
     return use.use_key
 

@@ -41,7 +41,7 @@ def test_credit_is_given_from_an_organisations_page_by_keyboard_alone(live: Site
     page.get_by_label("Reason").focus()
     page.keyboard.type("as they asked")
     page.keyboard.press("Enter")
-    page.get_by_text("The dry run changed nothing.").wait_for()
+    page.get_by_text("The dry run did not change anything.").wait_for()
     assert axe(visitor) == []
     assert "drawdown ledger grant initech 25.00" in (said := page.inner_text("main")) and "--kind bonus" in said
     page.get_by_role("button", name="Give credit").focus()

@@ -36,7 +36,7 @@ class Walk:
 
 def who_runs_out_today(walk: Walk) -> None:
     walk.click("Run out within 24 h")
-    walk.reads("The first to run out comes first")
+    walk.reads("The list begins with the organisation that runs out first")
     assert walk.page.locator("tbody td:first-child").all_inner_texts() == ["acme"]
 
 

@@ -143,7 +143,7 @@ BROKEN = {
     "a charge that went away": Broken(
         2,
         (f"DELETE FROM ledger_entries WHERE key = 'usage:acme:{NEXT}:{ONE}'",),
-        "has no entry for it",
+        "does not have an entry for it",
         NEXT,
         ONE,
         also=(10,),
@@ -293,7 +293,7 @@ BROKEN = {
             f"UPDATE projections SET read_ms = {T0} WHERE projection_id = (SELECT MAX(projection_id) FROM "
             "projections WHERE org_id = 'acme')",
         ),
-        f"was read at {T0}, but the previous one at",
+        f"was read at {T0}, but the previous projection at",
     ),
     "a newer projection overwritten": Broken(
         8, ("UPDATE orgs SET projection_read_ms = 1 WHERE org_id = 'acme'",), "projection was read at 1, but its newest"
@@ -318,16 +318,16 @@ BROKEN = {
     "a halt without any history": Broken(
         8,
         ("DELETE FROM projections WHERE org_id = 'acme'",),
-        "but the organisation has no projection",
+        "but the organisation does not have a projection",
     ),
     "a pending row that went away": Broken(
         9,
         ("DELETE FROM pending_usage WHERE org_id = 'acme'",),
-        "3000 MB: usage that cannot be sealed is 20 s (samples: 1",
+        "usage of 3000 MB that cannot be sealed is 20 s (samples: 1",
         T0,
     ),
     "a pending row of other seconds": Broken(
-        9, ("UPDATE pending_usage SET seconds = 21 WHERE org_id = 'acme'",), "pending is 21 s (samples: 1", T0
+        9, ("UPDATE pending_usage SET seconds = 21 WHERE org_id = 'acme'",), "record is 21 s (samples: 1", T0
     ),
     "a pending row of other reason": Broken(
         9, ("UPDATE pending_usage SET reason = 'unknown_org' WHERE org_id = 'acme'",), "reason: unknown_org)", T0

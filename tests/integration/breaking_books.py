@@ -114,7 +114,7 @@ BOOKS = {
             "VALUES ('grant:free', 'acme', 'bonus', 7, 0, 0, 't', 't')",
             "UPDATE ledger_accounts SET balance_micro = balance_micro + 7 WHERE account_id = 'wallet:acme'",
         ),
-        "7 to wallet:acme as grant:free, but the audit log has no such grant",
+        "7 to wallet:acme as grant:free, but the audit log does not have this grant",
     ),
     "a grant booked a month before": Broken(
         10,

@@ -28,7 +28,7 @@ CREDIT = {
     "a run that meters no sandbox": Broken(
         10,
         ("DELETE FROM reservation_sandboxes WHERE reservation = 'metered'",),
-        "metering charges for metered, but the execution names no sandbox",
+        "metering charges for metered, but the execution does not name a sandbox",
         org="boxed",
     ),
     "a sandbox that is free though its run goes on": Broken(
@@ -49,7 +49,7 @@ CREDIT = {
             "UPDATE reservations SET drawn_micro = drawn_micro + 1 WHERE reservation = 'metered'",
             "UPDATE ledger_accounts SET held_micro = held_micro - 1 WHERE account_id = 'wallet:boxed'",
         ),
-        "the hold of metered shrank by 6001, but the samples of its sandboxes cost at most 6000",
+        "the reserved credit of metered shrank by 6001, but the samples of its sandboxes cost at most 6000",
         org="boxed",
     ),
     "a hold that shrank by more than was charged": Broken(
@@ -59,14 +59,14 @@ CREDIT = {
             "(SELECT accepted_ms - accepted_ms % 300000 FROM reservations WHERE reservation = 'metered')",
             "UPDATE ledger_accounts SET balance_micro = balance_micro + 1 WHERE account_id = 'wallet:boxed'",
         ),
-        "the hold of metered shrank by 6000, but metering charged its wallet 5999",
+        "the reserved credit of metered shrank by 6000, but metering charged its wallet 5999",
         org="boxed",
         also=(2,),
     ),
     "a hold off by one": Broken(
         10,
         ("UPDATE ledger_accounts SET held_micro = held_micro + 1 WHERE account_id = 'wallet:acme'",),
-        "wallet:acme has 41 reserved, but its reservations have 40 left",
+        "wallet:acme has 41 reserved, but the rest of its reservations sums to 40",
     ),
     "a hold that was forgotten as its run ended": Broken(
         10,
@@ -74,7 +74,7 @@ CREDIT = {
             "UPDATE reservations SET state = 'released', ended_ms = accepted_ms WHERE reservation = 'going'",
             "UPDATE ledger_accounts SET next_due_ms = NULL WHERE account_id = 'wallet:acme'",
         ),
-        "has 40 reserved, but its reservations have 0 left",
+        "has 40 reserved, but the rest of its reservations sums to 0",
     ),
     "a hold that nobody would end": Broken(
         10,
@@ -101,7 +101,7 @@ CREDIT = {
             "UPDATE reservations SET drawn_micro = 0 WHERE reservation = 'done'",
             "UPDATE ledger_accounts SET balance_micro = balance_micro + 70 WHERE account_id = 'wallet:acme'",
         ),
-        "done is settled, but has no receipt",
+        "done is settled, but does not have a receipt",
     ),
     "a run at a rate that was set after its acceptance": Broken(
         2,
@@ -169,7 +169,7 @@ CREDIT = {
             "DELETE FROM ledger_entries WHERE key = 'expiry:grant:over:r0'",
             "UPDATE ledger_accounts SET balance_micro = balance_micro + 30 WHERE account_id = 'wallet:other'",
         ),
-        "grant:over ended and is booked, but 30 of it did not expire from wallet:other: at most 0 was used",
+        "grant:over ended and is booked, but 30 of it did not expire from wallet:other, and at most 0 was used",
         org="other",
     ),
     "more that waits to expire than runs hold": Broken(
@@ -231,7 +231,7 @@ CREDIT = {
     "a run that is paid in both ways": Broken(
         10,
         ("UPDATE reservations SET hold = 'wallet' WHERE reservation = 'far-going'",),
-        "far-going is held as wallet, but was billed in the other way, or in both",
+        "the credit of far-going is reserved as wallet, but the execution was also billed in another way",
         org="far",
     ),
     "a run that is billed for less than it used": Broken(
@@ -270,7 +270,7 @@ CREDIT = {
             "UPDATE run_usage SET number = 'd2' WHERE reservation = 'far-done' AND number = 'final'",
             "UPDATE run_samples SET number = 'd2' WHERE reservation = 'far-done' AND number = 'final'",
         ),
-        "far-done is settled, but has no receipt",
+        "far-done is settled, but does not have a receipt",
         org="far",
     ),
     "a wallet that may be overdrawn": Broken(
@@ -281,7 +281,7 @@ CREDIT = {
     "a wallet that takes all its lots to be over": Broken(
         10,
         ("UPDATE ledger_accounts SET lots_ended_ms = 9999999999999 WHERE account_id = 'wallet:other'",),
-        "wallet:other has booked lots that ended at 9999999999999",
+        "wallet:other records the end of a lot at 9999999999999",
         org="other",
     ),
     "a wallet that takes a lot to be over that goes on": Broken(
@@ -290,7 +290,7 @@ CREDIT = {
             "UPDATE ledger_accounts SET lots_ended_ms = (SELECT expires_ms FROM ledger_lots WHERE lot = 'grant:ends') "
             "WHERE account_id = 'wallet:other'",
         ),
-        "wallet:other has booked lots that ended at",
+        "wallet:other records the end of a lot at",
         org="other",
     ),
     "a wallet that forgot which lots are over, so that late use gives nothing back": Broken(
@@ -302,7 +302,7 @@ CREDIT = {
     "a wallet that takes lots to be over up to no end of any": Broken(
         10,
         ("UPDATE ledger_accounts SET lots_over_ms = lots_over_ms + 1 WHERE account_id = 'wallet:other'",),
-        "wallet:other has booked lots that ended at",
+        "wallet:other records the end of a lot at",
         org="other",
     ),
     "a run that was charged for before it was accepted": Broken(

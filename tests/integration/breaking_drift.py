@@ -33,7 +33,7 @@ DRIFT = {
         "does not match the verdict differs", f"UPDATE parity_checks SET ppm = 1 WHERE {_ACME}"
     ),
     "a line that takes unknown for nothing": _of(
-        "3 there, 3 apart", "UPDATE parity_checks SET ours_s = 0, off_s = 3, ppm = 1000000 WHERE org_id = 'gone'"
+        "3 by the cell, 3 apart", "UPDATE parity_checks SET ours_s = 0, off_s = 3, ppm = 1000000 WHERE org_id = 'gone'"
     ),
     "a verdict that there is not": _of(
         "does not match the verdict fine", "UPDATE parity_checks SET verdict = 'fine' WHERE org_id = 'gone'"

@@ -16,7 +16,7 @@ def _of(text: str, *statements: str, also: tuple[int, ...] = (), beside: str | N
 
 EVENTS = {
     "an event without its sample": _of(
-        "the event e-1 of app has no sample", f"DELETE FROM usage_samples WHERE id = '{_ID}'", also=(1,)
+        "the event e-1 of app does not have a sample", f"DELETE FROM usage_samples WHERE id = '{_ID}'", also=(1,)
     ),
     "an event of another quantity": _of(
         "e-1 of app has 8 of page.render, but its sample has 7",

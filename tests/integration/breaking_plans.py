@@ -19,7 +19,7 @@ def _lets(micro: int) -> tuple[str, str]:
 
 PLANS = {
     "a month that was not given": _of(
-        "club included credit for 2026-01, but planned, who was on it, got none",
+        "club included credit for 2026-01, but planned, who was on this plan, did not get it",
         f"DELETE FROM plan_lots WHERE {JANUARY}",
         also=(2,),
     ),
@@ -42,9 +42,9 @@ PLANS = {
         also=(2,),
     ),
     "less that rolled over than expired": _of(
-        "for 2025-12, 50 expired and 30 rolled over, but 40 must roll over", *_lets(40)
+        "for 2025-12 expired and 30 rolled over, but 40 must roll over", *_lets(40)
     ),
-    "more that rolled over than the plan lets": _of("for 2025-12, 30 rolled over, but the plan allows 20", *_lets(20)),
+    "more that rolled over than the plan lets": _of("for 2025-12 rolled over, but the plan allows 20", *_lets(20)),
     "late use that took from what did not roll over": _of(
         "takes -6 from grant:planned, but that lot did not roll over",
         "UPDATE ledger_entries SET lot = 'grant:planned' WHERE key LIKE 'reduced:%'",
@@ -54,7 +54,7 @@ PLANS = {
         "UPDATE plan_stays SET plan = 'free' WHERE customer_id = 'planned'",
     ),
     "a wallet that does not know of the next month": _of(
-        "the wallet of planned is on the plan club, but misses its next month: it is next due at none",
+        "the wallet of planned is on the plan club, but misses its next month, because it is next due at none",
         "UPDATE ledger_accounts SET next_due_ms = NULL WHERE account_id = 'wallet:planned'",
     ),
     "a charge of a tier that nobody bought": _of(

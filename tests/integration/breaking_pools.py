@@ -38,7 +38,7 @@ POOLS = {
         "UPDATE ledger_accounts SET balance_micro = balance_micro - 10 WHERE account_id = 'wallet:pupil'",
     ),
     "less that came back than nobody used": _of(
-        "allot:course:over was 20, and 11 returned to course: 9 was used, but",
+        "allot:course:over was 20 and returned 11 to course, so 9 was used, but",
         "UPDATE ledger_entries SET amount_micro = 11 WHERE key = 'expiry:allot:course:over:r0'",
         "UPDATE ledger_accounts SET balance_micro = balance_micro - 1 WHERE account_id = 'wallet:course'",
         "UPDATE ledger_accounts SET balance_micro = balance_micro + 1 WHERE account_id = 'wallet:pupil'",

@@ -10,7 +10,7 @@ SETTLEMENTS = {
     "a run whose supplier was forgotten": Broken(
         11,
         ("DELETE FROM settlements WHERE reservation = 'sent'",),
-        "sent is settled, but has no settlement for stone",
+        "sent is settled, but does not have a settlement for stone",
     ),
     "a run that names another supplier": Broken(
         11,
@@ -48,7 +48,7 @@ SETTLEMENTS = {
     "more taken back than was owed": Broken(
         11,
         ("UPDATE settlement_reversals SET amount_micro = 66 WHERE reversal = 'r-2'",),
-        "76 was reversed for sold, but it owed 70",
+        "76 was reversed for sold, but its settlement is only 70",
     ),
     "a claw-back that was not agreed on": Broken(
         11,
@@ -74,7 +74,7 @@ SETTLEMENTS = {
     "a payout while it was frozen": Broken(
         11,
         ("UPDATE settlement_freezes SET ended_ms = NULL",),
-        "sold was frozen from",
+        "the settlement of sold was frozen from",
     ),
     "a payout while its supplier was frozen": Broken(
         11,
@@ -82,7 +82,7 @@ SETTLEMENTS = {
             "INSERT INTO settlement_freezes (supplier, from_ms, actor, reason) "
             "SELECT supplier, at_ms - 1, 't', 't' FROM payouts",
         ),
-        "sold was frozen from",
+        "the settlement of sold was frozen from",
     ),
     "a line of more than was left": Broken(
         11,

@@ -30,11 +30,12 @@ TOPUPS = {
         also=(10,),
     ),
     "credit of a top-up that was declined": _of(
-        "the ledger has 20 to wallet:filled as topup:filled:2, but that top-up was not paid: its state is declined",
+        "the ledger has 20 to wallet:filled as topup:filled:2, but that top-up is missing, or was not paid (state: "
+        "declined)",
         f"UPDATE topups SET state = 'declined', payment_id = NULL WHERE {_PAID}",
     ),
     "credit of no top-up": _of(
-        "as topup:filled:9, but that top-up was not paid: its state is none",
+        "as topup:filled:9, but that top-up is missing, or was not paid (state: none)",
         "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, ts, at_ms, actor, reason) "
         "VALUES ('topup:filled:9', 'grant', 'source:grants', 'wallet:filled', 5, 0, 0, 't', 't')",
         _balance(5),

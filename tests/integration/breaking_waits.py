@@ -63,7 +63,7 @@ WAITS = {
     "an organisation stopped by no action": Broken(
         4,
         ("UPDATE orgs SET stopped_at_ms = 1, stopped_reason = 'x' WHERE org_id = 'acme'",),
-        "has been stopped since 1, but the audit log does not say so",
+        "has been stopped since 1, but the last action in the audit log is not its stop",
     ),
     "an organisation released by no action": Broken(
         4,
@@ -96,7 +96,7 @@ WAITS = {
     "a run that somebody unknown released": Broken(
         10,
         ("UPDATE reservations SET state = 'released', ended_ms = accepted_ms WHERE reservation = 'far-going'",),
-        "far-going is released since",
+        "far-going has been released since",
         org="far",
     ),
     "a settlement whose times were moved together": Broken(

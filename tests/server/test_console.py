@@ -327,7 +327,9 @@ def test_a_list_goes_on_behind_its_last_row_and_ends(home: Home) -> None:
 def test_whose_first_assignment_begins_later_is_scheduled(home: Home) -> None:
     home.fleet.assign("later", from_ms=home.fleet.clock.at_ms + DAY_MS)
     page, listed = home.get("/console/org?id=later", "/console/orgs?state=scheduled")
-    assert ">scheduled<" in page.text and "Billed from" in page.text and "No provider bills it yet" not in page.text
+    assert (
+        ">scheduled<" in page.text and "Billed from" in page.text and "A provider does not bill it yet" not in page.text
+    )
     assert re.findall(r"/console/org\?id=([^\"]+)\"", listed.text) == ["later"]
 
 

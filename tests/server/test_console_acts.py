@@ -141,7 +141,7 @@ def require_refusals(home: Home, action: Action, example: Example) -> None:
     for name, value in example.wrong.items():
         answer = home.send(path, filled(example, step="look") | {name: value}, mine)
         assert answer.status_code in (400, 404, 409), (name, answer.status_code)
-        assert 'role="alert"' in answer.text and "It changes nothing yet" in answer.text, name
+        assert 'role="alert"' in answer.text and "The dry run does not change anything" in answer.text, name
         assert REASON in answer.text, "what was filled in stays"
     for field in action.fields:
         if not field.optional:
@@ -166,7 +166,7 @@ def test_an_action_from_its_form_to_its_end(home: Home, tmp_path: Path, action: 
     after = dump(home.engine)
     assert after != before
     if example.secret:
-        assert done.status_code == 200 and "shows it once" in done.text
+        assert done.status_code == 200 and "shows the secret once" in done.text
     again = home.send(path_of(action), sent, session_of(action))
     assert again.status_code == 303 and dump(home.engine) == after, "sent twice, it is done once"
     (said,) = home.get(again.headers["location"], session=session_of(action))
@@ -228,7 +228,11 @@ def test_a_form_of_a_foreign_page_is_looked_at_by_nobody(home: Home) -> None:
 
 def test_a_reason_that_is_too_long_keeps_the_form(home: Home) -> None:
     answer = grant_of(home, "1", reason="x" * (MAX_REASON_CHARS + 1))
-    assert answer.status_code == 400 and 'role="alert"' in answer.text and "It changes nothing yet" in answer.text
+    assert (
+        answer.status_code == 400
+        and 'role="alert"' in answer.text
+        and "The dry run does not change anything" in answer.text
+    )
 
 
 @pytest.mark.parametrize("name", ["grant", "event-withdraw"])

@@ -446,7 +446,7 @@ def test_one_organisation_has_so_many_sessions_and_the_oldest_ends(home: Home, m
 
 def test_whoever_is_not_known_yet_is_told_what_will_fill_the_page(home: Home) -> None:
     answer = home.get("/my/usage", org="stark")
-    assert answer.status_code == 200 and "No usage or credit of <bdi>stark</bdi> exists yet" in answer.text
+    assert answer.status_code == 200 and "<bdi>stark</bdi> does not have usage or credit yet" in answer.text
 
 
 def test_of_a_wallet_that_another_drew_on_nothing_is_shown(home: Home) -> None:
@@ -543,7 +543,7 @@ def test_override_requested_by_plain_form_applies_once_approved(home: Home) -> N
         assert ">requested<" in page.text and "You reached the limit" in page.text
         write(home.engine, lambda c: guard_overrides.decide(c, 1, "approve", replace(home.fleet.by, now_ms=home.now)))
         page = await client.get("/my/blocked?metric=idea")
-        assert "You can use one more now" in page.text and ">in force<" in page.text
+        assert "You can use 1 more now" in page.text and ">in force<" in page.text
 
     home.inside(work)
     rows = home.fleet.rows("SELECT target, reach, actor, reason, amount, ends_ms FROM guard_overrides")

@@ -439,7 +439,7 @@ def _create(
     cell_id: Annotated[str | None, ID, "Cell that the key sends samples of"] = None,
     source: Annotated[str | None, ID, "Source that the key sends usage of"] = None,
     any_source: Annotated[bool, FLAG, "All sources, for a key that is bound to an organisation"] = False,
-    gives_micro: Annotated[int, CREDITS, "Maximum credit of one grant", Label("Maximum grant, credits")] = 0,
+    gives_micro: Annotated[int, CREDITS, "Maximum credit that one call may give", Label("Maximum grant, credits")] = 0,
     for_ms: Annotated[int | None, LENGTH, "Lifetime, such as 90d (unlimited if omitted)"] = None,
     new: New = False,
 ) -> KeyMade:

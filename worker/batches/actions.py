@@ -222,8 +222,7 @@ ACTIONS: Final = (
     Action(
         "source pause",
         "Pause a source",
-        "Pause a source, so that ticks take no more files from it. Usage that was taken stays. --undo resumes the "
-        "source.",
+        "Pause a source, so that ticks do not take its files. Usage that was taken stays. --undo resumes the source.",
         _pause,
         lambda done: f"{done.source}: {'paused' if done.paused else 'watched'}",
         path="/v1/sources/{source}/pause",

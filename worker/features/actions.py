@@ -420,9 +420,9 @@ def _map_event(
     event_type: Annotated[str, ID, "Event type, as the events name it"],
     feature: Feature,
     *,
-    unit: Annotated[Literal["units"], "Base unit: a unit that the type counts"] = "units",
+    unit: Annotated[Literal["units"], "Base unit of an event type: always units"] = "units",
     sum_: Annotated[str | None, KEY, "Path of the value in the event's data: $.usage.tokens"] = None,
-    scale: Annotated[int, whole(1, MAX_VALUE_SCALE, 1), "Base units in 1 of the value"] = 1,
+    scale: Annotated[int, whole(1, MAX_VALUE_SCALE, 1), "Number of base units in 1 of the value"] = 1,
     count: Annotated[bool, FLAG, "One unit for each event"] = False,
     from_ms: From = None,
     yes: Yes = False,
@@ -514,7 +514,7 @@ MAP: Final = Action(
     "Map sizes to a feature",
     "Map memory sizes to a feature that is billed. An exact size takes precedence over a tier, and a smaller tier "
     "over a larger tier. Drawdown never changes a feature in sealed windows. With an earlier --from, only sizes "
-    "without a feature get one. A feature's unit never changes.",
+    "without a feature change. A feature's unit never changes.",
     _map,
     _sizes,
     path="/v1/features/{feature}/map",
@@ -527,10 +527,10 @@ MAP_EVENT: Final = Action(
     "feature map-event",
     "Map an event type to a feature",
     "Map an event type to a feature that is billed. The quantity is the sum of the events' quantities. If the type "
-    "has no usage yet, the mapping holds for all of its usage. Otherwise it starts at the next window, unless you "
-    "pass --from. Drawdown never changes a feature in sealed windows. To map those without a feature, pass --from and "
-    "--yes. To bill any CloudEvent of the type, pass --sum or --count before its first event. You cannot change --sum "
-    "or --count later.",
+    "does not have usage yet, the mapping holds for all of its usage. Otherwise it starts at the next window, unless "
+    "you pass --from. Drawdown never changes a feature in sealed windows. To map sealed windows without a feature, "
+    "pass --from and --yes. To bill any CloudEvent of the type, pass --sum or --count before its first event. You "
+    "cannot change --sum or --count later.",
     _map_event,
     _types,
     path="/v1/event-types/{event_type}/map",
@@ -546,7 +546,7 @@ ACTIONS: Final = (
         "feature end",
         "End a feature",
         "End a feature. Its sizes and event types stay pending until you map them to another feature. A mapping of "
-        "the feature that starts later ends before it starts. No other feature ends.",
+        "the feature that starts later ends before it starts. Other features do not end.",
         _end,
         _ends,
         path="/v1/features/{feature}/end",

@@ -167,7 +167,7 @@ LISTS: Final = (
     Showing(
         "feature list",
         "Features",
-        "List features, and usage that has no feature.",
+        "List features, and usage without a feature.",
         _show,
         path="/v1/features",
         scope="catalog:read",

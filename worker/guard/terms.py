@@ -462,7 +462,7 @@ ACTIONS: Final = (
         "guard set",
         "Set a metric",
         "Create or change a metric. To create it, pass --new. Past uses keep their price. If the metric counts "
-        "billed usage, it has no price here.",
+        "billed usage, its price must be 0.",
         _set,
         _terms,
         path="/v1/metrics/{metric}",

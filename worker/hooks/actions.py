@@ -416,8 +416,8 @@ def _low(
     asked: Invocation,
     low_micro: Annotated[int | None, CREDITS, "Low balance in credits"] = None,
     *,
-    org_id: Annotated[str | None, ORG, "Organisation; all without their own level if omitted"] = None,
-    never: Annotated[bool, FLAG, "No low balance"] = False,
+    org_id: Annotated[str | None, ORG, "Organisation; all organisations without their own level if omitted"] = None,
+    never: Annotated[bool, FLAG, "Removal of the low balance"] = False,
     new: New = False,
 ) -> LowSet:
     if (low_micro is None) != never:
@@ -503,9 +503,9 @@ ACTIONS: Final = (
     Action(
         "hook set",
         "Set an endpoint",
-        "Create or change an endpoint for webhooks. To create it, pass --new: the answer has its secret. Without "
-        "--event, a new endpoint gets all events, and an existing one keeps its events. Drawdown calls it only if "
-        "DRAWDOWN_HOOK_ORIGINS allows its origin.",
+        "Create or change an endpoint for webhooks. To create it, pass --new. The answer has its secret. Without "
+        "--event, a new endpoint gets all events, and an existing endpoint keeps its events. Drawdown calls an "
+        "endpoint only if DRAWDOWN_HOOK_ORIGINS allows its origin.",
         _set,
         _listens,
         path="/v1/hooks/{endpoint}",
@@ -554,7 +554,7 @@ ACTIONS: Final = (
     Action(
         "hook low",
         "Set when a balance is low",
-        "Set the low balance that sends `balance.low`. The level is for all organisations, or for one with --org.",
+        "Set the low balance that sends `balance.low`. The level is for all organisations, or for that in --org.",
         _low,
         _is_low,
         path="/v1/levels",

@@ -401,7 +401,7 @@ ACTIONS: Final = (
     Action(
         "provider rate",
         "Set a provider's rate",
-        "Set a feature's rate at a provider, for estimates only. Drawdown charges nothing by this rate. If the "
+        "Set a feature's rate at a provider, for estimates only. Drawdown does not charge by this rate. If the "
         "provider reports costs, such as Autumn's credit schema, they take precedence. At Autumn, a feature with "
         "its own balance must have 1,000,000 millionths for each base unit.",
         _rate,

@@ -366,7 +366,8 @@ ACTIONS: Final = (
     Action(
         "push resolve",
         "Resolve pushes",
-        "Record the outcome of pushes in doubt or rejected. Drawdown changes all of them or none.",
+        "Record the outcome of pushes in doubt or rejected. If a rule rejects a push, Drawdown does not change any "
+        "push.",
         _resolve,
         _resolved,
         path="/v1/pushes/resolve",

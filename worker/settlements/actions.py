@@ -377,7 +377,7 @@ def _payout(
     expect_micro: Annotated[
         int | None,
         CREDITS,
-        "Expected amount in credits, as the dry run showed; the command rejects any other",
+        "Expected amount in credits, as the dry run showed; the command rejects another amount",
         Label("Amount, credits"),
     ] = None,
 ) -> PayoutMade:
@@ -477,8 +477,8 @@ ACTIONS: Final = (
     Action(
         "supplier freeze",
         "Freeze a supplier",
-        "Freeze a supplier, so that it gets no payout. --undo ends the freeze. Drawdown still accepts and settles "
-        "executions that name the supplier.",
+        "Freeze a supplier, so that it does not get a payout. --undo ends the freeze. Drawdown still accepts and "
+        "settles executions that name the supplier.",
         _freeze_supplier,
         lambda done: _frozen(f"supplier {done.supplier}", done.is_frozen, done.changed),
         path="/v1/suppliers/{supplier}/freeze",
@@ -489,7 +489,7 @@ ACTIONS: Final = (
     Action(
         "settlement freeze",
         "Freeze a settlement",
-        "Freeze a settlement, so that no payout includes it. --undo ends the freeze.",
+        "Freeze a settlement, so that payouts omit it. --undo ends the freeze.",
         _freeze_one,
         lambda done: f"{_frozen(done.execution, done.is_frozen, done.changed)}; its state is {done.state}",
         path="/v1/settlements/{execution}/freeze",
@@ -514,8 +514,8 @@ ACTIONS: Final = (
     Action(
         "settlement payout",
         "Release a payout",
-        "Release a supplier's eligible settlements as a payout. A supplier has one payout a month, and only above "
-        "its threshold. Drawdown does not pay the supplier. You do.",
+        "Release a supplier's eligible settlements as a payout. A supplier has at most one payout a month, and only "
+        "above its threshold. Drawdown does not pay the supplier. You do.",
         _payout,
         _payout_sentences,
         path="/v1/suppliers/{supplier}/payout",

@@ -401,7 +401,7 @@ def _resolve(
     *,
     evidence: Annotated[str, TEXT, "Evidence of the outcome, kept for good"],
     paid: Annotated[str | None, ID, "Payment at the service; Drawdown credits it"] = None,
-    absent: Annotated[bool, FLAG, "Confirmation that nothing was charged, and that nothing will be"] = False,
+    absent: Annotated[bool, FLAG, "Confirmation that the service did not and will not charge the card"] = False,
 ) -> TopupResolved:
     if (paid is None) != absent:
         raise UsageError("specify either --paid PAYMENT or --absent", at="paid")

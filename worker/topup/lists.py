@@ -201,8 +201,8 @@ LISTS: Final = (
     Showing(
         "topup list",
         "Top-ups",
-        "List wallets with automatic top-ups, and their top-ups. Stopped wallets come first, and the newest top-"
-        "ups.",
+        "List wallets with automatic top-ups, and their top-ups. Stopped wallets and the newest top-ups come "
+        "first.",
         _topups,
         path="/v1/topups",
         scope="ledger:read",

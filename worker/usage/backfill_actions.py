@@ -282,7 +282,7 @@ OPEN: Final = Action(
     "backfill open",
     "Open a backfill",
     "Open a backfill for events of the past. The events are not usage until you close the backfill. An organisation "
-    "has one open backfill at a time.",
+    "can have only one open backfill.",
     _open,
     _opened,
     path="/v1/backfills/{backfill}",

@@ -267,8 +267,8 @@ ACTIONS: Final = (
         "sample repair",
         "Correct samples",
         "Correct quarantined samples that have a wrong time. Drawdown adds a copy with its own id and never changes"
-        " the sample. The next tick seals the copy. If a sample of the same sandbox and time exists, Drawdown adds "
-        "no copy.",
+        " the sample. The next tick seals the copy. If a sample of the same sandbox and time exists, Drawdown does "
+        "not add a copy.",
         _mend,
         _sentence,
         path="/v1/samples/repair",

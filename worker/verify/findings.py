@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 FINDINGS: Final[dict[str, tuple[int, str]]] = {
-    "vanished": (1, "pushes sealed {n2}, but all samples ever received sum to {n1}: samples are missing"),
+    "vanished": (1, "pushes sealed {n2}, but all samples ever received sum to {n1}, so samples are missing"),
     "unbilled_usage": (1, "samples in force sum to {n1}, but pushes sealed {n2}"),
     "mapping_unrecorded": (1, "{thing} is {kept}, but the audit log has {said}"),
     "carry": (
@@ -20,17 +20,17 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "state": (
         2,
-        "{key} is {state} and sends {sent_qty}: a push must be carried if and only if it sends 0, and a "
+        "{key} is {state} and sends {sent_qty}. A push must be carried if and only if it sends 0, and a "
         "shadow push must not be sent",
     ),
     "shadow": (
         2,
-        "{key} is a shadow push, but the shadow of its provider ends at {live_from_ms}: its usage is never sent",
+        "{key} is a shadow push, but the shadow of its provider ends at {live_from_ms}, so its usage is never sent",
     ),
     "key": (2, "the key {key} does not match its push: expected {wanted}"),
     "twice": (2, "{pushes} accepted pushes have the key {key}"),
     "revisions": (2, "revisions are missing: found {pushes}, numbered from 0 up to {highest}"),
-    "not_charged": (2, "{key} is accepted, but the ledger has no entry for it"),
+    "not_charged": (2, "{key} is accepted, but the ledger does not have an entry for it"),
     "charged_otherwise": (
         2,
         "{key} bills {sent_qty} to {customer_id}, but the ledger charged {quantity} to {from_account} for "
@@ -51,8 +51,8 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "mirrored_nothing": (5, "a wallet was charged for {key}, but that push does not exist"),
     "adopted": (
         6,
-        "{key} was adopted, but is {state} (attempts: {attempts}): expected evidence, no attempt, and "
-        "accepted, rejected or voided",
+        "{key} was adopted, but is {state} (attempts: {attempts}): expected evidence, 0 attempts, and "
+        "the state accepted, rejected or voided",
     ),
     "booked_otherwise": (
         2,
@@ -80,17 +80,20 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "the audit log has a grant of {said} to {said_account} as {key}, but the ledger has {amount_micro} "
         "to {to_account}, from {from_account}",
     ),
-    "ungranted": (2, "the ledger has {amount_micro} to {to_account} as {key}, but the audit log has no such grant"),
+    "ungranted": (
+        2,
+        "the ledger has {amount_micro} to {to_account} as {key}, but the audit log does not have this grant",
+    ),
     "biller": (
         3,
         "{key} is billed by {provider} as {customer_id}, but the assignment of its window is {assigned}",
     ),
     "folded_biller": (
         3,
-        "folded pushes of that day ({pushes}) are of {customer_id} at {provider}, who was not assigned then",
+        "folded pushes of the day ({pushes}) bill {customer_id} at {provider}, but that customer was not assigned then",
     ),
     "assigned_twice": (3, "the assignment from {start_ms} on ends at {end_ms}, but the next one starts at {next_ms}"),
-    "assigned_never": (3, "the organisation has no assignment between {end_ms} and {next_ms}"),
+    "assigned_never": (3, "the organisation does not have an assignment between {end_ms} and {next_ms}"),
     "assignment_unrecorded": (
         3,
         "the assignment from {start_ms} on is {provider} as {customer_id}, but the audit log has {said} as {customer}",
@@ -110,10 +113,10 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "floored": (4, "the floor is {floor_ms}, but the highest prune in the audit log is {pruned_ms}"),
     "folded_above": (
         4,
-        "pushes of that day ({pushes}) were folded, but the floor is {floor_ms} and the audit log has "
-        "folds before {folded_ms}",
+        "pushes of the day ({pushes}) were folded, but the floor is {floor_ms}, and the audit log allows folds "
+        "only before {folded_ms}",
     ),
-    "refloored": (4, "the sample {sample_id} arrived below the floor, but the floor is now lower: {floor_ms}"),
+    "refloored": (4, "the sample {sample_id} arrived below the floor, but the floor is now lower, at {floor_ms}"),
     "watermark": (4, "bucket {bucket} was sealed up to {had}, but its watermark is now {has}"),
     "ahead": (4, "the watermark of bucket {bucket} is {has}, but its furthest seal reached {had}"),
     "cursor": (4, "the cursor of bucket {bucket} had reached {had}, but it is now {has}"),
@@ -144,19 +147,22 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "topup_waits": (12, "{topup} is {state} and waits until {due_at_ms}, which is too long after {moment_ms}"),
     "swept_ahead": (
         4,
-        "the sweep of bucket {bucket} is ahead: it began at {sweep_began_ms} and reached {sweep_next_ms}; "
-        "the watermark is {watermark_ms}",
+        "the sweep of bucket {bucket} began at {sweep_began_ms} and reached {sweep_next_ms}, which is ahead of "
+        "the clock or of the watermark {watermark_ms}",
     ),
     "stopped_unrecorded": (
         4,
-        "the organisation has been stopped since {stopped_at_ms}, but the audit log does not say so",
+        "the organisation has been stopped since {stopped_at_ms}, but the last action in the audit log is not its stop",
     ),
     "unstopped": (
         4,
         "the organisation is not stopped, but its last stop or release in the audit log is {action} at {at_ms}",
     ),
     "held_long": (10, "{reservation} holds credit until {expires_ms}, which is too long after {moment_ms}"),
-    "ended_unrecorded": (10, "{reservation} is {state} since {ended_ms}, but who ended it, or why, is not recorded"),
+    "ended_unrecorded": (
+        10,
+        "{reservation} has been {state} since {ended_ms}, but the actor or the reason of its end is not recorded",
+    ),
     "settled_otherwise": (11, "{reservation} was settled at {settled_ms}, but its receipt was written at {at_ms}"),
     "topup_paid": (
         12,
@@ -167,7 +173,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "uncommitted": (5, "the ledger charged {quantity} for {key}, but that push does not exist"),
     "folded_otherwise": (
         2,
-        "folded pushes of that day ({pushes}) sent {sent}, but the ledger charged {quantity} to {key} in "
+        "folded pushes of the day ({pushes}) sent {sent}, but the ledger charged {quantity} to {key} in "
         "entries without a push ({entries})",
     ),
     "resent": (6, "{key} was sent again at {started_ms}, after it went in doubt at {doubt_ms}"),
@@ -177,15 +183,18 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "sent_void": (6, "{key} was sent at {started_ms}, after it was voided at {at_ms}"),
     "no_halt": (
         7,
-        "halted at {halted_at}, but cell {cell_id} has sandboxes of the organisation without a due or "
+        "the organisation was halted at {halted_at}, but cell {cell_id} has its sandboxes, and neither a due nor an "
         "acknowledged halt",
     ),
     "half_halted": (7, "is_halted is {is_halted}, but halted_at is {halted_at}"),
     "halted_never": (7, "cell {cell_id} acknowledged a halt of {halted_at}, but the organisation was not halted then"),
-    "verdict_regressed": (8, "projection {projection_id} was read at {read_ms}, but the previous one at {before_ms}"),
+    "verdict_regressed": (
+        8,
+        "projection {projection_id} was read at {read_ms}, but the previous projection at {before_ms}",
+    ),
     "older": (
         8,
-        "the organisation's projection was read at {projection_read_ms}, but its newest one at {read_ms}",
+        "the organisation's projection was read at {projection_read_ms}, but its newest projection at {read_ms}",
     ),
     "verdict": (8, "is_halted is {is_halted}, but the newest projection has {said}"),
     "verdict_otherwise": (
@@ -193,13 +202,16 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "the halt reason is {halt_reason} and the limit {most}, but the newest projection has {reason} and {said_most}",
     ),
     "verdict_repeated": (8, "projection {projection_id} repeats the previous one"),
-    "verdict_unrecorded": (8, "is_halted is {is_halted} ({halt_reason}), but the organisation has no projection"),
+    "verdict_unrecorded": (
+        8,
+        "is_halted is {is_halted} ({halt_reason}), but the organisation does not have a projection",
+    ),
     "pending": (
         9,
-        "{n1} MB: usage that cannot be sealed is {n2} s (samples: {n3}, reason: {t1}), but pending is {n4} "
-        "s (samples: {n5}, reason: {t2})",
+        "usage of {n1} MB that cannot be sealed is {n2} s (samples: {n3}, reason: {t1}), but the pending usage on "
+        "record is {n4} s (samples: {n5}, reason: {t2})",
     ),
-    "held": (10, "{account_id} has {kept} reserved, but its reservations have {parts} left"),
+    "held": (10, "{account_id} has {kept} reserved, but the rest of its reservations sums to {parts}"),
     "never_due": (10, "{reservation} expires at {expires_ms}, but its wallet is next due at {next_due_ms}"),
     "run_drawn": (10, "{reservation} has drawn {drawn_micro}, but its entries sum to {lines}"),
     "run_entry": (
@@ -207,10 +219,13 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "the entry {key}, from {from_account}, does not match its execution {reservation} of {customer_id}",
     ),
     "run_entry_early": (10, "{key} was written at {at_ms}, but {reservation} was accepted at {accepted_ms}"),
-    "no_receipt": (10, "{reservation} is settled, but has no receipt"),
+    "no_receipt": (10, "{reservation} is settled, but does not have a receipt"),
     "receipt": (10, "{reservation} is {state}, but has a receipt"),
-    "run_twice": (10, "{reservation} is held as {hold}, but was billed in the other way, or in both"),
-    "run_unbilled": (10, "{number} of {reservation} used {said}, but its samples sum to {billed}"),
+    "run_twice": (
+        10,
+        "the credit of {reservation} is reserved as {hold}, but the execution was also billed in another way",
+    ),
+    "run_unbilled": (10, "charge {number} of {reservation} used {said}, but its samples sum to {billed}"),
     "run_sample": (
         10,
         "{sample_id} bills a part of {reservation}, but the sample is missing or differs from the record",
@@ -225,16 +240,17 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "charges for it, too",
     ),
     "metered_entry": (10, "{key} charges {amount_micro} for {reservation}, but metering charges for it, too"),
-    "sandboxless": (10, "metering charges for {reservation}, but the execution names no sandbox"),
+    "sandboxless": (10, "metering charges for {reservation}, but the execution does not name a sandbox"),
     "sandbox_open": (10, "{sandbox_id} is {said}, but {reservation}, which names it, is {state}"),
     "sandbox_elsewhere": (10, "{reservation} names {sandbox_id} as a sandbox of another organisation, {named_org_id}"),
     "metered_beyond": (
         10,
-        "the hold of {reservation} shrank by {drawn_micro}, but the samples of its sandboxes cost at most {most}",
+        "the reserved credit of {reservation} shrank by {drawn_micro}, but the samples of its sandboxes cost at "
+        "most {most}",
     ),
     "metered_uncharged": (
         10,
-        "the hold of {reservation} shrank by {drawn_micro}, but metering charged its wallet {charged}",
+        "the reserved credit of {reservation} shrank by {drawn_micro}, but metering charged its wallet {charged}",
     ),
     "lot_unbegun": (10, "{lot} begins at {begins_ms} and has no entry, but its wallet is next due at {next_due_ms}"),
     "lot_early": (10, "{lot} begins at {begins_ms}, but was added to {to_account} at {at_ms}"),
@@ -253,25 +269,34 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "{consumed}, expired {expired} and taken back {taken}",
     ),
     "lot_never_over": (10, "{lot} expires at {expires_ms}, but its wallet is next due at {next_due_ms}"),
-    "lots_ended": (10, "{account_id} has booked lots that ended at {moment_ms}, but no lot had ended then"),
+    "lots_ended": (
+        10,
+        "{account_id} records the end of a lot at {moment_ms}, but its lots do not end then, or not yet",
+    ),
     "lots_over": (
         10,
         "{account_id} has booked lots up to {lots_ended_ms}, but the last end that it knows is {lots_over_ms}",
     ),
-    "overdraft": (10, "{account_id} may be overdrawn by {overdraft_micro}, but no command allows that"),
+    "overdraft": (10, "{account_id} may be overdrawn by {overdraft_micro}, but commands do not allow overdrafts"),
     "credit_unrecorded": (10, "{thing} is {kept}, but the audit log has {said}"),
     "over_wrong": (10, "{account_id} has {over_micro} left of ended lots: expected {least} to {most}"),
     "lot_left": (
         10,
-        "{lot} ended and is booked, but {rest} of it did not expire from {account_id}: at most {used} was used",
+        "{lot} ended and is booked, but {rest} of it did not expire from {account_id}, and at most {used} was used",
     ),
     "deferred_wrong": (
         10,
         "{deferred_micro} waits to expire in {account_id}, but ended lots have {rest} left, and "
         "{held_micro} is reserved",
     ),
-    "period_missing": (10, "{plan} included credit for {period}, but {customer_id}, who was on it, got none"),
-    "first_missing": (10, "{plan} gave credit to new customers, but {customer_id}, on it since {since_ms}, got none"),
+    "period_missing": (
+        10,
+        "{plan} included credit for {period}, but {customer_id}, who was on this plan, did not get it",
+    ),
+    "first_missing": (
+        10,
+        "{plan} gave credit to new customers, but {customer_id}, on it since {since_ms}, did not get it",
+    ),
     "period_twice": (10, "{customer_id} got {lots} lots for {period} on {plan}: expected 1"),
     "period_otherwise": (
         10,
@@ -280,18 +305,19 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "rolled_short": (
         10,
-        "of {customer_id}'s credit for {period}, {expired} expired and {rolled} rolled over, but {wanted} "
+        "{expired} of {customer_id}'s credit for {period} expired and {rolled} rolled over, but {wanted} "
         "must roll over",
     ),
     "rolled_beyond": (
         10,
-        "of {customer_id}'s credit for {period}, {rolled} rolled over, but the plan allows {allowed}",
+        "{rolled} of {customer_id}'s credit for {period} rolled over, but the plan allows {allowed}",
     ),
     "reduced_otherwise": (10, "{key} takes {amount_micro} from {lot}, but that lot did not roll over"),
     "plan_unrecorded": (10, "the wallet of {customer_id} is on the plan {plan}, but the last plan on record is {said}"),
     "plan_never_due": (
         10,
-        "the wallet of {customer_id} is on the plan {plan}, but misses its next month: it is next due at {next_due_ms}",
+        "the wallet of {customer_id} is on the plan {plan}, but misses its next month, because it is next due at "
+        "{next_due_ms}",
     ),
     "tier_entry": (10, "{from_account} was charged {amount_micro} as {key}, but does not have that tier"),
     "tier_unpaid": (10, "{customer_id} has the tier {tier} until {paid_to_ms}, but was not charged for it"),
@@ -311,14 +337,14 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "returned_otherwise": (
         10,
-        "{lot} was {said}, and {returned} returned to {pool}: {gone} was used, but {least} to {most} is possible",
+        "{lot} was {said} and returned {returned} to {pool}, so {gone} was used, but {least} to {most} is possible",
     ),
     "pool_never_due": (10, "{lot} returns after {expires_ms}, but the wallet of {pool} is next due at {next_due_ms}"),
     "pool_billed": (3, "from {start_ms} on, {provider} bills the organisation as {customer_id}, which is a pool"),
     "payer_unallowed": (10, "{customer_id} pays for {reservation}, but could not pay for {org_id} at {accepted_ms}"),
     "payer_limit": (10, "{payer} pays up to {limit_micro}, but executions were accepted for {accepted}"),
     "settlement_unrecorded": (11, "{thing} is {kept}, but the audit log has {said}"),
-    "no_settlement": (11, "{reservation} is {state}, but has no settlement for {supplier}"),
+    "no_settlement": (11, "{reservation} is {state}, but does not have a settlement for {supplier}"),
     "settles_nothing": (
         11,
         "{reservation} has a settlement for {supplier} at {settled_ms}, but the execution is {state} and "
@@ -329,14 +355,21 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         11,
         "{reservation} owes {net_micro} of {gross_micro} at {share_ppm} ppm, but its terms give {wanted}",
     ),
-    "over_reversed": (11, "{taken} was reversed for {reservation}, but it owed {net_micro}"),
+    "over_reversed": (11, "{taken} was reversed for {reservation}, but its settlement is only {net_micro}"),
     "clawed_back": (
         11,
-        "{reversal} claws back {amount_micro} of {reservation}, but that was not released, or its terms do "
-        "not allow it",
+        "{reversal} claws back {amount_micro} of {reservation}, but that amount was not released, or "
+        "the supplier's terms do not allow clawbacks",
     ),
-    "released_early": (11, "{reservation} is held until {hold_until_ms}, but {payout} released it at {at_ms}"),
-    "released_frozen": (11, "{reservation} was frozen from {from_ms} on, but {payout} released it at {at_ms}"),
+    "released_early": (
+        11,
+        "the settlement of {reservation} is held until {hold_until_ms}, or for 35 days without clawbacks, but {payout} "
+        "released it at {at_ms}",
+    ),
+    "released_frozen": (
+        11,
+        "the settlement of {reservation} was frozen from {from_ms} on, but {payout} released it at {at_ms}",
+    ),
     "released_amount": (11, "{line} of {payout} is {amount_micro}: expected {wanted}"),
     "released_twice": (11, "{lines} payout lines are for the same part of {reservation}"),
     "payout_line_supplier": (11, "{line} belongs to {payout}, which is not a payout of {supplier}"),
@@ -352,7 +385,8 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "unpaid": (
         12,
-        "the ledger has {amount_micro} to {to_account} as {key}, but that top-up was not paid: its state is {state}",
+        "the ledger has {amount_micro} to {to_account} as {key}, but that top-up is missing, or was not paid (state: "
+        "{state})",
     ),
     "two_open": (12, "{topups} top-ups of {customer_id} are open at once: expected at most 1"),
     "topup_named": (12, "the id {topup} does not match episode {episode} of {customer_id}"),
@@ -373,7 +407,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "{message_id} is {state} at {endpoint}, which its history does not allow (calls: {attempts}, "
         "failures: {failures})",
     ),
-    "sampleless": (9, "the event {event_id} of {source} has no sample, so it is never billed"),
+    "sampleless": (9, "the event {event_id} of {source} does not have a sample, so it is never billed"),
     "event_otherwise": (
         9,
         "the event {event_id} of {source} has {quantity} of {event_type}, but its sample has "
@@ -393,7 +427,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "file_otherwise": (9, "{name} ({batch}) must be both a batch and an accepted file, but one of them is missing"),
     "batchless": (9, "{sample_id} belongs to a batch that does not exist"),
     "batch_unwithdrawn": (9, "{name} was withdrawn, but {sample_id} still counts"),
-    "eventless": (9, "{sample_id} counts units of the meter {meter}, but has no event"),
+    "eventless": (9, "{sample_id} counts units of the meter {meter}, but does not have an event"),
     "stranger": (9, "an organisation without a row and a bucket has samples: {n1}"),
     "guard_counter": (
         14,
@@ -402,7 +436,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "guard_number": (
         14,
-        "the uses of {metric} in the month from {month_ms} must have the numbers 1 to {uses}, once each: "
+        "the uses of {metric} in the month from {month_ms} must have the numbers 1 to {uses}, once each, but "
         "the highest is {highest}",
     ),
     "guard_beyond": (
@@ -426,13 +460,13 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "guard_unrecorded": (14, "{thing} is {kept}, but the audit log has {said}"),
     "parity_sum": (
         15,
-        "{cell_id} on the day of {day_ms} has {ours_s} here and {theirs_s} there, {withdrawn_s} withdrawn, "
-        "{off_s} apart ({ppm} ppm), but its organisations sum to {ours}, {theirs}, {withdrawn}, {off}",
+        "{cell_id} on the day of {day_ms} has, in seconds, {ours_s} by samples, {theirs_s} by the cell, {withdrawn_s} "
+        "withdrawn, {off_s} apart ({ppm} ppm), but its organisations sum to {ours}, {theirs}, {withdrawn}, {off}",
     ),
     "parity_line": (
         15,
-        "{its_org} at {cell_id} on the day of {day_ms} has {ours_s} here and {theirs_s} there, {off_s} "
-        "apart ({ppm} ppm), which does not match the verdict {verdict}",
+        "{its_org} at {cell_id} on the day of {day_ms} has, in seconds, {ours_s} by samples, {theirs_s} by the cell, "
+        "{off_s} apart ({ppm} ppm), which does not match the verdict {verdict}",
     ),
     "parity_stray": (
         15,
@@ -473,10 +507,11 @@ INVARIANTS: Final[Mapping[int, tuple[str, str]]] = {
         "Nothing is dropped",
         "Each sample is sealed, open, pending, exempt, withdrawn or below the floor. Each event counts once.",
     ),
-    10: ("Reserved credit and lots", "Holds, draws, lots, plans, tiers and pools add up to the micro-credit."),
+    10: ("Reserved credit and lots", "Reservations, draws, lots, plans, tiers and pools add up to the micro-credit."),
     11: (
         "Settlement",
-        "Net is hold, eligible, frozen, released and reversed. No settlement is released early, frozen or twice.",
+        "A net amount is the sum of its held, eligible, frozen, released and reversed parts. A settlement is never "
+        "released early, while frozen, or twice.",
     ),
     12: ("Top-ups", "Each paid top-up is credited once. An unpaid top-up is never credited."),
     13: ("Webhooks", "Each webhook message reports a fact on record. Each delivered message was sent."),
@@ -484,6 +519,6 @@ INVARIANTS: Final[Mapping[int, tuple[str, str]]] = {
         "The guard",
         "A counter is the sum of its uses. A use allowed within a limit was within it. A use is charged once.",
     ),
-    15: ("What others count", "The counts of cells and vendors are on record as compared and imported."),
+    15: ("What others count", "The counts of cells are on record as compared, and those of vendors as imported."),
 }
 """Each invariant with its name and its meaning in short."""

@@ -901,10 +901,10 @@ ACTIONS: Final = (
         "Give credit",
         "Grant credit to a customer as a lot. The next tick checks the halts of the organisations that the customer"
         " pays for. Without --kind, the credit counts as purchased. A negative amount takes from the lots in the order"
-        " of use; to undo a single grant, run `drawdown ledger take-back`. If a provider keeps the customer's "
+        " of use. To undo a single grant, run `drawdown ledger take-back`. If a provider keeps the customer's "
         "balance, this"
-        " credit pays for nothing before a move to the ledger. If the customer is unknown, Drawdown creates a wallet."
-        " If the id resembles an existing one, you must pass --new.",
+        " credit is unused until the customer moves to the ledger. If the customer is unknown, Drawdown creates a"
+        " wallet. If the id resembles an existing id, you must pass --new.",
         _grant,
         _grant_sentence,
         path="/v1/wallets/{customer_id}/grants",
@@ -916,8 +916,8 @@ ACTIONS: Final = (
     Action(
         "ledger take-back",
         "Take back a lot",
-        "Take back the unused credit of a lot. Reserved credit stays. If you repeat the command, it takes nothing "
-        "twice. The credit of an allotment returns to its pool.",
+        "Take back the unused credit of a lot. Reserved credit stays. If you repeat the command, it does not take "
+        "credit twice. The credit of an allotment returns to its pool.",
         _take_back,
         _take_back_sentences,
         path="/v1/lots/{lot}/take-back",

@@ -41,7 +41,7 @@ WHICH: Final = ("", "owed", "low")
 """The filters of a list; '': all wallets.
 
 A wallet is low at or below the threshold of its automatic top-up, or at or below the level at which balances are low.
-If it has neither, it is low at 0.
+Without both, it is low at or below 0.
 """
 
 
@@ -514,7 +514,7 @@ LISTS: Final = (
         "ledger wallets",
         "Wallets",
         "List wallets, the lowest balance first. A wallet is low at or below the threshold of its automatic top-up,"
-        " or at or below its organisation's low balance. If it has neither, it is low at 0.",
+        " or at or below its organisation's low balance. Without both, it is low at or below 0.",
         _wallets,
         (Column("customer_id", "customer"), "balance_micro", Column("held_micro", "#reserved"), "available_micro",
          "plan", Column("mode", "top-up"), Column("threshold_micro", "#threshold"),

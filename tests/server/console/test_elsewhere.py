@@ -68,7 +68,7 @@ def test_a_balance_that_is_not_here_is_no_zero_and_no_credit_is_offered(home: Ho
 
 def test_credit_goes_to_the_wallet_that_pays(home: Home) -> None:
     for page in ("/console/org?id=stark", "/console/org?id=tyrell"):
-        assert "The provider keeps the balance: give credit there" in shown(home, page)
+        assert "The provider keeps the balance, so give credit there" in shown(home, page)
     write(home.engine, lambda c: credit.grant(c, CUSTOMER, 5 * MICRO, home.fleet.by, key="first", plan=None))
     page = shown(home, "/console/org?id=stark")
     assert f'href="/console/act/grant?id={CUSTOMER}"' in page and "Available 5.00" in page
