@@ -150,7 +150,7 @@ def _require_choice(names: list[str] | None, unassigned: bool, file: Path | None
     if [bool(names), unassigned, file is not None].count(True) != 1:
         raise UsageError("specify exactly one of organisations, --unassigned and --file")
     if customer is not None and (not names or len(names) != 1):
-        raise UsageError("--customer applies to one organisation. Name exactly one")
+        raise UsageError("--customer applies to a single organisation. Name exactly one organisation")
     if customer is not None and not is_clean_id(customer):
         raise UsageError(
             f"invalid --customer {quote_value(customer)}: expected 1 to 200 characters without control characters"
@@ -184,11 +184,11 @@ def read_flips(file: Path) -> list[flips.Wish]:
             rows = csv.DictReader(lines, strict=True)
             if not rows.fieldnames or "org_id" not in rows.fieldnames:
                 raise UsageError(
-                    f"{file}: missing column org_id in the first line. Expected the columns org_id and customer_id"
+                    f"{file}: missing column org_id in the first line. Add it. The column customer_id is optional"
                 )
             found = [_wish(file, rows.line_num, row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{file} cannot be read: {why_unread(error)}") from error
+        raise UsageError(f"{file} cannot be read: {why_unread(error)}. Check the file") from error
     seen: dict[str, int] = {}
     for wish in found:
         assert wish.line is not None
