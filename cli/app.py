@@ -215,7 +215,7 @@ class App:
         Errors: UnknownId for any other, with the nearest name; Refused for one with wrong settings.
         """
         if name in self.registry.broken:
-            raise Refused(f"the provider {name} cannot be used: {self.registry.broken[name]}")
+            raise Refused(f"the provider {name} cannot be used: {self.registry.broken[name]}. Fix its settings")
         ids.require_among(ids.PROVIDER, name, {*self.registry.providers, *EXEMPT_PROVIDERS})
         return name
 
@@ -236,7 +236,7 @@ class App:
         Errors: UnknownId for an unknown name, with the nearest; Refused for a service that cannot be used.
         """
         if name in self.payments.broken:
-            raise Refused(f"the payment service {name} cannot be used: {self.payments.broken[name]}")
+            raise Refused(f"the payment service {name} cannot be used: {self.payments.broken[name]}. Fix its settings")
         ids.require_among(ids.PAYMENTS, name, self.payments.services)
         return self.payments.services[name]
 

@@ -175,7 +175,7 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
             raise AnswerLost(error.why, action.lost_hint(values)) from error
         if action.keyed:
             again = " ".join(["--key", quote(asked.key), *_moments(action, values)])
-            raise AnswerLost(error.why, f"repeat it with {again}, and it counts once") from error
+            raise AnswerLost(error.why, f"repeat the command with {again}, and it counts once") from error
         raise
     if isinstance(done, More):
         said = (
@@ -269,9 +269,9 @@ def org_rows(file: Path) -> list[tuple[int, dict[str, str | None]]]:
                 raise UsageError(f"{file}: missing column org_id in the first line. Add it")
             found = [(rows.line_num, row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{file} cannot be read: {why_unread(error)}") from error
+        raise UsageError(f"{file} cannot be read: {why_unread(error)}. Check the file") from error
     if not found:
-        raise UsageError(f"{file}: the file has no organisations. Add a line for each")
+        raise UsageError(f"{file}: the file does not name an organisation. Add a line for each")
     return found
 
 

@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = global_options_first(sys.argv[1:] if arguments is None else arguments)
     for argument in given:
         if any("\ud800" <= char <= "\udfff" for char in argument):
-            fault = Fault(f"the argument {argument!r} is not UTF-8", Exit.USAGE, BAD_USAGE)
+            fault = Fault(f"the argument {argument!r} is not UTF-8. Pass UTF-8 text", Exit.USAGE, BAD_USAGE)
             sys.exit(fail(fault, as_json="--json" in given))
     status = run(given)
     say_what_was_lost()

@@ -50,7 +50,7 @@ def origins(text: str, setting: str = "DRAWDOWN_CELL_ORIGINS") -> frozenset[str]
         if url is None:
             raise UsageError(f"{setting}: {shown} is not an http(s) origin such as https://cell-1:8443")
         if url.path:  # without its path, the origin would allow more than intended
-            raise UsageError(f"{setting}: {shown} has a path. Write {url.origin}, which allows all of it")
+            raise UsageError(f"{setting}: {shown} has a path. Write {url.origin}, which allows all paths")
         found.add(url.origin)
     return frozenset(found)
 
@@ -76,7 +76,7 @@ def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
     """
     given = tuple(secret.strip() for secret in text.split(",")) if text.strip() else ()
     if not all(given) or len(given) > MAX_SECRETS:
-        raise UsageError(f"{setting}: expected SECRET or NEW,OLD")
+        raise UsageError(f"invalid {setting}: expected SECRET or NEW,OLD")
     return given
 
 
@@ -196,11 +196,11 @@ def _read(path: Path) -> str:
         found = _bytes(path)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{path} cannot be read: {getattr(error, 'strerror', None) or 'no such name'}. Check the "
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or 'invalid name'}. Check the "
             "path and its permissions"
         ) from None
     if len(found) > MAX_BYTES:
-        raise UsageError(f"{path} has more than {MAX_BYTES:,} bytes")
+        raise UsageError(f"{path} has more than {MAX_BYTES:,} bytes. Check that the path names the right file")
     try:
         text = found.decode().rstrip("\r\n")
     except UnicodeDecodeError:
@@ -558,9 +558,9 @@ def _one_database(text: str, was: str | None) -> None:
     try:
         url = url_of(text).set(username="", password="")
     except (sa.exc.ArgumentError, ValueError):
-        raise UsageError("it does not contain a URL such as postgresql://USER:PASSWORD@HOST/NAME") from None
+        raise UsageError("the file does not contain a URL such as postgresql://USER:PASSWORD@HOST/NAME") from None
     if was is not None and url != url_of(was).set(username="", password=""):
-        raise UsageError("it names another database. Restart the process to use it")
+        raise UsageError("the file names another database. Restart the process to use that database")
 
 
 def _my_secrets(text: str) -> tuple[str, ...]:
@@ -568,7 +568,7 @@ def _my_secrets(text: str) -> tuple[str, ...]:
     found = roots(text, "DRAWDOWN_MY_SECRET")
     if any(len(one.encode()) < LEAST_SECRET_BYTES for one in found):
         raise UsageError(
-            f"DRAWDOWN_MY_SECRET: expected at least {LEAST_SECRET_BYTES} bytes. Run `openssl rand -hex 32`"
+            f"DRAWDOWN_MY_SECRET is too short: expected at least {LEAST_SECRET_BYTES} bytes. Run `openssl rand -hex 32`"
         )
     return found
 

@@ -170,10 +170,10 @@ class Commands(MutableMapping[str, Any]):
         return len(MODULES)
 
     def __setitem__(self, name: str, value: object) -> None:
-        raise NotImplementedError("commands are added to SECTIONS")
+        raise NotImplementedError("commands cannot be added here. Add the command to SECTIONS")
 
     def __delitem__(self, name: str) -> None:
-        raise NotImplementedError("commands are taken from SECTIONS")
+        raise NotImplementedError("commands cannot be removed here. Remove the command from SECTIONS")
 
 
 @cache  # a process with many commands builds each once

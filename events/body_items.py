@@ -18,6 +18,7 @@ from typing import Final
 
 from drawdown.events.envelope import Unfit
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import quote_value
 
 MOST_ITEMS: Final = 1_000
 """Items of one body of events or samples."""
@@ -71,7 +72,7 @@ def _once(pairs: list[tuple[str, object]]) -> Item:
 
 
 def _no_number(text: str) -> object:
-    raise Unfit("not_json", f"invalid number {text}: JSON does not allow it")
+    raise Unfit("not_json", f"invalid number {quote_value(text)}: JSON does not allow it")
 
 
 def _whole_number(text: str) -> int | Decimal:
@@ -114,10 +115,10 @@ def array(body: bytes) -> Iterator[Item | Unfit]:
         at = _skip(body, end)
         follows = _sign(body, at)
         if follows not in (b",", b"]"):
-            raise Unreadable("invalid body: the JSON array does not end", code="not_json")
+            raise Unreadable("invalid body: expected a comma or ] after an item of the JSON array", code="not_json")
         at = _skip(body, at + 1)
     if _skip(body, at) != len(body):
-        raise Unreadable("invalid body: data follows the JSON array", code="not_json")
+        raise Unreadable("invalid body: data follows the JSON array. Send only the array", code="not_json")
 
 
 def one(body: bytes) -> Item | Unfit:
@@ -194,7 +195,7 @@ def _end(body: bytes, at: int, left: int) -> tuple[int, int, int]:
     depth = deepest = 0
     for found in _TOKENS.finditer(body, at):
         if not left:
-            raise Unreadable("too many items that cannot be parsed. Send fewer of them", code="too_large")
+            raise Unreadable("too many items that cannot be parsed. Send fewer items", code="too_large")
         left -= 1
         start, end = found.span()
         first = body[start]
@@ -248,16 +249,16 @@ def _skip(body: bytes, at: int) -> int:
 
 def _too_many() -> Unreadable:
     return Unreadable(
-        f"too many items: a body may have {MOST_ITEMS:,}. Send the rest in another body", code="too_large"
+        f"too many items: at most {MOST_ITEMS:,} are allowed. Send the rest in another body", code="too_large"
     )
 
 
 def _too_large() -> Unfit:
-    return Unfit("too_large", f"item too large: at most {MAX_ITEM_BYTES:,} bytes are allowed")
+    return Unfit("too_large", f"item too large: at most {MAX_ITEM_BYTES:,} bytes are allowed. Send less data")
 
 
 def _too_deep() -> Unfit:
-    return Unfit("too_deep", f"nested too deeply: objects and arrays may nest {MAX_DEPTH} levels")
+    return Unfit("too_deep", f"nested too deeply: objects and arrays may nest {MAX_DEPTH} levels. Use fewer levels")
 
 
 def _no_json() -> Unfit:

@@ -23,7 +23,7 @@ from drawdown.events.envelope import Unfit, UsageEvent, named_in
 from drawdown.events.fields import moment_of, optional_text, properties_of, quantity_of, text_of
 from drawdown.events.values import COUNT, EventValue
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.text import clean
+from drawdown.schema.text import clean, quote_value
 
 JSON: Final = "application/json"
 EVENT: Final = "application/cloudevents+json"
@@ -79,8 +79,8 @@ class ReceivedEvent:
             return self.again(value)
         if self.wrong is None or self.wrong.code != "missing":
             return self.wrong or self
-        hint = f"to bill another value of the data, map {clean(self.event.event_type)} with --sum PATH or --count"
-        found = Unfit("missing", f"{self.wrong}; {hint}", self.wrong.at)
+        hint = f"To bill another value of the data, map {clean(self.event.event_type)} with --sum PATH or --count"
+        found = Unfit("missing", f"{self.wrong}. {hint}", self.wrong.at)
         found.named = self.wrong.named
         return found
 
@@ -230,7 +230,11 @@ def _of_cloudevent(item: Item, org_id: str | None, now_ms: int, value: EventValu
     The organisation is the subject. If the sender is bound to an organisation, the subject is a label.
     """
     if text_of(item, "specversion", "specversion") != VERSION:
-        raise Unfit("bad_specversion", f"invalid specversion: expected {VERSION}", "specversion")
+        raise Unfit(
+            "bad_specversion",
+            f"invalid specversion {quote_value(item['specversion'])}: expected {VERSION}",
+            "specversion",
+        )
     source, event_id, event_type = (text_of(item, name, name) for name in ("source", "id", "type"))
     subject = optional_text(item, "subject", "subject") if org_id else text_of(item, "subject", "subject")
     data = _data_of(item, value)
@@ -269,7 +273,7 @@ def _data_of(item: Item, value: EventValue | None) -> Item:
     """Return the data of a CloudEvent. Errors: Unfit `bad_data`, `missing`."""
     kind = optional_text(item, "datacontenttype", "datacontenttype")
     if "data_base64" in item or (kind is not None and not _JSON_DATA.fullmatch(kind.partition(";")[0].strip())):
-        raise Unfit("bad_data", "invalid data: expected a JSON object", "data")
+        raise Unfit("bad_data", "invalid data: expected a JSON object, with datacontenttype application/json", "data")
     data = item.get("data")
     if data is None and value is not None and value.aggregation == COUNT:
         return {}
@@ -287,14 +291,22 @@ def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue 
     """
     if not item.keys() <= OWN:
         name = next(name for name in item if name not in OWN)
-        cloud = " (only a CloudEvent has, beside specversion)" if name in ("id", "type", "time", "data") else ""
-        raise Unfit("unknown_field", f"unknown field {name}{cloud}. Use one of: {', '.join(sorted(OWN))}", name)
+        cloud = (
+            " (only a CloudEvent has this field, beside specversion)" if name in ("id", "type", "time", "data") else ""
+        )
+        raise Unfit(
+            "unknown_field", f"unknown field {quote_value(name)}{cloud}. Use one of: {', '.join(sorted(OWN))}", name
+        )
     named = optional_text(item, "org_id", "org_id")
     if org_id is not None and named not in (None, org_id):
-        raise Unfit("foreign_org", f"this key is bound to {org_id}. Use that organisation, or another key", "org_id")
+        raise Unfit(
+            "foreign_org",
+            f"this key is bound to {org_id}, not to {quote_value(named)}. Use that organisation, or another key",
+            "org_id",
+        )
     found = item.get("properties")
     if found is not None and not isinstance(found, dict):
-        raise Unfit("wrong_type", "invalid properties: expected an object", "properties")
+        raise Unfit("wrong_type", "invalid properties: expected a JSON object", "properties")
     when, at = item.get("occurred_at"), "occurred_at"
     has_time = when is not None
     if when is None:

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeAlias, get_args, get_type_hints
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
 
 MAX_QUANTITY: Final = 10**12
@@ -91,7 +92,9 @@ class UsageEvent:
             self._refuse_ids()
         if not 0 <= self.quantity <= MAX_QUANTITY:
             raise Unfit(
-                "bad_quantity", f"invalid quantity: expected a whole number from 0 to {MAX_QUANTITY:,}", "quantity"
+                "bad_quantity",
+                f"invalid quantity {quote_value(self.quantity)}: expected a whole number from 0 to {MAX_QUANTITY:,}",
+                "quantity",
             )
         try:
             size = len(self.properties_json.encode())
@@ -102,7 +105,7 @@ class UsageEvent:
         if size > MAX_PROPERTIES_BYTES:
             raise Unfit(
                 "properties_too_large",
-                f"properties too large: at most {MAX_PROPERTIES_BYTES:,} bytes are allowed",
+                f"properties too large: at most {MAX_PROPERTIES_BYTES:,} bytes are allowed. Send fewer properties",
                 "properties",
             )
 
@@ -117,17 +120,29 @@ class UsageEvent:
         Errors: Unfit `too_old` (before 2000: a wrong unit), `in_the_future` (more than five minutes from now).
         """
         if self.occurred_ms < EARLIEST_TS:
-            raise Unfit("too_old", "invalid time: it is before 2000. Use milliseconds, or ISO 8601", "time")
+            raise Unfit(
+                "too_old",
+                f"invalid time {quote_value(self.occurred_ms)}: it is before 2000. Use milliseconds since 1970, or "
+                "ISO 8601",
+                "time",
+            )
         if self.occurred_ms > now_ms + FUTURE_SLACK_MS:
             raise Unfit(
-                "in_the_future", "invalid time: it is over five minutes ahead. Check the clock of the sender", "time"
+                "in_the_future",
+                f"invalid time {quote_value(self.occurred_ms)}: it is over five minutes ahead. Check the clock of the "
+                "sender",
+                "time",
             )
 
     def _refuse_ids(self) -> None:
         for name in ("source", "event_id", "event_type", "org_id", "subject", "project", "plan_key"):
             text = getattr(self, name)
             if text is not None and not is_clean_id(text):
-                raise Unfit("bad_id", f"invalid {name}: expected 1 to 200 characters, without control characters", name)
+                raise Unfit(
+                    "bad_id",
+                    f"invalid {name} {quote_value(text)}: expected 1 to 200 characters, without control characters",
+                    name,
+                )
 
 
 TIME: Final = "occurred_ms"

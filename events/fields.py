@@ -17,6 +17,7 @@ from typing import Final
 
 from drawdown.events.body_items import MAX_DEPTH, Item
 from drawdown.events.envelope import MAX_QUANTITY, Unfit
+from drawdown.schema.text import quote_value
 
 MOST_VALUES: Final = 100
 """Values in an event's properties, including nested values."""
@@ -58,7 +59,7 @@ def moment_of(value: object, at: str) -> int:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         if not 0 <= value < _LAST_MOMENT:
-            raise Unfit("bad_time", f"{at} must be milliseconds since 1970", at)
+            raise Unfit("bad_time", f"invalid {at} {quote_value(value)}: expected milliseconds since 1970", at)
         return value
     if not isinstance(value, str):
         raise Unfit("bad_time", f"{at} must be a time such as 2026-02-03T04:05:06Z, or milliseconds since 1970", at)
@@ -68,14 +69,20 @@ def moment_of(value: object, at: str) -> int:
 def _of_iso(text: str, at: str) -> int:
     found = _TIME.fullmatch(text)
     if found is None:
-        raise Unfit("bad_time", f"{at} is ISO 8601: 2026-02-03T04:05:06.789Z", at)
+        raise Unfit(
+            "bad_time", f"invalid {at} {quote_value(text)}: expected ISO 8601 such as 2026-02-03T04:05:06.789Z", at
+        )
     day, clock, part, offset = found.groups()
     if offset is None:
-        raise Unfit("bad_time", f"{at} has no offset: append Z, or an offset such as +01:00", at)
+        raise Unfit(
+            "bad_time",
+            f"invalid {at} {quote_value(text)}: it does not have an offset. Append Z, or an offset such as +01:00",
+            at,
+        )
     try:
         return (from_iso(f"{day}T{clock}.{((part or '') + '000')[:3]}{offset}") - _EPOCH) // _MS
     except (ValueError, OverflowError):
-        raise Unfit("bad_time", f"{at} is not a valid date and time", at) from None
+        raise Unfit("bad_time", f"invalid {at} {quote_value(text)}: expected a valid date and time", at) from None
 
 
 def quantity_of(value: object, at: str) -> int:
@@ -95,7 +102,7 @@ def quantity_of(value: object, at: str) -> int:
     if not 0 <= number <= MAX_QUANTITY:  # check before any arithmetic: 1e999999 has a million digits
         raise Unfit("bad_quantity", f"{at} must be a whole number from 0 to {MAX_QUANTITY:,}", at)
     if isinstance(number, Decimal) and (number.adjusted() < -_FINEST or number != number.to_integral_value()):
-        raise Unfit("not_whole", f"{at} must be a whole number: count fractions in a smaller unit", at)
+        raise Unfit("not_whole", f"{at} must be a whole number. Count fractions in a smaller unit", at)
     return int(number)
 
 
@@ -112,10 +119,14 @@ def _plain(value: object, at: str, depth: int, left: list[int]) -> object:
     left[0] -= 1
     if left[0] < 0:
         raise Unfit(
-            "properties_too_large", f"too many properties: at most {MOST_VALUES} values are allowed", "properties"
+            "properties_too_large",
+            f"too many properties: at most {MOST_VALUES} values are allowed. Send fewer properties",
+            "properties",
         )
     if isinstance(value, dict | list) and depth >= MAX_DEPTH:
-        raise Unfit("too_deep", f"nested too deeply: objects and arrays may nest {MAX_DEPTH} levels", at)
+        raise Unfit(
+            "too_deep", f"nested too deeply: objects and arrays may nest {MAX_DEPTH} levels. Use fewer levels", at
+        )
     match value:
         case str():
             return _storable(value, at)
@@ -131,13 +142,15 @@ def _plain(value: object, at: str, depth: int, left: list[int]) -> object:
 def _float(number: Decimal, at: str) -> float:
     found = float(number)
     if not math.isfinite(found):
-        raise Unfit("bad_number", f"{at} is a number out of range", at)
+        raise Unfit(
+            "bad_number", f"invalid {at} {quote_value(number)}: the number is too large. Send a smaller number", at
+        )
     return found
 
 
 def _storable(text: str, at: str) -> str:
     if _UNSTORABLE.search(text):
-        raise Unfit("bad_text", f"{at} has a NUL character or half of a surrogate pair", at)
+        raise Unfit("bad_text", f"{at} has a NUL character or half of a surrogate pair. Remove it", at)
     return text
 
 

@@ -55,7 +55,7 @@ class EventValue:
                 f"invalid path {path!r}: expected keys of the data, such as $.duration_ms or $.usage.tokens"
             )
         if len(self.keys) >= MAX_DEPTH:
-            raise UsageError(f"invalid path {path!r}: at most {MAX_DEPTH} levels are allowed")
+            raise UsageError(f"invalid path {path!r}: at most {MAX_DEPTH} levels are allowed, with the data itself")
         if not 1 <= self.scale <= MAX_VALUE_SCALE:
             raise UsageError(f"invalid scale {self.scale}: expected a whole number from 1 to {MAX_VALUE_SCALE:,}")
 
@@ -84,7 +84,7 @@ class EventValue:
         if isinstance(number, int):
             return number * self.scale
         if len(number.as_tuple().digits) > MAX_VALUE_DIGITS or abs(number.adjusted()) > MAX_VALUE_DIGITS:
-            raise Unfit("bad_quantity", f"{at} has more than {MAX_VALUE_DIGITS} digits", at)
+            raise Unfit("bad_quantity", f"{at} has more than {MAX_VALUE_DIGITS} digits. Send fewer digits", at)
         return _EXACT.multiply(number, Decimal(self.scale))
 
     @property

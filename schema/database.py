@@ -174,7 +174,8 @@ def _begin_with(connection: sa.Connection, settings: str) -> None:
     connection.exec_driver_sql(f"BEGIN ISOLATION LEVEL {level}; {settings}")
     if driver.info.transaction_status.name != "INTRANS":
         raise DatabaseNotReady(
-            "the database did not begin a transaction: a pooler in front of it must pool transactions"
+            "the database did not begin a transaction. If a pooler is in front of it, set the pooler to pool "
+            "transactions"
         )
 
 
@@ -279,7 +280,7 @@ def _follow_the_file(engine: sa.Engine, file: Path) -> None:
     @sa.event.listens_for(engine, "checkout")
     def _compare(_connection: object, record: Any, _proxy: object) -> None:
         if record.info["file"] != identity():
-            raise sa.exc.DisconnectionError("another file has its name now")
+            raise sa.exc.DisconnectionError("another file now has the name of the database file")
 
 
 _LENIENT: Final = partial(str, encoding="utf-8", errors="replace")  # C code, because it is called for each text
@@ -301,7 +302,7 @@ def _require_file(engine: sa.Engine) -> None:
     """
     file = sqlite_file(engine)
     if file is not None and not file.exists():
-        raise DatabaseNotReady(f"no database at {file.resolve()}: {ANOTHER}, else run `drawdown init`")
+        raise DatabaseNotReady(f"the database {file.resolve()} does not exist: {ANOTHER}, else run `drawdown init`")
 
 
 def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
@@ -424,10 +425,10 @@ ANOTHER: Final = "if you mean another database, set DRAWDOWN_DATABASE_URL"
 
 NOT_READY: Final = {
     "3D000": f"the database does not exist: {ANOTHER}, else create it, then run `drawdown init`",
-    "42P01": f"the database has no Drawdown tables: {ANOTHER}, else run `drawdown init`",
+    "42P01": f"the database does not have Drawdown tables: {ANOTHER}, else run `drawdown init`",
     "42703": "the database is of another version. Run `drawdown init` to upgrade it",
     "25006": "the database is read-only. Connect to the primary, or grant write access",
-    "42501": "the database refuses this user. Grant it the tables",
+    "42501": "the database refuses this user. Grant the user access to the tables",
     "28P01": "the database refuses the password. Check DRAWDOWN_DATABASE_URL",
     "28000": "the database refuses this user. Check DRAWDOWN_DATABASE_URL",
 }
@@ -481,7 +482,7 @@ def _explain_sqlite(text: str) -> DrawdownError | None:
         return DatabaseNotReady("the database is read-only. Make the file and its folder writable")
     if "no such table" in text or "no such column" in text:
         return DatabaseNotReady(
-            f"the database has no Drawdown tables of this version: {ANOTHER}, else run `drawdown init`"
+            f"the database does not have Drawdown tables of this version: {ANOTHER}, else run `drawdown init`"
         )
     if "unable to open" in text:
         return DatabaseNotReady("the database file cannot be opened. Check the path and its permissions")
@@ -490,7 +491,7 @@ def _explain_sqlite(text: str) -> DrawdownError | None:
     if "is full" in text:
         return StorageFull(f"{FULL} ({text})")
     if "disk" in text:
-        return DatabaseBusy(f"Drawdown cannot write the database: {text}")
+        return DatabaseBusy(f"Drawdown cannot write the database: {text}. Check the disk, then try again")
     return None
 
 

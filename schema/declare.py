@@ -41,7 +41,7 @@ import sqlalchemy as sa
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Exit, Refused, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id
-from drawdown.schema.text import typed
+from drawdown.schema.text import quote_value, typed
 from drawdown.schema.typed.parsing import (
     is_quantity,
     parse_ahead,
@@ -259,22 +259,24 @@ class Kind:
 
 def _id(text: str, name: str, _now_ms: int) -> str:
     if not is_clean_id(text):
-        raise UsageError(f"{name}: expected 1 to 200 characters without control characters")
+        raise UsageError(f"invalid {name} {quote_value(text)}: expected 1 to 200 characters without control characters")
     return text
 
 
 def _key(text: str, name: str, _now_ms: int) -> str:
     if not (text and is_clean(text) and len(text) <= MAX_KEY_CHARS):
-        raise UsageError(f"{name}: expected 1 to {MAX_KEY_CHARS} characters without control characters")
+        raise UsageError(
+            f"invalid {name} {quote_value(text)}: expected 1 to {MAX_KEY_CHARS} characters without control characters"
+        )
     return text
 
 
-STORABLE: Final = "text of at least one character, without NUL"
+STORABLE: Final = "expected at least one character, in valid UTF-8 without NUL"
 
 
 def _any_id(text: str, name: str, _now_ms: int) -> str:
     if not is_storable(text):
-        raise UsageError(f"{name}: {STORABLE}")
+        raise UsageError(f"invalid {name} {quote_value(text)}: {STORABLE}")
     return text
 
 
@@ -288,7 +290,10 @@ def is_storable(text: str) -> bool:
 
 def _text(text: str, name: str, _now_ms: int) -> str:
     if not is_clean(text) or len(text) > MAX_TEXT_CHARS:
-        raise UsageError(f"{name}: expected at most {MAX_TEXT_CHARS:,} characters without control characters")
+        raise UsageError(
+            f"invalid {name} {quote_value(text)}: expected at most {MAX_TEXT_CHARS:,} characters without control "
+            "characters"
+        )
     return text
 
 
@@ -317,7 +322,9 @@ def whole(least: int = 0, most: int = MAX_NUMBER, example: int = 10) -> Kind:
     def read(text: str, name: str, _now_ms: int) -> int:
         found = int(text) if re.fullmatch(r"[+-]?[0-9]{1,19}", text) and text.isascii() else None
         if found is None or not least <= found <= most:
-            raise UsageError(f"{name}: expected a whole number from {least:,} to {most:,}, in digits")
+            raise UsageError(
+                f"invalid {name} {quote_value(text)}: expected a whole number from {least:,} to {most:,}, in digits"
+            )
         return found
 
     return Kind("number", "NUMBER", read, str, least=least, most=most, example=example)
@@ -328,7 +335,8 @@ def _units(text: str, name: str, _now_ms: int) -> int | None:
         return None
     if not is_quantity(text) or int(text) > MAX_AMOUNT:
         raise UsageError(
-            f"{name}: expected a whole number of base units from 0 to {MAX_AMOUNT:,}, or none for unlimited"
+            f"invalid {name} {quote_value(text)}: expected a whole number of base units from 0 to {MAX_AMOUNT:,}, or "
+            "none for unlimited"
         )
     return int(text)
 
@@ -340,7 +348,7 @@ def _length(ms: int) -> str:
 def _lasting(text: str, name: str, _now_ms: int) -> int:
     found = parse_length(text, name)
     if found > MAX_LENGTH_MS:
-        raise UsageError(f"{name}: expected at most {MAX_LENGTH_MS // DAY_MS:,} days")
+        raise UsageError(f"invalid {name} {quote_value(text)}: expected at most {MAX_LENGTH_MS // DAY_MS:,} days")
     return found
 
 
@@ -443,7 +451,7 @@ class Param:
         """Return the value of a text. `name`: its name for messages. Errors: WrongField."""
         said = name or self.label
         if self.choices and text not in self.choices:
-            raise WrongField(self.field, f"{said}: expected {', '.join(self.choices)}")
+            raise WrongField(self.field, f"invalid {said} {quote_value(text)}: expected {', '.join(self.choices)}")
         try:
             return self.kind.read(text, said, now_ms)
         except UsageError as error:
@@ -482,7 +490,7 @@ def _param(given: inspect.Parameter, hint: Any) -> Param:
     choices = tuple(str(one) for one in get_args(hint)) if of is Literal else ()
     kind = next((one for one in says if isinstance(one, Kind)), CHOICE if choices else None)
     if kind is None:
-        raise TypeError(f"{given.name}: its annotation names no kind of value")
+        raise TypeError(f"{given.name}: the annotation does not name a kind of value. Add a kind, such as ID")
     text = next((one for one in reversed(says) if isinstance(one, str)), "")
     label = next((one.text for one in says if isinstance(one, Label)), "")
     has_default = given.default is not inspect.Parameter.empty
@@ -528,12 +536,12 @@ def of_texts(
             found[param.name] = text
         elif text is None or not text.strip():
             if param.required:
-                raise WrongField(param.field, f"{named(param)}: a value is required")
+                raise WrongField(param.field, f"missing {named(param)}: a value is required")
             found[param.name] = param.default
         else:
             found[param.name] = param.of_text(text.strip(), now_ms, named(param))
         if param.required and param.many and not found[param.name]:
-            raise WrongField(param.field, f"{named(param)}: a value is required")
+            raise WrongField(param.field, f"missing {named(param)}: a value is required")
     return found
 
 
@@ -615,8 +623,8 @@ class Action(Generic[R]):
         Errors: Refused for too many rows; those of `do`.
         """
         if not self.fits(connection, asked, values):
-            said = f"{self.title}: more than {self.at_once:,} rows, which only the command does"
-            raise Refused(f"{said}: `drawdown {typed(*self.command(values))}`")
+            said = f"{self.title}: only the command changes more than {self.at_once:,} rows"
+            raise Refused(f"{said}. Run `drawdown {typed(*self.command(values))}`")
         done = self.do(connection, asked, **values)
         while isinstance(done, More):
             done = self.do(connection, replace(asked, state=done.state), **values)

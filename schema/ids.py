@@ -157,7 +157,9 @@ def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | No
     """
     if not (new or is_known(connection, kind, given)):
         if not tells_names(connection):
-            raise UnknownId(f"unknown {kind.noun} {_shorten(given)} among those that you may see", kind.noun)
+            raise UnknownId(
+                f"unknown {kind.noun} {_shorten(given)} among those that you may see. Check the id", kind.noun
+            )
         raise unknown(kind, given, _near(connection, kind, given), may_be_new=new is not None)
 
 

@@ -73,7 +73,7 @@ def apply(engine: sa.Engine) -> None:
         if "42501" in (getattr(cause, "sqlstate", None) for cause in _causes(error)):
             raise Refused(
                 "this user cannot create the roles, because only the owner of the tables with the right CREATEROLE "
-                "can. An administrator can run the SQL that `drawdown init --roles` prints"
+                "can. Ask an administrator to run the SQL that `drawdown init --roles` prints"
             ) from error
         raise
 
@@ -82,7 +82,8 @@ def require_roles(engine: sa.Engine) -> None:
     """Check that the database has roles. Errors: UsageError on SQLite."""
     if engine.dialect.name != "postgresql":
         raise UsageError(
-            "SQLite has no roles. Write access to its file allows everything. Keep the file to one user (mode 0600), "
+            "SQLite does not have roles. Write access to its file allows everything. Keep the file to one user (mode "
+            "0600), "
             "or use PostgreSQL"
         )
 

@@ -112,7 +112,7 @@ class Queries:
         """
         found = _pieces(self.path)
         if twice := {name for name, _ in found} & {name for name, _ in _words()}:
-            raise SqlError(f"{self.path}: {', '.join(sorted(twice))} is also in words.sql")
+            raise SqlError(f"{self.path}: {', '.join(sorted(twice))} is also in words.sql. Rename the query")
         return found
 
     def run(
@@ -139,7 +139,7 @@ class Queries:
         try:
             return statement.bound(values)
         except KeyError as missing:
-            raise SqlError(f"{self.path}: {name}: no value for :{missing.args[0]}") from None
+            raise SqlError(f"{self.path}: {name}: missing value for :{missing.args[0]}. Pass it") from None
 
     def text(self, name: str, dialect: str, /, **slots: str) -> str:
         """Return a query as that database receives it, to show or explain it."""
@@ -152,7 +152,7 @@ class Queries:
         """
         found = self._statements(dialect, part.name, dict(part.slots))
         if len(found) > 1:
-            raise SqlError(f"{self.path}: {part.name} is more than one statement")
+            raise SqlError(f"{self.path}: {part.name} has more than one statement. Split it")
         return found[0], self._bound(part.name, found[0], part.values)
 
     def put(self, name: str, text: str, dialect: str = "") -> None:
@@ -167,11 +167,13 @@ class Queries:
             left = set(slots)
             text = self._whole(name, dialect, slots, rows, left, ())
             if left:
-                raise SqlError(f"{self.path}: {name} has no slot {', '.join(sorted(left))}")
+                raise SqlError(
+                    f"{self.path}: {name} does not have the slot {', '.join(sorted(left))}. Add it to the query"
+                )
             parts = [part.strip() for part in re.split(r";\s*\n", text)]
             ready = tuple(_Statement(part.rstrip(";"), dialect, frozenset(rows)) for part in parts if part)
             if not ready:
-                raise SqlError(f"{self.path}: {name} has no statement for {dialect}")
+                raise SqlError(f"{self.path}: {name} does not have a statement for {dialect}. Add one statement")
             self._ready[asked] = ready
         return self._ready[asked]
 
@@ -299,13 +301,13 @@ def _pieces(path: Path) -> dict[tuple[str, str], str]:
     text = path.read_text(encoding="utf-8")
     heads = list(_HEAD.finditer(text))
     if not heads:
-        raise SqlError(f"{path}: no query found: expected a line such as -- name: …")
+        raise SqlError(f"{path}: missing query: expected a line such as -- name: …")
     ends = [*(head.start() for head in heads[1:]), len(text)]
     found: dict[tuple[str, str], str] = {}
     for head, end in zip(heads, ends, strict=True):
         key = (head[1], head[2] or "")
         if key in found:
-            raise SqlError(f"{path}: {key[0]} occurs twice")
+            raise SqlError(f"{path}: {key[0]} occurs twice. Rename one of the queries")
         found[key] = "\n".join(
             line.rstrip() for line in _WORDS.sub(_literal, text[head.end() : end]).splitlines() if line.strip()
         )

@@ -100,7 +100,7 @@ def micro_of(amount: Decimal) -> int:
     Errors: ValueError if it is finer, too large, or not finite.
     """
     if not amount.is_finite() or amount.adjusted() > 9 or abs(amount) * MICRO > MAX_AMOUNT_MICRO:
-        raise ValueError("an amount of credits must be below 1,000,000,000")
+        raise ValueError("an amount of credits must be at most 1,000,000,000")
     exact = amount.quantize(_MICRO_CREDIT)
     if exact != amount:
         raise ValueError("an amount of credits must have at most six decimals")

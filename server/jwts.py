@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import quote_value
 
 if TYPE_CHECKING:
     from joserfc.jwk import ECKey, OctKey, RSAKey
@@ -50,7 +51,10 @@ def require_library() -> None:
     try:
         import joserfc  # noqa: F401
     except ImportError:
-        raise UsageError("sign-in by OpenID Connect, and links to /my, need: pip install 'drawdown[oidc]'") from None
+        raise UsageError(
+            "the library joserfc is missing. Sign-in by OpenID Connect, and links to /my, need it. Run: pip install "
+            "'drawdown[oidc]'"
+        ) from None
 
 
 def key_of(said: object) -> Key:
@@ -63,7 +67,7 @@ def key_of(said: object) -> Key:
 
     try:
         if not isinstance(said, dict) or said.get("use", "sig") != "sig":
-            raise Unproven("the key has another use")
+            raise Unproven("the key is not for signatures")
         public = {name: value for name, value in said.items() if name not in ("use", "key_ops", "alg")}
         if said.get("kty") == "EC" and said.get("crv") == "P-256":
             return ECKey.import_key(public)
@@ -73,7 +77,7 @@ def key_of(said: object) -> Key:
                 return found
     except (JoseError, ValueError, TypeError, KeyError):
         raise Unproven("the key cannot be read") from None
-    raise Unproven("the key has another type")
+    raise Unproven("the key has an unsupported type or size")
 
 
 def secret_key(secret: str) -> Key:
@@ -95,9 +99,9 @@ def head_of(token: str) -> tuple[str, str | None]:
         said = json.loads(base64.urlsafe_b64decode(first + "=" * (-len(first) % 4)))
         algorithm, kid = str(said["alg"]), said.get("kid")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise Unproven("expected a signed token") from None
+        raise Unproven("the token is not a signed JWT, or is too long") from None
     if algorithm not in _KINDS or not isinstance(kid, str | None):
-        raise Unproven("the signature has an unsupported form")
+        raise Unproven(f"the token has an unsupported algorithm {quote_value(algorithm)} or key id")
     return algorithm, kid
 
 
@@ -118,7 +122,7 @@ def claims_of(token: str, keys: Sequence[Key], algorithms: Collection[str]) -> M
                 return jwt.decode(token, key, algorithms=[algorithm]).claims
             except (JoseError, ValueError, TypeError, RecursionError):
                 continue
-    raise Unproven("the signature is of an unknown key")
+    raise Unproven("the signature does not match a known key")
 
 
 def require(claims: Mapping[str, Any], now_ms: int, **wanted: str) -> None:
@@ -135,6 +139,6 @@ def require(claims: Mapping[str, Any], now_ms: int, **wanted: str) -> None:
     except ExpiredTokenError:
         raise Unproven("the token expired") from None
     except MissingClaimError as error:
-        raise Unproven(f"the token has no claim {error.claim}") from None
+        raise Unproven(f"the token does not have the claim {error.claim}") from None
     except JoseError as error:
         raise Unproven(_WORDS.get(str(getattr(error, "claim", "")), "a claim of the token is invalid")) from None

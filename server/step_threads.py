@@ -75,7 +75,7 @@ class StepThreads:
         """
         with self._lock:
             if self._ordered >= MAX_ORDERS:
-                raise ApiError(503, "busy", "too many requests are in progress. Sign another one later")
+                raise ApiError(503, "busy", "too many requests are in progress. Sign and send the request again later")
             self._ordered += 1
         made = self._orders.submit(lambda: self._with_thread_kit(work))
         made.add_done_callback(self._order_done)

@@ -116,7 +116,9 @@ def _making(file: Path | None) -> Iterator[None]:
         for suffix in ("", "-wal", "-shm") if file is not None else ():
             Path(f"{file}{suffix}").unlink(missing_ok=True)
         if isinstance(error, KeyboardInterrupt):
-            raise Ended("stopped: the demo deleted its incomplete month") from None
+            raise Ended(
+                "the demo was stopped, so it deleted its incomplete month. To begin again, repeat the command"
+            ) from None
         raise
 
 

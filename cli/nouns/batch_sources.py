@@ -12,7 +12,7 @@ from drawdown.cli.declared import of_noun
 from drawdown.cli.options import Actor, FileMap, FileSet, Reason, only_with
 from drawdown.cli.rendering import show
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.text import why_unread
+from drawdown.schema.text import quote_value, why_unread
 from drawdown.schema.typed.parsing import parse_length, show_time
 from drawdown.worker.batches import sources
 from drawdown.worker.batches.actions import ACTIONS, LISTS
@@ -88,7 +88,7 @@ def _listed(app: App, prefix: str) -> None:
     try:
         require_listed(app.settings.objects(), prefix)
     except NotNow as error:
-        raise Refused(f"the source was not added: {error}. Fix it, or pass --force") from error
+        raise Refused(f"the source was not added: {error}. Fix the cause, or pass --force") from error
 
 
 def _question(app: App, query: Path, database: str, every: Every, closed_after: str) -> Question:
@@ -100,10 +100,13 @@ def _question(app: App, query: Path, database: str, every: Every, closed_after: 
         raise UsageError("--query needs a database. Pass --database NAME, with the NAME of DRAWDOWN_QUERY_NAME_URL")
     if database.lower() not in (known := app.settings.databases().urls):
         named = f"expected one of {', '.join(sorted(known))}" if known else "this machine has no database to query"
-        raise UsageError(f"unknown --database: {named}. To add this one, set {Databases.setting(database)}")
+        raise UsageError(
+            f"unknown --database {quote_value(database)}: {named}. To add this database, set "
+            f"{Databases.setting(database)}"
+        )
     try:
         with query.open(encoding="utf-8") as file:
             text = file.read(MAX_QUERY_CHARS + 1).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--query: {query} cannot be read: {why_unread(error)}") from error
+        raise UsageError(f"--query: {query} cannot be read: {why_unread(error)}. Check the file") from error
     return Question(text, database.lower(), PERIODS_MS[every], parse_length(closed_after, "--closed-after"))

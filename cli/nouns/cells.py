@@ -75,5 +75,7 @@ def secret(context: typer.Context, cell: CellArgument, new: New = False) -> None
     app.read(lambda c: ids.require(c, ids.CELL, cell, new=new))
     found = app.settings.cells().secrets_of(cell)
     if not found:
-        raise UsageError("set DRAWDOWN_CELL_SECRET: Drawdown derives each cell's own secret from it")
+        raise UsageError(
+            "missing DRAWDOWN_CELL_SECRET. Set it, because Drawdown derives each cell's own secret from it"
+        )
     show(app, {"cell_id": cell, "secret": found[0]}, [found[0]])

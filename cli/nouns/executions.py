@@ -366,7 +366,7 @@ def _request(org: str, estimate: str | None, use: list[str] | None, **more: obje
     try:
         amount = None if estimate is None else parse_credits(estimate)
     except UsageError as error:
-        raise UsageError(f"--estimate {error}", code="bad_estimate") from error
+        raise UsageError(f"--estimate: {error}", code="bad_estimate") from error
     return Request(org, amount, parse_quantities(use), **more)  # type: ignore[arg-type]
 
 

@@ -37,7 +37,9 @@ def secret(context: typer.Context, endpoint: Endpoint) -> None:
     app: App = context.obj
     found = app.read(lambda c: find_endpoint(c, endpoint))
     if found.ended_ms is not None:
-        raise Refused(f"{endpoint} was ended, and its secret no longer signs messages")
+        raise Refused(
+            f"{endpoint} was ended, and its secret no longer signs messages. Name an endpoint of `drawdown hook list`"
+        )
     shown = _secret(app, endpoint, found.generation)
     show(app, {"name": endpoint, "secret": shown}, [shown])
 
@@ -62,7 +64,9 @@ def test_(context: typer.Context, endpoint: Endpoint, actor: Actor = None, reaso
 def _secret(app: App, name: str, generation: int) -> str:
     found = app.settings.hooks().secrets_of(name, (generation,))
     if not found:
-        raise UsageError("set DRAWDOWN_HOOK_SECRET: Drawdown derives each endpoint's own secret from it")
+        raise UsageError(
+            "missing DRAWDOWN_HOOK_SECRET. Set it, because Drawdown derives each endpoint's own secret from it"
+        )
     return found[0]
 
 

@@ -149,7 +149,7 @@ def _require_choice(names: list[str] | None, unassigned: bool, file: Path | None
     if [bool(names), unassigned, file is not None].count(True) != 1:
         raise UsageError("specify exactly one of organisations, --unassigned and --file")
     if customer is not None and (not names or len(names) != 1):
-        raise UsageError("--customer applies to one organisation. Name exactly one")
+        raise UsageError("--customer applies to a single organisation. Name exactly one organisation")
     if customer is not None and not is_clean_id(customer):
         raise UsageError(
             f"invalid --customer {quote_value(customer)}: expected 1 to 200 characters without control characters"

@@ -88,9 +88,7 @@ def rules_(context: typer.Context) -> None:
 def _others(name: str) -> tuple[ForeignRule, ...]:
     content = _content(name, MAX_RULES_FILE_BYTES)
     if len(content) > MAX_RULES_FILE_BYTES:
-        raise UsageError(
-            f"{name}: the file is too large: expected at most {MAX_RULES_FILE_BYTES:,} bytes", code="bad_rules"
-        )
+        raise UsageError(f"{name} is too large: expected at most {MAX_RULES_FILE_BYTES:,} bytes", code="bad_rules")
     try:
         return rules_of(content)
     except UsageError as error:
@@ -108,7 +106,7 @@ def _content(name: str, most: int) -> bytes:
         with Path(name).open("rb") as file:
             return file.read(most + 1)
     except OSError as error:
-        raise UsageError(f"{name}: {error.strerror or 'cannot be read'}") from error
+        raise UsageError(f"{name} cannot be read: {error.strerror or 'unknown error'}. Check the path") from error
 
 
 def _report(found: list[ScannedFile], alone: str) -> list[str]:

@@ -56,7 +56,7 @@ def check(
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} does not bill usage here, so you need not check it")
+        raise Refused(f"{name} does not bill usage here, so you need not check it. Name another provider")
     if customer:
         only_with(context, "--customer", "name", "feature")
     provider = app.registry.providers[name]
@@ -124,7 +124,7 @@ def accept(
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} does not bill usage here, so it has no settings")
+        raise Refused(f"{name} does not bill usage here, so it does not have settings. Name another provider")
     provider, by = app.registry.providers[name], app.by(actor, reason)
     if provider.dormant is not None:
         raise Refused(provider.dormant)
@@ -186,7 +186,7 @@ def bill_shadow(
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} does not bill usage here, so it has no shadow usage")
+        raise Refused(f"{name} does not bill usage here, so it does not have shadow usage. Name another provider")
     by, start = app.by(actor, reason), app.past(from_, "--from")
 
     def work(connection: sa.Connection) -> tuple[int, tuple[list[providers.Shadow], Worth]]:
@@ -220,7 +220,7 @@ def webhook(
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} does not bill usage here, so it does not send webhooks")
+        raise Refused(f"{name} does not bill usage here, so it does not send webhooks. Name another provider")
     headers = {}
     for line in header:
         key, colon, value = line.partition(":")
@@ -230,7 +230,7 @@ def webhook(
     provider, now = app.registry.providers[name], app.clock.now_ms()
     content = body.read(MAX_WEBHOOK_BYTES + 1)
     if len(content) > MAX_WEBHOOK_BYTES:
-        raise UsageError(f"the webhook is too long: expected at most {MAX_WEBHOOK_BYTES:,} bytes")
+        raise UsageError(f"the webhook is too long: expected at most {MAX_WEBHOOK_BYTES:,} bytes. Check the file")
     app.ready()
     notices = ask(lambda: provider.notices(headers, content, now), app.world())
     if isinstance(notices, ReadFailed):

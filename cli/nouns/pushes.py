@@ -218,7 +218,7 @@ def resolve_all_(
     app: App = context.obj
     app.require_any_provider(provider)
     if outcome is not None and outcome not in OUTCOMES:
-        raise UsageError(f"--outcome {outcome!r}: expected {' or '.join(OUTCOMES)}")
+        raise UsageError(f"invalid --outcome {outcome!r}: expected {' or '.join(OUTCOMES)}")
     times = (app.past(from_, "--from") if from_ else None, app.moment(to, "--to") if to else None)
     found = DoubtFilter(provider, org, customer, feature, *times, error, at_most)
     chosen = next((one for one in OUTCOMES if one == outcome), None)
@@ -270,7 +270,7 @@ def fold_(
     """
     app: App = context.obj
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", before):
-        raise UsageError(f"--before: invalid month {before!r}: expected YYYY-MM, such as 2025-01")
+        raise UsageError(f"invalid --before {before!r}: expected a month as YYYY-MM, such as 2025-01")
     by, moment = app.by(actor, reason), app.moment(f"{before}-01", "--before")
     done = prune.fold(app.write, moment, by, dry_run=dry_run)
     did = "would fold" if dry_run else "folded"

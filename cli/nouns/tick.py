@@ -82,7 +82,9 @@ def parse_parts(app: App, shard: str | None, processes: int) -> list[Shard]:
     if shard is not None:
         raise UsageError("specify either --shard or --processes, not both")
     if app.ready().dialect.name == "sqlite":
-        raise UsageError("--processes needs PostgreSQL. SQLite has one writer at a time, so two processes are slower")
+        raise UsageError(
+            "--processes needs PostgreSQL, because SQLite has one writer at a time. On SQLite, omit --processes"
+        )
     return shards(processes)
 
 
@@ -90,7 +92,7 @@ def parse_nightly(text: str) -> dt.time:
     """Return the time in a text `HH:MM`. Errors: UsageError."""
     found = re.fullmatch(r"([01][0-9]|2[0-3]):([0-5][0-9])", text)
     if found is None:
-        raise UsageError(f"--nightly-at {text!r}: expected an hour and minute in UTC, such as 02:17")
+        raise UsageError(f"invalid --nightly-at {text!r}: expected an hour and minute in UTC, such as 02:17")
     return dt.time(int(found[1]), int(found[2]))
 
 
@@ -308,7 +310,8 @@ def run_(
     app: App = context.obj
     if deadline is not None and deadline > every:
         raise UsageError(
-            f"invalid --deadline {deadline:g}: a tick would delay the next one, {every:,} s later (--every)"
+            f"invalid --deadline {deadline:g}: a tick could delay the next tick, {every:,} s later. Pass at most "
+            "--every"
         )
     parts, appearing = parse_parts(app, shard, processes), new_orgs(app, new_org_provider, new_org_from)
     rounds_s = ROUND_MS // SECOND_MS if watch else None

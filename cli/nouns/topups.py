@@ -177,7 +177,7 @@ def _link(app: App, wallet: str, return_to: str, *, portal: bool) -> None:
     ask = service.portal_link if portal else service.card_link
     found: Link | NoLink = runner.ask(lambda: ask(terms.service_customer, return_to), app.world())
     if isinstance(found, NoLink):
-        raise Refused(f"{terms.service} returned no page: {found.reason}")
+        raise Refused(f"{terms.service} did not return a page: {found.reason}. Fix the cause, or try again later")
     ends = "" if found.expires_ms is None else f" (until {show_time(found.expires_ms)})"
     result = {"customer_id": wallet, "url": found.url, "expires_ms": found.expires_ms}
     show(app, result, [f"{found.url}{ends}"])

@@ -47,7 +47,7 @@ def worker_(
     if new_org_provider is not None and new_org_provider != NOBODY:
         app.require_provider(new_org_provider)
     if isinstance(app.clock, FixedClock):
-        raise UsageError("--at does not apply: a worker uses the current time")
+        raise UsageError("--at does not apply: a worker uses the current time. Omit --at")
     install.require_postgresql(app.engine)
     install.require_engine()
     from drawdown.cli import cluster  # the engine exists only with the extra

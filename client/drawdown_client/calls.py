@@ -134,7 +134,7 @@ def base_url(url: str) -> str:
     """Return the address of a server, without a slash at its end. Errors: ValueError."""
     found = httpx.URL(url)
     if found.scheme not in ("http", "https") or not found.host:
-        raise ValueError("invalid server address: expected http://… or https://…")
+        raise ValueError(f"invalid server address {url!r:.60}: expected http://… or https://…")
     return url.rstrip("/")
 
 
@@ -147,14 +147,17 @@ class Received:
     def __init__(self, response: httpx.Response) -> None:
         """Check the encoding. Errors: Unreachable for a compressed answer."""
         if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
-            raise Unreachable("invalid answer: the server compressed it without a request to do so")
+            raise Unreachable(
+                "invalid answer: it is compressed, but the client did not request that. Turn compression off at the "
+                "server"
+            )
         self.body = bytearray()
 
     def add(self, chunk: bytes) -> None:
         """Add received bytes. Errors: Unreachable for too many."""
         self.body += chunk
         if len(self.body) > MAX_ANSWER_BYTES:
-            raise Unreachable(f"invalid answer: more than {MAX_ANSWER_BYTES:,} bytes")
+            raise Unreachable(f"invalid answer: more than {MAX_ANSWER_BYTES:,} bytes. Check the server address")
 
 
 class TryTimeout:
@@ -187,7 +190,7 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
     if found is not None and (200 <= status < 300 or (status == _NOTHING_KEPT and "results" in found)):
         return found
     if 200 <= status < 300:
-        raise Unreachable(f"invalid answer: expected a JSON object, got {_text(body)!r}")
+        raise Unreachable(f"invalid answer: expected a JSON object, got {_text(body)!r}. Check the server address")
     said = found.get("error") if found is not None else None
     error = said if isinstance(said, dict) else {}
     code, message = escape(error.get("code", "no_code")), escape(error.get("message", _text(body)))
@@ -214,12 +217,12 @@ def try_s(settings: Settings) -> float:
 
 
 def too_slow() -> Unreachable:
-    return Unreachable(f"no complete answer within {WHOLE_ANSWER_S:g} s")
+    return Unreachable(f"the server did not complete its answer within {WHOLE_ANSWER_S:g} s")
 
 
 def failed(error: httpx.HTTPError | httpx.StreamError) -> Unreachable:
     """Return the error of a call without an answer."""
-    return Unreachable(f"no answer ({type(error).__name__}): {escape(str(error))}")
+    return Unreachable(f"the server did not answer ({type(error).__name__}): {escape(str(error))}")
 
 
 def results(answer: Answer, count: int) -> list[Result]:
@@ -229,7 +232,7 @@ def results(answer: Answer, count: int) -> list[Result]:
     """
     found = answer.get("results")
     if not isinstance(found, list) or len(found) != count:
-        raise Unreachable(f"invalid answer: it has no result for each of {count:,} items")
+        raise Unreachable(f"invalid answer: expected a result for each of {count:,} items. Check the server address")
     return [_result(one) for one in found]
 
 

@@ -49,5 +49,5 @@ def server_of(url: str | None, key: str | None) -> tuple[str, str]:
     found = [given or os.environ.get(name, "") for name, given in ((URL, url), (KEY, key))]
     missing = [name for name, text in zip((URL, KEY), found, strict=True) if not text]
     if missing:
-        raise ValueError(f"the client has no server. Pass `url` and `key`, or set {' and '.join(missing)}")
+        raise ValueError(f"missing server address or key. Pass `url` and `key`, or set {' and '.join(missing)}")
     return found[0], found[1]

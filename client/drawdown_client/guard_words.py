@@ -122,7 +122,7 @@ def options(wish: Wish) -> Call:
     Errors: ValueError without an organisation.
     """
     if wish.org_id is None:
-        raise ValueError("missing organisation. Pass the organisation of the options")
+        raise ValueError("missing organisation. Pass a Wish with `org_id`")
     query = {"metric": wish.metric, "quantity": str(wish.quantity), "payer": wish.payer}
     return get("v1", "guard", wish.org_id, "options", query=query)
 
@@ -131,7 +131,7 @@ def ways_out(answer: Answer) -> tuple[WayOut, ...]:
     """Return the ways out of an answer. Errors: Unreachable if it has none."""
     listed = answer.get("options")
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
-        raise Unreachable("invalid answer: it has no options")
+        raise Unreachable("invalid answer: expected a list of options. Check the server address")
     return tuple(
         WayOut(
             option=escape(one.get("option")),
@@ -178,7 +178,9 @@ def decided(answer: Answer) -> Decision:
     Unknown fields are in `said`. Errors: Unreachable without a decision.
     """
     if answer.get("decision") not in ("allow", "warn", "block"):
-        raise Unreachable("invalid answer: its decision is unknown to this version. Upgrade drawdown-client")
+        raise Unreachable(
+            f"invalid answer: unknown decision {escape(answer.get('decision'))!r}. Upgrade drawdown-client"
+        )
     return Decision(
         decision=answer["decision"],
         would=escape(answer.get("would")),
@@ -220,7 +222,7 @@ def require_written(answer: Answer) -> None:
     Errors: Unreachable if it let the use through without its database.
     """
     if answer.get("reason") == UNWRITTEN:
-        raise Unreachable("the database of the server is unavailable")
+        raise Unreachable("the database of the server is unavailable. Repeat the call with the same key")
 
 
 def require_held(key: str, answer: Decision) -> None:

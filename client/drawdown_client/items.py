@@ -165,7 +165,9 @@ def moment_ms(at: datetime | int) -> int:
     if not isinstance(at, datetime):
         return at
     if at.tzinfo is None:
-        raise BadItem("invalid time: it has no offset. Use datetime.now(UTC), not datetime.now()")
+        raise BadItem(
+            f"invalid time {str(at)!r}: it does not have an offset. Use datetime.now(UTC), not datetime.now()"
+        )
     return (at - _EPOCH) // _MS
 
 
@@ -174,9 +176,11 @@ def _item(kind: Kind, item_id: str, said: Mapping[str, object]) -> Item:
     try:
         body = json.dumps(given, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadItem(f"invalid item: it cannot be encoded as JSON: {error}") from None
+        raise BadItem(f"invalid item: it cannot be encoded as JSON ({error}). Pass only JSON values") from None
     if len(body) > MAX_ITEM_BYTES:
-        raise BadItem(f"invalid item: it has {len(body):,} bytes as JSON, at most {MAX_ITEM_BYTES:,} are allowed")
+        raise BadItem(
+            f"invalid item: it has {len(body):,} bytes as JSON, at most {MAX_ITEM_BYTES:,} are allowed. Pass less data"
+        )
     return Item(kind, item_id, body)
 
 
@@ -184,14 +188,15 @@ def _quantity(given: object) -> int:
     whole = int(given) if isinstance(given, float) and given.is_integer() else given
     if not isinstance(whole, int) or isinstance(whole, bool) or not 0 <= whole <= MAX_QUANTITY:
         raise BadItem(
-            f"invalid quantity: expected a whole number from 0 to {MAX_QUANTITY:,}. Count fractions in a smaller unit"
+            f"invalid quantity {given!r:.60}: expected a whole number from 0 to {MAX_QUANTITY:,}. Count fractions in "
+            "a smaller unit"
         )
     return whole
 
 
 def _id(text: object, name: str) -> str:
     if not isinstance(text, str) or not 0 < len(text) <= MAX_ID_CHARS:
-        raise BadItem(f"invalid {name}: expected a text of 1 to {MAX_ID_CHARS} characters")
+        raise BadItem(f"invalid {name} {text!r:.60}: expected a text of 1 to {MAX_ID_CHARS} characters")
     return text
 
 

@@ -80,7 +80,7 @@ class Outbox:
             self._open_spool()
             self._wait_for_room(len(items))
             if self._closing:
-                raise Closed("the client is closed")
+                raise Closed("the client is closed. Create another client")
             numbers = [_UNSPOOLED] * len(items) if self._spool is None else self._spool.add(items)
             self._take(list(zip(numbers, items, strict=True)))
 
@@ -102,7 +102,7 @@ class Outbox:
         Errors: Unsent, also for items refused since the last flush.
         """
         if threading.current_thread() is self._thread:
-            raise RuntimeError("cannot flush: on_result runs in the thread that sends")
+            raise RuntimeError("cannot flush: on_result runs in the thread that sends. Flush in another thread")
         with self._changed:
             wanted = self._put
             self._hurried += 1
@@ -181,7 +181,8 @@ class Outbox:
         may_wait = settings.when_full == "block" and threading.current_thread() is not self._thread
         if not has_room() and not (may_wait and self._changed.wait_for(has_room, settings.block_s)):
             raise QueueFull(
-                f"queue is full: {len(self._waiting):,} items wait, at most {settings.queue_items:,} are allowed"
+                f"queue is full: {len(self._waiting):,} items wait, at most {settings.queue_items:,} are allowed. Try "
+                "again later, or drop the item"
             )
 
     def _require_sent(self, left: int) -> None:

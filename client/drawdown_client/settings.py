@@ -79,6 +79,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 < self.batch_items <= BATCH_ITEMS:
-            raise ValueError(f"invalid batch_items: expected 1 to {BATCH_ITEMS:,}")
+            raise ValueError(f"invalid batch_items {self.batch_items!r}: expected 1 to {BATCH_ITEMS:,}")
         if min(self.queue_items, self.call_tries, self.spool_bytes) < 1 or min(self.batch_ms, self.block_s) < 0:
-            raise ValueError("invalid client settings: each bound must be above zero")
+            raise ValueError(
+                "invalid client settings: queue_items, call_tries and spool_bytes must be 1 or more; batch_ms and "
+                "block_s 0 or more"
+            )

@@ -42,7 +42,10 @@ class Spool:
         places = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, MOST_SPOOLS))]
         owned = next(_free(places), None)
         if owned is None:
-            raise OSError(f"no free spool: other processes use {path} and {MOST_SPOOLS - 1} beside it")
+            raise OSError(
+                f"all spools are in use: other processes use {path} and {MOST_SPOOLS - 1} beside it. Choose another "
+                "path"
+            )
         self._path, self._lock = owned
         try:
             self._file = _open(self._path, os.O_APPEND | os.O_CREAT)
@@ -139,7 +142,10 @@ class Spool:
         if os.fstat(self._file).st_size + more <= self._most_bytes:
             return
         if sum(self._lengths.values()) + more > self._most_bytes:
-            raise QueueFull(f"the spool is full: at most {self._most_bytes:,} unacknowledged bytes are allowed")
+            raise QueueFull(
+                f"the spool is full: at most {self._most_bytes:,} unacknowledged bytes are allowed. Try again later, "
+                "or drop the item"
+            )
         self._compact()
 
     def _compact(self) -> None:
@@ -237,7 +243,9 @@ def _open(path: Path, flags: int) -> int:
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
         os.close(file)
         raise PermissionError(
-            errno.EPERM, "invalid spool: expected a regular file of the user that runs the program", str(path)
+            errno.EPERM,
+            "invalid spool: expected a regular file, without hard links, of the user that runs the program",
+            str(path),
         )
     if stat.S_IMODE(found.st_mode) != _MODE:
         os.fchmod(file, _MODE)

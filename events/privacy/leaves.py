@@ -322,28 +322,35 @@ def read_reports(content: bytes) -> list[tuple[int | None, object]]:
     Empty lines are skipped. Errors: UsageError `report_too_large`, `bad_encoding`, `bad_json`, `report_too_deep`.
     """
     if len(content) > MAX_REPORT_BYTES:
-        raise UsageError(f"report too large: at most {MAX_REPORT_BYTES:,} bytes are allowed", code="report_too_large")
+        raise UsageError(
+            f"report too large: at most {MAX_REPORT_BYTES:,} bytes are allowed. Split the report",
+            code="report_too_large",
+        )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"invalid UTF-8 at byte {error.start + 1:,}", code="bad_encoding") from None
+        raise UsageError(
+            f"invalid UTF-8 at byte {error.start + 1:,}. Write the report as UTF-8", code="bad_encoding"
+        ) from None
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if len(lines) > 1 and _begins_with_a_whole(lines[0][1]):
         return [(number, parse(line, f"line {number:,}")) for number, line in lines]
     return [(None, parse(text))]
 
 
-def parse(text: str, where: str = "it") -> object:
+def parse(text: str, where: str = "the report") -> object:
     """Parse one JSON value. Errors: UsageError `bad_json`, `report_too_deep`."""
     try:
         return _DECODER.decode(text)
     except RecursionError:
         raise UsageError(f"{where} is nested too deeply. Use fewer levels", code="report_too_deep") from None
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno:,}, column {error.colno:,}" if where == "it" else f"column {error.colno:,}"
+        place = f"line {error.lineno:,}, column {error.colno:,}" if where == "the report" else f"column {error.colno:,}"
         raise UsageError(f"{where} is not valid JSON. See {place}", code="bad_json") from None
     except ValueError:
-        raise UsageError(f"{where} has a number that JSON does not allow", code="bad_json") from None
+        raise UsageError(
+            f"{where} has a number that JSON does not allow, such as NaN. Remove the number", code="bad_json"
+        ) from None
 
 
 def _begins_with_a_whole(line: str) -> bool:

@@ -596,12 +596,12 @@ def rules_of(content: bytes) -> tuple[ForeignRule, ...]:
     try:
         found = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError):
-        raise UsageError("invalid rules: expected TOML", code="bad_rules") from None
+        raise UsageError("invalid rules: expected TOML in UTF-8", code="bad_rules") from None
     rules = found.get("rules")
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
         raise UsageError("missing [[rules]]: expected a file with the rules of gitleaks", code="bad_rules")
     if len(rules) > MAX_RULES:
-        raise UsageError(f"too many rules: at most {MAX_RULES:,} are allowed", code="bad_rules")
+        raise UsageError(f"too many rules: at most {MAX_RULES:,} are allowed. Remove some", code="bad_rules")
     made = tuple(_rule(number, rule) for number, rule in enumerate(rules, 1) if "regex" in rule)
     if not made:
         raise UsageError("invalid rules: at least one rule must have a regex", code="bad_rules")

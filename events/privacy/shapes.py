@@ -133,6 +133,8 @@ def reference(key: bytes, kind: str, value: str) -> str:
     references. Errors: UsageError for a key that is too short.
     """
     if len(key) < LEAST_KEY_BYTES:
-        raise UsageError(f"key too short: a key for references must have at least {LEAST_KEY_BYTES} bytes")
+        raise UsageError(
+            f"key too short: a key for references must have at least {LEAST_KEY_BYTES} bytes. Pass a longer key"
+        )
     text = f"{len(kind)}:{kind}:{value}"
     return f"ref_{hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:12]}"

@@ -125,7 +125,7 @@ def parse_window(text: str, option: str, now_ms: int) -> int:
     if near == moment or text == "now" or RELATIVE.fullmatch(text):
         return near
     raise UsageError(
-        f"{option}: {show_time(moment)} is not a window boundary. The last one before it is {show_time(near)}"
+        f"{option}: {show_time(moment)} is not a window boundary. Pass the boundary before it, {show_time(near)}"
     )
 
 
@@ -148,7 +148,9 @@ def parse_length(text: str, option: str) -> int:
     """
     found = RELATIVE.fullmatch(text)
     if found is None or found[1] or not text.isascii():
-        raise UsageError(f"{option}: invalid length of time {text!r}: expected one such as 45m, 6h or 2d")
+        raise UsageError(
+            f"{option}: invalid length of time {text!r}: expected a number and a unit, such as 45m, 6h or 2d"
+        )
     return int(found[2]) * UNITS_MS[found[3]]
 
 

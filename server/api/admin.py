@@ -24,6 +24,7 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import WINDOW_MS
 from drawdown.server.api.models import OverrideRequest, ProviderRequest
 from drawdown.server.http import bodies, signing
@@ -57,7 +58,9 @@ class Signed(Generic[M]):
 async def order_of(services: Services, budget: bodies.Budget, request: Request, model: type[M]) -> Signed[M]:
     """Verify a signed request, and return its content. Errors: ApiError."""
     if not services.settings.admin_secrets:
-        raise ApiError(503, "not_configured", "no admin secret is set. Ask the operator to set DRAWDOWN_ADMIN_SECRET")
+        raise ApiError(
+            503, "not_configured", "the admin secret is not set. Ask the operator to set DRAWDOWN_ADMIN_SECRET"
+        )
     async with bodies.body_of(request, MAX_BYTES, budget) as body:
         return _order_in(services, request, body, model)
 
@@ -68,7 +71,7 @@ def _order_in(services: Services, request: Request, body: bytes, model: type[M])
     of = signing.Signed(request.method, request.headers.get("host", ""), path, query, body)
     offered = signing.verify(services.settings.admin_secrets, request.headers, of, now, services.settings.admin_hosts)
     if query:  # a query could blur where the path ends and the body begins
-        raise ApiError(400, "bad_request", "this path does not take a query. Remove it")
+        raise ApiError(400, "bad_request", "this path does not take a query. Remove the query")
     order = bodies.parse(body, request.headers.get("content-type", ""), model)
     return Signed(order, partial(_use_up, services=services, headers=request.headers, offered=offered))
 
@@ -77,7 +80,11 @@ def _use_up(connection: sa.Connection, *, services: Services, headers: Mapping[s
     now = services.clock.now_ms()
     signing.require_fresh(headers, now)
     if not use_once(connection, offered, now, fresh_ms=signing.TOLERANCE_MS):
-        raise ApiError(409, "signature_repeated", "this request was already processed. To repeat it, sign a new one")
+        raise ApiError(
+            409,
+            "signature_repeated",
+            "this signature was already used. To repeat the request, sign it again with the present time",
+        )
 
 
 async def assign(
@@ -91,7 +98,9 @@ async def assign(
     _check_org(org_id)
     by = audit.By(services.clock.now_ms(), order.actor, order.reason, "http")
     if order.from_ms is not None and order.from_ms % WINDOW_MS:
-        raise UsageError("from_ms must be a multiple of 300000: the start of a window")
+        raise UsageError(
+            f"invalid from_ms {quote_value(order.from_ms)}: expected a multiple of 300000, the start of a window"
+        )
 
     def cancel(connection: sa.Connection) -> assignments.Assigned:
         signed.use_up(connection)
@@ -120,7 +129,7 @@ async def override(
     _check_org(org_id)
     undo = order.undo
     if undo == (order.max_concurrent is not None or order.never_halt or order.until_ms is not None):
-        raise UsageError("send undo alone, or at least one of max_concurrent, never_halt and until_ms")
+        raise UsageError("specify either undo, or at least one of max_concurrent, never_halt and until_ms")
     by = audit.By(now_ms, order.actor, order.reason, "http")
 
     def work(connection: sa.Connection) -> tuple[str | None, orgs.Overridden]:
@@ -147,4 +156,4 @@ async def override(
 
 def _check_org(org_id: str) -> None:
     if not is_clean_id(org_id):
-        raise ApiError(404, "unknown_org", "unknown organisation. Check the id")
+        raise ApiError(404, "unknown_org", f"unknown organisation {quote_value(org_id)}. Check the id")

@@ -111,7 +111,7 @@ class Cron:
         """
         signing.check_bearer(self._services.settings.cron_secret, request.headers.get("authorization", ""))
         if request.query_params:
-            raise ApiError(400, "bad_request", "this path does not take parameters. Remove them")
+            raise ApiError(400, "bad_request", "this path does not take parameters. Remove the query")
         if what in self._running and not self._running[what][1].done():
             details = {"running_since_ms": self._running[what][0]}
             raise ApiError(

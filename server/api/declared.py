@@ -53,6 +53,7 @@ from drawdown.schema.declare import (
 )
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import MAX_AMOUNT_MICRO, WINDOW_MS, as_credits
 from drawdown.server.api.models import CREDITS_SCHEMA, MOST_ROWS, After, Credits, EpochMs, Id, Why
 from drawdown.server.api.openapi import IDEMPOTENCY_KEY, named_examples, operation
@@ -69,7 +70,7 @@ KNOWN: Final = (401, 403, 404, 409, 422, 429, 500, 503)
 
 def _clean(text: str) -> str:
     if not is_clean(text):
-        raise ValueError("none of its characters is a control character")
+        raise ValueError("must not contain control characters")
     return text
 
 
@@ -314,12 +315,13 @@ def _require_size(
     """
     size = action.size(connection, asked, values)
     if size.unbounded and key.gives_micro < MAX_AMOUNT_MICRO:
-        said = f"{action.title}: this action gives unlimited credit. Use a key whose `gives` is 1000000000"
+        said = f"{action.title}: this action can give any amount of credit. Use a key with `gives` 1000000000"
         raise ApiError(403, "grant_limit", said)
     if size.micro > key.gives_micro:
         most, this = as_credits(key.gives_micro), as_credits(size.micro)
         said = (
-            f"{key.name} may give {most} credits at once, and the request gives {this}. Use a key with a higher limit"
+            f"key {key.name} may give {most} credits at once, and the request gives {this}. Use a key with a higher "
+            "limit"
         )
         raise ApiError(403, "grant_limit", said)
 
@@ -334,7 +336,10 @@ def idempotency_key(request: Request) -> str | None:
         return None
     if len(given) > 1 or not 1 <= len(given[0]) <= 200 or not (given[0].isascii() and given[0].isprintable()):
         raise ApiError(
-            400, "bad_request", "invalid Idempotency-Key. Send one of 1 to 200 printable ASCII characters, or omit it"
+            400,
+            "bad_request",
+            f"invalid Idempotency-Key {quote_value(', '.join(given))}: expected 1 to 200 printable ASCII characters. "
+            "Send the header once, or omit it",
         )
     return given[0]
 
@@ -367,7 +372,7 @@ def _values(said: Caller, params: Sequence[Param], given: Values, *, open_: bool
     values = dict(given)
     named = [param for param in params if param.kind is ORG]
     if said.key.org_id is not None and not named and not open_:
-        text = f"this request covers all organisations, and this key is bound to {said.key.org_id}. Use another key"
+        text = f"this request covers all organisations, and this key is bound to {said.key.org_id}. Use an unbound key"
         raise ApiError(403, "foreign_org", text)
     for param in named:
         if param.many:
@@ -379,7 +384,7 @@ def _values(said: Caller, params: Sequence[Param], given: Values, *, open_: bool
             values[param.name] = said.require_org(values[param.name])
         elif param.required:
             raise bad_value(
-                param.field, f"missing {param.field}. Send the organisation, because this key is not bound to one"
+                param.field, f"missing {param.field}. Send it, because this key is not bound to an organisation"
             )
     return values
 

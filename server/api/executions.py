@@ -25,6 +25,7 @@ from drawdown.ledger.draws import Cost
 from drawdown.ledger.own_keys import own_name, strip_own_prefix, strip_own_prefixes
 from drawdown.ledger.reservations import NotTogether, Reservation
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import in_credits
 from drawdown.server.api import models
 from drawdown.server.api.openapi import IDEMPOTENCY_KEY, operation
@@ -260,10 +261,18 @@ def _key_of(key: str | None, given: list[str]) -> str:
     """Return the execution's key, from the body or the header. Errors: ApiError 400."""
     if len(given) > 1 or any(not _HEADER.fullmatch(one) for one in given):
         raise ApiError(
-            400, "bad_request", "invalid Idempotency-Key. Send one of 1 to 200 printable ASCII characters, or omit it"
+            400,
+            "bad_request",
+            f"invalid Idempotency-Key {quote_value(', '.join(given))}: expected 1 to 200 printable ASCII characters. "
+            "Send the header once, or omit it",
         )
     if given and key not in (None, given[0]):
-        raise ApiError(400, "other_key", "the key of the body and Idempotency-Key differ. Send one of them")
+        raise ApiError(
+            400,
+            "other_key",
+            f"the body's key {quote_value(key)} and the Idempotency-Key {quote_value(given[0])} differ. Send only one "
+            "of them",
+        )
     found = given[0] if given else key
     if found is None:
         raise ApiError(400, "bad_request", "missing key. Send `key`, or the header Idempotency-Key")
@@ -326,14 +335,16 @@ def _own(connection: sa.Connection, key: str, said: Caller) -> str:
     A key that is bound to an organisation finds only its own executions. Its error does not suggest other ids. Errors:
     ApiError 422, 404.
     """
-    clean_id(key, "a run's key")
+    clean_id(key, "execution key")
     org = said.key.org_id
     if org is None:
         return key
     for name in (own_name(org, key), key):
         if org_of_run(connection, name) == org:
             return name
-    raise ApiError(404, "unknown_execution", f"{org} has no execution with this key")
+    raise ApiError(
+        404, "unknown_execution", f"{org} does not have an execution with the key {quote_value(key)}. Check the key"
+    )
 
 
 def _begun(connection: sa.Connection, key: str, said: Caller) -> str:
@@ -344,7 +355,7 @@ def _begun(connection: sa.Connection, key: str, said: Caller) -> str:
     name = _own(connection, key, said)
     if said.key.org_id is not None:
         found = reservations.read(connection, name)
-        require_maker(said.key, "" if found is None else found.actor, "this run")
+        require_maker(said.key, "" if found is None else found.actor, "this execution")
     return name
 
 

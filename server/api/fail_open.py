@@ -27,6 +27,7 @@ import structlog
 from drawdown.guard.decide import decide
 from drawdown.schema import database
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.server.api.programs import RECALLED_MS, Find, soon
 from drawdown.server.http.errors import SOON, ApiError, unauthorized
@@ -190,7 +191,7 @@ class FailOpen:
         """
         its_own = [name for name, use in self._kept.items() if use.key == key]
         if not all([await self._written(name) for name in its_own]):
-            text = "an allowed use with this key is not recorded yet. Send the same request again"
+            text = f"an allowed use with the key {quote_value(key)} is not recorded yet. Send the same request again"
             raise ApiError(503, "database", text, headers=SOON)
 
     async def record(self) -> None:
@@ -261,7 +262,7 @@ class FailOpen:
         """
         now = self._services.clock.now_ms()
         if quick and self._failed_ms is not None and 0 <= now - self._failed_ms < LOOK_AGAIN_MS:
-            raise DatabaseBusy("the database did not answer the last request")
+            raise DatabaseBusy("the database did not answer the last request. Send the request again later")
         try:
             async with asyncio.timeout(WITHIN_S if quick else None):
                 found = await soon(work())

@@ -18,6 +18,7 @@ import structlog
 
 from drawdown.guard.decide import Facts, decide
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import quote_value
 from drawdown.server.http.callers import TokenBuckets
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import describe_error
@@ -109,7 +110,7 @@ class Gate:
     def _unknown(self, org_id: str) -> dict[str, object]:
         wanted = self._services.settings.gate_unknown_org
         if wanted == "not_found":
-            raise ApiError(404, "unknown_org", "unknown organisation. Check the id")
+            raise ApiError(404, "unknown_org", f"unknown organisation {quote_value(org_id)}. Check the id")
         return decided(org_id, in_doubt("unknown_org", allowed=wanted == "allow"), None, None)
 
     async def _asked_again(self, org_id: str, found: Gated) -> bool:

@@ -32,6 +32,7 @@ from drawdown.guard.periods import Period
 from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import in_credits
 from drawdown.server.api.admin import Signed
 from drawdown.server.api.fail_open import FailOpen
@@ -638,7 +639,9 @@ def _own(connection: sa.Connection, key: str, said: Caller) -> str:
         return key
     use = guard.use_of(connection, said.key.org_id, key)
     if use is None:
-        raise ApiError(404, "unknown_use", f"{said.key.org_id} does not have a use with this key. Check the key")
+        raise ApiError(
+            404, "unknown_use", f"{said.key.org_id} does not have a use with the key {quote_value(key)}. Check the key"
+        )
     require_maker(said.key, use.actor, "this use")
     return use.use_key
 
@@ -729,7 +732,12 @@ async def decide_override(
 ) -> Mapping[str, object]:
     """Approve, refuse or end a limit override. Errors: ApiError; DrawdownError."""
     if word not in WORDS or not (number.isascii() and number.isdecimal() and len(number) <= NUMBER_DIGITS):
-        raise ApiError(404, "unknown_override", "POST /admin/overrides/NUMBER/approve, refuse or end")
+        raise ApiError(
+            404,
+            "unknown_override",
+            f"unknown limit override {quote_value(number)} or action {quote_value(word)}: expected "
+            "/admin/overrides/NUMBER/approve, /refuse or /end",
+        )
     by = By(now_ms, signed.order.actor, signed.order.reason, "http")
 
     def work(connection: sa.Connection) -> OverrideRow:

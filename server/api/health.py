@@ -42,10 +42,12 @@ class Readiness:
         try:
             doubted = await asyncio.wait_for(asyncio.shield(self._looking), WITHIN_S)
         except DrawdownError:
-            text = "the database is unavailable, or its schema has another version"
+            text = "the database is unavailable, or its schema has another version. Run `drawdown doctor`"
             raise ApiError(503, "database", text) from None
         except Exception:
-            raise ApiError(503, "database", "the database does not answer") from None
+            raise ApiError(
+                503, "database", "the database does not answer. Try again, or run `drawdown doctor`"
+            ) from None
         if doubted is not None:
             raise ApiError(
                 503, "history_doubted", "the database history may be lost. Ask the operator to run `drawdown recover`"

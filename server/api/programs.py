@@ -33,6 +33,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.declare import Action
 from drawdown.schema.errors import ClockDoubted, DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id, tell_few_names, tell_no_names
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server.api.codes import CALLS
 from drawdown.server.api.request_batching import RequestBatcher, Way
@@ -112,7 +113,7 @@ class Caller:
         own = self.key.org_id
         if (named := org_id or own) is None:
             raise bad_value("org_id", "missing org_id. Send it, because this key is not bound to an organisation")
-        if own not in (None, clean_id(named, "an organisation's id")):
+        if own not in (None, clean_id(named, "organisation id")):
             raise ApiError(
                 403, "foreign_org", f"this key is bound to {own}. Send that organisation, or use another key"
             )
@@ -317,7 +318,10 @@ class Programs:
         if not self._rates.take(key.name, self._services.clock.now_ms()):
             self._refused["keys"] += 1
             raise ApiError(
-                429, "too_many_requests", "too many requests with this key. Wait for Retry-After", headers=SOON
+                429,
+                "too_many_requests",
+                "too many requests with this key. Send the request again after the time in Retry-After",
+                headers=SOON,
             )
         require_scope(key, scope)
         return key
@@ -472,7 +476,11 @@ def of_program(error: DrawdownError, org_id: str | None = None) -> ApiError:
 def clean_id(text: str, what: str) -> str:
     """Return an id after a check that a database can store it. Errors: ApiError 422."""
     if not is_clean_id(text):
-        raise ApiError(422, "bad_value", f"invalid {what}: expected 1 to 200 characters, without control characters")
+        raise ApiError(
+            422,
+            "bad_value",
+            f"invalid {what} {quote_value(text)}: expected 1 to 200 characters without control characters",
+        )
     return text
 
 
@@ -492,11 +500,13 @@ def _query_of(request: Request, model: type[M]) -> M:
     """Return the query; only lists may repeat a name. Errors: ApiError 422."""
     raw: bytes = request.scope.get("query_string", b"")
     if raw.count(b"&") >= MOST_PARAMETERS:
-        raise ApiError(422, "bad_value", f"too many parameters: a query may have {MOST_PARAMETERS}")
+        raise ApiError(
+            422, "bad_value", f"too many query parameters: at most {MOST_PARAMETERS} are allowed. Remove some"
+        )
     given: dict[str, list[str]] = {}
     for name, value in request.query_params.multi_items():
         if not is_clean(value):
-            raise bad_value(name, f"invalid {name}: expected UTF-8 without control characters")
+            raise bad_value(name, f"invalid {name} {quote_value(value)}: expected UTF-8 without control characters")
         given.setdefault(name, []).append(value)
     lists = {name for name, one in model.model_fields.items() if get_origin(one.annotation) is list}
     found = {name: values if name in lists or len(values) > 1 else values[0] for name, values in given.items()}
@@ -578,5 +588,5 @@ def require_maker(key: ApiKey, maker: str, what: str) -> None:
     `maker`: the actor who began it. Errors: ApiError 403.
     """
     if key.org_id is not None and key.actor != maker:
-        why = f"another key began {what}. Use that key, or one that is not bound to an organisation"
-        raise ApiError(403, FOREIGN_KEY, f"{key.name} cannot change it: {why}")
+        why = "another key began it. Use that key, or a key that is not bound to an organisation"
+        raise ApiError(403, FOREIGN_KEY, f"key {key.name} cannot change {what}: {why}")

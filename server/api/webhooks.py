@@ -19,6 +19,7 @@ from typing import Final
 import structlog
 
 from drawdown.providers.protocol import Notice, Provider, ReadFailed, WebhookRefused
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import SECOND_MS
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
@@ -45,12 +46,22 @@ def require_worth_reading(services: Services, name: str, headers: Mapping[str, s
     provider = services.unasked.get(name)
     if provider is None or name not in services.providers:
         if name in services.broken:
-            message = f"provider {name} is unavailable. Send the webhook again"
+            message = (
+                f"provider {name} has invalid settings on this server. Run `drawdown provider list`, then send the "
+                "webhook again"
+            )
             raise ApiError(503, "provider_broken", message, headers=END)
-        raise ApiError(404, "not_found", "unknown provider. Check the path of the webhook", headers=END)
+        raise ApiError(
+            404, "not_found", f"unknown provider {quote_value(name)}. Check the path of the webhook", headers=END
+        )
     wanted = provider.capabilities.webhook_headers
     if wanted and not any(headers.get(header) for header in wanted):
-        raise ApiError(400, "webhook_refused", f"missing header {' or '.join(wanted)}", headers=END)
+        raise ApiError(
+            400,
+            "webhook_refused",
+            f"missing header {' or '.join(wanted)}. Send the webhook with this header",
+            headers=END,
+        )
 
 
 async def take(
@@ -73,7 +84,9 @@ async def take(
         await threads.write(lambda connection: store_failed(connection, event, reason, now))
         log.warning("webhook_not_fetched", provider=name, webhook_event=event.event_id, reason=reason)
         raise ApiError(
-            503, "not_fetched", "the webhook is genuine, and Drawdown could not fetch its object. Send it again"
+            503,
+            "not_fetched",
+            "the webhook is genuine, but Drawdown could not fetch its object. Send the webhook again",
         )
     notices = list(proven)
     changed = await threads.write(lambda connection: take_event(connection, event, notices, now))

@@ -21,7 +21,7 @@ from drawdown.schema.database import Transact
 from drawdown.schema.declare import MAX_NUMBER, ONE, Fact, Size, WrongField
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.text import clean
+from drawdown.schema.text import clean, quote_value
 from drawdown.schema.typed.parsing import parse_credits, parse_time
 from drawdown.server.console.frame.parts import Table
 from drawdown.worker.access.people import Person
@@ -90,7 +90,9 @@ class Doing:
         """
         found = self.values.get(name, "").strip()
         if found and not is_clean_id(found):
-            raise WrongField(name, "1 to 200 characters without control characters")
+            raise WrongField(
+                name, f"invalid id {quote_value(found)}: expected 1 to 200 characters without control characters"
+            )
         return found
 
     def maybe(self, name: str) -> str | None:
@@ -104,7 +106,11 @@ class Doing:
         """
         found = [line.strip() for line in self.values.get(name, "").splitlines() if line.strip()]
         if not all(is_clean_id(one) for one in found):
-            raise WrongField(name, "one a line, each of 1 to 200 characters without control characters")
+            raise WrongField(
+                name,
+                f"invalid id {quote_value(next(one for one in found if not is_clean_id(one)))}: expected 1 to 200 "
+                "characters without control characters, one id on each line",
+            )
         return list(dict.fromkeys(found))
 
     def credits(self, name: str) -> int | None:
@@ -127,7 +133,9 @@ class Doing:
         if not text:
             return None
         if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_NUMBER)) and int(text) <= MAX_NUMBER):
-            raise WrongField(name, "a whole number of 0 or more")
+            raise WrongField(
+                name, f"invalid number {quote_value(text)}: expected a whole number of 0 or more, in digits"
+            )
         return int(text)
 
     def time(self, name: str) -> int | None:
@@ -137,7 +145,7 @@ class Doing:
         """
         text = self.values.get(name, "").strip()
         try:
-            return parse_time(text, "this", self.by.now_ms) if text else None
+            return parse_time(text, "this field", self.by.now_ms) if text else None
         except UsageError as error:
             raise WrongField(name, str(error)) from None
 
@@ -149,7 +157,10 @@ def evidence_of(doing: Doing) -> str:
     """
     text = doing.values.get("evidence", "").strip()
     if not text or len(text) > MAX_EVIDENCE_CHARS or clean(text) != text:
-        said = f"expected 1 to {MAX_EVIDENCE_CHARS} characters without control characters"
+        said = (
+            f"invalid evidence {quote_value(text)}: expected 1 to {MAX_EVIDENCE_CHARS} characters without control "
+            "characters"
+        )
         raise WrongField("evidence", said)
     return text
 

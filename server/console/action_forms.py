@@ -280,7 +280,10 @@ class Acting:
         if known is None:
             raise SignedOutInside
         if not known.person.may(action.role):
-            why = f"{action.title} needs the role {action.role}, and {known.person.name} is {known.person.role}"
+            why = (
+                f"{action.title} needs the role {action.role}, and {known.person.name} is {known.person.role}. Ask an "
+                "admin"
+            )
             raise ApiError(403, "no_role", why)
         return known.person
 
@@ -290,10 +293,10 @@ class Acting:
         values = _values(action, form)
         for field in action.fields:
             if not field.optional and not values.get(field.name, "").strip():
-                raise WrongField(field.name, f"{field.label}: a value is required")
+                raise WrongField(field.name, f"missing {field.label}: a value is required")
             given, choices = values.get(field.name, ""), {value for value, _ in field.choices}
             if choices and given not in choices and not (field.optional and not given):
-                raise WrongField(field.name, f"{field.label}: choose one of the options")
+                raise WrongField(field.name, f"invalid {field.label} {quote_value(given)}: choose one of the options")
         key = form.get("key", "")
         if not console_acts.KEY.fullmatch(key):  # a dry run needs no valid key; `claim` refuses an invalid one
             key = console_acts.new_key(by.now_ms, secrets.token_urlsafe(32))
@@ -313,9 +316,13 @@ def _values(action: Action | None, form: Mapping[str, str]) -> dict[str, str]:
 def _reason(form: Mapping[str, str]) -> str:
     reason = form.get("reason", "").strip()
     if not reason:
-        raise WrongField("reason", "a reason is required")
+        raise WrongField("reason", "missing reason: a value is required")
     if len(reason) > declared.MAX_REASON_CHARS or clean(reason) != reason:
-        raise WrongField("reason", f"at most {declared.MAX_REASON_CHARS} characters without control characters")
+        raise WrongField(
+            "reason",
+            f"invalid reason {quote_value(reason)}: expected at most {declared.MAX_REASON_CHARS} characters without "
+            "control characters",
+        )
     return reason
 
 
@@ -410,7 +417,11 @@ def perform(connection: sa.Connection, action: Action, doing: Doing, form: Mappi
     size = _look_again(connection, action, doing, seen)
     wanted = to_type(size)
     if wanted is not None and not _is_number(form.get("typed", ""), wanted):
-        raise LookAgain(400, f"to confirm, type the number {as_plain(wanted)}")
+        raise LookAgain(
+            400,
+            f"invalid confirmation {quote_value(form.get('typed', ''))}: expected the number {as_plain(wanted)}. Type "
+            "it to confirm",
+        )
     return action.do(connection, doing)
 
 
@@ -434,8 +445,8 @@ def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
     person = doing.person
     most = None if person.role == "admin" else person.grant_limit_micro or 0
     if most is not None and size.unbounded:
-        why = f"{action.title}: no amount bounds the credits that this gives"
-        raise ApiError(403, "grant_limit", f"{why}. {person.name} may not do it, but an admin may")
+        why = f"{action.title}: this action can give any amount of credit"
+        raise ApiError(403, "grant_limit", f"{why}, so {person.name} may not do it. Ask an admin to do it")
     if most is not None and size.micro > most:
         why = f"{person.name} may give at most {as_credits(most)} credits at once, and this is {as_credits(size.micro)}"
         raise ApiError(403, "grant_limit", f"{why}. Ask an admin to do it, or to raise the limit")

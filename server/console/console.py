@@ -279,7 +279,9 @@ class Console:
             raise SignedOut
         if not known.person.may(page.role):
             has, name = known.person.role, known.person.name
-            raise ApiError(403, "no_role", f"{page.title} needs the role {page.role}, and {name} is {has}")
+            raise ApiError(
+                403, "no_role", f"{page.title} needs the role {page.role}, and {name} is {has}. Ask an admin"
+            )
         return known
 
     async def _file(self, page: Page, form: Form, request: Request) -> Response:
@@ -331,7 +333,12 @@ class Console:
                 if known is None:
                     raise ApiError(401, "signed_out", "your session ended. Sign in again")
                 if not known.person.in_demo:
-                    raise ApiError(404, "not_found", "outside a demo, only people of the organisation see this page")
+                    raise ApiError(
+                        404,
+                        "not_found",
+                        "outside a demo, only people of the organisation see this page. Open the organisation in the "
+                        "console",
+                    )
                 ask = Ask(known.person, now_ms, form)
                 require_org(connection, ask.required("org"))
                 return ask

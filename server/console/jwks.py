@@ -79,7 +79,10 @@ class DocumentCache:
     async def ask(self, call: Call, what: str) -> tuple[int, Mapping[str, Any]]:
         """Send a call, and return the status and the JSON object. Errors: Trouble."""
         if not is_safe(call.url):
-            raise Trouble(f"{what} cannot be called: its address is neither https:// nor on this machine")
+            raise Trouble(
+                f"{what} has an unsafe address: expected https://, or http:// on this machine, without a user or "
+                "fragment. Ask an admin to fix it"
+            )
         if self._under_way >= MOST_AT_ONCE:
             raise Trouble(TOO_MANY)
         self._under_way += 1
@@ -89,15 +92,19 @@ class DocumentCache:
             self._under_way -= 1
         if not isinstance(found, Answer):
             how = "cannot be reached" if isinstance(found, NotSent) else "does not answer"
-            raise Trouble(f"{what} {how}: {found.reason}")
+            raise Trouble(f"{what} {how}: {found.reason}. Try again")
         if 300 <= found.status < 400:
-            raise Trouble(f"{what} redirects, and Drawdown does not follow redirects")
+            raise Trouble(
+                f"{what} redirects, and Drawdown does not follow redirects. Ask an admin to set its final address"
+            )
         try:
             said = json.loads(found.body)
         except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict):
-            raise Trouble(f"{what} answers {found.status} without a JSON object")
+            raise Trouble(
+                f"{what} answers {found.status} without a JSON object. Try again, or ask an admin to check its address"
+            )
         return found.status, said
 
     async def get_cached(self, url: str, what: str, *, at_most_ms: int = KEPT_MS) -> Mapping[str, Any]:
@@ -125,7 +132,7 @@ class DocumentCache:
     async def _read(self, url: str, what: str) -> Mapping[str, Any]:
         status, said = await self.ask(Call("GET", url, {"accept": "application/json"}), what)
         if status != 200:
-            raise Trouble(f"{what} answers {status}")
+            raise Trouble(f"{what} answers {status}, not 200. Try again, or ask an admin to check its address")
         self._documents.pop(url, None)
         if len(self._documents) >= MOST_KEPT:
             del self._documents[next(iter(self._documents))]
@@ -149,4 +156,4 @@ class DocumentCache:
             fitting = [key for key in found if kid is None or key.kid == kid]
             if fitting:
                 return fitting
-        raise Trouble(f"{what} has no key of this signature")
+        raise Trouble(f"{what} does not publish the key of this signature. Try again in a minute")

@@ -98,10 +98,13 @@ def require_sane(settings: MySettings) -> None:
         try:
             session_auth.require_url(settings.url)
         except UsageError:
-            raise UsageError("invalid DRAWDOWN_MY_URL: expected an origin such as https://usage.example.com") from None
+            raise UsageError(
+                f"invalid DRAWDOWN_MY_URL {quote_value(settings.url)}: expected an origin such as https://usage.example.com"
+            ) from None
     if settings.jwks_url and not is_safe(settings.jwks_url):
-        raise UsageError(
-            "invalid DRAWDOWN_MY_JWKS_URL: expected a URL such as https://app.example.com/.well-known/jwks.json"
+        raise UsageError(  # without the value, because a user's password may be in it
+            "invalid DRAWDOWN_MY_JWKS_URL: expected a URL without a user, "
+            "such as https://app.example.com/.well-known/jwks.json"
         )
     if settings.is_set:
         jwts.require_library()
@@ -188,12 +191,12 @@ class My:
     async def _enter(self, request: Request) -> Response:
         async def entered() -> Response:
             if request.method != "GET":  # HEAD must not use up the link: programs that preview links send it
-                raise ApiError(405, "method", "invalid method. Open the link with GET")
+                raise ApiError(405, "method", f"invalid method {quote_value(request.method)}. Open the link with GET")
             try:
                 link = await self._links.read(said_by(request).get("token", ""), self.url, self._console.now_ms())
                 return await self._begin(request, link)
             except (Unproven, UsedLink) as error:
-                return self._failed(403, f"the link was refused: {error}")
+                return self._failed(403, f"the link was refused: {error}. Open the page from your product again")
             except Trouble as error:
                 return self._failed(502, f"the link cannot be checked: {error}")
 
@@ -313,7 +316,9 @@ class My:
         visitor, card = await self._look(work)
         service = None if card is None else self._services.payments(card.service)
         if card is None or service is None:
-            return self._failed(404, "no automatic top-up charges a card for this credit")
+            return self._failed(
+                404, "no automatic top-up charges a card for this credit. Ask the operator to set up top-ups"
+            )
         if self._card_pages >= MOST_CARD_PAGES:
             raise ApiError(503, "busy", "too many people open this page. Try again in a moment", headers=SOON)
         self._card_pages += 1
@@ -325,7 +330,7 @@ class My:
         finally:
             self._card_pages -= 1
         if isinstance(found, NoLink) or not is_safe(found.url):
-            return self._failed(502, f"{card.service} returned no page for a card. Try again later")
+            return self._failed(502, f"{card.service} did not return a page for a card. Try again later")
         return self._render("my_card.html", {"visitor": visitor, "service": card.service, "url_there": found.url})
 
     async def _leave(self, request: Request, _form: Mapping[str, str]) -> Response:
@@ -359,10 +364,13 @@ class Links:
         claims = await self._claims_of(token)
         jwts.require(claims, now_ms, aud=audience)
         if claims["exp"] * 1000 > now_ms + LINK_MS + jwts.SLACK_S * 1000:
-            raise Unproven("its exp is more than a quarter of an hour ahead")
+            raise Unproven("the token expires more than 15 minutes from now")
         org_id, person = _id(claims, "org"), _id(claims, "sub") if "sub" in claims else None
         if person is not None and person.startswith(STAFF):
-            raise Unproven(f"its sub begins with {STAFF}, which is reserved for people of the console")
+            raise Unproven(
+                f"the token's sub {quote_value(person)} begins with {STAFF}, which is reserved for people of the "
+                "console"
+            )
         return Link(_id(claims, "jti"), visitor(org_id, person))
 
     async def _claims_of(self, token: str) -> Mapping[str, Any]:
@@ -377,14 +385,14 @@ class Links:
         if algorithm in jwts.BY_KEYS and own.jwks_url:
             keys = await self._elsewhere.keys(own.jwks_url, kid, "the product")
             return jwts.claims_of(token, keys, jwts.BY_KEYS)
-        raise Unproven(f"this server is not set up for its algorithm {algorithm}")
+        raise Unproven(f"this server does not have a key for the token's algorithm {algorithm}")
 
 
 def _id(claims: Mapping[str, Any], name: str) -> str:
     """Return the id in a claim. Errors: Unproven if the claim has no valid id."""
     found = claims.get(name)
     if not isinstance(found, str) or not is_clean_id(found):
-        raise Unproven(f"the token has no claim {name} of 1 to 200 characters")
+        raise Unproven(f"the token does not have the claim {name} of 1 to 200 characters without control characters")
     return found
 
 
@@ -530,28 +538,30 @@ def reason_of(form: Mapping[str, str]) -> str:
     """
     reason = form.get("reason", "").strip()
     if not (0 < len(reason) <= MAX_REASON_CHARS and reason.isprintable()):
-        raise UsageError(f"invalid reason: expected 1 to {MAX_REASON_CHARS} characters on one line")
+        raise UsageError(
+            f"invalid reason {quote_value(reason)}: expected 1 to {MAX_REASON_CHARS} characters on one line"
+        )
     return reason
 
 
 def _period(form: Mapping[str, str]) -> Period:
     found = next((one for one in PERIODS if one == form.get("period")), None)
     if found is None:
-        raise UsageError(f"invalid period: expected {', '.join(PERIODS)}")
+        raise UsageError(f"invalid period {quote_value(form.get('period', ''))}: expected {', '.join(PERIODS)}")
     return found
 
 
 def _amount(form: Mapping[str, str]) -> int:
     found = form.get("amount", "").strip()
     if not (found.isascii() and found.isdecimal() and len(found) <= _DIGITS):
-        raise UsageError("invalid amount: expected a whole number such as 50")
+        raise UsageError(f"invalid amount {quote_value(found)}: expected a whole number such as 50")
     return int(found)
 
 
 def _ends_ms(form: Mapping[str, str], now_ms: int) -> int:
     choices = {str(days): days for days in DAY_CHOICES}
     if form.get("days", "") not in choices:
-        raise UsageError(f"invalid days: expected {', '.join(choices)}")
+        raise UsageError(f"invalid days {quote_value(form.get('days', ''))}: expected {', '.join(choices)}")
     return until(now_ms, choices[form["days"]])
 
 

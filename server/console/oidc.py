@@ -28,7 +28,7 @@ from starlette.routing import Route
 
 from drawdown.providers.http import Call
 from drawdown.schema.errors import UsageError
-from drawdown.schema.text import typed
+from drawdown.schema.text import quote_value, typed
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server import jwts
 from drawdown.server.console import session_auth
@@ -73,9 +73,15 @@ def require_sane(settings: OidcSettings) -> None:
     if not settings.issuer:
         return
     if not is_safe(settings.issuer) or urlsplit(settings.issuer).query:
-        raise UsageError("invalid DRAWDOWN_CONSOLE_OIDC_ISSUER: expected an issuer such as https://login.example.com")
+        raise UsageError(  # without the value, because a user's password may be in it
+            "invalid DRAWDOWN_CONSOLE_OIDC_ISSUER: expected an issuer without a user or query, "
+            "such as https://login.example.com"
+        )
     if not settings.client_id or not settings.claim:
-        raise UsageError("DRAWDOWN_CONSOLE_OIDC_ISSUER needs DRAWDOWN_CONSOLE_OIDC_CLIENT_ID, and a claim")
+        raise UsageError(
+            "DRAWDOWN_CONSOLE_OIDC_ISSUER needs a client and a claim. Set DRAWDOWN_CONSOLE_OIDC_CLIENT_ID and "
+            "DRAWDOWN_CONSOLE_OIDC_CLAIM"
+        )
     jwts.require_library()
 
 
@@ -146,7 +152,11 @@ class Oidc:
     async def _begin(self, request: Request) -> Response:
         async def to_issuer() -> Response:
             if not self._settings.issuer:
-                return self._desk.failed(404, "sign-in through another service is not set up here")
+                return self._desk.failed(
+                    404,
+                    "sign-in through another service is not set up here. Ask an admin to set "
+                    "DRAWDOWN_CONSOLE_OIDC_ISSUER",
+                )
             place = inside(said_by(request).get("next"))
             try:
                 found = await self._provider()
@@ -180,10 +190,15 @@ class Oidc:
         issuer = self._settings.issuer
         said = await self._elsewhere.get_cached(f"{issuer.rstrip('/')}/.well-known/openid-configuration", issuer)
         if said.get("issuer") != issuer:
-            raise Trouble(f"{issuer} states another issuer. Check DRAWDOWN_CONSOLE_OIDC_ISSUER")
+            raise Trouble(
+                f"{issuer} states another issuer, {quote_value(said.get('issuer'))}. Check DRAWDOWN_CONSOLE_OIDC_ISSUER"
+            )
         for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
             if not isinstance(said.get(name), str) or not is_safe(said[name]):
-                raise Trouble(f"{issuer} states no {name} with https://")
+                raise Trouble(
+                    f"{issuer} states an invalid {name} {quote_value(said.get(name))}: expected an https:// address. "
+                    "Ask an admin to fix it"
+                )
         return said
 
     async def _back(self, request: Request) -> Response:
@@ -219,19 +234,19 @@ class Oidc:
         """
         issuer = self._settings.issuer
         if query.get("iss", issuer) != issuer:  # RFC 9207
-            raise Unproven("the answer is from another issuer. Begin again")
+            raise Unproven(f"the answer is from another issuer, {quote_value(query['iss'])}. Begin again")
         if "error" in query:
             why = query["error"] if _CODE.fullmatch(query["error"]) else "an unknown error"
-            raise Unproven(f"{issuer} returned an error: {why}")
+            raise Unproven(f"{issuer} returned an error: {why}. Begin again")
         if not 0 < len(query.get("code", "")) <= MAX_CODE_CHARS:
-            raise Unproven(f"{issuer} sent no code. Begin again")
+            raise Unproven(f"{issuer} did not send a valid code. Begin again")
         provider = await self._provider()
         status, said = await self._elsewhere.ask(self._exchange(provider, query["code"], trip), issuer)
         token = said.get("id_token")
         if status != 200 or not isinstance(token, str):
             code = said.get("error")
             why = code if isinstance(code, str) and _CODE.fullmatch(code) else f"it answers {status}"
-            raise Trouble(f"{issuer} returned no token: {why}")
+            raise Trouble(f"{issuer} did not return a token: {why}. Begin again")
         claims = await self._claims_of(token, provider, trip)
         if self._settings.claim in claims or not isinstance(provider.get("userinfo_endpoint"), str):
             return claims
@@ -269,9 +284,9 @@ class Oidc:
             wanted = {"iss": own.issuer, "aud": own.client_id, "nonce": trip.nonce, **more}
             jwts.require(claims, self._services.clock.now_ms(), **wanted)
             if not isinstance(claims.get("sub"), str):
-                raise Unproven("the token has no claim sub")
+                raise Unproven("the token does not have the claim sub")
         except Unproven as error:
-            raise Unproven(f"the token of {own.issuer} is invalid: {error}") from None
+            raise Unproven(f"the token of {own.issuer} is invalid: {error}. Begin again") from None
         return claims
 
     async def _more(self, claims: Mapping[str, Any], url: str, access: object) -> Mapping[str, Any]:
@@ -284,7 +299,9 @@ class Oidc:
         headers = {"authorization": f"Bearer {access}", "accept": "application/json"}
         status, said = await self._elsewhere.ask(Call("GET", url, headers), self._settings.issuer)
         if status != 200 or said.get("sub") != claims["sub"]:
-            raise Trouble(f"{self._settings.issuer} returned no details of the person who signed in")
+            raise Trouble(
+                f"{self._settings.issuer} did not return the details of the person who signed in. Begin again"
+            )
         # An email and its verification must be from one document, so the token's `email_verified` does not count.
         kept = {name: value for name, value in claims.items() if name != "email_verified"}
         return {**said, **kept}
@@ -294,17 +311,20 @@ class Oidc:
         claim, issuer = self._settings.claim, self._settings.issuer
         name = claims.get(claim)
         if not isinstance(name, str) or not (name.isascii() and NAME.fullmatch(name.lower())):
-            raise Unproven(f"{issuer} returned no valid {claim}: expected a name of a to z, 0-9 and . _ @ + -")
+            raise Unproven(
+                f"{issuer} returned an invalid or missing {claim} {quote_value(name)}: expected 1 to 64 characters of "
+                "a-z, 0-9 and . _ @ + -. Ask an admin to change it"
+            )
         verified = claims.get("email_verified", self._settings.unverified_email)
         if claim == "email" and verified is not True:
-            raise Unproven(f"{issuer} has not verified the email {name}")
+            raise Unproven(f"{issuer} has not verified the email {name}. Verify it there, then begin again")
         return name.lower()  # the name is ASCII: in other alphabets, two letters may have the same lower case
 
     async def _entered(self, request: Request, name: str, place: str) -> Response:
         session = secrets.token_urlsafe(32)
         address = caller_of(request.client and request.client.host)
         if await self._let_in(name, session, address) is None:
-            why = f"{name} signed in at {self._settings.issuer}, but has no access here: an admin must run "
+            why = f"{name} signed in at {self._settings.issuer}, but has no access here. Ask an admin to run "
             return self._show_form(f"{why}`drawdown console user add {typed(name, '--role', 'viewer')}`", 403)
         answer = RedirectResponse(place, 303)
         session_auth.give(answer, session)

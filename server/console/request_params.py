@@ -16,7 +16,7 @@ from starlette.requests import Request
 from drawdown.schema.declare import MAX_KEY_CHARS as MAX_KEY_CHARS
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean, is_clean_id
-from drawdown.schema.text import clean
+from drawdown.schema.text import clean, quote_value
 from drawdown.schema.typed.parsing import LATEST_MS, parse_time
 from drawdown.worker.access.people import Person
 
@@ -39,10 +39,10 @@ def said_by(request: Request) -> dict[str, str]:
     pairs = request.query_params.multi_items()
     found = dict(pairs)
     if len(pairs) > MOST_PARAMETERS or len(found) != len(pairs):
-        raise UsageError("the address has a parameter twice, or too many. Begin at the overview")
+        raise UsageError("the address repeats a parameter, or has too many parameters. Begin at the overview")
     for name, text in pairs:
         if len(text) > MAX_TEXT_CHARS or "\0" in text:
-            what = f"expected up to {MAX_TEXT_CHARS:,} characters, none of them NUL"
+            what = f"expected at most {MAX_TEXT_CHARS:,} characters, without NUL"
             raise UsageError(f"invalid {clean(name, MAX_NAME_CHARS)}: {what}. Begin at the overview")
     return found
 
@@ -74,7 +74,9 @@ class Ask:
         """
         found = self.query.get(name, "")
         if found and not is_clean_id(found):
-            raise UsageError(f"invalid {name}: expected an id of 1 to 200 characters without control characters")
+            raise UsageError(
+                f"invalid {name} {quote_value(found)}: expected an id of 1 to 200 characters without control characters"
+            )
         return found
 
     def key(self, name: str) -> str:
@@ -85,7 +87,8 @@ class Ask:
         found = self.query.get(name, "")
         if found and not (is_clean(found) and len(found) <= MAX_KEY_CHARS):
             raise UsageError(
-                f"invalid {name}: expected a key of 1 to {MAX_KEY_CHARS} characters without control characters"
+                f"invalid {name} {quote_value(found)}: expected a key of 1 to {MAX_KEY_CHARS} characters without "
+                "control characters"
             )
         return found
 
@@ -96,7 +99,9 @@ class Ask:
         """
         found = self.query.get(name, "")
         if len(found) > MAX_KEY_CHARS:
-            raise UsageError(f"invalid {name}: longer than {MAX_KEY_CHARS} characters. Begin at the first page")
+            raise UsageError(
+                f"invalid {name} {quote_value(found)}: longer than {MAX_KEY_CHARS} characters. Begin at the first page"
+            )
         return found
 
     def required(self, name: str) -> str:
@@ -105,7 +110,7 @@ class Ask:
         Errors: UsageError if the parameter is missing.
         """
         if not self.query.get(name):
-            raise UsageError(f"the address has no {name}. Add ?{name}=…")
+            raise UsageError(f"missing {name} in the address. Add ?{name}=…")
         return self.text(name)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
@@ -115,7 +120,7 @@ class Ask:
         """
         found = self.query.get(name, "") or choices[0]
         if found not in choices:
-            raise UsageError(f"invalid {name}: expected {', '.join(filter(None, choices))}")
+            raise UsageError(f"invalid {name} {quote_value(found)}: expected {', '.join(filter(None, choices))}")
         return found
 
     def whole(self, name: str) -> int | None:
@@ -125,7 +130,7 @@ class Ask:
         """
         found = self.query.get(name, "")
         if found and not (re.fullmatch(r"-?[0-9]{1,18}", found) and found.isascii()):
-            raise UsageError(f"invalid {name}: expected a whole number. Begin at the first page")
+            raise UsageError(f"invalid {name} {quote_value(found)}: expected a whole number. Begin at the first page")
         return int(found) if found else None
 
     def place(self, name: str) -> int:
@@ -135,7 +140,9 @@ class Ask:
         """
         found = self.whole(name) or 0
         if found < 0:
-            raise UsageError(f"invalid {name}: expected a number of 1 or more. Begin at the first page")
+            raise UsageError(
+                f"invalid {name} {quote_value(found)}: expected a number of 0 or more. Begin at the first page"
+            )
         return found
 
     def instant(self, name: str) -> int | None:
@@ -145,7 +152,9 @@ class Ask:
         """
         found = self.whole(name)
         if found is not None and not 0 <= found <= LATEST_MS:
-            raise UsageError(f"invalid {name}: expected a time in milliseconds. Begin at the first page")
+            raise UsageError(
+                f"invalid {name} {quote_value(found)}: expected milliseconds since 1970. Begin at the first page"
+            )
         return found
 
     def moment(self, name: str) -> int | None:

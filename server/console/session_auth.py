@@ -45,9 +45,14 @@ def require_url(text: str) -> str:
     except ValueError:
         port = -1
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or port == -1:
-        raise UsageError("invalid DRAWDOWN_CONSOLE_URL: expected an origin such as https://drawdown.internal")
+        raise UsageError(
+            f"invalid DRAWDOWN_CONSOLE_URL {quote_value(text)}: expected an origin such as https://drawdown.internal"
+        )
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        raise UsageError("invalid DRAWDOWN_CONSOLE_URL: expected https://, or http:// with an address of this machine")
+        raise UsageError(
+            f"invalid DRAWDOWN_CONSOLE_URL {quote_value(text)}: expected https://, or http:// with an address of this "
+            "machine"
+        )
     return text
 
 
@@ -129,7 +134,7 @@ async def form_of(request: Request, url: str, budget: Budget, home: str = "/cons
     site, 400 for an invalid form; those of `bodies`.
     """
     if not is_ours(request, url):
-        why = f"this form was not sent from the console. Open it at {url}{home}"
+        why = f"this form was not sent from the console. Open the form at {url}{home}"
         raise ApiError(403, "foreign_form", why)
     async with body_of(request, MAX_FORM_BYTES, budget) as body:
         try:
@@ -138,9 +143,9 @@ async def form_of(request: Request, url: str, budget: Budget, home: str = "/cons
             raise ApiError(
                 400,
                 "bad_form",
-                f"the form cannot be read: expected at most {MOST_FIELDS} fields in UTF-8. Open it again",
+                f"the form cannot be read: expected at most {MOST_FIELDS} fields in UTF-8. Open the form again",
             ) from None
     found = dict(pairs)
     if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
-        raise ApiError(400, "bad_form", f"the form has the field {quote_value(twice[0])} twice. Open it again")
+        raise ApiError(400, "bad_form", f"the form has the field {quote_value(twice[0])} twice. Open the form again")
     return found

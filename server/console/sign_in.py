@@ -42,7 +42,7 @@ MOST_HASHES: Final = 20
 Above the limit, Drawdown asks the person to try again.
 """
 WRONG: Final = "wrong name or password"
-NO_LINK: Final = "the link was used, or expired. Ask an admin for another one (`drawdown console user reset`)"
+NO_LINK: Final = "the link was used, or expired. Ask an admin for another link (`drawdown console user reset`)"
 
 T = TypeVar("T")
 
@@ -188,7 +188,7 @@ class SignIn:
         Errors: ApiError 503 if MOST_HASHES are running or waiting.
         """
         if self._hashes >= MOST_HASHES:
-            raise ApiError(503, "busy", "too many people sign in now. Try again", headers=SOON)
+            raise ApiError(503, "busy", "too many people sign in now. Try again in a moment", headers=SOON)
         self._hashes += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._hashing, work)

@@ -100,7 +100,9 @@ async def body_of(request: Request, most_bytes: int, budget: Budget, key: str = 
     """
     said = request.headers.get("content-length", "0")
     if not (said.isascii() and said.isdigit() and len(said) <= _LENGTH_DIGITS):
-        raise ApiError(400, "bad_request", f"invalid Content-Length {quote_value(said)}: expected a number")
+        raise ApiError(
+            400, "bad_request", f"invalid Content-Length {quote_value(said)}: expected the number of bytes in digits"
+        )
     if int(said) > most_bytes:
         raise _too_large(most_bytes)
     caller = caller_of(request.client and request.client.host)
@@ -138,15 +140,15 @@ async def _read(request: Request, most_bytes: int, take: Callable[[int], None], 
         raise ApiError(
             408,
             "too_slow",
-            "the body did not arrive in time. Send it again without pauses",
+            "the body did not arrive in time. Send the request again without pauses",
             headers={"Connection": "close"},
         ) from None
     except ClientDisconnect:
-        raise ApiError(400, "cut_short", "the body ended too early. Send it again") from None
+        raise ApiError(400, "cut_short", "the body ended too early. Send the request again") from None
 
 
 def _too_large(most_bytes: int) -> ApiError:
-    message = f"body too large: at most {most_bytes} bytes are allowed"
+    message = f"body too large: at most {most_bytes} bytes are allowed. Send a smaller body"
     return ApiError(413, "too_large", message, headers={"Connection": "close"})
 
 
@@ -157,7 +159,7 @@ def parse(body: bytes, content_type: str, model: type[M]) -> M:
     ApiError 415, 400, 422.
     """
     if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(415, "not_json", "send Content-Type: application/json")
+        raise ApiError(415, "not_json", f"invalid Content-Type {quote_value(content_type)}: expected application/json")
     try:
         found = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_no_constant, parse_float=Decimal)
     except (ValueError, RecursionError, ArithmeticError):
@@ -217,7 +219,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"invalid {name}: expected JSON")
+    raise ValueError(f"invalid number {quote_value(name)}: JSON does not allow it")
 
 
 PIECE_BYTES: Final = 64 * 1024
@@ -237,7 +239,8 @@ def is_packed(content_encoding: str) -> bool:
     raise ApiError(
         415,
         "bad_encoding",
-        f"invalid Content-Encoding {quote_value(content_encoding)}: expected gzip or identity, or no such header",
+        f"invalid Content-Encoding {quote_value(content_encoding)}: expected gzip or identity. Otherwise omit the "
+        "header",
     )
 
 
@@ -253,10 +256,14 @@ def unpack(body: bytes, most_bytes: int) -> bytes:
         while at < len(body):
             members += 1
             if members > MOST_MEMBERS:
-                raise ApiError(413, "too_large", f"too many gzip members: at most {MOST_MEMBERS:,} are allowed")
+                raise ApiError(
+                    413,
+                    "too_large",
+                    f"too many gzip members: at most {MOST_MEMBERS:,} are allowed. Send the body as a single member",
+                )
             at = _member(body, at, found, most_bytes)
     except zlib.error:
-        raise ApiError(400, "bad_encoding", "invalid body: expected gzip") from None
+        raise ApiError(400, "bad_encoding", "invalid body: expected gzip, as Content-Encoding states") from None
     return bytes(found)
 
 
@@ -270,9 +277,13 @@ def _member(body: bytes, at: int, found: bytearray, most_bytes: int) -> int:
     while not member.eof:
         piece = body[at : at + PIECE_BYTES]
         if not piece:
-            raise ApiError(400, "bad_encoding", "invalid body: the gzip data ended too early")
+            raise ApiError(400, "bad_encoding", "invalid body: the gzip data ended too early. Send the whole body")
         at += len(piece)
         found += member.decompress(piece, most_bytes + 1 - len(found))
         if len(found) > most_bytes:
-            raise ApiError(413, "too_large", f"body too large: at most {most_bytes} unpacked bytes are allowed")
+            raise ApiError(
+                413,
+                "too_large",
+                f"body too large: at most {most_bytes} unpacked bytes are allowed. Send a smaller body",
+            )
     return at - len(member.unused_data)

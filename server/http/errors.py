@@ -86,14 +86,20 @@ def of_drawdown(error: DrawdownError) -> ApiError:
         case AnswerLost():
             return ApiError(503, "answer_lost", ANSWER_LOST, headers=SOON)
         case DatabaseBusy() | DatabaseNotReady():
-            return ApiError(503, "database", "the database is unavailable. Wait for Retry-After", headers=SOON)
+            return ApiError(
+                503,
+                "database",
+                "the database is unavailable. Send the request again after the time in Retry-After",
+                headers=SOON,
+            )
     return ApiError(500, "failed", str(error))
 
 
 def unauthorized() -> ApiError:
     """Return the error 401 for a missing, unknown or ended API key."""
     message = (
-        "send `Authorization: Bearer KEY` with a valid API key. To get a key, call `POST /v1/keys` with another key, "
+        "missing or invalid API key. Send `Authorization: Bearer KEY` with a valid key. To get a key, call `POST "
+        "/v1/keys` with another key, "
         "or ask the operator of the server"
     )
     return ApiError(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})

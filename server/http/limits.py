@@ -237,7 +237,10 @@ _FULL: Final = error_answer(
 
 _MANY_HEADERS: Final = error_answer(
     ApiError(
-        431, "too_many_headers", f"too many headers: a request may have {MOST_HEADERS}", headers={"Connection": "close"}
+        431,
+        "too_many_headers",
+        f"too many headers: at most {MOST_HEADERS} are allowed. Send fewer headers",
+        headers={"Connection": "close"},
     )
 )
 
@@ -246,7 +249,7 @@ _TOO_MANY: Final = error_answer(
     ApiError(
         429,
         "too_many_requests",
-        "too many requests from this address. Wait for Retry-After",
+        "too many requests from this address. Send the request again after the time in Retry-After",
         headers={"Retry-After": "1"},
     )
 )

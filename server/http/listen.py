@@ -39,7 +39,9 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise UsageError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+        raise UsageError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}. Choose another address or port"
+        ) from error
 
 
 class _Ending(uvicorn.Server):

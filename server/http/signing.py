@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import SECOND_MS
 from drawdown.server.http.errors import ApiError
 
@@ -58,18 +59,29 @@ def verify(
     deployment's names; empty to accept any. Errors: ApiError 503 if no secret is set, 401 otherwise.
     """
     if not secrets:
-        raise ApiError(503, "not_configured", "no admin secret is set. Ask the operator to set DRAWDOWN_ADMIN_SECRET")
+        raise ApiError(
+            503, "not_configured", "the admin secret is not set. Ask the operator to set DRAWDOWN_ADMIN_SECRET"
+        )
     timestamp, offered = headers.get("x-timestamp", ""), headers.get("x-signature", "")
     if _VERSION_1.fullmatch(offered):
-        raise _refused("signature version 1 is not supported. Sign the method and the host too, as v2=")
+        raise _refused("signature version 1 is not supported. Send version 2, which also signs the method and the host")
     if not _SECONDS.fullmatch(timestamp) or not _VERSION_2.fullmatch(offered):
-        raise _refused("missing signature. Send X-Timestamp in seconds, and X-Signature as v2= and lower-case hex")
+        raise _refused(
+            "missing or malformed signature. Send X-Timestamp in seconds, and X-Signature as v2= and 64 lower-case "
+            "hex digits"
+        )
     wanted = [signature(secret, timestamp, of) for secret in secrets]
     genuine = sum([hmac.compare_digest(expected, offered) for expected in wanted])
     if not genuine:
-        raise _refused("the signature does not match this request. A proxy must forward Host unchanged")
+        raise _refused(
+            "the signature does not match this request. Check the secret, the signed bytes, and that each proxy "
+            "forwards Host unchanged"
+        )
     if hosts and of.host.lower() not in hosts:
-        raise _refused("the request was signed for a host outside DRAWDOWN_ADMIN_HOSTS")
+        raise _refused(
+            f"the signed host {quote_value(of.host)} is not in DRAWDOWN_ADMIN_HOSTS. Send the request to a host that "
+            "is in it"
+        )
     require_fresh(headers, now_ms)
     return offered
 
@@ -80,7 +92,10 @@ def require_fresh(headers: Mapping[str, str], now_ms: int) -> None:
     Drawdown forgets a used signature once it is too old. So check again after a wait.
     """
     if abs(now_ms - int(headers["x-timestamp"]) * SECOND_MS) > TOLERANCE_MS:
-        raise _refused("the timestamp differs by more than 300 s from the clock of the server")
+        raise _refused(
+            f"the timestamp {quote_value(headers['x-timestamp'])} differs by more than 300 s from the clock of the "
+            "server. Check your clock, and sign the request again"
+        )
 
 
 def check_bearer(secret: str, authorization: str) -> None:
@@ -89,7 +104,9 @@ def check_bearer(secret: str, authorization: str) -> None:
     Errors: ApiError 503 if no secret is set, 401 otherwise.
     """
     if not secret:
-        raise ApiError(503, "not_configured", "no cron secret is set. Ask the operator to set DRAWDOWN_CRON_SECRET")
+        raise ApiError(
+            503, "not_configured", "the cron secret is not set. Ask the operator to set DRAWDOWN_CRON_SECRET"
+        )
     scheme, _, token = authorization.partition(" ")
     # compare hashes of equal length, so that the time does not reveal the secret's length
     wanted, offered = (
@@ -99,7 +116,7 @@ def check_bearer(secret: str, authorization: str) -> None:
         raise ApiError(
             401,
             "unauthorized",
-            "send `Authorization: Bearer SECRET` with the cron secret",
+            "missing or wrong cron secret. Send `Authorization: Bearer SECRET` with the cron secret",
             headers={"WWW-Authenticate": "Bearer"},
         )
 

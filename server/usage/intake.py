@@ -315,10 +315,12 @@ def _kind_of(request: Request, taker: Taker[Any]) -> tuple[str, bool]:
     """
     if request.scope.get("query_string"):
         name = clean(next(iter(request.query_params), "?"), MAX_ERROR_CHARS)
-        raise ApiError(400, "bad_request", f"unknown parameter {name}: this path takes only a body. Remove the query")
+        raise ApiError(
+            400, "bad_request", f"unknown parameter {quote_value(name)}: this path takes only a body. Remove the query"
+        )
     headers = request.headers
     if double := next((name for name in ONCE if len(headers.getlist(name)) > 1), None):
-        raise ApiError(400, "bad_request", f"send {double} once")
+        raise ApiError(400, "bad_request", f"duplicate header {double}. Send it once")
     kind = headers.get("content-type", JSON if is_binary(headers) else "")
     if type_of(kind) not in taker.types:
         raise ApiError(
@@ -470,7 +472,9 @@ class Quotas:
 
     def _too_many(self, what: str) -> ApiError:
         self._refused["items"] += 1
-        message = f"too many items {what} a second. No item was stored. Wait for Retry-After"
+        message = (
+            f"too many items {what} a second. No item was stored. Send the batch again after the time in Retry-After"
+        )
         return ApiError(429, "too_many_requests", message, headers=SOON)
 
 

@@ -26,7 +26,7 @@ from drawdown.events import body_items, cloudevents
 from drawdown.events.body_items import drop_traceback
 from drawdown.events.cloudevents import JSON, LINES, ReceivedEvent, items
 from drawdown.events.envelope import MAX_QUANTITY, Named, Unfit, UsageEvent, named_in
-from drawdown.schema.text import clean
+from drawdown.schema.text import clean, quote_value
 from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
 from drawdown.server.api.models import ErrorBody
 from drawdown.server.api.openapi import operation
@@ -112,7 +112,7 @@ def _store_counted(connection: sa.Connection, found: Sequence[ReceivedEvent], se
             return [result_of(_for_programs(one)) for one in taken]
         turn.rollback()
         known |= others
-    message = "a concurrent request sends the same events. No item was stored. Send it again"
+    message = "a concurrent request sends the same events. No item was stored. Send the request again"
     raise ApiError(503, "busy", message, headers=SOON)
 
 
@@ -181,7 +181,8 @@ class Events:
         wrong = [{"item": at, **one.to_json()} for at, one in enumerate(found) if one.status not in KEPT]
         if wrong:
             message = (
-                f"{len(wrong)} of {len(found)} events were refused. Fix and send them again. The others were stored"
+                f"{len(wrong)} of {len(found)} events were refused, and the others were stored. Fix the refused "
+                "events, and send them again"
             )
             raise ApiError(422, "bad_items", message, details={"results": wrong[:MOST_SAID]})
         return Response(status_code=204)
@@ -205,7 +206,11 @@ def _read_samples(sent: ReceivedBody) -> Iterator[Sample | Unfit]:
         try:
             sample = sample_of(item, key.org_id, key.cell_id, sent.now_ms)
             if not sample[0].startswith(begins):
-                raise Unfit("foreign_source", f"with this key, the id of a sample must begin with {begins}", "id")
+                raise Unfit(
+                    "foreign_source",
+                    f"invalid id {quote_value(sample[0])}: with this key, the id of a sample must begin with {begins}",
+                    "id",
+                )
             yield sample
         except Unfit as error:
             error.named = named_in(item, "cell_id", "id")

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from drawdown.ledger.calendar import start_of
+from drawdown.schema.text import quote_value
 from drawdown.server.api.models import MOST_ROWS, EpochMs
 from drawdown.server.api.openapi import operation
 from drawdown.server.api.programs import Caller, Programs
@@ -71,7 +72,9 @@ def _place(name: str) -> Place:
     feature, _, rest = name.partition(":")
     unit, colon, group = rest.partition(":")
     if not colon or unit not in UNITS_THERE_ARE:
-        raise bad_value("after", "invalid `after`: expected `next` of a page. Omit it for the first page")
+        raise bad_value(
+            "after", f"invalid `after` {quote_value(name)}: expected `next` of a page. Omit `after` for the first page"
+        )
     return Place(group, feature, unit)
 
 

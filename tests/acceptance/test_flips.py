@@ -440,7 +440,7 @@ def test_an_unknown_provider_is_named_with_those_there_are(tmp_path: Path) -> No
         ("org_id,customer_id\nacme,a\nacme,b\n", "line 3: acme is already in line 2"),
         ("org_id,customer_id\n\x07,a\n", "line 2: invalid org_id"),
         ("", "missing column org_id"),
-        ("org_id,customer_id\n", "the file has no organisations"),
+        ("org_id,customer_id\n", "the file does not name an organisation"),
     ],
 )
 def test_a_file_that_cannot_be_meant_moves_nobody(tmp_path: Path, text: str, says: str) -> None:

@@ -147,7 +147,7 @@ def test_two_at_once_have_a_file_each_and_what_one_left_is_taken_over_once(path:
 
 def test_so_many_processes_share_a_name_and_no_more(path: Path) -> None:
     made = [Spool(path, 1_000) for _ in range(MOST_SPOOLS)]
-    with pytest.raises(OSError, match="no free spool"):
+    with pytest.raises(OSError, match="all spools are in use"):
         Spool(path, 1_000)
     for one in made:
         one.close()

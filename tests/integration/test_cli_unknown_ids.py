@@ -503,7 +503,7 @@ def test_the_nearest_is_found_among_many_and_before_any_tick(shop: Shop, capsys:
         assert run(["org", "assign", given]) == 2
         assert f"did you mean {near}?" in capsys.readouterr().err
     assert run(["org", "show", "newcomer-1"]) == 1
-    assert "no tick has seen" in capsys.readouterr().err
+    assert "a tick has not seen" in capsys.readouterr().err
     assert run(["org", "assign", "newcomer-1"]) == 0
 
 

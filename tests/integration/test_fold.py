@@ -239,7 +239,7 @@ def test_the_command_says_what_goes_and_what_stays(fleet: Fleet, capsys: pytest.
     url = fleet.engine.url.render_as_string(hide_password=False)
     at = ("--database-url", url, "--at", str(fleet.clock.at_ms))
     for before, says in (
-        ("2024", "expected YYYY-MM, such as 2025-01"),
+        ("2024", "expected a month as YYYY-MM, such as 2025-01"),
         ("2024-13", "invalid month"),
         ("2030-01", "Pass --before 20"),
     ):

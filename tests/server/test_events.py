@@ -229,7 +229,7 @@ def test_product_key_sends_events_of_own_source_only_also_once_rotated(shop: Hou
     served(shop, work)
     rows = shop.fleet.rows("SELECT source, event_id FROM usage_events ORDER BY event_id")
     assert rows == [("app", "product 2 a"), ("app", "product a")]
-    with pytest.raises(UsageError, match="invalid source: expected 1 to 200 characters"):
+    with pytest.raises(UsageError, match=r"invalid source .*: expected 1 to 200 characters"):
         write(engine, lambda c: api_keys.create(c, key_of("x"), "x", ["events:write"], by, source="\n"))
 
 
@@ -483,7 +483,7 @@ def test_openmeters_way_answers_with_nothing_or_with_one_error(shop: House) -> N
 def test_body_with_a_query_is_refused(shop: House, path: str) -> None:
     async def work(caller: Caller) -> None:
         answer = await Sender(caller).send(f"{path}?backfill=june", event(), EVENT)
-        assert refused(answer) == (400, "bad_request") and "unknown parameter backfill" in answer.text
+        assert refused(answer) == (400, "bad_request") and "unknown parameter 'backfill'" in answer.text
 
     served(shop, work)
     assert shop.fleet.rows("SELECT id FROM usage_samples") == []

@@ -241,33 +241,33 @@ def test_a_link_is_remembered_for_longer_than_it_counts() -> None:
 
 LINKS: Final[list[tuple[dict[str, Any], str]]] = [
     ({"aud": "https://elsewhere.example"}, "audience of the token"),
-    ({"aud": None}, "has no claim aud"),
+    ({"aud": None}, "does not have the claim aud"),
     ({"aud": 7}, "audience of the token"),
-    ({"exp": None}, "has no claim exp"),
+    ({"exp": None}, "does not have the claim exp"),
     ({"exp": 1}, "the token expired"),
-    ({"exp": 2**40}, "more than a quarter of an hour ahead"),
+    ({"exp": 2**40}, "more than 15 minutes from now"),
     ({"exp": True}, "a claim of the token is invalid"),
     ({"exp": "soon"}, "a claim of the token is invalid"),
     ({"nbf": 2**40}, "not valid yet"),
-    ({"jti": None}, "has no claim jti"),
-    ({"jti": ""}, "has no claim jti"),
+    ({"jti": None}, "does not have the claim jti"),
+    ({"jti": ""}, "does not have the claim jti"),
     ({"jti": 5}, "a claim of the token is invalid"),
-    ({"jti": "x" * 201}, "has no claim jti"),
-    ({"org": None}, "has no claim org"),
-    ({"org": "a\nb"}, "has no claim org"),
-    ({"org": ["acme", "wayne"]}, "has no claim org"),
-    ({"sub": "x" * 201}, "has no claim sub"),
+    ({"jti": "x" * 201}, "does not have the claim jti"),
+    ({"org": None}, "does not have the claim org"),
+    ({"org": "a\nb"}, "does not have the claim org"),
+    ({"org": ["acme", "wayne"]}, "does not have the claim org"),
+    ({"sub": "x" * 201}, "does not have the claim sub"),
 ]
 
 
 def test_a_link_that_is_not_as_it_must_be_opens_nothing(home: Home) -> None:
     others: list[tuple[str, str]] = [
-        (signed(home.claims(), "x" * 32), "signature is of an unknown key"),
-        (unsigned(home.claims()), "an unsupported form"),
-        (confused(home.claims()), "signature is of an unknown key"),
-        (jwt.encode({"alg": "RS256"}, home.claims(), RSA), "this server is not set up for its algorithm RS256"),
-        (home.link()[:-3] + "AAA", "signature is of an unknown key"),
-        ("", "expected a signed token"), ("a.b.c", "expected a signed token"), ("x" * 9_000, "expected a signed token"),
+        (signed(home.claims(), "x" * 32), "signature does not match a known key"),
+        (unsigned(home.claims()), "an unsupported algorithm"),
+        (confused(home.claims()), "signature does not match a known key"),
+        (jwt.encode({"alg": "RS256"}, home.claims(), RSA), "algorithm RS256"),
+        (home.link()[:-3] + "AAA", "signature does not match a known key"),
+        ("", "is not a signed JWT"), ("a.b.c", "is not a signed JWT"), ("x" * 9_000, "is not a signed JWT"),
     ]  # fmt: skip
 
     async def work(client: httpx.AsyncClient, _: Server) -> None:
@@ -308,7 +308,7 @@ def test_keys_of_the_product_sign_where_they_are_published(engine: sa.Engine) ->
     answer = home.ask(
         lambda c, _: c.get("/my/enter", params={"token": jwt.encode({"alg": "RS256"}, home.claims(), RSA)})
     )
-    assert answer.status_code == 502 and "has no key" in answer.text
+    assert answer.status_code == 502 and "does not publish the key" in answer.text
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_page_of_an_org_never_shows_figures_of_another(home: Home) -> None:
 
 def test_no_link_says_a_name_of_the_consoles_own_people(home: Home) -> None:
     answer = home.ask(lambda client, _: client.get("/my/enter", params={"token": home.link(sub="console:ann")}))
-    assert answer.status_code == 403 and "sub begins with console:" in answer.text
+    assert answer.status_code == 403 and "begins with console:" in answer.text
 
 
 def test_whoever_is_halted_is_told_since_when_and_why_in_words_of_ours(home: Home) -> None:
@@ -555,8 +555,9 @@ FIELDS: Final = [
     ({"metric": "ideaa"}, 404, "unknown metric"), ({"amount": ""}, 400, "invalid amount"),
     ({"amount": "-1"}, 400, "invalid amount"), ({"amount": "1.5"}, 400, "invalid amount"),
     ({"amount": "٣"}, 400, "invalid amount"), ({"amount": "9" * 15}, 400, "invalid amount"),
-    ({"amount": "9" * 99}, 400, "invalid amount"), ({"period": "year"}, 400, "invalid period: expected hour"),
-    ({"period": "at_once"}, 400, "invalid period: expected hour"), ({"days": "90"}, 400, "invalid days: expected 7"),
+    ({"amount": "9" * 99}, 400, "invalid amount"), ({"period": "year"}, 400, ": expected hour"),
+    ({"period": "at_once"}, 400, ": expected hour"),
+    ({"days": "90"}, 400, ": expected 7"),
     ({"days": ""}, 400, "invalid days"), ({"reason": " "}, 400, "invalid reason"),
     ({"reason": "x" * 501}, 400, "invalid reason"), ({"reason": "a\nb"}, 400, "invalid reason"),
 ]  # fmt: skip
@@ -611,7 +612,7 @@ def test_where_a_card_is_charged_there_is_a_way_to_it(home: Home, monkeypatch: p
         for url in ("", "http://pay.example/", "javascript:alert(1)"):
             home.cards.url = url
             answer = await client.post("/my/card", headers=OURS)
-            assert answer.status_code == 502 and "returned no page for a card" in answer.text
+            assert answer.status_code == 502 and "did not return a page for a card" in answer.text
         home.cards.hangs = True
         monkeypatch.setattr(my, "CARD_WITHIN_S", 0.05)
         assert (await client.post("/my/card", headers=OURS)).status_code == 502

@@ -206,7 +206,7 @@ def test_a_real_server_refuses_a_wrong_secret_and_that_is_said(tmp_path: Path, r
         return await client.get(agreed(there.headers["location"], "ann@example.com"))
 
     answer = home.ask(work)
-    assert answer.status_code == 502 and "returned no token: invalid_client" in answer.text
+    assert answer.status_code == 502 and "did not return a token: invalid_client" in answer.text
     engine.dispose()
 
 
@@ -273,23 +273,23 @@ LIES: Final[list[tuple[dict[str, Any], str]]] = [
     ({"iss": "https://evil.example"}, "issuer of the token"),
     ({"aud": "another"}, "audience of the token"),
     ({"aud": ["another", "third"], "azp": CLIENT}, "audience of the token"),
-    ({"aud": [CLIENT, "another"]}, "has no claim azp"),
+    ({"aud": [CLIENT, "another"]}, "does not have the claim azp"),
     ({"aud": [CLIENT, "another"], "azp": "another"}, "issued to another client"),
     ({"azp": "another"}, "issued to another client"),
     ({"nonce": "another"}, "nonce of the token"),
-    ({"nonce": None}, "has no claim nonce"),
+    ({"nonce": None}, "does not have the claim nonce"),
     ({"exp": 1}, "the token expired"),
-    ({"exp": None}, "has no claim exp"),
+    ({"exp": None}, "does not have the claim exp"),
     ({"exp": "soon"}, "a claim of the token is invalid"),
     ({"iat": 2**40}, "issued in the future"),
     ({"nbf": 2**40}, "not valid yet"),
-    ({"sub": None}, "has no claim sub"),
+    ({"sub": None}, "does not have the claim sub"),
     ({"sub": 5}, "a claim of the token is invalid"),
     ({"email_verified": None}, "has not verified the email ann@example.com"),
     ({"email_verified": "true"}, "has not verified the email ann@example.com"),
     ({"email_verified": False}, "has not verified the email ann@example.com"),
-    ({"email": "no name here"}, "returned no valid email"),
-    ({"email": ["ann@example.com"]}, "returned no valid email"),
+    ({"email": "no name here"}, "returned an invalid or missing email"),
+    ({"email": ["ann@example.com"]}, "returned an invalid or missing email"),
 ]
 
 
@@ -299,16 +299,19 @@ def test_each_claim_that_lies_is_found_out(home: Home) -> None:
 
 SIGNATURES: Final[list[tuple[Callable[[dict[str, Any]], str], str]]] = [
     (issuers.confused, "the algorithm HS256 is not supported"),
-    (issuers.unsigned, "an unsupported form"),
-    (partial(signed, key=FOREIGN), "signature is of an unknown key"),
-    (partial(signed, kid="two"), "signature is of an unknown key"),
-    (lambda claims: signed(claims)[:-4] + "AAAA", "signature is of an unknown key"),
-    (lambda claims: signed({**claims, "email": "eve"}).rpartition(".")[0] + ".", "signature is of an unknown key"),
-    (lambda claims: "no token", "expected a signed token"),
-    (lambda claims: "é.é.é", "expected a signed token"),
-    (lambda claims: "e30.e30.e30", "expected a signed token"),
-    (lambda claims: signed(claims) + "." + signed(claims), "expected a signed token"),
-    (lambda claims: "x" * 13_000, "expected a signed token"),
+    (issuers.unsigned, "an unsupported algorithm"),
+    (partial(signed, key=FOREIGN), "signature does not match a known key"),
+    (partial(signed, kid="two"), "signature does not match a known key"),
+    (lambda claims: signed(claims)[:-4] + "AAAA", "signature does not match a known key"),
+    (
+        lambda claims: signed({**claims, "email": "eve"}).rpartition(".")[0] + ".",
+        "signature does not match a known key",
+    ),
+    (lambda claims: "no token", "is not a signed JWT"),
+    (lambda claims: "é.é.é", "is not a signed JWT"),
+    (lambda claims: "e30.e30.e30", "is not a signed JWT"),
+    (lambda claims: signed(claims) + "." + signed(claims), "is not a signed JWT"),
+    (lambda claims: "x" * 13_000, "is not a signed JWT"),
 ]
 
 
@@ -328,21 +331,21 @@ ANSWERS: Final[list[tuple[str, HttpResult, str]]] = [
     ("openid-configuration", NotSent("the host has no address"), "cannot be reached"),
     ("/jwks", REDIRECT, "redirects"),
     ("/jwks", LATE, "does not answer"),
-    ("/jwks", said(200, {"keys": 5}), "has no key"),
-    ("/jwks", said(200, {"keys": [{"kty": "oct", "k": "eHh4", "kid": "one"}, 7, {}]}), "has no key"),
+    ("/jwks", said(200, {"keys": 5}), "does not publish the key"),
+    ("/jwks", said(200, {"keys": [{"kty": "oct", "k": "eHh4", "kid": "one"}, 7, {}]}), "does not publish the key"),
     ("/token", REDIRECT, "redirects"),
-    ("/token", said(400, {"error": "invalid_grant"}), "returned no token: invalid_grant"),
-    ("/token", said(400, {"error": f"you sent {SECRET}"}), "returned no token: it answers 400"),
-    ("/token", said(200, {"access_token": "x"}), "returned no token"),
-    ("/token", said(200, {"id_token": 5}), "returned no token"),
+    ("/token", said(400, {"error": "invalid_grant"}), "did not return a token: invalid_grant"),
+    ("/token", said(400, {"error": f"you sent {SECRET}"}), "did not return a token: it answers 400"),
+    ("/token", said(200, {"access_token": "x"}), "did not return a token"),
+    ("/token", said(200, {"id_token": 5}), "did not return a token"),
     ("/token", LATE, "does not answer"),
 ]
 METADATA: Final[list[tuple[dict[str, Any], str]]] = [
     ({"issuer": ISSUER + "/"}, "states another issuer"),
-    ({"token_endpoint": "http://login.example.com/token"}, "no token_endpoint with https://"),
-    ({"authorization_endpoint": "javascript:alert(1)"}, "no authorization_endpoint"),
-    ({"jwks_uri": None}, "no jwks_uri"),
-    ({"jwks_uri": "https://u:p@login.example.com/jwks"}, "no jwks_uri"),
+    ({"token_endpoint": "http://login.example.com/token"}, "invalid token_endpoint"),
+    ({"authorization_endpoint": "javascript:alert(1)"}, "invalid authorization_endpoint"),
+    ({"jwks_uri": None}, "invalid jwks_uri"),
+    ({"jwks_uri": "https://u:p@login.example.com/jwks"}, "invalid jwks_uri"),
 ]
 
 
@@ -356,11 +359,11 @@ def test_an_issuer_that_answers_nonsense_is_told_of_in_words(home: Home) -> None
 def test_what_a_token_does_not_say_is_asked_for_of_the_same_one(home: Home) -> None:
     home.issuer.claims = {"email": None, "email_verified": None}
     home.issuer.more = {"email": "ann@example.com", "sub": "s-2"}
-    home.refused("returned no details of the person", 502)
+    home.refused("did not return the details of the person", 502)
     home.issuer.more = {}
-    home.refused("returned no valid email")
+    home.refused("returned an invalid or missing email")
     home.issuer.more = {"email": " ann@example.com "}
-    home.refused("returned no valid email")
+    home.refused("returned an invalid or missing email")
     home.issuer.more = {"email": "Ann@Example.com"}
     home.refused("has not verified the email Ann@Example.com")
     home.issuer.claims = {"email": None, "email_verified": True}
@@ -389,12 +392,12 @@ def test_whoever_comes_back_is_who_went(home: Home) -> None:
         ("from another issuer", {"iss": "https://evil.example"}),
         ("login.example.com returned an error: access_denied", {"error": "access_denied"}),
         ("login.example.com returned an error: an unknown error", {"error": "<b>call 0900 666</b>"}),
-        ("sent no code", {"code": None}),
-        ("sent no code", {"code": "x" * (oidc.MAX_CODE_CHARS + 1)}),
+        ("did not send a valid code", {"code": None}),
+        ("did not send a valid code", {"code": "x" * (oidc.MAX_CODE_CHARS + 1)}),
     ]
     home.all_refused([(lambda: None, words, 400, spoilt) for words, spoilt in cases])
     assert home.issuer.asked("/token") == 0, "none of them was worth a call"
-    home.refused("returned no token: invalid_grant", 502, code="another's")
+    home.refused("did not return a token: invalid_grant", 502, code="another's")
 
 
 def test_the_way_back_is_used_once_within_ten_minutes_and_by_the_last_tab(home: Home) -> None:
@@ -479,7 +482,7 @@ def test_only_so_much_is_asked_at_once_and_kept(home: Home) -> None:
             await asks.get_cached("https://x.example/another", "x")
         assert await asks.get_cached("https://x.example/0", "x"), "what is kept is said all the same"
         asks._waiting = 0
-        with pytest.raises(jwks.Trouble, match="neither https:// nor on this machine"):
+        with pytest.raises(jwks.Trouble, match="has an unsafe address"):
             await asks.ask(Call("GET", "http://x.example/"), "x")
 
     home.ask(work)
@@ -514,8 +517,8 @@ def test_a_slow_issuer_and_one_that_talks_without_end_are_given_up(
         return found
 
     slow, long = home.ask(work)
-    assert slow == "the issuer does not answer: no whole answer within 0.3 s"
-    assert long == f"the issuer does not answer: the answer has more than {jwks.MOST_BYTES} bytes"
+    assert slow == "the issuer does not answer: no whole answer within 0.3 s. Try again"
+    assert long == f"the issuer does not answer: the answer has more than {jwks.MOST_BYTES} bytes. Try again"
     engine.dispose()
 
 

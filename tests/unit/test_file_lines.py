@@ -44,7 +44,7 @@ def test_file_of_organisations_without_an_id_names_its_line(tmp_path: Path) -> N
     file = tmp_path / "orgs.csv"
     for text, fault in {
         "org_id,note\nacme,x\n ,y\n": "orgs.csv, line 3: missing org_id. Add it",
-        "org_id\n": "orgs.csv: the file has no organisations",
+        "org_id\n": "orgs.csv: the file does not name an organisation",
         "org\nacme\n": "orgs.csv: missing column org_id in the first line",
     }.items():
         file.write_text(text)

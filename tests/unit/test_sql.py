@@ -88,7 +88,7 @@ def test_a_slot_takes_a_piece_of_the_same_file_and_nothing_else(sql: Queries, ta
         assert sql.run(connection, "all", {}, only="none").all() == []
         with pytest.raises(SqlError, match=r"\{1 = 1\} does not exist for .* > all|used by all"):
             sql.run(connection, "all", {}, only="1 = 1")
-        with pytest.raises(SqlError, match="all has no slot where"):
+        with pytest.raises(SqlError, match="all does not have the slot where"):
             sql.run(connection, "all", {"least": 1}, where="none")
 
 
@@ -135,15 +135,15 @@ def test_several_reads_are_one_statement_with_the_rows_of_each(sql: Queries, tab
             assert [vars(row) for row in found[name]] == alone and alone
         assert [row.id for row in found["same"]] == [row.id for row in found["odd"] if row.id < 12]
         assert found["empty"] == [] and isinstance(found["odd"][0].half, Decimal)
-        with pytest.raises(SqlError, match="add is more than one statement"):
+        with pytest.raises(SqlError, match="add has more than one statement"):
             read_together(connection, add=sql.part("add", {"more": []}))
-        with pytest.raises(SqlError, match=r"queries\.sql: odd: no value for :least"):
+        with pytest.raises(SqlError, match=r"queries\.sql: odd: missing value for :least"):
             read_together(connection, odd=sql.part("odd"))
 
 
 def test_what_is_missing_is_named(sql: Queries, table: sa.Engine) -> None:
     with table.connect() as connection:
-        with pytest.raises(SqlError, match=r"queries\.sql: all: no value for :least"):
+        with pytest.raises(SqlError, match=r"queries\.sql: all: missing value for :least"):
             sql.run(connection, "all", {"most": 1})
         with pytest.raises(SqlError, match=r"\{circle\} contains itself \(used by circle > ring\)"):
             sql.run(connection, "circle")

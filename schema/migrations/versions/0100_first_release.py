@@ -15,4 +15,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Refuse a downgrade, because this is the first version."""
-    raise NotImplementedError("no version comes before 0.1.0")
+    raise NotImplementedError("version 0.1.0 is the first, so it cannot be downgraded. Restore a backup instead")

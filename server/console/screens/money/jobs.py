@@ -16,6 +16,7 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.database import Transact
 from drawdown.schema.declare import Fact, WrongField
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import quote_value
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Table
@@ -96,7 +97,10 @@ def _correction(doing: Doing) -> CorrectJob:
     """
     start, end = doing.time("from"), doing.time("to")
     if start is not None and start > doing.by.now_ms:
-        raise WrongField("from", "the day has not begun yet")
+        raise WrongField(
+            "from",
+            f"invalid day {quote_value(doing.values.get('from', ''))}: it has not begun yet. Enter an earlier day",
+        )
     try:
         return CorrectJob(doing.text("org"), doing.text("provider"), start, end)
     except UsageError as error:

@@ -133,7 +133,11 @@ def _payment(doing: Doing) -> str | None:
     """
     payment = doing.maybe("payment")
     if (doing.values["became"] == "paid") != (payment is not None):
-        raise WrongField("payment", "if the top-up was paid, name the payment; if not, leave this empty")
+        raise WrongField(
+            "payment",
+            "the payment does not match the outcome. If the top-up was paid, enter its payment. If not, leave this "
+            "field empty",
+        )
     return payment
 
 

@@ -11,6 +11,7 @@ from drawdown.ledger.allocation import Kind
 from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.ids import is_clean
+from drawdown.schema.text import quote_value
 from drawdown.schema.typed.parsing import show_credits, show_time, type_credits
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.frame.templates import url
@@ -55,7 +56,11 @@ def _customer(connection: sa.Connection, doing: Doing) -> str:
 def _amount(doing: Doing) -> int:
     micro = doing.credits("amount")
     if micro is None or micro <= 0:
-        raise WrongField("amount", "expected an amount above 0; to take credit back, use its lot")
+        raise WrongField(
+            "amount",
+            f"invalid amount {quote_value(doing.values.get('amount', ''))}: expected an amount above 0. To take "
+            "credit back, use its lot",
+        )
     return micro
 
 
@@ -98,5 +103,8 @@ def key_of(doing: Doing, name: str) -> str:
     """Return a key of several ids. Errors: WrongField if no key can have this text."""
     found = doing.values.get(name, "").strip()
     if not (is_clean(found) and len(found) <= MAX_KEY_CHARS):
-        raise WrongField(name, f"1 to {MAX_KEY_CHARS} characters without control characters")
+        raise WrongField(
+            name,
+            f"invalid key {quote_value(found)}: expected 1 to {MAX_KEY_CHARS} characters without control characters",
+        )
     return found

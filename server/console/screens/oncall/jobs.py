@@ -98,7 +98,7 @@ def _replay_job(doing: Doing) -> ReplayJob:
     """
     names, provider, all_ = doing.texts("id"), doing.text("provider"), doing.values["all"] == "yes"
     if bool(names) + bool(provider) + all_ != 1:
-        raise WrongField("id", "specify organisations, a provider or all: exactly one of the three")
+        raise WrongField("id", "specify exactly one of organisations, a provider and all")
     start, end = doing.time("from"), doing.time("to")
     assert start is not None and end is not None  # the form requires both
     return ReplayJob(ReplayScope(tuple(names), provider or None), start, end)
@@ -211,7 +211,7 @@ ORDER: Final = Action(
 ACTIONS: Final = (ORDER,)
 
 
-AT_ONCE: Final = "use the form of the organisation's tab Assignment, which works at once"
+AT_ONCE: Final = "Use the form of the organisation's tab Assignment, which works at once"
 QUEUED: Final = "queued. The next tick does or begins the job"
 
 
@@ -224,7 +224,8 @@ def _declared(connection: sa.Connection, doing: Doing) -> Capabilities:
     ids.require(connection, ids.PROVIDER, name, new=True if name in doing.declared else None)
     if name not in doing.declared or name in EXEMPT_PROVIDERS:
         raise Refused(
-            f"this server has no settings of {name}. Run `drawdown provider accept {name}` on a server that has them"
+            f"this server does not have the settings of {name}. Run `drawdown provider accept {name}` on a server "
+            "that has them"
         )
     return doing.declared[name]
 
@@ -262,7 +263,7 @@ def _assignment(connection: sa.Connection, doing: Doing) -> AssignJob:
     org, provider = doing.text("id"), doing.text("provider")
     ids.require_sampled_org(connection, org, new=False)
     if provider == EMBEDDED or provider in EXEMPT_PROVIDERS:
-        raise WrongField("provider", f"{provider} needs no lookup: {AT_ONCE}")
+        raise WrongField("provider", f"{provider} does not need a lookup. {AT_ONCE}")
     ids.require(connection, ids.PROVIDER, provider, new=True if provider in doing.declared else None)
     return AssignJob(
         org, provider, doing.maybe("customer"), start_of_window(doing), allow_halt=doing.values["halts"] == "yes"

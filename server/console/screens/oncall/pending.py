@@ -16,7 +16,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.errors import Refused
-from drawdown.schema.text import counted, typed
+from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
@@ -226,7 +226,11 @@ def start_of_window(doing: Doing) -> int | None:
     """
     found = doing.time("from")
     if found is not None and found % WINDOW_MS:
-        raise WrongField("from", "expected a window boundary: a multiple of five minutes")
+        raise WrongField(
+            "from",
+            f"invalid time {quote_value(doing.values.get('from', ''))}: expected a window boundary, a multiple of "
+            "five minutes",
+        )
     return found
 
 
@@ -268,7 +272,11 @@ def _assign(connection: sa.Connection, doing: Doing) -> ActionResult:
         biller = _biller(connection, org)
         moves = biller not in (None, provider, *EXEMPT_PROVIDERS)
         if moves and provider == EMBEDDED and doing.values["halts"] != "yes":
-            raise WrongField("halts", f"{biller} bills {org}: without credit here, Drawdown halts it")
+            raise WrongField(
+                "halts",
+                f"{biller} bills {org} now. If {org} does not have credit here, Drawdown halts it. To allow this, "
+                "choose yes",
+            )
     done = assignments.assign(connection, names, provider, doing.by, customer_id=doing.maybe("customer"), from_ms=start)
     fixed = sum(one.waited.resolved_s for one in done)
     return ActionResult(f"{len(done):,} assigned to {provider}; the next tick seals {fixed:,} s of pending usage")
@@ -315,7 +323,10 @@ def _quarantine_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]
 def _many(connection: sa.Connection, doing: Doing) -> Size:
     found, expect = len(_listed(connection, doing)), doing.number("expect")
     if expect not in (None, found):
-        raise Refused(f"the number of samples changed: {found:,} now, {expect:,} expected. Look at them again")
+        raise Refused(
+            f"the number of samples is not the expected number: {found:,} now, {expect:,} expected. Check the samples "
+            "again"
+        )
     return Size(rows=found)
 
 
@@ -323,7 +334,10 @@ def _fix(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = fixing.fix(connection, _chosen(doing), doing.by, unit=doing.values["as"])
     good = [one for one in done if one.new_id is not None]
     if not good:
-        raise Refused(f"no sample can be fixed: {done[0].why_not if done else 'none matches'}")
+        raise Refused(
+            f"cannot fix a sample: {done[0].why_not if done else 'the filter does not match a sample'}. Choose other "
+            "samples"
+        )
     seconds = sum(one.interval_s for one in good)
     return ActionResult(f"{len(good):,} of {len(done):,} entered again, {seconds:,} s; the next tick seals them")
 

@@ -560,7 +560,7 @@ def _chosen_by_form(doing: Doing, expect: int | None = None) -> Chosen:
 def _find(connection: sa.Connection, doing: Doing, states: Sequence[str]) -> list[str]:
     found = _chosen_by_form(doing, doing.number("expect")).find(connection, states)
     if not found:
-        raise Refused("no push matches")
+        raise Refused("the keys or filters do not match a push. Change them")
     return found
 
 
@@ -620,7 +620,9 @@ def _resolve(connection: sa.Connection, doing: Doing) -> ActionResult:
 def _void(connection: sa.Connection, doing: Doing) -> ActionResult:
     also = doing.values["although"] == "yes"
     if also and not doing.texts("keys"):
-        raise WrongField("although", "specify each accepted push by its key: no filter finds accepted pushes")
+        raise WrongField(
+            "although", "specify each accepted push by its key, because filters do not find accepted pushes"
+        )
     keys = _find(connection, doing, PROVEN)
     lost = _require_no_lookup(connection, doing, keys) if also else None
     done = pushes.void(connection, keys, doing.by, evidence_of(doing), lost=lost)
@@ -638,7 +640,7 @@ def _require_no_lookup(connection: sa.Connection, doing: Doing, keys: Sequence[s
         if push.state == "accepted" and push.provider != EMBEDDED and (can is None or can.lookup):
             raise Refused(
                 f"cannot void {push.key}: it is accepted, and the console does not look it up at {push.provider}. "
-                f"{typed('drawdown', 'push', 'void-lost', str(push.key), '--evidence', evidence_of(doing))}"
+                f"Run `{typed('drawdown', 'push', 'void-lost', str(push.key), '--evidence', evidence_of(doing))}`"
             )
     return found
 
