@@ -132,9 +132,13 @@ def no_cookies() -> CookieJar:
 
 def base_url(url: str) -> str:
     """Return the address of a server, without a slash at its end. Errors: ValueError."""
-    found = httpx.URL(url)
+    wrong = f"invalid server address {url!r:.60}: expected http://… or https://…"
+    try:
+        found = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(wrong) from error
     if found.scheme not in ("http", "https") or not found.host:
-        raise ValueError(f"invalid server address {url!r:.60}: expected http://… or https://…")
+        raise ValueError(wrong)
     return url.rstrip("/")
 
 

@@ -417,7 +417,7 @@ def test_what_is_left_when_the_server_stays_away_is_raised_with_its_count(
 
 
 def test_the_address_is_checked_and_the_key_is_not_shown() -> None:
-    for wrong in ("drawdown.example", "ftp://drawdown.example", "http://"):
+    for wrong in ("drawdown.example", "ftp://drawdown.example", "http://", "http://[::1"):
         with pytest.raises(ValueError, match="http"):
             Client(wrong, KEY)
     made = client()

@@ -218,11 +218,13 @@ QUEUED: Final = "queued. The next tick does or begins the job"
 def _declared(connection: sa.Connection, doing: Doing) -> Capabilities:
     """Return the declaration of the form's provider.
 
-    Errors: UnknownId; Refused if this server has no settings of the provider.
+    Errors: UnknownId; Refused if the provider does not have settings, or not at this server.
     """
     name = doing.text("provider")
     ids.require(connection, ids.PROVIDER, name, new=True if name in doing.declared else None)
-    if name not in doing.declared or name in EXEMPT_PROVIDERS:
+    if name in EXEMPT_PROVIDERS:
+        raise Refused(f"{name} does not bill usage here, so it does not have settings. Name another provider")
+    if name not in doing.declared:
         raise Refused(
             f"this server does not have the settings of {name}. Run `drawdown provider accept {name}` on a server "
             "that has them"
