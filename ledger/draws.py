@@ -204,7 +204,9 @@ def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
 
 def _within(amount_micro: int) -> int:
     if not 0 <= amount_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("invalid cost of an execution: expected 0 to 1,000,000,000 credits")
+        raise UsageError(
+            f"invalid cost {as_credits(amount_micro)} of an execution: expected 0 to 1,000,000,000 credits"
+        )
     return amount_micro
 
 
@@ -308,7 +310,7 @@ def _above(found: Reservation, total_micro: int) -> int:
 
 def beyond_hold(found: Reservation, above_micro: int) -> Denied:
     """Return the refusal of a draw above the reserved credit."""
-    more = f"{as_credits(above_micro)} credits above the reservation of {found.reservation}"
+    more = f"the draw exceeds the reservation of {found.reservation} by {as_credits(above_micro)} credits"
     return Denied("beyond_hold", f"{more}. Extend the execution first, or draw less")
 
 

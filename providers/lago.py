@@ -151,7 +151,9 @@ class Lago:
         """
         found = await self._api.get_cached("api", "v1", "subscriptions", push.customer_id)
         if isinstance(found, Absent):
-            return Rejected(f"not sent: Lago has no active subscription {push.customer_id}. Create it at Lago")
+            return Rejected(
+                f"not sent: Lago does not have an active subscription {push.customer_id}. Create it at Lago"
+            )
         subscription = found if isinstance(found, ReadFailed) else _part(found, "subscription", push.customer_id)
         if isinstance(subscription, ReadFailed):
             return self._api.retry_later(subscription, push.attempt, f"the subscription {push.customer_id}")
@@ -159,7 +161,10 @@ class Lago:
         if subscription.get("status") != "active" or started_ms is None:
             return Rejected(f"not sent: the subscription {push.customer_id} is not active at Lago. Activate it")
         if push.ts < started_ms:
-            return Rejected(f"not sent: the usage is older than the subscription {push.customer_id}, and Lago skips it")
+            return Rejected(
+                f"not sent: Lago skips usage before the start of the subscription {push.customer_id}. Start the "
+                "subscription earlier"
+            )
         return None
 
     async def _field(self, feature: str) -> str | ReadFailed | CannotTell:

@@ -411,7 +411,7 @@ def test_a_second_flip_has_to_wait_for_the_first_or_take_it_back(billers: Biller
     billers.flip([Wish("acme")], "autumn", from_ms=later)
     refused(billers, "acme already has a later assignment", [Wish("acme", "cus_acme")], "stripe")
     write(billers.fleet.engine, lambda c: assignments.cancel(c, "acme", billers.fleet.by))
-    with pytest.raises(Refused, match="no assignment that begins later"):
+    with pytest.raises(Refused, match="it has already begun, or does not exist"):
         write(billers.fleet.engine, lambda c: assignments.cancel(c, "acme", billers.fleet.by))
     assert billers.flip([Wish("acme", "cus_acme")], "stripe")[0].start_ms is not None
 

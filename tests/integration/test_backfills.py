@@ -247,7 +247,7 @@ def test_what_nobody_bills_or_nothing_maps_is_shown_as_what_waits(fleet: Fleet) 
 
 WRONG: Sequence[tuple[dict[str, Any], type[Exception], str]] = (
     ({"name": ""}, UsageError, "invalid backfill name '': expected 1 to 200 characters"),
-    ({"from_ms": T0 + 1}, UsageError, "must be window boundaries"),
+    ({"from_ms": T0 + 1}, UsageError, "expected window boundaries"),
     ({"to_ms": T0}, UsageError, "--to must be later than --from, by at most 31 days"),
     ({"from_ms": T0 - 32 * DAY_MS}, UsageError, "at most 31 days"),
     ({"to_ms": T0 + 2 * DAY_MS}, UsageError, "is in the future, but a backfill is for past events"),

@@ -174,8 +174,8 @@ def test_the_bounds_of_time_are_inclusive() -> None:
         ({"columns": {"organisation": "x"}}, "unknown field 'organisation'"),
         ({"constants": {"ts_ms": "1"}}, "unknown field 'ts_ms'"),
         ({"constants": {"id": "1"}}, "same id"),
-        ({"columns": {"cell_id": "x"}, "constants": {"cell_id": "c"}}, "cell_id is given twice"),
-        ({"columns": {"id": "x"}, "id_from_line": True}, "id is given twice"),
+        ({"columns": {"cell_id": "x"}, "constants": {"cell_id": "c"}}, "cell_id has two sources"),
+        ({"columns": {"id": "x"}, "id_from_line": True}, "id has two sources"),
         ({"time_format": "rfc"}, "--time-format rfc"),
         ({"time_format": "%Q"}, "--time-format %Q"),
         ({"time_format": "%Y %Y"}, "--time-format %Y %Y"),
@@ -183,7 +183,7 @@ def test_the_bounds_of_time_are_inclusive() -> None:
         ({"zone": "../etc/passwd"}, "--zone ../etc/passwd"),
         ({"zone": ""}, "--zone"),
         ({"format": "xlsx"}, "--format xlsx"),
-        ({"chunk_rows": 0}, "at least one row"),
+        ({"chunk_rows": 0}, "expected 1 or more rows"),
     ],
 )
 def test_wrong_options_are_said_at_once(options: dict[str, object], said: str) -> None:

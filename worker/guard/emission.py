@@ -75,7 +75,9 @@ def emit(connection: sa.Connection, emission: Emission, now_ms: int) -> Emitted:
     """Record one event. Errors: Denied `bad_event`; DatabaseBusy."""
     (found,) = take_all(connection, [emission], now_ms)
     if not is_kept(found):
-        raise Denied(REFUSED, f"its event was refused, so the use was not counted: {found.code}: {found.message}")
+        raise Denied(
+            REFUSED, f"the event of the use was refused ({found.code}), so the use was not counted: {found.message}"
+        )
     return emitted(emission, found)
 
 

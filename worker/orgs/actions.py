@@ -147,7 +147,7 @@ def override(
     if max_concurrent is not None and max_concurrent < 0:
         raise UsageError(f"invalid --max-concurrent {max_concurrent}: expected 0 or more")
     if until_ms is not None and until_ms <= by.now_ms:
-        raise UsageError("invalid --until: it is in the past. Pass a later time")
+        raise UsageError(f"invalid --until {show_time(until_ms)}: it is in the past. Pass a later time")
     was = _override_of(connection, org_id, by.now_ms)
     now = Override(
         was.max_concurrent if max_concurrent is None else max_concurrent,

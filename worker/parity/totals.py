@@ -95,7 +95,7 @@ def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
             if len(found) > MAX_TOTALS:
                 raise BadTotal(f"more than {MAX_TOTALS:,} totals. Pass fewer days at once")
         if not found:
-            raise BadTotal("no totals were found")
+            raise BadTotal("the file does not have totals. Write one total a line")
         return by_day(found)
     except (BadTotal, Unfit) as bad:
         at = bad.line if isinstance(bad, Unfit) else line
@@ -112,10 +112,13 @@ def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
         raise _too_many()
     answer = _object(body.decode("utf-8", "replace"))
     if answer.get("cell_id") != cell_id or answer.get("day") != day_text(day_ms):
-        raise BadTotal(f"expected the answer of {cell_id} for {day_text(day_ms)}")
+        raise BadTotal(
+            f"answer of {quote_value(answer.get('cell_id'))} for {quote_value(answer.get('day'))}: expected "
+            f"{cell_id} for {day_text(day_ms)}"
+        )
     usage = answer.get("usage")
     if not isinstance(usage, list):
-        raise BadTotal("`usage` is not a list")
+        raise BadTotal("invalid usage: expected a list of objects")
     if len(usage) > MAX_ANSWER_TOTALS:
         raise _too_many()
     same = {"day": day_text(day_ms), "cell_id": cell_id}
@@ -143,7 +146,7 @@ def _may_be_read(body: bytes) -> bool:
 
 
 def _too_many() -> BadTotal:
-    return BadTotal(f"it has more than {MAX_ANSWER_TOTALS:,} totals")
+    return BadTotal(f"the answer has more than {MAX_ANSWER_TOTALS:,} totals")
 
 
 def total_of(row: Mapping[str, object]) -> Total:
@@ -173,7 +176,7 @@ def by_day(totals: Iterable[Total]) -> Days:
         of_org = found.setdefault((one.day_ms, one.cell_id), {}).setdefault(one.org_id, {})
         if one.memory_mb in of_org or (of_org and (None in of_org) != (one.memory_mb is None)):
             size = "" if one.memory_mb is None else f" at {one.memory_mb} MB"
-            raise BadTotal(f"{one.org_id}{size} appears twice for {day_text(one.day_ms)}")
+            raise BadTotal(f"{one.org_id}{size} appears twice for {day_text(one.day_ms)}. Pass one total for it")
         of_org[one.memory_mb] = one.seconds
     if len({day for day, _ in found}) > MAX_DAYS:
         raise BadTotal(f"more than {MAX_DAYS} days. Pass fewer days at once")
@@ -206,7 +209,7 @@ def _text_of(name: str, stdin: BinaryIO | None) -> str:
     try:
         return raw.decode().removeprefix(_BOM)
     except UnicodeDecodeError as error:
-        raise UsageError(f"{name}: the file is not UTF-8 at byte {error.start:,}") from error
+        raise UsageError(f"{name}: the file is not UTF-8 at byte {error.start:,}. Save it as UTF-8") from error
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
@@ -244,7 +247,10 @@ def _object_of_line(line: str) -> Mapping[str, object]:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise BadTotal("an object has the same name twice")
+        names = [name for name, _ in pairs]
+        raise BadTotal(
+            f"an object has the name {quote_value(next(name for name in names if names.count(name) > 1))} twice"
+        )
     return found
 
 
@@ -254,9 +260,9 @@ def _object(text: str) -> dict[str, Any]:
     except BadTotal:
         raise
     except (ValueError, RecursionError) as error:
-        raise BadTotal("not JSON") from error
+        raise BadTotal("not JSON: expected an object") from error
     if not isinstance(found, dict):
-        raise BadTotal("not a JSON object")
+        raise BadTotal("not a JSON object: expected {…}")
     return found
 
 

@@ -31,7 +31,7 @@ from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries, read_together
-from drawdown.schema.text import typed
+from drawdown.schema.text import quote_value, typed
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, in_credits
 from drawdown.worker.catalog.wallets import billers_part, terms_part, with_wallets
 from drawdown.worker.verdict.effective_balance import unbilled_micro
@@ -333,7 +333,11 @@ def list_entries(connection: sa.Connection, customer_id: str, most: int, after: 
     """
     values = {"account_id": wallet_account(customer_id), "at_most": most, "after": after}
     if after and SQL.run(connection, "is_entry", values).first() is None:
-        raise UsageError("invalid after: this wallet has no such entry. Start at the first page", at="after")
+        raise UsageError(
+            f"invalid after {quote_value(after)}: this wallet does not have an entry with this key. Start at the first "
+            "page",
+            at="after",
+        )
     return [EntryRow(**row._mapping) for row in SQL.run(connection, "entries", values)]
 
 
