@@ -195,7 +195,7 @@ def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
         if amount is None:
             raise Denied(
                 "no_rate",
-                f"feature {feature} had no rate when {found.reservation} was accepted. "
+                f"feature {feature} did not have a rate when {found.reservation} was accepted. "
                 "Later rates do not apply. Send its cost in credits",
             )
         lines.append(Line(feature, quantity, _within(amount)))

@@ -176,7 +176,7 @@ class Lago:
         if isinstance(found, ReadFailed):
             return found
         if isinstance(found, Absent):
-            return CannotTell(f"Lago has no billable metric {feature}. Create it with the aggregation sum")
+            return CannotTell(f"Lago does not have the billable metric {feature}. Create it with the aggregation sum")
         metric = found.get("billable_metric")
         if not isinstance(metric, Mapping) or metric.get("code") != feature:
             return ReadFailed("HTTP 200 with another metric")
@@ -237,7 +237,7 @@ class Lago:
         if not isinstance(field, str):
             return field
         quantity = _quantity(event, field)
-        return ReadFailed("the event has no whole quantity") if quantity is None else FoundPush(quantity)
+        return ReadFailed("the event does not have a whole quantity") if quantity is None else FoundPush(quantity)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the totals of each metric that sums a property.
@@ -286,7 +286,7 @@ class Lago:
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
         raise WebhookRefused(
-            "Drawdown does not accept webhooks of Lago: their signature has no time, so a copy would be valid"
+            "Drawdown does not accept webhooks of Lago: their signature lacks a time, so a copy would be valid"
         )
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:

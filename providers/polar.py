@@ -232,7 +232,7 @@ class Polar:
         if not events:
             return Absent()
         quantity = events[0][1]
-        return ReadFailed("the event has no whole quantity") if quantity is None else FoundPush(quantity)
+        return ReadFailed("the event does not have a whole quantity") if quantity is None else FoundPush(quantity)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the totals of each meter, for events dated in [from_ms, to_ms).

@@ -545,7 +545,7 @@ NEXT_ADDRESS_S: Final = 0.25
 MAX_PROXY_HEAD_BYTES: Final = 16 * 1024
 """Size of a proxy's response to CONNECT."""
 NOT_TRUSTED: Final = f"the certificate is not trusted. Name its authority in {CA_FILE}"
-NO_ADDRESS: Final = f"the host has no address. Set {PROXY} if only a proxy reaches it"
+NO_ADDRESS: Final = f"the host does not have an address. Set {PROXY} if only a proxy reaches it"
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 
 

@@ -156,7 +156,7 @@ def test_what_was_read_before_the_content_that_stands_is_no_conflict(fleet: Flee
     with closing(file_sums.add_up(found_file(path), slow.now_ms)) as sums:
         fleet.clock.at_ms += 1
         batch = taken(fleet, written(path, ROWS)).batch
-        with pytest.raises(files.NotNow, match="another process took its content meanwhile"):
+        with pytest.raises(files.NotNow, match="another process just took a file with the same content"):
             write(fleet.engine, lambda c: take(c, sums, BY_HAND, slow))
     assert [line.outcome for line in read(fleet.engine, sources.list_batches)] == ["taken"]
     assert (again := taken(fleet, path)).outcome == "repeated" and again.batch == batch

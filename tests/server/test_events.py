@@ -229,7 +229,7 @@ def test_product_key_sends_events_of_own_source_only_also_once_rotated(shop: Hou
     served(shop, work)
     rows = shop.fleet.rows("SELECT source, event_id FROM usage_events ORDER BY event_id")
     assert rows == [("app", "product 2 a"), ("app", "product a")]
-    with pytest.raises(UsageError, match="invalid source .*: expected 1 to 200 characters"):
+    with pytest.raises(UsageError, match=r"invalid source .*: expected 1 to 200 characters"):
         write(engine, lambda c: api_keys.create(c, key_of("x"), "x", ["events:write"], by, source="\n"))
 
 

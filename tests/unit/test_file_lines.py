@@ -36,7 +36,7 @@ def test_blank_lines_without_an_end_end_too(name: str) -> None:
 def test_no_error_of_a_file_says_what_became_of_its_lines() -> None:
     """It may be of events that are staged."""
     for data in (b"\0" * (MAX_PASSED_OVER_BYTES + (2 << 20)), gzip.compress(b"x\n" * 99)[:-9]):
-        with pytest.raises(DrawdownError, match="import all of it again: each row counts once"):
+        with pytest.raises(DrawdownError, match="import all of it again, because each row counts once"):
             list(NumberedLines("-", io.BytesIO(data)))
 
 

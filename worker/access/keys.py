@@ -260,7 +260,7 @@ def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms
         )
     row = SQL.run(connection, "going", {"name": name}).one()
     if row.ended_ms is not None:
-        raise Refused(f"key {name} was ended. Run `drawdown key create` with another name")
+        raise Refused(f"cannot rotate key {name}: it has ended. Run `drawdown key create` with another name")
     old_until = by.now_ms + overlap_ms
     old_until = old_until if row.expires_ms is None else min(old_until, row.expires_ms)
     expires = None if row.expires_ms is None else by.now_ms + row.expires_ms - row.created_ms

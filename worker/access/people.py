@@ -291,7 +291,7 @@ def _row(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
 def _hold(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
     row = _row(connection, name)
     if row.ended_ms is not None:
-        raise Refused(f"the person {name} was ended. Add a person with another name")
+        raise Refused(f"the access of {name} has ended. Run `drawdown console user add` with another name")
     return row
 
 

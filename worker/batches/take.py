@@ -198,7 +198,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
         if other is None:
             raise NotNow(f"{name}: another process just took and withdrew a batch with this name. Try again")
         if other.is_newer:  # otherwise the text would advise to withdraw the right batch
-            raise NotNow(f"{name}: another process took its content meanwhile. Try again")
+            raise NotNow(f"{name}: another process just took a file with the same content. Try again")
         said = f"the batch {other.batch} has this name and other content. Withdraw that batch"
         after = ", and a tick takes the new answer" if is_asked(file.place) else " first, or rename the file"
         return TakenFile(source, name, batch, "conflict", said=said + after)

@@ -264,7 +264,8 @@ def _priced(connection: sa.Connection, request: Request, now_ms: int, card: Rate
         if price is None:
             _require_feature(connection, feature)
             raise Denied(
-                "no_rate", f"feature {feature} has no rate. Run `drawdown ledger rate {feature} --micro-credits N`"
+                "no_rate",
+                f"feature {feature} does not have a rate. Run `drawdown ledger rate {feature} --micro-credits N`",
             )
         amount += price
     return _sane_amount(amount)

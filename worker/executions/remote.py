@@ -268,7 +268,7 @@ def price_of(connection: sa.Connection, card: RateCard, provider: str, line: tup
         ids.require(connection, ids.FEATURE, feature)
         of = f"provider rate {provider} {feature} --micro N"
         of = f"ledger rate {feature} --micro-credits N" if uses_ledger(connection, provider) else of
-        raise Denied("no_rate", f"feature {feature} has no rate at {provider}. Run `drawdown {of}`")
+        raise Denied("no_rate", f"feature {feature} does not have a rate at {provider}. Run `drawdown {of}`")
     return amount
 
 

@@ -172,7 +172,8 @@ def end_feature(
         if before and from_ms in (None, before[0].start_ms):
             return [Mapped(row.start_ms, 0, 0, 0, feature, again=True) for row in before]
         raise Refused(
-            f"no size or event type makes the feature {feature} from {utc(start)}. Run `drawdown feature list`"
+            f"cannot end the feature {feature}: sizes and event types are not mapped to it from {utc(start)} on. Run "
+            "`drawdown feature list`"
         )
     ended: list[Mapped] = []
     for row in mine:

@@ -99,7 +99,7 @@ def take_all(connection: sa.Connection, emissions: Sequence[Emission], now_ms: i
     return [found[at] for at in range(len(emissions))]
 
 
-_TOO_OLD: Final = EventResult("invalid", "too_old", "it is over 34 days old. Send it to POST /v1/events")
+_TOO_OLD: Final = EventResult("invalid", "too_old", "the event is over 34 days old. Send it to POST /v1/events")
 
 
 def is_kept(taken: EventResult) -> bool:

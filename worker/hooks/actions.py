@@ -191,7 +191,10 @@ def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str 
     values = {"message_id": message_id, "endpoint": endpoint}
     sent_to = list(SQL.run(connection, "going_on_of", values).scalars())
     if not sent_to:
-        raise Refused(f"no endpoint of {message_id} is active. Run `drawdown hook show {message_id}` to list them")
+        raise Refused(
+            f"cannot send {message_id} again: its endpoints are not active. To list them, run `drawdown hook show "
+            f"{message_id}`"
+        )
     SQL.run(connection, "replay", {"message_id": message_id, "endpoints": sent_to, "now_ms": by.now_ms})
     record(connection, "hook_replay", message_id, {"endpoints": sent_to}, by)
     return sent_to

@@ -155,7 +155,9 @@ def override(
         was.until_ms if until_ms is None else until_ms,
     )
     if not now.says_something:
-        raise UsageError(f"{org_id} has no org override for --until. Pass --max-concurrent or --never-halt, too")
+        raise UsageError(
+            f"invalid --until: {org_id} does not have an org override. Pass --max-concurrent or --never-halt, too"
+        )
     return _say(connection, org_id, was, now, by)
 
 

@@ -407,12 +407,12 @@ def problem_of(
         case CustomerState(balance) if balance is not None and balance <= 0 and would_newly_halt(candidate, options):
             if not options.allow_halt:
                 text = (
-                    f"the customer {customer} has no credit at {options.provider}, so the assignment would halt "
+                    f"the customer {customer} does not have credit at {options.provider}, so the assignment would halt "
                     "the organisation at once"
                 )
                 return f"{text}. Grant credit there first, or pass --allow-halt", None
             return None, (
-                "the customer has no credit there, so the assignment halts the organisation when it takes effect"
+                "the customer does not have credit there, so the assignment halts the organisation when it takes effect"
             )
     return None, None
 

@@ -156,7 +156,7 @@ INVOICE: Final = "InvoiceId"
 CLASS: Final = "ChargeClass"
 CORRECTION: Final = (
     f"{CLASS} is Correction: the line corrects an earlier bill, but each file replaces the whole day of a vendor. "
-    "Drawdown imported no line of this file. Give a file of the whole day with the corrected amounts (its columns may "
+    "Drawdown did not import this file. Import a file of the whole day with the corrected amounts (its columns may "
     f"be {', '.join(SMALL.values())}, final)"
 )
 _EXACT: Final = Context(prec=80)

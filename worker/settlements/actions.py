@@ -227,8 +227,9 @@ def _require_sane(terms: Terms) -> None:
         raise UsageError(f"invalid hold {lasting(terms.hold_ms)}: expected 0 to 3,650 days")
     if terms.hold_ms < LATE_HORIZON_MS and not terms.takes_clawbacks:
         raise UsageError(
-            f"without clawbacks, the hold must be at least {LATE_HORIZON_MS // DAY_MS} days, because an execution may "
-            "be corrected until then. Pass a longer --hold, or --clawbacks"
+            f"invalid hold {lasting(terms.hold_ms)}: without clawbacks, it must be at least "
+            f"{LATE_HORIZON_MS // DAY_MS} days, because an execution may be corrected until then. Pass a longer "
+            "--hold, or --clawbacks"
         )
 
 

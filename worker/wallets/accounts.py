@@ -151,7 +151,8 @@ def require_paying(connection: sa.Connection, org_id: str, now_ms: int, *, past:
     if paid.keeper is None:
         org = typed("--org", org_id)
         raise Denied(
-            "billed_elsewhere", f"{text}, and has no wallet here. To see its usage, run `drawdown org usage {org}`"
+            "billed_elsewhere",
+            f"{text}, and does not have a wallet here. To see its usage, run `drawdown org usage {org}`",
         )
     show = typed("drawdown", "org", "show", org_id)
     raise Denied("billed_elsewhere", f"{text}, which keeps its balance. The latest read is the `credit` of `{show}`")

@@ -120,7 +120,7 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
     found = _require_tier(connection, customer_id, tier)
     keeper = keeper_of(connection, customer_id, by.now_ms)
     if keeper is not None:
-        text = f"{customer_id} is on a plan of {keeper}, which limits its sandboxes. A tier has no effect there"
+        text = f"{customer_id} is on a plan of {keeper}, which limits its sandboxes. Change the plan at {keeper}"
         raise Denied("no_plan", text)
     wallet.make_true(connection, [customer_id], by.now_ms)
     now = read_wallets(connection, [customer_id])[customer_id]

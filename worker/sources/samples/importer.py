@@ -170,7 +170,7 @@ def _keep(lines: NumberedLines) -> Iterator[BinaryIO]:
             file.flush()
         except OSError as error:
             raise DrawdownError(
-                f"{lines.name}: cannot be kept in a temporary file ({error.strerror}). Set TMPDIR to a folder with "
+                f"{lines.name}: cannot be stored in a temporary file ({error.strerror}). Set TMPDIR to a folder with "
                 "enough space, and import it again"
             ) from error
         yield cast(BinaryIO, file)
@@ -344,7 +344,7 @@ def prefix_of(name: str, options: ImportOptions) -> str | None:
     prefix = options.id_prefix
     if prefix is None:
         if name == STDIN:
-            raise UsageError("cannot make ids: standard input has no name. Pass --id-prefix")
+            raise UsageError("cannot make ids, because standard input does not have a name. Pass --id-prefix")
         path = unzipped(name)
         prefix = path.stem if path.suffix.lower() in _SUFFIXES else path.name
     if len(prefix) > MAX_PREFIX_CHARS or not is_clean_id(prefix):
@@ -544,7 +544,7 @@ Record = tuple[int, bytes, Sample | BadRow]
 
 
 _BOM: Final = b"\xef\xbb\xbf"
-_AGAIN: Final = "Fix the file, and import all of it again: each row counts once"
+_AGAIN: Final = "Fix the file, and import all of it again, because each row counts once"
 
 
 def unzipped(name: str) -> Path:

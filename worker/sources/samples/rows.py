@@ -251,8 +251,8 @@ Drawdown and the database refuse a host's sample with such an id.
 """
 REASONS: Final = {
     "bad_id": "must have 1 to 200 characters and no control characters",
-    "reserved_id": f"begins with {', '.join(RESERVED_IDS[:-1])} or {RESERVED_IDS[-1]}, which Drawdown reserves: "
-    "choose another",
+    "reserved_id": f"begins with {', '.join(RESERVED_IDS[:-1])} or {RESERVED_IDS[-1]}, which Drawdown reserves. "
+    "Choose another id",
     "memory_missing": "is missing",
     "memory_not_a_number": "is not a number",
     "memory_fractional": "must be whole megabytes",
