@@ -270,7 +270,7 @@ def _open(connection: sa.Connection, *, by: Any, given: dict[str, Any]) -> None:
 
 def test_one_is_open_at_a_time_and_opened_again_it_is_the_same(fleet: Fleet) -> None:
     assert opened(fleet) == opened(fleet)
-    with pytest.raises(Refused, match="acme has an open backfill: close or revert june first"):
+    with pytest.raises(Refused, match=r"it has the open backfill june. Close or revert june first"):
         opened(fleet, "july")
     with pytest.raises(Refused, match="cannot open backfill june: the name is used"):
         opened(fleet, to_ms=T0 + WINDOW_MS)

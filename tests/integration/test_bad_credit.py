@@ -53,7 +53,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution accept going --org acme --estimate 7": (1, "other_content", "use a new key"),
     "execution accept going --org acme --estimate 6 --project site --overage cap --subject bob": (
         1, "other_content", "with another subject, another overage. No credit was reserved. Run `drawdown execution"),
-    "execution accept going --org rich --estimate 6": (1, "other_content", "with another organisation. No credit"),
+    "execution accept going --org rich --estimate 6": (1, "other_content", "with another organisation. Credit"),
     "ledger grant rich 31 --key term": (1, "refused", "30 credits to rich (purchased, priority 50"),
     "pool make cours": (2, "unknown_pool", "did you mean course?"),
     "pool make riche": (2, "unknown_pool", "did you mean rich?"),
