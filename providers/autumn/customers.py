@@ -27,7 +27,6 @@ from typing import Final
 from drawdown.providers.autumn.credits import Schema, Unreadable, deducted, number, whole
 from drawdown.providers.autumn.settings import AutumnSettings
 from drawdown.providers.protocol import CustomerState, Drawn, Lasting, Part, ShownCredit
-from drawdown.schema.text import quote_value
 from drawdown.schema.units import MICRO, MINUTE_MS, SECOND_MS
 
 ACTIVE: Final = frozenset({"active", "trialing", "past_due"})
@@ -135,7 +134,7 @@ def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] =
     `begins`: the starts of each plan, by plan. Errors: Unreadable.
     """
     if not isinstance(found, dict):
-        raise Unreadable(f"Autumn's balance of {feature} is {quote_value(found)}: expected an object")
+        raise Unreadable(f"Autumn's answer lacks the balance of {feature}, or the balance is not an object")
     return Balance(
         feature=feature,
         remaining=_figure(found, feature, "remaining", "current_balance"),
@@ -153,7 +152,7 @@ def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] =
 def _read_flag(found: Mapping[str, object], feature: str, name: str) -> bool:
     value = found.get(name, False)
     if not isinstance(value, bool | None):
-        raise Unreadable(f"Autumn's balance of {feature} has {name} {quote_value(value)}: expected true or false")
+        raise Unreadable(f"Autumn's balance of {feature} has an invalid {name}: expected true or false")
     return value is True
 
 
@@ -691,7 +690,7 @@ def read_controls(body: Mapping[str, object]) -> Controls:
     if found is None:
         return Controls()
     if not isinstance(found, dict):
-        raise Unreadable(f"Autumn's billing_controls are {quote_value(found)}: expected an object")
+        raise Unreadable("Autumn's answer has invalid billing_controls: expected an object")
     return Controls(
         tuple(_usage_limit(one) for one in _entries(found, "usage_limits", default=True) if one.get("filter") is None),
         dict(_spend_limits(found)),
@@ -709,11 +708,11 @@ def _entries(found: Mapping[str, object], kind: str, *, default: bool) -> Iterat
     if entries is None:
         return
     if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
-        raise Unreadable(f"Autumn's {kind} are {quote_value(entries)}: expected a list of objects")
+        raise Unreadable(f"Autumn's answer has invalid {kind}: expected a list of objects")
     for one in entries:
         enabled = one.get("enabled", default)
         if not isinstance(enabled, bool):
-            raise Unreadable(f"Autumn's {kind} have enabled {quote_value(enabled)}: expected true or false")
+            raise Unreadable(f"Autumn's answer has {kind} with an invalid enabled: expected true or false")
         if enabled:
             yield one
 
@@ -740,10 +739,7 @@ def _spend_limits(found: Mapping[str, object]) -> Iterator[tuple[str, Decimal]]:
             continue  # without a limit
         feature, limit = _feature(one, "spend_limits"), number(one["overage_limit"])
         if limit is None or one.get("limit_type") not in ABSOLUTE:
-            raise Unreadable(
-                f"Autumn's spend limit of {feature} is {quote_value(one['overage_limit'])}, with limit_type "
-                f"{quote_value(one.get('limit_type'))}: expected an amount"
-            )
+            raise Unreadable(f"Autumn's spend limit of {feature} has an invalid overage_limit: expected an amount")
         least[feature] = min(limit, least.get(feature, limit))
     yield from least.items()
 

@@ -112,10 +112,7 @@ def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
         raise _too_many()
     answer = _object(body.decode("utf-8", "replace"))
     if answer.get("cell_id") != cell_id or answer.get("day") != day_text(day_ms):
-        raise BadTotal(
-            f"answer of {quote_value(answer.get('cell_id'))} for {quote_value(answer.get('day'))}: expected "
-            f"{cell_id} for {day_text(day_ms)}"
-        )
+        raise BadTotal(f"the answer is for another cell or day: expected {cell_id} and {day_text(day_ms)}")
     usage = answer.get("usage")
     if not isinstance(usage, list):
         raise BadTotal("invalid usage: expected a list of objects")
@@ -248,10 +245,7 @@ def _object_of_line(line: str) -> Mapping[str, object]:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise BadTotal(
-            f"an object has the name {quote_value(next(name for name in names if names.count(name) > 1))} twice"
-        )
+        raise BadTotal("an object has the same name twice. Name each field once")
     return found
 
 
