@@ -157,7 +157,7 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
         return found
     if found is None:
         other = SQL.run(connection, "open_of", {"org_id": org_id}).scalar()
-        why = "another call just closed a backfill of it. Try again"
+        why = "another call just closed its open backfill. Try again"
         why = why if other is None else f"it has the open backfill {other}. Close or revert {other} first"
         raise Refused(f"cannot open a backfill of {org_id}: {why}")
     if (found.org_id, found.from_ms, found.to_ms) != (org_id, from_ms, to_ms):

@@ -95,7 +95,7 @@ def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) 
     before = window_of(before_ms)
     if before > by.now_ms - LATE_HORIZON_MS:
         raise UsageError(
-            f"invalid --before {show_time(before)}: samples may arrive up to 35 days late. Pass an earlier time"
+            f"invalid --before {show_time(before_ms)}: samples may arrive up to 35 days late. Pass an earlier time"
         )
     floors = transact(partial(raise_floors, before=before, by=by), rollback=dry_run)
     held = sum(floor < before for floor in floors.values())
