@@ -148,7 +148,7 @@ class StripeProvider:
             return meters
         if not meters:
             # The key may belong to another account: "no meter" must not become "not charged".
-            return CannotTell(f"Stripe has no meter with event name {name.event_name}")
+            return CannotTell(f"Stripe does not have a meter with event name {name.event_name}")
         minute = request.ts - request.ts % MINUTE_MS
         units = await self._meters.summed(meters, request.customer_id, minute, minute + MINUTE_MS)
         return _judge_units(request, units, name.unit) if isinstance(units, Decimal) else units
