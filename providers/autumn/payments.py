@@ -43,7 +43,7 @@ from drawdown.providers.payments.protocol import (
 )
 from drawdown.providers.protocol import Setup
 from drawdown.schema.clock import Clock
-from drawdown.schema.text import quote_value, clean
+from drawdown.schema.text import clean, quote_value
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 
 METADATA: Final = "drawdown_charge"
