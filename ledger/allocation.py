@@ -130,7 +130,7 @@ def other_content(before: Lot) -> Refused:
         f"{before.priority}, from {utc(before.begins_ms)} {ends}{pays})"
     )
     return Refused(
-        f"key of {before.lot} was used for {given}. No credit was moved. Run `drawdown "
+        f"key of {before.lot} was used for {given}. Credit was not moved. Run `drawdown "
         f"ledger lots {before.customer_id}`. Use another key to grant more credit"
     )
 

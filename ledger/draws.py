@@ -198,7 +198,7 @@ def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
         if amount is None:
             raise Denied(
                 "no_rate",
-                f"feature {feature} had no rate when {found.reservation} was accepted. "
+                f"feature {feature} did not have a rate when {found.reservation} was accepted. "
                 "Later rates do not apply. Send its cost in credits",
             )
         lines.append(Line(feature, quantity, _within(amount)))
@@ -207,7 +207,9 @@ def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
 
 def _within(amount_micro: int) -> int:
     if not 0 <= amount_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("invalid cost of an execution: expected 0 to 1,000,000,000 credits")
+        raise UsageError(
+            f"invalid cost {as_credits(amount_micro)} of an execution: expected 0 to 1,000,000,000 credits"
+        )
     return amount_micro
 
 
@@ -311,7 +313,7 @@ def _above(found: Reservation, total_micro: int) -> int:
 
 def beyond_hold(found: Reservation, above_micro: int) -> Denied:
     """Return the refusal of a draw above the reserved credit."""
-    more = f"{as_credits(above_micro)} credits above the reservation of {found.reservation}"
+    more = f"the draw exceeds the reservation of {found.reservation} by {as_credits(above_micro)} credits"
     return Denied("beyond_hold", f"{more}. Extend the execution first, or draw less")
 
 

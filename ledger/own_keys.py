@@ -13,6 +13,7 @@ import re
 from typing import Final
 
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import MAX_ID_CHARS
 
 OWN: Final = "own:"
@@ -46,4 +47,7 @@ def strip_own_prefixes(text: str, org_id: str) -> str:
 def require_open(key: str) -> None:
     """Reject a key with the prefix OWN from an unbound caller. Errors: UsageError."""
     if key.startswith(OWN):
-        raise UsageError(f"invalid key: the prefix {OWN} is reserved for keys of organisations. Choose another key")
+        raise UsageError(
+            f"invalid key {quote_value(key)}: the prefix {OWN} is reserved for keys of organisations. Choose another "
+            "key"
+        )

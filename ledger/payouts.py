@@ -21,7 +21,7 @@ from drawdown.ledger.settlements import Supplier
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import quote_value, typed
 from drawdown.schema.units import as_credits
 
 SQL = queries(__file__)
@@ -117,7 +117,7 @@ def _gathered(connection: sa.Connection, payout: str, found: Supplier, period: s
         less = f", less {as_credits(-sums.carried_micro)} clawed back" if sums.carried_micro else ""
         raise Denied(
             "below_threshold",
-            f"no payout for {found.supplier}: {as_credits(sums.released_micro)} credits "
+            f"cannot release a payout of {found.supplier}: {as_credits(sums.released_micro)} credits "
             f"are releasable{less}. A payout must exceed {as_credits(threshold)} credits. "
             "The amount stays for the next payout",
         )
@@ -146,9 +146,9 @@ def _require_expected(found: Payout, expect_micro: int | None) -> None:
 
 def _require_period(connection: sa.Connection, supplier: str, period: str, now_ms: int) -> None:
     if not PERIOD.fullmatch(period):
-        raise UsageError(f"invalid period {period!r}: expected a month such as 2026-01")
+        raise UsageError(f"invalid period {quote_value(period)}: expected a month such as 2026-01")
     if period > period_of(now_ms):
-        raise UsageError(f"period {period} has not begun: the current period is {period_of(now_ms)}")
+        raise UsageError(f"invalid period {period}: it has not begun. Pass {period_of(now_ms)} or an earlier period")
     last = SQL.run(connection, "last_period", {"supplier": supplier}).scalar()
     if last is not None and period < str(last):
         raise Denied(

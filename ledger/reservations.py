@@ -159,7 +159,7 @@ def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> De
     return Denied(
         "other_content",
         f"key {strip_own_prefix(reservation)} was used for an execution with another "
-        f"{', another '.join(differs)}. No credit was reserved. Run `drawdown execution "
+        f"{', another '.join(differs)}. Credit was not reserved. Run `drawdown execution "
         f"show {typed(reservation)}`. If this is another execution, use a new key",
     )
 
@@ -175,7 +175,7 @@ def no_credit(
     holders = SQL.run(connection, "holders", values).all()
     available = read_wallets(connection, [customer_id])[customer_id].available_micro - unbilled_micro
     used = f" (usage of {as_credits(unbilled_micro)} is not charged yet)" if unbilled_micro else ""
-    held = [f"{row.reservation} holds {as_credits(row.left_micro)} until {utc(row.expires_ms)}" for row in holders]
+    held = [f"{row.reservation} reserves {as_credits(row.left_micro)} until {utc(row.expires_ms)}" for row in holders]
     text = f"{customer_id} has {as_credits(available)} credits available{used}, and the execution needs "
     text += (f"{as_credits(wanted_micro)}. Run `drawdown ledger grant {typed(customer_id, 'CREDITS')}`") + (
         ", or end an execution" if held else ""
@@ -188,7 +188,7 @@ def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_mic
     return Denied(
         "too_much_held",
         f"executions of {customer_id} reserve {as_credits(held_micro)} credits, and this "
-        f"one needs {as_credits(wanted_micro)}. The plan allows {as_credits(most_micro)} "
+        f"execution needs {as_credits(wanted_micro)}. The plan allows {as_credits(most_micro)} "
         "at once. Wait until an execution ends, or change the plan",
         "plan",
     )
@@ -201,8 +201,8 @@ def no_room_of_payer(customer_id: str, wanted_micro: int, *, capped: bool) -> De
     """
     if capped:
         text = (
-            f"the plan of {customer_id} allows no further reservation for the executions it "
-            "pays for. Wait until one ends"
+            f"the plan of {customer_id} does not allow further reservations for the executions that it pays for. Wait "
+            "until such an execution ends"
         )
         return Denied("too_much_held", text, "plan")
     text = (

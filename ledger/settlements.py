@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from drawdown.ledger.reservations import Denied, Reservation
 from drawdown.schema.audit import By
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import LATE_HORIZON_MS, MICRO, as_credits
 
 SQL = queries(__file__)
@@ -238,18 +239,18 @@ def reverse(
     if not found.left_micro:
         raise Denied(
             "nothing_left",
-            f"cannot reverse {found.reservation}: all of its {as_credits(found.net_micro)} credits are reversed",
+            f"cannot reverse {found.reservation}: all of its {as_credits(found.net_micro)} credits are reversed. Run "
+            f"`drawdown settlement show {typed(found.reservation)}`",
         )
     amount = found.left_micro if amount_micro is None else amount_micro
     if amount > found.left_micro:
-        left = f"only {as_credits(found.left_micro)} of {as_credits(found.net_micro)} credits are left"
-        raise Denied("above_left", f"cannot reverse {found.reservation}: {left}")
+        left = f"only {as_credits(found.left_micro)} of {as_credits(found.net_micro)} credits are not reversed"
+        raise Denied("above_left", f"cannot reverse {found.reservation}: {left}. Reverse that amount, or less")
     if found.is_final:
         raise Denied(
             "no_clawbacks",
             f"{found.reservation} was released with {found.payout}, and the terms of {found.supplier} do not allow "
-            "clawbacks. Settle the difference with the supplier "
-            "directly",
+            "clawbacks. Settle the difference with the supplier directly",
         )
     made = Reversal(key, found.reservation, amount, found.payout is not None, by.now_ms, by.actor, by.reason)
     if SQL.run(connection, "reverse", vars(made)).first() is None:  # a concurrent reversal of another supplier

@@ -193,7 +193,7 @@ def _used_before(connection: sa.Connection, key: str) -> Refused:
     if before is not None:
         customer = before.to_account.removeprefix(WALLET)
         given, shown = f"{in_credits(before.amount_micro)} credits to {customer}", f"ledger show {typed(customer)}"
-    return Refused(f"key of {key} was used for {given}. No credit was moved. Run `drawdown {shown}`")
+    return Refused(f"key of {key} was used for {given}. Credit was not moved. Run `drawdown {shown}`")
 
 
 @dataclass(frozen=True)

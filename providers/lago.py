@@ -151,7 +151,9 @@ class Lago:
         """
         found = await self._api.get_cached("api", "v1", "subscriptions", push.customer_id)
         if isinstance(found, Absent):
-            return Rejected(f"not sent: Lago has no active subscription {push.customer_id}. Create it at Lago")
+            return Rejected(
+                f"not sent: Lago does not have an active subscription {push.customer_id}. Create it at Lago"
+            )
         subscription = found if isinstance(found, ReadFailed) else _part(found, "subscription", push.customer_id)
         if isinstance(subscription, ReadFailed):
             return self._api.retry_later(subscription, push.attempt, f"the subscription {push.customer_id}")
@@ -159,7 +161,10 @@ class Lago:
         if subscription.get("status") != "active" or started_ms is None:
             return Rejected(f"not sent: the subscription {push.customer_id} is not active at Lago. Activate it")
         if push.ts < started_ms:
-            return Rejected(f"not sent: the usage is older than the subscription {push.customer_id}, and Lago skips it")
+            return Rejected(
+                f"not sent: Lago skips usage before the start of the subscription {push.customer_id}. Start the "
+                "subscription earlier"
+            )
         return None
 
     async def _field(self, feature: str) -> str | ReadFailed | CannotTell:
@@ -171,7 +176,7 @@ class Lago:
         if isinstance(found, ReadFailed):
             return found
         if isinstance(found, Absent):
-            return CannotTell(f"Lago has no billable metric {feature}. Create it with the aggregation sum")
+            return CannotTell(f"Lago does not have the billable metric {feature}. Create it with the aggregation sum")
         metric = found.get("billable_metric")
         if not isinstance(metric, Mapping) or metric.get("code") != feature:
             return ReadFailed("HTTP 200 with another metric")
@@ -232,7 +237,7 @@ class Lago:
         if not isinstance(field, str):
             return field
         quantity = _quantity(event, field)
-        return ReadFailed("the event has no whole quantity") if quantity is None else FoundPush(quantity)
+        return ReadFailed("the event does not have a whole quantity") if quantity is None else FoundPush(quantity)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the totals of each metric that sums a property.
@@ -281,7 +286,7 @@ class Lago:
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
         raise WebhookRefused(
-            "Drawdown does not accept webhooks of Lago: their signature has no time, so a copy would be valid"
+            "Drawdown does not accept webhooks of Lago: their signature lacks a time, so a copy would be valid"
         )
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:

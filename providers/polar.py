@@ -123,7 +123,9 @@ class Polar:
         if isinstance(customer, ReadFailed):
             return self._api.retry_later(customer, push.attempt, f"the customer {push.customer_id}")
         if isinstance(customer, Absent):
-            return Rejected(f"not sent: Polar has no customer with external id {push.customer_id}. Create it at Polar")
+            return Rejected(
+                f"not sent: Polar does not have a customer with external id {push.customer_id}. Create it at Polar"
+            )
         event = {
             "name": push.feature,
             "external_customer_id": push.customer_id,
@@ -205,7 +207,8 @@ class Polar:
         if len(mine) > 1 or None in balances or any(not isinstance(one, Mapping) for one in meters):
             return ReadFailed("Polar returned the balance meter without a balance")
         if not mine and not isinstance(meter := await self._api.get_cached("v1", "meters", self._meter), Mapping):
-            why = f"{self._variable} names {self._meter}, but Polar has no meter with this id. Set it to a meter's id"
+            why = f"{self._variable} is {self._meter}, but Polar does not have a meter with this id. "
+            why += "Set it to the id of a meter"
             return ReadFailed(f"{NEEDS_YOU}{why}") if isinstance(meter, Absent) else meter
         balance = balances[0] if balances else number(0)
         assert balance is not None
@@ -229,7 +232,7 @@ class Polar:
         if not events:
             return Absent()
         quantity = events[0][1]
-        return ReadFailed("the event has no whole quantity") if quantity is None else FoundPush(quantity)
+        return ReadFailed("the event does not have a whole quantity") if quantity is None else FoundPush(quantity)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the totals of each meter, for events dated in [from_ms, to_ms).

@@ -109,7 +109,7 @@ def _checked(name: str, built: object) -> Provider:
         raise TypeError(f"{type(built).__name__} lacks {', '.join(missing)} of drawdown.providers.protocol.Provider")
     capabilities = built.capabilities
     if built.name != name:
-        raise ValueError(f"its name {built.name!r} differs from the name of its entry point")
+        raise ValueError(f"its name {built.name!r} differs from the name {name!r} of its entry point")
     counts = (capabilities.batch_size, capabilities.in_flight, capabilities.reads_a_call)
     if min(*counts, capabilities.unit, *capabilities.units.values()) < 1:
         raise ValueError("batch_size, in_flight, reads_a_call and units must be 1 or more")

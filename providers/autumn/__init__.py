@@ -43,7 +43,7 @@ from drawdown.providers.protocol import (
     WebhookRefused,
 )
 from drawdown.schema.clock import Clock
-from drawdown.schema.text import NEEDS_YOU
+from drawdown.schema.text import NEEDS_YOU, quote_value
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
@@ -208,10 +208,13 @@ class AutumnProvider:
 
     async def _customer(self, customer_id: str) -> AutumnCustomer:
         if not autumn_settings.ID.fullmatch(customer_id):
-            raise Unreadable(f"invalid customer id {customer_id!r}: Autumn does not accept it", "customer_not_found")
+            raise Unreadable(
+                f"invalid customer id {quote_value(customer_id)}: Autumn accepts letters, digits, _ - and :",
+                "customer_not_found",
+            )
         told = await self._ask("customers.get", {"customer_id": customer_id})
         if told.get("id", customer_id) != customer_id:
-            raise Unreadable("Autumn's answer is about another customer")
+            raise Unreadable(f"Autumn returned another customer than {customer_id}")
         return read_customer(told)
 
     async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
@@ -239,7 +242,7 @@ class AutumnProvider:
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
         if not self._settings.webhook_secrets:
-            raise WebhookRefused(f"{self._settings.variable('webhook_secrets')} is not set")
+            raise WebhookRefused(f"{self._settings.variable('webhook_secrets')} is not set. Set it to accept webhooks")
         text = webhooks.verify(headers, body, self._settings.webhook_secrets, now_ms)
         told = wire.parse(text.encode())
         if told is None or not isinstance(told.get("type"), str):

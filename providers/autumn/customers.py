@@ -119,7 +119,7 @@ def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
     """
     balances = body.get("balances")
     if not isinstance(balances, dict):
-        raise Unreadable("Autumn's answer has no balances")
+        raise Unreadable("Autumn's answer lacks the object of balances")
     plans, begins = tuple(_plans(body)), _begins_of(body)
     found = {name: read_balance(name, balance, begins) for name, balance in balances.items()}
     return AutumnCustomer(found, plans, read_controls(body), tuple(_bought(body)))
@@ -131,7 +131,7 @@ def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] =
     `begins`: the starts of each plan, by plan. Errors: Unreadable.
     """
     if not isinstance(found, dict):
-        raise Unreadable(f"Autumn's answer has no readable balance of {feature}")
+        raise Unreadable(f"Autumn's answer lacks the balance of {feature}, or the balance is not an object")
     return Balance(
         feature=feature,
         remaining=_figure(found, feature, "remaining", "current_balance"),
@@ -149,7 +149,7 @@ def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] =
 def _read_flag(found: Mapping[str, object], feature: str, name: str) -> bool:
     value = found.get(name, False)
     if not isinstance(value, bool | None):
-        raise Unreadable(f"Autumn's balance of {feature} is neither true nor false under {name}")
+        raise Unreadable(f"Autumn's balance of {feature} has an invalid {name}: expected true or false")
     return value is True
 
 
@@ -159,7 +159,7 @@ def _figure(found: Mapping[str, object], feature: str, *names: str) -> Decimal:
             value = number(found[name])
             if value is not None:
                 return value
-    raise Unreadable(f"Autumn's balance of {feature} has no number under {' or '.join(names)}")
+    raise Unreadable(f"Autumn's balance of {feature} lacks a number under {' or '.join(names)}")
 
 
 def parts_of(found: Mapping[str, object], feature: str) -> list[Part]:
@@ -193,7 +193,7 @@ def _granted(part: Mapping[str, object]) -> Decimal:
 def _plans(body: Mapping[str, object]) -> list[str]:
     subscriptions = body.get("subscriptions")
     if not isinstance(subscriptions, list):
-        raise Unreadable("Autumn's answer has no list of subscriptions")
+        raise Unreadable("Autumn's answer lacks the list of subscriptions")
     active = [item for item in subscriptions if isinstance(item, dict) and str(item.get("status")) in ACTIVE]
     named = [(item.get("add_on") is True, item["plan_id"]) for item in active if isinstance(item.get("plan_id"), str)]
     return [plan for _add_on, plan in sorted(named, key=lambda pair: pair[0])]
@@ -684,7 +684,7 @@ def read_controls(body: Mapping[str, object]) -> Controls:
     if found is None:
         return Controls()
     if not isinstance(found, dict):
-        raise Unreadable("Autumn's answer has billing controls that cannot be read")
+        raise Unreadable("Autumn's answer has invalid billing_controls: expected an object")
     return Controls(
         tuple(_usage_limit(one) for one in _entries(found, "usage_limits", default=True) if one.get("filter") is None),
         dict(_spend_limits(found)),
@@ -702,11 +702,11 @@ def _entries(found: Mapping[str, object], kind: str, *, default: bool) -> Iterat
     if entries is None:
         return
     if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
-        raise Unreadable(f"Autumn's answer has {kind} that cannot be read")
+        raise Unreadable(f"Autumn's answer has invalid {kind}: expected a list of objects")
     for one in entries:
         enabled = one.get("enabled", default)
         if not isinstance(enabled, bool):
-            raise Unreadable(f"Autumn's answer has {kind} that are neither enabled nor disabled")
+            raise Unreadable(f"Autumn's answer has {kind} with an invalid enabled: expected true or false")
         if enabled:
             yield one
 
@@ -722,7 +722,7 @@ def _usage_limit(one: Mapping[str, object]) -> UsageLimit:
     feature = _feature(one, "usage_limits")
     limit, usage = number(one.get("limit")), number(one.get("usage"))
     if limit is None or usage is None:
-        raise Unreadable(f"Autumn's usage limit of {feature} has no number under limit or usage")
+        raise Unreadable(f"Autumn's usage limit of {feature} lacks a number under limit or usage")
     return UsageLimit(feature, limit - usage)
 
 
@@ -733,7 +733,7 @@ def _spend_limits(found: Mapping[str, object]) -> Iterator[tuple[str, Decimal]]:
             continue  # without a limit
         feature, limit = _feature(one, "spend_limits"), number(one["overage_limit"])
         if limit is None or one.get("limit_type") not in ABSOLUTE:
-            raise Unreadable(f"Autumn's spend limit of {feature} is not an amount")
+            raise Unreadable(f"Autumn's spend limit of {feature} has an invalid overage_limit: expected an amount")
         least[feature] = min(limit, least.get(feature, limit))
     yield from least.items()
 

@@ -118,7 +118,7 @@ def read_page(body: Mapping[str, object], seen: int) -> EventPage:
     """
     items = body.get("list")
     if not isinstance(items, list):
-        raise Unreadable("Autumn's answer has no list of events")
+        raise Unreadable("Autumn's answer lacks the list of events")
     cursor, has_more = body.get("next_cursor"), body.get("has_more")
     if not (cursor is None or isinstance(cursor, str)) or not (has_more is None or isinstance(has_more, bool)):
         raise Unreadable("Autumn's list of events has a next_cursor or has_more that cannot be read")
@@ -126,7 +126,7 @@ def read_page(body: Mapping[str, object], seen: int) -> EventPage:
         return EventPage(items, {"start_cursor": cursor})
     if has_more:
         if not items:
-            raise Unreadable("Autumn reports more events, but lists none")
+            raise Unreadable("Autumn reports more events, but its list is empty")
         return EventPage(items, {"offset": seen + len(items)})
     if "next_cursor" not in body and "has_more" not in body:
         raise Unreadable("Autumn's list of events does not show whether it is complete")
@@ -139,13 +139,13 @@ def read_event(item: object) -> Event:
     Errors: Unreadable for an incomplete event. Properties of other programs are ignored.
     """
     if not isinstance(item, dict):
-        raise Unreadable("an event in Autumn's list cannot be read")
+        raise Unreadable("an event in Autumn's list is not an object")
     names = [item.get(name) for name in ("id", "customer_id", "feature_id")]
     ts, properties = item.get("timestamp"), item.get("properties")
     if not all(isinstance(name, str) and name for name in names) or type(ts) is not int:
-        raise Unreadable("an event in Autumn's list cannot be read")
+        raise Unreadable("an event in Autumn's list lacks an id, customer_id, feature_id or timestamp")
     if properties is not None and not isinstance(properties, dict):
-        raise Unreadable("an event in Autumn's list has properties that cannot be read")
+        raise Unreadable("an event in Autumn's list has properties that are not an object")
     key = properties.get(KEY_PROPERTY) if properties else None
     event_id, customer_id, feature = (str(name) for name in names)
     our_key = key if isinstance(key, str) else None

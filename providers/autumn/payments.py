@@ -43,7 +43,7 @@ from drawdown.providers.payments.protocol import (
 )
 from drawdown.providers.protocol import Setup
 from drawdown.schema.clock import Clock
-from drawdown.schema.text import clean
+from drawdown.schema.text import clean, quote_value
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 
 METADATA: Final = "drawdown_charge"
@@ -88,7 +88,8 @@ class AutumnPayments:
         if self.dormant:
             return NotSent(self.dormant, self._clock.now_ms() + wire.REFUSED_MS)
         if not autumn_settings.ID.fullmatch(request.customer_id):
-            return NotSent("that is not a customer id of Autumn", None)
+            wrong_id = quote_value(request.customer_id)
+            return NotSent(f"invalid customer id {wrong_id}: Autumn accepts letters, digits, _ - and :", None)
         wrong = await self._unfit(request)
         if wrong is not None:
             return wrong

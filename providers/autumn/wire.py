@@ -246,7 +246,7 @@ def in_no_system(request: PushRequest) -> Rejected:
     """
     return Rejected(
         f"Autumn charged nothing: feature {request.feature} is not in a credit system, and customer "
-        f"{request.customer_id} has no balance of it. Add it to the credit system at Autumn, then "
+        f"{request.customer_id} does not have a balance of it. Add it to the credit system at Autumn, then "
         "run `drawdown push retry --state rejected --error 'not in a credit system'`"
     )
 

@@ -122,7 +122,7 @@ class ChargeTests(Tools):
 
     def test_a_negative_quantity_gives_back(self) -> None:
         if not self.bench.provider.capabilities.negatives:
-            raise Unsupported("it does not accept negative quantities: Drawdown carries them")
+            raise Unsupported("the provider does not accept negative quantities, so Drawdown carries them")
         first, back = self.request(), self.request()
         back = replace(back, quantity=-back.quantity)
         assert self.charge(first) and self.charge(back)
@@ -228,7 +228,7 @@ class CreditTests(Tools):
         `push` checks the outcome.
         """
         if not self.bench.provider.capabilities.negatives:
-            raise Unsupported("it does not accept negative quantities: Drawdown carries them")
+            raise Unsupported("the provider does not accept negative quantities, so Drawdown carries them")
         request = self.request(customer=self.bench.charging_nothing())
         self.push(replace(request, quantity=-request.quantity))
 
@@ -236,12 +236,12 @@ class CreditTests(Tools):
         request = self.request(customer=self.bench.charging_nothing())
         outcome = self.push(request)
         if not (isinstance(outcome, Rejected) and outcome.until_credit):
-            raise Unsupported("it does not report missing credit")
+            raise Unsupported("the provider does not report missing credit")
         assert not self.bench.charged(request)
 
     def told_costs(self, known: Sequence[Cost] = ()) -> list[Cost]:
         if not self.bench.provider.capabilities.costs:
-            raise Unsupported("it does not report costs in credits")
+            raise Unsupported("the provider does not report costs in credits")
         told = self.costs(known)
         assert not isinstance(told, ReadFailed), told
         return list(told)
@@ -285,7 +285,7 @@ class CancelTests(Tools):
     def _two(self) -> tuple[PushRequest, PushRequest]:
         """Charge two pushes: one to keep, and one to cancel."""
         if self.bench.provider.capabilities.cancel_within_ms is None:
-            raise Unsupported("it cannot cancel a charge")
+            raise Unsupported("the provider cannot cancel a charge")
         kept, wrong = self.request(), self.request()
         assert self.charge(kept) and self.charge(wrong)
         return kept, wrong

@@ -85,7 +85,7 @@ class ReadTests(Tools):
 
     def test_balances_tell_what_was_drawn(self) -> None:
         if not self.bench.provider.capabilities.drawn:
-            raise Unsupported("its balances lack the drawn quantity")
+            raise Unsupported("the provider's balances lack the drawn quantity")
         balance, cost = self.bench.cost(self.bench.feature) or (self.bench.feature, Decimal(1))
         for number, request in enumerate((self.request(), self.request(7 * self.unit)), 1):
             assert self.charge(request)
@@ -200,7 +200,7 @@ class CheckTests(Tools):
 
     def test_check_names_an_unknown_customer(self) -> None:
         if isinstance(self.read(self.bench.unknown_customer), CustomerState):
-            raise Unsupported("it accepts charges for any customer, so it cannot report an unknown customer")
+            raise Unsupported("the provider accepts charges for any customer, so it cannot report an unknown customer")
         lines = self.check([], [self.bench.customer, self.bench.unknown_customer])
         assert any(self.bench.unknown_customer in line for line in lines), lines
 

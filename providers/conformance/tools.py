@@ -92,7 +92,7 @@ class Tools:
     @property
     def wire(self) -> Wire:
         if self.bench.wire is None:
-            raise Unsupported("it does not use HTTP")
+            raise Unsupported("the provider does not use HTTP")
         return self.bench.wire
 
     def request(self, quantity: int | None = None, *, customer: str = "", feature: str = "") -> PushRequest:
@@ -164,7 +164,7 @@ class Tools:
 
     def look_up(self, request: PushRequest) -> LookupResult:
         if not self.bench.provider.capabilities.lookup:
-            raise Unsupported("single pushes cannot be looked up")
+            raise Unsupported("the provider cannot look up single pushes")
         found = self.run(awaited(self.bench.provider.lookup(request)))
         assert isinstance(found, FoundPush | Absent | CannotTell | ReadFailed), found
         self.clean(found)
@@ -173,7 +173,7 @@ class Tools:
     def totals(self, customer_id: str, from_ms: int | None = None, to_ms: int | None = None) -> Totals | ReadFailed:
         """Return the totals; the default range includes all pushes of `request`."""
         if self.bench.provider.capabilities.totals_lag_ms is None:
-            raise Unsupported("it has no totals")
+            raise Unsupported("the provider does not have totals")
         start_ms = self._newest - DAY_MS if from_ms is None else from_ms
         end_ms = self._newest + WINDOW_MS if to_ms is None else to_ms
         told = self.run(awaited(self.bench.provider.totals(customer_id, start_ms, end_ms)))

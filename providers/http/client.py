@@ -37,6 +37,7 @@ import httptools
 from drawdown.providers.http import MAX_ANSWER_BYTES, Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.http.egress import CA_FILE, PROXY, Lookup, Outgoing, ProxyUrl, system_lookup
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import quote_value
 
 MAX_CONNECTIONS: Final = 512
 """Open connections to providers."""
@@ -314,7 +315,7 @@ def _plain(body: bytes, encoding: str, most: int) -> bytes:
     if encoding.lower() == "identity" or not body:
         return body
     if encoding.lower() != "gzip":
-        raise Unusable("the answer has an encoding that Drawdown did not request")
+        raise Unusable(f"the answer has the encoding {quote_value(encoding)}: expected gzip or identity")
     unzip = zlib.decompressobj(wbits=31)
     try:
         plain = unzip.decompress(body, most + 1)
@@ -541,7 +542,7 @@ NEXT_ADDRESS_S: Final = 0.25
 MAX_PROXY_HEAD_BYTES: Final = 16 * 1024
 """Largest size of a proxy's response to CONNECT."""
 NOT_TRUSTED: Final = f"the certificate is not trusted. Name its authority in {CA_FILE}"
-NO_ADDRESS: Final = f"the host has no address. Set {PROXY} if only a proxy reaches it"
+NO_ADDRESS: Final = f"the host does not have an address. Set {PROXY} if only a proxy reaches it"
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 
 
@@ -624,7 +625,7 @@ class Dialer:
             found = await self._addresses(loop, origin)
         except (OSError, UnicodeError):  # UnicodeError: an invalid name
             raise NoConnection(
-                f"{PROXY}: the host name of the proxy has no address. Check it" if is_proxy else NO_ADDRESS
+                f"{PROXY}: the host name of the proxy does not have an address. Check it" if is_proxy else NO_ADDRESS
             ) from None
         socket_to = _socket_to if is_proxy else self._socket_to
         try:
@@ -646,11 +647,14 @@ class Dialer:
                 piece = await loop.sock_recv(raw, 4096)
                 head += piece
                 if not piece or len(head) > MAX_PROXY_HEAD_BYTES:
-                    raise NoConnection(f"{PROXY}: the proxy's answer is not HTTP")
+                    raise NoConnection(
+                        f"{PROXY}: the proxy closed the connection before its whole answer, or answered with more than "
+                        f"{MAX_PROXY_HEAD_BYTES:,} bytes"
+                    )
             if (status := _status_of(head)) is None:
                 raise NoConnection(f"{PROXY}: the proxy's answer is not HTTP")
             if not 200 <= status < 300:
-                raise NoConnection(f"{PROXY}: the proxy refuses to connect: it answered {status}")
+                raise NoConnection(f"{PROXY}: the proxy refused to connect, with status {status}. Check its rules")
         except OSError as error:
             raw.close()
             raise NoConnection(f"{PROXY}: {_why(error)} to the proxy") from None

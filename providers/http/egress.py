@@ -171,7 +171,7 @@ def _load(context: ssl.SSLContext, path: str, setting: str) -> None:
             f"{setting}: {path} does not contain a certificate. Name a file of certificates in PEM"
         ) from None
     except OSError as error:
-        raise UsageError(f"{setting}: {path} cannot be read: {error.strerror or error}") from None
+        raise UsageError(f"{setting}: {path} cannot be read: {error.strerror or error}. Name another file") from None
 
 
 def _prove(context: ssl.SSLContext, certificate: Certificate) -> None:
@@ -183,7 +183,8 @@ def _prove(context: ssl.SSLContext, certificate: Certificate) -> None:
             with Path(path).open("rb"):
                 pass
         except OSError as error:
-            raise UsageError(f"{setting}: {path} cannot be read: {error.strerror or error}") from None
+            why = str(error.strerror or error)
+            raise UsageError(f"{setting}: {path} cannot be read: {why}. Name another file") from None
     try:
         # Without this, OpenSSL would ask the terminal for the passphrase of a key.
         context.load_cert_chain(certificate.file, certificate.key or None, password=lambda: "")
@@ -225,7 +226,7 @@ def exceptions(text: str) -> tuple[str, ...]:
     """
     found = tuple(entry.strip().lower() for entry in text.split(",") if entry.strip())
     if len(found) > MOST_EXCEPTIONS:
-        raise UsageError(f"{NO_PROXY} has too many entries: expected at most {MOST_EXCEPTIONS:,}")
+        raise UsageError(f"{NO_PROXY} has {len(found):,} entries: expected at most {MOST_EXCEPTIONS:,}")
     return found
 
 

@@ -56,7 +56,10 @@ def load(
         own = {key.removeprefix(f"{name}_"): text for key, text in settings.items() if key.startswith(f"{name}_")}
         try:
             if not NAME.fullmatch(name) or name in services:
-                raise ValueError(f"{name!r} is not a valid name for a payment service, or is used twice")
+                raise ValueError(
+                    f"{name!r} is not a valid name for a payment service, or two installed packages have it. Use a-z, "
+                    "0-9 and _, or uninstall one of them"
+                )
             services[name] = _checked(name, entry.load()(Setup(name, own, clock, http, engine)))
         except (Exception, SystemExit) as error:  # another package's code: an error disables only that service
             broken[name] = without_secrets(in_short(error), settings)
@@ -72,7 +75,9 @@ def _checked(name: str, built: object) -> PaymentService:
         raise TypeError(f"{type(built).__name__} lacks a part of drawdown.providers.payments.protocol.PaymentService")
     can = built.capabilities
     if built.name != name:
-        raise ValueError(f"its name {built.name!r} differs from the name of its entry point")
+        raise ValueError(f"its name {built.name!r} differs from the name {name!r} of its entry point")
     if not 0 <= can.lookup_lag_ms <= can.applied_within_ms:
-        raise ValueError("lookup_lag_ms must be from 0 to applied_within_ms")
+        raise ValueError(
+            f"lookup_lag_ms is {can.lookup_lag_ms}: expected 0 to applied_within_ms, which is {can.applied_within_ms}"
+        )
     return built

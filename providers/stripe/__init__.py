@@ -115,13 +115,15 @@ class StripeProvider:
         if not self._settings.stream_url:
             return None  # v1 refuses the remaining cases itself
         if not meters:
-            return Rejected(f"Stripe has no active meter with event name {self._event_name(push)}. Create it")
+            return Rejected(
+                f"Stripe does not have an active meter with event name {self._event_name(push)}. Create it at Stripe"
+            )
         if push.ts > now_ms + AHEAD_MS:
             return RetryAt(
-                min(push.ts - AHEAD_MS, now_ms + MAX_RETRY_MS), "it is dated further ahead than Stripe accepts"
+                min(push.ts - AHEAD_MS, now_ms + MAX_RETRY_MS), "the push is dated further ahead than Stripe accepts"
             )
         if push.ts < now_ms - OLDEST_MS:
-            return Rejected("it is dated further back than Stripe accepts")
+            return Rejected("the push is dated further back than Stripe accepts")
         return None
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
@@ -146,7 +148,7 @@ class StripeProvider:
             return meters
         if not meters:
             # The key may belong to another account: "no meter" must not become "not charged".
-            return CannotTell(f"Stripe has no meter with event name {name.event_name}")
+            return CannotTell(f"Stripe does not have a meter with event name {name.event_name}")
         minute = request.ts - request.ts % MINUTE_MS
         units = await self._meters.summed(meters, request.customer_id, minute, minute + MINUTE_MS)
         return _judge_units(request, units, name.unit) if isinstance(units, Decimal) else units

@@ -98,7 +98,7 @@ def _feature(settings: StripeSettings, feature: str, found: Sequence[Meter]) -> 
     active = [meter for meter in named if meter.active]
     if not named:
         return [
-            f"{feature}: Stripe has no meter with the event name {name}. "
+            f"{feature}: Stripe does not have a meter with the event name {name}. "
             "Create it, or set another in DRAWDOWN_STRIPE_METERS"
         ]
     if not active:

@@ -50,19 +50,19 @@ def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> Non
     The signature is an HMAC-SHA256 over `{t}.{body}`, by any of the secrets, at most 300 s old. Errors: WebhookRefused.
     """
     if not secrets:
-        raise WebhookRefused("DRAWDOWN_STRIPE_WEBHOOK_SECRETS is not set")
+        raise WebhookRefused("DRAWDOWN_STRIPE_WEBHOOK_SECRETS is not set. Set it to accept webhooks")
     parts = [part.strip().partition("=") for part in header[:MAX_HEADER].split(",")]
     stamps = [text for name, _, text in parts if name == "t"]
     given = [text.encode() for name, _, text in parts if name == "v1"]
     if not given or len(stamps) != 1 or not re.fullmatch(r"[0-9]{1,12}", stamps[0]):
-        raise WebhookRefused("missing Stripe-Signature of the form t=…,v1=…")
+        raise WebhookRefused("the webhook lacks a header Stripe-Signature of the form t=…,v1=…")
     signed = stamps[0].encode() + b"." + body
     wanted = [hmac.new(secret.encode(), signed, sha256).hexdigest().encode() for secret in secrets]
     # Compare every pair, each in constant time, so that the time shows nothing of a secret.
     if not sum([hmac.compare_digest(expected, offered) for expected in wanted for offered in given]):
-        raise WebhookRefused("it is not signed with any of DRAWDOWN_STRIPE_WEBHOOK_SECRETS")
+        raise WebhookRefused("the webhook is not signed with any of DRAWDOWN_STRIPE_WEBHOOK_SECRETS")
     if abs(now_ms - int(stamps[0]) * 1000) > TOLERANCE_MS:
-        raise WebhookRefused("its timestamp differs by more than 300 s from the clock of this machine")
+        raise WebhookRefused("the webhook's timestamp differs by more than 300 s from the clock of this machine")
 
 
 def _check_account(account: str | None, event: Mapping[str, object]) -> None:
@@ -74,7 +74,9 @@ def _check_account(account: str | None, event: Mapping[str, object]) -> None:
     for name in ("account", "context"):
         said = event.get(name)
         if account is not None and isinstance(said, str) and said and account not in said.split("/"):
-            raise WebhookRefused(f"it belongs to another account than {account}, the value of DRAWDOWN_STRIPE_ACCOUNT")
+            raise WebhookRefused(
+                f"the webhook belongs to another account than {account}, the value of DRAWDOWN_STRIPE_ACCOUNT"
+            )
 
 
 def _customer(event: Mapping[str, object]) -> str | None:

@@ -366,7 +366,7 @@ def test_charge_of_feature_in_no_credit_system_needs_a_person(listed: object, ba
     found = one(made(Stub(account(took(balance=balance), listed))), charge())
     assert isinstance(found, Rejected) and found.until_credit is waits
     assert (
-        f"{FEATURE} is not in a credit system, and customer cus_1 has no balance of it" in found.reason
+        f"{FEATURE} is not in a credit system, and customer cus_1 does not have a balance of it" in found.reason
     ) is not waits
     assert ("`drawdown push retry --state rejected --error 'not in a credit system'`" in found.reason) is not waits
 

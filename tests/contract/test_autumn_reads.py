@@ -412,9 +412,9 @@ def test_a_feature_of_two_credit_systems_or_held_as_seats_is_named() -> None:
             {"usage_limits": [{"feature_id": "a", "limit": 1, "usage": 0, "interval": "day", "filter": {"plan": "x"}}]},
             "a usage limit of a with a filter that is not of properties",
         ),
-        ({"usage_limits": [{"feature_id": "a", "limit": "1", "usage": 0, "interval": "day"}]}, "usage limit of a has"),
-        ({"spend_limits": [{"feature_id": "a", "enabled": True, "overage_limit": "x"}]}, "limit of a is not an amount"),
-        ({"overage_allowed": 7}, "overage_allowed that cannot be read"),
+        ({"usage_limits": [{"feature_id": "a", "limit": "1", "usage": 0, "interval": "day"}]}, "limit of a lacks"),
+        ({"spend_limits": [{"feature_id": "a", "enabled": True, "overage_limit": "x"}]}, "invalid overage_limit"),
+        ({"overage_allowed": 7}, "invalid overage_allowed: expected a list"),
     ],
 )  # fmt: skip
 def test_controls_of_unknown_kind_or_shape_are_listed_with_customer(controls: object, word: str) -> None:

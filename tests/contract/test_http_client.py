@@ -230,7 +230,7 @@ def test_what_http_cannot_say_is_not_sent(run: Run[HttpResult], url: str, method
         (answering(body_of(gzip.compress(b"x" * 999)[:-9], GZIP)), "the answer has invalid gzip", 1),
         (
             answering(body_of(b"x", b"content-encoding: br\r\n")),
-            "the answer has an encoding that Drawdown did not request",
+            "the answer has the encoding 'br': expected gzip or identity",
             1,
         ),
         (answering(sockets.BOMB), f"the answer has more than {MAX_ANSWER_BYTES} bytes", 1),

@@ -88,7 +88,7 @@ def test_lago_usage_before_the_subscription_is_not_sent() -> None:
     bench = LagoBench()
     bench.service.add_subscription("c-1", T0)
     outcome = pushed(bench)
-    assert isinstance(outcome, Rejected) and "older than the subscription" in outcome.reason
+    assert isinstance(outcome, Rejected) and "before the start of the subscription" in outcome.reason
     assert not bench.service.events
 
 
@@ -160,10 +160,10 @@ def test_polar_balance_meter_that_does_not_exist_is_no_balance_of_zero() -> None
     bench.service.customers["c-1"] = {"credits": {}}
     bench.meter = "meter-computer"
     bench.provider = bench._with_key("kit_key_canary_0123456789")
-    said = "DRAWDOWN_POLAR_BALANCE_METER names meter-computer, but Polar has no meter with this id"
-    assert state(bench) == ReadFailed(f"{NEEDS_YOU}{said}. Set it to a meter's id")
+    said = "DRAWDOWN_POLAR_BALANCE_METER is meter-computer, but Polar does not have a meter with this id"
+    assert state(bench) == ReadFailed(f"{NEEDS_YOU}{said}. Set it to the id of a meter")
     lines = asyncio.run(bench.provider.check(["compute"], ["c-1"]))
-    assert lines == [f"c-1: {said}. Set it to a meter's id"]
+    assert lines == [f"c-1: {said}. Set it to the id of a meter"]
 
 
 def test_polar_totals_go_through_all_pages_and_leave_out_the_end() -> None:

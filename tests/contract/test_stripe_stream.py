@@ -209,7 +209,7 @@ def test_what_the_stream_would_refuse_later_is_not_sent() -> None:
     ahead, old = push(key="a", ts=NOW_MS + AHEAD_MS + 7), push(key="b", ts=NOW_MS - 36 * DAY_MS)
     strange, good = push(key="c", feature="nosuch"), push(key="d")
     outcomes = done(made.provider.push([ahead, old, strange, good]))
-    assert outcomes[0] == RetryAt(NOW_MS + 7, "it is dated further ahead than Stripe accepts")
+    assert outcomes[0] == RetryAt(NOW_MS + 7, "the push is dated further ahead than Stripe accepts")
     assert [type(outcome) for outcome in outcomes[1:]] == [Rejected, Rejected, Accepted]
     assert made.stripe.charged("cus_1", "gb_seconds") == 2 and not made.stripe.webhooks(NOW_MS + DAY_MS)
 

@@ -97,7 +97,7 @@ def test_the_same_undo_again_takes_back_no_other(
     code, said = undo("--from", again[1])
     assert code == Exit.PERSON and "its latest assignment begins at" in said and to_come(fleet) == [first]
     assert undo("--from", str(first))[0] == Exit.SETTLED and to_come(fleet) == []
-    assert "no assignment that begins later" in undo("--from", str(first))[1]
+    assert "it has already begun, or does not exist" in undo("--from", str(first))[1]
 
 
 def test_two_who_undo_at_once_take_back_one(fleet: Fleet, twice: tuple[int, int]) -> None:

@@ -247,7 +247,7 @@ def test_what_nobody_bills_or_nothing_maps_is_shown_as_what_waits(fleet: Fleet) 
 
 WRONG: Sequence[tuple[dict[str, Any], type[Exception], str]] = (
     ({"name": ""}, UsageError, "invalid backfill name '': expected 1 to 200 characters"),
-    ({"from_ms": T0 + 1}, UsageError, "must be window boundaries"),
+    ({"from_ms": T0 + 1}, UsageError, "expected window boundaries"),
     ({"to_ms": T0}, UsageError, "--to must be later than --from, by at most 31 days"),
     ({"from_ms": T0 - 32 * DAY_MS}, UsageError, "at most 31 days"),
     ({"to_ms": T0 + 2 * DAY_MS}, UsageError, "is in the future, but a backfill is for past events"),
@@ -270,7 +270,7 @@ def _open(connection: sa.Connection, *, by: Any, given: dict[str, Any]) -> None:
 
 def test_one_is_open_at_a_time_and_opened_again_it_is_the_same(fleet: Fleet) -> None:
     assert opened(fleet) == opened(fleet)
-    with pytest.raises(Refused, match="acme has an open backfill: close or revert june first"):
+    with pytest.raises(Refused, match=r"it has the open backfill june. Close or revert june first"):
         opened(fleet, "july")
     with pytest.raises(Refused, match="cannot open backfill june: the name is used"):
         opened(fleet, to_ms=T0 + WINDOW_MS)

@@ -53,7 +53,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution accept going --org acme --estimate 7": (1, "other_content", "use a new key"),
     "execution accept going --org acme --estimate 6 --project site --overage cap --subject bob": (
         1, "other_content", "with another subject, another overage. No credit was reserved. Run `drawdown execution"),
-    "execution accept going --org rich --estimate 6": (1, "other_content", "with another organisation. No credit"),
+    "execution accept going --org rich --estimate 6": (1, "other_content", "with another organisation. Credit"),
     "ledger grant rich 31 --key term": (1, "refused", "30 credits to rich (purchased, priority 50"),
     "pool make cours": (2, "unknown_pool", "did you mean course?"),
     "pool make riche": (2, "unknown_pool", "did you mean rich?"),
@@ -80,7 +80,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution draw strict 1 --credits 7": (1, "beyond_hold", "Extend the execution first, or draw less"),
     "execution settle strict --actual 7": (1, "beyond_hold", "Extend the execution first, or draw less"),
     "settlement payout pixel --expect 1": (1, "frozen_supplier", "--undo"),
-    "settlement reverse settled --amount 3": (1, "above_left", "credits are left"),
+    "settlement reverse settled --amount 3": (1, "above_left", "credits are not reversed"),
     "key rotate ap": (2, "unknown_key", "did you mean app? `drawdown key list`"),
     "topup set acme --below 5 --amount 20 --price 100 --currency gold --customer c --most 10": (
         2, "bad_value", "invalid currency"),

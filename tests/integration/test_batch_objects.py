@@ -144,7 +144,7 @@ def test_an_object_that_is_not_as_it_was_listed_is_tried_again(
         monkeypatch.setattr(objects, "_bring", after(change))
         report = ticked(fleet, store)
         assert (report.batches_taken, report.problems, report.exit_status) == (0, [], 75)
-        assert "nothing was taken" in report.failures[0]
+        assert "so Drawdown did not take it" in report.failures[0]
     monkeypatch.setattr(objects, "_bring", bring)
     laid(bucket, "a.csv", 60)
     assert ticked(fleet, store).batches_taken == 1
@@ -180,7 +180,7 @@ def test_a_store_that_answers_short_says_more_or_is_away_costs_nothing(
         monkeypatch.setattr(objects, "_client", lambda _store, lies=lies: Lying(**lies))
         report = ticked(fleet, store)
         assert (report.batches_taken, report.exit_status) == (0, 75), lies
-        assert "nothing was taken" in report.failures[0], lies
+        assert "so Drawdown did not take it" in report.failures[0], lies
     # Bytes beyond those that were listed are not read.
     monkeypatch.setattr(objects, "_client", lambda _store: Lying(body=lambda text: text + b"acme,1,1,1\n"))
     monkeypatch.setattr(objects, "MAX_OBJECT_BYTES", 10)
@@ -227,7 +227,7 @@ def test_recent_object_is_left_alone_and_excess_objects_are_reported(
     assert ticked(fleet, store).batches_taken == 2
     monkeypatch.setattr(objects, "OBJECTS_A_PAGE", 1)
     monkeypatch.setattr("drawdown.worker.batches.folders.MAX_PAGES", 1)
-    assert "Move away those that were taken" in ticked(fleet, store).failures[0]
+    assert "Move the objects that Drawdown took" in ticked(fleet, store).failures[0]
 
 
 @pytest.mark.parametrize("place", ["s3://", "s3://U", "s3://a/b\nc", "s3://usage/" + "x" * 501])

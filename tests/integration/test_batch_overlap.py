@@ -82,7 +82,7 @@ def test_a_file_that_shares_rows_waits_until_it_is_accepted(fleet: Fleet, tmp_pa
     with pytest.raises(UnknownId, match="drawdown batch list"):
         write(fleet.engine, lambda c: accept(c, "0" * 32, fleet.by))
     assert write(fleet.engine, lambda c: accept(c, done.batch, fleet.by)) == 1
-    with pytest.raises(Refused, match="needs to be accepted"):
+    with pytest.raises(Refused, match="does not wait for acceptance"):
         write(fleet.engine, lambda c: accept(c, done.batch, fleet.by))
     assert taken(fleet, longer).outcome == "taken"
     fleet.tick_windows(1)

@@ -137,10 +137,10 @@ Plant = tuple[str, str]
 REFUSED: Final[dict[str, Plant]] = {
     "no column": ("SELECT org_id, ts, memory_mb FROM used", "missing column interval_s"),
     "ids": ("SELECT org_id, ts, memory_mb, interval_s, org_id AS id FROM used", "its rows have ids"),
-    "twice": ("SELECT org_id, ts, memory_mb, interval_s, ts FROM used", "a column twice"),
+    "twice": ("SELECT org_id, ts, memory_mb, interval_s, ts FROM used", "invalid columns of the query"),
     "no text": ("SELECT 1 AS org_id, ts, memory_mb, interval_s FROM used", "org_id has the type int"),
     "no number": ("SELECT org_id, ts, memory_mb, CAST('x' AS {bytes}) AS interval_s FROM used", "has the type bytes"),
-    "none fits": ("SELECT org_id, ts, memory_mb, 1.5 AS interval_s FROM used", "no row can be billed"),
+    "none fits": ("SELECT org_id, ts, memory_mb, 1.5 AS interval_s FROM used", "all rows are invalid"),
 }
 FAILED: Final[dict[str, Plant]] = {
     "a write": (

@@ -156,7 +156,7 @@ def test_what_was_read_before_the_content_that_stands_is_no_conflict(fleet: Flee
     with closing(file_sums.add_up(found_file(path), slow.now_ms)) as sums:
         fleet.clock.at_ms += 1
         batch = taken(fleet, written(path, ROWS)).batch
-        with pytest.raises(files.NotNow, match="another process took its content meanwhile"):
+        with pytest.raises(files.NotNow, match="another process just took a file with the same content"):
             write(fleet.engine, lambda c: take(c, sums, BY_HAND, slow))
     assert [line.outcome for line in read(fleet.engine, sources.list_batches)] == ["taken"]
     assert (again := taken(fleet, path)).outcome == "repeated" and again.batch == batch
@@ -357,7 +357,7 @@ BROKEN = {
     "a line that is no JSON": ("u.jsonl", b'{"org_id":"acme"}\n{"org_id', "cannot be read"),
     "a list": ("u.jsonl", b'{"org_id":"acme"}\n[1]\n', "cannot be read"),
     "an empty line": ("u.jsonl", b"\n", "not JSON"),
-    "no row of it fits": ("u.csv", b"org_id,ts,memory_mb,interval_s\nacme,1,2,3\n", "no row can be billed"),
+    "no row of it fits": ("u.csv", b"org_id,ts,memory_mb,interval_s\nacme,1,2,3\n", "all rows are invalid"),
     "no Parquet": ("u.parquet", b"PAR1 and nothing else", "cannot be read"),
     "half a zip": ("u.csv.gz", gzip.compress(b"org_id,ts\n" * 9_999)[:50], "cannot be read"),
     "no zip": ("u.csv.gz", b"org_id,ts\n", "cannot be read"),
@@ -442,7 +442,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     for change in (changed, shrunk, another, gone, piped):
         written(path, ROWS)
         monkeypatch.setattr(file_sums._Reading, "whole", change)
-        with pytest.raises(files.NotNow, match="nothing was taken" if change is not piped else "cannot be read"):
+        with pytest.raises(files.NotNow, match="did not take it" if change is not piped else "cannot be read"):
             taken(fleet, path)
     with pytest.raises(files.FileChanged, match="not a regular file any more"):
         file_sums.add_up(found, fleet.clock.at_ms)
@@ -768,7 +768,7 @@ def test_a_sample_that_forged_an_id_of_the_batch_keeps_it_out(fleet: Fleet, tmp_
     path = written(tmp_path / "u.csv", ROWS)
     batch = files.hash_of(found_file(path))
     fleet.sample("acme", T0, sample_id=f"batch:{batch}:2", cell="runs")
-    with pytest.raises(Refused, match="samples with its ids already exist"):
+    with pytest.raises(Refused, match="some of its sample ids already exist"):
         taken(fleet, path)
     fleet.tick_windows(1)
     assert [breach.text for breach in proven(fleet).breaches] == [

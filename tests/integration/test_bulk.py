@@ -233,7 +233,7 @@ def test_a_page_that_looked_at_as_much_as_it_may_says_where_it_goes_on(
             "--state gone",
             "invalid --state 'gone': expected open, due, queued, in_doubt, rejected, awaiting_credit, accepted",
         ),
-        ("--why", "invalid why: no open push waits for this reason"),
+        ("--why", "open pushes do not wait for this reason"),
         ("--after 1", "Start at the first page"),
     ],
 )

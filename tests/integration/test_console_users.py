@@ -179,7 +179,7 @@ def test_whoever_is_ended_or_reset_is_out_at_once(door: Door) -> None:
     assert not door.do(lambda c: console_users.end(c, "ann", by))
     assert door.find(9) is None and door.begin(stored, 10) is None and door.tried() is None
     assert read(door.engine, lambda c: console_sessions.person_named(c, "ann")) is None
-    with pytest.raises(Refused, match="was ended"):
+    with pytest.raises(Refused, match="has ended"):
         door.do(lambda c: console_users.reset(c, "ann", secret(3), by))
     with pytest.raises(Refused, match="belongs to an active or ended person"):
         door.do(lambda c: console_users.add(c, "ann", "viewer", secret(3), by))

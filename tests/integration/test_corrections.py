@@ -299,10 +299,10 @@ def test_a_feature_that_is_ended_again_ended_so_before(fleet: Fleet) -> None:
     assert ended() == ended(at_ms) == [(at_ms, True)], "perhaps for an answer that was lost"
     fleet.clock.at_ms += WINDOW_MS
     assert ended() == [(at_ms, True)]
-    with pytest.raises(Refused, match="no size or event type makes the feature compute_1gb"):
+    with pytest.raises(Refused, match="cannot end the feature compute_1gb"):
         ended(at_ms + WINDOW_MS)
     write(fleet.engine, lambda c: map_size(c, "other", fleet.by, kind="exact", memory_mb=1024, unit="s", new=True))
-    with pytest.raises(Refused, match="no size or event type makes the feature compute_1gb"):
+    with pytest.raises(Refused, match="cannot end the feature compute_1gb"):
         ended()
 
 

@@ -246,7 +246,7 @@ def test_a_feature_that_begins_later_ends_alone_and_can_be_ended(shell: Shell) -
     assert kept == [("mail_a", 0, T0 + 10 * WINDOW_MS)]
     assert "compute_big" not in {one["feature"] for one in found["mapping"]}
     assert "; unchanged" in shell("feature end mail_b")
-    assert "no size or event type makes the feature mail_b from " in shell("feature end mail_b --from 2026-02-01", 1)
+    assert "cannot end the feature mail_b: " in shell("feature end mail_b --from 2026-02-01", 1)
     shell(f"feature map-event mail.sent mail_a {later}")
     assert [one["end_ms"] for one in shell.json("feature list")["event_types"]] == [None]
 

@@ -273,7 +273,7 @@ def test_what_was_delivered_can_be_sent_again(shop: Shop) -> None:
     assert shop.product.ids() == [name, name]
     first, second = shop.product.taken["app"]
     assert first == second, "the same bytes"
-    with pytest.raises(Refused, match="no endpoint of"):
+    with pytest.raises(Refused, match="its endpoints are not active"):
         shop.write(lambda c: hooks.replay(c, name, by, endpoint="other"))
     with pytest.raises(UnknownId, match="did you mean"):
         shop.write(lambda c: hooks.replay(c, name[:-1] + "z", by))

@@ -196,7 +196,7 @@ def test_a_job_that_kills_its_ticks_fails_after_some(fleet: Fleet) -> None:
         up_to(fleet, do_jobs(fleet.context("dead")), lambda effect: effect.name == "begin_replay")
         fleet.clock.at_ms += queue.JOB_LEASE_MS
     done = turn(fleet)
-    assert done.ended == 1 and "could not finish it" in done.failures[0]
+    assert done.ended == 1 and "could not finish the job" in done.failures[0]
     assert listed(fleet)[0].state == "failed"
 
 

@@ -172,7 +172,7 @@ def test_a_comparison_without_time_compares_nothing_and_says_so(engine: sa.Engin
 
 def test_what_is_ordered_is_whole_days_and_once(engine: sa.Engine) -> None:
     fleet, _ = short(engine)
-    with pytest.raises(UsageError, match="whole days"):
+    with pytest.raises(UsageError, match="expected a whole day"):
         replace(DAY, from_ms=T0 + 1)
     with pytest.raises(UsageError, match="invalid range"):
         replace(DAY, to_ms=T0)

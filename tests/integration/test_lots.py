@@ -526,7 +526,7 @@ def test_times_that_are_counted_from_now_may_be_repeated(tmp_path: Path, times: 
         assert told.status == 0 and "was made before. This call added no credit" in told.out, told
     other = drawdown(url, *given[:-1], "+31d", at="2026-01-01T00:07")
     assert other.status == 1
-    for words in ("20 credits to acme", "No credit was moved", "`drawdown ledger lots acme`"):
+    for words in ("20 credits to acme", "Credit was not moved", "`drawdown ledger lots acme`"):
         assert words in other.err
     assert len(json.loads(run(url, "ledger", "lots", "acme", "--json"))["lots"]) == 1
 
@@ -561,7 +561,7 @@ def test_the_example_of_an_allotment_may_be_repeated(tmp_path: Path) -> None:
         *[*allot[:4], "21", *allot[5:]],
         at="2026-01-02T12:00",
     )
-    assert other.status == 1 and "20 credits to acme" in other.err and "No credit was moved" in other.err
+    assert other.status == 1 and "20 credits to acme" in other.err and "Credit was not moved" in other.err
 
 
 def test_lot_that_has_not_begun_pays_no_debt_and_is_taken_back_whole(purse: Purse) -> None:

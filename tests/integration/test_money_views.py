@@ -119,7 +119,7 @@ def test_the_entries_of_all_pages_are_the_balance(fleet: Fleet) -> None:
     assert [(one.ts, one.key) for one in found] == sorted(((one.ts, one.key) for one in found), reverse=True)
     assert {one.kind for one in found} == {"usage", "grant", "expiry"}
     assert [one.lot for one in found if one.kind == "expiry"] == ["grant:ends"]
-    with pytest.raises(UsageError, match="this wallet has no such entry"):
+    with pytest.raises(UsageError, match="this wallet does not have an entry"):
         look(fleet, lambda c: wallet_entries.page(c, "b", found[0].key))
 
 

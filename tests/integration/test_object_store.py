@@ -97,7 +97,7 @@ def test_a_listing_without_end_and_one_that_drips_are_given_up(what: str, monkey
 
     if what == "end":
         monkeypatch.setattr(objects, "STORE_ANSWER_S", 60)
-    with answering(without_end) as store, pytest.raises(NotNow, match="sent more than"):
+    with answering(without_end) as store, pytest.raises(NotNow, match="exceeds the limit of"):
         objects.page_of(store, PLACE, None, 0)
     assert sent < (200 if what == "drip" else 3 * objects.MAX_ANSWER_BYTES)
 

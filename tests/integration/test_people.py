@@ -84,7 +84,7 @@ def test_a_second_override_keeps_what_it_does_not_name(fleet: Fleet) -> None:
         "what ran out is not taken up again"
     )
     assert do(fleet, lambda c: orgs.end_override(c, "acme", fleet.by)).now == orgs.Override()
-    with pytest.raises(UsageError, match="no org override"):
+    with pytest.raises(UsageError, match="does not have an org override"):
         do(fleet, lambda c: orgs.override(c, "acme", fleet.by, until_ms=until + DAY_MS))
 
 

@@ -226,7 +226,7 @@ def test_runs_over_there_are_decided_alone(far: Far) -> None:
         RequestedExecution(f"e-{number}", Request("acme", quantities={SECONDS: 1}), "test", "a test")
         for number in range(2)
     ]
-    with pytest.raises(NotTogether, match="decides each alone"):
+    with pytest.raises(NotTogether, match="must be decided alone"):
         far.write(lambda c: executions.accept_together(c, asked, far.fleet.clock.at_ms))
     assert far.fleet.rows("SELECT * FROM reservations") == []
 

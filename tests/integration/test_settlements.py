@@ -306,7 +306,7 @@ def test_one_batch_a_month_and_the_same_again_is_the_first_answer(shop: Shop) ->
 WRONG_PERIODS = {
     "no month": ("2026-13", UsageError, "invalid period"),
     "a day": ("2026-01-31", UsageError, "invalid period"),
-    "a month to come": ("2026-03", UsageError, "has not begun: the current period is 2026-02"),
+    "a month to come": ("2026-03", UsageError, "it has not begun. Pass 2026-02 or an earlier"),
 }
 
 
@@ -463,7 +463,7 @@ def test_nothing_but_claw_backs_is_no_batch(shop: Shop) -> None:
     shop.payout("loop", "2026-01")
     shop.later(HOLD_MS)
     for _ in range(2):
-        with pytest.raises(Denied, match="no payout for loop: 0 credits"):
+        with pytest.raises(Denied, match="cannot release a payout of loop: 0 credits"):
             shop.payout("loop", "2026-02")
         shop.write(lambda c: settlements.reverse(c, "e-1", "claw", None, shop.by))
 

@@ -154,7 +154,7 @@ def test_a_start_is_ordered_where_it_may_be(
     services = PaymentServices({"autumn": account.service})
     monkeypatch.setattr(App, "payments", property(lambda _: services))
     for words, status, told in (
-        ("resume acme --queue", 1, "the top-ups of acme have not stopped"),
+        ("resume acme --queue", 1, "cannot resume the top-ups of acme: they have not"),
         ("start acme --queue", 1, "top-ups of acme are already live"),
         ("stop acme --undo", 2, "--undo needs --all"),
         ("start acme --shadow --queue", 2, "either --shadow or --queue"),

@@ -351,7 +351,7 @@ def test_a_correction_replaces_no_day(fleet: Fleet, tmp_path: Path, word: str) -
         ("day,vendor,service,amount\n", "column currency"),
         ("day,day,vendor,service,amount,currency\n", "column day"),
         ("BilledCost\n", "column ChargePeriodStart"),
-        (HEAD, "has no lines"),
+        (HEAD, "does not have bill lines"),
         (HEAD + "2026-01-01,cloud,vm,1,USD\n", "line 2: expected 6 fields"),
         (HEAD + "2026-02-30,cloud,vm,1,USD,\n", "line 2"),
         (HEAD + "1.1.2026,cloud,vm,1,USD,\n", "line 2: invalid day"),
@@ -440,5 +440,5 @@ def test_a_range_is_of_whole_days_and_ends(fleet: Fleet, monkeypatch: pytest.Mon
     most = vendors.MAX_UNITS
     mapped(fleet, Units("cloud", "most", "u", most, most, most, "USD"))
     for wrong in (most + 1, 1, 1), (1, most + 1, 1), (1, 1, most + 1), (1, 1, 0):
-        with pytest.raises(UsageError, match="whole numbers"):
+        with pytest.raises(UsageError, match="expected at most"):
             mapped(fleet, Units("cloud", "other", "u", *wrong, "USD"))

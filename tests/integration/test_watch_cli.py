@@ -52,7 +52,9 @@ def test_what_is_wrong_is_said(shell: Shell) -> None:
     assert "--once" in shell.run("watch", "--at", "2026-01-01", status=2)
     assert "expected go_on" in shell.run("provider", "when-down", "embedded", "--policy", "panic", status=2)
     assert "ledger rate" in shell.run("provider", "rate", "embedded", "compute_1gb", "--micro", "1", status=1)
-    assert "no rates for estimates" in shell.run("provider", "rate", "legacy", "compute_1gb", "--micro", "1", status=1)
+    assert "does not have rates for estimates" in shell.run(
+        "provider", "rate", "legacy", "compute_1gb", "--micro", "1", status=1
+    )
     assert "unknown provider" in shell.run("provider", "when-down", "nobody", "--policy", "stop", status=2)
 
 

@@ -301,10 +301,10 @@ def test_proxy_that_does_not_connect_is_named_and_nothing_is_sent(
     async def work(proxy: Proxy, cell: sockets.Seen) -> None:
         settings = given(**set_up(cell), DRAWDOWN_CA_FILE=company.ca, HTTPS_PROXY=proxy.url)
         for answer, said in (
-            (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "refuses to connect: it answered 407"),
+            (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "refused to connect, with status 407"),
             (b"nonsense\r\n\r\n", "is not HTTP"),
-            (b"x" * (MAX_PROXY_HEAD_BYTES + 1), "is not HTTP"),
-            (b"", "is not HTTP"),
+            (b"x" * (MAX_PROXY_HEAD_BYTES + 1), "answered with more than"),
+            (b"", "closed the connection before"),
         ):
             proxy.answer = answer
             assert "HTTPS_PROXY: the proxy" in (found := str(await autumn_of(settings))) and said in found, found

@@ -66,7 +66,7 @@ def test_what_became_of_a_hold_and_until_when_it_stands(shell: Shell) -> None:
 
 
 def test_a_range_says_what_is_wrong_with_it(shell: Shell) -> None:
-    assert "invalid range: it ends before it begins" in shell("usage acme --from +1d", 2)
+    assert "its end must be later than its start" in shell("usage acme --from +1d", 2)
     assert "longer than 400 days" in shell("usage acme --from 2020-01-10", 2)
 
 

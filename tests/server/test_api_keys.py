@@ -199,7 +199,7 @@ def test_a_key_is_rotated_with_an_overlap_and_ends_at_once(house: House) -> None
         assert await let_in("short") == [False]
 
     served(house, work)
-    with pytest.raises(Refused, match="was ended"):
+    with pytest.raises(Refused, match="it has ended"):
         rotate(house, "app", "fifth")
     with pytest.raises(Refused, match="belongs to an active or ended key"):
         make_key(house, "app")

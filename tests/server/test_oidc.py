@@ -328,7 +328,7 @@ ANSWERS: Final[list[tuple[str, HttpResult, str]]] = [
     ("openid-configuration", said(200, []), "without a JSON object"),
     ("openid-configuration", said(500, {}), "answers 500"),
     ("openid-configuration", LATE, "does not answer: no whole answer within 5 s"),
-    ("openid-configuration", NotSent("the host has no address"), "cannot be reached"),
+    ("openid-configuration", NotSent("the host does not have an address"), "cannot be reached"),
     ("/jwks", REDIRECT, "redirects"),
     ("/jwks", LATE, "does not answer"),
     ("/jwks", said(200, {"keys": 5}), "does not publish the key"),

@@ -56,7 +56,7 @@ FINE = (
     "DatabaseBusy",
     "went away",
     "HistoryDoubted",
-    "ticks could not finish it",
+    "ticks could not finish the job",
     "left to a person",
     "since the job was queued",
 )

@@ -53,7 +53,7 @@ def test_csv_and_json_lines_say_the_same() -> None:
         ("day,org_id\n", "invalid columns: expected day"),
         ("day,org_id,seconds,price\n", "invalid columns: expected day"),
         ("day,org_id,seconds,seconds\n", "invalid columns: expected day"),
-        ("day,org_id,seconds\n", "line 1: no totals were found"),
+        ("day,org_id,seconds\n", "line 1: the file does not have totals"),
         (f"day,org_id,seconds\n{DAY},acme\n", "line 2: expected 3 columns, as in the first line, and found 2; was"),
         (f"day,org_id,seconds\n{DAY},acme,1,2\n", "line 2: expected 3 columns, as in the first line, and found 4"),
         (f"day,org_id,seconds\n{DAY},acme,1\n{DAY},acme,1\n", "line 3: acme appears twice for 2026-01-01"),

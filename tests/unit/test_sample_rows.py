@@ -174,16 +174,16 @@ def test_the_bounds_of_time_are_inclusive() -> None:
         ({"columns": {"organisation": "x"}}, "unknown field 'organisation'"),
         ({"constants": {"ts_ms": "1"}}, "unknown field 'ts_ms'"),
         ({"constants": {"id": "1"}}, "same id"),
-        ({"columns": {"cell_id": "x"}, "constants": {"cell_id": "c"}}, "cell_id is given twice"),
-        ({"columns": {"id": "x"}, "id_from_line": True}, "id is given twice"),
-        ({"time_format": "rfc"}, "--time-format rfc"),
-        ({"time_format": "%Q"}, "--time-format %Q"),
-        ({"time_format": "%Y %Y"}, "--time-format %Y %Y"),
-        ({"zone": "Mars/Olympus"}, "--zone Mars/Olympus"),
-        ({"zone": "../etc/passwd"}, "--zone ../etc/passwd"),
+        ({"columns": {"cell_id": "x"}, "constants": {"cell_id": "c"}}, "cell_id has two sources"),
+        ({"columns": {"id": "x"}, "id_from_line": True}, "id has two sources"),
+        ({"time_format": "rfc"}, "--time-format 'rfc'"),
+        ({"time_format": "%Q"}, "--time-format '%Q'"),
+        ({"time_format": "%Y %Y"}, "--time-format '%Y %Y'"),
+        ({"zone": "Mars/Olympus"}, "--zone 'Mars/Olympus'"),
+        ({"zone": "../etc/passwd"}, "--zone '../etc/passwd'"),
         ({"zone": ""}, "--zone"),
-        ({"format": "xlsx"}, "--format xlsx"),
-        ({"chunk_rows": 0}, "at least one row"),
+        ({"format": "xlsx"}, "--format 'xlsx'"),
+        ({"chunk_rows": 0}, "expected 1 or more rows"),
     ],
 )
 def test_wrong_options_are_said_at_once(options: dict[str, object], said: str) -> None:
@@ -201,7 +201,7 @@ def test_a_constant_that_is_no_value_is_said_at_once(name: str, text: str) -> No
 def test_a_missing_column_is_named_with_what_to_do() -> None:
     with pytest.raises(UsageError) as wrong:
         RowReader("u.csv", ["id", "groupId"], ImportOptions(), None, NOW)
-    assert str(wrong.value).startswith("u.csv: no column 'org_id' for org_id: the file has id, groupId.")
+    assert str(wrong.value).startswith("u.csv: missing column 'org_id' for org_id: the file has id, groupId.")
     assert "--map org_id=COLUMN" in str(wrong.value)
 
 

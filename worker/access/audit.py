@@ -20,7 +20,8 @@ from drawdown.schema.audit import HASHED, Head, hash_after
 from drawdown.schema.declare import ID, KEY, TIME, Column, Listing, Look, Page
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.typed.parsing import require_range
+from drawdown.schema.text import quote_value
+from drawdown.schema.typed.parsing import require_range, show_time
 
 MAX_ROWS: Final = 10_000
 """Rows of one page of the audit."""
@@ -89,7 +90,9 @@ def list_audit(
     occurred.
     """
     if not 0 < most <= MAX_ROWS:
-        raise UsageError(f"invalid page size: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--before`")
+        raise UsageError(
+            f"invalid page size {most}: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--before`"
+        )
     if chosen.via:
         ids.require_among(ids.VIA, chosen.via, VIAS)
     for kind, given in ((ids.ACTOR, chosen.actor), (ids.ACTION, chosen.action), (ids.TARGET, chosen.target)):
@@ -159,9 +162,12 @@ def _list(
     to_ms: Annotated[int | None, TIME, "End of the range"] = None,
 ) -> Page[AuditEntry]:
     if look.after and not (look.after.isascii() and look.after.isdigit() and len(look.after) <= 18):
-        raise UsageError("invalid after: expected the `next` of a page. Start at the first page", at="after")
+        raise UsageError(
+            f"invalid after {quote_value(look.after)}: expected the `next` of a page. Start at the first page",
+            at="after",
+        )
     if from_ms is not None and from_ms > look.now_ms:
-        raise UsageError("--from is in the future. For two days ago, pass 2d", at="from_ms")
+        raise UsageError(f"--from is in the future, at {show_time(from_ms)}. For two days ago, pass 2d", at="from_ms")
     require_range(from_ms, to_ms)
     chosen = AuditFilter(actor, action, target, via, from_ms or 0, 2**53 if to_ms is None else to_ms)
     page = list_audit(connection, chosen, before=int(look.after or 0), most=look.most)

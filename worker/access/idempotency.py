@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import MAX_ID_CHARS, MINUTE_MS
 from drawdown.worker.access.people import Person
 from drawdown.worker.access.sessions import LIFE_MS
@@ -150,7 +151,7 @@ def claim_call(connection: sa.Connection, call: Call, now_ms: int) -> str | None
     if row.action != call.action or row.place != _sha256(call.content):
         name = call.idempotency_key
         raise OtherContent(
-            f"the Idempotency-Key {name} was used for another call. To repeat that call, send its "
+            f"the Idempotency-Key {quote_value(name)} was used for another call. To repeat that call, send its "
             "first body. If this is another call, use a new key"
         )
     return str(row.answer)

@@ -40,7 +40,7 @@ from drawdown.schema.errors import Refused, UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import Part, prepared, queries, read_together
 from drawdown.schema.text import quote_value, typed
-from drawdown.schema.typed.parsing import show_credits, show_time
+from drawdown.schema.typed.parsing import lasting, show_credits, show_time
 from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO
 
 SQL = queries(__file__)
@@ -211,7 +211,9 @@ def create(
     if cell_id is not None:
         ids.require(connection, ids.CELL, cell_id, new=new)
     if source is not None and not is_clean_id(source):
-        raise UsageError("invalid source: expected 1 to 200 characters without control characters")
+        raise UsageError(
+            f"invalid source {quote_value(source)}: expected 1 to 200 characters without control characters"
+        )
     sends = sorted(WITH_IDS.intersection(scopes))
     if org_id is not None and source is None and sends and not any_source:
         what = {EVENTS: "events", SAMPLES: "samples"}[sends[0]]
@@ -220,9 +222,11 @@ def create(
             f"of your own {what}, which are then not billed. If you trust the holder of the key, pass --any-source"
         )
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
-        raise UsageError("invalid lifetime of a key: expected 1 minute to 3,650 days")
+        raise UsageError(f"invalid lifetime {lasting(for_ms)} of a key: expected 1 minute to 3,650 days")
     if not 0 <= gives_micro <= MAX_AMOUNT_MICRO:
-        raise UsageError("invalid grant limit of a key: expected 0 to 1,000,000,000 credits")
+        raise UsageError(
+            f"invalid grant limit {show_credits(gives_micro)} of a key: expected 0 to 1,000,000,000 credits"
+        )
     made = ApiKey(name, tuple(sorted(set(scopes))), org_id, cell_id=cell_id, source=source, gives_micro=gives_micro)
     expires_ms = None if for_ms is None else by.now_ms + for_ms
     taken = Refused(
@@ -246,7 +250,7 @@ def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms
     Errors: UsageError; UnknownId; Refused for an ended key, or if the name has MOST_OF_A_NAME keys.
     """
     if not 0 <= overlap_ms <= MOST_OVERLAP_MS:
-        raise UsageError("invalid overlap: expected 0 to 30 days")
+        raise UsageError(f"invalid overlap {lasting(overlap_ms)}: expected 0 to 30 days")
     if _hold(connection, name) >= MOST_OF_A_NAME:
         raise Refused(
             f"key {name} was rotated {MOST_OF_A_NAME - 1:,} times, which is the limit. Run `drawdown key create` with "
@@ -254,7 +258,7 @@ def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms
         )
     row = SQL.run(connection, "going", {"name": name}).one()
     if row.ended_ms is not None:
-        raise Refused(f"key {name} was ended. Run `drawdown key create` with another name")
+        raise Refused(f"cannot rotate key {name}: it has ended. Run `drawdown key create` with another name")
     old_until = by.now_ms + overlap_ms
     old_until = old_until if row.expires_ms is None else min(old_until, row.expires_ms)
     expires = None if row.expires_ms is None else by.now_ms + row.expires_ms - row.created_ms
@@ -489,7 +493,8 @@ def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) ->
     beyond = sorted(set(key.scopes) - reach.scopes)
     if beyond:
         raise Refused(
-            f"your key does not have the scope {beyond[0]}, so it cannot create, rotate or end a key that has it"
+            f"your key does not have the scope {beyond[0]}, so it cannot create, rotate or end a key with this "
+            "scope. Use a key that has it"
         )
     for name in ("org_id", "cell_id", "source"):
         own = getattr(reach, name)
@@ -497,8 +502,8 @@ def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) ->
             raise Refused(f"your key is bound to {own}, and the other key is not. Use a key without this binding")
     if key.gives_micro > reach.gives_micro:
         raise Refused(
-            f"your key can grant {show_credits(reach.gives_micro)} credits at once, and the other key "
-            "more. Use a key with a higher limit"
+            f"your key can grant {show_credits(reach.gives_micro)} credits at once, and the other key can grant "
+            f"{show_credits(key.gives_micro)}. Use a key with a higher limit"
         )
     if reach.expires_ms is not None and (expires_ms is None or expires_ms > reach.expires_ms):
         raise Refused(

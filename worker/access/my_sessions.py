@@ -84,7 +84,7 @@ def enter(connection: sa.Connection, link_id: str, who: Visitor, session: str, a
     if SQL.run(connection, "insert", values).first() is None:
         if SQL.run(connection, "same", values).first() is not None:  # this is a retry after a lost answer
             return
-        raise UsedLink("this link was used before. Each link opens the page once")
+        raise UsedLink("this link was used before, and each link opens the page once. Request a new link")
     SQL.run(connection, "make_room", {"org_id": who.org_id, "most": MOST_SESSIONS, "now_ms": now_ms})
     by = By(now_ms, who.actor, "opened from the console" if who.is_staff else "opened with a link", VIA)
     record(connection, "my_enter", who.org_id, {"address": clean(address, MAX_ID_CHARS)}, by)

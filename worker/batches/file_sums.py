@@ -35,7 +35,7 @@ from drawdown.events.envelope import MAX_QUANTITY
 from drawdown.schema.errors import Refused
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.text import clean
+from drawdown.schema.text import clean, quote_value
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB, WINDOW_MS
 from drawdown.worker.batches.duck import READING_TIME_S, explained, identifier, shut_in, text, time_limit
 from drawdown.worker.batches.files import HASH_CHARS, FoundFile, NotNow, TimeUp, Unreadable, unchanged
@@ -218,7 +218,10 @@ class _Reading:
                 refused = self._refused(unclean) if facts[1] else ()
             if refused and not facts[0]:
                 first = refused[0]
-                raise Refused(f"{self.file.name}: no row can be billed: the first has {first.column} {first.said!r}")
+                raise Refused(
+                    f"{self.file.name}: all rows are invalid. The first has {first.column} {first.said!r}. Correct the "
+                    "file, and take it again"
+                )
         except BaseException:
             connection.close()
             raise
@@ -242,7 +245,10 @@ class _Reading:
         while found := names.fetchmany(AT_ONCE):
             unclean += [name for (name,) in found if not is_clean_id(name)]
             if len(unclean) > MAX_UNCLEAN:
-                raise Refused(f"{self.file.name}: over {MAX_UNCLEAN:,} names of organisations are invalid ids")
+                raise Refused(
+                    f"{self.file.name}: more than {MAX_UNCLEAN:,} invalid organisation ids: the first is "
+                    f"{quote_value(unclean[0])}. Check the column of org_id"
+                )
         if unclean:
             connection.executemany(SQL.text("unclean", "duckdb"), [{"name": name} for name in unclean])
             connection.execute(SQL.text("set_unclean_aside", "duckdb"))
@@ -315,7 +321,8 @@ class Columns:
         wanted = _EVENTS if self.of_events else _SIZES
         asked = dict.fromkeys((*wanted, *(name for name in _LABELS if name in self.fields.columns)))
         if missing := [self.fields.column_of(name) for name in asked if name not in types]:
-            other = "" if self.fields.columns else ". If a column has another name, pass `--map FIELD=COLUMN`"
+            other = ". If a column has another name, pass `--map FIELD=COLUMN`"
+            other = ". Check --map" if self.fields.columns else other
             raise Refused(
                 f"{self.file.name}: missing {'column' if len(missing) == 1 else 'columns'} {', '.join(missing)}{other}"
             )
@@ -442,22 +449,22 @@ class Columns:
                 wanted = [self.fields.column_of(name) for name in (_EVENTS if of_events else _SIZES)]
                 labels = [name for name in _LABELS if name in self.fields.columns or name in self.keys]
                 return list(dict.fromkeys([*wanted, *(self.fields.column_of(name) for name in labels)]))
-            raise Refused(f"{self.file.name}: its first line is not JSON")
+            raise Refused(f"{self.file.name}: its first line is not JSON. Write one JSON object a line")
         try:
             names = next(csv.reader([line]), [])
         except csv.Error as error:  # a field above the size limit of the csv module
-            raise Refused(f"{self.file.name}: its header cannot be read: {error}") from error
+            raise Refused(f"{self.file.name}: its header cannot be read: {error}. Write shorter names") from error
         if len(names) == 1 and (found := [one for one in _SEPARATORS if one in names[0]]):
             said = _SEPARATORS[found[0]]
             raise Refused(f"{self.file.name}: its columns are separated by {said}. Separate them by commas")
         if len(set(names)) < len(names):
-            raise Refused(f"{self.file.name}: its header names a column twice")
+            raise Refused(f"{self.file.name}: its header names a column twice. Rename one of them")
         return names
 
     def _requiretext(self, types: dict[str, str], *names: str) -> None:
         for name in names:
             if types[name] != "VARCHAR":
-                raise Refused(f"{self.file.name}: {name} has the type {types[name]}, not text")
+                raise Refused(f"{self.file.name}: {name} has the type {types[name]}, not text. Write it as text")
 
     def _kind(self, types: dict[str, str], name: str) -> str:
         type_ = types[name]
@@ -469,7 +476,7 @@ class Columns:
             return "number"
         if type_ == "VARCHAR":
             return "text"
-        raise Refused(f"{self.file.name}: {name} has the type {type_}, not a whole number")
+        raise Refused(f"{self.file.name}: {name} has the type {type_}. Write it as a whole number")
 
     def _moment(self, types: dict[str, str]) -> str:
         type_ = types["ts"]
@@ -565,7 +572,9 @@ def _unpacked_zstd(file: FoundFile, folder: Path, over: Event) -> FoundFile:
                     raise _too_late(file)
                 written.write(chunk)
     except EOFError as error:
-        raise Refused(f"{file.name}: the file is truncated: its last zstd frame has no end") from error
+        raise Refused(
+            f"{file.name}: the file is truncated, because its last zstd frame does not end. Copy the file again"
+        ) from error
     except zstd.ZstdError as error:
         raise Refused(f"{file.name}: cannot be unpacked: {error}") from error
     except OSError as error:

@@ -116,7 +116,7 @@ def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
     if within is not None and not whole.is_relative_to(within.resolve()):
         raise UsageError(f"{path}: the file is outside its folder. Move it into the folder")
     if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{path}: not a regular file")
+        raise UsageError(f"{path}: not a regular file. Name a file, not a folder or a device")
     if status.st_size > MAX_BATCH_BYTES:
         raise UsageError(f"{path}: the file has more than {MAX_BATCH_BYTES:,} bytes. Split it")
     format_, packed = format_by_name(path.name, str(path))
@@ -172,7 +172,7 @@ def unchanged(file: FoundFile, over: Event | None = None) -> Iterator[tuple[str,
 
 
 def changed(file: FoundFile, why: str = "the file changed while it was read") -> FileChanged:
-    return FileChanged(f"{file.name}: {why}; nothing was taken. Take the file again")
+    return FileChanged(f"{file.name}: {why}, so Drawdown did not take it. Take the file again")
 
 
 def _require_same(file: FoundFile, number: int, before: str, over: Event | None) -> None:

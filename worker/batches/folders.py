@@ -221,7 +221,8 @@ def _new_objects(context: Context, source: BatchSource, quiet_ms: int, done: Bat
     else:
         if not new:
             raise NotNow(
-                f"{source.folder}: more than {MAX_PAGES * OBJECTS_A_PAGE:,} objects. Move away those that were taken"
+                f"{source.folder}: more than {MAX_PAGES * OBJECTS_A_PAGE:,} objects. Move the objects that Drawdown "
+                "took to another prefix"
             )
     _set_aside(source, strange, done)
     return _in_order(new)

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import quote_value
 from drawdown.worker.batches.duck import time_limit
 from drawdown.worker.batches.files import (
     FileChanged,
@@ -89,7 +90,9 @@ def prefix_of(place: str) -> str:
     bucket, _, prefix = place.removeprefix(SCHEME).partition("/")
     prefix = prefix.strip("/")
     if not _BUCKET.fullmatch(bucket) or not prefix.isprintable() or len(prefix) > 500:
-        raise UsageError(f"invalid prefix {place}: expected s3://BUCKET/PREFIX, with a bucket of 3 to 63 characters")
+        raise UsageError(
+            f"invalid prefix {quote_value(place)}: expected s3://BUCKET/PREFIX, with a bucket of 3 to 63 characters"
+        )
     return f"{SCHEME}{bucket}/{prefix}".rstrip("/")
 
 
@@ -141,7 +144,7 @@ def object_at(store: ObjectStore, place: str) -> FoundFile:
         for one in _listing(store, place, key, 1).get("Contents", ())[:1]:
             if str(one["Key"]) == key:
                 return _read_listed(store, place, one)
-    raise NoSuchObject(f"{place}: the object does not exist")
+    raise NoSuchObject(f"{place}: the object does not exist. Check its bucket, prefix and name")
 
 
 def brought(store: ObjectStore, place: str, folder: Path, over: Event) -> Path | None:
@@ -270,7 +273,7 @@ def _send(sender: Any, request: Any, **_: object) -> Any:
             body += chunk
             if len(body) > MAX_ANSWER_BYTES or over.is_set():
                 bound = f"{STORE_ANSWER_S} s" if over.is_set() else f"{MAX_ANSWER_BYTES:,} bytes"
-                raise NotNow(f"the object store sent more than {bound}")
+                raise NotNow(f"the answer of the object store exceeds the limit of {bound}. Try again")
     return AWSResponse(request.url, answer.status_code, answer.headers, _Read(bytes(body)))
 
 

@@ -32,6 +32,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.text import clean
+from drawdown.schema.typed.parsing import lasting
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.batches.duck import READING_TIME_S, explained, shut_in, text
 from drawdown.worker.batches.files import FoundFile, NotNow, Unreadable, found_file
@@ -91,9 +92,14 @@ def require_question(question: Question) -> None:
     A query is invalid if it is too long or lacks the two ends of a period. Errors: UsageError.
     """
     if len(question.query) > MAX_QUERY_CHARS:
-        raise UsageError(f"invalid query: expected at most {MAX_QUERY_CHARS:,} characters")
+        raise UsageError(
+            f"invalid query of {len(question.query):,} characters: expected at most {MAX_QUERY_CHARS:,} characters"
+        )
     if question.closes_after_ms > MAX_CLOSES_AFTER_MS:
-        raise UsageError(f"invalid --closed-after: expected at most {MAX_CLOSES_AFTER_MS // DAY_MS} days")
+        raise UsageError(
+            f"invalid --closed-after {lasting(question.closes_after_ms)}: expected at most "
+            f"{MAX_CLOSES_AFTER_MS // DAY_MS} days"
+        )
     names = sorted(sa.text(question.query).compile().params)
     if names != sorted(_BOUND):
         raise UsageError(
@@ -193,7 +199,7 @@ def _text_of(name: str, value: object) -> str:
     if isinstance(value, date) and name == "ts":  # a datetime is a date, too; without a zone it is in UTC
         return value.isoformat()
     wanted = "text" if name in _TEXTS else "a number"
-    raise Refused(f"{name} has the type {type(value).__name__}, not {wanted}")
+    raise Refused(f"{name} has the type {type(value).__name__}, not {wanted}. Cast it in the query")
 
 
 def _write(path: Path, said: str, names: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
@@ -231,7 +237,8 @@ def _put_in_order(raw: Path, path: Path, names: Sequence[str], folder: Path, ove
     with connection, explained(whole, connection, over):
         if len(set(names)) < len(names) or not names:
             raise Refused(
-                f"{said}: the query returns a column twice, or no column that Drawdown reads: {', '.join(names)}"
+                f"{said}: invalid columns of the query: {', '.join(names) or 'none that Drawdown reads'}. Select each "
+                "column once"
             )
         rows = connection.execute(
             f"FROM read_csv({text(str(raw))}, hive_partitioning = false, header = true, auto_detect = false, "
@@ -248,7 +255,7 @@ def _connected(databases: Databases, name: str, over: Event) -> Iterator[sa.Conn
     """
     url = databases.urls.get(name.lower())
     if not url:
-        raise Unreadable(f"set {databases.setting(name)} to the URL of the database")
+        raise Unreadable(f"{databases.setting(name)} is not set. Set it to the URL of the database {name}")
     engine = _engine(url, name, databases)
     with ExitStack() as opened:
         opened.callback(engine.dispose)

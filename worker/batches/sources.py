@@ -22,6 +22,7 @@ from drawdown.schema.errors import Refused, UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value, typed
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.batches.file_sums import FILE_FIELDS
 from drawdown.worker.batches.files import FoundFile
@@ -137,7 +138,7 @@ def add_source(
         has = str(sources[source].fields) or "no --map or --set"
         raise Refused(f"source {source} was added with {has}, which cannot change. Pause it, and use another folder")
     if other := next((name for name, its in there.items() if its == whole and name != source), None):
-        raise Refused(f"source {other} already watches {whole}")
+        raise Refused(f"source {other} already watches {whole}. Use that source, or name another folder")
     if source not in there:
         _add(connection, source, {"folder": whole, "field_map": fields.text}, by)
     return _source(connection, source)
@@ -163,7 +164,9 @@ def add_query(
     length, from_now_ms = question.period_ms, by.now_ms if from_ms is None else from_ms
     first_ms = -(-from_now_ms // length) * length
     if not by.now_ms - MAX_PERIODS_BACK * length <= first_ms <= by.now_ms + length:
-        raise Refused(f"invalid --from: expected now, or at most {MAX_PERIODS_BACK:,} periods ago")
+        raise Refused(
+            f"invalid --from {show_time(from_now_ms)}: expected now, or at most {MAX_PERIODS_BACK:,} periods ago"
+        )
     there = _there(connection, source)
     if source not in there:
         its = {"query": question.query, "asked_of": question.database, "period_ms": length}
@@ -224,7 +227,9 @@ def _there(connection: sa.Connection, source: str) -> dict[str, BatchSource]:
 
 def _add(connection: sa.Connection, source: str, its: dict[str, object], by: By) -> None:
     if len(list_sources(connection)) >= MAX_SOURCES:
-        raise Refused(f"cannot add a source: the limit of {MAX_SOURCES} is reached")
+        raise Refused(
+            f"cannot add source {source}: the limit of {MAX_SOURCES} is reached. Run `drawdown source remove`"
+        )
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     none = dict.fromkeys(("query", "asked_of", "period_ms", "closes_after_ms", "next_ms", "field_map"))
     SQL.run(connection, "add", {"source": source, **none, **its, **person})
@@ -241,7 +246,7 @@ def _source(connection: sa.Connection, source: str) -> BatchSource:
 
 def _folder(folder: Path) -> str:
     if not folder.is_dir():
-        raise UsageError(f"{folder}: not a folder that this machine can read")
+        raise UsageError(f"{folder}: not a folder that this machine can read. Name another folder")
     return str(folder.resolve())
 
 

@@ -30,7 +30,7 @@ from drawdown.schema.clock import utc
 from drawdown.schema.errors import DrawdownError, Refused, explain_race
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
-from drawdown.schema.text import clean, counted
+from drawdown.schema.text import clean, counted, quote_value
 from drawdown.worker.batches.file_sums import (
     MAX_BATCH_SAMPLES,
     MAX_BATCH_SAMPLES_SQLITE,
@@ -198,7 +198,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
         if other is None:
             raise NotNow(f"{name}: another process just took and withdrew a batch with this name. Try again")
         if other.is_newer:  # otherwise the text would advise to withdraw the right batch
-            raise NotNow(f"{name}: another process took its content meanwhile. Try again")
+            raise NotNow(f"{name}: another process just took a file with the same content. Try again")
         said = f"the batch {other.batch} has this name and other content. Withdraw that batch"
         after = ", and a tick takes the new answer" if is_asked(file.place) else " first, or rename the file"
         return TakenFile(source, name, batch, "conflict", said=said + after)
@@ -265,7 +265,8 @@ def _floors_stand(connection: sa.Connection, sums: Sums, now_ms: int) -> Iterato
     ]
     if rose and SQL.run(connection, "closed_meanwhile", {**ids_of(sums.batch), "rose": rose}).first():
         raise NotNow(
-            f"{sums.file.name}: `sample prune` closed some of its windows meanwhile; nothing was taken. Try again"
+            f"{sums.file.name}: `sample prune` closed some of its windows meanwhile, so Drawdown did not take the "
+            "file. Try again"
         )
 
 
@@ -295,7 +296,10 @@ def _put_in(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
         samples = [_sample(sums.batch, part, sizes, now_ms) for part in parts]
         inserted, _ = store(connection, samples, [sums.batch] * len(samples))
         if inserted < len(samples):
-            raise Refused(f"{sums.file.name}: samples with its ids already exist: {samples[0][0]} and others")
+            raise Refused(
+                f"{sums.file.name}: some of its sample ids already exist (such as {samples[0][0]}). Run `drawdown "
+                "batch list`, and compare the batches"
+            )
 
 
 def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
@@ -424,7 +428,10 @@ def accept(connection: sa.Connection, batch: str, by: By) -> int:
     ids.require(connection, ids.SHARING_BATCH, batch)
     files = SQL.run(connection, "accept", {"batch": batch, "now_ms": by.now_ms}).rowcount
     if not files:
-        raise Refused(f"no file with the content {batch!r} needs to be accepted. Run `drawdown batch list`")
+        raise Refused(
+            f"cannot accept the batch {quote_value(batch)}: its file does not wait for acceptance. Run `drawdown "
+            "batch list`"
+        )
     record(connection, "batch_accept", batch, {"files": files}, by)
     return files
 

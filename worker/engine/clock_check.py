@@ -34,12 +34,12 @@ def require_clock(connection: sa.Connection, now: int) -> None:
     """
     server_now = database_now(connection, now)
     if abs(now - server_now) > MAX_SKEW_MS:
-        raise ClockDoubted(f"{_apart(now, server_now)}. Synchronise both with NTP; nothing was changed")
+        raise ClockDoubted(f"{_apart(now, server_now)}. The database was not changed. Synchronise both with NTP")
     previous = last_doubted_clock(connection)
     if previous is not None and now < previous - MAX_SKEW_MS:
         raise ClockDoubted(
-            f"this machine's clock is {(previous - now) / SECOND_MS:,.0f} s behind the last tick. Correct it with NTP, "
-            "or pass --at with the correct time; nothing was changed"
+            f"this machine's clock is {(previous - now) / SECOND_MS:,.0f} s behind the last tick. The database was not "
+            "changed. Correct the clock with NTP, or pass --at with the correct time"
         )
 
 

@@ -23,6 +23,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError, explain_race
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import DAY_MS, MINUTE_MS, in_credits
 from drawdown.worker.catalog.wallets import orgs_of
 from drawdown.worker.executions import remote as remote_runs
@@ -147,7 +148,9 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
 
 def _require_no_use(key: str) -> None:
     if key.startswith(USE):
-        raise UsageError(f"invalid key: the prefix {USE} is reserved for uses of the guard. Choose another key")
+        raise UsageError(
+            f"invalid key {quote_value(key)}: the prefix {USE} is reserved for uses of the guard. Choose another key"
+        )
 
 
 def accept_asked(connection: sa.Connection, asked: RequestedExecution, now_ms: int) -> Accepted:

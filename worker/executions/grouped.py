@@ -96,7 +96,7 @@ class Facts:
         may_run = not (self.is_blocked or self.has_other_owner or asker.is_halted or asker.stopped_at_ms is not None)
         here = asker.provider in (None, EMBEDDED, *EXEMPT_PROVIDERS)
         if self.standing is None or not may_run or not (here or asker.provider in wallets_at(connection)):
-            raise Alone("the organisation does not have a wallet here that may pay")
+            raise Alone("the organisation may not run executions, or does not have a wallet here")
         return self.standing
 
 

@@ -19,6 +19,7 @@ from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
 
 SQL = queries(__file__)
 
@@ -136,7 +137,10 @@ def list_runs(
     learn names, the page is empty instead, so that it does not learn if another organisation has the label.
     """
     if chosen.phase and not chosen.is_of_held:
-        raise UsageError("invalid phase: it applies only to executions with the state held")
+        raise UsageError(
+            f"invalid phase {quote_value(chosen.phase)}: a phase applies only to the state held. Omit it, or choose "
+            "the state held"
+        )
     _require(connection, chosen)
     values = {**_values(chosen, now_ms), **_place(chosen, after)}
     slots, is_narrowed = _slots(chosen)
@@ -241,7 +245,9 @@ def _place(chosen: RunFilter, after: str) -> dict[str, object]:
     if after:
         text, _, key = after.partition(":")
         if not (text.isascii() and text.isdigit() and len(text) < 17 and is_clean_id(key)):
-            raise UsageError("invalid after: expected the `next` of a page. Start at the first page")
+            raise UsageError(
+                f"invalid after {quote_value(after)}: expected the `next` of a page. Start at the first page"
+            )
         at_ms = int(text)
     if not chosen.ends_first:  # begin at the newest execution that was accepted in time
         at_ms, key = min((at_ms, key), (chosen.accepted_by_ms + 1, ""))

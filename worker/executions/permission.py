@@ -25,7 +25,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import quote_value, typed
 from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits
 from drawdown.worker.catalog.wallets import Claim, Owner, mirrored_at, other_owner, wallets_at
 from drawdown.worker.executions import remote as remote_runs
@@ -93,7 +93,7 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
     asker = read_asker(connection, org_id, now_ms)
     paying = own_wallet(connection, asker, now_ms)
     if paying.hold != "wallet":
-        raise NotTogether("the balance at a provider decides each alone")
+        raise NotTogether("a provider keeps the balance, so each execution must be decided alone")
     asker.require_running()
     card = read_rate_card(connection, now_ms) if any(request.quantities for request in requests) else None
     amounts = [to_hold(connection, request, paying, now_ms, card) for request in requests]
@@ -264,7 +264,8 @@ def _priced(connection: sa.Connection, request: Request, now_ms: int, card: Rate
         if price is None:
             _require_feature(connection, feature)
             raise Denied(
-                "no_rate", f"feature {feature} has no rate. Run `drawdown ledger rate {feature} --micro-credits N`"
+                "no_rate",
+                f"feature {feature} does not have a rate. Run `drawdown ledger rate {feature} --micro-credits N`",
             )
         amount += price
     return _sane_amount(amount)
@@ -401,7 +402,7 @@ def _other_wallet(connection: sa.Connection, org_id: str, customer_id: str, othe
 
 
 def _no_wallet(customer_id: str) -> Denied:
-    text = f"customer {customer_id} has no credit yet. Run `drawdown ledger grant {typed(customer_id, 'CREDITS')}`"
+    text = f"customer {customer_id} does not have a wallet. Run `drawdown ledger grant {typed(customer_id, 'CREDITS')}`"
     return Denied("no_wallet", text, "account")
 
 
@@ -423,7 +424,7 @@ def block(
     """
     ids.require(connection, ids.CUSTOMER, org_id)
     if not is_clean_id(name):
-        raise UsageError(f"invalid {kind}: expected 1 to 200 characters without control characters")
+        raise UsageError(f"invalid {kind} {quote_value(name)}: expected 1 to 200 characters without control characters")
     ids.require(connection, ids.PROJECT if kind == "project" else ids.ACT, name, new=new)
     values = {"org_id": org_id, "kind": kind, "name": name, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     changed = SQL.run(connection, "unblock" if undo else "block", values).first() is not None

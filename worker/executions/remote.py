@@ -31,7 +31,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits, window_of
+from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits, in_credits, window_of
 from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
 from drawdown.worker.catalog.wallets import wallets_at
 from drawdown.worker.sources.samples.rows import CELL, NotMade, Sample, id_of, sizes_of
@@ -129,8 +129,8 @@ def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
         read = "" if found.read_ms is None else f" (read at {utc(found.read_ms)})"
         raise Denied(
             "no_credit",
-            f"{org_id} has {left} available at {found.provider}{read}, and the execution needs "
-            f"{as_credits(wanted_micro)}",
+            f"{org_id} has {left} credits available at {found.provider}{read}, and the execution needs "
+            f"{as_credits(wanted_micro)}. Request less, or add credit at {found.provider}",
             "credits",
         )
 
@@ -203,7 +203,11 @@ def finish(connection: sa.Connection, found: Reservation, state: State, cost: Co
     if found.state == state:
         last = _used(connection, found, FINAL)
         if (cost is not None or last) and rest != last:
-            raise Denied("other_content", f"{found.reservation} is already {found.state}, with another use")
+            raise Denied(
+                "other_content",
+                f"{found.reservation} is already {found.state}, with other quantities. To repeat the call, send its "
+                "first quantities",
+            )
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held" and (found.state, state) != ("expired", "settled"):
         raise Denied("ended", f"{found.reservation} is {found.state}. {draws.instead(found)}")
@@ -262,8 +266,9 @@ def price_of(connection: sa.Connection, card: RateCard, provider: str, line: tup
     amount = card.price(feature, at_ms, quantity)
     if amount is None:
         ids.require(connection, ids.FEATURE, feature)
-        of = "ledger rate" if uses_ledger(connection, provider) else f"provider rate {provider}"
-        raise Denied("no_rate", f"feature {feature} has no rate at {provider}. Run `drawdown {of} {feature}`")
+        of = f"provider rate {provider} {feature} --micro N"
+        of = f"ledger rate {feature} --micro-credits N" if uses_ledger(connection, provider) else of
+        raise Denied("no_rate", f"feature {feature} does not have a rate at {provider}. Run `drawdown {of}`")
     return amount
 
 
@@ -279,7 +284,10 @@ def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str,
     for line in sorted(quantities.items()):
         amount = price_of(connection, card, provider, line, at_ms) if line[1] else 0
         if amount > MAX_ENTRY_MICRO:
-            raise UsageError("invalid cost of an execution: expected 0 to 1,000,000,000 credits")
+            raise UsageError(
+                f"invalid cost {in_credits(amount)} of an execution: expected 0 to 1,000,000,000 credits. Send a "
+                f"smaller quantity of {line[0]}"
+            )
         lines.append(Line(*line, amount))
     return lines
 

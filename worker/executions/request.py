@@ -20,6 +20,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.text import quote_value
+from drawdown.schema.typed.parsing import lasting
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 
 LEAST_LIFE_MS: Final = MINUTE_MS
@@ -119,7 +120,7 @@ def require_life(for_ms: int | None) -> None:
     Errors: UsageError.
     """
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
-        raise UsageError("invalid duration of a reservation: expected 1 minute to 30 days")
+        raise UsageError(f"invalid duration {lasting(for_ms)} of a reservation: expected 1 minute to 30 days")
 
 
 def require_sane(request: Request) -> None:
@@ -150,10 +151,15 @@ def bad_estimate() -> UsageError:
 
 def _require_said(request: Request) -> None:
     if any(not is_clean_id(name) for name in request.sandboxes):
-        raise UsageError("invalid id of a sandbox: expected 1 to 200 characters without control characters")
+        wrong = next(name for name in request.sandboxes if not is_clean_id(name))
+        raise UsageError(
+            f"invalid id of a sandbox {quote_value(wrong)}: expected 1 to 200 characters without control characters"
+        )
     if len(request.named) > MOST_SANDBOXES:
         raise Denied(
-            "too_many_sandboxes", f"an execution can name at most {MOST_SANDBOXES} sandboxes. Accept several executions"
+            "too_many_sandboxes",
+            f"too many sandboxes: {len(request.named):,}. An execution can name at most {MOST_SANDBOXES}. Accept "
+            "several executions",
         )
     if request.sandboxes and request.settled_by is None:
         raise Denied(
@@ -184,9 +190,10 @@ def require_quantities(quantities: Mapping[str, int] | None) -> None:
     if quantities is None:
         return
     if not 0 < len(quantities) <= MOST_FEATURES:
-        raise UsageError(f"invalid quantities: expected 1 to {MOST_FEATURES} features")
+        raise UsageError(f"invalid quantities of {len(quantities):,} features: expected 1 to {MOST_FEATURES} features")
     if any(not 0 <= quantity < 2**53 for quantity in quantities.values()):
-        raise UsageError("invalid quantity: expected a whole number from 0 to 2^53 - 1")
+        wrong = next(quantity for quantity in quantities.values() if not 0 <= quantity < 2**53)
+        raise UsageError(f"invalid quantity {quote_value(wrong)}: expected a whole number from 0 to 2^53 - 1")
 
 
 def sane_cost(cost: Cost) -> Cost:
@@ -195,7 +202,7 @@ def sane_cost(cost: Cost) -> Cost:
     Errors: UsageError for any other cost.
     """
     if (cost.amount_micro is None) == (cost.quantities is None):
-        raise UsageError("specify the cost either in credits or in quantities of features")
+        raise UsageError("specify the cost either in credits or in quantities of features, not both")
     require_quantities(cost.quantities)
     return cost
 

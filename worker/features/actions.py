@@ -175,7 +175,8 @@ def end_feature(
         if before and from_ms in (None, before[0].start_ms):
             return [Mapped(row.start_ms, 0, 0, 0, feature, again=True) for row in before]
         raise Refused(
-            f"no size or event type makes the feature {feature} from {utc(start)}. Run `drawdown feature list`"
+            f"cannot end the feature {feature}: sizes and event types are not mapped to it from {utc(start)} on. Run "
+            "`drawdown feature list`"
         )
     ended: list[Mapped] = []
     for row in mine:
@@ -199,7 +200,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     start = next_window(by.now_ms) if from_ms is None else from_ms
     row = MappingRow(wanted.kind, wanted.memory_mb, wanted.feature, wanted.unit, start)
     if row.start_ms % WINDOW_MS:
-        raise UsageError("--from must be a window boundary (a multiple of five minutes)")
+        raise UsageError(f"invalid --from {show_time(start)}: expected a window boundary (a multiple of five minutes)")
     lock_buckets(connection)
     mapping = mapping_rows(connection)
     sealed_to = int(SQL.run(connection, "sealed_to").scalar_one())
@@ -213,10 +214,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     if changed is not None:
         size, window, meant = changed
         what = f"the event type {_type_of(connection, size)}" if row.is_of_events else f"{size} MB"
-        raise Refused(
-            f"{what} is {meant} in sealed windows from {utc(window)}. "
-            f"A mapping can only change from {utc(sealed_to)} on"
-        )
+        raise Refused(f"{what} is {meant} in sealed windows from {utc(window)}. Pass --from {utc(sealed_to)} or later")
     if row.feature and start < sealed_to and not confirmed:
         raise Refused("this mapping gives sealed windows a feature. Check it with --dry-run, then pass --yes")
     lost_to = max((loss.until_ms for loss in read_losses(connection)), default=0)

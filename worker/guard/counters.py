@@ -374,7 +374,7 @@ def correct(connection: sa.Connection, counters: list[Counter], by: By) -> list[
     Errors: UsageError for more than CORRECTED_AT_ONCE counters.
     """
     if len(counters) > CORRECTED_AT_ONCE:
-        raise UsageError(f"at most {CORRECTED_AT_ONCE:,} counters can be corrected at once")
+        raise UsageError(f"too many counters: {len(counters):,}. Correct at most {CORRECTED_AT_ONCE:,} at once")
     longer_first: dict[Period, int] = {"month": 0, "day": 1, "hour": 2}
     found = []
     for one in sorted(counters, key=lambda c: (c.org_id, c.metric, c.start_ms, longer_first[c.period])):

@@ -76,7 +76,9 @@ def emit(connection: sa.Connection, emission: Emission, now_ms: int) -> Emitted:
     """Record one event. Errors: Denied `bad_event`; DatabaseBusy."""
     (found,) = take_all(connection, [emission], now_ms)
     if not is_kept(found):
-        raise Denied(REFUSED, f"its event was refused, so the use was not counted: {found.code}: {found.message}")
+        raise Denied(
+            REFUSED, f"the event of the use was refused ({found.code}), so the use was not counted: {found.message}"
+        )
     return emitted(emission, found)
 
 
@@ -98,7 +100,7 @@ def take_all(connection: sa.Connection, emissions: Sequence[Emission], now_ms: i
     return [found[at] for at in range(len(emissions))]
 
 
-_TOO_OLD: Final = EventResult("invalid", "too_old", "it is over 34 days old. Send it to POST /v1/events")
+_TOO_OLD: Final = EventResult("invalid", "too_old", "the event is over 34 days old. Send it to POST /v1/events")
 
 
 def is_kept(taken: EventResult) -> bool:

@@ -250,7 +250,9 @@ def list_overrides(
 
 def _require_target(connection: sa.Connection, terms: Terms) -> None:
     if terms.reach not in get_args(Reach):
-        raise UsageError("invalid scope of a limit override: expected an organisation, a prefix of ids, or a plan")
+        raise UsageError(
+            f"invalid scope {quote_value(terms.reach)} of a limit override: expected {', '.join(get_args(Reach))}"
+        )
     if terms.reach == "org":
         ids.require(connection, ids.CUSTOMER, terms.target)
     elif terms.reach == "plan":
@@ -266,7 +268,8 @@ def _require_end(terms: Terms, now_ms: int, permanent: bool) -> None:
         raise UsageError("specify either --expires, at most 90 days from now, or --permanent")
     if terms.ends_ms is not None and not now_ms < terms.ends_ms <= now_ms + MOST_LIFE_MS:
         raise UsageError(
-            "invalid end of a limit override: expected a time from now, at most 90 days ahead", at="ends_ms"
+            f"invalid end {show_time(terms.ends_ms)} of a limit override: expected a time in the next 90 days",
+            at="ends_ms",
         )
 
 

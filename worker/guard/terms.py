@@ -25,7 +25,7 @@ from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value
 from drawdown.schema.typed.parsing import show_credits
-from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.schema.units import EXEMPT_PROVIDERS, in_credits
 from drawdown.worker.executions.permission import Asker, read_asker
 from drawdown.worker.executions.request import Request, require_life
 from drawdown.worker.guard.counters import Counters
@@ -224,9 +224,12 @@ def _charges_for(was: Metric | None, now: Metric) -> str | None:
 
 def _require_sane(metric: Metric) -> None:
     if not 0 <= metric.price_micro <= MAX_ENTRY_MICRO or not 0 < metric.per_units <= MAX_UNITS:
-        raise UsageError(f"invalid price: expected 0 or more credits, for 1 to {MAX_UNITS:,} units")
+        raise UsageError(
+            f"invalid price of {in_credits(metric.price_micro)} credits for {metric.per_units:,} units: expected 0 to "
+            f"1,000,000,000 credits, for 1 to {MAX_UNITS:,} units"
+        )
     if not 0 <= metric.warn_ppm <= ONE_PPM:
-        raise UsageError("invalid share left to warn at: expected 0 to 1")
+        raise UsageError(f"invalid share left to warn at, {metric.warn_ppm / ONE_PPM}: expected 0 to 1")
     if metric.counts is not None and not is_clean_id(metric.counts):
         raise UsageError(
             f"invalid counts {quote_value(metric.counts)}: expected 1 to 200 characters without control characters"
@@ -238,8 +241,7 @@ def _require_phase(phase: int | None) -> None:
     if phase is not None and not SILENT <= phase <= BLOCK_ALL:
         raise UsageError(
             f"invalid phase {phase}: expected 0 (silent), 1 (warn), 2 (block organisations that never bought "
-            "credit) or "
-            "3 (block all)"
+            "credit) or 3 (block all)"
         )
 
 

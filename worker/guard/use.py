@@ -47,7 +47,8 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import Part, prepared, read_together
-from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_ID_CHARS
+from drawdown.schema.text import quote_value
+from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_ID_CHARS, in_credits
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.catalog.wallets import wallets_at
@@ -693,8 +694,8 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
     if use.state == state:
         if use.amount != amount:
             text = (
-                f"{strip_own_prefix(key)} is already {state}, with {use.amount:,} base units. You cannot change "
-                "the used quantity"
+                f"{strip_own_prefix(key)} is already {state}, with {use.amount:,} base units. To repeat the call, "
+                "send this quantity"
             )
             raise Denied("other_content", text)
         return of_use(use, 0, by.now_ms, repeated=True)
@@ -702,7 +703,10 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
         raise _ended(use)
     price = use.price.of(amount)
     if price > MAX_ENTRY_MICRO:  # without an execution, only this check bounds the price
-        raise UsageError("the cost of a use is too large: expected at most 1,000,000,000 credits")
+        raise UsageError(
+            f"the cost of a use is too large, {in_credits(price)} credits: expected at most 1,000,000,000 credits. "
+            "Send a smaller quantity"
+        )
     known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
     is_beyond = beyond(known.facts(counters), amount - use.amount)
     charged = 0 if use.reservation is None else _charged(connection, use, state, price, by, is_beyond=is_beyond)
@@ -763,7 +767,11 @@ def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters,
     found = guard_counts.hold_use(connection, key)
     assert found is not None
     if found.state == "used":
-        raise Denied("ended", f"{strip_own_prefix(key)} was used at once, so you cannot settle, release or extend it")
+        raise Denied(
+            "ended",
+            f"{strip_own_prefix(key)} was used at once, so you cannot settle, release or extend it. Reserve another "
+            "use",
+        )
     return counters, found
 
 
@@ -775,8 +783,8 @@ def _moved(connection: sa.Connection, counters: Counters, amount: int, known: As
 
 
 def _ended(use: Use) -> Denied:
-    late = "settle the use with its quantity, even if it is late" if use.state == "expired" else "reserve another use"
-    return Denied("ended", f"{strip_own_prefix(use.use_key)} is {use.state}; {late}")
+    late = "Settle the use with its quantity, even if it is late" if use.state == "expired" else "Reserve another use"
+    return Denied("ended", f"{strip_own_prefix(use.use_key)} is {use.state}. {late}")
 
 
 def own_name(org_id: str, key: str) -> str:
@@ -788,7 +796,9 @@ def require_key(key: str) -> None:
     """Refuse an invalid use key. Errors: UsageError."""
     if not is_clean_id(key) or not is_clean_id(USE + key):
         most = MAX_ID_CHARS - len(USE)
-        raise UsageError(f"invalid use key: expected 1 to {most} characters without control characters")
+        raise UsageError(
+            f"invalid use key {quote_value(key)}: expected 1 to {most} characters without control characters"
+        )
 
 
 def read_by_keys(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> dict[str, Use]:

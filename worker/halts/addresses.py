@@ -238,11 +238,11 @@ def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None
     try:
         hosts = [where[0] for *_, where in lookup(found.host, found.port)]
     except OSError:
-        return f"the host name {found.host} has no address"
+        return f"the host name {found.host} does not have an address"
     refused = [judge.address_refused(found, host) for host in hosts]
     if None in refused:
         return None
-    return f"{refused[0] or 'it has no address'}. Add it to {settings}_NETWORKS"
+    return f"{refused[0] or 'it does not have an address'}. Add it to {settings}_NETWORKS"
 
 
 NOT_ALLOWED: Final = "is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"

@@ -68,8 +68,7 @@ def remove_cell(connection: sa.Connection, cell_id: str, by: By) -> str:
     was = _url_of(connection, cell_id)
     if was is None:
         raise Refused(
-            f"cannot remove the URL of cell {cell_id}: the cell does not have a URL. Hosts report the "
-            "cell in `sandboxes`"
+            f"cannot remove the URL of cell {cell_id}: the cell does not have a URL. Run `drawdown cell list`"
         )
     needed = SQL.run(connection, "needed", {"cell_id": cell_id}).one()
     if needed.sandboxes or needed.halts:

@@ -189,7 +189,7 @@ def _send(batch: Sequence[ClaimedHalt], over: Over) -> Steps[list[str | None]]:
     return [
         next(left)
         if halt.request is not None
-        else f"cell {halt.cell_id} has no URL. Run `drawdown cell set {typed(halt.cell_id, 'URL')}`"
+        else f"cell {halt.cell_id} does not have a URL. Run `drawdown cell set {typed(halt.cell_id, 'URL')}`"
         for halt in batch
     ]
 

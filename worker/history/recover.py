@@ -20,6 +20,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
+from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LoadWitness, SaveWitness, Steps, Transaction
 from drawdown.worker.engine.witness import Witness
@@ -65,7 +66,7 @@ def recover(
     Errors: UsageError for a time in the future.
     """
     if since_ms is not None and since_ms > by.now_ms:
-        raise UsageError("invalid --since: it is in the future. Pass the time of the backup")
+        raise UsageError(f"invalid --since {show_time(since_ms)}: it is in the future. Pass the time of the backup")
     witness: Witness | None = yield LoadWitness()
     work = partial(_recover, context=context, by=by, witness=witness, since_ms=since_ms, restored=restored)
     found, remember = yield Transaction("recover", work, rollback=dry_run)

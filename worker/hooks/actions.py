@@ -38,8 +38,8 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.messages import BALANCE_EXHAUSTED, BALANCE_LOW, EVENTS, TEST, Message, find_wanted_events, tell_one
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, quote_value, typed
-from drawdown.schema.typed.parsing import show_credits, show_time
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.typed.parsing import lasting, show_credits, show_time
+from drawdown.schema.units import DAY_MS, in_credits
 from drawdown.worker.halts.addresses import origin
 from drawdown.worker.hooks.lists import AtEndpoint, EndpointName, MessageId, find_endpoint, list_endpoints
 
@@ -141,7 +141,7 @@ def rotate(connection: sa.Connection, name: str, by: By, *, overlap_ms: int = OV
     Errors: UsageError; UnknownId; Refused for an ended endpoint.
     """
     if not 0 <= overlap_ms <= MOST_OVERLAP_MS:
-        raise UsageError("invalid overlap: expected 0 to 30 days")
+        raise UsageError(f"invalid overlap {lasting(overlap_ms)}: expected 0 to 30 days")
     before = _require_endpoint(connection, name)
     done = Rotated(before.generation + 1, by.now_ms + overlap_ms)
     SQL.run(connection, "rotate", {"name": name, **vars(done)})
@@ -182,7 +182,10 @@ def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str 
     values = {"message_id": message_id, "endpoint": endpoint}
     sent_to = list(SQL.run(connection, "going_on_of", values).scalars())
     if not sent_to:
-        raise Refused(f"no endpoint of {message_id} is active. Run `drawdown hook show {message_id}` to list them")
+        raise Refused(
+            f"cannot send {message_id} again: its endpoints are not active. To list them, run `drawdown hook show "
+            f"{message_id}`"
+        )
     SQL.run(connection, "replay", {"message_id": message_id, "endpoints": sent_to, "now_ms": by.now_ms})
     record(connection, "hook_replay", message_id, {"endpoints": sent_to}, by)
     return sent_to
@@ -233,7 +236,9 @@ def set_low(
     set before, and that level. Errors: UsageError; UnknownId unless `new`.
     """
     if low_micro is not None and abs(low_micro) > MAX_ENTRY_MICRO:
-        raise UsageError("invalid level: expected at most 1,000,000,000 credits above or below 0")
+        raise UsageError(
+            f"invalid level {in_credits(low_micro)}: expected at most 1,000,000,000 credits above or below 0"
+        )
     if org_id != EVERYBODY:
         ids.require(connection, ids.ORG, org_id, new=new)
     row = SQL.run(connection, "level", {"org_id": org_id}).one_or_none()
@@ -342,7 +347,9 @@ def _rotate(
     done = rotate(connection, endpoint, asked.by, overlap_ms=overlap_ms)
     secret = _secret_of(asked, endpoint, done.generation)
     if secret is None:  # do not rotate to a secret that cannot be shown
-        raise UsageError("set DRAWDOWN_HOOK_SECRET: Drawdown derives each endpoint's own secret from it")
+        raise UsageError(
+            "DRAWDOWN_HOOK_SECRET is not set. Set it, because Drawdown derives each endpoint's own secret from it"
+        )
     return SecretRotated(endpoint, done.generation, done.old_until_ms, secret)
 
 

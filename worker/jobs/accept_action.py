@@ -34,10 +34,10 @@ def _accept_job(connection: sa.Connection, asked: Invocation, provider: str) -> 
     Errors: UnknownId for an unknown provider; Refused if this server does not have its settings.
     """
     known = asked.providers
-    require_biller(connection, known, provider, "it has no settings")
+    require_biller(connection, known, provider, "it does not have settings")
     if known is None or provider not in known.capabilities:
         command = typed("drawdown", "provider", "accept", provider)
-        raise Refused(f"this server has no settings of {provider}. Run `{command}` on a server that has them")
+        raise Refused(f"this machine lacks the settings of {provider}. Run `{command}` on a machine that has them")
     return AcceptJob(provider, providers.terms_of(known.capabilities[provider]))
 
 

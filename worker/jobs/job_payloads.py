@@ -207,9 +207,15 @@ class CorrectJob:
 
     def __post_init__(self) -> None:
         if any(day is not None and day % DAY_MS for day in (self.from_ms, self.to_ms)):
-            raise UsageError("a correction is for whole days in UTC, such as 2026-01-31")
+            wrong = next(day for day in (self.from_ms, self.to_ms) if day is not None and day % DAY_MS)
+            raise UsageError(
+                f"invalid day {show_time(wrong)} of a correction: expected a whole day in UTC, such as 2026-01-31"
+            )
         if self.from_ms is not None and self.to_ms is not None and self.to_ms <= self.from_ms:
-            raise UsageError("invalid range: expected the day after the last day as its end")
+            raise UsageError(
+                f"invalid range: its end {_day(self.to_ms)} must be later than its start {_day(self.from_ms)}. Pass "
+                "the day after the last day as the end"
+            )
 
     def __str__(self) -> str:
         since = "" if self.from_ms is None else f", from {_day(self.from_ms)}"

@@ -168,7 +168,8 @@ def cancel(connection: sa.Connection, job_id: int, by: By) -> None:
     if SQL.run(connection, "cancel", values).rowcount != 1:
         state = state_of(connection, job_id)
         raise Refused(
-            f"cannot cancel job {job_id}: it is {state.replace('_', ' ')}, and you can cancel a job only while it waits"
+            f"cannot cancel job {job_id}: it is {state.replace('_', ' ')}, and you can cancel a job only while it "
+            "waits. Run `drawdown job list`"
         )
     record(connection, "job_cancel", str(job_id), {}, by)
 
@@ -177,7 +178,7 @@ def state_of(connection: sa.Connection, job_id: int) -> str:
     """Return the state of a job. Errors: UnknownId if it does not exist."""
     state = SQL.run(connection, "state", {"job_id": job_id}).scalar_one_or_none()
     if state is None:
-        raise UnknownId(f"unknown job {job_id}; `drawdown job list` lists all", "job")
+        raise UnknownId(f"unknown job {job_id}. Run `drawdown job list`", "job")
     return str(state)
 
 
@@ -190,7 +191,7 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
     asked, by = read_job(row.kind, row.payload), By(now_ms, row.actor, row.reason, row.via)
     try:
         if row.tries > MAX_TRIES:
-            raise Refused(f"{MAX_TRIES} ticks could not finish it: {row.said or 'read the log of the ticks'}")
+            raise Refused(f"{MAX_TRIES} ticks could not finish the job: {row.said or 'read the log of the ticks'}")
         _require_as_it_stood(connection, asked)
         planned = _plan(connection, asked, now_ms)
     except (Refused, UsageError) as error:
@@ -246,7 +247,10 @@ def require_use(asked: TopupJob) -> None:
     if asked.what == "resume" and asked.was.mode == "stopped":
         raise Refused(STOPPED.format(asked.wallet, typed(asked.wallet)))
     if asked.what == "resume" and asked.was.stops == (0, None, None):
-        raise Refused(f"the top-ups of {asked.wallet} have not stopped, because its cards were not declined")
+        raise Refused(
+            f"cannot resume the top-ups of {asked.wallet}: they have not stopped, because its cards were not declined. "
+            f"See `drawdown topup show {typed(asked.wallet)}`"
+        )
 
 
 def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:

@@ -150,7 +150,7 @@ def override(
     if max_concurrent is not None and max_concurrent < 0:
         raise UsageError(f"invalid --max-concurrent {max_concurrent}: expected 0 or more")
     if until_ms is not None and until_ms <= by.now_ms:
-        raise UsageError("invalid --until: it is in the past. Pass a later time")
+        raise UsageError(f"invalid --until {show_time(until_ms)}: it is in the past. Pass a later time")
     was = _override_of(connection, org_id, by.now_ms)
     now = Override(
         was.max_concurrent if max_concurrent is None else max_concurrent,
@@ -158,7 +158,9 @@ def override(
         was.until_ms if until_ms is None else until_ms,
     )
     if not now.says_something:
-        raise UsageError(f"{org_id} has no org override for --until. Pass --max-concurrent or --never-halt, too")
+        raise UsageError(
+            f"invalid --until: {org_id} does not have an org override. Pass --max-concurrent or --never-halt, too"
+        )
     return _say(connection, org_id, was, now, by)
 
 

@@ -19,6 +19,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import mapping_rows, segments
 from drawdown.worker.catalog.wallets import Claim, one_wallet_at, other_owner
@@ -83,7 +84,7 @@ def assign(
     Errors: Refused if that would change sealed windows, or use another organisation's customer or wallet; UsageError.
     """
     if customer_id is not None and len(org_ids) != 1:
-        raise UsageError("--customer is for a single organisation. Name exactly one")
+        raise UsageError(f"--customer is for a single organisation, not for {len(org_ids):,}. Name exactly one")
     start = start_of(from_ms, by)
     lock_buckets(connection)
     customers = [(org, org if customer_id is None else customer_id) for org in org_ids]
@@ -120,7 +121,7 @@ def start_of(from_ms: int | None, by: By) -> int:
     """
     start = next_window(by.now_ms) if from_ms is None else from_ms
     if start % WINDOW_MS:
-        raise UsageError("--from must be a window boundary (a multiple of five minutes)")
+        raise UsageError(f"invalid --from {show_time(start)}: expected a window boundary (a multiple of five minutes)")
     return start
 
 
@@ -227,7 +228,10 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
     require_org(connection, org_id)
     found = SQL.run(connection, "latest_two", {"org_id": org_id}).all()
     if not found or found[0].start_ms <= by.now_ms:
-        raise Refused(f"{org_id} has no assignment that begins later. See `drawdown org scheduled`")
+        raise Refused(
+            f"cannot cancel the assignment of {org_id}: it has already begun, or does not exist. See `drawdown org "
+            "scheduled`"
+        )
     latest = found[0]
     if start_ms not in (None, latest.start_ms):
         raise Refused(

@@ -57,7 +57,7 @@ def flip(
     done: list[Flip] = []
     ids.require_among(ids.PROVIDER, options.provider, {*context.capabilities, *EXEMPT_PROVIDERS})
     if len(wishes) > CHUNK and not options.each_alone:
-        raise UsageError(f"you can name at most {CHUNK} organisations at once. For more, pass --file")
+        raise UsageError(f"too many organisations: {len(wishes):,}. Name at most {CHUNK}, or pass --file")
     for at in range(0, len(wishes), CHUNK):
         done += yield from _chunk(context, wishes[at : at + CHUNK], options, by, first)
     return done
@@ -84,7 +84,8 @@ def _chunk(
         planned = yield from _checked(context, options.provider, planned)
     problems = [flip for flip in planned if flip.problem is not None]
     if problems and not options.each_alone and not options.dry_run:
-        raise Refused("; ".join(f"{flip.org_id}: {flip.problem}" for flip in problems[:5]) + "; nothing was changed")
+        why = "; ".join(f"{flip.org_id}: {flip.problem}" for flip in problems[:5])
+        raise Refused(f"{why}. The assignments were not changed")
     in_ledger = [name for name, declared in context.capabilities.items() if declared.balance_in_ledger]
     made: list[Flip] = yield Transaction(
         "assign",
@@ -408,12 +409,12 @@ def problem_of(
         case CustomerState(balance) if balance is not None and balance <= 0 and would_newly_halt(candidate, options):
             if not options.allow_halt:
                 text = (
-                    f"the customer {customer} has no credit at {options.provider}, so the assignment would halt "
+                    f"the customer {customer} does not have credit at {options.provider}, so the assignment would halt "
                     "the organisation at once"
                 )
                 return f"{text}. Grant credit there first, or pass --allow-halt", None
             return None, (
-                "the customer has no credit there, so the assignment halts the organisation when it takes effect"
+                "the customer does not have credit there, so the assignment halts the organisation when it takes effect"
             )
     return None, None
 

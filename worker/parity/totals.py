@@ -92,7 +92,7 @@ def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
             if len(found) > MAX_TOTALS:
                 raise BadTotal(f"more than {MAX_TOTALS:,} totals. Pass fewer days at once")
         if not found:
-            raise BadTotal("no totals were found")
+            raise BadTotal("the file does not have totals. Write one total a line")
         return by_day(found)
     except (BadTotal, Unfit) as bad:
         at = bad.line if isinstance(bad, Unfit) else line
@@ -109,10 +109,10 @@ def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
         raise _too_many()
     answer = _object(body.decode("utf-8", "replace"))
     if answer.get("cell_id") != cell_id or answer.get("day") != day_text(day_ms):
-        raise BadTotal(f"expected the answer of {cell_id} for {day_text(day_ms)}")
+        raise BadTotal(f"the answer is for another cell or day: expected {cell_id} and {day_text(day_ms)}")
     usage = answer.get("usage")
     if not isinstance(usage, list):
-        raise BadTotal("`usage` is not a list")
+        raise BadTotal("invalid usage: expected a list of objects")
     if len(usage) > MAX_ANSWER_TOTALS:
         raise _too_many()
     same = {"day": day_text(day_ms), "cell_id": cell_id}
@@ -140,7 +140,7 @@ def _may_be_read(body: bytes) -> bool:
 
 
 def _too_many() -> BadTotal:
-    return BadTotal(f"it has more than {MAX_ANSWER_TOTALS:,} totals")
+    return BadTotal(f"the answer has more than {MAX_ANSWER_TOTALS:,} totals")
 
 
 def total_of(row: Mapping[str, object]) -> Total:
@@ -170,14 +170,15 @@ def by_day(totals: Iterable[Total]) -> Days:
         of_org = found.setdefault((one.day_ms, one.cell_id), {}).setdefault(one.org_id, {})
         if one.memory_mb in of_org or (of_org and (None in of_org) != (one.memory_mb is None)):
             size = "" if one.memory_mb is None else f" at {one.memory_mb} MB"
-            raise BadTotal(f"{one.org_id}{size} appears twice for {day_text(one.day_ms)}")
+            raise BadTotal(f"{one.org_id}{size} appears twice for {day_text(one.day_ms)}. Pass one total for it")
         of_org[one.memory_mb] = one.seconds
     if len({day for day, _ in found}) > MAX_DAYS:
         raise BadTotal(f"more than {MAX_DAYS} days. Pass fewer days at once")
     both = {day for day, cell in found if cell == ALL_CELLS} & {day for day, cell in found if cell != ALL_CELLS}
     if both:
         raise BadTotal(
-            f"{day_text(min(both))} has totals with a cell_id and totals without a cell_id. Pass either form"
+            f"{day_text(min(both))} has totals with a cell_id and totals without a cell_id. Pass all totals with it, "
+            "or all without it"
         )
     return found
 
@@ -203,7 +204,7 @@ def _text_of(name: str, stdin: BinaryIO | None) -> str:
     try:
         return raw.decode().removeprefix(_BOM)
     except UnicodeDecodeError as error:
-        raise UsageError(f"{name}: the file is not UTF-8 at byte {error.start:,}") from error
+        raise UsageError(f"{name}: the file is not UTF-8 at byte {error.start:,}. Save it as UTF-8") from error
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
@@ -241,7 +242,7 @@ def _object_of_line(line: str) -> Mapping[str, object]:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise BadTotal("an object has the same name twice")
+        raise BadTotal("an object has the same name twice. Name each field once")
     return found
 
 
@@ -251,9 +252,9 @@ def _object(text: str) -> dict[str, Any]:
     except BadTotal:
         raise
     except (ValueError, RecursionError) as error:
-        raise BadTotal("not JSON") from error
+        raise BadTotal("not JSON: expected an object") from error
     if not isinstance(found, dict):
-        raise BadTotal("not a JSON object")
+        raise BadTotal("not a JSON object: expected {…}")
     return found
 
 

@@ -22,6 +22,7 @@ from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, quote_value
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import WINDOW_MS, next_window, window_of
 from drawdown.worker.catalog.terms import StoredTerms, _keep, _stored, _terms, _text, differing, is_same, paused
 from drawdown.worker.history.incarnation import require_whole
@@ -244,7 +245,8 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
     """
     if from_ms % WINDOW_MS:
         raise UsageError(
-            f"invalid --from: expected the start of a five-minute window, such as {utc(window_of(from_ms))}"
+            f"invalid --from {show_time(from_ms)}: expected the start of a five-minute window, such as "
+            f"{utc(window_of(from_ms))}"
         )
     lock_buckets(connection)
     require_whole(connection)
@@ -256,7 +258,10 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
     values = {"provider": provider, "from_ms": from_ms, "at_most": MAX_SHADOW_BILLED + 1}
     found = SQL.run(connection, "shadow_pushes", values).all()
     if from_ms >= live or not found:
-        raise Refused(f"{provider} has no shadow usage since {utc(from_ms)}: it is live from {utc(live)}")
+        raise Refused(
+            f"{provider} does not have shadow usage since {utc(from_ms)}: it is live from {utc(live)}. Pass an earlier "
+            "--from"
+        )
     if len(found) > MAX_SHADOW_BILLED:
         raise Refused(
             f"{provider} has over {MAX_SHADOW_BILLED:,} pushes in shadow since {utc(from_ms)}. Pass a later --from"
@@ -372,7 +377,7 @@ def set_when_down(
     Errors: UsageError; UnknownId for an unknown plan unless `new`.
     """
     if policy not in POLICIES:
-        raise UsageError(f"invalid policy {policy!r}: expected {', '.join(POLICIES)}")
+        raise UsageError(f"invalid policy {quote_value(policy)}: expected {', '.join(POLICIES)}")
     if plan:
         ids.require(connection, ids.ANY_PLAN, plan, new=new)
     was = policies_of(connection, provider).get(plan)
@@ -389,7 +394,10 @@ def end_when_down(connection: sa.Connection, provider: str, plan: str, by: By) -
     """
     was = policies_of(connection, provider).get(plan)
     if was is None:
-        raise Refused(f"{provider} has no policy for {f'the plan {plan}' if plan else 'every other plan'}")
+        raise Refused(
+            f"{provider} does not have a policy for {f'the plan {plan}' if plan else 'every other plan'}. See "
+            "`drawdown provider list`"
+        )
     SQL.run(connection, "delete_when_down", {"provider": provider, "plan": plan})
     details = {"plan": plan, "was": was}
     action = "provider_when_down_undo"

@@ -62,7 +62,7 @@ def require_biller(connection: sa.Connection, known: Providers | None, name: str
     names the nearest provider.
     """
     if name in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} does not bill usage here, so {what}")
+        raise Refused(f"{name} does not bill usage here, so {what}. See `drawdown provider list`")
     here = set() if known is None else {*known.capabilities, *known.broken}
     if name not in here and not ids.is_known(connection, ids.PROVIDER, name):
         there = [line.provider for line in provider_lines(connection, 0)]
@@ -177,7 +177,7 @@ def _rate(
     from_ms: Annotated[int | None, WINDOW, "First window at the rate"] = None,
     new: New = False,
 ) -> ProviderRateSet:
-    require_biller(connection, asked.providers, provider, "it has no rates for estimates")
+    require_biller(connection, asked.providers, provider, "it does not have rates for estimates")
     told = _capabilities(asked.providers).get(provider)
     tells = told is None or told.costs
     start = providers.set_rate(
@@ -345,7 +345,7 @@ def _list(connection: sa.Connection, look: Look) -> Page[ProviderRow]:
 
 
 def _show(connection: sa.Connection, look: Look, provider: Name) -> ShownProvider:
-    require_biller(connection, look.providers, provider, "it has no state to show")
+    require_biller(connection, look.providers, provider, "it does not have a state to show")
     row = next((one for one in rows_of(connection, look.providers, look.now_ms) if one.provider == provider), None)
     if row is None:
         raise Refused(explain_race("provider", provider))
@@ -359,7 +359,7 @@ def _show(connection: sa.Connection, look: Look, provider: Name) -> ShownProvide
 
 
 def _rates(connection: sa.Connection, look: Look, provider: Name) -> Page[RateRow]:
-    require_biller(connection, look.providers, provider, "it has no rates for estimates")
+    require_biller(connection, look.providers, provider, "it does not have rates for estimates")
     return Page(rates.rate_rows(connection, provider))
 
 

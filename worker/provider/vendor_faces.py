@@ -26,6 +26,7 @@ from drawdown.schema.declare import (
     whole,
 )
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import quote_value
 from drawdown.schema.typed.parsing import show_credits, show_time, type_credits
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.provider import vendors
@@ -69,7 +70,9 @@ def _set(
     new: New = False,
 ) -> VendorCostSet:
     if not CURRENCY.fullmatch(currency):
-        raise UsageError(f"invalid currency {currency!r}: expected three capitals, such as USD", at="currency")
+        raise UsageError(
+            f"invalid currency {quote_value(currency)}: expected three capitals, such as USD", at="currency"
+        )
     given = Units(vendor, service, unit, units, cost_micro, per, currency)
     vendors.set_units(connection, feature, given, from_ms, asked.by, new=new)
     return VendorCostSet(feature, from_ms, **vars(given))

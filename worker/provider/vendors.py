@@ -33,7 +33,8 @@ from drawdown.schema.errors import DatabaseBusy, Exit, Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value, why_unread
-from drawdown.schema.units import DAY_MS, MICRO
+from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.units import DAY_MS, MICRO, in_credits
 from drawdown.worker.sources.table import Table, Unfit
 
 log = structlog.get_logger()
@@ -70,12 +71,21 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
     if another cost begins on that day.
     """
     ids.require(connection, ids.COSTING, feature, new=new)
-    if not all(map(is_clean_id, (units.vendor, units.service, units.unit))):
-        raise UsageError("invalid vendor, service or unit: expected 1 to 200 characters without control characters")
+    names = (units.vendor, units.service, units.unit)
+    if not all(map(is_clean_id, names)):
+        wrong = next(name for name in names if not is_clean_id(name))
+        raise UsageError(
+            f"invalid vendor, service or unit {quote_value(wrong)}: expected 1 to 200 characters without control "
+            "characters"
+        )
     if from_ms % DAY_MS:
-        raise UsageError("invalid start of a cost: expected a day, such as 2026-01-31")
+        raise UsageError(f"invalid start of a cost {show_time(from_ms)}: expected a day, such as 2026-01-31")
     if not (0 < units.per_quantity <= MAX_UNITS and max(units.units, units.money_micro) <= MAX_UNITS):
-        raise UsageError(f"invalid units, money or quantity: expected whole numbers up to {MAX_UNITS:,}")
+        raise UsageError(
+            f"invalid cost of {units.units:,} units and {in_credits(units.money_micro)} {units.currency} per "
+            f"{units.per_quantity:,}: expected at most {MAX_UNITS:,} units and {MAX_UNITS // MICRO:,} "
+            f"{units.currency}, per 1 to {MAX_UNITS:,} base units"
+        )
     values = {**vars(units), "feature": feature, "start_ms": from_ms}
     said = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     if SQL.run(connection, "insert_units", {**values, **said}).first() is None:
@@ -109,7 +119,9 @@ def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
     rows = [{"vendor": vendor, "day_ms": day} for vendor, day in sorted(days)]
     final = SQL.run(connection, "final_days", {"days": rows}).first() if rows else None
     if final is not None:
-        raise Refused(f"{final.vendor}: a day of this file is already final. Import its invoice with --final")
+        raise Refused(
+            f"{final.vendor}: {show_time(int(final.day_ms))[:10]} is already final. Import its invoice with --final"
+        )
     SQL.run(connection, "insert_bills", [{**vars(line), "number": number} for line in file.lines])
     record(connection, "vendor_import", file.import_id, {"lines": len(file.lines), "billed_micro": _sums(file)}, by)
     return True
@@ -144,7 +156,7 @@ INVOICE: Final = "InvoiceId"
 CLASS: Final = "ChargeClass"
 CORRECTION: Final = (
     f"{CLASS} is Correction: the line corrects an earlier bill, but each file replaces the whole day of a vendor. "
-    "Drawdown imported no line of this file. Give a file of the whole day with the corrected amounts (its columns may "
+    "Drawdown did not import this file. Import a file of the whole day with the corrected amounts (its columns may "
     f"be {', '.join(SMALL.values())}, final)"
 )
 _EXACT: Final = Context(prec=80)
@@ -208,7 +220,7 @@ def read_bills(name: str, *, is_final: bool) -> BillFile:
         at = error.line if isinstance(error, Unfit) else number
         raise UsageError(f"{name}, line {at}: {error}") from error
     if not sums:
-        raise UsageError(f"{name}: the file has no lines")
+        raise UsageError(f"{name}: the file does not have bill lines. Name a file with a header and bill lines")
     lines = [BillLine(*key, _micro(total), (key[0], key[2]) not in open_days) for key, total in sorted(sums.items())]
     return BillFile(hashlib.sha256(b"final\n" * is_final + raw).hexdigest(), lines)
 
@@ -271,9 +283,15 @@ def _amount(text: str) -> Decimal:
             raise InvalidOperation
         amount = Decimal(text)
     except InvalidOperation as error:
-        raise ValueError(f"invalid amount {quote_value(text)}: expected a decimal number") from error
+        raise ValueError(
+            f"invalid amount {quote_value(text)}: expected a decimal number of at most {MAX_AMOUNT_CHARS} characters, "
+            "such as 12.50"
+        ) from error
     if amount.copy_abs() > MAX_AMOUNT or (amount and amount.adjusted() < -MAX_AMOUNT_CHARS):
-        raise ValueError(f"invalid amount {quote_value(text)}: expected a number of the currency up to {MAX_AMOUNT:,}")
+        raise ValueError(
+            f"invalid amount {quote_value(text)}: expected 0, or an amount of the currency from "
+            f"1e-{MAX_AMOUNT_CHARS} to {MAX_AMOUNT:,}, with or without a minus"
+        )
     return amount
 
 
@@ -370,7 +388,10 @@ def drift(
     The lines are sorted by vendor, service, currency and day. Errors: UsageError for an invalid range.
     """
     if from_ms % DAY_MS or to_ms % DAY_MS or not 0 < to_ms - from_ms <= MAX_DAYS * DAY_MS:
-        raise UsageError(f"invalid range: expected whole days, at most {MAX_DAYS}, such as 2026-01-01 to 2026-02-01")
+        raise UsageError(
+            f"invalid range {show_time(from_ms)} to {show_time(to_ms)}: expected whole days, at most {MAX_DAYS}, such "
+            "as 2026-01-01 to 2026-02-01"
+        )
     values = {"from_ms": from_ms - DAY_MS, "to_ms": to_ms, "at_most": MAX_ROWS + 1}
     estimated, mapped = _estimated(connection, values)
     bills = _rows(connection, "bills", values)

@@ -43,7 +43,7 @@ from drawdown.schema.database import Transact
 from drawdown.schema.errors import Exit, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.text import counted, typed
+from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.units import MINUTE_MS, PUSH_ID, SECOND_MS
 from drawdown.worker.engine.effects import CLOCKS_APART_MS, Steps, look_up_all
 from drawdown.worker.history.incarnation import require_whole
@@ -167,7 +167,7 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
                 raise Refused(f"{push.key} is {push.state}: {rule}")
             if push.provider == "embedded" and push.key not in charged:
                 raise Refused(
-                    f"cannot resolve {push.key}: the embedded ledger has no such charge. Pass `--outcome absent`"
+                    f"cannot resolve {push.key}: the embedded ledger does not have its charge. Pass `--outcome absent`"
                 )
     accept_many(connection, chosen, by, evidence)
     return [push.key for push in chosen]
@@ -304,7 +304,7 @@ class Chosen:
             return list(self.keys)
         also = {AWAITING_CREDIT} if "rejected" in possible else set()
         if wrong := set(self.states or ()) - {*possible, *also}:
-            raise UsageError(f"invalid --state {sorted(wrong)[0]}: expected {' or '.join(possible)}")
+            raise UsageError(f"invalid --state {quote_value(sorted(wrong)[0])}: expected {' or '.join(possible)}")
         if self.org:
             require_org(connection, self.org)
         if self.provider:

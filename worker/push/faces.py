@@ -113,7 +113,7 @@ def _find_pushes(
     chosen = Chosen(list(keys or ()) or None, list(state or ()) or None, org_id or "", provider, error, expect)
     found = chosen.find(connection, possible)
     if not found:
-        raise Refused("no push matches")
+        raise Refused("the selection does not match any push. To find pushes, run `drawdown push list`")
     return found
 
 
@@ -267,7 +267,7 @@ def _require_filter(connection: sa.Connection, look: Look, provider: str, from_m
     Errors: UsageError for a start in the future; UnknownId for an unknown provider, with the nearest names.
     """
     if from_ms is not None and from_ms > look.now_ms:
-        raise UsageError("--from is in the future. For two days ago, pass 2d", at="from_ms")
+        raise UsageError(f"--from is in the future, at {show_time(from_ms)}. For two days ago, pass 2d", at="from_ms")
     known = look.providers
     names = set() if known is None else {*known.providers, *known.broken, *EXEMPT_PROVIDERS}
     if provider and provider not in names and not ids.is_known(connection, ids.PROVIDER, provider):

@@ -19,6 +19,8 @@ from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, WINDOW_MS, parse_push_key, push_key
 from drawdown.worker.push.rows import find_push
 from drawdown.worker.push.unresolved import AWAITING_CREDIT
@@ -156,16 +158,21 @@ def list_pushes(
     for an unknown feature or organisation. A provider without pushes is valid, because only this machine may know it.
     """
     if chosen.state not in STATES:
-        raise UsageError(f"invalid state {chosen.state!r}: expected {', '.join(STATES)}")
+        raise UsageError(f"invalid state {quote_value(chosen.state)}: expected {', '.join(STATES)}")
     if chosen.from_ms is not None and chosen.to_ms is not None and chosen.from_ms >= chosen.to_ms:
-        raise UsageError("invalid range: `to` must be later than `from`")
+        raise UsageError(
+            f"invalid range: `to` ({show_time(chosen.to_ms)}) must be later than `from` ({show_time(chosen.from_ms)})"
+        )
     if chosen.feature:
         ids.require(connection, ids.FEATURE, chosen.feature)
     if chosen.org:
         require_org(connection, chosen.org)
     values = {**chosen.values, "at_most": most + 1, "looked_at": MOST_LOOKED_AT}
     if chosen.why and chosen.is_open and not after and SQL.run(connection, "one_that_waits", values).first() is None:
-        raise UsageError("invalid why: no open push waits for this reason")
+        raise UsageError(
+            f"invalid why {quote_value(chosen.why)}: open pushes do not wait for this reason. To list the reasons, "
+            "run `drawdown push sums`"
+        )
     if chosen.org:
         return _of_org(connection, chosen, {**values, **_place(after, LAST)}, now_ms, most)
     if chosen.state in UNSENT:
@@ -284,7 +291,7 @@ def _place(after: str, begin: int) -> dict[str, Any]:
     due, _, key = after.partition(":")
     push_id = parse_push_key(key)
     if push_id is None or not re.fullmatch("-?[0-9]{1,18}", due):
-        raise UsageError("invalid after: expected the `next` of a page. Start at the first page")
+        raise UsageError(f"invalid after {quote_value(after)}: expected the `next` of a page. Start at the first page")
     return {"due_at_ms": int(due), "feature_after": push_id.pop("feature"), **push_id}
 
 

@@ -154,7 +154,7 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
     if scope.provider is None:
         return tuple(sorted(set(scope.orgs))) or None
     if scope.provider in EXEMPT_PROVIDERS:
-        raise Refused(f"{scope.provider} does not bill usage here, so you cannot replay it")
+        raise Refused(f"{scope.provider} does not bill usage here, so you cannot replay it. Name another provider")
     values = {"provider": scope.provider, "start_ms": start, "end_ms": end}
     found = tuple(str(org_id) for org_id in SQL.run(connection, "billed_by", values).scalars())
     if not found:
@@ -162,7 +162,8 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
         if ever is None:
             raise Refused(f"{scope.provider!r} never billed an organisation here. See `drawdown provider list`")
         raise Refused(
-            f"{scope.provider} does not bill any organisation in that range. Its first assignment begins at {utc(ever)}"
+            f"{scope.provider} does not bill any organisation in that range, because its first assignment begins at "
+            f"{utc(ever)}. Pass a later range"
         )
     return found
 
@@ -170,7 +171,7 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
 def _first_use(connection: sa.Connection, scope: ReplayScope, orgs: tuple[str, ...] | None, end: int) -> int:
     first = _of(connection, "first_sample", orgs, NOTHING)[0].first_sample_ms
     if first is None:
-        raise UsageError(f"no sample of {scope} exists, so you cannot replay any usage")
+        raise UsageError(f"cannot replay {scope}: samples do not exist. Import samples first")
     if end <= window_of(first):
         raise UsageError(
             f"the range ends at {utc(end)}, before the first sample of {scope} ({utc(first)}). Pass a range that "

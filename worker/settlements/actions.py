@@ -221,11 +221,12 @@ def _require_sane(terms: Terms) -> None:
     if not 0 <= terms.threshold_micro <= MAX_ENTRY_MICRO:
         raise UsageError(f"invalid threshold {in_credits(terms.threshold_micro)}: expected 0 to 1,000,000,000 credits")
     if not 0 <= terms.hold_ms <= MAX_HOLD_MS:
-        raise UsageError("invalid hold: expected 0 to 3,650 days")
+        raise UsageError(f"invalid hold {lasting(terms.hold_ms)}: expected 0 to 3,650 days")
     if terms.hold_ms < LATE_HORIZON_MS and not terms.takes_clawbacks:
         raise UsageError(
-            f"without clawbacks, the hold must be at least {LATE_HORIZON_MS // DAY_MS} days, because an execution may "
-            "be corrected until then. Pass a longer --hold, or --clawbacks"
+            f"invalid hold {lasting(terms.hold_ms)}: without clawbacks, it must be at least "
+            f"{LATE_HORIZON_MS // DAY_MS} days, because an execution may be corrected until then. Pass a longer "
+            "--hold, or --clawbacks"
         )
 
 

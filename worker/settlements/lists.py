@@ -29,7 +29,7 @@ from drawdown.schema import ids
 from drawdown.schema.declare import ID, ORG, Column, Listing, Look, Page, Showing
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.sql import queries
-from drawdown.schema.text import no_formula
+from drawdown.schema.text import no_formula, quote_value
 from drawdown.schema.typed.parsing import lasting, show_credits, show_percent
 from drawdown.schema.units import MICRO
 
@@ -459,7 +459,10 @@ def _settlement(connection: sa.Connection, look: Look, execution: Run) -> ShownS
     if look.only is not None:  # a bound key must not learn if executions of other organisations exist
         there = settlements.read(connection, execution, look.now_ms)
         if there is None or there.org_id != look.only:
-            raise UnknownId(f"{look.only} has no settlement of this execution", ids.SETTLEMENT.noun)
+            raise UnknownId(
+                f"{look.only} does not have a settlement of execution {quote_value(execution)}. Check the key",
+                ids.SETTLEMENT.noun,
+            )
     found, reversals, freezes = show_settlement(connection, execution, look.now_ms, look.most)
     taken = [ReversalRow(one.reversal, one.amount_micro, one.is_clawback, one.at_ms, one.actor, one.reason)
              for one in reversals]  # fmt: skip

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import quote_value
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class FieldMap:
         """Refuse an unknown field, or a field with two sources. Errors: UsageError."""
         for name in (*self.columns, *self.constants):
             if name not in fields:
-                raise UsageError(f"unknown field {name!r} in --map or --set: expected {', '.join(fields)}")
+                raise UsageError(f"unknown field {quote_value(name)} in --map or --set: expected {', '.join(fields)}")
         if twice := sorted(self.columns.keys() & self.constants.keys()):
-            raise UsageError(f"{twice[0]} is given twice. Use either --map or --set for it")
+            raise UsageError(f"the field {twice[0]} has two sources. Use either --map or --set for it")
 
     def column_of(self, name: str) -> str:
         """Return the name of a field's column.
@@ -78,6 +79,6 @@ def _pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
     for text in given or ():
         name, equals, value = text.partition("=")
         if not equals or not name or name in pairs:
-            raise UsageError(f"invalid {option} {text!r}: expected FIELD=…, each field once")
+            raise UsageError(f"invalid {option} {quote_value(text)}: expected FIELD=…, each field once")
         pairs[name] = value
     return pairs

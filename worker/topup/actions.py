@@ -240,12 +240,15 @@ def _require_own(connection: sa.Connection, customer_id: str, now_ms: int) -> No
     """Refuse a wallet if a provider keeps its balance, because that provider fills it itself. Errors: Refused."""
     keeper = keeper_of(connection, customer_id, now_ms)
     if keeper is not None:
-        raise Refused(f"cannot top up {customer_id}: {keeper} bills it, and keeps and fills its balances itself")
+        raise Refused(
+            f"cannot top up {customer_id}: {keeper} bills it, and keeps and fills its balances itself. Set up top-ups "
+            f"at {keeper}"
+        )
 
 
 def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:
     if (terms.amount_micro is None) == (terms.fill_to_micro is None):
-        raise UsageError("specify either an amount or a level to fill up to")
+        raise UsageError("specify either an amount or a level to fill up to, not both")
     if not CURRENCY.fullmatch(terms.currency):
         raise UsageError(
             f"invalid currency {quote_value(terms.currency)}: expected an ISO 4217 code in lower "
@@ -257,10 +260,14 @@ def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:
             "200 characters without control characters"
         )
     if not 0 < terms.price_minor <= MAX_MINOR or not 0 < terms.most_minor <= MAX_MINOR:
-        raise UsageError(f"invalid price or largest charge: expected 1 to {MAX_MINOR:,} minor units")
+        raise UsageError(
+            f"invalid price {terms.price_minor:,} or largest charge {terms.most_minor:,}: expected 1 to {MAX_MINOR:,} "
+            "minor units"
+        )
     if not (0 < terms.max_day <= MOST_A_DAY and 0 < terms.max_month <= MOST_A_MONTH):
         raise UsageError(
-            f"invalid number of top-ups: expected 1 to {MOST_A_DAY} a day, and 1 to {MOST_A_MONTH:,} in 30 days"
+            f"invalid number of top-ups, {terms.max_day:,} a day and {terms.max_month:,} in 30 days: expected 1 to "
+            f"{MOST_A_DAY} a day, and 1 to {MOST_A_MONTH:,} in 30 days"
         )
     if not 0 <= terms.threshold_micro <= MAX_ENTRY_MICRO:
         raise UsageError(f"invalid threshold {in_credits(terms.threshold_micro)}: expected 0 to 1,000,000,000 credits")
@@ -269,8 +276,8 @@ def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:
         micro = terms.fill_to_micro - terms.threshold_micro
     if micro is None or not 0 < micro <= MAX_ENTRY_MICRO:
         raise UsageError(
-            "invalid top-up: expected a balance afterwards that is above the threshold, by at most "
-            "1,000,000,000 credits"
+            f"invalid top-up of {in_credits(micro or 0)} credits: expected more than 0, and at most 1,000,000,000 "
+            "credits. A level to fill up to must exceed the threshold"
         )
     _require_chargeable(terms, micro, can)
 
@@ -295,14 +302,18 @@ def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities
     money, least = money_of(least_micro, terms.price_minor), can.least.get(terms.currency, 1)
     if money < least:
         raise UsageError(
-            f"{as_credits(least_micro)} credits cost {money} minor units, but {terms.service} takes at least {least}"
+            f"{as_credits(least_micro)} credits cost {money} minor units, but {terms.service} takes at least {least}. "
+            "Pass a larger amount"
         )
     if money > terms.most_minor:
         raise UsageError(
-            f"{as_credits(least_micro)} credits cost {money} minor units, but --most is {terms.most_minor}"
+            f"{as_credits(least_micro)} credits cost {money} minor units, but --most is {terms.most_minor}. Pass a "
+            "larger --most, or a smaller amount"
         )
     if can.most is not None and terms.most_minor > can.most:
-        raise UsageError(f"invalid --most: {terms.service} takes at most {can.most} minor units in one charge")
+        raise UsageError(
+            f"invalid --most {terms.most_minor}: {terms.service} takes at most {can.most} minor units in one charge"
+        )
 
 
 def require_only_one(context: Context, service: str, service_customer: str) -> Steps[InDoubt | None]:

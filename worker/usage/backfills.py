@@ -36,6 +36,7 @@ from drawdown.schema.errors import Refused, UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.catalog.wallets import add, rate_card
 from drawdown.worker.engine.witness import Witness
@@ -137,11 +138,20 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
         )
     floor = int(require_org(connection, org_id).floor_ms)
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
-        raise UsageError("invalid range: --from and --to must be window boundaries (multiples of five minutes)")
+        raise UsageError(
+            f"invalid range {show_time(from_ms)} to {show_time(to_ms)}: expected window boundaries (multiples of five "
+            "minutes)"
+        )
     if not 0 < to_ms - from_ms <= MAX_RANGE_MS:
-        raise UsageError(f"invalid range: --to must be later than --from, by at most {MAX_RANGE_MS // DAY_MS} days")
+        raise UsageError(
+            f"invalid range {show_time(from_ms)} to {show_time(to_ms)}: --to must be later than --from, by at most "
+            f"{MAX_RANGE_MS // DAY_MS} days"
+        )
     if to_ms > by.now_ms:
-        raise UsageError("invalid --to: it is in the future, but a backfill is for past events")
+        raise UsageError(
+            f"invalid --to {show_time(to_ms)}: it is in the future, but a backfill is for past events. Pass an earlier "
+            "time"
+        )
     if from_ms < floor:
         raise Refused(f"windows of {org_id} before {utc(floor)} are closed for good. Pass --from {utc(floor)}")
     values = {"backfill": name, "org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "at_ms": by.now_ms}
@@ -152,8 +162,9 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
         return found
     if found is None:
         other = SQL.run(connection, "open_of", {"org_id": org_id}).scalar()
-        first = "this backfill just ended. Try again" if other is None else f"close or revert {other} first"
-        raise Refused(f"{org_id} has an open backfill: {first}")
+        why = "another call just closed its open backfill. Try again"
+        why = why if other is None else f"it has the open backfill {other}. Close or revert {other} first"
+        raise Refused(f"cannot open a backfill of {org_id}: {why}")
     if (found.org_id, found.from_ms, found.to_ms) != (org_id, from_ms, to_ms):
         raise Refused(
             f"cannot open backfill {name}: the name is used for another organisation or range. Choose another name"

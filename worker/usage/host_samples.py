@@ -87,5 +87,5 @@ def _waits(mapping: Sequence[MappingRow], memory_mb: int, window_ms: int, provid
         return UNASSIGNED
     if provider in EXEMPT_PROVIDERS or resolve(mapping, memory_mb, window_ms) is not None:
         return None
-    said = f"{memory_mb} MB has no feature then. Run `drawdown feature map FEATURE --memory-mb {memory_mb}`"
+    said = f"{memory_mb} MB does not have a feature then. Run `drawdown feature map FEATURE --memory-mb {memory_mb}`"
     return EventResult("pending", "unmapped", said)

@@ -22,7 +22,8 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.declare import ID, ORG, TIME, Column, Listing, Look, Page, Showing
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import Part, queries, read_together
-from drawdown.schema.typed.parsing import require_range
+from drawdown.schema.text import quote_value
+from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.schema.units import DAY_MS, MAX_EVENT_TYPES, MAX_KEY_TYPES, MAX_ORG_TYPES, MAX_SOURCE_TYPES, window_of
 from drawdown.worker.sources.events.store import require_source, samples_of
 
@@ -324,12 +325,14 @@ def list_events(
     Errors: UsageError for a page of more than MOST_LISTED, and if `after` is not a sample of the organisation's events.
     """
     if not 0 < most <= MOST_LISTED:
-        raise UsageError(f"invalid page size {most}: expected 1 to {MOST_LISTED:,} events")
+        raise UsageError(
+            f"invalid page size {most}: expected 1 to {MOST_LISTED:,} events. For the next page, pass `--after`"
+        )
     if after:
         place = SQL.run(connection, "place", {"org_id": org_id, "sample_id": after}).scalar()
         if place is None:
             raise UsageError(
-                f"invalid --after {after!r}: it is not a sample of {org_id}. Use the `next_after` of a page"
+                f"invalid --after {quote_value(after)}: it is not a sample of {org_id}. Use the `next_after` of a page"
             )
         from_ms = max(from_ms, int(place))
     values = {"org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "after_sample_id": after, "at_most": most + 1}
@@ -436,7 +439,7 @@ def _events(
     to_ms: Annotated[int | None, TIME, "End of the time of use; now if omitted"] = None,
 ) -> Page[ListedEvent]:
     if from_ms > look.now_ms:
-        raise UsageError("--from is in the future. For two days ago, pass 2d", at="from_ms")
+        raise UsageError(f"--from is in the future, at {show_time(from_ms)}. For two days ago, pass 2d", at="from_ms")
     until = look.now_ms if to_ms is None else to_ms
     require_range(from_ms, until)
     require_org(connection, org_id)

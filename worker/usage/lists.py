@@ -24,6 +24,8 @@ from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
 from drawdown.worker.catalog.mapping import SECONDS, UNITS, MappingRow, mapping_rows, segments
 from drawdown.worker.sources.samples.quarantine import MAX_ROWS as MAX_SAMPLES
@@ -131,7 +133,7 @@ def usage_page(
     The place is valid even if its row no longer exists. Errors: as `read_usage`; UsageError for an invalid place.
     """
     if by not in BY:
-        raise UsageError(f"--by {by!r}: expected one of {', '.join(BY)}")
+        raise UsageError(f"invalid --by {quote_value(by)}: expected one of {', '.join(BY)}")
     _require_range(from_ms, to_ms)
     floor = _floor(connection, org_id)
     _require_whole_days(connection, org_id, [ms for ms in (from_ms, to_ms) if ms < floor])
@@ -170,10 +172,17 @@ def usage_page(
 def _require_range(from_ms: int, to_ms: int) -> None:
     """Refuse a range off the windows' boundaries, an empty one, or one longer than MAX_DAYS. Errors: UsageError."""
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
-        text = "invalid range: `from` and `to` must be window boundaries (multiples of five minutes)"
+        text = (
+            f"invalid range {show_time(from_ms)} to {show_time(to_ms)}: expected window boundaries (multiples of five "
+            "minutes)"
+        )
         raise UsageError(text, at="from_ms" if from_ms % WINDOW_MS else "to_ms")
     if to_ms <= from_ms:
-        raise UsageError("invalid range: it ends before it begins. Without --to, it ends now", at="to_ms")
+        raise UsageError(
+            f"invalid range {show_time(from_ms)} to {show_time(to_ms)}: its end must be later than its start. Without "
+            "--to, it ends now",
+            at="to_ms",
+        )
     if to_ms - from_ms > MAX_DAYS * DAY_MS:
         text = f"the range is longer than {MAX_DAYS} days. Split it into shorter ranges"
         raise UsageError(text, at="from_ms")
@@ -183,7 +192,7 @@ def _require_whole_days(connection: sa.Connection, org_id: str, ends_ms: Sequenc
     """Refuse a range that cuts a day of folded pushes: such a day has only sums. Errors: UsageError."""
     days = [ms - ms % DAY_MS for ms in ends_ms if ms % DAY_MS]
     if days and SQL.run(connection, "cut_days", {"org_id": org_id, "days": days}).first() is not None:
-        raise UsageError("the range cuts a day of folded pushes. Choose whole days")
+        raise UsageError("the range splits a day of folded pushes, which has only sums. Choose whole days in UTC")
 
 
 def _begins(group: str | int, after: Place | None) -> dict[str, object]:
@@ -278,7 +287,9 @@ def _day_ms(day: str) -> int:
     try:
         return int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp() * 1000)
     except ValueError:
-        raise UsageError(f"unknown day {day!r}: expected a row of the previous page", at="after") from None
+        raise UsageError(
+            f"invalid day {quote_value(day)}: expected the `next` of a page. Start at the first page", at="after"
+        ) from None
 
 
 def _day(start_ms: int) -> str:

@@ -22,6 +22,8 @@ from drawdown.events.summary import LEAST, NAME, SHAPE, OrgUse, grouped
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS
 
 SQL = queries(__file__)
@@ -75,7 +77,7 @@ class Beside:
     def __post_init__(self) -> None:
         """Refuse an unknown shape. Errors: UsageError."""
         if self.shape is not None and self.shape not in SHAPES:
-            raise UsageError(f"--shape {self.shape!r}: expected one of {', '.join(SHAPES)}")
+            raise UsageError(f"invalid --shape {quote_value(self.shape)}: expected one of {', '.join(SHAPES)}")
 
 
 def scan_file(connection: sa.Connection | None, name: str, content: bytes, beside: Beside) -> ScannedFile:
@@ -121,9 +123,11 @@ def summarise(
     Errors: UsageError for a range that is empty, too long, or not of whole days; NotPublic if a label is private.
     """
     if from_ms % DAY_MS or to_ms % DAY_MS:
-        raise UsageError("--from and --to must be whole days in UTC, such as 2026-01-31")
+        raise UsageError(
+            f"invalid range {show_time(from_ms)} to {show_time(to_ms)}: expected whole days in UTC, such as 2026-01-31"
+        )
     if to_ms <= from_ms:
-        raise UsageError("invalid range: --to must be later than --from")
+        raise UsageError(f"invalid range {show_time(from_ms)} to {show_time(to_ms)}: --to must be later than --from")
     if to_ms - from_ms > MAX_SUMMARY_DAYS * DAY_MS:
         raise UsageError(f"the range is longer than {MAX_SUMMARY_DAYS} days. Make a summary of each part")
     rows, withheld = grouped(_uses(connection, from_ms, to_ms))

@@ -94,7 +94,9 @@ def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) 
     """
     before = window_of(before_ms)
     if before > by.now_ms - LATE_HORIZON_MS:
-        raise UsageError("invalid --before: samples may arrive up to 35 days late. Pass an earlier time")
+        raise UsageError(
+            f"invalid --before {show_time(before_ms)}: samples may arrive up to 35 days late. Pass an earlier time"
+        )
     floors = transact(partial(raise_floors, before=before, by=by), rollback=dry_run)
     held = sum(floor < before for floor in floors.values())
     count = partial(_count, floors=floors, before=before)
@@ -232,7 +234,7 @@ def fold_between(connection: sa.Connection, *, since: int, to: int, before: int,
 
 def _require_month(before_ms: int, now_ms: int) -> None:
     if start_of(before_ms) != before_ms:
-        raise UsageError("invalid --before: expected the first month to keep, such as 2025-01")
+        raise UsageError(f"invalid --before {show_time(before_ms)}: expected the first month to keep, such as 2025-01")
     newest = now_ms
     for _ in range(MONTHS_KEPT + 1):
         newest = start_of(newest) - 1

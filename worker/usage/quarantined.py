@@ -22,6 +22,7 @@ from drawdown.schema.audit import By, record_many
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
 from drawdown.worker.sources.samples.quarantine import (
     CUT_AT,
@@ -78,7 +79,7 @@ def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: st
     Errors: UsageError for an unknown unit, or more than MAX_MENDED samples; UnknownId for an unknown id.
     """
     if unit not in AS:
-        raise UsageError(f"--as {unit!r}: expected one of {', '.join(AS)}")
+        raise UsageError(f"invalid --as {quote_value(unit)}: expected one of {', '.join(AS)}")
     lock_buckets(connection)  # so that this call sees what a concurrent fix inserted, or a raised floor
     rows = _chosen(connection, chosen, by)
     wrong_time = [row.sample_id for row in rows if _is_of_its_time(row)]
@@ -140,7 +141,10 @@ def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], by: By, o
             if only is not None:
                 raise ids.not_of(ids.SAMPLE, name, only)
             ids.require(connection, ids.SAMPLE, name)
-            raise Refused(f"the sample {name} is not dismissed, so nothing was changed")
+            raise Refused(
+                f"cannot undo the dismissal of sample {name}: it is not dismissed. The samples were not changed. To "
+                "list dismissals, run `drawdown audit list --action sample_dismiss`"
+            )
     record_many(connection, "sample_dismiss_undo", [(name, {}) for name in sample_ids], by)
     return list(sample_ids)
 

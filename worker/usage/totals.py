@@ -25,6 +25,8 @@ from drawdown.schema import ids
 from drawdown.schema.declare import ID, ORG, TEXT, WINDOW, Column, Listing, Look, Page
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.catalog.mapping import mapping_rows, segments
 from drawdown.worker.usage.lists import MAX_DAYS, until_now
@@ -170,7 +172,11 @@ def _slots(groups: frozenset[str], filters: dict[str, str | None], *, is_first: 
 def _require_range(from_ms: int, to_ms: int, days: int) -> None:
     """Refuse a range that is empty or longer than `days`. Errors: UsageError."""
     if to_ms <= from_ms:
-        raise UsageError("invalid range: it ends before it begins. Without an end, it ends now", at="to_ms")
+        raise UsageError(
+            f"invalid range {show_time(from_ms)} to {show_time(to_ms)}: its end must be later than its start. Without "
+            "an end, it ends now",
+            at="to_ms",
+        )
     if to_ms - from_ms > days * DAY_MS:
         text = f"the range is longer than {days} days. Split it, or choose one organisation ({MAX_DAYS} days)"
         raise UsageError(text, at="from_ms")
@@ -223,7 +229,9 @@ def _place(after: str) -> list[Any]:
             return found
     except (ValueError, binascii.Error, RecursionError):
         pass
-    raise UsageError("invalid `after`: expected the `next` of a page. Begin again without it", at="after")
+    raise UsageError(
+        f"invalid after {quote_value(after)}: expected the `next` of a page. Start at the first page", at="after"
+    )
 
 
 LISTS: Final = (

@@ -31,7 +31,7 @@ from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries, read_together
-from drawdown.schema.text import typed
+from drawdown.schema.text import quote_value, typed
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, in_credits
 from drawdown.worker.catalog.wallets import billers_part, terms_part, with_wallets
 from drawdown.worker.verdict.effective_balance import unbilled_micro
@@ -152,7 +152,8 @@ def require_paying(connection: sa.Connection, org_id: str, now_ms: int, *, past:
     if paid.keeper is None:
         org = typed("--org", org_id)
         raise Denied(
-            "billed_elsewhere", f"{text}, and has no wallet here. To see its usage, run `drawdown org usage {org}`"
+            "billed_elsewhere",
+            f"{text}, and does not have a wallet here. To see its usage, run `drawdown org usage {org}`",
         )
     show = typed("drawdown", "org", "show", org_id)
     raise Denied("billed_elsewhere", f"{text}, which keeps its balance. The latest read is the `credit` of `{show}`")
@@ -336,7 +337,11 @@ def list_entries(connection: sa.Connection, customer_id: str, most: int, after: 
     """
     values = {"account_id": wallet_account(customer_id), "at_most": most, "after": after}
     if after and SQL.run(connection, "is_entry", values).first() is None:
-        raise UsageError("invalid after: this wallet has no such entry. Start at the first page", at="after")
+        raise UsageError(
+            f"invalid after {quote_value(after)}: this wallet does not have an entry with this key. Start at the first "
+            "page",
+            at="after",
+        )
     return [EntryRow(**row._mapping) for row in SQL.run(connection, "entries", values)]
 
 

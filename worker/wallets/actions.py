@@ -54,7 +54,7 @@ from drawdown.schema.ids import FEATURE_NAME, is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
-from drawdown.schema.units import DAY_MS, EARLIEST_TS, EVER_MS, next_window
+from drawdown.schema.units import DAY_MS, EARLIEST_TS, EVER_MS, in_credits, next_window
 from drawdown.worker.catalog.wallets import (
     billed_as,
     billed_elsewhere,
@@ -137,19 +137,28 @@ def grant(
 
 def _require_sane(terms: Terms, amount_micro: int, now_ms: int) -> None:
     if amount_micro <= 0 and terms != PLAIN:
-        raise UsageError("kind, begin, end, priority and features need a positive amount of credit")
+        raise UsageError(
+            f"invalid amount {in_credits(amount_micro)}: kind, begin, end, priority and features need a positive "
+            "amount. Omit them, or grant credit"
+        )
     if not 0 <= terms.priority <= MAX_PRIORITY:
         raise UsageError(f"invalid priority {terms.priority}: expected 0, which is used first, to {MAX_PRIORITY}")
     if terms.kind not in KINDS:
         raise UsageError(f"invalid kind of credit {quote_value(terms.kind)}: expected one of {', '.join(KINDS)}")
     begins_ms = now_ms if terms.begins_ms is None else terms.begins_ms
     if begins_ms < EARLIEST_TS:
-        raise UsageError("invalid begin of credit: expected a time in the year 2000 or later")
+        raise UsageError(f"invalid begin of credit {show_time(begins_ms)}: expected a time in the year 2000 or later")
     if terms.expires_ms is not None and terms.expires_ms <= max(begins_ms, now_ms):
-        raise UsageError("invalid end of credit: expected a time in the future, after the credit begins")
+        raise UsageError(
+            f"invalid end of credit {show_time(terms.expires_ms)}: expected a time in the future, after the credit "
+            "begins"
+        )
     features = terms.features
     if features is not None and (not 0 < len(features) <= MOST_FEATURES or sorted(set(features)) != list(features)):
-        raise UsageError(f"invalid features: expected 1 to {MOST_FEATURES}, each once, in the order of their names")
+        raise UsageError(
+            f"invalid features {quote_value(', '.join(features))}: expected 1 to {MOST_FEATURES}, each once, in the "
+            "order of their names"
+        )
 
 
 @dataclass(frozen=True)
@@ -158,7 +167,7 @@ class TakenBack:
 
     `taken_micro`: the credit taken back now. `reserved_micro`: the part of the lot that executions have reserved.
     `balance_micro`: the balance afterwards. `pool`: the pool that got the credit (null: not an allotment). `orgs`: the
-    organisations for which the wallet pays. When it is empty, the next tick halts them. `is_refilled`: automatic
+    organisations for which the wallet pays; if the wallet is empty, the next tick halts them. `is_refilled`: automatic
     top-ups fill the wallet again.
     """
 
@@ -354,24 +363,39 @@ def _hold_plan(connection: sa.Connection, plan: str, max_concurrent: int | None)
 def require_sane_gives(plan: str, gives: Gives) -> None:
     """Refuse invalid credit of a plan. Errors: UsageError."""
     if any(not 0 <= amount <= MAX_ENTRY_MICRO for amount in vars(gives).values()):
-        raise UsageError("invalid credit of a plan: expected 0 to 1,000,000,000 credits")
+        wrong = next(amount for amount in vars(gives).values() if not 0 <= amount <= MAX_ENTRY_MICRO)
+        raise UsageError(f"invalid credit of a plan {in_credits(wrong)}: expected 0 to 1,000,000,000 credits")
     if gives.rollover_min_micro > gives.rollover_max_micro:
-        raise UsageError("the minimum rollover is above the maximum rollover. Pass a higher --rollover-max")
+        raise UsageError(
+            f"the minimum rollover {in_credits(gives.rollover_min_micro)} is above the maximum rollover "
+            f"{in_credits(gives.rollover_max_micro)}. Pass a higher --rollover-max"
+        )
     if ":" in plan and gives.included_micro:
         raise UsageError(
-            "a plan with monthly credit must not have a colon in its name, because the name is part of keys"
+            f"invalid plan name {quote_value(plan)}: the name of a plan with monthly credit is part of keys, so it "
+            "must not have a colon. Choose another name"
         )
 
 
 def _require_sane_terms(holds: HoldTerms) -> None:
     amounts = (holds.unknown_hold_micro, holds.most_hold_micro, holds.most_held_micro)
     if any(amount is not None and not 0 < amount <= MAX_ENTRY_MICRO for amount in amounts):
-        raise UsageError("invalid reservation of a plan: expected more than 0, and at most 1,000,000,000 credits")
+        wrong = next(amount for amount in amounts if amount is not None and not 0 < amount <= MAX_ENTRY_MICRO)
+        raise UsageError(
+            f"invalid reservation of a plan {in_credits(wrong)}: expected more than 0, and at most 1,000,000,000 "
+            "credits"
+        )
     if not 0 < holds.hold_factor_ppm <= MOST_FACTOR_PPM:
-        raise UsageError("invalid factor of reservations of a plan: expected more than 0, and at most 1,000")
+        raise UsageError(
+            f"invalid factor of reservations of a plan {in_credits(holds.hold_factor_ppm)}: expected more than 0, and "
+            f"at most {MOST_FACTOR_PPM // ONE_PPM:,}"
+        )
     most = holds.most_hold_micro
     if most is not None and (holds.unknown_hold_micro or 0) > most:
-        raise UsageError("the credit reserved without an estimate is more than one execution may reserve")
+        raise UsageError(
+            f"the credit reserved without an estimate, {in_credits(holds.unknown_hold_micro or 0)}, is more than one "
+            f"execution may reserve, {in_credits(most)}. Lower the first, or raise the second"
+        )
 
 
 def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, *, new: bool = True) -> str | None:
@@ -467,7 +491,8 @@ def _grant(
     new: New = False,
 ) -> CreditGiven:
     if asked.key != (asked.key.strip() or None):
-        said = f"--key {asked.key!r} is empty, or has blanks at its ends. Pass a key that only this grant has"
+        said = f"invalid --key {quote_value(asked.key)}: it is empty, or has blanks at its ends. Pass a key that only "
+        said += "this grant has"
         raise UsageError(said)
     if plan is not None and asked.reach is not None and asked.reach.org_id is not None:
         raise Denied(
@@ -718,7 +743,10 @@ def _factor(text: str, name: str, _now_ms: int) -> int:
     except UsageError:
         found = 0
     if not 0 < found <= MOST_FACTOR_PPM:
-        raise UsageError(f"{name}: expected a number above 0, and at most {MOST_FACTOR_PPM // ONE_PPM:,}, such as 1.5")
+        raise UsageError(
+            f"invalid {name} {quote_value(text)}: expected a number above 0, and at most "
+            f"{MOST_FACTOR_PPM // ONE_PPM:,}, such as 1.5"
+        )
     return found
 
 

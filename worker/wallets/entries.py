@@ -21,7 +21,8 @@ import sqlalchemy as sa
 from drawdown.ledger.accounts import wallet_account
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import Part, queries, read_together
-from drawdown.schema.typed.parsing import parse_credits, type_credits
+from drawdown.schema.text import quote_value
+from drawdown.schema.typed.parsing import parse_credits, show_time, type_credits
 from drawdown.schema.units import DAY_MS, MICRO, in_credits
 
 SQL = queries(__file__)
@@ -91,7 +92,7 @@ def sizes_of(text: str, option: str) -> tuple[int, int]:
         return 1, CENT // 2
     typed = TYPED.fullmatch(plain)
     if typed is None:
-        raise UsageError(f"{option}: invalid amount {text!r}: expected credits such as 12.50 or 1,234.50")
+        raise UsageError(f"invalid {option} {quote_value(text)}: expected credits such as 12.50 or 1,234.50")
     unsigned = typed[1].replace(",", "")
     try:
         size = parse_credits(unsigned)
@@ -153,7 +154,10 @@ def page(
     begins.
     """
     if chosen.booked_from_ms >= chosen.booked_to_ms:
-        raise UsageError("invalid range: `to` must be later than `from`")
+        raise UsageError(
+            f"invalid range {show_time(chosen.booked_from_ms)} to {show_time(chosen.booked_to_ms)}: its end must be "
+            "later than its start"
+        )
     values: dict[str, Any] = {"account_id": wallet_account(customer_id), **vars(chosen), "after_key": after}
     values["size_from"], values["size_to"] = chosen.sizes
     values |= {"at_most": most + 1, "looked_at": MOST_LOOKED_AT}
@@ -161,7 +165,10 @@ def page(
     if after:
         moment = SQL.run(connection, "moment", values).scalar()
         if moment is None:
-            raise UsageError("invalid after: this wallet has no such entry. Start at the first page")
+            raise UsageError(
+                f"invalid after {quote_value(after)}: this wallet does not have an entry with this key. Start at the "
+                "first page"
+            )
         behind = min(behind, (int(moment), after))
     values["after_ms"], values["after_key"] = behind
     # A charge is booked after its use, so its index can be read from the end of the time of booking on.

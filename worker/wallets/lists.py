@@ -23,6 +23,7 @@ from drawdown.schema import ids
 from drawdown.schema.declare import ID, ORG, TIME, Column, Kind, Listing, Look, Page, Showing
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.wallets import entries
@@ -152,7 +153,9 @@ def _end(rows: list[WalletLine]) -> After:
 
 def _rows(connection: sa.Connection, chosen: Chosen, after: After | None, most: int) -> list[WalletLine]:
     if chosen.which not in WHICH:
-        raise UsageError(f"wallets: expected one of {', '.join(filter(None, WHICH))}")
+        raise UsageError(
+            f"invalid choice of wallets {quote_value(chosen.which)}: expected one of {', '.join(filter(None, WHICH))}"
+        )
     if chosen.plan:
         ids.require(connection, ids.PLAN, chosen.plan)
     part = chosen.search.replace("!", "!!").replace("%", "!%").replace("_", "!_")

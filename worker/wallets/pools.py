@@ -107,7 +107,7 @@ def allot(
             f"invalid allotment {in_credits(amount_micro)}: expected more than 0, and at most 1,000,000,000 credits"
         )
     if expires_ms <= by.now_ms:
-        raise UsageError("invalid end of an allotment: expected a time in the future")
+        raise UsageError(f"invalid end of an allotment {show_time(expires_ms)}: expected a time in the future")
     if not is_clean_id(key):
         raise UsageError(
             f"invalid allotment key {quote_value(key)}: expected 1 to 200 characters without control characters"
@@ -142,7 +142,7 @@ def allow(
         )
     if not has_wallet(connection, payer) and billed_elsewhere(connection, payer, by.now_ms):
         # An empty wallet would halt a customer who is billed afterwards.
-        text = f"{payer} has no credit here to pay with. Run `drawdown ledger grant {typed(payer, 'CREDITS')}` first"
+        text = f"{payer} does not have a wallet here. Run `drawdown ledger grant {typed(payer, 'CREDITS')}` first"
         raise Denied("no_wallet", text, "account")
     open_accounts(connection, [wallet_account(payer)])
     found, was = pools.say(connection, payer, org_id, by, allowed=True, limit_micro=limit_micro)

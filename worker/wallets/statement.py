@@ -32,7 +32,8 @@ from drawdown.ledger.payouts import PERIOD
 from drawdown.ledger.rates import Rate
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.text import no_formula
+from drawdown.schema.text import no_formula, quote_value
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import MICRO, MINUTE_MS, in_credits
 
 SQL = queries(__file__)
@@ -173,7 +174,10 @@ def span_of(month: str | None, from_ms: int | None, to_ms: int | None) -> Span:
     if from_ms is None or to_ms is None:
         raise UsageError("missing period: expected a month such as 2026-02, or a beginning and an end", at="month")
     if from_ms >= to_ms:
-        raise UsageError("the end of a statement must be later than its beginning", at="to_ms")
+        raise UsageError(
+            f"invalid end of a statement {show_time(to_ms)}: it must be later than its beginning {show_time(from_ms)}",
+            at="to_ms",
+        )
     return Span(from_ms, to_ms)
 
 
@@ -185,7 +189,7 @@ def _of_month(month: str) -> Span:
         first, after = (datetime(year + n // 12, n % 12 + 1, 1, tzinfo=UTC) for n in (number - 1, number))
         return Span(int(first.timestamp()) * 1000, int(after.timestamp()) * 1000)
     except ValueError as error:
-        raise UsageError(f"invalid month {month!r}: expected a month such as 2026-02", at="month") from error
+        raise UsageError(f"invalid month {quote_value(month)}: expected a month such as 2026-02", at="month") from error
 
 
 def of_customer(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int = LINES) -> Statement:

@@ -120,7 +120,7 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
     found = _require_tier(connection, customer_id, tier)
     keeper = keeper_of(connection, customer_id, by.now_ms)
     if keeper is not None:
-        text = f"{customer_id} is on a plan of {keeper}, which limits its sandboxes. A tier has no effect there"
+        text = f"{customer_id} is on a plan of {keeper}, which limits its sandboxes. Change the plan at {keeper}"
         raise Denied("no_plan", text)
     wallet.make_true(connection, [customer_id], by.now_ms)
     now = read_wallets(connection, [customer_id])[customer_id]
@@ -134,7 +134,12 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
     has = now.available_micro
     if not _is_paid(connection, customer_id, tier, by.now_ms) and found.price_micro > max(has, 0):
         asks = f"a month of {tier} costs {as_credits(found.price_micro)}"
-        raise Denied("no_credit", f"{customer_id} has {as_credits(has)} credits to pay with, but {asks}", "credits")
+        raise Denied(
+            "no_credit",
+            f"{customer_id} has {as_credits(has)} credits to pay with, but {asks}. Run `drawdown ledger grant "
+            f"{typed(customer_id, 'CREDITS')}`",
+            "credits",
+        )
     charged = tiers.buy(connection, customer_id, found, by)
     record(connection, "ledger_tier_buy", customer_id, {"tier": tier, "charged_micro": charged}, by)
     return _changed(connection, customer_id, tier, charged, by)

@@ -31,6 +31,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.schema.errors import DrawdownError, UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import quote_value
 from drawdown.worker.sources.samples.rows import (
     ID_FIELDS,
     REASONS,
@@ -169,7 +170,7 @@ def _keep(lines: NumberedLines) -> Iterator[BinaryIO]:
             file.flush()
         except OSError as error:
             raise DrawdownError(
-                f"{lines.name}: cannot be kept in a temporary file ({error.strerror}). Set TMPDIR to a folder with "
+                f"{lines.name}: cannot be stored in a temporary file ({error.strerror}). Set TMPDIR to a folder with "
                 "enough space, and import it again"
             ) from error
         yield cast(BinaryIO, file)
@@ -343,15 +344,18 @@ def prefix_of(name: str, options: ImportOptions) -> str | None:
     prefix = options.id_prefix
     if prefix is None:
         if name == STDIN:
-            raise UsageError("cannot make ids: standard input has no name. Pass --id-prefix")
+            raise UsageError("cannot make ids, because standard input does not have a name. Pass --id-prefix")
         path = unzipped(name)
         prefix = path.stem if path.suffix.lower() in _SUFFIXES else path.name
     if len(prefix) > MAX_PREFIX_CHARS or not is_clean_id(prefix):
         raise UsageError(
-            f"invalid --id-prefix {prefix!r}: expected 1 to {MAX_PREFIX_CHARS} characters without control characters"
+            f"invalid --id-prefix {quote_value(prefix)}: expected 1 to {MAX_PREFIX_CHARS} characters without control "
+            "characters"
         )
     if f"{prefix}:" in RESERVED_IDS:
-        raise UsageError(f"invalid --id-prefix {prefix}: Drawdown reserves ids that begin with it. Choose another")
+        raise UsageError(
+            f"invalid --id-prefix {quote_value(prefix)}: Drawdown reserves ids that begin with it. Choose another"
+        )
     return prefix
 
 
@@ -377,7 +381,7 @@ def _header(lines: NumberedLines) -> list[str]:
         header = _quoted(lines, number, raw)[1]
         if isinstance(header, BadRow):
             why = REASONS[header.reason] + (f": {header.text}" if header.text else "")
-            raise UsageError(f"{lines.name}: line {number} is not a CSV header ({why})")
+            raise UsageError(f"{lines.name}: line {number} is not a CSV header ({why}). Name the columns in this line")
         twice = sorted(column for column, times in Counter(header).items() if times > 1)
         if twice:
             raise UsageError(f"{lines.name}: the header names {', '.join(map(repr, twice))} twice. Rename one of them")
@@ -540,7 +544,7 @@ Record = tuple[int, bytes, Sample | BadRow]
 
 
 _BOM: Final = b"\xef\xbb\xbf"
-_AGAIN: Final = "Fix the file, and import all of it again: each row counts once"
+_AGAIN: Final = "Fix the file, and import all of it again, because each row counts once"
 
 
 def unzipped(name: str) -> Path:
@@ -600,8 +604,8 @@ class NumberedLines:
         self._blank_bytes = self._blank_bytes + len(raw) if is_blank(raw) else 0
         if self._blank_bytes > MAX_BLANK_BYTES:
             raise DrawdownError(
-                f"{self.name}: more than {MAX_BLANK_BYTES >> 20} MiB of blank lines up to line {self._number}: it is "
-                f"not a file of samples or events. {_AGAIN}"
+                f"{self.name}: not a file of samples or events, because it has more than {MAX_BLANK_BYTES >> 20} MiB "
+                f"of blank lines up to line {self._number}. {_AGAIN}"
             )
         if self._number == 1 and raw.startswith(_BOM):
             raw = raw[len(_BOM) :]
@@ -621,8 +625,8 @@ class NumberedLines:
                 passed += len(rest)
                 if passed > MAX_PASSED_OVER_BYTES:
                     raise DrawdownError(
-                        f"{self.name}: line {self._number + 1} does not end within {MAX_PASSED_OVER_BYTES >> 20} MiB: "
-                        f"it is not a file of samples or events. {_AGAIN}"
+                        f"{self.name}: not a file of samples or events, because line {self._number + 1} does not end "
+                        f"within {MAX_PASSED_OVER_BYTES >> 20} MiB. {_AGAIN}"
                     )
             return raw
         except (OSError, EOFError, zlib.error) as error:

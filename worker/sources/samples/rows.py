@@ -31,6 +31,7 @@ from drawdown.events.envelope import Unfit
 from drawdown.events.fields import from_iso, moment_of
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
 from drawdown.worker.sources.field_map import FieldMap
 
@@ -77,15 +78,15 @@ class ImportOptions:
     def __post_init__(self) -> None:
         FieldMap(self.columns, self.constants).require(FIELDS)
         if self.id_from_line and ("id" in self.columns or "id" in self.constants):
-            raise UsageError("id is given twice. Use one of --map, --set and --id-from-line for it")
+            raise UsageError("the field id has two sources. Use one of --map, --set and --id-from-line for it")
         if "id" in self.constants:
             raise UsageError("--set id=… would give every row the same id. Use --id-from-line")
         if self.format not in (None, *FORMATS):
-            raise UsageError(f"invalid --format {self.format}: expected {' or '.join(FORMATS)}")
+            raise UsageError(f"invalid --format {quote_value(self.format)}: expected {' or '.join(FORMATS)}")
         if self.id_prefix is not None and not self.id_from_line:
-            raise UsageError("--id-prefix needs --id-from-line: without it, each row has its own id")
+            raise UsageError("--id-prefix needs --id-from-line, because each row has its own id otherwise. Pass both")
         if self.chunk_rows < 1:
-            raise UsageError("a chunk has at least one row")
+            raise UsageError(f"invalid chunk_rows {self.chunk_rows}: expected 1 or more rows")
         time_reader(self.time_format, self.zone)
 
     def source_of(self, name: str) -> str:
@@ -195,7 +196,7 @@ def _position(name: str, field: str, header: Sequence[str], options: ImportOptio
         return len(header) + len(options.constants)
     if source not in header:
         raise UsageError(
-            f"{name}: no column {source!r} for {field}: the file has {', '.join(header)}. Name its column with "
+            f"{name}: missing column {source!r} for {field}: the file has {', '.join(header)}. Name its column with "
             f"--map {field}=COLUMN, or {'use --id-from-line' if field == 'id' else f'pass --set {field}=VALUE'}"
         )
     return list(header).index(source)
@@ -250,8 +251,8 @@ Drawdown and the database refuse a host's sample with such an id.
 """
 REASONS: Final = {
     "bad_id": "must have 1 to 200 characters and no control characters",
-    "reserved_id": f"begins with {', '.join(RESERVED_IDS[:-1])} or {RESERVED_IDS[-1]}, which Drawdown reserves: "
-    "choose another",
+    "reserved_id": f"begins with {', '.join(RESERVED_IDS[:-1])} or {RESERVED_IDS[-1]}, which Drawdown reserves. "
+    "Choose another id",
     "memory_missing": "is missing",
     "memory_not_a_number": "is not a number",
     "memory_fractional": "must be whole megabytes",
@@ -397,12 +398,14 @@ def time_reader(style: str, zone: str) -> Callable[[str], int]:
         return _dated(from_iso, place)
     if "%" not in style:
         raise UsageError(
-            f"invalid --time-format {style}: expected iso, s, ms, or a pattern such as '%d.%m.%Y %H:%M:%S'"
+            f"invalid --time-format {quote_value(style)}: expected iso, s, ms, or a pattern such as '%d.%m.%Y %H:%M:%S'"
         )
     try:
         datetime.strptime(_PROBE.strftime(style), style).astimezone(UTC)
     except (ValueError, re.error) as error:
-        raise UsageError(f"invalid --time-format {style}: the pattern cannot read times ({error})") from error
+        raise UsageError(
+            f"invalid --time-format {quote_value(style)}: the pattern cannot read times ({error}). Pass another pattern"
+        ) from error
     return _dated(lambda text: datetime.strptime(text, style), place)  # noqa: DTZ007 -- _dated gives it its zone
 
 
@@ -412,7 +415,7 @@ def _zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError) as error:
-        raise UsageError(f"unknown --zone {name}: expected a name such as UTC or Europe/Berlin") from error
+        raise UsageError(f"unknown --zone {quote_value(name)}: expected a name such as UTC or Europe/Berlin") from error
 
 
 def _counted(factor: int) -> Callable[[str], int]:
@@ -472,7 +475,7 @@ def sample_of(item: Item, org_id: str | None, cell_id: str | None, now_ms: int) 
     """
     for name in item:
         if name not in FIELDS:
-            raise Unfit("unknown_field", f"a sample has no field {name}: expected {', '.join(FIELDS)}", name)
+            raise Unfit("unknown_field", f"unknown field {quote_value(name)}: expected {', '.join(FIELDS)}", name)
     given = {
         **_bound("org_id", org_id),
         **_bound("cell_id", cell_id),
@@ -503,7 +506,7 @@ def _id(item: Item, name: str) -> str:
         raise Unfit(f"{name}_missing", f"{name} is missing", name)
     found = item[name]
     if not isinstance(found, str):
-        raise Unfit(f"bad_{name}", f"{name} must be a text", name)
+        raise Unfit(f"bad_{name}", f"invalid {name}: expected a text", name)
     return _READ_GIVEN[name](found)
 
 
@@ -531,7 +534,11 @@ def _moment(item: Item, now_ms: int) -> int:
     except Unfit as error:
         raise Unfit("ts_unreadable", str(error), "ts") from None
     if found < EARLIEST_TS:
-        raise Unfit("ts_before_2000", "ts is before the year 2000: a number counts milliseconds, not seconds", "ts")
+        raise Unfit(
+            "ts_before_2000",
+            f"ts {quote_value(item['ts'])} is before the year 2000. If it is a number, send milliseconds, not seconds",
+            "ts",
+        )
     if found > now_ms + FUTURE_SLACK_MS:
         raise BadRow("ts", "ts_in_the_future")
     return found
@@ -577,9 +584,11 @@ def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, 
             seconds, rest = divmod(quantity, least)
             parts = [(least, seconds)]
             if rest:
-                raise NotMade(f"no sizes from {least} to {most} MB add up to {quantity:,} MB-seconds")
+                raise NotMade(
+                    f"sizes from {least} to {most} MB cannot add up to {quantity:,} MB-seconds. Draw another quantity"
+                )
     if sum(-(-seconds // MAX_INTERVAL_S) for _, seconds in parts) > MOST_SAMPLES:
-        raise NotMade(f"{quantity:,} take more than {MOST_SAMPLES:,} samples: draw the quantity in parts")
+        raise NotMade(f"{quantity:,} base units take more than {MOST_SAMPLES:,} samples. Draw the quantity in parts")
     for size, seconds in parts:
         yield from _in_parts(size, seconds, MAX_INTERVAL_S)
 
@@ -587,7 +596,7 @@ def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, 
 def _in_parts(size: int, quantity: int, most: int) -> Iterator[tuple[int, int]]:
     whole, rest = divmod(quantity, most)
     if whole + (rest > 0) > MOST_SAMPLES:
-        raise NotMade(f"{quantity:,} take more than {MOST_SAMPLES:,} samples: draw the quantity in parts")
+        raise NotMade(f"{quantity:,} base units take more than {MOST_SAMPLES:,} samples. Draw the quantity in parts")
     yield from [(size, most)] * whole
     yield from [(size, rest)] if rest else []
 
