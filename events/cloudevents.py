@@ -299,11 +299,7 @@ def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue 
         )
     named = optional_text(item, "org_id", "org_id")
     if org_id is not None and named not in (None, org_id):
-        raise Unfit(
-            "foreign_org",
-            f"this key is bound to {org_id}, not to {quote_value(named)}. Use that organisation, or another key",
-            "org_id",
-        )
+        raise Unfit("foreign_org", f"this key is bound to {org_id}. Use that organisation, or another key", "org_id")
     found = item.get("properties")
     if found is not None and not isinstance(found, dict):
         raise Unfit("wrong_type", "invalid properties: expected a JSON object", "properties")

@@ -9,26 +9,31 @@ from tests.cases import cases
 
 
 @cases(
-    ("quantities", "least", "most", "charged"),
+    ("quantities", "least", "most", "unsure", "charged"),
     [
-        ([60], 60, 60, {0}),
-        ([60], 0, 0, set()),
-        ([60, 7], 7, 7, {1}),
-        ([60, 7], 67, 67, {0, 1}),
-        ([60, 7], 0, 6, set()),
-        ([60, 7], 0, 7, None),
-        ([60], 59, 59, None),
-        ([-60], -60, -60, {0}),
-        ([60, -7], 53, 53, {0, 1}),
-        ([60, -7], 60, 60, {0}),
+        ([60], 60, 60, 0, {0}),
+        ([60], 0, 0, 0, set()),
+        ([60, 7], 7, 7, 0, {1}),
+        ([60, 7], 67, 67, 0, {0, 1}),
+        ([60, 7], 0, 6, 6, set()),
+        ([60, 7], -6, 0, 6, set()),
+        ([60, 7], -3, 3, 6, None),
+        ([60, 7], 0, 7, 7, None),
+        ([60], 59, 59, 0, None),
+        ([-60], -60, -60, 0, {0}),
+        ([60, -7], 53, 53, 0, {0, 1}),
+        ([60, -7], 60, 60, 0, {0}),
     ],
 )
-def test_the_balance_says_which(quantities: Sequence[int], least: int, most: int, charged: set[int] | None) -> None:
-    assert charged_among(quantities, least, most) == charged
+def test_the_balance_says_which(
+    quantities: Sequence[int], least: int, most: int, unsure: int, charged: set[int] | None
+) -> None:
+    """`unsure`: an amount that is in the balance or not."""
+    assert charged_among(quantities, least, most, lambda found: 0 in (found, found + unsure)) == charged
 
 
 def test_pushes_that_cancel_out_are_absent_as_events_say() -> None:
-    assert charged_among([-1, 1], 0, 0) == frozenset()
+    assert charged_among([-1, 1], 0, 0, lambda _: False) == frozenset()
 
 
 @cases(

@@ -139,7 +139,7 @@ def test_a_damaged_gzip_is_an_error_that_says_where(tmp_path: Path, damage: obje
         ("", "is empty"),
         ("\ufeff", "is empty"),
         ("\n\r\n", "only blank lines"),
-        ("id,org_id\n", "no column 'sandbox_id'"),
+        ("id,org_id\n", "missing column 'sandbox_id'"),
         ("id,org_id,id\n", "the header names 'id' twice"),
         ('id,"org_id\n', "line 1 is not a CSV header"),
         (HEADER.encode("utf-16"), "line 1 is not a CSV header (the row is not UTF-8)"),
