@@ -78,7 +78,10 @@ def no_formula(text: str) -> str:
 
 def quote_value(value: object) -> str:
     """Return an invalid value in quotes, cut to MAX_VALUE_CHARS, with its unprintable characters escaped."""
-    text = str(value)
+    try:
+        text = str(value)
+    except RecursionError:  # a hostile answer can be nested as deeply as its parser allows
+        text = f"a nested {type(value).__name__}"
     return repr(text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 1]}…")
 
 

@@ -284,6 +284,13 @@ def test_each_action_costs_credits_and_money(fleet: Fleet) -> None:
     assert cost.credits_micro == 9_000
 
 
+@pytest.mark.parametrize(("units", "money_micro", "per"), [(-1, 0, 1), (0, -1, 1), (0, 0, 0)])
+def test_cost_below_zero_is_refused(fleet: Fleet, units: int, money_micro: int, per: int) -> None:
+    cost = Units("cloud", "net", "gb", units, money_micro, per, "USD")
+    with pytest.raises(UsageError, match="expected 0 to"):
+        write(fleet.engine, lambda c: set_units(c, "compute_1gb", cost, T0, fleet.by, new=True))
+
+
 def test_what_the_guard_charges_for_costs_the_price_of_its_metric(fleet: Fleet) -> None:
     for price in (1_000_000, 2_000_000):
         change = Change(price_micro=price, per_units=25, phase=3)

@@ -6,6 +6,7 @@ A line's end inside a cell is shown as its escape: it starts no row, and two ids
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 from rich.console import Console
@@ -69,6 +70,13 @@ def test_quoted_value_is_short_and_has_no_unprintable_character() -> None:
     assert {value: quote_value(value) for value in values} == values
     full, longer = "x" * MAX_VALUE_CHARS, "x" * (MAX_VALUE_CHARS + 1)
     assert quote_value(full) == f"'{full}'" and quote_value(longer) == f"'{full[:-1]}…'"
+
+
+def test_value_nested_too_deeply_is_named_by_its_type() -> None:
+    nested: list[object] = []
+    for _ in range(sys.getrecursionlimit()):
+        nested = [nested]
+    assert quote_value(nested) == "'a nested list'"
 
 
 def test_counted_noun_is_singular_for_one_alone() -> None:

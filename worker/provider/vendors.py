@@ -80,10 +80,11 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
         )
     if from_ms % DAY_MS:
         raise UsageError(f"invalid start of a cost {show_time(from_ms)}: expected a day, such as 2026-01-31")
-    if not (0 < units.per_quantity <= MAX_UNITS and max(units.units, units.money_micro) <= MAX_UNITS):
+    bounded = all(0 <= amount <= MAX_UNITS for amount in (units.units, units.money_micro))
+    if not (bounded and 0 < units.per_quantity <= MAX_UNITS):
         raise UsageError(
             f"invalid cost of {units.units:,} units and {in_credits(units.money_micro)} {units.currency} per "
-            f"{units.per_quantity:,}: expected at most {MAX_UNITS:,} units and {MAX_UNITS // MICRO:,} "
+            f"{units.per_quantity:,}: expected 0 to {MAX_UNITS:,} units and 0 to {MAX_UNITS // MICRO:,} "
             f"{units.currency}, per 1 to {MAX_UNITS:,} base units"
         )
     values = {**vars(units), "feature": feature, "start_ms": from_ms}
