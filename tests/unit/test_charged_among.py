@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from drawdown.worker.push.evidence import charged_among, is_only_choice
+import sqlalchemy as sa
+
+from drawdown.worker.push.evidence import Accounted, Level, can_be_zero, charged_among, is_only_choice
 from tests.cases import cases
 
 
@@ -34,6 +36,20 @@ def test_the_balance_says_which(
 
 def test_pushes_that_cancel_out_are_absent_as_events_say() -> None:
     assert charged_among([-1, 1], 0, 0, lambda _: False) == frozenset()
+
+
+@cases(
+    "now",
+    [
+        Accounted(apart=0, expired=(0, 5)),
+        Accounted(apart=0, is_unmatched=True),
+        Accounted(apart=0, repriced=(0, 5)),
+        Accounted(is_range=True),
+    ],
+)
+def test_amount_that_may_be_any_between_its_bounds_proves_no_absence(now: Accounted) -> None:
+    with sa.create_engine("sqlite://").connect() as connection:
+        assert not can_be_zero(connection, "fake", ("acme", "credits"), Level(0, None), now, 0)
 
 
 @cases(

@@ -692,14 +692,15 @@ def nearest(least: int, unsure: Unsure) -> int:
 def can_be_zero(
     connection: sa.Connection, provider: str, pair: CustomerPool, drawn: Level, now: Accounted, least: int
 ) -> bool:
-    """Return True if a balance can show exactly the accepted pushes.
+    """Return True if a balance can show exactly the accepted pushes, with some choice of the uncertain pushes.
 
-    `least`: the least draw beyond them. Each uncertain amount is in the balance or not, and never in part. Draws on a
-    part that ended, before a first comparison, or while a cost changed can be any amount between their bounds.
+    `least`: the least draw beyond them. Each uncertain push counts in full or not at all. If draws on a part that
+    ended, before a first comparison, or while a cost changed can be any amount between two bounds, return False: a lost
+    charge could hide there.
     """
     is_first = now.apart is None and (now.is_range or (now.of_cycle is None and drawn.earliest_ms is not None))
     if is_first or now.is_unmatched or now.is_repriced or now.expired != (0, 0):
-        return True
+        return False
     return nearest(least, read_unsure(connection, provider, pair, drawn, now)) == 0
 
 
