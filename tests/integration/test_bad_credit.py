@@ -52,7 +52,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "settlement freeze setled": (2, "unknown_settlement", "did you mean settled? `drawdown settlement list`"),
     "execution accept going --org acme --estimate 7": (1, "other_content", "use a new key"),
     "execution accept going --org acme --estimate 6 --project site --overage cap --subject bob": (
-        1, "other_content", "with another subject, another overage. No credit was reserved. Run `drawdown execution"),
+        1, "other_content", "with another subject, another overage. Credit was not reserved. Run `drawdown execution"),
     "execution accept going --org rich --estimate 6": (1, "other_content", "with another organisation. Credit"),
     "ledger grant rich 31 --key term": (1, "refused", "30 credits to rich (purchased, priority 50"),
     "pool make cours": (2, "unknown_pool", "did you mean course?"),

@@ -631,7 +631,7 @@ def test_what_no_organisation_or_type_may_be_is_bounded(
 ) -> None:
     monkeypatch.setattr(file_sums, "MAX_UNCLEAN", 2)
     strange = [row(org=f"a\x00{number}") for number in range(3)]
-    with pytest.raises(Refused, match="over 2 names of organisations are invalid ids"):
+    with pytest.raises(Refused, match="more than 2 invalid organisation ids"):
         taken(fleet, written(tmp_path / "a.jsonl", strange))
     event = {"org_id": "acme", "ts": T0, "event_type": "a\x00b", "quantity": 1}
     with pytest.raises(Refused, match="invalid event type"):

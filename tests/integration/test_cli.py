@@ -281,7 +281,7 @@ def test_quiet_tick_prints_nothing_if_settled_and_all_if_not(shell: Shell) -> No
     assert shell.said == ""
     shell.run("provider", "pause", "embedded")
     assert "left: 1 due" in shell.run("tick", "--quiet", "--at", "2026-01-01T00:10", status=75)
-    assert "no database" in shell.run("tick", "--quiet", "--database-url", "sqlite:///none.db", status=1)
+    assert "none.db does not exist" in shell.run("tick", "--quiet", "--database-url", "sqlite:///none.db", status=1)
 
 
 @on_sqlite

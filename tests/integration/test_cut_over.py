@@ -88,7 +88,7 @@ def test_only_what_is_in_shadow_of_a_live_provider_is_billed(engine: sa.Engine) 
     fleet.clock.at_ms += WINDOW_MS
     with pytest.raises(UsageError, match="a five-minute window"):
         write(engine, lambda c: bill_shadow(c, "fake", T0 + 1, fleet.by))
-    with pytest.raises(Refused, match="has no shadow usage since"):
+    with pytest.raises(Refused, match="does not have shadow usage since"):
         write(engine, lambda c: bill_shadow(c, "fake", T0 + 99 * WINDOW_MS, fleet.by))
 
 

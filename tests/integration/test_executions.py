@@ -187,7 +187,7 @@ def test_what_is_over_is_free_before_a_balance_is_believed(bank: Bank) -> None:
     bank.accept("e-1", 60)
     bank.accept("e-2", 30, for_ms=2 * HOUR_MS)
     bank.later(HOUR_MS - 1)
-    with pytest.raises(Denied, match=r"10 credits available.*e-1 holds 60"):
+    with pytest.raises(Denied, match=r"10 credits available.*e-1 reserves 60"):
         bank.accept("e-3", 40)
     bank.later(1)
     assert bank.preview(Request("acme", 40 * MICRO)).allowed

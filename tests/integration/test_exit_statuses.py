@@ -106,7 +106,7 @@ def test_a_time_that_is_none(capfd: pytest.CaptureFixture[str]) -> None:
     months = [line for line in untimely() if line.startswith("push fold")]
     times = [line for line in untimely() if line not in months]
     assert len(months) >= 1 and len(times) > 50
-    assert wrong(months, capfd, Exit.USAGE, "invalid month 'soon': expected YYYY-MM") == []
+    assert wrong(months, capfd, Exit.USAGE, "'soon': expected a month as YYYY-MM") == []
     assert wrong(times, capfd, Exit.USAGE, "invalid time 'soon': expected 2026-01-31") == []
 
 

@@ -240,7 +240,7 @@ def test_the_command_says_what_goes_and_what_stays(fleet: Fleet, capsys: pytest.
     at = ("--database-url", url, "--at", str(fleet.clock.at_ms))
     for before, says in (
         ("2024", "expected a month as YYYY-MM, such as 2025-01"),
-        ("2024-13", "invalid month"),
+        ("2024-13", "invalid --before '2024-13'"),
         ("2030-01", "Pass --before 20"),
     ):
         assert drawdown([*at, "push", "fold", "--before", before]) == 2

@@ -280,7 +280,7 @@ def test_a_counter_without_uses_is_unknown_and_not_nothing(guarded: Guarded) -> 
 
 def test_a_bounded_number_of_counters_is_corrected_at_once(guarded: Guarded) -> None:
     many = [Counter("acme", "look", "hour", T0)] * (guard_reconcile.CORRECTED_AT_ONCE + 1)
-    with pytest.raises(UsageError, match="at most 1,000 counters"):
+    with pytest.raises(UsageError, match="Correct at most 1,000 at once"):
         guarded.write(lambda c: guard_reconcile.correct(c, many, guarded.fleet.by))
     assert guarded.fleet.one("SELECT COUNT(*) FROM guard_counters") == 0
 
