@@ -51,7 +51,7 @@ def scan(
         raise unread[0]
     not_read = [str(error) for error in unread]
     result = {"files": found, "database": not alone, "unread": not_read}
-    show(app, result, [*_report(found, alone), *(f"not read: {text}" for text in not_read)])
+    show(app, result, [*_report(found, alone), *not_read])
     if unread:
         raise typer.Exit(Exit.USAGE)
     if any(one.count for one in found):

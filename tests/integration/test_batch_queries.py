@@ -301,7 +301,7 @@ def test_tick_queries_at_most_its_share_from_where_a_person_set(fleet: Asked, mo
         fleet.add(replace(HOURLY, closes_after_ms=36 * DAY_MS))
     with pytest.raises(Refused, match="periods ago"):
         fleet.add(from_ms=BEGAN - 10_001 * HOUR)
-    with pytest.raises(Unreadable, match="set DRAWDOWN_QUERY_OTHER_URL"):
+    with pytest.raises(Unreadable, match="DRAWDOWN_QUERY_OTHER_URL is not set"):
         query_source.reach(fleet.databases, replace(HOURLY, database="other"))
 
 

@@ -59,13 +59,13 @@ def test_a_file_that_is_no_report_hides_no_finding_of_another(alone: None, capsy
     for names in ((good, "b.json"), ("b.json", good)):
         assert scanned(*names) == 2
         said = capsys.readouterr().out
-        assert "a.json: $.note: email" in said and "not read: b.json: " in said
+        assert "a.json: $.note: email" in said and "\nb.json: the report" in f"\n{said}"
 
 
 def test_a_file_that_cannot_be_read_hides_no_finding_of_another(alone: None, capsys: Said) -> None:
     assert scanned(written("a.json", {"note": "alice@example.com"}), "nosuch.json") == 2
     out = capsys.readouterr().out
-    assert "a.json: $.note: email\n" in out and "not read: nosuch.json: No such file" in out
+    assert "a.json: $.note: email\n" in out and "nosuch.json cannot be read: No such file" in out
 
 
 def test_a_finding_is_a_place_and_a_rule_and_the_status_is_1(alone: None, capsys: Said) -> None:
@@ -86,8 +86,8 @@ def test_a_clean_file_is_0_and_one_that_cannot_be_read_2(alone: None, capsys: Sa
     for name, content in (("bad.json", "{"), ("empty.json", ""), ("text.json", "cus_9")):
         assert scanned(written(name, content)) == 2
         said = capsys.readouterr()
-        assert said.out == "" and f"{name}: it is not valid JSON" in said.err and "cus_9" not in said.err
-    assert scanned("missing.json") == 2 and "missing.json: No such file" in capsys.readouterr().err
+        assert said.out == "" and f"{name}: the report is not valid JSON" in said.err and "cus_9" not in said.err
+    assert scanned("missing.json") == 2 and "missing.json cannot be read: No such file" in capsys.readouterr().err
     assert scanned(".") == 2
 
 

@@ -251,7 +251,7 @@ def test_a_batch_is_of_more_than_the_threshold(shop: Shop) -> None:
     shop.set("exact", Change(share_ppm=1_000_000), new=True)
     shop.ran("e-1", "exact", 100)
     shop.later(HOLD_MS)
-    with pytest.raises(Denied, match=r"no payout for exact: 100 credits are releasable. A payout must exceed 100"):
+    with pytest.raises(Denied, match=r"cannot release a payout of exact: 100 credits are releasable. A payout must exceed 100"):
         shop.payout("exact")
     assert shop.fleet.rows("SELECT * FROM payout_lines") == []
     shop.accept("e-2", "exact")
@@ -397,13 +397,13 @@ def test_what_is_reversed_in_whole_is_released_by_nobody(shop: Shop) -> None:
         assert (done.reversal.amount_micro, done.repeated) == (100 * MICRO, repeated)
     assert shop.found("e-1").state == "reversed"
     shop.later(HOLD_MS)
-    with pytest.raises(Denied, match="no payout for pixel: 0 credits are releasable"):
+    with pytest.raises(Denied, match="cannot release a payout of pixel: 0 credits are releasable"):
         shop.payout()
     assert shop.sums() == Sums(net_micro=140 * MICRO, reversed_micro=140 * MICRO)
 
 
 REVERSALS: dict[str, tuple[str, str, Callable[[Shop], object]]] = {
-    "more than is left": ("above_left", "130 of 140 credits are left", lambda s: s.reverse("e-1", 131, "k")),
+    "more than is left": ("above_left", "130 of 140 credits are not reversed", lambda s: s.reverse("e-1", 131, "k")),
     "again what is gone": ("nothing_left", "its 140 credits are reversed", lambda s: s.reverse("gone", None, "k")),
     "its key at another amount": ("other_content", "key r was used", lambda s: s.reverse("e-1", 11)),
     "its key of another run": ("other_content", "key r was used", lambda s: s.reverse("e-2", 10)),
@@ -441,7 +441,7 @@ def test_a_claw_back_is_taken_off_the_next_batch(shop: Shop) -> None:
     shop.ran("small", "loop", 50)
     shop.later(DAY_MS)
     with pytest.raises(
-        Denied, match=r"no payout for loop: 25 credits are releasable, less 20 clawed back. A payout must exceed 10"
+        Denied, match=r"cannot release a payout of loop: 25 credits are releasable, less 20 clawed back. A payout must exceed 10"
     ):
         shop.payout("loop", "2026-02")
     shop.ran("e-2", "loop", 60)
