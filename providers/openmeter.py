@@ -49,7 +49,7 @@ from drawdown.providers.protocol import (
     Totals,
     Unknown,
 )
-from drawdown.schema.text import NEEDS_YOU, quote_value
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import MICRO, MINUTE_MS
 
 URL: Final = "https://openmeter.cloud"
@@ -93,8 +93,7 @@ class OpenMeter:
         settings = read_settings(setup, NAMES)
         key, hours = settings.key("api_key"), whole(settings.text("dedupe_h"))
         if settings.text("dedupe_h") and (hours is None or not 1 <= hours <= MAX_DEDUPE_H):
-            wrong = quote_value(settings.text("dedupe_h"))
-            raise settings.wrong("dedupe_h", f"is {wrong}: expected a whole number of hours from 1 to {MAX_DEDUPE_H:,}")
+            raise settings.wrong("dedupe_h", f"must be a whole number of hours from 1 to {MAX_DEDUPE_H:,}")
         unset = [name for name, value in (("api_key", key), ("dedupe_h", hours)) if value is None]
         self.name, self._clock = setup.name, setup.clock
         self.dormant = f"{settings.variable(unset[0])} is not set" if unset else None

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 from drawdown.providers.kit import webhooks
 from drawdown.providers.protocol import HOUR_MS, Setup
 from drawdown.schema.errors import UsageError
-from drawdown.schema.text import quote_value
 
 URL: Final = "https://api.useautumn.com"
 KEY_RETENTION_H: Final = (1, 24, 30 * 24)
@@ -166,7 +165,7 @@ class _SettingTexts:
     def feature(self, setting: str) -> str:
         text = self.text(setting)
         if text and not ID.fullmatch(text):
-            raise self.wrong(setting, f"is {quote_value(text)}: expected an id at Autumn (letters, digits, _ - and :)")
+            raise self.wrong(setting, "must be an id at Autumn: letters, digits, _ - and :")
         return text
 
     def plans(self) -> dict[str, int]:
@@ -176,8 +175,7 @@ class _SettingTexts:
             if match is None or match[1] in found:
                 raise self.wrong(
                     "plans",
-                    f"has the invalid entry {quote_value(entry)}: expected each plan once with its concurrency, such "
-                    'as "free=2,pro=20"',
+                    'must name each plan once with its concurrency, such as "free=2,pro=20"',
                 )
             found[match[1]] = int(match[2])
         return found
@@ -185,7 +183,7 @@ class _SettingTexts:
     def number(self, setting: str) -> Decimal | None:
         text = self.text(setting)
         if text and (not _NUMBER.fullmatch(text) or Decimal(text) == 0):
-            raise self.wrong(setting, f"is {quote_value(text)}: expected a number above zero")
+            raise self.wrong(setting, "must be a number above zero")
         return Decimal(text) if text else None
 
     def key_retention_ms(self) -> int:

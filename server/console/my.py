@@ -98,9 +98,7 @@ def require_sane(settings: MySettings) -> None:
         try:
             session_auth.require_url(settings.url)
         except UsageError:
-            raise UsageError(
-                f"invalid DRAWDOWN_MY_URL {quote_value(settings.url)}: expected an origin such as https://usage.example.com"
-            ) from None
+            raise UsageError("invalid DRAWDOWN_MY_URL: expected an origin such as https://usage.example.com") from None
     if settings.jwks_url and not is_safe(settings.jwks_url):
         raise UsageError(  # without the value, because a user's password may be in it
             "invalid DRAWDOWN_MY_JWKS_URL: expected a URL without a user, "

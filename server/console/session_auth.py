@@ -45,14 +45,9 @@ def require_url(text: str) -> str:
     except ValueError:
         port = -1
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or port == -1:
-        raise UsageError(
-            f"invalid DRAWDOWN_CONSOLE_URL {quote_value(text)}: expected an origin such as https://drawdown.internal"
-        )
+        raise UsageError("invalid DRAWDOWN_CONSOLE_URL: expected an origin such as https://drawdown.internal")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        raise UsageError(
-            f"invalid DRAWDOWN_CONSOLE_URL {quote_value(text)}: expected https://, or http:// with an address of this "
-            "machine"
-        )
+        raise UsageError("invalid DRAWDOWN_CONSOLE_URL: expected https://, or http:// with an address of this machine")
     return text
 
 

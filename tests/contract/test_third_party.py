@@ -117,7 +117,7 @@ BROKEN: Mapping[str, tuple[str | None, str]] = {
     ),
     "lies_about_its_name": (
         PROVIDER + "\ndef build(setup):\n    one = Tally(setup)\n    one.name = 'embedded'\n    return one",
-        "ValueError: its name 'embedded' differs from the name of its entry point",
+        "ValueError: its name 'embedded' differs from the name 'lies_about_its_name' of its entry point",
     ),
     "contradicts_itself": (
         PROVIDER + "\ndef build(setup):\n    one = Tally(setup)\n    one.capabilities = p.Capabilities(None, False)\n"

@@ -295,7 +295,7 @@ def test_tick_queries_at_most_its_share_from_where_a_person_set(fleet: Asked, mo
         with pytest.raises(Refused, match="Use another source name"):
             fleet.add(wrong)
     for query in (QUERY.replace(":until_ms", "9"), f"{QUERY} AND org_id = :org", "x" * 20_001):
-        with pytest.raises(UsageError, match="^invalid query"):
+        with pytest.raises(UsageError, match=r"^invalid query"):
             fleet.add(replace(HOURLY, query=query))
     with pytest.raises(UsageError, match="35 days"):
         fleet.add(replace(HOURLY, closes_after_ms=36 * DAY_MS))

@@ -132,7 +132,9 @@ def test_a_hold_is_claimed_as_long_as_all_samples_of_its_run_are_there(tmp_path:
     right = METERING.pieces["has_pruned", ""]
     METERING.put("has_pruned", "(1 = 0)")
     try:
-        assert any("the reserved credit of m-y1 shrank" in one for one in life.breaches()), "a claim without the floor is seen"
+        assert any("the reserved credit of m-y1 shrank" in one for one in life.breaches()), (
+            "a claim without the floor is seen"
+        )
     finally:
         METERING.put("has_pruned", right)
     life.use()
