@@ -13,10 +13,15 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Reason:
-    """A reason of pending usage. `what`: the reason, for people. `fix`: the command that fixes it."""
+    """A reason of pending usage.
+
+    `what`: the reason, for people. `fix`: the command that fixes it. `lacks_mapping`: True if a mapping fixes it, and
+    not an assignment; `mapping_reasons` in `schema/words.sql` lists the same reasons.
+    """
 
     what: str
     fix: str
+    lacks_mapping: bool = False
 
 
 ASSIGN: Final = "drawdown org assign --unassigned --provider NAME --from TIME --dry-run"
@@ -28,7 +33,9 @@ REASONS: Final[Mapping[str, Reason]] = {
     ),
     "no_provider": Reason("assigned to a provider that no tick has used yet", "drawdown provider list"),
     "no_mapping": Reason(
-        "unmapped: no feature is mapped to it", "drawdown feature list, then drawdown feature map or map-event"
+        "unmapped: no feature is mapped to it",
+        "drawdown feature list, then drawdown feature map or map-event",
+        lacks_mapping=True,
     ),
 }
 """The reasons by name, in the order in which people see them."""

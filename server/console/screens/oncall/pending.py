@@ -146,7 +146,7 @@ def _fixes(one: PendingOrg) -> tuple[Link, ...]:
 
     There is none if its usage lacks a feature.
     """
-    return () if one.reason == "no_mapping" else (act("Assign", "assign", id=one.org_id),)
+    return () if REASONS[one.reason].lacks_mapping else (act("Assign", "assign", id=one.org_id),)
 
 
 def _map_size(memory_mb: int) -> tuple[Link, ...]:
