@@ -183,6 +183,10 @@ class Capabilities:
     def lookup(self) -> bool:
         return self.lookup_lag_ms is not None
 
+    def customer_of(self, org_id: str) -> str:
+        """Return the customer id that a new organisation gets; empty: a person must set it."""
+        return "" if self.own_customer_ids else org_id
+
     def unit_of(self, feature: str) -> int:
         """Return the base units of a feature in one unit of the provider."""
         return self.units.get(feature, self.unit)
