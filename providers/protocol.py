@@ -6,7 +6,7 @@ worker obeys the capabilities that a provider declares. A provider calls its ser
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
@@ -183,9 +183,25 @@ class Capabilities:
     def lookup(self) -> bool:
         return self.lookup_lag_ms is not None
 
+    def customer_of(self, org_id: str) -> str:
+        """Return the customer id that a new organisation gets; empty: a person must set it."""
+        return "" if self.own_customer_ids else org_id
+
     def unit_of(self, feature: str) -> int:
         """Return the base units of a feature in one unit of the provider."""
         return self.units.get(feature, self.unit)
+
+    def faults(self) -> Iterator[str]:
+        """Yield the contradictions in this declaration. Drawdown does not load a provider with one."""
+        counts = (self.batch_size, self.in_flight, self.reads_a_call)
+        if min(*counts, self.unit, *self.units.values()) < 1:
+            yield "batch_size, in_flight, reads_a_call and units must be 1 or more"
+        if not self.duplicate_proves_delivery and not self.lookup:
+            yield "a duplicate that does not prove a delivery must be looked up. Declare lookup_lag_ms"
+        if not self.success_proves_charge and not self.lookup:
+            yield "a success that does not prove a charge must be looked up. Declare lookup_lag_ms"
+        if self.locks:
+            yield "a provider must not declare its own locks. Drawdown keeps the reservations of its customers"
 
 
 @dataclass(frozen=True)

@@ -107,18 +107,10 @@ def _checked(name: str, built: object) -> Provider:
         parts = ("name", "capabilities", "dormant", *(name for name in vars(Provider) if name[0] != "_"))
         missing = sorted({part for part in parts if not hasattr(built, part)})
         raise TypeError(f"{type(built).__name__} lacks {', '.join(missing)} of drawdown.providers.protocol.Provider")
-    capabilities = built.capabilities
     if built.name != name:
         raise ValueError(f"its name {built.name!r} differs from the name {name!r} of its entry point")
-    counts = (capabilities.batch_size, capabilities.in_flight, capabilities.reads_a_call)
-    if min(*counts, capabilities.unit, *capabilities.units.values()) < 1:
-        raise ValueError("batch_size, in_flight, reads_a_call and units must be 1 or more")
-    if not capabilities.duplicate_proves_delivery and not capabilities.lookup:
-        raise ValueError("a duplicate that does not prove a delivery must be looked up. Declare lookup_lag_ms")
-    if not capabilities.success_proves_charge and not capabilities.lookup:
-        raise ValueError("a success that does not prove a charge must be looked up. Declare lookup_lag_ms")
-    if capabilities.locks:
-        raise ValueError("a provider must not declare its own locks. Drawdown keeps the reservations of its customers")
+    for fault in built.capabilities.faults():
+        raise ValueError(fault)
     for client in clients_of(built):
         if (why := trouble(client)) is not None:
             raise ValueError(why)

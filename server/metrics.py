@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from drawdown.schema.database import read
+from drawdown.schema.pending import REASONS
 from drawdown.schema.units import BUCKETS, DAY_MS, EXEMPT_PROVIDERS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS, horizon
 from drawdown.worker.batches.lists import files_left
 from drawdown.worker.checks.checks import LastCheck, last_checks
@@ -46,7 +47,6 @@ from drawdown.worker.status.metrics import (
     halted_orgs,
     provider_reads,
 )
-from drawdown.worker.status.system_state import PENDING
 from drawdown.worker.topup.lists import figures as topup_figures
 from drawdown.worker.usage.backfills import open_backfills
 from drawdown.worker.verdict.rules import CREDIT_REASONS
@@ -151,7 +151,7 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         "pending_units": "Units of event usage that cannot be sealed yet, by reason.",
     }
     for (name, says), found in zip(helps.items(), figures.pending(connection), strict=True):
-        pending = dict.fromkeys(PENDING, 0) | found
+        pending = dict.fromkeys(REASONS, 0) | found
         yield gauge(name, says, [((why,), used) for why, used in sorted(pending.items())], ("reason",))
     waiting = sorted(_unmapped(connection).items())
     yield gauge(

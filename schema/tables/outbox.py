@@ -5,6 +5,7 @@ They have owed, sealed and sent quantities, and the outcome of each push.
 
 import sqlalchemy as sa
 
+from drawdown.schema.pending import REASONS
 from drawdown.schema.tables.columns import (
     OFTEN_VACUUMED,
     Big,
@@ -35,10 +36,7 @@ pending_usage = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("seconds", Big, nullable=False),
     sa.Column("samples", Big, nullable=False),
-    sa.CheckConstraint(
-        "reason IN ('unknown_org', 'no_assignment', 'no_customer', 'no_provider', 'no_mapping')",
-        name="pending_usage_reason",
-    ),
+    sa.CheckConstraint(f"reason IN {tuple(REASONS)}", name="pending_usage_reason"),
     sa.Index("pending_usage_by_org", "org_id", "window_ms"),
     sqlite_with_rowid=False,
     comment="Usage that cannot be sealed yet, with the reason (S6). The fix of the reason makes the window dirty.",

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from drawdown.cli.main import run
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.database import read, write
+from drawdown.schema.pending import REASONS
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import command
@@ -31,7 +32,6 @@ from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push import lists as pushes
 from drawdown.worker.push.lists import OPEN, PushFilter, list_pushes
-from drawdown.worker.status import status as pending
 from tests.server.console_home import Home, says
 from tests.server.lived import lived
 from tests.server.test_console_budget import MOST_STATEMENTS, statements
@@ -278,7 +278,7 @@ def test_what_waits_says_why_and_what_mends_it(night: Night) -> None:
     page = night.page("/console/pending")
     by_reason, by_org, unmapped, quarantined = tables(page)
     assert [row[0] for row in by_reason] == [
-        pending.WHAT["no_mapping"], pending.WHAT["unknown_org"], "quarantined: ts before 2000",
+        REASONS["no_mapping"].what, REASONS["unknown_org"].what, "quarantined: ts before 2000",
     ]  # fmt: skip
     assert (
         by_reason[1][4] == "drawdown org assign --unassigned --provider NAME --from TIME --dry-run"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from drawdown.schema.pending import REASONS
 from drawdown.schema.sql import Queries, SqlError, queries, read_together
 from drawdown.worker.halts import dispatch
 
@@ -165,6 +167,13 @@ def test_what_many_say_is_a_word_of_all_and_no_file_says_it_again(tmp_path: Path
     (tmp_path / "own.sql").write_text("-- name: unbilled\n('none')\n")
     with pytest.raises(SqlError, match=r"own\.sql: unbilled is also in words\.sql"):
         queries(str(tmp_path / "own.py")).text("unbilled", "sqlite")
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+def test_reasons_that_a_mapping_fixes_are_the_same_in_sql(tmp_path: Path, dialect: str) -> None:
+    (tmp_path / "queries.sql").write_text("-- name: a\n{mapping_reasons}\n")
+    found = re.findall(r"'(\w+)'", queries(str(tmp_path / "module.py")).text("a", dialect))
+    assert found == [name for name, reason in REASONS.items() if reason.lacks_mapping]
 
 
 def test_every_file_of_the_program_can_be_read() -> None:

@@ -12,10 +12,10 @@ VALUES (:kind, :memory_mb, :feature, :unit, :start_ms, :at_ms, :actor, :reason)
 SELECT event_type FROM event_types WHERE meter = :meter
 
 -- name: pending_sizes
-SELECT DISTINCT memory_mb FROM pending_usage WHERE reason = 'no_mapping' AND window_ms >= :start_ms
+SELECT DISTINCT memory_mb FROM pending_usage WHERE reason IN {mapping_reasons} AND window_ms >= :start_ms
 
 -- name: filled
-pending_usage WHERE reason = 'no_mapping' AND memory_mb = :memory_mb AND window_ms >= :from_ms AND window_ms < :to_ms
+pending_usage WHERE reason IN {mapping_reasons} AND memory_mb = :memory_mb AND window_ms >= :from_ms AND window_ms < :to_ms
 
 -- name: count_filled
 SELECT COALESCE(SUM(seconds), 0) AS seconds, COUNT(*) AS windows FROM {filled}

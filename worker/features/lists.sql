@@ -2,7 +2,7 @@
 
 -- name: unmapped_sizes
 SELECT memory_mb, SUM(seconds) AS seconds, SUM(samples) AS samples, COUNT(DISTINCT org_id) AS orgs FROM pending_usage
-WHERE reason = 'no_mapping' AND memory_mb <= {most_memory_mb} GROUP BY memory_mb ORDER BY memory_mb
+WHERE reason IN {mapping_reasons} AND memory_mb <= {most_memory_mb} GROUP BY memory_mb ORDER BY memory_mb
 
 -- name: unmapped_events
 -- Pending usage of event types, with the metric that prevents its billing in its oldest window or later.
@@ -11,7 +11,7 @@ SELECT q.event_type, q.units, q.events, q.orgs, (SELECT MIN(c.metric) FROM {char
 FROM (SELECT t.event_type, t.meter, SUM(p.seconds) AS units, SUM(p.samples) AS events, COUNT(DISTINCT p.org_id) AS orgs,
         MIN(p.window_ms) AS since_ms
     FROM pending_usage p JOIN event_types t ON t.meter = p.memory_mb
-    WHERE p.reason = 'no_mapping' AND p.memory_mb > {most_memory_mb} GROUP BY t.event_type, t.meter) q
+    WHERE p.reason IN {mapping_reasons} AND p.memory_mb > {most_memory_mb} GROUP BY t.event_type, t.meter) q
 ORDER BY q.meter
 
 -- name: event_types

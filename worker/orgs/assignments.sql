@@ -79,7 +79,7 @@ used AS (
     JOIN usage_samples s ON s.org_id = :org_id AND s.ts >= anew.window_ms AND s.ts < anew.window_ms + {window_length_ms}),
 waiting AS (
     SELECT p.window_ms, p.memory_mb, p.seconds FROM pending_usage p
-    WHERE p.org_id = :org_id AND p.reason <> 'no_mapping' AND p.window_ms NOT IN (SELECT window_ms FROM anew)
+    WHERE p.org_id = :org_id AND p.reason NOT IN {mapping_reasons} AND p.window_ms NOT IN (SELECT window_ms FROM anew)
     UNION ALL
     SELECT {window}, s.memory_mb, s.interval_s FROM used s
     JOIN segments g ON s.memory_mb BETWEEN g.lo AND g.hi AND {window} >= g.start_ms AND {window} < g.end_ms

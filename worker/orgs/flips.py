@@ -18,7 +18,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.providers.protocol import CustomerRead, CustomerState, NoCustomer, ReadFailed
+from drawdown.providers.protocol import Capabilities, CustomerRead, CustomerState, NoCustomer, ReadFailed
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
@@ -70,9 +70,9 @@ def _chunk(
     by: By,
     first: Callable[[sa.Connection], None],
 ) -> Steps[list[Flip]]:
-    own_ids = options.provider in context.capabilities and context.capabilities[options.provider].own_customer_ids
+    declared = context.capabilities.get(options.provider)
     candidates: list[FlipCandidate] = yield Transaction(
-        "flip_candidates", partial(candidates_of, wishes=wishes, options=options, own_ids=own_ids), rollback=True
+        "flip_candidates", partial(candidates_of, wishes=wishes, options=options, declared=declared), rollback=True
     )
     moving = [candidate.customer_id for candidate in candidates if not candidate.already]
     there = yield from _read(context, {options.provider: moving})
@@ -80,7 +80,7 @@ def _chunk(
     if options.dry_run:
         behind = yield from _read(context, _old_customers(candidates))
     planned = [judge(candidate, options, there, behind, context) for candidate in candidates]
-    if own_ids and not options.unchecked:
+    if declared is not None and declared.own_customer_ids and not options.unchecked:
         planned = yield from _checked(context, options.provider, planned)
     problems = [flip for flip in planned if flip.problem is not None]
     if problems and not options.each_alone and not options.dry_run:
@@ -123,13 +123,13 @@ def _with_problem(flip: Flip, wrong: Sequence[str] | ReadFailed) -> Flip:
 
 
 def candidates_of(
-    connection: sa.Connection, *, wishes: Sequence[Wish], options: FlipOptions, own_ids: bool
+    connection: sa.Connection, *, wishes: Sequence[Wish], options: FlipOptions, declared: Capabilities | None
 ) -> list[FlipCandidate]:
     found = []
     for wish in wishes:
         unknown = _unknown(connection, wish, options)
         latest = SQL.run(connection, "latest_assignment", {"org_id": wish.org_id}).one_or_none()
-        customer = "" if own_ids else wish.org_id
+        customer = wish.org_id if declared is None else declared.customer_of(wish.org_id)
         if wish.customer_id is not None:
             customer = wish.customer_id
         elif latest is not None and latest.provider == options.provider:

@@ -424,14 +424,15 @@ def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> 
     # The watermark is the end of sealed usage. Before the first tick it is 0, and would include all history.
     start = new.start_ms if new.start_ms is not None else (lock.watermark_ms or request.horizon_ms)
     unassigned = [str(org) for org in SQL.run(connection, "unassigned", {"lo": shard.lo, "hi": shard.hi}).scalars()]
-    # If the provider has its own customer ids, usage is pending until a person sets the id.
-    own_ids = new.provider in request.providers and request.providers[new.provider].own_customer_ids
-    claims = [] if own_ids else [Claim(org, org, start) for org in unassigned]
+    declared = request.providers.get(new.provider)
+    # Usage of an organisation without a customer id is pending until a person sets the id.
+    customers = {org: org if declared is None else declared.customer_of(org) for org in unassigned}
+    claims = [Claim(org, customer, start) for org, customer in customers.items() if customer]
     taken = {claim.org_id for claim in other_owners(connection, claims, one_wallet_at(connection, new.provider))}
     said = {"actor": "drawdown", "reason": "--new-org-provider", "now_ms": request.now_ms}
     rows = [
-        {"org_id": org, "start_ms": start, "provider": new.provider, "customer_id": "" if own_ids else org, **said}
-        for org in unassigned
+        {"org_id": org, "start_ms": start, "provider": new.provider, "customer_id": customer, **said}
+        for org, customer in customers.items()
         if org not in taken
     ]
     if rows:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import ClockDoubted, Exit, UsageError
+from drawdown.schema.pending import REASONS
 from drawdown.schema.sql import queries, read_together
 from drawdown.schema.text import quote_value
 from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS
@@ -32,7 +33,7 @@ from drawdown.worker.reconcile.lists import uncompared_of, uncompared_part
 from drawdown.worker.seal.arrivals import buckets_part, seen_by_all
 from drawdown.worker.status import system_state as parts
 from drawdown.worker.status.backlog import JobsLeft, LongOpen, jobs_part, oldest_open, read_backlog
-from drawdown.worker.status.system_state import PENDING, PendingUsage, judge
+from drawdown.worker.status.system_state import PendingUsage, judge
 from drawdown.worker.usage.intake import ShortOfTypes, short_of_types_part
 from drawdown.worker.verdict import watch_state
 from drawdown.worker.verdict.watch_state import UnreadOrgs
@@ -237,18 +238,6 @@ def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus
 
 
 PAGE_ROWS: Final = 50
-WHAT: Final = {
-    "unknown_org": "usage of unregistered organisations",
-    "no_assignment": "unassigned: no provider bills these windows",
-    "no_customer": "assigned, but without a customer at the provider",
-    "no_provider": "assigned to a provider that no tick has used yet",
-    "no_mapping": "unmapped: no feature is mapped to it",
-}
-"""Reasons of pending usage, for people.
-
-`system_state.PENDING` has the command that fixes each.
-"""
-assert set(WHAT) == set(PENDING)
 
 
 @dataclass(frozen=True)
@@ -301,9 +290,9 @@ def page(connection: sa.Connection, reason: str = "", after: str = "", most: int
 
     Errors: UsageError for an invalid reason.
     """
-    if reason and reason not in WHAT:
-        raise UsageError(f"invalid reason {quote_value(reason)}: expected {', '.join(WHAT)}")
-    values = {"reason": reason, "after": after, "at_most": most + len(WHAT)}
+    if reason and reason not in REASONS:
+        raise UsageError(f"invalid reason {quote_value(reason)}: expected {', '.join(REASONS)}")
+    values = {"reason": reason, "after": after, "at_most": most + len(REASONS)}
     found = [
         PendingOrg(row.org_id, row.reason, int(row.seconds), int(row.units), int(row.samples), row.sizes, row.since_ms)
         for row in SQL.run(connection, "orgs", values)

@@ -13,6 +13,7 @@ from shlex import quote
 from typing import Final, Literal
 
 from drawdown.schema.clock import utc
+from drawdown.schema.pending import REASONS
 from drawdown.schema.text import counted, typed
 from drawdown.schema.units import MINUTE_MS, show_difference
 from drawdown.worker.batches.lists import FilesLeft
@@ -494,7 +495,7 @@ def _unsettled(found: Standing) -> Headline | None:
     if found.pending:
         most = max(found.pending, key=lambda usage: (usage.seconds, usage.units))
         reason = f"no provider bills {how_much(most)} of usage yet ({most.reason})"
-        return Headline("behind", reason, PENDING.get(most.reason, "drawdown org list"))
+        return Headline("behind", reason, REASONS[most.reason].fix)
     for why, samples in found.left.quarantined.items():
         reason = f"{samples:,} samples or events are quarantined ({why}) and not billed"
         return Headline("behind", reason, f"drawdown sample quarantined --why {why}")
@@ -548,16 +549,6 @@ UNREAD: Final = (
     "it is down, a setting is wrong, or it does not know the customer. "
     "The organisations run until the last balance read is used up"
 )
-
-
-PENDING: Final = {
-    "unknown_org": "drawdown org assign --unassigned --provider NAME --from TIME --dry-run",
-    "no_assignment": "drawdown org assign --unassigned --provider NAME --from TIME --dry-run",
-    "no_customer": "drawdown org assign ORG --provider NAME --customer ID",
-    "no_provider": "drawdown provider list",
-    "no_mapping": "drawdown feature list, then drawdown feature map or map-event",
-}
-"""The command that fixes pending usage, by its reason."""
 
 
 def _fix(provider: Waiting, now_ms: int) -> str:

@@ -13,6 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.pending import REASONS
 from drawdown.schema.text import counted, typed
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.console.frame import figures
@@ -27,8 +28,8 @@ from drawdown.worker.push.backlog import Waiting
 from drawdown.worker.push.lists import WaitSum, wait_sums
 from drawdown.worker.push.unresolved import AWAITING_CREDIT, UNTIL_CREDIT
 from drawdown.worker.status.backlog import JobsLeft
-from drawdown.worker.status.status import WHAT, status
-from drawdown.worker.status.system_state import PENDING, Call, Standing, Status, Why, how_much
+from drawdown.worker.status.status import status
+from drawdown.worker.status.system_state import Call, Standing, Status, Why, how_much
 from drawdown.worker.status.system_state import calls as calls_of
 from drawdown.worker.status.ticks import TickRow, ticks_since
 from drawdown.worker.verdict.watch_state import WATCHED_FOR_MS
@@ -316,8 +317,8 @@ def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
         Need(
             "warn",
             "pending",
-            f"{how_much(usage)} of {counted(usage.orgs, 'organisation')}: " + WHAT.get(usage.reason, usage.reason),
-            PENDING.get(usage.reason, "drawdown org list --state unassigned"),
+            f"{how_much(usage)} of {counted(usage.orgs, 'organisation')}: " + REASONS[usage.reason].what,
+            REASONS[usage.reason].fix,
             href=url("/console/pending", reason=usage.reason),
         )
         for usage in standing.pending

@@ -16,6 +16,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.errors import Refused
+from drawdown.schema.pending import REASONS
 from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
@@ -30,8 +31,8 @@ from drawdown.worker.orgs import assignments
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
 from drawdown.worker.status import status
 from drawdown.worker.status.backlog import quarantined
-from drawdown.worker.status.status import WHAT, Beside, PendingOrg, PendingPage
-from drawdown.worker.status.system_state import PENDING, PendingUsage, how_much
+from drawdown.worker.status.status import Beside, PendingOrg, PendingPage
+from drawdown.worker.status.system_state import PendingUsage, how_much
 from drawdown.worker.usage import quarantined as fixing
 
 PATH: Final = "/console/pending"
@@ -41,7 +42,7 @@ LATE: Final = "below_floor"
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
-    reason, why = ask.choice("reason", ("", *WHAT)), ask.text("why")
+    reason, why = ask.choice("reason", ("", *REASONS)), ask.text("why")
     after_sample = ask.place_text("after_sample")
     reasons = status.reasons(connection)
     beside = status.beside(connection, ask.now_ms)
@@ -63,7 +64,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         unmapped = _unmapped(unmapped_sizes(connection), unmapped_events(connection))
         tables = [_reasons(reasons, held, beside), tables[0], unmapped, tables[1]]
     filters = (
-        Filter("reason", "Reason", reason, [("", "any reason"), *((name, what) for name, what in WHAT.items())]),
+        Filter("reason", "Reason", reason, [("", "any reason"), *((name, one.what) for name, one in REASONS.items())]),
         Filter(
             "why",
             "Quarantine reason",
@@ -97,11 +98,11 @@ def _tiles(reasons: list[PendingUsage], held: Mapping[str, int], beside: Beside)
 def _reasons(reasons: list[PendingUsage], held: Mapping[str, int], beside: Beside) -> Table:
     rows = [
         (
-            Cell(WHAT[one.reason], href=url(PATH, reason=one.reason)),
+            Cell(REASONS[one.reason].what, href=url(PATH, reason=one.reason)),
             Cell(how_much(one), "number"),
             cells_of.number(one.orgs),
             cells_of.time(one.since_ms, narrow=False),
-            Cell(PENDING[one.reason], "step"),
+            Cell(REASONS[one.reason].fix, "step"),
         )
         for one in reasons
     ]
@@ -120,7 +121,7 @@ def _orgs(found: PendingPage, reason: str, query: Mapping[str, str], after: str)
     rows = [
         (
             replace(cells_of.org(one.org_id, "assignment"), links=_fixes(one)),
-            Cell(WHAT[one.reason]),
+            Cell(REASONS[one.reason].what),
             cells_of.number(one.seconds),
             cells_of.number(one.units, narrow=False),
             cells_of.number(one.samples, narrow=False),
@@ -145,7 +146,7 @@ def _fixes(one: PendingOrg) -> tuple[Link, ...]:
 
     There is none if its usage lacks a feature.
     """
-    return () if one.reason == "no_mapping" else (act("Assign", "assign", id=one.org_id),)
+    return () if REASONS[one.reason].lacks_mapping else (act("Assign", "assign", id=one.org_id),)
 
 
 def _map_size(memory_mb: int) -> tuple[Link, ...]:
