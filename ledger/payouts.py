@@ -71,6 +71,11 @@ def read(connection: sa.Connection, payout: str) -> Payout | None:
     return None if row is None else Payout(**row)
 
 
+def newest(connection: sa.Connection, supplier: str, most: int) -> list[Payout]:
+    """Return payouts, the newest first, of one supplier or ('') of all."""
+    return [Payout(**row) for row in SQL.run(connection, "newest", {"supplier": supplier, "at_most": most}).mappings()]
+
+
 def release(
     connection: sa.Connection, found: Supplier, period: str, expect_micro: int | None, by: By
 ) -> tuple[Payout, bool]:

@@ -1,9 +1,15 @@
 -- Payouts: the eligible settlements at one moment, less the clawbacks, released once.
 
--- name: read
-SELECT p.payout, p.supplier, p.period, p.released_micro, p.carried_micro, p.total_micro,
+-- name: columns
+p.payout, p.supplier, p.period, p.released_micro, p.carried_micro, p.total_micro,
     (SELECT COUNT(*) FROM payout_lines l WHERE l.payout = p.payout) AS lines, p.at_ms, p.actor, p.reason
-FROM payouts p WHERE p.payout = :payout
+
+-- name: read
+SELECT {columns} FROM payouts p WHERE p.payout = :payout
+
+-- name: newest
+SELECT {columns} FROM payouts p WHERE (:supplier = '' OR p.supplier = :supplier)
+ORDER BY p.period DESC, p.supplier LIMIT :at_most
 
 -- name: last_period
 SELECT MAX(period) FROM payouts WHERE supplier = :supplier

@@ -10,11 +10,7 @@ VALUES (:reservation, :supplier, :revision, :gross_micro, :share_ppm, :net_micro
 SELECT supplier FROM settlements WHERE reservation = :reservation
 
 -- name: read
-SELECT {columns} FROM {settlements_now} x
-
--- name: columns
-x.reservation, x.org_id, x.project, x.supplier, x.gross_micro, x.share_ppm, x.net_micro, x.settled_ms, x.hold_until_ms,
-    x.threshold_micro, x.takes_clawbacks, x.reversed_micro, x.clawed_back_micro, x.payout, x.state
+SELECT {settlement_columns} FROM {settlements_now} x
 
 -- name: of_settlements
 s.reservation = :reservation

@@ -187,6 +187,11 @@ FROM (
     WHERE {of_settlements}
 ) q)
 
+-- name: settlement_columns
+-- The columns of a `Settlement`, from `settlements_now` as `x`.
+x.reservation, x.org_id, x.project, x.supplier, x.gross_micro, x.share_ppm, x.net_micro, x.settled_ms, x.hold_until_ms,
+    x.threshold_micro, x.takes_clawbacks, x.reversed_micro, x.clawed_back_micro, x.payout, x.state
+
 -- name: available_micro
 -- The `Wallet.available_micro` of a wallet: the balance less reserved credit, and less the rest of ended lots.
 -- The part of that rest that open executions have reserved is subtracted only once.

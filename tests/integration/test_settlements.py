@@ -620,13 +620,15 @@ GUARDED = {
     "a freeze that ended": "UPDATE settlement_freezes SET ended_ms = NULL WHERE ended_ms IS NOT NULL",
     "a freeze that goes": "DELETE FROM settlement_freezes",
     "a run's supplier": "UPDATE reservations SET supplier = 'loop'",
-    "a hold under 35 days": "INSERT INTO settlements SELECT 'x', supplier, revision, gross_micro, share_ppm, "
-    "net_micro, settled_ms, hold_until_ms - 1, threshold_micro, takes_clawbacks FROM settlements "
-    "WHERE reservation = 'e-1'",
-    "a settlement in another payout": "INSERT INTO payout_lines SELECT 'settlement:again', 'payout:x', reservation, "
-    "reversal, amount_micro FROM payout_lines",
-    "a second payout of a month": "INSERT INTO payouts SELECT 'x', supplier, period, released_micro, carried_micro, "
-    "total_micro, at_ms, actor, reason FROM payouts",
+    "a hold under 35 days": "INSERT INTO settlements (reservation, supplier, revision, gross_micro, share_ppm, "
+    "net_micro, settled_ms, hold_until_ms, threshold_micro, takes_clawbacks) SELECT 'x', supplier, revision, "
+    "gross_micro, share_ppm, net_micro, settled_ms, hold_until_ms - 1, threshold_micro, takes_clawbacks "
+    "FROM settlements WHERE reservation = 'e-1'",
+    "a settlement in another payout": "INSERT INTO payout_lines (line, payout, reservation, reversal, amount_micro) "
+    "SELECT 'settlement:again', 'payout:x', reservation, reversal, amount_micro FROM payout_lines",
+    "a second payout of a month": "INSERT INTO payouts (payout, supplier, period, released_micro, carried_micro, "
+    "total_micro, at_ms, actor, reason) SELECT 'x', supplier, period, released_micro, carried_micro, total_micro, "
+    "at_ms, actor, reason FROM payouts",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
@@ -203,8 +204,11 @@ def test_settlements_are_told_by_supplier_by_state_and_one_by_one(home: Home) ->
 def test_the_sums_of_settlements_are_of_those_that_are_chosen(home: Home, chosen: str) -> None:
     home.register(["globex"])
     said = text_of(home, f"/console/settlements?{chosen}")
-    lines = [line.replace('"', "").split(",") for line in rows_of(home, f"/console/settlements.csv?{chosen}")]
-    sums = {state: sum(float(line[10]) for line in lines if line[4] == state) for state in ("hold", "eligible")}
+    (file,) = home.get(f"/console/settlements.csv?{chosen}")
+    lines = list(csv.DictReader(file.text.splitlines()))
+    sums = {
+        state: sum(float(line["owed"]) for line in lines if line["state"] == state) for state in ("hold", "eligible")
+    }
     assert bool(lines) == (chosen in ("state=eligible", "org=acme", "org=acme&state=eligible"))
     assert f"Eligible {sums['eligible']:.2f} in the next payout" in said or chosen == "state=hold"
     assert (f"On hold {sums['hold']:.2f} until its time ends" in said) == ("state=eligible" not in chosen)

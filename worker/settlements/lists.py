@@ -200,8 +200,7 @@ def list_payouts(connection: sa.Connection, supplier: str, most: int) -> list[Pa
     """
     if supplier:
         ids.require(connection, ids.SUPPLIER, supplier)
-    rows = SQL.run(connection, "payouts", {"supplier": supplier, "at_most": most}).mappings()
-    return [Payout(**row) for row in rows]
+    return payouts.newest(connection, supplier, most)
 
 
 def unpaid(connection: sa.Connection, payout: str) -> int:

@@ -2,8 +2,7 @@
 
 -- name: page
 -- Settlements, the newest first. `behind`: the condition for those after the former page.
-SELECT x.reservation, x.org_id, x.project, x.supplier, x.gross_micro, x.share_ppm, x.net_micro, x.settled_ms,
-    x.hold_until_ms, x.threshold_micro, x.takes_clawbacks, x.reversed_micro, x.clawed_back_micro, x.payout, x.state
+SELECT {settlement_columns}
 FROM {settlements_now} x WHERE x.state IN :states AND {behind}
 ORDER BY x.settled_ms DESC, x.reservation DESC LIMIT :at_most
 
@@ -71,19 +70,11 @@ SELECT supplier, MAX(period) AS period FROM payouts WHERE supplier IN :suppliers
 SELECT supplier, CAST(SUM(drawn_micro) AS BIGINT) AS drawn_micro FROM reservations
 WHERE supplier IN :suppliers AND state = 'expired' GROUP BY supplier
 
--- name: payouts
-SELECT {of_payout} FROM payouts p WHERE (:supplier = '' OR p.supplier = :supplier)
-ORDER BY p.period DESC, p.supplier LIMIT :at_most
-
 -- name: unpaid
 SELECT CAST(COALESCE(SUM(l.amount_micro), 0) AS BIGINT) FROM payout_lines l
 JOIN reservations r ON r.reservation = l.reservation
 JOIN ledger_accounts a ON a.account_id = 'wallet:' || r.customer_id AND a.balance_micro < 0
 WHERE l.payout = :payout AND l.reversal IS NULL
-
--- name: of_payout
-p.payout, p.supplier, p.period, p.released_micro, p.carried_micro, p.total_micro,
-    (SELECT COUNT(*) FROM payout_lines l WHERE l.payout = p.payout) AS lines, p.at_ms, p.actor, p.reason
 
 -- The lines of a payout, a page at a time.
 

@@ -117,7 +117,10 @@ def test_what_is_given_back_by_nobody_is_not_offered_to_be_taken_back(home: Owin
     home.ran("b", "loose", 4)
     link = "/console/act/settlement-reverse?execution="
     assert link in shown(home, "/console/settlement?key=a") and link in shown(home, "/console/settlement?key=b")
-    home.fleet.write("INSERT INTO payouts VALUES ('p', 'strict', '2026-01', 2000000, 0, 2000000, 1, 'a', 'b')")
+    home.fleet.write(
+        "INSERT INTO payouts (payout, supplier, period, released_micro, carried_micro, total_micro, at_ms, "
+        "actor, reason) VALUES ('p', 'strict', '2026-01', 2000000, 0, 2000000, 1, 'a', 'b')"
+    )
     home.fleet.write("INSERT INTO payout_lines (line, payout, reservation, amount_micro) "
                      "VALUES ('settlement:a', 'p', 'a', 2000000)")  # fmt: skip
     home.batch("loose")
