@@ -24,7 +24,7 @@ from drawdown.guard.decide import Counted, in_force
 from drawdown.guard.periods import Period, Span, starts
 from drawdown.ledger import draws
 from drawdown.ledger import grouped as ledger
-from drawdown.ledger.accounts import HoldTerms
+from drawdown.ledger.accounts import HoldTerms, terms_of_row
 from drawdown.ledger.draws import Line, lines_of
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.grouped import Moved, Moves, Standing
@@ -503,7 +503,7 @@ def _facts(connection: sa.Connection, asker: Asker, seen: AskerRows, now_ms: int
             seen.customer_id, balance, held, overdraft, over, plan, due_ms, lots_over_ms, deferred, bool(seen.has_used)
         )
         standing = row.standing(connection, now_ms)
-    return Facts(asker, standing, runs.terms_of(seen.terms), bool(seen.is_blocked), bool(seen.has_other_owner))
+    return Facts(asker, standing, terms_of_row(seen.terms), bool(seen.is_blocked), bool(seen.has_other_owner))
 
 
 def _shifted(answer: Answer, moved: Moved | None) -> Answer:

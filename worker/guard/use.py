@@ -36,7 +36,7 @@ import sqlalchemy as sa
 from drawdown.guard.decide import IN_DOUBT, Counted, Decision, Limit, Override, Verdict, beyond, decide, in_force
 from drawdown.guard.periods import PERIODS, Span, end_of, start_of, starts
 from drawdown.ledger import own_keys, reservations
-from drawdown.ledger.accounts import PLAIN, HoldTerms, Wallet
+from drawdown.ledger.accounts import Wallet, terms_of_row
 from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.own_keys import require_open, strip_own_prefix
@@ -561,8 +561,7 @@ def _paying(connection: sa.Connection, wish: Wish, known: AskerTerms, seen: Aske
     if account is None or is_sponsored or is_due or not may_run:
         return None
     here = asker.provider in (None, EMBEDDED, *EXEMPT_PROVIDERS) or asker.provider in wallets_at(connection)
-    factor_ppm, unknown, most_hold, most_held, holds_halt = seen.terms
-    terms = PLAIN if holds_halt is None else HoldTerms(factor_ppm, unknown, most_hold, most_held, bool(holds_halt))
+    terms = terms_of_row(seen.terms)
     most = price if terms.most_hold_micro is None else terms.most_hold_micro
     if not here or seen.is_blocked or price > most:
         return None
