@@ -450,6 +450,10 @@ class AskerRows:
         """Return True if the metric exists, and the organisation is known."""
         return self.metric is not None and (self.provider is not None or self.wallet[0] is not None)
 
+    def asker(self, org_id: str) -> Asker:
+        """Return the caller, as `read_asker` does."""
+        return Asker(org_id, self.provider, self.billed_as, bool(self.is_halted), self.halt_reason, self.stopped_at_ms)
+
 
 def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
     """Return the answer that `consume` would give now, without a write.
@@ -525,8 +529,7 @@ def known_of(wish: Wish, seen: AskerRows) -> AskerTerms:
     assert seen.metric is not None
     number, price, per_units, payer, phase, warn_ppm, fails_open, counts = seen.metric
     metric = Metric(wish.metric, number, price, per_units, payer, phase, warn_ppm, bool(fails_open), counts)
-    halted = bool(seen.is_halted)
-    asker = Asker(wish.org_id, seen.provider, seen.billed_as, halted, seen.halt_reason, seen.stopped_at_ms)
+    asker = seen.asker(wish.org_id)
     return AskerTerms(
         metric,
         asker,
