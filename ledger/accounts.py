@@ -5,8 +5,8 @@ A wallet has a plan, a number of concurrent sandboxes, and reserved credit.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -154,8 +154,8 @@ PLAIN: Final = HoldTerms()
 
 def hold_terms(connection: sa.Connection, customer_id: str) -> HoldTerms | None:
     """Return a wallet's terms: PLAIN without a plan, None without a wallet."""
-    row = SQL.run(connection, "of_wallet", {"account_id": wallet_account(customer_id)}).mappings().one_or_none()
-    return None if row is None else PLAIN if row["holds_halt"] is None else _terms(row)
+    row = SQL.run(connection, "of_wallet", {"account_id": wallet_account(customer_id)}).one_or_none()
+    return None if row is None else terms_of_row(row)
 
 
 def set_hold_terms(connection: sa.Connection, plan: str, terms: HoldTerms) -> None:
@@ -165,9 +165,10 @@ def set_hold_terms(connection: sa.Connection, plan: str, terms: HoldTerms) -> No
 
 def read_hold_terms(connection: sa.Connection, plan: str) -> HoldTerms | None:
     """Return a plan's own terms; None if the plan does not exist."""
-    row = SQL.run(connection, "of_plan", {"plan": plan}).mappings().one_or_none()
-    return None if row is None else _terms(row)
+    row = SQL.run(connection, "of_plan", {"plan": plan}).one_or_none()
+    return None if row is None else terms_of_row(row)
 
 
-def _terms(row: Mapping[Any, Any]) -> HoldTerms:
-    return HoldTerms(**{**row, "holds_halt": bool(row["holds_halt"])})
+def terms_of_row(row: Sequence[Any]) -> HoldTerms:
+    """Return the terms in a plan's columns, in the order of the fields; PLAIN if they are NULL, without a plan."""
+    return PLAIN if row[-1] is None else replace(HoldTerms(*row), holds_halt=bool(row[-1]))

@@ -98,15 +98,13 @@ SELECT feature, start_ms, micro_credits, per_quantity FROM ledger_rates WHERE at
 
 -- The amounts that a plan's executions reserve.
 
--- name: terms
-p.hold_factor_ppm, p.unknown_hold_micro, p.most_hold_micro, p.most_held_micro, p.holds_halt
-
 -- name: of_wallet
 -- Return one row for a wallet, empty if it has no plan.
-SELECT {terms} FROM ledger_accounts a LEFT JOIN ledger_plans p ON p.plan = a.plan WHERE a.account_id = :account_id
+SELECT {reservation_terms} FROM ledger_accounts a
+    LEFT JOIN ledger_plans p ON p.plan = a.plan WHERE a.account_id = :account_id
 
 -- name: of_plan
-SELECT {terms} FROM ledger_plans p WHERE p.plan = :plan
+SELECT {reservation_terms} FROM ledger_plans p WHERE p.plan = :plan
 
 -- name: set
 UPDATE ledger_plans SET hold_factor_ppm = :hold_factor_ppm, unknown_hold_micro = :unknown_hold_micro,

@@ -199,6 +199,10 @@ CASE WHEN over_micro = 0 OR balance_micro - held_micro >= over_micro THEN balanc
     WHEN balance_micro >= held_micro AND balance_micro >= over_micro THEN 0
     WHEN held_micro > over_micro THEN balance_micro - held_micro ELSE balance_micro - over_micro END + overdraft_micro
 
+-- name: reservation_terms
+-- The terms of a plan's executions, in the order of the fields of `HoldTerms`.
+hold_factor_ppm, unknown_hold_micro, most_hold_micro, most_held_micro, holds_halt
+
 -- name: may_have_used
 -- True if an organisation (`o`, in its bucket `b`, billed by `a`) may have usage that is not charged yet.
 (EXISTS (SELECT 1 FROM usage_samples s WHERE {is_unsealed})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger import entries
-from drawdown.ledger.accounts import HoldTerms
+from drawdown.ledger.accounts import HoldTerms, hold_terms, read_hold_terms, set_hold_terms, terms_of_row
 from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, BeyondBalance
 from drawdown.ledger.reservations import Denied
@@ -368,6 +368,14 @@ def on_plan(bank: Bank, **terms: object) -> None:
     holds = HoldTerms(**terms)  # type: ignore[arg-type]
     bank.write(lambda c: credit.set_plan_limit(c, "free", 2, bank.fleet.by, holds=vars(holds)))
     bank.write(lambda c: grant(c, "acme", 0, bank.fleet.by, key="onto the plan", plan="free"))
+
+
+def test_plan_terms_written_by_name_are_read_by_position(bank: Bank) -> None:
+    """The values differ, so that a column in another order than the fields is found."""
+    on_plan(bank)
+    terms = terms_of_row([*range(1, len(fields(HoldTerms))), False])
+    bank.write(lambda c: set_hold_terms(c, "free", terms))
+    assert bank.write(lambda c: (read_hold_terms(c, "free"), hold_terms(c, "acme"))) == (terms, terms)
 
 
 def test_a_plan_says_what_a_run_holds(bank: Bank) -> None:

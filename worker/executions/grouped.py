@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import draws, own_keys
 from drawdown.ledger import reservations as runs
-from drawdown.ledger.accounts import PLAIN, HoldTerms, Wallet
+from drawdown.ledger.accounts import HoldTerms, Wallet
 from drawdown.ledger.draws import FINAL, Cost, Drawn, Line
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.grouped import Moved, Moves, Standing
@@ -320,9 +320,3 @@ def tell(connection: sa.Connection, moved: Mapping[str, Moved], now_ms: int) -> 
     concerned |= set(SQL.run(connection, "verdict_may_change", values).scalars())
     if concerned:
         mark_for_projection(connection, orgs_of(connection, sorted(concerned)), now_ms)
-
-
-def terms_of(row: Sequence[Any]) -> HoldTerms:
-    """Return the terms of a plan from its row; the default terms without a plan."""
-    factor_ppm, unknown, most_hold, most_held, holds_halt = row
-    return PLAIN if holds_halt is None else HoldTerms(factor_ppm, unknown, most_hold, most_held, bool(holds_halt))

@@ -24,7 +24,7 @@ from drawdown.guard.decide import Counted, in_force
 from drawdown.guard.periods import Period, Span, starts
 from drawdown.ledger import draws
 from drawdown.ledger import grouped as ledger
-from drawdown.ledger.accounts import HoldTerms
+from drawdown.ledger.accounts import HoldTerms, terms_of_row
 from drawdown.ledger.draws import Line, lines_of
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.grouped import Moved, Moves, Standing
@@ -37,7 +37,6 @@ from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.executions import grouped as runs
 from drawdown.worker.executions.actions import RequestedExecution
 from drawdown.worker.executions.grouped import Alone, Change, Facts, WalletRow
-from drawdown.worker.executions.permission import Asker
 from drawdown.worker.executions.request import USE, require_sane
 from drawdown.worker.guard import counters as guard_counts
 from drawdown.worker.guard import emission as emissions
@@ -331,7 +330,7 @@ class _Work:
             raise Alone("another wallet pays")
         run, name = run_of(ask.wish, known.metric, price), USE + ask.name
         require_sane(run)
-        facts = _facts(self._connection, known.asker, seen, self._now_ms)
+        facts = _facts(self._connection, ask.wish.org_id, seen, self._now_ms)
         standing = facts.payer(self._connection)
         if facts.terms.most_hold_micro is not None and price > facts.terms.most_hold_micro:
             raise Alone("the price exceeds the plan's limit for one execution")
@@ -391,11 +390,7 @@ class _Work:
     ) -> runs.Finish:
         if not set(asked.names).isdisjoint(there):
             raise Alone("the key was used before")
-        asker = Asker(
-            asked.request.org_id, seen.provider, seen.billed_as, bool(seen.is_halted), seen.halt_reason,
-            seen.stopped_at_ms,
-        )  # fmt: skip
-        facts = _facts(self._connection, asker, seen, self._now_ms)
+        facts = _facts(self._connection, asked.request.org_id, seen, self._now_ms)
         card = None if rates is None else runs.card_at(rates, self._now_ms)
         return runs.accept(self._connection, asked, facts, self._moves, card, self._now_ms)
 
@@ -494,7 +489,7 @@ def _its_use(uses: Mapping[str, Use], call: End) -> Use | None:
     return guard.used_before(uses, call.org_id, call.key, own=True)
 
 
-def _facts(connection: sa.Connection, asker: Asker, seen: AskerRows, now_ms: int) -> Facts:
+def _facts(connection: sa.Connection, org_id: str, seen: AskerRows, now_ms: int) -> Facts:
     """Return the facts of a requested execution, as read in `seen`."""
     account, balance, held, overdraft, over, due_ms, lots_over_ms, deferred = seen.wallet
     standing, plan = None, seen.plan or None
@@ -503,7 +498,8 @@ def _facts(connection: sa.Connection, asker: Asker, seen: AskerRows, now_ms: int
             seen.customer_id, balance, held, overdraft, over, plan, due_ms, lots_over_ms, deferred, bool(seen.has_used)
         )
         standing = row.standing(connection, now_ms)
-    return Facts(asker, standing, runs.terms_of(seen.terms), bool(seen.is_blocked), bool(seen.has_other_owner))
+    terms = terms_of_row(seen.terms)
+    return Facts(seen.asker(org_id), standing, terms, bool(seen.is_blocked), bool(seen.has_other_owner))
 
 
 def _shifted(answer: Answer, moved: Moved | None) -> Answer:

@@ -106,8 +106,7 @@ who AS MATERIALIZED (
 paying AS MATERIALIZED (
     SELECT w.n, w.org_id, w.metric, w.project, w.provider, w.billed_as, w.is_halted, w.halt_reason, w.stopped_at_ms,
         w.customer_id, x.account_id, COALESCE(x."plan", w."plan", '') AS "plan", x.balance_micro, x.held_micro,
-        x.overdraft_micro, x.over_micro, x.next_due_ms, x.lots_over_ms, x.deferred_micro, p.hold_factor_ppm, p.unknown_hold_micro, p.most_hold_micro,
-        p.most_held_micro, p.holds_halt
+        x.overdraft_micro, x.over_micro, x.next_due_ms, x.lots_over_ms, x.deferred_micro, {reservation_terms}
     FROM who w LEFT JOIN ledger_accounts x ON x.account_id = 'wallet:' || w.customer_id
         LEFT JOIN ledger_plans p ON p."plan" = x."plan"
 )
@@ -117,7 +116,7 @@ SELECT w.n, CAST({row}(
         FROM guard_metrics m WHERE m.metric = w.metric ORDER BY m.number DESC LIMIT 1)),
     {row}(w.account_id, w.balance_micro, w.held_micro, w.overdraft_micro, w.over_micro, w.next_due_ms, w.lots_over_ms,
         w.deferred_micro),
-    {row}(w.hold_factor_ppm, w.unknown_hold_micro, w.most_hold_micro, w.most_held_micro, w.holds_halt),
+    {row}({reservation_terms}),
     EXISTS (SELECT 1 FROM ledger_lots l WHERE l.customer_id = w.customer_id AND l.kind = 'purchased'),
     EXISTS (SELECT 1 FROM run_blocks b WHERE b.org_id = w.org_id AND ((b.kind = 'project' AND b.name = w.project)
         OR (b.kind = 'action' AND b.name = w.metric))),

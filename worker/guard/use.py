@@ -36,7 +36,7 @@ import sqlalchemy as sa
 from drawdown.guard.decide import IN_DOUBT, Counted, Decision, Limit, Override, Verdict, beyond, decide, in_force
 from drawdown.guard.periods import PERIODS, Span, end_of, start_of, starts
 from drawdown.ledger import own_keys, reservations
-from drawdown.ledger.accounts import PLAIN, HoldTerms, Wallet
+from drawdown.ledger.accounts import Wallet, terms_of_row
 from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.own_keys import require_open, strip_own_prefix
@@ -450,6 +450,10 @@ class AskerRows:
         """Return True if the metric exists, and the organisation is known."""
         return self.metric is not None and (self.provider is not None or self.wallet[0] is not None)
 
+    def asker(self, org_id: str) -> Asker:
+        """Return the caller, as `read_asker` does."""
+        return Asker(org_id, self.provider, self.billed_as, bool(self.is_halted), self.halt_reason, self.stopped_at_ms)
+
 
 def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
     """Return the answer that `consume` would give now, without a write.
@@ -525,8 +529,7 @@ def known_of(wish: Wish, seen: AskerRows) -> AskerTerms:
     assert seen.metric is not None
     number, price, per_units, payer, phase, warn_ppm, fails_open, counts = seen.metric
     metric = Metric(wish.metric, number, price, per_units, payer, phase, warn_ppm, bool(fails_open), counts)
-    halted = bool(seen.is_halted)
-    asker = Asker(wish.org_id, seen.provider, seen.billed_as, halted, seen.halt_reason, seen.stopped_at_ms)
+    asker = seen.asker(wish.org_id)
     return AskerTerms(
         metric,
         asker,
@@ -561,8 +564,7 @@ def _paying(connection: sa.Connection, wish: Wish, known: AskerTerms, seen: Aske
     if account is None or is_sponsored or is_due or not may_run:
         return None
     here = asker.provider in (None, EMBEDDED, *EXEMPT_PROVIDERS) or asker.provider in wallets_at(connection)
-    factor_ppm, unknown, most_hold, most_held, holds_halt = seen.terms
-    terms = PLAIN if holds_halt is None else HoldTerms(factor_ppm, unknown, most_hold, most_held, bool(holds_halt))
+    terms = terms_of_row(seen.terms)
     most = price if terms.most_hold_micro is None else terms.most_hold_micro
     if not here or seen.is_blocked or price > most:
         return None

@@ -27,7 +27,7 @@ UPDATE ledger_plans SET max_concurrent_sandboxes = :max_concurrent_sandboxes WHE
 
 -- name: plans
 SELECT p.plan, p.max_concurrent_sandboxes AS max_concurrent, COALESCE(a.customers, 0) AS customers,
-    p.hold_factor_ppm, p.unknown_hold_micro, p.most_hold_micro, p.most_held_micro, p.holds_halt,
+    {reservation_terms},
     COALESCE(t.included_micro, 0) AS included_micro, COALESCE(t.rollover_min_micro, 0) AS rollover_min_micro,
     COALESCE(t.rollover_max_micro, 0) AS rollover_max_micro, COALESCE(t.first_micro, 0) AS first_micro
 FROM ledger_plans p
