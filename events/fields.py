@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from drawdown.events.body_items import MAX_DEPTH, Item
 from drawdown.events.envelope import MAX_QUANTITY, Unfit
@@ -48,6 +48,12 @@ def optional_text(item: Item, name: str, at: str) -> str | None:
     if found is not None and not isinstance(found, str):
         raise Unfit("wrong_type", f"{at} must be a text", at)
     return found
+
+
+MOMENT_SCHEMA: Final[dict[str, Any]] = {
+    "oneOf": [{"type": "string", "format": "date-time"}, {"type": "integer", "description": "Milliseconds since 1970"}]
+}
+"""The JSON schema of a moment."""
 
 
 def moment_of(value: object, at: str) -> int:

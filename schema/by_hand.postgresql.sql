@@ -1,16 +1,11 @@
 -- The parts of the schema that only PostgreSQL has. An empty line separates statements.
+-- `create.py` fills in `columns`: the columns of a sample that a host writes, except its id.
 
 CREATE TABLE usage_samples (
     -- The inserting transaction's id: the seal reads behind the oldest open one (S2).
     arrival BIGINT DEFAULT pg_current_xact_id()::text::bigint NOT NULL,
     id TEXT COLLATE "C" NOT NULL,
-    org_id TEXT COLLATE "C",
-    sandbox_id TEXT COLLATE "C",
-    cell_id TEXT COLLATE "C",
-    memory_mb BIGINT,
-    cpu_count NUMERIC,
-    interval_s NUMERIC,
-    ts BIGINT,
+    {columns},
     ingested_at BIGINT DEFAULT (EXTRACT(epoch FROM clock_timestamp()) * 1000)::bigint,
     problem TEXT GENERATED ALWAYS AS (CASE
         WHEN id IS NULL OR length(id) < 1 OR length(id) > 200 OR id ~ '[\u0001-\u001f\u007f-\u009f\ufffd]'

@@ -1,16 +1,12 @@
 -- The parts of the schema that only SQLite has. An empty line separates statements.
+-- `create.py` fills in `columns`: the columns of a sample that a host writes, except its id. `content`: their names and
+-- new values. `same`: the comparison of a stored sample with a new one.
 
 CREATE TABLE usage_samples (
     -- AUTOINCREMENT: a plain rowid would be used again after a delete, and that sample would never be found (S2).
     arrival INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
-    org_id TEXT,
-    sandbox_id TEXT,
-    cell_id TEXT,
-    memory_mb BIGINT,
-    cpu_count NUMERIC,
-    interval_s BIGINT,
-    ts BIGINT,
+    {columns},
     ingested_at BIGINT DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER)),
     problem TEXT GENERATED ALWAYS AS (CASE
         WHEN typeof(id) <> 'text' OR length(id) NOT BETWEEN 1 AND 200 OR instr(id, char(0)) > 0
@@ -144,18 +140,10 @@ BEGIN
         SELECT NEW.id, 'INSERT', said.content, CASE typeof(NEW.ingested_at)
             WHEN 'integer' THEN NEW.ingested_at ELSE CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) END
         FROM (SELECT json_object(
-            'cell_id', CASE typeof(NEW.cell_id) WHEN 'blob' THEN quote(NEW.cell_id) ELSE NEW.cell_id END,
-            'cpu_count', CASE typeof(NEW.cpu_count) WHEN 'blob' THEN quote(NEW.cpu_count) ELSE NEW.cpu_count END,
-            'interval_s', CASE typeof(NEW.interval_s) WHEN 'blob' THEN quote(NEW.interval_s) ELSE NEW.interval_s END,
-            'memory_mb', CASE typeof(NEW.memory_mb) WHEN 'blob' THEN quote(NEW.memory_mb) ELSE NEW.memory_mb END,
-            'org_id', CASE typeof(NEW.org_id) WHEN 'blob' THEN quote(NEW.org_id) ELSE NEW.org_id END,
-            'sandbox_id', CASE typeof(NEW.sandbox_id) WHEN 'blob' THEN quote(NEW.sandbox_id) ELSE NEW.sandbox_id END,
-            'ts', CASE typeof(NEW.ts) WHEN 'blob' THEN quote(NEW.ts) ELSE NEW.ts END
+            {content}
         ) AS content) said
         WHERE NOT EXISTS (
-            SELECT 1 FROM usage_samples WHERE id = NEW.id AND cell_id IS NEW.cell_id AND cpu_count IS NEW.cpu_count
-                AND interval_s IS NEW.interval_s AND memory_mb IS NEW.memory_mb AND org_id IS NEW.org_id
-                AND sandbox_id IS NEW.sandbox_id AND ts IS NEW.ts
+            SELECT 1 FROM usage_samples WHERE {same}
         ) AND NOT EXISTS (SELECT 1 FROM sample_conflicts c WHERE c.sample_id = NEW.id AND c.content = said.content);
     SELECT RAISE(IGNORE);
 END;

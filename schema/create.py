@@ -15,6 +15,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.guards import GUARDS, NEVER_TRUNCATED, never_truncated, statements
+from drawdown.schema.tables.columns import sample_columns
 from drawdown.schema.tables.fleet import action_chain, incarnation
 from drawdown.schema.tables.orgs import buckets, watch_state
 from drawdown.schema.tables.usage import usage_samples
@@ -31,13 +32,29 @@ A copy keeps the name, so a machine remembers the history of the name (R1).
 def create_schema(connection: sa.Connection) -> None:
     """Create the schema in a database without tables."""
     dialect = connection.dialect.name
-    by_hand = (Path(__file__).parent / f"by_hand.{dialect}.sql").read_text(encoding="utf-8")
     metadata.create_all(connection, [table for table in metadata.sorted_tables if table is not usage_samples])
-    for statement in (*_blocks(by_hand), *_guards(dialect)):
+    for statement in (*_blocks(_by_hand(connection.dialect)), *_guards(dialect)):
         _run(connection, statement)
     if dialect == "postgresql":
         connection.execute(sa.schema.SetTableComment(usage_samples))
     _first_rows(connection)
+
+
+def _by_hand(dialect: sa.Dialect) -> str:
+    """Return the SQL that is written by hand, with the columns of samples filled in."""
+    columns = [usage_samples.c[column.name] for column in sample_columns()[1:]]
+    names = sorted(column.name for column in columns)
+    whole = "'{0}', CASE typeof(NEW.{0}) WHEN 'blob' THEN quote(NEW.{0}) ELSE NEW.{0} END"
+    same = ["id = NEW.id", *(f"{name} IS NEW.{name}" for name in names)]
+    slots = {
+        "{columns}": ",\n    ".join(str(sa.schema.CreateColumn(column).compile(dialect=dialect)) for column in columns),
+        "{content}": ",\n            ".join(map(whole.format, names)),
+        "{same}": "\n                AND ".join(" AND ".join(same[at : at + 3]) for at in range(0, len(same), 3)),
+    }
+    script = (Path(__file__).parent / f"by_hand.{dialect.name}.sql").read_text(encoding="utf-8")
+    for slot, text in slots.items():
+        script = script.replace(slot, text)
+    return script
 
 
 def _run(connection: sa.Connection, statement: str) -> None:

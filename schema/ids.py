@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -329,6 +329,10 @@ def is_clean(text: str) -> bool:
 def is_clean_id(text: str) -> bool:
     """Return True if a text is a valid id: 1 to 200 clean characters."""
     return 0 < len(text) <= MAX_ID_CHARS and is_clean(text)
+
+
+ID_SCHEMA: Final[dict[str, Any]] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
+"""The JSON schema of an id."""
 
 
 FEATURE_NAME: Final = re.compile(r"(?!r?[0-9]+$)[a-z0-9_]{1,64}")

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import clear_errors
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import require_ready
+from drawdown.schema.tables.columns import sample_columns
 from drawdown.schema.tables.whole import metadata
 
 HOST: Final = "drawdown_host"
@@ -28,11 +29,6 @@ A login of this prefix and a cell's id can write that cell's sandboxes. PostgreS
 a cut name cannot write sandboxes.
 """
 
-SAMPLE_COLUMNS: Final = ("id", "org_id", "sandbox_id", "cell_id", "memory_mb", "cpu_count", "interval_s", "ts")
-"""The columns of a sample that a host writes.
-
-The database writes `arrival`, `ingested_at` and `problem`.
-"""
 DELETED_FROM: Final = (
     "assignments", "attempts", "backfill_events", "batch_files", "batch_sources", "cells", "console_acts",
     "console_failures", "console_sessions", "dirty_windows", "halts", "invalid_items", "my_sessions", "pending_usage",
@@ -99,7 +95,7 @@ def statements() -> tuple[str, ...]:
         _on_database(f"GRANT USAGE ON SCHEMA ' || quote_ident(current_schema()) || ' TO {_ROLES}"),
         _on_database(f"GRANT TEMPORARY ON DATABASE ' || quote_ident(current_database()) || ' TO {WORKER}"),
         f"REVOKE ALL ON {tables}, alembic_version, ledger_lines FROM {_ROLES}",
-        f"GRANT INSERT ({', '.join(SAMPLE_COLUMNS)}) ON usage_samples TO {HOST}",
+        f"GRANT INSERT ({', '.join(column.name for column in sample_columns())}) ON usage_samples TO {HOST}",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON sandboxes TO {HOST}",
         *_own_sandboxes(),
         f"GRANT SELECT ON {tables}, alembic_version, ledger_lines TO {WORKER}",

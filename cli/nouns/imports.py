@@ -18,12 +18,14 @@ from drawdown.schema.errors import Exit
 from drawdown.schema.text import clean, counted
 from drawdown.worker.sources.field_map import field_map
 from drawdown.worker.sources.samples.importer import ImportReport, import_samples
-from drawdown.worker.sources.samples.rows import ImportOptions
+from drawdown.worker.sources.samples.rows import SAMPLE_FIELDS, ImportOptions
 
 
 def register(commands: typer.Typer) -> None:
     """Add the command."""
-    commands.command("import")(import_)
+    names = [f"{name} (optional)" if one.optional else name for name, one in SAMPLE_FIELDS.items()]
+    help_ = (import_.__doc__ or "").format(fields=f"{', '.join(names[:-1])} and {names[-1]}")
+    commands.command("import", help=help_)(import_)
 
 
 def import_(
@@ -49,7 +51,7 @@ def import_(
 ) -> None:
     """Import usage samples from a file.
 
-    The columns are id, org_id, sandbox_id, cell_id, memory_mb, cpu_count (optional), interval_s and ts. The import is
+    The columns are {fields}. The import is
     idempotent by id. If you repeat it after a failure, it adds only the missing samples. If a row is invalid, Drawdown
     reports its file, line, column and reason, imports the other rows, and ends with 1.
     """

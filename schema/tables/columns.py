@@ -46,6 +46,24 @@ def said_columns() -> "list[sa.Column[str]]":
     return [sa.Column("actor", sa.Text, nullable=False), sa.Column("reason", sa.Text, nullable=False)]
 
 
+def sample_columns() -> "list[sa.Column[Any]]":
+    """Return the columns of a sample that a host writes.
+
+    The database writes `arrival`, `ingested_at` and `problem`. The table, its SQL that is written by hand, the right
+    of hosts and the statements that insert samples have these columns, in this order.
+    """
+    return [
+        sa.Column("id", Id, primary_key=True),
+        id_column("org_id", null=True),
+        id_column("sandbox_id", null=True),
+        id_column("cell_id", null=True),
+        sa.Column("memory_mb", Big, nullable=True),
+        sa.Column("cpu_count", sa.Numeric, nullable=True),
+        sa.Column("interval_s", Exact, nullable=True),
+        sa.Column("ts", Big, nullable=True),
+    ]
+
+
 def push_reference() -> "list[sa.Column[int] | sa.Column[str]]":
     """Return the columns of a push's key, for every table that refers to a push."""
     return [

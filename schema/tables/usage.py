@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from drawdown.schema.tables.columns import Big, Exact, Id, Serial, id_column, metadata, ms_column, said_columns
+from drawdown.schema.tables.columns import Big, Serial, id_column, metadata, ms_column, said_columns, sample_columns
 
 usage_samples = sa.Table(
     "usage_samples",
@@ -17,14 +17,7 @@ usage_samples = sa.Table(
     # PostgreSQL: the id of the inserting transaction. Its primary key is `id`.
     # SQL files that are written by hand define both.
     sa.Column("arrival", Big, nullable=False),
-    sa.Column("id", Id, primary_key=True),
-    id_column("org_id", null=True),
-    id_column("sandbox_id", null=True),
-    id_column("cell_id", null=True),
-    sa.Column("memory_mb", Big, nullable=True),
-    sa.Column("cpu_count", sa.Numeric, nullable=True),
-    sa.Column("interval_s", Exact, nullable=True),
-    sa.Column("ts", Big, nullable=True),
+    *sample_columns(),
     sa.Column("ingested_at", Big, nullable=True),
     sa.Column("problem", sa.Text, nullable=True),
     comment="Usage as observed. Any program may insert; rows never change (S7). `problem`: why the sample is in "

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from drawdown.worker.sources.samples.rows import ID_FIELDS
+
 
 class CallCode(NamedTuple):
     """A code of a refused call, with its HTTP statuses, its meaning and the fix."""
@@ -369,23 +371,14 @@ ITEMS: Final = (
     ItemCode("invalid", "memory_missing", "samples", "The field `memory_mb` of the sample is missing"),
     ItemCode("invalid", "interval_missing", "samples", "The field `interval_s` of the sample is missing"),
     ItemCode("invalid", "ts_missing", "samples", "The field `ts` of the sample is missing"),
-    ItemCode(
-        "invalid",
-        "bad_org_id",
-        "samples",
-        "An id must be a text of 1 to 200 characters, without control characters and U+FFFD to U+FFFF",
-    ),
-    ItemCode(
-        "invalid",
-        "bad_sandbox_id",
-        "samples",
-        "An id must be a text of 1 to 200 characters, without control characters and U+FFFD to U+FFFF",
-    ),
-    ItemCode(
-        "invalid",
-        "bad_cell_id",
-        "samples",
-        "An id must be a text of 1 to 200 characters, without control characters and U+FFFD to U+FFFF",
+    *(
+        ItemCode(
+            "invalid",
+            f"bad_{name}",
+            "samples",
+            "An id must be a text of 1 to 200 characters, without control characters and U+FFFD to U+FFFF",
+        )
+        for name in ID_FIELDS[1:]
     ),
     ItemCode("invalid", "memory_not_a_number", "samples", "`memory_mb` must be whole megabytes, from 0 to 16,777,216"),
     ItemCode("invalid", "memory_fractional", "samples", "`memory_mb` must be whole megabytes, from 0 to 16,777,216"),

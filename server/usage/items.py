@@ -26,8 +26,9 @@ from drawdown.events import body_items, cloudevents
 from drawdown.events.body_items import drop_traceback
 from drawdown.events.cloudevents import JSON, LINES, ReceivedEvent, items
 from drawdown.events.envelope import MAX_QUANTITY, Named, Unfit, UsageEvent, named_in
+from drawdown.events.fields import MOMENT_SCHEMA
+from drawdown.schema.ids import ID_SCHEMA
 from drawdown.schema.text import clean, quote_value
-from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
 from drawdown.server.api.models import ErrorBody
 from drawdown.server.api.openapi import operation
 from drawdown.server.api.programs import for_programs
@@ -36,7 +37,7 @@ from drawdown.server.usage.intake import KEPT, Intake, ReceivedBody, Result, Tak
 from drawdown.worker.sources.events import store, types
 from drawdown.worker.sources.events.store import EventResult, names_of, take, times
 from drawdown.worker.sources.events.types import Bringer
-from drawdown.worker.sources.samples.rows import Sample, sample_of
+from drawdown.worker.sources.samples.rows import SAMPLE_FIELDS, Sample, sample_of
 from drawdown.worker.usage.host_samples import take_samples
 
 EVENTS_SCOPE: Final = "events:write"
@@ -323,10 +324,6 @@ class UntakenAnswer(TakenAnswer):
 OTHER_ANSWERS: Final[Mapping[int, type[BaseModel]]] = {207: TakenAnswer, 422: UntakenAnswer}
 
 
-_ID: Final[JsonDict] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
-_MOMENT: Final[JsonDict] = {
-    "oneOf": [{"type": "string", "format": "date-time"}, {"type": "integer", "description": "Milliseconds since 1970"}]
-}
 _QUANTITY: Final[JsonDict] = {
     "description": "A whole number of base units, as a number or as text",
     "oneOf": [{"type": "integer", "minimum": 0, "maximum": MAX_QUANTITY}, {"type": "string", "pattern": "^[0-9]+$"}],
@@ -352,23 +349,23 @@ EVENT: Final[Schema] = {
     "required": ["specversion", "id", "type"],
     "properties": {
         "specversion": {"const": cloudevents.VERSION},
-        **dict.fromkeys(("id", "source", "type", "subject"), _ID),
+        **dict.fromkeys(("id", "source", "type", "subject"), ID_SCHEMA),
         "time": {"type": "string", "format": "date-time"},
         "datacontenttype": {"type": "string"},
         "data": {
             "type": "object",
             "description": "The quantity, project and plan. Drawdown also keeps other fields. If an "
             "operator declared a value for the type, Drawdown bills that value, and you may omit the quantity.",
-            "properties": {"quantity": _QUANTITY, "project": _ID, "plan": _ID},
+            "properties": {"quantity": _QUANTITY, "project": ID_SCHEMA, "plan": ID_SCHEMA},
         },
     },
 }
 PROPERTIES: Final[JsonDict] = {
-    **dict.fromkeys(("source", "event_id", "event_type", "org_id", "subject", "project", "plan_key"), _ID),
+    **dict.fromkeys(("source", "event_id", "event_type", "org_id", "subject", "project", "plan_key"), ID_SCHEMA),
     "quantity": _QUANTITY,
-    "occurred_at": _MOMENT,
+    "occurred_at": MOMENT_SCHEMA,
     "recorded_at": {
-        **_MOMENT,
+        **MOMENT_SCHEMA,
         "description": "Time of the record, for an event without occurred_at. An event that "
         "is recorded again is the same event",
     },
@@ -388,13 +385,7 @@ SAMPLE: Final[Schema] = {
     "description": "A sample. You may omit `org_id` and `cell_id` if the key is bound to them.",
     "required": ["id", "sandbox_id", "memory_mb", "interval_s", "ts"],
     "additionalProperties": False,
-    "properties": {
-        **dict.fromkeys(("id", "org_id", "sandbox_id", "cell_id"), _ID),
-        "memory_mb": {"type": "integer", "minimum": 0, "maximum": MAX_MEMORY_MB},
-        "cpu_count": {"type": ["number", "null"], "minimum": 0},
-        "interval_s": {"type": "integer", "minimum": 0, "maximum": MAX_INTERVAL_S},
-        "ts": _MOMENT,
-    },
+    "properties": {name: one.schema for name, one in SAMPLE_FIELDS.items()},
 }
 
 

@@ -13,6 +13,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_MEMORY_MB
 from drawdown.worker.sources.samples.rows import (
     FIELDS,
+    SAMPLE_FIELDS,
     BadRow,
     ImportOptions,
     RowReader,
@@ -36,6 +37,10 @@ def with_field(name: str, text: str) -> list[str]:
     row = list(GOOD)
     row[FIELDS.index(name)] = text
     return row
+
+
+def test_fields_have_the_order_of_the_columns() -> None:
+    assert tuple(SAMPLE_FIELDS) == FIELDS
 
 
 def test_a_good_row_is_a_sample() -> None:

@@ -49,7 +49,7 @@ from drawdown.worker.sources.events import types as charged
 from drawdown.worker.sources.events.store import NOT_YET_MS
 from drawdown.worker.sources.events.types import find_meters, meters
 from drawdown.worker.sources.field_map import from_text
-from drawdown.worker.sources.samples.rows import CELL, OF_BATCHES, Sample
+from drawdown.worker.sources.samples.rows import OF_BATCHES, Sample, own_sample
 from drawdown.worker.sources.samples.store import store
 
 SQL = queries(__file__)
@@ -322,7 +322,7 @@ def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
 def _sample(batch: str, part: Part, sizes: Mapping[int | str, int], now_ms: int) -> Sample:
     number, org_id, window_ms, kind, quantity = part
     whose = f"{OF_BATCHES}{batch}"
-    return (f"{whose}:{number}", org_id, whose, CELL, sizes[kind], None, quantity, window_ms, now_ms)
+    return own_sample(f"{whose}:{number}", org_id, whose, sizes[kind], quantity, window_ms, now_ms)
 
 
 def ids_of(batch: str) -> dict[str, str]:

@@ -34,7 +34,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits, in_credits, window_of
 from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
 from drawdown.worker.catalog.wallets import wallets_at
-from drawdown.worker.sources.samples.rows import CELL, NotMade, Sample, id_of, sizes_of
+from drawdown.worker.sources.samples.rows import NotMade, Sample, id_of, own_sample, sizes_of
 from drawdown.worker.sources.samples.store import store
 from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.rates import rate_card_of, uses_ledger
@@ -335,7 +335,7 @@ def _samples(
     for at, (memory, seconds) in enumerate(parts):
         name = id_of(found.reservation, number, line.feature, at)
         units = seconds * memory if makes[0].unit == "mb_s" else seconds
-        sample: Sample = (name, found.org_id, id_of(found.reservation), CELL, memory, None, seconds, now_ms, now_ms)
+        sample = own_sample(name, found.org_id, id_of(found.reservation), memory, seconds, now_ms, now_ms)
         noted = {"sample_id": name, "feature": line.feature, "org_id": found.org_id, "memory_mb": memory}
         made.append((sample, {**noted, "interval_s": seconds, "base_units": units, "ts": now_ms}))
     return made

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -299,4 +299,4 @@ def _day(start_ms: int) -> str:
 def list_samples(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, most: int) -> list[SampleRow]:
     """Return an organisation's samples in [from, to), withdrawn too, oldest first."""
     values = {"org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "at_most": min(most, MAX_SAMPLES)}
-    return [replace(row_of(row), event_type=row.event_type) for row in SQL.run(connection, "list", values)]
+    return [row_of(row) for row in SQL.run(connection, "list", values)]

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import sqlalchemy as sa
 
@@ -37,7 +37,7 @@ from drawdown.worker.sources.samples.quarantine import (
     values_of,
 )
 from drawdown.worker.sources.samples.quarantine import SQL as QUARANTINE
-from drawdown.worker.sources.samples.rows import Sample, plain
+from drawdown.worker.sources.samples.rows import COLUMNS, Sample, plain
 from drawdown.worker.sources.samples.store import store
 
 MAX_MENDED: Final = 5_000
@@ -92,12 +92,12 @@ def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: st
         if fixed.new_id is not None and fixed.ts_ms is not None:
             entered[(row.org_id, row.sandbox_id, fixed.ts_ms)] = fixed.new_id
         found.append(fixed)
-    good = [(fixed, row) for fixed, row in zip(found, rows, strict=True) if fixed.new_id is not None]
+    good = [fixed for fixed in found if fixed.new_id is not None]
     if good:
-        samples = [_sample(fixed, row, whole[fixed.sample_id], by.now_ms) for fixed, row in good]
-        store(connection, samples, [f"fixed:{fixed.sample_id}" for fixed, _ in good])
-        _close(connection, {fixed.sample_id: fixed.new_id for fixed, _ in good}, by)
-        record_many(connection, "sample_repair", [(fixed.sample_id, _details(fixed)) for fixed, _ in good], by)
+        samples = [_sample(fixed, whole[fixed.sample_id], by.now_ms) for fixed in good]
+        store(connection, samples, [f"fixed:{fixed.sample_id}" for fixed in good])
+        _close(connection, {fixed.sample_id: fixed.new_id for fixed in good}, by)
+        record_many(connection, "sample_repair", [(fixed.sample_id, _details(fixed)) for fixed in good], by)
     return found
 
 
@@ -220,11 +220,13 @@ def _new_id(sample_id: str) -> str:
     return f"{sample_id[:100]}…{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}{_SUFFIX}"
 
 
-def _sample(fixed: Mended, row: SampleRow, whole: Row, now_ms: int) -> Sample:
+def _sample(fixed: Mended, whole: Row, now_ms: int) -> Sample:
+    """Return a sample with its new id and time. Its other fields are valid."""
     assert fixed.new_id is not None and fixed.ts_ms is not None
     cpu = None if whole.cpu_count is None else plain(Decimal(str(whole.cpu_count)))
-    memory, cell = int(whole.memory_mb), str(whole.cell_id)
-    return (fixed.new_id, row.org_id, row.sandbox_id, cell, memory, cpu, fixed.interval_s, fixed.ts_ms, now_ms)
+    new = {"id": fixed.new_id, "interval_s": fixed.interval_s, "ts": fixed.ts_ms, "ingested_at": now_ms}
+    values = {**whole._mapping, **new, "memory_mb": int(whole.memory_mb), "cpu_count": cpu}
+    return cast(Sample, tuple(values[name] for name in COLUMNS))
 
 
 def _close_long(connection: sa.Connection, name: str, chosen: QuarantineFilter, by: By) -> int:

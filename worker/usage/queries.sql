@@ -109,8 +109,8 @@ INSERT INTO withdrawals (sample_id, org_id, ts, memory_mb, interval_s, at_ms, ac
 VALUES (:sample_id, :org_id, :ts, :memory_mb, :interval_s, :at_ms, :actor, :reason)
 
 -- name: whole_samples
-SELECT s.id, s.cell_id, s.cpu_count, s.memory_mb, s.interval_s, COALESCE(o.floor_ms, 0) AS floor_ms
-FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id WHERE s.id IN :sample_ids
+SELECT s.*, COALESCE(o.floor_ms, 0) AS floor_ms
+FROM (SELECT {sample_fields} FROM usage_samples WHERE id IN :sample_ids) s LEFT JOIN orgs o ON o.org_id = s.org_id
 
 -- name: twin
 SELECT s.id FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id WHERE s.org_id = :org_id

@@ -42,6 +42,8 @@ _OF_ONE_ID: Final = 3
 REASON: Final = ids.Kind("reason", (), "drawdown sample quarantined")
 UNITS: Final = {"s": Decimal(1000), "ms": Decimal(1), "us": Decimal("0.001"), "ns": Decimal("0.000001")}
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(?:\.[0-9]{1,12})?")
+_TEXTS: Final = ("sample_id", "org_id", "sandbox_id", "ts", "memory_mb", "interval_s")
+"""Fields of a sample in which another program may store any type."""
 TIME_REASON: Final = "ts_"
 """The prefix of reasons that concern only the time.
 
@@ -121,7 +123,7 @@ def list_quarantined(
             f"invalid page size {most}: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--after`"
         )
     rows = _quarantined(connection, chosen, after, most + _OF_ONE_ID)
-    found = [_with_meaning(_counted(row_of(row), row), now_ms) for row in rows]
+    found = [_with_meaning(_counted(row_of(row)), now_ms) for row in rows]
     last = found[most - 1].sample_id if len(found) > most else ""
     page = found[:most] + [row for row in found[most:] if row.sample_id == last]  # all rows of an id are on one page
     return SamplePage(page, last if len(found) > len(page) else None)
@@ -160,20 +162,15 @@ def is_cut(sample_id: str) -> bool:
 
 
 def row_of(row: sa.Row[Any]) -> SampleRow:
-    return SampleRow(
-        _text(row.sample_id),
-        _text(row.org_id),
-        _text(row.sandbox_id),
-        row.reason,
-        _text(row.ts),
-        _text(row.memory_mb),
-        _text(row.interval_s),
-        row.came_ms if isinstance(row.came_ms, int) else None,
-    )
+    """Return a sample from a row that has its fields as columns."""
+    texts = {name: _text(row._mapping[name]) for name in _TEXTS}
+    came_ms = row.came_ms if isinstance(row.came_ms, int) else None
+    return SampleRow(**{**row._mapping, **texts, "came_ms": came_ms})
 
 
-def _counted(sample: SampleRow, row: sa.Row[Any]) -> SampleRow:
-    return replace(sample, id_bytes=row.id_bytes, samples=row.samples) if row.id_bytes > MAX_TEXT_BYTES else sample
+def _counted(sample: SampleRow) -> SampleRow:
+    """Return a sample without the size and the number of its id, unless the id was cut."""
+    return sample if (sample.id_bytes or 0) > MAX_TEXT_BYTES else replace(sample, id_bytes=None, samples=1)
 
 
 def _text(value: object) -> str:

@@ -23,14 +23,17 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import ROUND_FLOOR, Context, Decimal
 from operator import itemgetter
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
 
 from drawdown.events.body_items import Item
 from drawdown.events.envelope import Unfit
-from drawdown.events.fields import from_iso, moment_of
+from drawdown.events.fields import MOMENT_SCHEMA, from_iso, moment_of
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.ids import is_clean_id
+from drawdown.schema.ids import ID_SCHEMA, is_clean_id
+from drawdown.schema.tables.columns import sample_columns
 from drawdown.schema.text import quote_value
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
 from drawdown.worker.sources.field_map import FieldMap
@@ -39,10 +42,10 @@ T = TypeVar("T")
 
 Sample = tuple[str, str, str, str, int, str | None, int, int, int]
 """One row of `usage_samples`, in the order of COLUMNS."""
-FIELDS: Final = ("id", "org_id", "sandbox_id", "cell_id", "memory_mb", "cpu_count", "interval_s", "ts")
+FIELDS: Final = tuple(column.name for column in sample_columns())
 COLUMNS: Final = (*FIELDS, "ingested_at")
 FORMATS: Final = ("csv", "jsonl")
-ID_FIELDS: Final = FIELDS[:4]
+ID_FIELDS: Final = tuple(column.name for column in sample_columns() if isinstance(column.type, sa.Text))
 
 _CACHE_LIMIT: Final = 65_536
 """Values of one field that the cache holds."""
@@ -124,12 +127,9 @@ class RowReader:
         self._prefix = prefix
         self.width = len(header)
         self._id = read_sample_id
-        self._org = _Remembered(id_reader("org_id"))
-        self._sandbox = _Remembered(id_reader("sandbox_id"))
-        self._cell = _Remembered(id_reader("cell_id"))
-        self._memory = _Remembered(read_memory_mb)
-        self._cpu = _Remembered(read_cpu_count)
-        self._interval = _Remembered(read_interval_s)
+        self._org, self._sandbox, self._cell, self._memory, self._cpu, self._interval = (
+            _Remembered(SAMPLE_FIELDS[name].read) for name in FIELDS if name not in ("id", "ts")
+        )
         self._time = time_reader(options.time_format, options.zone)
         self._given = list(options.constants.values())
         self._given.append("")  # the value of a field that the file may omit
@@ -170,16 +170,9 @@ class RowReader:
         return ts
 
     def _check_constants(self, constants: Mapping[str, str]) -> None:
-        readers: dict[str, Callable[[str], object]] = {
-            **{name: id_reader(name) for name in ID_FIELDS},
-            "memory_mb": read_memory_mb,
-            "cpu_count": read_cpu_count,
-            "interval_s": read_interval_s,
-            "ts": self._ts,
-        }
         for name, text in constants.items():
             try:
-                readers[name](text)
+                (self._ts if name == "ts" else SAMPLE_FIELDS[name].read)(text)
             except BadRow as bad:
                 raise UsageError(f"--set {name}={text}: {name} {meaning(bad.reason)}") from bad
 
@@ -192,7 +185,8 @@ def _position(name: str, field: str, header: Sequence[str], options: ImportOptio
     if field in options.constants:
         return len(header) + list(options.constants).index(field)
     source = options.source_of(field)
-    if (field == "id" and options.id_from_line) or (field == "cpu_count" and source == field and field not in header):
+    is_omitted = SAMPLE_FIELDS[field].optional and source == field and field not in header
+    if is_omitted or (field == "id" and options.id_from_line):
         return len(header) + len(options.constants)
     if source not in header:
         raise UsageError(
@@ -214,7 +208,7 @@ def content(sample: Sample) -> str:
 
     The time of arrival is omitted.
     """
-    return content_of(dict(zip(FIELDS[1:], sample[1:8], strict=True)))
+    return content_of(dict(zip(FIELDS[1:], sample[1:-1], strict=True)))
 
 
 def content_of(values: Mapping[str, object]) -> str:
@@ -463,7 +457,29 @@ def _local(moment: datetime, zone: tzinfo) -> datetime:
     return first
 
 
-_READ_GIVEN: Final = {"id": read_sample_id, **{name: id_reader(name) for name in FIELDS[1:4]}}
+class Field(NamedTuple):
+    """A field of a sample.
+
+    `read`: the reader of its text, which raises BadRow. An import reads `ts` as its options say. `schema`: the JSON
+    schema. `optional`: True if a file or an object may omit the field.
+    """
+
+    read: Callable[[str], Any]
+    schema: dict[str, Any]
+    optional: bool = False
+
+
+SAMPLE_FIELDS: Final[Mapping[str, Field]] = {
+    "id": Field(read_sample_id, ID_SCHEMA),
+    "org_id": Field(id_reader("org_id"), ID_SCHEMA),
+    "sandbox_id": Field(id_reader("sandbox_id"), ID_SCHEMA),
+    "cell_id": Field(id_reader("cell_id"), ID_SCHEMA),
+    "memory_mb": Field(read_memory_mb, {"type": "integer", "minimum": 0, "maximum": MAX_MEMORY_MB}),
+    "cpu_count": Field(read_cpu_count, {"type": ["number", "null"], "minimum": 0}, optional=True),
+    "interval_s": Field(read_interval_s, {"type": "integer", "minimum": 0, "maximum": MAX_INTERVAL_S}),
+    "ts": Field(time_reader("iso", "UTC"), MOMENT_SCHEMA),
+}
+"""The fields of a sample by their names, in the order of FIELDS."""
 
 
 def sample_of(item: Item, org_id: str | None, cell_id: str | None, now_ms: int) -> Sample:
@@ -507,7 +523,8 @@ def _id(item: Item, name: str) -> str:
     found = item[name]
     if not isinstance(found, str):
         raise Unfit(f"bad_{name}", f"invalid {name}: expected a text", name)
-    return _READ_GIVEN[name](found)
+    read: Callable[[str], str] = SAMPLE_FIELDS[name].read
+    return read(found)
 
 
 def _own(item: Item, name: str, bound: str | None, code: str) -> str:
@@ -556,6 +573,13 @@ Multiplied by its meter, they still fit in 64 bits.
 """
 CELL: Final = "runs"
 """The cell of samples that belong to executions."""
+
+
+def own_sample(
+    name: str, org_id: str, sandbox_id: str, memory_mb: int, interval_s: int, ts: int, now_ms: int
+) -> Sample:
+    """Return a sample that Drawdown makes itself. `sandbox_id`: the id of its execution or batch."""
+    return (name, org_id, sandbox_id, CELL, memory_mb, None, interval_s, ts, now_ms)
 
 
 class NotMade(Refused):

@@ -35,7 +35,7 @@ def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> 
     conflicts = [at for at, row in enumerate(rows) if not _same(stored.get(row[0]), row)]
     if conflicts:
         said = [(rows[at], origins[at]) for at in conflicts]
-        keep_conflicts(connection, [(row[0], origin, content(row), row[8]) for row, origin in said])
+        keep_conflicts(connection, [(row[0], origin, content(row), row[-1]) for row, origin in said])
     return inserted, conflicts
 
 
@@ -60,7 +60,7 @@ def store_each(
         if found[-1] == "conflict":
             conflicts.append(row)
     if conflicts:
-        keep_conflicts(connection, [(row[0], origin, content(row), row[8]) for row in conflicts])
+        keep_conflicts(connection, [(row[0], origin, content(row), row[-1]) for row in conflicts])
     return found
 
 
@@ -122,7 +122,7 @@ def _same(stored: tuple[object, ...] | None, row: Sample) -> bool:
     cpu, wanted = stored[5], row[5]
     if (cpu is None) != (wanted is None) or (wanted is not None and Decimal(str(cpu)) != Decimal(wanted)):
         return False
-    return stored[:5] == row[:5] and stored[6:8] == row[6:8]
+    return stored[:5] == row[:5] and stored[6:] == row[6:-1]
 
 
 def keep_conflicts(connection: sa.Connection, found: Iterable[tuple[str, str, str, int]]) -> None:

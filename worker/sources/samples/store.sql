@@ -1,19 +1,17 @@
 -- Inserts and reads of samples, a chunk at a time. The database fills `arrival` and `problem`.
 
 -- name: columns
-id, org_id, sandbox_id, cell_id, memory_mb, cpu_count, interval_s, ts, ingested_at
+{sample_fields}, ingested_at
 
 -- name: insert [sqlite]
 -- The parameters are positional, with a tuple for each row of a file.
-INSERT INTO usage_samples ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO usage_samples ({columns}) VALUES ({sample_marks}, ?)
 
 -- name: insert [postgresql]
 -- One statement inserts from arrays, without a temporary table. Of equal ids in one chunk, the first is inserted.
 -- Inserts are in the order of ids. Otherwise two imports of the same samples could deadlock.
 INSERT INTO usage_samples ({columns}) SELECT {columns} FROM unnest(
-    CAST(:id AS text[]), CAST(:org_id AS text[]), CAST(:sandbox_id AS text[]), CAST(:cell_id AS text[]),
-    CAST(:memory_mb AS bigint[]), CAST(:cpu_count AS numeric[]), CAST(:interval_s AS bigint[]), CAST(:ts AS bigint[]),
-    CAST(:ingested_at AS bigint[])
+    {sample_arrays}, CAST(:ingested_at AS bigint[])
 ) WITH ORDINALITY AS incoming ({columns}, n) ORDER BY id COLLATE "C", n ON CONFLICT (id) DO NOTHING
 
 -- name: insert_each
@@ -23,7 +21,7 @@ INSERT INTO usage_samples ({columns}) SELECT {columns} FROM unnest(
 SELECT id FROM usage_samples WHERE id {among}
 
 -- name: stored
-SELECT id, org_id, sandbox_id, cell_id, memory_mb, cpu_count, interval_s, ts FROM usage_samples WHERE id {among}
+SELECT {sample_fields} FROM usage_samples WHERE id {among}
 
 -- name: among [sqlite]
 -- The condition for ids that are passed as JSON.
