@@ -218,7 +218,7 @@ def test_a_mistyped_url_is_told_by_its_place_and_no_password(fleet: Fleet, datab
         (_, err) = _here(wrong, ("status",))
         assert where in err and (url.password or "no password") not in err, err
     (_, err) = _here("sqlite:///none.db", ("status",))
-    assert f"{Path('none.db').absolute()}:" in err and told in err
+    assert f"{Path('none.db').absolute()} does not exist:" in err and told in err
 
 
 @pytest.mark.both_databases

@@ -156,7 +156,7 @@ def test_a_query_has_a_bounded_number_of_parameters(shared: House) -> None:
         assert (await acme.get("/executions?" + "&".join(["state=held"] * MOST_PARAMETERS))).status_code == 200
         for query in ("&".join(["state=held"] * (MOST_PARAMETERS + 1)), "&" * MOST_PARAMETERS):
             answer = await acme.get(f"/executions?{query}")
-            assert refused(answer) == (422, "bad_value") and f"may have {MOST_PARAMETERS}" in answer.text
+            assert refused(answer) == (422, "bad_value") and f"at most {MOST_PARAMETERS} are allowed" in answer.text
         assert refused(await acme.get("/executions?org_id=acme&org=acme")) == (422, "bad_value")
         assert refused(await acme.get("/executions?what=ever")) == (422, "bad_value")
 
