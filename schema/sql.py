@@ -6,7 +6,8 @@ A file is a list of queries. `-- name: due_cells` begins a query, and `-- name: 
 database alone. Comments and blank lines are removed. A query can contain:
 
 - `{other}`: another query of the same file or of `words.sql`, or the one that the caller chose for this slot
-  (`slot="other"`; `slot=""` inserts nothing). Text never comes from another source.
+  (`slot="other"`; `slot=""` inserts nothing). `{open_states}` is a list from `push_states.py`. Text never comes from
+  another source.
 - `:value`: a bound value. After `IN`, `:values` is a list of strings or integers, bound as one value.
 - `CAST(:texts AS text[])`: a list, as one value of PostgreSQL.
 - `{rows :rows (org_id text, window_ms bigint)}`: a list of mappings, bound as one value, as a SELECT of rows.
@@ -34,6 +35,8 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
+
+from drawdown.schema.push_states import OPEN_STORED, sql_list
 
 Values: TypeAlias = Mapping[str, object]
 NOTHING: Final[Values] = MappingProxyType({})
@@ -289,7 +292,8 @@ def queries(file: str) -> Queries:
 
 @cache
 def _words() -> dict[tuple[str, str], str]:
-    return _pieces(Path(__file__).with_name("words.sql"))
+    open_states = {("open_states", ""): sql_list(OPEN_STORED)}
+    return _pieces(Path(__file__).with_name("words.sql")) | open_states
 
 
 @cache
