@@ -6,8 +6,9 @@ A file is a list of queries. `-- name: due_cells` begins a query, and `-- name: 
 database alone. Comments and blank lines are removed. A query can contain:
 
 - `{other}`: another query of the same file or of `words.sql`, or the one that the caller chose for this slot
-  (`slot="other"`; `slot=""` inserts nothing). Text never comes from another source, except the columns of a sample:
-  `{sample_fields}` has their names, `{sample_marks}` a `?` for each, and `{sample_arrays}` an array of PostgreSQL.
+  (`slot="other"`; `slot=""` inserts nothing). Text comes from another source only for what Python declares:
+  `{open_states}` lists the open states of a push (`push_states.py`), `{sample_fields}` the columns of a sample,
+  `{sample_marks}` a `?` for each, and `{sample_arrays}` an array of PostgreSQL for each.
 - `:value`: a bound value. After `IN`, `:values` is a list of strings or integers, bound as one value.
 - `CAST(:texts AS text[])`: a list, as one value of PostgreSQL.
 - `{rows :rows (org_id text, window_ms bigint)}`: a list of mappings, bound as one value, as a SELECT of rows.
@@ -36,6 +37,7 @@ from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 
+from drawdown.schema.push_states import OPEN_STORED, sql_list
 from drawdown.schema.tables.columns import sample_columns
 
 Values: TypeAlias = Mapping[str, object]
@@ -292,10 +294,11 @@ def queries(file: str) -> Queries:
 
 @cache
 def _words() -> dict[tuple[str, str], str]:
-    """Return the queries of `words.sql`, and those of the columns of a sample."""
+    """Return the queries of `words.sql`, and those of open states and of the columns of a sample."""
     columns = sample_columns()
     arrays = (f"CAST(:{column.name} AS {str(column.type).lower()}[])" for column in columns)
     return _pieces(Path(__file__).with_name("words.sql")) | {
+        ("open_states", ""): sql_list(OPEN_STORED),
         ("sample_fields", ""): ", ".join(column.name for column in columns),
         ("sample_marks", ""): ", ".join("?" for _ in columns),
         ("sample_arrays", ""): ", ".join(arrays),

@@ -1,9 +1,5 @@
 -- Fragments that many statements share. Every `.sql` file can use them.
 
--- name: open_states
--- States of an open push: its quantity can still be sent, or a person must record its outcome.
-('due', 'queued', 'in_doubt', 'rejected')
-
 -- name: until_credit
 -- True for a push that took nothing because its customer has no credit, or refunded nothing because no balance was
 -- drawn on. It is billed again once the provider shows credit. A push that was refused after its acceptance does not

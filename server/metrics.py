@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from drawdown.schema.database import read
 from drawdown.schema.pending import REASONS
+from drawdown.schema.push_states import OPEN
 from drawdown.schema.units import BUCKETS, DAY_MS, EXEMPT_PROVIDERS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS, horizon
 from drawdown.worker.batches.lists import files_left
 from drawdown.worker.checks.checks import LastCheck, last_checks
@@ -34,7 +35,6 @@ from drawdown.worker.guard.overrides import SOON_MS
 from drawdown.worker.halts.ignored_halts import ignored_halts
 from drawdown.worker.hooks.lists import list_endpoints
 from drawdown.worker.parity.lists import parity_figures
-from drawdown.worker.push.lists import OPEN
 from drawdown.worker.reconcile.lists import read_uncompared
 from drawdown.worker.status import metrics as figures
 from drawdown.worker.status.backlog import jobs_left, oldest_open, quarantined

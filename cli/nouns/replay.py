@@ -20,6 +20,7 @@ from drawdown.cli.options import Actor, DryRun, Queued, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
+from drawdown.schema.push_states import OPEN_STORED
 from drawdown.schema.text import clean, counted
 from drawdown.schema.typed.parsing import in_zone, is_said_twice, offset_of, parse_zone, show_credits, show_time
 from drawdown.schema.units import WINDOW_MS
@@ -251,7 +252,7 @@ def _after(found: Replayed) -> list[str | Table]:
         f"{name}: Drawdown cannot send to it now, so its pushes wait" for name in found.not_ready
     ]
     lines += [f"failed: {failure}" for failure in found.failures]
-    facts = {"due": left.due, "queued": left.queued, "in doubt": left.in_doubt, "rejected": left.rejected}
+    facts = {state.words: getattr(left, name) for name, state in OPEN_STORED.items()}
     some = ", ".join(f"{count:,} {what}" for what, count in facts.items() if count)
     if some:
         lines.append(f"left for the next tick, or for a person: {some} (`drawdown status`)")

@@ -19,6 +19,7 @@ from drawdown.cli.app import App
 from drawdown.cli.nouns.sealing import sealed_to, sealing
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit
+from drawdown.schema.push_states import OPEN
 from drawdown.schema.text import counted, typed
 from drawdown.schema.typed.parsing import lasting, show_credits, show_time
 from drawdown.schema.units import MINUTE_MS
@@ -70,13 +71,7 @@ def provider_lines(provider: Waiting, now: int) -> list[str]:
 
     They have the counts, age, cause, amount and likely end.
     """
-    states = {
-        "due": provider.due,
-        "queued": provider.queued,
-        "in doubt": provider.in_doubt,
-        "rejected": provider.rejected,
-        "waiting for credit": provider.awaiting_credit,
-    }
+    states = {state.words: getattr(provider, name) for name, state in OPEN.items()}
     counts = ", ".join(f"{count:,} {state}" for state, count in states.items() if count)
     name = provider.provider
     lines = []

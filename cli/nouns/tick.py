@@ -27,6 +27,7 @@ from drawdown.cli.startup import set_up_logs
 from drawdown.cli.streams import Fault, as_error
 from drawdown.providers.http import Answer, Call
 from drawdown.schema.errors import Exit, UsageError, worst
+from drawdown.schema.push_states import OPEN
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import BUCKETS, SECOND_MS
@@ -240,11 +241,7 @@ def report_lines(report: Report) -> list[str]:
         for name, at_once in report.calls_cut.items()
     ]
     facts = {
-        "due": left.due,
-        "queued": left.queued,
-        "in doubt": left.in_doubt,
-        "rejected": left.rejected,
-        "waiting for credit": left.awaiting_credit,
+        **{state.words: getattr(left, name) for name, state in OPEN.items()},
         "windows to seal again": left.dirty_windows,
         "halts due": left.halts_due,
         "halts acknowledged without effect": left.halts_ignored,

@@ -6,6 +6,7 @@ They have owed, sealed and sent quantities, and the outcome of each push.
 import sqlalchemy as sa
 
 from drawdown.schema.pending import REASONS
+from drawdown.schema.push_states import OPEN_STORED, STATES, sql_list
 from drawdown.schema.tables.columns import (
     OFTEN_VACUUMED,
     Big,
@@ -73,8 +74,7 @@ pushes = sa.Table(
     # It is a decimal. A fraction such as 1/3000 is the mean cost of a charge that ended inside a unit.
     sa.Column("credit_cost", sa.Text, nullable=True),
     sa.CheckConstraint(
-        "state IN ('due', 'queued', 'in_doubt', 'accepted', 'rejected', 'voided', 'carried', 'shadow')",
-        name="pushes_state",
+        f"state IN {sql_list(name for name, state in STATES.items() if state.is_stored)}", name="pushes_state"
     ),
     # SQLite turns an overflowing product into a float. Cut to an integer, it is outside these bounds (S8).
     sa.CheckConstraint("sealed_qty BETWEEN -9000000000000000000 AND 9000000000000000000", name="pushes_quantity_bound"),
@@ -82,7 +82,7 @@ pushes = sa.Table(
     **OFTEN_VACUUMED,
     comment="The outbox, one immutable quantity per row (S3). The delivery state alone changes.",
 )
-_OPEN = sa.text("state IN ('due', 'queued', 'in_doubt', 'rejected')")
+_OPEN = sa.text(f"state IN {sql_list(OPEN_STORED)}")
 sa.Index(
     "pushes_open",
     pushes.c.provider,

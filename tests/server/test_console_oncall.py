@@ -19,6 +19,7 @@ from drawdown.cli.main import run
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.database import read, write
 from drawdown.schema.pending import REASONS
+from drawdown.schema.push_states import OPEN
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import command
@@ -31,7 +32,7 @@ from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push import lists as pushes
-from drawdown.worker.push.lists import OPEN, PushFilter, list_pushes
+from drawdown.worker.push.lists import PushFilter, list_pushes
 from tests.server.console_home import Home, says
 from tests.server.lived import lived
 from tests.server.test_console_budget import MOST_STATEMENTS, statements

@@ -14,6 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.ledger.rates import RateCard, rate_card, rates_part
+from drawdown.schema.push_states import OpenPushes
 from drawdown.schema.sql import queries, read_together
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import MINUTE_MS
@@ -28,23 +29,22 @@ SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
-class Waiting:
+class _OfProvider:
+    """The first field of `Waiting`, before the numbers by state that JSON has next."""
+
+    provider: str
+
+
+@dataclass(frozen=True)
+class Waiting(OpenPushes, _OfProvider):
     """The open pushes of a provider. Prices are micro-credits.
 
     They are priced by the provider's own rates, otherwise by the embedded ledger's rate card. Pushes without a rate are
-    only in `unpriced`. If several balances pay for the pushes, all of them are in `unpriced`. `due` to `rejected`:
-    numbers of pushes by state. `oldest_window_ms`: the start of the oldest window. `error_pushes`: the pushes with
-    `error`. `units`: base units by feature. `settled_per_min`: the present rate. `paused_ms` to `paused_reason`: its
-    pause (None: it is not paused).
+    only in `unpriced`. If several balances pay for the pushes, all of them are in `unpriced`.
+    `oldest_window_ms`: the start of the oldest window. `error_pushes`: the pushes with `error`. `units`: base units by
+    feature. `settled_per_min`: the present rate. `paused_ms` to `paused_reason`: its pause (None: it is not paused).
     """
 
-    provider: str
-    due: int = 0
-    queued: int = 0
-    in_doubt: int = 0
-    rejected: int = 0
-    awaiting_credit: int = 0
-    """Rejected pushes that Drawdown bills again once the provider shows credit, without a person."""
     oldest_ms: int = 0
     """When the oldest open push was sealed."""
     waiting_since_ms: int | None = None
@@ -180,7 +180,7 @@ def _in_all(
     name: str, some: Sequence[_Open], errors: Mapping[str, list[tuple[str, int]]], worth: tuple[int, dict[str, int]]
 ) -> Waiting:
     """Return the sums of all open pushes of one provider."""
-    states: dict[str, int] = defaultdict(int)
+    states: dict[str, Any] = defaultdict(int)
     units: dict[str, int] = defaultdict(int)
     error = next((of_state[0] for of_state in errors.values()), None)
     for part in some:
@@ -188,11 +188,7 @@ def _in_all(
         units[part.feature] += int(part.quantity)
     return Waiting(
         name,
-        due=states["due"],
-        queued=states["queued"],
-        in_doubt=states["in_doubt"],
-        rejected=states["rejected"],
-        awaiting_credit=states["awaiting_credit"],
+        **states,
         oldest_ms=min(part.oldest_ms for part in some),
         waiting_since_ms=min((part.oldest_ms for part in some if part.state in ("due", "queued")), default=None),
         oldest_window_ms=min(part.window_ms for part in some),

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
+from drawdown.schema.push_states import OPEN, Open, Settled
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value
 from drawdown.schema.typed.parsing import show_time
@@ -39,10 +40,8 @@ MOST_LOOKED_AT: Final = 5_000
 """Pushes that a page reads at most."""
 MOST_ORG_MS: Final = 31 * DAY_MS
 """Longest range in which a list of one organisation's pushes searches each window."""
-Open: TypeAlias = Literal["due", "queued", "in_doubt", "rejected", "awaiting_credit"]
-OPEN: Final[tuple[Open, ...]] = get_args(Open)
 OpenState: TypeAlias = Literal["open", Open]
-AnyState: TypeAlias = Literal[OpenState, "accepted", "voided", "carried", "shadow", "any"]
+AnyState: TypeAlias = Literal[OpenState, Settled, "any"]
 FOR_PEOPLE: Final = ("in_doubt", "rejected")
 UNSENT: Final = (*FOR_PEOPLE, AWAITING_CREDIT)
 """States in which ticks do not send a push.

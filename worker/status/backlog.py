@@ -13,6 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.push_states import OpenPushes
 from drawdown.schema.sql import Part, queries, read_together
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS, MINUTE_MS
@@ -24,20 +25,13 @@ SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
-class Backlog:
+class Backlog(OpenPushes):
     """Counts of unsettled work.
 
-    `pending_s`: seconds of pending usage, by reason. `pending_units`: units of event types, by reason. `due` to
-    `rejected`: pushes by state. `dirty_windows`: windows with usage to seal. `quarantined`: quarantined samples, by
-    reason.
+    `pending_s`: seconds of pending usage, by reason. `pending_units`: units of event types, by reason.
+    `dirty_windows`: windows with usage to seal. `quarantined`: quarantined samples, by reason.
     """
 
-    due: int = 0
-    queued: int = 0
-    in_doubt: int = 0
-    rejected: int = 0
-    awaiting_credit: int = 0
-    """Rejected for lack of credit, and billed again once the provider shows credit."""
     refused: int = 0
     """Due pushes that are refused until a person changes a setting, such as a key."""
     dirty_windows: int = 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from drawdown.schema.push_states import OPEN
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell
 from drawdown.server.console.frame.templates import url
 
 TONES: Final[Mapping[str, str]] = {
-    "in_doubt": "bad", "rejected": "bad", "ignored": "bad", "halted": "bad", "stopped": "bad", "due": "warn",
-    "awaiting_credit": "warn", "queued": "warn", "paused": "warn",
+    **{name: one.tone for name, one in OPEN.items()},
+    "ignored": "bad", "halted": "bad", "stopped": "bad", "paused": "warn",
     "open": "warn", "over": "warn", "not met": "warn", "failing": "warn",
     "may be open": "warn", "no answer": "warn",
 }  # fmt: skip

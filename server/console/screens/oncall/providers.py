@@ -13,6 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.declare import YES
+from drawdown.schema.push_states import OPEN_STORED
 from drawdown.schema.text import counted
 from drawdown.schema.units import SECOND_MS
 from drawdown.server.console.frame import figures
@@ -52,18 +53,15 @@ def _states(found: list[ProviderLine], waits: WaitSums, now_ms: int) -> Table:
             Cell(one.provider, "id", href=url("/console/pushes", provider=one.provider)),
             replace(cells_of.state(one.state(now_ms)), links=_links(one)),
             replace(cells_of.number(one.orgs), under=_without_customer(one)),
-            _open(one, "due"),
-            _open(one, "queued"),
-            _open(one, "in_doubt"),
-            _open(one, "rejected"),
+            *(_open(one, state) for state in OPEN_STORED),
             cells_of.time(one.oldest_ms, narrow=False),
             _why(one, waits),
         )
         for one in found
     ]
     heads = (
-        "Provider", "State", "#Organisations", "#Due", "#Queued", "#In doubt", "#Rejected", "Oldest push, UTC",
-        "Reason",
+        "Provider", "State", "#Organisations", *(f"#{state.title}" for state in OPEN_STORED.values()),
+        "Oldest push, UTC", "Reason",
     )  # fmt: skip
     none = "No provider exists yet. An assignment adds the first one."
     note = "To see broken or dormant settings, run `drawdown provider list` on the machine that has them."

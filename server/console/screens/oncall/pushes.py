@@ -19,6 +19,7 @@ from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.errors import Refused
+from drawdown.schema.push_states import OPEN
 from drawdown.schema.text import typed
 from drawdown.server.console.action import Action, ActionResult, Doing, Field, Look, evidence_of
 from drawdown.server.console.csv_lines import csv_line
@@ -70,13 +71,6 @@ COLUMNS: Final = (
     "key", "window", "org_id", "feature", "provider", "customer_id", "state", "last_error", "revision", "sealed",
     "sent", "attempts",
 )  # fmt: skip
-TILES: Final = (
-    ("due", "Due", "to send or retry", "warn"),
-    ("queued", "Queued", "at a provider, not charged yet", "warn"),
-    ("in_doubt", "In doubt", "sent, outcome unknown", "bad"),
-    ("rejected", "Rejected", "proven not charged", "bad"),
-    ("awaiting_credit", "Awaiting credit", "billed when credit arrives", "warn"),
-)
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -210,9 +204,10 @@ def _filters(ask: Ask, chosen: PushFilter, reasons: WaitSums) -> tuple[Filter, .
 
 def _tiles(sums: list[OpenSum]) -> list[Tile]:
     found = []
-    for name, title, what, tone in TILES:
+    for name, state in OPEN.items():
         count = sum(one.pushes for one in sums if one.state == name)
-        found.append(Tile(title, figures.count(count), what, tone if count else "", url(PATH, state=name)))
+        tone = state.tone if count else ""
+        found.append(Tile(state.title, figures.count(count), state.meaning, tone, url(PATH, state=name)))
     return found
 
 
