@@ -1,7 +1,7 @@
 """Describe the routes in /openapi.json.
 
 Guarantee: the description comes from the routes themselves. An example of an answer is the model's own, or an answer of
-this server (`examples.json`).
+this server (`examples.json`, without nulls).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ Without an optional parameter, openapi-python-client 0.27 to 0.29 generates a mo
 EXAMPLES: Final = Path(__file__).with_name("examples.json")
 """File of examples: bodies and answers by operation, and parameters by name.
 
-The examples of one operation fit together in one request. A null omits a parameter.
+The examples of one operation fit together in one request. A null omits a parameter. An answer omits its nulls.
 """
 REF: Final = "#/components/schemas/{model}"
 _ERROR: Final[Mapping[str, object]] = {"application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}}
@@ -168,7 +168,22 @@ def named_examples() -> Mapping[str, Any]:
     return found
 
 
-def _exemplify(paths: Mapping[str, Mapping[str, Any]], now_ms: int) -> None:
+def _add_nulls(example: Any, schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> None:
+    """Add each missing field that may be null to an example of this schema."""
+    found = schemas.get(schema.get("$ref", "").rpartition("/")[2], schema)
+    for one in found.get("anyOf", ()):
+        _add_nulls(example, one, schemas)
+    if isinstance(example, list):
+        for one in example:
+            _add_nulls(one, found.get("items", {}), schemas)
+    elif isinstance(example, dict):
+        for name, field in found.get("properties", {}).items():
+            if {"type": "null"} in field.get("anyOf", ()):
+                example.setdefault(name, None)
+            _add_nulls(example.get(name), field, schemas)
+
+
+def _exemplify(paths: Mapping[str, Mapping[str, Any]], schemas: Mapping[str, Any], now_ms: int) -> None:
     """Add an example to each answer, parameter and body without one.
 
     `days_ahead` has times that must be in the future, in days from now.
@@ -183,6 +198,8 @@ def _exemplify(paths: Mapping[str, Mapping[str, Any]], now_ms: int) -> None:
             for part, contents in (("answers", answers), ("bodies", found.get("requestBody", {}).get("content", {}))):
                 for content in contents.values():
                     content.update({"example": there[part][name]} if name in there[part] else {})
+            for content in answers.values():
+                _add_nulls(content.get("example"), content["schema"], schemas)
             for parameter in found.get("parameters", ()):
                 own = parameter.get("example", parameter["schema"].get("default"))
                 of_all = there["parameters"].get(parameter["name"], own)
@@ -203,7 +220,7 @@ def describe(app: FastAPI, clock: Clock) -> None:
             error = jsonable_encoder(Error.model_json_schema(ref_template=REF), exclude_none=True)
             found["components"]["schemas"].update(error.pop("$defs", {}), **{Error.__name__: error})
             found["components"]["securitySchemes"] = dict(SCHEMES)
-            _exemplify(found["paths"], clock.now_ms())
+            _exemplify(found["paths"], found["components"]["schemas"], clock.now_ms())
             made.update(found)
         return made
 

@@ -17,10 +17,12 @@ from drawdown.cli.main import app, run
 from drawdown.cli.tree import walk
 from drawdown.events.envelope import UsageEvent
 from drawdown.ledger.draws import Cost
+from drawdown.schema import declare
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.messages import Message
 from drawdown.schema.units import WINDOW_MS
+from drawdown.server.declarations import DECLARED
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access import people as console_users
 from drawdown.worker.executions import actions as executions
@@ -316,21 +318,21 @@ IDS: dict[tuple[str, str], Typed] = {
     ("audit list", "target"): t("--target acmee", "acme"),
     ("audit list", "via"): t("--via htp", "http"),
 }  # fmt: skip
-# Parameters that take no id of ours, by name, wherever they are; what a provider is asked about is its own to know.
-NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect undo new yes unit memory_mb up_to rest
-    until clear lift cancel never_halt max_concurrent allow_halt unchecked unassigned state scheduled sort search zone
-    all_ evidence outcome absent error state_ amount micro micro_credits per policy url before as_
-    by as_csv shard processes deadline quiet every once watch accept_clock metrics_file heartbeat_url new_org_from stop
-    correct threshold shadow_threshold since restored host port files map_ set_ id_from_line id_prefix time_format
-    sum scale count format_ overridden below price currency up_to per_day per_month shadow paid return_to
-    strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
-    state number credits actual incurred roles apply acknowledge share hold clawbacks
-    failed never period overlap kind begins expires priority whole month included rollover_min
-    rollover_max first at_once settled_by shape rules limit hash_ hash cells tolerance units warn_left fail
-    phase time_zone quantity
-    permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser closed_after
-    which kept runs_out_within older_than queue cluster shards deep folder force
-    since_last all at_most any_source nightly_at gives low"""
+VALUES = {  # declared parameters that by their kind are no id
+    (one.name, param.word)
+    for one in DECLARED
+    for param in one.params
+    if param.kind not in (declare.ANY_ID, declare.ID, declare.KEY, declare.ORG, declare.TEXT)
+}
+# Other parameters that take no id of ours, by name, wherever they are. A provider knows the ids that it is asked about.
+NO_IDS = """actor reason dry_run from_ to most new unit up_to cancel unchecked unassigned state search zone all_
+    evidence outcome error amount per url before by as_csv shard processes deadline quiet every once watch accept_clock
+    metrics_file heartbeat_url new_org_from stop correct threshold shadow_threshold since restored host port files map_
+    set_ id_from_line id_prefix time_format sum format_ below price currency per_day per_month shadow paid return_to
+    strict rejects body header estimate use overage for_ queued number credits actual incurred roles apply acknowledge
+    period expires month settled_by shape rules hash cells tolerance phase time_zone quantity permanent vendor final
+    least keep open_for dark let_through grant_limit serve browser closed_after kept older_than queue cluster shards
+    deep folder force since_last at_most nightly_at"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),
@@ -343,8 +345,7 @@ BESIDE = {  # names that are an id in one command and none in another; a page go
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
     ("guard consume", "key"), ("guard reserve", "key"), *((f"guard {verb}", label) for verb in ("consume", "reserve")
-    for label in ("project", "subject")), *((f"override {verb}", "number") for verb in ("approve", "refuse", "end")),
-    ("job cancel", "job"), ("job list", "before"), ("pool make", "pool"), ("pool allot", "key"),
+    for label in ("project", "subject")), ("pool make", "pool"), ("pool allot", "key"),
     ("topup set", "customer"), ("ledger entries", "after"), ("push list", "after"), ("push list", "why"),
     ("push sums", "why"),
     *((f"execution {verb}", label) for verb in ("preview", "accept") for label in ("project", "subject", "action")),
@@ -357,7 +358,8 @@ def parameters() -> list[tuple[str, str]]:
 
 def test_of_each_parameter_it_is_said_whether_it_takes_an_id() -> None:
     """Whoever adds a command says here what its parameters take."""
-    unsaid = [one for one in parameters() if one not in IDS and one not in BESIDE and one[1] not in NONE]
+    others = [(path, name) for path, name in parameters() if (path, name.strip("_")) not in VALUES]
+    unsaid = [one for one in others if one not in IDS and one not in BESIDE and one[1] not in NONE]
     assert unsaid == []
     assert set(IDS) <= set(parameters()), "a command or parameter that there is no longer"
     names = {name for _, name in IDS} - {"actor"}  # everywhere else it is who gives the command
