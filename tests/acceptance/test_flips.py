@@ -367,7 +367,7 @@ def test_a_customer_has_to_exist_there(billers: Billers, provider: str, says: st
 def test_nobody_is_halted_by_a_flip_unless_that_is_said(billers: Billers) -> None:
     for grant in billers.autumn.account.customers["acme"].grants[FEATURE]:
         grant.balance = 0
-    refused(billers, "acme: the customer acme has no credit at autumn.*--allow-halt", [Wish("acme")], "autumn")
+    refused(billers, "acme: the customer acme does not have credit at autumn.*--allow-halt", [Wish("acme")], "autumn")
     (done,) = billers.flip([Wish("acme")], "autumn", allow_halt=True)
     assert done.start_ms is not None and "the assignment halts the organisation when it takes effect" in str(done.note)
     billers.fleet.tick_windows(2)
