@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.ledger.accounts import WALLET, open_accounts, wallet_account
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
-from drawdown.schema.units import EVER_MS, MICRO, in_credits
+from drawdown.schema.units import EVER_MS, MICRO, as_credits
 
 SQL = queries(__file__)
 
@@ -107,7 +107,7 @@ def post(connection: sa.Connection, entries: Sequence[dict[str, object]]) -> set
     for account, balance_micro in _move(connection, moved, dated).items():
         if account in bounded and abs(balance_micro) > MOST_BALANCE_MICRO:
             raise BeyondBalance(
-                f"balance of {account} would be {in_credits(balance_micro)} credits: at "
+                f"balance of {account} would be {as_credits(balance_micro)} credits: at "
                 f"most {MOST_BALANCE_MICRO // MICRO:,} are allowed, as credit or debt. "
                 "Check the usage and its rate"
             )

@@ -447,5 +447,5 @@ def test_a_range_is_of_whole_days_and_ends(fleet: Fleet, monkeypatch: pytest.Mon
     most = vendors.MAX_UNITS
     mapped(fleet, Units("cloud", "most", "u", most, most, most, "USD"))
     for wrong in (most + 1, 1, 1), (1, most + 1, 1), (1, 1, most + 1), (1, 1, 0):
-        with pytest.raises(UsageError, match="expected at most"):
+        with pytest.raises(UsageError, match="expected 0 to"):
             mapped(fleet, Units("cloud", "other", "u", *wrong, "USD"))

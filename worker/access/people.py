@@ -25,7 +25,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError, explain_race
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value, typed
-from drawdown.schema.units import DAY_MS, in_credits
+from drawdown.schema.units import DAY_MS, as_credits
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -265,7 +265,7 @@ def mark_demo(connection: sa.Connection, now_ms: int) -> None:
 def _require_role(role: str, grant_limit_micro: int | None) -> None:
     ids.require_among(ids.ROLE, role, ROLES)
     if grant_limit_micro is not None and grant_limit_micro < 0:
-        raise UsageError(f"invalid grant limit {in_credits(grant_limit_micro)}: expected 0 or more credits")
+        raise UsageError(f"invalid grant limit {as_credits(grant_limit_micro)}: expected 0 or more credits")
     if grant_limit_micro is not None and role == "viewer":
         raise UsageError("a viewer cannot grant credit. Omit the limit, or choose another role")
 

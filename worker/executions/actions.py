@@ -24,7 +24,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError, explain_race
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value
-from drawdown.schema.units import DAY_MS, MINUTE_MS, in_credits
+from drawdown.schema.units import DAY_MS, MINUTE_MS, as_credits
 from drawdown.worker.catalog.wallets import orgs_of
 from drawdown.worker.executions import remote as remote_runs
 from drawdown.worker.executions import request as run_request
@@ -256,7 +256,7 @@ def extend(
     require_life(for_ms)
     if to_micro is not None and not 0 < to_micro <= MAX_ENTRY_MICRO:
         raise UsageError(
-            f"invalid amount to reserve {in_credits(to_micro)}: expected more than 0, and at most 1,000,000,000 credits"
+            f"invalid amount to reserve {as_credits(to_micro)}: expected more than 0, and at most 1,000,000,000 credits"
         )
     unbilled = 0
     before = None if to_micro is None else grouped.read(connection, key)
@@ -290,7 +290,7 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     if cost is None and (found.state, found.settled_by) == ("settled", "receipt"):
         raise UsageError(
-            f"{key} is already settled. To repeat the call, pass its cost of {in_credits(found.drawn_micro)} credits"
+            f"{key} is already settled. To repeat the call, pass its cost of {as_credits(found.drawn_micro)} credits"
         )
     said = None if cost is None and found.settled_by == "metering" else run_request.sane_cost(cost or Cost())
     return _finish(connection, found, "settled", said, by)

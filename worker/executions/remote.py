@@ -31,7 +31,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits, in_credits, window_of
+from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits, window_of
 from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
 from drawdown.worker.catalog.wallets import wallets_at
 from drawdown.worker.sources.samples.rows import NotMade, Sample, id_of, own_sample, sizes_of
@@ -285,7 +285,7 @@ def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str,
         amount = price_of(connection, card, provider, line, at_ms) if line[1] else 0
         if amount > MAX_ENTRY_MICRO:
             raise UsageError(
-                f"invalid cost {in_credits(amount)} of an execution: expected 0 to 1,000,000,000 credits. Send a "
+                f"invalid cost {as_credits(amount)} of an execution: expected 0 to 1,000,000,000 credits. Send a "
                 f"smaller quantity of {line[0]}"
             )
         lines.append(Line(*line, amount))

@@ -48,7 +48,7 @@ from drawdown.schema.errors import DrawdownError, Refused, UsageError, explain_r
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import Part, prepared, read_together
 from drawdown.schema.text import quote_value
-from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_ID_CHARS, in_credits
+from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_ID_CHARS, as_credits
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.catalog.wallets import wallets_at
@@ -706,7 +706,7 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
     price = use.price.of(amount)
     if price > MAX_ENTRY_MICRO:  # without an execution, only this check bounds the price
         raise UsageError(
-            f"the cost of a use is too large, {in_credits(price)} credits: expected at most 1,000,000,000 credits. "
+            f"the cost of a use is too large, {as_credits(price)} credits: expected at most 1,000,000,000 credits. "
             "Send a smaller quantity"
         )
     known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)

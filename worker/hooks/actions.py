@@ -39,7 +39,7 @@ from drawdown.schema.messages import BALANCE_EXHAUSTED, BALANCE_LOW, EVENTS, TES
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import lasting, show_credits, show_time
-from drawdown.schema.units import DAY_MS, in_credits
+from drawdown.schema.units import DAY_MS, as_credits
 from drawdown.worker.halts.addresses import origin
 from drawdown.worker.hooks.lists import AtEndpoint, EndpointName, MessageId, find_endpoint, list_endpoints
 
@@ -237,7 +237,7 @@ def set_low(
     """
     if low_micro is not None and abs(low_micro) > MAX_ENTRY_MICRO:
         raise UsageError(
-            f"invalid level {in_credits(low_micro)}: expected at most 1,000,000,000 credits above or below 0"
+            f"invalid level {as_credits(low_micro)}: expected at most 1,000,000,000 credits above or below 0"
         )
     if org_id != EVERYBODY:
         ids.require(connection, ids.ORG, org_id, new=new)

@@ -38,7 +38,7 @@ from drawdown.schema.errors import UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import lasting, show_credits, show_percent
-from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, in_credits
+from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, as_credits
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.settlements.lists import (
     Run,
@@ -152,7 +152,7 @@ def reverse(connection: sa.Connection, reservation: str, key: str, amount_micro:
         )
     if amount_micro is not None and not 0 < amount_micro <= MAX_ENTRY_MICRO:
         raise UsageError(
-            f"invalid reversal {in_credits(amount_micro)}: expected more than 0, and at most 1,000,000,000 credits"
+            f"invalid reversal {as_credits(amount_micro)}: expected more than 0, and at most 1,000,000,000 credits"
         )
     found = _hold_settlement(connection, reservation, by.now_ms)
     made, repeated = settlements.reverse(connection, found, key, amount_micro, by)
@@ -219,7 +219,7 @@ def _require_sane(terms: Terms) -> None:
             f"invalid share of {terms.share_ppm:,} millionths: expected 0 to 1,000,000, which is 100 per cent"
         )
     if not 0 <= terms.threshold_micro <= MAX_ENTRY_MICRO:
-        raise UsageError(f"invalid threshold {in_credits(terms.threshold_micro)}: expected 0 to 1,000,000,000 credits")
+        raise UsageError(f"invalid threshold {as_credits(terms.threshold_micro)}: expected 0 to 1,000,000,000 credits")
     if not 0 <= terms.hold_ms <= MAX_HOLD_MS:
         raise UsageError(f"invalid hold {lasting(terms.hold_ms)}: expected 0 to 3,650 days")
     if terms.hold_ms < LATE_HORIZON_MS and not terms.takes_clawbacks:
@@ -403,7 +403,7 @@ def _payout_sentences(done: PayoutMade) -> list[str]:
         line += "; the same payout was made before, so nothing changed"
     file = f"`drawdown settlement export {typed(done.payout)}` exports its file"
     if not done.made:
-        file = f"--expect {in_credits(done.total_micro)} releases it"
+        file = f"--expect {as_credits(done.total_micro)} releases it"
     if not done.unpaid_micro:
         return [line, file]
     owed = f"{show_credits(done.unpaid_micro)} credits of it are for executions of wallets that owe now"

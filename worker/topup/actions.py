@@ -28,7 +28,7 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value, typed
 from drawdown.schema.typed.parsing import show_credits
-from drawdown.schema.units import as_credits, in_credits
+from drawdown.schema.units import as_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import AskWhoFills, Steps
@@ -270,13 +270,13 @@ def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:
             f"{MOST_A_DAY} a day, and 1 to {MOST_A_MONTH:,} in 30 days"
         )
     if not 0 <= terms.threshold_micro <= MAX_ENTRY_MICRO:
-        raise UsageError(f"invalid threshold {in_credits(terms.threshold_micro)}: expected 0 to 1,000,000,000 credits")
+        raise UsageError(f"invalid threshold {as_credits(terms.threshold_micro)}: expected 0 to 1,000,000,000 credits")
     micro = terms.amount_micro
     if terms.fill_to_micro is not None:
         micro = terms.fill_to_micro - terms.threshold_micro
     if micro is None or not 0 < micro <= MAX_ENTRY_MICRO:
         raise UsageError(
-            f"invalid top-up of {in_credits(micro or 0)} credits: expected more than 0, and at most 1,000,000,000 "
+            f"invalid top-up of {as_credits(micro or 0)} credits: expected more than 0, and at most 1,000,000,000 "
             "credits. A level to fill up to must exceed the threshold"
         )
     _require_chargeable(terms, micro, can)

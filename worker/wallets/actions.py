@@ -54,7 +54,7 @@ from drawdown.schema.ids import FEATURE_NAME, is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
-from drawdown.schema.units import DAY_MS, EARLIEST_TS, EVER_MS, in_credits, next_window
+from drawdown.schema.units import DAY_MS, EARLIEST_TS, EVER_MS, as_credits, next_window
 from drawdown.worker.catalog.wallets import (
     billed_as,
     billed_elsewhere,
@@ -138,7 +138,7 @@ def grant(
 def _require_sane(terms: Terms, amount_micro: int, now_ms: int) -> None:
     if amount_micro <= 0 and terms != PLAIN:
         raise UsageError(
-            f"invalid amount {in_credits(amount_micro)}: kind, begin, end, priority and features need a positive "
+            f"invalid amount {as_credits(amount_micro)}: kind, begin, end, priority and features need a positive "
             "amount. Omit them, or grant credit"
         )
     if not 0 <= terms.priority <= MAX_PRIORITY:
@@ -364,11 +364,11 @@ def require_sane_gives(plan: str, gives: Gives) -> None:
     """Refuse invalid credit of a plan. Errors: UsageError."""
     if any(not 0 <= amount <= MAX_ENTRY_MICRO for amount in vars(gives).values()):
         wrong = next(amount for amount in vars(gives).values() if not 0 <= amount <= MAX_ENTRY_MICRO)
-        raise UsageError(f"invalid credit of a plan {in_credits(wrong)}: expected 0 to 1,000,000,000 credits")
+        raise UsageError(f"invalid credit of a plan {as_credits(wrong)}: expected 0 to 1,000,000,000 credits")
     if gives.rollover_min_micro > gives.rollover_max_micro:
         raise UsageError(
-            f"the minimum rollover {in_credits(gives.rollover_min_micro)} is above the maximum rollover "
-            f"{in_credits(gives.rollover_max_micro)}. Pass a higher --rollover-max"
+            f"the minimum rollover {as_credits(gives.rollover_min_micro)} is above the maximum rollover "
+            f"{as_credits(gives.rollover_max_micro)}. Pass a higher --rollover-max"
         )
     if ":" in plan and gives.included_micro:
         raise UsageError(
@@ -382,19 +382,19 @@ def _require_sane_terms(holds: HoldTerms) -> None:
     if any(amount is not None and not 0 < amount <= MAX_ENTRY_MICRO for amount in amounts):
         wrong = next(amount for amount in amounts if amount is not None and not 0 < amount <= MAX_ENTRY_MICRO)
         raise UsageError(
-            f"invalid reservation of a plan {in_credits(wrong)}: expected more than 0, and at most 1,000,000,000 "
+            f"invalid reservation of a plan {as_credits(wrong)}: expected more than 0, and at most 1,000,000,000 "
             "credits"
         )
     if not 0 < holds.hold_factor_ppm <= MOST_FACTOR_PPM:
         raise UsageError(
-            f"invalid factor of reservations of a plan {in_credits(holds.hold_factor_ppm)}: expected more than 0, and "
+            f"invalid factor of reservations of a plan {as_credits(holds.hold_factor_ppm)}: expected more than 0, and "
             f"at most {MOST_FACTOR_PPM // ONE_PPM:,}"
         )
     most = holds.most_hold_micro
     if most is not None and (holds.unknown_hold_micro or 0) > most:
         raise UsageError(
-            f"the credit reserved without an estimate, {in_credits(holds.unknown_hold_micro or 0)}, is more than one "
-            f"execution may reserve, {in_credits(most)}. Lower the first, or raise the second"
+            f"the credit reserved without an estimate, {as_credits(holds.unknown_hold_micro or 0)}, is more than one "
+            f"execution may reserve, {as_credits(most)}. Lower the first, or raise the second"
         )
 
 

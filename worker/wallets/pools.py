@@ -43,7 +43,7 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value, typed
 from drawdown.schema.typed.parsing import show_credits, show_time
-from drawdown.schema.units import in_credits
+from drawdown.schema.units import as_credits
 from drawdown.worker.catalog.wallets import billed_elsewhere, orgs_of
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
@@ -104,7 +104,7 @@ def allot(
         raise Denied("is_pool", f"{customer_id} is a pool, too. Name the customer who is to use the credit")
     if not 0 < amount_micro <= MAX_ENTRY_MICRO:
         raise UsageError(
-            f"invalid allotment {in_credits(amount_micro)}: expected more than 0, and at most 1,000,000,000 credits"
+            f"invalid allotment {as_credits(amount_micro)}: expected more than 0, and at most 1,000,000,000 credits"
         )
     if expires_ms <= by.now_ms:
         raise UsageError(f"invalid end of an allotment {show_time(expires_ms)}: expected a time in the future")
@@ -138,7 +138,7 @@ def allow(
         raise Denied("pays_itself", f"{payer} pays for its own executions anyway. Name another organisation")
     if limit_micro is not None and not 0 < limit_micro <= MAX_ENTRY_MICRO:
         raise UsageError(
-            f"invalid limit {in_credits(limit_micro)}: expected more than 0, and at most 1,000,000,000 credits"
+            f"invalid limit {as_credits(limit_micro)}: expected more than 0, and at most 1,000,000,000 credits"
         )
     if not has_wallet(connection, payer) and billed_elsewhere(connection, payer, by.now_ms):
         # An empty wallet would halt a customer who is billed afterwards.

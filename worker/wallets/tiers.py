@@ -45,7 +45,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value, typed
 from drawdown.schema.typed.parsing import show_credits, show_time
-from drawdown.schema.units import as_credits, in_credits
+from drawdown.schema.units import as_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
@@ -99,7 +99,7 @@ def set_tier(
     if at_once is None or price is None:
         raise UsageError(f"the tier {tier} is new. Pass --at-once and --price")
     if not 0 <= price <= MAX_ENTRY_MICRO:
-        raise UsageError(f"invalid price of a tier {in_credits(price)}: expected 0 to 1,000,000,000 credits a month")
+        raise UsageError(f"invalid price of a tier {as_credits(price)}: expected 0 to 1,000,000,000 credits a month")
     found = Tier(tier, at_once, price)
     if found != was:
         tiers.set_tier(connection, found)
