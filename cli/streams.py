@@ -136,7 +136,7 @@ def as_error(fault: Fault) -> DrawdownError:
 def fail(fault: Fault, *, as_json: bool) -> int:
     """Print a fault as one line on stderr and, for programs, one object on stdout.
 
-    Return the exit status. It cleans ids and messages.
+    Unprintable characters of the line are escaped. Return the exit status.
     """
     with suppress(OSError, ValueError):
         if as_json:

@@ -396,7 +396,7 @@ def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     ages = [((one.provider,), seconds(now_ms - one.compared_ms)) for one in found if one.compared_ms is not None]
     yield gauge(
         "compared_age_seconds",
-        "Seconds since the end of the period up to which totals were compared with the provider, by provider.",
+        "Seconds since the time up to which totals are compared with the provider, by provider.",
         ages,
         ["provider"],
     )
@@ -545,7 +545,7 @@ def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge("topups_ended", "Top-ups that ended in the last 24 hours, by state.", ended, ("state",))
     yield gauge(
         "topups_blocked",
-        "Wallets with automatic top-ups that stopped until the customer enters another card.",
+        "Wallets with automatic top-ups that stopped after declines, or after a call that cannot be sent.",
         [((), found.blocked)],
     )
     yield gauge(

@@ -275,7 +275,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
     if (minutes := unwatched_minutes(found)) and found.watch_ms is not None:
         lines.append(("watch", f"no round for {minutes:,} min ({show_time(found.watch_ms)})"))
     lines += [
-        ("totals", f"{days.days:,} organisation-days {days.verdict} at {days.provider}, at the last comparison")
+        ("totals", f"{days.days:,} daily totals {days.verdict} at {days.provider}, at the last comparison")
         for days in found.differing
     ]
     lines += [("shadow", str(one)) for one in found.shadow]

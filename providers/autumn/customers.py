@@ -235,9 +235,9 @@ def _bought(body: Mapping[str, object]) -> list[str]:
 
 
 def candidates(customer: AutumnCustomer, settings: AutumnSettings) -> list[Balance]:
-    """Return the balances that may decide, which are all but that of concurrency.
+    """Return all balances except that of the concurrency feature.
 
-    Only the list of features shows which of them are used up and which are held.
+    A balance does not show whether its feature is consumable. Only the list of features does.
     """
     return [balance for balance in customer.balances.values() if balance.feature != settings.concurrency_feature]
 

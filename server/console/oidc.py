@@ -94,7 +94,7 @@ def label_of(settings: OidcSettings) -> str:
 class Trip:
     """One sign-in at the issuer.
 
-    Only hashes of `secret` leave Drawdown, never `secret` itself.
+    Only the browser's cookie has `secret`. The issuer gets values derived from it.
     """
 
     secret: str

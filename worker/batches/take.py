@@ -30,7 +30,7 @@ from drawdown.schema.clock import utc
 from drawdown.schema.errors import DrawdownError, Refused, explain_race
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
-from drawdown.schema.text import clean, counted, quote_value
+from drawdown.schema.text import clean, counted, quote_value, typed
 from drawdown.worker.batches.file_sums import (
     MAX_BATCH_SAMPLES,
     MAX_BATCH_SAMPLES_SQLITE,
@@ -518,9 +518,9 @@ def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, st
         # Without a push of this history, Drawdown would not ask the provider, which may have billed the usage (R1).
         went = int(SQL.run(connection, "count_withdrawn", ids_of(batch)).scalar_one())
         raise Refused(
-            f"{batch} has usage from the lost history that is not sealed again. {went:,} samples are withdrawn "
-            "so far. Repeat the command after the next tick, or when the open pushes of its "
-            "organisations are settled"
+            f"cannot withdraw batch {batch}: some of its usage from the lost history is not sealed again. {went:,} "
+            f"samples are withdrawn so far. Run `drawdown batch withdraw {typed(batch)}` again after the next tick, "
+            "or when the open pushes of its organisations are settled"
         )
 
 

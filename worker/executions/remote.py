@@ -80,7 +80,8 @@ class Line:
 def standing(connection: sa.Connection, org_id: str, now_ms: int, *, held: bool = False) -> Standing:
     """Return the state of an organisation's balance at its provider.
 
-    With `held`, lock it. Until this transaction is over, another transaction cannot decide by it.
+    `held`: on PostgreSQL, lock the organisation's row until this transaction ends, so that two transactions do not
+    reserve the same credit.
     """
     if held:
         SQL.run(connection, "hold", {"org_id": org_id})

@@ -498,7 +498,8 @@ def keep_marks(
     """Move the marks of a provider and its customers past compared days.
 
     Marks move at most to `to_ms`. If a balance was left out, its customer's mark stays at the last settled push, so
-    that the next run compares the balance. If a run does not try to compare a balance, it stays left out.
+    that the next run compares the balance. If an earlier run left a balance out, the balance stays left out until a run
+    tries to compare it.
     """
     by_customer: dict[str, list[Settled]] = {}
     for day in days:

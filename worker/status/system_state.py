@@ -95,9 +95,10 @@ class IgnoredHalt:
 
 @dataclass(frozen=True)
 class Differing:
-    """Days of organisations on which a provider charged less or more than accepted.
+    """Daily totals that differ at a provider, by verdict.
 
-    `days`: their number. `since_ms`: the first day. `compared_ms`: the last comparison.
+    `verdict`: `short` or `over`, the provider's total against accepted pushes. `days`: the number of these totals, one
+    for each organisation, customer, feature and day. `since_ms`: the first day. `compared_ms`: the last comparison.
     """
 
     provider: str
@@ -485,7 +486,7 @@ def _unwatched(found: Standing) -> Headline | None:
 def _unsettled(found: Standing) -> Headline | None:
     if found.differing:
         first = found.differing[0]
-        reason = f"{first.days:,} organisation-days were {first.verdict} at {first.provider} in the last comparison"
+        reason = f"{first.days:,} daily totals were {first.verdict} at {first.provider} in the last comparison"
         since = datetime.fromtimestamp(first.since_ms // 1000, UTC).date()
         return Headline("behind", reason, f"drawdown reconcile --provider {first.provider} --from {since}")
     for one in found.uncompared:

@@ -93,7 +93,10 @@ def metering_in(rows: Iterable[Any]) -> list[str]:
 
 
 def held_of(rows: Iterable[Any], used: Mapping[str, int]) -> dict[str, int]:
-    """Return the reserved credit by organisation, without the part that is used up."""
+    """Return the unused reserved credit by organisation, in micro-credits.
+
+    `used`: the part that is used up, by customer.
+    """
     return {row.org_id: max(int(row.held_micro) - used.get(row.customer_id, 0), 0) for row in rows}
 
 

@@ -385,7 +385,7 @@ MIN_DAYS: Final = 3
 FURTHEST_MS: Final = 253_402_300_799_999
 """The last moment of the year 9999, in milliseconds.
 
-Credit that ends later `lasts`.
+If the credit ends later, the state of the forecast is `lasts`.
 """
 
 
