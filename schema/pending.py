@@ -1,7 +1,7 @@
 """The reasons why usage is pending, with the fix of each (S6).
 
 The seal chooses the reason (`pend` in `worker/seal/queries.sql`), and `verify` proves the choice with its own statement
-(`waiting` in `worker/verify/usage.sql`). Everything else reads `REASONS`.
+(`waiting` in `worker/verify/usage.sql`). Other code reads `REASONS`, and SQL `mapping_reasons` of `words.sql`.
 """
 
 from __future__ import annotations
