@@ -15,9 +15,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from drawdown.schema.errors import UsageError
 
-Actor = Annotated[str | None, typer.Option(help="Actor in the audit log", show_default="the system's user")]
+Actor = Annotated[str | None, typer.Option(help="Actor recorded with the change", show_default="the system's user")]
 Queued = Annotated[bool, typer.Option("--queue", help="Queue the command as a job for the next tick")]
-Reason = Annotated[str, typer.Option(help="Reason in the audit log")]
+Reason = Annotated[str, typer.Option(help="Reason recorded with the change")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Preview of the effect, without any change")]
 FileMap = Annotated[
     list[str] | None, typer.Option("--map", help="Column of the file that holds a field, as FIELD=COLUMN")
