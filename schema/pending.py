@@ -1,7 +1,7 @@
 """The reasons why usage is pending, with the fix of each (S6).
 
 The seal chooses the reason (`pend` in `worker/seal/queries.sql`), and `verify` proves the choice with its own statement
-(`waiting` in `worker/verify/usage.sql`). Other code reads `REASONS`, and SQL `mapping_reasons` of `words.sql`.
+(`waiting` in `worker/verify/usage.sql`). Other code reads `REASONS`; `verify` has lists of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Reason:
     """A reason of pending usage.
 
     `what`: the reason, for people. `fix`: the command that fixes it. `lacks_mapping`: True if a mapping fixes it, and
-    not an assignment; `mapping_reasons` in `schema/words.sql` lists the same reasons.
+    not an assignment.
     """
 
     what: str

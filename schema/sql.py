@@ -7,7 +7,8 @@ database alone. Comments and blank lines are removed. A query can contain:
 
 - `{other}`: another query of the same file or of `words.sql`, or the one that the caller chose for this slot
   (`slot="other"`; `slot=""` inserts nothing). Text comes from another source only for what Python declares:
-  `{open_states}` lists the open states of a push (`push_states.py`), `{sample_fields}` the columns of a sample,
+  `{open_states}` lists the open states of a push (`push_states.py`), `{mapping_reasons}` the reasons of pending usage
+  that a mapping fixes (`pending.py`), `{sample_fields}` the columns of a sample,
   `{sample_marks}` a `?` for each, and `{sample_arrays}` an array of PostgreSQL for each.
 - `:value`: a bound value. After `IN`, `:values` is a list of strings or integers, bound as one value.
 - `CAST(:texts AS text[])`: a list, as one value of PostgreSQL.
@@ -37,6 +38,7 @@ from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 
+from drawdown.schema.pending import REASONS
 from drawdown.schema.push_states import OPEN_STORED, sql_list
 from drawdown.schema.tables.columns import sample_columns
 
@@ -294,11 +296,12 @@ def queries(file: str) -> Queries:
 
 @cache
 def _words() -> dict[tuple[str, str], str]:
-    """Return the queries of `words.sql`, and those of open states and of the columns of a sample."""
+    """Return the queries of `words.sql`, and those of open states, reasons and the columns of a sample."""
     columns = sample_columns()
     arrays = (f"CAST(:{column.name} AS {str(column.type).lower()}[])" for column in columns)
     return _pieces(Path(__file__).with_name("words.sql")) | {
         ("open_states", ""): sql_list(OPEN_STORED),
+        ("mapping_reasons", ""): sql_list(name for name, reason in REASONS.items() if reason.lacks_mapping),
         ("sample_fields", ""): ", ".join(column.name for column in columns),
         ("sample_marks", ""): ", ".join("?" for _ in columns),
         ("sample_arrays", ""): ", ".join(arrays),

@@ -19,10 +19,6 @@ CASE WHEN {awaits_credit} THEN 'awaiting_credit' ELSE state END
 -- Provider names without a provider: the usage is stored, and Drawdown does not bill it.
 ('legacy', 'none')
 
--- name: mapping_reasons
--- The reasons of pending usage that a mapping fixes: those with `lacks_mapping` in schema/pending.py.
-('no_mapping')
-
 -- name: window_length_ms
 300000
 

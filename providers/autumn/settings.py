@@ -190,5 +190,5 @@ class _SettingTexts:
         least, default, most = KEY_RETENTION_H
         hours = self.number("key_retention_h") or Decimal(default)
         if not least <= hours <= most:
-            raise self.wrong("key_retention_h", f"is {hours}: expected {least} to {most} hours, as in the account")
+            raise self.wrong("key_retention_h", f"must be {least} to {most} hours, as in the account")
         return int(hours * HOUR_MS)

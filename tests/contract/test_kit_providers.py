@@ -233,8 +233,9 @@ def test_openmeter_sleeps_until_its_deduplication_is_known() -> None:
     provider = openmeter.build(bench._setup("openmeter", {"api_key": "openmeter_key"}))
     assert provider.dormant == "DRAWDOWN_OPENMETER_DEDUPE_H is not set"
     for hours in ("0", "soon", "1.5", "99999"):
-        with pytest.raises(UsageError, match="DRAWDOWN_OPENMETER_DEDUPE_H"):
+        with pytest.raises(UsageError, match="DRAWDOWN_OPENMETER_DEDUPE_H") as refused:
             openmeter.build(bench._setup("openmeter", {"api_key": "openmeter_key", "dedupe_h": hours}))
+        assert "soon" not in str(refused.value), "a secret could stand there by mistake"
 
 
 # All.
