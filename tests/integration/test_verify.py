@@ -13,6 +13,7 @@ from drawdown.ledger import grants, pools
 from drawdown.ledger.grants import Gives
 from drawdown.schema.audit import record
 from drawdown.schema.database import connect, write
+from drawdown.schema.units import DAY_MS
 from drawdown.worker.checks.proofs import stop_breached
 from drawdown.worker.seal import stops
 from drawdown.worker.usage.withdrawals import withdraw
@@ -33,7 +34,7 @@ from tests.integration.breaking_said import SAID
 from tests.integration.breaking_settlements import SETTLEMENTS
 from tests.integration.breaking_topups import TOPUPS
 from tests.integration.breaking_waits import WAITS
-from tests.integration.verifying import NEXT, busy, copied, copy, lived, tamper, tamper_by, verified
+from tests.integration.verifying import NEXT, ONE, busy, copied, copy, lived, tamper, tamper_by, verified
 from tests.whole import share
 from tests.world import T0, Fleet
 
@@ -236,6 +237,20 @@ def _names(found: Verification, broken: Broken) -> bool:
         for breach in found.breaches
         if breach.invariant == broken.invariant
     )
+
+
+@pytest.mark.parametrize("sealed", ["before", "after"])
+def test_clock_set_back_between_charge_and_settlement_is_no_breach(fleet: Fleet, sealed: str) -> None:
+    """The sender's clock is set back by two days after the charge: before, or only after the push was sealed by it."""
+    days = 3 * DAY_MS if sealed == "before" else DAY_MS + 1
+    key = f"usage:acme:{NEXT}:{ONE}"
+    tamper(
+        fleet,
+        f"UPDATE pushes SET sealed_at_ms = sealed_at_ms - {days}, settled_ms = settled_ms - {2 * DAY_MS} "
+        f"WHERE key = '{key}'",
+        f"UPDATE seals SET at_ms = at_ms - {days} WHERE seal_id = (SELECT seal_id FROM pushes WHERE key = '{key}')",
+    )
+    assert [breach.text for breach in verified(fleet).breaches if " was sealed at " in breach.text] == []
 
 
 def test_two_orgs_with_one_customer_are_both_named(fleet: Fleet) -> None:
