@@ -12,7 +12,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.tables.columns import metadata
+from drawdown.schema.tables.whole import metadata
 from drawdown.worker.verify.verify import verify
 
 LEAP_MS: Final = 400 * 24 * 3_600_000

@@ -16,7 +16,7 @@ from drawdown.cli.nouns import doctor
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import explain
 from drawdown.schema.errors import Exit, StorageFull
-from drawdown.schema.tables.columns import metadata
+from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import MINUTE_MS
 from tests.world import Fleet
 
