@@ -219,6 +219,7 @@ def _besiege(operator: Alone, healing: Healing, kills: int, dice: random.Random)
         died += operator.killed(command, dice.choice("ab"), dice.randrange(MOST_STEPS))
         mischief.begin(at)
         operator.do("tick")
+        mischief.deliver()
         mischief.outage(at)
         clock.jump(LEASE_MS if at % LAG_EVERY else 10 * MINUTE_MS)
     autumn.key_store = autumn.balance_store = "up"

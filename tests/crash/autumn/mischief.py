@@ -6,15 +6,18 @@ some length. The service does what it is ordered to before its next call, and lo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import Final
+from typing import Any, Final
 
+from drawdown.providers.autumn import CHANGES
+from drawdown.providers.protocol import CustomerChanged
 from drawdown.schema.audit import By
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import connect, write
+from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.usage.withdrawals import withdraw
 from tests.crash.autumn.setting import (
     BY_HAND,
@@ -48,6 +51,21 @@ class Mischief:
     setting: Setting
     clock: Clock
     kills: int
+    _delivered: int = 0
+
+    def deliver(self) -> None:
+        """Apply the webhooks that the service has sent since the last kill, as the server would.
+
+        Without them, a plan that begins and ends while no worker reads its customer is invisible to every comparison.
+        """
+        sent = list(self.autumn.webhooks)
+        new, self._delivered = sent[self._delivered :], len(sent)
+        changed = dict.fromkeys(_customer(one["data"]) for one in new if one["type"] in CHANGES)
+        notices = [CustomerChanged(name) for name in changed]
+        if notices:
+            engine = connect(self.url)
+            write(engine, lambda c: apply_notices(c, "autumn", notices, self.clock.now_ms()))
+            engine.dispose()
 
     def begin(self, at: int) -> None:
         """After kill number `at`."""
@@ -102,6 +120,10 @@ class Mischief:
                 autumn.balance_store = "down"
             case _:
                 autumn.list_stands_still = (now, now + 10 * MINUTE_MS)
+
+
+def _customer(data: Mapping[str, Any]) -> str:
+    return str(data.get("customer_id") or data["customer"]["id"])
 
 
 def _change_cost(autumn: Struck) -> Callable[[int], None]:

@@ -107,6 +107,7 @@ class Pooled(Blockade):
         autumn, until = self.autumn, time.monotonic() + ORDERS_S
         while (autumn.orders or autumn.loses) and time.monotonic() < until:
             time.sleep(0.005)
+        self.mischief.deliver()
         self.mischief.outage(at)
 
     def while_faulty(self) -> None:
