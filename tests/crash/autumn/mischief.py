@@ -60,7 +60,7 @@ class Mischief:
         """
         sent = list(self.autumn.webhooks)
         new, self._delivered = sent[self._delivered :], len(sent)
-        changed = dict.fromkeys(_customer(one["data"]) for one in new if one["type"] in CHANGES)
+        changed = dict.fromkeys(_customer(one) for one in new if one["type"] in CHANGES)
         notices = [CustomerChanged(name) for name in changed]
         if notices:
             engine = connect(self.url)
@@ -122,7 +122,8 @@ class Mischief:
                 autumn.list_stands_still = (now, now + 10 * MINUTE_MS)
 
 
-def _customer(data: Mapping[str, Any]) -> str:
+def _customer(webhook: Mapping[str, Any]) -> str:
+    data = webhook["data"]
     return str(data.get("customer_id") or data["customer"]["id"])
 
 
