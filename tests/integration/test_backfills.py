@@ -460,7 +460,7 @@ def test_whoever_is_never_halted_is_not_said_to_be(fleet: Fleet, capfd: pytest.C
     opened(fleet)
     staged(fleet, event("a", 10**9))
     told_ = command(fleet, capfd, "backfill", "show", "june")
-    assert "closing leaves -" in told_ and "which halts" not in told_
+    assert "closing leaves -" in told_ and "This halts" not in told_
 
 
 def test_what_waits_names_the_command_that_bills_it(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:

@@ -91,7 +91,7 @@ def outcomes(fleet: Fleet) -> dict[str, str]:
 
 
 def billed(fleet: Fleet) -> object:
-    return fleet.one("SELECT SUM(sealed_qty) FROM pushes WHERE state <> 'void'")
+    return fleet.one("SELECT SUM(sealed_qty) FROM pushes WHERE state <> 'voided'")
 
 
 def test_object_is_read_once_and_other_content_under_its_name_conflicts(

@@ -64,7 +64,7 @@ class Asked(Fleet):
         return {one.name[-2:]: one.outcome for one in reversed(found)}
 
     def billed(self) -> object:
-        return self.one("SELECT SUM(sealed_qty) FROM pushes WHERE state <> 'void'")
+        return self.one("SELECT SUM(sealed_qty) FROM pushes WHERE state <> 'voided'")
 
     def next_at(self) -> int:
         (found,) = read(self.engine, sources.list_sources)

@@ -113,6 +113,6 @@ def test_a_time_that_is_none(capfd: pytest.CaptureFixture[str]) -> None:
 def test_no_number_but_those_that_are_explained_is_written_in_a_command() -> None:
     """The statuses are named in one place."""
     folder = Path(__file__).parents[2] / "cli"
-    found = [file.name for file in folder.glob("*.py") if "Exit(0" in (text := file.read_text()) or "Exit(1" in text]
+    found = [file.name for file in folder.rglob("*.py") if "Exit(0" in (text := file.read_text()) or "Exit(1" in text]
     assert found == []
-    assert [file.name for file in folder.glob("*.py") if "Exit(75" in file.read_text()] == []
+    assert [file.name for file in folder.rglob("*.py") if "Exit(75" in file.read_text()] == []
