@@ -237,12 +237,11 @@ class Page(Generic[R]):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of value: how people type it, and how it is written.
+    """A kind of value, with the texts that people type for it.
 
-    The written form can be read again.
-
-    `read`: a function that reads a text, with the name of the value for messages, and the moment. `ending`: the end of
-    a parameter's name that people omit.
+    `read`: a function that returns the value of a text, from the text, its name for messages and the present moment.
+    `write`: a function that returns the text of a value, which `read` accepts. `metavar`: the value's name in the help.
+    `ending`: the end of a parameter's name that people omit. `least`, `most`: the bounds of a number.
     """
 
     name: str

@@ -123,7 +123,7 @@ def show_quantity(quantity: int, scale: int = 1, *, sign: bool = False) -> str:
 
 
 def show_difference(quantity: int, unsure: int, scale: int = 1) -> str:
-    """Return the difference of a balance and its uncertainty, as text."""
+    """Return a balance's difference as text, with its uncertainty unless that is zero."""
     text = show_quantity(quantity, scale, sign=bool(quantity))
     return f"{text}, uncertain by up to {show_quantity(unsure, scale)}" if unsure else text
 

@@ -229,7 +229,10 @@ def _billed_by(context: Context, provider: str, now_ms: int) -> dict[str, object
 
 
 def reads_a_round(capabilities: Capabilities) -> int:
-    """Return the customers that one round may read: half of the provider's limit."""
+    """Return the number of customers that one round may read.
+
+    It is half of the provider's limit.
+    """
     a_second = capabilities.reads_per_s if capabilities.reads_per_s is not None else READS_A_S
     return max(int(a_second * ROUND_MS / SECOND_MS / 2), 1) * capabilities.reads_a_call
 

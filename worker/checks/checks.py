@@ -32,7 +32,8 @@ Check = Literal["guard", "vendors"]
 def keep(connection: sa.Connection, check: Check, at_ms: int, *, off: int, alerts: int) -> None:
     """Store the result of a check.
 
-    `off`: the number of lines with a difference. `alerts`: how many of them need a person.
+    `off`: the number of compared counters, or of vendors' services and days, with a difference. `alerts`: how many of
+    them need a person.
     """
     SQL.run(connection, "keep", {"check_name": check, "at_ms": at_ms, "off": off, "alerts": alerts})
 
@@ -130,7 +131,8 @@ def check_vendors(
 class LastCheck:
     """The last result of a check.
 
-    `off`: the number of lines with a difference. `alerts`: how many of them need a person.
+    `off`: the number of compared counters, or of vendors' services and days, with a difference. `alerts`: how many of
+    them need a person.
     """
 
     at_ms: int

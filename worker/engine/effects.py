@@ -55,8 +55,8 @@ class Push:
     """Send pushes to a provider, in any number of calls.
 
     Once it is `over` or `closed`, further calls do not begin. If it is only `closed`, calls under way have all the time
-    that they take. The answer is a portion of the outcomes that arrived, by the place of the push. Yield the same
-    effect again until each push has an outcome. `cut`: a function that is called with the fewest calls at once, if
+    that they take. The answer is a portion of the outcomes that arrived, by the index of the push in `batch`. Yield the
+    same effect again until each push has an outcome. `cut`: a function that is called with the fewest calls at once, if
     fewer than declared were allowed.
     """
 
@@ -350,7 +350,7 @@ def look_up_all(provider: str, requests: Sequence[PushRequest], over: Over = nev
 
 
 def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, LookupResult]]:
-    """Return the next results, by place."""
+    """Return the next results, by the index of their request."""
     try:
         found: Mapping[int, LookupResult] = yield looking
         assert found and found.keys() <= set(left), f"{looking.provider} answered {list(found)} of {left}"

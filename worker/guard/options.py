@@ -1,4 +1,4 @@
-"""The ways out of a block: top up, sponsor, request an override, run locally.
+"""The ways out of a block: top up, sponsor, request a limit override, run locally.
 
 Shows which is open, and how to use it.
 

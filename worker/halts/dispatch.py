@@ -85,7 +85,7 @@ class Dispatched:
 MISSED_WAIT_MS: Final = 200
 """Longest wait for the lock of a missed halt, in milliseconds.
 
-A host that is starting a sandbox may hold it, and then the next dispatch sends the halt.
+A host that is starting a sandbox may have locked it. Then the next dispatch sends the halt.
 """
 
 

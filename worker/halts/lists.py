@@ -22,7 +22,7 @@ SQL = queries(__file__)
 
 PAGE_ROWS: Final = 50
 MOST_AT_ONCE: Final = 1_000
-"""Rows of a download that Drawdown reads, and keeps in memory, at a time."""
+"""Rows of a download that Drawdown reads into memory at a time."""
 MOST_CELLS: Final = 1_000
 """Cells on a page."""
 NEVER: Final = 2**53
@@ -62,7 +62,7 @@ class HaltLine:
 
     @property
     def place(self) -> str:
-        """Return the place after this halt, where the next page begins."""
+        """Return the `after` of the page that begins after this halt."""
         return f"{self.due_at_ms or 0}:{self.halted_at}:{len(self.org_id)}:{self.org_id}{self.cell_id}"
 
 
@@ -112,7 +112,7 @@ def page(connection: sa.Connection, chosen: Chosen, after: str = "", most: int =
     """Return the page of halts after `after`.
 
     Due halts are sorted by their next try, others by time, the newest first. Errors: UsageError for an invalid state or
-    place; UnknownId for an unknown organisation or cell.
+    `after`; UnknownId for an unknown organisation or cell.
     """
     if chosen.state not in STATES:
         raise UsageError(f"invalid state {quote_value(chosen.state)}: expected {', '.join(STATES)}")

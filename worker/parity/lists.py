@@ -15,7 +15,7 @@ from drawdown.schema.sql import queries
 SQL = queries(__file__)
 
 MOST_FOUND: Final = 100
-"""Most lines of each list of days.
+"""Most rows of each list of days.
 
 A list has the days of cells, or the days of organisations that differ.
 """
@@ -62,9 +62,9 @@ class ParityLine:
 
 
 def parity_found(connection: sa.Connection, since_ms: int) -> tuple[list[ParityLine], list[ParityLine]]:
-    """Return cells' days from `since_ms` on, and lines that differ or are unknown.
+    """Return cells' days from `since_ms` on, and organisations' days that differ.
 
-    The latest days come first.
+    The second list also has unknown days. The latest days come first.
     """
     values = {"since_ms": since_ms, "at_most": MOST_FOUND}
     cells, found = (

@@ -384,9 +384,7 @@ def drift(
 ) -> list[DriftLine]:
     """Compare estimates with bills of the UTC days in [from_ms, to_ms).
 
-    Return a line for each service and day.
-
-    The lines are sorted by vendor, service, currency and day. Errors: UsageError for an invalid range.
+    Return a line for each vendor, service, currency and day, in this order. Errors: UsageError for an invalid range.
     """
     if from_ms % DAY_MS or to_ms % DAY_MS or not 0 < to_ms - from_ms <= MAX_DAYS * DAY_MS:
         raise UsageError(

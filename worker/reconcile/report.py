@@ -88,10 +88,11 @@ class LeftOut:
 
 @dataclass
 class Reconciled:
-    """The result of a comparison.
+    """The result of a comparison with providers.
 
-    `waiting`: lines left for later, because some of their pushes are unsettled or too recent. `unread`: the number of
-    failed reads. `compared`: the number of compared lines. `differing`: the lines that differ.
+    A line is an organisation's feature on a day. `waiting`: the number of lines left for later, because some of their
+    pushes are unsettled or too recent. `unread`: the number of failed reads. `compared`: the number of compared lines.
+    `differing`: the lines that differ.
     """
 
     compared: int = 0

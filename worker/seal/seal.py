@@ -325,7 +325,7 @@ class Statements:
 def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, bool]:
     """Lock the shard's buckets; return their state, and True if they were restored.
 
-    Errors: HistoryDoubted while a recovery is needed (R1): sealed usage stays sealed, so an assignment in the lost
+    Errors: HistoryDoubted while a recovery is needed (R1). Sealed usage stays sealed, so an assignment in the lost
     history could not be made again.
     """
     rows = SQL.run(connection, "lock_shard", {"lo": request.shard.lo, "hi": request.shard.hi}).all()
@@ -445,7 +445,7 @@ def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> 
 
 
 Probe = Callable[[tuple[str, ...]], Callable[[sa.Connection], object]]
-"""Returns the work that fails, for only some organisations."""
+"""A function that returns the work that fails, limited to some organisations."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Attempts:
 
 @dataclass(frozen=True)
 class Reads:
-    """The number of reads of customers at a provider, since the start, by outcome."""
+    """The number of reads of customers at a provider since installation, by outcome."""
 
     provider: str
     outcome: str

@@ -317,11 +317,9 @@ def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities
 
 
 def require_only_one(context: Context, service: str, service_customer: str) -> Steps[InDoubt | None]:
-    """Refuse a customer if the payment service fills its balance itself.
+    """Refuse a customer if the payment service fills the customer's balance itself.
 
-    Return InDoubt if the service does not answer.
-
-    Errors: Refused.
+    Return InDoubt if the service does not answer. Errors: Refused.
     """
     if service in context.dormant_payments:
         return None

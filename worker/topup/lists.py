@@ -89,7 +89,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Switched:
-    """The stop of all top-ups: its time, actor and reason."""
+    """The stop of all top-ups, with its time (milliseconds), actor and reason."""
 
     stopped_ms: int
     actor: str

@@ -115,7 +115,7 @@ def mark_halted(
 ) -> None:
     """Request a refresh of halted organisations with an old read, the oldest first.
 
-    Halts and overrides by a person do not depend on credit, so they are left out. A wallet of the embedded ledger
+    Halts and org overrides by a person do not depend on credit, so they are left out. A wallet of the embedded ledger
     requests a refresh itself when it gets credit.
     """
     if capabilities.same_database or capabilities.balance_in_ledger:

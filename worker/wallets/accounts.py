@@ -396,7 +396,8 @@ class Card:
 class WalletView:
     """A customer's wallet.
 
-    `is_shared`: other organisations use it, or did. `card`: its card, unless it is shared.
+    `is_shared`: other organisations use it, or did. `card`: its automatic top-up (None: the wallet is shared, or does
+    not have one).
     """
 
     paid: PaidFrom
@@ -406,7 +407,7 @@ class WalletView:
 
 @dataclass(frozen=True)
 class Org:
-    """An organisation's halt, with its begin and reason, and its balance.
+    """An organisation's halt, with its start and reason, and its balance.
 
     `halted_at`: the start of the halt, in milliseconds. `unconfirmed_micro`: sent use that the balance does not show
     yet. `balance_micro`: the provider's last answer, in its micro-credits, read at `balance_read_ms`. `runs_out_ms`:

@@ -30,7 +30,7 @@ SQL = queries(__file__)
 MOST_ENTRIES_ON_PAGE: Final = 50
 """Entries of one page."""
 MOST_ENTRIES_AT_ONCE: Final = 1_000
-"""Entries of a download that Drawdown reads and holds in memory at a time."""
+"""Entries of a download that Drawdown reads into memory at a time."""
 MOST_LOOKED_AT: Final = 10_000
 """Entries that one page reads for a choice by time of booking or by amount."""
 NEVER: Final = 2**53
@@ -130,8 +130,8 @@ class Entries:
     """A page of entries.
 
     `after`: the key after which the next page begins (None: this is the last page). `booked_micro`: the wallet's
-    balance after the first entry of the page (None: it is not the latest entry). `is_cut`: the page ended because it
-    had read MOST_LOOKED_AT entries.
+    balance after the first entry of the page (None: that entry is not the wallet's latest). `is_cut`: the page ended
+    because it had read MOST_LOOKED_AT entries.
     """
 
     entries: list[EntryLine]

@@ -4,9 +4,10 @@ The lowest balance comes first.
 
 Reads only.
 
-Guarantee: the cost of a page does not depend on the number of wallets: it begins after the last wallet of the former
-page. The highest spenders are those of the last check (`worker.checks.checks`), with its time, because a check reads
-all charges. Each list of a wallet's relations is one statement by indexes of this wallet, with a bound for each part.
+Guarantee: the cost of a page does not depend on the number of wallets, because it begins after the last wallet of the
+former page. The highest spenders are those of the last check (`worker.checks.checks`), with its time, because a check
+reads all charges. Each list of a wallet's relations is one statement by indexes of this wallet, with a bound for each
+part.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ SQL = queries(__file__)
 MOST_ON_PAGE: Final = 50
 """Wallets of one page."""
 MOST_WALLETS_AT_ONCE: Final = 1_000
-"""Wallets of a download that Drawdown reads and holds in memory at a time."""
+"""Wallets of a download that Drawdown reads into memory at a time."""
 MOST_SPENDERS: Final = 20
 """High spenders that one report names."""
 SPENT_DAYS: Final = 30
 WHICH: Final = ("", "owed", "low")
 """The filters of a list; '': all wallets.
 
-A wallet is low at or below the threshold of its automatic top-up, or at or below the level at which balances are low.
-Without both, it is low at or below 0.
+`owed`: wallets with a negative balance. `low`: other wallets with available credit at or below a limit. The limit is
+the top-up threshold or the low balance of the organisation or of all, the higher of both. Without them, it is 0.
 """
 
 
@@ -79,7 +80,7 @@ class WalletLine:
 
 @dataclass(frozen=True)
 class After:
-    """The place where a page continues, after this customer at this balance."""
+    """The wallet after which a page continues, by its customer and its balance."""
 
     customer_id: str
     balance_micro: int
