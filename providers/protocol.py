@@ -187,7 +187,7 @@ class Capabilities:
         return self.lookup_lag_ms is not None
 
     def customer_of(self, org_id: str) -> str:
-        """Return the customer id that a new organisation gets; empty: a person must set it."""
+        """Return the customer id of a new organisation; empty if a person must set it."""
         return "" if self.own_customer_ids else org_id
 
     def unit_of(self, feature: str) -> int:
@@ -195,7 +195,10 @@ class Capabilities:
         return self.units.get(feature, self.unit)
 
     def faults(self) -> Iterator[str]:
-        """Yield the contradictions in this declaration. Drawdown does not load a provider with one."""
+        """Yield the contradictions in this declaration.
+
+        Drawdown does not load a provider with a contradiction.
+        """
         counts = (self.batch_size, self.in_flight, self.reads_a_call)
         if min(*counts, self.unit, *self.units.values()) < 1:
             yield "batch_size, in_flight, reads_a_call and units must be 1 or more"

@@ -75,7 +75,7 @@ class _ConnectionPool:
     def take(self, origin: Origin) -> Connection | None:
         """Return the usable connection that was used last, and mark it as in use.
 
-        Return None if there is none.
+        Return None without a usable connection.
         """
         free = self.free.get(origin)
         if not free:

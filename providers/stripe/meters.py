@@ -40,7 +40,7 @@ from drawdown.schema.units import MINUTE_MS
 
 PAGE: Final = 100
 MAX_PAGES: Final = 50
-"""Pages of Stripe's meters."""
+"""Pages of one list of Stripe's meters, or of a meter's summaries."""
 REMEMBERED_MS: Final = 10 * MINUTE_MS
 """Milliseconds for which the list of meters is cached.
 

@@ -48,7 +48,10 @@ if TYPE_CHECKING:
 SQL = queries(__file__)
 
 MAX_UNCLEAN: Final = 1_000
-"""Organisation names of one file that may be invalid ids. Their rows are refused."""
+"""Organisation names of one file that may be invalid ids.
+
+Their rows are refused. A file with more such names is refused as a whole.
+"""
 MAX_BATCH_SAMPLES: Final = 5_000_000
 """Samples of one file. One transaction stores all of its sums."""
 MAX_BATCH_SAMPLES_SQLITE: Final = 500_000
@@ -198,7 +201,7 @@ class _Reading:
         self.file, self.spill, self.over, self.columns = file, spill, over, Columns(file, now_ms, fields)
 
     def whole(self, most: int) -> tuple[duckdb.DuckDBPyConnection, Sequence[Any], Sequence[RefusedRow]]:
-        """Return a connection that holds the samples, the totals of the file, and the first refused rows."""
+        """Return a connection with the samples, the file's totals and first refused rows."""
         connection = self._open(in_order=False)
         try:
             with explained(self.file, connection, self.over):
@@ -281,7 +284,7 @@ MAX_ROW_BYTES: Final = 1_048_576
 NAMES_SAY_NOTHING: Final = "hive_partitioning = false"
 """An option of DuckDB.
 
-Without it, a folder called `org_id=globex` would override the organisation in the rows.
+Without it, a folder called `org_id=globex` would replace the organisation of the rows.
 """
 MAX_REFUSED_KEPT: Final = 100
 """Refused rows of one file that Drawdown stores with the reason. It counts all."""

@@ -52,9 +52,9 @@ def mirrored_at(connection: sa.Connection) -> Collection[str]:
 
 
 def one_wallet_at(connection: sa.Connection, provider: str, in_ledger: Collection[str] = ()) -> list[str]:
-    """Return the providers that share a provider's wallets, which it includes.
+    """Return a provider and all providers that share its wallets, sorted.
 
-    At each of them, an equal customer id means the same wallet. The result is only this provider if it does not keep
+    At each of them, an equal customer id means the same wallet. The result has only this provider if it does not keep
     balances in the ledger.
 
     `in_ledger`: providers that declare such wallets, and do not have terms in force yet.

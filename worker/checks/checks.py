@@ -39,14 +39,14 @@ def keep(connection: sa.Connection, check: Check, at_ms: int, *, off: int, alert
 
 
 SPAN_MS: Final = 35 * DAY_MS
-"""Default range of a check.
+"""Range before now of a check of the guard's counters by its URL, in milliseconds.
 
-It covers the periods that began in the range, and so a whole month.
+The check covers the periods that began in the range, and so a whole month.
 """
 AGAIN_MS: Final = 60 * MINUTE_MS
-"""Milliseconds in which a repeated reconciliation reports the first corrections.
+"""Milliseconds in which a repeated `guard reconcile` reports the first corrections.
 
-The response of the first one may be lost.
+The response of the first command may be lost.
 """
 
 

@@ -100,8 +100,8 @@ class HeldFigures:
 
     `runs`: the number of those before their end. `over`: the number of those past their end. `waiting`: the number of
     those that were not charged yet. `held_micro`: the reserved credit of all those before their end, in micro-credits.
-    `oldest_ms`: the time when the oldest of them was accepted (None: there are none). `is_cut`: more may exist, because
-    only the MOST_LOOKED_AT that end first were read.
+    `oldest_ms`: the time when the oldest of them was accepted (None: all are past their end). `is_cut`: more may exist,
+    because only the MOST_LOOKED_AT that end first were read.
     """
 
     is_cut: bool

@@ -153,7 +153,7 @@ def make_room(
     now_ms: int,
     growing: Reservation | None = None,
 ) -> int:
-    """If a wallet seems to lack credit, reduce its reservations by metered charges.
+    """Reduce a wallet's reservations by metered charges if it seems to lack credit.
 
     Reservations are not checked if the credit would be missing even without them. `growing`: the execution that needs
     `wanted_micro` reserved in all (None: a new execution). Return the wallet's uncharged usage, in micro-credits.

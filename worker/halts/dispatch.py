@@ -43,12 +43,12 @@ Afterwards Drawdown notifies it again.
 MOST_BACKOFF_MS: Final = MINUTE_MS
 """Longest wait before a halt is sent to its cell again, in milliseconds.
 
-While the cell is down, its circuit holds back all others.
+While the cell is down, its circuit delays all others.
 """
 BATCH: Final = 50
 """Halts claimed at once for a cell that answers.
 
-The lease lasts longer than the sum of their timeouts.
+AT_ONCE_PER_CELL of them are sent at a time, so all time out before the lease ends.
 """
 EMPTY_FOR_MS: Final = 10 * MINUTE_MS
 """Milliseconds after which Drawdown removes a halt without sandboxes at a cell.

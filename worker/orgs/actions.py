@@ -1,4 +1,4 @@
-"""Changes of an organisation by a person: register, halt, override, release.
+"""Changes of an organisation by a person: register, halt, set an org override, release.
 
 Guarantee: an org override takes precedence over any provider's verdict at once, even if the provider is unreachable. It
 is recorded with actor and reason.

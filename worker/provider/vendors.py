@@ -141,7 +141,7 @@ MAX_FILE_BYTES: Final = 64 << 20
 MAX_LINES: Final = 100_000
 """Sums of one file of bills, each for a vendor, service, day and currency."""
 MAX_AMOUNT: Final = 10**9
-"""Largest amount of a bill."""
+"""Largest amount of a bill, in units of its currency, positive or negative."""
 MAX_AMOUNT_CHARS: Final = 40
 """Most characters of an amount of a bill."""
 SMALL: Final = {"day": "day", "vendor": "vendor", "service": "service", "amount": "amount", "currency": "currency"}

@@ -739,7 +739,7 @@ def _pools_and_parts(
 def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_ms: int) -> Mapping[str, Level]:
     """Return the draws of balances, including those on parts that are gone. Pure.
 
-    If a part is gone before it ends, it was used up. This also holds for own units of a feature of a credit system. If
+    If a part is gone before it ends, it was used up. This also applies to own units of a feature of a credit system. If
     a balance of one feature has a fraction, it is left out, because our pushes do not draw fractions.
     """
     found: dict[str, Level] = {}

@@ -55,7 +55,10 @@ class Settlement:
 
 
 MOST_RETRY_MS: Final = DAY_MS
-"""The longest wait before a retry, even if a provider asks for more."""
+"""Longest wait before a push is retried, in milliseconds.
+
+A provider cannot request a longer wait.
+"""
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
 """Milliseconds to wait after a charge failed for lack of credit.
 

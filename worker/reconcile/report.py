@@ -72,7 +72,7 @@ class Line:
 
     @property
     def is_left(self) -> bool:
-        """True if some of the difference is left to a person."""
+        """Return True if some of the difference is left to a person."""
         return abs(self.theirs - self.ours) != self.corrected or bool(self.unsure)
 
 

@@ -43,7 +43,7 @@ SQL = queries(__file__)
 SHOWN: Final = 1000
 """Pushes of a replay that its report lists. It counts all."""
 FIRST_CHUNK: Final = 12 * WINDOW_MS
-"""Range of the first chunk of a replay."""
+"""Range of the first chunk of a replay, in milliseconds."""
 CHUNK_LOAD: Final = 400_000
 """Approximate number of samples and sums that one transaction reads.
 

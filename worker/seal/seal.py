@@ -41,7 +41,7 @@ from drawdown.worker.seal.arrivals import UNREAD, ArrivalCursor, seen_by_all
 SQL = queries(__file__)
 
 SWEEP_CHUNK_MS = DAY_MS
-"""Range of windows that one tick sweeps."""
+"""Range of windows that one tick sweeps, in milliseconds."""
 
 
 def seal(connection: sa.Connection, request: SealRequest) -> Sealed:

@@ -182,13 +182,13 @@ def _operator(overrides: Overrides, limit: int | None, now_ms: int) -> Verdict |
 
 
 FIRST_LOOK_MS: Final = 5 * SECOND_MS
-"""Shortest wait before a balance is read again, in milliseconds."""
+"""Shortest wait before the watch looks at an organisation's credit again, in milliseconds."""
 
 
 LAST_LOOK_MS: Final = MINUTE_MS
-"""Most milliseconds before a look at an organisation.
+"""Longest wait before the watch looks at an organisation's credit again, in milliseconds.
 
-Its use may grow a hundredfold at any time.
+The use may grow a hundredfold at any time.
 """
 
 

@@ -396,9 +396,9 @@ ForecastState: TypeAlias = Literal["ends", "spent", "lasts", "unknown"]
 class Forecast:
     """A forecast of the end of the credit that is available now.
 
-    `state`: `ends` (at `ends_ms`), `spent` (the available credit is 0), `lasts` (without use on those days, or beyond
-    FURTHEST_MS), or `unknown` (fewer than MIN_DAYS full days of use). The forecast uses `used_micro` in `days` full
-    days from `from_ms` on, by the time of use and not of booking.
+    `state` is `ends` (at `ends_ms`), `spent` (the available credit is 0 or less), `lasts` or `unknown`. `lasts`:
+    without use on those days, or the end is beyond FURTHEST_MS. `unknown`: fewer than MIN_DAYS full days of use. The
+    forecast uses `used_micro` in `days` full days from `from_ms` on, by the time of use and not of booking.
     """
 
     state: ForecastState

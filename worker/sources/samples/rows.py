@@ -578,7 +578,10 @@ CELL: Final = "runs"
 def own_sample(
     name: str, org_id: str, sandbox_id: str, memory_mb: int, interval_s: int, ts: int, now_ms: int
 ) -> Sample:
-    """Return a sample that Drawdown makes itself. `sandbox_id`: the id of its execution or batch."""
+    """Return a sample that Drawdown makes itself.
+
+    `sandbox_id`: the id of its execution or batch.
+    """
     return (name, org_id, sandbox_id, CELL, memory_mb, None, interval_s, ts, now_ms)
 
 
