@@ -98,7 +98,8 @@ class DatabaseNotReady(DrawdownError):
 
     It is missing, not migrated, newer than this program, or read-only.
 
-    `where`: the database, without its user or password. Show it only to a person who runs a command, never on a page.
+    `where`: the database, without its user or password (None: not known). Show it only to a person who runs a command,
+    never on a page.
     """
 
     code = "database"

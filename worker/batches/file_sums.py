@@ -95,11 +95,11 @@ class Sums:
 
     `rows`: the number of rows in the sums. `refused`: the number of refused rows. `samples`: the number of samples that
     the sums become. `total`: the sum of all samples, in seconds or units. `from_ms`, `to_ms`: the start of the first
-    window and the end of the last. `rows_hash`: a hash of the rows that does not depend on their order. `labels`: the
-    columns that distinguish rows. `is_whole`: all rows, not a sample of them, are compared with earlier batches.
-    `of_events`: the file has events, not samples of sandboxes. `kinds`: its memory sizes in MB, or its event types.
-    `first_refused`: the first refused rows. `fields`: the column of each field. `connection`: DuckDB, with the samples.
-    `opened`: closes the connection and the file.
+    window and the end of the last. `rows_hash`: a hash of the rows that does not depend on their order. These three are
+    None without rows. `labels`: the columns that distinguish rows. `is_whole`: all rows, not a sample of them, are
+    compared with earlier batches. `of_events`: the file has events, not samples of sandboxes. `kinds`: its memory sizes
+    in MB, or its event types. `first_refused`: the first refused rows. `fields`: the column of each field.
+    `connection`: DuckDB, with the samples. `opened`: closes the connection and the file.
     """
 
     batch: str

@@ -57,7 +57,7 @@ class Push:
     Once it is `over` or `closed`, further calls do not begin. If it is only `closed`, calls under way have all the time
     that they take. The answer is a portion of the outcomes that arrived, by the index of the push in `batch`. Yield the
     same effect again until each push has an outcome. `cut`: a function that is called with the fewest calls at once, if
-    fewer than declared were allowed.
+    fewer than declared were allowed (None: not called).
     """
 
     provider: str
@@ -222,7 +222,7 @@ class UsageRequest:
 
 @dataclass(frozen=True)
 class UsageAnswer:
-    """A cell's answer as raw bytes; if `body` is None, the error."""
+    """A cell's answer as raw bytes, or the error. One of `body` and `error` is None."""
 
     body: bytes | None = None
     error: str | None = None

@@ -82,7 +82,7 @@ class RunPage:
 class RunEntry:
     """A charge of an execution, in micro-credits.
 
-    `quantity`: base units of `feature`, if they were sent.
+    `quantity`: base units of `feature` (both None: they were not sent).
     """
 
     key: str

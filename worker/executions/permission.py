@@ -316,7 +316,8 @@ class Asker:
 class Paying:
     """The wallet that pays, with the terms of its plan.
 
-    If the reservation is not in a wallet, it is the customer, and the provider that bills it.
+    If the reservation is not in a wallet, it is the customer, and the provider that bills it. `payer`: the permission
+    of another payer (None: the organisation's own wallet or customer pays).
     """
 
     customer_id: str

@@ -265,7 +265,7 @@ class Accepted:
     """The result of an acceptance. `repeated`: the reservation existed before.
 
     `wallet`: the wallet now, or the rest of the balance that a provider keeps (None: it is unlimited).
-    `balance_read_ms`: the time when the read of that balance began.
+    `balance_read_ms`: the time when the read of that balance began (None: a wallet pays, or it was never read).
     """
 
     reservation: Reservation

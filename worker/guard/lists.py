@@ -425,7 +425,7 @@ class GuardFigures:
 
     `denied`: refusals by metric and whether they were enforced. `dark`: uses allowed while the credit was unknown, as
     their number and base units, by metric. `waiting`: limit overrides that wait for a decision, since
-    `waiting_since_ms`. `ending`: limit overrides that end soon.
+    `waiting_since_ms` (None: a limit override does not wait). `ending`: limit overrides that end soon.
     """
 
     denied: dict[tuple[str, bool], int]

@@ -267,8 +267,8 @@ class Wish:
 class AskerTerms:
     """The facts of a decision about a caller, with its metric, plan and limits.
 
-    `customer_id`: the customer that has the plan. `pays`: it ever bought credit. `halted`: `stopped` or `halted` if an
-    operator stopped or halted the organisation.
+    `customer_id`: the customer that has the plan (`plan` None: without a plan). `pays`: the customer ever bought
+    credit. `halted`: `stopped` or `halted` if an operator stopped or halted the organisation (None: neither).
     """
 
     metric: Metric

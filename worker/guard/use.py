@@ -92,7 +92,7 @@ class Ask:
     own: bool = False
     failed_open: bool = False
     event: Emission | None = None
-    """The event that the use emits if it is allowed."""
+    """The event that the use emits if it is allowed; None: it does not emit an event."""
 
     @property
     def name(self) -> str:
@@ -399,8 +399,8 @@ class Costs:
     """The cost of a use and its payer.
 
     `price_micro`: the cost. `charged_micro`: the part that was charged now. `balance_micro`: the payer's available
-    credit. All are in micro-credits. `payer` None: it is free, or the payer is not charged. `degraded`: the credit was
-    unknown.
+    credit (None: it was not read). All are in micro-credits. `payer` None: it is free, or the payer is not charged.
+    `degraded`: the credit was unknown.
     """
 
     price_micro: int = 0

@@ -48,7 +48,7 @@ While the cell is down, its circuit delays all others.
 BATCH: Final = 50
 """Halts claimed at once for a cell that answers.
 
-AT_ONCE_PER_CELL of them are sent at a time, so all time out before the lease ends.
+The client sends a few of them at a time, so all time out before the lease ends.
 """
 EMPTY_FOR_MS: Final = 10 * MINUTE_MS
 """Milliseconds after which Drawdown removes a halt without sandboxes at a cell.

@@ -44,8 +44,8 @@ class HaltLine:
     """A halt at a cell, which is due until the cell acknowledges it.
 
     `ignored`: the number of acknowledgements after which its sandboxes still ran (`ignored_since_ms`: the first of
-    them). `halted_at`: the start, in milliseconds. `due_at_ms`: the next try (None: it is not due). `acked_at_ms` None:
-    not acknowledged.
+    them; None: there were none). `halted_at`: the start, in milliseconds. `due_at_ms`: the next try (None: it is not
+    due). `acked_at_ms` None: not acknowledged.
     """
 
     org_id: str
@@ -81,8 +81,8 @@ class HaltPage:
 class HaltFigures:
     """The figures of all due halts.
 
-    `due`: their number. `since_ms`: the oldest (None: no halt is due). `most_tries`: the highest number of attempts.
-    `cells`: the number of their cells.
+    `due`: their number. `since_ms`: the oldest (None: no halt is due). `most_tries`: the highest number of attempts
+    (None: no halt is due). `cells`: the number of their cells.
     """
 
     due: int
@@ -96,7 +96,8 @@ class CellLine:
     """A cell, with the figures of its due halts.
 
     `url`: None if it is not set. `running`: the number of its running sandboxes. `since_ms`: the oldest due halt.
-    `tries`: the most attempts. `error`: an error of one of them.
+    `tries`: the most attempts. `error`: an error of one of them. These three are None if a halt is not due. `error` is
+    also None without an error.
     """
 
     cell_id: str

@@ -61,7 +61,7 @@ class OrgFilter:
     """A filter of organisations. Empty: any.
 
     `search`: a part of the id. `state`: one of STATES. `runs_out_by_ms`: the credit ends by that time, by the watch's
-    last estimate.
+    last estimate (None: any).
     """
 
     provider: str = ""

@@ -46,7 +46,7 @@ class ParityLine:
 
     `cell_id`: '' for all cells. `org_id`: '' for the whole cell. `ours_s`, `theirs_s`: by samples, and by the cell
     (None: unknown). `off_s`: the sum of the differences of all sizes. `ppm`: this sum in parts per million of the
-    larger sides. `withdrawn_s`: seconds of withdrawn samples.
+    larger sides. Both are None if a difference was not computed. `withdrawn_s`: seconds of withdrawn samples.
     """
 
     day_ms: int

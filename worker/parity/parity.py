@@ -269,7 +269,8 @@ class Line:
     `cell_id`: '' for all cells. `org_id`: '' for the whole cell. `ours`: None if samples are missing or pruned.
     `theirs`: None if the cell does not name the organisation, or did not answer. `withdrawn`: seconds of withdrawn
     samples. `off`: the sum of the differences of all sizes. `ppm`: `off` in parts per million of the sum of the larger
-    sides, rounded up. `note`: further facts, such as the sizes that differ.
+    sides, rounded up. Both are None if a difference was not computed. `note`: further facts, such as the sizes that
+    differ (None: without facts).
     """
 
     day_ms: int

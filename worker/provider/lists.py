@@ -66,9 +66,10 @@ class ProviderLine:
 
     `met`: a tick has stored its terms. `paused_ms` None: it is not paused. `live_from_ms`: the start of sending (None:
     always). `without_customer`: the number of its organisations without a customer there. `open`: open pushes by state.
-    `oldest_ms`: when the oldest of them was sealed. `calls`, `failed`, `p95_ms`: the number, the failures and the 95th
-    percentile of the durations of the latest MOST_SENDS sends within a day. `unanswered`: those that the provider
-    deferred or did not answer. `reads`, `reads_failed`: all reads that were ever counted (None: unknown).
+    `oldest_ms`: when the oldest of them was sealed (None: all pushes are settled). `calls`, `failed`, `p95_ms`: the
+    number, the failures and the 95th percentile of the durations of the latest MOST_SENDS sends within a day.
+    `unanswered`: those that the provider deferred or did not answer. `reads`, `reads_failed`: all reads that were ever
+    counted (None: unknown).
     """
 
     provider: str

@@ -457,7 +457,8 @@ PASSING: Final[frozenset[Barrier]] = frozenset({"charged", "may_arrive"})
 class DoubtFilter:
     """A filter of pushes in doubt. An empty field matches all.
 
-    Their windows are in [from_ms, to_ms), and their last error contains `error`. `at_most`: refuse if there are more.
+    Their windows are in [from_ms, to_ms), and their last error contains `error`. `at_most`: refuse if there are more
+    (None: any number).
     """
 
     provider: str = ""

@@ -149,6 +149,7 @@ class Level:
 
     `since_ms` None: all draws count. `expired`: parts that are gone and may not be used up. `whole`: the draws were
     zero at `since_ms`. `is_gone`: the provider does not show any balance, so that credit was not given back to it.
+    `lasting`: the part that does not end with the cycle (None: without such a part, or unknown).
     """
 
     quantity: int
@@ -1131,8 +1132,8 @@ def next_revisions(row: PushRow, newest: int, capabilities: Capabilities) -> lis
 class Sought:
     """A push to look up.
 
-    `loss`: the loss of history that may hide its sends. `others`: later pushes of its window that only the provider
-    has.
+    `loss`: the loss of history that may hide its sends (None: its history is complete). `others`: later pushes of its
+    window that only the provider has.
     """
 
     row: PushRow

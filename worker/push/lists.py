@@ -63,8 +63,8 @@ LAST: Final = 2**62
 class PushFilter:
     """A filter of pushes. An empty field matches all.
 
-    `state`: one of STATES. `from_ms`, `to_ms`: windows in [from_ms, to_ms). `why`: the first 160 characters of the last
-    error, or NO_ERROR.
+    `state`: one of STATES. `from_ms`, `to_ms`: windows in [from_ms, to_ms) (None: without this bound). `why`: the first
+    160 characters of the last error, or NO_ERROR.
     """
 
     state: str = "open"

@@ -76,7 +76,8 @@ class UnacknowledgedDifference:
     """An unacknowledged difference between a balance's draws and our pushes.
 
     `feature`: the balance, of which `scale` quantities make one unit. `unsure_qty`: the uncertainty, because of which
-    the difference may be 0. `told_qty`: the reported difference. `told_ms`: the time of the report.
+    the difference may be 0. `told_qty`: the reported difference. `told_ms`: the time of the report (None: not on
+    record).
     """
 
     provider: str
@@ -209,9 +210,9 @@ LATE_AFTER_MS: Final = 2 * DAY_MS
 class Uncompared:
     """The missing comparisons with a provider.
 
-    `compared_ms`: up to when it was compared as a whole. `open_days`: the number of open days of customers.
-    `open_since_ms`: the first of these days. `said`: the reason of one of them. `is_late`: True if it was not compared
-    for LATE_AFTER_MS. Times are in milliseconds.
+    `compared_ms`: up to when it was compared as a whole (None: never). `open_days`: the number of open days of
+    customers. `open_since_ms`: the first of these days (None: without such days). `said`: the reason of one of them.
+    `is_late`: True if it was not compared for LATE_AFTER_MS. Times are in milliseconds.
     """
 
     provider: str

@@ -35,7 +35,8 @@ class ReconcileScope:
 class Line:
     """A comparison of an organisation's feature on a day, in base units.
 
-    `ours`: the accepted quantity. `theirs`: the quantity at the provider. `note`: further facts in words.
+    `ours`: the accepted quantity. `theirs`: the quantity at the provider. `note`: further facts in words (None: without
+    facts).
     """
 
     day_ms: int

@@ -256,9 +256,12 @@ class SealRequest:
     providers: Mapping[str, Capabilities] = field(default_factory=dict)
     new_orgs: NewOrgs | None = None
     only: tuple[str, ...] | None = None
-    """Seal only these organisations, without a change of watermarks, to find one at fault (S8)."""
+    """Seal only these organisations, without a change of watermarks; None: all.
+
+    So the organisation at fault is found (S8).
+    """
     witness: Witness | None = None
-    """The local checkpoint with which the tick began (R1)."""
+    """The local checkpoint with which the tick began (R1); None: without a checkpoint."""
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,7 @@ class Line:
     """A line of a payout: a released settlement or a deducted clawback.
 
     `reservation`: the execution. `share_ppm`: the supplier's share, in parts per million. A clawback has `reversal` and
-    `reason`, and its amount is below zero.
+    `reason` (None: a settlement), and its amount is below zero.
     """
 
     line: str

@@ -56,10 +56,10 @@ KEPT: Final = ("at_ms", "actor", "reason", "declines", "wait_until_ms", "blocked
 class Terms:
     """The terms of a wallet's top-ups.
 
-    A top-up begins at or below `threshold_micro`. It adds a multiple of `amount_micro`, or fills up to `fill_to_micro`,
-    in one charge of at most `most_minor`. `price_minor`: minor units of `currency` for a credit. `max_day`,
-    `max_month`: the most top-ups in 24 hours and in 30 days, with any outcome. `service_customer`: the customer's id at
-    `service`.
+    A top-up begins at or below `threshold_micro`. It adds a multiple of `amount_micro`, or fills up to `fill_to_micro`;
+    the other one is None. It is one charge of at most `most_minor`. `price_minor`: minor units of `currency` for a
+    credit. `max_day`, `max_month`: the most top-ups in 24 hours and in 30 days, with any outcome. `service_customer`:
+    the customer's id at `service`.
     """
 
     threshold_micro: int

@@ -44,9 +44,9 @@ class Account:
     """A customer's wallet, in micro-credits.
 
     `unbilled`: used, and not charged yet. `over`: the rest of ended lots that is not reserved. A later booking takes it
-    out of the balance. `included` to `refund`: the rest of the lots of each kind. `owed`: used, and not paid by a lot.
-    `hold`: the part of its executions' cost that suppliers wait for. It is charged already, and other fields do not
-    include it.
+    out of the balance. `plan` None: the customer does not have a plan. `included` to `refund`: the rest of the lots of
+    each kind. `owed`: used, and not paid by a lot. `hold`: the part of its executions' cost that suppliers wait for. It
+    is charged already, and other fields do not include it.
     """
 
     customer_id: str
@@ -101,8 +101,8 @@ class PaidFrom:
     """The wallet that pays for an organisation's executions.
 
     `provider`: the provider that bills the organisation now (None: it is not assigned). `keeper`: the same provider, if
-    it keeps the balance itself, so a wallet in this database does not pay. `has_wallet`: the wallet was ever used.
-    `begins_ms`: the start of the organisation's first assignment.
+    it keeps the balance itself, so a wallet in this database does not pay (None: it does not). `has_wallet`: the wallet
+    was ever used. `begins_ms`: the start of the organisation's first assignment (None: it was never assigned).
     """
 
     customer_id: str

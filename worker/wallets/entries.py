@@ -109,7 +109,8 @@ class EntryLine:
 
     `moved_micro`: the change of the wallet, up or down, in micro-credits. `ts`: the time of use. `at_ms`: the time of
     booking. `key`: for usage, the key of the push. `feature`, `quantity`: the charged base units (None: the entry is
-    not for usage). `reservation`: the execution that it charges. `lot`: the lot that it expires or takes back.
+    not for usage). `reservation`: the execution that it charges. `lot`: the lot that it expires or takes back. Each is
+    None for another kind of entry.
     """
 
     key: str
@@ -233,7 +234,8 @@ class LedgerDay:
 class DayEntry:
     """One entry of a day, with its feature, or with the actor and reason.
 
-    `reservation`: the execution that it charges. `lot`: the lot that it expires or takes back.
+    `feature`, `quantity`: the charged base units. `reservation`: the execution that it charges. `lot`: the lot that it
+    expires or takes back. Each is None for another kind of entry.
     """
 
     key: str
@@ -398,7 +400,8 @@ class Forecast:
 
     `state` is `ends` (at `ends_ms`), `spent` (the available credit is 0 or less), `lasts` or `unknown`. `lasts`:
     without use on those days, or the end is beyond FURTHEST_MS. `unknown`: fewer than MIN_DAYS full days of use. The
-    forecast uses `used_micro` in `days` full days from `from_ms` on, by the time of use and not of booking.
+    forecast uses `used_micro` in `days` full days from `from_ms` on, by the time of use and not of booking. Both are
+    None with fewer than MIN_DAYS days.
     """
 
     state: ForecastState

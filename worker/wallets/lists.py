@@ -98,8 +98,8 @@ class WalletLines:
 class Spender:
     """The use of a wallet from `from_ms` on, and its balance and plan.
 
-    `balance_micro` None: the wallet does not exist. `place`: the rank by use, from 1. `at_ms`: the time of the check,
-    and the end of the use.
+    `balance_micro` None: the wallet does not exist. `plan` None: without a plan. `place`: the rank by use, from 1.
+    `at_ms`: the time of the check, and the end of the use.
     """
 
     place: int
@@ -196,9 +196,9 @@ class BillingTerms:
     Amounts are in micro-credits or minor units of money, times in milliseconds.
 
     `mode` to `blocked_reason`: its automatic top-up (None: it does not have one). `stopped_ms`, `stopped_by`: the time
-    since which all top-ups are stopped, and the actor. `low_micro`: the balance at or below which Drawdown sends a
-    message. `org_id` to `balance_read_ms`: the organisation (None: it does not exist). `pool`: the name of the wallet's
-    pool, if it is a pool's wallet.
+    since which all top-ups are stopped, and the actor (None: they are not stopped). `low_micro`: the balance at or
+    below which Drawdown sends a message (None: never). `org_id` to `balance_read_ms`: the organisation (None: it does
+    not exist). `pool`: the name of the pool (None: it is not a pool's wallet).
     """
 
     mode: str | None
@@ -235,8 +235,8 @@ class Relation:
     """A relation of a wallet to `who`.
 
     `limit_micro`: the limit of credit (None: unlimited, or a limit does not apply). `spent_micro`: the used part of the
-    limit. `other`: for a biller, its customer; for an organisation that shares the wallet, the biller; for a sponsor,
-    its lot. `since_ms`: its start. `said`: the reason of the person who made it.
+    limit (None: unknown). `other`: for a biller, its customer; for an organisation that shares the wallet, the biller;
+    for a sponsor, its lot. `since_ms`: its start (None: unknown). `said`: the reason of the person who made it.
     """
 
     part: Part
@@ -354,7 +354,7 @@ class RunFigures:
     """Numbers of executions.
 
     `held`: those that have credit reserved. `overdue`: those of them past their end. `overdue_since_ms`: the earliest
-    such end. `expired`: executions that expired and were not settled.
+    such end (None: an execution is not overdue). `expired`: executions that expired and were not settled.
     """
 
     held: int
@@ -368,7 +368,7 @@ class OwedFigures:
     """Credit that suppliers are owed, and open freezes.
 
     `waiting_micro`: the credit before a payout releases it, in micro-credits. `frozen_since_ms`: the time of the oldest
-    open freeze.
+    open freeze (None: without a freeze).
     """
 
     waiting_micro: int

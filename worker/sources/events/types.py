@@ -50,7 +50,7 @@ class Bringer:
     It is an API key of one organisation (`org_id`), or an unbound key.
 
     An unbound key is identified by its name, and by the source to which it may be bound. For people and files, only the
-    limit MAX_EVENT_TYPES applies.
+    limit MAX_EVENT_TYPES applies. All fields None: people and files.
     """
 
     org_id: str | None = None

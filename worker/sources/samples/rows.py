@@ -74,7 +74,10 @@ class ImportOptions:
     strict: bool = False
     """True: import all rows of all files, or roll back."""
     rejects: Path | None = None
-    """A CSV file (file, line, column, reason, text) for the refused rows. Each call overwrites it."""
+    """A CSV file (file, line, column, reason, text) for the refused rows.
+
+    Each call overwrites the file. None: refused rows are not written.
+    """
     chunk_rows: int = 10_000
     """Rows that one transaction imports."""
 
