@@ -57,7 +57,7 @@ class Capabilities:
     Reading calls are customers, look-ups, totals and checks.
     """
     lookups_per_s: float | None = None
-    """The most look-ups and totals of a customer a second of a worker.
+    """The most look-ups and totals of one customer a second of one worker.
 
     None: unlimited.
     """
@@ -104,13 +104,16 @@ class Capabilities:
     max_quantity: int | None = None
     """The largest quantity of one push, in base units, positive or negative.
 
-    The worker rejects a push with a larger quantity, and does not send it.
+    The worker rejects a push with a larger quantity, and does not send it. None: unlimited.
     """
 
     oldest_ms: int | None = None
-    """The largest age of a push. The worker rejects an older push unsent."""
+    """The largest age of a push; None: unlimited.
+
+    The worker rejects an older push unsent.
+    """
     live_from_ms: int | None = None
-    """The start of live windows.
+    """The start of live windows; None: all windows are live.
 
     Earlier windows are sealed and compared, never sent (shadow mode, a cut-over).
     """
@@ -184,7 +187,7 @@ class Capabilities:
         return self.lookup_lag_ms is not None
 
     def customer_of(self, org_id: str) -> str:
-        """Return the customer id that a new organisation gets; empty: a person must set it."""
+        """Return the customer id of a new organisation; empty if a person must set it."""
         return "" if self.own_customer_ids else org_id
 
     def unit_of(self, feature: str) -> int:
@@ -192,7 +195,10 @@ class Capabilities:
         return self.units.get(feature, self.unit)
 
     def faults(self) -> Iterator[str]:
-        """Yield the contradictions in this declaration. Drawdown does not load a provider with one."""
+        """Yield the contradictions in this declaration.
+
+        Drawdown does not load a provider with a contradiction.
+        """
         counts = (self.batch_size, self.in_flight, self.reads_a_call)
         if min(*counts, self.unit, *self.units.values()) < 1:
             yield "batch_size, in_flight, reads_a_call and units must be 1 or more"
@@ -318,8 +324,9 @@ class Part:
     """A part of a balance, granted once (such as a top-up) or by a plan.
 
     Autumn drops a part granted once from its answers as soon as it is used up exactly (recorded). `granted`: in the
-    unit of the balance. `ends_ms`: the end of unused credit. `plan`: the plan that it came with; the part ends with the
-    plan. `used`: the draws on a part granted once that can end before it is used up.
+    unit of the balance. `ends_ms`: the end of unused credit, in milliseconds (None: not shown). `plan`: the plan that
+    it came with, and with which it ends (None: it was granted alone). `used`: the draws on a part granted once that can
+    end before it is used up (None: not stored).
     """
 
     balance: str
@@ -420,9 +427,10 @@ class CannotTell:
 
     reason: str
     holds: int | None = None
-    """Base units that the provider charged in the place of this push.
+    """Base units of all senders that the provider shows where only this push counts.
 
-    They are from any sender. The figure exists only if the place belongs to this push alone.
+    At Stripe, that is the push's minute. None: the provider does not show a whole number there, or other pushes may
+    count there, too.
     """
 
 

@@ -50,10 +50,7 @@ from drawdown.providers.protocol import (
 from drawdown.schema.text import clean
 
 MAX_FIGURE: Final = 9 * 10**18
-"""Largest balance in micro-credits, or quantity in base units.
-
-It fits in 64 bits, as does the sum of two.
-"""
+"""Largest balance in micro-credits, or quantity in base units. It fits in 64 bits."""
 LATEST_MS: Final = 253_402_300_799_999
 """The last moment of the year 9999."""
 MAX_REASON_CHARS: Final = 500
@@ -66,7 +63,7 @@ An id has the same limit.
 MAX_KEY_CHARS: Final = 1_000
 """Most characters of a key or customer in a webhook."""
 MAX_FEATURES: Final = 10_000
-"""Features in one customer's totals or balances."""
+"""Features in a customer's totals or balances, or in a provider's costs."""
 MAX_PARTS: Final = 1_000
 """Parts that the balances of one customer may have."""
 MAX_LINES: Final = 1_000

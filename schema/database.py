@@ -369,10 +369,10 @@ def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
 
 @contextmanager
 def waiting_at_most(connection: sa.Connection, ms: int) -> Iterator[None]:
-    """Limit the wait for locks in a part of a transaction, which is rolled back alone.
+    """Limit the wait for locks in a part of a transaction to `ms` milliseconds.
 
-    On SQLite this function does not limit a wait, because SQLite has one writer. Errors: LockHeld, after which the
-    transaction can continue.
+    After the limit, only this part is rolled back. On SQLite this function does not limit a wait, because SQLite has
+    one writer. Errors: LockHeld, after which the transaction can continue.
     """
     if connection.dialect.name != "postgresql":
         yield

@@ -161,8 +161,8 @@ class Invocation:
     """A request for an action: its actor, moment and reason (`by`).
 
     `key`: the idempotency key of the request. `secret`: 43 new random characters, for an action that shows a new
-    secret. `reach`: the rights of a program. `dry_run`: True if the action is rolled back. `hooks`, `read_providers`:
-    as in a `Look`. `state`: the state that the previous portion returned (`More`).
+    secret. `reach`: the rights of a program (None: a person). `dry_run`: True if the action is rolled back. `hooks`,
+    `read_providers`: as in a `Look`. `state`: the state that the previous portion returned (`More`).
     """
 
     by: By
@@ -202,9 +202,9 @@ class Look:
     """A request to read.
 
     `now_ms`: the moment of the request. `after`: the row before the page. `most`: the rows of the page. `only`: the
-    only organisation that a bound key may see; a view that is declared `open` filters by it. `hooks`: the webhooks of
-    this process. `read_providers`: a function that returns the providers of this process. `patient`: True if a person
-    waits at a command line, so slow parts are shown too.
+    only organisation that a bound key may see (None: any); a view that is declared `open` filters by it. `hooks`: the
+    webhooks of this process. `read_providers`: a function that returns the providers of this process. Both may be None.
+    `patient`: True if a person waits at a command line, so slow parts are shown too.
     """
 
     now_ms: int
@@ -237,12 +237,11 @@ class Page(Generic[R]):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of value: how people type it, and how it is written.
+    """A kind of value, with the texts that people type for it.
 
-    The written form can be read again.
-
-    `read`: a function that reads a text, with the name of the value for messages, and the moment. `ending`: the end of
-    a parameter's name that people omit.
+    `read`: a function that returns the value of a text, from the text, its name for messages and the present moment.
+    `write`: a function that returns the text of a value, which `read` accepts. `metavar`: the value's name in the help.
+    `ending`: the end of a parameter's name that people omit. `least`, `most`: the bounds of a number.
     """
 
     name: str
@@ -687,8 +686,8 @@ class Column:
     """A column of a table: the field of a row, and its head.
 
     `head`: the head; a `#` marks numbers. `show`: a function that returns the text for people, from the value.
-    `of_row`: a function that returns the text from the whole row. `rare`: True if the column is omitted when all of its
-    values are empty.
+    `of_row`: a function that returns the text from the whole row. Without both, the value itself is shown. `rare`: True
+    if the column is omitted when all of its values are empty.
     """
 
     name: str
@@ -748,7 +747,7 @@ class Showing(Generic[R]):
     tables for the fields that are lists of dataclasses, with their titles and columns. A field of a field is named by
     both (`credit.holders`). A field that is a dataclass is a table of its own. `most`: the default rows of a part; 0 if
     the parts have bounds of their own. `open`: as in a list. `notes`: a function that returns texts for people below
-    the view. `by_hand`: as in an action.
+    the view (None: without texts). `by_hand`: as in an action.
     """
 
     name: str

@@ -39,9 +39,9 @@ MEANINGS: Final = {
 
 
 def explain_race(noun: str, name: str) -> str:
-    """Return the message for an object that another call created while this call looked for it.
+    """Return the message for an object that another call just created.
 
-    `noun`: the kind of the object, such as `backfill`. `name`: its id.
+    This call looked for the object before. `noun`: the kind of the object, such as `backfill`. `name`: its id.
     """
     return f"cannot use the {noun} {name!r} yet: another call just created it. Try again"
 
@@ -98,7 +98,8 @@ class DatabaseNotReady(DrawdownError):
 
     It is missing, not migrated, newer than this program, or read-only.
 
-    `where`: the database, without its user or password. Show it only to a person who runs a command, never on a page.
+    `where`: the database, without its user or password (None: not known). Show it only to a person who runs a command,
+    never on a page.
     """
 
     code = "database"

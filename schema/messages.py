@@ -50,7 +50,7 @@ class Message:
     """A message about an event.
 
     `fact`: its unique name, such as `topup.credited:topup:acme:3`. `at_ms`: the moment of the event. `data`: its
-    content, as JSON values.
+    content, as JSON values. `org_id`, `customer_id` None: it does not concern one.
     """
 
     event: str

@@ -60,7 +60,8 @@ NAMED: Final = 3
 class Version:
     """The version of a database.
 
-    `current`: its revision; None: it is without tables of Drawdown.
+    `current`: its revision; None: it is without tables of Drawdown. `head`: this program's revision. `supported`: True
+    if the database is without tables of Drawdown, or this program has its revision.
     """
 
     current: str | None

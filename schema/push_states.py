@@ -42,7 +42,7 @@ STATES: Final[dict[Open | Settled, PushState]] = {
     "carried": PushState(),
     "shadow": PushState(),
 }
-"""All states, in the order of texts."""
+"""All states, in the order in which texts list them."""
 OPEN: Final = {name: state for name, state in STATES.items() if state.words}
 """States of an open push: its quantity can still be sent, or a person must record its outcome."""
 OPEN_STORED: Final = {name: state for name, state in OPEN.items() if state.is_stored}

@@ -77,7 +77,10 @@ def no_formula(text: str) -> str:
 
 
 def quote_value(value: object) -> str:
-    """Return an invalid value in quotes, cut to MAX_VALUE_CHARS, with its unprintable characters escaped."""
+    """Return an invalid value in quotes, for an error.
+
+    The value is cut to MAX_VALUE_CHARS, and its unprintable characters are escaped.
+    """
     try:
         text = str(value)
     except RecursionError:  # a hostile answer can be nested as deeply as its parser allows

@@ -56,7 +56,7 @@ _MICRO_CREDIT: Final = Decimal("0.000001")
 EARLIEST_TS: Final = 946_684_800_000
 """Earliest time of a sample: 2000-01-01T00:00:00Z.
 
-An earlier sample has a wrong unit (seconds read as milliseconds).
+An earlier time is probably in seconds, and was read as milliseconds.
 """
 FUTURE_SLACK_MS: Final = 5 * MINUTE_MS
 """Longest time that a sample can be ahead of now."""
@@ -123,7 +123,7 @@ def show_quantity(quantity: int, scale: int = 1, *, sign: bool = False) -> str:
 
 
 def show_difference(quantity: int, unsure: int, scale: int = 1) -> str:
-    """Return the difference of a balance and its uncertainty, as text."""
+    """Return a balance's difference as text, with its uncertainty unless that is zero."""
     text = show_quantity(quantity, scale, sign=bool(quantity))
     return f"{text}, uncertain by up to {show_quantity(unsure, scale)}" if unsure else text
 

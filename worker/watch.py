@@ -46,7 +46,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 ROUND_MS: Final = 5 * SECOND_MS
-"""Time of one provider in a round of the watch, in milliseconds."""
+"""Time of each part of a round of the watch, such as one provider, in milliseconds."""
 LOOKS_A_ROUND: Final = 5_000
 """Organisations of one provider that a round of the watch estimates."""
 COSTS_MS: Final = 5 * MINUTE_MS
@@ -229,7 +229,10 @@ def _billed_by(context: Context, provider: str, now_ms: int) -> dict[str, object
 
 
 def reads_a_round(capabilities: Capabilities) -> int:
-    """Return the customers that one round may read: half of the provider's limit."""
+    """Return the number of customers that one round may read.
+
+    It is half of the provider's limit.
+    """
     a_second = capabilities.reads_per_s if capabilities.reads_per_s is not None else READS_A_S
     return max(int(a_second * ROUND_MS / SECOND_MS / 2), 1) * capabilities.reads_a_call
 

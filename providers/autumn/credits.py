@@ -44,7 +44,8 @@ class AutumnFeature:
     """One feature of the account.
 
     `costs`: for a credit system, the cost of one unit of each feature that it pays for; None: unreadable. `consumable`:
-    it is consumed, and not held as seats are. `names_all` False: its schema may name features that cannot be read.
+    the feature is consumed, and not occupied as seats are. `names_all` False: its schema may name features that cannot
+    be read.
     """
 
     name: str
@@ -97,15 +98,17 @@ class Schema:
     def free_in(self, feature: str) -> str | None:
         """Return a credit system in which a feature costs zero.
 
-        Return None if another system charges for it.
+        Return None if the feature is not in a credit system, or if its cost in a credit system is unreadable or not
+        zero.
         """
         payers = self.payers(feature)
         return payers[0] if payers and all(self.cost(feature, system) == 0 for system in payers) else None
 
     def is_without(self, system: str, feature: str) -> bool:
-        """Return True if a listed credit system does not pay for a feature.
+        """Return True if a listed credit system is archived or does not pay for a feature.
 
-        Return False if that cannot be read.
+        Return False if the list of features does not have the system, or cannot show whether the system pays for the
+        feature.
         """
         found = self.features.get(system)
         if found is None or found.kind != SYSTEM:
@@ -115,14 +118,14 @@ class Schema:
     def is_in_none(self, feature: str) -> bool:
         """Return True if the account's credit systems all lack a feature.
 
-        Return False for an account without credit systems.
+        Return False for an account without credit systems, and for a feature that is a credit system.
         """
         if not self.systems or feature in self.systems:
             return False
         return all(self.is_without(system, feature) for system in self.systems)
 
     def is_consumable(self, feature: str) -> bool:
-        """Return True if a feature is consumed, and not held as seats are.
+        """Return True if a feature is consumed, and not occupied as seats are.
 
         An unlisted feature counts as consumable.
         """
@@ -268,7 +271,7 @@ class Units:
 
 @dataclass(frozen=True)
 class Untold:
-    """The result if the known costs do not convert the credits to units."""
+    """The result if the known costs do not convert credits to units, with the reason."""
 
     reason: str
 

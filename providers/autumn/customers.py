@@ -55,7 +55,8 @@ class Begun:
 class Balance:
     """The balance of one feature, in its units.
 
-    `overage`: the customer pays for usage beyond it afterwards, up to `max_purchase` if that is set.
+    `overage`: the customer pays for usage beyond it afterwards, up to `max_purchase` (None: without this limit).
+    `lasting`: the part that does not end with the cycle (None: not shown).
     """
 
     feature: str

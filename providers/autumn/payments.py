@@ -52,13 +52,16 @@ NEVER_MS: Final = 100 * 365 * DAY_MS
 MAX_NAMED: Final = 5
 """Invoices that a look-up lists for the person who decides."""
 MAX_CHARS: Final = 200
-"""Most characters of Autumn's answer to a charge that Drawdown quotes."""
+"""Most characters of Autumn's texts that Drawdown quotes in an outcome."""
 UNREAD_MS: Final = 5 * MINUTE_MS
-"""Milliseconds before a failed look-up of a charge at Autumn is retried."""
+"""Milliseconds before an unsent charge at Autumn is retried.
+
+A charge is unsent if the call, or a read that it needs, failed.
+"""
 MAX_URL_CHARS: Final = 5_000
 """Most characters of the URL of a page at Autumn."""
 MAX_READ_BYTES: Final = 1024 * 1024
-"""Largest size of Autumn's response about a customer with all its invoices."""
+"""Largest size of Autumn's response to a read, such as a customer with all its invoices."""
 
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
 TIMEOUT_S: Final = 30.0
-"""Default time limit of a call to a provider.
+"""Default time limit of a call to a provider, in seconds.
 
 The time is from the start of the call to the last byte of the response.
 """
@@ -20,7 +20,7 @@ READ_TIMEOUT_S: Final = 10.0
 A push may take longer, because Drawdown must look it up if its response is lost.
 """
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
-"""Default size of a provider's unpacked response."""
+"""Default limit of the size of a provider's unpacked response, in bytes."""
 PUSH_ANSWER_BYTES: Final = 64 * 1024
 """Largest size of a provider's response to a push.
 

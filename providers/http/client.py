@@ -75,7 +75,7 @@ class _ConnectionPool:
     def take(self, origin: Origin) -> Connection | None:
         """Return the usable connection that was used last, and mark it as in use.
 
-        Return None if there is none.
+        Return None without a usable connection.
         """
         free = self.free.get(origin)
         if not free:
@@ -337,15 +337,15 @@ MAX_INTERIM: Final = 8
 MAX_WIRE_BYTES: Final = MAX_HEAD_BYTES + 2 * MAX_ANSWER_BYTES
 """Largest size of a response with its framing."""
 CHUNK_BYTES: Final = 7
-"""Bytes of framing for each byte of a response body.
+"""Most bytes of framing for each byte of a response body.
 
 Chunks of a single byte add five bytes each.
 """
 FREE_PIECES: Final = 256
 PIECE_BYTES: Final = 128
-"""Bytes of an answer for each piece beyond FREE_PIECES.
+"""Fewest bytes of an answer, on average, for each piece that the socket delivers.
 
-The number of pieces is limited, because each piece takes the same time.
+The first FREE_PIECES pieces are free. Drawdown limits the number of pieces, because each takes the same time.
 """
 ORIGIN_BYTES: Final = 32 * 1024 * 1024
 """Bytes of one service's answers in flight.

@@ -39,8 +39,8 @@ MOST_EXCEPTIONS: Final = 1_000
 class Certificate:
     """A client certificate, in PEM files.
 
-    `setting`, `key_setting`: the names of their settings. `key`: the file of the key; "" if the key is in the
-    certificate's file.
+    `setting`, `key_setting`: the names of their settings. `file`: the file of the certificate. `key`: the file of the
+    key; "" if `file` has the key, too.
     """
 
     setting: str
@@ -68,8 +68,9 @@ class ProxyUrl:
 class Outgoing:
     """The settings of one kind of outgoing calls.
 
-    `certificate`, `proxy` None: not used. `exceptions`: hosts that are called without the proxy. `system_file`: the
-    file of the system's authorities, if it is set (`SSL_CERT_FILE`).
+    `ca_file`: the file of a company's own authorities; "": not used. `certificate`, `proxy` None: not used.
+    `exceptions`: hosts that are called without the proxy. `system_file`: the file of the system's authorities, if it is
+    set (`SSL_CERT_FILE`).
     """
 
     ca_file: str = ""

@@ -1,7 +1,7 @@
 """The proof in the answers of any service, as far as HTTP alone can show it.
 
 Guarantee: pure. Only `NotSent`, and a 429, which comes before the service does anything, count as "not applied".
-Numbers stay exact: a fraction is a Decimal, and NaN is not JSON.
+Numbers stay exact, because a fraction is a Decimal, and NaN is not JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
 MIN_RETRY_MS: Final = SECOND_MS
 """Shortest wait before a call to a service is retried, in milliseconds."""
 MAX_RETRY_MS: Final = 15 * MINUTE_MS
-"""Longest wait that a service can request by Retry-After, in milliseconds."""
+"""Longest wait before a call to a service is retried, in milliseconds.
+
+A service cannot request a longer wait by Retry-After.
+"""
 KEY_WAIT_MS: Final = 5 * MINUTE_MS
 """Milliseconds before a retry after a service refused a key. A person replaces it."""
 PROBE: Final = "drawdown-check"

@@ -40,13 +40,13 @@ from drawdown.schema.units import MINUTE_MS
 
 PAGE: Final = 100
 MAX_PAGES: Final = 50
-"""Pages of Stripe's meters."""
+"""Pages of one list of Stripe's meters, or of a meter's summaries."""
 REMEMBERED_MS: Final = 10 * MINUTE_MS
 """Milliseconds for which the list of meters is cached.
 
-It is much shorter than the hour that a look-up waits, so a later meter cannot hold the event that is looked up. A meter
-never changes its time window. Only a meter that was archived and made again within this time can be mistaken for the
-old meter.
+A look-up waits an hour. So a meter that is missing in the cached list is newer than the event that is looked up. A
+meter never changes its time window. Only a meter that was archived and made again within this time can be mistaken for
+the old meter.
 """
 MAX_VALUE: Final = Decimal(10**30)
 CUSTOMER_KEY: Final = "stripe_customer_id"

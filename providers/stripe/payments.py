@@ -310,7 +310,7 @@ def customer_of(found: Mapping[str, object]) -> str | None:
 def sent_before(result: HttpResult) -> bool:
     """Return True if Stripe refused a call because its id came before.
 
-    It came with other content, or on another card.
+    Stripe then got other content, or another card.
     """
     error = error_of(result) if isinstance(result, Answer) and result.status == 400 else None
     return error is not None and error.type == "idempotency_error" and error.code != "idempotency_key_in_use"

@@ -92,7 +92,7 @@ class ApiKey:
     scopes: tuple[str, ...]
     org_id: str | None
     used_ms: int | None = None
-    """The time of its last earlier use, accurate to a minute."""
+    """The time of its last earlier use, accurate to a minute; None: never."""
     cell_id: str | None = None
     source: str | None = None
     gives_micro: int = 0

@@ -202,7 +202,7 @@ def reset(connection: sa.Connection, name: str, link: str, by: By) -> int:
 
     They set another one with `link`.
 
-    Returns the end of the link, in milliseconds. Errors: UnknownId; Refused for an ended person.
+    Return the end of the link, in milliseconds. Errors: UnknownId; Refused for an ended person.
     """
     _hold(connection, name)
     SQL.run(connection, "reset", {"name": name, **_link(link, by.now_ms)})

@@ -33,9 +33,9 @@ SEEN_EVERY_MS: Final = MINUTE_MS
 WITHIN_MS: Final = 15 * MINUTE_MS
 """Time for which failed sign-ins count, in milliseconds."""
 MOST_FAILURES: Final = 5
-"""Failed sign-ins with one name from one address."""
+"""Failed sign-ins with one name from one address within WITHIN_MS."""
 MOST_ADDRESS_FAILURES: Final = 50
-"""Failed sign-ins from one address with unknown names.
+"""Failed sign-ins from one address with unknown names within WITHIN_MS.
 
 This bounds their stored rows.
 

@@ -48,7 +48,10 @@ if TYPE_CHECKING:
 SQL = queries(__file__)
 
 MAX_UNCLEAN: Final = 1_000
-"""Organisation names of one file that may be invalid ids. Their rows are refused."""
+"""Organisation names of one file that may be invalid ids.
+
+Their rows are refused. A file with more such names is refused as a whole.
+"""
 MAX_BATCH_SAMPLES: Final = 5_000_000
 """Samples of one file. One transaction stores all of its sums."""
 MAX_BATCH_SAMPLES_SQLITE: Final = 500_000
@@ -92,11 +95,11 @@ class Sums:
 
     `rows`: the number of rows in the sums. `refused`: the number of refused rows. `samples`: the number of samples that
     the sums become. `total`: the sum of all samples, in seconds or units. `from_ms`, `to_ms`: the start of the first
-    window and the end of the last. `rows_hash`: a hash of the rows that does not depend on their order. `labels`: the
-    columns that distinguish rows. `is_whole`: all rows, not a sample of them, are compared with earlier batches.
-    `of_events`: the file has events, not samples of sandboxes. `kinds`: its memory sizes in MB, or its event types.
-    `first_refused`: the first refused rows. `fields`: the column of each field. `connection`: DuckDB, with the samples.
-    `opened`: closes the connection and the file.
+    window and the end of the last. `rows_hash`: a hash of the rows that does not depend on their order. These three are
+    None without rows. `labels`: the columns that distinguish rows. `is_whole`: all rows, not a sample of them, are
+    compared with earlier batches. `of_events`: the file has events, not samples of sandboxes. `kinds`: its memory sizes
+    in MB, or its event types. `first_refused`: the first refused rows. `fields`: the column of each field.
+    `connection`: DuckDB, with the samples. `opened`: closes the connection and the file.
     """
 
     batch: str
@@ -198,7 +201,7 @@ class _Reading:
         self.file, self.spill, self.over, self.columns = file, spill, over, Columns(file, now_ms, fields)
 
     def whole(self, most: int) -> tuple[duckdb.DuckDBPyConnection, Sequence[Any], Sequence[RefusedRow]]:
-        """Return a connection that holds the samples, the totals of the file, and the first refused rows."""
+        """Return a connection with the samples, the file's totals and first refused rows."""
         connection = self._open(in_order=False)
         try:
             with explained(self.file, connection, self.over):
@@ -281,7 +284,7 @@ MAX_ROW_BYTES: Final = 1_048_576
 NAMES_SAY_NOTHING: Final = "hive_partitioning = false"
 """An option of DuckDB.
 
-Without it, a folder called `org_id=globex` would override the organisation in the rows.
+Without it, a folder called `org_id=globex` would replace the organisation of the rows.
 """
 MAX_REFUSED_KEPT: Final = 100
 """Refused rows of one file that Drawdown stores with the reason. It counts all."""

@@ -54,7 +54,7 @@ MAX_RESULT_BYTES: Final = 2 * 1024**3
 The spill folder has them twice: as received, and sorted.
 """
 ROWS_AT_ONCE: Final = 1_000
-"""Rows of a query's result that Drawdown holds in memory at a time."""
+"""Rows of a query's result that Drawdown keeps in memory at a time."""
 DATABASE_CONNECT_S: Final = 5
 """Longest wait for a connection to a queried database, in seconds."""
 DATABASE_SILENT_S: Final = 30

@@ -11,7 +11,7 @@ without ids do not show if they are the same use. Drawdown stores the hashes of 
 of a larger batch, those with the smallest hashes. The seal finds the samples by their arrival, as other samples (S2).
 
 A withdrawal does not edit samples (S7). Each sample gets its own withdrawal row, and the next tick refunds the charges.
-A withdrawal works in portions, because each holds S1's lock. The batch stays in force until the last portion is done.
+A withdrawal works in portions, because each takes S1's lock. The batch stays in force until the last portion is done.
 Usage below a floor is closed for good. A withdrawn batch is never taken again, and other content can have its name.
 """
 

@@ -57,7 +57,7 @@ class ToldCost:
 def own_cost(feature: str, confirmed_ms: int | None, at_ms: int) -> ToldCost:
     """Return the cost of a feature that its own balance pays for.
 
-    A credit system stopped to pay for it between `confirmed_ms` and `at_ms`.
+    A credit system stopped paying for it between `confirmed_ms` and `at_ms`.
     """
     return ToldCost(feature, feature, 0, 1, confirmed_ms, at_ms)
 

@@ -52,20 +52,21 @@ def mirrored_at(connection: sa.Connection) -> Collection[str]:
 
 
 def one_wallet_at(connection: sa.Connection, provider: str, in_ledger: Collection[str] = ()) -> list[str]:
-    """Return the providers at which a customer of this id has the same wallet.
+    """Return a provider and all providers that share its wallets, sorted.
 
-    They include this provider.
+    At each of them, an equal customer id means the same wallet. The result has only this provider if it does not keep
+    balances in the ledger.
 
-    `in_ledger`: providers that declare such a wallet, and do not have terms in force yet.
+    `in_ledger`: providers that declare such wallets, and do not have terms in force yet.
     """
     theirs = {*wallets_at(connection), *in_ledger}
     return sorted(theirs) if provider in theirs else [provider]
 
 
 def orgs_of(connection: sa.Connection, customer_ids: Sequence[str]) -> list[str]:
-    """Return the organisations that may get another verdict by these wallets.
+    """Return the organisations that may get another verdict because wallets changed.
 
-    The wallets are of these customers, and just changed.
+    The wallets are those of these customers.
     """
     theirs = wallets_at(connection)
     rows = SQL.run(connection, "orgs_of_customers", {"customers": [{"id": customer} for customer in customer_ids]})

@@ -32,20 +32,21 @@ Check = Literal["guard", "vendors"]
 def keep(connection: sa.Connection, check: Check, at_ms: int, *, off: int, alerts: int) -> None:
     """Store the result of a check.
 
-    `off`: the number of lines with a difference. `alerts`: how many of them need a person.
+    `off`: the number of compared counters, or of vendors' services and days, with a difference. `alerts`: how many of
+    them need a person.
     """
     SQL.run(connection, "keep", {"check_name": check, "at_ms": at_ms, "off": off, "alerts": alerts})
 
 
 SPAN_MS: Final = 35 * DAY_MS
-"""Default range of a check.
+"""Range before now of a check of the guard's counters by its URL, in milliseconds.
 
-It covers the periods that began in the range, and so a whole month.
+The check covers the periods that began in the range, and so a whole month.
 """
 AGAIN_MS: Final = 60 * MINUTE_MS
-"""Milliseconds in which a repeated reconciliation reports the first corrections.
+"""Milliseconds in which a repeated `guard reconcile` reports the first corrections.
 
-The response of the first one may be lost.
+The response of the first command may be lost.
 """
 
 
@@ -130,7 +131,8 @@ def check_vendors(
 class LastCheck:
     """The last result of a check.
 
-    `off`: the number of lines with a difference. `alerts`: how many of them need a person.
+    `off`: the number of compared counters, or of vendors' services and days, with a difference. `alerts`: how many of
+    them need a person.
     """
 
     at_ms: int

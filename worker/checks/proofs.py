@@ -125,8 +125,8 @@ class Run:
 
     `orgs`: the number of checked organisations; None: all. `by_invariant`: the number of breaches by invariant.
     `checked`: the number of checked rows by kind. `open`: the counts of open items. `newest_action`: the hash of the
-    newest action. `doubted`: the reason for which history may be lost, so that the run does not prove it. `follows`:
-    the run that it continued, from the window `from_ms` on; None: it was a full run.
+    newest action. `doubted`: the reason for which history may be lost, so that the run does not prove it (None: the
+    history is complete). `follows`: the run that it continued, from the window `from_ms` on; None: it was a full run.
     """
 
     number: int

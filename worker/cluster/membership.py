@@ -40,7 +40,7 @@ SQL = queries(__file__)
 
 
 NOBODY: Final = "none"
-"""The option's value that leaves new organisations unassigned."""
+"""The value of `--new-org-provider` that leaves new organisations unassigned."""
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ log = structlog.get_logger()
 A = TypeVar("A")
 B = TypeVar("B")
 GIVE_UP_AFTER: Final = 20
-"""Calls of a batch that fail in a row before the rest is not sent.
+"""Calls of a batch that fail in a row, after which Drawdown does not send the rest.
 
 In an outage, each call would cost a timeout.
 """
@@ -111,7 +111,10 @@ class Calls:
     async def fetch(self, effect: LookUp) -> Mapping[int, LookupResult]: ...
 
     async def fetch(self, effect: Push | LookUp) -> Mapping[int, Outcome | LookupResult]:
-        """Return the next answers of a batch, by place. The first call starts the batch."""
+        """Return the next answers of a batch, by the index of their push in the batch.
+
+        The first call starts the batch.
+        """
         flight = self._flights.get(effect)
         if flight is None:
             flight = self._push(effect) if isinstance(effect, Push) else self._look_up(effect)
@@ -285,7 +288,7 @@ class Calls:
         return found
 
     async def check(self, customer_ids: Sequence[str]) -> list[Sequence[str] | ReadFailed]:
-        """Return the faults of each customer, as lines."""
+        """Return the faults of each customer, a line each, or ReadFailed; in order."""
         return await self._each(customer_ids, lambda customer: self._provider.check((), (customer,)), str)
 
     async def _each(
@@ -351,7 +354,8 @@ POLL_S: Final = 0.1
 class Flight(Generic[A]):
     """Answers to `count` requests, which arrive one by one.
 
-    `instead`: returns the answer for a place without one; its second argument is True if the call was begun.
+    A place is the index of a request. `instead`: a function that returns the answer for a place that did not get an
+    answer. Its second argument is True if the call was begun.
     """
 
     def __init__(
@@ -428,7 +432,7 @@ class Flight(Generic[A]):
     async def fetch(self) -> dict[int, A]:
         """Return the next portion of answers, by place.
 
-        It is empty only if all were fetched. Errors: those that the coroutines raise.
+        The portion is empty only if all answers were fetched. Errors: those that the coroutines raise.
         """
         loop = asyncio.get_running_loop()
         self._done_with_fetched()

@@ -37,7 +37,8 @@ class Context:
 
     `new_orgs`: how to assign new organisations (None: leave them unassigned). `began_ms`, `deadline_ms`: the start and
     the end of its time (None: unlimited). `accept_clock`: a person accepted the clock. `breakers`: the circuits of
-    providers and services. `progress`: a function that is called with a step's name and a count.
+    providers and services. `progress`: a function that is called with a step's name and a count (None: progress is not
+    reported).
     """
 
     worker: str
@@ -75,7 +76,10 @@ class Context:
     """True in a watch, which does not call a provider that just failed. An outage would use up the time of each round.
     """
     witness: Witness | None = None
-    """This machine's checkpoint of the database, updated during the tick."""
+    """This machine's checkpoint of the database; None: without a checkpoint.
+
+    It is updated during the tick.
+    """
     progress: Callable[[str, int], None] | None = None
     _claims: Iterator[int] = field(default_factory=lambda: count(1))
     """Shared with all contexts made from this one, so that each claim of a worker has its own name."""

@@ -55,9 +55,9 @@ class Push:
     """Send pushes to a provider, in any number of calls.
 
     Once it is `over` or `closed`, further calls do not begin. If it is only `closed`, calls under way have all the time
-    that they take. The answer is a portion of the outcomes that arrived, by the place of the push. Yield the same
-    effect again until each push has an outcome. `cut`: a function that is called with the fewest calls at once, if
-    fewer than declared were allowed.
+    that they take. The answer is a portion of the outcomes that arrived, by the index of the push in `batch`. Yield the
+    same effect again until each push has an outcome. `cut`: a function that is called with the fewest calls at once, if
+    fewer than declared were allowed (None: not called).
     """
 
     provider: str
@@ -222,7 +222,7 @@ class UsageRequest:
 
 @dataclass(frozen=True)
 class UsageAnswer:
-    """A cell's answer as raw bytes; if `body` is None, the error."""
+    """A cell's answer as raw bytes, or the error. One of `body` and `error` is None."""
 
     body: bytes | None = None
     error: str | None = None
@@ -350,7 +350,7 @@ def look_up_all(provider: str, requests: Sequence[PushRequest], over: Over = nev
 
 
 def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, LookupResult]]:
-    """Return the next results, by place."""
+    """Return the next results, by the index of their request."""
     try:
         found: Mapping[int, LookupResult] = yield looking
         assert found and found.keys() <= set(left), f"{looking.provider} answered {list(found)} of {left}"
@@ -361,11 +361,17 @@ def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, Lo
 
 
 FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
-"""First wait between two attempts of a push, in milliseconds."""
+"""First wait between two attempts of a push or a halt, in milliseconds.
+
+It also applies to look-ups of pushes and charges.
+"""
 
 
 MAX_BACKOFF_MS: Final = 15 * MINUTE_MS
-"""Longest wait between two attempts of a push, in milliseconds."""
+"""Longest wait between two attempts of a push, in milliseconds.
+
+It also applies to look-ups of pushes and charges.
+"""
 
 
 CLOCKS_APART_MS: Final = 10 * MINUTE_MS

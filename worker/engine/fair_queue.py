@@ -40,7 +40,7 @@ not sent.
 STEPS: Final = 32
 """Rounds without "too many calls" until the calls at once are back at the maximum.
 
-They grow from 0 to the number that the provider declares.
+The calls at once grow from 0 to the number that the provider declares.
 """
 READ_TRIES: Final = 8
 """Attempts of a read that the provider rejects for too many calls.
@@ -124,7 +124,7 @@ class CustomerLines:
         return push.customer_id, push.feature if self._capabilities.one_at_a_time else ""
 
     def streams(self, batch: Sequence[PushRequest]) -> Iterator[list[list[int]]]:
-        """Yield streams of calls, each call as the places of its pushes.
+        """Yield streams of calls, each call as the indexes of its pushes in the batch.
 
         The calls of a stream are made one after another, and streams at the same time. A line has at most as many
         streams as it may have pushes in flight. Lines take turns.
@@ -178,9 +178,9 @@ class StreamQueue:
 
 
 def by_customer(requests: Sequence[PushRequest], span_ms: int) -> Iterable[list[int]]:
-    """Yield calls as the places of pushes, each of one customer and within the span.
+    """Yield calls as the indexes of requests, each of one customer within the span.
 
-    The oldest call of each customer comes first.
+    `span_ms`: the longest span of one call; 0: each call has one request. The oldest call of each customer comes first.
     """
     calls: dict[str, list[list[int]]] = {}
     for place in sorted(range(len(requests)), key=lambda place: requests[place].ts):

@@ -11,7 +11,7 @@ from collections import deque
 from typing import Final
 
 SLICE_S: Final = 0.02
-"""Length of a slice of a second.
+"""Length of a slice of time, in seconds.
 
 The calls that the rate allows in a slice begin together.
 """

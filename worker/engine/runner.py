@@ -88,7 +88,10 @@ class World:
     cells: HaltSender
     clock: Clock
     http: Http | None = None
-    """The client that providers share. It is closed when the steps have ended."""
+    """The client that providers share; None: they do not share one.
+
+    It is closed when the steps have ended.
+    """
     witness: WitnessStore = field(default_factory=NoWitness)
     payments: Mapping[str, PaymentService] = field(default_factory=dict)
     hooks: HookSender = field(default_factory=NoHooks)

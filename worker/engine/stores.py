@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """The object store that holds batches of usage."""
+    """The object store with batches of usage."""
 
     key_id: str = ""
     secret: str = field(default="", repr=False)

@@ -58,7 +58,10 @@ SQL = queries(__file__)
 __all__ = ["Accepted", "Preview", "RequestedExecution", "Settled"]
 
 LIFE_MS: Final = 60 * MINUTE_MS
-"""Default milliseconds of a reservation if its execution does not wait in a queue."""
+"""Default milliseconds of a reservation if its execution is not queued.
+
+It is also the default of an extension.
+"""
 QUEUED_LIFE_MS: Final = DAY_MS
 """Default duration of a reservation of a queued execution, in milliseconds."""
 

@@ -80,8 +80,9 @@ class Change:
 class Facts:
     """The facts about an organisation that requests an execution.
 
-    `standing`: the paying wallet. `terms`: the terms of its reservations. `is_blocked`: the operator blocked the
-    project or action. `has_other_owner`: another organisation or a pool may own the wallet.
+    `standing`: the paying wallet (None: the wallet does not exist). `terms`: the terms of its reservations.
+    `is_blocked`: the operator blocked the project or action. `has_other_owner`: another organisation or a pool may own
+    the wallet.
     """
 
     asker: Asker

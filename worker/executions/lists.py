@@ -26,7 +26,7 @@ SQL = queries(__file__)
 EVER: Final = 2**62
 PAGE_ROWS: Final = 50
 MOST_AT_ONCE: Final = 1_000
-"""Rows of a download that Drawdown reads and holds in memory at a time."""
+"""Rows of a download that Drawdown reads into memory at a time."""
 MOST_LOOKED_AT: Final = 10_000
 """Executions that one page reads.
 
@@ -82,7 +82,7 @@ class RunPage:
 class RunEntry:
     """A charge of an execution, in micro-credits.
 
-    `quantity`: base units of `feature`, if they were sent.
+    `quantity`: base units of `feature` (both None: they were not sent).
     """
 
     key: str
@@ -99,8 +99,9 @@ class HeldFigures:
     """Figures of the chosen executions in the state `held`.
 
     `runs`: the number of those before their end. `over`: the number of those past their end. `waiting`: the number of
-    those that were not charged yet. `held_micro`: their reserved credit. `oldest_ms`: the acceptance of the oldest one
-    before its end. `is_cut`: more may exist, because only the MOST_LOOKED_AT that end first were read.
+    those that were not charged yet. `held_micro`: the reserved credit of all those before their end, in micro-credits.
+    `oldest_ms`: the time when the oldest of them was accepted (None: all are past their end). `is_cut`: more may exist,
+    because only the MOST_LOOKED_AT that end first were read.
     """
 
     is_cut: bool

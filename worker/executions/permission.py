@@ -43,9 +43,9 @@ class Permit:
 
     The amount is in micro-credits.
 
-    `payer`: the permission of another payer (None: the organisation's own wallet or customer pays). `hold`: the place
-    of the reservation. Another payer's is always in its wallet. `provider`: the provider that bills, if the reservation
-    is not in a wallet.
+    `payer`: the permission of another payer (None: the organisation's own wallet or customer pays). `hold`: the kind of
+    the reservation, `wallet`, `local` or `declared`. Another payer reserves in its wallet. `provider`: the provider
+    that bills, if the reservation is not in a wallet.
     """
 
     customer_id: str
@@ -153,12 +153,10 @@ def make_room(
     now_ms: int,
     growing: Reservation | None = None,
 ) -> int:
-    """If a wallet seems to lack credit, reduce its reservations by metered charges.
+    """Reduce a wallet's reservations by metered charges if it seems to lack credit.
 
-    It counts the charges since their last check.
-
-    Reservations are not checked if the credit would be missing even without them. `growing`: the execution for
-    which the reservation grows to `wanted_micro` in all. Returns the wallet's uncharged usage, in micro-credits.
+    Reservations are not checked if the credit would be missing even without them. `growing`: the execution that needs
+    `wanted_micro` reserved in all (None: a new execution). Return the wallet's uncharged usage, in micro-credits.
     """
     found = with_unbilled(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     least = wanted_micro
@@ -318,7 +316,8 @@ class Asker:
 class Paying:
     """The wallet that pays, with the terms of its plan.
 
-    If the reservation is not in a wallet, it is the customer, and the provider that bills it.
+    If the reservation is not in a wallet, it is the customer, and the provider that bills it. `payer`: the permission
+    of another payer (None: the organisation's own wallet or customer pays).
     """
 
     customer_id: str

@@ -97,11 +97,13 @@ def standing(connection: sa.Connection, org_id: str, now_ms: int, *, held: bool 
 
 
 def hold_at(connection: sa.Connection, org_id: str, now_ms: int, *, in_ledger: bool) -> Hold:
-    """Return the place of an execution's reservation without a wallet.
+    """Return the kind of an execution's reservation without a wallet.
 
-    `in_ledger`: its provider does not keep a balance.
+    `local`: it counts against the provider's balance as it was last read. `declared`: it does not count against a
+    balance.
 
-    Errors: Denied `balance_unknown` if the balance was never read, because unknown is not zero.
+    `in_ledger`: its provider does not keep a balance. Errors: Denied `balance_unknown` if the balance was never read,
+    because unknown is not zero.
     """
     if in_ledger:
         return "declared"
@@ -223,7 +225,8 @@ def finish(connection: sa.Connection, found: Reservation, state: State, cost: Co
 def moved(connection: sa.Connection, org_id: str, now_ms: int, freed_micro: int) -> Standing:
     """Return an organisation's balance after one of its executions changed.
 
-    If its verdict may change, it is refreshed. `freed_micro`: micro-credits that are no longer reserved.
+    If the organisation's verdict may change, the verdict is refreshed. `freed_micro`: micro-credits that are no longer
+    reserved.
     """
     found = standing(connection, org_id, now_ms)
     had = None if found.balance_micro is None else found.balance_micro - found.held_micro - freed_micro

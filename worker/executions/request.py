@@ -212,8 +212,9 @@ class Preview:
     """The answer to a preview of an execution, in micro-credits.
 
     `step`, `code`, `reason`: the step that refuses, and its error (None: it is allowed). `customer_id`: the customer
-    that would pay. It, `amount_micro` and `hold` are None if an earlier step refuses. `amount_micro`: the amount that
-    would be reserved. `available_micro`: the available credit (None: unknown, unlimited, or of another payer).
+    that would pay. `customer_id`, `amount_micro` and `hold` are None if an earlier step refuses. `amount_micro`: the
+    amount that would be reserved. `available_micro`: the available credit (None: unknown, unlimited, or of another
+    payer).
     """
 
     allowed: bool
@@ -225,7 +226,10 @@ class Preview:
     available_micro: int | None
     hold: Hold | None = None
     balance_read_ms: int | None = None
-    """The time when the last read of the provider's balance began. `hold`: the place of the reservation."""
+    """The time when the last read of the provider's balance began.
+
+    `hold`: the kind of the reservation, `wallet`, `local` or `declared`.
+    """
 
 
 @dataclass(frozen=True)
@@ -261,7 +265,7 @@ class Accepted:
     """The result of an acceptance. `repeated`: the reservation existed before.
 
     `wallet`: the wallet now, or the rest of the balance that a provider keeps (None: it is unlimited).
-    `balance_read_ms`: the time when the read of that balance began.
+    `balance_read_ms`: the time when the read of that balance began (None: a wallet pays, or it was never read).
     """
 
     reservation: Reservation

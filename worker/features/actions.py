@@ -88,7 +88,7 @@ def map_size(
 
     `exact` maps one size. `up_to` maps all up to a size (None: the open top).
 
-    It applies from `from_ms` on (None: the next window).
+    The mapping applies from `from_ms` on (None: the next window).
 
     Errors: UsageError for invalid values. Refused if it would change the feature of sealed windows, give the feature a
     second unit, or bill usage that the guard charges (`double_billing`). An earlier start, or a start in lost history,

@@ -1,6 +1,6 @@
 """The guard decides whether an organisation may use a quantity of a metric now.
 
-Holds its checks, uses, counters, terms, overrides and pages.
+The package has its checks, uses, counters, terms, limit overrides and lists.
 
 Guarantee: a use is allowed and counted once for each key.
 

@@ -34,8 +34,9 @@ class StandingRow:
     """A limit of an organisation, and its use of the metric in the limit's period.
 
     `amount`: base units in the period (None: unlimited). `rule`: the rule that gives the limit. `resets_ms`: the time
-    when the period begins again. `until_ms`: the end of a limit override. `phase`: the effect of reaching the limit.
-    `low`: the remaining share is at or below the warning share. `period` None: the plan does not allow the metric.
+    when the period begins again. `until_ms`: the end of the limit override (None: it does not end, or is not used).
+    `phase`: the effect of reaching the limit. `low`: the remaining share is at or below the warning share. `period`
+    None: the plan does not allow the metric.
     """
 
     metric: str
@@ -75,9 +76,10 @@ class Refusal:
 class Standing:
     """An organisation's allowances.
 
-    `customer_id`: the payer. `plan`: the plan with the limits. `pays`: the payer ever bought credit. `halted`: the code
-    of the operator's halt (None: not halted by an operator). `rows`: the limits by metric. `refusals`: the refusals of
-    a day. `next_after`: the metric after which the next page begins (None: this is the last page).
+    `customer_id`: the payer. `plan`: the plan with the limits (None: without a plan). `pays`: the payer ever bought
+    credit. `halted`: the code of the operator's halt (None: not halted by an operator). `rows`: the limits by metric.
+    `refusals`: the refusals of a day. `next_after`: the metric after which the next page begins (None: this is the last
+    page).
     """
 
     org_id: str

@@ -4,10 +4,10 @@ A use moves them, and a check compares them with all uses.
 
 Guarantee: a counter is locked before it is read for a decision, and moves in the transaction of the use that it counts.
 The counters of an organisation's metric at one moment are locked by the start of their period. If two periods begin
-together, the longer one is locked first. Then uses are locked, then reservations, then wallets. An expired hold does
-not count, even before a transaction marks it as expired. That transaction locks counters of earlier hours after those
-of now. If it meets a correction of several counters, PostgreSQL may end one of the two as a deadlock. The caller then
-retries it.
+together, the longer one is locked first. Then uses are locked, then executions, then wallets. An expired reservation of
+a use does not count, even before a transaction marks it as expired. That transaction locks counters of earlier hours
+after those of now. If it meets a correction of several counters, PostgreSQL may end one of the two as a deadlock. The
+caller then retries it.
 
 A correction is a difference that is computed under the counter's lock, and recorded with the counter before and after.
 A counter without uses is not corrected, because its right amount is unknown.
@@ -42,9 +42,7 @@ MOST_OVER_PARTS: Final = 100
 Other expired uses count until the next transaction.
 """
 TURN_MS: Final = 5 * MINUTE_MS
-"""Milliseconds around the turn of a month.
-
-In this time, before and after, uses of both months may run at once.
+"""Milliseconds before and after the turn of a month, in which uses of both months may run at once.
 
 Servers with different clocks then use different counters, so a counter's lock does not protect a use key.
 """
@@ -64,14 +62,14 @@ class LimitReached(DatabaseBusy):
 
 @dataclass(frozen=True)
 class Use:
-    """A row of `guard_uses`: an amount used, or held to be used.
+    """A row of `guard_uses`: a quantity that is used, or reserved for use.
 
-    `asked`: the requested base units. `amount`: the base units that count now. `number`: its place among the
+    `asked`: the requested base units. `amount`: the base units that count now. `number`: its ordinal number among the
     organisation's uses of the metric in the month. `metric_number`: the terms of the metric. `decision`: the decision
     that counts. `would`: that of phase 3. `enforced`: the phase enforces it. `rule`: the rule that decided. `degraded`:
     the credit was unknown. `reservation`: the execution that charges it (None: it is not charged). `limit_period`,
     `limit_amount`: the nearest limit, in base units (None: unlimited, or phase 3 would block). `forgone_micro`: the
-    price of use without credit. `expires_ms` None: it was not held. `ended_ms` None: it has not ended.
+    price of use without credit. `expires_ms` None: it was not reserved. `ended_ms` None: it has not ended.
 
     `price`: the price of the decision. `payer`: the wallet that its execution charges; None: it does not have an
     execution.
@@ -107,7 +105,7 @@ class Use:
 
     @property
     def price_micro(self) -> int:
-        """Return the cost of the use in micro-credits: as it ended, or as it is held."""
+        """Return the cost of the use in micro-credits, as it ended or as it is reserved."""
         return self.price.hold_micro(self.amount) if self.state == "held" else self.charged_micro + self.forgone_micro
 
 
@@ -224,7 +222,7 @@ def write(
 
     The statement checks the limits again. Only in the periods that `passes` names may the counters exceed them.
 
-    Errors: LimitReached if another limit would be exceeded: then the whole transaction is rolled back.
+    Errors: LimitReached if another limit would be exceeded. Then the whole transaction is rolled back.
     """
     limits = {one.period: one.amount for one in bounds if one.period not in passes}
     most = {f"most_{period}": limits.get(period) for period in PERIODS}

@@ -52,7 +52,7 @@ class Emitted:
     """The outcome of the event of a use, and its key.
 
     Status `duplicate`: the event existed before. A repeated use has this status for its own event. `code`, `message`:
-    the reason if it is not accepted.
+    the reason why it is not accepted (None: it is accepted, or a duplicate).
     """
 
     status: Status

@@ -54,7 +54,7 @@ MOST_WAIT_MS: Final = 100
 
 @dataclass(frozen=True)
 class End:
-    """The end of a held use, as a program requests it.
+    """The end of a reserved use, as a program requests it.
 
     `amount`: the total use, in base units. `org_id`: the organisation to which the API key is bound (None: unbound). A
     bound key finds the uses of its organisation, and changes those that it began.

@@ -32,8 +32,8 @@ class SpanRate:
     """Figures of a metric in a span.
 
     `asked`: requested uses. `blocked`: blocked uses. `would`: uses that phase 3 would have blocked. `dark`: base units
-    used while the credit was unknown. `forgone_micro`: unpaid use, in micro-credits. An extension of a hold counts as
-    requested only if it was blocked, or phase 3 would block it. Other extensions are not recorded.
+    used while the credit was unknown. `forgone_micro`: unpaid use, in micro-credits. An extension of a reservation
+    counts as requested only if it was blocked, or phase 3 would block it. Other extensions are not recorded.
     """
 
     span: str
@@ -86,7 +86,7 @@ class UseRow:
 
     `asked`: the requested quantity. `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the
     rule that decided. `degraded`: the credit was unknown. `forgone_micro`: the price of use without credit.
-    `expires_ms`: the end of a hold (None: it was not held).
+    `expires_ms`: the end of its reservation (None: it was not reserved).
     """
 
     use_key: str
@@ -202,7 +202,7 @@ def list_uses(
 
     `dark`: only those allowed while the credit was unknown.
 
-    A hold past its end is shown as `expired` with the quantity 0, as the guard counts it. Errors: UnknownId.
+    A reserved use past its end is shown as `expired` with the quantity 0, as the guard counts it. Errors: UnknownId.
     """
     _require(connection, metric, org_id)
     values = {"metric": metric, "org_id": org_id, "dark": int(dark), "now_ms": now_ms, "at_most": most}
@@ -271,9 +271,9 @@ _NAMES: Final = dict(zip(SPANS, ("day", "week", "month"), strict=True))
 class BlockRate:
     """The rate of blocks of a metric since a moment.
 
-    `asked`: requested uses. `blocked`: blocked uses. `would`: uses that phase 3 would block. An extension of a hold
-    counts only if it was blocked, or phase 3 would block it. `whole`: all uses of the span are counted; otherwise only
-    the newest.
+    `asked`: requested uses. `blocked`: blocked uses. `would`: uses that phase 3 would block. An extension of a
+    reservation counts only if it was blocked, or phase 3 would block it. `whole`: all uses of the span are counted;
+    otherwise only the newest.
     """
 
     span: str
@@ -425,7 +425,7 @@ class GuardFigures:
 
     `denied`: refusals by metric and whether they were enforced. `dark`: uses allowed while the credit was unknown, as
     their number and base units, by metric. `waiting`: limit overrides that wait for a decision, since
-    `waiting_since_ms`. `ending`: limit overrides that end soon.
+    `waiting_since_ms` (None: a limit override does not wait). `ending`: limit overrides that end soon.
     """
 
     denied: dict[tuple[str, bool], int]
@@ -462,8 +462,8 @@ def open_overrides(
 
     They are the number that wait, the time of the oldest request, and the number that end soon.
 
-    The time is in milliseconds (None: a request does not wait). The last figure is the number of overrides that end by
-    `ending_by_ms`. With `metric`, only the overrides of that metric count.
+    The time is in milliseconds (None: a request does not wait). The last figure is the number of limit overrides that
+    end by `ending_by_ms`. With `metric`, only the limit overrides of that metric count.
     """
     values = {"now_ms": now_ms, "before_ms": ending_by_ms, "metric": metric}
     asked = SQL.run(connection, "overrides", values).one()

@@ -1,4 +1,4 @@
-"""The ways out of a block: top up, sponsor, request an override, run locally.
+"""The ways out of a block: top up, sponsor, request a limit override, run locally.
 
 Shows which is open, and how to use it.
 
@@ -147,9 +147,9 @@ class Way:
     """One way out of a block.
 
     `code`: the reason why it is closed (None: it is open). `said`: the way in words. `payers`: organisations that could
-    pay. `override`: the limit override to request. `asked`: the number of requests for a limit override that wait for a
-    decision. `at`: the provider that keeps and sells the credit, if it is not the embedded ledger. `missing_micro`: the
-    missing credit in micro-credits, if it is known.
+    pay. `override`: the limit override to request (None: another way, or a closed one). `asked`: the number of requests
+    for a limit override that wait for a decision. `at`: the provider that keeps and sells the credit (None: the
+    embedded ledger). `missing_micro`: the missing credit in micro-credits (None: unknown).
     """
 
     option: Option

@@ -128,9 +128,9 @@ def add(
 ) -> tuple[OverrideRow, bool]:
     """Make a limit override, or request it (`asked`).
 
-    An override counts from now on, and a requested one from its approval on. Returns the override as it is now, and
-    True if the call created it. If the same actor repeats the call with the same terms, it returns the first limit
-    override. This applies while that one is in force or waits for a decision.
+    A limit override counts from now on, and a requested one from its approval on. Return it as it is now, and True if
+    the call created it. If the same actor repeats the call with the same terms, it returns the first limit override.
+    This applies while that one is in force or waits for a decision.
 
     Errors: UnknownId; UsageError for an invalid end or amount; Denied `too_many_asked`.
     """

@@ -45,7 +45,7 @@ MAX_UNITS: Final = 10**12
 The sum of nine million such uses still fits in 64 bits.
 """
 LITTLE_PPM: Final = 200_000
-"""Parts per million of a limit, at or below which the guard warns.
+"""Remaining parts per million of a limit, at or below which the guard warns.
 
 A metric can set another value.
 """
@@ -109,7 +109,8 @@ class PlanLimit:
 def hold(connection: sa.Connection, metric: str) -> bool:
     """Lock a metric. Return True if it exists.
 
-    Until this transaction is over, another one cannot change the metric or its limits, or make or request an override.
+    Until this transaction is over, another one cannot change the metric or its limits, or make or request a limit
+    override.
     """
     return SQL.run(connection, "hold", {"metric": metric}).first() is not None
 
@@ -249,8 +250,8 @@ def _require_phase(phase: int | None) -> None:
 class Wish:
     """A use to decide: a quantity of a metric, in base units, by an organisation.
 
-    `for_ms`: the length of a hold, in milliseconds. `project`, `subject`: labels of the execution that charges it.
-    `payer`: the payer in place of the metric's setting (see `Request.payer`).
+    `for_ms`: the length of a reservation, in milliseconds (None: an hour). `project`, `subject`: labels of the
+    execution that charges it. `payer`: the payer in place of the metric's setting (see `Request.payer`).
     """
 
     org_id: str
@@ -266,8 +267,8 @@ class Wish:
 class AskerTerms:
     """The facts of a decision about a caller, with its metric, plan and limits.
 
-    `customer_id`: the customer that has the plan. `pays`: it ever bought credit. `halted`: `stopped` or `halted` if an
-    operator stopped or halted the organisation.
+    `customer_id`: the customer that has the plan (`plan` None: without a plan). `pays`: the customer ever bought
+    credit. `halted`: `stopped` or `halted` if an operator stopped or halted the organisation (None: neither).
     """
 
     metric: Metric

@@ -1,4 +1,4 @@
-"""Uses of a metric: checked, used at once, or held and settled.
+"""Uses of a metric: checked, used at once, or reserved and settled.
 
 The calls are `check`, `consume`, `reserve` and `settle`.
 
@@ -11,8 +11,8 @@ the answer that it would have got alone, and an error in one does not affect the
 A check gets the answer that `consume` would give at that moment, and does not write. One statement reads all checks
 that arrive together. Their own wallets must pay, and these wallets must not have a step due.
 
-A held amount counts as used until the use ends or its hold expires. Then its final amount counts. The counters of the
-hour, day and month in which it was reserved move by the difference, in the transaction of the end.
+A reserved amount counts as used until the use ends or its reservation expires. Then its final amount counts. The
+counters of the hour, day and month in which it was reserved move by the difference, in the transaction of the end.
 
 A use may emit an event (`emission`), by which the seal bills it. Once the use is allowed, the event is recorded in the
 same transaction.
@@ -79,7 +79,7 @@ __all__ = ["Answer", "Wish", "check", "check_all", "check_by_keys"]
 
 @dataclass(frozen=True)
 class Ask:
-    """A requested use, at once or to be `held`.
+    """A requested use, at once or as a reservation (`state` is `held`).
 
     `own`: the caller's API key is bound to the organisation. `failed_open`: the client allowed the use while it could
     not reach the server.
@@ -92,7 +92,7 @@ class Ask:
     own: bool = False
     failed_open: bool = False
     event: Emission | None = None
-    """The event that the use emits if it is allowed."""
+    """The event that the use emits if it is allowed; None: it does not emit an event."""
 
     @property
     def name(self) -> str:
@@ -155,7 +155,7 @@ def consume(connection: sa.Connection, key: str, wish: Wish, by: By, event: Emis
 
 
 def let_through(connection: sa.Connection, key: str, wish: Wish, by: By, state: State) -> Answer:
-    """Count a use or a hold that a client allowed.
+    """Count a use or a reservation that a client allowed.
 
     The client could not reach the server then.
 
@@ -399,8 +399,8 @@ class Costs:
     """The cost of a use and its payer.
 
     `price_micro`: the cost. `charged_micro`: the part that was charged now. `balance_micro`: the payer's available
-    credit. All are in micro-credits. `payer` None: it is free, or the payer is not charged. `degraded`: the credit was
-    unknown.
+    credit (None: it was not read). All are in micro-credits. `payer` None: it is free, or the payer is not charged.
+    `degraded`: the credit was unknown.
     """
 
     price_micro: int = 0
@@ -507,7 +507,7 @@ def seen_part(asked: Sequence[tuple[str, str, str]], now_ms: int) -> Part:
 
 
 def seen_of(rows: Sequence[Any]) -> dict[int, AskerRows]:
-    """Return the facts about callers from the rows of `seen_part`, by their places."""
+    """Return the facts about callers from the rows of `seen_part`, by their index."""
     return {int(row.n): AskerRows(*json.loads(row.seen)) for row in rows}
 
 
@@ -602,7 +602,7 @@ def _answer_of(wish: Wish, known: AskerTerms, counters: Counters, paying: Paying
 
 
 def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
-    """Hold a quantity for use, if that is allowed, for `wish.for_ms` or an hour.
+    """Reserve a quantity for use, if that is allowed, for `wish.for_ms` or an hour.
 
     Errors: as `consume`.
     """
@@ -610,11 +610,11 @@ def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
 
 
 def settle(connection: sa.Connection, key: str, actual: int, by: By) -> Answer:
-    """End a held use with the total used quantity, even if its hold has expired.
+    """End a reserved use with the total used quantity, even if it has expired.
 
     The quantity is in base units.
 
-    The rest of the hold is released.
+    The rest of the reservation is released.
 
     Errors: Denied `ended`, `other_content`; UnknownId; UsageError.
     """
@@ -622,7 +622,7 @@ def settle(connection: sa.Connection, key: str, actual: int, by: By) -> Answer:
 
 
 def release(connection: sa.Connection, key: str, incurred: int, by: By) -> Answer:
-    """Cancel a held use.
+    """Cancel a reserved use.
 
     A quantity that it used (`incurred`, in base units) counts. Errors: as `settle`.
     """
@@ -630,11 +630,12 @@ def release(connection: sa.Connection, key: str, incurred: int, by: By) -> Answe
 
 
 def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | None, by: By) -> Answer:
-    """Extend a hold to `to` base units in all, and to `for_ms` from now.
+    """Extend a reservation to `to` base units in all, and to `for_ms` from now.
 
     `for_ms` None: an hour.
 
-    Neither shrinks. The call shows that the use continues. If the quantity is not allowed, the hold does not change.
+    Neither shrinks. The call shows that the use continues. If the quantity is not allowed, the reservation does not
+    change.
 
     Errors: Denied `ended`; UnknownId; UsageError.
     """
@@ -842,7 +843,7 @@ class Answer:
       `reason`.
     - `period`, `limit`: the nearest limit (None: all are unlimited). `used`: the use before. `remaining`: the rest
       after. `resets_ms`: the end of the period. `enforced`: the phase enforces the decision. `expires_ms`: the end of a
-      hold (None: it was not held).
+      reservation (None: it was not reserved).
     - `price_micro`: the cost. `charged_micro`: charged by this call. `charged_before_micro`: charged by the first call,
       if this call is `repeated`.
     - `payer`: the payer (None: it is free, or the payer is not charged). `balance_micro`: the payer's available credit
@@ -944,8 +945,8 @@ def _resets_ms(span: Span | None, at_ms: int) -> int | None:
 def options_of(verdict: Verdict) -> tuple[Option, ...]:
     """Return the ways out of a block, for a caller that was or would be blocked.
 
-    A block by an operator does not have a way out. An `at_once` limit belongs to the provider or an operator, so an
-    override of the guard does not replace it.
+    A block by an operator does not have a way out. An `at_once` limit belongs to the provider or an operator, so a
+    limit override does not replace it.
     """
     if verdict.would != "block" or verdict.rule == "operator":
         return ()

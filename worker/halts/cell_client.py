@@ -185,7 +185,7 @@ They are enough for some 100,000 organisations and sizes.
 def usage_signature(secret: str, timestamp_s: int, cell_id: str, day: str) -> str:
     """Return HMAC-SHA256 in hex over `{timestamp}.usage`, cell id and day.
 
-    Each is a line. The text cannot equal that of a halt, which continues with `{` after the dot.
+    These three are on a line each. The text cannot equal that of a halt, which continues with `{` after the dot.
     """
     text = f"{timestamp_s}.usage\n{cell_id}\n{day}"
     return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()

@@ -43,12 +43,12 @@ Afterwards Drawdown notifies it again.
 MOST_BACKOFF_MS: Final = MINUTE_MS
 """Longest wait before a halt is sent to its cell again, in milliseconds.
 
-While the cell is down, its circuit holds back all others.
+While the cell is down, its circuit delays all others.
 """
 BATCH: Final = 50
 """Halts claimed at once for a cell that answers.
 
-The lease lasts longer than the sum of their timeouts.
+The client sends a few of them at a time, so all time out before the lease ends.
 """
 EMPTY_FOR_MS: Final = 10 * MINUTE_MS
 """Milliseconds after which Drawdown removes a halt without sandboxes at a cell.
@@ -85,7 +85,7 @@ class Dispatched:
 MISSED_WAIT_MS: Final = 200
 """Longest wait for the lock of a missed halt, in milliseconds.
 
-A host that is starting a sandbox may hold it, and then the next dispatch sends the halt.
+A host that is starting a sandbox may have locked it. Then the next dispatch sends the halt.
 """
 
 

@@ -22,7 +22,7 @@ SQL = queries(__file__)
 
 PAGE_ROWS: Final = 50
 MOST_AT_ONCE: Final = 1_000
-"""Rows of a download that Drawdown reads, and keeps in memory, at a time."""
+"""Rows of a download that Drawdown reads into memory at a time."""
 MOST_CELLS: Final = 1_000
 """Cells on a page."""
 NEVER: Final = 2**53
@@ -44,8 +44,8 @@ class HaltLine:
     """A halt at a cell, which is due until the cell acknowledges it.
 
     `ignored`: the number of acknowledgements after which its sandboxes still ran (`ignored_since_ms`: the first of
-    them). `halted_at`: the start, in milliseconds. `due_at_ms`: the next try (None: it is not due). `acked_at_ms` None:
-    not acknowledged.
+    them; None: there were none). `halted_at`: the start, in milliseconds. `due_at_ms`: the next try (None: it is not
+    due). `acked_at_ms` None: not acknowledged.
     """
 
     org_id: str
@@ -62,7 +62,7 @@ class HaltLine:
 
     @property
     def place(self) -> str:
-        """Return the place after this halt, where the next page begins."""
+        """Return the `after` of the page that begins after this halt."""
         return f"{self.due_at_ms or 0}:{self.halted_at}:{len(self.org_id)}:{self.org_id}{self.cell_id}"
 
 
@@ -81,8 +81,8 @@ class HaltPage:
 class HaltFigures:
     """The figures of all due halts.
 
-    `due`: their number. `since_ms`: the oldest (None: no halt is due). `most_tries`: the highest number of attempts.
-    `cells`: the number of their cells.
+    `due`: their number. `since_ms`: the oldest (None: no halt is due). `most_tries`: the highest number of attempts
+    (None: no halt is due). `cells`: the number of their cells.
     """
 
     due: int
@@ -96,7 +96,8 @@ class CellLine:
     """A cell, with the figures of its due halts.
 
     `url`: None if it is not set. `running`: the number of its running sandboxes. `since_ms`: the oldest due halt.
-    `tries`: the most attempts. `error`: an error of one of them.
+    `tries`: the most attempts. `error`: an error of one of them. These three are None if a halt is not due. `error` is
+    also None without an error.
     """
 
     cell_id: str
@@ -112,7 +113,7 @@ def page(connection: sa.Connection, chosen: Chosen, after: str = "", most: int =
     """Return the page of halts after `after`.
 
     Due halts are sorted by their next try, others by time, the newest first. Errors: UsageError for an invalid state or
-    place; UnknownId for an unknown organisation or cell.
+    `after`; UnknownId for an unknown organisation or cell.
     """
     if chosen.state not in STATES:
         raise UsageError(f"invalid state {quote_value(chosen.state)}: expected {', '.join(STATES)}")

@@ -100,7 +100,8 @@ def set_endpoint(
 
     Return it as it is now, and as it was (None: it is new).
 
-    It gets messages about later events. `events` empty: the events do not change; for a new endpoint, all events.
+    The endpoint gets messages about later events. `events` empty: the events do not change; for a new endpoint, all
+    events.
 
     Errors: UsageError for an invalid name or URL. UnknownId for an unknown event, and, unless `new`, for an unknown
     endpoint. Refused for an ended endpoint, or if MAX_ENDPOINTS are active.

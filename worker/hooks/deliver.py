@@ -192,7 +192,7 @@ CALL_MS: Final = 4 * SECOND_MS
 
 They count from the look-up of its name to its response.
 
-It is shorter than a round of the watch, which makes these calls concurrently with halts.
+The limit is shorter than a round of the watch, which makes these calls concurrently with halts.
 """
 
 

@@ -105,7 +105,7 @@ class AssignJob:
 
     `customer_id`: None keeps the present id, or uses the organisation's id for a first assignment. `from_ms`: None is
     the next window at the time of the assignment. `allow_halt`: continue even if the organisation is then halted.
-    `was`: the biller when the job was queued.
+    `was`: the biller when the job was queued (None: unassigned).
     """
 
     kind: ClassVar[str] = "assign"
@@ -148,7 +148,7 @@ class Stood:
     """The state of a wallet's top-ups. `terms`: as JSON, without the mode.
 
     `said_ms`: when a person last set them. `declines`: declined charges in a row. `wait_until_ms`: the end of the wait
-    after a decline. `blocked_ms`: when they stopped for a new card. None: they do not wait, or did not stop.
+    after a decline (None: they do not wait). `blocked_ms`: when they stopped for a new card (None: they did not stop).
     """
 
     terms: str

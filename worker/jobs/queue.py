@@ -44,7 +44,7 @@ from drawdown.worker.topup.actions import STOPPED, terms_of
 SQL = queries(__file__)
 
 TURN_MS: Final = 2 * MINUTE_MS
-"""Longest work of a tick on jobs. The next tick continues the rest."""
+"""Longest work of a tick on jobs, in milliseconds. The next tick continues the rest."""
 JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
 """Lease of a job, in milliseconds.
 
@@ -183,7 +183,10 @@ def state_of(connection: sa.Connection, job_id: int) -> str:
 
 
 def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | None:
-    """Claim the oldest open job; None if it is claimed already or does not exist."""
+    """Claim and return the oldest open job.
+
+    Return None if another worker has claimed it, or if all jobs have ended.
+    """
     values = {"worker": worker, "lease_ms": now_ms + JOB_LEASE_MS, "now_ms": now_ms}
     row = SQL.run(connection, "take", values).one_or_none()
     if row is None:

@@ -162,7 +162,7 @@ class Turn:
     """The result of a tick's turn at a job.
 
     `state`: None if the next tick continues the job. `in_vain`: True if this turn did not make progress. `replayed`:
-    the result of a replay, from which the text is made at the end.
+    the result of a replay, from which the text is made at the end (None: another kind of job).
     """
 
     state: State | None

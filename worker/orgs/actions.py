@@ -1,4 +1,4 @@
-"""Changes of an organisation by a person: register, halt, override, release.
+"""Changes of an organisation by a person: register, halt, set an org override, release.
 
 Guarantee: an org override takes precedence over any provider's verdict at once, even if the provider is unreachable. It
 is recorded with actor and reason.
@@ -100,11 +100,11 @@ def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: boo
 
 @dataclass(frozen=True)
 class Override:
-    """An org override of the limit, the halt, or both.
+    """An org override of the sandboxes at once, of the halt, or of both.
 
     `max_concurrent`: the limit of sandboxes at once. `halted`: True halts, and False prevents a halt.
 
-    A value None: the provider's verdict counts. `until_ms` None: it does not end.
+    If a value is None, the provider's verdict counts. `until_ms` None: it does not end.
     """
 
     max_concurrent: int | None = None
@@ -145,7 +145,7 @@ def override(
 
     A value that is None keeps its former setting.
 
-    Errors: UnknownId; UsageError for an override without a value, a limit below zero or an end in the past.
+    Errors: UnknownId; UsageError for an org override without a value, a limit below zero or an end in the past.
     """
     if max_concurrent is not None and max_concurrent < 0:
         raise UsageError(f"invalid --max-concurrent {max_concurrent}: expected 0 or more")
@@ -207,7 +207,7 @@ MOST_SAID: Final = 50
 class OrgOverridden(Overridden):
     """The org override before and now, and the organisation's present state.
 
-    `cleared`: the override was ended, so the provider's verdict counts again.
+    `cleared`: the org override was ended, so the provider's verdict counts again.
     """
 
     cleared: bool

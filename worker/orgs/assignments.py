@@ -100,7 +100,7 @@ def unassigned(connection: sa.Connection) -> list[str]:
 def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unseen:
     """Return the sealed windows with samples that a seal has not read.
 
-    They are by organisation. It reads under S1's lock.
+    They are by organisation. The caller must have S1's lock.
 
     Call it once for all organisations, because each call reads all unread arrivals.
     """

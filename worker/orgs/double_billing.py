@@ -5,8 +5,8 @@ A metric names the event type or feature of the mapping that it counts (`counts`
 Guarantee: a metric with a price may count an event type or a feature. Then the mapping cannot have a feature for that
 type, or map to that feature. If a price and a mapping conflict, the second change is refused. Both take rule S1's lock
 first, so if they come at once, the second sees the first. Usage of an event type cannot wait for a feature that the
-mapping may not have: while usage is pending, a price is refused. Later usage is refused, and the error names the call
-to use instead (`sources.events.types`).
+mapping may not have. So while usage is pending, a price is refused. Later usage is refused, and the error names the
+call to use instead (`sources.events.types`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
 
     Errors: Refused.
 
-    The caller holds S1's lock.
+    The caller must have S1's lock.
     """
     mine = Charging(metric, counts, now_ms, FOREVER_MS)
     for _, segment in _met([mine], segments(mapping_rows(connection)), _types(connection, [counts])):
@@ -73,7 +73,7 @@ def require_nothing_waits(connection: sa.Connection, metric: str, event_type: st
 
     A price would exclude that feature.
 
-    The caller holds the type (`sources.events.types.hold`) and S1's lock. Errors: Refused.
+    The caller must have locked the type (`sources.events.types.hold`), and must have S1's lock. Errors: Refused.
     """
     found = SQL.run(connection, "waiting", {"meter": meter}).one()
     if found.orgs:
@@ -93,7 +93,7 @@ def require_uncharged(
 
     The row is of the mapping, and the seal bills by it. Errors: Refused.
 
-    The caller holds S1's lock.
+    The caller must have S1's lock.
     """
     before = akin(mapping, row)
     names = {one.feature for one in [*before, row] if one.feature} | ({event_type} if event_type else set())

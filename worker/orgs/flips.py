@@ -278,7 +278,7 @@ class Wish:
     """One organisation to assign.
 
     `customer_id` None: the organisation's own id, or if the provider has its own ids, no customer yet. `line`: the
-    number of its line in a file.
+    number of its line in a file (None: a person named it).
     """
 
     org_id: str
@@ -312,7 +312,7 @@ class Flip:
     `open_pushes` (by state) and `credit_behind_micro` stay at the former provider. `was`, `customer_was`: the former
     provider and customer (None: not assigned). `credit_there_micro`: the credit at the new provider (None: unknown).
     `resolved_s` to `before_start_units`: as in `Waited`. `already`: it is already assigned so. `problem`: the reason
-    against the flip. `note`: a warning about it. `line`: its line in the file.
+    against the flip. `note`: a warning about the flip. `line`: its line in the file. These three are None if absent.
     """
 
     org_id: str
@@ -340,7 +340,7 @@ class FlipCandidate:
     """The state of one organisation before the flip.
 
     `customer_id`: the customer to assign. `provider`, `customer_before`: the present ones (None: not assigned).
-    `open_pushes`: their number by state. `unknown`: the problem with an unknown id.
+    `open_pushes`: their number by state. `unknown`: the problem with an unknown id (None: the ids are known).
     """
 
     wish: Wish

@@ -35,7 +35,7 @@ SQL = queries(__file__)
 MAX_ROWS: Final = 10_000
 """Organisations that one list returns."""
 MOST_AT_ONCE: Final = 4_000
-"""Rows of a download that Drawdown reads and holds in memory at a time."""
+"""Rows of a download that Drawdown reads into memory at a time."""
 MOST_LOOKED_AT: Final = 10_000
 """Organisations among which a filter finds the plans of other providers."""
 State: TypeAlias = Literal["active", "halted", "stopped", "scheduled", "unassigned"]
@@ -61,7 +61,7 @@ class OrgFilter:
     """A filter of organisations. Empty: any.
 
     `search`: a part of the id. `state`: one of STATES. `runs_out_by_ms`: the credit ends by that time, by the watch's
-    last estimate.
+    last estimate (None: any).
     """
 
     provider: str = ""
@@ -220,8 +220,8 @@ def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int, now_ms:
 class NeverHalted:
     """Organisations with an org override against halts.
 
-    `orgs`: their number. `first`: the first of them, each with the override's end in milliseconds (None: it does not
-    end).
+    `orgs`: their number. `first`: the first of them, each with the end of its org override in milliseconds (None: it
+    does not end).
     """
 
     orgs: int

@@ -15,7 +15,7 @@ from drawdown.schema.sql import queries
 SQL = queries(__file__)
 
 MOST_FOUND: Final = 100
-"""Most lines of each list of days.
+"""Most rows of each list of days.
 
 A list has the days of cells, or the days of organisations that differ.
 """
@@ -46,7 +46,7 @@ class ParityLine:
 
     `cell_id`: '' for all cells. `org_id`: '' for the whole cell. `ours_s`, `theirs_s`: by samples, and by the cell
     (None: unknown). `off_s`: the sum of the differences of all sizes. `ppm`: this sum in parts per million of the
-    larger sides. `withdrawn_s`: seconds of withdrawn samples.
+    larger sides. Both are None if a difference was not computed. `withdrawn_s`: seconds of withdrawn samples.
     """
 
     day_ms: int
@@ -62,9 +62,9 @@ class ParityLine:
 
 
 def parity_found(connection: sa.Connection, since_ms: int) -> tuple[list[ParityLine], list[ParityLine]]:
-    """Return cells' days from `since_ms` on, and lines that differ or are unknown.
+    """Return cells' days from `since_ms` on, and organisations' days that differ.
 
-    The latest days come first.
+    The second list also has unknown days. The latest days come first.
     """
     values = {"since_ms": since_ms, "at_most": MOST_FOUND}
     cells, found = (

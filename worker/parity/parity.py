@@ -32,7 +32,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 TOLERANCE_PPM: Final = 70
-"""Difference, in parts per million, up to which a line is not reported (0.007 %)."""
+"""Difference, in parts per million, up to which an organisation's day is not reported (0.007 %)."""
 SETTLING_MS: Final = 15 * MINUTE_MS
 """Milliseconds after the end of a day before its first comparison.
 
@@ -46,12 +46,12 @@ It keeps as many responses in memory.
 MAX_STRANGERS: Final = 100
 """Unregistered cells that the comparison of a day reports."""
 MAX_LINES: Final = 1_000
-"""Lines in the report and in the log.
+"""Organisations' days in the report and in the log of a comparison.
 
-Drawdown records all lines, and counts those above the limit.
+Drawdown records all days, and counts those above the limit.
 """
 KEPT_AT_ONCE: Final = 1_000
-"""Lines of a check that one statement stores."""
+"""Organisations' and cells' days of a check that one statement stores."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Checked:
     unknown: int = 0
     """Organisations' days that are pruned here, and cells' days that could not be read."""
     unread: int = 0
-    """Unknown cells' days that could not be read."""
+    """The part of `unknown` that could not be read at a cell."""
     waiting: list[str] = field(default_factory=list)
     """Days that are not over."""
     cells: list[Line] = field(default_factory=list)
@@ -269,7 +269,8 @@ class Line:
     `cell_id`: '' for all cells. `org_id`: '' for the whole cell. `ours`: None if samples are missing or pruned.
     `theirs`: None if the cell does not name the organisation, or did not answer. `withdrawn`: seconds of withdrawn
     samples. `off`: the sum of the differences of all sizes. `ppm`: `off` in parts per million of the sum of the larger
-    sides, rounded up. `note`: further facts, such as the sizes that differ.
+    sides, rounded up. Both are None if a difference was not computed. `note`: further facts, such as the sizes that
+    differ (None: without facts).
     """
 
     day_ms: int
@@ -292,9 +293,9 @@ def compare(
     pruned: Collection[str],
     tolerance_ppm: int,
 ) -> list[Line]:
-    """Return the line of the whole cell, and a line for each organisation by id.
+    """Return the line of the whole cell, and a line for each organisation, by id.
 
-    This includes organisations that only one side has.
+    The lines include organisations that only one side has.
     """
     names = sorted({*theirs, *ours})
     lines = [_line(day_ms, cell_id, org, theirs.get(org), ours.get(org), org in pruned, tolerance_ppm) for org in names]

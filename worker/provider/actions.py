@@ -198,7 +198,7 @@ class CutOver:
 
     `live_from_ms`: the start of sending (None: always). `since_ms`: the cut-over in its settings. `unbilled`: the usage
     between these that was sealed in shadow, and that this provider does not bill. `unsealed_s`: seconds and units of
-    samples between these that seals have not read.
+    samples between these that seals have not read. `worth`: the worth of `unbilled`, by the rates in force.
     """
 
     live_from_ms: int | None

@@ -103,11 +103,10 @@ def _paused(done: ProviderPaused) -> str:
 
 @dataclass(frozen=True)
 class PolicySet:
-    """The policy for running organisations while the provider is unreadable.
+    """A plan's policy while its provider is unreadable.
 
-    It applies to a plan (empty: every other plan).
-
-    `was`: the former policy (null: not set).
+    It applies to organisations that are not halted. `plan` empty: every other plan. `policy` null: the policy was
+    ended. `was`: the former policy (null: not set).
     """
 
     provider: str
@@ -277,9 +276,9 @@ class ProviderRow:
 
 @dataclass(frozen=True)
 class PolicyRow:
-    """The policy for running organisations while the provider is unreadable.
+    """A plan's policy while its provider is unreadable.
 
-    It applies to a plan (empty: every other plan).
+    It applies to organisations that are not halted. `plan` empty: every other plan.
     """
 
     plan: str

@@ -39,10 +39,10 @@ SENDS_MS: Final = DAY_MS
 
 @dataclass(frozen=True)
 class Unanswered:
-    """Sends, among the latest, without an answer or that the provider deferred.
+    """Latest sends that the provider deferred or did not answer.
 
-    `in_a_row`: their number since the provider's last answer. `since_ms`, `last_ms`: the ends of the first and the last
-    of them. `answered_ms`: the time of the last answer. None: the latest sends do not include such a send.
+    `in_a_row`: their number since the last answer. `since_ms`, `last_ms`: when the first and the last of them ended
+    (None: there were none). `answered_ms`: when the last answered send ended (None: no send was answered).
     """
 
     in_a_row: int
@@ -66,8 +66,10 @@ class ProviderLine:
 
     `met`: a tick has stored its terms. `paused_ms` None: it is not paused. `live_from_ms`: the start of sending (None:
     always). `without_customer`: the number of its organisations without a customer there. `open`: open pushes by state.
-    `oldest_ms`: when the oldest of them was sealed. `calls`, `failed`, `p95_ms`: figures of the latest MOST_SENDS sends
-    within a day. `reads`, `reads_failed`: all reads that were ever counted (None: unknown).
+    `oldest_ms`: when the oldest of them was sealed (None: all pushes are settled). `calls`, `failed`, `p95_ms`: the
+    number, the failures and the 95th percentile of the durations of the latest MOST_SENDS sends within a day.
+    `unanswered`: those that the provider deferred or did not answer. `reads`, `reads_failed`: all reads that were ever
+    counted (None: unknown).
     """
 
     provider: str

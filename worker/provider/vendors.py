@@ -141,7 +141,7 @@ MAX_FILE_BYTES: Final = 64 << 20
 MAX_LINES: Final = 100_000
 """Sums of one file of bills, each for a vendor, service, day and currency."""
 MAX_AMOUNT: Final = 10**9
-"""Largest amount of a bill."""
+"""Largest amount of a bill, in units of its currency, positive or negative."""
 MAX_AMOUNT_CHARS: Final = 40
 """Most characters of an amount of a bill."""
 SMALL: Final = {"day": "day", "vendor": "vendor", "service": "service", "amount": "amount", "currency": "currency"}
@@ -384,9 +384,7 @@ def drift(
 ) -> list[DriftLine]:
     """Compare estimates with bills of the UTC days in [from_ms, to_ms).
 
-    Return a line for each service and day.
-
-    The lines are sorted by vendor, service, currency and day. Errors: UsageError for an invalid range.
+    Return a line for each vendor, service, currency and day, in this order. Errors: UsageError for an invalid range.
     """
     if from_ms % DAY_MS or to_ms % DAY_MS or not 0 < to_ms - from_ms <= MAX_DAYS * DAY_MS:
         raise UsageError(

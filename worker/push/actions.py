@@ -67,7 +67,7 @@ def void(
     kind: str = "operator",
     lost: Sequence[PushRow] | None = None,
 ) -> list[str]:
-    """Void pushes that never reached their provider; their usage is owed again.
+    """Void pushes that their provider did not charge; their usage is owed again.
 
     The usage is sealed again under the next revision.
 
@@ -320,7 +320,7 @@ class Chosen:
 
 
 MAX_KEYS: Final = 100
-"""The most keys of one `push cancel`: each is one request to the provider."""
+"""Most keys of one `push cancel`. Each is one request to the provider."""
 CANCELLING: Final = (
     "the cancellation is not confirmed yet. Run `drawdown push cancel` again, or wait for the lookup of the push"
 )
@@ -457,7 +457,8 @@ PASSING: Final[frozenset[Barrier]] = frozenset({"charged", "may_arrive"})
 class DoubtFilter:
     """A filter of pushes in doubt. An empty field matches all.
 
-    Their windows are in [from_ms, to_ms), and their last error contains `error`. `at_most`: refuse if there are more.
+    Their windows are in [from_ms, to_ms), and their last error contains `error`. `at_most`: refuse if there are more
+    (None: any number).
     """
 
     provider: str = ""

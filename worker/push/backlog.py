@@ -59,9 +59,9 @@ class Waiting(OpenPushes, _OfProvider):
     refused: int = 0
     """Due pushes that are refused until a person changes a setting."""
     refusal: str | None = None
-    """The most frequent reason of those refusals."""
+    """The most frequent reason of those refusals; None: without a refusal."""
     retry_ms: int | None = None
-    """When the first due push is sent next."""
+    """When the first due push is sent next; None: a push is not due."""
     tried: int = 0
     """Open pushes with at least one attempt."""
     units: dict[str, int] = field(default_factory=dict)

@@ -27,12 +27,12 @@ from drawdown.worker.push.rows import plan, request_of
 SQL = queries(__file__)
 
 MAX_CLAIM: Final = 2_048
-"""Pushes a claim, with two claims a provider.
+"""Most pushes of a claim, if one call does not have more.
 
-If a process is killed, its unsent pushes wait for the end of the lease.
+A provider has two claims at a time. If a process is killed, its unsent pushes wait for the end of the lease.
 """
 CALLS_A_CLAIM: Final = 2
-"""Pushes that a claim holds for each call that may be in flight.
+"""Calls of a claim for each call that may be in flight.
 
 All calls are then kept busy.
 

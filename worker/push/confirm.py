@@ -307,10 +307,9 @@ def _still_mine(connection: sa.Connection, row: PushRow, claim: str) -> bool:
 
 DRAWN: Final = "no event shows it, but the customer's balance fell by its amount"
 MOST_WAITS: Final = 100
-"""Look-ups in which a push waits for other pushes of its customer.
+"""Most look-ups for which a push waits for other pushes of its customer, at least a day in all.
 
-They last at least a day in all. Afterwards a person can decide, because the other pushes may belong to a stopped
-organisation.
+Then the push is in doubt and a person decides. Pushes of a stopped organisation may never settle.
 """
 UNTOLD: Final = (
     "absent, and the customer's balance does not prove a charge. Compare with the provider's "

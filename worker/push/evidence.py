@@ -147,8 +147,9 @@ class Expired:
 class Level:
     """The draws that a balance shows since `since_ms`, in its own quantities.
 
-    `since_ms`: None counts all draws. `expired`: parts that are gone and may not be used up. `whole`: the draws were
+    `since_ms` None: all draws count. `expired`: parts that are gone and may not be used up. `whole`: the draws were
     zero at `since_ms`. `is_gone`: the provider does not show any balance, so that credit was not given back to it.
+    `lasting`: the part that does not end with the cycle (None: without such a part, or unknown).
     """
 
     quantity: int
@@ -302,7 +303,7 @@ class Accounted:
 
     @property
     def is_repriced(self) -> bool:
-        """True if own units were drawn with several possible amounts."""
+        """Return True if own units were drawn with several possible amounts."""
         return self.repriced[0] != self.repriced[1]
 
 
@@ -692,11 +693,11 @@ def nearest(least: int, unsure: Unsure) -> int:
 def can_be_zero(
     connection: sa.Connection, provider: str, pair: CustomerPool, drawn: Level, now: Accounted, least: int
 ) -> bool:
-    """Return True if a balance can show exactly the accepted pushes, with some choice of the uncertain pushes.
+    """Return True if a balance can show exactly the accepted pushes.
 
-    `least`: the least draw beyond them. Each uncertain push counts in full or not at all. If draws on a part that
-    ended, before a first comparison, or while a cost changed can be any amount between two bounds, return False: a lost
-    charge could hide there.
+    Each uncertain push counts in full or not at all. `least`: the least draw beyond the accepted pushes. Draws on an
+    ended part, before a first comparison, or while a cost changed can be any amount between two bounds. Then return
+    False, because a lost charge could hide there.
     """
     is_first = now.apart is None and (now.is_range or (now.of_cycle is None and drawn.earliest_ms is not None))
     if is_first or now.is_unmatched or now.is_repriced or now.expired != (0, 0):
@@ -739,7 +740,7 @@ def _pools_and_parts(
 def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_ms: int) -> Mapping[str, Level]:
     """Return the draws of balances, including those on parts that are gone. Pure.
 
-    If a part is gone before it ends, it was used up. This also holds for own units of a feature of a credit system. If
+    If a part is gone before it ends, it was used up. This also applies to own units of a feature of a credit system. If
     a balance of one feature has a fraction, it is left out, because our pushes do not draw fractions.
     """
     found: dict[str, Level] = {}
@@ -840,7 +841,7 @@ def is_of_cycle(sent_ms: int, drawn: Level) -> bool:
 def charged_among(
     quantities: Sequence[int], least: int, most: int, can_be_zero: Callable[[int], bool]
 ) -> frozenset[int] | None:
-    """Return the places of pushes that drew `least` to `most` on a balance.
+    """Return the indexes of the pushes that drew `least` to `most` on a balance.
 
     `can_be_zero`: returns True if the draw is 0 for some choice of the uncertain amounts that make it at least `least`.
     If no choice explains the balance exactly, another charge was lost or drawn twice. So the balance does not prove
@@ -957,7 +958,7 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
 
     Call this under S1's lock.
 
-    Otherwise, draws in the place of these pushes would look as if the pushes had been drawn after all.
+    Otherwise, the draws of the pushes that replace them would look as if these pushes had been drawn after all.
     """
     lost: dict[tuple[str, CustomerPool], list[tuple[Row, Fraction]]] = defaultdict(list)
     scales: dict[str, Pools] = {}
@@ -1131,8 +1132,8 @@ def next_revisions(row: PushRow, newest: int, capabilities: Capabilities) -> lis
 class Sought:
     """A push to look up.
 
-    `loss`: the loss of history that may hide its sends. `others`: later pushes of its window that only the provider
-    has.
+    `loss`: the loss of history that may hide its sends (None: its history is complete). `others`: later pushes of its
+    window that only the provider has.
     """
 
     row: PushRow
@@ -1163,9 +1164,9 @@ class Sought:
 
     @property
     def is_unsent(self) -> bool:
-        """True if each attempt is proven not to have arrived, so that it was not charged.
+        """Return True if each attempt is proven not to have arrived.
 
-        After a loss of history this is False, because an attempt may be missing here.
+        Then the push was not charged. After a loss of history this is False, because an attempt may be missing here.
         """
         row = self.row
         return self.loss is None and bool(row.attempts) and not row.claimed and not row.arrivals

@@ -169,7 +169,7 @@ class ExplainedPush:
 def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
     """Return a push with its samples, attempts, void, adoption and revisions.
 
-    Errors: UnknownId if the push does not exist; Refused if the pushes of its day were folded.
+    Errors: UnknownId if the push does not exist; Refused if `push fold` replaced the pushes of its day with daily sums.
     """
     found = find_push(connection, key)
     stored = {column.name: getattr(found, column.name) for column in fields(PushColumns)}

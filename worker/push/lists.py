@@ -35,7 +35,7 @@ RANKS: Final = {"in_doubt": -3, "rejected": -2}
 These pushes then come first.
 """
 MOST_AT_ONCE: Final = 1_000
-"""Rows of a download that Drawdown reads, and keeps in memory, at a time."""
+"""Rows of a download that Drawdown reads into memory at a time."""
 MOST_LOOKED_AT: Final = 5_000
 """Pushes that a page reads at most."""
 MOST_ORG_MS: Final = 31 * DAY_MS
@@ -63,8 +63,8 @@ LAST: Final = 2**62
 class PushFilter:
     """A filter of pushes. An empty field matches all.
 
-    `state`: one of STATES. `from_ms`, `to_ms`: windows in [from_ms, to_ms). `why`: the first 160 characters of the last
-    error, or NO_ERROR.
+    `state`: one of STATES. `from_ms`, `to_ms`: windows in [from_ms, to_ms) (None: without this bound). `why`: the first
+    160 characters of the last error, or NO_ERROR.
     """
 
     state: str = "open"
@@ -127,7 +127,7 @@ class PushLine:
 
     @property
     def place(self) -> str:
-        """Return the place after this push, where the next page begins."""
+        """Return the `after` of the page that begins after this push."""
         return _format_place(RANKS.get(self.state, self.due_at_ms or 0), vars(self))
 
 
@@ -149,12 +149,13 @@ def list_pushes(
 ) -> PushPage:
     """Return the page of pushes that follows `after`.
 
-    Open pushes: first those that need a person, in doubt before rejected, the oldest window first. Then those that
-    ticks send, by provider, in the order of their due time. Other lists, and lists of one organisation, have the latest
-    window first.
+    Open pushes that need a person come first, in doubt before rejected, with the oldest window first. Open pushes that
+    ticks send follow, by provider, in the order of their due time. Other lists, and lists of one organisation, have the
+    latest window first.
 
-    Errors: UsageError for an unknown state, an invalid range or place, or an error `why` without open pushes; UnknownId
-    for an unknown feature or organisation. A provider without pushes is valid, because only this machine may know it.
+    Errors: UsageError for an unknown state, an invalid range or `after`, or an error `why` without open pushes;
+    UnknownId for an unknown feature or organisation. A provider without pushes is valid, because only this machine may
+    know it.
     """
     if chosen.state not in STATES:
         raise UsageError(f"invalid state {quote_value(chosen.state)}: expected {', '.join(STATES)}")
@@ -342,8 +343,8 @@ class PushSum:
 class WaitSum:
     """All open pushes of a provider and state with the same last error, or NO_ERROR.
 
-    `oldest_ms`: their oldest window. `next_ms`: when a tick sends or looks up the first of them; None: ticks do
-    neither.
+    `oldest_ms`: the start of their oldest window. `next_ms`: when a tick sends or looks up the first of them; None:
+    ticks do neither.
     """
 
     provider: str

@@ -38,8 +38,8 @@ from drawdown.worker.engine.fair_queue import NotBegun
 class Settlement:
     """The new state of a push.
 
-    `due_at_ms`: the time of the next attempt or look-up. `outcome`: the attempt's outcome as a word. `error`: its
-    reason, if it has one.
+    `due_at_ms`: the time of the next attempt or look-up. `outcome`: the attempt's outcome as a word. `error`: the
+    reason of the outcome (None: without a reason).
     """
 
     state: str
@@ -47,15 +47,24 @@ class Settlement:
     outcome: str
     error: str | None = None
     first_sent_ms: int | None = None
-    """The earliest time at which its key may have been sent by a lost history (R1), from which P2 counts."""
+    """The earliest time at which a lost history may have sent its key (R1).
+
+    P2 counts from this time. None: this is not the case.
+    """
     never_sent: bool = False
     """True if it is proven that the key never arrived, so that P2 counts from the next attempt."""
     cost: UnitCost | None = None
-    """The credits that the provider charged for one base unit, if it reported them."""
+    """The credits that the provider charged for one base unit.
+
+    None: it did not report them.
+    """
 
 
 MOST_RETRY_MS: Final = DAY_MS
-"""The longest wait before a retry, even if a provider asks for more."""
+"""Longest wait before a push is retried, in milliseconds.
+
+A provider cannot request a longer wait.
+"""
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
 """Milliseconds to wait after a charge failed for lack of credit.
 

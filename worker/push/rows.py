@@ -34,7 +34,7 @@ def push_id_of(push: Row) -> dict[str, object]:
 def find_push(connection: sa.Connection, key: str) -> PushRow:
     """Return the push with a key, `usage:{org}:{window}:{feature}[:rN]`.
 
-    Errors: UnknownId if it does not exist; Refused if the pushes of its day were folded.
+    Errors: UnknownId if it does not exist; Refused if `push fold` replaced the pushes of its day with daily sums.
     """
     return require_push(connection, find_pushes(connection, [key]), key)
 
@@ -42,7 +42,8 @@ def find_push(connection: sa.Connection, key: str) -> PushRow:
 def require_push(connection: sa.Connection, found: dict[str, PushRow], key: str) -> PushRow:
     """Return the push with a key from those that were read.
 
-    Errors: UnknownId if it does not exist, with the nearest keys; Refused if the pushes of its day were folded.
+    Errors: UnknownId if it does not exist, with the nearest keys; Refused if `push fold` replaced the pushes of its day
+    with daily sums.
     """
     if key not in found:
         _require_unfolded(connection, key)

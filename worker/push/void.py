@@ -127,8 +127,9 @@ def void_many(
 ) -> None:
     """Void pushes, each with its evidence.
 
-    Call this under S1's lock. It takes a few statements for any number of pushes. `answered`: refuse a push with an
-    attempt that may still arrive. A look-up after that time has shown it already, so it passes False.
+    Call this under S1's lock. The call takes a few statements for any number of pushes. `answered`: refuse a push with
+    an attempt that may still arrive. A look-up after that time passes False, because it has shown whether the attempt
+    arrived.
 
     Errors: Refused, for all of them, if a rule protects a push.
     """
@@ -157,9 +158,9 @@ def void_many(
 def void_rejected(connection: sa.Connection, what: Sequence[OfWindow], by: By) -> None:
     """Void rejected pushes of windows from which usage is withdrawn.
 
-    Call this under S1's lock. Their windows are sealed again, so that one push has the rest. Otherwise a correction
-    would give back usage that was not charged. It could also be rejected like them, if it costs more than the largest
-    entry of a wallet. Pushes that may still be charged stay.
+    Call this under S1's lock. The windows of the voided pushes are sealed again, so that one push has the rest.
+    Otherwise a correction would give back usage that was not charged. The correction could also be rejected, as these
+    pushes were, if it costs more than the largest entry of a wallet. Pushes that may still be charged stay.
     """
     windows = [{"org_id": org, "window_ms": ms} for org, ms in sorted({(one.org_id, one.window_ms) for one in what})]
     found = SQL.run(connection, "rejected_of", {"windows": windows}).all()

@@ -30,7 +30,7 @@ SQL = queries(__file__)
 KEPT_MS: Final = 30 * DAY_MS
 """Milliseconds for which a webhook's id is kept.
 
-It is longer than any provider repeats an event.
+Providers repeat an event for a shorter time.
 """
 
 

@@ -152,8 +152,8 @@ ONCE: Final = ". Reported once, until you run `drawdown reconcile ORG --acknowle
 class Compared:
     """The inputs of a comparison: balances, pushes and options.
 
-    `before`: the accepted pushes, read before the balances. `settled_by`: later settled pushes may be missing at the
-    provider (milliseconds). `pools`: the balances that pay for features.
+    `before`: the accepted pushes, read before the balances. `settled_by`: the time in milliseconds after which a
+    settled push may be missing at the provider. `pools`: the balances that pay for features.
     """
 
     provider: str
@@ -463,7 +463,7 @@ def _find_lost_pushes(
 
 
 def lost_among(drew: Sequence[int], settled_ms: Sequence[int], amount: int) -> list[int] | None:
-    """Return the places of charges that add up to an amount, the newest first.
+    """Return the indexes of charges that add up to an amount, the newest first.
 
     They are consecutive charges within LOST_SPAN_MS, and any of the MOST_BESIDE before them. None: such charges do not
     exist, too many sums are possible, or a top-up may equal a tried sum by chance.
@@ -583,9 +583,9 @@ def _cost(pools: Pools, pool: str, push: PushRow) -> int:
 def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int] | None:
     """Return the pushes with extra draws that add up to an amount.
 
-    `pushes`: each quantity, and its possible number of extra draws. The result is the number of extra draws by place.
-    None: they do not add up, or there are more than MOST_SUMS sums, so that a person's change of the balance is more
-    likely.
+    `pushes`: each quantity, and its possible number of extra draws. The result is the number of extra draws, by the
+    index of the push. None: they do not add up, or there are more than MOST_SUMS sums, so that a person's change of the
+    balance is more likely.
     """
     counts = range(1, max((times for _, times in pushes), default=0) + 1)
     copies = [place for copy in counts for place, (_, times) in enumerate(pushes) if times >= copy]

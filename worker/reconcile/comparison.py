@@ -7,7 +7,7 @@ must agree as well.
 
 An excess is given back once, and only if our pushes of the window do not explain it and the balance agrees. A quantity
 that was given back before does not count as excess. If neither events nor balance decide, or if the floor prevents
-another seal, a person decides.
+another seal, a person decides. A line is an organisation's feature on a day.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def read_totals(
 
 
 def accepted_of(connection: sa.Connection, *, line: Line) -> list[PushRow]:
-    """Return the accepted pushes of a line that must have events."""
+    """Return a line's accepted pushes, if they must have events at the provider."""
     return list(SQL.run(connection, "accepted", of_line(line)))
 
 
@@ -164,7 +164,7 @@ class Short:
 
     @property
     def shown_too_much(self) -> bool:
-        """True if events show more than the pushes that have events."""
+        """Return True if events show more than the pushes that have events."""
         absent = sum(
             int(row.sent_qty) for row, found in zip(self.rows, self.lookup_results, strict=True) if found == Absent()
         )
@@ -178,7 +178,7 @@ class Short:
 
     @property
     def is_absent(self) -> bool:
-        """True if an accepted push is missing at the provider."""
+        """Return True if an accepted push is missing at the provider."""
         return bool(self.corrected or self.covered or self.untold or self.below)
 
     def begin(self) -> None:
@@ -285,7 +285,7 @@ def weighed(
     told: Sequence[bool],
     taken_over: int,
 ) -> frozenset[int] | None:
-    """Return the places of absent pushes that drew on the customer's balance.
+    """Return the indexes of absent pushes that drew on the customer's balance.
 
     None: the balance does not show it. `absent`: each push with its base units without an event. `told`: True for
     pushes that the balance can show.

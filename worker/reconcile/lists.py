@@ -29,14 +29,14 @@ MOST_DIFFERING: Final = 100
 MOST_RUNS: Final = 10
 """Latest comparisons that are shown."""
 MOST_COUNTED: Final = 1_000
-"""Lines of one comparison that are counted.
+"""Comparisons of one time that are counted.
 
-Beyond it, the page shows the number as "or more".
+Above this number, the page shows it as "or more".
 """
 MOST_TOLD: Final = 50
 """Reported differences of balances that are shown."""
 MOST_LINES_AT_ONCE: Final = 1_000
-"""Comparisons of a download that Drawdown reads, and keeps in memory, at a time."""
+"""Comparisons of a download that Drawdown reads into memory at a time."""
 VERDICTS: Final = ("short", "over", "equal", "shadow")
 
 
@@ -61,9 +61,9 @@ class Compared:
 
 @dataclass(frozen=True)
 class ComparedAt:
-    """The lines with their last comparison at a time.
+    """The comparisons of one time that are the last of their feature and day.
 
-    `differing`: how many of them differ. MOST_COUNTED stands for this number or more.
+    `lines`: their number. `differing`: how many of them show a difference. MOST_COUNTED stands for this number or more.
     """
 
     at_ms: int
@@ -76,7 +76,8 @@ class UnacknowledgedDifference:
     """An unacknowledged difference between a balance's draws and our pushes.
 
     `feature`: the balance, of which `scale` quantities make one unit. `unsure_qty`: the uncertainty, because of which
-    the difference may be 0. `told_qty`: the reported difference. `told_ms`: the time of the report.
+    the difference may be 0. `told_qty`: the reported difference. `told_ms`: the time of the report (None: not on
+    record).
     """
 
     provider: str
@@ -91,7 +92,7 @@ class UnacknowledgedDifference:
 
 @dataclass(frozen=True)
 class ComparedFilter:
-    """A filter of lines. An empty field matches all."""
+    """A filter of comparisons. An empty field matches all."""
 
     provider: str = ""
     org: str = ""
@@ -100,7 +101,7 @@ class ComparedFilter:
 
 @dataclass(frozen=True)
 class After:
-    """The key of the line after which a page begins."""
+    """The key of the comparison after which a page begins."""
 
     day_ms: int
     org: str
@@ -111,14 +112,17 @@ class After:
 
 @dataclass(frozen=True)
 class ComparedLines:
-    """A page of lines. `after`: the start of the next page; None: this is the last."""
+    """A page of comparisons.
+
+    `after`: the start of the next page; None: this is the last.
+    """
 
     lines: list[Compared]
     after: After | None
 
 
 def differing(connection: sa.Connection, chosen: ComparedFilter, most: int = MOST_DIFFERING) -> list[Compared]:
-    """Return the lines that differ, the latest day first.
+    """Return the comparisons that differ, the latest day first.
 
     Errors: UnknownId for an unknown organisation or provider; UsageError for an invalid verdict.
     """
@@ -130,7 +134,7 @@ def differing(connection: sa.Connection, chosen: ComparedFilter, most: int = MOS
 def page(
     connection: sa.Connection, chosen: ComparedFilter, after: After | None = None, most: int = MOST_ON_PAGE
 ) -> ComparedLines:
-    """Return the lines after `after`, the latest day first.
+    """Return the comparisons after `after`, the latest day first.
 
     Errors: UnknownId for an unknown organisation or provider; UsageError for an invalid verdict.
     """
@@ -142,7 +146,7 @@ def page(
 def of_days(
     connection: sa.Connection, chosen: ComparedFilter, from_ms: int, to_ms: int, most: int = MOST_DIFFERING
 ) -> list[Compared]:
-    """Return the lines of days in [from_ms, to_ms), those that differ first.
+    """Return the comparisons of days in [from_ms, to_ms), those that differ first.
 
     Errors: UnknownId for an unknown organisation or provider.
     """
@@ -152,7 +156,7 @@ def of_days(
 
 
 def every(connection: sa.Connection, chosen: ComparedFilter) -> Iterator[Compared]:
-    """Yield all lines that a filter finds, in the order of pages."""
+    """Yield all comparisons that a filter finds, in the order of pages."""
     _require(connection, chosen)
     after: After | None = None
     while rows := _rows(connection, chosen, after, MOST_LINES_AT_ONCE):
@@ -161,9 +165,9 @@ def every(connection: sa.Connection, chosen: ComparedFilter) -> Iterator[Compare
 
 
 def runs(connection: sa.Connection) -> list[ComparedAt]:
-    """Return the times of the last comparisons, with their lines.
+    """Return the latest times of comparisons, each with its numbers of comparisons.
 
-    A line counts only at its last comparison.
+    An organisation's feature on a day counts only at its last comparison.
     """
     rows = SQL.run(connection, "runs", {"at_most": MOST_RUNS, "counted": MOST_COUNTED})
     return [ComparedAt(int(row.at_ms), int(row.lines), int(row.differing)) for row in rows]
@@ -206,9 +210,9 @@ LATE_AFTER_MS: Final = 2 * DAY_MS
 class Uncompared:
     """The missing comparisons with a provider.
 
-    `compared_ms`: up to when it was compared as a whole. `open_days`: the number of open days of customers.
-    `open_since_ms`: the first of these days. `said`: the reason of one of them. `is_late`: True if it was not compared
-    for LATE_AFTER_MS. Times are in milliseconds.
+    `compared_ms`: up to when it was compared as a whole (None: never). `open_days`: the number of open days of
+    customers. `open_since_ms`: the first of these days (None: without such days). `said`: the reason of one of them.
+    `is_late`: True if it was not compared for LATE_AFTER_MS. Times are in milliseconds.
     """
 
     provider: str

@@ -453,7 +453,7 @@ def _spans(
 OPEN_AFTER_MS: Final = DAY_MS
 """Milliseconds after which a settled push without a comparison counts as open."""
 FIRST_LOOK_MS: Final = 35 * DAY_MS
-"""Range before now that the first comparison of a customer covers."""
+"""Range before now that the first comparison of a customer covers, in milliseconds."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ class ReconcileScope:
 class Line:
     """A comparison of an organisation's feature on a day, in base units.
 
-    `ours`: the accepted quantity. `theirs`: the quantity at the provider. `note`: further facts in words.
+    `ours`: the accepted quantity. `theirs`: the quantity at the provider. `note`: further facts in words (None: without
+    facts).
     """
 
     day_ms: int
@@ -72,7 +73,7 @@ class Line:
 
     @property
     def is_left(self) -> bool:
-        """True if some of the difference is left to a person."""
+        """Return True if some of the difference is left to a person."""
         return abs(self.theirs - self.ours) != self.corrected or bool(self.unsure)
 
 
@@ -88,10 +89,11 @@ class LeftOut:
 
 @dataclass
 class Reconciled:
-    """The result of a comparison.
+    """The result of a comparison with providers.
 
-    `waiting`: lines left for later, because some of their pushes are unsettled or too recent. `unread`: the number of
-    failed reads. `compared`: the number of compared lines. `differing`: the lines that differ.
+    A line is an organisation's feature on a day. `waiting`: the number of lines left for later, because some of their
+    pushes are unsettled or too recent. `unread`: the number of failed reads. `compared`: the number of compared lines.
+    `differing`: the lines that differ.
     """
 
     compared: int = 0

@@ -43,7 +43,7 @@ SQL = queries(__file__)
 SHOWN: Final = 1000
 """Pushes of a replay that its report lists. It counts all."""
 FIRST_CHUNK: Final = 12 * WINDOW_MS
-"""Range of the first chunk of a replay."""
+"""Range of the first chunk of a replay, in milliseconds."""
 CHUNK_LOAD: Final = 400_000
 """Approximate number of samples and sums that one transaction reads.
 
@@ -60,9 +60,9 @@ The new caller may have another reason.
 class Replayed:
     """The result of a replay.
 
-    `pushes` and `quantity`: of all found pushes. `first`: the first of them. `resumed_from_ms`: where it continued an
-    earlier run (None: it did not). `totals`: the sums of all found pushes. `left_out`: usage that did not become a
-    push, by reason. `quantity` and `open_quantity` are in base units.
+    `pushes`, `quantity`: the number and the quantity of all found pushes. `first`: the first of these pushes.
+    `resumed_from_ms`: where it continued an earlier run (None: it did not). `totals`: the sums of all found pushes.
+    `left_out`: usage that did not become a push, by reason. `quantity` and `open_quantity` are in base units.
     """
 
     from_ms: int
@@ -223,9 +223,9 @@ def _everybody(connection: sa.Connection) -> tuple[str, ...]:
 
 
 def next_size(size: int, load: int) -> int:
-    """Return the length of the next chunk: from a window to a day.
+    """Return the length of the next chunk in milliseconds, from a window to a day.
 
-    It is shorter if the last chunk read many samples.
+    The chunk is shorter if the last one read many samples. `size`: the length of the last chunk.
     """
     wanted = size * CHUNK_LOAD // max(load, 1)
     return int(min(max(wanted - wanted % WINDOW_MS, WINDOW_MS), 4 * size, DAY_MS))

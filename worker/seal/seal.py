@@ -41,7 +41,7 @@ from drawdown.worker.seal.arrivals import UNREAD, ArrivalCursor, seen_by_all
 SQL = queries(__file__)
 
 SWEEP_CHUNK_MS = DAY_MS
-"""Range of windows that one tick sweeps."""
+"""Range of windows that one tick sweeps, in milliseconds."""
 
 
 def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
@@ -256,9 +256,12 @@ class SealRequest:
     providers: Mapping[str, Capabilities] = field(default_factory=dict)
     new_orgs: NewOrgs | None = None
     only: tuple[str, ...] | None = None
-    """Seal only these organisations, without a change of watermarks, to find one at fault (S8)."""
+    """Seal only these organisations, without a change of watermarks; None: all.
+
+    So the organisation at fault is found (S8).
+    """
     witness: Witness | None = None
-    """The local checkpoint with which the tick began (R1)."""
+    """The local checkpoint with which the tick began (R1); None: without a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -325,7 +328,7 @@ class Statements:
 def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, bool]:
     """Lock the shard's buckets; return their state, and True if they were restored.
 
-    Errors: HistoryDoubted while a recovery is needed (R1): sealed usage stays sealed, so an assignment in the lost
+    Errors: HistoryDoubted while a recovery is needed (R1). Sealed usage stays sealed, so an assignment in the lost
     history could not be made again.
     """
     rows = SQL.run(connection, "lock_shard", {"lo": request.shard.lo, "hi": request.shard.hi}).all()
@@ -445,7 +448,7 @@ def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> 
 
 
 Probe = Callable[[tuple[str, ...]], Callable[[sa.Connection], object]]
-"""Returns the work that fails, for only some organisations."""
+"""A function that returns the work that fails, limited to some organisations."""
 
 
 @dataclass(frozen=True)

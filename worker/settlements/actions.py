@@ -83,7 +83,7 @@ def set_supplier(
 ) -> tuple[Supplier, Supplier | None]:
     """Set the terms of a supplier, for executions that end from now on.
 
-    Return it as it is now, and as it was.
+    Return it as it is now, and as it was (None: it is new).
 
     Errors: UsageError for invalid terms; UnknownId unless `new`.
     """

@@ -38,7 +38,7 @@ SQL = queries(__file__)
 MOST_ON_PAGE: Final = 50
 """Settlements of one page."""
 MOST_SETTLEMENTS_AT_ONCE: Final = 1_000
-"""Settlements of a download that Drawdown reads and holds in memory at a time."""
+"""Settlements of a download that Drawdown reads into memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class SettlementFilter:
 class Sums:
     """The sums of a supplier's settlements, in micro-credits.
 
-    `clawed_back_micro`: reversed after the release. `carried_micro`: the part of it that payouts have not deducted yet.
-    `unsettled_micro`: charges of its executions that expired and were not settled.
+    `clawed_back_micro`: reversed after the release. `carried_micro`: the part of `clawed_back_micro` that payouts have
+    not deducted yet. `unsettled_micro`: charges of its executions that expired and were not settled.
     """
 
     net_micro: int = 0
@@ -255,7 +255,7 @@ def _account(row: sa.RowMapping, sums: Sums) -> Account:
 
 
 LINES_AT_ONCE: Final = 1_000
-"""Lines of a payout that Drawdown reads and holds in memory at a time."""
+"""Lines of a payout that Drawdown reads into memory at a time."""
 COLUMNS: Final = (
     "payout", "supplier", "period", "line", "kind", "execution", "settled_at", "gross_micro", "share_ppm", "net_micro",
     "amount_micro", "amount", "reason",
@@ -269,7 +269,7 @@ class Line:
     """A line of a payout: a released settlement or a deducted clawback.
 
     `reservation`: the execution. `share_ppm`: the supplier's share, in parts per million. A clawback has `reversal` and
-    `reason`, and its amount is below zero.
+    `reason` (None: a settlement), and its amount is below zero.
     """
 
     line: str

@@ -46,7 +46,10 @@ class OpenPushes:
 
 @dataclass(frozen=True)
 class WaitingCount:
-    """The number of waiting rows. `since_ms`: the time of the oldest."""
+    """The number of waiting rows, and the time of the oldest.
+
+    `since_ms`: the time in milliseconds (None: a row does not wait).
+    """
 
     count: int
     since_ms: int | None
@@ -56,7 +59,8 @@ class WaitingCount:
 class Attempts:
     """The attempts of an outcome that took at most `within_ms`.
 
-    `within_ms`: None if they took longer than all limits or did not end. `took_ms`: the sum of their durations.
+    `within_ms`: None if they took longer than all limits or did not end. `took_ms`: the sum of their durations in
+    milliseconds (None: they did not end).
     """
 
     provider: str
@@ -68,7 +72,7 @@ class Attempts:
 
 @dataclass(frozen=True)
 class Reads:
-    """The number of reads of customers at a provider, since the start, by outcome."""
+    """The number of reads of customers at a provider since installation, by outcome."""
 
     provider: str
     outcome: str

@@ -55,7 +55,11 @@ def how_much(usage: PendingUsage) -> str:
 
 @dataclass(frozen=True)
 class HaltsDue:
-    """The due halts. `since_ms`: the oldest. `error`: an error of one of them."""
+    """The due halts.
+
+    `due`: their number. `since_ms`: the time of the oldest (None: a halt is not due). `error`: an error of one of them
+    (None: without an error).
+    """
 
     due: int
     since_ms: int | None

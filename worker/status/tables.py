@@ -2,7 +2,7 @@
 
 Guarantee: this module only reads. A table is shown only if it has an index by the organisation or its payer. The number
 of rows is bounded, and the database cuts long texts. Tables that the database's readers may not see
-(`schema.roles.UNREAD`) are left out, and so are columns of secrets and of values derived from them.
+(`schema.roles.UNREAD`) are left out. So are columns of secrets and of values derived from them.
 
 For tables that grow with use, the settings of vacuum are checked. Missing settings are reported, but values that a
 person chose are valid. An attached table is always reported, because its rows are read as ours but lack our keys,

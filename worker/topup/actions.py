@@ -56,10 +56,10 @@ KEPT: Final = ("at_ms", "actor", "reason", "declines", "wait_until_ms", "blocked
 class Terms:
     """The terms of a wallet's top-ups.
 
-    A top-up begins at or below `threshold_micro`. It adds a multiple of `amount_micro`, or fills up to `fill_to_micro`,
-    in one charge of at most `most_minor`. `price_minor`: minor units of `currency` for a credit. `max_day`,
-    `max_month`: the most top-ups in 24 hours and in 30 days, with any outcome. `service_customer`: the customer's id at
-    `service`.
+    A top-up begins at or below `threshold_micro`. It adds a multiple of `amount_micro`, or fills up to `fill_to_micro`;
+    the other one is None. It is one charge of at most `most_minor`. `price_minor`: minor units of `currency` for a
+    credit. `max_day`, `max_month`: the most top-ups in 24 hours and in 30 days, with any outcome. `service_customer`:
+    the customer's id at `service`.
     """
 
     threshold_micro: int
@@ -317,11 +317,9 @@ def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities
 
 
 def require_only_one(context: Context, service: str, service_customer: str) -> Steps[InDoubt | None]:
-    """Refuse a customer if the payment service fills its balance itself.
+    """Refuse a customer if the payment service fills the customer's balance itself.
 
-    Return InDoubt if the service does not answer.
-
-    Errors: Refused.
+    Return InDoubt if the service does not answer. Errors: Refused.
     """
     if service in context.dormant_payments:
         return None

@@ -77,7 +77,8 @@ class TopupRow:
 class Call:
     """One call that may have charged the card. `outcome` None: it is unknown.
 
-    `finished_ms` None: the call has not ended, or its process died. `detail`: the answer in words.
+    `finished_ms` None: the call has not ended, or its process died. `detail`: the answer in words (None: without an
+    answer).
     """
 
     attempt: int
@@ -89,7 +90,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Switched:
-    """The stop of all top-ups: its time, actor and reason."""
+    """The stop of all top-ups, with its time (milliseconds), actor and reason."""
 
     stopped_ms: int
     actor: str

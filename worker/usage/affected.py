@@ -30,7 +30,7 @@ class Affected:
     """Samples in force above the floors of their organisations.
 
     `orgs`: the number of organisations. `first`: the names of up to MOST_NAMED of them. `from_ms`, `to_ms`: the times
-    of the first and the last sample.
+    of the first and the last sample (None: without samples).
     """
 
     samples: int

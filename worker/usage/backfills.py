@@ -9,8 +9,8 @@ command completes it. The ids of reverted events are never accepted again. A bac
 because another organisation may have used the same id.
 
 A file has one event on each line: the envelope, or CloudEvents. Each line that is not blank gives one event, or one
-error, with the number of the line. Each event in a file must have a time: without it, each read would give another
-event.
+error, with the number of the line. Each event in a file must have a time, because without it each read would give
+another event.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Backfill:
 
 @dataclass(frozen=True)
 class DiffLine:
-    """A line of usage that would be billed.
+    """The usage of a feature or event type that closing a backfill would add.
 
     `what`: a feature, or an event type without a feature. `quantity`: its base units. `provider`: the provider that
     would bill (None: the organisation is not assigned). `windows`: the number of windows. `code`: the reason why the
@@ -381,11 +381,11 @@ An organisation has one open backfill at most.
 
 @dataclass(frozen=True)
 class BackfillRow:
-    """A backfill of events used in [from_ms, to_ms).
+    """A backfill of usage events with times in [from_ms, to_ms).
 
-    `events`: the number of its staged events; once it is closed, of the events that it added. `withdrawn`: the number
-    of these that were withdrawn. `closed_ms`, `reverted_ms` None: that did not happen. `diff_hash`: the hash of the
-    effect that a person confirmed.
+    `events`: the number of staged events, or of added events once it is closed. `withdrawn`: how many of the added
+    events were withdrawn. `closed_ms`, `reverted_ms` None: that did not happen. `diff_hash`: the hash of the effect
+    that a person confirmed (None: it is not closed).
     """
 
     backfill: str
@@ -429,7 +429,8 @@ class WalletForecast:
 class Overdue:
     """An open backfill that waits for a person's decision.
 
-    `why`: it is open for too long; or a part of its range is below its organisation's floor, so it never becomes usage.
+    `why`: `open_long` (it is open for longer than the check allows) or `below_floor`. With `below_floor`, a part of its
+    range is below its organisation's floor, and that part can never become usage.
     """
 
     backfill: str

@@ -37,7 +37,7 @@ It counts at most as many quarantined samples of each kind.
 MOST_KINDS: Final = 200
 """Pairs of a source and a type that one page lists."""
 MOST_SAID_CHARS: Final = 200
-"""Characters of a conflict's content, source and sample id that a page shows."""
+"""Characters of each text of a conflict (content, source, sample id) that a page shows."""
 MOST_OF_EVENT: Final = 50
 """Pushes, and entries, of one event's window that a page shows."""
 _LAST: Final = 2**62
@@ -54,7 +54,10 @@ class EventFilter:
 
 @dataclass(frozen=True)
 class Place:
-    """A place in the order of arrival, the newest first. Events after it are older."""
+    """The key of an event in the order of arrival, after which a page continues.
+
+    The newest event comes first, so events after this one are older.
+    """
 
     ingested_ms: int
     sample_id: str

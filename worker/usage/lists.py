@@ -64,7 +64,7 @@ class Carried:
 
     Their provider bills whole units (rule S10).
 
-    Below 0: more was sent than is sealed.
+    `quantity` below 0: more was sent than is sealed.
     """
 
     provider: str
@@ -91,7 +91,7 @@ class UsageReport:
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a row in a report, after which a page begins.
+    """The key of a row in a report, after which a page begins.
 
     For `by=day`, `group` is the day as in the row.
     """
@@ -126,11 +126,11 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
 def usage_page(
     connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str, *, most: int, after: Place | None = None
 ) -> tuple[UsageReport, bool]:
-    """Return a report with at most `most` rows after a place.
+    """Return a report with at most `most` rows after `after`.
 
-    It also returns True if more rows follow.
+    The call also returns True if more rows follow.
 
-    The place is valid even if its row no longer exists. Errors: as `read_usage`; UsageError for an invalid place.
+    `after` is valid even if its row no longer exists. Errors: as `read_usage`; UsageError for an invalid `after`.
     """
     if by not in BY:
         raise UsageError(f"invalid --by {quote_value(by)}: expected one of {', '.join(BY)}")

@@ -67,7 +67,7 @@ def known_ids(connection: sa.Connection, words: frozenset[str]) -> set[str]:
 class Beside:
     """Further inputs of a scan.
 
-    `shape`: the name of a required shape. `secrets`: configured secrets. `others`: rules of other programs.
+    `shape`: the name of a required shape (None: any). `secrets`: configured secrets. `others`: rules of other programs.
     """
 
     shape: str | None = None

@@ -173,7 +173,7 @@ def _rows(floors: Mapping[str, int]) -> list[dict[str, object]]:
 
 
 MONTHS_KEPT: Final = 13
-"""Months for which pushes stay.
+"""Latest months of pushes that `push fold` must keep.
 
 They are a year, and the month before it for comparison.
 """
@@ -181,10 +181,10 @@ They are a year, and the month before it for comparison.
 
 @dataclass(frozen=True)
 class FoldedMonths:
-    """The result of folding pushes.
+    """The result of `push fold`, which replaces pushes with daily sums.
 
-    `kept`: pushes of the embedded ledger before that moment that stay. `held_back`: the organisations of these, which
-    have a lower floor or an open push.
+    `pushes`: the number of replaced pushes. `kept`: pushes of the embedded ledger before `before_ms` that stay.
+    `held_back`: the organisations of these, which have a lower floor or an open push.
     """
 
     before_ms: int
@@ -194,12 +194,12 @@ class FoldedMonths:
 
 
 def fold(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -> FoldedMonths:
-    """Fold the pushes of the months that ended before a moment.
+    """Replace the pushes of the months that ended before a moment with daily sums.
 
     The moment must be the start of a month.
 
-    Pushes are folded in portions of some windows, each in its own transaction. Seals do not wait for it, because
-    windows below the floor are not sealed. If the command is interrupted, a repeated command folds the rest.
+    The pushes are replaced in portions of some windows, each in its own transaction. Seals do not wait for it, because
+    windows below the floor are not sealed. If the command is interrupted, a repeated command replaces the rest.
 
     Errors: UsageError if the moment is not the start of a month, or less than MONTHS_KEPT months ago.
     """
@@ -227,7 +227,10 @@ def _first_push(connection: sa.Connection, *, since: int, before: int) -> int | 
 
 
 def fold_between(connection: sa.Connection, *, since: int, to: int, before: int, now_ms: int) -> int:
-    """Fold the pushes of windows in [since, to) where possible. Return their number."""
+    """Replace the pushes of windows in [since, to) with daily sums where possible.
+
+    Return the number of replaced pushes.
+    """
     values = {"from_ms": since, "to_ms": to, "before_ms": before, "now_ms": now_ms}
     return int(SQL.run(connection, "fold", values).scalar_one())
 

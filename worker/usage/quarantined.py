@@ -71,7 +71,7 @@ class Mended:
 def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: str = "auto") -> list[Mended]:
     """Insert quarantined samples again if only their time is wrong.
 
-    The new time is the meaning of its text in a unit.
+    The new time is the time that its text means in a unit.
 
     `unit` `auto`: the unit in which the text is a time between 2000 and now. If several samples mean one sandbox and
     moment, the first by id is inserted.

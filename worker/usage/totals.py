@@ -47,7 +47,7 @@ _TYPES: Final = (str, str, str, str, str, int, int)
 class UsageTotal:
     """A sum (`used`) of base units of one unit (`s`, `mb_s` or `units`).
 
-    A field is null if the query does not group by it, and the sum includes all its values. `feature` empty: the mapping
+    If a field is null, the query does not group by it, and the sum covers all its values. `feature` empty: the mapping
     lacks a feature for the usage. `project` or `subject` empty: the usage lacks such a label, or the samples were
     pruned. `period`: the day, or the start of the hour with its offset.
     """

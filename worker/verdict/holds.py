@@ -271,9 +271,10 @@ def shrink(connection: sa.Connection, now_ms: int, after: str = "") -> str | Non
 
 
 def shrink_of(connection: sa.Connection, customers: Sequence[str], now_ms: int, own: str = "") -> None:
-    """Shrink the reservations in some customers' wallets before their use.
+    """Shrink the reservations in some customers' wallets before the caller uses them.
 
-    It locks all rows that the caller needs to apply due changes in these wallets, and to change its `own` execution.
+    The call locks all rows that the caller needs to apply due changes in these wallets, and to change its `own`
+    execution.
     """
     if SQL.run(connection, "runs_of", {"customers": list(customers)}).first() is None:
         return

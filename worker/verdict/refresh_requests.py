@@ -64,9 +64,12 @@ class DueProjection:
     asks: int
     """The number of requests so far. This read does not answer later requests."""
     read_before_ms: int | None
-    """The last written read before this read."""
+    """The time of the last written read before this read; None: never."""
     balance_before_ms: int | None
-    """The time of the last written balance before this read, from a read or from the answer to a push."""
+    """The time of the last written balance before this read; None: never.
+
+    The balance is from a read, or from the answer to a push.
+    """
     wallets_wait: bool = False
     """True if due changes of a wallet must be applied first, mostly because usage was charged late."""
 
@@ -115,7 +118,7 @@ def mark_halted(
 ) -> None:
     """Request a refresh of halted organisations with an old read, the oldest first.
 
-    Halts and overrides by a person do not depend on credit, so they are left out. A wallet of the embedded ledger
+    Halts and org overrides by a person do not depend on credit, so they are left out. A wallet of the embedded ledger
     requests a refresh itself when it gets credit.
     """
     if capabilities.same_database or capabilities.balance_in_ledger:

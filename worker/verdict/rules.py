@@ -1,6 +1,6 @@
 """Decide an organisation's verdict, and the time of the next read. Pure.
 
-The verdict follows from the provider's answer, the operator's overrides and the time.
+The verdict follows from the provider's answer, the operator's halt and org override, and the time.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def verdict(
     """Return the verdict after a successful read.
 
     `balance_micro`: None if unlimited. `held_micro`: the credit that executions have reserved. The operator's halt and
-    override take precedence.
+    org override take precedence.
     """
     limit = _limit(provider_max, overrides, now_ms)
     said = _operator(overrides, limit, now_ms)
@@ -151,7 +151,7 @@ def unread_verdict(
 def told_verdict(present: Verdict, overrides: Overrides, now_ms: int, *, billed: bool, spent: bool) -> Verdict:
     """Return the verdict after an operator's decision begins or ends.
 
-    It holds until the next read of the provider.
+    The verdict applies until the next read of the provider.
 
     `billed`: a provider bills the organisation. `spent`: by the provider's last answer, the balance is 0 or less. Only
     an operator's decision or a fresh read resumes an organisation. If it is not billed, only an operator halts and
@@ -182,13 +182,13 @@ def _operator(overrides: Overrides, limit: int | None, now_ms: int) -> Verdict |
 
 
 FIRST_LOOK_MS: Final = 5 * SECOND_MS
-"""Shortest wait before a balance is read again, in milliseconds."""
+"""Shortest wait before the watch looks at an organisation's credit again, in milliseconds."""
 
 
 LAST_LOOK_MS: Final = MINUTE_MS
-"""Most milliseconds before a look at an organisation.
+"""Longest wait before the watch looks at an organisation's credit again, in milliseconds.
 
-Its use may grow a hundredfold at any time.
+The use may grow a hundredfold at any time.
 """
 
 

@@ -40,7 +40,10 @@ KEYS: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantit
 Map = dict[str, dict[str, str]]
 """The mapping of fields: `columns` are other names of columns, and `constants` are values for all rows."""
 Line = tuple[str, int, int, int]
-"""Organisation, window, size or meter, and quantity of a line."""
+"""A sum of a file or of samples, which has four values.
+
+They are the organisation, the start of the window, the memory size in MB or the meter, and the quantity in base units.
+"""
 _END: Final[Line] = ("\U0010ffff" * 201, 0, 0, 0)
 
 

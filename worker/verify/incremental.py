@@ -2,9 +2,9 @@
 
 Guarantee: the run skips only windows that an earlier run proved and that records have not touched since. Each record
 that may reach back names its window, and the earliest of these windows is the point. Such records are late samples,
-withdrawals, voids, adoptions and attempts. Pushes count if they were sealed, settled or folded, or are open. The other
-records are assignments, mappings, ledger entries and dirty windows. If a row was changed or deleted past the guards, a
-run finds it above the point. Below it, only a full run finds it.
+withdrawals, voids, adoptions and attempts. Pushes count if they were sealed, settled or replaced with daily sums (`push
+fold`), or are open. The other records are assignments, mappings, ledger entries and dirty windows. If a row was changed
+or deleted past the guards, a run finds it above the point. Below it, only a full run finds it.
 
 Facts without a window (balances, carries, lots, halts, verdicts, the record of actions) are proven in full each time.
 """

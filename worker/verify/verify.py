@@ -21,7 +21,7 @@ These are not claimed:
 - the original values of a tick's assignment of a new organisation that was changed later
 - the order of attempts and voids written before schema 0010
 - that each event was sent to all endpoints that subscribed to it at that time
-- the amounts that the guard's holds counted for before they ended, and refused uses
+- the amounts that the guard's reserved uses counted for before they ended, and refused uses
 - the id of a usage event, from which its sample's id is made, and the day and service of a line of a bill
 - that withdrawals, org overrides, cells and policies for an unavailable provider each agree with an action
 - the limits of a plan without an action, and the first rates of an `init` that did not record them

@@ -44,9 +44,9 @@ class Account:
     """A customer's wallet, in micro-credits.
 
     `unbilled`: used, and not charged yet. `over`: the rest of ended lots that is not reserved. A later booking takes it
-    out of the balance. `included` to `refund`: the rest of the lots of each kind. `owed`: used, and not paid by a lot.
-    `hold`: the part of its executions' cost that suppliers wait for. It is charged already, and other fields do not
-    include it.
+    out of the balance. `plan` None: the customer does not have a plan. `included` to `refund`: the rest of the lots of
+    each kind. `owed`: used, and not paid by a lot. `hold`: the part of its executions' cost that suppliers wait for. It
+    is charged already, and other fields do not include it.
     """
 
     customer_id: str
@@ -101,8 +101,8 @@ class PaidFrom:
     """The wallet that pays for an organisation's executions.
 
     `provider`: the provider that bills the organisation now (None: it is not assigned). `keeper`: the same provider, if
-    it keeps the balance itself, so a wallet in this database does not pay. `has_wallet`: the wallet was ever used.
-    `begins_ms`: the start of the organisation's first assignment.
+    it keeps the balance itself, so a wallet in this database does not pay (None: it does not). `has_wallet`: the wallet
+    was ever used. `begins_ms`: the start of the organisation's first assignment (None: it was never assigned).
     """
 
     customer_id: str
@@ -396,7 +396,8 @@ class Card:
 class WalletView:
     """A customer's wallet.
 
-    `is_shared`: other organisations use it, or did. `card`: its card, unless it is shared.
+    `is_shared`: other organisations use it, or did. `card`: its automatic top-up (None: the wallet is shared, or does
+    not have one).
     """
 
     paid: PaidFrom
@@ -406,7 +407,7 @@ class WalletView:
 
 @dataclass(frozen=True)
 class Org:
-    """An organisation's halt, with its begin and reason, and its balance.
+    """An organisation's halt, with its start and reason, and its balance.
 
     `halted_at`: the start of the halt, in milliseconds. `unconfirmed_micro`: sent use that the balance does not show
     yet. `balance_micro`: the provider's last answer, in its micro-credits, read at `balance_read_ms`. `runs_out_ms`:

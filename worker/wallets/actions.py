@@ -401,7 +401,7 @@ def _require_sane_terms(holds: HoldTerms) -> None:
 def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, *, new: bool = True) -> str | None:
     """Put a customer on a plan, and grant the plan's credit.
 
-    Return the former plan; None if there was no plan.
+    Return the former plan; None if the customer did not have a plan.
 
     You can repeat the call, because it has an effect once. Errors: UsageError for an invalid id; UnknownId for an
     unknown plan, and unless `new`, for an unknown customer with an id like an existing one.

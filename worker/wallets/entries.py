@@ -30,7 +30,7 @@ SQL = queries(__file__)
 MOST_ENTRIES_ON_PAGE: Final = 50
 """Entries of one page."""
 MOST_ENTRIES_AT_ONCE: Final = 1_000
-"""Entries of a download that Drawdown reads and holds in memory at a time."""
+"""Entries of a download that Drawdown reads into memory at a time."""
 MOST_LOOKED_AT: Final = 10_000
 """Entries that one page reads for a choice by time of booking or by amount."""
 NEVER: Final = 2**53
@@ -109,7 +109,8 @@ class EntryLine:
 
     `moved_micro`: the change of the wallet, up or down, in micro-credits. `ts`: the time of use. `at_ms`: the time of
     booking. `key`: for usage, the key of the push. `feature`, `quantity`: the charged base units (None: the entry is
-    not for usage). `reservation`: the execution that it charges. `lot`: the lot that it expires or takes back.
+    not for usage). `reservation`: the execution that it charges. `lot`: the lot that it expires or takes back. Each is
+    None for another kind of entry.
     """
 
     key: str
@@ -130,8 +131,8 @@ class Entries:
     """A page of entries.
 
     `after`: the key after which the next page begins (None: this is the last page). `booked_micro`: the wallet's
-    balance after the first entry of the page (None: it is not the latest entry). `is_cut`: the page ended because it
-    had read MOST_LOOKED_AT entries.
+    balance after the first entry of the page (None: that entry is not the wallet's latest). `is_cut`: the page ended
+    because it had read MOST_LOOKED_AT entries.
     """
 
     entries: list[EntryLine]
@@ -233,7 +234,8 @@ class LedgerDay:
 class DayEntry:
     """One entry of a day, with its feature, or with the actor and reason.
 
-    `reservation`: the execution that it charges. `lot`: the lot that it expires or takes back.
+    `feature`, `quantity`: the charged base units. `reservation`: the execution that it charges. `lot`: the lot that it
+    expires or takes back. Each is None for another kind of entry.
     """
 
     key: str
@@ -396,9 +398,10 @@ ForecastState: TypeAlias = Literal["ends", "spent", "lasts", "unknown"]
 class Forecast:
     """A forecast of the end of the credit that is available now.
 
-    `state`: `ends` (at `ends_ms`), `spent` (the available credit is 0), `lasts` (without use on those days, or beyond
-    FURTHEST_MS), or `unknown` (fewer than MIN_DAYS full days of use). The forecast uses `used_micro` in `days` full
-    days from `from_ms` on, by the time of use and not of booking.
+    `state` is `ends` (at `ends_ms`), `spent` (the available credit is 0 or less), `lasts` or `unknown`. `lasts`:
+    without use on those days, or the end is beyond FURTHEST_MS. `unknown`: fewer than MIN_DAYS full days of use. The
+    forecast uses `used_micro` in `days` full days from `from_ms` on, by the time of use and not of booking. Both are
+    None with fewer than MIN_DAYS days.
     """
 
     state: ForecastState

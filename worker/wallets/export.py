@@ -2,7 +2,7 @@
 
 Reads only.
 
-Guarantee: an export reads the database as of one moment, however long it takes, and never holds all rows in memory.
+Guarantee: an export reads the database as of one moment, however long it takes, and never keeps all rows in memory.
 Each row has an id that never changes, so a program can merge a second export of the same time into the first. Amounts
 are exact: whole micro-credits, and credits as a decimal text. Times are milliseconds since 1970 (UTC). In CSV, a
 spreadsheet does not read a text as a formula, and a text does not change the direction of reading.
@@ -32,7 +32,7 @@ from drawdown.worker.wallets.accounts import payer_of
 SQL = queries(__file__)
 
 ROWS_AT_ONCE: Final = 1_000
-"""Rows of an export that Drawdown reads and holds in memory at a time."""
+"""Rows of an export that Drawdown reads into memory at a time."""
 Kind = Literal["ledger", "usage"]
 Format = Literal["csv", "jsonl"]
 ByTime = Literal["booked", "used"]
@@ -74,7 +74,8 @@ class Span:
 def export_lines(connection: sa.Connection, kind: Kind, span: Span, form: Format, now_ms: int) -> Iterator[str]:
     """Yield the lines of an export. CSV begins with the names of the columns.
 
-    Errors: UnknownId for an unknown organisation; UsageError for usage in pushes that were folded into sums of a day.
+    Errors: UnknownId for an unknown organisation; UsageError for usage in pushes that `push fold` replaced with daily
+    sums.
     """
     rows = _ledger(connection, span, now_ms) if kind == "ledger" else _usage(connection, span, now_ms)
     columns, first = COLUMNS[kind], list(islice(rows, 1))  # read a row before the first output: errors come here

@@ -4,9 +4,10 @@ The lowest balance comes first.
 
 Reads only.
 
-Guarantee: the cost of a page does not depend on the number of wallets: it begins after the last wallet of the former
-page. The highest spenders are those of the last check (`worker.checks.checks`), with its time, because a check reads
-all charges. Each list of a wallet's relations is one statement by indexes of this wallet, with a bound for each part.
+Guarantee: the cost of a page does not depend on the number of wallets, because it begins after the last wallet of the
+former page. The highest spenders are those of the last check (`worker.checks.checks`), with its time, because a check
+reads all charges. Each list of a wallet's relations is one statement by indexes of this wallet, with a bound for each
+part.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ SQL = queries(__file__)
 MOST_ON_PAGE: Final = 50
 """Wallets of one page."""
 MOST_WALLETS_AT_ONCE: Final = 1_000
-"""Wallets of a download that Drawdown reads and holds in memory at a time."""
+"""Wallets of a download that Drawdown reads into memory at a time."""
 MOST_SPENDERS: Final = 20
 """High spenders that one report names."""
 SPENT_DAYS: Final = 30
 WHICH: Final = ("", "owed", "low")
 """The filters of a list; '': all wallets.
 
-A wallet is low at or below the threshold of its automatic top-up, or at or below the level at which balances are low.
-Without both, it is low at or below 0.
+`owed`: wallets with a negative balance. `low`: other wallets with available credit at or below a limit. The limit is
+the top-up threshold or the low balance of the organisation or of all, the higher of both. Without them, it is 0.
 """
 
 
@@ -79,7 +80,7 @@ class WalletLine:
 
 @dataclass(frozen=True)
 class After:
-    """The place where a page continues, after this customer at this balance."""
+    """The wallet after which a page continues, by its customer and its balance."""
 
     customer_id: str
     balance_micro: int
@@ -97,8 +98,8 @@ class WalletLines:
 class Spender:
     """The use of a wallet from `from_ms` on, and its balance and plan.
 
-    `balance_micro` None: the wallet does not exist. `place`: the rank by use, from 1. `at_ms`: the time of the check,
-    and the end of the use.
+    `balance_micro` None: the wallet does not exist. `plan` None: without a plan. `place`: the rank by use, from 1.
+    `at_ms`: the time of the check, and the end of the use.
     """
 
     place: int
@@ -195,9 +196,9 @@ class BillingTerms:
     Amounts are in micro-credits or minor units of money, times in milliseconds.
 
     `mode` to `blocked_reason`: its automatic top-up (None: it does not have one). `stopped_ms`, `stopped_by`: the time
-    since which all top-ups are stopped, and the actor. `low_micro`: the balance at or below which Drawdown sends a
-    message. `org_id` to `balance_read_ms`: the organisation (None: it does not exist). `pool`: the name of the wallet's
-    pool, if it is a pool's wallet.
+    since which all top-ups are stopped, and the actor (None: they are not stopped). `low_micro`: the balance at or
+    below which Drawdown sends a message (None: never). `org_id` to `balance_read_ms`: the organisation (None: it does
+    not exist). `pool`: the name of the pool (None: it is not a pool's wallet).
     """
 
     mode: str | None
@@ -234,8 +235,8 @@ class Relation:
     """A relation of a wallet to `who`.
 
     `limit_micro`: the limit of credit (None: unlimited, or a limit does not apply). `spent_micro`: the used part of the
-    limit. `other`: for a biller, its customer; for an organisation that shares the wallet, the biller; for a sponsor,
-    its lot. `since_ms`: its start. `said`: the reason of the person who made it.
+    limit (None: unknown). `other`: for a biller, its customer; for an organisation that shares the wallet, the biller;
+    for a sponsor, its lot. `since_ms`: its start (None: unknown). `said`: the reason of the person who made it.
     """
 
     part: Part
@@ -353,7 +354,7 @@ class RunFigures:
     """Numbers of executions.
 
     `held`: those that have credit reserved. `overdue`: those of them past their end. `overdue_since_ms`: the earliest
-    such end. `expired`: executions that expired and were not settled.
+    such end (None: an execution is not overdue). `expired`: executions that expired and were not settled.
     """
 
     held: int
@@ -367,7 +368,7 @@ class OwedFigures:
     """Credit that suppliers are owed, and open freezes.
 
     `waiting_micro`: the credit before a payout releases it, in micro-credits. `frozen_since_ms`: the time of the oldest
-    open freeze.
+    open freeze (None: without a freeze).
     """
 
     waiting_micro: int

@@ -1,4 +1,4 @@
-"""Pools, their allotments and the use of these, and the payers of executions.
+"""Pools with their allotments, and the payers of executions.
 
 Guarantee: each call has its effect once, so that a caller who lost the answer can repeat it. An organisation is marked
 if its verdict may change, so that the next tick refreshes it. The lists only read.

@@ -64,7 +64,7 @@ class CreditLine:
     """Credit that came in, or left without use, of one kind of lot (`what`).
 
     `entries`: the number of entries. `moved_micro`: the change of the wallet. `money_minor`: for top-ups, the paid
-    money, in minor units of `currency`.
+    money, in minor units of `currency` (None: other credit).
     """
 
     section: Section
@@ -81,8 +81,8 @@ class UsageLine:
 
     `charged = quantity * micro_credits / per_quantity`, rounded to a micro-credit (a half away from zero), plus
     `rounding`, because each charge was rounded by itself. A line without a rate sums up charges that do not match a
-    rate. `feature` None: charges without a feature. `more`: the number of lines that are not shown and are added up in
-    this line. Their features can differ.
+    rate. Its `micro_credits`, `per_quantity` and `rounding` are None. `feature` None: charges without a feature.
+    `more`: the number of lines that are not shown and are added up in this line. Their features can differ.
     """
 
     feature: str | None
@@ -119,8 +119,9 @@ class ExecutionsLine:
 class HeldLine:
     """An execution with credit reserved at the end of the span.
 
-    `execution` None: the line adds up others. `expires_ms`: the end of its reservation. `held_micro`: the credit in
-    micro-credits. `more`: the number of lines that are added up in this line.
+    `execution` None: the line adds up others, and `org_id`, `project` and `expires_ms` are None. `project` None
+    otherwise: without a project. `expires_ms`: the end of its reservation. `held_micro`: the credit in micro-credits.
+    `more`: the number of lines that are added up in this line.
     """
 
     execution: str | None

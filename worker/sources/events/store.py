@@ -2,10 +2,10 @@
 
 An event is sealed, pushed and verified by its sample.
 
-Guarantee: an event is inserted once by its key, with its sample, in the caller's transaction: both or neither. The same
-key with other content goes to `sample_conflicts`, once, and is never billed (S7). An invalid item gets an error as its
-answer, and the others are inserted. The number of statements does not depend on the number of events. If the answer is
-`accepted`, the event is above its organisation's floor when it is committed (S4).
+Guarantee: an event is inserted once by its key, with its sample, in the caller's transaction. Both are inserted, or
+neither. The same key with other content goes to `sample_conflicts`, once, and is never billed (S7). An invalid item
+gets an error as its answer, and the others are inserted. The number of statements does not depend on the number of
+events. If the answer is `accepted`, the event is above its organisation's floor when it is committed (S4).
 
 The key of an event is its organisation, source and id. A sender for one organisation only (a bound API key, a backfill)
 does not see or take events of other organisations. A sender for all organisations claims the source and id among all.

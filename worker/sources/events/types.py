@@ -3,15 +3,15 @@
 Samples of events have a meter in place of the memory size.
 
 Guarantee: a type has one meter, for good, and other types do not have it. Transactions that add types at the same time
-wait for one another without errors, and the limits hold among all of them. Unused types no longer count to the limits
-of their sender after a day.
+wait for one another without errors, and the limits apply to all of them together. Unused types no longer count to the
+limits of their sender after a day.
 
 If events of a type do not state a quantity, its value is declared once, before the first event. So a repeated event has
 the same quantity.
 
 If a metric with a price counts a type without a feature in the mapping, its usage is refused. The guard charges it at
 once, and a seal could never bill it. A transaction that stores usage of a type, and another that sets a price for it,
-wait for each other on the type's row. So the second sees the first one's change. This also holds for a type with a
+wait for each other on the type's row. So the second sees the first one's change. This also applies to a type with a
 feature, because the feature may end, and the price be set, before the usage is committed.
 """
 
@@ -50,7 +50,7 @@ class Bringer:
     It is an API key of one organisation (`org_id`), or an unbound key.
 
     An unbound key is identified by its name, and by the source to which it may be bound. For people and files, only the
-    limit MAX_EVENT_TYPES applies.
+    limit MAX_EVENT_TYPES applies. All fields None: people and files.
     """
 
     org_id: str | None = None

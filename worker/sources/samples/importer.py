@@ -228,7 +228,7 @@ class _ImportRun:
     def pipes_kept(self) -> Iterator[None]:
         """Copy pipes into temporary files.
 
-        Otherwise a transaction would hold its locks while their programs pause.
+        Otherwise a transaction would keep its locks while their programs pause.
 
         Errors: UsageError for an empty pipe; DrawdownError if it cannot be read to its end, or not be copied.
         """

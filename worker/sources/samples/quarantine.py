@@ -57,7 +57,7 @@ class QuarantineFilter:
 
     The properties are organisation, reason and time of arrival in [from_ms, to_ms).
 
-    Empty: any.
+    Empty or None: any.
     """
 
     ids: tuple[str, ...] = ()

@@ -74,7 +74,10 @@ class ImportOptions:
     strict: bool = False
     """True: import all rows of all files, or roll back."""
     rejects: Path | None = None
-    """A CSV file (file, line, column, reason, text) for the refused rows. Each call overwrites it."""
+    """A CSV file (file, line, column, reason, text) for the refused rows.
+
+    Each call overwrites the file. None: refused rows are not written.
+    """
     chunk_rows: int = 10_000
     """Rows that one transaction imports."""
 
@@ -578,7 +581,10 @@ CELL: Final = "runs"
 def own_sample(
     name: str, org_id: str, sandbox_id: str, memory_mb: int, interval_s: int, ts: int, now_ms: int
 ) -> Sample:
-    """Return a sample that Drawdown makes itself. `sandbox_id`: the id of its execution or batch."""
+    """Return a sample that Drawdown makes itself.
+
+    `sandbox_id`: the id of its execution or batch.
+    """
     return (name, org_id, sandbox_id, CELL, memory_mb, None, interval_s, ts, now_ms)
 
 

@@ -23,10 +23,7 @@ StoredSamples = tuple[int, list[int]]
 
 
 def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> StoredSamples:
-    """Insert a chunk of samples.
-
-    `origins`: the place from which each sample came (file:line).
-    """
+    """Insert a chunk of samples. `origins`: where each sample came from (file:line)."""
     assert rows and len(rows) == len(origins)
     inserted = _insert(connection, rows)
     if inserted == len(rows):
