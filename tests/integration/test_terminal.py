@@ -54,7 +54,7 @@ def test_no_command_hands_on_what_others_wrote(url: str, capfd: pytest.CaptureFi
         assert obeyed(said.out) == [] and obeyed(said.err) == [], command
         assert "\nALL SETTLED" not in said.out, "nor does it make a line of its own"
         if command == "org show acme":
-            assert "owned" in said.out and "\\x1b" in SHOWN, "it is there to be read"
+            assert "owned" in said.out and "\\x1b" in said.out, "it is there to be read"
 
 
 def test_a_file_and_a_row_of_any_name(url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
