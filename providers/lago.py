@@ -286,7 +286,8 @@ class Lago:
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
         raise WebhookRefused(
-            "Drawdown does not accept webhooks of Lago: their signature lacks a time, so a copy would be valid"
+            "Drawdown does not accept webhooks of Lago, because their signature lacks a time. "
+            "Remove the webhook at Lago"
         )
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:

@@ -160,8 +160,8 @@ class Polar:
         fields = {field for name, field in found if name == feature}
         if len(fields) == 1:
             return fields.pop()
-        how = "a meter that filters by this name, and sums a property of metadata"
-        return CannotTell(f"Polar has {len(fields) or 'no'} meters of {feature}. Create {how}")
+        how = "one meter that filters by this name and sums a property of metadata"
+        return CannotTell(f"Polar has {len(fields)} meters of {feature}: expected {how}")
 
     async def _meters(self) -> list[tuple[str, str]] | ReadFailed:
         """Return the event name and the summed property of each meter.

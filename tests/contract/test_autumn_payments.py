@@ -157,7 +157,7 @@ def test_another_price_over_there_is_never_taken(each: int, currency: str) -> No
     result = world.charge()
     assert isinstance(result, NotSent)
     assert result.retry_at_ms is None
-    assert "must cost one minor unit of usd" in result.reason
+    assert "to one minor unit of usd" in result.reason
     assert world.books.attaches == 0
 
 
