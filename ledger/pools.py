@@ -227,6 +227,8 @@ def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_m
             f"the limit of {found.payer} for executions of {found.org_id} is "
             f"{as_credits(found.limit_micro)} credits. With this one "
         )
-        text += f"they total {as_credits(total)}. Request less, or raise the limit with "
-        text += "`drawdown payer allow PAYER ORG --limit CREDITS`"
+        text += (
+            f"they total {as_credits(total)}. Request less, or raise the limit with "
+            "`drawdown payer allow PAYER ORG --limit CREDITS`"
+        )
         raise Denied("payer_limit", text, "credits")
