@@ -175,7 +175,9 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
             raise AnswerLost(error.why, action.lost_hint(values)) from error
         if action.keyed:
             again = " ".join(["--key", quote(asked.key), *_moments(action, values)])
-            raise AnswerLost(error.why, f"repeat the command with {again}. Drawdown counts both calls once") from error
+            raise AnswerLost(
+                error.why, f"repeat the command with {again}. Drawdown makes the change only once"
+            ) from error
         raise
     if isinstance(done, More):
         said = (

@@ -176,7 +176,7 @@ def _report(found: Reconciled, threshold: float, shadow_threshold: float) -> lis
     if found.unread:
         text += f"; {found.unread:,} could not be read"
     if found.open_days:
-        text += f"; {found.open_days:,} were settled more than a day ago and stay open. A later run compares them"
+        text += f"; {found.open_days:,} stay open, although they were settled more than a day ago"
     if found.other_terms:
         text += f"; {found.other_terms:,} were sent on earlier terms, and cannot be compared"
     lines: list[str | Table] = [text, *(f"{name}: not compared: {why}" for name, why in found.skipped.items())]
