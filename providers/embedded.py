@@ -139,8 +139,8 @@ def _outcome(charge: wallet.Charge, push: PushRequest) -> Outcome:
         return Duplicate()
     if charge is wallet.Charge.NO_RATE:
         return Rejected(
-            f"feature {push.feature} has no rate. Run `drawdown ledger rate {push.feature} --micro-credits N`, "
-            "then `drawdown push retry KEY`"
+            f"feature {push.feature} does not have a rate. Run `drawdown ledger rate {push.feature} --micro-credits "
+            "N`, then `drawdown push retry KEY`"
         )
     if charge is wallet.Charge.TOO_LARGE:
         return Rejected(f"the charge exceeds 1,000,000,000 credits. Check the rate of {push.feature}")
@@ -150,7 +150,7 @@ def _outcome(charge: wallet.Charge, push: PushRequest) -> Outcome:
 def _features_without_rate(connection: sa.Connection, *, features: Sequence[str]) -> list[str]:
     rated = set(SQL.run(connection, "features_with_rate").scalars())
     return [
-        f"feature {feature} has no rate. Run `drawdown ledger rate {feature} --micro-credits N`"
+        f"feature {feature} does not have a rate. Run `drawdown ledger rate {feature} --micro-credits N`"
         for feature in sorted(set(features) - rated)
     ]
 

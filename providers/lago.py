@@ -299,7 +299,7 @@ class Lago:
         lines = [f"{feature}: {field.reason}" for feature, field in fields.items() if not isinstance(field, str)]
         for customer_id in customer_ids:
             if isinstance(found := await self._customer(customer_id), NoCustomer):
-                lines.append(f"{customer_id}: Lago has no active subscription with this external_id")
+                lines.append(f"{customer_id}: Lago does not have an active subscription with this external_id")
             elif isinstance(found, ReadFailed):
                 lines.append(f"{customer_id}: {found.reason}")
         return lines

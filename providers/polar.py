@@ -284,7 +284,7 @@ class Polar:
         lines = [f"{feature}: {field.reason}" for feature, field in fields.items() if not isinstance(field, str)]
         for customer_id in customer_ids:
             if isinstance(found := await self._customer(customer_id), NoCustomer):
-                lines.append(f"{customer_id}: Polar has no customer with this external id")
+                lines.append(f"{customer_id}: Polar does not have a customer with this external id")
             elif isinstance(found, ReadFailed):
                 lines.append(f"{customer_id}: {found.reason.removeprefix(NEEDS_YOU)}")
         return lines

@@ -533,7 +533,7 @@ def _mapping(app: App) -> Iterator[Finding]:
     unrated = app.read(unrated_features)
     for feature in unrated:
         what = (
-            f"the feature {feature} has no rate, so Drawdown does not charge a wallet for it, whichever "
+            f"the feature {feature} does not have a rate, so Drawdown does not charge a wallet for it, whichever "
             "provider bills it"
         )
         yield Finding(False, what, f"`drawdown ledger rate {feature} --micro-credits N`")

@@ -269,7 +269,7 @@ def _judge_invoice(found: Mapping[str, object], charge: Charge) -> ChargeResult:
         return InDoubt("Autumn opened a page where the customer may pay, which Drawdown did not request")
     match code:
         case "payment_method_required":
-            return NotSent(reason or "the customer has no card on file", None)
+            return NotSent(reason or "the customer does not have a card on file", None)
         case "3ds_required":
             return NeedsCustomer(reason or "the bank requires the customer to confirm the payment")
         case "payment_failed":

@@ -222,7 +222,7 @@ def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
         )
     why = f"customer {customer} has a balance of {feature}, but a limit at Autumn does not allow more use of it"
     if body.get("balance") is None:
-        why = f"customer {customer} has no balance of {feature}"
+        why = f"customer {customer} does not have a balance of {feature}"
     return Rejected(
         f"Autumn charged nothing: {why}. Drawdown bills this usage again once Autumn shows credit. "
         "Grant credit, or raise the limit",

@@ -111,7 +111,7 @@ async def _refusals(
     if not settings.secret_key:
         return ReadFailed("DRAWDOWN_STRIPE_SECRET_KEY is not set")
     if not isinstance(event_id, str) or not _EVENT_ID.fullmatch(event_id):
-        return ReadFailed("the thin event has no id")
+        return ReadFailed("the thin event does not have an id")
     inside = context if isinstance(context, str) and _CONTEXT.fullmatch(context) else ""
     fetched = read_object(await http.send(get(settings, path_of("v2", "core", "events", event_id), context=inside)))
     if isinstance(fetched, ReadFailed):
