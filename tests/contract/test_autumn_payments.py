@@ -207,7 +207,11 @@ ANSWERS: dict[str, tuple[HttpResult, type, str]] = {
         InDoubt,
         "open",
     ),
-    "no card": (answer_of(invoice="left out", required_action={"code": "payment_method_required"}), NotSent, "no card"),
+    "no card": (
+        answer_of(invoice="left out", required_action={"code": "payment_method_required"}),
+        NotSent,
+        "not have a card",
+    ),
     "the bank asks": (answer_of(invoice="left out", required_action={"code": "3ds_required"}), NeedsCustomer, "bank"),
     "it goes on": (
         answer_of(invoice="left out", required_action={"code": "payment_processing"}),

@@ -213,7 +213,7 @@ CARDS: Final[dict[str, tuple[str, str]]] = {
     "declined": ("declined", ""),
     "stolen": ("declined", "stolen_card"),
     "action": ("needs_customer", ""),
-    "none": ("given_up", "no card"),
+    "none": ("given_up", "not have a card"),
 }
 SERVICES: Final = ("not_sent", "request_lost", "answer_lost", "slow", "very_slow", "seen_late", "raised")
 
