@@ -48,7 +48,7 @@ def origins(text: str, setting: str = "DRAWDOWN_CELL_ORIGINS") -> frozenset[str]
         url = parse(entry)
         shown = f"entry {number}" if "@" in entry else repr(entry)  # a text before an @ may be a password
         if url is None:
-            raise UsageError(f"{setting}: {shown} is not an http(s) origin such as https://cell-1:8443")
+            raise UsageError(f"{setting}: {shown} is invalid: expected an http(s) origin such as https://cell-1:8443")
         if url.path:  # without its path, the origin would allow more than intended
             raise UsageError(f"{setting}: {shown} has a path. Write {url.origin}, which allows all paths")
         found.add(url.origin)

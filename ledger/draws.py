@@ -160,8 +160,8 @@ def _require_unmetered(found: Reservation, cost: Cost | None) -> None:
     if cost is not None and found.settled_by == "metering":
         raise Denied(
             "metered",
-            f"samples of its sandboxes charge {found.reservation}. Do not draw on it, and settle or release it "
-            "without a cost",
+            f"metering charges {found.reservation} by the samples of its sandboxes. Do not draw on the execution. "
+            "Settle or release it without a cost",
         )
 
 
