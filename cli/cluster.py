@@ -290,7 +290,8 @@ def cron(every_s: int) -> str:
     if rest == 0 and 0 < every_s < _HOUR and _HOUR % every_s == 0:
         return f"*/{minutes} * * * *"
     raise UsageError(
-        f"invalid --every {every_s}: expected seconds that divide a minute or an hour, such as 300, 60 or 30"
+        f"invalid --every {every_s}: expected seconds that divide a minute, or whole minutes that divide an hour, such "
+        "as 30, 60 or 300"
     )
 
 

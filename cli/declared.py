@@ -175,7 +175,9 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
             raise AnswerLost(error.why, action.lost_hint(values)) from error
         if action.keyed:
             again = " ".join(["--key", quote(asked.key), *_moments(action, values)])
-            raise AnswerLost(error.why, f"repeat the command with {again}, and it counts once") from error
+            raise AnswerLost(
+                error.why, f"repeat the command with {again}. Drawdown makes the change only once"
+            ) from error
         raise
     if isinstance(done, More):
         said = (
@@ -201,7 +203,7 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     else:
         show(app, answer, [*lines, f"the {action.shown_once}: {secret}"])
     why = action.lost_hint(values) if action.lost_hint is not None else "repeat the command"
-    require_shown(f"the change is done, but the new {action.shown_once} could not be shown: {why}")
+    require_shown(f"the change is done, but the new {action.shown_once} could not be shown; {why}")
 
 
 def _end(status: Exit) -> None:

@@ -46,7 +46,7 @@ def only_with(context: typer.Context, option: str, *others: str) -> None:
         if option not in param.opts and param.name not in others and _is_typed(context, param.name)
     ]
     if typed:
-        raise UsageError(f"{' and '.join(typed)} cannot be combined with {option}. Omit one of them")
+        raise UsageError(f"{' and '.join(typed)} cannot be combined with {option}. Omit {option}, or the other options")
 
 
 def _is_typed(context: typer.Context, name: str | None) -> bool:

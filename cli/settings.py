@@ -48,7 +48,7 @@ def origins(text: str, setting: str = "DRAWDOWN_CELL_ORIGINS") -> frozenset[str]
         url = parse(entry)
         shown = f"entry {number}" if "@" in entry else repr(entry)  # a text before an @ may be a password
         if url is None:
-            raise UsageError(f"{setting}: {shown} is not an http(s) origin such as https://cell-1:8443")
+            raise UsageError(f"{setting}: {shown} is invalid: expected an http(s) origin such as https://cell-1:8443")
         if url.path:  # without its path, the origin would allow more than intended
             raise UsageError(f"{setting}: {shown} has a path. Write {url.origin}, which allows all paths")
         found.add(url.origin)
@@ -65,7 +65,9 @@ def networks(text: str, setting: str = "DRAWDOWN_CELL_NETWORKS") -> tuple[Networ
         try:
             found.append(ip_network(entry))
         except ValueError as error:
-            raise UsageError(f"{setting}: {entry!r} is not a network such as 10.0.0.0/8") from error
+            raise UsageError(
+                f"{setting}: invalid network {entry!r}: expected CIDR notation such as 10.0.0.0/8"
+            ) from error
     return tuple(found)
 
 
@@ -558,7 +560,9 @@ def _one_database(text: str, was: str | None) -> None:
     try:
         url = url_of(text).set(username="", password="")
     except (sa.exc.ArgumentError, ValueError):
-        raise UsageError("the file does not contain a URL such as postgresql://USER:PASSWORD@HOST/NAME") from None
+        raise UsageError(
+            "the file does not contain a URL such as postgresql://USER:PASSWORD@HOST/NAME. Write the URL into it"
+        ) from None
     if was is not None and url != url_of(was).set(username="", password=""):
         raise UsageError("the file names another database. Restart the process to use that database")
 

@@ -72,7 +72,7 @@ def _once(pairs: list[tuple[str, object]]) -> Item:
 
 
 def _no_number(text: str) -> object:
-    raise Unfit("not_json", f"invalid number {quote_value(text)}: JSON does not allow it")
+    raise Unfit("not_json", f"invalid number {quote_value(text)}: JSON does not allow it. Send a finite number")
 
 
 def _whole_number(text: str) -> int | Decimal:
@@ -208,7 +208,7 @@ def _end(body: bytes, at: int, left: int) -> tuple[int, int, int]:
             depth -= end - start
         elif first == 0x2C and not depth:
             return start, deepest, left
-    raise Unreadable("invalid body: the JSON array does not end", code="not_json")
+    raise Unreadable("invalid body: the JSON array does not end. Send the whole array", code="not_json")
 
 
 def _bytes_of(text: str, length: int) -> int:

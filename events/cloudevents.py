@@ -278,7 +278,7 @@ def _data_of(item: Item, value: EventValue | None) -> Item:
     if data is None and value is not None and value.aggregation == COUNT:
         return {}
     if data is None:
-        raise Unfit("missing", "missing data: it must have the quantity", "data")
+        raise Unfit("missing", "missing data: expected a JSON object with the quantity", "data")
     if not isinstance(data, dict):
         raise Unfit("bad_data", "invalid data: expected a JSON object with the quantity", "data")
     return data
@@ -292,10 +292,12 @@ def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue 
     if not item.keys() <= OWN:
         name = next(name for name in item if name not in OWN)
         cloud = (
-            " (only a CloudEvent has this field, beside specversion)" if name in ("id", "type", "time", "data") else ""
+            "For a CloudEvent, add specversion. For your own event, use"
+            if name in ("id", "type", "time", "data")
+            else "Use"
         )
         raise Unfit(
-            "unknown_field", f"unknown field {quote_value(name)}{cloud}. Use one of: {', '.join(sorted(OWN))}", name
+            "unknown_field", f"unknown field {quote_value(name)}. {cloud} one of: {', '.join(sorted(OWN))}", name
         )
     named = optional_text(item, "org_id", "org_id")
     if org_id is not None and named not in (None, org_id):

@@ -94,7 +94,7 @@ def set_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> 
     account = wallet_account(customer_id)
     open_accounts(connection, [account])
     if not hold_plans(connection, [plan]):
-        raise Refused(f"unknown plan {plan}. Run `drawdown plan set {typed(plan, '--max-concurrent', 'N')}`")
+        raise Refused(f"unknown plan {plan}. Run `drawdown plan set {typed(plan, '--max-concurrent', 'N')} --new`")
     if SQL.run(connection, "set_plan", {"plan": plan, "account_id": account}).first() is None:
         return False
     SQL.run(connection, "stay", {"customer_id": customer_id, "plan": plan, **vars(by)})

@@ -137,7 +137,7 @@ def finish(
         raise Denied(
             "below_drawn",
             f"{found.reservation} has drawn {as_credits(found.drawn_micro)} credits, so "
-            "its cost cannot be lower. To return credit, run `drawdown ledger grant`",
+            "its cost cannot be lower. To return credit, run `drawdown ledger grant CUSTOMER CREDITS`",
         )
     charged, off = _charge(connection, found, FINAL, lines, by)
     after = replace(
@@ -160,8 +160,8 @@ def _require_unmetered(found: Reservation, cost: Cost | None) -> None:
     if cost is not None and found.settled_by == "metering":
         raise Denied(
             "metered",
-            f"samples of its sandboxes charge {found.reservation}. Do not draw on it, and settle or release it "
-            "without a cost",
+            f"metering charges {found.reservation} by the samples of its sandboxes. Do not draw on the execution. "
+            "Settle or release it without a cost",
         )
 
 
@@ -175,16 +175,16 @@ def _repeat_end(connection: sa.Connection, found: Reservation, cost: Cost | None
         wanted = [] if cost is None else _rest(connection, found, cost, card, last)
         if wanted is None or [line.content for line in wanted] != [line.content for line in last]:
             drawn = f"{as_credits(found.drawn_micro)}"
-            text = f"{found.reservation} is {found.state} at {drawn} credits. To correct it, run "
-            raise Denied("other_content", f"{text}`drawdown ledger grant`")
+            text = f"{found.reservation} is {found.state} at {drawn} credits. To correct this cost, run "
+            raise Denied("other_content", f"{text}`drawdown ledger grant CUSTOMER CREDITS`")
     return Drawn(found, 0, 0, repeated=True)
 
 
 def instead(found: Reservation) -> str:
     """Return the next step for an execution that has ended."""
     if found.state == "expired":
-        return "Settle it with its cost, even if it is late"
-    return "To correct it, run `drawdown ledger grant`"
+        return "Settle the execution with its cost, even if it is late"
+    return "To correct its cost, run `drawdown ledger grant CUSTOMER CREDITS`"
 
 
 def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:

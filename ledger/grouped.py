@@ -180,7 +180,7 @@ class Moves:
         rows = [_row(self._wallets[customer]) for customer in sorted(self._wallets)]
         moved = {row.account_id: row for row in SQL.run(connection, "move", {"moves": rows, "now_ms": self.now_ms})}
         if len(moved) < len(rows):
-            raise NotTogether("a wallet lacks credit for all of them, or has changes that are due")
+            raise NotTogether("a wallet lacks credit for all requests of the group, or has changes that are due")
         found = {}
         for customer, move in self._wallets.items():
             row = moved[wallet_account(customer)]

@@ -145,7 +145,7 @@ def _require_expected(found: Payout, expect_micro: int | None) -> None:
         raise Denied(
             "not_as_expected",
             f"{found.payout} totals {as_credits(found.total_micro)} credits, not "
-            f"{as_credits(expect_micro)}. Run the dry run again",
+            f"{as_credits(expect_micro)}. Repeat the command with --dry-run",
         )
 
 

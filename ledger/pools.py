@@ -225,7 +225,10 @@ def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_m
     if total > found.limit_micro:
         text = (
             f"the limit of {found.payer} for executions of {found.org_id} is "
-            f"{as_credits(found.limit_micro)} credits. With this one "
+            f"{as_credits(found.limit_micro)} credits. With this execution "
         )
-        text += f"they total {as_credits(total)}. Request less, or raise the limit with `drawdown payer allow`"
+        text += (
+            f"they total {as_credits(total)}. Request less, or raise the limit with "
+            "`drawdown payer allow PAYER ORG --limit CREDITS`"
+        )
         raise Denied("payer_limit", text, "credits")

@@ -402,7 +402,7 @@ def reserve_all(
         **room.values(),
     }
     if SQL.run(connection, "hold", values).first() is None:
-        raise NotTogether(f"{customer_id} lacks credit for all of them, or has changes that are due in its wallet")
+        raise NotTogether(f"the wallet of {customer_id} lacks credit for all executions, or has changes that are due")
     return made
 
 

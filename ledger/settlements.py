@@ -249,8 +249,8 @@ def reverse(
     if found.is_final:
         raise Denied(
             "no_clawbacks",
-            f"{found.reservation} was released with {found.payout}, and the terms of {found.supplier} do not allow "
-            "clawbacks. Settle the difference with the supplier directly",
+            f"cannot reverse {found.reservation}: its settlement was released with {found.payout}, and the terms of "
+            f"{found.supplier} do not allow clawbacks. Settle the difference with the supplier directly",
         )
     made = Reversal(key, found.reservation, amount, found.payout is not None, by.now_ms, by.actor, by.reason)
     if SQL.run(connection, "reverse", vars(made)).first() is None:  # a concurrent reversal of another supplier

@@ -86,7 +86,7 @@ class EmbeddedProvider:
         return {}
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
-        raise WebhookRefused("the embedded ledger does not send webhooks")
+        raise WebhookRefused("the embedded ledger does not send webhooks. Check the path of the webhook")
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         return self._read(partial(_features_without_rate, features=features))
@@ -100,7 +100,7 @@ class EmbeddedProvider:
             return write(self._engine, partial(_charge, batch=batch, now_ms=self._clock.now_ms()))
         except entries.BeyondBalance as error:
             if len(batch) == 1:
-                return [Rejected(f"{error} Then run `drawdown push retry`")]
+                return [Rejected(f"{error}. Then run `drawdown push retry KEY`")]
             middle = len(batch) // 2
             return [*self._charged(batch[:middle]), *self._charged(batch[middle:])]
 
@@ -139,8 +139,8 @@ def _outcome(charge: wallet.Charge, push: PushRequest) -> Outcome:
         return Duplicate()
     if charge is wallet.Charge.NO_RATE:
         return Rejected(
-            f"feature {push.feature} has no rate. Run `drawdown ledger rate {push.feature} --micro-credits N`, "
-            "then `drawdown push retry`"
+            f"feature {push.feature} does not have a rate. Run `drawdown ledger rate {push.feature} --micro-credits "
+            "N`, then `drawdown push retry KEY`"
         )
     if charge is wallet.Charge.TOO_LARGE:
         return Rejected(f"the charge exceeds 1,000,000,000 credits. Check the rate of {push.feature}")
@@ -150,7 +150,7 @@ def _outcome(charge: wallet.Charge, push: PushRequest) -> Outcome:
 def _features_without_rate(connection: sa.Connection, *, features: Sequence[str]) -> list[str]:
     rated = set(SQL.run(connection, "features_with_rate").scalars())
     return [
-        f"feature {feature} has no rate. Run `drawdown ledger rate {feature} --micro-credits N`"
+        f"feature {feature} does not have a rate. Run `drawdown ledger rate {feature} --micro-credits N`"
         for feature in sorted(set(features) - rated)
     ]
 

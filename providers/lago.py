@@ -286,7 +286,8 @@ class Lago:
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
         raise WebhookRefused(
-            "Drawdown does not accept webhooks of Lago: their signature lacks a time, so a copy would be valid"
+            "Drawdown does not accept webhooks of Lago, because their signature lacks a time. "
+            "Remove the webhook at Lago"
         )
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
@@ -298,7 +299,7 @@ class Lago:
         lines = [f"{feature}: {field.reason}" for feature, field in fields.items() if not isinstance(field, str)]
         for customer_id in customer_ids:
             if isinstance(found := await self._customer(customer_id), NoCustomer):
-                lines.append(f"{customer_id}: Lago has no active subscription with this external_id")
+                lines.append(f"{customer_id}: Lago does not have an active subscription with this external_id")
             elif isinstance(found, ReadFailed):
                 lines.append(f"{customer_id}: {found.reason}")
         return lines

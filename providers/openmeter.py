@@ -130,7 +130,9 @@ class OpenMeter:
         if isinstance(customer, ReadFailed):
             return self._api.retry_later(customer, push.attempt, f"the customer {push.customer_id}")
         if isinstance(customer, NoCustomer):
-            return Rejected(f"not sent: OpenMeter has no customer with the subject key {push.customer_id}. Create it")
+            return Rejected(
+                f"not sent: OpenMeter does not have a customer with the subject key {push.customer_id}. Create it"
+            )
         kind, field = meter
         event = {
             "specversion": "1.0",
@@ -160,7 +162,7 @@ class OpenMeter:
         if isinstance(found, ReadFailed):
             return found
         if isinstance(found, Absent):
-            return CannotTell(f"OpenMeter has no meter {feature}. Create it with the aggregation SUM")
+            return CannotTell(f"OpenMeter does not have a meter {feature}. Create it with the aggregation SUM")
         if found.get("slug") != feature:
             return ReadFailed("HTTP 200 with another meter")
         return _summed(found) or CannotTell(
@@ -186,7 +188,7 @@ class OpenMeter:
             feature = await self._api.get_cached("api", "v1", "features", self._balance)
             if isinstance(feature, Mapping):
                 return CustomerState(0, None, None)  # a customer without the entitlement cannot spend
-            why = f"{self._variable} names {self._balance}, but OpenMeter has no feature with this key"
+            why = f"{self._variable} names {self._balance}, but OpenMeter does not have a feature with this key"
             return (
                 ReadFailed(f"{NEEDS_YOU}{why}. Set it to a feature's key") if isinstance(feature, Absent) else feature
             )
@@ -271,7 +273,7 @@ class OpenMeter:
         lines = [f"{feature}: {meter.reason}" for feature, meter in meters.items() if not isinstance(meter, tuple)]
         for customer_id in customer_ids:
             if isinstance(found := await self._state(customer_id), NoCustomer):
-                lines.append(f"{customer_id}: OpenMeter has no customer with this subject key")
+                lines.append(f"{customer_id}: OpenMeter does not have a customer with this subject key")
             elif isinstance(found, ReadFailed):
                 lines.append(f"{customer_id}: {found.reason.removeprefix(NEEDS_YOU)}")
         return lines
@@ -302,7 +304,7 @@ def _judge_event(item: object, request: PushRequest, kind: str, field: str) -> L
         return CannotTell("OpenMeter stored the event, but cannot count it. See its validation errors")
     data = event.get("data")
     quantity = whole(data.get(field)) if isinstance(data, Mapping) else None
-    return ReadFailed("the event has no whole quantity") if quantity is None else FoundPush(quantity)
+    return ReadFailed("the event does not have a whole quantity") if quantity is None else FoundPush(quantity)
 
 
 def _total(found: Mapping[str, object] | Absent | ReadFailed) -> int | ReadFailed:

@@ -160,8 +160,8 @@ class Polar:
         fields = {field for name, field in found if name == feature}
         if len(fields) == 1:
             return fields.pop()
-        how = "a meter that filters by this name, and sums a property of metadata"
-        return CannotTell(f"Polar has {len(fields) or 'no'} meters of {feature}. Create {how}")
+        how = "one meter that filters by this name and sums a property of metadata"
+        return CannotTell(f"Polar has {len(fields)} meters of {feature}: expected {how}")
 
     async def _meters(self) -> list[tuple[str, str]] | ReadFailed:
         """Return the event name and the summed property of each meter.
@@ -284,7 +284,7 @@ class Polar:
         lines = [f"{feature}: {field.reason}" for feature, field in fields.items() if not isinstance(field, str)]
         for customer_id in customer_ids:
             if isinstance(found := await self._customer(customer_id), NoCustomer):
-                lines.append(f"{customer_id}: Polar has no customer with this external id")
+                lines.append(f"{customer_id}: Polar does not have a customer with this external id")
             elif isinstance(found, ReadFailed):
                 lines.append(f"{customer_id}: {found.reason.removeprefix(NEEDS_YOU)}")
         return lines

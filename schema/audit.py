@@ -140,14 +140,14 @@ def broken(connection: sa.Connection) -> Iterator[str]:
     for row in _actions(connection):
         if row["hash"] != hash_after(before, {name: row[name] for name in HASHED}):
             yield (
-                f"action {row['action_id']} ({row['action']} of {row['target']}) does not follow the one before it: "
-                "it was changed or inserted, or one before it was removed or moved"
+                f"action {row['action_id']} ({row['action']} of {row['target']}) does not follow the previous action. "
+                "Either this action was changed or inserted, or an earlier action was removed or moved"
             )
         before, count = str(row["hash"]), count + 1
     if count != head.actions:
-        yield f"{count} actions are on record, and there were {head.actions}"
+        yield f"the audit log has {count} actions, and its chain counts {head.actions}"
     elif before != head.hash:
-        yield "the last recorded action is not the newest one"
+        yield "the hash of the last action differs from the newest hash of the chain"
 
 
 def _actions(connection: sa.Connection) -> Iterator[sa.RowMapping]:

@@ -302,7 +302,9 @@ def _require_file(engine: sa.Engine) -> None:
     """
     file = sqlite_file(engine)
     if file is not None and not file.exists():
-        raise DatabaseNotReady(f"the database {file.resolve()} does not exist: {ANOTHER}, else run `drawdown init`")
+        raise DatabaseNotReady(
+            f"the database {file.resolve()} does not exist. {ANOTHER}. Otherwise run `drawdown init`"
+        )
 
 
 def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
@@ -420,12 +422,12 @@ DISK_FULL: Final = "53100"
 FULL: Final = "the disk of the database is full, and uncommitted changes are lost. Free some space, then try again"
 
 
-ANOTHER: Final = "if you mean another database, set DRAWDOWN_DATABASE_URL"
+ANOTHER: Final = "If you mean another database, set DRAWDOWN_DATABASE_URL"
 
 
 NOT_READY: Final = {
-    "3D000": f"the database does not exist: {ANOTHER}, else create it, then run `drawdown init`",
-    "42P01": f"the database does not have Drawdown tables: {ANOTHER}, else run `drawdown init`",
+    "3D000": f"the database does not exist. {ANOTHER}. Otherwise create the database, then run `drawdown init`",
+    "42P01": f"the database does not have Drawdown tables. {ANOTHER}. Otherwise run `drawdown init`",
     "42703": "the database is of another version. Run `drawdown init` to upgrade it",
     "25006": "the database is read-only. Connect to the primary, or grant write access",
     "42501": "the database refuses this user. Grant the user access to the tables",
@@ -482,12 +484,14 @@ def _explain_sqlite(text: str) -> DrawdownError | None:
         return DatabaseNotReady("the database is read-only. Make the file and its folder writable")
     if "no such table" in text or "no such column" in text:
         return DatabaseNotReady(
-            f"the database does not have Drawdown tables of this version: {ANOTHER}, else run `drawdown init`"
+            f"the database does not have Drawdown tables of this version. {ANOTHER}. Otherwise run `drawdown init`"
         )
     if "unable to open" in text:
         return DatabaseNotReady("the database file cannot be opened. Check the path and its permissions")
     if "not a database" in text or "malformed" in text:
-        return DatabaseNotReady(f"the file is not a valid SQLite database: {ANOTHER}, else restore it from a backup")
+        return DatabaseNotReady(
+            f"the file is not a valid SQLite database. {ANOTHER}. Otherwise restore the file from a backup"
+        )
     if "is full" in text:
         return StorageFull(f"{FULL} ({text})")
     if "disk" in text:

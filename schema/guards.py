@@ -95,7 +95,7 @@ GUARDS: Final = (
         "event_types_frozen", "event_types", "UPDATE",
         "NEW.event_type <>? OLD.event_type OR NEW.meter <>? OLD.meter OR NEW.first_seen_ms <>? OLD.first_seen_ms OR "
         "NEW.org_id <>? OLD.org_id OR NEW.key_name <>? OLD.key_name OR NEW.source <>? OLD.source",
-        "S5: an event type keeps its meter, and who brought it",
+        "S5: an event type keeps its meter, organisation, key and source",
     ),
     Guard(
         "samples_immutable", "usage_samples", "UPDATE",
@@ -203,7 +203,7 @@ GUARDS: Final = (
         "(OLD.state IN ('voided', 'carried', 'shadow') AND NEW.state NOT IN (OLD.state, 'voided')) OR "
         "(OLD.state = 'accepted' AND NEW.state NOT IN ('accepted', 'rejected', 'voided', 'in_doubt')) OR "
         "(OLD.state = 'in_doubt' AND NEW.state IN ('due', 'queued'))",
-        "P5, P2: a settled push is not opened again, one in doubt is not sent again",
+        "P5, P2: a settled push is not opened again, and a push in doubt is not sent again",
     ),
     Guard(
         "incarnation_forward", "incarnation", "UPDATE",
@@ -288,12 +288,12 @@ GUARDS: Final = (
     Guard(
         "supplier_terms_no_update", "supplier_terms", "UPDATE",
         "1 = 1",
-        "Terms of suppliers are append-only: new ones are a revision",
+        "Terms of suppliers are append-only. New terms are a new revision",
     ),
     Guard(
         "supplier_terms_no_delete", "supplier_terms", "DELETE",
         "1 = 1",
-        "Terms of suppliers are append-only: new ones are a revision",
+        "Terms of suppliers are append-only. New terms are a new revision",
     ),
     Guard(
         "settlements_no_update", "settlements", "UPDATE",
@@ -372,7 +372,7 @@ GUARDS: Final = (
         "OR (OLD.state IN ('declined', 'needs_customer', 'given_up') AND NEW.state <> 'credited'))) OR "
         "(NEW.state <> OLD.state AND NEW.state = 'shadow') OR (OLD.state = 'credited' AND NEW.payment_id "
         "<>? OLD.payment_id)",
-        "A top-up that ended stays so, unless it proves to be paid; it is credited once",
+        "An ended top-up changes only if it proves to be paid, and it is credited once",
     ),
     Guard(
         "topup_attempts_kept", "topup_attempts", "DELETE",
@@ -456,22 +456,22 @@ GUARDS: Final = (
     Guard(
         "plan_terms_no_update", "plan_terms", "UPDATE",
         "1 = 1",
-        "The grants of plans are append-only: later ones have new terms",
+        "The terms of a plan's grants are append-only. New terms are for later months",
     ),
     Guard(
         "plan_terms_no_delete", "plan_terms", "DELETE",
         "1 = 1",
-        "The grants of plans are append-only: later ones have new terms",
+        "The terms of a plan's grants are append-only. New terms are for later months",
     ),
     Guard(
         "plan_stays_no_update", "plan_stays", "UPDATE",
         "1 = 1",
-        "The plan of a customer is append-only: the next one ends it",
+        "The plans of a customer are append-only. The next row ends the previous plan",
     ),
     Guard(
         "plan_stays_no_delete", "plan_stays", "DELETE",
         "1 = 1",
-        "The plan of a customer is append-only: the next one ends it",
+        "The plans of a customer are append-only. The next row ends the previous plan",
     ),
     Guard(
         "tiers_kept", "tiers", "DELETE",
@@ -512,12 +512,12 @@ GUARDS: Final = (
     Guard(
         "payers_no_update", "payers", "UPDATE",
         "1 = 1",
-        "The right to charge is append-only: the next row ends it",
+        "The right to charge a payer is append-only. The next row ends the previous right",
     ),
     Guard(
         "payers_no_delete", "payers", "DELETE",
         "1 = 1",
-        "The right to charge is append-only: the next row ends it",
+        "The right to charge a payer is append-only. The next row ends the previous right",
     ),
     Guard(
         "run_usage_no_update", "run_usage", "UPDATE",
@@ -602,19 +602,19 @@ GUARDS: Final = (
     Guard(
         "guard_overrides_kept", "guard_overrides", "DELETE",
         "1 = 1",
-        "An override is ended, never deleted",
+        "A limit override is ended, never deleted",
     ),
     Guard(
         "guard_overrides_frozen", "guard_overrides", "UPDATE",
         "NEW.number <>? OLD.number OR NEW.metric <>? OLD.metric OR NEW.reach <>? OLD.reach OR NEW.target "
         "<>? OLD.target OR NEW.period <>? OLD.period OR NEW.amount <>? OLD.amount OR NEW.ends_ms <>? "
         "OLD.ends_ms OR NEW.at_ms <>? OLD.at_ms OR NEW.actor <>? OLD.actor OR NEW.reason <>? OLD.reason",
-        "The allowance of an override never changes. Create another override",
+        "The allowance of a limit override never changes. Create another limit override",
     ),
     Guard(
         "guard_overrides_forward", "guard_overrides", "UPDATE",
         "OLD.state IN ('refused', 'ended') OR (OLD.state = 'in_force' AND NEW.state <> 'ended')",
-        "An override is decided once, and ends once",
+        "A limit override is decided once, and ends once",
     ),
     Guard(
         "guard_counters_kept", "guard_counters", "DELETE",
@@ -624,7 +624,7 @@ GUARDS: Final = (
     Guard(
         "guard_denials_kept", "guard_denials", "DELETE",
         "1 = 1",
-        "Refusals are never deleted, but added up",
+        "Refusals are added up, and never deleted",
     ),
     Guard(
         "vendor_units_no_update", "vendor_units", "UPDATE",
@@ -681,7 +681,7 @@ GUARDS: Final = (
     Guard(
         "backfill_events_frozen", "backfill_events", "UPDATE",
         "1 = 1",
-        "S7: events never change; stage another",
+        "S7: events never change; stage another event",
     ),
     Guard(
         "console_users_no_delete", "console_users", "DELETE",

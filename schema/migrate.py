@@ -95,7 +95,7 @@ def require_ready(connection: sa.Connection) -> None:
     if found.ready:
         return
     if found.current is None:
-        raise DatabaseNotReady(f"the database does not have Drawdown tables: {ANOTHER}, else run `drawdown init`")
+        raise DatabaseNotReady(f"the database does not have Drawdown tables. {ANOTHER}. Otherwise run `drawdown init`")
     if found.is_unreleased:
         raise DatabaseNotReady(
             f"the database has schema {found.current}, of a version before the first release, so it cannot be "
@@ -118,7 +118,7 @@ def upgrade(engine: sa.Engine) -> Version:
     """
     file = sqlite_file(engine)
     if file is not None and not file.parent.exists():
-        raise DatabaseNotReady(f"the folder {file.parent} does not exist: {ANOTHER}, else create it")
+        raise DatabaseNotReady(f"the folder {file.parent} does not exist. {ANOTHER}. Otherwise create the folder")
     if file is not None:
         _create_private(file)
     with clear_errors(engine), engine.begin() as connection:
@@ -145,8 +145,8 @@ def _require_own(connection: sa.Connection) -> None:
     if tables and "buckets" not in tables:
         named = ", ".join(tables[:NAMED]) + (f" and {len(tables) - NAMED:,} more" if len(tables) > NAMED else "")
         raise Refused(
-            f"{place_of(connection.engine.url)} has tables of another program ({named}), so nothing was made: "
-            f"{ANOTHER}, else make Drawdown a database of its own"
+            f"{place_of(connection.engine.url)} has tables of another program ({named}), so Drawdown did not "
+            f"create tables. {ANOTHER}. Otherwise create a database for Drawdown alone"
         )
 
 

@@ -123,7 +123,7 @@ class FakePayments:
         if any(one.charge_id == request.charge_id for _, one in self.under_way):
             return InDoubt("a call under this id is under way")
         if self.cards.get(request.customer_id) == "none":
-            return NotSent("the customer has no card on file", None)
+            return NotSent("the customer does not have a card on file", None)
         late = self.rng.randint(1, 9 * MINUTE_MS) if fault == "seen_late" else 0
         result = self._made(request, late)
         if fault == "raised":

@@ -120,5 +120,5 @@ def _tell(app: App, name: str, link: str, until_ms: int) -> None:
         lines.append("DRAWDOWN_CONSOLE_URL is not set, so the link is only a path. Put the server's address before it")
     show(app, {"name": name, "url": url, "until_ms": until_ms}, lines)
     require_shown(
-        f"the link could not be printed: run `drawdown console user reset {typed(name)}`, which shows another link"
+        f"the link could not be printed. Run `drawdown console user reset {typed(name)}`, which shows another link"
     )

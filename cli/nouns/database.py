@@ -234,7 +234,7 @@ def _report(found: Verification, stopped: list[str], since_last: bool) -> list[s
     return [
         *lines,
         *(
-            f"stopped: {one}. Fix the breach, then run `drawdown org release --reason … {typed(one)}`"
+            f"stopped: {one}. Fix the breach, then run `drawdown org release --reason TEXT {typed(one)}`"
             for one in stopped
         ),
     ]
@@ -244,9 +244,12 @@ def _from(found: Verification) -> list[str]:
     """Return the text about skipped windows. The report always states it."""
     begins = found.point
     if begins is None:
-        return ["verified everything: verify continues a run only if it is at most a week old and all invariants held"]
+        return [
+            "verified everything. Verify continues an earlier run only if all invariants held, and a full run is at "
+            "most a week old"
+        ]
     if begins.window_ms <= 0:
-        return [f"verified everything: since run {begins.run}, {begins.why} changed the first window"]
+        return [f"verified everything, because {begins.why} changed the first window since run {begins.run}"]
     touched = f"since then {begins.why} changed this window" if begins.why else "no earlier window changed since then"
     return [
         f"skipped the windows before {show_time(begins.window_ms)}: proven by run {begins.run} at "

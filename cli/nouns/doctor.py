@@ -99,7 +99,9 @@ def _cell_secret(settings: CellSettings, cell: str) -> Finding:
     shared = () if cell in settings.secrets else settings.secrets.get(SHARED, ())
     given = settings.secrets.get(cell) or (*settings.roots, *shared)
     weak = _is_weak(given)
-    notes = ["several, for a rotation"] * (len(given) > 1) + ["one is shared with other cells"] * bool(shared)
+    notes = ["several secrets, for a rotation"] * (len(given) > 1) + ["a secret is shared with other cells"] * bool(
+        shared
+    )
     what = f"the secret that signs halts for cell {cell}" + (f" ({'; '.join(notes)})" if notes else "")
     fix = f"set DRAWDOWN_CELL_SECRET or DRAWDOWN_CELL_SECRETS to {MIN_SECRET_CHARS} characters or more"
     return Finding(not weak, what, fix if weak else "")
@@ -524,14 +526,14 @@ def _keys(app: App) -> Iterator[Finding]:
     if found:
         more = f" and {len(found) - FEW:,} more" if len(found) > FEW else ""
         what = f"keys of one organisation that send usage of every source: {', '.join(found[:FEW])}{more}"
-        yield Finding(True, f"{what}; if a tenant has such a key, create another key for it with --source", off=True)
+        yield Finding(True, f"{what}; if a tenant has such a key, create a key with --source for that tenant", off=True)
 
 
 def _mapping(app: App) -> Iterator[Finding]:
     unrated = app.read(unrated_features)
     for feature in unrated:
         what = (
-            f"the feature {feature} has no rate, so Drawdown does not charge a wallet for it, whichever "
+            f"the feature {feature} does not have a rate, so Drawdown does not charge a wallet for it, whichever "
             "provider bills it"
         )
         yield Finding(False, what, f"`drawdown ledger rate {feature} --micro-credits N`")

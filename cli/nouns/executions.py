@@ -75,7 +75,9 @@ def show_settled(app: App, done: Settled, said: str) -> None:
         return
     line = f"{said}. Drawdown charged {show_credits(drawn.charged_micro)} credits"
     if drawn.repeated:
-        line = f"{said} before, at {show_credits(drawn.reservation.drawn_micro)} credits. This call charged no credit"
+        line = (
+            f"{said} before, at {show_credits(drawn.reservation.drawn_micro)} credits. This call did not charge credit"
+        )
     if drawn.written_off_micro:
         line += f". Drawdown wrote off {show_credits(drawn.written_off_micro)} above the reserved credit"
     more = credits_of(charged=drawn.charged_micro, written_off=drawn.written_off_micro)
@@ -224,12 +226,12 @@ def accept(
     by = app.by(actor, reason)
     done = app.write(lambda c: executions.accept(c, key, request, by))
     found = done.reservation
-    said = "was accepted before. This call reserved no credit" if done.repeated else "accepted"
+    said = "was accepted before. This call did not reserve credit" if done.repeated else "accepted"
     line = f"{key}: {said}. {show_credits(found.left_micro)} credits are reserved until {show_time(found.expires_ms)}"
     if found.state != "held":
         at = f" at {show_credits(found.drawn_micro)} credits"
         line = f"{key}: was accepted before, and {'has' if found.state == 'expired' else 'was'} {found.state}{at}. "
-        line += "It reserves no credit. Accept another execution under another key"
+        line += "It does not reserve credit. Accept another execution under another key"
     show_with_wallet(app, found, done, line, repeated=done.repeated)
 
 

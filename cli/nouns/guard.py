@@ -292,7 +292,7 @@ def reconcile(
     try:
         done = checks.judge_drift(drifts, ppm) if dry_run else app.write(lambda c: checks.put_right(c, drifts, ppm, by))
     except AnswerLost as error:
-        raise AnswerLost(error.why, f"{len(drifts):,} counters differed: {PUT_RIGHT}") from error
+        raise AnswerLost(error.why, f"{len(drifts):,} counters differed; {PUT_RIGHT}") from error
     rows = [
         (one.org_id, one.metric, one.period, show_time(one.start_ms), one.counted,
          one.quantity if one.has_uses else None, _describe_drift(one, dry_run))
@@ -306,5 +306,5 @@ def reconcile(
 
 def _describe_drift(one: Drift, dry_run: bool) -> str:
     if not one.has_uses:
-        return "unchanged, because it has no uses"
+        return "unchanged, because the counter does not have uses"
     return "would be corrected" if dry_run else "corrected"

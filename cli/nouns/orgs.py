@@ -281,4 +281,4 @@ def _repeat_hint(meant: Sequence[tuple[str, int | None]]) -> str:
     starts = sorted({start for _, start in meant if start is not None})
     if len(starts) == 1:
         return f"repeat the command with --from {show_time(starts[0])}, which removes only that assignment"
-    return "run `drawdown org scheduled` for the rest, and repeat the command for those"
+    return "run `drawdown org scheduled`. Repeat the command for your organisations that this list still has"

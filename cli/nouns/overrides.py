@@ -100,7 +100,7 @@ def _add(
         )
     except AnswerLost as error:
         end = "--permanent" if terms.ends_ms is None else f"--expires {show_time(terms.ends_ms)}"
-        raise AnswerLost(error.why, f"repeat the command with {end}, and it counts once") from error
+        raise AnswerLost(error.why, f"repeat the command with {end}. Drawdown makes the change only once") from error
     said = (
         f"limit override {made.number}: {shown(terms.amount)} of {terms.metric} per {terms.period} for {terms.target}, "
     )

@@ -166,7 +166,8 @@ def _report(found: Reconciled, threshold: float, shadow_threshold: float) -> lis
         text += f"; {found.waiting:,} wait, because they are unsettled, or newer than the provider's lag"
     if found.covered:
         text += (
-            f"; {found.covered:,} show less in events, but the customer's balance fell by the amount: they are charged"
+            f"; {found.covered:,} show less in events, but are charged, because the customer's balance fell by the "
+            "amount"
         )
     if found.left_out:
         text += f"; {len(found.left_out):,} balances were not compared"
@@ -175,7 +176,7 @@ def _report(found: Reconciled, threshold: float, shadow_threshold: float) -> lis
     if found.unread:
         text += f"; {found.unread:,} could not be read"
     if found.open_days:
-        text += f"; {found.open_days:,} stay open, settled more than a day ago: a later run compares them"
+        text += f"; {found.open_days:,} stay open, although they were settled more than a day ago"
     if found.other_terms:
         text += f"; {found.other_terms:,} were sent on earlier terms, and cannot be compared"
     lines: list[str | Table] = [text, *(f"{name}: not compared: {why}" for name, why in found.skipped.items())]

@@ -103,7 +103,7 @@ def _report(found: Recovered, *, dry_run: bool) -> list[str]:
         return [
             f"no history was lost: this is the database of the last tick (incarnation {found.number}). The command "
             "changed no data.",
-            "If it was still restored, and every machine that ticked on it is gone, pass `--restored`.",
+            "If the database was still restored, and every machine that ticked on it is gone, pass `--restored`.",
         ]
     since, sample = show_time(found.from_ms), show_time(found.last_sample_ms)
     lines = [

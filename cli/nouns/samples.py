@@ -37,7 +37,7 @@ def prune_(
     held = f"; {done.held_back:,} organisations have pending or unsettled usage before that" if done.held_back else ""
     kept = [
         f"{done.quarantined:,} quarantined samples {'would stay' if dry_run else 'stay'}. To list them, run `drawdown "
-        "sample quarantined`. Then correct them with `drawdown sample repair`, or dismiss them with `drawdown "
-        "sample dismiss`. A prune deletes dismissed samples"
+        "sample quarantined`. Then correct them with `drawdown sample repair ID`, or dismiss them with `drawdown "
+        "sample dismiss ID`. A prune deletes dismissed samples"
     ]
     show(app, {"pruned": done, "dry_run": dry_run}, [text + held, *(kept if done.quarantined else [])])

@@ -237,7 +237,7 @@ def report_lines(report: Report) -> list[str]:
     if report.batches_taken:
         lines.append(f"files of watched folders taken: {report.batches_taken:,}. The next tick bills them")
     lines += [
-        f"{name} limited the rate of calls: Drawdown made as few as {at_once:,} at once"
+        f"{name} limited the rate of calls, so Drawdown lowered its concurrent calls to {at_once:,}"
         for name, at_once in report.calls_cut.items()
     ]
     facts = {
@@ -258,7 +258,7 @@ def report_lines(report: Report) -> list[str]:
     if report.jobs_wait:
         lines.append("  left: jobs that wait for the next tick; `drawdown job list`")
     if report.batches_wait:
-        lines.append("  left: files of watched folders, more than a tick takes or while another reads them")
+        lines.append("  left: files of watched folders that wait for the next tick; `drawdown batch list`")
     lines += [f"  {problem}" for problem in report.problems]
     lines += [f"  stopped: {org}; `drawdown org show {typed(org)}` shows the reason" for org in report.stopped_orgs]
     return lines + [f"  failed: {failure}" for failure in report.failures]

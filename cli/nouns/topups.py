@@ -201,7 +201,7 @@ def _set_mode(app: App, wallet: str, mode: Mode, actor: str | None, reason: str)
     lines = [f"{wallet}: {mode}; before: {said.was.mode}"]
     if said.blocked_reason and mode == "live":
         lines.append(
-            f"they stopped: {said.blocked_reason}. To resume them, run `drawdown topup resume {typed(wallet)}`"
+            f"the top-ups stopped: {said.blocked_reason}. To resume them, run `drawdown topup resume {typed(wallet)}`"
         )
     show(app, {"customer_id": wallet, "mode": mode, "was": said.was.mode, "blocked": said.blocked_reason}, lines)
 

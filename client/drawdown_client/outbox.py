@@ -242,7 +242,7 @@ class Outbox:
         try:
             found = self._until_answered([item for _, item in batch])
         except Unreachable as error:
-            log.warning("items were discarded while the client was closed: %s", error)
+            log.warning("the client was closed before the server answered, so it stopped sending: %s", error)
             return False
         except Refused as error:
             if error.status == _TOO_LARGE and len(batch) > 1:

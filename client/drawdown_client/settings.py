@@ -82,6 +82,6 @@ class Settings:
             raise ValueError(f"invalid batch_items {self.batch_items!r}: expected 1 to {BATCH_ITEMS:,}")
         if min(self.queue_items, self.call_tries, self.spool_bytes) < 1 or min(self.batch_ms, self.block_s) < 0:
             raise ValueError(
-                "invalid client settings: queue_items, call_tries and spool_bytes must be 1 or more; batch_ms and "
-                "block_s 0 or more"
+                "invalid client settings: expected 1 or more for queue_items, call_tries and spool_bytes, and 0 or "
+                "more for batch_ms and block_s"
             )

@@ -604,7 +604,7 @@ def rules_of(content: bytes) -> tuple[ForeignRule, ...]:
         raise UsageError(f"too many rules: at most {MAX_RULES:,} are allowed. Remove some", code="bad_rules")
     made = tuple(_rule(number, rule) for number, rule in enumerate(rules, 1) if "regex" in rule)
     if not made:
-        raise UsageError("invalid rules: at least one rule must have a regex", code="bad_rules")
+        raise UsageError("invalid rules: expected at least one rule with a regex", code="bad_rules")
     return made
 
 

@@ -78,7 +78,7 @@ def _costs(name: str, schema: Schema) -> Iterator[str]:
     for system in payers:
         cost = schema.cost(name, system)
         if cost is None:
-            yield f"feature {name} has no readable cost in credit system {system}. Set a cost at Autumn"
+            yield f"feature {name} does not have a readable cost in credit system {system}. Set a cost at Autumn"
         elif cost <= 0:
             yield f"feature {name} costs {cost:f} in credit system {system}: its usage is free. Set a cost above zero"
         elif cost > MAX_COST:
@@ -110,15 +110,15 @@ class CheckReport:
         unpaid = sorted(name for name in set(features) - has if not has & set(self.schema.payers(name)))
         if unpaid:
             self.lines.append(
-                f"customer {customer_id} has no balance of {', '.join(unpaid)}, so Autumn would not charge its "
-                "usage. Give the customer a plan that grants a balance, or credits of a credit system that pays "
+                f"customer {customer_id} does not have a balance of {', '.join(unpaid)}, so Autumn would not charge "
+                "its usage. Give the customer a plan that grants a balance, or credits of a credit system that pays "
                 "for the feature"
             )
         wanted = self.settings.balance_feature
         if wanted is not None and wanted not in has:
             self.lines.append(
-                f"customer {customer_id} has no balance of {wanted}, so Drawdown would halt it. Give the customer "
-                "a plan with this balance"
+                f"customer {customer_id} does not have a balance of {wanted}, so Drawdown would halt it. Give the "
+                "customer a plan with this balance"
             )
         for control in customer.controls.unknown:
             self.lines.append(

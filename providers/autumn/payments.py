@@ -116,8 +116,8 @@ class AutumnPayments:
         if total != request.amount or not isinstance(currency, str) or currency.lower() != request.currency:
             would = f"{total} {clean(str(currency), 10)}"
             return NotSent(
-                f"Autumn would take {would} for {request.amount} of {self._settings.topup_feature}: the plan "
-                f"{self._settings.topup_plan} must cost one minor unit of {request.currency} for each unit of the "
+                f"Autumn would take {would} for {request.amount} of {self._settings.topup_feature}. Set the price of "
+                f"the plan {self._settings.topup_plan} to one minor unit of {request.currency} for each unit of the "
                 "feature",
                 None,
             )
@@ -138,9 +138,10 @@ class AutumnPayments:
         more = f" and {len(since) - MAX_NAMED} more" if len(since) > MAX_NAMED else ""
         return InDoubt(
             clean(
-                f"Autumn does not store Drawdown's ids. Invoices of the customer since then: {named}{more}. Find the "
-                f"invoice with the metadata {METADATA} = {request.charge_id} at Stripe, then run `drawdown topup "
-                "resolve`",
+                f"Autumn does not store Drawdown's ids. Find the invoice with the metadata {METADATA} = "
+                f"{request.charge_id} at Stripe, then run `drawdown topup resolve TOPUP --paid INVOICE --evidence "
+                "TEXT`. "
+                f"Invoices of the customer since the charge: {named}{more}",
                 2 * MAX_CHARS,
             )
         )
@@ -262,7 +263,8 @@ def _judge_invoice(found: Mapping[str, object], charge: Charge) -> ChargeResult:
             # Stripe may retry an open invoice, and the customer may pay it, so the outcome is still unknown.
             return InDoubt(
                 clean(
-                    f"the invoice {name} is {status}. Void it at Stripe, then run `drawdown topup resolve`. {reason}",
+                    f"the invoice {name} is {status}. Void it at Stripe, then run `drawdown topup resolve TOPUP "
+                    f"--absent --evidence TEXT`. {reason}",
                     MAX_CHARS,
                 )
             )
@@ -270,7 +272,7 @@ def _judge_invoice(found: Mapping[str, object], charge: Charge) -> ChargeResult:
         return InDoubt("Autumn opened a page where the customer may pay, which Drawdown did not request")
     match code:
         case "payment_method_required":
-            return NotSent(reason or "the customer has no card on file", None)
+            return NotSent(reason or "the customer does not have a card on file", None)
         case "3ds_required":
             return NeedsCustomer(reason or "the bank requires the customer to confirm the payment")
         case "payment_failed":

@@ -148,7 +148,8 @@ def unsendable(request: PushRequest) -> Rejected | None:
         )
     if not ID.fullmatch(request.feature):
         return Rejected(
-            f"unsent: Autumn rejects the feature id {request.feature!r}: only letters, digits, _ - and : are valid"
+            f"unsent: Autumn rejects the feature id {request.feature!r}: only letters, digits, _ - and : are valid. "
+            "Map the usage to another feature"
         )
     if abs(request.quantity) > MAX_QUANTITY:
         return Rejected("unsent: Autumn counts in floating point, and this quantity is above 2^53")
@@ -215,12 +216,13 @@ def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
         return Rejected(
             f"Autumn did not refund: {why}. Drawdown refunds the usage once Autumn shows credit. To "
             "settle it sooner, "
-            f"run `drawdown push resolve KEY --outcome accepted`, then credit {-quantity:,} on an invoice",
+            f"run `drawdown push resolve KEY --outcome accepted --evidence TEXT`, then credit {-quantity:,} units "
+            "on an invoice",
             until_credit=True,
         )
     why = f"customer {customer} has a balance of {feature}, but a limit at Autumn does not allow more use of it"
     if body.get("balance") is None:
-        why = f"customer {customer} has no balance of {feature}"
+        why = f"customer {customer} does not have a balance of {feature}"
     return Rejected(
         f"Autumn charged nothing: {why}. Drawdown bills this usage again once Autumn shows credit. "
         "Grant credit, or raise the limit",

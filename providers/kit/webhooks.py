@@ -64,7 +64,9 @@ def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_
     # Compare every secret with every signature, even after a match, so that the time shows no match.
     genuine = [hmac.compare_digest(expected, given) for expected in wanted for given in offered]
     if not any(genuine):
-        raise WebhookRefused("the webhook's signature does not match a configured secret")
+        raise WebhookRefused(
+            "the webhook's signature does not match a configured secret. Check the webhook secrets of the provider"
+        )
     return text
 
 
@@ -75,7 +77,7 @@ def _header(headers: Mapping[str, str], part: str) -> str:
     """
     found = headers.get(f"svix-{part}") or headers.get(f"webhook-{part}")
     if not found or not found.isascii():
-        raise WebhookRefused(f"the webhook has no valid header svix-{part}")
+        raise WebhookRefused(f"the webhook does not have a valid header svix-{part}")
     return found
 
 
@@ -85,7 +87,8 @@ def _fresh(sent: str, now_ms: int) -> datetime:
     if abs(now_ms - int(sent) * 1000) > TOLERANCE_MS:
         # An older webhook can be a replay by anyone who saw it. A newer one could be stored for a replay.
         raise WebhookRefused(
-            "the webhook's timestamp differs by more than 300 s from now: it is a replay, or a clock is wrong"
+            "the webhook's timestamp differs by more than 300 s from the clock of this machine. Check the clock. If it "
+            "is right, the webhook is a replay"
         )
     return datetime.fromtimestamp(int(sent), UTC)
 

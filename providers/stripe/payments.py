@@ -490,7 +490,7 @@ async def _card_from_page(settings: StripeSettings, http: Http, customer_id: str
             card = _card_in(page.get("setup_intent"), "payment_method")
             if card:
                 return card
-    return NotSent("the customer has no card on file", None)
+    return NotSent("the customer does not have a card on file", None)
 
 
 def _is_ours(page: Mapping[str, object], customer_id: str) -> bool:

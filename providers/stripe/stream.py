@@ -164,7 +164,7 @@ def _event(settings: StripeSettings, push: PushRequest) -> dict[str, object]:
 
 def _session(result: HttpResult, now_ms: int) -> Session | NoSession:
     if not isinstance(result, Answer):
-        return NoSession(clean(f"the stream has no session: {result.reason}"))
+        return NoSession(clean(f"the stream does not have a session: {result.reason}"))
     if result.status != 200:
         refused = result.status in (401, 403)
         return NoSession(
@@ -234,7 +234,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     if _is_over(error):
         return RetryAt(now_ms + MIN_RETRY_MS, f"the session of the stream expired: {described(result)}")
     if result.status in (401, 403) or (result.status == 404 and error is not None):
-        return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe has no stream for this session: {described(result)}")
+        return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe does not have a stream for this session: {described(result)}")
     if result.status == 429:
         return RetryAt(now_ms + wait_ms(result.headers, push.attempt, now_ms), described(result), too_many=True)
     if not _refused(result) or (error is not None and "already" in error.message):

@@ -60,9 +60,13 @@ def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> Non
     wanted = [hmac.new(secret.encode(), signed, sha256).hexdigest().encode() for secret in secrets]
     # Compare every pair, each in constant time, so that the time shows nothing of a secret.
     if not sum([hmac.compare_digest(expected, offered) for expected in wanted for offered in given]):
-        raise WebhookRefused("the webhook is not signed with any of DRAWDOWN_STRIPE_WEBHOOK_SECRETS")
+        raise WebhookRefused(
+            "the webhook is not signed with any of DRAWDOWN_STRIPE_WEBHOOK_SECRETS. Check the secret of the endpoint"
+        )
     if abs(now_ms - int(stamps[0]) * 1000) > TOLERANCE_MS:
-        raise WebhookRefused("the webhook's timestamp differs by more than 300 s from the clock of this machine")
+        raise WebhookRefused(
+            "the webhook's timestamp differs by more than 300 s from the clock of this machine. Check the clock"
+        )
 
 
 def _check_account(account: str | None, event: Mapping[str, object]) -> None:
@@ -107,7 +111,7 @@ async def _refusals(
     if not settings.secret_key:
         return ReadFailed("DRAWDOWN_STRIPE_SECRET_KEY is not set")
     if not isinstance(event_id, str) or not _EVENT_ID.fullmatch(event_id):
-        return ReadFailed("the thin event has no id")
+        return ReadFailed("the thin event does not have an id")
     inside = context if isinstance(context, str) and _CONTEXT.fullmatch(context) else ""
     fetched = read_object(await http.send(get(settings, path_of("v2", "core", "events", event_id), context=inside)))
     if isinstance(fetched, ReadFailed):

@@ -28,7 +28,7 @@ class ItemCode(NamedTuple):
 
 
 CALLS: Final[Mapping[str, CallCode]] = {
-    "bad_request": CallCode((400,), "The request cannot be parsed. Fix its syntax"),
+    "bad_request": CallCode((400,), "The request is malformed. The message names the wrong header, query or syntax"),
     "not_json": CallCode(
         (400, 415),
         "The body is not JSON. With 415, its `Content-Type` is not JSON. Send JSON as `application/json`",
@@ -43,8 +43,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "unauthorized": CallCode((401,), "The API key is missing, unknown, expired or ended. Create or rotate a key"),
     "no_credit": CallCode(
         (402,),
-        "The available credit of the wallet is too low. Grant credit, or end other executions that reserve credit. "
-        "The message names them",
+        "The available credit of the wallet or at the provider is too low. Add credit, request less, or end other "
+        "executions that reserve credit",
     ),
     "payer_limit": CallCode(
         (402,),
@@ -71,8 +71,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "unknown_org": CallCode(
         (404,),
-        "An organisation with this id does not exist. Check the spelling. After more than 50 answers with 404 a "
-        "second, Drawdown delays further answers by up to 5 seconds",
+        "An organisation with this id does not exist. Check the spelling. If a key gets more than 50 answers with 404 "
+        "a second, Drawdown delays further answers by up to 5 seconds",
     ),
     "unknown_settlement": CallCode(
         (404,),
@@ -96,8 +96,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "below_drawn": CallCode(
         (409,),
-        "The execution has drawn more than this cost. Return credit with a grant or, at a provider, with `POST "
-        "/v1/samples/withdraw`",
+        "The execution has drawn more than this cost. To return credit, grant it. If a provider bills the "
+        "organisation, call `POST /v1/samples/withdraw`",
     ),
     "beyond_balance": CallCode(
         (409,),
@@ -117,7 +117,9 @@ CALLS: Final[Mapping[str, CallCode]] = {
         "A person blocked the project or action. To unblock it, call `POST /v1/orgs/{org_id}/block` with `undo`",
     ),
     "ended": CallCode(
-        (409,), "You cannot change this execution or use, because it has ended, or because the use was immediate"
+        (409,),
+        "You cannot change this execution, use or limit override, because it has ended or was decided. An immediate "
+        "use ends at once",
     ),
     "fails_closed": CallCode(
         (409,),
@@ -145,7 +147,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
         "set a price with `POST /v1/rates/{feature}` or `POST /v1/providers/{provider}/rates/{feature}`",
     ),
     "no_wallet": CallCode(
-        (409,), "The paying customer never had credit. To grant credit, call `POST /v1/wallets/{customer_id}/grants`"
+        (409,), "The paying customer does not have a wallet. Call `POST /v1/wallets/{customer_id}/grants`"
     ),
     "not_metered": CallCode(
         (409,),
@@ -192,13 +194,13 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "too_large": CallCode(
         (413,),
-        "The body has more than 64 KB. A body of events or samples may have 4 MB, 8 MB unpacked, and 1,000 items. "
+        "The body has more than 64 KB. For events or samples, it has more than 4 MB, 8 MB unpacked, or 1,000 items. "
         "Send several bodies",
     ),
     "bad_value": CallCode(
         (422,),
-        "A value of the body or query is invalid. Correct the values in `details.wrong`. If several values contradict "
-        "each other, this list is empty, and the message explains why",
+        "A value of the body or query is invalid. Correct the values in `details.wrong`. If `details` is missing, the "
+        "message explains the error",
     ),
     "bad_items": CallCode(
         (422,),
@@ -284,12 +286,22 @@ ITEMS: Final = (
         "id](events.md#the-scope-of-an-id)",
     ),
     ItemCode("invalid", "empty_line", "both", "A line of JSON lines is empty. Send an item on each line"),
-    ItemCode("invalid", "not_json", "both", "The item is not JSON"),
-    ItemCode("invalid", "not_an_object", "both", "The item is JSON, but not an object"),
-    ItemCode("invalid", "duplicate_keys", "both", "The item has the same name twice"),
-    ItemCode("invalid", "too_deep", "both", "The item's objects and arrays are nested more than 8 levels deep"),
+    ItemCode("invalid", "not_json", "both", "The item is not valid JSON. Fix its syntax"),
+    ItemCode("invalid", "not_an_object", "both", "The item is JSON, but not an object. Send an object"),
+    ItemCode("invalid", "duplicate_keys", "both", "An object of the item has a name twice. Send each name once"),
+    ItemCode(
+        "invalid",
+        "too_deep",
+        "both",
+        "The item's objects and arrays are nested more than 8 levels deep. Use fewer levels",
+    ),
     ItemCode("invalid", "too_large", "both", "The item has more than 16 KB. Send less"),
-    ItemCode("invalid", "unknown_field", "both", "The item has an unknown field, most likely a mistyped name"),
+    ItemCode(
+        "invalid",
+        "unknown_field",
+        "both",
+        "The item has an unknown field, most likely a mistyped name. Correct the name",
+    ),
     ItemCode("invalid", "missing", "events", "A required field is missing. The message names the field"),
     ItemCode("invalid", "wrong_type", "events", "A field has the wrong type. The message names the field and the type"),
     ItemCode("invalid", "bad_specversion", "events", "A CloudEvent's `specversion` must be `1.0`"),
@@ -307,8 +319,12 @@ ITEMS: Final = (
     ItemCode("invalid", "properties_too_large", "events", "Properties may have at most 4,096 bytes and 100 values"),
     ItemCode("invalid", "not_whole", "events", "A quantity is not a whole number. Count in a smaller unit"),
     ItemCode("invalid", "bad_quantity", "events", "A quantity must be a whole number from 0 to 1,000,000,000,000"),
-    ItemCode("invalid", "too_old", "events", "The item's time is before 2000, most likely in another unit"),
-    ItemCode("invalid", "in_the_future", "events", "The item's time is over five minutes ahead. Check the clock"),
+    ItemCode(
+        "invalid", "too_old", "events", "The event's time is before 2000. Send milliseconds since 1970, or ISO 8601"
+    ),
+    ItemCode(
+        "invalid", "in_the_future", "events", "The event's time is over five minutes ahead. Check the sender's clock"
+    ),
     ItemCode(
         "invalid", "too_late", "both", "The item's window is below the organisation's floor, so it is closed for good"
     ),
@@ -395,6 +411,13 @@ ITEMS: Final = (
         "samples",
         "A time must be ISO 8601 with its offset, or milliseconds since 1970",
     ),
-    ItemCode("invalid", "ts_before_2000", "samples", "The item's time is before 2000, most likely in another unit"),
-    ItemCode("invalid", "ts_in_the_future", "samples", "The item's time is over five minutes ahead. Check the clock"),
+    ItemCode(
+        "invalid",
+        "ts_before_2000",
+        "samples",
+        "The sample's time is before 2000. Send milliseconds since 1970, or ISO 8601",
+    ),
+    ItemCode(
+        "invalid", "ts_in_the_future", "samples", "The sample's time is over five minutes ahead. Check the host's clock"
+    ),
 )

@@ -270,8 +270,8 @@ def _key_of(key: str | None, given: list[str]) -> str:
         raise ApiError(
             400,
             "other_key",
-            f"the body's key {quote_value(key)} and the Idempotency-Key {quote_value(given[0])} differ. Send only one "
-            "of them",
+            f"the body's key {quote_value(key)} and the Idempotency-Key {quote_value(given[0])} differ. Send the "
+            "same key in both, or send it once",
         )
     found = given[0] if given else key
     if found is None:

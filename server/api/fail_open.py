@@ -308,7 +308,8 @@ class FailOpen:
             raise ApiError(
                 503,
                 "database",
-                "the database is unavailable, and the limit of allowed uses is reached. Send the request again later",
+                f"cannot allow the use: the database is unavailable, and {KEPT_AT_MOST:,} allowed uses wait to be "
+                "recorded. Send the request again later",
                 headers=SOON,
             )
         if not self._kept:

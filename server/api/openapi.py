@@ -29,16 +29,16 @@ MEANINGS: Final = {
     400: "Malformed request",
     401: "Unauthenticated",
     402: "Not enough credit",
-    403: "The key lacks the scope, or may not act for this organisation",
+    403: "The key lacks the scope, is bound to another organisation, or may not give this much credit",
     404: "Unknown",
     408: "The body did not arrive in time",
-    409: "Conflict: a rule forbids it, or it is in progress or already done",
+    409: "A rule forbids the request, or the same work is in progress or done",
     413: "Too large",
     415: "Unsupported content type or encoding",
-    422: "Invalid content: a field is missing, unknown or wrong",
-    429: "Too many requests from this address, or with this key",
+    422: "A field is missing, unknown or invalid",
+    429: "Too many requests or items",
     500: "Internal error",
-    503: "Temporarily unavailable, or not configured. Send it again",
+    503: "Temporarily unavailable, or not configured",
 }
 SCHEMES: Final = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -59,7 +59,7 @@ SCHEMES: Final = {
 _NEEDS: Final[dict[str, object]] = {"signed": [{"timestamp": [], "signature": []}], "bearer": [{"bearer": []}]}
 IDEMPOTENCY_KEY: Final[Mapping[str, object]] = {
     "name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 200},
-    "description": "Key of the execution, if the body has none.",
+    "description": "Key of the execution, if the body omits `key`.",
 }  # fmt: skip
 CONTENT_ENCODING: Final[Mapping[str, object]] = {
     "name": "Content-Encoding", "in": "header",

@@ -47,8 +47,8 @@ def require_worth_reading(services: Services, name: str, headers: Mapping[str, s
     if provider is None or name not in services.providers:
         if name in services.broken:
             message = (
-                f"provider {name} has invalid settings on this server. Run `drawdown provider list`, then send the "
-                "webhook again"
+                f"provider {name} has invalid settings on this server. Fix the settings that `drawdown provider list` "
+                "reports, then send the webhook again"
             )
             raise ApiError(503, "provider_broken", message, headers=END)
         raise ApiError(

@@ -263,7 +263,7 @@ class Acting:
                 kept = {name: value for name, value in _values(action, form).items() if value}
                 query = urlencode(kept or said_by(request))
                 shown = {"next": f"{request.url.path}?{query}" if query else request.url.path, "name": ""}
-                why = "Your session ended. Sign in: the form keeps your text." if form else ""
+                why = "Your session ended. Sign in again. The form keeps your text." if form else ""
                 if len(query) > MOST_KEPT:
                     shown["next"] = request.url.path
                     why = "Your session ended, and the form is too long to keep. Go back, and copy your text first."

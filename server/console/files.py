@@ -105,7 +105,7 @@ class Stream:
     def _give_up(self) -> None:
         self._gone = True
         self._forget()
-        path, last = self._taken.path, f"the client took no data for {TAKEN_WITHIN_S:.0f} s"
+        path, last = self._taken.path, f"the client did not take data for {TAKEN_WITHIN_S:.0f} s"
         if self._loop.time() >= self._ends_at:
             last = f"the client did not take the whole file within {WHOLE_WITHIN_S:.0f} s"
         self._pieces.put_nowait(NotTaken(f"{path}: {last}"))

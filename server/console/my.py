@@ -315,7 +315,7 @@ class My:
         service = None if card is None else self._services.payments(card.service)
         if card is None or service is None:
             return self._failed(
-                404, "no automatic top-up charges a card for this credit. Ask the operator to set up top-ups"
+                404, "an automatic top-up is not set up for this credit. Ask the operator to set up top-ups"
             )
         if self._card_pages >= MOST_CARD_PAGES:
             raise ApiError(503, "busy", "too many people open this page. Try again in a moment", headers=SOON)

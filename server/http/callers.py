@@ -65,7 +65,7 @@ def _network(entry: str) -> IPv4Network | IPv6Network:
         return ip_network(entry)
     except ValueError:
         raise UsageError(
-            f"invalid DRAWDOWN_TRUSTED_PROXIES: {entry!r} is not an address or network such as 10.0.0.7 or "
+            f"invalid DRAWDOWN_TRUSTED_PROXIES entry {entry!r}: expected an address or network such as 10.0.0.7 or "
             "10.1.0.0/16, or *"
         ) from None
 

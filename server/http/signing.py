@@ -79,8 +79,8 @@ def verify(
         )
     if hosts and of.host.lower() not in hosts:
         raise _refused(
-            f"the signed host {quote_value(of.host)} is not in DRAWDOWN_ADMIN_HOSTS. Send the request to a host that "
-            "is in it"
+            f"the signed host {quote_value(of.host)} is not in DRAWDOWN_ADMIN_HOSTS. Sign and send the request for a "
+            "host of this setting"
         )
     require_fresh(headers, now_ms)
     return offered

@@ -369,8 +369,8 @@ def answer(found: Sequence[Result]) -> JSONResponse:
         return JSONResponse(body)
     if kept:
         return JSONResponse(body, 207)
-    wrong = "the item was not" if len(found) == 1 else f"none of the {len(found):,} items was"
-    message = f"{wrong} kept: `results` has the reasons"
+    wrong = "the item" if len(found) == 1 else f"any of the {len(found):,} items"
+    message = f"Drawdown did not keep {wrong}. `results` has the reasons"
     return JSONResponse({"error": {"code": "bad_items", "message": message}, **body}, 422)
 
 

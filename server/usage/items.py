@@ -209,7 +209,8 @@ def _read_samples(sent: ReceivedBody) -> Iterator[Sample | Unfit]:
             if not sample[0].startswith(begins):
                 raise Unfit(
                     "foreign_source",
-                    f"invalid id {quote_value(sample[0])}: with this key, the id of a sample must begin with {begins}",
+                    f"invalid id {quote_value(sample[0])}: expected an id that begins with {begins}, for the key's "
+                    "source",
                     "id",
                 )
             yield sample

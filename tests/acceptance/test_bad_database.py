@@ -212,13 +212,13 @@ def test_a_mistyped_url_is_told_by_its_place_and_no_password(fleet: Fleet, datab
     Path("text.db").write_text("This is a text. " * 1000)
     url = sa.make_url(database_url)
     place = f"/{url.database}:" if url.get_backend_name() == "postgresql" else f"{Path(str(url.database)).resolve()}:"
-    told = "set DRAWDOWN_DATABASE_URL, else"
+    told = "set DRAWDOWN_DATABASE_URL. Otherwise"
     for wrong, where in ((database_url, place), ("sqlite:///text.db", f"drawdown: {Path('text.db').absolute()}:")):
         _refused(wrong, (("status",), ("tick",)), 1, told)
         (_, err) = _here(wrong, ("status",))
         assert where in err and (url.password or "no password") not in err, err
     (_, err) = _here("sqlite:///none.db", ("status",))
-    assert f"{Path('none.db').absolute()} does not exist:" in err and told in err
+    assert f"{Path('none.db').absolute()} does not exist." in err and told in err
 
 
 @pytest.mark.both_databases

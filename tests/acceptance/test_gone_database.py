@@ -100,7 +100,7 @@ def test_a_file_that_goes_away_in_the_middle(fleet: Fleet, database_url: str, tm
             part.rename(away / part.name)
         status, err = ended()
         _sound(status, err)
-        assert status == 1 and "does not exist: if you mean another database" in err
+        assert status == 1 and "does not exist. If you mean another database" in err
     assert not file.exists()
     for part in away.iterdir():
         part.rename(file.parent / part.name)

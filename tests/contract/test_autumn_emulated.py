@@ -54,7 +54,7 @@ def test_a_server_that_stops_at_the_grant_takes_back_only_what_was_used() -> Non
     world.emulator.account.stops_at_grant = True
     refused = world.push(push(-5, key="a"))
     assert isinstance(refused, Rejected) and "did not refund" in refused.reason
-    assert "`drawdown push resolve KEY --outcome accepted`, then credit 5 on an invoice" in refused.reason, (
+    assert "`drawdown push resolve KEY --outcome accepted --evidence TEXT`, then credit 5 units on" in refused.reason, (
         "what a person does"
     )
     assert world.push(push(20, key="b")) == Accepted()

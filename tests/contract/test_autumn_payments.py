@@ -157,7 +157,7 @@ def test_another_price_over_there_is_never_taken(each: int, currency: str) -> No
     result = world.charge()
     assert isinstance(result, NotSent)
     assert result.retry_at_ms is None
-    assert "must cost one minor unit of usd" in result.reason
+    assert "to one minor unit of usd" in result.reason
     assert world.books.attaches == 0
 
 
@@ -207,7 +207,11 @@ ANSWERS: dict[str, tuple[HttpResult, type, str]] = {
         InDoubt,
         "open",
     ),
-    "no card": (answer_of(invoice="left out", required_action={"code": "payment_method_required"}), NotSent, "no card"),
+    "no card": (
+        answer_of(invoice="left out", required_action={"code": "payment_method_required"}),
+        NotSent,
+        "not have a card",
+    ),
     "the bank asks": (answer_of(invoice="left out", required_action={"code": "3ds_required"}), NeedsCustomer, "bank"),
     "it goes on": (
         answer_of(invoice="left out", required_action={"code": "payment_processing"}),

@@ -356,7 +356,8 @@ def test_each_thing_that_is_wrong_is_named_with_what_to_do() -> None:
         "feature nothing does not exist at Autumn", "feature pro_flag is boolean",
         "feature concurrency is not consumable",
         "DRAWDOWN_AUTUMN_BALANCE_FEATURE names gold", "DRAWDOWN_AUTUMN_CONCURRENCY_FEATURE names compute",
-        "customer cus_2 has no balance of compute", "customer cus_2 has no balance of gold", "customer cus_3: ",
+        "customer cus_2 does not have a balance of compute", "customer cus_2 does not have a balance of gold",
+        "customer cus_3: ",
     ):  # fmt: skip
         assert words in lines
     assert (world.emulator.calls["check"], list(world.emulator.account.events)) == (0, []), "nothing is charged"
@@ -382,7 +383,7 @@ def checked(features: Body, billed: list[str], controls: object = None) -> str:
 def test_a_schema_that_cannot_bill_is_named_before_anything_is_billed() -> None:
     lines = checked(credits(compute=0, fine="1", small=1.5e-12, back=-2, good=0.0000000001), ["compute", "fine"])
     assert "feature compute costs 0 in credit system credits" in lines
-    assert "feature fine has no readable cost in credit system credits" in lines
+    assert "feature fine does not have a readable cost in credit system credits" in lines
     assert "small" not in lines, "nothing is billed under that name"
     lines = checked(credits(small=1.5e-12, back=-2, good=0.0000000001), ["small", "back", "good"])
     assert "feature small costs 0.0000000000015" in lines and "10 decimals" in lines
@@ -392,7 +393,7 @@ def test_a_schema_that_cannot_bill_is_named_before_anything_is_billed() -> None:
 def test_a_feature_that_nothing_pays_for_is_named_once_a_customer() -> None:
     alone = [{"id": name, "type": "metered", "consumable": True} for name in ("one", "two")]
     lines = checked(credits(*alone, compute=3), ["compute", "one", "two"])
-    assert lines.startswith("customer cus_1 has no balance of one, two, so ") and "\n" not in lines
+    assert lines.startswith("customer cus_1 does not have a balance of one, two, so ") and "\n" not in lines
 
 
 def test_a_feature_of_two_credit_systems_or_held_as_seats_is_named() -> None:

@@ -88,7 +88,7 @@ WHOLE: Final = each(
 )
 PARTLY: Final = {"C12": 469, "C15": 469, "K5": 4688, "C30": 2157, "C35": 1563}
 """What a limit let through, in units: a unit that was charged in part counts as one."""
-NO_BALANCE: Final = each("B2-9 C31 C51 F4 F5", "has no balance of")
+NO_BALANCE: Final = each("B2-9 C31 C51 F4 F5", "does not have a balance of")
 AT_A_LIMIT: Final = each("C14 C36 D12 K6", "a limit at")
 CHARGES: Final = {
     **WHOLE,

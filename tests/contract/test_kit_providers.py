@@ -217,7 +217,7 @@ def test_openmeter_balance_feature_that_does_not_exist_is_not_zero() -> None:
     bench = OpenMeterBench()
     settings = {"api_key": KEY, "dedupe_h": "24", "balance_feature": "computer"}
     bench.provider = openmeter.build(bench._setup("openmeter", settings))
-    said = "DRAWDOWN_OPENMETER_BALANCE_FEATURE names computer, but OpenMeter has no feature with this key"
+    said = "DRAWDOWN_OPENMETER_BALANCE_FEATURE names computer, but OpenMeter does not have a feature with this key"
     assert state(bench) == ReadFailed(f"{NEEDS_YOU}{said}. Set it to a feature's key")
 
 

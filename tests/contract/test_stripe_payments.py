@@ -241,7 +241,7 @@ def test_a_payment_that_was_cancelled_is_declined(reason: str | None, retry: boo
 def test_a_customer_without_a_card_is_charged_nothing() -> None:
     world = PaymentWorld()
     result = done(world.service.charge(charge(customer_id="cus_2")))
-    assert result == NotSent("the customer has no card on file", None)
+    assert result == NotSent("the customer does not have a card on file", None)
     assert world.books.intents == []
 
 
@@ -294,7 +294,7 @@ def test_a_customer_that_cannot_be_read_is_charged_nothing(customer: object, fix
 def test_a_card_that_is_none_is_not_sent(card: object) -> None:
     customer = {"id": "cus_1", "object": "customer", "invoice_settings": {"default_payment_method": card}}
     service, stub = stubbed_payments(listed(), customer)
-    assert done(service.charge(charge())) == NotSent("the customer has no card on file", None)
+    assert done(service.charge(charge())) == NotSent("the customer does not have a card on file", None)
     assert {call.method for call in stub.calls} == {"GET"}
 
 

@@ -35,7 +35,7 @@ READY: Final = (
     "ledger grant rich 30 --key term --new",
     "topup set rich --below 5 --amount 20 --price 100 --currency usd --customer c --most 9000",
 )
-CORRECT: Final = "o correct it, run `drawdown ledger grant`"
+CORRECT: Final = " cost, run `drawdown ledger grant CUSTOMER CREDITS`"
 # What is typed: the exit status, the code, and what it says to do.
 BAD: Final[dict[str, tuple[int, str, str]]] = {
     "ledger grant acme 5 --plan smal": (2, "unknown_plan", "did you mean small? `drawdown plan list`"),
@@ -75,7 +75,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution draw settled 1 --credits 1": (1, "ended", CORRECT),
     "execution extend settled": (1, "ended", "Accept another execution"),
     "execution settle settled --actual 5": (1, "other_content", CORRECT),
-    "execution settle going --actual 0.50": (1, "below_drawn", "To return credit, run `drawdown ledger grant`"),
+    "execution settle going --actual 0.50": (1, "below_drawn", "To return credit, run `drawdown ledger grant CUSTOMER"),
     "execution settle going --use compute_1gb=1": (1, "other_unit", "Send its cost in credits"),
     "execution draw strict 1 --credits 7": (1, "beyond_hold", "Extend the execution first, or draw less"),
     "execution settle strict --actual 7": (1, "beyond_hold", "Extend the execution first, or draw less"),
@@ -162,13 +162,13 @@ def told(capsys: pytest.CaptureFixture[str], line: str) -> str:
 
 def test_a_run_that_ended_says_so_as_it_is_accepted_again(ready: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
     accepted = next(line for line in READY if line.startswith("execution accept settled"))
-    assert "was accepted before, and was settled at 4.00 credits. It reserves no credit. Accept" in told(
+    assert "was accepted before, and was settled at 4.00 credits. It does not reserve credit. Accept" in told(
         capsys, accepted
     )
     accepted = next(line for line in READY if line.startswith("execution accept released"))
     assert "and was released at 0.00 credits" in told(capsys, accepted)
     going = next(line for line in READY if line.startswith("execution accept going"))
-    assert "This call reserved no credit. 5.00 credits are reserved until" in told(capsys, going)
+    assert "This call did not reserve credit. 5.00 credits are reserved until" in told(capsys, going)
 
 
 def test_credit_granted_without_key_is_found_and_allotment_is_returned(
@@ -202,7 +202,7 @@ def test_a_run_that_expired_is_drawn_on_no_more_and_may_be_settled(
     later = "--at +2m"
     for act in ("draw over 1 --credits 1", "release over"):
         status, told = typed(capsys, f"execution {act} {later}")
-        assert (status, told["code"]) == (1, "ended") and "Settle it with its cost" in told["error"]
+        assert (status, told["code"]) == (1, "ended") and "Settle the execution with its cost" in told["error"]
     status, told = typed(capsys, f"execution extend over {later}")
     assert (status, told["code"]) == (1, "ended") and "Accept another execution" in told["error"]
     assert typed(capsys, f"execution settle over --actual 0.50 {later}")[1]["charged"] == 0.5
@@ -213,7 +213,7 @@ CARDS: Final[dict[str, tuple[str, str]]] = {
     "declined": ("declined", ""),
     "stolen": ("declined", "stolen_card"),
     "action": ("needs_customer", ""),
-    "none": ("given_up", "no card"),
+    "none": ("given_up", "not have a card"),
 }
 SERVICES: Final = ("not_sent", "request_lost", "answer_lost", "slow", "very_slow", "seen_late", "raised")
 

@@ -38,7 +38,7 @@ def _control(house: House) -> None:
 FAULTS: dict[str, tuple[Callable[[House], object], str]] = {
     "a feature in no credit system": (
         lambda house: _costs(house, compute_4gb=None),
-        "customer acme has no balance of compute_4gb, so Autumn would not charge its usage",
+        "customer acme does not have a balance of compute_4gb, so Autumn would not charge its usage",
     ),
     "a cost of zero": (
         lambda house: _costs(house, compute_4gb=Decimal(0)),
@@ -106,5 +106,5 @@ def test_customer_is_checked_for_the_features_that_it_used(engine: sa.Engine) ->
     assert examined(house) == [], "neither uses it"
     _costs(house, compute_1gb=None)
     assert [what.partition(", so Autumn")[0] for what in examined(house)] == [
-        "autumn: customer acme has no balance of compute_1gb"
+        "autumn: customer acme does not have a balance of compute_1gb"
     ]

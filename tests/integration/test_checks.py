@@ -95,7 +95,7 @@ def test_where_the_answer_is_lost_it_says_where_to_look(
     monkeypatch.setattr(database, "_commit", lost)
     assert drawdown(["--database-url", url, "--at", "2026-01-10", "guard", "reconcile"]) == 75
     assert (
-        "1 counters differed: repeat the command. `drawdown audit list --action guard_correct`"
+        "1 counters differed; repeat the command. `drawdown audit list --action guard_correct`"
         in capfd.readouterr().err
     )
 

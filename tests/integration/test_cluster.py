@@ -606,7 +606,7 @@ def test_what_makes_no_sense_is_refused(
 
 @pytest.mark.parametrize("every_s", [7, 90, 3_601, 0])
 def test_an_interval_that_the_clock_does_not_have_is_refused(every_s: int) -> None:
-    with pytest.raises(UsageError, match="divide a minute or an hour"):
+    with pytest.raises(UsageError, match="divide a minute, or whole minutes that divide an hour"):
         cron(every_s)
 
 
@@ -616,7 +616,9 @@ def test_what_is_refused_makes_no_schema(
     made = connect(_new_database(postgres_server, f"refused_{tmp_path.name[-40:]}", migrated_postgres))
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", made.url.render_as_string(hide_password=False))
     assert run(["worker", "--every", "7"]) == Exit.USAGE
-    assert "divide a minute or an hour" in capfd.readouterr().err and not read(made, install.is_there)
+    assert "divide a minute, or whole minutes that divide an hour" in capfd.readouterr().err and not read(
+        made, install.is_there
+    )
     made.dispose()
 
 

@@ -369,7 +369,8 @@ def test_lowered_provider_limit_is_reported_and_no_push_is_lost_or_doubled(engin
     (at_once,) = report.calls_cut.values()
     assert (
         at_once <= 8
-        and f"fake limited the rate of calls: Drawdown made as few as {at_once} at once" in report_lines(report)
+        and f"fake limited the rate of calls, so Drawdown lowered its concurrent calls to {at_once}"
+        in report_lines(report)
     )
     assert report.accepted == len(narrow.seen) == len(narrow.charged) > OTHERS
     told = b'drawdown_calls_cut_to{provider="fake"} %d.0' % at_once
@@ -415,7 +416,9 @@ def test_a_provider_that_takes_fewer_reads_is_said_and_everybody_is_read(engine:
     assert at_once <= 8 and report.projected >= OTHERS * 9 // 10, (
         "who was turned away is asked for again in the same tick"
     )
-    assert f"fake limited the rate of calls: Drawdown made as few as {at_once} at once" in report_lines(report)
+    assert f"fake limited the rate of calls, so Drawdown lowered its concurrent calls to {at_once}" in report_lines(
+        report
+    )
     left = "SELECT COUNT(*) FROM orgs WHERE projection_read_ms IS NULL"
     for _ in range(3):  # more is tried at once now and then, and who is turned away twice is left to the next tick
         if fleet.one(left):

@@ -543,8 +543,8 @@ def test_a_grant_whose_answer_was_lost_is_given_again_with_its_moments(
     monkeypatch.setattr(App, "write", lost)
     given = ["ledger", "grant", "acme", "20", "--key", "invoice 7", "--begins", "+2h", "--expires", "+30d"]
     assert main.run(["--database-url", url, "--at", "2026-01-01T00:00", *given]) == Exit.LEFT
-    again = "--key 'invoice 7' --begins 2026-01-01T02:00:00Z --expires 2026-01-31T00:00:00Z, and it counts once"
-    assert f"repeat the command with {again}" in capsys.readouterr().err
+    again = "--key 'invoice 7' --begins 2026-01-01T02:00:00Z --expires 2026-01-31T00:00:00Z"
+    assert f"repeat the command with {again}. Drawdown makes the change only once" in capsys.readouterr().err
 
 
 def test_the_example_of_an_allotment_may_be_repeated(tmp_path: Path) -> None:

@@ -296,7 +296,7 @@ def test_a_metered_run_is_charged_by_nothing_else(lab: Lab) -> None:
         lambda c: executions.release(c, "m", Cost(0), lab.fleet.by),
     )
     for work in refused:
-        with pytest.raises(Denied, match="samples of its sandboxes charge"):
+        with pytest.raises(Denied, match="by the samples of its sandboxes"):
             lab.write(work)
     lab.write(lambda c: executions.release(c, "m", None, lab.fleet.by))
     assert (lab.run().state, lab.purse) == ("released", (100_000, 0))

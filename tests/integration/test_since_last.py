@@ -273,7 +273,9 @@ def test_the_command_says_what_it_passed_over(fleet: Fleet, capfd: pytest.Captur
     assert asked("verify", "--since-last", "--org", "acme")[0] == 2
     status, out = asked("verify", "--since-last")
     assert (
-        status == 0 and "verified everything: verify continues a run only if" in out and "\nall invariants hold" in out
+        status == 0
+        and "verified everything. Verify continues an earlier run only if" in out
+        and "\nall invariants hold" in out
     )
     status, out = asked("--json", "verify", "--since-last")
     assert status == 0 and json.loads(out)["point"]["run"] == 1
@@ -286,7 +288,7 @@ def test_the_command_says_what_it_passed_over(fleet: Fleet, capfd: pytest.Captur
     begins = Point(0, "a mapping", 3, fleet.clock.at_ms)
     found = replace(read(fleet.engine, verify), point=begins)
     (said,) = database._from(found)
-    assert said == "verified everything: since run 3, a mapping changed the first window"
+    assert said == "verified everything, because a mapping changed the first window since run 3"
     assert "all invariants hold" in database._report(found, [], since_last=True)
     words = " ".join(asked("proof")[1].split())
     assert (

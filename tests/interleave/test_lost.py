@@ -58,7 +58,7 @@ def test_a_grant_without_a_key_says_under_which_it_counts_once(
     lost.hand.cut(COMMIT, where)
     assert run(["--database-url", url, "--json", "ledger", "grant", "spent", "5"]) == 75
     told = json.loads(capsys.readouterr().out)["error"]
-    assert "may or may not be stored; repeat the command with --key a1b2, and it counts once" in told
+    assert "may or may not be stored; repeat the command with --key a1b2. Drawdown makes the change only once" in told
     monkeypatch.undo()
     lost.hand.engine.dispose()
     assert run(["--database-url", url, "ledger", "grant", "spent", "5", "--key", "a1b2"]) == 0
@@ -78,7 +78,9 @@ def test_an_override_says_by_which_end_it_is_one(
     monkeypatch.setattr("drawdown.cli.app.connect", lambda *_given: lost.hand.engine)
     lost.hand.cut(COMMIT, where)
     assert run([*line, "--expires", "+7d"]) == 75
-    found = re.search(r"repeat the command with (--expires \S+), and it counts once", capsys.readouterr().err)
+    found = re.search(
+        r"repeat the command with (--expires \S+)\. Drawdown makes the change only once", capsys.readouterr().err
+    )
     assert found is not None
     monkeypatch.undo()
     lost.hand.engine.dispose()

@@ -50,12 +50,12 @@ REFUSED = {
     "a use is moved to another metric": ("UPDATE guard_uses SET metric = 'x'", "(but by its end|ends once)"),
     "a use ends twice": ("UPDATE guard_uses SET amount = 5", "A use ends once"),
     "a counter is deleted": ("DELETE FROM guard_counters", "A counter is never deleted"),
-    "a refusal is deleted": ("DELETE FROM guard_denials", "never deleted, but added up"),
+    "a refusal is deleted": ("DELETE FROM guard_denials", "added up, and never deleted"),
     "a limit is rewritten": ("UPDATE guard_limits SET amount = 99", "Limits are append-only"),
     "a metric's price is rewritten": ("UPDATE guard_metrics SET price_micro = 9", "terms are append-only"),
     "an override allows more": (
         "UPDATE guard_overrides SET amount = 50, state = 'ended'",
-        "The allowance of an override never changes",
+        "The allowance of a limit override never changes",
     ),
     "an override is asked for again": (
         "UPDATE guard_overrides SET state = 'asked', decided_ms = NULL",

@@ -24,7 +24,9 @@ def test_a_body_is_200_207_or_422_by_what_was_kept(shop: House, path: str, good:
             assert [one["id"] for one in answer.json()["results"]] == ids
         answer = await send.send(path, [bad, bad])
         assert answer.status_code == 422
-        assert answer.json()["error"]["message"] == "none of the 2 items was kept: `results` has the reasons"
+        assert (
+            answer.json()["error"]["message"] == "Drawdown did not keep any of the 2 items. `results` has the reasons"
+        )
         assert [one["status"] for one in answer.json()["results"]] == ["invalid", "invalid"]
         assert (await send.send(path, [])).json() == {"results": []}
 

@@ -68,7 +68,7 @@ def test_entropy_is_counted_in_bits_a_character() -> None:
         (b"\xff", "expected TOML"),
         (b"title = 'x'", "missing [[rules]]"),
         (b"rules = [1]", "missing [[rules]]"),
-        (b"[[rules]]\nid = 'a'\npath = 'b'", "must have a regex"),
+        (b"[[rules]]\nid = 'a'\npath = 'b'", "expected at least one rule with a regex"),
         (b"[[rules]]\nregex = 'a'", "invalid rule 1"),
         (b"[[rules]]\nid = 'a'\nregex = '(a'", "invalid rule 1"),
         (b"[[rules]]\nid = 'a'\nregex = 'a(?=b)'", "invalid rule 1"),

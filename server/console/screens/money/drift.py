@@ -97,7 +97,7 @@ def _bills(found: Sequence[DriftLine], from_ms: int, looked: str) -> Table:
     heads = ("Day, UTC", "Vendor", "Service", "#Estimated", "#Billed", "Currency", "#Difference, %", "Drift", "Bill")
     note = f"Amounts are in the vendor's currency. Last recorded for metrics and the alert: {looked}."
     if len(found) > MOST_DRIFT:
-        note += f" This page shows the latest {MOST_DRIFT} of {len(found):,}. The CSV has all of them."
+        note += f" This page shows the latest {MOST_DRIFT} of {len(found):,}. The CSV has all lines."
     none = "No bill and no mapping to a vendor's service exists for these days."
     command = f"drawdown vendor drift --from {figures.day(from_ms)}" if rows else "drawdown vendor import bills.csv"
     return Table("Estimates and bills", heads, rows, none, command, note=note)

@@ -155,7 +155,7 @@ def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Ta
             "Last comparison",
             HEADS,
             [row(one) for one in found],
-            f"No comparison of it exists yet. {note}",
+            f"Drawdown has not compared this range yet. {note}",
             command,
             note=note + first,
         )

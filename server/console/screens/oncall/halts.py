@@ -131,7 +131,7 @@ def _halt(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = orgs.halt(connection, _orgs(doing), doing.by)
     new = sum(not one.before for one in done)
     if not new:
-        return ActionResult("no change: each of them already has an operator's halt")
+        return ActionResult("no change: each organisation already has an operator's halt")
     return ActionResult(f"{new:,} halted; the next watch round or tick notifies their cells")
 
 
@@ -139,7 +139,7 @@ def _lift(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = orgs.halt(connection, _orgs(doing), doing.by, undo=True)
     lifted = sum(one.before for one in done)
     if not lifted:
-        return ActionResult("no change: none of them has an operator's halt")
+        return ActionResult("no change: the organisations do not have an operator's halt")
     return ActionResult(f"{lifted:,} no longer halted by an operator; the next tick asks their providers again")
 
 
@@ -167,7 +167,7 @@ def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Ta
     most = sorted(running.items(), key=lambda one: (-one[1], one[0]))
     rows = [(cells_of.cell(cell), cells_of.number(count)) for cell, count in most[: cells.MOST_NAMED]]
     note = f"and {len(most) - len(rows):,} more cells" if len(most) > len(rows) else ""
-    none = "No cell needs a halt: none of their sandboxes runs."
+    none = "The organisations do not run sandboxes, so cells do not need a halt."
     return [Table("Notified cells", ("Cell", "#Sandboxes"), rows, none, "drawdown cell list", note=note)]
 
 

@@ -107,7 +107,11 @@ def _reasons(reasons: list[PendingUsage], held: Mapping[str, int], beside: Besid
         for one in reasons
     ]
     for name, samples in held.items():
-        fix = "drawdown sample dismiss" if name == LATE else "drawdown sample repair, or dismiss"
+        fix = (
+            f"drawdown sample dismiss --why {name}"
+            if name == LATE
+            else f"drawdown sample repair --why {name}; if the time cannot be corrected, dismiss the samples"
+        )
         much = counted(samples, "sample")
         rows.append(
             (Cell(f"quarantined: {_words(name)}", href=url(PATH, why=name)), Cell(much, "number"),

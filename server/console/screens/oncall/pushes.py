@@ -388,7 +388,7 @@ def _samples(found: ExplainedPush) -> Table:
         for one in found.samples
     ]
     heads = ("Time, UTC", "Sandbox", "#MB or event", "#Seconds or units", "Cell", "State", "Sample")
-    none = "No sample of this window exists. Drawdown pruned them, or its usage has another source."
+    none = "This window does not have samples. Drawdown pruned them, or the usage has another source."
     note = (
         f"This table shows the first {SAMPLES_SHOWN:,} samples. The figures above count all."
         if len(rows) == SAMPLES_SHOWN
@@ -700,8 +700,8 @@ VOID: Final = Action(
         "--evidence", evidence_of(doing),
     ],
     _place,
-    "For pushes that never reached the provider, or that it lost or refunded. Their usage is owed "
-    "again under the next revision.",
+    "For pushes that their provider did not charge, lost or refunded. Their usage is owed again under the next "
+    "revision.",
     size=_worth,
 )  # fmt: skip
 ACTIONS: Final = (RETRY, RESOLVE, VOID)

@@ -175,7 +175,7 @@ ADD: Final = Action(
     _person,
     lambda doing: [*_named("add", doing), *_limited(doing)],
     lambda _doing: PLACE,
-    "The next page shows a link once. The person must set a password with it within a day.",
+    "The next page shows a link once. The person must set a password with the link within a day.",
     role="admin",
     lost_hint=_recovery_hint,
 )
@@ -199,7 +199,8 @@ RESET: Final = Action(
     _person,
     lambda doing: _named("reset", doing),
     lambda _doing: PLACE,
-    "Drawdown signs the person out. The next page shows a link once: they must set a password with it within a day.",
+    "Drawdown signs the person out. The next page shows a link once. The person must set a password with the link "
+    "within a day.",
     role="admin",
     lost_hint=_recovery_hint,
 )
