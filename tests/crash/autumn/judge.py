@@ -122,8 +122,18 @@ def judge(
         )
         found.unweighed += weighing.sums is None
         is_weighed = weighing.explains(claimed, beyond) or (not claimed and _is_other_push(autumn, name, beyond))
-        if not is_weighed and beyond in _rests(autumn, name) and weighing.explains(claimed + beyond, Fraction(0)):
+        if (
+            not is_weighed
+            and beyond in _rests(_lost(autumn), name)
+            and weighing.explains(claimed + beyond, Fraction(0))
+        ):
             is_weighed, beyond = True, Fraction(0)  # the lost charge was told, and not the rest of its last unit
+        if (
+            not is_weighed
+            and beyond in _rests(autumn.account.doubles, name)
+            and weighing.explains(claimed, Fraction(0))
+        ):
+            is_weighed, beyond = True, Fraction(0)  # of two charges of a push, the one that a limit cut counts
         may_be = ranges.get(name, Fraction(0)) + unsure.get(name, Fraction(0))
         found.ranged += not is_weighed and may_be > 0
         if not is_weighed and may_be and CHANGED in units:
@@ -224,11 +234,13 @@ def _either(autumn: Struck, name: str, voided: Set[str]) -> list[tuple[Mishap, M
 
 
 def _is_other_push(autumn: Struck, name: str, beyond: Fraction) -> bool:
-    """Whether the difference is the new cost of units that were given back, and that no charge doubled. If pushes that
-    were sent twice made up an amount that others drew, the credits are exact, and other units gave them back."""
+    """Whether the difference is the new cost of units that were given back, and that no charge doubled, or of units
+    that were lost. If pushes that were sent twice made up an amount that others drew or lost, the credits are exact,
+    and other units gave them back."""
     of_newer = name, CHANGED, Fraction(NEW_COST)
     doubled = [Fraction(one.value) for one in autumn.account.doubles if one.customer == name and one.feature == CHANGED]
     units = [one for one in _books(autumn).given_back.get(of_newer, ()) if one not in doubled]
+    units += [-_mishap(one, -1)[1] for one in _lost(autumn) if one.customer == name]
     sums = {Fraction(0)}
     for one in units:
         sums |= {before + one for before in sums}
@@ -244,10 +256,10 @@ def _rounding(made: Charge) -> Mishap:
     return (value - whole) * cost_of(made.feature), Fraction(0)
 
 
-def _rests(autumn: Struck, name: str) -> set[Fraction]:
-    """Return the sums of the rests of units that limits ended in lost charges: nobody is charged for these."""
+def _rests(charges: Sequence[Charge], name: str) -> set[Fraction]:
+    """Return the sums of the rests of units that limits ended in these charges: nobody is charged for them."""
     sums = {Fraction(0)}
-    for rest in [_rounding(one)[0] for one in _lost(autumn) if one.customer == name]:
+    for rest in [_rounding(one)[0] for one in charges if one.customer == name]:
         sums |= {before + rest for before in sums}
         assert len(sums) <= MOST_SUMS, f"limits ended more charges of {name} than can be weighed"
     return sums - {0}

@@ -87,11 +87,14 @@ def _given_back(name: str, feature: str, units: int, cost: Decimal) -> Charge:
 
 
 @pytest.mark.parametrize(
-    ("beyond", "doubled", "is_explained"),
-    [(24, 0, True), (23, 0, False), (-24, 0, False), (0, 0, False), (24, 24, False), (64, 0, True)],
-)
+    ("beyond", "doubled", "lost", "is_explained"),
+    [
+        (24, 0, 0, True), (23, 0, 0, False), (-24, 0, 0, False), (0, 0, 0, False), (24, 24, 0, False),
+        (64, 0, 0, True), (48, 0, 0, False), (48, 0, 24, True), (24, 24, 24, True), (25, 0, 24, False),
+    ],
+)  # fmt: skip
 def test_units_given_back_for_another_push_explain_only_their_new_cost(
-    beyond: int, doubled: int, is_explained: bool
+    beyond: int, doubled: int, lost: int, is_explained: bool
 ) -> None:
     autumn = _account()
     for units in (24, 40):
@@ -100,6 +103,10 @@ def test_units_given_back_for_another_push_explain_only_their_new_cost(
     _books(autumn).add(_given_back("c1", CHANGED, 23, NEW_COST))
     if doubled:
         autumn.account.doubles.append(_given_back("c0", CHANGED, -doubled, NEW_COST))
+    if lost:
+        autumn.account.lost.append(_given_back("c0", CHANGED, -lost, NEW_COST))
+    autumn.account.lost.append(_given_back("c0", CHANGED, -25, Decimal("0.0008")))
+    autumn.account.lost.append(_given_back("c1", CHANGED, -25, NEW_COST))
     assert _is_other_push(autumn, "c0", beyond * NEWER) is is_explained
 
 
@@ -123,6 +130,22 @@ def test_rest_of_a_lost_charges_last_unit_is_charged_to_nobody(tmp_path: Path, d
     )
     _books(autumn).drawn["c0", "credits"] = Decimal("0.3288") + Decimal(drawn)
     found = judge(engine.url.render_as_string(), setting, autumn, {}, {"c0": Fraction("-0.3288")}, {})
+    assert (not found.silent and not found.unexplained) is is_explained
+    engine.dispose()
+
+
+@pytest.mark.parametrize(("drawn", "is_explained"), [("0", True), ("0.0001", False), ("-0.0001", False)])
+def test_rest_of_a_double_that_a_limit_cut_is_charged_to_nobody(tmp_path: Path, drawn: str, is_explained: bool) -> None:
+    """Of two charges of 239 units, a limit cut the second at 189.875. It counts, and the first one was given back."""
+    engine = fresh(tmp_path / "d.db")
+    feature = "compute_16gb"
+    setting = Setting([Customer("c0", "limited", (feature,))], [[Sample("s", "c0", feature, T0, 190)]])
+    autumn = emulated(setting, seed=1, now_ms=T0)
+    cut = Charge("c0", feature, T0, Fraction("189.875"), "key", (("credits", Decimal("0.3038")),))
+    autumn.account.doubles.append(cut)
+    _books(autumn).broken.append(cut)
+    _books(autumn).drawn["c0", "credits"] = Decimal("0.3038") + Decimal(drawn)
+    found = judge(engine.url.render_as_string(), setting, autumn, {}, {}, {})
     assert (not found.silent and not found.unexplained) is is_explained
     engine.dispose()
 
