@@ -168,7 +168,7 @@ class App:
 
     @property
     def registry(self) -> Registry:
-        """The providers, and why others cannot be used."""
+        """Return the providers, and why others cannot be used."""
         if self._registry is None:
             self._registry = self._load()
         return self._registry
@@ -180,7 +180,7 @@ class App:
 
     @property
     def payments(self) -> PaymentServices:
-        """The payment services, and why others cannot be used."""
+        """Return the payment services, and why others cannot be used."""
         if self._payments is None:
             from drawdown.providers.payments import registry as payment_registry
 
@@ -286,7 +286,7 @@ class App:
         return moment
 
     def window(self, text: str | None, option: str) -> int | None:
-        """Return a typed boundary of a window, in milliseconds.
+        """Return a typed boundary of a window in milliseconds; None without a text.
 
         Errors: UsageError, also for a time between two boundaries.
         """
@@ -295,7 +295,7 @@ class App:
     def by(self, actor: str | None, reason: str | None) -> By:
         """Return the actor and the reason of a change.
 
-        The channel records the use of `--at`: the change is dated then.
+        The channel records the use of `--at`, because the change then has that time.
         """
         via = "cli --at" if isinstance(self.clock, FixedClock) else "cli"
         return By(self.clock.now_ms(), actor or default_actor(), reason or "not given", via)
@@ -304,7 +304,7 @@ class App:
 def worker_name() -> str:
     """Return a name that differs from every other worker's, even on this machine.
 
-    Claims have it.
+    A claim stores this name.
     """
     return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
 

@@ -33,8 +33,9 @@ _ANY: Final = -NO_END_MICRO
 class Standing:
     """A wallet as it was read, with its uncharged use and its pending changes.
 
-    `next_due_ms`: the next due change (None: a change is not due). `lots_over_ms`: use dated earlier may change the
-    rest of ended lots. `deferred_micro`: credit of ended lots that waits for the end of executions.
+    `next_due_ms`: the time of the next due change (None: there is not any). `lots_over_ms`: the end of the last ended
+    lot (None: a lot never ended). Use dated earlier may change the rest of ended lots. `deferred_micro`: credit of
+    ended lots that waits for the end of executions.
     """
 
     customer_id: str
@@ -107,7 +108,8 @@ class Moves:
     def accept(self, standing: Standing, made: Reservation, most_held_micro: int | None) -> Wallet | None:
         """Reserve the credit of a new execution, and return its wallet after that.
 
-        If the wallet lacks the credit, return None without a change.
+        `most_held_micro`: the most that executions of the wallet can reserve; None: unlimited. If the wallet lacks the
+        credit, exceeds that limit or has a pending change, return None without a change.
         """
         wallet, amount = self.wallet(standing), made.amount_micro
         most = NO_END_MICRO if most_held_micro is None else most_held_micro
@@ -131,7 +133,7 @@ class Moves:
         self._new_reservations[self._new_reservations.index(made)] = ended
 
     def change(self, after: Reservation) -> None:
-        """Add a changed execution that this transaction holds."""
+        """Add a changed execution that this transaction has locked."""
         self._changed.append(after)
 
     def charge(

@@ -65,7 +65,7 @@ class Due:
     """The due changes of wallets. Amounts are micro-credits by customer.
 
     `entries`: the entries to post. `deferred`: the amount that waits for the end of an execution, for each checked
-    wallet. `over`: the rest of the ended lots, for each checked wallet. `moved`: customers with another amount to pay
+    wallet. `over`: the rest of the ended lots, for each checked wallet. `moved`: customers with a changed credit to pay
     with. `new_lots`: lots that plans grant, and lots that roll over. `caught_up`: customers who then have all credit of
     their plans. `unfinished`: customers to check again at once.
     """
@@ -110,7 +110,7 @@ def give(connection: sa.Connection, lot: Lot) -> bool:
 
 
 def look_again(connection: sa.Connection, customer_id: str) -> None:
-    """Make a wallet due at once, because the value of a lot of it changed."""
+    """Make a wallet due at once, because the value of one of its lots changed."""
     SQL.run(connection, "expect", {"account_id": wallet_account(customer_id), "moment_ms": 0})
 
 

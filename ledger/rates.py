@@ -58,7 +58,7 @@ class RateCard:
     def has_others(self, rate: Rate) -> bool:
         """Return True if the feature had an earlier rate.
 
-        Use of the same time may have been charged at it.
+        Use at the same time may have been charged at the earlier rate.
         """
         return self._of[rate.feature][0] is not rate
 

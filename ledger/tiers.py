@@ -44,7 +44,8 @@ class Tier:
 class Holder:
     """A customer's tier, paid until `paid_to_ms`. Times are milliseconds.
 
-    `renews`: True if the tier then continues. `ended_ms`, `ended_reason`: the moment and the reason of its end.
+    `renews`: True if the tier then continues. `ended_ms`: the moment of its end (None: it has not ended).
+    `ended_reason`: NO_CREDIT; None if a person let it end.
     """
 
     customer_id: str
@@ -125,9 +126,9 @@ def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int
 
 
 def turn(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> set[str]:
-    """Charge this month of tiers with an ended paid month, or end them.
+    """Charge the next month of tiers after their paid month, or end the tiers.
 
-    Return the customers who hold them.
+    Return the customers of these tiers.
 
     All other due changes of their wallets must be booked before.
     """

@@ -200,8 +200,8 @@ def _used_before(connection: sa.Connection, key: str) -> Refused:
 class TakeBack:
     """The result of taking back a lot. Amounts are micro-credits.
 
-    `amount_micro` was taken now, under `key` (None: an amount was not taken). `promised_micro` was not taken, because
-    executions have reserved it. `balance_micro`: the balance after it.
+    `amount_micro` was taken now, under `key` (None if the amount is 0). `promised_micro` was not taken, because
+    executions have reserved it. `balance_micro`: the balance afterwards.
     """
 
     amount_micro: int
@@ -272,11 +272,11 @@ def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: i
 
 
 def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
-    """Book all due changes of wallets, and hold the wallets.
+    """Book all due changes of wallets, and lock the wallets.
 
-    They are held until this transaction is over.
+    They stay locked until this transaction is over.
 
-    Errors: DatabaseBusy if that is more than one transaction takes.
+    Errors: DatabaseBusy if more changes are due than one transaction books.
     """
     for _ in range(MATURE_TRIES):
         if mature(connection, customer_ids, now_ms):

@@ -1,4 +1,4 @@
-"""One call of the server: its request, its answer, and its retries.
+"""One call to the server, with its request, its answer and its retries.
 
 Guarantee: a call is retried only if the same call is safe and may help. Such outcomes are a missing or cut connection,
 an answer that cannot be read, 408, 429 and 5xx. Any other refusal is final. A wait that the server requests is
@@ -305,7 +305,7 @@ class Backoff(wait_base):
 def patience(settings: Settings, world: World) -> Callable[[RetryCallState], bool]:
     """Return the rule that ends the retries.
 
-    They end after `call_tries`, or if the next pause would end after `call_within_s`.
+    They end after `call_tries` attempts, or if the next pause would end after `call_within_s` seconds.
     """
     started = world.monotonic_s()
 

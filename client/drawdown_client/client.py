@@ -56,7 +56,7 @@ class Samples:
 class Client:
     """A client of one server, with one key, for any thread.
 
-    Use it as a context manager, or close it: recorded items are sent in the background. `world` is for tests.
+    Use it as a context manager, or close it, because recorded items are sent in the background. `world` is for tests.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Client:
         self._outbox.flush(timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Send all waiting items and stop. A second call does nothing. Errors: Unsent."""
+        """Send all waiting items and stop. Further calls have no effect. Errors: Unsent."""
         try:
             self._outbox.close(self.settings.close_s if timeout_s is None else timeout_s)
         finally:

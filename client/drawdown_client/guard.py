@@ -21,7 +21,7 @@ from drawdown_client.let_through import LetThrough
 from drawdown_client.settings import Settings
 
 EXTENDS_A_HOLD: Final = 3
-"""Extensions of a budget during one hold."""
+"""Extensions of a budget during one reservation time (`hold_s`)."""
 LONGEST_S: Final = 86_400.0
 """Default seconds for which a budget is extended."""
 

@@ -29,11 +29,12 @@ HOLD_S: Final = 3_600.0
 class Decision:
     """The guard's answer.
 
-    `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the rule that decided. `reason`: the
-    code of the reason. `limit`, `used`, `remaining`, `resets_at`: for the nearest limit, its amount, the use before,
-    the amount left after this use, and the next reset. `options`: the ways out of a block. `degraded`: the credit was
-    unknown. `event`: the outcome of the emitted event (`accepted`, `pending`, `duplicate`; None: no event was emitted).
-    `said`: the whole answer.
+    `decision`: the decision that counts. `would`: the decision of phase 3. `enforced`: the phase of the limit enforces
+    the decision. `rule`: the rule that decided. `reason`: the code of the reason. `limit`, `used`, `remaining`,
+    `resets_at`: for the nearest limit, its amount, the use before, the amount left after this use, and the next reset.
+    `payer`: the customer who pays. `options`: the ways out of a block. `degraded`: the credit was unknown. `repeated`:
+    the key was used before. `event`: the outcome of the emitted event (`accepted`, `pending`, `duplicate`; None: no
+    event was emitted). `said`: the whole answer.
     """
 
     decision: Literal["allow", "warn", "block"]
@@ -71,7 +72,7 @@ class WayOut:
     """One way out of a block.
 
     If `is_open` is False, `code` and `said` have the reason. `call`: method, path and body for a program. `link`: the
-    page for the organisation's own people. `whole`: the whole answer.
+    page for the organisation's own people. `payers`: organisations that could pay. `whole`: the whole answer.
     """
 
     option: str

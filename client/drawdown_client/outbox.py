@@ -4,8 +4,8 @@ Guarantee: the client sends each recorded item, with the same bytes and id, unti
 refused the call. It calls `on_result` once for each item. The number of waiting items is bounded. An item is never lost
 silently. If an item is not sent at the end, it is in the spool, or the client raises or logs the count. The end is the
 close of the client, or the end of the program. If the server rejects an item, the client moves the item from the spool
-to the dead-letter file. The client logs the whole item, and raises the count. A forked process begins empty, because
-the process that recorded an item sends it.
+to the dead-letter file. The client logs the whole item, and reports the number of such items in `Unsent`. A forked
+process begins empty, because the process that recorded an item sends it.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ By: TypeAlias = Literal["feature", "day", "sandbox", "project", "subject"]
 class UsageRow(TypedDict):
     """The usage of a feature in base units.
 
-    `group`: the day, sandbox, project or subject. `sealed`: the sealed quantity; None if pushes do not distinguish the
-    groups.
+    `group`: the day, sandbox, project or subject. `unit`: the base unit. `sealed`: the sealed quantity; None if pushes
+    do not distinguish the groups.
     """
 
     group: str

@@ -59,7 +59,8 @@ Path: TypeAlias = tuple[Step, ...]
 class Leaf:
     """A text, number or key.
 
-    `key`: the bare name of its field. `above`: the bare name of the field around it.
+    `path`: its place. `readings`: the texts to search. `key`: the bare name of its field (see `bare`). `above`: the
+    bare name of the field around that field.
     """
 
     path: Path
@@ -301,7 +302,7 @@ def _of_base64(run: str) -> str | None:
 
 
 MAX_REPORT_BYTES: Final = 2_097_152
-"""Size of a report of usage."""
+"""Bytes of a report of usage."""
 
 
 class Pairs(list[tuple[str, object]]):
@@ -433,7 +434,7 @@ def bare(name: str) -> str:
 def rule_of(key: str, above: str, *, is_number: bool) -> str | None:
     """Return the rule by which a field's value is private; None if it is public.
 
-    It depends on the field's bare name and the name above it: `actor: {id: …}`.
+    The rule depends on the bare names of the field and of the field around it, such as `actor: {id: …}`.
     """
     if BY_FIELD.get(above) in _WHOLE or key in _NAMES:
         found = BY_FIELD.get(above)
@@ -457,7 +458,7 @@ def says_how_much(key: str) -> bool:
 
 
 def rule_of_bytes(key: str) -> str | None:
-    """Return the rule by which numbers in a list are private; None if public.
+    """Return the rule by which numbers in a list are private; None if they are public.
 
     An example is the bytes of a picture.
     """
@@ -465,7 +466,7 @@ def rule_of_bytes(key: str) -> str | None:
 
 
 def rule_of_keys(key: str) -> str | None:
-    """Return the rule by which an object's keys are private; None if public.
+    """Return the rule by which an object's keys are private; None if they are public.
 
     Examples are `by_owner` and `per_account`.
     """

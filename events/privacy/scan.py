@@ -71,8 +71,9 @@ def scan(
 
     `documents` read the report, or it consists of dictionaries, lists, dataclasses and scalars.
 
-    `shape`: the shape that the report must have, if it is for publication. `others`: rules beside the built-in ones.
-    Errors: UsageError for a value that JSON does not have.
+    `shape`: the shape that the report must have, if it is for publication. `known_ids`: finds ids of the database.
+    `secrets`: configured secrets. `others`: rules in addition to the built-in rules. Errors: UsageError for a value
+    that JSON does not have.
     """
     trouble = [] if shape is None else list(outside(report, shape))
     leaves: list[Leaf] = []
