@@ -2,9 +2,9 @@
 
 A file's variable is DRAWDOWN_…_FILE=/path, as containers mount secrets.
 
-Guarantee: only this module reads settings. Secrets never print: an error names the setting, the entry's position or the
-file, never its content. If a file becomes invalid while the process runs, the process keeps the last valid content. It
-logs the fault once, and the fix once.
+Guarantee: only this module reads settings. Secrets are never printed. An error names the setting, the position of the
+entry, or the file, but not the content. If a file becomes invalid while the process runs, the process keeps the last
+valid content. It logs the fault once, and the fix once.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def networks(text: str, setting: str = "DRAWDOWN_CELL_NETWORKS") -> tuple[Networ
 
 
 def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
-    """Return the secrets in `new,old` or `secret`; none for an empty text.
+    """Return the secrets in `new,old` or `secret`; an empty tuple for an empty text.
 
-    Each cell's own secret is derived from them. Errors: UsageError.
+    Each cell's own secret is derived from these secrets. Errors: UsageError.
     """
     given = tuple(secret.strip() for secret in text.split(",")) if text.strip() else ()
     if not all(given) or len(given) > MAX_SECRETS:

@@ -43,7 +43,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "import": CommandModule("imports", "Import usage samples from a file"),
     },
     "Keep running": {
-        "up": CommandModule("up", "Run ticks, watch, nightly checks and server in one process"),
+        "up": CommandModule("up", "Run ticks, watch, nightly checks and server as one command"),
         "tick": CommandModule("tick", "Settle all due work once and exit, for cron"),
         "run": CommandModule("tick", "Tick every five minutes, and watch between ticks"),
         "nightly": CommandModule("nightly", "Run all checks that are due once a night"),
@@ -100,11 +100,11 @@ MODULES: Final = {name: entry for section in SECTIONS.values() for name, entry i
 
 
 class NothingAsked(Exception):
-    """A group was called without a command. The text is its help."""
+    """An error: a group was called without a command. The text is the group's help."""
 
 
 class Stopped(Exception):
-    """A person pressed Ctrl-C during a command.
+    """An error: a person pressed Ctrl-C during a command.
 
     Typer would exit with 130, which is not a status of `Exit`.
     """
@@ -119,7 +119,7 @@ class Formatter(Protocol):
 
 
 class Group(TyperGroup):
-    """A noun. Without a command it prints its help, and cuts no line of its list."""
+    """A noun. Without a command, it prints its help, and does not cut the lines."""
 
     def parse_args(self, ctx: object, args: list[str]) -> list[str]:
         context = cast(typer.Context, ctx)

@@ -41,7 +41,7 @@ def said_of(run: Reservation) -> dict[str, object]:
 
 
 def told_of(run: Reservation) -> dict[str, object]:
-    """Return an execution for people, with HTTP's names."""
+    """Return an execution for people, with the field names of the HTTP API."""
     own = ("reservation", "fingerprint", "estimate", "amount_micro", "drawn_micro", "sandboxes", "payer_number")
     used: dict[str, int] = {} if run.estimate is None else json.loads(run.estimate)
     return {
@@ -56,7 +56,7 @@ def told_of(run: Reservation) -> dict[str, object]:
 
 
 def preview_of(found: Preview) -> str:
-    """Return the text about the credit that an execution would hold."""
+    """Return text with the available credit of which an execution would reserve a part."""
     if found.hold == "wallet" and found.available_micro is None:
         return f"{found.customer_id}'s"
     if found.available_micro is None:
@@ -99,7 +99,10 @@ def show_with_wallet(app: App, run: Reservation, done: Accepted | Settled, line:
 
 
 def read_at(read_ms: int | None) -> str:
-    """Return the age of a balance that a provider keeps."""
+    """Return text with the time at which a provider's balance was read.
+
+    The text is empty if `read_ms` is None.
+    """
     return "" if read_ms is None else f", by the balance read at {show_time(read_ms)}"
 
 
@@ -107,7 +110,7 @@ commands = of_noun("execution", *ACTIONS)
 
 
 class OverageName(StrEnum):
-    """The effect of a cost above an execution's hold."""
+    """The effect of a cost above the credit that an execution reserved."""
 
     charge = "charge"
     cap = "cap"
@@ -328,8 +331,8 @@ def list_(
 ) -> None:
     """List executions.
 
-    If you list executions with reserved credit, the list starts with the reservation that ends first. Other lists start
-    with the newest.
+    A list of `held` executions of all organisations starts with the reservation that ends first. Other lists start with
+    the newest execution.
     """
     app: App = context.obj
     states, now_ms = tuple(one.value for one in state or ()), app.clock.now_ms()

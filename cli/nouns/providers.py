@@ -101,7 +101,7 @@ def resume(
 ) -> None:
     """Resume sending to a paused provider.
 
-    The command does the same as `provider pause --undo`.
+    The command does the same as `provider pause NAME --undo`.
     """
     given = {"provider": name, "undo": True, "dry_run": dry_run, "actor": actor, "reason": reason}
     run(context.obj, PAUSE, given)

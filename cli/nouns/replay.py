@@ -185,7 +185,7 @@ def by_provider(totals: list[Tally]) -> list[Tally]:
 
 
 def priced(micro: int | None) -> str:
-    """Return credits by the rate card, or that there is no price."""
+    """Return credits by the rate card, or `unknown` without a price."""
     return "unknown" if micro is None else f"{show_credits(micro)}"
 
 

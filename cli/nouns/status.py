@@ -254,7 +254,7 @@ def _split(lines: Iterable[str | Table]) -> Iterator[str | Table]:
 
 
 def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
-    """Return the other faults: labels and texts."""
+    """Return the labels and the texts of the other faults."""
     left = found.left
     lines = [("bad", f"{counted(count, 'sample')} quarantined: {reason}") for reason, count in left.quarantined.items()]
     if left.dated_ahead:

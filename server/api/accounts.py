@@ -319,7 +319,7 @@ class ExecutionsLineAnswer(BaseModel):
 class HeldLineAnswer(BaseModel):
     """An execution with reserved credit at the end of the range.
 
-    `held`: that credit. `more`: the number of lines that this line sums.
+    `held`: the reserved credit. `more`: the number of lines that this line sums.
     """
 
     execution: str | None

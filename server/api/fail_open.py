@@ -56,7 +56,7 @@ LOOK_AGAIN_MS: Final = SECOND_MS
 MOST_REMEMBERED: Final = 1_000
 """Remembered keys, and as many remembered metrics."""
 REMEMBERED_MS: Final = 60 * MINUTE_MS
-"""Longest use of a remembered key or metric without the database."""
+"""Longest time for which a key or metric is remembered for use without the database."""
 LEARNED_EVERY_MS: Final = MINUTE_MS
 """Age of a metric's terms from which a server's guard reads them again."""
 KEPT_AT_MOST: Final = 10_000

@@ -145,7 +145,7 @@ class Programs:
         self._strangers.close()
 
     def batch_requests(self, way: Way[A, R]) -> RequestBatcher[A, R]:
-        """Return a batcher: concurrent requests share its transactions."""
+        """Return a batcher, in which concurrent requests share transactions."""
         return RequestBatcher(self.reading if way.reads else self.threads, self._services.clock, way, self.names)
 
     def is_known(self, scope: Scope) -> bool:

@@ -28,7 +28,7 @@ from drawdown.server.http.threads import Threads
 GATHER_S: Final = 0.005
 """Longest wait of a shared transaction for further requests.
 
-It ends once the transaction has as many requests as the last.
+The wait ends once the transaction has as many requests as the previous transaction.
 """
 MOST_TOGETHER: Final = 256
 """Requests that share one transaction."""

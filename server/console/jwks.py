@@ -45,10 +45,7 @@ class Trouble(Exception):
 
 
 def is_safe(url: str) -> bool:
-    """Return True if a call to this URL is safe from hosts in between.
-
-    They can neither read nor change the call.
-    """
+    """Return True if hosts in between cannot read or change a call to this URL."""
     try:
         parts = urlsplit(url)
         _ = parts.port

@@ -21,7 +21,7 @@ from drawdown.schema.typed.parsing import LATEST_MS, parse_time
 from drawdown.worker.access.people import Person
 
 MAX_NAME_CHARS: Final = 40
-"""Length of a parameter's name that an error quotes."""
+"""Characters of a parameter's name that an error quotes."""
 MOST_PARAMETERS: Final = 20
 """Query parameters of one page of the console."""
 MAX_TEXT_CHARS: Final = 12 * 1024

@@ -30,7 +30,7 @@ from drawdown.worker.wallets.entries import Chosen, Forecast, LedgerDay, RunStep
 DAYS: Final = (30, 7, 90)
 TILE_DAYS: Final = 30
 OTHER: Final = "executions by amount"
-"""Name of charges without a feature: executions that were settled by an amount.
+"""Name of charges without a feature, which are executions settled by an amount.
 
 A feature cannot have this name, because it has spaces.
 """
@@ -197,7 +197,7 @@ def chart(use: list[Use], now_ms: int, from_ms: int, step_ms: int = DAY_MS) -> c
 
 
 def by_day(use: list[Use]) -> list[tuple[int, int]]:
-    """Return the chart's data: each day with use, and its sum, the latest first."""
+    """Return each day with use and its sum in micro-credits, the latest first."""
     sums: dict[int, int] = {}
     for one in use:
         sums[one.at_ms] = sums.get(one.at_ms, 0) + one.micro
