@@ -257,7 +257,10 @@ def _is_gone(error: BaseException) -> bool:
 
 
 def connector(latest_url: Callable[[], str]) -> Connector:
-    """Return the engine's connections. Each uses the login that is valid when it opens."""
+    """Return the engine's connections.
+
+    Each connection uses the login that is valid when it opens.
+    """
 
     async def conninfo() -> str:
         url = sa.make_url(latest_url()).set(drivername="postgresql")

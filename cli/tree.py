@@ -1,7 +1,7 @@
 """Define the tree of commands: their groups, and the module of each.
 
 Guarantee: a module is imported only for its own command. `drawdown --help`, `--version` and the completion of a
-command's name import none.
+command's name do not import these modules.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Drawdown. Each folder of this project is imported as `drawdown.<folder>`, by a link beside this file."""
+"""The package `drawdown`, with a link to each folder of the program.
+
+Import a folder as `drawdown.<folder>`.
+"""
 
 from __future__ import annotations
 

@@ -171,5 +171,8 @@ def read_hold_terms(connection: sa.Connection, plan: str) -> HoldTerms | None:
 
 
 def terms_of_row(row: Sequence[Any]) -> HoldTerms:
-    """Return the terms in a plan's columns, in the order of the fields; PLAIN if they are NULL, without a plan."""
+    """Return the terms in a plan's columns, which are in the order of the fields.
+
+    Return PLAIN if the columns are NULL, because the wallet is without a plan.
+    """
     return PLAIN if row[-1] is None else replace(HoldTerms(*row), holds_halt=bool(row[-1]))

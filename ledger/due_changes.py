@@ -127,7 +127,7 @@ def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) 
 def touched(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> tuple[list[str], list[str]]:
     """Return the customers of the reservations and of the wallets that `mature` locks.
 
-    A caller that needs more locks must take all of them together, in order.
+    A caller that needs further locks must take all locks together, in order.
     """
     customers = sorted({*customer_ids, *lots.borrowers(connection, customer_ids, now_ms)})
     return customers, sorted({*customers, *lots.lenders(connection, customers, now_ms)})

@@ -127,7 +127,7 @@ def _expire(now: dict[str, Lot], allocation: Allocation, room: Room, over_ms: in
 def changes(
     is_over: Sequence[Lot], allocation: Allocation, balance_micro: int, held_micro: int
 ) -> list[tuple[Lot, int, int]]:
-    """Return each ended lot with its rest, and the part of the rest that is booked now.
+    """Return each ended lot, its rest, and the part of the rest that is booked now.
 
     Amounts are micro-credits. A positive rest expires. A negative rest is a refund.
 

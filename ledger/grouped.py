@@ -2,7 +2,7 @@
 
 The decisions use rows of wallets that were read before.
 
-Guarantee: the decisions are written only if each wallet has room for all of them at that moment, and is not due for
+Guarantee: the decisions are written only if each wallet has credit for all decisions at that moment, and is not due for
 another change. Otherwise the whole transaction is rolled back (`NotTogether`), and each call is decided alone. Locks
 are taken in the ledger's order: executions by their keys, then wallets by their ids. A wallet is excluded if a change
 is due in it, or if some of its lots ended. It is also excluded if the end of an execution may expire its lots.

@@ -166,7 +166,7 @@ def _lot(row: Mapping[Any, Any]) -> Lot:
 
 
 def allocations(connection: sa.Connection, lots: Mapping[str, Sequence[Lot]], now_ms: int) -> dict[str, Allocation]:
-    """Return the allocation of each wallet, by one statement for all of them."""
+    """Return the allocation of each wallet, by one statement for all wallets."""
     uses = uses_in(connection, {customer_id: parts(those) for customer_id, those in lots.items()})
     return {customer_id: allocate(those, uses[customer_id], now_ms) for customer_id, those in lots.items()}
 

@@ -32,9 +32,11 @@ PERIOD: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 
 @dataclass(frozen=True)
 class Payout:
-    """A payout in micro-credits. `period`: the month, such as 2026-01. `released_micro`: its settlements.
-    `carried_micro`: its clawbacks, as a negative amount. `total_micro`: the sum of both. `lines`: the number of its
-    settlements and clawbacks."""
+    """A payout. Amounts are micro-credits.
+
+    `period`: the month, such as 2026-01. `released_micro`: its settlements. `carried_micro`: its clawbacks, as a
+    negative amount. `total_micro`: the sum of both. `lines`: the number of its settlements and clawbacks.
+    """
 
     payout: str
     supplier: str

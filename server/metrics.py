@@ -503,7 +503,7 @@ def _buckets(within: dict[int | None, int]) -> list[tuple[str, float]]:
 
 
 def reserving(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Yield the metrics of all wallets and suppliers together."""
+    """Yield the metrics of executions, settlements and freezes."""
     runs = run_figures(connection, now_ms, now_ms - DAY_MS)
     yield gauge("reservations_open", "Executions with reserved credit.", [((), runs.held)])
     yield gauge("reservations_overdue", "Expired reservations that are not released yet.", [((), runs.overdue)])

@@ -4,7 +4,7 @@ The use is daily executions, events and builds. This module also runs the month:
 the order of time.
 
 Guarantee: the same time and seed give the same month. An act is a real command. The acts between two ticks run in the
-order of their times, in one transaction. If a rule refuses an act, it changes nothing, and the other acts run. Days
+order of their times, in one transaction. If a rule refuses an act, the act is rolled back, and the other acts run. Days
 count from the midnight (UTC) before the month's start. Days 1 to 29 are whole. Ticks come every eight hours. They come
 more often during an outage and in the last two days, and every five minutes in the last hour.
 """

@@ -56,7 +56,7 @@ def told_of(run: Reservation) -> dict[str, object]:
 
 
 def preview_of(found: Preview) -> str:
-    """Return text with the available credit of which an execution would reserve a part."""
+    """Return text with the credit from which an execution would reserve its amount."""
     if found.hold == "wallet" and found.available_micro is None:
         return f"{found.customer_id}'s"
     if found.available_micro is None:

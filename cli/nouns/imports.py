@@ -53,8 +53,8 @@ def import_(
 
     The columns are {fields}. The import is
     idempotent by id. If you repeat it after a failure, it adds only the missing samples. If a row is invalid, Drawdown
-    reports its file, line, column and reason, and imports the other rows. The exit status is 1 if a row is invalid, or
-    has the id of another sample.
+    reports its file, line, column and reason, and imports the other rows unless you pass --strict. The exit status is 1
+    if a row is invalid, or has the id of another sample.
     """
     app: App = context.obj
     fields = field_map(map_, set_)

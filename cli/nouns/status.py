@@ -95,7 +95,7 @@ def provider_lines(provider: Waiting, now: int) -> list[str]:
 
 
 def unresolved_lines(one: Unresolved, now: int) -> list[str]:
-    """Return the lines of pushes in doubt, with a command for all of them.
+    """Return the lines of pushes in doubt, with a command for all these pushes.
 
     Pushes that wait for credit have a line of their own.
     """
@@ -171,9 +171,9 @@ def status_(
 ) -> None:
     """Show the open work, its cause and the next command.
 
-    The command shows the age and the amount of open work, and when it ends. The exit status is 0 if all work is
-    settled, 75 if some is late, and 1 if a person must act. The same holds for one organisation. A halt does
-    not change the exit status.
+    The command shows the age and the amount of open work, and the time at which it likely ends. The exit status is 0 if
+    all work is settled, 75 if some is late, and 1 if a person must act. The same holds for one organisation. A halt
+    does not change the exit status.
     """
     app: App = context.obj
     now = app.clock.now_ms()

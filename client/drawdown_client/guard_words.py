@@ -129,7 +129,7 @@ def options(wish: Wish) -> Call:
 
 
 def ways_out(answer: Answer) -> tuple[WayOut, ...]:
-    """Return the ways out of an answer. Errors: Unreachable if it has none."""
+    """Return the ways out in an answer. Errors: Unreachable if the answer lacks them."""
     listed = answer.get("options")
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise Unreachable("invalid answer: expected a list of options. Check the server address")

@@ -85,9 +85,9 @@ class Outbox:
             self._take(list(zip(numbers, items, strict=True)))
 
     def offer(self, items: Sequence[Item]) -> bool:
-        """Record items if this does not wait for room or a disk.
+        """Record items, if that is possible without a wait for space or a disk.
 
-        Return False if it would wait; then call `put`.
+        Return False if it is not possible. Then call `put`.
         """
         with self._changed:
             has_room = len(self._waiting) + len(items) <= self._settings.queue_items

@@ -117,7 +117,7 @@ class Executions:
         return router  # fmt: skip
 
     async def preview(self, request: Request) -> JSONResponse:
-        """Check whether Drawdown would accept an execution now. Change nothing."""
+        """Check whether Drawdown would accept an execution now, without any change."""
         return await self._programs.act(request, "executions:read", models.PreviewRequest, _preview, reads=True)
 
     async def accept(self, request: Request) -> JSONResponse:
@@ -222,7 +222,8 @@ class Executions:
     async def list_(self, request: Request) -> JSONResponse:
         """List executions.
 
-        The newest execution is first. A list of held executions of all organisations begins with the first to end.
+        The newest execution is first. A list of `held` executions of all organisations begins with the reservation that
+        ends first.
         """
         return await self._programs.ask(request, "executions:read", models.RunsQuery, _list)
 

@@ -444,7 +444,7 @@ class Guard:
         return router
 
     async def check(self, request: Request) -> JSONResponse:
-        """Check whether this quantity of a metric may be used now. Change nothing."""
+        """Check whether a quantity of a metric may be used now, without any change."""
         return await self._answer("check", request, CheckRequest, self._look)
 
     async def _look(self, order: CheckRequest, said: Caller) -> Mapping[str, object]:

@@ -152,8 +152,8 @@ class _Query(BaseModel):
 class RunsQuery(_Query):
     """The filter and the page of a list of executions.
 
-    If you filter for `held` executions of all organisations, the list begins with the first to end. Other lists begin
-    with the newest. `after`: `next` of the previous page.
+    If you filter for `held` executions of all organisations, the list begins with the reservation that ends first.
+    Other lists begin with the newest execution. `after`: `next` of the previous page.
     """
 
     org_id: Id | None = None

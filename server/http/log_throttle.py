@@ -1,8 +1,8 @@
 """Limit log lines that unauthenticated callers can cause.
 
-Guarantee: the log gets at most one line a minute of each kind, and MOST_KINDS + 1 lines a minute in all. Every lost
-line is counted: the next line has the number of suppressed lines. This module does not read a clock. Use it only in the
-event loop.
+Guarantee: the log gets at most one line a minute of each kind, and MOST_KINDS + 1 lines a minute in all. Every
+suppressed line is counted, and a later line has the count. This module does not read a clock. Use it only in the event
+loop.
 """
 
 from __future__ import annotations
