@@ -94,7 +94,7 @@ class _Loop:
     def tick(self) -> None:
         """Run one tick.
 
-        A fault is logged; the next tick continues from the committed work.
+        A fault is logged. The next tick continues from the committed work.
         """
         try:
             self.last_status = tick_once(self.app, self.options, self.stopping).exit_status

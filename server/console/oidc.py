@@ -60,7 +60,7 @@ MAX_CODE_CHARS: Final = 4_000
 _CODE: Final = re.compile(r"[a-z_]{1,50}")
 """Matches an issuer's error code.
 
-Drawdown never shows the issuer's text: it may have any content.
+Drawdown never shows the issuer's own text, because it may have any content.
 """
 SCOPES: Final = "openid profile email"
 
