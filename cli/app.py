@@ -70,7 +70,7 @@ class App:
     processes: int = 1
     """Processes of this command.
 
-    They share its work, and the rate limits of providers.
+    The processes share the work of the command, and the rate limits of providers.
     """
     _engine: sa.Engine | None = None
     _registry: Registry | None = None
@@ -119,9 +119,9 @@ class App:
     def write(self, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
         """Do work in one transaction.
 
-        Drawdown first checks for a restored database, so that the work is refused at once if history was lost (R1). It
-        also refuses a clock that ticks refuse (S9). It trusts a time from --at. Errors: HistoryDoubted, by the work;
-        ClockDoubted; those of `schema.database.write`.
+        Drawdown first checks for a restored database, so that the work is refused at once if history was lost (R1).
+        Drawdown also refuses a clock that ticks refuse (S9), but trusts a time from --at. Errors: HistoryDoubted, by
+        the work; ClockDoubted; those of `schema.database.write`.
         """
         from drawdown.worker.engine.clock_check import require_clock
         from drawdown.worker.history.incarnation import recognise
@@ -195,7 +195,7 @@ class App:
     def renew(self) -> bool:
         """Use the content of settings' files that this process read last.
 
-        Return True if it changed. If a provider cannot be used with it, its old settings stay.
+        Return True if the content changed. If a provider cannot be used with the new content, its old settings stay.
         """
         fresh = self.settings.as_files_say()
         if fresh is self.settings:
@@ -222,7 +222,7 @@ class App:
     def require_any_provider(self, name: str) -> str:
         """Return a provider's name for a filter.
 
-        It may have wrong settings, or have billed a customer once without settings on this machine now. Errors:
+        The provider may have wrong settings. It may also be a former provider without settings on this machine. Errors:
         UnknownId, with the nearest name.
         """
         there = {*self.registry.providers, *self.registry.broken, *EXEMPT_PROVIDERS}

@@ -188,7 +188,7 @@ TAKE_OVER_EVERY_S: Final = 15
 MAX_KEPT_HOURS: Final = 24
 """Hours for which the engine keeps jobs that failed to start.
 
-It deletes successful jobs at once.
+The engine deletes successful jobs at once.
 """
 ACKNOWLEDGED_S: Final = 30
 """Seconds for which a worker tries to record the end of a job.

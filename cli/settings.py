@@ -83,8 +83,8 @@ def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
 def secrets(text: str) -> Mapping[str, tuple[str, ...]]:
     """Return the secrets of cells in `cell-1=new,old;cell-2=other;*=new,old`.
 
-    The first of two is the new secret. `*` is the secret that other cells shared before each had its own. Errors:
-    UsageError.
+    The first of two is the new secret. `*`: the secret that all other cells shared before each cell had its own.
+    Errors: UsageError.
     """
     found: dict[str, tuple[str, ...]] = {}
     for number, entry in enumerate(_entries(text, ";"), 1):

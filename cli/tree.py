@@ -27,7 +27,7 @@ Command: TypeAlias = TyperCommand | TyperGroup
 class CommandModule:
     """The module of a command.
 
-    It adds the command by `register`, or has the `commands` of a noun.
+    The module adds the command by `register`, or has the `commands` of a noun.
     """
 
     module: str

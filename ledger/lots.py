@@ -32,7 +32,7 @@ SQL = queries(__file__)
 BREAKAGE: Final = "breakage"
 """The account of credit that was not used in time."""
 EXPIRY_WAIT_MS: Final = 2 * WINDOW_MS + GRACE_MS
-"""Milliseconds after its end at which a lot is booked.
+"""Milliseconds from the end of a lot until Drawdown books that end.
 
 By then a tick has sealed the last window of the lot's life, after its grace. Later use causes another booking of the
 lot. The wait only avoids a second booking for use in time.

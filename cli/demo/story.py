@@ -102,7 +102,7 @@ class Calendar:
     def often_from_ms(self) -> int:
         """Return the time from which hosts write each minute, in milliseconds.
 
-        It is the start of the second-last whole hour.
+        That is the start of the second-last whole hour.
         """
         return self.now_ms - self.now_ms % HOUR_MS - 2 * HOUR_MS
 
@@ -170,7 +170,7 @@ Work: TypeAlias = Callable[[sa.Connection, By], object]
 class Act:
     """An act of the story: its time, actor, reason and work.
 
-    `may_fail`: a rule may refuse it, as it may refuse a product.
+    `may_fail`: a rule may refuse the act, as it may refuse a call of a product.
     """
 
     at_ms: int

@@ -62,9 +62,9 @@ NO_HOST: Final = "drawdown.invalid:443"
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a check. `what`: the part, or its fault. `fix`: the next step.
+    """The result of a check. `ok`: False for a fault.
 
-    `off`: the part is not in use, which may be intended.
+    `what`: the part or its fault. `fix`: the next step. `off`: the part is not in use, which may be intended.
     """
 
     ok: bool

@@ -184,7 +184,7 @@ def preview(
 ) -> None:
     """Check whether an execution would be accepted now.
 
-    The command shows the credit that it would reserve, and does not change anything.
+    The command shows the credit that the execution would reserve, without any change.
     """
     app: App = context.obj
     labels = {"project": project, "subject": subject, "action": action, "supplier": supplier, "payer": payer}
@@ -308,7 +308,7 @@ def release(
 ) -> None:
     """Release the reserved credit of an execution.
 
-    Drawdown still charges the parts that it drew, or the cost in --incurred.
+    Drawdown charges the cost in --incurred, or else only the parts that were drawn.
     """
     app: App = context.obj
     by = app.by(actor, reason)

@@ -215,8 +215,8 @@ def resolve_all_(
     """Record the outcome of all matching pushes in doubt.
 
     If a rule protects a push, the push stays in doubt, and Drawdown counts it by reason. The dry run shows the amount
-    in credits, and needs neither an outcome nor evidence. The exit status is 75 if you can resolve the rest later,
-    and 1 if a rule rejects some for good.
+    in credits, and needs neither an outcome nor evidence. The exit status is 75 if you can resolve the rest later, and
+    1 if a rule rejects some of the pushes for good.
     """
     app: App = context.obj
     app.require_any_provider(provider)

@@ -56,8 +56,8 @@ def replay_(
     """Seal a past range again, and send the usage it still owes.
 
     Drawdown does not bill usage twice. If a replay was interrupted, the same command continues it. --dry-run shows the
-    pushes that the command would seal and send, with prices. It also shows why other usage is missing. With --json, it
-    lists each push.
+    pushes that the command would seal and send, with prices. It also shows why other usage is missing. With --json, the
+    result lists each push.
     """
     app: App = context.obj
     if bool(orgs) + (provider is not None) + all_ != 1:

@@ -69,7 +69,7 @@ def since(ms: int, now: int) -> str:
 def provider_lines(provider: Waiting, now: int) -> list[str]:
     """Return the lines of a provider with open pushes.
 
-    They have the counts, age, cause, amount and likely end.
+    The lines have the counts, age, cause, amount and likely end.
     """
     states = {state.words: getattr(provider, name) for name, state in OPEN.items()}
     counts = ", ".join(f"{count:,} {state}" for state, count in states.items() if count)
@@ -172,8 +172,8 @@ def status_(
     """Show the open work, its cause and the next command.
 
     The command shows the age and the amount of open work, and the time at which it likely ends. The exit status is 0 if
-    all work is settled, 75 if some is late, and 1 if a person must act. The same holds for one organisation. A halt
-    does not change the exit status.
+    all work is settled, 75 if some work is late, and 1 if a person must act. The same holds for one organisation. A
+    halt does not change the exit status.
     """
     app: App = context.obj
     now = app.clock.now_ms()

@@ -139,8 +139,8 @@ class Client:
     def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:
         """Call an operation of /openapi.json that changes something, by its path.
 
-        The server does it once, under `key` or a new key. An order with `dry_run` shows the change and does not make
-        it. Errors: Refused, Unreachable.
+        The server does the operation once, under `key` or a new key. An `order` with `dry_run` shows the change and
+        does not make the change. Errors: Refused, Unreachable.
         """
         return self._line.ask(calls.act(path, order or {}, key or self._world.new_id()))
 

@@ -111,7 +111,7 @@ class Wish:
 def check(wish: Wish) -> Call:
     """Return the call that checks a use.
 
-    It omits the labels, which that operation does not accept.
+    The call omits `project` and `subject`, which that operation does not accept.
     """
     said = {name: value for name, value in wish.to_json().items() if name not in ("project", "subject")}
     return post("/v1/guard/check", said)
@@ -220,7 +220,7 @@ def _texts(value: object) -> tuple[str, ...]:
 def require_written(answer: Answer) -> None:
     """Check that a server recorded a use.
 
-    Errors: Unreachable if it let the use through without its database.
+    Errors: Unreachable if the server let the use through without its database.
     """
     if answer.get("reason") == UNWRITTEN:
         raise Unreachable("the database of the server is unavailable. Repeat the call with the same key")

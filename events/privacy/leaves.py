@@ -35,10 +35,7 @@ MAX_DECODED_CHARS: Final = 4_194_304
 Without this limit, a short text could have very many readings.
 """
 LEAST_DECODED_CHARS: Final = 64
-"""Least characters that a reading of a text counts as.
-
-Even a short reading takes time.
-"""
+"""Characters that even a shorter reading of a text counts as, because each reading takes time."""
 _NESTED: Final = ("{", "[", '"')
 
 

@@ -200,11 +200,11 @@ class Executions:
         return await self._change(request, execution, models.DrawRequest, change, _draw)
 
     async def extend(self, execution: str, request: Request) -> JSONResponse:
-        """Extend an execution's reservation by an hour or `for_ms`, or increase it."""
+        """Extend an execution's reservation in time, in credit, or both."""
         return await self._programs.act(request, SCOPE, models.ExtendRequest, partial(_extend, key=execution))
 
     async def settle(self, execution: str, request: Request) -> JSONResponse:
-        """End an execution, charge its total cost once, and free its other credit."""
+        """End an execution, charge its total cost once, and free the rest of its credit."""
 
         def change(order: models.SettleRequest) -> tuple[Literal["settled"], Cost | None, int]:
             return "settled", _cost(order.actual, order.use), 0

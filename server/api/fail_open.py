@@ -120,7 +120,7 @@ class FailOpen:
     async def recall_key(self, offered: str, now_ms: int) -> ApiKey | None:
         """Return a key that was found a short time ago, or read it now.
 
-        The caller must read it again in its transaction, and call `remember_key` with the result.
+        The caller must read the key again in its transaction, and call `remember_key` with the result.
         """
         proof = api_keys.hash_of(offered)
         return self._cached_key(proof, now_ms, RECALLED_MS) or await self._find(proof, now_ms)

@@ -54,7 +54,7 @@ class PreviewRequest(_Body):
     """The parameters of `drawdown execution preview`.
 
     Send the estimate in credits (`estimate`), or in base units by feature (`use`). If you send `sandboxes`, also send
-    `settled_by`, which decides whether the receipt or metering charges for them.
+    `settled_by`, which decides whether the receipt or metering charges the execution.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"org_id": "acme", "estimate": 6}]})
@@ -288,8 +288,8 @@ class ShownRunAnswer(Run):
 class RunsAnswer(BaseModel):
     """A page of executions.
 
-    `next`: the `after` of the next page; null on the last page. `is_cut`: True if Drawdown ended its search before it
-    found as many as requested. The next page continues the search.
+    `next`: the `after` of the next page; null on the last page. `is_cut`: True if the search ended before it found as
+    many executions as requested. The next page continues the search.
     """
 
     executions: list[Run]

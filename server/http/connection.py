@@ -35,7 +35,7 @@ Trusted proxies are exempt, because many callers share a proxy.
 HEALTH_SLOTS: Final = 32
 """Connections beyond MAX_CONNECTIONS, for health alone.
 
-Each gets one answer about health. If all are in use, a new connection closes the oldest of them.
+Each gets one answer about health. If all are in use, a new connection closes the oldest of these connections.
 """
 PATIENCE_S: Final = 15.0
 """Seconds to wait for a head, or for the rest of an answered request."""
@@ -262,7 +262,7 @@ class Connection(asyncio.Protocol):
     def rest(self) -> None:
         """Mark the connection as idle while its request waits for a body or a turn.
 
-        Meanwhile it may be closed for a new connection.
+        Meanwhile the connection may be closed for a new connection.
         """
         if self._slot is not None:
             self.slots.wait(self._slot)

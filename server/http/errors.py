@@ -63,7 +63,7 @@ def bad_value(at: str | None, message: str, code: str = "bad_value") -> ApiError
 def error_answer(error: ApiError) -> JSONResponse:
     """Return the JSON answer of an error.
 
-    It is `{"error": {"code": ..., "message": ..., "details": ...}}`.
+    The answer is `{"error": {"code": ..., "message": ..., "details": ...}}`.
     """
     body: dict[str, object] = {"code": error.code, "message": error.message}
     if error.details is not None:
@@ -129,5 +129,5 @@ HANDLERS: Final[Handlers] = {ApiError: on_api_error, DrawdownError: on_drawdown_
 
 
 async def on_any_error(_request: Request, _error: Exception) -> JSONResponse:
-    """Answer an internal error. The limits around the route log its place."""
+    """Answer an internal error. `Limits` around the route logs the place of the error."""
     return error_answer(ApiError(500, "failed", "internal error. The log of the server has the details"))

@@ -104,7 +104,7 @@ class KnownProofs(Generic[T]):
     def note(self, proof: str, now_ms: int, found: T | None) -> None:
         """Remember the result of a proof.
 
-        If the result is None, the proof is invalid or has ended, so forget it.
+        `found` None: forget the proof, because it is invalid or has ended.
         """
         self.found.pop(proof, None)
         if found is None:

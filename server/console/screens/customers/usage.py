@@ -129,8 +129,8 @@ def _tiles(account: Account, said: str, used_: Tile) -> list[Tile]:
 def provider_balance_tiles(connection: sa.Connection, org: Any, paid: PaidFrom, now_ms: int) -> list[Tile]:
     """Return the tiles of an organisation with its balance at a provider.
 
-    The tiles show the provider's last balance, less the usage that it does not include yet. Before the first read of a
-    balance, they show that the balance is unknown. `org`: the organisation's row.
+    The tiles show the provider's last balance, less the usage that the balance does not include yet. Before the first
+    read of a balance, they show that the balance is unknown. `org`: the organisation's row.
     """
     if org is None or org.billing_provider in HERE or org.balance_micro is None:
         return [wallets.nothing_here(paid)]
@@ -158,7 +158,7 @@ def _over_from_before(account: Account) -> list[Tile]:
 def available(account: Account, said: str) -> Tile:
     """Return the tile of available credit.
 
-    If the wallet owes credit, its text and colour show that in place of the forecast.
+    If the wallet owes credit, the tile shows the debt in place of the forecast.
     """
     if account.owed_micro > 0:
         said = f"{figures.credits(account.owed_micro)} owed: used but not paid"
