@@ -2,7 +2,8 @@
 
 Guarantee: each part ends with a result, even if its process was killed. SIGTERM and SIGINT reach every part, and end it
 between two effects. Each part ends with the command, and opens its own connections. The signal handler does not take a
-lock, because the interrupted thread may hold it and would wait for itself. The code that waits for the signal logs it.
+lock, because the interrupted thread may hold it and would wait for itself. The code that waits for the signal logs the
+signal.
 """
 
 from __future__ import annotations

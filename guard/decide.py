@@ -130,8 +130,8 @@ class Verdict:
 
     `decision`: the decision that counts. `would`: the decision if each phase were 3. `enforced`: True if the phase
     enforces the decision. `rule`: the rule that decided. `reason`: the code of the reason. `bound`: the bound with the
-    least left (None: every bound is unlimited, or there is not any). `used`: the use in its period before this use, in
-    base units. `remaining`: the base units left after this use. `used` and `remaining` are None without a bound.
+    least left (None: all bounds are unlimited, or bounds are missing). `used`: the use in its period before this use,
+    in base units. `remaining`: the base units left after this use. `used` and `remaining` are None without a bound.
     """
 
     decision: Decision

@@ -99,7 +99,7 @@ def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int
 def leaves(lots: Sequence[Lot], uses: Uses, room: Room, now_ms: int) -> int:
     """Return the micro-credits of ended lots that must still leave a wallet.
 
-    The amount is the rest of these lots, less the part that rolls over. It ignores reserved credit and earlier
+    The amount is the rest of these lots, less the part that rolls over. This amount ignores reserved credit and earlier
     bookings.
 
     `lots`: as they were closed, by the same `uses`.

@@ -186,8 +186,8 @@ class Gives:
     """The credit of a plan, in micro-credits.
 
     `included_micro`: the credit of each month; 0: the plan does not include credit. `rollover_min_micro`,
-    `rollover_max_micro`: unused credit rolls over if it is at least the first, and up to the second. 0: it does not
-    roll over. `first_micro`: the credit that a new customer gets once.
+    `rollover_max_micro`: unused credit rolls over if it is at least the first, and up to the second.
+    `rollover_max_micro` 0: unused credit does not roll over. `first_micro`: the credit that a new customer gets once.
     """
 
     included_micro: int = 0

@@ -33,9 +33,9 @@ _ANY: Final = -NO_END_MICRO
 class Standing:
     """A wallet as it was read, with its uncharged use and its pending changes.
 
-    `next_due_ms`: the time of the next due change (None: there is not any). `lots_over_ms`: the end of the last ended
-    lot (None: a lot never ended). Use dated earlier may change the rest of ended lots. `deferred_micro`: credit of
-    ended lots that waits for the end of executions.
+    `next_due_ms`: the time of the next due change (None: without a due change). `lots_over_ms`: the end of the last
+    ended lot (None: a lot never ended). Use dated earlier may change the rest of ended lots. `deferred_micro`: credit
+    of ended lots that waits for the end of executions.
     """
 
     customer_id: str
@@ -76,8 +76,8 @@ class _Move:
 class Moved:
     """A wallet after all changes.
 
-    `shift`: the credit (micro-credits) that other transactions added to the wallet meanwhile. `may_halt`: True if its
-    last credit may have been reserved or used.
+    `shift`: the credit (micro-credits) that other transactions added to the wallet meanwhile. `may_halt`: True if the
+    wallet's last credit may have been reserved or used.
     """
 
     wallet: Wallet
@@ -219,7 +219,7 @@ def hold_part(runs: Sequence[tuple[str, str]]) -> Part:
 
     Pass its rows to `held`.
 
-    The query locks them, so that other transactions cannot end or extend them until this transaction is over.
+    The query locks the executions, so that other transactions cannot end or extend them until this transaction is over.
     """
     return SQL.part("hold_runs", {"runs": [{"name": name, "of_org": org} for name, org in sorted(set(runs))]})
 

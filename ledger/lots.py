@@ -46,8 +46,8 @@ RETURNED_AT_ONCE: Final = 1_000
 class Terms:
     """The terms of use of credit. Times are milliseconds.
 
-    `begins_ms` None: now. `expires_ms` None: never. `features` None: it pays for all features. Credit with a lower
-    `priority` is used first.
+    `begins_ms` None: now. `expires_ms` None: never. `features` None: the credit pays for all features. Credit with a
+    lower `priority` is used first.
     """
 
     kind: Kind = "purchased"

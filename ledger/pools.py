@@ -134,7 +134,7 @@ def read(connection: sa.Connection, payer: str, org_id: str) -> Payer | None:
 def of_org(connection: sa.Connection, org_id: str) -> list[str]:
     """Return the first payers that ever paid for an organisation's executions.
 
-    They include those that can pay now.
+    Payers that can pay now are included.
     """
     return list(SQL.run(connection, "of_org", {"org_id": org_id, "at_most": MOST_PAYERS}).scalars())
 
@@ -144,7 +144,7 @@ def say(
 ) -> tuple[Payer | None, Payer | None]:
     """Decide if a payer pays for executions of an organisation from now on.
 
-    Return the decisions now and before (None: there was not any).
+    Return the decisions now and before (None: without a decision).
 
     A repetition does not change the decision. The payer still pays for executions that were accepted before.
     """

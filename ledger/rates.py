@@ -24,7 +24,7 @@ SQL = queries(__file__)
 class Rate:
     """The price of a feature, from `start_ms` (milliseconds) on.
 
-    It is `micro_credits` for each `per_quantity` base units.
+    The price is `micro_credits` for each `per_quantity` base units.
     """
 
     feature: str

@@ -224,7 +224,7 @@ def read(connection: sa.Connection, reservation: str) -> Reservation | None:
 def hold(connection: sa.Connection, reservation: str) -> Reservation | None:
     """Return a reservation, locked; None if it does not exist.
 
-    Other transactions cannot end or extend it until this transaction is over.
+    Other transactions cannot end or extend the reservation until this transaction is over.
     """
     row = SQL.run(connection, "read", {"reservation": reservation}, held="for_update").mappings().one_or_none()
     return None if row is None else Reservation(**row)
@@ -426,7 +426,7 @@ def _insert(connection: sa.Connection, made: Sequence[Reservation]) -> int:
 MOST_METERED: Final = 1_000
 """Open executions of one wallet that metering settles.
 
-Drawdown reads all of them if the wallet lacks credit.
+Drawdown reads all these executions if the wallet lacks credit.
 """
 
 
@@ -444,7 +444,7 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
 
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
-    """Check that open executions do not name these sandboxes. `take` decides it later.
+    """Check that open executions do not name these sandboxes. `take` decides later.
 
     Errors: Denied `sandbox_taken`.
     """
@@ -475,7 +475,7 @@ def take(
 ) -> None:
     """Let a new execution name its sandboxes.
 
-    If executions that are over still name them, expire these first.
+    If overdue executions still name these sandboxes, expire these executions first.
 
     Errors: Denied `sandbox_taken`.
     """

@@ -69,7 +69,7 @@ class Settlement:
 
     @property
     def is_final(self) -> bool:
-        """Return True if it was released, and its terms do not allow clawbacks."""
+        """Return True if it is released, and its terms do not allow clawbacks."""
         return self.payout is not None and not self.takes_clawbacks
 
 

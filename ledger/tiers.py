@@ -61,8 +61,8 @@ class Holder:
 class Turn:
     """A tier at the end of its paid month.
 
-    The wallet pays for the next month, or the tier ends. `renews`: True if it should continue. `pays`: True if the
-    wallet has the credit.
+    The wallet pays for the next month, or the tier ends. `renews`: True if the tier should continue. `pays`: True if
+    the wallet has the credit.
     """
 
     customer_id: str

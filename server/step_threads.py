@@ -52,7 +52,7 @@ Later notifications stay due for the next watch or tick.
 class StepThreads:
     """The threads of one server.
 
-    Each read is for one organisation. If a read for it already waits, a second is not queued.
+    Each read is for one organisation. If a read for an organisation already waits, a second read is not queued.
     """
 
     def __init__(self, services: Services, threads: int = THREADS) -> None:

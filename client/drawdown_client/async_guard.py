@@ -143,7 +143,7 @@ class AsyncGuard:
 
 
 class AsyncBudget:
-    """A budget as `Budget`, for one event loop. If its task is cancelled, the budget is released, too."""
+    """A budget as `Budget`, for one event loop. A cancelled task also releases it."""
 
     def __init__(self, guard: AsyncGuard, key: str, wish: Wish, hold_s: float, longest_s: float) -> None:
         self.key = key

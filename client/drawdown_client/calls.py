@@ -3,7 +3,7 @@
 Guarantee: a call is retried only if the same call is safe and may help. Such outcomes are a missing or cut connection,
 an answer that cannot be read, 408, 429 and 5xx. Any other refusal is final. A wait that the server requests is
 respected, up to LONGEST_RETRY_AFTER_S. Redirects are not followed, so the key goes to no other address. An answer is a
-JSON object of bounded size; otherwise the client raises a ClientError.
+JSON object of bounded size. Otherwise the client raises a ClientError.
 """
 
 from __future__ import annotations

@@ -317,7 +317,7 @@ class Outbox:
     def forked(self) -> None:
         """Reset the outbox in a forked process.
 
-        It has a new lock, thread and spool, without waiting items.
+        The outbox then has a new lock, thread and spool, without waiting items.
         """
         if self._spool is not None:
             self._spool.close()

@@ -55,9 +55,9 @@ class Settings:
 
     `source`: for events without a source. `on_result`: called once for each item, from the sending thread. `spool`: a
     file that stores items until they are acknowledged. `when_full`: "block" waits up to `block_s` seconds for room and
-    then raises QueueFull; "raise" raises it at once. `close_s`: the longest wait when the client is closed or the
-    program ends. `fails_open`: metrics that the guard lets through if no server answers, as set with `guard set --fail
-    open`.
+    then raises QueueFull; "raise" raises QueueFull at once. `close_s`: the longest wait when the client is closed or
+    the program ends. `fails_open`: metrics that the guard lets through if no server answers, as set with `guard set
+    --fail open`.
     """
 
     source: str = "drawdown-client"

@@ -97,8 +97,8 @@ class _Room:
 def leaves_of(report: object) -> Iterator[Leaf | Trouble]:
     """Yield all leaves of a report, and the faults of its form.
 
-    The report was read by `documents`, or consists of dictionaries, lists, dataclasses and scalars. Errors: UsageError
-    for a value that JSON does not have.
+    `read_reports` read the report, or the report consists of dictionaries, lists, dataclasses and scalars. Errors:
+    UsageError for a value that JSON does not have.
     """
     nodes, seen, room = [_Node(report, (), "", "")], 0, _Room()
     while nodes:
@@ -203,7 +203,7 @@ MAX_READINGS: Final = 12
 MAX_MARKS: Final = 30
 """Combining marks in a row, as in Unicode's stream-safe form.
 
-The time to sort more of them grows with the square of their number.
+The time to sort longer rows grows with the square of the number of marks.
 """
 MAX_RUNS: Final = 20
 """Runs of one text that are each decoded as base64.
@@ -228,7 +228,7 @@ _PLAIN: Final = re.compile(r"[ !#$'()*,.:;<>?@\[\]^`{|}~\w-]{0,15}", re.ASCII)
 
 
 def readings(text: str) -> list[str]:
-    """Return the readings of a text: the text, its decodings and theirs, each once."""
+    """Return the text, its decodings, and the decodings of these, each once."""
     return look(text)[0]
 
 
@@ -315,7 +315,7 @@ class Number(str):
 def read_reports(content: bytes) -> list[tuple[int | None, object]]:
     """Return the reports of a file, each with the number of its line.
 
-    A report that is the whole file has None.
+    The number is None if the report is the whole file.
 
     Empty lines are skipped. Errors: UsageError `report_too_large`, `bad_encoding`, `bad_json`, `report_too_deep`.
     """

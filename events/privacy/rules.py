@@ -32,7 +32,7 @@ FLAGS: Final = re.IGNORECASE | re.ASCII
 class Rule:
     """A rule: its name, its meaning and its pattern.
 
-    `needles`: texts in lower case, of which each match has at least one. If it is empty, every text is searched.
+    `needles`: texts in lower case, of which each match has at least one. If `needles` is empty, every text is searched.
     `holds`: checks the matched text. `unless_key`: names of fields in which such a value is harmless.
     """
 
@@ -634,7 +634,7 @@ def _rule(number: int, given: Mapping[str, Any]) -> ForeignRule:
 def entropy_of(text: str) -> float:
     """Return the Shannon entropy of a text in bits a character, as gitleaks counts.
 
-    It is above 0 for any text.
+    The result is above 0 for any text that is not empty.
     """
     if not text:
         return 0.0

@@ -63,7 +63,7 @@ def word(*words: str) -> Class:
 def outside(report: object, shape: Shape, path: Path = ()) -> Iterator[Trouble]:
     """Yield the faults of a report against its shape.
 
-    Their rules are `unknown_field`, `missing_field` and `not_of_its_class`.
+    The rules of the faults are `unknown_field`, `missing_field` and `not_of_its_class`.
     """
     if len(path) > MAX_DEPTH:
         return
@@ -129,8 +129,8 @@ IN_TEXT: Final = re.compile(r"(?<![\w-])ref_[0-9a-f]{12}(?![\w-])")
 def reference(key: bytes, kind: str, value: str) -> str:
     """Return the reference of an id: `ref_` and 12 hexadecimal digits.
 
-    It is an HMAC-SHA-256 of the kind of thing (`org`, `subject`) and its id, so equal ids of two kinds have two
-    references. Errors: UsageError for a key that is too short.
+    The digits are the start of an HMAC-SHA-256 of the kind (`org`, `subject`) and the id. So equal ids of two kinds
+    have two references. Errors: UsageError for a key that is too short.
     """
     if len(key) < LEAST_KEY_BYTES:
         raise UsageError(

@@ -522,7 +522,7 @@ class Guard:
         self._dark.remember_key(said.key.proof, found, said.now_ms)
 
     async def settle(self, request: Request) -> JSONResponse:
-        """Settle a reserved use with its total quantity, even after the reservation expired."""
+        """Settle a reserved use with its total quantity, even if the reservation expired."""
         return await self._answer("settle", request, SettleUseRequest, partial(self._end, "settled", _settle))
 
     async def release(self, request: Request) -> JSONResponse:

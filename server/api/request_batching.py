@@ -1,6 +1,6 @@
 """Decide concurrent requests for the same row in one transaction.
 
-Drawdown locks and commits a busy wallet or counter once for all of them. Requests that only read share one read.
+Drawdown locks and commits a busy wallet or counter once for all these requests. Requests that only read share one read.
 
 Guarantee: each request gets the answer that it would get alone, after the commit. If requests cannot be decided
 together, each is decided alone. A refused request is decided alone, too. A lane does not wait for other lanes. A

@@ -33,8 +33,8 @@ class LogThrottle:
     def passed_over(self, now_ms: int, *kind: object) -> int | None:
         """Return the number of suppressed lines of this kind if a line is due now.
 
-        The number includes lines of kinds that were forgotten meanwhile. If a line is not due, return None; then do not
-        write it.
+        The number includes lines of kinds that were forgotten meanwhile. If a line is not due, return None. Then do not
+        write the line.
         """
         if kind not in self._kinds and len(self._kinds) >= MOST_KINDS:
             self._forget(now_ms)

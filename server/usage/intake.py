@@ -74,7 +74,7 @@ third.
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")
 """Outcomes by which the metrics count items.
 
-An event that the guard charges at once is invalid, but its sender cannot fix it.
+An event that the guard charges at once is invalid, but its sender cannot fix the event.
 """
 KEPT: Final = ("accepted", "duplicate", "pending")
 """Statuses of items that the server keeps."""
@@ -362,7 +362,7 @@ def _bare(error: ApiError) -> ApiError:
 def answer(found: Sequence[Result]) -> JSONResponse:
     """Return the answer to a body.
 
-    Its status is 200 if the server keeps each item, 207 if it keeps some, and 422 if it rejects all.
+    The status is 200 if the server keeps all items, 207 if it keeps some items, and 422 if it rejects all items.
     """
     body: dict[str, object] = {"results": [one.to_json() for one in found]}
     kept = sum(one.status in KEPT for one in found)

@@ -1,4 +1,4 @@
-"""Show all organisations by page, filtered by the address; also as a file."""
+"""Show all organisations by page, filtered by the address, or as a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show the ledger: its wallets, its rate card and its plans; or one wallet.
+"""Show the ledger's wallets, rate card and plans, or one wallet.
 
 The list has the lowest wallets first. A wallet's page has its credit, its lots in their order of use, and its entries
 with links.
