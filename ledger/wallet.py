@@ -246,7 +246,9 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
 
 
 def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> bool:
-    """Put a customer on a plan, and grant the plan's credit. Return True if it changed.
+    """Put a customer on a plan, and grant the plan's credit.
+
+    Return True if the plan changed.
 
     Credit that plans granted before stays until its end. Errors: Refused for a plan that does not exist; DatabaseBusy
     if more changes are due than one transaction books.

@@ -148,7 +148,7 @@ class Ask:
     def instant(self, name: str) -> int | None:
         """Return a time in milliseconds; None if the parameter is missing.
 
-        Errors: UsageError if no calendar has the time.
+        Errors: UsageError for a time before 1970 or after the year 9999.
         """
         found = self.whole(name)
         if found is not None and not 0 <= found <= LATEST_MS:
