@@ -70,7 +70,7 @@ class App:
     processes: int = 1
     """Processes of this command.
 
-    They share its work, and the rate limits of providers.
+    The processes share the work of the command, and the rate limits of providers.
     """
     _engine: sa.Engine | None = None
     _registry: Registry | None = None
@@ -119,9 +119,9 @@ class App:
     def write(self, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
         """Do work in one transaction.
 
-        Drawdown first checks for a restored database, so that the work is refused at once if history was lost (R1). It
-        also refuses a clock that ticks refuse (S9). It trusts a time from --at. Errors: HistoryDoubted, by the work;
-        ClockDoubted; those of `schema.database.write`.
+        Drawdown first checks for a restored database, so that the work is refused at once if history was lost (R1).
+        Drawdown also refuses a clock that ticks refuse (S9), but trusts a time from --at. Errors: HistoryDoubted, by
+        the work; ClockDoubted; those of `schema.database.write`.
         """
         from drawdown.worker.engine.clock_check import require_clock
         from drawdown.worker.history.incarnation import recognise
@@ -168,7 +168,7 @@ class App:
 
     @property
     def registry(self) -> Registry:
-        """The providers, and why others cannot be used."""
+        """Return the providers, and why others cannot be used."""
         if self._registry is None:
             self._registry = self._load()
         return self._registry
@@ -180,7 +180,7 @@ class App:
 
     @property
     def payments(self) -> PaymentServices:
-        """The payment services, and why others cannot be used."""
+        """Return the payment services, and why others cannot be used."""
         if self._payments is None:
             from drawdown.providers.payments import registry as payment_registry
 
@@ -195,7 +195,7 @@ class App:
     def renew(self) -> bool:
         """Use the content of settings' files that this process read last.
 
-        Return True if it changed. If a provider cannot be used with it, its old settings stay.
+        Return True if the content changed. If a provider cannot be used with the new content, its old settings stay.
         """
         fresh = self.settings.as_files_say()
         if fresh is self.settings:
@@ -222,7 +222,7 @@ class App:
     def require_any_provider(self, name: str) -> str:
         """Return a provider's name for a filter.
 
-        It may have wrong settings, or have billed a customer once without settings on this machine now. Errors:
+        The provider may have wrong settings. It may also be a former provider without settings on this machine. Errors:
         UnknownId, with the nearest name.
         """
         there = {*self.registry.providers, *self.registry.broken, *EXEMPT_PROVIDERS}
@@ -286,7 +286,7 @@ class App:
         return moment
 
     def window(self, text: str | None, option: str) -> int | None:
-        """Return a typed boundary of a window, in milliseconds.
+        """Return a typed boundary of a window in milliseconds; None without a text.
 
         Errors: UsageError, also for a time between two boundaries.
         """
@@ -295,7 +295,7 @@ class App:
     def by(self, actor: str | None, reason: str | None) -> By:
         """Return the actor and the reason of a change.
 
-        The channel records the use of `--at`: the change is dated then.
+        The channel records the use of `--at`, because the change then has that time.
         """
         via = "cli --at" if isinstance(self.clock, FixedClock) else "cli"
         return By(self.clock.now_ms(), actor or default_actor(), reason or "not given", via)
@@ -304,7 +304,7 @@ class App:
 def worker_name() -> str:
     """Return a name that differs from every other worker's, even on this machine.
 
-    Claims have it.
+    A claim stores this name.
     """
     return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
 

@@ -3,10 +3,11 @@
 The engine is procrastinate, on the same PostgreSQL, in its own schema.
 
 Guarantee: ticks and short jobs have their own connections, so no tick delays a halt. For each kind and shard, at most
-one job waits, and at most one runs. A job is acknowledged after its work; if its worker died, another takes it over.
-Drawdown logs and records a fault in a job, and the next job of the shard continues from the committed work. If a job is
-stopped, or needs a newer program, it goes back to the queue. Money does not depend on the engine, because a job can
-safely run twice, or late. A worker ends between two effects. If the database is unavailable, the worker waits for it.
+one job waits, and at most one runs. A job is acknowledged after its work. If its worker died, another worker takes the
+job over. Drawdown logs and records a fault in a job, and the next job of the shard continues from the committed work.
+If a job is stopped, or needs a newer program, it goes back to the queue. Money does not depend on the engine, because a
+job can safely run twice, or late. A worker ends between two effects. If the database is unavailable, the worker waits
+for it.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Ticking:
 
 
 class PutBack(Exception):
-    """The job is not complete. The engine puts it back for the next worker."""
+    """An error: the job is not complete. The engine queues it again for a worker."""
 
 
 @dataclass
@@ -82,8 +83,8 @@ class Jobs:
     def tick(self, shard: str) -> None:
         """Run one tick of a shard `i/n`.
 
-        It also runs if the workers agreed on another n. Overlapping shards are correct, but a dropped shard would wait
-        for another tick.
+        The tick also runs if the workers agreed on another n, because a dropped shard would wait for another tick.
+        Overlapping shards are safe.
         """
         with self._one_of(self._ticks) as app:
             options = scheduler.Options(
@@ -98,7 +99,7 @@ class Jobs:
     def watch(self, shard: str) -> None:
         """Run one round of the watch for a shard.
 
-        The next round here reuses its memory, which only makes it faster.
+        The next round of this worker reuses the memory of this round, which only saves time.
         """
         with self._one_of(self._quick) as app:
             kept = self._watches.setdefault(shard, WatchLoop(app, parse_shard(shard), self.stopping))
@@ -187,14 +188,15 @@ TAKE_OVER_EVERY_S: Final = 15
 MAX_KEPT_HOURS: Final = 24
 """Hours for which the engine keeps jobs that failed to start.
 
-It deletes successful jobs at once.
+The engine deletes successful jobs at once.
 """
 ACKNOWLEDGED_S: Final = 30
-"""Seconds that a worker tries to note the end of a job.
+"""Seconds for which a worker tries to record the end of a job.
 
 They are more than two heartbeats.
 
-If a worker cannot note it by then, it has lost its heartbeat, too. It begins again, and its jobs are taken over.
+If the worker cannot record the end by then, it has lost its heartbeat, too. Then the worker starts again, and other
+workers take over its jobs.
 """
 RECONCILE_AT: Final = "17 2 * * *"
 """Schedule of the nightly comparison, in UTC."""
@@ -255,7 +257,10 @@ def _is_gone(error: BaseException) -> bool:
 
 
 def connector(latest_url: Callable[[], str]) -> Connector:
-    """Return the engine's connections. Each uses the login that is valid then."""
+    """Return the engine's connections.
+
+    Each connection uses the login that is valid when it opens.
+    """
 
     async def conninfo() -> str:
         url = sa.make_url(latest_url()).set(drivername="postgresql")
@@ -353,7 +358,7 @@ def _schedule(engine: Engine, task: Any, when: str, name: str, given: dict[str, 
 async def take_over(engine: Engine) -> None:
     """Put the jobs of dead workers back into the queue.
 
-    The engine detects dead workers, and does not do that.
+    The engine detects dead workers, but leaves their jobs assigned to them.
     """
     for job in await engine.job_manager.get_stalled_jobs(seconds_since_heartbeat=LIVES_S):
         log.warning("job_taken_over", job=job.task_name, lock=job.lock, worker=job.worker_id)
@@ -365,20 +370,20 @@ BEAT_S: Final = 5.0
 POLL_S: Final = 1.0
 """Seconds between two searches for a job that waited for another job of its shard.
 
-The engine sends no notification for it.
+The engine does not send a notification for such a job.
 """
 AGAIN_S: Final = 1.0
 """Seconds before a worker connects again to a lost database."""
 MAX_TICK_S: Final = 3_600.0
 """Seconds that a tick of a worker may last.
 
-Drawdown treats a longer tick as hung: the process ends, and other workers take over its jobs.
+Drawdown treats a longer tick as hung. Then the process ends, and other workers take over its jobs.
 """
 AWAY: Final = (exceptions.ConnectorException, PoolTimeout)
 
 
 die: Callable[[int], None] = os._exit
-"""Ends the process at once. Its work is committed, or will be done again."""
+"""The function that ends the process at once. Its work is committed, or will be done again."""
 
 
 def work(jobs: Jobs) -> None:

@@ -81,7 +81,7 @@ def root(
 def search_seldom() -> None:
     """Run garbage collection rarely, and never on imported objects.
 
-    Python's default of 700 objects costs a fifth of a push: a claim allocates thousands of objects that are not
+    Python's default of 700 objects costs a fifth of a push, because a claim allocates thousands of objects that are not
     garbage.
     """
     gc.freeze()

@@ -38,7 +38,7 @@ ProviderName = Annotated[str, typer.Argument(metavar="PROVIDER", help="Name of t
 def only_with(context: typer.Context, option: str, *others: str) -> None:
     """Refuse options that have no effect beside `option`.
 
-    `others`: names of parameters that do have an effect beside it. Errors: UsageError with the refused options.
+    `others`: names of parameters that have an effect beside `option`. Errors: UsageError with the refused options.
     """
     typed = [
         param.opts[0]

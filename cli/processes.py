@@ -2,7 +2,8 @@
 
 Guarantee: each part ends with a result, even if its process was killed. SIGTERM and SIGINT reach every part, and end it
 between two effects. Each part ends with the command, and opens its own connections. The signal handler does not take a
-lock, because the interrupted thread may hold it and would wait for itself. The code that waits for the signal logs it.
+lock, because the interrupted thread may hold it and would wait for itself. The code that waits for the signal logs the
+signal.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class _Part(Generic[P, T]):
     result: T | Fault | None = None
 
     def take(self) -> None:
-        """Store the result of the part. If its process died, store that as a Fault."""
+        """Store the result of the part. If its process died, store a Fault with the reason."""
         try:
             self.result = self.answers.recv()
         except EOFError:

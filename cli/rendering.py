@@ -53,7 +53,7 @@ def show_change(app: App, result: Mapping[str, object], lines: Iterable[str | Ta
 BLANKS: Final = re.compile("^ +| +$|(?<= ) +")
 """Matches blanks that a table would drop.
 
-They are at a text's ends, and all but the first of several in a row.
+These are the blanks at a text's ends, and all but the first of several blanks in a row.
 """
 MAX_WIDTH: Final = 10_000
 """Width at which a table is measured, in characters. It is wider than any row."""
@@ -93,7 +93,7 @@ class Rows(Table):
     def plain_lines(self) -> Iterator[str]:
         """Yield the title, the columns' names, the rows and an empty line.
 
-        It omits a missing title or missing names.
+        A missing title or missing names are omitted.
         """
         heads = tuple(str(column.header) for column in self.columns)
         lines = [list(row) for row in ([heads] if any(heads) else []) + self.texts]

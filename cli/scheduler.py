@@ -3,9 +3,9 @@
 They are ticks, watch rounds between them, and nightly work.
 
 Guarantee: a late tick still runs, and several missed ticks become one. Two ticks of this process never overlap, and
-neither do two rounds; an overlap is logged and counted. SIGTERM ends the loops between two effects, so every push that
-was sent has its attempt on record. A failed round is logged, and the next one does its work. The nightly command runs
-in its own process, so it takes no memory from ticks, and its failure does not end them.
+neither do two rounds. A tick or round that would overlap is logged and counted. SIGTERM ends the loops between two
+effects, so every push that was sent has its attempt on record. A failed round is logged, and the next round does its
+work. The nightly command runs in its own process, so it takes no memory from ticks, and its failure does not end them.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class _Loop:
     def tick(self) -> None:
         """Run one tick.
 
-        A fault is logged; the next tick continues from the committed work.
+        A fault is logged. The next tick continues from the committed work.
         """
         try:
             self.last_status = tick_once(self.app, self.options, self.stopping).exit_status
@@ -174,7 +174,7 @@ class WatchLoop:
     def try_round(self) -> None:
         """Run one round.
 
-        A fault is logged; the next round continues from the committed work.
+        A fault is logged. The next round continues from the committed work.
         """
         try:
             self.round()

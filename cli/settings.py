@@ -2,9 +2,9 @@
 
 A file's variable is DRAWDOWN_…_FILE=/path, as containers mount secrets.
 
-Guarantee: only this module reads settings. Secrets never print: an error names the setting, the entry's position or the
-file, never its content. If a file becomes invalid while the process runs, the process keeps the last valid content. It
-logs the fault once, and the fix once.
+Guarantee: only this module reads settings. Secrets are never printed. An error names the setting, the position of the
+entry, or the file, but not the content. If a file becomes invalid while the process runs, the process keeps the last
+valid content. It logs the fault once, and the fix once.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def networks(text: str, setting: str = "DRAWDOWN_CELL_NETWORKS") -> tuple[Networ
 
 
 def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
-    """Return the secrets in `new,old` or `secret`; none for an empty text.
+    """Return the secrets in `new,old` or `secret`; an empty tuple for an empty text.
 
-    Each cell's own secret is derived from them. Errors: UsageError.
+    Each cell's own secret is derived from these secrets. Errors: UsageError.
     """
     given = tuple(secret.strip() for secret in text.split(",")) if text.strip() else ()
     if not all(given) or len(given) > MAX_SECRETS:
@@ -85,8 +85,8 @@ def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
 def secrets(text: str) -> Mapping[str, tuple[str, ...]]:
     """Return the secrets of cells in `cell-1=new,old;cell-2=other;*=new,old`.
 
-    The first of two is the new secret. `*` is the secret that other cells shared before each had its own. Errors:
-    UsageError.
+    The first of two is the new secret. `*`: the secret that all other cells shared before each cell had its own.
+    Errors: UsageError.
     """
     found: dict[str, tuple[str, ...]] = {}
     for number, entry in enumerate(_entries(text, ";"), 1):
@@ -267,13 +267,13 @@ class Settings(BaseSettings):
     cell_cert_file: str = ""
     """File (PEM) with the client certificate by which cells identify Drawdown."""
     cell_key_file: str = ""
-    """File (PEM) with its key; by default the key is in the certificate's file."""
+    """File (PEM) with the key of the cells' client certificate; by default the certificate's file has the key."""
     cell_proxy: bool = False
     """1: Drawdown also calls cells through HTTPS_PROXY. By default it does not."""
     provider_cert_file: str = ""
     """File (PEM) with the client certificate by which providers identify Drawdown."""
     provider_key_file: str = ""
-    """File (PEM) with its key; by default the key is in the certificate's file."""
+    """File (PEM) with the key of the providers' client certificate; by default the certificate's file has the key."""
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING, ERROR or CRITICAL."""
     state_dir: str = ""

@@ -78,7 +78,7 @@ def say_what_was_lost() -> None:
 def require_shown(told: str) -> None:
     """Check that the last output was written, because it is shown once.
 
-    Errors: DrawdownError with the text `told` if it was not.
+    Errors: DrawdownError with the text `told` if the output was not written.
     """
     _require(_flushed(), told, ())
 

@@ -1,7 +1,7 @@
 """Define the tree of commands: their groups, and the module of each.
 
 Guarantee: a module is imported only for its own command. `drawdown --help`, `--version` and the completion of a
-command's name import none.
+command's name do not import these modules.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Command: TypeAlias = TyperCommand | TyperGroup
 class CommandModule:
     """The module of a command.
 
-    It adds the command by `register`, or has the `commands` of a noun.
+    The module adds the command by `register`, or has the `commands` of a noun.
     """
 
     module: str
@@ -43,7 +43,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "import": CommandModule("imports", "Import usage samples from a file"),
     },
     "Keep running": {
-        "up": CommandModule("up", "Run ticks, watch, nightly checks and server in one process"),
+        "up": CommandModule("up", "Run ticks, watch, nightly checks and server as one command"),
         "tick": CommandModule("tick", "Settle all due work once and exit, for cron"),
         "run": CommandModule("tick", "Tick every five minutes, and watch between ticks"),
         "nightly": CommandModule("nightly", "Run all checks that are due once a night"),
@@ -100,11 +100,11 @@ MODULES: Final = {name: entry for section in SECTIONS.values() for name, entry i
 
 
 class NothingAsked(Exception):
-    """A group was called without a command. The text is its help."""
+    """An error: a group was called without a command. The text is the group's help."""
 
 
 class Stopped(Exception):
-    """A person pressed Ctrl-C during a command.
+    """An error: a person pressed Ctrl-C during a command.
 
     Typer would exit with 130, which is not a status of `Exit`.
     """
@@ -119,7 +119,7 @@ class Formatter(Protocol):
 
 
 class Group(TyperGroup):
-    """A noun. Without a command it prints its help, and cuts no line of its list."""
+    """A noun. Without a command, it prints its help, and does not cut the lines."""
 
     def parse_args(self, ctx: object, args: list[str]) -> list[str]:
         context = cast(typer.Context, ctx)

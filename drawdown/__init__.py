@@ -1,10 +1,13 @@
-"""Drawdown. Each folder of this project is imported as `drawdown.<folder>`, by a link beside this file."""
+"""The package `drawdown`, with a link to each folder of the program.
+
+Import a folder as `drawdown.<folder>`.
+"""
 
 from __future__ import annotations
 
 
 def __getattr__(name: str) -> str:
-    """`__version__`: that of the installed distribution, read when it is asked for."""
+    """Return `__version__` of the installed distribution. Errors: AttributeError."""
     if name != "__version__":
         raise AttributeError(f"module 'drawdown' has no attribute {name!r}")
     from importlib.metadata import version

@@ -23,7 +23,7 @@ from drawdown.schema.text import quote_value
 MOST_ITEMS: Final = 1_000
 """Items of one body of events or samples."""
 MAX_ITEM_BYTES: Final = 16 * 1024
-"""Size of one item in a body of events or samples."""
+"""Bytes of one item in a body of events or samples."""
 _FIRST_LOOK: Final = 1024
 """Bytes of an item to read first, enough for most items.
 

@@ -58,9 +58,10 @@ _JSON_DATA: Final = re.compile(r"(?:application|text)/(?:[a-z0-9.-]+\+)?json", r
 class ReceivedEvent:
     """An event as it was sent.
 
-    An event without a time has the time at which its sender recorded it, or else of its arrival. A later repetition is
-    the same event, because Drawdown looks up the time of the first. `wrong`: why the event lacks a quantity; its
-    quantity is 0 until `counted` sets it.
+    `has_time`: True if it was sent with a time. Otherwise its time is that of its recording by the sender, or of its
+    arrival. A later repetition is the same event, because Drawdown looks up the time of the first. `wrong`: why the
+    event lacks a quantity. Its quantity is 0 until `counted` sets the quantity. `again`: reads the event again, with
+    the value of its type.
     """
 
     event: UsageEvent
@@ -74,7 +75,10 @@ class ReceivedEvent:
     """
 
     def counted(self, value: EventValue | None) -> ReceivedEvent | Unfit:
-        """Return the event with the quantity by the value of its type, if it has one."""
+        """Return the event with its quantity, by the value of its type.
+
+        `value` None: the type is without a value. An event without a quantity is then an Unfit.
+        """
         if value is not None and self.again is not None:
             return self.again(value)
         if self.wrong is None or self.wrong.code != "missing":

@@ -30,7 +30,7 @@ MAX_QUANTITY: Final = 10**12
 Nine million such events in a window still fit in 64 bits.
 """
 MAX_PROPERTIES_BYTES: Final = 4_096
-"""Size of the properties of one usage event, as JSON."""
+"""Bytes of the properties of one usage event, as JSON."""
 
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -55,9 +55,9 @@ class Unfit(UsageError):
 
 
 def named_in(item: Mapping[str, object], source: str, name: str) -> Named:
-    """Return the source and id of an item, by the names of its fields.
+    """Return the source and the id in an item's fields of these names.
 
-    Return None for an invalid id.
+    Each is None if it is not a valid id.
     """
     first, second = (
         found if isinstance(found, str) and is_clean_id(found) else None for found in (item.get(source), item.get(name))
@@ -111,13 +111,14 @@ class UsageEvent:
 
     @cached_property
     def properties_json(self) -> str:
-        """Return the properties as stored JSON: the same text for the same content."""
+        """Return the properties as stored JSON, always the same text for the same content."""
         return _ENCODER.encode(self.properties) if self.properties else "{}"
 
     def require_time(self, now_ms: int) -> None:
         """Reject an event with an impossible time.
 
-        Errors: Unfit `too_old` (before 2000: a wrong unit), `in_the_future` (more than five minutes from now).
+        Errors: Unfit `too_old` (before 2000, so probably in a wrong unit), `in_the_future` (more than five minutes from
+        now).
         """
         if self.occurred_ms < EARLIEST_TS:
             raise Unfit(

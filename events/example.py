@@ -14,7 +14,7 @@ from drawdown.events.privacy.rules import PLACES, SECRETS
 MAX_TOLD_CHARS: Final = 64
 """Characters that are stored of the name of an invalid item."""
 _PRIVATE: Final = (*SECRETS, *PLACES)
-"""The rules of private names. Other ids may be shown: an example needs them."""
+"""The rules of private names. Other ids may be shown, because an example needs them."""
 
 
 def example_of(named: Named) -> Named:

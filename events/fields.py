@@ -165,7 +165,10 @@ _HOUR_24: Final = re.compile(r"[Tt ]24(?=$|[:Zz+-])")
 
 
 def from_iso(text: str) -> datetime:
-    """Return a time, with its offset if it has one. Errors: ValueError."""
+    """Return the time in an ISO 8601 text, with its offset if it has any.
+
+    Errors: ValueError.
+    """
     if text[4:5] != "-":  # fromisoformat accepts "20241115", and some counts of milliseconds
         raise ValueError("invalid date: expected an extended ISO date")
     if _HOUR_24.search(text) is not None:

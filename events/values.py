@@ -25,7 +25,7 @@ SUM: Final = "sum"
 MAX_VALUE_SCALE: Final = 1_000_000_000
 """Factor that makes a fractional value whole, such as seconds to nanoseconds."""
 MAX_PATH_CHARS: Final = 200
-"""Length of the path of an event's value."""
+"""Characters of the path of an event's value."""
 MAX_VALUE_DIGITS: Final = 100
 """Digits of an event's value that is multiplied. A sensible number has fewer."""
 _EXACT: Final = Context(prec=2 * MAX_VALUE_DIGITS)
@@ -37,7 +37,8 @@ _NUMBER: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")
 class EventValue:
     """The value of an event type.
 
-    `path`: the path into its data, from `$`; None if events are counted. Errors: UsageError.
+    `aggregation`: `count` or `sum`. `path`: the path into the event's data, from `$`; None if events are counted.
+    `scale`: the factor from the value to base units. Errors: UsageError.
     """
 
     aggregation: str

@@ -50,7 +50,8 @@ _CLOSENESS: Final[Mapping[Reach, int]] = {"org": 0, "pattern": 1, "plan": 2}
 class Limit:
     """A plan's limit of a metric in a period, in base units.
 
-    `amount`: base units in the period; None: unlimited. `phase`: the phase; None: that of the metric.
+    `amount`: base units in the period; None: unlimited. `phase`: the phase; None: that of the metric. `plan`: the name
+    of the plan.
     """
 
     period: Span
@@ -61,9 +62,10 @@ class Limit:
 
 @dataclass(frozen=True)
 class Override:
-    """An override in place of a plan's limit, with its reach.
+    """A limit override or org override, in place of a plan's limit, with its reach.
 
-    `number`: the number of a limit override; 0: the org override (`drawdown org override`).
+    `number`: the number of a limit override; 0: the org override (`drawdown org override`). `amount`: base units in the
+    period; None: unlimited.
     """
 
     number: int
@@ -111,7 +113,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Bound:
-    """A limit or override that applies in a period, with its rule."""
+    """A limit or override that applies in a period, with its rule and its phase.
+
+    `amount`: base units in the period; None: unlimited.
+    """
 
     rule: str
     period: Span
@@ -124,9 +129,9 @@ class Verdict:
     """The result of a decision.
 
     `decision`: the decision that counts. `would`: the decision if each phase were 3. `enforced`: True if the phase
-    enforces the decision. `rule`: the rule that decided. `reason`: the code of the reason. `bound`: the nearest bound,
-    with its amount and period (None: all are unlimited). `used`: the use before this use. `remaining`: the amount left
-    after this use.
+    enforces the decision. `rule`: the rule that decided. `reason`: the code of the reason. `bound`: the bound with the
+    least left (None: all bounds are unlimited, or bounds are missing). `used`: the use in its period before this use,
+    in base units. `remaining`: the base units left after this use. `used` and `remaining` are None without a bound.
     """
 
     decision: Decision

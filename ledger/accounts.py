@@ -26,8 +26,9 @@ WALLET: Final = "wallet:"
 class Wallet:
     """A customer's wallet. Amounts are micro-credits.
 
-    `held_micro`: reserved by executions. `over_micro`: the rest of ended lots. `max_concurrent`: the concurrent
-    sandboxes that plan and tiers allow. `unbilled_micro`: use that is not charged yet, if it was read.
+    `plan` None: without a plan. `max_concurrent`: the sandboxes at once that plan and tiers allow (None: without a
+    plan). `held_micro`: reserved by executions. `overdraft_micro`: how far executions can reserve below zero.
+    `over_micro`: the rest of ended lots. `unbilled_micro`: use that is not charged yet, if it was read.
     """
 
     balance_micro: int
@@ -82,7 +83,7 @@ def read_wallets(connection: sa.Connection, customer_ids: Iterable[str]) -> Mapp
 
 
 def has_wallet(connection: sa.Connection, customer_id: str) -> bool:
-    """Return True if a customer was ever granted credit, or charged."""
+    """Return True if a customer has a wallet, even an empty one."""
     return SQL.run(connection, "has_wallet", {"account_id": wallet_account(customer_id)}).first() is not None
 
 
@@ -106,7 +107,7 @@ def hold_plans(connection: sa.Connection, plans: Collection[str]) -> int:
 
     Return how many exist.
 
-    This transaction already holds the wallets to which it grants credit by the present terms. A transaction that
+    This transaction has already locked the wallets to which it grants credit by the present terms. A transaction that
     changes the terms later can read which wallets received credit before.
     """
     return len(SQL.run(connection, "hold_plans", {"plans": sorted(plans)}).all())
@@ -153,7 +154,7 @@ PLAIN: Final = HoldTerms()
 
 
 def hold_terms(connection: sa.Connection, customer_id: str) -> HoldTerms | None:
-    """Return a wallet's terms: PLAIN without a plan, None without a wallet."""
+    """Return a wallet's terms. Return PLAIN without a plan, and None without a wallet."""
     row = SQL.run(connection, "of_wallet", {"account_id": wallet_account(customer_id)}).one_or_none()
     return None if row is None else terms_of_row(row)
 
@@ -170,5 +171,8 @@ def read_hold_terms(connection: sa.Connection, plan: str) -> HoldTerms | None:
 
 
 def terms_of_row(row: Sequence[Any]) -> HoldTerms:
-    """Return the terms in a plan's columns, in the order of the fields; PLAIN if they are NULL, without a plan."""
+    """Return the terms in a plan's columns, which are in the order of the fields.
+
+    Return PLAIN if the columns are NULL, because the wallet is without a plan.
+    """
     return PLAIN if row[-1] is None else replace(HoldTerms(*row), holds_halt=bool(row[-1]))

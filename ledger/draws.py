@@ -4,8 +4,9 @@ An execution is charged in parts, at its end, or when it is released.
 
 Guarantee: each number of an execution is drawn once, with one content. The final cost never changes. An amount in base
 units is priced by the rate card at the acceptance of the execution (`card`). Rates that were set later for an earlier
-time do not apply. The overage is the rule for cost above the reserved credit, which is to charge it, cap it, or refuse
-it. With a cap, a second entry writes the rest off. If metering settles an execution, this module does not charge it.
+time do not apply. The overage is the rule for cost above the reserved credit: `charge`, `cap` or `refuse`. With `cap`,
+a second entry writes off the cost above the reserved credit. If metering settles an execution, this module does not
+charge it.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
 
     This transaction must have locked `found`.
 
-    Errors: Denied `other_content` for a number with other content, `ended`, `beyond_hold`, `no_rate`, `metered`.
+    Errors: Denied `other_content` for a number with other content, `ended`, `beyond_hold`, `no_rate`, `metered`;
+    UsageError for a cost above the largest entry.
     """
     _require_unmetered(found, cost)
     lines = priced(found, cost, card)
@@ -118,14 +120,14 @@ def finish(
 ) -> Drawn:
     """End an execution as `settled` or `released`.
 
-    `settled` needs its whole cost. `released` has its draws, or the whole `cost`.
+    `cost`: the whole cost of the execution. `settled` requires it; `released` with None charges only the draws so far.
 
     The function frees the rest of the reserved credit, and makes the supplier's settlement. An expired execution can
-    still be settled. This transaction must hold `found`.
+    still be settled. This transaction must have locked `found`.
 
     Errors: Denied `ended` for an execution that ended otherwise, and `other_content` for another cost. Denied
     `below_drawn` for less than was drawn before, `beyond_hold`, and `no_rate`. Denied `metered` for a cost of an
-    execution that metering settles.
+    execution that metering settles. UsageError for a cost above the largest entry.
     """
     _require_unmetered(found, cost)
     if found.state == state:

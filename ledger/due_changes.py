@@ -34,7 +34,7 @@ SWEPT_AT_ONCE: Final = 1_000
 LOOK_AGAIN: Final = 0
 """The due time of a wallet that must be checked again at once."""
 TO_TELL: Final = 1
-"""The due time of a wallet that was checked, and only must be reported."""
+"""The due time of a wallet that changed with another wallet. The sweep only has to report it."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) 
 def touched(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> tuple[list[str], list[str]]:
     """Return the customers of the reservations and of the wallets that `mature` locks.
 
-    A caller that needs more locks must take all of them together, in order.
+    A caller that needs further locks must take all locks together, in order.
     """
     customers = sorted({*customer_ids, *lots.borrowers(connection, customer_ids, now_ms)})
     return customers, sorted({*customers, *lots.lenders(connection, customers, now_ms)})
@@ -172,9 +172,9 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
 
 
 def expire(connection: sa.Connection, reservations: Sequence[str], now_ms: int) -> Sequence[sa.Row[Any]]:
-    """Expire due reservations that this transaction holds, and return their rows.
+    """Expire due reservations that this transaction has locked. Return their rows.
 
-    `left_micro` of a row: the credit that its wallet still holds for it.
+    `left_micro` of a row: the micro-credits that the reservation still had reserved.
     """
     values = {"due": [{"reservation": key} for key in reservations], "now_ms": now_ms}
     expired = SQL.run(connection, "expire", values).all()
@@ -183,9 +183,9 @@ def expire(connection: sa.Connection, reservations: Sequence[str], now_ms: int) 
 
 
 def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
-    """Mature the first due wallets: the sweep.
+    """Mature the first SWEPT_AT_ONCE due wallets, as a part of the sweep.
 
-    If you need a balance, call `mature` for its wallet.
+    If you need one wallet's balance, call `mature` for that wallet.
     """
     values = {"now_ms": now_ms, "at_most": SWEPT_AT_ONCE}
     rows = SQL.run(connection, "due_wallets", values).all()

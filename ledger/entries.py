@@ -30,7 +30,7 @@ Balances of many such entries fit in 64 bits.
 MOST_BALANCE_MICRO: Final = 10**18
 """Largest balance or debt of a wallet in micro-credits.
 
-It is a thousand of the largest entries, so it can always be read, summed, and moved once more.
+A balance of a thousand largest entries can still be read, summed, and moved once more.
 """
 BOUNDED: Final = frozenset({"usage", "execution"})
 """The kinds of entries that come from outside, in any number."""
@@ -49,7 +49,7 @@ class BeyondBalance(Refused):
 class Usage:
     """A quantity of a feature that a customer used, in base units.
 
-    It counts at `ts` (milliseconds), the start of its window (S11).
+    The quantity counts at `ts` (milliseconds), the start of its window (S11).
     """
 
     key: str

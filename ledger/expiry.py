@@ -97,9 +97,9 @@ def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int
 
 
 def leaves(lots: Sequence[Lot], uses: Uses, room: Room, now_ms: int) -> int:
-    """Return the amount of ended lots that must still leave a wallet.
+    """Return the micro-credits of ended lots that must still leave a wallet.
 
-    The amount is the rest of these lots, less the part that rolls over. It ignores reserved credit and earlier
+    The amount is the rest of these lots, less the part that rolls over. This amount ignores reserved credit and earlier
     bookings.
 
     `lots`: as they were closed, by the same `uses`.
@@ -127,11 +127,11 @@ def _expire(now: dict[str, Lot], allocation: Allocation, room: Room, over_ms: in
 def changes(
     is_over: Sequence[Lot], allocation: Allocation, balance_micro: int, held_micro: int
 ) -> list[tuple[Lot, int, int]]:
-    """Return each ended lot with its rest, and the part of it that is booked now.
+    """Return each ended lot, its rest, and the part of the rest that is booked now.
 
-    The rest is to expire, or to refund.
+    Amounts are micro-credits. A positive rest expires. A negative rest is a refund.
 
-    The part that executions have reserved waits for their end.
+    The part that executions have reserved waits for the end of these executions.
     """
     wanted = [(lot, unused_micro(lot, allocation)) for lot in is_over]
     found = []

@@ -186,8 +186,8 @@ class Gives:
     """The credit of a plan, in micro-credits.
 
     `included_micro`: the credit of each month; 0: the plan does not include credit. `rollover_min_micro`,
-    `rollover_max_micro`: unused credit rolls over if it is at least the first, and up to the second. 0: it does not
-    roll over. `first_micro`: the credit that a new customer gets once.
+    `rollover_max_micro`: unused credit rolls over if it is at least the first, and up to the second.
+    `rollover_max_micro` 0: unused credit does not roll over. `first_micro`: the credit that a new customer gets once.
     """
 
     included_micro: int = 0
@@ -216,8 +216,8 @@ def newest(connection: sa.Connection, plan: str) -> Gives:
 def set_gives(connection: sa.Connection, plan: str, gives: Gives, by: By) -> int | None:
     """Set the credit that a plan grants from now on.
 
-    Return the moment from which it applies; None if the credit stays the same. This transaction must hold the plan's
-    row.
+    Return the moment from which it applies; None if the credit stays the same. This transaction must have locked the
+    plan's row.
     """
     if newest(connection, plan) == gives:
         return None

@@ -2,7 +2,7 @@
 
 The decisions use rows of wallets that were read before.
 
-Guarantee: the decisions are written only if each wallet has room for all of them at that moment, and is not due for
+Guarantee: the decisions are written only if each wallet has credit for all decisions at that moment, and is not due for
 another change. Otherwise the whole transaction is rolled back (`NotTogether`), and each call is decided alone. Locks
 are taken in the ledger's order: executions by their keys, then wallets by their ids. A wallet is excluded if a change
 is due in it, or if some of its lots ended. It is also excluded if the end of an execution may expire its lots.
@@ -26,15 +26,16 @@ from drawdown.schema.units import EVER_MS
 SQL = queries(__file__)
 
 _ANY: Final = -NO_END_MICRO
-"""A change that needs no room: it draws or frees credit that was reserved before."""
+"""Marks a change that needs no available credit, because it draws or frees credit that was reserved before."""
 
 
 @dataclass(frozen=True)
 class Standing:
     """A wallet as it was read, with its uncharged use and its pending changes.
 
-    `next_due_ms`: the next due change (None: a change is not due). `lots_over_ms`: use dated earlier may change the
-    rest of ended lots. `deferred_micro`: credit of ended lots that waits for the end of executions.
+    `next_due_ms`: the time of the next due change (None: without a due change). `lots_over_ms`: the end of the last
+    ended lot (None: a lot never ended). Use dated earlier may change the rest of ended lots. `deferred_micro`: credit
+    of ended lots that waits for the end of executions.
     """
 
     customer_id: str
@@ -75,8 +76,8 @@ class _Move:
 class Moved:
     """A wallet after all changes.
 
-    `shift`: the credit (micro-credits) that other transactions added to the wallet meanwhile. `may_halt`: True if its
-    last credit may have been reserved or used.
+    `shift`: the credit (micro-credits) that other transactions added to the wallet meanwhile. `may_halt`: True if the
+    wallet's last credit may have been reserved or used.
     """
 
     wallet: Wallet
@@ -107,7 +108,8 @@ class Moves:
     def accept(self, standing: Standing, made: Reservation, most_held_micro: int | None) -> Wallet | None:
         """Reserve the credit of a new execution, and return its wallet after that.
 
-        If the wallet lacks the credit, return None without a change.
+        `most_held_micro`: the most that executions of the wallet can reserve; None: unlimited. If the wallet lacks the
+        credit, exceeds that limit or has a pending change, return None without a change.
         """
         wallet, amount = self.wallet(standing), made.amount_micro
         most = NO_END_MICRO if most_held_micro is None else most_held_micro
@@ -131,7 +133,7 @@ class Moves:
         self._new_reservations[self._new_reservations.index(made)] = ended
 
     def change(self, after: Reservation) -> None:
-        """Add a changed execution that this transaction holds."""
+        """Add a changed execution that this transaction has locked."""
         self._changed.append(after)
 
     def charge(
@@ -217,7 +219,7 @@ def hold_part(runs: Sequence[tuple[str, str]]) -> Part:
 
     Pass its rows to `held`.
 
-    The query locks them, so that other transactions cannot end or extend them until this transaction is over.
+    The query locks the executions, so that other transactions cannot end or extend them until this transaction is over.
     """
     return SQL.part("hold_runs", {"runs": [{"name": name, "of_org": org} for name, org in sorted(set(runs))]})
 

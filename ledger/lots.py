@@ -32,7 +32,7 @@ SQL = queries(__file__)
 BREAKAGE: Final = "breakage"
 """The account of credit that was not used in time."""
 EXPIRY_WAIT_MS: Final = 2 * WINDOW_MS + GRACE_MS
-"""Milliseconds after its end at which a lot is booked.
+"""Milliseconds from the end of a lot until Drawdown books that end.
 
 By then a tick has sealed the last window of the lot's life, after its grace. Later use causes another booking of the
 lot. The wait only avoids a second booking for use in time.
@@ -46,8 +46,8 @@ RETURNED_AT_ONCE: Final = 1_000
 class Terms:
     """The terms of use of credit. Times are milliseconds.
 
-    `begins_ms` None: now. `expires_ms` None: never. `features` None: it pays for all features. Credit with a lower
-    `priority` is used first.
+    `begins_ms` None: now. `expires_ms` None: never. `features` None: the credit pays for all features. Credit with a
+    lower `priority` is used first.
     """
 
     kind: Kind = "purchased"
@@ -65,7 +65,7 @@ class Due:
     """The due changes of wallets. Amounts are micro-credits by customer.
 
     `entries`: the entries to post. `deferred`: the amount that waits for the end of an execution, for each checked
-    wallet. `over`: the rest of the ended lots, for each checked wallet. `moved`: customers with another amount to pay
+    wallet. `over`: the rest of the ended lots, for each checked wallet. `moved`: customers with a changed credit to pay
     with. `new_lots`: lots that plans grant, and lots that roll over. `caught_up`: customers who then have all credit of
     their plans. `unfinished`: customers to check again at once.
     """
@@ -110,7 +110,7 @@ def give(connection: sa.Connection, lot: Lot) -> bool:
 
 
 def look_again(connection: sa.Connection, customer_id: str) -> None:
-    """Make a wallet due at once, because the value of a lot of it changed."""
+    """Make a wallet due at once, because the value of one of its lots changed."""
     SQL.run(connection, "expect", {"account_id": wallet_account(customer_id), "moment_ms": 0})
 
 
@@ -166,7 +166,7 @@ def _lot(row: Mapping[Any, Any]) -> Lot:
 
 
 def allocations(connection: sa.Connection, lots: Mapping[str, Sequence[Lot]], now_ms: int) -> dict[str, Allocation]:
-    """Return the allocation of each wallet, by one statement for all of them."""
+    """Return the allocation of each wallet, by one statement for all wallets."""
     uses = uses_in(connection, {customer_id: parts(those) for customer_id, those in lots.items()})
     return {customer_id: allocate(those, uses[customer_id], now_ms) for customer_id, those in lots.items()}
 

@@ -32,7 +32,11 @@ PERIOD: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 
 @dataclass(frozen=True)
 class Payout:
-    """A payout in micro-credits. `lines`: the number of its settlements and clawbacks."""
+    """A payout. Amounts are micro-credits.
+
+    `period`: the month, such as 2026-01. `released_micro`: its settlements. `carried_micro`: its clawbacks, as a
+    negative amount. `total_micro`: the sum of both. `lines`: the number of its settlements and clawbacks.
+    """
 
     payout: str
     supplier: str
@@ -72,16 +76,19 @@ def read(connection: sa.Connection, payout: str) -> Payout | None:
 
 
 def newest(connection: sa.Connection, supplier: str, most: int) -> list[Payout]:
-    """Return payouts, the newest first, of one supplier or ('') of all."""
+    """Return the `most` newest payouts, the newest period first.
+
+    `supplier`: of this supplier only; '': of all suppliers.
+    """
     return [Payout(**row) for row in SQL.run(connection, "newest", {"supplier": supplier, "at_most": most}).mappings()]
 
 
 def release(
     connection: sa.Connection, found: Supplier, period: str, expect_micro: int | None, by: By
 ) -> tuple[Payout, bool]:
-    """Make a supplier's payout of a period. Return it, and True if it existed before.
+    """Make a supplier's payout of a period. Return the payout, and True if it existed.
 
-    This transaction must hold the supplier. `expect_micro`: the total of the dry run.
+    This transaction must have locked the supplier. `expect_micro`: the total of the dry run; None: any total.
 
     Errors: Denied `frozen_supplier`, `clock_behind`, `earlier_period`, `below_threshold`, `not_as_expected`; UsageError
     for a period that is invalid or has not begun.

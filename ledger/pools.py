@@ -110,8 +110,8 @@ class Payer:
     """The last decision on a payer and an organisation.
 
     `number`: the decisions on the pair count from 1. `allowed`: from `since_ms` (milliseconds) on, the payer's wallet
-    can pay for its executions. `limit_micro`: the most that executions accepted this way can reserve and cost in total;
-    None: unlimited.
+    can pay for the organisation's executions. `limit_micro`: the most that executions accepted under this decision can
+    reserve and cost in total; None: unlimited.
     """
 
     payer: str
@@ -134,7 +134,7 @@ def read(connection: sa.Connection, payer: str, org_id: str) -> Payer | None:
 def of_org(connection: sa.Connection, org_id: str) -> list[str]:
     """Return the first payers that ever paid for an organisation's executions.
 
-    They include those that can pay now.
+    Payers that can pay now are included.
     """
     return list(SQL.run(connection, "of_org", {"org_id": org_id, "at_most": MOST_PAYERS}).scalars())
 
@@ -144,7 +144,7 @@ def say(
 ) -> tuple[Payer | None, Payer | None]:
     """Decide if a payer pays for executions of an organisation from now on.
 
-    Return the decisions now and before.
+    Return the decisions now and before (None: without a decision).
 
     A repetition does not change the decision. The payer still pays for executions that were accepted before.
     """
@@ -179,9 +179,9 @@ def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> 
 
 
 def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> None:
-    """Check that the payer of an execution still pays, and within its limit.
+    """Check that the payer of an execution still pays, within the payer's limit.
 
-    The execution must be written, and the payer's wallet held. Errors: Denied `payer_not_allowed`, `payer_limit`.
+    The execution must be written, and the payer's wallet locked. Errors: Denied `payer_not_allowed`, `payer_limit`.
     """
     if run.payer_number is None:
         return
@@ -198,9 +198,9 @@ def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> 
 def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) -> None:
     """Refuse a charge above the reserved credit if it exceeds the payer's limit.
 
-    The limit is that at the execution's acceptance.
+    The limit at the execution's acceptance applies.
 
-    Later changes of the limit do not count. The payer's wallet must be held. Errors: Denied `payer_limit`.
+    Later changes of the limit do not count. The payer's wallet must be locked. Errors: Denied `payer_limit`.
     """
     if run.payer_number is None or more_micro <= 0:
         return

@@ -24,7 +24,7 @@ SQL = queries(__file__)
 class Rate:
     """The price of a feature, from `start_ms` (milliseconds) on.
 
-    It is `micro_credits` for each `per_quantity` base units.
+    The price is `micro_credits` for each `per_quantity` base units.
     """
 
     feature: str
@@ -58,7 +58,7 @@ class RateCard:
     def has_others(self, rate: Rate) -> bool:
         """Return True if the feature had an earlier rate.
 
-        Use of the same time may have been charged at it.
+        Use at the same time may have been charged at the earlier rate.
         """
         return self._of[rate.feature][0] is not rate
 

@@ -56,7 +56,7 @@ MATURE_TRIES: Final = 3
 The next change is due an hour later, unless clocks differ by an hour.
 """
 MOST_HOLDERS_SAID: Final = 3
-"""Holders of a wallet's credit that a refusal lists."""
+"""Reservations of a wallet that a refusal lists."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ class Room:
 class Ask:
     """A request for a reservation. Times are milliseconds.
 
-    `amount_micro`: the amount to reserve. `estimate`: the base units by feature from which the price was computed, as
-    JSON; None: the estimate is in credits. `project`, `subject` and `action` are labels. `overage`: charge, cap or
-    refuse cost above the amount. `supplier` None: without a supplier. `hold`: the place of the credit. `fingerprint`:
+    `reservation`: the key of the execution. `customer_id`: the wallet to charge. `amount_micro`: the amount to reserve.
+    `estimate`: the base units by feature from which the price was computed, as JSON; None: the estimate is in credits.
+    `project`, `subject` and `action` are labels. `overage`: charge, cap or refuse cost above the amount. `supplier`
+    None: without a supplier. `settled_by`: the way of charging. `hold`: the place of the credit. `fingerprint`:
     distinguishes a repetition from another request under the same key. `sandboxes`: ids as JSON, in order.
     `payer_number`: if `customer_id` is not the organisation's own, the row of `payers` by which it pays.
     """
@@ -169,7 +170,7 @@ def no_credit(
 ) -> Denied:
     """Return the refusal of a wallet without enough credit.
 
-    It shows the wallet's uncharged use, and the largest other holders.
+    The refusal shows the wallet's uncharged use, and the largest other reservations.
     """
     values = {"customer_id": customer_id, "own": own, "at_most": MOST_HOLDERS_SAID}
     holders = SQL.run(connection, "holders", values).all()
@@ -197,7 +198,9 @@ def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_mic
 def no_room_of_payer(customer_id: str, wanted_micro: int, *, capped: bool) -> Denied:
     """Return the refusal of a payer without enough credit.
 
-    The organisations that it pays for must not learn its credit, or the other holders.
+    The organisations that the payer pays for must not learn its credit, or its other reservations.
+
+    `capped`: the plan's limit refuses, not the credit.
     """
     if capped:
         text = (
@@ -221,7 +224,7 @@ def read(connection: sa.Connection, reservation: str) -> Reservation | None:
 def hold(connection: sa.Connection, reservation: str) -> Reservation | None:
     """Return a reservation, locked; None if it does not exist.
 
-    Other transactions cannot end or extend it until this transaction is over.
+    Other transactions cannot end or extend the reservation until this transaction is over.
     """
     row = SQL.run(connection, "read", {"reservation": reservation}, held="for_update").mappings().one_or_none()
     return None if row is None else Reservation(**row)
@@ -356,7 +359,7 @@ def _hold(
 
 
 def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Reservation:
-    """Expire a due reservation that this transaction holds, and return it."""
+    """Expire a due reservation that this transaction has locked, and return it."""
     expire(connection, [found.reservation], now_ms)
     after = read(connection, found.reservation)
     assert after is not None
@@ -378,8 +381,8 @@ def free(connection: sa.Connection, before: Reservation, after: Reservation) -> 
 class NotTogether(Refused):
     """An error: one statement cannot reserve for all requests.
 
-    A key was used before, the wallet lacks credit for all requests, or a change is due in it. Roll the transaction
-    back.
+    A key was used before, the wallet lacks credit for all requests, or the wallet has a due change. Roll the
+    transaction back.
     """
 
 
@@ -423,7 +426,7 @@ def _insert(connection: sa.Connection, made: Sequence[Reservation]) -> int:
 MOST_METERED: Final = 1_000
 """Open executions of one wallet that metering settles.
 
-Drawdown reads all of them if the wallet lacks credit.
+Drawdown reads all these executions if the wallet lacks credit.
 """
 
 
@@ -441,7 +444,7 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
 
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
-    """Check that open executions do not name these sandboxes. `take` decides it later.
+    """Check that open executions do not name these sandboxes. `take` decides later.
 
     Errors: Denied `sandbox_taken`.
     """
@@ -472,7 +475,7 @@ def take(
 ) -> None:
     """Let a new execution name its sandboxes.
 
-    If executions that are over still name them, expire these first.
+    If overdue executions still name these sandboxes, expire these executions first.
 
     Errors: Denied `sandbox_taken`.
     """

@@ -35,9 +35,10 @@ Standing: TypeAlias = Literal["hold", "eligible", "frozen", "released", "reverse
 class Settlement:
     """A settlement at a moment, in micro-credits, parts per million and milliseconds.
 
-    `gross_micro`: the charge. `share_ppm`, `net_micro`: the supplier's share of it. `hold_until_ms`: the end of its
-    hold. `reversed_micro` was deducted before its release, `clawed_back_micro` afterwards. `payout` None: it is not
-    released.
+    `gross_micro`: the charge. `share_ppm`, `net_micro`: the supplier's share of the charge. `hold_until_ms`: the end of
+    the settlement's hold. `threshold_micro`, `takes_clawbacks`: the supplier's terms, as copied by the settlement.
+    `reversed_micro` was deducted before the release, `clawed_back_micro` afterwards. `payout` None: the settlement is
+    not released. `state`: its state at the moment.
     """
 
     reservation: str
@@ -68,7 +69,7 @@ class Settlement:
 
     @property
     def is_final(self) -> bool:
-        """Return True if it was released, and its supplier does not accept clawbacks."""
+        """Return True if it is released, and its terms do not allow clawbacks."""
         return self.payout is not None and not self.takes_clawbacks
 
 
@@ -118,7 +119,7 @@ def net_of(gross_micro: int, share_ppm: int) -> int:
 def owe(connection: sa.Connection, ended: Reservation, now_ms: int) -> None:
     """Make the settlement of an execution's supplier.
 
-    This transaction ends and holds the execution.
+    This transaction ends the execution, and has locked it.
 
     An execution that was released free of charge does not get a settlement row. A settled execution gets a row, even
     with an amount of 0.
@@ -175,9 +176,9 @@ def freeze_of(connection: sa.Connection, supplier: str, reservation: str | None)
 def freeze(connection: sa.Connection, supplier: str, reservation: str | None, by: By) -> bool:
     """Stop releases of one settlement, or of a whole supplier.
 
-    Return True if that changes anything.
+    Return True if the freeze is new.
 
-    This transaction must hold the supplier. Errors: Denied `clock_behind`.
+    This transaction must have locked the supplier. Errors: Denied `clock_behind`.
     """
     if freeze_of(connection, supplier, reservation) is not None:
         return False
@@ -190,7 +191,7 @@ def freeze(connection: sa.Connection, supplier: str, reservation: str | None, by
 def unfreeze(connection: sa.Connection, supplier: str, reservation: str | None, by: By) -> bool:
     """End a freeze, and return True if it existed. Errors: Denied `clock_behind`.
 
-    This transaction must hold the supplier.
+    This transaction must have locked the supplier.
     """
     found = freeze_of(connection, supplier, reservation)
     if found is None:
@@ -206,7 +207,7 @@ def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> N
 
     Acts are freezes, their ends, and payouts.
 
-    So the times of acts show if a settlement was released while it was frozen. Errors: Denied `clock_behind`.
+    So the times of these acts show if a settlement was released while it was frozen. Errors: Denied `clock_behind`.
     """
     last_ms = SQL.run(connection, "last_act", {"supplier": supplier}).scalar()
     if last_ms is not None and now_ms < int(last_ms):
@@ -222,10 +223,10 @@ def reverse(
 ) -> tuple[Reversal, bool]:
     """Reverse a part of a settlement, under a key of the caller.
 
-    Return it, and True if it existed before.
+    Return the reversal, and True if it existed before.
 
-    Without an amount, reverse all that is left. Before the release, the supplier is owed less for the settlement. After
-    it, the next payout is lower. This transaction must have locked `found`.
+    `amount_micro` None: reverse all that is left. Before the release, the supplier is owed less for the settlement.
+    After the release, the next payout is lower. This transaction must have locked `found`.
 
     Errors: Denied `other_content`, `nothing_left`, `above_left`, `no_clawbacks`.
     """
@@ -279,9 +280,9 @@ A supplier's terms can set another.
 class Terms:
     """A supplier's terms.
 
-    `share_ppm`: its share in parts per million. `hold_ms`: the time for which a settlement is held. `threshold_micro`:
-    the amount that a payout must exceed. `takes_clawbacks`: True if released amounts can be clawed back. Otherwise the
-    hold is never shorter than the correction horizon.
+    `share_ppm`: the supplier's share in parts per million. `hold_ms`: milliseconds for which a settlement is held.
+    `threshold_micro`: the amount that a payout must exceed. `takes_clawbacks`: True if released amounts can be clawed
+    back. Otherwise the hold is never shorter than the correction horizon.
     """
 
     share_ppm: int
@@ -324,8 +325,8 @@ def set_terms(
 
     Return the supplier now and before.
 
-    `terms_after`: returns the new terms by the old supplier (None: a new one). The same terms again do not make a
-    revision.
+    `terms_after`: returns the new terms for the supplier as it was (None: the supplier is new). The same terms again do
+    not make a revision.
     """
     found = hold_supplier(connection, supplier)
     made = _revised(connection, supplier, found, terms_after(found), by)

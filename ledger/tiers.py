@@ -44,7 +44,8 @@ class Tier:
 class Holder:
     """A customer's tier, paid until `paid_to_ms`. Times are milliseconds.
 
-    `renews`: True if the tier then continues. `ended_ms`, `ended_reason`: the moment and the reason of its end.
+    `renews`: True if the tier then continues. `ended_ms`: the moment of its end (None: it has not ended).
+    `ended_reason`: NO_CREDIT; None if a person let it end.
     """
 
     customer_id: str
@@ -60,8 +61,8 @@ class Holder:
 class Turn:
     """A tier at the end of its paid month.
 
-    The wallet pays for the next month, or the tier ends. `renews`: True if it should continue. `pays`: True if the
-    wallet has the credit.
+    The wallet pays for the next month, or the tier ends. `renews`: True if the tier should continue. `pays`: True if
+    the wallet has the credit.
     """
 
     customer_id: str
@@ -125,9 +126,9 @@ def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int
 
 
 def turn(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> set[str]:
-    """Charge this month of tiers with an ended paid month, or end them.
+    """Charge the next month of tiers after their paid month, or end the tiers.
 
-    Return the customers who hold them.
+    Return the customers of these tiers.
 
     All other due changes of their wallets must be booked before.
     """

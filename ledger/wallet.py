@@ -200,8 +200,8 @@ def _used_before(connection: sa.Connection, key: str) -> Refused:
 class TakeBack:
     """The result of taking back a lot. Amounts are micro-credits.
 
-    `amount_micro` was taken now, under `key` (None: an amount was not taken). `promised_micro` was not taken, because
-    executions have reserved it. `balance_micro`: the balance after it.
+    `amount_micro` was taken now, under `key` (None if the amount is 0). `promised_micro` was not taken, because
+    executions have reserved it. `balance_micro`: the balance afterwards.
     """
 
     amount_micro: int
@@ -213,8 +213,9 @@ class TakeBack:
 def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> TakeBack:
     """Take back the credit of a lot that is neither used nor reserved.
 
-    `whole`: True to take back the used and reserved credit, too. Other lots then pay for its use, or the use is owed,
-    and reserved credit may be missing. Errors: DatabaseBusy if more is due in the wallet than one transaction takes.
+    `whole`: True to take back the used and reserved credit, too. Other lots then pay for the use of this lot, or the
+    use is owed, and reserved credit may be missing. Errors: DatabaseBusy if more changes are due in the wallet than one
+    transaction books.
     """
     customer = lot.customer_id
     whose = [customer, *([] if lot.pool is None else [lot.pool])]
@@ -245,10 +246,12 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
 
 
 def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> bool:
-    """Put a customer on a plan, and grant its credit. Return True if the plan changed.
+    """Put a customer on a plan, and grant the plan's credit.
+
+    Return True if the plan changed.
 
     Credit that plans granted before stays until its end. Errors: Refused for a plan that does not exist; DatabaseBusy
-    if more is due than one transaction takes.
+    if more changes are due than one transaction books.
     """
     make_true(connection, [customer_id], by.now_ms)
     changed = set_plan(connection, customer_id, plan, by)
@@ -260,7 +263,7 @@ def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) 
 def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: int) -> Mapping[str, Wallet]:
     """Return wallets, for verdicts. Only read.
 
-    If a wallet lacks available credit, or has ended lots, the result includes its due changes. Otherwise an
+    If a wallet lacks available credit, or has ended lots, the result includes the wallet's due changes. Otherwise an
     organisation could be halted before its month's credit is granted, or because of use that an ended lot has paid for.
     """
     found = dict(read_wallets(connection, customer_ids))
@@ -272,11 +275,11 @@ def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: i
 
 
 def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
-    """Book all due changes of wallets, and hold the wallets.
+    """Book all due changes of wallets, and lock the wallets.
 
-    They are held until this transaction is over.
+    They stay locked until this transaction is over.
 
-    Errors: DatabaseBusy if that is more than one transaction takes.
+    Errors: DatabaseBusy if more changes are due than one transaction books.
     """
     for _ in range(MATURE_TRIES):
         if mature(connection, customer_ids, now_ms):

@@ -88,7 +88,7 @@ class Server:
     def close(self) -> None:
         """End the work in progress at its next effect.
 
-        The database has the rest of the accepted work, and the next process does it.
+        The database has the rest of the accepted work, which the next process does.
         """
         self.step_threads.close()
         self._dark.close()

@@ -1,6 +1,6 @@
 """List all declared actions and lists.
 
-HTTP has an operation for each, and the console has a form for each action with a place.
+HTTP has an operation for each. The console has a form for each action that names the page to show next (`place`).
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ OTHER_CELLS: Final = "other"
 def render(engine: sa.Engine, now_ms: int, doubt: Callable[[sa.Engine], str | None] = lambda _: None) -> bytes:
     """Return all metrics in Prometheus' text format.
 
-    It never raises an error. `doubt`: a function that returns why this machine's checkpoint doubts the history, before
-    a tick records it.
+    The function never raises an error. `doubt`: returns why the history may be lost by this machine's local checkpoint,
+    before a tick records the doubt; None without a doubt.
     """
     try:
         doubted = doubt(engine) is not None
@@ -503,7 +503,7 @@ def _buckets(within: dict[int | None, int]) -> list[tuple[str, float]]:
 
 
 def reserving(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Yield the metrics of all wallets and suppliers together."""
+    """Yield the metrics of executions, settlements and freezes."""
     runs = run_figures(connection, now_ms, now_ms - DAY_MS)
     yield gauge("reservations_open", "Executions with reserved credit.", [((), runs.held)])
     yield gauge("reservations_overdue", "Expired reservations that are not released yet.", [((), runs.overdue)])

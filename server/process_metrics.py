@@ -66,7 +66,7 @@ def refusals(refused: Mapping[str, int]) -> Metric:
 def in_the_dark(uses: Mapping[str, int]) -> Metric:
     """Return the uses that the guard allowed while its database was unavailable.
 
-    The metric counts them by outcome.
+    The metric counts the uses by outcome.
     """
     says = "Guard uses that this process allowed since its start while its database was unavailable, by outcome."
     return _counted("guard_in_the_dark", says, "outcome", uses)

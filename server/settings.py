@@ -43,7 +43,7 @@ class MySettings:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     jwks_url: str = ""
     url: str = ""
-    """Address of these pages. If it is empty, they have the console's address."""
+    """Address of the pages at `/my`. If it is empty, these pages have the console's address."""
     contact: str = ""
     """A person or address to contact."""
 
@@ -63,7 +63,7 @@ class ServerSettings:
     admin_hosts: tuple[str, ...] = ()
     """Names of this deployment, in lower case.
 
-    Drawdown refuses requests that were signed for another host. If the setting is empty, it accepts any host.
+    Drawdown refuses requests that were signed for another host. If the setting is empty, Drawdown accepts any host.
     """
     cron_secret: str = field(default="", repr=False)
     gate_unknown_org: UnknownOrg = "not_found"

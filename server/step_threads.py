@@ -2,8 +2,8 @@
 
 Each thread has its own connections and providers.
 
-Guarantee: the numbers of threads and of waiting requests are bounded. If all places are taken, the next tick does the
-work of a request, because the database already has its mark. Work that must stop does so between two effects.
+Guarantee: the numbers of threads and of waiting requests are bounded. If too many reads wait, the next tick does a
+further read, because the database already marks it as due. Work that must stop does so between two effects.
 Unauthenticated requests, such as reads for the gate, have their own threads, so they never delay a tick or a signed
 request. If a provider does not answer, all threads stop calling it for a time.
 """
@@ -52,7 +52,7 @@ Later notifications stay due for the next watch or tick.
 class StepThreads:
     """The threads of one server.
 
-    Each read is for one organisation. If a read for it already waits, a second is not queued.
+    Each read is for one organisation. If a read for an organisation already waits, a second read is not queued.
     """
 
     def __init__(self, services: Services, threads: int = THREADS) -> None:

@@ -77,7 +77,7 @@ MEMBER: Final = {member.org_id: member for member in MEMBERS}
 def sandboxes_of(member: Member, generation: int = 0) -> list[Sandbox]:
     """Return the sandboxes of a member.
 
-    After a halt, the product makes new sandboxes: the next generation.
+    After a halt, the product makes new sandboxes, which are the next generation.
     """
     return [
         Sandbox(f"{member.org_id}-{number}.{generation}", member.org_id, CELLS[number % len(CELLS)], member.memory_mb)

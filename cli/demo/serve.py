@@ -50,7 +50,10 @@ ENDS_WITHIN_S: Final = 20.0
 
 
 class Ended(DrawdownError):
-    """The demo was stopped while it made the month. It deleted all of it."""
+    """An error: the demo was stopped while it made the month.
+
+    The demo deleted the incomplete month.
+    """
 
     exit_status = Exit.LEFT
     code = "stopped"

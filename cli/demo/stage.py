@@ -2,7 +2,7 @@
 
 The services stand for Autumn, Stripe and a card. Each charges once by key, and has outages.
 
-Guarantee: no DRAWDOWN_… variable of the environment affects the demo: it uses no real key, database or cell.
+Guarantee: the demo ignores all DRAWDOWN_… variables of the environment, so it cannot use a real key, database or cell.
 """
 
 from __future__ import annotations
@@ -79,8 +79,9 @@ def feature_of(memory_mb: int) -> str:
 class Outage:
     """An outage of a provider in [from_ms, to_ms), for a customer, or "" for all.
 
-    `refused`: the provider did nothing. `silent`: the outcome is unknown. `tangled`: a lookup does not find the outcome
-    either. `unknown_customer`: the provider does not have the customer. `to_ms` None: the outage has not ended.
+    `refused`: the provider refuses, and does not charge. `silent`: the outcome is unknown. `tangled`: a lookup does not
+    find the outcome either. `unknown_customer`: the provider does not have the customer. `to_ms` None: the outage has
+    not ended.
     """
 
     from_ms: int
@@ -187,9 +188,9 @@ class DemoBilling:
 
 @dataclass
 class DemoCard:
-    """A fake payment service: it charges each id once.
+    """A fake payment service that charges each id once.
 
-    It declines the card of DECLINED_CARD. `silent`: ids of charges that succeed without an answer.
+    The service declines the card of DECLINED_CARD. `silent`: ids of charges that succeed without an answer.
     """
 
     capabilities: PaymentCapabilities
@@ -219,7 +220,7 @@ class DemoCard:
 
 
 class TurnedClock:
-    """A clock that stands at a set time, or runs as the clock behind it."""
+    """A clock with a set time, or with the time of the clock behind it."""
 
     def __init__(self, behind: Clock) -> None:
         self._behind = behind
@@ -227,7 +228,7 @@ class TurnedClock:
         self.trusted = True
 
     def turn(self, at_ms: int | None) -> None:
-        """Set the time in milliseconds; None: run as the clock behind it."""
+        """Set the time in milliseconds; None: use the time of the clock behind it."""
         self._at_ms = at_ms
         self.trusted = at_ms is not None or self._behind.trusted
 

@@ -4,9 +4,9 @@ The use is daily executions, events and builds. This module also runs the month:
 the order of time.
 
 Guarantee: the same time and seed give the same month. An act is a real command. The acts between two ticks run in the
-order of their times, in one transaction. If a rule refuses an act, it changes nothing, and the other acts run. Days
-count from the midnight (UTC) before the month's start; days 1 to 29 are whole. Ticks come three times a day, on the
-last day every half hour, and in the last hour every few minutes.
+order of their times, in one transaction. If a rule refuses an act, the act is rolled back, and the other acts run. Days
+count from the midnight (UTC) before the month's start. Days 1 to 29 are whole. Ticks come every eight hours. They come
+more often during an outage and in the last two days, and every five minutes in the last hour.
 """
 
 from __future__ import annotations
@@ -95,36 +95,42 @@ class Calendar:
 
     @property
     def first_day_ms(self) -> int:
-        """The midnight (UTC) before the month's start. Days count from it."""
+        """Return the midnight (UTC) before the month's start, from which days count."""
         return self.start_ms - self.start_ms % DAY_MS
 
     @property
     def often_from_ms(self) -> int:
-        """Time from which hosts write each minute: the hour before the last whole hour."""
+        """Return the time from which hosts write each minute, in milliseconds.
+
+        That is the start of the second-last whole hour.
+        """
         return self.now_ms - self.now_ms % HOUR_MS - 2 * HOUR_MS
 
     @property
     def charged_ms(self) -> int:
-        """Time of the charge of the burst: 14:05 (UTC) of the day before yesterday."""
+        """Return the time of the charge of the burst, in milliseconds.
+
+        It is 14:05 (UTC) of the day before yesterday.
+        """
         return self.now_ms - self.now_ms % DAY_MS - 2 * DAY_MS + CHARGED_AT
 
     @property
     def outage(self) -> tuple[int, int]:
-        """Start and end of three hours in which Autumn does not answer."""
+        """Return the start and end (ms) of three hours in which Autumn does not answer."""
         begun = window_of(self.start_ms + OUTAGE_DAY * DAY_MS)
         return begun, begun + 3 * HOUR_MS
 
     @property
     def silent_ms(self) -> int:
-        """Time from which Stripe does not answer about wayne.
+        """Return the time (ms) from which Stripe does not answer about wayne.
 
-        It is longer ago than Stripe remembers a key.
+        The time is longer ago than Stripe remembers a key.
         """
         return self.now_ms - 26 * HOUR_MS
 
     @property
     def tangled_ms(self) -> int:
-        """Time from which Stripe does not answer about stark, for two days.
+        """Return the time (ms) from which Stripe does not answer about stark for two days.
 
         A person then resolves the pushes in doubt.
         """
@@ -132,7 +138,7 @@ class Calendar:
 
     @property
     def down_ms(self) -> int:
-        """Time from which Stripe is down for all customers."""
+        """Return the time (ms) from which Stripe is down for all customers."""
         return self.now_ms - 70 * MINUTE_MS
 
     def outages(self) -> dict[str, tuple[Outage, ...]]:
@@ -164,7 +170,7 @@ Work: TypeAlias = Callable[[sa.Connection, By], object]
 class Act:
     """An act of the story: its time, actor, reason and work.
 
-    `may_fail`: a rule may refuse it, as it may refuse a product.
+    `may_fail`: a rule may refuse the act, as it may refuse a call of a product.
     """
 
     at_ms: int
@@ -210,7 +216,7 @@ CREDIT: Final[Mapping[str, int]] = {
 TOKENS, RENDERS = "tokens", "render_minutes"
 BILLED_MB: Final = 4096
 VM_HOUR_MICRO: Final = 310_000
-"""Vendor's price of an hour of that size, in millionths of a dollar."""
+"""Vendor's price of an hour with BILLED_MB of memory, in millionths of a dollar."""
 SUPPLIER: Final = "northwind-renders"
 
 
@@ -293,7 +299,7 @@ BACKFILLS: Final = (
 
 
 def whole_story(stage: Stage, calendar: Calendar) -> Iterator[Act]:
-    """Yield all acts of people, in no order."""
+    """Yield all acts of people, unsorted."""
     start, now = calendar.first_day_ms, calendar.now_ms
     yield from _payments(start)
     yield from _halts(stage, start, now)
@@ -469,7 +475,7 @@ def _present(now_ms: int) -> Iterator[Act]:
 
 RUN_HOURS: Final = (9, 14, 19)
 RUN_BY: Final = (("acme", "globex"), ("acme", "globex", "initech", HOSTILE), ("acme", "globex"))
-"""Organisations that start executions in these hours."""
+"""Organisations that start executions at each of RUN_HOURS."""
 EVENTS: Final = (
     ("acme", "llm.completion", 40_000),
     ("globex", "render.finished", 20),
@@ -624,7 +630,7 @@ def hire(stage: Stage, calendar: Calendar) -> None:
 
 
 def turn(stage: Stage, calendar: Calendar, told: Callable[[int, int, int], None]) -> None:
-    """Run the month: before each tick, its acts and its samples."""
+    """Run the month. Before each tick, do its acts and write its samples."""
     acts = story(stage, calendar)
     stage.often_from_ms = calendar.often_from_ms
     before, done = calendar.start_ms, 0
@@ -674,7 +680,7 @@ def told_late(calendar: Calendar, from_ms: int, to_ms: int) -> Iterator[SandboxS
 def look(stage: Stage) -> None:
     """Run one round of the watch, so that the first page shows when credit ends.
 
-    Sealed usage alone starts no round.
+    Sealed usage alone does not start a round.
     """
     runner.run(watch(stage.app.context(), Watcher()), stage.app.world())
 

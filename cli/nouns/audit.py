@@ -10,4 +10,4 @@ commands = of_noun("audit", *LISTS)
 
 @commands.callback()
 def group() -> None:
-    """Make `audit` a noun: Typer would drop the verb of a noun with one command."""
+    """Make `audit` a noun, because Typer would drop the verb of a single command."""

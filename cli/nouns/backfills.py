@@ -40,7 +40,7 @@ def stage(
 ) -> None:
     """Add a file's events to a backfill.
 
-    If you repeat the command after a failure, it adds only the missing events.
+    If you repeat the command after a failure, Drawdown adds only the missing events.
     """
     app: App = context.obj
     org, now = app.read(lambda c: show_backfill(c, name)).org_id, app.clock.now_ms()
@@ -88,8 +88,8 @@ def overdue(
 ) -> None:
     """List backfills that are open too long or below a floor.
 
-    The command does not close or revert a backfill. The exit status is 1 if it lists a backfill. You must then close or
-    revert it.
+    The command does not close or revert a backfill. The exit status is 1 if the list has a backfill. You must then
+    close or revert the backfill.
     """
     app: App = context.obj
     found = app.read(lambda c: backfills.overdue(c, app.clock.now_ms(), parse_length(open_for, "--open-for")))

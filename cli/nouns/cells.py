@@ -48,7 +48,7 @@ def set_(
 ) -> None:
     """Set the URL that receives a cell's halts.
 
-    Drawdown calls it only if DRAWDOWN_CELL_ORIGINS allows its origin.
+    Drawdown calls the URL only if DRAWDOWN_CELL_ORIGINS allows its origin.
     """
     app: App = context.obj
     by = app.by(actor, reason)

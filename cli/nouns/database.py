@@ -37,7 +37,8 @@ def proof(
 ) -> None:
     """Show when each invariant last held.
 
-    The command names the run of `verify` and its findings. To prove the invariants again, run `drawdown verify`.
+    The command lists each invariant with the run of `verify` that last proved it, and the latest runs with their
+    breaches. To prove the invariants again, run `drawdown verify`.
     """
     app: App = context.obj
     held = app.read(proof_lists.standing)
@@ -167,8 +168,8 @@ def verify_(
 ) -> None:
     """Prove the invariants from the raw tables.
 
-    If an organisation breaches an invariant, Drawdown stops the pushes of this organisation only. If the database
-    lost history, the command reports it and ends with 1, because it cannot prove lost rows.
+    If an organisation breaches an invariant, Drawdown stops the pushes of this organisation only, unless you pass
+    --no-stop. If the database lost history, the command reports it and ends with 1, because it cannot prove lost rows.
     """
     app: App = context.obj
     if since_last and (deep or org):

@@ -1,6 +1,6 @@
 """`drawdown demo`: meter a small fleet, from samples to a halt.
 
-You may keep the database. With --serve, it shows a month of data in a console.
+You may keep the database. With --serve, the demo shows a month of data in a console.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Check the set-up for faults, and show how to fix them.
 
-Guarantee: it changes no value. It writes a row of the database unchanged, and creates and deletes a file in the state
-folder. Only a write detects a full disk.
+Guarantee: the checks change no value. `doctor` writes a row of the database unchanged, and creates and deletes a file
+in the state folder. Only a write detects a full disk.
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ NO_HOST: Final = "drawdown.invalid:443"
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a check. `off`: the part is not in use, which may be intended."""
+    """The result of a check. `ok`: False for a fault.
+
+    `what`: the part or its fault. `fix`: the next step. `off`: the part is not in use, which may be intended.
+    """
 
     ok: bool
     what: str
@@ -77,7 +80,10 @@ class Finding:
 
 
 def private(path: Path, mode: str) -> Iterator[Finding]:
-    """Report a path that every user of this machine can open. A group may be intended."""
+    """Report a path that every user of this machine can open.
+
+    Access by a group is not reported, because it may be intended.
+    """
     if path.exists() and path.stat().st_mode & 0o007:
         yield Finding(False, f"every user of this machine can read {path}", f"`chmod {mode} {path}`")
 

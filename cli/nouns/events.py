@@ -24,9 +24,9 @@ def summary(
 ) -> None:
     """Summarise usage events for publication.
 
-    Each row is by plan, kind and day, and covers at least five organisations. Smaller groups are added up as `other`,
-    or omitted if these are fewer than five, too. If a plan or kind holds private text, the command fails and names
-    the place and the rule.
+    Each row is by plan, kind and day, and covers at least five organisations. Smaller groups are added up as `other`.
+    If `other` covers fewer than five organisations, too, Drawdown omits the group. If a plan or kind holds private
+    text, the command fails and names the place and the rule.
     """
     app: App = context.obj
     start, end = app.past(from_, "--from"), app.moment(to, "--to")

@@ -41,7 +41,7 @@ def said_of(run: Reservation) -> dict[str, object]:
 
 
 def told_of(run: Reservation) -> dict[str, object]:
-    """Return an execution for people, with HTTP's names."""
+    """Return an execution for people, with the field names of the HTTP API."""
     own = ("reservation", "fingerprint", "estimate", "amount_micro", "drawn_micro", "sandboxes", "payer_number")
     used: dict[str, int] = {} if run.estimate is None else json.loads(run.estimate)
     return {
@@ -56,7 +56,7 @@ def told_of(run: Reservation) -> dict[str, object]:
 
 
 def preview_of(found: Preview) -> str:
-    """Return the text about the credit that an execution would hold."""
+    """Return text with the credit from which an execution would reserve its amount."""
     if found.hold == "wallet" and found.available_micro is None:
         return f"{found.customer_id}'s"
     if found.available_micro is None:
@@ -101,7 +101,10 @@ def show_with_wallet(app: App, run: Reservation, done: Accepted | Settled, line:
 
 
 def read_at(read_ms: int | None) -> str:
-    """Return the age of a balance that a provider keeps."""
+    """Return text with the time at which a provider's balance was read.
+
+    The text is empty if `read_ms` is None.
+    """
     return "" if read_ms is None else f", by the balance read at {show_time(read_ms)}"
 
 
@@ -109,7 +112,7 @@ commands = of_noun("execution", *ACTIONS)
 
 
 class OverageName(StrEnum):
-    """The effect of a cost above an execution's hold."""
+    """The effect of a cost above the credit that an execution reserved."""
 
     charge = "charge"
     cap = "cap"
@@ -183,7 +186,7 @@ def preview(
 ) -> None:
     """Check whether an execution would be accepted now.
 
-    The command shows the credit that it would reserve, and does not change anything.
+    The command shows the credit that the execution would reserve, without any change.
     """
     app: App = context.obj
     labels = {"project": project, "subject": subject, "action": action, "supplier": supplier, "payer": payer}
@@ -307,7 +310,7 @@ def release(
 ) -> None:
     """Release the reserved credit of an execution.
 
-    Drawdown still charges the parts that it drew, or the cost in --incurred.
+    Drawdown charges the cost in --incurred, or else only the parts that were drawn.
     """
     app: App = context.obj
     by = app.by(actor, reason)
@@ -330,8 +333,8 @@ def list_(
 ) -> None:
     """List executions.
 
-    If you list executions with reserved credit, the list starts with the reservation that ends first. Other lists start
-    with the newest.
+    A list of `held` executions of all organisations starts with the reservation that ends first. Other lists start with
+    the newest execution.
     """
     app: App = context.obj
     states, now_ms = tuple(one.value for one in state or ()), app.clock.now_ms()

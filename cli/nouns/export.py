@@ -28,7 +28,8 @@ def ledger(
 ) -> None:
     """Print the ledger's entries in order of time.
 
-    If you pass --org, the command prints the entries of this organisation's wallet, and how each changed its balance.
+    If you pass --org, the command prints the entries of this organisation's wallet, and how each entry changed the
+    wallet's balance.
     """
     if by not in ("booked", "used"):
         raise UsageError(f"invalid --by {by!r}: expected booked or used")

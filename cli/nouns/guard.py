@@ -99,7 +99,8 @@ def consume(
 ) -> int:
     """Use a quantity at once, if it is allowed.
 
-    Drawdown counts and charges the use. If you repeat the command with the same key, Drawdown does not count it again.
+    Drawdown counts and charges the use. If you repeat the command with the same key, Drawdown does not count the use
+    again.
     """
     app: App = context.obj
     by, wish = app.by(actor, reason), Wish(org, metric, quantity, None, project, subject, payer)
@@ -164,7 +165,7 @@ def extend(
 ) -> int:
     """Extend a reservation for another hour, or for --for.
 
-    You can also increase its quantity.
+    You can also increase the reserved quantity.
     """
     app: App = context.obj
     by, for_ms = app.by(actor, reason), None if for_ is None else parse_length(for_, "--for")
@@ -259,7 +260,8 @@ def report(
 ) -> None:
     """Show the requests that a phase would have blocked.
 
-    Run the command before you set the phase. It also shows how many of the blocked organisations ever bought credit.
+    Run the command before you set the phase. The result also shows how many of the blocked organisations ever bought
+    credit.
     """
     app: App = context.obj
     since_ms = app.past(since, "--since")

@@ -48,7 +48,7 @@ def secret(context: typer.Context, endpoint: Endpoint) -> None:
 def test_(context: typer.Context, endpoint: Endpoint, actor: Actor = None, reason: Reason = "not given") -> None:
     """Send a test message to an endpoint now.
 
-    The event is endpoint.test. The exit status is 75 if the endpoint did not accept it.
+    The event type is endpoint.test. The exit status is 75 if the endpoint did not accept the message.
     """
     app: App = context.obj
     found = app.read(lambda c: find_endpoint(c, endpoint))

@@ -52,8 +52,9 @@ def import_(
     """Import usage samples from a file.
 
     The columns are {fields}. The import is
-    idempotent by id. If you repeat it after a failure, it adds only the missing samples. If a row is invalid, Drawdown
-    reports its file, line, column and reason, imports the other rows, and ends with 1.
+    idempotent by id. If you repeat the import after a failure, Drawdown adds only the missing samples. If a row is
+    invalid, Drawdown reports its file, line, column and reason, and imports the other rows unless you pass --strict.
+    The exit status is 1 if a row is invalid, or has the id of a stored sample with other content.
     """
     app: App = context.obj
     fields = field_map(map_, set_)

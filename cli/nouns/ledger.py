@@ -54,9 +54,9 @@ def statement(
 ) -> None:
     """Show a wallet's monthly statement.
 
-    The statement has the opening balance, all entries, and the closing balance, so that you can check the sum. It
-    uses the time of booking. Late usage is in the month of its booking, with its own month beside it. If a section
-    has more rows than --most, its last line sums the others.
+    The statement has the opening balance, all entries, and the closing balance, so that you can check the sum. The
+    statement uses the time of booking. Late usage is in the month of its booking, with its own month beside it. If a
+    section has more rows than --most, its last line sums the others.
     """
     app: App = context.obj
     if as_csv and app.json:

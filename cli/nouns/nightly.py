@@ -1,7 +1,7 @@
 """`drawdown nightly`: run the checks of each night, one after the other.
 
-Guarantee: each check runs, whatever the result of the others. The exit status is the worst of theirs. You can run each
-check alone.
+Guarantee: each check runs, whatever the result of the others. The exit status is the worst of all checks. You can run
+each check alone.
 """
 
 from __future__ import annotations

@@ -91,12 +91,12 @@ def assign(
 ) -> None:
     """Assign organisations to a provider that bills them.
 
-    The assignment starts at the next window boundary unless you pass --from. Drawdown reads the provider first. If
-    the customer does not exist there, or does not have credit, Drawdown rejects the assignment, because it would halt a
-    running organisation at once. Drawdown does not bill usage before the start. That usage stays visible as pending.
-    An organisation's first assignment may start in the past. A later assignment may start only at a window that is not
+    The assignment starts at the next window boundary unless you pass --from. Drawdown reads the provider first. If the
+    customer does not exist there, or does not have credit, Drawdown rejects the assignment, because it would halt a
+    running organisation at once. Drawdown does not bill usage before the start. That usage stays visible as pending. An
+    organisation's first assignment may start in the past. A later assignment may start only at a window that is not
     sealed yet. --undo removes the latest assignment if it has not begun. With --from, --undo removes the assignment
-    that begins then.
+    that begins at that time.
     """
     app: App = context.obj
     start = app.window(from_, "--from")
@@ -176,7 +176,7 @@ def _biller(app: App, given: str | None, wishes: list[flips.Wish], *, new: bool)
 def read_flips(file: Path) -> list[flips.Wish]:
     """Return organisations and their customers from a CSV file.
 
-    Errors: UsageError with the line. Then nothing is assigned.
+    Errors: UsageError with the line, before any assignment.
     """
     found = [_wish(file, line, row) for line, row in org_rows(file)]
     seen: dict[str, int] = {}

@@ -65,7 +65,7 @@ def show_(
 ) -> None:
     """Show the last comparison with cells.
 
-    The command lists the days of cells, and the differences and unknown counts. It does not call cells.
+    The command lists the days of cells, the differences, and the unknown counts. It does not call cells.
     """
     app: App = context.obj
     since = app.past(from_, "--from")

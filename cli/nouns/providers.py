@@ -50,9 +50,9 @@ def check(
     ] = None,
     most: Annotated[int, typer.Option(min=0, max=100_000, help="Maximum number of assigned customers")] = 50,
 ) -> None:
-    """Check a provider before you bill anything at it.
+    """Check a provider before you bill usage there.
 
-    The command proves the key, version, features and customers. It does not charge a customer.
+    The command checks the key, version, features and customers. It does not charge a customer.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
@@ -78,7 +78,7 @@ def check_account(
 ) -> list[str]:
     """Return the faults of features, and of customers for their own features.
 
-    Before the first bill, it checks each customer for all features.
+    Before the first bill, the function checks each customer for all features.
     """
     if list(by_use) == [()]:
         by_use = {tuple(features): by_use[()]}
@@ -101,7 +101,7 @@ def resume(
 ) -> None:
     """Resume sending to a paused provider.
 
-    The command does the same as `provider pause --undo`.
+    The command does the same as `provider pause NAME --undo`.
     """
     given = {"provider": name, "undo": True, "dry_run": dry_run, "actor": actor, "reason": reason}
     run(context.obj, PAUSE, given)
@@ -215,8 +215,8 @@ def webhook(
 ) -> None:
     """Process a webhook that was received elsewhere.
 
-    Drawdown first verifies it by the provider's own scheme. If it is genuine but its object cannot be fetched, the
-    exit status is 75. Then repeat the command.
+    Drawdown first verifies the webhook by the provider's own scheme. If Drawdown cannot fetch the object of a genuine
+    webhook, the exit status is 75. Then repeat the command.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:

@@ -101,7 +101,10 @@ def _of_outcome(one: ResolvedAll) -> Iterator[str]:
 
 
 def command_of(chosen: DoubtFilter, outcome: Outcome, evidence: str, found: int) -> str:
-    """Return the command that does what a dry run showed, with its count as the limit."""
+    """Return the command for the change that a dry run showed.
+
+    `found`: the number of pushes of the dry run, for --at-most.
+    """
     options = {
         "--provider": chosen.provider,
         "--org": chosen.org,
@@ -132,8 +135,8 @@ def cancel(
     """Cancel accepted pushes at their provider.
 
     The provider cancels them first, then Drawdown voids them, and their usage is owed again. Stripe cancels within 24
-    hours of the send, and only with its v1 API. Final invoices do not change. If the provider did not confirm a push,
-    repeat the command.
+    hours of the send, and only with its v1 API. Final invoices do not change. If the provider did not confirm a
+    cancellation, repeat the command.
     """
     app: App = context.obj
     by = app.by(actor, reason)
@@ -212,8 +215,8 @@ def resolve_all_(
     """Record the outcome of all matching pushes in doubt.
 
     If a rule protects a push, the push stays in doubt, and Drawdown counts it by reason. The dry run shows the amount
-    in credits, and needs neither an outcome nor evidence. The exit status is 75 if you can resolve the rest later,
-    and 1 if a rule rejects some for good.
+    in credits, and needs neither an outcome nor evidence. The exit status is 75 if you can resolve the rest later, and
+    1 if a rule rejects some of the pushes for good.
     """
     app: App = context.obj
     app.require_any_provider(provider)

@@ -55,9 +55,9 @@ def replay_(
 ) -> None:
     """Seal a past range again, and send the usage it still owes.
 
-    Drawdown does not bill usage twice. If a replay was interrupted, the same command continues it. --dry-run shows
-    the pushes that it would seal and send, with prices, and why other usage is missing. With --json, it lists each
-    push.
+    Drawdown does not bill usage twice. If a replay was interrupted, the same command continues it. --dry-run shows the
+    pushes that the command would seal and send, with prices. It also shows why other usage is missing. With --json, the
+    result lists each push.
     """
     app: App = context.obj
     if bool(orgs) + (provider is not None) + all_ != 1:
@@ -185,7 +185,7 @@ def by_provider(totals: list[Tally]) -> list[Tally]:
 
 
 def priced(micro: int | None) -> str:
-    """Return credits by the rate card, or that there is no price."""
+    """Return credits by the rate card, or `unknown` without a price."""
     return "unknown" if micro is None else f"{show_credits(micro)}"
 
 

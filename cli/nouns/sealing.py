@@ -1,6 +1,6 @@
 """Describe the progress of sealing, for `status` and `doctor`.
 
-These functions read nothing.
+These functions do not read the database.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def sealed_to(watermark_ms: int, now_ms: int) -> str:
 
 
 def sealing(found: Standing) -> str:
-    """Return the text for all buckets.
+    """Return text on the progress of all buckets.
 
-    It includes windows to seal again, and samples that arrived since.
+    The text includes windows to seal again, and samples that arrived since the last tick.
     """
     now, dirty, came = found.at_ms, found.left.dirty_windows, found.unread_samples
     watermark = max(found.watermark_ms, found.sealed_to_ms if found.sealed_to_ms > now else 0)

@@ -69,7 +69,7 @@ def since(ms: int, now: int) -> str:
 def provider_lines(provider: Waiting, now: int) -> list[str]:
     """Return the lines of a provider with open pushes.
 
-    They have the counts, age, cause, amount and likely end.
+    The lines have the counts, age, cause, amount and likely end.
     """
     states = {state.words: getattr(provider, name) for name, state in OPEN.items()}
     counts = ", ".join(f"{count:,} {state}" for state, count in states.items() if count)
@@ -95,7 +95,7 @@ def provider_lines(provider: Waiting, now: int) -> list[str]:
 
 
 def unresolved_lines(one: Unresolved, now: int) -> list[str]:
-    """Return the lines of pushes in doubt, with a command for all of them.
+    """Return the lines of pushes in doubt, with a command for all these pushes.
 
     Pushes that wait for credit have a line of their own.
     """
@@ -171,9 +171,9 @@ def status_(
 ) -> None:
     """Show the open work, its cause and the next command.
 
-    The command shows the age and the amount of open work, and when it ends. The exit status is 0 if all work is
-    settled, 75 if some is late, and 1 if a person must act. The same holds for one organisation. A halt does
-    not change the exit status.
+    The command shows the age and the amount of open work, and the time at which it likely ends. The exit status is 0 if
+    all work is settled, 75 if some work is late, and 1 if a person must act. The same holds for one organisation. A
+    halt does not change the exit status.
     """
     app: App = context.obj
     now = app.clock.now_ms()
@@ -254,7 +254,7 @@ def _split(lines: Iterable[str | Table]) -> Iterator[str | Table]:
 
 
 def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
-    """Return the other faults: labels and texts."""
+    """Return the labels and the texts of the other faults."""
     left = found.left
     lines = [("bad", f"{counted(count, 'sample')} quarantined: {reason}") for reason, count in left.quarantined.items()]
     if left.dated_ahead:

@@ -49,7 +49,7 @@ def up_(
     new_org_from: NewOrgFrom = None,
     accept_clock: Annotated[bool, typer.Option("--accept-clock", help="Acceptance of a clock that jumped")] = False,
 ) -> None:
-    """Run ticks, watch, nightly checks and server in one process.
+    """Run ticks, watch, nightly checks and server as one command.
 
     The command ends with SIGTERM or Ctrl-C. To run the parts in separate processes, use `drawdown run`, `watch`,
     `nightly` and `serve`.

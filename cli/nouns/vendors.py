@@ -39,7 +39,8 @@ def import_(
 ) -> None:
     """Import vendors' bills.
 
-    The latest file replaces a vendor's whole day. If you import the same file again, Drawdown does not count it twice.
+    The latest file replaces a vendor's whole day. If you import the same file again, Drawdown does not count the bills
+    twice.
     """
     app: App = context.obj
     found, by = read_bills(file, is_final=final), app.by(actor, reason)

@@ -57,8 +57,8 @@ class AsyncGuard:
     async def consume(self, key: str, wish: Wish, *, event: Event | str | None = None) -> Decision:
         """Use this quantity at once, if it is allowed.
 
-        `event`: an event, or a type, to emit with the use. The use counts against limits, and the event is billed, both
-        or neither. Errors: also BadItem.
+        `event`: an event, or a type, to emit with the use. Drawdown counts the use and bills the event, or does
+        neither. Errors: also BadItem.
         """
         said = None if event is None else of_use(event, self._world.now_ms())
         call, late = (words.consume(key, wish, said, late=is_late) for is_late in (False, True))
@@ -143,7 +143,7 @@ class AsyncGuard:
 
 
 class AsyncBudget:
-    """A budget as `Budget`, for one event loop. A cancelled task releases it, too."""
+    """A budget as `Budget`, for one event loop. A cancelled task also releases it."""
 
     def __init__(self, guard: AsyncGuard, key: str, wish: Wish, hold_s: float, longest_s: float) -> None:
         self.key = key

@@ -1,9 +1,9 @@
-"""One call of the server: its request, its answer, and its retries.
+"""One call to the server, with its request, its answer and its retries.
 
 Guarantee: a call is retried only if the same call is safe and may help. Such outcomes are a missing or cut connection,
 an answer that cannot be read, 408, 429 and 5xx. Any other refusal is final. A wait that the server requests is
 respected, up to LONGEST_RETRY_AFTER_S. Redirects are not followed, so the key goes to no other address. An answer is a
-JSON object of bounded size; otherwise the client raises a ClientError.
+JSON object of bounded size. Otherwise the client raises a ClientError.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def headers(key: str) -> dict[str, str]:
 def no_cookies() -> CookieJar:
     """Return a cookie jar that stores no cookies.
 
-    A server could send any number of them.
+    Otherwise a server could send any number of cookies.
     """
     return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
@@ -167,8 +167,8 @@ class Received:
 class TryTimeout:
     """The remaining time of one attempt, as the timeout of its socket.
 
-    A fixed timeout would begin again with each byte, and a head could have no end. The socket reads this object at each
-    wait, as whole seconds, because it accepts only an integer beside a float.
+    A fixed timeout would begin again with each byte, and a head could have no end. The socket reads this object again
+    at each wait. The object is an integer of seconds, because a socket accepts only a float or an integer.
     """
 
     def __init__(self, settings: Settings, world: World) -> None:
@@ -207,7 +207,7 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
 def escape(value: object) -> str:
     """Return a server's text, or an id, for a line of a log.
 
-    It is short, and has no control characters.
+    The result has at most MAX_SAID_CHARS characters before escapes, and no control characters.
     """
     text = (value if isinstance(value, str) else str(value) if isinstance(value, int | None) else "?")[:MAX_SAID_CHARS]
     if text.isprintable():
@@ -286,7 +286,7 @@ class Backoff(wait_base):
 
     The pause starts at FIRST_PAUSE_S and doubles up to `longest_s()`.
 
-    It is never less than a wait that the server requests. `asked`: True if the last answer requested a wait.
+    The wait is never shorter than the server requests. `asked`: True if the last answer requested a wait.
     """
 
     def __init__(self, world: World, longest_s: Callable[[], float] = lambda: LONGEST_PAUSE_S) -> None:
@@ -305,7 +305,7 @@ class Backoff(wait_base):
 def patience(settings: Settings, world: World) -> Callable[[RetryCallState], bool]:
     """Return the rule that ends the retries.
 
-    They end after `call_tries`, or if the next pause would end after `call_within_s`.
+    They end after `call_tries` attempts, or if the next pause would end after `call_within_s` seconds.
     """
     started = world.monotonic_s()
 

@@ -56,7 +56,7 @@ class Samples:
 class Client:
     """A client of one server, with one key, for any thread.
 
-    Use it as a context manager, or close it: recorded items are sent in the background. `world` is for tests.
+    Use it as a context manager, or close it, because recorded items are sent in the background. `world` is for tests.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Client:
         self._outbox.flush(timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Send all waiting items and stop. A second call does nothing. Errors: Unsent."""
+        """Send all waiting items and stop. Further calls have no effect. Errors: Unsent."""
         try:
             self._outbox.close(self.settings.close_s if timeout_s is None else timeout_s)
         finally:
@@ -139,8 +139,8 @@ class Client:
     def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:
         """Call an operation of /openapi.json that changes something, by its path.
 
-        The server does it once, under `key` or a new key. An order with `dry_run` shows the change and does not make
-        it. Errors: Refused, Unreachable.
+        The server does the operation once, under `key` or a new key. An `order` with `dry_run` shows the change and
+        does not make the change. Errors: Refused, Unreachable.
         """
         return self._line.ask(calls.act(path, order or {}, key or self._world.new_id()))
 

@@ -62,12 +62,12 @@ class Refused(ClientError):
 
 
 class Unreachable(ClientError):
-    """An error: the server did not answer, so it is unknown if the call was done.
+    """An error: without a usable answer, it is unknown if the server did the call.
 
     You can safely repeat the call with the same key.
 
     `retry_after_s`: the wait in seconds that the server requested after the last attempt; None without a requested
-    wait. `too_many`: True if the server answered, and requested fewer calls.
+    wait. `too_many`: True if the server answered 429, which requests fewer calls.
     """
 
     def __init__(self, why: str, retry_after_s: float | None = None, *, too_many: bool = False) -> None:

@@ -21,7 +21,7 @@ from drawdown_client.let_through import LetThrough
 from drawdown_client.settings import Settings
 
 EXTENDS_A_HOLD: Final = 3
-"""Extensions of a budget during one hold."""
+"""Extensions of a budget during one reservation time (`hold_s`)."""
 LONGEST_S: Final = 86_400.0
 """Default seconds for which a budget is extended."""
 
@@ -62,8 +62,8 @@ class Guard:
     def consume(self, key: str, wish: Wish, *, event: Event | str | None = None) -> Decision:
         """Use this quantity at once, if it is allowed.
 
-        `event`: an event, or a type, to emit with the use. The use counts against limits, and the event is billed, both
-        or neither. Errors: also BadItem.
+        `event`: an event, or a type, to emit with the use. Drawdown counts the use and bills the event, or does
+        neither. Errors: also BadItem.
         """
         said = None if event is None else of_use(event, self._world.now_ms())
         call, late = (words.consume(key, wish, said, late=is_late) for is_late in (False, True))
@@ -150,10 +150,10 @@ class Guard:
 class Budget:
     """A context manager that reserves an estimate on entry, and settles at the end.
 
-    It settles with `actual`, or with the estimate. Errors on entry: Blocked.
+    The budget settles with `actual`, or with the estimate. Errors on entry: Blocked; those of `Guard`.
 
-    If the block raises an error, also an interrupt, it releases the reservation, with `actual` or 0 as the incurred
-    quantity.
+    If the block raises an error, also an interrupt, the budget releases the reservation, with `actual` or 0 as the
+    incurred quantity.
     """
 
     def __init__(self, guard: Guard, key: str, wish: Wish, hold_s: float, longest_s: float) -> None:

@@ -29,11 +29,12 @@ HOLD_S: Final = 3_600.0
 class Decision:
     """The guard's answer.
 
-    `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the rule that decided. `reason`: the
-    code of the reason. `limit`, `used`, `remaining`, `resets_at`: for the nearest limit, its amount, the use before,
-    the amount left after this use, and the next reset. `options`: the ways out of a block. `degraded`: the credit was
-    unknown. `event`: the outcome of the emitted event (`accepted`, `pending`, `duplicate`; None: no event was emitted).
-    `said`: the whole answer.
+    `decision`: the decision that counts. `would`: the decision of phase 3. `enforced`: the phase of the limit enforces
+    the decision. `rule`: the rule that decided. `reason`: the code of the reason. `limit`, `used`, `remaining`,
+    `resets_at`: for the nearest limit, its amount, the use before, the amount left after this use, and the next reset.
+    `payer`: the customer who pays. `options`: the ways out of a block. `degraded`: the credit was unknown. `repeated`:
+    the key was used before. `event`: the outcome of the emitted event (`accepted`, `pending`, `duplicate`; None: no
+    event was emitted). `said`: the whole answer.
     """
 
     decision: Literal["allow", "warn", "block"]
@@ -71,7 +72,7 @@ class WayOut:
     """One way out of a block.
 
     If `is_open` is False, `code` and `said` have the reason. `call`: method, path and body for a program. `link`: the
-    page for the organisation's own people. `whole`: the whole answer.
+    page for the organisation's own people. `payers`: organisations that could pay. `whole`: the whole answer.
     """
 
     option: str
@@ -110,7 +111,7 @@ class Wish:
 def check(wish: Wish) -> Call:
     """Return the call that checks a use.
 
-    It omits the labels, which that operation does not accept.
+    The call omits `project` and `subject`, which that operation does not accept.
     """
     said = {name: value for name, value in wish.to_json().items() if name not in ("project", "subject")}
     return post("/v1/guard/check", said)
@@ -128,7 +129,7 @@ def options(wish: Wish) -> Call:
 
 
 def ways_out(answer: Answer) -> tuple[WayOut, ...]:
-    """Return the ways out of an answer. Errors: Unreachable if it has none."""
+    """Return the ways out in an answer. Errors: Unreachable if the answer lacks them."""
     listed = answer.get("options")
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise Unreachable("invalid answer: expected a list of options. Check the server address")
@@ -219,7 +220,7 @@ def _texts(value: object) -> tuple[str, ...]:
 def require_written(answer: Answer) -> None:
     """Check that a server recorded a use.
 
-    Errors: Unreachable if it let the use through without its database.
+    Errors: Unreachable if the server let the use through without its database.
     """
     if answer.get("reason") == UNWRITTEN:
         raise Unreachable("the database of the server is unavailable. Repeat the call with the same key")

@@ -42,7 +42,7 @@ log = logging.getLogger("drawdown_client")
 
 @dataclass(frozen=True)
 class Item:
-    """A recorded item. `item_id`: the id of the event or sample. `body`: its JSON."""
+    """A recorded item. `item_id`: the id of the event or sample. `body`: the JSON."""
 
     kind: Kind
     item_id: str

@@ -29,10 +29,10 @@ log = logging.getLogger("drawdown_client")
 class LetThrough:
     """The calls for uses that were let through without an answer. For any thread.
 
-    They include uses that a server without its database let through.
+    The uses include those that a server without its database let through.
 
-    They are stored until the server has recorded them. With a spool they are on disk, in a file beside it
-    (`app.spool.guard`), and the next start sends them.
+    The calls are stored until the server has recorded the uses. With a spool, the calls are on disk, in a file beside
+    the spool (`app.spool.guard`), and the next start sends them.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -65,7 +65,7 @@ class LetThrough:
     def keep(self, key: str, call: Call, error: Unreachable) -> Decision:
         """Store a call, and return the decision for it.
 
-        Errors: `error`, if it cannot be stored.
+        Errors: `error`, if the call cannot be stored.
         """
         if not self._put(key, call, str(error)):
             raise error
@@ -74,8 +74,8 @@ class LetThrough:
     def keep_unwritten(self, key: str, call: Call) -> None:
         """Store a use that a server let through, and may be unable to record.
 
-        If it is sent again, it still counts once, and before its end, at any server that receives the end. If it cannot
-        be stored here, only that server has it.
+        The client sends the use again before its end, so that any server that receives the end has the use. A repeated
+        use counts once. If the use cannot be stored here, only the first server has it.
         """
         self._put(key, call, words.UNWRITTEN)
 

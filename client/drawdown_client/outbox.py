@@ -4,8 +4,8 @@ Guarantee: the client sends each recorded item, with the same bytes and id, unti
 refused the call. It calls `on_result` once for each item. The number of waiting items is bounded. An item is never lost
 silently. If an item is not sent at the end, it is in the spool, or the client raises or logs the count. The end is the
 close of the client, or the end of the program. If the server rejects an item, the client moves the item from the spool
-to the dead-letter file. The client logs the whole item, and raises the count. A forked process begins empty, because
-the process that recorded an item sends it.
+to the dead-letter file. The client logs the whole item, and reports the number of such items in `Unsent`. A forked
+process begins empty, because the process that recorded an item sends it.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class Outbox:
             self._take(list(zip(numbers, items, strict=True)))
 
     def offer(self, items: Sequence[Item]) -> bool:
-        """Record items if this does not wait for room or a disk.
+        """Record items, if that is possible without a wait for space or a disk.
 
-        Return False if it would wait; then call `put`.
+        Return False if it is not possible. Then call `put`.
         """
         with self._changed:
             has_room = len(self._waiting) + len(items) <= self._settings.queue_items
@@ -317,7 +317,7 @@ class Outbox:
     def forked(self) -> None:
         """Reset the outbox in a forked process.
 
-        It has a new lock, thread and spool, without waiting items.
+        The outbox then has a new lock, thread and spool, without waiting items.
         """
         if self._spool is not None:
             self._spool.close()

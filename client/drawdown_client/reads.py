@@ -27,8 +27,8 @@ By: TypeAlias = Literal["feature", "day", "sandbox", "project", "subject"]
 class UsageRow(TypedDict):
     """The usage of a feature in base units.
 
-    `group`: the day, sandbox, project or subject. `sealed`: the sealed quantity; None if pushes do not distinguish the
-    groups.
+    `group`: the day, sandbox, project or subject. `unit`: the base unit. `sealed`: the sealed quantity; None if pushes
+    do not distinguish the groups.
     """
 
     group: str
@@ -95,8 +95,8 @@ def balance(org_id: str) -> Call:
 class Pages:
     """The pages of one answer.
 
-    `after`: the start of the next page. `whole`: the joined answer, once the last page is added. It has the rows of all
-    pages, and the other fields of the first.
+    `after`: the start of the next page. `whole`: the joined answer once the last page is added, with the rows of all
+    pages and the other fields of the first page.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class Pages:
     def add(self, page: Answer) -> None:
         """Add a page.
 
-        Errors: Unreachable if it is invalid, repeated, or too large in total.
+        Errors: Unreachable if the page is invalid or repeated, or if all pages together are too large.
         """
         after, rows = page.get("next"), page.get("rows")
         is_page = isinstance(rows, list) and len(rows) <= MOST_ROWS and all(isinstance(row, dict) for row in rows)

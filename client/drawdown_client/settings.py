@@ -10,31 +10,31 @@ from typing import Final, Literal
 from drawdown_client.items import Item, Result
 
 BATCH_ITEMS: Final = 1_000
-"""Items of a body."""
+"""Items of one request."""
 BATCH_BYTES: Final = 4 * 1024 * 1024
-"""Bytes of a body, before compression."""
+"""Bytes of one request, before compression."""
 BATCH_MS: Final = 200
-"""Milliseconds for which an item waits for others."""
+"""Milliseconds for which an item waits for other items of its request."""
 QUEUE_ITEMS: Final = 10_000
-"""Items that wait."""
+"""Items that can wait in the queue."""
 BLOCK_S: Final = 5.0
-"""Seconds for which `record` waits for space."""
+"""Seconds for which `record` waits for space in a full queue."""
 CLOSE_S: Final = 10.0
 """Seconds for which `close`, and the end of the program, wait."""
 KEPT_CALLS: Final = 1_000
-"""Waiting calls of the guard. Beyond them, the client raises `Unreachable`."""
+"""Calls of the guard that can wait to be sent. If the limit is reached, the client raises `Unreachable`."""
 SPOOL_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of a spool."""
+"""Bytes of a spool, and of its dead-letter file."""
 CALL_TRIES: Final = 4
-"""Attempts of a call for which the program waits."""
+"""Attempts of a call, if the program waits for the answer."""
 CALL_WITHIN_S: Final = 15.0
-"""Seconds after which no further attempt of such a call begins."""
+"""Seconds from the start of such a call in which a further attempt can begin."""
 CONNECT_S: Final = 5.0
 """Seconds to connect."""
 ANSWER_S: Final = 30.0
-"""Seconds between two bytes of an answer, in `Client` rounded up to a second."""
+"""Seconds to wait for the next bytes of an answer. `Client` rounds them up to a whole second."""
 WHOLE_ANSWER_S: Final = 60.0
-"""Seconds of a whole attempt, from the connection to the end of the answer."""
+"""Seconds for an attempt in addition to `connect_s`: to send the request and to receive the whole answer."""
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
 """Bytes of an answer, which is never compressed."""
 MOST_ANSWER_SIGNS: Final = 100_000
@@ -42,11 +42,11 @@ MOST_ANSWER_SIGNS: Final = 100_000
 MAX_SAID_CHARS: Final = 300
 """Characters of a code, a message or a reason that an error shows."""
 FIRST_PAUSE_S: Final = 0.2
-"""Longest first pause, in seconds."""
+"""Longest pause before the first retry, in seconds."""
 LONGEST_PAUSE_S: Final = 60.0
-"""Longest pause, in seconds."""
+"""Longest pause before a retry, in seconds, unless the server requests a longer one."""
 LONGEST_RETRY_AFTER_S: Final = 300.0
-"""Seconds of a pause that the server requests."""
+"""Longest pause that a server can request, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Settings:
 
     `source`: for events without a source. `on_result`: called once for each item, from the sending thread. `spool`: a
     file that stores items until they are acknowledged. `when_full`: "block" waits up to `block_s` seconds for room and
-    then raises QueueFull; "raise" raises it at once. `close_s`: the longest wait when the client is closed or the
-    program ends. `fails_open`: metrics that the guard lets through if no server answers, as set with `guard set --fail
-    open`.
+    then raises QueueFull; "raise" raises QueueFull at once. `close_s`: the longest wait when the client is closed or
+    the program ends. `fails_open`: metrics that the guard lets through if no server answers, as set with `guard set
+    --fail open`.
     """
 
     source: str = "drawdown-client"

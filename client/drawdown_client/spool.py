@@ -6,7 +6,7 @@ Guarantee: when `add` returns, its items are on disk. The next start reads them 
 item that was acknowledged just before a crash may be read again, but the server recognises it. If the server rejects an
 item, it is in a file beside the spool (`app.spool.dead`), with the reason, before it leaves the spool. Each process
 locks a file of its own (`app.spool`, `app.spool.1`, …), and takes over the files of ended processes. A line that a
-crash cut short is dropped: `add` had not returned for it.
+crash cut short is dropped, because `add` had not returned for this line.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Spool:
     def bury(self, items: Sequence[tuple[Item, Result]]) -> None:
         """Write rejected items to the dead-letter file.
 
-        Errors: QueueFull if it has no room.
+        Errors: QueueFull if the file would be too large.
         """
         file = _open(self._dead_letter, os.O_APPEND | os.O_CREAT)
         try:

@@ -35,10 +35,7 @@ MAX_DECODED_CHARS: Final = 4_194_304
 Without this limit, a short text could have very many readings.
 """
 LEAST_DECODED_CHARS: Final = 64
-"""Least characters that a reading of a text counts as.
-
-Even a short reading takes time.
-"""
+"""Characters that even a shorter reading of a text counts as, because each reading takes time."""
 _NESTED: Final = ("{", "[", '"')
 
 
@@ -59,7 +56,8 @@ Path: TypeAlias = tuple[Step, ...]
 class Leaf:
     """A text, number or key.
 
-    `key`: the bare name of its field. `above`: the bare name of the field around it.
+    `path`: its place. `readings`: the texts to search. `key`: the bare name of its field (see `bare`). `above`: the
+    bare name of the field around that field.
     """
 
     path: Path
@@ -99,8 +97,8 @@ class _Room:
 def leaves_of(report: object) -> Iterator[Leaf | Trouble]:
     """Yield all leaves of a report, and the faults of its form.
 
-    The report was read by `documents`, or consists of dictionaries, lists, dataclasses and scalars. Errors: UsageError
-    for a value that JSON does not have.
+    `read_reports` read the report, or the report consists of dictionaries, lists, dataclasses and scalars. Errors:
+    UsageError for a value that JSON does not have.
     """
     nodes, seen, room = [_Node(report, (), "", "")], 0, _Room()
     while nodes:
@@ -205,7 +203,7 @@ MAX_READINGS: Final = 12
 MAX_MARKS: Final = 30
 """Combining marks in a row, as in Unicode's stream-safe form.
 
-The time to sort more of them grows with the square of their number.
+The time to sort longer rows grows with the square of the number of marks.
 """
 MAX_RUNS: Final = 20
 """Runs of one text that are each decoded as base64.
@@ -230,7 +228,7 @@ _PLAIN: Final = re.compile(r"[ !#$'()*,.:;<>?@\[\]^`{|}~\w-]{0,15}", re.ASCII)
 
 
 def readings(text: str) -> list[str]:
-    """Return the readings of a text: the text, its decodings and theirs, each once."""
+    """Return the text, its decodings, and the decodings of these, each once."""
     return look(text)[0]
 
 
@@ -301,7 +299,7 @@ def _of_base64(run: str) -> str | None:
 
 
 MAX_REPORT_BYTES: Final = 2_097_152
-"""Size of a report of usage."""
+"""Bytes of a report of usage."""
 
 
 class Pairs(list[tuple[str, object]]):
@@ -317,7 +315,7 @@ class Number(str):
 def read_reports(content: bytes) -> list[tuple[int | None, object]]:
     """Return the reports of a file, each with the number of its line.
 
-    A report that is the whole file has None.
+    The number is None if the report is the whole file.
 
     Empty lines are skipped. Errors: UsageError `report_too_large`, `bad_encoding`, `bad_json`, `report_too_deep`.
     """
@@ -433,7 +431,7 @@ def bare(name: str) -> str:
 def rule_of(key: str, above: str, *, is_number: bool) -> str | None:
     """Return the rule by which a field's value is private; None if it is public.
 
-    It depends on the field's bare name and the name above it: `actor: {id: …}`.
+    The rule depends on the bare names of the field and of the field around it, such as `actor: {id: …}`.
     """
     if BY_FIELD.get(above) in _WHOLE or key in _NAMES:
         found = BY_FIELD.get(above)
@@ -457,7 +455,7 @@ def says_how_much(key: str) -> bool:
 
 
 def rule_of_bytes(key: str) -> str | None:
-    """Return the rule by which numbers in a list are private; None if public.
+    """Return the rule by which numbers in a list are private; None if they are public.
 
     An example is the bytes of a picture.
     """
@@ -465,7 +463,7 @@ def rule_of_bytes(key: str) -> str | None:
 
 
 def rule_of_keys(key: str) -> str | None:
-    """Return the rule by which an object's keys are private; None if public.
+    """Return the rule by which an object's keys are private; None if they are public.
 
     Examples are `by_owner` and `per_account`.
     """

@@ -6,8 +6,8 @@ Guarantee: no built-in pattern has an unbounded repetition, so its time grows no
 texts that it must and must not match in `tests/unit/test_privacy_rules.py`.
 
 Your own rules are a file in the form of gitleaks' `gitleaks.toml`. They run on RE2, in time proportional to the text.
-Drawdown does not include such a file: gitleaks publishes its own under the MIT licence, and changes it each month.
-Rules that only match paths are ignored, and so are allow-lists: both are for code.
+Drawdown does not include such a file. Gitleaks publishes its own under the MIT licence, and changes that file each
+month. Drawdown ignores rules that only match paths, and allow-lists, because both are for code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FLAGS: Final = re.IGNORECASE | re.ASCII
 class Rule:
     """A rule: its name, its meaning and its pattern.
 
-    `needles`: texts in lower case, of which each match has at least one. If it is empty, every text is searched.
+    `needles`: texts in lower case, of which each match has at least one. If `needles` is empty, every text is searched.
     `holds`: checks the matched text. `unless_key`: names of fields in which such a value is harmless.
     """
 
@@ -545,11 +545,11 @@ PLACES: Final = (
 
 
 MAX_RULES_FILE_BYTES: Final = 4_194_304
-"""Size of a file of your own privacy rules."""
+"""Bytes of a file of your own privacy rules."""
 MAX_RULES: Final = 2_000
 """Privacy rules in one file of your own."""
 RE2_MEMORY_BYTES: Final = 67_108_864
-"""Memory for one of your patterns in RE2."""
+"""Bytes of memory for one of your patterns in RE2."""
 MOST_ENTROPY: Final = 20
 """Bits of entropy for each character that a rule can require.
 
@@ -567,7 +567,7 @@ class Pattern(Protocol):
 class ForeignRule:
     """One rule of your own file.
 
-    `group`: the part of a match that is the secret. `entropy`: the least bits a character.
+    `group`: the part of a match that is the secret. `entropy`: bits a character that the secret must exceed.
     """
 
     name: str
@@ -634,7 +634,7 @@ def _rule(number: int, given: Mapping[str, Any]) -> ForeignRule:
 def entropy_of(text: str) -> float:
     """Return the Shannon entropy of a text in bits a character, as gitleaks counts.
 
-    It is above 0 for any text.
+    The result is above 0 for any text that is not empty.
     """
     if not text:
         return 0.0

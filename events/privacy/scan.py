@@ -21,11 +21,11 @@ from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import MAX_ID_CHARS
 
 MAX_FINDINGS: Final = 1_000
-"""Findings that one scan lists. It counts all of them."""
+"""Findings that one scan lists. The scan counts all findings."""
 _SHOWN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 
 KnownIds: TypeAlias = Callable[[frozenset[str]], Collection[str]]
-"""A function that returns the words of a report that are ids.
+"""A function that takes the words of a report, and returns those that are ids.
 
 `worker.usage.privacy` reads them from the database.
 """
@@ -69,10 +69,11 @@ def scan(
 ) -> Scan:
     """Scan a report for private values.
 
-    `documents` read the report, or it consists of dictionaries, lists, dataclasses and scalars.
+    `read_reports` read the report, or the report consists of dictionaries, lists, dataclasses and scalars.
 
-    `shape`: the shape that the report must have, if it is for publication. `others`: rules beside the built-in ones.
-    Errors: UsageError for a value that JSON does not have.
+    `shape`: the shape that the report must have, if it is for publication. `known_ids`: finds ids of the database.
+    `secrets`: configured secrets. `others`: rules in addition to the built-in rules. Errors: UsageError for a value
+    that JSON does not have.
     """
     trouble = [] if shape is None else list(outside(report, shape))
     leaves: list[Leaf] = []
@@ -166,14 +167,14 @@ def format_path(path: Path, masked: Collection[str]) -> str:
 
 
 LEAST_CHARS: Final = 3
-"""Shortest id that a scan searches for."""
+"""Characters of the shortest id that a scan searches for."""
 LEAST_DIGITS: Final = 6
 """Digits of the shortest number that is compared with ids.
 
 A shorter number can equal an id by chance.
 """
 LEAST_SECRET_CHARS: Final = 6
-"""Shortest secret that a scan searches for."""
+"""Characters of the shortest secret that a scan searches for."""
 _BETWEEN_WORDS: Final = re.compile(r"[\s\"'`,;<>()\[\]{}|]+")
 _BETWEEN_PARTS: Final = re.compile(r"[:/=&?#@.]+")
 

@@ -20,7 +20,7 @@ from drawdown.events.privacy.leaves import MAX_DEPTH, Key, Number, Pairs, Path, 
 from drawdown.schema.errors import UsageError
 
 MAX_LABEL_CHARS: Final = 64
-"""Length of a label of a public report."""
+"""Characters of a label of a public report."""
 _LABEL: Final = re.compile(rf"[A-Za-z0-9](?:[A-Za-z0-9 ._/+-]{{0,{MAX_LABEL_CHARS - 2}}}[A-Za-z0-9+])?")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z")
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
@@ -63,7 +63,7 @@ def word(*words: str) -> Class:
 def outside(report: object, shape: Shape, path: Path = ()) -> Iterator[Trouble]:
     """Yield the faults of a report against its shape.
 
-    Their rules are `unknown_field`, `missing_field` and `not_of_its_class`.
+    The rules of the faults are `unknown_field`, `missing_field` and `not_of_its_class`.
     """
     if len(path) > MAX_DEPTH:
         return
@@ -129,8 +129,8 @@ IN_TEXT: Final = re.compile(r"(?<![\w-])ref_[0-9a-f]{12}(?![\w-])")
 def reference(key: bytes, kind: str, value: str) -> str:
     """Return the reference of an id: `ref_` and 12 hexadecimal digits.
 
-    It is an HMAC-SHA-256 of the kind of thing (`org`, `subject`) and its id, so equal ids of two kinds have two
-    references. Errors: UsageError for a key that is too short.
+    The digits are the start of an HMAC-SHA-256 of the kind (`org`, `subject`) and the id. So equal ids of two kinds
+    have two references. Errors: UsageError for a key that is too short.
     """
     if len(key) < LEAST_KEY_BYTES:
         raise UsageError(

@@ -66,7 +66,7 @@ class Accounts:
         return await self._programs.ask(request, SCOPE, query, partial(_statement, org_id=org_id))
 
     async def account(self, org_id: str, request: Request) -> JSONResponse:
-        """Return the credit of an organisation's wallet, and the reserved part of it."""
+        """Return the available and the reserved credit of an organisation's wallet."""
         return await self._programs.ask(request, SCOPE, models.NoQuery, partial(_account, org_id=org_id))
 
 
@@ -118,7 +118,7 @@ def _entry(row: EntryRow) -> dict[str, object]:
 
 
 class PayerAnswer(BaseModel):
-    """A customer that pays for those executions of an organisation that name it.
+    """A customer that pays for executions of an organisation that name it as `payer`.
 
     `limit`: the most credits that these executions may reserve and cost; null means unlimited. `spent`: the credits
     that they reserve and have cost.
@@ -223,7 +223,7 @@ class LotAnswer(BaseModel):
 class LotsAnswer(BaseModel):
     """The lots of a wallet.
 
-    `order`: the rule that orders them. `more`: the number of lots that the answer omits. `owed`: used credit that no
+    `order`: the order of use, in words. `more`: the number of lots that the answer omits. `owed`: used credit that no
     lot covers. `back`: refunded credit that pays for later use.
     """
 
@@ -319,7 +319,7 @@ class ExecutionsLineAnswer(BaseModel):
 class HeldLineAnswer(BaseModel):
     """An execution with reserved credit at the end of the range.
 
-    `held`: that credit. `more`: the number of lines that this line sums.
+    `held`: the reserved credit. `more`: the number of lines that this line sums.
     """
 
     execution: str | None

@@ -19,7 +19,7 @@ class CallCode(NamedTuple):
 
 
 class ItemCode(NamedTuple):
-    """A result of an item of a body. `code` is empty if the status explains it."""
+    """A result of an item of a body. `code` is empty if the status says enough."""
 
     status: str
     code: str

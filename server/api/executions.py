@@ -117,7 +117,7 @@ class Executions:
         return router  # fmt: skip
 
     async def preview(self, request: Request) -> JSONResponse:
-        """Check whether Drawdown would accept an execution now. Change nothing."""
+        """Check whether Drawdown would accept an execution now, without any change."""
         return await self._programs.act(request, "executions:read", models.PreviewRequest, _preview, reads=True)
 
     async def accept(self, request: Request) -> JSONResponse:
@@ -200,11 +200,11 @@ class Executions:
         return await self._change(request, execution, models.DrawRequest, change, _draw)
 
     async def extend(self, execution: str, request: Request) -> JSONResponse:
-        """Extend an execution's reservation by an hour or `for_ms`, or increase it."""
+        """Extend an execution's reservation in time, in credit, or both."""
         return await self._programs.act(request, SCOPE, models.ExtendRequest, partial(_extend, key=execution))
 
     async def settle(self, execution: str, request: Request) -> JSONResponse:
-        """End an execution, charge its total cost once, and free its other credit."""
+        """End an execution, charge its total cost once, and free the rest of its credit."""
 
         def change(order: models.SettleRequest) -> tuple[Literal["settled"], Cost | None, int]:
             return "settled", _cost(order.actual, order.use), 0
@@ -222,7 +222,8 @@ class Executions:
     async def list_(self, request: Request) -> JSONResponse:
         """List executions.
 
-        The newest execution is first. A list of held executions of all organisations begins with the first to end.
+        The newest execution is first. A list of `held` executions of all organisations begins with the reservation that
+        ends first.
         """
         return await self._programs.ask(request, "executions:read", models.RunsQuery, _list)
 

@@ -56,7 +56,7 @@ LOOK_AGAIN_MS: Final = SECOND_MS
 MOST_REMEMBERED: Final = 1_000
 """Remembered keys, and as many remembered metrics."""
 REMEMBERED_MS: Final = 60 * MINUTE_MS
-"""Longest use of a remembered key or metric without the database."""
+"""Longest time for which a key or metric is remembered for use without the database."""
 LEARNED_EVERY_MS: Final = MINUTE_MS
 """Age of a metric's terms from which a server's guard reads them again."""
 KEPT_AT_MOST: Final = 10_000
@@ -120,7 +120,7 @@ class FailOpen:
     async def recall_key(self, offered: str, now_ms: int) -> ApiKey | None:
         """Return a key that was found a short time ago, or read it now.
 
-        The caller must read it again in its transaction, and call `remember_key` with the result.
+        The caller must read the key again in its transaction, and call `remember_key` with the result.
         """
         proof = api_keys.hash_of(offered)
         return self._cached_key(proof, now_ms, RECALLED_MS) or await self._find(proof, now_ms)

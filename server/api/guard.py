@@ -129,7 +129,7 @@ class ConsumeRequest(UseRequest):
 class ReserveRequest(UseRequest):
     """The parameters of `drawdown guard reserve`.
 
-    `quantity` is the estimate. Drawdown holds it for an hour or for `for_ms`.
+    `quantity` is the estimate. Drawdown reserves this quantity for an hour, or for `for_ms` milliseconds.
     """
 
     model_config = ConfigDict(
@@ -164,7 +164,7 @@ class ReleaseUseRequest(_Body):
 class ExtendUseRequest(_Body):
     """The parameters of `drawdown guard extend`.
 
-    `to`: the total quantity to hold. `for_ms`: the time to hold it, from now on.
+    `to`: the total quantity to reserve. `for_ms`: milliseconds from now until the reservation ends.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-1", "to": 75_000_000}]})
@@ -247,8 +247,8 @@ class EmittedEvent(BaseModel):
 class GuardAnswer(BaseModel):
     """The guard's answer.
 
-    `decision`: the decision that counts. `would`: the decision in phase 3. `enforced`: True if the metric's phase
-    enforces the decision. `rule` and `reason`: the rule that decided, and why.
+    `decision`: the decision that counts. `would`: the decision in phase 3. `enforced`: True if the phase enforces the
+    decision. `rule` and `reason`: the rule that decided, and why.
 
     `period`, `limit`, `used`, `remaining` and `resets_at` are of the nearest limit; null if all are unlimited. `used`
     excludes this use, `remaining` includes it.
@@ -444,7 +444,7 @@ class Guard:
         return router
 
     async def check(self, request: Request) -> JSONResponse:
-        """Check whether this quantity of a metric may be used now. Change nothing."""
+        """Check whether a quantity of a metric may be used now, without any change."""
         return await self._answer("check", request, CheckRequest, self._look)
 
     async def _look(self, order: CheckRequest, said: Caller) -> Mapping[str, object]:
@@ -481,7 +481,7 @@ class Guard:
         return await self._answer("consume", request, ConsumeRequest, use)
 
     async def reserve(self, request: Request) -> JSONResponse:
-        """Hold a quantity, if that is allowed, before you know the used quantity."""
+        """Reserve a quantity, if that is allowed, before you know the used quantity."""
 
         async def hold(order: ReserveRequest, said: Caller) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org_id, said), said, order.for_ms, "held"), said)
@@ -522,7 +522,7 @@ class Guard:
         self._dark.remember_key(said.key.proof, found, said.now_ms)
 
     async def settle(self, request: Request) -> JSONResponse:
-        """Settle a reserved use with its total quantity, even after it expired."""
+        """Settle a reserved use with its total quantity, even if the reservation expired."""
         return await self._answer("settle", request, SettleUseRequest, partial(self._end, "settled", _settle))
 
     async def release(self, request: Request) -> JSONResponse:
@@ -684,7 +684,7 @@ class Options:
         return router
 
     async def options(self, org_id: str, request: Request) -> JSONResponse:
-        """Return an organisation's ways out of a block: four, open or closed."""
+        """Return an organisation's four ways out of a block, open or closed."""
         work = partial(_options, org_id=org_id, page=self._services.settings.my_page)
         return await self._programs.ask(request, SCOPE, OptionsQuery, work)
 

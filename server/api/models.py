@@ -21,7 +21,7 @@ from drawdown.worker.executions.request import LEAST_LIFE_MS, MOST_FEATURES, MOS
 MOST_ROWS: Final = 1_000
 """Rows of one response to a program."""
 MAX_REASON_CHARS: Final = 1_000
-"""Length of a reason that a program sends."""
+"""Characters of a reason that a program sends."""
 
 
 def _micro(value: object) -> int:
@@ -54,7 +54,7 @@ class PreviewRequest(_Body):
     """The parameters of `drawdown execution preview`.
 
     Send the estimate in credits (`estimate`), or in base units by feature (`use`). If you send `sandboxes`, also send
-    `settled_by`, which decides whether the receipt or metering charges for them.
+    `settled_by`, which decides whether the receipt or metering charges the execution.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"org_id": "acme", "estimate": 6}]})
@@ -95,7 +95,7 @@ class AcceptRequest(PreviewRequest):
 class DrawRequest(_Body):
     """The parameters of `drawdown execution draw`: a part of an execution's cost.
 
-    The cost is in credits, or in base units by feature. A repeat with the same number changes nothing.
+    The cost is in credits, or in base units by feature. A repeat with the same number does not charge again.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"number": 1, "credits": 2.5}]})
@@ -109,7 +109,7 @@ class DrawRequest(_Body):
 class ExtendRequest(_Body):
     """The parameters of `drawdown execution extend`.
 
-    `to`: the highest total cost in credits. `for_ms`: milliseconds from now until the reservation ends.
+    `to`: the total cost to reserve, in credits. `for_ms`: milliseconds from now until the reservation ends.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"to": 9, "for_ms": 7_200_000}]})
@@ -122,7 +122,7 @@ class ExtendRequest(_Body):
 class SettleRequest(_Body):
     """The parameters of `drawdown execution settle`: the execution's total cost.
 
-    Send no cost if metering charges for it.
+    If metering charges the execution, omit the cost.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"actual": 4}]})
@@ -152,8 +152,8 @@ class _Query(BaseModel):
 class RunsQuery(_Query):
     """The filter and the page of a list of executions.
 
-    If you filter for `held` executions of all organisations, the list begins with the first to end. Other lists begin
-    with the newest. `after`: `next` of the previous page.
+    If you filter for `held` executions of all organisations, the list begins with the reservation that ends first.
+    Other lists begin with the newest execution. `after`: `next` of the previous page.
     """
 
     org_id: Id | None = None
@@ -184,7 +184,9 @@ class NoQuery(_Query):
 class PreviewAnswer(BaseModel):
     """The answer to a preview.
 
-    `allowed`: True if the execution would be accepted now. `step` and `reason`: the step that refuses it, and why.
+    `allowed`: True if the execution would be accepted now. `step`, `code` and `reason`: the step that refuses it, and
+    why. `amount`: the credit to reserve. `available`: the available credit before. `hold`: the place of the credit, as
+    in an execution.
     """
 
     allowed: bool
@@ -286,8 +288,8 @@ class ShownRunAnswer(Run):
 class RunsAnswer(BaseModel):
     """A page of executions.
 
-    `next`: the `after` of the next page; null on the last page. `is_cut`: True if Drawdown ended its search before it
-    found as many as requested. The next page continues the search.
+    `next`: the `after` of the next page; null on the last page. `is_cut`: True if the search ended before it found as
+    many executions as requested. The next page continues the search.
     """
 
     executions: list[Run]

@@ -46,7 +46,7 @@ def _decide_all(connection: sa.Connection, orders: Sequence[Order], now_ms: int)
 
 
 WAY: Final = Way[Order, Decided](lambda _order: None, _decide_all, None, lambda order: order.key.org_id is None)
-"""The batching of calls: all calls share one queue.
+"""The batching of calls, which all share one queue.
 
 While a transaction runs, the next calls wait for a transaction together.
 """

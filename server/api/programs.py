@@ -145,7 +145,7 @@ class Programs:
         self._strangers.close()
 
     def batch_requests(self, way: Way[A, R]) -> RequestBatcher[A, R]:
-        """Return a batcher: concurrent requests share its transactions."""
+        """Return a batcher, in which concurrent requests share transactions."""
         return RequestBatcher(self.reading if way.reads else self.threads, self._services.clock, way, self.names)
 
     def is_known(self, scope: Scope) -> bool:
@@ -290,7 +290,7 @@ class Programs:
     async def recall_key(self, offered: str, now_ms: int) -> ApiKey | None:
         """Return a key that was found a short time ago, or read it now.
 
-        The caller must read it again in its transaction, and call `remember_key` with the result.
+        The caller must read the key again in its transaction, and call `remember_key` with the result.
         """
         return self.known.get(api_keys.hash_of(offered), now_ms) or await self._find(offered, now_ms)
 
@@ -474,7 +474,7 @@ def of_program(error: DrawdownError, org_id: str | None = None) -> ApiError:
 
 
 def clean_id(text: str, what: str) -> str:
-    """Return an id after a check that a database can store it. Errors: ApiError 422."""
+    """Return an id that a database can store. Errors: ApiError 422."""
     if not is_clean_id(text):
         raise ApiError(
             422,
@@ -551,7 +551,7 @@ class KnownKeys(KnownProofs[ApiKey]):
 
 
 class NamesBudget:
-    """The budget of searches for mistyped ids. It is safe for any thread."""
+    """The budget of searches for ids near mistyped ids. For any thread."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -583,9 +583,9 @@ FOREIGN_KEY: Final = "foreign_key"
 
 
 def require_maker(key: ApiKey, maker: str, what: str) -> None:
-    """Check that a bound key began this object.
+    """Check that a key bound to an organisation began this object.
 
-    `maker`: the actor who began it. Errors: ApiError 403.
+    `maker`: the actor who began the object. Errors: ApiError 403.
     """
     if key.org_id is not None and key.actor != maker:
         why = "another key began it. Use that key, or a key that is not bound to an organisation"

@@ -1,6 +1,6 @@
 """Decide concurrent requests for the same row in one transaction.
 
-Drawdown locks and commits a busy wallet or counter once for all of them. Requests that only read share one read.
+Drawdown locks and commits a busy wallet or counter once for all these requests. Requests that only read share one read.
 
 Guarantee: each request gets the answer that it would get alone, after the commit. If requests cannot be decided
 together, each is decided alone. A refused request is decided alone, too. A lane does not wait for other lanes. A
@@ -28,7 +28,7 @@ from drawdown.server.http.threads import Threads
 GATHER_S: Final = 0.005
 """Longest wait of a shared transaction for further requests.
 
-It ends once the transaction has as many requests as the last.
+The wait ends once the transaction has as many requests as the previous transaction.
 """
 MOST_TOGETHER: Final = 256
 """Requests that share one transaction."""

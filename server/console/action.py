@@ -28,9 +28,9 @@ from drawdown.worker.access.people import Person
 from drawdown.worker.engine.context import Context
 
 MAX_REASON_CHARS: Final = 500
-"""Length of a reason that a person types in the console."""
+"""Characters of a reason that a person types in the console."""
 MAX_EVIDENCE_CHARS: Final = 500
-"""Length of evidence that a person types in the console."""
+"""Characters of evidence that a person types in the console."""
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ class Console:
     def context(self) -> Context:
         """Return the context of a dry run, with the providers' declarations.
 
-        It does not call a provider.
+        The method does not call a provider.
         """
         providers, broken = self.services.providers, self.services.broken
         dormant = {name: one.dormant for name, one in providers.items() if one.dormant is not None}
@@ -361,7 +361,7 @@ def _place(request: Request) -> str:
 
 
 WHOSE: Final = ("id", "key", "tab")
-"""Parameters that identify a page. They do not filter it."""
+"""Parameters that identify a page. They do not filter its rows."""
 
 
 @contextmanager

@@ -37,7 +37,7 @@ GONE_EVERY_S: Final = 1.0
 TAKEN_WITHIN_S: Final = 30.0
 """Seconds that a client may take to read one piece.
 
-After this time, the server ends the file and frees its place.
+After this time, the server ends the file, so that another file can begin.
 """
 
 WHOLE_WITHIN_S: Final = 300.0
@@ -60,7 +60,7 @@ class FileRequest:
 
 
 class Stream:
-    """A file in progress: one thread reads its rows, and the event loop sends them."""
+    """A file in progress. One thread reads its rows, and the event loop sends them."""
 
     def __init__(self, taken: FileRequest, ended: Callable[[], None]) -> None:
         self._taken = taken
@@ -176,8 +176,8 @@ class Files:
     ) -> AsyncIterator[bytes]:
         """Begin a file, and return its pieces.
 
-        `of`: a customer; its people may have one file in progress at a time. Errors: ApiError 503 if too many files are
-        in progress; those of the first rows.
+        `of`: a customer. The customer's people may have one file in progress at a time. Errors: ApiError 503 if too
+        many files are in progress; those of the first rows.
         """
         if of in self._of:
             raise ApiError(503, "busy", "your last file is not complete yet. Try again in a moment", headers=SOON)

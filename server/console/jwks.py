@@ -28,7 +28,7 @@ MOST_AT_ONCE: Final = 8
 """Concurrent calls to sign-in services, and callers that wait for their answers."""
 TOO_MANY: Final = "too many people sign in at this moment. Try again"
 MOST_KEYS: Final = 50
-"""Public keys at one address that Drawdown uses. It ignores all others."""
+"""Public keys at one address that Drawdown uses. Drawdown ignores further keys."""
 KEPT_MS: Final = 10 * MINUTE_MS
 """Time for which Drawdown caches an answer of a sign-in service."""
 AGAIN_MS: Final = 30 * SECOND_MS
@@ -45,10 +45,7 @@ class Trouble(Exception):
 
 
 def is_safe(url: str) -> bool:
-    """Return True if a call to this URL is safe from hosts in between.
-
-    They can neither read nor change the call.
-    """
+    """Return True if hosts in between cannot read or change a call to this URL."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -110,8 +107,8 @@ class DocumentCache:
     async def get_cached(self, url: str, what: str, *, at_most_ms: int = KEPT_MS) -> Mapping[str, Any]:
         """Return an address's JSON object from the cache, or read it.
 
-        Drawdown reads it again if the cached object is older than `at_most_ms`. Concurrent callers wait for the same
-        read. Errors: Trouble.
+        Drawdown reads the address again if the cached object is older than `at_most_ms`. Concurrent callers wait for
+        the same read. Errors: Trouble.
         """
         found = self._fresh(url, at_most_ms)
         if found is not None:

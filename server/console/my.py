@@ -124,7 +124,7 @@ class Face(Protocol):
 
 
 class Nobody(Exception):
-    """No person is signed in."""
+    """An error: the visitor is not signed in."""
 
 
 class Another(Refused):

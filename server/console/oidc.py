@@ -51,16 +51,16 @@ COOKIE: Final = "__Host-drawdown-oidc"
 WITHIN_MS: Final = 10 * MINUTE_MS
 """Time limit of a sign-in at the issuer, from the button to the person's return."""
 MAX_NEXT_CHARS: Final = 1_000
-"""Length of the page's address that Drawdown remembers during a sign-in.
+"""Characters of the page's address that Drawdown remembers during a sign-in.
 
 Drawdown drops a longer address.
 """
 MAX_CODE_CHARS: Final = 4_000
-"""Length of the code with which a person returns from a sign-in service."""
+"""Characters of the code with which a person returns from a sign-in service."""
 _CODE: Final = re.compile(r"[a-z_]{1,50}")
 """Matches an issuer's error code.
 
-Drawdown never shows the issuer's text: it may have any content.
+Drawdown never shows the issuer's own text, because it may have any content.
 """
 SCOPES: Final = "openid profile email"
 

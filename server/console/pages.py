@@ -48,5 +48,5 @@ ACTIONS: Final[tuple[Action, ...]] = (
 )
 """All actions, each at `/console/act/NAME`.
 
-Every declared action with a place has a form.
+Every declared action that names the page to show next (`place`) has a form.
 """

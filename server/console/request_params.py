@@ -21,7 +21,7 @@ from drawdown.schema.typed.parsing import LATEST_MS, parse_time
 from drawdown.worker.access.people import Person
 
 MAX_NAME_CHARS: Final = 40
-"""Length of a parameter's name that an error quotes."""
+"""Characters of a parameter's name that an error quotes."""
 MOST_PARAMETERS: Final = 20
 """Query parameters of one page of the console."""
 MAX_TEXT_CHARS: Final = 12 * 1024
@@ -148,7 +148,7 @@ class Ask:
     def instant(self, name: str) -> int | None:
         """Return a time in milliseconds; None if the parameter is missing.
 
-        Errors: UsageError if no calendar has the time.
+        Errors: UsageError for a time before 1970 or after the year 9999.
         """
         found = self.whole(name)
         if found is not None and not 0 <= found <= LATEST_MS:

@@ -67,7 +67,7 @@ class Budget:
     def take(self, caller: str, size: int, key: str = "") -> None:
         """Count bytes of a body.
 
-        `key`: the name of the API key that sends it; "" without a key. Errors: ApiError 503 if a limit would be
+        `key`: the name of the API key that sends the body; "" without a key. Errors: ApiError 503 if a limit would be
         exceeded.
         """
         if (
@@ -95,8 +95,8 @@ class Budget:
 async def body_of(request: Request, most_bytes: int, budget: Budget, key: str = "") -> AsyncIterator[bytes]:
     """Yield the whole body. The budget counts it until the context ends.
 
-    `key`: as in `Budget.take`. Errors: ApiError 413 if the body is too large, 408 if it is too slow, and 400 if it is
-    cut or its length is invalid. ApiError 503 if the budget is used up.
+    `key`: as in `Budget.take`. Errors: ApiError 413 if the body is too large, 408 if the body is too slow. ApiError 400
+    if the body is incomplete, or its length is invalid. ApiError 503 if the budget is used up.
     """
     said = request.headers.get("content-length", "0")
     if not (said.isascii() and said.isdigit() and len(said) <= _LENGTH_DIGITS):

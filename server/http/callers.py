@@ -99,7 +99,7 @@ class TokenBuckets:
     def take(self, caller: str, now_ms: int, amount: int = 1) -> bool:
         """Take this many tokens from a caller, and return True.
 
-        If the caller has fewer tokens, return False; all tokens stay.
+        If the caller has fewer tokens, return False. Then all tokens stay.
         """
         left = self._now(caller, now_ms)
         allowed = left >= amount * SECOND_MS

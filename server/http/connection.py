@@ -3,9 +3,9 @@
 Guarantee: each address has a limited share of the slots. A connection that waits for a head, a body or its turn does
 not block others. If all slots are taken, Drawdown closes a waiting connection of the caller with the most waiting
 connections. If all connections have a request in progress, some extra slots serve health alone. Drawdown closes a
-connection if the head of a request, the rest of an answered request, or a reader of the answer is too slow. The class
-uses uvicorn's protocol only by asyncio's interfaces. It feeds the protocol in pieces, and gives it a transport of its
-own. A request finds its connection in ASGI's state.
+connection if the head of a request, the rest of an answered request, or a reader of the answer is too slow.
+`Connection` uses uvicorn's protocol only by asyncio's interfaces. It feeds the protocol in pieces, and gives the
+protocol a transport of its own. A request finds its connection in ASGI's state.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Trusted proxies are exempt, because many callers share a proxy.
 HEALTH_SLOTS: Final = 32
 """Connections beyond MAX_CONNECTIONS, for health alone.
 
-Each gets one answer about health. If all are in use, a new connection closes the oldest of them.
+Each gets one answer about health. If all are in use, a new connection closes the oldest of these connections.
 """
 PATIENCE_S: Final = 15.0
 """Seconds to wait for a head, or for the rest of an answered request."""
@@ -262,7 +262,7 @@ class Connection(asyncio.Protocol):
     def rest(self) -> None:
         """Mark the connection as idle while its request waits for a body or a turn.
 
-        Meanwhile it may be closed for a new connection.
+        Meanwhile the connection may be closed for a new connection.
         """
         if self._slot is not None:
             self.slots.wait(self._slot)

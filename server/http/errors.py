@@ -63,7 +63,7 @@ def bad_value(at: str | None, message: str, code: str = "bad_value") -> ApiError
 def error_answer(error: ApiError) -> JSONResponse:
     """Return the JSON answer of an error.
 
-    It is `{"error": {"code": ..., "message": ..., "details": ...}}`.
+    The answer is `{"error": {"code": ..., "message": ..., "details": ...}}`.
     """
     body: dict[str, object] = {"code": error.code, "message": error.message}
     if error.details is not None:
@@ -74,7 +74,8 @@ def error_answer(error: ApiError) -> JSONResponse:
 def of_drawdown(error: DrawdownError) -> ApiError:
     """Return a Drawdown error as an HTTP error.
 
-    The status is 400 for a wrong value, 409 for a broken rule, 503 for a temporary fault, and 500 otherwise.
+    The status is 404 for an unknown organisation, 400 for another wrong value, and 409 for a broken rule. It is 503 if
+    the database is unavailable or a commit is unanswered, and 500 otherwise.
     """
     match error:
         case UnknownId() if error.noun == "organisation":
@@ -128,5 +129,5 @@ HANDLERS: Final[Handlers] = {ApiError: on_api_error, DrawdownError: on_drawdown_
 
 
 async def on_any_error(_request: Request, _error: Exception) -> JSONResponse:
-    """Answer an internal error. The limits around the route log its place."""
+    """Answer an internal error. `Limits` around the route logs the place of the error."""
     return error_answer(ApiError(500, "failed", "internal error. The log of the server has the details"))

@@ -46,7 +46,7 @@ HEADERS: Final = (
 
 
 class Connected(Protocol):
-    """The connection of a request: see connection.py."""
+    """The connection of a request. `connection.Connection` implements it."""
 
     @property
     def for_health(self) -> bool: ...
@@ -104,7 +104,7 @@ class KnownProofs(Generic[T]):
     def note(self, proof: str, now_ms: int, found: T | None) -> None:
         """Remember the result of a proof.
 
-        If the result is None, the proof is invalid or has ended, so forget it.
+        `found` None: forget the proof, because it is invalid or has ended.
         """
         self.found.pop(proof, None)
         if found is None:
@@ -292,9 +292,11 @@ OPEN_PER_S: Final = 20
 They are health, metrics, descriptions, and pages without a known session.
 """
 FAILED_PER_S: Final = 10
-"""Failed authentications of one caller before it must wait."""
+"""Average failed authentications a second of one caller. Above the limit, the caller's requests without a known key or
+session wait."""
 ALL_FAILED_PER_S: Final = 50
-"""Average failed requests a second of all callers together."""
+"""Average failed authentications a second of all callers together. Above the limit, all requests without a known key or
+session wait."""
 TURNS_PER_S: Final = 100
 """Requests a second that the server accepts from callers above their limits."""
 LONGEST_TURN_S: Final = 5.0

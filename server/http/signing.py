@@ -55,8 +55,8 @@ def verify(
 ) -> str:
     """Verify a signature, and return it.
 
-    `worker.access.idempotency.use_once` then marks it as used. `headers` and `hosts` are in lower case. `hosts`: the
-    deployment's names; empty to accept any. Errors: ApiError 503 if no secret is set, 401 otherwise.
+    `worker.access.idempotency.use_once` then marks the signature as used. `headers` and `hosts` are in lower case.
+    `hosts`: the deployment's names; empty to accept any. Errors: ApiError 503 if no secret is set, 401 otherwise.
     """
     if not secrets:
         raise ApiError(
@@ -89,7 +89,7 @@ def verify(
 def require_fresh(headers: Mapping[str, str], now_ms: int) -> None:
     """Refuse a verified request that is no longer fresh. Errors: ApiError 401.
 
-    Drawdown forgets a used signature once it is too old. So check again after a wait.
+    Call this function again after a wait, because Drawdown forgets used signatures once they are too old.
     """
     if abs(now_ms - int(headers["x-timestamp"]) * SECOND_MS) > TOLERANCE_MS:
         raise _refused(

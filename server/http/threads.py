@@ -51,7 +51,7 @@ class Threads:
         return await asyncio.get_running_loop().run_in_executor(self._pool, whole)
 
     async def run(self, work: Callable[[sa.Engine], T]) -> T:
-        """Run work that makes its own transactions in a thread."""
+        """Run work in a thread. The work makes its own transactions."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, self._engine)
 
     def begin(self, work: Callable[[sa.Engine], None]) -> None:
@@ -87,7 +87,7 @@ class Restores:
     def doubt(self, engine: sa.Engine) -> str | None:
         """Return why the database may have lost history; None without such a doubt.
 
-        It only reads.
+        The method only reads.
         """
         witness = self._load_witness(engine)
         return read(engine, lambda connection: read_doubt(connection, witness))

@@ -4,11 +4,11 @@ One transaction stores the items of a body.
 
 Guarantee: the answer 200 comes after the commit, and an invalid item does not affect others. A refused batch does not
 change the database. Reading and storing have their own threads, so no batch delays an execution, the gate or a webhook.
-At most MOST_BATCHES wait, each key has at most its share of them, and at most AT_ONCE are unpacked at a time. Keys take
-turns, so a busy key delays another only by the batches in progress. A small body, such as one event, does not wait for
-large batches. It shares a transaction with concurrent bodies of its key (`singles`). A body in transfer waits only for
-its sender, within the budget of all bodies. Drawdown counts invalid items after each answer, and writes the counts
-every EVERY_S, so no request waits for them.
+At most MOST_BATCHES are in work or wait, and each key has a limited share of this number. At most AT_ONCE are unpacked
+at a time. Keys take turns, so a busy key delays another only by the batches in progress. A small body, such as one
+event, does not wait for large batches. It shares a transaction with concurrent bodies of its key (`singles`). A body in
+transfer waits only for its sender, within the budget of all bodies. Drawdown counts invalid items after each answer,
+and writes the counts every EVERY_S, so no request waits for them.
 """
 
 from __future__ import annotations
@@ -63,17 +63,18 @@ All transactions of a process use fewer connections than its engine has.
 MOST_BATCHES: Final = 32
 """Batches in work or waiting.
 
-A batch counts from the arrival of its body, so that a slow sender does not occupy a place.
+A batch counts from the arrival of its body, so that slow senders do not use up the limit.
 """
 MOST_BATCHES_OF_A_KEY: Final = 16
 """Batches of one key while other keys do not send.
 
-A key gets a further place only if it has fewer places than are free. So two busy keys leave places for a third.
+A key can add a batch only if it has fewer batches than MOST_BATCHES still allows. So two busy keys leave room for a
+third.
 """
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")
 """Outcomes by which the metrics count items.
 
-An event that the guard charges at once is invalid, but its sender cannot fix it.
+An event that the guard charges at once is invalid, but its sender cannot fix the event.
 """
 KEPT: Final = ("accepted", "duplicate", "pending")
 """Statuses of items that the server keeps."""
@@ -361,7 +362,7 @@ def _bare(error: ApiError) -> ApiError:
 def answer(found: Sequence[Result]) -> JSONResponse:
     """Return the answer to a body.
 
-    Its status is 200 if the server keeps each item, 207 if it keeps some, and 422 if it rejects all.
+    The status is 200 if the server keeps all items, 207 if it keeps some items, and 422 if it rejects all items.
     """
     body: dict[str, object] = {"results": [one.to_json() for one in found]}
     kept = sum(one.status in KEPT for one in found)
@@ -389,7 +390,7 @@ def _with_name(found: Result, named: Named) -> Result:
 class FairQueue:
     """A queue with a number of concurrent turns, in one event loop.
 
-    Each key has its own line, and the lines take turns.
+    Each key has its own queue, and the keys take turns.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -402,7 +403,7 @@ class FairQueue:
 
     @asynccontextmanager
     async def turn(self, key: str) -> AsyncIterator[None]:
-        """Wait for a turn of this key, and hold it until the context ends."""
+        """Wait for a turn of this key, and keep the turn until the context ends."""
         await self._wait(key)
         try:
             yield

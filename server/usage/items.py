@@ -174,7 +174,7 @@ class Events:
         return answer(await self._intake.take(request, EVENTS))
 
     async def take_as_openmeter(self, request: Request) -> Response:
-        """Take CloudEvents as OpenMeter does. Answer 204 if all are stored.
+        """Take CloudEvents as OpenMeter does. Answer 204 if all events are stored.
 
         If Drawdown rejects some events, it stores the others, and answers 422.
         """
@@ -275,9 +275,9 @@ class ItemAnswer(BaseModel):
 
 
 class TakenAnswer(BaseModel):
-    """One outcome for each item, in order.
+    """The outcomes of the items, in order.
 
-    The status is 200 if the server stored each item, 207 if it stored some, and 422 if it rejected all.
+    The status is 200 if the server stored all items, 207 if it stored some items, and 422 if it rejected all items.
     """
 
     model_config = ConfigDict(

@@ -101,8 +101,8 @@ class UsageQuery(BaseModel):
 class UsageRowAnswer(BaseModel):
     """Base units of a feature: seconds (`s`), MB-seconds (`mb_s`) or `units`.
 
-    `group`: the day, sandbox, project or subject; empty if it is unknown or pruned. `feature`: empty if the usage is
-    not mapped to a feature yet. `sealed`: the sealed quantity; null if pushes do not distinguish the groups.
+    `group`: the day, sandbox, project or subject; empty if the group is unknown or pruned. `feature`: empty if the
+    usage is not mapped to a feature yet. `sealed`: the sealed quantity; null if pushes do not distinguish the groups.
     """
 
     group: str

@@ -104,7 +104,7 @@ def lasting(ms: int | None) -> str:
 def ago(ms: int | None, now_ms: int) -> str:
     """Return the distance from now, such as `2 d 4 h ago`.
 
-    Show it beside a time, never in place of the time.
+    Show the distance beside a time, never in place of the time.
     """
     if ms is None:
         return "never"

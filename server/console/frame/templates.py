@@ -79,7 +79,7 @@ def _clean_value(value: object) -> object:
 def running(entries: Iterable[Any], closing_micro: int) -> Iterator[tuple[Any, int]]:
     """Yield each entry with the balance after it.
 
-    The latest entry is first; `closing_micro` is the balance after it.
+    The latest entry is first. `closing_micro`: the balance after the latest entry.
     """
     for entry in entries:
         yield entry, closing_micro

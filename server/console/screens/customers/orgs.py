@@ -1,4 +1,4 @@
-"""Show all organisations by page, filtered by the address; also as a file."""
+"""Show all organisations by page, filtered by the address, or as a file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Yield the organisations of the filter: plain decimals, times in UTC."""
+    """Yield the organisations of the filter as lines of CSV.
+
+    Amounts are plain credits, and times are in UTC.
+    """
     chosen, sort = _chosen(connection, ask)
     yield csv_line(COLUMNS)
     for org in every_org(connection, chosen, ask.now_ms, sort):

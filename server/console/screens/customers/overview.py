@@ -1,7 +1,7 @@
 """Show the overview: the verdict, work for a person, and the last day's ticks.
 
 Guarantee: the verdict, its reason and its next step are exactly those of `drawdown status`. The page lists the work for
-a person, the worst first. Below it is the work for a tick, and then the work that is due within a day.
+a person, the worst first. Below this list is the work for a tick, and then the work that is due within a day.
 """
 
 from __future__ import annotations

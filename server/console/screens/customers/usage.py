@@ -30,7 +30,7 @@ from drawdown.worker.wallets.entries import Chosen, Forecast, LedgerDay, RunStep
 DAYS: Final = (30, 7, 90)
 TILE_DAYS: Final = 30
 OTHER: Final = "executions by amount"
-"""Name of charges without a feature: executions that were settled by an amount.
+"""Name of charges without a feature, which are executions settled by an amount.
 
 A feature cannot have this name, because it has spaces.
 """
@@ -129,8 +129,8 @@ def _tiles(account: Account, said: str, used_: Tile) -> list[Tile]:
 def provider_balance_tiles(connection: sa.Connection, org: Any, paid: PaidFrom, now_ms: int) -> list[Tile]:
     """Return the tiles of an organisation with its balance at a provider.
 
-    The tiles show the provider's last balance, less the usage that it does not include yet. Before the first read of a
-    balance, they show that the balance is unknown. `org`: the organisation's row.
+    The tiles show the provider's last balance, less the usage that the balance does not include yet. Before the first
+    read of a balance, they show that the balance is unknown. `org`: the organisation's row.
     """
     if org is None or org.billing_provider in HERE or org.balance_micro is None:
         return [wallets.nothing_here(paid)]
@@ -158,7 +158,7 @@ def _over_from_before(account: Account) -> list[Tile]:
 def available(account: Account, said: str) -> Tile:
     """Return the tile of available credit.
 
-    If the wallet owes credit, its text and colour show that in place of the forecast.
+    If the wallet owes credit, the tile shows the debt in place of the forecast.
     """
     if account.owed_micro > 0:
         said = f"{figures.credits(account.owed_micro)} owed: used but not paid"
@@ -197,7 +197,7 @@ def chart(use: list[Use], now_ms: int, from_ms: int, step_ms: int = DAY_MS) -> c
 
 
 def by_day(use: list[Use]) -> list[tuple[int, int]]:
-    """Return the chart's data: each day with use, and its sum, the latest first."""
+    """Return each day with use and its sum in micro-credits, the latest first."""
     sums: dict[int, int] = {}
     for one in use:
         sums[one.at_ms] = sums.get(one.at_ms, 0) + one.micro

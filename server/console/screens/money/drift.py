@@ -106,7 +106,7 @@ def _bills(found: Sequence[DriftLine], from_ms: int, looked: str) -> Table:
 def apart(one: DriftLine) -> str:
     """Return the difference of bill and estimate in per cent of the estimate.
 
-    It has one decimal, halves rounded away from zero.
+    The result has one decimal, with halves rounded away from zero.
     """
     if one.billed_micro is None or not one.estimated_micro:
         return figures.UNKNOWN

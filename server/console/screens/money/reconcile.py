@@ -110,7 +110,7 @@ def _after(ask: Ask) -> After | None:
 def row(one: Compared, *, correct: bool = False) -> tuple[Cell, ...]:
     """Return the row of a comparison.
 
-    `correct`: True to add the action that corrects its organisation, provider and day.
+    `correct`: True to add the action that corrects this organisation, provider and day.
     """
     day, next_day = figures.day(one.day_ms), figures.day(one.day_ms + DAY_MS)
     whose = {"org": one.org_id, "provider": one.provider, "from": day, "to": next_day}

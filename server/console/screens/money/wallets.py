@@ -1,4 +1,4 @@
-"""Show the ledger: its wallets, its rate card and its plans; or one wallet.
+"""Show the ledger's wallets, rate card and plans, or one wallet.
 
 The list has the lowest wallets first. A wallet's page has its credit, its lots in their order of use, and its entries
 with links.
@@ -222,7 +222,7 @@ def _never_used(customer: str, paid: PaidFrom) -> PageContent:
 
 
 def whose(paid: PaidFrom) -> str:
-    """Return why Drawdown cannot show a balance; '' if it keeps the balance."""
+    """Return why Drawdown cannot show a balance; '' if Drawdown keeps the balance."""
     if paid.is_here:
         return ""
     if paid.provider is None:
@@ -275,9 +275,9 @@ def lines_of_one(connection: sa.Connection, ask: Ask) -> Iterator[str]:
 
 
 def entry_lines(connection: sa.Connection, customer: str, chosen: ChosenEntries) -> Iterator[str]:
-    """Yield a wallet's entries as lines of CSV, each with the balance after it.
+    """Yield a wallet's entries as lines of CSV, each with the balance after the entry.
 
-    They have the order of the wallet's page.
+    The lines have the order of the wallet's page.
     """
     yield csv_line(ENTRY_COLUMNS)
     for one, left in wallet_entries.every(connection, customer, chosen):

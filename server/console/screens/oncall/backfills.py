@@ -1,4 +1,4 @@
-"""Show backfills, and the usage that closing one of them would bill.
+"""Show backfills, and the usage that Drawdown would bill if you close a backfill.
 
 A backfill adds past events. A person closes it with the hash of the shown comparison, or reverts it.
 """
@@ -67,7 +67,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     """Return the page of a backfill.
 
-    If it is open, the page has the usage that closing it would bill now.
+    If it is open, the page has the usage that Drawdown would bill if you close it now.
     """
     name = ask.required("key")
     found = show_backfill(connection, name)

@@ -262,7 +262,7 @@ PUSH_PATH: Final = "/console/push"
 SAMPLES_OPEN: Final = 12
 """Number of samples up to which the table is open.
 
-A longer table is folded, so that the next tables stay in view.
+A longer table starts closed, so that the next tables stay in view.
 """
 DIGITS: Final = re.compile(r"[0-9]+")
 """Matches numbers.

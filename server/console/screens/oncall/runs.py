@@ -1,4 +1,4 @@
-"""Show executions: those that hold credit, others by filter, and one of them.
+"""Show executions with reserved credit, executions by filter, and one execution.
 
 The page of an execution has its reservation, its draws and its end. A person can release it.
 """
@@ -39,8 +39,8 @@ COLUMNS: Final = (
 )  # fmt: skip
 """Columns of a file of executions.
 
-If the receipt charges an execution, its draws are entries of the ledger under its name. If metering charges it, its
-draws are usage. Read `settled_by` before you add up either.
+If the receipt charges an execution, its draws are entries of the ledger under its name. If metering charges the
+execution, its draws are usage. Read `settled_by` before you add up draws or usage.
 """
 STATES: Final = (*runs.STATES, "any")
 OLDER: Final[Mapping[str, int]] = {"": 0, "1h": HOUR_MS, "6h": 6 * HOUR_MS, "24h": DAY_MS, "7d": 7 * DAY_MS}
