@@ -450,7 +450,7 @@ def of_workers(found: Cluster) -> Iterator[Metric]:
     yield gauge("worker_jobs_oldest_age_seconds", "Seconds since the oldest waiting worker job began to wait, by kind.",
                 [((kind,), ages[kind]) for kind in JOB_KINDS], ("kind",))  # fmt: skip
     failed = [one.failed_ms for one in found.workers if one.failed_ms is not None]
-    yield gauge("worker_last_failure_age_seconds", "Seconds since the last failed worker job of the last 24 hours.",
+    yield gauge("worker_last_failure_age_seconds", "Seconds since the last failed job of the workers of the last 24 hours.",
                 [((), seconds(min(failed)))] if failed else [])  # fmt: skip
 
 
@@ -678,7 +678,7 @@ def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     ]
     yield gauge(
         "proof_age_seconds",
-        "Seconds since verify last proved all invariants, or 0 without a proof, by scope of the run.",
+        "Seconds since `verify` last proved all invariants, or 0 without a proof, by run (`whole` or `continued`).",
         ages,
         ("run",),
     )
