@@ -169,8 +169,8 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     age = 0 if oldest is None else oldest.age_ms
     yield gauge(
         "oldest_transaction_seconds",
-        "Seconds since the start of the oldest open PostgreSQL transaction with writes. Drawdown cannot bill inserts of "
-        "an open transaction.",
+        "Seconds since the start of the oldest open PostgreSQL transaction with writes. Drawdown cannot bill inserts "
+        "of an open transaction.",
         [] if age is None else [((), seconds(age))],
     )
     found = dict.fromkeys(PROBLEMS, 0) | quarantined(connection)
@@ -450,7 +450,8 @@ def of_workers(found: Cluster) -> Iterator[Metric]:
     yield gauge("worker_jobs_oldest_age_seconds", "Seconds since the oldest waiting worker job began to wait, by kind.",
                 [((kind,), ages[kind]) for kind in JOB_KINDS], ("kind",))  # fmt: skip
     failed = [one.failed_ms for one in found.workers if one.failed_ms is not None]
-    yield gauge("worker_last_failure_age_seconds", "Seconds since the last failed job of the workers of the last 24 hours.",
+    yield gauge("worker_last_failure_age_seconds",
+                "Seconds since the last failed job of the workers of the last 24 hours.",
                 [((), seconds(min(failed)))] if failed else [])  # fmt: skip
 
 
