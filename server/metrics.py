@@ -169,7 +169,8 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     age = 0 if oldest is None else oldest.age_ms
     yield gauge(
         "oldest_transaction_seconds",
-        "Seconds since the start of the oldest open PostgreSQL transaction with writes. Its inserts are not billed.",
+        "Seconds since the start of the oldest open PostgreSQL transaction with writes. Drawdown cannot bill inserts "
+        "of an open transaction.",
         [] if age is None else [((), seconds(age))],
     )
     found = dict.fromkeys(PROBLEMS, 0) | quarantined(connection)
@@ -223,7 +224,9 @@ def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge("halts_oldest_age_seconds", "Seconds since the oldest unacknowledged halt was issued.", [((), age)])
     ignored = len(ignored_halts(connection, Shard()))
     yield gauge(
-        "halts_ignored", "Halts that a cell acknowledged repeatedly while sandboxes still run.", [((), ignored)]
+        "halts_ignored",
+        "Halts that a cell acknowledged repeatedly, although sandboxes of the organisation still run.",
+        [((), ignored)],
     )
     yield gauge(
         "orgs_stopped", "Stopped organisations that need manual review.", [((), figures.stopped_orgs(connection))]
@@ -288,7 +291,7 @@ def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     )  # fmt: skip
     yield gauge(
         "orgs_unread_oldest_age_seconds",
-        "Seconds since the oldest failed read of an organisation that was not read since, by provider.",
+        "Seconds since the start of the longest series of failed reads of an organisation, by provider.",
         [((row.provider,), seconds(now_ms - row.since_ms)) for row in unread], ("provider",),
     )  # fmt: skip
 
@@ -368,7 +371,7 @@ def filing(connection: sa.Connection) -> Iterator[Metric]:
     of = (("refused", found.refused), ("conflict", found.conflicts), ("failed", found.failing))
     yield gauge(
         "batch_files_left",
-        "Files in watched folders that were not imported, by state.",
+        "Files and query answers of sources that were not imported, by state.",
         [((state,), n) for state, n in of],
         ["state"],
     )
@@ -389,7 +392,7 @@ def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     ]
     yield gauge(
         "uncompared_balance_age_seconds",
-        "Seconds since reconcile left out the oldest balance that is still not compared, by provider.",
+        "Seconds since a reconcile first left out the oldest balance that is not compared yet, by provider.",
         left_out,
         ["provider"],
     )
@@ -447,7 +450,8 @@ def of_workers(found: Cluster) -> Iterator[Metric]:
     yield gauge("worker_jobs_oldest_age_seconds", "Seconds since the oldest waiting worker job began to wait, by kind.",
                 [((kind,), ages[kind]) for kind in JOB_KINDS], ("kind",))  # fmt: skip
     failed = [one.failed_ms for one in found.workers if one.failed_ms is not None]
-    yield gauge("worker_last_failure_age_seconds", "Seconds since the last failed worker job of the last 24 hours.",
+    yield gauge("worker_last_failure_age_seconds",
+                "Seconds since the last failed job of the workers of the last 24 hours.",
                 [((), seconds(min(failed)))] if failed else [])  # fmt: skip
 
 
@@ -516,7 +520,9 @@ def reserving(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge("reservations_expired", "Executions that expired unsettled in the last 24 hours.", [((), runs.expired)])
     owed = owed_figures(connection)
     yield gauge(
-        "settlements_waiting_credits", "Credits that wait for payout to suppliers.", [((), owed.waiting_micro / MICRO)]
+        "settlements_waiting_credits",
+        "Credits owed to suppliers that a payout has not released.",
+        [((), owed.waiting_micro / MICRO)],
     )
     yield gauge("settlement_freezes", "Active freezes of settlements or suppliers.", [((), owed.freezes)])
     age = 0 if owed.frozen_since_ms is None else now_ms - owed.frozen_since_ms
@@ -545,12 +551,12 @@ def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge("topups_ended", "Top-ups that ended in the last 24 hours, by state.", ended, ("state",))
     yield gauge(
         "topups_blocked",
-        "Wallets with automatic top-ups that stopped after declines, or after a call that cannot be sent.",
+        "Wallets with automatic top-ups that stopped after a decline, or after a call that cannot be sent.",
         [((), found.blocked)],
     )
     yield gauge(
         "topups_manual_review",
-        "Top-ups that need manual review because their payment belongs to another top-up.",
+        "Top-ups that need manual review, because the payment differs from the requested payment.",
         [((), found.manual_review)],
     )
     yield gauge("topups_stopped", "1 if an operator stopped all top-ups, 0 if not.", [((), int(found.stopped))])
@@ -629,13 +635,13 @@ The age covers the days that began in the last week.
 def comparing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Yield the metrics of parity, from the last check of each cell's day."""
     found = parity_figures(connection, now_ms - PARITY_RECENT_MS)
-    yield gauge("parity_differing", "Organisation days of the last seven days that differ from the totals of cells.",
+    yield gauge("parity_differing", "Days of organisations in the last week that differ from the totals of cells.",
                 [((), found.differing)])  # fmt: skip
-    yield gauge("parity_unread", "Cell days of the last seven days that could not be read.", [((), found.unread)])
+    yield gauge("parity_unread", "Days of cells in the last week without readable totals.", [((), found.unread)])
     age = 0 if found.checked_ms is None else now_ms - found.checked_ms
     yield gauge(
         "parity_checked_age_seconds",
-        "Seconds since the last comparison with the totals of cells, or 0 without a comparison.",
+        "Seconds since the last check of the totals of cells, or 0 without a check.",
         [((), seconds(age))],
     )
 
@@ -658,7 +664,7 @@ def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     alerts = [((name,), one.alerts) for name, one in sorted(last.items())]
     yield gauge(
         "check_alerts",
-        "Guard counters or bill lines of vendors that need manual review since the last run of their check, by check.",
+        "Guard counters or bill lines of vendors that needed manual review in the last run of their check, by check.",
         alerts,
         label,
     )
@@ -673,7 +679,7 @@ def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     ]
     yield gauge(
         "proof_age_seconds",
-        "Seconds since verify last proved all invariants, or 0 without a proof, by scope of the run.",
+        "Seconds since `verify` last proved all invariants, or 0 without a proof, by run (`whole` or `continued`).",
         ages,
         ("run",),
     )

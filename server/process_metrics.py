@@ -81,7 +81,9 @@ def intake(items: Mapping[tuple[str, str], int]) -> Metric:
     """Return the items that programs sent to this process, by kind and outcome."""
     labels = ("kind", "status")
     metric = CounterMetricFamily(
-        "drawdown_intake_items", "Items that this process received since its start, by kind and status.", labels=labels
+        "drawdown_intake_items",
+        "Events and samples that this process answered since its start, by kind and status.",
+        labels=labels,
     )
     for found, count in sorted(items.items()):
         metric.add_metric(found, count)
