@@ -511,7 +511,7 @@ def test_commands_on_lots(tmp_path: Path) -> None:
     assert "included, bonus, purchased" in run(url, "ledger", "grant", "acme", "1", "--kind", "gift", status=2)
     assert "did you mean grant:k" in run(url, "ledger", "take-back", "grant:kk", status=2)
     assert "took back 12.50 credits of grant:k; 0.00 credits now" in run(url, "ledger", "take-back", "k")
-    assert "nothing is left to take of grant:k" in run(url, "ledger", "take-back", "k", "--whole")
+    assert "0 credits are left to take back of grant:k" in run(url, "ledger", "take-back", "k", "--whole")
 
 
 @pytest.mark.parametrize("times", ["--expires +30d", "--begins +2h", "--begins +1d --expires +30d"])

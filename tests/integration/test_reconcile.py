@@ -442,7 +442,7 @@ def test_only_what_is_asked_for_is_compared(engine: sa.Engine) -> None:
 
 def test_who_cannot_be_compared_is_named(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, totals_lag_ms=None)
-    assert compare(fleet).skipped == {"fake": "it returns no totals"}
+    assert compare(fleet).skipped == {"fake": "it does not return totals"}
     provider.capabilities = capabilities(**TOTALS)
     world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock)
     context = fleet.context(dormant={"fake": "FAKE_KEY is not set"})

@@ -171,8 +171,8 @@ def add(
     }
     if SQL.run(connection, "insert", values).first() is None:
         raise Refused(
-            f"the name {name} belongs to an active or ended person. Run `drawdown console user reset {typed(name)}`, "
-            "or use another name"
+            f"the name {name} belongs to an active or ended person. Use another name. To send an active person a new "
+            f"link, run `drawdown console user reset {typed(name)}`"
         )
     record(connection, "console_user_add", name, {"role": role, "grant_limit_micro": grant_limit_micro}, by)
     return by.now_ms + LINK_MS
@@ -288,7 +288,10 @@ def _row(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
 def _hold(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
     row = _row(connection, name)
     if row.ended_ms is not None:
-        raise Refused(f"the access of {name} has ended. Run `drawdown console user add` with another name")
+        raise Refused(
+            f"the access of {name} has ended. Add the person with another name (`drawdown console user add NAME "
+            "--role ROLE`)"
+        )
     return row
 
 

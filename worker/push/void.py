@@ -272,9 +272,8 @@ def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterat
     for push in chosen:
         if push.window_ms < floors.get(push.org_id, 0):
             text = (
-                f"cannot void {push.key}: it falls below the floor of {push.org_id}. Settle it "
-                "with the customer, then run `drawdown push resolve KEY --outcome accepted "
-                "--evidence ...`"
+                f"cannot void {push.key}: it falls below the floor of {push.org_id}. Settle it with the customer, then "
+                f"run `drawdown push resolve {push.key} --outcome accepted --evidence TEXT`"
             )
             yield Refusal(str(push.key), "below_floor", text)
 

@@ -107,7 +107,7 @@ def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int
             )
         case PushRefused(key, reason) if _is_storable(key):
             return _refused(connection, provider, key, reason if _is_storable(reason) else repr(reason), now_ms)
-    return "the webhook names no push key that could be here"
+    return "the webhook names a push key that this database cannot store"
 
 
 def orgs_of(connection: sa.Connection, provider: str, customer_id: str, now_ms: int) -> list[str]:

@@ -231,7 +231,11 @@ def notes(made: ReplayPlan) -> list[tuple[str, str]]:
     if made.stopped:
         names = ", ".join(made.stopped[:3]) + (" …" if len(made.stopped) > 3 else "")
         lines.append(
-            ("stopped", f"{_orgs(len(made.stopped))} left out ({names}). To include them, run `drawdown org release`")
+            (
+                "stopped",
+                f"{_orgs(len(made.stopped))} left out ({names}). To include an organisation, run `drawdown org "
+                "release ORG`",
+            )
         )
     lines += [
         ("flip", f"{flip.org_id} at {show_time(flip.at_ms)}: {flip.was} before, {flip.becomes} from then on")

@@ -107,8 +107,8 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
         raise Refused(explain_race("sample", sample_id))
     if sample.problem is not None:
         raise Refused(
-            f"cannot withdraw {sample_id}: it is quarantined ({sample.problem}), so it was never billed. Run "
-            "`drawdown sample dismiss`"
+            f"cannot withdraw {sample_id}: it is quarantined ({sample.problem}), so it was never billed. Run `drawdown "
+            f"sample dismiss {typed(sample_id)}`"
         )
     window = window_of(sample.ts)
     found = Withdrawn(sample_id, sample.org_id, window, int(sample.interval_s), sample.withdrawn is not None)

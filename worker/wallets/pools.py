@@ -310,7 +310,11 @@ def _make(connection: sa.Connection, asked: Invocation, pool: PoolName, *, new: 
 
 
 def _sentence(done: PoolMade) -> str:
-    said = "created. To give it credit, run `drawdown ledger grant`" if done.made else "exists already; nothing changes"
+    said = (
+        f"created. To give it credit, run `drawdown ledger grant {typed(done.pool, 'CREDITS')}`"
+        if done.made
+        else "exists already; nothing changes"
+    )
     return f"pool {done.pool}: {said}"
 
 
