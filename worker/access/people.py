@@ -156,7 +156,7 @@ def add(
     """
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"invalid name {quote_value(name)}: expected 1 to 64 of a-z, 0-9 and . _ @ + -, with a "
+            f"invalid name {quote_value(name)}: expected 1 to 64 characters of a-z, 0-9 and . _ @ + -, with a "
             "letter or digit first"
         )
     _require_role(role, grant_limit_micro)
@@ -272,7 +272,7 @@ def _require_role(role: str, grant_limit_micro: int | None) -> None:
 
 def _link(link: str, now_ms: int) -> dict[str, object]:
     if not LINK.fullmatch(link):
-        raise UsageError("invalid link: expected 256 random bits")
+        raise UsageError("invalid link: expected 43 random characters of A-Z, a-z, 0-9, - and _")
     return {"link_sha256": hash_of(link), "link_expires_ms": now_ms + LINK_MS}
 
 

@@ -214,7 +214,10 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     if changed is not None:
         size, window, meant = changed
         what = f"the event type {_type_of(connection, size)}" if row.is_of_events else f"{size} MB"
-        raise Refused(f"{what} is {meant} in sealed windows from {utc(window)}. Pass --from {utc(sealed_to)} or later")
+        raise Refused(
+            f"cannot map {what}: it is {meant} in sealed windows from {utc(window)}. Pass --from {utc(sealed_to)} or "
+            "later"
+        )
     if row.feature and start < sealed_to and not confirmed:
         raise Refused("this mapping gives sealed windows a feature. Check it with --dry-run, then pass --yes")
     lost_to = max((loss.until_ms for loss in read_losses(connection)), default=0)

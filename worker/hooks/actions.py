@@ -321,7 +321,7 @@ def _listens(done: EndpointSet) -> list[str]:
     before = f"; before: {done.was_url}" if done.was_url is not None else ""
     lines = [f"{done.name}: {done.url}; {', '.join(done.events)}{before}"]
     if done.was_url is None and done.secret is None:
-        lines.append("the endpoint has no secret yet. Set DRAWDOWN_HOOK_SECRET")
+        lines.append("the endpoint does not have a secret yet. Set DRAWDOWN_HOOK_SECRET")
     if not done.allowed:
         lines.append("Drawdown does not call the endpoint yet. Add its origin to DRAWDOWN_HOOK_ORIGINS")
     return lines

@@ -65,7 +65,7 @@ class Refusal:
 
 
 REJECTED: Final = "the provider rejected it"
-DOUBTED: Final = "the provider rejected one attempt, but another may have been charged: "
+DOUBTED: Final = "the provider rejected one attempt, but may have charged another: "
 
 
 class OfWindow(Protocol):

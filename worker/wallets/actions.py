@@ -551,7 +551,7 @@ def _keeper(connection: sa.Connection, paid: PaidFrom, customer_id: str, now_ms:
 def _grant_sentence(done: CreditGiven) -> str:
     line = f"{done.customer_id}: {show_credits(done.balance_micro)} credits, plan {done.plan or '-'}; "
     if done.repeated:
-        return f"{line}the grant {done.key} was made before. This call added no credit"
+        return f"{line}the grant {done.key} was made before. This call did not add credit"
     if done.begins_ms is not None:
         line += f"{show_credits(done.granted_micro)} more from {show_time(done.begins_ms)} on"
     else:

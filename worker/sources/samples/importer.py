@@ -146,7 +146,7 @@ def _check(sources: Sequence[str], options: ImportOptions, now_ms: int) -> None:
         format_of(name, options)
         path = Path(name)
         if options.rejects is not None and options.rejects.resolve() == path.resolve():
-            raise UsageError(f"--rejects {options.rejects} would overwrite a file to import. Name another")
+            raise UsageError(f"--rejects {options.rejects} would overwrite a file to import. Name another file")
         if _is_repeatable(name) or (name != STDIN and not path.exists()):
             with open_lines(name) as lines:
                 read_records(lines, options, now_ms)
@@ -354,7 +354,7 @@ def prefix_of(name: str, options: ImportOptions) -> str | None:
         )
     if f"{prefix}:" in RESERVED_IDS:
         raise UsageError(
-            f"invalid --id-prefix {quote_value(prefix)}: Drawdown reserves ids that begin with it. Choose another"
+            f"invalid --id-prefix {quote_value(prefix)}: Drawdown reserves ids that begin with it. Choose another prefix"
         )
     return prefix
 
