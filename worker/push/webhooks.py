@@ -102,7 +102,7 @@ def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int
         case CustomerChanged(customer_id):
             orgs = orgs_of(connection, provider, customer_id, now_ms)
             mark_for_two_reads(connection, orgs, now_ms)
-            return f"{customer_id}: {'the next tick reads this customer again' if orgs else 'this customer does not belong to an organisation here'}"
+            return f"{customer_id}: {'the next tick reads it again' if orgs else 'organisations here are not billed as it'}"
         case PushRefused(key, reason) if _is_storable(key):
             return _refused(connection, provider, key, reason if _is_storable(reason) else repr(reason), now_ms)
     return "the webhook names a push key that this database cannot store"
