@@ -264,7 +264,10 @@ def test_what_is_too_much_outside_our_windows_is_somebody_elses(engine: sa.Engin
     before = everything(fleet)
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("over", 60, 100, 0)], 1)
-    assert found.differing[0].note == "40 are outside all windows of Drawdown: another system charges this customer"
+    assert (
+        found.differing[0].note
+        == "40 are outside all windows of Drawdown, because another system charges this customer"
+    )
     assert everything(fleet) == before
 
 
