@@ -385,7 +385,7 @@ def test_a_line_with_an_id_has_its_file_refused_wherever_it_stands(fleet: Fleet,
     with path.open("a") as more:
         more.write(f'{{"org_id": "acme", "ts": {T0}, "memory_mb": 1024, "interval_s": 1, {line}}}\n' * 2)
     column = "event_id" if "event_id" in line else "id"
-    with pytest.raises(Refused, match=rf"its row 3,001 has an id \({column}\)\. Use `drawdown import`"):
+    with pytest.raises(Refused, match=rf"its row 3,001 has an id \({column}\)\. Use `drawdown import FILE`"):
         taken(fleet, path)
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
 

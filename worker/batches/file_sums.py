@@ -374,7 +374,7 @@ class Columns:
 
         `what`: the fault in words.
         """
-        why = "Use `drawdown import`, which bills each id once, or omit that column"
+        why = "Use `drawdown import FILE`, which bills each id once, or omit that column"
         return Refused(f"{self.file.name}: {what} ({name}). {why}")
 
     def _constants(self, quantity: str) -> dict[str, object]:

@@ -507,7 +507,7 @@ ACTIONS: Final = (
         "settlement reverse",
         "Reverse a settlement",
         "Reverse a settlement, whole or in part. If the settlement was released, the next payout is lower by the "
-        "amount. Drawdown does not refund the customer. To refund, run `drawdown ledger grant`.",
+        "amount. Drawdown does not refund the customer. To refund, run `drawdown ledger grant CUSTOMER CREDITS`.",
         _reverse,
         _taken_back,
         path="/v1/settlements/{execution}/reverse",
