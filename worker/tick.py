@@ -212,7 +212,7 @@ def _unusable(connection: sa.Connection, context: Context) -> list[str]:
     """Return texts about providers with an assignment that cannot be used until a person fixes them."""
     reasons = {**context.broken, **context.changed}
     reasons |= {
-        name: f"{why}. Drawdown sends no pushes to it"
+        name: f"{why}. Drawdown does not send pushes to it"
         for name, why in context.dormant.items()
         if name not in reasons and _any(connection, "usage_waits", {"provider": name})
     }

@@ -40,8 +40,8 @@ CORRECT: Final = " cost, run `drawdown ledger grant CUSTOMER CREDITS`"
 BAD: Final[dict[str, tuple[int, str, str]]] = {
     "ledger grant acme 5 --plan smal": (2, "unknown_plan", "did you mean small? `drawdown plan list`"),
     "execution accept new --org acme --use render=5": (
-        2, "unknown_feature", "`drawdown feature list` lists all. To create the rate, run `drawdown "
-        "ledger rate render --micro-credits 2 --new`"),
+        2, "unknown_feature", "`drawdown feature list` lists all. To create its rate, run `drawdown "
+        "ledger rate render --micro-credits N --new`"),
     "execution accept new --org acme --use compute_1gb=5 --supplier pixle --estimate 1": (
         2, "bad_value", "in credits or in quantities of features, not both"),
     "execution accept new --org acme --estimate 1 --supplier pixle": (2, "unknown_supplier", "did you mean pixel?"),

@@ -385,7 +385,7 @@ def test_a_line_with_an_id_has_its_file_refused_wherever_it_stands(fleet: Fleet,
     with path.open("a") as more:
         more.write(f'{{"org_id": "acme", "ts": {T0}, "memory_mb": 1024, "interval_s": 1, {line}}}\n' * 2)
     column = "event_id" if "event_id" in line else "id"
-    with pytest.raises(Refused, match=rf"its row 3,001 has an id \({column}\)\. Use `drawdown import`"):
+    with pytest.raises(Refused, match=rf"its row 3,001 has an id \({column}\)\. Use `drawdown import FILE`"):
         taken(fleet, path)
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
 
@@ -521,7 +521,7 @@ def test_a_stream_of_zstd_is_read_to_its_end_or_refused(
     far = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 28})
     for wrong in (whole + b"and more", plain, far.compress(plain) + far.flush()):
         path.write_bytes(wrong)
-        with pytest.raises(Refused, match="cannot be unpacked"):
+        with pytest.raises(Refused, match="cannot unpack the file"):
             taken(fleet, path)
     path.write_bytes(whole)
     with monkeypatch.context() as patch, pytest.raises(Refused, match="the unpacked file has more than"):
@@ -768,7 +768,7 @@ def test_a_sample_that_forged_an_id_of_the_batch_keeps_it_out(fleet: Fleet, tmp_
     path = written(tmp_path / "u.csv", ROWS)
     batch = files.hash_of(found_file(path))
     fleet.sample("acme", T0, sample_id=f"batch:{batch}:2", cell="runs")
-    with pytest.raises(Refused, match="some of its sample ids already exist"):
+    with pytest.raises(Refused, match=r"some of its sample ids, from .* on, already exist"):
         taken(fleet, path)
     fleet.tick_windows(1)
     assert [breach.text for breach in proven(fleet).breaches] == [

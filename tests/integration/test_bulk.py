@@ -149,7 +149,7 @@ def test_where_one_does_not_fit_none_is_changed(fleet: Fleet, how: str, part: in
     ]
     for odd, error, said in odds:
         chosen = [*keys("acme", part=part), odd, *keys("globex", part=part)]
-        with pytest.raises(error, match=rf"{odd}.*\. This changed none of the 81 pushes") as refused:
+        with pytest.raises(error, match=rf"{odd}.*\. Drawdown did not change any of the 81 pushes") as refused:
             write(fleet.engine, lambda c, chosen=chosen: SETTLED[how](c, chosen, fleet))  # type: ignore[misc]
         assert said in str(refused.value)
         assert read(fleet.engine, tables) == before
@@ -265,7 +265,7 @@ def test_lost_answer_says_what_a_refused_repetition_means(
     )
     assert run(words) == 1
     said = capsys.readouterr().err
-    assert "is voided: " in said and "This changed none of the 40 pushes" in said
+    assert "is voided: " in said and "Drawdown did not change any of the 40 pushes" in said
 
 
 def test_the_command_says_that_it_is_all_of_them_or_none(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,7 +274,7 @@ def test_the_command_says_that_it_is_all_of_them_or_none(fleet: Fleet, capsys: p
     odd = keys("acme", part=0)[0]
     assert run([*url, "push", "void", *keys("acme", part=1), odd, "--evidence", "seen"]) == 1
     assert f"{odd} is accepted" in (said := capsys.readouterr().err)
-    assert "This changed none of the 41 pushes" in said
+    assert "Drawdown did not change any of the 41 pushes" in said
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
     given = ["push", "retry", "--provider", "fake", "--error", "no such meter"]
     assert run([*url, *given, "--dry-run"]) == 0

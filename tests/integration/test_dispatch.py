@@ -146,7 +146,7 @@ def test_a_halt_that_no_url_leads_to_needs_a_person(fleet: Fleet) -> None:
     report = fleet.tick()
     assert report.exit_status == 1
     assert [text for text in report.problems if "cell" in text] == [
-        "cell gone has no URL, so that Drawdown cannot deliver 2 halts. Run `drawdown cell set gone URL`"
+        "cell gone does not have a URL, so Drawdown cannot deliver 2 halts. Run `drawdown cell set gone URL`"
     ]
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('gone', 'http://gone.example')")
     fleet.clock.at_ms += 60 * MINUTE_MS

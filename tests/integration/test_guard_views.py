@@ -302,8 +302,8 @@ def test_blocked_command_line_use_lists_each_way_out(guarded: Guarded, capfd: py
             "top up: open: credit for the wallet of acme; 900 credits are missing: drawdown ledger grant acme CREDITS"
             in lines
         )
-        assert "sponsor: no_sponsor: acme has no other payer: drawdown payer allow PAYER acme" in lines
-        assert "request override: not_limit: credit is missing; no limit blocks the use" in lines
+        assert "sponsor: no_sponsor: acme does not have another payer: drawdown payer allow PAYER acme" in lines
+        assert "request override: not_limit: credit is missing, and a limit does not block the use" in lines
     lines = asked("check", "idea", "3", "--org", "acme")
     ask = "drawdown override ask idea 3 --per month --org acme --expires 2026-02-01T00:00:00Z"
     assert f"request override: open: a person decides: {ask}" in lines

@@ -112,7 +112,7 @@ def test_a_provider_that_ticks_do_not_have_is_waited_for(engine: sa.Engine) -> N
 def test_a_provider_without_totals_is_said(engine: sa.Engine) -> None:
     fleet, _ = billed(engine, totals_lag_ms=None)
     job(fleet, DAY)
-    assert "fake: not compared: it returns no totals" in turn(fleet).failures[0]
+    assert "fake: not compared: it does not return totals" in turn(fleet).failures[0]
 
 
 class Late:

@@ -199,7 +199,7 @@ def test_quarantined_is_not_ours_and_is_told_as_a_difference(busy: Fleet) -> Non
     busy.sample("globex", T0 + 8, -5)
     found = asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_060)]})
     assert told(found) == [("cell-1", "globex", 10_000, 10_060, 5_965, "differs")]
-    assert "1 sample of that day quarantined" in (found.lines[0].note or "")
+    assert "1 quarantined sample of that day" in (found.lines[0].note or "")
 
 
 def test_what_was_withdrawn_explains_a_difference_and_hides_no_other(busy: Fleet) -> None:

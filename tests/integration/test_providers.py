@@ -231,7 +231,7 @@ def test_a_customer_that_changed_is_read_again(engine: sa.Engine) -> None:
         fleet.engine,
         lambda c: apply_notices(c, "fake", [CustomerChanged("acme"), CustomerChanged("who")], fleet.clock.at_ms),
     )
-    assert "no organisation" in said[1] and fleet.tick_windows(1).projected == 1
+    assert "it is not a customer here" in said[1] and fleet.tick_windows(1).projected == 1
 
 
 def test_a_refusal_of_one_of_two_attempts_leaves_the_other_to_be_looked_up(engine: sa.Engine) -> None:

@@ -236,7 +236,7 @@ def test_what_cannot_be_cancelled_is_refused_before_anybody_is_asked(billed: Bil
     billed.fleet.clock.at_ms = T0 + 3 * WINDOW_MS + DAY_MS
     assert len(_dry(billed)) == 1
     billed.fleet.clock.at_ms += 1
-    _refused(billed, Refused, "cancels a push only within 24 hours. Run `drawdown sample withdraw`")
+    _refused(billed, Refused, "cancels a push only within 24 hours. Run `drawdown sample withdraw ID`")
 
 
 def test_a_push_that_is_not_accepted_is_not_cancelled(billed: Billed) -> None:
@@ -267,7 +267,7 @@ def test_a_provider_that_cannot_cancel_is_not_asked(engine: sa.Engine) -> None:
     fleet.tick(T0 + 3 * WINDOW_MS)
     by = By(fleet.clock.now_ms(), "test", "wrong")
     can = {"fake": capabilities()}
-    with pytest.raises(Refused, match=r"fake does not support cancellation\. Run `drawdown sample withdraw`"):
+    with pytest.raises(Refused, match=r"fake does not support cancellation\. Run `drawdown sample withdraw ID`"):
         write(engine, lambda c: intend(c, [KEY], by, can))
 
 

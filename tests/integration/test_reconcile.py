@@ -264,7 +264,10 @@ def test_what_is_too_much_outside_our_windows_is_somebody_elses(engine: sa.Engin
     before = everything(fleet)
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("over", 60, 100, 0)], 1)
-    assert found.differing[0].note == "40 are outside all windows of Drawdown: another system charges this customer"
+    assert (
+        found.differing[0].note
+        == "40 are outside all windows of Drawdown, because another system charges this customer"
+    )
     assert everything(fleet) == before
 
 
@@ -442,7 +445,7 @@ def test_only_what_is_asked_for_is_compared(engine: sa.Engine) -> None:
 
 def test_who_cannot_be_compared_is_named(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, totals_lag_ms=None)
-    assert compare(fleet).skipped == {"fake": "it returns no totals"}
+    assert compare(fleet).skipped == {"fake": "it does not return totals"}
     provider.capabilities = capabilities(**TOTALS)
     world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock)
     context = fleet.context(dormant={"fake": "FAKE_KEY is not set"})

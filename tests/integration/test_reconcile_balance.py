@@ -62,7 +62,7 @@ def test_what_was_drawn_twice_is_given_back_once(engine: sa.Engine) -> None:
     before = everything(fleet)
     found = compare(fleet)
     assert (told(found), found.exit_status) == ([("over", 67, 127, 0)], 1)
-    assert "Pass `--correct` to give it back" in str(found.differing[0].note)
+    assert "Pass `--correct` to give the second charges back" in str(found.differing[0].note)
     assert everything(fleet) == before
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("over", 67, 127, 60)], 75)
@@ -362,7 +362,7 @@ def test_what_was_drawn_by_others_is_a_note(engine: sa.Engine, quantity: int) ->
     before = everything(fleet)
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("over", 67, quantity, 0)], 1)
-    assert "another system uses it" in str(found.differing[0].note)
+    assert "Another system may use the balance" in str(found.differing[0].note)
     assert everything(fleet) == before
 
 

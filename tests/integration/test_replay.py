@@ -281,7 +281,7 @@ def test_what_cannot_be_meant_is_refused(fleet: Fleet) -> None:
             ReplayScope(provider="fake"),
             (T0 - DAY_MS, T0),
             Refused,
-            "not bill any organisation in that range, because its first",
+            "not bill any organisation in that range. Its first",
         ),
     ):
         with pytest.raises(error, match=text):

@@ -695,7 +695,7 @@ def test_the_commands_say_what_to_do(
     assert "Pass its share" in asked("supplier set sand --new", 2)
     assert "pixel" in asked("supplier list") and "eligible" in asked("settlement list")
     assert json.loads(asked("--json settlement list --state hold"))["settlements"] == []
-    assert "--expect 140 releases it" in asked("settlement payout pixel --dry-run")
+    assert "to release it, pass --expect 140" in asked("settlement payout pixel --dry-run")
     assert "pass --expect CREDITS" in asked("settlement payout pixel", 2)
     assert "not 139" in asked("settlement payout pixel --expect 139", 1)
     assert "frozen; its state is frozen" in asked("settlement freeze e-1 --reason dispute")

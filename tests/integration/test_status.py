@@ -83,7 +83,10 @@ def test_a_customer_that_was_deleted_over_there_is_said(fleet: Fleet, provider: 
     fleet.write(f"UPDATE orgs SET projection_due_ms = 0 WHERE org_id = '{org}'")
     fleet.tick_windows(1)
     found = look(fleet)
-    assert (found["verdict"], found["next"]) == ("behind", f"drawdown provider check fake, and org show {org}")
+    assert (found["verdict"], found["next"]) == (
+        "behind",
+        f"drawdown provider check fake, then drawdown org show {org}",
+    )
     assert "does not know the customer. The organisations run until the last balance read is used up" in found["reason"]
     credit = read(fleet.engine, lambda c: org_status(c, org, fleet.clock.now_ms())).credit
     assert credit is not None and credit.unread_since_ms is not None and credit.balance_micro == 10**9

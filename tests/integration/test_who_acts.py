@@ -109,7 +109,10 @@ def test_provider_without_a_key_needs_a_person_once_usage_waits(
     provider.answers[f"usage:acme:{T0}:compute_1gb"] = RetryAt(T0 + 9 * WINDOW_MS, "HTTP 503")
     fleet.tick(T0 + 2 * WINDOW_MS, dormant={} if is_sealed else lost)
     report = fleet.tick(T0 + 3 * WINDOW_MS, dormant=lost)
-    assert (report.exit_status, report.problems) == (1, ["fake: FAKE_KEY is not set. Drawdown sends no pushes to it"])
+    assert (report.exit_status, report.problems) == (
+        1,
+        ["fake: FAKE_KEY is not set. Drawdown does not send pushes to it"],
+    )
     found = headline(fleet)
     assert found.verdict == "person_needed" and "FAKE_KEY is not set" in found.reason
 

@@ -507,7 +507,7 @@ NONSENSE: Final = [
     (
         "/console/executions?state=settled&phase=over",
         400,
-        "a phase applies only to the state held",
+        "a phase applies only to the state 'held'",
     ),
     ("/console/executions?after=x", 400, "Start at the first page"),
     ("/console/executions?payer=acmee", 400, "did you mean acme?"),

@@ -91,7 +91,7 @@ def list_audit(
     """
     if not 0 < most <= MAX_ROWS:
         raise UsageError(
-            f"invalid page size {most}: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--before`"
+            f"invalid page size {most}: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--after`"
         )
     if chosen.via:
         ids.require_among(ids.VIA, chosen.via, VIAS)

@@ -32,7 +32,7 @@ KEY: Final = re.compile(r"([0-9]{13})-[A-Za-z0-9_-]{43}")
 """The form of a key: its time of creation (milliseconds) and 256 random bits."""
 SKEW_MS: Final = MINUTE_MS
 """Milliseconds by which the clock of the server that made a form may be ahead."""
-OLD: Final = "this form has expired, or was not created here. Open the form again"
+OLD: Final = "this form has expired, was not created here, or belongs to another person. Open the form again"
 
 
 @dataclass(frozen=True)

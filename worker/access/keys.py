@@ -203,7 +203,7 @@ def create(
             f"invalid key name {quote_value(name)}: expected 1 to 200 characters without control characters"
         )
     if not scopes:
-        raise UsageError(f"invalid scopes: expected at least one of {', '.join(SCOPES)}")
+        raise UsageError(f"missing scope: expected at least one of {', '.join(SCOPES)}")
     for scope in scopes:
         ids.require_among(ids.SCOPE, scope, SCOPES)
     if org_id is not None:
@@ -230,8 +230,8 @@ def create(
     made = ApiKey(name, tuple(sorted(set(scopes))), org_id, cell_id=cell_id, source=source, gives_micro=gives_micro)
     expires_ms = None if for_ms is None else by.now_ms + for_ms
     taken = Refused(
-        f"the name {name} belongs to an active or ended key. Run `drawdown key rotate {typed(name)}`, "
-        "or use another name"
+        f"the name {name} belongs to an active or ended key. Use another name. To replace an active key, run `drawdown "
+        f"key rotate {typed(name)}`"
     )
     if ids.is_known(connection, ids.API_KEY, name) or not _insert(connection, made, key, expires_ms, by):
         raise taken
@@ -253,12 +253,15 @@ def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms
         raise UsageError(f"invalid overlap {lasting(overlap_ms)}: expected 0 to 30 days")
     if _hold(connection, name) >= MOST_OF_A_NAME:
         raise Refused(
-            f"key {name} was rotated {MOST_OF_A_NAME - 1:,} times, which is the limit. Run `drawdown key create` with "
-            "another name"
+            f"cannot rotate key {name}: it was rotated {MOST_OF_A_NAME - 1:,} times, which is the limit. Create a key "
+            "with another name (`drawdown key create NAME --scope SCOPE`)"
         )
     row = SQL.run(connection, "going", {"name": name}).one()
     if row.ended_ms is not None:
-        raise Refused(f"cannot rotate key {name}: it has ended. Run `drawdown key create` with another name")
+        raise Refused(
+            f"cannot rotate key {name}: it has ended. Create a key with another name (`drawdown key create NAME "
+            "--scope SCOPE`)"
+        )
     old_until = by.now_ms + overlap_ms
     old_until = old_until if row.expires_ms is None else min(old_until, row.expires_ms)
     expires = None if row.expires_ms is None else by.now_ms + row.expires_ms - row.created_ms
@@ -300,7 +303,7 @@ def _hold(connection: sa.Connection, name: str) -> int:
 
 def _insert(connection: sa.Connection, made: ApiKey, key: str, expires_ms: int | None, by: By) -> bool:
     if not KEY.fullmatch(key):
-        raise UsageError("invalid key: expected ddk_ and 256 random bits")
+        raise UsageError("invalid key: expected ddk_ and 43 random characters of A-Z, a-z, 0-9, - and _")
     values = {
         "key_sha256": hash_of(key),
         "name": made.name,
@@ -493,8 +496,8 @@ def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) ->
     beyond = sorted(set(key.scopes) - reach.scopes)
     if beyond:
         raise Refused(
-            f"your key does not have the scope {beyond[0]}, so it cannot create, rotate or end a key with this "
-            "scope. Use a key that has it"
+            f"your key does not have the scope {beyond[0]}, so it cannot create, rotate or end a key with this scope. "
+            "Use a key with this scope"
         )
     for name in ("org_id", "cell_id", "source"):
         own = getattr(reach, name)
@@ -507,8 +510,8 @@ def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) ->
         )
     if reach.expires_ms is not None and (expires_ms is None or expires_ms > reach.expires_ms):
         raise Refused(
-            f"your key expires at {show_time(reach.expires_ms)}, and the other key would be valid for "
-            "longer. Pass a shorter lifetime"
+            f"your key expires at {show_time(reach.expires_ms)}, and the other key would be valid for longer. Create a "
+            "key with a shorter lifetime, or use a key that expires later"
         )
 
 

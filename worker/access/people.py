@@ -156,7 +156,7 @@ def add(
     """
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"invalid name {quote_value(name)}: expected 1 to 64 of a-z, 0-9 and . _ @ + -, with a "
+            f"invalid name {quote_value(name)}: expected 1 to 64 characters of a-z, 0-9 and . _ @ + -, with a "
             "letter or digit first"
         )
     _require_role(role, grant_limit_micro)
@@ -171,8 +171,8 @@ def add(
     }
     if SQL.run(connection, "insert", values).first() is None:
         raise Refused(
-            f"the name {name} belongs to an active or ended person. Run `drawdown console user reset {typed(name)}`, "
-            "or use another name"
+            f"the name {name} belongs to an active or ended person. Use another name. To send an active person a new "
+            f"link, run `drawdown console user reset {typed(name)}`"
         )
     record(connection, "console_user_add", name, {"role": role, "grant_limit_micro": grant_limit_micro}, by)
     return by.now_ms + LINK_MS
@@ -272,7 +272,7 @@ def _require_role(role: str, grant_limit_micro: int | None) -> None:
 
 def _link(link: str, now_ms: int) -> dict[str, object]:
     if not LINK.fullmatch(link):
-        raise UsageError("invalid link: expected 256 random bits")
+        raise UsageError("invalid link: expected 43 random characters of A-Z, a-z, 0-9, - and _")
     return {"link_sha256": hash_of(link), "link_expires_ms": now_ms + LINK_MS}
 
 
@@ -288,7 +288,10 @@ def _row(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
 def _hold(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
     row = _row(connection, name)
     if row.ended_ms is not None:
-        raise Refused(f"the access of {name} has ended. Run `drawdown console user add` with another name")
+        raise Refused(
+            f"the access of {name} has ended. Add the person with another name (`drawdown console user add NAME "
+            "--role ROLE`)"
+        )
     return row
 
 

@@ -99,7 +99,7 @@ def _withdrawn(done: WithdrawnBatch) -> str:
     said = f"{done.batch}: {counted(done.samples, 'sample')} withdrawn"
     if done.closed:
         more = "sample is" if done.closed == 1 else "samples are"
-        said += f"; {done.closed:,} {more} below a floor, in windows closed for good: their charges stay"
+        said += f"; {done.closed:,} {more} below a floor, in windows closed for good, so their charges stay"
     return said
 
 

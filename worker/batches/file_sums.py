@@ -377,7 +377,7 @@ class Columns:
 
         `what`: the fault in words.
         """
-        why = "Use `drawdown import`, which bills each id once, or omit that column"
+        why = "Use `drawdown import FILE`, which bills each id once, or omit that column"
         return Refused(f"{self.file.name}: {what} ({name}). {why}")
 
     def _constants(self, quantity: str) -> dict[str, object]:
@@ -456,7 +456,9 @@ class Columns:
         try:
             names = next(csv.reader([line]), [])
         except csv.Error as error:  # a field above the size limit of the csv module
-            raise Refused(f"{self.file.name}: its header cannot be read: {error}. Write shorter names") from error
+            raise Refused(
+                f"{self.file.name}: its header cannot be read: {error}. Write shorter column names"
+            ) from error
         if len(names) == 1 and (found := [one for one in _SEPARATORS if one in names[0]]):
             said = _SEPARATORS[found[0]]
             raise Refused(f"{self.file.name}: its columns are separated by {said}. Separate them by commas")
@@ -547,7 +549,10 @@ def _measure_gzip(file: FoundFile, over: Event) -> None:
     except zlib.error:
         return
     except OSError as error:
-        raise NotNow(f"{file.name}: cannot be unpacked here: {error.strerror or error}") from error
+        raise NotNow(
+            f"{file.name}: this machine cannot unpack the file: {error.strerror or error}. Fix the cause on this "
+            "machine, then try again"
+        ) from error
 
 
 def _unpacked_zstd(file: FoundFile, folder: Path, over: Event) -> FoundFile:
@@ -579,9 +584,12 @@ def _unpacked_zstd(file: FoundFile, folder: Path, over: Event) -> FoundFile:
             f"{file.name}: the file is truncated, because its last zstd frame does not end. Copy the file again"
         ) from error
     except zstd.ZstdError as error:
-        raise Refused(f"{file.name}: cannot be unpacked: {error}") from error
+        raise Refused(f"{file.name}: cannot unpack the file: {error}. Copy or pack the file again") from error
     except OSError as error:
-        raise NotNow(f"{file.name}: cannot be unpacked here: {error.strerror or error}") from error
+        raise NotNow(
+            f"{file.name}: this machine cannot unpack the file: {error.strerror or error}. Fix the cause on this "
+            "machine, then try again"
+        ) from error
     return replace(file, path=path, packed=None, size_bytes=path.stat().st_size, number=None)
 
 

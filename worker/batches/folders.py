@@ -114,9 +114,12 @@ def _begin(context: Context, its: BatchSource, file: FoundFile, most: int, done:
     if readings is None:
         done.wait = True
     elif readings > MAX_READINGS:
-        fix = "Run `drawdown batch take`, or move the file away"
+        fix = f"Run `drawdown batch take {typed(file.place)}`, or move the file away"
         if is_asked(file.place):
-            fix = "To request the period again, or to skip it, run `drawdown source add --from`"
+            fix = (
+                "To request the period again, or to skip it, repeat the `drawdown source add` of this source "
+                "with `--from`"
+            )
         said = f"{MAX_READINGS} ticks ended or gave up while they read the file. {fix}"
         yield from _became(context, source, file, TakenFile(source, file.name, UNREAD, "refused", said=said), done)
     else:

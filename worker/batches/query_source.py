@@ -237,8 +237,8 @@ def _put_in_order(raw: Path, path: Path, names: Sequence[str], folder: Path, ove
     with connection, explained(whole, connection, over):
         if len(set(names)) < len(names) or not names:
             raise Refused(
-                f"{said}: invalid columns of the query: {', '.join(names) or 'none that Drawdown reads'}. Select each "
-                "column once"
+                f"{said}: invalid columns of the query: {', '.join(names) or 'none that Drawdown reads'}. Select "
+                "columns that Drawdown reads, each once"
             )
         rows = connection.execute(
             f"FROM read_csv({text(str(raw))}, hive_partitioning = false, header = true, auto_detect = false, "
@@ -337,7 +337,10 @@ def _explained(name: str, over: Event) -> Iterator[None]:
     except (sa.exc.SQLAlchemyError, sqlite3.Error, ValueError, OverflowError) as error:
         if over.is_set():
             raise NotNow(
-                f"the database {name}: the time limit ended before the query did. Use shorter periods"
+                f"cannot query the database {name}: the time limit ended before the query did. Use shorter periods"
             ) from error
         said = clean(str(getattr(error, "orig", None) or error).strip().partition("\n")[0])[:MAX_SAID_CHARS]
-        raise NotNow(f"the database {name}: {said}") from error
+        raise NotNow(
+            f"cannot query the database {name}: {said}. The next tick retries. If it fails again, check the "
+            "database and the query"
+        ) from error

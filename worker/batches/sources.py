@@ -136,7 +136,10 @@ def add_source(
         raise Refused(f"source {source} already watches {there[source]}. Use another source name for this folder")
     if source in there and sources[source].field_map != fields.text:
         has = str(sources[source].fields) or "no --map or --set"
-        raise Refused(f"source {source} was added with {has}, which cannot change. Pause it, and use another folder")
+        raise Refused(
+            f"source {source} was added with {has}, which cannot change. Pause source {source}, and add another "
+            "folder with the new columns"
+        )
     if other := next((name for name, its in there.items() if its == whole and name != source), None):
         raise Refused(f"source {other} already watches {whole}. Use that source, or name another folder")
     if source not in there:
@@ -228,7 +231,8 @@ def _there(connection: sa.Connection, source: str) -> dict[str, BatchSource]:
 def _add(connection: sa.Connection, source: str, its: dict[str, object], by: By) -> None:
     if len(list_sources(connection)) >= MAX_SOURCES:
         raise Refused(
-            f"cannot add source {source}: the limit of {MAX_SOURCES} is reached. Run `drawdown source remove`"
+            f"cannot add source {source}: the limit of {MAX_SOURCES} is reached. Run `drawdown source list`, "
+            "then remove a source that never took a file with `drawdown source remove SOURCE`"
         )
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     none = dict.fromkeys(("query", "asked_of", "period_ms", "closes_after_ms", "next_ms", "field_map"))

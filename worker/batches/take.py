@@ -297,7 +297,7 @@ def _put_in(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
         inserted, _ = store(connection, samples, [sums.batch] * len(samples))
         if inserted < len(samples):
             raise Refused(
-                f"{sums.file.name}: some of its sample ids already exist (such as {samples[0][0]}). Run `drawdown "
+                f"{sums.file.name}: some of its sample ids, from {samples[0][0]} on, already exist. Run `drawdown "
                 "batch list`, and compare the batches"
             )
 
@@ -313,8 +313,8 @@ def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
     found: dict[int | str, int] = dict(find_meters(connection, types).items())
     if missing := sorted(set(types) - {str(kind) for kind in found}):
         raise NotNow(
-            f"{sums.file.name}: its event type {missing[0]} exceeds the limit of event types. Run "
-            "`drawdown feature list`"
+            f"{sums.file.name}: the limit of event types is reached, so the new event type {missing[0]} cannot be "
+            "added. Use an event type that `drawdown feature list` shows"
         )
     return found
 

@@ -59,14 +59,14 @@ class NoHooks:
     """The sender of a process that does not send webhooks."""
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        return [HookAnswer(error="this process sends no webhooks", is_sent=False) for _ in messages]
+        return [HookAnswer(error="this process does not send webhooks", is_sent=False) for _ in messages]
 
 
 class NoCells:
     """The reader of a process that does not read cells."""
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
-        return [UsageAnswer(error="this process does not ask cells") for _ in requests]
+        return [UsageAnswer(error="this process does not read cells") for _ in requests]
 
 
 class NoWitness:

@@ -323,8 +323,8 @@ def _hold_execution(connection: sa.Connection, key: str, now_ms: int, *, of_use:
     """
     run_request.require_key(key)
     if key.startswith(USE) and not of_use and SQL.run(connection, "use_of", {"key": key}).first() is not None:
-        text = f"{key} belongs to a use of the guard. End {key.removeprefix(USE)} with `drawdown guard settle`"
-        text += " or `drawdown guard release`"
+        text = f"{key} belongs to a use of the guard. Run `drawdown guard settle {key.removeprefix(USE)} QUANTITY`"
+        text += f" or `drawdown guard release {key.removeprefix(USE)}`"
         raise Denied("of_a_use", text)
     found = grouped.hold(connection, key)
     if found is None:

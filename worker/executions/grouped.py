@@ -159,7 +159,7 @@ def accept(
     """
     request = asked.request
     if request.payer or request.supplier or request.sandboxes or request.settled_by == "metering":
-        raise Alone("the request names a payer, a supplier or sandboxes")
+        raise Alone("the request names a payer, a supplier or sandboxes, or metering settles it")
     try:
         run_request.require_key(asked.key)
         run_request.require_sane(request)
@@ -175,7 +175,7 @@ def accept(
     made = runs.noted(ask_of(asked.names[0], request, permit, now_ms), asked.by(now_ms))
     wallet = moves.accept(standing, made, facts.terms.most_held_micro)
     if wallet is None:
-        raise Alone("the wallet does not have room for the amount")
+        raise Alone("the wallet cannot reserve the amount now")
     moves.lasts(made)
     return lambda moved: Accepted(made, False, _shifted(wallet, moved[standing.customer_id]))
 
@@ -242,7 +242,7 @@ def end_of_use(
     """
     require_plain(found, by.now_ms)
     if found.drawn_micro or found.overage != "charge":
-        raise Alone("the execution does not belong to a use")
+        raise Alone("the execution of the use was already charged, or its overage is not `charge`")
     lines = [Line(None, None, price)] if price or state == "settled" else []
     entries, charged, _ = draws.entries_for(found, FINAL, lines, by)
     apply(standing, found, _ended(found, state, charged, by), entries, moves)
@@ -256,7 +256,7 @@ def require_plain(found: Reservation, now_ms: int) -> None:
     """
     special = found.payer_number is not None or found.supplier is not None or found.settled_by != "receipt"
     if special or found.hold != "wallet" or found.sandboxes != NO_SANDBOXES:
-        raise Alone("the execution has a payer, a supplier, sandboxes or no wallet")
+        raise Alone("the execution has a payer, a supplier or sandboxes, or does not have a wallet here")
     if found.state != "held" or found.expires_ms <= now_ms:
         raise Alone("the execution has ended")
 
@@ -270,7 +270,7 @@ def apply(
     """
     is_late = standing.lots_over_ms is not None and standing.lots_over_ms > found.accepted_ms
     if moves.wallet(standing) is None or (entries and is_late):
-        raise Alone("changes are due in the wallet")
+        raise Alone("the wallet has changes that are due")
     moves.change(after)
     return moves.charge(standing, found, after, entries)
 

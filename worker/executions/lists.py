@@ -139,8 +139,8 @@ def list_runs(
     """
     if chosen.phase and not chosen.is_of_held:
         raise UsageError(
-            f"invalid phase {quote_value(chosen.phase)}: a phase applies only to the state held. Omit it, or choose "
-            "the state held"
+            f"cannot filter by phase {quote_value(chosen.phase)}: a phase applies only to the state 'held'. Choose "
+            "that state, or omit the phase"
         )
     _require(connection, chosen)
     values = {**_values(chosen, now_ms), **_place(chosen, after)}

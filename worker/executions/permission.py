@@ -213,7 +213,10 @@ def to_hold(
     if request.quantities is None and request.amount_micro is None:
         if terms.unknown_hold_micro is None:
             raise Denied(
-                "no_estimate", "an execution needs an estimate. Pass credits, or quantities of features", "plan"
+                "no_estimate",
+                "an execution needs an estimate, unless its plan reserves credit without an estimate. Pass "
+                "credits, or quantities of features",
+                "plan",
             )
         return terms.unknown_hold_micro
     estimate = _priced(connection, request, now_ms, card)
@@ -280,7 +283,7 @@ def _require_feature(connection: sa.Connection, feature: str) -> None:
     try:
         ids.require(connection, ids.FEATURE, feature)
     except UnknownId as error:
-        text = f"{error}. To create the rate, run `drawdown ledger rate {feature} --micro-credits 2 --new`"
+        text = f"{error}. To create its rate, run `drawdown ledger rate {feature} --micro-credits N --new`"
         raise UnknownId(text, error.noun, error.near) from error
 
 

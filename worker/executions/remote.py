@@ -251,7 +251,7 @@ def _rest(connection: sa.Connection, found: Reservation, quantities: dict[str, i
     rest = {feature: quantities.get(feature, 0) - drawn.get(feature, 0) for feature in {*quantities, *drawn}}
     if any(quantity < 0 for quantity in rest.values()):
         said = f"{found.reservation} has drawn more, so its use cannot be lower. "
-        said += "To return usage, run `drawdown sample withdraw`"
+        said += "To return usage, run `drawdown sample withdraw ID` for its samples"
         raise Denied("below_drawn", said)
     return rest
 
@@ -314,7 +314,10 @@ def _bill(connection: sa.Connection, found: Reservation, number: str, lines: Seq
         rows = [sample for sample, _ in made]
         inserted, _ = store(connection, rows, [f"run:{found.reservation}"] * len(rows))
         if inserted < len(rows):
-            raise Denied("other_content", f"a sample of {found.reservation} exists already, with other content")
+            raise Denied(
+                "other_content",
+                f"cannot bill {found.reservation}: a sample with the same id exists already, with other content",
+            )
         SQL.run(connection, "note_samples", {"samples": [{**run, **noted} for _, noted in made]})
     return total
 
@@ -329,7 +332,10 @@ def _samples(
     window = window_of(now_ms)
     makes = [one for one in mapped if one.feature == line.feature and one.start_ms <= window < one.end_ms]
     if not makes:
-        said = f"no memory size or event type makes {line.feature}, so it cannot be billed. Run `drawdown feature map`"
+        said = (
+            f"{line.feature} does not have a memory size or event type now, so Drawdown cannot bill it. Run "
+            f"`drawdown feature map {line.feature} --memory-mb N`"
+        )
         raise Denied("not_metered", said)
     made: list[tuple[Sample, dict[str, object]]] = []
     try:

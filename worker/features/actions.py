@@ -147,8 +147,8 @@ def map_event(
 def _require_name(feature: str) -> None:
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
-            f"invalid feature name {quote_value(feature)}: expected 1 to 64 of a-z, 0-9 and _, and neither a "
-            "number nor r and a number"
+            f"invalid feature name {quote_value(feature)}: expected 1 to 64 characters of a-z, 0-9 and _, but not only "
+            "digits, or r and digits, such as 12 or r1"
         )
 
 
@@ -214,7 +214,10 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     if changed is not None:
         size, window, meant = changed
         what = f"the event type {_type_of(connection, size)}" if row.is_of_events else f"{size} MB"
-        raise Refused(f"{what} is {meant} in sealed windows from {utc(window)}. Pass --from {utc(sealed_to)} or later")
+        raise Refused(
+            f"cannot map {what}: it is {meant} in sealed windows from {utc(window)}. Pass --from {utc(sealed_to)} or "
+            "later"
+        )
     if row.feature and start < sealed_to and not confirmed:
         raise Refused("this mapping gives sealed windows a feature. Check it with --dry-run, then pass --yes")
     lost_to = max((loss.until_ms for loss in read_losses(connection)), default=0)
@@ -333,8 +336,8 @@ def install_defaults(connection: sa.Connection, by: By) -> None:
 
 EARLIER: Final = "earlier usage stays without a feature. To bill it, too, pass an earlier window with --from"
 BEFORE: Final = (
-    "a mapping that had not started will not start, and the mapping before it still ends then. Map the sizes or event "
-    "types again"
+    "a mapping that had not started will not start, and the mapping before it still ends at that time. Map the sizes "
+    "or event types again"
 )
 MOST_FACTS: Final = 20
 """Most memory sizes without a feature that a dry run names.

@@ -353,7 +353,7 @@ class _Work:
         """End a use as `guard.settle` does. Errors: Alone."""
         use, group, by = self._locked.get(before.use_key), (before.org_id, before.metric), call.by(self._now_ms)
         if use is None or use.state != "held" or (use.expires_ms or 0) <= self._now_ms:
-            raise Alone("the use is no longer held")
+            raise Alone("the use has ended or expired")
         if call.org_id is not None and use.actor != call.actor:
             raise Alone("another API key began the use")
         if starts(moments[group]) != starts(use.at_ms):
@@ -367,7 +367,7 @@ class _Work:
             run = self._runs.get(use.reservation)
             standing = None if run is None else standings.get(run.customer_id)
             if run is None or standing is None or run.org_id != use.org_id:
-                raise Alone("another wallet pays")
+                raise Alone("the wallet of another organisation pays")
             charged = runs.end_of_use(run, standing, call.state, price, self._moves, by)
         after = replace(
             use,
@@ -424,7 +424,7 @@ class _Work:
     def _book(self, group: _Group, known: AskerTerms, seen: AskerRows, at_ms: int) -> Book:
         """Return the book of a group's counters. Errors: Alone if an expired hold must be returned first."""
         if seen.has_overs:
-            raise Alone("expired holds must be returned first")
+            raise Alone("expired uses must be released first")
         if group not in self._books:
             counters = self._counters_of(group, at_ms)
             self._books[group] = Book(lambda *_: Charged(Costs()), known, counters, counters, {})

@@ -73,7 +73,10 @@ def _end(
 
 
 def _ended(done: LimitEnded) -> str:
-    none = f"if {done.plan} does not have another limit of {done.metric}, it no longer allows any use of it"
+    none = (
+        f"if {done.plan} does not have another limit of {done.metric}, {done.plan} no longer allows any use of "
+        f"{done.metric}"
+    )
     but = f"; its limit per {' and per '.join(done.periods)} remains" if done.periods else ""
     said = f"ended; {none}" if done.changed else f"this limit does not exist{but}"
     return f"{done.metric} of {done.plan}, per {done.period}: {said}"
@@ -123,8 +126,8 @@ ACTIONS: Final = (
     Action(
         "limit end",
         "End a limit",
-        "End a plan's limit for a metric and a period. If the plan then does not have a limit for the metric, it "
-        "does not allow any use of it.",
+        "End a plan's limit for a metric and a period. If the plan then does not have another limit for the metric, "
+        "the plan does not allow any use of the metric.",
         _end,
         _ended,
         path="/v1/metrics/{metric}/limits/end",
@@ -150,8 +153,8 @@ LISTS: Final = (
     Listing(
         "guard list",
         "Metrics",
-        "List metrics with their terms and block rates. The rates are the shares of requests that were blocked in "
-        "24 hours, 7 and 30 days, and that phase 3 would block.",
+        "List metrics with their terms and block rates. For 24 hours, 7 and 30 days, a rate shows the requests, those "
+        "that were blocked, and those that phase 3 would block.",
         _metrics,
         (
             "metric", Column("price_micro", "#credits"), Column("per_units", "#per units"), Column("payer", "paid by"),

@@ -200,7 +200,7 @@ def _closed(option: Option, found: Answer) -> Way:
         return Way(option, "operator", "a person halted the organisation, and a person must resume it")
     if option in ("top_up", "sponsor"):
         return Way(option, "not_credit", "a limit blocks the use, and credit does not raise a limit")
-    return Way(option, "not_limit", "credit is missing; no limit blocks the use")
+    return Way(option, "not_limit", "credit is missing, and a limit does not block the use")
 
 
 def _top_up(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, *, asks_keeper: bool) -> Way:
@@ -220,7 +220,7 @@ def _sponsor(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, 
     values = {"org_id": wish.org_id, "now_ms": now_ms, "at_most": most + 1}
     names = [name for name in SQL.run(connection, "sponsors", values).scalars() if name != found.payer]
     if not names:
-        return Way("sponsor", "no_sponsor", f"{wish.org_id} has no other payer")
+        return Way("sponsor", "no_sponsor", f"{wish.org_id} does not have another payer")
     if not most:
         return Way("sponsor", None, "another payer may have enough credit left")
     able = tuple(
@@ -228,7 +228,7 @@ def _sponsor(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, 
     )
     if not able:
         return Way(
-            "sponsor", "sponsor_short", f"{', '.join(names[:most])}: the credit or the limit that is left is too low"
+            "sponsor", "sponsor_short", f"the credit or the remaining limit of {', '.join(names[:most])} is too low"
         )
     return Way("sponsor", None, f"{', '.join(able)} can pay for it", payers=able)
 

@@ -172,10 +172,13 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
             "asked": f"Run `drawdown override refuse {number}`",
             "in_force": f"Run `drawdown override end {number}`",
         }
-        next_ = instead.get(found.state, "To make another limit override, run `drawdown override make`")
+        next_ = instead.get(found.state, "To make another limit override, run `drawdown override make METRIC AMOUNT`")
         raise Denied("ended", f"limit override {number} is {found.state.replace('_', ' ')}. {next_}")
     if word == "approve" and found.ends_ms is not None and found.ends_ms <= by.now_ms:
-        raise Denied("ended", f"limit override {number} has reached its end. Make a limit override that ends later")
+        raise Denied(
+            "ended",
+            f"cannot approve limit override {number}: its end has passed. Make a limit override that ends later",
+        )
     after = replace(found, state=state, decided_ms=by.now_ms, decided_by=by.actor, decided_reason=by.reason)
     SQL.run(connection, "decide", vars(after))
     record(connection, f"override_{word}", str(number), {"was": found.state}, by)
@@ -192,7 +195,7 @@ def show(connection: sa.Connection, number: int) -> OverrideRow:
     """
     row = SQL.run(connection, "read", {"number": number}).mappings().one_or_none()
     if row is None:
-        text = f"unknown limit override {number}; `drawdown override list --all` lists all"
+        text = f"unknown limit override {number}. Run `drawdown override list --all`"
         raise UnknownId(text, "override")
     return OverrideRow(**row)
 

@@ -142,7 +142,8 @@ def set_metric(
     """
     if not is_clean_id(metric) or metric == ANY_PLAN:
         raise UsageError(
-            f"invalid metric name {quote_value(metric)}: expected 1 to 200 characters without control characters"
+            f"invalid metric name {quote_value(metric)}: expected 1 to 200 characters without control "
+            "characters, but not *"
         )
     ids.require(connection, ids.METRIC, metric, new=new)
     if change.payer:
@@ -233,7 +234,8 @@ def _require_sane(metric: Metric) -> None:
         raise UsageError(f"invalid share left to warn at, {metric.warn_ppm / ONE_PPM}: expected 0 to 1")
     if metric.counts is not None and not is_clean_id(metric.counts):
         raise UsageError(
-            f"invalid counts {quote_value(metric.counts)}: expected 1 to 200 characters without control characters"
+            f"invalid name of the counted usage {quote_value(metric.counts)}: expected 1 to 200 characters "
+            "without control characters"
         )
     _require_phase(metric.phase)
 

@@ -36,7 +36,8 @@ ELSEWHERE: Final = (
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 UNSENT: Final = (
-    "Drawdown sends only after it can write its local checkpoint. Keep the folder: it detects a restored database"
+    "Drawdown sends only after it can write its local checkpoint. Keep the folder, because it detects a "
+    "restored database"
 )
 PROBE: Final = "x" * 4_096
 

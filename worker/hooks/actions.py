@@ -121,7 +121,10 @@ def set_endpoint(
         before = _endpoint(_hold(connection, name))
     told = find_wanted_events(connection)
     if before is None and SQL.run(connection, "going").scalar_one() >= MAX_ENDPOINTS:
-        raise Refused(f"the limit of {MAX_ENDPOINTS} active endpoints is reached. Run `drawdown hook end`")
+        raise Refused(
+            f"the limit of {MAX_ENDPOINTS} active endpoints is reached. End an endpoint with `drawdown hook end "
+            "ENDPOINT`"
+        )
     kept = before.events if before is not None else EVENTS
     made = Endpoint(name, url, tuple(sorted(set(events))) or kept, 1 if before is None else before.generation)
     values = {"name": name, "url": url, "events": " ".join(made.events), "now_ms": by.now_ms}
@@ -237,9 +240,7 @@ def set_low(
     set before, and that level. Errors: UsageError; UnknownId unless `new`.
     """
     if low_micro is not None and abs(low_micro) > MAX_ENTRY_MICRO:
-        raise UsageError(
-            f"invalid level {as_credits(low_micro)}: expected at most 1,000,000,000 credits above or below 0"
-        )
+        raise UsageError(f"invalid level {as_credits(low_micro)}: expected -1,000,000,000 to 1,000,000,000 credits")
     if org_id != EVERYBODY:
         ids.require(connection, ids.ORG, org_id, new=new)
     row = SQL.run(connection, "level", {"org_id": org_id}).one_or_none()
@@ -259,7 +260,9 @@ def _endpoint(row: Any) -> Endpoint | None:
     if row is None:
         return None
     if row["ended_ms"] is not None:
-        raise Refused(f"{row['name']} has ended. Create an endpoint with another name")
+        raise Refused(
+            f"{row['name']} has ended. Create an endpoint with another name (`drawdown hook set NAME URL --new`)"
+        )
     return Endpoint(row["name"], row["url"], tuple(row["events"].split()), row["generation"])
 
 
@@ -319,7 +322,7 @@ def _listens(done: EndpointSet) -> list[str]:
     before = f"; before: {done.was_url}" if done.was_url is not None else ""
     lines = [f"{done.name}: {done.url}; {', '.join(done.events)}{before}"]
     if done.was_url is None and done.secret is None:
-        lines.append("the endpoint has no secret yet. Set DRAWDOWN_HOOK_SECRET")
+        lines.append("the endpoint does not have a secret yet. Set DRAWDOWN_HOOK_SECRET")
     if not done.allowed:
         lines.append("Drawdown does not call the endpoint yet. Add its origin to DRAWDOWN_HOOK_ORIGINS")
     return lines
@@ -382,7 +385,7 @@ def _end(connection: sa.Connection, asked: Invocation, endpoint: EndpointName) -
 
 def _ended(done: EndpointEnded) -> str:
     if not done.changed:
-        return f"{done.name}: was ended before"
+        return f"{done.name}: already ended"
     return f"{done.name}: ended with {counted(done.untold or 0, 'message')} still due"
 
 

@@ -240,7 +240,7 @@ def _override(
 
 
 def _word(said: Override) -> str:
-    return override_in_words(said.halted, said.max_concurrent, said.until_ms) or "no override"
+    return override_in_words(said.halted, said.max_concurrent, said.until_ms) or "no org override"
 
 
 def _overridden(done: OrgOverridden) -> list[str]:
@@ -262,9 +262,9 @@ def _limits(connection: sa.Connection, _asked: Invocation, values: Values) -> Se
     return [
         Fact("Halted", f"yes: {row.halt_reason}" if row.is_halted else "no"),
         Fact("Sandboxes at once", "no limit" if at_once is None else f"{at_once:,}"),
-        Fact("Override of halts", "-" if halted is None else "not halted, whatever the balance"),
+        Fact("Org override of halts", "-" if halted is None else "not halted, whatever the balance"),
         Fact("Org override of the limit", "-" if most is None else f"{most:,}"),
-        Fact("Override ends", until if says else "-"),
+        Fact("Org override ends", until if says else "-"),
     ]
 
 

@@ -261,7 +261,8 @@ def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, sta
     if other.org_id is None:
         raise Refused(
             f"{customer_id} is a pool, and Drawdown cannot bill an organisation as a pool. Give {org_id} another "
-            f"customer (--customer), and allot credits to it with `drawdown pool allot {typed(customer_id)}`"
+            f"customer (--customer), and allot credits to it with `drawdown pool allot {typed(customer_id)} CUSTOMER "
+            "CREDITS --expires TIME`"
         )
     if other.provider == provider:
         raise Refused(

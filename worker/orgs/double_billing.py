@@ -80,9 +80,9 @@ def require_nothing_waits(connection: sa.Connection, metric: str, event_type: st
         who, since = counted(found.orgs, "organisation"), utc(found.since_ms)
         raise Refused(
             f"usage of {event_type} by {who} waits for a feature, in windows from {since} on. If {metric} has a price, "
-            f"that usage is never billed. Map it first (`drawdown feature map-event {typed(event_type)} FEATURE "
-            f"--from {since}`), end the feature (`drawdown feature end FEATURE`), and set the price when its last "
-            "window is over. Or withdraw the usage (`drawdown event withdraw`)"
+            f"that usage is never billed. Map it first (`drawdown feature map-event {typed(event_type)} FEATURE --from "
+            f"{since}`), end the feature (`drawdown feature end FEATURE`), and set the price when its last window is "
+            "over. Or withdraw the usage (`drawdown event withdraw SOURCE EVENT`)"
         )
 
 

@@ -111,7 +111,7 @@ def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Ove
                     yield from _note([unread(day, request.cell_id, theirs)], clock.now_ms(), done)
                 else:
                     yield from _compare(day, request.cell_id, theirs, tolerance_ppm, clock.now_ms(), done)
-        why = "samples name this cell, but it is not registered. Register it with `drawdown cell set`"
+        why = "samples name this cell, but it is not registered. Register it with `drawdown cell set CELL URL`"
         for cell in strangers:
             yield from _note([unread(day, cell, why)], clock.now_ms(), done)
     return _ended(done)
@@ -145,7 +145,7 @@ def _compare(
 def _explained(line: Line, quarantined: int) -> Line:
     if not quarantined or line.verdict not in ALERTING:
         return line
-    note = f"{counted(quarantined, 'sample')} of that day quarantined: drawdown sample quarantined"
+    note = f"{counted(quarantined, 'quarantined sample')} of that day. Run `drawdown sample quarantined`"
     return replace(line, note=f"{line.note}; {note}" if line.note else note)
 
 

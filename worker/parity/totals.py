@@ -170,7 +170,10 @@ def by_day(totals: Iterable[Total]) -> Days:
         of_org = found.setdefault((one.day_ms, one.cell_id), {}).setdefault(one.org_id, {})
         if one.memory_mb in of_org or (of_org and (None in of_org) != (one.memory_mb is None)):
             size = "" if one.memory_mb is None else f" at {one.memory_mb} MB"
-            raise BadTotal(f"{one.org_id}{size} appears twice for {day_text(one.day_ms)}. Pass one total for it")
+            raise BadTotal(
+                f"{one.org_id}{size} has more than one total for {day_text(one.day_ms)}. Pass one total for all "
+                "sizes, or one for each size"
+            )
         of_org[one.memory_mb] = one.seconds
     if len({day for day, _ in found}) > MAX_DAYS:
         raise BadTotal(f"more than {MAX_DAYS} days. Pass fewer days at once")

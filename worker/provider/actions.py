@@ -117,8 +117,8 @@ def accept_some(
     if counts.sent:
         raise Refused(
             f"pushes that were sent to {provider} on its old terms are not settled: {counts.sent:,}. Restore the "
-            "settings until ticks have settled these pushes. Resolve pushes in doubt or rejected with `drawdown "
-            "push resolve`"
+            "settings until ticks have settled these pushes. Resolve pushes in doubt or rejected with `drawdown push "
+            "resolve KEY --outcome OUTCOME --evidence TEXT`"
         )
     why = f"never sent: the terms of {provider} changed before"
     void_many(connection, unsent, by, [why] * len(unsent), "operator")
@@ -336,8 +336,8 @@ def set_rate(
     """
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
-            f"invalid feature name {quote_value(feature)}: expected 1 to 64 of a-z, 0-9 and _, and neither a "
-            "number nor r and a number"
+            f"invalid feature name {quote_value(feature)}: expected 1 to 64 characters of a-z, 0-9 and _, but not only "
+            "digits, or r and digits, such as 12 or r1"
         )
     if uses_ledger(connection, provider):
         raise Refused(

@@ -67,7 +67,7 @@ def void(
     kind: str = "operator",
     lost: Sequence[PushRow] | None = None,
 ) -> list[str]:
-    """Void pushes that their provider did not charge; their usage is owed again.
+    """Void pushes that their provider did not charge. Their usage is owed again.
 
     The usage is sealed again under the next revision.
 
@@ -118,7 +118,7 @@ def _all_or_none(keys: Sequence[str]) -> Iterator[None]:
         yield
     except (Refused, UnknownId) as error:
         if len(keys) > 1:
-            error.args = (f"{error}. This changed none of the {len(keys):,} pushes",)
+            error.args = (f"{error}. Drawdown did not change any of the {len(keys):,} pushes",)
         raise
 
 
@@ -298,7 +298,7 @@ class Chosen:
         """
         filtered = bool(self.states or self.org or self.provider or self.error)
         if bool(self.keys) == filtered:
-            raise UsageError("missing selection. Specify keys, or --state, --org, --provider or --error")
+            raise UsageError("specify either keys, or filters (--state, --org, --provider, --error), not both")
         if self.keys:
             self._require_expected(len(self.keys))
             return list(self.keys)
@@ -322,7 +322,8 @@ class Chosen:
 MAX_KEYS: Final = 100
 """Most keys of one `push cancel`. Each is one request to the provider."""
 CANCELLING: Final = (
-    "the cancellation is not confirmed yet. Run `drawdown push cancel` again, or wait for the lookup of the push"
+    "the cancellation is not confirmed yet. Run the same `drawdown push cancel` again, or wait for the "
+    "lookup of the push"
 )
 
 
@@ -377,8 +378,8 @@ def _require_cancellable(push: PushRow, can: Capabilities | None, asked_before: 
         raise Refused(f"{failed}: {push.provider} is unavailable. See `drawdown provider list`")
     if can.cancel_within_ms is None:
         raise Refused(
-            f"{failed}: {push.provider} does not support cancellation. Run `drawdown sample withdraw`, and the "
-            "next tick refunds the charge"
+            f"{failed}: {push.provider} does not support cancellation. Run `drawdown sample withdraw ID` for its "
+            "samples, and the next tick refunds the charge"
         )
     if push.state != "accepted" and not (push.state == "in_doubt" and asked_before):
         raise Refused(f"{failed}: it is {push.state}, and you can cancel only an accepted push. {_next_step(push)}")
@@ -388,13 +389,13 @@ def _require_cancellable(push: PushRow, can: Capabilities | None, asked_before: 
         hours = can.cancel_within_ms // (3_600 * SECOND_MS)
         raise Refused(
             f"{failed}: it was sent {since}, and {push.provider} cancels a push only within {hours} hours. Run "
-            "`drawdown sample withdraw`, and the next tick refunds the charge"
+            "`drawdown sample withdraw ID` for its samples, and the next tick refunds the charge"
         )
 
 
 def _next_step(push: PushRow) -> str:
     if push.state in ("rejected", "in_doubt"):
-        return f"See `drawdown push resolve {push.key}`"
+        return f"Run `drawdown push resolve {push.key} --outcome OUTCOME --evidence TEXT`"
     return f"See `drawdown push show {push.key}`"
 
 
@@ -694,7 +695,7 @@ def _not_charged(connection: sa.Connection, held: Sequence[PushRow], _now_ms: in
             yield Refusal(
                 key,
                 "not_charged",
-                f"cannot resolve {key}: the embedded ledger has no such charge. Pass `--outcome absent`",
+                f"cannot resolve {key}: the embedded ledger does not have its charge. Pass `--outcome absent`",
             )
 
 

@@ -53,7 +53,9 @@ def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By
     for revision in range(_next_revision(connection, push), other.revision):
         _insert_absent(connection, push, revision, by)
     if _next_revision(connection, push) == other.revision:
-        evidence = f"the provider has {other.quantity:,} under {other.wire_key}, and this database has no such push"
+        evidence = (
+            f"the provider has {other.quantity:,} under {other.wire_key}, and this database does not have that push"
+        )
         _insert(connection, push, other.quantity, by, evidence, other.wire_key, revision=other.revision)
 
 

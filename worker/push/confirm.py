@@ -312,12 +312,12 @@ MOST_WAITS: Final = 100
 Then the push is in doubt and a person decides. Pushes of a stopped organisation may never settle.
 """
 UNTOLD: Final = (
-    "absent, and the customer's balance does not prove a charge. Compare with the provider's "
-    "console, then run `push resolve`"
+    "absent, and the customer's balance does not prove a charge. Compare with the provider's console, then run "
+    "`drawdown push resolve KEY --outcome OUTCOME --evidence TEXT`"
 )
 BELOW: Final = (
-    "the provider has no charge or another quantity, and the push falls below the floor. Settle "
-    "it with the customer, then run `push resolve --outcome accepted`"
+    "the provider has no charge or another quantity, and the push falls below the floor. Settle it with the customer, "
+    "then run `drawdown push resolve KEY --outcome accepted --evidence TEXT`"
 )
 UNSENT: Final = "the lookup found no charge, and each attempt is proven not to have arrived"
 

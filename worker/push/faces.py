@@ -381,8 +381,8 @@ ACTIONS: Final = (
     Action(
         "push void",
         "Void pushes",
-        "Void pushes that never reached their provider. The pushes must be rejected or in doubt. Drawdown seals and"
-        " sends their usage again.",
+        "Void pushes that their provider did not charge. The pushes must be rejected or in doubt. Drawdown seals and "
+        "sends their usage again.",
         _void,
         _says(f"voided; {SEALED_AGAIN}"),
         path="/v1/pushes/void",

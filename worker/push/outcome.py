@@ -120,7 +120,7 @@ def settle(
             return _settle_unknown(reason, attempt, now_ms, capabilities)
 
 
-NO_LOOKUP: Final = "the provider queued it and does not support lookups"
+NO_LOOKUP: Final = "the provider queued the push and does not support lookups"
 
 
 def _settle_duplicate(sent_before: bool, now_ms: int, capabilities: Capabilities) -> Settlement:
@@ -131,7 +131,7 @@ def _settle_duplicate(sent_before: bool, now_ms: int, capabilities: Capabilities
             "queued", _look_up_at(now_ms, capabilities), "duplicate", "claimed, but not proven. A tick looks it up"
         )
     # This database never sent the key, but the provider knows it: a part of our history may be lost (R1).
-    lost = "the provider knows this key, but this database has no earlier attempt of it"
+    lost = "the provider knows this key, but this database does not have an earlier attempt of the push"
     return Settlement(
         "queued" if capabilities.lookup else "in_doubt", _look_up_at(now_ms, capabilities), "duplicate", lost
     )
@@ -243,8 +243,8 @@ def _cost_of(cost: UnitCost | None, asked: LookedUpPush) -> UnitCost | None:
     return cost if asked.arrivals == 1 or isinstance(cost, Fraction) else None
 
 
-OTHERS_FIRST: Final = "absent. It waits for other pushes of its customer"
-OTHERS: Final = "absent. It waits for other pushes of the customer, because one balance proves them all"
+OTHERS_FIRST: Final = "absent. The push waits for other pushes of its customer"
+OTHERS: Final = "absent. The push waits for other pushes of its customer, because one balance proves them all"
 # A key has one event. If the provider's store of keys is down, a second send under the key charges without a trace.
 UNTRACED: Final = (
     "the provider recorded no charge, but a later attempt may have charged without a trace. "
@@ -256,7 +256,7 @@ def _after_absent(asked: LookedUpPush, now_ms: int, capabilities: Capabilities) 
     waited = now_ms - asked.last_sent_ms
     over = waited >= max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0)
     if asked.stale and waited >= (capabilities.lookup_lag_ms or 0):
-        return Void("absent. It was sealed before the provider's total for this customer and feature was known")
+        return Void("absent. The push was sealed before the provider's total for this customer and feature was known")
     if asked.others and asked.sent_qty == 0:
         return Void("the push had no quantity to send, and the provider has later revisions of its window")
     if asked.waits and not asked.others:

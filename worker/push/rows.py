@@ -59,8 +59,8 @@ def _require_unfolded(connection: sa.Connection, key: str) -> None:
     where = {"day_ms": window_ms - window_ms % DAY_MS, "org_id": push_id["org_id"], "feature": push_id["feature"]}
     if SQL.run(connection, "folded", where).first() is not None:
         raise Refused(
-            f"unknown push {key}: the pushes of its day are folded into sums and no longer change. Run `drawdown "
-            "usage`. The ledger keeps the charge under the push's key"
+            f"unknown push {key}: `drawdown push fold` replaced the pushes of its day with daily sums. To see the "
+            "sums, run `drawdown usage ORG`. The ledger keeps the charge under the push's key"
         )
 
 

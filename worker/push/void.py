@@ -65,7 +65,7 @@ class Refusal:
 
 
 REJECTED: Final = "the provider rejected it"
-DOUBTED: Final = "the provider rejected one attempt, but another may have been charged: "
+DOUBTED: Final = "the provider rejected one attempt, but may have charged another: "
 
 
 class OfWindow(Protocol):
@@ -273,9 +273,8 @@ def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterat
     for push in chosen:
         if push.window_ms < floors.get(push.org_id, 0):
             text = (
-                f"cannot void {push.key}: it falls below the floor of {push.org_id}. Settle it "
-                "with the customer, then run `drawdown push resolve KEY --outcome accepted "
-                "--evidence ...`"
+                f"cannot void {push.key}: it falls below the floor of {push.org_id}. Settle it with the customer, then "
+                f"run `drawdown push resolve {push.key} --outcome accepted --evidence TEXT`"
             )
             yield Refusal(str(push.key), "below_floor", text)
 

@@ -102,12 +102,10 @@ def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int
         case CustomerChanged(customer_id):
             orgs = orgs_of(connection, provider, customer_id, now_ms)
             mark_for_two_reads(connection, orgs, now_ms)
-            return (
-                f"{customer_id}: {'the next tick reads it again' if orgs else 'no organisation here is billed as it'}"
-            )
+            return f"{customer_id}: {'the next tick reads it again' if orgs else 'it is not a customer here'}"
         case PushRefused(key, reason) if _is_storable(key):
             return _refused(connection, provider, key, reason if _is_storable(reason) else repr(reason), now_ms)
-    return "the webhook names no push key that could be here"
+    return "the webhook names a push key that this database cannot store"
 
 
 def orgs_of(connection: sa.Connection, provider: str, customer_id: str, now_ms: int) -> list[str]:

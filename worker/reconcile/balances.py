@@ -61,22 +61,24 @@ from drawdown.worker.reconcile.report import LeftOut, Line, Reconciled, Reconcil
 SQL = queries(__file__)
 
 AGAIN: Final = (
-    "the provider charged the balance twice for pushes that were sent twice. Pass `--correct` to give it back"
+    "the provider charged the balance twice for pushes that were sent twice. Pass `--correct` to give the "
+    "second charges back"
 )
 GIVEN_BACK: Final = (
-    "the second charges of pushes that were sent twice are given back. A balance part that no "
-    "read showed may have paid for more"
+    "the second charges of pushes that were sent twice are given back. A part of the balance that no read showed may "
+    "have paid for further charges"
 )
 MORE: Final = (
-    "the provider charged the balance more than pushes sent twice explain: another system uses it, or a person set it"
+    "the provider charged the balance more than pushes sent twice explain. Another system may use the "
+    "balance, or a person may have set it"
 )
 LOST: Final = (
-    "the balance lacks exactly the charges of pushes settled within minutes: the provider lost "
-    "them. Pass `--correct` to send them again"
+    "the balance lacks exactly the charges of pushes settled within minutes, because the provider lost these charges. "
+    "Pass `--correct` to send them again"
 )
 LESS: Final = (
-    "the balance fell by less than was charged: a top-up, a balance set by hand, or a loss at the "
-    "provider. If the provider lost a charge, draw it again there"
+    "the balance fell by less than was charged. The cause is a top-up, a balance set by hand, or a loss at the "
+    "provider. If the provider lost a charge, draw it again in the provider's console"
 )
 FAR: Final = (
     "the difference between the balance and the pushes exceeds the largest storable number. Drawdown compared neither"
@@ -129,8 +131,10 @@ OWN: Final = (
     "the balance equals the pushes only if own units count at certain costs. The cost of the feature changed, and the "
     "cost of each unit is unknown"
 )
-UNSURE: Final = ". The difference is uncertain by up to {}: the amounts of some charges are unknown"
-MAY_AGREE: Final = "the balance may or may not equal the pushes: the amount drawn before its cycle began is unknown"
+UNSURE: Final = ". The difference is uncertain by up to {}, because the amounts of some charges are unknown"
+MAY_AGREE: Final = (
+    "the balance may or may not equal the pushes, because the amount drawn before its cycle began is unknown"
+)
 PART: Final = (
     "the balance may or may not equal the pushes. The amount drawn on an ended or changed plan, "
     "or on a part that expired after its last read, is unknown"

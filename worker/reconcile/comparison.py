@@ -116,8 +116,8 @@ def read_windows(line: Line, before: ByWindow, over: Over) -> Steps[tuple[Sequen
     return windows, {at: before.get(at, read) if isinstance(read, ReadFailed) else read for at, read in found}
 
 
-COVERED: Final = "no event shows them, but the customer's balance fell by the same amount: they are charged"
-MEANWHILE: Final = ". Until then, compare that whole balance in the provider's console: reconcile does not"
+COVERED: Final = "no event shows them, but the customer's balance fell by the same amount, so they are charged"
+MEANWHILE: Final = ". Until then, compare that whole balance in the provider's console, because reconcile does not"
 UNTOLD: Final = (
     "no event shows them, and the customer's balance does not prove a charge. Compare them with "
     f"the provider's console{MEANWHILE}"
@@ -196,7 +196,10 @@ class Short:
 def ended_short(short: Short, capabilities: Capabilities) -> Line:
     """Return the line with its results and note, if the provider charged less."""
     if not capabilities.lookup:
-        note = "the provider cannot look up a single push. Compare with its console, then run `drawdown push void-lost`"
+        note = (
+            "the provider cannot look up a single push. Compare with its console, then run `drawdown push "
+            "void-lost KEY` for lost pushes"
+        )
         return replace(short.line, note=note)
     line, done = short.line, short.corrected + short.covered
     missing = line.ours - line.theirs - done
@@ -513,7 +516,11 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
     open_still += sum(excess.values()) - corrected
     corrected -= short.corrected
     rest = line.theirs - line.ours - corrected + short.covered
-    note = None if rest <= 0 else f"{rest:,} are outside all windows of Drawdown: another system charges this customer"
+    note = (
+        None
+        if rest <= 0
+        else f"{rest:,} are outside all windows of Drawdown, because another system charges this customer"
+    )
     if open_still:
         note = f"{open_still:,} are in windows that were still being settled. The next run compares them"
     elif below:

@@ -95,7 +95,7 @@ def _why_not(context: Context, provider: str) -> str:
         return context.broken[provider]
     if provider in context.changed:
         return context.changed[provider]
-    return "its API key is missing" if provider in context.dormant else "it returns no totals"
+    return "its API key is missing" if provider in context.dormant else "it does not return totals"
 
 
 def _bills(connection: sa.Connection, *, provider: str) -> bool:

@@ -109,8 +109,8 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
     start, end, last = window_of(from_ms), window_of(to_ms + WINDOW_MS - 1), horizon(now_ms)
     if start >= last:
         raise UsageError(
-            f"the range begins at {utc(start)}, in windows that are not closed yet. The next tick seals them. You "
-            f"can replay windows up to {utc(last)}"
+            f"the range begins at {utc(start)}, in windows that are not closed yet. Ticks seal them once they are "
+            f"closed. You can replay windows up to {utc(last)}"
         )
     orgs = _orgs_of(connection, scope, start, end)
     _above_floor(connection, scope, start)
@@ -118,8 +118,8 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
     begin = max(start, min(window_of(first), _first_push(connection)))
     if begin >= last:
         raise UsageError(
-            f"the first sample of {scope} ({utc(first)}) is in a window that is not closed yet. The next tick "
-            f"seals it. You can replay windows up to {utc(last)}"
+            f"the first sample of {scope} ({utc(first)}) is in a window that is not closed yet. A tick seals it "
+            f"once it is closed. You can replay windows up to {utc(last)}"
         )
     values = {"start_ms": begin, "end_ms": end}
     flips = [PlannedFlip(row.org_id, row.at_ms, row.was, row.becomes) for row in _of(connection, "flips", orgs, values)]
@@ -162,8 +162,8 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
         if ever is None:
             raise Refused(f"{scope.provider!r} never billed an organisation here. See `drawdown provider list`")
         raise Refused(
-            f"{scope.provider} does not bill any organisation in that range, because its first assignment begins at "
-            f"{utc(ever)}. Pass a later range"
+            f"{scope.provider} does not bill any organisation in that range. Its first assignment begins at "
+            f"{utc(ever)}. Pass another range, or another provider"
         )
     return found
 
@@ -231,7 +231,11 @@ def notes(made: ReplayPlan) -> list[tuple[str, str]]:
     if made.stopped:
         names = ", ".join(made.stopped[:3]) + (" …" if len(made.stopped) > 3 else "")
         lines.append(
-            ("stopped", f"{_orgs(len(made.stopped))} left out ({names}). To include them, run `drawdown org release`")
+            (
+                "stopped",
+                f"{_orgs(len(made.stopped))} left out ({names}). To include an organisation, run `drawdown org "
+                "release ORG`",
+            )
         )
     lines += [
         ("flip", f"{flip.org_id} at {show_time(flip.at_ms)}: {flip.was} before, {flip.becomes} from then on")

@@ -403,11 +403,16 @@ def _payout_sentences(done: PayoutMade) -> list[str]:
         line += "; the same payout was made before, so nothing changed"
     file = f"`drawdown settlement export {typed(done.payout)}` exports its file"
     if not done.made:
-        file = f"--expect {as_credits(done.total_micro)} releases it"
+        file = f"to release it, pass --expect {as_credits(done.total_micro)}"
     if not done.unpaid_micro:
         return [line, file]
     owed = f"{show_credits(done.unpaid_micro)} credits of it are for executions of wallets that owe now"
-    return [line, file, f"{owed}: they are not paid yet. `drawdown settlement freeze` excludes a settlement"]
+    return [
+        line,
+        file,
+        f"{owed}, so customers have not paid them yet. To exclude a settlement, run `drawdown settlement freeze "
+        "EXECUTION`",
+    ]
 
 
 def _facts_of_supplier(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
@@ -502,7 +507,7 @@ ACTIONS: Final = (
         "settlement reverse",
         "Reverse a settlement",
         "Reverse a settlement, whole or in part. If the settlement was released, the next payout is lower by the "
-        "amount. Drawdown does not refund the customer. To refund, run `drawdown ledger grant`.",
+        "amount. Drawdown does not refund the customer. To refund, run `drawdown ledger grant CUSTOMER CREDITS`.",
         _reverse,
         _taken_back,
         path="/v1/settlements/{execution}/reverse",

@@ -446,7 +446,8 @@ def _settlements(
     if look.only is not None and (supplier or project):
         # This key must not learn if such a supplier, or another organisation's project, exists.
         said = (
-            f"suppliers and projects belong to all organisations, but this key is bound to {look.only}. Use another key"
+            f"suppliers and projects belong to all organisations, but this key is bound to {look.only}. Omit both, or "
+            "use another key"
         )
         raise Denied("foreign_org", said)
     chosen = SettlementFilter(tuple(state or get_args(Standing)), supplier, org_id or "", project)

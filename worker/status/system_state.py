@@ -352,7 +352,13 @@ def calls(found: Standing) -> Iterator[Call]:
             days = counted(one.open_days, "day")
             reason = f"no provider bills {days} of usage of {customers} at {one.provider}: {one.said_to_person}"
             check = typed("drawdown", "provider", "check", one.provider)
-            yield Call("gone", reason, f"{check}, then drawdown org assign", command=check, about=one.provider)
+            yield Call(
+                "gone",
+                reason,
+                f"{check}, then drawdown org assign ORG --provider PROVIDER",
+                command=check,
+                about=one.provider,
+            )
     for balance in found.balances:
         reason = (
             f"the balance of {balance.customer_id} at {balance.provider} differs from what was pushed by "
@@ -507,7 +513,10 @@ def _unsettled(found: Standing) -> Headline | None:
     if found.left.dated_ahead:
         reason = f"{found.left.dated_ahead:,} samples or events are dated in the future and not billed until then"
         return Headline(
-            "behind", reason, "fix that host's clock, run drawdown sample withdraw ID, and enter them again"
+            "behind",
+            reason,
+            "fix the clock of their host or program, withdraw them with drawdown sample withdraw ID, and "
+            "send them again with new ids",
         )
     if count := found.files.refused + found.files.conflicts:
         reason = f"Drawdown rejected {counted(count, 'file')} of watched folders and did not bill them"
@@ -542,7 +551,9 @@ def uncompared(one: Uncompared) -> list[str]:
 def _unread(unread: UnreadOrgs) -> Headline:
     orgs = counted(unread.orgs, "organisation")
     reason = f"Drawdown cannot read {orgs} at {unread.provider or 'their provider'}: {UNREAD}"
-    return Headline("behind", reason, f"drawdown provider check {unread.provider}, and org show {unread.first_org}")
+    return Headline(
+        "behind", reason, f"drawdown provider check {unread.provider}, then drawdown org show {unread.first_org}"
+    )
 
 
 MENDED: Final = ("send them", "look up what may have arrived, and send the rest,")

@@ -452,7 +452,7 @@ ACTIONS: Final = (
         "topup resolve",
         "Record outcome of a top-up",
         "Record the outcome of a top-up in doubt. Read the outcome in the payment service's own dashboard. If another "
-        "amount was paid, pass --absent, and grant the credit with `drawdown ledger grant`.",
+        "amount was paid, pass --absent, and grant the credit with `drawdown ledger grant CUSTOMER CREDITS`.",
         _resolve,
         lambda done: f"{done.topup}: {done.state}",
         path="/v1/topups/{topup}/resolve",

@@ -139,7 +139,7 @@ def of_not_found(
         return End("due", "not_found", "the service does not have this charge", now_ms)
     last_ms = known.last_ms + LEASE_MS
     if asked_ms < last_ms + can.lookup_lag_ms:
-        said = "the service does not have this charge yet, but an earlier call may not show"
+        said = "the service does not have this charge yet, but an earlier call may not show yet"
         return End("in_doubt", "not_found", said, last_ms + can.lookup_lag_ms)
     if asked_ms >= last_ms + can.applied_within_ms:
         said = "the service does not have this charge, and can no longer apply an earlier call"

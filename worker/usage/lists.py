@@ -192,7 +192,9 @@ def _require_whole_days(connection: sa.Connection, org_id: str, ends_ms: Sequenc
     """Refuse a range that cuts a day of folded pushes: such a day has only sums. Errors: UsageError."""
     days = [ms - ms % DAY_MS for ms in ends_ms if ms % DAY_MS]
     if days and SQL.run(connection, "cut_days", {"org_id": org_id, "days": days}).first() is not None:
-        raise UsageError("the range splits a day of folded pushes, which has only sums. Choose whole days in UTC")
+        raise UsageError(
+            "the range splits a day for which `drawdown push fold` kept only daily sums. Choose whole days in UTC"
+        )
 
 
 def _begins(group: str | int, after: Place | None) -> dict[str, object]:
@@ -246,7 +248,9 @@ def read_shares(
     }
     rows = SQL.run(connection, "shares", values).all()
     if len(rows) > MAX_ROWS:
-        raise UsageError(f"the range has more than {MAX_ROWS:,} sandboxes and projects. Run `drawdown usage` by days")
+        raise UsageError(
+            f"the range has more than {MAX_ROWS:,} sandboxes and projects. Run `drawdown usage ORG --by day`"
+        )
     units = _units(rules)
     sums: dict[str, dict[tuple[str, str, str], int]] = {"sandbox": defaultdict(int), "project": defaultdict(int)}
     for row in rows:

@@ -136,7 +136,10 @@ def _dismiss(
     expect: Expect = None,
 ) -> SamplesDismissed:
     if undo and ((org_id and not asked.only) or why or from_ms is not None or to_ms is not None):
-        raise UsageError("--undo needs the ids of samples, without filters. To find the ids, run `drawdown audit list`")
+        raise UsageError(
+            "--undo needs the ids of samples, without filters. To find the ids, run "
+            "`drawdown audit list --action sample_dismiss`"
+        )
     chosen = chosen_of(connection, ids, org_id, why, from_ms, to_ms)
     require_choice(chosen, asked.only)
     if undo:

@@ -194,7 +194,10 @@ def _require_whole_days(connection: sa.Connection, org_id: str | None, from_ms: 
     values = {"begin_ms": begin, "end_ms": end, "days": ends or [begin], "org_id": org_id or ""}
     slots = {"which": "any_day" if cuts else "these_days", "of_org": "one_org_sums" if org_id else ""}
     if SQL.run(connection, "folded", values, **slots).first() is not None:
-        text = "some days of the range were folded into sums. Choose whole days in UTC, without hours"
+        text = (
+            "`drawdown push fold` kept only daily sums for some days of the range. Choose whole days in UTC, "
+            "without hours"
+        )
         raise UsageError(text, at="from_ms")
 
 

@@ -90,12 +90,13 @@ def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
     went = f"{left.withdrawn:,} of {left.events:,} events are withdrawn"
     if left.unsealed:
         raise Refused(
-            f"{backfill} has usage from the lost history that is not sealed again yet ({went}). Repeat "
-            "the command after the next tick, or when the open pushes of its organisation are settled"
+            f"cannot withdraw all events of {backfill}: usage from the lost history is not sealed again yet ({went}). "
+            "Repeat the command after the next tick, or when the open pushes of its organisation are settled"
         )
     if left.below_floor:
         raise Refused(
-            f"windows of {backfill} are below a floor and closed for good (events: {left.below_floor:,}). {went}"
+            f"cannot withdraw all events of {backfill}: windows below a floor are closed for good (events: "
+            f"{left.below_floor:,}). {went}"
         )
     return found if left.events else None
 
@@ -107,8 +108,8 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
         raise Refused(explain_race("sample", sample_id))
     if sample.problem is not None:
         raise Refused(
-            f"cannot withdraw {sample_id}: it is quarantined ({sample.problem}), so it was never billed. Run "
-            "`drawdown sample dismiss`"
+            f"cannot withdraw {sample_id}: it is quarantined ({sample.problem}), so it was never billed. Run `drawdown "
+            f"sample dismiss {typed(sample_id)}`"
         )
     window = window_of(sample.ts)
     found = Withdrawn(sample_id, sample.org_id, window, int(sample.interval_s), sample.withdrawn is not None)

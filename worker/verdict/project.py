@@ -328,7 +328,9 @@ def _after(
     if isinstance(state, CustomerState):
         change = after_read(org, state, here, at, asked_again=asked_again)
         return unless_explained(connection, org, change)
-    reason = state.reason if isinstance(state, ReadFailed) else f"the provider has no customer {due.customer_id}"
+    reason = (
+        state.reason if isinstance(state, ReadFailed) else f"the provider does not have the customer {due.customer_id}"
+    )
     log.warning("customer_not_read", org=org.org_id, reason=reason)
     again = org.projection_due_ms if asked_again else at.now_ms + READ_AGAIN_MS
     return after_failed_read(org, here.used, policy_for(policies, org.plan), at, again)

@@ -142,7 +142,7 @@ def _require_sane(terms: Terms, amount_micro: int, now_ms: int) -> None:
             "amount. Omit them, or grant credit"
         )
     if not 0 <= terms.priority <= MAX_PRIORITY:
-        raise UsageError(f"invalid priority {terms.priority}: expected 0, which is used first, to {MAX_PRIORITY}")
+        raise UsageError(f"invalid priority {terms.priority}: expected 0 (used first) to {MAX_PRIORITY}")
     if terms.kind not in KINDS:
         raise UsageError(f"invalid kind of credit {quote_value(terms.kind)}: expected one of {', '.join(KINDS)}")
     begins_ms = now_ms if terms.begins_ms is None else terms.begins_ms
@@ -280,8 +280,8 @@ def set_rate(
     """
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
-            f"invalid feature name {quote_value(feature)}: expected 1 to 64 of a-z, 0-9 and _, and neither a "
-            "number nor r and a number"
+            f"invalid feature name {quote_value(feature)}: expected 1 to 64 characters of a-z, 0-9 and _, but not only "
+            "digits, or r and digits, such as 12 or r1"
         )
     ids.require(connection, ids.FEATURE, feature, new=new)
     card = read_rate_card(connection)
@@ -551,7 +551,7 @@ def _keeper(connection: sa.Connection, paid: PaidFrom, customer_id: str, now_ms:
 def _grant_sentence(done: CreditGiven) -> str:
     line = f"{done.customer_id}: {show_credits(done.balance_micro)} credits, plan {done.plan or '-'}; "
     if done.repeated:
-        return f"{line}the grant {done.key} was made before. This call added no credit"
+        return f"{line}the grant {done.key} was made before. This call did not add credit"
     if done.begins_ms is not None:
         line += f"{show_credits(done.granted_micro)} more from {show_time(done.begins_ms)} on"
     else:
@@ -570,7 +570,7 @@ def facts_of_wallet(connection: sa.Connection, customer_id: str, now_ms: int) ->
     known = ids.is_known(connection, ids.CUSTOMER, customer_id)
     paid = paid_from(connection, customer_id, now_ms) if known else None
     keeper = _keeper(connection, paid, customer_id, now_ms) if paid is not None else None
-    elsewhere = f"{customer_id}, which pays for nothing now: {keeper} keeps the balance"
+    elsewhere = f"{customer_id}, which does not pay for an organisation now, because {keeper} keeps the balance"
     halts = keeper is None and _halts(connection, customer_id, now_ms)
     return [
         Fact("Wallet", _whose(connection, customer_id, now_ms) if keeper is None else elsewhere),
@@ -587,7 +587,11 @@ def _whose(connection: sa.Connection, customer_id: str, now_ms: int) -> str:
     found = sorted(billed_as(connection, customer_id, now_ms))
     named = ", ".join(f"{org} (billed at {provider})" for org, provider in found[:MOST_NAMED])
     more = f" and {len(found) - MOST_NAMED:,} more" if len(found) > MOST_NAMED else ""
-    return f"{customer_id}, which pays for {named}{more}" if found else f"{customer_id}, which pays for no organisation"
+    return (
+        f"{customer_id}, which pays for {named}{more}"
+        if found
+        else f"{customer_id}, which does not pay for an organisation"
+    )
 
 
 def _halts(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
@@ -620,7 +624,9 @@ def _take_back(
 
 
 def _take_back_sentences(done: TakenBack) -> list[str]:
-    did = f"took back {show_credits(done.taken_micro)} credits" if done.taken_micro else "nothing is left to take"
+    did = (
+        f"took back {show_credits(done.taken_micro)} credits" if done.taken_micro else "0 credits are left to take back"
+    )
     back = f", which returned to the pool {done.pool}" if done.pool and done.taken_micro else ""
     line = f"{done.customer_id}: {did} of {done.lot}{back}; {show_credits(done.balance_micro)} credits now"
     if done.reserved_micro:

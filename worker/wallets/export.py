@@ -104,8 +104,8 @@ def _usage(connection: sa.Connection, span: Span, now_ms: int) -> Iterator[dict[
     folded = SQL.run(connection, "folded", values, of_whom=of_whom).scalar()
     if folded is not None:
         raise UsageError(
-            f"pushes before {show_time(int(folded) + DAY_MS)} were folded into sums of a day. Export usage from then "
-            "on. For earlier charges, export the ledger. For earlier sums, run `drawdown usage`"
+            f"`drawdown push fold` replaced pushes before {show_time(int(folded) + DAY_MS)} with daily sums. Export "
+            "usage from then on. For earlier charges, export the ledger. For earlier sums, run `drawdown usage ORG`"
         )
     for row in _streamed(connection, "pushes", values, of_whom=of_whom):
         yield dict(row._mapping)

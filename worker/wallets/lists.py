@@ -517,8 +517,8 @@ LISTS: Final = (
     Listing(
         "ledger wallets",
         "Wallets",
-        "List wallets, the lowest balance first. A wallet is low at or below the threshold of its automatic top-up,"
-        " or at or below its organisation's low balance. Without both, it is low at or below 0.",
+        "List wallets, the lowest balance first. A wallet is low if its available credit is at or below its top-up "
+        "threshold, or the low balance set for its organisation or for all. Without both, the limit is 0.",
         _wallets,
         (Column("customer_id", "customer"), "balance_micro", Column("held_micro", "#reserved"), "available_micro",
          "plan", Column("mode", "top-up"), Column("threshold_micro", "#threshold"),

@@ -310,7 +310,11 @@ def _make(connection: sa.Connection, asked: Invocation, pool: PoolName, *, new: 
 
 
 def _sentence(done: PoolMade) -> str:
-    said = "created. To give it credit, run `drawdown ledger grant`" if done.made else "exists already; nothing changes"
+    said = (
+        f"created. To give it credit, run `drawdown ledger grant {typed(done.pool, 'CREDITS')}`"
+        if done.made
+        else "exists already; nothing changes"
+    )
     return f"pool {done.pool}: {said}"
 
 
@@ -368,7 +372,7 @@ def _allot(
 
 
 def _allotted(done: PoolAllotted) -> str:
-    verb, again = ("already allotted", ". This call moved no credit") if done.repeated else ("allotted", "")
+    verb, again = ("already allotted", ". This call did not move credit") if done.repeated else ("allotted", "")
     line = f"{done.pool} {verb} {show_credits(done.amount_micro)} credits to {done.customer_id} "
     line += f"until {show_time(done.expires_ms)}{again}. Available: {show_credits(done.pool_available_micro)} in "
     return f"{line}{done.pool}, {show_credits(done.available_micro)} in {done.customer_id}"

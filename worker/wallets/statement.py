@@ -310,8 +310,8 @@ def _problems(found: Statement, ever_micro: int, kept_micro: int) -> list[str]:
             "Run `drawdown verify`"
         )
     problems += [
-        f"charges of {line.feature} ({line.charges}, {line.charged_micro} micro-credits) do not match a rate of it. "
-        "To list them, run `drawdown verify`"
+        f"charges of {line.feature} ({line.charges}, {line.charged_micro} micro-credits) do not match a rate of "
+        f"{line.feature}. To list them, run `drawdown verify`"
         for line in found.usage
         if line.micro_credits is None and not line.more
     ]

@@ -91,7 +91,7 @@ def set_tier(
     Errors: UsageError for invalid values, or for a new tier without all values; UnknownId unless `new`.
     """
     if NAME.fullmatch(tier) is None:
-        raise UsageError(f"invalid tier name {quote_value(tier)}: expected 1 to 64 of a-z, 0-9 and _+.-")
+        raise UsageError(f"invalid tier name {quote_value(tier)}: expected 1 to 64 characters of a-z, 0-9 and _+.-")
     ids.require(connection, ids.TIER, tier, new=new)
     was = tiers.hold(connection, tier)
     at_once = change.at_once if change.at_once is not None or was is None else was.at_once

@@ -93,7 +93,9 @@ def test_credit_for_org_paid_elsewhere_is_refused_and_dry_run_names_wallet(home:
     facts = {
         one.name: one for one in read(home.engine, lambda c: credit.facts_of_wallet(c, "tyrell", home.fleet.by.now_ms))
     }
-    assert "pays for nothing now: autumn keeps the balance" in facts["Wallet"].value, "a dry run of the command"
+    assert "does not pay for an organisation now, because autumn keeps the balance" in facts["Wallet"].value, (
+        "a dry run of the command"
+    )
     assert facts["Halts its organisations"].value == "never"
     status, page = look(home, CUSTOMER)
     assert status == 200 and f"{CUSTOMER}, which pays for stark (billed at stripe)" in page

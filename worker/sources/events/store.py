@@ -93,8 +93,8 @@ _TOO_MANY_OWN: Final = EventResult(
 _TOO_MANY_KEY: Final = EventResult(
     "invalid",
     "too_many_key_types",
-    f"a key may add {MAX_KEY_TYPES:,} event types, and keys of one source {MAX_SOURCE_TYPES:,}. Send a known type, "
-    "or add this one with `drawdown feature map-event`",
+    f"a key may add {MAX_KEY_TYPES:,} event types, and keys of one source {MAX_SOURCE_TYPES:,}. Send a known type, or "
+    "add this one with `drawdown feature map-event EVENT_TYPE FEATURE`",
 )
 _OTHER: Final = EventResult(
     "conflict", "other_content", "an event with its source and id, but other content, was accepted before. That "
@@ -106,9 +106,13 @@ REPEATED: Final = "key_repeated"
 _REPEATED: Final = EventResult(
     "invalid", REPEATED, "another item of the body has the same source and id, and was refused. Send this item alone"
 )
-_FOREIGN: Final = EventResult("conflict", "other_content", "a sample that does not belong to an event has its id")
+_FOREIGN: Final = EventResult(
+    "conflict", "other_content", "a sample that does not belong to an event has its id. Send the event with another id"
+)
 UNASSIGNED: Final = EventResult(
-    "pending", "unassigned", "no provider bills its organisation at that time. Run `drawdown org assign`"
+    "pending",
+    "unassigned",
+    "no provider bills its organisation at that time. Run `drawdown org assign ORG --provider PROVIDER`",
 )
 
 

@@ -98,7 +98,7 @@ def add_meters(connection: sa.Connection, event_types: list[str], now_ms: int, b
     return found
 
 
-MAP_FIRST: Final = "to use a new event type, first map it with `drawdown feature map-event`"
+MAP_FIRST: Final = "to use a new event type, first map it with `drawdown feature map-event EVENT_TYPE FEATURE`"
 
 
 def find_mistyped(connection: sa.Connection, event_types: Collection[str]) -> dict[str, str]:

@@ -146,7 +146,7 @@ def _check(sources: Sequence[str], options: ImportOptions, now_ms: int) -> None:
         format_of(name, options)
         path = Path(name)
         if options.rejects is not None and options.rejects.resolve() == path.resolve():
-            raise UsageError(f"--rejects {options.rejects} would overwrite a file to import. Name another")
+            raise UsageError(f"--rejects {options.rejects} would overwrite a file to import. Name another file")
         if _is_repeatable(name) or (name != STDIN and not path.exists()):
             with open_lines(name) as lines:
                 read_records(lines, options, now_ms)
@@ -349,12 +349,13 @@ def prefix_of(name: str, options: ImportOptions) -> str | None:
         prefix = path.stem if path.suffix.lower() in _SUFFIXES else path.name
     if len(prefix) > MAX_PREFIX_CHARS or not is_clean_id(prefix):
         raise UsageError(
-            f"invalid --id-prefix {quote_value(prefix)}: expected 1 to {MAX_PREFIX_CHARS} characters without control "
-            "characters"
+            f"invalid prefix of ids {quote_value(prefix)}: expected 1 to {MAX_PREFIX_CHARS} characters without control "
+            "characters. Pass another --id-prefix"
         )
     if f"{prefix}:" in RESERVED_IDS:
         raise UsageError(
-            f"invalid --id-prefix {quote_value(prefix)}: Drawdown reserves ids that begin with it. Choose another"
+            f"invalid prefix of ids {quote_value(prefix)}: Drawdown reserves ids that begin with {prefix}:. Choose "
+            "another with --id-prefix"
         )
     return prefix
 

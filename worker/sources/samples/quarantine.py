@@ -18,8 +18,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.errors import UsageError
+from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
 from drawdown.worker.sources.samples.rows import BadRow, time_reader
 
@@ -107,8 +108,10 @@ class SamplePage:
 def require_reason(connection: sa.Connection, given: str) -> None:
     """Refuse a reason without quarantined samples. Errors: UnknownId."""
     there = [str(reason) for reason in SQL.run(connection, "reasons").scalars()]
+    if not there:
+        raise UnknownId(f"unknown reason {quote_value(given)}: the quarantine is empty", REASON.noun)
     if given not in there:
-        raise ids.unknown(REASON, given, there, listed=", ".join(there) or "none, because no sample is quarantined")
+        raise ids.unknown(REASON, given, there, listed=", ".join(there))
 
 
 def list_quarantined(

@@ -615,7 +615,8 @@ def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, 
             parts = [(least, seconds)]
             if rest:
                 raise NotMade(
-                    f"sizes from {least} to {most} MB cannot add up to {quantity:,} MB-seconds. Draw another quantity"
+                    f"Drawdown cannot split {quantity:,} MB-seconds into sizes from {least} to {most} MB. "
+                    "Draw another quantity"
                 )
     if sum(-(-seconds // MAX_INTERVAL_S) for _, seconds in parts) > MOST_SAMPLES:
         raise NotMade(f"{quantity:,} base units take more than {MOST_SAMPLES:,} samples. Draw the quantity in parts")
